@@ -1,0 +1,219 @@
+//! All commands and options: the one place where flags are defined.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Exact deltas of neural-network weights: one base, many models.
+#[derive(Debug, Parser)]
+#[command(name = "deltaloom", version, about, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Pack(PackArguments),
+    Unpack(UnpackArguments),
+    Inspect(InspectArguments),
+    Verify(VerifyArguments),
+    Diff(DiffArguments),
+    Cat(CatArguments),
+    Demo(DemoArguments),
+}
+
+/// Pack a checkpoint, exactly, as its difference to what the reader already has.
+///
+/// Each tensor is predicted from the base that costs least (or from another tensor of the checkpoint, or not at all), and only the residual is stored.
+/// Without --base the checkpoint is packed stand-alone.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
+  deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
+  deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
+  deltaloom pack model.safetensors -o model.loom")]
+pub(crate) struct PackArguments {
+    /// A .safetensors file, or a directory with shards and small files
+    #[arg(value_name = "TUNED")]
+    pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) bases: BaseArguments,
+    /// Where to write the container
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the report as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// Restore the files of a container, byte for byte.
+///
+/// The result is checked against the digests in the container before it gets its name.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
+  deltaloom unpack tuned.loom --base ./base-model -o ./tuned-model --overwrite")]
+pub(crate) struct UnpackArguments {
+    /// The container
+    #[arg(value_name = "FILE.loom")]
+    pub(crate) container: PathBuf,
+    #[command(flatten)]
+    pub(crate) bases: BaseArguments,
+    /// File or directory to restore, as it was packed
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print a report as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// Describe a container without its base and without decoding.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom inspect tuned.loom --tensors
+  deltaloom inspect tuned.loom --json | jq .ratio")]
+pub(crate) struct InspectArguments {
+    /// The container
+    #[arg(value_name = "FILE.loom")]
+    pub(crate) container: PathBuf,
+    /// A line for every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check a container: every checksum; with its bases (or when it needs none) also the digest of every decoded tensor.
+///
+/// Exit code 1 means that something is wrong.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom verify tuned.loom
+  deltaloom verify tuned.loom --base base.safetensors --json")]
+pub(crate) struct VerifyArguments {
+    /// The container
+    #[arg(value_name = "FILE.loom")]
+    pub(crate) container: PathBuf,
+    #[command(flatten)]
+    pub(crate) bases: BaseArguments,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2.
+///
+/// Exit code 1 means that they differ.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom diff base.safetensors tuned.safetensors
+  deltaloom diff ./base-model ./tuned-model --json")]
+pub(crate) struct DiffArguments {
+    /// The first checkpoint: a file, a directory, or a container that needs no base
+    pub(crate) a: PathBuf,
+    /// The second checkpoint
+    pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Write the raw bytes of one tensor to standard output, reading no more of the container than it needs.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom cat tuned.loom model.norm.weight --base base.safetensors > norm.bin
+  deltaloom cat tuned.loom model.embed_tokens.weight --rows 0..16 --base base.safetensors | xxd | head")]
+pub(crate) struct CatArguments {
+    /// The container
+    #[arg(value_name = "FILE.loom")]
+    pub(crate) container: PathBuf,
+    /// Name of the tensor, or path of a small file
+    pub(crate) tensor: String,
+    /// Only these rows (of the first dimension), the last one not included
+    #[arg(long, value_name = "A..B", value_parser = parse_rows)]
+    pub(crate) rows: Option<Range<u64>>,
+    #[command(flatten)]
+    pub(crate) bases: BaseArguments,
+}
+
+/// Show what deltaloom does on a small real model that comes with the program.
+///
+/// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// Keep the files in this new directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BaseArguments {
+    /// What the reader already has: a .safetensors file, a directory, or a container; may be repeated, in any order
+    #[arg(short, long = "base", value_name = "BASE")]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThreadsArgument {
+    /// Threads to use; 0 means one per core. The result does not depend on it
+    #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = parse_threads)]
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PresetArgument {
+    /// One context per exponent, light zstd
+    Fast,
+    /// Row and column scales where they pay
+    Default,
+    /// Everything that makes it smaller
+    Max,
+}
+
+impl From<PresetArgument> for deltaloom::Preset {
+    fn from(preset: PresetArgument) -> Self {
+        match preset {
+            PresetArgument::Fast => Self::Fast,
+            PresetArgument::Default => Self::Default,
+            PresetArgument::Max => Self::Max,
+        }
+    }
+}
+
+fn parse_rows(text: &str) -> Result<Range<u64>, String> {
+    let parse = |number: &str| number.trim().parse::<u64>().map_err(|e| format!("{number:?}: {e}"));
+    let (start, end) = text.split_once("..").ok_or("expected A..B, such as 0..16")?;
+    let range = parse(start)?..parse(end)?;
+    if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count <= 1024 => Ok(count),
+        Ok(_) => Err("at most 1024".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}

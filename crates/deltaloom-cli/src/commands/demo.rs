@@ -1,0 +1,125 @@
+//! `deltaloom demo`: the whole story on bundled weights.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{
+    Bases, Container, Limits, PackOptions, ResolvedContainer, Silent, UnpackOptions, Verifiable,
+};
+use serde::Serialize;
+
+use crate::args::DemoArguments;
+use crate::{Answer, ui};
+
+macro_rules! asset {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!("../../../../assets/demo/", $name)).as_slice())
+    };
+}
+
+const BASE: (&str, &[u8]) = asset!("base.safetensors");
+const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
+    ("fine-tune, BF16 parameters", "ft_bf16.safetensors", asset!("ft_bf16.safetensors").1),
+    ("fine-tune, FP32 master", "ft_master.safetensors", asset!("ft_master.safetensors").1),
+    ("LoRA, merged", "ft_lora_merged.safetensors", asset!("ft_lora_merged.safetensors").1),
+];
+
+/// Sizes of one fine-tune, in bytes.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    original_bytes: u64,
+    deltaloom_bytes: u64,
+    xor_planes_zstd10_bytes: u64,
+    xor_zstd10_bytes: u64,
+    zstd19_bytes: u64,
+}
+
+pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
+    let scratch = tempfile::tempdir()?;
+    let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
+    if arguments.keep.is_some() {
+        fs::create_dir(folder)
+            .with_context(|| format!("{}: cannot make this directory", folder.display()))?;
+    }
+    let write =
+        |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).with_context(|| name.to_owned());
+    write(BASE.0, BASE.1)?;
+    let mut rows = Vec::new();
+    for (name, file, bytes) in FINE_TUNES {
+        write(file, bytes)?;
+        rows.push(one(folder, name, file, bytes)?);
+    }
+    if arguments.json {
+        ui::print_json(&rows)?;
+    } else {
+        ui::print(&describe(&rows))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Packs, verifies, restores and compares one fine-tune.
+fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8]) -> Result<Row> {
+    let limits = Limits::default();
+    let bases = Bases::open(&[folder.join(BASE.0)], &limits)?;
+    let packed = folder.join(file).with_extension("loom");
+    let restored = folder.join(format!("restored-{file}"));
+    let checkpoint = Checkpoint::open(&folder.join(file), &limits)?;
+    let report = deltaloom::pack(&checkpoint, &bases, &packed, &PackOptions::default(), &Silent)?;
+    let resolved = ResolvedContainer::new(Container::open(&packed, &limits)?, &bases)?;
+    let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 0, &Silent)?;
+    ensure!(verified.ok, "{name}: verification failed: {:?}", verified.faults);
+    deltaloom::unpack(&resolved, &restored, &UnpackOptions::default(), &Silent)?;
+    ensure!(fs::read(&restored)? == bytes, "{name}: the restored file differs");
+    let xor: Vec<u8> = bytes.iter().zip(BASE.1).map(|(tuned, base)| tuned ^ base).collect();
+    Ok(Row {
+        name,
+        original_bytes: report.original_bytes,
+        deltaloom_bytes: report.packed_bytes,
+        xor_planes_zstd10_bytes: zstd_bytes(&planes(&xor), 10)?,
+        xor_zstd10_bytes: zstd_bytes(&xor, 10)?,
+        zstd19_bytes: zstd_bytes(bytes, 19)?,
+    })
+}
+
+fn zstd_bytes(bytes: &[u8], level: i32) -> Result<u64> {
+    Ok(zstd::bulk::compress(bytes, level)?.len() as u64)
+}
+
+/// Low bytes of all BF16 words, then the high ones.
+fn planes(bytes: &[u8]) -> Vec<u8> {
+    let plane = |from: usize| bytes.iter().skip(from).step_by(2).copied();
+    plane(0).chain(plane(1)).collect()
+}
+
+fn describe(rows: &[Row]) -> String {
+    let header = [
+        "against one base, every byte restored",
+        "original",
+        "deltaloom",
+        "XOR planes+zstd-10",
+        "XOR+zstd-10",
+        "zstd-19",
+    ];
+    let mut lines = vec![header.map(str::to_owned).to_vec()];
+    #[expect(clippy::cast_precision_loss, reason = "ratios for people")]
+    let cell = |row: &Row, bytes: u64| {
+        format!("{} ({:.2}x)", ui::bytes(bytes), row.original_bytes as f64 / bytes as f64)
+    };
+    lines.extend(rows.iter().map(|row| {
+        vec![
+            row.name.to_owned(),
+            ui::bytes(row.original_bytes),
+            cell(row, row.deltaloom_bytes),
+            cell(row, row.xor_planes_zstd10_bytes),
+            cell(row, row.xor_zstd10_bytes),
+            cell(row, row.zstd19_bytes),
+        ]
+    }));
+    format!(
+        "{}\nThe weights are a part of a 12.5 M-parameter model that was trained for minutes; larger models are not shown here.\n",
+        ui::table(&lines)
+    )
+}

@@ -1,0 +1,64 @@
+//! `deltaloom diff`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use deltaloom::{Bases, DiffReport, Limits, UlpHistogram};
+
+use crate::args::DiffArguments;
+use crate::{Answer, ui};
+
+/// Ends of the histogram's columns, in ULPs.
+const COLUMNS: [(&str, u64); 5] = [("1", 1), ("2-4", 4), ("5-16", 16), ("17-256", 256), (">256", u64::MAX)];
+
+pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {
+    let open = |path: &PathBuf| Bases::open(std::slice::from_ref(path), &Limits::default());
+    let (a, b) = (open(&arguments.a)?, open(&arguments.b)?);
+    let bar = ui::Bar::new("comparing");
+    let report = deltaloom::diff(&a, &b, arguments.threads.count, &bar)?;
+    bar.finish();
+    if arguments.json {
+        ui::print_json(&report)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(if report.identical { Answer::Yes } else { Answer::No })
+}
+
+fn describe(report: &DiffReport) -> String {
+    let mut rows = vec![["tensor", "status", "dtype", "changed", "rel. L2"].map(str::to_owned).to_vec()];
+    rows[0].extend(COLUMNS.map(|(name, _)| format!("{name} ULP")));
+    let identical = report.tensors.iter().filter(|tensor| tensor.status == "identical").count();
+    for tensor in report.tensors.iter().filter(|tensor| tensor.status != "identical") {
+        let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
+        let mut row = vec![
+            ui::printable(&tensor.name),
+            tensor.status.to_owned(),
+            ui::printable(&tensor.dtype),
+            tensor.changed_fraction.map_or_else(|| "-".to_owned(), percent),
+            tensor.relative_l2.map_or_else(|| "-".to_owned(), |r| format!("{r:.2e}")),
+        ];
+        if let Some(histogram) = &tensor.ulp_histogram {
+            row.extend(columns(histogram).map(percent));
+        }
+        rows.push(row);
+    }
+    let summary = format!(
+        "{} tensors, {identical} identical, {} not\n",
+        report.tensors.len(),
+        report.tensors.len() - identical
+    );
+    if report.identical { summary } else { format!("{}\n{summary}", ui::table(&rows)) }
+}
+
+/// Shares of the elements in each column.
+#[expect(clippy::cast_precision_loss, reason = "shares for people")]
+fn columns(histogram: &UlpHistogram) -> [f64; COLUMNS.len()] {
+    let total = histogram.values().sum::<u64>().max(1) as f64;
+    let mut from = 1;
+    COLUMNS.map(|(_, to)| {
+        let count: u64 = histogram.range(from..=to).map(|(_, count)| count).sum();
+        from = to.saturating_add(1);
+        count as f64 / total
+    })
+}

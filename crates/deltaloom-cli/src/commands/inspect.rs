@@ -1,0 +1,65 @@
+//! `deltaloom inspect`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use deltaloom::{Container, Limits, PackReport, Share};
+
+use super::pack::summary;
+use crate::args::InspectArguments;
+use crate::{Answer, ui};
+
+pub(crate) fn run(arguments: &InspectArguments) -> Result<Answer> {
+    let container = Container::open(&arguments.container, &Limits::default())?;
+    let report = deltaloom::inspect(&container);
+    if arguments.json {
+        ui::print_json(&report)?;
+    } else {
+        ui::print(&describe(&report, arguments.tensors))?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn describe(report: &PackReport, with_tensors: bool) -> String {
+    let mut out = format!("{}, index {}\n\n", summary(report), ui::bytes(report.index_bytes));
+    if report.files.len() > 1 {
+        out.push_str(&format!("{} files\n\n", report.files.len()));
+    }
+    out.push_str(&shares("predictor", "tensors", &report.predictors));
+    out.push('\n');
+    out.push_str(&shares("codec", "chunks", &report.codecs));
+    if with_tensors {
+        out.push('\n');
+        out.push_str(&tensor_table(report));
+    }
+    out
+}
+
+fn shares(kind: &str, counted: &str, shares: &BTreeMap<&'static str, Share>) -> String {
+    let mut rows = vec![vec![kind.to_owned(), counted.to_owned(), "packed".to_owned()]];
+    rows.extend(
+        shares
+            .iter()
+            .map(|(name, share)| vec![(*name).to_owned(), share.count.to_string(), ui::bytes(share.bytes)]),
+    );
+    ui::table(&rows)
+}
+
+fn tensor_table(report: &PackReport) -> String {
+    let header = ["tensor", "dtype", "shape", "predictor", "codec", "original", "packed", "changed"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(report.tensors.iter().map(|tensor| {
+        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        vec![
+            ui::printable(&tensor.name),
+            ui::printable(&tensor.dtype),
+            format!("[{}]", shape.join(",")),
+            tensor.predictor.to_owned(),
+            tensor.codec.to_owned(),
+            ui::bytes(tensor.original_bytes),
+            ui::bytes(tensor.packed_bytes),
+            tensor.changed_fraction.map_or_else(|| "-".to_owned(), |f| format!("{:.2} %", 100.0 * f)),
+        ]
+    }));
+    ui::table(&rows)
+}

@@ -1,0 +1,177 @@
+//! Bit streams, least significant bit first, as docs/format.md section 7 has them.
+//! They carry raw bits only; what the bits mean is the caller's.
+
+use crate::DecodeError;
+
+/// Collects fields of up to 64 bits into bytes.
+#[derive(Debug, Default)]
+pub struct BitWriter {
+    /// Longer than what is written: every push stores a whole word, which is quicker than asking whether a byte is full.
+    bytes: Vec<u8>,
+    at_byte: usize,
+    pending: u64,
+    pending_bits: u32,
+}
+
+/// Most bits that fit beside the up to 7 that wait for their byte.
+const SHORT_BITS: u32 = 56;
+/// Bytes by which the buffer grows.
+const GROWTH: usize = 4096;
+
+impl BitWriter {
+    /// Appends the low `bits` bits of `value`; bits above them must be zero.
+    #[inline]
+    pub fn push(&mut self, value: u64, bits: u32) {
+        debug_assert!(bits == 64 || value >> bits == 0);
+        if bits <= SHORT_BITS {
+            self.push_short(value, bits);
+        } else {
+            self.push_short(value & ((1 << 32) - 1), 32);
+            self.push_short(value >> 32, bits - 32);
+        }
+    }
+
+    #[inline]
+    fn push_short(&mut self, value: u64, bits: u32) {
+        if self.at_byte + 8 > self.bytes.len() {
+            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+        }
+        self.pending |= value << self.pending_bits;
+        self.pending_bits += bits;
+        self.bytes[self.at_byte..self.at_byte + 8].copy_from_slice(&self.pending.to_le_bytes());
+        let full_bits = self.pending_bits & !7;
+        self.at_byte += full_bits as usize / 8;
+        // Two shifts, since 64 at once is one too many.
+        self.pending = self.pending >> (full_bits / 2) >> (full_bits - full_bits / 2);
+        self.pending_bits &= 7;
+    }
+
+    /// Bits written so far.
+    #[must_use]
+    pub fn len_bits(&self) -> u64 {
+        self.at_byte as u64 * 8 + u64::from(self.pending_bits)
+    }
+
+    /// The bytes, the last one filled up with zero bits.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        // The last store wrote the byte that is being filled, and zeros behind it.
+        self.bytes.truncate(self.at_byte + self.pending_bits.div_ceil(8) as usize);
+        self.bytes
+    }
+}
+
+/// Reads fields back. Reading past the end gives zeros and is reported by [`BitReader::finish`].
+#[derive(Debug, Clone)]
+pub struct BitReader<'a> {
+    bytes: &'a [u8],
+    at_bit: usize,
+}
+
+impl<'a> BitReader<'a> {
+    /// A reader at the first bit of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at_bit: 0 }
+    }
+
+    /// The next `bits` bits, at most 64.
+    #[inline]
+    pub fn take(&mut self, bits: u32) -> u64 {
+        if bits <= SHORT_BITS {
+            self.take_short(bits)
+        } else {
+            self.take_short(32) | self.take_short(bits - 32) << 32
+        }
+    }
+
+    #[inline]
+    fn take_short(&mut self, bits: u32) -> u64 {
+        let start = self.at_bit / 8;
+        let window = match self.bytes.get(start..start + 8) {
+            Some(full) => u64::from_le_bytes(full.try_into().unwrap_or_default()),
+            None => {
+                let mut word = [0u8; 8];
+                let tail = self.bytes.get(start..).unwrap_or_default();
+                word[..tail.len()].copy_from_slice(tail);
+                u64::from_le_bytes(word)
+            }
+        };
+        let value = (window >> (self.at_bit % 8)) & ((1 << bits) - 1);
+        self.at_bit += bits as usize;
+        value
+    }
+
+    /// Bits read so far.
+    #[must_use]
+    pub fn position_bits(&self) -> usize {
+        self.at_bit
+    }
+
+    /// Checks that the stream was exactly as long as needed and its unused bits are zero. The first `carried_bytes` may be
+    /// longer than needed, since they come for free.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] when more was read than there is, [`DecodeError::Trailing`] when something is left over.
+    pub fn finish(mut self, carried_bytes: usize) -> Result<(), DecodeError> {
+        let used_bytes = self.at_bit.div_ceil(8);
+        if used_bytes > self.bytes.len() {
+            return Err(DecodeError::Truncated);
+        }
+        if used_bytes.max(carried_bytes) != self.bytes.len() {
+            return Err(DecodeError::Trailing);
+        }
+        let rest_of_byte = (used_bytes * 8 - self.at_bit).min(7);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 7")]
+        let padding = self.take_short(rest_of_byte as u32);
+        if padding != 0 || self.bytes[used_bytes..].iter().any(|&b| b != 0) {
+            return Err(DecodeError::Trailing);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn roundtrip(fields in prop::collection::vec((any::<u64>(), 0u32..=64), 0..200)) {
+            let fields: Vec<(u64, u32)> =
+                fields.into_iter().map(|(v, b)| (if b == 64 { v } else { v & ((1 << b) - 1) }, b)).collect();
+            let mut writer = BitWriter::default();
+            for &(value, bits) in &fields {
+                writer.push(value, bits);
+            }
+            let bytes = writer.finish();
+            let total: u32 = fields.iter().map(|f| f.1).sum();
+            prop_assert_eq!(bytes.len(), total.div_ceil(8) as usize);
+            let mut reader = BitReader::new(&bytes);
+            for &(value, bits) in &fields {
+                prop_assert_eq!(reader.take(bits), value);
+            }
+            prop_assert_eq!(reader.finish(0), Ok(()));
+        }
+    }
+
+    #[test]
+    fn length_is_exact() {
+        let mut reader = BitReader::new(&[0b101]);
+        reader.take(3);
+        assert_eq!(reader.finish(0), Ok(()));
+        let mut dirty = BitReader::new(&[0b1101]);
+        dirty.take(3);
+        assert_eq!(dirty.finish(0), Err(DecodeError::Trailing));
+        let mut long = BitReader::new(&[0, 0]);
+        long.take(3);
+        assert_eq!(long.finish(0), Err(DecodeError::Trailing));
+        let mut carried = BitReader::new(&[0, 0]);
+        carried.take(3);
+        assert_eq!(carried.finish(2), Ok(()));
+        let mut short = BitReader::new(&[1]);
+        assert_eq!(short.take(9), 1);
+        assert_eq!(short.finish(0), Err(DecodeError::Truncated));
+    }
+}

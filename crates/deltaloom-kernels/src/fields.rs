@@ -1,0 +1,246 @@
+//! Stand-alone elements split into a modelled part (exponent and top mantissa bits) and raw fields; docs/format.md section 9.
+//! It does not choose how many mantissa bits are modelled.
+
+use crate::bits::{BitReader, BitWriter};
+use crate::number::{by_number, by_size, load, store};
+use crate::{DecodeError, Number, NumberKind};
+
+/// The symbol that is followed by the whole modelled part.
+const ESCAPE: u8 = 255;
+/// Most mantissa bits that a symbol can include.
+pub const MAX_MODELLED_BITS: u32 = 3;
+
+/// Which bits of an element are modelled, and which of those values have symbols of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldSplit {
+    number: Number,
+    modelled_bits: u32,
+    lowest: u64,
+}
+
+impl FieldSplit {
+    /// A split of floats with `modelled_bits` top mantissa bits in the symbol, or of 8-bit integers with none; `lowest` is the modelled part that gets symbol 0.
+    /// `None` where docs/format.md does not allow it.
+    #[must_use]
+    pub fn new(number: Number, modelled_bits: u32, lowest: u64) -> Option<Self> {
+        let allowed = match number.kind() {
+            NumberKind::Float => modelled_bits <= MAX_MODELLED_BITS.min(number.mantissa_bits()),
+            _ => number.bits() == 8 && modelled_bits == 0,
+        };
+        let split = Self { number, modelled_bits, lowest };
+        (allowed && lowest >> split.top_bits() == 0).then_some(split)
+    }
+
+    /// Width of the modelled part.
+    #[must_use]
+    pub fn top_bits(self) -> u32 {
+        if self.is_float() { self.number.exponent_bits() + self.modelled_bits } else { self.number.bits() }
+    }
+
+    /// Most low mantissa bits that can be declared zero.
+    #[must_use]
+    pub fn max_zero_bits(self) -> u32 {
+        if self.is_float() { self.number.mantissa_bits() - self.modelled_bits } else { 0 }
+    }
+
+    /// Raw field bits of an element, without escapes, when `zero_bits` low mantissa bits are zero.
+    #[must_use]
+    pub fn field_bits(self, zero_bits: u32) -> u32 {
+        if self.is_float() { 1 + self.max_zero_bits() - zero_bits } else { 0 }
+    }
+
+    /// Bits that a symbol takes from the raw bit stream.
+    #[must_use]
+    pub fn escape_bits(self, symbol: u8) -> u32 {
+        if symbol == ESCAPE { self.top_bits() } else { 0 }
+    }
+
+    /// Bit layout of the elements.
+    #[must_use]
+    pub fn number(self) -> Number {
+        self.number
+    }
+
+    fn is_float(self) -> bool {
+        self.number.kind() == NumberKind::Float
+    }
+
+    #[inline]
+    fn top(self, x: u64) -> u64 {
+        if self.is_float() { (x & (self.number.top_bit() - 1)) >> self.max_zero_bits() } else { x }
+    }
+
+    #[inline]
+    fn symbol(self, top: u64) -> u8 {
+        match top.checked_sub(self.lowest) {
+            Some(above) if above < u64::from(ESCAPE) => u8::try_from(above).unwrap_or(ESCAPE),
+            _ => ESCAPE,
+        }
+    }
+
+    /// Symbols of all elements, escapes into `escapes`, raw fields into `fields`.
+    pub fn encode(
+        self,
+        target: &[u8],
+        zero_bits: u32,
+        symbols: &mut [u8],
+        escapes: &mut BitWriter,
+        fields: &mut BitWriter,
+    ) {
+        #[inline(always)]
+        fn run<const B: usize>(
+            number: Number,
+            split: FieldSplit,
+            target: &[u8],
+            zero_bits: u32,
+            symbols: &mut [u8],
+            escapes: &mut BitWriter,
+            all_fields: &mut BitWriter,
+        ) {
+            let split = FieldSplit { number, ..split };
+            let mut fields = std::mem::take(all_fields);
+            let (field_bits, mantissa_bits) =
+                (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
+            for (i, symbol) in symbols.iter_mut().enumerate() {
+                let x = load::<B>(target, i);
+                let top = split.top(x);
+                *symbol = split.symbol(top);
+                if *symbol == ESCAPE {
+                    escapes.push(top, split.top_bits());
+                }
+                if field_bits > 0 {
+                    let mantissa = x >> zero_bits & ((1 << mantissa_bits) - 1);
+                    fields.push(mantissa | x >> (split.number.bits() - 1) << mantissa_bits, field_bits);
+                }
+            }
+            *all_fields = fields;
+        }
+        by_number!(self.number, run(self, target, zero_bits, symbols, escapes, fields));
+    }
+
+    /// Rebuilds all elements; inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`DecodeError::BadSymbol`] for a symbol whose modelled part does not fit the number type.
+    pub fn decode(
+        self,
+        symbols: &[u8],
+        zero_bits: u32,
+        escapes: &mut BitReader<'_>,
+        fields: &mut BitReader<'_>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        #[inline(always)]
+        fn run<const B: usize>(
+            number: Number,
+            split: FieldSplit,
+            symbols: &[u8],
+            zero_bits: u32,
+            escapes: &mut BitReader<'_>,
+            all_fields: &mut BitReader<'_>,
+            out: &mut [u8],
+        ) -> Result<(), DecodeError> {
+            let split = FieldSplit { number, ..split };
+            let mut fields = all_fields.clone();
+            let (field_bits, mantissa_bits) =
+                (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
+            for (i, &symbol) in symbols.iter().enumerate() {
+                let top = match symbol {
+                    ESCAPE => escapes.take(split.top_bits()),
+                    _ => split.lowest + u64::from(symbol),
+                };
+                if top >> split.top_bits() != 0 {
+                    return Err(DecodeError::BadSymbol);
+                }
+                let mut x = top;
+                if field_bits > 0 {
+                    let field = fields.take(field_bits);
+                    x = top << split.max_zero_bits()
+                        | (field & ((1 << mantissa_bits) - 1)) << zero_bits
+                        | field >> mantissa_bits << (split.number.bits() - 1);
+                }
+                store::<B>(out, i, x);
+            }
+            *all_fields = fields;
+            Ok(())
+        }
+        by_number!(self.number, run(self, symbols, zero_bits, escapes, fields, out))
+    }
+}
+
+/// Counts the modelled part with [`MAX_MODELLED_BITS`] mantissa bits (or as many as there are) into `histogram`, one counter per value.
+///
+/// # Panics
+/// When the histogram is too short for the number type.
+pub fn count_tops(split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
+    fn run<const B: usize>(split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
+        for i in 0..target.len() / B {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 14 bits")]
+            let top = split.top(load::<B>(target, i)) as usize;
+            histogram[top] += 1;
+        }
+    }
+    by_size!(split.number, run(split, target, histogram));
+}
+
+/// Number of low bits that are zero in every element.
+#[must_use]
+pub fn common_zero_bits(number: Number, target: &[u8]) -> u32 {
+    fn run<const B: usize>(target: &[u8]) -> u64 {
+        (0..target.len() / B).fold(0, |all, i| all | load::<B>(target, i))
+    }
+    by_size!(number, run(target)).trailing_zeros().min(number.bits())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn roundtrip(split: FieldSplit, zero_bits: u32, target: &[u8]) {
+        let count = target.len() / split.number.bytes();
+        let (mut symbols, mut escapes, mut fields) =
+            (vec![0; count], BitWriter::default(), BitWriter::default());
+        split.encode(target, zero_bits, &mut symbols, &mut escapes, &mut fields);
+        let (escapes, fields) = (escapes.finish(), fields.finish());
+        let bits = count as u64 * u64::from(split.field_bits(zero_bits));
+        assert_eq!(fields.len() as u64, bits.div_ceil(8));
+        let (mut escapes, mut fields) = (BitReader::new(&escapes), BitReader::new(&fields));
+        let mut out = vec![0; target.len()];
+        split.decode(&symbols, zero_bits, &mut escapes, &mut fields, &mut out).unwrap();
+        assert_eq!(out, target);
+        escapes.finish(0).unwrap();
+        fields.finish(0).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn any_bits_roundtrip(words in prop::collection::vec(any::<u64>(), 1..100), m in 0u32..=3, lowest in 0u64..500) {
+            for number in [
+                Number::float(8, 7), Number::float(5, 10), Number::float(8, 23), Number::float(11, 52),
+                Number::float(4, 3), Number::float(5, 2), Number::unsigned(8), Number::signed(8),
+            ] {
+                let Some(split) = FieldSplit::new(number, m, lowest) else { continue };
+                let target: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()[..number.bytes()].to_vec()).collect();
+                roundtrip(split, 0, &target);
+            }
+        }
+    }
+
+    #[test]
+    fn zero_bits_are_left_out() {
+        let split = FieldSplit::new(Number::float(8, 23), 2, 490).unwrap();
+        let values = [1.5f32, -0.25, 3.0e-3, 1.0e30].map(|v| v.to_bits() & 0xffff_0000);
+        let target: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(common_zero_bits(Number::float(8, 23), &target), 16);
+        roundtrip(split, 16, &target);
+        assert_eq!(split.field_bits(16), 6);
+    }
+
+    #[test]
+    fn splits_that_the_format_does_not_have() {
+        assert!(FieldSplit::new(Number::float(5, 2), 3, 0).is_none());
+        assert!(FieldSplit::new(Number::unsigned(16), 0, 0).is_none());
+        assert!(FieldSplit::new(Number::float(8, 7), 0, 256).is_none());
+    }
+}

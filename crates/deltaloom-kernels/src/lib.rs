@@ -1,0 +1,22 @@
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams.
+//! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
+
+pub mod bits;
+pub mod fields;
+pub mod number;
+pub mod rans;
+pub mod steps;
+pub mod ulp;
+
+pub use number::{Number, NumberKind};
+
+/// What a kernel says of coded bytes that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The coded data ended before all elements were decoded.
+    Truncated,
+    /// Data is left over, or the coder did not end in the state in which every encoder starts.
+    Trailing,
+    /// A symbol that does not exist for this number type.
+    BadSymbol,
+}

@@ -1,0 +1,495 @@
+//! Residuals in ULPs: from target and prediction to symbols with raw bits, and back; docs/format.md section 8.
+//! It does not choose tables or scales and does not entropy-code.
+
+use crate::bits::{BitReader, BitWriter};
+use crate::number::{by_number, by_size, load, load_32, store};
+use crate::{DecodeError, Number, NumberKind};
+
+/// First symbol of residuals with 5 to 8, 9 to 32 and 33 to 64 bits, and of jumps.
+const FINE: u32 = 16;
+const MEDIUM: u32 = 48;
+const COARSE: u32 = 144;
+const JUMPS: u32 = 176;
+/// Jump symbols per sign; the first and the last stand for any farther exponent.
+const JUMP_SPAN: u32 = 40;
+const JUMP_CENTER: u32 = 12;
+
+/// Quarter octaves of an exponent step in a key.
+pub const KEY_STEPS_PER_OCTAVE: i32 = 4;
+/// Number of keys; a key picks the table.
+pub const KEYS: usize = 256;
+
+/// A residual as it is coded: the symbol and its raw bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// Symbol of the universal alphabet.
+    pub symbol: u8,
+    /// Number of raw bits that follow.
+    pub raw_bits: u32,
+    /// The raw bits.
+    pub raw: u64,
+}
+
+/// Small z end here.
+const SMALL: u32 = 1024;
+
+/// Symbol and number of raw bits of small z, where nearly all are.
+static SMALL_TOKENS: [(u8, u8); SMALL as usize] = {
+    let mut table = [(0, 0); SMALL as usize];
+    let mut z = 0;
+    while z < table.len() {
+        let token = computed_token(z as u64);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 9")]
+        let raw_bits = token.raw_bits as u8;
+        table[z] = (token.symbol, raw_bits);
+        z += 1;
+    }
+    table
+};
+
+#[inline(always)]
+fn small_token(z: u32) -> Token {
+    let (symbol, raw_bits) = SMALL_TOKENS[(z % SMALL) as usize];
+    Token { symbol, raw_bits: u32::from(raw_bits), raw: u64::from(z) & ((1 << raw_bits) - 1) }
+}
+
+/// Token of a folded residual or a gap `z`.
+#[inline]
+#[must_use]
+pub fn token(z: u64) -> Token {
+    match u32::try_from(z) {
+        Ok(z) if z < SMALL => small_token(z),
+        _ => computed_token(z),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "symbols are below 256 by construction")]
+const fn computed_token(z: u64) -> Token {
+    if z < 16 {
+        return Token { symbol: z as u8, raw_bits: 0, raw: 0 };
+    }
+    let bits = 64 - z.leading_zeros();
+    let (first, modelled) = match bits {
+        ..=8 => (FINE + 8 * (bits - 5), 3),
+        9..=32 => (MEDIUM + 4 * (bits - 9), 2),
+        _ => (COARSE + bits - 33, 0),
+    };
+    let raw_bits = bits - 1 - modelled;
+    let detail = (z >> raw_bits) as u32 & ((1 << modelled) - 1);
+    Token { symbol: (first + detail) as u8, raw_bits, raw: z & ((1 << raw_bits) - 1) }
+}
+
+/// Raw bits of a symbol below the jumps, and the smallest z it stands for.
+#[inline]
+fn token_base(symbol: u8) -> (u64, u32) {
+    let (base, raw_bits) = TOKEN_BASES[usize::from(symbol)];
+    (base, u32::from(raw_bits))
+}
+
+static TOKEN_BASES: [(u64, u8); 256] = {
+    let mut table = [(0, 0); 256];
+    let mut symbol = 0;
+    while symbol < JUMPS {
+        table[symbol as usize] = computed_token_base(symbol);
+        symbol += 1;
+    }
+    table
+};
+
+#[expect(clippy::cast_possible_truncation, reason = "at most 63 raw bits")]
+const fn computed_token_base(s: u32) -> (u64, u8) {
+    let (bits, detail, modelled) = match s {
+        ..FINE => return (s as u64, 0),
+        FINE..MEDIUM => (5 + (s - FINE) / 8, (s - FINE) % 8, 3),
+        MEDIUM..COARSE => (9 + (s - MEDIUM) / 4, (s - MEDIUM) % 4, 2),
+        _ => (33 + s - COARSE, 0, 0),
+    };
+    let raw_bits = bits - 1 - modelled;
+    ((1 << (bits - 1)) | (detail as u64) << raw_bits, raw_bits as u8)
+}
+
+/// Raw bits of a symbol that is not a jump.
+#[must_use]
+pub fn gap_raw_bits(symbol: u8) -> u32 {
+    if u32::from(symbol) < JUMPS { token_base(symbol).1 } else { 0 }
+}
+
+/// Reads the z of a symbol that is not a jump.
+///
+/// # Errors
+/// [`DecodeError::BadSymbol`] for jumps.
+pub fn read_token(symbol: u8, raw: &mut BitReader<'_>) -> Result<u64, DecodeError> {
+    if u32::from(symbol) >= JUMPS {
+        return Err(DecodeError::BadSymbol);
+    }
+    let (base, raw_bits) = token_base(symbol);
+    Ok(base + raw.take(raw_bits))
+}
+
+/// Token of target `t` given prediction `p`.
+#[inline(always)]
+fn residual(number: Number, t: u64, p: u64) -> Token {
+    if number.kind() == NumberKind::Float {
+        let flipped = (t ^ p) >> (number.bits() - 1) & 1;
+        let distance = i64::from(number.exponent(t)) - i64::from(number.exponent(p));
+        if flipped == 1 || distance.abs() >= 2 {
+            let j = (distance + i64::from(JUMP_CENTER)).clamp(0, i64::from(JUMP_SPAN) - 1);
+            let far = j == 0 || j == i64::from(JUMP_SPAN) - 1;
+            let raw_bits = if far { number.bits() - 1 } else { number.mantissa_bits() };
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "176 + 40 + 39 at most"
+            )]
+            let symbol = (i64::from(JUMPS) + 40 * flipped.cast_signed() + j) as u8;
+            return Token { symbol, raw_bits, raw: t & ((1 << raw_bits) - 1) };
+        }
+    }
+    let d = number.folded(number.ordered(t).wrapping_sub(number.ordered(p)), p);
+    let unused = 64 - number.bits();
+    let signed = (d << unused).cast_signed() >> unused;
+    token(((signed << 1) ^ (signed >> 63)).cast_unsigned() & number.mask())
+}
+
+/// Inverse of [`residual`].
+#[inline(always)]
+fn apply_token(number: Number, symbol: u8, p: u64, raw: &mut BitReader<'_>) -> Result<u64, DecodeError> {
+    let s = u32::from(symbol);
+    if s >= JUMPS {
+        if number.kind() != NumberKind::Float {
+            return Err(DecodeError::BadSymbol);
+        }
+        let flipped = u64::from((s - JUMPS) / JUMP_SPAN) << (number.bits() - 1);
+        let j = (s - JUMPS) % JUMP_SPAN;
+        let sign = (p ^ flipped) & number.top_bit();
+        if j == 0 || j == JUMP_SPAN - 1 {
+            return Ok(sign | raw.take(number.bits() - 1));
+        }
+        let exponent_mask = (1u64 << number.exponent_bits()) - 1;
+        let exponent = u64::from(number.exponent(p) + j).wrapping_sub(u64::from(JUMP_CENTER)) & exponent_mask;
+        return Ok(sign | exponent << number.mantissa_bits() | raw.take(number.mantissa_bits()));
+    }
+    let (base, raw_bits) = token_base(symbol);
+    let z = base + raw.take(raw_bits);
+    if z & !number.mask() != 0 {
+        return Err(DecodeError::BadSymbol);
+    }
+    let d = number.folded((z >> 1) ^ (z & 1).wrapping_neg(), p);
+    Ok(number.unordered(number.ordered(p).wrapping_add(d) & number.mask()))
+}
+
+/// Elements of a block of [`near_residuals`].
+const NEAR_BLOCK: usize = 240;
+/// Stands for a residual that is a jump or does not fit 32 bits.
+const NOT_NEAR: u32 = u32::MAX;
+
+/// z of every element of a block, or [`NOT_NEAR`].
+#[inline(always)]
+fn near_residuals<const B: usize>(
+    number: Number,
+    target: &[u8],
+    prediction: &[u8],
+    out: &mut [u32; NEAR_BLOCK],
+) {
+    let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
+    if B > 4 || number.kind() != NumberKind::Float {
+        out.iter_mut().zip(pairs).for_each(|(out, (t, p))| *out = if t == p { 0 } else { NOT_NEAR });
+        return;
+    }
+    // The arithmetic of `residual`, in 32 bits and without branches.
+    let (sign_at, unused) = (number.bits() - 1, 32 - number.bits());
+    let (top, exponent_mask) = (1u32 << sign_at, (1u32 << number.exponent_bits()) - 1);
+    let all_if = |bit: u32| bit.wrapping_neg() << unused >> unused;
+    let ordered = |x: u32| x ^ (top | all_if(x >> sign_at));
+    let exponent = |x: u32| x >> number.mantissa_bits() & exponent_mask;
+    for (out, (t, p)) in out.iter_mut().zip(pairs) {
+        let (t, p) = (load_32::<B>(t), load_32::<B>(p));
+        let is_negative = p >> sign_at;
+        let d = (ordered(t).wrapping_sub(ordered(p)) ^ is_negative.wrapping_neg()).wrapping_add(is_negative);
+        let signed = (d << unused).cast_signed() >> unused;
+        let z = ((signed << 1) ^ (signed >> 31)).cast_unsigned() << unused >> unused;
+        let is_far = exponent(t).wrapping_sub(exponent(p)).wrapping_add(1) > 2;
+        let is_jump = (t ^ p) >> sign_at | u32::from(is_far);
+        *out = z | is_jump.wrapping_neg();
+    }
+}
+
+/// Symbols of all elements; appends their raw bits.
+pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
+    #[inline(always)]
+    fn run<const B: usize>(
+        number: Number,
+        target: &[u8],
+        prediction: &[u8],
+        symbols: &mut [u8],
+        raw: &mut BitWriter,
+    ) {
+        // A writer of its own stays in registers; one behind a reference is stored at every push.
+        let mut writer = std::mem::take(raw);
+        let mut near = [0u32; NEAR_BLOCK];
+        let blocks = target.chunks(NEAR_BLOCK * B).zip(prediction.chunks(NEAR_BLOCK * B));
+        for (symbols, (t, p)) in symbols.chunks_mut(NEAR_BLOCK).zip(blocks) {
+            // Two passes: the first has no branch and no table and is vectorised.
+            near_residuals::<B>(number, t, p, &mut near);
+            let far_token = |i: usize| residual(number, load::<B>(t, i), load::<B>(p, i));
+            for (k, (symbols, near)) in symbols.chunks_mut(3).zip(near.chunks(3)).enumerate() {
+                if let ([s0, s1, s2], &[a, b, c]) = (&mut *symbols, near)
+                    && (a | b | c) < SMALL
+                {
+                    // Nearly always. Three tokens of at most 7 raw bits in one push: each push waits for the one before it.
+                    let [a, b, c] = [a, b, c].map(small_token);
+                    [*s0, *s1, *s2] = [a.symbol, b.symbol, c.symbol];
+                    let bits = a.raw | b.raw << a.raw_bits | c.raw << (a.raw_bits + b.raw_bits);
+                    writer.push(bits, a.raw_bits + b.raw_bits + c.raw_bits);
+                    continue;
+                }
+                for (i, (symbol, &near)) in symbols.iter_mut().zip(near).enumerate() {
+                    let token = if near == NOT_NEAR { far_token(3 * k + i) } else { token(u64::from(near)) };
+                    *symbol = token.symbol;
+                    writer.push(token.raw, token.raw_bits);
+                }
+            }
+        }
+        *raw = writer;
+    }
+    by_number!(number, run(target, prediction, symbols, raw));
+}
+
+/// Turns `values`, which holds the prediction, into the target.
+///
+/// # Errors
+/// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
+pub fn apply(
+    number: Number,
+    values: &mut [u8],
+    symbols: &[u8],
+    raw: &mut BitReader<'_>,
+) -> Result<(), DecodeError> {
+    #[inline(always)]
+    fn run<const B: usize>(
+        number: Number,
+        values: &mut [u8],
+        symbols: &[u8],
+        raw: &mut BitReader<'_>,
+    ) -> Result<(), DecodeError> {
+        let mut reader = raw.clone();
+        for (value, &symbol) in values.chunks_exact_mut(B).zip(symbols) {
+            if symbol != 0 {
+                let t = apply_token(number, symbol, load::<B>(value, 0), &mut reader)?;
+                store::<B>(value, 0, t);
+            }
+        }
+        *raw = reader;
+        Ok(())
+    }
+    by_number!(number, run(values, symbols, raw))
+}
+
+/// Where the elements that differ from the prediction are.
+pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Vec<u32> {
+    fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> Vec<u32> {
+        let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
+        (0u32..).zip(pairs).filter(|(_, (t, p))| t != p).map(|(i, _)| i).collect()
+    }
+    by_size!(number, run(target, prediction))
+}
+
+/// Number of elements that differ from the prediction.
+#[must_use]
+pub fn count_changed(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
+    fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> u64 {
+        let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
+        pairs.map(|(t, p)| u64::from(t != p)).sum()
+    }
+    by_size!(number, run(target, prediction))
+}
+
+/// Collects the elements at `positions`, in order.
+#[must_use]
+pub fn gather(number: Number, values: &[u8], positions: &[u32]) -> Vec<u8> {
+    let size = number.bytes();
+    positions.iter().flat_map(|&i| &values[i as usize * size..(i as usize + 1) * size]).copied().collect()
+}
+
+/// Puts `elements` at `positions`, in order.
+pub fn scatter(number: Number, values: &mut [u8], positions: &[u32], elements: &[u8]) {
+    let size = number.bytes();
+    for (&i, element) in positions.iter().zip(elements.chunks_exact(size)) {
+        values[i as usize * size..(i as usize + 1) * size].copy_from_slice(element);
+    }
+}
+
+/// How the keys of a run of whole rows are computed: `4 E(p) - offset - row scale - column scale`, clamped to 0..=255.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyRule<'a> {
+    /// Bit layout of the elements.
+    pub number: Number,
+    /// Elements of a row.
+    pub cols: usize,
+    /// Offset of all keys, in quarter octaves.
+    pub offset: i32,
+    /// One scale per row of the run, or empty.
+    pub row_scales: &'a [i32],
+    /// One scale per column, or empty.
+    pub col_scales: &'a [i32],
+}
+
+impl KeyRule<'_> {
+    /// Keys of all elements of `prediction`.
+    ///
+    /// # Panics
+    /// When scales are given and their number is not that of the rows or columns.
+    pub fn keys(&self, prediction: &[u8], out: &mut [u8]) {
+        #[inline(always)]
+        fn run<const B: usize>(number: Number, rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
+            let rows = out.chunks_mut(rule.cols).zip(prediction.chunks(rule.cols * B));
+            for (row, (out, values)) in rows.enumerate() {
+                let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
+                let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
+                if rule.col_scales.is_empty() {
+                    out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
+                } else {
+                    let scaled = exponents.zip(rule.col_scales);
+                    out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
+                }
+            }
+        }
+        assert!(self.row_scales.is_empty() || self.row_scales.len() * self.cols == out.len());
+        assert!(self.col_scales.is_empty() || self.col_scales.len() == self.cols);
+        by_number!(self.number, run(self, prediction, out));
+    }
+
+    /// Keys of the elements of `prediction` at `positions`.
+    #[must_use]
+    pub fn keys_at(&self, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
+        fn run<const B: usize>(rule: &KeyRule<'_>, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
+            let scale = |scales: &[i32], at: usize| scales.get(at).copied().unwrap_or(0);
+            let key_of = |&i: &u32| {
+                let i = i as usize;
+                let scales = scale(rule.row_scales, i / rule.cols) + scale(rule.col_scales, i % rule.cols);
+                key(rule.number.exponent(load::<B>(prediction, i)), rule.offset + scales)
+            };
+            positions.iter().map(key_of).collect()
+        }
+        by_size!(self.number, run(self, prediction, positions))
+    }
+}
+
+/// Replaces every key by its table.
+pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
+    keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "clamped to 0..=255")]
+fn key(exponent: u32, shift: i32) -> u8 {
+    (KEY_STEPS_PER_OCTAVE * exponent.cast_signed() - shift).clamp(0, 255) as u8
+}
+
+/// Adds the pairs (key, symbol) to `histogram[key * 256 + symbol]`.
+///
+/// # Panics
+/// When the slices differ in length or the histogram has not `KEYS * 256` counters.
+pub fn count_pairs(keys: &[u8], symbols: &[u8], histogram: &mut [u32]) {
+    assert_eq!(keys.len(), symbols.len());
+    let histogram: &mut [u32; KEYS * 256] = histogram.try_into().expect("a counter per key and symbol");
+    for (&key, &symbol) in keys.iter().zip(symbols) {
+        histogram[usize::from(key) << 8 | usize::from(symbol)] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NUMBERS: [Number; 10] = [
+        Number::float(8, 7),
+        Number::float(5, 10),
+        Number::float(8, 23),
+        Number::float(11, 52),
+        Number::float(4, 3),
+        Number::float(5, 2),
+        Number::signed(8),
+        Number::signed(64),
+        Number::unsigned(16),
+        Number::unsigned(64),
+    ];
+
+    fn roundtrip(number: Number, target: &[u8], prediction: &[u8]) {
+        let count = target.len() / number.bytes();
+        let mut symbols = vec![0; count];
+        let mut raw = BitWriter::default();
+        encode(number, target, prediction, &mut symbols, &mut raw);
+        let raw = raw.finish();
+        let mut values = prediction.to_vec();
+        let mut reader = BitReader::new(&raw);
+        apply(number, &mut values, &symbols, &mut reader).unwrap();
+        reader.finish(0).unwrap();
+        assert_eq!(values, target, "{number:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bits_roundtrip(which in 0..NUMBERS.len(), pairs in prop::collection::vec((any::<u64>(), any::<u64>(), 0u32..64), 1..100)) {
+            let number = NUMBERS[which];
+            let store = |x: u64| x.to_le_bytes()[..number.bytes()].to_vec();
+            // Targets at every distance from the prediction, not only far ones.
+            let target: Vec<u8> = pairs.iter().flat_map(|&(p, d, s)| store(p.wrapping_add(d >> s))).collect();
+            let prediction: Vec<u8> = pairs.iter().flat_map(|&(p, _, _)| store(p)).collect();
+            roundtrip(number, &target, &prediction);
+        }
+    }
+
+    #[test]
+    fn all_pairs_of_small_floats_roundtrip() {
+        for number in [Number::float(4, 3), Number::float(5, 2), Number::signed(8), Number::unsigned(8)] {
+            let target: Vec<u8> = (0..=255u8).flat_map(|_| 0..=255).collect();
+            let prediction: Vec<u8> = (0..=255u8).flat_map(|p| [p; 256]).collect();
+            roundtrip(number, &target, &prediction);
+        }
+    }
+
+    #[test]
+    fn tokens_cover_the_alphabet_in_order() {
+        let mut next = 0u64;
+        for symbol in 0..176u8 {
+            let (base, raw_bits) = token_base(symbol);
+            assert_eq!(base, next, "symbol {symbol}");
+            assert_eq!(token(base), Token { symbol, raw_bits, raw: 0 });
+            next = base.wrapping_add(1 << raw_bits);
+        }
+        assert_eq!(next, 0, "the last token ends at 2^64");
+    }
+
+    #[test]
+    fn a_step_of_one_ulp_away_from_zero_is_two_in_both_signs() {
+        let bf16 = NUMBERS[0];
+        assert_eq!(residual(bf16, 0x3f81, 0x3f80).symbol, 2);
+        assert_eq!(residual(bf16, 0xbf81, 0xbf80).symbol, 2);
+        assert_eq!(residual(bf16, 0xbf7f, 0xbf80).symbol, 1);
+        // Sign change and two octaves up are jumps with the mantissa raw.
+        assert_eq!(residual(bf16, 0xbf80, 0x3f80), Token { symbol: 176 + 40 + 12, raw_bits: 7, raw: 0 });
+        assert_eq!(residual(bf16, 0x4085, 0x3f80), Token { symbol: 176 + 14, raw_bits: 7, raw: 5 });
+    }
+
+    #[test]
+    fn symbols_that_do_not_exist_are_refused() {
+        let mut raw = BitReader::new(&[]);
+        assert_eq!(apply(Number::unsigned(16), &mut [0, 0], &[176], &mut raw), Err(DecodeError::BadSymbol));
+        assert_eq!(apply(NUMBERS[0], &mut [0, 0], &[80], &mut raw), Err(DecodeError::BadSymbol));
+        assert_eq!(read_token(200, &mut raw), Err(DecodeError::BadSymbol));
+    }
+
+    #[test]
+    fn keys_follow_exponent_and_scales() {
+        let rule =
+            KeyRule { number: NUMBERS[0], cols: 2, offset: 400, row_scales: &[0, 4], col_scales: &[0, -8] };
+        let prediction: Vec<u8> =
+            [0x3f80u16, 0x3f80, 0x3f80, 0x0000].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut keys = [0; 4];
+        rule.keys(&prediction, &mut keys);
+        assert_eq!(keys, [108, 116, 104, 0]);
+        assert_eq!(rule.keys_at(&prediction, &[1, 2]), [116, 104]);
+    }
+}

@@ -1,0 +1,307 @@
+//! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
+//! It reads and decodes; it does not choose among references.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::checkpoint::Checkpoint;
+use crate::container::{Container, Digest, PackedTensor, to_usize};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::predict::{Predictor, cast};
+use crate::tensor::{DType, TensorInfo};
+
+/// Bytes that are hashed at a time.
+const HASH_BLOCK_BYTES: usize = 1 << 20;
+
+/// A container whose references were found, so that any of its tensors can be read.
+pub struct ResolvedContainer {
+    container: Container,
+    /// Per tensor, where it has a reference.
+    references: Vec<Option<TensorSource>>,
+}
+
+impl ResolvedContainer {
+    /// Finds the references of all tensors of `container` in `bases`.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] for the first tensor whose reference no base has.
+    pub fn new(container: Container, bases: &Bases) -> Result<Self> {
+        Self::resolve(container, bases, |_| true)
+    }
+
+    /// Finds only what one tensor needs, so that reading it costs no more than it must; the others cannot be read then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tensor that it does not have, [`Error::BaseMismatch`].
+    pub fn for_tensor(container: Container, bases: &Bases, name: &str) -> Result<Self> {
+        let number = container.find(name)?;
+        let target = container.index().tensors[number].predictor.internal();
+        Self::resolve(container, bases, |i| i == number || Some(i) == target)
+    }
+
+    fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool) -> Result<Self> {
+        let index = container.index();
+        let find = |(i, tensor): (usize, &PackedTensor)| {
+            let info = index.info(tensor);
+            let name = tensor.predictor.reference_name(&info.name).filter(|_| wanted(i));
+            name.map(|name| bases.find(name, info, tensor)).transpose()
+        };
+        let references = index.tensors.iter().enumerate().map(find).collect::<Result<Vec<_>>>();
+        let references = references.map_err(|e| e.in_file(container.path()))?;
+        Ok(Self { container, references })
+    }
+
+    /// The container.
+    #[must_use]
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    pub(crate) fn tensor(&self, number: usize) -> &PackedTensor {
+        &self.container.index().tensors[number]
+    }
+
+    pub(crate) fn info(&self, number: usize) -> &TensorInfo {
+        self.container.index().info(self.tensor(number))
+    }
+
+    /// Decodes chunk `i` of a tensor.
+    pub(crate) fn chunk(&self, number: usize, i: usize) -> Result<Vec<u8>> {
+        let tensor = self.tensor(number);
+        let range = tensor.grid.chunk_bytes(i as u64);
+        let len_bytes = to_usize(range.end - range.start);
+        let reference =
+            || self.references[number].as_ref().ok_or_else(|| Error::corrupt("a reference is missing"));
+        match &tensor.predictor {
+            Predictor::Zero => {
+                let mut values = vec![0; len_bytes];
+                self.container.decode_chunk(tensor, i, &mut values)?;
+                Ok(values)
+            }
+            Predictor::Reference(_) => {
+                let mut values = reference()?.read(range.start, len_bytes)?;
+                self.container.decode_chunk(tensor, i, &mut values)?;
+                Ok(values)
+            }
+            Predictor::Identical(_) => reference()?.read(range.start, len_bytes),
+            Predictor::Tied(target) => self.chunk(*target, i),
+            Predictor::Cast(_) => {
+                let singles = reference()?.read(2 * range.start, 2 * len_bytes)?;
+                Ok(cast::round(&self.info(number).dtype, &singles))
+            }
+            // The grids agree: they depend on the shape, which is the same, and not on the element's size.
+            Predictor::CastInternal(target) => {
+                Ok(cast::round(&self.info(number).dtype, &self.chunk(*target, i)?))
+            }
+        }
+    }
+
+    /// Bytes `offset..offset + len_bytes` of a tensor, decoding only the chunks that hold them.
+    pub(crate) fn read(&self, number: usize, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let grid = self.tensor(number).grid;
+        let (start, end) = (offset, offset + len_bytes as u64);
+        let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
+        let mut out = Vec::with_capacity(len_bytes);
+        for i in grid.chunks_of_rows(&rows) {
+            let chunk = self.chunk(number, to_usize(i))?;
+            let place = grid.chunk_bytes(i);
+            let from = to_usize(start.max(place.start) - place.start);
+            let to = to_usize(end.min(place.end) - place.start);
+            out.extend_from_slice(&chunk[from..to]);
+        }
+        Ok(out)
+    }
+}
+
+/// A tensor that the reader has.
+#[derive(Clone)]
+pub(crate) enum TensorSource {
+    /// In a plain file.
+    Plain { checkpoint: Arc<Checkpoint>, member: usize, info: TensorInfo, digest: Arc<OnceLock<Digest>> },
+    /// In a container, by number.
+    Packed { resolved: Arc<ResolvedContainer>, number: usize },
+}
+
+impl TensorSource {
+    pub(crate) fn info(&self) -> &TensorInfo {
+        match self {
+            Self::Plain { info, .. } => info,
+            Self::Packed { resolved, number } => resolved.info(*number),
+        }
+    }
+
+    /// Bytes from `offset` on.
+    pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        match self {
+            Self::Plain { checkpoint, member, info, .. } => {
+                let mut buffer = vec![0; len_bytes];
+                checkpoint.read(*member, info, offset, &mut buffer)?;
+                Ok(buffer)
+            }
+            Self::Packed { resolved, number } => resolved.read(*number, offset, len_bytes),
+        }
+    }
+
+    /// BLAKE3 of the tensor: computed once for plain files, taken from the index for containers (whose chunks have checksums, and whose results are
+    /// checked in turn when they are decoded whole).
+    pub(crate) fn digest(&self) -> Result<Digest> {
+        let (info, cell) = match self {
+            Self::Packed { resolved, number } => return Ok(resolved.tensor(*number).digest),
+            Self::Plain { info, digest, .. } => (info, digest),
+        };
+        if let Some(digest) = cell.get() {
+            return Ok(*digest);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < info.len_bytes() {
+            let len_bytes = HASH_BLOCK_BYTES.min(to_usize(info.len_bytes() - at));
+            hasher.update(&self.read(at, len_bytes)?);
+            at += len_bytes as u64;
+        }
+        Ok(*cell.get_or_init(|| hasher.finalize()))
+    }
+}
+
+/// One base: a name for messages and its tensors.
+pub(crate) struct Base {
+    path: PathBuf,
+    tensors: Vec<TensorSource>,
+    by_name: HashMap<String, Vec<usize>>,
+}
+
+impl Base {
+    fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, tensor) in tensors.iter().enumerate() {
+            by_name.entry(tensor.info().name.clone()).or_default().push(i);
+        }
+        Self { path, tensors, by_name }
+    }
+
+    pub(crate) fn tensors(&self) -> &[TensorSource] {
+        &self.tensors
+    }
+
+    fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
+        self.by_name.get(name).into_iter().flatten().map(|i| &self.tensors[*i])
+    }
+}
+
+/// All tensors of all bases. Their order does not matter.
+#[derive(Default)]
+pub struct Bases {
+    bases: Vec<Base>,
+    /// Every tensor whose digest is known: a renamed reference is then found without hashing its neighbours again.
+    by_digest: Mutex<HashMap<Digest, TensorSource>>,
+}
+
+impl Bases {
+    /// Opens safetensors files, directories and containers. Containers take their references from the other bases, in whatever order they are given.
+    ///
+    /// # Errors
+    /// What is wrong with a file; [`Error::BaseMismatch`] for a container whose references are in none of the others.
+    pub fn open(paths: &[PathBuf], limits: &Limits) -> Result<Self> {
+        let mut bases = Self::default();
+        let mut waiting = Vec::new();
+        for path in paths {
+            if path.is_file() && Container::is_container(path)? {
+                waiting.push(path);
+            } else {
+                bases.push_checkpoint(path, Checkpoint::open(path, limits)?);
+            }
+        }
+        // A container may rest on another: go round until nobody gets further.
+        while !waiting.is_empty() {
+            let mut stuck = Vec::new();
+            let mut last_error = None;
+            for path in &waiting {
+                match ResolvedContainer::new(Container::open(path, limits)?, &bases) {
+                    Ok(resolved) => bases.push_container(path, resolved),
+                    Err(e) => {
+                        stuck.push(*path);
+                        last_error = last_error.or(Some(e));
+                    }
+                }
+            }
+            if stuck.len() == waiting.len() {
+                return Err(last_error.unwrap_or(Error::Cancelled));
+            }
+            waiting = stuck;
+        }
+        Ok(bases)
+    }
+
+    /// Adds the tensors of an opened checkpoint; `path` is for messages.
+    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
+        let checkpoint = Arc::new(checkpoint);
+        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
+            checkpoint: Arc::clone(&checkpoint),
+            member,
+            info: info.clone(),
+            digest: Arc::default(),
+        };
+        let tensors = checkpoint.tensors().map(source).collect();
+        self.bases.push(Base::new(path.to_path_buf(), tensors));
+    }
+
+    fn push_container(&mut self, path: &Path, resolved: ResolvedContainer) {
+        let resolved = Arc::new(resolved);
+        let count = resolved.container().index().tensors.len();
+        let tensors = (0..count)
+            .map(|number| TensorSource::Packed { resolved: Arc::clone(&resolved), number })
+            .collect();
+        self.bases.push(Base::new(path.to_path_buf(), tensors));
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {
+        self.bases.iter()
+    }
+
+    /// Whether there is any base.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bases.is_empty()
+    }
+
+    /// The reference of a packed tensor: the one tensor with its digest. Those with the name are looked at first.
+    fn find(&self, name: &str, info: &TensorInfo, packed: &PackedTensor) -> Result<TensorSource> {
+        let expected = packed.reference_digest.ok_or_else(|| Error::corrupt("a reference has no digest"))?;
+        let is_cast = matches!(packed.predictor, Predictor::Cast(_));
+        let dtype = if is_cast { &DType::F32 } else { &info.dtype };
+        let fits =
+            |source: &&TensorSource| source.info().dtype == *dtype && source.info().shape == info.shape;
+        if let Some(found) =
+            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).get(&expected).filter(fits)
+        {
+            return Ok(found.clone());
+        }
+        let named = || self.bases.iter().flat_map(|base| base.named(name)).filter(fits);
+        let others =
+            self.bases.iter().flat_map(|base| &base.tensors).filter(|s| s.info().name != name).filter(fits);
+        for source in named().chain(others) {
+            let digest = source.digest()?;
+            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, source.clone());
+            if digest == expected {
+                return Ok(source.clone());
+            }
+        }
+        let mut found: Vec<String> = Vec::new();
+        for base in &self.bases {
+            for source in base.named(name).filter(fits) {
+                found.push(format!("{} has {}", base.path.display(), source.digest()?.to_hex()));
+            }
+        }
+        Err(Error::BaseMismatch {
+            tensor: info.name.clone(),
+            expected: expected.to_hex().to_string(),
+            found: match (self.bases.is_empty(), found.is_empty()) {
+                (true, _) => "no base was given".to_owned(),
+                (_, true) => format!("no base has a tensor {name:?} of {dtype} {:?}", info.shape),
+                _ => found.join(", "),
+            },
+        })
+    }
+}

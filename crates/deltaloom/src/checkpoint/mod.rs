@@ -1,0 +1,256 @@
+//! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
+//! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
+
+pub mod output;
+pub(crate) mod safetensors;
+mod source;
+
+pub use source::{FileSource, MmapSource, ReadAt};
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::tensor::{DType, Grid, TensorInfo};
+
+/// One file or a directory of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A single file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// What a member's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Any file; it is carried as one tensor of bytes.
+    Opaque,
+    /// A safetensors file with this header (without the 8 length bytes).
+    Safetensors(Vec<u8>),
+}
+
+/// A file of a checkpoint: its path, what it is, and its tensors in the order of their places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Relative path with `/` between parts; the file name for a single file.
+    pub path: String,
+    /// What it is.
+    pub contents: Contents,
+    /// Its tensors.
+    pub tensors: Vec<TensorInfo>,
+}
+
+impl Member {
+    /// A member that is one tensor of `len_bytes` bytes.
+    #[must_use]
+    pub fn opaque(path: String, len_bytes: u64) -> Self {
+        let tensor = TensorInfo {
+            name: path.clone(),
+            dtype: DType::U8,
+            shape: vec![len_bytes],
+            begin: 0,
+            end: len_bytes,
+        };
+        Self { path, contents: Contents::Opaque, tensors: vec![tensor] }
+    }
+
+    /// Bytes before the first tensor.
+    #[must_use]
+    pub fn data_offset(&self) -> u64 {
+        match &self.contents {
+            Contents::Opaque => 0,
+            Contents::Safetensors(header) => safetensors::LENGTH_BYTES + header.len() as u64,
+        }
+    }
+
+    /// Size of the file.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.data_offset() + self.tensors.last().map_or(0, |tensor| tensor.end)
+    }
+
+    /// How a tensor of this member is cut into chunks.
+    #[must_use]
+    pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> Grid {
+        match self.contents {
+            Contents::Opaque => Grid::of_opaque_file(tensor),
+            Contents::Safetensors(_) => Grid::new(tensor, chunk_log2),
+        }
+    }
+}
+
+/// A checkpoint opened for reading.
+pub struct Checkpoint {
+    /// One file or a directory.
+    pub layout: Layout,
+    /// Its files, ordered by path.
+    pub members: Vec<Member>,
+    sources: Vec<(PathBuf, Box<dyn ReadAt>)>,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file, or a directory with everything in it. Files ending in `.safetensors` must be valid; any other file is opaque.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        if metadata.is_dir() {
+            return Self::open_directory(path, limits);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let source = FileSource::open(path)?;
+        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Box::new(source))], limits)
+    }
+
+    /// A single safetensors file that is in memory.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_bytes(name: &str, bytes: &'static [u8], limits: &Limits) -> Result<Self> {
+        let source: Box<dyn ReadAt> = Box::new(bytes);
+        Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
+    }
+
+    fn open_directory(root: &Path, limits: &Limits) -> Result<Self> {
+        let mut files = Vec::new();
+        list_files(root, root, limits, &mut files, 0)?;
+        files.sort();
+        let sources = files
+            .into_iter()
+            .map(|name| {
+                let path = root.join(&name);
+                let source: Box<dyn ReadAt> = Box::new(FileSource::open(&path)?);
+                Ok((name, path, source))
+            })
+            .collect::<Result<_>>()?;
+        Self::from_sources(Layout::Directory, sources, limits)
+    }
+
+    fn from_sources(
+        layout: Layout,
+        files: Vec<(String, PathBuf, Box<dyn ReadAt>)>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let mut checkpoint = Self { layout, members: Vec::new(), sources: Vec::new() };
+        for (name, path, source) in files {
+            let is_opaque = layout == Layout::Directory && !name.ends_with(".safetensors");
+            let member = if is_opaque {
+                Member::opaque(name, source.len_bytes())
+            } else {
+                let (header, tensors) =
+                    safetensors::read_header(&*source, &path, limits).map_err(|e| e.in_file(&path))?;
+                Member { path: name, contents: Contents::Safetensors(header), tensors }
+            };
+            checkpoint.members.push(member);
+            checkpoint.sources.push((path, source));
+        }
+        check_paths(layout, &checkpoint.members)?;
+        let tensors: usize = checkpoint.members.iter().map(|m| m.tensors.len()).sum();
+        Limits::check("the number of tensors", tensors as u64, limits.tensors)?;
+        Ok(checkpoint)
+    }
+
+    /// Size of all files.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.members.iter().map(Member::len_bytes).sum()
+    }
+
+    /// All tensors with the index of their member.
+    pub fn tensors(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
+        self.members.iter().enumerate().flat_map(|(m, member)| member.tensors.iter().map(move |t| (m, t)))
+    }
+
+    /// Member and number in it of every tensor, in the order of [`Self::tensors`].
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.members.iter().enumerate().flat_map(|(m, member)| (0..member.tensors.len()).map(move |t| (m, t)))
+    }
+
+    /// Reads bytes of a tensor of member `member` from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's path; also when the file has become shorter.
+    pub fn read(&self, member: usize, tensor: &TensorInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let (path, source) = &self.sources[member];
+        let start = self.members[member].data_offset() + tensor.begin + offset;
+        source.read_at(start, buffer).map_err(Error::io(path))
+    }
+}
+
+fn list_files(
+    root: &Path,
+    folder: &Path,
+    limits: &Limits,
+    files: &mut Vec<String>,
+    depth: u32,
+) -> Result<()> {
+    if depth > 32 {
+        return Err(Error::InvalidArgument(format!("{}: folders nested too deeply", folder.display())));
+    }
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        // Following links is wanted: hub caches are directories of links to blobs.
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if metadata.is_dir() {
+            list_files(root, &path, limits, files, depth + 1)?;
+            continue;
+        }
+        let parts: Option<Vec<&str>> =
+            path.strip_prefix(root).ok().and_then(|p| p.iter().map(|part| part.to_str()).collect());
+        let name = parts
+            .map(|parts| parts.join("/"))
+            .ok_or_else(|| Error::InvalidArgument(format!("{}: the name is not UTF-8", path.display())))?;
+        files.push(name);
+        Limits::check("the number of files", files.len() as u64, limits.members)?;
+    }
+    Ok(())
+}
+
+/// Checks that every path stays inside the target, is unique, and is not a directory of another.
+pub(crate) fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
+    if layout == Layout::File && members.len() != 1 {
+        return Err(Error::corrupt("a single file has exactly one member"));
+    }
+    let files: HashSet<&str> = members.iter().map(|m| m.path.as_str()).collect();
+    if files.len() != members.len() {
+        return Err(Error::corrupt("two members have the same path"));
+    }
+    for member in members {
+        let path = member.path.as_str();
+        let is_safe =
+            path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains(['\0', '\\']);
+        let is_windows_drive = path.as_bytes().get(1) == Some(&b':');
+        if !is_safe || is_windows_drive || (layout == Layout::File && path.contains('/')) {
+            return Err(Error::corrupt(format!("member path {path:?} is not a plain relative path")));
+        }
+        let mut folders = path.match_indices('/').map(|(i, _)| &path[..i]);
+        if let Some(folder) = folders.find(|folder| files.contains(folder)) {
+            return Err(Error::corrupt(format!("member {folder:?} is both a file and a folder")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_could_escape_are_refused() {
+        let check = |layout, paths: &[&str]| {
+            check_paths(layout, &paths.iter().map(|p| Member::opaque((*p).to_owned(), 1)).collect::<Vec<_>>())
+        };
+        check(Layout::Directory, &["a", "b/c", "b/d", "..c"]).unwrap();
+        for bad in ["", "/a", "a/../b", "..", "./a", "a//b", "a/", "a\\b", "a\0", "C:x"] {
+            assert!(check(Layout::Directory, &[bad]).is_err(), "{bad:?}");
+        }
+        assert!(check(Layout::Directory, &["a", "a/b"]).is_err());
+        assert!(check(Layout::Directory, &["a", "a"]).is_err());
+        assert!(check(Layout::File, &["a", "b"]).is_err());
+        assert!(check(Layout::File, &["a/b"]).is_err());
+    }
+}

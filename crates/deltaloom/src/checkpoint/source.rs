@@ -1,0 +1,122 @@
+//! Where bytes come from: a file read at offsets, a mapped file, or memory.
+//! Streaming work reads files, random access maps them: see docs/adr/0011.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Bytes that can be read at any offset, from any thread.
+pub trait ReadAt: Send + Sync {
+    /// Length in bytes.
+    fn len_bytes(&self) -> u64;
+    /// Fills `buffer` from `offset`; an error when the end comes first.
+    ///
+    /// # Errors
+    /// Whatever the system says, or `UnexpectedEof`.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A file read with positioned reads, so that its pages are not counted as this process's memory.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    len_bytes: u64,
+}
+
+impl FileSource {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let metadata = file.metadata().map_err(Error::io(path))?;
+        if !metadata.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(Error::Io { path: path.to_path_buf(), source });
+        }
+        Ok(Self { file, len_bytes: metadata.len() })
+    }
+}
+
+impl ReadAt for FileSource {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(&self.file, buffer, offset)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    buffer = &mut buffer[read..];
+                    offset += read as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A mapped file, for reading a little of a large one.
+#[derive(Debug)]
+pub struct MmapSource {
+    map: memmap2::Mmap,
+}
+
+impl MmapSource {
+    /// Maps a regular file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let source = FileSource::open(path)?;
+        // SAFETY: the map is read-only and private to this value. Another process that shortens the file while it is mapped can end this process with
+        // SIGBUS, as with every program that maps files; it cannot break memory safety of ours, since all reads copy out of the map.
+        #[expect(unsafe_code, reason = "mapping a file is the one unsafe line of this crate")]
+        let map = unsafe { memmap2::Mmap::map(&source.file) }.map_err(Error::io(path))?;
+        Ok(Self { map })
+    }
+}
+
+impl ReadAt for MmapSource {
+    fn len_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        (&self.map[..]).read_at(offset, buffer)
+    }
+}
+
+impl ReadAt for &[u8] {
+    fn len_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let range =
+            usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(buffer.len())?));
+        let bytes = range.and_then(|range| self.get(range)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn len_bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.as_slice().read_at(offset, buffer)
+    }
+}

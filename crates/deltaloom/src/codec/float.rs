@@ -1,0 +1,40 @@
+//! Elements without a prediction: exponent and top mantissa bits coded, the rest raw; docs/format.md section 9.
+
+use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::fields::{FieldSplit, common_zero_bits};
+
+use super::{ChunkInput, Decoder, Encoder};
+use crate::entropy::block::{self, Lanes};
+use crate::entropy::bytes::ByteReader;
+use crate::error::{Error, Result};
+
+pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit) -> Vec<u8> {
+    let elems = input.shape.elems();
+    let zero_bits = common_zero_bits(input.shape.number, input.target).min(split.max_zero_bits());
+    let mut symbols = vec![0; elems];
+    let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
+    split.encode(input.target, zero_bits, &mut symbols, &mut escapes, &mut fields);
+    let mut payload = vec![u8::try_from(zero_bits).unwrap_or(0)];
+    let lanes = Lanes::choose(elems, input.estimated_bytes);
+    block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, &vec![0; elems], &escapes.finish());
+    payload.extend_from_slice(&fields.finish());
+    payload
+}
+
+pub(super) fn decode(split: FieldSplit, tables: &Decoder, payload: &[u8], values: &mut [u8]) -> Result<()> {
+    let elems = values.len() / split.number().bytes();
+    let mut reader = ByteReader::new(payload, "a float chunk");
+    let zero_bits = u32::from(reader.u8()?);
+    if zero_bits > split.max_zero_bits() {
+        return Err(Error::corrupt("a float chunk has more zero bits than mantissa bits"));
+    }
+    let mut symbols = vec![0; elems];
+    let escape_bits = |symbols: &[u8]| symbols.iter().map(|s| u64::from(split.escape_bits(*s))).sum();
+    let block = block::read_block(&mut reader, elems)?;
+    let raw =
+        block.decode_with_raw(&tables.coder, &vec![0; elems], &mut symbols, &mut reader, escape_bits)?;
+    let (mut escapes, mut fields) = (raw.bits(), BitReader::new(reader.rest()));
+    split.decode(&symbols, zero_bits, &mut escapes, &mut fields, values)?;
+    raw.finish(escapes)?;
+    Ok(fields.finish(0)?)
+}

@@ -1,0 +1,233 @@
+//! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5 and 8 to 10.
+//! It does not choose parameters; [`crate::plan`] does. It never gives more bytes than the chunk has.
+
+mod float;
+mod planes;
+mod sparse;
+mod ulp;
+
+use std::sync::Arc;
+
+use deltaloom_kernels::Number;
+use deltaloom_kernels::fields::FieldSplit;
+use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
+use deltaloom_kernels::ulp::{KEYS, KeyRule};
+
+use crate::entropy::table::TableSet;
+use crate::error::{Error, Result};
+
+pub(crate) use planes::sample_cost as planes_sample_cost;
+pub(crate) use sparse::{changed_symbols, gaps};
+pub(crate) use ulp::UlpSymbols;
+
+/// How the bytes of a chunk are coded; wire ids are in the container's layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Codec {
+    /// Equal to the prediction: no bytes.
+    Same,
+    /// One element, repeated.
+    Constant,
+    /// The elements as they are.
+    Raw,
+    /// Byte planes of the difference, each zstd.
+    Planes,
+    /// Exponent and top mantissa bits by rANS, the rest raw.
+    Float,
+    /// A residual in ULPs for every element, by rANS in the context of the prediction.
+    Ulp,
+    /// Residuals of the changed elements only, and the gaps between them.
+    Sparse,
+}
+
+impl Codec {
+    /// Word for reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Constant => "constant",
+            Self::Raw => "raw",
+            Self::Planes => "planes",
+            Self::Float => "float",
+            Self::Ulp => "ulp",
+            Self::Sparse => "sparse",
+        }
+    }
+}
+
+/// Shape and type of a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkShape {
+    pub(crate) number: Number,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+}
+
+impl ChunkShape {
+    pub(crate) fn elems(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// Where a group's keys start, and its column scales; row scales are in the chunks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupScales {
+    pub(crate) offset: i32,
+    pub(crate) has_rows: bool,
+    pub(crate) cols: Option<Vec<i32>>,
+}
+
+impl GroupScales {
+    pub(crate) fn key_rule<'a>(&'a self, shape: &ChunkShape, row_scales: &'a [i32]) -> KeyRule<'a> {
+        KeyRule {
+            number: shape.number,
+            cols: shape.cols,
+            offset: self.offset,
+            row_scales,
+            col_scales: self.cols.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+/// What the chunks of a group share, `T` being how table sets are named or held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Coding<T> {
+    Plain,
+    Float { tables: T, modelled_bits: u32, lowest: u64 },
+    Ulp { tables: T, scales: GroupScales },
+    Sparse { tables: T, scales: GroupScales },
+}
+
+impl<T> Coding<T> {
+    /// The same coding with its tables named or held in another way.
+    pub(crate) fn map<'a, U, E>(&'a self, f: impl FnOnce(&'a T) -> Result<U, E>) -> Result<Coding<U>, E> {
+        Ok(match self {
+            Self::Plain => Coding::Plain,
+            Self::Float { tables, modelled_bits, lowest } => {
+                Coding::Float { tables: f(tables)?, modelled_bits: *modelled_bits, lowest: *lowest }
+            }
+            Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
+            Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
+        })
+    }
+
+    pub(crate) fn tables(&self) -> Option<&T> {
+        match self {
+            Self::Plain => None,
+            Self::Float { tables, .. } | Self::Ulp { tables, .. } | Self::Sparse { tables, .. } => {
+                Some(tables)
+            }
+        }
+    }
+}
+
+/// A table set ready for one direction, with the map from keys to tables.
+#[derive(Debug)]
+pub(crate) struct ReadyTables<K> {
+    coder: K,
+    count: usize,
+    set: TableSet,
+}
+
+pub(crate) type Encoder = Arc<ReadyTables<EncodeTables>>;
+pub(crate) type Decoder = Arc<ReadyTables<DecodeTables>>;
+
+pub(crate) fn encoder(set: &TableSet) -> Encoder {
+    Arc::new(ReadyTables { coder: EncodeTables::new(&set.tables), count: set.tables.len(), set: set.clone() })
+}
+
+pub(crate) fn decoder(set: &TableSet) -> Result<Decoder> {
+    let coder =
+        DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("a frequency table does not sum"))?;
+    Ok(Arc::new(ReadyTables { coder, count: set.tables.len(), set: set.clone() }))
+}
+
+impl<K> ReadyTables<K> {
+    fn dense_map(&self) -> [u8; KEYS] {
+        self.set.key_map(0)
+    }
+
+    fn sparse_map(&self) -> Result<[u8; KEYS]> {
+        if self.count < 2 {
+            return Err(Error::corrupt("a sparse chunk needs a gap table and another"));
+        }
+        Ok(self.set.key_map(1))
+    }
+}
+
+fn split_of(number: Number, modelled_bits: u32, lowest: u64) -> Result<FieldSplit> {
+    FieldSplit::new(number, modelled_bits, lowest)
+        .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
+}
+
+fn is_constant(number: Number, target: &[u8]) -> bool {
+    let size = number.bytes();
+    target.len() > size && target[size..] == target[..target.len() - size]
+}
+
+/// A chunk to encode.
+pub(crate) struct ChunkInput<'a> {
+    pub(crate) shape: ChunkShape,
+    pub(crate) target: &'a [u8],
+    pub(crate) prediction: &'a [u8],
+    /// One per row, or empty.
+    pub(crate) row_scales: &'a [i32],
+    /// Residuals, where the plan has computed them.
+    pub(crate) symbols: Option<&'a UlpSymbols>,
+    /// What the plan expects, for choosing lanes.
+    pub(crate) estimated_bytes: u64,
+    pub(crate) zstd_level: i32,
+}
+
+/// Encodes a chunk with its group's coding, or cheaper where the chunk allows it.
+pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec, Vec<u8>) {
+    let number = input.shape.number;
+    if input.target == input.prediction {
+        return (Codec::Same, Vec::new());
+    }
+    if is_constant(number, input.target) {
+        return (Codec::Constant, input.target[..number.bytes()].to_vec());
+    }
+    let coded = match coding {
+        Coding::Plain => Some((Codec::Planes, planes::encode(input))),
+        Coding::Float { tables, modelled_bits, lowest } => FieldSplit::new(number, *modelled_bits, *lowest)
+            .map(|split| (Codec::Float, float::encode(input, tables, split))),
+        Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
+        Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
+    };
+    match coded {
+        Some(coded) if coded.1.len() < input.target.len() => coded,
+        _ => (Codec::Raw, input.target.to_vec()),
+    }
+}
+
+/// Turns `values`, which holds the prediction of the chunk, into its elements.
+pub(crate) fn decode(
+    shape: &ChunkShape,
+    codec: Codec,
+    coding: &Coding<Decoder>,
+    payload: &[u8],
+    values: &mut [u8],
+) -> Result<()> {
+    let size = shape.number.bytes();
+    match (codec, coding) {
+        (Codec::Same, _) if payload.is_empty() => Ok(()),
+        (Codec::Constant, _) if payload.len() == size => {
+            values.chunks_exact_mut(size).for_each(|value| value.copy_from_slice(payload));
+            Ok(())
+        }
+        (Codec::Raw, _) if payload.len() == values.len() => {
+            values.copy_from_slice(payload);
+            Ok(())
+        }
+        (Codec::Planes, _) => planes::decode(shape.number, payload, values),
+        (Codec::Float, Coding::Float { tables, modelled_bits, lowest }) => {
+            float::decode(split_of(shape.number, *modelled_bits, *lowest)?, tables, payload, values)
+        }
+        (Codec::Ulp, Coding::Ulp { tables, scales }) => ulp::decode(shape, tables, scales, payload, values),
+        (Codec::Sparse, Coding::Sparse { tables, scales }) => {
+            sparse::decode(shape, tables, scales, payload, values)
+        }
+        _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
+    }
+}

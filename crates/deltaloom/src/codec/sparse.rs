@@ -1,0 +1,111 @@
+//! The changed elements and the gaps between them; docs/format.md section 8. Its cost follows what changed.
+
+use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::{Number, ulp};
+
+use super::ulp::{UlpSymbols, read_row_scales};
+use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
+use crate::entropy::block::{self, Lanes};
+use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::entropy::rice;
+use crate::error::{Error, Result};
+
+/// Unchanged elements before each changed one.
+pub(crate) fn gaps(positions: &[u32]) -> impl Iterator<Item = u32> {
+    let before = std::iter::once(None).chain(positions.iter().map(|p| Some(*p)));
+    positions.iter().zip(before).map(|(at, before)| before.map_or(*at, |before| at - before - 1))
+}
+
+/// Residuals of the elements at `positions`.
+pub(crate) fn changed_symbols(
+    number: Number,
+    target: &[u8],
+    prediction: &[u8],
+    positions: &[u32],
+) -> UlpSymbols {
+    UlpSymbols::of(
+        number,
+        &ulp::gather(number, target, positions),
+        &ulp::gather(number, prediction, positions),
+    )
+}
+
+pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Vec<u8> {
+    let number = input.shape.number;
+    let positions = ulp::changed_positions(number, input.target, input.prediction);
+    let lanes = Lanes::choose(positions.len(), input.estimated_bytes / 2);
+    let mut payload = Vec::new();
+    if scales.has_rows {
+        rice::push_scales(&mut payload, input.row_scales);
+    }
+    push_varint(&mut payload, positions.len() as u64);
+
+    let mut raw = BitWriter::default();
+    let mut gap_symbol = |gap: u32| {
+        let token = ulp::token(u64::from(gap));
+        raw.push(token.raw, token.raw_bits);
+        token.symbol
+    };
+    let symbols: Vec<u8> = gaps(&positions).map(&mut gap_symbol).collect();
+    block::push_with_raw(
+        &mut payload,
+        &tables.coder,
+        lanes,
+        &symbols,
+        &vec![0; symbols.len()],
+        &raw.finish(),
+    );
+
+    let symbols = changed_symbols(number, input.target, input.prediction, &positions);
+    let map = tables.set.key_map(1);
+    let mut contexts = scales.key_rule(&input.shape, input.row_scales).keys_at(input.prediction, &positions);
+    ulp::map_keys(&mut contexts, &map);
+    symbols.push_to(&mut payload, tables, lanes, &contexts);
+    payload
+}
+
+pub(super) fn decode(
+    shape: &ChunkShape,
+    tables: &Decoder,
+    scales: &GroupScales,
+    payload: &[u8],
+    values: &mut [u8],
+) -> Result<()> {
+    let mut reader = ByteReader::new(payload, "a sparse chunk");
+    let row_scales = read_row_scales(&mut reader, shape, scales)?;
+    let count = reader.size()?;
+    if !(1..=shape.elems()).contains(&count) {
+        return Err(Error::corrupt("a sparse chunk changes more elements than it has, or none"));
+    }
+    let map = tables.sparse_map()?;
+
+    let mut symbols = vec![0; count];
+    let raw_bits = |symbols: &[u8]| symbols.iter().map(|symbol| u64::from(ulp::gap_raw_bits(*symbol))).sum();
+    let block = block::read_block(&mut reader, count)?;
+    let raw = block.decode_with_raw(&tables.coder, &vec![0; count], &mut symbols, &mut reader, raw_bits)?;
+    let mut bits = raw.bits();
+    let positions = read_positions(&symbols, &mut bits, shape.elems())?;
+    raw.finish(bits)?;
+
+    let mut contexts = scales.key_rule(shape, &row_scales).keys_at(values, &positions);
+    ulp::map_keys(&mut contexts, &map);
+    let block = block::read_block(&mut reader, count)?;
+    let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
+    let mut bits = raw.bits();
+    let mut elements = ulp::gather(shape.number, values, &positions);
+    ulp::apply(shape.number, &mut elements, &symbols, &mut bits)?;
+    raw.finish(bits)?;
+    ulp::scatter(shape.number, values, &positions, &elements);
+    Ok(())
+}
+
+fn read_positions(symbols: &[u8], bits: &mut BitReader<'_>, elems: usize) -> Result<Vec<u32>> {
+    let mut next = 0u64;
+    let position = |symbol: &u8| {
+        let at = next.saturating_add(ulp::read_token(*symbol, bits)?);
+        next = at.saturating_add(1);
+        let inside = u32::try_from(at).ok().filter(|at| (*at as usize) < elems);
+        inside.ok_or_else(|| Error::corrupt("a sparse chunk names an element beyond its end"))
+    };
+    symbols.iter().map(position).collect()
+}

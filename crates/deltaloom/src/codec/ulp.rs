@@ -1,0 +1,78 @@
+//! A residual for every element; docs/format.md section 8.
+
+use deltaloom_kernels::Number;
+use deltaloom_kernels::bits::BitWriter;
+use deltaloom_kernels::ulp;
+
+use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
+use crate::entropy::block::{self, Lanes};
+use crate::entropy::bytes::ByteReader;
+use crate::entropy::rice;
+use crate::error::Result;
+
+/// Residuals of a chunk: symbols and raw bits. They do not depend on contexts, so that several can be tried on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UlpSymbols {
+    pub(crate) symbols: Vec<u8>,
+    pub(crate) raw_bits: u64,
+    raw: Vec<u8>,
+}
+
+impl UlpSymbols {
+    pub(crate) fn of(number: Number, target: &[u8], prediction: &[u8]) -> Self {
+        let (mut symbols, mut raw) = (vec![0; target.len() / number.bytes()], BitWriter::default());
+        ulp::encode(number, target, prediction, &mut symbols, &mut raw);
+        Self { symbols, raw_bits: raw.len_bits(), raw: raw.finish() }
+    }
+
+    /// Appends them as a block and the rest of its raw bit stream.
+    pub(super) fn push_to(&self, payload: &mut Vec<u8>, tables: &Encoder, lanes: Lanes, contexts: &[u8]) {
+        block::push_with_raw(payload, &tables.coder, lanes, &self.symbols, contexts, &self.raw);
+    }
+}
+
+pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Vec<u8> {
+    let elems = input.shape.elems();
+    let mut payload = Vec::new();
+    if scales.has_rows {
+        rice::push_scales(&mut payload, input.row_scales);
+    }
+    let mut contexts = vec![0; elems];
+    scales.key_rule(&input.shape, input.row_scales).keys(input.prediction, &mut contexts);
+    ulp::map_keys(&mut contexts, &tables.dense_map());
+    let lanes = Lanes::choose(elems, input.estimated_bytes);
+    let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
+    match input.symbols {
+        Some(symbols) => symbols.push_to(&mut payload, tables, lanes, &contexts),
+        None => of_input().push_to(&mut payload, tables, lanes, &contexts),
+    }
+    payload
+}
+
+pub(super) fn decode(
+    shape: &ChunkShape,
+    tables: &Decoder,
+    scales: &GroupScales,
+    payload: &[u8],
+    values: &mut [u8],
+) -> Result<()> {
+    let mut reader = ByteReader::new(payload, "an ulp chunk");
+    let row_scales = read_row_scales(&mut reader, shape, scales)?;
+    let block = block::read_block(&mut reader, shape.elems())?;
+    let mut contexts = vec![0; shape.elems()];
+    scales.key_rule(shape, &row_scales).keys(values, &mut contexts);
+    ulp::map_keys(&mut contexts, &tables.dense_map());
+    let mut symbols = vec![0; shape.elems()];
+    let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
+    let mut bits = raw.bits();
+    ulp::apply(shape.number, values, &symbols, &mut bits)?;
+    raw.finish(bits)
+}
+
+pub(super) fn read_row_scales(
+    reader: &mut ByteReader<'_>,
+    shape: &ChunkShape,
+    scales: &GroupScales,
+) -> Result<Vec<i32>> {
+    if scales.has_rows { rice::read_scales(reader, shape.rows) } else { Ok(Vec::new()) }
+}

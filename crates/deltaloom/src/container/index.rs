@@ -1,0 +1,79 @@
+//! What a container holds: members, tensors, chunks and table sets, checked and in memory.
+//! It has no bytes of payloads.
+
+use crate::checkpoint::{Layout, Member};
+use crate::codec::{Codec, Coding};
+use crate::entropy::table::TableSet;
+use crate::predict::Predictor;
+use crate::tensor::{Grid, TensorInfo};
+
+use super::Digest;
+
+/// The index of a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Index {
+    pub(crate) layout: Layout,
+    pub(crate) chunk_log2: u8,
+    pub(crate) members: Vec<Member>,
+    /// In the order of members and places.
+    pub(crate) tensors: Vec<PackedTensor>,
+    pub(crate) table_sets: Vec<TableSet>,
+}
+
+/// How a tensor is packed.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedTensor {
+    /// Its member, and its number in the member.
+    pub(crate) place: (usize, usize),
+    pub(crate) predictor: Predictor,
+    pub(crate) grid: Grid,
+    /// Elements that differ from the prediction; 0 where there is none.
+    pub(crate) changed: u64,
+    pub(crate) groups: Vec<Coding<usize>>,
+    pub(crate) chunks: Vec<ChunkEntry>,
+    pub(crate) digest: Digest,
+    pub(crate) reference_digest: Option<Digest>,
+}
+
+/// Where a chunk's payload is and how it is coded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChunkEntry {
+    pub(crate) codec: Codec,
+    pub(crate) group: usize,
+    pub(crate) offset: u64,
+    pub(crate) len_bytes: usize,
+    pub(crate) crc: u32,
+}
+
+impl PackedTensor {
+    /// A tensor without chunks and digests yet.
+    pub(crate) fn new(place: (usize, usize), predictor: Predictor, grid: Grid) -> Self {
+        Self {
+            place,
+            predictor,
+            grid,
+            changed: 0,
+            groups: Vec::new(),
+            chunks: Vec::new(),
+            digest: Digest::from([0; 32]),
+            reference_digest: None,
+        }
+    }
+
+    /// Bytes of all payloads.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk.len_bytes as u64).sum()
+    }
+}
+
+impl Index {
+    /// Name, dtype, shape and place of a tensor.
+    pub(crate) fn info(&self, tensor: &PackedTensor) -> &TensorInfo {
+        &self.members[tensor.place.0].tensors[tensor.place.1]
+    }
+
+    /// Size of all files.
+    pub(crate) fn original_bytes(&self) -> u64 {
+        self.members.iter().map(Member::len_bytes).sum()
+    }
+}

@@ -1,0 +1,494 @@
+//! Bytes of head, trailer, meta and checks: docs/format.md sections 1 to 5, and nothing else.
+//! It checks each field on its own and what fields say of each other; payloads are not looked at.
+
+use crate::checkpoint::safetensors::parse_header;
+use crate::checkpoint::{Contents, Layout, Member, check_paths};
+use crate::codec::{Codec, Coding, GroupScales};
+use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
+use crate::entropy::rice;
+use crate::entropy::table::TableSet;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::predict::{Predictor, cast};
+use crate::tensor::{DType, Grid, TensorInfo};
+
+use super::index::{ChunkEntry, Index, PackedTensor};
+
+pub(super) const HEAD_BYTES: u64 = 16;
+pub(super) const TRAILER_BYTES: u64 = 48;
+const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
+const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
+const VERSION: u16 = 1;
+const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
+const DIGEST_BYTES: usize = 32;
+
+pub(super) fn head() -> [u8; 16] {
+    let mut head = [0; 16];
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    head
+}
+
+pub(super) fn check_head(head: &[u8]) -> Result<()> {
+    let mut reader = ByteReader::new(head, "the head");
+    if reader.array()? != MAGIC {
+        return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
+    }
+    let found = u16::from_le_bytes(reader.array()?);
+    if found != VERSION {
+        return Err(Error::UnsupportedVersion { found });
+    }
+    if reader.array()? != [0u8; 6] {
+        return Err(Error::corrupt("reserved bytes of the head are not zero"));
+    }
+    Ok(())
+}
+
+/// Where the parts of the index are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trailer {
+    pub(super) index_offset: u64,
+    pub(super) meta_packed: u32,
+    pub(super) meta_len: u32,
+    pub(super) tables_packed: u32,
+    pub(super) tables_len: u32,
+    pub(super) checks_len: u32,
+    pub(super) index_crc: u32,
+}
+
+impl Trailer {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut out = self.index_offset.to_le_bytes().to_vec();
+        let lengths = [self.meta_packed, self.meta_len, self.tables_packed, self.tables_len, self.checks_len];
+        out.extend(lengths.iter().chain(&[0, self.index_crc]).flat_map(|x| x.to_le_bytes()));
+        out.extend(crc32fast::hash(&out).to_le_bytes());
+        out.extend(END_MAGIC);
+        out
+    }
+
+    /// Checks everything that a trailer can say wrong of a file of `file_bytes`.
+    pub(super) fn parse(bytes: &[u8], file_bytes: u64, limits: &Limits) -> Result<Self> {
+        let mut reader = ByteReader::new(bytes, "the trailer");
+        let index_offset = reader.u64()?;
+        let [meta_packed, meta_len, tables_packed, tables_len, checks_len, reserved, index_crc, crc] =
+            [(); 8].map(|()| reader.u32().unwrap_or(0));
+        if reader.array()? != END_MAGIC {
+            return Err(Error::corrupt(
+                "the end of the file is not a trailer: it was cut off or something was appended",
+            ));
+        }
+        if crc != crc32fast::hash(bytes.get(..36).unwrap_or_default()) || reserved != 0 {
+            return Err(Error::corrupt("the trailer does not have its checksum"));
+        }
+        let trailer =
+            Self { index_offset, meta_packed, meta_len, tables_packed, tables_len, checks_len, index_crc };
+        for part in [meta_packed, meta_len, tables_packed, tables_len, checks_len] {
+            Limits::check("a part of the index in bytes", part.into(), limits.index_bytes)?;
+        }
+        let end =
+            trailer.index_bytes().checked_add(index_offset).and_then(|end| end.checked_add(TRAILER_BYTES));
+        if index_offset < HEAD_BYTES || end != Some(file_bytes) {
+            return Err(Error::corrupt("the parts of the container do not add up to its length"));
+        }
+        Ok(trailer)
+    }
+
+    pub(super) fn index_bytes(&self) -> u64 {
+        u64::from(self.meta_packed) + u64::from(self.tables_packed) + u64::from(self.checks_len)
+    }
+}
+
+fn codec_id(codec: Codec) -> u8 {
+    match codec {
+        Codec::Same => 0,
+        Codec::Constant => 1,
+        Codec::Raw => 2,
+        Codec::Planes => 3,
+        Codec::Float => 4,
+        Codec::Ulp => 5,
+        Codec::Sparse => 6,
+    }
+}
+
+fn codec_of(id: u8) -> Result<Codec> {
+    let all =
+        [Codec::Same, Codec::Constant, Codec::Raw, Codec::Planes, Codec::Float, Codec::Ulp, Codec::Sparse];
+    all.get(usize::from(id)).copied().ok_or_else(|| Error::corrupt(format!("codec {id} does not exist")))
+}
+
+/// Serialised index: meta and tables before compression, and checks.
+pub(super) struct IndexParts {
+    pub(super) meta: Vec<u8>,
+    pub(super) tables: Vec<u8>,
+    pub(super) checks: Vec<u8>,
+}
+
+pub(super) fn serialise(index: &Index) -> IndexParts {
+    let mut meta = vec![u8::from(index.layout == Layout::Directory), index.chunk_log2];
+    push_varint(&mut meta, index.members.len() as u64);
+    for member in &index.members {
+        push_text(&mut meta, &member.path);
+        match &member.contents {
+            Contents::Opaque => {
+                meta.push(0);
+                push_varint(&mut meta, member.len_bytes());
+            }
+            Contents::Safetensors(header) => {
+                meta.push(1);
+                push_varint(&mut meta, header.len() as u64);
+                meta.extend_from_slice(header);
+            }
+        }
+    }
+    push_varint(&mut meta, index.table_sets.len() as u64);
+    let mut checks = Vec::new();
+    for tensor in &index.tensors {
+        push_tensor(&mut meta, tensor);
+        if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
+            checks.extend_from_slice(tensor.digest.as_bytes());
+        }
+        checks.extend(tensor.reference_digest.iter().flat_map(|digest| *digest.as_bytes()));
+    }
+    let chunks = index.tensors.iter().flat_map(|tensor| &tensor.chunks);
+    checks.extend(chunks.flat_map(|chunk| chunk.crc.to_le_bytes()));
+    let mut tables = Vec::new();
+    index.table_sets.iter().for_each(|set| set.push_to(&mut tables));
+    IndexParts { meta, tables, checks }
+}
+
+fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
+    let (id, name) = match &tensor.predictor {
+        Predictor::Zero => (0, None),
+        Predictor::Reference(name) => (1, Some(name)),
+        Predictor::Identical(name) => (2, Some(name)),
+        Predictor::Tied(_) => (3, None),
+        Predictor::Cast(name) => (4, Some(name)),
+        Predictor::CastInternal(_) => (5, None),
+    };
+    meta.push(id);
+    if let Some(name) = name {
+        push_text(meta, name.as_deref().unwrap_or_default());
+    }
+    if let Some(target) = tensor.predictor.internal() {
+        push_varint(meta, target as u64);
+    }
+    if !tensor.predictor.has_chunks() {
+        return;
+    }
+    if matches!(tensor.predictor, Predictor::Reference(_)) {
+        push_varint(meta, tensor.changed);
+    }
+    push_varint(meta, tensor.groups.len() as u64);
+    for (g, coding) in tensor.groups.iter().enumerate() {
+        let chunks: Vec<&ChunkEntry> = tensor.chunks.iter().filter(|chunk| chunk.group == g).collect();
+        push_varint(meta, chunks.len() as u64);
+        push_coding(meta, coding);
+        for chunk in chunks {
+            meta.push(codec_id(chunk.codec));
+            push_varint(meta, chunk.len_bytes as u64);
+        }
+    }
+}
+
+fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>) {
+    match coding {
+        Coding::Plain => meta.push(0),
+        Coding::Float { tables, modelled_bits, lowest } => {
+            meta.push(1);
+            push_varint(meta, *tables as u64);
+            meta.push(u8::try_from(*modelled_bits).unwrap_or(u8::MAX));
+            push_varint(meta, *lowest);
+        }
+        Coding::Ulp { tables, scales } | Coding::Sparse { tables, scales } => {
+            meta.push(if matches!(coding, Coding::Ulp { .. }) { 2 } else { 3 });
+            push_varint(meta, *tables as u64);
+            meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
+            push_zigzag(meta, i64::from(scales.offset));
+            if let Some(cols) = &scales.cols {
+                rice::push_scales(meta, cols);
+            }
+        }
+    }
+}
+
+pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, limits: &Limits) -> Result<Index> {
+    let mut meta = ByteReader::new(&parts.meta, "the index");
+    let layout = match meta.u8()? {
+        0 => Layout::File,
+        1 => Layout::Directory,
+        other => return Err(Error::corrupt(format!("layout {other} does not exist"))),
+    };
+    let chunk_log2 = meta.u8()?;
+    if !CHUNK_LOG2.contains(&chunk_log2) {
+        return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements")));
+    }
+    let members = parse_members(&mut meta, limits)?;
+    check_paths(layout, &members)?;
+    let set_count = meta.varint()?;
+    Limits::check("the number of table sets", set_count, limits.chunks)?;
+    let mut tensors = Vec::new();
+    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks };
+    for (m, member) in members.iter().enumerate() {
+        for (t, info) in member.tensors.iter().enumerate() {
+            let grid = member.grid(info, u32::from(chunk_log2));
+            tensors.push(parse_tensor(&mut meta, (m, t), info, grid, &mut next, set_count)?);
+            Limits::check("the number of tensors", tensors.len() as u64, limits.tensors)?;
+        }
+    }
+    meta.finish()?;
+    if next.offset != HEAD_BYTES + payload_bytes {
+        return Err(Error::corrupt("the payloads do not fill the space before the index"));
+    }
+    let mut tables = ByteReader::new(&parts.tables, "the tables");
+    let table_sets = (0..set_count).map(|_| TableSet::parse(&mut tables)).collect::<Result<Vec<_>>>()?;
+    tables.finish()?;
+    let mut index = Index { layout, chunk_log2, members, tensors, table_sets };
+    check_internal_targets(&index)?;
+    parse_checks(&parts.checks, &mut index)?;
+    Ok(index)
+}
+
+fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Member>> {
+    let count = meta.varint()?;
+    Limits::check("the number of files", count, limits.members)?;
+    let mut members = Vec::new();
+    for _ in 0..count {
+        let path = meta.text()?.to_owned();
+        members.push(match meta.u8()? {
+            0 => {
+                let len_bytes = meta.varint()?;
+                Limits::check("the size of a file", len_bytes, u64::MAX >> 8)?;
+                Member::opaque(path, len_bytes)
+            }
+            1 => {
+                let length = meta.size()?;
+                let header = meta.take(length)?.to_vec();
+                let tensors = parse_header(&header, limits)?;
+                Member { path, contents: Contents::Safetensors(header), tensors }
+            }
+            other => return Err(Error::corrupt(format!("member kind {other} does not exist"))),
+        });
+    }
+    Ok(members)
+}
+
+/// Where the next payload starts, and how many there were.
+struct Places {
+    offset: u64,
+    chunks: u64,
+    max_chunks: u64,
+}
+
+fn parse_tensor(
+    meta: &mut ByteReader<'_>,
+    place: (usize, usize),
+    info: &TensorInfo,
+    grid: Grid,
+    next: &mut Places,
+    set_count: u64,
+) -> Result<PackedTensor> {
+    let name = |meta: &mut ByteReader<'_>| {
+        Ok::<_, Error>(Some(meta.text()?).filter(|n| !n.is_empty()).map(str::to_owned))
+    };
+    let predictor = match meta.u8()? {
+        0 => Predictor::Zero,
+        1 => Predictor::Reference(name(meta)?),
+        2 => Predictor::Identical(name(meta)?),
+        3 => Predictor::Tied(meta.size()?),
+        4 => Predictor::Cast(name(meta)?),
+        5 => Predictor::CastInternal(meta.size()?),
+        other => return Err(Error::corrupt(format!("predictor {other} does not exist"))),
+    };
+    let mut tensor = PackedTensor::new(place, predictor, grid);
+    if matches!(tensor.predictor, Predictor::Cast(_) | Predictor::CastInternal(_))
+        && !cast::is_target(&info.dtype)
+    {
+        return Err(Error::corrupt(format!("tensor {:?} of {} cannot be a cast", info.name, info.dtype)));
+    }
+    if !tensor.predictor.has_chunks() {
+        return Ok(tensor);
+    }
+    let chunk_count = grid.chunk_count();
+    Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
+    next.chunks += chunk_count;
+    if matches!(tensor.predictor, Predictor::Reference(_)) {
+        tensor.changed = meta.varint()?;
+        if tensor.changed > grid.rows * grid.cols {
+            return Err(Error::corrupt(format!(
+                "tensor {:?} has more changed elements than elements",
+                info.name
+            )));
+        }
+    }
+    let group_count = meta.size()?;
+    for group in 0..group_count {
+        let chunks_of_group = meta.varint()?;
+        if chunks_of_group == 0 || chunks_of_group > chunk_count - tensor.chunks.len() as u64 {
+            return Err(Error::corrupt(format!(
+                "the groups of tensor {:?} do not add up to its chunks",
+                info.name
+            )));
+        }
+        tensor.groups.push(parse_coding(meta, &grid, set_count)?);
+        for _ in 0..chunks_of_group {
+            let codec = codec_of(meta.u8()?)?;
+            let len_bytes = meta.size()?;
+            let range = grid.chunk_bytes(tensor.chunks.len() as u64);
+            let raw_bytes = range.end - range.start;
+            if len_bytes as u64 > raw_bytes || (codec == Codec::Raw && len_bytes as u64 != raw_bytes) {
+                return Err(Error::corrupt(format!(
+                    "a chunk of tensor {:?} has an impossible length",
+                    info.name
+                )));
+            }
+            tensor.chunks.push(ChunkEntry { codec, group, offset: next.offset, len_bytes, crc: 0 });
+            // Bounded by Limits: a payload is at most a chunk, and the number of chunks is limited.
+            next.offset += len_bytes as u64;
+        }
+    }
+    if tensor.chunks.len() as u64 != chunk_count {
+        return Err(Error::corrupt(format!(
+            "the groups of tensor {:?} do not add up to its chunks",
+            info.name
+        )));
+    }
+    Ok(tensor)
+}
+
+fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, set_count: u64) -> Result<Coding<usize>> {
+    let family = meta.u8()?;
+    if family == 0 {
+        return Ok(Coding::Plain);
+    }
+    let tables = meta.size()?;
+    if tables as u64 >= set_count {
+        return Err(Error::corrupt(format!("table set {tables} does not exist")));
+    }
+    if family == 1 {
+        return Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? });
+    }
+    let mode = meta.u8()?;
+    if mode > 3 || (mode != 0 && !grid.is_matrix) {
+        return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));
+    }
+    let bad_offset = || Error::corrupt("a key offset is out of range");
+    let offset = i32::try_from(meta.zigzag()?).map_err(|_| bad_offset())?;
+    if offset.abs() > rice::MAX_SCALE {
+        return Err(bad_offset());
+    }
+    let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
+    let scales = GroupScales { offset, has_rows: mode & 1 != 0, cols };
+    match family {
+        2 => Ok(Coding::Ulp { tables, scales }),
+        3 => Ok(Coding::Sparse { tables, scales }),
+        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
+    }
+}
+
+fn check_internal_targets(index: &Index) -> Result<()> {
+    for tensor in &index.tensors {
+        let Some(target) = tensor.predictor.internal() else { continue };
+        let bad = || {
+            Error::corrupt(format!(
+                "tensor {:?} points at a tensor it cannot come from",
+                index.info(tensor).name
+            ))
+        };
+        let target = index.tensors.get(target).ok_or_else(bad)?;
+        let is_root = target.predictor.has_chunks() || matches!(target.predictor, Predictor::Identical(_));
+        let (own, theirs) = (index.info(tensor), index.info(target));
+        let fits = match tensor.predictor {
+            Predictor::Tied(_) => own.same_type(theirs) && tensor.grid == target.grid,
+            _ => theirs.dtype == DType::F32 && own.shape == theirs.shape,
+        };
+        if !is_root || !fits {
+            return Err(bad());
+        }
+    }
+    Ok(())
+}
+
+fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
+    let mut reader = ByteReader::new(checks, "the checks");
+    for i in 0..index.tensors.len() {
+        let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
+        let tensor = &mut index.tensors[i];
+        match tensor.predictor {
+            Predictor::Zero | Predictor::CastInternal(_) => tensor.digest = digest()?,
+            Predictor::Reference(_) | Predictor::Cast(_) => {
+                tensor.digest = digest()?;
+                tensor.reference_digest = Some(digest()?);
+            }
+            Predictor::Identical(_) => {
+                tensor.digest = digest()?;
+                tensor.reference_digest = Some(tensor.digest);
+            }
+            Predictor::Tied(_) => {}
+        }
+    }
+    for i in 0..index.tensors.len() {
+        if let Predictor::Tied(target) = index.tensors[i].predictor {
+            index.tensors[i].digest = index.tensors[target].digest;
+        }
+    }
+    for chunk in index.tensors.iter_mut().flat_map(|tensor| &mut tensor.chunks) {
+        chunk.crc = reader.u32()?;
+    }
+    reader.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_roundtrip_and_every_flip_is_seen() {
+        let trailer = Trailer {
+            index_offset: 100,
+            meta_packed: 10,
+            meta_len: 20,
+            tables_packed: 30,
+            tables_len: 40,
+            checks_len: 50,
+            index_crc: 60,
+        };
+        let bytes = trailer.to_bytes();
+        assert_eq!(bytes.len() as u64, TRAILER_BYTES);
+        let parse = |bytes: &[u8]| Trailer::parse(bytes, 100 + 90 + TRAILER_BYTES, &Limits::default());
+        assert_eq!(parse(&bytes).unwrap(), trailer);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(parse(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_trailer_that_claims_too_much_is_refused_before_anything_is_read() {
+        let claim = |index_offset, meta_len| {
+            let trailer = Trailer {
+                index_offset,
+                meta_packed: 0,
+                meta_len,
+                tables_packed: 0,
+                tables_len: 0,
+                checks_len: 0,
+                index_crc: 0,
+            };
+            Trailer::parse(&trailer.to_bytes(), 64, &Limits::default())
+        };
+        assert!(claim(16, 0).is_ok());
+        assert!(matches!(claim(1 << 60, 0), Err(Error::Corrupt { .. })));
+        assert!(matches!(claim(u64::MAX, 0), Err(Error::Corrupt { .. })));
+        assert!(matches!(claim(16, u32::MAX), Err(Error::LimitExceeded { .. })));
+    }
+
+    #[test]
+    fn codec_ids_are_those_of_the_format() {
+        for id in 0..=6 {
+            assert_eq!(codec_id(codec_of(id).unwrap()), id);
+        }
+        assert!(codec_of(7).is_err());
+    }
+}

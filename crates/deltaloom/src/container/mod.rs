@@ -1,0 +1,15 @@
+//! The `.loom` file: layout, index, reader and writer.
+//! It does not predict or plan; readers hand it predictions, writers hand it coded chunks.
+
+mod index;
+mod layout;
+mod reader;
+mod writer;
+
+pub(crate) use index::{ChunkEntry, Index, PackedTensor};
+pub use reader::Container;
+pub(crate) use reader::to_usize;
+pub(crate) use writer::ContainerWriter;
+
+/// BLAKE3 of a tensor's bytes.
+pub type Digest = blake3::Hash;

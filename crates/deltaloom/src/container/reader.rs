@@ -1,0 +1,176 @@
+//! Opens a container, checks its index, and decodes chunks, given their predictions.
+//! It touches the head, the trailer, the index, and then only the payloads that are asked for.
+
+use std::collections::VecDeque;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::{MmapSource, ReadAt};
+use crate::codec::{self, ChunkShape, Decoder};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+
+use super::index::{ChunkEntry, Index, PackedTensor};
+use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
+
+/// Decoders of table sets kept ready; one takes up to a mebibyte.
+const READY_DECODERS: usize = 8;
+
+/// A container opened for reading.
+pub struct Container {
+    path: PathBuf,
+    source: Box<dyn ReadAt>,
+    index: Index,
+    decoders: Mutex<VecDeque<(usize, Decoder)>>,
+}
+
+impl Container {
+    /// Maps a container file and reads its index.
+    ///
+    /// # Errors
+    /// What is wrong with the file, with its path.
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
+        Self::from_source(path, Box::new(MmapSource::open(path)?), limits)
+    }
+
+    /// Reads the index of a container in any source; `path` is for messages.
+    ///
+    /// # Errors
+    /// What is wrong with the container, with the path.
+    pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
+        let index = read_index(path, &*source, limits).map_err(|e| e.in_file(path))?;
+        Ok(Self { path: path.to_path_buf(), source, index, decoders: Mutex::default() })
+    }
+
+    /// Whether a file starts as a container does.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_container(path: &Path) -> Result<bool> {
+        let mut start = Vec::new();
+        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        file.take(8).read_to_end(&mut start).map_err(Error::io(path))?;
+        Ok(start == layout::head()[..8])
+    }
+
+    /// Path it was opened under.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size of the container.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.source.len_bytes()
+    }
+
+    /// Number of the tensor of that name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::InvalidArgument`] when several files have one.
+    pub(crate) fn find(&self, name: &str) -> Result<usize> {
+        let named = |tensor: &PackedTensor| self.index.info(tensor).name == name;
+        let mut found = (0..self.index.tensors.len()).filter(|i| named(&self.index.tensors[*i]));
+        let Some(first) = found.next() else {
+            return Err(Error::NotFound { what: format!("tensor {name:?}") }.in_file(&self.path));
+        };
+        match found.next() {
+            None => Ok(first),
+            Some(_) => Err(Error::InvalidArgument(format!("several files have a tensor {name:?}"))),
+        }
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Reads a chunk's payload and checks its CRC-32.
+    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Vec<u8>> {
+        let mut payload = vec![0; chunk.len_bytes];
+        self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
+        if crc32fast::hash(&payload) != chunk.crc {
+            let name = &self.index.info(tensor).name;
+            let fault =
+                format!("a chunk of tensor {name:?} at byte {} does not have its checksum", chunk.offset);
+            return Err(Error::corrupt(fault).in_file(&self.path));
+        }
+        Ok(payload)
+    }
+
+    /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements.
+    pub(crate) fn decode_chunk(&self, tensor: &PackedTensor, i: usize, values: &mut [u8]) -> Result<()> {
+        let chunk = &tensor.chunks[i];
+        let payload = self.read_payload(tensor, chunk)?;
+        let coding = tensor.groups[chunk.group].map(|set| self.decoder(*set));
+        let rows = tensor.grid.chunk_rows(i as u64);
+        let shape = ChunkShape {
+            number: self.index.info(tensor).number(),
+            rows: to_usize(rows.end - rows.start),
+            cols: to_usize(tensor.grid.cols),
+        };
+        coding
+            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, values))
+            .map_err(|e| e.in_file(&self.path))
+    }
+
+    fn decoder(&self, set: usize) -> Result<Decoder> {
+        let mut ready = self.decoders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, decoder)) = ready.iter().find(|(id, _)| *id == set) {
+            return Ok(Arc::clone(decoder));
+        }
+        let decoder = codec::decoder(&self.index.table_sets[set])?;
+        if ready.len() == READY_DECODERS {
+            ready.pop_front();
+        }
+        ready.push_back((set, Arc::clone(&decoder)));
+        Ok(decoder)
+    }
+}
+
+/// A size that was checked against bytes in memory or on disk when the index was read.
+pub(crate) fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index> {
+    let available = source.len_bytes();
+    let read = |offset, buffer: &mut [u8]| source.read_at(offset, buffer).map_err(Error::io(path));
+    let mut head = vec![0; to_usize(HEAD_BYTES.min(available))];
+    read(0, &mut head)?;
+    layout::check_head(&head)?;
+    if available < HEAD_BYTES + TRAILER_BYTES {
+        let what = "a container's head and trailer";
+        return Err(Error::Truncated { what, needed: HEAD_BYTES + TRAILER_BYTES, available });
+    }
+    let mut trailer = vec![0; to_usize(TRAILER_BYTES)];
+    read(available - TRAILER_BYTES, &mut trailer)?;
+    let trailer = Trailer::parse(&trailer, available, limits)?;
+    let mut stored = vec![0; to_usize(trailer.index_bytes())];
+    read(trailer.index_offset, &mut stored)?;
+    if crc32fast::hash(&stored) != trailer.index_crc {
+        return Err(Error::corrupt("the index does not have its checksum"));
+    }
+    let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
+    let (tables, checks) = rest.split_at(trailer.tables_packed as usize);
+    let parts = IndexParts {
+        meta: decompress(meta, trailer.meta_len)?,
+        tables: decompress(tables, trailer.tables_len)?,
+        checks: checks.to_vec(),
+    };
+    layout::parse(&parts, trailer.index_offset - HEAD_BYTES, limits)
+}
+
+/// Decompresses to exactly `length` bytes, growing with what is really there rather than with what is claimed.
+fn decompress(frame: &[u8], length: u32) -> Result<Vec<u8>> {
+    let bad = |e: std::io::Error| Error::corrupt(format!("the index: {e}"));
+    let mut out = Vec::new();
+    let decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(bad)?.single_frame();
+    let mut limited = decoder.take(u64::from(length) + 1);
+    limited.read_to_end(&mut out).map_err(bad)?;
+    if out.len() != length as usize || !limited.into_inner().finish().is_empty() {
+        return Err(Error::corrupt("a part of the index does not have its length"));
+    }
+    Ok(out)
+}

@@ -1,0 +1,71 @@
+//! Writes a container in one pass: head, payloads in order, index, trailer.
+//! It does not know where it writes to; see [`crate::checkpoint::output`].
+
+use std::io::{self, Write};
+
+use crate::codec::Codec;
+
+use super::index::{ChunkEntry, Index};
+use super::layout::{self, HEAD_BYTES, Trailer};
+
+/// A container being written.
+pub(crate) struct ContainerWriter<W: Write> {
+    out: io::BufWriter<W>,
+    offset: u64,
+}
+
+/// Sizes of a finished container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WrittenBytes {
+    pub(crate) total: u64,
+    pub(crate) payloads: u64,
+}
+
+impl<W: Write> ContainerWriter<W> {
+    pub(crate) fn new(out: W) -> io::Result<Self> {
+        let mut out = io::BufWriter::with_capacity(1 << 20, out);
+        out.write_all(&layout::head())?;
+        Ok(Self { out, offset: HEAD_BYTES })
+    }
+
+    /// Appends a payload and gives its entry.
+    pub(crate) fn push(
+        &mut self,
+        codec: Codec,
+        group: usize,
+        payload: &[u8],
+        crc: u32,
+    ) -> io::Result<ChunkEntry> {
+        self.out.write_all(payload)?;
+        let entry = ChunkEntry { codec, group, offset: self.offset, len_bytes: payload.len(), crc };
+        self.offset += payload.len() as u64;
+        Ok(entry)
+    }
+
+    /// Writes the index, compressed at `zstd_level`, and the trailer.
+    pub(crate) fn finish(mut self, index: &Index, zstd_level: i32) -> io::Result<WrittenBytes> {
+        let parts = layout::serialise(index);
+        let meta = zstd::bulk::compress(&parts.meta, zstd_level)?;
+        let tables = zstd::bulk::compress(&parts.tables, zstd_level)?;
+        let stored = [&meta[..], &tables, &parts.checks].concat();
+        let length = |bytes: &[u8]| {
+            u32::try_from(bytes.len())
+                .map_err(|_| io::Error::other("the index is too large for the container"))
+        };
+        let trailer = Trailer {
+            index_offset: self.offset,
+            meta_packed: length(&meta)?,
+            meta_len: length(&parts.meta)?,
+            tables_packed: length(&tables)?,
+            tables_len: length(&parts.tables)?,
+            checks_len: length(&parts.checks)?,
+            index_crc: crc32fast::hash(&stored),
+        };
+        let end = trailer.to_bytes();
+        self.out.write_all(&stored)?;
+        self.out.write_all(&end)?;
+        self.out.flush()?;
+        let total = self.offset + (stored.len() + end.len()) as u64;
+        Ok(WrittenBytes { total, payloads: self.offset - HEAD_BYTES })
+    }
+}

@@ -1,0 +1,241 @@
+//! rANS blocks: the symbols of a chunk as one or two interleaved streams, with the start of the raw bits carried in their states; docs/format.md section 7.
+//! The coder itself is in deltaloom-kernels.
+
+use deltaloom_kernels::bits::BitReader;
+use deltaloom_kernels::rans::{self, DecodeTables, EncodeTables, LANES, STATE_LOW};
+
+use super::bytes::{ByteReader, push_varint};
+use crate::error::{Error, Result};
+
+/// Up to this many symbols one lane is enough: more would cost more bytes than time.
+const ONE_LANE_SYMBOLS: usize = 4096;
+/// From this estimated size on, two streams: their states no longer count.
+const TWO_STREAM_BYTES: u64 = 16 << 10;
+
+/// Lanes of a block: the byte that the format has for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    One,
+    Wide,
+    TwoWide,
+}
+
+impl Lanes {
+    /// Lanes for `symbols` symbols that will take about `estimated_bytes`.
+    pub(crate) fn choose(symbols: usize, estimated_bytes: u64) -> Self {
+        match symbols {
+            ..=ONE_LANE_SYMBOLS => Self::One,
+            _ if estimated_bytes < TWO_STREAM_BYTES => Self::Wide,
+            _ => Self::TwoWide,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Result<Self> {
+        match byte {
+            1 => Ok(Self::One),
+            32 => Ok(Self::Wide),
+            64 => Ok(Self::TwoWide),
+            _ => Err(Error::corrupt(format!("a rANS block has {byte} lanes"))),
+        }
+    }
+
+    /// Number of lanes, which is the number of carried words.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Wide => LANES,
+            Self::TwoWide => 2 * LANES,
+        }
+    }
+
+    /// Symbols of each stream.
+    fn split(self, symbols: usize) -> Vec<usize> {
+        match self {
+            Self::One | Self::Wide => vec![symbols],
+            Self::TwoWide => {
+                let first = (symbols.div_ceil(2).div_ceil(LANES) * LANES).min(symbols);
+                vec![first, symbols - first]
+            }
+        }
+    }
+}
+
+/// Appends a block. `carry` has one word per lane.
+fn push_block(
+    out: &mut Vec<u8>,
+    tables: &EncodeTables,
+    lanes: Lanes,
+    symbols: &[u8],
+    contexts: &[u8],
+    carry: &[u16],
+) {
+    out.push(u8::try_from(lanes.count()).unwrap_or(0));
+    let split = lanes.split(symbols.len());
+    let per_stream = lanes.count() / split.len();
+    let mut at = 0;
+    let mut streams = Vec::with_capacity(split.len());
+    for (count, carry) in split.into_iter().zip(carry.chunks(per_stream)) {
+        streams.push(rans::encode(tables, &symbols[at..at + count], &contexts[at..at + count], carry));
+        at += count;
+    }
+    for stream in &streams {
+        push_varint(out, stream.words.len() as u64);
+    }
+    for stream in &streams {
+        out.extend(stream.states.iter().flat_map(|state| state.to_le_bytes()));
+    }
+    for stream in &streams {
+        out.extend(stream.words.iter().flat_map(|word| word.to_le_bytes()));
+    }
+}
+
+/// A block whose header was read, so that a reader can go on behind it.
+pub(crate) struct BlockHeader<'a> {
+    lanes: Lanes,
+    states: Vec<u32>,
+    words: Vec<&'a [u8]>,
+}
+
+/// Reads a block of `symbols` symbols up to its end without decoding it.
+pub(crate) fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<BlockHeader<'a>> {
+    let lanes = Lanes::from_byte(reader.u8()?)?;
+    let streams = lanes.split(symbols).len();
+    let counts = (0..streams).map(|_| reader.size()).collect::<Result<Vec<_>>>()?;
+    let states = (0..lanes.count()).map(|_| reader.u32()).collect::<Result<Vec<_>>>()?;
+    if states.iter().any(|state| *state < STATE_LOW) {
+        return Err(Error::corrupt("a rANS state is too small"));
+    }
+    let bytes =
+        |count: usize| count.checked_mul(2).ok_or_else(|| Error::corrupt("a rANS stream is too long"));
+    let words = counts.into_iter().map(|count| reader.take(bytes(count)?)).collect::<Result<Vec<_>>>()?;
+    Ok(BlockHeader { lanes, states, words })
+}
+
+impl BlockHeader<'_> {
+    /// Decodes the symbols into `out`; gives the carried words as bytes.
+    fn decode(mut self, tables: &DecodeTables, contexts: &[u8], out: &mut [u8]) -> Result<Vec<u8>> {
+        let split = self.lanes.split(out.len());
+        let per_stream = self.lanes.count() / split.len();
+        let mut carry = Vec::with_capacity(2 * self.lanes.count());
+        let mut at = 0;
+        for ((count, words), states) in
+            split.into_iter().zip(&self.words).zip(self.states.chunks_mut(per_stream))
+        {
+            let range = at..at + count;
+            let carried = rans::decode(tables, &contexts[range.clone()], states, words, &mut out[range])?;
+            carry.extend(carried.into_iter().flat_map(u16::to_le_bytes));
+            at += count;
+        }
+        Ok(carry)
+    }
+}
+
+/// Appends a block and the raw bit stream that it carries the start of.
+pub(crate) fn push_with_raw(
+    out: &mut Vec<u8>,
+    tables: &EncodeTables,
+    lanes: Lanes,
+    symbols: &[u8],
+    contexts: &[u8],
+    raw: &[u8],
+) {
+    let (carry, rest) = split_carry(raw, lanes.count());
+    push_block(out, tables, lanes, symbols, contexts, &carry);
+    out.extend_from_slice(rest);
+}
+
+/// A raw bit stream put together again from what lanes carried and the bytes behind the block.
+pub(crate) struct RawBits {
+    bytes: Vec<u8>,
+    carried_bytes: usize,
+}
+
+impl RawBits {
+    pub(crate) fn bits(&self) -> BitReader<'_> {
+        BitReader::new(&self.bytes)
+    }
+
+    /// Checks that `bits`, a reader of this stream, has read all of it.
+    pub(crate) fn finish(&self, bits: BitReader<'_>) -> Result<()> {
+        Ok(bits.finish(self.carried_bytes)?)
+    }
+}
+
+impl BlockHeader<'_> {
+    /// Decodes the symbols; all that `reader` still has is the rest of the raw bit stream.
+    pub(crate) fn decode_with_rest(
+        self,
+        tables: &DecodeTables,
+        contexts: &[u8],
+        out: &mut [u8],
+        reader: ByteReader<'_>,
+    ) -> Result<RawBits> {
+        let mut bytes = self.decode(tables, contexts, out)?;
+        let carried_bytes = bytes.len();
+        bytes.extend_from_slice(reader.rest());
+        Ok(RawBits { bytes, carried_bytes })
+    }
+
+    /// Decodes the symbols and takes the rest of the raw bit stream from `reader`, `raw_bits` of the symbols being its length in bits.
+    pub(crate) fn decode_with_raw(
+        self,
+        tables: &DecodeTables,
+        contexts: &[u8],
+        out: &mut [u8],
+        reader: &mut ByteReader<'_>,
+        raw_bits: impl FnOnce(&[u8]) -> u64,
+    ) -> Result<RawBits> {
+        let mut bytes = self.decode(tables, contexts, out)?;
+        let carried_bytes = bytes.len();
+        let needed = usize::try_from(raw_bits(out).div_ceil(8)).unwrap_or(usize::MAX);
+        bytes.extend_from_slice(reader.take(needed.saturating_sub(carried_bytes))?);
+        Ok(RawBits { bytes, carried_bytes })
+    }
+}
+
+/// Splits the bytes of a raw bit stream into the words that lanes carry and the bytes that follow the blocks.
+fn split_carry(raw: &[u8], lanes: usize) -> (Vec<u16>, &[u8]) {
+    let byte = |i: usize| raw.get(i).copied().unwrap_or(0);
+    let words = (0..lanes).map(|lane| u16::from_le_bytes([byte(2 * lane), byte(2 * lane + 1)])).collect();
+    (words, raw.get(2 * lanes..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entropy::table::{Counts, normalise};
+
+    #[test]
+    fn blocks_of_all_layouts_roundtrip_with_their_carry() {
+        for (count, lanes) in [
+            (1, Lanes::One),
+            (1, Lanes::TwoWide),
+            (5000, Lanes::Wide),
+            (5001, Lanes::TwoWide),
+            (33, Lanes::TwoWide),
+        ] {
+            let symbols: Vec<u8> = (0..count).map(|i| u8::try_from(i * 7 % 31).unwrap()).collect();
+            let counts: Counts = std::array::from_fn(|s| if s < 31 { 100 } else { 0 });
+            let frequencies = [normalise(&counts)];
+            let raw: Vec<u8> = (0..=255).collect();
+            let (carry, rest) = split_carry(&raw, lanes.count());
+            assert_eq!(rest.len(), 256 - 2 * lanes.count());
+            let mut out = Vec::new();
+            push_block(&mut out, &EncodeTables::new(&frequencies), lanes, &symbols, &vec![0; count], &carry);
+            let mut reader = ByteReader::new(&out, "test");
+            let block = read_block(&mut reader, count).unwrap();
+            let mut decoded = vec![0; count];
+            let carried = block
+                .decode(&DecodeTables::new(&frequencies).unwrap(), &vec![0; count], &mut decoded)
+                .unwrap();
+            assert_eq!(decoded, symbols);
+            assert_eq!(carried, raw[..2 * lanes.count()]);
+            reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_short_raw_stream_is_carried_whole() {
+        assert_eq!(split_carry(&[1, 2, 3], 2), (vec![0x0201, 3], &[][..]));
+    }
+}

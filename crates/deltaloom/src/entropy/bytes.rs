@@ -1,0 +1,136 @@
+//! Reading and writing the small numbers of the format: fixed fields, varints, zigzag.
+//! Every read is checked against the bytes that are there.
+
+use crate::error::{Error, Result};
+
+/// A cursor over bytes that belong to `what`.
+#[derive(Debug, Clone)]
+pub(crate) struct ByteReader<'a> {
+    rest: &'a [u8],
+    what: &'static str,
+}
+
+impl<'a> ByteReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Self {
+        Self { rest: bytes, what }
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(count) else {
+            return Err(Error::corrupt(format!("{} ends early", self.what)));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    pub(crate) fn u8(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn varint(&mut self) -> Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Error::corrupt(format!("{}: a varint is too long", self.what)))
+    }
+
+    /// A varint that counts things in memory.
+    pub(crate) fn size(&mut self) -> Result<usize> {
+        usize::try_from(self.varint()?)
+            .map_err(|_| Error::corrupt(format!("{}: a size is too large", self.what)))
+    }
+
+    pub(crate) fn zigzag(&mut self) -> Result<i64> {
+        let v = self.varint()?;
+        Ok((v >> 1).cast_signed() ^ -(v & 1).cast_signed())
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str> {
+        let length = self.size()?;
+        std::str::from_utf8(self.take(length)?)
+            .map_err(|_| Error::corrupt(format!("{}: a name is not UTF-8", self.what)))
+    }
+
+    /// Everything that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
+    pub(crate) fn finish(self) -> Result<()> {
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("{} has {} bytes left over", self.what, self.rest.len())))
+    }
+}
+
+pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+pub(crate) fn push_zigzag(out: &mut Vec<u8>, value: i64) {
+    push_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
+}
+
+pub(crate) fn push_text(out: &mut Vec<u8>, text: &str) {
+    push_varint(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_roundtrip(unsigned in any::<u64>(), signed in any::<i64>(), shift in 0u32..64) {
+            let (unsigned, signed) = (unsigned >> shift, signed >> shift);
+            let mut bytes = Vec::new();
+            push_varint(&mut bytes, unsigned);
+            push_zigzag(&mut bytes, signed);
+            let mut reader = ByteReader::new(&bytes, "test");
+            prop_assert_eq!(reader.varint().unwrap(), unsigned);
+            prop_assert_eq!(reader.zigzag().unwrap(), signed);
+            reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn only_the_shortest_form_is_a_varint() {
+        let varint = |bytes: &[u8]| ByteReader::new(bytes, "test").varint();
+        assert_eq!(varint(&[0]).unwrap(), 0);
+        assert_eq!(varint(&[0xff; 9].iter().copied().chain([1]).collect::<Vec<_>>()).unwrap(), u64::MAX);
+        assert!(varint(&[0x80, 0]).is_err());
+        assert!(varint(&[0xff; 9].iter().copied().chain([2]).collect::<Vec<_>>()).is_err());
+        assert!(varint(&[0x80; 11]).is_err());
+        assert!(varint(&[0x80]).is_err());
+    }
+}

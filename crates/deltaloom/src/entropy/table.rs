@@ -1,0 +1,249 @@
+//! Frequency tables: from counts to 12-bit frequencies that the format can write, and their bytes; docs/format.md section 6.
+//! It does not decide how many tables there are; see [`crate::plan`].
+
+use deltaloom_kernels::rans::{ALPHABET, PROB_BITS, PROB_SCALE};
+use deltaloom_kernels::ulp::KEYS;
+
+use super::bytes::ByteReader;
+use super::log2;
+use crate::error::{Error, Result};
+
+/// Frequencies of a table.
+pub(crate) type Frequencies = [u16; ALPHABET];
+/// Counts of symbols.
+pub(crate) type Counts = [u32; ALPHABET];
+
+/// Most tables of a set.
+pub(crate) const MAX_TABLES: usize = 64;
+/// Frequencies up to this have codes of their own.
+const DIRECT: u16 = 32;
+const MAX_CODE: u8 = 143;
+/// What a used symbol adds to a table's bytes, in bits, after compression: measured on the lm12m pairs, see docs/adr/0008.
+const BITS_PER_USED_SYMBOL: u64 = 5;
+const BITS_PER_TABLE: u64 = 24;
+
+/// Frequency that a code stands for.
+fn frequency_of(code: u8) -> u16 {
+    match code.checked_sub(33) {
+        None => u16::from(code),
+        Some(above) => (17 + u16::from(above & 15)) << ((above >> 4) + 1),
+    }
+}
+
+/// Code of the largest frequency that is at most `frequency`.
+fn code_of(frequency: u16) -> u8 {
+    if frequency <= DIRECT {
+        return (frequency & 0xff) as u8;
+    }
+    let (mut low, mut high) = (32u8, MAX_CODE);
+    while low < high {
+        let middle = low.midpoint(high + 1);
+        if frequency_of(middle) <= frequency { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+/// Code of the frequency nearest to `frequency`.
+fn nearest_code(frequency: u16) -> u8 {
+    let below = code_of(frequency);
+    let above = (below + 1).min(MAX_CODE);
+    if frequency_of(above).abs_diff(frequency) < frequency_of(below).abs_diff(frequency) {
+        above
+    } else {
+        below
+    }
+}
+
+fn mode_of<T: Ord + Copy>(values: &[T]) -> usize {
+    // The first of the largest: max_by_key gives the last, so run backwards.
+    values.iter().enumerate().rev().max_by_key(|(_, value)| **value).map_or(0, |(symbol, _)| symbol)
+}
+
+/// Frequencies for `counts` that sum to 4096, are at least 1 for every counted symbol, and can be written. At least one count must be positive.
+pub(crate) fn normalise(counts: &Counts) -> Frequencies {
+    let total: u64 = counts.iter().map(|&c| u64::from(c)).sum::<u64>().max(1);
+    let mode = mode_of(counts);
+    let mut frequencies = [0u16; ALPHABET];
+    for (frequency, &count) in frequencies.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
+        let exact = (u64::from(count) * u64::from(PROB_SCALE) + total / 2) / total;
+        *frequency = frequency_of(nearest_code(u16::try_from(exact.clamp(1, 4095)).unwrap_or(4095)));
+    }
+    frequencies[mode] = 0;
+    // The mode takes what the others leave; when they leave nothing, the largest of them step down.
+    let others = |f: &Frequencies| f.iter().map(|&f| u32::from(f)).sum::<u32>();
+    while others(&frequencies) >= PROB_SCALE {
+        let largest = mode_of(&frequencies);
+        frequencies[largest] = frequency_of(code_of(frequencies[largest]).saturating_sub(1).max(1));
+    }
+    frequencies[mode] = u16::try_from(PROB_SCALE - others(&frequencies)).unwrap_or(0);
+    frequencies
+}
+
+/// Estimated size of a table in the index, in bits.
+pub(crate) fn table_bits(frequencies: &Frequencies) -> u64 {
+    BITS_PER_TABLE + BITS_PER_USED_SYMBOL * frequencies.iter().filter(|f| **f > 0).count() as u64
+}
+
+/// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. An estimate by entropy.
+pub(crate) fn own_table_cost(counts: &Counts) -> u64 {
+    let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
+    let used = counts.iter().filter(|c| **c > 0).count() as u64;
+    let parts: u64 = counts.iter().map(|&c| log2::n_log2(u64::from(c))).sum();
+    log2::n_log2(total).saturating_sub(parts) + (BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used) * log2::ONE_BIT
+}
+
+/// Cost of coding `counts` with `frequencies`, table not included; `None` when a symbol has no frequency.
+pub(crate) fn coded_cost(counts: &Counts, frequencies: &Frequencies) -> Option<u64> {
+    counts.iter().zip(frequencies).filter(|(count, _)| **count > 0).try_fold(
+        0,
+        |cost, (&count, &frequency)| {
+            let bits = (u64::from(PROB_BITS) << log2::FRACTION_BITS) - log2::log2(u64::from(frequency));
+            (frequency > 0).then(|| cost + u64::from(count) * bits)
+        },
+    )
+}
+
+/// Tables of a group of chunks, and which keys each serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableSet {
+    /// First key of every table but the first; strictly rising.
+    pub(crate) first_keys: Vec<u8>,
+    /// The tables.
+    pub(crate) tables: Vec<Frequencies>,
+}
+
+impl TableSet {
+    /// Table of every key, counted from table `from`: 0, or 1 in sets that begin with a gap table.
+    pub(crate) fn key_map(&self, from: usize) -> [u8; KEYS] {
+        std::array::from_fn(|key| {
+            let rest = self.first_keys.get(from..).unwrap_or_default();
+            let passed = rest.iter().take_while(|first| usize::from(**first) <= key).count();
+            u8::try_from(from + passed).unwrap_or(u8::MAX)
+        })
+    }
+
+    pub(crate) fn push_to(&self, out: &mut Vec<u8>) {
+        out.push(u8::try_from(self.tables.len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(&self.first_keys);
+        for frequencies in &self.tables {
+            // The frequency that has no code, if any, is the one that must not need one.
+            let uncoded = frequencies.iter().position(|f| frequency_of(code_of(*f)) != *f);
+            let mode = uncoded.unwrap_or_else(|| mode_of(frequencies));
+            let last = frequencies.iter().rposition(|f| *f > 0).unwrap_or(0);
+            out.extend([mode, last].map(|symbol| u8::try_from(symbol).unwrap_or(u8::MAX)));
+            out.extend((0..=last).map(|s| if s == mode { 0 } else { code_of(frequencies[s]) }));
+        }
+    }
+
+    pub(crate) fn parse(reader: &mut ByteReader<'_>) -> Result<Self> {
+        let count = usize::from(reader.u8()?);
+        if !(1..=MAX_TABLES).contains(&count) {
+            return Err(Error::corrupt(format!("a table set has {count} tables")));
+        }
+        let first_keys = reader.take(count - 1)?.to_vec();
+        if first_keys.first() == Some(&0) || first_keys.windows(2).any(|w| w[0] >= w[1]) {
+            return Err(Error::corrupt("the keys of a table set do not rise"));
+        }
+        let tables = (0..count).map(|_| Self::parse_table(reader)).collect::<Result<_>>()?;
+        Ok(Self { first_keys, tables })
+    }
+
+    fn parse_table(reader: &mut ByteReader<'_>) -> Result<Frequencies> {
+        let (mode, last) = (usize::from(reader.u8()?), usize::from(reader.u8()?));
+        let codes = reader.take(last + 1)?;
+        if mode > last || codes[mode] != 0 || codes.iter().any(|code| *code > MAX_CODE) {
+            return Err(Error::corrupt("a frequency table is not well-formed"));
+        }
+        let mut frequencies = [0; ALPHABET];
+        for (frequency, &code) in frequencies.iter_mut().zip(codes) {
+            *frequency = frequency_of(code);
+        }
+        let sum: u32 = frequencies.iter().map(|&f| u32::from(f)).sum();
+        let rest = PROB_SCALE.checked_sub(sum).filter(|rest| *rest > 0);
+        let rest = rest.ok_or_else(|| Error::corrupt("the frequencies of a table sum to more than 4095"))?;
+        frequencies[mode] = u16::try_from(rest).unwrap_or(0);
+        Ok(frequencies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn codes_are_those_of_the_format() {
+        assert_eq!(
+            (frequency_of(32), frequency_of(33), frequency_of(48), frequency_of(49)),
+            (32, 34, 64, 68)
+        );
+        assert_eq!(frequency_of(MAX_CODE), 3968);
+        let all: Vec<u16> = (0..=MAX_CODE).map(frequency_of).collect();
+        assert!(all.windows(2).all(|w| w[0] < w[1]));
+        assert!((0..=MAX_CODE).all(|code| code_of(frequency_of(code)) == code));
+        assert_eq!((nearest_code(35), nearest_code(67), nearest_code(65)), (33, 49, 48));
+    }
+
+    proptest! {
+        #[test]
+        fn tables_sum_and_roundtrip(counts in prop::collection::vec(prop_oneof![Just(0u32), 1u32..10, 1u32..1_000_000], 256), few in 1usize..256) {
+            let mut array = [0u32; ALPHABET];
+            array[..few].copy_from_slice(&counts[..few]);
+            array[few / 2] += 1;
+            let frequencies = normalise(&array);
+            prop_assert_eq!(frequencies.iter().map(|&f| u32::from(f)).sum::<u32>(), PROB_SCALE);
+            prop_assert!(array.iter().zip(&frequencies).all(|(&c, &f)| (c > 0) == (f > 0)));
+            let set = TableSet { first_keys: vec![7], tables: vec![frequencies, frequencies] };
+            let mut bytes = Vec::new();
+            set.push_to(&mut bytes);
+            let mut reader = ByteReader::new(&bytes, "test");
+            prop_assert_eq!(TableSet::parse(&mut reader).unwrap(), set);
+            reader.finish().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_mode_of_the_counts_may_end_up_with_less_than_others() {
+        let mut counts = [0; ALPHABET];
+        counts[..60].fill(1000);
+        counts[30] = 1001;
+        let set = TableSet { first_keys: vec![], tables: vec![normalise(&counts)] };
+        let mut bytes = Vec::new();
+        set.push_to(&mut bytes);
+        assert_eq!(TableSet::parse(&mut ByteReader::new(&bytes, "test")).unwrap(), set);
+    }
+
+    #[test]
+    fn rounding_costs_little() {
+        let counts: Counts = std::array::from_fn(|s| if s < 64 { 1_000_000 >> (s / 8) } else { 0 });
+        let (ideal, coded) = (own_table_cost(&counts), coded_cost(&counts, &normalise(&counts)).unwrap());
+        assert!(coded < ideal + ideal / 500, "{coded} against {ideal}");
+    }
+
+    #[test]
+    fn bad_sets_are_refused() {
+        let parse = |bytes: &[u8]| TableSet::parse(&mut ByteReader::new(bytes, "test"));
+        assert!(parse(&[1, 0, 0, 0]).is_ok());
+        for bad in [
+            &[0][..],
+            &[65],
+            &[1, 1, 0, 0],
+            &[1, 0, 1, 0, 144],
+            &[1, 0, 0, 5],
+            &[1, 0, 2, 0, 143, 143],
+            &[2, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse(&[3, 5, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn key_map_counts_from_the_gap_table() {
+        let set = TableSet { first_keys: vec![1, 100], tables: vec![[0; ALPHABET]; 3] };
+        let (dense, sparse) = (set.key_map(0), set.key_map(1));
+        assert_eq!((dense[0], dense[1], dense[99], dense[100]), (0, 1, 1, 2));
+        assert_eq!((sparse[0], sparse[99], sparse[100], sparse[255]), (1, 1, 2, 2));
+    }
+}

@@ -1,0 +1,152 @@
+//! The library's one error type, grouped by who must act: the environment, the file, the base, or the caller.
+//! It prints no hints on standard error itself; programs do, from [`Error::hint`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use deltaloom_kernels::DecodeError;
+
+/// Result of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File or directory concerned.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something is wrong in a named file.
+    #[error("{}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<Error>,
+    },
+    /// Bytes that break their format.
+    #[error("corrupt: {what}")]
+    Corrupt {
+        /// Which rule is broken, and where.
+        what: String,
+    },
+    /// A file that ends too early.
+    #[error("truncated: {what} needs {needed} bytes, {available} are there")]
+    Truncated {
+        /// What does not fit.
+        what: &'static str,
+        /// Bytes it needs.
+        needed: u64,
+        /// Bytes that are there.
+        available: u64,
+    },
+    /// A container of a version that this reader does not know.
+    #[error("container version {found} is not supported")]
+    UnsupportedVersion {
+        /// Version in the file.
+        found: u16,
+    },
+    /// The bases at hand do not hold a reference tensor.
+    #[error("no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}")]
+    BaseMismatch {
+        /// Tensor that needs the reference.
+        tensor: String,
+        /// Digest of the reference.
+        expected: String,
+        /// What the bases have instead.
+        found: String,
+    },
+    /// A decoded tensor is not what was packed.
+    #[error("tensor {tensor:?} does not have its digest: expected BLAKE3 {expected}, found {found}")]
+    DigestMismatch {
+        /// The tensor.
+        tensor: String,
+        /// Digest in the index.
+        expected: String,
+        /// Digest of what was decoded.
+        found: String,
+    },
+    /// A name that does not exist.
+    #[error("{what} not found")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// The target exists and may not be replaced.
+    #[error("{} exists", path.display())]
+    AlreadyExists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// A request that makes no sense.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// A size beyond [`crate::Limits`].
+    #[error("{what} is {found}, the limit is {limit}")]
+    LimitExceeded {
+        /// Which size.
+        what: &'static str,
+        /// The size.
+        found: u64,
+        /// Its limit.
+        limit: u64,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+impl Error {
+    pub(crate) fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into() }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Io { path, source }
+    }
+
+    /// The same error, said of a file.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self {
+            Self::Io { .. } | Self::InFile { .. } | Self::Cancelled | Self::AlreadyExists { .. } => self,
+            other => Self::InFile { path: path.to_path_buf(), source: Box::new(other) },
+        }
+    }
+
+    /// What the user can do about it, where something can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::InFile { source, .. } => source.hint(),
+            Self::BaseMismatch { .. } => Some(
+                "give every base that the file was packed against with --base; `deltaloom inspect` lists their tensors",
+            ),
+            Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
+            Self::UnsupportedVersion { .. } => Some("a newer deltaloom wrote this file; update to read it"),
+            Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
+            Self::Corrupt { .. } | Self::DigestMismatch { .. } => {
+                Some("the file is damaged or not of this kind; compare it with its source")
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("the disk is full; nothing was written under the target's name")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::corrupt(match error {
+            DecodeError::Truncated => "a chunk ends early",
+            DecodeError::Trailing => "a chunk has bytes left over",
+            DecodeError::BadSymbol => "a chunk has a symbol that its dtype does not have",
+        })
+    }
+}

@@ -1,0 +1,43 @@
+//! deltaloom packs neural-network weights exactly: each tensor is predicted from what the reader already has, the residual is counted in ULPs and
+//! entropy-coded in the context of the prediction.
+//!
+//! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
+//! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
+
+pub mod checkpoint;
+mod entropy;
+mod error;
+mod limits;
+mod progress;
+pub mod tensor;
+
+pub mod predict;
+mod residual;
+
+mod codec;
+mod plan;
+
+mod bases;
+mod container;
+
+mod diff;
+mod inspect;
+mod pack;
+mod pipeline;
+mod report;
+mod unpack;
+mod verify;
+
+pub use bases::{Bases, ResolvedContainer};
+pub use codec::Codec;
+pub use container::{Container, Digest};
+pub use diff::{DiffReport, TensorDiff, UlpHistogram, diff};
+pub use error::{Error, Result};
+pub use inspect::{inspect, needs_base};
+pub use limits::Limits;
+pub use pack::{PackOptions, pack, pack_to};
+pub use plan::Preset;
+pub use progress::{Progress, Silent};
+pub use report::{PackReport, Share, TensorReport};
+pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack};
+pub use verify::{Verifiable, VerifyReport, verify};

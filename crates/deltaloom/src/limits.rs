@@ -1,0 +1,41 @@
+//! Decode budgets: how much a file may make a reader allocate.
+//! They bound hostile files and are far above what real checkpoints need.
+
+use crate::error::{Error, Result};
+
+/// Upper bounds that a reader enforces before it allocates.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of each part of a container's index, decompressed.
+    pub index_bytes: u64,
+    /// Bytes of a safetensors header.
+    pub header_bytes: u64,
+    /// Files in a checkpoint.
+    pub members: u64,
+    /// Tensors in a checkpoint.
+    pub tensors: u64,
+    /// Chunks in a container.
+    pub chunks: u64,
+    /// Dimensions of a tensor.
+    pub dimensions: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            index_bytes: 256 << 20,
+            header_bytes: 100_000_000,
+            members: 1 << 16,
+            tensors: 1 << 20,
+            chunks: 1 << 22,
+            dimensions: 16,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(what: &'static str, found: u64, limit: u64) -> Result<()> {
+        if found > limit { Err(Error::LimitExceeded { what, found, limit }) } else { Ok(()) }
+    }
+}

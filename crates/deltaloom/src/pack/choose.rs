@@ -1,0 +1,282 @@
+//! Chooses the predictor of every tensor: equal to something known, near a reference, or on its own.
+//! Samples rule candidates out; equality is always proven on all bytes.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use rayon::prelude::*;
+
+use super::{Digests, Reference};
+use crate::bases::{Bases, TensorSource};
+use crate::checkpoint::Checkpoint;
+use crate::container::to_usize;
+use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
+use crate::plan::{self, GroupInput};
+use crate::predict::{Predictor, cast, names};
+use crate::progress::{Progress, check_cancelled};
+use crate::tensor::{DType, TensorInfo};
+
+/// Elements of a sample, in [`SAMPLE_RUNS`] evenly spaced runs.
+const SAMPLE_ELEMS: u64 = 4096;
+const SAMPLE_RUNS: u64 = 4;
+/// Bytes compared at a time when equality is proven.
+const COMPARE_BYTES: u64 = 1 << 20;
+
+/// How a tensor will be predicted.
+pub(super) struct Choice {
+    pub(super) predictor: Predictor,
+    /// Where the prediction of a `Reference` is read.
+    pub(super) reference: Option<Reference>,
+    /// Known already when the tensor was compared as a whole.
+    pub(super) digests: Option<Digests>,
+}
+
+impl Choice {
+    fn zero() -> Self {
+        Self { predictor: Predictor::Zero, reference: None, digests: None }
+    }
+}
+
+/// A tensor to be packed.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    checkpoint: &'a Checkpoint,
+    member: usize,
+    info: &'a TensorInfo,
+}
+
+impl Target<'_> {
+    fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; len_bytes];
+        self.checkpoint.read(self.member, self.info, offset, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    fn sample(&self) -> Result<Vec<u8>> {
+        sample(self.info, |offset, len| self.read(offset, len))
+    }
+}
+
+/// Evenly spaced runs of elements of a tensor: the same places for every tensor of the same shape.
+fn sample(info: &TensorInfo, read: impl Fn(u64, usize) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    let size = info.number().bytes() as u64;
+    let elems = info.len_bytes() / size;
+    if elems <= SAMPLE_ELEMS {
+        return read(0, to_usize(info.len_bytes()));
+    }
+    let run = SAMPLE_ELEMS / SAMPLE_RUNS;
+    let stride = (elems - run) / (SAMPLE_RUNS - 1);
+    let mut out = Vec::new();
+    for i in 0..SAMPLE_RUNS {
+        out.extend(read(i * stride * size, to_usize(run * size))?);
+    }
+    Ok(out)
+}
+
+fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (shape, dtype, sample).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Tensors by what their sample looks like, as they are or rounded to a narrower dtype.
+type Lookalikes<T> = HashMap<u64, Vec<T>>;
+
+/// Chooses for all tensors, in their order.
+pub(super) fn choose(
+    checkpoint: &Checkpoint,
+    bases: &Bases,
+    tensors: &[(usize, &TensorInfo)],
+    progress: &dyn Progress,
+) -> Result<Vec<Choice>> {
+    let targets: Vec<Target<'_>> =
+        tensors.iter().map(|&(member, info)| Target { checkpoint, member, info }).collect();
+    let samples: Vec<Vec<u8>> = targets.par_iter().map(Target::sample).collect::<Result<_>>()?;
+    let needs_casts = targets.iter().any(|target| cast::is_target(&target.info.dtype));
+    let singles_of_bases: Vec<&TensorSource> = bases
+        .iter()
+        .flat_map(crate::bases::Base::tensors)
+        .filter(|source| needs_casts && source.info().dtype == DType::F32)
+        .collect();
+    let base_casts = lookalikes_of_casts(&singles_of_bases, |source| {
+        Ok((source.info().shape.clone(), sample_of(source)?))
+    })?;
+    let numbers: Vec<usize> =
+        (0..targets.len()).filter(|i| needs_casts && targets[*i].info.dtype == DType::F32).collect();
+    let own_casts =
+        lookalikes_of_casts(&numbers, |i| Ok((targets[*i].info.shape.clone(), samples[*i].clone())))?;
+    let mut ties: Lookalikes<usize> = HashMap::new();
+    for (i, target) in targets.iter().enumerate().filter(|(_, target)| target.info.len_bytes() > 0) {
+        ties.entry(fingerprint(&target.info.shape, &target.info.dtype, &samples[i])).or_default().push(i);
+    }
+    let context =
+        Context { targets: &targets, samples: &samples, bases, base_casts, own_casts, ties, progress };
+    let mut choices: Vec<Choice> =
+        (0..targets.len()).into_par_iter().map(|i| context.choose_one(i)).collect::<Result<_>>()?;
+    // A tensor may only come from one that stands by itself: others are packed on their own after all.
+    for i in 0..choices.len() {
+        let is_root = |choice: &Choice| {
+            choice.predictor.internal().is_none() && !matches!(choice.predictor, Predictor::Cast(_))
+        };
+        if choices[i].predictor.internal().is_some_and(|target| !is_root(&choices[target])) {
+            choices[i] = context.choose_coded(i)?;
+        }
+    }
+    let done = choices.iter().zip(&targets).filter(|(choice, _)| !choice.predictor.has_chunks());
+    progress.advance(done.map(|(_, target)| target.info.len_bytes()).sum());
+    Ok(choices)
+}
+
+fn lookalikes_of_casts<T: Copy + Sync + Send>(
+    singles: &[T],
+    shape_and_sample: impl Fn(&T) -> Result<(Vec<u64>, Vec<u8>)> + Sync,
+) -> Result<Lookalikes<T>> {
+    let prints = |single: &T| {
+        let (shape, bytes) = shape_and_sample(single)?;
+        let print = |dtype: DType| fingerprint(&shape, &dtype, &cast::round(&dtype, &bytes));
+        Ok([(print(DType::BF16), *single), (print(DType::F16), *single)])
+    };
+    let prints: Vec<_> = singles.par_iter().map(prints).collect::<Result<_>>()?;
+    let mut lookalikes: Lookalikes<T> = HashMap::new();
+    for (print, single) in prints.into_iter().flatten() {
+        lookalikes.entry(print).or_default().push(single);
+    }
+    Ok(lookalikes)
+}
+
+struct Context<'a> {
+    targets: &'a [Target<'a>],
+    samples: &'a [Vec<u8>],
+    bases: &'a Bases,
+    base_casts: Lookalikes<&'a TensorSource>,
+    own_casts: Lookalikes<usize>,
+    ties: Lookalikes<usize>,
+    progress: &'a dyn Progress,
+}
+
+impl Context<'_> {
+    fn choose_one(&self, i: usize) -> Result<Choice> {
+        check_cancelled(self.progress)?;
+        let (target, sample) = (&self.targets[i], &self.samples[i]);
+        if target.info.len_bytes() == 0 {
+            return Ok(Choice::zero());
+        }
+        for reference in self.candidates(target) {
+            let same_sample = sample_of(reference)? == *sample;
+            if same_sample
+                && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
+            {
+                let predictor = Predictor::Identical(reference_name(target, reference));
+                return Ok(Choice { predictor, reference: None, digests: Some((digest, Some(digest))) });
+            }
+        }
+        let print = fingerprint(&target.info.shape, &target.info.dtype, sample);
+        // Only earlier tensors: of two equal ones the second is tied to the first.
+        for other in self.ties.get(&print).into_iter().flatten().copied().filter(|other| *other < i) {
+            if let Some(digest) = self.equal(target, |offset, len| self.targets[other].read(offset, len))? {
+                return Ok(Choice {
+                    predictor: Predictor::Tied(other),
+                    reference: None,
+                    digests: Some((digest, None)),
+                });
+            }
+        }
+        if cast::is_target(&target.info.dtype)
+            && let Some(choice) = self.choose_cast(target, print)?
+        {
+            return Ok(choice);
+        }
+        self.choose_coded(i)
+    }
+
+    fn choose_cast(&self, target: &Target<'_>, print: u64) -> Result<Option<Choice>> {
+        let dtype = &target.info.dtype;
+        for other in self.own_casts.get(&print).into_iter().flatten() {
+            let master = &self.targets[*other];
+            let rounded =
+                |offset: u64, len: usize| Ok(cast::round(dtype, &master.read(2 * offset, 2 * len)?));
+            if let Some(digest) = self.equal(target, rounded)? {
+                let predictor = Predictor::CastInternal(*other);
+                return Ok(Some(Choice { predictor, reference: None, digests: Some((digest, None)) }));
+            }
+        }
+        for source in self.base_casts.get(&print).into_iter().flatten() {
+            let rounded =
+                |offset: u64, len: usize| Ok(cast::round(dtype, &source.read(2 * offset, 2 * len)?));
+            if let Some(digest) = self.equal(target, rounded)? {
+                let predictor = Predictor::Cast(reference_name(target, source));
+                let digests = Some((digest, Some(source.digest()?)));
+                return Ok(Some(Choice { predictor, reference: None, digests }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The reference whose residual costs least on a sample, or none when the tensor alone costs no more.
+    fn choose_coded(&self, i: usize) -> Result<Choice> {
+        let (target, sample) = (&self.targets[i], &self.samples[i]);
+        if target.info.len_bytes() == 0 {
+            return Ok(Choice::zero());
+        }
+        let cost = |prediction: &[u8], is_predicted| {
+            let (number, chunks) = (target.info.number(), vec![(&sample[..], prediction)]);
+            plan::sample_cost(&GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted })
+        };
+        let mut best: Option<(u64, &TensorSource)> = None;
+        for reference in self.candidates(target) {
+            let cost = cost(&sample_of(reference)?, true);
+            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                best = Some((cost, reference));
+            }
+        }
+        let Some((least, reference)) = best else { return Ok(Choice::zero()) };
+        // Weights alone never come near half of their size, so only doubtful references are compared with that.
+        let is_doubtful = least > sample.len() as u64 * 4 * ONE_BIT;
+        if is_doubtful && cost(&vec![0; sample.len()], false) <= least {
+            return Ok(Choice::zero());
+        }
+        let predictor = Predictor::Reference(reference_name(target, reference));
+        Ok(Choice { predictor, reference: Some(reference.clone()), digests: None })
+    }
+
+    /// From each base the tensor that has this one's place by name, dtype and shape.
+    fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
+        self.bases.iter().filter_map(|base| {
+            let fitting = || base.tensors().iter().filter(|source| source.info().same_type(target.info));
+            let name =
+                names::counterpart(&target.info.name, fitting().map(|source| source.info().name.as_str()))?;
+            fitting().find(|source| source.info().name == name)
+        })
+    }
+
+    /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.
+    fn equal(
+        &self,
+        target: &Target<'_>,
+        read: impl Fn(u64, usize) -> Result<Vec<u8>>,
+    ) -> Result<Option<crate::container::Digest>> {
+        let mut hasher = blake3::Hasher::new();
+        let total = target.info.len_bytes();
+        for offset in (0..total).step_by(to_usize(COMPARE_BYTES)) {
+            check_cancelled(self.progress)?;
+            let len_bytes = to_usize(COMPARE_BYTES.min(total - offset));
+            let block = target.read(offset, len_bytes)?;
+            if block != read(offset, len_bytes)? {
+                return Ok(None);
+            }
+            hasher.update(&block);
+        }
+        Ok(Some(hasher.finalize()))
+    }
+}
+
+fn sample_of(source: &TensorSource) -> Result<Vec<u8>> {
+    sample(source.info(), |offset, len| source.read(offset, len))
+}
+
+/// Name of the reference where it is not the tensor's own.
+fn reference_name(target: &Target<'_>, reference: &TensorSource) -> Option<String> {
+    let name = &reference.info().name;
+    (*name != target.info.name).then(|| name.clone())
+}

@@ -1,0 +1,420 @@
+//! Chooses codec and parameters of a group of chunks from costed histograms; pure functions of the bytes.
+//! It encodes nothing; [`crate::codec`] does.
+
+mod tables;
+
+use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
+use deltaloom_kernels::rans::ALPHABET;
+use deltaloom_kernels::{Number, NumberKind, ulp};
+use rayon::prelude::*;
+
+use crate::codec::{self, ChunkShape, Coding, GroupScales, UlpSymbols};
+use crate::entropy::log2::{self, ONE_BIT};
+use crate::entropy::rice;
+use crate::entropy::table::{self, Counts};
+use crate::residual::scales::{self, Pair, Scales};
+
+pub(crate) use tables::SetPool;
+use tables::{CostedSet, Counters, Histogram, TableRequest};
+
+/// How much time packing may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preset {
+    /// One context per exponent, light zstd.
+    Fast,
+    /// Row and column scales where they pay.
+    #[default]
+    Default,
+    /// Also the strongest zstd, and scales tried everywhere.
+    Max,
+}
+
+impl Preset {
+    pub(crate) fn zstd_level(self) -> i32 {
+        match self {
+            Self::Fast => 1,
+            Self::Default => 9,
+            Self::Max => 19,
+        }
+    }
+
+    /// Least changed elements in 1024 for which scales are tried: rounded sparse updates never gained, docs/adr/0008.
+    fn scales_from(self) -> Option<u64> {
+        match self {
+            Self::Fast => None,
+            Self::Default => Some(341),
+            Self::Max => Some(1),
+        }
+    }
+}
+
+/// Sparse is tried below one change in this many elements.
+const SPARSE_BELOW: u64 = 16;
+/// Elements of a planes sample, and how many samples a group gives.
+const SAMPLE_ELEMS: usize = 2048;
+const SAMPLES: usize = 4;
+
+/// Chunks of a tensor that are planned together.
+pub(crate) struct GroupInput<'a> {
+    pub(crate) number: Number,
+    pub(crate) cols: usize,
+    pub(crate) is_matrix: bool,
+    pub(crate) chunks: Vec<Pair<'a>>,
+    /// Whether the prediction says anything; otherwise it is all zero.
+    pub(crate) is_predicted: bool,
+}
+
+impl GroupInput<'_> {
+    fn elems(&self) -> u64 {
+        self.chunks.iter().map(|(target, _)| target.len() / self.number.bytes()).sum::<usize>() as u64
+    }
+
+    fn shape(&self, (target, _): Pair<'_>) -> ChunkShape {
+        let rows = target.len() / self.number.bytes() / self.cols;
+        ChunkShape { number: self.number, rows, cols: self.cols }
+    }
+
+    /// Chunks that are not equal to their prediction.
+    fn changed_chunks(&self) -> Vec<(usize, Pair<'_>)> {
+        self.chunks
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|(_, (target, prediction))| target != prediction)
+            .collect()
+    }
+}
+
+/// What a group will be coded with, before table sets are shared out.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    coding: Coding<Option<Box<TableRequest>>>,
+    /// Table of a float group, which is never shared.
+    float_counts: Option<Box<Counts>>,
+    /// Residuals of a ulp group by chunk, to be encoded as they are.
+    symbols: Vec<Option<UlpSymbols>>,
+    /// Per chunk; empty when rows have none.
+    row_scales: Vec<Vec<i32>>,
+    /// Elements that differ from the prediction.
+    pub(crate) changed: u64,
+    /// Estimated bits of the chunks, in 1/65536.
+    cost: u64,
+}
+
+/// A group ready to encode: its coding with table sets by number.
+#[derive(Debug)]
+pub(crate) struct GroupPlan {
+    pub(crate) coding: Coding<usize>,
+    symbols: Vec<Option<UlpSymbols>>,
+    row_scales: Vec<Vec<i32>>,
+    bytes_per_elem_q16: u64,
+}
+
+impl GroupPlan {
+    pub(crate) fn row_scales(&self, chunk: usize) -> &[i32] {
+        self.row_scales.get(chunk).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn symbols(&self, chunk: usize) -> Option<&UlpSymbols> {
+        self.symbols.get(chunk)?.as_ref()
+    }
+
+    pub(crate) fn estimated_bytes(&self, elems: usize) -> u64 {
+        self.bytes_per_elem_q16.saturating_mul(elems as u64) >> log2::FRACTION_BITS
+    }
+}
+
+impl Draft {
+    fn plain(changed: u64, cost: u64) -> Self {
+        Self {
+            coding: Coding::Plain,
+            float_counts: None,
+            symbols: Vec::new(),
+            row_scales: Vec::new(),
+            changed,
+            cost,
+        }
+    }
+}
+
+/// Plans a group on its own.
+pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
+    let symbols = if group.is_predicted { symbolise(group) } else { Vec::new() };
+    let changed = changed_elems(group, &symbols);
+    if changed == 0 {
+        return Draft::plain(0, 0);
+    }
+    let mut best = Draft::plain(changed, plain_cost(group));
+    let mut offer = |candidate: Option<Draft>| {
+        if let Some(candidate) = candidate.filter(|candidate| candidate.cost < best.cost) {
+            best = candidate;
+        }
+    };
+    if group.is_predicted {
+        let uniform = ulp_draft(group, &symbols, scales::uniform(group.number, &group.chunks), changed);
+        let try_scales = preset.scales_from().is_some_and(|from| changed * 1024 >= from * group.elems());
+        if group.is_matrix && try_scales {
+            let scales = scales::rows_and_cols(group.number, group.cols, &group.chunks);
+            offer(Some(ulp_draft(group, &symbols, scales, changed)));
+        }
+        offer(Some(uniform));
+        if let Coding::Ulp { .. } = best.coding {
+            best.symbols = symbols;
+        }
+    } else {
+        offer(float_draft(group, changed));
+    }
+    if changed * SPARSE_BELOW < group.elems() {
+        let sparse = sparse_draft(group, changed);
+        // A sparse chunk is decoded in the time of its changes, which is worth a few bytes.
+        if sparse.cost < best.cost + best.cost / 64 {
+            best = sparse;
+        }
+    }
+    best
+}
+
+/// Shares table sets out among the groups of a window, in order.
+pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64]) -> Vec<GroupPlan> {
+    let requests: Vec<&TableRequest> =
+        drafts.iter().filter_map(|draft| draft.coding.tables()?.as_deref()).collect();
+    let mut assigned = pool.assign(&requests).into_iter();
+    let plan = |(draft, elems): (Draft, &u64)| {
+        let coding = draft.coding.map(|request| match (request, &draft.float_counts) {
+            (Some(_), _) => assigned.next().ok_or(()),
+            (None, Some(counts)) => {
+                let tables = vec![table::normalise(counts)];
+                Ok(pool.push(table::TableSet { first_keys: Vec::new(), tables }))
+            }
+            (None, None) => Err(()),
+        });
+        GroupPlan {
+            coding: coding.unwrap_or(Coding::Plain),
+            symbols: draft.symbols,
+            row_scales: draft.row_scales,
+            bytes_per_elem_q16: draft.cost / 8 / (*elems).max(1),
+        }
+    };
+    drafts.drain(..).zip(elems).map(plan).collect()
+}
+
+/// Evenly spaced pieces of a buffer of `size`-byte elements, at most [`SAMPLES`] of [`SAMPLE_ELEMS`] elements.
+fn sample_ranges(elems: usize) -> Vec<std::ops::Range<usize>> {
+    if elems <= SAMPLES * SAMPLE_ELEMS {
+        return std::iter::once(0..elems).collect();
+    }
+    let stride = (elems - SAMPLE_ELEMS) / (SAMPLES - 1);
+    (0..SAMPLES).map(|i| i * stride..i * stride + SAMPLE_ELEMS).collect()
+}
+
+/// Estimated bits of planes (or raw, when those are no smaller), from samples of the chunks that changed.
+fn plain_cost(group: &GroupInput<'_>) -> u64 {
+    let size = group.number.bytes();
+    let changed = group.changed_chunks();
+    let stride = changed.len().div_ceil(SAMPLES);
+    let sample = |(_, (target, prediction)): &(usize, Pair<'_>)| {
+        let ranges = sample_ranges(target.len() / size).into_iter().step_by(SAMPLES);
+        let cost = |r: std::ops::Range<usize>| {
+            let bytes = r.start * size..r.end * size;
+            let sampled =
+                codec::planes_sample_cost(group.number, &target[bytes.clone()], &prediction[bytes.clone()]);
+            (sampled, bytes.len() as u64)
+        };
+        ranges.map(cost).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    };
+    let samples: Vec<(u64, u64)> = changed.iter().step_by(stride.max(1)).map(sample).collect();
+    let (packed, sampled) = samples.iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let bytes: u64 = changed.iter().map(|(_, (target, _))| target.len() as u64).sum();
+    bytes * 8 * ONE_BIT / sampled.max(1) * packed
+}
+
+/// Elements that differ from the prediction: those whose symbol is not 0, where there are symbols.
+fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 {
+    let of_chunk = |(i, (target, prediction)): (usize, &Pair<'_>)| match symbols.get(i) {
+        Some(Some(chunk)) => chunk.symbols.iter().map(|symbol| u64::from(*symbol != 0)).sum(),
+        Some(None) => 0,
+        None => ulp::count_changed(group.number, target, prediction),
+    };
+    group.chunks.par_iter().enumerate().map(of_chunk).sum()
+}
+
+/// Residuals of the changed chunks of a group, by chunk; `None` for the others.
+fn symbolise(group: &GroupInput<'_>) -> Vec<Option<UlpSymbols>> {
+    let of = |(target, prediction): &Pair<'_>| {
+        (target != prediction).then(|| UlpSymbols::of(group.number, target, prediction))
+    };
+    group.chunks.par_iter().map(of).collect()
+}
+
+fn row_scales_of(scales: &Scales, chunk: usize) -> &[i32] {
+    scales.rows.get(chunk).map_or(&[], Vec::as_slice)
+}
+
+fn group_scales(scales: &Scales) -> GroupScales {
+    GroupScales {
+        offset: scales.offset,
+        has_rows: !scales.rows.is_empty(),
+        cols: (!scales.cols.is_empty()).then(|| scales.cols.clone()),
+    }
+}
+
+fn scales_cost(scales: &Scales) -> u64 {
+    let mut bytes = Vec::new();
+    for run in scales.rows.iter().chain(Some(&scales.cols)).filter(|run| !run.is_empty()) {
+        rice::push_scales(&mut bytes, run);
+    }
+    bytes.len() as u64 * 8 * ONE_BIT
+}
+
+/// A histogram of several chunks, counted in parallel; the sum does not depend on the order.
+fn count<T: Sync>(items: &[T], into: impl Fn(&mut [u32], &T) + Sync) -> Histogram {
+    let count_part = |part: &[T]| {
+        let mut counters = Counters::default();
+        part.iter().for_each(|item| into(counters.as_mut_slice(), item));
+        counters
+    };
+    let per_part = items.len().div_ceil(rayon::current_num_threads()).max(1);
+    items.par_chunks(per_part).map(count_part).reduce_with(|a, b| a.add(&b)).unwrap_or_default().finish()
+}
+
+fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Scales, changed: u64) -> Draft {
+    let coding_scales = group_scales(&scales);
+    let changed_chunks: Vec<(usize, &UlpSymbols)> =
+        symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?))).collect();
+    let histogram = count(&changed_chunks, |counters, (i, chunk)| {
+        let mut keys = vec![0; chunk.symbols.len()];
+        let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(&scales, *i));
+        rule.keys(group.chunks[*i].1, &mut keys);
+        ulp::count_pairs(&keys, &chunk.symbols, counters);
+    });
+    let own = tables::fit(&histogram, None);
+    let raw_bits: u64 = changed_chunks.iter().map(|(_, chunk)| chunk.raw_bits).sum();
+    let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);
+    let request = TableRequest { histogram, gaps: None, own };
+    let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: coding_scales };
+    Draft { coding, float_counts: None, symbols: Vec::new(), row_scales: scales.rows, changed, cost }
+}
+
+fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
+    let number = group.number;
+    let scales = scales::uniform(number, &group.chunks);
+    let coding_scales = group_scales(&scales);
+    let mut gaps = [0; ALPHABET];
+    let mut raw_bits = 0;
+    let mut counters = Counters::default();
+    for (_, chunk) in group.changed_chunks() {
+        let positions = ulp::changed_positions(number, chunk.0, chunk.1);
+        for gap in codec::gaps(&positions) {
+            let token = ulp::token(u64::from(gap));
+            gaps[usize::from(token.symbol)] += 1;
+            raw_bits += u64::from(token.raw_bits);
+        }
+        let changed = codec::changed_symbols(number, chunk.0, chunk.1, &positions);
+        raw_bits += changed.raw_bits;
+        let keys = coding_scales.key_rule(&group.shape(chunk), &[]).keys_at(chunk.1, &positions);
+        ulp::count_pairs(&keys, &changed.symbols, counters.as_mut_slice());
+    }
+    let histogram = counters.finish();
+    let own: CostedSet = tables::fit(&histogram, Some(&gaps));
+    let cost = own.cost + raw_bits * ONE_BIT;
+    let request = TableRequest { histogram, gaps: Some(gaps), own };
+    let coding = Coding::Sparse { tables: Some(Box::new(request)), scales: coding_scales };
+    Draft { coding, float_counts: None, symbols: Vec::new(), row_scales: Vec::new(), changed, cost }
+}
+
+/// The best split of stand-alone elements, where the number type has one.
+fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
+    let number = group.number;
+    let max_bits = match number.kind() {
+        NumberKind::Float => MAX_MODELLED_BITS.min(number.mantissa_bits()),
+        _ => 0,
+    };
+    let finest = FieldSplit::new(number, max_bits, 0)?;
+    let chunks = group.changed_chunks();
+    let count_chunk = |(_, (target, _)): &(usize, Pair<'_>)| {
+        let mut tops = vec![0; 1 << finest.top_bits()];
+        count_tops(finest, target, &mut tops);
+        (tops, common_zero_bits(number, target))
+    };
+    let add = |a: (Vec<u32>, u32), b: (Vec<u32>, u32)| {
+        (a.0.iter().zip(&b.0).map(|(x, y)| x + y).collect(), a.1.min(b.1))
+    };
+    let (mut tops, zero_bits) = chunks.par_iter().map(count_chunk).reduce_with(add)?;
+    let mut best: Option<Draft> = None;
+    for modelled_bits in (0..=max_bits).rev() {
+        let (lowest, counts) = window(&tops);
+        let split = FieldSplit::new(number, modelled_bits, lowest)?;
+        let elems: u64 = tops.iter().map(|c| u64::from(*c)).sum();
+        let field_bits = elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())));
+        let escape_bits = u64::from(counts[ALPHABET - 1]) * u64::from(split.top_bits());
+        let cost = table::own_table_cost(&counts) + (field_bits + escape_bits) * ONE_BIT;
+        if best.as_ref().is_none_or(|best| cost < best.cost) {
+            let coding = Coding::Float { tables: None, modelled_bits, lowest };
+            best = Some(Draft {
+                coding,
+                float_counts: Some(Box::new(counts)),
+                symbols: Vec::new(),
+                row_scales: Vec::new(),
+                changed,
+                cost,
+            });
+        }
+        tops = tops.chunks(2).map(|pair| pair.iter().sum()).collect();
+    }
+    best
+}
+
+/// The 255 neighbouring values that occur most, as symbols, and all the others as the escape.
+fn window(tops: &[u32]) -> (u64, Counts) {
+    let direct = (ALPHABET - 1).min(tops.len());
+    let mut inside: u64 = tops[..direct].iter().map(|c| u64::from(*c)).sum();
+    let total: u64 = tops.iter().map(|c| u64::from(*c)).sum();
+    let (mut best, mut lowest) = (inside, 0);
+    for start in 1..=tops.len() - direct {
+        inside = inside - u64::from(tops[start - 1]) + u64::from(tops[start + direct - 1]);
+        if inside > best {
+            (best, lowest) = (inside, start);
+        }
+    }
+    let mut counts = [0; ALPHABET];
+    counts[..direct].copy_from_slice(&tops[lowest..lowest + direct]);
+    counts[ALPHABET - 1] += u32::try_from(total - best).unwrap_or(u32::MAX);
+    (lowest as u64, counts)
+}
+
+/// Estimated bits in 1/65536 of coding a sample with its prediction, or on its own; for choosing among references.
+pub(crate) fn sample_cost(group: &GroupInput<'_>) -> u64 {
+    if group.is_predicted {
+        ulp_draft(group, &symbolise(group), scales::uniform(group.number, &group.chunks), 0).cost
+    } else {
+        float_draft(group, 0).map_or_else(|| plain_cost(group), |draft| draft.cost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_covers_what_occurs_most() {
+        let mut tops = vec![0u32; 2048];
+        tops[3] = 1;
+        tops[900..1100].fill(10);
+        let (lowest, counts) = window(&tops);
+        assert_eq!(counts.iter().sum::<u32>(), 2001);
+        assert_eq!(counts[255], 1);
+        assert!((845..=900).contains(&lowest), "{lowest}");
+        assert_eq!(window(&[5; 256]).1[255], 5);
+    }
+
+    #[test]
+    fn samples_are_inside_and_bounded() {
+        for elems in [0, 1, SAMPLES * SAMPLE_ELEMS, SAMPLES * SAMPLE_ELEMS + 1, 1 << 20] {
+            let ranges = sample_ranges(elems);
+            assert!(
+                ranges.iter().all(|r| r.end <= elems)
+                    && ranges.iter().map(|r| r.len()).sum::<usize>() <= SAMPLES * SAMPLE_ELEMS
+            );
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! How long work tells how far it is and learns that it should stop.
+//! It draws nothing: programs do.
+
+use crate::error::{Error, Result};
+
+/// Receives the progress of one operation. Called from several threads.
+pub trait Progress: Sync {
+    /// Work of `total_bytes` begins.
+    fn start(&self, total_bytes: u64);
+    /// `bytes` more are done.
+    fn advance(&self, bytes: u64);
+    /// Whether to stop; asked between chunks.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Progress for callers that do not want any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _total_bytes: u64) {}
+    fn advance(&self, _bytes: u64) {}
+}
+
+pub(crate) fn check_cancelled(progress: &dyn Progress) -> Result<()> {
+    if progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+}

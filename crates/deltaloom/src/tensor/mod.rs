@@ -1,0 +1,63 @@
+//! Tensors as files describe them: dtype, shape, place, and the grid of chunks they are coded in.
+//! It holds no weights.
+
+mod dtype;
+mod grid;
+
+pub use dtype::DType;
+pub use grid::Grid;
+
+use crate::error::{Error, Result};
+
+/// Name, dtype, shape and place of a tensor in the data of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name, unique in its file.
+    pub name: String,
+    /// Type of the elements.
+    pub dtype: DType,
+    /// Sizes of the dimensions; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// First byte, from the start of the file's data.
+    pub begin: u64,
+    /// Byte after the last.
+    pub end: u64,
+}
+
+impl TensorInfo {
+    /// Size in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> u64 {
+        self.end - self.begin
+    }
+
+    /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes.
+    #[must_use]
+    pub fn number(&self) -> deltaloom_kernels::Number {
+        self.dtype.number().unwrap_or(deltaloom_kernels::Number::unsigned(8))
+    }
+
+    /// Whether the other tensor has the same dtype and shape.
+    #[must_use]
+    pub fn same_type(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape
+    }
+
+    /// Checks that the byte range is as long as dtype and shape say.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        let Some(bits) = self.dtype.bits() else { return Ok(()) };
+        let expected = self
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(d))
+            .and_then(|n| n.checked_mul(bits))
+            .filter(|bits| bits.is_multiple_of(8));
+        if expected.map(|bits| bits / 8) == self.end.checked_sub(self.begin) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "tensor {:?}: {} of shape {:?} does not take bytes {}..{}",
+            self.name, self.dtype, self.shape, self.begin, self.end
+        )))
+    }
+}

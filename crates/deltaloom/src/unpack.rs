@@ -1,0 +1,242 @@
+//! Restores the files of a container byte for byte, or one tensor of it.
+//! Every reference is found, by digest, before the first chunk is decoded; every result is checked against its digest.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::bases::ResolvedContainer;
+use crate::checkpoint::output::{NewDirectory, NewFile};
+use crate::checkpoint::{Contents, Layout};
+use crate::container::to_usize;
+use crate::error::{Error, Result};
+use crate::pipeline::{self, WINDOW_CHUNKS};
+use crate::progress::{Progress, check_cancelled};
+
+/// How to unpack.
+#[derive(Debug, Clone, Default)]
+pub struct UnpackOptions {
+    /// Threads; 0 means one per core.
+    pub threads: usize,
+    /// Replace an existing target.
+    pub overwrite: bool,
+}
+
+/// What unpacking did.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnpackReport {
+    /// Bytes restored.
+    pub original_bytes: u64,
+    /// Bytes of the container.
+    pub packed_bytes: u64,
+    /// Files restored.
+    pub files: usize,
+    /// Time it took.
+    pub seconds: f64,
+    /// Threads it ran on.
+    pub threads: usize,
+}
+
+/// Restores the checkpoint of a container under the name `target`, which appears only when it is whole and every tensor has its digest.
+///
+/// # Errors
+/// What reading or writing gives; [`Error::DigestMismatch`]; [`Error::AlreadyExists`]; [`Error::Cancelled`].
+pub fn unpack(
+    resolved: &ResolvedContainer,
+    target: &Path,
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+) -> Result<UnpackReport> {
+    let start = Instant::now();
+    let index = resolved.container().index();
+    progress.start(index.original_bytes());
+    let threads = match index.layout {
+        Layout::File => {
+            let mut file = NewFile::create(target, options.overwrite)?;
+            let handle = file.file().try_clone().map_err(Error::io(target))?;
+            let threads = restore(resolved, target, options, progress, |_| {
+                handle.try_clone().map_err(Error::io(target))
+            })?;
+            file.commit()?;
+            threads
+        }
+        Layout::Directory => {
+            let folder = NewDirectory::create(target, options.overwrite)?;
+            let threads = restore(resolved, target, options, progress, |path| folder.create_file(path))?;
+            folder.commit()?;
+            threads
+        }
+    };
+    Ok(UnpackReport {
+        original_bytes: index.original_bytes(),
+        packed_bytes: resolved.container().len_bytes(),
+        files: index.members.len(),
+        seconds: start.elapsed().as_secs_f64(),
+        threads,
+    })
+}
+
+fn restore(
+    resolved: &ResolvedContainer,
+    target: &Path,
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+    create: impl Fn(&str) -> Result<File> + Sync,
+) -> Result<usize> {
+    let members = &resolved.container().index().members;
+    let mut current: Option<(usize, File)> = None;
+    let mut next_member = 0;
+    // Opens members up to and including `member`: those in between have no tensor and are headers only.
+    let mut open_up_to = |member: usize, current: &mut Option<(usize, File)>| -> Result<()> {
+        while next_member <= member {
+            if let Some((_, file)) = current.take() {
+                file.sync_all().map_err(Error::io(target))?;
+            }
+            let mut file = create(&members[next_member].path)?;
+            if let Contents::Safetensors(header) = &members[next_member].contents {
+                let length = (header.len() as u64).to_le_bytes();
+                file.write_all(&length).and_then(|()| file.write_all(header)).map_err(Error::io(target))?;
+            }
+            *current = Some((next_member, file));
+            next_member += 1;
+        }
+        Ok(())
+    };
+    let threads = decode_all(resolved, options.threads, progress, |piece| {
+        match piece.fault {
+            Some(fault) => return Err(fault),
+            None => open_up_to(resolved.tensor(piece.tensor).place.0, &mut current)?,
+        }
+        let Some((_, file)) = &mut current else { return Ok(()) };
+        file.write_all(piece.bytes).map_err(Error::io(target))
+    })?;
+    if let Some(last) = members.len().checked_sub(1) {
+        open_up_to(last, &mut current)?;
+    }
+    if let Some((_, file)) = current {
+        file.sync_all().map_err(Error::io(target))?;
+    }
+    Ok(threads)
+}
+
+/// The next bytes of a tensor; or, after its last ones, what is wrong with it as a whole.
+pub(crate) struct Piece<'a> {
+    pub(crate) tensor: usize,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) fault: Option<Error>,
+}
+
+/// Decodes every tensor in file order and checks its digest; `take` gets the pieces. Gives the number of threads.
+pub(crate) fn decode_all(
+    resolved: &ResolvedContainer,
+    threads: usize,
+    progress: &dyn Progress,
+    mut take: impl FnMut(Piece<'_>) -> Result<()> + Send,
+) -> Result<usize> {
+    let index = resolved.container().index();
+    // Tensors without elements have one empty run, so that they come by too.
+    let runs = (0..index.tensors.len()).flat_map(|tensor| {
+        let chunks = to_usize(index.tensors[tensor].grid.chunk_count());
+        (0..chunks.max(1)).step_by(WINDOW_CHUNKS / 2).map(move |start| {
+            let end = (start + WINDOW_CHUNKS / 2).min(chunks);
+            Run { tensor, chunks: start..end, is_last: end == chunks }
+        })
+    });
+    let windows = pipeline::windows(runs.collect(), |run: &Run| run.chunks.len().max(1));
+    let mut hasher = blake3::Hasher::new();
+    pipeline::with_threads(threads, || {
+        pipeline::overlapped(
+            windows,
+            |window: Vec<Run>| decode_window(resolved, window, progress),
+            |decoded: Vec<(Run, Vec<Vec<u8>>)>| {
+                for (run, chunks) in decoded {
+                    for chunk in &chunks {
+                        hasher.update(chunk);
+                        progress.advance(chunk.len() as u64);
+                        take(Piece { tensor: run.tensor, bytes: chunk, fault: None })?;
+                    }
+                    if run.is_last {
+                        let found = std::mem::take(&mut hasher).finalize();
+                        let fault = digest_fault(resolved, run.tensor, found);
+                        take(Piece { tensor: run.tensor, bytes: &[], fault })?;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        Ok(rayon::current_num_threads())
+    })
+}
+
+/// Chunks of one tensor.
+struct Run {
+    tensor: usize,
+    chunks: Range<usize>,
+    is_last: bool,
+}
+
+fn decode_window(
+    resolved: &ResolvedContainer,
+    window: Vec<Run>,
+    progress: &dyn Progress,
+) -> Result<Vec<(Run, Vec<Vec<u8>>)>> {
+    check_cancelled(progress)?;
+    let decode = |run: Run| {
+        let chunks = run.chunks.clone().into_par_iter().map(|i| resolved.chunk(run.tensor, i));
+        let chunks = chunks.collect::<Result<Vec<_>>>()?;
+        Ok((run, chunks))
+    };
+    window.into_par_iter().map(decode).collect()
+}
+
+fn digest_fault(resolved: &ResolvedContainer, tensor: usize, found: blake3::Hash) -> Option<Error> {
+    let expected = resolved.tensor(tensor).digest;
+    (found != expected).then(|| {
+        let (tensor, hex) =
+            (resolved.info(tensor).name.clone(), |hash: blake3::Hash| hash.to_hex().to_string());
+        let mismatch = Error::DigestMismatch { tensor, expected: hex(expected), found: hex(found) };
+        mismatch.in_file(resolved.container().path())
+    })
+}
+
+/// Writes the bytes of one tensor, or of `rows` of its first dimension, decoding only the chunks that hold them.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::InvalidArgument`] for rows that it does not have, what decoding or writing gives (the latter with an empty path).
+pub fn read_tensor(
+    resolved: &ResolvedContainer,
+    name: &str,
+    rows: Option<Range<u64>>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let number = resolved.container().find(name)?;
+    let info = resolved.info(number);
+    let bytes = match (rows, info.shape.first()) {
+        (None, _) => 0..info.len_bytes(),
+        (Some(rows), Some(count)) if rows.start <= rows.end && rows.end <= *count => {
+            let row_bytes = info.len_bytes().checked_div(*count).unwrap_or(0);
+            rows.start * row_bytes..rows.end * row_bytes
+        }
+        (Some(rows), _) => {
+            let message =
+                format!("tensor {name:?} of shape {:?} has no rows {}..{}", info.shape, rows.start, rows.end);
+            return Err(Error::InvalidArgument(message));
+        }
+    };
+    // Piece by piece, so that a large tensor does not have to fit in memory.
+    let grid = resolved.tensor(number).grid;
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let chunk = grid.chunks_of_rows(&(at / grid.row_bytes()..at / grid.row_bytes() + 1)).start;
+        let end = grid.chunk_bytes(chunk).end.min(bytes.end);
+        let piece = resolved.read(number, at, to_usize(end - at))?;
+        out.write_all(&piece).map_err(Error::io(""))?;
+        at = end;
+    }
+    Ok(())
+}

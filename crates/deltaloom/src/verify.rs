@@ -1,0 +1,90 @@
+//! Checks a container: every checksum, and with the bases every tensor's digest.
+//! It reports all faults it finds rather than the first.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::bases::ResolvedContainer;
+use crate::container::{ChunkEntry, Container, PackedTensor};
+use crate::error::{Error, Result};
+use crate::pipeline;
+use crate::progress::{Progress, check_cancelled};
+use crate::unpack;
+
+/// What was checked and what is wrong.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// `checksums` of all payloads, or `digests` of all decoded tensors too.
+    pub checked: &'static str,
+    /// Tensors in the container.
+    pub tensors: usize,
+    /// Chunks in the container.
+    pub chunks: usize,
+    /// What is wrong, a line each.
+    pub faults: Vec<String>,
+}
+
+/// What there is to verify with.
+pub enum Verifiable<'a> {
+    /// The container alone: checksums.
+    Alone(&'a Container),
+    /// With its references: checksums and digests.
+    Resolved(&'a ResolvedContainer),
+}
+
+/// Verifies a container.
+///
+/// # Errors
+/// Only what keeps it from checking: [`Error::Cancelled`], [`Error::Io`]. Faults are in the report.
+pub fn verify(what: &Verifiable<'_>, threads: usize, progress: &dyn Progress) -> Result<VerifyReport> {
+    let container = match what {
+        Verifiable::Alone(container) => container,
+        Verifiable::Resolved(resolved) => resolved.container(),
+    };
+    let index = container.index();
+    let mut faults = checksum_faults(container, threads, progress)?;
+    let mut checked = "checksums";
+    if let (Verifiable::Resolved(resolved), true) = (what, faults.is_empty()) {
+        checked = "digests";
+        progress.start(index.original_bytes());
+        let decoded = unpack::decode_all(resolved, threads, progress, |piece| {
+            faults.extend(piece.fault.map(|fault| describe(&fault)));
+            Ok(())
+        });
+        match decoded {
+            Err(e @ (Error::Cancelled | Error::Io { .. })) => return Err(e),
+            Err(e) => faults.push(describe(&e)),
+            Ok(_) => {}
+        }
+    }
+    let chunks = index.tensors.iter().map(|tensor| tensor.chunks.len()).sum();
+    Ok(VerifyReport { ok: faults.is_empty(), checked, tensors: index.tensors.len(), chunks, faults })
+}
+
+fn describe(error: &Error) -> String {
+    match error {
+        Error::InFile { source, .. } => describe(source),
+        other => other.to_string(),
+    }
+}
+
+fn checksum_faults(container: &Container, threads: usize, progress: &dyn Progress) -> Result<Vec<String>> {
+    let index = container.index();
+    let chunks: Vec<_> = index.tensors.iter().flat_map(|t| t.chunks.iter().map(move |c| (t, c))).collect();
+    progress.start(index.tensors.iter().map(PackedTensor::packed_bytes).sum());
+    let check = |&(tensor, chunk): &(&PackedTensor, &ChunkEntry)| {
+        check_cancelled(progress)?;
+        progress.advance(chunk.len_bytes as u64);
+        match container.read_payload(tensor, chunk) {
+            Ok(_) => Ok(None),
+            Err(e @ Error::Io { .. }) => Err(e),
+            Err(e) => Ok(Some(describe(&e))),
+        }
+    };
+    pipeline::with_threads(threads, || {
+        let faults: Vec<Option<String>> = chunks.par_iter().map(check).collect::<Result<_>>()?;
+        Ok(faults.into_iter().flatten().collect())
+    })
+}
