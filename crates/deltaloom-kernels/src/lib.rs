@@ -3,6 +3,7 @@
 
 pub mod bits;
 pub mod fields;
+pub mod isa;
 pub mod number;
 pub mod rans;
 pub mod steps;

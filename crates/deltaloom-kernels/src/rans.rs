@@ -4,6 +4,7 @@
 //! coders" (arXiv 1402.3392). A stream here is one interleaved run; blocks of streams and their headers belong to the caller.
 
 use crate::DecodeError;
+use crate::isa::per_isa;
 
 /// Bits of a frequency: the frequencies of a table sum to `1 << PROB_BITS`.
 pub const PROB_BITS: u32 = 12;
@@ -96,53 +97,69 @@ pub struct Stream {
     pub words: Vec<u16>,
 }
 
-/// Encodes `symbols[i]` with table `contexts[i]` over `carry.len()` lanes; lane l starts at `STATE_LOW + carry[l]`.
-///
-/// # Panics
-/// When a symbol has frequency 0 in its table, a context names no table, or the slices differ in length: faults of the caller.
-#[must_use]
-pub fn encode(tables: &EncodeTables, symbols: &[u8], contexts: &[u8], carry: &[u16]) -> Stream {
+per_isa! {
+    /// Encodes `symbols[i]` with table `contexts[i]` over `carry.len()` lanes; lane l starts at `STATE_LOW + carry[l]`.
+    ///
+    /// # Panics
+    /// When a symbol has frequency 0 in its table, a context names no table, or the slices differ in length: faults of the caller.
+    #[must_use]
+    pub fn encode(tables: &EncodeTables, symbols: &[u8], contexts: &[u8], carry: &[u16]) -> Stream = encode_body;
+}
+
+#[inline(always)]
+fn encode_body(tables: &EncodeTables, symbols: &[u8], contexts: &[u8], carry: &[u16]) -> Stream {
     assert_eq!(symbols.len(), contexts.len());
     let lanes = carry.len();
     let mut states: Vec<u32> = carry.iter().map(|&word| STATE_LOW + u32::from(word)).collect();
-    // A symbol costs at most 12 bits, so it emits at most one word. Filled from the end: decoders read the other way.
-    let mut words = vec![0u16; symbols.len() + 1];
-    let mut free = words.len();
+    // In the order of encoding; decoders read the other way.
+    let mut words = Vec::new();
+    let mut used = 0;
     let full = symbols.len() / lanes * lanes;
-    let mut step = |start: usize, end: usize| {
+    let starts = (0..full).step_by(lanes).chain((full < symbols.len()).then_some(full));
+    for start in starts.rev() {
+        let end = (start + lanes).min(symbols.len());
+        // A symbol costs at most 12 bits, so it emits at most one word; the last store may be of a word that is not due.
+        if words.len() < used + lanes + 1 {
+            words.resize(2 * words.len() + lanes + 1, 0);
+        }
         let coded = symbols[start..end].iter().zip(&contexts[start..end]);
         for ((&symbol, &context), state) in coded.zip(&mut states[..end - start]).rev() {
-            let entry = &tables.symbols[usize::from(context) << 8 | usize::from(symbol)];
-            let mut x = *state;
-            // Without a branch: whether a word is due is as good as random.
-            let is_full = x >> (32 - PROB_BITS) >= entry.frequency;
-            words[free - 1] = (x & 0xffff) as u16;
-            free -= usize::from(is_full);
-            x >>= 16 * u32::from(is_full);
+            let entry = &tables.symbols[(usize::from(context) << 8) | usize::from(symbol)];
             debug_assert!(entry.frequency > 0);
+            // Without a branch: whether a word is due is as good as random.
+            let is_full = *state >> (32 - PROB_BITS) >= entry.frequency;
+            words[used] = (*state & 0xffff) as u16;
+            used += usize::from(is_full);
+            let x = *state >> (16 * u32::from(is_full));
             let quotient = ((u64::from(x) * entry.reciprocal) >> RECIPROCAL_BITS) as u32;
             *state = x + quotient * (PROB_SCALE - entry.frequency) + entry.start;
         }
-    };
-    if full < symbols.len() {
-        step(full, symbols.len());
     }
-    for start in (0..full).step_by(lanes).rev() {
-        step(start, start + lanes);
-    }
-    words.drain(..free);
+    words.truncate(used);
+    words.reverse();
     Stream { states, words }
 }
 
-/// Decodes `out.len()` symbols, symbol i with table `contexts[i]`, from a stream of `states.len()` lanes. `words` are its 16-bit words,
-/// little-endian. Gives the carry: the low half of every final state.
-///
-/// # Errors
-/// [`DecodeError::Truncated`] when words run out, [`DecodeError::Trailing`] when some are left or a lane does not end where encoders start.
-///
-/// # Panics
-/// When a context names no table or the slices differ in length: faults of the caller.
-pub fn decode(
+per_isa! {
+    /// Decodes `out.len()` symbols, symbol i with table `contexts[i]`, from a stream of `states.len()` lanes. `words` are its 16-bit words,
+    /// little-endian. Gives the carry: the low half of every final state.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] when words run out, [`DecodeError::Trailing`] when some are left or a lane does not end where encoders start.
+    ///
+    /// # Panics
+    /// When a context names no table or the slices differ in length: faults of the caller.
+    pub fn decode(
+        tables: &DecodeTables,
+        contexts: &[u8],
+        states: &mut [u32],
+        words: &[u8],
+        out: &mut [u8],
+    ) -> Result<Vec<u16>, DecodeError> = decode_body;
+}
+
+#[inline(always)]
+fn decode_body(
     tables: &DecodeTables,
     contexts: &[u8],
     states: &mut [u32],

@@ -1,14 +1,25 @@
 //! How far each element is from its prediction, as a plain number; for estimating scales only.
 //! Nothing that is decoded depends on it.
 
+use crate::isa::per_isa;
 use crate::number::{by_number, by_size, load, load_32};
 use crate::{Number, NumberKind};
 
-/// `|target - prediction|` of all elements; 0 where it is not finite.
-///
-/// # Panics
-/// When the slices do not have `out.len()` elements.
-pub fn absolute_steps(number: Number, target: &[u8], prediction: &[u8], out: &mut [f32]) {
+per_isa! {
+    /// `|target - prediction|` of all elements; 0 where it is not finite.
+    ///
+    /// # Panics
+    /// When the slices do not have `out.len()` elements.
+    pub fn absolute_steps(
+        number: Number,
+        target: &[u8],
+        prediction: &[u8],
+        out: &mut [f32],
+    ) = absolute_steps_body;
+}
+
+#[inline(always)]
+fn absolute_steps_body(number: Number, target: &[u8], prediction: &[u8], out: &mut [f32]) {
     #[inline(always)]
     fn run<const B: usize>(number: Number, target: &[u8], prediction: &[u8], out: &mut [f32]) {
         let value = Decoder::new(number);

@@ -2,6 +2,7 @@
 //! It does not choose tables or scales and does not entropy-code.
 
 use crate::bits::{BitReader, BitWriter};
+use crate::isa::per_isa;
 use crate::number::{by_number, by_size, load, load_32, store};
 use crate::{DecodeError, Number, NumberKind};
 
@@ -214,8 +215,19 @@ fn near_residuals<const B: usize>(
     }
 }
 
-/// Symbols of all elements; appends their raw bits.
-pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
+per_isa! {
+    /// Symbols of all elements; appends their raw bits.
+    pub fn encode(
+        number: Number,
+        target: &[u8],
+        prediction: &[u8],
+        symbols: &mut [u8],
+        raw: &mut BitWriter,
+    ) = encode_body;
+}
+
+#[inline(always)]
+fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
     #[inline(always)]
     fn run<const B: usize>(
         number: Number,
@@ -255,11 +267,21 @@ pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u
     by_number!(number, run(target, prediction, symbols, raw));
 }
 
-/// Turns `values`, which holds the prediction, into the target.
-///
-/// # Errors
-/// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
-pub fn apply(
+per_isa! {
+    /// Turns `values`, which holds the prediction, into the target.
+    ///
+    /// # Errors
+    /// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
+    pub fn apply(
+        number: Number,
+        values: &mut [u8],
+        symbols: &[u8],
+        raw: &mut BitReader<'_>,
+    ) -> Result<(), DecodeError> = apply_body;
+}
+
+#[inline(always)]
+fn apply_body(
     number: Number,
     values: &mut [u8],
     symbols: &[u8],
@@ -340,23 +362,9 @@ impl KeyRule<'_> {
     /// # Panics
     /// When scales are given and their number is not that of the rows or columns.
     pub fn keys(&self, prediction: &[u8], out: &mut [u8]) {
-        #[inline(always)]
-        fn run<const B: usize>(number: Number, rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
-            let rows = out.chunks_mut(rule.cols).zip(prediction.chunks(rule.cols * B));
-            for (row, (out, values)) in rows.enumerate() {
-                let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
-                let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
-                if rule.col_scales.is_empty() {
-                    out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
-                } else {
-                    let scaled = exponents.zip(rule.col_scales);
-                    out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
-                }
-            }
-        }
         assert!(self.row_scales.is_empty() || self.row_scales.len() * self.cols == out.len());
         assert!(self.col_scales.is_empty() || self.col_scales.len() == self.cols);
-        by_number!(self.number, run(self, prediction, out));
+        all_keys(self, prediction, out);
     }
 
     /// Keys of the elements of `prediction` at `positions`.
@@ -375,26 +383,74 @@ impl KeyRule<'_> {
     }
 }
 
+per_isa! {
+    /// Keys by a rule whose scales fit.
+    pub(crate) fn all_keys(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) = all_keys_body;
+}
+
+#[inline(always)]
+fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
+    let rows = out.chunks_mut(rule.cols).zip(prediction.chunks(rule.cols * rule.number.bytes()));
+    for (row, (out, values)) in rows.enumerate() {
+        row_keys(rule, row, rule.col_scales, values, out);
+    }
+}
+
+/// Keys of a part of a row; `col_scales` starts with that of its first element.
+#[inline(always)]
+fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
+    #[inline(always)]
+    fn run<const B: usize>(number: Number, base: i32, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
+        let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
+        if col_scales.is_empty() {
+            out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
+        } else {
+            let scaled = exponents.zip(col_scales);
+            out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
+        }
+    }
+    let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
+    by_number!(rule.number, run(base, col_scales, values, out));
+}
+
 /// Replaces every key by its table.
 pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "clamped to 0..=255")]
 fn key(exponent: u32, shift: i32) -> u8 {
     (KEY_STEPS_PER_OCTAVE * exponent.cast_signed() - shift).clamp(0, 255) as u8
 }
 
-/// Adds the pairs (key, symbol) to `histogram[key * 256 + symbol]`.
-///
-/// # Panics
-/// When the slices differ in length or the histogram has not `KEYS * 256` counters.
-pub fn count_pairs(keys: &[u8], symbols: &[u8], histogram: &mut [u32]) {
-    assert_eq!(keys.len(), symbols.len());
+/// Keys that are computed before they are counted.
+const KEY_BLOCK: usize = 1024;
+
+per_isa! {
+    /// Adds the pairs (key, symbol) of all elements of `prediction` to `histogram[key * 256 + symbol]`.
+    ///
+    /// # Panics
+    /// When the slices differ in length or the histogram has not `KEYS * 256` counters.
+    pub fn count_pairs(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histogram: &mut [u32]) = count_pairs_body;
+}
+
+#[inline(always)]
+fn count_pairs_body(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histogram: &mut [u32]) {
+    let size = rule.number.bytes();
+    assert_eq!(symbols.len() * size, prediction.len());
     let histogram: &mut [u32; KEYS * 256] = histogram.try_into().expect("a counter per key and symbol");
-    for (&key, &symbol) in keys.iter().zip(symbols) {
-        histogram[usize::from(key) << 8 | usize::from(symbol)] += 1;
+    let mut keys = [0u8; KEY_BLOCK];
+    let rows = symbols.chunks(rule.cols).zip(prediction.chunks(rule.cols * size));
+    for (row, (symbols, values)) in rows.enumerate() {
+        let blocks = symbols.chunks(KEY_BLOCK).zip(values.chunks(KEY_BLOCK * size));
+        for (block, (symbols, values)) in blocks.enumerate() {
+            let keys = &mut keys[..symbols.len()];
+            let col_scales = rule.col_scales.get(block * KEY_BLOCK..).unwrap_or_default();
+            row_keys(rule, row, col_scales, values, keys);
+            for (&key, &symbol) in keys.iter().zip(symbols) {
+                histogram[(usize::from(key) << 8) | usize::from(symbol)] += 1;
+            }
+        }
     }
 }
 

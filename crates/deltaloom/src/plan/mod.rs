@@ -282,10 +282,8 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
     let changed_chunks: Vec<(usize, &UlpSymbols)> =
         symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?))).collect();
     let histogram = count(&changed_chunks, |counters, (i, chunk)| {
-        let mut keys = vec![0; chunk.symbols.len()];
         let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(&scales, *i));
-        rule.keys(group.chunks[*i].1, &mut keys);
-        ulp::count_pairs(&keys, &chunk.symbols, counters);
+        ulp::count_pairs(&rule, group.chunks[*i].1, &chunk.symbols, counters);
     });
     let own = tables::fit(&histogram, None);
     let raw_bits: u64 = changed_chunks.iter().map(|(_, chunk)| chunk.raw_bits).sum();
@@ -312,7 +310,10 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
         let changed = codec::changed_symbols(number, chunk.0, chunk.1, &positions);
         raw_bits += changed.raw_bits;
         let keys = coding_scales.key_rule(&group.shape(chunk), &[]).keys_at(chunk.1, &positions);
-        ulp::count_pairs(&keys, &changed.symbols, counters.as_mut_slice());
+        let counters = counters.as_mut_slice();
+        keys.iter().zip(&changed.symbols).for_each(|(key, symbol)| {
+            counters[usize::from(*key) * ALPHABET + usize::from(*symbol)] += 1;
+        });
     }
     let histogram = counters.finish();
     let own: CostedSet = tables::fit(&histogram, Some(&gaps));

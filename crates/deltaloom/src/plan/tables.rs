@@ -77,15 +77,15 @@ fn row_entropy(row: &Counts) -> u64 {
 #[derive(Debug, Clone)]
 struct KeyRun {
     first_key: u8,
-    counts: Counts,
+    counts: Box<Counts>,
     cost: u64,
 }
 
 impl KeyRun {
     fn joined(&self, next: &Self) -> Self {
-        let mut counts = self.counts;
-        counts.iter_mut().zip(&next.counts).for_each(|(a, b)| *a += b);
-        Self { first_key: self.first_key, counts, cost: table::own_table_cost(&counts) }
+        let mut counts = self.counts.clone();
+        counts.iter_mut().zip(next.counts.iter()).for_each(|(a, b)| *a += b);
+        Self { first_key: self.first_key, cost: table::own_table_cost(&counts), counts }
     }
 }
 
@@ -98,12 +98,12 @@ pub(crate) struct CostedSet {
 
 /// Tables for a histogram: neighbouring keys are joined while that saves bits. `gaps` becomes a table before the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
-    let start = |(first_key, counts): (u8, &Counts)| KeyRun {
-        first_key,
-        counts: *counts,
+    let start = |(first_key, counts): &(u8, Box<Counts>)| KeyRun {
+        first_key: *first_key,
+        counts: counts.clone(),
         cost: table::own_table_cost(counts),
     };
-    let mut runs: Vec<KeyRun> = histogram.rows().map(start).collect();
+    let mut runs: Vec<KeyRun> = histogram.rows.iter().map(start).collect();
     let mut joined: Vec<KeyRun> = runs.windows(2).map(|w| w[0].joined(&w[1])).collect();
     loop {
         let saving =
