@@ -14,7 +14,7 @@ pub struct BitWriter {
 }
 
 /// Most bits that fit beside the up to 7 that wait for their byte.
-const SHORT_BITS: u32 = 56;
+pub(crate) const SHORT_BITS: u32 = 56;
 /// Bytes by which the buffer grows.
 const GROWTH: usize = 4096;
 

@@ -1,7 +1,8 @@
 //! Stand-alone elements split into a modelled part (exponent and top mantissa bits) and raw fields; docs/format.md section 9.
 //! It does not choose how many mantissa bits are modelled.
 
-use crate::bits::{BitReader, BitWriter};
+use crate::bits::{BitReader, BitWriter, SHORT_BITS};
+use crate::isa::per_isa;
 use crate::number::{by_number, by_size, load, store};
 use crate::{DecodeError, Number, NumberKind};
 
@@ -87,35 +88,7 @@ impl FieldSplit {
         escapes: &mut BitWriter,
         fields: &mut BitWriter,
     ) {
-        #[inline(always)]
-        fn run<const B: usize>(
-            number: Number,
-            split: FieldSplit,
-            target: &[u8],
-            zero_bits: u32,
-            symbols: &mut [u8],
-            escapes: &mut BitWriter,
-            all_fields: &mut BitWriter,
-        ) {
-            let split = FieldSplit { number, ..split };
-            let mut fields = std::mem::take(all_fields);
-            let (field_bits, mantissa_bits) =
-                (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
-            for (i, symbol) in symbols.iter_mut().enumerate() {
-                let x = load::<B>(target, i);
-                let top = split.top(x);
-                *symbol = split.symbol(top);
-                if *symbol == ESCAPE {
-                    escapes.push(top, split.top_bits());
-                }
-                if field_bits > 0 {
-                    let mantissa = x >> zero_bits & ((1 << mantissa_bits) - 1);
-                    fields.push(mantissa | x >> (split.number.bits() - 1) << mantissa_bits, field_bits);
-                }
-            }
-            *all_fields = fields;
-        }
-        by_number!(self.number, run(self, target, zero_bits, symbols, escapes, fields));
+        encode(self, target, zero_bits, symbols, escapes, fields);
     }
 
     /// Rebuilds all elements; inverse of [`Self::encode`].
@@ -130,42 +103,139 @@ impl FieldSplit {
         fields: &mut BitReader<'_>,
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
-        #[inline(always)]
-        fn run<const B: usize>(
-            number: Number,
-            split: FieldSplit,
-            symbols: &[u8],
-            zero_bits: u32,
-            escapes: &mut BitReader<'_>,
-            all_fields: &mut BitReader<'_>,
-            out: &mut [u8],
-        ) -> Result<(), DecodeError> {
-            let split = FieldSplit { number, ..split };
-            let mut fields = all_fields.clone();
-            let (field_bits, mantissa_bits) =
-                (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
-            for (i, &symbol) in symbols.iter().enumerate() {
+        decode(self, symbols, zero_bits, escapes, fields, out)
+    }
+
+    /// The same split with a number type that the compiler knows.
+    #[inline(always)]
+    fn with_number(self, number: Number) -> Self {
+        Self { number, ..self }
+    }
+
+    /// How many fields of `field_bits` go into one push or take: each waits for the one before it.
+    #[inline(always)]
+    fn fields_at_once(field_bits: u32) -> usize {
+        (SHORT_BITS / field_bits.max(1)).clamp(1, 8) as usize
+    }
+}
+
+per_isa! {
+    /// [`FieldSplit::encode`].
+    pub(crate) fn encode(
+        split: FieldSplit,
+        target: &[u8],
+        zero_bits: u32,
+        symbols: &mut [u8],
+        escapes: &mut BitWriter,
+        fields: &mut BitWriter,
+    ) = encode_body;
+}
+
+#[inline(always)]
+fn encode_body(
+    split: FieldSplit,
+    target: &[u8],
+    zero_bits: u32,
+    symbols: &mut [u8],
+    escapes: &mut BitWriter,
+    fields: &mut BitWriter,
+) {
+    #[inline(always)]
+    fn run<const B: usize>(
+        number: Number,
+        split: FieldSplit,
+        target: &[u8],
+        zero_bits: u32,
+        symbols: &mut [u8],
+        escapes: &mut BitWriter,
+        all_fields: &mut BitWriter,
+    ) {
+        let split = split.with_number(number);
+        let mut fields = std::mem::take(all_fields);
+        let (field_bits, mantissa_bits) = (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
+        let at_once = FieldSplit::fields_at_once(field_bits);
+        for (symbols, values) in symbols.chunks_mut(at_once).zip(target.chunks(at_once * B)) {
+            let (mut bits, mut bit_count) = (0, 0);
+            for (symbol, value) in symbols.iter_mut().zip(values.chunks_exact(B)) {
+                let x = load::<B>(value, 0);
+                let top = split.top(x);
+                *symbol = split.symbol(top);
+                if *symbol == ESCAPE {
+                    escapes.push(top, split.top_bits());
+                }
+                if split.is_float() {
+                    let mantissa = x >> zero_bits & ((1 << mantissa_bits) - 1);
+                    bits |= (mantissa | x >> (number.bits() - 1) << mantissa_bits) << bit_count;
+                    bit_count += field_bits;
+                }
+            }
+            fields.push(bits, bit_count);
+        }
+        *all_fields = fields;
+    }
+    by_number!(split.number, run(split, target, zero_bits, symbols, escapes, fields));
+}
+
+per_isa! {
+    /// [`FieldSplit::decode`].
+    pub(crate) fn decode(
+        split: FieldSplit,
+        symbols: &[u8],
+        zero_bits: u32,
+        escapes: &mut BitReader<'_>,
+        fields: &mut BitReader<'_>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> = decode_body;
+}
+
+#[inline(always)]
+fn decode_body(
+    split: FieldSplit,
+    symbols: &[u8],
+    zero_bits: u32,
+    escapes: &mut BitReader<'_>,
+    fields: &mut BitReader<'_>,
+    out: &mut [u8],
+) -> Result<(), DecodeError> {
+    #[inline(always)]
+    fn run<const B: usize>(
+        number: Number,
+        split: FieldSplit,
+        symbols: &[u8],
+        zero_bits: u32,
+        escapes: &mut BitReader<'_>,
+        all_fields: &mut BitReader<'_>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        let split = split.with_number(number);
+        let mut fields = all_fields.clone();
+        let (field_bits, mantissa_bits) = (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
+        let at_once = FieldSplit::fields_at_once(field_bits);
+        let mut unknown = 0;
+        for (symbols, values) in symbols.chunks(at_once).zip(out.chunks_mut(at_once * B)) {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 8")]
+            let mut bits = fields.take(symbols.len() as u32 * field_bits);
+            for (&symbol, value) in symbols.iter().zip(values.chunks_exact_mut(B)) {
                 let top = match symbol {
                     ESCAPE => escapes.take(split.top_bits()),
                     _ => split.lowest + u64::from(symbol),
                 };
-                if top >> split.top_bits() != 0 {
-                    return Err(DecodeError::BadSymbol);
-                }
+                unknown |= top >> split.top_bits();
                 let mut x = top;
-                if field_bits > 0 {
-                    let field = fields.take(field_bits);
+                if split.is_float() {
                     x = top << split.max_zero_bits()
-                        | (field & ((1 << mantissa_bits) - 1)) << zero_bits
-                        | field >> mantissa_bits << (split.number.bits() - 1);
+                        | (bits & ((1 << mantissa_bits) - 1)) << zero_bits
+                        | (bits >> mantissa_bits & 1) << (number.bits() - 1);
+                    // Two shifts: a field may be as wide as the word.
+                    bits = bits >> (field_bits / 2) >> (field_bits - field_bits / 2);
                 }
-                store::<B>(out, i, x);
+                store::<B>(value, 0, x);
             }
-            *all_fields = fields;
-            Ok(())
         }
-        by_number!(self.number, run(self, symbols, zero_bits, escapes, fields, out))
+        *all_fields = fields;
+        if unknown == 0 { Ok(()) } else { Err(DecodeError::BadSymbol) }
     }
+    by_number!(split.number, run(split, symbols, zero_bits, escapes, fields, out))
 }
 
 /// Counts the modelled part with [`MAX_MODELLED_BITS`] mantissa bits (or as many as there are) into `histogram`, one counter per value.

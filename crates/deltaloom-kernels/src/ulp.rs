@@ -1,7 +1,7 @@
 //! Residuals in ULPs: from target and prediction to symbols with raw bits, and back; docs/format.md section 8.
 //! It does not choose tables or scales and does not entropy-code.
 
-use crate::bits::{BitReader, BitWriter};
+use crate::bits::{BitReader, BitWriter, SHORT_BITS};
 use crate::isa::per_isa;
 use crate::number::{by_number, by_size, load, load_32, store};
 use crate::{DecodeError, Number, NumberKind};
@@ -87,8 +87,9 @@ fn token_base(symbol: u8) -> (u64, u32) {
     (base, u32::from(raw_bits))
 }
 
+/// Jumps have a width that no run of tokens can have.
 static TOKEN_BASES: [(u64, u8); 256] = {
-    let mut table = [(0, 0); 256];
+    let mut table = [(0, u8::MAX); 256];
     let mut symbol = 0;
     while symbol < JUMPS {
         table[symbol as usize] = computed_token_base(symbol);
@@ -267,6 +268,30 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
     by_number!(number, run(target, prediction, symbols, raw));
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "what does not fit was found to be bad")]
+#[inline(always)]
+fn low_32(z: u64) -> u32 {
+    z as u32
+}
+
+/// Applies the residual z of every element of a block of floats of at most 32 bits.
+#[inline(always)]
+fn apply_near<const B: usize>(number: Number, values: &mut [u8], near: &[u32; NEAR_BLOCK]) {
+    // The arithmetic of `apply_token`, in 32 bits and without branches.
+    let (sign_at, unused) = (number.bits() - 1, 32 - number.bits());
+    let top = 1u32 << sign_at;
+    let all_if = |bit: u32| bit.wrapping_neg() << unused >> unused;
+    for (value, &z) in values.chunks_exact_mut(B).zip(near) {
+        let p = load_32::<B>(value);
+        let is_negative = p >> sign_at;
+        let d = (z >> 1) ^ (z & 1).wrapping_neg();
+        let d = (d ^ is_negative.wrapping_neg()).wrapping_add(is_negative);
+        let o = (p ^ (top | all_if(is_negative))).wrapping_add(d) << unused >> unused;
+        let t = o ^ (top | all_if(o >> sign_at ^ 1));
+        value.copy_from_slice(&t.to_le_bytes()[..B]);
+    }
+}
+
 per_isa! {
     /// Turns `values`, which holds the prediction, into the target.
     ///
@@ -295,11 +320,52 @@ fn apply_body(
         raw: &mut BitReader<'_>,
     ) -> Result<(), DecodeError> {
         let mut reader = raw.clone();
-        for (value, &symbol) in values.chunks_exact_mut(B).zip(symbols) {
-            if symbol != 0 {
+        if B > 4 || number.kind() != NumberKind::Float {
+            for (value, &symbol) in values.chunks_exact_mut(B).zip(symbols).filter(|(_, symbol)| **symbol != 0) {
                 let t = apply_token(number, symbol, load::<B>(value, 0), &mut reader)?;
                 store::<B>(value, 0, t);
             }
+            *raw = reader;
+            return Ok(());
+        }
+        // As in `encode_body`: a pass with all that needs branches and tables, and one that is vectorised.
+        let mut near = [0u32; NEAR_BLOCK];
+        let mut far = Vec::with_capacity(NEAR_BLOCK);
+        let mut bad = 0;
+        for (values, symbols) in values.chunks_mut(NEAR_BLOCK * B).zip(symbols.chunks(NEAR_BLOCK)) {
+            far.clear();
+            for (k, (near, symbols)) in near.chunks_mut(3).zip(symbols.chunks(3)).enumerate() {
+                if let ([z0, z1, z2], &[a, b, c]) = (&mut *near, symbols)
+                    && let [(base_a, a), (base_b, b), (base_c, c)] = [a, b, c].map(token_base)
+                    && a + b + c <= SHORT_BITS
+                {
+                    // Nearly always; jumps have too many bits. One take, since each waits for the one before it.
+                    let bits = reader.take(a + b + c);
+                    let z = [(base_a, 0, a), (base_b, a, b), (base_c, a + b, c)]
+                        .map(|(base, from, width)| base + (bits >> from & ((1 << width) - 1)));
+                    bad |= (z[0] | z[1] | z[2]) & !number.mask();
+                    [*z0, *z1, *z2] = z.map(low_32);
+                    continue;
+                }
+                for (i, &symbol) in symbols.iter().enumerate() {
+                    let at = 3 * k + i;
+                    if u32::from(symbol) < JUMPS {
+                        let z = read_token(symbol, &mut reader)?;
+                        bad |= z & !number.mask();
+                        near[i] = low_32(z);
+                    } else {
+                        near[i] = 0;
+                        far.push((at, apply_token(number, symbol, load::<B>(values, at), &mut reader)?));
+                    }
+                }
+            }
+            apply_near::<B>(number, values, &near);
+            for &(at, t) in &far {
+                store::<B>(values, at, t);
+            }
+        }
+        if bad != 0 {
+            return Err(DecodeError::BadSymbol);
         }
         *raw = reader;
         Ok(())
