@@ -4,9 +4,11 @@
 pub mod bits;
 pub mod fields;
 pub mod isa;
+pub mod keys;
 pub mod number;
 pub mod rans;
 pub mod steps;
+pub mod tokens;
 pub mod ulp;
 
 pub use number::{Number, NumberKind};

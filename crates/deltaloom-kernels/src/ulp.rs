@@ -4,129 +4,12 @@
 use crate::bits::{BitReader, BitWriter, SHORT_BITS};
 use crate::isa::per_isa;
 use crate::number::{by_number, by_size, load, load_32, store};
+use crate::tokens::{JUMPS, SMALL, Token, read_token, small_token, token, token_base};
 use crate::{DecodeError, Number, NumberKind};
 
-/// First symbol of residuals with 5 to 8, 9 to 32 and 33 to 64 bits, and of jumps.
-const FINE: u32 = 16;
-const MEDIUM: u32 = 48;
-const COARSE: u32 = 144;
-const JUMPS: u32 = 176;
 /// Jump symbols per sign; the first and the last stand for any farther exponent.
 const JUMP_SPAN: u32 = 40;
 const JUMP_CENTER: u32 = 12;
-
-/// Quarter octaves of an exponent step in a key.
-pub const KEY_STEPS_PER_OCTAVE: i32 = 4;
-/// Number of keys; a key picks the table.
-pub const KEYS: usize = 256;
-
-/// A residual as it is coded: the symbol and its raw bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Token {
-    /// Symbol of the universal alphabet.
-    pub symbol: u8,
-    /// Number of raw bits that follow.
-    pub raw_bits: u32,
-    /// The raw bits.
-    pub raw: u64,
-}
-
-/// Small z end here.
-const SMALL: u32 = 1024;
-
-/// Symbol and number of raw bits of small z, where nearly all are.
-static SMALL_TOKENS: [(u8, u8); SMALL as usize] = {
-    let mut table = [(0, 0); SMALL as usize];
-    let mut z = 0;
-    while z < table.len() {
-        let token = computed_token(z as u64);
-        #[expect(clippy::cast_possible_truncation, reason = "at most 9")]
-        let raw_bits = token.raw_bits as u8;
-        table[z] = (token.symbol, raw_bits);
-        z += 1;
-    }
-    table
-};
-
-#[inline(always)]
-fn small_token(z: u32) -> Token {
-    let (symbol, raw_bits) = SMALL_TOKENS[(z % SMALL) as usize];
-    Token { symbol, raw_bits: u32::from(raw_bits), raw: u64::from(z) & ((1 << raw_bits) - 1) }
-}
-
-/// Token of a folded residual or a gap `z`.
-#[inline]
-#[must_use]
-pub fn token(z: u64) -> Token {
-    match u32::try_from(z) {
-        Ok(z) if z < SMALL => small_token(z),
-        _ => computed_token(z),
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "symbols are below 256 by construction")]
-const fn computed_token(z: u64) -> Token {
-    if z < 16 {
-        return Token { symbol: z as u8, raw_bits: 0, raw: 0 };
-    }
-    let bits = 64 - z.leading_zeros();
-    let (first, modelled) = match bits {
-        ..=8 => (FINE + 8 * (bits - 5), 3),
-        9..=32 => (MEDIUM + 4 * (bits - 9), 2),
-        _ => (COARSE + bits - 33, 0),
-    };
-    let raw_bits = bits - 1 - modelled;
-    let detail = (z >> raw_bits) as u32 & ((1 << modelled) - 1);
-    Token { symbol: (first + detail) as u8, raw_bits, raw: z & ((1 << raw_bits) - 1) }
-}
-
-/// Raw bits of a symbol below the jumps, and the smallest z it stands for.
-#[inline]
-fn token_base(symbol: u8) -> (u64, u32) {
-    let (base, raw_bits) = TOKEN_BASES[usize::from(symbol)];
-    (base, u32::from(raw_bits))
-}
-
-/// Jumps have a width that no run of tokens can have.
-static TOKEN_BASES: [(u64, u8); 256] = {
-    let mut table = [(0, u8::MAX); 256];
-    let mut symbol = 0;
-    while symbol < JUMPS {
-        table[symbol as usize] = computed_token_base(symbol);
-        symbol += 1;
-    }
-    table
-};
-
-#[expect(clippy::cast_possible_truncation, reason = "at most 63 raw bits")]
-const fn computed_token_base(s: u32) -> (u64, u8) {
-    let (bits, detail, modelled) = match s {
-        ..FINE => return (s as u64, 0),
-        FINE..MEDIUM => (5 + (s - FINE) / 8, (s - FINE) % 8, 3),
-        MEDIUM..COARSE => (9 + (s - MEDIUM) / 4, (s - MEDIUM) % 4, 2),
-        _ => (33 + s - COARSE, 0, 0),
-    };
-    let raw_bits = bits - 1 - modelled;
-    ((1 << (bits - 1)) | (detail as u64) << raw_bits, raw_bits as u8)
-}
-
-/// Raw bits of a symbol that is not a jump.
-#[must_use]
-pub fn gap_raw_bits(symbol: u8) -> u32 {
-    if u32::from(symbol) < JUMPS { token_base(symbol).1 } else { 0 }
-}
-
-/// Reads the z of a symbol that is not a jump.
-///
-/// # Errors
-/// [`DecodeError::BadSymbol`] for jumps.
-pub fn read_token(symbol: u8, raw: &mut BitReader<'_>) -> Result<u64, DecodeError> {
-    if u32::from(symbol) >= JUMPS {
-        return Err(DecodeError::BadSymbol);
-    }
-    let (base, raw_bits) = token_base(symbol);
-    Ok(base + raw.take(raw_bits))
-}
 
 /// Token of target `t` given prediction `p`.
 #[inline(always)]
@@ -321,7 +204,9 @@ fn apply_body(
     ) -> Result<(), DecodeError> {
         let mut reader = raw.clone();
         if B > 4 || number.kind() != NumberKind::Float {
-            for (value, &symbol) in values.chunks_exact_mut(B).zip(symbols).filter(|(_, symbol)| **symbol != 0) {
+            for (value, &symbol) in
+                values.chunks_exact_mut(B).zip(symbols).filter(|(_, symbol)| **symbol != 0)
+            {
                 let t = apply_token(number, symbol, load::<B>(value, 0), &mut reader)?;
                 store::<B>(value, 0, t);
             }
@@ -407,119 +292,6 @@ pub fn scatter(number: Number, values: &mut [u8], positions: &[u32], elements: &
     }
 }
 
-/// How the keys of a run of whole rows are computed: `4 E(p) - offset - row scale - column scale`, clamped to 0..=255.
-#[derive(Debug, Clone, Copy)]
-pub struct KeyRule<'a> {
-    /// Bit layout of the elements.
-    pub number: Number,
-    /// Elements of a row.
-    pub cols: usize,
-    /// Offset of all keys, in quarter octaves.
-    pub offset: i32,
-    /// One scale per row of the run, or empty.
-    pub row_scales: &'a [i32],
-    /// One scale per column, or empty.
-    pub col_scales: &'a [i32],
-}
-
-impl KeyRule<'_> {
-    /// Keys of all elements of `prediction`.
-    ///
-    /// # Panics
-    /// When scales are given and their number is not that of the rows or columns.
-    pub fn keys(&self, prediction: &[u8], out: &mut [u8]) {
-        assert!(self.row_scales.is_empty() || self.row_scales.len() * self.cols == out.len());
-        assert!(self.col_scales.is_empty() || self.col_scales.len() == self.cols);
-        all_keys(self, prediction, out);
-    }
-
-    /// Keys of the elements of `prediction` at `positions`.
-    #[must_use]
-    pub fn keys_at(&self, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
-        fn run<const B: usize>(rule: &KeyRule<'_>, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
-            let scale = |scales: &[i32], at: usize| scales.get(at).copied().unwrap_or(0);
-            let key_of = |&i: &u32| {
-                let i = i as usize;
-                let scales = scale(rule.row_scales, i / rule.cols) + scale(rule.col_scales, i % rule.cols);
-                key(rule.number.exponent(load::<B>(prediction, i)), rule.offset + scales)
-            };
-            positions.iter().map(key_of).collect()
-        }
-        by_size!(self.number, run(self, prediction, positions))
-    }
-}
-
-per_isa! {
-    /// Keys by a rule whose scales fit.
-    pub(crate) fn all_keys(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) = all_keys_body;
-}
-
-#[inline(always)]
-fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
-    let rows = out.chunks_mut(rule.cols).zip(prediction.chunks(rule.cols * rule.number.bytes()));
-    for (row, (out, values)) in rows.enumerate() {
-        row_keys(rule, row, rule.col_scales, values, out);
-    }
-}
-
-/// Keys of a part of a row; `col_scales` starts with that of its first element.
-#[inline(always)]
-fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
-    #[inline(always)]
-    fn run<const B: usize>(number: Number, base: i32, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
-        let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
-        if col_scales.is_empty() {
-            out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
-        } else {
-            let scaled = exponents.zip(col_scales);
-            out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
-        }
-    }
-    let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
-    by_number!(rule.number, run(base, col_scales, values, out));
-}
-
-/// Replaces every key by its table.
-pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
-    keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
-}
-
-#[inline]
-fn key(exponent: u32, shift: i32) -> u8 {
-    (KEY_STEPS_PER_OCTAVE * exponent.cast_signed() - shift).clamp(0, 255) as u8
-}
-
-/// Keys that are computed before they are counted.
-const KEY_BLOCK: usize = 1024;
-
-per_isa! {
-    /// Adds the pairs (key, symbol) of all elements of `prediction` to `histogram[key * 256 + symbol]`.
-    ///
-    /// # Panics
-    /// When the slices differ in length or the histogram has not `KEYS * 256` counters.
-    pub fn count_pairs(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histogram: &mut [u32]) = count_pairs_body;
-}
-
-#[inline(always)]
-fn count_pairs_body(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histogram: &mut [u32]) {
-    let size = rule.number.bytes();
-    assert_eq!(symbols.len() * size, prediction.len());
-    let histogram: &mut [u32; KEYS * 256] = histogram.try_into().expect("a counter per key and symbol");
-    let mut keys = [0u8; KEY_BLOCK];
-    let rows = symbols.chunks(rule.cols).zip(prediction.chunks(rule.cols * size));
-    for (row, (symbols, values)) in rows.enumerate() {
-        let blocks = symbols.chunks(KEY_BLOCK).zip(values.chunks(KEY_BLOCK * size));
-        for (block, (symbols, values)) in blocks.enumerate() {
-            let keys = &mut keys[..symbols.len()];
-            let col_scales = rule.col_scales.get(block * KEY_BLOCK..).unwrap_or_default();
-            row_keys(rule, row, col_scales, values, keys);
-            for (&key, &symbol) in keys.iter().zip(symbols) {
-                histogram[(usize::from(key) << 8) | usize::from(symbol)] += 1;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -573,18 +345,6 @@ mod tests {
     }
 
     #[test]
-    fn tokens_cover_the_alphabet_in_order() {
-        let mut next = 0u64;
-        for symbol in 0..176u8 {
-            let (base, raw_bits) = token_base(symbol);
-            assert_eq!(base, next, "symbol {symbol}");
-            assert_eq!(token(base), Token { symbol, raw_bits, raw: 0 });
-            next = base.wrapping_add(1 << raw_bits);
-        }
-        assert_eq!(next, 0, "the last token ends at 2^64");
-    }
-
-    #[test]
     fn a_step_of_one_ulp_away_from_zero_is_two_in_both_signs() {
         let bf16 = NUMBERS[0];
         assert_eq!(residual(bf16, 0x3f81, 0x3f80).symbol, 2);
@@ -601,17 +361,5 @@ mod tests {
         assert_eq!(apply(Number::unsigned(16), &mut [0, 0], &[176], &mut raw), Err(DecodeError::BadSymbol));
         assert_eq!(apply(NUMBERS[0], &mut [0, 0], &[80], &mut raw), Err(DecodeError::BadSymbol));
         assert_eq!(read_token(200, &mut raw), Err(DecodeError::BadSymbol));
-    }
-
-    #[test]
-    fn keys_follow_exponent_and_scales() {
-        let rule =
-            KeyRule { number: NUMBERS[0], cols: 2, offset: 400, row_scales: &[0, 4], col_scales: &[0, -8] };
-        let prediction: Vec<u8> =
-            [0x3f80u16, 0x3f80, 0x3f80, 0x0000].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let mut keys = [0; 4];
-        rule.keys(&prediction, &mut keys);
-        assert_eq!(keys, [108, 116, 104, 0]);
-        assert_eq!(rule.keys_at(&prediction, &[1, 2]), [116, 104]);
     }
 }

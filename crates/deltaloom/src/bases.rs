@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Digest, PackedTensor, to_usize};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -132,6 +132,11 @@ impl TensorSource {
         }
     }
 
+    /// Whether it has the dtype, shape and length of another: where the size of a dtype is not known, the first two do not give the third.
+    pub(crate) fn is_like(&self, other: &TensorInfo) -> bool {
+        self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
+    }
+
     /// Bytes from `offset` on.
     pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
         match self {
@@ -185,7 +190,7 @@ impl Base {
         &self.tensors
     }
 
-    fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
+    pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
         self.by_name.get(name).into_iter().flatten().map(|i| &self.tensors[*i])
     }
 }
@@ -218,7 +223,9 @@ impl Bases {
             let mut stuck = Vec::new();
             let mut last_error = None;
             for path in &waiting {
-                match ResolvedContainer::new(Container::open(path, limits)?, &bases) {
+                // Read and not mapped: a base is gone through as a whole more often than not.
+                let source = Box::new(FileSource::open(path)?);
+                match ResolvedContainer::new(Container::from_source(path, source, limits)?, &bases) {
                     Ok(resolved) => bases.push_container(path, resolved),
                     Err(e) => {
                         stuck.push(*path);
@@ -271,8 +278,13 @@ impl Bases {
         let expected = packed.reference_digest.ok_or_else(|| Error::corrupt("a reference has no digest"))?;
         let is_cast = matches!(packed.predictor, Predictor::Cast(_));
         let dtype = if is_cast { &DType::F32 } else { &info.dtype };
-        let fits =
-            |source: &&TensorSource| source.info().dtype == *dtype && source.info().shape == info.shape;
+        let fits = |source: &&TensorSource| {
+            if is_cast {
+                source.info().dtype == *dtype && source.info().shape == info.shape
+            } else {
+                source.is_like(info)
+            }
+        };
         if let Some(found) =
             self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).get(&expected).filter(fits)
         {

@@ -24,7 +24,7 @@ pub type UlpHistogram = BTreeMap<u64, u64>;
 pub struct TensorDiff {
     /// Name.
     pub name: String,
-    /// `identical`, `changed`, `only_a`, `only_b`, or `retyped` where dtype or shape differ.
+    /// `identical`, `changed`, `only_a`, `only_b`, or `retyped` where dtype or shape (or, of unknown dtypes, length) differ.
     pub status: &'static str,
     /// dtype, of the second checkpoint where it has the tensor.
     pub dtype: String,
@@ -81,7 +81,7 @@ fn diff_tensor(
         relative_l2: None,
     };
     let (a, b) = match (a, b) {
-        (Some(a), Some(b)) if a.info().same_type(b.info()) => (a, b),
+        (Some(a), Some(b)) if a.is_like(b.info()) => (a, b),
         (_, Some(b)) => return Ok(describe(b, if a.is_some() { "retyped" } else { "only_b" })),
         (Some(a), None) => return Ok(describe(a, "only_a")),
         (None, None) => unreachable!("every name comes from one of them"),

@@ -125,12 +125,13 @@ impl Error {
         match self {
             Self::InFile { source, .. } => source.hint(),
             Self::BaseMismatch { .. } => Some(
-                "give every base that the file was packed against with --base; `deltaloom inspect` lists their tensors",
+                "give every base that the file was packed against with --base; `deltaloom inspect --json` names their tensors",
             ),
             Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
             Self::UnsupportedVersion { .. } => Some("a newer deltaloom wrote this file; update to read it"),
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
-            Self::Corrupt { .. } | Self::DigestMismatch { .. } => {
+            Self::NotFound { .. } => Some("`deltaloom inspect --tensors` lists the tensors of a container"),
+            Self::Corrupt { .. } | Self::DigestMismatch { .. } | Self::LimitExceeded { .. } => {
                 Some("the file is damaged or not of this kind; compare it with its source")
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

@@ -54,7 +54,7 @@ pub fn unpack(
 ) -> Result<UnpackReport> {
     let start = Instant::now();
     let index = resolved.container().index();
-    progress.start(index.original_bytes());
+    progress.start(index.data_bytes());
     let threads = match index.layout {
         Layout::File => {
             let mut file = NewFile::create(target, options.overwrite)?;
@@ -204,10 +204,11 @@ fn digest_fault(resolved: &ResolvedContainer, tensor: usize, found: blake3::Hash
     })
 }
 
-/// Writes the bytes of one tensor, or of `rows` of its first dimension, decoding only the chunks that hold them.
+/// Writes the bytes of one tensor, or of `rows` of its first dimension, decoding only the chunks that hold them. A tensor that is read whole is checked
+/// against its digest.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::InvalidArgument`] for rows that it does not have, what decoding or writing gives (the latter with an empty path).
+/// [`Error::NotFound`], [`Error::DigestMismatch`], [`Error::InvalidArgument`] for rows that it does not have or that are not whole bytes, what decoding or writing gives (the latter with an empty path).
 pub fn read_tensor(
     resolved: &ResolvedContainer,
     name: &str,
@@ -219,6 +220,10 @@ pub fn read_tensor(
     let bytes = match (rows, info.shape.first()) {
         (None, _) => 0..info.len_bytes(),
         (Some(rows), Some(count)) if rows.start <= rows.end && rows.end <= *count => {
+            if *count > 0 && !info.len_bytes().is_multiple_of(*count) {
+                let message = format!("the rows of tensor {name:?} of {} are not whole bytes", info.dtype);
+                return Err(Error::InvalidArgument(message));
+            }
             let row_bytes = info.len_bytes().checked_div(*count).unwrap_or(0);
             rows.start * row_bytes..rows.end * row_bytes
         }
@@ -230,13 +235,16 @@ pub fn read_tensor(
     };
     // Piece by piece, so that a large tensor does not have to fit in memory.
     let grid = resolved.tensor(number).grid;
+    let mut hasher = blake3::Hasher::new();
     let mut at = bytes.start;
     while at < bytes.end {
         let chunk = grid.chunks_of_rows(&(at / grid.row_bytes()..at / grid.row_bytes() + 1)).start;
         let end = grid.chunk_bytes(chunk).end.min(bytes.end);
         let piece = resolved.read(number, at, to_usize(end - at))?;
         out.write_all(&piece).map_err(Error::io(""))?;
+        hasher.update(&piece);
         at = end;
     }
-    Ok(())
+    let is_whole = bytes == (0..info.len_bytes());
+    digest_fault(resolved, number, hasher.finalize()).filter(|_| is_whole).map_or(Ok(()), Err)
 }

@@ -48,7 +48,7 @@ pub fn verify(what: &Verifiable<'_>, threads: usize, progress: &dyn Progress) ->
     let mut checked = "checksums";
     if let (Verifiable::Resolved(resolved), true) = (what, faults.is_empty()) {
         checked = "digests";
-        progress.start(index.original_bytes());
+        progress.start(index.data_bytes());
         let decoded = unpack::decode_all(resolved, threads, progress, |piece| {
             faults.extend(piece.fault.map(|fault| describe(&fault)));
             Ok(())

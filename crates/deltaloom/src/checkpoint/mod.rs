@@ -69,7 +69,13 @@ impl Member {
     /// Size of the file.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        self.data_offset() + self.tensors.last().map_or(0, |tensor| tensor.end)
+        self.data_offset() + self.data_bytes()
+    }
+
+    /// Size of all its tensors.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.last().map_or(0, |tensor| tensor.end)
     }
 
     /// How a tensor of this member is cut into chunks.
@@ -110,7 +116,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn from_bytes(name: &str, bytes: &'static [u8], limits: &Limits) -> Result<Self> {
+    pub fn from_bytes(name: &str, bytes: impl ReadAt + 'static, limits: &Limits) -> Result<Self> {
         let source: Box<dyn ReadAt> = Box::new(bytes);
         Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
     }
@@ -118,6 +124,12 @@ impl Checkpoint {
     fn open_directory(root: &Path, limits: &Limits) -> Result<Self> {
         let mut files = Vec::new();
         list_files(root, root, limits, &mut files, 0)?;
+        if files.is_empty() {
+            return Err(Error::InvalidArgument(format!(
+                "{}: there is no file in this directory",
+                root.display()
+            )));
+        }
         files.sort();
         let sources = files
             .into_iter()

@@ -18,6 +18,10 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn check_target(path: &Path, overwrite: bool, wants_directory: bool) -> Result<()> {
+    let folder = parent(path);
+    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
+        return Err(Error::InvalidArgument(format!("{} is not a directory", folder.display())));
+    }
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io(path)(e)),
@@ -29,6 +33,10 @@ fn check_target(path: &Path, overwrite: bool, wants_directory: bool) -> Result<(
                 path.display()
             )))
         }
+        // Renaming over a device or a pipe would remove it for everyone.
+        Ok(found) if !(found.is_dir() || found.is_file() || found.is_symlink()) => Err(
+            Error::InvalidArgument(format!("{} is not a regular file; it is not replaced", path.display())),
+        ),
         Ok(_) => Ok(()),
     }
 }

@@ -31,13 +31,14 @@ impl FileSource {
     /// # Errors
     /// [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let metadata = file.metadata().map_err(Error::io(path))?;
-        if !metadata.is_file() {
+        // Asked before opening: opening a pipe waits for its writer.
+        if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(Error::Io { path: path.to_path_buf(), source });
         }
-        Ok(Self { file, len_bytes: metadata.len() })
+        let file = File::open(path).map_err(Error::io(path))?;
+        let len_bytes = file.metadata().map_err(Error::io(path))?.len();
+        Ok(Self { file, len_bytes })
     }
 }
 

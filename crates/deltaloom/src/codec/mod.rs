@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::fields::FieldSplit;
+use deltaloom_kernels::keys::{KEYS, KeyRule};
 use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
-use deltaloom_kernels::ulp::{KEYS, KeyRule};
 
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! The changed elements and the gaps between them; docs/format.md section 8. Its cost follows what changed.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
-use deltaloom_kernels::{Number, ulp};
+use deltaloom_kernels::{Number, keys, tokens, ulp};
 
 use super::ulp::{UlpSymbols, read_row_scales};
 use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
@@ -42,7 +42,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
 
     let mut raw = BitWriter::default();
     let mut gap_symbol = |gap: u32| {
-        let token = ulp::token(u64::from(gap));
+        let token = tokens::token(u64::from(gap));
         raw.push(token.raw, token.raw_bits);
         token.symbol
     };
@@ -59,7 +59,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     let symbols = changed_symbols(number, input.target, input.prediction, &positions);
     let map = tables.set.key_map(1);
     let mut contexts = scales.key_rule(&input.shape, input.row_scales).keys_at(input.prediction, &positions);
-    ulp::map_keys(&mut contexts, &map);
+    keys::map_keys(&mut contexts, &map);
     symbols.push_to(&mut payload, tables, lanes, &contexts);
     payload
 }
@@ -80,7 +80,7 @@ pub(super) fn decode(
     let map = tables.sparse_map()?;
 
     let mut symbols = vec![0; count];
-    let raw_bits = |symbols: &[u8]| symbols.iter().map(|symbol| u64::from(ulp::gap_raw_bits(*symbol))).sum();
+    let raw_bits = |symbols: &[u8]| symbols.iter().map(|symbol| u64::from(tokens::raw_bits(*symbol))).sum();
     let block = block::read_block(&mut reader, count)?;
     let raw = block.decode_with_raw(&tables.coder, &vec![0; count], &mut symbols, &mut reader, raw_bits)?;
     let mut bits = raw.bits();
@@ -88,7 +88,7 @@ pub(super) fn decode(
     raw.finish(bits)?;
 
     let mut contexts = scales.key_rule(shape, &row_scales).keys_at(values, &positions);
-    ulp::map_keys(&mut contexts, &map);
+    keys::map_keys(&mut contexts, &map);
     let block = block::read_block(&mut reader, count)?;
     let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
     let mut bits = raw.bits();
@@ -102,7 +102,7 @@ pub(super) fn decode(
 fn read_positions(symbols: &[u8], bits: &mut BitReader<'_>, elems: usize) -> Result<Vec<u32>> {
     let mut next = 0u64;
     let position = |symbol: &u8| {
-        let at = next.saturating_add(ulp::read_token(*symbol, bits)?);
+        let at = next.saturating_add(tokens::read_token(*symbol, bits)?);
         next = at.saturating_add(1);
         let inside = u32::try_from(at).ok().filter(|at| (*at as usize) < elems);
         inside.ok_or_else(|| Error::corrupt("a sparse chunk names an element beyond its end"))

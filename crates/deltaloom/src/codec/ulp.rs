@@ -1,8 +1,7 @@
 //! A residual for every element; docs/format.md section 8.
 
-use deltaloom_kernels::Number;
 use deltaloom_kernels::bits::BitWriter;
-use deltaloom_kernels::ulp;
+use deltaloom_kernels::{Number, keys, ulp};
 
 use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
 use crate::entropy::block::{self, Lanes};
@@ -39,7 +38,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     }
     let mut contexts = vec![0; elems];
     scales.key_rule(&input.shape, input.row_scales).keys(input.prediction, &mut contexts);
-    ulp::map_keys(&mut contexts, &tables.dense_map());
+    keys::map_keys(&mut contexts, &tables.dense_map());
     let lanes = Lanes::choose(elems, input.estimated_bytes);
     let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
     match input.symbols {
@@ -61,7 +60,7 @@ pub(super) fn decode(
     let block = block::read_block(&mut reader, shape.elems())?;
     let mut contexts = vec![0; shape.elems()];
     scales.key_rule(shape, &row_scales).keys(values, &mut contexts);
-    ulp::map_keys(&mut contexts, &tables.dense_map());
+    keys::map_keys(&mut contexts, &tables.dense_map());
     let mut symbols = vec![0; shape.elems()];
     let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
     let mut bits = raw.bits();

@@ -72,6 +72,11 @@ impl Index {
         &self.members[tensor.place.0].tensors[tensor.place.1]
     }
 
+    /// Size of all tensors.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.members.iter().map(Member::data_bytes).sum()
+    }
+
     /// Size of all files.
     pub(crate) fn original_bytes(&self) -> u64 {
         self.members.iter().map(Member::len_bytes).sum()

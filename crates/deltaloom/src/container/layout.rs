@@ -21,6 +21,8 @@ const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
 const VERSION: u16 = 1;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
+/// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
+const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
 
 pub(super) fn head() -> [u8; 16] {
     let mut head = [0; 16];
@@ -179,8 +181,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
         push_varint(meta, tensor.changed);
     }
     push_varint(meta, tensor.groups.len() as u64);
-    for (g, coding) in tensor.groups.iter().enumerate() {
-        let chunks: Vec<&ChunkEntry> = tensor.chunks.iter().filter(|chunk| chunk.group == g).collect();
+    for (coding, chunks) in tensor.groups.iter().zip(tensor.chunks.chunk_by(|a, b| a.group == b.group)) {
         push_varint(meta, chunks.len() as u64);
         push_coding(meta, coding);
         for chunk in chunks {
@@ -251,15 +252,12 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, limits: &Limits) -> 
 fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Member>> {
     let count = meta.varint()?;
     Limits::check("the number of files", count, limits.members)?;
-    let mut members = Vec::new();
+    let mut members: Vec<Member> = Vec::new();
+    let mut claimed = 0u64;
     for _ in 0..count {
         let path = meta.text()?.to_owned();
-        members.push(match meta.u8()? {
-            0 => {
-                let len_bytes = meta.varint()?;
-                Limits::check("the size of a file", len_bytes, u64::MAX >> 8)?;
-                Member::opaque(path, len_bytes)
-            }
+        let member = match meta.u8()? {
+            0 => Member::opaque(path, meta.varint()?),
             1 => {
                 let length = meta.size()?;
                 let header = meta.take(length)?.to_vec();
@@ -267,7 +265,10 @@ fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Membe
                 Member { path, contents: Contents::Safetensors(header), tensors }
             }
             other => return Err(Error::corrupt(format!("member kind {other} does not exist"))),
-        });
+        };
+        claimed = claimed.saturating_add(member.tensors.last().map_or(0, |tensor| tensor.end));
+        Limits::check("the size of all files", claimed, MAX_CLAIMED_BYTES)?;
+        members.push(member);
     }
     Ok(members)
 }
@@ -305,12 +306,13 @@ fn parse_tensor(
     {
         return Err(Error::corrupt(format!("tensor {:?} of {} cannot be a cast", info.name, info.dtype)));
     }
-    if !tensor.predictor.has_chunks() {
-        return Ok(tensor);
-    }
+    // Also of tensors without payloads: reading them takes as many steps.
     let chunk_count = grid.chunk_count();
     Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
     next.chunks += chunk_count;
+    if !tensor.predictor.has_chunks() {
+        return Ok(tensor);
+    }
     if matches!(tensor.predictor, Predictor::Reference(_)) {
         tensor.changed = meta.varint()?;
         if tensor.changed > grid.rows * grid.cols {
@@ -373,7 +375,7 @@ fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, set_count: u64) -> Resul
     }
     let bad_offset = || Error::corrupt("a key offset is out of range");
     let offset = i32::try_from(meta.zigzag()?).map_err(|_| bad_offset())?;
-    if offset.abs() > rice::MAX_SCALE {
+    if offset.unsigned_abs() > rice::MAX_SCALE.unsigned_abs() {
         return Err(bad_offset());
     }
     let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);

@@ -51,7 +51,10 @@ pub(crate) fn read_scales(reader: &mut ByteReader<'_>, count: usize) -> Result<V
     let length = reader.size()?;
     let coded = reader.take(length)?;
     // A scale takes at least one bit, so this bounds the allocation by the bytes that are there.
-    if parameter > MAX_PARAMETER || base.abs() > i64::from(MAX_SCALE) || count > length.saturating_mul(8) {
+    if parameter > MAX_PARAMETER
+        || base.unsigned_abs() > u64::from(MAX_SCALE.unsigned_abs())
+        || count > length.saturating_mul(8)
+    {
         return Err(bad());
     }
     let mut bits = BitReader::new(coded);

@@ -1,8 +1,8 @@
 //! Frequency tables: from counts to 12-bit frequencies that the format can write, and their bytes; docs/format.md section 6.
 //! It does not decide how many tables there are; see [`crate::plan`].
 
+use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::{ALPHABET, PROB_BITS, PROB_SCALE};
-use deltaloom_kernels::ulp::KEYS;
 
 use super::bytes::ByteReader;
 use super::log2;

@@ -114,13 +114,16 @@ pub(super) fn choose(
         Context { targets: &targets, samples: &samples, bases, base_casts, own_casts, ties, progress };
     let mut choices: Vec<Choice> =
         (0..targets.len()).into_par_iter().map(|i| context.choose_one(i)).collect::<Result<_>>()?;
-    // A tensor may only come from one that stands by itself: others are packed on their own after all.
+    // A tensor may only come from one that stands by itself: a tie to a rounding becomes a rounding, all others are packed on their own after all.
     for i in 0..choices.len() {
         let is_root = |choice: &Choice| {
             choice.predictor.internal().is_none() && !matches!(choice.predictor, Predictor::Cast(_))
         };
-        if choices[i].predictor.internal().is_some_and(|target| !is_root(&choices[target])) {
-            choices[i] = context.choose_coded(i)?;
+        let is_allowed =
+            |choice: &Choice| choice.predictor.internal().is_none_or(|target| is_root(&choices[target]));
+        if !is_allowed(&choices[i]) {
+            let untied = context.choose_untied(i)?;
+            choices[i] = if is_allowed(&untied) { untied } else { context.choose_coded(i)? };
         }
     }
     let done = choices.iter().zip(&targets).filter(|(choice, _)| !choice.predictor.has_chunks());
@@ -172,8 +175,14 @@ impl Context<'_> {
             }
         }
         let print = fingerprint(&target.info.shape, &target.info.dtype, sample);
-        // Only earlier tensors: of two equal ones the second is tied to the first.
-        for other in self.ties.get(&print).into_iter().flatten().copied().filter(|other| *other < i) {
+        // Of equal tensors one is packed, if possible one that a base knows, and the others are tied to it.
+        let rank = |i: usize| (self.candidates(&self.targets[i]).next().is_none(), i);
+        let mut others = self.ties.get(&print).cloned().unwrap_or_default();
+        if others.len() > 1 {
+            others.retain(|other| rank(*other) < rank(i));
+            others.sort_by_key(|other| rank(*other));
+        }
+        for other in others.into_iter().filter(|other| *other != i) {
             if let Some(digest) = self.equal(target, |offset, len| self.targets[other].read(offset, len))? {
                 return Ok(Choice {
                     predictor: Predictor::Tied(other),
@@ -182,16 +191,24 @@ impl Context<'_> {
                 });
             }
         }
-        if cast::is_target(&target.info.dtype)
-            && let Some(choice) = self.choose_cast(target, print)?
-        {
-            return Ok(choice);
-        }
-        self.choose_coded(i)
+        self.choose_untied(i)
     }
 
-    fn choose_cast(&self, target: &Target<'_>, print: u64) -> Result<Option<Choice>> {
+    /// A rounding where it is one, else coded.
+    fn choose_untied(&self, i: usize) -> Result<Choice> {
+        match self.choose_cast(i)? {
+            Some(choice) => Ok(choice),
+            None => self.choose_coded(i),
+        }
+    }
+
+    fn choose_cast(&self, i: usize) -> Result<Option<Choice>> {
+        let target = &self.targets[i];
         let dtype = &target.info.dtype;
+        if !cast::is_target(dtype) {
+            return Ok(None);
+        }
+        let print = fingerprint(&target.info.shape, dtype, &self.samples[i]);
         for other in self.own_casts.get(&print).into_iter().flatten() {
             let master = &self.targets[*other];
             let rounded =
@@ -243,9 +260,12 @@ impl Context<'_> {
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
         self.bases.iter().filter_map(|base| {
-            let fitting = || base.tensors().iter().filter(|source| source.info().same_type(target.info));
+            if let Some(same) = base.named(&target.info.name).find(|source| source.is_like(target.info)) {
+                return Some(same);
+            }
+            let fitting = || base.tensors().iter().filter(|source| source.is_like(target.info));
             let name =
-                names::counterpart(&target.info.name, fitting().map(|source| source.info().name.as_str()))?;
+                names::renamed(&target.info.name, fitting().map(|source| source.info().name.as_str()))?;
             fitting().find(|source| source.info().name == name)
         })
     }

@@ -10,8 +10,8 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use crate::bases::{Bases, TensorSource};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoint::output::NewFile;
+use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
 use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, PackedTensor, to_usize};
 use crate::entropy::table::TableSet;
@@ -84,7 +84,7 @@ pub fn pack_to(
         return Err(Error::InvalidArgument(format!("chunks of 2^{} elements", options.chunk_log2)));
     }
     let start = Instant::now();
-    progress.start(checkpoint.len_bytes());
+    progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let (mut report, threads) = pipeline::with_threads(options.threads, || {
         Ok((pack_windows(checkpoint, bases, out, options, progress)?, rayon::current_num_threads()))
     })?;

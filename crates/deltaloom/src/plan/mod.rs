@@ -5,7 +5,7 @@ mod tables;
 
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
 use deltaloom_kernels::rans::ALPHABET;
-use deltaloom_kernels::{Number, NumberKind, ulp};
+use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
 use crate::codec::{self, ChunkShape, Coding, GroupScales, UlpSymbols};
@@ -283,7 +283,7 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
         symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?))).collect();
     let histogram = count(&changed_chunks, |counters, (i, chunk)| {
         let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(&scales, *i));
-        ulp::count_pairs(&rule, group.chunks[*i].1, &chunk.symbols, counters);
+        keys::count_pairs(&rule, group.chunks[*i].1, &chunk.symbols, counters);
     });
     let own = tables::fit(&histogram, None);
     let raw_bits: u64 = changed_chunks.iter().map(|(_, chunk)| chunk.raw_bits).sum();
@@ -303,7 +303,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     for (_, chunk) in group.changed_chunks() {
         let positions = ulp::changed_positions(number, chunk.0, chunk.1);
         for gap in codec::gaps(&positions) {
-            let token = ulp::token(u64::from(gap));
+            let token = tokens::token(u64::from(gap));
             gaps[usize::from(token.symbol)] += 1;
             raw_bits += u64::from(token.raw_bits);
         }

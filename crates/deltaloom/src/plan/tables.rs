@@ -1,8 +1,8 @@
 //! Which keys share a table and which groups share a table set, by cost.
 //! It counts in fixed point, so the answer is the same everywhere; docs/adr/0005.
 
+use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::ALPHABET;
-use deltaloom_kernels::ulp::KEYS;
 
 use crate::entropy::log2::{self, n_log2};
 use crate::entropy::table::{self, Counts, TableSet};

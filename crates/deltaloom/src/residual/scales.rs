@@ -1,7 +1,7 @@
 //! Estimates step scales of rows and columns from a group of chunks; docs/adr/0008.
 //! The estimate is the writer's alone: readers take the scales from the container.
 
-use deltaloom_kernels::ulp::KEY_STEPS_PER_OCTAVE;
+use deltaloom_kernels::keys::KEY_STEPS_PER_OCTAVE;
 use deltaloom_kernels::{Number, NumberKind, steps};
 use rayon::prelude::*;
 

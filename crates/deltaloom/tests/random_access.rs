@@ -1,0 +1,172 @@
+//! Reading a part gives that part of the whole, and touches no more of the container than it must.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use common::*;
+use deltaloom::checkpoint::ReadAt;
+use deltaloom::{Error, ResolvedContainer};
+use proptest::prelude::*;
+
+struct Model {
+    base: Vec<u8>,
+    container: Vec<u8>,
+    tensors: Vec<Tensor>,
+}
+
+/// Tensors of every predictor and of shapes with and without rows.
+static MODEL: LazyLock<Model> = LazyLock::new(|| {
+    let mut rng = Random::new(1);
+    let weights = rng.weights(20_000);
+    let before = tensor("reference", "BF16", &[100, 200], bf16_bytes(&rng.weights(20_000)));
+    let kept = tensor("identical", "F16", &[5, 10, 100], f16_bytes(&rng.weights(5000)));
+    let tuned = Tensor { bytes: stepped(&before.bytes, 2, |_| rng.around_zero(2)), ..before.clone() };
+    let tensors = vec![
+        tensor("cast", "BF16", &[40, 500], bf16_bytes(&weights)),
+        tuned.clone(),
+        Tensor { name: "tied".to_owned(), ..tuned },
+        kept.clone(),
+        tensor("master", "F32", &[40, 500], f32_bytes(&weights)),
+        tensor("vector", "I16", &[7001], stepped(&[0; 14_002], 2, |i| (i as i64) / 9)),
+        tensor("scalar", "F32", &[], vec![1, 2, 3, 4]),
+        tensor("long rows", "F32", &[3, 1100], f32_bytes(&rng.weights(3300))),
+        tensor("no rows", "F32", &[0, 4], Vec::new()),
+        tensor("empty rows", "F32", &[4, 0], Vec::new()),
+        tensor("nibbles", "F4", &[100, 30], rng.bytes(1500)),
+        tensor("halves of bytes", "F4", &[10, 3], rng.bytes(15)),
+    ];
+    let base = safetensors(&[before, kept]);
+    let (container, report) = pack(&safetensors(&tensors), &[&base]);
+    assert_eq!(report.predictors.len(), 5);
+    Model { base, container, tensors }
+});
+
+fn read(resolved: &ResolvedContainer, name: &str, rows: Option<Range<u64>>) -> deltaloom::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    deltaloom::read_tensor(resolved, name, rows, &mut out).map(|()| out)
+}
+
+fn resolved() -> ResolvedContainer {
+    resolve(&MODEL.container, &bases(&[&MODEL.base])).unwrap()
+}
+
+#[test]
+fn whole_tensors_are_read() {
+    let resolved = resolved();
+    for tensor in &MODEL.tensors {
+        assert!(read(&resolved, &tensor.name, None).unwrap() == tensor.bytes, "{}", tensor.name);
+    }
+}
+
+proptest! {
+    #[test]
+    fn rows_are_slices_of_the_whole(which in 0..MODEL.tensors.len(), a in any::<u64>(), b in any::<u64>()) {
+        let tensor = &MODEL.tensors[which];
+        let Some(&count) = tensor.shape.first() else { return Ok(()) };
+        let (a, b) = (a % (count + 1), b % (count + 1));
+        let rows = a.min(b)..a.max(b);
+        let is_whole_bytes = count == 0 || (tensor.bytes.len() as u64).is_multiple_of(count);
+        match read(&resolved(), &tensor.name, Some(rows.clone())) {
+            Ok(part) => {
+                let row_bytes = tensor.bytes.len() as u64 / count.max(1);
+                let range = usize::try_from(rows.start * row_bytes).unwrap()..usize::try_from(rows.end * row_bytes).unwrap();
+                prop_assert!(is_whole_bytes && part == tensor.bytes[range]);
+            }
+            Err(e) => prop_assert!(!is_whole_bytes && matches!(e, Error::InvalidArgument(_)), "{e}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let resolved = resolved();
+    let backwards = Range { start: 3, end: 2 };
+    for (name, rows) in [
+        ("reference", 0..101),
+        ("reference", 101..101),
+        ("reference", backwards),
+        ("scalar", 0..1),
+        ("no rows", 0..1),
+    ] {
+        assert!(matches!(read(&resolved, name, Some(rows)), Err(Error::InvalidArgument(_))), "{name}");
+    }
+    let fault = read(&resolved, "nobody", None).unwrap_err();
+    assert!(fault.to_string().contains("loom") && !fault.to_string().is_empty());
+    let only = |name| ResolvedContainer::for_tensor(open(&MODEL.container).unwrap(), &bases(&[]), name);
+    assert!(only("nobody").is_err());
+    assert!(only("reference").is_err() && only("tied").is_err() && only("identical").is_err());
+    for name in ["cast", "master", "vector"] {
+        assert!(read(&only(name).unwrap(), name, None).is_ok(), "{name} needs no base");
+    }
+}
+
+/// Where the payloads of every tensor are: they follow the head in the order of the tensors.
+fn payloads(resolved: &ResolvedContainer) -> BTreeMap<String, Range<u64>> {
+    let mut at = 16;
+    let mut place = |bytes: u64| {
+        at += bytes;
+        at - bytes..at
+    };
+    let report = deltaloom::inspect(resolved.container());
+    report.tensors.into_iter().map(|tensor| (tensor.name, place(tensor.packed_bytes))).collect()
+}
+
+#[test]
+fn one_tensor_costs_the_index_and_its_own_chunks() {
+    let mut rng = Random::new(2);
+    let before: Vec<Tensor> = (0..40)
+        .map(|i| tensor(&format!("t{i}"), "BF16", &[250, 200], bf16_bytes(&rng.weights(50_000))))
+        .collect();
+    let mut tuned: Vec<Tensor> = before
+        .iter()
+        .map(|t| Tensor { bytes: stepped(&t.bytes, 2, |_| rng.around_zero(9)), ..t.clone() })
+        .collect();
+    tuned.push(Tensor { name: "tied".to_owned(), ..tuned[7].clone() });
+    let (base, file) = (safetensors(&before), safetensors(&tuned));
+    for against in [vec![], vec![&base[..]]] {
+        let (container, report) = pack(&file, &against);
+        let watched = Watched::new(container);
+        let end = watched.len_bytes();
+        let opened = open_source(watched.clone()).unwrap();
+        // The head, the trailer, and the parts of the index in one piece.
+        let index = end - report.index_bytes + 16..end - 48;
+        assert_eq!(watched.take_reads(), [0..16, end - 48..end, index]);
+        drop(opened);
+        for (name, source) in [("t7", "t7"), ("t39", "t39"), ("tied", "t7")] {
+            let resolved =
+                ResolvedContainer::for_tensor(open_source(watched.clone()).unwrap(), &bases(&against), name)
+                    .unwrap();
+            let own = payloads(&resolved)[source].clone();
+            watched.take_reads();
+            let number: usize = source[1..].parse().unwrap();
+            assert!(read(&resolved, name, None).unwrap() == tuned[number].bytes);
+            let reads = watched.take_reads();
+            assert_eq!(reads.first().unwrap().start..reads.last().unwrap().end, own);
+            assert!(reads.windows(2).all(|pair| pair[0].end == pair[1].start), "each chunk once");
+            // A few rows: their chunk alone. 50 000 elements are 49 chunks of 6 rows.
+            assert_eq!(read(&resolved, name, Some(12..18)).unwrap(), tuned[number].bytes[12 * 400..18 * 400]);
+            assert_eq!(watched.take_reads(), reads[2..3]);
+        }
+    }
+}
+
+#[test]
+fn one_tensor_needs_only_its_own_reference() {
+    let mut rng = Random::new(3);
+    let before: Vec<Tensor> =
+        (0..9).map(|i| tensor(&format!("t{i}"), "BF16", &[2000], bf16_bytes(&rng.weights(2000)))).collect();
+    let tuned: Vec<Tensor> = before
+        .iter()
+        .map(|t| Tensor { bytes: stepped(&t.bytes, 2, |_| rng.around_zero(2)), ..t.clone() })
+        .collect();
+    let (container, _) = pack(&safetensors(&tuned), &[&safetensors(&before)]);
+    let part = bases(&[&safetensors(&before[4..5])]);
+    assert!(resolve(&container, &part).is_err());
+    let resolved = ResolvedContainer::for_tensor(open(&container).unwrap(), &part, "t4").unwrap();
+    assert!(read(&resolved, "t4", None).unwrap() == tuned[4].bytes);
+    assert!(read(&resolved, "t5", None).is_err());
+}
