@@ -142,7 +142,7 @@ pub(crate) struct DiffArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom cat tuned.loom model.norm.weight --base base.safetensors > norm.bin
-  deltaloom cat tuned.loom model.embed_tokens.weight --rows 0..16 --base base.safetensors | xxd | head")]
+  deltaloom cat tuned.loom model.embed_tokens.weight --rows 0..16 --base base.safetensors > rows.bin")]
 pub(crate) struct CatArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
@@ -172,7 +172,7 @@ pub(crate) struct DemoArguments {
 #[derive(Debug, Args)]
 pub(crate) struct BaseArguments {
     /// What the reader already has: a .safetensors file, a directory, or a container; may be repeated, in any order
-    #[arg(short, long = "base", value_name = "BASE")]
+    #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) paths: Vec<PathBuf>,
 }
 

@@ -51,7 +51,8 @@ pub fn run() -> ExitCode {
 /// The reference of all commands and options in Markdown, made from the same definitions as `--help`.
 #[must_use]
 pub fn reference() -> String {
-    let mut root = Arguments::command();
+    // A fixed width, whatever terminal this runs in.
+    let mut root = Arguments::command().term_width(100);
     root.build();
     let mut out = String::new();
     for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {

@@ -4,16 +4,23 @@ use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether there is work that asks [`Bar`] between chunks and may have files to clean up.
+static CAN_STOP: AtomicBool = AtomicBool::new(false);
 
-/// Makes the first Ctrl-C stop work cleanly between chunks, and the second at once.
+/// Makes the first Ctrl-C stop work cleanly between chunks, and the second at once. Before such work begins, the first does.
 pub(crate) fn catch_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            #[expect(clippy::exit, reason = "asked twice; temporary files may stay")]
+        let is_second = INTERRUPTED.swap(true, Ordering::SeqCst);
+        if is_second || !CAN_STOP.load(Ordering::SeqCst) {
+            note("error: interrupted");
+            #[expect(
+                clippy::exit,
+                reason = "nothing was begun; or asked twice, and temporary files may stay"
+            )]
             std::process::exit(2);
         }
     })?;
@@ -28,6 +35,7 @@ pub(crate) struct Bar {
 
 impl Bar {
     pub(crate) fn new(verb: &'static str) -> Self {
+        CAN_STOP.store(true, Ordering::SeqCst);
         Self { verb, bar: OnceLock::new() }
     }
 
@@ -67,12 +75,13 @@ impl deltaloom::Progress for Bar {
     }
 }
 
-/// Writes data to standard output.
+/// Writes data to standard output. A reader that has had enough, such as `head`, changes no answer.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
 }
 
 /// Writes a value as JSON to standard output.
@@ -88,24 +97,18 @@ pub(crate) fn note(text: &str) {
 
 /// Whether output ended because its reader, such as `head`, had enough.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let of_io = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| match cause.downcast_ref::<deltaloom::Error>() {
-        Some(deltaloom::Error::Io { path, source }) => path.as_os_str().is_empty() && of_io(source),
-        _ => cause.downcast_ref::<io::Error>().is_some_and(of_io),
-    })
+    error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Prints an error, its causes, and what can be done about it.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    let mut lines = vec![format!("error: {}", causes.first().map_or("", String::as_str))];
-    // Library messages name their source already; say it once.
-    for pair in causes.windows(2).filter(|pair| !pair[0].ends_with(&pair[1])) {
-        lines.push(format!("  caused by: {}", pair[1]));
+    let mut causes: Vec<String> = error.chain().map(|cause| printable(&cause.to_string())).collect();
+    // Some messages name their source already; say it once.
+    causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
+    note(&format!("error: {}", causes.join(": ")));
+    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<deltaloom::Error>()?.hint()) {
+        note(&format!("hint: {hint}"));
     }
-    let hint = error.chain().find_map(|cause| cause.downcast_ref::<deltaloom::Error>()?.hint());
-    lines.extend(hint.map(|hint| format!("hint: {hint}")));
-    note(&lines.join("\n"));
 }
 
 /// Bytes for people: exact below 10,000, else three figures.

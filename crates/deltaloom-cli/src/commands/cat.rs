@@ -2,8 +2,8 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Result;
-use deltaloom::{Container, Limits, ResolvedContainer};
+use anyhow::{Context as _, Result};
+use deltaloom::{Container, Error, Limits, ResolvedContainer};
 
 use crate::Answer;
 use crate::args::CatArguments;
@@ -13,7 +13,14 @@ pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let bases = super::open_bases(&arguments.bases)?;
     let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)?;
     let mut out = io::stdout().lock();
-    deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out)?;
-    out.flush()?;
+    let read = deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out);
+    read.map_err(|e| match e {
+        // The library does not know where it writes to.
+        Error::Io { path, source } if path.as_os_str().is_empty() => {
+            anyhow::Error::from(source).context("standard output")
+        }
+        other => other.into(),
+    })?;
+    out.flush().context("standard output")?;
     Ok(Answer::Yes)
 }

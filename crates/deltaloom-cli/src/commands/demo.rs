@@ -5,9 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{
-    Bases, Container, Limits, PackOptions, ResolvedContainer, Silent, UnpackOptions, Verifiable,
-};
+use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, UnpackOptions, Verifiable};
 use serde::Serialize;
 
 use crate::args::DemoArguments;
@@ -38,6 +36,7 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
+    let bar = ui::Bar::new("showing");
     let scratch = tempfile::tempdir()?;
     let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
     if arguments.keep.is_some() {
@@ -50,8 +49,9 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
     let mut rows = Vec::new();
     for (name, file, bytes) in FINE_TUNES {
         write(file, bytes)?;
-        rows.push(one(folder, name, file, bytes)?);
+        rows.push(one(folder, name, file, bytes, &bar)?);
     }
+    bar.finish();
     if arguments.json {
         ui::print_json(&rows)?;
     } else {
@@ -61,17 +61,17 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
 }
 
 /// Packs, verifies, restores and compares one fine-tune.
-fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8]) -> Result<Row> {
+fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &ui::Bar) -> Result<Row> {
     let limits = Limits::default();
     let bases = Bases::open(&[folder.join(BASE.0)], &limits)?;
     let packed = folder.join(file).with_extension("loom");
     let restored = folder.join(format!("restored-{file}"));
     let checkpoint = Checkpoint::open(&folder.join(file), &limits)?;
-    let report = deltaloom::pack(&checkpoint, &bases, &packed, &PackOptions::default(), &Silent)?;
+    let report = deltaloom::pack(&checkpoint, &bases, &packed, &PackOptions::default(), bar)?;
     let resolved = ResolvedContainer::new(Container::open(&packed, &limits)?, &bases)?;
-    let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 0, &Silent)?;
+    let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 0, bar)?;
     ensure!(verified.ok, "{name}: verification failed: {:?}", verified.faults);
-    deltaloom::unpack(&resolved, &restored, &UnpackOptions::default(), &Silent)?;
+    deltaloom::unpack(&resolved, &restored, &UnpackOptions::default(), bar)?;
     ensure!(fs::read(&restored)? == bytes, "{name}: the restored file differs");
     let xor: Vec<u8> = bytes.iter().zip(BASE.1).map(|(tuned, base)| tuned ^ base).collect();
     Ok(Row {

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use deltaloom::{Bases, DiffReport, Limits, UlpHistogram};
+use anyhow::{Result, bail};
+use deltaloom::{Bases, DiffReport, Error, Limits, UlpHistogram};
 
 use crate::args::DiffArguments;
 use crate::{Answer, ui};
@@ -12,7 +12,12 @@ use crate::{Answer, ui};
 const COLUMNS: [(&str, u64); 5] = [("1", 1), ("2-4", 4), ("5-16", 16), ("17-256", 256), (">256", u64::MAX)];
 
 pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {
-    let open = |path: &PathBuf| Bases::open(std::slice::from_ref(path), &Limits::default());
+    let open = |path: &PathBuf| match Bases::open(std::slice::from_ref(path), &Limits::default()) {
+        Err(Error::InFile { source, .. }) if matches!(*source, Error::BaseMismatch { .. }) => {
+            bail!("{}: this container needs a base; unpack it to compare it", path.display())
+        }
+        opened => Ok(opened?),
+    };
     let (a, b) = (open(&arguments.a)?, open(&arguments.b)?);
     let bar = ui::Bar::new("comparing");
     let report = deltaloom::diff(&a, &b, arguments.threads.count, &bar)?;

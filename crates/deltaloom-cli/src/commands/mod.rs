@@ -8,8 +8,11 @@ pub(crate) mod pack;
 pub(crate) mod unpack;
 pub(crate) mod verify;
 
+use std::path::Path;
+
 use anyhow::Result;
-use deltaloom::{Bases, Container, Limits, ResolvedContainer};
+use deltaloom::checkpoint::FileSource;
+use deltaloom::{Bases, Container, Limits};
 
 use crate::args::BaseArguments;
 
@@ -17,7 +20,7 @@ fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     Ok(Bases::open(&arguments.paths, &Limits::default())?)
 }
 
-fn open_resolved(container: &std::path::Path, bases: &BaseArguments) -> Result<ResolvedContainer> {
-    let container = Container::open(container, &Limits::default())?;
-    Ok(ResolvedContainer::new(container, &open_bases(bases)?)?)
+/// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.
+fn open_to_stream(path: &Path) -> Result<Container> {
+    Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }

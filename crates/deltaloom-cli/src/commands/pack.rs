@@ -1,14 +1,18 @@
 //! `deltaloom pack`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Limits, PackOptions, PackReport};
+use deltaloom::{Container, Limits, PackOptions, PackReport};
 
 use crate::args::PackArguments;
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
-    let checkpoint = Checkpoint::open(&arguments.checkpoint, &Limits::default())?;
+    let path = &arguments.checkpoint;
+    if path.is_file() && Container::is_container(path)? {
+        bail!("{}: this is a container already; unpack it to pack it anew", path.display());
+    }
+    let checkpoint = Checkpoint::open(path, &Limits::default())?;
     let bases = super::open_bases(&arguments.bases)?;
     let options = PackOptions {
         preset: arguments.preset.into(),

@@ -1,13 +1,18 @@
 //! `deltaloom unpack`.
 
 use anyhow::Result;
-use deltaloom::UnpackOptions;
+use deltaloom::{Error, ResolvedContainer, UnpackOptions};
 
 use crate::args::UnpackArguments;
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &UnpackArguments) -> Result<Answer> {
-    let resolved = super::open_resolved(&arguments.container, &arguments.bases)?;
+    // Said before the bases are read, which may take long.
+    if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
+        return Err(Error::AlreadyExists { path: arguments.output.clone() }.into());
+    }
+    let container = super::open_to_stream(&arguments.container)?;
+    let resolved = ResolvedContainer::new(container, &super::open_bases(&arguments.bases)?)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = deltaloom::unpack(&resolved, &arguments.output, &options, &bar)?;

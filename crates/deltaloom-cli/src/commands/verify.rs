@@ -1,21 +1,22 @@
 //! `deltaloom verify`.
 
 use anyhow::Result;
-use deltaloom::{Container, Limits, ResolvedContainer, Verifiable};
+use deltaloom::{ResolvedContainer, Verifiable};
 
 use crate::args::VerifyArguments;
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
-    let container = Container::open(&arguments.container, &Limits::default())?;
-    let bar = ui::Bar::new("verifying");
-    let threads = arguments.threads.count;
-    let report = if arguments.bases.paths.is_empty() && deltaloom::needs_base(&container) {
-        deltaloom::verify(&Verifiable::Alone(&container), threads, &bar)?
+    let container = super::open_to_stream(&arguments.container)?;
+    let resolved;
+    let what = if arguments.bases.paths.is_empty() && deltaloom::needs_base(&container) {
+        Verifiable::Alone(&container)
     } else {
-        let resolved = ResolvedContainer::new(container, &super::open_bases(&arguments.bases)?)?;
-        deltaloom::verify(&Verifiable::Resolved(&resolved), threads, &bar)?
+        resolved = ResolvedContainer::new(container, &super::open_bases(&arguments.bases)?)?;
+        Verifiable::Resolved(&resolved)
     };
+    let bar = ui::Bar::new("verifying");
+    let report = deltaloom::verify(&what, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
         ui::print_json(&report)?;

@@ -1,0 +1,104 @@
+//! Ctrl-C in the middle of work: no half a file, no rest, and what was there stays.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
+
+mod common;
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use common::{Ended, Scratch, asset, finish, safetensors, tensors_of, with_header};
+
+/// Copies of the bundled weights in one file: on one thread, a second of work.
+const COPIES: usize = 40;
+
+/// Each copy is turned a little, so that none is tied to another.
+fn many(name: &str) -> Vec<u8> {
+    let tensors = tensors_of(&asset(name));
+    let copies: Vec<_> = (0..COPIES).flat_map(|i| tensors.iter().map(move |tensor| (i, tensor))).collect();
+    let names: Vec<String> = copies.iter().map(|(i, (name, ..))| format!("{i}.{name}")).collect();
+    let turned = names.iter().zip(&copies).map(|(name, (i, (_, shape, bytes)))| {
+        let mut bytes = bytes.clone();
+        bytes.rotate_left(2 * i);
+        (name.as_str(), "BF16", &shape[..], bytes)
+    });
+    safetensors(&turned.collect::<Vec<_>>())
+}
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Starts a command and interrupts it as soon as its temporary file is there.
+fn interrupted_at_work(scratch: &Scratch, arguments: &str) -> Ended {
+    let mut child = scratch.command(arguments).spawn().unwrap();
+    while !scratch.has_temporary() {
+        assert!(child.try_wait().unwrap().is_none(), "{arguments}: ended before it was interrupted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    interrupt(&child);
+    finish(child)
+}
+
+#[test]
+fn an_interrupted_pack_or_unpack_leaves_everything_as_it_was() {
+    let scratch = Scratch::new();
+    scratch.write("base.safetensors", &many("base"));
+    scratch.write("tuned.safetensors", &many("ft_master"));
+    scratch.ok("pack tuned.safetensors --base base.safetensors -o tuned.loom --preset fast");
+    scratch.write("there", b"precious");
+    let before = scratch.tree();
+    for arguments in [
+        "pack tuned.safetensors --base base.safetensors --preset max -o new",
+        "pack tuned.safetensors --base base.safetensors --preset max --overwrite -o there",
+        "unpack tuned.loom --base base.safetensors -o new",
+        "unpack tuned.loom --base base.safetensors --overwrite -o there",
+    ] {
+        let ended = interrupted_at_work(&scratch, &format!("{arguments} --threads 1"));
+        assert_eq!(
+            (ended.code, ended.err.as_str(), ended.text()),
+            (Some(2), "error: interrupted\n", ""),
+            "{arguments}"
+        );
+        assert!(before == scratch.tree(), "{arguments}");
+    }
+}
+
+/// Finding references by their digests asks nobody whether to go on, but there is nothing to clean up yet.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_before_the_first_chunk_ends_at_once() {
+    let scratch = Scratch::new();
+    let sparse = |name: &str, first: u8| {
+        let header = r#"{"a":{"dtype":"U8","shape":[512,1000000],"data_offsets":[0,512000000]}}"#;
+        let start = with_header(header, &[first]);
+        scratch.write(name, &start);
+        let file = std::fs::File::options().write(true).open(scratch.path().join(name)).unwrap();
+        file.set_len(start.len() as u64 - 1 + 512_000_000).unwrap();
+    };
+    sparse("base.safetensors", 0);
+    sparse("wrong.safetensors", 1);
+    scratch.ok("pack base.safetensors --base base.safetensors -o same.loom");
+    // Twenty gigabytes to read.
+    let bases = "--base wrong.safetensors ".repeat(40);
+    for command in ["unpack same.loom -o out", "verify same.loom", "cat same.loom a"] {
+        let child = scratch.command(&format!("{command} {bases}")).spawn().unwrap();
+        while !catches_interrupts(&child) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        interrupt(&child);
+        let ended = finish(child);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: interrupted\n"), "{command}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{command}: {:?}", start.elapsed());
+    }
+}
+
+/// Whether a process has its handler for SIGINT, the second signal, in place.
+#[cfg(target_os = "linux")]
+fn catches_interrupts(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() & 0b10 != 0
+}
