@@ -1,0 +1,92 @@
+//! The demo weights in assets/demo: one layer's tensors, cut from lm12m, and where they come from.
+//! Without lm12m only their digests are checked.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::files::{self, Tensor, safetensors};
+use crate::{Mode, root, say, settle};
+
+const FOLDER: &str = "assets/demo";
+const CHECKPOINTS: [&str; 4] = ["base", "ft_bf16", "ft_master", "ft_lora_merged"];
+const TENSORS: [&str; 7] = [
+    "input_layernorm",
+    "mlp.down_proj",
+    "post_attention_layernorm",
+    "self_attn.k_proj",
+    "self_attn.o_proj",
+    "self_attn.q_proj",
+    "self_attn.v_proj",
+];
+
+/// Cuts the demo weights, or checks them: against lm12m where that is, and against their digests.
+///
+/// # Errors
+/// What would change, in check mode; absent lm12m weights otherwise.
+pub fn run(mode: Mode, data: &Path) -> Result<()> {
+    let lm12m = data.join("lm12m");
+    if lm12m.is_dir() {
+        for name in CHECKPOINTS {
+            let file = cut(&lm12m.join(name).join("model.safetensors"))?;
+            settle(mode, &format!("{FOLDER}/{name}.safetensors"), &file, "assets")?;
+        }
+    } else {
+        ensure!(mode == Mode::Check, "no lm12m/ in {}: there is nothing to cut from", data.display());
+        let note =
+            "note: the lm12m weights are absent: the demo weights are only compared with their digests";
+        say(note)?;
+    }
+    settle(mode, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")
+}
+
+/// Checks the demo weights against their digests.
+///
+/// # Errors
+/// What would change.
+pub fn check_digests() -> Result<()> {
+    settle(Mode::Check, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")
+}
+
+/// The tensors of layer 0 as a file of their own.
+fn cut(path: &Path) -> Result<Vec<u8>> {
+    let file = fs::read(path).with_context(|| path.display().to_string())?;
+    let (header, data) = files::split(&file).with_context(|| path.display().to_string())?;
+    let tensor = |part: &str| {
+        let name = format!("model.layers.0.{part}.weight");
+        let entry = &header[&name];
+        let number = |value: &serde_json::Value| usize::try_from(value.as_u64()?).ok();
+        let numbers = |key: &str| entry[key].as_array()?.iter().map(number).collect::<Option<Vec<_>>>();
+        let range = numbers("data_offsets").with_context(|| name.clone())?;
+        ensure!(entry["dtype"] == "BF16" && range.len() == 2, "{name} is not as expected");
+        let bytes = data.get(range[0]..range[1]).with_context(|| name.clone())?;
+        let shape = numbers("shape").with_context(|| name.clone())?;
+        Ok(Tensor::new(&name, "BF16", &shape, bytes.to_vec()))
+    };
+    Ok(safetensors(&TENSORS.map(tensor).into_iter().collect::<Result<Vec<_>>>()?))
+}
+
+fn provenance() -> Result<String> {
+    let mut out = String::from(
+        "# Demo weights\n\n\
+         Layer 0 of lm12m without `gate_proj` and `up_proj`, in BF16, from four of its checkpoints. lm12m is a 12.5\n\
+         M-parameter LLaMA-shaped model, made for this project: trained for minutes on two cores on 1.3 M tokens of English,\n\
+         and fine-tuned as long. Its weights carry the licence of the project, MIT OR Apache-2.0.\n\n\
+         `just assets` cuts the files and writes this page; `just assets --check` compares them.\n\n\
+         | file | what | bytes | BLAKE3 |\n|---|---|--:|---|\n",
+    );
+    let what = [
+        "after pre-training",
+        "`base` fine-tuned on Python source with BF16 parameters",
+        "`base` fine-tuned on Python source with an FP32 master, rounded to BF16",
+        "`base` with a LoRA of rank 8 merged in BF16",
+    ];
+    for (name, what) in CHECKPOINTS.iter().zip(what) {
+        let path = format!("{FOLDER}/{name}.safetensors");
+        let file = fs::read(root().join(&path)).with_context(|| path.clone())?;
+        let digest = blake3::hash(&file).to_hex();
+        out.push_str(&format!("| `{name}.safetensors` | {what} | {} | `{digest}` |\n", file.len()));
+    }
+    Ok(out)
+}

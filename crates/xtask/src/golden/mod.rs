@@ -1,0 +1,249 @@
+//! The golden containers in assets/golden/v1: small files of every kind that every later reader must restore.
+//! Writing only adds what is missing; checking restores all of them and packs their originals again.
+
+mod cases;
+mod numbers;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{
+    Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, UnpackOptions, Verifiable,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Mode, root, say, settle};
+use cases::{Case, Input};
+
+const FOLDER: &str = "assets/golden/v1";
+const MANIFEST: &str = "assets/golden/v1/manifest.json";
+/// All containers, originals and bases together.
+const MAX_BYTES: u64 = 200_000;
+
+/// One container; paths are relative to its folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The container.
+    pub container: String,
+    /// What it restores to, a file or a directory.
+    pub original: String,
+    /// What it is packed against.
+    pub bases: Vec<String>,
+    /// What it is there for.
+    pub covers: String,
+    /// Preset it was packed with.
+    pub preset: String,
+    /// log2 of the elements of a chunk.
+    pub chunk_log2: u8,
+}
+
+/// The containers of a folder.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// In the order they were added.
+    pub containers: Vec<Entry>,
+}
+
+impl Manifest {
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+/// Adds the missing golden files, or checks them all.
+///
+/// # Errors
+/// What is wrong with them; what reading and writing gives.
+pub fn run(mode: Mode) -> Result<()> {
+    let folder = root().join(FOLDER);
+    let cases = cases::all();
+    if mode == Mode::Write {
+        fs::create_dir_all(&folder)?;
+        for case in &cases {
+            add(&folder, case)?;
+        }
+    }
+    let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
+    settle(mode, MANIFEST, &expected.to_json()?, "golden")?;
+    check(&folder)
+}
+
+impl Case {
+    fn entry(&self) -> Entry {
+        let suffix = |input: &Input| if matches!(input, Input::File(_)) { ".safetensors" } else { "" };
+        let base = |(i, input): (usize, &Input)| format!("{}.base{}{}", self.name, i + 1, suffix(input));
+        let preset = match self.preset {
+            Preset::Fast => "fast",
+            Preset::Default => "default",
+            Preset::Max => "max",
+        };
+        Entry {
+            container: format!("{}.loom", self.name),
+            original: format!("{}{}", self.name, suffix(&self.original)),
+            bases: self.bases.iter().enumerate().map(base).collect(),
+            covers: self.covers.to_owned(),
+            preset: preset.to_owned(),
+            chunk_log2: self.chunk_log2,
+        }
+    }
+}
+
+impl Entry {
+    fn options(&self) -> Result<PackOptions> {
+        let preset = match self.preset.as_str() {
+            "fast" => Preset::Fast,
+            "default" => Preset::Default,
+            "max" => Preset::Max,
+            other => bail!("{}: preset {other:?}", self.container),
+        };
+        Ok(PackOptions { preset, chunk_log2: self.chunk_log2, threads: 1, ..PackOptions::default() })
+    }
+
+    fn open_bases(&self, folder: &Path) -> Result<Bases> {
+        let paths: Vec<PathBuf> = self.bases.iter().map(|base| folder.join(base)).collect();
+        Ok(Bases::open(&paths, &Limits::default())?)
+    }
+}
+
+/// Writes the files of a case unless its container is there.
+fn add(folder: &Path, case: &Case) -> Result<()> {
+    let entry = case.entry();
+    let container = folder.join(&entry.container);
+    if container.exists() {
+        return Ok(());
+    }
+    let inputs = entry.bases.iter().zip(&case.bases).chain([(&entry.original, &case.original)]);
+    for (name, input) in inputs {
+        match input {
+            Input::File(bytes) => fs::write(folder.join(name), bytes)?,
+            Input::Directory(files) => {
+                for (path, bytes) in files {
+                    let path = folder.join(name).join(path);
+                    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                    fs::write(path, bytes)?;
+                }
+            }
+        }
+    }
+    let checkpoint = Checkpoint::open(&folder.join(&entry.original), &Limits::default())?;
+    let report =
+        deltaloom::pack(&checkpoint, &entry.open_bases(folder)?, &container, &entry.options()?, &Silent)?;
+    say(&format!("{FOLDER}/{}: added, {} bytes", entry.container, report.packed_bytes))
+}
+
+/// Restores every container of the repository and compares it with its original, and packs that again.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check_all() -> Result<()> {
+    check(&root().join(FOLDER))
+}
+
+fn check(folder: &Path) -> Result<()> {
+    let manifest: Manifest = serde_json::from_slice(&fs::read(root().join(MANIFEST))?).context(MANIFEST)?;
+    let mut seen = Seen::default();
+    for entry in &manifest.containers {
+        check_one(folder, entry, &mut seen).with_context(|| format!("{FOLDER}/{}", entry.container))?;
+    }
+    let listed: BTreeSet<&str> = manifest.containers.iter().map(|entry| entry.container.as_str()).collect();
+    for file in fs::read_dir(folder)? {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        ensure!(!name.ends_with(".loom") || listed.contains(name.as_str()), "{name} is not in {MANIFEST}");
+    }
+    seen.check()?;
+    let total = files(folder)?.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+    ensure!(total <= MAX_BYTES, "{FOLDER} has {total} bytes, more than {MAX_BYTES}");
+    say(&format!("{FOLDER}: {} containers restored, {total} bytes", manifest.containers.len()))
+}
+
+fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
+    let limits = Limits::default();
+    let path = folder.join(&entry.container);
+    let original = folder.join(&entry.original);
+    let bases = entry.open_bases(folder)?;
+    let resolved = ResolvedContainer::new(Container::open(&path, &limits)?, &bases)?;
+    seen.add(resolved.container(), &fs::read(&path)?);
+    let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 1, &Silent)?;
+    ensure!(verified.ok, "{:?}", verified.faults);
+    let scratch = tempfile::tempdir()?;
+    let restored = scratch.path().join("restored");
+    deltaloom::unpack(
+        &resolved,
+        &restored,
+        &UnpackOptions { threads: 1, ..UnpackOptions::default() },
+        &Silent,
+    )?;
+    ensure!(files(&restored)? == files(&original)?, "the restored files differ from {}", entry.original);
+    let checkpoint = Checkpoint::open(&original, &limits)?;
+    let mut again = Vec::new();
+    deltaloom::pack_to(&checkpoint, &bases, &mut again, &entry.options()?, &Silent)?;
+    let golden = resolved.container().len_bytes();
+    ensure!(again.len() as u64 <= golden, "packed again it has {} bytes instead of {golden}", again.len());
+    Ok(())
+}
+
+/// All files of a directory by their relative path, or the one file under an empty path.
+fn files(path: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    if !path.is_dir() {
+        return Ok(vec![(PathBuf::new(), fs::read(path).with_context(|| path.display().to_string())?)]);
+    }
+    let mut out = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let inner = files(&entry.path())?;
+        out.extend(inner.into_iter().map(|(rest, bytes)| (Path::new(&entry.file_name()).join(rest), bytes)));
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// What occurs in the containers.
+#[derive(Debug, Default)]
+struct Seen {
+    predictors: BTreeSet<&'static str>,
+    codecs: BTreeSet<&'static str>,
+    /// First bytes of unscaled ulp payloads, which say how many lanes they have.
+    lanes: BTreeSet<u8>,
+}
+
+impl Seen {
+    fn add(&mut self, container: &Container, bytes: &[u8]) {
+        let report = deltaloom::inspect(container);
+        self.codecs.extend(report.codecs.keys());
+        // Payloads follow one another from byte 16 on, in the order of the tensors.
+        let mut offset = 16;
+        for tensor in &report.tensors {
+            let kind = match (tensor.predictor, &tensor.reference) {
+                ("cast", None) => "cast in the file",
+                (kind, _) => kind,
+            };
+            self.predictors.insert(kind);
+            if tensor.codec == "ulp" && tensor.shape.len() == 1 {
+                self.lanes.extend(usize::try_from(offset).ok().and_then(|at| bytes.get(at)));
+            }
+            offset += tensor.packed_bytes;
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let missing = |what: &str, seen: &BTreeSet<&'static str>, wanted: &[&str]| {
+            let missing: Vec<&&str> = wanted.iter().filter(|name| !seen.contains(*name)).collect();
+            ensure!(missing.is_empty(), "no golden container has the {what} {missing:?}");
+            Ok(())
+        };
+        let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file"];
+        missing("predictor", &self.predictors, &predictors)?;
+        missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
+        ensure!(
+            self.lanes.iter().eq([1, 32, 64].iter()),
+            "golden containers have ulp payloads of {:?} lanes instead of 1, 32 and 64",
+            self.lanes
+        );
+        Ok(())
+    }
+}

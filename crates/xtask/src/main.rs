@@ -1,0 +1,81 @@
+//! The program `xtask`: makes the generated files of this repository, or checks them with `--check`.
+//! The work is in the library.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::{Mode, assets, cli_reference, corpus, golden, readme, sizes};
+
+/// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Golden containers: adds those that are missing, never touches one that is there
+    Golden(CheckArgument),
+    /// Packed sizes of the lm12m pairs and the demo weights
+    Sizes(DataArguments),
+    /// The table of ratios in the README, from the recorded sizes
+    ReadmeNumbers(CheckArgument),
+    /// docs/cli.md, from the definitions behind --help
+    CliReference(CheckArgument),
+    /// The demo weights, cut from lm12m
+    Assets(DataArguments),
+    /// Seeds of the fuzz targets, from the golden containers
+    Corpus(CheckArgument),
+    /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
+    Pairs(PairsArguments),
+}
+
+#[derive(Debug, Args)]
+struct CheckArgument {
+    /// Change nothing; exit code 1 when something would change
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
+struct DataArguments {
+    #[command(flatten)]
+    check: CheckArgument,
+    #[command(flatten)]
+    data: DataArgument,
+}
+
+#[derive(Debug, Args)]
+struct DataArgument {
+    /// The folder that holds lm12m/
+    #[arg(long = "data", env = "DELTALOOM_DATA", value_name = "DIR", default_value = "../shared/data")]
+    folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct PairsArguments {
+    /// Where to write the containers
+    target: PathBuf,
+    #[command(flatten)]
+    data: DataArgument,
+}
+
+impl CheckArgument {
+    fn mode(&self) -> Mode {
+        if self.check { Mode::Check } else { Mode::Write }
+    }
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Golden(arguments) => golden::run(arguments.mode()),
+        Command::Sizes(arguments) => sizes::run(arguments.check.mode(), &arguments.data.folder),
+        Command::ReadmeNumbers(arguments) => readme::run(arguments.mode()),
+        Command::CliReference(arguments) => cli_reference::run(arguments.mode()),
+        Command::Assets(arguments) => assets::run(arguments.check.mode(), &arguments.data.folder),
+        Command::Corpus(arguments) => corpus::run(arguments.mode()),
+        Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
+    }
+}

@@ -1,0 +1,16 @@
+//! What is in the repository and can be checked without other weights: golden containers, demo sizes, demo digests.
+
+#[test]
+fn every_golden_container_is_restored() {
+    xtask::golden::check_all().unwrap();
+}
+
+#[test]
+fn no_packed_size_of_the_demo_weights_has_grown() {
+    xtask::sizes::check_demo().unwrap();
+}
+
+#[test]
+fn the_demo_weights_are_those_recorded() {
+    xtask::assets::check_digests().unwrap();
+}

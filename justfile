@@ -1,0 +1,65 @@
+# The recipes of this repository; CONTRIBUTING.md explains them.
+
+# The folder that holds lm12m/, where it is.
+export DELTALOOM_DATA := env("DELTALOOM_DATA", "../shared/data")
+
+xtask := "cargo run --quiet --release -p xtask --"
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Run all tests
+test:
+    cargo test --workspace
+
+# Check formatting, lints, spelling and dependencies; changes nothing
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    @just _with typos typos-cli typos
+    @just _with cargo-deny cargo-deny cargo deny check licenses bans sources
+
+# Run a tool where it is installed
+_with program package +command:
+    @if command -v {{ program }} >/dev/null; then {{ command }}; else echo "note: {{ program }} is missing, not run; install it with: cargo install {{ package }} --locked"; fi
+
+# What must pass before a merge
+ci: lint
+    .ci/run
+
+# ci, the slow tests, and 30 s of each fuzz target
+ci-long: ci
+    cargo test --workspace --release -- --ignored
+    just fuzz open_container 30
+    just fuzz decode_chunk 30
+    just fuzz roundtrip 30
+
+# Decode every golden container, and the lm12m pairs, with the Python reader
+reader:
+    tools/reader.sh
+
+# Add missing golden containers and fuzz seeds (--check: restore them all)
+golden *check:
+    {{ xtask }} golden {{ check }}
+    {{ xtask }} corpus {{ check }}
+
+# Record the packed sizes (--check: fail if one has grown)
+sizes *check:
+    {{ xtask }} sizes {{ check }}
+
+# Write the table of the README from the recorded sizes (--check: compare)
+readme-numbers *check:
+    {{ xtask }} readme-numbers {{ check }}
+
+# Write docs/cli.md (--check: compare)
+cli-reference *check:
+    {{ xtask }} cli-reference {{ check }}
+
+# Cut the demo weights from lm12m (--check: compare)
+assets *check:
+    {{ xtask }} assets {{ check }}
+
+# Run a fuzz target: open_container, decode_chunk or roundtrip
+fuzz target seconds="30":
+    tools/fuzz.sh {{ target }} {{ seconds }}
