@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use serde_json::json;
 /// Bytes of a tensor; 24 of them are the model.
 const TENSOR_BYTES: u64 = 64 << 20;
 const TENSORS: u64 = 24;
+/// Those that are noise, and not in the base under their name.
+const NOISE: Range<u64> = 3..8;
 /// 300 MB and 64 chunks of 2^17 elements of four bytes.
 const LIMIT_BYTES: u64 = 300_000_000 + 64 * (4 << 17);
 
@@ -23,15 +26,13 @@ fn is_single(tensor: u64) -> bool {
     tensor % 3 == 2
 }
 
-fn header() -> Vec<u8> {
+fn header(is_tuned: bool) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     for i in 0..TENSORS {
         let (dtype, rows) = if is_single(i) { ("F32", 2048) } else { ("BF16", 4096) };
         let offsets = [i * TENSOR_BYTES, (i + 1) * TENSOR_BYTES];
-        header.insert(
-            format!("{i:02}"),
-            json!({"dtype": dtype, "shape": [rows, 8192], "data_offsets": offsets}),
-        );
+        let name = if is_tuned && NOISE.contains(&i) { format!("new{i:02}") } else { format!("{i:02}") };
+        header.insert(name, json!({"dtype": dtype, "shape": [rows, 8192], "data_offsets": offsets}));
     }
     common::with_header(&json!(header).to_string(), b"")
 }
@@ -40,7 +41,7 @@ fn header() -> Vec<u8> {
 /// The noise makes the container itself larger than the memory allowed.
 fn write_model(path: &Path, weights: &[u8], noise: &[u8], patches: &[u8]) {
     let file = File::create_new(path).unwrap();
-    let header = header();
+    let header = header(!noise.is_empty());
     let data = header.len() as u64;
     file.write_all_at(&header, 0).unwrap();
     file.set_len(data + TENSORS * TENSOR_BYTES).unwrap();
@@ -57,12 +58,12 @@ fn write_model(path: &Path, weights: &[u8], noise: &[u8], patches: &[u8]) {
     for tensor in 0..3 {
         fill(tensor, if is_single(tensor) { &singles } else { weights });
     }
-    for tensor in (3..8).filter(|_| !noise.is_empty()) {
+    for tensor in NOISE.filter(|_| !noise.is_empty()) {
         // Turned, so that none is tied to another.
         let turn = usize::try_from(tensor).unwrap() * 1000;
         fill(tensor, &[&noise[turn..], &noise[..turn]].concat());
     }
-    for tensor in 8..TENSORS {
+    for tensor in NOISE.end..TENSORS {
         for (i, patch) in patches.chunks(patches.len().div_ceil(2).max(1)).enumerate() {
             let at = tensor * TENSOR_BYTES + (3 + 11 * i as u64 + tensor) * 1_000_000;
             file.write_all_at(patch, data + at).unwrap();

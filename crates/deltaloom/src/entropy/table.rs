@@ -86,9 +86,15 @@ pub(crate) fn table_bits(frequencies: &Frequencies) -> u64 {
 
 /// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. An estimate by entropy.
 pub(crate) fn own_table_cost(counts: &Counts) -> u64 {
-    let total: u64 = counts.iter().map(|&c| u64::from(c)).sum();
-    let used = counts.iter().filter(|c| **c > 0).count() as u64;
-    let parts: u64 = counts.iter().map(|&c| log2::n_log2(u64::from(c))).sum();
+    own_table_cost_of(counts.iter().copied().filter(|count| *count > 0))
+}
+
+/// The same from the counts of the symbols that occur.
+pub(crate) fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
+    let add = |(total, used, parts): (u64, u64, u64), count: u32| {
+        (total + u64::from(count), used + 1, parts + log2::n_log2(u64::from(count)))
+    };
+    let (total, used, parts) = counts.fold((0, 0, 0), add);
     log2::n_log2(total).saturating_sub(parts) + (BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used) * log2::ONE_BIT
 }
 

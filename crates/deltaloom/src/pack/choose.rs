@@ -10,7 +10,6 @@ use super::{Digests, Reference};
 use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::to_usize;
-use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::plan::{self, GroupInput};
 use crate::predict::{Predictor, cast, names};
@@ -240,21 +239,26 @@ impl Context<'_> {
             let (number, chunks) = (target.info.number(), vec![(&sample[..], prediction)]);
             plan::sample_cost(&GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted })
         };
+        let reference_choice = |reference: &TensorSource| {
+            let predictor = Predictor::Reference(reference_name(target, reference));
+            Choice { predictor, reference: Some(reference.clone()), digests: None }
+        };
+        let candidates: Vec<&TensorSource> = self.candidates(target).collect();
+        if let [only] = candidates[..]
+            && plan::is_clearly_near(target.info.number(), sample, &sample_of(only)?)
+        {
+            return Ok(reference_choice(only));
+        }
         let mut best: Option<(u64, &TensorSource)> = None;
-        for reference in self.candidates(target) {
+        for reference in candidates {
             let cost = cost(&sample_of(reference)?, true);
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, reference));
             }
         }
         let Some((least, reference)) = best else { return Ok(Choice::zero()) };
-        // Weights alone never come near half of their size, so only doubtful references are compared with that.
-        let is_doubtful = least > sample.len() as u64 * 4 * ONE_BIT;
-        if is_doubtful && cost(&vec![0; sample.len()], false) <= least {
-            return Ok(Choice::zero());
-        }
-        let predictor = Predictor::Reference(reference_name(target, reference));
-        Ok(Choice { predictor, reference: Some(reference.clone()), digests: None })
+        let is_better_alone = cost(&vec![0; sample.len()], false) <= least;
+        Ok(if is_better_alone { Choice::zero() } else { reference_choice(reference) })
     }
 
     /// From each base the tensor that has this one's place by name, dtype and shape.

@@ -231,11 +231,16 @@ fn plain_cost(group: &GroupInput<'_>) -> u64 {
 /// Elements that differ from the prediction: those whose symbol is not 0, where there are symbols.
 fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 {
     let of_chunk = |(i, (target, prediction)): (usize, &Pair<'_>)| match symbols.get(i) {
-        Some(Some(chunk)) => chunk.symbols.iter().map(|symbol| u64::from(*symbol != 0)).sum(),
+        Some(Some(chunk)) => chunk.symbols.chunks(255).map(changed_symbols).sum(),
         Some(None) => 0,
         None => ulp::count_changed(group.number, target, prediction),
     };
     group.chunks.par_iter().enumerate().map(of_chunk).sum()
+}
+
+/// Symbols of at most 255 that are not 0: counted in bytes, which is vectorised.
+fn changed_symbols(symbols: &[u8]) -> u64 {
+    symbols.iter().fold(0u8, |count, symbol| count + u8::from(*symbol != 0)).into()
 }
 
 /// Residuals of the changed chunks of a group, by chunk; `None` for the others.
@@ -381,6 +386,15 @@ fn window(tops: &[u32]) -> (u64, Counts) {
     counts[..direct].copy_from_slice(&tops[lowest..lowest + direct]);
     counts[ALPHABET - 1] += u32::try_from(total - best).unwrap_or(u32::MAX);
     (lowest as u64, counts)
+}
+
+/// Whether a sample is so near to its prediction that nothing else can be cheaper: residuals of one table take less than half of its size, which
+/// weights alone never come near.
+pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
+    let residuals = UlpSymbols::of(number, sample, prediction);
+    let mut counts: Counts = [0; ALPHABET];
+    residuals.symbols.iter().for_each(|symbol| counts[usize::from(*symbol)] += 1);
+    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT < sample.len() as u64 * 4 * ONE_BIT
 }
 
 /// Estimated bits in 1/65536 of coding a sample with its prediction, or on its own; for choosing among references.

@@ -1,6 +1,8 @@
 //! Which keys share a table and which groups share a table set, by cost.
 //! It counts in fixed point, so the answer is the same everywhere; docs/adr/0005.
 
+use std::cmp::Ordering;
+
 use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::ALPHABET;
 
@@ -73,19 +75,46 @@ fn row_entropy(row: &Counts) -> u64 {
     n_log2(total).saturating_sub(parts)
 }
 
-/// Neighbouring keys that share a table.
+/// Neighbouring keys that share a table: the symbols that occur, rising, with their counts.
 #[derive(Debug, Clone)]
 struct KeyRun {
     first_key: u8,
-    counts: Box<Counts>,
+    counts: Vec<(u8, u32)>,
     cost: u64,
 }
 
 impl KeyRun {
+    fn new(first_key: u8, counts: Vec<(u8, u32)>) -> Self {
+        let cost = table::own_table_cost_of(counts.iter().map(|(_, count)| *count));
+        Self { first_key, counts, cost }
+    }
+
+    fn of_row(first_key: u8, row: &Counts) -> Self {
+        Self::new(first_key, (0..=u8::MAX).zip(row.iter().copied()).filter(|(_, count)| *count > 0).collect())
+    }
+
     fn joined(&self, next: &Self) -> Self {
-        let mut counts = self.counts.clone();
-        counts.iter_mut().zip(next.counts.iter()).for_each(|(a, b)| *a += b);
-        Self { first_key: self.first_key, cost: table::own_table_cost(&counts), counts }
+        let mut counts = Vec::with_capacity(self.counts.len() + next.counts.len());
+        let (mut a, mut b) = (self.counts.iter().peekable(), next.counts.iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let count = match x.0.cmp(&y.0) {
+                Ordering::Less => x.1,
+                Ordering::Greater => y.1,
+                Ordering::Equal => x.1 + y.1,
+            };
+            counts.push((x.0.min(y.0), count));
+            let order = x.0.cmp(&y.0);
+            a.next_if(|_| order.is_le());
+            b.next_if(|_| order.is_ge());
+        }
+        counts.extend(a.chain(b));
+        Self::new(self.first_key, counts)
+    }
+
+    fn to_row(&self) -> Counts {
+        let mut row = [0; ALPHABET];
+        self.counts.iter().for_each(|(symbol, count)| row[usize::from(*symbol)] = *count);
+        row
     }
 }
 
@@ -98,12 +127,7 @@ pub(crate) struct CostedSet {
 
 /// Tables for a histogram: neighbouring keys are joined while that saves bits. `gaps` becomes a table before the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
-    let start = |(first_key, counts): &(u8, Box<Counts>)| KeyRun {
-        first_key: *first_key,
-        counts: counts.clone(),
-        cost: table::own_table_cost(counts),
-    };
-    let mut runs: Vec<KeyRun> = histogram.rows.iter().map(start).collect();
+    let mut runs: Vec<KeyRun> = histogram.rows().map(|(key, row)| KeyRun::of_row(key, row)).collect();
     let mut joined: Vec<KeyRun> = runs.windows(2).map(|w| w[0].joined(&w[1])).collect();
     loop {
         let saving =
@@ -126,7 +150,7 @@ pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
         cost += table::own_table_cost(gaps);
     }
     for (i, run) in runs.iter().enumerate() {
-        set.tables.push(table::normalise(&run.counts));
+        set.tables.push(table::normalise(&run.to_row()));
         cost += run.cost;
         if i > 0 {
             // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
