@@ -29,6 +29,27 @@ fn a_file_comes_back_and_can_be_read_in_parts() {
     assert_eq!(scratch.ok(&format!("cat tuned.loom {PROJECTION} --rows 9..9 -b base.safetensors")).out, b"");
 }
 
+/// The instruction set is chosen once per process, so two processes are compared.
+#[test]
+fn every_instruction_set_writes_and_reads_the_same_bytes() {
+    let scratch = Scratch::with_assets(&["base", "ft_master"]);
+    scratch.ok("pack ft_master.safetensors -b base.safetensors -o detected.loom --threads 1");
+    scratch.ok("pack ft_master.safetensors -o alone.loom");
+    let on_any_machine = |arguments: &str| {
+        let mut command = scratch.command(arguments);
+        command.env("DELTALOOM_ISA", "scalar");
+        assert!(command.status().unwrap().success(), "{arguments}");
+    };
+    on_any_machine("pack ft_master.safetensors -b base.safetensors -o scalar.loom --threads 2");
+    on_any_machine("pack ft_master.safetensors -o scalar-alone.loom");
+    assert!(scratch.read("detected.loom") == scratch.read("scalar.loom"));
+    assert!(scratch.read("alone.loom") == scratch.read("scalar-alone.loom"));
+    on_any_machine("unpack detected.loom -b base.safetensors -o out.safetensors");
+    on_any_machine("unpack alone.loom -o out-alone.safetensors");
+    assert!(scratch.read("out.safetensors") == asset("ft_master"));
+    assert!(scratch.read("out-alone.safetensors") == asset("ft_master"));
+}
+
 /// Writes a model as hubs have it: shards, their index, and small files.
 fn write_directory(scratch: &Scratch, folder: &str, weights: &[u8], shards: usize) {
     let tensors = tensors_of(weights);
