@@ -28,9 +28,8 @@ _with program package +command:
 ci: lint
     .ci/run
 
-# ci, the slow tests, and 30 s of each fuzz target
+# ci, and 30 s of each fuzz target
 ci-long: ci
-    cargo test --workspace --release -- --ignored
     just fuzz open_container 30
     just fuzz decode_chunk 30
     just fuzz roundtrip 30

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 
-target="$1" seconds="$2"
+target="${1:?which target}" seconds="${2:-30}"
 if ! cargo fuzz --version >/dev/null 2>&1; then
     echo "error: cargo-fuzz is missing; install it with: cargo install cargo-fuzz --locked" >&2
     exit 1
