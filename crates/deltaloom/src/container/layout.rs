@@ -266,7 +266,7 @@ fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Membe
             }
             other => return Err(Error::corrupt(format!("member kind {other} does not exist"))),
         };
-        claimed = claimed.saturating_add(member.tensors.last().map_or(0, |tensor| tensor.end));
+        claimed = claimed.saturating_add(member.data_bytes());
         Limits::check("the size of all files", claimed, MAX_CLAIMED_BYTES)?;
         members.push(member);
     }

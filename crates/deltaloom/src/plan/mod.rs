@@ -231,7 +231,7 @@ fn plain_cost(group: &GroupInput<'_>) -> u64 {
 /// Elements that differ from the prediction: those whose symbol is not 0, where there are symbols.
 fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 {
     let of_chunk = |(i, (target, prediction)): (usize, &Pair<'_>)| match symbols.get(i) {
-        Some(Some(chunk)) => chunk.symbols.chunks(255).map(changed_symbols).sum(),
+        Some(Some(chunk)) => chunk.symbols.chunks(255).map(count_nonzero).sum(),
         Some(None) => 0,
         None => ulp::count_changed(group.number, target, prediction),
     };
@@ -239,7 +239,7 @@ fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 
 }
 
 /// Symbols of at most 255 that are not 0: counted in bytes, which is vectorised.
-fn changed_symbols(symbols: &[u8]) -> u64 {
+fn count_nonzero(symbols: &[u8]) -> u64 {
     symbols.iter().fold(0u8, |count, symbol| count + u8::from(*symbol != 0)).into()
 }
 
