@@ -46,6 +46,40 @@ impl BitWriter {
         self.pending_bits &= 7;
     }
 
+    /// Appends eight fields of at most 56 bits each, whose bits above that are zero.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn push_eight(&mut self, values: &[u64; 8], bits: &[u64; 8]) {
+        if self.at_byte + 64 > self.bytes.len() {
+            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+        }
+        let (mut pending, mut pending_bits, mut at_byte) =
+            (self.pending, u64::from(self.pending_bits), self.at_byte);
+        for (value, bits) in values.iter().zip(bits) {
+            debug_assert!(*bits <= u64::from(SHORT_BITS) && value >> bits == 0);
+            pending |= value << pending_bits;
+            pending_bits += bits;
+            self.bytes[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
+            at_byte += (pending_bits / 8) as usize;
+            // All 64 at once is one too many for a shift, but there are never more than 63.
+            pending >>= pending_bits & 56;
+            pending_bits &= 7;
+        }
+        (self.pending, self.pending_bits, self.at_byte) = (pending, (pending_bits & 7) as u32, at_byte);
+    }
+
+    /// Appends the first `len` bytes of `block`. What was written before must end at a byte.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn push_block(&mut self, block: &[u8; 64], len: usize) {
+        debug_assert!(self.pending_bits == 0 && len <= 64);
+        if self.at_byte + 64 > self.bytes.len() {
+            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+        }
+        self.bytes[self.at_byte..self.at_byte + 64].copy_from_slice(block);
+        self.at_byte += len;
+    }
+
     /// Bits written so far.
     #[must_use]
     pub fn len_bits(&self) -> u64 {
@@ -106,6 +140,20 @@ impl<'a> BitReader<'a> {
     #[must_use]
     pub fn position_bits(&self) -> usize {
         self.at_bit
+    }
+
+    /// The bytes from the one in which the next bit is.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at_bit / 8..).unwrap_or_default()
+    }
+
+    /// Moves on by `bits`, which may lead behind the end as [`Self::take`] may.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn skip(&mut self, bits: usize) {
+        self.at_bit += bits;
     }
 
     /// Checks that the stream was exactly as long as needed and its unused bits are zero. The first `carried_bytes` may be

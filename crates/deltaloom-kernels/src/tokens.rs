@@ -72,9 +72,18 @@ const fn computed_token(z: u64) -> Token {
 
 /// Raw bits of a symbol below the jumps, and the smallest z it stands for.
 #[inline]
-pub(crate) fn token_base(symbol: u8) -> (u64, u32) {
-    let (base, raw_bits) = TOKEN_BASES[usize::from(symbol)];
-    (base, u32::from(raw_bits))
+pub(crate) const fn token_base(symbol: u8) -> (u64, u32) {
+    let (base, raw_bits) = TOKEN_BASES[symbol as usize];
+    (base, raw_bits as u32)
+}
+
+/// Symbol of the smallest z of `bits` bits, and its raw bits.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const fn token_of_bits(bits: usize) -> (u8, u8) {
+    let token = computed_token(if bits == 0 { 0 } else { 1 << (bits - 1) });
+    #[expect(clippy::cast_possible_truncation, reason = "at most 63")]
+    let raw_bits = token.raw_bits as u8;
+    (token.symbol, raw_bits)
 }
 
 /// Jumps have a width that no run of tokens can have.

@@ -2,6 +2,7 @@
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::fields::{FieldSplit, common_zero_bits};
+use deltaloom_kernels::rans::Contexts;
 
 use super::{ChunkInput, Decoder, Encoder};
 use crate::entropy::block::{self, Lanes};
@@ -16,7 +17,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit
     split.encode(input.target, zero_bits, &mut symbols, &mut escapes, &mut fields);
     let mut payload = vec![u8::try_from(zero_bits).unwrap_or(0)];
     let lanes = Lanes::choose(elems, input.estimated_bytes);
-    block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, &vec![0; elems], &escapes.finish());
+    block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, Contexts::Single, &escapes.finish());
     payload.extend_from_slice(&fields.finish());
     payload
 }
@@ -32,7 +33,7 @@ pub(super) fn decode(split: FieldSplit, tables: &Decoder, payload: &[u8], values
     let escape_bits = |symbols: &[u8]| symbols.iter().map(|s| u64::from(split.escape_bits(*s))).sum();
     let block = block::read_block(&mut reader, elems)?;
     let raw =
-        block.decode_with_raw(&tables.coder, &vec![0; elems], &mut symbols, &mut reader, escape_bits)?;
+        block.decode_with_raw(&tables.coder, Contexts::Single, &mut symbols, &mut reader, escape_bits)?;
     let (mut escapes, mut fields) = (raw.bits(), BitReader::new(reader.rest()));
     split.decode(&symbols, zero_bits, &mut escapes, &mut fields, values)?;
     raw.finish(escapes)?;

@@ -1,6 +1,7 @@
 //! The changed elements and the gaps between them; docs/format.md section 8. Its cost follows what changed.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::rans::Contexts;
 use deltaloom_kernels::{Number, keys, tokens, ulp};
 
 use super::ulp::{UlpSymbols, read_row_scales};
@@ -47,20 +48,13 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
         token.symbol
     };
     let symbols: Vec<u8> = gaps(&positions).map(&mut gap_symbol).collect();
-    block::push_with_raw(
-        &mut payload,
-        &tables.coder,
-        lanes,
-        &symbols,
-        &vec![0; symbols.len()],
-        &raw.finish(),
-    );
+    block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, Contexts::Single, &raw.finish());
 
     let symbols = changed_symbols(number, input.target, input.prediction, &positions);
     let map = tables.set.key_map(1);
     let mut contexts = scales.key_rule(&input.shape, input.row_scales).keys_at(input.prediction, &positions);
     keys::map_keys(&mut contexts, &map);
-    symbols.push_to(&mut payload, tables, lanes, &contexts);
+    symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts));
     payload
 }
 
@@ -82,7 +76,7 @@ pub(super) fn decode(
     let mut symbols = vec![0; count];
     let raw_bits = |symbols: &[u8]| symbols.iter().map(|symbol| u64::from(tokens::raw_bits(*symbol))).sum();
     let block = block::read_block(&mut reader, count)?;
-    let raw = block.decode_with_raw(&tables.coder, &vec![0; count], &mut symbols, &mut reader, raw_bits)?;
+    let raw = block.decode_with_raw(&tables.coder, Contexts::Single, &mut symbols, &mut reader, raw_bits)?;
     let mut bits = raw.bits();
     let positions = read_positions(&symbols, &mut bits, shape.elems())?;
     raw.finish(bits)?;
@@ -90,7 +84,7 @@ pub(super) fn decode(
     let mut contexts = scales.key_rule(shape, &row_scales).keys_at(values, &positions);
     keys::map_keys(&mut contexts, &map);
     let block = block::read_block(&mut reader, count)?;
-    let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
+    let raw = block.decode_with_rest(&tables.coder, Contexts::PerSymbol(&contexts), &mut symbols, reader)?;
     let mut bits = raw.bits();
     let mut elements = ulp::gather(shape.number, values, &positions);
     ulp::apply(shape.number, &mut elements, &symbols, &mut bits)?;

@@ -1,6 +1,7 @@
 //! A residual for every element; docs/format.md section 8.
 
 use deltaloom_kernels::bits::BitWriter;
+use deltaloom_kernels::rans::Contexts;
 use deltaloom_kernels::{Number, keys, ulp};
 
 use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
@@ -25,7 +26,13 @@ impl UlpSymbols {
     }
 
     /// Appends them as a block and the rest of its raw bit stream.
-    pub(super) fn push_to(&self, payload: &mut Vec<u8>, tables: &Encoder, lanes: Lanes, contexts: &[u8]) {
+    pub(super) fn push_to(
+        &self,
+        payload: &mut Vec<u8>,
+        tables: &Encoder,
+        lanes: Lanes,
+        contexts: Contexts<'_>,
+    ) {
         block::push_with_raw(payload, &tables.coder, lanes, &self.symbols, contexts, &self.raw);
     }
 }
@@ -42,8 +49,8 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     let lanes = Lanes::choose(elems, input.estimated_bytes);
     let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
     match input.symbols {
-        Some(symbols) => symbols.push_to(&mut payload, tables, lanes, &contexts),
-        None => of_input().push_to(&mut payload, tables, lanes, &contexts),
+        Some(symbols) => symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
+        None => of_input().push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
     }
     payload
 }
@@ -62,7 +69,7 @@ pub(super) fn decode(
     scales.key_rule(shape, &row_scales).keys(values, &mut contexts);
     keys::map_keys(&mut contexts, &tables.dense_map());
     let mut symbols = vec![0; shape.elems()];
-    let raw = block.decode_with_rest(&tables.coder, &contexts, &mut symbols, reader)?;
+    let raw = block.decode_with_rest(&tables.coder, Contexts::PerSymbol(&contexts), &mut symbols, reader)?;
     let mut bits = raw.bits();
     ulp::apply(shape.number, values, &symbols, &mut bits)?;
     raw.finish(bits)

@@ -2,7 +2,7 @@
 //! The coder itself is in deltaloom-kernels.
 
 use deltaloom_kernels::bits::BitReader;
-use deltaloom_kernels::rans::{self, DecodeTables, EncodeTables, LANES, STATE_LOW};
+use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES, STATE_LOW, StreamReader};
 
 use super::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ fn push_block(
     tables: &EncodeTables,
     lanes: Lanes,
     symbols: &[u8],
-    contexts: &[u8],
+    contexts: Contexts<'_>,
     carry: &[u16],
 ) {
     out.push(u8::try_from(lanes.count()).unwrap_or(0));
@@ -75,7 +75,7 @@ fn push_block(
     let mut at = 0;
     let mut streams = Vec::with_capacity(split.len());
     for (count, carry) in split.into_iter().zip(carry.chunks(per_stream)) {
-        streams.push(rans::encode(tables, &symbols[at..at + count], &contexts[at..at + count], carry));
+        streams.push(rans::encode(tables, &symbols[at..at + count], contexts.slice(at..at + count), carry));
         at += count;
     }
     for stream in &streams {
@@ -113,19 +113,23 @@ pub(crate) fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Res
 
 impl BlockHeader<'_> {
     /// Decodes the symbols into `out`; gives the carried words as bytes.
-    fn decode(mut self, tables: &DecodeTables, contexts: &[u8], out: &mut [u8]) -> Result<Vec<u8>> {
+    fn decode(mut self, tables: &DecodeTables, contexts: Contexts<'_>, out: &mut [u8]) -> Result<Vec<u8>> {
         let split = self.lanes.split(out.len());
         let per_stream = self.lanes.count() / split.len();
-        let mut carry = Vec::with_capacity(2 * self.lanes.count());
+        let mut rest = out;
         let mut at = 0;
+        let mut streams = Vec::with_capacity(split.len());
         for ((count, words), states) in
             split.into_iter().zip(&self.words).zip(self.states.chunks_mut(per_stream))
         {
-            let range = at..at + count;
-            let carried = rans::decode(tables, &contexts[range.clone()], states, words, &mut out[range])?;
-            carry.extend(carried.into_iter().flat_map(u16::to_le_bytes));
+            let (out, after) = rest.split_at_mut(count);
+            streams.push(StreamReader { states, words, contexts: contexts.slice(at..at + count), out });
+            rest = after;
             at += count;
         }
+        rans::decode(tables, &mut streams)?;
+        let carry =
+            self.states.iter().flat_map(|state| [*state, *state >> 8].map(|x| (x & 0xff) as u8)).collect();
         Ok(carry)
     }
 }
@@ -136,7 +140,7 @@ pub(crate) fn push_with_raw(
     tables: &EncodeTables,
     lanes: Lanes,
     symbols: &[u8],
-    contexts: &[u8],
+    contexts: Contexts<'_>,
     raw: &[u8],
 ) {
     let (carry, rest) = split_carry(raw, lanes.count());
@@ -166,7 +170,7 @@ impl BlockHeader<'_> {
     pub(crate) fn decode_with_rest(
         self,
         tables: &DecodeTables,
-        contexts: &[u8],
+        contexts: Contexts<'_>,
         out: &mut [u8],
         reader: ByteReader<'_>,
     ) -> Result<RawBits> {
@@ -180,7 +184,7 @@ impl BlockHeader<'_> {
     pub(crate) fn decode_with_raw(
         self,
         tables: &DecodeTables,
-        contexts: &[u8],
+        contexts: Contexts<'_>,
         out: &mut [u8],
         reader: &mut ByteReader<'_>,
         raw_bits: impl FnOnce(&[u8]) -> u64,
@@ -221,12 +225,12 @@ mod tests {
             let (carry, rest) = split_carry(&raw, lanes.count());
             assert_eq!(rest.len(), 256 - 2 * lanes.count());
             let mut out = Vec::new();
-            push_block(&mut out, &EncodeTables::new(&frequencies), lanes, &symbols, &vec![0; count], &carry);
+            push_block(&mut out, &EncodeTables::new(&frequencies), lanes, &symbols, Contexts::Single, &carry);
             let mut reader = ByteReader::new(&out, "test");
             let block = read_block(&mut reader, count).unwrap();
             let mut decoded = vec![0; count];
             let carried = block
-                .decode(&DecodeTables::new(&frequencies).unwrap(), &vec![0; count], &mut decoded)
+                .decode(&DecodeTables::new(&frequencies).unwrap(), Contexts::Single, &mut decoded)
                 .unwrap();
             assert_eq!(decoded, symbols);
             assert_eq!(carried, raw[..2 * lanes.count()]);

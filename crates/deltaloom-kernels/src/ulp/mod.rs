@@ -1,8 +1,13 @@
 //! Residuals in ULPs: from target and prediction to symbols with raw bits, and back; docs/format.md section 8.
 //! It does not choose tables or scales and does not entropy-code.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::bits::{BitReader, BitWriter, SHORT_BITS};
 use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 use crate::number::{by_number, by_size, load, load_32, store};
 use crate::tokens::{JUMPS, SMALL, Token, read_token, small_token, token, token_base};
 use crate::{DecodeError, Number, NumberKind};
@@ -77,10 +82,6 @@ fn near_residuals<const B: usize>(
     out: &mut [u32; NEAR_BLOCK],
 ) {
     let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
-    if B > 4 || number.kind() != NumberKind::Float {
-        out.iter_mut().zip(pairs).for_each(|(out, (t, p))| *out = if t == p { 0 } else { NOT_NEAR });
-        return;
-    }
     // The arithmetic of `residual`, in 32 bits and without branches.
     let (sign_at, unused) = (number.bits() - 1, 32 - number.bits());
     let (top, exponent_mask) = (1u32 << sign_at, (1u32 << number.exponent_bits()) - 1);
@@ -99,9 +100,46 @@ fn near_residuals<const B: usize>(
     }
 }
 
+/// Symbols of all elements; appends their raw bits.
+///
+/// # Panics
+/// When the slices do not have the same number of elements.
+pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
+    assert!(target.len() == symbols.len() * number.bytes() && target.len() == prediction.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx512::encode_16(number, target, prediction, symbols, raw),
+                _ => avx512::encode_32(number, target, prediction, symbols, raw),
+            }
+        };
+    }
+    encode_in_blocks(number, target, prediction, symbols, raw);
+}
+
+/// [`encode`] one element after another.
+#[inline(always)]
+fn encode_elements<const B: usize>(
+    number: Number,
+    target: &[u8],
+    prediction: &[u8],
+    symbols: &mut [u8],
+    raw: &mut BitWriter,
+) {
+    let mut writer = std::mem::take(raw);
+    for (i, symbol) in symbols.iter_mut().enumerate() {
+        let token = residual(number, load::<B>(target, i), load::<B>(prediction, i));
+        *symbol = token.symbol;
+        writer.push(token.raw, token.raw_bits);
+    }
+    *raw = writer;
+}
+
 per_isa! {
-    /// Symbols of all elements; appends their raw bits.
-    pub fn encode(
+    fn encode_in_blocks(
         number: Number,
         target: &[u8],
         prediction: &[u8],
@@ -120,6 +158,9 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
         symbols: &mut [u8],
         raw: &mut BitWriter,
     ) {
+        if B > 4 || number.kind() != NumberKind::Float {
+            return encode_elements::<B>(number, target, prediction, symbols, raw);
+        }
         // A writer of its own stays in registers; one behind a reference is stored at every push.
         let mut writer = std::mem::take(raw);
         let mut near = [0u32; NEAR_BLOCK];
@@ -175,12 +216,51 @@ fn apply_near<const B: usize>(number: Number, values: &mut [u8], near: &[u32; NE
     }
 }
 
+/// Turns `values`, which holds the prediction, into the target.
+///
+/// # Errors
+/// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
+///
+/// # Panics
+/// When there is not a symbol for every element.
+pub fn apply(
+    number: Number,
+    values: &mut [u8],
+    symbols: &[u8],
+    raw: &mut BitReader<'_>,
+) -> Result<(), DecodeError> {
+    assert_eq!(values.len(), symbols.len() * number.bytes());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx512::apply_16(number, values, symbols, raw),
+                _ => avx512::apply_32(number, values, symbols, raw),
+            }
+        };
+    }
+    apply_in_blocks(number, values, symbols, raw)
+}
+
+/// [`apply`] one element after another.
+#[inline(always)]
+fn apply_elements<const B: usize>(
+    number: Number,
+    values: &mut [u8],
+    symbols: &[u8],
+    raw: &mut BitReader<'_>,
+) -> Result<(), DecodeError> {
+    for (i, &symbol) in symbols.iter().enumerate().filter(|(_, symbol)| **symbol != 0) {
+        let t = apply_token(number, symbol, load::<B>(values, i), raw)?;
+        store::<B>(values, i, t);
+    }
+    Ok(())
+}
+
 per_isa! {
-    /// Turns `values`, which holds the prediction, into the target.
-    ///
-    /// # Errors
-    /// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
-    pub fn apply(
+    fn apply_in_blocks(
         number: Number,
         values: &mut [u8],
         symbols: &[u8],
@@ -204,12 +284,7 @@ fn apply_body(
     ) -> Result<(), DecodeError> {
         let mut reader = raw.clone();
         if B > 4 || number.kind() != NumberKind::Float {
-            for (value, &symbol) in
-                values.chunks_exact_mut(B).zip(symbols).filter(|(_, symbol)| **symbol != 0)
-            {
-                let t = apply_token(number, symbol, load::<B>(value, 0), &mut reader)?;
-                store::<B>(value, 0, t);
-            }
+            apply_elements::<B>(number, values, symbols, &mut reader)?;
             *raw = reader;
             return Ok(());
         }
@@ -259,7 +334,23 @@ fn apply_body(
 }
 
 /// Where the elements that differ from the prediction are.
+///
+/// # Panics
+/// When the slices differ in length.
+#[must_use]
 pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Vec<u32> {
+    assert_eq!(target.len(), prediction.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 && matches!(number.bytes(), 2 | 4) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bytes() {
+                2 => avx512::changed_positions::<2>(target, prediction),
+                _ => avx512::changed_positions::<4>(target, prediction),
+            }
+        };
+    }
     fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> Vec<u32> {
         let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
         (0u32..).zip(pairs).filter(|(_, (t, p))| t != p).map(|(i, _)| i).collect()
@@ -295,6 +386,7 @@ pub fn scatter(number: Number, values: &mut [u8], positions: &[u32], elements: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
     const NUMBERS: [Number; 10] = [
@@ -310,26 +402,59 @@ mod tests {
         Number::unsigned(64),
     ];
 
+    fn load_any(number: Number, bytes: &[u8], i: u32) -> &[u8] {
+        &bytes[i as usize * number.bytes()..][..number.bytes()]
+    }
+
+    /// Encodes and applies on every instruction set; all give the same symbols and bits.
     fn roundtrip(number: Number, target: &[u8], prediction: &[u8]) {
         let count = target.len() / number.bytes();
-        let mut symbols = vec![0; count];
-        let mut raw = BitWriter::default();
-        encode(number, target, prediction, &mut symbols, &mut raw);
-        let raw = raw.finish();
-        let mut values = prediction.to_vec();
-        let mut reader = BitReader::new(&raw);
-        apply(number, &mut values, &symbols, &mut reader).unwrap();
-        reader.finish(0).unwrap();
-        assert_eq!(values, target, "{number:?}");
+        let mut first: Option<(Vec<u8>, Vec<u8>)> = None;
+        for_each_isa(|isa| {
+            let mut symbols = vec![0; count];
+            let mut raw = BitWriter::default();
+            // Some bits before, so that fields do not start at bytes.
+            raw.push(5, 3);
+            encode(number, target, prediction, &mut symbols, &mut raw);
+            let raw = raw.finish();
+            let mut values = prediction.to_vec();
+            let mut reader = BitReader::new(&raw);
+            reader.take(3);
+            apply(number, &mut values, &symbols, &mut reader).unwrap();
+            reader.finish(0).unwrap();
+            assert_eq!(values, target, "{number:?} {isa:?}");
+            let changed = changed_positions(number, target, prediction);
+            let differs = |i: &u32| load_any(number, target, *i) != load_any(number, prediction, *i);
+            assert!((0..u32::try_from(count).unwrap()).filter(differs).eq(changed), "{number:?} {isa:?}");
+            let coded = (symbols, raw);
+            assert_eq!(*first.get_or_insert(coded.clone()), coded, "{number:?} {isa:?}");
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+    }
+
+    /// How far targets are from their predictions: whole vectors of one kind are rare by chance.
+    #[derive(Debug, Clone, Copy)]
+    enum Near {
+        Anywhere,
+        FewUlps,
+        Jumps,
     }
 
     proptest! {
         #[test]
-        fn any_bits_roundtrip(which in 0..NUMBERS.len(), pairs in prop::collection::vec((any::<u64>(), any::<u64>(), 0u32..64), 1..100)) {
+        fn any_bits_roundtrip(
+            which in 0..NUMBERS.len(), pairs in prop::collection::vec((any::<u64>(), any::<u64>(), 0u32..64), 1..200),
+            near in prop::sample::select(vec![Near::Anywhere, Near::FewUlps, Near::Jumps]),
+        ) {
             let number = NUMBERS[which];
             let store = |x: u64| x.to_le_bytes()[..number.bytes()].to_vec();
-            // Targets at every distance from the prediction, not only far ones.
-            let target: Vec<u8> = pairs.iter().flat_map(|&(p, d, s)| store(p.wrapping_add(d >> s))).collect();
+            let target_of = |&(p, d, s): &(u64, u64, u32)| match near {
+                Near::Anywhere => p.wrapping_add(d >> s),
+                Near::FewUlps => p.wrapping_add(d >> (40 + s % 24)),
+                Near::Jumps => (p ^ (d % 2) << (number.bits() - 1)).wrapping_add(u64::from(s % 16) << number.mantissa_bits()),
+            };
+            let target: Vec<u8> = pairs.iter().flat_map(|pair| store(target_of(pair))).collect();
             let prediction: Vec<u8> = pairs.iter().flat_map(|&(p, _, _)| store(p)).collect();
             roundtrip(number, &target, &prediction);
         }

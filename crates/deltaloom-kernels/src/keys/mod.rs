@@ -1,8 +1,15 @@
 //! Keys: how many ULPs a weight is expected to move, from the exponent of its prediction and the step scales of its row and column; docs/format.md section 8.
 //! Which table serves a key is the caller's.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use crate::Number;
+#[cfg(target_arch = "x86_64")]
+use crate::NumberKind;
 use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 use crate::number::{by_number, by_size, load};
 
 /// Quarter octaves of an exponent step in a key.
@@ -36,6 +43,12 @@ impl KeyRule<'_> {
         all_keys(self, prediction, out);
     }
 
+    /// Elements that share a row scale: all of `elems` where nothing depends on rows and columns.
+    fn elems_of_row(&self, elems: usize) -> usize {
+        let is_matrix = !self.row_scales.is_empty() || !self.col_scales.is_empty();
+        if is_matrix { self.cols } else { elems.max(1) }
+    }
+
     /// Keys of the elements of `prediction` at `positions`.
     #[must_use]
     pub fn keys_at(&self, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
@@ -54,12 +67,13 @@ impl KeyRule<'_> {
 
 per_isa! {
     /// Keys by a rule whose scales fit.
-    pub(crate) fn all_keys(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) = all_keys_body;
+    fn all_keys(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) = all_keys_body;
 }
 
 #[inline(always)]
 fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
-    let rows = out.chunks_mut(rule.cols).zip(prediction.chunks(rule.cols * rule.number.bytes()));
+    let cols = rule.elems_of_row(out.len());
+    let rows = out.chunks_mut(cols).zip(prediction.chunks(cols * rule.number.bytes()));
     for (row, (out, values)) in rows.enumerate() {
         row_keys(rule, row, rule.col_scales, values, out);
     }
@@ -79,11 +93,32 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
         }
     }
     let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
+    assert_eq!(values.len(), out.len() * rule.number.bytes());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512
+        && rule.number.kind() == NumberKind::Float
+        && matches!(rule.number.bits(), 16 | 32)
+    {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the length was checked.
+        return unsafe {
+            match rule.number.bits() {
+                16 => avx512::row_keys_16(rule.number, base, col_scales, values, out),
+                _ => avx512::row_keys_32(rule.number, base, col_scales, values, out),
+            }
+        };
+    }
     by_number!(rule.number, run(base, col_scales, values, out));
 }
 
 /// Replaces every key by its table.
 pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx512 {
+        #[expect(unsafe_code, reason = "calling a function with detected target features")]
+        // SAFETY: `isa` gives what was detected.
+        return unsafe { avx512::map_keys(keys, map) };
+    }
     keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
 }
 
@@ -109,7 +144,8 @@ fn count_pairs_body(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histo
     assert_eq!(symbols.len() * size, prediction.len());
     let histogram: &mut [u32; KEYS * 256] = histogram.try_into().expect("a counter per key and symbol");
     let mut keys = [0u8; KEY_BLOCK];
-    let rows = symbols.chunks(rule.cols).zip(prediction.chunks(rule.cols * size));
+    let cols = rule.elems_of_row(symbols.len());
+    let rows = symbols.chunks(cols).zip(prediction.chunks(cols * size));
     for (row, (symbols, values)) in rows.enumerate() {
         let blocks = symbols.chunks(KEY_BLOCK).zip(values.chunks(KEY_BLOCK * size));
         for (block, (symbols, values)) in blocks.enumerate() {
@@ -126,6 +162,39 @@ fn count_pairs_body(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::for_each_isa;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_isa_gives_the_same_keys(
+            words in prop::collection::vec(any::<u32>(), 1..150), cols in 1usize..150, offset in -100_000..100_000i32, spread in 0u32..17,
+            has_rows in any::<bool>(), has_cols in any::<bool>(),
+        ) {
+            let elems = (words.len() / cols.min(words.len())) * cols.min(words.len());
+            let cols = cols.min(words.len());
+            let scale = |i: usize| (words[i % words.len()].cast_signed() >> 15) >> (16 - spread.min(16));
+            let row_scales: Vec<i32> = (0..elems / cols).filter(|_| has_rows).map(scale).collect();
+            let col_scales: Vec<i32> = (0..cols).filter(|_| has_cols).map(|i| scale(i + 7)).collect();
+            for number in [Number::float(8, 7), Number::float(5, 10), Number::float(8, 23), Number::float(4, 3), Number::float(11, 52)] {
+                let prediction: Vec<u8> = words[..elems].iter()
+                    .flat_map(|w| (u64::from(*w) << 32 | u64::from(*w)).to_le_bytes()[8 - number.bytes()..].to_vec()).collect();
+                let offset = if spread > 8 { offset } else { offset / 100 };
+                let rule = KeyRule { number, cols, offset, row_scales: &row_scales, col_scales: &col_scales };
+                let all: Vec<u32> = (0..u32::try_from(elems).unwrap()).collect();
+                let expected = rule.keys_at(&prediction, &all);
+                let map: [u8; KEYS] = std::array::from_fn(|key| u8::try_from(key * 7 % 251).unwrap());
+                for_each_isa(|isa| {
+                    let mut keys = vec![0; elems];
+                    rule.keys(&prediction, &mut keys);
+                    prop_assert_eq!(&keys, &expected, "{:?} {:?}", number, isa);
+                    map_keys(&mut keys, &map);
+                    prop_assert!(keys.iter().zip(&expected).all(|(k, e)| *k == map[usize::from(*e)]));
+                    Ok(())
+                })?;
+            }
+        }
+    }
 
     #[test]
     fn keys_follow_exponent_and_scales() {

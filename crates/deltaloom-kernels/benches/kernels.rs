@@ -1,0 +1,271 @@
+//! Time per element of every kernel on every instruction set that this machine has: `cargo bench -p deltaloom-kernels`.
+//! Rounds are interleaved and medians are printed, as a table for docs/benchmarks/kernels.md.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "a measurement that prints its table"
+)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::fields::{FieldSplit, count_tops};
+use deltaloom_kernels::isa::{Isa, lower_to};
+use deltaloom_kernels::keys::{self, KEYS, KeyRule};
+use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES, PROB_SCALE, StreamReader};
+use deltaloom_kernels::{Number, steps, ulp};
+
+/// Elements of a chunk.
+const ELEMS: usize = 1 << 17;
+const ROUNDS: usize = 25;
+
+/// A kernel under measurement.
+struct Kernel {
+    name: String,
+    run: Box<dyn FnMut()>,
+}
+
+fn main() {
+    let mut kernels = kernels();
+    let isas = Isa::available();
+    let mut nanos = vec![vec![Vec::new(); isas.len()]; kernels.len()];
+    for round in 0..=ROUNDS {
+        for (kernel, nanos) in kernels.iter_mut().zip(&mut nanos) {
+            for (isa, nanos) in isas.iter().zip(nanos) {
+                lower_to(*isa);
+                let start = Instant::now();
+                for _ in 0..4 {
+                    (kernel.run)();
+                }
+                // The first round warms up.
+                if round > 0 {
+                    nanos.push(start.elapsed().as_secs_f64() * 1e9 / (4 * ELEMS) as f64);
+                }
+            }
+        }
+    }
+    let names: Vec<&str> = isas.iter().map(|isa| isa.name()).collect();
+    println!("| kernel, ns per element | {} |", names.join(" | "));
+    println!("|---|{}", "---|".repeat(isas.len()));
+    for (kernel, nanos) in kernels.iter().zip(&mut nanos) {
+        let medians: Vec<String> = nanos.iter_mut().map(|times| format!("{:.3}", median(times))).collect();
+        println!("| {} | {} |", kernel.name, medians.join(" | "));
+    }
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Random numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // xorshift64*: G. Marsaglia, "Xorshift RNGs"; S. Vigna's multiplier.
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        ((self.next() >> 32) * n) >> 32
+    }
+}
+
+/// Frequencies that fall to `keep` in 256 from one symbol to the next.
+fn geometric(keep: u32, symbols: usize) -> [u16; 256] {
+    let mut table = [0u16; 256];
+    let mut left = PROB_SCALE - 256;
+    for frequency in &mut table[..symbols] {
+        let share = left * (256 - keep) / 256;
+        *frequency = u16::try_from(share + 1).unwrap();
+        left -= share;
+    }
+    table[0] += u16::try_from(PROB_SCALE).unwrap() - table.iter().sum::<u16>();
+    table
+}
+
+fn draw(table: &[u16; 256], random: &mut Random) -> u8 {
+    let mut slot = random.below(4096);
+    for (symbol, &frequency) in (0..=255).zip(table) {
+        match slot.checked_sub(frequency.into()) {
+            None => return symbol,
+            Some(rest) => slot = rest,
+        }
+    }
+    unreachable!("frequencies sum to 4096")
+}
+
+fn kernels() -> Vec<Kernel> {
+    let mut random = Random(1);
+    let tables: Vec<[u16; 256]> = (0..24).map(|i| geometric(120 + 5 * i, 40)).collect();
+    let contexts: Vec<u8> = (0..ELEMS).map(|_| u8::try_from(random.below(24)).unwrap()).collect();
+    let symbols: Vec<u8> = contexts.iter().map(|c| draw(&tables[usize::from(*c)], &mut random)).collect();
+    let mut all = rans_kernels("24 tables", &tables, Some(&contexts), &symbols);
+    let single: Vec<u8> = (0..ELEMS).map(|_| draw(&tables[12], &mut random)).collect();
+    all.extend(rans_kernels("1 table", &tables[12..13], None, &single));
+    for (name, number) in [("BF16", Number::float(8, 7)), ("FP32", Number::float(8, 23))] {
+        let prediction = weights(number, &mut random);
+        for (part, in_1024) in [("13 %", 133), ("96 %", 983)] {
+            let target = moved(number, &prediction, in_1024, &mut random);
+            all.extend(ulp_kernels(&format!("{name}, {part} changed"), number, &target, &prediction));
+        }
+        let target = moved(number, &prediction, 20, &mut random);
+        let (t, p) = (target.clone(), prediction.clone());
+        all.push(kernel(format!("changed elements, {name}, 2 %"), move || {
+            black_box(ulp::changed_positions(number, &t, &p));
+        }));
+        all.extend(key_kernels(name, number, &prediction, &target));
+        all.extend(field_kernels(name, number, &prediction));
+    }
+    all
+}
+
+fn rans_kernels(what: &str, tables: &[[u16; 256]], contexts: Option<&[u8]>, symbols: &[u8]) -> Vec<Kernel> {
+    let (encoder, decoder) = (EncodeTables::new(tables), DecodeTables::new(tables).unwrap());
+    let contexts = contexts.map(<[u8]>::to_vec);
+    let symbols = symbols.to_vec();
+    let of = |contexts: &Option<Vec<u8>>, range| match contexts {
+        // Both lists live as long as the program.
+        Some(contexts) => Contexts::PerSymbol(Box::leak(contexts.clone().into_boxed_slice())).slice(range),
+        None => Contexts::Single,
+    };
+    let halves = [0..ELEMS / 2, ELEMS / 2..ELEMS];
+    let inputs = halves.map(|range| (symbols[range.clone()].to_vec(), of(&contexts, range)));
+    let coded = inputs.clone().map(|(symbols, contexts)| {
+        let stream = rans::encode(&encoder, &symbols, contexts, &[0; LANES]);
+        let words: Vec<u8> = stream.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        (stream.states, words, contexts)
+    });
+    let encode = move || {
+        for (symbols, contexts) in &inputs {
+            black_box(rans::encode(&encoder, symbols, *contexts, &[0; LANES]));
+        }
+    };
+    let mut out = vec![0; ELEMS];
+    let decode = move || {
+        let (first, second) = out.split_at_mut(ELEMS / 2);
+        let [(a_states, a_words, a_contexts), (b_states, b_words, b_contexts)] = &coded;
+        let (mut a_states, mut b_states) = (a_states.clone(), b_states.clone());
+        let streams = &mut [
+            StreamReader { states: &mut a_states, words: a_words, contexts: *a_contexts, out: first },
+            StreamReader { states: &mut b_states, words: b_words, contexts: *b_contexts, out: second },
+        ];
+        rans::decode(&decoder, streams).unwrap();
+        black_box(&out);
+    };
+    vec![kernel(format!("rANS encode, {what}"), encode), kernel(format!("rANS decode, {what}"), decode)]
+}
+
+/// Weights as a trained model has them: normal with a standard deviation of 0.02.
+fn weights(number: Number, random: &mut Random) -> Vec<u8> {
+    let value = |random: &mut Random| {
+        let sum: u64 = (0..12).map(|_| random.below(1 << 16)).sum();
+        ((sum as f32 / 65536.0) - 6.0) * 0.02
+    };
+    let bytes = number.bytes();
+    (0..ELEMS).flat_map(|_| value(random).to_bits().to_le_bytes()[4 - bytes..].to_vec()).collect()
+}
+
+/// Weights of which some moved by a step of one size, as an optimiser makes them.
+fn moved(number: Number, prediction: &[u8], in_1024: u64, random: &mut Random) -> Vec<u8> {
+    let bytes = number.bytes();
+    let step = |value: &[u8]| {
+        let mut word = [0; 4];
+        word[4 - bytes..].copy_from_slice(value);
+        let by = if random.below(1024) < in_1024 { random.below(512) as f32 / 512.0 - 0.5 } else { 0.0 };
+        let word = f32::from_le_bytes(word) + by * 0.0006;
+        word.to_bits().to_le_bytes()[4 - bytes..].to_vec()
+    };
+    prediction.chunks(bytes).flat_map(step).collect()
+}
+
+fn kernel(name: String, run: impl FnMut() + 'static) -> Kernel {
+    Kernel { name, run: Box::new(run) }
+}
+
+fn ulp_kernels(what: &str, number: Number, target: &[u8], prediction: &[u8]) -> Vec<Kernel> {
+    let mut symbols = vec![0; ELEMS];
+    let mut raw = BitWriter::default();
+    ulp::encode(number, target, prediction, &mut symbols, &mut raw);
+    let (raw, coded) = (raw.finish(), symbols.clone());
+    let (target, prediction, before) = (target.to_vec(), prediction.to_vec(), prediction.to_vec());
+    let mut values = before.clone();
+    let encode = move || {
+        let mut raw = BitWriter::default();
+        ulp::encode(number, &target, &prediction, &mut symbols, &mut raw);
+        black_box(raw.finish());
+    };
+    let apply = move || {
+        values.copy_from_slice(&before);
+        ulp::apply(number, &mut values, &coded, &mut BitReader::new(&raw)).unwrap();
+        black_box(&values);
+    };
+    vec![kernel(format!("ULP residual, {what}"), encode), kernel(format!("ULP apply, {what}"), apply)]
+}
+
+fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> Vec<Kernel> {
+    const COLS: usize = 1024;
+    let scales: &'static [i32] = Box::leak((0..1024).map(|i| i % 9 - 4).collect::<Box<[i32]>>());
+    let rule =
+        KeyRule { number, cols: COLS, offset: 400, row_scales: &scales[..ELEMS / COLS], col_scales: scales };
+    let map: [u8; KEYS] = std::array::from_fn(|key| u8::try_from(key / 11).unwrap());
+    let (p, mut contexts) = (prediction.to_vec(), vec![0; ELEMS]);
+    let keys = move || {
+        rule.keys(&p, &mut contexts);
+        keys::map_keys(&mut contexts, &map);
+        black_box(&contexts);
+    };
+    let mut symbols = vec![0; ELEMS];
+    ulp::encode(number, target, prediction, &mut symbols, &mut BitWriter::default());
+    let (p, mut histogram) = (prediction.to_vec(), vec![0; KEYS * 256]);
+    let count = move || {
+        keys::count_pairs(&rule, &p, &symbols, &mut histogram);
+        black_box(&histogram);
+    };
+    let (t, p, mut distances) = (target.to_vec(), prediction.to_vec(), vec![0.0; ELEMS]);
+    let steps = move || {
+        steps::absolute_steps(number, &t, &p, &mut distances);
+        black_box(&distances);
+    };
+    vec![
+        kernel(format!("contexts, {name}"), keys),
+        kernel(format!("histogram by context, {name}"), count),
+        kernel(format!("absolute steps, {name}"), steps),
+    ]
+}
+
+fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {
+    let split = FieldSplit::new(number, 2, 112 << 2).unwrap();
+    let mut symbols = vec![0; ELEMS];
+    let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
+    split.encode(target, 0, &mut symbols, &mut escapes, &mut fields);
+    let (escapes, fields, coded) = (escapes.finish(), fields.finish(), symbols.clone());
+    let (t, mut out) = (target.to_vec(), vec![0; target.len()]);
+    let encode = move || {
+        let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
+        split.encode(&t, 0, &mut symbols, &mut escapes, &mut fields);
+        black_box((escapes.finish(), fields.finish()));
+    };
+    let decode = move || {
+        let (mut escapes, mut fields) = (BitReader::new(&escapes), BitReader::new(&fields));
+        split.decode(&coded, 0, &mut escapes, &mut fields, &mut out).unwrap();
+        black_box(&out);
+    };
+    let (t, mut tops) = (target.to_vec(), vec![0; 1 << 14]);
+    let count = move || {
+        count_tops(split, &t, &mut tops);
+        black_box(&tops);
+    };
+    vec![
+        kernel(format!("fields split, {name}"), encode),
+        kernel(format!("fields join, {name}"), decode),
+        kernel(format!("histogram of exponents, {name}"), count),
+    ]
+}
