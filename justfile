@@ -59,6 +59,10 @@ cli-reference *check:
 assets *check:
     {{ xtask }} assets {{ check }}
 
+# Measure deltaloom beside its rivals and write docs/benchmarks/peers.* (--help lists the options)
+bench-peers *args:
+    benches/peers/run.sh {{ args }}
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
