@@ -12,6 +12,17 @@ pub enum Isa {
     Avx2,
 }
 
+impl Isa {
+    /// Word for reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+        }
+    }
+}
+
 /// The instruction set in use. `DELTALOOM_ISA=scalar` or `avx2` lowers it, never raises it above what the machine has.
 #[must_use]
 pub fn isa() -> Isa {
