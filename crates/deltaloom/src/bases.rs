@@ -1,9 +1,12 @@
 //! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
-//! It reads and decodes; it does not choose among references.
+//! It reads and decodes, also straight into a caller's memory; it does not choose among references.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use rayon::prelude::*;
 
 use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Digest, PackedTensor, to_usize};
@@ -67,51 +70,136 @@ impl ResolvedContainer {
         self.container.index().info(self.tensor(number))
     }
 
+    /// The tensors of all files in the order of the container, which is the order of their numbers.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        let index = self.container.index();
+        index.tensors.iter().map(|tensor| index.info(tensor))
+    }
+
+    /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.
+    /// Every chunk's CRC-32 is checked; [`Self::check`] also checks the digest.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a number that no tensor has or a buffer of another length; what reading or decoding gives. `out` may be partly written then.
+    pub fn read_into(&self, number: usize, out: &mut [u8]) -> Result<()> {
+        if number >= self.container.index().tensors.len() {
+            return Err(Error::InvalidArgument(format!("there is no tensor number {number}")));
+        }
+        self.read_run_into(number..number + 1, out)
+    }
+
+    /// Decodes all tensors, one after another in the order of [`Self::tensors`], into `out`, which has the length of all; otherwise as [`Self::read_into`].
+    ///
+    /// # Errors
+    /// As [`Self::read_into`].
+    pub fn read_all_into(&self, out: &mut [u8]) -> Result<()> {
+        self.read_run_into(0..self.container.index().tensors.len(), out)
+    }
+
+    fn read_run_into(&self, numbers: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let (given, needed) =
+            (out.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
+        let wrong = || Error::InvalidArgument(format!("a buffer of {given} bytes for {needed}"));
+        if given != needed {
+            return Err(wrong());
+        }
+        let mut rest = out;
+        let mut chunks = Vec::new();
+        for number in numbers {
+            let grid = self.tensor(number).grid;
+            for i in 0..grid.chunk_count() {
+                let place = grid.chunk_bytes(i);
+                let values = rest.split_off_mut(..to_usize(place.end - place.start)).ok_or_else(wrong)?;
+                chunks.push((number, to_usize(i), values));
+            }
+        }
+        chunks.into_par_iter().try_for_each(|(number, i, values)| self.chunk_into(number, i, values))
+    }
+
+    /// Checks that `bytes` are those of a tensor, by its place in [`Self::tensors`], that was packed.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for a number that no tensor has.
+    pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
+        if number >= self.container.index().tensors.len() {
+            return Err(Error::InvalidArgument(format!("there is no tensor number {number}")));
+        }
+        self.check_digest(number, blake3::hash(bytes))
+    }
+
+    pub(crate) fn check_digest(&self, number: usize, found: Digest) -> Result<()> {
+        let expected = self.tensor(number).digest;
+        if found == expected {
+            return Ok(());
+        }
+        let hex = |digest: Digest| digest.to_hex().to_string();
+        let tensor = self.info(number).name.clone();
+        let mismatch = Error::DigestMismatch { tensor, expected: hex(expected), found: hex(found) };
+        Err(mismatch.in_file(self.container.path()))
+    }
+
     /// Decodes chunk `i` of a tensor.
     pub(crate) fn chunk(&self, number: usize, i: usize) -> Result<Vec<u8>> {
+        let place = self.tensor(number).grid.chunk_bytes(i as u64);
+        let mut values = vec![0; to_usize(place.end - place.start)];
+        self.chunk_into(number, i, &mut values)?;
+        Ok(values)
+    }
+
+    /// Decodes chunk `i` of a tensor into `out`, which has its length and may hold anything.
+    pub(crate) fn chunk_into(&self, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(number);
-        let range = tensor.grid.chunk_bytes(i as u64);
-        let len_bytes = to_usize(range.end - range.start);
+        let start = tensor.grid.chunk_bytes(i as u64).start;
         let reference =
             || self.references[number].as_ref().ok_or_else(|| Error::corrupt("a reference is missing"));
         match &tensor.predictor {
             Predictor::Zero => {
-                let mut values = vec![0; len_bytes];
-                self.container.decode_chunk(tensor, i, &mut values)?;
-                Ok(values)
+                out.fill(0);
+                self.container.decode_chunk(tensor, i, out)
             }
             Predictor::Reference(_) => {
-                let mut values = reference()?.read(range.start, len_bytes)?;
-                self.container.decode_chunk(tensor, i, &mut values)?;
-                Ok(values)
+                reference()?.read_into(start, out)?;
+                self.container.decode_chunk(tensor, i, out)
             }
-            Predictor::Identical(_) => reference()?.read(range.start, len_bytes),
-            Predictor::Tied(target) => self.chunk(*target, i),
+            Predictor::Identical(_) => reference()?.read_into(start, out),
+            Predictor::Tied(target) => self.chunk_into(*target, i, out),
             Predictor::Cast(_) => {
-                let singles = reference()?.read(2 * range.start, 2 * len_bytes)?;
-                Ok(cast::round(&self.info(number).dtype, &singles))
+                let singles = reference()?.read(2 * start, 2 * out.len())?;
+                cast::round_into(&self.info(number).dtype, &singles, out);
+                Ok(())
             }
             // The grids agree: they depend on the shape, which is the same, and not on the element's size.
             Predictor::CastInternal(target) => {
-                Ok(cast::round(&self.info(number).dtype, &self.chunk(*target, i)?))
+                cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
+                Ok(())
             }
         }
     }
 
     /// Bytes `offset..offset + len_bytes` of a tensor, decoding only the chunks that hold them.
     pub(crate) fn read(&self, number: usize, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
-        let grid = self.tensor(number).grid;
-        let (start, end) = (offset, offset + len_bytes as u64);
-        let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
-        let mut out = Vec::with_capacity(len_bytes);
-        for i in grid.chunks_of_rows(&rows) {
-            let chunk = self.chunk(number, to_usize(i))?;
-            let place = grid.chunk_bytes(i);
-            let from = to_usize(start.max(place.start) - place.start);
-            let to = to_usize(end.min(place.end) - place.start);
-            out.extend_from_slice(&chunk[from..to]);
-        }
+        let mut out = vec![0; len_bytes];
+        self.read_part_into(number, offset, &mut out)?;
         Ok(out)
+    }
+
+    /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
+    fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+        let grid = self.tensor(number).grid;
+        let (start, end) = (offset, offset + out.len() as u64);
+        let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
+        for i in grid.chunks_of_rows(&rows) {
+            let place = grid.chunk_bytes(i);
+            let (from, to) = (start.max(place.start), end.min(place.end));
+            let part = &mut out[to_usize(from - start)..to_usize(to - start)];
+            if (from..to) == place {
+                self.chunk_into(number, to_usize(i), part)?;
+            } else {
+                let chunk = self.chunk(number, to_usize(i))?;
+                part.copy_from_slice(&chunk[to_usize(from - place.start)..to_usize(to - place.start)]);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -139,13 +227,16 @@ impl TensorSource {
 
     /// Bytes from `offset` on.
     pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; len_bytes];
+        self.read_into(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Fills `buffer` with bytes from `offset` on.
+    pub(crate) fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match self {
-            Self::Plain { checkpoint, member, info, .. } => {
-                let mut buffer = vec![0; len_bytes];
-                checkpoint.read(*member, info, offset, &mut buffer)?;
-                Ok(buffer)
-            }
-            Self::Packed { resolved, number } => resolved.read(*number, offset, len_bytes),
+            Self::Plain { checkpoint, member, info, .. } => checkpoint.read(*member, info, offset, buffer),
+            Self::Packed { resolved, number } => resolved.read_part_into(*number, offset, buffer),
         }
     }
 

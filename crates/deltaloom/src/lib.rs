@@ -36,8 +36,15 @@ pub use error::{Error, Result};
 pub use inspect::{inspect, needs_base};
 pub use limits::Limits;
 pub use pack::{PackOptions, pack, pack_to};
+pub use pipeline::with_threads;
 pub use plan::Preset;
 pub use progress::{Progress, Silent};
 pub use report::{PackReport, Share, TensorReport};
 pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack};
 pub use verify::{Verifiable, VerifyReport, verify};
+
+/// Name of the instruction set that the loops over elements run on: what speeds are measured with.
+#[must_use]
+pub fn isa_name() -> &'static str {
+    deltaloom_kernels::isa::isa().name()
+}

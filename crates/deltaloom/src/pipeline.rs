@@ -6,8 +6,11 @@ use crate::error::{Error, Result};
 /// Chunks of a window.
 pub(crate) const WINDOW_CHUNKS: usize = 32;
 
-/// Runs `work` on as many threads as asked for; 0 means one per core.
-pub(crate) fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Runs `work`, and what of this library is called in it, on a rayon pool of as many threads as asked for; 0 means one per core.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] where the system gives no such threads; those of `work`.
+pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::InvalidArgument(format!("{threads} threads: {e}")))?;
     pool.install(work)

@@ -162,7 +162,7 @@ pub(crate) fn decode_all(
                     }
                     if run.is_last {
                         let found = std::mem::take(&mut hasher).finalize();
-                        let fault = digest_fault(resolved, run.tensor, found);
+                        let fault = resolved.check_digest(run.tensor, found).err();
                         take(Piece { tensor: run.tensor, bytes: &[], fault })?;
                     }
                 }
@@ -192,16 +192,6 @@ fn decode_window(
         Ok((run, chunks))
     };
     window.into_par_iter().map(decode).collect()
-}
-
-fn digest_fault(resolved: &ResolvedContainer, tensor: usize, found: blake3::Hash) -> Option<Error> {
-    let expected = resolved.tensor(tensor).digest;
-    (found != expected).then(|| {
-        let (tensor, hex) =
-            (resolved.info(tensor).name.clone(), |hash: blake3::Hash| hash.to_hex().to_string());
-        let mismatch = Error::DigestMismatch { tensor, expected: hex(expected), found: hex(found) };
-        mismatch.in_file(resolved.container().path())
-    })
 }
 
 /// Writes the bytes of one tensor, or of `rows` of its first dimension, decoding only the chunks that hold them. A tensor that is read whole is checked
@@ -246,5 +236,5 @@ pub fn read_tensor(
         at = end;
     }
     let is_whole = bytes == (0..info.len_bytes());
-    digest_fault(resolved, number, hasher.finalize()).filter(|_| is_whole).map_or(Ok(()), Err)
+    if is_whole { resolved.check_digest(number, hasher.finalize()) } else { Ok(()) }
 }

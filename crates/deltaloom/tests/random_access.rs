@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use common::*;
 use deltaloom::checkpoint::ReadAt;
-use deltaloom::{Error, ResolvedContainer};
+use deltaloom::{Error, Limits, ResolvedContainer};
 use proptest::prelude::*;
 
 struct Model {
@@ -59,6 +59,85 @@ fn whole_tensors_are_read() {
     let resolved = resolved();
     for tensor in &MODEL.tensors {
         assert!(read(&resolved, &tensor.name, None).unwrap() == tensor.bytes, "{}", tensor.name);
+    }
+}
+
+#[test]
+fn tensors_are_decoded_into_memory() {
+    for resolved in [resolved(), resolve_plain_source()] {
+        let infos: Vec<_> = resolved.tensors().cloned().collect();
+        let mut all = vec![0xa5; infos.iter().map(|info| usize::try_from(info.len_bytes()).unwrap()).sum()];
+        resolved.read_all_into(&mut all).unwrap();
+        let mut rest = &all[..];
+        for (number, info) in infos.iter().enumerate() {
+            let tensor = MODEL.tensors.iter().find(|tensor| tensor.name == info.name).unwrap();
+            let mut out = vec![0x5a; tensor.bytes.len()];
+            resolved.read_into(number, &mut out).unwrap();
+            assert!(out == tensor.bytes, "{}", info.name);
+            assert!(rest.split_off(..out.len()).unwrap() == out, "{} among all", info.name);
+            resolved.check(number, &out).unwrap();
+            if let Some(byte) = out.last_mut() {
+                *byte ^= 1;
+                let fault = resolved.check(number, &out).unwrap_err();
+                assert!(
+                    matches!(fault, Error::InFile { source, .. } if matches!(*source, Error::DigestMismatch { .. }))
+                );
+            }
+            let wrong = vec![0; out.len() + 1];
+            for mut wrong in [wrong.clone(), wrong[..out.len().saturating_sub(1)].to_vec()] {
+                let is_right = wrong.len() == out.len();
+                assert_eq!(resolved.read_into(number, &mut wrong).is_ok(), is_right, "{}", info.name);
+            }
+        }
+        assert!(rest.is_empty());
+        assert!(matches!(resolved.read_into(infos.len(), &mut []), Err(Error::InvalidArgument(_))));
+        assert!(matches!(resolved.check(infos.len(), &[]), Err(Error::InvalidArgument(_))));
+        assert!(matches!(resolved.read_all_into(&mut all[1..]), Err(Error::InvalidArgument(_))));
+    }
+}
+
+/// The same from a source whose bytes cannot be borrowed.
+fn resolve_plain_source() -> ResolvedContainer {
+    let container = open_source(Watched::new(MODEL.container.clone())).unwrap();
+    ResolvedContainer::new(container, &bases(&[&MODEL.base])).unwrap()
+}
+
+/// Threads that share an output must not change it.
+#[test]
+fn threads_do_not_change_what_is_decoded() {
+    let resolved = resolved();
+    let bytes: u64 = resolved.tensors().map(deltaloom::tensor::TensorInfo::len_bytes).sum();
+    let decoded = [1, 2, 5].map(|threads| {
+        let mut out = vec![0; usize::try_from(bytes).unwrap()];
+        deltaloom::with_threads(threads, || resolved.read_all_into(&mut out)).unwrap();
+        out
+    });
+    assert!(decoded[0] == decoded[1] && decoded[0] == decoded[2]);
+}
+
+/// A chunk that does not have its checksum must not be taken because its bytes are at hand.
+#[test]
+fn damage_is_noticed_in_memory_too() {
+    let mut damaged = MODEL.container.clone();
+    damaged[20] ^= 1;
+    let resolved = resolve(&damaged, &bases(&[&MODEL.base])).unwrap();
+    let bytes: u64 = resolved.tensors().map(deltaloom::tensor::TensorInfo::len_bytes).sum();
+    let fault = resolved.read_all_into(&mut vec![0; usize::try_from(bytes).unwrap()]).unwrap_err();
+    assert!(matches!(fault, Error::InFile { source, .. } if matches!(*source, Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_checkpoint_can_be_held_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tree(folder.path(), &[("a.safetensors", MODEL.base.clone()), ("b/notes.txt", b"opaque".to_vec())]);
+    let on_disk = deltaloom::checkpoint::Checkpoint::open(folder.path(), &Limits::default()).unwrap();
+    let held = on_disk.clone().into_memory().unwrap();
+    assert_eq!(held.members, on_disk.members);
+    for (member, info) in held.tensors() {
+        let mut bytes = vec![0; usize::try_from(info.len_bytes()).unwrap()];
+        on_disk.read(member, info, 0, &mut bytes).unwrap();
+        assert!(on_disk.in_memory(member, info).is_none());
+        assert!(held.in_memory(member, info) == Some(&bytes[..]), "{}", info.name);
     }
 }
 

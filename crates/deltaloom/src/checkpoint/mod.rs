@@ -9,6 +9,7 @@ pub use source::{FileSource, MmapSource, ReadAt};
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -88,13 +89,14 @@ impl Member {
     }
 }
 
-/// A checkpoint opened for reading.
+/// A checkpoint opened for reading. Clones share the files, or their bytes.
+#[derive(Clone)]
 pub struct Checkpoint {
     /// One file or a directory.
     pub layout: Layout,
     /// Its files, ordered by path.
     pub members: Vec<Member>,
-    sources: Vec<(PathBuf, Box<dyn ReadAt>)>,
+    sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
 }
 
 impl Checkpoint {
@@ -109,7 +111,7 @@ impl Checkpoint {
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = FileSource::open(path)?;
-        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Box::new(source))], limits)
+        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Arc::new(source))], limits)
     }
 
     /// A single safetensors file that is in memory.
@@ -117,7 +119,7 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with it.
     pub fn from_bytes(name: &str, bytes: impl ReadAt + 'static, limits: &Limits) -> Result<Self> {
-        let source: Box<dyn ReadAt> = Box::new(bytes);
+        let source: Arc<dyn ReadAt> = Arc::new(bytes);
         Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
     }
 
@@ -135,7 +137,7 @@ impl Checkpoint {
             .into_iter()
             .map(|name| {
                 let path = root.join(&name);
-                let source: Box<dyn ReadAt> = Box::new(FileSource::open(&path)?);
+                let source: Arc<dyn ReadAt> = Arc::new(FileSource::open(&path)?);
                 Ok((name, path, source))
             })
             .collect::<Result<_>>()?;
@@ -144,7 +146,7 @@ impl Checkpoint {
 
     fn from_sources(
         layout: Layout,
-        files: Vec<(String, PathBuf, Box<dyn ReadAt>)>,
+        files: Vec<(String, PathBuf, Arc<dyn ReadAt>)>,
         limits: &Limits,
     ) -> Result<Self> {
         let mut checkpoint = Self { layout, members: Vec::new(), sources: Vec::new() };
@@ -164,6 +166,31 @@ impl Checkpoint {
         let tensors: usize = checkpoint.members.iter().map(|m| m.tensors.len()).sum();
         Limits::check("the number of tensors", tensors as u64, limits.tensors)?;
         Ok(checkpoint)
+    }
+
+    /// The same checkpoint with all its files read into memory: what is done with it then waits for no disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's path.
+    pub fn into_memory(mut self) -> Result<Self> {
+        for (path, source) in &mut self.sources {
+            if source.in_memory().is_none() {
+                let too_large =
+                    |_| Error::InvalidArgument(format!("{}: too large for memory", path.display()));
+                let mut bytes = vec![0; usize::try_from(source.len_bytes()).map_err(too_large)?];
+                source.read_at(0, &mut bytes).map_err(Error::io(&*path))?;
+                *source = Arc::new(bytes);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The bytes of a tensor of member `member`, where its file is in memory.
+    #[must_use]
+    pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {
+        let data = usize::try_from(self.members[member].data_offset()).ok()?;
+        let place = usize::try_from(tensor.begin).ok()?..usize::try_from(tensor.end).ok()?;
+        self.sources[member].1.in_memory()?.get(data..)?.get(place)
     }
 
     /// Size of all files.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -16,6 +17,10 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// Whatever the system says, or `UnexpectedEof`.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// All bytes, where they are in memory that nobody changes, so that they need not be copied to be looked at.
+    fn in_memory(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// A file read with positioned reads, so that its pages are not counted as this process's memory.
@@ -94,11 +99,13 @@ impl ReadAt for MmapSource {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        (&self.map[..]).read_at(offset, buffer)
+        self.map[..].read_at(offset, buffer)
     }
+
+    // Not `in_memory`: another process may write to the file under a reference to it.
 }
 
-impl ReadAt for &[u8] {
+impl ReadAt for [u8] {
     fn len_bytes(&self) -> u64 {
         self.len() as u64
     }
@@ -110,6 +117,10 @@ impl ReadAt for &[u8] {
         buffer.copy_from_slice(bytes);
         Ok(())
     }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
 }
 
 impl ReadAt for Vec<u8> {
@@ -119,5 +130,24 @@ impl ReadAt for Vec<u8> {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.as_slice().read_at(offset, buffer)
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        Some(self)
+    }
+}
+
+/// What several readers share, such as a container that its writer goes on holding.
+impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
+    fn len_bytes(&self) -> u64 {
+        (**self).len_bytes()
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buffer)
+    }
+
+    fn in_memory(&self) -> Option<&[u8]> {
+        (**self).in_memory()
     }
 }

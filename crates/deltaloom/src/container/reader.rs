@@ -1,6 +1,7 @@
 //! Opens a container, checks its index, and decodes chunks, given their predictions.
 //! It touches the head, the trailer, the index, and then only the payloads that are asked for.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -87,9 +88,18 @@ impl Container {
     }
 
     /// Reads a chunk's payload and checks its CRC-32.
-    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Vec<u8>> {
-        let mut payload = vec![0; chunk.len_bytes];
-        self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
+    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Cow<'_, [u8]>> {
+        let start = to_usize(chunk.offset);
+        let held =
+            self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(chunk.len_bytes)?));
+        let payload = match held {
+            Some(payload) => Cow::Borrowed(payload),
+            None => {
+                let mut payload = vec![0; chunk.len_bytes];
+                self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
+                Cow::Owned(payload)
+            }
+        };
         if crc32fast::hash(&payload) != chunk.crc {
             let name = &self.index.info(tensor).name;
             let fault =

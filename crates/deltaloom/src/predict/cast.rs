@@ -9,10 +9,18 @@ pub(crate) fn is_target(dtype: &DType) -> bool {
 
 /// Rounds little-endian F32 elements to BF16 or F16.
 pub(crate) fn round(dtype: &DType, singles: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; singles.len() / 2];
+    round_into(dtype, singles, &mut out);
+    out
+}
+
+/// Rounds little-endian F32 elements into as many of BF16 or F16.
+pub(crate) fn round_into(dtype: &DType, singles: &[u8], out: &mut [u8]) {
     let values = singles.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let pairs = out.chunks_exact_mut(2).zip(values);
     match dtype {
-        DType::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-        _ => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        DType::F16 => pairs.for_each(|(out, v)| out.copy_from_slice(&half::f16::from_f32(v).to_le_bytes())),
+        _ => pairs.for_each(|(out, v)| out.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes())),
     }
 }
 
