@@ -5,6 +5,7 @@ mod choose;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -13,7 +14,7 @@ use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
-use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, PackedTensor, to_usize};
+use crate::container::{ContainerWriter, Digest, Index, PackedTensor, to_usize};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::pipeline;
@@ -21,7 +22,7 @@ use crate::plan::{self, Draft, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::{self, PackReport};
-use crate::tensor::TensorInfo;
+use crate::tensor::{Grid, TensorInfo};
 
 use choose::Choice;
 
@@ -103,14 +104,16 @@ struct Group {
 struct LoadedGroup {
     tensor: usize,
     target: Vec<u8>,
-    prediction: Vec<u8>,
+    /// `None` where the prediction is zero.
+    prediction: Option<Vec<u8>>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
 
-/// A group ready to be written and hashed.
+/// A group ready to be written.
 struct EncodedGroup {
-    loaded: LoadedGroup,
+    tensor: usize,
+    len_bytes: usize,
     coding: Coding<usize>,
     changed: u64,
     chunks: Vec<(Codec, Vec<u8>, u32)>,
@@ -130,29 +133,36 @@ fn pack_windows(
         let grid = member.grid(&member.tensors[place.1], u32::from(options.chunk_log2));
         PackedTensor::new(place, choice.predictor.clone(), grid)
     });
-    let mut assembly = Assembly::new(packed.collect(), &choices);
-    let groups = groups_of(&assembly.tensors);
-    let packer =
-        Packer { checkpoint, tensors: &tensors, choices: &choices, preset: options.preset, progress };
-    let grids: Vec<_> = assembly.tensors.iter().map(|tensor| tensor.grid).collect();
+    let mut packed: Vec<PackedTensor> = packed.collect();
+    let groups = groups_of(&packed);
+    let grids: Vec<Grid> = packed.iter().map(|tensor| tensor.grid).collect();
+    let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
     let mut pool = SetPool::default();
+    let mut digester = Digester::new(&choices);
     let mut writer = ContainerWriter::new(out).map_err(Error::io(""))?;
     pipeline::overlapped(
         pipeline::windows(groups, |group| to_usize(group.chunks.end - group.chunks.start)),
-        |window| packer.encode_window(&window, &grids, &mut pool),
+        |window| packer.encode_window(&window, &mut pool, &mut digester),
         |encoded: Vec<EncodedGroup>| {
             for group in encoded {
-                progress.advance(group.loaded.target.len() as u64);
-                assembly.push(group, &mut writer).map_err(Error::io(""))?;
+                progress.advance(group.len_bytes as u64);
+                let tensor = &mut packed[group.tensor];
+                tensor.changed += group.changed;
+                tensor.groups.push(group.coding);
+                for (codec, payload, crc) in group.chunks {
+                    let entry = writer.push(codec, tensor.groups.len() - 1, &payload, crc);
+                    tensor.chunks.push(entry.map_err(Error::io(""))?);
+                }
             }
             Ok(())
         },
     )?;
+    digester.finish(&mut packed);
     let index = Index {
         layout: checkpoint.layout,
         chunk_log2: options.chunk_log2,
         members: checkpoint.members.clone(),
-        tensors: assembly.finish(),
+        tensors: packed,
         table_sets: pool.sets,
     };
     let written = writer.finish(&index, options.preset.zstd_level()).map_err(Error::io(""))?;
@@ -177,76 +187,93 @@ struct Packer<'a> {
     checkpoint: &'a Checkpoint,
     tensors: &'a [(usize, &'a TensorInfo)],
     choices: &'a [Choice],
+    grids: &'a [Grid],
     preset: Preset,
     progress: &'a dyn Progress,
+    /// The prediction of all groups that have none.
+    zeros: Vec<u8>,
+    buffers: Buffers,
 }
 
-impl Packer<'_> {
+impl<'a> Packer<'a> {
+    fn new(
+        checkpoint: &'a Checkpoint,
+        tensors: &'a [(usize, &'a TensorInfo)],
+        choices: &'a [Choice],
+        grids: &'a [Grid],
+        groups: &[Group],
+        preset: Preset,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        let unpredicted = groups.iter().filter(|group| choices[group.tensor].reference.is_none());
+        let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
+        let zeros = vec![0; longest.unwrap_or(0)];
+        let buffers = Buffers::default();
+        Self { checkpoint, tensors, choices, grids, preset, progress, zeros, buffers }
+    }
+
     fn encode_window(
         &self,
         window: &[Group],
-        grids: &[crate::tensor::Grid],
         pool: &mut SetPool,
+        digester: &mut Digester,
     ) -> Result<Vec<EncodedGroup>> {
         check_cancelled(self.progress)?;
-        let drafted: Vec<(LoadedGroup, Draft)> = window
-            .par_iter()
-            .map(|group| {
-                let loaded = self.load(group, &grids[group.tensor])?;
-                let draft = plan::draft(&self.input(&loaded, &grids[group.tensor]), self.preset);
-                Ok((loaded, draft))
-            })
-            .collect::<Result<_>>()?;
-        let (loaded, mut drafts): (Vec<LoadedGroup>, Vec<Draft>) = drafted.into_iter().unzip();
+        let loaded: Vec<LoadedGroup> =
+            window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
+        let (encoded, ()) = rayon::join(|| self.encode_groups(&loaded, pool), || digester.update(&loaded));
+        loaded.into_iter().for_each(|group| self.buffers.give_back(group));
+        Ok(encoded)
+    }
+
+    fn encode_groups(&self, loaded: &[LoadedGroup], pool: &mut SetPool) -> Vec<EncodedGroup> {
+        let draft = |group: &LoadedGroup| plan::draft(&self.input(group), self.preset);
+        let mut drafts: Vec<Draft> = loaded.par_iter().map(draft).collect();
         let changed: Vec<u64> = drafts.iter().map(|draft| draft.changed).collect();
         let elems =
             |group: &LoadedGroup| (group.target.len() / self.tensors[group.tensor].1.number().bytes()) as u64;
         let elems: Vec<u64> = loaded.iter().map(elems).collect();
         let plans = plan::finish(&mut drafts, pool, &elems);
-        let encoded = loaded
-            .into_par_iter()
-            .zip(plans)
-            .zip(changed)
-            .map(|((loaded, plan), changed)| {
-                let chunks = self.encode_group(&loaded, &grids[loaded.tensor], &plan, &pool.sets);
-                EncodedGroup { loaded, coding: plan.coding, changed, chunks }
-            })
-            .collect();
-        Ok(encoded)
+        let encode = |((group, plan), changed): ((&LoadedGroup, GroupPlan), u64)| EncodedGroup {
+            tensor: group.tensor,
+            len_bytes: group.target.len(),
+            chunks: self.encode_group(group, &plan, &pool.sets),
+            coding: plan.coding,
+            changed: if group.prediction.is_some() { changed } else { 0 },
+        };
+        loaded.par_iter().zip(plans).zip(changed).map(encode).collect()
     }
 
-    fn load(&self, group: &Group, grid: &crate::tensor::Grid) -> Result<LoadedGroup> {
+    fn load(&self, group: &Group) -> Result<LoadedGroup> {
         let (member, info) = self.tensors[group.tensor];
-        let bytes = |i| {
-            let range = grid.chunk_bytes(i);
-            to_usize(range.end - range.start)
+        let grid = &self.grids[group.tensor];
+        let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
+        let bytes = group.byte_range(grid);
+        let mut target = self.buffers.take(bytes.clone().count());
+        self.checkpoint.read(member, info, bytes.start, &mut target)?;
+        let read_prediction = |reference: &Reference| -> Result<Vec<u8>> {
+            let mut prediction = self.buffers.take(target.len());
+            reference.read_into(bytes.start, &mut prediction)?;
+            Ok(prediction)
         };
-        let chunk_bytes: Vec<usize> = group.chunks.clone().map(bytes).collect();
-        let offset = grid.chunk_bytes(group.chunks.start).start;
-        let len_bytes = chunk_bytes.iter().sum();
-        let mut target = vec![0; len_bytes];
-        self.checkpoint.read(member, info, offset, &mut target)?;
-        let prediction = match &self.choices[group.tensor].reference {
-            Some(reference) => reference.read(offset, len_bytes)?,
-            None => vec![0; len_bytes],
-        };
+        let prediction = self.choices[group.tensor].reference.as_ref().map(read_prediction).transpose()?;
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }
 
-    fn input<'a>(&self, loaded: &'a LoadedGroup, grid: &crate::tensor::Grid) -> GroupInput<'a> {
+    fn input<'b>(&'b self, loaded: &'b LoadedGroup) -> GroupInput<'b> {
+        let grid = &self.grids[loaded.tensor];
         GroupInput {
             number: self.tensors[loaded.tensor].1.number(),
             cols: to_usize(grid.cols),
             is_matrix: grid.is_matrix,
-            chunks: loaded.pairs(),
-            is_predicted: matches!(self.choices[loaded.tensor].predictor, Predictor::Reference(_)),
+            chunks: loaded.pairs(&self.zeros),
+            is_predicted: loaded.prediction.is_some(),
         }
     }
 
     fn encode_group(
         &self,
         loaded: &LoadedGroup,
-        grid: &crate::tensor::Grid,
         plan: &GroupPlan,
         sets: &[TableSet],
     ) -> Vec<(Codec, Vec<u8>, u32)> {
@@ -257,7 +284,7 @@ impl Packer<'_> {
             Ok(coding) => coding,
             Err(never) => match never {},
         };
-        let cols = to_usize(grid.cols);
+        let cols = to_usize(self.grids[loaded.tensor].cols);
         let encode = |(i, (target, prediction)): (usize, (&[u8], &[u8]))| {
             let rows = target.len() / number.bytes() / cols;
             let input = ChunkInput {
@@ -273,91 +300,99 @@ impl Packer<'_> {
             let crc = crc32fast::hash(&payload);
             (codec, payload, crc)
         };
-        loaded.pairs().into_par_iter().enumerate().map(encode).collect()
+        loaded.pairs(&self.zeros).into_par_iter().enumerate().map(encode).collect()
+    }
+}
+
+impl Group {
+    /// Where its bytes are in the tensor.
+    fn byte_range(&self, grid: &Grid) -> std::ops::Range<u64> {
+        let last = grid.chunk_bytes(self.chunks.end.saturating_sub(1));
+        grid.chunk_bytes(self.chunks.start).start..last.end
     }
 }
 
 impl LoadedGroup {
-    fn pairs(&self) -> Vec<(&[u8], &[u8])> {
+    /// Target and prediction of every chunk; `zeros` is at least as long as the group.
+    fn pairs<'a>(&'a self, zeros: &'a [u8]) -> Vec<(&'a [u8], &'a [u8])> {
+        let prediction = self.prediction.as_deref().unwrap_or(zeros);
         let mut at = 0;
         let pair = |len: &usize| {
             let range = at..at + len;
             at += len;
-            (&self.target[range.clone()], &self.prediction[range])
+            (&self.target[range.clone()], &prediction[range])
         };
         self.chunk_bytes.iter().map(pair).collect()
     }
 }
 
-/// Collects what was written into the tensors of the index, and hashes them on the way.
-struct Assembly {
-    tensors: Vec<PackedTensor>,
-    hashers: Option<(usize, blake3::Hasher, blake3::Hasher)>,
+/// Buffers of groups that are done, for those to come: fresh memory costs as much as coding does.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// A buffer of `len` bytes that may hold anything.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting =
+            (0..free.len()).filter(|i| free[*i].capacity() >= len).min_by_key(|i| free[*i].capacity());
+        let mut buffer =
+            fitting.or(free.len().checked_sub(1)).map(|i| free.swap_remove(i)).unwrap_or_default();
+        drop(free);
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    fn give_back(&self, group: LoadedGroup) {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        free.extend(std::iter::once(group.target).chain(group.prediction));
+    }
 }
 
-impl Assembly {
-    fn new(mut tensors: Vec<PackedTensor>, choices: &[Choice]) -> Self {
+/// Hashes tensors and their references as their groups come by, in file order.
+struct Digester {
+    digests: Vec<Digests>,
+    current: Option<(usize, blake3::Hasher, blake3::Hasher)>,
+}
+
+impl Digester {
+    fn new(choices: &[Choice]) -> Self {
+        // Tensors without elements never come by.
         let empty = blake3::hash(b"");
-        for (tensor, choice) in tensors.iter_mut().zip(choices) {
-            // Tensors without elements never come by.
-            let (digest, reference_digest) = choice.digests.unwrap_or((empty, None));
-            tensor.digest = digest;
-            tensor.reference_digest = reference_digest;
-            if matches!(tensor.predictor, Predictor::Reference(_)) {
-                tensor.reference_digest = Some(empty);
-            }
-        }
-        Self { tensors, hashers: None }
+        let reference_digest = |choice: &Choice| choice.reference.as_ref().map(|_| empty);
+        let known = |choice: &Choice| choice.digests.unwrap_or((empty, reference_digest(choice)));
+        Self { digests: choices.iter().map(known).collect(), current: None }
     }
 
-    fn push<W: Write>(
-        &mut self,
-        group: EncodedGroup,
-        writer: &mut ContainerWriter<W>,
-    ) -> std::io::Result<()> {
-        let number = group.loaded.tensor;
-        if self.hashers.as_ref().is_none_or(|(current, ..)| *current != number) {
-            self.close_tensor();
-            self.hashers = Some((number, blake3::Hasher::new(), blake3::Hasher::new()));
-        }
-        let tensor = &mut self.tensors[number];
-        let has_reference = matches!(tensor.predictor, Predictor::Reference(_));
-        if let Some((_, target, reference)) = &mut self.hashers {
-            target.update(&group.loaded.target);
-            if has_reference {
-                reference.update(&group.loaded.prediction);
+    fn update(&mut self, groups: &[LoadedGroup]) {
+        for group in groups {
+            if self.current.as_ref().is_none_or(|(tensor, ..)| *tensor != group.tensor) {
+                self.close();
+                self.current = Some((group.tensor, blake3::Hasher::new(), blake3::Hasher::new()));
             }
-        }
-        if has_reference {
-            tensor.changed += group.changed;
-        }
-        tensor.groups.push(group.coding);
-        for (codec, payload, crc) in group.chunks {
-            let entry: ChunkEntry = writer.push(codec, tensor.groups.len() - 1, &payload, crc)?;
-            tensor.chunks.push(entry);
-        }
-        Ok(())
-    }
-
-    fn close_tensor(&mut self) {
-        if let Some((number, target, reference)) = self.hashers.take() {
-            let tensor = &mut self.tensors[number];
-            tensor.digest = target.finalize();
-            if tensor.reference_digest.is_some() {
-                tensor.reference_digest = Some(reference.finalize());
+            if let Some((_, target, reference)) = &mut self.current {
+                target.update(&group.target);
+                reference.update(group.prediction.as_deref().unwrap_or_default());
             }
         }
     }
 
-    fn finish(mut self) -> Vec<PackedTensor> {
-        self.close_tensor();
-        // A tied tensor has the digest of its target, whenever that was packed.
-        for i in 0..self.tensors.len() {
-            if let Predictor::Tied(target) = self.tensors[i].predictor {
-                self.tensors[i].digest = self.tensors[target].digest;
-            }
+    fn close(&mut self) {
+        if let Some((tensor, target, reference)) = self.current.take() {
+            let (digest, reference_digest) = &mut self.digests[tensor];
+            *digest = target.finalize();
+            *reference_digest = reference_digest.map(|_| reference.finalize());
         }
-        self.tensors
+    }
+
+    fn finish(mut self, tensors: &mut [PackedTensor]) {
+        self.close();
+        for (i, (tensor, (digest, reference_digest))) in tensors.iter_mut().zip(&self.digests).enumerate() {
+            // A tied tensor has the digest of its target, whenever that was packed.
+            let tied = if let Predictor::Tied(target) = tensor.predictor { target } else { i };
+            tensor.digest = if tied == i { *digest } else { self.digests[tied].0 };
+            tensor.reference_digest = *reference_digest;
+        }
     }
 }
 
