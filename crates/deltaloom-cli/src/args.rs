@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::bench::Row;
+
 /// Exact deltas of neural-network weights: one base, many models.
 #[derive(Debug, Parser)]
 #[command(name = "deltaloom", version, about, max_term_width = 110, disable_help_subcommand = true)]
@@ -21,6 +23,7 @@ pub(crate) enum Command {
     Verify(VerifyArguments),
     Diff(DiffArguments),
     Cat(CatArguments),
+    Bench(BenchArguments),
     Demo(DemoArguments),
 }
 
@@ -156,6 +159,40 @@ pub(crate) struct CatArguments {
     pub(crate) bases: BaseArguments,
 }
 
+/// Measure size and speed on your own weights, beside other coders on the same bytes, all in memory.
+///
+/// The rows take turns: every round runs each of them once, encoding and then decoding. A first round is not counted; in it, every row must give back every
+/// byte. Nothing is written. All that is measured lies in memory: five times the size of the checkpoint, its bases, and 300 MB; that much must be available.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom bench tuned.safetensors --base base.safetensors
+  deltaloom bench ./tuned-model --base ./base-model --threads 0 --rounds 9
+  deltaloom bench model.safetensors --only deltaloom --only zstd-3 --only memcpy
+  deltaloom bench tuned.safetensors --base base.safetensors --json | jq .rows")]
+pub(crate) struct BenchArguments {
+    /// A .safetensors file, or a directory with shards and small files
+    #[arg(value_name = "FILE")]
+    pub(crate) checkpoint: PathBuf,
+    /// What the reader already has: a .safetensors file or a directory; may be repeated, in any order
+    #[arg(short = 'b', long = "base", value_name = "BASE")]
+    pub(crate) bases: Vec<PathBuf>,
+    /// Threads that deltaloom uses; 0 means one per core. The others use one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
+    pub(crate) threads: usize,
+    /// Rounds that are counted
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_rounds)]
+    pub(crate) rounds: usize,
+    /// Only this row; may be repeated
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) only: Vec<Row>,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    /// Print sizes and the seconds of every round as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Show what deltaloom does on a small real model that comes with the program.
 ///
 /// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
@@ -208,6 +245,14 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or("expected A..B, such as 0..16")?;
     let range = parse(start)?..parse(end)?;
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
+}
+
+fn parse_rounds(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if (1..=1000).contains(&count) => Ok(count),
+        Ok(_) => Err("between 1 and 1000".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

@@ -35,6 +35,7 @@ pub fn run() -> ExitCode {
         Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Diff(arguments) => commands::diff::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
     });
     match answer {

@@ -251,7 +251,7 @@ fn the_demo_shows_deltaloom_smallest_on_every_row() {
 #[test]
 fn help_is_as_reviewed() {
     let scratch = Scratch::new();
-    let commands = ["", "pack", "unpack", "inspect", "verify", "diff", "cat", "demo"];
+    let commands = ["", "pack", "unpack", "inspect", "verify", "diff", "cat", "bench", "demo"];
     let help = commands.map(|command| {
         let ended = scratch.ok(&format!("{command} --help"));
         // Blank ends of lines do not survive editors.

@@ -64,6 +64,25 @@ fn an_interrupted_pack_or_unpack_leaves_everything_as_it_was() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_bench_ends_without_a_table() {
+    let scratch = Scratch::with_assets(&["base", "ft_master"]);
+    for row in ["", "--only deltaloom", "--only pco"] {
+        let arguments = format!("bench ft_master.safetensors --base base.safetensors --rounds 1000 {row}");
+        let child = scratch.command(&arguments).spawn().unwrap();
+        while !catches_interrupts(&child) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        interrupt(&child);
+        let ended = finish(child);
+        assert_eq!((ended.code, ended.err.as_str(), ended.text()), (Some(2), "error: interrupted\n", ""));
+        assert!(start.elapsed() < Duration::from_secs(2), "{row}: {:?}", start.elapsed());
+    }
+}
+
 /// Finding references by their digests asks nobody whether to go on, but there is nothing to clean up yet.
 #[cfg(target_os = "linux")]
 #[test]

@@ -78,6 +78,29 @@ Each of `tensors` has:
 | `ulp_histogram` | elements by their distance in ULPs: the key is the largest distance of a bucket (0, 1, 2, 4, 8, ...); null where they cannot be compared |
 | `relative_l2` | L2 norm of the difference over that of the first tensor; null where it is not a number |
 
+### bench
+
+| key | value |
+|---|---|
+| `deltaloom` | version of the program |
+| `machine` | `cpu` by the name of its maker, `cores`, the `isa` that deltaloom's loops run on (`scalar`, `avx2`, `avx512`), `os` |
+| `file`, `bases` | as they were given |
+| `dtype_bytes` | bytes of tensors by dtype; small files count as `U8` |
+| `original_bytes` | size of the checkpoint's files, of which all rates are |
+| `threads` | threads of deltaloom; baselines have one |
+| `rounds` | rounds that were counted |
+| `rows` | a list, in the order of the table |
+
+Each of `rows` has:
+
+| key | value |
+|---|---|
+| `name` | as `--only` takes it |
+| `packed_bytes` | of deltaloom, size of the container; of a baseline, all that it wrote, without the lengths that a file would need |
+| `encode_seconds`, `decode_seconds` | the time of each round, in order |
+
+What is timed, and why these baselines, is in [ADR 0014](adr/0014-bench-baselines.md).
+
 ## Exit codes
 
 | code | meaning |

@@ -1,0 +1,183 @@
+//! What `deltaloom bench` says: JSON with the stable keys of docs/cli.md, or a table.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use deltaloom::checkpoint::Checkpoint;
+use serde::Serialize;
+
+use super::Row;
+use crate::args::BenchArguments;
+use crate::ui;
+
+const NOTES: &str = "\
+MB/s are 10^6 original bytes a second, medians of the rounds; every row was checked to give back every byte.
+deltaloom: all that packing and opening do but reading and writing files; its decoding checks every chunk's CRC-32, with digests also every tensor's BLAKE3.
+The others: one thread, tensor by tensor, without a header and without the lengths of their frames.
+";
+
+/// Where it was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Machine {
+    cpu: String,
+    cores: usize,
+    isa: &'static str,
+    os: String,
+}
+
+impl Machine {
+    fn this() -> Self {
+        let facts = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = facts.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Self {
+            cpu: model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned()),
+            cores: cores(),
+            isa: deltaloom::isa_name(),
+            os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        }
+    }
+
+    /// Memory that can be taken without swapping, where the system says so.
+    pub(super) fn available_bytes() -> Option<u64> {
+        let facts = fs::read_to_string("/proc/meminfo").ok()?;
+        let available = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        Some(available.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// One coder: its size and its times, a pair for every round.
+#[derive(Debug, Serialize)]
+pub(super) struct RowReport {
+    pub(super) name: String,
+    pub(super) packed_bytes: u64,
+    pub(super) encode_seconds: Vec<f64>,
+    pub(super) decode_seconds: Vec<f64>,
+}
+
+impl RowReport {
+    pub(super) fn new(name: String) -> Self {
+        Self { name, packed_bytes: 0, encode_seconds: Vec::new(), decode_seconds: Vec::new() }
+    }
+}
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    deltaloom: &'static str,
+    machine: Machine,
+    file: String,
+    bases: Vec<String>,
+    dtype_bytes: BTreeMap<String, u64>,
+    original_bytes: u64,
+    threads: usize,
+    rounds: usize,
+    rows: Vec<RowReport>,
+}
+
+impl Report {
+    pub(super) fn new(arguments: &BenchArguments, checkpoint: &Checkpoint, rows: Vec<RowReport>) -> Self {
+        let mut dtype_bytes = BTreeMap::new();
+        for (_, info) in checkpoint.tensors() {
+            *dtype_bytes.entry(info.dtype.to_string()).or_default() += info.len_bytes();
+        }
+        Self {
+            deltaloom: env!("CARGO_PKG_VERSION"),
+            machine: Machine::this(),
+            file: arguments.checkpoint.display().to_string(),
+            bases: arguments.bases.iter().map(|path| path.display().to_string()).collect(),
+            dtype_bytes,
+            original_bytes: checkpoint.len_bytes(),
+            threads: if arguments.threads == 0 { cores() } else { arguments.threads },
+            rounds: arguments.rounds,
+            rows,
+        }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let machine = &self.machine;
+        let dtypes: Vec<String> = self
+            .dtype_bytes
+            .iter()
+            .map(|(dtype, bytes)| format!("{} {}", ui::printable(dtype), ui::bytes(*bytes)))
+            .collect();
+        let bases = match &self.bases[..] {
+            [] => "no base".to_owned(),
+            bases => format!("base {}", ui::printable(&bases.join(", "))),
+        };
+        format!(
+            "deltaloom {} on {}, {} cores, {} kernels, {}\n{} ({}), {bases}; threads of deltaloom: {}; rounds: {}\n\n{}\n{NOTES}{}",
+            self.deltaloom,
+            ui::printable(&machine.cpu),
+            machine.cores,
+            machine.isa,
+            machine.os,
+            ui::printable(&self.file),
+            dtypes.join(", "),
+            self.threads,
+            self.rounds,
+            self.table(),
+            self.note_on_pco(),
+        )
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "shares and rates for people")]
+    fn table(&self) -> String {
+        let header = ["", "packed bytes", "of original", "ratio", "encode MB/s", "decode MB/s", "of memcpy"];
+        let mut lines = vec![header.map(str::to_owned).to_vec()];
+        let original = self.original_bytes as f64;
+        let rate = |seconds: &[f64]| original / 1e6 / median(seconds).max(1e-9);
+        let copied = self.rows.iter().find(|row| row.name == Row::Memcpy.name());
+        lines.extend(self.rows.iter().map(|row| {
+            let packed = row.packed_bytes as f64;
+            let decode = rate(&row.decode_seconds);
+            vec![
+                row.name.clone(),
+                row.packed_bytes.to_string(),
+                format!("{:.2} %", 100.0 * packed / original),
+                format!("{:.3}", original / packed.max(1.0)),
+                format!("{:.0}", rate(&row.encode_seconds)),
+                format!("{decode:.0}"),
+                copied.map_or_else(
+                    || "-".to_owned(),
+                    |copy| format!("{:.3}", decode / rate(&copy.decode_seconds)),
+                ),
+            ]
+        }));
+        ui::table(&lines)
+    }
+
+    /// pco takes its instructions from the compiler's flags; ours and zstd's are chosen when they run.
+    fn note_on_pco(&self) -> &'static str {
+        let is_slowed = cfg!(all(target_arch = "x86_64", not(target_feature = "avx2")));
+        if is_slowed && self.rows.iter().any(|row| row.name == Row::Pco.name()) {
+            "pco was compiled for every x86-64; for its best: RUSTFLAGS=\"-C target-feature=+bmi1,+bmi2,+lzcnt,+avx2\"\n"
+        } else {
+            ""
+        }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_does_not_care_for_order_or_outliers() {
+        assert!((median(&[9.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
+        assert!((median(&[4.0, 1.0, 2.0, 900.0]) - 3.0).abs() < 1e-12);
+    }
+}
