@@ -139,13 +139,14 @@ fn rans_kernels(what: &str, tables: &[[u16; 256]], contexts: Option<&[u8]>, symb
     let halves = [0..ELEMS / 2, ELEMS / 2..ELEMS];
     let inputs = halves.map(|range| (symbols[range.clone()].to_vec(), of(&contexts, range)));
     let coded = inputs.clone().map(|(symbols, contexts)| {
-        let stream = rans::encode(&encoder, &symbols, contexts, &[0; LANES]);
-        let words: Vec<u8> = stream.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        (stream.states, words, contexts)
+        let mut buffer = vec![0; rans::buffer_bytes(symbols.len())];
+        let stream = rans::encode(&encoder, &symbols, contexts, &[0; LANES], &mut buffer);
+        (stream.states, buffer[stream.start..].to_vec(), contexts)
     });
+    let mut buffer = vec![0; rans::buffer_bytes(ELEMS / 2)];
     let encode = move || {
         for (symbols, contexts) in &inputs {
-            black_box(rans::encode(&encoder, symbols, *contexts, &[0; LANES]));
+            black_box(rans::encode(&encoder, symbols, *contexts, &[0; LANES], &mut buffer));
         }
     };
     let mut out = vec![0; ELEMS];

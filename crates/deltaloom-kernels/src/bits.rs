@@ -19,6 +19,12 @@ pub(crate) const SHORT_BITS: u32 = 56;
 const GROWTH: usize = 4096;
 
 impl BitWriter {
+    /// A writer that uses the memory of `buffer`.
+    #[must_use]
+    pub fn with_buffer(buffer: Vec<u8>) -> Self {
+        Self { bytes: buffer, ..Self::default() }
+    }
+
     /// Appends the low `bits` bits of `value`; bits above them must be zero.
     #[inline]
     pub fn push(&mut self, value: u64, bits: u32) {

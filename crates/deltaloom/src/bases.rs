@@ -13,6 +13,7 @@ use crate::container::{Container, Digest, PackedTensor, to_usize};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::predict::{Predictor, cast};
+use crate::scratch::Scratch;
 use crate::tensor::{DType, TensorInfo};
 
 /// Bytes that are hashed at a time.
@@ -139,9 +140,9 @@ impl ResolvedContainer {
     }
 
     /// Decodes chunk `i` of a tensor.
-    pub(crate) fn chunk(&self, number: usize, i: usize) -> Result<Vec<u8>> {
+    pub(crate) fn chunk(&self, number: usize, i: usize) -> Result<Scratch> {
         let place = self.tensor(number).grid.chunk_bytes(i as u64);
-        let mut values = vec![0; to_usize(place.end - place.start)];
+        let mut values = Scratch::of_len(to_usize(place.end - place.start));
         self.chunk_into(number, i, &mut values)?;
         Ok(values)
     }

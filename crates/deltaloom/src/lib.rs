@@ -9,6 +9,7 @@ mod entropy;
 mod error;
 mod limits;
 mod progress;
+mod scratch;
 pub mod tensor;
 
 pub mod predict;

@@ -17,6 +17,7 @@ use crate::container::to_usize;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::progress::{Progress, check_cancelled};
+use crate::scratch::Scratch;
 
 /// How to unpack.
 #[derive(Debug, Clone, Default)]
@@ -153,7 +154,7 @@ pub(crate) fn decode_all(
         pipeline::overlapped(
             windows,
             |window: Vec<Run>| decode_window(resolved, window, progress),
-            |decoded: Vec<(Run, Vec<Vec<u8>>)>| {
+            |decoded: Vec<(Run, Vec<Scratch>)>| {
                 for (run, chunks) in decoded {
                     for chunk in &chunks {
                         hasher.update(chunk);
@@ -184,7 +185,7 @@ fn decode_window(
     resolved: &ResolvedContainer,
     window: Vec<Run>,
     progress: &dyn Progress,
-) -> Result<Vec<(Run, Vec<Vec<u8>>)>> {
+) -> Result<Vec<(Run, Vec<Scratch>)>> {
     check_cancelled(progress)?;
     let decode = |run: Run| {
         let chunks = run.chunks.clone().into_par_iter().map(|i| resolved.chunk(run.tensor, i));

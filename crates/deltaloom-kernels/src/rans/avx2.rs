@@ -11,18 +11,18 @@ const VECTORS: usize = LANES / WIDTH;
 
 /// For every mask, which of the next words each lane takes: byte k for lane k.
 static EXPAND: [u64; 256] = permutations(true);
-/// For every mask, which lanes give the next words: byte k for word k.
+/// For every mask, its lanes in order at the end of a vector: byte k for word k.
 static COMPRESS: [u64; 256] = permutations(false);
 
 const fn permutations(expand: bool) -> [u64; 256] {
     let mut all = [0; 256];
-    let mut mask = 0;
+    let mut mask: u32 = 0;
     while mask < 256 {
         let (mut lane, mut word) = (0, 0);
         while lane < 8 {
             if mask >> lane & 1 == 1 {
-                let (at, from) = if expand { (lane, word) } else { (word, lane) };
-                all[mask] |= from << (8 * at);
+                let (at, from) = if expand { (lane, word) } else { (word + mask.count_zeros() - 24, lane) };
+                all[mask as usize] |= (from as u64) << (8 * at);
                 word += 1;
             }
             lane += 1;
@@ -99,28 +99,21 @@ fn low_bytes(x: __m256i) -> __m128i {
 /// Needs the features below; every context must name a table of `encoder.entries`, and there must be `full` symbols and contexts.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
-    let reversed = _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let reversed_bytes = _mm_set_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     let entries = encoder.entries.as_ptr().cast::<i32>();
-    // Lanes stand in their order of encoding, the last one first, so that compression puts words into theirs.
-    let mut states = load_states(&encoder.states).map(|x| _mm256_permutevar8x32_epi32(x, reversed));
+    let mut states = load_states(&encoder.states);
     let mut absent = _mm256_setzero_si256();
-    let mut used = encoder.words.len();
     for step in (0..full / LANES).rev() {
-        if encoder.words.len() < used + 2 * LANES {
-            encoder.words.resize(2 * encoder.words.len() + full / 4 + 2 * LANES, 0);
-        }
         for part in (0..VECTORS).rev() {
             let first = step * LANES + part * WIDTH;
             // SAFETY: a whole step of symbols starts here.
             let symbols = unsafe { _mm_loadl_epi64(encoder.symbols.as_ptr().add(first).cast()) };
-            let symbols = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(symbols, reversed_bytes));
+            let symbols = _mm256_cvtepu8_epi32(symbols);
             let index = match encoder.contexts {
                 Contexts::Single => symbols,
                 Contexts::PerSymbol(contexts) => {
                     // SAFETY: contexts are as many as symbols.
                     let contexts = unsafe { _mm_loadl_epi64(contexts.as_ptr().add(first).cast()) };
-                    let contexts = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(contexts, reversed_bytes));
+                    let contexts = _mm256_cvtepu8_epi32(contexts);
                     _mm256_or_si256(_mm256_slli_epi32::<8>(contexts), symbols)
                 }
             };
@@ -136,9 +129,10 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
             let words =
                 _mm256_permutevar8x32_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0xffff)), compression);
             let words = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            // SAFETY: there is room for two steps of words, and each part before this one took at most a quarter of one.
-            unsafe { _mm_storeu_si128(encoder.words.as_mut_ptr().add(used).cast(), words) };
-            used += count;
+            debug_assert!(encoder.start >= 2 * WIDTH);
+            // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols took no more than that.
+            unsafe { _mm_storeu_si128(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words) };
+            encoder.start -= 2 * count;
             let x = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(x), x, is_room);
             let quotient = quotient_or_one_more(x, frequency);
             let rest = _mm256_sub_epi32(x, _mm256_mullo_epi32(quotient, frequency));
@@ -150,8 +144,7 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
         }
     }
     assert!(_mm256_movemask_epi8(absent) == 0, "a symbol that its table does not have");
-    encoder.words.truncate(used);
-    store_states(states.map(|x| _mm256_permutevar8x32_epi32(x, reversed)), &mut encoder.states);
+    store_states(states, &mut encoder.states);
 }
 
 /// x / f for quotients below 2^20: it and its three roundings are off by less than 2^-2, which the last factor moves above the quotient and below the one after it.

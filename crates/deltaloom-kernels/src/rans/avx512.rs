@@ -93,15 +93,13 @@ unsafe fn decode_step(decoder: &mut Decoder<'_>, states: &mut [__m512i; 2]) {
 pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
     let reversed = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let reversed_bytes = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    // The low word of every number, the last one first.
+    let low_words_reversed = _mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_slli_epi32::<1>(reversed)));
     // Lanes stand in their order of encoding, the last one first, so that compression puts words into theirs.
     let mut states = load_states(&encoder.states).map(|x| _mm512_permutexvar_epi32(reversed, x));
     let entries = encoder.entries.as_ptr().cast::<i32>();
     let mut absent = 0;
-    let mut used = encoder.words.len();
     for step in (0..full / LANES).rev() {
-        if encoder.words.len() < used + 2 * LANES {
-            encoder.words.resize(2 * encoder.words.len() + full / 4 + 2 * LANES, 0);
-        }
         for half in [1, 0] {
             let first = step * LANES + half * WIDTH;
             // SAFETY: a whole step of symbols starts here.
@@ -122,10 +120,12 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
             absent |= _mm512_testn_epi32_mask(frequency, frequency);
             let x = states[half];
             let is_full = _mm512_cmpge_epu32_mask(_mm512_srli_epi32::<20>(x), frequency);
-            let words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(is_full, x));
-            // SAFETY: there is room for two vectors of words, and the half before this one took at most one.
-            unsafe { _mm256_storeu_si256(encoder.words.as_mut_ptr().add(used).cast(), words) };
-            used += is_full.count_ones() as usize;
+            let words = _mm512_maskz_compress_epi32(is_full, x);
+            let words = _mm512_castsi512_si256(_mm512_permutexvar_epi16(low_words_reversed, words));
+            debug_assert!(encoder.start >= 2 * WIDTH);
+            // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols took no more than that.
+            unsafe { _mm256_storeu_si256(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words) };
+            encoder.start -= 2 * is_full.count_ones() as usize;
             let x = _mm512_mask_srli_epi32::<16>(x, is_full, x);
             // x / f is below 2^20 and has an error below 2^-3: rounded up three times it is the quotient or one more.
             let ratio =
@@ -140,7 +140,6 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
         }
     }
     assert!(absent == 0, "a symbol that its table does not have");
-    encoder.words.truncate(used);
     store_states(states.map(|x| _mm512_permutexvar_epi32(reversed, x)), &mut encoder.states);
 }
 

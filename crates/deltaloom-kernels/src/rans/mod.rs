@@ -120,29 +120,42 @@ impl<'a> Contexts<'a> {
     }
 }
 
-/// A coded stream: states to start decoding with and the words in reading order.
+/// What [`encode`] gives beside the words in its buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stream {
-    /// One state per lane.
+pub struct Encoded {
+    /// States to start decoding with, one per lane.
     pub states: Vec<u32>,
-    /// Words in the order in which a decoder takes them.
-    pub words: Vec<u16>,
+    /// Where the words start in the buffer, 16 bits each, little-endian, in the order in which a decoder takes them.
+    pub start: usize,
 }
 
-/// Encodes every symbol with its table over `carry.len()` lanes; lane l starts at `STATE_LOW + carry[l]`.
+/// Length of the buffer that [`encode`] needs for so many symbols: each gives at most one word, and vectors write a few more.
+#[must_use]
+pub const fn buffer_bytes(symbols: usize) -> usize {
+    2 * symbols + 2 * LANES
+}
+
+/// Encodes every symbol with its table over `carry.len()` lanes; lane l starts at `STATE_LOW + carry[l]`. The words go to the end of `buffer`.
 ///
 /// # Panics
-/// When a symbol has frequency 0 in its table, or contexts do not fit symbols and tables: faults of the caller.
+/// When a symbol has frequency 0 in its table, contexts do not fit symbols and tables, or the buffer is shorter than [`buffer_bytes`]: faults of the caller.
 #[must_use]
-pub fn encode(tables: &EncodeTables, symbols: &[u8], contexts: Contexts<'_>, carry: &[u16]) -> Stream {
+pub fn encode(
+    tables: &EncodeTables,
+    symbols: &[u8],
+    contexts: Contexts<'_>,
+    carry: &[u16],
+    buffer: &mut [u8],
+) -> Encoded {
+    assert!(buffer.len() >= buffer_bytes(symbols.len()), "room for all words");
     contexts.check(symbols.len(), tables.entries.len() / ALPHABET);
     let states = carry.iter().map(|&word| STATE_LOW + u32::from(word)).collect();
-    let mut encoder = Encoder { entries: &tables.entries, symbols, contexts, states, words: Vec::new() };
+    let start = buffer.len();
+    let mut encoder = Encoder { entries: &tables.entries, symbols, contexts, states, buffer, start };
     let full = symbols.len() / carry.len() * carry.len();
     encoder.scalar(full..symbols.len());
     encoder.run(full);
-    encoder.words.reverse();
-    Stream { states: encoder.states, words: encoder.words }
+    Encoded { states: encoder.states, start: encoder.start }
 }
 
 /// A stream while it is encoded, from its last symbol to its first.
@@ -151,8 +164,9 @@ struct Encoder<'a> {
     symbols: &'a [u8],
     contexts: Contexts<'a>,
     states: Vec<u32>,
-    /// In the order of encoding; decoders read the other way.
-    words: Vec<u16>,
+    buffer: &'a mut [u8],
+    /// Where the words in the buffer start.
+    start: usize,
 }
 
 impl Encoder<'_> {
@@ -315,8 +329,16 @@ mod tests {
         table
     }
 
-    fn bytes(words: &[u16]) -> Vec<u8> {
-        words.iter().flat_map(|w| w.to_le_bytes()).collect()
+    /// States and words of a stream.
+    fn encode(
+        tables: &EncodeTables,
+        symbols: &[u8],
+        contexts: Contexts<'_>,
+        carry: &[u16],
+    ) -> (Vec<u32>, Vec<u8>) {
+        let mut buffer = vec![0xaa; buffer_bytes(symbols.len())];
+        let encoded = super::encode(tables, symbols, contexts, carry, &mut buffer);
+        (encoded.states, buffer[encoded.start..].to_vec())
     }
 
     proptest! {
@@ -342,9 +364,9 @@ mod tests {
                 let cut = symbols.len() - symbols.len().min(40);
                 let contexts = Contexts::PerSymbol(&contexts);
                 let second = encode(&EncodeTables::new(&tables), &symbols[..cut], contexts.slice(0..cut), &carry);
-                let (mut states, mut second_states) = (coded.states.clone(), second.states.clone());
+                let (mut states, mut second_states) = (coded.0.clone(), second.0.clone());
                 let (mut out, mut second_out) = (vec![0; symbols.len()], vec![0; cut]);
-                let (words, second_words) = (bytes(&coded.words), bytes(&second.words));
+                let (words, second_words) = (coded.1.clone(), second.1.clone());
                 let got = decode(&decoder, &mut [
                     StreamReader { states: &mut states, words: &words, contexts, out: &mut out },
                     StreamReader { states: &mut second_states, words: &second_words, contexts: contexts.slice(0..cut), out: &mut second_out },
@@ -354,14 +376,14 @@ mod tests {
                 prop_assert_eq!(&second_out, &symbols[..cut]);
                 let starts = states.iter().chain(&second_states);
                 prop_assert!(starts.zip(carry.iter().chain(&carry)).all(|(x, c)| *x == STATE_LOW + u32::from(*c)));
-                if !coded.words.is_empty() {
+                if !coded.1.is_empty() {
                     let short = &words[..words.len() - 2];
                     let mut out = vec![0; symbols.len()];
-                    let mut stream = [StreamReader { states: &mut coded.states.clone(), words: short, contexts, out: &mut out }];
+                    let mut stream = [StreamReader { states: &mut coded.0.clone(), words: short, contexts, out: &mut out }];
                     prop_assert!(decode(&decoder, &mut stream).is_err());
                 }
                 let long = [&words[..], &[0; 66]].concat();
-                let mut stream = [StreamReader { states: &mut coded.states.clone(), words: &long, contexts, out: &mut out }];
+                let mut stream = [StreamReader { states: &mut coded.0.clone(), words: &long, contexts, out: &mut out }];
                 prop_assert_eq!(decode(&decoder, &mut stream), Err(DecodeError::Trailing));
                 Ok(())
             })?;
@@ -381,7 +403,7 @@ mod tests {
         let model = Model::from_floating_point_probabilities_fast(&weights, None).unwrap();
         let mut oracle = DefaultAnsCoder::new();
         oracle.encode_iid_symbols_reverse(symbols.iter().map(|&s| usize::from(s)), &model).unwrap();
-        let (ours_bits, oracle_bits) = (ours.words.len() * 16 + 16 * LANES, oracle.num_bits());
+        let (ours_bits, oracle_bits) = (ours.1.len() * 8 + 16 * LANES, oracle.num_bits());
         assert!(
             ours_bits.abs_diff(oracle_bits) <= 16 * LANES + oracle_bits / 1000,
             "{ours_bits} against {oracle_bits} bits"
@@ -392,8 +414,8 @@ mod tests {
     fn one_symbol_alphabet_costs_nothing() {
         let tables = [skewed(9, 1)];
         let coded = encode(&EncodeTables::new(&tables), &[9; 1000], Contexts::Single, &[7; LANES]);
-        assert!(coded.words.is_empty());
-        assert_eq!(coded.states, vec![STATE_LOW + 7; LANES]);
+        assert!(coded.1.is_empty());
+        assert_eq!(coded.0, vec![STATE_LOW + 7; LANES]);
     }
 
     /// Every frequency, with states on both sides of multiples of it, where a rounded quotient could be wrong.
@@ -406,10 +428,12 @@ mod tests {
             let states: Vec<u32> = states.into_iter().map(|x| x.max(STATE_LOW)).collect();
             let encoded = |run: &mut dyn FnMut(&mut Encoder<'_>)| {
                 let (states, contexts) = (states.clone(), Contexts::Single);
-                let mut encoder =
-                    Encoder { entries: &entries, symbols: &[0; LANES], contexts, states, words: vec![] };
+                let mut buffer = vec![0; buffer_bytes(LANES)];
+                let (symbols, start) = (&[0; LANES], buffer.len());
+                let mut encoder = Encoder { entries: &entries, symbols, contexts, states, buffer: &mut buffer, start };
                 run(&mut encoder);
-                (encoder.states, encoder.words)
+                let (states, start) = (encoder.states, encoder.start);
+                (states, buffer[start..].to_vec())
             };
             let scalar = encoded(&mut |encoder| encoder.scalar(0..LANES));
             for_each_isa(|isa| {

@@ -15,8 +15,9 @@ impl Encoder<'_> {
             let mut x = self.states[i % lanes];
             // A symbol costs at most 12 bits, so it emits at most one word.
             if x >> (32 - PROB_BITS) >= frequency {
-                #[expect(clippy::cast_possible_truncation, reason = "the low word")]
-                self.words.push(x as u16);
+                let [low, high, ..] = x.to_le_bytes();
+                self.start -= 2;
+                self.buffer[self.start..self.start + 2].copy_from_slice(&[low, high]);
                 x >>= 16;
             }
             self.states[i % lanes] = x / frequency * PROB_SCALE + x % frequency + start;

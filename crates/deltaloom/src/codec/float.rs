@@ -8,17 +8,20 @@ use super::{ChunkInput, Decoder, Encoder};
 use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit) -> Vec<u8> {
     let elems = input.shape.elems();
     let zero_bits = common_zero_bits(input.shape.number, input.target).min(split.max_zero_bits());
-    let mut symbols = vec![0; elems];
-    let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
+    let mut symbols = Scratch::of_len(elems);
+    let mut escapes = BitWriter::default();
+    let mut fields = BitWriter::with_buffer(Scratch::empty(input.target.len()).into_vec());
     split.encode(input.target, zero_bits, &mut symbols, &mut escapes, &mut fields);
-    let mut payload = vec![u8::try_from(zero_bits).unwrap_or(0)];
+    let mut payload = input.empty_payload();
+    payload.push(u8::try_from(zero_bits).unwrap_or(0));
     let lanes = Lanes::choose(elems, input.estimated_bytes);
     block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, Contexts::Single, &escapes.finish());
-    payload.extend_from_slice(&fields.finish());
+    payload.extend_from_slice(&Scratch::from(fields.finish()));
     payload
 }
 
@@ -29,7 +32,7 @@ pub(super) fn decode(split: FieldSplit, tables: &Decoder, payload: &[u8], values
     if zero_bits > split.max_zero_bits() {
         return Err(Error::corrupt("a float chunk has more zero bits than mantissa bits"));
     }
-    let mut symbols = vec![0; elems];
+    let mut symbols = Scratch::of_len(elems);
     let escape_bits = |symbols: &[u8]| symbols.iter().map(|s| u64::from(split.escape_bits(*s))).sum();
     let block = block::read_block(&mut reader, elems)?;
     let raw =

@@ -15,6 +15,7 @@ use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
 
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 
 pub(crate) use planes::sample_cost as planes_sample_cost;
 pub(crate) use sparse::{changed_symbols, gaps};
@@ -179,14 +180,21 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) zstd_level: i32,
 }
 
+impl ChunkInput<'_> {
+    /// Where a payload is written, with room for a usual one.
+    fn empty_payload(&self) -> Vec<u8> {
+        Scratch::empty(self.target.len() / 2).into_vec()
+    }
+}
+
 /// Encodes a chunk with its group's coding, or cheaper where the chunk allows it.
-pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec, Vec<u8>) {
+pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec, Scratch) {
     let number = input.shape.number;
     if input.target == input.prediction {
-        return (Codec::Same, Vec::new());
+        return (Codec::Same, Scratch::default());
     }
     if is_constant(number, input.target) {
-        return (Codec::Constant, input.target[..number.bytes()].to_vec());
+        return (Codec::Constant, input.target[..number.bytes()].to_vec().into());
     }
     let coded = match coding {
         Coding::Plain => Some((Codec::Planes, planes::encode(input))),
@@ -196,8 +204,8 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
     };
     match coded {
-        Some(coded) if coded.1.len() < input.target.len() => coded,
-        _ => (Codec::Raw, input.target.to_vec()),
+        Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
+        _ => (Codec::Raw, input.target.to_vec().into()),
     }
 }
 

@@ -30,7 +30,7 @@ fn compress(plane: &[u8], level: i32) -> Option<Vec<u8>> {
 
 pub(super) fn encode(input: &ChunkInput<'_>) -> Vec<u8> {
     let number = input.shape.number;
-    let mut payload = Vec::new();
+    let mut payload = input.empty_payload();
     let mut body = Vec::new();
     for plane in 0..number.bytes() {
         let bytes = plane_of(number, input.target, input.prediction, plane);

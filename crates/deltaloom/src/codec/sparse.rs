@@ -10,6 +10,7 @@ use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::{ByteReader, push_varint};
 use crate::entropy::rice;
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 
 /// Unchanged elements before each changed one.
 pub(crate) fn gaps(positions: &[u32]) -> impl Iterator<Item = u32> {
@@ -35,7 +36,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     let number = input.shape.number;
     let positions = ulp::changed_positions(number, input.target, input.prediction);
     let lanes = Lanes::choose(positions.len(), input.estimated_bytes / 2);
-    let mut payload = Vec::new();
+    let mut payload = input.empty_payload();
     if scales.has_rows {
         rice::push_scales(&mut payload, input.row_scales);
     }
@@ -73,7 +74,7 @@ pub(super) fn decode(
     }
     let map = tables.sparse_map()?;
 
-    let mut symbols = vec![0; count];
+    let mut symbols = Scratch::of_len(count);
     let raw_bits = |symbols: &[u8]| symbols.iter().map(|symbol| u64::from(tokens::raw_bits(*symbol))).sum();
     let block = block::read_block(&mut reader, count)?;
     let raw = block.decode_with_raw(&tables.coder, Contexts::Single, &mut symbols, &mut reader, raw_bits)?;

@@ -9,20 +9,22 @@ use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::ByteReader;
 use crate::entropy::rice;
 use crate::error::Result;
+use crate::scratch::Scratch;
 
 /// Residuals of a chunk: symbols and raw bits. They do not depend on contexts, so that several can be tried on them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct UlpSymbols {
-    pub(crate) symbols: Vec<u8>,
+    pub(crate) symbols: Scratch,
     pub(crate) raw_bits: u64,
-    raw: Vec<u8>,
+    raw: Scratch,
 }
 
 impl UlpSymbols {
     pub(crate) fn of(number: Number, target: &[u8], prediction: &[u8]) -> Self {
-        let (mut symbols, mut raw) = (vec![0; target.len() / number.bytes()], BitWriter::default());
+        let mut symbols = Scratch::of_len(target.len() / number.bytes());
+        let mut raw = BitWriter::with_buffer(Scratch::empty(symbols.len()).into_vec());
         ulp::encode(number, target, prediction, &mut symbols, &mut raw);
-        Self { symbols, raw_bits: raw.len_bits(), raw: raw.finish() }
+        Self { symbols, raw_bits: raw.len_bits(), raw: raw.finish().into() }
     }
 
     /// Appends them as a block and the rest of its raw bit stream.
@@ -39,11 +41,11 @@ impl UlpSymbols {
 
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Vec<u8> {
     let elems = input.shape.elems();
-    let mut payload = Vec::new();
+    let mut payload = input.empty_payload();
     if scales.has_rows {
         rice::push_scales(&mut payload, input.row_scales);
     }
-    let mut contexts = vec![0; elems];
+    let mut contexts = Scratch::of_len(elems);
     scales.key_rule(&input.shape, input.row_scales).keys(input.prediction, &mut contexts);
     keys::map_keys(&mut contexts, &tables.dense_map());
     let lanes = Lanes::choose(elems, input.estimated_bytes);
@@ -65,10 +67,10 @@ pub(super) fn decode(
     let mut reader = ByteReader::new(payload, "an ulp chunk");
     let row_scales = read_row_scales(&mut reader, shape, scales)?;
     let block = block::read_block(&mut reader, shape.elems())?;
-    let mut contexts = vec![0; shape.elems()];
+    let mut contexts = Scratch::of_len(shape.elems());
     scales.key_rule(shape, &row_scales).keys(values, &mut contexts);
     keys::map_keys(&mut contexts, &tables.dense_map());
-    let mut symbols = vec![0; shape.elems()];
+    let mut symbols = Scratch::of_len(shape.elems());
     let raw = block.decode_with_rest(&tables.coder, Contexts::PerSymbol(&contexts), &mut symbols, reader)?;
     let mut bits = raw.bits();
     ulp::apply(shape.number, values, &symbols, &mut bits)?;

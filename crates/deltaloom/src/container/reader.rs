@@ -1,9 +1,9 @@
 //! Opens a container, checks its index, and decodes chunks, given their predictions.
 //! It touches the head, the trailer, the index, and then only the payloads that are asked for.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Read as _;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::scratch::Scratch;
 
 use super::index::{ChunkEntry, Index, PackedTensor};
 use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
@@ -88,16 +89,16 @@ impl Container {
     }
 
     /// Reads a chunk's payload and checks its CRC-32.
-    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Cow<'_, [u8]>> {
+    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Payload<'_>> {
         let start = to_usize(chunk.offset);
         let held =
             self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(chunk.len_bytes)?));
         let payload = match held {
-            Some(payload) => Cow::Borrowed(payload),
+            Some(payload) => Payload::Held(payload),
             None => {
-                let mut payload = vec![0; chunk.len_bytes];
+                let mut payload = Scratch::of_len(chunk.len_bytes);
                 self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
-                Cow::Owned(payload)
+                Payload::Read(payload)
             }
         };
         if crc32fast::hash(&payload) != chunk.crc {
@@ -136,6 +137,23 @@ impl Container {
         }
         ready.push_back((set, Arc::clone(&decoder)));
         Ok(decoder)
+    }
+}
+
+/// The bytes of a chunk: those of a source in memory, or a copy.
+pub(crate) enum Payload<'a> {
+    Held(&'a [u8]),
+    Read(Scratch),
+}
+
+impl Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Held(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
     }
 }
 

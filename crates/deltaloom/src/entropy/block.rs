@@ -6,6 +6,7 @@ use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES,
 
 use super::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 
 /// Up to this many symbols one lane is enough: more would cost more bytes than time.
 const ONE_LANE_SYMBOLS: usize = 4096;
@@ -75,17 +76,20 @@ fn push_block(
     let mut at = 0;
     let mut streams = Vec::with_capacity(split.len());
     for (count, carry) in split.into_iter().zip(carry.chunks(per_stream)) {
-        streams.push(rans::encode(tables, &symbols[at..at + count], contexts.slice(at..at + count), carry));
+        let mut buffer = Scratch::of_len(rans::buffer_bytes(count));
+        let (symbols, contexts) = (&symbols[at..at + count], contexts.slice(at..at + count));
+        let encoded = rans::encode(tables, symbols, contexts, carry, &mut buffer);
+        streams.push((encoded, buffer));
         at += count;
     }
-    for stream in &streams {
-        push_varint(out, stream.words.len() as u64);
+    for (encoded, buffer) in &streams {
+        push_varint(out, (buffer.len() - encoded.start) as u64 / 2);
     }
-    for stream in &streams {
-        out.extend(stream.states.iter().flat_map(|state| state.to_le_bytes()));
+    for (encoded, _) in &streams {
+        out.extend(encoded.states.iter().flat_map(|state| state.to_le_bytes()));
     }
-    for stream in &streams {
-        out.extend(stream.words.iter().flat_map(|word| word.to_le_bytes()));
+    for (encoded, buffer) in &streams {
+        out.extend_from_slice(&buffer[encoded.start..]);
     }
 }
 
@@ -150,11 +154,18 @@ pub(crate) fn push_with_raw(
 
 /// A raw bit stream put together again from what lanes carried and the bytes behind the block.
 pub(crate) struct RawBits {
-    bytes: Vec<u8>,
+    bytes: Scratch,
     carried_bytes: usize,
 }
 
 impl RawBits {
+    fn new(carried: &[u8], rest: &[u8]) -> Self {
+        let mut bytes = Scratch::empty(carried.len() + rest.len()).into_vec();
+        bytes.extend_from_slice(carried);
+        bytes.extend_from_slice(rest);
+        Self { bytes: bytes.into(), carried_bytes: carried.len() }
+    }
+
     pub(crate) fn bits(&self) -> BitReader<'_> {
         BitReader::new(&self.bytes)
     }
@@ -174,10 +185,8 @@ impl BlockHeader<'_> {
         out: &mut [u8],
         reader: ByteReader<'_>,
     ) -> Result<RawBits> {
-        let mut bytes = self.decode(tables, contexts, out)?;
-        let carried_bytes = bytes.len();
-        bytes.extend_from_slice(reader.rest());
-        Ok(RawBits { bytes, carried_bytes })
+        let carried = self.decode(tables, contexts, out)?;
+        Ok(RawBits::new(&carried, reader.rest()))
     }
 
     /// Decodes the symbols and takes the rest of the raw bit stream from `reader`, `raw_bits` of the symbols being its length in bits.
@@ -189,11 +198,9 @@ impl BlockHeader<'_> {
         reader: &mut ByteReader<'_>,
         raw_bits: impl FnOnce(&[u8]) -> u64,
     ) -> Result<RawBits> {
-        let mut bytes = self.decode(tables, contexts, out)?;
-        let carried_bytes = bytes.len();
+        let carried = self.decode(tables, contexts, out)?;
         let needed = usize::try_from(raw_bits(out).div_ceil(8)).unwrap_or(usize::MAX);
-        bytes.extend_from_slice(reader.take(needed.saturating_sub(carried_bytes))?);
-        Ok(RawBits { bytes, carried_bytes })
+        Ok(RawBits::new(&carried, reader.take(needed.saturating_sub(carried.len()))?))
     }
 }
 

@@ -5,7 +5,6 @@ mod choose;
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -22,6 +21,7 @@ use crate::plan::{self, Draft, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::{self, PackReport};
+use crate::scratch::Scratch;
 use crate::tensor::{Grid, TensorInfo};
 
 use choose::Choice;
@@ -103,9 +103,9 @@ struct Group {
 /// A group with its bytes read.
 struct LoadedGroup {
     tensor: usize,
-    target: Vec<u8>,
+    target: Scratch,
     /// `None` where the prediction is zero.
-    prediction: Option<Vec<u8>>,
+    prediction: Option<Scratch>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
@@ -116,7 +116,7 @@ struct EncodedGroup {
     len_bytes: usize,
     coding: Coding<usize>,
     changed: u64,
-    chunks: Vec<(Codec, Vec<u8>, u32)>,
+    chunks: Vec<(Codec, Scratch, u32)>,
 }
 
 fn pack_windows(
@@ -192,7 +192,6 @@ struct Packer<'a> {
     progress: &'a dyn Progress,
     /// The prediction of all groups that have none.
     zeros: Vec<u8>,
-    buffers: Buffers,
 }
 
 impl<'a> Packer<'a> {
@@ -208,8 +207,7 @@ impl<'a> Packer<'a> {
         let unpredicted = groups.iter().filter(|group| choices[group.tensor].reference.is_none());
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
-        let buffers = Buffers::default();
-        Self { checkpoint, tensors, choices, grids, preset, progress, zeros, buffers }
+        Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
     }
 
     fn encode_window(
@@ -222,7 +220,6 @@ impl<'a> Packer<'a> {
         let loaded: Vec<LoadedGroup> =
             window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
         let (encoded, ()) = rayon::join(|| self.encode_groups(&loaded, pool), || digester.update(&loaded));
-        loaded.into_iter().for_each(|group| self.buffers.give_back(group));
         Ok(encoded)
     }
 
@@ -249,10 +246,10 @@ impl<'a> Packer<'a> {
         let grid = &self.grids[group.tensor];
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
-        let mut target = self.buffers.take(bytes.clone().count());
+        let mut target = Scratch::of_len(bytes.clone().count());
         self.checkpoint.read(member, info, bytes.start, &mut target)?;
-        let read_prediction = |reference: &Reference| -> Result<Vec<u8>> {
-            let mut prediction = self.buffers.take(target.len());
+        let read_prediction = |reference: &Reference| -> Result<Scratch> {
+            let mut prediction = Scratch::of_len(target.len());
             reference.read_into(bytes.start, &mut prediction)?;
             Ok(prediction)
         };
@@ -276,7 +273,7 @@ impl<'a> Packer<'a> {
         loaded: &LoadedGroup,
         plan: &GroupPlan,
         sets: &[TableSet],
-    ) -> Vec<(Codec, Vec<u8>, u32)> {
+    ) -> Vec<(Codec, Scratch, u32)> {
         let number = self.tensors[loaded.tensor].1.number();
         let ready =
             plan.coding.map(|set| Ok::<Encoder, std::convert::Infallible>(codec::encoder(&sets[*set])));
@@ -323,29 +320,6 @@ impl LoadedGroup {
             (&self.target[range.clone()], &prediction[range])
         };
         self.chunk_bytes.iter().map(pair).collect()
-    }
-}
-
-/// Buffers of groups that are done, for those to come: fresh memory costs as much as coding does.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-impl Buffers {
-    /// A buffer of `len` bytes that may hold anything.
-    fn take(&self, len: usize) -> Vec<u8> {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting =
-            (0..free.len()).filter(|i| free[*i].capacity() >= len).min_by_key(|i| free[*i].capacity());
-        let mut buffer =
-            fitting.or(free.len().checked_sub(1)).map(|i| free.swap_remove(i)).unwrap_or_default();
-        drop(free);
-        buffer.resize(len, 0);
-        buffer
-    }
-
-    fn give_back(&self, group: LoadedGroup) {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        free.extend(std::iter::once(group.target).chain(group.prediction));
     }
 }
 

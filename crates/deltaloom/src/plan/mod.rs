@@ -151,13 +151,9 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         }
     };
     if group.is_predicted {
-        let uniform = ulp_draft(group, &symbols, scales::uniform(group.number, &group.chunks), changed);
         let try_scales = preset.scales_from().is_some_and(|from| changed * 1024 >= from * group.elems());
-        if group.is_matrix && try_scales {
-            let scales = scales::rows_and_cols(group.number, group.cols, &group.chunks);
-            offer(Some(ulp_draft(group, &symbols, scales, changed)));
-        }
-        offer(Some(uniform));
+        let scales = ulp_scales(group, &symbols, group.is_matrix && try_scales);
+        offer(Some(ulp_draft(group, &symbols, scales, changed)));
         if let Coding::Ulp { .. } = best.coding {
             best.symbols = symbols;
         }
@@ -282,19 +278,45 @@ fn count<T: Sync>(items: &[T], into: impl Fn(&mut [u32], &T) + Sync) -> Histogra
     items.par_chunks(per_part).map(count_part).reduce_with(|a, b| a.add(&b)).unwrap_or_default().finish()
 }
 
-fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Scales, changed: u64) -> Draft {
-    let coding_scales = group_scales(&scales);
-    let changed_chunks: Vec<(usize, &UlpSymbols)> =
-        symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?))).collect();
-    let histogram = count(&changed_chunks, |counters, (i, chunk)| {
-        let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(&scales, *i));
+/// The scales that cost less: the same for all elements, or by row and column where `try_rows_and_cols` says so.
+fn ulp_scales(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], try_rows_and_cols: bool) -> Scales {
+    let uniform = scales::uniform(group.number, &group.chunks);
+    if !try_rows_and_cols {
+        return uniform;
+    }
+    let by_place = scales::rows_and_cols(group.number, group.cols, &group.chunks);
+    // Their difference is large where there is one, so a part of the chunks is enough to see it.
+    let stride = group.chunks.len().div_ceil(SAMPLES);
+    let cost = |scales: &Scales| {
+        let own = tables::fit(&count_ulps(group, symbols, scales, stride), None);
+        own.cost * stride as u64 + scales_cost(scales)
+    };
+    if cost(&by_place) < cost(&uniform) { by_place } else { uniform }
+}
+
+/// Symbols by key of every `stride`th chunk.
+fn count_ulps(
+    group: &GroupInput<'_>,
+    symbols: &[Option<UlpSymbols>],
+    scales: &Scales,
+    stride: usize,
+) -> Histogram {
+    let coding_scales = group_scales(scales);
+    let chunks = symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?)));
+    let counted: Vec<(usize, &UlpSymbols)> = chunks.step_by(stride).collect();
+    count(&counted, |counters, (i, chunk)| {
+        let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(scales, *i));
         keys::count_pairs(&rule, group.chunks[*i].1, &chunk.symbols, counters);
-    });
+    })
+}
+
+fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Scales, changed: u64) -> Draft {
+    let histogram = count_ulps(group, symbols, &scales, 1);
     let own = tables::fit(&histogram, None);
-    let raw_bits: u64 = changed_chunks.iter().map(|(_, chunk)| chunk.raw_bits).sum();
+    let raw_bits: u64 = symbols.iter().flatten().map(|chunk| chunk.raw_bits).sum();
     let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);
     let request = TableRequest { histogram, gaps: None, own };
-    let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: coding_scales };
+    let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: group_scales(&scales) };
     Draft { coding, float_counts: None, symbols: Vec::new(), row_scales: scales.rows, changed, cost }
 }
 
@@ -316,7 +338,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
         raw_bits += changed.raw_bits;
         let keys = coding_scales.key_rule(&group.shape(chunk), &[]).keys_at(chunk.1, &positions);
         let counters = counters.as_mut_slice();
-        keys.iter().zip(&changed.symbols).for_each(|(key, symbol)| {
+        keys.iter().zip(&*changed.symbols).for_each(|(key, symbol)| {
             counters[usize::from(*key) * ALPHABET + usize::from(*symbol)] += 1;
         });
     }
