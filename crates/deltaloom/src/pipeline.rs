@@ -6,11 +6,16 @@ use crate::error::{Error, Result};
 /// Chunks of a window.
 pub(crate) const WINDOW_CHUNKS: usize = 32;
 
-/// Runs `work`, and what of this library is called in it, on a rayon pool of as many threads as asked for; 0 means one per core.
+/// Runs `work`, and what of this library is called in it, on a rayon pool of as many threads as asked for; 0 means one per core. On a thread of such a pool
+/// already, it stays there.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] where the system gives no such threads; those of `work`.
 pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let is_in_pool = rayon::current_thread_index().is_some();
+    if is_in_pool && (threads == 0 || threads == rayon::current_num_threads()) {
+        return work();
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::InvalidArgument(format!("{threads} threads: {e}")))?;
     pool.install(work)

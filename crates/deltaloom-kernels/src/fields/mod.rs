@@ -8,7 +8,7 @@ use crate::bits::{BitReader, BitWriter, SHORT_BITS};
 use crate::isa::per_isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
-use crate::number::{by_number, by_size, load, store};
+use crate::number::{by_number, load, store};
 use crate::{DecodeError, Number, NumberKind};
 
 /// The symbol that is followed by the whole modelled part.
@@ -53,12 +53,6 @@ impl FieldSplit {
     #[must_use]
     pub fn field_bits(self, zero_bits: u32) -> u32 {
         if self.is_float() { 1 + self.max_zero_bits() - zero_bits } else { 0 }
-    }
-
-    /// Bits that a symbol takes from the raw bit stream.
-    #[must_use]
-    pub fn escape_bits(self, symbol: u8) -> u32 {
-        if symbol == ESCAPE { self.top_bits() } else { 0 }
     }
 
     /// Bit layout of the elements.
@@ -295,23 +289,57 @@ fn decode_elements<const B: usize>(
 /// # Panics
 /// When the histogram is too short for the number type.
 pub fn count_tops(split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
-    fn run<const B: usize>(split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
-        for i in 0..target.len() / B {
-            #[expect(clippy::cast_possible_truncation, reason = "at most 14 bits")]
-            let top = split.top(load::<B>(target, i)) as usize;
-            histogram[top] += 1;
+    fn run<const B: usize>(number: Number, split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
+        let split = split.with_number(number);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 14 bits")]
+        let top_of = |value: &[u8]| split.top(load::<B>(value, 0)) as usize;
+        // Neighbours are often alike, and a counter waits for its last addition: four take turns.
+        let mut turns = vec![[0u32; 4]; 1 << split.top_bits()];
+        let fours = target.chunks_exact(4 * B);
+        for value in fours.remainder().chunks_exact(B) {
+            turns[top_of(value)][0] += 1;
         }
+        for four in fours {
+            for (turn, value) in four.chunks_exact(B).enumerate() {
+                turns[top_of(value)][turn] += 1;
+            }
+        }
+        histogram[..turns.len()]
+            .iter_mut()
+            .zip(&turns)
+            .for_each(|(count, turns)| *count += turns.iter().sum::<u32>());
     }
-    by_size!(split.number, run(split, target, histogram));
+    by_number!(split.number, run(split, target, histogram));
 }
 
-/// Number of low bits that are zero in every element.
-#[must_use]
-pub fn common_zero_bits(number: Number, target: &[u8]) -> u32 {
-    fn run<const B: usize>(target: &[u8]) -> u64 {
-        (0..target.len() / B).fold(0, |all, i| all | load::<B>(target, i))
-    }
-    by_size!(number, run(target)).trailing_zeros().min(number.bits())
+per_isa! {
+    /// Number of low bits that are zero in every element.
+    #[must_use]
+    pub fn common_zero_bits(number: Number, target: &[u8]) -> u32 = common_zero_bits_body;
+}
+
+#[inline(always)]
+fn common_zero_bits_body(number: Number, target: &[u8]) -> u32 {
+    let words = target.chunks_exact(8);
+    let last = words.remainder();
+    let any = words.fold(0, |any, word| any | load::<8>(word, 0));
+    let any = last.iter().zip((0..64).step_by(8)).fold(any, |any, (byte, at)| any | u64::from(*byte) << at);
+    // Elements lie beside each other in a word.
+    let any = (0..64).step_by(number.bits() as usize).fold(0, |all, at| all | any >> at);
+    (any & number.mask()).trailing_zeros().min(number.bits())
+}
+
+per_isa! {
+    /// Bits that the escapes among `symbols` take from the raw bit stream.
+    #[must_use]
+    pub fn escape_bits(split: FieldSplit, symbols: &[u8]) -> u64 = escape_bits_body;
+}
+
+#[inline(always)]
+fn escape_bits_body(split: FieldSplit, symbols: &[u8]) -> u64 {
+    let in_block = |block: &[u8]| block.iter().fold(0u8, |count, symbol| count + u8::from(*symbol == ESCAPE));
+    let escapes: u64 = symbols.chunks(255).map(|block| u64::from(in_block(block))).sum();
+    escapes * u64::from(split.top_bits())
 }
 
 #[cfg(test)]

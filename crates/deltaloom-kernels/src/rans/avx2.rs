@@ -131,7 +131,9 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
             let words = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             debug_assert!(encoder.start >= 2 * WIDTH);
             // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols took no more than that.
-            unsafe { _mm_storeu_si128(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words) };
+            unsafe {
+                _mm_storeu_si128(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words)
+            };
             encoder.start -= 2 * count;
             let x = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(x), x, is_room);
             let quotient = quotient_or_one_more(x, frequency);

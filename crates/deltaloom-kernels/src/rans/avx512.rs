@@ -124,7 +124,9 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
             let words = _mm512_castsi512_si256(_mm512_permutexvar_epi16(low_words_reversed, words));
             debug_assert!(encoder.start >= 2 * WIDTH);
             // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols took no more than that.
-            unsafe { _mm256_storeu_si256(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words) };
+            unsafe {
+                _mm256_storeu_si256(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words)
+            };
             encoder.start -= 2 * is_full.count_ones() as usize;
             let x = _mm512_mask_srli_epi32::<16>(x, is_full, x);
             // x / f is below 2^20 and has an error below 2^-3: rounded up three times it is the quotient or one more.

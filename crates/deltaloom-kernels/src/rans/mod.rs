@@ -430,7 +430,8 @@ mod tests {
                 let (states, contexts) = (states.clone(), Contexts::Single);
                 let mut buffer = vec![0; buffer_bytes(LANES)];
                 let (symbols, start) = (&[0; LANES], buffer.len());
-                let mut encoder = Encoder { entries: &entries, symbols, contexts, states, buffer: &mut buffer, start };
+                let mut encoder =
+                    Encoder { entries: &entries, symbols, contexts, states, buffer: &mut buffer, start };
                 run(&mut encoder);
                 let (states, start) = (encoder.states, encoder.start);
                 (states, buffer[start..].to_vec())

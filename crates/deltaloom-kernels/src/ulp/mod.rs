@@ -358,12 +358,22 @@ pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Ve
     by_size!(number, run(target, prediction))
 }
 
-/// Number of elements that differ from the prediction.
-#[must_use]
-pub fn count_changed(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
+per_isa! {
+    /// Number of elements that differ from the prediction.
+    pub fn count_changed(number: Number, target: &[u8], prediction: &[u8]) -> u64 = count_changed_body;
+}
+
+#[inline(always)]
+fn count_changed_body(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
+    #[inline(always)]
     fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> u64 {
-        let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
-        pairs.map(|(t, p)| u64::from(t != p)).sum()
+        // Counted in bytes for as long as those cannot overflow, which is vectorised.
+        let blocks = target.chunks(255 * B).zip(prediction.chunks(255 * B));
+        let in_block = |(target, prediction): (&[u8], &[u8])| {
+            let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
+            u64::from(pairs.fold(0u8, |count, (t, p)| count + u8::from(t != p)))
+        };
+        blocks.map(in_block).sum()
     }
     by_size!(number, run(target, prediction))
 }

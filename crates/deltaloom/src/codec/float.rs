@@ -1,7 +1,7 @@
 //! Elements without a prediction: exponent and top mantissa bits coded, the rest raw; docs/format.md section 9.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
-use deltaloom_kernels::fields::{FieldSplit, common_zero_bits};
+use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, escape_bits};
 use deltaloom_kernels::rans::Contexts;
 
 use super::{ChunkInput, Decoder, Encoder};
@@ -33,10 +33,11 @@ pub(super) fn decode(split: FieldSplit, tables: &Decoder, payload: &[u8], values
         return Err(Error::corrupt("a float chunk has more zero bits than mantissa bits"));
     }
     let mut symbols = Scratch::of_len(elems);
-    let escape_bits = |symbols: &[u8]| symbols.iter().map(|s| u64::from(split.escape_bits(*s))).sum();
     let block = block::read_block(&mut reader, elems)?;
     let raw =
-        block.decode_with_raw(&tables.coder, Contexts::Single, &mut symbols, &mut reader, escape_bits)?;
+        block.decode_with_raw(&tables.coder, Contexts::Single, &mut symbols, &mut reader, |symbols| {
+            escape_bits(split, symbols)
+        })?;
     let (mut escapes, mut fields) = (raw.bits(), BitReader::new(reader.rest()));
     split.decode(&symbols, zero_bits, &mut escapes, &mut fields, values)?;
     raw.finish(escapes)?;

@@ -15,7 +15,7 @@ use crate::entropy::table::{self, Counts};
 use crate::residual::scales::{self, Pair, Scales};
 
 pub(crate) use tables::SetPool;
-use tables::{CostedSet, Counters, Histogram, TableRequest};
+use tables::{CostedSet, Histogram, TableRequest};
 
 /// How much time packing may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -267,17 +267,6 @@ fn scales_cost(scales: &Scales) -> u64 {
     bytes.len() as u64 * 8 * ONE_BIT
 }
 
-/// A histogram of several chunks, counted in parallel; the sum does not depend on the order.
-fn count<T: Sync>(items: &[T], into: impl Fn(&mut [u32], &T) + Sync) -> Histogram {
-    let count_part = |part: &[T]| {
-        let mut counters = Counters::default();
-        part.iter().for_each(|item| into(counters.as_mut_slice(), item));
-        counters
-    };
-    let per_part = items.len().div_ceil(rayon::current_num_threads()).max(1);
-    items.par_chunks(per_part).map(count_part).reduce_with(|a, b| a.add(&b)).unwrap_or_default().finish()
-}
-
 /// The scales that cost less: the same for all elements, or by row and column where `try_rows_and_cols` says so.
 fn ulp_scales(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], try_rows_and_cols: bool) -> Scales {
     let uniform = scales::uniform(group.number, &group.chunks);
@@ -304,10 +293,15 @@ fn count_ulps(
     let coding_scales = group_scales(scales);
     let chunks = symbols.iter().enumerate().filter_map(|(i, chunk)| Some((i, chunk.as_ref()?)));
     let counted: Vec<(usize, &UlpSymbols)> = chunks.step_by(stride).collect();
-    count(&counted, |counters, (i, chunk)| {
+    let add = |counters: &mut [u32], (i, chunk): &(usize, &UlpSymbols)| {
         let rule = coding_scales.key_rule(&group.shape(group.chunks[*i]), row_scales_of(scales, *i));
         keys::count_pairs(&rule, group.chunks[*i].1, &chunk.symbols, counters);
-    })
+    };
+    // In parallel; the sum does not depend on the order.
+    let per_part = counted.len().div_ceil(rayon::current_num_threads()).max(1);
+    let count_part = |part: &[_]| tables::count(|counters| part.iter().for_each(|item| add(counters, item)));
+    let parts = counted.par_chunks(per_part).map(count_part);
+    parts.reduce_with(|a, b| a.joined(&b)).unwrap_or_default()
 }
 
 fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Scales, changed: u64) -> Draft {
@@ -326,23 +320,22 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let coding_scales = group_scales(&scales);
     let mut gaps = [0; ALPHABET];
     let mut raw_bits = 0;
-    let mut counters = Counters::default();
-    for (_, chunk) in group.changed_chunks() {
-        let positions = ulp::changed_positions(number, chunk.0, chunk.1);
-        for gap in codec::gaps(&positions) {
-            let token = tokens::token(u64::from(gap));
-            gaps[usize::from(token.symbol)] += 1;
-            raw_bits += u64::from(token.raw_bits);
+    let histogram = tables::count(|counters| {
+        for (_, chunk) in group.changed_chunks() {
+            let positions = ulp::changed_positions(number, chunk.0, chunk.1);
+            for gap in codec::gaps(&positions) {
+                let token = tokens::token(u64::from(gap));
+                gaps[usize::from(token.symbol)] += 1;
+                raw_bits += u64::from(token.raw_bits);
+            }
+            let changed = codec::changed_symbols(number, chunk.0, chunk.1, &positions);
+            raw_bits += changed.raw_bits;
+            let keys = coding_scales.key_rule(&group.shape(chunk), &[]).keys_at(chunk.1, &positions);
+            keys.iter().zip(&*changed.symbols).for_each(|(key, symbol)| {
+                counters[usize::from(*key) * ALPHABET + usize::from(*symbol)] += 1;
+            });
         }
-        let changed = codec::changed_symbols(number, chunk.0, chunk.1, &positions);
-        raw_bits += changed.raw_bits;
-        let keys = coding_scales.key_rule(&group.shape(chunk), &[]).keys_at(chunk.1, &positions);
-        let counters = counters.as_mut_slice();
-        keys.iter().zip(&*changed.symbols).for_each(|(key, symbol)| {
-            counters[usize::from(*key) * ALPHABET + usize::from(*symbol)] += 1;
-        });
-    }
-    let histogram = counters.finish();
+    });
     let own: CostedSet = tables::fit(&histogram, Some(&gaps));
     let cost = own.cost + raw_bits * ONE_BIT;
     let request = TableRequest { histogram, gaps: Some(gaps), own };

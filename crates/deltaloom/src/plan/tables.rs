@@ -1,6 +1,7 @@
 //! Which keys share a table and which groups share a table set, by cost.
 //! It counts in fixed point, so the answer is the same everywhere; docs/adr/0005.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 
 use deltaloom_kernels::keys::KEYS;
@@ -14,107 +15,155 @@ const MAX_TABLES: usize = 32;
 /// Newest table sets that a group may use again.
 const RECENT_SETS: usize = 4;
 
-/// Counters of (key, symbol) while counting.
-#[derive(Debug, Clone)]
-pub(crate) struct Counters(Vec<u32>);
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self(vec![0; KEYS * ALPHABET])
+/// Counts the pairs of key and symbol that `add` adds to the counters `key * 256 + symbol`.
+pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
+    thread_local! {
+        // All zero between uses: a fresh array of this size would cost more than most counting.
+        static COUNTERS: RefCell<Vec<u32>> = RefCell::new(vec![0; KEYS * ALPHABET]);
     }
+    COUNTERS.with_borrow_mut(|counters| {
+        add(counters);
+        let mut rows = Vec::new();
+        for (key, counts) in (0..=u8::MAX).zip(counters.chunks_mut(ALPHABET)) {
+            if counts.iter().any(|count| *count > 0) {
+                rows.push((key, Row::new(counts)));
+                counts.fill(0);
+            }
+        }
+        Histogram { rows }
+    })
 }
 
-impl Counters {
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u32] {
-        &mut self.0
+/// The symbols that occur, rising, with their counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    counts: Vec<(u8, u32)>,
+}
+
+impl Row {
+    fn new(counts: &[u32]) -> Self {
+        Self { counts: (0..=u8::MAX).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect() }
     }
 
-    pub(crate) fn add(mut self, other: &Self) -> Self {
-        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a += b);
-        self
+    fn joined(&self, other: &Self) -> Self {
+        let mut counts = Vec::with_capacity(self.counts.len() + other.counts.len());
+        self.merge(other, |symbol, count| counts.push((symbol, count)));
+        Self { counts }
     }
 
-    pub(crate) fn finish(&self) -> Histogram {
-        let rows =
-            self.0.chunks(ALPHABET).zip(0..=u8::MAX).filter(|(row, _)| row.iter().any(|count| *count > 0));
-        Histogram { rows: rows.map(|(row, key)| (key, Box::new(std::array::from_fn(|s| row[s])))).collect() }
+    /// Gives every symbol of the two with its counts added up, symbols rising.
+    fn merge(&self, other: &Self, mut take: impl FnMut(u8, u32)) {
+        let (mut a, mut b) = (self.counts.iter().peekable(), other.counts.iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let order = x.0.cmp(&y.0);
+            let count = match order {
+                Ordering::Less => x.1,
+                Ordering::Greater => y.1,
+                Ordering::Equal => x.1 + y.1,
+            };
+            take(x.0.min(y.0), count);
+            a.next_if(|_| order.is_le());
+            b.next_if(|_| order.is_ge());
+        }
+        a.chain(b).for_each(|(symbol, count)| take(*symbol, *count));
+    }
+
+    /// Cost of a table of their own, with it.
+    fn cost(&self) -> u64 {
+        table::own_table_cost_of(self.counts.iter().map(|(_, count)| *count))
+    }
+
+    fn to_counts(&self) -> Counts {
+        let mut counts = [0; ALPHABET];
+        self.counts.iter().for_each(|(symbol, count)| counts[usize::from(*symbol)] = *count);
+        counts
     }
 }
 
 /// Counts of the symbols of every key that occurs, keys rising.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Histogram {
-    rows: Vec<(u8, Box<Counts>)>,
+    rows: Vec<(u8, Row)>,
 }
 
 impl Histogram {
-    fn rows(&self) -> impl Iterator<Item = (u8, &Counts)> {
-        self.rows.iter().map(|(key, counts)| (*key, &**counts))
-    }
-
-    /// Bits of all symbols given their keys, without tables, in 1/65536 bits.
-    fn entropy(&self) -> u64 {
-        self.rows().map(|(_, row)| row_entropy(row)).sum()
-    }
-
-    fn joined(&self, other: &Self) -> Self {
-        let mut rows = self.rows.clone();
-        for (key, counts) in &other.rows {
-            match rows.binary_search_by_key(key, |(key, _)| *key) {
-                Ok(i) => rows[i].1.iter_mut().zip(counts.iter()).for_each(|(a, b)| *a += b),
-                Err(i) => rows.insert(i, (*key, counts.clone())),
+    /// Gives every key of the two with its rows.
+    fn merge<'a>(&'a self, other: &'a Self, mut take: impl FnMut(u8, &'a Row, Option<&'a Row>)) {
+        let (mut a, mut b) = (self.rows.iter().peekable(), other.rows.iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let order = x.0.cmp(&y.0);
+            match order {
+                Ordering::Less => take(x.0, &x.1, None),
+                Ordering::Greater => take(y.0, &y.1, None),
+                Ordering::Equal => take(x.0, &x.1, Some(&y.1)),
             }
+            a.next_if(|_| order.is_le());
+            b.next_if(|_| order.is_ge());
         }
+        a.chain(b).for_each(|(key, row)| take(*key, row, None));
+    }
+
+    pub(crate) fn joined(&self, other: &Self) -> Self {
+        let mut rows = Vec::with_capacity(self.rows.len().max(other.rows.len()));
+        self.merge(other, |key, row, and| {
+            rows.push((key, and.map_or_else(|| row.clone(), |and| row.joined(and))));
+        });
         Self { rows }
     }
+
+    /// How many bits the two cost more together than each on its own, in 1/65536 bits.
+    fn joining_loses(&self, other: &Self) -> u64 {
+        let mut loss = 0;
+        self.merge(other, |_, row, and| {
+            let Some(and) = and else { return };
+            let mut joined = EntropySum::default();
+            row.merge(and, |_, count| joined.add(count));
+            let alone = |row: &Row| entropy(row.counts.iter().map(|(_, count)| *count));
+            loss += joined.entropy().saturating_sub(alone(row) + alone(and));
+        });
+        loss
+    }
 }
 
-fn row_entropy(row: &Counts) -> u64 {
-    let total: u64 = row.iter().map(|&c| u64::from(c)).sum();
-    let parts: u64 = row.iter().map(|&c| n_log2(u64::from(c))).sum();
-    n_log2(total).saturating_sub(parts)
+/// Entropy of counts that come one after another.
+#[derive(Default)]
+struct EntropySum {
+    total: u64,
+    parts: u64,
 }
 
-/// Neighbouring keys that share a table: the symbols that occur, rising, with their counts.
+impl EntropySum {
+    fn add(&mut self, count: u32) {
+        self.total += u64::from(count);
+        self.parts += n_log2(u64::from(count));
+    }
+
+    fn entropy(&self) -> u64 {
+        n_log2(self.total).saturating_sub(self.parts)
+    }
+}
+
+fn entropy(counts: impl Iterator<Item = u32>) -> u64 {
+    let mut sum = EntropySum::default();
+    counts.for_each(|count| sum.add(count));
+    sum.entropy()
+}
+
+/// Neighbouring keys that share a table.
 #[derive(Debug, Clone)]
 struct KeyRun {
     first_key: u8,
-    counts: Vec<(u8, u32)>,
+    row: Row,
     cost: u64,
 }
 
 impl KeyRun {
-    fn new(first_key: u8, counts: Vec<(u8, u32)>) -> Self {
-        let cost = table::own_table_cost_of(counts.iter().map(|(_, count)| *count));
-        Self { first_key, counts, cost }
-    }
-
-    fn of_row(first_key: u8, row: &Counts) -> Self {
-        Self::new(first_key, (0..=u8::MAX).zip(row.iter().copied()).filter(|(_, count)| *count > 0).collect())
+    fn new(first_key: u8, row: Row) -> Self {
+        Self { first_key, cost: row.cost(), row }
     }
 
     fn joined(&self, next: &Self) -> Self {
-        let mut counts = Vec::with_capacity(self.counts.len() + next.counts.len());
-        let (mut a, mut b) = (self.counts.iter().peekable(), next.counts.iter().peekable());
-        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
-            let count = match x.0.cmp(&y.0) {
-                Ordering::Less => x.1,
-                Ordering::Greater => y.1,
-                Ordering::Equal => x.1 + y.1,
-            };
-            counts.push((x.0.min(y.0), count));
-            let order = x.0.cmp(&y.0);
-            a.next_if(|_| order.is_le());
-            b.next_if(|_| order.is_ge());
-        }
-        counts.extend(a.chain(b));
-        Self::new(self.first_key, counts)
-    }
-
-    fn to_row(&self) -> Counts {
-        let mut row = [0; ALPHABET];
-        self.counts.iter().for_each(|(symbol, count)| row[usize::from(*symbol)] = *count);
-        row
+        Self::new(self.first_key, self.row.joined(&next.row))
     }
 }
 
@@ -127,7 +176,8 @@ pub(crate) struct CostedSet {
 
 /// Tables for a histogram: neighbouring keys are joined while that saves bits. `gaps` becomes a table before the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
-    let mut runs: Vec<KeyRun> = histogram.rows().map(|(key, row)| KeyRun::of_row(key, row)).collect();
+    let mut runs: Vec<KeyRun> =
+        histogram.rows.iter().map(|(key, row)| KeyRun::new(*key, row.clone())).collect();
     let mut joined: Vec<KeyRun> = runs.windows(2).map(|w| w[0].joined(&w[1])).collect();
     loop {
         let saving =
@@ -150,7 +200,7 @@ pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
         cost += table::own_table_cost(gaps);
     }
     for (i, run) in runs.iter().enumerate() {
-        set.tables.push(table::normalise(&run.to_row()));
+        set.tables.push(table::normalise(&run.row.to_counts()));
         cost += run.cost;
         if i > 0 {
             // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
@@ -164,11 +214,12 @@ pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
 fn cost_with(histogram: &Histogram, gaps: Option<&Counts>, set: &TableSet) -> Option<u64> {
     let from = usize::from(gaps.is_some());
     let map = set.key_map(from);
-    let gap_cost = gaps.map_or(Some(0), |gaps| table::coded_cost(gaps, set.tables.first()?))?;
-    let row_cost = |(key, row): (u8, &Counts)| {
-        table::coded_cost(row, set.tables.get(usize::from(map[usize::from(key)]))?)
+    let gap_cost =
+        gaps.map_or(Some(0), |gaps| table::coded_cost((0..=u8::MAX).zip(*gaps), set.tables.first()?))?;
+    let row_cost = |(key, row): &(u8, Row)| {
+        table::coded_cost(row.counts.iter().copied(), set.tables.get(usize::from(map[usize::from(*key)]))?)
     };
-    histogram.rows().map(row_cost).try_fold(gap_cost, |sum, cost| Some(sum + cost?))
+    histogram.rows.iter().map(row_cost).try_fold(gap_cost, |sum, cost| Some(sum + cost?))
 }
 
 /// What a group wants coded.
@@ -208,16 +259,15 @@ impl SetPool {
                 if let Some(set) = self.reusable(request) {
                     return Choice::Set(set);
                 }
-                let entropy = request.histogram.entropy();
                 let best = (0..clusters.len())
-                    .map(|i| (clusters[i].joining_saves(request, entropy), i))
+                    .map(|i| (clusters[i].joining_saves(request), i))
                     .max_by_key(|(saving, i)| (*saving, std::cmp::Reverse(*i)))
                     .filter(|(saving, _)| *saving > 0);
                 if let Some((_, i)) = best {
                     clusters[i].join(request);
                     return Choice::Cluster(i);
                 }
-                clusters.push(Cluster::new(request, entropy));
+                clusters.push(Cluster::new(request));
                 Choice::Cluster(clusters.len() - 1)
             })
             .collect();
@@ -249,42 +299,36 @@ impl SetPool {
 /// Requests that will share a set.
 struct Cluster {
     histogram: Histogram,
-    entropy: u64,
     gaps: Option<Counts>,
     alone: Option<TableSet>,
 }
 
 impl Cluster {
-    fn new(request: &TableRequest, entropy: u64) -> Self {
-        Self {
-            histogram: request.histogram.clone(),
-            entropy,
-            gaps: request.gaps,
-            alone: Some(request.own.set.clone()),
-        }
+    fn new(request: &TableRequest) -> Self {
+        let (histogram, gaps) = (request.histogram.clone(), request.gaps);
+        Self { histogram, gaps, alone: Some(request.own.set.clone()) }
     }
 
-    fn joined(&self, request: &TableRequest) -> (Histogram, Option<Counts>) {
-        let gaps = self.gaps.zip(request.gaps).map(|(a, b)| std::array::from_fn(|s| a[s] + b[s]));
-        (self.histogram.joined(&request.histogram), gaps)
+    fn joined_gaps(&self, request: &TableRequest) -> Option<Counts> {
+        self.gaps.zip(request.gaps).map(|(a, b)| std::array::from_fn(|s| a[s] + b[s]))
     }
 
     /// Bits saved by coding the request with this cluster: its tables, less what common statistics cost.
-    fn joining_saves(&self, request: &TableRequest, entropy: u64) -> i64 {
+    fn joining_saves(&self, request: &TableRequest) -> i64 {
         if self.gaps.is_some() != request.gaps.is_some() {
             return i64::MIN;
         }
-        let (histogram, gaps) = self.joined(request);
-        let mut loss = histogram.entropy().saturating_sub(self.entropy + entropy);
-        if let (Some(joined), Some(a), Some(b)) = (&gaps, &self.gaps, &request.gaps) {
-            loss += row_entropy(joined).saturating_sub(row_entropy(a) + row_entropy(b));
+        let mut loss = self.histogram.joining_loses(&request.histogram);
+        if let (Some(joined), Some(a), Some(b)) = (self.joined_gaps(request), self.gaps, request.gaps) {
+            let [joined, a, b] = [joined, a, b].map(|gaps| entropy(gaps.into_iter()));
+            loss += joined.saturating_sub(a + b);
         }
         (table_bits(&request.own.set) * log2::ONE_BIT).cast_signed() - loss.cast_signed()
     }
 
     fn join(&mut self, request: &TableRequest) {
-        (self.histogram, self.gaps) = self.joined(request);
-        self.entropy = self.histogram.entropy();
+        self.gaps = self.joined_gaps(request);
+        self.histogram = self.histogram.joined(&request.histogram);
         self.alone = None;
     }
 
@@ -301,14 +345,30 @@ fn table_bits(set: &TableSet) -> u64 {
 mod tests {
     use super::*;
 
+    fn histogram(rows: &[(u8, &[u32])]) -> Histogram {
+        count(|counters| {
+            for (key, counts) in rows {
+                counters[usize::from(*key) * ALPHABET..][..counts.len()].copy_from_slice(counts);
+            }
+        })
+    }
+
     fn request(rows: &[(u8, &[u32])]) -> TableRequest {
-        let mut counters = Counters::default();
-        for (key, counts) in rows {
-            counters.0[usize::from(*key) * ALPHABET..][..counts.len()].copy_from_slice(counts);
-        }
-        let histogram = counters.finish();
+        let histogram = histogram(rows);
         let own = fit(&histogram, None);
         TableRequest { histogram, gaps: None, own }
+    }
+
+    #[test]
+    fn what_joining_loses_is_what_the_joined_cost_more() {
+        let (a, b) = (histogram(&[(3, &[9, 0, 4]), (7, &[100])]), histogram(&[(3, &[1, 50]), (8, &[2, 2])]));
+        let joined = a.joined(&b);
+        assert_eq!(joined, histogram(&[(3, &[10, 50, 4]), (7, &[100]), (8, &[2, 2])]));
+        let entropy_of = |histogram: &Histogram| -> u64 {
+            histogram.rows.iter().map(|(_, row)| entropy(row.counts.iter().map(|(_, count)| *count))).sum()
+        };
+        assert_eq!(a.joining_loses(&b), entropy_of(&joined) - entropy_of(&a) - entropy_of(&b));
+        assert_eq!(histogram(&[]), Histogram::default());
     }
 
     #[test]
@@ -343,10 +403,7 @@ mod tests {
 
     #[test]
     fn gap_tables_come_first() {
-        let mut counters = Counters::default();
-        counters.0[0] = 5;
-        counters.0[200 * ALPHABET + 3] = 50_000;
-        let histogram = counters.finish();
+        let histogram = histogram(&[(0, &[5]), (200, &[0, 0, 0, 50_000])]);
         let mut gaps = [0; ALPHABET];
         gaps[4] = 7;
         let set = fit(&histogram, Some(&gaps)).set;
