@@ -136,12 +136,24 @@ pub(crate) fn decode_all(
     resolved: &ResolvedContainer,
     threads: usize,
     progress: &dyn Progress,
+    take: impl FnMut(Piece<'_>) -> Result<()> + Send,
+) -> Result<usize> {
+    let tensors = 0..resolved.container().index().tensors.len();
+    decode_each(resolved, tensors, threads, progress, |tensor, i| resolved.chunk(tensor, i), take)
+}
+
+/// As [`decode_all`], for the tensors named, whose chunks `chunk` gives.
+pub(crate) fn decode_each(
+    resolved: &ResolvedContainer,
+    tensors: impl IntoIterator<Item = usize>,
+    threads: usize,
+    progress: &dyn Progress,
+    chunk: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync,
     mut take: impl FnMut(Piece<'_>) -> Result<()> + Send,
 ) -> Result<usize> {
-    let index = resolved.container().index();
     // Tensors without elements have one empty run, so that they come by too.
-    let runs = (0..index.tensors.len()).flat_map(|tensor| {
-        let chunks = to_usize(index.tensors[tensor].grid.chunk_count());
+    let runs = tensors.into_iter().flat_map(|tensor| {
+        let chunks = to_usize(resolved.tensor(tensor).grid.chunk_count());
         (0..chunks.max(1)).step_by(WINDOW_CHUNKS / 2).map(move |start| {
             let end = (start + WINDOW_CHUNKS / 2).min(chunks);
             Run { tensor, chunks: start..end, is_last: end == chunks }
@@ -152,7 +164,7 @@ pub(crate) fn decode_all(
     pipeline::with_threads(threads, || {
         pipeline::overlapped(
             windows,
-            |window: Vec<Run>| decode_window(resolved, window, progress),
+            |window: Vec<Run>| decode_window(&chunk, window, progress),
             |decoded: Vec<(Run, Vec<Vec<u8>>)>| {
                 for (run, chunks) in decoded {
                     for chunk in &chunks {
@@ -181,13 +193,13 @@ struct Run {
 }
 
 fn decode_window(
-    resolved: &ResolvedContainer,
+    chunk: &(impl Fn(usize, usize) -> Result<Vec<u8>> + Sync),
     window: Vec<Run>,
     progress: &dyn Progress,
 ) -> Result<Vec<(Run, Vec<Vec<u8>>)>> {
     check_cancelled(progress)?;
     let decode = |run: Run| {
-        let chunks = run.chunks.clone().into_par_iter().map(|i| resolved.chunk(run.tensor, i));
+        let chunks = run.chunks.clone().into_par_iter().map(|i| chunk(run.tensor, i));
         let chunks = chunks.collect::<Result<Vec<_>>>()?;
         Ok((run, chunks))
     };

@@ -107,9 +107,13 @@ impl Checkpoint {
         if metadata.is_dir() {
             return Self::open_directory(path, limits);
         }
+        Self::from_source(path, Box::new(FileSource::open(path)?), limits)
+    }
+
+    /// A single safetensors file in any source; its name and messages have it from `path`.
+    pub(crate) fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let source = FileSource::open(path)?;
-        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Box::new(source))], limits)
+        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), source)], limits)
     }
 
     /// A single safetensors file that is in memory.
@@ -164,6 +168,11 @@ impl Checkpoint {
         let tensors: usize = checkpoint.members.iter().map(|m| m.tensors.len()).sum();
         Limits::check("the number of tensors", tensors as u64, limits.tensors)?;
         Ok(checkpoint)
+    }
+
+    /// Where its files are.
+    pub(crate) fn file_paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|(path, _)| path.as_path())
     }
 
     /// Size of all files.
