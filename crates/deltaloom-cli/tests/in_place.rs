@@ -147,6 +147,19 @@ fn a_journal_that_is_none_is_not_followed() {
     }
 }
 
+/// Somebody who may write to the folder must not choose what is overwritten.
+#[cfg(unix)]
+#[test]
+fn a_link_in_the_place_of_a_journal_is_not_written_through() {
+    let scratch = small_pair();
+    scratch.write("precious", b"precious");
+    let draft = scratch.path().join(format!("{JOURNAL}.new"));
+    std::os::unix::fs::symlink("precious", draft).unwrap();
+    scratch.ok(IN_PLACE);
+    assert!(scratch.read("model.safetensors") == scratch.read("tuned.safetensors"));
+    assert_eq!(scratch.read("precious"), b"precious");
+}
+
 /// The largest file that a process may write stands for a disk that fills up.
 #[cfg(target_os = "linux")]
 #[test]
@@ -263,7 +276,9 @@ fn an_interrupt_says_how_to_go_on() {
     };
     assert!(error.contains("model.safetensors is changed in part: interrupted"), "{error}");
     assert!(error.contains("hint: run the same command again"), "{error}");
-    assert!(has_journal(&scratch));
+    // What is in it may be meant for the owner only.
+    let journal = fs::metadata(scratch.path().join(JOURNAL)).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&journal.permissions()) & 0o777, 0o600);
     let again = scratch.ok(IN_PLACE);
     assert!(again.err.contains("went on where an earlier run had stopped"), "{}", again.err);
     assert!(scratch.read("model.safetensors") == tuned && !has_journal(&scratch));

@@ -64,9 +64,10 @@ pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Check
     let packed = work.resolved().tensor(tensor);
     let is_begun = work.jobs_of(tensor).start < done;
     if found == packed.digest {
-        let all = (0..work.resolved().container().index().tensors.len()).collect();
-        // When the work has begun, the others are where the journal says.
-        return Ok(Checked { applied: if is_begun { HashSet::new() } else { all }, sums: Vec::new() });
+        // It speaks for all, unless a journal says how far the others are.
+        let all = 0..work.resolved().container().index().tensors.len();
+        let applied = all.filter(|other| done == 0 || *other == tensor).collect();
+        return Ok(Checked { applied, sums: Vec::new() });
     }
     match packed.reference_digest {
         Some(expected) if is_begun || found != expected => Err(wrong_base(work, tensor, expected, found)),

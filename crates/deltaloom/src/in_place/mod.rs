@@ -21,6 +21,8 @@ mod journal;
 mod work;
 
 #[cfg(test)]
+mod fake_disk;
+#[cfg(test)]
 mod tests;
 
 use std::ops::Range;
