@@ -62,10 +62,17 @@ pub(crate) struct PackArguments {
 /// Restore the files of a container, byte for byte.
 ///
 /// The result is checked against the digests in the container before it gets its name.
+///
+/// With --in-place the base file itself becomes the fine-tune and only chunks that change are written. It is checked first that every tensor that changes will
+/// come out with its digest; of the others only places and sizes are compared. Doing it again writes nothing. Stopped in the middle, even by a power failure, the
+/// same command goes on where it stopped, with the journal .NAME.loom-journal beside the file. Until then the file is neither base nor fine-tune, and nobody else may
+/// use it.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
-  deltaloom unpack tuned.loom --base ./base-model -o ./tuned-model --overwrite")]
+  deltaloom unpack tuned.loom --base ./base-model -o ./tuned-model --overwrite
+  deltaloom unpack tuned.loom --in-place model.safetensors
+  deltaloom unpack step8.loom --in-place /dev/shm/policy.safetensors --trust-base")]
 pub(crate) struct UnpackArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
@@ -73,14 +80,23 @@ pub(crate) struct UnpackArguments {
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
     /// File or directory to restore, as it was packed
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
+    #[arg(short, long, value_name = "OUT", required_unless_present = "in_place")]
+    pub(crate) output: Option<PathBuf>,
+    /// Change this base, a .safetensors file, into the fine-tune; --base then names other bases, if there are any
+    #[arg(long, value_name = "BASE", conflicts_with = "output")]
+    pub(crate) in_place: Option<PathBuf>,
+    /// With --in-place: check also the tensors that do not change, which reads the whole file
+    #[arg(long, requires = "in_place", conflicts_with_all = ["output", "trust_base"])]
+    pub(crate) check_all: bool,
+    /// With --in-place: check one small tensor of the base only, and no result. A base that is wrong elsewhere is ruined
+    #[arg(long, requires = "in_place", conflicts_with = "output")]
+    pub(crate) trust_base: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print a report as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Replace an existing output
+    /// Replace an existing output; with --in-place: change the file also if it is a link or has hard links
     #[arg(long)]
     pub(crate) overwrite: bool,
 }

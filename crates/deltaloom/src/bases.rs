@@ -45,6 +45,11 @@ impl ResolvedContainer {
         Self::resolve(container, bases, |i| i == number || Some(i) == target)
     }
 
+    /// With references that were found in another way than by their digests, one per tensor where it has one.
+    pub(crate) fn with_references(container: Container, references: Vec<Option<TensorSource>>) -> Self {
+        Self { container, references }
+    }
+
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool) -> Result<Self> {
         let index = container.index();
         let find = |(i, tensor): (usize, &PackedTensor)| {
@@ -61,6 +66,11 @@ impl ResolvedContainer {
     #[must_use]
     pub fn container(&self) -> &Container {
         &self.container
+    }
+
+    /// The reference of a tensor, where it has one.
+    pub(crate) fn reference(&self, number: usize) -> Option<&TensorSource> {
+        self.references[number].as_ref()
     }
 
     pub(crate) fn tensor(&self, number: usize) -> &PackedTensor {
@@ -226,6 +236,14 @@ impl TensorSource {
         self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
     }
 
+    /// Whether dtype, shape and length are those of the reference that a packed tensor, which `info` describes, needs.
+    pub(crate) fn fits(&self, info: &TensorInfo, predictor: &Predictor) -> bool {
+        match predictor {
+            Predictor::Cast(_) => self.info().dtype == DType::F32 && self.info().shape == info.shape,
+            _ => self.is_like(info),
+        }
+    }
+
     /// Bytes from `offset` on.
     pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
         let mut buffer = vec![0; len_bytes];
@@ -359,6 +377,16 @@ impl Bases {
         self.bases.iter()
     }
 
+    /// Whether a plain base is, or has among its files, the one at this canonical path.
+    pub(crate) fn has_file(&self, canonical: &Path) -> bool {
+        let checkpoints = self.iter().filter_map(|base| base.tensors.first());
+        let mut files = checkpoints.flat_map(|source| match source {
+            TensorSource::Plain { checkpoint, .. } => checkpoint.file_paths().collect(),
+            TensorSource::Packed { .. } => Vec::new(),
+        });
+        files.any(|path| path.canonicalize().is_ok_and(|path| path == canonical))
+    }
+
     /// Whether there is any base.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -366,17 +394,11 @@ impl Bases {
     }
 
     /// The reference of a packed tensor: the one tensor with its digest. Those with the name are looked at first.
-    fn find(&self, name: &str, info: &TensorInfo, packed: &PackedTensor) -> Result<TensorSource> {
+    pub(crate) fn find(&self, name: &str, info: &TensorInfo, packed: &PackedTensor) -> Result<TensorSource> {
         let expected = packed.reference_digest.ok_or_else(|| Error::corrupt("a reference has no digest"))?;
         let is_cast = matches!(packed.predictor, Predictor::Cast(_));
         let dtype = if is_cast { &DType::F32 } else { &info.dtype };
-        let fits = |source: &&TensorSource| {
-            if is_cast {
-                source.info().dtype == *dtype && source.info().shape == info.shape
-            } else {
-                source.is_like(info)
-            }
-        };
+        let fits = |source: &&TensorSource| source.fits(info, &packed.predictor);
         if let Some(found) =
             self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).get(&expected).filter(fits)
         {

@@ -96,6 +96,38 @@ pub enum Error {
         /// Its limit.
         limit: u64,
     },
+    /// A file that cannot be changed in place.
+    #[error("{} cannot be changed in place: {why}", path.display())]
+    NotInPlace {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A file that may be in use under another name.
+    #[error("{} {how}", path.display())]
+    SharedFile {
+        /// The file.
+        path: PathBuf,
+        /// Under which.
+        how: &'static str,
+    },
+    /// A change in place that began and did not end; it can go on.
+    #[error("{} is changed in part", path.display())]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
+        /// Why it ended early.
+        source: Box<Error>,
+    },
+    /// A journal that does not fit what is being done.
+    #[error("{}: {what}", path.display())]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -114,8 +146,20 @@ impl Error {
     /// The same error, said of a file.
     pub(crate) fn in_file(self, path: &Path) -> Self {
         match self {
-            Self::Io { .. } | Self::InFile { .. } | Self::Cancelled | Self::AlreadyExists { .. } => self,
+            Self::Io { .. }
+            | Self::InFile { .. }
+            | Self::Cancelled
+            | Self::AlreadyExists { .. }
+            | Self::NotInPlace { .. } => self,
             other => Self::InFile { path: path.to_path_buf(), source: Box::new(other) },
+        }
+    }
+
+    /// What is wrong, without the file in which it is.
+    pub(crate) fn detail(&self) -> String {
+        match self {
+            Self::InFile { source, .. } => source.detail(),
+            other => other.to_string(),
         }
     }
 
@@ -128,6 +172,19 @@ impl Error {
                 "give every base that the file was packed against with --base; `deltaloom inspect --json` names their tensors",
             ),
             Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
+            Self::NotInPlace { .. } => Some("unpack to a new file with --output"),
+            Self::SharedFile { .. } => Some(
+                "a shared cache may rely on it: copy it first, or give --overwrite to change it all the same",
+            ),
+            Self::Unfinished { source, .. } if matches!(**source, Self::Io { .. } | Self::Cancelled) => {
+                Some("run the same command again: the journal beside the file lets it go on where it stopped")
+            }
+            Self::Unfinished { .. } => Some(
+                "nothing leads on from here: put the original file back, delete the journal and start anew",
+            ),
+            Self::Journal { .. } => Some(
+                "run again the very command that left the journal; or put the original file back, delete the journal and start anew",
+            ),
             Self::UnsupportedVersion { .. } => Some("a newer deltaloom wrote this file; update to read it"),
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
             Self::NotFound { .. } => Some("`deltaloom inspect --tensors` lists the tensors of a container"),

@@ -1,7 +1,7 @@
 //! deltaloom packs neural-network weights exactly: each tensor is predicted from what the reader already has, the residual is counted in ULPs and
 //! entropy-coded in the context of the prediction.
 //!
-//! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
+//! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`unpack_in_place`] turns the base itself into the fine-tune, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
 //! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
 
 pub mod checkpoint;
@@ -22,6 +22,7 @@ mod bases;
 mod container;
 
 mod diff;
+mod in_place;
 mod inspect;
 mod pack;
 mod pipeline;
@@ -34,6 +35,7 @@ pub use codec::Codec;
 pub use container::{Container, Digest};
 pub use diff::{DiffReport, TensorDiff, UlpHistogram, diff};
 pub use error::{Error, Result};
+pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};
 pub use limits::Limits;
 pub use pack::{PackOptions, pack, pack_to};

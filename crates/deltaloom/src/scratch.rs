@@ -18,7 +18,7 @@ struct Free {
 }
 
 /// A buffer for work in progress.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Scratch(Vec<u8>);
 
 impl Scratch {

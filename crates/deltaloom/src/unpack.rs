@@ -137,12 +137,24 @@ pub(crate) fn decode_all(
     resolved: &ResolvedContainer,
     threads: usize,
     progress: &dyn Progress,
+    take: impl FnMut(Piece<'_>) -> Result<()> + Send,
+) -> Result<usize> {
+    let tensors = 0..resolved.container().index().tensors.len();
+    decode_each(resolved, tensors, threads, progress, |tensor, i| resolved.chunk(tensor, i), take)
+}
+
+/// As [`decode_all`], for the tensors named, whose chunks `chunk` gives.
+pub(crate) fn decode_each(
+    resolved: &ResolvedContainer,
+    tensors: impl IntoIterator<Item = usize>,
+    threads: usize,
+    progress: &dyn Progress,
+    chunk: impl Fn(usize, usize) -> Result<Scratch> + Sync,
     mut take: impl FnMut(Piece<'_>) -> Result<()> + Send,
 ) -> Result<usize> {
-    let index = resolved.container().index();
     // Tensors without elements have one empty run, so that they come by too.
-    let runs = (0..index.tensors.len()).flat_map(|tensor| {
-        let chunks = to_usize(index.tensors[tensor].grid.chunk_count());
+    let runs = tensors.into_iter().flat_map(|tensor| {
+        let chunks = to_usize(resolved.tensor(tensor).grid.chunk_count());
         (0..chunks.max(1)).step_by(WINDOW_CHUNKS / 2).map(move |start| {
             let end = (start + WINDOW_CHUNKS / 2).min(chunks);
             Run { tensor, chunks: start..end, is_last: end == chunks }
@@ -153,7 +165,7 @@ pub(crate) fn decode_all(
     pipeline::with_threads(threads, || {
         pipeline::overlapped(
             windows,
-            |window: Vec<Run>| decode_window(resolved, window, progress),
+            |window: Vec<Run>| decode_window(&chunk, window, progress),
             |decoded: Vec<(Run, Vec<Scratch>)>| {
                 for (run, chunks) in decoded {
                     for chunk in &chunks {
@@ -182,13 +194,13 @@ struct Run {
 }
 
 fn decode_window(
-    resolved: &ResolvedContainer,
+    chunk: &(impl Fn(usize, usize) -> Result<Scratch> + Sync),
     window: Vec<Run>,
     progress: &dyn Progress,
 ) -> Result<Vec<(Run, Vec<Scratch>)>> {
     check_cancelled(progress)?;
     let decode = |run: Run| {
-        let chunks = run.chunks.clone().into_par_iter().map(|i| resolved.chunk(run.tensor, i));
+        let chunks = run.chunks.clone().into_par_iter().map(|i| chunk(run.tensor, i));
         let chunks = chunks.collect::<Result<Vec<_>>>()?;
         Ok((run, chunks))
     };

@@ -50,24 +50,17 @@ pub fn verify(what: &Verifiable<'_>, threads: usize, progress: &dyn Progress) ->
         checked = "digests";
         progress.start(index.data_bytes());
         let decoded = unpack::decode_all(resolved, threads, progress, |piece| {
-            faults.extend(piece.fault.map(|fault| describe(&fault)));
+            faults.extend(piece.fault.map(|fault| fault.detail()));
             Ok(())
         });
         match decoded {
             Err(e @ (Error::Cancelled | Error::Io { .. })) => return Err(e),
-            Err(e) => faults.push(describe(&e)),
+            Err(e) => faults.push(e.detail()),
             Ok(_) => {}
         }
     }
     let chunks = index.tensors.iter().map(|tensor| tensor.chunks.len()).sum();
     Ok(VerifyReport { ok: faults.is_empty(), checked, tensors: index.tensors.len(), chunks, faults })
-}
-
-fn describe(error: &Error) -> String {
-    match error {
-        Error::InFile { source, .. } => describe(source),
-        other => other.to_string(),
-    }
 }
 
 fn checksum_faults(container: &Container, threads: usize, progress: &dyn Progress) -> Result<Vec<String>> {
@@ -80,7 +73,7 @@ fn checksum_faults(container: &Container, threads: usize, progress: &dyn Progres
         match container.read_payload(tensor, chunk) {
             Ok(_) => Ok(None),
             Err(e @ Error::Io { .. }) => Err(e),
-            Err(e) => Ok(Some(describe(&e))),
+            Err(e) => Ok(Some(e.detail())),
         }
     };
     pipeline::with_threads(threads, || {

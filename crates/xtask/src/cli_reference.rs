@@ -51,6 +51,17 @@ Kinds of predictor are `zero`, `reference`, `identical`, `tied` and `cast`; code
 | `files` | number of files restored |
 | `seconds`, `threads` | the time it took, and on how many threads |
 
+### unpack --in-place
+
+| key | value |
+|---|---|
+| `original_bytes`, `packed_bytes` | size of the file and of the container |
+| `written_bytes` | how much of the file was written |
+| `checked_tensors` | number of tensors that were compared with their digests |
+| `already_applied` | whether the file was the fine-tune already, so that nothing was written |
+| `resumed` | whether an earlier run was cut short and this one went on with it |
+| `seconds`, `threads` | the time it took, and on how many threads |
+
 ### verify
 
 | key | value |
@@ -107,7 +118,7 @@ What is timed, and why these baselines, is in [ADR 0014](adr/0014-bench-baseline
 |---|---|
 | 0 | done; `verify` found nothing wrong, `diff` found no difference |
 | 1 | `verify` found something wrong, or `diff` found a difference |
-| 2 | failed: bad arguments, bad input, or the system refused; nothing is left under the target's name |
+| 2 | failed: bad arguments, bad input, or the system refused; nothing is left under the target's name, and a file that was being changed in place can be finished |
 ";
 
 /// Writes or checks docs/cli.md.

@@ -109,9 +109,13 @@ impl Checkpoint {
         if metadata.is_dir() {
             return Self::open_directory(path, limits);
         }
+        Self::from_source(path, Box::new(FileSource::open(path)?), limits)
+    }
+
+    /// A single safetensors file in any source; its name and messages have it from `path`.
+    pub(crate) fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let source = FileSource::open(path)?;
-        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Arc::new(source))], limits)
+        Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Arc::from(source))], limits)
     }
 
     /// A single safetensors file that is in memory.
@@ -191,6 +195,11 @@ impl Checkpoint {
         let data = usize::try_from(self.members[member].data_offset()).ok()?;
         let place = usize::try_from(tensor.begin).ok()?..usize::try_from(tensor.end).ok()?;
         self.sources[member].1.in_memory()?.get(data..)?.get(place)
+    }
+
+    /// Where its files are.
+    pub(crate) fn file_paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|(path, _)| path.as_path())
     }
 
     /// Size of all files.

@@ -163,7 +163,7 @@ impl NewDirectory {
 }
 
 /// Makes a rename durable where the system can.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
     }

@@ -41,9 +41,38 @@ impl FileSource {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(Error::Io { path: path.to_path_buf(), source });
         }
-        let file = File::open(path).map_err(Error::io(path))?;
-        let len_bytes = file.metadata().map_err(Error::io(path))?.len();
+        Self::from_file(File::open(path).map_err(Error::io(path))?).map_err(Error::io(path))
+    }
+
+    /// An open file.
+    pub(crate) fn from_file(file: File) -> io::Result<Self> {
+        let len_bytes = file.metadata()?.len();
         Ok(Self { file, len_bytes })
+    }
+
+    /// Writes all of `bytes` at `offset`, into a file that was opened for it.
+    #[cfg(unix)]
+    pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
+    }
+
+    /// Writes all of `bytes` at `offset`, into a file that was opened for it.
+    #[cfg(windows)]
+    pub(crate) fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = std::os::windows::fs::FileExt::seek_write(&self.file, bytes, offset)?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+            offset += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was written is on the disk. Length and place of a file that is changed in place stay as they are.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }
 

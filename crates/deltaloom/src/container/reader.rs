@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::scratch::Scratch;
 
+use super::Digest;
 use super::index::{ChunkEntry, Index, PackedTensor};
 use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
 
@@ -66,6 +67,18 @@ impl Container {
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         self.source.len_bytes()
+    }
+
+    /// BLAKE3 of the index and the trailer, in which every digest and the checksum of every payload are.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) fn index_digest(&self) -> Result<Digest> {
+        let payload_bytes: u64 = self.index.tensors.iter().map(PackedTensor::packed_bytes).sum();
+        let index_offset = HEAD_BYTES + payload_bytes;
+        let mut index = vec![0; to_usize(self.len_bytes() - index_offset)];
+        self.source.read_at(index_offset, &mut index).map_err(Error::io(&self.path))?;
+        Ok(blake3::hash(&index))
     }
 
     /// Number of the tensor of that name.

@@ -1,0 +1,140 @@
+//! Proves, before the first byte is written, that the file is the base: every tensor that is looked at comes out with its digest.
+//! A tensor that has its result's digest already needs no writing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::Check;
+use super::work::Work;
+use crate::container::Digest;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::scratch::Scratch;
+use crate::unpack::decode_each;
+
+/// What the check found.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// Tensors that are what they are to be.
+    applied: HashSet<usize>,
+    /// Per job, the checksum of what it will write, where it was computed.
+    sums: Vec<OnceLock<u32>>,
+}
+
+impl Checked {
+    pub(super) fn is_applied(&self, tensor: usize) -> bool {
+        self.applied.contains(&tensor)
+    }
+
+    /// Whether a job writes what the check saw, as far as it saw it.
+    pub(super) fn agrees(&self, job: usize, crc: u32) -> bool {
+        self.sums.get(job).and_then(OnceLock::get).is_none_or(|sum| *sum == crc)
+    }
+}
+
+/// Tensors to look at when the first `done` jobs are done.
+pub(super) fn tensors_to_check(work: &Work, check: Check, done: usize) -> Vec<usize> {
+    let index = work.resolved().container().index();
+    let all = 0..index.tensors.len();
+    let written = all.clone().filter(|tensor| !work.jobs_of(*tensor).is_empty()).collect::<Vec<_>>();
+    match check {
+        // Where nothing is to be written, what is there can only be proven as a whole.
+        Check::Changed if !written.is_empty() => written,
+        Check::Changed | Check::All => all.collect(),
+        Check::One => {
+            // One of which all is done or nothing, and that the base must have at its place. One that is done also tells whether the journal fits the file.
+            let tells = |tensor: &usize| {
+                let jobs = work.jobs_of(*tensor);
+                let is_whole = jobs.start >= done || jobs.end <= done;
+                let packed = work.resolved().tensor(*tensor);
+                is_whole
+                    && jobs.clone().any(|job| work.jobs()[job].is_change)
+                    && packed.reference_digest.is_some()
+            };
+            let rank = |tensor: &usize| {
+                (work.jobs_of(*tensor).end > done, work.resolved().info(*tensor).len_bytes())
+            };
+            written.into_iter().filter(tells).min_by_key(rank).into_iter().collect()
+        }
+    }
+}
+
+/// Looks at one tensor as it is: it must be the base's, or the fine-tune's.
+pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Checked> {
+    let found = work.current(tensor).digest()?;
+    let packed = work.resolved().tensor(tensor);
+    let is_begun = work.jobs_of(tensor).start < done;
+    if found == packed.digest {
+        // It speaks for all, unless a journal says how far the others are.
+        let all = 0..work.resolved().container().index().tensors.len();
+        let applied = all.filter(|other| done == 0 || *other == tensor).collect();
+        return Ok(Checked { applied, sums: Vec::new() });
+    }
+    match packed.reference_digest {
+        Some(expected) if is_begun || found != expected => Err(wrong_base(work, tensor, expected, found)),
+        _ => Ok(Checked::default()),
+    }
+}
+
+/// Computes the results of tensors and compares them with their digests, the first `done` jobs being done.
+pub(super) fn check_results(
+    work: &Work,
+    tensors: &[usize],
+    done: usize,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Checked> {
+    let sums: Vec<OnceLock<u32>> = work.jobs().iter().map(|_| OnceLock::new()).collect();
+    let faults: Mutex<HashMap<usize, Error>> = Mutex::default();
+    let result = |tensor: usize, chunk: usize| -> Result<Scratch> {
+        let Some(job) = work.job_of_chunk(tensor, chunk).filter(|job| *job >= done) else {
+            return work.current_chunk(tensor, chunk);
+        };
+        match work.resolved().chunk(tensor, chunk) {
+            Ok(bytes) => {
+                let _first = sums[job].set(crc32fast::hash(&bytes));
+                Ok(bytes)
+            }
+            Err(e @ Error::Io { .. }) => Err(e),
+            // What is in the file may not be the base, and need not.
+            Err(e) => {
+                faults.lock().unwrap_or_else(PoisonError::into_inner).entry(tensor).or_insert(e);
+                Ok(Scratch::default())
+            }
+        }
+    };
+    let mut applied = HashSet::new();
+    decode_each(work.resolved(), tensors.iter().copied(), threads, progress, result, |piece| {
+        if let Some(mismatch) = piece.fault {
+            let fault = faults.lock().unwrap_or_else(PoisonError::into_inner).remove(&piece.tensor);
+            explain(work, piece.tensor, fault.unwrap_or(mismatch))?;
+            applied.insert(piece.tensor);
+        }
+        Ok(())
+    })?;
+    Ok(Checked { applied, sums })
+}
+
+/// Why a tensor does not come out right; it is no fault when it is the fine-tune's already.
+fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
+    let resolved = work.resolved();
+    if work.current(tensor).digest()? == resolved.tensor(tensor).digest {
+        return Ok(());
+    }
+    let root = resolved.tensor(tensor).predictor.internal().unwrap_or(tensor);
+    match (resolved.reference(root), resolved.tensor(root).reference_digest) {
+        (Some(source), Some(expected)) => {
+            let found = source.digest()?;
+            Err(if found == expected { fault } else { wrong_base(work, root, expected, found) })
+        }
+        _ => Err(fault),
+    }
+}
+
+fn wrong_base(work: &Work, tensor: usize, expected: Digest, found: Digest) -> Error {
+    Error::BaseMismatch {
+        tensor: work.resolved().info(tensor).name.clone(),
+        expected: expected.to_hex().to_string(),
+        found: format!("{} has {}", work.path().display(), found.to_hex()),
+    }
+}

@@ -1,0 +1,303 @@
+//! What is to be done to turn a base into the fine-tune in place: which chunks are written, and in which order.
+//! It is a function of the container, the header of the base, and the other bases; it writes nothing.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::bases::{Bases, ResolvedContainer, TensorSource};
+use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
+use crate::codec::Codec;
+use crate::container::{Container, Digest, PackedTensor, to_usize};
+use crate::error::{Error, Result};
+use crate::predict::Predictor;
+use crate::scratch::Scratch;
+
+/// What a job writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A chunk of a tensor, by number.
+    Chunk(usize, usize),
+    /// The header of the file.
+    Header,
+}
+
+/// One write.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job {
+    pub(super) what: What,
+    /// Where in the file.
+    pub(super) offset: u64,
+    pub(super) len_bytes: u64,
+    /// Whether the new bytes follow from the old ones, so that they cannot be there already.
+    pub(super) is_change: bool,
+}
+
+/// All jobs and what they need.
+pub(super) struct Work {
+    path: PathBuf,
+    resolved: ResolvedContainer,
+    base: Arc<Checkpoint>,
+    jobs: Vec<Job>,
+    /// Per tensor, its jobs.
+    jobs_of: Vec<Range<usize>>,
+    old_header: Vec<u8>,
+    new_header: Vec<u8>,
+    identity: Digest,
+}
+
+/// From where a tensor is predicted.
+struct Reference {
+    source: TensorSource,
+    /// Number of the tensor at whose place in the file it lies; none for another base.
+    place: Option<usize>,
+}
+
+impl Work {
+    /// Finds the references and puts the chunks to write in order.
+    ///
+    /// # Errors
+    /// [`Error::NotInPlace`] when base and fine-tune are laid out differently or tensors would have to change places; [`Error::BaseMismatch`].
+    pub(super) fn new(path: &Path, container: Container, base: Checkpoint, others: &Bases) -> Result<Self> {
+        let refuse = |why: String| Error::NotInPlace { path: path.to_path_buf(), why };
+        let member = single_member(&container).map_err(refuse)?;
+        let new_header =
+            header_bytes(member).ok_or_else(|| refuse("it is no safetensors file".to_owned()))?;
+        let old_header = header_bytes(&base.members[0]).unwrap_or_default();
+        check_layout(&base.members[0], member).map_err(refuse)?;
+
+        let base = Arc::new(base);
+        let find = |number| find_reference(&container, number, &base, others).map_err(|e| e.in_file(path));
+        let references = (0..container.index().tensors.len()).map(find).collect::<Result<Vec<_>>>()?;
+        let chunks: Vec<Vec<usize>> =
+            (0..references.len()).map(|number| chunks_to_write(&container, number, &references)).collect();
+        let order = order(&container, &references, &chunks).map_err(refuse)?;
+
+        let mut jobs = Vec::new();
+        let mut jobs_of = vec![0..0; chunks.len()];
+        for number in order {
+            let start = jobs.len();
+            jobs.extend(
+                chunks[number].iter().map(|chunk| chunk_job(&container, number, *chunk, &references)),
+            );
+            jobs_of[number] = start..jobs.len();
+        }
+        // Last, so that a file that is changed in part still has a header.
+        if old_header != new_header {
+            let len_bytes = new_header.len() as u64;
+            jobs.push(Job { what: What::Header, offset: 0, len_bytes, is_change: true });
+        }
+        let identity = identity(&container, &jobs)?;
+        let references = references.into_iter().map(|r| r.map(|r| r.source)).collect();
+        let resolved = ResolvedContainer::with_references(container, references);
+        Ok(Self { path: path.to_path_buf(), resolved, base, jobs, jobs_of, old_header, new_header, identity })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn resolved(&self) -> &ResolvedContainer {
+        &self.resolved
+    }
+
+    pub(super) fn jobs(&self) -> &[Job] {
+        &self.jobs
+    }
+
+    pub(super) fn jobs_of(&self, tensor: usize) -> Range<usize> {
+        self.jobs_of[tensor].clone()
+    }
+
+    pub(super) fn old_header(&self) -> &[u8] {
+        &self.old_header
+    }
+
+    /// Tells this work from any other: the container and what it writes where.
+    pub(super) fn identity(&self) -> Digest {
+        self.identity
+    }
+
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.base.len_bytes()
+    }
+
+    /// The job that writes a chunk, if there is one.
+    pub(super) fn job_of_chunk(&self, tensor: usize, chunk: usize) -> Option<usize> {
+        let range = self.jobs_of(tensor);
+        let key = |job: &Job| match job.what {
+            What::Chunk(_, chunk) => chunk,
+            What::Header => usize::MAX,
+        };
+        self.jobs[range.clone()].binary_search_by_key(&chunk, key).ok().map(|i| range.start + i)
+    }
+
+    /// What is in the file now at the place of a tensor.
+    pub(super) fn current(&self, tensor: usize) -> TensorSource {
+        in_file(&self.base, tensor)
+    }
+
+    /// What is in the file now at the place of a chunk.
+    pub(super) fn current_chunk(&self, tensor: usize, chunk: usize) -> Result<Scratch> {
+        let range = self.resolved.tensor(tensor).grid.chunk_bytes(chunk as u64);
+        let mut bytes = Scratch::of_len(to_usize(range.end - range.start));
+        self.current(tensor).read_into(range.start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// What is to be at the place of a job, computed from what is there now; and nothing when it is there already.
+    pub(super) fn new_bytes(&self, job: &Job) -> Result<Option<Scratch>> {
+        match job.what {
+            What::Header => Ok(Some(self.new_header.clone().into())),
+            What::Chunk(tensor, chunk) => {
+                let bytes = self.resolved.chunk(tensor, chunk)?;
+                let is_there = !job.is_change && *bytes == *self.current_chunk(tensor, chunk)?;
+                Ok((!is_there).then_some(bytes))
+            }
+        }
+    }
+}
+
+fn in_file(base: &Arc<Checkpoint>, number: usize) -> TensorSource {
+    let info = base.members[0].tensors[number].clone();
+    TensorSource::Plain { checkpoint: Arc::clone(base), member: 0, info, digest: Arc::default() }
+}
+
+fn single_member(container: &Container) -> Result<&Member, String> {
+    match (container.index().layout, &container.index().members[..]) {
+        (Layout::File, [member]) => Ok(member),
+        _ => Err("the container holds a directory".to_owned()),
+    }
+}
+
+fn header_bytes(member: &Member) -> Option<Vec<u8>> {
+    match &member.contents {
+        Contents::Safetensors(header) => Some([&(header.len() as u64).to_le_bytes(), &header[..]].concat()),
+        Contents::Opaque => None,
+    }
+}
+
+/// Checks that every tensor of the fine-tune has the place of one of the base.
+fn check_layout(base: &Member, tuned: &Member) -> Result<(), String> {
+    if base.data_offset() != tuned.data_offset() {
+        let (old, new) = (base.data_offset(), tuned.data_offset());
+        return Err(format!("the fine-tune's header takes {new} bytes, and this file's {old}"));
+    }
+    let places = |member: &Member| member.tensors.iter().map(|t| (t.begin, t.end)).collect::<Vec<_>>();
+    let (old, new) = (places(base), places(tuned));
+    match new.iter().zip(&old).position(|(new, old)| new != old) {
+        Some(i) => Err(format!("tensor {:?} has another place or size in it", tuned.tensors[i].name)),
+        None if new.len() != old.len() => {
+            Err(format!("the fine-tune has {} tensors, and this file {}", new.len(), old.len()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The other bases are asked by digest; what they do not have must be in the file, under the reference's name or at the tensor's own place. Nothing of the
+/// file is hashed for that: a wrong guess is found when the results are.
+fn find_reference(
+    container: &Container,
+    number: usize,
+    base: &Arc<Checkpoint>,
+    others: &Bases,
+) -> Result<Option<Reference>> {
+    let tensor = &container.index().tensors[number];
+    let info = container.index().info(tensor);
+    let Some(name) = tensor.predictor.reference_name(&info.name) else { return Ok(None) };
+    if !others.is_empty() {
+        match others.find(name, info, tensor) {
+            Ok(source) => return Ok(Some(Reference { source, place: None })),
+            Err(Error::BaseMismatch { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let named = base.members[0].tensors.iter().position(|t| t.name == name);
+    let fits = |i: &usize| in_file(base, *i).fits(info, &tensor.predictor);
+    match named.filter(fits).or(Some(number).filter(fits)) {
+        Some(place) => Ok(Some(Reference { source: in_file(base, place), place: Some(place) })),
+        // Says what is missing.
+        None => others.find(name, info, tensor).map(|source| Some(Reference { source, place: None })),
+    }
+}
+
+/// Whether a tensor is predicted from what is at its own place.
+fn is_at_home(number: usize, references: &[Option<Reference>]) -> bool {
+    references[number].as_ref().is_some_and(|reference| reference.place == Some(number))
+}
+
+fn chunks_to_write(container: &Container, number: usize, references: &[Option<Reference>]) -> Vec<usize> {
+    let tensor = &container.index().tensors[number];
+    let chunks = 0..to_usize(tensor.grid.chunk_count());
+    match tensor.predictor {
+        Predictor::Identical(_) if is_at_home(number, references) => Vec::new(),
+        Predictor::Reference(_) if is_at_home(number, references) => {
+            chunks.filter(|i| tensor.chunks[*i].codec != Codec::Same).collect()
+        }
+        _ => chunks.collect(),
+    }
+}
+
+fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[Option<Reference>]) -> Job {
+    let tensor = &container.index().tensors[number];
+    let member = &container.index().members[0];
+    let range = tensor.grid.chunk_bytes(chunk as u64);
+    let uses_prediction = |tensor: &PackedTensor| {
+        let codec = tensor.chunks.get(chunk).map(|chunk| chunk.codec);
+        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse))
+    };
+    Job {
+        what: What::Chunk(number, chunk),
+        offset: member.data_offset() + container.index().info(tensor).begin + range.start,
+        len_bytes: range.end - range.start,
+        is_change: is_at_home(number, references) && uses_prediction(tensor),
+    }
+}
+
+/// Tensors with chunks to write, so ordered that a place is read for another tensor before it is written: first of all in file order, a tensor that reads the
+/// place of another one before that one.
+fn order(
+    container: &Container,
+    references: &[Option<Reference>],
+    chunks: &[Vec<usize>],
+) -> Result<Vec<usize>, String> {
+    let writes = |number: &usize| !chunks[*number].is_empty();
+    // A tied tensor reads what its target reads.
+    let successor = |number: usize| {
+        let root = container.index().tensors[number].predictor.internal().unwrap_or(number);
+        let place = references[root].as_ref().and_then(|reference| reference.place);
+        place.filter(|place| *place != number).filter(writes)
+    };
+    let touched: Vec<usize> = (0..chunks.len()).filter(writes).collect();
+    let mut waits_for = vec![0usize; chunks.len()];
+    touched.iter().filter_map(|number| successor(*number)).for_each(|next| waits_for[next] += 1);
+    let mut ready: BTreeSet<usize> = touched.iter().copied().filter(|n| waits_for[*n] == 0).collect();
+    let mut order = Vec::with_capacity(touched.len());
+    while let Some(number) = ready.pop_first() {
+        order.push(number);
+        if let Some(next) = successor(number) {
+            waits_for[next] -= 1;
+            if waits_for[next] == 0 {
+                ready.insert(next);
+            }
+        }
+    }
+    match touched.iter().find(|number| waits_for[**number] > 0) {
+        None => Ok(order),
+        Some(number) => {
+            let name = &container.index().info(&container.index().tensors[*number]).name;
+            Err(format!("tensors change places in it, {name:?} among them"))
+        }
+    }
+}
+
+fn identity(container: &Container, jobs: &[Job]) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(container.index_digest()?.as_bytes());
+    for job in jobs {
+        hasher.update(&job.offset.to_le_bytes());
+        hasher.update(&job.len_bytes.to_le_bytes());
+    }
+    Ok(hasher.finalize())
+}
