@@ -79,9 +79,9 @@ pub(crate) fn normalise(counts: &Counts) -> Frequencies {
     frequencies
 }
 
-/// Estimated size of a table in the index, in bits.
-pub(crate) fn table_bits(frequencies: &Frequencies) -> u64 {
-    BITS_PER_TABLE + BITS_PER_USED_SYMBOL * frequencies.iter().filter(|f| **f > 0).count() as u64
+/// Estimated size in the index of a table in which so many symbols occur, in bits.
+pub(crate) fn table_bits(used_symbols: usize) -> u64 {
+    BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used_symbols as u64
 }
 
 /// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. An estimate by entropy.
@@ -91,11 +91,11 @@ pub(crate) fn own_table_cost(counts: &Counts) -> u64 {
 
 /// The same from the counts of the symbols that occur.
 pub(crate) fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
-    let add = |(total, used, parts): (u64, u64, u64), count: u32| {
+    let add = |(total, used, parts): (u64, usize, u64), count: u32| {
         (total + u64::from(count), used + 1, parts + log2::n_log2(u64::from(count)))
     };
     let (total, used, parts) = counts.fold((0, 0, 0), add);
-    log2::n_log2(total).saturating_sub(parts) + (BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used) * log2::ONE_BIT
+    log2::n_log2(total).saturating_sub(parts) + table_bits(used) * log2::ONE_BIT
 }
 
 /// Cost of coding symbols by their counts with `frequencies`, table not included; `None` when one has no frequency.

@@ -15,7 +15,7 @@ use crate::entropy::table::{self, Counts};
 use crate::residual::scales::{self, Pair, Scales};
 
 pub(crate) use tables::SetPool;
-use tables::{CostedSet, Histogram, TableRequest};
+use tables::{Histogram, Row, TableRequest};
 
 /// How much time packing may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -152,8 +152,7 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     };
     if group.is_predicted {
         let try_scales = preset.scales_from().is_some_and(|from| changed * 1024 >= from * group.elems());
-        let scales = ulp_scales(group, &symbols, group.is_matrix && try_scales);
-        offer(Some(ulp_draft(group, &symbols, scales, changed)));
+        offer(Some(best_ulp_draft(group, &symbols, group.is_matrix && try_scales, changed)));
         if let Coding::Ulp { .. } = best.coding {
             best.symbols = symbols;
         }
@@ -268,19 +267,30 @@ fn scales_cost(scales: &Scales) -> u64 {
 }
 
 /// The scales that cost less: the same for all elements, or by row and column where `try_rows_and_cols` says so.
-fn ulp_scales(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], try_rows_and_cols: bool) -> Scales {
+fn best_ulp_draft(
+    group: &GroupInput<'_>,
+    symbols: &[Option<UlpSymbols>],
+    try_rows_and_cols: bool,
+    changed: u64,
+) -> Draft {
     let uniform = scales::uniform(group.number, &group.chunks);
     if !try_rows_and_cols {
-        return uniform;
+        return ulp_draft(group, symbols, uniform, changed);
     }
     let by_place = scales::rows_and_cols(group.number, group.cols, &group.chunks);
-    // Their difference is large where there is one, so a part of the chunks is enough to see it.
     let stride = group.chunks.len().div_ceil(SAMPLES);
+    if stride == 1 {
+        let drafts = [by_place, uniform].map(|scales| ulp_draft(group, symbols, scales, changed));
+        let [by_place, uniform] = drafts;
+        return if by_place.cost < uniform.cost { by_place } else { uniform };
+    }
+    // Their difference is large where there is one, so a part of the chunks is enough to see it.
     let cost = |scales: &Scales| {
         let own = tables::fit(&count_ulps(group, symbols, scales, stride), None);
         own.cost * stride as u64 + scales_cost(scales)
     };
-    if cost(&by_place) < cost(&uniform) { by_place } else { uniform }
+    let scales = if cost(&by_place) < cost(&uniform) { by_place } else { uniform };
+    ulp_draft(group, symbols, scales, changed)
 }
 
 /// Symbols by key of every `stride`th chunk.
@@ -336,7 +346,8 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
             });
         }
     });
-    let own: CostedSet = tables::fit(&histogram, Some(&gaps));
+    let gaps = Row::new(&gaps);
+    let own = tables::fit(&histogram, Some(&gaps));
     let cost = own.cost + raw_bits * ONE_BIT;
     let request = TableRequest { histogram, gaps: Some(gaps), own };
     let coding = Coding::Sparse { tables: Some(Box::new(request)), scales: coding_scales };

@@ -36,12 +36,13 @@ pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
 
 /// The symbols that occur, rising, with their counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Row {
+pub(crate) struct Row {
     counts: Vec<(u8, u32)>,
 }
 
 impl Row {
-    fn new(counts: &[u32]) -> Self {
+    /// From a count per symbol.
+    pub(crate) fn new(counts: &[u32]) -> Self {
         Self { counts: (0..=u8::MAX).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect() }
     }
 
@@ -68,9 +69,32 @@ impl Row {
         a.chain(b).for_each(|(symbol, count)| take(*symbol, *count));
     }
 
+    fn entropy(&self) -> u64 {
+        let mut sum = EntropySum::default();
+        self.counts.iter().for_each(|(_, count)| sum.add(*count));
+        sum.entropy()
+    }
+
+    /// How many bits the two cost more together than each on its own, in 1/65536 bits.
+    fn joining_loses(&self, other: &Self) -> u64 {
+        let mut joined = EntropySum::default();
+        self.merge(other, |_, count| joined.add(count));
+        joined.entropy().saturating_sub(self.entropy() + other.entropy())
+    }
+
     /// Cost of a table of their own, with it.
     fn cost(&self) -> u64 {
         table::own_table_cost_of(self.counts.iter().map(|(_, count)| *count))
+    }
+
+    /// Cost of one table for both, with it.
+    fn joined_cost(&self, other: &Self) -> u64 {
+        let (mut sum, mut used) = (EntropySum::default(), 0);
+        self.merge(other, |_, count| {
+            sum.add(count);
+            used += 1;
+        });
+        sum.entropy() + table::table_bits(used) * log2::ONE_BIT
     }
 
     fn to_counts(&self) -> Counts {
@@ -111,16 +135,10 @@ impl Histogram {
         Self { rows }
     }
 
-    /// How many bits the two cost more together than each on its own, in 1/65536 bits.
+    /// As [`Row::joining_loses`], key by key.
     fn joining_loses(&self, other: &Self) -> u64 {
         let mut loss = 0;
-        self.merge(other, |_, row, and| {
-            let Some(and) = and else { return };
-            let mut joined = EntropySum::default();
-            row.merge(and, |_, count| joined.add(count));
-            let alone = |row: &Row| entropy(row.counts.iter().map(|(_, count)| *count));
-            loss += joined.entropy().saturating_sub(alone(row) + alone(and));
-        });
+        self.merge(other, |_, row, and| loss += and.map_or(0, |and| row.joining_loses(and)));
         loss
     }
 }
@@ -143,12 +161,6 @@ impl EntropySum {
     }
 }
 
-fn entropy(counts: impl Iterator<Item = u32>) -> u64 {
-    let mut sum = EntropySum::default();
-    counts.for_each(|count| sum.add(count));
-    sum.entropy()
-}
-
 /// Neighbouring keys that share a table.
 #[derive(Debug, Clone)]
 struct KeyRun {
@@ -157,65 +169,66 @@ struct KeyRun {
     cost: u64,
 }
 
-impl KeyRun {
-    fn new(first_key: u8, row: Row) -> Self {
-        Self { first_key, cost: row.cost(), row }
-    }
-
-    fn joined(&self, next: &Self) -> Self {
-        Self::new(self.first_key, self.row.joined(&next.row))
-    }
-}
-
-/// A table set and what coding a histogram with it costs, tables included, in 1/65536 bits.
+/// Tables that fit a histogram, and what coding it with them costs, tables included, in 1/65536 bits.
 #[derive(Debug, Clone)]
-pub(crate) struct CostedSet {
-    pub(crate) set: TableSet,
+pub(crate) struct Fit {
+    gaps: Option<Row>,
+    runs: Vec<KeyRun>,
     pub(crate) cost: u64,
 }
 
-/// Tables for a histogram: neighbouring keys are joined while that saves bits. `gaps` becomes a table before the others.
-pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Counts>) -> CostedSet {
-    let mut runs: Vec<KeyRun> =
-        histogram.rows.iter().map(|(key, row)| KeyRun::new(*key, row.clone())).collect();
-    let mut joined: Vec<KeyRun> = runs.windows(2).map(|w| w[0].joined(&w[1])).collect();
+/// Joins neighbouring keys while that saves bits. `gaps` becomes a table before the others.
+pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Row>) -> Fit {
+    let run = |(key, row): &(u8, Row)| KeyRun { first_key: *key, row: row.clone(), cost: row.cost() };
+    let mut runs: Vec<KeyRun> = histogram.rows.iter().map(run).collect();
+    let mut joined_costs: Vec<u64> = runs.windows(2).map(|w| w[0].row.joined_cost(&w[1].row)).collect();
     loop {
         let saving =
-            |i: usize| (runs[i].cost + runs[i + 1].cost).cast_signed() - joined[i].cost.cast_signed();
+            |i: usize| (runs[i].cost + runs[i + 1].cost).cast_signed() - joined_costs[i].cast_signed();
         // The first of the largest, so that the result does not depend on anything but the counts.
-        let best = (0..joined.len()).rev().max_by_key(|i| saving(*i));
+        let best = (0..joined_costs.len()).rev().max_by_key(|i| saving(*i));
         let Some(best) = best.filter(|best| saving(*best) > 0 || runs.len() > MAX_TABLES) else { break };
-        runs[best] = joined[best].clone();
-        runs.remove(best + 1);
-        joined.remove(best);
+        let next = runs.remove(best + 1);
+        runs[best].row = runs[best].row.joined(&next.row);
+        runs[best].cost = joined_costs.remove(best);
         for i in [best.checked_sub(1), Some(best)].into_iter().flatten().filter(|i| i + 1 < runs.len()) {
-            joined[i] = runs[i].joined(&runs[i + 1]);
+            joined_costs[i] = runs[i].row.joined_cost(&runs[i + 1].row);
         }
     }
-    let mut set = TableSet { first_keys: Vec::new(), tables: Vec::new() };
-    let mut cost = 0;
-    if let Some(gaps) = gaps {
-        set.tables.push(table::normalise(gaps));
-        set.first_keys.push(1);
-        cost += table::own_table_cost(gaps);
-    }
-    for (i, run) in runs.iter().enumerate() {
-        set.tables.push(table::normalise(&run.row.to_counts()));
-        cost += run.cost;
-        if i > 0 {
-            // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
-            set.first_keys.push(if gaps.is_some() { run.first_key.max(2) } else { run.first_key });
+    let cost = runs.iter().map(|run| run.cost).chain(gaps.map(Row::cost)).sum();
+    Fit { gaps: gaps.cloned(), runs, cost }
+}
+
+impl Fit {
+    pub(crate) fn set(&self) -> TableSet {
+        let mut set = TableSet { first_keys: Vec::new(), tables: Vec::new() };
+        if let Some(gaps) = &self.gaps {
+            set.tables.push(table::normalise(&gaps.to_counts()));
+            set.first_keys.push(1);
         }
+        for (i, run) in self.runs.iter().enumerate() {
+            set.tables.push(table::normalise(&run.row.to_counts()));
+            if i > 0 {
+                // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
+                set.first_keys.push(if self.gaps.is_some() { run.first_key.max(2) } else { run.first_key });
+            }
+        }
+        set
     }
-    CostedSet { set, cost }
+
+    /// Bits of the tables themselves.
+    fn table_bits(&self) -> u64 {
+        let rows = self.gaps.iter().chain(self.runs.iter().map(|run| &run.row));
+        rows.map(|row| table::table_bits(row.counts.len())).sum()
+    }
 }
 
 /// Cost of a histogram with a set that is there already; `None` when it lacks a symbol.
-fn cost_with(histogram: &Histogram, gaps: Option<&Counts>, set: &TableSet) -> Option<u64> {
+fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Option<u64> {
     let from = usize::from(gaps.is_some());
     let map = set.key_map(from);
     let gap_cost =
-        gaps.map_or(Some(0), |gaps| table::coded_cost((0..=u8::MAX).zip(*gaps), set.tables.first()?))?;
+        gaps.map_or(Some(0), |gaps| table::coded_cost(gaps.counts.iter().copied(), set.tables.first()?))?;
     let row_cost = |(key, row): &(u8, Row)| {
         table::coded_cost(row.counts.iter().copied(), set.tables.get(usize::from(map[usize::from(*key)]))?)
     };
@@ -226,9 +239,9 @@ fn cost_with(histogram: &Histogram, gaps: Option<&Counts>, set: &TableSet) -> Op
 #[derive(Debug, Clone)]
 pub(crate) struct TableRequest {
     pub(crate) histogram: Histogram,
-    pub(crate) gaps: Option<Counts>,
-    /// The set that fits this group alone.
-    pub(crate) own: CostedSet,
+    pub(crate) gaps: Option<Row>,
+    /// The tables that fit this group alone.
+    pub(crate) own: Fit,
 }
 
 /// All table sets of a container, and those that groups may use again.
@@ -252,7 +265,7 @@ impl SetPool {
             Set(usize),
             Cluster(usize),
         }
-        let mut clusters: Vec<Cluster> = Vec::new();
+        let mut clusters: Vec<Cluster<'_>> = Vec::new();
         let choices: Vec<Choice> = requests
             .iter()
             .map(|request| {
@@ -267,13 +280,13 @@ impl SetPool {
                     clusters[i].join(request);
                     return Choice::Cluster(i);
                 }
-                clusters.push(Cluster::new(request));
+                clusters.push(Cluster::One(request));
                 Choice::Cluster(clusters.len() - 1)
             })
             .collect();
         let first_of_cluster = self.sets.len();
         for cluster in clusters {
-            let is_sparse = cluster.gaps.is_some();
+            let is_sparse = cluster.gaps().is_some();
             let set = self.push(cluster.into_set());
             let recent = if is_sparse { &mut self.recent_sparse } else { &mut self.recent_dense };
             recent.push(set);
@@ -297,48 +310,48 @@ impl SetPool {
 }
 
 /// Requests that will share a set.
-struct Cluster {
-    histogram: Histogram,
-    gaps: Option<Counts>,
-    alone: Option<TableSet>,
+enum Cluster<'a> {
+    One(&'a TableRequest),
+    Many(Histogram, Option<Row>),
 }
 
-impl Cluster {
-    fn new(request: &TableRequest) -> Self {
-        let (histogram, gaps) = (request.histogram.clone(), request.gaps);
-        Self { histogram, gaps, alone: Some(request.own.set.clone()) }
+impl Cluster<'_> {
+    fn histogram(&self) -> &Histogram {
+        match self {
+            Self::One(request) => &request.histogram,
+            Self::Many(histogram, _) => histogram,
+        }
     }
 
-    fn joined_gaps(&self, request: &TableRequest) -> Option<Counts> {
-        self.gaps.zip(request.gaps).map(|(a, b)| std::array::from_fn(|s| a[s] + b[s]))
+    fn gaps(&self) -> Option<&Row> {
+        match self {
+            Self::One(request) => request.gaps.as_ref(),
+            Self::Many(_, gaps) => gaps.as_ref(),
+        }
     }
 
     /// Bits saved by coding the request with this cluster: its tables, less what common statistics cost.
     fn joining_saves(&self, request: &TableRequest) -> i64 {
-        if self.gaps.is_some() != request.gaps.is_some() {
-            return i64::MIN;
-        }
-        let mut loss = self.histogram.joining_loses(&request.histogram);
-        if let (Some(joined), Some(a), Some(b)) = (self.joined_gaps(request), self.gaps, request.gaps) {
-            let [joined, a, b] = [joined, a, b].map(|gaps| entropy(gaps.into_iter()));
-            loss += joined.saturating_sub(a + b);
-        }
-        (table_bits(&request.own.set) * log2::ONE_BIT).cast_signed() - loss.cast_signed()
+        let of_gaps = match (self.gaps(), &request.gaps) {
+            (Some(a), Some(b)) => a.joining_loses(b),
+            (None, None) => 0,
+            _ => return i64::MIN,
+        };
+        let loss = self.histogram().joining_loses(&request.histogram) + of_gaps;
+        (request.own.table_bits() * log2::ONE_BIT).cast_signed() - loss.cast_signed()
     }
 
     fn join(&mut self, request: &TableRequest) {
-        self.gaps = self.joined_gaps(request);
-        self.histogram = self.histogram.joined(&request.histogram);
-        self.alone = None;
+        let gaps = self.gaps().zip(request.gaps.as_ref()).map(|(a, b)| a.joined(b));
+        *self = Self::Many(self.histogram().joined(&request.histogram), gaps);
     }
 
     fn into_set(self) -> TableSet {
-        self.alone.unwrap_or_else(|| fit(&self.histogram, self.gaps.as_ref()).set)
+        match self {
+            Self::One(request) => request.own.set(),
+            Self::Many(histogram, gaps) => fit(&histogram, gaps.as_ref()).set(),
+        }
     }
-}
-
-fn table_bits(set: &TableSet) -> u64 {
-    set.tables.iter().map(table::table_bits).sum()
 }
 
 #[cfg(test)]
@@ -364,9 +377,8 @@ mod tests {
         let (a, b) = (histogram(&[(3, &[9, 0, 4]), (7, &[100])]), histogram(&[(3, &[1, 50]), (8, &[2, 2])]));
         let joined = a.joined(&b);
         assert_eq!(joined, histogram(&[(3, &[10, 50, 4]), (7, &[100]), (8, &[2, 2])]));
-        let entropy_of = |histogram: &Histogram| -> u64 {
-            histogram.rows.iter().map(|(_, row)| entropy(row.counts.iter().map(|(_, count)| *count))).sum()
-        };
+        let entropy_of =
+            |histogram: &Histogram| -> u64 { histogram.rows.iter().map(|(_, row)| row.entropy()).sum() };
         assert_eq!(a.joining_loses(&b), entropy_of(&joined) - entropy_of(&a) - entropy_of(&b));
         assert_eq!(histogram(&[]), Histogram::default());
     }
@@ -374,7 +386,7 @@ mod tests {
     #[test]
     fn like_keys_share_a_table_and_unlike_ones_do_not() {
         let like = request(&[(10, &[900, 100]), (11, &[1800, 200]), (200, &[1, 5000])]);
-        assert_eq!((like.own.set.tables.len(), &like.own.set.first_keys[..]), (2, &[200][..]));
+        assert_eq!((like.own.set().tables.len(), &like.own.set().first_keys[..]), (2, &[200][..]));
     }
 
     #[test]
@@ -398,15 +410,14 @@ mod tests {
             .map(|k| (k, (0..60).map(|s| if s == k / 2 { 1_000_000 } else { 1 }).collect()))
             .collect();
         let borrowed: Vec<(u8, &[u32])> = rows.iter().map(|(k, c)| (*k, &c[..])).collect();
-        assert_eq!(request(&borrowed).own.set.tables.len(), MAX_TABLES);
+        assert_eq!(request(&borrowed).own.set().tables.len(), MAX_TABLES);
     }
 
     #[test]
     fn gap_tables_come_first() {
         let histogram = histogram(&[(0, &[5]), (200, &[0, 0, 0, 50_000])]);
-        let mut gaps = [0; ALPHABET];
-        gaps[4] = 7;
-        let set = fit(&histogram, Some(&gaps)).set;
+        let gaps = Row { counts: vec![(4, 7)] };
+        let set = fit(&histogram, Some(&gaps)).set();
         assert_eq!(set.first_keys[0], 1);
         assert_eq!(set.tables[0][4], 4096);
         assert!(cost_with(&histogram, Some(&gaps), &set).is_some());
