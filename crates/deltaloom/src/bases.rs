@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rayon::prelude::*;
 
 use crate::checkpoint::{Checkpoint, FileSource};
-use crate::container::{Container, Digest, PackedTensor, to_usize};
+use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{Limits, to_usize};
 use crate::predict::{Predictor, cast};
-use crate::scratch::Scratch;
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, TensorInfo};
 
 /// Bytes that are hashed at a time.
@@ -249,6 +249,18 @@ impl TensorSource {
         let mut buffer = vec![0; len_bytes];
         self.read_into(offset, &mut buffer)?;
         Ok(buffer)
+    }
+
+    /// Bytes of a range: where they are in memory, or read.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes<'_>> {
+        match self {
+            Self::Plain { checkpoint, member, info, .. } => checkpoint.bytes(*member, info, range),
+            Self::Packed { .. } => {
+                let mut bytes = Scratch::of_len(to_usize(range.end - range.start));
+                self.read_into(range.start, &mut bytes)?;
+                Ok(Bytes::Read(bytes))
+            }
+        }
     }
 
     /// Fills `buffer` with bytes from `offset` on.

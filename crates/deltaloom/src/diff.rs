@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::{Bases, TensorSource};
-use crate::container::to_usize;
 use crate::error::Result;
+use crate::limits::to_usize;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::ratio;

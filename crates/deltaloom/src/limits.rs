@@ -39,3 +39,8 @@ impl Limits {
         if found > limit { Err(Error::LimitExceeded { what, found, limit }) } else { Ok(()) }
     }
 }
+
+/// A size that was checked against bytes in memory or on disk when the index was read.
+pub(crate) fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}

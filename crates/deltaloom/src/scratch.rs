@@ -18,66 +18,75 @@ struct Free {
 }
 
 /// A buffer for work in progress.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Scratch(Vec<u8>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scratch {
+    /// At least `len` bytes: what is there already need not be filled again.
+    bytes: Vec<u8>,
+    len: usize,
+}
 
 impl Scratch {
     /// A buffer of `len` bytes that may hold anything.
     pub(crate) fn of_len(len: usize) -> Self {
-        let mut buffer = Self::with_capacity(len);
-        buffer.0.resize(len, 0);
-        buffer
+        let mut bytes = take(len);
+        if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        Self { bytes, len }
     }
 
-    /// An empty buffer with room for `capacity` bytes.
-    pub(crate) fn empty(capacity: usize) -> Self {
-        let mut buffer = Self::with_capacity(capacity);
-        buffer.0.clear();
-        buffer
+    /// An empty vector with room for `capacity` bytes; made a buffer again, its memory is used again.
+    pub(crate) fn vec(capacity: usize) -> Vec<u8> {
+        let mut bytes = take(capacity);
+        bytes.clear();
+        bytes
     }
+}
 
-    /// The bytes as a vector, for who fills or keeps them.
-    pub(crate) fn into_vec(mut self) -> Vec<u8> {
-        std::mem::take(&mut self.0)
-    }
-
-    /// The smallest free buffer that has room, or a new one.
-    fn with_capacity(capacity: usize) -> Self {
-        let reused = FREE.try_with(|free| {
-            let free = &mut *free.borrow_mut();
-            let fitting = (0..free.buffers.len()).filter(|i| free.buffers[*i].capacity() >= capacity);
-            let best = fitting.min_by_key(|i| free.buffers[*i].capacity())?;
-            free.bytes -= free.buffers[best].capacity();
-            Some(free.buffers.swap_remove(best))
-        });
-        // While a thread ends, its buffers are gone already.
-        Self(reused.ok().flatten().unwrap_or_else(|| Vec::with_capacity(capacity)))
-    }
+/// The smallest free buffer that has room, or a new one.
+fn take(capacity: usize) -> Vec<u8> {
+    let reused = FREE.try_with(|free| {
+        let free = &mut *free.borrow_mut();
+        let fitting = (0..free.buffers.len()).filter(|i| free.buffers[*i].capacity() >= capacity);
+        let best = fitting.min_by_key(|i| free.buffers[*i].capacity())?;
+        free.bytes -= free.buffers[best].capacity();
+        Some(free.buffers.swap_remove(best))
+    });
+    // While a thread ends, its buffers are gone already.
+    reused.ok().flatten().unwrap_or_else(|| Vec::with_capacity(capacity))
 }
 
 impl From<Vec<u8>> for Scratch {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self { len: bytes.len(), bytes }
     }
 }
+
+impl PartialEq for Scratch {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Scratch {}
 
 impl Deref for Scratch {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes[..self.len]
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        &mut self.bytes[..self.len]
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
+        let buffer = std::mem::take(&mut self.bytes);
         // Small ones are cheap to make.
         if buffer.capacity() < 4096 {
             return;
@@ -94,6 +103,24 @@ impl Drop for Scratch {
     }
 }
 
+/// Bytes that are in memory anyway, or were read into a buffer.
+#[derive(Debug)]
+pub(crate) enum Bytes<'a> {
+    Held(&'a [u8]),
+    Read(Scratch),
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Held(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +134,6 @@ mod tests {
         drop(small);
         let (first, second) = (Scratch::of_len(9_000), Scratch::of_len(9_000));
         assert_eq!((address(&first), address(&second)), (small_at, large_at));
-        assert_eq!((first.len(), Scratch::empty(50).len()), (9_000, 0));
+        assert_eq!((first.len(), Scratch::vec(50).len()), (9_000, 0));
     }
 }

@@ -365,13 +365,14 @@ per_isa! {
 
 #[inline(always)]
 fn count_changed_body(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
+    /// Blocks in which a 16-bit counter cannot overflow, so that counting is vectorised.
+    const BLOCK_BYTES: usize = 1 << 15;
     #[inline(always)]
     fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> u64 {
-        // Counted in bytes for as long as those cannot overflow, which is vectorised.
-        let blocks = target.chunks(255 * B).zip(prediction.chunks(255 * B));
+        let blocks = target.chunks(BLOCK_BYTES).zip(prediction.chunks(BLOCK_BYTES));
         let in_block = |(target, prediction): (&[u8], &[u8])| {
             let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
-            u64::from(pairs.fold(0u8, |count, (t, p)| count + u8::from(t != p)))
+            u64::from(pairs.fold(0u16, |count, (t, p)| count + u16::from(load::<B>(t, 0) != load::<B>(p, 0))))
         };
         blocks.map(in_block).sum()
     }

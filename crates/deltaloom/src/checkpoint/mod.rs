@@ -8,11 +8,13 @@ mod source;
 pub use source::{FileSource, MmapSource, ReadAt};
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{Limits, to_usize};
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, Grid, TensorInfo};
 
 /// One file or a directory of files.
@@ -226,6 +228,21 @@ impl Checkpoint {
         let (path, source) = &self.sources[member];
         let start = self.members[member].data_offset() + tensor.begin + offset;
         source.read_at(start, buffer).map_err(Error::io(path))
+    }
+
+    /// Bytes of a range of a tensor: where they are in memory, or read.
+    pub(crate) fn bytes(&self, member: usize, tensor: &TensorInfo, range: Range<u64>) -> Result<Bytes<'_>> {
+        let (offset, len) = (range.start, to_usize(range.end - range.start));
+        let held = usize::try_from(offset).ok().and_then(|offset| {
+            let tensor = self.in_memory(member, tensor)?;
+            tensor.get(offset..offset.checked_add(len)?)
+        });
+        if let Some(bytes) = held {
+            return Ok(Bytes::Held(bytes));
+        }
+        let mut bytes = Scratch::of_len(len);
+        self.read(member, tensor, offset, &mut bytes)?;
+        Ok(Bytes::Read(bytes))
     }
 }
 

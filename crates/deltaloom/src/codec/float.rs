@@ -15,7 +15,7 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit
     let zero_bits = common_zero_bits(input.shape.number, input.target).min(split.max_zero_bits());
     let mut symbols = Scratch::of_len(elems);
     let mut escapes = BitWriter::default();
-    let mut fields = BitWriter::with_buffer(Scratch::empty(input.target.len()).into_vec());
+    let mut fields = BitWriter::with_buffer(Scratch::vec(input.target.len()));
     split.encode(input.target, zero_bits, &mut symbols, &mut escapes, &mut fields);
     let mut payload = input.empty_payload();
     payload.push(u8::try_from(zero_bits).unwrap_or(0));

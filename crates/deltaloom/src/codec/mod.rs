@@ -183,7 +183,7 @@ pub(crate) struct ChunkInput<'a> {
 impl ChunkInput<'_> {
     /// Where a payload is written, with room for a usual one.
     fn empty_payload(&self) -> Vec<u8> {
-        Scratch::empty(self.target.len() / 2).into_vec()
+        Scratch::vec(self.target.len() / 2)
     }
 }
 

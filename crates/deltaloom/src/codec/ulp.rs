@@ -22,7 +22,7 @@ pub(crate) struct UlpSymbols {
 impl UlpSymbols {
     pub(crate) fn of(number: Number, target: &[u8], prediction: &[u8]) -> Self {
         let mut symbols = Scratch::of_len(target.len() / number.bytes());
-        let mut raw = BitWriter::with_buffer(Scratch::empty(symbols.len()).into_vec());
+        let mut raw = BitWriter::with_buffer(Scratch::vec(symbols.len()));
         ulp::encode(number, target, prediction, &mut symbols, &mut raw);
         Self { symbols, raw_bits: raw.len_bits(), raw: raw.finish().into() }
     }

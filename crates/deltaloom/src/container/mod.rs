@@ -8,7 +8,6 @@ mod writer;
 
 pub(crate) use index::{ChunkEntry, Index, PackedTensor};
 pub use reader::Container;
-pub(crate) use reader::to_usize;
 pub(crate) use writer::ContainerWriter;
 
 /// BLAKE3 of a tensor's bytes.

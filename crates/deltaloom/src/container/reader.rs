@@ -3,15 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io::Read as _;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::error::{Error, Result};
-use crate::limits::Limits;
-use crate::scratch::Scratch;
+use crate::limits::{Limits, to_usize};
+use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
 use super::index::{ChunkEntry, Index, PackedTensor};
@@ -102,16 +101,16 @@ impl Container {
     }
 
     /// Reads a chunk's payload and checks its CRC-32.
-    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Payload<'_>> {
+    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Bytes<'_>> {
         let start = to_usize(chunk.offset);
         let held =
             self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(chunk.len_bytes)?));
         let payload = match held {
-            Some(payload) => Payload::Held(payload),
+            Some(payload) => Bytes::Held(payload),
             None => {
                 let mut payload = Scratch::of_len(chunk.len_bytes);
                 self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
-                Payload::Read(payload)
+                Bytes::Read(payload)
             }
         };
         if crc32fast::hash(&payload) != chunk.crc {
@@ -151,28 +150,6 @@ impl Container {
         ready.push_back((set, Arc::clone(&decoder)));
         Ok(decoder)
     }
-}
-
-/// The bytes of a chunk: those of a source in memory, or a copy.
-pub(crate) enum Payload<'a> {
-    Held(&'a [u8]),
-    Read(Scratch),
-}
-
-impl Deref for Payload<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Held(bytes) => bytes,
-            Self::Read(bytes) => bytes,
-        }
-    }
-}
-
-/// A size that was checked against bytes in memory or on disk when the index was read.
-pub(crate) fn to_usize(size: u64) -> usize {
-    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index> {

@@ -21,9 +21,12 @@ pub(crate) struct WrittenBytes {
     pub(crate) payloads: u64,
 }
 
+/// Small payloads are collected to this; larger ones are written as they are.
+const BUFFER_BYTES: usize = 64 << 10;
+
 impl<W: Write> ContainerWriter<W> {
     pub(crate) fn new(out: W) -> io::Result<Self> {
-        let mut out = io::BufWriter::with_capacity(1 << 20, out);
+        let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, out);
         out.write_all(&layout::head())?;
         Ok(Self { out, offset: HEAD_BYTES })
     }

@@ -160,7 +160,7 @@ pub(crate) struct RawBits {
 
 impl RawBits {
     fn new(carried: &[u8], rest: &[u8]) -> Self {
-        let mut bytes = Scratch::empty(carried.len() + rest.len()).into_vec();
+        let mut bytes = Scratch::vec(carried.len() + rest.len());
         bytes.extend_from_slice(carried);
         bytes.extend_from_slice(rest);
         Self { bytes: bytes.into(), carried_bytes: carried.len() }

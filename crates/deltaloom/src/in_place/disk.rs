@@ -9,6 +9,7 @@ use crate::checkpoint::output::sync_folder;
 use crate::checkpoint::{FileSource, ReadAt};
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 
 /// Most bytes of a journal: two safetensors headers and a batch fit; a hostile one takes no more memory.
 const MAX_JOURNAL_BYTES: u64 = 256 << 20;
@@ -135,7 +136,7 @@ impl Disk for RealDisk {
             opened => opened?,
         };
         crate::Limits::check("a journal in bytes", source.len_bytes(), MAX_JOURNAL_BYTES)?;
-        let mut bytes = vec![0; crate::container::to_usize(source.len_bytes())];
+        let mut bytes = vec![0; to_usize(source.len_bytes())];
         source.read_at(0, &mut bytes).map_err(Error::io(&self.journal))?;
         Ok(Some(bytes))
     }

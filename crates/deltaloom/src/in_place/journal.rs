@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::work::Work;
 use crate::checkpoint::ReadAt;
-use crate::container::{Digest, to_usize};
+use crate::container::Digest;
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::scratch::Scratch;
 
 const MAGIC: [u8; 8] = *b"\x89LOOMJ\r\n";

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use crate::bases::{Bases, ResolvedContainer, TensorSource};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::codec::Codec;
-use crate::container::{Container, Digest, PackedTensor, to_usize};
+use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::predict::Predictor;
 use crate::scratch::Scratch;
 

@@ -13,15 +13,16 @@ use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
-use crate::container::{ContainerWriter, Digest, Index, PackedTensor, to_usize};
+use crate::container::{ContainerWriter, Digest, Index, PackedTensor};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::pipeline;
 use crate::plan::{self, Draft, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::{self, PackReport};
-use crate::scratch::Scratch;
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{Grid, TensorInfo};
 
 use choose::Choice;
@@ -101,11 +102,11 @@ struct Group {
 }
 
 /// A group with its bytes read.
-struct LoadedGroup {
+struct LoadedGroup<'a> {
     tensor: usize,
-    target: Scratch,
+    target: Bytes<'a>,
     /// `None` where the prediction is zero.
-    prediction: Option<Scratch>,
+    prediction: Option<Bytes<'a>>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
@@ -217,21 +218,22 @@ impl<'a> Packer<'a> {
         digester: &mut Digester,
     ) -> Result<Vec<EncodedGroup>> {
         check_cancelled(self.progress)?;
-        let loaded: Vec<LoadedGroup> =
+        let loaded: Vec<LoadedGroup<'_>> =
             window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
         let (encoded, ()) = rayon::join(|| self.encode_groups(&loaded, pool), || digester.update(&loaded));
         Ok(encoded)
     }
 
-    fn encode_groups(&self, loaded: &[LoadedGroup], pool: &mut SetPool) -> Vec<EncodedGroup> {
-        let draft = |group: &LoadedGroup| plan::draft(&self.input(group), self.preset);
+    fn encode_groups(&self, loaded: &[LoadedGroup<'_>], pool: &mut SetPool) -> Vec<EncodedGroup> {
+        let draft = |group: &LoadedGroup<'_>| plan::draft(&self.input(group), self.preset);
         let mut drafts: Vec<Draft> = loaded.par_iter().map(draft).collect();
         let changed: Vec<u64> = drafts.iter().map(|draft| draft.changed).collect();
-        let elems =
-            |group: &LoadedGroup| (group.target.len() / self.tensors[group.tensor].1.number().bytes()) as u64;
+        let elems = |group: &LoadedGroup<'_>| {
+            (group.target.len() / self.tensors[group.tensor].1.number().bytes()) as u64
+        };
         let elems: Vec<u64> = loaded.iter().map(elems).collect();
         let plans = plan::finish(&mut drafts, pool, &elems);
-        let encode = |((group, plan), changed): ((&LoadedGroup, GroupPlan), u64)| EncodedGroup {
+        let encode = |((group, plan), changed): ((&LoadedGroup<'_>, GroupPlan), u64)| EncodedGroup {
             tensor: group.tensor,
             len_bytes: group.target.len(),
             chunks: self.encode_group(group, &plan, &pool.sets),
@@ -241,23 +243,18 @@ impl<'a> Packer<'a> {
         loaded.par_iter().zip(plans).zip(changed).map(encode).collect()
     }
 
-    fn load(&self, group: &Group) -> Result<LoadedGroup> {
+    fn load(&self, group: &Group) -> Result<LoadedGroup<'_>> {
         let (member, info) = self.tensors[group.tensor];
         let grid = &self.grids[group.tensor];
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
-        let mut target = Scratch::of_len(bytes.clone().count());
-        self.checkpoint.read(member, info, bytes.start, &mut target)?;
-        let read_prediction = |reference: &Reference| -> Result<Scratch> {
-            let mut prediction = Scratch::of_len(target.len());
-            reference.read_into(bytes.start, &mut prediction)?;
-            Ok(prediction)
-        };
-        let prediction = self.choices[group.tensor].reference.as_ref().map(read_prediction).transpose()?;
+        let target = self.checkpoint.bytes(member, info, bytes.clone())?;
+        let reference = self.choices[group.tensor].reference.as_ref();
+        let prediction = reference.map(|reference| reference.bytes(bytes)).transpose()?;
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }
 
-    fn input<'b>(&'b self, loaded: &'b LoadedGroup) -> GroupInput<'b> {
+    fn input<'b>(&'b self, loaded: &'b LoadedGroup<'_>) -> GroupInput<'b> {
         let grid = &self.grids[loaded.tensor];
         GroupInput {
             number: self.tensors[loaded.tensor].1.number(),
@@ -270,7 +267,7 @@ impl<'a> Packer<'a> {
 
     fn encode_group(
         &self,
-        loaded: &LoadedGroup,
+        loaded: &LoadedGroup<'_>,
         plan: &GroupPlan,
         sets: &[TableSet],
     ) -> Vec<(Codec, Scratch, u32)> {
@@ -309,7 +306,7 @@ impl Group {
     }
 }
 
-impl LoadedGroup {
+impl LoadedGroup<'_> {
     /// Target and prediction of every chunk; `zeros` is at least as long as the group.
     fn pairs<'a>(&'a self, zeros: &'a [u8]) -> Vec<(&'a [u8], &'a [u8])> {
         let prediction = self.prediction.as_deref().unwrap_or(zeros);
@@ -338,7 +335,7 @@ impl Digester {
         Self { digests: choices.iter().map(known).collect(), current: None }
     }
 
-    fn update(&mut self, groups: &[LoadedGroup]) {
+    fn update(&mut self, groups: &[LoadedGroup<'_>]) {
         for group in groups {
             if self.current.as_ref().is_none_or(|(tensor, ..)| *tensor != group.tensor) {
                 self.close();
@@ -346,7 +343,9 @@ impl Digester {
             }
             if let Some((_, target, reference)) = &mut self.current {
                 target.update(&group.target);
-                reference.update(group.prediction.as_deref().unwrap_or_default());
+                if let Some(prediction) = &group.prediction {
+                    reference.update(prediction);
+                }
             }
         }
     }
