@@ -1,12 +1,10 @@
 //! Byte planes of the difference to the prediction, each zstd or stored; docs/format.md section 10. For integers and structured bytes.
 
-use std::cell::RefCell;
-
 use deltaloom_kernels::Number;
-use zstd::bulk::Compressor;
 
 use super::ChunkInput;
 use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::entropy::frame;
 use crate::error::{Error, Result};
 
 /// Bytes at position `plane` of every difference.
@@ -29,19 +27,7 @@ fn plane_of(number: Number, target: &[u8], prediction: &[u8], plane: usize) -> V
 
 /// A zstd frame of the plane, where it is smaller.
 fn compress(plane: &[u8], level: i32) -> Option<Vec<u8>> {
-    thread_local! {
-        // Making one takes longer than compressing a sample.
-        static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    }
-    let packed = COMPRESSOR.with_borrow_mut(|compressor| {
-        if compressor.is_none() {
-            *compressor = Compressor::new(level).ok();
-        }
-        let compressor = compressor.as_mut()?;
-        compressor.set_compression_level(level).ok()?;
-        compressor.compress(plane).ok()
-    });
-    packed.filter(|packed| packed.len() < plane.len())
+    frame::compress(plane, level).ok().filter(|packed| packed.len() < plane.len())
 }
 
 pub(super) fn encode(input: &ChunkInput<'_>) -> Vec<u8> {

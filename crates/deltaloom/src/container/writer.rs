@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use crate::codec::Codec;
+use crate::entropy::frame;
 
 use super::index::{ChunkEntry, Index};
 use super::layout::{self, HEAD_BYTES, Trailer};
@@ -48,8 +49,8 @@ impl<W: Write> ContainerWriter<W> {
     /// Writes the index, compressed at `zstd_level`, and the trailer.
     pub(crate) fn finish(mut self, index: &Index, zstd_level: i32) -> io::Result<WrittenBytes> {
         let parts = layout::serialise(index);
-        let meta = zstd::bulk::compress(&parts.meta, zstd_level)?;
-        let tables = zstd::bulk::compress(&parts.tables, zstd_level)?;
+        let meta = frame::compress(&parts.meta, zstd_level)?;
+        let tables = frame::compress(&parts.tables, zstd_level)?;
         let stored = [&meta[..], &tables, &parts.checks].concat();
         let length = |bytes: &[u8]| {
             u32::try_from(bytes.len())

@@ -2,6 +2,7 @@
 
 pub(crate) mod block;
 pub(crate) mod bytes;
+pub(crate) mod frame;
 pub(crate) mod log2;
 pub(crate) mod rice;
 pub(crate) mod table;
