@@ -110,6 +110,7 @@ const fn computed_token_base(s: u32) -> (u64, u8) {
 }
 
 /// Raw bits of a symbol that is not a jump.
+#[inline]
 #[must_use]
 pub fn raw_bits(symbol: u8) -> u32 {
     if u32::from(symbol) < JUMPS { token_base(symbol).1 } else { 0 }
@@ -119,6 +120,7 @@ pub fn raw_bits(symbol: u8) -> u32 {
 ///
 /// # Errors
 /// [`DecodeError::BadSymbol`] for jumps.
+#[inline]
 pub fn read_token(symbol: u8, raw: &mut BitReader<'_>) -> Result<u64, DecodeError> {
     if u32::from(symbol) >= JUMPS {
         return Err(DecodeError::BadSymbol);

@@ -108,13 +108,56 @@ impl ResolvedContainer {
     }
 
     fn read_run_into(&self, numbers: Range<usize>, out: &mut [u8]) -> Result<()> {
+        self.for_chunks(numbers, out, |number, i, values| self.chunk_into(number, i, values))
+    }
+
+    /// Turns references into the tensors where they are: `values` has the bytes of all tensors one after another in the order of [`Self::tensors`], those with a
+    /// reference holding its bytes, which are not looked at: only what changes is touched. Runs on the threads of the current rayon pool and checks the CRC-32 of
+    /// every chunk it decodes; [`Self::check`] finds out whether the references were the right ones.
+    ///
+    /// # Errors
+    /// As [`Self::read_into`]; `values` may be partly changed then.
+    pub fn apply_all(&self, values: &mut [u8]) -> Result<()> {
+        self.for_chunks(0..self.container.index().tensors.len(), values, |number, i, values| {
+            let tensor = self.tensor(number);
+            match &tensor.predictor {
+                Predictor::Reference(_) => self.container.decode_chunk(tensor, i, values),
+                Predictor::Identical(_) => Ok(()),
+                _ => self.chunk_into(number, i, values),
+            }
+        })
+    }
+
+    /// Fills `values` with what [`Self::apply_all`] starts from: the reference of each tensor that has one of its size, and anything for the others.
+    ///
+    /// # Errors
+    /// As [`Self::read_into`].
+    pub fn read_references_into(&self, values: &mut [u8]) -> Result<()> {
+        self.for_chunks(0..self.container.index().tensors.len(), values, |number, i, values| {
+            let tensor = self.tensor(number);
+            match (&tensor.predictor, &self.references[number]) {
+                (Predictor::Reference(_) | Predictor::Identical(_), Some(reference)) => {
+                    reference.read_into(tensor.grid.chunk_bytes(i as u64).start, values)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Runs `each` on all chunks of tensors that lie one after another in `values`.
+    fn for_chunks(
+        &self,
+        numbers: Range<usize>,
+        values: &mut [u8],
+        each: impl Fn(usize, usize, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
         let (given, needed) =
-            (out.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
+            (values.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
         let wrong = || Error::InvalidArgument(format!("a buffer of {given} bytes for {needed}"));
         if given != needed {
             return Err(wrong());
         }
-        let mut rest = out;
+        let mut rest = values;
         let mut chunks = Vec::new();
         for number in numbers {
             let grid = self.tensor(number).grid;
@@ -124,7 +167,7 @@ impl ResolvedContainer {
                 chunks.push((number, to_usize(i), values));
             }
         }
-        chunks.into_par_iter().try_for_each(|(number, i, values)| self.chunk_into(number, i, values))
+        chunks.into_par_iter().try_for_each(|(number, i, values)| each(number, i, values))
     }
 
     /// Checks that `bytes` are those of a tensor, by its place in [`Self::tensors`], that was packed.

@@ -90,6 +90,11 @@ fn tensors_are_decoded_into_memory() {
             }
         }
         assert!(rest.is_empty());
+        let mut in_place = vec![0x5a; all.len()];
+        resolved.read_references_into(&mut in_place).unwrap();
+        assert!(in_place != all);
+        resolved.apply_all(&mut in_place).unwrap();
+        assert!(in_place == all, "references become the tensors where they are");
         assert!(matches!(resolved.read_into(infos.len(), &mut []), Err(Error::InvalidArgument(_))));
         assert!(matches!(resolved.check(infos.len(), &[]), Err(Error::InvalidArgument(_))));
         assert!(matches!(resolved.read_all_into(&mut all[1..]), Err(Error::InvalidArgument(_))));

@@ -53,11 +53,15 @@ impl KeyRule<'_> {
     #[must_use]
     pub fn keys_at(&self, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
         fn run<const B: usize>(rule: &KeyRule<'_>, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
+            let exponent = |i: usize| rule.number.exponent(load::<B>(prediction, i));
+            if rule.row_scales.is_empty() && rule.col_scales.is_empty() {
+                return positions.iter().map(|&i| key(exponent(i as usize), rule.offset)).collect();
+            }
             let scale = |scales: &[i32], at: usize| scales.get(at).copied().unwrap_or(0);
             let key_of = |&i: &u32| {
                 let i = i as usize;
                 let scales = scale(rule.row_scales, i / rule.cols) + scale(rule.col_scales, i % rule.cols);
-                key(rule.number.exponent(load::<B>(prediction, i)), rule.offset + scales)
+                key(exponent(i), rule.offset + scales)
             };
             positions.iter().map(key_of).collect()
         }

@@ -380,18 +380,32 @@ fn count_changed_body(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
 }
 
 /// Collects the elements at `positions`, in order.
+///
+/// # Panics
+/// When a position is beyond the values.
 #[must_use]
 pub fn gather(number: Number, values: &[u8], positions: &[u32]) -> Vec<u8> {
-    let size = number.bytes();
-    positions.iter().flat_map(|&i| &values[i as usize * size..(i as usize + 1) * size]).copied().collect()
+    fn run<const B: usize>(values: &[u8], positions: &[u32]) -> Vec<u8> {
+        let mut elements = vec![0; positions.len() * B];
+        for (element, &i) in elements.chunks_exact_mut(B).zip(positions) {
+            element.copy_from_slice(&values[i as usize * B..][..B]);
+        }
+        elements
+    }
+    by_size!(number, run(values, positions))
 }
 
 /// Puts `elements` at `positions`, in order.
+///
+/// # Panics
+/// When a position is beyond the values.
 pub fn scatter(number: Number, values: &mut [u8], positions: &[u32], elements: &[u8]) {
-    let size = number.bytes();
-    for (&i, element) in positions.iter().zip(elements.chunks_exact(size)) {
-        values[i as usize * size..(i as usize + 1) * size].copy_from_slice(element);
+    fn run<const B: usize>(values: &mut [u8], positions: &[u32], elements: &[u8]) {
+        for (element, &i) in elements.chunks_exact(B).zip(positions) {
+            values[i as usize * B..][..B].copy_from_slice(element);
+        }
     }
+    by_size!(number, run(values, positions, elements));
 }
 
 #[cfg(test)]

@@ -95,12 +95,14 @@ pub(super) fn decode(
 }
 
 fn read_positions(symbols: &[u8], bits: &mut BitReader<'_>, elems: usize) -> Result<Vec<u32>> {
+    let mut positions = Vec::with_capacity(symbols.len());
     let mut next = 0u64;
-    let position = |symbol: &u8| {
+    for symbol in symbols {
         let at = next.saturating_add(tokens::read_token(*symbol, bits)?);
-        next = at.saturating_add(1);
         let inside = u32::try_from(at).ok().filter(|at| (*at as usize) < elems);
-        inside.ok_or_else(|| Error::corrupt("a sparse chunk names an element beyond its end"))
-    };
-    symbols.iter().map(position).collect()
+        let beyond = || Error::corrupt("a sparse chunk names an element beyond its end");
+        positions.push(inside.ok_or_else(beyond)?);
+        next = at + 1;
+    }
+    Ok(positions)
 }

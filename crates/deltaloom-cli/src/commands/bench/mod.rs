@@ -31,6 +31,8 @@ pub(crate) enum Row {
     /// The same, and the digest of every tensor
     #[value(name = "deltaloom+digests")]
     DeltaloomDigests,
+    /// Packing, and turning the base into the result where it is in memory
+    InPlace,
     /// Copying the bytes: the limit
     Memcpy,
     /// zstd, level 1
@@ -58,7 +60,7 @@ impl Row {
     /// The coder that it measures, where it is not ours.
     fn baseline(self) -> Option<Baseline> {
         Some(match self {
-            Self::Deltaloom | Self::DeltaloomDigests => return None,
+            Self::Deltaloom | Self::DeltaloomDigests | Self::InPlace => return None,
             Self::Memcpy => Baseline::Memcpy,
             Self::Zstd1 => Baseline::Zstd(1),
             Self::Zstd3 => Baseline::Zstd(3),
@@ -70,7 +72,7 @@ impl Row {
     }
 
     fn needs_base(self) -> bool {
-        matches!(self, Self::XorZstd1 | Self::Bitx)
+        matches!(self, Self::InPlace | Self::XorZstd1 | Self::Bitx)
     }
 }
 
@@ -170,18 +172,22 @@ fn measure(
                 None => ours.encode(bar)?,
                 Some(coder) => encode(coder, &tensors, &mut frames, bar)?,
             };
-            let encoded = Instant::now();
+            let encode_seconds = start.elapsed().as_secs_f64();
+            if *row == Row::InPlace {
+                ours.resolved()?.read_references_into(&mut out)?;
+            }
+            let start = Instant::now();
             match coder {
-                None => ours.decode(&mut out, *row == Row::DeltaloomDigests)?,
+                None => ours.decode(&mut out, *row)?,
                 Some(coder) => decode(coder, &tensors, &frames, &mut out, bar)?,
             }
-            let decoded = Instant::now();
+            let decode_seconds = start.elapsed().as_secs_f64();
             if round == 0 {
                 check(&tensors, &out).with_context(|| format!("row {}", report.name))?;
                 report.packed_bytes = packed_bytes;
             } else {
-                report.encode_seconds.push((encoded - start).as_secs_f64());
-                report.decode_seconds.push((decoded - encoded).as_secs_f64());
+                report.encode_seconds.push(encode_seconds);
+                report.decode_seconds.push(decode_seconds);
             }
             bar.advance(data_bytes as u64);
         }
@@ -248,12 +254,18 @@ impl<'a> Ours<'a> {
         Ok(packed.len() as u64)
     }
 
-    fn decode(&self, mut out: &mut [u8], with_digests: bool) -> Result<()> {
+    fn resolved(&self) -> Result<ResolvedContainer> {
         let source = Box::new(Arc::clone(&self.packed));
         let container = Container::from_source(self.name, source, &Limits::default())?;
-        let resolved = ResolvedContainer::new(container, &self.known)?;
-        if !with_digests {
-            return Ok(resolved.read_all_into(out)?);
+        Ok(ResolvedContainer::new(container, &self.known)?)
+    }
+
+    fn decode(&self, mut out: &mut [u8], row: Row) -> Result<()> {
+        let resolved = self.resolved()?;
+        match row {
+            Row::InPlace => return Ok(resolved.apply_all(out)?),
+            Row::DeltaloomDigests => {}
+            _ => return Ok(resolved.read_all_into(out)?),
         }
         for (number, info) in resolved.tensors().enumerate() {
             let values =

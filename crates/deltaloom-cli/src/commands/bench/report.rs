@@ -13,6 +13,7 @@ use crate::ui;
 const NOTES: &str = "\
 MB/s are 10^6 original bytes a second, medians of the rounds; every row was checked to give back every byte.
 deltaloom: all that packing and opening do but reading and writing files; its decoding checks every chunk's CRC-32, with digests also every tensor's BLAKE3.
+in-place: the same container applied to the base where it is in memory; chunks that do not change are not touched.
 The others: one thread, tensor by tensor, without a header and without the lengths of their frames.
 ";
 
