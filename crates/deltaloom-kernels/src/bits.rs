@@ -52,10 +52,10 @@ impl BitWriter {
         self.pending_bits &= 7;
     }
 
-    /// Appends eight fields of at most 56 bits each, whose bits above that are zero.
+    /// Appends at most eight fields of at most 56 bits each, whose bits above that are zero.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn push_eight(&mut self, values: &[u64; 8], bits: &[u64; 8]) {
+    pub(crate) fn push_all<const N: usize>(&mut self, values: &[u64; N], bits: &[u64; N]) {
         if self.at_byte + 64 > self.bytes.len() {
             self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
         }
@@ -77,12 +77,12 @@ impl BitWriter {
     /// Appends the first `len` bytes of `block`. What was written before must end at a byte.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn push_block(&mut self, block: &[u8; 64], len: usize) {
-        debug_assert!(self.pending_bits == 0 && len <= 64);
+    pub(crate) fn push_block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
+        debug_assert!(self.pending_bits == 0 && len <= N && N <= 64);
         if self.at_byte + 64 > self.bytes.len() {
             self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
         }
-        self.bytes[self.at_byte..self.at_byte + 64].copy_from_slice(block);
+        self.bytes[self.at_byte..self.at_byte + N].copy_from_slice(block);
         self.at_byte += len;
     }
 
@@ -153,6 +153,21 @@ impl<'a> BitReader<'a> {
     #[inline]
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at_bit / 8..).unwrap_or_default()
+    }
+
+    /// The `N` bytes from the one in which the next bit is. Where there are fewer they are copied to `padded`, with zeros behind them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn window<'p, const N: usize>(&self, padded: &'p mut [u8; N]) -> &'p [u8; N]
+    where
+        'a: 'p,
+    {
+        let rest = self.rest();
+        rest.first_chunk().unwrap_or_else(|| {
+            *padded = [0; N];
+            padded[..rest.len()].copy_from_slice(rest);
+            padded
+        })
     }
 
     /// Moves on by `bits`, which may lead behind the end as [`Self::take`] may.

@@ -2,6 +2,8 @@
 //! Which table serves a key is the caller's.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use crate::Number;
@@ -82,16 +84,6 @@ fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
 /// Keys of a part of a row; `col_scales` starts with that of its first element.
 #[inline(always)]
 fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
-    #[inline(always)]
-    fn run<const B: usize>(number: Number, base: i32, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
-        let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
-        if col_scales.is_empty() {
-            out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
-        } else {
-            let scaled = exponents.zip(col_scales);
-            out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
-        }
-    }
     let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
     assert_eq!(values.len(), out.len() * rule.number.bytes());
     #[cfg(target_arch = "x86_64")]
@@ -108,16 +100,45 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
             }
         };
     }
-    by_number!(rule.number, run(base, col_scales, values, out));
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx2 && rule.number.kind() == NumberKind::Float && rule.number.bits() == 16 {
+        #[expect(unsafe_code, reason = "calling a function with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the length was checked.
+        return unsafe { avx2::row_keys_16(rule.number, base, col_scales, values, out) };
+    }
+    by_number!(rule.number, row_elements(base, col_scales, values, out));
+}
+
+/// [`row_keys`] one element after another.
+#[inline(always)]
+fn row_elements<const B: usize>(
+    number: Number,
+    base: i32,
+    col_scales: &[i32],
+    values: &[u8],
+    out: &mut [u8],
+) {
+    let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
+    if col_scales.is_empty() {
+        out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
+    } else {
+        let scaled = exponents.zip(col_scales);
+        out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
+    }
 }
 
 /// Replaces every key by its table.
 pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 {
-        #[expect(unsafe_code, reason = "calling a function with detected target features")]
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected.
-        return unsafe { avx512::map_keys(keys, map) };
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => avx512::map_keys(keys, map),
+                _ => avx2::map_keys(keys, map),
+            }
+        };
     }
     keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
 }

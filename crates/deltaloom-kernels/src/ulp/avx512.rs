@@ -230,7 +230,7 @@ fn push_pairs(raw: &mut BitWriter, bits: __m512i, widths: __m512i) {
         _mm512_storeu_si512(values.as_mut_ptr().cast(), pairs);
         _mm512_storeu_si512(lengths.as_mut_ptr().cast(), pair_widths);
     }
-    raw.push_eight(&values, &lengths);
+    raw.push_all(&values, &lengths);
 }
 
 /// Turns predictions into 16-bit floats; see [`super::apply`].

@@ -2,6 +2,8 @@
 //! It does not choose tables or scales and does not entropy-code.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use crate::bits::{BitReader, BitWriter, SHORT_BITS};
@@ -106,6 +108,17 @@ fn near_residuals<const B: usize>(
 /// When the slices do not have the same number of elements.
 pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
     assert!(target.len() == symbols.len() * number.bytes() && target.len() == prediction.len());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx2::encode_16(number, target, prediction, symbols, raw),
+                _ => avx2::encode_32(number, target, prediction, symbols, raw),
+            }
+        };
+    }
     #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
@@ -231,6 +244,17 @@ pub fn apply(
 ) -> Result<(), DecodeError> {
     assert_eq!(values.len(), symbols.len() * number.bytes());
     #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx2::apply_16(number, values, symbols, raw),
+                _ => avx2::apply_32(number, values, symbols, raw),
+            }
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected, and the lengths were checked.
@@ -341,13 +365,15 @@ fn apply_body(
 pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Vec<u32> {
     assert_eq!(target.len(), prediction.len());
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 && matches!(number.bytes(), 2 | 4) {
+    if isa() >= Isa::Avx2 && matches!(number.bytes(), 2 | 4) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected, and the lengths were checked.
         return unsafe {
-            match number.bytes() {
-                2 => avx512::changed_positions::<2>(target, prediction),
-                _ => avx512::changed_positions::<4>(target, prediction),
+            match (isa(), number.bytes()) {
+                (Isa::Avx512, 2) => avx512::changed_positions::<2>(target, prediction),
+                (Isa::Avx512, _) => avx512::changed_positions::<4>(target, prediction),
+                (_, 2) => avx2::changed_positions::<2>(target, prediction),
+                _ => avx2::changed_positions::<4>(target, prediction),
             }
         };
     }
