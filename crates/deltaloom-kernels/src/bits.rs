@@ -54,7 +54,8 @@ impl BitWriter {
 
     /// Appends at most eight fields of at most 56 bits each, whose bits above that are zero.
     #[cfg(target_arch = "x86_64")]
-    #[inline]
+    // A call per vector would cost more than the pushes.
+    #[inline(always)]
     pub(crate) fn push_all<const N: usize>(&mut self, values: &[u64; N], bits: &[u64; N]) {
         if self.at_byte + 64 > self.bytes.len() {
             self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);

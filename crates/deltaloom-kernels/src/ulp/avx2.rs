@@ -160,10 +160,10 @@ pub(super) unsafe fn encode_16(
         unsafe { _mm256_storeu_si256(symbols.as_mut_ptr().cast(), packed) };
         let any = _mm256_or_si256(first.mask, second.mask);
         if _mm256_testz_si256(any, any) == 0 {
-            let [a, b, c, d] = fields(first.bits, first.mask);
-            let [e, f, g, h] = fields(second.bits, second.mask);
-            let words = [a, b, c, d, e, f, g, h];
-            raw.push_all(&words.map(|word| word.0), &words.map(|word| word.1));
+            let (mut values, mut lengths) = ([0; 8], [0; 8]);
+            collect(&mut values[..4], &mut lengths[..4], first.bits, first.mask);
+            collect(&mut values[4..], &mut lengths[4..], second.bits, second.mask);
+            raw.push_all(&values, &lengths);
         }
     }
 }
@@ -235,43 +235,47 @@ fn ordered_32(x: __m256i) -> __m256i {
     _mm256_xor_si256(x, _mm256_or_si256(_mm256_srai_epi32::<31>(x), _mm256_set1_epi32(i32::MIN)))
 }
 
-/// The masked bits of each word, and their number.
+/// Puts the masked bits of each word, and their number, to the front of the lists.
 #[inline]
 #[target_feature(enable = "avx2,bmi2,popcnt")]
-fn fields(bits: __m256i, mask: __m256i) -> [(u64, u64); 4] {
-    let (bits, mask) = (words(bits), words(mask));
-    std::array::from_fn(|i| (_pext_u64(bits[i], mask[i]), mask[i].count_ones().into()))
+fn collect(values: &mut [u64], lengths: &mut [u64], bits: __m256i, mask: __m256i) {
+    // A loop, since closures that are passed on have no target features until all is inlined, which it then is not.
+    for (i, (bits, mask)) in words(bits).into_iter().zip(words(mask)).enumerate() {
+        values[i] = _pext_u64(bits, mask);
+        lengths[i] = mask.count_ones().into();
+    }
 }
 
 #[inline]
 #[target_feature(enable = "avx2")]
 fn words(x: __m256i) -> [u64; 4] {
     let (low, high) = (_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-    let words = [
-        _mm_cvtsi128_si64(low),
-        _mm_extract_epi64::<1>(low),
-        _mm_cvtsi128_si64(high),
-        _mm_extract_epi64::<1>(high),
-    ];
-    words.map(i64::cast_unsigned)
+    [
+        _mm_cvtsi128_si64(low).cast_unsigned(),
+        _mm_extract_epi64::<1>(low).cast_unsigned(),
+        _mm_cvtsi128_si64(high).cast_unsigned(),
+        _mm_extract_epi64::<1>(high).cast_unsigned(),
+    ]
 }
 
 /// The next raw bits of a stream, spread over the masks of four words.
 ///
 /// # Safety
-/// `at + 7` bits and the ones in the masks must be in the window, with 8 bytes from the byte in which each word starts.
+/// There must be 8 bytes in the window from the one in which the bits of each word start, and at most [`WORD_BITS`] in each mask.
 #[inline]
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 unsafe fn spread(window: &[u8; WINDOW], at: &mut usize, masks: __m256i) -> __m256i {
-    let [a, b, c, d] = words(masks).map(|mask| {
+    let mut words = words(masks);
+    for word in &mut words {
+        let mask = *word;
         debug_assert!(*at / 8 + 8 <= WINDOW && mask.count_ones() <= WORD_BITS);
         // SAFETY: this function's contract.
-        let word = unsafe { window.as_ptr().add(*at / 8).cast::<u64>().read_unaligned() };
-        let bits = _pdep_u64(word >> (*at % 8), mask);
+        let bits = unsafe { window.as_ptr().add(*at / 8).cast::<u64>().read_unaligned() };
+        *word = _pdep_u64(bits >> (*at % 8), mask);
         *at += mask.count_ones() as usize;
-        bits.cast_signed()
-    });
-    _mm256_setr_epi64x(a, b, c, d)
+    }
+    let [a, b, c, d] = words;
+    _mm256_setr_epi64x(a.cast_signed(), b.cast_signed(), c.cast_signed(), d.cast_signed())
 }
 
 /// Symbols and raw bits of 32-bit floats; see [`super::encode`].
@@ -336,8 +340,9 @@ pub(super) unsafe fn encode_32(
         // SAFETY: there are 8 symbols.
         unsafe { _mm_storel_epi64(symbols.as_mut_ptr().cast(), _mm_packus_epi16(symbol, symbol)) };
         if _mm256_testz_si256(mask, mask) == 0 {
-            let words = fields(bits, mask);
-            raw.push_all(&words.map(|word| word.0), &words.map(|word| word.1));
+            let (mut values, mut lengths) = ([0; 4], [0; 4]);
+            collect(&mut values, &mut lengths, bits, mask);
+            raw.push_all(&values, &lengths);
         }
     }
 }
@@ -394,7 +399,7 @@ pub(super) unsafe fn apply_16(
             let start = at;
             let window = raw.window(&mut padded);
             // SAFETY: eight words of at most 56 bits are 56 bytes, and the last one starts in byte 49 or before.
-            bits = masks.map(|masks| unsafe { spread(window, &mut at, masks) });
+            bits = unsafe { [spread(window, &mut at, masks[0]), spread(window, &mut at, masks[1])] };
             raw.skip(at - start);
         }
         let halves = [
