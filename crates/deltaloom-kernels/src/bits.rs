@@ -18,6 +18,13 @@ pub(crate) const SHORT_BITS: u32 = 56;
 /// Bytes by which the buffer grows.
 const GROWTH: usize = 4096;
 
+/// Out of line, lest the code of every push be that of the few that find no room.
+#[cold]
+#[inline(never)]
+fn grow(bytes: &mut Vec<u8>) {
+    bytes.resize(2 * bytes.len() + GROWTH, 0);
+}
+
 impl BitWriter {
     /// A writer that uses the memory of `buffer`.
     #[must_use]
@@ -40,7 +47,7 @@ impl BitWriter {
     #[inline]
     fn push_short(&mut self, value: u64, bits: u32) {
         if self.at_byte + 8 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+            grow(&mut self.bytes);
         }
         self.pending |= value << self.pending_bits;
         self.pending_bits += bits;
@@ -58,7 +65,7 @@ impl BitWriter {
     #[inline(always)]
     pub(crate) fn push_all<const N: usize>(&mut self, values: &[u64; N], bits: &[u64; N]) {
         if self.at_byte + 64 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+            grow(&mut self.bytes);
         }
         let (mut pending, mut pending_bits, mut at_byte) =
             (self.pending, u64::from(self.pending_bits), self.at_byte);
@@ -81,7 +88,7 @@ impl BitWriter {
     pub(crate) fn push_block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
         debug_assert!(self.pending_bits == 0 && len <= N && N <= 64);
         if self.at_byte + 64 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+            grow(&mut self.bytes);
         }
         self.bytes[self.at_byte..self.at_byte + N].copy_from_slice(block);
         self.at_byte += len;

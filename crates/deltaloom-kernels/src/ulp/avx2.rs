@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements};
+use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements, push_masked};
 use crate::bits::{BitReader, BitWriter};
 use crate::tokens::{JUMPS, token_base, token_of_bits};
 use crate::{DecodeError, Number};
@@ -145,9 +145,9 @@ pub(super) unsafe fn encode_16(
             encode_elements::<2>(number, target, prediction, symbols, raw);
             break;
         }
-        // SAFETY: all are 64 bytes.
-        let [(t0, p0), (t1, p1)] =
-            [0, 32].map(|at| unsafe { (load(&target[at..]), load(&prediction[at..])) });
+        // SAFETY: both are 64 bytes.
+        let [t0, p0, t1, p1] =
+            unsafe { [load(target), load(prediction), load(&target[32..]), load(&prediction[32..])] };
         let (first, second) = (tokens_16(&wide, t0, p0), tokens_16(&wide, t1, p1));
         let beyond = _mm256_or_si256(first.beyond, second.beyond);
         if _mm256_testz_si256(beyond, beyond) == 0 {
@@ -160,10 +160,15 @@ pub(super) unsafe fn encode_16(
         unsafe { _mm256_storeu_si256(symbols.as_mut_ptr().cast(), packed) };
         let any = _mm256_or_si256(first.mask, second.mask);
         if _mm256_testz_si256(any, any) == 0 {
-            let (mut values, mut lengths) = ([0; 8], [0; 8]);
-            collect(&mut values[..4], &mut lengths[..4], first.bits, first.mask);
-            collect(&mut values[4..], &mut lengths[4..], second.bits, second.mask);
-            raw.push_all(&values, &lengths);
+            let (mut bits, mut masks) = ([0; 8], [0; 8]);
+            // SAFETY: eight words are two vectors.
+            unsafe {
+                store(&mut bits, first.bits);
+                store(&mut bits[4..], second.bits);
+                store(&mut masks, first.mask);
+                store(&mut masks[4..], second.mask);
+            }
+            push_masked(raw, &bits, &masks);
         }
     }
 }
@@ -235,17 +240,6 @@ fn ordered_32(x: __m256i) -> __m256i {
     _mm256_xor_si256(x, _mm256_or_si256(_mm256_srai_epi32::<31>(x), _mm256_set1_epi32(i32::MIN)))
 }
 
-/// Puts the masked bits of each word, and their number, to the front of the lists.
-#[inline]
-#[target_feature(enable = "avx2,bmi2,popcnt")]
-fn collect(values: &mut [u64], lengths: &mut [u64], bits: __m256i, mask: __m256i) {
-    // A loop, since closures that are passed on have no target features until all is inlined, which it then is not.
-    for (i, (bits, mask)) in words(bits).into_iter().zip(words(mask)).enumerate() {
-        values[i] = _pext_u64(bits, mask);
-        lengths[i] = mask.count_ones().into();
-    }
-}
-
 #[inline]
 #[target_feature(enable = "avx2")]
 fn words(x: __m256i) -> [u64; 4] {
@@ -266,6 +260,7 @@ fn words(x: __m256i) -> [u64; 4] {
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 unsafe fn spread(window: &[u8; WINDOW], at: &mut usize, masks: __m256i) -> __m256i {
     let mut words = words(masks);
+    // Not a closure: one that is passed on is not inlined, for it has features that its caller has not.
     for word in &mut words {
         let mask = *word;
         debug_assert!(*at / 8 + 8 <= WINDOW && mask.count_ones() <= WORD_BITS);
@@ -340,9 +335,13 @@ pub(super) unsafe fn encode_32(
         // SAFETY: there are 8 symbols.
         unsafe { _mm_storel_epi64(symbols.as_mut_ptr().cast(), _mm_packus_epi16(symbol, symbol)) };
         if _mm256_testz_si256(mask, mask) == 0 {
-            let (mut values, mut lengths) = ([0; 4], [0; 4]);
-            collect(&mut values, &mut lengths, bits, mask);
-            raw.push_all(&values, &lengths);
+            let (mut words, mut masks) = ([0; 4], [0; 4]);
+            // SAFETY: four words are a vector.
+            unsafe {
+                store(&mut words, bits);
+                store(&mut masks, mask);
+            }
+            push_masked(raw, &words, &masks);
         }
     }
 }
@@ -369,7 +368,7 @@ pub(super) unsafe fn apply_16(
             return apply_elements::<2>(number, values, symbols, raw);
         }
         // SAFETY: there are 32 symbols and 64 bytes of values.
-        let (symbol, [p0, p1]) = unsafe { (load(symbols), [0, 32].map(|at| load(&values[at..]))) };
+        let (symbol, [p0, p1]) = unsafe { (load(symbols), [load(values), load(&values[32..])]) };
         // Bytes in the order in which unpacking takes both halves of them.
         let symbol = _mm256_permute4x64_epi64::<0b11_01_10_00>(symbol);
         let is_at_least = |x, least| _mm256_cmpeq_epi8(_mm256_max_epu8(x, least), x);
@@ -567,14 +566,14 @@ pub(super) unsafe fn changed_positions<const B: usize>(target: &[u8], prediction
             ends[1][..target.len()].copy_from_slice(prediction);
             (t, p) = (&ends[0], &ends[1]);
         }
-        // SAFETY: all are 64 bytes.
-        let [(t0, p0), (t1, p1)] = [0, 32].map(|at| unsafe { (load(&t[at..]), load(&p[at..])) });
+        // SAFETY: both are 64 bytes.
+        let [t0, p0, t1, p1] = unsafe { [load(t), load(p), load(&t[32..]), load(&p[32..])] };
         let equal = if B == 2 {
             let equal = _mm256_packs_epi16(_mm256_cmpeq_epi16(t0, p0), _mm256_cmpeq_epi16(t1, p1));
             _mm256_movemask_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(equal))
         } else {
-            let [low, high] = [(t0, p0), (t1, p1)]
-                .map(|(t, p)| _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(t, p))));
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(t0, p0)));
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(t1, p1)));
             low | high << 8 | !0xffff
         };
         let mut changed = !equal.cast_unsigned();
@@ -614,4 +613,14 @@ unsafe fn load(bytes: &[u8]) -> __m256i {
     debug_assert!(bytes.len() >= 32);
     // SAFETY: this function's contract.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// # Safety
+/// There must be 4 words.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(words: &mut [u64], vector: __m256i) {
+    debug_assert!(words.len() >= 4);
+    // SAFETY: this function's contract.
+    unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), vector) };
 }

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements};
+use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements, push_masked};
 use crate::bits::{BitReader, BitWriter};
 use crate::tokens::{JUMPS, token_base, token_of_bits};
 use crate::{DecodeError, Number};
@@ -84,8 +84,8 @@ pub(super) unsafe fn encode_16(
     let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
     let (mantissa_bits, exponent_mask) = shift_and_mask(number);
     let exponent_mask = _mm512_set1_epi16(exponent_mask.cast_signed());
-    let mantissa_width = _mm512_set1_epi16(number.mantissa_bits() as i16);
     let mantissa_mask = _mm512_set1_epi16((1 << number.mantissa_bits()) - 1);
+    let all_bits = _mm512_set1_epi16(-1);
     let one = _mm512_set1_epi16(1);
     let pairs = target.chunks(2 * WIDE).zip(prediction.chunks(2 * WIDE));
     for (symbols, (target, prediction)) in symbols.chunks_mut(WIDE).zip(pairs) {
@@ -123,7 +123,6 @@ pub(super) unsafe fn encode_16(
         );
         let raw_bits = _mm512_maskz_permutexvar_epi8(even, length, raw_bits_of);
         let head = _mm512_srlv_epi16(z, raw_bits);
-        let bits = _mm512_xor_si512(z, _mm512_sllv_epi16(head, raw_bits));
         let symbol = _mm512_add_epi16(head, _mm512_maskz_permutexvar_epi8(even, length, symbol_of));
         let first_jump = _mm512_mask_blend_epi16(
             is_flipped,
@@ -131,19 +130,19 @@ pub(super) unsafe fn encode_16(
             _mm512_set1_epi16((JUMPS + JUMP_SPAN) as i16),
         );
         let symbol = _mm512_mask_add_epi16(symbol, is_jump, first_jump, jump);
-        let raw_bits = _mm512_mask_mov_epi16(raw_bits, is_jump, mantissa_width);
-        let bits = _mm512_mask_mov_epi16(bits, is_jump, _mm512_and_si512(t, mantissa_mask));
+        let mask = _mm512_andnot_si512(_mm512_sllv_epi16(all_bits, raw_bits), all_bits);
+        let mask = _mm512_mask_mov_epi16(mask, is_jump, mantissa_mask);
         // SAFETY: there are 32 symbols.
         unsafe { _mm256_storeu_si256(symbols.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbol)) };
-        if _mm512_test_epi16_mask(raw_bits, raw_bits) == 0 {
-            continue;
+        if _mm512_test_epi64_mask(mask, mask) != 0 {
+            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
+            // SAFETY: eight words are one vector.
+            unsafe {
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi16(z, is_jump, t));
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
+            }
+            push_masked(raw, &words, &masks);
         }
-        let low_half = _mm512_set1_epi32(0xffff);
-        let first_width = _mm512_and_si512(raw_bits, low_half);
-        let second = _mm512_sllv_epi32(_mm512_srli_epi32::<16>(bits), first_width);
-        let bits = _mm512_or_si512(_mm512_and_si512(bits, low_half), second);
-        let widths = _mm512_add_epi32(first_width, _mm512_srli_epi32::<16>(raw_bits));
-        push_pairs(raw, bits, widths);
     }
 }
 
@@ -166,8 +165,8 @@ pub(super) unsafe fn encode_32(
     let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
     let (mantissa_bits, exponent_mask) = shift_and_mask(number);
     let exponent_mask = _mm512_set1_epi32(exponent_mask.into());
-    let mantissa_width = _mm512_set1_epi32(number.mantissa_bits() as i32);
     let mantissa_mask = _mm512_set1_epi32((1 << number.mantissa_bits()) - 1);
+    let all_bits = _mm512_set1_epi16(-1);
     let one = _mm512_set1_epi32(1);
     let pairs = target.chunks(4 * NARROW).zip(prediction.chunks(4 * NARROW));
     for (symbols, (target, prediction)) in symbols.chunks_mut(NARROW).zip(pairs) {
@@ -197,7 +196,6 @@ pub(super) unsafe fn encode_32(
         let length = _mm512_sub_epi32(_mm512_set1_epi32(32), _mm512_lzcnt_epi32(z));
         let raw_bits = _mm512_maskz_permutexvar_epi8(lowest_bytes, length, raw_bits_of);
         let head = _mm512_srlv_epi32(z, raw_bits);
-        let bits = _mm512_xor_si512(z, _mm512_sllv_epi32(head, raw_bits));
         let symbol = _mm512_add_epi32(head, _mm512_maskz_permutexvar_epi8(lowest_bytes, length, symbol_of));
         let first_jump = _mm512_mask_blend_epi32(
             is_flipped,
@@ -205,32 +203,20 @@ pub(super) unsafe fn encode_32(
             _mm512_set1_epi32((JUMPS + JUMP_SPAN) as i32),
         );
         let symbol = _mm512_mask_add_epi32(symbol, is_jump, first_jump, jump);
-        let raw_bits = _mm512_mask_mov_epi32(raw_bits, is_jump, mantissa_width);
-        let bits = _mm512_mask_and_epi32(bits, is_jump, t, mantissa_mask);
+        let mask = _mm512_andnot_si512(_mm512_sllv_epi32(all_bits, raw_bits), all_bits);
+        let mask = _mm512_mask_mov_epi32(mask, is_jump, mantissa_mask);
         // SAFETY: there are 16 symbols.
         unsafe { _mm_storeu_si128(symbols.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(symbol)) };
-        if _mm512_test_epi32_mask(raw_bits, raw_bits) != 0 {
-            push_pairs(raw, bits, raw_bits);
+        if _mm512_test_epi64_mask(mask, mask) != 0 {
+            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
+            // SAFETY: eight words are one vector.
+            unsafe {
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi32(z, is_jump, t));
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
+            }
+            push_masked(raw, &words, &masks);
         }
     }
-}
-
-/// Appends sixteen fields of at most 28 bits, two at a time.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn push_pairs(raw: &mut BitWriter, bits: __m512i, widths: __m512i) {
-    let low_half = _mm512_set1_epi64(0xffff_ffff);
-    let first_width = _mm512_and_si512(widths, low_half);
-    let second = _mm512_sllv_epi64(_mm512_srli_epi64::<32>(bits), first_width);
-    let pairs = _mm512_or_si512(_mm512_and_si512(bits, low_half), second);
-    let pair_widths = _mm512_add_epi64(first_width, _mm512_srli_epi64::<32>(widths));
-    let (mut values, mut lengths) = ([0u64; 8], [0u64; 8]);
-    // SAFETY: eight words are one vector.
-    unsafe {
-        _mm512_storeu_si512(values.as_mut_ptr().cast(), pairs);
-        _mm512_storeu_si512(lengths.as_mut_ptr().cast(), pair_widths);
-    }
-    raw.push_all(&values, &lengths);
 }
 
 /// Turns predictions into 16-bit floats; see [`super::apply`].

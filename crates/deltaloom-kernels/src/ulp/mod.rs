@@ -151,6 +151,19 @@ fn encode_elements<const B: usize>(
     *raw = writer;
 }
 
+/// Appends those bits of each word that are in its mask, at most [`SHORT_BITS`].
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "bmi2,popcnt")]
+fn push_masked<const N: usize>(raw: &mut BitWriter, words: &[u64; N], masks: &[u64; N]) {
+    let (mut values, mut lengths) = ([0; N], [0; N]);
+    for i in 0..N {
+        values[i] = std::arch::x86_64::_pext_u64(words[i], masks[i]);
+        lengths[i] = masks[i].count_ones().into();
+    }
+    raw.push_all(&values, &lengths);
+}
+
 per_isa! {
     fn encode_in_blocks(
         number: Number,
@@ -187,7 +200,7 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
                     && (a | b | c) < SMALL
                 {
                     // Nearly always. Three tokens of at most 7 raw bits in one push: each push waits for the one before it.
-                    let [a, b, c] = [a, b, c].map(small_token);
+                    let (a, b, c) = (small_token(a), small_token(b), small_token(c));
                     [*s0, *s1, *s2] = [a.symbol, b.symbol, c.symbol];
                     let bits = a.raw | b.raw << a.raw_bits | c.raw << (a.raw_bits + b.raw_bits);
                     writer.push(bits, a.raw_bits + b.raw_bits + c.raw_bits);
@@ -320,15 +333,16 @@ fn apply_body(
             far.clear();
             for (k, (near, symbols)) in near.chunks_mut(3).zip(symbols.chunks(3)).enumerate() {
                 if let ([z0, z1, z2], &[a, b, c]) = (&mut *near, symbols)
-                    && let [(base_a, a), (base_b, b), (base_c, c)] = [a, b, c].map(token_base)
+                    && let ((base_a, a), (base_b, b), (base_c, c)) =
+                        (token_base(a), token_base(b), token_base(c))
                     && a + b + c <= SHORT_BITS
                 {
                     // Nearly always; jumps have too many bits. One take, since each waits for the one before it.
                     let bits = reader.take(a + b + c);
-                    let z = [(base_a, 0, a), (base_b, a, b), (base_c, a + b, c)]
-                        .map(|(base, from, width)| base + (bits >> from & ((1 << width) - 1)));
+                    let field = |from: u32, width: u32| bits >> from & ((1 << width) - 1);
+                    let z = [base_a + field(0, a), base_b + field(a, b), base_c + field(a + b, c)];
                     bad |= (z[0] | z[1] | z[2]) & !number.mask();
-                    [*z0, *z1, *z2] = z.map(low_32);
+                    (*z0, *z1, *z2) = (low_32(z[0]), low_32(z[1]), low_32(z[2]));
                     continue;
                 }
                 for (i, &symbol) in symbols.iter().enumerate() {
