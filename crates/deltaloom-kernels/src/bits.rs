@@ -67,19 +67,21 @@ impl BitWriter {
         if self.at_byte + 64 > self.bytes.len() {
             grow(&mut self.bytes);
         }
-        let (mut pending, mut pending_bits, mut at_byte) =
-            (self.pending, u64::from(self.pending_bits), self.at_byte);
+        // What is written to bytes could be the writer's own fields, for all that the compiler knows, so they are read once.
+        let out = &mut self.bytes[self.at_byte..self.at_byte + 64];
+        let (mut pending, mut pending_bits, mut at_byte) = (self.pending, u64::from(self.pending_bits), 0);
         for (value, bits) in values.iter().zip(bits) {
             debug_assert!(*bits <= u64::from(SHORT_BITS) && value >> bits == 0);
             pending |= value << pending_bits;
             pending_bits += bits;
-            self.bytes[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
+            out[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
             at_byte += (pending_bits / 8) as usize;
             // All 64 at once is one too many for a shift, but there are never more than 63.
             pending >>= pending_bits & 56;
             pending_bits &= 7;
         }
-        (self.pending, self.pending_bits, self.at_byte) = (pending, (pending_bits & 7) as u32, at_byte);
+        (self.pending, self.pending_bits) = (pending, (pending_bits & 7) as u32);
+        self.at_byte += at_byte;
     }
 
     /// Appends the first `len` bytes of `block`. What was written before must end at a byte.

@@ -25,10 +25,10 @@ const WINDOW: usize = 64;
 
 /// For the second and the third digit of residuals: raw bits if that digit is the first one in use, and what is then added to the bits above
 /// them to make the symbol.
-static RAW_BITS_OF_SECOND: [u8; 16] = by_digit(4);
-static RAW_BITS_OF_THIRD: [u8; 16] = by_digit(8);
+pub(super) static RAW_BITS_OF_SECOND: [u8; 16] = by_digit(4);
+pub(super) static RAW_BITS_OF_THIRD: [u8; 16] = by_digit(8);
 /// By number of raw bits.
-static SYMBOL_OF_RAW_BITS: [u8; 16] = by_raw_bits();
+pub(super) static SYMBOL_OF_RAW_BITS: [u8; 16] = by_raw_bits();
 /// For symbols below 64, by their upper four bits: raw bits as a mask, low and high byte, and the residual bits above them,
 /// on which the lowest two bits of the symbol count up.
 static MASK_LOW: [u8; 16] = by_symbol(Part::MaskLow);

@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::{RAW_BITS_OF_SECOND, RAW_BITS_OF_THIRD, SYMBOL_OF_RAW_BITS};
 use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements, push_masked};
 use crate::bits::{BitReader, BitWriter};
 use crate::tokens::{JUMPS, token_base, token_of_bits};
@@ -79,9 +80,9 @@ pub(super) unsafe fn encode_16(
     symbols: &mut [u8],
     raw: &mut BitWriter,
 ) {
-    let even = 0x5555_5555_5555_5555;
-    // SAFETY: each list is one vector.
-    let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
+    let raw_bits_of_second = in_lanes(&RAW_BITS_OF_SECOND);
+    let raw_bits_of_third = in_lanes(&RAW_BITS_OF_THIRD);
+    let symbol_of = in_lanes(&SYMBOL_OF_RAW_BITS);
     let (mantissa_bits, exponent_mask) = shift_and_mask(number);
     let exponent_mask = _mm512_set1_epi16(exponent_mask.cast_signed());
     let mantissa_mask = _mm512_set1_epi16((1 << number.mantissa_bits()) - 1);
@@ -113,17 +114,14 @@ pub(super) unsafe fn encode_16(
             encode_elements::<2>(number, target, prediction, symbols, raw);
             continue;
         }
-        // Lengths in halves of 16, since only 32-bit numbers have their leading zeros counted.
-        let length = |z| _mm512_sub_epi32(_mm512_set1_epi32(32), _mm512_lzcnt_epi32(z));
-        let low = length(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(z)));
-        let high = length(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(z)));
-        let length = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(_mm512_cvtepi32_epi16(low)),
-            _mm512_cvtepi32_epi16(high),
+        // Hexadecimal digits instead of leading zeros, which only 32-bit numbers have counted.
+        let second = _mm512_and_si512(_mm512_srli_epi16::<4>(z), _mm512_set1_epi16(15));
+        let raw_bits = _mm512_max_epu16(
+            _mm512_shuffle_epi8(raw_bits_of_third, _mm512_srli_epi16::<8>(z)),
+            _mm512_shuffle_epi8(raw_bits_of_second, second),
         );
-        let raw_bits = _mm512_maskz_permutexvar_epi8(even, length, raw_bits_of);
         let head = _mm512_srlv_epi16(z, raw_bits);
-        let symbol = _mm512_add_epi16(head, _mm512_maskz_permutexvar_epi8(even, length, symbol_of));
+        let symbol = _mm512_add_epi16(head, _mm512_shuffle_epi8(symbol_of, raw_bits));
         let first_jump = _mm512_mask_blend_epi16(
             is_flipped,
             _mm512_set1_epi16(JUMPS as i16),
@@ -471,6 +469,14 @@ fn window(raw: &BitReader<'_>) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn shift_and_mask(number: Number) -> (__m128i, u16) {
     (_mm_cvtsi64_si128(i64::from(number.mantissa_bits())), (1 << number.exponent_bits()) - 1)
+}
+
+/// A list in every quarter of a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_lanes(list: &[u8; 16]) -> __m512i {
+    // SAFETY: the list is a quarter of a vector.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(list.as_ptr().cast()) })
 }
 
 /// # Safety
