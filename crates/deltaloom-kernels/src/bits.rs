@@ -84,16 +84,25 @@ impl BitWriter {
         self.at_byte += at_byte;
     }
 
-    /// Appends the first `len` bytes of `block`. What was written before must end at a byte.
+    /// Appends the first so many bytes of each block. What was written before must end at a byte.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn push_block<const N: usize>(&mut self, block: &[u8; N], len: usize) {
-        debug_assert!(self.pending_bits == 0 && len <= N && N <= 64);
-        if self.at_byte + 64 > self.bytes.len() {
+    pub(crate) fn push_blocks<const N: usize, const B: usize>(
+        &mut self,
+        blocks: &[[u8; N]; B],
+        lens: [usize; B],
+    ) {
+        debug_assert!(self.pending_bits == 0 && lens.iter().all(|len| *len <= N));
+        if self.at_byte + N * B > self.bytes.len() {
             grow(&mut self.bytes);
         }
-        self.bytes[self.at_byte..self.at_byte + N].copy_from_slice(block);
-        self.at_byte += len;
+        let out = &mut self.bytes[self.at_byte..self.at_byte + N * B];
+        let mut at = 0;
+        for (block, len) in blocks.iter().zip(lens) {
+            out[at..at + N].copy_from_slice(block);
+            at += len;
+        }
+        self.at_byte += at;
     }
 
     /// Bits written so far.

@@ -98,11 +98,14 @@ fn join_halves(x: __m256i, bits: u32) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn push(fields: &mut BitWriter, part: __m128i, len: usize) {
-    let mut block = [0u8; 16];
-    // SAFETY: the block is one vector.
-    unsafe { _mm_storeu_si128(block.as_mut_ptr().cast(), part) };
-    fields.push_block(&block, len);
+fn push(fields: &mut BitWriter, low: __m128i, high: __m128i, lens: [usize; 2]) {
+    let mut blocks = [[0u8; 16]; 2];
+    // SAFETY: each block is half a vector.
+    unsafe {
+        _mm_storeu_si128(blocks[0].as_mut_ptr().cast(), low);
+        _mm_storeu_si128(blocks[1].as_mut_ptr().cast(), high);
+    }
+    fields.push_blocks(&blocks, lens);
 }
 
 /// See [`super::encode`].
@@ -144,8 +147,7 @@ pub(super) unsafe fn encode_16(
         let field = _mm256_or_si256(_mm256_and_si256(_mm256_srl_epi16(x, by.zero_bits), mantissa), sign);
         let two = _mm256_madd_epi16(field, second_in_two);
         let (low, high) = join.join(join_halves(two, 2 * field_bits));
-        push(fields, low, field_bits as usize);
-        push(fields, high, field_bits as usize);
+        push(fields, low, high, [field_bits as usize; 2]);
     }
 }
 
@@ -190,9 +192,8 @@ pub(super) unsafe fn encode_32(
         let sign = _mm256_sll_epi32(_mm256_srl_epi32(x, by.sign), by.mantissa_bits);
         let field = _mm256_or_si256(_mm256_and_si256(_mm256_srl_epi32(x, by.zero_bits), mantissa), sign);
         let (low, high) = join.join(join_halves(field, field_bits));
-        push(fields, low, half_bytes);
         let high = _mm_or_si128(high, _mm_shuffle_epi8(low, shared_byte));
-        push(fields, high, field_bits as usize - half_bytes);
+        push(fields, low, high, [half_bytes, field_bits as usize - half_bytes]);
     }
 }
 

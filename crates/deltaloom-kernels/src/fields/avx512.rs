@@ -108,7 +108,7 @@ pub(super) unsafe fn encode_16(
         unsafe {
             _mm512_storeu_si512(block.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(packed, eight));
         }
-        fields.push_block(&block, WIDE * field_bits as usize / 8);
+        fields.push_blocks(&[block], [WIDE * field_bits as usize / 8]);
     }
 }
 

@@ -168,7 +168,8 @@ pub(super) unsafe fn encode_16(
                 store(&mut masks, first.mask);
                 store(&mut masks[4..], second.mask);
             }
-            push_masked(raw, &bits, &masks);
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &bits, &masks) };
         }
     }
 }
@@ -341,7 +342,8 @@ pub(super) unsafe fn encode_32(
                 store(&mut words, bits);
                 store(&mut masks, mask);
             }
-            push_masked(raw, &words, &masks);
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &words, &masks) };
         }
     }
 }

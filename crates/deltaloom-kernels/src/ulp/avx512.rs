@@ -139,7 +139,8 @@ pub(super) unsafe fn encode_16(
                 _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi16(z, is_jump, t));
                 _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
             }
-            push_masked(raw, &words, &masks);
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &words, &masks) };
         }
     }
 }
@@ -212,7 +213,8 @@ pub(super) unsafe fn encode_32(
                 _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi32(z, is_jump, t));
                 _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
             }
-            push_masked(raw, &words, &masks);
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &words, &masks) };
         }
     }
 }

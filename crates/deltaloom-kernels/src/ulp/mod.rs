@@ -152,13 +152,17 @@ fn encode_elements<const B: usize>(
 }
 
 /// Appends those bits of each word that are in its mask, at most [`SHORT_BITS`].
+///
+/// # Safety
+/// Needs BMI2. It is not a feature of this function, which then could not be inlined always; a call would take longer than it does.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-#[target_feature(enable = "bmi2,popcnt")]
-fn push_masked<const N: usize>(raw: &mut BitWriter, words: &[u64; N], masks: &[u64; N]) {
+#[expect(unsafe_code, reason = "intrinsics of features that only the caller has")]
+#[inline(always)]
+unsafe fn push_masked<const N: usize>(raw: &mut BitWriter, words: &[u64; N], masks: &[u64; N]) {
     let (mut values, mut lengths) = ([0; N], [0; N]);
     for i in 0..N {
-        values[i] = std::arch::x86_64::_pext_u64(words[i], masks[i]);
+        // SAFETY: this function's contract.
+        values[i] = unsafe { std::arch::x86_64::_pext_u64(words[i], masks[i]) };
         lengths[i] = masks[i].count_ones().into();
     }
     raw.push_all(&values, &lengths);
