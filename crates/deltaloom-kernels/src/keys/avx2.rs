@@ -1,54 +1,12 @@
-//! Keys of 16- and 32-bit floats and their tables, a vector at a time.
+//! Tables of keys, a vector at a time. The keys themselves the compiler vectorises as well from their portable body.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 
 use std::arch::x86_64::*;
 
-use super::{KEYS, row_elements};
-use crate::Number;
+use super::KEYS;
 
-/// Elements of a vector of 16-bit floats, and keys of one.
-const WIDE: usize = 16;
+/// Keys of a vector.
 const BYTES: usize = 32;
-
-/// Keys of a part of a row of 16-bit floats; `col_scales` is empty or has one per element.
-///
-/// # Safety
-/// Needs the features below; `values` has two bytes for every byte of `out`.
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-pub(super) unsafe fn row_keys_16(
-    number: Number,
-    base: i32,
-    col_scales: &[i32],
-    values: &[u8],
-    out: &mut [u8],
-) {
-    let shift = _mm_cvtsi32_si128(number.mantissa_bits().cast_signed());
-    let mask = _mm256_set1_epi16((1 << number.exponent_bits()) - 1);
-    let base_8 = _mm256_set1_epi32(base);
-    // Saturation keeps its side: exponents take at most 10 bits, so beyond 15 the key is 0 or 255 anyway.
-    let mut subtrahend = _mm256_packs_epi32(base_8, base_8);
-    let full = out.len() / WIDE * WIDE;
-    let (out, out_rest) = out.split_at_mut(full);
-    let (values, values_rest) = values.split_at(2 * full);
-    let (scales, scales_rest) = col_scales.split_at(full.min(col_scales.len()));
-    for (i, (out, values)) in out.chunks_exact_mut(WIDE).zip(values.chunks_exact(2 * WIDE)).enumerate() {
-        if let Some(scales) = scales.get(WIDE * i..WIDE * (i + 1)) {
-            // SAFETY: there are 16 scales.
-            let [low, high] = [0, 8].map(|from| unsafe {
-                _mm256_add_epi32(base_8, _mm256_loadu_si256(scales.as_ptr().add(from).cast()))
-            });
-            subtrahend = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-        }
-        // SAFETY: there are 32 bytes.
-        let x = unsafe { _mm256_loadu_si256(values.as_ptr().cast()) };
-        let exponent = _mm256_and_si256(_mm256_srl_epi16(x, shift), mask);
-        let key = _mm256_subs_epi16(_mm256_slli_epi16::<2>(exponent), subtrahend);
-        let key = _mm_packus_epi16(_mm256_castsi256_si128(key), _mm256_extracti128_si256::<1>(key));
-        // SAFETY: there are 16 bytes.
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), key) };
-    }
-    row_elements::<2>(number, base, scales_rest, values_rest, out_rest);
-}
 
 /// Replaces every key by its table.
 ///

@@ -84,6 +84,16 @@ fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
 /// Keys of a part of a row; `col_scales` starts with that of its first element.
 #[inline(always)]
 fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
+    #[inline(always)]
+    fn run<const B: usize>(number: Number, base: i32, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
+        let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
+        if col_scales.is_empty() {
+            out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
+        } else {
+            let scaled = exponents.zip(col_scales);
+            out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
+        }
+    }
     let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
     assert_eq!(values.len(), out.len() * rule.number.bytes());
     #[cfg(target_arch = "x86_64")]
@@ -100,31 +110,7 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
             }
         };
     }
-    #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx2 && rule.number.kind() == NumberKind::Float && rule.number.bits() == 16 {
-        #[expect(unsafe_code, reason = "calling a function with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the length was checked.
-        return unsafe { avx2::row_keys_16(rule.number, base, col_scales, values, out) };
-    }
-    by_number!(rule.number, row_elements(base, col_scales, values, out));
-}
-
-/// [`row_keys`] one element after another.
-#[inline(always)]
-fn row_elements<const B: usize>(
-    number: Number,
-    base: i32,
-    col_scales: &[i32],
-    values: &[u8],
-    out: &mut [u8],
-) {
-    let exponents = values.chunks_exact(B).map(|value| number.exponent(load::<B>(value, 0)));
-    if col_scales.is_empty() {
-        out.iter_mut().zip(exponents).for_each(|(out, e)| *out = key(e, base));
-    } else {
-        let scaled = exponents.zip(col_scales);
-        out.iter_mut().zip(scaled).for_each(|(out, (e, scale))| *out = key(e, base + scale));
-    }
+    by_number!(rule.number, run(base, col_scales, values, out));
 }
 
 /// Replaces every key by its table.
@@ -213,6 +199,25 @@ mod tests {
                     prop_assert!(keys.iter().zip(&expected).all(|(k, e)| *k == map[usize::from(*e)]));
                     Ok(())
                 })?;
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_mapped_at_every_place_of_a_vector() {
+        let map: [u8; KEYS] =
+            std::array::from_fn(|key| u8::try_from((key * 59 + key / 16 * 3) % 256).unwrap());
+        for first in 0..=255u8 {
+            for len in [first.into(), 31, 32, 33, 64, 96] {
+                let keys: Vec<u8> = (0..=255u8).map(|i| first.wrapping_add(i)).take(len).collect();
+                let expected: Vec<u8> = keys.iter().map(|key| map[usize::from(*key)]).collect();
+                for_each_isa(|isa| {
+                    let mut keys = keys.clone();
+                    map_keys(&mut keys, &map);
+                    assert_eq!(keys, expected, "{first} {len} {isa:?}");
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
             }
         }
     }
