@@ -18,6 +18,13 @@ pub(crate) const SHORT_BITS: u32 = 56;
 /// Bytes by which the buffer grows.
 const GROWTH: usize = 4096;
 
+/// Out of line, lest the code of every push be that of the few that find no room.
+#[cold]
+#[inline(never)]
+fn grow(bytes: &mut Vec<u8>) {
+    bytes.resize(2 * bytes.len() + GROWTH, 0);
+}
+
 impl BitWriter {
     /// A writer that uses the memory of `buffer`.
     #[must_use]
@@ -40,7 +47,7 @@ impl BitWriter {
     #[inline]
     fn push_short(&mut self, value: u64, bits: u32) {
         if self.at_byte + 8 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+            grow(&mut self.bytes);
         }
         self.pending |= value << self.pending_bits;
         self.pending_bits += bits;
@@ -52,38 +59,50 @@ impl BitWriter {
         self.pending_bits &= 7;
     }
 
-    /// Appends eight fields of at most 56 bits each, whose bits above that are zero.
+    /// Appends at most eight fields of at most 56 bits each, whose bits above that are zero.
     #[cfg(target_arch = "x86_64")]
-    #[inline]
-    pub(crate) fn push_eight(&mut self, values: &[u64; 8], bits: &[u64; 8]) {
+    // A call per vector would cost more than the pushes.
+    #[inline(always)]
+    pub(crate) fn push_all<const N: usize>(&mut self, values: &[u64; N], bits: &[u64; N]) {
         if self.at_byte + 64 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+            grow(&mut self.bytes);
         }
-        let (mut pending, mut pending_bits, mut at_byte) =
-            (self.pending, u64::from(self.pending_bits), self.at_byte);
+        // What is written to bytes could be the writer's own fields, for all that the compiler knows, so they are read once.
+        let out = &mut self.bytes[self.at_byte..self.at_byte + 64];
+        let (mut pending, mut pending_bits, mut at_byte) = (self.pending, u64::from(self.pending_bits), 0);
         for (value, bits) in values.iter().zip(bits) {
             debug_assert!(*bits <= u64::from(SHORT_BITS) && value >> bits == 0);
             pending |= value << pending_bits;
             pending_bits += bits;
-            self.bytes[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
+            out[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
             at_byte += (pending_bits / 8) as usize;
             // All 64 at once is one too many for a shift, but there are never more than 63.
             pending >>= pending_bits & 56;
             pending_bits &= 7;
         }
-        (self.pending, self.pending_bits, self.at_byte) = (pending, (pending_bits & 7) as u32, at_byte);
+        (self.pending, self.pending_bits) = (pending, (pending_bits & 7) as u32);
+        self.at_byte += at_byte;
     }
 
-    /// Appends the first `len` bytes of `block`. What was written before must end at a byte.
+    /// Appends the first so many bytes of each block. What was written before must end at a byte.
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn push_block(&mut self, block: &[u8; 64], len: usize) {
-        debug_assert!(self.pending_bits == 0 && len <= 64);
-        if self.at_byte + 64 > self.bytes.len() {
-            self.bytes.resize(2 * self.bytes.len() + GROWTH, 0);
+    pub(crate) fn push_blocks<const N: usize, const B: usize>(
+        &mut self,
+        blocks: &[[u8; N]; B],
+        lens: [usize; B],
+    ) {
+        debug_assert!(self.pending_bits == 0 && lens.iter().all(|len| *len <= N));
+        if self.at_byte + N * B > self.bytes.len() {
+            grow(&mut self.bytes);
         }
-        self.bytes[self.at_byte..self.at_byte + 64].copy_from_slice(block);
-        self.at_byte += len;
+        let out = &mut self.bytes[self.at_byte..self.at_byte + N * B];
+        let mut at = 0;
+        for (block, len) in blocks.iter().zip(lens) {
+            out[at..at + N].copy_from_slice(block);
+            at += len;
+        }
+        self.at_byte += at;
     }
 
     /// Bits written so far.
@@ -153,6 +172,21 @@ impl<'a> BitReader<'a> {
     #[inline]
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at_bit / 8..).unwrap_or_default()
+    }
+
+    /// The `N` bytes from the one in which the next bit is. Where there are fewer they are copied to `padded`, with zeros behind them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn window<'p, const N: usize>(&self, padded: &'p mut [u8; N]) -> &'p [u8; N]
+    where
+        'a: 'p,
+    {
+        let rest = self.rest();
+        rest.first_chunk().unwrap_or_else(|| {
+            *padded = [0; N];
+            padded[..rest.len()].copy_from_slice(rest);
+            padded
+        })
     }
 
     /// Moves on by `bits`, which may lead behind the end as [`Self::take`] may.

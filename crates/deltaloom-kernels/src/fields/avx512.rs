@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{ESCAPE, FieldSplit, decode_elements, encode_elements};
+use super::{ESCAPE, FieldSplit, decode_elements, encode_elements, push_escapes, read_escapes};
 use crate::DecodeError;
 use crate::bits::{BitReader, BitWriter};
 
@@ -108,7 +108,7 @@ pub(super) unsafe fn encode_16(
         unsafe {
             _mm512_storeu_si512(block.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(packed, eight));
         }
-        fields.push_block(&block, WIDE * field_bits as usize / 8);
+        fields.push_blocks(&[block], [WIDE * field_bits as usize / 8]);
     }
 }
 
@@ -156,13 +156,7 @@ pub(super) unsafe fn encode_32(
         let mut values = [0u64; 8];
         // SAFETY: eight words are one vector.
         unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), two) };
-        fields.push_eight(&values, &[2 * field_bits; 8]);
-    }
-}
-
-fn push_escapes<const B: usize>(split: FieldSplit, symbols: &[u8], values: &[u8], escapes: &mut BitWriter) {
-    for (_, value) in symbols.iter().zip(values.chunks_exact(B)).filter(|(symbol, _)| **symbol == ESCAPE) {
-        escapes.push(split.top(crate::number::load::<B>(value, 0)), split.top_bits());
+        fields.push_all(&values, &[2 * field_bits; 8]);
     }
 }
 
@@ -207,7 +201,7 @@ pub(super) unsafe fn decode_16(
         let is_escape = _mm256_cmpeq_epi8_mask(symbol, _mm256_set1_epi8(-1));
         let mut top = _mm512_add_epi16(_mm512_cvtepu8_epi16(symbol), lowest);
         if is_escape != 0 {
-            let mut tops = [0u16; WIDE];
+            let mut tops = [0; WIDE];
             read_escapes(split, is_escape.into(), escapes, &mut tops);
             // SAFETY: the numbers are one vector.
             top = _mm512_mask_mov_epi16(top, is_escape, unsafe { _mm512_loadu_si512(tops.as_ptr().cast()) });
@@ -265,7 +259,7 @@ pub(super) unsafe fn decode_32(
         let is_escape = _mm_cmpeq_epi8_mask(symbol, _mm_set1_epi8(-1));
         let mut top = _mm512_add_epi32(_mm512_cvtepu8_epi32(symbol), lowest);
         if is_escape != 0 {
-            let mut tops = [0u16; WIDE];
+            let mut tops = [0; WIDE];
             read_escapes(split, is_escape.into(), escapes, &mut tops);
             // SAFETY: the numbers are one vector.
             let tops = unsafe { _mm512_loadu_si512(tops.as_ptr().cast()) };
@@ -282,15 +276,6 @@ pub(super) unsafe fn decode_32(
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) };
     }
     if unknown == 0 { Ok(()) } else { Err(DecodeError::BadSymbol) }
-}
-
-/// Reads the modelled parts of escaped elements into their places.
-fn read_escapes(split: FieldSplit, mut is_escape: u64, escapes: &mut BitReader<'_>, tops: &mut [u16; WIDE]) {
-    while is_escape != 0 {
-        let top = escapes.take(split.top_bits()) as u16;
-        tops[is_escape.trailing_zeros() as usize % WIDE] = top;
-        is_escape &= is_escape - 1;
-    }
 }
 
 impl BitReader<'_> {

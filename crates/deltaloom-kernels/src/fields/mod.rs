@@ -2,6 +2,8 @@
 //! It does not choose how many mantissa bits are modelled.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use crate::bits::{BitReader, BitWriter, SHORT_BITS};
@@ -89,6 +91,17 @@ impl FieldSplit {
     ) {
         assert_eq!(target.len(), symbols.len() * self.number.bytes());
         #[cfg(target_arch = "x86_64")]
+        if isa() == Isa::Avx2 && avx2::supports(self, zero_bits) {
+            #[expect(unsafe_code, reason = "calling functions with detected target features")]
+            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            return unsafe {
+                match self.number.bits() {
+                    16 => avx2::encode_16(self, target, zero_bits, symbols, escapes, fields),
+                    _ => avx2::encode_32(self, target, zero_bits, symbols, escapes, fields),
+                }
+            };
+        }
+        #[cfg(target_arch = "x86_64")]
         if isa() == Isa::Avx512 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
             // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
@@ -115,6 +128,17 @@ impl FieldSplit {
         out: &mut [u8],
     ) -> Result<(), DecodeError> {
         assert_eq!(out.len(), symbols.len() * self.number.bytes());
+        #[cfg(target_arch = "x86_64")]
+        if isa() == Isa::Avx2 && avx2::supports(self, zero_bits) {
+            #[expect(unsafe_code, reason = "calling functions with detected target features")]
+            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            return unsafe {
+                match self.number.bits() {
+                    16 => avx2::decode_16(self, symbols, zero_bits, escapes, fields, out),
+                    _ => avx2::decode_32(self, symbols, zero_bits, escapes, fields, out),
+                }
+            };
+        }
         #[cfg(target_arch = "x86_64")]
         if isa() == Isa::Avx512 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
@@ -282,6 +306,30 @@ fn decode_elements<const B: usize>(
     }
     *all_fields = fields;
     if unknown == 0 { Ok(()) } else { Err(DecodeError::BadSymbol) }
+}
+
+/// Modelled parts of the elements that have no symbol of their own.
+#[cfg(target_arch = "x86_64")]
+fn push_escapes<const B: usize>(split: FieldSplit, symbols: &[u8], values: &[u8], escapes: &mut BitWriter) {
+    for (_, value) in symbols.iter().zip(values.chunks_exact(B)).filter(|(symbol, _)| **symbol == ESCAPE) {
+        escapes.push(split.top(load::<B>(value, 0)), split.top_bits());
+    }
+}
+
+/// Reads the modelled parts of escaped elements into their places.
+#[cfg(target_arch = "x86_64")]
+fn read_escapes<const N: usize>(
+    split: FieldSplit,
+    mut is_escape: u64,
+    escapes: &mut BitReader<'_>,
+    tops: &mut [u16; N],
+) {
+    while is_escape != 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "exponents and a few bits take at most 16")]
+        let top = escapes.take(split.top_bits()) as u16;
+        tops[is_escape.trailing_zeros() as usize % N] = top;
+        is_escape &= is_escape - 1;
+    }
 }
 
 /// Counts the modelled part with [`MAX_MODELLED_BITS`] mantissa bits (or as many as there are) into `histogram`, one counter per value.

@@ -2,6 +2,8 @@
 //! Which table serves a key is the caller's.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use crate::Number;
@@ -118,10 +120,15 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
 /// Replaces every key by its table.
 pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 {
-        #[expect(unsafe_code, reason = "calling a function with detected target features")]
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected.
-        return unsafe { avx512::map_keys(keys, map) };
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => avx512::map_keys(keys, map),
+                _ => avx2::map_keys(keys, map),
+            }
+        };
     }
     keys.iter_mut().for_each(|key| *key = map[usize::from(*key)]);
 }
@@ -196,6 +203,25 @@ mod tests {
                     prop_assert!(keys.iter().zip(&expected).all(|(k, e)| *k == map[usize::from(*e)]));
                     Ok(())
                 })?;
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_mapped_at_every_place_of_a_vector() {
+        let map: [u8; KEYS] =
+            std::array::from_fn(|key| u8::try_from((key * 59 + key / 16 * 3) % 256).unwrap());
+        for first in 0..=255u8 {
+            for len in [first.into(), 31, 32, 33, 64, 96] {
+                let keys: Vec<u8> = (0..=255u8).map(|i| first.wrapping_add(i)).take(len).collect();
+                let expected: Vec<u8> = keys.iter().map(|key| map[usize::from(*key)]).collect();
+                for_each_isa(|isa| {
+                    let mut keys = keys.clone();
+                    map_keys(&mut keys, &map);
+                    assert_eq!(keys, expected, "{first} {len} {isa:?}");
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
             }
         }
     }

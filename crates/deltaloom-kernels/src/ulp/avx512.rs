@@ -4,7 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements};
+use super::avx2::{RAW_BITS_OF_SECOND, RAW_BITS_OF_THIRD, SYMBOL_OF_RAW_BITS};
+use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements, push_masked};
 use crate::bits::{BitReader, BitWriter};
 use crate::tokens::{JUMPS, token_base, token_of_bits};
 use crate::{DecodeError, Number};
@@ -79,13 +80,13 @@ pub(super) unsafe fn encode_16(
     symbols: &mut [u8],
     raw: &mut BitWriter,
 ) {
-    let even = 0x5555_5555_5555_5555;
-    // SAFETY: each list is one vector.
-    let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
+    let raw_bits_of_second = in_lanes(&RAW_BITS_OF_SECOND);
+    let raw_bits_of_third = in_lanes(&RAW_BITS_OF_THIRD);
+    let symbol_of = in_lanes(&SYMBOL_OF_RAW_BITS);
     let (mantissa_bits, exponent_mask) = shift_and_mask(number);
     let exponent_mask = _mm512_set1_epi16(exponent_mask.cast_signed());
-    let mantissa_width = _mm512_set1_epi16(number.mantissa_bits() as i16);
     let mantissa_mask = _mm512_set1_epi16((1 << number.mantissa_bits()) - 1);
+    let all_bits = _mm512_set1_epi16(-1);
     let one = _mm512_set1_epi16(1);
     let pairs = target.chunks(2 * WIDE).zip(prediction.chunks(2 * WIDE));
     for (symbols, (target, prediction)) in symbols.chunks_mut(WIDE).zip(pairs) {
@@ -113,37 +114,34 @@ pub(super) unsafe fn encode_16(
             encode_elements::<2>(number, target, prediction, symbols, raw);
             continue;
         }
-        // Lengths in halves of 16, since only 32-bit numbers have their leading zeros counted.
-        let length = |z| _mm512_sub_epi32(_mm512_set1_epi32(32), _mm512_lzcnt_epi32(z));
-        let low = length(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(z)));
-        let high = length(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(z)));
-        let length = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(_mm512_cvtepi32_epi16(low)),
-            _mm512_cvtepi32_epi16(high),
+        // Hexadecimal digits instead of leading zeros, which only 32-bit numbers have counted.
+        let second = _mm512_and_si512(_mm512_srli_epi16::<4>(z), _mm512_set1_epi16(15));
+        let raw_bits = _mm512_max_epu16(
+            _mm512_shuffle_epi8(raw_bits_of_third, _mm512_srli_epi16::<8>(z)),
+            _mm512_shuffle_epi8(raw_bits_of_second, second),
         );
-        let raw_bits = _mm512_maskz_permutexvar_epi8(even, length, raw_bits_of);
         let head = _mm512_srlv_epi16(z, raw_bits);
-        let bits = _mm512_xor_si512(z, _mm512_sllv_epi16(head, raw_bits));
-        let symbol = _mm512_add_epi16(head, _mm512_maskz_permutexvar_epi8(even, length, symbol_of));
+        let symbol = _mm512_add_epi16(head, _mm512_shuffle_epi8(symbol_of, raw_bits));
         let first_jump = _mm512_mask_blend_epi16(
             is_flipped,
             _mm512_set1_epi16(JUMPS as i16),
             _mm512_set1_epi16((JUMPS + JUMP_SPAN) as i16),
         );
         let symbol = _mm512_mask_add_epi16(symbol, is_jump, first_jump, jump);
-        let raw_bits = _mm512_mask_mov_epi16(raw_bits, is_jump, mantissa_width);
-        let bits = _mm512_mask_mov_epi16(bits, is_jump, _mm512_and_si512(t, mantissa_mask));
+        let mask = _mm512_andnot_si512(_mm512_sllv_epi16(all_bits, raw_bits), all_bits);
+        let mask = _mm512_mask_mov_epi16(mask, is_jump, mantissa_mask);
         // SAFETY: there are 32 symbols.
         unsafe { _mm256_storeu_si256(symbols.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbol)) };
-        if _mm512_test_epi16_mask(raw_bits, raw_bits) == 0 {
-            continue;
+        if _mm512_test_epi64_mask(mask, mask) != 0 {
+            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
+            // SAFETY: eight words are one vector.
+            unsafe {
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi16(z, is_jump, t));
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
+            }
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &words, &masks) };
         }
-        let low_half = _mm512_set1_epi32(0xffff);
-        let first_width = _mm512_and_si512(raw_bits, low_half);
-        let second = _mm512_sllv_epi32(_mm512_srli_epi32::<16>(bits), first_width);
-        let bits = _mm512_or_si512(_mm512_and_si512(bits, low_half), second);
-        let widths = _mm512_add_epi32(first_width, _mm512_srli_epi32::<16>(raw_bits));
-        push_pairs(raw, bits, widths);
     }
 }
 
@@ -166,8 +164,8 @@ pub(super) unsafe fn encode_32(
     let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
     let (mantissa_bits, exponent_mask) = shift_and_mask(number);
     let exponent_mask = _mm512_set1_epi32(exponent_mask.into());
-    let mantissa_width = _mm512_set1_epi32(number.mantissa_bits() as i32);
     let mantissa_mask = _mm512_set1_epi32((1 << number.mantissa_bits()) - 1);
+    let all_bits = _mm512_set1_epi16(-1);
     let one = _mm512_set1_epi32(1);
     let pairs = target.chunks(4 * NARROW).zip(prediction.chunks(4 * NARROW));
     for (symbols, (target, prediction)) in symbols.chunks_mut(NARROW).zip(pairs) {
@@ -197,7 +195,6 @@ pub(super) unsafe fn encode_32(
         let length = _mm512_sub_epi32(_mm512_set1_epi32(32), _mm512_lzcnt_epi32(z));
         let raw_bits = _mm512_maskz_permutexvar_epi8(lowest_bytes, length, raw_bits_of);
         let head = _mm512_srlv_epi32(z, raw_bits);
-        let bits = _mm512_xor_si512(z, _mm512_sllv_epi32(head, raw_bits));
         let symbol = _mm512_add_epi32(head, _mm512_maskz_permutexvar_epi8(lowest_bytes, length, symbol_of));
         let first_jump = _mm512_mask_blend_epi32(
             is_flipped,
@@ -205,32 +202,21 @@ pub(super) unsafe fn encode_32(
             _mm512_set1_epi32((JUMPS + JUMP_SPAN) as i32),
         );
         let symbol = _mm512_mask_add_epi32(symbol, is_jump, first_jump, jump);
-        let raw_bits = _mm512_mask_mov_epi32(raw_bits, is_jump, mantissa_width);
-        let bits = _mm512_mask_and_epi32(bits, is_jump, t, mantissa_mask);
+        let mask = _mm512_andnot_si512(_mm512_sllv_epi32(all_bits, raw_bits), all_bits);
+        let mask = _mm512_mask_mov_epi32(mask, is_jump, mantissa_mask);
         // SAFETY: there are 16 symbols.
         unsafe { _mm_storeu_si128(symbols.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(symbol)) };
-        if _mm512_test_epi32_mask(raw_bits, raw_bits) != 0 {
-            push_pairs(raw, bits, raw_bits);
+        if _mm512_test_epi64_mask(mask, mask) != 0 {
+            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
+            // SAFETY: eight words are one vector.
+            unsafe {
+                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi32(z, is_jump, t));
+                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
+            }
+            // SAFETY: BMI2 is enabled.
+            unsafe { push_masked(raw, &words, &masks) };
         }
     }
-}
-
-/// Appends sixteen fields of at most 28 bits, two at a time.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn push_pairs(raw: &mut BitWriter, bits: __m512i, widths: __m512i) {
-    let low_half = _mm512_set1_epi64(0xffff_ffff);
-    let first_width = _mm512_and_si512(widths, low_half);
-    let second = _mm512_sllv_epi64(_mm512_srli_epi64::<32>(bits), first_width);
-    let pairs = _mm512_or_si512(_mm512_and_si512(bits, low_half), second);
-    let pair_widths = _mm512_add_epi64(first_width, _mm512_srli_epi64::<32>(widths));
-    let (mut values, mut lengths) = ([0u64; 8], [0u64; 8]);
-    // SAFETY: eight words are one vector.
-    unsafe {
-        _mm512_storeu_si512(values.as_mut_ptr().cast(), pairs);
-        _mm512_storeu_si512(lengths.as_mut_ptr().cast(), pair_widths);
-    }
-    raw.push_eight(&values, &lengths);
 }
 
 /// Turns predictions into 16-bit floats; see [`super::apply`].
@@ -485,6 +471,14 @@ fn window(raw: &BitReader<'_>) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn shift_and_mask(number: Number) -> (__m128i, u16) {
     (_mm_cvtsi64_si128(i64::from(number.mantissa_bits())), (1 << number.exponent_bits()) - 1)
+}
+
+/// A list in every quarter of a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn in_lanes(list: &[u8; 16]) -> __m512i {
+    // SAFETY: the list is a quarter of a vector.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(list.as_ptr().cast()) })
 }
 
 /// # Safety

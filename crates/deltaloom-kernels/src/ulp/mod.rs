@@ -2,7 +2,11 @@
 //! It does not choose tables or scales and does not entropy-code.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod changed;
 
 use crate::bits::{BitReader, BitWriter, SHORT_BITS};
 use crate::isa::per_isa;
@@ -107,6 +111,17 @@ fn near_residuals<const B: usize>(
 pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
     assert!(target.len() == symbols.len() * number.bytes() && target.len() == prediction.len());
     #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx2::encode_16(number, target, prediction, symbols, raw),
+                _ => avx2::encode_32(number, target, prediction, symbols, raw),
+            }
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected, and the lengths were checked.
@@ -136,6 +151,23 @@ fn encode_elements<const B: usize>(
         writer.push(token.raw, token.raw_bits);
     }
     *raw = writer;
+}
+
+/// Appends those bits of each word that are in its mask, at most [`SHORT_BITS`].
+///
+/// # Safety
+/// Needs BMI2. It is not a feature of this function, which then could not be inlined always; a call would take longer than it does.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "intrinsics of features that only the caller has")]
+#[inline(always)]
+unsafe fn push_masked<const N: usize>(raw: &mut BitWriter, words: &[u64; N], masks: &[u64; N]) {
+    let (mut values, mut lengths) = ([0; N], [0; N]);
+    for i in 0..N {
+        // SAFETY: this function's contract.
+        values[i] = unsafe { std::arch::x86_64::_pext_u64(words[i], masks[i]) };
+        lengths[i] = masks[i].count_ones().into();
+    }
+    raw.push_all(&values, &lengths);
 }
 
 per_isa! {
@@ -174,7 +206,7 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
                     && (a | b | c) < SMALL
                 {
                     // Nearly always. Three tokens of at most 7 raw bits in one push: each push waits for the one before it.
-                    let [a, b, c] = [a, b, c].map(small_token);
+                    let (a, b, c) = (small_token(a), small_token(b), small_token(c));
                     [*s0, *s1, *s2] = [a.symbol, b.symbol, c.symbol];
                     let bits = a.raw | b.raw << a.raw_bits | c.raw << (a.raw_bits + b.raw_bits);
                     writer.push(bits, a.raw_bits + b.raw_bits + c.raw_bits);
@@ -230,6 +262,17 @@ pub fn apply(
     raw: &mut BitReader<'_>,
 ) -> Result<(), DecodeError> {
     assert_eq!(values.len(), symbols.len() * number.bytes());
+    #[cfg(target_arch = "x86_64")]
+    if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        return unsafe {
+            match number.bits() {
+                16 => avx2::apply_16(number, values, symbols, raw),
+                _ => avx2::apply_32(number, values, symbols, raw),
+            }
+        };
+    }
     #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
@@ -296,15 +339,16 @@ fn apply_body(
             far.clear();
             for (k, (near, symbols)) in near.chunks_mut(3).zip(symbols.chunks(3)).enumerate() {
                 if let ([z0, z1, z2], &[a, b, c]) = (&mut *near, symbols)
-                    && let [(base_a, a), (base_b, b), (base_c, c)] = [a, b, c].map(token_base)
+                    && let ((base_a, a), (base_b, b), (base_c, c)) =
+                        (token_base(a), token_base(b), token_base(c))
                     && a + b + c <= SHORT_BITS
                 {
                     // Nearly always; jumps have too many bits. One take, since each waits for the one before it.
                     let bits = reader.take(a + b + c);
-                    let z = [(base_a, 0, a), (base_b, a, b), (base_c, a + b, c)]
-                        .map(|(base, from, width)| base + (bits >> from & ((1 << width) - 1)));
+                    let field = |from: u32, width: u32| bits >> from & ((1 << width) - 1);
+                    let z = [base_a + field(0, a), base_b + field(a, b), base_c + field(a + b, c)];
                     bad |= (z[0] | z[1] | z[2]) & !number.mask();
-                    [*z0, *z1, *z2] = z.map(low_32);
+                    (*z0, *z1, *z2) = (low_32(z[0]), low_32(z[1]), low_32(z[2]));
                     continue;
                 }
                 for (i, &symbol) in symbols.iter().enumerate() {
@@ -341,13 +385,15 @@ fn apply_body(
 pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Vec<u32> {
     assert_eq!(target.len(), prediction.len());
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 && matches!(number.bytes(), 2 | 4) {
+    if isa() >= Isa::Avx2 && matches!(number.bytes(), 2 | 4) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` gives what was detected, and the lengths were checked.
         return unsafe {
-            match number.bytes() {
-                2 => avx512::changed_positions::<2>(target, prediction),
-                _ => avx512::changed_positions::<4>(target, prediction),
+            match (isa(), number.bytes()) {
+                (Isa::Avx512, 2) => avx512::changed_positions::<2>(target, prediction),
+                (Isa::Avx512, _) => avx512::changed_positions::<4>(target, prediction),
+                (_, 2) => changed::changed_positions::<2>(target, prediction),
+                _ => changed::changed_positions::<4>(target, prediction),
             }
         };
     }
@@ -482,6 +528,33 @@ mod tests {
             let target: Vec<u8> = pairs.iter().flat_map(|pair| store(target_of(pair))).collect();
             let prediction: Vec<u8> = pairs.iter().flat_map(|&(p, _, _)| store(p)).collect();
             roundtrip(number, &target, &prediction);
+        }
+    }
+
+    /// Symbols of all kinds with streams that end early: every instruction set reads zeros there and goes on.
+    #[test]
+    fn streams_that_end_early_read_as_zeros() {
+        for number in [NUMBERS[0], NUMBERS[1], NUMBERS[2]] {
+            for (len, last) in [(0u8, 15), (70, 63), (200, 63), (200, 15), (33, 47), (255, 63)] {
+                let symbols: Vec<u8> = (0..len)
+                    .map(|i| if i % 9 == 4 { 180 + i % 30 } else { i.wrapping_mul(29) % (last + 1) })
+                    .collect();
+                let values = vec![0x3du8; symbols.len() * number.bytes()];
+                for bytes in [0, 1, 7, 31, 32, 63, 64, 65, 100, 1000] {
+                    let raw: Vec<u8> = (0..bytes).map(|i| u8::try_from(i * 151 % 256).unwrap()).collect();
+                    let mut first = None;
+                    for_each_isa(|isa| {
+                        let mut values = values.clone();
+                        let mut reader = BitReader::new(&raw);
+                        reader.take(5);
+                        apply(number, &mut values, &symbols, &mut reader).unwrap();
+                        let got = (values, reader.position_bits());
+                        assert_eq!(*first.get_or_insert(got.clone()), got, "{number:?} {bytes} {isa:?}");
+                        Ok::<_, ()>(())
+                    })
+                    .unwrap();
+                }
+            }
         }
     }
 
