@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 
-/// Chunks of a window.
+/// Chunks of a window where its size shows in the result.
 pub(crate) const WINDOW_CHUNKS: usize = 32;
 
 /// Runs `work`, and what of this library is called in it, on a rayon pool of as many threads as asked for; 0 means one per core. On a thread of such a pool
@@ -37,13 +37,39 @@ pub(crate) fn overlapped<W: Send, T: Send>(
     previous.map_or(Ok(()), consume)
 }
 
-/// Cuts runs of chunks, given by their lengths, into windows of at most [`WINDOW_CHUNKS`]; a run is never cut.
-pub(crate) fn windows<T>(runs: Vec<T>, chunks_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+/// Feeds every window through three stages, each in order, which work on three windows at a time.
+pub(crate) fn staged<W: Send, A: Send, B: Send>(
+    windows: impl IntoIterator<Item = W>,
+    mut first: impl FnMut(W) -> Result<A> + Send,
+    mut second: impl FnMut(A) -> Result<B> + Send,
+    mut third: impl FnMut(B) -> Result<()> + Send,
+) -> Result<()> {
+    let (mut after_first, mut after_second): (Option<A>, Option<B>) = (None, None);
+    for window in windows.into_iter().map(Some).chain([None, None]) {
+        let (from_first, from_second) = (after_first.take(), after_second.take());
+        let (next_first, (next_second, done)) = rayon::join(
+            || window.map(&mut first).transpose(),
+            || {
+                rayon::join(
+                    || from_first.map(&mut second).transpose(),
+                    || from_second.map_or(Ok(()), &mut third),
+                )
+            },
+        );
+        // The fault of the earliest window is the one to tell of.
+        done?;
+        (after_second, after_first) = (next_second?, next_first?);
+    }
+    Ok(())
+}
+
+/// Cuts runs of chunks, given by their lengths, into windows of at most `window_chunks` unless one run has more; a run is never cut.
+pub(crate) fn windows<T>(runs: Vec<T>, window_chunks: usize, chunks_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut windows: Vec<Vec<T>> = Vec::new();
-    let mut filled = WINDOW_CHUNKS;
+    let mut filled = window_chunks;
     for run in runs {
         let chunks = chunks_of(&run);
-        if filled + chunks > WINDOW_CHUNKS {
+        if filled + chunks > window_chunks {
             windows.push(Vec::new());
             filled = 0;
         }
@@ -86,8 +112,27 @@ mod tests {
     }
 
     #[test]
+    fn stages_keep_order_and_tell_of_the_earliest_fault() {
+        let mut seen = Vec::new();
+        let keep = |x| {
+            seen.push(x);
+            Ok(())
+        };
+        staged(0..10, |i| Ok(i * 2), |x| Ok(x + 1), keep).unwrap();
+        assert_eq!(seen, (0..10).map(|i| i * 2 + 1).collect::<Vec<_>>());
+        let fault = |what: &str| Error::InvalidArgument(what.to_owned());
+        let failed = staged(
+            0..10,
+            |i| if i == 5 { Err(fault("first")) } else { Ok(i) },
+            |i| if i == 4 { Err(fault("second")) } else { Ok(i) },
+            |_| Ok(()),
+        );
+        assert_eq!(failed.unwrap_err().to_string(), fault("second").to_string());
+    }
+
+    #[test]
     fn windows_hold_whole_runs() {
-        let cut = windows(vec![20, 12, 1, 32, 40], |n| *n);
+        let cut = windows(vec![20, 12, 1, 32, 40], 32, |n| *n);
         assert_eq!(cut, [vec![20, 12], vec![1], vec![32], vec![40]]);
     }
 }

@@ -15,9 +15,13 @@ use crate::checkpoint::output::{NewDirectory, NewFile};
 use crate::checkpoint::{Contents, Layout};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::pipeline::{self, WINDOW_CHUNKS};
+use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::Scratch;
+
+/// Chunks that are decoded at a time for each thread, and at least: enough to keep threads busy, few enough that decoding, hashing and writing overlap.
+const CHUNKS_PER_THREAD: usize = 4;
+const LEAST_WINDOW_CHUNKS: usize = 8;
 
 /// How to unpack.
 #[derive(Debug, Clone, Default)]
@@ -146,36 +150,41 @@ pub(crate) fn decode_all(
 /// As [`decode_all`], for the tensors named, whose chunks `chunk` gives.
 pub(crate) fn decode_each(
     resolved: &ResolvedContainer,
-    tensors: impl IntoIterator<Item = usize>,
+    tensors: impl IntoIterator<Item = usize> + Send,
     threads: usize,
     progress: &dyn Progress,
     chunk: impl Fn(usize, usize) -> Result<Scratch> + Sync,
     mut take: impl FnMut(Piece<'_>) -> Result<()> + Send,
 ) -> Result<usize> {
-    // Tensors without elements have one empty run, so that they come by too.
-    let runs = tensors.into_iter().flat_map(|tensor| {
-        let chunks = to_usize(resolved.tensor(tensor).grid.chunk_count());
-        (0..chunks.max(1)).step_by(WINDOW_CHUNKS / 2).map(move |start| {
-            let end = (start + WINDOW_CHUNKS / 2).min(chunks);
-            Run { tensor, chunks: start..end, is_last: end == chunks }
-        })
-    });
-    let windows = pipeline::windows(runs.collect(), |run: &Run| run.chunks.len().max(1));
-    let mut hasher = blake3::Hasher::new();
     pipeline::with_threads(threads, || {
-        pipeline::overlapped(
+        let window_chunks = (CHUNKS_PER_THREAD * rayon::current_num_threads()).max(LEAST_WINDOW_CHUNKS);
+        // Tensors without elements have one empty run, so that they come by too.
+        let runs = tensors.into_iter().flat_map(|tensor| {
+            let chunks = to_usize(resolved.tensor(tensor).grid.chunk_count());
+            (0..chunks.max(1)).step_by(window_chunks / 2).map(move |start| {
+                let end = (start + window_chunks / 2).min(chunks);
+                Run { tensor, chunks: start..end, is_last: end == chunks }
+            })
+        });
+        let windows = pipeline::windows(runs.collect(), window_chunks, |run: &Run| run.chunks.len().max(1));
+        let mut hasher = blake3::Hasher::new();
+        let mut hash = |(run, chunks): (Run, Vec<Scratch>)| {
+            chunks.iter().for_each(|chunk| _ = hasher.update(chunk));
+            let found = run.is_last.then(|| std::mem::take(&mut hasher).finalize());
+            let fault = found.and_then(|found| resolved.check_digest(run.tensor, found).err());
+            (run, chunks, fault)
+        };
+        pipeline::staged(
             windows,
             |window: Vec<Run>| decode_window(&chunk, window, progress),
-            |decoded: Vec<(Run, Vec<Scratch>)>| {
-                for (run, chunks) in decoded {
-                    for chunk in &chunks {
-                        hasher.update(chunk);
-                        progress.advance(chunk.len() as u64);
-                        take(Piece { tensor: run.tensor, bytes: chunk, fault: None })?;
+            |decoded: Vec<(Run, Vec<Scratch>)>| Ok(decoded.into_iter().map(&mut hash).collect()),
+            |hashed: Vec<(Run, Vec<Scratch>, Option<Error>)>| {
+                for (run, chunks, fault) in hashed {
+                    for bytes in &chunks {
+                        progress.advance(bytes.len() as u64);
+                        take(Piece { tensor: run.tensor, bytes, fault: None })?;
                     }
                     if run.is_last {
-                        let found = std::mem::take(&mut hasher).finalize();
-                        let fault = resolved.check_digest(run.tensor, found).err();
                         take(Piece { tensor: run.tensor, bytes: &[], fault })?;
                     }
                 }

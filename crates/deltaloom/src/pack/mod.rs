@@ -17,7 +17,7 @@ use crate::container::{ContainerWriter, Digest, Index, PackedTensor};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::pipeline;
+use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
@@ -141,9 +141,10 @@ fn pack_windows(
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);
     let mut writer = ContainerWriter::new(out).map_err(Error::io(""))?;
-    pipeline::overlapped(
-        pipeline::windows(groups, |group| to_usize(group.chunks.end - group.chunks.start)),
-        |window| packer.encode_window(&window, &mut pool, &mut digester),
+    pipeline::staged(
+        pipeline::windows(groups, WINDOW_CHUNKS, |group| to_usize(group.chunks.end - group.chunks.start)),
+        |window| packer.draft_window(&window, &mut digester),
+        |drafted| Ok(packer.encode_window(drafted, &mut pool)),
         |encoded: Vec<EncodedGroup>| {
             for group in encoded {
                 progress.advance(group.len_bytes as u64);
@@ -211,36 +212,37 @@ impl<'a> Packer<'a> {
         Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
     }
 
-    fn encode_window(
+    /// Reads a window, and hashes its bytes while its groups are drafted.
+    fn draft_window(
         &self,
         window: &[Group],
-        pool: &mut SetPool,
         digester: &mut Digester,
-    ) -> Result<Vec<EncodedGroup>> {
+    ) -> Result<Vec<(LoadedGroup<'_>, Draft)>> {
         check_cancelled(self.progress)?;
         let loaded: Vec<LoadedGroup<'_>> =
             window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
-        let (encoded, ()) = rayon::join(|| self.encode_groups(&loaded, pool), || digester.update(&loaded));
-        Ok(encoded)
+        let draft = |group: &LoadedGroup<'_>| plan::draft(&self.input(group), self.preset);
+        let draft_all = || loaded.par_iter().map(draft).collect::<Vec<Draft>>();
+        let (drafts, ()) = rayon::join(draft_all, || digester.update(&loaded));
+        Ok(loaded.into_iter().zip(drafts).collect())
     }
 
-    fn encode_groups(&self, loaded: &[LoadedGroup<'_>], pool: &mut SetPool) -> Vec<EncodedGroup> {
-        let draft = |group: &LoadedGroup<'_>| plan::draft(&self.input(group), self.preset);
-        let mut drafts: Vec<Draft> = loaded.par_iter().map(draft).collect();
+    fn encode_window(&self, drafted: Vec<(LoadedGroup<'_>, Draft)>, pool: &mut SetPool) -> Vec<EncodedGroup> {
+        let (loaded, mut drafts): (Vec<LoadedGroup<'_>>, Vec<Draft>) = drafted.into_iter().unzip();
         let changed: Vec<u64> = drafts.iter().map(|draft| draft.changed).collect();
         let elems = |group: &LoadedGroup<'_>| {
             (group.target.len() / self.tensors[group.tensor].1.number().bytes()) as u64
         };
         let elems: Vec<u64> = loaded.iter().map(elems).collect();
         let plans = plan::finish(&mut drafts, pool, &elems);
-        let encode = |((group, plan), changed): ((&LoadedGroup<'_>, GroupPlan), u64)| EncodedGroup {
+        let encode = |((group, plan), changed): ((LoadedGroup<'_>, GroupPlan), u64)| EncodedGroup {
             tensor: group.tensor,
             len_bytes: group.target.len(),
-            chunks: self.encode_group(group, &plan, &pool.sets),
+            chunks: self.encode_group(&group, &plan, &pool.sets),
             coding: plan.coding,
             changed: if group.prediction.is_some() { changed } else { 0 },
         };
-        loaded.par_iter().zip(plans).zip(changed).map(encode).collect()
+        loaded.into_par_iter().zip(plans).zip(changed).map(encode).collect()
     }
 
     fn load(&self, group: &Group) -> Result<LoadedGroup<'_>> {
