@@ -27,7 +27,7 @@ pub struct ResolvedContainer {
 }
 
 impl ResolvedContainer {
-    /// Finds the references of all tensors of `container` in `bases`.
+    /// Finds the references of all tensors of `container` in `bases`, hashing on the threads of the current rayon pool.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] for the first tensor whose reference no base has.
@@ -50,14 +50,16 @@ impl ResolvedContainer {
         Self { container, references }
     }
 
-    fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool) -> Result<Self> {
+    fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
         let index = container.index();
         let find = |(i, tensor): (usize, &PackedTensor)| {
             let info = index.info(tensor);
             let name = tensor.predictor.reference_name(&info.name).filter(|_| wanted(i));
             name.map(|name| bases.find(name, info, tensor)).transpose()
         };
-        let references = index.tensors.iter().enumerate().map(find).collect::<Result<Vec<_>>>();
+        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
+        let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
+        let references = found.into_iter().collect::<Result<Vec<_>>>();
         let references = references.map_err(|e| e.in_file(container.path()))?;
         Ok(Self { container, references })
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use deltaloom::checkpoint::FileSource;
-use deltaloom::{Bases, Container, Limits};
+use deltaloom::{Bases, Container, Limits, ResolvedContainer};
 
 use crate::args::BaseArguments;
 
@@ -24,4 +24,10 @@ fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
 /// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.
 fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
+}
+
+/// Finds the references of a container, hashing on as many threads as asked for.
+fn resolve(container: Container, bases: &BaseArguments, threads: usize) -> Result<ResolvedContainer> {
+    let bases = open_bases(bases)?;
+    Ok(deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?)
 }

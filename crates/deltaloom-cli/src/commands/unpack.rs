@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use deltaloom::{Check, Error, InPlaceOptions, InPlaceReport, ResolvedContainer, UnpackOptions};
+use deltaloom::{Check, Error, InPlaceOptions, InPlaceReport, UnpackOptions};
 
 use crate::args::UnpackArguments;
 use crate::{Answer, ui};
@@ -23,7 +23,7 @@ fn to_output(arguments: &UnpackArguments, output: &Path) -> Result<()> {
         return Err(Error::AlreadyExists { path: output.to_path_buf() }.into());
     }
     let container = super::open_to_stream(&arguments.container)?;
-    let resolved = ResolvedContainer::new(container, &super::open_bases(&arguments.bases)?)?;
+    let resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = deltaloom::unpack(&resolved, output, &options, &bar)?;

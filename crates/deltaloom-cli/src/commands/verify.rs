@@ -1,7 +1,7 @@
 //! `deltaloom verify`.
 
 use anyhow::Result;
-use deltaloom::{ResolvedContainer, Verifiable};
+use deltaloom::Verifiable;
 
 use crate::args::VerifyArguments;
 use crate::{Answer, ui};
@@ -12,7 +12,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
     let what = if arguments.bases.paths.is_empty() && deltaloom::needs_base(&container) {
         Verifiable::Alone(&container)
     } else {
-        resolved = ResolvedContainer::new(container, &super::open_bases(&arguments.bases)?)?;
+        resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
         Verifiable::Resolved(&resolved)
     };
     let bar = ui::Bar::new("verifying");
