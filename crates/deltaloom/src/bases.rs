@@ -209,6 +209,9 @@ impl ResolvedContainer {
         let reference =
             || self.references[number].as_ref().ok_or_else(|| Error::corrupt("a reference is missing"));
         match &tensor.predictor {
+            Predictor::Zero | Predictor::Reference(_) if !tensor.chunks[i].codec.uses_prediction() => {
+                self.container.decode_chunk(tensor, i, out)
+            }
             Predictor::Zero => {
                 out.fill(0);
                 self.container.decode_chunk(tensor, i, out)

@@ -41,6 +41,14 @@ pub enum Codec {
 }
 
 impl Codec {
+    /// Whether decoding a chunk needs its prediction; otherwise what is there before does not matter.
+    pub(crate) fn uses_prediction(self) -> bool {
+        match self {
+            Self::Same | Self::Planes | Self::Ulp | Self::Sparse => true,
+            Self::Constant | Self::Raw | Self::Float => false,
+        }
+    }
+
     /// Word for reports.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -167,7 +167,7 @@ fn pack_windows(
         tensors: packed,
         table_sets: pool.sets,
     };
-    let written = writer.finish(&index, options.preset.zstd_level()).map_err(Error::io(""))?;
+    let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::io(""))?;
     Ok(report::report(&index, written.total, written.total - written.payloads))
 }
 
@@ -290,7 +290,7 @@ impl<'a> Packer<'a> {
                 row_scales: plan.row_scales(i),
                 symbols: plan.symbols(i),
                 estimated_bytes: plan.estimated_bytes(rows * cols),
-                zstd_level: self.preset.zstd_level(),
+                zstd_level: self.preset.zstd_level(target.len()),
             };
             let (codec, payload) = codec::encode(&input, &coding);
             let crc = crc32fast::hash(&payload);
