@@ -55,6 +55,10 @@ readme-numbers *check:
 cli-reference *check:
     {{ xtask }} cli-reference {{ check }}
 
+# Count the kernels' instructions with valgrind and record them (--check: fail if a count has grown by more than 2 %)
+instructions *check:
+    {{ xtask }} instructions {{ check }}
+
 # Cut the demo weights from lm12m (--check: compare)
 assets *check:
     {{ xtask }} assets {{ check }}

@@ -3,9 +3,11 @@
 
 pub mod assets;
 pub mod cli_reference;
+mod commands;
 pub mod corpus;
 mod files;
 pub mod golden;
+pub mod instructions;
 pub mod readme;
 pub mod sizes;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, cli_reference, corpus, golden, readme, sizes};
+use xtask::{Mode, assets, cli_reference, corpus, golden, instructions, readme, sizes};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Assets(DataArguments),
     /// Seeds of the fuzz targets, from the golden containers
     Corpus(CheckArgument),
+    /// Instructions per element of the kernels, counted by valgrind
+    Instructions(CheckArgument),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -76,6 +78,7 @@ fn main() -> Result<()> {
         Command::CliReference(arguments) => cli_reference::run(arguments.mode()),
         Command::Assets(arguments) => assets::run(arguments.check.mode(), &arguments.data.folder),
         Command::Corpus(arguments) => corpus::run(arguments.mode()),
+        Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }
