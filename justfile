@@ -63,6 +63,10 @@ instructions *check:
 assets *check:
     {{ xtask }} assets {{ check }}
 
+# Sample where the processor time of pack and unpack goes, with Linux perf, and write docs/benchmarks/breakdown.* (--runs N)
+breakdown *args:
+    {{ xtask }} breakdown {{ args }}
+
 # Measure deltaloom beside its rivals and write docs/benchmarks/peers.* (--help lists the options)
 bench-peers *args:
     benches/peers/run.sh {{ args }}

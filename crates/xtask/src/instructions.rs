@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::{is_installed, stdout_of};
+use crate::commands::{cargo, is_installed, stdout_of};
 use crate::{Mode, root, say, settle};
 
 const JSON: &str = "docs/benchmarks/instructions.json";
@@ -81,7 +81,7 @@ fn check(now: &Counts) -> Result<()> {
     let findings = compare(&recorded, now);
     findings.notes.iter().try_for_each(|note| say(&format!("note: {note}")))?;
     if !findings.faults.is_empty() {
-        bail!("{}", findings.faults.join("\n"));
+        bail!("{}\nrun `just {RECIPE}` if the times justify it", findings.faults.join("\n"));
     }
     say(&format!("{JSON}: no count has grown by more than {:.0} %", 100.0 * TOLERANCE))
 }
@@ -95,10 +95,10 @@ fn compare(recorded: &Counts, now: &Counts) -> Findings {
         found.notes.push(format!("recorded with {then}, this is {now}: counts that have grown are no fault"));
     }
     for name in names_only_in(&recorded.kernels, &now.kernels) {
-        found.faults.push(format!("{name}: recorded, but no kernel any more; run `just {RECIPE}`"));
+        found.faults.push(format!("{name}: recorded, but no kernel any more"));
     }
     for name in names_only_in(&now.kernels, &recorded.kernels) {
-        found.faults.push(format!("{name}: a new kernel; run `just {RECIPE}`"));
+        found.faults.push(format!("{name}: a new kernel, not recorded"));
     }
     for (name, isa, then, now) in pairs(&recorded.kernels, &now.kernels) {
         let change = now / then - 1.0;
@@ -157,9 +157,8 @@ fn count() -> Result<Counts> {
 
 /// Builds the harness and gives its path.
 fn build() -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["bench", "--quiet", "-p", "deltaloom-kernels", "--bench", "kernels", "--no-run"]);
-    let messages = stdout_of(cargo.arg("--message-format=json").current_dir(root()))?;
+    let arguments = ["bench", "--quiet", "-p", "deltaloom-kernels", "--bench", "kernels", "--no-run"];
+    let messages = stdout_of(cargo(&arguments).arg("--message-format=json"))?;
     let mut path = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))

@@ -2,6 +2,7 @@
 //! It codes nothing itself: containers come from the library, help texts from the program.
 
 pub mod assets;
+pub mod breakdown;
 pub mod cli_reference;
 mod commands;
 pub mod corpus;
