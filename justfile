@@ -55,9 +55,17 @@ readme-numbers *check:
 cli-reference *check:
     {{ xtask }} cli-reference {{ check }}
 
+# Count the kernels' instructions with valgrind and record them (--check: fail if a count has grown by more than 2 %)
+instructions *check:
+    {{ xtask }} instructions {{ check }}
+
 # Cut the demo weights from lm12m (--check: compare)
 assets *check:
     {{ xtask }} assets {{ check }}
+
+# Sample where the processor time of pack and unpack goes, with Linux perf, and write docs/benchmarks/breakdown.* (--runs N)
+breakdown *args:
+    {{ xtask }} breakdown {{ args }}
 
 # Measure deltaloom beside its rivals and write docs/benchmarks/peers.* (--help lists the options)
 bench-peers *args:

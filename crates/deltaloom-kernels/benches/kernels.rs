@@ -1,5 +1,6 @@
 //! Time per element of every kernel on every instruction set that this machine has: `cargo bench -p deltaloom-kernels`.
 //! Rounds are interleaved and medians are printed, as a table for docs/benchmarks/kernels.md.
+//! With `-- --once` it runs every kernel once on the instruction set of `DELTALOOM_ISA`, for `xtask instructions` to count.
 
 #![expect(
     clippy::print_stdout,
@@ -12,8 +13,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
-use deltaloom_kernels::fields::{FieldSplit, count_tops};
-use deltaloom_kernels::isa::{Isa, lower_to};
+use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, count_tops, escape_bits};
+use deltaloom_kernels::isa::{self, Isa, lower_to};
 use deltaloom_kernels::keys::{self, KEYS, KeyRule};
 use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES, PROB_SCALE, StreamReader};
 use deltaloom_kernels::{Number, steps, ulp};
@@ -29,6 +30,28 @@ struct Kernel {
 }
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--once") { run_once() } else { measure() }
+}
+
+/// Prints instruction set, elements and name of each kernel after [`counted`] has run it.
+fn run_once() {
+    for mut kernel in kernels() {
+        // The first run grows buffers and detects features.
+        (kernel.run)();
+        counted(&mut kernel);
+        println!("{}\t{ELEMS}\t{}", isa::isa().name(), kernel.name);
+    }
+}
+
+/// One run of a kernel. It has a name of its own for callgrind, which counts from its entry to its end.
+#[inline(never)]
+fn counted(kernel: &mut Kernel) {
+    (kernel.run)();
+    // Else the call above would become a jump, and this function end before the kernel begins.
+    black_box(kernel);
+}
+
+fn measure() {
     let mut kernels = kernels();
     let isas = Isa::available();
     let mut nanos = vec![vec![Vec::new(); isas.len()]; kernels.len()];
@@ -117,10 +140,8 @@ fn kernels() -> Vec<Kernel> {
             all.extend(ulp_kernels(&format!("{name}, {part} changed"), number, &target, &prediction));
         }
         let target = moved(number, &prediction, 20, &mut random);
-        let (t, p) = (target.clone(), prediction.clone());
-        all.push(kernel(format!("changed elements, {name}, 2 %"), move || {
-            black_box(ulp::changed_positions(number, &t, &p));
-        }));
+        all.extend(sparse_kernels(&format!("{name}, 2 %"), number, &target, &prediction));
+        all.push(distance_kernel(name, number, &target, &prediction));
         all.extend(key_kernels(name, number, &prediction, &target));
         all.extend(field_kernels(name, number, &prediction));
     }
@@ -211,6 +232,38 @@ fn ulp_kernels(what: &str, number: Number, target: &[u8], prediction: &[u8]) -> 
     vec![kernel(format!("ULP residual, {what}"), encode), kernel(format!("ULP apply, {what}"), apply)]
 }
 
+fn sparse_kernels(what: &str, number: Number, target: &[u8], prediction: &[u8]) -> Vec<Kernel> {
+    let positions = ulp::changed_positions(number, target, prediction);
+    let elements = ulp::gather(number, target, &positions);
+    // Both lists live as long as the program.
+    let pair = (target.to_vec(), prediction.to_vec());
+    let (target, prediction): &'static (Vec<u8>, Vec<u8>) = Box::leak(Box::new(pair));
+    let find = move || drop(black_box(ulp::changed_positions(number, target, prediction)));
+    let count = move || {
+        black_box(ulp::count_changed(number, target, prediction));
+    };
+    let mut restored = prediction.clone();
+    let exchange = move || {
+        let rule = KeyRule { number, cols: 1024, offset: 400, row_scales: &[], col_scales: &[] };
+        black_box(rule.keys_at(prediction, &positions));
+        black_box(ulp::gather(number, target, &positions));
+        ulp::scatter(number, &mut restored, &positions, &elements);
+    };
+    vec![
+        kernel(format!("changed elements, {what}"), find),
+        kernel(format!("count of changed elements, {what}"), count),
+        kernel(format!("contexts, gather and scatter, {what}"), exchange),
+    ]
+}
+
+fn distance_kernel(name: &str, number: Number, target: &[u8], prediction: &[u8]) -> Kernel {
+    let (t, p, mut distances) = (target.to_vec(), prediction.to_vec(), steps::Distances::default());
+    kernel(format!("distances, {name}"), move || {
+        steps::add_distances(number, &t, &p, &mut distances);
+        black_box(&distances);
+    })
+}
+
 fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> Vec<Kernel> {
     const COLS: usize = 1024;
     let scales: &'static [i32] = Box::leak((0..1024).map(|i| i % 9 - 4).collect::<Box<[i32]>>());
@@ -248,6 +301,10 @@ fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {
     let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
     split.encode(target, 0, &mut symbols, &mut escapes, &mut fields);
     let (escapes, fields, coded) = (escapes.finish(), fields.finish(), symbols.clone());
+    let (t, counted) = (target.to_vec(), symbols.clone());
+    let limits = move || {
+        black_box((common_zero_bits(number, &t), escape_bits(split, &counted)));
+    };
     let (t, mut out) = (target.to_vec(), vec![0; target.len()]);
     let encode = move || {
         let (mut escapes, mut fields) = (BitWriter::default(), BitWriter::default());
@@ -268,5 +325,6 @@ fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {
         kernel(format!("fields split, {name}"), encode),
         kernel(format!("fields join, {name}"), decode),
         kernel(format!("histogram of exponents, {name}"), count),
+        kernel(format!("zero bits and escapes, {name}"), limits),
     ]
 }

@@ -2,10 +2,13 @@
 //! It codes nothing itself: containers come from the library, help texts from the program.
 
 pub mod assets;
+pub mod breakdown;
 pub mod cli_reference;
+mod commands;
 pub mod corpus;
 mod files;
 pub mod golden;
+pub mod instructions;
 pub mod readme;
 pub mod sizes;
 

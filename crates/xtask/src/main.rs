@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, cli_reference, corpus, golden, readme, sizes};
+use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, instructions, readme, sizes};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -28,6 +28,10 @@ enum Command {
     Assets(DataArguments),
     /// Seeds of the fuzz targets, from the golden containers
     Corpus(CheckArgument),
+    /// Instructions per element of the kernels, counted by valgrind
+    Instructions(CheckArgument),
+    /// Where the processor time of pack and unpack goes, sampled by Linux perf
+    Breakdown(BreakdownArguments),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -62,6 +66,15 @@ struct PairsArguments {
     data: DataArgument,
 }
 
+#[derive(Debug, Args)]
+struct BreakdownArguments {
+    /// Runs of each command
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    #[command(flatten)]
+    data: DataArgument,
+}
+
 impl CheckArgument {
     fn mode(&self) -> Mode {
         if self.check { Mode::Check } else { Mode::Write }
@@ -76,6 +89,8 @@ fn main() -> Result<()> {
         Command::CliReference(arguments) => cli_reference::run(arguments.mode()),
         Command::Assets(arguments) => assets::run(arguments.check.mode(), &arguments.data.folder),
         Command::Corpus(arguments) => corpus::run(arguments.mode()),
+        Command::Instructions(arguments) => instructions::run(arguments.mode()),
+        Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }
