@@ -33,7 +33,7 @@ impl BitWriter {
     }
 
     /// Appends the low `bits` bits of `value`; bits above them must be zero.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, value: u64, bits: u32) {
         debug_assert!(bits == 64 || value >> bits == 0);
         if bits <= SHORT_BITS {
@@ -44,7 +44,7 @@ impl BitWriter {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn push_short(&mut self, value: u64, bits: u32) {
         if self.at_byte + 8 > self.bytes.len() {
             grow(&mut self.bytes);

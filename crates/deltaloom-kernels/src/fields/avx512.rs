@@ -112,54 +112,6 @@ pub(super) unsafe fn encode_16(
     }
 }
 
-/// See [`super::encode`].
-///
-/// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, as many in `target` as symbols.
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
-)]
-pub(super) unsafe fn encode_32(
-    split: FieldSplit,
-    target: &[u8],
-    zero_bits: u32,
-    symbols: &mut [u8],
-    escapes: &mut BitWriter,
-    fields: &mut BitWriter,
-) {
-    let field_bits = u64::from(split.field_bits(zero_bits));
-    let by = shifts(split, zero_bits);
-    let magnitude = _mm512_set1_epi32(i32::MAX);
-    let mantissa = _mm512_set1_epi32(low_bits_32(split.max_zero_bits() - zero_bits));
-    let lowest = _mm512_set1_epi32((split.lowest & 0xffff) as i32);
-    for (symbols, values) in symbols.chunks_mut(NARROW).zip(target.chunks(4 * NARROW)) {
-        if symbols.len() < NARROW {
-            encode_elements::<4>(split, values, zero_bits, symbols, escapes, fields);
-            break;
-        }
-        // SAFETY: there are 64 bytes.
-        let x = unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
-        let top = _mm512_srl_epi32(_mm512_and_si512(x, magnitude), by.top);
-        let above = _mm512_min_epu32(_mm512_sub_epi32(top, lowest), _mm512_set1_epi32(ESCAPE.into()));
-        let symbol = _mm512_cvtepi32_epi8(above);
-        // SAFETY: there are 16 symbols.
-        unsafe { _mm_storeu_si128(symbols.as_mut_ptr().cast(), symbol) };
-        if _mm_cmpeq_epi8_mask(symbol, _mm_set1_epi8(-1)) != 0 {
-            push_escapes::<4>(split, symbols, values, escapes);
-        }
-        let sign = _mm512_sll_epi32(_mm512_srl_epi32(x, by.sign), by.mantissa_bits);
-        let field = _mm512_or_si512(_mm512_and_si512(_mm512_srl_epi32(x, by.zero_bits), mantissa), sign);
-        let two = _mm512_or_si512(
-            _mm512_and_si512(field, _mm512_set1_epi64(0xffff_ffff)),
-            _mm512_sll_epi64(_mm512_srli_epi64::<32>(field), by.field_bits),
-        );
-        let mut values = [0u64; 8];
-        // SAFETY: eight words are one vector.
-        unsafe { _mm512_storeu_si512(values.as_mut_ptr().cast(), two) };
-        fields.push_all(&values, &[2 * field_bits; 8]);
-    }
-}
-
 /// See [`super::decode`].
 ///
 /// # Safety

@@ -1,43 +1,24 @@
-//! Residuals of 16- and 32-bit floats, a vector at a time. A vector with a far jump or a long residual is left to the scalar code, which knows all symbols.
+//! Residuals of 16- and 32-bit floats applied a vector at a time. A vector with a far jump or a long residual is left to the scalar code, which knows all symbols.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes, and constants of a few bits")]
 
 use std::arch::x86_64::*;
 
-use super::avx2::{RAW_BITS_OF_SECOND, RAW_BITS_OF_THIRD, SYMBOL_OF_RAW_BITS};
-use super::{JUMP_CENTER, JUMP_SPAN, apply_elements, encode_elements, push_masked};
-use crate::bits::{BitReader, BitWriter};
-use crate::tokens::{JUMPS, token_base, token_of_bits};
+use super::{JUMP_CENTER, JUMP_SPAN, apply_elements};
+use crate::bits::BitReader;
+use crate::tokens::{JUMPS, token_base};
 use crate::{DecodeError, Number};
 
-/// Elements of a vector of 16 bits, and residual bits that it takes: a field of 9 raw bits at any of 8 bit positions fits 16.
+/// Elements of a vector of 16 bits: a field of up to 9 raw bits, at any of 8 bit positions, fits one.
 const WIDE: usize = 32;
-const WIDE_BITS: usize = 12;
-/// The same of 32 bits: a field of 25 raw bits.
+/// The same of 32 bits, with fields of up to 25.
 const NARROW: usize = 16;
-const NARROW_BITS: usize = 28;
 /// Bytes of bits that one vector may need.
 const WINDOW: usize = 64;
 
-/// For residuals of every number of bits up to 28: raw bits, and what is added to the bits above them to make the symbol.
-static RAW_BITS_OF_LENGTH: [u8; 64] = by_length(true);
-static SYMBOL_OF_LENGTH: [u8; 64] = by_length(false);
 /// For symbols below 128: raw bits, and the bits above them.
 static RAW_BITS: [u8; 128] = by_symbol(true);
 static HEADS: [u8; 128] = by_symbol(false);
-
-const fn by_length(raw: bool) -> [u8; 64] {
-    let mut all = [0; 64];
-    let mut bits = 0;
-    while bits <= NARROW_BITS {
-        let (symbol, raw_bits) = token_of_bits(bits);
-        let head = if bits == 0 { 0 } else { 1u64 << (bits - 1) >> raw_bits };
-        let least = symbol - head as u8;
-        all[bits] = if raw { raw_bits } else { least };
-        bits += 1;
-    }
-    all
-}
 
 const fn by_symbol(raw: bool) -> [u8; 128] {
     let mut all = [0; 128];
@@ -64,159 +45,6 @@ fn ordered_16(x: __m512i) -> __m512i {
 fn ordered_32(x: __m512i) -> __m512i {
     let sign = _mm512_srai_epi32::<31>(x);
     _mm512_xor_si512(x, _mm512_or_si512(sign, _mm512_set1_epi32(i32::MIN)))
-}
-
-/// Symbols and raw bits of 16-bit floats; see [`super::encode`].
-///
-/// # Safety
-/// Needs the features below. `target`, `prediction` and `symbols` must have the same number of elements.
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
-)]
-pub(super) unsafe fn encode_16(
-    number: Number,
-    target: &[u8],
-    prediction: &[u8],
-    symbols: &mut [u8],
-    raw: &mut BitWriter,
-) {
-    let raw_bits_of_second = in_lanes(&RAW_BITS_OF_SECOND);
-    let raw_bits_of_third = in_lanes(&RAW_BITS_OF_THIRD);
-    let symbol_of = in_lanes(&SYMBOL_OF_RAW_BITS);
-    let (mantissa_bits, exponent_mask) = shift_and_mask(number);
-    let exponent_mask = _mm512_set1_epi16(exponent_mask.cast_signed());
-    let mantissa_mask = _mm512_set1_epi16((1 << number.mantissa_bits()) - 1);
-    let all_bits = _mm512_set1_epi16(-1);
-    let one = _mm512_set1_epi16(1);
-    let pairs = target.chunks(2 * WIDE).zip(prediction.chunks(2 * WIDE));
-    for (symbols, (target, prediction)) in symbols.chunks_mut(WIDE).zip(pairs) {
-        if symbols.len() < WIDE {
-            encode_elements::<2>(number, target, prediction, symbols, raw);
-            break;
-        }
-        // SAFETY: both are 64 bytes.
-        let (t, p) = unsafe { (load(target), load(prediction)) };
-        let is_negative = _mm512_movepi16_mask(p);
-        let d = _mm512_sub_epi16(ordered_16(t), ordered_16(p));
-        let d = _mm512_mask_sub_epi16(d, is_negative, _mm512_setzero_si512(), d);
-        let z = _mm512_xor_si512(_mm512_slli_epi16::<1>(d), _mm512_srai_epi16::<15>(d));
-        let exponent = |x| _mm512_and_si512(_mm512_srl_epi16(x, mantissa_bits), exponent_mask);
-        let distance = _mm512_sub_epi16(exponent(t), exponent(p));
-        let is_flipped = _mm512_movepi16_mask(_mm512_xor_si512(t, p));
-        let beyond_one = _mm512_cmpgt_epu16_mask(_mm512_add_epi16(distance, one), _mm512_set1_epi16(2));
-        let is_jump = is_flipped | beyond_one;
-        // Neither the first nor the last jump symbol.
-        let jump = _mm512_add_epi16(distance, _mm512_set1_epi16(JUMP_CENTER as i16));
-        let in_span =
-            _mm512_cmplt_epu16_mask(_mm512_sub_epi16(jump, one), _mm512_set1_epi16(JUMP_SPAN as i16 - 2));
-        let is_long = _mm512_cmpge_epu16_mask(z, _mm512_set1_epi16(1 << WIDE_BITS));
-        if (is_jump & !in_span) | (!is_jump & is_long) != 0 {
-            encode_elements::<2>(number, target, prediction, symbols, raw);
-            continue;
-        }
-        // Hexadecimal digits instead of leading zeros, which only 32-bit numbers have counted.
-        let second = _mm512_and_si512(_mm512_srli_epi16::<4>(z), _mm512_set1_epi16(15));
-        let raw_bits = _mm512_max_epu16(
-            _mm512_shuffle_epi8(raw_bits_of_third, _mm512_srli_epi16::<8>(z)),
-            _mm512_shuffle_epi8(raw_bits_of_second, second),
-        );
-        let head = _mm512_srlv_epi16(z, raw_bits);
-        let symbol = _mm512_add_epi16(head, _mm512_shuffle_epi8(symbol_of, raw_bits));
-        let first_jump = _mm512_mask_blend_epi16(
-            is_flipped,
-            _mm512_set1_epi16(JUMPS as i16),
-            _mm512_set1_epi16((JUMPS + JUMP_SPAN) as i16),
-        );
-        let symbol = _mm512_mask_add_epi16(symbol, is_jump, first_jump, jump);
-        let mask = _mm512_andnot_si512(_mm512_sllv_epi16(all_bits, raw_bits), all_bits);
-        let mask = _mm512_mask_mov_epi16(mask, is_jump, mantissa_mask);
-        // SAFETY: there are 32 symbols.
-        unsafe { _mm256_storeu_si256(symbols.as_mut_ptr().cast(), _mm512_cvtepi16_epi8(symbol)) };
-        if _mm512_test_epi64_mask(mask, mask) != 0 {
-            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
-            // SAFETY: eight words are one vector.
-            unsafe {
-                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi16(z, is_jump, t));
-                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
-            }
-            // SAFETY: BMI2 is enabled.
-            unsafe { push_masked(raw, &words, &masks) };
-        }
-    }
-}
-
-/// Symbols and raw bits of 32-bit floats; see [`super::encode`].
-///
-/// # Safety
-/// As for [`encode_16`].
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
-)]
-pub(super) unsafe fn encode_32(
-    number: Number,
-    target: &[u8],
-    prediction: &[u8],
-    symbols: &mut [u8],
-    raw: &mut BitWriter,
-) {
-    let lowest_bytes = 0x1111_1111_1111_1111;
-    // SAFETY: each list is one vector.
-    let [raw_bits_of, symbol_of] = unsafe { [load(&RAW_BITS_OF_LENGTH), load(&SYMBOL_OF_LENGTH)] };
-    let (mantissa_bits, exponent_mask) = shift_and_mask(number);
-    let exponent_mask = _mm512_set1_epi32(exponent_mask.into());
-    let mantissa_mask = _mm512_set1_epi32((1 << number.mantissa_bits()) - 1);
-    let all_bits = _mm512_set1_epi16(-1);
-    let one = _mm512_set1_epi32(1);
-    let pairs = target.chunks(4 * NARROW).zip(prediction.chunks(4 * NARROW));
-    for (symbols, (target, prediction)) in symbols.chunks_mut(NARROW).zip(pairs) {
-        if symbols.len() < NARROW {
-            encode_elements::<4>(number, target, prediction, symbols, raw);
-            break;
-        }
-        // SAFETY: both are 64 bytes.
-        let (t, p) = unsafe { (load(target), load(prediction)) };
-        let is_negative = _mm512_movepi32_mask(p);
-        let d = _mm512_sub_epi32(ordered_32(t), ordered_32(p));
-        let d = _mm512_mask_sub_epi32(d, is_negative, _mm512_setzero_si512(), d);
-        let z = _mm512_xor_si512(_mm512_slli_epi32::<1>(d), _mm512_srai_epi32::<31>(d));
-        let exponent = |x| _mm512_and_si512(_mm512_srl_epi32(x, mantissa_bits), exponent_mask);
-        let distance = _mm512_sub_epi32(exponent(t), exponent(p));
-        let is_flipped = _mm512_movepi32_mask(_mm512_xor_si512(t, p));
-        let beyond_one = _mm512_cmpgt_epu32_mask(_mm512_add_epi32(distance, one), _mm512_set1_epi32(2));
-        let is_jump = is_flipped | beyond_one;
-        let jump = _mm512_add_epi32(distance, _mm512_set1_epi32(JUMP_CENTER as i32));
-        let in_span =
-            _mm512_cmplt_epu32_mask(_mm512_sub_epi32(jump, one), _mm512_set1_epi32(JUMP_SPAN as i32 - 2));
-        let is_long = _mm512_cmpge_epu32_mask(z, _mm512_set1_epi32(1 << NARROW_BITS));
-        if (is_jump & !in_span) | (!is_jump & is_long) != 0 {
-            encode_elements::<4>(number, target, prediction, symbols, raw);
-            continue;
-        }
-        let length = _mm512_sub_epi32(_mm512_set1_epi32(32), _mm512_lzcnt_epi32(z));
-        let raw_bits = _mm512_maskz_permutexvar_epi8(lowest_bytes, length, raw_bits_of);
-        let head = _mm512_srlv_epi32(z, raw_bits);
-        let symbol = _mm512_add_epi32(head, _mm512_maskz_permutexvar_epi8(lowest_bytes, length, symbol_of));
-        let first_jump = _mm512_mask_blend_epi32(
-            is_flipped,
-            _mm512_set1_epi32(JUMPS as i32),
-            _mm512_set1_epi32((JUMPS + JUMP_SPAN) as i32),
-        );
-        let symbol = _mm512_mask_add_epi32(symbol, is_jump, first_jump, jump);
-        let mask = _mm512_andnot_si512(_mm512_sllv_epi32(all_bits, raw_bits), all_bits);
-        let mask = _mm512_mask_mov_epi32(mask, is_jump, mantissa_mask);
-        // SAFETY: there are 16 symbols.
-        unsafe { _mm_storeu_si128(symbols.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(symbol)) };
-        if _mm512_test_epi64_mask(mask, mask) != 0 {
-            let (mut words, mut masks) = ([0u64; 8], [0u64; 8]);
-            // SAFETY: eight words are one vector.
-            unsafe {
-                _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_mask_mov_epi32(z, is_jump, t));
-                _mm512_storeu_si512(masks.as_mut_ptr().cast(), mask);
-            }
-            // SAFETY: BMI2 is enabled.
-            unsafe { push_masked(raw, &words, &masks) };
-        }
-    }
 }
 
 /// Turns predictions into 16-bit floats; see [`super::apply`].
@@ -471,14 +299,6 @@ fn window(raw: &BitReader<'_>) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn shift_and_mask(number: Number) -> (__m128i, u16) {
     (_mm_cvtsi64_si128(i64::from(number.mantissa_bits())), (1 << number.exponent_bits()) - 1)
-}
-
-/// A list in every quarter of a vector.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn in_lanes(list: &[u8; 16]) -> __m512i {
-    // SAFETY: the list is a quarter of a vector.
-    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(list.as_ptr().cast()) })
 }
 
 /// # Safety
