@@ -4,8 +4,9 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Most bytes that a thread keeps.
+/// Most bytes that a thread keeps, and that all threads of a pool keep together.
 const KEPT_BYTES: usize = 48 << 20;
+const KEPT_BYTES_OF_POOL: usize = 96 << 20;
 
 thread_local! {
     static FREE: RefCell<Free> = RefCell::default();
@@ -91,9 +92,14 @@ impl Drop for Scratch {
         if buffer.capacity() < 4096 {
             return;
         }
+        // Threads of a pool end with their operation, or are many; those of a program's own keep nothing.
+        let limit = match rayon::current_thread_index() {
+            Some(_) => KEPT_BYTES.min(KEPT_BYTES_OF_POOL / rayon::current_num_threads()),
+            None => 0,
+        };
         let keep = |free: &RefCell<Free>| {
             let free = &mut *free.borrow_mut();
-            if free.bytes + buffer.capacity() <= KEPT_BYTES {
+            if free.bytes + buffer.capacity() <= limit {
                 free.bytes += buffer.capacity();
                 free.buffers.push(buffer);
             }
@@ -128,12 +134,16 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again_where_it_fits() {
         let address = |buffer: &Scratch| buffer.as_ptr();
-        let (small, large) = (Scratch::of_len(10_000), Scratch::of_len(100_000));
-        let (small_at, large_at) = (address(&small), address(&large));
-        drop(large);
-        drop(small);
-        let (first, second) = (Scratch::of_len(9_000), Scratch::of_len(9_000));
-        assert_eq!((address(&first), address(&second)), (small_at, large_at));
-        assert_eq!((first.len(), Scratch::vec(50).len()), (9_000, 0));
+        crate::pipeline::with_threads(1, || {
+            let (small, large) = (Scratch::of_len(10_000), Scratch::of_len(100_000));
+            let (small_at, large_at) = (address(&small), address(&large));
+            drop(large);
+            drop(small);
+            let (first, second) = (Scratch::of_len(9_000), Scratch::of_len(9_000));
+            assert_eq!((address(&first), address(&second)), (small_at, large_at));
+            assert_eq!((first.len(), Scratch::vec(50).len()), (9_000, 0));
+            Ok(())
+        })
+        .unwrap();
     }
 }
