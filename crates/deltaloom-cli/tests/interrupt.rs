@@ -71,10 +71,7 @@ fn an_interrupted_bench_ends_without_a_table() {
     for row in ["", "--only deltaloom", "--only pco"] {
         let arguments = format!("bench ft_master.safetensors --base base.safetensors --rounds 1000 {row}");
         let child = scratch.command(&arguments).spawn().unwrap();
-        while !catches_interrupts(&child) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(200));
+        wait_until_at_work(&child);
         let start = Instant::now();
         interrupt(&child);
         let ended = finish(child);
@@ -102,15 +99,21 @@ fn an_interrupt_before_the_first_chunk_ends_at_once() {
     let bases = "--base wrong.safetensors ".repeat(40);
     for command in ["unpack same.loom -o out", "verify same.loom", "cat same.loom a"] {
         let child = scratch.command(&format!("{command} {bases}")).spawn().unwrap();
-        while !catches_interrupts(&child) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+        wait_until_at_work(&child);
         let start = Instant::now();
         interrupt(&child);
         let ended = finish(child);
         assert_eq!((ended.code, ended.err.as_str()), (Some(2), "error: interrupted\n"), "{command}");
         assert!(start.elapsed() < Duration::from_secs(2), "{command}: {:?}", start.elapsed());
+    }
+}
+
+/// Waits until the child catches SIGINT and, beside its first thread and the one that waits for signals, has one that works.
+#[cfg(target_os = "linux")]
+fn wait_until_at_work(child: &Child) {
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
+    while !catches_interrupts(child) || threads() < 3 {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

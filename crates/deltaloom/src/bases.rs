@@ -95,9 +95,7 @@ impl ResolvedContainer {
     /// # Errors
     /// [`Error::InvalidArgument`] for a number that no tensor has or a buffer of another length; what reading or decoding gives. `out` may be partly written then.
     pub fn read_into(&self, number: usize, out: &mut [u8]) -> Result<()> {
-        if number >= self.container.index().tensors.len() {
-            return Err(Error::InvalidArgument(format!("there is no tensor number {number}")));
-        }
+        self.check_number(number)?;
         self.read_run_into(number..number + 1, out)
     }
 
@@ -106,7 +104,19 @@ impl ResolvedContainer {
     /// # Errors
     /// As [`Self::read_into`].
     pub fn read_all_into(&self, out: &mut [u8]) -> Result<()> {
-        self.read_run_into(0..self.container.index().tensors.len(), out)
+        self.read_run_into(self.numbers(), out)
+    }
+
+    fn check_number(&self, number: usize) -> Result<()> {
+        if self.numbers().contains(&number) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!("there is no tensor number {number}")))
+    }
+
+    /// The numbers of all tensors.
+    fn numbers(&self) -> Range<usize> {
+        0..self.container.index().tensors.len()
     }
 
     fn read_run_into(&self, numbers: Range<usize>, out: &mut [u8]) -> Result<()> {
@@ -120,7 +130,7 @@ impl ResolvedContainer {
     /// # Errors
     /// As [`Self::read_into`]; `values` may be partly changed then.
     pub fn apply_all(&self, values: &mut [u8]) -> Result<()> {
-        self.for_chunks(0..self.container.index().tensors.len(), values, |number, i, values| {
+        self.for_chunks(self.numbers(), values, |number, i, values| {
             let tensor = self.tensor(number);
             match &tensor.predictor {
                 Predictor::Reference(_) => self.container.decode_chunk(tensor, i, values),
@@ -135,7 +145,7 @@ impl ResolvedContainer {
     /// # Errors
     /// As [`Self::read_into`].
     pub fn read_references_into(&self, values: &mut [u8]) -> Result<()> {
-        self.for_chunks(0..self.container.index().tensors.len(), values, |number, i, values| {
+        self.for_chunks(self.numbers(), values, |number, i, values| {
             let tensor = self.tensor(number);
             match (&tensor.predictor, &self.references[number]) {
                 (Predictor::Reference(_) | Predictor::Identical(_), Some(reference)) => {
@@ -177,9 +187,7 @@ impl ResolvedContainer {
     /// # Errors
     /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for a number that no tensor has.
     pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
-        if number >= self.container.index().tensors.len() {
-            return Err(Error::InvalidArgument(format!("there is no tensor number {number}")));
-        }
+        self.check_number(number)?;
         self.check_digest(number, blake3::hash(bytes))
     }
 

@@ -96,7 +96,7 @@ impl FieldSplit {
             // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
             return unsafe { avx512::encode_16(self, target, zero_bits, symbols, escapes, fields) };
         }
-        // Wider vectors gain nothing for 32 bits: what takes the time is one PEXT for every 64.
+        // Wider vectors gained nothing for 32 bits: docs/benchmarks/kernels.md.
         #[cfg(target_arch = "x86_64")]
         if isa() >= Isa::Avx2 && avx2::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
