@@ -228,7 +228,7 @@ def read_tensor(t, meta, sets, tensors, payloads):
 
 def read_loom(data):
     """The layout, and of every member its path, the bytes before its first tensor, and its tensors."""
-    must(data[:16] == b"\x89LOOM\r\n\x1a\1" + bytes(7), "not a loom file of version 1")
+    must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2) and data[9:16] == bytes(7), "not a loom file of version 1 or 2")
     start, meta_packed, meta_len, tables_packed, tables_len, checks_len, _, crc, trailer_crc, magic = \
         struct.unpack("<Q8I8s", data[-48:])
     must(magic == b"LOOMEND\n" and zlib.crc32(data[-48:-12]) == trailer_crc, "bad trailer")

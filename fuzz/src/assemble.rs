@@ -141,7 +141,7 @@ fn groups(meta: &mut Meta<'_>, payload_bytes: &mut Vec<usize>) -> Option<()> {
 /// The container.
 pub fn assemble(meta: &[u8], tables: &[u8], payloads: &[u8], bases: &GoldenBases) -> Option<Vec<u8>> {
     let known = checks(meta, bases)?;
-    let mut out = b"\x89LOOM\r\n\x1a\x01\0\0\0\0\0\0\0".to_vec();
+    let mut out = b"\x89LOOM\r\n\x1a\x02\0\0\0\0\0\0\0".to_vec();
     let mut checks = known.digests;
     let mut rest = payloads;
     for length in known.payload_bytes {

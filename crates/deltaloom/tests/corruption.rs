@@ -276,7 +276,7 @@ fn claiming(header: &str, tensors: &[u8], checks: usize) -> Vec<u8> {
     meta.extend(header.as_bytes());
     meta.push(0);
     meta.extend(tensors);
-    let head = [&b"\x89LOOM\r\n\x1a"[..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let head = [&b"\x89LOOM\r\n\x1a"[..], &[2, 0, 0, 0, 0, 0, 0, 0]].concat();
     Parts { head, payloads: Vec::new(), meta, tables: Vec::new(), checks: vec![0; checks] }.join()
 }
 

@@ -18,7 +18,8 @@ pub(super) const HEAD_BYTES: u64 = 16;
 pub(super) const TRAILER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
-const VERSION: u16 = 1;
+/// The version that is written.
+const VERSION: u16 = 2;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
@@ -31,19 +32,43 @@ pub(super) fn head() -> [u8; 16] {
     head
 }
 
-pub(super) fn check_head(head: &[u8]) -> Result<()> {
+/// The highest wire ids of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WireIds {
+    predictor: u8,
+    family: u8,
+    codec: u8,
+}
+
+impl WireIds {
+    fn of_version(version: u16) -> Option<Self> {
+        match version {
+            1 => Some(Self { predictor: 5, family: 3, codec: 6 }),
+            VERSION => Some(Self { predictor: 9, family: 6, codec: 9 }),
+            _ => None,
+        }
+    }
+
+    fn check(what: &str, id: u8, highest: u8) -> Result<u8> {
+        if id > highest {
+            return Err(Error::corrupt(format!("{what} {id} does not exist")));
+        }
+        Ok(id)
+    }
+}
+
+/// Checks a head; the wire ids that its version has.
+pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
     let mut reader = ByteReader::new(head, "the head");
     if reader.array()? != MAGIC {
         return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
     }
     let found = u16::from_le_bytes(reader.array()?);
-    if found != VERSION {
-        return Err(Error::UnsupportedVersion { found });
-    }
+    let ids = WireIds::of_version(found).ok_or(Error::UnsupportedVersion { found })?;
     if reader.array()? != [0u8; 6] {
         return Err(Error::corrupt("reserved bytes of the head are not zero"));
     }
-    Ok(())
+    Ok(ids)
 }
 
 /// Where the parts of the index are.
@@ -212,7 +237,7 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>) {
     }
 }
 
-pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, limits: &Limits) -> Result<Index> {
+pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits: &Limits) -> Result<Index> {
     let mut meta = ByteReader::new(&parts.meta, "the index");
     let layout = match meta.u8()? {
         0 => Layout::File,
@@ -228,11 +253,11 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, limits: &Limits) -> 
     let set_count = meta.varint()?;
     Limits::check("the number of table sets", set_count, limits.chunks)?;
     let mut tensors = Vec::new();
-    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks };
+    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks, set_count, ids };
     for (m, member) in members.iter().enumerate() {
         for (t, info) in member.tensors.iter().enumerate() {
             let grid = member.grid(info, u32::from(chunk_log2));
-            tensors.push(parse_tensor(&mut meta, (m, t), info, grid, &mut next, set_count)?);
+            tensors.push(parse_tensor(&mut meta, (m, t), info, grid, &mut next)?);
             Limits::check("the number of tensors", tensors.len() as u64, limits.tensors)?;
         }
     }
@@ -273,11 +298,13 @@ fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Membe
     Ok(members)
 }
 
-/// Where the next payload starts, and how many there were.
+/// Where the next payload starts, how many there were, and what they may name.
 struct Places {
     offset: u64,
     chunks: u64,
     max_chunks: u64,
+    set_count: u64,
+    ids: WireIds,
 }
 
 fn parse_tensor(
@@ -286,12 +313,11 @@ fn parse_tensor(
     info: &TensorInfo,
     grid: Grid,
     next: &mut Places,
-    set_count: u64,
 ) -> Result<PackedTensor> {
     let name = |meta: &mut ByteReader<'_>| {
         Ok::<_, Error>(Some(meta.text()?).filter(|n| !n.is_empty()).map(str::to_owned))
     };
-    let predictor = match meta.u8()? {
+    let predictor = match WireIds::check("predictor", meta.u8()?, next.ids.predictor)? {
         0 => Predictor::Zero,
         1 => Predictor::Reference(name(meta)?),
         2 => Predictor::Identical(name(meta)?),
@@ -331,9 +357,9 @@ fn parse_tensor(
                 info.name
             )));
         }
-        tensor.groups.push(parse_coding(meta, &grid, set_count)?);
+        tensor.groups.push(parse_coding(meta, &grid, next)?);
         for _ in 0..chunks_of_group {
-            let codec = codec_of(meta.u8()?)?;
+            let codec = codec_of(WireIds::check("codec", meta.u8()?, next.ids.codec)?)?;
             let len_bytes = meta.size()?;
             let range = grid.chunk_bytes(tensor.chunks.len() as u64);
             let raw_bytes = range.end - range.start;
@@ -357,13 +383,13 @@ fn parse_tensor(
     Ok(tensor)
 }
 
-fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, set_count: u64) -> Result<Coding<usize>> {
-    let family = meta.u8()?;
+fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Result<Coding<usize>> {
+    let family = WireIds::check("group family", meta.u8()?, known.ids.family)?;
     if family == 0 {
         return Ok(Coding::Plain);
     }
     let tables = meta.size()?;
-    if tables as u64 >= set_count {
+    if tables as u64 >= known.set_count {
         return Err(Error::corrupt(format!("table set {tables} does not exist")));
     }
     if family == 1 {

@@ -157,7 +157,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index
     let read = |offset, buffer: &mut [u8]| source.read_at(offset, buffer).map_err(Error::io(path));
     let mut head = vec![0; to_usize(HEAD_BYTES.min(available))];
     read(0, &mut head)?;
-    layout::check_head(&head)?;
+    let ids = layout::check_head(&head)?;
     if available < HEAD_BYTES + TRAILER_BYTES {
         let what = "a container's head and trailer";
         return Err(Error::Truncated { what, needed: HEAD_BYTES + TRAILER_BYTES, available });
@@ -177,7 +177,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index
         tables: decompress(tables, trailer.tables_len)?,
         checks: checks.to_vec(),
     };
-    layout::parse(&parts, trailer.index_offset - HEAD_BYTES, limits)
+    layout::parse(&parts, trailer.index_offset - HEAD_BYTES, ids, limits)
 }
 
 /// Decompresses to exactly `length` bytes, growing with what is really there rather than with what is claimed.
