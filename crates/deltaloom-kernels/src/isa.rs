@@ -59,6 +59,7 @@ pub fn lower_to(wanted: Isa) -> Isa {
 #[cfg(target_arch = "x86_64")]
 fn detected() -> Isa {
     let has_avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")

@@ -1,6 +1,7 @@
 //! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
+pub mod adapter;
 pub mod bits;
 pub mod fields;
 pub mod isa;

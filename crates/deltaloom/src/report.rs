@@ -28,9 +28,15 @@ pub struct TensorReport {
     pub shape: Vec<u64>,
     /// Kind of predictor.
     pub predictor: &'static str,
-    /// Name of the reference in its base, where there is one.
+    /// Name of the reference in its base, where there is one; the first of several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// Names of the other references of a computed prediction.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_references: Vec<String>,
+    /// The rule of a computed prediction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Codec of most of its bytes; `same` when it has none.
     pub codec: &'static str,
     /// Size of the tensor.
@@ -112,12 +118,15 @@ fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
     let codec =
         by_codec.iter().rev().max_by_key(|(_, bytes)| **bytes).map_or(Codec::Same, |(codec, _)| *codec);
     let elems = tensor.grid.rows * tensor.grid.cols;
+    let mut references = tensor.predictor.references(info).into_iter().map(|reference| reference.name);
     TensorReport {
         name: info.name.clone(),
         dtype: info.dtype.to_string(),
         shape: info.shape.clone(),
         predictor: tensor.predictor.kind(),
-        reference: tensor.predictor.reference_name(&info.name).map(str::to_owned),
+        reference: references.next(),
+        other_references: references.collect(),
+        rule: tensor.predictor.rule(),
         codec: codec.name(),
         original_bytes: info.len_bytes(),
         packed_bytes: tensor.packed_bytes(),

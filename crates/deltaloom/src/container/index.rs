@@ -32,7 +32,8 @@ pub(crate) struct PackedTensor {
     pub(crate) groups: Vec<Coding<usize>>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
-    pub(crate) reference_digest: Option<Digest>,
+    /// Of each reference of the predictor, in its order.
+    pub(crate) reference_digests: Vec<Digest>,
 }
 
 /// Where a chunk's payload is and how it is coded.
@@ -56,7 +57,7 @@ impl PackedTensor {
             groups: Vec::new(),
             chunks: Vec::new(),
             digest: Digest::from([0; 32]),
-            reference_digest: None,
+            reference_digests: Vec::new(),
         }
     }
 

@@ -9,10 +9,11 @@ use crate::entropy::rice;
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::predict::{Predictor, cast};
+use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
 use super::index::{ChunkEntry, Index, PackedTensor};
+use super::predictors;
 
 pub(super) const HEAD_BYTES: u64 = 16;
 pub(super) const TRAILER_BYTES: u64 = 48;
@@ -174,7 +175,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
             checks.extend_from_slice(tensor.digest.as_bytes());
         }
-        checks.extend(tensor.reference_digest.iter().flat_map(|digest| *digest.as_bytes()));
+        checks.extend(tensor.reference_digests.iter().flat_map(|digest| *digest.as_bytes()));
     }
     let chunks = index.tensors.iter().flat_map(|tensor| &tensor.chunks);
     checks.extend(chunks.flat_map(|chunk| chunk.crc.to_le_bytes()));
@@ -184,25 +185,11 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
 }
 
 fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
-    let (id, name) = match &tensor.predictor {
-        Predictor::Zero => (0, None),
-        Predictor::Reference(name) => (1, Some(name)),
-        Predictor::Identical(name) => (2, Some(name)),
-        Predictor::Tied(_) => (3, None),
-        Predictor::Cast(name) => (4, Some(name)),
-        Predictor::CastInternal(_) => (5, None),
-    };
-    meta.push(id);
-    if let Some(name) = name {
-        push_text(meta, name.as_deref().unwrap_or_default());
-    }
-    if let Some(target) = tensor.predictor.internal() {
-        push_varint(meta, target as u64);
-    }
+    predictors::push(meta, &tensor.predictor);
     if !tensor.predictor.has_chunks() {
         return;
     }
-    if matches!(tensor.predictor, Predictor::Reference(_)) {
+    if tensor.predictor != Predictor::Zero {
         push_varint(meta, tensor.changed);
     }
     push_varint(meta, tensor.groups.len() as u64);
@@ -314,24 +301,8 @@ fn parse_tensor(
     grid: Grid,
     next: &mut Places,
 ) -> Result<PackedTensor> {
-    let name = |meta: &mut ByteReader<'_>| {
-        Ok::<_, Error>(Some(meta.text()?).filter(|n| !n.is_empty()).map(str::to_owned))
-    };
-    let predictor = match WireIds::check("predictor", meta.u8()?, next.ids.predictor)? {
-        0 => Predictor::Zero,
-        1 => Predictor::Reference(name(meta)?),
-        2 => Predictor::Identical(name(meta)?),
-        3 => Predictor::Tied(meta.size()?),
-        4 => Predictor::Cast(name(meta)?),
-        5 => Predictor::CastInternal(meta.size()?),
-        other => return Err(Error::corrupt(format!("predictor {other} does not exist"))),
-    };
+    let predictor = predictors::parse(meta, info, &grid, next.ids.predictor)?;
     let mut tensor = PackedTensor::new(place, predictor, grid);
-    if matches!(tensor.predictor, Predictor::Cast(_) | Predictor::CastInternal(_))
-        && !cast::is_target(&info.dtype)
-    {
-        return Err(Error::corrupt(format!("tensor {:?} of {} cannot be a cast", info.name, info.dtype)));
-    }
     // Also of tensors without payloads: reading them takes as many steps.
     let chunk_count = grid.chunk_count();
     Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
@@ -339,7 +310,7 @@ fn parse_tensor(
     if !tensor.predictor.has_chunks() {
         return Ok(tensor);
     }
-    if matches!(tensor.predictor, Predictor::Reference(_)) {
+    if tensor.predictor != Predictor::Zero {
         tensor.changed = meta.varint()?;
         if tensor.changed > grid.rows * grid.cols {
             return Err(Error::corrupt(format!(
@@ -439,20 +410,19 @@ fn check_internal_targets(index: &Index) -> Result<()> {
 
 fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
     let mut reader = ByteReader::new(checks, "the checks");
-    for i in 0..index.tensors.len() {
-        let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
-        let tensor = &mut index.tensors[i];
+    let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
+    for tensor in &mut index.tensors {
         match tensor.predictor {
-            Predictor::Zero | Predictor::CastInternal(_) => tensor.digest = digest()?,
-            Predictor::Reference(_) | Predictor::Cast(_) => {
-                tensor.digest = digest()?;
-                tensor.reference_digest = Some(digest()?);
-            }
+            Predictor::Tied(_) => {}
             Predictor::Identical(_) => {
                 tensor.digest = digest()?;
-                tensor.reference_digest = Some(tensor.digest);
+                tensor.reference_digests = vec![tensor.digest];
             }
-            Predictor::Tied(_) => {}
+            _ => {
+                tensor.digest = digest()?;
+                let count = tensor.predictor.reference_count();
+                tensor.reference_digests = (0..count).map(|_| digest()).collect::<Result<_>>()?;
+            }
         }
     }
     for i in 0..index.tensors.len() {

@@ -3,6 +3,7 @@
 
 mod index;
 mod layout;
+mod predictors;
 mod reader;
 mod writer;
 

@@ -46,10 +46,7 @@ pub(super) fn tensors_to_check(work: &Work, check: Check, done: usize) -> Vec<us
             let tells = |tensor: &usize| {
                 let jobs = work.jobs_of(*tensor);
                 let is_whole = jobs.start >= done || jobs.end <= done;
-                let packed = work.resolved().tensor(*tensor);
-                is_whole
-                    && jobs.clone().any(|job| work.jobs()[job].is_change)
-                    && packed.reference_digest.is_some()
+                is_whole && jobs.clone().any(|job| work.jobs()[job].is_change)
             };
             let rank = |tensor: &usize| {
                 (work.jobs_of(*tensor).end > done, work.resolved().info(*tensor).len_bytes())
@@ -70,7 +67,7 @@ pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Check
         let applied = all.filter(|other| done == 0 || *other == tensor).collect();
         return Ok(Checked { applied, sums: Vec::new() });
     }
-    match packed.reference_digest {
+    match work.digest_before(tensor) {
         Some(expected) if is_begun || found != expected => Err(wrong_base(work, tensor, expected, found)),
         _ => Ok(Checked::default()),
     }
@@ -122,13 +119,13 @@ fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
         return Ok(());
     }
     let root = resolved.tensor(tensor).predictor.internal().unwrap_or(tensor);
-    match (resolved.reference(root), resolved.tensor(root).reference_digest) {
-        (Some(source), Some(expected)) => {
-            let found = source.digest()?;
-            Err(if found == expected { fault } else { wrong_base(work, root, expected, found) })
+    for (source, expected) in resolved.references(root).iter().zip(&resolved.tensor(root).reference_digests) {
+        let found = source.digest()?;
+        if found != *expected {
+            return Err(wrong_base(work, root, *expected, found));
         }
-        _ => Err(fault),
     }
+    Err(fault)
 }
 
 fn wrong_base(work: &Work, tensor: usize, expected: Digest, found: Digest) -> Error {

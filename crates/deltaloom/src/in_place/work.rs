@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::Predictor;
 use crate::scratch::Scratch;
+use crate::tensor::TensorInfo;
 
 /// What a job writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub(super) struct Work {
     jobs: Vec<Job>,
     /// Per tensor, its jobs.
     jobs_of: Vec<Range<usize>>,
+    /// Per tensor, the digest of the reference that lies at its place.
+    digests_before: Vec<Option<Digest>>,
     old_header: Vec<u8>,
     new_header: Vec<u8>,
     identity: Digest,
@@ -69,8 +72,9 @@ impl Work {
         check_layout(&base.members[0], member).map_err(refuse)?;
 
         let base = Arc::new(base);
-        let find = |number| find_reference(&container, number, &base, others).map_err(|e| e.in_file(path));
-        let references = (0..container.index().tensors.len()).map(find).collect::<Result<Vec<_>>>()?;
+        let find = |number| find_references(&container, number, &base, others).map_err(|e| e.in_file(path));
+        let references: Vec<Vec<Reference>> =
+            (0..container.index().tensors.len()).map(find).collect::<Result<_>>()?;
         let chunks: Vec<Vec<usize>> =
             (0..references.len()).map(|number| chunks_to_write(&container, number, &references)).collect();
         let order = order(&container, &references, &chunks).map_err(refuse)?;
@@ -90,9 +94,26 @@ impl Work {
             jobs.push(Job { what: What::Header, offset: 0, len_bytes, is_change: true });
         }
         let identity = identity(&container, &jobs)?;
-        let references = references.into_iter().map(|r| r.map(|r| r.source)).collect();
+        let digests_before = (0..references.len())
+            .map(|number| {
+                let home = references[number].iter().position(|reference| reference.place == Some(number))?;
+                container.index().tensors[number].reference_digests.get(home).copied()
+            })
+            .collect();
+        let sources = |of_one: Vec<Reference>| of_one.into_iter().map(|reference| reference.source).collect();
+        let references = references.into_iter().map(sources).collect();
         let resolved = ResolvedContainer::with_references(container, references);
-        Ok(Self { path: path.to_path_buf(), resolved, base, jobs, jobs_of, old_header, new_header, identity })
+        Ok(Self {
+            path: path.to_path_buf(),
+            resolved,
+            base,
+            jobs,
+            jobs_of,
+            digests_before,
+            old_header,
+            new_header,
+            identity,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -109,6 +130,11 @@ impl Work {
 
     pub(super) fn jobs_of(&self, tensor: usize) -> Range<usize> {
         self.jobs_of[tensor].clone()
+    }
+
+    /// What a tensor's place must have before it is written, if the tensor is predicted from it.
+    pub(super) fn digest_before(&self, tensor: usize) -> Option<Digest> {
+        self.digests_before[tensor]
     }
 
     pub(super) fn old_header(&self) -> &[u8] {
@@ -198,37 +224,39 @@ fn check_layout(base: &Member, tuned: &Member) -> Result<(), String> {
 
 /// The other bases are asked by digest; what they do not have must be in the file, under the reference's name or at the tensor's own place. Nothing of the
 /// file is hashed for that: a wrong guess is found when the results are.
-fn find_reference(
+fn find_references(
     container: &Container,
     number: usize,
     base: &Arc<Checkpoint>,
     others: &Bases,
-) -> Result<Option<Reference>> {
+) -> Result<Vec<Reference>> {
     let tensor = &container.index().tensors[number];
-    let info = container.index().info(tensor);
-    let Some(name) = tensor.predictor.reference_name(&info.name) else { return Ok(None) };
-    if !others.is_empty() {
-        match others.find(name, info, tensor) {
-            Ok(source) => return Ok(Some(Reference { source, place: None })),
-            Err(Error::BaseMismatch { .. }) => {}
-            Err(e) => return Err(e),
+    let wanted = tensor.predictor.references(container.index().info(tensor));
+    let find = |(wanted, digest): (&TensorInfo, &Digest)| {
+        if !others.is_empty() {
+            match others.find(wanted, *digest) {
+                Ok(source) => return Ok(Reference { source, place: None }),
+                Err(Error::BaseMismatch { .. }) => {}
+                Err(e) => return Err(e),
+            }
         }
-    }
-    let named = base.members[0].tensors.iter().position(|t| t.name == name);
-    let fits = |i: &usize| in_file(base, *i).fits(info, &tensor.predictor);
-    match named.filter(fits).or(Some(number).filter(fits)) {
-        Some(place) => Ok(Some(Reference { source: in_file(base, place), place: Some(place) })),
-        // Says what is missing.
-        None => others.find(name, info, tensor).map(|source| Some(Reference { source, place: None })),
-    }
+        let named = base.members[0].tensors.iter().position(|t| t.name == wanted.name);
+        let fits = |i: &usize| in_file(base, *i).is_like(wanted);
+        match named.filter(fits).or(Some(number).filter(fits)) {
+            Some(place) => Ok(Reference { source: in_file(base, place), place: Some(place) }),
+            // Says what is missing.
+            None => others.find(wanted, *digest).map(|source| Reference { source, place: None }),
+        }
+    };
+    wanted.iter().zip(&tensor.reference_digests).map(find).collect()
 }
 
 /// Whether a tensor is predicted from what is at its own place.
-fn is_at_home(number: usize, references: &[Option<Reference>]) -> bool {
-    references[number].as_ref().is_some_and(|reference| reference.place == Some(number))
+fn is_at_home(number: usize, references: &[Vec<Reference>]) -> bool {
+    references[number].iter().any(|reference| reference.place == Some(number))
 }
 
-fn chunks_to_write(container: &Container, number: usize, references: &[Option<Reference>]) -> Vec<usize> {
+fn chunks_to_write(container: &Container, number: usize, references: &[Vec<Reference>]) -> Vec<usize> {
     let tensor = &container.index().tensors[number];
     let chunks = 0..to_usize(tensor.grid.chunk_count());
     match tensor.predictor {
@@ -240,14 +268,12 @@ fn chunks_to_write(container: &Container, number: usize, references: &[Option<Re
     }
 }
 
-fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[Option<Reference>]) -> Job {
+fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[Vec<Reference>]) -> Job {
     let tensor = &container.index().tensors[number];
     let member = &container.index().members[0];
     let range = tensor.grid.chunk_bytes(chunk as u64);
-    let uses_prediction = |tensor: &PackedTensor| {
-        let codec = tensor.chunks.get(chunk).map(|chunk| chunk.codec);
-        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse))
-    };
+    let uses_prediction =
+        |tensor: &PackedTensor| tensor.chunks.get(chunk).is_some_and(|chunk| chunk.codec.uses_prediction());
     Job {
         what: What::Chunk(number, chunk),
         offset: member.data_offset() + container.index().info(tensor).begin + range.start,
@@ -260,24 +286,24 @@ fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[O
 /// place of another one before that one.
 fn order(
     container: &Container,
-    references: &[Option<Reference>],
+    references: &[Vec<Reference>],
     chunks: &[Vec<usize>],
 ) -> Result<Vec<usize>, String> {
     let writes = |number: &usize| !chunks[*number].is_empty();
     // A tied tensor reads what its target reads.
-    let successor = |number: usize| {
+    let successors = |number: usize| {
         let root = container.index().tensors[number].predictor.internal().unwrap_or(number);
-        let place = references[root].as_ref().and_then(|reference| reference.place);
-        place.filter(|place| *place != number).filter(writes)
+        let places = references[root].iter().filter_map(|reference| reference.place);
+        places.filter(move |place| *place != number).filter(writes).collect::<BTreeSet<usize>>()
     };
     let touched: Vec<usize> = (0..chunks.len()).filter(writes).collect();
     let mut waits_for = vec![0usize; chunks.len()];
-    touched.iter().filter_map(|number| successor(*number)).for_each(|next| waits_for[next] += 1);
+    touched.iter().flat_map(|number| successors(*number)).for_each(|next| waits_for[next] += 1);
     let mut ready: BTreeSet<usize> = touched.iter().copied().filter(|n| waits_for[*n] == 0).collect();
     let mut order = Vec::with_capacity(touched.len());
     while let Some(number) = ready.pop_first() {
         order.push(number);
-        if let Some(next) = successor(number) {
+        for next in successors(number) {
             waits_for[next] -= 1;
             if waits_for[next] == 0 {
                 ready.insert(next);

@@ -3,17 +3,19 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Digests, Reference};
-use crate::bases::{Bases, TensorSource};
+use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
+use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan::{self, GroupInput};
 use crate::predict::{Predictor, cast, names};
 use crate::progress::{Progress, check_cancelled};
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, TensorInfo};
 
 /// Elements of a sample, in [`SAMPLE_RUNS`] evenly spaced runs.
@@ -25,15 +27,45 @@ const COMPARE_BYTES: u64 = 1 << 20;
 /// How a tensor will be predicted.
 pub(super) struct Choice {
     pub(super) predictor: Predictor,
-    /// Where the prediction of a `Reference` is read.
-    pub(super) reference: Option<Reference>,
-    /// Known already when the tensor was compared as a whole.
-    pub(super) digests: Option<Digests>,
+    /// What the prediction of chunks is made from.
+    pub(super) references: Vec<TensorSource>,
+    /// Of a tensor that was compared as a whole.
+    pub(super) digest: Option<Digest>,
+    /// Of the references, unless they are hashed as the tensor is packed.
+    pub(super) reference_digests: Option<Vec<Digest>>,
 }
 
 impl Choice {
     fn zero() -> Self {
-        Self { predictor: Predictor::Zero, reference: None, digests: None }
+        Self::coded(Predictor::Zero, Vec::new())
+    }
+
+    /// With chunks to come.
+    fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
+        Self { predictor, references, digest: None, reference_digests: None }
+    }
+
+    /// The prediction of a range of the tensor, `None` where it is zero: where it is in memory, read, or computed.
+    pub(super) fn predict(&self, info: &TensorInfo, bytes: Range<u64>) -> Result<Option<Bytes<'_>>> {
+        match (&self.predictor, &self.references[..]) {
+            (_, []) => Ok(None),
+            (Predictor::Reference(_), [reference]) => reference.bytes(bytes).map(Some),
+            (predictor, references) => {
+                let mut out = Scratch::of_len(to_usize(bytes.end - bytes.start));
+                bases::predict_into(predictor, references, info, bytes.start, &mut out)?;
+                Ok(Some(Bytes::Read(out)))
+            }
+        }
+    }
+
+    /// Without a residual.
+    fn proven(predictor: Predictor, digest: Digest, reference_digests: Vec<Digest>) -> Self {
+        Self {
+            predictor,
+            references: Vec::new(),
+            digest: Some(digest),
+            reference_digests: Some(reference_digests),
+        }
     }
 }
 
@@ -170,7 +202,7 @@ impl Context<'_> {
                 && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
             {
                 let predictor = Predictor::Identical(reference_name(target, reference));
-                return Ok(Choice { predictor, reference: None, digests: Some((digest, Some(digest))) });
+                return Ok(Choice::proven(predictor, digest, vec![digest]));
             }
         }
         let print = fingerprint(&target.info.shape, &target.info.dtype, sample);
@@ -183,11 +215,7 @@ impl Context<'_> {
         }
         for other in others.into_iter().filter(|other| *other != i) {
             if let Some(digest) = self.equal(target, |offset, len| self.targets[other].read(offset, len))? {
-                return Ok(Choice {
-                    predictor: Predictor::Tied(other),
-                    reference: None,
-                    digests: Some((digest, None)),
-                });
+                return Ok(Choice::proven(Predictor::Tied(other), digest, Vec::new()));
             }
         }
         self.choose_untied(i)
@@ -214,7 +242,7 @@ impl Context<'_> {
                 |offset: u64, len: usize| Ok(cast::round(dtype, &master.read(2 * offset, 2 * len)?));
             if let Some(digest) = self.equal(target, rounded)? {
                 let predictor = Predictor::CastInternal(*other);
-                return Ok(Some(Choice { predictor, reference: None, digests: Some((digest, None)) }));
+                return Ok(Some(Choice::proven(predictor, digest, Vec::new())));
             }
         }
         for source in self.base_casts.get(&print).into_iter().flatten() {
@@ -222,8 +250,7 @@ impl Context<'_> {
                 |offset: u64, len: usize| Ok(cast::round(dtype, &source.read(2 * offset, 2 * len)?));
             if let Some(digest) = self.equal(target, rounded)? {
                 let predictor = Predictor::Cast(reference_name(target, source));
-                let digests = Some((digest, Some(source.digest()?)));
-                return Ok(Some(Choice { predictor, reference: None, digests }));
+                return Ok(Some(Choice::proven(predictor, digest, vec![source.digest()?])));
             }
         }
         Ok(None)
@@ -241,7 +268,7 @@ impl Context<'_> {
         };
         let reference_choice = |reference: &TensorSource| {
             let predictor = Predictor::Reference(reference_name(target, reference));
-            Choice { predictor, reference: Some(reference.clone()), digests: None }
+            Choice::coded(predictor, vec![reference.clone()])
         };
         let candidates: Vec<&TensorSource> = self.candidates(target).collect();
         if let [only] = candidates[..]
@@ -279,7 +306,7 @@ impl Context<'_> {
         &self,
         target: &Target<'_>,
         read: impl Fn(u64, usize) -> Result<Vec<u8>>,
-    ) -> Result<Option<crate::container::Digest>> {
+    ) -> Result<Option<Digest>> {
         let mut hasher = blake3::Hasher::new();
         let total = target.info.len_bytes();
         for offset in (0..total).step_by(to_usize(COMPARE_BYTES)) {

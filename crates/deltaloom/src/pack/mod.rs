@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::bases::{Bases, TensorSource};
+use crate::bases::Bases;
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
@@ -206,7 +206,7 @@ impl<'a> Packer<'a> {
         preset: Preset,
         progress: &'a dyn Progress,
     ) -> Self {
-        let unpredicted = groups.iter().filter(|group| choices[group.tensor].reference.is_none());
+        let unpredicted = groups.iter().filter(|group| choices[group.tensor].references.is_empty());
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
         Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
@@ -251,8 +251,7 @@ impl<'a> Packer<'a> {
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
-        let reference = self.choices[group.tensor].reference.as_ref();
-        let prediction = reference.map(|reference| reference.bytes(bytes)).transpose()?;
+        let prediction = self.choices[group.tensor].predict(info, bytes)?;
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }
 
@@ -322,9 +321,11 @@ impl LoadedGroup<'_> {
     }
 }
 
-/// Hashes tensors and their references as their groups come by, in file order.
+/// Hashes tensors, and the references that are predictions as they are, as their groups come by, in file order.
 struct Digester {
-    digests: Vec<Digests>,
+    digests: Vec<(Digest, Vec<Digest>)>,
+    /// Whether the predictions that come by are the reference.
+    hashes_predictions: Vec<bool>,
     current: Option<(usize, blake3::Hasher, blake3::Hasher)>,
 }
 
@@ -332,9 +333,17 @@ impl Digester {
     fn new(choices: &[Choice]) -> Self {
         // Tensors without elements never come by.
         let empty = blake3::hash(b"");
-        let reference_digest = |choice: &Choice| choice.reference.as_ref().map(|_| empty);
-        let known = |choice: &Choice| choice.digests.unwrap_or((empty, reference_digest(choice)));
-        Self { digests: choices.iter().map(known).collect(), current: None }
+        let known = |choice: &Choice| {
+            let of_references = choice.reference_digests.clone();
+            let of_references =
+                of_references.unwrap_or_else(|| choice.references.iter().map(|_| empty).collect());
+            (choice.digest.unwrap_or(empty), of_references)
+        };
+        Self {
+            digests: choices.iter().map(known).collect(),
+            hashes_predictions: choices.iter().map(|choice| choice.reference_digests.is_none()).collect(),
+            current: None,
+        }
     }
 
     fn update(&mut self, groups: &[LoadedGroup<'_>]) {
@@ -343,9 +352,11 @@ impl Digester {
                 self.close();
                 self.current = Some((group.tensor, blake3::Hasher::new(), blake3::Hasher::new()));
             }
-            if let Some((_, target, reference)) = &mut self.current {
+            if let Some((tensor, target, reference)) = &mut self.current {
                 target.update(&group.target);
-                if let Some(prediction) = &group.prediction {
+                if let Some(prediction) =
+                    group.prediction.as_ref().filter(|_| self.hashes_predictions[*tensor])
+                {
                     reference.update(prediction);
                 }
             }
@@ -354,25 +365,21 @@ impl Digester {
 
     fn close(&mut self) {
         if let Some((tensor, target, reference)) = self.current.take() {
-            let (digest, reference_digest) = &mut self.digests[tensor];
+            let (digest, reference_digests) = &mut self.digests[tensor];
             *digest = target.finalize();
-            *reference_digest = reference_digest.map(|_| reference.finalize());
+            if self.hashes_predictions[tensor] {
+                reference_digests.iter_mut().for_each(|digest| *digest = reference.finalize());
+            }
         }
     }
 
     fn finish(mut self, tensors: &mut [PackedTensor]) {
         self.close();
-        for (i, (tensor, (digest, reference_digest))) in tensors.iter_mut().zip(&self.digests).enumerate() {
+        for (i, tensor) in tensors.iter_mut().enumerate() {
             // A tied tensor has the digest of its target, whenever that was packed.
             let tied = if let Predictor::Tied(target) = tensor.predictor { target } else { i };
-            tensor.digest = if tied == i { *digest } else { self.digests[tied].0 };
-            tensor.reference_digest = *reference_digest;
+            tensor.digest = self.digests[tied].0;
+            tensor.reference_digests = std::mem::take(&mut self.digests[i].1);
         }
     }
 }
-
-/// Digests of a tensor and of its reference.
-type Digests = (Digest, Option<Digest>);
-
-/// A reference under consideration.
-type Reference = TensorSource;

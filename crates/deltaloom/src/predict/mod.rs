@@ -1,11 +1,22 @@
 //! How a reader guesses a tensor before the residual corrects it; docs/format.md section 3.
 //! It names references; finding and reading them is [`crate::bases`]' work.
 
+mod adapter;
+mod blend;
 pub(crate) mod cast;
 pub(crate) mod names;
+pub(crate) mod number;
+
+pub use adapter::{Adapter, Merge};
+pub use blend::{Blend, BlendForm, Precision};
+
+pub(crate) use adapter::MAX_RANK;
+pub(crate) use number::Element;
+
+use crate::tensor::{DType, TensorInfo};
 
 /// Where the prediction of a tensor comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Predictor {
     /// All bits zero: the tensor is packed stand-alone.
     Zero,
@@ -19,6 +30,10 @@ pub enum Predictor {
     Cast(Option<String>),
     /// The rounding of an F32 tensor of the same container.
     CastInternal(usize),
+    /// A tensor of a base plus a merged low-rank adapter.
+    Adapter(Box<Adapter>),
+    /// A combination of several tensors of bases.
+    Blend(Box<Blend>),
 }
 
 impl Predictor {
@@ -31,23 +46,45 @@ impl Predictor {
             Self::Identical(_) => "identical",
             Self::Tied(_) => "tied",
             Self::Cast(_) | Self::CastInternal(_) => "cast",
+            Self::Adapter(_) => "adapter",
+            Self::Blend(_) => "blend",
         }
     }
 
     /// Whether chunks follow; otherwise the tensor equals its prediction.
     #[must_use]
     pub fn has_chunks(&self) -> bool {
-        matches!(self, Self::Zero | Self::Reference(_))
+        match self {
+            Self::Zero | Self::Reference(_) | Self::Adapter(_) | Self::Blend(_) => true,
+            Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
+        }
     }
 
-    /// Name of the tensor of a base that is needed, `own_name` being the tensor's.
-    #[must_use]
-    pub fn reference_name<'a>(&'a self, own_name: &'a str) -> Option<&'a str> {
+    /// The tensors of bases that it needs, in the order of their digests: names, dtypes and shapes, `info` being the predicted tensor.
+    pub(crate) fn references(&self, info: &TensorInfo) -> Vec<TensorInfo> {
+        let like = |name: &Option<String>| TensorInfo {
+            name: name.as_ref().unwrap_or(&info.name).clone(),
+            ..info.clone()
+        };
         match self {
-            Self::Reference(name) | Self::Identical(name) | Self::Cast(name) => {
-                Some(name.as_deref().unwrap_or(own_name))
+            Self::Zero | Self::Tied(_) | Self::CastInternal(_) => Vec::new(),
+            Self::Reference(name) | Self::Identical(name) => vec![like(name)],
+            Self::Cast(name) => {
+                let master = like(name);
+                vec![TensorInfo::sized(master.name, DType::F32, master.shape)]
             }
-            _ => None,
+            Self::Adapter(adapter) => adapter.references(info, like(&adapter.reference)),
+            Self::Blend(blend) => blend.references.iter().map(like).collect(),
+        }
+    }
+
+    /// How many tensors of bases it needs.
+    pub(crate) fn reference_count(&self) -> usize {
+        match self {
+            Self::Zero | Self::Tied(_) | Self::CastInternal(_) => 0,
+            Self::Reference(_) | Self::Identical(_) | Self::Cast(_) => 1,
+            Self::Adapter(_) => 3,
+            Self::Blend(blend) => blend.references.len(),
         }
     }
 
@@ -56,6 +93,15 @@ impl Predictor {
     pub fn internal(&self) -> Option<usize> {
         match self {
             Self::Tied(tensor) | Self::CastInternal(tensor) => Some(*tensor),
+            _ => None,
+        }
+    }
+
+    /// The rule of a computed prediction, for people.
+    pub(crate) fn rule(&self) -> Option<String> {
+        match self {
+            Self::Adapter(adapter) => Some(adapter.to_string()),
+            Self::Blend(blend) => Some(blend.to_string()),
             _ => None,
         }
     }

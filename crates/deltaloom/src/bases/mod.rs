@@ -1,0 +1,170 @@
+//! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
+//! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
+
+mod prediction;
+mod resolved;
+mod source;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::{Checkpoint, FileSource};
+use crate::container::{Container, Digest};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::tensor::TensorInfo;
+
+pub(crate) use prediction::predict_into;
+pub use resolved::ResolvedContainer;
+pub(crate) use source::TensorSource;
+
+/// One base: a name for messages and its tensors.
+pub(crate) struct Base {
+    path: PathBuf,
+    tensors: Vec<TensorSource>,
+    by_name: HashMap<String, Vec<usize>>,
+}
+
+impl Base {
+    fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, tensor) in tensors.iter().enumerate() {
+            by_name.entry(tensor.info().name.clone()).or_default().push(i);
+        }
+        Self { path, tensors, by_name }
+    }
+
+    pub(crate) fn tensors(&self) -> &[TensorSource] {
+        &self.tensors
+    }
+
+    pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
+        self.by_name.get(name).into_iter().flatten().map(|i| &self.tensors[*i])
+    }
+}
+
+/// All tensors of all bases. Their order does not matter.
+#[derive(Default)]
+pub struct Bases {
+    bases: Vec<Base>,
+    /// Every tensor whose digest is known: a renamed reference is then found without hashing its neighbours again.
+    by_digest: Mutex<HashMap<Digest, TensorSource>>,
+}
+
+impl Bases {
+    /// Opens safetensors files, directories and containers. Containers take their references from the other bases, in whatever order they are given.
+    ///
+    /// # Errors
+    /// What is wrong with a file; [`Error::BaseMismatch`] for a container whose references are in none of the others.
+    pub fn open(paths: &[PathBuf], limits: &Limits) -> Result<Self> {
+        let mut bases = Self::default();
+        let mut waiting = Vec::new();
+        for path in paths {
+            if path.is_file() && Container::is_container(path)? {
+                waiting.push(path);
+            } else {
+                bases.push_checkpoint(path, Checkpoint::open(path, limits)?);
+            }
+        }
+        // A container may rest on another: go round until nobody gets further.
+        while !waiting.is_empty() {
+            let mut stuck = Vec::new();
+            let mut last_error = None;
+            for path in &waiting {
+                // Read and not mapped: a base is gone through as a whole more often than not.
+                let source = Box::new(FileSource::open(path)?);
+                match ResolvedContainer::new(Container::from_source(path, source, limits)?, &bases) {
+                    Ok(resolved) => bases.push_container(path, resolved),
+                    Err(e) => {
+                        stuck.push(*path);
+                        last_error = last_error.or(Some(e));
+                    }
+                }
+            }
+            if stuck.len() == waiting.len() {
+                return Err(last_error.unwrap_or(Error::Cancelled));
+            }
+            waiting = stuck;
+        }
+        Ok(bases)
+    }
+
+    /// Adds the tensors of an opened checkpoint; `path` is for messages.
+    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
+        let checkpoint = Arc::new(checkpoint);
+        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
+            checkpoint: Arc::clone(&checkpoint),
+            member,
+            info: info.clone(),
+            digest: Arc::default(),
+        };
+        let tensors = checkpoint.tensors().map(source).collect();
+        self.bases.push(Base::new(path.to_path_buf(), tensors));
+    }
+
+    fn push_container(&mut self, path: &Path, resolved: ResolvedContainer) {
+        let resolved = Arc::new(resolved);
+        let count = resolved.container().index().tensors.len();
+        let tensors = (0..count)
+            .map(|number| TensorSource::Packed { resolved: Arc::clone(&resolved), number })
+            .collect();
+        self.bases.push(Base::new(path.to_path_buf(), tensors));
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {
+        self.bases.iter()
+    }
+
+    /// Whether a plain base is, or has among its files, the one at this canonical path.
+    pub(crate) fn has_file(&self, canonical: &Path) -> bool {
+        let checkpoints = self.iter().filter_map(|base| base.tensors.first());
+        let mut files = checkpoints.flat_map(|source| match source {
+            TensorSource::Plain { checkpoint, .. } => checkpoint.file_paths().collect(),
+            TensorSource::Packed { .. } => Vec::new(),
+        });
+        files.any(|path| path.canonicalize().is_ok_and(|path| path == canonical))
+    }
+
+    /// Whether there is any base.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bases.is_empty()
+    }
+
+    /// The reference that `wanted` describes, with this digest. Those with its name are looked at first.
+    pub(crate) fn find(&self, wanted: &TensorInfo, expected: Digest) -> Result<TensorSource> {
+        let name = &wanted.name;
+        let fits = |source: &&TensorSource| source.is_like(wanted);
+        if let Some(found) =
+            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).get(&expected).filter(fits)
+        {
+            return Ok(found.clone());
+        }
+        let named = || self.bases.iter().flat_map(|base| base.named(name)).filter(fits);
+        let others =
+            self.bases.iter().flat_map(|base| &base.tensors).filter(|s| s.info().name != *name).filter(fits);
+        for source in named().chain(others) {
+            let digest = source.digest()?;
+            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, source.clone());
+            if digest == expected {
+                return Ok(source.clone());
+            }
+        }
+        let mut found: Vec<String> = Vec::new();
+        for base in &self.bases {
+            for source in base.named(name).filter(fits) {
+                found.push(format!("{} has {}", base.path.display(), source.digest()?.to_hex()));
+            }
+        }
+        Err(Error::BaseMismatch {
+            tensor: name.clone(),
+            expected: expected.to_hex().to_string(),
+            found: match (self.bases.is_empty(), found.is_empty()) {
+                (true, _) => "no base was given".to_owned(),
+                (_, true) => format!("no base has a tensor {name:?} of {} {:?}", wanted.dtype, wanted.shape),
+                _ => found.join(", "),
+            },
+        })
+    }
+}

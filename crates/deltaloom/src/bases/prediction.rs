@@ -1,0 +1,83 @@
+//! Reads references and makes the prediction of a part of a tensor from them.
+//! It does not know where the part's residual is.
+
+use super::source::TensorSource;
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+use crate::predict::{Adapter, Blend, Element, Predictor, cast};
+use crate::tensor::TensorInfo;
+
+/// Fills `out` with the prediction of a tensor from byte `start` on, which is whole rows where the predictor works by rows. `references` are those of the predictor.
+pub(crate) fn predict_into(
+    predictor: &Predictor,
+    references: &[TensorSource],
+    info: &TensorInfo,
+    start: u64,
+    out: &mut [u8],
+) -> Result<()> {
+    match (predictor, references) {
+        (Predictor::Zero, _) => {
+            out.fill(0);
+            Ok(())
+        }
+        (Predictor::Reference(_) | Predictor::Identical(_), [reference]) => reference.read_into(start, out),
+        (Predictor::Cast(_), [reference]) => {
+            let singles = reference.read(2 * start, 2 * out.len())?;
+            cast::round_into(&info.dtype, &singles, out);
+            Ok(())
+        }
+        (Predictor::Adapter(adapter), [reference, a, b]) => {
+            reference.read_into(start, out)?;
+            add_adapter(adapter, a, b, info, start, out)
+        }
+        (Predictor::Blend(blend), references) if references.len() == blend.references.len() => {
+            blend_into(blend, references, info, start, out)
+        }
+        _ => Err(Error::corrupt("a reference is missing")),
+    }
+}
+
+fn element_of(info: &TensorInfo) -> Result<Element> {
+    Element::of(&info.dtype).ok_or_else(|| Error::corrupt(format!("{} is not computed with", info.dtype)))
+}
+
+fn blend_into(
+    blend: &Blend,
+    references: &[TensorSource],
+    info: &TensorInfo,
+    start: u64,
+    out: &mut [u8],
+) -> Result<()> {
+    let range = start..start + out.len() as u64;
+    let bytes =
+        references.iter().map(|reference| reference.bytes(range.clone())).collect::<Result<Vec<_>>>()?;
+    let bytes: Vec<&[u8]> = bytes.iter().map(|bytes| &**bytes).collect();
+    blend.predict(element_of(info)?, &bytes, out);
+    Ok(())
+}
+
+fn add_adapter(
+    adapter: &Adapter,
+    a: &TensorSource,
+    b: &TensorSource,
+    info: &TensorInfo,
+    start: u64,
+    out: &mut [u8],
+) -> Result<()> {
+    let element = element_of(info)?;
+    let cols = info.shape.last().copied().unwrap_or(1).max(1);
+    let row_bytes = cols * element.bytes() as u64;
+    let rows = start / row_bytes..(start + out.len() as u64) / row_bytes;
+    // A has all of V; of B only the rows of U, unless it is the other way round.
+    let b_row_bytes = b.info().len_bytes() / b.info().shape.first().copied().unwrap_or(1).max(1);
+    let part_of_b = if adapter.merge.transposed {
+        0..b.info().len_bytes()
+    } else {
+        rows.start * b_row_bytes..rows.end * b_row_bytes
+    };
+    let a = a.bytes(0..a.info().len_bytes())?;
+    let b = b.bytes(part_of_b)?;
+    let factors = adapter.factors(&a, &b, to_usize(rows.start)..to_usize(rows.end));
+    adapter.apply(element, &factors, out);
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! A container together with the references of its tensors: any chunk of any tensor can be decoded.
+//! It does not look for references; [`super::Bases`] does.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Bases;
+use super::prediction;
+use super::source::TensorSource;
+use crate::container::{Container, Digest, PackedTensor};
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+use crate::predict::{Predictor, cast};
+use crate::scratch::Scratch;
+use crate::tensor::TensorInfo;
+
+/// A container whose references were found, so that any of its tensors can be read.
+pub struct ResolvedContainer {
+    container: Container,
+    /// Per tensor those of its predictor; none where it is not to be read.
+    references: Vec<Vec<TensorSource>>,
+}
+
+impl ResolvedContainer {
+    /// Finds the references of all tensors of `container` in `bases`, hashing on the threads of the current rayon pool.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] for the first tensor whose reference no base has.
+    pub fn new(container: Container, bases: &Bases) -> Result<Self> {
+        Self::resolve(container, bases, |_| true)
+    }
+
+    /// Finds only what one tensor needs, so that reading it costs no more than it must; the others cannot be read then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tensor that it does not have, [`Error::BaseMismatch`].
+    pub fn for_tensor(container: Container, bases: &Bases, name: &str) -> Result<Self> {
+        let number = container.find(name)?;
+        let target = container.index().tensors[number].predictor.internal();
+        Self::resolve(container, bases, |i| i == number || Some(i) == target)
+    }
+
+    /// With references that were found in another way than by their digests: for each tensor those of its predictor.
+    pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
+        Self { container, references }
+    }
+
+    fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
+        let index = container.index();
+        let find = |(i, tensor): (usize, &PackedTensor)| {
+            let references =
+                if wanted(i) { tensor.predictor.references(index.info(tensor)) } else { Vec::new() };
+            let found = references.iter().zip(&tensor.reference_digests);
+            found.map(|(reference, digest)| bases.find(reference, *digest)).collect()
+        };
+        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
+        let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
+        let references = found.into_iter().collect::<Result<Vec<_>>>();
+        let references = references.map_err(|e| e.in_file(container.path()))?;
+        Ok(Self { container, references })
+    }
+
+    /// The container.
+    #[must_use]
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// The references of a tensor.
+    pub(crate) fn references(&self, number: usize) -> &[TensorSource] {
+        &self.references[number]
+    }
+
+    pub(crate) fn tensor(&self, number: usize) -> &PackedTensor {
+        &self.container.index().tensors[number]
+    }
+
+    pub(crate) fn info(&self, number: usize) -> &TensorInfo {
+        self.container.index().info(self.tensor(number))
+    }
+
+    /// The tensors of all files in the order of the container, which is the order of their numbers.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        let index = self.container.index();
+        index.tensors.iter().map(|tensor| index.info(tensor))
+    }
+
+    /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.
+    /// Every chunk's CRC-32 is checked; [`Self::check`] also checks the digest.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a number that no tensor has or a buffer of another length; what reading or decoding gives. `out` may be partly written then.
+    pub fn read_into(&self, number: usize, out: &mut [u8]) -> Result<()> {
+        self.check_number(number)?;
+        self.read_run_into(number..number + 1, out)
+    }
+
+    /// Decodes all tensors, one after another in the order of [`Self::tensors`], into `out`, which has the length of all; otherwise as [`Self::read_into`].
+    ///
+    /// # Errors
+    /// As [`Self::read_into`].
+    pub fn read_all_into(&self, out: &mut [u8]) -> Result<()> {
+        self.read_run_into(self.numbers(), out)
+    }
+
+    fn check_number(&self, number: usize) -> Result<()> {
+        if self.numbers().contains(&number) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!("there is no tensor number {number}")))
+    }
+
+    /// The numbers of all tensors.
+    fn numbers(&self) -> Range<usize> {
+        0..self.container.index().tensors.len()
+    }
+
+    fn read_run_into(&self, numbers: Range<usize>, out: &mut [u8]) -> Result<()> {
+        self.for_chunks(numbers, out, |number, i, values| self.chunk_into(number, i, values))
+    }
+
+    /// Turns references into the tensors where they are: `values` has the bytes of all tensors one after another in the order of [`Self::tensors`], those with a
+    /// reference holding its bytes, which are not looked at: only what changes is touched. Runs on the threads of the current rayon pool and checks the CRC-32 of
+    /// every chunk it decodes; [`Self::check`] finds out whether the references were the right ones.
+    ///
+    /// # Errors
+    /// As [`Self::read_into`]; `values` may be partly changed then.
+    pub fn apply_all(&self, values: &mut [u8]) -> Result<()> {
+        self.for_chunks(self.numbers(), values, |number, i, values| {
+            let tensor = self.tensor(number);
+            match &tensor.predictor {
+                Predictor::Reference(_) => self.container.decode_chunk(tensor, i, values),
+                Predictor::Identical(_) => Ok(()),
+                _ => self.chunk_into(number, i, values),
+            }
+        })
+    }
+
+    /// Fills `values` with what [`Self::apply_all`] starts from: the reference of each tensor that has one of its size, and anything for the others.
+    ///
+    /// # Errors
+    /// As [`Self::read_into`].
+    pub fn read_references_into(&self, values: &mut [u8]) -> Result<()> {
+        self.for_chunks(self.numbers(), values, |number, i, values| {
+            let tensor = self.tensor(number);
+            match (&tensor.predictor, &self.references[number][..]) {
+                (Predictor::Reference(_) | Predictor::Identical(_), [reference]) => {
+                    reference.read_into(tensor.grid.chunk_bytes(i as u64).start, values)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Runs `each` on all chunks of tensors that lie one after another in `values`.
+    fn for_chunks(
+        &self,
+        numbers: Range<usize>,
+        values: &mut [u8],
+        each: impl Fn(usize, usize, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let (given, needed) =
+            (values.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
+        let wrong = || Error::InvalidArgument(format!("a buffer of {given} bytes for {needed}"));
+        if given != needed {
+            return Err(wrong());
+        }
+        let mut rest = values;
+        let mut chunks = Vec::new();
+        for number in numbers {
+            let grid = self.tensor(number).grid;
+            for i in 0..grid.chunk_count() {
+                let place = grid.chunk_bytes(i);
+                let values = rest.split_off_mut(..to_usize(place.end - place.start)).ok_or_else(wrong)?;
+                chunks.push((number, to_usize(i), values));
+            }
+        }
+        chunks.into_par_iter().try_for_each(|(number, i, values)| each(number, i, values))
+    }
+
+    /// Checks that `bytes` are those of a tensor, by its place in [`Self::tensors`], that was packed.
+    ///
+    /// # Errors
+    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for a number that no tensor has.
+    pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
+        self.check_number(number)?;
+        self.check_digest(number, blake3::hash(bytes))
+    }
+
+    pub(crate) fn check_digest(&self, number: usize, found: Digest) -> Result<()> {
+        let expected = self.tensor(number).digest;
+        if found == expected {
+            return Ok(());
+        }
+        let hex = |digest: Digest| digest.to_hex().to_string();
+        let tensor = self.info(number).name.clone();
+        let mismatch = Error::DigestMismatch { tensor, expected: hex(expected), found: hex(found) };
+        Err(mismatch.in_file(self.container.path()))
+    }
+
+    /// Decodes chunk `i` of a tensor.
+    pub(crate) fn chunk(&self, number: usize, i: usize) -> Result<Scratch> {
+        let place = self.tensor(number).grid.chunk_bytes(i as u64);
+        let mut values = Scratch::of_len(to_usize(place.end - place.start));
+        self.chunk_into(number, i, &mut values)?;
+        Ok(values)
+    }
+
+    /// Decodes chunk `i` of a tensor into `out`, which has its length and may hold anything.
+    pub(crate) fn chunk_into(&self, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(number);
+        match &tensor.predictor {
+            Predictor::Tied(target) => return self.chunk_into(*target, i, out),
+            // The grids agree: they depend on the shape, which is the same, and not on the element's size.
+            Predictor::CastInternal(target) => {
+                cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
+                return Ok(());
+            }
+            _ => {}
+        }
+        let has_chunks = tensor.predictor.has_chunks();
+        if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
+            let start = tensor.grid.chunk_bytes(i as u64).start;
+            prediction::predict_into(
+                &tensor.predictor,
+                &self.references[number],
+                self.info(number),
+                start,
+                out,
+            )?;
+        }
+        if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
+    }
+
+    /// Bytes `offset..offset + len_bytes` of a tensor, decoding only the chunks that hold them.
+    pub(crate) fn read(&self, number: usize, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let mut out = vec![0; len_bytes];
+        self.read_part_into(number, offset, &mut out)?;
+        Ok(out)
+    }
+
+    /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
+    pub(super) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+        let grid = self.tensor(number).grid;
+        let (start, end) = (offset, offset + out.len() as u64);
+        let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
+        for i in grid.chunks_of_rows(&rows) {
+            let place = grid.chunk_bytes(i);
+            let (from, to) = (start.max(place.start), end.min(place.end));
+            let part = &mut out[to_usize(from - start)..to_usize(to - start)];
+            if (from..to) == place {
+                self.chunk_into(number, to_usize(i), part)?;
+            } else {
+                let chunk = self.chunk(number, to_usize(i))?;
+                part.copy_from_slice(&chunk[to_usize(from - place.start)..to_usize(to - place.start)]);
+            }
+        }
+        Ok(())
+    }
+}

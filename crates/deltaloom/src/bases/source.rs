@@ -1,0 +1,86 @@
+//! One tensor that the reader has, in a plain file or in a container, read and hashed alike.
+//! It does not know what the tensor is for.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use super::resolved::ResolvedContainer;
+use crate::checkpoint::Checkpoint;
+use crate::container::Digest;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::scratch::{Bytes, Scratch};
+use crate::tensor::TensorInfo;
+
+/// Bytes that are hashed at a time.
+const HASH_BLOCK_BYTES: usize = 1 << 20;
+
+/// A tensor that the reader has.
+#[derive(Clone)]
+pub(crate) enum TensorSource {
+    /// In a plain file.
+    Plain { checkpoint: Arc<Checkpoint>, member: usize, info: TensorInfo, digest: Arc<OnceLock<Digest>> },
+    /// In a container, by number.
+    Packed { resolved: Arc<ResolvedContainer>, number: usize },
+}
+
+impl TensorSource {
+    pub(crate) fn info(&self) -> &TensorInfo {
+        match self {
+            Self::Plain { info, .. } => info,
+            Self::Packed { resolved, number } => resolved.info(*number),
+        }
+    }
+
+    /// Whether it has the dtype, shape and length of another: where the size of a dtype is not known, the first two do not give the third.
+    pub(crate) fn is_like(&self, other: &TensorInfo) -> bool {
+        self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
+    }
+
+    /// Bytes from `offset` on.
+    pub(crate) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; len_bytes];
+        self.read_into(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Bytes of a range: where they are in memory, or read.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes<'_>> {
+        match self {
+            Self::Plain { checkpoint, member, info, .. } => checkpoint.bytes(*member, info, range),
+            Self::Packed { .. } => {
+                let mut bytes = Scratch::of_len(to_usize(range.end - range.start));
+                self.read_into(range.start, &mut bytes)?;
+                Ok(Bytes::Read(bytes))
+            }
+        }
+    }
+
+    /// Fills `buffer` with bytes from `offset` on.
+    pub(crate) fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Plain { checkpoint, member, info, .. } => checkpoint.read(*member, info, offset, buffer),
+            Self::Packed { resolved, number } => resolved.read_part_into(*number, offset, buffer),
+        }
+    }
+
+    /// BLAKE3 of the tensor: computed once for plain files, taken from the index for containers (whose chunks have checksums, and whose results are
+    /// checked in turn when they are decoded whole).
+    pub(crate) fn digest(&self) -> Result<Digest> {
+        let (info, cell) = match self {
+            Self::Packed { resolved, number } => return Ok(resolved.tensor(*number).digest),
+            Self::Plain { info, digest, .. } => (info, digest),
+        };
+        if let Some(digest) = cell.get() {
+            return Ok(*digest);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        while at < info.len_bytes() {
+            let len_bytes = HASH_BLOCK_BYTES.min(to_usize(info.len_bytes() - at));
+            hasher.update(&self.read(at, len_bytes)?);
+            at += len_bytes as u64;
+        }
+        Ok(*cell.get_or_init(|| hasher.finalize()))
+    }
+}

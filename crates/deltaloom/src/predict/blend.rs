@@ -1,0 +1,164 @@
+//! Combinations of several references, as tools merge models: weighted sums, task arithmetic, TIES; docs/format.md section 3.3.
+//! It computes the prediction from given numbers; finding them is [`crate::pack`]'s work.
+//!
+//! Task arithmetic: Ilharco et al., "Editing Models with Task Arithmetic", 2022. TIES: Yadav et al., "TIES-Merging", 2023.
+
+use std::fmt;
+
+use super::number::{Element, load, store_or};
+
+/// How references are combined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlendForm {
+    /// A weighted sum.
+    Linear,
+    /// The first reference plus weighted differences of later ones to the second.
+    Task,
+    /// The first reference plus the trimmed differences of the others to it that agree on the sign.
+    Ties,
+}
+
+/// What each operation is rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// F64, and the result to F32 before the tensor's dtype.
+    Double,
+    /// F32.
+    Single,
+    /// The tensor's dtype.
+    Own,
+}
+
+/// A combination of references.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blend {
+    /// How.
+    pub form: BlendForm,
+    /// In which arithmetic.
+    pub precision: Precision,
+    /// Names of the references, `None` for the tensor's own name.
+    pub references: Vec<Option<String>>,
+    /// As many as the form needs.
+    pub numbers: Vec<f64>,
+}
+
+/// Most references of a blend.
+pub(crate) const MAX_REFERENCES: usize = 16;
+/// Elements computed at a time.
+const BLOCK: usize = 256;
+
+impl BlendForm {
+    /// How many numbers so many references need; `None` if the form cannot have so many.
+    pub(crate) fn number_count(self, references: usize) -> Option<usize> {
+        if references > MAX_REFERENCES {
+            return None;
+        }
+        match self {
+            Self::Linear => (references >= 1).then_some(references),
+            Self::Task => (references >= 3).then(|| references - 2),
+            Self::Ties => (references >= 2).then(|| 2 * (references - 1) + 1),
+        }
+    }
+}
+
+impl Blend {
+    /// Computes the prediction of a run of elements from the bytes of each reference at the same place.
+    pub(crate) fn predict(&self, element: Element, references: &[&[u8]], out: &mut [u8]) {
+        let size = element.bytes();
+        let round = match (self.precision, element) {
+            (Precision::Double, _) => |x: f64| x,
+            (Precision::Single, _) | (_, Element::F32) => round_to_single,
+            (Precision::Own, Element::BF16) => |x: f64| half::bf16::from_f32(narrow(x)).to_f64(),
+            (Precision::Own, Element::F16) => |x: f64| half::f16::from_f32(narrow(x)).to_f64(),
+        };
+        let number = |x: &f64| if self.precision == Precision::Double { *x } else { round_to_single(*x) };
+        let numbers: Vec<f64> = self.numbers.iter().map(number).collect();
+        let mut values = vec![[0.0; BLOCK]; references.len()];
+        let mut result = [0.0; BLOCK];
+        for start in (0..out.len() / size).step_by(BLOCK) {
+            let count = BLOCK.min(out.len() / size - start);
+            let bytes = start * size..(start + count) * size;
+            for (values, reference) in values.iter_mut().zip(references) {
+                load(element, &reference[bytes.clone()], &mut values[..count]);
+            }
+            match self.form {
+                BlendForm::Linear => linear(&values, &numbers, round, &mut result),
+                BlendForm::Task => task(&values, &numbers, round, &mut result),
+                BlendForm::Ties => ties(&values, &numbers, round, &mut result),
+            }
+            store_or(element, &result[..count], &references[0][bytes.clone()], &mut out[bytes]);
+        }
+    }
+}
+
+impl fmt::Display for Blend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let form = match self.form {
+            BlendForm::Linear => "linear",
+            BlendForm::Task => "task",
+            BlendForm::Ties => "ties",
+        };
+        write!(f, "{form}")?;
+        self.numbers.iter().try_for_each(|number| write!(f, " {number:.6}"))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// Sums, differences and products of F32 numbers rounded from F64 are those of F32 arithmetic: F64 has more than twice the digits (Figueroa, "When is double rounding innocuous?", 1995).
+fn round_to_single(x: f64) -> f64 {
+    f64::from(narrow(x))
+}
+
+type Values = [f64; BLOCK];
+
+fn linear(values: &[Values], weights: &[f64], round: fn(f64) -> f64, out: &mut Values) {
+    weighted_sum(values, weights, round, out, |value, _| value);
+}
+
+fn task(values: &[Values], weights: &[f64], round: fn(f64) -> f64, out: &mut Values) {
+    let [first, origin, others @ ..] = values else { return };
+    weighted_sum(others, weights, round, out, |value, i| round(value - origin[i]));
+    out.iter_mut().zip(first).for_each(|(out, first)| *out = round(first + *out));
+}
+
+fn weighted_sum(
+    values: &[Values],
+    weights: &[f64],
+    round: fn(f64) -> f64,
+    out: &mut Values,
+    term: impl Fn(f64, usize) -> f64,
+) {
+    for (number, (values, weight)) in values.iter().zip(weights).enumerate() {
+        for i in 0..BLOCK {
+            let product = round(weight * term(values[i], i));
+            out[i] = if number == 0 { product } else { round(out[i] + product) };
+        }
+    }
+}
+
+fn ties(values: &[Values], numbers: &[f64], round: fn(f64) -> f64, out: &mut Values) {
+    let [first, others @ ..] = values else { return };
+    let (thresholds, rest) = numbers.split_at(others.len());
+    let Some((scale, weights)) = rest.split_last() else { return };
+    for i in 0..BLOCK {
+        let mut terms = [0.0; MAX_REFERENCES];
+        let mut sum = 0.0;
+        for (number, other) in others.iter().enumerate() {
+            let difference = round(other[i] - first[i]);
+            let kept = if difference.abs() < thresholds[number] { 0.0 } else { difference };
+            terms[number] = round(weights[number] * kept);
+            sum = if number == 0 { terms[0] } else { round(sum + terms[number]) };
+        }
+        let (mut update, mut total) = (0.0, 0.0);
+        for (term, weight) in terms.iter().zip(weights).filter(|(term, _)| **term * sum > 0.0) {
+            update = round(update + term);
+            total = round(total + weight);
+        }
+        let mean = if total == 0.0 { 0.0 } else { round(update / total) };
+        out[i] = round(first[i] + round(scale * mean));
+    }
+}
