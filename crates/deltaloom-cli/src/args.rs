@@ -36,6 +36,7 @@ pub(crate) enum Command {
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
   deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
   deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
+  deltaloom pack merged.safetensors --base base.safetensors --adapter ./lora -o merged.loom
   deltaloom pack model.safetensors -o model.loom")]
 pub(crate) struct PackArguments {
     /// A .safetensors file, or a directory with shards and small files
@@ -227,6 +228,16 @@ pub(crate) struct BaseArguments {
     /// What the reader already has: a .safetensors file, a directory, or a container; may be repeated, in any order
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) paths: Vec<PathBuf>,
+    /// A LoRA adapter that was merged into a base: a directory with peft's adapter_config.json and adapter_model.safetensors
+    #[arg(long = "adapter", value_name = "DIR")]
+    pub(crate) adapters: Vec<PathBuf>,
+}
+
+impl BaseArguments {
+    /// Whether nothing is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.paths.is_empty() && self.adapters.is_empty()
+    }
 }
 
 #[derive(Debug, Args)]

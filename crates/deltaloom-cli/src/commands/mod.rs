@@ -18,7 +18,12 @@ use deltaloom::{Bases, Container, Limits, ResolvedContainer};
 use crate::args::BaseArguments;
 
 fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
-    Ok(Bases::open(&arguments.paths, &Limits::default())?)
+    let limits = Limits::default();
+    // First, since a container among the bases may need them.
+    let mut bases = Bases::default();
+    arguments.adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &limits))?;
+    bases.push_paths(&arguments.paths, &limits)?;
+    Ok(bases)
 }
 
 /// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.

@@ -9,7 +9,7 @@ use crate::{Answer, ui};
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
     let container = super::open_to_stream(&arguments.container)?;
     let resolved;
-    let what = if arguments.bases.paths.is_empty() && deltaloom::needs_base(&container) {
+    let what = if arguments.bases.is_empty() && deltaloom::needs_base(&container) {
         Verifiable::Alone(&container)
     } else {
         resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;

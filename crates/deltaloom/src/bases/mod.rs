@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checkpoint::peft::{self, Module};
 use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Digest};
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ pub(crate) struct Base {
     path: PathBuf,
     tensors: Vec<TensorSource>,
     by_name: HashMap<String, Vec<usize>>,
+    /// If it is an adapter, what its tensors change.
+    modules: Vec<Module>,
 }
 
 impl Base {
@@ -32,11 +35,16 @@ impl Base {
         for (i, tensor) in tensors.iter().enumerate() {
             by_name.entry(tensor.info().name.clone()).or_default().push(i);
         }
-        Self { path, tensors, by_name }
+        Self { path, tensors, by_name, modules: Vec::new() }
     }
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
         &self.tensors
+    }
+
+    /// If it is an adapter: its modules, each with the factors A and B.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (&Module, [&TensorSource; 2])> {
+        self.modules.iter().map(|module| (module, [&self.tensors[module.a], &self.tensors[module.b]]))
     }
 
     pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
@@ -59,12 +67,21 @@ impl Bases {
     /// What is wrong with a file; [`Error::BaseMismatch`] for a container whose references are in none of the others.
     pub fn open(paths: &[PathBuf], limits: &Limits) -> Result<Self> {
         let mut bases = Self::default();
+        bases.push_paths(paths, limits)?;
+        Ok(bases)
+    }
+
+    /// Adds what [`Self::open`] opens, to references that are there already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn push_paths(&mut self, paths: &[PathBuf], limits: &Limits) -> Result<()> {
         let mut waiting = Vec::new();
         for path in paths {
             if path.is_file() && Container::is_container(path)? {
                 waiting.push(path);
             } else {
-                bases.push_checkpoint(path, Checkpoint::open(path, limits)?);
+                self.push_checkpoint(path, Checkpoint::open(path, limits)?);
             }
         }
         // A container may rest on another: go round until nobody gets further.
@@ -74,8 +91,8 @@ impl Bases {
             for path in &waiting {
                 // Read and not mapped: a base is gone through as a whole more often than not.
                 let source = Box::new(FileSource::open(path)?);
-                match ResolvedContainer::new(Container::from_source(path, source, limits)?, &bases) {
-                    Ok(resolved) => bases.push_container(path, resolved),
+                match ResolvedContainer::new(Container::from_source(path, source, limits)?, self) {
+                    Ok(resolved) => self.push_container(path, resolved),
                     Err(e) => {
                         stuck.push(*path);
                         last_error = last_error.or(Some(e));
@@ -87,7 +104,7 @@ impl Bases {
             }
             waiting = stuck;
         }
-        Ok(bases)
+        Ok(())
     }
 
     /// Adds the tensors of an opened checkpoint; `path` is for messages.
@@ -101,6 +118,23 @@ impl Bases {
         };
         let tensors = checkpoint.tensors().map(source).collect();
         self.bases.push(Base::new(path.to_path_buf(), tensors));
+    }
+
+    /// Adds the adapter in a directory, in the format of peft: its tensors, and what they change.
+    ///
+    /// # Errors
+    /// What is wrong with its two files; [`Error::InvalidArgument`] for other kinds of adapters than LoRA and for one in which no pair of factors is found.
+    pub fn push_adapter(&mut self, directory: &Path, limits: &Limits) -> Result<()> {
+        let config = peft::Config::open(directory)?;
+        let checkpoint = Checkpoint::open(&directory.join(peft::WEIGHTS), limits)?;
+        let modules = config.modules(checkpoint.tensors().map(|(_, info)| info));
+        if modules.is_empty() {
+            let what = format!("{}: no tensor has a lora_A and a lora_B", directory.display());
+            return Err(Error::InvalidArgument(what));
+        }
+        self.push_checkpoint(directory, checkpoint);
+        self.bases.last_mut().into_iter().for_each(|base| base.modules.clone_from(&modules));
+        Ok(())
     }
 
     fn push_container(&mut self, path: &Path, resolved: ResolvedContainer) {

@@ -2,6 +2,7 @@
 //! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
 
 pub mod output;
+pub(crate) mod peft;
 pub(crate) mod safetensors;
 mod source;
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::adapter;
 use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
@@ -41,8 +42,15 @@ impl Choice {
     }
 
     /// With chunks to come.
-    fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
+    pub(super) fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
         Self { predictor, references, digest: None, reference_digests: None }
+    }
+
+    /// With the references hashed now, since they do not come by as predictions.
+    pub(super) fn with_reference_digests(mut self) -> Result<Self> {
+        let digests = self.references.iter().map(TensorSource::digest).collect::<Result<_>>()?;
+        self.reference_digests = Some(digests);
+        Ok(self)
     }
 
     /// The prediction of a range of the tensor, `None` where it is zero: where it is in memory, read, or computed.
@@ -71,14 +79,14 @@ impl Choice {
 
 /// A tensor to be packed.
 #[derive(Clone, Copy)]
-struct Target<'a> {
+pub(super) struct Target<'a> {
     checkpoint: &'a Checkpoint,
     member: usize,
-    info: &'a TensorInfo,
+    pub(super) info: &'a TensorInfo,
 }
 
 impl Target<'_> {
-    fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
         let mut buffer = vec![0; len_bytes];
         self.checkpoint.read(self.member, self.info, offset, &mut buffer)?;
         Ok(buffer)
@@ -271,6 +279,11 @@ impl Context<'_> {
             Choice::coded(predictor, vec![reference.clone()])
         };
         let candidates: Vec<&TensorSource> = self.candidates(target).collect();
+        for reference in &candidates {
+            if let Some(choice) = adapter::choose(target, reference, self.bases)? {
+                return Ok(choice);
+            }
+        }
         if let [only] = candidates[..]
             && plan::is_clearly_near(target.info.number(), sample, &sample_of(only)?)
         {
@@ -327,7 +340,7 @@ fn sample_of(source: &TensorSource) -> Result<Vec<u8>> {
 }
 
 /// Name of the reference where it is not the tensor's own.
-fn reference_name(target: &Target<'_>, reference: &TensorSource) -> Option<String> {
+pub(super) fn reference_name(target: &Target<'_>, reference: &TensorSource) -> Option<String> {
     let name = &reference.info().name;
     (*name != target.info.name).then(|| name.clone())
 }

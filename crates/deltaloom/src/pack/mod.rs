@@ -1,6 +1,7 @@
 //! Packs a checkpoint: choose a predictor for every tensor, then plan, encode and write its chunks window by window.
 //! The order of work is fixed, so the container depends on the input and the preset only.
 
+mod adapter;
 mod choose;
 
 use std::io::Write;

@@ -1,0 +1,119 @@
+//! Finds out how an adapter was merged: tries the orders of operations that libraries use on some rows, and keeps the one with which most of them come out.
+//! The arithmetic is [`crate::predict::Adapter`]'s.
+
+use crate::bases::{self, Bases, TensorSource};
+use crate::checkpoint::peft::Module;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::predict::{Adapter, Element, MAX_RANK, Merge, Predictor};
+use crate::tensor::TensorInfo;
+
+use super::choose::{Choice, Target};
+
+/// Rows on which the orders of operations are compared.
+const SAMPLE_ROWS: u64 = 16;
+
+/// The prediction of a tensor from `reference` and the adapter that changes it, if there is one and it explains at least half of what is different.
+pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Bases) -> Result<Option<Choice>> {
+    let Some(element) = Element::of(&target.info.dtype).filter(|_| target.info.shape.len() == 2) else {
+        return Ok(None);
+    };
+    let changes = |module: &Module| [&target.info.name, &reference.info().name].contains(&&module.target);
+    let modules = bases.iter().flat_map(|base| base.modules()).filter(|(module, _)| changes(module));
+    let mut best: Option<(u64, Choice)> = None;
+    for (module, [a, b]) in modules {
+        let Some(dtype) = Element::of(&a.info().dtype).filter(|_| module.rank <= MAX_RANK) else { continue };
+        let fits = |transposed: bool| {
+            let [inputs, outputs] = [a.info().shape[1], b.info().shape[0]];
+            target.info.shape == if transposed { [inputs, outputs] } else { [outputs, inputs] }
+        };
+        let Some(transposed) =
+            [module.fan_in_fan_out, !module.fan_in_fan_out].into_iter().find(|transposed| fits(*transposed))
+        else {
+            continue;
+        };
+        let references = vec![reference.clone(), a.clone(), b.clone()];
+        let sample = SampleRows::read(target, element, reference)?;
+        for merge in merges(element, dtype, transposed) {
+            let adapter = Adapter {
+                reference: super::choose::reference_name(target, reference),
+                factors: [a.info().name.clone(), b.info().name.clone()],
+                rank: module.rank,
+                #[expect(clippy::cast_possible_truncation, reason = "libraries scale F32 tensors")]
+                scale: module.scale as f32,
+                merge,
+                dtype,
+            };
+            let predictor = Predictor::Adapter(Box::new(adapter));
+            let wrong = sample.count_wrong(&predictor, &references, target.info)?;
+            if wrong * 2 < sample.changed && best.as_ref().is_none_or(|(least, _)| wrong < *least) {
+                best = Some((wrong, Choice::coded(predictor, references.clone())));
+            }
+        }
+    }
+    best.map(|(_, choice)| choice.with_reference_digests()).transpose()
+}
+
+/// The orders of operations, the usual ones first.
+fn merges(element: Element, dtype: Element, transposed: bool) -> Vec<Merge> {
+    let narrow = |element: Element| Some(element).filter(|element| *element != Element::F32);
+    let mut narrower: Vec<Element> = [narrow(dtype), narrow(element)].into_iter().flatten().collect();
+    narrower.dedup();
+    let rounded = narrower.into_iter().flat_map(|to| [(None, Some(to)), (Some(to), Some(to))]);
+    let roundings: Vec<_> = std::iter::once((None, None)).chain(rounded).collect();
+    let with = |scale_first: bool, fused: bool| {
+        let merge = move |(product, update)| Merge { fused, scale_first, transposed, product, update };
+        roundings.clone().into_iter().map(merge)
+    };
+    [(false, true), (false, false), (true, true), (true, false)]
+        .into_iter()
+        .flat_map(|(scale_first, fused)| with(scale_first, fused))
+        .collect()
+}
+
+/// Evenly spaced rows of a tensor.
+struct SampleRows {
+    row_bytes: u64,
+    starts: Vec<u64>,
+    rows: Vec<Vec<u8>>,
+    size: usize,
+    /// Elements that differ from the reference.
+    changed: u64,
+}
+
+impl SampleRows {
+    fn read(target: &Target<'_>, element: Element, reference: &TensorSource) -> Result<Self> {
+        let size = element.bytes();
+        let (count, row_bytes) = (target.info.shape[0], target.info.shape[1] * size as u64);
+        let step = count.div_ceil(SAMPLE_ROWS).max(1);
+        let starts: Vec<u64> = (0..count).step_by(to_usize(step)).map(|row| row * row_bytes).collect();
+        let rows: Vec<Vec<u8>> =
+            starts.iter().map(|start| target.read(*start, to_usize(row_bytes))).collect::<Result<_>>()?;
+        let mut sample = Self { row_bytes, starts, rows, size, changed: 0 };
+        sample.changed = sample.count_different(|start| reference.read(start, to_usize(sample.row_bytes)))?;
+        Ok(sample)
+    }
+
+    fn count_wrong(
+        &self,
+        predictor: &Predictor,
+        references: &[TensorSource],
+        info: &TensorInfo,
+    ) -> Result<u64> {
+        self.count_different(|start| {
+            let mut out = vec![0; to_usize(self.row_bytes)];
+            bases::predict_into(predictor, references, info, start, &mut out)?;
+            Ok(out)
+        })
+    }
+
+    fn count_different(&self, read: impl Fn(u64) -> Result<Vec<u8>>) -> Result<u64> {
+        let mut different = 0;
+        for (start, row) in self.starts.iter().zip(&self.rows) {
+            let other = read(*start)?;
+            let pairs = row.chunks_exact(self.size).zip(other.chunks_exact(self.size));
+            different += pairs.filter(|(a, b)| a != b).count() as u64;
+        }
+        Ok(different)
+    }
+}
