@@ -8,13 +8,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::adapter;
+use super::blend::{self, Recipe};
 use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::plan::{self, GroupInput};
-use crate::predict::{Predictor, cast, names};
+use crate::plan;
+use crate::predict::{Element, MAX_REFERENCES, Predictor, cast, names};
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, TensorInfo};
@@ -22,6 +23,10 @@ use crate::tensor::{DType, TensorInfo};
 /// Elements of a sample, in [`SAMPLE_RUNS`] evenly spaced runs.
 const SAMPLE_ELEMS: u64 = 4096;
 const SAMPLE_RUNS: u64 = 4;
+/// Elements that weights of blends are fitted on.
+const BLEND_SAMPLE_ELEMS: u64 = 16_384;
+/// Tensors whose blends are tried on all others.
+const BLEND_HINTS: usize = 3;
 /// Bytes compared at a time when equality is proven.
 const COMPARE_BYTES: u64 = 1 << 20;
 
@@ -93,18 +98,22 @@ impl Target<'_> {
     }
 
     fn sample(&self) -> Result<Vec<u8>> {
-        sample(self.info, |offset, len| self.read(offset, len))
+        sample(self.info, SAMPLE_ELEMS, |offset, len| self.read(offset, len))
     }
 }
 
 /// Evenly spaced runs of elements of a tensor: the same places for every tensor of the same shape.
-fn sample(info: &TensorInfo, read: impl Fn(u64, usize) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+fn sample(
+    info: &TensorInfo,
+    sample_elems: u64,
+    read: impl Fn(u64, usize) -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
     let size = info.number().bytes() as u64;
     let elems = info.len_bytes() / size;
-    if elems <= SAMPLE_ELEMS {
+    if elems <= sample_elems {
         return read(0, to_usize(info.len_bytes()));
     }
-    let run = SAMPLE_ELEMS / SAMPLE_RUNS;
+    let run = sample_elems / SAMPLE_RUNS;
     let stride = (elems - run) / (SAMPLE_RUNS - 1);
     let mut out = Vec::new();
     for i in 0..SAMPLE_RUNS {
@@ -149,8 +158,17 @@ pub(super) fn choose(
     for (i, target) in targets.iter().enumerate().filter(|(_, target)| target.info.len_bytes() > 0) {
         ties.entry(fingerprint(&target.info.shape, &target.info.dtype, &samples[i])).or_default().push(i);
     }
-    let context =
-        Context { targets: &targets, samples: &samples, bases, base_casts, own_casts, ties, progress };
+    let mut context = Context {
+        targets: &targets,
+        samples: &samples,
+        bases,
+        base_casts,
+        own_casts,
+        ties,
+        blends: Vec::new(),
+        progress,
+    };
+    context.blends = context.blends_of_largest()?;
     let mut choices: Vec<Choice> =
         (0..targets.len()).into_par_iter().map(|i| context.choose_one(i)).collect::<Result<_>>()?;
     // A tensor may only come from one that stands by itself: a tie to a rounding becomes a rounding, all others are packed on their own after all.
@@ -194,6 +212,7 @@ struct Context<'a> {
     base_casts: Lookalikes<&'a TensorSource>,
     own_casts: Lookalikes<usize>,
     ties: Lookalikes<usize>,
+    blends: Vec<Recipe>,
     progress: &'a dyn Progress,
 }
 
@@ -270,10 +289,7 @@ impl Context<'_> {
         if target.info.len_bytes() == 0 {
             return Ok(Choice::zero());
         }
-        let cost = |prediction: &[u8], is_predicted| {
-            let (number, chunks) = (target.info.number(), vec![(&sample[..], prediction)]);
-            plan::sample_cost(&GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted })
-        };
+        let number = target.info.number();
         let reference_choice = |reference: &TensorSource| {
             let predictor = Predictor::Reference(reference_name(target, reference));
             Choice::coded(predictor, vec![reference.clone()])
@@ -284,21 +300,50 @@ impl Context<'_> {
                 return Ok(choice);
             }
         }
+        if let Some(choice) = self.choose_blend(target, &candidates)? {
+            return Ok(choice);
+        }
         if let [only] = candidates[..]
-            && plan::is_clearly_near(target.info.number(), sample, &sample_of(only)?)
+            && plan::is_clearly_near(number, sample, &sample_of(only)?)
         {
             return Ok(reference_choice(only));
         }
         let mut best: Option<(u64, &TensorSource)> = None;
         for reference in candidates {
-            let cost = cost(&sample_of(reference)?, true);
+            let cost = plan::residual_cost(number, sample, &sample_of(reference)?);
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, reference));
             }
         }
         let Some((least, reference)) = best else { return Ok(Choice::zero()) };
-        let is_better_alone = cost(&vec![0; sample.len()], false) <= least;
+        let is_better_alone = plan::stand_alone_cost(number, sample) <= least;
         Ok(if is_better_alone { Choice::zero() } else { reference_choice(reference) })
+    }
+
+    /// A combination of several candidates where that costs clearly less than the best of them.
+    fn choose_blend(&self, target: &Target<'_>, candidates: &[&TensorSource]) -> Result<Option<Choice>> {
+        let Some(found) = fit_blend(target, candidates, &self.blends)? else { return Ok(None) };
+        if found.cost * 20 > found.least_of_one * 19 {
+            return Ok(None);
+        }
+        let names: Vec<_> = candidates.iter().map(|candidate| reference_name(target, candidate)).collect();
+        let references = found.recipe.order.iter().map(|i| candidates[*i].clone()).collect();
+        let predictor = Predictor::Blend(Box::new(found.recipe.blend(&names)));
+        Choice::coded(predictor, references).with_reference_digests().map(Some)
+    }
+
+    /// Recipes that the largest tensors were made by: small ones cannot tell weights from noise.
+    fn blends_of_largest(&self) -> Result<Vec<Recipe>> {
+        let of_several = |target: &&Target<'_>| self.candidates(target).nth(1).is_some();
+        let mut largest: Vec<&Target<'_>> = self.targets.iter().filter(of_several).collect();
+        largest.sort_by_key(|target| std::cmp::Reverse(target.info.len_bytes()));
+        let mut recipes: Vec<Recipe> = Vec::new();
+        for target in largest.into_iter().take(BLEND_HINTS) {
+            let candidates: Vec<&TensorSource> = self.candidates(target).collect();
+            let found = fit_blend(target, &candidates, &[])?.map(|found| found.recipe);
+            recipes.extend(found.filter(|recipe| !recipes.contains(recipe)));
+        }
+        Ok(recipes)
     }
 
     /// From each base the tensor that has this one's place by name, dtype and shape.
@@ -336,7 +381,45 @@ impl Context<'_> {
 }
 
 fn sample_of(source: &TensorSource) -> Result<Vec<u8>> {
-    sample(source.info(), |offset, len| source.read(offset, len))
+    sample(source.info(), SAMPLE_ELEMS, |offset, len| source.read(offset, len))
+}
+
+/// A way to combine candidates.
+struct FoundBlend {
+    recipe: Recipe,
+    cost: u64,
+    /// Cost of the best candidate on its own.
+    least_of_one: u64,
+}
+
+/// The best combination of several candidates on a sample, where the dtype can be computed with.
+fn fit_blend(
+    target: &Target<'_>,
+    candidates: &[&TensorSource],
+    hints: &[Recipe],
+) -> Result<Option<FoundBlend>> {
+    let Some(element) = Element::of(&target.info.dtype).filter(|_| candidates.len() > 1) else {
+        return Ok(None);
+    };
+    let candidates = &candidates[..candidates.len().min(MAX_REFERENCES)];
+    let read = |elems: u64| -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        let of_target = sample(target.info, elems, |offset, len| target.read(offset, len))?;
+        let of_one =
+            |source: &&TensorSource| sample(source.info(), elems, |offset, len| source.read(offset, len));
+        Ok((of_target, candidates.iter().map(of_one).collect::<Result<_>>()?))
+    };
+    let (of_target, of_candidates) = read(SAMPLE_ELEMS)?;
+    let references = of_candidates.iter().map(Vec::as_slice).collect();
+    if !blend::Sample::new(element, &of_target, references).looks_blended() {
+        return Ok(None);
+    }
+    let (of_target, of_candidates) = read(BLEND_SAMPLE_ELEMS)?;
+    let references = of_candidates.iter().map(Vec::as_slice).collect();
+    let fitting = hints.iter().filter(|hint| hint.order.iter().all(|i| *i < candidates.len()));
+    let hints: Vec<Recipe> = fitting.cloned().collect();
+    let sample = blend::Sample::new(element, &of_target, references);
+    let best = sample.best_recipe(&hints);
+    Ok(best.map(|(recipe, cost)| FoundBlend { recipe, cost, least_of_one: sample.least_of_one() }))
 }
 
 /// Name of the reference where it is not the tensor's own.

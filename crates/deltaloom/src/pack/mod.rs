@@ -2,6 +2,7 @@
 //! The order of work is fixed, so the container depends on the input and the preset only.
 
 mod adapter;
+mod blend;
 mod choose;
 
 use std::io::Write;

@@ -427,13 +427,26 @@ pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) 
     table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT < sample.len() as u64 * 4 * ONE_BIT
 }
 
-/// Estimated bits in 1/65536 of coding a sample with its prediction, or on its own; for choosing among references.
-pub(crate) fn sample_cost(group: &GroupInput<'_>) -> u64 {
-    if group.is_predicted {
-        ulp_draft(group, &symbolise(group), scales::uniform(group.number, &group.chunks), 0).cost
-    } else {
-        float_draft(group, 0).map_or_else(|| plain_cost(group), |draft| draft.cost)
-    }
+/// Estimated bits in 1/65536 of coding a sample with its prediction; for choosing among predictions.
+pub(crate) fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
+    let group = sample_group(number, sample, prediction, true);
+    ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost
+}
+
+/// Estimated bits in 1/65536 of coding a sample on its own.
+pub(crate) fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
+    let zeros = vec![0; sample.len()];
+    let group = sample_group(number, sample, &zeros, false);
+    float_draft(&group, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)
+}
+
+fn sample_group<'a>(
+    number: Number,
+    sample: &'a [u8],
+    prediction: &'a [u8],
+    is_predicted: bool,
+) -> GroupInput<'a> {
+    GroupInput { number, cols: 1, is_matrix: false, chunks: vec![(sample, prediction)], is_predicted }
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ pub use adapter::{Adapter, Merge};
 pub use blend::{Blend, BlendForm, Precision};
 
 pub(crate) use adapter::MAX_RANK;
-pub(crate) use number::Element;
+pub(crate) use blend::MAX_REFERENCES;
+pub(crate) use number::{Element, load};
 
 use crate::tensor::{DType, TensorInfo};
 

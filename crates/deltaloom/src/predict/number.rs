@@ -1,6 +1,8 @@
 //! Elements of the predictors that compute: little-endian floats to F64 and back, with the last rounding of docs/format.md section 3.
 //! It knows the three dtypes that they are for and no others.
 
+use deltaloom_kernels::Number;
+
 use crate::tensor::DType;
 
 /// A dtype that predictions can be computed in.
@@ -27,6 +29,14 @@ impl Element {
             Self::F32 => DType::F32,
             Self::BF16 => DType::BF16,
             Self::F16 => DType::F16,
+        }
+    }
+
+    pub(crate) fn number(self) -> Number {
+        match self {
+            Self::F32 => Number::float(8, 23),
+            Self::BF16 => Number::float(8, 7),
+            Self::F16 => Number::float(5, 10),
         }
     }
 

@@ -1,0 +1,381 @@
+//! Finds out how models were merged: fits weights by least squares on a sample, snaps them to what merge tools are given, and keeps what costs least.
+//! The arithmetic is [`crate::predict::Blend`]'s.
+
+use crate::entropy::log2::ONE_BIT;
+use crate::plan;
+use crate::predict::{Blend, BlendForm, Element, Precision};
+
+/// Steps that weights are snapped to: tenths, twentieths, thirds.
+const STEPS: [f64; 3] = [0.1, 0.05, 1.0 / 3.0];
+/// Quantiles of the differences that TIES may have trimmed at.
+const TRIM_QUANTILES: [f64; 5] = [1.0, 0.999, 0.99, 0.97, 0.9];
+/// Squares that a weighted sum may leave of those that the best reference leaves, to be worth a closer look.
+const LINEAR_GAIN: f64 = 0.5;
+/// Likewise for trimmed differences.
+const TIES_GAIN: f64 = 0.2;
+/// A recipe with at most a bit for so many elements needs no better one.
+const EXACT_ELEMS: u64 = 100;
+/// A share of elements that only trimming leaves as they were.
+const TRIMMED_SHARE: f64 = 0.05;
+
+/// The same elements of a tensor and of references that it may be a blend of.
+pub(super) struct Sample<'a> {
+    element: Element,
+    target: &'a [u8],
+    references: Vec<&'a [u8]>,
+    target_values: Vec<f64>,
+    reference_values: Vec<Vec<f64>>,
+}
+
+/// A way to combine references: form, precision, which references in which order, numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Recipe {
+    pub(super) form: BlendForm,
+    pub(super) precision: Precision,
+    pub(super) order: Vec<usize>,
+    pub(super) numbers: Vec<f64>,
+}
+
+impl Recipe {
+    /// The blend that the recipe makes of references with these names.
+    pub(super) fn blend(&self, names: &[Option<String>]) -> Blend {
+        Blend {
+            form: self.form,
+            precision: self.precision,
+            references: self.order.iter().map(|i| names[*i].clone()).collect(),
+            numbers: self.numbers.clone(),
+        }
+    }
+}
+
+impl<'a> Sample<'a> {
+    pub(super) fn new(element: Element, target: &'a [u8], references: Vec<&'a [u8]>) -> Self {
+        let target_values = values(element, target);
+        let reference_values = references.iter().map(|bytes| values(element, bytes)).collect();
+        Self { element, target, references, target_values, reference_values }
+    }
+
+    /// Whether the references together say clearly more than the best of them.
+    pub(super) fn looks_blended(&self) -> bool {
+        self.fitted_weights().is_some() || !self.ties_recipes().is_empty()
+    }
+
+    /// The recipe that costs least, and its estimated cost on the sample; `hints` are tried too.
+    pub(super) fn best_recipe(&self, hints: &[Recipe]) -> Option<(Recipe, u64)> {
+        let mut recipes: Vec<Recipe> = hints.to_vec();
+        recipes.extend(self.fitted_weights().into_iter().flat_map(|weights| self.linear_recipes(&weights)));
+        recipes.extend(self.ties_recipes());
+        let good_enough = self.target_values.len() as u64 * ONE_BIT / EXACT_ELEMS;
+        let mut best: Option<(Recipe, u64)> = None;
+        for recipe in recipes {
+            let cost = self.cost(&recipe);
+            if best.as_ref().is_none_or(|(_, least)| cost < *least) {
+                best = Some((recipe, cost));
+            }
+            if cost <= good_enough {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Cost of the best reference on its own.
+    pub(super) fn least_of_one(&self) -> u64 {
+        let cost = |reference: &&[u8]| plan::residual_cost(self.element.number(), self.target, reference);
+        self.references.iter().map(cost).min().unwrap_or(0)
+    }
+
+    fn cost(&self, recipe: &Recipe) -> u64 {
+        let prediction = self.predict(recipe);
+        plan::residual_cost(self.element.number(), self.target, &prediction)
+    }
+
+    fn predict(&self, recipe: &Recipe) -> Vec<u8> {
+        let blend = recipe.blend(&vec![None; self.references.len()]);
+        let references: Vec<&[u8]> = recipe.order.iter().map(|i| self.references[*i]).collect();
+        let mut out = vec![0; self.target.len()];
+        blend.predict(self.element, &references, &mut out);
+        out
+    }
+
+    /// Weights of a sum that leaves clearly less than the best reference.
+    fn fitted_weights(&self) -> Option<Vec<f64>> {
+        let references = &self.reference_values;
+        let fitted = fit_weights(&self.target_values, references)?;
+        let blended =
+            |i: usize| references.iter().zip(&fitted).map(|(values, weight)| weight * values[i]).sum();
+        let least_of_one =
+            references.iter().map(|values| self.squares(|i| values[i])).fold(f64::MAX, f64::min);
+        (self.squares(blended) <= least_of_one * LINEAR_GAIN).then_some(fitted)
+    }
+
+    /// Weighted sums and task arithmetic with these weights, as they are and snapped.
+    fn linear_recipes(&self, fitted: &[f64]) -> Vec<Recipe> {
+        let all: Vec<usize> = (0..fitted.len()).collect();
+        let reversed: Vec<usize> = all.iter().rev().copied().collect();
+        let mut recipes = Vec::new();
+        let mut offer = |form, precisions: &[Precision], order: &[usize], numbers: &[f64]| {
+            recipes.extend(precisions.iter().map(|precision| Recipe {
+                form,
+                precision: *precision,
+                order: order.to_vec(),
+                numbers: numbers.to_vec(),
+            }));
+        };
+        // The usual ones first, which are taken where others cost the same.
+        let every = [Precision::Single, Precision::Own, Precision::Double];
+        let rounded = &every[..2];
+        for step in STEPS {
+            let snapped: Vec<f64> = fitted.iter().map(|weight| snap(*weight, step)).collect();
+            let in_reverse: Vec<f64> = snapped.iter().rev().copied().collect();
+            offer(BlendForm::Linear, &every, &all, &snapped);
+            offer(BlendForm::Linear, rounded, &reversed, &in_reverse);
+            for origin in all.iter().copied() {
+                for first in all.iter().copied() {
+                    // A + s (B - C): the weight of A is 1 unless A is C, where it is whatever is left.
+                    if first != origin && (snapped[first] - 1.0).abs() > step {
+                        continue;
+                    }
+                    let others: Vec<usize> =
+                        all.iter().copied().filter(|i| *i != first && *i != origin).collect();
+                    if others.is_empty() {
+                        continue;
+                    }
+                    let weights: Vec<f64> = others.iter().map(|i| snapped[*i]).collect();
+                    offer(BlendForm::Task, rounded, &[&[first, origin], &others[..]].concat(), &weights);
+                }
+            }
+        }
+        offer(BlendForm::Linear, &[Precision::Double, Precision::Single], &all, fitted);
+        recipes
+    }
+
+    /// Sum of squares of what a prediction leaves.
+    fn squares(&self, prediction: impl Fn(usize) -> f64) -> f64 {
+        let squares = self.target_values.iter().enumerate().map(|(i, x)| (x - prediction(i)).powi(2));
+        squares.filter(|square| square.is_finite()).sum()
+    }
+
+    /// Trimmed differences to the reference that most elements equal, if so many do that some were trimmed.
+    fn ties_recipes(&self) -> Vec<Recipe> {
+        let (target, references) = (&self.target_values, &self.reference_values);
+        let count_equal = |values: &Vec<f64>| values.iter().zip(target).filter(|(a, b)| a == b).count();
+        let Some(first) = (0..references.len()).rev().max_by_key(|i| count_equal(&references[*i])) else {
+            return Vec::new();
+        };
+        let base = &references[first];
+        let others: Vec<usize> = (0..references.len()).filter(|i| *i != first).collect();
+        let moved = |i: usize| others.iter().any(|other| references[*other][i] != base[i]);
+        let of_moved: Vec<usize> = (0..target.len()).filter(|i| moved(*i)).collect();
+        let trimmed: Vec<usize> = of_moved.iter().copied().filter(|i| target[*i] == base[*i]).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a share of a sample")]
+        let share = trimmed.len() as f64 / of_moved.len().max(1) as f64;
+        if others.is_empty() || !(TRIMMED_SHARE..1.0).contains(&share) {
+            return Vec::new();
+        }
+        let order: Vec<usize> = std::iter::once(first).chain(others.iter().copied()).collect();
+        let sizes: Vec<Vec<f64>> = others
+            .iter()
+            .map(|other| {
+                let size = |i: &usize| (references[*other][*i] - base[*i]).abs();
+                let mut sizes: Vec<f64> = trimmed.iter().map(size).collect();
+                sizes.sort_by(f64::total_cmp);
+                sizes
+            })
+            .collect();
+        let mut recipes = Vec::new();
+        for quantile in TRIM_QUANTILES {
+            let thresholds = sizes.iter().map(|sizes| just_above(sizes, quantile));
+            let mut numbers: Vec<f64> = thresholds.chain(others.iter().map(|_| 1.0)).chain([1.0]).collect();
+            let recipe = |precision, numbers: &[f64]| Recipe {
+                form: BlendForm::Ties,
+                precision,
+                order: order.clone(),
+                numbers: numbers.to_vec(),
+            };
+            // With the thresholds known the scale is a matter of one more fit.
+            let merged = values(self.element, &self.predict(&recipe(Precision::Double, &numbers)));
+            let (mut product, mut square) = (0.0, 0.0);
+            for i in 0..target.len() {
+                let update = merged[i] - base[i];
+                product += update * (target[i] - base[i]);
+                square += update * update;
+            }
+            let scale = product / square;
+            let left = self.squares(|i| base[i] + scale * (merged[i] - base[i]));
+            if !scale.is_finite() || left > self.squares(|i| base[i]) * TIES_GAIN {
+                continue;
+            }
+            for step in STEPS {
+                if let Some(number) = numbers.last_mut() {
+                    *number = snap(scale, step);
+                }
+                recipes
+                    .extend([Precision::Single, Precision::Own].map(|precision| recipe(precision, &numbers)));
+            }
+        }
+        recipes
+    }
+}
+
+fn values(element: Element, bytes: &[u8]) -> Vec<f64> {
+    let mut out = vec![0.0; bytes.len() / element.bytes()];
+    crate::predict::load(element, bytes, &mut out);
+    out
+}
+
+/// The next F32 number above a quantile of sorted sizes: what is at least as large was not trimmed.
+fn just_above(sizes: &[f64], quantile: f64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a sample"
+    )]
+    let place = ((sizes.len() as f64 * quantile) as usize).min(sizes.len().saturating_sub(1));
+    #[expect(clippy::cast_possible_truncation, reason = "differences of F32 numbers")]
+    let size = sizes.get(place).map_or(0.0, |size| *size as f32);
+    size.next_up().into()
+}
+
+fn snap(weight: f64, step: f64) -> f64 {
+    // Dividing gives the number that people write: 3 / 10 and not 3 times a tenth.
+    (weight / step).round() / (1.0 / step).round()
+}
+
+/// Weights with which the references come nearest to the target, by least squares. Fine-tunes of one base are almost parallel, so it is the first reference and
+/// the differences of the others to it that are fitted.
+fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
+    let (first, others) = references.split_first()?;
+    let regressor = |k: usize, i: usize| if k == 0 { first[i] } else { others[k - 1][i] - first[i] };
+    let count = references.len();
+    let mut matrix = vec![vec![0.0; count + 1]; count];
+    let mut row = vec![0.0; count];
+    for i in 0..target.len() {
+        row.iter_mut().enumerate().for_each(|(k, x)| *x = regressor(k, i));
+        if !target[i].is_finite() || row.iter().any(|x| !x.is_finite()) {
+            continue;
+        }
+        for (line, a) in matrix.iter_mut().zip(&row) {
+            line.iter_mut().zip(&row).for_each(|(sum, b)| *sum += a * b);
+            line[count] += a * target[i];
+        }
+    }
+    let solved = solve(matrix);
+    let of_first = solved[0] - solved[1..].iter().sum::<f64>();
+    let weights: Vec<f64> = std::iter::once(of_first).chain(solved[1..].iter().copied()).collect();
+    weights.iter().all(|weight| weight.is_finite()).then_some(weights)
+}
+
+/// Solves a symmetric system, given with its right side, by elimination; unknowns that nothing depends on are 0.
+fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
+    let count = matrix.len();
+    let scale: Vec<f64> = (0..count).map(|k| matrix[k][k]).collect();
+    for k in 0..count {
+        if matrix[k][k].abs() <= scale[k] * 1e-12 {
+            matrix[k].fill(0.0);
+            matrix[k][k] = 1.0;
+        }
+        for other in (0..count).filter(|other| *other != k) {
+            let factor = matrix[other][k] / matrix[k][k];
+            for column in k..=count {
+                let part = factor * matrix[k][column];
+                matrix[other][column] -= part;
+            }
+        }
+    }
+    (0..count).map(|k| matrix[k][count] / matrix[k][k]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pseudo-random numbers around 0, none of them 0.
+    fn noise(seed: u32) -> impl Iterator<Item = f32> {
+        (0u32..).map(move |i| {
+            let bits = (i ^ seed.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x9e37_79b9);
+            let bits = (bits ^ bits >> 15).wrapping_mul(0x2c1b_3c6d);
+            ((bits >> 8) as f32 - 8_388_607.5) / 8_388_608.0
+        })
+    }
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    struct Models {
+        base: Vec<f32>,
+        a: Vec<f32>,
+        b: Vec<f32>,
+    }
+
+    fn models() -> Models {
+        let base: Vec<f32> = noise(1).take(4096).collect();
+        let tuned = |seed| base.iter().zip(noise(seed)).map(|(x, d)| x + d / 256.0).collect::<Vec<f32>>();
+        Models { a: tuned(2), b: tuned(3), base }
+    }
+
+    fn best(target: &[f32], references: &[&[f32]]) -> (Recipe, u64) {
+        let target = bytes(target);
+        let references: Vec<Vec<u8>> = references.iter().map(|values| bytes(values)).collect();
+        let references = references.iter().map(Vec::as_slice).collect();
+        Sample::new(Element::F32, &target, references).best_recipe(&[]).unwrap()
+    }
+
+    /// Bits that an exact prediction of the sample may take: a table.
+    const NOTHING: u64 = 200 << 16;
+
+    #[test]
+    fn weighted_sums_are_found_exactly() {
+        let Models { base, a, b } = models();
+        let merged: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 0.3 * a + 0.7 * b).collect();
+        let (recipe, cost) = best(&merged, &[&a, &b]);
+        assert!(cost < NOTHING, "{recipe:?} {cost}");
+        assert_eq!((recipe.form, recipe.numbers), (BlendForm::Linear, vec![0.3, 0.7]));
+        let mean: Vec<f32> = (0..base.len()).map(|i| (base[i] + a[i] + b[i]) / 3.0).collect();
+        let (recipe, cost) = best(&mean, &[&base, &a, &b]);
+        assert!(cost < 2 * 4096 << 16, "{recipe:?} {cost}");
+    }
+
+    #[test]
+    fn task_arithmetic_is_found_exactly() {
+        let Models { base, a, b } = models();
+        let merged: Vec<f32> = (0..base.len()).map(|i| a[i] + 0.4 * (b[i] - base[i])).collect();
+        let (recipe, cost) = best(&merged, &[&base, &a, &b]);
+        assert!(cost < NOTHING, "{recipe:?} {cost}");
+        assert_eq!(
+            (recipe.form, &recipe.order[..], &recipe.numbers[..]),
+            (BlendForm::Task, &[1, 0, 2][..], &[0.4][..])
+        );
+    }
+
+    #[test]
+    fn trimmed_and_elected_differences_are_found() {
+        let Models { base, a, b } = models();
+        let trim = |tuned: &[f32]| -> Vec<f32> {
+            let update = |i: usize| tuned[i] - base[i];
+            (0..base.len()).map(|i| if update(i).abs() < 0.003 { 0.0 } else { update(i) }).collect()
+        };
+        let (da, db) = (trim(&a), trim(&b));
+        let merged: Vec<f32> = (0..base.len())
+            .map(|i| {
+                let sign = da[i] + db[i];
+                let agreeing = [da[i], db[i]].into_iter().filter(|d| d * sign > 0.0);
+                let (sum, count) = agreeing.fold((0.0, 0.0), |(sum, count), d| (sum + d, count + 1.0));
+                if count == 0.0 { base[i] } else { base[i] + 0.5 * (sum / count) }
+            })
+            .collect();
+        let (recipe, cost) = best(&merged, &[&base, &a, &b]);
+        assert_eq!(recipe.form, BlendForm::Ties);
+        assert!(cost < 4096 << 14, "{recipe:?} {cost}");
+    }
+
+    #[test]
+    fn weights_of_equal_references_do_not_matter() {
+        let Models { base, a, .. } = models();
+        let merged: Vec<f32> = base.iter().zip(&a).map(|(x, y)| 0.5 * x + 0.5 * y).collect();
+        let (recipe, cost) = best(&merged, &[&base, &base, &a]);
+        assert!(cost < NOTHING, "{recipe:?} {cost}");
+    }
+}
