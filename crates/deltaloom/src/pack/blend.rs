@@ -251,14 +251,14 @@ fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
     let count = references.len();
     let mut matrix = vec![vec![0.0; count + 1]; count];
     let mut row = vec![0.0; count];
-    for i in 0..target.len() {
+    for (i, value) in target.iter().enumerate() {
         row.iter_mut().enumerate().for_each(|(k, x)| *x = regressor(k, i));
-        if !target[i].is_finite() || row.iter().any(|x| !x.is_finite()) {
+        if !value.is_finite() || row.iter().any(|x| !x.is_finite()) {
             continue;
         }
         for (line, a) in matrix.iter_mut().zip(&row) {
             line.iter_mut().zip(&row).for_each(|(sum, b)| *sum += a * b);
-            line[count] += a * target[i];
+            line[count] += a * value;
         }
     }
     let solved = solve(matrix);
@@ -276,12 +276,10 @@ fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
             matrix[k].fill(0.0);
             matrix[k][k] = 1.0;
         }
-        for other in (0..count).filter(|other| *other != k) {
-            let factor = matrix[other][k] / matrix[k][k];
-            for column in k..=count {
-                let part = factor * matrix[k][column];
-                matrix[other][column] -= part;
-            }
+        let pivot = matrix[k].clone();
+        for (_, line) in matrix.iter_mut().enumerate().filter(|(other, _)| *other != k) {
+            let factor = line[k] / pivot[k];
+            line.iter_mut().zip(&pivot).skip(k).for_each(|(x, pivot)| *x -= factor * pivot);
         }
     }
     (0..count).map(|k| matrix[k][count] / matrix[k][k]).collect()
@@ -335,7 +333,7 @@ mod tests {
         assert_eq!((recipe.form, recipe.numbers), (BlendForm::Linear, vec![0.3, 0.7]));
         let mean: Vec<f32> = (0..base.len()).map(|i| (base[i] + a[i] + b[i]) / 3.0).collect();
         let (recipe, cost) = best(&mean, &[&base, &a, &b]);
-        assert!(cost < 2 * 4096 << 16, "{recipe:?} {cost}");
+        assert!(cost < (2 * 4096) << 16, "{recipe:?} {cost}");
     }
 
     #[test]
