@@ -1,0 +1,118 @@
+//! Products of matrices in double precision for fitting, with one order of additions on every machine.
+//! Nothing that is decoded depends on it.
+
+use crate::isa::per_isa;
+
+/// A matrix whose element (i, k) is `values[i * row_stride + k * col_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Strided<'a> {
+    /// Elements.
+    pub values: &'a [f64],
+    /// Distance of rows.
+    pub row_stride: usize,
+    /// Distance of columns.
+    pub col_stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// Rows of `cols` elements, one after another.
+    #[must_use]
+    pub fn rows(values: &'a [f64], cols: usize) -> Self {
+        Self { values, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same matrix with rows and columns exchanged.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+/// Rows and columns of the sums that stay in registers.
+const TILE_ROWS: usize = 4;
+const TILE_COLS: usize = 8;
+
+/// Adds `a * b` to `out`, which has rows of `cols` elements; `b` has `inner` such rows. Products are added in the order of `inner`, not fused.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn add_product(a: Strided<'_>, b: &[f64], inner: usize, cols: usize, out: &mut [f64]) {
+    if cols > 0 && inner > 0 {
+        add_product_rows(a, &b[..inner * cols], cols, out);
+    }
+}
+
+per_isa! {
+    /// As [`add_product`], for sizes above 0.
+    fn add_product_rows(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) = add_product_body;
+}
+
+#[inline(always)]
+fn add_product_body(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) {
+    for (tile, out) in out.chunks_mut(TILE_ROWS * cols).enumerate() {
+        let start = tile * TILE_ROWS * a.row_stride;
+        let from = Strided { values: &a.values[start..], ..a };
+        let rows = out.len() / cols;
+        let whole_cols = if rows == TILE_ROWS { cols - cols % TILE_COLS } else { 0 };
+        for col in (0..whole_cols).step_by(TILE_COLS) {
+            whole_tile(from, b, cols, col, out);
+        }
+        for (i, out) in out.chunks_exact_mut(cols).enumerate() {
+            let out = &mut out[whole_cols..];
+            for (k, b) in b.chunks_exact(cols).enumerate() {
+                let factor = from.values[i * a.row_stride + k * a.col_stride];
+                out.iter_mut().zip(&b[whole_cols..]).for_each(|(out, b)| *out += factor * b);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn whole_tile(a: Strided<'_>, b: &[f64], cols: usize, col: usize, out: &mut [f64]) {
+    let mut sums = [[0.0; TILE_COLS]; TILE_ROWS];
+    for (i, sums) in sums.iter_mut().enumerate() {
+        sums.copy_from_slice(&out[i * cols + col..][..TILE_COLS]);
+    }
+    for (k, b) in b.chunks_exact(cols).enumerate() {
+        let b: [f64; TILE_COLS] = std::array::from_fn(|c| b[col + c]);
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let factor = a.values[i * a.row_stride + k * a.col_stride];
+            sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += factor * b);
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        out[i * cols + col..][..TILE_COLS].copy_from_slice(sums);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::for_each_isa;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_isa_adds_in_the_same_order(
+            rows in 0usize..11, inner in 0usize..9, cols in 0usize..21, is_transposed in any::<bool>(), seed in any::<u32>(),
+        ) {
+            let value = |i: usize| f64::from((u32::try_from(i).unwrap() + 1).wrapping_mul(seed | 1)) / 7.0 - 1e8;
+            let values: Vec<f64> = (0..rows * inner).map(value).collect();
+            let a = if is_transposed { Strided::rows(&values, rows).transposed() } else { Strided::rows(&values, inner) };
+            let b: Vec<f64> = (0..inner * cols).map(|i| value(i + 1000)).collect();
+            let mut expected: Vec<f64> = (0..rows * cols).map(|i| value(i + 2000)).collect();
+            let before = expected.clone();
+            for (i, sum) in expected.iter_mut().enumerate() {
+                for k in 0..inner {
+                    *sum += a.values[i / cols * a.row_stride + k * a.col_stride] * b[k * cols + i % cols];
+                }
+            }
+            for_each_isa(|isa| {
+                let mut out = before.clone();
+                add_product(a, &b, inner, cols, &mut out);
+                prop_assert_eq!(&out, &expected, "{:?}", isa);
+                Ok(())
+            })?;
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Factors rounded to integers, the step chosen by the bits of factors and residual together.
+//! Costs are those of the plan; nothing is encoded.
+
+use deltaloom_kernels::matrix::{self, Strided};
+use deltaloom_kernels::product::ProductRule;
+
+use super::algebra::{eigen, factorise, gram, packed, solve_upper};
+use super::factors::Factors;
+use super::refine::{self, Pass};
+use super::{Matrix, Real};
+use crate::entropy::log2::ONE_BIT;
+use crate::plan::{self, GroupInput};
+
+/// Elements on which costs are compared.
+const SAMPLE_ELEMS: usize = 1 << 18;
+/// First step: its error is this part of the middle half width.
+const FIRST_ERROR: f64 = 0.05;
+/// Largest magnitude of a factor.
+const MAX_FACTOR: f64 = (1u32 << 30) as f64;
+
+/// Bits of the residual of the matrix, with or without factors, estimated on a sample of its rows.
+pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors>) -> u64 {
+    let per_sample = (SAMPLE_ELEMS / matrix.cols).max(1);
+    let step = rows.len().div_ceil(per_sample).max(1);
+    let (mut target, mut prediction) = (Vec::new(), Vec::new());
+    let right = factors.and_then(|factors| Some((factors, factors.right_factor(matrix.number).ok()?)));
+    let mut sampled = 0;
+    for (at, row) in rows.iter().enumerate().step_by(step) {
+        target.extend_from_slice(matrix.target_row(*row));
+        let start = prediction.len();
+        prediction.extend_from_slice(matrix.reference_row(*row));
+        if let Some((factors, right)) = &right {
+            let left = &factors.left[at * factors.rank..][..factors.rank];
+            right.predict(factors.rule, left, &mut prediction[start..]);
+        }
+        sampled += 1;
+    }
+    let chunks = vec![(&target[..], &prediction[..])];
+    let input =
+        GroupInput { number: matrix.number, cols: matrix.cols, is_matrix: false, chunks, is_predicted: true };
+    let bits = plan::sample_cost(&input) / ONE_BIT;
+    bits * rows.len() as u64 / sampled.max(1)
+}
+
+/// The rule with the smaller residual.
+pub(super) fn cheaper_rule(matrix: &Matrix<'_>, rows: &[usize], real: &mut Real, half: f64) -> ProductRule {
+    let spread = balance(real);
+    let factors = |rule| rounded(real, rule, first_step(matrix, rows, spread, half));
+    let cost_of = |rule| factors(rule).map_or(u64::MAX, |factors| cost(matrix, rows, Some(&factors)));
+    let rules = [ProductRule::Sum, ProductRule::RoundedProduct];
+    rules.into_iter().min_by_key(|rule| cost_of(*rule)).unwrap_or(ProductRule::Sum)
+}
+
+/// Rounds factors with the step that costs least, the right one first, so that the left one makes good what it can.
+pub(super) fn quantise(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    pass: Pass,
+    mut real: Real,
+    half: f64,
+) -> Option<Factors> {
+    let spread = balance(&mut real);
+    let mut best: Option<(u64, Factors)> = None;
+    let mut step = first_step(matrix, rows, spread, half);
+    let mut try_step = |step: f64| {
+        let mut own = real.clone();
+        own.right.iter_mut().for_each(|v| *v = (*v / step).round() * step);
+        refine::pass(matrix, rows, pass, &mut own, false);
+        let Some(factors) = rounded(&own, pass.rule, step) else { return false };
+        let bits = cost(matrix, rows, Some(&factors)) + 8 * factors.to_bytes().len() as u64;
+        let is_better = best.as_ref().is_none_or(|(least, _)| bits < *least);
+        if is_better {
+            best = Some((bits, factors));
+        }
+        is_better
+    };
+    // Downhill from the first step, to either side.
+    try_step(step);
+    let first = step;
+    for factor in [0.5f64, 2.0] {
+        step = first * factor;
+        let mut is_downhill = false;
+        while try_step(step) {
+            is_downhill = true;
+            step *= factor;
+        }
+        if is_downhill {
+            break;
+        }
+    }
+    best.map(|(_, factors)| factors)
+}
+
+/// A step with which the product is off by a small part of the half width.
+fn first_step(matrix: &Matrix<'_>, rows: &[usize], spread: f64, half: f64) -> f64 {
+    let error = FIRST_ERROR * half;
+    let sizes = 1.0 / rows.len() as f64 + 1.0 / matrix.cols as f64;
+    (12.0 * error * error / (spread * sizes)).sqrt()
+}
+
+/// Factors in multiples of a step. `None` when they are too large for it.
+fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
+    #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
+    let scale = (step * step) as f32;
+    let largest = real.left.iter().chain(&real.right).fold(0.0f64, |most, x| most.max(x.abs()));
+    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE || !(largest / step < MAX_FACTOR)
+    {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "below 2^30")]
+    let integers = |factor: &[f64]| factor.iter().map(|x| (x / step).round() as i32).collect();
+    Some(Factors { rule, scale, rank: real.rank, left: integers(&real.left), right: integers(&real.right) })
+}
+
+/// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one
+/// step for all of them the product then has the least error for the bits they take. Gives the sum of the singular values.
+fn balance(real: &mut Real) -> f64 {
+    let rank = real.rank;
+    let cols = real.right.len() / rank;
+    // left = Q L^T, so the singular values are those of L^T right.
+    let mut lower = gram(&real.left, rank);
+    factorise(&mut lower, rank);
+    let mut upper = vec![0.0; rank * rank];
+    for i in 0..rank {
+        for j in 0..=i {
+            let entry = lower[packed(i, j)];
+            upper[j * rank + i] = if entry.is_finite() { entry } else { 0.0 };
+        }
+    }
+    let mut turned = vec![0.0; real.right.len()];
+    matrix::add_product(Strided::rows(&upper, rank), &real.right, rank, cols, &mut turned);
+    let columns: Vec<f64> = (0..turned.len()).map(|at| turned[at % rank * cols + at / rank]).collect();
+    let (values, vectors) = eigen(&gram(&columns, rank), rank);
+    let singular: Vec<f64> = values.iter().map(|value| value.max(0.0).sqrt()).collect();
+    let root = |k: usize| singular[k].sqrt();
+    // right becomes S^-1/2 E L^T right, and left becomes left L^-T E^T S^1/2.
+    let mut right = vec![0.0; real.right.len()];
+    matrix::add_product(Strided::rows(&vectors, rank), &turned, rank, cols, &mut right);
+    for (k, row) in right.chunks_exact_mut(cols).enumerate() {
+        let inverse = if root(k) > 0.0 { 1.0 / root(k) } else { 0.0 };
+        row.iter_mut().for_each(|v| *v *= inverse);
+    }
+    let mut turn = vec![0.0; rank * rank];
+    for k in 0..rank {
+        let mut column = vectors[k * rank..(k + 1) * rank].to_vec();
+        solve_upper(&lower, &mut column);
+        (0..rank).for_each(|i| turn[i * rank + k] = column[i] * root(k));
+    }
+    let mut left = vec![0.0; real.left.len()];
+    matrix::add_product(Strided::rows(&real.left, rank), &turn, rank, rank, &mut left);
+    (real.left, real.right) = (left, right);
+    singular.iter().sum()
+}

@@ -1,0 +1,61 @@
+//! Fits of real pairs, where they are.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::*;
+use crate::checkpoint::Checkpoint;
+
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let root = PathBuf::from(std::env::var("LM12M").unwrap());
+    let pair = std::env::var("PAIR").unwrap();
+    let (a, b) = pair.split_once(',').unwrap();
+    let limit: usize = std::env::var("LIMIT").map_or(usize::MAX, |n| n.parse().unwrap());
+    let base = Checkpoint::open(&root.join(a), &crate::limits::Limits::default()).unwrap();
+    let tuned = Checkpoint::open(&root.join(b), &crate::limits::Limits::default()).unwrap();
+    let (mut total, mut original, mut seconds) = (0u64, 0u64, 0.0);
+    let mut done = 0;
+    for (member, info) in tuned.tensors() {
+        let Some((other, base_info)) = base.tensors().find(|(_, other)| other.name == info.name) else {
+            continue;
+        };
+        let read = |checkpoint: &Checkpoint, member: usize, info: &crate::tensor::TensorInfo| {
+            let mut bytes = vec![0; info.len_bytes() as usize];
+            checkpoint.read(member, info, 0, &mut bytes).unwrap();
+            bytes
+        };
+        let (target, reference) = (read(&tuned, member, info), read(&base, other, base_info));
+        original += target.len() as u64;
+        if target == reference || info.shape.len() != 2 || done >= limit {
+            continue;
+        }
+        done += 1;
+        let cols = info.shape[1] as usize;
+        let matrix = Matrix::new(info.number(), cols, &target, &reference).unwrap();
+        let start = Instant::now();
+        let factors = fit(&matrix);
+        let elapsed = start.elapsed().as_secs_f64();
+        seconds += elapsed;
+        let rows: Vec<usize> = (0..matrix.rows).collect();
+        let plain = quantise::cost(&matrix, &rows, None) / 8;
+        let (bytes, residual) = factors
+            .as_ref()
+            .map_or((0, plain), |f| (f.to_bytes().len() as u64, quantise::cost(&matrix, &rows, Some(f)) / 8));
+        total += bytes + residual;
+        let (rank, rule) = factors.as_ref().map_or((0, None), |f| (f.rank, Some(f.rule)));
+        let numbers = (matrix.rows + matrix.cols) * rank.max(1);
+        println!(
+            "{:50} rank {rank} {rule:?} factors {bytes} ({:.2} bits) residual {residual} ({:.4} bits) plain {plain} ratio {:.2} {elapsed:.3} s",
+            info.name,
+            bytes as f64 * 8.0 / numbers as f64,
+            residual as f64 * 8.0 / (matrix.rows * matrix.cols) as f64,
+            target.len() as f64 / (bytes + residual) as f64
+        );
+    }
+    println!(
+        "original {original} touched coded {total} ratio {:.2}, {seconds:.2} s",
+        original as f64 / total as f64
+    );
+}
