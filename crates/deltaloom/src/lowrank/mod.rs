@@ -2,6 +2,7 @@
 //! Whether they are used is decided where predictors are chosen; that the result is exact is the residual's work.
 
 mod algebra;
+mod detect;
 mod factors;
 mod intervals;
 mod quantise;
@@ -76,22 +77,26 @@ const FLOOR: f64 = 0.1;
 
 /// Factors that make `matrix` smaller, with their residual, than it is without; `None` when there are none.
 pub(crate) fn fit(matrix: &Matrix<'_>) -> Option<Factors> {
+    if !detect::looks_low_rank(matrix) {
+        return None;
+    }
     let rows: Vec<usize> = (0..matrix.rows).collect();
     let scan = range::scan(matrix, &rows, MAX_FITTED_RANK)?;
     let mut real = scan.factors;
-    let floor = scan.middle_half * FLOOR;
+    let floor = scan.middle_half * knob("FLOOR", FLOOR);
     let squares = Pass { rule: ProductRule::Sum, norm: Norm::Squares, floor };
     refine::pass(matrix, &rows, squares, &mut real, true);
     refine::pass(matrix, &rows, squares, &mut real, true);
-    let rule = quantise::cheaper_rule(matrix, &rows, &mut real, scan.middle_half);
+    let rule = quantise::choose_rank_and_rule(matrix, &rows, &mut real, scan.middle_half)?;
     let sixth = Pass { rule, norm: Norm::Sixth, floor };
-    for _ in 0..3 {
+    for _ in 0..knob("PASSES", 3.0) as usize {
         refine::pass(matrix, &rows, sixth, &mut real, true);
     }
-    let factors = quantise::quantise(matrix, &rows, sixth, real, scan.middle_half)?;
-    let cost = quantise::cost(matrix, &rows, Some(&factors)) + factors.to_bytes().len() as u64 * 8;
-    (cost < quantise::cost(matrix, &rows, None)).then_some(factors)
+    let (bits, factors) = quantise::quantise(matrix, &rows, sixth, real, scan.middle_half)?;
+    (bits < quantise::cost(matrix, &rows, None)).then_some(factors)
 }
+
+fn knob(name: &str, default: f64) -> f64 { std::env::var(name).map_or(default, |v| v.parse().unwrap_or(default)) }
 
 #[cfg(test)]
 mod tests;

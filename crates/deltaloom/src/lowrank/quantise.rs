@@ -42,32 +42,62 @@ pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors
     bits * rows.len() as u64 / sampled.max(1)
 }
 
-/// The rule with the smaller residual.
-pub(super) fn cheaper_rule(matrix: &Matrix<'_>, rows: &[usize], real: &mut Real, half: f64) -> ProductRule {
-    let spread = balance(real);
-    let factors = |rule| rounded(real, rule, first_step(matrix, rows, spread, half));
-    let cost_of = |rule| factors(rule).map_or(u64::MAX, |factors| cost(matrix, rows, Some(&factors)));
-    let rules = [ProductRule::Sum, ProductRule::RoundedProduct];
-    rules.into_iter().min_by_key(|rule| cost_of(*rule)).unwrap_or(ProductRule::Sum)
+/// Cuts the rank where the singular values fall most, if that costs less than keeping all, and gives the rule that costs less.
+pub(super) fn choose_rank_and_rule(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    real: &mut Real,
+    half: f64,
+) -> Option<ProductRule> {
+    let singular = balance(real);
+    let fall = |rank: &usize| singular[*rank - 1] / singular[*rank].max(f64::MIN_POSITIVE);
+    let steepest = (1..real.rank).max_by(|a, b| fall(a).total_cmp(&fall(b)));
+    let ranks = std::iter::once(real.rank).chain(steepest.filter(|rank| fall(rank) > 2.0));
+    let mut best: Option<(u64, Real, ProductRule)> = None;
+    for rank in ranks {
+        let cut = cut(real, rank);
+        let step = first_step(matrix, rows, &singular[..rank], half);
+        for rule in [ProductRule::Sum, ProductRule::RoundedProduct] {
+            let Some(factors) = rounded(&cut, rule, step) else { continue };
+            let bits = total_bits(matrix, rows, &factors);
+            if best.as_ref().is_none_or(|(least, ..)| bits < *least) {
+                best = Some((bits, cut.clone(), rule));
+            }
+        }
+    }
+    let (_, cut, rule) = best?;
+    *real = cut;
+    Some(rule)
 }
 
-/// Rounds factors with the step that costs least, the right one first, so that the left one makes good what it can.
+/// The first `rank` directions.
+fn cut(real: &Real, rank: usize) -> Real {
+    let cols = real.right.len() / real.rank;
+    let left = real.left.chunks_exact(real.rank).flat_map(|row| &row[..rank]).copied().collect();
+    Real { rank, left, right: real.right[..rank * cols].to_vec() }
+}
+
+fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
+    cost(matrix, rows, Some(factors)) + 8 * factors.to_bytes().len() as u64
+}
+
+/// Bits of factors and residual, and the factors, rounded with the step that costs least, the right one first, so that the left one makes good what it can.
 pub(super) fn quantise(
     matrix: &Matrix<'_>,
     rows: &[usize],
     pass: Pass,
     mut real: Real,
     half: f64,
-) -> Option<Factors> {
-    let spread = balance(&mut real);
+) -> Option<(u64, Factors)> {
+    let singular = balance(&mut real);
     let mut best: Option<(u64, Factors)> = None;
-    let mut step = first_step(matrix, rows, spread, half);
+    let mut step = first_step(matrix, rows, &singular, half);
     let mut try_step = |step: f64| {
         let mut own = real.clone();
         own.right.iter_mut().for_each(|v| *v = (*v / step).round() * step);
         refine::pass(matrix, rows, pass, &mut own, false);
         let Some(factors) = rounded(&own, pass.rule, step) else { return false };
-        let bits = cost(matrix, rows, Some(&factors)) + 8 * factors.to_bytes().len() as u64;
+        let bits = total_bits(matrix, rows, &factors);
         let is_better = best.as_ref().is_none_or(|(least, _)| bits < *least);
         if is_better {
             best = Some((bits, factors));
@@ -77,7 +107,7 @@ pub(super) fn quantise(
     // Downhill from the first step, to either side.
     try_step(step);
     let first = step;
-    for factor in [0.5f64, 2.0] {
+    for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
         step = first * factor;
         let mut is_downhill = false;
         while try_step(step) {
@@ -88,11 +118,12 @@ pub(super) fn quantise(
             break;
         }
     }
-    best.map(|(_, factors)| factors)
+    best
 }
 
 /// A step with which the product is off by a small part of the half width.
-fn first_step(matrix: &Matrix<'_>, rows: &[usize], spread: f64, half: f64) -> f64 {
+fn first_step(matrix: &Matrix<'_>, rows: &[usize], singular: &[f64], half: f64) -> f64 {
+    let spread: f64 = singular.iter().sum();
     let error = FIRST_ERROR * half;
     let sizes = 1.0 / rows.len() as f64 + 1.0 / matrix.cols as f64;
     (12.0 * error * error / (spread * sizes)).sqrt()
@@ -113,8 +144,8 @@ fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
 }
 
 /// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one
-/// step for all of them the product then has the least error for the bits they take. Gives the sum of the singular values.
-fn balance(real: &mut Real) -> f64 {
+/// step for all of them the product then has the least error for the bits they take. Gives the singular values.
+fn balance(real: &mut Real) -> Vec<f64> {
     let rank = real.rank;
     let cols = real.right.len() / rank;
     // left = Q L^T, so the singular values are those of L^T right.
@@ -149,5 +180,5 @@ fn balance(real: &mut Real) -> f64 {
     let mut left = vec![0.0; real.left.len()];
     matrix::add_product(Strided::rows(&real.left, rank), &turn, rank, rank, &mut left);
     (real.left, real.right) = (left, right);
-    singular.iter().sum()
+    singular
 }

@@ -17,6 +17,7 @@ fn measure() {
     let tuned = Checkpoint::open(&root.join(b), &crate::limits::Limits::default()).unwrap();
     let (mut total, mut original, mut seconds) = (0u64, 0u64, 0.0);
     let mut done = 0;
+    let (mut detections, mut detecting) = (0, 0.0);
     for (member, info) in tuned.tensors() {
         let Some((other, base_info)) = base.tensors().find(|(_, other)| other.name == info.name) else {
             continue;
@@ -34,6 +35,12 @@ fn measure() {
         done += 1;
         let cols = info.shape[1] as usize;
         let matrix = Matrix::new(info.number(), cols, &target, &reference).unwrap();
+        let start = Instant::now();
+        let detected = detect::looks_low_rank(&matrix);
+        let detector = start.elapsed().as_secs_f64();
+        detections += usize::from(detected);
+        detecting += detector;
+        if std::env::var("DETECT").is_ok() { continue; }
         let start = Instant::now();
         let factors = fit(&matrix);
         let elapsed = start.elapsed().as_secs_f64();
@@ -54,6 +61,7 @@ fn measure() {
             target.len() as f64 / (bytes + residual) as f64
         );
     }
+    println!("detected {detections} of {done} in {:.3} ms", detecting * 1e3);
     println!(
         "original {original} touched coded {total} ratio {:.2}, {seconds:.2} s",
         original as f64 / total as f64
