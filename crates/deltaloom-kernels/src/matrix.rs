@@ -85,6 +85,47 @@ fn whole_tile(a: Strided<'_>, b: &[f64], cols: usize, col: usize, out: &mut [f64
     }
 }
 
+per_isa! {
+    /// Sum of the squares of `rows`, runs of `cols` elements, after as many directions were taken out of them: each time that of the longest row left.
+    pub fn without_longest(rows: &mut [f64], cols: usize, directions: usize) -> f64 = without_longest_body;
+}
+
+#[inline(always)]
+fn without_longest_body(rows: &mut [f64], cols: usize, directions: usize) -> f64 {
+    let cols = cols.max(1);
+    let mut squares: Vec<f64> = rows.chunks_exact(cols).map(|row| dot(row, row)).collect();
+    let mut direction = vec![0.0; cols];
+    for _ in 0..directions {
+        let Some((longest, square)) = squares.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)) else {
+            break;
+        };
+        if *square <= 0.0 || !square.is_finite() {
+            break;
+        }
+        let inverse = 1.0 / square.sqrt();
+        direction.iter_mut().zip(&rows[longest * cols..]).for_each(|(d, x)| *d = x * inverse);
+        for (row, square) in rows.chunks_exact_mut(cols).zip(&mut squares) {
+            let part = dot(row, &direction);
+            row.iter_mut().zip(&direction).for_each(|(x, d)| *x -= part * d);
+            // What is taken out is orthogonal to what stays.
+            *square -= part * part;
+        }
+    }
+    rows.chunks_exact(cols).map(|row| dot(row, row)).sum()
+}
+
+/// In sixteen sums, so that it is vectorised.
+#[inline(always)]
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 16];
+    let (a, rest_a) = a.as_chunks::<16>();
+    let (b, rest_b) = b.as_chunks::<16>();
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +155,26 @@ mod tests {
                 Ok(())
             })?;
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_product_is_what_was_added_to_it() {
+        let (rows, cols, rank) = (20, 24, 3);
+        let factor = |i: usize, k: usize| ((i * 31 + k * 17) % 23) as f64 - 11.0;
+        for noise in [0.0, 1e-3] {
+            let matrix = (0..rows * cols).map(|at| {
+                let (i, j) = (at / cols, at % cols);
+                let product: f64 = (0..rank).map(|k| factor(i, k) * factor(j + 50, k)).sum();
+                product + if (i + j) % 2 == 0 { noise } else { -noise * ((i * j) % 5) as f64 }
+            });
+            let mut matrix: Vec<f64> = matrix.collect();
+            let left = without_longest(&mut matrix, cols, rank);
+            let size = (rows * cols) as f64;
+            assert!(
+                left < size * (10.0 * noise * noise + 1e-18) && left >= 0.1 * size * noise * noise,
+                "{noise} {left}"
+            );
+        }
+        assert_eq!(without_longest(&mut [], 0, 3), 0.0);
     }
 }

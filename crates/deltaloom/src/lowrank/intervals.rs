@@ -20,6 +20,43 @@ pub(super) fn intervals(
     }
 }
 
+/// Targets less references, and half the distance of neighbours about the target; infinite as above.
+pub(super) fn differences(
+    number: Number,
+    target: &[u8],
+    reference: &[u8],
+    differences: &mut [f64],
+    halves: &mut [f64],
+) {
+    match (number.bits(), number.mantissa_bits()) {
+        (16, 7) => run_differences::<2, 8, 7>(target, reference, differences, halves),
+        (16, _) => run_differences::<2, 5, 10>(target, reference, differences, halves),
+        _ => run_differences::<4, 8, 23>(target, reference, differences, halves),
+    }
+}
+
+#[inline(always)]
+fn run_differences<const B: usize, const E: u32, const M: u32>(
+    target: &[u8],
+    reference: &[u8],
+    differences: &mut [f64],
+    halves: &mut [f64],
+) {
+    let pairs = target.as_chunks::<B>().0.iter().zip(reference.as_chunks::<B>().0);
+    for ((t, r), (difference, half)) in pairs.zip(differences.iter_mut().zip(halves)) {
+        let (t, r) = (word(t), word(r));
+        let infinite = ((1 << E) - 1) << M;
+        let magnitude = |bits: u32| bits & ((1 << (E + M)) - 1);
+        let signed = |bits: u32| {
+            let value = value::<E, M>(magnitude(bits)).to_bits();
+            f64::from_bits(value | u64::from(bits >> (E + M)) << 63)
+        };
+        let is_finite = magnitude(t) < infinite && magnitude(r) < infinite;
+        *difference = if is_finite { signed(t) - signed(r) } else { 0.0 };
+        *half = if is_finite { 0.5 * step::<E, M>(signed(t)).0 } else { f64::INFINITY };
+    }
+}
+
 #[inline(always)]
 fn run<const B: usize, const E: u32, const M: u32>(
     rule: ProductRule,

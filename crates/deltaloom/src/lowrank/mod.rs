@@ -96,7 +96,9 @@ pub(crate) fn fit(matrix: &Matrix<'_>) -> Option<Factors> {
     (bits < quantise::cost(matrix, &rows, None)).then_some(factors)
 }
 
-fn knob(name: &str, default: f64) -> f64 { std::env::var(name).map_or(default, |v| v.parse().unwrap_or(default)) }
+fn knob(name: &str, default: f64) -> f64 {
+    std::env::var(name).map_or(default, |v| v.parse().unwrap_or(default))
+}
 
 #[cfg(test)]
 mod tests;

@@ -86,7 +86,12 @@ impl Whitening {
 }
 
 /// Squares of the largest singular values of the whitened difference, and as many rows of length 1 that span its row space.
-fn row_space(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, directions: usize) -> (Vec<f64>, Vec<f64>) {
+fn row_space(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    whitening: &Whitening,
+    directions: usize,
+) -> (Vec<f64>, Vec<f64>) {
     let mut columns = signs(matrix.cols * directions);
     for _ in 0..2 {
         let mut images = vec![0.0; rows.len() * directions];
@@ -108,7 +113,14 @@ fn row_space(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, directi
 }
 
 /// The difference times `columns`, which has a row of `directions` for every column of the matrix.
-fn images_of(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, columns: &[f64], directions: usize, images: &mut [f64]) {
+fn images_of(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    whitening: &Whitening,
+    columns: &[f64],
+    directions: usize,
+    images: &mut [f64],
+) {
     for_blocks(matrix, rows, whitening, |start, count, differences| {
         let images = &mut images[start * directions..][..count * directions];
         matrix::add_product(
@@ -122,7 +134,11 @@ fn images_of(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, columns
 }
 
 /// Adds the transposed difference times `images`.
-fn add_preimages(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, images: &[f64],
+fn add_preimages(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    whitening: &Whitening,
+    images: &[f64],
     directions: usize,
     columns: &mut [f64],
 ) {
@@ -134,7 +150,12 @@ fn add_preimages(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, ima
 }
 
 /// Calls `f` with the first place, the number of rows and the differences of each block.
-fn for_blocks(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, mut f: impl FnMut(usize, usize, &[f64])) {
+fn for_blocks(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    whitening: &Whitening,
+    mut f: impl FnMut(usize, usize, &[f64]),
+) {
     let mut differences = vec![0.0; BLOCK_ROWS * matrix.cols];
     let mut halves = vec![0.0; matrix.cols];
     for (block, rows) in rows.chunks(BLOCK_ROWS).enumerate() {
@@ -142,7 +163,9 @@ fn for_blocks(matrix: &Matrix<'_>, rows: &[usize], whitening: &Whitening, mut f:
             matrix.intervals(ProductRule::Sum, *row, differences, &mut halves);
         }
         let start = block * BLOCK_ROWS;
-        for (differences, by_row) in differences.chunks_exact_mut(matrix.cols).zip(&whitening.rows[start..][..rows.len()]) {
+        for (differences, by_row) in
+            differences.chunks_exact_mut(matrix.cols).zip(&whitening.rows[start..][..rows.len()])
+        {
             differences.iter_mut().zip(&whitening.cols).for_each(|(d, by_col)| *d *= by_row * by_col);
         }
         f(start, rows.len(), &differences[..rows.len() * matrix.cols]);

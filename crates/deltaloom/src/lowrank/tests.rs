@@ -35,12 +35,18 @@ fn measure() {
         done += 1;
         let cols = info.shape[1] as usize;
         let matrix = Matrix::new(info.number(), cols, &target, &reference).unwrap();
-        let start = Instant::now();
         let detected = detect::looks_low_rank(&matrix);
-        let detector = start.elapsed().as_secs_f64();
+        let once = || {
+            let start = Instant::now();
+            std::hint::black_box(detect::looks_low_rank(&matrix));
+            start.elapsed().as_secs_f64()
+        };
+        let detector = (0..9).map(|_| once()).fold(f64::MAX, f64::min);
         detections += usize::from(detected);
         detecting += detector;
-        if std::env::var("DETECT").is_ok() { continue; }
+        if std::env::var("DETECT").is_ok() {
+            continue;
+        }
         let start = Instant::now();
         let factors = fit(&matrix);
         let elapsed = start.elapsed().as_secs_f64();
