@@ -2,7 +2,8 @@
 //! The arithmetic is the format's to the last bit: products are added in the order of the rank, and nothing is fused.
 
 use crate::Number;
-use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 
 /// How the product and the reference become the prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,46 +124,111 @@ struct Shape {
     cols: usize,
 }
 
-per_isa! {
-    /// Predicts 16-bit floats.
-    fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values: &mut [u8]) = predict_singles_body;
+/// Predicts 16-bit floats on the instruction set in use.
+fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calling functions with detected target features")]
+    // SAFETY: `isa` gives what was detected.
+    match isa() {
+        Isa::Avx512 => return unsafe { wide::singles_avx512(shape, left, panels, values) },
+        Isa::Avx2 => return unsafe { wide::singles_avx2(shape, left, panels, values) },
+        Isa::Scalar => {}
+    }
+    predict_singles_body::<ROWS>(shape, left, panels, values);
 }
 
-per_isa! {
-    /// Predicts F32.
-    fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values: &mut [u8]) = predict_doubles_body;
+/// Predicts F32 on the instruction set in use.
+fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calling functions with detected target features")]
+    // SAFETY: `isa` gives what was detected.
+    match isa() {
+        Isa::Avx512 => return unsafe { wide::doubles_avx512(shape, left, panels, values) },
+        Isa::Avx2 => return unsafe { wide::doubles_avx2(shape, left, panels, values) },
+        Isa::Scalar => {}
+    }
+    predict_doubles_body::<ROWS>(shape, left, panels, values);
+}
+
+/// Rows whose products are computed together, so many that their sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
+const ROWS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
+
+/// The same loops for longer vectors. Nothing is fused: the compiler does that only where it is told to.
+#[cfg(target_arch = "x86_64")]
+mod wide {
+    use super::{DOUBLES, SINGLES, Shape, predict_doubles_body, predict_singles_body};
+
+    macro_rules! widened {
+        ($name:ident, $body:ident, $number:ty, $cols:ident, $rows:literal, $features:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(
+                shape: Shape,
+                left: &[$number],
+                panels: &[[$number; $cols]],
+                values: &mut [u8],
+            ) {
+                $body::<$rows>(shape, left, panels, values);
+            }
+        };
+    }
+
+    widened!(singles_avx2, predict_singles_body, f32, SINGLES, 2, "avx2,bmi1,bmi2,lzcnt,popcnt");
+    widened!(doubles_avx2, predict_doubles_body, f64, DOUBLES, 2, "avx2,bmi1,bmi2,lzcnt,popcnt");
+    widened!(
+        singles_avx512,
+        predict_singles_body,
+        f32,
+        SINGLES,
+        4,
+        "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
+    );
+    widened!(
+        doubles_avx512,
+        predict_doubles_body,
+        f64,
+        DOUBLES,
+        4,
+        "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
+    );
 }
 
 #[inline(always)]
-fn predict_singles_body(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values: &mut [u8]) {
+fn predict_singles_body<const R: usize>(
+    shape: Shape,
+    left: &[f32],
+    panels: &[[f32; SINGLES]],
+    values: &mut [u8],
+) {
     match (shape.number, shape.rule) {
-        (F16, ProductRule::Sum) => panels_of::<_, SINGLES, 2>(shape, left, panels, values, f16_sum),
+        (F16, ProductRule::Sum) => panels_of::<_, SINGLES, 2, R>(shape, left, panels, values, f16_sum),
         (F16, ProductRule::RoundedProduct) => {
-            panels_of::<_, SINGLES, 2>(shape, left, panels, values, f16_rounded_product);
+            panels_of::<_, SINGLES, 2, R>(shape, left, panels, values, f16_rounded_product);
         }
-        (_, ProductRule::Sum) => panels_of::<_, SINGLES, 2>(shape, left, panels, values, bf16_sum),
+        (_, ProductRule::Sum) => panels_of::<_, SINGLES, 2, R>(shape, left, panels, values, bf16_sum),
         (_, ProductRule::RoundedProduct) => {
-            panels_of::<_, SINGLES, 2>(shape, left, panels, values, bf16_rounded_product);
+            panels_of::<_, SINGLES, 2, R>(shape, left, panels, values, bf16_rounded_product);
         }
     }
 }
 
 #[inline(always)]
-fn predict_doubles_body(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values: &mut [u8]) {
+fn predict_doubles_body<const R: usize>(
+    shape: Shape,
+    left: &[f64],
+    panels: &[[f64; DOUBLES]],
+    values: &mut [u8],
+) {
     match shape.rule {
-        ProductRule::Sum => panels_of::<_, DOUBLES, 4>(shape, left, panels, values, f32_sum),
+        ProductRule::Sum => panels_of::<_, DOUBLES, 4, R>(shape, left, panels, values, f32_sum),
         ProductRule::RoundedProduct => {
-            panels_of::<_, DOUBLES, 4>(shape, left, panels, values, f32_rounded_product);
+            panels_of::<_, DOUBLES, 4, R>(shape, left, panels, values, f32_rounded_product);
         }
     }
 }
-
-/// Rows whose products are computed together: their sums stay in registers.
-const ROWS: usize = 2;
 
 /// All panels of all rows; `predict` makes the prediction of a reference and its product, in the low bits.
 #[inline(always)]
-fn panels_of<T, const C: usize, const B: usize>(
+fn panels_of<T, const C: usize, const B: usize, const R: usize>(
     shape: Shape,
     left: &[T],
     panels: &[[T; C]],
@@ -174,41 +240,49 @@ fn panels_of<T, const C: usize, const B: usize>(
     let row_bytes = shape.cols * B;
     for (panel, panel_bytes) in panels.chunks_exact(shape.rank).zip((0..row_bytes).step_by(C * B)) {
         let place = panel_bytes..row_bytes.min(panel_bytes + C * B);
-        let mut rows = values.chunks_mut(ROWS * row_bytes);
-        for left in left.chunks(ROWS * shape.rank) {
-            let Some(rows) = rows.next() else { return };
-            let mut sums = [[T::default(); C]; ROWS];
-            if let Some((first, second)) = left.split_at_checked(shape.rank).filter(|(_, b)| !b.is_empty()) {
-                for ((run, a), b) in panel.iter().zip(first).zip(second) {
-                    for c in 0..C {
-                        sums[0][c] = sums[0][c] + *a * run[c];
-                        sums[1][c] = sums[1][c] + *b * run[c];
-                    }
-                }
-            } else {
-                for (run, a) in panel.iter().zip(left) {
-                    for c in 0..C {
-                        sums[0][c] = sums[0][c] + *a * run[c];
-                    }
-                }
-            }
+        let groups = left.chunks_exact(R * shape.rank);
+        let (rest, whole) = (groups.remainder(), groups.len() * R * row_bytes);
+        let (values, rest_values) = values.split_at_mut(whole);
+        for (left, rows) in groups.zip(values.chunks_exact_mut(R * row_bytes)) {
+            let sums: [[T; C]; R] = sums(panel, left);
             for (row, sums) in rows.chunks_exact_mut(row_bytes).zip(&sums) {
-                let values = &mut row[place.clone()];
-                if let Some((values, [])) = Some(values.as_chunks_mut::<B>()) {
-                    finish(values, sums, predict);
-                }
+                finish::<_, C, B>(&mut row[place.clone()], sums, predict);
+            }
+        }
+        for (left, row) in rest.chunks_exact(shape.rank).zip(rest_values.chunks_exact_mut(row_bytes)) {
+            let [sums]: [[T; C]; 1] = sums(panel, left);
+            finish::<_, C, B>(&mut row[place.clone()], &sums, predict);
+        }
+    }
+}
+
+/// The products of `R` rows with a panel.
+#[inline(always)]
+fn sums<T, const C: usize, const R: usize>(panel: &[[T; C]], left: &[T]) -> [[T; C]; R]
+where
+    T: Copy + Default + std::ops::Mul<Output = T> + std::ops::Add<Output = T>,
+{
+    let rows: [&[T]; R] = std::array::from_fn(|r| &left[r * panel.len()..][..panel.len()]);
+    let mut sums = [[T::default(); C]; R];
+    for (k, run) in panel.iter().enumerate() {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let factor = row[k];
+            for c in 0..C {
+                sums[c] = sums[c] + factor * run[c];
             }
         }
     }
+    sums
 }
 
 /// Predicts the elements of a row in a panel.
 #[inline(always)]
 fn finish<T: Copy, const C: usize, const B: usize>(
-    values: &mut [[u8; B]],
+    values: &mut [u8],
     sums: &[T; C],
     predict: impl Fn(u32, T) -> u32,
 ) {
+    let (values, _) = values.as_chunks_mut::<B>();
     let one = |value: &mut [u8; B], sum: T| {
         let mut word = [0; 4];
         word[..B].copy_from_slice(value);
@@ -227,7 +301,7 @@ fn finish<T: Copy, const C: usize, const B: usize>(
 #[inline(always)]
 fn bf16_sum(reference: u32, product: f32) -> u32 {
     let sum = bf16_bits(f32::from_bits(reference << 16) + product);
-    if reference & 0x7f80 == 0x7f80 { reference } else { sum }
+    select(reference & 0x7f80 == 0x7f80, reference, sum)
 }
 
 #[inline(always)]
@@ -238,7 +312,7 @@ fn bf16_rounded_product(reference: u32, product: f32) -> u32 {
 #[inline(always)]
 fn f16_sum(reference: u32, product: f32) -> u32 {
     let sum = f16_bits(f16_value(reference) + product);
-    if reference & 0x7c00 == 0x7c00 { reference } else { sum }
+    select(reference & 0x7c00 == 0x7c00, reference, sum)
 }
 
 #[inline(always)]
@@ -247,14 +321,14 @@ fn f16_rounded_product(reference: u32, product: f32) -> u32 {
     let bits = f16_bits(product);
     let rounded = f16_value(bits);
     let infinite = f32::from_bits(f32::INFINITY.to_bits() | product.to_bits() & 0x8000_0000);
-    f16_sum(reference, if bits & 0x7c00 == 0x7c00 { infinite } else { rounded })
+    f16_sum(reference, f32::from_bits(select(bits & 0x7c00 == 0x7c00, infinite.to_bits(), rounded.to_bits())))
 }
 
 #[inline(always)]
 fn f32_sum(reference: u32, product: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "the rounding of the format")]
     let sum = (f64::from(f32::from_bits(reference)) + product) as f32;
-    if reference & 0x7f80_0000 == 0x7f80_0000 { reference } else { sum.to_bits() }
+    select(reference & 0x7f80_0000 == 0x7f80_0000, reference, sum.to_bits())
 }
 
 #[inline(always)]
@@ -262,6 +336,12 @@ fn f32_rounded_product(reference: u32, product: f64) -> u32 {
     // Single numbers added in double precision and rounded are the rounded sum: 53 bits are twice 24 and more.
     #[expect(clippy::cast_possible_truncation, reason = "the rounding of the format")]
     f32_sum(reference, f64::from(product as f32))
+}
+
+/// One or the other by arithmetic: which of them is as good as random, and a branch would be guessed wrong.
+#[inline(always)]
+fn select(is_first: bool, first: u32, second: u32) -> u32 {
+    second ^ (first ^ second) & u32::from(is_first).wrapping_neg()
 }
 
 /// A number that is not NaN, rounded to BF16.
@@ -287,8 +367,8 @@ fn f16_bits(value: f32) -> u32 {
     // Adding 1/2 leaves a subnormal F16 in the lowest bits, rounded.
     let small = (f32::from_bits(magnitude) + f32::from_bits(HALF)).to_bits().wrapping_sub(HALF);
     let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + (magnitude >> 13 & 1)) >> 13;
-    let rounded = if magnitude < 113 << 23 { small } else { normal };
-    let rounded = if magnitude >= 143 << 23 { 0x7c00 } else { rounded };
+    let rounded = select(magnitude < 113 << 23, small, normal);
+    let rounded = select(magnitude >= 143 << 23, 0x7c00, rounded);
     rounded | bits >> 16 & 0x8000
 }
 

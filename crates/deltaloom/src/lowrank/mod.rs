@@ -72,6 +72,11 @@ impl<'a> Matrix<'a> {
 const MIN_SIDE: usize = 32;
 /// Rank that is found at most: the time of a pass grows with its square.
 const MAX_FITTED_RANK: usize = 64;
+/// Elements from which the right factor is found.
+const FITTED_ELEMS: usize = 1 << 21;
+/// Passes over them: in two of least squares the factors settle, three more bring them between the bounds.
+const SQUARES_PASSES: usize = 2;
+const SIXTH_PASSES: usize = 3;
 /// Part of the middle half width that is added to all.
 const FLOOR: f64 = 0.1;
 
@@ -80,24 +85,31 @@ pub(crate) fn fit(matrix: &Matrix<'_>) -> Option<Factors> {
     if !detect::looks_low_rank(matrix) {
         return None;
     }
-    let rows: Vec<usize> = (0..matrix.rows).collect();
-    let scan = range::scan(matrix, &rows, MAX_FITTED_RANK)?;
+    // The right factor is found on a part of the rows, and the left one then row by row.
+    let step = (matrix.rows * matrix.cols).div_ceil(FITTED_ELEMS).clamp(1, matrix.rows / MIN_SIDE);
+    let sample: Vec<usize> = (0..matrix.rows).step_by(step).collect();
+    let scan = range::scan(matrix, &sample, MAX_FITTED_RANK)?;
     let mut real = scan.factors;
-    let floor = scan.middle_half * knob("FLOOR", FLOOR);
+    let floor = scan.middle_half * FLOOR;
     let squares = Pass { rule: ProductRule::Sum, norm: Norm::Squares, floor };
-    refine::pass(matrix, &rows, squares, &mut real, true);
-    refine::pass(matrix, &rows, squares, &mut real, true);
-    let rule = quantise::choose_rank_and_rule(matrix, &rows, &mut real, scan.middle_half)?;
-    let sixth = Pass { rule, norm: Norm::Sixth, floor };
-    for _ in 0..knob("PASSES", 3.0) as usize {
-        refine::pass(matrix, &rows, sixth, &mut real, true);
+    for _ in 0..SQUARES_PASSES {
+        refine::pass(matrix, &sample, squares, &mut real, true);
     }
-    let (bits, factors) = quantise::quantise(matrix, &rows, sixth, real, scan.middle_half)?;
+    let rule = quantise::choose_rank_and_rule(matrix, &sample, &mut real, scan.middle_half)?;
+    let sixth = Pass { rule, norm: Norm::Sixth, floor };
+    for _ in 0..SIXTH_PASSES {
+        refine::pass(matrix, &sample, sixth, &mut real, true);
+    }
+    let (step, mut real) = quantise::quantise(matrix, &sample, sixth, real, scan.middle_half)?;
+    let rows: Vec<usize> = (0..matrix.rows).collect();
+    if sample.len() < rows.len() {
+        real.left = vec![0.0; rows.len() * real.rank];
+        refine::pass(matrix, &rows, Pass { rule, ..squares }, &mut real, false);
+        refine::pass(matrix, &rows, sixth, &mut real, false);
+    }
+    let factors = quantise::rounded(&real, rule, step)?;
+    let bits = quantise::total_bits(matrix, &rows, &factors);
     (bits < quantise::cost(matrix, &rows, None)).then_some(factors)
-}
-
-fn knob(name: &str, default: f64) -> f64 {
-    std::env::var(name).map_or(default, |v| v.parse().unwrap_or(default))
 }
 
 #[cfg(test)]

@@ -77,48 +77,45 @@ fn cut(real: &Real, rank: usize) -> Real {
     Real { rank, left, right: real.right[..rank * cols].to_vec() }
 }
 
-fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
+pub(super) fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
     cost(matrix, rows, Some(factors)) + 8 * factors.to_bytes().len() as u64
 }
 
-/// Bits of factors and residual, and the factors, rounded with the step that costs least, the right one first, so that the left one makes good what it can.
+/// The step that costs least and factors for it, the right one in multiples of it, the left one fitted to make good what that changed.
 pub(super) fn quantise(
     matrix: &Matrix<'_>,
     rows: &[usize],
     pass: Pass,
     mut real: Real,
     half: f64,
-) -> Option<(u64, Factors)> {
+) -> Option<(f64, Real)> {
     let singular = balance(&mut real);
-    let mut best: Option<(u64, Factors)> = None;
-    let mut step = first_step(matrix, rows, &singular, half);
+    let mut best: Option<(u64, f64, Real)> = None;
     let mut try_step = |step: f64| {
         let mut own = real.clone();
         own.right.iter_mut().for_each(|v| *v = (*v / step).round() * step);
         refine::pass(matrix, rows, pass, &mut own, false);
         let Some(factors) = rounded(&own, pass.rule, step) else { return false };
         let bits = total_bits(matrix, rows, &factors);
-        let is_better = best.as_ref().is_none_or(|(least, _)| bits < *least);
+        let is_better = best.as_ref().is_none_or(|(least, ..)| bits < *least);
         if is_better {
-            best = Some((bits, factors));
+            best = Some((bits, step, own));
         }
         is_better
     };
     // Downhill from the first step, to either side.
-    try_step(step);
-    let first = step;
+    let first = first_step(matrix, rows, &singular, half);
+    try_step(first);
     for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
-        step = first * factor;
-        let mut is_downhill = false;
+        let mut step = first * factor;
         while try_step(step) {
-            is_downhill = true;
             step *= factor;
         }
-        if is_downhill {
+        if step != first * factor {
             break;
         }
     }
-    best
+    best.map(|(_, step, real)| (step, real))
 }
 
 /// A step with which the product is off by a small part of the half width.
@@ -130,7 +127,7 @@ fn first_step(matrix: &Matrix<'_>, rows: &[usize], singular: &[f64], half: f64) 
 }
 
 /// Factors in multiples of a step. `None` when they are too large for it.
-fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
+pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
     #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
     let scale = (step * step) as f32;
     let largest = real.left.iter().chain(&real.right).fold(0.0f64, |most, x| most.max(x.abs()));

@@ -73,3 +73,63 @@ fn measure() {
         original as f64 / total as f64
     );
 }
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_large() {
+    let side: usize = std::env::var("SIDE").unwrap().parse().unwrap();
+    let rank: usize = std::env::var("RANK").unwrap().parse().unwrap();
+    let size: f64 = std::env::var("SIZE").map_or(0.003, |s| s.parse().unwrap());
+    let (target, reference) = merged(side, side, rank, size);
+    let matrix = Matrix::new(Number::float(8, 7), side, &target, &reference).unwrap();
+    let start = Instant::now();
+    println!("detected {} in {:.3} ms", detect::looks_low_rank(&matrix), start.elapsed().as_secs_f64() * 1e3);
+    let start = Instant::now();
+    let factors = fit(&matrix);
+    let elapsed = start.elapsed().as_secs_f64();
+    let rows: Vec<usize> = (0..matrix.rows).collect();
+    let plain = quantise::cost(&matrix, &rows, None) / 8;
+    if let Some(f) = factors {
+        let (bytes, residual) = (f.to_bytes().len(), quantise::cost(&matrix, &rows, Some(&f)) / 8);
+        println!(
+            "{side} rank {} {:?} factors {bytes} residual {residual} plain {plain} ratio {:.2} in {elapsed:.2} s",
+            f.rank,
+            f.rule,
+            target.len() as f64 / (bytes as f64 + residual as f64)
+        );
+    } else {
+        println!("none, plain {plain}, {elapsed:.2} s");
+    }
+}
+
+/// A BF16 matrix of normal weights, and the same with a product of random factors of mean square `size` added as two BF16 tensors are.
+fn merged(rows: usize, cols: usize, rank: usize, size: f64) -> (Vec<u8>, Vec<u8>) {
+    let mut state = 7u64;
+    let mut normal = move || {
+        let mut sum = 0.0;
+        for _ in 0..12 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            sum += (state >> 40) as f64 / (1u64 << 24) as f64;
+        }
+        sum - 6.0
+    };
+    let scale = size / (rank as f64).sqrt();
+    let left: Vec<f64> = (0..rows * rank).map(|_| normal() * scale).collect();
+    let right: Vec<f64> = (0..rank * cols).map(|_| normal()).collect();
+    let mut product = vec![0.0; rows * cols];
+    deltaloom_kernels::matrix::add_product(
+        deltaloom_kernels::matrix::Strided::rows(&left, rank),
+        &right,
+        rank,
+        cols,
+        &mut product,
+    );
+    let round = |x: f32| half::bf16::from_f32(x);
+    let (mut target, mut reference) = (Vec::new(), Vec::new());
+    for product in product {
+        let before = round((normal() * 0.02) as f32);
+        reference.extend(before.to_le_bytes());
+        target.extend(round(before.to_f32() + round(product as f32).to_f32()).to_le_bytes());
+    }
+    (target, reference)
+}
