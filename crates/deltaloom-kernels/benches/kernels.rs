@@ -16,6 +16,7 @@ use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, count_tops, escape_bits};
 use deltaloom_kernels::isa::{self, Isa, lower_to};
 use deltaloom_kernels::keys::{self, KEYS, KeyRule};
+use deltaloom_kernels::product::{ProductRule, RightFactor};
 use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES, PROB_SCALE, StreamReader};
 use deltaloom_kernels::{Number, steps, ulp};
 
@@ -53,6 +54,9 @@ fn counted(kernel: &mut Kernel) {
 
 fn measure() {
     let mut kernels = kernels();
+    if let Ok(f) = std::env::var("ONLY") {
+        kernels.retain(|k| k.name.contains(&f));
+    }
     let isas = Isa::available();
     let mut nanos = vec![vec![Vec::new(); isas.len()]; kernels.len()];
     for round in 0..=ROUNDS {
@@ -144,6 +148,11 @@ fn kernels() -> Vec<Kernel> {
         all.push(distance_kernel(name, number, &target, &prediction));
         all.extend(key_kernels(name, number, &prediction, &target));
         all.extend(field_kernels(name, number, &prediction));
+    }
+    for (name, number) in
+        [("BF16", Number::float(8, 7)), ("F16", Number::float(5, 10)), ("FP32", Number::float(8, 23))]
+    {
+        all.push(product_kernel(name, number, &mut random));
     }
     all
 }
@@ -293,6 +302,24 @@ fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> 
         kernel(format!("histogram by context, {name}"), count),
         kernel(format!("absolute steps, {name}"), steps),
     ]
+}
+
+/// A chunk of a matrix of 4096 columns, and factors of rank 16.
+fn product_kernel(name: &str, number: Number, random: &mut Random) -> Kernel {
+    const COLS: usize = 4096;
+    let rank: usize = std::env::var("RANK").map_or(16, |r| r.parse().unwrap());
+    let mut factor = |count: usize| -> Vec<i32> {
+        (0..count).map(|_| i32::try_from(random.below(1 << 14)).unwrap() - (1 << 13)).collect()
+    };
+    let (left, right) = (factor(ELEMS / COLS * rank), factor(rank * COLS));
+    let right = RightFactor::new(number, 1e-10, &right, rank, COLS).unwrap();
+    let before = weights(number, random);
+    let mut values = before.clone();
+    kernel(format!("low-rank prediction, {name}, rank {rank}"), move || {
+        values.copy_from_slice(&before);
+        right.predict(ProductRule::RoundedProduct, &left, &mut values);
+        black_box(&values);
+    })
 }
 
 fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {

@@ -1,4 +1,4 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams.
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
 pub mod adapter;
@@ -6,7 +6,9 @@ pub mod bits;
 pub mod fields;
 pub mod isa;
 pub mod keys;
+pub mod matrix;
 pub mod number;
+pub mod product;
 pub mod rans;
 pub mod steps;
 pub mod tokens;

@@ -1,0 +1,76 @@
+//! Whether a difference looks like a product of small factors, from a sample as small as the cube root of the tensor on each side.
+//! It says yes too often rather than fit every tensor; the fit has the last word.
+
+use deltaloom_kernels::matrix;
+
+use super::{Matrix, intervals};
+
+/// Columns that are sampled side by side.
+const RUN: usize = 16;
+/// Sampled rows and columns.
+const SIDES: std::ops::RangeInclusive<usize> = 32..=192;
+/// Ranks that are seen, as a part of the side.
+const SIDES_PER_RANK: usize = 3;
+/// Most that may be left, in mean squares of what rounding leaves, and least by which the difference must be above that.
+const MOST_LEFT: f64 = 2.0;
+const LEAST_EXPLAINED: f64 = 6.0;
+
+/// Takes a time that grows with the number of elements, far below that of packing them.
+pub(super) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
+    let side = cube_root(matrix.rows.saturating_mul(matrix.cols)).clamp(*SIDES.start(), *SIDES.end());
+    let (rows, runs) = (side.min(matrix.rows), side.min(matrix.cols) / RUN);
+    let cols = runs * RUN;
+    // A row for every sampled column of the matrix.
+    let mut sample = differences(matrix, rows, runs);
+    let whole: f64 = sample.iter().map(|d| d * d).sum();
+    let ranks = rows.min(cols) / SIDES_PER_RANK;
+    let left = matrix::without_longest(&mut sample, rows, ranks);
+    let freedom = ((rows - ranks) * cols) as f64;
+    left <= MOST_LEFT * freedom && whole * freedom >= LEAST_EXPLAINED * left * (rows * cols) as f64
+}
+
+/// Differences of a sample in units of what rounding leaves in their row and column, a row of `rows` for every column.
+fn differences(matrix: &Matrix<'_>, rows: usize, runs: usize) -> Vec<f64> {
+    let size = matrix.number.bytes();
+    let cols = runs * RUN;
+    let place = |i: usize, count: usize, all: usize| if count > 1 { i * all / (count - 1) } else { 0 };
+    let (mut centres, mut halves) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
+    for (i, (centres, halves)) in
+        centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)).enumerate()
+    {
+        let row = place(i, rows, matrix.rows - 1);
+        let (target, reference) = (matrix.target_row(row), matrix.reference_row(row));
+        for (j, (centres, halves)) in
+            centres.chunks_exact_mut(RUN).zip(halves.chunks_exact_mut(RUN)).enumerate()
+        {
+            let start = place(j, runs, matrix.cols - RUN) * size;
+            let bytes = start..start + RUN * size;
+            let (target, reference) = (&target[bytes.clone()], &reference[bytes]);
+            intervals::differences(matrix.number, target, reference, centres, halves);
+        }
+        // An element without bounds counts as one without a difference.
+        let squares = halves.iter_mut().map(|half| {
+            *half = if half.is_finite() { *half * *half } else { 0.0 };
+            *half
+        });
+        let inverse = 1.0 / (squares.sum::<f64>() / cols as f64).max(f64::MIN_POSITIVE);
+        halves.iter_mut().for_each(|half| *half *= inverse);
+        let inverse = inverse.sqrt();
+        centres.iter_mut().for_each(|centre| *centre *= inverse);
+    }
+    let mut sums = vec![0.0; cols];
+    for halves in halves.chunks_exact(cols) {
+        sums.iter_mut().zip(halves).for_each(|(sum, half)| *sum += half);
+    }
+    // Errors are evenly spread between the bounds: a third of the square of the half width.
+    let inverses: Vec<f64> =
+        sums.iter().map(|sum| (3.0 * rows as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()).collect();
+    (0..cols)
+        .flat_map(|j| (0..rows).map(move |i| (i, j)))
+        .map(|(i, j)| centres[i * cols + j] * inverses[j])
+        .collect()
+}
+
+fn cube_root(n: usize) -> usize {
+    (1..=*SIDES.end()).take_while(|root| root * root * root <= n).last().unwrap_or(0)
+}

@@ -1,0 +1,186 @@
+//! Two factors in integers and their bytes; docs/format.md section 10.1.
+//! How they were found is not known here.
+
+use deltaloom_kernels::Number;
+use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::product::{MAX_RANK, ProductRule, RightFactor};
+
+use crate::entropy::bytes::ByteReader;
+use crate::error::{Error, Result};
+
+const MAX_PARAMETER: u32 = 31;
+/// Largest unary part of a Rice code.
+const MAX_UNARY: u32 = 255;
+
+/// A matrix as `scale * left * right`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Factors {
+    pub(crate) rule: ProductRule,
+    pub(crate) scale: f32,
+    pub(crate) rank: usize,
+    /// Rows of `rank`.
+    pub(crate) left: Vec<i32>,
+    /// `rank` rows of as many as the matrix has columns.
+    pub(crate) right: Vec<i32>,
+}
+
+impl Factors {
+    /// The bytes that [`Self::parse`] reads. Every number's magnitude is below 2^30.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let cols = self.right.len() / self.rank;
+        let column = |k: usize| self.left.iter().skip(k).step_by(self.rank).copied();
+        let left_parameters: Vec<u8> = (0..self.rank).map(|k| parameter(column(k))).collect();
+        let right_parameters: Vec<u8> =
+            self.right.chunks_exact(cols).map(|row| parameter(row.iter().copied())).collect();
+        let mut out = vec![self.rule as u8];
+        out.extend_from_slice(&u16::try_from(self.rank).unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&self.scale.to_le_bytes());
+        out.extend_from_slice(&left_parameters);
+        out.extend_from_slice(&right_parameters);
+        let mut bits = BitWriter::default();
+        for row in self.left.chunks_exact(self.rank) {
+            row.iter().zip(&left_parameters).for_each(|(value, k)| push(&mut bits, *value, *k));
+        }
+        for (row, k) in self.right.chunks_exact(cols).zip(&right_parameters) {
+            row.iter().for_each(|value| push(&mut bits, *value, *k));
+        }
+        out.extend_from_slice(&bits.finish());
+        out
+    }
+
+    /// Reads the factors of a matrix of `rows` and `cols`.
+    pub(crate) fn parse(bytes: &[u8], rows: usize, cols: usize) -> Result<Self> {
+        let bad = || Error::corrupt("factors are not well-formed");
+        let mut reader = ByteReader::new(bytes, "the factors of a tensor");
+        let rule = match reader.u8()? {
+            0 => ProductRule::Sum,
+            1 => ProductRule::RoundedProduct,
+            _ => return Err(bad()),
+        };
+        let rank = usize::from(u16::from_le_bytes(reader.array()?));
+        let scale = f32::from_le_bytes(reader.array()?);
+        if !(1..=MAX_RANK).contains(&rank) {
+            return Err(bad());
+        }
+        let left_parameters = reader.take(rank)?;
+        let right_parameters = reader.take(rank)?;
+        let coded = reader.rest();
+        let is_parameter = |k: &u8| u32::from(*k) <= MAX_PARAMETER;
+        // A number takes at least one bit, so this bounds the allocations by the bytes that are there.
+        let needed = rows.checked_add(cols).and_then(|sum| sum.checked_mul(rank)).ok_or_else(bad)?;
+        if needed > coded.len().saturating_mul(8)
+            || !left_parameters.iter().chain(right_parameters).all(is_parameter)
+        {
+            return Err(bad());
+        }
+        let mut bits = BitReader::new(coded);
+        let mut left = Vec::with_capacity(rows * rank);
+        for _ in 0..rows {
+            for k in left_parameters {
+                left.push(take(&mut bits, *k).ok_or_else(bad)?);
+            }
+        }
+        let mut right = Vec::with_capacity(rank * cols);
+        for k in right_parameters {
+            for _ in 0..cols {
+                right.push(take(&mut bits, *k).ok_or_else(bad)?);
+            }
+        }
+        bits.finish(0)?;
+        Ok(Self { rule, scale, rank, left, right })
+    }
+
+    /// The right factor ready for predicting.
+    pub(crate) fn right_factor(&self, number: Number) -> Result<RightFactor> {
+        RightFactor::new(number, self.scale, &self.right, self.rank, self.right.len() / self.rank)
+            .ok_or_else(|| Error::corrupt("the scale or the size of factors is not allowed"))
+    }
+}
+
+/// The parameter with which numbers take the fewest bits.
+fn parameter(values: impl Iterator<Item = i32> + Clone) -> u8 {
+    let largest = values.clone().map(fold).max().unwrap_or(0);
+    let least = (u32::BITS - largest.leading_zeros()).saturating_sub(MAX_UNARY.ilog2() + 1);
+    // Codes are shortest where the quotients are about 1; its neighbours are tried, too.
+    let mean = values.clone().map(|value| u64::from(fold(value))).sum::<u64>()
+        / values.clone().count().max(1) as u64;
+    let near = (u64::BITS - mean.leading_zeros()).saturating_sub(1);
+    let bits_with =
+        |k: &u32| values.clone().map(|value| u64::from(fold(value) >> k) + 1 + u64::from(*k)).sum::<u64>();
+    let best =
+        (near.saturating_sub(1)..=near + 1).map(|k| k.clamp(least, MAX_PARAMETER)).min_by_key(bits_with);
+    u8::try_from(best.unwrap_or(0)).unwrap_or(0)
+}
+
+fn fold(value: i32) -> u32 {
+    ((value << 1) ^ (value >> 31)).cast_unsigned()
+}
+
+fn push(bits: &mut BitWriter, value: i32, parameter: u8) {
+    let u = u64::from(fold(value));
+    let mut ones = u32::try_from(u >> parameter).unwrap_or(0);
+    while ones >= 32 {
+        bits.push(u64::from(u32::MAX), 32);
+        ones -= 32;
+    }
+    bits.push((1 << ones) - 1, ones + 1);
+    bits.push(u & ((1 << parameter) - 1), parameter.into());
+}
+
+fn take(bits: &mut BitReader<'_>, parameter: u8) -> Option<i32> {
+    let mut ones = 0;
+    loop {
+        let next = bits.clone().take(32);
+        let run = (!next).trailing_zeros().min(32);
+        ones += run;
+        bits.take(run);
+        if ones > MAX_UNARY {
+            return None;
+        }
+        if run < 32 {
+            bits.take(1);
+            break;
+        }
+    }
+    let u = u64::from(ones) << parameter | bits.take(parameter.into());
+    let u = u32::try_from(u).ok()?;
+    Some((u >> 1).cast_signed() ^ -(u & 1).cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn roundtrip(rows in 0usize..20, cols in 1usize..20, rank in 1usize..5, values in prop::collection::vec((any::<i32>(), 2u32..32), 1..50)) {
+            let value = |i: usize| values[i % values.len()].0 >> values[i % values.len()].1;
+            let factors = Factors {
+                rule: ProductRule::RoundedProduct, scale: 0.25, rank,
+                left: (0..rows * rank).map(value).collect(), right: (0..rank * cols).map(|i| value(i * 3 + 1)).collect(),
+            };
+            let bytes = factors.to_bytes();
+            prop_assert_eq!(&Factors::parse(&bytes, rows, cols).unwrap(), &factors);
+            prop_assert!(Factors::parse(&bytes[..bytes.len() - 1], rows, cols).is_err());
+            prop_assert!(Factors::parse(&[&bytes[..], &[0]].concat(), rows, cols).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), rank in 0u8..4, rows in 0usize..10, cols in 1usize..10) {
+            let bytes = [&[0, rank, 0, 0, 0, 0, 62][..], &bytes].concat();
+            if let Ok(factors) = Factors::parse(&bytes, rows, cols) {
+                prop_assert_eq!((factors.left.len(), factors.right.len()), (rows * factors.rank, factors.rank * cols));
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_sizes_do_not_allocate() {
+        let factors = Factors { rule: ProductRule::Sum, scale: 1.0, rank: 1, left: vec![1], right: vec![1] };
+        let bytes = factors.to_bytes();
+        for (rows, cols) in [(usize::MAX, 1), (usize::MAX / 2, 1), (1, 1 << 40)] {
+            assert!(Factors::parse(&bytes, rows, cols).is_err());
+        }
+    }
+}

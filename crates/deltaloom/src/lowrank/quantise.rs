@@ -1,0 +1,181 @@
+//! Factors rounded to integers, the step chosen by the bits of factors and residual together.
+//! Costs are those of the plan; nothing is encoded.
+
+use deltaloom_kernels::matrix::{self, Strided};
+use deltaloom_kernels::product::ProductRule;
+
+use super::algebra::{eigen, factorise, gram, packed, solve_upper};
+use super::factors::Factors;
+use super::refine::{self, Pass};
+use super::{Matrix, Real};
+use crate::entropy::log2::ONE_BIT;
+use crate::plan::{self, GroupInput};
+
+/// Elements on which costs are compared.
+const SAMPLE_ELEMS: usize = 1 << 18;
+/// First step: its error is this part of the middle half width.
+const FIRST_ERROR: f64 = 0.05;
+/// Largest magnitude of a factor.
+const MAX_FACTOR: f64 = (1u32 << 30) as f64;
+
+/// Bits of the residual of the matrix, with or without factors, estimated on a sample of its rows.
+pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors>) -> u64 {
+    let per_sample = (SAMPLE_ELEMS / matrix.cols).max(1);
+    let step = rows.len().div_ceil(per_sample).max(1);
+    let (mut target, mut prediction) = (Vec::new(), Vec::new());
+    let right = factors.and_then(|factors| Some((factors, factors.right_factor(matrix.number).ok()?)));
+    let mut sampled = 0;
+    for (at, row) in rows.iter().enumerate().step_by(step) {
+        target.extend_from_slice(matrix.target_row(*row));
+        let start = prediction.len();
+        prediction.extend_from_slice(matrix.reference_row(*row));
+        if let Some((factors, right)) = &right {
+            let left = &factors.left[at * factors.rank..][..factors.rank];
+            right.predict(factors.rule, left, &mut prediction[start..]);
+        }
+        sampled += 1;
+    }
+    let chunks = vec![(&target[..], &prediction[..])];
+    let input =
+        GroupInput { number: matrix.number, cols: matrix.cols, is_matrix: false, chunks, is_predicted: true };
+    let bits = plan::sample_cost(&input) / ONE_BIT;
+    bits * rows.len() as u64 / sampled.max(1)
+}
+
+/// Cuts the rank where the singular values fall most, if that costs less than keeping all, and gives the rule that costs less.
+pub(super) fn choose_rank_and_rule(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    real: &mut Real,
+    half: f64,
+) -> Option<ProductRule> {
+    let singular = balance(real);
+    let fall = |rank: &usize| singular[*rank - 1] / singular[*rank].max(f64::MIN_POSITIVE);
+    let steepest = (1..real.rank).max_by(|a, b| fall(a).total_cmp(&fall(b)));
+    let ranks = std::iter::once(real.rank).chain(steepest.filter(|rank| fall(rank) > 2.0));
+    let mut best: Option<(u64, Real, ProductRule)> = None;
+    for rank in ranks {
+        let cut = cut(real, rank);
+        let step = first_step(matrix, rows, &singular[..rank], half);
+        for rule in [ProductRule::Sum, ProductRule::RoundedProduct] {
+            let Some(factors) = rounded(&cut, rule, step) else { continue };
+            let bits = total_bits(matrix, rows, &factors);
+            if best.as_ref().is_none_or(|(least, ..)| bits < *least) {
+                best = Some((bits, cut.clone(), rule));
+            }
+        }
+    }
+    let (_, cut, rule) = best?;
+    *real = cut;
+    Some(rule)
+}
+
+/// The first `rank` directions.
+fn cut(real: &Real, rank: usize) -> Real {
+    let cols = real.right.len() / real.rank;
+    let left = real.left.chunks_exact(real.rank).flat_map(|row| &row[..rank]).copied().collect();
+    Real { rank, left, right: real.right[..rank * cols].to_vec() }
+}
+
+pub(super) fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
+    cost(matrix, rows, Some(factors)) + 8 * factors.to_bytes().len() as u64
+}
+
+/// The step that costs least and factors for it, the right one in multiples of it, the left one fitted to make good what that changed.
+pub(super) fn quantise(
+    matrix: &Matrix<'_>,
+    rows: &[usize],
+    pass: Pass,
+    mut real: Real,
+    half: f64,
+) -> Option<(f64, Real)> {
+    let singular = balance(&mut real);
+    let mut best: Option<(u64, f64, Real)> = None;
+    let mut try_step = |step: f64| {
+        let mut own = real.clone();
+        own.right.iter_mut().for_each(|v| *v = (*v / step).round() * step);
+        refine::pass(matrix, rows, pass, &mut own, false);
+        let Some(factors) = rounded(&own, pass.rule, step) else { return false };
+        let bits = total_bits(matrix, rows, &factors);
+        let is_better = best.as_ref().is_none_or(|(least, ..)| bits < *least);
+        if is_better {
+            best = Some((bits, step, own));
+        }
+        is_better
+    };
+    // Downhill from the first step, to either side.
+    let first = first_step(matrix, rows, &singular, half);
+    try_step(first);
+    for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
+        let mut step = first * factor;
+        while try_step(step) {
+            step *= factor;
+        }
+        if step != first * factor {
+            break;
+        }
+    }
+    best.map(|(_, step, real)| (step, real))
+}
+
+/// A step with which the product is off by a small part of the half width.
+fn first_step(matrix: &Matrix<'_>, rows: &[usize], singular: &[f64], half: f64) -> f64 {
+    let spread: f64 = singular.iter().sum();
+    let error = FIRST_ERROR * half;
+    let sizes = 1.0 / rows.len() as f64 + 1.0 / matrix.cols as f64;
+    (12.0 * error * error / (spread * sizes)).sqrt()
+}
+
+/// Factors in multiples of a step. `None` when they are too large for it.
+pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
+    #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
+    let scale = (step * step) as f32;
+    let largest = real.left.iter().chain(&real.right).fold(0.0f64, |most, x| most.max(x.abs()));
+    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE || !(largest / step < MAX_FACTOR)
+    {
+        return None;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "below 2^30")]
+    let integers = |factor: &[f64]| factor.iter().map(|x| (x / step).round() as i32).collect();
+    Some(Factors { rule, scale, rank: real.rank, left: integers(&real.left), right: integers(&real.right) })
+}
+
+/// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one
+/// step for all of them the product then has the least error for the bits they take. Gives the singular values.
+fn balance(real: &mut Real) -> Vec<f64> {
+    let rank = real.rank;
+    let cols = real.right.len() / rank;
+    // left = Q L^T, so the singular values are those of L^T right.
+    let mut lower = gram(&real.left, rank);
+    factorise(&mut lower, rank);
+    let mut upper = vec![0.0; rank * rank];
+    for i in 0..rank {
+        for j in 0..=i {
+            let entry = lower[packed(i, j)];
+            upper[j * rank + i] = if entry.is_finite() { entry } else { 0.0 };
+        }
+    }
+    let mut turned = vec![0.0; real.right.len()];
+    matrix::add_product(Strided::rows(&upper, rank), &real.right, rank, cols, &mut turned);
+    let columns: Vec<f64> = (0..turned.len()).map(|at| turned[at % rank * cols + at / rank]).collect();
+    let (values, vectors) = eigen(&gram(&columns, rank), rank);
+    let singular: Vec<f64> = values.iter().map(|value| value.max(0.0).sqrt()).collect();
+    let root = |k: usize| singular[k].sqrt();
+    // right becomes S^-1/2 E L^T right, and left becomes left L^-T E^T S^1/2.
+    let mut right = vec![0.0; real.right.len()];
+    matrix::add_product(Strided::rows(&vectors, rank), &turned, rank, cols, &mut right);
+    for (k, row) in right.chunks_exact_mut(cols).enumerate() {
+        let inverse = if root(k) > 0.0 { 1.0 / root(k) } else { 0.0 };
+        row.iter_mut().for_each(|v| *v *= inverse);
+    }
+    let mut turn = vec![0.0; rank * rank];
+    for k in 0..rank {
+        let mut column = vectors[k * rank..(k + 1) * rank].to_vec();
+        solve_upper(&lower, &mut column);
+        (0..rank).for_each(|i| turn[i * rank + k] = column[i] * root(k));
+    }
+    let mut left = vec![0.0; real.left.len()];
+    matrix::add_product(Strided::rows(&real.left, rank), &turn, rank, rank, &mut left);
+    (real.left, real.right) = (left, right);
+    singular
+}

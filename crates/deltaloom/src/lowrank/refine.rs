@@ -1,0 +1,183 @@
+//! Factors whose product lies within the bounds of as many elements as possible: rows and columns are solved in turn, each by weighted least squares.
+//! It chooses no rank and rounds no factor.
+
+use deltaloom_kernels::matrix::{self, Strided};
+use deltaloom_kernels::product::ProductRule;
+
+use super::algebra::{factorise, packed, solve_lower, solve_upper};
+use super::{Matrix, Real};
+
+/// Elements of a block of rows.
+const BLOCK_ELEMS: usize = 1 << 16;
+
+/// What a pass makes of the distance between product and bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Norm {
+    /// Least squares about the centres.
+    Squares,
+    /// Nearly the least largest distance in half widths: sixth powers, as weighted least squares with shortened steps.
+    Sixth,
+}
+
+/// How a pass weighs elements.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass {
+    pub(super) rule: ProductRule,
+    pub(super) norm: Norm,
+    /// Added to every half width, as squares are: what the factors cannot resolve anyway.
+    pub(super) floor: f64,
+}
+
+/// A block of consecutive rows of the sample and its weights.
+struct Block {
+    centres: Vec<f64>,
+    halves: Vec<f64>,
+    products: Vec<f64>,
+}
+
+impl Block {
+    fn new() -> Self {
+        Self { centres: Vec::new(), halves: Vec::new(), products: Vec::new() }
+    }
+
+    /// Reads the bounds of rows.
+    fn load(&mut self, matrix: &Matrix<'_>, rule: ProductRule, rows: &[usize]) {
+        let elems = rows.len() * matrix.cols;
+        self.centres.resize(elems, 0.0);
+        self.halves.resize(elems, 0.0);
+        let outs = self.centres.chunks_exact_mut(matrix.cols).zip(self.halves.chunks_exact_mut(matrix.cols));
+        for (row, (centres, halves)) in rows.iter().zip(outs) {
+            matrix.intervals(rule, *row, centres, halves);
+        }
+    }
+
+    /// Weights of the elements, and targets times weights.
+    fn weigh(
+        &mut self,
+        pass: Pass,
+        left: &[f64],
+        real: &Real,
+        weights: &mut Vec<f64>,
+        weighted: &mut Vec<f64>,
+    ) {
+        let elems = self.centres.len();
+        weights.resize(elems, 0.0);
+        weighted.resize(elems, 0.0);
+        let floor = pass.floor * pass.floor;
+        let outs = weights.iter_mut().zip(weighted.iter_mut());
+        let bounds = self.centres.iter().zip(&self.halves);
+        if pass.norm == Norm::Squares {
+            for ((weight, weighted), (centre, half)) in outs.zip(bounds) {
+                *weight = 1.0 / (half * half + floor);
+                *weighted = *weight * centre;
+            }
+            return;
+        }
+        self.products.clear();
+        self.products.resize(elems, 0.0);
+        let left = Strided::rows(left, real.rank);
+        matrix::add_product(left, &real.right, real.rank, real.right.len() / real.rank, &mut self.products);
+        for (((weight, weighted), (centre, half)), product) in outs.zip(bounds).zip(&self.products) {
+            let inverse = 1.0 / (half * half + floor);
+            let off = centre - product;
+            // Fourth power of the distance in half widths, kept from 0 and from running away.
+            let squared = (off * off * inverse).clamp(1e-6, 9.0);
+            *weight = squared * squared * inverse;
+            *weighted = *weight * (product + off * 0.2);
+        }
+    }
+}
+
+/// Buffers of weighted least squares.
+struct Solver {
+    rank: usize,
+    weights: Vec<f64>,
+    weighted: Vec<f64>,
+    pairs: Vec<f64>,
+    grams: Vec<f64>,
+    sides: Vec<f64>,
+}
+
+impl Solver {
+    fn new(rank: usize) -> Self {
+        let empty = Vec::new;
+        Self { rank, weights: empty(), weighted: empty(), pairs: empty(), grams: empty(), sides: empty() }
+    }
+
+    /// Solves what [`add`] has added up, into rows of `rank`.
+    fn solve(&mut self, out: &mut [f64]) {
+        let (rank, packed_len) = (self.rank, packed(self.rank, 0));
+        let systems = self.grams.chunks_exact_mut(packed_len).zip(self.sides.chunks_exact_mut(rank));
+        for (out, (gram, side)) in out.chunks_exact_mut(rank).zip(systems) {
+            // A row without weight keeps what it has.
+            if (0..rank).any(|k| gram[packed(k, k)] > 0.0) {
+                factorise(gram, rank);
+                solve_lower(gram, side);
+                solve_upper(gram, side);
+                out.copy_from_slice(side);
+            }
+        }
+    }
+
+    fn clear(&mut self, systems: usize) {
+        self.grams.clear();
+        self.grams.resize(systems * packed(self.rank, 0), 0.0);
+        self.sides.clear();
+        self.sides.resize(systems * self.rank, 0.0);
+    }
+}
+
+/// Products of the pairs of `factors` in rows of `rank`.
+fn fill_pairs(factors: &[f64], rank: usize, pairs: &mut Vec<f64>) {
+    pairs.clear();
+    for row in factors.chunks_exact(rank) {
+        for i in 0..rank {
+            pairs.extend(row[..=i].iter().map(|other| row[i] * other));
+        }
+    }
+}
+
+/// The right factor with its columns as rows.
+fn transposed(right: &[f64], rank: usize) -> Vec<f64> {
+    let cols = right.len() / rank;
+    (0..right.len()).map(|at| right[at % rank * cols + at / rank]).collect()
+}
+
+/// Solves the rows of `rows`, whose factors are `left`, and then, if wanted, all columns.
+pub(super) fn pass(matrix: &Matrix<'_>, rows: &[usize], pass: Pass, real: &mut Real, with_columns: bool) {
+    let (rank, cols) = (real.rank, matrix.cols);
+    let packed_len = packed(rank, 0);
+    let mut block = Block::new();
+    let (mut by_row, mut by_col) = (Solver::new(rank), Solver::new(rank));
+    let right = transposed(&real.right, rank);
+    fill_pairs(&right, rank, &mut by_row.pairs);
+    if with_columns {
+        by_col.clear(cols);
+    }
+    let per_block = (BLOCK_ELEMS / cols).max(4).next_multiple_of(4);
+    let mut left = std::mem::take(&mut real.left);
+    for (rows, left) in rows.chunks(per_block).zip(left.chunks_mut(per_block * rank)) {
+        block.load(matrix, pass.rule, rows);
+        block.weigh(pass, left, real, &mut by_row.weights, &mut by_row.weighted);
+        by_row.clear(rows.len());
+        let (weights, weighted) =
+            (Strided::rows(&by_row.weights, cols), Strided::rows(&by_row.weighted, cols));
+        matrix::add_product(weights, &by_row.pairs, cols, packed_len, &mut by_row.grams);
+        matrix::add_product(weighted, &right, cols, rank, &mut by_row.sides);
+        by_row.solve(left);
+        if with_columns {
+            block.weigh(pass, left, real, &mut by_col.weights, &mut by_col.weighted);
+            fill_pairs(left, rank, &mut by_col.pairs);
+            let weights = Strided::rows(&by_col.weights, cols).transposed();
+            let weighted = Strided::rows(&by_col.weighted, cols).transposed();
+            matrix::add_product(weights, &by_col.pairs, rows.len(), packed_len, &mut by_col.grams);
+            matrix::add_product(weighted, left, rows.len(), rank, &mut by_col.sides);
+        }
+    }
+    real.left = left;
+    if with_columns {
+        let mut right = right;
+        by_col.solve(&mut right);
+        real.right = transposed(&right, cols);
+    }
+}
