@@ -18,7 +18,6 @@ mod residual;
 mod codec;
 mod plan;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the predictor that uses it comes next"))]
 mod lowrank;
 
 mod bases;

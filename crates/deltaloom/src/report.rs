@@ -91,7 +91,7 @@ pub(crate) fn report(index: &Index, packed_bytes: u64, index_bytes: u64) -> Pack
     for tensor in &index.tensors {
         add(&mut predictors, tensor.predictor.kind(), tensor.packed_bytes());
         for chunk in &tensor.chunks {
-            add(&mut codecs, chunk.codec.name(), chunk.len_bytes as u64);
+            add(&mut codecs, chunk.codec.name(), chunk.payload.len_bytes as u64);
         }
     }
     let original_bytes = index.original_bytes();
@@ -113,7 +113,7 @@ fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
     let info = index.info(tensor);
     let mut by_codec: BTreeMap<Codec, u64> = BTreeMap::new();
     for chunk in &tensor.chunks {
-        *by_codec.entry(chunk.codec).or_default() += chunk.len_bytes as u64;
+        *by_codec.entry(chunk.codec).or_default() += chunk.payload.len_bytes as u64;
     }
     let codec =
         by_codec.iter().rev().max_by_key(|(_, bytes)| **bytes).map_or(Codec::Same, |(codec, _)| *codec);

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::ResolvedContainer;
-use crate::container::{ChunkEntry, Container, PackedTensor};
+use crate::container::{Container, PackedTensor, PayloadEntry};
 use crate::error::{Error, Result};
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
@@ -65,19 +65,19 @@ pub fn verify(what: &Verifiable<'_>, threads: usize, progress: &dyn Progress) ->
 
 fn checksum_faults(container: &Container, threads: usize, progress: &dyn Progress) -> Result<Vec<String>> {
     let index = container.index();
-    let chunks: Vec<_> = index.tensors.iter().flat_map(|t| t.chunks.iter().map(move |c| (t, c))).collect();
+    let payloads: Vec<_> = index.tensors.iter().flat_map(|t| t.payloads().map(move |p| (t, p))).collect();
     progress.start(index.tensors.iter().map(PackedTensor::packed_bytes).sum());
-    let check = |&(tensor, chunk): &(&PackedTensor, &ChunkEntry)| {
+    let check = |&(tensor, payload): &(&PackedTensor, &PayloadEntry)| {
         check_cancelled(progress)?;
-        progress.advance(chunk.len_bytes as u64);
-        match container.read_payload(tensor, chunk) {
+        progress.advance(payload.len_bytes as u64);
+        match container.read_payload(tensor, payload) {
             Ok(_) => Ok(None),
             Err(e @ Error::Io { .. }) => Err(e),
             Err(e) => Ok(Some(e.detail())),
         }
     };
     pipeline::with_threads(threads, || {
-        let faults: Vec<Option<String>> = chunks.par_iter().map(check).collect::<Result<_>>()?;
+        let faults: Vec<Option<String>> = payloads.par_iter().map(check).collect::<Result<_>>()?;
         Ok(faults.into_iter().flatten().collect())
     })
 }

@@ -79,13 +79,19 @@ impl RightFactor {
         Some(Self { number, rank, cols, panels })
     }
 
+    /// Bytes of a row of the tensor.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.cols * self.number.bytes()
+    }
+
     /// Turns `values`, whole rows of the reference, into their prediction. `left` has the `rank` factors of each of these rows.
     ///
     /// # Panics
     /// When the lengths are not those of the same number of rows.
     pub fn predict(&self, rule: ProductRule, left: &[i32], values: &mut [u8]) {
-        let row_bytes = self.cols * self.number.bytes();
-        assert!(left.len().is_multiple_of(self.rank) && values.len() == left.len() / self.rank * row_bytes);
+        let rows = left.len() / self.rank;
+        assert!(left.len().is_multiple_of(self.rank) && values.len() == rows * self.row_bytes());
         let shape = Shape { number: self.number, rule, rank: self.rank, cols: self.cols };
         match &self.panels {
             Panels::Single(panels) => {

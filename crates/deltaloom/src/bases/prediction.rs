@@ -1,16 +1,20 @@
 //! Reads references and makes the prediction of a part of a tensor from them.
 //! It does not know where the part's residual is.
 
+use std::ops::Range;
+
 use super::source::TensorSource;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Adapter, Blend, Element, Predictor, cast};
+use crate::predict::{Adapter, Blend, Element, Predictor, ReadyFactors, cast};
 use crate::tensor::TensorInfo;
 
-/// Fills `out` with the prediction of a tensor from byte `start` on, which is whole rows where the predictor works by rows. `references` are those of the predictor.
+/// Fills `out` with the prediction of a tensor from byte `start` on, which is whole rows where the predictor works by rows. `references` and
+/// `factors` are those of the predictor.
 pub(crate) fn predict_into(
     predictor: &Predictor,
     references: &[TensorSource],
+    factors: Option<&ReadyFactors>,
     info: &TensorInfo,
     start: u64,
     out: &mut [u8],
@@ -26,6 +30,12 @@ pub(crate) fn predict_into(
             cast::round_into(&info.dtype, &singles, out);
             Ok(())
         }
+        (Predictor::LowRank(_), [reference]) => {
+            reference.read_into(start, out)?;
+            let missing = || Error::corrupt("factors are missing");
+            factors.ok_or_else(missing)?.apply(to_usize(rows_of(info, start, out).start), out);
+            Ok(())
+        }
         (Predictor::Adapter(adapter), [reference, a, b]) => {
             reference.read_into(start, out)?;
             add_adapter(adapter, a, b, info, start, out)
@@ -39,6 +49,13 @@ pub(crate) fn predict_into(
 
 fn element_of(info: &TensorInfo) -> Result<Element> {
     Element::of(&info.dtype).ok_or_else(|| Error::corrupt(format!("{} is not computed with", info.dtype)))
+}
+
+/// Rows of a matrix that lie in `out` from byte `start` on.
+fn rows_of(info: &TensorInfo, start: u64, out: &[u8]) -> Range<u64> {
+    let cols = info.shape.last().copied().unwrap_or(1).max(1);
+    let row_bytes = cols * info.number().bytes() as u64;
+    start / row_bytes..(start + out.len() as u64) / row_bytes
 }
 
 fn blend_into(
@@ -65,9 +82,7 @@ fn add_adapter(
     out: &mut [u8],
 ) -> Result<()> {
     let element = element_of(info)?;
-    let cols = info.shape.last().copied().unwrap_or(1).max(1);
-    let row_bytes = cols * element.bytes() as u64;
-    let rows = start / row_bytes..(start + out.len() as u64) / row_bytes;
+    let rows = rows_of(info, start, out);
     // A has all of V; of B only the rows of U, unless it is the other way round.
     let b_row_bytes = b.info().len_bytes() / b.info().shape.first().copied().unwrap_or(1).max(1);
     let part_of_b = if adapter.merge.transposed {

@@ -222,13 +222,9 @@ impl ResolvedContainer {
         let has_chunks = tensor.predictor.has_chunks();
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
             let start = tensor.grid.chunk_bytes(i as u64).start;
-            prediction::predict_into(
-                &tensor.predictor,
-                &self.references[number],
-                self.info(number),
-                start,
-                out,
-            )?;
+            let (references, factors) = (&self.references[number], self.container.factors(tensor)?);
+            let (predictor, info) = (&tensor.predictor, self.info(number));
+            prediction::predict_into(predictor, references, factors.as_deref(), info, start, out)?;
         }
         if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
     }

@@ -30,6 +30,8 @@ pub(crate) struct PackedTensor {
     /// Elements that differ from the prediction; 0 where there is none.
     pub(crate) changed: u64,
     pub(crate) groups: Vec<Coding<usize>>,
+    /// Payload before those of the chunks, if the predictor is LowRank.
+    pub(crate) factors: Option<PayloadEntry>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
     /// Of each reference of the predictor, in its order.
@@ -41,6 +43,12 @@ pub(crate) struct PackedTensor {
 pub(crate) struct ChunkEntry {
     pub(crate) codec: Codec,
     pub(crate) group: usize,
+    pub(crate) payload: PayloadEntry,
+}
+
+/// Where a payload is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PayloadEntry {
     pub(crate) offset: u64,
     pub(crate) len_bytes: usize,
     pub(crate) crc: u32,
@@ -55,15 +63,21 @@ impl PackedTensor {
             grid,
             changed: 0,
             groups: Vec::new(),
+            factors: None,
             chunks: Vec::new(),
             digest: Digest::from([0; 32]),
             reference_digests: Vec::new(),
         }
     }
 
+    /// All payloads, in the order in which they lie in the file.
+    pub(crate) fn payloads(&self) -> impl Iterator<Item = &PayloadEntry> {
+        self.factors.iter().chain(self.chunks.iter().map(|chunk| &chunk.payload))
+    }
+
     /// Bytes of all payloads.
     pub(crate) fn packed_bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.len_bytes as u64).sum()
+        self.payloads().map(|payload| payload.len_bytes as u64).sum()
     }
 }
 

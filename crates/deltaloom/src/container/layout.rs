@@ -12,7 +12,7 @@ use crate::limits::Limits;
 use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
-use super::index::{ChunkEntry, Index, PackedTensor};
+use super::index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
 use super::predictors;
 
 pub(super) const HEAD_BYTES: u64 = 16;
@@ -177,8 +177,8 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         }
         checks.extend(tensor.reference_digests.iter().flat_map(|digest| *digest.as_bytes()));
     }
-    let chunks = index.tensors.iter().flat_map(|tensor| &tensor.chunks);
-    checks.extend(chunks.flat_map(|chunk| chunk.crc.to_le_bytes()));
+    let payloads = index.tensors.iter().flat_map(PackedTensor::payloads);
+    checks.extend(payloads.flat_map(|payload| payload.crc.to_le_bytes()));
     let mut tables = Vec::new();
     index.table_sets.iter().for_each(|set| set.push_to(&mut tables));
     IndexParts { meta, tables, checks }
@@ -186,6 +186,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
 
 fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
     predictors::push(meta, &tensor.predictor);
+    tensor.factors.iter().for_each(|factors| push_varint(meta, factors.len_bytes as u64));
     if !tensor.predictor.has_chunks() {
         return;
     }
@@ -198,7 +199,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
         push_coding(meta, coding);
         for chunk in chunks {
             meta.push(codec_id(chunk.codec));
-            push_varint(meta, chunk.len_bytes as u64);
+            push_varint(meta, chunk.payload.len_bytes as u64);
         }
     }
 }
@@ -303,6 +304,17 @@ fn parse_tensor(
 ) -> Result<PackedTensor> {
     let predictor = predictors::parse(meta, info, &grid, next.ids.predictor)?;
     let mut tensor = PackedTensor::new(place, predictor, grid);
+    if let Predictor::LowRank(_) = tensor.predictor {
+        let len_bytes = meta.size()?;
+        if len_bytes as u64 > info.len_bytes() {
+            return Err(Error::corrupt(format!(
+                "the factors of tensor {:?} are longer than it is",
+                info.name
+            )));
+        }
+        tensor.factors = Some(PayloadEntry { offset: next.offset, len_bytes, crc: 0 });
+        next.offset += len_bytes as u64;
+    }
     // Also of tensors without payloads: reading them takes as many steps.
     let chunk_count = grid.chunk_count();
     Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
@@ -340,7 +352,8 @@ fn parse_tensor(
                     info.name
                 )));
             }
-            tensor.chunks.push(ChunkEntry { codec, group, offset: next.offset, len_bytes, crc: 0 });
+            let payload = PayloadEntry { offset: next.offset, len_bytes, crc: 0 };
+            tensor.chunks.push(ChunkEntry { codec, group, payload });
             // Bounded by Limits: a payload is at most a chunk, and the number of chunks is limited.
             next.offset += len_bytes as u64;
         }
@@ -430,8 +443,11 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
             index.tensors[i].digest = index.tensors[target].digest;
         }
     }
-    for chunk in index.tensors.iter_mut().flat_map(|tensor| &mut tensor.chunks) {
-        chunk.crc = reader.u32()?;
+    for tensor in &mut index.tensors {
+        let chunks = tensor.chunks.iter_mut().map(|chunk| &mut chunk.payload);
+        for payload in tensor.factors.iter_mut().chain(chunks) {
+            payload.crc = reader.u32()?;
+        }
     }
     reader.finish()
 }

@@ -7,7 +7,7 @@ mod predictors;
 mod reader;
 mod writer;
 
-pub(crate) use index::{ChunkEntry, Index, PackedTensor};
+pub(crate) use index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
 pub use reader::Container;
 pub(crate) use writer::ContainerWriter;
 

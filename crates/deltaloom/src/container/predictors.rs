@@ -14,14 +14,16 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::Tied(_) => 3,
         Predictor::Cast(_) => 4,
         Predictor::CastInternal(_) => 5,
+        Predictor::LowRank(_) => 6,
         Predictor::Adapter(_) => 7,
         Predictor::Blend(_) => 8,
     });
     match predictor {
         Predictor::Zero => {}
-        Predictor::Reference(name) | Predictor::Identical(name) | Predictor::Cast(name) => {
-            push_name(meta, name)
-        }
+        Predictor::Reference(name)
+        | Predictor::Identical(name)
+        | Predictor::Cast(name)
+        | Predictor::LowRank(name) => push_name(meta, name),
         Predictor::Tied(target) | Predictor::CastInternal(target) => push_varint(meta, *target as u64),
         Predictor::Adapter(adapter) => push_adapter(meta, adapter),
         Predictor::Blend(blend) => push_blend(meta, blend),
@@ -47,12 +49,14 @@ pub(super) fn parse(
         3 => Predictor::Tied(meta.size()?),
         4 => Predictor::Cast(name(meta)?),
         5 => Predictor::CastInternal(meta.size()?),
+        6 => Predictor::LowRank(name(meta)?),
         7 => Predictor::Adapter(Box::new(parse_adapter(meta)?)),
         8 => Predictor::Blend(Box::new(parse_blend(meta)?)),
         _ => return Err(unknown()),
     };
     let fits = match &predictor {
         Predictor::Cast(_) | Predictor::CastInternal(_) => cast::is_target(&info.dtype),
+        Predictor::LowRank(_) => is_computed(info) && grid.is_matrix,
         Predictor::Adapter(_) => is_computed(info) && info.shape.len() == 2 && grid.is_matrix,
         Predictor::Blend(_) => is_computed(info),
         _ => true,

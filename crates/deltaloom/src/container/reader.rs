@@ -10,21 +10,41 @@ use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
+use crate::predict::{Factors, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
-use super::index::{ChunkEntry, Index, PackedTensor};
+use super::index::{Index, PackedTensor, PayloadEntry};
 use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
 
-/// Decoders of table sets kept ready; one takes up to a mebibyte.
-const READY_DECODERS: usize = 8;
+/// Decoders of table sets, and factors, kept ready; one takes up to some mebibytes.
+const READY_COUNT: usize = 8;
 
 /// A container opened for reading.
 pub struct Container {
     path: PathBuf,
     source: Box<dyn ReadAt>,
     index: Index,
-    decoders: Mutex<VecDeque<(usize, Decoder)>>,
+    decoders: Ready<Decoder>,
+    /// By the number of their payload's place.
+    factors: Ready<Arc<ReadyFactors>>,
+}
+
+/// The latest of what is needed again and again, by number.
+type Ready<T> = Mutex<VecDeque<(u64, T)>>;
+
+/// What is there under a number, or is made and kept then.
+fn ready<T: Clone>(kept: &Ready<T>, number: u64, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, ready)) = kept.iter().find(|(id, _)| *id == number) {
+        return Ok(ready.clone());
+    }
+    let made = make()?;
+    if kept.len() == READY_COUNT {
+        kept.pop_front();
+    }
+    kept.push_back((number, made.clone()));
+    Ok(made)
 }
 
 impl Container {
@@ -42,7 +62,13 @@ impl Container {
     /// What is wrong with the container, with the path.
     pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let index = read_index(path, &*source, limits).map_err(|e| e.in_file(path))?;
-        Ok(Self { path: path.to_path_buf(), source, index, decoders: Mutex::default() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            source,
+            index,
+            decoders: Mutex::default(),
+            factors: Mutex::default(),
+        })
     }
 
     /// Whether a file starts as a container does.
@@ -100,23 +126,23 @@ impl Container {
         &self.index
     }
 
-    /// Reads a chunk's payload and checks its CRC-32.
-    pub(crate) fn read_payload(&self, tensor: &PackedTensor, chunk: &ChunkEntry) -> Result<Bytes<'_>> {
-        let start = to_usize(chunk.offset);
+    /// Reads a payload of a tensor and checks its CRC-32.
+    pub(crate) fn read_payload(&self, tensor: &PackedTensor, entry: &PayloadEntry) -> Result<Bytes<'_>> {
+        let start = to_usize(entry.offset);
         let held =
-            self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(chunk.len_bytes)?));
+            self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(entry.len_bytes)?));
         let payload = match held {
             Some(payload) => Bytes::Held(payload),
             None => {
-                let mut payload = Scratch::of_len(chunk.len_bytes);
-                self.source.read_at(chunk.offset, &mut payload).map_err(Error::io(&self.path))?;
+                let mut payload = Scratch::of_len(entry.len_bytes);
+                self.source.read_at(entry.offset, &mut payload).map_err(Error::io(&self.path))?;
                 Bytes::Read(payload)
             }
         };
-        if crc32fast::hash(&payload) != chunk.crc {
+        if crc32fast::hash(&payload) != entry.crc {
             let name = &self.index.info(tensor).name;
             let fault =
-                format!("a chunk of tensor {name:?} at byte {} does not have its checksum", chunk.offset);
+                format!("a payload of tensor {name:?} at byte {} does not have its checksum", entry.offset);
             return Err(Error::corrupt(fault).in_file(&self.path));
         }
         Ok(payload)
@@ -125,7 +151,7 @@ impl Container {
     /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements.
     pub(crate) fn decode_chunk(&self, tensor: &PackedTensor, i: usize, values: &mut [u8]) -> Result<()> {
         let chunk = &tensor.chunks[i];
-        let payload = self.read_payload(tensor, chunk)?;
+        let payload = self.read_payload(tensor, &chunk.payload)?;
         let coding = tensor.groups[chunk.group].map(|set| self.decoder(*set));
         let rows = tensor.grid.chunk_rows(i as u64);
         let shape = ChunkShape {
@@ -139,16 +165,21 @@ impl Container {
     }
 
     fn decoder(&self, set: usize) -> Result<Decoder> {
-        let mut ready = self.decoders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, decoder)) = ready.iter().find(|(id, _)| *id == set) {
-            return Ok(Arc::clone(decoder));
-        }
-        let decoder = codec::decoder(&self.index.table_sets[set])?;
-        if ready.len() == READY_DECODERS {
-            ready.pop_front();
-        }
-        ready.push_back((set, Arc::clone(&decoder)));
-        Ok(decoder)
+        ready(&self.decoders, set as u64, || codec::decoder(&self.index.table_sets[set]))
+    }
+
+    /// The factors of a tensor's prediction, if it has any.
+    pub(crate) fn factors(&self, tensor: &PackedTensor) -> Result<Option<Arc<ReadyFactors>>> {
+        let Some(entry) = &tensor.factors else { return Ok(None) };
+        let make = || {
+            let payload = self.read_payload(tensor, entry)?;
+            let (rows, cols) = (to_usize(tensor.grid.rows), to_usize(tensor.grid.cols));
+            let factors = Factors::parse(&payload, rows, cols);
+            let number = self.index.info(tensor).number();
+            let factors = factors.and_then(|factors| ReadyFactors::new(factors, number));
+            factors.map(Arc::new).map_err(|e| e.in_file(&self.path))
+        };
+        ready(&self.factors, entry.offset, make).map(Some)
     }
 }
 

@@ -3,10 +3,9 @@
 
 use std::io::{self, Write};
 
-use crate::codec::Codec;
 use crate::entropy::frame;
 
-use super::index::{ChunkEntry, Index};
+use super::index::{Index, PayloadEntry};
 use super::layout::{self, HEAD_BYTES, Trailer};
 
 /// A container being written.
@@ -33,15 +32,9 @@ impl<W: Write> ContainerWriter<W> {
     }
 
     /// Appends a payload and gives its entry.
-    pub(crate) fn push(
-        &mut self,
-        codec: Codec,
-        group: usize,
-        payload: &[u8],
-        crc: u32,
-    ) -> io::Result<ChunkEntry> {
+    pub(crate) fn push(&mut self, payload: &[u8], crc: u32) -> io::Result<PayloadEntry> {
         self.out.write_all(payload)?;
-        let entry = ChunkEntry { codec, group, offset: self.offset, len_bytes: payload.len(), crc };
+        let entry = PayloadEntry { offset: self.offset, len_bytes: payload.len(), crc };
         self.offset += payload.len() as u64;
         Ok(entry)
     }

@@ -16,7 +16,7 @@ const MOST_LEFT: f64 = 2.0;
 const LEAST_EXPLAINED: f64 = 6.0;
 
 /// Takes a time that grows with the number of elements, far below that of packing them.
-pub(super) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
+pub(crate) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
     let side = cube_root(matrix.rows.saturating_mul(matrix.cols)).clamp(*SIDES.start(), *SIDES.end());
     let (rows, runs) = (side.min(matrix.rows), side.min(matrix.cols) / RUN);
     let cols = runs * RUN;

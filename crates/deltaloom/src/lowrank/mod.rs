@@ -3,7 +3,6 @@
 
 mod algebra;
 mod detect;
-mod factors;
 mod intervals;
 mod quantise;
 mod range;
@@ -12,7 +11,8 @@ mod refine;
 use deltaloom_kernels::Number;
 use deltaloom_kernels::product::{self, ProductRule};
 
-pub(crate) use factors::Factors;
+use crate::predict::Factors;
+pub(crate) use detect::looks_low_rank;
 use refine::{Norm, Pass};
 
 /// A tensor and its reference as matrices of the same shape: little-endian rows of `cols` elements.
@@ -80,11 +80,13 @@ const SIXTH_PASSES: usize = 3;
 /// Part of the middle half width that is added to all.
 const FLOOR: f64 = 0.1;
 
+/// Whether tensors of this number and size can gain from factors at all.
+pub(crate) fn is_worth_a_look(number: Number, rows: u64, cols: u64) -> bool {
+    product::is_supported(number) && rows.min(cols) >= MIN_SIDE as u64
+}
+
 /// Factors that make `matrix` smaller, with their residual, than it is without; `None` when there are none.
 pub(crate) fn fit(matrix: &Matrix<'_>) -> Option<Factors> {
-    if !detect::looks_low_rank(matrix) {
-        return None;
-    }
     // The right factor is found on a part of the rows, and the left one then row by row.
     let step = (matrix.rows * matrix.cols).div_ceil(FITTED_ELEMS).clamp(1, matrix.rows / MIN_SIDE);
     let sample: Vec<usize> = (0..matrix.rows).step_by(step).collect();

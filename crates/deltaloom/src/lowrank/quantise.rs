@@ -5,11 +5,11 @@ use deltaloom_kernels::matrix::{self, Strided};
 use deltaloom_kernels::product::ProductRule;
 
 use super::algebra::{eigen, factorise, gram, packed, solve_upper};
-use super::factors::Factors;
 use super::refine::{self, Pass};
 use super::{Matrix, Real};
 use crate::entropy::log2::ONE_BIT;
-use crate::plan::{self, GroupInput};
+use crate::plan;
+use crate::predict::Factors;
 
 /// Elements on which costs are compared.
 const SAMPLE_ELEMS: usize = 1 << 18;
@@ -35,10 +35,7 @@ pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors
         }
         sampled += 1;
     }
-    let chunks = vec![(&target[..], &prediction[..])];
-    let input =
-        GroupInput { number: matrix.number, cols: matrix.cols, is_matrix: false, chunks, is_predicted: true };
-    let bits = plan::sample_cost(&input) / ONE_BIT;
+    let bits = plan::residual_cost(matrix.number, &target, &prediction) / ONE_BIT;
     bits * rows.len() as u64 / sampled.max(1)
 }
 

@@ -102,7 +102,7 @@ impl SampleRows {
     ) -> Result<u64> {
         self.count_different(|start| {
             let mut out = vec![0; to_usize(self.row_bytes)];
-            bases::predict_into(predictor, references, info, start, &mut out)?;
+            bases::predict_into(predictor, references, None, info, start, &mut out)?;
             Ok(out)
         })
     }

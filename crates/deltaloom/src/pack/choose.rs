@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 
 use super::adapter;
 use super::blend::{self, Recipe};
+use super::low_rank::{self, ChosenFactors};
 use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
@@ -39,6 +41,8 @@ pub(super) struct Choice {
     pub(super) digest: Option<Digest>,
     /// Of the references, unless they are hashed as the tensor is packed.
     pub(super) reference_digests: Option<Vec<Digest>>,
+    /// Of a low-rank prediction.
+    pub(super) factors: Option<ChosenFactors>,
 }
 
 impl Choice {
@@ -48,7 +52,7 @@ impl Choice {
 
     /// With chunks to come.
     pub(super) fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
-        Self { predictor, references, digest: None, reference_digests: None }
+        Self { predictor, references, digest: None, reference_digests: None, factors: None }
     }
 
     /// With the references hashed now, since they do not come by as predictions.
@@ -65,7 +69,8 @@ impl Choice {
             (Predictor::Reference(_), [reference]) => reference.bytes(bytes).map(Some),
             (predictor, references) => {
                 let mut out = Scratch::of_len(to_usize(bytes.end - bytes.start));
-                bases::predict_into(predictor, references, info, bytes.start, &mut out)?;
+                let factors = self.factors.as_ref().map(|factors| &*factors.ready);
+                bases::predict_into(predictor, references, factors, info, bytes.start, &mut out)?;
                 Ok(Some(Bytes::Read(out)))
             }
         }
@@ -78,6 +83,7 @@ impl Choice {
             references: Vec::new(),
             digest: Some(digest),
             reference_digests: Some(reference_digests),
+            factors: None,
         }
     }
 }
@@ -166,6 +172,7 @@ pub(super) fn choose(
         own_casts,
         ties,
         blends: Vec::new(),
+        alone: Mutex::default(),
         progress,
     };
     context.blends = context.blends_of_largest()?;
@@ -213,6 +220,8 @@ struct Context<'a> {
     own_casts: Lookalikes<usize>,
     ties: Lookalikes<usize>,
     blends: Vec<Recipe>,
+    /// Held while a tensor is in memory as a whole.
+    alone: Mutex<()>,
     progress: &'a dyn Progress,
 }
 
@@ -301,6 +310,11 @@ impl Context<'_> {
             }
         }
         if let Some(choice) = self.choose_blend(target, &candidates)? {
+            return Ok(choice);
+        }
+        if let [only] = candidates[..]
+            && let Some(choice) = low_rank::choose(target, only, &self.alone)?
+        {
             return Ok(choice);
         }
         if let [only] = candidates[..]

@@ -4,6 +4,7 @@
 mod adapter;
 mod blend;
 mod choose;
+mod low_rank;
 
 use std::io::Write;
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::bases::Bases;
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
-use crate::container::{ContainerWriter, Digest, Index, PackedTensor};
+use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, PackedTensor};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
@@ -151,11 +152,15 @@ fn pack_windows(
             for group in encoded {
                 progress.advance(group.len_bytes as u64);
                 let tensor = &mut packed[group.tensor];
+                if let (Some(factors), []) = (&choices[group.tensor].factors, &tensor.groups[..]) {
+                    let crc = crc32fast::hash(&factors.payload);
+                    tensor.factors = Some(writer.push(&factors.payload, crc).map_err(Error::io(""))?);
+                }
                 tensor.changed += group.changed;
                 tensor.groups.push(group.coding);
                 for (codec, payload, crc) in group.chunks {
-                    let entry = writer.push(codec, tensor.groups.len() - 1, &payload, crc);
-                    tensor.chunks.push(entry.map_err(Error::io(""))?);
+                    let payload = writer.push(&payload, crc).map_err(Error::io(""))?;
+                    tensor.chunks.push(ChunkEntry { codec, group: tensor.groups.len() - 1, payload });
                 }
             }
             Ok(())

@@ -4,6 +4,7 @@
 mod adapter;
 mod blend;
 pub(crate) mod cast;
+mod factors;
 pub(crate) mod names;
 pub(crate) mod number;
 
@@ -12,6 +13,7 @@ pub use blend::{Blend, BlendForm, Precision};
 
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
+pub(crate) use factors::{Factors, ReadyFactors};
 pub(crate) use number::{Element, load};
 
 use crate::tensor::{DType, TensorInfo};
@@ -31,6 +33,8 @@ pub enum Predictor {
     Cast(Option<String>),
     /// The rounding of an F32 tensor of the same container.
     CastInternal(usize),
+    /// A tensor of a base plus a product of two factors, which are in the container; `None` means that it has the same name.
+    LowRank(Option<String>),
     /// A tensor of a base plus a merged low-rank adapter.
     Adapter(Box<Adapter>),
     /// A combination of several tensors of bases.
@@ -47,6 +51,7 @@ impl Predictor {
             Self::Identical(_) => "identical",
             Self::Tied(_) => "tied",
             Self::Cast(_) | Self::CastInternal(_) => "cast",
+            Self::LowRank(_) => "lowrank",
             Self::Adapter(_) => "adapter",
             Self::Blend(_) => "blend",
         }
@@ -56,7 +61,7 @@ impl Predictor {
     #[must_use]
     pub fn has_chunks(&self) -> bool {
         match self {
-            Self::Zero | Self::Reference(_) | Self::Adapter(_) | Self::Blend(_) => true,
+            Self::Zero | Self::Reference(_) | Self::LowRank(_) | Self::Adapter(_) | Self::Blend(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -69,7 +74,7 @@ impl Predictor {
         };
         match self {
             Self::Zero | Self::Tied(_) | Self::CastInternal(_) => Vec::new(),
-            Self::Reference(name) | Self::Identical(name) => vec![like(name)],
+            Self::Reference(name) | Self::Identical(name) | Self::LowRank(name) => vec![like(name)],
             Self::Cast(name) => {
                 let master = like(name);
                 vec![TensorInfo::sized(master.name, DType::F32, master.shape)]
@@ -83,7 +88,7 @@ impl Predictor {
     pub(crate) fn reference_count(&self) -> usize {
         match self {
             Self::Zero | Self::Tied(_) | Self::CastInternal(_) => 0,
-            Self::Reference(_) | Self::Identical(_) | Self::Cast(_) => 1,
+            Self::Reference(_) | Self::Identical(_) | Self::LowRank(_) | Self::Cast(_) => 1,
             Self::Adapter(_) => 3,
             Self::Blend(blend) => blend.references.len(),
         }

@@ -1,4 +1,4 @@
-//! Two factors in integers and their bytes; docs/format.md section 10.1.
+//! Two factors in integers and their bytes; docs/format.md section 3.1.
 //! How they were found is not known here.
 
 use deltaloom_kernels::Number;
@@ -94,6 +94,26 @@ impl Factors {
     pub(crate) fn right_factor(&self, number: Number) -> Result<RightFactor> {
         RightFactor::new(number, self.scale, &self.right, self.rank, self.right.len() / self.rank)
             .ok_or_else(|| Error::corrupt("the scale or the size of factors is not allowed"))
+    }
+}
+
+/// Factors as predicting needs them.
+pub(crate) struct ReadyFactors {
+    factors: Factors,
+    right: RightFactor,
+}
+
+impl ReadyFactors {
+    pub(crate) fn new(factors: Factors, number: Number) -> Result<Self> {
+        let right = factors.right_factor(number)?;
+        Ok(Self { factors, right })
+    }
+
+    /// Turns rows of the reference, the first of them being row `first`, into their prediction.
+    pub(crate) fn apply(&self, first: usize, values: &mut [u8]) {
+        let Factors { rule, rank, left, .. } = &self.factors;
+        let rows = values.len() / self.right.row_bytes();
+        self.right.predict(*rule, &left[first * rank..(first + rows) * rank], values);
     }
 }
 
