@@ -5,6 +5,7 @@ but not every MUST, and no limit of section 11: the Rust reader is the strict on
 """
 import argparse, collections, io, json, math, pathlib, re, struct, sys, types, zlib
 import numpy as np
+import loom_predictors as computed
 from blake3_numpy import digest as blake3
 from zstandard import ZstdDecompressor, ZstdError
 
@@ -207,13 +208,16 @@ def rounded(x, dtype):
 
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
-    t.predictor, t.coded = meta.u8(), []
+    t.predictor, t.coded, t.references, t.factors = meta.u8(), [], [], None
     if t.predictor in (TIED, CAST_INTERNAL):
         t.target = tensors[meta.varint()]
+    elif t.predictor in (computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
+        computed.read_fields(meta, t.predictor, t, payloads)
     elif t.predictor != ZERO:
-        t.reference = meta.take(meta.varint()).decode("utf-8") or t.name
-    if t.predictor in (ZERO, REFERENCE):
-        t.changed = meta.varint() if t.predictor == REFERENCE else None
+        name = meta.take(meta.varint()).decode("utf-8") or t.name
+        t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))]
+    if t.predictor in (ZERO, REFERENCE, computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
+        t.changed = None if t.predictor == ZERO else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family:
@@ -248,10 +252,11 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= CAST_INTERNAL, "unknown predictor")
+        must(t.predictor <= computed.BLEND, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
-        t.reference_digest = checks.take(32) if t.predictor in (REFERENCE, IDENTICAL, CAST) else None
-    crcs = [zlib.crc32(payload) for t in tensors for _, _, payload in t.coded]
+        t.reference_digests = [checks.take(32) for _ in t.references]
+    payloads_of = lambda t: ([] if t.factors is None else [t.factors]) + [payload for _, _, payload in t.coded]
+    crcs = [zlib.crc32(payload) for t in tensors for payload in payloads_of(t)]
     must(checks.read() == struct.pack(f"<{len(crcs)}I", *crcs), "wrong CRC of a chunk")
     must(not any(part.read(1) for part in (index, meta, tables, payloads)), "bytes left over")
     return layout, members
@@ -260,16 +265,18 @@ def values(t, bases):
     """The elements of a tensor as unsigned numbers."""
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
     if t.predictor in (TIED, CAST_INTERNAL):
-        must(t.target.predictor <= IDENTICAL, "a target has a target or is cast")
+        must(t.target.predictor not in (TIED, CAST, CAST_INTERNAL), "a target has a target or is cast")
         p = values(t.target, bases)
     elif t.predictor != ZERO:
-        key = (t.reference_digest, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))
-        must(key in bases, f"no base has the right tensor {t.reference!r}, {key[1]} {t.shape}")
-        p = bases[key]
+        keys = [(digest, *like) for digest, (_, *like) in zip(t.reference_digests, t.references)]
+        for key, (name, dtype, shape) in zip(keys, t.references):
+            must(key in bases, f"no base has the right tensor {name!r}, {dtype} {shape}")
+        references = [bases[key] for key in keys]
+        p = references[0] if t.predictor <= CAST_INTERNAL else computed.predict(t, references)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
-    must(t.predictor != REFERENCE or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
+    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
     must(t.digest in (None, blake3(out)), f"tensor {t.name!r} does not have its digest")
     return out
 

@@ -1,0 +1,146 @@
+"""Predictions that are computed (docs/format.md sections 3.1 to 3.3), for the plain reader in loom_reader.py.
+
+Elements come and go as unsigned numbers; the arithmetic is numpy's, which rounds every operation and fuses none.
+"""
+import struct, types
+import numpy as np
+
+DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
+LOW_RANK, ADAPTER, BLEND = 6, 7, 8
+
+def must(ok, what):
+    if not ok:
+        raise ValueError(what)
+
+def widen(bits, dtype):
+    """Elements as F32."""
+    if dtype == "BF16":
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if dtype == "F16" else bits.view(np.float32)
+
+def narrow(x, dtype):
+    """F32 numbers that are no NaN as elements."""
+    with np.errstate(over="ignore"):
+        x = np.ascontiguousarray(x, np.float32)
+    bits = x.view(np.uint32)
+    if dtype == "BF16":
+        return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).view(np.uint16) if dtype == "F16" else bits
+
+def rounded(x, dtype):
+    return x if dtype == "F32" else widen(narrow(x, dtype), dtype)
+
+def finite_or(x, dtype, reference):
+    """The elements of x, and those of the reference where x is not finite, before or after it is rounded."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = x.astype(np.float32)
+    safe = narrow(np.where(np.isfinite(single), single, 0), dtype)
+    return np.where(np.isfinite(single) & np.isfinite(widen(safe, dtype)), safe, reference)
+
+def fused(a, b, c):
+    """a b + c with one rounding to F32: the F64 sum is rounded to odd first, so that rounding it again does no harm."""
+    product, c = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + c
+    other = total - product
+    error = (product - (total - other)) + (c - other)
+    even = (total.view(np.int64) & 1) == 0
+    odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    return np.where((error != 0) & even, odd, total).astype(np.float32)
+
+def read_fields(cur, predictor, t, payloads):
+    """What the predictor's fields say: t.references as (name, dtype, shape), t.rule, t.factors."""
+    name = lambda: cur.take(cur.varint()).decode("utf-8")
+    own = lambda: (name() or t.name, t.dtype, tuple(t.shape))
+    must(t.dtype in DTYPES, "a dtype that is not computed with")
+    r = t.rule = types.SimpleNamespace()
+    if predictor == LOW_RANK:
+        t.references = [own()]
+        t.factors = payloads.take(cur.varint())
+    elif predictor == ADAPTER:
+        reference, a, b = own(), name(), name()
+        r.dtype, r.rank = DTYPES[cur.u8()], cur.varint()
+        r.scale, flags = np.frombuffer(cur.take(4), "<f4")[0], cur.u8()
+        r.fused, r.scale_first, r.transposed = flags & 1, flags & 2, flags & 4
+        r.product, r.update = DTYPES[cur.u8()], DTYPES[cur.u8()]
+        outputs, inputs = t.shape[::-1] if r.transposed else t.shape
+        t.references = [reference, (a, r.dtype, (r.rank, inputs)), (b, r.dtype, (outputs, r.rank))]
+    else:
+        r.form, r.precision = cur.u8(), cur.u8()
+        t.references = [own() for _ in range(cur.varint())]
+        count = len(t.references)
+        numbers = [count, count - 2, 2 * count - 1][r.form]
+        r.numbers = np.frombuffer(cur.take(8 * numbers), "<f8")
+
+def low_rank(t, reference):
+    rows, cols = t.n // t.cols, t.cols
+    rule, rank, scale = struct.unpack("<BHf", t.factors[:7])
+    parameters, coded = t.factors[7:7 + 2 * rank], t.factors[7 + 2 * rank:]
+    bits = f"{int.from_bytes(coded, 'little'):0{8 * len(coded)}b}"[::-1]
+    at, numbers = 0, []
+    for k in [*parameters[:rank]] * rows + [k for k in parameters[rank:] for _ in range(cols)]:
+        ones = bits.index("0", at) - at
+        at += ones + 1 + k
+        u = ones << k | int("0" + bits[at - k:at][::-1], 2)
+        numbers.append((u >> 1) ^ -(u & 1))
+    must("1" not in bits[at:] and len(bits) - at < 8, "factors do not end well")
+    real = np.float64 if t.dtype == "F32" else np.float32
+    u = np.array(numbers[:rows * rank], np.int64).reshape(rows, rank).astype(real)
+    v = (np.float64(scale) * np.array(numbers[rows * rank:], np.int64).reshape(rank, cols)).astype(real)
+    p = np.zeros((rows, cols), real)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(rank):
+            p = p + u[:, k:k + 1] * v[k]
+        p = rounded(p.astype(np.float32), t.dtype).astype(real) if rule else p
+        x = widen(reference, t.dtype)
+        out = narrow((x.astype(real) + p.reshape(-1)).astype(np.float32), t.dtype)
+    return np.where(np.isfinite(x), out, reference)
+
+def adapter(t, reference, a, b):
+    r = t.rule
+    a, b = widen(a, r.dtype).reshape(r.rank, -1), widen(b, r.dtype).reshape(-1, r.rank)
+    u, v = (a.T, b.T) if r.transposed else (b, a)
+    with np.errstate(over="ignore", invalid="ignore"):
+        u = u * r.scale if r.scale_first else u
+        p = u[:, :1] * v[:1]
+        for k in range(1, r.rank):
+            p = fused(u[:, k:k + 1], v[k], p) if r.fused else p + u[:, k:k + 1] * v[k]
+        p = rounded(p, r.product)
+        p = rounded(p if r.scale_first else p * r.scale, r.update)
+        return finite_or(widen(reference, t.dtype) + p.reshape(-1), t.dtype, reference)
+
+def blend(t, *references):
+    r, x = t.rule, [widen(reference, t.dtype).astype(np.float64) for reference in references]
+    single = lambda y: np.asarray(y).astype(np.float32)
+    own = lambda y: rounded(np.atleast_1d(single(y)), t.dtype).astype(np.float64)
+    rnd = [lambda y: y, lambda y: single(y).astype(np.float64), own][r.precision]
+    c = r.numbers if r.precision == 0 else r.numbers.astype(np.float32).astype(np.float64)
+    def weighted(terms, weights):
+        total = rnd(weights[0] * terms[0])
+        for term, weight in zip(terms[1:], weights[1:]):
+            total = rnd(total + rnd(weight * term))
+        return total
+    with np.errstate(all="ignore"):
+        if r.form == 0:
+            out = weighted(x, c)
+        elif r.form == 1:
+            out = rnd(x[0] + weighted([rnd(y - x[1]) for y in x[2:]], c))
+        else:
+            count = len(x) - 1
+            d = [rnd(y - x[0]) for y in x[1:]]
+            d = [np.where(np.abs(y) < t_i, 0, y) for y, t_i in zip(d, c)]
+            terms = [rnd(w * y) for y, w in zip(d, c[count:])]
+            s = terms[0]
+            for term in terms[1:]:
+                s = rnd(s + term)
+            update = weight = np.zeros(len(s))
+            for term, w in zip(terms, c[count:]):
+                agrees = term * s > 0
+                update = np.where(agrees, rnd(update + term), update)
+                weight = np.where(agrees, rnd(weight + w), weight)
+            mean = np.where(weight == 0, 0, rnd(update / np.where(weight == 0, 1, weight)))
+            out = rnd(x[0] + rnd(c[-1] * mean))
+    return finite_or(out, t.dtype, references[0])
+
+def predict(t, references):
+    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend}[t.predictor](t, *references)
