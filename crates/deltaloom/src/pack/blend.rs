@@ -112,7 +112,6 @@ impl<'a> Sample<'a> {
     /// Weighted sums and task arithmetic with these weights, as they are and snapped.
     fn linear_recipes(&self, fitted: &[f64]) -> Vec<Recipe> {
         let all: Vec<usize> = (0..fitted.len()).collect();
-        let reversed: Vec<usize> = all.iter().rev().copied().collect();
         let mut recipes = Vec::new();
         let mut offer = |form, precisions: &[Precision], order: &[usize], numbers: &[f64]| {
             recipes.extend(precisions.iter().map(|precision| Recipe {
@@ -127,9 +126,15 @@ impl<'a> Sample<'a> {
         let rounded = &every[..2];
         for step in STEPS {
             let snapped: Vec<f64> = fitted.iter().map(|weight| snap(*weight, step)).collect();
-            let in_reverse: Vec<f64> = snapped.iter().rev().copied().collect();
-            offer(BlendForm::Linear, &every, &all, &snapped);
-            offer(BlendForm::Linear, rounded, &reversed, &in_reverse);
+            // What has no weight is no part of it.
+            let used: Vec<usize> = all.iter().copied().filter(|i| snapped[*i] != 0.0).collect();
+            let reversed: Vec<usize> = used.iter().rev().copied().collect();
+            for (order, precisions) in [(used, &every[..]), (reversed, rounded)] {
+                let weights: Vec<f64> = order.iter().map(|i| snapped[*i]).collect();
+                if !order.is_empty() {
+                    offer(BlendForm::Linear, precisions, &order, &weights);
+                }
+            }
             for origin in all.iter().copied() {
                 for first in all.iter().copied() {
                     // A + s (B - C): the weight of A is 1 unless A is C, where it is whatever is left.

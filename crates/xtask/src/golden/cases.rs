@@ -3,6 +3,7 @@
 
 use deltaloom::Preset;
 
+use super::computed;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s, f64s, i8s, integers};
 use crate::files::{Tensor, safetensors, with_header};
 
@@ -25,7 +26,12 @@ pub(super) struct Case {
 }
 
 impl Case {
-    fn new(name: &'static str, covers: &'static str, original: &[Tensor], bases: &[&[Tensor]]) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        covers: &'static str,
+        original: &[Tensor],
+        bases: &[&[Tensor]],
+    ) -> Self {
         let file = |tensors: &[Tensor]| Input::File(safetensors(tensors));
         Self {
             name,
@@ -55,6 +61,11 @@ pub(super) fn all() -> Vec<Case> {
         shards(),
         two_bases(),
     ]
+}
+
+/// Cases of format version 2, in the order they were added.
+pub(super) fn since_2() -> Vec<Case> {
+    computed::all()
 }
 
 /// Adds to each value a normal step of `step` of its own size and of `floor`.

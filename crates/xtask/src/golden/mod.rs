@@ -2,6 +2,7 @@
 //! Writing only adds what is missing; checking restores all of them and packs their originals again.
 
 mod cases;
+mod computed;
 mod numbers;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,8 @@ use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
 /// The folders, each with its cases.
-const FOLDERS: [(&str, fn() -> Vec<Case>); 1] = [("assets/golden/v1", cases::all)];
+const FOLDERS: [(&str, fn() -> Vec<Case>); 2] =
+    [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
 const MANIFEST: &str = "manifest.json";
 /// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
@@ -122,7 +124,12 @@ impl Entry {
 
     fn open_bases(&self, folder: &Path) -> Result<Bases> {
         let paths: Vec<PathBuf> = self.bases.iter().map(|base| folder.join(base)).collect();
-        Ok(Bases::open(&paths, &Limits::default())?)
+        let mut bases = Bases::default();
+        let (adapters, others): (Vec<PathBuf>, Vec<PathBuf>) =
+            paths.into_iter().partition(|path| path.join("adapter_config.json").exists());
+        adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
+        bases.push_paths(&others, &Limits::default())?;
+        Ok(bases)
     }
 }
 
@@ -254,7 +261,17 @@ impl Seen {
             ensure!(missing.is_empty(), "no golden container has the {what} {missing:?}");
             Ok(())
         };
-        let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file"];
+        let predictors = [
+            "zero",
+            "reference",
+            "identical",
+            "tied",
+            "cast",
+            "cast in the file",
+            "lowrank",
+            "adapter",
+            "blend",
+        ];
         missing("predictor", &self.predictors, &predictors)?;
         missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
         ensure!(
