@@ -162,3 +162,43 @@ fn ties(values: &[Values], numbers: &[f64], round: fn(f64) -> f64, out: &mut Val
         out[i] = round(first[i] + round(scale * mean));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn predict(form: BlendForm, precision: Precision, references: &[&[f32]], numbers: &[f64]) -> Vec<u32> {
+        let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let files: Vec<Vec<u8>> = references.iter().map(|values| bytes(values)).collect();
+        let blend = Blend { form, precision, references: vec![None; files.len()], numbers: numbers.to_vec() };
+        let mut out = vec![1; files[0].len()];
+        let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+        blend.predict(Element::F32, &files, &mut out);
+        out.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    }
+
+    #[test]
+    fn what_is_not_finite_is_the_first_reference() {
+        let nan = f32::from_bits(0x7fa1_2345);
+        let first = [f32::MAX, nan, 1.0, f32::NEG_INFINITY, -0.0];
+        let second = [f32::MAX, 1.0, f32::INFINITY, f32::INFINITY, -0.0];
+        for precision in [Precision::Double, Precision::Single] {
+            let bits = predict(BlendForm::Linear, precision, &[&first, &second], &[1.5, 1.5]);
+            assert_eq!(bits, first.map(f32::to_bits), "{precision:?}");
+            let bits = predict(BlendForm::Ties, precision, &[&first, &second], &[0.0, 1.0, 1.0]);
+            assert_eq!(bits[1..4], first[1..4].iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn precisions_round_where_they_say() {
+        let (x, y) = ([1.0 + f32::EPSILON; 300], [3.0; 300]);
+        let sum =
+            |precision| f32::from_bits(predict(BlendForm::Linear, precision, &[&x, &y], &[0.1, 0.2])[299]);
+        let single = 0.1f32 * x[0] + 0.2f32 * y[0];
+        let double = 0.1 * f64::from(x[0]) + 0.2 * f64::from(y[0]);
+        assert_eq!(sum(Precision::Single), single);
+        assert_eq!(f64::from(sum(Precision::Double)), f64::from(narrow(double)));
+        assert_ne!(sum(Precision::Single), sum(Precision::Double));
+    }
+}

@@ -1,0 +1,228 @@
+//! Predictions that are computed: special values, threads, parts, chains of containers, and changing a file in place.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::*;
+use deltaloom::{Bases, InPlaceOptions, Limits, PackOptions, ResolvedContainer, Silent};
+
+const ROWS: usize = 96;
+const COLS: usize = 40;
+
+/// Weights of three models: a base, and two that were trained from it.
+fn three(random: &mut Random) -> [Vec<f32>; 3] {
+    let base = random.weights(ROWS * COLS);
+    let mut near = || base.iter().map(|x| x + 0.001 * random.normal()).collect();
+    let (one, two) = (near(), near());
+    [base, one, two]
+}
+
+fn matrix(dtype: &str, values: &[f32]) -> Vec<u8> {
+    let bytes = match dtype {
+        "BF16" => bf16_bytes(values),
+        "F16" => f16_bytes(values),
+        _ => f32_bytes(values),
+    };
+    safetensors(&[tensor("w", dtype, &[ROWS as u64, COLS as u64], bytes)])
+}
+
+fn rounded(dtype: &str, values: &[f32]) -> Vec<f32> {
+    let round = |x: &f32| match dtype {
+        "BF16" => half::bf16::from_f32(*x).to_f32(),
+        "F16" => half::f16::from_f32(*x).to_f32(),
+        _ => *x,
+    };
+    values.iter().map(round).collect()
+}
+
+/// NaNs of both signs, infinities, zeros, the smallest numbers.
+const SPECIAL: [f32; 8] =
+    [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, f32::from_bits(1), -f32::MIN_POSITIVE];
+
+#[test]
+fn blends_are_found_in_every_dtype_and_survive_special_values() {
+    for dtype in ["F32", "BF16", "F16"] {
+        let mut random = Random::new(1);
+        let models = three(&mut random).map(|values| rounded(dtype, &values));
+        let mut merged: Vec<f32> =
+            models[1].iter().zip(&models[2]).map(|(y, z)| 0.25 * y + 0.75 * z).collect();
+        let mut models = models;
+        for (i, special) in SPECIAL.into_iter().enumerate() {
+            models.iter_mut().for_each(|values| values[50 * i] = special);
+            merged[50 * i] = special;
+            // And where nothing follows from them.
+            models[1][50 * i + 1] = if special.is_finite() { models[2][50 * i + 1] } else { special };
+        }
+        let files = models.map(|values| matrix(dtype, &values));
+        let against: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+        let tuned = matrix(dtype, &merged);
+        let (container, report) = roundtrip_with(&tuned, &against, &options());
+        assert_eq!(report.tensors[0].predictor, "blend", "{dtype}");
+        assert!(report.tensors[0].changed_fraction.unwrap() < 0.02, "{dtype}: {:?}", report.tensors[0]);
+        for threads in [2, 3] {
+            let again = pack_with(&tuned, &against, &PackOptions { threads, ..options() }).0;
+            assert!(again == container, "{dtype} with {threads} threads");
+        }
+        // Any missing base is named.
+        let missing = format!("{:?}", unpack(&container, &against[..2]).unwrap_err());
+        assert!(missing.contains("BaseMismatch"), "{missing}");
+    }
+}
+
+#[test]
+fn models_that_are_no_blend_are_not_taken_for_one() {
+    let mut random = Random::new(2);
+    let [base, one, two] = three(&mut random);
+    let files = [&one, &two].map(|values| matrix("BF16", values));
+    let report = roundtrip(&matrix("BF16", &base), &[&files[0], &files[1]]);
+    assert_eq!(report.tensors[0].predictor, "reference");
+    let alone = roundtrip(&matrix("BF16", &random.weights(ROWS * COLS)), &[&files[0], &files[1]]);
+    assert_eq!(alone.tensors[0].predictor, "zero");
+}
+
+/// A base, what it becomes with an adapter, and the adapter's folder.
+fn merged(folder: &Path, dtype: &str, config: &str, update: impl Fn(f32) -> f32) -> (Vec<u8>, Vec<u8>) {
+    let rank = 3;
+    let mut random = Random::new(3);
+    let base = rounded(dtype, &random.weights(ROWS * COLS));
+    let (a, b) = (random.weights(rank * COLS), random.weights(ROWS * rank));
+    let factor = |name: &str, shape: [usize; 2], values: &[f32]| {
+        tensor(
+            &format!("base_model.model.w.{name}.weight"),
+            "F32",
+            &shape.map(|d| d as u64),
+            f32_bytes(values),
+        )
+    };
+    let factors = [factor("lora_A", [rank, COLS], &a), factor("lora_B", [ROWS, rank], &b)];
+    write_tree(
+        folder,
+        &[
+            ("adapter_config.json", config.as_bytes().to_vec()),
+            ("adapter_model.safetensors", safetensors(&factors)),
+        ],
+    );
+    let element = |at: usize| {
+        let (i, j) = (at / COLS, at % COLS);
+        let sum = (1..rank).fold(b[i * rank] * a[j], |sum, k| b[i * rank + k].mul_add(a[k * COLS + j], sum));
+        base[at] + update(sum)
+    };
+    let tuned: Vec<f32> = (0..ROWS * COLS).map(element).collect();
+    let named = |values: &[f32]| {
+        let bytes = if dtype == "BF16" { bf16_bytes(values) } else { f32_bytes(values) };
+        safetensors(&[tensor("w.weight", dtype, &[ROWS as u64, COLS as u64], bytes)])
+    };
+    (named(&base), named(&tuned))
+}
+
+fn with_adapter(folder: &Path, base: &[u8]) -> Bases {
+    let mut all = bases(&[base]);
+    all.push_adapter(folder, &Limits::default()).unwrap();
+    all
+}
+
+#[test]
+fn merged_adapters_leave_nothing() {
+    let config = r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 300}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let rounded_update: fn(f32) -> f32 = |x| half::bf16::from_f32(100.0 * x).to_f32();
+    for (dtype, update) in
+        [("F32", (|x| 100.0 * x) as fn(f32) -> f32), ("BF16", rounded_update), ("BF16", |x| 100.0 * x)]
+    {
+        let (base, tuned) = merged(folder.path(), dtype, config, update);
+        let all = with_adapter(folder.path(), &base);
+        let mut container = Vec::new();
+        let report =
+            deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &all, &mut container, &options(), &Silent)
+                .unwrap();
+        assert_eq!((report.tensors[0].predictor, report.tensors[0].packed_bytes), ("adapter", 0), "{dtype}");
+        assert!(unpack_with(&container, &all).unwrap() == tuned);
+        // Rows on their own, which take rows of B on their own.
+        let resolved = resolve(&container, &all).unwrap();
+        let mut rows = Vec::new();
+        deltaloom::read_tensor(&resolved, "w.weight", Some(50..53), &mut rows).unwrap();
+        let row_bytes = COLS * if dtype == "BF16" { 2 } else { 4 };
+        assert!(rows == data_of(&tuned)[50 * row_bytes..53 * row_bytes]);
+        let missing = format!("{:?}", unpack(&container, &[&base]).unwrap_err());
+        assert!(missing.contains("lora_A"), "{missing}");
+    }
+}
+
+#[test]
+fn adapters_of_other_kinds_and_other_models_are_refused_or_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |config: &str| {
+        let (base, tuned) = merged(folder.path(), "F32", config, |x| 100.0 * x);
+        let mut all = bases(&[&base]);
+        all.push_adapter(folder.path(), &Limits::default()).map(|()| (all, tuned))
+    };
+    for bad in ["", "{", "[]", r#"{"peft_type": "IA3"}"#, r#"{"peft_type": "LORA", "use_dora": true}"#] {
+        assert!(open(bad).is_err(), "{bad}");
+    }
+    // With a scale that is not the one of the merge it explains nothing.
+    let (all, tuned) = open(r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 1}"#).unwrap();
+    let mut container = Vec::new();
+    let report =
+        deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &all, &mut container, &options(), &Silent).unwrap();
+    assert_ne!(report.tensors[0].predictor, "adapter");
+    assert!(unpack_with(&container, &all).unwrap() == tuned);
+}
+
+#[test]
+fn low_rank_updates_are_found_and_a_base_can_be_a_container_of_them() {
+    let mut random = Random::new(4);
+    let base = random.weights(ROWS * COLS);
+    let (left, right) = (random.weights(ROWS), random.weights(COLS));
+    let update = |scale: f32| {
+        let element = |at: usize| base[at] + scale * left[at / COLS] * right[at % COLS];
+        matrix("F32", &(0..ROWS * COLS).map(element).collect::<Vec<f32>>())
+    };
+    let (base, first, second) = (matrix("F32", &base), update(3.0), update(-2.0));
+    let (container, report) = roundtrip_with(&first, &[&base], &options());
+    assert_eq!(report.tensors[0].predictor, "lowrank");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("first.loom");
+    std::fs::write(&path, &container).unwrap();
+    let mut all = bases(&[&base]);
+    all.push_paths(&[path], &Limits::default()).unwrap();
+    let mut last = Vec::new();
+    deltaloom::pack_to(&checkpoint(&second).unwrap(), &all, &mut last, &options(), &Silent).unwrap();
+    assert!(unpack_with(&last, &all).unwrap() == second);
+}
+
+#[test]
+fn files_are_changed_in_place_by_computed_predictions() {
+    let mut random = Random::new(5);
+    let [one, two, three] = three(&mut random);
+    let merged: Vec<f32> = (0..one.len()).map(|i| 0.5 * one[i] + 0.5 * two[i]).collect();
+    let update = |at: usize| three[at] + (at / COLS) as f32 * 1e-3 * ((at % COLS) as f32).sin();
+    let updated: Vec<f32> = (0..one.len()).map(update).collect();
+    let file = |first: &[f32], second: &[f32]| {
+        let shape = [ROWS as u64, COLS as u64];
+        let half = tensor("low", "F32", &shape, f32_bytes(second));
+        safetensors(&[tensor("mix", "F32", &shape, f32_bytes(first)), half])
+    };
+    let (base, tuned) = (file(&one, &three), file(&merged, &updated));
+    let other = safetensors(&[tensor("mix", "F32", &[ROWS as u64, COLS as u64], f32_bytes(&two))]);
+    let (container, report) = pack(&tuned, &[&base, &other]);
+    let kinds: Vec<&str> = report.tensors.iter().map(|tensor| tensor.predictor).collect();
+    assert_eq!(kinds, ["blend", "lowrank"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, &base).unwrap();
+    for round in 0..2 {
+        let opened = open(&container).unwrap();
+        let options = InPlaceOptions { threads: 1, ..InPlaceOptions::default() };
+        let report = deltaloom::unpack_in_place(opened, &path, &bases(&[&other]), &options, &Silent).unwrap();
+        assert!(std::fs::read(&path).unwrap() == tuned, "round {round}: {report:?}");
+    }
+    std::fs::write(&path, file(&two, &three)).unwrap();
+    let opened = open(&container).unwrap();
+    let wrong =
+        deltaloom::unpack_in_place(opened, &path, &bases(&[&other]), &InPlaceOptions::default(), &Silent);
+    assert!(wrong.is_err());
+    assert!(std::fs::read(&path).unwrap() == file(&two, &three), "a wrong base is left as it is");
+    assert!(ResolvedContainer::new(open(&container).unwrap(), &bases(&[&base])).is_err());
+}
