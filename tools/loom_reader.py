@@ -12,7 +12,7 @@ Type = collections.namedtuple("Type", "bits exp man signed", defaults=(0, 0, Fal
 TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type(32, 8, 23, True),
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
-ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL = range(6)
+ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, LOW_RANK = range(7)
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE = range(7)  # the last three belong to the families 1, 2, 3: codec - 3
 
 def must(ok, what):
@@ -205,6 +205,50 @@ def rounded(x, dtype):
             out, nan = x.view("<f4").astype("<f2").view("<u2"), x >> 16 & 0x8000 | 0x7E00 | x >> 13 & 0x3FF
     return np.where((x & 0x7FFFFFFF) > 0x7F800000, nan, out).astype("<u2")
 
+def read_factors(cur, rows, cols):
+    """Rule, scale, and the factors as arrays (section 3.1)."""
+    rule, rank, scale = struct.unpack("<BHf", cur.take(7))
+    parameters = np.frombuffer(cur.take(2 * rank), np.uint8)
+    must(rule <= 1 and 1 <= rank <= 256 and 2.0**-126 <= scale < 2.0**56 and parameters.max() <= 31, "bad factors")
+    data = cur.read()
+    bits, at = f"{int.from_bytes(data, 'little'):0{8 * len(data)}b}"[::-1], 0
+    numbers = []
+    for k in map(int, [*np.tile(parameters[:rank], rows), *np.repeat(parameters[rank:], cols)]):
+        stop = bits.index("0", at)
+        must(stop - at <= 255 and stop + 1 + k <= len(bits), "bad code of a factor")
+        numbers.append(unzigzag(stop - at << k | int("0" + bits[stop + 1:stop + 1 + k][::-1], 2)))
+        at = stop + 1 + k
+    must(len(bits) - at < 8 and "1" not in bits[at:], "bits left over in factors")
+    u, v = np.split(np.array(numbers, np.int64), [rows * rank])
+    must(abs(np.array(numbers)).max() <= 2**31, "a factor is too large")
+    return rule, scale, u.reshape(rows, rank), v.reshape(rank, cols)
+
+def low_rank(t, p, payload):
+    """The reference p plus a product, rounded as section 3.1 says."""
+    rule, scale, u, v = read_factors(Bytes(payload), t.n // t.cols, t.cols)
+    real = np.float64 if t.dtype == "F32" else np.float32
+    v = (np.float64(scale) * v.astype(np.float64)).astype(real)
+    product = np.zeros((len(u), t.cols), real)
+    for k in range(len(v)):
+        product += u[:, k, None].astype(real) * v[k]
+
+    def to_dtype(x):
+        with np.errstate(over="ignore"):
+            x = x.astype("<f4")
+        return x.view("<u4") if t.dtype == "F32" else rounded(x.view("<u4"), t.dtype)
+
+    def to_real(x):
+        if t.dtype == "BF16":
+            x = x.astype("<u4") << 16
+        return x.view("<f2" if t.dtype == "F16" else "<f4").astype(real)
+
+    with np.errstate(invalid="ignore"):
+        if rule:
+            product = to_real(to_dtype(product))
+        out = to_dtype(to_real(p.reshape(product.shape)) + product).reshape(-1)
+    finite = p >> t.kind.man & (1 << t.kind.exp) - 1 != (1 << t.kind.exp) - 1
+    return np.where(finite, out, p).astype(p.dtype)
+
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
     t.predictor, t.coded = meta.u8(), []
@@ -212,8 +256,9 @@ def read_tensor(t, meta, sets, tensors, payloads):
         t.target = tensors[meta.varint()]
     elif t.predictor != ZERO:
         t.reference = meta.take(meta.varint()).decode("utf-8") or t.name
-    if t.predictor in (ZERO, REFERENCE):
-        t.changed = meta.varint() if t.predictor == REFERENCE else None
+    t.factors = payloads.take(meta.varint()) if t.predictor == LOW_RANK else None
+    if t.predictor in (ZERO, REFERENCE, LOW_RANK):
+        t.changed = meta.varint() if t.predictor != ZERO else None
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family:
@@ -248,10 +293,11 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= CAST_INTERNAL, "unknown predictor")
+        must(t.predictor <= (CAST_INTERNAL if data[8] == 1 else LOW_RANK), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
-        t.reference_digest = checks.take(32) if t.predictor in (REFERENCE, IDENTICAL, CAST) else None
-    crcs = [zlib.crc32(payload) for t in tensors for _, _, payload in t.coded]
+        t.reference_digest = checks.take(32) if t.predictor in (REFERENCE, IDENTICAL, CAST, LOW_RANK) else None
+    crcs = [zlib.crc32(payload) for t in tensors
+            for payload in [t.factors] * (t.predictor == LOW_RANK) + [payload for _, _, payload in t.coded]]
     must(checks.read() == struct.pack(f"<{len(crcs)}I", *crcs), "wrong CRC of a chunk")
     must(not any(part.read(1) for part in (index, meta, tables, payloads)), "bytes left over")
     return layout, members
@@ -265,11 +311,11 @@ def values(t, bases):
     elif t.predictor != ZERO:
         key = (t.reference_digest, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))
         must(key in bases, f"no base has the right tensor {t.reference!r}, {key[1]} {t.shape}")
-        p = bases[key]
+        p = bases[key] if t.factors is None else low_rank(t, bases[key], t.factors)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
-    must(t.predictor != REFERENCE or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
+    must(t.predictor not in (REFERENCE, LOW_RANK) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
     must(t.digest in (None, blake3(out)), f"tensor {t.name!r} does not have its digest")
     return out
 
