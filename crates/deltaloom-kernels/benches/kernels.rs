@@ -307,15 +307,15 @@ fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> 
 /// A chunk of a matrix of 4096 columns, and factors of rank 16.
 fn product_kernel(name: &str, number: Number, random: &mut Random) -> Kernel {
     const COLS: usize = 4096;
-    let rank: usize = std::env::var("RANK").map_or(16, |r| r.parse().unwrap());
+    const RANK: usize = 16;
     let mut factor = |count: usize| -> Vec<i32> {
         (0..count).map(|_| i32::try_from(random.below(1 << 14)).unwrap() - (1 << 13)).collect()
     };
-    let (left, right) = (factor(ELEMS / COLS * rank), factor(rank * COLS));
-    let right = RightFactor::new(number, 1e-10, &right, rank, COLS).unwrap();
+    let (left, right) = (factor(ELEMS / COLS * RANK), factor(RANK * COLS));
+    let right = RightFactor::new(number, 1e-10, &right, RANK, COLS).unwrap();
     let before = weights(number, random);
     let mut values = before.clone();
-    kernel(format!("low-rank prediction, {name}, rank {rank}"), move || {
+    kernel(format!("low-rank prediction, {name}, rank {RANK}"), move || {
         values.copy_from_slice(&before);
         right.predict(ProductRule::RoundedProduct, &left, &mut values);
         black_box(&values);

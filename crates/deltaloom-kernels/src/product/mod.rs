@@ -57,7 +57,6 @@ impl RightFactor {
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
         reason = "the format rounds the factors of 16-bit floats to single precision"
     )]
     pub fn new(number: Number, scale: f32, factor: &[i32], rank: usize, cols: usize) -> Option<Self> {
@@ -95,7 +94,6 @@ impl RightFactor {
         let shape = Shape { number: self.number, rule, rank: self.rank, cols: self.cols };
         match &self.panels {
             Panels::Single(panels) => {
-                #[expect(clippy::cast_precision_loss, reason = "as the format has it")]
                 let left: Vec<f32> = left.iter().map(|u| *u as f32).collect();
                 predict_singles(shape, &left, panels, values);
             }
@@ -133,12 +131,15 @@ struct Shape {
 /// Predicts 16-bit floats on the instruction set in use.
 fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "calling functions with detected target features")]
-    // SAFETY: `isa` gives what was detected.
-    match isa() {
-        Isa::Avx512 => return unsafe { wide::singles_avx512(shape, left, panels, values) },
-        Isa::Avx2 => return unsafe { wide::singles_avx2(shape, left, panels, values) },
-        Isa::Scalar => {}
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected.
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => wide::singles_avx512(shape, left, panels, values),
+                _ => wide::singles_avx2(shape, left, panels, values),
+            }
+        };
     }
     predict_singles_body::<ROWS>(shape, left, panels, values);
 }
@@ -146,12 +147,15 @@ fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values
 /// Predicts F32 on the instruction set in use.
 fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "calling functions with detected target features")]
-    // SAFETY: `isa` gives what was detected.
-    match isa() {
-        Isa::Avx512 => return unsafe { wide::doubles_avx512(shape, left, panels, values) },
-        Isa::Avx2 => return unsafe { wide::doubles_avx2(shape, left, panels, values) },
-        Isa::Scalar => {}
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected.
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => wide::doubles_avx512(shape, left, panels, values),
+                _ => wide::doubles_avx2(shape, left, panels, values),
+            }
+        };
     }
     predict_doubles_body::<ROWS>(shape, left, panels, values);
 }
@@ -385,6 +389,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// One element as docs/format.md has it, from exact arithmetic of the standard library and a search for the nearest value.
+    #[expect(clippy::cast_possible_truncation, reason = "the roundings of the format")]
     fn expected(number: Number, rule: ProductRule, scale: f32, pairs: &[(i32, i32)], reference: u32) -> u32 {
         let value = |bits: u32| match number {
             BF16 => f64::from(f32::from_bits(bits << 16)),

@@ -15,10 +15,26 @@ const SIDES_PER_RANK: usize = 3;
 const MOST_LEFT: f64 = 2.0;
 const LEAST_EXPLAINED: f64 = 6.0;
 
-/// Takes a time that grows with the number of elements, far below that of packing them.
-pub(crate) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
-    let side = cube_root(matrix.rows.saturating_mul(matrix.cols)).clamp(*SIDES.start(), *SIDES.end());
-    let (rows, runs) = (side.min(matrix.rows), side.min(matrix.cols) / RUN);
+/// Rows, or columns, of a matrix that are looked at: their squares take a time that grows with the number of elements, far below that of packing them.
+fn side(rows: usize, cols: usize) -> usize {
+    cube_root(rows.saturating_mul(cols)).clamp(*SIDES.start(), *SIDES.end())
+}
+
+/// The rows of a matrix that [`looks_low_rank`] needs, in their order.
+pub(crate) fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
+    let count = side(rows, cols).min(rows);
+    (0..count).map(move |i| place(i, count, rows.saturating_sub(1)))
+}
+
+/// Place `i` of `count` evenly spaced ones from 0 to `last`.
+fn place(i: usize, count: usize, last: usize) -> usize {
+    if count > 1 { i * last / (count - 1) } else { 0 }
+}
+
+/// `matrix` has the [`sampled_rows`] of a matrix of `rows`.
+pub(crate) fn looks_low_rank(matrix: &Matrix<'_>, rows: usize) -> bool {
+    let runs = side(rows, matrix.cols).min(matrix.cols) / RUN;
+    let rows = matrix.rows;
     let cols = runs * RUN;
     // A row for every sampled column of the matrix.
     let mut sample = differences(matrix, rows, runs);
@@ -33,13 +49,11 @@ pub(crate) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
 fn differences(matrix: &Matrix<'_>, rows: usize, runs: usize) -> Vec<f64> {
     let size = matrix.number.bytes();
     let cols = runs * RUN;
-    let place = |i: usize, count: usize, all: usize| if count > 1 { i * all / (count - 1) } else { 0 };
     let (mut centres, mut halves) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
     for (i, (centres, halves)) in
         centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)).enumerate()
     {
-        let row = place(i, rows, matrix.rows - 1);
-        let (target, reference) = (matrix.target_row(row), matrix.reference_row(row));
+        let (target, reference) = (matrix.target_row(i), matrix.reference_row(i));
         for (j, (centres, halves)) in
             centres.chunks_exact_mut(RUN).zip(halves.chunks_exact_mut(RUN)).enumerate()
         {

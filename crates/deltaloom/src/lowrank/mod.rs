@@ -12,7 +12,7 @@ use deltaloom_kernels::Number;
 use deltaloom_kernels::product::{self, ProductRule};
 
 use crate::predict::Factors;
-pub(crate) use detect::looks_low_rank;
+pub(crate) use detect::{looks_low_rank, sampled_rows};
 use refine::{Norm, Pass};
 
 /// A tensor and its reference as matrices of the same shape: little-endian rows of `cols` elements.

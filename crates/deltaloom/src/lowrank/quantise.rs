@@ -18,7 +18,7 @@ const FIRST_ERROR: f64 = 0.05;
 /// Largest magnitude of a factor.
 const MAX_FACTOR: f64 = (1u32 << 30) as f64;
 
-/// Bits of the residual of the matrix, with or without factors, estimated on a sample of its rows.
+/// Bits of the residual of the whole matrix, with or without factors, estimated on some of `rows`, whose factors are the left ones.
 pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors>) -> u64 {
     let per_sample = (SAMPLE_ELEMS / matrix.cols).max(1);
     let step = rows.len().div_ceil(per_sample).max(1);
@@ -36,7 +36,7 @@ pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors
         sampled += 1;
     }
     let bits = plan::residual_cost(matrix.number, &target, &prediction) / ONE_BIT;
-    bits * rows.len() as u64 / sampled.max(1)
+    bits * matrix.rows as u64 / sampled.max(1)
 }
 
 /// Cuts the rank where the singular values fall most, if that costs less than keeping all, and gives the rule that costs less.
@@ -46,14 +46,14 @@ pub(super) fn choose_rank_and_rule(
     real: &mut Real,
     half: f64,
 ) -> Option<ProductRule> {
-    let singular = balance(real);
+    let singular = balance(real, matrix.rows as f64 / rows.len() as f64);
     let fall = |rank: &usize| singular[*rank - 1] / singular[*rank].max(f64::MIN_POSITIVE);
     let steepest = (1..real.rank).max_by(|a, b| fall(a).total_cmp(&fall(b)));
     let ranks = std::iter::once(real.rank).chain(steepest.filter(|rank| fall(rank) > 2.0));
     let mut best: Option<(u64, Real, ProductRule)> = None;
     for rank in ranks {
         let cut = cut(real, rank);
-        let step = first_step(matrix, rows, &singular[..rank], half);
+        let step = first_step(&cut, half);
         for rule in [ProductRule::Sum, ProductRule::RoundedProduct] {
             let Some(factors) = rounded(&cut, rule, step) else { continue };
             let bits = total_bits(matrix, rows, &factors);
@@ -74,8 +74,11 @@ fn cut(real: &Real, rank: usize) -> Real {
     Real { rank, left, right: real.right[..rank * cols].to_vec() }
 }
 
+/// Bits of residual and factors, if those of the rows without any were like those of `rows`.
 pub(super) fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
-    cost(matrix, rows, Some(factors)) + 8 * factors.to_bytes().len() as u64
+    let factor_bits = 8 * factors.to_bytes().len() as u64;
+    let whole = factor_bits * (matrix.rows + matrix.cols) as u64 / (rows.len() + matrix.cols) as u64;
+    cost(matrix, rows, Some(factors)) + whole
 }
 
 /// The step that costs least and factors for it, the right one in multiples of it, the left one fitted to make good what that changed.
@@ -86,7 +89,7 @@ pub(super) fn quantise(
     mut real: Real,
     half: f64,
 ) -> Option<(f64, Real)> {
-    let singular = balance(&mut real);
+    balance(&mut real, matrix.rows as f64 / rows.len() as f64);
     let mut best: Option<(u64, f64, Real)> = None;
     let mut try_step = |step: f64| {
         let mut own = real.clone();
@@ -101,7 +104,7 @@ pub(super) fn quantise(
         is_better
     };
     // Downhill from the first step, to either side.
-    let first = first_step(matrix, rows, &singular, half);
+    let first = first_step(&real, half);
     try_step(first);
     for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
         let mut step = first * factor;
@@ -116,11 +119,11 @@ pub(super) fn quantise(
 }
 
 /// A step with which the product is off by a small part of the half width.
-fn first_step(matrix: &Matrix<'_>, rows: &[usize], singular: &[f64], half: f64) -> f64 {
-    let spread: f64 = singular.iter().sum();
+fn first_step(real: &Real, half: f64) -> f64 {
     let error = FIRST_ERROR * half;
-    let sizes = 1.0 / rows.len() as f64 + 1.0 / matrix.cols as f64;
-    (12.0 * error * error / (spread * sizes)).sqrt()
+    let mean_square =
+        |factor: &[f64]| factor.iter().map(|x| x * x).sum::<f64>() * real.rank as f64 / factor.len() as f64;
+    (12.0 * error * error / (mean_square(&real.left) + mean_square(&real.right))).sqrt()
 }
 
 /// Factors in multiples of a step. `None` when they are too large for it.
@@ -128,8 +131,7 @@ pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Facto
     #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
     let scale = (step * step) as f32;
     let largest = real.left.iter().chain(&real.right).fold(0.0f64, |most, x| most.max(x.abs()));
-    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE || !(largest / step < MAX_FACTOR)
-    {
+    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE || largest / step >= MAX_FACTOR {
         return None;
     }
     #[expect(clippy::cast_possible_truncation, reason = "below 2^30")]
@@ -139,7 +141,7 @@ pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Facto
 
 /// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one
 /// step for all of them the product then has the least error for the bits they take. Gives the singular values.
-fn balance(real: &mut Real) -> Vec<f64> {
+fn balance(real: &mut Real, rows_per_row: f64) -> Vec<f64> {
     let rank = real.rank;
     let cols = real.right.len() / rank;
     // left = Q L^T, so the singular values are those of L^T right.
@@ -157,7 +159,9 @@ fn balance(real: &mut Real) -> Vec<f64> {
     let columns: Vec<f64> = (0..turned.len()).map(|at| turned[at % rank * cols + at / rank]).collect();
     let (values, vectors) = eigen(&gram(&columns, rank), rank);
     let singular: Vec<f64> = values.iter().map(|value| value.max(0.0).sqrt()).collect();
-    let root = |k: usize| singular[k].sqrt();
+    // Lengths are to be one for all rows, of which there are as many for each row that is here.
+    let tilt = rows_per_row.sqrt().sqrt();
+    let root = |k: usize| singular[k].sqrt() / tilt;
     // right becomes S^-1/2 E L^T right, and left becomes left L^-T E^T S^1/2.
     let mut right = vec![0.0; real.right.len()];
     matrix::add_product(Strided::rows(&vectors, rank), &turned, rank, cols, &mut right);

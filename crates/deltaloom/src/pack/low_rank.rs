@@ -12,9 +12,6 @@ use crate::tensor::Grid;
 
 use super::choose::{Choice, Target, reference_name};
 
-/// Rows on which most tensors are found to be something else.
-const SAMPLE_ROWS: u64 = 192;
-
 /// Factors of a prediction, as they are stored and as they are used.
 pub(super) struct ChosenFactors {
     pub(super) payload: Vec<u8>,
@@ -32,17 +29,15 @@ pub(super) fn choose(
     if !grid.is_matrix || !lowrank::is_worth_a_look(number, grid.rows, grid.cols) {
         return Ok(None);
     }
-    let row_bytes = to_usize(grid.row_bytes());
-    let step = grid.rows.div_ceil(SAMPLE_ROWS).max(1);
+    let (rows, cols) = (to_usize(grid.rows), to_usize(grid.cols));
     let sample = |read: &dyn Fn(u64, usize) -> Result<Vec<u8>>| -> Result<Vec<u8>> {
-        let rows = (0..grid.rows).step_by(to_usize(step)).map(|row| read(row * grid.row_bytes(), row_bytes));
-        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+        let row = |row: usize| read(row as u64 * grid.row_bytes(), to_usize(grid.row_bytes()));
+        Ok(lowrank::sampled_rows(rows, cols).map(row).collect::<Result<Vec<_>>>()?.concat())
     };
     let of_target = sample(&|offset, len| target.read(offset, len))?;
     let of_reference = sample(&|offset, len| reference.read(offset, len))?;
-    let cols = to_usize(grid.cols);
     let looks_low_rank = Matrix::new(number, cols, &of_target, &of_reference)
-        .is_some_and(|rows| lowrank::looks_low_rank(&rows));
+        .is_some_and(|sample| lowrank::looks_low_rank(&sample, rows));
     if !looks_low_rank {
         return Ok(None);
     }
