@@ -5,6 +5,7 @@ pub mod bits;
 pub mod fields;
 pub mod isa;
 pub mod keys;
+pub mod mixing;
 pub mod number;
 pub mod rans;
 pub mod steps;

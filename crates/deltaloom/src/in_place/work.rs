@@ -246,7 +246,7 @@ fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[O
     let range = tensor.grid.chunk_bytes(chunk as u64);
     let uses_prediction = |tensor: &PackedTensor| {
         let codec = tensor.chunks.get(chunk).map(|chunk| chunk.codec);
-        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse))
+        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse | Codec::Mixed))
     };
     Job {
         what: What::Chunk(number, chunk),
