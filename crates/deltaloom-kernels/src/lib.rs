@@ -1,4 +1,4 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams.
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, mixed contexts.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
 pub mod bits;

@@ -54,10 +54,10 @@ impl MixRule {
         } else {
             0
         };
-        let rows = target.len() / number.bytes() / shape.cols;
+        let tracks = target.len() / number.bytes() / shape.cols >= MIN_TRACKED_ROWS;
         Self {
-            tracks: rows >= MIN_TRACKED_ROWS,
-            shifts: all.changed * 2 >= all.elems,
+            tracks,
+            shifts: tracks && all.changed * 2 >= all.elems,
             scale,
             highest: u32::try_from(highest).unwrap_or(u32::MAX),
         }

@@ -102,7 +102,6 @@ fn approach(mean: &mut u32, size: u32, part_of_4096: i64) {
 
 /// What is learned of a chunk while its elements go by in order.
 struct Elements {
-    number: Number,
     rule: MixRule,
     mixer: Mixer,
     filter: Option<StepFilter>,
@@ -125,7 +124,6 @@ struct Contexts {
 impl Elements {
     fn new(shape: MixShape, rule: MixRule) -> Self {
         Self {
-            number: shape.number,
             rule,
             mixer: Mixer::new(LAYOUT.2, NODES, LEVELS * KINDS),
             filter: rule.tracks.then(|| StepFilter::new(shape.cols)),
@@ -415,3 +413,6 @@ fn decode_body(shape: MixShape, rule: MixRule, payload: &[u8], values: &mut [u8]
     by_number!(shape.number, run(&mut elements, &mut coder, shape.cols, values))?;
     coder.finish()
 }
+
+#[cfg(test)]
+mod tests;

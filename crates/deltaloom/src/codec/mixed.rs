@@ -1,4 +1,4 @@
-//! Residuals coded bit by bit in mixed contexts; docs/format.md section 11.
+//! Residuals coded bit by bit in mixed contexts; docs/format.md section 13.
 //! The modelling is in deltaloom-kernels; here are the payload's first fields and their bounds.
 
 use deltaloom_kernels::mixing::{self, MIN_TRACKED_ROWS, MixRule, MixShape, SCALE_MAX};
