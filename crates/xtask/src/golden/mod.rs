@@ -1,4 +1,4 @@
-//! The golden containers in assets/golden/v1: small files of every kind that every later reader must restore.
+//! The golden containers in assets/golden: small files of every kind that every later reader must restore.
 //! Writing only adds what is missing; checking restores all of them and packs their originals again.
 
 mod cases;
@@ -18,10 +18,17 @@ use serde::{Deserialize, Serialize};
 use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
-const FOLDER: &str = "assets/golden/v1";
-const MANIFEST: &str = "assets/golden/v1/manifest.json";
-/// All containers, originals and bases together.
+/// A folder for each version of the container, with the cases that came with it.
+pub(crate) const FOLDERS: [(&str, Cases); 2] =
+    [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
+/// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
+
+pub(crate) type Cases = fn() -> Vec<Case>;
+
+pub(crate) fn manifest_of(folder: &str) -> String {
+    format!("{folder}/manifest.json")
+}
 
 /// One container; paths are relative to its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,17 +67,16 @@ impl Manifest {
 /// # Errors
 /// What is wrong with them; what reading and writing gives.
 pub fn run(mode: Mode) -> Result<()> {
-    let folder = root().join(FOLDER);
-    let cases = cases::all();
-    if mode == Mode::Write {
-        fs::create_dir_all(&folder)?;
-        for case in &cases {
-            add(&folder, case)?;
+    for (folder, cases) in FOLDERS {
+        let cases = cases();
+        if mode == Mode::Write {
+            fs::create_dir_all(root().join(folder))?;
+            cases.iter().try_for_each(|case| add(&root().join(folder), case))?;
         }
+        let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
+        settle(mode, &manifest_of(folder), &expected.to_json()?, "golden")?;
     }
-    let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
-    settle(mode, MANIFEST, &expected.to_json()?, "golden")?;
-    check(&folder)
+    check_all()
 }
 
 impl Case {
@@ -133,7 +139,7 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
     let checkpoint = Checkpoint::open(&folder.join(&entry.original), &Limits::default())?;
     let report =
         deltaloom::pack(&checkpoint, &entry.open_bases(folder)?, &container, &entry.options()?, &Silent)?;
-    say(&format!("{FOLDER}/{}: added, {} bytes", entry.container, report.packed_bytes))
+    say(&format!("{}: added, {} bytes", entry.container, report.packed_bytes))
 }
 
 /// Restores every container of the repository and compares it with its original, and packs that again.
@@ -141,24 +147,29 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check_all() -> Result<()> {
-    check(&root().join(FOLDER))
+    let mut seen = Seen::default();
+    FOLDERS.iter().try_for_each(|(folder, _)| check(folder, &mut seen))?;
+    seen.check()
 }
 
-fn check(folder: &Path) -> Result<()> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(root().join(MANIFEST))?).context(MANIFEST)?;
-    let mut seen = Seen::default();
+fn check(name: &str, seen: &mut Seen) -> Result<()> {
+    let (folder, manifest_name) = (&root().join(name), manifest_of(name));
+    let manifest = fs::read(root().join(&manifest_name)).with_context(|| manifest_name.clone())?;
+    let manifest: Manifest = serde_json::from_slice(&manifest).with_context(|| manifest_name.clone())?;
     for entry in &manifest.containers {
-        check_one(folder, entry, &mut seen).with_context(|| format!("{FOLDER}/{}", entry.container))?;
+        check_one(folder, entry, seen).with_context(|| format!("{name}/{}", entry.container))?;
     }
     let listed: BTreeSet<&str> = manifest.containers.iter().map(|entry| entry.container.as_str()).collect();
     for file in fs::read_dir(folder)? {
-        let name = file?.file_name().to_string_lossy().into_owned();
-        ensure!(!name.ends_with(".loom") || listed.contains(name.as_str()), "{name} is not in {MANIFEST}");
+        let file = file?.file_name().to_string_lossy().into_owned();
+        ensure!(
+            !file.ends_with(".loom") || listed.contains(file.as_str()),
+            "{file} is not in {manifest_name}"
+        );
     }
-    seen.check()?;
     let total = files(folder)?.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-    ensure!(total <= MAX_BYTES, "{FOLDER} has {total} bytes, more than {MAX_BYTES}");
-    say(&format!("{FOLDER}: {} containers restored, {total} bytes", manifest.containers.len()))
+    ensure!(total <= MAX_BYTES, "{name} has {total} bytes, more than {MAX_BYTES}");
+    say(&format!("{name}: {} containers restored, {total} bytes", manifest.containers.len()))
 }
 
 fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
@@ -238,7 +249,11 @@ impl Seen {
         };
         let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file"];
         missing("predictor", &self.predictors, &predictors)?;
-        missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
+        missing(
+            "codec",
+            &self.codecs,
+            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed"],
+        )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
             "golden containers have ulp payloads of {:?} lanes instead of 1, 32 and 64",
