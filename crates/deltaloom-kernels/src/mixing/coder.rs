@@ -31,7 +31,7 @@ impl Range {
     #[expect(clippy::cast_possible_truncation, reason = "below the width of the range")]
     #[inline(always)]
     fn split(&self, p: u32) -> u32 {
-        self.low + (u64::from(self.high - self.low) * u64::from(p) >> 16) as u32
+        self.low + ((u64::from(self.high - self.low) * u64::from(p)) >> 16) as u32
     }
 
     #[inline(always)]

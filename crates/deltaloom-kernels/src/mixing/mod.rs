@@ -81,7 +81,7 @@ const LAYOUT: ([usize; CONTEXTS], [usize; CONTEXTS], usize) = {
 fn quarters(mean: u32) -> i32 {
     let mean = mean.max(1);
     let log2 = mean.ilog2();
-    let below = (u64::from(mean) << 2 >> log2) as u32 & 3;
+    let below = if log2 < 2 { mean << (2 - log2) } else { mean >> (log2 - 2) } & 3;
     4 * log2.cast_signed() - 64 + below.cast_signed()
 }
 
@@ -97,7 +97,7 @@ fn root_quarters(square: f32) -> i32 {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the two")]
 fn approach(mean: &mut u32, size: u32, part_of_4096: i64) {
     let distance = i64::from(size) - i64::from(*mean);
-    *mean = (i64::from(*mean) + (distance * part_of_4096 >> 12)) as u32;
+    *mean = (i64::from(*mean) + ((distance * part_of_4096) >> 12)) as u32;
 }
 
 /// What is learned of a chunk while its elements go by in order.
@@ -201,6 +201,7 @@ impl Elements {
 
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "all that contexts are made of")]
+    #[expect(clippy::cast_possible_truncation, reason = "a few bits each")]
     fn contexts(
         &self,
         number: Number,
@@ -334,7 +335,9 @@ fn code_tree<C: BitCoder>(
 /// When the lengths differ or are not those of whole rows.
 #[must_use]
 pub fn encode(shape: MixShape, rule: MixRule, target: &[u8], prediction: &[u8], out: Vec<u8>) -> Vec<u8> {
-    assert!(target.len() == prediction.len() && target.len() % (shape.cols * shape.number.bytes()) == 0);
+    assert!(
+        target.len() == prediction.len() && target.len().is_multiple_of(shape.cols * shape.number.bytes())
+    );
     encode_chunk(shape, rule, target, prediction, out)
 }
 
@@ -346,7 +349,7 @@ pub fn encode(shape: MixShape, rule: MixRule, target: &[u8], prediction: &[u8], 
 /// # Panics
 /// When the length of `values` is not that of whole rows.
 pub fn decode(shape: MixShape, rule: MixRule, payload: &[u8], values: &mut [u8]) -> Result<(), DecodeError> {
-    assert!(values.len() % (shape.cols * shape.number.bytes()) == 0);
+    assert!(values.len().is_multiple_of(shape.cols * shape.number.bytes()));
     decode_chunk(shape, rule, payload, values)
 }
 

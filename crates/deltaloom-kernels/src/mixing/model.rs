@@ -25,9 +25,10 @@ const SQUASH: [i32; REFINED_STEPS] = [
 
 /// Probability of a stretched one, in 1/65536: between the places of the table on straight lines.
 const fn squash(x: i32) -> i32 {
-    let at = (x + 2048) as usize;
-    let (low, high) = (SQUASH[at >> 7], SQUASH[(at >> 7) + 1]);
-    low + ((high - low) * (at & 127) as i32 >> 7)
+    let at = x + 2048;
+    let step = (at >> 7) as usize;
+    let (low, high) = (SQUASH[step], SQUASH[step + 1]);
+    low + (((high - low) * (at & 127)) >> 7)
 }
 
 /// `squash` of -2047..=2047.
@@ -64,7 +65,9 @@ static RATES: [u16; COUNT_MAX as usize + 1] = {
     let mut rates = [0; COUNT_MAX as usize + 1];
     let mut n = 0;
     while n < rates.len() {
-        rates[n] = (65536 / (n + 2)) as u16;
+        #[expect(clippy::cast_possible_truncation, reason = "32768 at most")]
+        let rate = (65536 / (n + 2)) as u16;
+        rates[n] = rate;
         n += 1;
     }
     rates
@@ -87,7 +90,7 @@ impl Counter {
     fn update(&mut self, bit: bool) {
         let (p, n) = (i64::from(self.0 >> 10), self.0 & 1023);
         let goal = if bit { (1 << 22) - 1 } else { 0 };
-        let moved = p + ((goal - p) * i64::from(RATES[n as usize]) >> 16);
+        let moved = p + (((goal - p) * i64::from(RATES[n as usize])) >> 16);
         self.0 = (moved as u32) << 10 | (n + u32::from(n < COUNT_MAX));
     }
 }
@@ -138,12 +141,12 @@ impl Mixer {
         let (x1, x2) = (mixed(&inputs, first), mixed(&inputs, second));
         let x = (x1 + x2) >> 1;
         // The refinement learns what probabilities near two places of the table turned out to be.
+        let position = x + 2048;
         #[expect(clippy::cast_sign_loss, reason = "2048 is above the largest")]
-        let position = (x + 2048) as usize;
-        let (step, between) = (position >> 7, (position & 127) as i32);
+        let (step, between) = ((position >> 7) as usize, position & 127);
         let refined = &mut self.refined[place.node];
         let (low, high) = (i32::from(refined[step]), i32::from(refined[step + 1]));
-        let of_place = low + ((high - low) * between >> 7);
+        let of_place = low + (((high - low) * between) >> 7);
         let p = (probability(x) + of_place) >> 1;
         #[expect(clippy::cast_sign_loss, reason = "between probabilities")]
         let bit = coder.code(bit, p as u32);
