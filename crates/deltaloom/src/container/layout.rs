@@ -526,9 +526,9 @@ mod tests {
 
     #[test]
     fn codec_ids_are_those_of_the_format() {
-        for id in 0..=6 {
+        for id in 0..=7 {
             assert_eq!(codec_id(codec_of(id).unwrap()), id);
         }
-        assert!(codec_of(7).is_err());
+        assert!(codec_of(8).is_err());
     }
 }

@@ -82,7 +82,12 @@ fn mixed() -> Case {
     };
     Case {
         preset: Preset::Max,
-        ..Case::new("mixed", "mixed contexts with and without foreseen steps", &file(&tuned), &[&file(&base)])
+        ..Case::new(
+            "mixed",
+            "mixed contexts and foreseen steps, BF16 and F32",
+            &file(&tuned),
+            &[&file(&base)],
+        )
     }
 }
 
