@@ -7,6 +7,7 @@ import argparse, collections, io, json, math, pathlib, re, struct, sys, types, z
 import numpy as np
 import loom_predictors as computed
 from blake3_numpy import digest as blake3
+from mixed_numpy import decode_mixed
 from zstandard import ZstdDecompressor, ZstdError
 
 Type = collections.namedtuple("Type", "bits exp man signed", defaults=(0, 0, False))  # exp > 0: a float
@@ -14,7 +15,7 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL = range(6)
-SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE = range(7)  # the last three belong to the families 1, 2, 3: codec - 3
+SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED = range(8)  # the last four belong to the families 1 to 4: codec - 3
 
 def must(ok, what):
     if not ok:
@@ -159,6 +160,8 @@ def decode_chunk(t, g, codec, p, cur):
         out = p + np.frombuffer(b"".join(planes), np.uint8).reshape(size, -1).T.copy().view(f"<u{size}")[:, 0]
     elif codec != SAME:
         must(g.family and codec == g.family + 3, "codec not allowed here")
+        if codec == MIXED:
+            return decode_mixed(t.kind, t.cols, p, cur.read()).astype(f"<u{size}")
         out = (decode_float if codec == FLOAT else decode_ulp_or_sparse)(t, g, p, cur)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
@@ -220,11 +223,11 @@ def read_tensor(t, meta, sets, tensors, payloads):
         t.changed = None if t.predictor == ZERO else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
-            if g.family:
+            if g.family not in (0, MIXED - 3):
                 g.first, g.slots = sets[meta.varint()]
             if g.family == FLOAT - 3:
                 g.m, g.lo = meta.u8(), meta.varint()
-            elif g.family:
+            elif g.family not in (0, MIXED - 3):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0
             t.coded += [(g, meta.u8(), payloads.take(meta.varint())) for _ in range(g.count)]

@@ -1,4 +1,4 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products.
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
 pub mod adapter;
@@ -7,6 +7,7 @@ pub mod fields;
 pub mod isa;
 pub mod keys;
 pub mod matrix;
+pub mod mixing;
 pub mod number;
 pub mod product;
 pub mod rans;

@@ -2,6 +2,7 @@
 //! It does not choose parameters; [`crate::plan`] does. It never gives more bytes than the chunk has.
 
 mod float;
+mod mixed;
 mod planes;
 mod sparse;
 mod ulp;
@@ -17,6 +18,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
+pub(crate) use mixed::encode as encode_mixed;
 pub(crate) use planes::sample_cost as planes_sample_cost;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
@@ -38,13 +40,15 @@ pub enum Codec {
     Ulp,
     /// Residuals of the changed elements only, and the gaps between them.
     Sparse,
+    /// A residual for every element, bit by bit in mixed contexts that are learned on the way.
+    Mixed,
 }
 
 impl Codec {
     /// Whether decoding a chunk needs its prediction; otherwise what is there before does not matter.
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
-            Self::Same | Self::Planes | Self::Ulp | Self::Sparse => true,
+            Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed => true,
             Self::Constant | Self::Raw | Self::Float => false,
         }
     }
@@ -60,6 +64,7 @@ impl Codec {
             Self::Float => "float",
             Self::Ulp => "ulp",
             Self::Sparse => "sparse",
+            Self::Mixed => "mixed",
         }
     }
 }
@@ -105,6 +110,7 @@ pub(crate) enum Coding<T> {
     Float { tables: T, modelled_bits: u32, lowest: u64 },
     Ulp { tables: T, scales: GroupScales },
     Sparse { tables: T, scales: GroupScales },
+    Mixed,
 }
 
 impl<T> Coding<T> {
@@ -117,12 +123,13 @@ impl<T> Coding<T> {
             }
             Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
             Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
+            Self::Mixed => Coding::Mixed,
         })
     }
 
     pub(crate) fn tables(&self) -> Option<&T> {
         match self {
-            Self::Plain => None,
+            Self::Plain | Self::Mixed => None,
             Self::Float { tables, .. } | Self::Ulp { tables, .. } | Self::Sparse { tables, .. } => {
                 Some(tables)
             }
@@ -183,12 +190,21 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) row_scales: &'a [i32],
     /// Residuals, where the plan has computed them.
     pub(crate) symbols: Option<&'a UlpSymbols>,
+    /// The payload of a mixed chunk, where the plan has tried it.
+    pub(crate) mixed: Option<&'a [u8]>,
     /// What the plan expects, for choosing lanes.
     pub(crate) estimated_bytes: u64,
     pub(crate) zstd_level: i32,
 }
 
 impl ChunkInput<'_> {
+    fn mixed_payload(&self) -> Vec<u8> {
+        match self.mixed {
+            Some(payload) => payload.to_vec(),
+            None => mixed::encode(&self.shape, self.target, self.prediction),
+        }
+    }
+
     /// Where a payload is written, with room for a usual one.
     fn empty_payload(&self) -> Vec<u8> {
         Scratch::vec(self.target.len() / 2)
@@ -210,6 +226,7 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
             .map(|split| (Codec::Float, float::encode(input, tables, split))),
         Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
+        Coding::Mixed => Some((Codec::Mixed, input.mixed_payload())),
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -244,6 +261,7 @@ pub(crate) fn decode(
         (Codec::Sparse, Coding::Sparse { tables, scales }) => {
             sparse::decode(shape, tables, scales, payload, values)
         }
+        (Codec::Mixed, Coding::Mixed) => mixed::decode(shape, payload, values),
         _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
     }
 }

@@ -135,12 +135,21 @@ fn codec_id(codec: Codec) -> u8 {
         Codec::Float => 4,
         Codec::Ulp => 5,
         Codec::Sparse => 6,
+        Codec::Mixed => 7,
     }
 }
 
 fn codec_of(id: u8) -> Result<Codec> {
-    let all =
-        [Codec::Same, Codec::Constant, Codec::Raw, Codec::Planes, Codec::Float, Codec::Ulp, Codec::Sparse];
+    let all = [
+        Codec::Same,
+        Codec::Constant,
+        Codec::Raw,
+        Codec::Planes,
+        Codec::Float,
+        Codec::Ulp,
+        Codec::Sparse,
+        Codec::Mixed,
+    ];
     all.get(usize::from(id)).copied().ok_or_else(|| Error::corrupt(format!("codec {id} does not exist")))
 }
 
@@ -207,6 +216,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
 fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>) {
     match coding {
         Coding::Plain => meta.push(0),
+        Coding::Mixed => meta.push(4),
         Coding::Float { tables, modelled_bits, lowest } => {
             meta.push(1);
             push_varint(meta, *tables as u64);
@@ -369,8 +379,10 @@ fn parse_tensor(
 
 fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Result<Coding<usize>> {
     let family = WireIds::check("group family", meta.u8()?, known.ids.family)?;
-    if family == 0 {
-        return Ok(Coding::Plain);
+    match family {
+        0 => return Ok(Coding::Plain),
+        4 => return Ok(Coding::Mixed),
+        _ => {}
     }
     let tables = meta.size()?;
     if tables as u64 >= known.set_count {
@@ -500,9 +512,9 @@ mod tests {
 
     #[test]
     fn codec_ids_are_those_of_the_format() {
-        for id in 0..=6 {
+        for id in 0..=7 {
             assert_eq!(codec_id(codec_of(id).unwrap()), id);
         }
-        assert!(codec_of(7).is_err());
+        assert!(codec_of(8).is_err());
     }
 }

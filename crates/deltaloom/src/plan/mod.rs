@@ -13,6 +13,7 @@ use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
 use crate::residual::scales::{self, Pair, Scales};
+use crate::scratch::Scratch;
 
 pub(crate) use tables::SetPool;
 use tables::{Histogram, Row, TableRequest};
@@ -25,7 +26,7 @@ pub enum Preset {
     /// Row and column scales where they pay.
     #[default]
     Default,
-    /// Also the strongest zstd, and scales tried everywhere.
+    /// Also the strongest zstd, scales tried everywhere, and mixed contexts: some MB/s in both directions.
     Max,
 }
 
@@ -54,6 +55,8 @@ impl Preset {
 const SMALL_PLANES_BYTES: usize = 64 << 10;
 /// Sparse is tried below one change in this many elements.
 const SPARSE_BELOW: u64 = 16;
+/// Groups of fewer elements are over before mixed contexts have learned anything.
+const MIXED_FROM_ELEMS: u64 = 2048;
 /// Elements of a planes sample, and how many samples a group gives.
 const SAMPLE_ELEMS: usize = 2048;
 const SAMPLES: usize = 4;
@@ -97,6 +100,8 @@ pub(crate) struct Draft {
     float_counts: Option<Box<Counts>>,
     /// Residuals of a ulp group by chunk, to be encoded as they are.
     symbols: Vec<Option<UlpSymbols>>,
+    /// Payloads of a mixed group by chunk.
+    mixed: Vec<Option<Scratch>>,
     /// Per chunk; empty when rows have none.
     row_scales: Vec<Vec<i32>>,
     /// Elements that differ from the prediction.
@@ -110,6 +115,7 @@ pub(crate) struct Draft {
 pub(crate) struct GroupPlan {
     pub(crate) coding: Coding<usize>,
     symbols: Vec<Option<UlpSymbols>>,
+    mixed: Vec<Option<Scratch>>,
     row_scales: Vec<Vec<i32>>,
     bytes_per_elem_q16: u64,
 }
@@ -123,6 +129,11 @@ impl GroupPlan {
         self.symbols.get(chunk)?.as_ref()
     }
 
+    /// The payload of a chunk that was mixed.
+    pub(crate) fn mixed(&self, chunk: usize) -> Option<&[u8]> {
+        self.mixed.get(chunk)?.as_deref()
+    }
+
     pub(crate) fn estimated_bytes(&self, elems: usize) -> u64 {
         self.bytes_per_elem_q16.saturating_mul(elems as u64) >> log2::FRACTION_BITS
     }
@@ -134,10 +145,17 @@ impl Draft {
             coding: Coding::Plain,
             float_counts: None,
             symbols: Vec::new(),
+            mixed: Vec::new(),
             row_scales: Vec::new(),
             changed,
             cost,
         }
+    }
+
+    /// Least that it can cost if others pay for its tables.
+    fn cost_without_tables(&self) -> u64 {
+        let request = self.coding.tables().and_then(Option::as_ref);
+        self.cost - request.map_or(0, |request| request.own.table_bits() * ONE_BIT)
     }
 }
 
@@ -170,6 +188,12 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
             best = sparse;
         }
     }
+    if preset == Preset::Max && group.is_predicted && group.elems() >= MIXED_FROM_ELEMS {
+        let mixed = mixed_draft(group, changed);
+        if mixed.cost < best.cost_without_tables() {
+            best = mixed;
+        }
+    }
     best
 }
 
@@ -190,6 +214,7 @@ pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64])
         GroupPlan {
             coding: coding.unwrap_or(Coding::Plain),
             symbols: draft.symbols,
+            mixed: draft.mixed,
             row_scales: draft.row_scales,
             bytes_per_elem_q16: draft.cost / 8 / (*elems).max(1),
         }
@@ -325,7 +350,15 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
     let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);
     let request = TableRequest { histogram, gaps: None, own };
     let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: group_scales(&scales) };
-    Draft { coding, float_counts: None, symbols: Vec::new(), row_scales: scales.rows, changed, cost }
+    Draft {
+        coding,
+        float_counts: None,
+        symbols: Vec::new(),
+        mixed: Vec::new(),
+        row_scales: scales.rows,
+        changed,
+        cost,
+    }
 }
 
 fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
@@ -355,7 +388,25 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let cost = own.cost + raw_bits * ONE_BIT;
     let request = TableRequest { histogram, gaps: Some(gaps), own };
     let coding = Coding::Sparse { tables: Some(Box::new(request)), scales: coding_scales };
-    Draft { coding, float_counts: None, symbols: Vec::new(), row_scales: Vec::new(), changed, cost }
+    Draft {
+        coding,
+        float_counts: None,
+        symbols: Vec::new(),
+        mixed: Vec::new(),
+        row_scales: Vec::new(),
+        changed,
+        cost,
+    }
+}
+
+/// Chunks coded in mixed contexts. What they take is known when they are encoded and not before.
+fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
+    let encode = |pair: &Pair<'_>| {
+        (pair.0 != pair.1).then(|| Scratch::from(codec::encode_mixed(&group.shape(*pair), pair.0, pair.1)))
+    };
+    let mixed: Vec<Option<Scratch>> = group.chunks.par_iter().map(encode).collect();
+    let bytes: u64 = mixed.iter().flatten().map(|payload| payload.len() as u64).sum();
+    Draft { coding: Coding::Mixed, mixed, ..Draft::plain(changed, bytes * 8 * ONE_BIT) }
 }
 
 /// The best split of stand-alone elements, where the number type has one.
@@ -390,6 +441,7 @@ fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
                 coding,
                 float_counts: Some(Box::new(counts)),
                 symbols: Vec::new(),
+                mixed: Vec::new(),
                 row_scales: Vec::new(),
                 changed,
                 cost,

@@ -218,7 +218,7 @@ impl Fit {
     }
 
     /// Bits of the tables themselves.
-    fn table_bits(&self) -> u64 {
+    pub(crate) fn table_bits(&self) -> u64 {
         let rows = self.gaps.iter().chain(self.runs.iter().map(|run| &run.row));
         rows.map(|row| table::table_bits(row.counts.len())).sum()
     }

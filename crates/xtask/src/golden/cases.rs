@@ -8,14 +8,14 @@ use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s, f64s, i8s, i
 use crate::files::{Tensor, safetensors, with_header};
 
 /// One checkpoint.
-pub(super) enum Input {
+pub(crate) enum Input {
     File(Vec<u8>),
     /// Files by their relative path.
     Directory(Vec<(&'static str, Vec<u8>)>),
 }
 
 /// A golden container to be.
-pub(super) struct Case {
+pub(crate) struct Case {
     pub(super) name: &'static str,
     /// What it is there for.
     pub(super) covers: &'static str,
@@ -44,7 +44,7 @@ impl Case {
     }
 }
 
-/// All cases, in the order they were added.
+/// The cases of version 1, in the order they were added.
 pub(super) fn all() -> Vec<Case> {
     vec![
         scales(),
@@ -65,7 +65,38 @@ pub(super) fn all() -> Vec<Case> {
 
 /// Cases of format version 2, in the order they were added.
 pub(super) fn since_2() -> Vec<Case> {
-    computed::all()
+    let mut cases = computed::all();
+    cases.push(mixed());
+    cases
+}
+
+fn mixed() -> Case {
+    let mut random = Random::new(13);
+    let (rows, cols) = (64, 48);
+    let base = random.normals(rows * cols, 0.02);
+    let factors = random.normals(rows + cols, 1.0);
+    // Steps of rank one, so large that mixed contexts gain what a small tensor makes them pay.
+    let step = |i: usize| 4e-4 * factors[i / cols] * factors[rows + i % cols];
+    let tuned: Vec<f64> =
+        base.iter().enumerate().map(|(i, value)| value + step(i) + 2e-5 * random.normal()).collect();
+    let file = |v: &[f64]| {
+        #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+        let integers_of: Vec<i64> = v.iter().map(|value| (value * 1e5) as i64).collect();
+        [
+            Tensor::new("bf16", "BF16", &[rows, cols], bf16s(v)),
+            Tensor::new("f32", "F32", &[rows, cols], f32s(v)),
+            Tensor::new("i16", "I16", &[rows * cols], integers(&integers_of, 2)),
+        ]
+    };
+    Case {
+        preset: Preset::Max,
+        ..Case::new(
+            "mixed",
+            "mixed contexts and foreseen steps, BF16 and F32",
+            &file(&tuned),
+            &[&file(&base)],
+        )
+    }
 }
 
 /// Adds to each value a normal step of `step` of its own size and of `floor`.

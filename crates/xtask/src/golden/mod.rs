@@ -273,7 +273,11 @@ impl Seen {
             "blend",
         ];
         missing("predictor", &self.predictors, &predictors)?;
-        missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
+        missing(
+            "codec",
+            &self.codecs,
+            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed"],
+        )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
             "golden containers have ulp payloads of {:?} lanes instead of 1, 32 and 64",

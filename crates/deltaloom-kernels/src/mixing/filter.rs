@@ -1,0 +1,190 @@
+//! Predicts the step of an element from the rows before it and the elements to its left, as a product of low rank that is learned on the way; docs/format.md section 13.
+//! Single precision in a fixed order of operations, none of them contracted: the same bits on every machine. Its results are contexts and predictions, never probabilities.
+
+/// Rank of the product: each doubling saves 4 % more of a fine-tune with an FP32 master, and takes four times the arithmetic.
+pub(super) const RANK: usize = 24;
+/// What a row adds to the statistics of those before it loses this much with every row.
+const MEMORY: f32 = 0.999;
+/// Steps and predicted steps are cut here, in units of the chunk's scale.
+pub(super) const STEP_MAX: f32 = 64.0;
+
+type Vector = [f32; RANK];
+type Matrix = [Vector; RANK];
+
+/// Sum of products: eight sums, which are added up in pairs.
+#[inline(always)]
+fn dot(a: &Vector, b: &Vector) -> f32 {
+    let mut sums = [0f32; 8];
+    for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
+}
+
+/// Product of a symmetric matrix and a vector, the rows added up in order.
+#[inline(always)]
+fn product(matrix: &Matrix, vector: &Vector) -> Vector {
+    let mut out = [0f32; RANK];
+    for (row, x) in matrix.iter().zip(vector) {
+        for i in 0..RANK {
+            out[i] += row[i] * x;
+        }
+    }
+    out
+}
+
+/// `matrix - (gain * by) gain^T`.
+#[inline(always)]
+fn downdate(matrix: &mut Matrix, gain: &Vector, by: f32) {
+    for (row, x) in matrix.iter_mut().zip(gain) {
+        let x = x * by;
+        for i in 0..RANK {
+            row[i] -= x * gain[i];
+        }
+    }
+}
+
+fn identity() -> Matrix {
+    let mut matrix = [[0.0; RANK]; RANK];
+    (0..RANK).for_each(|i| matrix[i][i] = 1.0);
+    matrix
+}
+
+/// Factors of columns, and those of the present row as a Kalman filter estimates them from left to right.
+pub(super) struct StepFilter {
+    columns: Vec<Vector>,
+    row: Vector,
+    /// Covariance of `row`.
+    spread: Matrix,
+    /// Sum of the outer products of the rows before.
+    rows: Matrix,
+    row_count: f32,
+    /// Inverse of that sum, for the least squares of columns.
+    inverse: Matrix,
+    /// `spread` times the factors of the present column.
+    gain: Vector,
+}
+
+/// A step as it is foreseen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Foreseen {
+    pub(super) step: f32,
+    /// How uncertain the factors make it.
+    pub(super) variance: f32,
+}
+
+impl StepFilter {
+    pub(super) fn new(cols: usize) -> Self {
+        let first = |column: u64| {
+            // SplitMix64: the bits are signs.
+            let mut z = (column + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            std::array::from_fn(|i| if z >> i & 1 == 1 { 0.125 } else { -0.125 })
+        };
+        Self {
+            columns: (0..cols as u64).map(first).collect(),
+            row: [0.0; RANK],
+            spread: identity(),
+            rows: identity(),
+            row_count: 1.0,
+            inverse: identity(),
+            gain: [0.0; RANK],
+        }
+    }
+
+    pub(super) fn start_row(&mut self) {
+        for i in 0..RANK {
+            for k in 0..RANK {
+                self.spread[i][k] = self.rows[i][k] / self.row_count;
+            }
+            self.spread[i][i] += 0.01;
+        }
+        self.row = [0.0; RANK];
+    }
+
+    #[inline(always)]
+    pub(super) fn foresee(&mut self, column: usize) -> Foreseen {
+        let factors = &self.columns[column];
+        self.gain = product(&self.spread, factors);
+        let (step, variance) = (dot(factors, &self.row), dot(factors, &self.gain));
+        // Also where it is not a number.
+        let step = if step.abs() <= STEP_MAX { step } else { 0.0 };
+        Foreseen { step, variance: if variance > 0.0 { variance } else { 0.0 } }
+    }
+
+    /// Learns the step of the column last foreseen, `error` more than that, given the noise of steps.
+    #[inline(always)]
+    pub(super) fn learn(&mut self, foreseen: Foreseen, error: f32, noise: f32) {
+        let by = 1.0 / (foreseen.variance + noise);
+        let weight = error * by;
+        for i in 0..RANK {
+            self.row[i] += self.gain[i] * weight;
+        }
+        downdate(&mut self.spread, &self.gain, by);
+    }
+
+    /// Learns the columns from the steps of a whole row; those that are not numbers say nothing.
+    pub(super) fn end_row(&mut self, steps: &[f32]) {
+        for i in 0..RANK {
+            for k in 0..RANK {
+                self.rows[i][k] = self.rows[i][k] * MEMORY + self.row[i] * self.row[k];
+            }
+        }
+        self.row_count = self.row_count * MEMORY + 1.0;
+        let gain = product(&self.inverse, &self.row);
+        let by = 1.0 / (MEMORY + dot(&self.row, &gain));
+        for (factors, step) in self.columns.iter_mut().zip(steps).filter(|(_, step)| !step.is_nan()) {
+            let weight = (step - dot(factors, &self.row)) * by;
+            for i in 0..RANK {
+                factors[i] += gain[i] * weight;
+            }
+        }
+        downdate(&mut self.inverse, &gain, by);
+        for i in 0..RANK {
+            for k in 0..RANK {
+                self.inverse[i][k] *= 1.0 / MEMORY;
+            }
+        }
+    }
+}
+
+/// Mean square of what steps are off by: of all elements, and of the present row relative to that.
+pub(super) struct Noise {
+    all: f32,
+    row: f32,
+}
+
+impl Noise {
+    pub(super) fn new() -> Self {
+        Self { all: 1.0, row: 1.0 }
+    }
+
+    pub(super) fn start_row(&mut self) {
+        self.row = self.row * 0.5 + 0.5;
+    }
+
+    #[inline(always)]
+    pub(super) fn of_element(&self) -> f32 {
+        self.all * self.row
+    }
+
+    /// Mean square of what the next element is off by.
+    #[inline(always)]
+    pub(super) fn with(&self, variance: f32) -> f32 {
+        (variance + self.all) * self.row
+    }
+
+    #[inline(always)]
+    pub(super) fn learn(&mut self, variance: f32, error: f32) {
+        let square = error * error;
+        self.all += (square / self.row - self.all) * 0.0005;
+        let relative = square / (self.all + variance);
+        let relative = if relative < 8.0 { relative } else { 8.0 };
+        self.row += (relative - self.row) * 0.01;
+        self.row = if self.row > 0.001 { self.row } else { 0.001 };
+    }
+}
