@@ -1,7 +1,8 @@
-//! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5 and 8 to 10.
+//! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5, 8 to 10 and 13.
 //! It does not choose parameters; [`crate::plan`] does. It never gives more bytes than the chunk has.
 
 mod float;
+pub(crate) mod grid;
 mod planes;
 mod sparse;
 mod ulp;
@@ -17,6 +18,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
+pub(crate) use grid::{GridSymbols, ValueGrid};
 pub(crate) use planes::sample_cost as planes_sample_cost;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
@@ -38,6 +40,8 @@ pub enum Codec {
     Ulp,
     /// Residuals of the changed elements only, and the gaps between them.
     Sparse,
+    /// Points of a grid: multiples of a step per block of elements, or a palette.
+    Grid,
 }
 
 impl Codec {
@@ -45,7 +49,7 @@ impl Codec {
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
             Self::Same | Self::Planes | Self::Ulp | Self::Sparse => true,
-            Self::Constant | Self::Raw | Self::Float => false,
+            Self::Constant | Self::Raw | Self::Float | Self::Grid => false,
         }
     }
 
@@ -60,6 +64,7 @@ impl Codec {
             Self::Float => "float",
             Self::Ulp => "ulp",
             Self::Sparse => "sparse",
+            Self::Grid => "grid",
         }
     }
 }
@@ -105,6 +110,7 @@ pub(crate) enum Coding<T> {
     Float { tables: T, modelled_bits: u32, lowest: u64 },
     Ulp { tables: T, scales: GroupScales },
     Sparse { tables: T, scales: GroupScales },
+    Grid { tables: T, grid: ValueGrid },
 }
 
 impl<T> Coding<T> {
@@ -117,15 +123,17 @@ impl<T> Coding<T> {
             }
             Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
             Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
+            Self::Grid { tables, grid } => Coding::Grid { tables: f(tables)?, grid: grid.clone() },
         })
     }
 
     pub(crate) fn tables(&self) -> Option<&T> {
         match self {
             Self::Plain => None,
-            Self::Float { tables, .. } | Self::Ulp { tables, .. } | Self::Sparse { tables, .. } => {
-                Some(tables)
-            }
+            Self::Float { tables, .. }
+            | Self::Ulp { tables, .. }
+            | Self::Sparse { tables, .. }
+            | Self::Grid { tables, .. } => Some(tables),
         }
     }
 }
@@ -183,6 +191,8 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) row_scales: &'a [i32],
     /// Residuals, where the plan has computed them.
     pub(crate) symbols: Option<&'a UlpSymbols>,
+    /// Points of a grid, where the plan has found one.
+    pub(crate) points: Option<&'a GridSymbols>,
     /// What the plan expects, for choosing lanes.
     pub(crate) estimated_bytes: u64,
     pub(crate) zstd_level: i32,
@@ -210,6 +220,9 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
             .map(|split| (Codec::Float, float::encode(input, tables, split))),
         Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
+        Coding::Grid { tables, grid } => {
+            grid::encode(input, tables, grid).map(|payload| (Codec::Grid, payload))
+        }
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -244,6 +257,7 @@ pub(crate) fn decode(
         (Codec::Sparse, Coding::Sparse { tables, scales }) => {
             sparse::decode(shape, tables, scales, payload, values)
         }
+        (Codec::Grid, Coding::Grid { tables, grid }) => grid::decode(shape, tables, grid, payload, values),
         _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
     }
 }

@@ -289,6 +289,7 @@ impl<'a> Packer<'a> {
                 prediction,
                 row_scales: plan.row_scales(i),
                 symbols: plan.symbols(i),
+                points: plan.points(i),
                 estimated_bytes: plan.estimated_bytes(rows * cols),
                 zstd_level: self.preset.zstd_level(target.len()),
             };

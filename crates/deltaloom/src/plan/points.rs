@@ -1,0 +1,339 @@
+//! Finds the step, and the origin if there is one, of a block of elements that a quantiser has written.
+//! It proves every point with the arithmetic of the decoder; what is no point becomes an escape.
+
+use deltaloom_kernels::Number;
+
+use crate::codec::grid::{ESCAPE, MIDDLE, point};
+
+/// Added and taken away again, it rounds numbers below it to integers, ties to even.
+const ROUND: f64 = 4_503_599_627_370_496.0;
+/// Low mantissa bits of an F32 number that was an F16 number.
+const HALF_ZERO_BITS: u32 = 13;
+/// At most so many numbers are proven for a block: a BF16 element leaves no more F16 numbers to its step.
+const MAX_STEPS: u32 = 16;
+/// Of so many elements one may be no point.
+const ELEMS_PER_ESCAPE: usize = 8;
+
+/// What is tried for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Multiples of a step, the largest by size being this many steps.
+    Steps,
+    /// Multiples of a step from the least element up.
+    Origins,
+}
+
+impl Kind {
+    /// How many steps the farthest element can be away: any number without an origin; with one what n-bit quantisers have, which use both ends.
+    pub(super) fn reaches(self) -> &'static [u16] {
+        const ALL: [u16; 127] = {
+            let mut all = [0; 127];
+            let mut i = 0;
+            while i < all.len() {
+                #[expect(clippy::cast_possible_truncation, reason = "at most 127")]
+                let reach = i as u16 + 1;
+                all[i] = reach;
+                i += 1;
+            }
+            all
+        };
+        match self {
+            Self::Steps => &ALL,
+            Self::Origins => &[1, 3, 7, 15, 31, 63, 127, 255],
+        }
+    }
+}
+
+/// A block as points of a grid.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Block {
+    pub(super) step: f32,
+    pub(super) origin: Option<f32>,
+    pub(super) reach: u16,
+}
+
+/// An element, how far it is from the origin, and how far it may have been rounded.
+#[derive(Debug, Clone, Copy)]
+struct Distance {
+    size: f64,
+    error: f64,
+}
+
+/// Buffers and number type, for many blocks.
+pub(super) struct Fitter {
+    number: Number,
+    kind: Kind,
+    /// Finite elements of the block: bits and value.
+    elements: Vec<(u64, f32)>,
+    distances: Vec<Distance>,
+}
+
+impl Fitter {
+    pub(super) fn new(number: Number, kind: Kind) -> Self {
+        Self { number, kind, elements: Vec::new(), distances: Vec::new() }
+    }
+
+    /// The grid of a block of elements, with one of the `reaches`; `previous` stands in where the elements do not say a step.
+    pub(super) fn fit(&mut self, bytes: &[u8], reaches: &[u16], previous: f32) -> Option<Block> {
+        self.elements.clear();
+        let number = self.number;
+        let elements = bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes));
+        self.elements.extend(elements.filter(|(_, value)| value.is_finite()));
+        match self.kind {
+            Kind::Steps => {
+                let sign = self.sign();
+                self.elements.sort_unstable_by_key(|(_, value)| value.abs().to_bits());
+                self.fit_from(None, sign, reaches, previous)
+            }
+            Kind::Origins => {
+                self.elements.sort_unstable_by(|a, b| a.1.total_cmp(&b.1));
+                let least = self.elements.first()?.1;
+                let origins = origins(number, least);
+                origins.into_iter().find_map(|origin| self.fit_from(Some(origin), 1.0, reaches, previous))
+            }
+        }
+    }
+
+    /// Sign of a step: zeros have it; without any, quantisers reach farther below zero.
+    fn sign(&self) -> f32 {
+        let zeros = self.elements.iter().filter(|(_, value)| *value == 0.0);
+        let (any, all_negative) =
+            zeros.fold((false, true), |(_, all), (_, v)| (true, all && v.is_sign_negative()));
+        let farthest = self.elements.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+        let reaches_up = farthest.is_some_and(|(_, value)| *value > 0.0);
+        if (any && all_negative) || (!any && reaches_up) { -1.0 } else { 1.0 }
+    }
+
+    fn fit_from(&mut self, origin: Option<f32>, sign: f32, reaches: &[u16], previous: f32) -> Option<Block> {
+        let number = self.number;
+        self.distances.clear();
+        let distance = |(_, value): &(u64, f32)| {
+            let size = (f64::from(*value) - f64::from(origin.unwrap_or(0.0))).abs();
+            // With an origin the product was rounded before it was added.
+            let of_product = if origin.is_some() { half_ulp(Number::float(8, 23), size) } else { 0.0 };
+            Distance { size, error: half_ulp(number, f64::from(*value)) + of_product }
+        };
+        self.distances.extend(self.elements.iter().map(distance));
+        let farthest = *self.distances.last()?;
+        if farthest.size <= farthest.error {
+            let step = previous.abs() * sign;
+            return self.proven(Block { step, origin, reach: 0 });
+        }
+        let fit = |reach: &u16| {
+            let (low, high) = self.interval(farthest, *reach)?;
+            let block = |step: f32| Block { step: step * sign, origin, reach: *reach };
+            steps(low, high).find_map(|step| self.proven(block(step)))
+        };
+        reaches.iter().find_map(fit)
+    }
+
+    /// The steps with which every element may be a point, the farthest being `reach` steps away.
+    fn interval(&self, farthest: Distance, reach: u16) -> Option<(f64, f64)> {
+        let reach = f64::from(reach);
+        let mut low = (farthest.size - farthest.error) / reach;
+        let mut high = (farthest.size + farthest.error) / reach;
+        // The nearest first: they know their level although the step is not known well yet.
+        for at in &self.distances {
+            let level = at.size / (0.5 * (low + high)) + ROUND - ROUND;
+            if level == 0.0 {
+                if at.size > at.error {
+                    return None;
+                }
+                continue;
+            }
+            low = low.max((at.size - at.error) / level);
+            high = high.min((at.size + at.error) / level);
+            if low > high {
+                return None;
+            }
+        }
+        Some((low, high))
+    }
+
+    /// The block if nearly all of its elements are points.
+    fn proven(&self, block: Block) -> Option<Block> {
+        let allowed = self.elements.len() / ELEMS_PER_ESCAPE;
+        let mut wrong = 0;
+        let mut is_good = |(bits, value): &(u64, f32)| {
+            wrong += usize::from(symbol(self.number, &block, *bits, *value) == ESCAPE);
+            wrong <= allowed
+        };
+        self.elements.iter().all(&mut is_good).then_some(block)
+    }
+}
+
+/// The symbol of an element, or the escape.
+#[inline]
+pub(super) fn symbol(number: Number, block: &Block, bits: u64, value: f32) -> u8 {
+    let (origin, middle) = match block.origin {
+        Some(origin) => (origin, 0.0),
+        None => (0.0, f64::from(MIDDLE)),
+    };
+    let level = (f64::from(value) - f64::from(origin)) / f64::from(block.step) + middle;
+    // Also for what is not a number: nothing compares with it.
+    if !(-0.5..254.5).contains(&level) {
+        return ESCAPE;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to 254, and it was checked"
+    )]
+    let symbol = (level + ROUND - ROUND) as u8;
+    if point(number, block.step, block.origin, symbol) == bits { symbol } else { ESCAPE }
+}
+
+/// Bits and value of a BF16, F16 or F32 element.
+#[inline]
+pub(super) fn element(number: Number, bytes: &[u8]) -> (u64, f32) {
+    match (number.mantissa_bits(), bytes) {
+        (7, &[a, b]) => {
+            let bits = u16::from_le_bytes([a, b]);
+            (bits.into(), half::bf16::from_bits(bits).to_f32())
+        }
+        (10, &[a, b]) => {
+            let bits = u16::from_le_bytes([a, b]);
+            (bits.into(), half::f16::from_bits(bits).to_f32())
+        }
+        (_, &[a, b, c, d]) => {
+            let bits = u32::from_le_bytes([a, b, c, d]);
+            (bits.into(), f32::from_bits(bits))
+        }
+        _ => (0, 0.0),
+    }
+}
+
+/// Half of the unit in the last place of a number of this type and size.
+fn half_ulp(number: Number, size: f64) -> f64 {
+    const F64_BIAS: u64 = 1023;
+    let bias = (1u64 << (number.exponent_bits() - 1)) - 1;
+    let exponent = (size.to_bits() >> 52 & 0x7ff).max(F64_BIAS + 1 - bias);
+    f64::from_bits((exponent - u64::from(number.mantissa_bits()) - 1) << 52)
+}
+
+/// What may have been rounded to the least element of a block.
+fn origins(number: Number, least: f32) -> Vec<f32> {
+    let mut origins = vec![least];
+    if number.mantissa_bits() < 10 {
+        // F16 numbers have eight times as many.
+        let eighth = half_ulp(number, f64::from(least)) / 4.0;
+        let near =
+            [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0].map(|i| narrow(f64::from(least) + i * eighth));
+        origins.extend(near.iter().filter(|origin| origin.is_finite()));
+    }
+    origins
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest")]
+fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// F32 numbers from `low` to `high`, those first that are likely to be a step: the one of the shortest mantissa, then F16 numbers, then the middle.
+fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
+    let (mut first, mut last) = (narrow(low).to_bits(), narrow(high).to_bits());
+    if f64::from(f32::from_bits(first)) < low {
+        first += 1;
+    }
+    if f64::from(f32::from_bits(last)) > high {
+        last = last.saturating_sub(1);
+    }
+    let is_empty = first > last || !f32::from_bits(last).is_finite() || first == 0;
+    let halves = (first.div_ceil(1 << HALF_ZERO_BITS)..=last >> HALF_ZERO_BITS)
+        .map(|x| x << HALF_ZERO_BITS)
+        .take(MAX_STEPS as usize);
+    let all = std::iter::once(shortest(first, last)).chain(halves).chain([first.midpoint(last)]);
+    all.filter(move |_| !is_empty).map(f32::from_bits)
+}
+
+/// The number of a range that has most zeros at its end.
+fn shortest(first: u32, last: u32) -> u32 {
+    let Some(differing) = (first ^ last).checked_ilog2() else { return first };
+    if first.trailing_zeros() > differing { first } else { last >> differing << differing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const F32: Number = Number::float(8, 23);
+    const F16: Number = Number::float(5, 10);
+    const BF16: Number = Number::float(8, 7);
+
+    /// Elements of a block with these levels.
+    fn write(number: Number, step: f32, origin: Option<f32>, symbols: &[u8]) -> Vec<u8> {
+        let bytes =
+            |symbol: &u8| point(number, step, origin, *symbol).to_le_bytes()[..number.bytes()].to_vec();
+        symbols.iter().flat_map(bytes).collect()
+    }
+
+    fn escapes(number: Number, block: &Block, bytes: &[u8]) -> usize {
+        let elements = bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes));
+        elements.filter(|(bits, value)| symbol(number, block, *bits, *value) == ESCAPE).count()
+    }
+
+    proptest! {
+        /// Whatever an F16 step has made is found again, in every dtype, up to what BF16 rounds onto one another.
+        #[test]
+        fn blocks_of_quantisers_are_found(
+            step in 0x1000u16..0x3c00, origin in 0x8000u16..0xbc00, levels in prop::collection::vec(0u8..16, 30),
+        ) {
+            let (step, origin) = (half::f16::from_bits(step).to_f32(), half::f16::from_bits(origin).to_f32());
+            let symbols = [&levels[..], &[0, 15]].concat();
+            for number in [F32, F16, BF16] {
+                let signed: Vec<u8> = symbols.iter().map(|level| MIDDLE - 8 + level).collect();
+                let bytes = write(number, -step, None, &signed);
+                let block = Fitter::new(number, Kind::Steps).fit(&bytes, Kind::Steps.reaches(), 1.0).unwrap();
+                prop_assert!(escapes(number, &block, &bytes) <= 4, "{number:?} {block:?}");
+            }
+            for number in [F32, F16] {
+                let bytes = write(number, step, Some(origin), &symbols);
+                // A step that is lost in the rounding of the origin makes a constant block.
+                let block = Fitter::new(number, Kind::Origins).fit(&bytes, Kind::Origins.reaches(), 1.0);
+                if number == F32 || step * 64.0 > -origin {
+                    prop_assert_eq!(block.map(|block| escapes(number, &block, &bytes)), Some(0), "{:?} {} {}", number, step, origin);
+                }
+            }
+        }
+
+        #[test]
+        fn any_elements_are_fitted_or_not_but_never_wrong(words in prop::collection::vec(any::<u32>(), 1..70)) {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            for number in [F32, F16, BF16] {
+                for kind in [Kind::Steps, Kind::Origins] {
+                    if let Some(block) = Fitter::new(number, kind).fit(&bytes, kind.reaches(), 1.0) {
+                        prop_assert!(block.step.is_finite() && block.origin.is_none_or(f32::is_finite));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortest_number_of_a_range() {
+        assert_eq!(shortest(0b1011_0111, 0b1011_1010), 0b1011_1000);
+        assert_eq!((shortest(8, 9), shortest(12, 12), shortest(7, 9)), (8, 12, 8));
+    }
+
+    #[test]
+    fn zeros_say_the_sign_of_the_step() {
+        let mut fitter = Fitter::new(F32, Kind::Steps);
+        let step = |values: [f32; 3], fitter: &mut Fitter| {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            fitter.fit(&bytes, Kind::Steps.reaches(), 0.75).unwrap().step
+        };
+        assert_eq!(step([-0.0, 1.5, 1.0], &mut fitter), -0.5);
+        assert_eq!(step([0.0, 1.5, 1.0], &mut fitter), 0.5);
+        assert_eq!(step([-1.5, 1.5, 1.0], &mut fitter), -0.5);
+        assert_eq!(step([0.0, 0.0, 0.0], &mut fitter), 0.75);
+    }
+
+    #[test]
+    fn weights_have_no_steps() {
+        let bytes: Vec<u8> = (1..=32u16).flat_map(|i| (1.0 / f32::from(i * 7 + 3)).to_le_bytes()).collect();
+        for kind in [Kind::Steps, Kind::Origins] {
+            assert_eq!(Fitter::new(F32, kind).fit(&bytes, kind.reaches(), 1.0), None);
+        }
+    }
+}
