@@ -6,10 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::golden::Manifest;
+use crate::golden::{FOLDERS, Manifest};
 use crate::{Mode, root, say, settle_quietly};
 
-const GOLDEN: &str = "assets/golden/v1";
 /// Larger containers would only slow the fuzzer down.
 const MAX_SEED_BYTES: usize = 8192;
 const HEAD_BYTES: usize = 16;
@@ -20,16 +19,19 @@ const TRAILER_BYTES: usize = 48;
 /// # Errors
 /// What would change, in check mode; what reading and writing gives.
 pub fn run(mode: Mode) -> Result<()> {
-    let folder = root().join(GOLDEN);
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
     let (mut seeds_written, mut seeds_there) = (0, 0);
-    for entry in &manifest.containers {
+    let mut entries = Vec::new();
+    for folder in FOLDERS.map(|(_, folder)| root().join(folder)) {
+        let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
+        entries.extend(manifest.containers.into_iter().map(|entry| (folder.clone(), entry)));
+    }
+    for (folder, entry) in &entries {
         let name = entry.container.trim_end_matches(".loom");
         let container = fs::read(folder.join(&entry.container))?;
         let seeds = [
             ("open_container", container.clone()),
             ("decode_chunk", opened(&container).with_context(|| entry.container.clone())?),
-            ("roundtrip", pair(&folder, &entry.original, entry.bases.first())?),
+            ("roundtrip", pair(folder, &entry.original, entry.bases.first())?),
         ];
         for (target, seed) in seeds.into_iter().filter(|(_, seed)| seed.len() <= MAX_SEED_BYTES) {
             let path = format!("fuzz/corpus/{target}/{name}");

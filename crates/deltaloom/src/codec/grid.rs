@@ -243,3 +243,122 @@ fn fill_escapes(number: Number, symbols: &[u8], bits: &mut BitReader<'_>, values
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{decoder, encoder};
+    use crate::entropy::table::{Counts, TableSet, normalise};
+    use proptest::prelude::*;
+
+    const BF16: Number = Number::float(8, 7);
+
+    /// A chunk of 9 rows of 100 elements with blocks of 32: payload, tables, grid and elements.
+    fn chunk(number: Number, has_origin: bool) -> (ChunkShape, Vec<u8>, TableSet, ValueGrid, Vec<u8>) {
+        let shape = ChunkShape { number, rows: 9, cols: 100 };
+        let symbols: Vec<u8> = (0..900u32)
+            .map(|i| if i % 301 == 7 { ESCAPE } else { u8::try_from(i * i % 97).unwrap() })
+            .collect();
+        let numbers: Vec<f32> = (1..=36u8).map(|i| 0.125 + f32::from(i) / 64.0).collect();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let mut escapes = deltaloom_kernels::bits::BitWriter::default();
+        let mut elements = Vec::new();
+        for (i, symbol) in symbols.iter().enumerate() {
+            let step = numbers[i / 100 * 4 + i % 100 / 32];
+            let mut bits = point(number, step, has_origin.then_some(step), *symbol);
+            if *symbol == ESCAPE {
+                bits = 0x7fc0 + i as u64;
+                escapes.push(bits, number.bits());
+            }
+            elements.extend_from_slice(&bits.to_le_bytes()[..number.bytes()]);
+        }
+        let points = GridSymbols {
+            symbols: symbols.into(),
+            escapes: escapes.finish(),
+            origins: if has_origin { bytes.clone() } else { Vec::new() },
+            steps: bytes,
+        };
+        let lowest = 900;
+        let grid = ValueGrid::Blocks {
+            block_elems: 32,
+            lowest_step: lowest,
+            lowest_origin: has_origin.then_some(lowest),
+        };
+        let counts: Counts = [1; 256];
+        let count = grid.table_count();
+        let set = TableSet {
+            first_keys: (1..=2).take(count - 1).collect(),
+            tables: vec![normalise(&counts); count],
+        };
+        let input = ChunkInput {
+            shape,
+            target: &elements,
+            prediction: &[],
+            row_scales: &[],
+            symbols: None,
+            points: Some(&points),
+            estimated_bytes: 900,
+            zstd_level: 1,
+        };
+        let payload = encode(&input, &encoder(&set), &grid).unwrap();
+        (shape, payload, set, grid, elements)
+    }
+
+    #[test]
+    fn chunks_come_back_and_no_cut_is_taken_for_one() {
+        for number in [BF16, Number::float(5, 10), SINGLE] {
+            for has_origin in [false, true] {
+                let (shape, payload, set, grid, elements) = chunk(number, has_origin);
+                let tables = decoder(&set).unwrap();
+                let mut values = vec![0; elements.len()];
+                decode(&shape, &tables, &grid, &payload, &mut values).unwrap();
+                assert!(values == elements);
+                for len in 0..payload.len() {
+                    assert!(decode(&shape, &tables, &grid, &payload[..len], &mut values).is_err(), "{len}");
+                }
+                let long = [&payload[..], &[0]].concat();
+                assert!(decode(&shape, &tables, &grid, &long, &mut values).is_err());
+                let few = TableSet { first_keys: Vec::new(), tables: set.tables[..1].to_vec() };
+                assert!(decode(&shape, &decoder(&few).unwrap(), &grid, &payload, &mut values).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn points_are_rounded_after_every_operation() {
+        // 3 (1 + 2^-23) = 3 + 3 * 2^-23 lies in the middle of two numbers and becomes 3 + 2^-21. Fused, 2^-24 less would not have been in the middle.
+        let (step, origin) = (1.0 + f32::EPSILON, -f32::EPSILON / 2.0);
+        assert_eq!(point(SINGLE, step, Some(origin), 3), u64::from((3.0 + 4.0 * f32::EPSILON).to_bits()));
+        assert_ne!(step.mul_add(3.0, origin), 3.0 + 4.0 * f32::EPSILON);
+        assert_eq!(point(SINGLE, 0.5, None, 127), 0);
+        assert_eq!(point(SINGLE, -0.5, None, 127), 0x8000_0000);
+        assert_eq!(
+            point(BF16, 1.0 / 256.0, None, 0),
+            u64::from(half::bf16::from_f32(-127.0 / 256.0).to_bits())
+        );
+        assert_eq!(point(Number::float(5, 10), 40_000.0, Some(0.0), 2), 0x7c00);
+    }
+
+    proptest! {
+        /// Payloads that nobody has written: an answer, whatever it is.
+        #[test]
+        fn hostile_payloads(
+            has_origin in any::<bool>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            block_elems in 1usize..200, palette in prop::collection::vec(any::<u64>(), 1..255),
+        ) {
+            let (shape, mut payload, set, grid, elements) = chunk(BF16, has_origin);
+            for (at, byte) in changes {
+                *at.get_mut(&mut payload) = byte;
+            }
+            let tables = decoder(&set).unwrap();
+            let mut values = vec![0; elements.len()];
+            let _ = decode(&shape, &tables, &grid, &payload, &mut values);
+            if let ValueGrid::Blocks { lowest_step, lowest_origin, .. } = grid {
+                let other = ValueGrid::Blocks { block_elems, lowest_step, lowest_origin };
+                let _ = decode(&shape, &tables, &other, &payload, &mut values);
+            }
+            let one = decoder(&TableSet { first_keys: Vec::new(), tables: set.tables[..1].to_vec() }).unwrap();
+            let _ = decode(&shape, &one, &ValueGrid::Palette(palette), &payload, &mut values);
+        }
+    }
+}

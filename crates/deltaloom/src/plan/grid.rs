@@ -6,11 +6,11 @@ use deltaloom_kernels::bits::BitWriter;
 use deltaloom_kernels::fields::{common_zero_bits, count_tops};
 use rayon::prelude::*;
 
-use super::points::{self, Block, Fitter, Kind};
+use super::points::{Block, Fitter, Kind};
 use super::{Draft, GroupInput, SAMPLES, sample_ranges, window};
 use crate::codec::grid::{ESCAPE, has_blocks, row_elems, split_of_numbers};
 use crate::codec::{Coding, GridSymbols, ValueGrid};
-use crate::entropy::log2::ONE_BIT;
+use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::table::{self, Counts};
 use crate::residual::scales::Pair;
 use crate::scratch::Scratch;
@@ -23,6 +23,8 @@ const SAMPLE_BLOCKS: usize = 4;
 const SAMPLE_FITS: usize = 3;
 /// Elements that must be on a grid before longer blocks are tried.
 const PIECE_ELEMS: usize = 16;
+/// About what a step costs.
+const BITS_OF_NUMBER: u64 = 16;
 /// Blocks that quantisers use, beside whole rows of up to so many elements.
 const BLOCK_ELEMS: [usize; 5] = [256, 128, 64, 32, 16];
 const LONGEST_ROW: usize = 1 << 16;
@@ -31,6 +33,29 @@ const LONGEST_ROW: usize = 1 << 16;
 pub(super) fn draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
     let drafts = [palette_draft(group, changed), blocks_draft(group, changed)];
     drafts.into_iter().flatten().min_by_key(|draft| draft.cost)
+}
+
+/// Counts different elements, or a few less: enough to see that they are many.
+struct Seen {
+    places: [u64; 64],
+    count: usize,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { places: [0; 64], count: 0 }
+    }
+}
+
+impl Seen {
+    fn add(&mut self, bits: u64) -> usize {
+        // Multiplicative hashing to 12 bits (Knuth, TAOCP 6.4).
+        let place = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
+        let word = &mut self.places[usize::try_from(place / 64).unwrap_or(0) % 64];
+        self.count += usize::from(*word >> (place % 64) & 1 == 0);
+        *word |= 1 << (place % 64);
+        self.count
+    }
 }
 
 /// Different elements, rising, or none if they are too many for a palette.
@@ -59,15 +84,18 @@ fn palette_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         return None;
     }
     let chunks = group.changed_chunks();
-    let mut sampled = Vec::new();
+    let mut seen = Seen::default();
     for (_, (target, _)) in chunks.iter().step_by(chunks.len().div_ceil(SAMPLES).max(1)) {
         for elems in sample_ranges(target.len() / number.bytes()) {
-            let bytes = elems.start * number.bytes()..elems.end * number.bytes();
-            add_elements(&mut sampled, number, &target[bytes])?;
+            let bytes = &target[elems.start * number.bytes()..elems.end * number.bytes()];
+            let mut elements = bytes.chunks_exact(number.bytes()).map(load);
+            if elements.any(|bits| seen.add(bits) > usize::from(ESCAPE)) {
+                return None;
+            }
         }
     }
     let of_chunk = |(_, (target, _)): &(usize, Pair<'_>)| {
-        let mut palette = sampled.clone();
+        let mut palette = Vec::new();
         add_elements(&mut palette, number, target)?;
         Some(palette)
     };
@@ -136,7 +164,8 @@ fn sample_blocks<'b>(group: &'b GroupInput<'_>, block_elems: usize) -> Vec<&'b [
         let row_elems = group.row_elems(chunk);
         // Every time another place in the row and in the chunk.
         let row = (chunk.0.len() / (row_elems * size)) * (2 * i + 1) / (2 * SAMPLE_BLOCKS);
-        let in_row = row_elems.div_ceil(block_elems) * (2 * i + 1) / (2 * SAMPLE_BLOCKS);
+        // Whole blocks, if there is one.
+        let in_row = row_elems / block_elems * (2 * i + 1) / (2 * SAMPLE_BLOCKS);
         let start = row * row_elems + in_row * block_elems;
         let end = (start + block_elems).min((row + 1) * row_elems);
         chunk.0.get(start * size..end * size)
@@ -144,13 +173,29 @@ fn sample_blocks<'b>(group: &'b GroupInput<'_>, block_elems: usize) -> Vec<&'b [
     (0..SAMPLE_BLOCKS).filter_map(block).collect()
 }
 
-/// The usual reach of a sample, if enough of it is on a grid.
-fn usual_reach(group: &GroupInput<'_>, kind: Kind, block_elems: usize) -> Option<u16> {
+/// Whether at least a quarter of the elements occur a second time.
+fn is_repetitive(bytes: &[u8], number: Number) -> bool {
+    let most = bytes.len() / number.bytes() * 3 / 4;
+    let mut seen = Seen::default();
+    bytes.chunks_exact(number.bytes()).all(|bytes| seen.add(load(bytes)) <= most)
+}
+
+/// How far the blocks of a sample reach.
+struct Reaches {
+    usual: u16,
+    farthest: u16,
+}
+
+/// The reaches of a sample, if enough of it is on a grid.
+fn sample_reaches(group: &GroupInput<'_>, kind: Kind, block_elems: usize) -> Option<Reaches> {
     let mut fitter = Fitter::new(group.number, kind);
     let mut reaches = Vec::new();
     let mut missed = 0;
     for bytes in sample_blocks(group, block_elems) {
-        match fitter.fit(bytes, kind.reaches(), 1.0) {
+        // To try origins is dear, and quantisers with origins have few levels.
+        let is_worth_it = kind == Kind::Steps || is_repetitive(bytes, group.number);
+        let found = if is_worth_it { fitter.fit(bytes, kind.reaches(), 1.0) } else { None };
+        match found {
             Some(block) => reaches.push(block.reach),
             None => missed += 1,
         }
@@ -159,25 +204,33 @@ fn usual_reach(group: &GroupInput<'_>, kind: Kind, block_elems: usize) -> Option
         }
     }
     // Constant blocks say nothing.
-    reaches.iter().copied().filter(|reach| *reach > 0).max_by_key(|reach| {
+    let usual = reaches.iter().copied().filter(|reach| *reach > 0).max_by_key(|reach| {
         let same = reaches.iter().filter(|other| *other == reach).count();
         (same, *reach)
-    })
+    })?;
+    Some(Reaches { usual, farthest: reaches.into_iter().max().unwrap_or(usual) })
 }
 
 fn find_layout(group: &GroupInput<'_>) -> Option<Layout> {
     let row_elems = group.row_elems(*group.chunks.first()?);
     let whole_rows = Some(row_elems).filter(|elems| *elems <= LONGEST_ROW);
-    let shorter = BLOCK_ELEMS.into_iter().filter(|elems| *elems < row_elems);
-    let find = |kind: Kind, block_elems: usize| {
-        let reach = usual_reach(group, kind, block_elems)?;
-        Some(Layout { kind, block_elems, reach })
+    let shorter = || BLOCK_ELEMS.into_iter().filter(|elems| *elems < row_elems);
+    let try_layout = |kind: Kind, block_elems: usize| {
+        let reaches = sample_reaches(group, kind, block_elems)?;
+        // About what an element costs. BF16 elements of two short blocks may look like one block of many small steps.
+        let levels = log2::log2(u64::from(reaches.farthest) * 2 + 1);
+        let cost = levels + BITS_OF_NUMBER * ONE_BIT / block_elems as u64;
+        Some((cost, Layout { kind, block_elems, reach: reaches.usual }))
+    };
+    let best = |kind: Kind, lengths: &mut dyn Iterator<Item = usize>| {
+        let layouts = lengths.filter_map(|block_elems| try_layout(kind, block_elems));
+        layouts.min_by_key(|(cost, _)| *cost).map(|(_, layout)| layout)
     };
     let steps = || {
-        usual_reach(group, Kind::Steps, PIECE_ELEMS)?;
-        whole_rows.into_iter().chain(shorter.clone()).find_map(|elems| find(Kind::Steps, elems))
+        sample_reaches(group, Kind::Steps, PIECE_ELEMS)?;
+        best(Kind::Steps, &mut whole_rows.into_iter().chain(shorter()))
     };
-    steps().or_else(|| shorter.clone().find_map(|elems| find(Kind::Origins, elems)))
+    steps().or_else(|| best(Kind::Origins, &mut shorter()))
 }
 
 fn blocks_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
@@ -230,24 +283,25 @@ fn cost_numbers(
 fn fit_chunk(group: &GroupInput<'_>, chunk: Pair<'_>, layout: Layout) -> GridSymbols {
     let number = group.number;
     let mut fitter = Fitter::new(number, layout.kind);
-    let reaches: Vec<u16> = [layout.reach].into_iter().chain(layout.kind.reaches().iter().copied()).collect();
     let mut points =
         GridSymbols { symbols: Scratch::of_len(chunk.0.len() / number.bytes()), ..Default::default() };
     let mut escapes = BitWriter::default();
-    let mut at = 0;
+    let mut places = points.symbols.iter_mut();
     let origin = (layout.kind == Kind::Origins).then_some(0.0);
     let mut block = Block { step: 1.0, origin, reach: 0 };
     for bytes in group.blocks(chunk, layout.block_elems) {
-        // Where nothing fits, the block before serves: its numbers cost least.
-        block = fitter.fit(bytes, &reaches, block.step).unwrap_or(block);
-        for (symbol, bytes) in points.symbols[at..].iter_mut().zip(bytes.chunks_exact(number.bytes())) {
-            let (bits, value) = points::element(number, bytes);
-            *symbol = points::symbol(number, &block, bits, value);
-            if *symbol == ESCAPE {
+        let found = fitter.fit(bytes, &[layout.reach], block.step);
+        match found.or_else(|| fitter.fit(bytes, layout.kind.reaches(), block.step)) {
+            Some(found) => block = found,
+            // The block before serves: its numbers cost least.
+            None => fitter.symbols_with(&block),
+        }
+        for ((symbol, bits), place) in fitter.symbols().zip(&mut places) {
+            *place = symbol;
+            if symbol == ESCAPE {
                 escapes.push(bits, number.bits());
             }
         }
-        at += bytes.len() / number.bytes();
         points.steps.extend(block.step.to_le_bytes());
         points.origins.extend(block.origin.map(f32::to_le_bytes).into_iter().flatten());
     }

@@ -165,7 +165,12 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         }
     } else {
         offer(float_draft(group, changed));
-        offer(grid::draft(group, changed));
+        // Estimates are not good to the last byte, and where there is a grid it is clearly better.
+        if let Some(grid) = grid::draft(group, changed)
+            && grid.cost + grid.cost / 32 < best.cost
+        {
+            best = grid;
+        }
     }
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, changed);

@@ -52,7 +52,7 @@ pub(super) struct Block {
     pub(super) reach: u16,
 }
 
-/// An element, how far it is from the origin, and how far it may have been rounded.
+/// How far a finite element is from the origin, and how far it may have been rounded.
 #[derive(Debug, Clone, Copy)]
 struct Distance {
     size: f64,
@@ -63,68 +63,81 @@ struct Distance {
 pub(super) struct Fitter {
     number: Number,
     kind: Kind,
-    /// Finite elements of the block: bits and value.
     elements: Vec<(u64, f32)>,
     distances: Vec<Distance>,
+    symbols: Vec<u8>,
 }
 
 impl Fitter {
     pub(super) fn new(number: Number, kind: Kind) -> Self {
-        Self { number, kind, elements: Vec::new(), distances: Vec::new() }
+        Self { number, kind, elements: Vec::new(), distances: Vec::new(), symbols: Vec::new() }
     }
 
     /// The grid of a block of elements, with one of the `reaches`; `previous` stands in where the elements do not say a step.
     pub(super) fn fit(&mut self, bytes: &[u8], reaches: &[u16], previous: f32) -> Option<Block> {
-        self.elements.clear();
         let number = self.number;
-        let elements = bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes));
-        self.elements.extend(elements.filter(|(_, value)| value.is_finite()));
+        self.elements.clear();
+        self.elements.extend(bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes)));
         match self.kind {
-            Kind::Steps => {
-                let sign = self.sign();
-                self.elements.sort_unstable_by_key(|(_, value)| value.abs().to_bits());
-                self.fit_from(None, sign, reaches, previous)
-            }
+            Kind::Steps => self.fit_from(None, self.sign(), reaches, previous),
             Kind::Origins => {
-                self.elements.sort_unstable_by(|a, b| a.1.total_cmp(&b.1));
-                let least = self.elements.first()?.1;
+                let least = self.finite().min_by(f32::total_cmp)?;
                 let origins = origins(number, least);
                 origins.into_iter().find_map(|origin| self.fit_from(Some(origin), 1.0, reaches, previous))
             }
         }
     }
 
+    /// The symbols of the block that was fitted last, and its elements as bits.
+    pub(super) fn symbols(&self) -> impl Iterator<Item = (u8, u64)> {
+        self.symbols.iter().copied().zip(self.elements.iter().map(|(bits, _)| *bits))
+    }
+
+    /// Symbols of the elements of the last block for another one.
+    pub(super) fn symbols_with(&mut self, block: &Block) {
+        let number = self.number;
+        let symbols = self.elements.iter().map(symbol_of(number, block));
+        self.symbols.clear();
+        self.symbols.extend(symbols);
+    }
+
+    fn finite(&self) -> impl Iterator<Item = f32> {
+        self.elements.iter().map(|(_, value)| *value).filter(|value| value.is_finite())
+    }
+
     /// Sign of a step: zeros have it; without any, quantisers reach farther below zero.
     fn sign(&self) -> f32 {
-        let zeros = self.elements.iter().filter(|(_, value)| *value == 0.0);
-        let (any, all_negative) =
-            zeros.fold((false, true), |(_, all), (_, v)| (true, all && v.is_sign_negative()));
-        let farthest = self.elements.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
-        let reaches_up = farthest.is_some_and(|(_, value)| *value > 0.0);
-        if (any && all_negative) || (!any && reaches_up) { -1.0 } else { 1.0 }
+        let zeros = || self.finite().filter(|value| *value == 0.0);
+        let is_negative = match zeros().next() {
+            Some(_) => zeros().all(f32::is_sign_negative),
+            None => self.finite().max_by(|a, b| a.abs().total_cmp(&b.abs())).is_some_and(|value| value > 0.0),
+        };
+        if is_negative { -1.0 } else { 1.0 }
     }
 
     fn fit_from(&mut self, origin: Option<f32>, sign: f32, reaches: &[u16], previous: f32) -> Option<Block> {
         let number = self.number;
-        self.distances.clear();
-        let distance = |(_, value): &(u64, f32)| {
-            let size = (f64::from(*value) - f64::from(origin.unwrap_or(0.0))).abs();
+        let mut distances = std::mem::take(&mut self.distances);
+        distances.clear();
+        distances.extend(self.finite().map(|value| {
+            let size = (f64::from(value) - f64::from(origin.unwrap_or(0.0))).abs();
             // With an origin the product was rounded before it was added.
             let of_product = if origin.is_some() { half_ulp(Number::float(8, 23), size) } else { 0.0 };
-            Distance { size, error: half_ulp(number, f64::from(*value)) + of_product }
-        };
-        self.distances.extend(self.elements.iter().map(distance));
-        let farthest = *self.distances.last()?;
-        if farthest.size <= farthest.error {
-            let step = previous.abs() * sign;
-            return self.proven(Block { step, origin, reach: 0 });
+            Distance { size, error: half_ulp(number, f64::from(value)) + of_product }
+        }));
+        if number.mantissa_bits() < 10 && self.kind == Kind::Steps {
+            // The nearest first: they know their level although the step is not known well yet.
+            distances.sort_unstable_by(|a, b| a.size.total_cmp(&b.size));
         }
-        let fit = |reach: &u16| {
+        self.distances = distances;
+        let farthest = *self.distances.iter().max_by(|a, b| a.size.total_cmp(&b.size))?;
+        if farthest.size <= farthest.error {
+            return self.best_of(std::iter::once(Block { step: previous.abs() * sign, origin, reach: 0 }));
+        }
+        reaches.iter().find_map(|reach| {
             let (low, high) = self.interval(farthest, *reach)?;
-            let block = |step: f32| Block { step: step * sign, origin, reach: *reach };
-            steps(low, high).find_map(|step| self.proven(block(step)))
-        };
-        reaches.iter().find_map(fit)
+            self.best_of(steps(low, high).map(|step| Block { step: step * sign, origin, reach: *reach }))
+        })
     }
 
     /// The steps with which every element may be a point, the farthest being `reach` steps away.
@@ -132,7 +145,6 @@ impl Fitter {
         let reach = f64::from(reach);
         let mut low = (farthest.size - farthest.error) / reach;
         let mut high = (farthest.size + farthest.error) / reach;
-        // The nearest first: they know their level although the step is not known well yet.
         for at in &self.distances {
             let level = at.size / (0.5 * (low + high)) + ROUND - ROUND;
             if level == 0.0 {
@@ -150,37 +162,61 @@ impl Fitter {
         Some((low, high))
     }
 
-    /// The block if nearly all of its elements are points.
-    fn proven(&self, block: Block) -> Option<Block> {
-        let allowed = self.elements.len() / ELEMS_PER_ESCAPE;
-        let mut wrong = 0;
-        let mut is_good = |(bits, value): &(u64, f32)| {
-            wrong += usize::from(symbol(self.number, &block, *bits, *value) == ESCAPE);
-            wrong <= allowed
-        };
-        self.elements.iter().all(&mut is_good).then_some(block)
+    /// The first of the blocks of which most elements are points, if these are nearly all.
+    fn best_of(&mut self, blocks: impl Iterator<Item = Block>) -> Option<Block> {
+        let mut best: Option<(usize, Block)> = None;
+        for block in blocks {
+            let limit = best.map_or(self.distances.len() / ELEMS_PER_ESCAPE + 1, |(escapes, _)| escapes);
+            let Some(escapes) = self.count_escapes(&block, limit) else { continue };
+            best = Some((escapes, block));
+            if escapes == 0 {
+                return Some(block);
+            }
+        }
+        let (_, block) = best?;
+        self.symbols_with(&block);
+        Some(block)
+    }
+
+    /// Finite elements that are no points, if they are fewer than `limit`.
+    fn count_escapes(&mut self, block: &Block, limit: usize) -> Option<usize> {
+        let symbol_of = symbol_of(self.number, block);
+        let mut escapes = 0;
+        self.symbols.clear();
+        for element in &self.elements {
+            let symbol = symbol_of(element);
+            escapes += usize::from(symbol == ESCAPE && element.1.is_finite());
+            if escapes >= limit {
+                return None;
+            }
+            self.symbols.push(symbol);
+        }
+        Some(escapes)
     }
 }
 
-/// The symbol of an element, or the escape.
-#[inline]
-pub(super) fn symbol(number: Number, block: &Block, bits: u64, value: f32) -> u8 {
-    let (origin, middle) = match block.origin {
-        Some(origin) => (origin, 0.0),
+/// Gives the symbol of an element, or the escape.
+fn symbol_of(number: Number, block: &Block) -> impl Fn(&(u64, f32)) -> u8 {
+    let Block { step, origin, .. } = *block;
+    let per_step = 1.0 / f64::from(step);
+    let (from, middle) = match origin {
+        Some(origin) => (f64::from(origin), 0.0),
         None => (0.0, f64::from(MIDDLE)),
     };
-    let level = (f64::from(value) - f64::from(origin)) / f64::from(block.step) + middle;
-    // Also for what is not a number: nothing compares with it.
-    if !(-0.5..254.5).contains(&level) {
-        return ESCAPE;
+    move |(bits, value)| {
+        let level = (f64::from(*value) - from) * per_step + middle;
+        // Also for what is not a number: nothing compares with it.
+        if !(-0.5..254.5).contains(&level) {
+            return ESCAPE;
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 254, and it was checked"
+        )]
+        let symbol = (level + ROUND - ROUND) as u8;
+        if point(number, step, origin, symbol) == *bits { symbol } else { ESCAPE }
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "0 to 254, and it was checked"
-    )]
-    let symbol = (level + ROUND - ROUND) as u8;
-    if point(number, block.step, block.origin, symbol) == bits { symbol } else { ESCAPE }
 }
 
 /// Bits and value of a BF16, F16 or F32 element.
@@ -268,9 +304,8 @@ mod tests {
         symbols.iter().flat_map(bytes).collect()
     }
 
-    fn escapes(number: Number, block: &Block, bytes: &[u8]) -> usize {
-        let elements = bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes));
-        elements.filter(|(bits, value)| symbol(number, block, *bits, *value) == ESCAPE).count()
+    fn escapes(fitter: &Fitter) -> usize {
+        fitter.symbols().filter(|(symbol, _)| *symbol == ESCAPE).count()
     }
 
     proptest! {
@@ -284,15 +319,18 @@ mod tests {
             for number in [F32, F16, BF16] {
                 let signed: Vec<u8> = symbols.iter().map(|level| MIDDLE - 8 + level).collect();
                 let bytes = write(number, -step, None, &signed);
-                let block = Fitter::new(number, Kind::Steps).fit(&bytes, Kind::Steps.reaches(), 1.0).unwrap();
-                prop_assert!(escapes(number, &block, &bytes) <= 4, "{number:?} {block:?}");
+                let mut fitter = Fitter::new(number, Kind::Steps);
+                prop_assert!(fitter.fit(&bytes, Kind::Steps.reaches(), 1.0).is_some(), "{number:?}");
+                let allowed = if number == BF16 { symbols.len() / ELEMS_PER_ESCAPE } else { 0 };
+                prop_assert!(escapes(&fitter) <= allowed);
             }
             for number in [F32, F16] {
                 let bytes = write(number, step, Some(origin), &symbols);
                 // A step that is lost in the rounding of the origin makes a constant block.
-                let block = Fitter::new(number, Kind::Origins).fit(&bytes, Kind::Origins.reaches(), 1.0);
+                let mut fitter = Fitter::new(number, Kind::Origins);
+                let block = fitter.fit(&bytes, Kind::Origins.reaches(), 1.0);
                 if number == F32 || step * 64.0 > -origin {
-                    prop_assert_eq!(block.map(|block| escapes(number, &block, &bytes)), Some(0), "{:?} {} {}", number, step, origin);
+                    prop_assert_eq!(block.map(|_| escapes(&fitter)), Some(0), "{:?} {} {}", number, step, origin);
                 }
             }
         }
@@ -302,8 +340,12 @@ mod tests {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             for number in [F32, F16, BF16] {
                 for kind in [Kind::Steps, Kind::Origins] {
-                    if let Some(block) = Fitter::new(number, kind).fit(&bytes, kind.reaches(), 1.0) {
+                    let mut fitter = Fitter::new(number, kind);
+                    if let Some(block) = fitter.fit(&bytes, kind.reaches(), 1.0) {
                         prop_assert!(block.step.is_finite() && block.origin.is_none_or(f32::is_finite));
+                        let is_point = |(symbol, bits)| symbol == ESCAPE || point(number, block.step, block.origin, symbol) == bits;
+                        prop_assert!(fitter.symbols().all(is_point));
+                        prop_assert_eq!(fitter.symbols().count(), bytes.len() / number.bytes());
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! The golden containers in assets/golden/v1: small files of every kind that every later reader must restore.
+//! The golden containers in assets/golden: small files of every kind that every later reader must restore, a folder for each format version.
 //! Writing only adds what is missing; checking restores all of them and packs their originals again.
 
 mod cases;
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
-const FOLDER: &str = "assets/golden/v1";
-const MANIFEST: &str = "assets/golden/v1/manifest.json";
-/// All containers, originals and bases together.
+/// Format versions by which the containers are sorted, and their folders.
+pub(crate) const FOLDERS: [(u16, &str); 2] = [(1, "assets/golden/v1"), (2, "assets/golden/v2")];
+/// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
 
 /// One container; paths are relative to its folder.
@@ -60,17 +60,22 @@ impl Manifest {
 /// # Errors
 /// What is wrong with them; what reading and writing gives.
 pub fn run(mode: Mode) -> Result<()> {
-    let folder = root().join(FOLDER);
-    let cases = cases::all();
-    if mode == Mode::Write {
-        fs::create_dir_all(&folder)?;
-        for case in &cases {
-            add(&folder, case)?;
+    for (version, folder) in FOLDERS {
+        let cases = cases::of_version(version);
+        if mode == Mode::Write {
+            fs::create_dir_all(root().join(folder))?;
+            for case in &cases {
+                add(folder, case)?;
+            }
         }
+        let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
+        settle(mode, &manifest_path(folder), &expected.to_json()?, "golden")?;
     }
-    let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
-    settle(mode, MANIFEST, &expected.to_json()?, "golden")?;
-    check(&folder)
+    check_all()
+}
+
+fn manifest_path(folder: &str) -> String {
+    format!("{folder}/manifest.json")
 }
 
 impl Case {
@@ -111,8 +116,8 @@ impl Entry {
 }
 
 /// Writes the files of a case unless its container is there.
-fn add(folder: &Path, case: &Case) -> Result<()> {
-    let entry = case.entry();
+fn add(folder_name: &str, case: &Case) -> Result<()> {
+    let (folder, entry) = (&root().join(folder_name), case.entry());
     let container = folder.join(&entry.container);
     if container.exists() {
         return Ok(());
@@ -133,7 +138,7 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
     let checkpoint = Checkpoint::open(&folder.join(&entry.original), &Limits::default())?;
     let report =
         deltaloom::pack(&checkpoint, &entry.open_bases(folder)?, &container, &entry.options()?, &Silent)?;
-    say(&format!("{FOLDER}/{}: added, {} bytes", entry.container, report.packed_bytes))
+    say(&format!("{folder_name}/{}: added, {} bytes", entry.container, report.packed_bytes))
 }
 
 /// Restores every container of the repository and compares it with its original, and packs that again.
@@ -141,24 +146,27 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check_all() -> Result<()> {
-    check(&root().join(FOLDER))
+    let mut seen = Seen::default();
+    FOLDERS.into_iter().try_for_each(|(_, folder)| check(folder, &mut seen))?;
+    seen.check()
 }
 
-fn check(folder: &Path) -> Result<()> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(root().join(MANIFEST))?).context(MANIFEST)?;
-    let mut seen = Seen::default();
-    for entry in &manifest.containers {
-        check_one(folder, entry, &mut seen).with_context(|| format!("{FOLDER}/{}", entry.container))?;
+fn check(folder_name: &str, seen: &mut Seen) -> Result<()> {
+    let (folder, manifest) = (&root().join(folder_name), manifest_path(folder_name));
+    let listed: Manifest =
+        serde_json::from_slice(&fs::read(root().join(&manifest))?).context(manifest.clone())?;
+    for entry in &listed.containers {
+        check_one(folder, entry, seen).with_context(|| format!("{folder_name}/{}", entry.container))?;
     }
-    let listed: BTreeSet<&str> = manifest.containers.iter().map(|entry| entry.container.as_str()).collect();
+    let count = listed.containers.len();
+    let listed: BTreeSet<&str> = listed.containers.iter().map(|entry| entry.container.as_str()).collect();
     for file in fs::read_dir(folder)? {
         let name = file?.file_name().to_string_lossy().into_owned();
-        ensure!(!name.ends_with(".loom") || listed.contains(name.as_str()), "{name} is not in {MANIFEST}");
+        ensure!(!name.ends_with(".loom") || listed.contains(name.as_str()), "{name} is not in {manifest}");
     }
-    seen.check()?;
     let total = files(folder)?.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-    ensure!(total <= MAX_BYTES, "{FOLDER} has {total} bytes, more than {MAX_BYTES}");
-    say(&format!("{FOLDER}: {} containers restored, {total} bytes", manifest.containers.len()))
+    ensure!(total <= MAX_BYTES, "{folder_name} has {total} bytes, more than {MAX_BYTES}");
+    say(&format!("{folder_name}: {count} containers restored, {total} bytes"))
 }
 
 fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
@@ -238,7 +246,11 @@ impl Seen {
         };
         let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file"];
         missing("predictor", &self.predictors, &predictors)?;
-        missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
+        missing(
+            "codec",
+            &self.codecs,
+            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "grid"],
+        )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
             "golden containers have ulp payloads of {:?} lanes instead of 1, 32 and 64",
