@@ -106,7 +106,8 @@ fn palette_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         Some(a)
     };
     let palette = chunks.par_iter().map(of_chunk).try_reduce(Vec::new, join)?;
-    if !(1..=usize::from(ESCAPE)).contains(&palette.len()) {
+    // One element is a constant, which needs no palette.
+    if !(2..=usize::from(ESCAPE)).contains(&palette.len()) {
         return None;
     }
     let symbols_of = |(target, prediction): &Pair<'_>| {

@@ -10,7 +10,7 @@ const ROUND: f64 = 4_503_599_627_370_496.0;
 /// Low mantissa bits of an F32 number that was an F16 number.
 const HALF_ZERO_BITS: u32 = 13;
 /// At most so many numbers are proven for a block: a BF16 element leaves no more F16 numbers to its step.
-const MAX_STEPS: u32 = 16;
+const MAX_STEPS: usize = 16;
 /// Of so many elements one may be no point.
 const ELEMS_PER_ESCAPE: usize = 8;
 
@@ -78,14 +78,24 @@ impl Fitter {
         let number = self.number;
         self.elements.clear();
         self.elements.extend(bytes.chunks_exact(number.bytes()).map(|bytes| element(number, bytes)));
-        match self.kind {
-            Kind::Steps => self.fit_from(None, self.sign(), reaches, previous),
-            Kind::Origins => {
-                let least = self.finite().min_by(f32::total_cmp)?;
-                let origins = origins(number, least);
-                origins.into_iter().find_map(|origin| self.fit_from(Some(origin), 1.0, reaches, previous))
+        let origins = match self.kind {
+            Kind::Steps => vec![None],
+            Kind::Origins => origins(number, self.finite().min_by(f32::total_cmp)?),
+        };
+        let mut best: Option<(usize, Block)> = None;
+        for origin in origins {
+            let sign = if origin.is_none() { self.sign() } else { 1.0 };
+            let found = self.fit_from(origin, sign, reaches, previous);
+            best = found.into_iter().chain(best).min_by_key(|(escapes, _)| *escapes);
+            if best.is_some_and(|(escapes, _)| escapes == 0) {
+                break;
             }
         }
+        let (escapes, block) = best?;
+        if escapes > 0 {
+            self.symbols_with(&block);
+        }
+        Some(block)
     }
 
     /// The symbols of the block that was fitted last, and its elements as bits.
@@ -115,7 +125,13 @@ impl Fitter {
         if is_negative { -1.0 } else { 1.0 }
     }
 
-    fn fit_from(&mut self, origin: Option<f32>, sign: f32, reaches: &[u16], previous: f32) -> Option<Block> {
+    fn fit_from(
+        &mut self,
+        origin: Option<f32>,
+        sign: f32,
+        reaches: &[u16],
+        previous: f32,
+    ) -> Option<(usize, Block)> {
         let number = self.number;
         let mut distances = std::mem::take(&mut self.distances);
         distances.clear();
@@ -134,9 +150,16 @@ impl Fitter {
         if farthest.size <= farthest.error {
             return self.best_of(std::iter::once(Block { step: previous.abs() * sign, origin, reach: 0 }));
         }
+        // Where several origins are tried they were F16 numbers, and so was the step.
+        let is_half = origin.is_some() && number.mantissa_bits() < 10;
+        let is_likely = |step: &f32| !is_half || step.to_bits().trailing_zeros() >= HALF_ZERO_BITS;
         reaches.iter().find_map(|reach| {
             let (low, high) = self.interval(farthest, *reach)?;
-            self.best_of(steps(low, high).map(|step| Block { step: step * sign, origin, reach: *reach }))
+            self.best_of(steps(low, high).filter(is_likely).map(|step| Block {
+                step: step * sign,
+                origin,
+                reach: *reach,
+            }))
         })
     }
 
@@ -162,20 +185,18 @@ impl Fitter {
         Some((low, high))
     }
 
-    /// The first of the blocks of which most elements are points, if these are nearly all.
-    fn best_of(&mut self, blocks: impl Iterator<Item = Block>) -> Option<Block> {
+    /// The first of the blocks with the fewest escapes, if these are few.
+    fn best_of(&mut self, blocks: impl Iterator<Item = Block>) -> Option<(usize, Block)> {
         let mut best: Option<(usize, Block)> = None;
         for block in blocks {
             let limit = best.map_or(self.distances.len() / ELEMS_PER_ESCAPE + 1, |(escapes, _)| escapes);
             let Some(escapes) = self.count_escapes(&block, limit) else { continue };
             best = Some((escapes, block));
             if escapes == 0 {
-                return Some(block);
+                break;
             }
         }
-        let (_, block) = best?;
-        self.symbols_with(&block);
-        Some(block)
+        best
     }
 
     /// Finite elements that are no points, if they are fewer than `limit`.
@@ -248,14 +269,14 @@ fn half_ulp(number: Number, size: f64) -> f64 {
 }
 
 /// What may have been rounded to the least element of a block.
-fn origins(number: Number, least: f32) -> Vec<f32> {
-    let mut origins = vec![least];
+fn origins(number: Number, least: f32) -> Vec<Option<f32>> {
+    let mut origins = vec![Some(least)];
     if number.mantissa_bits() < 10 {
         // F16 numbers have eight times as many.
         let eighth = half_ulp(number, f64::from(least)) / 4.0;
         let near =
             [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0].map(|i| narrow(f64::from(least) + i * eighth));
-        origins.extend(near.iter().filter(|origin| origin.is_finite()));
+        origins.extend(near.into_iter().filter(|origin| origin.is_finite()).map(Some));
     }
     origins
 }
@@ -265,7 +286,7 @@ fn narrow(x: f64) -> f32 {
     x as f32
 }
 
-/// F32 numbers from `low` to `high`, those first that are likely to be a step: the one of the shortest mantissa, then F16 numbers, then the middle.
+/// F32 numbers from `low` to `high` that are likely to be a step: the one of the shortest mantissa, then those that were F16 numbers, or else the middle.
 fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
     let (mut first, mut last) = (narrow(low).to_bits(), narrow(high).to_bits());
     if f64::from(f32::from_bits(first)) < low {
@@ -275,10 +296,11 @@ fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
         last = last.saturating_sub(1);
     }
     let is_empty = first > last || !f32::from_bits(last).is_finite() || first == 0;
-    let halves = (first.div_ceil(1 << HALF_ZERO_BITS)..=last >> HALF_ZERO_BITS)
-        .map(|x| x << HALF_ZERO_BITS)
-        .take(MAX_STEPS as usize);
-    let all = std::iter::once(shortest(first, last)).chain(halves).chain([first.midpoint(last)]);
+    let halves = first.div_ceil(1 << HALF_ZERO_BITS)..=last >> HALF_ZERO_BITS;
+    // Longer mantissas would cost all steps of the chunk their zero bits.
+    let middle = Some(first.midpoint(last)).filter(|_| halves.is_empty());
+    let halves = halves.map(|x| x << HALF_ZERO_BITS).take(MAX_STEPS);
+    let all = std::iter::once(shortest(first, last)).chain(halves).chain(middle);
     all.filter(move |_| !is_empty).map(f32::from_bits)
 }
 
