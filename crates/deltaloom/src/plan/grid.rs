@@ -225,13 +225,12 @@ fn find_layout(group: &GroupInput<'_>) -> Option<Layout> {
     };
     let best = |kind: Kind, lengths: &mut dyn Iterator<Item = usize>| {
         let layouts = lengths.filter_map(|block_elems| try_layout(kind, block_elems));
-        layouts.min_by_key(|(cost, _)| *cost).map(|(_, layout)| layout)
+        layouts.min_by_key(|(cost, _)| *cost)
     };
-    let steps = || {
-        sample_reaches(group, Kind::Steps, PIECE_ELEMS)?;
-        best(Kind::Steps, &mut whole_rows.into_iter().chain(shorter()))
-    };
-    steps().or_else(|| best(Kind::Origins, &mut shorter()))
+    let has_steps = sample_reaches(group, Kind::Steps, PIECE_ELEMS).is_some();
+    let steps = has_steps.then(|| best(Kind::Steps, &mut whole_rows.into_iter().chain(shorter()))).flatten();
+    let layouts = steps.into_iter().chain(best(Kind::Origins, &mut shorter()));
+    layouts.min_by_key(|(cost, _)| *cost).map(|(_, layout)| layout)
 }
 
 fn blocks_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
