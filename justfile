@@ -71,6 +71,10 @@ breakdown *args:
 bench-peers *args:
     benches/peers/run.sh {{ args }}
 
+# Pack dequantised tensors of real packages and print their sizes (--before OTHER: beside another deltaloom)
+bench-grid *args:
+    benches/grid/run.sh {{ args }}
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}

@@ -15,7 +15,7 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL = range(6)
-SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED = range(8)  # the last four belong to the families 1 to 4: codec - 3
+SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID = range(9)  # the last five belong to the families 1 to 5: codec - 3
 
 def must(ok, what):
     if not ok:
@@ -135,18 +135,43 @@ def decode_ulp_or_sparse(t, g, p, cur):
     out[at] = apply_residuals(t.kind, p[at], exponents[at], *read_residuals(cur, g.slots, tables[at], t.kind))
     return out
 
-def decode_float(t, g, p, cur):
-    """Stand-alone elements (section 9)."""
-    top_bits, rest, zeros = t.kind.exp + g.m or 8, t.kind.man - g.m, cur.u8()
-    symbols, carry = read_block(cur, g.slots, np.zeros(len(p), np.int64))
+def read_floats(cur, slots, tables, kind, m, lo):
+    """Stand-alone elements (section 9), one per table."""
+    top_bits, rest, zeros = kind.exp + m or 8, kind.man - m, cur.u8()
+    symbols, carry = read_block(cur, slots, tables)
     escaped = symbols == 255
-    top = np.where(escaped, read_fields(cur, carry, escaped * top_bits), symbols.astype(np.uint64) + g.lo)
-    must(int(top.max()) >> top_bits == 0, "top bits out of range")
-    if not t.kind.exp:
+    top = np.where(escaped, read_fields(cur, carry, escaped * top_bits), symbols.astype(np.uint64) + lo)
+    must(int(top.max()) >> top_bits == 0 and zeros <= rest, "top or zero bits out of range")
+    if not kind.exp:
         return top
     low = rest - zeros
-    field = read_fields(cur, b"", np.full(len(p), 1 + low))
-    return field >> low << t.kind.bits - 1 | top << rest | (field & (1 << low) - 1) << zeros
+    field = read_fields(cur, b"", np.full(len(tables), 1 + low))
+    return field >> low << kind.bits - 1 | top << rest | (field & (1 << low) - 1) << zeros
+
+def decode_float(t, g, p, cur):
+    return read_floats(cur, g.slots, np.zeros(len(p), np.int64), t.kind, g.m, g.lo)
+
+def decode_grid(t, g, p, cur):
+    """Elements of a palette, or multiples of a step per block from an origin if there is one (section 14)."""
+    at = np.arange(len(p))
+    if g.kind:
+        cols = t.cols if t.cols > 1 else len(p)
+        block = at // cols * -(-cols // g.block) + at % cols // g.block
+        numbers = [read_floats(cur, g.slots, np.full(block[-1] + 1, i + 1), TYPES["F32"], 3, lo).astype("<u4").view("<f4")
+                   for i, lo in enumerate(g.lows)]
+        must(all(np.isfinite(n).all() for n in numbers), "a step or an origin is not finite")
+    symbols, carry = read_block(cur, g.slots, np.zeros(len(p), np.int64))
+    escaped = symbols == 255
+    stored = read_fields(cur, carry, escaped * t.kind.bits)
+    if not g.kind:
+        must(symbols[~escaped].max(initial=0) < len(g.palette), "a symbol is beyond the end of its palette")
+        out = np.resize(g.palette, 256)[symbols]
+    else:
+        with np.errstate(all="ignore"):  # each operation is rounded on its own
+            x = numbers[0][block] * (symbols.astype("<f4") - np.float32(127 if g.kind == 1 else 0))
+            x = x + numbers[1][block] if g.kind == 2 else x
+        out = x.view("<u4") if t.dtype == "F32" else rounded(x.view("<u4"), t.dtype)
+    return np.where(escaped, stored, out.astype(np.uint64))
 
 def decode_chunk(t, g, codec, p, cur):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
@@ -162,7 +187,7 @@ def decode_chunk(t, g, codec, p, cur):
         must(g.family and codec == g.family + 3, "codec not allowed here")
         if codec == MIXED:
             return decode_mixed(t.kind, t.cols, p, cur.read()).astype(f"<u{size}")
-        out = (decode_float if codec == FLOAT else decode_ulp_or_sparse)(t, g, p, cur)
+        out = {FLOAT: decode_float, GRID: decode_grid}.get(codec, decode_ulp_or_sparse)(t, g, p, cur)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
 
@@ -227,6 +252,13 @@ def read_tensor(t, meta, sets, tensors, payloads):
                 g.first, g.slots = sets[meta.varint()]
             if g.family == FLOAT - 3:
                 g.m, g.lo = meta.u8(), meta.varint()
+            elif g.family == GRID - 3:
+                g.kind = meta.u8()
+                must(t.kind.bits > 8 if g.kind == 0 else t.dtype in ("BF16", "F16", "F32") and g.kind < 3, "bad kind of grid")
+                if g.kind:
+                    g.block, g.lows = meta.varint(), [meta.varint() for _ in range(g.kind)]
+                else:
+                    g.palette = np.frombuffer(meta.take(meta.u8() * t.kind.bits // 8), f"<u{t.kind.bits // 8}")
             elif g.family not in (0, MIXED - 3):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0

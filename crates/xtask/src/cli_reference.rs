@@ -32,7 +32,7 @@ but neither remove one nor change its meaning. Sizes are in bytes.
 | `tensors` | a list, in file order; an opaque file is one tensor with its path as its name |
 
 Kinds of predictor are `zero`, `reference`, `identical`, `tied` and `cast`; codecs are `same`, `constant`, `raw`,
-`planes`, `float`, `ulp` and `sparse`. Each of `tensors` has:
+`planes`, `float`, `ulp`, `sparse` and `grid`. Each of `tensors` has:
 
 | key | value |
 |---|---|

@@ -1,7 +1,8 @@
-//! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5 and 8 to 10.
+//! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5, 8 to 10 and 13.
 //! It does not choose parameters; [`crate::plan`] does. It never gives more bytes than the chunk has.
 
 mod float;
+pub(crate) mod grid;
 mod mixed;
 mod planes;
 mod sparse;
@@ -18,6 +19,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
+pub(crate) use grid::{GridSymbols, ValueGrid};
 pub(crate) use mixed::encode as encode_mixed;
 pub(crate) use planes::sample_cost as planes_sample_cost;
 pub(crate) use sparse::{changed_symbols, gaps};
@@ -42,6 +44,8 @@ pub enum Codec {
     Sparse,
     /// A residual for every element, bit by bit in mixed contexts that are learned on the way.
     Mixed,
+    /// Points of a grid: multiples of a step per block of elements, or a palette.
+    Grid,
 }
 
 impl Codec {
@@ -49,7 +53,7 @@ impl Codec {
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
             Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed => true,
-            Self::Constant | Self::Raw | Self::Float => false,
+            Self::Constant | Self::Raw | Self::Float | Self::Grid => false,
         }
     }
 
@@ -65,6 +69,7 @@ impl Codec {
             Self::Ulp => "ulp",
             Self::Sparse => "sparse",
             Self::Mixed => "mixed",
+            Self::Grid => "grid",
         }
     }
 }
@@ -111,6 +116,7 @@ pub(crate) enum Coding<T> {
     Ulp { tables: T, scales: GroupScales },
     Sparse { tables: T, scales: GroupScales },
     Mixed,
+    Grid { tables: T, grid: ValueGrid },
 }
 
 impl<T> Coding<T> {
@@ -124,15 +130,17 @@ impl<T> Coding<T> {
             Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
             Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
             Self::Mixed => Coding::Mixed,
+            Self::Grid { tables, grid } => Coding::Grid { tables: f(tables)?, grid: grid.clone() },
         })
     }
 
     pub(crate) fn tables(&self) -> Option<&T> {
         match self {
             Self::Plain | Self::Mixed => None,
-            Self::Float { tables, .. } | Self::Ulp { tables, .. } | Self::Sparse { tables, .. } => {
-                Some(tables)
-            }
+            Self::Float { tables, .. }
+            | Self::Ulp { tables, .. }
+            | Self::Sparse { tables, .. }
+            | Self::Grid { tables, .. } => Some(tables),
         }
     }
 }
@@ -192,6 +200,8 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) symbols: Option<&'a UlpSymbols>,
     /// The payload of a mixed chunk, where the plan has tried it.
     pub(crate) mixed: Option<&'a [u8]>,
+    /// Points of a grid, where the plan has found one.
+    pub(crate) points: Option<&'a GridSymbols>,
     /// What the plan expects, for choosing lanes.
     pub(crate) estimated_bytes: u64,
     pub(crate) zstd_level: i32,
@@ -227,6 +237,9 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
         Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
         Coding::Mixed => Some((Codec::Mixed, input.mixed_payload())),
+        Coding::Grid { tables, grid } => {
+            grid::encode(input, tables, grid).map(|payload| (Codec::Grid, payload))
+        }
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -262,6 +275,7 @@ pub(crate) fn decode(
             sparse::decode(shape, tables, scales, payload, values)
         }
         (Codec::Mixed, Coding::Mixed) => mixed::decode(shape, payload, values),
+        (Codec::Grid, Coding::Grid { tables, grid }) => grid::decode(shape, tables, grid, payload, values),
         _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
     }
 }

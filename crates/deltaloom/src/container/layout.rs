@@ -1,6 +1,8 @@
 //! Bytes of head, trailer, meta and checks: docs/format.md sections 1 to 5, and nothing else.
 //! It checks each field on its own and what fields say of each other; payloads are not looked at.
 
+use deltaloom_kernels::Number;
+
 use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
 use crate::codec::{Codec, Coding, GroupScales};
@@ -12,6 +14,7 @@ use crate::limits::Limits;
 use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
+use super::grid::{parse_grid, push_grid};
 use super::index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
 use super::predictors;
 
@@ -136,21 +139,23 @@ fn codec_id(codec: Codec) -> u8 {
         Codec::Ulp => 5,
         Codec::Sparse => 6,
         Codec::Mixed => 7,
+        Codec::Grid => 8,
     }
 }
 
 fn codec_of(id: u8) -> Result<Codec> {
-    let all = [
-        Codec::Same,
-        Codec::Constant,
-        Codec::Raw,
-        Codec::Planes,
-        Codec::Float,
-        Codec::Ulp,
-        Codec::Sparse,
-        Codec::Mixed,
-    ];
-    all.get(usize::from(id)).copied().ok_or_else(|| Error::corrupt(format!("codec {id} does not exist")))
+    Ok(match id {
+        0 => Codec::Same,
+        1 => Codec::Constant,
+        2 => Codec::Raw,
+        3 => Codec::Planes,
+        4 => Codec::Float,
+        5 => Codec::Ulp,
+        6 => Codec::Sparse,
+        7 => Codec::Mixed,
+        8 => Codec::Grid,
+        _ => return Err(Error::corrupt(format!("codec {id} does not exist"))),
+    })
 }
 
 /// Serialised index: meta and tables before compression, and checks.
@@ -180,7 +185,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
     push_varint(&mut meta, index.table_sets.len() as u64);
     let mut checks = Vec::new();
     for tensor in &index.tensors {
-        push_tensor(&mut meta, tensor);
+        push_tensor(&mut meta, tensor, index.info(tensor).number());
         if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
             checks.extend_from_slice(tensor.digest.as_bytes());
         }
@@ -193,7 +198,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
     IndexParts { meta, tables, checks }
 }
 
-fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
+fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
     predictors::push(meta, &tensor.predictor);
     tensor.factors.iter().for_each(|factors| push_varint(meta, factors.len_bytes as u64));
     if !tensor.predictor.has_chunks() {
@@ -205,7 +210,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
     push_varint(meta, tensor.groups.len() as u64);
     for (coding, chunks) in tensor.groups.iter().zip(tensor.chunks.chunk_by(|a, b| a.group == b.group)) {
         push_varint(meta, chunks.len() as u64);
-        push_coding(meta, coding);
+        push_coding(meta, coding, number);
         for chunk in chunks {
             meta.push(codec_id(chunk.codec));
             push_varint(meta, chunk.payload.len_bytes as u64);
@@ -213,10 +218,15 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
     }
 }
 
-fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>) {
+fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
     match coding {
         Coding::Plain => meta.push(0),
         Coding::Mixed => meta.push(4),
+        Coding::Grid { tables, grid } => {
+            meta.push(5);
+            push_varint(meta, *tables as u64);
+            push_grid(meta, grid, number);
+        }
         Coding::Float { tables, modelled_bits, lowest } => {
             meta.push(1);
             push_varint(meta, *tables as u64);
@@ -350,7 +360,7 @@ fn parse_tensor(
                 info.name
             )));
         }
-        tensor.groups.push(parse_coding(meta, &grid, next)?);
+        tensor.groups.push(parse_coding(meta, &grid, info.number(), next)?);
         for _ in 0..chunks_of_group {
             let codec = codec_of(WireIds::check("codec", meta.u8()?, next.ids.codec)?)?;
             let len_bytes = meta.size()?;
@@ -377,7 +387,12 @@ fn parse_tensor(
     Ok(tensor)
 }
 
-fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Result<Coding<usize>> {
+fn parse_coding(
+    meta: &mut ByteReader<'_>,
+    grid: &Grid,
+    number: Number,
+    known: &Places,
+) -> Result<Coding<usize>> {
     let family = WireIds::check("group family", meta.u8()?, known.ids.family)?;
     match family {
         0 => return Ok(Coding::Plain),
@@ -390,6 +405,9 @@ fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Resul
     }
     if family == 1 {
         return Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? });
+    }
+    if family == 5 {
+        return Ok(Coding::Grid { tables, grid: parse_grid(meta, number)? });
     }
     let mode = meta.u8()?;
     if mode > 3 || (mode != 0 && !grid.is_matrix) {
@@ -512,9 +530,9 @@ mod tests {
 
     #[test]
     fn codec_ids_are_those_of_the_format() {
-        for id in 0..=7 {
+        for id in 0..=8 {
             assert_eq!(codec_id(codec_of(id).unwrap()), id);
         }
-        assert!(codec_of(8).is_err());
+        assert!(codec_of(9).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The `.loom` file: layout, index, reader and writer.
 //! It does not predict or plan; readers hand it predictions, writers hand it coded chunks.
 
+mod grid;
 mod index;
 mod layout;
 mod predictors;

@@ -296,6 +296,7 @@ impl<'a> Packer<'a> {
                 row_scales: plan.row_scales(i),
                 symbols: plan.symbols(i),
                 mixed: plan.mixed(i),
+                points: plan.points(i),
                 estimated_bytes: plan.estimated_bytes(rows * cols),
                 zstd_level: self.preset.zstd_level(target.len()),
             };

@@ -1,6 +1,8 @@
 //! Chooses codec and parameters of a group of chunks from costed histograms; pure functions of the bytes.
 //! It encodes nothing; [`crate::codec`] does.
 
+mod grid;
+mod points;
 mod tables;
 
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
@@ -8,7 +10,7 @@ use deltaloom_kernels::rans::ALPHABET;
 use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
-use crate::codec::{self, ChunkShape, Coding, GroupScales, UlpSymbols};
+use crate::codec::{self, ChunkShape, Coding, GridSymbols, GroupScales, UlpSymbols};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
@@ -96,12 +98,14 @@ impl GroupInput<'_> {
 #[derive(Debug)]
 pub(crate) struct Draft {
     coding: Coding<Option<Box<TableRequest>>>,
-    /// Table of a float group, which is never shared.
-    float_counts: Option<Box<Counts>>,
+    /// Tables of a float or grid group, which are never shared.
+    own_counts: Vec<Counts>,
     /// Residuals of a ulp group by chunk, to be encoded as they are.
     symbols: Vec<Option<UlpSymbols>>,
     /// Payloads of a mixed group by chunk.
     mixed: Vec<Option<Scratch>>,
+    /// Points of a grid group by chunk.
+    points: Vec<Option<GridSymbols>>,
     /// Per chunk; empty when rows have none.
     row_scales: Vec<Vec<i32>>,
     /// Elements that differ from the prediction.
@@ -116,6 +120,7 @@ pub(crate) struct GroupPlan {
     pub(crate) coding: Coding<usize>,
     symbols: Vec<Option<UlpSymbols>>,
     mixed: Vec<Option<Scratch>>,
+    points: Vec<Option<GridSymbols>>,
     row_scales: Vec<Vec<i32>>,
     bytes_per_elem_q16: u64,
 }
@@ -134,18 +139,23 @@ impl GroupPlan {
         self.mixed.get(chunk)?.as_deref()
     }
 
+    pub(crate) fn points(&self, chunk: usize) -> Option<&GridSymbols> {
+        self.points.get(chunk)?.as_ref()
+    }
+
     pub(crate) fn estimated_bytes(&self, elems: usize) -> u64 {
         self.bytes_per_elem_q16.saturating_mul(elems as u64) >> log2::FRACTION_BITS
     }
 }
 
 impl Draft {
-    fn plain(changed: u64, cost: u64) -> Self {
+    fn new(coding: Coding<Option<Box<TableRequest>>>, changed: u64, cost: u64) -> Self {
         Self {
-            coding: Coding::Plain,
-            float_counts: None,
+            coding,
+            own_counts: Vec::new(),
             symbols: Vec::new(),
             mixed: Vec::new(),
+            points: Vec::new(),
             row_scales: Vec::new(),
             changed,
             cost,
@@ -164,9 +174,9 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     let symbols = if group.is_predicted { symbolise(group) } else { Vec::new() };
     let changed = changed_elems(group, &symbols);
     if changed == 0 {
-        return Draft::plain(0, 0);
+        return Draft::new(Coding::Plain, 0, 0);
     }
-    let mut best = Draft::plain(changed, plain_cost(group));
+    let mut best = Draft::new(Coding::Plain, changed, plain_cost(group));
     let mut offer = |candidate: Option<Draft>| {
         if let Some(candidate) = candidate.filter(|candidate| candidate.cost < best.cost) {
             best = candidate;
@@ -180,6 +190,12 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         }
     } else {
         offer(float_draft(group, changed));
+        // Estimates are not good to the last byte, and where there is a grid it is clearly better.
+        if let Some(grid) = grid::draft(group, changed)
+            && grid.cost + grid.cost / 32 < best.cost
+        {
+            best = grid;
+        }
     }
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, changed);
@@ -203,18 +219,19 @@ pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64])
         drafts.iter().filter_map(|draft| draft.coding.tables()?.as_deref()).collect();
     let mut assigned = pool.assign(&requests).into_iter();
     let plan = |(draft, elems): (Draft, &u64)| {
-        let coding = draft.coding.map(|request| match (request, &draft.float_counts) {
-            (Some(_), _) => assigned.next().ok_or(()),
-            (None, Some(counts)) => {
-                let tables = vec![table::normalise(counts)];
-                Ok(pool.push(table::TableSet { first_keys: Vec::new(), tables }))
+        let coding = draft.coding.map(|request| match request {
+            Some(_) => assigned.next().ok_or(()),
+            None => {
+                let tables = draft.own_counts.iter().map(table::normalise).collect();
+                let first_keys = (1..=u8::MAX).take(draft.own_counts.len().saturating_sub(1)).collect();
+                Ok(pool.push(table::TableSet { first_keys, tables }))
             }
-            (None, None) => Err(()),
         });
         GroupPlan {
             coding: coding.unwrap_or(Coding::Plain),
             symbols: draft.symbols,
             mixed: draft.mixed,
+            points: draft.points,
             row_scales: draft.row_scales,
             bytes_per_elem_q16: draft.cost / 8 / (*elems).max(1),
         }
@@ -350,15 +367,7 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
     let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);
     let request = TableRequest { histogram, gaps: None, own };
     let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: group_scales(&scales) };
-    Draft {
-        coding,
-        float_counts: None,
-        symbols: Vec::new(),
-        mixed: Vec::new(),
-        row_scales: scales.rows,
-        changed,
-        cost,
-    }
+    Draft { row_scales: scales.rows, ..Draft::new(coding, changed, cost) }
 }
 
 fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
@@ -388,15 +397,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let cost = own.cost + raw_bits * ONE_BIT;
     let request = TableRequest { histogram, gaps: Some(gaps), own };
     let coding = Coding::Sparse { tables: Some(Box::new(request)), scales: coding_scales };
-    Draft {
-        coding,
-        float_counts: None,
-        symbols: Vec::new(),
-        mixed: Vec::new(),
-        row_scales: Vec::new(),
-        changed,
-        cost,
-    }
+    Draft::new(coding, changed, cost)
 }
 
 /// Chunks coded in mixed contexts. What they take is known when they are encoded and not before.
@@ -406,7 +407,7 @@ fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     };
     let mixed: Vec<Option<Scratch>> = group.chunks.par_iter().map(encode).collect();
     let bytes: u64 = mixed.iter().flatten().map(|payload| payload.len() as u64).sum();
-    Draft { coding: Coding::Mixed, mixed, ..Draft::plain(changed, bytes * 8 * ONE_BIT) }
+    Draft { mixed, ..Draft::new(Coding::Mixed, changed, bytes * 8 * ONE_BIT) }
 }
 
 /// The best split of stand-alone elements, where the number type has one.
@@ -437,15 +438,7 @@ fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         let cost = table::own_table_cost(&counts) + (field_bits + escape_bits) * ONE_BIT;
         if best.as_ref().is_none_or(|best| cost < best.cost) {
             let coding = Coding::Float { tables: None, modelled_bits, lowest };
-            best = Some(Draft {
-                coding,
-                float_counts: Some(Box::new(counts)),
-                symbols: Vec::new(),
-                mixed: Vec::new(),
-                row_scales: Vec::new(),
-                changed,
-                cost,
-            });
+            best = Some(Draft { own_counts: vec![counts], ..Draft::new(coding, changed, cost) });
         }
         tops = tops.chunks(2).map(|pair| pair.iter().sum()).collect();
     }

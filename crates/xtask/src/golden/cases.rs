@@ -2,6 +2,7 @@
 //! A case is never changed once its container is in the repository; new ones are added.
 
 use deltaloom::Preset;
+use half::f16;
 
 use super::computed;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s, f64s, i8s, integers};
@@ -66,7 +67,7 @@ pub(super) fn all() -> Vec<Case> {
 /// Cases of format version 2, in the order they were added.
 pub(super) fn since_2() -> Vec<Case> {
     let mut cases = computed::all();
-    cases.push(mixed());
+    cases.extend([mixed(), grids()]);
     cases
 }
 
@@ -370,4 +371,40 @@ fn two_bases() -> Case {
     let tuned =
         [tensor("a", &moved(&mut random, &a, 0.01, 0.0)), tensor("b", &moved(&mut random, &b, 0.01, 0.0))];
     Case::new("two_bases", "each tensor near another base", &tuned, &[&first, &second])
+}
+
+/// Normal numbers as multiples of a step per block of 32, from the least of them up if `has_origin`: steps and origins are F16 numbers.
+fn quantised(random: &mut Random, rows: usize, cols: usize, has_origin: bool) -> Vec<f64> {
+    let half = |x: f64| f16::from_f64(x).to_f64();
+    let block = |cols: usize, random: &mut Random| {
+        let values = random.normals(cols, 0.02);
+        let (least, most) =
+            values.iter().fold((0f64, 0f64), |(least, most), x| (least.min(*x), most.max(*x)));
+        let origin = if has_origin { half(least) } else { 0.0 };
+        let step = half(if has_origin { (most - least) / 15.0 } else { most.max(-least) / 127.0 });
+        let point = |x: &f64| ((x - origin) / step).round() * step + origin;
+        values.iter().map(point).collect::<Vec<f64>>()
+    };
+    let blocks = (0..rows).flat_map(|_| (0..cols).step_by(32).map(|start| (cols - start).min(32)));
+    blocks.flat_map(|cols| block(cols, random)).collect()
+}
+
+fn grids() -> Case {
+    let mut random = Random::new(13);
+    let mut with_nan = quantised(&mut random, 20, 64, true);
+    with_nan[100] = f64::NAN;
+    let ternary: Vec<f64> = (0..900).map(|_| [-0.375, 0.0, 0.375][random.index(3)]).collect();
+    let ids: Vec<i64> = (0..300).map(|_| [7, 1 << 50, -1][random.index(3)]).collect();
+    let tensors = [
+        Tensor::new("origins", "F32", &[20, 64], f32s(&with_nan)),
+        Tensor::new("origins_bf16", "BF16", &[20, 64], bf16s(&quantised(&mut random, 20, 64, true))),
+        Tensor::new("steps", "F32", &[33, 32], f32s(&quantised(&mut random, 33, 32, false))),
+        Tensor::new("steps_odd_rows", "F16", &[30, 45], f16s(&quantised(&mut random, 30, 45, false))),
+        Tensor::new("palette", "BF16", &[900], bf16s(&ternary)),
+        Tensor::new("palette_of_integers", "I64", &[300], integers(&ids, 8)),
+    ];
+    Case {
+        chunk_log2: 10,
+        ..Case::new("grids", "grid with steps, with origins and with palettes", &tensors, &[])
+    }
 }

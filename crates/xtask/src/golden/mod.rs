@@ -276,7 +276,7 @@ impl Seen {
         missing(
             "codec",
             &self.codecs,
-            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed"],
+            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed", "grid"],
         )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
