@@ -13,7 +13,7 @@ if ! cmp -s tools/requirements.txt "$venv/requirements.txt"; then
     cp tools/requirements.txt "$venv/requirements.txt"
 fi
 
-manifests=(assets/golden/v1/manifest.json)
+manifests=(assets/golden/*/manifest.json)
 if [ -d "$data/lm12m" ]; then
     cargo run --quiet --release -p xtask -- pairs target/pairs --data "$data"
     manifests+=(target/pairs/manifest.json)

@@ -22,8 +22,11 @@ pub fn limits() -> Limits {
     limits
 }
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden/v1")
+fn golden() -> Vec<PathBuf> {
+    let files = |folder: PathBuf| {
+        fs::read_dir(folder).expect("golden files").map(|entry| entry.expect("entry").path())
+    };
+    files(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden")).flat_map(files).collect()
 }
 
 /// The bases of all golden containers, and their tensors by name with their digests.
@@ -37,8 +40,7 @@ pub fn golden_bases() -> &'static GoldenBases {
     static BASES: OnceLock<GoldenBases> = OnceLock::new();
     BASES.get_or_init(|| {
         let mut out = GoldenBases { bases: Bases::default(), digests: Vec::new() };
-        let mut paths: Vec<PathBuf> =
-            fs::read_dir(golden()).expect("golden files").map(|entry| entry.expect("entry").path()).collect();
+        let mut paths = golden();
         paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".base")));
         paths.sort();
         for path in paths {

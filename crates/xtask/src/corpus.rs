@@ -6,10 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::golden::Manifest;
+use crate::golden::{self, Manifest};
 use crate::{Mode, root, say, settle_quietly};
 
-const GOLDEN: &str = "assets/golden/v1";
 /// Larger containers would only slow the fuzzer down.
 const MAX_SEED_BYTES: usize = 8192;
 const HEAD_BYTES: usize = 16;
@@ -20,10 +19,14 @@ const TRAILER_BYTES: usize = 48;
 /// # Errors
 /// What would change, in check mode; what reading and writing gives.
 pub fn run(mode: Mode) -> Result<()> {
-    let folder = root().join(GOLDEN);
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
     let (mut seeds_written, mut seeds_there) = (0, 0);
-    for entry in &manifest.containers {
+    let of_folder = |folder: &'static str| {
+        let folder = root().join(folder);
+        let containers = Manifest::of(&folder)?.containers;
+        Ok(containers.into_iter().map(move |entry| (folder.clone(), entry)))
+    };
+    let entries = golden::folders().map(of_folder).collect::<Result<Vec<_>>>()?;
+    for (folder, entry) in entries.into_iter().flatten() {
         let name = entry.container.trim_end_matches(".loom");
         let container = fs::read(folder.join(&entry.container))?;
         let seeds = [

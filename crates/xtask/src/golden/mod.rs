@@ -1,4 +1,4 @@
-//! The golden containers in assets/golden/v1: small files of every kind that every later reader must restore.
+//! The golden containers in assets/golden, a folder per format version: small files of every kind that every later reader must restore.
 //! Writing only adds what is missing; checking restores all of them and packs their originals again.
 
 mod cases;
@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
-const FOLDER: &str = "assets/golden/v1";
-const MANIFEST: &str = "assets/golden/v1/manifest.json";
-/// All containers, originals and bases together.
+/// The folders, each with its cases.
+const FOLDERS: [(&str, fn() -> Vec<Case>); 1] = [("assets/golden/v1", cases::all)];
+const MANIFEST: &str = "manifest.json";
+/// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
 
 /// One container; paths are relative to its folder.
@@ -60,17 +61,32 @@ impl Manifest {
 /// # Errors
 /// What is wrong with them; what reading and writing gives.
 pub fn run(mode: Mode) -> Result<()> {
-    let folder = root().join(FOLDER);
-    let cases = cases::all();
-    if mode == Mode::Write {
-        fs::create_dir_all(&folder)?;
-        for case in &cases {
-            add(&folder, case)?;
+    for (folder, cases) in FOLDERS {
+        let cases = cases();
+        if mode == Mode::Write {
+            fs::create_dir_all(root().join(folder))?;
+            for case in &cases {
+                add(folder, case)?;
+            }
         }
+        let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
+        settle(mode, &format!("{folder}/{MANIFEST}"), &expected.to_json()?, "golden")?;
     }
-    let expected = Manifest { containers: cases.iter().map(Case::entry).collect() };
-    settle(mode, MANIFEST, &expected.to_json()?, "golden")?;
-    check(&folder)
+    check_all()
+}
+
+/// The folders of golden containers.
+pub(crate) fn folders() -> impl Iterator<Item = &'static str> {
+    FOLDERS.into_iter().map(|(folder, _)| folder)
+}
+
+impl Manifest {
+    /// That of a folder of golden containers.
+    pub(crate) fn of(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let json = fs::read(&path).with_context(|| path.display().to_string())?;
+        serde_json::from_slice(&json).with_context(|| path.display().to_string())
+    }
 }
 
 impl Case {
@@ -111,7 +127,8 @@ impl Entry {
 }
 
 /// Writes the files of a case unless its container is there.
-fn add(folder: &Path, case: &Case) -> Result<()> {
+fn add(name: &str, case: &Case) -> Result<()> {
+    let folder = &root().join(name);
     let entry = case.entry();
     let container = folder.join(&entry.container);
     if container.exists() {
@@ -133,7 +150,7 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
     let checkpoint = Checkpoint::open(&folder.join(&entry.original), &Limits::default())?;
     let report =
         deltaloom::pack(&checkpoint, &entry.open_bases(folder)?, &container, &entry.options()?, &Silent)?;
-    say(&format!("{FOLDER}/{}: added, {} bytes", entry.container, report.packed_bytes))
+    say(&format!("{name}/{}: added, {} bytes", entry.container, report.packed_bytes))
 }
 
 /// Restores every container of the repository and compares it with its original, and packs that again.
@@ -141,24 +158,25 @@ fn add(folder: &Path, case: &Case) -> Result<()> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check_all() -> Result<()> {
-    check(&root().join(FOLDER))
+    let mut seen = Seen::default();
+    folders().try_for_each(|folder| check(folder, &mut seen))?;
+    seen.check()
 }
 
-fn check(folder: &Path) -> Result<()> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(root().join(MANIFEST))?).context(MANIFEST)?;
-    let mut seen = Seen::default();
+fn check(name: &str, seen: &mut Seen) -> Result<()> {
+    let folder = &root().join(name);
+    let manifest = Manifest::of(folder)?;
     for entry in &manifest.containers {
-        check_one(folder, entry, &mut seen).with_context(|| format!("{FOLDER}/{}", entry.container))?;
+        check_one(folder, entry, seen).with_context(|| format!("{name}/{}", entry.container))?;
     }
     let listed: BTreeSet<&str> = manifest.containers.iter().map(|entry| entry.container.as_str()).collect();
     for file in fs::read_dir(folder)? {
-        let name = file?.file_name().to_string_lossy().into_owned();
-        ensure!(!name.ends_with(".loom") || listed.contains(name.as_str()), "{name} is not in {MANIFEST}");
+        let file = file?.file_name().to_string_lossy().into_owned();
+        ensure!(!file.ends_with(".loom") || listed.contains(file.as_str()), "{name}/{file} is not listed");
     }
-    seen.check()?;
     let total = files(folder)?.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-    ensure!(total <= MAX_BYTES, "{FOLDER} has {total} bytes, more than {MAX_BYTES}");
-    say(&format!("{FOLDER}: {} containers restored, {total} bytes", manifest.containers.len()))
+    ensure!(total <= MAX_BYTES, "{name} has {total} bytes, more than {MAX_BYTES}");
+    say(&format!("{name}: {} containers restored, {total} bytes", manifest.containers.len()))
 }
 
 fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
