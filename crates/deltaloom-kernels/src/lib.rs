@@ -7,6 +7,7 @@ pub mod isa;
 pub mod keys;
 pub mod number;
 pub mod rans;
+pub mod scaled;
 pub mod steps;
 pub mod tokens;
 pub mod ulp;
