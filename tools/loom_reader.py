@@ -12,8 +12,8 @@ Type = collections.namedtuple("Type", "bits exp man signed", defaults=(0, 0, Fal
 TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type(32, 8, 23, True),
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
-ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL = range(6)
-SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE = range(7)  # the last three belong to the families 1, 2, 3: codec - 3
+ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
+SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, SCALED = *range(7), 9  # from FLOAT on they belong to the family codec - 3
 
 def must(ok, what):
     if not ok:
@@ -133,7 +133,7 @@ def decode_ulp_or_sparse(t, g, p, cur):
     out[at] = apply_residuals(t.kind, p[at], exponents[at], *read_residuals(cur, g.slots, tables[at], t.kind))
     return out
 
-def decode_float(t, g, p, cur):
+def decode_float(t, g, p, cur, signs=1):
     """Stand-alone elements (section 9)."""
     top_bits, rest, zeros = t.kind.exp + g.m or 8, t.kind.man - g.m, cur.u8()
     symbols, carry = read_block(cur, g.slots, np.zeros(len(p), np.int64))
@@ -143,8 +143,19 @@ def decode_float(t, g, p, cur):
     if not t.kind.exp:
         return top
     low = rest - zeros
-    field = read_fields(cur, b"", np.full(len(p), 1 + low))
+    field = read_fields(cur, b"", np.full(len(p), signs + low))
     return field >> low << t.kind.bits - 1 | top << rest | (field & (1 << low) - 1) << zeros
+
+def decode_scaled(t, g, p, cur):
+    """Elements relative to an expected magnitude (section 9.1)."""
+    top, unit = 1 << t.kind.bits - 1, t.kind.man - 3
+    must(t.kind.exp and unit >= 0, "a dtype that cannot be scaled")
+    s = ((p & (top - 1)) >> unit).astype(np.int64).reshape(-1, t.cols) * g.slope // 16 + g.offset + g.columns
+    s += read_scales(cur, len(s))[:, None] if g.scales & 1 else 0
+    k = (s.reshape(-1) % (1 << t.kind.exp + 3)).astype(np.uint64) << unit
+    x = decode_float(t, g, p, cur, g.signs)
+    a = (x & (top - 1)) + k & (top - 1)
+    return x & top | np.where(x & (top - 1), np.where(a, a, k), 0)
 
 def decode_chunk(t, g, codec, p, cur):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
@@ -157,8 +168,8 @@ def decode_chunk(t, g, codec, p, cur):
         planes = [cur.take(v >> 1) if v & 1 else unzstd(cur.take(v >> 1), len(p)) for v in lengths]
         out = p + np.frombuffer(b"".join(planes), np.uint8).reshape(size, -1).T.copy().view(f"<u{size}")[:, 0]
     elif codec != SAME:
-        must(g.family and codec == g.family + 3, "codec not allowed here")
-        out = (decode_float if codec == FLOAT else decode_ulp_or_sparse)(t, g, p, cur)
+        must(g.family and codec == g.family + 3 and codec in (FLOAT, ULP, SPARSE, SCALED), "codec not allowed here")
+        out = {FLOAT: decode_float, SCALED: decode_scaled}.get(codec, decode_ulp_or_sparse)(t, g, p, cur)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
 
@@ -208,19 +219,22 @@ def rounded(x, dtype):
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
     t.predictor, t.coded = meta.u8(), []
-    if t.predictor in (TIED, CAST_INTERNAL):
+    if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         t.target = tensors[meta.varint()]
     elif t.predictor != ZERO:
         t.reference = meta.take(meta.varint()).decode("utf-8") or t.name
-    if t.predictor in (ZERO, REFERENCE):
+    if t.predictor in (ZERO, REFERENCE, COMPANION):
         t.changed = meta.varint() if t.predictor == REFERENCE else None
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family:
                 g.first, g.slots = sets[meta.varint()]
-            if g.family == FLOAT - 3:
+            if g.family in (FLOAT - 3, SCALED - 3):
                 g.m, g.lo = meta.u8(), meta.varint()
-            elif g.family:
+            if g.family == SCALED - 3:
+                g.slope, g.signs = meta.u8(), meta.u8()
+                must(g.signs <= 1, "signs are 0 or 1")
+            if g.family in (ULP - 3, SPARSE - 3, SCALED - 3):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0
             t.coded += [(g, meta.u8(), payloads.take(meta.varint())) for _ in range(g.count)]
@@ -248,7 +262,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= CAST_INTERNAL, "unknown predictor")
+        must(t.predictor <= CAST_INTERNAL or t.predictor == COMPANION, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         t.reference_digest = checks.take(32) if t.predictor in (REFERENCE, IDENTICAL, CAST) else None
     crcs = [zlib.crc32(payload) for t in tensors for _, _, payload in t.coded]
@@ -259,7 +273,7 @@ def read_loom(data):
 def values(t, bases):
     """The elements of a tensor as unsigned numbers."""
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
-    if t.predictor in (TIED, CAST_INTERNAL):
+    if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         must(t.target.predictor <= IDENTICAL, "a target has a target or is cast")
         p = values(t.target, bases)
     elif t.predictor != ZERO:

@@ -217,7 +217,7 @@ impl ResolvedContainer {
         let reference =
             || self.references[number].as_ref().ok_or_else(|| Error::corrupt("a reference is missing"));
         match &tensor.predictor {
-            Predictor::Zero | Predictor::Reference(_) if !tensor.chunks[i].codec.uses_prediction() => {
+            predictor if predictor.has_chunks() && !tensor.chunks[i].codec.uses_prediction() => {
                 self.container.decode_chunk(tensor, i, out)
             }
             Predictor::Zero => {
@@ -226,6 +226,11 @@ impl ResolvedContainer {
             }
             Predictor::Reference(_) => {
                 reference()?.read_into(start, out)?;
+                self.container.decode_chunk(tensor, i, out)
+            }
+            // The grids agree, since the shapes do; and the companion has none itself.
+            Predictor::Companion(companion) => {
+                self.chunk_into(*companion, i, out)?;
                 self.container.decode_chunk(tensor, i, out)
             }
             Predictor::Identical(_) => reference()?.read_into(start, out),

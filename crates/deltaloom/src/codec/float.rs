@@ -11,23 +11,38 @@ use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit) -> Vec<u8> {
-    let elems = input.shape.elems();
-    let zero_bits = common_zero_bits(input.shape.number, input.target).min(split.max_zero_bits());
-    let mut symbols = Scratch::of_len(elems);
-    let mut escapes = BitWriter::default();
-    let mut fields = BitWriter::with_buffer(Scratch::vec(input.target.len()));
-    split.encode(input.target, zero_bits, &mut symbols, &mut escapes, &mut fields);
     let mut payload = input.empty_payload();
-    payload.push(u8::try_from(zero_bits).unwrap_or(0));
-    let lanes = Lanes::choose(elems, input.estimated_bytes);
-    block::push_with_raw(&mut payload, &tables.coder, lanes, &symbols, Contexts::Single, &escapes.finish());
-    payload.extend_from_slice(&Scratch::from(fields.finish()));
+    push(&mut payload, input.target, input, tables, split);
     payload
 }
 
-pub(super) fn decode(split: FieldSplit, tables: &Decoder, payload: &[u8], values: &mut [u8]) -> Result<()> {
+/// Appends `values`, which stand for the elements of the input.
+pub(super) fn push(
+    payload: &mut Vec<u8>,
+    values: &[u8],
+    input: &ChunkInput<'_>,
+    tables: &Encoder,
+    split: FieldSplit,
+) {
+    let elems = input.shape.elems();
+    let zero_bits = common_zero_bits(input.shape.number, values).min(split.max_zero_bits());
+    let mut symbols = Scratch::of_len(elems);
+    let mut escapes = BitWriter::default();
+    let mut fields = BitWriter::with_buffer(Scratch::vec(values.len()));
+    split.encode(values, zero_bits, &mut symbols, &mut escapes, &mut fields);
+    payload.push(u8::try_from(zero_bits).unwrap_or(0));
+    let lanes = Lanes::choose(elems, input.estimated_bytes);
+    block::push_with_raw(payload, &tables.coder, lanes, &symbols, Contexts::Single, &escapes.finish());
+    payload.extend_from_slice(&Scratch::from(fields.finish()));
+}
+
+pub(super) fn decode(
+    split: FieldSplit,
+    tables: &Decoder,
+    mut reader: ByteReader<'_>,
+    values: &mut [u8],
+) -> Result<()> {
     let elems = values.len() / split.number().bytes();
-    let mut reader = ByteReader::new(payload, "a float chunk");
     let zero_bits = u32::from(reader.u8()?);
     if zero_bits > split.max_zero_bits() {
         return Err(Error::corrupt("a float chunk has more zero bits than mantissa bits"));

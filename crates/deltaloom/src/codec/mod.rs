@@ -3,6 +3,7 @@
 
 mod float;
 mod planes;
+mod scaled;
 mod sparse;
 mod ulp;
 
@@ -13,11 +14,13 @@ use deltaloom_kernels::fields::FieldSplit;
 use deltaloom_kernels::keys::{KEYS, KeyRule};
 use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
 
+use crate::entropy::bytes::ByteReader;
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
 pub(crate) use planes::sample_cost as planes_sample_cost;
+pub(crate) use scaled::MagnitudeRule;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
 
@@ -38,13 +41,15 @@ pub enum Codec {
     Ulp,
     /// Residuals of the changed elements only, and the gaps between them.
     Sparse,
+    /// As `Float`, with magnitudes relative to what prediction, row and column lead to expect.
+    Scaled,
 }
 
 impl Codec {
     /// Whether decoding a chunk needs its prediction; otherwise what is there before does not matter.
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
-            Self::Same | Self::Planes | Self::Ulp | Self::Sparse => true,
+            Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Scaled => true,
             Self::Constant | Self::Raw | Self::Float => false,
         }
     }
@@ -60,6 +65,7 @@ impl Codec {
             Self::Float => "float",
             Self::Ulp => "ulp",
             Self::Sparse => "sparse",
+            Self::Scaled => "scaled",
         }
     }
 }
@@ -105,6 +111,7 @@ pub(crate) enum Coding<T> {
     Float { tables: T, modelled_bits: u32, lowest: u64 },
     Ulp { tables: T, scales: GroupScales },
     Sparse { tables: T, scales: GroupScales },
+    Scaled { tables: T, modelled_bits: u32, lowest: u64, rule: MagnitudeRule },
 }
 
 impl<T> Coding<T> {
@@ -117,15 +124,22 @@ impl<T> Coding<T> {
             }
             Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
             Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
+            Self::Scaled { tables, modelled_bits, lowest, rule } => Coding::Scaled {
+                tables: f(tables)?,
+                modelled_bits: *modelled_bits,
+                lowest: *lowest,
+                rule: rule.clone(),
+            },
         })
     }
 
     pub(crate) fn tables(&self) -> Option<&T> {
         match self {
             Self::Plain => None,
-            Self::Float { tables, .. } | Self::Ulp { tables, .. } | Self::Sparse { tables, .. } => {
-                Some(tables)
-            }
+            Self::Float { tables, .. }
+            | Self::Ulp { tables, .. }
+            | Self::Sparse { tables, .. }
+            | Self::Scaled { tables, .. } => Some(tables),
         }
     }
 }
@@ -169,7 +183,8 @@ fn split_of(number: Number, modelled_bits: u32, lowest: u64) -> Result<FieldSpli
         .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
 }
 
-fn is_constant(number: Number, target: &[u8]) -> bool {
+/// Whether all elements are equal.
+pub(crate) fn is_constant(number: Number, target: &[u8]) -> bool {
     let size = number.bytes();
     target.len() > size && target[size..] == target[..target.len() - size]
 }
@@ -210,6 +225,11 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
             .map(|split| (Codec::Float, float::encode(input, tables, split))),
         Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
+        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
+            FieldSplit::new(number, *modelled_bits, *lowest)
+                .and_then(|split| scaled::encode(input, tables, split, rule))
+                .map(|payload| (Codec::Scaled, payload))
+        }
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -238,11 +258,16 @@ pub(crate) fn decode(
         }
         (Codec::Planes, _) => planes::decode(shape.number, payload, values),
         (Codec::Float, Coding::Float { tables, modelled_bits, lowest }) => {
-            float::decode(split_of(shape.number, *modelled_bits, *lowest)?, tables, payload, values)
+            let reader = ByteReader::new(payload, "a float chunk");
+            float::decode(split_of(shape.number, *modelled_bits, *lowest)?, tables, reader, values)
         }
         (Codec::Ulp, Coding::Ulp { tables, scales }) => ulp::decode(shape, tables, scales, payload, values),
         (Codec::Sparse, Coding::Sparse { tables, scales }) => {
             sparse::decode(shape, tables, scales, payload, values)
+        }
+        (Codec::Scaled, Coding::Scaled { tables, modelled_bits, lowest, rule }) => {
+            let split = split_of(shape.number, *modelled_bits, *lowest)?;
+            scaled::decode(shape, tables, split, rule, payload, values)
         }
         _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
     }

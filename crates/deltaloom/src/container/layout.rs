@@ -3,7 +3,7 @@
 
 use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
-use crate::codec::{Codec, Coding, GroupScales};
+use crate::codec::{Codec, Coding, GroupScales, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
@@ -134,13 +134,20 @@ fn codec_id(codec: Codec) -> u8 {
         Codec::Float => 4,
         Codec::Ulp => 5,
         Codec::Sparse => 6,
+        Codec::Scaled => 9,
     }
 }
 
 fn codec_of(id: u8) -> Result<Codec> {
     let all =
         [Codec::Same, Codec::Constant, Codec::Raw, Codec::Planes, Codec::Float, Codec::Ulp, Codec::Sparse];
-    all.get(usize::from(id)).copied().ok_or_else(|| Error::corrupt(format!("codec {id} does not exist")))
+    match id {
+        9 => Ok(Codec::Scaled),
+        _ => all
+            .get(usize::from(id))
+            .copied()
+            .ok_or_else(|| Error::corrupt(format!("codec {id} does not exist"))),
+    }
 }
 
 /// Serialised index: meta and tables before compression, and checks.
@@ -191,6 +198,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor) {
         Predictor::Tied(_) => (3, None),
         Predictor::Cast(name) => (4, Some(name)),
         Predictor::CastInternal(_) => (5, None),
+        Predictor::Companion(_) => (9, None),
     };
     meta.push(id);
     if let Some(name) = name {
@@ -228,12 +236,25 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>) {
         Coding::Ulp { tables, scales } | Coding::Sparse { tables, scales } => {
             meta.push(if matches!(coding, Coding::Ulp { .. }) { 2 } else { 3 });
             push_varint(meta, *tables as u64);
-            meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
-            push_zigzag(meta, i64::from(scales.offset));
-            if let Some(cols) = &scales.cols {
-                rice::push_scales(meta, cols);
-            }
+            push_scales(meta, scales);
         }
+        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
+            meta.push(6);
+            push_varint(meta, *tables as u64);
+            meta.push(u8::try_from(*modelled_bits).unwrap_or(u8::MAX));
+            push_varint(meta, *lowest);
+            meta.push(rule.slope);
+            meta.push(rule.has_signs.into());
+            push_scales(meta, &rule.scales);
+        }
+    }
+}
+
+fn push_scales(meta: &mut Vec<u8>, scales: &GroupScales) {
+    meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
+    push_zigzag(meta, i64::from(scales.offset));
+    if let Some(cols) = &scales.cols {
+        rice::push_scales(meta, cols);
     }
 }
 
@@ -324,6 +345,7 @@ fn parse_tensor(
         3 => Predictor::Tied(meta.size()?),
         4 => Predictor::Cast(name(meta)?),
         5 => Predictor::CastInternal(meta.size()?),
+        9 => Predictor::Companion(meta.size()?),
         other => return Err(Error::corrupt(format!("predictor {other} does not exist"))),
     };
     let mut tensor = PackedTensor::new(place, predictor, grid);
@@ -392,9 +414,26 @@ fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Resul
     if tables as u64 >= known.set_count {
         return Err(Error::corrupt(format!("table set {tables} does not exist")));
     }
-    if family == 1 {
-        return Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? });
+    match family {
+        1 => Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? }),
+        2 => Ok(Coding::Ulp { tables, scales: parse_scales(meta, grid)? }),
+        3 => Ok(Coding::Sparse { tables, scales: parse_scales(meta, grid)? }),
+        6 => {
+            let (modelled_bits, lowest) = (meta.u8()?.into(), meta.varint()?);
+            let slope = meta.u8()?;
+            let has_signs = match meta.u8()? {
+                0 => false,
+                1 => true,
+                other => return Err(Error::corrupt(format!("signs of kind {other} do not exist"))),
+            };
+            let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
+            Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
+        }
+        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
     }
+}
+
+fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
     let mode = meta.u8()?;
     if mode > 3 || (mode != 0 && !grid.is_matrix) {
         return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));
@@ -406,12 +445,7 @@ fn parse_coding(meta: &mut ByteReader<'_>, grid: &Grid, known: &Places) -> Resul
     }
     let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
-    let scales = GroupScales { offset, has_rows: mode & 1 != 0, cols };
-    match family {
-        2 => Ok(Coding::Ulp { tables, scales }),
-        3 => Ok(Coding::Sparse { tables, scales }),
-        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
-    }
+    Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {
@@ -424,10 +458,12 @@ fn check_internal_targets(index: &Index) -> Result<()> {
             ))
         };
         let target = index.tensors.get(target).ok_or_else(bad)?;
-        let is_root = target.predictor.has_chunks() || matches!(target.predictor, Predictor::Identical(_));
+        let is_root = target.predictor.is_root();
         let (own, theirs) = (index.info(tensor), index.info(target));
         let fits = match tensor.predictor {
-            Predictor::Tied(_) => own.same_type(theirs) && tensor.grid == target.grid,
+            Predictor::Tied(_) | Predictor::Companion(_) => {
+                own.same_type(theirs) && tensor.grid == target.grid
+            }
             _ => theirs.dtype == DType::F32 && own.shape == theirs.shape,
         };
         if !is_root || !fits {
@@ -443,7 +479,9 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
         let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
         let tensor = &mut index.tensors[i];
         match tensor.predictor {
-            Predictor::Zero | Predictor::CastInternal(_) => tensor.digest = digest()?,
+            Predictor::Zero | Predictor::CastInternal(_) | Predictor::Companion(_) => {
+                tensor.digest = digest()?;
+            }
             Predictor::Reference(_) | Predictor::Cast(_) => {
                 tensor.digest = digest()?;
                 tensor.reference_digest = Some(digest()?);
@@ -514,9 +552,9 @@ mod tests {
 
     #[test]
     fn codec_ids_are_those_of_the_format() {
-        for id in 0..=6 {
+        for id in (0..=6).chain([9]) {
             assert_eq!(codec_id(codec_of(id).unwrap()), id);
         }
-        assert!(codec_of(7).is_err());
+        assert!([7, 8, 10].into_iter().all(|id| codec_of(id).is_err()));
     }
 }

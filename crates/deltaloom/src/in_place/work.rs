@@ -246,7 +246,7 @@ fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[O
     let range = tensor.grid.chunk_bytes(chunk as u64);
     let uses_prediction = |tensor: &PackedTensor| {
         let codec = tensor.chunks.get(chunk).map(|chunk| chunk.codec);
-        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse))
+        matches!(codec, Some(Codec::Planes | Codec::Ulp | Codec::Sparse | Codec::Scaled))
     };
     Job {
         what: What::Chunk(number, chunk),
@@ -264,7 +264,7 @@ fn order(
     chunks: &[Vec<usize>],
 ) -> Result<Vec<usize>, String> {
     let writes = |number: &usize| !chunks[*number].is_empty();
-    // A tied tensor reads what its target reads.
+    // A tensor that comes from another one of the file reads what that reads.
     let successor = |number: usize| {
         let root = container.index().tensors[number].predictor.internal().unwrap_or(number);
         let place = references[root].as_ref().and_then(|reference| reference.place);

@@ -2,6 +2,7 @@
 //! The order of work is fixed, so the container depends on the input and the preset only.
 
 mod choose;
+mod companion;
 
 use std::io::Write;
 use std::path::Path;
@@ -206,7 +207,7 @@ impl<'a> Packer<'a> {
         preset: Preset,
         progress: &'a dyn Progress,
     ) -> Self {
-        let unpredicted = groups.iter().filter(|group| choices[group.tensor].reference.is_none());
+        let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor == Predictor::Zero);
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
         Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
@@ -240,7 +241,7 @@ impl<'a> Packer<'a> {
             len_bytes: group.target.len(),
             chunks: self.encode_group(&group, &plan, &pool.sets),
             coding: plan.coding,
-            changed: if group.prediction.is_some() { changed } else { 0 },
+            changed: if self.choices[group.tensor].reference.is_some() { changed } else { 0 },
         };
         loaded.into_par_iter().zip(plans).zip(changed).map(encode).collect()
     }
@@ -251,8 +252,13 @@ impl<'a> Packer<'a> {
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
-        let reference = self.choices[group.tensor].reference.as_ref();
-        let prediction = reference.map(|reference| reference.bytes(bytes)).transpose()?;
+        let prediction = match &self.choices[group.tensor] {
+            Choice { predictor: Predictor::Companion(other), .. } => {
+                let (member, info) = self.tensors[*other];
+                Some(self.checkpoint.bytes(member, info, bytes)?)
+            }
+            choice => choice.reference.as_ref().map(|reference| reference.bytes(bytes)).transpose()?,
+        };
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }
 
@@ -345,7 +351,7 @@ impl Digester {
             }
             if let Some((_, target, reference)) = &mut self.current {
                 target.update(&group.target);
-                if let Some(prediction) = &group.prediction {
+                if let (Some(prediction), Some(_)) = (&group.prediction, self.digests[group.tensor].1) {
                     reference.update(prediction);
                 }
             }

@@ -1,6 +1,7 @@
 //! Chooses codec and parameters of a group of chunks from costed histograms; pure functions of the bytes.
 //! It encodes nothing; [`crate::codec`] does.
 
+mod magnitudes;
 mod tables;
 
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
@@ -57,6 +58,8 @@ const SPARSE_BELOW: u64 = 16;
 /// Elements of a planes sample, and how many samples a group gives.
 const SAMPLE_ELEMS: usize = 2048;
 const SAMPLES: usize = 4;
+/// Elements that tell whether residuals are small.
+const START_ELEMS: usize = 1024;
 
 /// Chunks of a tensor that are planned together.
 pub(crate) struct GroupInput<'a> {
@@ -161,7 +164,11 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
             best.symbols = symbols;
         }
     } else {
-        offer(float_draft(group, changed));
+        offer(float_draft(group, true, changed));
+    }
+    let scaled = magnitudes::draft(group, changed, best.cost);
+    if let Some(scaled) = scaled.filter(|scaled| scaled.cost < best.cost) {
+        best = scaled;
     }
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, changed);
@@ -359,7 +366,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
 }
 
 /// The best split of stand-alone elements, where the number type has one.
-fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
+fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<Draft> {
     let number = group.number;
     let max_bits = match number.kind() {
         NumberKind::Float => MAX_MODELLED_BITS.min(number.mantissa_bits()),
@@ -381,7 +388,8 @@ fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         let (lowest, counts) = window(&tops);
         let split = FieldSplit::new(number, modelled_bits, lowest)?;
         let elems: u64 = tops.iter().map(|c| u64::from(*c)).sum();
-        let field_bits = elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())));
+        let field_bits =
+            elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())) - u32::from(!has_signs));
         let escape_bits = u64::from(counts[ALPHABET - 1]) * u64::from(split.top_bits());
         let cost = table::own_table_cost(&counts) + (field_bits + escape_bits) * ONE_BIT;
         if best.as_ref().is_none_or(|best| cost < best.cost) {
@@ -421,18 +429,43 @@ fn window(tops: &[u32]) -> (u64, Counts) {
 /// Whether a sample is so near to its prediction that nothing else can be cheaper: residuals of one table take less than half of its size, which
 /// weights alone never come near.
 pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
+    ulp_cost(number, sample, prediction) < sample.len() as u64 * 4 * ONE_BIT
+}
+
+/// Bits in 1/65536 that an element of a sample must cost less with a companion than it does with its reference, if any; `None` where it is to have no companion.
+pub(crate) fn cost_without_companion(number: Number, sample: &[u8], reference: Option<&[u8]>) -> Option<u64> {
+    let ulps = reference.map(|reference| ulp_cost_of_start(number, sample, reference));
+    magnitudes::cost_without_companion(number, (sample, reference.unwrap_or(sample)), ulps)
+}
+
+/// Bits in 1/65536 of an element of a sample with a companion; `None` where it cannot be one.
+pub(crate) fn cost_with_companion(number: Number, sample: &[u8], companion: &[u8]) -> Option<u64> {
+    let ulps = ulp_cost_of_start(number, sample, companion);
+    magnitudes::cost_with_companion(number, (sample, companion), ulps)
+}
+
+/// Bits in 1/65536 of an element's residual, from so many as are enough to tell what is near from what is not.
+fn ulp_cost_of_start(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
+    let len_bytes = sample.len().min(START_ELEMS * number.bytes());
+    let elems = (len_bytes / number.bytes()).max(1) as u64;
+    ulp_cost(number, &sample[..len_bytes], &prediction[..len_bytes]) / elems
+}
+
+/// Bits in 1/65536 of residuals of one table.
+fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let residuals = UlpSymbols::of(number, sample, prediction);
     let mut counts: Counts = [0; ALPHABET];
     residuals.symbols.iter().for_each(|symbol| counts[usize::from(*symbol)] += 1);
-    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT < sample.len() as u64 * 4 * ONE_BIT
+    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT
 }
 
 /// Estimated bits in 1/65536 of coding a sample with its prediction, or on its own; for choosing among references.
 pub(crate) fn sample_cost(group: &GroupInput<'_>) -> u64 {
     if group.is_predicted {
-        ulp_draft(group, &symbolise(group), scales::uniform(group.number, &group.chunks), 0).cost
+        let ulps = ulp_draft(group, &symbolise(group), scales::uniform(group.number, &group.chunks), 0).cost;
+        magnitudes::sample_cost(group).map_or(ulps, |scaled| scaled.min(ulps))
     } else {
-        float_draft(group, 0).map_or_else(|| plain_cost(group), |draft| draft.cost)
+        float_draft(group, true, 0).map_or_else(|| plain_cost(group), |draft| draft.cost)
     }
 }
 

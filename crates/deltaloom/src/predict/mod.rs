@@ -19,6 +19,8 @@ pub enum Predictor {
     Cast(Option<String>),
     /// The rounding of an F32 tensor of the same container.
     CastInternal(usize),
+    /// Another tensor of the same container, of the same dtype and shape: to be near it, or only as large.
+    Companion(usize),
 }
 
 impl Predictor {
@@ -31,13 +33,14 @@ impl Predictor {
             Self::Identical(_) => "identical",
             Self::Tied(_) => "tied",
             Self::Cast(_) | Self::CastInternal(_) => "cast",
+            Self::Companion(_) => "companion",
         }
     }
 
     /// Whether chunks follow; otherwise the tensor equals its prediction.
     #[must_use]
     pub fn has_chunks(&self) -> bool {
-        matches!(self, Self::Zero | Self::Reference(_))
+        matches!(self, Self::Zero | Self::Reference(_) | Self::Companion(_))
     }
 
     /// Name of the tensor of a base that is needed, `own_name` being the tensor's.
@@ -51,11 +54,16 @@ impl Predictor {
         }
     }
 
+    /// Whether tensors of the same container may come from this one: it comes from none of them itself.
+    pub(crate) fn is_root(&self) -> bool {
+        self.internal().is_none() && !matches!(self, Self::Cast(_))
+    }
+
     /// Number of the tensor of the same container that is needed.
     #[must_use]
     pub fn internal(&self) -> Option<usize> {
         match self {
-            Self::Tied(tensor) | Self::CastInternal(tensor) => Some(*tensor),
+            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => Some(*tensor),
             _ => None,
         }
     }
