@@ -19,7 +19,8 @@ use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
 /// The folders, each with its cases.
-const FOLDERS: [(&str, fn() -> Vec<Case>); 1] = [("assets/golden/v1", cases::all)];
+const FOLDERS: [(&str, fn() -> Vec<Case>); 2] =
+    [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
 const MANIFEST: &str = "manifest.json";
 /// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
@@ -254,9 +255,13 @@ impl Seen {
             ensure!(missing.is_empty(), "no golden container has the {what} {missing:?}");
             Ok(())
         };
-        let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file"];
+        let predictors = ["zero", "reference", "identical", "tied", "cast", "cast in the file", "companion"];
         missing("predictor", &self.predictors, &predictors)?;
-        missing("codec", &self.codecs, &["same", "constant", "raw", "planes", "float", "ulp", "sparse"])?;
+        missing(
+            "codec",
+            &self.codecs,
+            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "scaled"],
+        )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
             "golden containers have ulp payloads of {:?} lanes instead of 1, 32 and 64",
