@@ -184,13 +184,16 @@ impl Levels {
     }
 }
 
-/// Estimated bits of a whole sample, with one expectation for all its elements.
+/// Estimated bits of a whole sample, with one expectation for all its elements; none where the prediction says nothing of them.
 pub(super) fn sample_cost(group: &GroupInput<'_>) -> Option<u64> {
     if !has_form(group.number) {
         return None;
     }
     let sample = Levels::sample(group);
-    let (_, bits) = sample.fit(false);
+    let (form, bits) = sample.fit(false);
+    if form.slope == 0 {
+        return None;
+    }
     let table_bits = table::table_bits(USUAL_SYMBOLS) * ONE_BIT;
     Some(bits * group.elems() / (sample.target.len() as u64).max(1) + table_bits)
 }
