@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Mode, root, say, settle};
 use cases::{Case, Input};
 
+type Cases = fn() -> Vec<Case>;
 /// The folders, each with its cases.
-const FOLDERS: [(&str, fn() -> Vec<Case>); 2] =
-    [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
+const FOLDERS: [(&str, Cases); 2] = [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
 const MANIFEST: &str = "manifest.json";
 /// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 200_000;
