@@ -237,7 +237,7 @@ mod tests {
             let col_scales: Vec<i32> = (0..cols).filter(|_| has_cols).map(|i| scale(&(i + 1))).collect();
             for number in FLOATS {
                 let bytes = |words: &[u64]| -> Vec<u8> {
-                    let word = |w: &u64| if zeros && w % 3 == 0 { 0 } else { *w };
+                    let word = |w: &u64| if zeros && w.is_multiple_of(3) { 0 } else { *w };
                     words[..rows * cols].iter().flat_map(|w| word(w).to_le_bytes()[8 - number.bytes()..].to_vec()).collect()
                 };
                 let (target, prediction) = (bytes(&words), bytes(&words[words.len() / 2..]));

@@ -454,7 +454,7 @@ mod tests {
             [(Number::float(8, 23), 0), (Number::float(8, 7), 4), (Number::float(5, 10), 1)]
         {
             let split = FieldSplit::new(number, 3, 40).unwrap();
-            let word = |i: u64| (i * 0x9e37_79b9 & (number.top_bit() - 1)) >> zero_bits << zero_bits;
+            let word = |i: u64| ((i * 0x9e37_79b9) & (number.top_bit() - 1)) >> zero_bits << zero_bits;
             let target: Vec<u8> =
                 (0..200).flat_map(|i| word(i).to_le_bytes()[..number.bytes()].to_vec()).collect();
             roundtrip(split.without_signs(), zero_bits, &target);
