@@ -14,8 +14,8 @@ Type = collections.namedtuple("Type", "bits exp man signed", defaults=(0, 0, Fal
 TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type(32, 8, 23, True),
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
-ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL = range(6)
-SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID = range(9)  # the last five belong to the families 1 to 5: codec - 3
+ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
+SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
 
 def must(ok, what):
     if not ok:
@@ -135,7 +135,7 @@ def decode_ulp_or_sparse(t, g, p, cur):
     out[at] = apply_residuals(t.kind, p[at], exponents[at], *read_residuals(cur, g.slots, tables[at], t.kind))
     return out
 
-def read_floats(cur, slots, tables, kind, m, lo):
+def read_floats(cur, slots, tables, kind, m, lo, signs=1):
     """Stand-alone elements (section 9), one per table."""
     top_bits, rest, zeros = kind.exp + m or 8, kind.man - m, cur.u8()
     symbols, carry = read_block(cur, slots, tables)
@@ -145,11 +145,11 @@ def read_floats(cur, slots, tables, kind, m, lo):
     if not kind.exp:
         return top
     low = rest - zeros
-    field = read_fields(cur, b"", np.full(len(tables), 1 + low))
+    field = read_fields(cur, b"", np.full(len(tables), signs + low))
     return field >> low << kind.bits - 1 | top << rest | (field & (1 << low) - 1) << zeros
 
-def decode_float(t, g, p, cur):
-    return read_floats(cur, g.slots, np.zeros(len(p), np.int64), t.kind, g.m, g.lo)
+def decode_float(t, g, p, cur, signs=1):
+    return read_floats(cur, g.slots, np.zeros(len(p), np.int64), t.kind, g.m, g.lo, signs)
 
 def decode_grid(t, g, p, cur):
     """Elements of a palette, or multiples of a step per block from an origin if there is one (section 14)."""
@@ -173,6 +173,17 @@ def decode_grid(t, g, p, cur):
         out = x.view("<u4") if t.dtype == "F32" else rounded(x.view("<u4"), t.dtype)
     return np.where(escaped, stored, out.astype(np.uint64))
 
+def decode_scaled(t, g, p, cur):
+    """Elements relative to an expected magnitude (section 9.1)."""
+    top, unit = 1 << t.kind.bits - 1, t.kind.man - 3
+    must(t.kind.exp and unit >= 0, "a dtype that cannot be scaled")
+    s = ((p & (top - 1)) >> unit).astype(np.int64).reshape(-1, t.cols) * g.slope // 16 + g.offset + g.columns
+    s += read_scales(cur, len(s))[:, None] if g.scales & 1 else 0
+    k = (s.reshape(-1) % (1 << t.kind.exp + 3)).astype(np.uint64) << unit
+    x = decode_float(t, g, p, cur, g.signs)
+    a = (x & (top - 1)) + k & (top - 1)
+    return x & top | np.where(x & (top - 1), np.where(a, a, k), 0)
+
 def decode_chunk(t, g, codec, p, cur):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
     out, size = p, t.kind.bits // 8
@@ -187,7 +198,7 @@ def decode_chunk(t, g, codec, p, cur):
         must(g.family and codec == g.family + 3, "codec not allowed here")
         if codec == MIXED:
             return decode_mixed(t.kind, t.cols, p, cur.read()).astype(f"<u{size}")
-        out = {FLOAT: decode_float, GRID: decode_grid}.get(codec, decode_ulp_or_sparse)(t, g, p, cur)
+        out = {FLOAT: decode_float, GRID: decode_grid, SCALED: decode_scaled}.get(codec, decode_ulp_or_sparse)(t, g, p, cur)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
 
@@ -237,20 +248,20 @@ def rounded(x, dtype):
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
     t.predictor, t.coded, t.references, t.factors = meta.u8(), [], [], None
-    if t.predictor in (TIED, CAST_INTERNAL):
+    if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         t.target = tensors[meta.varint()]
     elif t.predictor in (computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
         computed.read_fields(meta, t.predictor, t, payloads)
     elif t.predictor != ZERO:
         name = meta.take(meta.varint()).decode("utf-8") or t.name
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))]
-    if t.predictor in (ZERO, REFERENCE, computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
-        t.changed = None if t.predictor == ZERO else meta.varint()
+    if t.predictor in (ZERO, REFERENCE, COMPANION, computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
+        t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family not in (0, MIXED - 3):
                 g.first, g.slots = sets[meta.varint()]
-            if g.family == FLOAT - 3:
+            if g.family in (FLOAT - 3, SCALED - 3):
                 g.m, g.lo = meta.u8(), meta.varint()
             elif g.family == GRID - 3:
                 g.kind = meta.u8()
@@ -259,7 +270,10 @@ def read_tensor(t, meta, sets, tensors, payloads):
                     g.block, g.lows = meta.varint(), [meta.varint() for _ in range(g.kind)]
                 else:
                     g.palette = np.frombuffer(meta.take(meta.u8() * t.kind.bits // 8), f"<u{t.kind.bits // 8}")
-            elif g.family not in (0, MIXED - 3):
+            if g.family == SCALED - 3:
+                g.slope, g.signs = meta.u8(), meta.u8()
+                must(g.signs <= 1, "signs are 0 or 1")
+            if g.family in (ULP - 3, SPARSE - 3, SCALED - 3):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0
             t.coded += [(g, meta.u8(), payloads.take(meta.varint())) for _ in range(g.count)]
@@ -287,7 +301,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= computed.BLEND, "unknown predictor")
+        must(t.predictor <= COMPANION, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         t.reference_digests = [checks.take(32) for _ in t.references]
     payloads_of = lambda t: ([] if t.factors is None else [t.factors]) + [payload for _, _, payload in t.coded]
@@ -299,8 +313,8 @@ def read_loom(data):
 def values(t, bases):
     """The elements of a tensor as unsigned numbers."""
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
-    if t.predictor in (TIED, CAST_INTERNAL):
-        must(t.target.predictor not in (TIED, CAST, CAST_INTERNAL), "a target has a target or is cast")
+    if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
+        must(t.target.predictor not in (TIED, CAST, CAST_INTERNAL, COMPANION), "a target has a target or is cast")
         p = values(t.target, bases)
     elif t.predictor != ZERO:
         keys = [(digest, *like) for digest, (_, *like) in zip(t.reference_digests, t.references)]
@@ -311,7 +325,7 @@ def values(t, bases):
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
-    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
+    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
     must(t.digest in (None, blake3(out)), f"tensor {t.name!r} does not have its digest")
     return out
 

@@ -11,6 +11,7 @@ pub mod mixing;
 pub mod number;
 pub mod product;
 pub mod rans;
+pub mod scaled;
 pub mod steps;
 pub mod tokens;
 pub mod ulp;

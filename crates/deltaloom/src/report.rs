@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::codec::Codec;
 use crate::container::{Index, PackedTensor};
+use crate::predict::Predictor;
 
 /// A part of a container: how many of a kind, and their packed bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -130,6 +131,7 @@ fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
         codec: codec.name(),
         original_bytes: info.len_bytes(),
         packed_bytes: tensor.packed_bytes(),
-        changed_fraction: (tensor.predictor.kind() != "zero").then(|| ratio(tensor.changed, elems)),
+        changed_fraction: (!matches!(tensor.predictor, Predictor::Zero | Predictor::Companion(_)))
+            .then(|| ratio(tensor.changed, elems)),
     }
 }

@@ -25,6 +25,7 @@ fn model() -> Model {
     let sparse = f32_bytes(&rng.weights(600));
     let kept = f16_bytes(&rng.weights(50));
     let master = rng.weights(60);
+    let (first, second) = moments(&mut rng, 32, 32);
     let base = vec![
         tensor("ulp", "BF16", &[32, 32], near.clone()),
         tensor("sparse", "F32", &[600], sparse.clone()),
@@ -50,14 +51,16 @@ fn model() -> Model {
         tensor("zeros", "F32", &[33], vec![0; 132]),
         tensor("tied", "BF16", &[32, 32], scaled),
         tensor("empty", "F32", &[0], Vec::new()),
+        tensor("adam.m", "BF16", &[32, 32], bf16_bytes(&first)),
+        tensor("adam.v", "BF16", &[32, 32], bf16_bytes(&second)),
     ];
     let (base, file) = (safetensors(&base), safetensors(&tuned));
     let (container, report) = pack_with(&file, &[&base], &PackOptions { preset: Preset::Max, ..options() });
     let codecs: Vec<&str> = report.codecs.keys().copied().collect();
-    assert_eq!(codecs, ["constant", "float", "planes", "raw", "same", "sparse", "ulp"]);
+    assert_eq!(codecs, ["constant", "float", "planes", "raw", "same", "scaled", "sparse", "ulp"]);
     let predictors: Vec<&str> = report.predictors.keys().copied().collect();
-    assert_eq!(predictors, ["cast", "identical", "reference", "tied", "zero"]);
-    assert!(container.len() < 8000, "{}", container.len());
+    assert_eq!(predictors, ["cast", "companion", "identical", "reference", "tied", "zero"]);
+    assert!(container.len() < 11_000, "{}", container.len());
     assert!(
         Parts::of(&container).meta.windows(3).any(|w| (w[0], w[2]) == (2, 3)),
         "a group of family 2 with both scales"
@@ -195,8 +198,10 @@ impl Parts {
 fn chunks_of(container: &[u8]) -> Vec<Range<usize>> {
     let report = deltaloom::inspect(&open(container).unwrap());
     let mut at = 0;
-    let coded =
-        report.tensors.iter().filter(|t| matches!(t.predictor, "zero" | "reference") && t.original_bytes > 0);
+    let coded = report
+        .tensors
+        .iter()
+        .filter(|t| matches!(t.predictor, "zero" | "reference" | "companion") && t.original_bytes > 0);
     let ranges: Vec<_> = coded
         .map(|tensor| {
             let len = usize::try_from(tensor.packed_bytes).unwrap();

@@ -337,6 +337,56 @@ fn equal_tensors_are_tied_and_equal_references_cost_nothing() {
 }
 
 #[test]
+fn moments_are_coded_by_how_large_they_should_be() {
+    let mut rng = Random::new(14);
+    let (_, old) = moments(&mut rng, 96, 80);
+    let mut second: Vec<f32> = old.iter().map(|v| v * (0.7 * rng.normal()).exp2()).collect();
+    // A row without any, one of the smallest and one of the largest.
+    for (row, value) in [(3, 0.0), (4, f32::from_bits(1)), (5, f32::MAX)] {
+        second[row * 80..(row + 1) * 80].fill(value);
+    }
+    let first: Vec<f32> = second.iter().map(|v| v.sqrt() * rng.normal()).collect();
+    let base = safetensors(&[tensor("v.w", "F32", &[96, 80], f32_bytes(&old))]);
+    let file = safetensors(&[
+        tensor("m.w", "F32", &[96, 80], f32_bytes(&first)),
+        tensor("v.w", "F32", &[96, 80], f32_bytes(&second)),
+    ]);
+    let alone = |against: &[&[u8]]| {
+        let report = roundtrip(&file, against);
+        let kinds: Vec<_> = report.tensors.iter().map(|t| (t.predictor, t.codec)).collect();
+        (kinds, report.packed_bytes)
+    };
+    let (kinds, bytes) = alone(&[&base]);
+    assert_eq!(kinds, [("companion", "scaled"), ("reference", "scaled")]);
+    let (kinds, bytes_alone) = alone(&[]);
+    assert_eq!(kinds, [("companion", "scaled"), ("zero", "scaled")]);
+    assert!(bytes < bytes_alone && bytes_alone < file.len() as u64 * 7 / 8, "{bytes} {bytes_alone}");
+    // Renamed so that nothing says they belong together.
+    let apart = safetensors(&[
+        tensor("m.w", "F32", &[96, 80], f32_bytes(&first)),
+        tensor("v.x", "F32", &[96, 80], f32_bytes(&second)),
+    ]);
+    let report = roundtrip(&apart, &[]);
+    assert!(report.tensors.iter().all(|t| t.predictor == "zero") && report.packed_bytes > bytes_alone);
+}
+
+#[test]
+fn an_average_of_weights_is_coded_against_them() {
+    let mut rng = Random::new(15);
+    let weights = rng.weights(9000);
+    let average: Vec<f32> = weights.iter().map(|w| w + 1e-4 * rng.normal()).collect();
+    let file = safetensors(&[
+        tensor("ema.w", "F32", &[90, 100], f32_bytes(&average)),
+        tensor("model.w", "F32", &[90, 100], f32_bytes(&weights)),
+    ]);
+    let report = roundtrip(&file, &[]);
+    let mut tensors: Vec<_> = report.tensors.iter().map(|t| (t.predictor, t.codec, t.packed_bytes)).collect();
+    tensors.sort_unstable();
+    let [("companion", "ulp", small), ("zero", _, large)] = tensors[..] else { panic!("{tensors:?}") };
+    assert!(small * 5 < large * 4, "{tensors:?}");
+}
+
+#[test]
 fn roundings_of_a_master_cost_nothing_whichever_comes_first() {
     let mut rng = Random::new(9);
     let mut weights = rng.weights(4000);

@@ -24,6 +24,7 @@ const WINDOW: usize = 32;
 pub(super) fn supports(split: FieldSplit, zero_bits: u32) -> bool {
     let field_bits = split.field_bits(zero_bits) as usize;
     split.is_float()
+        && field_bits > 0
         && match split.number.bits() {
             // A field lies within two bytes: at any of 8 bit positions, at any even one, or at any fourth one.
             16 => field_bits <= 10 || field_bits == 12,
@@ -47,7 +48,7 @@ fn shifts(split: FieldSplit, zero_bits: u32) -> Shifts {
         zero_bits: count(zero_bits),
         mantissa_bits: count(split.max_zero_bits() - zero_bits),
         top: count(split.max_zero_bits()),
-        sign: count(split.number.bits() - 1),
+        sign: count(split.sign_shift()),
     }
 }
 

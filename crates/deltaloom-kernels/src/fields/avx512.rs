@@ -18,6 +18,7 @@ const NARROW_BITS: usize = 25;
 pub(super) fn supports(split: FieldSplit, zero_bits: u32) -> bool {
     let field_bits = split.field_bits(zero_bits) as usize;
     split.is_float()
+        && field_bits > 0
         && match split.number.bits() {
             16 => true,
             32 => field_bits <= NARROW_BITS,
@@ -42,7 +43,7 @@ fn shifts(split: FieldSplit, zero_bits: u32) -> Shifts {
         zero_bits: count(zero_bits),
         mantissa_bits: count(split.max_zero_bits() - zero_bits),
         top: count(split.max_zero_bits()),
-        sign: count(split.number.bits() - 1),
+        sign: count(split.sign_shift()),
         field_bits: count(split.field_bits(zero_bits)),
     }
 }

@@ -24,6 +24,7 @@ pub struct FieldSplit {
     number: Number,
     modelled_bits: u32,
     lowest: u64,
+    has_signs: bool,
 }
 
 impl FieldSplit {
@@ -35,8 +36,14 @@ impl FieldSplit {
             NumberKind::Float => modelled_bits <= MAX_MODELLED_BITS.min(number.mantissa_bits()),
             _ => number.bits() == 8 && modelled_bits == 0,
         };
-        let split = Self { number, modelled_bits, lowest };
+        let split = Self { number, modelled_bits, lowest, has_signs: true };
         (allowed && lowest >> split.top_bits() == 0).then_some(split)
+    }
+
+    /// The same split for elements whose top bits are all 0 and are left out.
+    #[must_use]
+    pub fn without_signs(self) -> Self {
+        Self { has_signs: false, ..self }
     }
 
     /// Width of the modelled part.
@@ -54,7 +61,13 @@ impl FieldSplit {
     /// Raw field bits of an element, without escapes, when `zero_bits` low mantissa bits are zero.
     #[must_use]
     pub fn field_bits(self, zero_bits: u32) -> u32 {
-        if self.is_float() { 1 + self.max_zero_bits() - zero_bits } else { 0 }
+        if self.is_float() { u32::from(self.has_signs) + self.max_zero_bits() - zero_bits } else { 0 }
+    }
+
+    /// By how much a sign is shifted: out of the element where there is none.
+    #[inline]
+    fn sign_shift(self) -> u32 {
+        if self.has_signs { self.number.bits() - 1 } else { self.number.bits() }
     }
 
     /// Bit layout of the elements.
@@ -222,7 +235,8 @@ fn encode_elements<const B: usize>(
             }
             if split.is_float() {
                 let mantissa = x >> zero_bits & ((1 << mantissa_bits) - 1);
-                bits |= (mantissa | x >> (split.number.bits() - 1) << mantissa_bits) << bit_count;
+                let sign = if split.has_signs { x >> (split.number.bits() - 1) } else { 0 };
+                bits |= (mantissa | sign << mantissa_bits) << bit_count;
                 bit_count += field_bits;
             }
         }
@@ -293,7 +307,7 @@ fn decode_elements<const B: usize>(
             if split.is_float() {
                 x = top << split.max_zero_bits()
                     | (bits & ((1 << mantissa_bits) - 1)) << zero_bits
-                    | (bits >> mantissa_bits & 1) << (split.number.bits() - 1);
+                    | (bits >> mantissa_bits & u64::from(split.has_signs)) << (split.number.bits() - 1);
                 // Two shifts: a field may be as wide as the word.
                 bits = bits >> (field_bits / 2) >> (field_bits - field_bits / 2);
             }
@@ -431,6 +445,20 @@ mod tests {
                 let target: Vec<u8> = words.iter().flat_map(|w| word(w).to_le_bytes()[..number.bytes()].to_vec()).collect();
                 roundtrip(split, zero_bits, &target);
             }
+        }
+    }
+
+    #[test]
+    fn signs_are_left_out_where_there_are_none() {
+        for (number, zero_bits) in
+            [(Number::float(8, 23), 0), (Number::float(8, 7), 4), (Number::float(5, 10), 1)]
+        {
+            let split = FieldSplit::new(number, 3, 40).unwrap();
+            let word = |i: u64| ((i * 0x9e37_79b9) & (number.top_bit() - 1)) >> zero_bits << zero_bits;
+            let target: Vec<u8> =
+                (0..200).flat_map(|i| word(i).to_le_bytes()[..number.bytes()].to_vec()).collect();
+            roundtrip(split.without_signs(), zero_bits, &target);
+            assert_eq!(split.without_signs().field_bits(zero_bits) + 1, split.field_bits(zero_bits));
         }
     }
 

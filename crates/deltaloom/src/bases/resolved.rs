@@ -217,6 +217,11 @@ impl ResolvedContainer {
                 cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
                 return Ok(());
             }
+            // Likewise, and the companion has none itself.
+            Predictor::Companion(companion) if tensor.chunks[i].codec.uses_prediction() => {
+                self.chunk_into(*companion, i, out)?;
+                return self.container.decode_chunk(tensor, i, out);
+            }
             _ => {}
         }
         let has_chunks = tensor.predictor.has_chunks();

@@ -5,6 +5,7 @@ mod float;
 pub(crate) mod grid;
 mod mixed;
 mod planes;
+mod scaled;
 mod sparse;
 mod ulp;
 
@@ -22,6 +23,7 @@ use crate::scratch::Scratch;
 pub(crate) use grid::{GridSymbols, ValueGrid};
 pub(crate) use mixed::encode as encode_mixed;
 pub(crate) use planes::sample_cost as planes_sample_cost;
+pub(crate) use scaled::MagnitudeRule;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
 
@@ -46,13 +48,15 @@ pub enum Codec {
     Mixed,
     /// Points of a grid: multiples of a step per block of elements, or a palette.
     Grid,
+    /// As `Float`, with magnitudes relative to what prediction, row and column lead to expect.
+    Scaled,
 }
 
 impl Codec {
     /// Whether decoding a chunk needs its prediction; otherwise what is there before does not matter.
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
-            Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed => true,
+            Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed | Self::Scaled => true,
             Self::Constant | Self::Raw | Self::Float | Self::Grid => false,
         }
     }
@@ -70,6 +74,7 @@ impl Codec {
             Self::Sparse => "sparse",
             Self::Mixed => "mixed",
             Self::Grid => "grid",
+            Self::Scaled => "scaled",
         }
     }
 }
@@ -117,6 +122,7 @@ pub(crate) enum Coding<T> {
     Sparse { tables: T, scales: GroupScales },
     Mixed,
     Grid { tables: T, grid: ValueGrid },
+    Scaled { tables: T, modelled_bits: u32, lowest: u64, rule: MagnitudeRule },
 }
 
 impl<T> Coding<T> {
@@ -131,6 +137,12 @@ impl<T> Coding<T> {
             Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
             Self::Mixed => Coding::Mixed,
             Self::Grid { tables, grid } => Coding::Grid { tables: f(tables)?, grid: grid.clone() },
+            Self::Scaled { tables, modelled_bits, lowest, rule } => Coding::Scaled {
+                tables: f(tables)?,
+                modelled_bits: *modelled_bits,
+                lowest: *lowest,
+                rule: rule.clone(),
+            },
         })
     }
 
@@ -140,7 +152,8 @@ impl<T> Coding<T> {
             Self::Float { tables, .. }
             | Self::Ulp { tables, .. }
             | Self::Sparse { tables, .. }
-            | Self::Grid { tables, .. } => Some(tables),
+            | Self::Grid { tables, .. }
+            | Self::Scaled { tables, .. } => Some(tables),
         }
     }
 }
@@ -184,7 +197,8 @@ fn split_of(number: Number, modelled_bits: u32, lowest: u64) -> Result<FieldSpli
         .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
 }
 
-fn is_constant(number: Number, target: &[u8]) -> bool {
+/// Whether all elements are equal.
+pub(crate) fn is_constant(number: Number, target: &[u8]) -> bool {
     let size = number.bytes();
     target.len() > size && target[size..] == target[..target.len() - size]
 }
@@ -240,6 +254,11 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
         Coding::Grid { tables, grid } => {
             grid::encode(input, tables, grid).map(|payload| (Codec::Grid, payload))
         }
+        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
+            FieldSplit::new(number, *modelled_bits, *lowest)
+                .and_then(|split| scaled::encode(input, tables, split, rule))
+                .map(|payload| (Codec::Scaled, payload))
+        }
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -276,6 +295,10 @@ pub(crate) fn decode(
         }
         (Codec::Mixed, Coding::Mixed) => mixed::decode(shape, payload, values),
         (Codec::Grid, Coding::Grid { tables, grid }) => grid::decode(shape, tables, grid, payload, values),
+        (Codec::Scaled, Coding::Scaled { tables, modelled_bits, lowest, rule }) => {
+            let split = split_of(shape.number, *modelled_bits, *lowest)?;
+            scaled::decode(shape, tables, split, rule, payload, values)
+        }
         _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
     }
 }

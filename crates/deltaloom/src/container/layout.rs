@@ -5,7 +5,7 @@ use deltaloom_kernels::Number;
 
 use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
-use crate::codec::{Codec, Coding, GroupScales};
+use crate::codec::{Codec, Coding, GroupScales, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
@@ -140,6 +140,7 @@ fn codec_id(codec: Codec) -> u8 {
         Codec::Sparse => 6,
         Codec::Mixed => 7,
         Codec::Grid => 8,
+        Codec::Scaled => 9,
     }
 }
 
@@ -154,6 +155,7 @@ fn codec_of(id: u8) -> Result<Codec> {
         6 => Codec::Sparse,
         7 => Codec::Mixed,
         8 => Codec::Grid,
+        9 => Codec::Scaled,
         _ => return Err(Error::corrupt(format!("codec {id} does not exist"))),
     })
 }
@@ -204,7 +206,7 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
     if !tensor.predictor.has_chunks() {
         return;
     }
-    if tensor.predictor != Predictor::Zero {
+    if tensor.predictor.counts_changes() {
         push_varint(meta, tensor.changed);
     }
     push_varint(meta, tensor.groups.len() as u64);
@@ -236,12 +238,25 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
         Coding::Ulp { tables, scales } | Coding::Sparse { tables, scales } => {
             meta.push(if matches!(coding, Coding::Ulp { .. }) { 2 } else { 3 });
             push_varint(meta, *tables as u64);
-            meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
-            push_zigzag(meta, i64::from(scales.offset));
-            if let Some(cols) = &scales.cols {
-                rice::push_scales(meta, cols);
-            }
+            push_scales(meta, scales);
         }
+        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
+            meta.push(6);
+            push_varint(meta, *tables as u64);
+            meta.push(u8::try_from(*modelled_bits).unwrap_or(u8::MAX));
+            push_varint(meta, *lowest);
+            meta.push(rule.slope);
+            meta.push(rule.has_signs.into());
+            push_scales(meta, &rule.scales);
+        }
+    }
+}
+
+fn push_scales(meta: &mut Vec<u8>, scales: &GroupScales) {
+    meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
+    push_zigzag(meta, i64::from(scales.offset));
+    if let Some(cols) = &scales.cols {
+        rice::push_scales(meta, cols);
     }
 }
 
@@ -342,7 +357,7 @@ fn parse_tensor(
     if !tensor.predictor.has_chunks() {
         return Ok(tensor);
     }
-    if tensor.predictor != Predictor::Zero {
+    if tensor.predictor.counts_changes() {
         tensor.changed = meta.varint()?;
         if tensor.changed > grid.rows * grid.cols {
             return Err(Error::corrupt(format!(
@@ -403,12 +418,27 @@ fn parse_coding(
     if tables as u64 >= known.set_count {
         return Err(Error::corrupt(format!("table set {tables} does not exist")));
     }
-    if family == 1 {
-        return Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? });
+    match family {
+        1 => Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? }),
+        2 => Ok(Coding::Ulp { tables, scales: parse_scales(meta, grid)? }),
+        3 => Ok(Coding::Sparse { tables, scales: parse_scales(meta, grid)? }),
+        5 => Ok(Coding::Grid { tables, grid: parse_grid(meta, number)? }),
+        6 => {
+            let (modelled_bits, lowest) = (meta.u8()?.into(), meta.varint()?);
+            let slope = meta.u8()?;
+            let has_signs = match meta.u8()? {
+                0 => false,
+                1 => true,
+                other => return Err(Error::corrupt(format!("signs of kind {other} do not exist"))),
+            };
+            let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
+            Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
+        }
+        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
     }
-    if family == 5 {
-        return Ok(Coding::Grid { tables, grid: parse_grid(meta, number)? });
-    }
+}
+
+fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
     let mode = meta.u8()?;
     if mode > 3 || (mode != 0 && !grid.is_matrix) {
         return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));
@@ -420,12 +450,7 @@ fn parse_coding(
     }
     let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
-    let scales = GroupScales { offset, has_rows: mode & 1 != 0, cols };
-    match family {
-        2 => Ok(Coding::Ulp { tables, scales }),
-        3 => Ok(Coding::Sparse { tables, scales }),
-        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
-    }
+    Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {
@@ -438,10 +463,12 @@ fn check_internal_targets(index: &Index) -> Result<()> {
             ))
         };
         let target = index.tensors.get(target).ok_or_else(bad)?;
-        let is_root = target.predictor.has_chunks() || matches!(target.predictor, Predictor::Identical(_));
+        let is_root = target.predictor.is_root();
         let (own, theirs) = (index.info(tensor), index.info(target));
         let fits = match tensor.predictor {
-            Predictor::Tied(_) => own.same_type(theirs) && tensor.grid == target.grid,
+            Predictor::Tied(_) | Predictor::Companion(_) => {
+                own.same_type(theirs) && tensor.grid == target.grid
+            }
             _ => theirs.dtype == DType::F32 && own.shape == theirs.shape,
         };
         if !is_root || !fits {
@@ -530,9 +557,9 @@ mod tests {
 
     #[test]
     fn codec_ids_are_those_of_the_format() {
-        for id in 0..=8 {
+        for id in 0..=9 {
             assert_eq!(codec_id(codec_of(id).unwrap()), id);
         }
-        assert!(codec_of(9).is_err());
+        assert!(codec_of(10).is_err());
     }
 }

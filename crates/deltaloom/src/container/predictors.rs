@@ -17,6 +17,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::LowRank(_) => 6,
         Predictor::Adapter(_) => 7,
         Predictor::Blend(_) => 8,
+        Predictor::Companion(_) => 9,
     });
     match predictor {
         Predictor::Zero => {}
@@ -24,7 +25,9 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         | Predictor::Identical(name)
         | Predictor::Cast(name)
         | Predictor::LowRank(name) => push_name(meta, name),
-        Predictor::Tied(target) | Predictor::CastInternal(target) => push_varint(meta, *target as u64),
+        Predictor::Tied(target) | Predictor::CastInternal(target) | Predictor::Companion(target) => {
+            push_varint(meta, *target as u64)
+        }
         Predictor::Adapter(adapter) => push_adapter(meta, adapter),
         Predictor::Blend(blend) => push_blend(meta, blend),
     }
@@ -52,6 +55,7 @@ pub(super) fn parse(
         6 => Predictor::LowRank(name(meta)?),
         7 => Predictor::Adapter(Box::new(parse_adapter(meta)?)),
         8 => Predictor::Blend(Box::new(parse_blend(meta)?)),
+        9 => Predictor::Companion(meta.size()?),
         _ => return Err(unknown()),
     };
     let fits = match &predictor {

@@ -88,12 +88,25 @@ struct Model {
     container: Vec<u8>,
 }
 
+/// Numbers of about the size of those given.
+fn of_size(rng: &mut Random, sizes: &[f32]) -> Vec<f32> {
+    sizes.iter().zip(rng.weights(sizes.len())).map(|(size, w)| size * (w * 50.0).exp2()).collect()
+}
+
 /// Every kind of predictor, and tensors that moved to their neighbour's place, so that the last must be written first.
 fn model() -> Model {
     let mut rng = Random(1);
     let master = rng.weights(1500);
     let halves: Vec<Vec<u8>> = (0..4).map(|_| rng.halves(2400)).collect();
     let sparse = rng.halves(64 * 64);
+    // Nearly a product of row and column, as Adam's second moments are.
+    let factors: Vec<f32> = rng.weights(100).iter().map(|w| (w * 500.0).exp2()).collect();
+    let sizes: Vec<f32> = (0..2400).map(|i| factors[i / 60] * factors[40 + i % 60]).collect();
+    let old = of_size(&mut rng, &sizes);
+    let new = of_size(&mut rng, &old);
+    let roots = |squares: &[f32]| -> Vec<f32> { squares.iter().map(|v| v.sqrt()).collect() };
+    let [old_first, new_first] = [&old, &new].map(|second| of_size(&mut rng, &roots(second)));
+    let moment = |name, values: &[f32]| (name, "F32", vec![40, 60], singles(values));
     let bf16 = |name, bytes: &Vec<u8>| (name, "BF16", vec![40, 60], bytes.clone());
     let base = safetensors(&[
         ("m", "F32", vec![1500], singles(&master)),
@@ -104,6 +117,8 @@ fn model() -> Model {
         ("i", "BF16", vec![500], halves[0][..1000].to_vec()),
         bf16("t", &halves[3]),
         ("d", "BF16", vec![1500], halves[1][..3000].to_vec()),
+        moment("x.v", &old),
+        moment("x.m", &old_first),
         ("e", "F32", vec![0], Vec::new()),
     ]);
     let moved = rng.stepped(&halves[0], |i| i % 3 > 0);
@@ -118,6 +133,8 @@ fn model() -> Model {
         ("i", "BF16", vec![500], halves[0][..1000].to_vec()),
         bf16("t", &moved),
         ("d", "BF16", vec![1500], rounded(&master)),
+        moment("x.v", &new),
+        moment("x.m", &new_first),
         ("e", "F32", vec![0], Vec::new()),
     ]);
     let container = pack(&tuned, &[&base]);
@@ -125,7 +142,20 @@ fn model() -> Model {
     use crate::predict::Predictor::*;
     let cast = Cast(Some("m".to_owned()));
     let own = Reference(None);
-    let expected = [own.clone(), Zero, own.clone(), own.clone(), own, Identical(None), Tied(2), cast, Zero];
+    // The last but one is written before what its companion is predicted from.
+    let expected = [
+        own.clone(),
+        Zero,
+        own.clone(),
+        own.clone(),
+        own.clone(),
+        Identical(None),
+        Tied(2),
+        cast,
+        own,
+        Companion(8),
+        Zero,
+    ];
     assert_eq!(kinds, expected);
     Model { base, tuned, container }
 }

@@ -290,7 +290,7 @@ fn order(
     chunks: &[Vec<usize>],
 ) -> Result<Vec<usize>, String> {
     let writes = |number: &usize| !chunks[*number].is_empty();
-    // A tied tensor reads what its target reads.
+    // A tensor that comes from another one of the file reads what that reads.
     let successors = |number: usize| {
         let root = container.index().tensors[number].predictor.internal().unwrap_or(number);
         let places = references[root].iter().filter_map(|reference| reference.place);

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::adapter;
 use super::blend::{self, Recipe};
+use super::companion;
 use super::low_rank::{self, ChosenFactors};
 use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
@@ -180,15 +181,19 @@ pub(super) fn choose(
         (0..targets.len()).into_par_iter().map(|i| context.choose_one(i)).collect::<Result<_>>()?;
     // A tensor may only come from one that stands by itself: a tie to a rounding becomes a rounding, all others are packed on their own after all.
     for i in 0..choices.len() {
-        let is_root = |choice: &Choice| {
-            choice.predictor.internal().is_none() && !matches!(choice.predictor, Predictor::Cast(_))
+        let is_allowed = |choice: &Choice| {
+            choice.predictor.internal().is_none_or(|target| choices[target].predictor.is_root())
         };
-        let is_allowed =
-            |choice: &Choice| choice.predictor.internal().is_none_or(|target| is_root(&choices[target]));
         if !is_allowed(&choices[i]) {
             let untied = context.choose_untied(i)?;
             choices[i] = if is_allowed(&untied) { untied } else { context.choose_coded(i)? };
         }
+    }
+    let predictors: Vec<&Predictor> = choices.iter().map(|choice| &choice.predictor).collect();
+    let infos: Vec<&TensorInfo> = tensors.iter().map(|(_, info)| *info).collect();
+    let reference_sample = |i: usize| choices[i].references.first().map(sample_of).transpose();
+    for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
+        choices[i] = Choice::coded(Predictor::Companion(other), Vec::new());
     }
     let done = choices.iter().zip(&targets).filter(|(choice, _)| !choice.predictor.has_chunks());
     progress.advance(done.map(|(_, target)| target.info.len_bytes()).sum());

@@ -4,6 +4,7 @@
 mod adapter;
 mod blend;
 mod choose;
+mod companion;
 mod low_rank;
 
 use std::io::Write;
@@ -213,7 +214,7 @@ impl<'a> Packer<'a> {
         preset: Preset,
         progress: &'a dyn Progress,
     ) -> Self {
-        let unpredicted = groups.iter().filter(|group| choices[group.tensor].references.is_empty());
+        let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor == Predictor::Zero);
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
         Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
@@ -247,7 +248,7 @@ impl<'a> Packer<'a> {
             len_bytes: group.target.len(),
             chunks: self.encode_group(&group, &plan, &pool.sets),
             coding: plan.coding,
-            changed: if group.prediction.is_some() { changed } else { 0 },
+            changed: if self.choices[group.tensor].predictor.counts_changes() { changed } else { 0 },
         };
         loaded.into_par_iter().zip(plans).zip(changed).map(encode).collect()
     }
@@ -258,7 +259,13 @@ impl<'a> Packer<'a> {
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
-        let prediction = self.choices[group.tensor].predict(info, bytes)?;
+        let prediction = match &self.choices[group.tensor] {
+            Choice { predictor: Predictor::Companion(other), .. } => {
+                let (member, info) = self.tensors[*other];
+                Some(self.checkpoint.bytes(member, info, bytes)?)
+            }
+            choice => choice.predict(info, bytes)?,
+        };
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }
 

@@ -2,6 +2,7 @@
 //! It encodes nothing; [`crate::codec`] does.
 
 mod grid;
+mod magnitudes;
 mod points;
 mod tables;
 
@@ -62,6 +63,8 @@ const MIXED_FROM_ELEMS: u64 = 2048;
 /// Elements of a planes sample, and how many samples a group gives.
 const SAMPLE_ELEMS: usize = 2048;
 const SAMPLES: usize = 4;
+/// Elements that tell whether residuals are small.
+const START_ELEMS: usize = 1024;
 
 /// Chunks of a tensor that are planned together.
 pub(crate) struct GroupInput<'a> {
@@ -189,13 +192,17 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
             best.symbols = symbols;
         }
     } else {
-        offer(float_draft(group, changed));
+        offer(float_draft(group, true, changed));
         // Estimates are not good to the last byte, and where there is a grid it is clearly better.
         if let Some(grid) = grid::draft(group, changed)
             && grid.cost + grid.cost / 32 < best.cost
         {
             best = grid;
         }
+    }
+    let scaled = magnitudes::draft(group, changed, best.cost);
+    if let Some(scaled) = scaled.filter(|scaled| scaled.cost < best.cost) {
+        best = scaled;
     }
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, changed);
@@ -411,7 +418,7 @@ fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
 }
 
 /// The best split of stand-alone elements, where the number type has one.
-fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
+fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<Draft> {
     let number = group.number;
     let max_bits = match number.kind() {
         NumberKind::Float => MAX_MODELLED_BITS.min(number.mantissa_bits()),
@@ -433,7 +440,8 @@ fn float_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         let (lowest, counts) = window(&tops);
         let split = FieldSplit::new(number, modelled_bits, lowest)?;
         let elems: u64 = tops.iter().map(|c| u64::from(*c)).sum();
-        let field_bits = elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())));
+        let field_bits =
+            elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())) - u32::from(!has_signs));
         let escape_bits = u64::from(counts[ALPHABET - 1]) * u64::from(split.top_bits());
         let cost = table::own_table_cost(&counts) + (field_bits + escape_bits) * ONE_BIT;
         if best.as_ref().is_none_or(|best| cost < best.cost) {
@@ -466,23 +474,48 @@ fn window(tops: &[u32]) -> (u64, Counts) {
 /// Whether a sample is so near to its prediction that nothing else can be cheaper: residuals of one table take less than half of its size, which
 /// weights alone never come near.
 pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
+    ulp_cost(number, sample, prediction) < sample.len() as u64 * 4 * ONE_BIT
+}
+
+/// Bits in 1/65536 that an element of a sample must cost less with a companion than it does with its reference, if any; `None` where it is to have no companion.
+pub(crate) fn cost_without_companion(number: Number, sample: &[u8], reference: Option<&[u8]>) -> Option<u64> {
+    let ulps = reference.map(|reference| ulp_cost_of_start(number, sample, reference));
+    magnitudes::cost_without_companion(number, (sample, reference.unwrap_or(sample)), ulps)
+}
+
+/// Bits in 1/65536 of an element of a sample with a companion; `None` where it cannot be one.
+pub(crate) fn cost_with_companion(number: Number, sample: &[u8], companion: &[u8]) -> Option<u64> {
+    let ulps = ulp_cost_of_start(number, sample, companion);
+    magnitudes::cost_with_companion(number, (sample, companion), ulps)
+}
+
+/// Bits in 1/65536 of an element's residual, from so many as are enough to tell what is near from what is not.
+fn ulp_cost_of_start(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
+    let len_bytes = sample.len().min(START_ELEMS * number.bytes());
+    let elems = (len_bytes / number.bytes()).max(1) as u64;
+    ulp_cost(number, &sample[..len_bytes], &prediction[..len_bytes]) / elems
+}
+
+/// Bits in 1/65536 of residuals of one table.
+fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let residuals = UlpSymbols::of(number, sample, prediction);
     let mut counts: Counts = [0; ALPHABET];
     residuals.symbols.iter().for_each(|symbol| counts[usize::from(*symbol)] += 1);
-    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT < sample.len() as u64 * 4 * ONE_BIT
+    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT
 }
 
 /// Estimated bits in 1/65536 of coding a sample with its prediction; for choosing among predictions.
 pub(crate) fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let group = sample_group(number, sample, prediction, true);
-    ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost
+    let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
+    magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
 }
 
 /// Estimated bits in 1/65536 of coding a sample on its own.
 pub(crate) fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
     let group = sample_group(number, sample, &zeros, false);
-    float_draft(&group, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)
+    float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)
 }
 
 fn sample_group<'a>(

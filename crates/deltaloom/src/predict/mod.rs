@@ -39,6 +39,8 @@ pub enum Predictor {
     Adapter(Box<Adapter>),
     /// A combination of several tensors of bases.
     Blend(Box<Blend>),
+    /// Another tensor of the same container, of the same dtype and shape: to be near it, or only as large.
+    Companion(usize),
 }
 
 impl Predictor {
@@ -54,6 +56,7 @@ impl Predictor {
             Self::LowRank(_) => "lowrank",
             Self::Adapter(_) => "adapter",
             Self::Blend(_) => "blend",
+            Self::Companion(_) => "companion",
         }
     }
 
@@ -61,7 +64,12 @@ impl Predictor {
     #[must_use]
     pub fn has_chunks(&self) -> bool {
         match self {
-            Self::Zero | Self::Reference(_) | Self::LowRank(_) | Self::Adapter(_) | Self::Blend(_) => true,
+            Self::Zero
+            | Self::Reference(_)
+            | Self::LowRank(_)
+            | Self::Adapter(_)
+            | Self::Blend(_)
+            | Self::Companion(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -73,7 +81,7 @@ impl Predictor {
             ..info.clone()
         };
         match self {
-            Self::Zero | Self::Tied(_) | Self::CastInternal(_) => Vec::new(),
+            Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => Vec::new(),
             Self::Reference(name) | Self::Identical(name) | Self::LowRank(name) => vec![like(name)],
             Self::Cast(name) => {
                 let master = like(name);
@@ -87,18 +95,28 @@ impl Predictor {
     /// How many tensors of bases it needs.
     pub(crate) fn reference_count(&self) -> usize {
         match self {
-            Self::Zero | Self::Tied(_) | Self::CastInternal(_) => 0,
+            Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => 0,
             Self::Reference(_) | Self::Identical(_) | Self::LowRank(_) | Self::Cast(_) => 1,
             Self::Adapter(_) => 3,
             Self::Blend(blend) => blend.references.len(),
         }
     }
 
+    /// Whether tensors of the same container may come from this one: it comes from none of them itself.
+    pub(crate) fn is_root(&self) -> bool {
+        self.internal().is_none() && !matches!(self, Self::Cast(_))
+    }
+
+    /// Whether elements that differ from the prediction are counted: where that says how much has changed.
+    pub(crate) fn counts_changes(&self) -> bool {
+        self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
+    }
+
     /// Number of the tensor of the same container that is needed.
     #[must_use]
     pub fn internal(&self) -> Option<usize> {
         match self {
-            Self::Tied(tensor) | Self::CastInternal(tensor) => Some(*tensor),
+            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => Some(*tensor),
             _ => None,
         }
     }

@@ -54,6 +54,17 @@ impl Random {
     }
 }
 
+/// First and second moments as Adam keeps them for a matrix: the second is nearly a product of row and column, the first as large as its root.
+pub(crate) fn moments(rng: &mut Random, rows: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut factors =
+        |count: usize| -> Vec<f32> { (0..count).map(|_| (3.0 * rng.normal()).exp2()).collect() };
+    let (of_rows, of_cols) = (factors(rows), factors(cols));
+    let size = |i: usize| 1e-8 * of_rows[i / cols] * of_cols[i % cols];
+    let second: Vec<f32> = (0..rows * cols).map(|i| size(i) * (0.5 * rng.normal()).exp2()).collect();
+    let first = second.iter().map(|v| v.sqrt() * rng.normal()).collect();
+    (first, second)
+}
+
 pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

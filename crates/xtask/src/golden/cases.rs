@@ -67,7 +67,7 @@ pub(super) fn all() -> Vec<Case> {
 /// Cases of format version 2, in the order they were added.
 pub(super) fn since_2() -> Vec<Case> {
     let mut cases = computed::all();
-    cases.extend([mixed(), grids()]);
+    cases.extend([mixed(), grids(), training_state()]);
     cases
 }
 
@@ -407,4 +407,35 @@ fn grids() -> Case {
         chunk_log2: 10,
         ..Case::new("grids", "grid with steps, with origins and with palettes", &tensors, &[])
     }
+}
+
+fn training_state() -> Case {
+    let mut random = Random::new(13);
+    let (rows, cols) = (40, 36);
+    let factors: Vec<f64> = (0..rows + cols).map(|_| [1.0, 4.0, 64.0, 512.0][random.index(4)]).collect();
+    let mut second = || -> Vec<f64> {
+        let size = |i: usize| 1e-9 * factors[i / cols] * factors[rows + i % cols];
+        (0..rows * cols).map(|i| size(i) * (0.5 * random.normal()).exp()).collect()
+    };
+    let (old, other) = (second(), second());
+    let mut new: Vec<f64> = old.iter().zip(&other).map(|(a, b)| 0.3 * a + 0.7 * b).collect();
+    // A row that was never trained.
+    new[5 * cols..6 * cols].fill(0.0);
+    let mut first = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| v.sqrt() * random.normal()).collect() };
+    let (m, m16) = (first(&new), first(&other));
+    let tensor = |name: &str, values: &[f64]| Tensor::new(name, "F32", &[rows, cols], f32s(values));
+    let half = |name: &str, values: &[f64]| Tensor::new(name, "BF16", &[rows, cols], bf16s(values));
+    let tuned = [
+        tensor("exp_avg.w", &m),
+        tensor("exp_avg_sq.w", &new),
+        half("exp_avg.u", &m16),
+        half("exp_avg_sq.u", &other),
+        Tensor::new("exp_avg_sq.b", "BF16", &[1200], bf16s(&other[..1200])),
+    ];
+    Case::new(
+        "training_state",
+        "scaled with and without scales, signs and a prediction; companions",
+        &tuned,
+        &[&[tensor("exp_avg_sq.w", &old)]],
+    )
 }
