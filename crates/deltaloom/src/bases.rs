@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
-use crate::predict::{Predictor, cast};
+use crate::predict::{Predictor, cast, names};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, TensorInfo};
 
@@ -370,6 +370,20 @@ impl Base {
 
     pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
         self.by_name.get(name).into_iter().flatten().map(|i| &self.tensors[*i])
+    }
+
+    /// Of the tensors that fit, the one that has the place of a tensor of this name: the same name, or the only one that a prefix makes of it.
+    pub(crate) fn counterpart(
+        &self,
+        name: &str,
+        fits: impl Fn(&TensorSource) -> bool,
+    ) -> Option<&TensorSource> {
+        if let Some(same) = self.named(name).find(|source| fits(source)) {
+            return Some(same);
+        }
+        let fitting = || self.tensors.iter().filter(|source| fits(source));
+        let name = names::renamed(name, fitting().map(|source| source.info().name.as_str()))?;
+        fitting().find(|source| source.info().name == name)
     }
 }
 

@@ -20,6 +20,7 @@ mod plan;
 
 mod bases;
 mod container;
+mod sample;
 
 mod diff;
 mod in_place;

@@ -11,14 +11,12 @@ use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::plan::{self, GroupInput};
-use crate::predict::{Predictor, cast, names};
+use crate::plan;
+use crate::predict::{Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
+use crate::sample;
 use crate::tensor::{DType, TensorInfo};
 
-/// Elements of a sample, in [`SAMPLE_RUNS`] evenly spaced runs.
-const SAMPLE_ELEMS: u64 = 4096;
-const SAMPLE_RUNS: u64 = 4;
 /// Bytes compared at a time when equality is proven.
 const COMPARE_BYTES: u64 = 1 << 20;
 
@@ -53,24 +51,8 @@ impl Target<'_> {
     }
 
     fn sample(&self) -> Result<Vec<u8>> {
-        sample(self.info, |offset, len| self.read(offset, len))
+        sample::read(self.info, |offset, len| self.read(offset, len))
     }
-}
-
-/// Evenly spaced runs of elements of a tensor: the same places for every tensor of the same shape.
-fn sample(info: &TensorInfo, read: impl Fn(u64, usize) -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    let size = info.number().bytes() as u64;
-    let elems = info.len_bytes() / size;
-    if elems <= SAMPLE_ELEMS {
-        return read(0, to_usize(info.len_bytes()));
-    }
-    let run = SAMPLE_ELEMS / SAMPLE_RUNS;
-    let stride = (elems - run) / (SAMPLE_RUNS - 1);
-    let mut out = Vec::new();
-    for i in 0..SAMPLE_RUNS {
-        out.extend(read(i * stride * size, to_usize(run * size))?);
-    }
-    Ok(out)
 }
 
 fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
@@ -99,7 +81,7 @@ pub(super) fn choose(
         .filter(|source| needs_casts && source.info().dtype == DType::F32)
         .collect();
     let base_casts = lookalikes_of_casts(&singles_of_bases, |source| {
-        Ok((source.info().shape.clone(), sample_of(source)?))
+        Ok((source.info().shape.clone(), sample::of(source)?))
     })?;
     let numbers: Vec<usize> =
         (0..targets.len()).filter(|i| needs_casts && targets[*i].info.dtype == DType::F32).collect();
@@ -165,7 +147,7 @@ impl Context<'_> {
             return Ok(Choice::zero());
         }
         for reference in self.candidates(target) {
-            let same_sample = sample_of(reference)? == *sample;
+            let same_sample = sample::of(reference)? == *sample;
             if same_sample
                 && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
             {
@@ -235,43 +217,35 @@ impl Context<'_> {
         if target.info.len_bytes() == 0 {
             return Ok(Choice::zero());
         }
-        let cost = |prediction: &[u8], is_predicted| {
-            let (number, chunks) = (target.info.number(), vec![(&sample[..], prediction)]);
-            plan::sample_cost(&GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted })
-        };
+        let number = target.info.number();
         let reference_choice = |reference: &TensorSource| {
             let predictor = Predictor::Reference(reference_name(target, reference));
             Choice { predictor, reference: Some(reference.clone()), digests: None }
         };
         let candidates: Vec<&TensorSource> = self.candidates(target).collect();
         if let [only] = candidates[..]
-            && plan::is_clearly_near(target.info.number(), sample, &sample_of(only)?)
+            && plan::is_clearly_near(number, sample, &sample::of(only)?)
         {
             return Ok(reference_choice(only));
         }
         let mut best: Option<(u64, &TensorSource)> = None;
         for reference in candidates {
-            let cost = cost(&sample_of(reference)?, true);
+            let cost = sample::cost(number, sample, Some(&sample::of(reference)?));
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, reference));
             }
         }
         let Some((least, reference)) = best else { return Ok(Choice::zero()) };
-        let is_better_alone = cost(&vec![0; sample.len()], false) <= least;
+        let is_better_alone = sample::cost(number, sample, None) <= least;
         Ok(if is_better_alone { Choice::zero() } else { reference_choice(reference) })
     }
 
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
-        self.bases.iter().filter_map(|base| {
-            if let Some(same) = base.named(&target.info.name).find(|source| source.is_like(target.info)) {
-                return Some(same);
-            }
-            let fitting = || base.tensors().iter().filter(|source| source.is_like(target.info));
-            let name =
-                names::renamed(&target.info.name, fitting().map(|source| source.info().name.as_str()))?;
-            fitting().find(|source| source.info().name == name)
-        })
+        let info = target.info;
+        self.bases
+            .iter()
+            .filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.
@@ -293,10 +267,6 @@ impl Context<'_> {
         }
         Ok(Some(hasher.finalize()))
     }
-}
-
-fn sample_of(source: &TensorSource) -> Result<Vec<u8>> {
-    sample(source.info(), |offset, len| source.read(offset, len))
 }
 
 /// Name of the reference where it is not the tensor's own.
