@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::checkpoint::{Checkpoint, FileSource};
+use crate::checkpoint::{Checkpoint, Contents, FileSource};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
@@ -73,6 +73,11 @@ impl ResolvedContainer {
     /// The reference of a tensor, where it has one.
     pub(crate) fn reference(&self, number: usize) -> Option<&TensorSource> {
         self.references[number].as_ref()
+    }
+
+    /// Whether a reference is of the same checkpoint or container as this tensor.
+    pub(crate) fn rests_on(&self, source: &TensorSource) -> bool {
+        self.references.iter().flatten().any(|reference| reference.has_origin_of(source))
     }
 
     pub(crate) fn tensor(&self, number: usize) -> &PackedTensor {
@@ -287,6 +292,17 @@ impl TensorSource {
         }
     }
 
+    /// Whether it is a small file of a directory.
+    pub(crate) fn is_small_file(&self) -> bool {
+        let member = match self {
+            Self::Plain { checkpoint, member, .. } => &checkpoint.members[*member],
+            Self::Packed { resolved, number } => {
+                &resolved.container.index().members[resolved.tensor(*number).place.0]
+            }
+        };
+        member.contents == Contents::Opaque
+    }
+
     /// Whether it has the dtype, shape and length of another: where the size of a dtype is not known, the first two do not give the third.
     pub(crate) fn is_like(&self, other: &TensorInfo) -> bool {
         self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
@@ -297,6 +313,15 @@ impl TensorSource {
         match predictor {
             Predictor::Cast(_) => self.info().dtype == DType::F32 && self.info().shape == info.shape,
             _ => self.is_like(info),
+        }
+    }
+
+    /// Whether it is of the same checkpoint or container as another.
+    pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain { checkpoint: a, .. }, Self::Plain { checkpoint: b, .. }) => Arc::ptr_eq(a, b),
+            (Self::Packed { resolved: a, .. }, Self::Packed { resolved: b, .. }) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 
@@ -348,7 +373,8 @@ impl TensorSource {
     }
 }
 
-/// One base: a name for messages and its tensors.
+/// One base: a name for messages and its tensors. Clones share them.
+#[derive(Clone)]
 pub(crate) struct Base {
     path: PathBuf,
     tensors: Vec<TensorSource>,
@@ -356,6 +382,28 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    pub(crate) fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Self {
+        let checkpoint = Arc::new(checkpoint);
+        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
+            checkpoint: Arc::clone(&checkpoint),
+            member,
+            info: info.clone(),
+            digest: Arc::default(),
+        };
+        Self::new(path.to_path_buf(), checkpoint.tensors().map(source).collect())
+    }
+
+    pub(crate) fn of_container(path: &Path, resolved: ResolvedContainer) -> Self {
+        let resolved = Arc::new(resolved);
+        let count = resolved.container().index().tensors.len();
+        let source = |number| TensorSource::Packed { resolved: Arc::clone(&resolved), number };
+        Self::new(path.to_path_buf(), (0..count).map(source).collect())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (i, tensor) in tensors.iter().enumerate() {
@@ -433,26 +481,34 @@ impl Bases {
         Ok(bases)
     }
 
+    /// Opens a checkpoint, or a container whose references these bases have, as the one base of others.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_against(&self, path: &Path, limits: &Limits) -> Result<Self> {
+        let mut one = Self::default();
+        if path.is_file() && Container::is_container(path)? {
+            let source = Box::new(FileSource::open(path)?);
+            let container = Container::from_source(path, source, limits)?;
+            one.push_container(path, ResolvedContainer::new(container, self)?);
+        } else {
+            one.push_checkpoint(path, Checkpoint::open(path, limits)?);
+        }
+        Ok(one)
+    }
+
     /// Adds the tensors of an opened checkpoint; `path` is for messages.
     pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
-        let checkpoint = Arc::new(checkpoint);
-        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
-            checkpoint: Arc::clone(&checkpoint),
-            member,
-            info: info.clone(),
-            digest: Arc::default(),
-        };
-        let tensors = checkpoint.tensors().map(source).collect();
-        self.bases.push(Base::new(path.to_path_buf(), tensors));
+        self.push(Base::of_checkpoint(path, checkpoint));
     }
 
     fn push_container(&mut self, path: &Path, resolved: ResolvedContainer) {
-        let resolved = Arc::new(resolved);
-        let count = resolved.container().index().tensors.len();
-        let tensors = (0..count)
-            .map(|number| TensorSource::Packed { resolved: Arc::clone(&resolved), number })
-            .collect();
-        self.bases.push(Base::new(path.to_path_buf(), tensors));
+        self.push(Base::of_container(path, resolved));
+    }
+
+    /// Adds the tensors of a base, which others may share.
+    pub(crate) fn push(&mut self, base: Base) {
+        self.bases.push(base);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {

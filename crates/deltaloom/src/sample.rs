@@ -1,13 +1,15 @@
 //! Samples of tensors: runs of elements at places that depend on dtype and shape alone, so that two tensors of a kind are compared element by element, and
 //! what coding a sample would cost. It chooses nothing.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use deltaloom_kernels::Number;
 
 use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan::{self, GroupInput};
-use crate::tensor::TensorInfo;
+use crate::tensor::{DType, TensorInfo};
 
 /// Elements of a sample, in [`RUNS`] evenly spaced runs.
 const ELEMS: u64 = 4096;
@@ -32,6 +34,13 @@ pub(crate) fn read(info: &TensorInfo, read: impl Fn(u64, usize) -> Result<Vec<u8
 /// The sample of a tensor of a base.
 pub(crate) fn of(source: &TensorSource) -> Result<Vec<u8>> {
     read(source.info(), |offset, len| source.read(offset, len))
+}
+
+/// By what tensors that may be equal are found, in one process.
+pub(crate) fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (shape, dtype, sample).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Estimated bits, in 1/65536, of coding a sample given its prediction, or on its own.

@@ -2,7 +2,6 @@
 //! Samples rule candidates out; equality is always proven on all bytes.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use rayon::prelude::*;
 
@@ -14,7 +13,7 @@ use crate::limits::to_usize;
 use crate::plan;
 use crate::predict::{Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
-use crate::sample;
+use crate::sample::{self, fingerprint};
 use crate::tensor::{DType, TensorInfo};
 
 /// Bytes compared at a time when equality is proven.
@@ -53,12 +52,6 @@ impl Target<'_> {
     fn sample(&self) -> Result<Vec<u8>> {
         sample::read(self.info, |offset, len| self.read(offset, len))
     }
-}
-
-fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (shape, dtype, sample).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Tensors by what their sample looks like, as they are or rounded to a narrower dtype.
@@ -243,9 +236,7 @@ impl Context<'_> {
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
         let info = target.info;
-        self.bases
-            .iter()
-            .filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
+        self.bases.iter().filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.
