@@ -62,7 +62,7 @@ pub enum Error {
         found: String,
     },
     /// None of many checkpoints is near enough to be a base.
-    #[error("{}: no useful base among {candidates} candidates", folder.display())]
+    #[error("{}: no useful base (candidates: {candidates})", folder.display())]
     NoUsefulBase {
         /// Where they were looked for.
         folder: PathBuf,

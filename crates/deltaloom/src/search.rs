@@ -107,6 +107,8 @@ pub fn find_base(
     progress: &dyn Progress,
 ) -> Result<BaseSearch> {
     let start = Instant::now();
+    // Folders inside it that cannot be listed are passed over; this one must be there.
+    std::fs::read_dir(folder).map_err(Error::io(folder))?;
     let mut list = List::new(checkpoint, exclude);
     list.walk(folder, 0, limits)?;
     let search = Search { sketch: Sketch::of(checkpoint)?, limits, progress };
@@ -150,14 +152,11 @@ impl List {
 
     /// Lists a folder and those in it. Links are followed, once: caches of hubs are made of them.
     fn walk(&mut self, folder: &Path, depth: u32, limits: &Limits) -> Result<()> {
-        let is_new = folder.canonicalize().is_ok_and(|path| self.seen.insert(path));
-        if !is_new || depth > MAX_DEPTH {
+        if depth > MAX_DEPTH || !self.is_unseen(folder) {
             return Ok(());
         }
-        let entries = match std::fs::read_dir(folder) {
-            Err(e) if depth == 0 => return Err(Error::io(folder)(e)),
-            entries => entries.into_iter().flatten().filter_map(std::result::Result::ok),
-        };
+        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+        let entries = entries.filter_map(std::result::Result::ok);
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
