@@ -243,6 +243,9 @@ fn keys(container: &Container) -> Vec<Key> {
     keys
 }
 
+/// Plain checkpoints that containers rest on, open, by the number of the container.
+type Origins = BTreeMap<usize, Vec<Base>>;
+
 /// A base that was compared, and which others it needs.
 struct Compared {
     path: PathBuf,
@@ -310,7 +313,7 @@ impl Search<'_> {
         list: &List,
         containers: &[(&Path, Vec<Key>)],
         skipped: &mut Vec<SkippedFile>,
-    ) -> Result<(Vec<Compared>, BTreeMap<usize, Vec<Base>>)> {
+    ) -> Result<(Vec<Compared>, Origins)> {
         let compare = |plain: &Plain| {
             check_cancelled(self.progress)?;
             let base = self.open_plain(plain)?;
@@ -327,7 +330,7 @@ impl Search<'_> {
             Ok((compared, (!resting.is_empty()).then_some(base), resting))
         };
         let all: Vec<Result<_>> = list.plain.par_iter().map(compare).collect();
-        let (mut done, mut origins) = (Vec::new(), BTreeMap::<usize, Vec<Base>>::new());
+        let (mut done, mut origins) = (Vec::new(), Origins::new());
         for (plain, result) in list.plain.iter().zip(all) {
             match result {
                 Ok((compared, base, resting)) => {
@@ -347,7 +350,7 @@ impl Search<'_> {
     fn compare_containers(
         &self,
         containers: &[(&Path, Vec<Key>)],
-        origins: &BTreeMap<usize, Vec<Base>>,
+        origins: &Origins,
         compared: &mut Vec<Compared>,
         skipped: &mut Vec<SkippedFile>,
     ) -> Result<()> {

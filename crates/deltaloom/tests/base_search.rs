@@ -1,4 +1,5 @@
 //! The best base in a folder of files: what is compared, what is chosen, what is refused.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

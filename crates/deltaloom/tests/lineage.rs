@@ -1,4 +1,5 @@
 //! Every finding of `lineage` on checkpoints made by the operation that it names.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -202,7 +202,7 @@ pub(super) fn group(tensors: &[TensorLineage]) -> Vec<FindingGroup> {
         }
     }
     let mut groups: Vec<FindingGroup> = groups.into_values().collect();
-    groups.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.bytes));
     groups
 }
 
