@@ -22,6 +22,7 @@ pub(crate) enum Command {
     Inspect(InspectArguments),
     Verify(VerifyArguments),
     Diff(DiffArguments),
+    Lineage(LineageArguments),
     Cat(CatArguments),
     Bench(BenchArguments),
     Demo(DemoArguments),
@@ -31,12 +32,17 @@ pub(crate) enum Command {
 ///
 /// Each tensor is predicted from the base that costs least (or from another tensor of the checkpoint, or not at all), and only the residual is stored.
 /// Without --base the checkpoint is packed stand-alone.
+///
+/// With --base-dir the best base is looked for among the files of a folder: each is compared by samples, and a table says how near it is. If none is near enough, nothing is
+/// packed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
   deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
   deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
   deltaloom pack merged.safetensors --base base.safetensors --adapter ./lora -o merged.loom
+  deltaloom pack tuned.safetensors --base-dir ./models -o tuned.loom
+  deltaloom pack tuned.safetensors --base-dir ./models --dry-run
   deltaloom pack model.safetensors -o model.loom")]
 pub(crate) struct PackArguments {
     /// A .safetensors file, or a directory with shards and small files
@@ -44,9 +50,15 @@ pub(crate) struct PackArguments {
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Pack against the best base in this folder and those inside it, instead of against given ones
+    #[arg(long, value_name = "MODELS", conflicts_with_all = ["paths", "adapters"])]
+    pub(crate) base_dir: Option<PathBuf>,
+    /// With --base-dir: only say how near each base is. Exit code 1 means that none is near enough
+    #[arg(long, requires = "base_dir")]
+    pub(crate) dry_run: bool,
     /// Where to write the container
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
     /// How much time packing may take
     #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
     pub(crate) preset: PresetArgument,
@@ -151,6 +163,32 @@ pub(crate) struct DiffArguments {
     pub(crate) a: PathBuf,
     /// The second checkpoint
     pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tell how the tensors of a checkpoint came from those of possible ancestors: identical, rounded, blended, low rank, sparse or dense change, or unrelated.
+///
+/// Each finding has its evidence: the share of elements that changed; the relative L2 of the change; or, where an operation explains everything, the residual, which is
+/// about 1 when nothing but rounding is left.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom lineage tuned.safetensors base.safetensors
+  deltaloom lineage merged.safetensors a.safetensors b.safetensors --tensors
+  deltaloom lineage ./tuned-model ./base-model --json | jq .findings")]
+pub(crate) struct LineageArguments {
+    /// The checkpoint in question: a file, a directory, or a container that needs no base but the ancestors
+    #[arg(value_name = "TUNED")]
+    pub(crate) checkpoint: PathBuf,
+    /// Checkpoints or containers that it may come from
+    #[arg(value_name = "ANCESTOR", required = true)]
+    pub(crate) ancestors: Vec<PathBuf>,
+    /// A line for every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the result as JSON

@@ -1,5 +1,5 @@
 //! The command line of deltaloom: one module per subcommand, thin over the library.
-//! Data goes to standard output, everything else to standard error; exit codes are 0, 1 (verify or diff says no) and 2 (failed).
+//! Data goes to standard output, everything else to standard error; exit codes are 0, 1 (verify, diff or a dry run says no) and 2 (failed).
 
 mod args;
 mod commands;
@@ -34,6 +34,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Verify(arguments) => commands::verify::run(&arguments),
         Command::Diff(arguments) => commands::diff::run(&arguments),
+        Command::Lineage(arguments) => commands::lineage::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),

@@ -159,6 +159,81 @@ fn data_goes_to_standard_output_and_all_else_to_standard_error() {
 }
 
 #[test]
+fn the_best_base_of_a_folder_is_found_and_named() {
+    let scratch = Scratch::with_assets(&["base", "ft_bf16", "ft_master"]);
+    for name in ["base", "ft_master", "ft_lora_merged"] {
+        scratch.write(&format!("models/{name}.safetensors"), &asset(name));
+    }
+    scratch.write("models/notes.safetensors", b"not a model, but long enough to have a length");
+    let asked = scratch.run("pack ft_bf16.safetensors --base-dir models --dry-run");
+    assert_eq!((asked.code, asked.text()), (Some(0), ""));
+    insta::assert_snapshot!("base_dir", asked.err);
+    let search = scratch.ok("pack ft_bf16.safetensors --base-dir models --dry-run --json").json();
+    assert_eq!(search["chosen"], search["candidates"][0]["path"]);
+    assert_eq!(search["candidates"].as_array().unwrap().len(), 3);
+    assert_eq!(search["skipped"].as_array().unwrap().len(), 1);
+
+    let report = scratch.ok("pack ft_bf16.safetensors --base-dir models -o found.loom --json").json();
+    assert_eq!(report["base_search"]["chosen"], search["chosen"]);
+    scratch.ok("pack ft_bf16.safetensors --base base.safetensors -o given.loom");
+    assert!(scratch.read("found.loom") == scratch.read("given.loom"));
+    let estimated = report["base_search"]["candidates"][0]["estimated_ratio"].as_f64().unwrap();
+    let quotient = estimated / report["ratio"].as_f64().unwrap();
+    assert!((0.8..1.2).contains(&quotient), "{quotient}");
+
+    // The output is no candidate, even where it lies in the folder.
+    scratch.ok("pack ft_bf16.safetensors --base-dir models -o models/own.loom");
+    let again =
+        scratch.ok("pack ft_bf16.safetensors --base-dir models -o models/own.loom --overwrite --json");
+    assert_eq!(again.json()["base_search"]["candidates"], search["candidates"]);
+}
+
+#[test]
+fn a_folder_without_a_related_model_is_refused() {
+    let scratch = Scratch::with_assets(&["base"]);
+    let mut shuffled = tensors_of(&asset("base"));
+    for (_, _, bytes) in &mut shuffled {
+        let part = bytes.len() / 5 * 2;
+        bytes.rotate_left(part);
+    }
+    let shuffled: Vec<_> = shuffled
+        .iter()
+        .map(|(name, shape, bytes)| (name.as_str(), "BF16", &shape[..], bytes.clone()))
+        .collect();
+    scratch.write("models/other.safetensors", &safetensors(&shuffled));
+    let pack = "pack base.safetensors --base-dir models";
+    let asked = scratch.run(&format!("{pack} --dry-run --json"));
+    assert_eq!((asked.code, asked.json()["chosen"].is_null()), (Some(1), true));
+    let before = scratch.tree();
+    let refused = scratch.run(&format!("{pack} -o out.loom"));
+    assert_eq!((refused.code, refused.text()), (Some(2), ""));
+    assert!(scratch.tree() == before);
+    insta::assert_snapshot!("no_useful_base", refused.err);
+    scratch.refused("pack base.safetensors --base-dir nowhere -o out.loom");
+    scratch.refused("pack base.safetensors --base-dir models --base base.safetensors -o out.loom");
+    scratch.refused("pack base.safetensors -o out.loom --dry-run");
+}
+
+#[test]
+fn lineage_names_the_operations() {
+    let scratch = Scratch::with_assets(&["base", "ft_bf16", "ft_lora_merged"]);
+    let told =
+        ["ft_lora_merged.safetensors base.safetensors --tensors", "ft_bf16.safetensors base.safetensors"]
+            .map(|arguments| scratch.ok(&format!("lineage {arguments}")).text().to_owned());
+    insta::assert_snapshot!("lineage", told.join("----------\n"));
+    let report = scratch.ok("lineage ft_lora_merged.safetensors base.safetensors --json").json();
+    let tensors = report["tensors"].as_array().unwrap();
+    let projection = tensors.iter().find(|tensor| tensor["name"] == PROJECTION).unwrap();
+    assert_eq!((projection["kind"].as_str(), projection["rank"].as_u64()), (Some("low_rank"), Some(8)));
+    assert_eq!(projection["ancestor"], "base.safetensors");
+    // Containers are told apart like files, with their own bases among the ancestors.
+    scratch.ok("pack ft_lora_merged.safetensors --base base.safetensors -o merged.loom");
+    let packed = scratch.ok("lineage merged.loom base.safetensors --json").json();
+    assert_eq!(packed["findings"], report["findings"]);
+    scratch.refused("lineage merged.loom ft_bf16.safetensors");
+}
+
+#[test]
 fn exit_codes_tell_no_from_failed() {
     let scratch = Scratch::with_small_pair();
     let code = |arguments: &str| scratch.run(arguments).code.unwrap();
@@ -251,7 +326,7 @@ fn the_demo_shows_deltaloom_smallest_on_every_row() {
 #[test]
 fn help_is_as_reviewed() {
     let scratch = Scratch::new();
-    let commands = ["", "pack", "unpack", "inspect", "verify", "diff", "cat", "bench", "demo"];
+    let commands = ["", "pack", "unpack", "inspect", "verify", "diff", "lineage", "cat", "bench", "demo"];
     let help = commands.map(|command| {
         let ended = scratch.ok(&format!("{command} --help"));
         // Blank ends of lines do not survive editors.

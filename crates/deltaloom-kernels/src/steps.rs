@@ -77,6 +77,19 @@ pub fn add_distances(number: Number, a: &[u8], b: &[u8], into: &mut Distances) {
     by_size!(number, run(number, a, b, into));
 }
 
+/// The elements as numbers, of those wider than f32 the nearest.
+///
+/// # Panics
+/// When `bytes` does not have `out.len()` elements.
+pub fn to_doubles(number: Number, bytes: &[u8], out: &mut [f64]) {
+    fn run<const B: usize>(number: Number, bytes: &[u8], out: &mut [f64]) {
+        let decoder = Decoder::new(number);
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = decoder.of_double(load::<B>(bytes, i)));
+    }
+    assert_eq!(bytes.len(), out.len() * number.bytes());
+    by_size!(number, run(number, bytes, out));
+}
+
 /// Turns elements into numbers.
 struct Decoder {
     number: Number,
@@ -139,6 +152,20 @@ mod tests {
         assert_eq!(distances.first_squares, 7.0);
         add_distances(Number::unsigned(64), &0u64.to_le_bytes(), &u64::MAX.to_le_bytes(), &mut distances);
         assert_eq!(distances.by_bits[65], 1);
+    }
+
+    #[test]
+    fn numbers_of_every_kind() {
+        let value = |number: Number, x: u64| {
+            let mut out = [0.0];
+            to_doubles(number, &x.to_le_bytes()[..number.bytes()], &mut out);
+            out[0]
+        };
+        assert_eq!(value(Number::float(8, 7), 0xc040), -3.0);
+        assert_eq!(value(Number::float(5, 10), 0x0001), 2.0f64.powi(-24));
+        assert_eq!(value(Number::float(11, 52), 0.1f64.to_bits()), 0.1);
+        assert_eq!(value(Number::signed(8), 0xfe), -2.0);
+        assert_eq!(value(Number::unsigned(16), 0xfffe), 65534.0);
     }
 
     #[test]

@@ -61,6 +61,14 @@ pub enum Error {
         /// What the bases have instead.
         found: String,
     },
+    /// None of many checkpoints is near enough to be a base.
+    #[error("{}: no useful base (candidates: {candidates})", folder.display())]
+    NoUsefulBase {
+        /// Where they were looked for.
+        folder: PathBuf,
+        /// How many could be compared.
+        candidates: usize,
+    },
     /// A decoded tensor is not what was packed.
     #[error("tensor {tensor:?} does not have its digest: expected BLAKE3 {expected}, found {found}")]
     DigestMismatch {
@@ -171,6 +179,9 @@ impl Error {
             Self::BaseMismatch { .. } => Some(
                 "give every base that the file was packed against with --base; `deltaloom inspect --json` names their tensors",
             ),
+            Self::NoUsefulBase { .. } => {
+                Some("leave --base-dir out to pack it on its own, or give a base of your choice with --base")
+            }
             Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
             Self::NotInPlace { .. } => Some("unpack to a new file with --output"),
             Self::SharedFile { .. } => Some(

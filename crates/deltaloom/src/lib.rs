@@ -22,10 +22,14 @@ mod lowrank;
 
 mod bases;
 mod container;
+mod sample;
+mod search;
+mod sketch;
 
 mod diff;
 mod in_place;
 mod inspect;
+mod lineage;
 mod pack;
 mod pipeline;
 mod report;
@@ -40,11 +44,13 @@ pub use error::{Error, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};
 pub use limits::Limits;
+pub use lineage::{Evidence, Finding, FindingGroup, LineageReport, Part, TensorLineage, lineage};
 pub use pack::{PackOptions, pack, pack_to};
 pub use pipeline::with_threads;
 pub use plan::Preset;
 pub use progress::{Progress, Silent};
 pub use report::{PackReport, Share, TensorReport};
+pub use search::{BaseCandidate, BaseSearch, SearchReport, SkippedFile, find_base};
 pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack};
 pub use verify::{Verifiable, VerifyReport, verify};
 

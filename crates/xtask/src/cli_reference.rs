@@ -43,6 +43,32 @@ codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed
 | `original_bytes`, `packed_bytes` | size of the tensor and of its payloads |
 | `changed_fraction` | share of elements that differ from the prediction; null for predictor `zero` |
 
+### pack --base-dir
+
+The report of `pack` has these keys under `base_search`; with `--dry-run` they are all there is. Sizes are estimated from
+samples, and shares are of bytes.
+
+| key | value |
+|---|---|
+| `chosen` | path of the best candidate; null where none is good enough |
+| `alone_ratio` | original over packed without a base |
+| `least_changed_saving`, `least_identical_fraction` | one of the two makes a candidate good enough |
+| `candidates` | a list, the best first |
+| `skipped` | what could not be used: `path` and `why` |
+| `seconds` | the time it took |
+
+Each of `candidates` has:
+
+| key | value |
+|---|---|
+| `path` | what to give as a base |
+| `needs` | bases that a container rests on, to be given as well; absent where there are none |
+| `estimated_ratio` | original over packed |
+| `estimated_saving` | share of what packing alone takes that it saves |
+| `estimated_changed_saving` | the same of the tensors that it does not have |
+| `identical_fraction` | share in tensors that it has, also as a rounding of its own |
+| `matched_fraction` | share in tensors of which it has one of the same place and shape |
+
 ### unpack
 
 | key | value |
@@ -89,6 +115,30 @@ Each of `tensors` has:
 | `ulp_histogram` | elements by their distance in ULPs: the key is the largest distance of a bucket (0, 1, 2, 4, 8, ...); null where they cannot be compared |
 | `relative_l2` | L2 norm of the difference over that of the first tensor; null where it is not a number |
 
+### lineage
+
+| key | value |
+|---|---|
+| `ancestors` | their paths |
+| `findings` | a list, those of most bytes first: `finding` in words, how many `tensors`, their `bytes`, and `evidence`: the `key` of a number of the tensors, and its `least` and `most` (absent where nothing needs to be shown) |
+| `tensors` | a list, in file order: `name`, `dtype`, `shape`, `bytes`, `kind`, and the keys of that kind |
+
+| kind | what happened to the tensor | keys |
+|---|---|---|
+| `identical` | nothing | `ancestor` |
+| `tied` | it equals another one | `tensor` |
+| `cast` | rounded from an F32 tensor | `ancestor` (absent where that is in the same checkpoint), `tensor` |
+| `blend` | a linear combination | `parts`, a list of `ancestor` and `weight`; `residual` |
+| `rescaled` | a multiple | `ancestor`, `factor`, `residual` |
+| `low_rank` | a matrix of low rank was added | `ancestor`, `rank`, `residual`, `relative_l2` |
+| `sparse` | fewer than a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2` |
+| `drift` | most of them did | `ancestor`, `changed_fraction`, `relative_l2`, `correlation` |
+| `unrelated` | its nearest ancestor says nothing about it | `ancestor`, `correlation`, `bits_per_element`: alone and given the ancestor, estimated (null where dtypes differ) |
+| `new` | no ancestor has one of its place and shape | none |
+
+`residual` is the L2 norm of what the finding does not explain over that of rounding to the dtype: about 1 where nothing
+but rounding is left.
+
 ### bench
 
 | key | value |
@@ -116,8 +166,8 @@ What is timed, and why these baselines, is in [ADR 0014](adr/0014-bench-baseline
 
 | code | meaning |
 |---|---|
-| 0 | done; `verify` found nothing wrong, `diff` found no difference |
-| 1 | `verify` found something wrong, or `diff` found a difference |
+| 0 | done; `verify` found nothing wrong, `diff` found no difference, `--dry-run` found a base |
+| 1 | `verify` found something wrong, `diff` found a difference, or `--dry-run` found no base |
 | 2 | failed: bad arguments, bad input, or the system refused; nothing is left under the target's name, and a file that was being changed in place can be finished |
 ";
 

@@ -1,11 +1,26 @@
 //! `deltaloom pack`.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Container, Limits, PackOptions, PackReport};
+use deltaloom::{BaseSearch, Bases, Container, Limits, PackOptions, PackReport, SearchReport};
+use serde::Serialize;
 
 use crate::args::PackArguments;
 use crate::{Answer, ui};
+
+/// Candidates of a search that are shown; JSON has all.
+const SHOWN_CANDIDATES: usize = 12;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    pack: &'a PackReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_search: Option<&'a SearchReport>,
+}
 
 pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     let path = &arguments.checkpoint;
@@ -13,7 +28,36 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         bail!("{}: this is a container already; unpack it to pack it anew", path.display());
     }
     let checkpoint = Checkpoint::open(path, &Limits::default())?;
-    let bases = super::open_bases(&arguments.bases)?;
+    let (bases, search) = match &arguments.base_dir {
+        None => (super::open_bases(&arguments.bases)?, None),
+        Some(folder) => {
+            let found = search(&checkpoint, folder, arguments)?;
+            let report = found.report.clone();
+            if arguments.dry_run {
+                if arguments.json {
+                    ui::print_json(&report)?;
+                }
+                return Ok(if report.chosen.is_some() { Answer::Yes } else { Answer::No });
+            }
+            (found.into_bases(folder)?, Some(report))
+        }
+    };
+    let Some(output) = &arguments.output else { bail!("--output is missing") };
+    let report = pack(&checkpoint, &bases, output, arguments)?;
+    if arguments.json {
+        ui::print_json(&Report { pack: &report, base_search: search.as_ref() })?;
+    } else {
+        ui::note(&summary(&report));
+    }
+    Ok(Answer::Yes)
+}
+
+fn pack(
+    checkpoint: &Checkpoint,
+    bases: &Bases,
+    output: &Path,
+    arguments: &PackArguments,
+) -> Result<PackReport> {
     let options = PackOptions {
         preset: arguments.preset.into(),
         threads: arguments.threads.count,
@@ -21,14 +65,74 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         ..PackOptions::default()
     };
     let bar = ui::Bar::new("packing");
-    let report = deltaloom::pack(&checkpoint, &bases, &arguments.output, &options, &bar)?;
+    let report = deltaloom::pack(checkpoint, bases, output, &options, &bar)?;
     bar.finish();
-    if arguments.json {
-        ui::print_json(&report)?;
-    } else {
-        ui::note(&summary(&report));
+    Ok(report)
+}
+
+/// Looks for a base and says what was found, for people also where the report is JSON.
+fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> Result<BaseSearch> {
+    let bar = ui::Bar::new("searching");
+    let exclude: Vec<&Path> = arguments.output.as_deref().into_iter().collect();
+    let threads = arguments.threads.count;
+    let found = deltaloom::find_base(checkpoint, folder, &exclude, &Limits::default(), threads, &bar)?;
+    bar.finish();
+    ui::note(describe_search(&found.report).trim_end());
+    Ok(found)
+}
+
+fn describe_search(report: &SearchReport) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows = vec![
+        ["base", "est. ratio", "saving", "identical", "of the rest", "matched"].map(str::to_owned).to_vec(),
+    ];
+    let alone = [String::from("(none)"), format!("{:.2}", report.alone_ratio)];
+    rows.push(alone.into_iter().chain(std::iter::repeat_n("-".to_owned(), 4)).collect());
+    for candidate in report.candidates.iter().take(SHOWN_CANDIDATES) {
+        rows.push(vec![
+            ui::printable(&candidate.path),
+            if candidate.identical_fraction < 1.0 {
+                format!("{:.2}", candidate.estimated_ratio)
+            } else {
+                "identical".to_owned()
+            },
+            percent(candidate.estimated_saving),
+            percent(candidate.identical_fraction),
+            percent(candidate.estimated_changed_saving),
+            percent(candidate.matched_fraction),
+        ]);
     }
-    Ok(Answer::Yes)
+    let mut out = String::new();
+    for skipped in &report.skipped {
+        out.push_str(&format!(
+            "warning: {} skipped: {}\n",
+            ui::printable(&skipped.path),
+            ui::printable(&skipped.why)
+        ));
+    }
+    out.push_str(&ui::table(&rows));
+    let hidden = report.candidates.len().saturating_sub(SHOWN_CANDIDATES);
+    if hidden > 0 {
+        out.push_str(&format!("and {hidden} more that are further away\n"));
+    }
+    let chosen = report.candidates.first().filter(|_| report.chosen.is_some());
+    match chosen {
+        Some(best) if best.needs.is_empty() => {
+            out.push_str(&format!("base: {}\n", ui::printable(&best.path)))
+        }
+        Some(best) => {
+            let needs = ui::printable(&best.needs.join(", "));
+            out.push_str(&format!("base: {}, which needs {needs}\n", ui::printable(&best.path)));
+        }
+        None => {
+            let (identical, saving) =
+                (percent(report.least_identical_fraction), percent(report.least_changed_saving));
+            out.push_str(&format!(
+                "no useful base: none has {identical} of the bytes or saves {saving} of the rest\n"
+            ));
+        }
+    }
+    out
 }
 
 /// One line with sizes, ratio, share and, where known, the time.

@@ -14,13 +14,15 @@ use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Digest};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::predict::names;
 use crate::tensor::TensorInfo;
 
 pub(crate) use prediction::predict_into;
 pub use resolved::ResolvedContainer;
 pub(crate) use source::TensorSource;
 
-/// One base: a name for messages and its tensors.
+/// One base: a name for messages and its tensors. Clones share them.
+#[derive(Clone)]
 pub(crate) struct Base {
     path: PathBuf,
     tensors: Vec<TensorSource>,
@@ -30,6 +32,28 @@ pub(crate) struct Base {
 }
 
 impl Base {
+    pub(crate) fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Self {
+        let checkpoint = Arc::new(checkpoint);
+        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
+            checkpoint: Arc::clone(&checkpoint),
+            member,
+            info: info.clone(),
+            digest: Arc::default(),
+        };
+        Self::new(path.to_path_buf(), checkpoint.tensors().map(source).collect())
+    }
+
+    pub(crate) fn of_container(path: &Path, resolved: ResolvedContainer) -> Self {
+        let resolved = Arc::new(resolved);
+        let count = resolved.container().index().tensors.len();
+        let source = |number| TensorSource::Packed { resolved: Arc::clone(&resolved), number };
+        Self::new(path.to_path_buf(), (0..count).map(source).collect())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (i, tensor) in tensors.iter().enumerate() {
@@ -40,6 +64,20 @@ impl Base {
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
         &self.tensors
+    }
+
+    /// Of the tensors that fit, the one that has the place of a tensor of this name: the same name, or the only one that a prefix makes of it.
+    pub(crate) fn counterpart(
+        &self,
+        name: &str,
+        fits: impl Fn(&TensorSource) -> bool,
+    ) -> Option<&TensorSource> {
+        if let Some(same) = self.named(name).find(|source| fits(source)) {
+            return Some(same);
+        }
+        let fitting = || self.tensors.iter().filter(|source| fits(source));
+        let name = names::renamed(name, fitting().map(|source| source.info().name.as_str()))?;
+        fitting().find(|source| source.info().name == name)
     }
 
     /// If it is an adapter: its modules, each with the factors A and B.
@@ -92,7 +130,7 @@ impl Bases {
                 // Read and not mapped: a base is gone through as a whole more often than not.
                 let source = Box::new(FileSource::open(path)?);
                 match ResolvedContainer::new(Container::from_source(path, source, limits)?, self) {
-                    Ok(resolved) => self.push_container(path, resolved),
+                    Ok(resolved) => self.push(Base::of_container(path, resolved)),
                     Err(e) => {
                         stuck.push(*path);
                         last_error = last_error.or(Some(e));
@@ -107,17 +145,30 @@ impl Bases {
         Ok(())
     }
 
+    /// Opens a checkpoint, or a container whose references these bases have, as the one base of others.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_against(&self, path: &Path, limits: &Limits) -> Result<Self> {
+        let mut one = Self::default();
+        if path.is_file() && Container::is_container(path)? {
+            let source = Box::new(FileSource::open(path)?);
+            let container = Container::from_source(path, source, limits)?;
+            one.push(Base::of_container(path, ResolvedContainer::new(container, self)?));
+        } else {
+            one.push_checkpoint(path, Checkpoint::open(path, limits)?);
+        }
+        Ok(one)
+    }
+
     /// Adds the tensors of an opened checkpoint; `path` is for messages.
     pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
-        let checkpoint = Arc::new(checkpoint);
-        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
-            checkpoint: Arc::clone(&checkpoint),
-            member,
-            info: info.clone(),
-            digest: Arc::default(),
-        };
-        let tensors = checkpoint.tensors().map(source).collect();
-        self.bases.push(Base::new(path.to_path_buf(), tensors));
+        self.push(Base::of_checkpoint(path, checkpoint));
+    }
+
+    /// Adds the tensors of a base, which others may share.
+    pub(crate) fn push(&mut self, base: Base) {
+        self.bases.push(base);
     }
 
     /// Adds the adapter in a directory, in the format of peft: its tensors, and what they change.
@@ -135,15 +186,6 @@ impl Bases {
         self.push_checkpoint(directory, checkpoint);
         self.bases.last_mut().into_iter().for_each(|base| base.modules.clone_from(&modules));
         Ok(())
-    }
-
-    fn push_container(&mut self, path: &Path, resolved: ResolvedContainer) {
-        let resolved = Arc::new(resolved);
-        let count = resolved.container().index().tensors.len();
-        let tensors = (0..count)
-            .map(|number| TensorSource::Packed { resolved: Arc::clone(&resolved), number })
-            .collect();
-        self.bases.push(Base::new(path.to_path_buf(), tensors));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {

@@ -72,6 +72,11 @@ impl ResolvedContainer {
         &self.references[number]
     }
 
+    /// Whether a reference is of the same checkpoint or container as this tensor.
+    pub(crate) fn rests_on(&self, source: &TensorSource) -> bool {
+        self.references.iter().flatten().any(|reference| reference.has_origin_of(source))
+    }
+
     pub(crate) fn tensor(&self, number: usize) -> &PackedTensor {
         &self.container.index().tensors[number]
     }

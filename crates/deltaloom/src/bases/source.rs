@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::resolved::ResolvedContainer;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Contents};
 use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -29,6 +29,26 @@ impl TensorSource {
         match self {
             Self::Plain { info, .. } => info,
             Self::Packed { resolved, number } => resolved.info(*number),
+        }
+    }
+
+    /// Whether it is a small file of a directory.
+    pub(crate) fn is_small_file(&self) -> bool {
+        let member = match self {
+            Self::Plain { checkpoint, member, .. } => &checkpoint.members[*member],
+            Self::Packed { resolved, number } => {
+                &resolved.container().index().members[resolved.tensor(*number).place.0]
+            }
+        };
+        member.contents == Contents::Opaque
+    }
+
+    /// Whether it is of the same checkpoint or container as another.
+    pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Plain { checkpoint: a, .. }, Self::Plain { checkpoint: b, .. }) => Arc::ptr_eq(a, b),
+            (Self::Packed { resolved: a, .. }, Self::Packed { resolved: b, .. }) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 

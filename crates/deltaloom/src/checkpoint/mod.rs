@@ -140,7 +140,12 @@ impl Checkpoint {
             )));
         }
         files.sort();
-        let sources = files
+        Self::open_files(root, files, limits)
+    }
+
+    /// Some files of a directory, by relative paths in order.
+    pub(crate) fn open_files(root: &Path, names: Vec<String>, limits: &Limits) -> Result<Self> {
+        let sources = names
             .into_iter()
             .map(|name| {
                 let path = root.join(&name);

@@ -2,7 +2,6 @@
 //! Samples rule candidates out; equality is always proven on all bytes.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -18,14 +17,12 @@ use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan;
-use crate::predict::{Element, MAX_REFERENCES, Predictor, cast, names};
+use crate::predict::{Element, MAX_REFERENCES, Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
+use crate::sample::{self, fingerprint};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, TensorInfo};
 
-/// Elements of a sample, in [`SAMPLE_RUNS`] evenly spaced runs.
-const SAMPLE_ELEMS: u64 = 4096;
-const SAMPLE_RUNS: u64 = 4;
 /// Elements that weights of blends are fitted on.
 const BLEND_SAMPLE_ELEMS: u64 = 16_384;
 /// Tensors whose blends are tried on all others.
@@ -105,34 +102,8 @@ impl Target<'_> {
     }
 
     fn sample(&self) -> Result<Vec<u8>> {
-        sample(self.info, SAMPLE_ELEMS, |offset, len| self.read(offset, len))
+        sample::read(self.info, sample::ELEMS, |offset, len| self.read(offset, len))
     }
-}
-
-/// Evenly spaced runs of elements of a tensor: the same places for every tensor of the same shape.
-fn sample(
-    info: &TensorInfo,
-    sample_elems: u64,
-    read: impl Fn(u64, usize) -> Result<Vec<u8>>,
-) -> Result<Vec<u8>> {
-    let size = info.number().bytes() as u64;
-    let elems = info.len_bytes() / size;
-    if elems <= sample_elems {
-        return read(0, to_usize(info.len_bytes()));
-    }
-    let run = sample_elems / SAMPLE_RUNS;
-    let stride = (elems - run) / (SAMPLE_RUNS - 1);
-    let mut out = Vec::new();
-    for i in 0..SAMPLE_RUNS {
-        out.extend(read(i * stride * size, to_usize(run * size))?);
-    }
-    Ok(out)
-}
-
-fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (shape, dtype, sample).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Tensors by what their sample looks like, as they are or rounded to a narrower dtype.
@@ -155,7 +126,7 @@ pub(super) fn choose(
         .filter(|source| needs_casts && source.info().dtype == DType::F32)
         .collect();
     let base_casts = lookalikes_of_casts(&singles_of_bases, |source| {
-        Ok((source.info().shape.clone(), sample_of(source)?))
+        Ok((source.info().shape.clone(), sample::of(source)?))
     })?;
     let numbers: Vec<usize> =
         (0..targets.len()).filter(|i| needs_casts && targets[*i].info.dtype == DType::F32).collect();
@@ -191,7 +162,7 @@ pub(super) fn choose(
     }
     let predictors: Vec<&Predictor> = choices.iter().map(|choice| &choice.predictor).collect();
     let infos: Vec<&TensorInfo> = tensors.iter().map(|(_, info)| *info).collect();
-    let reference_sample = |i: usize| choices[i].references.first().map(sample_of).transpose();
+    let reference_sample = |i: usize| choices[i].references.first().map(sample::of).transpose();
     for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
         choices[i] = Choice::coded(Predictor::Companion(other), Vec::new());
     }
@@ -238,7 +209,7 @@ impl Context<'_> {
             return Ok(Choice::zero());
         }
         for reference in self.candidates(target) {
-            let same_sample = sample_of(reference)? == *sample;
+            let same_sample = sample::of(reference)? == *sample;
             if same_sample
                 && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
             {
@@ -323,13 +294,13 @@ impl Context<'_> {
             return Ok(choice);
         }
         if let [only] = candidates[..]
-            && plan::is_clearly_near(number, sample, &sample_of(only)?)
+            && plan::is_clearly_near(number, sample, &sample::of(only)?)
         {
             return Ok(reference_choice(only));
         }
         let mut best: Option<(u64, &TensorSource)> = None;
         for reference in candidates {
-            let cost = plan::residual_cost(number, sample, &sample_of(reference)?);
+            let cost = plan::residual_cost(number, sample, &sample::of(reference)?);
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, reference));
             }
@@ -367,15 +338,8 @@ impl Context<'_> {
 
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
-        self.bases.iter().filter_map(|base| {
-            if let Some(same) = base.named(&target.info.name).find(|source| source.is_like(target.info)) {
-                return Some(same);
-            }
-            let fitting = || base.tensors().iter().filter(|source| source.is_like(target.info));
-            let name =
-                names::renamed(&target.info.name, fitting().map(|source| source.info().name.as_str()))?;
-            fitting().find(|source| source.info().name == name)
-        })
+        let info = target.info;
+        self.bases.iter().filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.
@@ -399,10 +363,6 @@ impl Context<'_> {
     }
 }
 
-fn sample_of(source: &TensorSource) -> Result<Vec<u8>> {
-    sample(source.info(), SAMPLE_ELEMS, |offset, len| source.read(offset, len))
-}
-
 /// A way to combine candidates.
 struct FoundBlend {
     recipe: Recipe,
@@ -422,12 +382,13 @@ fn fit_blend(
     };
     let candidates = &candidates[..candidates.len().min(MAX_REFERENCES)];
     let read = |elems: u64| -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
-        let of_target = sample(target.info, elems, |offset, len| target.read(offset, len))?;
-        let of_one =
-            |source: &&TensorSource| sample(source.info(), elems, |offset, len| source.read(offset, len));
+        let of_target = sample::read(target.info, elems, |offset, len| target.read(offset, len))?;
+        let of_one = |source: &&TensorSource| {
+            sample::read(source.info(), elems, |offset, len| source.read(offset, len))
+        };
         Ok((of_target, candidates.iter().map(of_one).collect::<Result<_>>()?))
     };
-    let (of_target, of_candidates) = read(SAMPLE_ELEMS)?;
+    let (of_target, of_candidates) = read(sample::ELEMS)?;
     let references = of_candidates.iter().map(Vec::as_slice).collect();
     if !blend::Sample::new(element, &of_target, references).looks_blended() {
         return Ok(None);

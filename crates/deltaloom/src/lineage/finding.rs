@@ -1,0 +1,246 @@
+//! What can be found out about a tensor's history, in words and for JSON, and how equal findings are put together.
+//! It looks at no weights.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// How a tensor came from its ancestors, with the evidence. `residual` is the L2 norm of what the finding leaves unexplained over that of rounding to the dtype:
+/// about 1 where nothing but rounding is left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Finding {
+    /// Equal, bit for bit.
+    Identical {
+        /// The ancestor, by its path.
+        ancestor: String,
+    },
+    /// Equal to another tensor of the same checkpoint.
+    Tied {
+        /// The other tensor.
+        tensor: String,
+    },
+    /// The rounding of an F32 tensor.
+    Cast {
+        /// The ancestor that has it; none when it is in the same checkpoint.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ancestor: Option<String>,
+        /// The F32 tensor.
+        tensor: String,
+    },
+    /// A linear combination of several ancestors.
+    Blend {
+        /// Their weights, which add up to 1.
+        parts: Vec<Part>,
+        /// What is left, see above.
+        residual: f64,
+    },
+    /// A multiple.
+    Rescaled {
+        /// The ancestor.
+        ancestor: String,
+        /// The factor.
+        factor: f64,
+        /// What is left, see above.
+        residual: f64,
+    },
+    /// The ancestor and a matrix of low rank, as a merged LoRA is.
+    LowRank {
+        /// The ancestor.
+        ancestor: String,
+        /// Singular values above what rounding makes.
+        rank: usize,
+        /// What is left, see above.
+        residual: f64,
+        /// Norm of the difference over that of the ancestor.
+        relative_l2: f64,
+    },
+    /// Few elements changed.
+    Sparse {
+        /// The ancestor.
+        ancestor: String,
+        /// Share of elements whose bits differ.
+        changed_fraction: f64,
+        /// Norm of the difference over that of the ancestor.
+        relative_l2: f64,
+    },
+    /// Most elements moved a little, as in training.
+    Drift {
+        /// The ancestor.
+        ancestor: String,
+        /// Norm of the difference over that of the ancestor.
+        relative_l2: f64,
+        /// Share of elements whose bits differ.
+        changed_fraction: f64,
+        /// Correlation of the elements.
+        correlation: f64,
+    },
+    /// The ancestor says nothing about it.
+    Unrelated {
+        /// The nearest ancestor.
+        ancestor: String,
+        /// Correlation of the elements.
+        correlation: f64,
+        /// Estimated bits of an element on its own, and given the ancestor; none where their dtypes differ.
+        bits_per_element: Option<[f64; 2]>,
+    },
+    /// No ancestor has a tensor of its place and shape.
+    New,
+}
+
+/// A part of a blend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Part {
+    /// The ancestor.
+    pub ancestor: String,
+    /// Its weight.
+    pub weight: f64,
+}
+
+/// A tensor and its history.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorLineage {
+    /// Name.
+    pub name: String,
+    /// dtype.
+    pub dtype: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// Size.
+    pub bytes: u64,
+    /// What was found.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// Tensors with the same history.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FindingGroup {
+    /// In words.
+    pub finding: String,
+    /// How many tensors.
+    pub tensors: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// The number that tells how much, where there is one: its key, and the least and largest of the tensors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+}
+
+/// A number over several tensors.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    /// Which, as in the tensors' own keys.
+    pub key: &'static str,
+    /// The least.
+    pub least: f64,
+    /// The largest.
+    pub most: f64,
+}
+
+impl Finding {
+    /// In words, with what has to be equal for two tensors to have the same history.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Identical { ancestor } => format!("identical to {ancestor}"),
+            Self::Tied { .. } => "tied to another tensor".to_owned(),
+            Self::Cast { ancestor: Some(ancestor), .. } => format!("rounding of F32 in {ancestor}"),
+            Self::Cast { ancestor: None, .. } => "rounding of another tensor".to_owned(),
+            Self::Blend { parts, .. } => {
+                let part = |(i, part): (usize, &Part)| {
+                    let sign = match (i, part.weight < 0.0) {
+                        (0, false) => "",
+                        (0, true) => "-",
+                        (_, false) => " + ",
+                        (_, true) => " - ",
+                    };
+                    format!("{sign}{} {}", hundredths(part.weight.abs()), part.ancestor)
+                };
+                format!("blend {}", parts.iter().enumerate().map(part).collect::<String>())
+            }
+            Self::Rescaled { ancestor, factor, .. } => format!("{} times {ancestor}", hundredths(*factor)),
+            Self::LowRank { ancestor, rank, .. } => format!("low rank r = {rank} on {ancestor}"),
+            Self::Sparse { ancestor, .. } => format!("sparse change of {ancestor}"),
+            Self::Drift { ancestor, .. } => format!("dense drift of {ancestor}"),
+            Self::Unrelated { .. } => "unrelated".to_owned(),
+            Self::New => "no counterpart".to_owned(),
+        }
+    }
+
+    /// The number that tells how much.
+    fn evidence(&self) -> Option<(&'static str, f64)> {
+        match self {
+            Self::Blend { residual, .. } | Self::Rescaled { residual, .. } => Some(("residual", *residual)),
+            Self::LowRank { residual, .. } => Some(("residual", *residual)),
+            Self::Sparse { changed_fraction, .. } => Some(("changed_fraction", *changed_fraction)),
+            Self::Drift { relative_l2, .. } => Some(("relative_l2", *relative_l2)),
+            Self::Unrelated { correlation, .. } => Some(("correlation", *correlation)),
+            Self::Identical { .. } | Self::Tied { .. } | Self::Cast { .. } | Self::New => None,
+        }
+    }
+}
+
+/// At most two decimals, no more than are needed.
+fn hundredths(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Findings of the same words together, those of most bytes first.
+pub(super) fn group(tensors: &[TensorLineage]) -> Vec<FindingGroup> {
+    let mut groups: BTreeMap<String, FindingGroup> = BTreeMap::new();
+    for tensor in tensors {
+        let words = tensor.finding.words();
+        let new = || FindingGroup { finding: words.clone(), tensors: 0, bytes: 0, evidence: None };
+        let group = groups.entry(words.clone()).or_insert_with(new);
+        group.tensors += 1;
+        group.bytes += tensor.bytes;
+        if let Some((key, value)) = tensor.finding.evidence() {
+            let evidence = group.evidence.get_or_insert(Evidence { key, least: value, most: value });
+            (evidence.least, evidence.most) = (evidence.least.min(value), evidence.most.max(value));
+        }
+    }
+    let mut groups: Vec<FindingGroup> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.bytes));
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_of_the_same_words_are_put_together() {
+        let drift = |relative_l2| Finding::Drift {
+            ancestor: "base".to_owned(),
+            relative_l2,
+            changed_fraction: 0.9,
+            correlation: 1.0,
+        };
+        let tensor = |bytes, finding| TensorLineage {
+            name: String::new(),
+            dtype: "F32".to_owned(),
+            shape: vec![bytes / 4],
+            bytes,
+            finding,
+        };
+        let groups = group(&[tensor(4, drift(0.02)), tensor(100, Finding::New), tensor(8, drift(0.01))]);
+        assert_eq!(groups.len(), 2);
+        assert_eq!((groups[0].finding.as_str(), groups[0].bytes), ("no counterpart", 100));
+        let evidence = Evidence { key: "relative_l2", least: 0.01, most: 0.02 };
+        assert_eq!((groups[1].tensors, groups[1].bytes), (2, 12));
+        assert_eq!(groups[1].evidence, Some(evidence));
+    }
+
+    #[test]
+    fn blends_read_as_sums() {
+        let part = |ancestor: &str, weight| Part { ancestor: ancestor.to_owned(), weight };
+        let blend = |parts| Finding::Blend { parts, residual: 1.0 }.words();
+        assert_eq!(blend(vec![part("a", 0.5), part("b", 0.5)]), "blend 0.5 a + 0.5 b");
+        assert_eq!(
+            blend(vec![part("a", 1.0), part("b", 0.701), part("c", -0.7)]),
+            "blend 1 a + 0.7 b - 0.7 c"
+        );
+    }
+}

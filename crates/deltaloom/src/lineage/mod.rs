@@ -1,0 +1,360 @@
+//! Reports what the history of each tensor looks like, given checkpoints it may come from: equality, rounding, blends, low rank, sparse and dense change.
+//! It packs nothing, and what it finds does not decide what packing does.
+
+mod finding;
+mod moments;
+mod rank;
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::bases::{Base, Bases, TensorSource};
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::pipeline;
+use crate::predict::cast;
+use crate::progress::{Progress, check_cancelled};
+use crate::report::ratio;
+use crate::sample;
+use crate::tensor::{DType, TensorInfo};
+
+pub use finding::{Evidence, Finding, FindingGroup, Part, TensorLineage};
+use moments::Moments;
+
+/// What a finding leaves unexplained may be this many times what rounding makes (in squares): merges round more than once.
+const LEFT: f64 = 4.0;
+/// And at most this part of what the nearest ancestor alone leaves.
+const PART_LEFT: f64 = 0.1;
+/// Elements that a tensor needs to have for an operation to be read off them.
+const LEAST_ELEMS: u64 = 16;
+/// Weights of a blend that count.
+const LEAST_WEIGHT: f64 = 0.005;
+/// Below this share of changed elements nothing else is looked for, and below that a change is sparse.
+const CLEARLY_SPARSE: f64 = 0.05;
+const SPARSE: f64 = 1.0 / 3.0;
+/// Shortest side of a matrix whose rank says something.
+const LEAST_SIDE: u64 = 16;
+/// Rows that are read together where the rank is measured.
+const ROW_RUNS: u64 = 8;
+/// Bytes compared at a time when equality is proven.
+const COMPARE_BYTES: u64 = 1 << 20;
+
+/// The history of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LineageReport {
+    /// The ancestors by their paths.
+    pub ancestors: Vec<String>,
+    /// What was found, those of most bytes first.
+    pub findings: Vec<FindingGroup>,
+    /// The tensors, in file order.
+    pub tensors: Vec<TensorLineage>,
+}
+
+/// Finds how the tensors of a checkpoint came from those of `ancestors`; small files of directories are left out. All bytes are read, and of matrices also a part
+/// of at most 384 rows and columns whose rank is measured.
+///
+/// # Errors
+/// What reading or decoding gives; [`crate::Error::Cancelled`].
+pub fn lineage(
+    tuned: &Bases,
+    ancestors: &Bases,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<LineageReport> {
+    let tensors: Vec<&TensorSource> =
+        tuned.iter().flat_map(Base::tensors).filter(|source| !source.is_small_file()).collect();
+    progress.start(tensors.iter().map(|tensor| tensor.info().len_bytes()).sum());
+    let tensors = pipeline::with_threads(threads, || {
+        let study = Study::new(tensors, ancestors, progress)?;
+        (0..study.tensors.len()).into_par_iter().map(|i| study.tensor(i)).collect::<Result<Vec<_>>>()
+    })?;
+    let ancestors = ancestors.iter().map(name_of).collect();
+    Ok(LineageReport { ancestors, findings: finding::group(&tensors), tensors })
+}
+
+fn name_of(base: &Base) -> String {
+    base.path().display().to_string()
+}
+
+/// A tensor of an ancestor, which is known by its number.
+struct Counterpart<'a> {
+    ancestor: usize,
+    source: &'a TensorSource,
+}
+
+struct Study<'a> {
+    tensors: Vec<&'a TensorSource>,
+    samples: Vec<Vec<u8>>,
+    ancestors: Vec<&'a Base>,
+    /// Tensors by what their samples look like, and F32 tensors by what their rounded samples do.
+    ties: HashMap<u64, Vec<usize>>,
+    casts: HashMap<u64, Vec<usize>>,
+    progress: &'a dyn Progress,
+}
+
+impl<'a> Study<'a> {
+    fn new(tensors: Vec<&'a TensorSource>, ancestors: &'a Bases, progress: &'a dyn Progress) -> Result<Self> {
+        let samples: Vec<Vec<u8>> =
+            tensors.par_iter().map(|tensor| sample::of(tensor)).collect::<Result<_>>()?;
+        let (mut ties, mut casts) = (HashMap::<u64, Vec<usize>>::new(), HashMap::<u64, Vec<usize>>::new());
+        for (i, (tensor, sample)) in tensors.iter().zip(&samples).enumerate() {
+            let info = tensor.info();
+            ties.entry(sample::fingerprint(&info.shape, &info.dtype, sample)).or_default().push(i);
+            for dtype in [DType::BF16, DType::F16].into_iter().filter(|_| info.dtype == DType::F32) {
+                let print = sample::fingerprint(&info.shape, &dtype, &cast::round(&dtype, sample));
+                casts.entry(print).or_default().push(i);
+            }
+        }
+        Ok(Self { tensors, samples, ancestors: ancestors.iter().collect(), ties, casts, progress })
+    }
+
+    fn tensor(&self, i: usize) -> Result<TensorLineage> {
+        check_cancelled(self.progress)?;
+        let info = self.tensors[i].info();
+        let finding = match self.equal_to_something(i)? {
+            Some(finding) => finding,
+            None => self.numeric(i)?,
+        };
+        self.progress.advance(info.len_bytes());
+        Ok(TensorLineage {
+            name: info.name.clone(),
+            dtype: info.dtype.to_string(),
+            shape: info.shape.clone(),
+            bytes: info.len_bytes(),
+            finding,
+        })
+    }
+
+    fn name(&self, ancestor: usize) -> String {
+        name_of(self.ancestors[ancestor])
+    }
+
+    /// From each ancestor the tensor that has the place of one by name and fits.
+    fn counterparts(&self, name: &str, fits: impl Fn(&TensorInfo) -> bool) -> Vec<Counterpart<'a>> {
+        let of = |(ancestor, base): (usize, &&'a Base)| {
+            let source = base.counterpart(name, |source| fits(source.info()))?;
+            Some(Counterpart { ancestor, source })
+        };
+        self.ancestors.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// What can be said by comparing bits: samples rule out, all bytes prove.
+    fn equal_to_something(&self, i: usize) -> Result<Option<Finding>> {
+        let (tensor, sample) = (self.tensors[i], &self.samples[i]);
+        let info = tensor.info();
+        for other in self.counterparts(&info.name, |other| is_like(other, info)) {
+            let is_equal = sample::of(other.source)? == *sample
+                && self.equal(tensor, |offset, len| other.source.read(offset, len))?;
+            if is_equal {
+                return Ok(Some(Finding::Identical { ancestor: self.name(other.ancestor) }));
+            }
+        }
+        let print = sample::fingerprint(&info.shape, &info.dtype, sample);
+        for other in self.ties.get(&print).into_iter().flatten().take_while(|other| **other < i) {
+            let other = self.tensors[*other];
+            if self.equal(tensor, |offset, len| other.read(offset, len))? {
+                return Ok(Some(Finding::Tied { tensor: other.info().name.clone() }));
+            }
+        }
+        if !cast::is_target(&info.dtype) {
+            return Ok(None);
+        }
+        let rounded = |master: &TensorSource| {
+            let round =
+                |offset: u64, len: usize| Ok(cast::round(&info.dtype, &master.read(2 * offset, 2 * len)?));
+            self.equal(tensor, round)
+        };
+        for other in self.casts.get(&print).into_iter().flatten() {
+            if rounded(self.tensors[*other])? {
+                let tensor = self.tensors[*other].info().name.clone();
+                return Ok(Some(Finding::Cast { ancestor: None, tensor }));
+            }
+        }
+        let is_master = |other: &TensorInfo| other.dtype == DType::F32 && other.shape == info.shape;
+        for other in self.counterparts(&info.name, is_master) {
+            let is_equal = cast::round(&info.dtype, &sample::of(other.source)?) == *sample;
+            if is_equal && rounded(other.source)? {
+                let (ancestor, tensor) = (self.name(other.ancestor), other.source.info().name.clone());
+                return Ok(Some(Finding::Cast { ancestor: Some(ancestor), tensor }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn equal(&self, tensor: &TensorSource, read: impl Fn(u64, usize) -> Result<Vec<u8>>) -> Result<bool> {
+        let total = tensor.info().len_bytes();
+        for offset in (0..total).step_by(to_usize(COMPARE_BYTES)) {
+            check_cancelled(self.progress)?;
+            let len_bytes = to_usize(COMPARE_BYTES.min(total - offset));
+            if tensor.read(offset, len_bytes)? != read(offset, len_bytes)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What can be said by calculating.
+    fn numeric(&self, i: usize) -> Result<Finding> {
+        let tensor = self.tensors[i];
+        let info = tensor.info();
+        let mut others = self.counterparts(&info.name, |other| {
+            let is_number = |info: &TensorInfo| info.dtype.number().is_some();
+            is_like(other, info) || (other.shape == info.shape && is_number(other) && is_number(info))
+        });
+        others.retain(|other| other.source.info().len_bytes() > 0);
+        let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
+        let moments = moments::moments(tensor, &references, self.progress)?;
+        let Some(nearest) = moments.nearest() else { return Ok(Finding::New) };
+        if let Some(finding) = self.blend(tensor, &others, &moments, nearest)? {
+            return Ok(finding);
+        }
+        let (one, ancestor) = (&moments.references[nearest], self.name(others[nearest].ancestor));
+        let changed_fraction = ratio(one.changed, moments.elems);
+        let relative_l2 = moments.relative_l2(nearest);
+        if changed_fraction >= CLEARLY_SPARSE
+            && let Some(low) = self.low_rank(tensor, references[nearest])?
+        {
+            return Ok(Finding::LowRank { ancestor, rank: low.rank, residual: low.residual, relative_l2 });
+        }
+        if changed_fraction < SPARSE {
+            return Ok(Finding::Sparse { ancestor, changed_fraction, relative_l2 });
+        }
+        let correlation = moments.correlation(nearest);
+        let bits_per_element = self.bits_per_element(i, references[nearest])?;
+        Ok(if is_related(&moments, nearest, bits_per_element) {
+            Finding::Drift { ancestor, relative_l2, changed_fraction, correlation }
+        } else {
+            Finding::Unrelated { ancestor, correlation, bits_per_element }
+        })
+    }
+
+    /// A blend of several ancestors, or a multiple of one, that explains all but the rounding.
+    fn blend(
+        &self,
+        tensor: &TensorSource,
+        others: &[Counterpart<'_>],
+        moments: &Moments,
+        nearest: usize,
+    ) -> Result<Option<Finding>> {
+        if moments.elems < LEAST_ELEMS {
+            return Ok(None);
+        }
+        let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
+        let most = (LEFT * moments.rounding).min(PART_LEFT * moments.references[nearest].distance);
+        let residual = |left: f64| (left / moments.rounding.max(f64::MIN_POSITIVE)).sqrt();
+        for (i, other) in others.iter().enumerate() {
+            let factor = moments.factor(i);
+            let left = moments::left(tensor, &references[i..=i], &[factor], self.progress)?;
+            if factor != 0.0 && left <= most {
+                let ancestor = self.name(other.ancestor);
+                return Ok(Some(Finding::Rescaled { ancestor, factor, residual: residual(left) }));
+            }
+        }
+        let weights = moments.linear_blend();
+        let counts = |weight: &&f64| weight.abs() >= LEAST_WEIGHT;
+        if weights.iter().filter(counts).count() < 2 {
+            return Ok(None);
+        }
+        let left = moments::left(tensor, &references, &weights, self.progress)?;
+        if left > most {
+            return Ok(None);
+        }
+        let part = |(other, weight): (&Counterpart<'_>, &f64)| Part {
+            ancestor: self.name(other.ancestor),
+            weight: *weight,
+        };
+        let parts = others.iter().zip(&weights).filter(|(_, weight)| counts(weight)).map(part);
+        Ok(Some(Finding::Blend { parts: parts.collect(), residual: residual(left) }))
+    }
+
+    /// The rank of the difference of two matrices, on a part of them.
+    fn low_rank(&self, tensor: &TensorSource, reference: &TensorSource) -> Result<Option<rank::LowRank>> {
+        let info = tensor.info();
+        let elems = info.len_bytes() / info.number().bytes() as u64;
+        let rows = info.shape.first().copied().unwrap_or(0).max(1);
+        let cols = elems / rows;
+        if info.shape.len() < 2 || rows.min(cols) < LEAST_SIDE {
+            return Ok(None);
+        }
+        let side = rank::SIDE as u64;
+        let width = cols.min(side);
+        let (mut difference, mut rounding) = (Vec::new(), 0.0);
+        for (start, count) in runs(rows, side) {
+            check_cancelled(self.progress)?;
+            let values = moments::numbers(tensor, start * cols, count * cols)?;
+            let others = moments::numbers(reference, start * cols, count * cols)?;
+            for row in 0..count {
+                for k in 0..width {
+                    let at = to_usize(row * cols + k * cols / width);
+                    let (t, r) = (values[at], others[at]);
+                    let both = t.is_finite() && r.is_finite();
+                    difference.push(if both { t - r } else { 0.0 });
+                    rounding += moments::rounding_variance(info.number(), t);
+                }
+            }
+        }
+        let width = to_usize(width);
+        let height = difference.len() / width;
+        #[expect(clippy::cast_precision_loss, reason = "at most 384 x 384")]
+        let noise = rounding / difference.len() as f64;
+        Ok(rank::rank_of(&difference, height, width, noise))
+    }
+
+    /// Estimated bits of an element on its own and given a reference of its dtype.
+    fn bits_per_element(&self, i: usize, reference: &TensorSource) -> Result<Option<[f64; 2]>> {
+        let (tensor, sample) = (self.tensors[i].info(), &self.samples[i]);
+        if !is_like(reference.info(), tensor) {
+            return Ok(None);
+        }
+        let number = tensor.number();
+        // What does not get smaller is stored as it is.
+        let elems = (sample.len() / number.bytes()) as u64;
+        let bits = |cost: u64| ratio(cost, 65_536 * elems).min(f64::from(number.bits()));
+        let given = sample::cost(number, sample, Some(&sample::of(reference)?));
+        Ok(Some([bits(sample::cost(number, sample, None)), bits(given)]))
+    }
+}
+
+fn is_like(a: &TensorInfo, b: &TensorInfo) -> bool {
+    a.same_type(b) && a.len_bytes() == b.len_bytes()
+}
+
+/// Whether an ancestor says anything about a tensor that differs from it in most elements.
+#[expect(clippy::cast_precision_loss, reason = "a number of elements")]
+fn is_related(moments: &Moments, nearest: usize, bits_per_element: Option<[f64; 2]>) -> bool {
+    const LEAST_GAIN: f64 = 0.02;
+    // A few elements show no correlation, only that they are near.
+    let clearly_near = if moments.elems < LEAST_ELEMS { 0.1 } else { 0.01 };
+    let is_cheaper = bits_per_element.is_some_and(|[alone, given]| given < (1.0 - LEAST_GAIN) * alone);
+    // Four standard deviations of what independent elements show.
+    let by_chance = 4.0 / (moments.elems.max(1) as f64).sqrt();
+    let is_correlated = moments.correlation(nearest) > by_chance.max(0.25);
+    is_cheaper || is_correlated || moments.relative_l2(nearest) < clearly_near
+}
+
+/// At most `most` of so many rows, in a few evenly spaced runs.
+fn runs(rows: u64, most: u64) -> Vec<(u64, u64)> {
+    if rows <= most {
+        return vec![(0, rows)];
+    }
+    let run = most / ROW_RUNS;
+    (0..ROW_RUNS).map(|i| (i * (rows - run) / (ROW_RUNS - 1), run)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_rows_are_inside_and_apart() {
+        assert_eq!(runs(384, 384), [(0, 384)]);
+        for rows in [385, 1000, 151_936] {
+            let runs = runs(rows, 384);
+            assert_eq!(runs.iter().map(|(_, count)| count).sum::<u64>(), 384);
+            assert!(runs.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
+            assert!(runs.last().is_some_and(|(start, count)| start + count == rows));
+        }
+    }
+}

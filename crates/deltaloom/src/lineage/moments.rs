@@ -1,0 +1,300 @@
+//! Sums over the elements of a tensor and those of its references, in one pass and in a fixed order, and what follows from them by least squares.
+//! Elements that are not finite somewhere count as zeros.
+
+use deltaloom_kernels::{Number, NumberKind, steps};
+use rayon::prelude::*;
+
+use crate::bases::TensorSource;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::progress::{Progress, check_cancelled};
+
+/// Elements of a block.
+const BLOCK_ELEMS: u64 = 1 << 17;
+
+/// Sums about one tensor t and references r, of which the first is a.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    pub(super) elems: u64,
+    /// Variance that rounding to the tensor's dtype makes, summed.
+    pub(super) rounding: f64,
+    sum: f64,
+    squares: f64,
+    pub(super) references: Vec<OfReference>,
+    /// Products of r - a with each other, row by row, and with t - a; that of a itself is zero.
+    products: Vec<f64>,
+    with_target: Vec<f64>,
+}
+
+/// Sums about one reference.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OfReference {
+    /// Elements that differ from those of the tensor.
+    pub(super) changed: u64,
+    /// Squares of the differences.
+    pub(super) distance: f64,
+    sum: f64,
+    squares: f64,
+    product: f64,
+}
+
+impl Moments {
+    fn zero(references: usize) -> Self {
+        Self {
+            elems: 0,
+            rounding: 0.0,
+            sum: 0.0,
+            squares: 0.0,
+            references: vec![OfReference::default(); references],
+            products: vec![0.0; references * references],
+            with_target: vec![0.0; references],
+        }
+    }
+
+    fn plus(mut self, other: &Self) -> Self {
+        self.elems += other.elems;
+        self.rounding += other.rounding;
+        self.sum += other.sum;
+        self.squares += other.squares;
+        for (a, b) in self.references.iter_mut().zip(&other.references) {
+            a.changed += b.changed;
+            a.distance += b.distance;
+            a.sum += b.sum;
+            a.squares += b.squares;
+            a.product += b.product;
+        }
+        self.products.iter_mut().zip(&other.products).for_each(|(a, b)| *a += b);
+        self.with_target.iter_mut().zip(&other.with_target).for_each(|(a, b)| *a += b);
+        self
+    }
+
+    /// The reference at the least distance.
+    pub(super) fn nearest(&self) -> Option<usize> {
+        let distance = |i: &usize| self.references[*i].distance;
+        (0..self.references.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)))
+    }
+
+    /// Norm of the difference from a reference over that of the reference.
+    pub(super) fn relative_l2(&self, reference: usize) -> f64 {
+        let one = &self.references[reference];
+        (one.distance / one.squares.max(f64::MIN_POSITIVE)).sqrt()
+    }
+
+    /// Correlation of the elements with those of a reference, 0 where one of them is constant.
+    #[expect(clippy::cast_precision_loss, reason = "a number of elements")]
+    pub(super) fn correlation(&self, reference: usize) -> f64 {
+        let (one, count) = (&self.references[reference], (self.elems.max(1)) as f64);
+        let shared = one.product - self.sum * one.sum / count;
+        let spread = (self.squares - self.sum * self.sum / count) * (one.squares - one.sum * one.sum / count);
+        if spread > 0.0 { (shared / spread.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
+    }
+
+    /// By what the tensor is a multiple of a reference, by least squares.
+    pub(super) fn factor(&self, reference: usize) -> f64 {
+        let one = &self.references[reference];
+        one.product / one.squares.max(f64::MIN_POSITIVE)
+    }
+
+    /// Weights of the references, which add up to 1, by least squares; references that say nothing new have none.
+    pub(super) fn linear_blend(&self) -> Vec<f64> {
+        let count = self.references.len();
+        let mut weights = vec![0.0; count];
+        let rest = solve(self.products.clone(), self.with_target.clone());
+        weights.iter_mut().zip(&rest).skip(1).for_each(|(weight, found)| *weight = *found);
+        if let Some(first) = weights.first_mut() {
+            *first = 1.0 - rest.iter().skip(1).sum::<f64>();
+        }
+        weights
+    }
+}
+
+/// Solves a symmetric system of no negative eigenvalues by Gauss's elimination; unknowns that depend on others are 0.
+fn solve(mut matrix: Vec<f64>, mut right: Vec<f64>) -> Vec<f64> {
+    const DEPENDENT: f64 = 1e-10;
+    let side = right.len();
+    let first: Vec<f64> = (0..side).map(|i| matrix[i * side + i]).collect();
+    let is_free: Vec<bool> = (0..side)
+        .map(|k| {
+            let pivot = matrix[k * side + k];
+            if pivot <= DEPENDENT * first[k] {
+                return false;
+            }
+            for i in k + 1..side {
+                let factor = matrix[i * side + k] / pivot;
+                for j in k..side {
+                    matrix[i * side + j] -= factor * matrix[k * side + j];
+                }
+                right[i] -= factor * right[k];
+            }
+            true
+        })
+        .collect();
+    let mut out = vec![0.0; side];
+    for k in (0..side).rev().filter(|k| is_free[*k]) {
+        let known: f64 = (k + 1..side).map(|j| matrix[k * side + j] * out[j]).sum();
+        out[k] = (right[k] - known) / matrix[k * side + k];
+    }
+    out
+}
+
+/// The elements of a tensor and its references in one block.
+struct Block {
+    target: Vec<f64>,
+    references: Vec<Vec<f64>>,
+    /// Elements that differ, by reference.
+    changed: Vec<u64>,
+}
+
+/// Reads a run of elements as numbers.
+pub(super) fn numbers(source: &TensorSource, start: u64, count: u64) -> Result<Vec<f64>> {
+    let number = source.info().number();
+    let size = number.bytes() as u64;
+    let mut out = vec![0.0; to_usize(count)];
+    steps::to_doubles(number, &source.read(start * size, to_usize(count * size))?, &mut out);
+    Ok(out)
+}
+
+impl Block {
+    fn read(target: &TensorSource, references: &[&TensorSource], start: u64, count: u64) -> Result<Self> {
+        let size = target.info().number().bytes();
+        let bytes = target.read(start * size as u64, to_usize(count) * size)?;
+        let mut block =
+            Self { target: vec![0.0; to_usize(count)], references: Vec::new(), changed: Vec::new() };
+        steps::to_doubles(target.info().number(), &bytes, &mut block.target);
+        for reference in references {
+            let values = numbers(reference, start, count)?;
+            block.changed.push(if reference.info().dtype == target.info().dtype {
+                let other = reference.read(start * size as u64, bytes.len())?;
+                let pairs = bytes.chunks_exact(size).zip(other.chunks_exact(size));
+                pairs.filter(|(a, b)| a != b).count() as u64
+            } else {
+                block.target.iter().zip(&values).filter(|(a, b)| a != b).count() as u64
+            });
+            block.references.push(values);
+        }
+        for i in 0..block.target.len() {
+            let is_finite = |values: &Vec<f64>| values[i].is_finite();
+            if !(is_finite(&block.target) && block.references.iter().all(is_finite)) {
+                block.target[i] = 0.0;
+                block.references.iter_mut().for_each(|values| values[i] = 0.0);
+            }
+        }
+        Ok(block)
+    }
+
+    fn moments(&self, number: Number) -> Moments {
+        let count = self.references.len();
+        let mut out = Moments::zero(count);
+        out.elems = self.target.len() as u64;
+        let mut differences = vec![0.0; count];
+        for (i, t) in self.target.iter().enumerate() {
+            out.sum += t;
+            out.squares += t * t;
+            out.rounding += rounding_variance(number, *t);
+            let first = self.references.first().map_or(0.0, |values| values[i]);
+            for (k, values) in self.references.iter().enumerate() {
+                let (r, one) = (values[i], &mut out.references[k]);
+                one.sum += r;
+                one.squares += r * r;
+                one.product += t * r;
+                one.distance += (t - r) * (t - r);
+                differences[k] = r - first;
+            }
+            for k in 1..count {
+                out.with_target[k] += differences[k] * (t - first);
+                for l in 1..=k {
+                    out.products[k * count + l] += differences[k] * differences[l];
+                }
+            }
+        }
+        for k in 1..count {
+            for l in 1..k {
+                out.products[l * count + k] = out.products[k * count + l];
+            }
+        }
+        for (one, changed) in out.references.iter_mut().zip(&self.changed) {
+            one.changed = *changed;
+        }
+        out
+    }
+
+    /// Squares of what is left of the tensor without the references, weighted.
+    fn left(&self, weights: &[f64]) -> f64 {
+        let left = |(i, t): (usize, &f64)| {
+            let parts = self.references.iter().zip(weights).map(|(values, weight)| weight * values[i]);
+            (t - parts.sum::<f64>()).powi(2)
+        };
+        self.target.iter().enumerate().map(left).sum()
+    }
+}
+
+/// All moments of a tensor and its references, which have its shape.
+pub(super) fn moments(
+    target: &TensorSource,
+    references: &[&TensorSource],
+    progress: &dyn Progress,
+) -> Result<Moments> {
+    let number = target.info().number();
+    let parts = by_blocks(target, references, progress, |block| block.moments(number))?;
+    Ok(parts.iter().fold(Moments::zero(references.len()), Moments::plus))
+}
+
+/// Squares of what is left of a tensor without its references, weighted.
+pub(super) fn left(
+    target: &TensorSource,
+    references: &[&TensorSource],
+    weights: &[f64],
+    progress: &dyn Progress,
+) -> Result<f64> {
+    Ok(by_blocks(target, references, progress, |block| block.left(weights))?.iter().sum())
+}
+
+fn by_blocks<T: Send>(
+    target: &TensorSource,
+    references: &[&TensorSource],
+    progress: &dyn Progress,
+    each: impl Fn(&Block) -> T + Sync,
+) -> Result<Vec<T>> {
+    let elems = target.info().len_bytes() / target.info().number().bytes() as u64;
+    let blocks = 0..to_usize(elems.div_ceil(BLOCK_ELEMS));
+    let of_block = |i: usize| {
+        check_cancelled(progress)?;
+        let start = i as u64 * BLOCK_ELEMS;
+        Ok(each(&Block::read(target, references, start, BLOCK_ELEMS.min(elems - start))?))
+    };
+    blocks.into_par_iter().map(of_block).collect()
+}
+
+/// Variance of the error of rounding to an element near `value`: that of a uniform error within half a ULP.
+pub(super) fn rounding_variance(number: Number, value: f64) -> f64 {
+    if number.kind() != NumberKind::Float {
+        return 1.0 / 12.0;
+    }
+    let least = 2 - (1i32 << (number.exponent_bits() - 1));
+    let exponent = i32::try_from(value.to_bits() >> 52 & 0x7ff).unwrap_or(0) - 1023;
+    let mantissa = i32::try_from(number.mantissa_bits()).unwrap_or(0);
+    2f64.powi(2 * (exponent.max(least) - mantissa)) / 12.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_solved_and_what_depends_left_out() {
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12);
+        assert!(close(&solve(vec![4.0, 2.0, 2.0, 3.0], vec![10.0, 8.0]), &[1.75, 1.5]));
+        assert!(close(&solve(vec![4.0, 4.0, 4.0, 4.0], vec![8.0, 8.0]), &[2.0, 0.0]));
+        assert!(close(&solve(vec![0.0, 0.0, 0.0, 2.0], vec![0.0, 1.0]), &[0.0, 0.5]));
+        assert!(solve(Vec::new(), Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn rounding_is_a_twelfth_of_a_square_ulp() {
+        let bf16 = Number::float(8, 7);
+        assert_eq!(rounding_variance(bf16, 1.5), 2f64.powi(-14) / 12.0);
+        assert_eq!(rounding_variance(bf16, -3.0), 2f64.powi(-12) / 12.0);
+        assert_eq!(rounding_variance(Number::float(5, 10), 0.0), 2f64.powi(-48) / 12.0);
+        assert_eq!(rounding_variance(Number::signed(8), 7.0), 1.0 / 12.0);
+    }
+}

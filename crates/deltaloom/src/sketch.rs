@@ -1,0 +1,243 @@
+//! Sketches of checkpoints: samples of the tensors in which most of its bytes are, and how near those of a base come to them.
+//! It reads samples only, and lists and ranks nothing; [`crate::search`] does.
+
+use rayon::prelude::*;
+
+use crate::bases::{Base, TensorSource};
+use crate::checkpoint::{Checkpoint, Contents};
+use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
+use crate::predict::cast;
+use crate::sample;
+use crate::tensor::{DType, TensorInfo};
+
+/// Tensors that are sampled; of a checkpoint that has more, those in which so many evenly spaced bytes lie.
+const TENSORS: usize = 128;
+
+/// A sampled tensor of the checkpoint that bases are compared with.
+struct TensorSketch {
+    info: TensorInfo,
+    /// Bytes of the checkpoint that it stands for.
+    weight_bytes: u64,
+    sample: Vec<u8>,
+    /// Estimated bits of the sample on its own, in 1/65536.
+    alone: u64,
+}
+
+/// A checkpoint as far as it is compared with bases.
+pub(crate) struct Sketch {
+    tensors: Vec<TensorSketch>,
+}
+
+/// The sample of a base's tensor that has the place of a sketched one.
+struct Counterpart {
+    dtype: DType,
+    sample: Vec<u8>,
+}
+
+/// Estimated bytes of a checkpoint, all counted by the tensors that stand for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Nearness {
+    /// Of the checkpoint as it is.
+    pub(crate) original_bytes: u64,
+    /// Packed on its own.
+    pub(crate) alone_bytes: u64,
+    /// Packed against the base.
+    pub(crate) given_bytes: u64,
+    /// Of tensors that have a counterpart of their shape.
+    pub(crate) matched_bytes: u64,
+    /// Of tensors whose sample the base has, also rounded.
+    pub(crate) identical_bytes: u64,
+    /// Of those, packed on their own.
+    pub(crate) identical_alone_bytes: u64,
+}
+
+/// Least saving in tensors that differ, in 1/10000 of what they take alone, and least share of identical tensors, likewise: one of them makes a base
+/// (docs/adr/0021).
+pub(crate) const LEAST_SAVING: u64 = 200;
+pub(crate) const LEAST_IDENTICAL: u64 = 2500;
+
+impl Nearness {
+    /// What the base saves, in 1/10000 of packing alone.
+    pub(crate) fn saving(&self) -> u64 {
+        per_myriad(self.alone_bytes.saturating_sub(self.given_bytes), self.alone_bytes)
+    }
+
+    /// The same in tensors that are not identical. Constants, which independent trainings share, do not count here.
+    pub(crate) fn changed_saving(&self) -> u64 {
+        let alone = self.alone_bytes.saturating_sub(self.identical_alone_bytes);
+        per_myriad(alone.saturating_sub(self.given_bytes), alone)
+    }
+
+    /// Whether packing against the base is worth depending on it.
+    pub(crate) fn is_useful(&self) -> bool {
+        self.changed_saving() >= LEAST_SAVING
+            || per_myriad(self.identical_bytes, self.original_bytes) >= LEAST_IDENTICAL
+    }
+}
+
+impl Sketch {
+    /// Samples the tensors of a checkpoint; small files are left out.
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let is_weights =
+            |member: usize| matches!(checkpoint.members[member].contents, Contents::Safetensors(_));
+        let tensors: Vec<(usize, &TensorInfo)> = checkpoint
+            .tensors()
+            .filter(|(member, info)| is_weights(*member) && info.len_bytes() > 0)
+            .collect();
+        let sizes: Vec<u64> = tensors.iter().map(|(_, info)| info.len_bytes()).collect();
+        let sketch = |(i, weight_bytes): (usize, u64)| {
+            let (member, info) = tensors[i];
+            let sample = sample::read(info, sample::ELEMS, |offset, len| {
+                let mut bytes = vec![0; len];
+                checkpoint.read(member, info, offset, &mut bytes)?;
+                Ok(bytes)
+            })?;
+            let alone = sample::cost(info.number(), &sample, None).min(sample.len() as u64 * 8 * ONE_BIT);
+            Ok(TensorSketch { info: info.clone(), weight_bytes, sample, alone })
+        };
+        let tensors = weights(&sizes).into_par_iter().map(sketch).collect::<Result<_>>()?;
+        Ok(Self { tensors })
+    }
+
+    /// Bytes of all samples.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.sample.len() as u64).sum()
+    }
+
+    /// The sizes without any base.
+    pub(crate) fn alone(&self) -> Nearness {
+        self.tensors.iter().map(|tensor| tensor.nearness(None)).fold(Nearness::default(), Nearness::plus)
+    }
+
+    /// How near a base comes, of which only the samples of counterparts are read.
+    pub(crate) fn compare(&self, base: &Base) -> Result<Nearness> {
+        let each = |tensor: &TensorSketch| {
+            let counterpart = tensor.counterpart(base)?;
+            Ok(tensor.nearness(counterpart.as_ref()))
+        };
+        let all = self.tensors.par_iter().map(each).collect::<Result<Vec<Nearness>>>()?;
+        Ok(all.into_iter().fold(Nearness::default(), Nearness::plus))
+    }
+}
+
+impl Nearness {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            original_bytes: self.original_bytes + other.original_bytes,
+            alone_bytes: self.alone_bytes + other.alone_bytes,
+            given_bytes: self.given_bytes + other.given_bytes,
+            matched_bytes: self.matched_bytes + other.matched_bytes,
+            identical_bytes: self.identical_bytes + other.identical_bytes,
+            identical_alone_bytes: self.identical_alone_bytes + other.identical_alone_bytes,
+        }
+    }
+}
+
+impl TensorSketch {
+    /// What the base has in its place: a tensor of its kind, or else the F32 tensor of which it may be the rounding.
+    fn counterpart(&self, base: &Base) -> Result<Option<Counterpart>> {
+        let is_master = |info: &TensorInfo| {
+            cast::is_target(&self.info.dtype) && info.dtype == DType::F32 && info.shape == self.info.shape
+        };
+        let name = &self.info.name;
+        let found = base
+            .counterpart(name, |source| source.is_like(&self.info))
+            .or_else(|| base.counterpart(name, |source| is_master(source.info())));
+        let read = |source: &TensorSource| {
+            Ok(Counterpart { dtype: source.info().dtype.clone(), sample: sample::of(source)? })
+        };
+        found.map(read).transpose()
+    }
+
+    fn nearness(&self, counterpart: Option<&Counterpart>) -> Nearness {
+        let sample_bits = (self.sample.len() as u64 * 8 * ONE_BIT).max(1);
+        let bytes = |bits: u64| {
+            let bytes = u128::from(self.weight_bytes) * u128::from(bits) / u128::from(sample_bits);
+            u64::try_from(bytes).unwrap_or(u64::MAX)
+        };
+        let given = match counterpart {
+            None => self.alone,
+            Some(other) if other.dtype != self.info.dtype => {
+                if cast::round(&self.info.dtype, &other.sample) == self.sample { 0 } else { self.alone }
+            }
+            Some(other) if other.sample == self.sample => 0,
+            Some(other) => {
+                sample::cost(self.info.number(), &self.sample, Some(&other.sample)).min(self.alone)
+            }
+        };
+        Nearness {
+            original_bytes: self.weight_bytes,
+            alone_bytes: bytes(self.alone),
+            given_bytes: bytes(given),
+            matched_bytes: if counterpart.is_some() { self.weight_bytes } else { 0 },
+            identical_bytes: if given == 0 { self.weight_bytes } else { 0 },
+            identical_alone_bytes: if given == 0 { bytes(self.alone) } else { 0 },
+        }
+    }
+}
+
+/// A share in 1/10000.
+fn per_myriad(part: u64, whole: u64) -> u64 {
+    u64::try_from(u128::from(part) * 10_000 / u128::from(whole.max(1))).unwrap_or(u64::MAX)
+}
+
+/// Which of so many bytes' tensors are sampled, and how many bytes each stands for.
+fn weights(sizes: &[u64]) -> Vec<(usize, u64)> {
+    if sizes.len() <= TENSORS {
+        return sizes.iter().copied().enumerate().collect();
+    }
+    let total: u128 = sizes.iter().map(|size| u128::from(*size)).sum();
+    let place = |i: u128| u64::try_from(total * i / TENSORS as u128).unwrap_or(u64::MAX);
+    let mut weights: Vec<(usize, u64)> = Vec::new();
+    let (mut tensor, mut end) = (0, sizes[0]);
+    for i in 0..TENSORS as u128 {
+        let (from, to) = (place(i), place(i + 1));
+        while end <= from + (to - from) / 2 {
+            tensor += 1;
+            end = end.saturating_add(sizes[tensor]);
+        }
+        match weights.last_mut() {
+            Some((last, weight)) if *last == tensor => *weight += to - from,
+            _ => weights.push((tensor, to - from)),
+        }
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampled_tensors_stand_for_all_bytes() {
+        assert_eq!(weights(&[]), []);
+        assert_eq!(weights(&[3, 5]), [(0, 3), (1, 5)]);
+        let mut sizes = vec![1000; 500];
+        sizes[7] = 500_000;
+        let chosen = weights(&sizes);
+        assert!(chosen.len() <= TENSORS && chosen.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert_eq!(chosen.iter().map(|(_, weight)| weight).sum::<u64>(), 999_000);
+        let large = chosen.iter().find(|(tensor, _)| *tensor == 7).unwrap().1;
+        assert!(large.abs_diff(500_000) < 10_000, "{large}");
+    }
+
+    #[test]
+    fn constants_that_happen_to_be_equal_make_no_base() {
+        let nearness = |alone_bytes, given_bytes, identical| Nearness {
+            original_bytes: 2000,
+            alone_bytes,
+            given_bytes,
+            matched_bytes: 2000,
+            identical_bytes: identical,
+            identical_alone_bytes: identical,
+        };
+        assert!(!nearness(0, 0, 0).is_useful());
+        assert!(!nearness(1000, 990, 0).is_useful());
+        assert!(nearness(1000, 980, 0).is_useful());
+        // Silero VAD: 15 % identical, the rest independent.
+        let silero = nearness(2000, 1690, 300);
+        assert_eq!((silero.saving(), silero.changed_saving(), silero.is_useful()), (1550, 58, false));
+        assert!(nearness(2000, 1500, 500).is_useful());
+    }
+}

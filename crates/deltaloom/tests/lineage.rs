@@ -1,0 +1,195 @@
+//! Every finding of `lineage` on checkpoints made by the operation that it names.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Random, bases, bf16_bytes, f32_bytes, safetensors, stepped, tensor};
+use deltaloom::{Finding, LineageReport, Silent, lineage};
+
+const ROWS: usize = 96;
+const COLS: usize = 160;
+
+fn found(tuned: &[u8], ancestors: &[&[u8]]) -> LineageReport {
+    lineage(&bases(&[tuned]), &bases(ancestors), 1, &Silent).unwrap()
+}
+
+/// A file with one matrix.
+fn matrix(dtype: &str, bytes: Vec<u8>) -> Vec<u8> {
+    safetensors(&[tensor("weight", dtype, &[ROWS as u64, COLS as u64], bytes)])
+}
+
+#[track_caller]
+fn only(report: LineageReport) -> Finding {
+    assert_eq!((report.tensors.len(), report.findings.len()), (1, 1));
+    report.tensors[0].finding.clone()
+}
+
+fn weights(seed: u64) -> Vec<f32> {
+    Random::new(seed).weights(ROWS * COLS)
+}
+
+/// Element by element.
+fn mixed(a: &[f32], b: &[f32], mix: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| mix(*a, *b)).collect()
+}
+
+/// Rows times columns of rank `rank`.
+fn product(rank: usize, size: f32) -> Vec<f32> {
+    let mut random = Random::new(77);
+    let left: Vec<f32> = (0..ROWS * rank).map(|_| random.normal()).collect();
+    let right: Vec<f32> = (0..rank * COLS).map(|_| random.normal()).collect();
+    let element =
+        |i: usize, j: usize| (0..rank).map(|k| left[i * rank + k] * right[k * COLS + j]).sum::<f32>() * size;
+    (0..ROWS * COLS).map(|at| element(at / COLS, at % COLS)).collect()
+}
+
+#[test]
+fn equality_is_found_in_all_its_forms() {
+    let values = weights(1);
+    let base = safetensors(&[
+        tensor("same", "F32", &[40, 40], f32_bytes(&values[..1600])),
+        tensor("model.moved", "F32", &[30], f32_bytes(&values[..30])),
+        tensor("master", "F32", &[500], f32_bytes(&values[..500])),
+    ]);
+    let tuned = safetensors(&[
+        tensor("same", "F32", &[40, 40], f32_bytes(&values[..1600])),
+        tensor("moved", "F32", &[30], f32_bytes(&values[..30])),
+        tensor("master", "BF16", &[500], bf16_bytes(&values[..500])),
+        tensor("own", "F32", &[700], f32_bytes(&values[900..1600])),
+        tensor("own again", "F32", &[700], f32_bytes(&values[900..1600])),
+        tensor("own rounded", "BF16", &[700], bf16_bytes(&values[900..1600])),
+        tensor("empty", "F32", &[0], Vec::new()),
+    ]);
+    let report = found(&tuned, &[&base]);
+    let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
+    let ancestor = "base-0".to_owned();
+    let identical = Finding::Identical { ancestor: ancestor.clone() };
+    assert_eq!(*findings[0], identical);
+    assert_eq!(*findings[1], identical);
+    assert_eq!(*findings[2], Finding::Cast { ancestor: Some(ancestor), tensor: "master".to_owned() });
+    assert_eq!(*findings[3], Finding::New);
+    assert_eq!(*findings[4], Finding::Tied { tensor: "own".to_owned() });
+    assert_eq!(*findings[5], Finding::Cast { ancestor: None, tensor: "own".to_owned() });
+    assert_eq!(*findings[6], Finding::New);
+    assert_eq!(report.findings[0].finding, "identical to base-0");
+    assert_eq!((report.findings[0].tensors, report.findings[0].bytes), (2, 6520));
+    assert!(report.findings.iter().all(|group| group.evidence.is_none()));
+}
+
+#[test]
+fn a_merged_lora_has_its_rank() {
+    let base = weights(2);
+    let merged = mixed(&base, &product(5, 0.001), |a, b| a + b);
+    for (dtype, bytes) in [("F32", f32_bytes as fn(&[f32]) -> Vec<u8>), ("BF16", bf16_bytes)] {
+        let found = only(found(&matrix(dtype, bytes(&merged)), &[&matrix(dtype, bytes(&base))]));
+        let Finding::LowRank { rank, relative_l2, residual, .. } = found else { panic!("{found:?}") };
+        assert_eq!(rank, 5, "{dtype}");
+        assert!((0.05..0.3).contains(&relative_l2), "{relative_l2}");
+        // BF16 bases were rounded too.
+        assert!((0.5..2.0).contains(&residual), "{dtype}: {residual}");
+    }
+}
+
+#[test]
+fn blends_have_their_weights() {
+    let base = weights(3);
+    let [a, b, c] = [4, 5, 6].map(|seed| mixed(&base, &weights(seed), |base, step| base + 0.1 * step));
+    let files = [&a, &b, &c].map(|values| matrix("F32", f32_bytes(values)));
+    let ancestors: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    let weights_of = |values: &[f32], ancestors: &[&[u8]]| {
+        let found = only(found(&matrix("F32", f32_bytes(values)), ancestors));
+        let Finding::Blend { parts, residual } = found else { panic!("{found:?}") };
+        assert!(residual < 2.0, "{residual}");
+        parts.iter().map(|part| (part.weight * 1000.0).round() / 1000.0).collect::<Vec<f64>>()
+    };
+    let half = mixed(&a, &b, |a, b| 0.5 * a + 0.5 * b);
+    assert_eq!(weights_of(&half, &ancestors[..2]), [0.5, 0.5]);
+    // Ancestors that have no part, and one that is given twice.
+    assert_eq!(weights_of(&half, &ancestors), [0.5, 0.5]);
+    assert_eq!(weights_of(&half, &[ancestors[0], ancestors[0], ancestors[1]]), [0.5, 0.5]);
+    // Task arithmetic: a + 0.4 (b - c).
+    let task = mixed(&a, &mixed(&b, &c, |b, c| 0.4 * (b - c)), |a, step| a + step);
+    assert_eq!(weights_of(&task, &ancestors), [1.0, 0.4, -0.4]);
+    let multiple: Vec<f32> = a.iter().map(|a| a * 0.7).collect();
+    let found = only(found(&matrix("F32", f32_bytes(&multiple)), &ancestors));
+    let Finding::Rescaled { ancestor, factor, .. } = found else { panic!("{found:?}") };
+    assert_eq!(ancestor, "base-0");
+    assert!((factor - 0.7).abs() < 1e-6, "{factor}");
+}
+
+#[test]
+fn training_shows_as_sparse_or_dense_change_of_the_nearest() {
+    let base = weights(7);
+    let far = matrix("BF16", bf16_bytes(&weights(8)));
+    let near = bf16_bytes(&base);
+    let mut random = Random::new(9);
+    let sparse = stepped(&near, 2, |_| i64::from(random.below(10) == 0));
+    let found_sparse = only(found(&matrix("BF16", sparse), &[&far, &matrix("BF16", near.clone())]));
+    let Finding::Sparse { ancestor, changed_fraction, relative_l2 } = found_sparse else {
+        panic!("{found_sparse:?}")
+    };
+    assert_eq!(ancestor, "base-1");
+    assert!((0.08..0.12).contains(&changed_fraction), "{changed_fraction}");
+    assert!((1e-4..1e-2).contains(&relative_l2), "{relative_l2}");
+
+    let moved: Vec<f32> = base.iter().map(|weight| weight + 2e-5 * random.normal()).collect();
+    let base = matrix("F32", f32_bytes(&base));
+    let found_dense = only(found(&matrix("F32", f32_bytes(&moved)), &[&base]));
+    let Finding::Drift { relative_l2, changed_fraction, correlation, .. } = found_dense else {
+        panic!("{found_dense:?}")
+    };
+    assert!((0.9e-3..1.1e-3).contains(&relative_l2), "{relative_l2}");
+    assert!(changed_fraction > 0.99 && correlation > 0.99);
+    // Another dtype does not hide it.
+    let other_type = only(found(&matrix("BF16", bf16_bytes(&moved)), &[&base]));
+    assert!(matches!(other_type, Finding::Drift { .. }), "{other_type:?}");
+}
+
+#[test]
+fn independent_weights_are_unrelated_whatever_they_hold() {
+    let mut strange = weights(10);
+    for (i, value) in [f32::NAN, f32::INFINITY, -0.0, f32::MAX, f32::MIN_POSITIVE / 8.0].iter().enumerate() {
+        strange[i] = *value;
+    }
+    let report = found(&matrix("F32", f32_bytes(&strange)), &[&matrix("F32", f32_bytes(&weights(11)))]);
+    let Finding::Unrelated { correlation, bits_per_element: Some([alone, given]), .. } = only(report) else {
+        panic!("related")
+    };
+    assert!(correlation.abs() < 0.05 && given > 0.98 * alone, "{correlation} {alone} {given}");
+    // Bytes and integers have no operations, and do not stop the others.
+    let words = |seed| Random::new(seed).bytes(4096);
+    let file = |seed| {
+        let [a, b] = [1u64, 2].map(|salt| words(seed + salt));
+        safetensors(&[tensor("a", "I64", &[512], a), tensor("b", "F6_E2M3", &[5460], b[..4095].to_vec())])
+    };
+    let report = found(&file(0), &[&file(100)]);
+    let kinds: Vec<String> = report.findings.iter().map(|group| group.finding.clone()).collect();
+    assert_eq!(kinds, ["unrelated"], "{:?}", report.tensors);
+}
+
+#[test]
+fn bundled_fine_tunes_are_told_apart() {
+    let asset = |name: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo");
+        std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap()
+    };
+    let base = asset("base");
+    let words = |name: &str| {
+        let report = found(&asset(name), &[&base]);
+        report.findings[0].finding.clone()
+    };
+    assert_eq!(words("ft_bf16"), "sparse change of base-0");
+    assert_eq!(words("ft_master"), "dense drift of base-0");
+    assert_eq!(words("ft_lora_merged"), "low rank r = 8 on base-0");
+}
+
+#[test]
+fn threads_do_not_change_what_is_found() {
+    let (base, other) = (weights(12), weights(13));
+    let long = |values: &[f32]| f32_bytes(&values.repeat(20));
+    let file =
+        |values: &[f32]| safetensors(&[tensor("w", "F32", &[(ROWS * COLS * 20) as u64], long(values))]);
+    let tuned = file(&mixed(&base, &other, |a, b| a + 0.01 * b));
+    let with = |threads| lineage(&bases(&[&tuned]), &bases(&[&file(&base)]), threads, &Silent).unwrap();
+    assert_eq!(with(1), with(3));
+}
