@@ -69,6 +69,8 @@ pub(super) fn find(
     // The largest first; of a pair that could both take the other, one does.
     savings.sort_unstable_by_key(|(saving, i, other)| (Reverse(*saving), *i, *other));
     let (mut has_one, mut is_one) = (vec![false; tensors.len()], vec![false; tensors.len()]);
+    // What others are tied to or cast from must stand by itself.
+    predictors.iter().filter_map(|predictor| predictor.internal()).for_each(|target| is_one[target] = true);
     savings.retain(|(_, i, other)| {
         let is_free = !has_one[*i] && !is_one[*i] && !has_one[*other];
         if is_free {
