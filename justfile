@@ -55,6 +55,10 @@ readme-numbers *check:
 cli-reference *check:
     {{ xtask }} cli-reference {{ check }}
 
+# Merge the lm12m models by usual rules and pack the merges: every one must be found
+merges:
+    {{ xtask }} merges
+
 # Count the kernels' instructions with valgrind and record them (--check: fail if a count has grown by more than 2 %)
 instructions *check:
     {{ xtask }} instructions {{ check }}

@@ -38,7 +38,9 @@ codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed
 |---|---|
 | `name`, `dtype`, `shape` | as in the safetensors header |
 | `predictor` | kind of predictor |
-| `reference` | name of the reference in its base; absent where there is none |
+| `reference` | name of the reference in its base, the first of several; absent where there is none |
+| `other_references` | names of the others; absent where there are none |
+| `rule` | the numbers of a merge; absent for other predictions |
 | `codec` | the codec of most of its bytes; `same` when it has none |
 | `original_bytes`, `packed_bytes` | size of the tensor and of its payloads |
 | `changed_fraction` | share of elements that differ from the prediction; null for predictor `zero` |

@@ -9,6 +9,7 @@ pub mod corpus;
 mod files;
 pub mod golden;
 pub mod instructions;
+pub mod merges;
 pub mod readme;
 pub mod sizes;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, instructions, readme, sizes};
+use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, instructions, merges, readme, sizes};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Instructions(CheckArgument),
     /// Where the processor time of pack and unpack goes, sampled by Linux perf
     Breakdown(BreakdownArguments),
+    /// Merge the lm12m models by usual rules, pack the merges against them, and say how small they become
+    Merges(DataArgument),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -91,6 +93,7 @@ fn main() -> Result<()> {
         Command::Corpus(arguments) => corpus::run(arguments.mode()),
         Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
+        Command::Merges(arguments) => merges::run(&arguments.folder),
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }

@@ -39,7 +39,7 @@ fn table(sizes: &[Size]) -> String {
         "|---|--:|--:|--:|--:|".to_owned(),
     ];
     lines.extend(sizes.iter().filter(|size| size.weights == Weights::Lm12m).map(|size| {
-        let (original, packed) = (megabytes(size.original_bytes), megabytes(size.packed_bytes));
+        let (original, packed) = (size_of(size.original_bytes), size_of(size.packed_bytes));
         let note = if size.base.is_none() { " (no XOR)" } else { "" };
         format!(
             "| {} | {original} | {packed} | {:.2} | {:.2}{note} |",
@@ -50,8 +50,12 @@ fn table(sizes: &[Size]) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes for people")]
-fn megabytes(bytes: u64) -> String {
-    format!("{:.2} MB", bytes as f64 / 1e6)
+fn size_of(bytes: u64) -> String {
+    if bytes < 100_000 {
+        format!("{:.1} kB", bytes as f64 / 1e3)
+    } else {
+        format!("{:.2} MB", bytes as f64 / 1e6)
+    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ struct Pair {
     name: &'static str,
     weights: Weights,
     base: Option<&'static str>,
+    /// Folder of a LoRA adapter that is given, too.
+    adapter: Option<&'static str>,
     tuned: &'static str,
     goal_ratio: Option<f64>,
     preset: Preset,
@@ -41,11 +43,24 @@ const fn lm12m(
     tuned: &'static str,
     goal_ratio: Option<f64>,
 ) -> Pair {
-    Pair { name, weights: Weights::Lm12m, base, tuned, goal_ratio, preset: Preset::Default }
+    Pair { name, weights: Weights::Lm12m, base, adapter: None, tuned, goal_ratio, preset: Preset::Default }
 }
 
 const fn demo(name: &'static str, base: Option<&'static str>, tuned: &'static str) -> Pair {
-    Pair { name, weights: Weights::Demo, base, tuned, goal_ratio: None, preset: Preset::Default }
+    Pair {
+        name,
+        weights: Weights::Demo,
+        base,
+        adapter: None,
+        tuned,
+        goal_ratio: None,
+        preset: Preset::Default,
+    }
+}
+
+/// The same with the adapter of lm12m's merged LoRA given.
+const fn with_adapter(pair: Pair) -> Pair {
+    Pair { adapter: Some("ft_lora_merged"), ..pair }
 }
 
 /// The same with the preset that takes the most time.
@@ -53,7 +68,7 @@ const fn at_max(pair: Pair) -> Pair {
     Pair { preset: Preset::Max, ..pair }
 }
 
-const PAIRS: [Pair; 14] = [
+const PAIRS: [Pair; 17] = [
     lm12m(
         "fine-tune, BF16 parameters",
         Some("base/model.safetensors"),
@@ -67,7 +82,7 @@ const PAIRS: [Pair; 14] = [
         "base/model.safetensors",
         Some(2.9),
     ),
-    lm12m("LoRA, merged", Some("base/model.safetensors"), "ft_lora_merged/model.safetensors", Some(2.6)),
+    lm12m("LoRA, merged", Some("base/model.safetensors"), "ft_lora_merged/model.safetensors", Some(18.0)),
     lm12m("8 RL-sized steps", Some("rl/step20.safetensors"), "rl/step28.safetensors", Some(22.5)),
     // 66.3 % of the original.
     lm12m("base alone", None, "base/model.safetensors", Some(1.508)),
@@ -98,6 +113,24 @@ const PAIRS: [Pair; 14] = [
         Some("base/model.safetensors"),
         "ft_master/model.safetensors",
         Some(3.8),
+    )),
+    lm12m(
+        "LoRA, merged, FP32 slice",
+        Some("slices/base.fp32.safetensors"),
+        "slices/ft_lora_merged.fp32.safetensors",
+        Some(15.0),
+    ),
+    with_adapter(lm12m(
+        "LoRA, merged, adapter given",
+        Some("base/model.safetensors"),
+        "ft_lora_merged/model.safetensors",
+        Some(1000.0),
+    )),
+    with_adapter(lm12m(
+        "LoRA, merged, FP32 slice, adapter given",
+        Some("slices/base.fp32.safetensors"),
+        "slices/ft_lora_merged.fp32.safetensors",
+        Some(1000.0),
     )),
 ];
 
@@ -161,7 +194,11 @@ impl Pair {
 
     fn open_bases(&self, data: &Path) -> Result<Bases> {
         let paths: Vec<PathBuf> = self.base.iter().map(|base| self.path(data, base)).collect();
-        Ok(Bases::open(&paths, &Limits::default())?)
+        let mut bases = Bases::default();
+        let adapter = self.adapter.map(|adapter| self.path(data, adapter));
+        adapter.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
+        bases.push_paths(&paths, &Limits::default())?;
+        Ok(bases)
     }
 
     /// Packs it into `target` and gives the size.
@@ -348,7 +385,13 @@ pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
         manifest.containers.push(Entry {
             container,
             original: path(pair.tuned),
-            bases: pair.base.iter().map(|base| path(base)).collect(),
+            bases: pair
+                .base
+                .map(str::to_owned)
+                .into_iter()
+                .chain(pair.adapter.map(|adapter| format!("{adapter}/adapter_model.safetensors")))
+                .map(|base| path(&base))
+                .collect(),
             covers: pair.name.to_owned(),
             preset: "default".to_owned(),
             chunk_log2: PackOptions::default().chunk_log2,
