@@ -92,39 +92,103 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
     let mut out = Checks::default();
     for tensor in &tensors {
         let predictor = meta.u8()?;
-        let mut reference = None;
-        if matches!(predictor, 1 | 2 | 4) {
-            let name = Some(meta.text()?).filter(|name| !name.is_empty()).unwrap_or(&tensor.name);
-            let dtype = if predictor == 4 { "F32" } else { &tensor.dtype };
-            reference = Some(bases.digest(name, dtype, &tensor.shape).unwrap_or_default());
-        } else if predictor != 0 {
-            meta.varint()?;
-        }
+        let references = references(&mut meta, predictor, tensor)?;
         if !matches!(predictor, 2 | 3) {
             out.digests.extend([0; 32]);
         }
-        out.digests.extend(reference.into_iter().flatten());
-        if predictor > 1 {
+        let digest = |like: &Tensor| bases.digest(&like.name, &like.dtype, &like.shape).unwrap_or_default();
+        out.digests.extend(references.iter().flat_map(digest));
+        if predictor == 6 {
+            out.payload_bytes.push(meta.size()?);
+        }
+        if matches!(predictor, 2..=5) {
             continue;
         }
-        if predictor == 1 {
+        if matches!(predictor, 1 | 6..=8) {
             meta.varint()?;
         }
         for _ in 0..meta.varint()? {
-            groups(&mut meta, &mut out.payload_bytes)?;
+            groups(&mut meta, &tensor.dtype, &mut out.payload_bytes)?;
         }
     }
     Some(out)
 }
 
-fn groups(meta: &mut Meta<'_>, payload_bytes: &mut Vec<usize>) -> Option<()> {
+/// Reads the fields of a predictor, but for the length of factors; the tensors of bases that it needs.
+fn references(meta: &mut Meta<'_>, predictor: u8, tensor: &Tensor) -> Option<Vec<Tensor>> {
+    let like = |name: &str, dtype: &str, shape: &[u64]| Tensor {
+        name: if name.is_empty() { &tensor.name } else { name }.to_owned(),
+        dtype: dtype.to_owned(),
+        shape: shape.to_vec(),
+    };
+    let own = |meta: &mut Meta<'_>| Some(like(meta.text()?, &tensor.dtype, &tensor.shape));
+    Some(match predictor {
+        0 => Vec::new(),
+        1 | 2 | 6 => vec![own(meta)?],
+        4 => vec![like(meta.text()?, "F32", &tensor.shape)],
+        7 => {
+            let (reference, a, b) = (own(meta)?, meta.text()?, meta.text()?);
+            let dtype = *["F32", "BF16", "F16"].get(usize::from(meta.u8()?))?;
+            let rank = meta.varint()?;
+            let flags = meta.take(7)?[4];
+            let &[rows, cols] = &tensor.shape[..] else { return None };
+            let (outputs, inputs) = if flags & 4 != 0 { (cols, rows) } else { (rows, cols) };
+            vec![reference, like(a, dtype, &[rank, inputs]), like(b, dtype, &[outputs, rank])]
+        }
+        8 => {
+            let (form, _precision, count) = (meta.u8()?, meta.u8()?, meta.size()?);
+            let references = (0..count.min(17)).map(|_| own(meta)).collect::<Option<Vec<Tensor>>>()?;
+            let numbers = match form {
+                0 => count,
+                1 => count.checked_sub(2)?,
+                _ => (2 * count).checked_sub(1)?,
+            };
+            meta.take(8 * numbers.min(64))?;
+            references
+        }
+        _ => {
+            meta.varint()?;
+            Vec::new()
+        }
+    })
+}
+
+fn groups(meta: &mut Meta<'_>, dtype: &str, payload_bytes: &mut Vec<usize>) -> Option<()> {
     let chunks = meta.varint()?;
     let family = meta.u8()?;
-    if family > 0 {
+    if !matches!(family, 0 | 4) {
         meta.varint()?;
+    }
+    match family {
+        1 | 6 => {
+            meta.u8()?;
+            meta.varint()?;
+        }
+        5 => match meta.u8()? {
+            0 => {
+                let bytes = match dtype {
+                    "BF16" | "F16" | "I16" | "U16" => 2,
+                    "F32" | "I32" | "U32" => 4,
+                    _ => 8,
+                };
+                let count = meta.u8()?;
+                meta.take(bytes * usize::from(count))?;
+            }
+            kind => {
+                for _ in 0..=kind.min(2) {
+                    meta.varint()?;
+                }
+            }
+        },
+        _ => {}
+    }
+    if family == 6 {
+        meta.take(2)?;
+    }
+    if matches!(family, 2 | 3 | 6) {
         let mode = meta.u8()?;
         meta.varint()?;
-        if family > 1 && mode & 2 != 0 {
+        if mode & 2 != 0 {
             meta.varint()?;
             meta.u8()?;
             let length = meta.size()?;
