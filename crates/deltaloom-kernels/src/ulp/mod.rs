@@ -388,7 +388,7 @@ pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Ve
         };
     }
     fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> Vec<u32> {
-        let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
+        let pairs = target.as_chunks::<B>().0.iter().zip(prediction.as_chunks::<B>().0);
         (0u32..).zip(pairs).filter(|(_, (t, p))| t != p).map(|(i, _)| i).collect()
     }
     by_size!(number, run(target, prediction))
