@@ -21,7 +21,7 @@ fn side(rows: usize, cols: usize) -> usize {
 }
 
 /// The rows of a matrix that [`looks_low_rank`] needs, in their order.
-pub(crate) fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
+pub(super) fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
     let count = side(rows, cols).min(rows);
     (0..count).map(move |i| place(i, count, rows.saturating_sub(1)))
 }
@@ -31,9 +31,9 @@ fn place(i: usize, count: usize, last: usize) -> usize {
     if count > 1 { i * last / (count - 1) } else { 0 }
 }
 
-/// `matrix` has the [`sampled_rows`] of a matrix of `rows`.
-pub(crate) fn looks_low_rank(matrix: &Matrix<'_>, rows: usize) -> bool {
-    let runs = side(rows, matrix.cols).min(matrix.cols) / RUN;
+/// `matrix` has the [`sampled_rows`].
+pub(crate) fn looks_low_rank(matrix: &Matrix<'_>) -> bool {
+    let runs = side(matrix.of_rows, matrix.cols).min(matrix.cols) / RUN;
     let rows = matrix.rows;
     let cols = runs * RUN;
     // A row for every sampled column of the matrix.
