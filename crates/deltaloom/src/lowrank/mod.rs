@@ -22,7 +22,7 @@ use refine::{Norm, Pass};
 
 /// Some rows of a tensor and of its reference, in their order: little-endian rows of `cols` elements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+struct Matrix<'a> {
     number: Number,
     /// Rows of the tensor.
     of_rows: usize,
@@ -63,13 +63,8 @@ impl Shape {
         (product::is_supported(number) && is_large && is_counted && shape.cols <= MAX_COLS).then_some(shape)
     }
 
-    /// The rows that [`looks_low_rank`] needs, in their order.
-    pub(crate) fn sampled_rows(&self) -> impl Iterator<Item = usize> {
-        detect::sampled_rows(self.rows, self.cols)
-    }
-
     /// Rows that were read.
-    pub(crate) fn matrix<'a>(&self, rows: &'a Rows) -> Matrix<'a> {
+    fn matrix<'a>(&self, rows: &'a Rows) -> Matrix<'a> {
         let (target, reference) = (&rows.0[..], &rows.1[..]);
         let Self { number, rows: of_rows, cols } = *self;
         Matrix { number, of_rows, rows: target.len() / (cols * number.bytes()), cols, target, reference }

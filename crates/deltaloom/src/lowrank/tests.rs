@@ -95,13 +95,7 @@ impl Pair {
 
     /// What the detector says.
     fn looks(&self) -> bool {
-        let mut sample = Rows::default();
-        for row in self.shape.sampled_rows() {
-            let (target, reference) = self.read(row..row + 1);
-            sample.0.extend(target);
-            sample.1.extend(reference);
-        }
-        looks_low_rank(&self.shape.matrix(&sample))
+        looks_low_rank(self.shape, &|rows| Ok(self.read(rows))).unwrap()
     }
 }
 

@@ -36,16 +36,9 @@ pub(super) fn choose(
         let len_bytes = to_usize(len_bytes);
         Ok((target.read(offset, len_bytes)?, reference.read(offset, len_bytes)?))
     };
-    let mut sample = Rows::default();
-    for row in shape.sampled_rows() {
-        let (of_target, of_reference) = read(row..row + 1)?;
-        sample.0.extend(of_target);
-        sample.1.extend(of_reference);
-    }
-    if !lowrank::looks_low_rank(&shape.matrix(&sample)) {
+    if !lowrank::looks_low_rank(shape, &read)? {
         return Ok(None);
     }
-    drop(sample);
     let Some(factors) = lowrank::fit(shape, &read, progress)? else { return Ok(None) };
     let payload = factors.to_bytes();
     let rank = factors.rank;
