@@ -198,7 +198,8 @@ fn rows_longer_than_a_chunk_take_no_factors() {
     const COLS: usize = 1100;
     let mut random = Random::new(6);
     let base = random.weights(64 * COLS);
-    let update = |at: usize| base[at] + (at / COLS) as f32 * 1e-3 * ((at % COLS) as f32).sin();
+    let (left, right) = (random.weights(64), random.weights(COLS));
+    let update = |at: usize| base[at] + 3.0 * left[at / COLS] * right[at % COLS];
     let file = |values: &[f32]| safetensors(&[tensor("w", "F32", &[64, COLS as u64], f32_bytes(values))]);
     let tuned = file(&(0..64 * COLS).map(update).collect::<Vec<f32>>());
     for (chunk_log2, predictor) in [(11, "lowrank"), (10, "reference")] {
