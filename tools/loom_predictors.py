@@ -56,6 +56,8 @@ def read_fields(cur, predictor, t, payloads):
     r = t.rule = types.SimpleNamespace()
     if predictor == LOW_RANK:
         t.references = [own()]
+        r.rank = cur.varint()
+        must(1 <= r.rank <= 256, "bad rank")
         t.factors = payloads.take(cur.varint())
     elif predictor == ADAPTER:
         reference, a, b = own(), name(), name()
@@ -74,8 +76,8 @@ def read_fields(cur, predictor, t, payloads):
 
 def low_rank(t, reference):
     rows, cols = t.n // t.cols, t.cols
-    rule, rank, scale = struct.unpack("<BHf", t.factors[:7])
-    parameters, coded = t.factors[7:7 + 2 * rank], t.factors[7 + 2 * rank:]
+    rank, (rule, scale) = t.rule.rank, struct.unpack("<Bf", t.factors[:5])
+    parameters, coded = t.factors[5:5 + 2 * rank], t.factors[5 + 2 * rank:]
     bits = f"{int.from_bytes(coded, 'little'):0{8 * len(coded)}b}"[::-1]
     at, numbers = 0, []
     for k in [*parameters[:rank]] * rows + [k for k in parameters[rank:] for _ in range(cols)]:

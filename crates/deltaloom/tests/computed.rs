@@ -182,6 +182,7 @@ fn low_rank_updates_are_found_and_a_base_can_be_a_container_of_them() {
     let (base, first, second) = (matrix("F32", &base), update(3.0), update(-2.0));
     let (container, report) = roundtrip_with(&first, &[&base], &options());
     assert_eq!(report.tensors[0].predictor, "lowrank");
+    assert_eq!(report.tensors[0].rule.as_deref(), Some("rank 1"));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("first.loom");
     std::fs::write(&path, &container).unwrap();
@@ -190,6 +191,22 @@ fn low_rank_updates_are_found_and_a_base_can_be_a_container_of_them() {
     let mut last = Vec::new();
     deltaloom::pack_to(&checkpoint(&second).unwrap(), &all, &mut last, &options(), &Silent).unwrap();
     assert!(unpack_with(&last, &all).unwrap() == second);
+}
+
+#[test]
+fn rows_longer_than_a_chunk_take_no_factors() {
+    const COLS: usize = 1100;
+    let mut random = Random::new(6);
+    let base = random.weights(64 * COLS);
+    let (left, right) = (random.weights(64), random.weights(COLS));
+    let update = |at: usize| base[at] + 3.0 * left[at / COLS] * right[at % COLS];
+    let file = |values: &[f32]| safetensors(&[tensor("w", "F32", &[64, COLS as u64], f32_bytes(values))]);
+    let tuned = file(&(0..64 * COLS).map(update).collect::<Vec<f32>>());
+    for (chunk_log2, predictor) in [(11, "lowrank"), (10, "reference")] {
+        let options = PackOptions { chunk_log2, ..options() };
+        let (_, report) = roundtrip_with(&tuned, &[&file(&base)], &options);
+        assert_eq!(report.tensors[0].predictor, predictor);
+    }
 }
 
 #[test]

@@ -50,11 +50,12 @@ fn tensor_table(report: &PackReport) -> String {
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(report.tensors.iter().map(|tensor| {
         let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        let predictor = tensor.predictor;
         vec![
             ui::printable(&tensor.name),
             ui::printable(&tensor.dtype),
             format!("[{}]", shape.join(",")),
-            tensor.predictor.to_owned(),
+            tensor.rule.as_ref().map_or_else(|| predictor.to_owned(), |rule| format!("{predictor}, {rule}")),
             tensor.codec.to_owned(),
             ui::bytes(tensor.original_bytes),
             ui::bytes(tensor.packed_bytes),

@@ -30,7 +30,7 @@ pub(crate) fn predict_into(
             cast::round_into(&info.dtype, &singles, out);
             Ok(())
         }
-        (Predictor::LowRank(_), [reference]) => {
+        (Predictor::LowRank { .. }, [reference]) => {
             reference.read_into(start, out)?;
             let missing = || Error::corrupt("factors are missing");
             factors.ok_or_else(missing)?.apply(to_usize(rows_of(info, start, out).start), out);

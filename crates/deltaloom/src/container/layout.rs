@@ -339,7 +339,7 @@ fn parse_tensor(
 ) -> Result<PackedTensor> {
     let predictor = predictors::parse(meta, info, &grid, next.ids.predictor)?;
     let mut tensor = PackedTensor::new(place, predictor, grid);
-    if let Predictor::LowRank(_) = tensor.predictor {
+    if let Predictor::LowRank { .. } = tensor.predictor {
         let len_bytes = meta.size()?;
         if len_bytes as u64 > info.len_bytes() {
             return Err(Error::corrupt(format!(

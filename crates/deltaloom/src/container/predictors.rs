@@ -3,7 +3,10 @@
 
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
-use crate::predict::{Adapter, Blend, BlendForm, Element, MAX_RANK, Merge, Precision, Predictor, cast};
+use crate::limits::to_usize;
+use crate::predict::{
+    Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_RANK, Merge, Precision, Predictor, cast,
+};
 use crate::tensor::{Grid, TensorInfo};
 
 pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
@@ -14,17 +17,20 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::Tied(_) => 3,
         Predictor::Cast(_) => 4,
         Predictor::CastInternal(_) => 5,
-        Predictor::LowRank(_) => 6,
+        Predictor::LowRank { .. } => 6,
         Predictor::Adapter(_) => 7,
         Predictor::Blend(_) => 8,
         Predictor::Companion(_) => 9,
     });
     match predictor {
         Predictor::Zero => {}
-        Predictor::Reference(name)
-        | Predictor::Identical(name)
-        | Predictor::Cast(name)
-        | Predictor::LowRank(name) => push_name(meta, name),
+        Predictor::Reference(name) | Predictor::Identical(name) | Predictor::Cast(name) => {
+            push_name(meta, name)
+        }
+        Predictor::LowRank { reference, rank } => {
+            push_name(meta, reference);
+            push_varint(meta, *rank as u64);
+        }
         Predictor::Tied(target) | Predictor::CastInternal(target) | Predictor::Companion(target) => {
             push_varint(meta, *target as u64)
         }
@@ -52,7 +58,10 @@ pub(super) fn parse(
         3 => Predictor::Tied(meta.size()?),
         4 => Predictor::Cast(name(meta)?),
         5 => Predictor::CastInternal(meta.size()?),
-        6 => Predictor::LowRank(name(meta)?),
+        6 => Predictor::LowRank {
+            reference: name(meta)?,
+            rank: to_usize(rank(meta, MAX_FACTORS_RANK as u64)?),
+        },
         7 => Predictor::Adapter(Box::new(parse_adapter(meta)?)),
         8 => Predictor::Blend(Box::new(parse_blend(meta)?)),
         9 => Predictor::Companion(meta.size()?),
@@ -60,7 +69,7 @@ pub(super) fn parse(
     };
     let fits = match &predictor {
         Predictor::Cast(_) | Predictor::CastInternal(_) => cast::is_target(&info.dtype),
-        Predictor::LowRank(_) => is_computed(info) && grid.is_matrix,
+        Predictor::LowRank { .. } => is_computed(info) && grid.is_matrix,
         Predictor::Adapter(_) => is_computed(info) && info.shape.len() == 2 && grid.is_matrix,
         Predictor::Blend(_) => is_computed(info),
         _ => true,
@@ -111,6 +120,11 @@ fn finite(number: f64, what: &str) -> Result<f64> {
     if number.is_finite() { Ok(number) } else { Err(bad(what)) }
 }
 
+fn rank(meta: &mut ByteReader<'_>, most: u64) -> Result<u64> {
+    let rank = meta.varint()?;
+    if (1..=most).contains(&rank) { Ok(rank) } else { Err(bad("rank")) }
+}
+
 fn push_adapter(meta: &mut Vec<u8>, adapter: &Adapter) {
     push_name(meta, &adapter.reference);
     adapter.factors.iter().for_each(|name| push_text(meta, name));
@@ -127,10 +141,7 @@ fn parse_adapter(meta: &mut ByteReader<'_>) -> Result<Adapter> {
     let mut factor = || name(meta)?.ok_or_else(|| bad("name of a factor"));
     let factors = [factor()?, factor()?];
     let dtype = element(meta)?;
-    let rank = meta.varint()?;
-    if !(1..=MAX_RANK).contains(&rank) {
-        return Err(bad("rank"));
-    }
+    let rank = rank(meta, MAX_RANK)?;
     let scale = f32::from_le_bytes(meta.array()?);
     finite(scale.into(), "scale")?;
     let flags = meta.u8()?;

@@ -10,7 +10,7 @@ use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
-use crate::predict::{Factors, ReadyFactors};
+use crate::predict::{Factors, Predictor, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
@@ -170,11 +170,13 @@ impl Container {
 
     /// The factors of a tensor's prediction, if it has any.
     pub(crate) fn factors(&self, tensor: &PackedTensor) -> Result<Option<Arc<ReadyFactors>>> {
-        let Some(entry) = &tensor.factors else { return Ok(None) };
+        let (Some(entry), &Predictor::LowRank { rank, .. }) = (&tensor.factors, &tensor.predictor) else {
+            return Ok(None);
+        };
         let make = || {
             let payload = self.read_payload(tensor, entry)?;
             let (rows, cols) = (to_usize(tensor.grid.rows), to_usize(tensor.grid.cols));
-            let factors = Factors::parse(&payload, rows, cols);
+            let factors = Factors::parse(&payload, rank, rows, cols);
             let number = self.index.info(tensor).number();
             let factors = factors.and_then(|factors| ReadyFactors::new(factors, number));
             factors.map(Arc::new).map_err(|e| e.in_file(&self.path))

@@ -3,7 +3,8 @@
 
 use deltaloom_kernels::matrix;
 
-use super::{Matrix, intervals};
+use super::{ReadRows, Shape, intervals};
+use crate::error::Result;
 
 /// Columns that are sampled side by side.
 const RUN: usize = 16;
@@ -20,8 +21,8 @@ fn side(rows: usize, cols: usize) -> usize {
     cube_root(rows.saturating_mul(cols)).clamp(*SIDES.start(), *SIDES.end())
 }
 
-/// The rows of a matrix that [`looks_low_rank`] needs, in their order.
-pub(crate) fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
+/// The rows of a matrix that are looked at, in their order.
+fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
     let count = side(rows, cols).min(rows);
     (0..count).map(move |i| place(i, count, rows.saturating_sub(1)))
 }
@@ -31,36 +32,37 @@ fn place(i: usize, count: usize, last: usize) -> usize {
     if count > 1 { i * last / (count - 1) } else { 0 }
 }
 
-/// `matrix` has the [`sampled_rows`] of a matrix of `rows`.
-pub(crate) fn looks_low_rank(matrix: &Matrix<'_>, rows: usize) -> bool {
-    let runs = side(rows, matrix.cols).min(matrix.cols) / RUN;
-    let rows = matrix.rows;
+/// Whether the difference of a tensor and its reference looks so; rows are read one by one.
+pub(crate) fn looks_low_rank(shape: Shape, read: ReadRows<'_>) -> Result<bool> {
+    let sampled: Vec<usize> = sampled_rows(shape.rows, shape.cols).collect();
+    let runs = side(shape.rows, shape.cols).min(shape.cols) / RUN;
+    let rows = sampled.len();
     let cols = runs * RUN;
     // A row for every sampled column of the matrix.
-    let mut sample = differences(matrix, rows, runs);
+    let mut sample = differences(shape, &sampled, runs, read)?;
     let whole: f64 = sample.iter().map(|d| d * d).sum();
     let ranks = rows.min(cols) / SIDES_PER_RANK;
     let left = matrix::without_longest(&mut sample, rows, ranks);
     let freedom = ((rows - ranks) * cols) as f64;
-    left <= MOST_LEFT * freedom && whole * freedom >= LEAST_EXPLAINED * left * (rows * cols) as f64
+    Ok(left <= MOST_LEFT * freedom && whole * freedom >= LEAST_EXPLAINED * left * (rows * cols) as f64)
 }
 
 /// Differences of a sample in units of what rounding leaves in their row and column, a row of `rows` for every column.
-fn differences(matrix: &Matrix<'_>, rows: usize, runs: usize) -> Vec<f64> {
-    let size = matrix.number.bytes();
+fn differences(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) -> Result<Vec<f64>> {
+    let size = shape.number.bytes();
     let cols = runs * RUN;
-    let (mut centres, mut halves) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
-    for (i, (centres, halves)) in
-        centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)).enumerate()
+    let (mut centres, mut halves) = (vec![0.0; rows.len() * cols], vec![0.0; rows.len() * cols]);
+    for (row, (centres, halves)) in
+        rows.iter().zip(centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)))
     {
-        let (target, reference) = (matrix.target_row(i), matrix.reference_row(i));
+        let (target, reference) = read(*row..row + 1)?;
         for (j, (centres, halves)) in
             centres.chunks_exact_mut(RUN).zip(halves.chunks_exact_mut(RUN)).enumerate()
         {
-            let start = place(j, runs, matrix.cols - RUN) * size;
+            let start = place(j, runs, shape.cols - RUN) * size;
             let bytes = start..start + RUN * size;
             let (target, reference) = (&target[bytes.clone()], &reference[bytes]);
-            intervals::differences(matrix.number, target, reference, centres, halves);
+            intervals::differences(shape.number, target, reference, centres, halves);
         }
         // An element without bounds counts as one without a difference.
         let squares = halves.iter_mut().map(|half| {
@@ -78,11 +80,11 @@ fn differences(matrix: &Matrix<'_>, rows: usize, runs: usize) -> Vec<f64> {
     }
     // Errors are evenly spread between the bounds: a third of the square of the half width.
     let inverses: Vec<f64> =
-        sums.iter().map(|sum| (3.0 * rows as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()).collect();
-    (0..cols)
-        .flat_map(|j| (0..rows).map(move |i| (i, j)))
-        .map(|(i, j)| centres[i * cols + j] * inverses[j])
-        .collect()
+        sums.iter().map(|sum| (3.0 * rows.len() as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()).collect();
+    let ordered = (0..cols)
+        .flat_map(|j| (0..rows.len()).map(move |i| (i, j)))
+        .map(|(i, j)| centres[i * cols + j] * inverses[j]);
+    Ok(ordered.collect())
 }
 
 fn cube_root(n: usize) -> usize {

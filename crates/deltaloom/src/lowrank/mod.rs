@@ -8,22 +8,41 @@ mod quantise;
 mod range;
 mod refine;
 
+use std::ops::Range;
+
 use deltaloom_kernels::Number;
 use deltaloom_kernels::product::{self, ProductRule};
 
+use crate::error::Result;
 use crate::predict::Factors;
-pub(crate) use detect::{looks_low_rank, sampled_rows};
+use crate::progress::{Progress, check_cancelled};
+use algebra::packed;
+pub(crate) use detect::looks_low_rank;
 use refine::{Norm, Pass};
 
-/// A tensor and its reference as matrices of the same shape: little-endian rows of `cols` elements.
+/// Some rows of a tensor and of its reference, in their order: little-endian rows of `cols` elements.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+struct Matrix<'a> {
     number: Number,
+    /// Rows of the tensor.
+    of_rows: usize,
+    /// Rows that are here.
     rows: usize,
     cols: usize,
     target: &'a [u8],
     reference: &'a [u8],
 }
+
+/// Sizes of a tensor that a product may predict.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    number: Number,
+    rows: usize,
+    cols: usize,
+}
+
+/// Bytes of rows of a tensor and of its reference.
+pub(crate) type Rows = (Vec<u8>, Vec<u8>);
 
 /// Factors before they are rounded.
 #[derive(Debug, Clone)]
@@ -35,21 +54,38 @@ struct Real {
     right: Vec<f64>,
 }
 
-impl<'a> Matrix<'a> {
+impl Shape {
     /// `None` when tensors like this are never predicted by a product.
-    pub(crate) fn new(number: Number, cols: usize, target: &'a [u8], reference: &'a [u8]) -> Option<Self> {
-        let row_bytes = cols.checked_mul(number.bytes()).filter(|bytes| *bytes > 0)?;
-        let is_whole = target.len().is_multiple_of(row_bytes) && target.len() == reference.len();
-        let rows = target.len() / row_bytes;
-        (product::is_supported(number) && is_whole && rows.min(cols) >= MIN_SIDE).then_some(Self {
-            number,
-            rows,
-            cols,
-            target,
-            reference,
-        })
+    pub(crate) fn new(number: Number, rows: u64, cols: u64) -> Option<Self> {
+        let is_large = rows.min(cols) >= MIN_SIDE as u64;
+        let shape = Self { number, rows: usize::try_from(rows).ok()?, cols: usize::try_from(cols).ok()? };
+        let is_counted = shape.rows.checked_mul(shape.cols)?.checked_mul(number.bytes()).is_some();
+        (product::is_supported(number) && is_large && is_counted && shape.cols <= MAX_COLS).then_some(shape)
     }
 
+    /// Rows that were read.
+    fn matrix<'a>(&self, rows: &'a Rows) -> Matrix<'a> {
+        let (target, reference) = (&rows.0[..], &rows.1[..]);
+        let Self { number, rows: of_rows, cols } = *self;
+        Matrix { number, of_rows, rows: target.len() / (cols * number.bytes()), cols, target, reference }
+    }
+
+    /// Reads every `step`th row.
+    fn read_every(&self, step: usize, read: ReadRows<'_>) -> Result<Rows> {
+        if step == 1 {
+            return read(0..self.rows);
+        }
+        let (mut target, mut reference) = (Vec::new(), Vec::new());
+        for row in (0..self.rows).step_by(step) {
+            let of_row = read(row..row + 1)?;
+            target.extend(of_row.0);
+            reference.extend(of_row.1);
+        }
+        Ok((target, reference))
+    }
+}
+
+impl<'a> Matrix<'a> {
     fn row_bytes(&self) -> usize {
         self.cols * self.number.bytes()
     }
@@ -74,44 +110,73 @@ const MIN_SIDE: usize = 32;
 const MAX_FITTED_RANK: usize = 64;
 /// Elements from which the right factor is found.
 const FITTED_ELEMS: usize = 1 << 21;
+/// Columns with which these are not less than [`MIN_SIDE`] rows.
+const MAX_COLS: usize = FITTED_ELEMS / MIN_SIDE;
+/// Sums that columns are solved from, in doubles: 64 MiB.
+const MAX_COLUMN_SUMS: usize = 1 << 23;
 /// Passes over them: in two of least squares the factors settle, three more bring them between the bounds.
 const SQUARES_PASSES: usize = 2;
 const SIXTH_PASSES: usize = 3;
 /// Part of the middle half width that is added to all.
 const FLOOR: f64 = 0.1;
 
-/// Whether tensors of this number and size can gain from factors at all.
-pub(crate) fn is_worth_a_look(number: Number, rows: u64, cols: u64) -> bool {
-    product::is_supported(number) && rows.min(cols) >= MIN_SIDE as u64
-}
+/// Reads rows.
+pub(crate) type ReadRows<'a> = &'a dyn Fn(Range<usize>) -> Result<Rows>;
 
-/// Factors that make `matrix` smaller, with their residual, than it is without; `None` when there are none.
-pub(crate) fn fit(matrix: &Matrix<'_>) -> Option<Factors> {
+/// Factors that make a tensor smaller, with their residual, than it is without; `None` when there are none. Only a sample and one block of rows are in
+/// memory at a time.
+pub(crate) fn fit(shape: Shape, read: ReadRows<'_>, progress: &dyn Progress) -> Result<Option<Factors>> {
     // The right factor is found on a part of the rows, and the left one then row by row.
-    let step = (matrix.rows * matrix.cols).div_ceil(FITTED_ELEMS).clamp(1, matrix.rows / MIN_SIDE);
-    let sample: Vec<usize> = (0..matrix.rows).step_by(step).collect();
-    let scan = range::scan(matrix, &sample, MAX_FITTED_RANK)?;
+    let step = (shape.rows * shape.cols).div_ceil(FITTED_ELEMS).clamp(1, shape.rows / MIN_SIDE);
+    let sample = shape.read_every(step, read)?;
+    let matrix = &shape.matrix(&sample);
+    let Some(scan) = range::scan(matrix, max_rank(shape.cols), progress)? else { return Ok(None) };
     let mut real = scan.factors;
     let floor = scan.middle_half * FLOOR;
     let squares = Pass { rule: ProductRule::Sum, norm: Norm::Squares, floor };
     for _ in 0..SQUARES_PASSES {
-        refine::pass(matrix, &sample, squares, &mut real, true);
+        refine::pass(matrix, squares, &mut real, true, progress)?;
     }
-    let rule = quantise::choose_rank_and_rule(matrix, &sample, &mut real, scan.middle_half)?;
+    let Some(rule) = quantise::choose_rank_and_rule(matrix, &mut real, scan.middle_half) else {
+        return Ok(None);
+    };
     let sixth = Pass { rule, norm: Norm::Sixth, floor };
     for _ in 0..SIXTH_PASSES {
-        refine::pass(matrix, &sample, sixth, &mut real, true);
+        refine::pass(matrix, sixth, &mut real, true, progress)?;
     }
-    let (step, mut real) = quantise::quantise(matrix, &sample, sixth, real, scan.middle_half)?;
-    let rows: Vec<usize> = (0..matrix.rows).collect();
-    if sample.len() < rows.len() {
-        real.left = vec![0.0; rows.len() * real.rank];
-        refine::pass(matrix, &rows, Pass { rule, ..squares }, &mut real, false);
-        refine::pass(matrix, &rows, sixth, &mut real, false);
+    let Some((step_of_factors, real)) = quantise::quantise(matrix, sixth, real, scan.middle_half, progress)?
+    else {
+        return Ok(None);
+    };
+    let factors = quantise::rounded(&real, rule, step_of_factors);
+    let Some(mut factors) = factors else { return Ok(None) };
+    if step == 1 {
+        return Ok(quantise::is_worth_it(matrix, &factors, &factors.left).then_some(factors));
     }
-    let factors = quantise::rounded(&real, rule, step)?;
-    let bits = quantise::total_bits(matrix, &rows, &factors);
-    (bits < quantise::cost(matrix, &rows, None)).then_some(factors)
+    drop(sample);
+    factors.left = Vec::new();
+    let mut block = Real { left: Vec::new(), ..real };
+    let per_block = refine::rows_per_block(shape.cols);
+    for start in (0..shape.rows).step_by(per_block) {
+        let rows = start..(start + per_block).min(shape.rows);
+        block.left = vec![0.0; rows.len() * block.rank];
+        let read = read(rows)?;
+        let matrix = shape.matrix(&read);
+        refine::pass(&matrix, Pass { rule, ..squares }, &mut block, false, progress)?;
+        refine::pass(&matrix, sixth, &mut block, false, progress)?;
+        let Some(left) = quantise::integers(&block.left, step_of_factors) else { return Ok(None) };
+        factors.left.extend(left);
+    }
+    let step = quantise::step_of_costed_rows(shape.rows, shape.cols);
+    let costed = shape.read_every(step, read)?;
+    let left = factors.left.chunks_exact(factors.rank).step_by(step).flatten().copied().collect::<Vec<_>>();
+    check_cancelled(progress)?;
+    Ok(quantise::is_worth_it(&shape.matrix(&costed), &factors, &left).then_some(factors))
+}
+
+/// Rank that is found at most, so that sums of the products of its pairs fit in memory for all columns.
+fn max_rank(cols: usize) -> usize {
+    (1..=MAX_FITTED_RANK).take_while(|rank| cols * packed(*rank, 0) <= MAX_COLUMN_SUMS).last().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use super::algebra::{eigen, factorise, gram, packed, solve_upper};
 use super::refine::{self, Pass};
 use super::{Matrix, Real};
 use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
 use crate::plan;
 use crate::predict::Factors;
+use crate::progress::Progress;
 
 /// Elements on which costs are compared.
 const SAMPLE_ELEMS: usize = 1 << 18;
@@ -18,35 +20,39 @@ const FIRST_ERROR: f64 = 0.05;
 /// Largest magnitude of a factor.
 const MAX_FACTOR: f64 = (1u32 << 30) as f64;
 
-/// Bits of the residual of the whole matrix, with or without factors, estimated on some of `rows`, whose factors are the left ones.
-pub(super) fn cost(matrix: &Matrix<'_>, rows: &[usize], factors: Option<&Factors>) -> u64 {
-    let per_sample = (SAMPLE_ELEMS / matrix.cols).max(1);
-    let step = rows.len().div_ceil(per_sample).max(1);
+/// Every which row of a tensor is enough to compare costs.
+pub(super) fn step_of_costed_rows(rows: usize, cols: usize) -> usize {
+    rows.div_ceil((SAMPLE_ELEMS / cols).max(1)).max(1)
+}
+
+/// Bits of the residual of the tensor, with factors whose left one is that of the rows of `matrix`, or without, estimated on some of these rows.
+pub(super) fn cost(matrix: &Matrix<'_>, factors: Option<(&Factors, &[i32])>) -> u64 {
     let (mut target, mut prediction) = (Vec::new(), Vec::new());
-    let right = factors.and_then(|factors| Some((factors, factors.right_factor(matrix.number).ok()?)));
+    let ready =
+        factors.and_then(|(factors, left)| Some((factors, left, factors.right_factor(matrix.number).ok()?)));
     let mut sampled = 0;
-    for (at, row) in rows.iter().enumerate().step_by(step) {
-        target.extend_from_slice(matrix.target_row(*row));
+    for row in (0..matrix.rows).step_by(step_of_costed_rows(matrix.rows, matrix.cols)) {
+        target.extend_from_slice(matrix.target_row(row));
         let start = prediction.len();
-        prediction.extend_from_slice(matrix.reference_row(*row));
-        if let Some((factors, right)) = &right {
-            let left = &factors.left[at * factors.rank..][..factors.rank];
+        prediction.extend_from_slice(matrix.reference_row(row));
+        if let Some((factors, left, right)) = &ready {
+            let left = &left[row * factors.rank..][..factors.rank];
             right.predict(factors.rule, left, &mut prediction[start..]);
         }
         sampled += 1;
     }
     let bits = plan::residual_cost(matrix.number, &target, &prediction) / ONE_BIT;
-    bits * matrix.rows as u64 / sampled.max(1)
+    bits * matrix.of_rows as u64 / sampled.max(1)
+}
+
+/// Whether factors and residual cost less than the residual without them; `left` has the factors of the rows of `matrix`.
+pub(super) fn is_worth_it(matrix: &Matrix<'_>, factors: &Factors, left: &[i32]) -> bool {
+    cost(matrix, Some((factors, left))) + 8 * (factors.to_bytes().len() as u64) < cost(matrix, None)
 }
 
 /// Cuts the rank where the singular values fall most, if that costs less than keeping all, and gives the rule that costs less.
-pub(super) fn choose_rank_and_rule(
-    matrix: &Matrix<'_>,
-    rows: &[usize],
-    real: &mut Real,
-    half: f64,
-) -> Option<ProductRule> {
-    let singular = balance(real, matrix.rows as f64 / rows.len() as f64);
+pub(super) fn choose_rank_and_rule(matrix: &Matrix<'_>, real: &mut Real, half: f64) -> Option<ProductRule> {
+    let singular = balance(real, matrix.of_rows as f64 / matrix.rows as f64);
     let fall = |rank: &usize| singular[*rank - 1] / singular[*rank].max(f64::MIN_POSITIVE);
     let steepest = (1..real.rank).max_by(|a, b| fall(a).total_cmp(&fall(b)));
     let ranks = std::iter::once(real.rank).chain(steepest.filter(|rank| fall(rank) > 2.0));
@@ -56,7 +62,7 @@ pub(super) fn choose_rank_and_rule(
         let step = first_step(&cut, half);
         for rule in [ProductRule::Sum, ProductRule::RoundedProduct] {
             let Some(factors) = rounded(&cut, rule, step) else { continue };
-            let bits = total_bits(matrix, rows, &factors);
+            let bits = total_bits(matrix, &factors);
             if best.as_ref().is_none_or(|(least, ..)| bits < *least) {
                 best = Some((bits, cut.clone(), rule));
             }
@@ -74,48 +80,48 @@ fn cut(real: &Real, rank: usize) -> Real {
     Real { rank, left, right: real.right[..rank * cols].to_vec() }
 }
 
-/// Bits of residual and factors, if those of the rows without any were like those of `rows`.
-pub(super) fn total_bits(matrix: &Matrix<'_>, rows: &[usize], factors: &Factors) -> u64 {
+/// Bits of residual and factors, if those of the rows that are not here were like those of `matrix`.
+fn total_bits(matrix: &Matrix<'_>, factors: &Factors) -> u64 {
     let factor_bits = 8 * factors.to_bytes().len() as u64;
-    let whole = factor_bits * (matrix.rows + matrix.cols) as u64 / (rows.len() + matrix.cols) as u64;
-    cost(matrix, rows, Some(factors)) + whole
+    let whole = factor_bits * (matrix.of_rows + matrix.cols) as u64 / (matrix.rows + matrix.cols) as u64;
+    cost(matrix, Some((factors, &factors.left))) + whole
 }
 
 /// The step that costs least and factors for it, the right one in multiples of it, the left one fitted to make good what that changed.
 pub(super) fn quantise(
     matrix: &Matrix<'_>,
-    rows: &[usize],
     pass: Pass,
     mut real: Real,
     half: f64,
-) -> Option<(f64, Real)> {
-    balance(&mut real, matrix.rows as f64 / rows.len() as f64);
+    progress: &dyn Progress,
+) -> Result<Option<(f64, Real)>> {
+    balance(&mut real, matrix.of_rows as f64 / matrix.rows as f64);
     let mut best: Option<(u64, f64, Real)> = None;
-    let mut try_step = |step: f64| {
+    let mut try_step = |step: f64| -> Result<bool> {
         let mut own = real.clone();
         own.right.iter_mut().for_each(|v| *v = (*v / step).round() * step);
-        refine::pass(matrix, rows, pass, &mut own, false);
-        let Some(factors) = rounded(&own, pass.rule, step) else { return false };
-        let bits = total_bits(matrix, rows, &factors);
+        refine::pass(matrix, pass, &mut own, false, progress)?;
+        let Some(factors) = rounded(&own, pass.rule, step) else { return Ok(false) };
+        let bits = total_bits(matrix, &factors);
         let is_better = best.as_ref().is_none_or(|(least, ..)| bits < *least);
         if is_better {
             best = Some((bits, step, own));
         }
-        is_better
+        Ok(is_better)
     };
     // Downhill from the first step, to either side.
     let first = first_step(&real, half);
-    try_step(first);
+    try_step(first)?;
     for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
         let mut step = first * factor;
-        while try_step(step) {
+        while try_step(step)? {
             step *= factor;
         }
         if step != first * factor {
             break;
         }
     }
-    best.map(|(_, step, real)| (step, real))
+    Ok(best.map(|(_, step, real)| (step, real)))
 }
 
 /// A step with which the product is off by a small part of the half width.
@@ -130,13 +136,19 @@ fn first_step(real: &Real, half: f64) -> f64 {
 pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
     #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
     let scale = (step * step) as f32;
-    let largest = real.left.iter().chain(&real.right).fold(0.0f64, |most, x| most.max(x.abs()));
-    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE || largest / step >= MAX_FACTOR {
+    if !scale.is_normal() || scale >= deltaloom_kernels::product::MAX_SCALE {
         return None;
     }
+    let (left, right) = (integers(&real.left, step)?, integers(&real.right, step)?);
+    Some(Factors { rule, scale, rank: real.rank, left, right })
+}
+
+/// One factor in multiples of a step. `None` when it is too large for it.
+pub(super) fn integers(factor: &[f64], step: f64) -> Option<Vec<i32>> {
+    let largest = factor.iter().fold(0.0f64, |most, x| most.max(x.abs()));
     #[expect(clippy::cast_possible_truncation, reason = "below 2^30")]
-    let integers = |factor: &[f64]| factor.iter().map(|x| (x / step).round() as i32).collect();
-    Some(Factors { rule, scale, rank: real.rank, left: integers(&real.left), right: integers(&real.right) })
+    let integers = || factor.iter().map(|x| (x / step).round() as i32).collect();
+    (largest / step < MAX_FACTOR).then(integers)
 }
 
 /// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one

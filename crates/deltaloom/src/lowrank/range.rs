@@ -6,6 +6,8 @@ use deltaloom_kernels::product::ProductRule;
 
 use super::algebra::{eigen, gram, orthonormalise};
 use super::{Matrix, Real};
+use crate::error::Result;
+use crate::progress::{Progress, check_cancelled};
 
 /// Directions beyond the rank that is looked for.
 const OVERSAMPLING: usize = 8;
@@ -25,27 +27,27 @@ pub(super) struct Scan {
 }
 
 /// Finds the directions that rise above rounding. `None` when there are none, or more than `max_rank`.
-pub(super) fn scan(matrix: &Matrix<'_>, rows: &[usize], max_rank: usize) -> Option<Scan> {
-    let (whitening, middle_half) = Whitening::new(matrix, rows)?;
+pub(super) fn scan(matrix: &Matrix<'_>, max_rank: usize, progress: &dyn Progress) -> Result<Option<Scan>> {
+    let Some((whitening, middle_half)) = Whitening::new(matrix) else { return Ok(None) };
     // The largest singular value of a matrix of independent numbers is about this: Marchenko and Pastur.
-    let edge = (rows.len() as f64).sqrt() + (matrix.cols as f64).sqrt();
+    let edge = (matrix.rows as f64).sqrt() + (matrix.cols as f64).sqrt();
     let least = edge * ABOVE_ROUNDING;
-    let mut directions = FIRST.min(rows.len()).min(matrix.cols);
+    let mut directions = FIRST.min(matrix.rows).min(matrix.cols);
     loop {
-        let (values, right) = row_space(matrix, rows, &whitening, directions);
+        let (values, right) = row_space(matrix, &whitening, directions, progress)?;
         let rank = values.iter().take_while(|value| **value > least * least).count();
         if rank == 0 || rank > max_rank {
-            return None;
+            return Ok(None);
         }
-        if rank + OVERSAMPLING <= directions || directions == rows.len().min(matrix.cols) {
+        if rank + OVERSAMPLING <= directions || directions == matrix.rows.min(matrix.cols) {
             let mut right = right[..rank * matrix.cols].to_vec();
             for row in right.chunks_exact_mut(matrix.cols) {
                 row.iter_mut().zip(&whitening.cols).for_each(|(v, inverse)| *v /= inverse);
             }
-            let factors = Real { rank, left: vec![0.0; rows.len() * rank], right };
-            return Some(Scan { factors, middle_half });
+            let factors = Real { rank, left: vec![0.0; matrix.rows * rank], right };
+            return Ok(Some(Scan { factors, middle_half }));
         }
-        directions = (2 * directions).min(rows.len()).min(matrix.cols);
+        directions = (2 * directions).min(matrix.rows).min(matrix.cols);
     }
 }
 
@@ -58,15 +60,15 @@ struct Whitening {
 
 impl Whitening {
     /// With the middle half width of a sample. `None` where nothing has bounds.
-    fn new(matrix: &Matrix<'_>, rows: &[usize]) -> Option<(Self, f64)> {
+    fn new(matrix: &Matrix<'_>) -> Option<(Self, f64)> {
         const SAMPLE_ROWS: usize = 16;
         let (mut centres, mut halves) = (vec![0.0; matrix.cols], vec![0.0; matrix.cols]);
         let (mut of_rows, mut of_cols) = (Vec::new(), vec![0.0; matrix.cols]);
         let mut sample = Vec::new();
-        let stride = rows.len().div_ceil(SAMPLE_ROWS);
-        for (at, row) in rows.iter().enumerate() {
-            matrix.intervals(ProductRule::Sum, *row, &mut centres, &mut halves);
-            if at % stride == 0 {
+        let stride = matrix.rows.div_ceil(SAMPLE_ROWS);
+        for row in 0..matrix.rows {
+            matrix.intervals(ProductRule::Sum, row, &mut centres, &mut halves);
+            if row % stride == 0 {
                 sample.extend(halves.iter().filter(|half| half.is_finite()));
             }
             halves.iter_mut().for_each(|half| *half = if half.is_finite() { *half * *half } else { 0.0 });
@@ -76,7 +78,7 @@ impl Whitening {
             of_rows.push(inverse);
         }
         // Errors are evenly spread between the bounds: a third of the square of the half width.
-        let count = rows.len() as f64;
+        let count = matrix.rows as f64;
         let of_col = |sum: f64| if sum > 0.0 { (3.0 * count / sum).sqrt() } else { 1.0 };
         sample.sort_by(f64::total_cmp);
         let middle = *sample.get(sample.len() / 2)?;
@@ -88,40 +90,40 @@ impl Whitening {
 /// Squares of the largest singular values of the whitened difference, and as many rows of length 1 that span its row space.
 fn row_space(
     matrix: &Matrix<'_>,
-    rows: &[usize],
     whitening: &Whitening,
     directions: usize,
-) -> (Vec<f64>, Vec<f64>) {
+    progress: &dyn Progress,
+) -> Result<(Vec<f64>, Vec<f64>)> {
     let mut columns = signs(matrix.cols * directions);
     for _ in 0..2 {
-        let mut images = vec![0.0; rows.len() * directions];
-        images_of(matrix, rows, whitening, &columns, directions, &mut images);
+        let mut images = vec![0.0; matrix.rows * directions];
+        images_of(matrix, whitening, &columns, directions, progress, &mut images)?;
         orthonormalise(&mut images, directions);
         columns.fill(0.0);
-        add_preimages(matrix, rows, whitening, &images, directions, &mut columns);
+        add_preimages(matrix, whitening, &images, directions, progress, &mut columns)?;
         orthonormalise(&mut columns, directions);
     }
-    let mut images = vec![0.0; rows.len() * directions];
-    images_of(matrix, rows, whitening, &columns, directions, &mut images);
+    let mut images = vec![0.0; matrix.rows * directions];
+    images_of(matrix, whitening, &columns, directions, progress, &mut images)?;
     let (values, vectors) = eigen(&gram(&images, directions), directions);
     let mut right = vec![0.0; directions * matrix.cols];
     // Row k is the sum of the columns with the weights of eigenvector k.
     let columns: Vec<f64> =
         (0..columns.len()).map(|at| columns[at % matrix.cols * directions + at / matrix.cols]).collect();
     matrix::add_product(Strided::rows(&vectors, directions), &columns, directions, matrix.cols, &mut right);
-    (values, right)
+    Ok((values, right))
 }
 
 /// The difference times `columns`, which has a row of `directions` for every column of the matrix.
 fn images_of(
     matrix: &Matrix<'_>,
-    rows: &[usize],
     whitening: &Whitening,
     columns: &[f64],
     directions: usize,
+    progress: &dyn Progress,
     images: &mut [f64],
-) {
-    for_blocks(matrix, rows, whitening, |start, count, differences| {
+) -> Result<()> {
+    for_blocks(matrix, whitening, progress, |start, count, differences| {
         let images = &mut images[start * directions..][..count * directions];
         matrix::add_product(
             Strided::rows(differences, matrix.cols),
@@ -130,46 +132,46 @@ fn images_of(
             directions,
             images,
         );
-    });
+    })
 }
 
 /// Adds the transposed difference times `images`.
 fn add_preimages(
     matrix: &Matrix<'_>,
-    rows: &[usize],
     whitening: &Whitening,
     images: &[f64],
     directions: usize,
+    progress: &dyn Progress,
     columns: &mut [f64],
-) {
-    for_blocks(matrix, rows, whitening, |start, count, differences| {
+) -> Result<()> {
+    for_blocks(matrix, whitening, progress, |start, count, differences| {
         let images = &images[start * directions..][..count * directions];
         let differences = Strided::rows(differences, matrix.cols).transposed();
         matrix::add_product(differences, images, count, directions, columns);
-    });
+    })
 }
 
 /// Calls `f` with the first place, the number of rows and the differences of each block.
 fn for_blocks(
     matrix: &Matrix<'_>,
-    rows: &[usize],
     whitening: &Whitening,
+    progress: &dyn Progress,
     mut f: impl FnMut(usize, usize, &[f64]),
-) {
+) -> Result<()> {
     let mut differences = vec![0.0; BLOCK_ROWS * matrix.cols];
     let mut halves = vec![0.0; matrix.cols];
-    for (block, rows) in rows.chunks(BLOCK_ROWS).enumerate() {
-        for (row, differences) in rows.iter().zip(differences.chunks_exact_mut(matrix.cols)) {
-            matrix.intervals(ProductRule::Sum, *row, differences, &mut halves);
-        }
-        let start = block * BLOCK_ROWS;
-        for (differences, by_row) in
-            differences.chunks_exact_mut(matrix.cols).zip(&whitening.rows[start..][..rows.len()])
-        {
+    for start in (0..matrix.rows).step_by(BLOCK_ROWS) {
+        check_cancelled(progress)?;
+        let rows = start..(start + BLOCK_ROWS).min(matrix.rows);
+        let count = rows.len();
+        for (row, differences) in rows.zip(differences.chunks_exact_mut(matrix.cols)) {
+            matrix.intervals(ProductRule::Sum, row, differences, &mut halves);
+            let by_row = whitening.rows[row];
             differences.iter_mut().zip(&whitening.cols).for_each(|(d, by_col)| *d *= by_row * by_col);
         }
-        f(start, rows.len(), &differences[..rows.len() * matrix.cols]);
+        f(start, count, &differences[..count * matrix.cols]);
     }
+    Ok(())
 }
 
 /// 1 and -1, as the bits of splitmix64 fall: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.

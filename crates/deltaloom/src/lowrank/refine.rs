@@ -1,14 +1,20 @@
 //! Factors whose product lies within the bounds of as many elements as possible: rows and columns are solved in turn, each by weighted least squares.
 //! It chooses no rank and rounds no factor.
 
+use std::ops::Range;
+
 use deltaloom_kernels::matrix::{self, Strided};
 use deltaloom_kernels::product::ProductRule;
 
 use super::algebra::{factorise, packed, solve_lower, solve_upper};
 use super::{Matrix, Real};
+use crate::error::Result;
+use crate::progress::{Progress, check_cancelled};
 
 /// Elements of a block of rows.
 const BLOCK_ELEMS: usize = 1 << 16;
+/// Columns whose pairs of factors are in memory at a time, for solving rows.
+const PAIRED_COLS: usize = 1 << 10;
 
 /// What a pass makes of the distance between product and bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +47,13 @@ impl Block {
     }
 
     /// Reads the bounds of rows.
-    fn load(&mut self, matrix: &Matrix<'_>, rule: ProductRule, rows: &[usize]) {
+    fn load(&mut self, matrix: &Matrix<'_>, rule: ProductRule, rows: Range<usize>) {
         let elems = rows.len() * matrix.cols;
         self.centres.resize(elems, 0.0);
         self.halves.resize(elems, 0.0);
         let outs = self.centres.chunks_exact_mut(matrix.cols).zip(self.halves.chunks_exact_mut(matrix.cols));
-        for (row, (centres, halves)) in rows.iter().zip(outs) {
-            matrix.intervals(rule, *row, centres, halves);
+        for (row, (centres, halves)) in rows.zip(outs) {
+            matrix.intervals(rule, row, centres, halves);
         }
     }
 
@@ -119,6 +125,17 @@ impl Solver {
         }
     }
 
+    /// Adds the sums of all rows, whose weights are there; pairs of some columns at a time.
+    fn add_rows(&mut self, right: &[f64], cols: usize) {
+        let packed_len = packed(self.rank, 0);
+        matrix::add_product(Strided::rows(&self.weighted, cols), right, cols, self.rank, &mut self.sides);
+        for (at, right) in right.chunks(PAIRED_COLS * self.rank).enumerate() {
+            fill_pairs(right, self.rank, &mut self.pairs);
+            let weights = Strided { values: &self.weights[at * PAIRED_COLS..], ..Strided::rows(&[], cols) };
+            matrix::add_product(weights, &self.pairs, right.len() / self.rank, packed_len, &mut self.grams);
+        }
+    }
+
     fn clear(&mut self, systems: usize) {
         self.grams.clear();
         self.grams.resize(systems * packed(self.rank, 0), 0.0);
@@ -143,27 +160,36 @@ fn transposed(right: &[f64], rank: usize) -> Vec<f64> {
     (0..right.len()).map(|at| right[at % rank * cols + at / rank]).collect()
 }
 
-/// Solves the rows of `rows`, whose factors are `left`, and then, if wanted, all columns.
-pub(super) fn pass(matrix: &Matrix<'_>, rows: &[usize], pass: Pass, real: &mut Real, with_columns: bool) {
+/// Rows that are solved together.
+pub(super) fn rows_per_block(cols: usize) -> usize {
+    (BLOCK_ELEMS / cols).max(4).next_multiple_of(4)
+}
+
+/// Solves the rows, and then, if wanted, all columns.
+pub(super) fn pass(
+    matrix: &Matrix<'_>,
+    pass: Pass,
+    real: &mut Real,
+    with_columns: bool,
+    progress: &dyn Progress,
+) -> Result<()> {
     let (rank, cols) = (real.rank, matrix.cols);
     let packed_len = packed(rank, 0);
     let mut block = Block::new();
     let (mut by_row, mut by_col) = (Solver::new(rank), Solver::new(rank));
     let right = transposed(&real.right, rank);
-    fill_pairs(&right, rank, &mut by_row.pairs);
     if with_columns {
         by_col.clear(cols);
     }
-    let per_block = (BLOCK_ELEMS / cols).max(4).next_multiple_of(4);
+    let per_block = rows_per_block(cols);
     let mut left = std::mem::take(&mut real.left);
-    for (rows, left) in rows.chunks(per_block).zip(left.chunks_mut(per_block * rank)) {
-        block.load(matrix, pass.rule, rows);
+    for (at, left) in left.chunks_mut(per_block * rank).enumerate() {
+        check_cancelled(progress)?;
+        let rows = at * per_block..at * per_block + left.len() / rank;
+        block.load(matrix, pass.rule, rows.clone());
         block.weigh(pass, left, real, &mut by_row.weights, &mut by_row.weighted);
         by_row.clear(rows.len());
-        let (weights, weighted) =
-            (Strided::rows(&by_row.weights, cols), Strided::rows(&by_row.weighted, cols));
-        matrix::add_product(weights, &by_row.pairs, cols, packed_len, &mut by_row.grams);
-        matrix::add_product(weighted, &right, cols, rank, &mut by_row.sides);
+        by_row.add_rows(&right, cols);
         by_row.solve(left);
         if with_columns {
             block.weigh(pass, left, real, &mut by_col.weights, &mut by_col.weighted);
@@ -180,4 +206,5 @@ pub(super) fn pass(matrix: &Matrix<'_>, rows: &[usize], pass: Pass, real: &mut R
         by_col.solve(&mut right);
         real.right = transposed(&right, cols);
     }
+    Ok(())
 }

@@ -8,7 +8,9 @@ use deltaloom_kernels::matrix::{Strided, add_product};
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::error::Error;
 use crate::limits::Limits;
+use crate::progress::Silent;
 use crate::tensor::TensorInfo;
 
 const BF16: Number = Number::float(8, 7);
@@ -42,7 +44,7 @@ fn rounded_to(number: Number, x: f64) -> (f64, Vec<u8>) {
 }
 
 /// Normal weights as a reference, and as a target the same with a product of random factors added, or with other numbers of the same size.
-fn merged(number: Number, rows: usize, cols: usize, rank: usize, rule: ProductRule) -> (Vec<u8>, Vec<u8>) {
+fn merged(number: Number, rows: usize, cols: usize, rank: usize, rule: ProductRule) -> Rows {
     let mut normal = Normal(7);
     let mut change: Vec<f64> =
         (0..rows * cols).map(|_| if rank == 0 { 0.003 * normal.next() } else { 0.0 }).collect();
@@ -60,22 +62,41 @@ fn merged(number: Number, rows: usize, cols: usize, rank: usize, rule: ProductRu
     (target, reference)
 }
 
-fn changed(matrix: &Matrix<'_>, factors: &Factors) -> usize {
-    let mut prediction = matrix.reference.to_vec();
-    factors.right_factor(matrix.number).unwrap().predict(factors.rule, &factors.left, &mut prediction);
-    let size = matrix.number.bytes();
-    prediction.chunks(size).zip(matrix.target.chunks(size)).filter(|(a, b)| a != b).count()
+/// A target and its reference.
+struct Pair {
+    shape: Shape,
+    rows: Rows,
 }
 
-/// What the detector says of a matrix.
-fn looks(matrix: &Matrix<'_>) -> bool {
-    let rows = |row: fn(&Matrix<'_>, usize) -> Vec<u8>| -> Vec<u8> {
-        sampled_rows(matrix.rows, matrix.cols).flat_map(|i| row(matrix, i)).collect()
-    };
-    let (target, reference) =
-        (rows(|matrix, i| matrix.target_row(i).to_vec()), rows(|matrix, i| matrix.reference_row(i).to_vec()));
-    let sample = Matrix::new(matrix.number, matrix.cols, &target, &reference);
-    sample.is_some_and(|sample| looks_low_rank(&sample, matrix.rows))
+impl Pair {
+    fn new(number: Number, cols: usize, rows: Rows) -> Option<Self> {
+        let count = rows.0.len() / (cols * number.bytes()).max(1);
+        Shape::new(number, count as u64, cols as u64).map(|shape| Self { shape, rows })
+    }
+
+    fn read(&self, rows: Range<usize>) -> Rows {
+        let row_bytes = self.shape.cols * self.shape.number.bytes();
+        let part = |bytes: &[u8]| bytes[rows.start * row_bytes..rows.end * row_bytes].to_vec();
+        (part(&self.rows.0), part(&self.rows.1))
+    }
+
+    fn fit(&self) -> Option<Factors> {
+        fit(self.shape, &|rows| Ok(self.read(rows)), &Silent).unwrap()
+    }
+
+    /// Elements that a product predicts wrongly.
+    fn changed(&self, factors: &Factors) -> usize {
+        let (target, mut prediction) = self.rows.clone();
+        let right = factors.right_factor(self.shape.number).unwrap();
+        right.predict(factors.rule, &factors.left, &mut prediction);
+        let size = self.shape.number.bytes();
+        prediction.chunks(size).zip(target.chunks(size)).filter(|(a, b)| a != b).count()
+    }
+
+    /// What the detector says.
+    fn looks(&self) -> bool {
+        looks_low_rank(self.shape, &|rows| Ok(self.read(rows))).unwrap()
+    }
 }
 
 #[test]
@@ -87,15 +108,14 @@ fn a_merged_product_is_found_with_its_rank_and_rule() {
         (F16, ProductRule::Sum, 10),
         (F32, ProductRule::RoundedProduct, 50),
     ] {
-        let (target, reference) = merged(number, 160, 224, 4, rule);
-        let matrix = Matrix::new(number, 224, &target, &reference).unwrap();
-        let factors = fit(&matrix).unwrap();
-        let percent = 100 * changed(&matrix, &factors) / (160 * 224);
+        let pair = Pair::new(number, 224, merged(number, 160, 224, 4, rule)).unwrap();
+        let factors = pair.fit().unwrap();
+        let percent = 100 * pair.changed(&factors) / (160 * 224);
         assert_eq!((factors.rank, factors.rule), (4, rule), "{number:?}");
         assert!(percent <= most_changed, "{number:?} {rule:?}: {percent} % changed");
         let bytes = factors.to_bytes();
-        assert_eq!(Factors::parse(&bytes, 160, 224).unwrap(), factors);
-        assert!(bytes.len() * 4 < target.len(), "{number:?}: {} bytes", bytes.len());
+        assert_eq!(Factors::parse(&bytes, 4, 160, 224).unwrap(), factors);
+        assert!(bytes.len() * 4 < pair.rows.0.len(), "{number:?}: {} bytes", bytes.len());
     }
 }
 
@@ -103,8 +123,8 @@ fn a_merged_product_is_found_with_its_rank_and_rule() {
 fn other_changes_are_not_taken_for_a_product() {
     for number in [BF16, F16, F32] {
         let (target, reference) = merged(number, 160, 224, 0, ProductRule::Sum);
-        assert!(!looks(&Matrix::new(number, 224, &target, &reference).unwrap()));
-        assert_eq!(fit(&Matrix::new(number, 224, &reference, &reference).unwrap()), None);
+        assert!(!Pair::new(number, 224, (target, reference.clone())).unwrap().looks());
+        assert_eq!(Pair::new(number, 224, (reference.clone(), reference)).unwrap().fit(), None);
     }
 }
 
@@ -112,23 +132,64 @@ fn other_changes_are_not_taken_for_a_product() {
 fn the_right_factor_of_a_large_matrix_comes_from_some_of_its_rows() {
     let cols = 512;
     let rows = 2 * FITTED_ELEMS / cols + 7;
-    let (target, reference) = merged(BF16, rows, cols, 2, ProductRule::RoundedProduct);
-    let matrix = Matrix::new(BF16, cols, &target, &reference).unwrap();
-    let factors = fit(&matrix).unwrap();
+    let pair = Pair::new(BF16, cols, merged(BF16, rows, cols, 2, ProductRule::RoundedProduct)).unwrap();
+    let factors = pair.fit().unwrap();
     assert_eq!((factors.rank, factors.left.len()), (2, 2 * rows));
-    let percent = 100 * changed(&matrix, &factors) / (rows * cols);
+    let percent = 100 * pair.changed(&factors) / (rows * cols);
     assert!(percent <= 3, "{percent} % changed");
 }
 
 #[test]
+fn no_more_rows_are_read_at_a_time_than_a_sample_and_a_block() {
+    let cols = 512;
+    let rows = 2 * FITTED_ELEMS / cols + 7;
+    let pair = Pair::new(BF16, cols, merged(BF16, rows, cols, 2, ProductRule::RoundedProduct)).unwrap();
+    let most = std::cell::Cell::new(0);
+    let read = |rows: Range<usize>| {
+        most.set(most.get().max(rows.len()));
+        Ok(pair.read(rows))
+    };
+    assert!(fit(pair.shape, &read, &Silent).unwrap().is_some());
+    assert_eq!(most.get(), refine::rows_per_block(cols));
+    // Sums for columns are bounded, too.
+    for cols in [MIN_SIDE, 4096, MAX_COLS] {
+        let rank = max_rank(cols);
+        assert!(rank >= 15 && cols * packed(rank, 0) <= MAX_COLUMN_SUMS, "{cols}: {rank}");
+    }
+}
+
+#[test]
+fn a_fit_can_be_cancelled_anywhere() {
+    /// Stops when it is asked for the last time of so many.
+    struct Countdown(std::sync::atomic::AtomicUsize);
+    impl Progress for Countdown {
+        fn start(&self, _total_bytes: u64) {}
+        fn advance(&self, _bytes: u64) {}
+        fn is_cancelled(&self) -> bool {
+            self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1
+        }
+    }
+    let pair = Pair::new(BF16, 128, merged(BF16, 96, 128, 3, ProductRule::RoundedProduct)).unwrap();
+    let fit = |asked: usize| {
+        let countdown = Countdown(asked.into());
+        let result = fit(pair.shape, &|rows| Ok(pair.read(rows)), &countdown);
+        (result, asked - countdown.0.into_inner().min(asked))
+    };
+    let (_, most) = fit(1 << 20);
+    assert!(most > 10, "{most}");
+    for asked in 1..=most {
+        assert!(matches!(fit(asked), (Err(Error::Cancelled), _)), "{asked}");
+    }
+}
+
+#[test]
 fn every_isa_finds_the_same_factors() {
-    let (target, reference) = merged(BF16, 96, 128, 3, ProductRule::RoundedProduct);
-    let matrix = Matrix::new(BF16, 128, &target, &reference).unwrap();
+    let pair = Pair::new(BF16, 128, merged(BF16, 96, 128, 3, ProductRule::RoundedProduct)).unwrap();
     let fits: Vec<Option<Factors>> = Isa::available()
         .into_iter()
         .map(|isa| {
             lower_to(isa);
-            fit(&matrix)
+            pair.fit()
         })
         .collect();
     assert!(fits[0].is_some() && fits.iter().all(|fit| *fit == fits[0]));
@@ -141,26 +202,24 @@ fn infinities_and_nans_do_not_spoil_the_fit() {
         target[4000 * i..][..2].copy_from_slice(&bits.to_le_bytes());
         reference[4000 * i + 2000..][..2].copy_from_slice(&bits.to_le_bytes());
     }
-    let matrix = Matrix::new(BF16, 224, &target, &reference).unwrap();
-    let factors = fit(&matrix).unwrap();
+    let pair = Pair::new(BF16, 224, (target.clone(), reference.clone())).unwrap();
+    let factors = pair.fit().unwrap();
     assert_eq!(factors.rank, 4);
-    assert!(changed(&matrix, &factors) * 10 < 160 * 224);
+    assert!(pair.changed(&factors) * 10 < 160 * 224);
     // Nothing but such numbers gives nothing.
     let odd: Vec<u8> = [0xff, 0x7f].repeat(160 * 224);
-    assert_eq!(fit(&Matrix::new(BF16, 224, &odd, &reference).unwrap()), None);
-    assert_eq!(fit(&Matrix::new(BF16, 224, &target, &odd).unwrap()), None);
+    assert_eq!(Pair::new(BF16, 224, (odd.clone(), reference)).unwrap().fit(), None);
+    assert_eq!(Pair::new(BF16, 224, (target, odd)).unwrap().fit(), None);
 }
 
 #[test]
 fn only_matrices_of_floats_that_a_product_can_predict() {
-    let bytes = vec![0; 64 * 64 * 8];
-    assert!(Matrix::new(Number::float(11, 52), 64, &bytes, &bytes).is_none());
-    assert!(Matrix::new(Number::unsigned(16), 64, &bytes, &bytes).is_none());
-    assert!(Matrix::new(BF16, 0, &bytes, &bytes).is_none());
-    assert!(Matrix::new(BF16, 65, &bytes, &bytes).is_none());
-    assert!(Matrix::new(BF16, usize::MAX, &bytes, &bytes).is_none());
-    assert!(Matrix::new(BF16, 1, &bytes, &bytes).is_none());
-    assert!(Matrix::new(BF16, 64, &bytes, &bytes[1..]).is_none());
+    let is_shape = |number, rows, cols| Shape::new(number, rows, cols).is_some();
+    assert!(is_shape(BF16, 64, 64) && is_shape(F16, 64, 64) && is_shape(F32, 1 << 40, 64));
+    assert!(!is_shape(Number::float(11, 52), 64, 64) && !is_shape(Number::unsigned(16), 64, 64));
+    assert!(!is_shape(BF16, 64, 0) && !is_shape(BF16, 0, 64) && !is_shape(BF16, 64, 1));
+    assert!(is_shape(BF16, 64, MAX_COLS as u64) && !is_shape(BF16, 64, MAX_COLS as u64 + 1));
+    assert!(!is_shape(BF16, u64::MAX, 64) && !is_shape(BF16, 64, u64::MAX));
 }
 
 /// `LM12M=dir PAIR=base,tuned cargo test --release -p deltaloom --lib -- --ignored --nocapture sizes_and_times`
@@ -185,8 +244,8 @@ fn sizes_and_times() {
         let (target, reference) = (read(&tuned, member, info), read(&base, other, reference));
         original += target.len() as u64;
         let cols = info.shape.last().map_or(0, |cols| usize::try_from(*cols).unwrap());
-        let matrix = Matrix::new(info.number(), cols, &target, &reference);
-        let Some(matrix) = matrix.filter(|matrix| matrix.target != matrix.reference) else { continue };
+        let pair = Pair::new(info.number(), cols, (target, reference));
+        let Some(pair) = pair.filter(|pair| pair.rows.0 != pair.rows.1) else { continue };
         let seconds = |f: &mut dyn FnMut()| {
             let start = Instant::now();
             f();
@@ -195,22 +254,22 @@ fn sizes_and_times() {
         // The least of some: the first run fetches the weights.
         let detector = (0..5).map(|_| {
             seconds(&mut || {
-                std::hint::black_box(looks(&matrix));
+                std::hint::black_box(pair.looks());
             })
         });
         detecting += detector.fold(f64::MAX, f64::min);
         let mut factors = None;
-        let elapsed = seconds(&mut || factors = fit(&matrix));
+        let elapsed = seconds(&mut || factors = pair.fit());
         fitting += elapsed;
-        let rows: Vec<usize> = (0..matrix.rows).collect();
-        let residual = quantise::cost(&matrix, &rows, factors.as_ref()) / 8;
+        let with = factors.as_ref().map(|factors| (factors, &factors.left[..]));
+        let residual = quantise::cost(&pair.shape.matrix(&pair.rows), with) / 8;
         let factor_bytes = factors.as_ref().map_or(0, |factors| factors.to_bytes().len() as u64);
         coded += residual + factor_bytes;
         let found = factors.map(|factors| (factors.rank, factors.rule));
         println!(
             "{} {found:?}: factors {factor_bytes}, residual {residual} of {}, {elapsed:.3} s",
             info.name,
-            target.len()
+            pair.rows.0.len()
         );
     }
     println!(

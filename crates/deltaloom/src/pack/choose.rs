@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
 
 use rayon::prelude::*;
 
@@ -21,7 +20,7 @@ use crate::predict::{Element, MAX_REFERENCES, Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::sample::{self, fingerprint};
 use crate::scratch::{Bytes, Scratch};
-use crate::tensor::{DType, TensorInfo};
+use crate::tensor::{DType, Grid, TensorInfo};
 
 /// Elements that weights of blends are fitted on.
 const BLEND_SAMPLE_ELEMS: u64 = 16_384;
@@ -114,6 +113,7 @@ pub(super) fn choose(
     checkpoint: &Checkpoint,
     bases: &Bases,
     tensors: &[(usize, &TensorInfo)],
+    grids: &[Grid],
     progress: &dyn Progress,
 ) -> Result<Vec<Choice>> {
     let targets: Vec<Target<'_>> =
@@ -138,13 +138,13 @@ pub(super) fn choose(
     }
     let mut context = Context {
         targets: &targets,
+        grids,
         samples: &samples,
         bases,
         base_casts,
         own_casts,
         ties,
         blends: Vec::new(),
-        alone: Mutex::default(),
         progress,
     };
     context.blends = context.blends_of_largest()?;
@@ -190,14 +190,13 @@ fn lookalikes_of_casts<T: Copy + Sync + Send>(
 
 struct Context<'a> {
     targets: &'a [Target<'a>],
+    grids: &'a [Grid],
     samples: &'a [Vec<u8>],
     bases: &'a Bases,
     base_casts: Lookalikes<&'a TensorSource>,
     own_casts: Lookalikes<usize>,
     ties: Lookalikes<usize>,
     blends: Vec<Recipe>,
-    /// Held while a tensor is in memory as a whole.
-    alone: Mutex<()>,
     progress: &'a dyn Progress,
 }
 
@@ -289,7 +288,7 @@ impl Context<'_> {
             return Ok(choice);
         }
         if let [only] = candidates[..]
-            && let Some(choice) = low_rank::choose(target, only, &self.alone)?
+            && let Some(choice) = low_rank::choose(target, only, &self.grids[i], self.progress)?
         {
             return Ok(choice);
         }

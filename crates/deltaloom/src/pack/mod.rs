@@ -132,15 +132,18 @@ fn pack_windows(
     progress: &dyn Progress,
 ) -> Result<PackReport> {
     let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
-    let choices = choose::choose(checkpoint, bases, &tensors, progress)?;
-    let packed = choices.iter().zip(checkpoint.places()).map(|(choice, place)| {
-        let member = &checkpoint.members[place.0];
-        let grid = member.grid(&member.tensors[place.1], u32::from(options.chunk_log2));
-        PackedTensor::new(place, choice.predictor.clone(), grid)
-    });
+    let grid_of = |&(member, info): &(usize, &TensorInfo)| {
+        checkpoint.members[member].grid(info, u32::from(options.chunk_log2))
+    };
+    let grids: Vec<Grid> = tensors.iter().map(grid_of).collect();
+    let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
+    let packed = choices
+        .iter()
+        .zip(checkpoint.places())
+        .zip(&grids)
+        .map(|((choice, place), grid)| PackedTensor::new(place, choice.predictor.clone(), *grid));
     let mut packed: Vec<PackedTensor> = packed.collect();
     let groups = groups_of(&packed);
-    let grids: Vec<Grid> = packed.iter().map(|tensor| tensor.grid).collect();
     let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);

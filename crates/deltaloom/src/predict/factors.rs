@@ -3,7 +3,8 @@
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::bits::{BitReader, BitWriter};
-use deltaloom_kernels::product::{MAX_RANK, ProductRule, RightFactor};
+pub(crate) use deltaloom_kernels::product::MAX_RANK as MAX_FACTORS_RANK;
+use deltaloom_kernels::product::{ProductRule, RightFactor};
 
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
@@ -33,7 +34,6 @@ impl Factors {
         let right_parameters: Vec<u8> =
             self.right.chunks_exact(cols).map(|row| parameter(row.iter().copied())).collect();
         let mut out = vec![self.rule as u8];
-        out.extend_from_slice(&u16::try_from(self.rank).unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&self.scale.to_le_bytes());
         out.extend_from_slice(&left_parameters);
         out.extend_from_slice(&right_parameters);
@@ -49,7 +49,7 @@ impl Factors {
     }
 
     /// Reads the factors of a matrix of `rows` and `cols`.
-    pub(crate) fn parse(bytes: &[u8], rows: usize, cols: usize) -> Result<Self> {
+    pub(crate) fn parse(bytes: &[u8], rank: usize, rows: usize, cols: usize) -> Result<Self> {
         let bad = || Error::corrupt("factors are not well-formed");
         let mut reader = ByteReader::new(bytes, "the factors of a tensor");
         let rule = match reader.u8()? {
@@ -57,9 +57,8 @@ impl Factors {
             1 => ProductRule::RoundedProduct,
             _ => return Err(bad()),
         };
-        let rank = usize::from(u16::from_le_bytes(reader.array()?));
         let scale = f32::from_le_bytes(reader.array()?);
-        if !(1..=MAX_RANK).contains(&rank) {
+        if !(1..=MAX_FACTORS_RANK).contains(&rank) {
             return Err(bad());
         }
         let left_parameters = reader.take(rank)?;
@@ -181,15 +180,15 @@ mod tests {
                 left: (0..rows * rank).map(value).collect(), right: (0..rank * cols).map(|i| value(i * 3 + 1)).collect(),
             };
             let bytes = factors.to_bytes();
-            prop_assert_eq!(&Factors::parse(&bytes, rows, cols).unwrap(), &factors);
-            prop_assert!(Factors::parse(&bytes[..bytes.len() - 1], rows, cols).is_err());
-            prop_assert!(Factors::parse(&[&bytes[..], &[0]].concat(), rows, cols).is_err());
+            prop_assert_eq!(&Factors::parse(&bytes, rank, rows, cols).unwrap(), &factors);
+            prop_assert!(Factors::parse(&bytes[..bytes.len() - 1], rank, rows, cols).is_err());
+            prop_assert!(Factors::parse(&[&bytes[..], &[0]].concat(), rank, rows, cols).is_err());
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), rank in 0u8..4, rows in 0usize..10, cols in 1usize..10) {
-            let bytes = [&[0, rank, 0, 0, 0, 0, 62][..], &bytes].concat();
-            if let Ok(factors) = Factors::parse(&bytes, rows, cols) {
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100), rank in 0usize..4, rows in 0usize..10, cols in 1usize..10) {
+            let bytes = [&[0, 0, 0, 0, 62][..], &bytes].concat();
+            if let Ok(factors) = Factors::parse(&bytes, rank, rows, cols) {
                 prop_assert_eq!((factors.left.len(), factors.right.len()), (rows * factors.rank, factors.rank * cols));
             }
         }
@@ -200,7 +199,7 @@ mod tests {
         let factors = Factors { rule: ProductRule::Sum, scale: 1.0, rank: 1, left: vec![1], right: vec![1] };
         let bytes = factors.to_bytes();
         for (rows, cols) in [(usize::MAX, 1), (usize::MAX / 2, 1), (1, 1 << 40)] {
-            assert!(Factors::parse(&bytes, rows, cols).is_err());
+            assert!(Factors::parse(&bytes, 1, rows, cols).is_err());
         }
     }
 }

@@ -13,7 +13,7 @@ pub use blend::{Blend, BlendForm, Precision};
 
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
-pub(crate) use factors::{Factors, ReadyFactors};
+pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub(crate) use number::{Element, load};
 
 use crate::tensor::{DType, TensorInfo};
@@ -34,7 +34,12 @@ pub enum Predictor {
     /// The rounding of an F32 tensor of the same container.
     CastInternal(usize),
     /// A tensor of a base plus a product of two factors, which are in the container; `None` means that it has the same name.
-    LowRank(Option<String>),
+    LowRank {
+        /// Name of that tensor.
+        reference: Option<String>,
+        /// Columns of the left factor, rows of the right one.
+        rank: usize,
+    },
     /// A tensor of a base plus a merged low-rank adapter.
     Adapter(Box<Adapter>),
     /// A combination of several tensors of bases.
@@ -53,7 +58,7 @@ impl Predictor {
             Self::Identical(_) => "identical",
             Self::Tied(_) => "tied",
             Self::Cast(_) | Self::CastInternal(_) => "cast",
-            Self::LowRank(_) => "lowrank",
+            Self::LowRank { .. } => "lowrank",
             Self::Adapter(_) => "adapter",
             Self::Blend(_) => "blend",
             Self::Companion(_) => "companion",
@@ -66,7 +71,7 @@ impl Predictor {
         match self {
             Self::Zero
             | Self::Reference(_)
-            | Self::LowRank(_)
+            | Self::LowRank { .. }
             | Self::Adapter(_)
             | Self::Blend(_)
             | Self::Companion(_) => true,
@@ -82,7 +87,9 @@ impl Predictor {
         };
         match self {
             Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => Vec::new(),
-            Self::Reference(name) | Self::Identical(name) | Self::LowRank(name) => vec![like(name)],
+            Self::Reference(name) | Self::Identical(name) | Self::LowRank { reference: name, .. } => {
+                vec![like(name)]
+            }
             Self::Cast(name) => {
                 let master = like(name);
                 vec![TensorInfo::sized(master.name, DType::F32, master.shape)]
@@ -96,7 +103,7 @@ impl Predictor {
     pub(crate) fn reference_count(&self) -> usize {
         match self {
             Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => 0,
-            Self::Reference(_) | Self::Identical(_) | Self::LowRank(_) | Self::Cast(_) => 1,
+            Self::Reference(_) | Self::Identical(_) | Self::LowRank { .. } | Self::Cast(_) => 1,
             Self::Adapter(_) => 3,
             Self::Blend(blend) => blend.references.len(),
         }
@@ -124,6 +131,7 @@ impl Predictor {
     /// The rule of a computed prediction, for people.
     pub(crate) fn rule(&self) -> Option<String> {
         match self {
+            Self::LowRank { rank, .. } => Some(format!("rank {rank}")),
             Self::Adapter(adapter) => Some(adapter.to_string()),
             Self::Blend(blend) => Some(blend.to_string()),
             _ => None,
