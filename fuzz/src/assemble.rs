@@ -124,7 +124,12 @@ fn references(meta: &mut Meta<'_>, predictor: u8, tensor: &Tensor) -> Option<Vec
     let own = |meta: &mut Meta<'_>| Some(like(meta.text()?, &tensor.dtype, &tensor.shape));
     Some(match predictor {
         0 => Vec::new(),
-        1 | 2 | 6 => vec![own(meta)?],
+        1 | 2 => vec![own(meta)?],
+        6 => {
+            let reference = own(meta)?;
+            let _rank = meta.varint()?;
+            vec![reference]
+        }
         4 => vec![like(meta.text()?, "F32", &tensor.shape)],
         7 => {
             let (reference, a, b) = (own(meta)?, meta.text()?, meta.text()?);
