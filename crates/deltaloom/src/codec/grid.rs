@@ -296,6 +296,7 @@ mod tests {
             prediction: &[],
             row_scales: &[],
             symbols: None,
+            mixed: None,
             points: Some(&points),
             estimated_bytes: 900,
             zstd_level: 1,

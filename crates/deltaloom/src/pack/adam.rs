@@ -236,11 +236,11 @@ fn step_ulps(x: f32, ulps: i64) -> f32 {
 
 /// Decay rates of both moments: v' = b2 v + (1 - b2) ((m' - b1 m) / (1 - b1))^2 is linear in v and the products of m' and m.
 fn fit_rates(elements: &[[f64; 4]]) -> Option<[f64; 2]> {
-    let rows = || {
-        elements.iter().filter(|[new_v, ..]| *new_v > f64::from(f32::MIN_POSITIVE)).map(
-            |[new_v, v, m, new_m]| [v / new_v, new_m * new_m / new_v, new_m * m / new_v, m * m / new_v, 1.0],
-        )
+    let row = |[new_v, v, m, new_m]: &[f64; 4]| {
+        [v / new_v, new_m * new_m / new_v, new_m * m / new_v, m * m / new_v, 1.0]
     };
+    let is_usable = |[new_v, ..]: &&[f64; 4]| *new_v > f64::from(f32::MIN_POSITIVE);
+    let rows = || elements.iter().filter(is_usable).map(row).filter(|row| row.iter().all(|x| x.is_finite()));
     let solved = least_squares(rows());
     let (mut squares, mut count) = (0.0, 0.0);
     for [a, b, c, d, goal] in rows() {

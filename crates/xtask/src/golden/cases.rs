@@ -456,7 +456,8 @@ fn step_of_adam() -> Case {
             tensor("v.w", &doubles(v)),
             tensor("w", &doubles(w)),
             Tensor::new("half.w", "BF16", &[rows, cols], bf16s(&doubles(w))),
-            tensor("exp_avg.u", &doubles(m)),
+            // The same step with its sign turned.
+            tensor("exp_avg.u", &doubles(m).iter().map(|x| -x).collect::<Vec<_>>()),
             tensor("exp_avg_sq.u", rounded),
         ]
     };
