@@ -1,4 +1,4 @@
-"""Predictions that are computed (docs/format.md sections 3.1 to 3.3), for the plain reader in loom_reader.py.
+"""Predictions that are computed (docs/format.md sections 3.1 to 3.4), for the plain reader in loom_reader.py.
 
 Elements come and go as unsigned numbers; the arithmetic is numpy's, which rounds every operation and fuses none.
 """
@@ -6,7 +6,7 @@ import struct, types
 import numpy as np
 
 DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
-LOW_RANK, ADAPTER, BLEND = 6, 7, 8
+LOW_RANK, ADAPTER, BLEND, ADAM = 6, 7, 8, 10
 
 def must(ok, what):
     if not ok:
@@ -48,8 +48,8 @@ def fused(a, b, c):
     odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
     return np.where((error != 0) & even, odd, total).astype(np.float32)
 
-def read_fields(cur, predictor, t, payloads):
-    """What the predictor's fields say: t.references as (name, dtype, shape), t.rule, t.factors."""
+def read_fields(cur, predictor, t, payloads, tensors):
+    """What the predictor's fields say: t.references as (name, dtype, shape), t.targets, t.rule, t.factors."""
     name = lambda: cur.take(cur.varint()).decode("utf-8")
     own = lambda: (name() or t.name, t.dtype, tuple(t.shape))
     must(t.dtype in DTYPES, "a dtype that is not computed with")
@@ -67,6 +67,12 @@ def read_fields(cur, predictor, t, payloads):
         r.product, r.update = DTYPES[cur.u8()], DTYPES[cur.u8()]
         outputs, inputs = t.shape[::-1] if r.transposed else t.shape
         t.references = [reference, (a, r.dtype, (r.rank, inputs)), (b, r.dtype, (outputs, r.rank))]
+    elif predictor == ADAM:
+        r.form, r.precision = cur.u8(), cur.u8()
+        must(t.dtype == "F32" and r.form <= 1 and r.precision <= 1, "a bad step of Adam")
+        t.references = [own() for _ in range(2 - r.form)]
+        t.targets = [tensors[cur.varint()] for _ in range(1 + r.form)]
+        r.numbers = np.frombuffer(cur.take(8 * (2 + r.form)), "<f8")
     else:
         r.form, r.precision = cur.u8(), cur.u8()
         t.references = [own() for _ in range(cur.varint())]
@@ -144,5 +150,18 @@ def blend(t, *references):
             out = rnd(x[0] + rnd(c[-1] * mean))
     return finite_or(out, t.dtype, references[0])
 
+def adam(t, *inputs):
+    real = [np.float64, np.float32][t.rule.precision]
+    first, second, third = (widen(bits, t.dtype).astype(np.float64) for bits in inputs)
+    with np.errstate(all="ignore"):
+        if t.rule.form == 0:
+            b1, b2 = t.rule.numbers
+            g = ((third - b1 * second) / (1 - b1)).astype(real)
+            out = real(b2) * first.astype(real) + real(1 - b2) * g * g
+        else:
+            d, r, e = t.rule.numbers.astype(real)
+            out = d * first.astype(real) - r * second.astype(real) / (np.sqrt(third.astype(real)) + e)
+    return finite_or(out, t.dtype, inputs[0])
+
 def predict(t, references):
-    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend}[t.predictor](t, *references)
+    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam}[t.predictor](t, *references)

@@ -15,6 +15,7 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
+COMPUTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM)
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
 
 def must(ok, what):
@@ -247,15 +248,15 @@ def rounded(x, dtype):
 
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
-    t.predictor, t.coded, t.references, t.factors = meta.u8(), [], [], None
+    t.predictor, t.coded, t.references, t.targets, t.factors = meta.u8(), [], [], [], None
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
-        t.target = tensors[meta.varint()]
-    elif t.predictor in (computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
-        computed.read_fields(meta, t.predictor, t, payloads)
+        t.targets = [tensors[meta.varint()]]
+    elif t.predictor in COMPUTED:
+        computed.read_fields(meta, t.predictor, t, payloads, tensors)
     elif t.predictor != ZERO:
         name = meta.take(meta.varint()).decode("utf-8") or t.name
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))]
-    if t.predictor in (ZERO, REFERENCE, COMPANION, computed.LOW_RANK, computed.ADAPTER, computed.BLEND):
+    if t.predictor in (ZERO, REFERENCE, COMPANION, *COMPUTED):
         t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
@@ -301,7 +302,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= COMPANION, "unknown predictor")
+        must(t.predictor <= computed.ADAM, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         t.reference_digests = [checks.take(32) for _ in t.references]
     payloads_of = lambda t: ([] if t.factors is None else [t.factors]) + [payload for _, _, payload in t.coded]
@@ -310,18 +311,23 @@ def read_loom(data):
     must(not any(part.read(1) for part in (index, meta, tables, payloads)), "bytes left over")
     return layout, members
 
+def level(t):
+    """A tensor comes from tensors of lower levels only."""
+    return t.rule.form + 1 if t.predictor == computed.ADAM else 3 * (t.predictor in (TIED, CAST, CAST_INTERNAL, COMPANION))
+
 def values(t, bases):
     """The elements of a tensor as unsigned numbers."""
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
+    must(all(level(target) < level(t) for target in t.targets), "a target is not of a lower level")
+    targets = [values(target, bases) for target in t.targets]
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
-        must(t.target.predictor not in (TIED, CAST, CAST_INTERNAL, COMPANION), "a target has a target or is cast")
-        p = values(t.target, bases)
+        p = targets[0]
     elif t.predictor != ZERO:
         keys = [(digest, *like) for digest, (_, *like) in zip(t.reference_digests, t.references)]
         for key, (name, dtype, shape) in zip(keys, t.references):
             must(key in bases, f"no base has the right tensor {name!r}, {dtype} {shape}")
         references = [bases[key] for key in keys]
-        p = references[0] if t.predictor <= CAST_INTERNAL else computed.predict(t, references)
+        p = references[0] if t.predictor <= CAST_INTERNAL else computed.predict(t, references + targets)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p

@@ -104,7 +104,7 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
         if matches!(predictor, 2..=5) {
             continue;
         }
-        if matches!(predictor, 1 | 6..=8) {
+        if matches!(predictor, 1 | 6..=8 | 10) {
             meta.varint()?;
         }
         for _ in 0..meta.varint()? {
@@ -149,6 +149,17 @@ fn references(meta: &mut Meta<'_>, predictor: u8, tensor: &Tensor) -> Option<Vec
                 _ => (2 * count).checked_sub(1)?,
             };
             meta.take(8 * numbers.min(64))?;
+            references
+        }
+        10 => {
+            let is_moment = meta.take(2)?[0] == 0;
+            let references =
+                (0..=usize::from(is_moment)).map(|_| own(meta)).collect::<Option<Vec<Tensor>>>()?;
+            meta.varint()?;
+            if !is_moment {
+                meta.varint()?;
+            }
+            meta.take(if is_moment { 16 } else { 24 })?;
             references
         }
         _ => {

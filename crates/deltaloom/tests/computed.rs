@@ -243,3 +243,91 @@ fn files_are_changed_in_place_by_computed_predictions() {
     assert!(std::fs::read(&path).unwrap() == file(&two, &three), "a wrong base is left as it is");
     assert!(ResolvedContainer::new(open(&container).unwrap(), &bases(&[&base])).is_err());
 }
+
+/// A file of training state: moments and weights of two tensors, and what serving needs of one.
+fn state(seed: u64, v_is_first: bool) -> [Vec<u8>; 2] {
+    let mut random = Random::new(seed);
+    let count = ROWS * COLS;
+    let mut normals = |size: f32| -> Vec<f32> { (0..count).map(|_| size * random.normal()).collect() };
+    let (m, gradients, w) = (normals(3e-4), normals(1e-3), normals(0.02));
+    let v: Vec<f32> = normals(1e-3).iter().map(|x| x * x).collect();
+    let new_m: Vec<f32> = m.iter().zip(&gradients).map(|(m, g)| m + 0.1 * (g - m)).collect();
+    let new_v: Vec<f32> = v.iter().zip(&gradients).map(|(v, g)| 0.999 * v + 0.001 * g * g).collect();
+    let moved = |i: usize| 0.9999 * w[i] - 3e-4 * new_m[i] / (new_v[i].sqrt() + 1e-8);
+    let new_w: Vec<f32> = (0..count).map(moved).collect();
+    let file = |m: &[f32], v: &[f32], w: &[f32]| {
+        let shape = [ROWS as u64, COLS as u64];
+        let single = |name: &str, values: &[f32]| tensor(name, "F32", &shape, f32_bytes(values));
+        let half = tensor("model.a", "BF16", &shape, bf16_bytes(w));
+        let moments = [single("opt.exp_avg.a", m), single("opt.exp_avg_sq.a", v)];
+        let [one, two] = moments;
+        let tensors = [half, one, single("master.a", w), two];
+        safetensors(&if v_is_first { tensors.into_iter().rev().collect::<Vec<_>>() } else { tensors.into() })
+    };
+    [file(&m, &v, &w), file(&new_m, &new_v, &new_w)]
+}
+
+#[test]
+fn a_step_of_adam_is_found_and_leaves_little() {
+    for v_is_first in [false, true] {
+        let [base, tuned] = state(6, v_is_first);
+        let (container, report) =
+            roundtrip_with(&tuned, &[&base], &PackOptions { chunk_log2: 10, ..options() });
+        let sizes: std::collections::BTreeMap<&str, (&str, u64)> =
+            report.tensors.iter().map(|t| (t.name.as_str(), (t.predictor, t.packed_bytes))).collect();
+        assert_eq!(sizes["opt.exp_avg.a"].0, "reference");
+        assert_eq!(sizes["model.a"], ("cast", 0));
+        for name in ["opt.exp_avg_sq.a", "master.a"] {
+            let (predictor, bytes) = sizes[name];
+            assert_eq!(predictor, "adam", "{name}");
+            // A quarter of a bit for each.
+            assert!(bytes * 32 < (ROWS * COLS) as u64, "{name}: {bytes}");
+        }
+        for threads in [2, 3] {
+            let options = PackOptions { threads, chunk_log2: 10, ..options() };
+            assert!(pack_with(&tuned, &[&base], &options).0 == container, "{threads} threads");
+        }
+        // One tensor on its own, through all that it comes from.
+        let resolved =
+            ResolvedContainer::for_tensor(open(&container).unwrap(), &bases(&[&base]), "model.a").unwrap();
+        let mut rows = Vec::new();
+        deltaloom::read_tensor(&resolved, "model.a", Some(40..42), &mut rows).unwrap();
+        let all = ResolvedContainer::new(open(&container).unwrap(), &bases(&[&base])).unwrap();
+        let mut expected = Vec::new();
+        deltaloom::read_tensor(&all, "model.a", None, &mut expected).unwrap();
+        assert!(rows == expected[40 * 2 * COLS..42 * 2 * COLS]);
+        // A container of it serves as a base.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step.loom");
+        std::fs::write(&path, &container).unwrap();
+        let mut chain = bases(&[&base]);
+        chain.push_paths(&[path], &Limits::default()).unwrap();
+        let mut last = Vec::new();
+        deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &chain, &mut last, &options(), &Silent).unwrap();
+        assert!(unpack_with(&last, &chain).unwrap() == tuned);
+        // In place, twice, and not on another file.
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, &base).unwrap();
+        for _ in 0..2 {
+            let options = InPlaceOptions::default();
+            deltaloom::unpack_in_place(open(&container).unwrap(), &path, &bases(&[]), &options, &Silent)
+                .unwrap();
+            assert!(std::fs::read(&path).unwrap() == tuned);
+        }
+        let [other, _] = state(7, v_is_first);
+        std::fs::write(&path, &other).unwrap();
+        let options = InPlaceOptions::default();
+        assert!(
+            deltaloom::unpack_in_place(open(&container).unwrap(), &path, &bases(&[]), &options, &Silent)
+                .is_err()
+        );
+        assert!(std::fs::read(&path).unwrap() == other);
+    }
+}
+
+#[test]
+fn states_that_are_no_step_apart_are_not_taken_for_one() {
+    let ([base, _], [_, tuned]) = (state(6, false), state(7, false));
+    let report = roundtrip(&tuned, &[&base]);
+    assert!(report.tensors.iter().all(|tensor| tensor.predictor != "adam"), "{:?}", report.tensors);
+}

@@ -83,6 +83,7 @@ fn models() -> Vec<Model> {
         golden("adapters", &[one, "base2/adapter_model.safetensors"]),
         golden("blends", &[one, two, three]),
         golden("low_rank", &[one]),
+        golden("step_of_adam", &[one]),
     ]
 }
 

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::predict::names;
 use crate::tensor::TensorInfo;
 
-pub(crate) use prediction::predict_into;
+pub(crate) use prediction::{adam_into, predict_into};
 pub use resolved::ResolvedContainer;
 pub(crate) use source::TensorSource;
 

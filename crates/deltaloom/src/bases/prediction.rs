@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::source::TensorSource;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Adapter, Blend, Element, Predictor, ReadyFactors, cast};
+use crate::predict::{ADAM_INPUTS, Adam, Adapter, Blend, Element, Predictor, ReadyFactors, cast};
 use crate::tensor::TensorInfo;
 
 /// Fills `out` with the prediction of a tensor from byte `start` on, which is whole rows where the predictor works by rows. `references` and
@@ -45,6 +45,23 @@ pub(crate) fn predict_into(
         }
         _ => Err(Error::corrupt("a reference is missing")),
     }
+}
+
+/// Fills `out` with the prediction of a tensor of F32 from byte `start` on; `tensors` are the bytes there of those of the same file that it needs.
+pub(crate) fn adam_into(
+    adam: &Adam,
+    references: &[TensorSource],
+    tensors: &[&[u8]],
+    start: u64,
+    out: &mut [u8],
+) -> Result<()> {
+    let range = start..start + out.len() as u64;
+    let of_bases =
+        references.iter().map(|reference| reference.bytes(range.clone())).collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<&[u8]> = of_bases.iter().map(|bytes| &**bytes).chain(tensors.iter().copied()).collect();
+    let missing = |_| Error::corrupt("a reference is missing");
+    adam.predict(<[&[u8]; ADAM_INPUTS]>::try_from(inputs).map_err(missing)?, out);
+    Ok(())
 }
 
 fn element_of(info: &TensorInfo) -> Result<Element> {

@@ -37,8 +37,8 @@ impl ResolvedContainer {
     /// [`Error::NotFound`] for a tensor that it does not have, [`Error::BaseMismatch`].
     pub fn for_tensor(container: Container, bases: &Bases, name: &str) -> Result<Self> {
         let number = container.find(name)?;
-        let target = container.index().tensors[number].predictor.internal();
-        Self::resolve(container, bases, |i| i == number || Some(i) == target)
+        let needed = container.index().needed_for(number);
+        Self::resolve(container, bases, |i| needed.contains(&i))
     }
 
     /// With references that were found in another way than by their digests: for each tensor those of its predictor.
@@ -222,9 +222,17 @@ impl ResolvedContainer {
                 cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
                 return Ok(());
             }
-            // Likewise, and the companion has none itself.
+            // Likewise, and so few steps lead from one to the next that this ends.
             Predictor::Companion(companion) if tensor.chunks[i].codec.uses_prediction() => {
                 self.chunk_into(*companion, i, out)?;
+                return self.container.decode_chunk(tensor, i, out);
+            }
+            Predictor::Adam(adam) if tensor.chunks[i].codec.uses_prediction() => {
+                let tensors =
+                    adam.tensors.iter().map(|other| self.chunk(*other, i)).collect::<Result<Vec<_>>>()?;
+                let tensors: Vec<&[u8]> = tensors.iter().map(|values| &**values).collect();
+                let start = tensor.grid.chunk_bytes(i as u64).start;
+                prediction::adam_into(adam, &self.references[number], &tensors, start, out)?;
                 return self.container.decode_chunk(tensor, i, out);
             }
             _ => {}

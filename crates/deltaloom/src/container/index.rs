@@ -87,6 +87,18 @@ impl Index {
         &self.members[tensor.place.0].tensors[tensor.place.1]
     }
 
+    /// A tensor, and all of the file that it is decoded from.
+    pub(crate) fn needed_for(&self, number: usize) -> Vec<usize> {
+        let mut needed = vec![number];
+        let mut next = 0;
+        // Levels fall from each to those it comes from: it ends.
+        while let Some(tensor) = needed.get(next) {
+            needed.extend(self.tensors[*tensor].predictor.internals());
+            next += 1;
+        }
+        needed
+    }
+
     /// Size of all tensors.
     pub(crate) fn data_bytes(&self) -> u64 {
         self.members.iter().map(Member::data_bytes).sum()

@@ -48,7 +48,7 @@ impl WireIds {
     fn of_version(version: u16) -> Option<Self> {
         match version {
             1 => Some(Self { predictor: 5, family: 3, codec: 6 }),
-            VERSION => Some(Self { predictor: 9, family: 6, codec: 9 }),
+            VERSION => Some(Self { predictor: 10, family: 6, codec: 9 }),
             _ => None,
         }
     }
@@ -455,24 +455,24 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
 
 fn check_internal_targets(index: &Index) -> Result<()> {
     for tensor in &index.tensors {
-        let Some(target) = tensor.predictor.internal() else { continue };
-        let bad = || {
-            Error::corrupt(format!(
-                "tensor {:?} points at a tensor it cannot come from",
-                index.info(tensor).name
-            ))
-        };
-        let target = index.tensors.get(target).ok_or_else(bad)?;
-        let is_root = target.predictor.is_root();
-        let (own, theirs) = (index.info(tensor), index.info(target));
-        let fits = match tensor.predictor {
-            Predictor::Tied(_) | Predictor::Companion(_) => {
-                own.same_type(theirs) && tensor.grid == target.grid
+        for target in tensor.predictor.internals() {
+            let bad = || {
+                Error::corrupt(format!(
+                    "tensor {:?} points at a tensor it cannot come from",
+                    index.info(tensor).name
+                ))
+            };
+            let target = index.tensors.get(*target).ok_or_else(bad)?;
+            // So that no tensor comes from itself, and chains are short.
+            let is_lower = target.predictor.level() < tensor.predictor.level();
+            let (own, theirs) = (index.info(tensor), index.info(target));
+            let fits = match tensor.predictor {
+                Predictor::CastInternal(_) => theirs.dtype == DType::F32 && own.shape == theirs.shape,
+                _ => own.same_type(theirs) && tensor.grid == target.grid,
+            };
+            if !is_lower || !fits {
+                return Err(bad());
             }
-            _ => theirs.dtype == DType::F32 && own.shape == theirs.shape,
-        };
-        if !is_root || !fits {
-            return Err(bad());
         }
     }
     Ok(())

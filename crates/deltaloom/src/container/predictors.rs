@@ -5,9 +5,10 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::{
-    Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_RANK, Merge, Precision, Predictor, cast,
+    ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_RANK, Merge,
+    Precision, Predictor, cast,
 };
-use crate::tensor::{Grid, TensorInfo};
+use crate::tensor::{DType, Grid, TensorInfo};
 
 pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
     meta.push(match predictor {
@@ -21,6 +22,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::Adapter(_) => 7,
         Predictor::Blend(_) => 8,
         Predictor::Companion(_) => 9,
+        Predictor::Adam(_) => 10,
     });
     match predictor {
         Predictor::Zero => {}
@@ -36,6 +38,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         }
         Predictor::Adapter(adapter) => push_adapter(meta, adapter),
         Predictor::Blend(blend) => push_blend(meta, blend),
+        Predictor::Adam(adam) => push_adam(meta, adam),
     }
 }
 
@@ -65,6 +68,7 @@ pub(super) fn parse(
         7 => Predictor::Adapter(Box::new(parse_adapter(meta)?)),
         8 => Predictor::Blend(Box::new(parse_blend(meta)?)),
         9 => Predictor::Companion(meta.size()?),
+        10 => Predictor::Adam(Box::new(parse_adam(meta)?)),
         _ => return Err(unknown()),
     };
     let fits = match &predictor {
@@ -72,6 +76,7 @@ pub(super) fn parse(
         Predictor::LowRank { .. } => is_computed(info) && grid.is_matrix,
         Predictor::Adapter(_) => is_computed(info) && info.shape.len() == 2 && grid.is_matrix,
         Predictor::Blend(_) => is_computed(info),
+        Predictor::Adam(_) => info.dtype == DType::F32,
         _ => true,
     };
     if fits {
@@ -187,4 +192,32 @@ fn parse_blend(meta: &mut ByteReader<'_>) -> Result<Blend> {
     let mut number = || finite(f64::from_le_bytes(meta.array()?), "number");
     let numbers = (0..number_count).map(|_| number()).collect::<Result<_>>()?;
     Ok(Blend { form, precision, references, numbers })
+}
+
+const ADAM_FORMS: [AdamForm; 2] = [AdamForm::SecondMoment, AdamForm::Weights];
+
+fn push_adam(meta: &mut Vec<u8>, adam: &Adam) {
+    meta.push(match adam.form {
+        AdamForm::SecondMoment => 0,
+        AdamForm::Weights => 1,
+    });
+    meta.push(u8::from(adam.is_single));
+    adam.references.iter().for_each(|name| push_name(meta, name));
+    adam.tensors.iter().for_each(|tensor| push_varint(meta, *tensor as u64));
+    meta.extend(adam.numbers.iter().flat_map(|number| number.to_le_bytes()));
+}
+
+fn parse_adam(meta: &mut ByteReader<'_>) -> Result<Adam> {
+    let form = *ADAM_FORMS.get(usize::from(meta.u8()?)).ok_or_else(|| bad("form"))?;
+    let is_single = match meta.u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(bad("precision")),
+    };
+    let reference_count = form.reference_count();
+    let references = (0..reference_count).map(|_| name(meta)).collect::<Result<_>>()?;
+    let tensors = (reference_count..ADAM_INPUTS).map(|_| meta.size()).collect::<Result<_>>()?;
+    let mut number = || finite(f64::from_le_bytes(meta.array()?), "number");
+    let numbers = (0..form.number_count()).map(|_| number()).collect::<Result<_>>()?;
+    Ok(Adam { form, is_single, references, tensors, numbers })
 }

@@ -118,11 +118,13 @@ fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
     if work.current(tensor).digest()? == resolved.tensor(tensor).digest {
         return Ok(());
     }
-    let root = resolved.tensor(tensor).predictor.internal().unwrap_or(tensor);
-    for (source, expected) in resolved.references(root).iter().zip(&resolved.tensor(root).reference_digests) {
-        let found = source.digest()?;
-        if found != *expected {
-            return Err(wrong_base(work, root, *expected, found));
+    for needed in resolved.container().index().needed_for(tensor) {
+        let digests = &resolved.tensor(needed).reference_digests;
+        for (source, expected) in resolved.references(needed).iter().zip(digests) {
+            let found = source.digest()?;
+            if found != *expected {
+                return Err(wrong_base(work, needed, *expected, found));
+            }
         }
     }
     Err(fault)

@@ -292,8 +292,9 @@ fn order(
     let writes = |number: &usize| !chunks[*number].is_empty();
     // A tensor that comes from another one of the file reads what that reads.
     let successors = |number: usize| {
-        let root = container.index().tensors[number].predictor.internal().unwrap_or(number);
-        let places = references[root].iter().filter_map(|reference| reference.place);
+        let needed = container.index().needed_for(number);
+        let places =
+            needed.into_iter().flat_map(|needed| &references[needed]).filter_map(|reference| reference.place);
         places.filter(move |place| *place != number).filter(writes).collect::<BTreeSet<usize>>()
     };
     let touched: Vec<usize> = (0..chunks.len()).filter(writes).collect();

@@ -243,7 +243,7 @@ fn just_above(sizes: &[f64], quantile: f64) -> f64 {
     size.next_up().into()
 }
 
-fn snap(weight: f64, step: f64) -> f64 {
+pub(super) fn snap(weight: f64, step: f64) -> f64 {
     // Dividing gives the number that people write: 3 / 10 and not 3 times a tenth.
     (weight / step).round() / (1.0 / step).round()
 }
@@ -273,7 +273,7 @@ fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
 }
 
 /// Solves a symmetric system, given with its right side, by elimination; unknowns that nothing depends on are 0.
-fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
+pub(super) fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
     let count = matrix.len();
     let scale: Vec<f64> = (0..count).map(|k| matrix[k][k]).collect();
     for k in 0..count {

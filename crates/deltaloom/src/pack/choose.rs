@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::adam;
 use super::adapter;
 use super::blend::{self, Recipe};
 use super::companion;
@@ -153,12 +154,16 @@ pub(super) fn choose(
     // A tensor may only come from one that stands by itself: a tie to a rounding becomes a rounding, all others are packed on their own after all.
     for i in 0..choices.len() {
         let is_allowed = |choice: &Choice| {
-            choice.predictor.internal().is_none_or(|target| choices[target].predictor.is_root())
+            choice.predictor.internals().iter().all(|target| choices[*target].predictor.is_root())
         };
         if !is_allowed(&choices[i]) {
             let untied = context.choose_untied(i)?;
             choices[i] = if is_allowed(&untied) { untied } else { context.choose_coded(i)? };
         }
+    }
+    let predictors: Vec<&Predictor> = choices.iter().map(|choice| &choice.predictor).collect();
+    for (i, choice) in adam::find(&targets, &samples, &predictors, bases)? {
+        choices[i] = choice;
     }
     let predictors: Vec<&Predictor> = choices.iter().map(|choice| &choice.predictor).collect();
     let infos: Vec<&TensorInfo> = tensors.iter().map(|(_, info)| *info).collect();

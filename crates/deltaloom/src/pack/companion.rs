@@ -16,7 +16,7 @@ const MAX_CANDIDATES: usize = 8;
 
 /// The names that differ from `name` in one part have one of these in common with it. Neither a number is left out, as other layers have nothing to
 /// say, nor the whole name.
-fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
     let is_end = |c: char| c == '.' || c == '/';
     let mut start = 0;
     name.split(is_end).filter_map(move |part| {
@@ -69,8 +69,8 @@ pub(super) fn find(
     // The largest first; of a pair that could both take the other, one does.
     savings.sort_unstable_by_key(|(saving, i, other)| (Reverse(*saving), *i, *other));
     let (mut has_one, mut is_one) = (vec![false; tensors.len()], vec![false; tensors.len()]);
-    // What others are tied to or cast from must stand by itself.
-    predictors.iter().filter_map(|predictor| predictor.internal()).for_each(|target| is_one[target] = true);
+    // What others come from already stays as it is.
+    predictors.iter().flat_map(|predictor| predictor.internals()).for_each(|other| is_one[*other] = true);
     savings.retain(|(_, i, other)| {
         let is_free = !has_one[*i] && !is_one[*i] && !has_one[*other];
         if is_free {

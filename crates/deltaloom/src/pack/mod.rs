@@ -1,6 +1,7 @@
 //! Packs a checkpoint: choose a predictor for every tensor, then plan, encode and write its chunks window by window.
 //! The order of work is fixed, so the container depends on the input and the preset only.
 
+mod adam;
 mod adapter;
 mod blend;
 mod choose;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::bases::Bases;
+use crate::bases::{self, Bases};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
@@ -262,12 +263,21 @@ impl<'a> Packer<'a> {
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
-        let prediction = match &self.choices[group.tensor] {
-            Choice { predictor: Predictor::Companion(other), .. } => {
-                let (member, info) = self.tensors[*other];
-                Some(self.checkpoint.bytes(member, info, bytes)?)
+        let of_tensor = |other: &usize| {
+            let (member, info) = self.tensors[*other];
+            self.checkpoint.bytes(member, info, bytes.clone())
+        };
+        let choice = &self.choices[group.tensor];
+        let prediction = match &choice.predictor {
+            Predictor::Companion(other) => Some(of_tensor(other)?),
+            Predictor::Adam(adam) => {
+                let tensors = adam.tensors.iter().map(of_tensor).collect::<Result<Vec<_>>>()?;
+                let tensors: Vec<&[u8]> = tensors.iter().map(|values| &**values).collect();
+                let mut out = Scratch::of_len(target.len());
+                bases::adam_into(adam, &choice.references, &tensors, bytes.start, &mut out)?;
+                Some(Bytes::Read(out))
             }
-            choice => choice.predict(info, bytes)?,
+            _ => choice.predict(info, bytes)?,
         };
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
     }

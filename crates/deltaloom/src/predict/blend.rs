@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::number::{Element, load, store_or};
+use super::number::{Element, load, narrow, round_to_single, store_or};
 
 /// How references are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,16 +101,6 @@ impl fmt::Display for Blend {
         write!(f, "{form}")?;
         self.numbers.iter().try_for_each(|number| write!(f, " {number:.6}"))
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
-fn narrow(x: f64) -> f32 {
-    x as f32
-}
-
-/// Sums, differences and products of F32 numbers rounded from F64 are those of F32 arithmetic: F64 has more than twice the digits (Figueroa, "When is double rounding innocuous?", 1995).
-fn round_to_single(x: f64) -> f64 {
-    f64::from(narrow(x))
 }
 
 type Values = [f64; BLOCK];

@@ -1,6 +1,7 @@
 //! How a reader guesses a tensor before the residual corrects it; docs/format.md section 3.
 //! It names references; finding and reading them is [`crate::bases`]' work.
 
+mod adam;
 mod adapter;
 mod blend;
 pub(crate) mod cast;
@@ -8,9 +9,11 @@ mod factors;
 pub(crate) mod names;
 pub(crate) mod number;
 
+pub use adam::{Adam, AdamForm};
 pub use adapter::{Adapter, Merge};
 pub use blend::{Blend, BlendForm, Precision};
 
+pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
@@ -46,6 +49,8 @@ pub enum Predictor {
     Blend(Box<Blend>),
     /// Another tensor of the same container, of the same dtype and shape: to be near it, or only as large.
     Companion(usize),
+    /// A step of Adam from tensors of a base and of the same container.
+    Adam(Box<Adam>),
 }
 
 impl Predictor {
@@ -62,6 +67,7 @@ impl Predictor {
             Self::Adapter(_) => "adapter",
             Self::Blend(_) => "blend",
             Self::Companion(_) => "companion",
+            Self::Adam(_) => "adam",
         }
     }
 
@@ -74,7 +80,8 @@ impl Predictor {
             | Self::LowRank { .. }
             | Self::Adapter(_)
             | Self::Blend(_)
-            | Self::Companion(_) => true,
+            | Self::Companion(_)
+            | Self::Adam(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -96,6 +103,7 @@ impl Predictor {
             }
             Self::Adapter(adapter) => adapter.references(info, like(&adapter.reference)),
             Self::Blend(blend) => blend.references.iter().map(like).collect(),
+            Self::Adam(adam) => adam.references.iter().map(like).collect(),
         }
     }
 
@@ -106,12 +114,30 @@ impl Predictor {
             Self::Reference(_) | Self::Identical(_) | Self::LowRank { .. } | Self::Cast(_) => 1,
             Self::Adapter(_) => 3,
             Self::Blend(blend) => blend.references.len(),
+            Self::Adam(adam) => adam.references.len(),
         }
     }
 
-    /// Whether tensors of the same container may come from this one: it comes from none of them itself.
+    /// A tensor may only come from tensors of the same container whose level is lower, so that decoding it ends soon.
+    pub(crate) fn level(&self) -> u8 {
+        match self {
+            Self::Zero
+            | Self::Reference(_)
+            | Self::Identical(_)
+            | Self::LowRank { .. }
+            | Self::Adapter(_)
+            | Self::Blend(_) => 0,
+            Self::Adam(adam) => match adam.form {
+                AdamForm::SecondMoment => 1,
+                AdamForm::Weights => 2,
+            },
+            Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) | Self::Companion(_) => 3,
+        }
+    }
+
+    /// Whether it stands by itself.
     pub(crate) fn is_root(&self) -> bool {
-        self.internal().is_none() && !matches!(self, Self::Cast(_))
+        self.level() == 0
     }
 
     /// Whether elements that differ from the prediction are counted: where that says how much has changed.
@@ -119,12 +145,15 @@ impl Predictor {
         self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
     }
 
-    /// Number of the tensor of the same container that is needed.
+    /// Numbers of the tensors of the same container that are needed.
     #[must_use]
-    pub fn internal(&self) -> Option<usize> {
+    pub fn internals(&self) -> &[usize] {
         match self {
-            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => Some(*tensor),
-            _ => None,
+            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
+                std::slice::from_ref(tensor)
+            }
+            Self::Adam(adam) => &adam.tensors,
+            _ => &[],
         }
     }
 
@@ -134,6 +163,7 @@ impl Predictor {
             Self::LowRank { rank, .. } => Some(format!("rank {rank}")),
             Self::Adapter(adapter) => Some(adapter.to_string()),
             Self::Blend(blend) => Some(blend.to_string()),
+            Self::Adam(adam) => Some(adam.to_string()),
             _ => None,
         }
     }

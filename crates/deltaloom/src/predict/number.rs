@@ -74,10 +74,19 @@ pub(crate) fn load_singles(element: Element, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+pub(super) fn narrow(x: f64) -> f32 {
+    x as f32
+}
+
+/// Sums, differences, products, quotients and roots of F32 numbers rounded from F64 are those of F32 arithmetic: F64 has more than twice the digits (Figueroa, "When is double rounding innocuous?", 1995).
+pub(super) fn round_to_single(x: f64) -> f64 {
+    f64::from(narrow(x))
+}
+
 /// Rounds to F32 and then to the dtype; what is not finite becomes the element of `fallback`.
 pub(crate) fn store_or(element: Element, values: &[f64], fallback: &[u8], out: &mut [u8]) {
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
-    let singles = values.iter().map(|x| *x as f32);
+    let singles = values.iter().map(|x| narrow(*x));
     store_singles_or(element, singles, fallback, out);
 }
 

@@ -67,7 +67,7 @@ pub(super) fn all() -> Vec<Case> {
 /// Cases of format version 2, in the order they were added.
 pub(super) fn since_2() -> Vec<Case> {
     let mut cases = computed::all();
-    cases.extend([mixed(), grids(), training_state()]);
+    cases.extend([mixed(), grids(), training_state(), step_of_adam()]);
     cases
 }
 
@@ -438,4 +438,47 @@ fn training_state() -> Case {
         &tuned,
         &[&[tensor("exp_avg_sq.w", &old)]],
     )
+}
+
+fn step_of_adam() -> Case {
+    let mut random = Random::new(14);
+    let (rows, cols) = (32, 25);
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+    let mut numbers =
+        |size: f64| -> Vec<f32> { random.normals(rows * cols, size).into_iter().map(|x| x as f32).collect() };
+    let (w, gradients, mut m) = (numbers(0.02), numbers(1e-3), numbers(3e-4));
+    let mut v: Vec<f32> = numbers(1e-3).iter().map(|x| x * x).collect();
+    let doubles = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let file = |m: &[f32], v: &[f32], w: &[f32], rounded: &[f64]| {
+        let tensor = |name: &str, values: &[f64]| Tensor::new(name, "F32", &[rows, cols], f32s(values));
+        [
+            tensor("m.w", &doubles(m)),
+            tensor("v.w", &doubles(v)),
+            tensor("w", &doubles(w)),
+            Tensor::new("half.w", "BF16", &[rows, cols], bf16s(&doubles(w))),
+            // The same step with its sign turned.
+            tensor("exp_avg.u", &doubles(m).iter().map(|x| -x).collect::<Vec<_>>()),
+            tensor("exp_avg_sq.u", rounded),
+        ]
+    };
+    // Where nothing follows: infinite, not a number, never trained.
+    v[7] = f32::INFINITY;
+    m[8] = f32::NAN;
+    let base = file(&m, &v, &w, &doubles(&v));
+    let mut new_m: Vec<f32> = m.iter().zip(&gradients).map(|(m, g)| m + 0.1 * (g - m)).collect();
+    let mut new_v: Vec<f32> = v.iter().zip(&gradients).map(|(v, g)| 0.999 * v + 0.001 * g * g).collect();
+    let in_double = |(v, g): (&f32, &f32)| 0.999 * f64::from(*v) + 0.001 * f64::from(*g) * f64::from(*g);
+    let rounded: Vec<f64> = v.iter().zip(&gradients).map(in_double).collect();
+    (new_m[9], new_v[9]) = (0.0, 0.0);
+    let moved = |i: usize| 0.9999 * w[i] - 1e-3 * new_m[i] / (new_v[i].sqrt() + 1e-8);
+    let new_w: Vec<f32> = (0..rows * cols).map(moved).collect();
+    Case {
+        chunk_log2: 10,
+        ..Case::new(
+            "step_of_adam",
+            "second moments and weights that follow from first moments, and a rounding of such weights",
+            &file(&new_m, &new_v, &new_w, &rounded),
+            &[&base],
+        )
+    }
 }

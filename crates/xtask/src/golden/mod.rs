@@ -272,6 +272,7 @@ impl Seen {
             "adapter",
             "blend",
             "companion",
+            "adam",
         ];
         missing("predictor", &self.predictors, &predictors)?;
         missing(

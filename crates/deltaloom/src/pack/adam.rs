@@ -1,0 +1,289 @@
+//! Finds out whether a base is the state one step of Adam before: fits the rates of the step on a sample, snaps them to what people write, and keeps what saves a bit per element.
+//! The arithmetic is [`crate::predict::Adam`]'s. Names and signs limit what is tried.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use super::blend::{snap, solve};
+use super::choose::{Choice, Target, reference_name};
+use super::companion;
+use crate::bases::{Bases, TensorSource};
+use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
+use crate::plan;
+use crate::predict::{ADAM_INPUTS, Adam, AdamForm, Element, Predictor, load};
+use crate::sample;
+use crate::tensor::DType;
+
+/// Elements that the numbers are fitted on: step sizes need more than a usual sample.
+const SAMPLE_ELEMS: u64 = 16_384;
+/// Tensors that are tried for one, as its first moments or as its weights.
+const MAX_CANDIDATES: usize = 8;
+/// Decay rates are tried in steps of these, and as they were fitted.
+const RATE_STEPS: [f64; 3] = [1e-3, 1e-4, 1e-5];
+/// Most of the mean square of a moment's relative error, for a fit to be looked at.
+const MAX_ERROR: f64 = 1e-3;
+/// Step sizes that are tried on either side of the fitted one, in ULPs.
+const RATE_ULPS: i64 = 8;
+/// Powers of ten for what is added to the root of the second moment.
+const EPSILONS: std::ops::RangeInclusive<i32> = 5..=15;
+
+/// Tensors that a step explains, and how. Second moments come first and then the weights that they belong to; both need the first moments to stand by themselves.
+pub(super) fn find(
+    targets: &[Target<'_>],
+    samples: &[Vec<u8>],
+    predictors: &[&Predictor],
+    bases: &Bases,
+) -> Result<Vec<(usize, Choice)>> {
+    let is_single = |i: &usize| targets[*i].info.dtype == DType::F32 && targets[*i].info.len_bytes() > 0;
+    let is_coded =
+        |i: &usize| is_single(i) && matches!(predictors[*i], Predictor::Zero | Predictor::Reference(_));
+    let is_first = |i: &usize| is_single(i) && predictors[*i].is_root() && has_signs(&samples[*i]);
+    let mut firsts: HashMap<_, Vec<usize>> = HashMap::new();
+    if !bases.is_empty() {
+        for i in (0..targets.len()).filter(is_first) {
+            for key in companion::keys(&targets[i].info.name) {
+                firsts.entry((key, &targets[i].info.shape)).or_default().push(i);
+            }
+        }
+    }
+    let explain = |v: usize| -> Result<Vec<(usize, Choice)>> {
+        for key in companion::keys(&targets[v].info.name) {
+            let near = firsts.get(&(key, &targets[v].info.shape)).into_iter().flatten();
+            for m in near.take(MAX_CANDIDATES).copied() {
+                let Some(choice) = second_moment(targets, [v, m], bases)? else { continue };
+                let mut found = vec![(v, choice)];
+                let is_near = |i: &usize| {
+                    ![v, m].contains(i)
+                        && targets[*i].info.shape == targets[v].info.shape
+                        && is_named_by(&targets[*i].info.name, key)
+                };
+                let near = (0..targets.len()).filter(is_coded).filter(is_near);
+                for w in near.take(MAX_CANDIDATES) {
+                    found.extend(weights(targets, [w, m, v], bases)?.map(|choice| (w, choice)));
+                }
+                return Ok(found);
+            }
+        }
+        Ok(Vec::new())
+    };
+    let seconds: Vec<usize> =
+        (0..targets.len()).filter(|i| is_coded(i) && !has_signs(&samples[*i])).collect();
+    let found: Vec<_> = seconds.into_par_iter().map(explain).collect::<Result<_>>()?;
+    Ok(compatible(found.into_iter().flatten(), predictors))
+}
+
+/// Those whose tensors keep a lower level: none is explained that has to stand by itself for another.
+fn compatible(
+    found: impl Iterator<Item = (usize, Choice)>,
+    predictors: &[&Predictor],
+) -> Vec<(usize, Choice)> {
+    let mut levels: Vec<u8> = predictors.iter().map(|predictor| predictor.level()).collect();
+    let mut is_needed = vec![false; levels.len()];
+    let is_kept = |(i, choice): &(usize, Choice)| {
+        let level = choice.predictor.level();
+        let tensors = choice.predictor.internals();
+        let fits = levels[*i] == 0 && !is_needed[*i] && tensors.iter().all(|other| levels[*other] < level);
+        if fits {
+            levels[*i] = level;
+            tensors.iter().for_each(|other| is_needed[*other] = true);
+        }
+        fits
+    };
+    found.filter(is_kept).collect()
+}
+
+fn has_signs(sample: &[u8]) -> bool {
+    sample.as_chunks::<4>().0.iter().any(|bytes| bytes[3] & 0x80 != 0)
+}
+
+/// Whether weights of this name may be those of moments whose names have the key in common.
+fn is_named_by(name: &str, (before, after): (&str, &str)) -> bool {
+    let is_end = ['.', '/'];
+    let (before, after) = (before.trim_end_matches(is_end), after.trim_start_matches(is_end));
+    if after.is_empty() { name.starts_with(before) } else { name.ends_with(after) }
+}
+
+/// The same elements of a tensor and of what it may follow from.
+struct Sample {
+    target: Vec<u8>,
+    inputs: [Vec<u8>; ADAM_INPUTS],
+}
+
+impl Sample {
+    /// Of a target with references and other targets.
+    fn read(target: &Target<'_>, references: &[&TensorSource], tensors: &[&Target<'_>]) -> Result<Self> {
+        let of_target =
+            |target: &Target<'_>| sample::read(target.info, SAMPLE_ELEMS, |at, len| target.read(at, len));
+        let of_reference =
+            |source: &TensorSource| sample::read(source.info(), SAMPLE_ELEMS, |at, len| source.read(at, len));
+        let mut inputs: [Vec<u8>; ADAM_INPUTS] = Default::default();
+        for (input, reference) in inputs.iter_mut().zip(references) {
+            *input = of_reference(reference)?;
+        }
+        for (input, tensor) in inputs[references.len()..].iter_mut().zip(tensors) {
+            *input = of_target(tensor)?;
+        }
+        Ok(Self { target: of_target(target)?, inputs })
+    }
+
+    /// Each element of the target with its inputs.
+    fn elements(&self) -> Vec<[f64; 1 + ADAM_INPUTS]> {
+        let mut elements = vec![[0.0; 1 + ADAM_INPUTS]; self.target.len() / 4];
+        let mut values = vec![0.0; elements.len()];
+        for (k, bytes) in std::iter::once(&self.target).chain(&self.inputs).enumerate() {
+            load(Element::F32, bytes, &mut values);
+            elements.iter_mut().zip(&values).for_each(|(element, value)| element[k] = *value);
+        }
+        elements
+    }
+
+    fn predict(&self, adam: &Adam) -> Vec<u8> {
+        let mut out = vec![0; self.target.len()];
+        adam.predict(self.inputs.each_ref().map(Vec::as_slice), &mut out);
+        out
+    }
+
+    /// Of those that cost least, the first, if it saves a bit per element.
+    fn best_of(&self, candidates: impl Iterator<Item = Adam>) -> Option<Adam> {
+        let number = Element::F32.number();
+        let cost = |prediction: &[u8]| plan::residual_cost(number, &self.target, prediction);
+        let best = candidates.map(|adam| (cost(&self.predict(&adam)), adam)).min_by_key(|(cost, _)| *cost);
+        let (least, adam) = best?;
+        let without = cost(&self.inputs[0]).min(plan::stand_alone_cost(number, &self.target));
+        (least + (self.target.len() / 4) as u64 * ONE_BIT <= without).then_some(adam)
+    }
+
+    fn count_right(&self, adam: &Adam) -> usize {
+        let prediction = self.predict(adam);
+        let pairs = prediction.as_chunks::<4>().0.iter().zip(self.target.as_chunks::<4>().0);
+        pairs.filter(|(a, b)| a == b).count()
+    }
+}
+
+fn second_moment(targets: &[Target<'_>], [v, m]: [usize; 2], bases: &Bases) -> Result<Option<Choice>> {
+    for base in bases.iter() {
+        let old = |i: usize| {
+            let info = targets[i].info;
+            base.counterpart(&info.name, |source| source.is_like(info))
+        };
+        let (Some(old_v), Some(old_m)) = (old(v), old(m)) else { continue };
+        let sample = Sample::read(&targets[v], &[old_v, old_m], &[&targets[m]])?;
+        let Some(fitted) = fit_rates(&sample.elements()) else { continue };
+        let names = [reference_name(&targets[v], old_v), Some(old_m.info().name.clone())];
+        let adam = |rates: [f64; 2], is_single| Adam {
+            form: AdamForm::SecondMoment,
+            is_single,
+            references: names.to_vec(),
+            tensors: vec![m],
+            numbers: rates.to_vec(),
+        };
+        let snapped = RATE_STEPS.iter().map(|step| fitted.map(|rate| snap(rate, *step)));
+        let rates = snapped.chain([fitted]);
+        let candidates = rates.flat_map(|rates| [true, false].map(|is_single| adam(rates, is_single)));
+        if let Some(adam) = sample.best_of(candidates) {
+            let predictor = Predictor::Adam(Box::new(adam));
+            let references = vec![old_v.clone(), old_m.clone()];
+            return Choice::coded(predictor, references).with_reference_digests().map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn weights(targets: &[Target<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Result<Option<Choice>> {
+    let info = targets[w].info;
+    for base in bases.iter() {
+        let Some(old) = base.counterpart(&info.name, |source| source.is_like(info)) else { continue };
+        let sample = Sample::read(&targets[w], &[old], &[&targets[m], &targets[v]])?;
+        let elements = sample.elements();
+        let Some(fitted) = fit_step(&elements) else { continue };
+        let adam = |is_single, numbers: [f64; 3]| Adam {
+            form: AdamForm::Weights,
+            is_single,
+            references: vec![reference_name(&targets[w], old)],
+            tensors: vec![m, v],
+            numbers: numbers.to_vec(),
+        };
+        let rounded = fitted.map(single);
+        // In F32 the right step size makes every element come out, and one beside it does not.
+        let near = (-RATE_ULPS..=RATE_ULPS).map(|ulps| {
+            let rate = f64::from(step_ulps(rounded[1], ulps));
+            adam(true, [rounded[0].into(), rate, fitted[2]])
+        });
+        // The nearest to the fitted one of those that are as good.
+        let single = near.enumerate().max_by_key(|(i, adam)| {
+            (sample.count_right(adam), std::cmp::Reverse((*i as i64 - RATE_ULPS).abs()))
+        });
+        let candidates = single.map(|(_, adam)| adam).into_iter().chain([adam(false, fitted)]);
+        if let Some(adam) = sample.best_of(candidates) {
+            let predictor = Predictor::Adam(Box::new(adam));
+            return Choice::coded(predictor, vec![old.clone()]).with_reference_digests().map(Some);
+        }
+    }
+    Ok(None)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+fn single(x: f64) -> f32 {
+    x as f32
+}
+
+fn step_ulps(x: f32, ulps: i64) -> f32 {
+    let step = if ulps < 0 { f32::next_down } else { f32::next_up };
+    (0..ulps.abs()).fold(x, |x, _| step(x))
+}
+
+/// Decay rates of both moments: v' = b2 v + (1 - b2) ((m' - b1 m) / (1 - b1))^2 is linear in v and the products of m' and m.
+fn fit_rates(elements: &[[f64; 4]]) -> Option<[f64; 2]> {
+    let row = |[new_v, v, m, new_m]: &[f64; 4]| {
+        [v / new_v, new_m * new_m / new_v, new_m * m / new_v, m * m / new_v, 1.0]
+    };
+    let is_usable = |[new_v, ..]: &&[f64; 4]| *new_v > f64::from(f32::MIN_POSITIVE);
+    let rows = || elements.iter().filter(is_usable).map(row).filter(|row| row.iter().all(|x| x.is_finite()));
+    let solved = least_squares(rows());
+    let (mut squares, mut count) = (0.0, 0.0);
+    for [a, b, c, d, goal] in rows() {
+        let error: f64 = goal - (solved[0] * a + solved[1] * b + solved[2] * c + solved[3] * d);
+        squares += error * error;
+        count += 1.0;
+    }
+    let rates = [-solved[2] / (2.0 * solved[1]), solved[0]];
+    let is_fit = squares <= MAX_ERROR * count && rates.iter().all(|rate| (0.0..1.0).contains(rate));
+    is_fit.then_some(rates)
+}
+
+/// Decay, step size and what is added to the root: w' = d w - r m' / (root of v' + e).
+fn fit_step(elements: &[[f64; 4]]) -> Option<[f64; 3]> {
+    // Each element relative to its size, as its rounding is. Times the root the step is linear in e too.
+    let usable = || {
+        elements.iter().filter_map(|[new_w, w, new_m, new_v]| {
+            let (root, size) = (new_v.sqrt(), w.abs());
+            (root > 0.0 && size > 0.0).then(|| (new_w - w, *w, *new_m, root, size))
+        })
+    };
+    let rows = usable()
+        .map(|(step, w, m, root, size)| [w / size, m / (root * size), step / (root * size), step / size]);
+    let epsilon = -least_squares(rows)[2];
+    let power = EPSILONS.map(|power| 1.0 / (0..power).fold(1.0, |x, _| x * 10.0));
+    let epsilon = power
+        .into_iter()
+        .find(|power| (epsilon / power - 1.0).abs() < 0.01)
+        .unwrap_or(if epsilon > 0.0 { epsilon } else { 0.0 });
+    let rows =
+        usable().map(|(step, w, m, root, size)| [w / size, m / ((root + epsilon) * size), step / size]);
+    let solved = least_squares(rows);
+    let fitted = [1.0 + solved[0], -solved[1], epsilon];
+    fitted.iter().all(|number| number.is_finite()).then_some(fitted)
+}
+
+/// Weights with which all numbers of a row but the last come nearest to that; rows that are not finite do not count.
+fn least_squares<const N: usize>(rows: impl Iterator<Item = [f64; N]>) -> Vec<f64> {
+    let mut matrix = vec![vec![0.0; N]; N - 1];
+    for row in rows.filter(|row| row.iter().all(|x| x.is_finite())) {
+        for (line, a) in matrix.iter_mut().zip(row) {
+            line.iter_mut().zip(row).for_each(|(sum, b)| *sum += a * b);
+        }
+    }
+    solve(matrix)
+}
