@@ -31,7 +31,7 @@ but neither remove one nor change its meaning. Sizes are in bytes.
 | `codecs` | by codec: `count` of chunks, `bytes` of their payloads |
 | `tensors` | a list, in file order; an opaque file is one tensor with its path as its name |
 
-Kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `blend` and `companion`;
+Kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `blend`, `companion` and `adam`;
 codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`. Each of `tensors` has:
 
 | key | value |
