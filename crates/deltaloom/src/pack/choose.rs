@@ -292,26 +292,25 @@ impl Context<'_> {
         if let Some(choice) = self.choose_blend(target, &candidates)? {
             return Ok(choice);
         }
-        if let [only] = candidates[..]
-            && let Some(choice) = low_rank::choose(target, only, &self.grids[i], self.progress)?
-        {
+        let cost = |reference: &TensorSource| -> Result<u64> {
+            Ok(plan::residual_cost(number, sample, &sample::of(reference)?))
+        };
+        let best = match candidates[..] {
+            [] => return Ok(Choice::zero()),
+            [only] => only,
+            _ => {
+                let costs =
+                    candidates.iter().map(|reference| cost(reference)).collect::<Result<Vec<u64>>>()?;
+                let least = (0..candidates.len()).min_by_key(|i| costs[*i]).unwrap_or(0);
+                candidates[least]
+            }
+        };
+        if let Some(choice) = low_rank::choose(target, best, &self.grids[i], self.progress)? {
             return Ok(choice);
         }
-        if let [only] = candidates[..]
-            && plan::is_clearly_near(number, sample, &sample::of(only)?)
-        {
-            return Ok(reference_choice(only));
-        }
-        let mut best: Option<(u64, &TensorSource)> = None;
-        for reference in candidates {
-            let cost = plan::residual_cost(number, sample, &sample::of(reference)?);
-            if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                best = Some((cost, reference));
-            }
-        }
-        let Some((least, reference)) = best else { return Ok(Choice::zero()) };
-        let is_better_alone = plan::stand_alone_cost(number, sample) <= least;
-        Ok(if is_better_alone { Choice::zero() } else { reference_choice(reference) })
+        let is_better_alone = !plan::is_clearly_near(number, sample, &sample::of(best)?)
+            && plan::stand_alone_cost(number, sample) <= cost(best)?;
+        Ok(if is_better_alone { Choice::zero() } else { reference_choice(best) })
     }
 
     /// A combination of several candidates where that costs clearly less than the best of them.
