@@ -283,7 +283,7 @@ impl Context<'_> {
             let predictor = Predictor::Reference(reference_name(target, reference));
             Choice::coded(predictor, vec![reference.clone()])
         };
-        let candidates: Vec<&TensorSource> = self.candidates(target).collect();
+        let mut candidates: Vec<&TensorSource> = self.candidates(target).collect();
         for reference in &candidates {
             if let Some(choice) = adapter::choose(target, reference, self.bases)? {
                 return Ok(choice);
@@ -295,19 +295,19 @@ impl Context<'_> {
         let cost = |reference: &TensorSource| -> Result<u64> {
             Ok(plan::residual_cost(number, sample, &sample::of(reference)?))
         };
-        let best = match candidates[..] {
-            [] => return Ok(Choice::zero()),
-            [only] => only,
-            _ => {
-                let costs =
-                    candidates.iter().map(|reference| cost(reference)).collect::<Result<Vec<u64>>>()?;
-                let least = (0..candidates.len()).min_by_key(|i| costs[*i]).unwrap_or(0);
-                candidates[least]
-            }
-        };
-        if let Some(choice) = low_rank::choose(target, best, &self.grids[i], self.progress)? {
-            return Ok(choice);
+        if candidates.len() > 1 {
+            let costs = candidates.iter().map(|reference| cost(reference)).collect::<Result<Vec<u64>>>()?;
+            let mut costed: Vec<(u64, &TensorSource)> = costs.into_iter().zip(candidates).collect();
+            costed.sort_by_key(|(cost, _)| *cost);
+            candidates = costed.into_iter().map(|(_, reference)| reference).collect();
         }
+        // What is nearest need not be what a product was added to.
+        for reference in &candidates {
+            if let Some(choice) = low_rank::choose(target, reference, &self.grids[i], self.progress)? {
+                return Ok(choice);
+            }
+        }
+        let Some(best) = candidates.first().copied() else { return Ok(Choice::zero()) };
         let is_better_alone = !plan::is_clearly_near(number, sample, &sample::of(best)?)
             && plan::stand_alone_cost(number, sample) <= cost(best)?;
         Ok(if is_better_alone { Choice::zero() } else { reference_choice(best) })
