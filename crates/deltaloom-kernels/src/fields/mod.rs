@@ -64,6 +64,7 @@ impl FieldSplit {
         if self.is_float() { u32::from(self.has_signs) + self.max_zero_bits() - zero_bits } else { 0 }
     }
 
+    #[cfg(target_arch = "x86_64")]
     /// By how much a sign is shifted: out of the element where there is none.
     #[inline]
     fn sign_shift(self) -> u32 {
