@@ -64,8 +64,8 @@ impl FieldSplit {
         if self.is_float() { u32::from(self.has_signs) + self.max_zero_bits() - zero_bits } else { 0 }
     }
 
-    #[cfg(target_arch = "x86_64")]
     /// By how much a sign is shifted: out of the element where there is none.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     fn sign_shift(self) -> u32 {
         if self.has_signs { self.number.bits() - 1 } else { self.number.bits() }
