@@ -145,69 +145,48 @@ per_isa! {
     fn add(rule: &Expectation<'_>, coded: &[u8], values: &mut [u8]) = add_body;
 }
 
+/// Calls `f` with each element of `values`, the one at its place in `others`, and the base of its row and column.
+#[inline(always)]
+fn each_element<const B: usize>(
+    rule: &Expectation<'_>,
+    values: &mut [u8],
+    others: &[u8],
+    mut f: impl FnMut(&mut [u8], &[u8], i32),
+) {
+    let row_bytes = rule.elems_of_row(values.len()) * B;
+    for (row, (values, others)) in values.chunks_mut(row_bytes).zip(others.chunks(row_bytes)).enumerate() {
+        let base = rule.of_row(row);
+        let pairs = values.chunks_exact_mut(B).zip(others.chunks_exact(B));
+        if rule.col_scales.is_empty() {
+            pairs.for_each(|(value, other)| f(value, other, base));
+        } else {
+            pairs.zip(rule.col_scales).for_each(|((value, other), col)| f(value, other, base + col));
+        }
+    }
+}
+
 #[inline(always)]
 fn subtract_body(rule: &Expectation<'_>, prediction: &[u8], values: &mut [u8]) {
     #[inline(always)]
-    fn run<const B: usize>(
-        number: Number,
-        slope: i32,
-        base: i32,
-        cols: &[i32],
-        predictions: &[u8],
-        values: &mut [u8],
-    ) {
-        let pairs = values.chunks_exact_mut(B).zip(predictions.chunks_exact(B));
-        if cols.is_empty() {
-            for (value, p) in pairs {
-                store::<B>(
-                    value,
-                    0,
-                    relative(number, load::<B>(value, 0), expected(number, slope, base, load::<B>(p, 0))),
-                );
-            }
-        } else {
-            for ((value, p), col) in pairs.zip(cols) {
-                let expected = expected(number, slope, base + col, load::<B>(p, 0));
-                store::<B>(value, 0, relative(number, load::<B>(value, 0), expected));
-            }
-        }
+    fn run<const B: usize>(number: Number, rule: &Expectation<'_>, predictions: &[u8], values: &mut [u8]) {
+        each_element::<B>(rule, values, predictions, |value, p, base| {
+            let expected = expected(number, rule.slope, base, load::<B>(p, 0));
+            store::<B>(value, 0, relative(number, load::<B>(value, 0), expected));
+        });
     }
-    let row_bytes = rule.elems_of_row(values.len()) * rule.number.bytes();
-    for (row, (values, predictions)) in
-        values.chunks_mut(row_bytes).zip(prediction.chunks(row_bytes)).enumerate()
-    {
-        by_number!(rule.number, run(rule.slope, rule.of_row(row), rule.col_scales, predictions, values));
-    }
+    by_number!(rule.number, run(rule, prediction, values));
 }
 
 #[inline(always)]
 fn add_body(rule: &Expectation<'_>, coded: &[u8], values: &mut [u8]) {
     #[inline(always)]
-    fn run<const B: usize>(
-        number: Number,
-        slope: i32,
-        base: i32,
-        cols: &[i32],
-        coded: &[u8],
-        values: &mut [u8],
-    ) {
-        let pairs = values.chunks_exact_mut(B).zip(coded.chunks_exact(B));
-        if cols.is_empty() {
-            for (value, coded) in pairs {
-                let expected = expected(number, slope, base, load::<B>(value, 0));
-                store::<B>(value, 0, absolute(number, load::<B>(coded, 0), expected));
-            }
-        } else {
-            for ((value, coded), col) in pairs.zip(cols) {
-                let expected = expected(number, slope, base + col, load::<B>(value, 0));
-                store::<B>(value, 0, absolute(number, load::<B>(coded, 0), expected));
-            }
-        }
+    fn run<const B: usize>(number: Number, rule: &Expectation<'_>, coded: &[u8], values: &mut [u8]) {
+        each_element::<B>(rule, values, coded, |value, coded, base| {
+            let expected = expected(number, rule.slope, base, load::<B>(value, 0));
+            store::<B>(value, 0, absolute(number, load::<B>(coded, 0), expected));
+        });
     }
-    let row_bytes = rule.elems_of_row(values.len()) * rule.number.bytes();
-    for (row, (values, coded)) in values.chunks_mut(row_bytes).zip(coded.chunks(row_bytes)).enumerate() {
-        by_number!(rule.number, run(rule.slope, rule.of_row(row), rule.col_scales, coded, values));
-    }
+    by_number!(rule.number, run(rule, coded, values));
 }
 
 #[cfg(test)]

@@ -1,14 +1,11 @@
-//! Samples of tensors: runs of elements at places that depend on dtype and shape alone, so that two tensors of a kind are compared element by element, and
-//! what coding a sample would cost. It chooses nothing.
+//! Samples of tensors: runs of elements at places that depend on dtype and shape alone, so that two tensors of a kind are compared element by element.
+//! It chooses nothing.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-
-use deltaloom_kernels::Number;
 
 use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::plan;
 use crate::tensor::{DType, TensorInfo};
 
 /// Elements of a usual sample.
@@ -46,12 +43,4 @@ pub(crate) fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (shape, dtype, sample).hash(&mut hasher);
     hasher.finish()
-}
-
-/// Estimated bits, in 1/65536, of coding a sample given its prediction, or on its own.
-pub(crate) fn cost(number: Number, sample: &[u8], prediction: Option<&[u8]>) -> u64 {
-    match prediction {
-        Some(prediction) => plan::residual_cost(number, sample, prediction),
-        None => plan::stand_alone_cost(number, sample),
-    }
 }

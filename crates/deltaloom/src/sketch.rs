@@ -7,6 +7,7 @@ use crate::bases::{Base, TensorSource};
 use crate::checkpoint::{Checkpoint, Contents};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
+use crate::plan;
 use crate::predict::cast;
 use crate::sample;
 use crate::tensor::{DType, TensorInfo};
@@ -93,7 +94,7 @@ impl Sketch {
                 checkpoint.read(member, info, offset, &mut bytes)?;
                 Ok(bytes)
             })?;
-            let alone = sample::cost(info.number(), &sample, None).min(sample.len() as u64 * 8 * ONE_BIT);
+            let alone = plan::stand_alone_cost(info.number(), &sample).min(sample.len() as u64 * 8 * ONE_BIT);
             Ok(TensorSketch { info: info.clone(), weight_bytes, sample, alone })
         };
         let tensors = weights(&sizes).into_par_iter().map(sketch).collect::<Result<_>>()?;
@@ -163,7 +164,7 @@ impl TensorSketch {
             }
             Some(other) if other.sample == self.sample => 0,
             Some(other) => {
-                sample::cost(self.info.number(), &self.sample, Some(&other.sample)).min(self.alone)
+                plan::residual_cost(self.info.number(), &self.sample, &other.sample).min(self.alone)
             }
         };
         Nearness {

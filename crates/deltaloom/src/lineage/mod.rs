@@ -14,6 +14,7 @@ use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::pipeline;
+use crate::plan;
 use crate::predict::cast;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::ratio;
@@ -312,8 +313,8 @@ impl<'a> Study<'a> {
         // What does not get smaller is stored as it is.
         let elems = (sample.len() / number.bytes()) as u64;
         let bits = |cost: u64| ratio(cost, 65_536 * elems).min(f64::from(number.bits()));
-        let given = sample::cost(number, sample, Some(&sample::of(reference)?));
-        Ok(Some([bits(sample::cost(number, sample, None)), bits(given)]))
+        let given = plan::residual_cost(number, sample, &sample::of(reference)?);
+        Ok(Some([bits(plan::stand_alone_cost(number, sample)), bits(given)]))
     }
 }
 

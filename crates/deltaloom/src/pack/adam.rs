@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::blend::{snap, solve};
 use super::choose::{Choice, Target, reference_name};
 use super::companion;
+use super::least_squares::{NormalEquations, snap};
 use crate::bases::{Bases, TensorSource};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
@@ -279,11 +279,7 @@ fn fit_step(elements: &[[f64; 4]]) -> Option<[f64; 3]> {
 
 /// Weights with which all numbers of a row but the last come nearest to that; rows that are not finite do not count.
 fn least_squares<const N: usize>(rows: impl Iterator<Item = [f64; N]>) -> Vec<f64> {
-    let mut matrix = vec![vec![0.0; N]; N - 1];
-    for row in rows.filter(|row| row.iter().all(|x| x.is_finite())) {
-        for (line, a) in matrix.iter_mut().zip(row) {
-            line.iter_mut().zip(row).for_each(|(sum, b)| *sum += a * b);
-        }
-    }
-    solve(matrix)
+    let mut equations = NormalEquations::new(N - 1);
+    rows.for_each(|row| equations.add(&row));
+    equations.solve()
 }

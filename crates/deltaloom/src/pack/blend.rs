@@ -1,6 +1,7 @@
 //! Finds out how models were merged: fits weights by least squares on a sample, snaps them to what merge tools are given, and keeps what costs least.
 //! The arithmetic is [`crate::predict::Blend`]'s.
 
+use super::least_squares::{NormalEquations, snap};
 use crate::entropy::log2::ONE_BIT;
 use crate::plan;
 use crate::predict::{Blend, BlendForm, Element, Precision};
@@ -243,51 +244,23 @@ fn just_above(sizes: &[f64], quantile: f64) -> f64 {
     size.next_up().into()
 }
 
-pub(super) fn snap(weight: f64, step: f64) -> f64 {
-    // Dividing gives the number that people write: 3 / 10 and not 3 times a tenth.
-    (weight / step).round() / (1.0 / step).round()
-}
-
 /// Weights with which the references come nearest to the target, by least squares. Fine-tunes of one base are almost parallel, so it is the first reference and
 /// the differences of the others to it that are fitted.
 fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
     let (first, others) = references.split_first()?;
     let regressor = |k: usize, i: usize| if k == 0 { first[i] } else { others[k - 1][i] - first[i] };
     let count = references.len();
-    let mut matrix = vec![vec![0.0; count + 1]; count];
-    let mut row = vec![0.0; count];
+    let mut equations = NormalEquations::new(count);
+    let mut row = vec![0.0; count + 1];
     for (i, value) in target.iter().enumerate() {
-        row.iter_mut().enumerate().for_each(|(k, x)| *x = regressor(k, i));
-        if !value.is_finite() || row.iter().any(|x| !x.is_finite()) {
-            continue;
-        }
-        for (line, a) in matrix.iter_mut().zip(&row) {
-            line.iter_mut().zip(&row).for_each(|(sum, b)| *sum += a * b);
-            line[count] += a * value;
-        }
+        row[..count].iter_mut().enumerate().for_each(|(k, x)| *x = regressor(k, i));
+        row[count] = *value;
+        equations.add(&row);
     }
-    let solved = solve(matrix);
+    let solved = equations.solve();
     let of_first = solved[0] - solved[1..].iter().sum::<f64>();
     let weights: Vec<f64> = std::iter::once(of_first).chain(solved[1..].iter().copied()).collect();
     weights.iter().all(|weight| weight.is_finite()).then_some(weights)
-}
-
-/// Solves a symmetric system, given with its right side, by elimination; unknowns that nothing depends on are 0.
-pub(super) fn solve(mut matrix: Vec<Vec<f64>>) -> Vec<f64> {
-    let count = matrix.len();
-    let scale: Vec<f64> = (0..count).map(|k| matrix[k][k]).collect();
-    for k in 0..count {
-        if matrix[k][k].abs() <= scale[k] * 1e-12 {
-            matrix[k].fill(0.0);
-            matrix[k][k] = 1.0;
-        }
-        let pivot = matrix[k].clone();
-        for (_, line) in matrix.iter_mut().enumerate().filter(|(other, _)| *other != k) {
-            let factor = line[k] / pivot[k];
-            line.iter_mut().zip(&pivot).skip(k).for_each(|(x, pivot)| *x -= factor * pivot);
-        }
-    }
-    (0..count).map(|k| matrix[k][count] / matrix[k][k]).collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod adapter;
 mod blend;
 mod choose;
 mod companion;
+mod least_squares;
 mod low_rank;
 
 use std::io::Write;

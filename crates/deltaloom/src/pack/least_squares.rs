@@ -1,0 +1,49 @@
+//! Least squares of a few unknowns, and the numbers that people write near what is found.
+//! What is fitted is the business of those who add rows.
+
+/// Sums of products of rows, whose last number is what the others are to give.
+pub(super) struct NormalEquations {
+    /// A line for every unknown, ending with its right side.
+    lines: Vec<Vec<f64>>,
+}
+
+impl NormalEquations {
+    pub(super) fn new(unknowns: usize) -> Self {
+        Self { lines: vec![vec![0.0; unknowns + 1]; unknowns] }
+    }
+
+    /// Adds a row, unless a number of it is not finite.
+    pub(super) fn add(&mut self, row: &[f64]) {
+        if row.iter().any(|x| !x.is_finite()) {
+            return;
+        }
+        for (line, a) in self.lines.iter_mut().zip(row) {
+            line.iter_mut().zip(row).for_each(|(sum, b)| *sum += a * b);
+        }
+    }
+
+    /// Solves them by elimination; unknowns that nothing depends on are 0.
+    pub(super) fn solve(self) -> Vec<f64> {
+        let mut lines = self.lines;
+        let count = lines.len();
+        let scale: Vec<f64> = (0..count).map(|k| lines[k][k]).collect();
+        for k in 0..count {
+            if lines[k][k].abs() <= scale[k] * 1e-12 {
+                lines[k].fill(0.0);
+                lines[k][k] = 1.0;
+            }
+            let pivot = lines[k].clone();
+            for (_, line) in lines.iter_mut().enumerate().filter(|(other, _)| *other != k) {
+                let factor = line[k] / pivot[k];
+                line.iter_mut().zip(&pivot).skip(k).for_each(|(x, pivot)| *x -= factor * pivot);
+            }
+        }
+        (0..count).map(|k| lines[k][count] / lines[k][k]).collect()
+    }
+}
+
+/// The nearest multiple of a step.
+pub(super) fn snap(number: f64, step: f64) -> f64 {
+    // Dividing gives the number that people write: 3 / 10 and not 3 times a tenth.
+    (number / step).round() / (1.0 / step).round()
+}
