@@ -136,6 +136,32 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A place that holds no series.
+    #[error("{location}: there is no series here")]
+    NotASeries {
+        /// The folder or URL.
+        location: String,
+    },
+    /// A series of a version that this reader does not know.
+    #[error("series version {found} is not supported")]
+    UnsupportedSeries {
+        /// Version in the manifest.
+        found: u32,
+    },
+    /// Another checkpoint has this step already.
+    #[error("step {step} is in the series with other content")]
+    StepTaken {
+        /// The step.
+        step: u64,
+    },
+    /// A step before the newest one.
+    #[error("step {step} is before the newest step {newest}")]
+    StepOutOfOrder {
+        /// The step.
+        step: u64,
+        /// The last one in the series.
+        newest: u64,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -196,7 +222,16 @@ impl Error {
             Self::Journal { .. } => Some(
                 "run again the very command that left the journal; or put the original file back, delete the journal and start anew",
             ),
-            Self::UnsupportedVersion { .. } => Some("a newer deltaloom wrote this file; update to read it"),
+            Self::NotASeries { .. } => Some("`deltaloom series init` makes one"),
+            Self::StepTaken { .. } => {
+                Some("nothing was changed; give it another --step, or use another series")
+            }
+            Self::StepOutOfOrder { .. } => {
+                Some("steps are added in order; use another series for another branch of training")
+            }
+            Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } => {
+                Some("a newer deltaloom wrote this file; update to read it")
+            }
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
             Self::NotFound { .. } => Some("`deltaloom inspect --tensors` lists the tensors of a container"),
             Self::Corrupt { .. } | Self::DigestMismatch { .. } | Self::LimitExceeded { .. } => {

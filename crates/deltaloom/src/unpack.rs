@@ -47,6 +47,14 @@ pub struct UnpackReport {
     pub threads: usize,
 }
 
+/// Which files of a container are restored, and how.
+pub(crate) struct Selection {
+    /// One file or a directory.
+    pub(crate) layout: Layout,
+    /// For every member the path that it gets, if it is restored.
+    pub(crate) paths: Vec<Option<String>>,
+}
+
 /// Restores the checkpoint of a container under the name `target`, which appears only when it is whole and every tensor has its digest.
 ///
 /// # Errors
@@ -57,14 +65,28 @@ pub fn unpack(
     options: &UnpackOptions,
     progress: &dyn Progress,
 ) -> Result<UnpackReport> {
-    let start = Instant::now();
     let index = resolved.container().index();
-    progress.start(index.data_bytes());
-    let threads = match index.layout {
+    let paths = index.members.iter().map(|member| Some(member.path.clone())).collect();
+    unpack_selected(resolved, &Selection { layout: index.layout, paths }, target, options, progress)
+}
+
+/// Restores some files of a container.
+pub(crate) fn unpack_selected(
+    resolved: &ResolvedContainer,
+    selection: &Selection,
+    target: &Path,
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+) -> Result<UnpackReport> {
+    let start = Instant::now();
+    let members = &resolved.container().index().members;
+    let selected = || members.iter().zip(&selection.paths).filter(|(_, path)| path.is_some());
+    progress.start(selected().map(|(member, _)| member.data_bytes()).sum());
+    let threads = match selection.layout {
         Layout::File => {
             let mut file = NewFile::create(target, options.overwrite)?;
             let handle = file.file().try_clone().map_err(Error::io(target))?;
-            let threads = restore(resolved, target, options, progress, |_| {
+            let threads = restore(resolved, selection, target, options, progress, |_| {
                 handle.try_clone().map_err(Error::io(target))
             })?;
             file.commit()?;
@@ -72,15 +94,16 @@ pub fn unpack(
         }
         Layout::Directory => {
             let folder = NewDirectory::create(target, options.overwrite)?;
-            let threads = restore(resolved, target, options, progress, |path| folder.create_file(path))?;
+            let create = |path: &str| folder.create_file(path);
+            let threads = restore(resolved, selection, target, options, progress, create)?;
             folder.commit()?;
             threads
         }
     };
     Ok(UnpackReport {
-        original_bytes: index.original_bytes(),
+        original_bytes: selected().map(|(member, _)| member.len_bytes()).sum(),
         packed_bytes: resolved.container().len_bytes(),
-        files: index.members.len(),
+        files: selected().count(),
         seconds: start.elapsed().as_secs_f64(),
         threads,
     })
@@ -88,31 +111,38 @@ pub fn unpack(
 
 fn restore(
     resolved: &ResolvedContainer,
+    selection: &Selection,
     target: &Path,
     options: &UnpackOptions,
     progress: &dyn Progress,
     create: impl Fn(&str) -> Result<File> + Sync,
 ) -> Result<usize> {
-    let members = &resolved.container().index().members;
+    let index = resolved.container().index();
+    let members = &index.members;
     let mut current: Option<(usize, File)> = None;
     let mut next_member = 0;
     // Opens members up to and including `member`: those in between have no tensor and are headers only.
     let mut open_up_to = |member: usize, current: &mut Option<(usize, File)>| -> Result<()> {
         while next_member <= member {
+            let number = next_member;
+            next_member += 1;
+            let Some(path) = &selection.paths[number] else { continue };
             if let Some((_, file)) = current.take() {
                 file.sync_all().map_err(Error::io(target))?;
             }
-            let mut file = create(&members[next_member].path)?;
-            if let Contents::Safetensors(header) = &members[next_member].contents {
+            let mut file = create(path)?;
+            if let Contents::Safetensors(header) = &members[number].contents {
                 let length = (header.len() as u64).to_le_bytes();
                 file.write_all(&length).and_then(|()| file.write_all(header)).map_err(Error::io(target))?;
             }
-            *current = Some((next_member, file));
-            next_member += 1;
+            *current = Some((number, file));
         }
         Ok(())
     };
-    let threads = decode_all(resolved, options.threads, progress, |piece| {
+    let is_selected = |number: &usize| selection.paths[index.tensors[*number].place.0].is_some();
+    let tensors: Vec<usize> = (0..index.tensors.len()).filter(is_selected).collect();
+    let chunk = |tensor, i| resolved.chunk(tensor, i);
+    let threads = decode_each(resolved, tensors, options.threads, progress, chunk, |piece| {
         match piece.fault {
             Some(fault) => return Err(fault),
             None => open_up_to(resolved.tensor(piece.tensor).place.0, &mut current)?,

@@ -43,8 +43,8 @@ impl Base {
         Self::new(path.to_path_buf(), checkpoint.tensors().map(source).collect())
     }
 
-    pub(crate) fn of_container(path: &Path, resolved: ResolvedContainer) -> Self {
-        let resolved = Arc::new(resolved);
+    pub(crate) fn of_container(path: &Path, resolved: impl Into<Arc<ResolvedContainer>>) -> Self {
+        let resolved: Arc<ResolvedContainer> = resolved.into();
         let count = resolved.container().index().tensors.len();
         let source = |number| TensorSource::Packed { resolved: Arc::clone(&resolved), number };
         Self::new(path.to_path_buf(), (0..count).map(source).collect())

@@ -156,6 +156,23 @@ impl Checkpoint {
         Self::from_sources(Layout::Directory, sources, limits)
     }
 
+    /// Checkpoints side by side in the folders of one directory, in order of their names.
+    pub(crate) fn side_by_side(parts: Vec<(&str, Self)>, limits: &Limits) -> Result<Self> {
+        let (mut members, mut sources) = (Vec::new(), Vec::new());
+        for (folder, part) in parts {
+            let moved = |member: Member| {
+                let path = format!("{folder}/{}", member.path);
+                match member.contents {
+                    Contents::Opaque => Member::opaque(path, member.len_bytes()),
+                    Contents::Safetensors(_) => Member { path, ..member },
+                }
+            };
+            members.extend(part.members.into_iter().map(moved));
+            sources.extend(part.sources);
+        }
+        Self::of_members(members, sources, limits)
+    }
+
     fn from_sources(
         layout: Layout,
         files: Vec<(String, PathBuf, Arc<dyn ReadAt>)>,
@@ -174,10 +191,24 @@ impl Checkpoint {
             checkpoint.members.push(member);
             checkpoint.sources.push((path, source));
         }
-        check_paths(layout, &checkpoint.members)?;
-        let tensors: usize = checkpoint.members.iter().map(|m| m.tensors.len()).sum();
-        Limits::check("the number of tensors", tensors as u64, limits.tensors)?;
+        checkpoint.check(limits)?;
         Ok(checkpoint)
+    }
+
+    /// A directory of files in any sources, which have the lengths that `members` say.
+    pub(crate) fn of_members(
+        members: Vec<Member>,
+        sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let checkpoint = Self { layout: Layout::Directory, members, sources };
+        checkpoint.check(limits)?;
+        Ok(checkpoint)
+    }
+
+    fn check(&self, limits: &Limits) -> Result<()> {
+        check_paths(self.layout, &self.members)?;
+        Limits::check("the number of tensors", self.tensors().count() as u64, limits.tensors)
     }
 
     /// The same checkpoint with all its files read into memory: what is done with it then waits for no disk.

@@ -1,0 +1,273 @@
+//! Adds a step: packs it against an earlier one, stores the container, then names it in the manifest by compare-and-swap.
+//! Until the manifest names it nothing has changed for anyone; a lost race is repeated on what the winner left.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tempfile::{NamedTempFile, TempPath};
+
+use super::Series;
+use super::chain::{LOOK_BACK, choose_reference};
+use super::content;
+use super::manifest::{Catalog, Parts, StepEntry};
+use crate::bases::{Base, Bases};
+use crate::checkpoint::{Checkpoint, FileSource};
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::pack::{PackOptions, pack_to};
+use crate::progress::Progress;
+use crate::report::{PackReport, ratio};
+
+/// A delta of this share of what a keyframe is expected to take does not pay any more.
+const KEYFRAME_SHARE: f64 = 0.9;
+/// How much larger than the delta a keyframe may then be: it makes chains shorter.
+const KEYFRAME_ALLOWANCE: f64 = 1.1;
+
+/// A checkpoint to be added.
+#[derive(Debug, Clone)]
+pub struct NewStep {
+    /// Its number; `None` for one more than the newest has when it is added.
+    pub step: Option<u64>,
+    /// A safetensors file or a directory.
+    pub model: PathBuf,
+    /// The optimizer's state: a safetensors file or a directory.
+    pub optimizer: Option<PathBuf>,
+    /// Text by name, kept with the step.
+    pub meta: BTreeMap<String, String>,
+}
+
+/// How to add.
+#[derive(Debug, Clone, Default)]
+pub struct AddOptions {
+    /// How to pack.
+    pub pack: PackOptions,
+    /// Pack it without a reference.
+    pub keyframe: bool,
+}
+
+/// What was added.
+#[derive(Debug, Clone, Serialize)]
+pub struct Added {
+    /// The step.
+    #[serde(flatten)]
+    pub entry: StepEntry,
+    /// Whether it was not there before.
+    pub is_new: bool,
+    /// What its container holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<PackReport>,
+}
+
+/// A container that is ready to be stored, and the entry for it but for what depends on its neighbours.
+pub(super) struct PackedStep {
+    file: TempPath,
+    entry: StepEntry,
+    /// What it was packed against, and the steps below.
+    chain: Vec<StepEntry>,
+    report: PackReport,
+}
+
+impl Series {
+    /// Adds a checkpoint. Adding the newest content of a step again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::StepTaken`], [`Error::StepOutOfOrder`]; what reading, packing and storing give. The series is unchanged then, except that after an [`Error::Io`] from
+    /// replacing the manifest the step may be there.
+    pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
+        let start = Instant::now();
+        let catalog = self.catalog()?;
+        let (checkpoint, parts) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+        if let Some(step) = new.step {
+            if let Some(entry) = catalog.find(step)? {
+                return same_or_taken(entry, &content::of_checkpoint(&checkpoint, progress)?);
+            }
+            check_order(&catalog, step)?;
+        }
+        drop(catalog);
+        let mut packed: Option<PackedStep> = None;
+        loop {
+            let mut catalog = self.catalog()?;
+            // Someone else may have removed what the container rests on.
+            let ready = match packed.take() {
+                Some(ready) if ready.stands_on(&catalog)? => ready,
+                _ => {
+                    let chain = chain_of_next(&catalog, options.keyframe)?;
+                    let ready = self.pack_step(&checkpoint, parts, chain, &options.pack, progress)?;
+                    self.store.put_file(&ready.entry.key(), &ready.file)?;
+                    ready
+                }
+            };
+            let newest = catalog.manifest.newest();
+            let step = new.step.unwrap_or_else(|| newest.map_or(0, |newest| newest.step + 1));
+            if let Some(entry) = catalog.find(step)? {
+                return same_or_taken(entry, &ready.entry.content);
+            }
+            check_order(&catalog, step)?;
+            let mut entry = ready.entry.clone();
+            entry.step = step;
+            entry.meta.clone_from(&new.meta);
+            entry.seconds = start.elapsed().as_secs_f64();
+            place(&mut entry, newest, catalog.manifest.next_ordinal());
+            catalog.manifest.push(entry.clone(), &*self.store)?;
+            if self.replace_manifest(&mut catalog)? {
+                return Ok(Added { entry, is_new: true, container: Some(ready.report) });
+            }
+            packed = Some(ready);
+        }
+    }
+
+    /// Replaces the manifest; gives whether nobody else had.
+    pub(super) fn replace_manifest(&self, catalog: &mut Catalog<'_>) -> Result<bool> {
+        catalog.manifest.next_generation();
+        self.store.replace_manifest(&catalog.manifest.to_bytes()?, Some(&catalog.revision))
+    }
+
+    /// Packs a checkpoint against the last step of a chain that begins with a keyframe, or on its own where that is nearly as small.
+    pub(super) fn pack_step(
+        &self,
+        checkpoint: &Checkpoint,
+        parts: Parts,
+        chain: Vec<StepEntry>,
+        options: &PackOptions,
+        progress: &dyn Progress,
+    ) -> Result<PackedStep> {
+        let keyframe = chain.first();
+        let expected = keyframe.map(|keyframe| expected_keyframe_bytes(keyframe, checkpoint.len_bytes()));
+        let packed = self.pack_against(checkpoint, parts, chain, options, progress)?;
+        if expected.is_none_or(|expected| packed.stored_bytes() <= KEYFRAME_SHARE * expected) {
+            return Ok(packed);
+        }
+        let alone = self.pack_against(checkpoint, parts, Vec::new(), options, progress)?;
+        let keyframe_pays = alone.stored_bytes() <= KEYFRAME_ALLOWANCE * packed.stored_bytes();
+        Ok(if keyframe_pays { alone } else { packed })
+    }
+
+    fn pack_against(
+        &self,
+        checkpoint: &Checkpoint,
+        parts: Parts,
+        chain: Vec<StepEntry>,
+        options: &PackOptions,
+        progress: &dyn Progress,
+    ) -> Result<PackedStep> {
+        let mut bases = Bases::default();
+        if !chain.is_empty() {
+            let resolved = self.resolve(&chain)?;
+            let path = resolved.container().path().to_path_buf();
+            bases.push(Base::of_container(&path, resolved));
+        }
+        let mut file = self.new_file()?;
+        let path = file.path().to_path_buf();
+        let named = |e| match e {
+            Error::Io { path: unnamed, source } if unnamed.as_os_str().is_empty() => {
+                Error::Io { path: path.clone(), source }
+            }
+            other => other,
+        };
+        let report = pack_to(checkpoint, &bases, file.as_file_mut(), options, progress).map_err(named)?;
+        let file = file.into_temp_path();
+        let mut hasher = blake3::Hasher::new();
+        let hashed = File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
+        hashed.map_err(Error::io(&path))?;
+        let container = Container::from_source(&path, Box::new(FileSource::open(&path)?), &self.limits)?;
+        let reference = chain.last();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let entry = StepEntry {
+            step: 0,
+            ordinal: 0,
+            object: hasher.finalize().to_hex().to_string(),
+            stored_bytes: container.len_bytes(),
+            content: content::of_index(container.index()),
+            original_bytes: checkpoint.len_bytes(),
+            reference: reference.map(|reference| reference.step),
+            hops: reference.map_or(0, |reference| reference.hops + 1),
+            since_keyframe: 0,
+            changed_fraction: reference.map(|_| changed_fraction(&container)),
+            parts,
+            meta: BTreeMap::new(),
+            added_unix: now.as_secs(),
+            seconds: 0.0,
+        };
+        Ok(PackedStep { file, entry, chain, report })
+    }
+
+    /// A file for a container that will be stored.
+    fn new_file(&self) -> Result<NamedTempFile> {
+        let folder = self.store.scratch_folder().map_or_else(std::env::temp_dir, ToOwned::to_owned);
+        NamedTempFile::new_in(&folder).map_err(Error::io(folder))
+    }
+}
+
+impl PackedStep {
+    pub(super) fn entry(&self) -> &StepEntry {
+        &self.entry
+    }
+
+    pub(super) fn file(&self) -> &std::path::Path {
+        &self.file
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "compared with an estimate")]
+    fn stored_bytes(&self) -> f64 {
+        self.entry.stored_bytes as f64
+    }
+
+    /// Whether all it rests on is still there as it was.
+    fn stands_on(&self, catalog: &Catalog<'_>) -> Result<bool> {
+        for entry in &self.chain {
+            let found = catalog.find(entry.step)?;
+            if found.is_none_or(|found| found.object != entry.object) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The entries from its keyframe up to the reference of the next step; none if that is to be a keyframe.
+fn chain_of_next(catalog: &Catalog<'_>, keyframe: bool) -> Result<Vec<StepEntry>> {
+    let Some(newest) = catalog.manifest.newest().filter(|_| !keyframe) else { return Ok(Vec::new()) };
+    let last_keyframe = &catalog.chain(newest)?[0];
+    let before = catalog.last(LOOK_BACK)?;
+    let reference = choose_reference(&before, last_keyframe, &catalog.manifest.options);
+    reference.map_or_else(|| Ok(Vec::new()), |reference| catalog.chain(reference))
+}
+
+/// Gives an entry its place after the newest one.
+pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: u64) {
+    entry.ordinal = ordinal;
+    entry.since_keyframe = match newest {
+        Some(newest) if !entry.is_keyframe() => newest.since_keyframe.saturating_add(1),
+        _ => 0,
+    };
+}
+
+fn same_or_taken(entry: StepEntry, content: &str) -> Result<Added> {
+    if entry.content == content {
+        return Ok(Added { entry, is_new: false, container: None });
+    }
+    Err(Error::StepTaken { step: entry.step })
+}
+
+fn check_order(catalog: &Catalog<'_>, step: u64) -> Result<()> {
+    match catalog.manifest.newest() {
+        Some(newest) if newest.step > step => Err(Error::StepOutOfOrder { step, newest: newest.step }),
+        _ => Ok(()),
+    }
+}
+
+/// What a checkpoint of this size would take on its own, as the last keyframe has it.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
+    original_bytes as f64 / keyframe.ratio()
+}
+
+fn changed_fraction(container: &Container) -> f64 {
+    let tensors = &container.index().tensors;
+    let counted = || tensors.iter().filter(|tensor| tensor.predictor.counts_changes());
+    let elems = counted().map(|tensor| tensor.grid.rows.saturating_mul(tensor.grid.cols));
+    ratio(counted().map(|tensor| tensor.changed).sum(), elems.sum())
+}

@@ -1,0 +1,83 @@
+//! What a step is, apart from how it is packed: the digest of its files, and its parts.
+//! It packs nothing.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::manifest::{PartLayout, Parts};
+use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
+use crate::container::{Digest, Index};
+use crate::error::Result;
+use crate::limits::{Limits, to_usize};
+use crate::progress::{Progress, check_cancelled};
+use crate::tensor::TensorInfo;
+
+pub(crate) const MODEL: &str = "model";
+pub(crate) const OPTIMIZER: &str = "optimizer";
+
+/// Bytes that are hashed at a time.
+const HASH_BLOCK_BYTES: u64 = 1 << 20;
+
+/// Opens the files of a step as one checkpoint.
+pub(crate) fn open(
+    model: &Path,
+    optimizer: Option<&PathBuf>,
+    limits: &Limits,
+) -> Result<(Checkpoint, Parts)> {
+    let model = Checkpoint::open(model, limits)?;
+    let optimizer = optimizer.map(|path| Checkpoint::open(path, limits)).transpose()?;
+    let layout = |part: &Checkpoint| match part.layout {
+        Layout::File => PartLayout::File,
+        Layout::Directory => PartLayout::Directory,
+    };
+    let parts = Parts { model: layout(&model), optimizer: optimizer.as_ref().map(layout) };
+    let all = [(MODEL, model)].into_iter().chain(optimizer.map(|part| (OPTIMIZER, part)));
+    Ok((Checkpoint::side_by_side(all.collect(), limits)?, parts))
+}
+
+/// Digest of what a container restores.
+pub(crate) fn of_index(index: &Index) -> String {
+    let mut digests = index.tensors.iter().map(|tensor| tensor.digest);
+    content(&index.members, &mut digests)
+}
+
+/// Digest of the files of a checkpoint, which are all read.
+pub(crate) fn of_checkpoint(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<String> {
+    progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
+    let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
+    let digests = tensors.par_iter().map(|(member, info)| {
+        let mut hasher = blake3::Hasher::new();
+        let starts = (0..info.len_bytes()).step_by(to_usize(HASH_BLOCK_BYTES));
+        for range in starts.map(|start| start..(start + HASH_BLOCK_BYTES).min(info.len_bytes())) {
+            check_cancelled(progress)?;
+            progress.advance(range.end - range.start);
+            hasher.update(&checkpoint.bytes(*member, info, range)?);
+        }
+        Ok(hasher.finalize())
+    });
+    let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
+    Ok(content(&checkpoint.members, &mut digests.into_iter()))
+}
+
+fn content(members: &[Member], digests: &mut impl Iterator<Item = Digest>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut push = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    let mut all = Vec::new();
+    for member in members {
+        push(member.path.as_bytes());
+        match &member.contents {
+            Contents::Opaque => push(b""),
+            Contents::Safetensors(header) => push(header),
+        }
+        all.clear();
+        for digest in digests.take(member.tensors.len()) {
+            all.extend_from_slice(digest.as_bytes());
+        }
+        push(&all);
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,99 @@
+//! Restores a step, or a part of it, by decoding the containers from its keyframe on, chunk by chunk.
+//! It writes no store.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Series;
+use super::content::{MODEL, OPTIMIZER};
+use super::manifest::{PartLayout, StepEntry};
+use crate::bases::{Base, Bases, ResolvedContainer};
+use crate::checkpoint::Layout;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::unpack::{Selection, UnpackOptions, UnpackReport, read_tensor, unpack_selected};
+
+/// What of a step is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything: as the model was given, if there is only that; else a directory with `model` and `optimizer` in it.
+    All,
+    /// The model, as it was given.
+    Model,
+    /// The optimizer's state, as it was given.
+    Optimizer,
+}
+
+impl Series {
+    /// Restores a step under the name `target`, which appears only when it is whole and every tensor has its digest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a step or part that is not there; what reading, decoding and writing give.
+    pub fn extract(
+        &self,
+        step: u64,
+        part: Part,
+        target: &Path,
+        options: &UnpackOptions,
+        progress: &dyn Progress,
+    ) -> Result<UnpackReport> {
+        let catalog = self.catalog()?;
+        let entry = catalog.get(step)?;
+        let resolved = self.resolve(&catalog.chain(&entry)?)?;
+        let selection = select(&resolved, &entry, part)?;
+        unpack_selected(&resolved, &selection, target, options, progress)
+    }
+
+    /// Writes the bytes of one tensor of a step.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a step or tensor that is not there; what reading and decoding give.
+    pub fn read_tensor(&self, step: u64, name: &str, out: &mut dyn Write) -> Result<()> {
+        let catalog = self.catalog()?;
+        let resolved = self.resolve(&catalog.chain(&catalog.get(step)?)?)?;
+        read_tensor(&resolved, name, None, out)
+    }
+
+    /// Opens the last step of a chain that begins with a keyframe.
+    pub(super) fn resolve(&self, chain: &[StepEntry]) -> Result<Arc<ResolvedContainer>> {
+        let mut bases = Bases::default();
+        let mut last = None;
+        for entry in chain {
+            let container = self.container(entry)?;
+            let path = container.path().to_path_buf();
+            let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
+            bases.push(Base::of_container(&path, Arc::clone(&resolved)));
+            last = Some(resolved);
+        }
+        last.ok_or_else(|| Error::NotFound { what: "a step".to_owned() })
+    }
+}
+
+/// The members of a part, and where they go.
+fn select(resolved: &ResolvedContainer, entry: &StepEntry, part: Part) -> Result<Selection> {
+    let layout_of = |layout| match layout {
+        PartLayout::File => Layout::File,
+        PartLayout::Directory => Layout::Directory,
+    };
+    let parts = &entry.parts;
+    let missing = || Error::NotFound { what: format!("the optimizer of step {}", entry.step) };
+    let (folder, layout) = match (part, parts.optimizer) {
+        (Part::All, Some(_)) => ("", Layout::Directory),
+        (Part::All | Part::Model, _) => (MODEL, layout_of(parts.model)),
+        (Part::Optimizer, optimizer) => (OPTIMIZER, layout_of(optimizer.ok_or_else(missing)?)),
+    };
+    let members = &resolved.container().index().members;
+    let path_of = |path: &str| match folder {
+        "" => Some(path.to_owned()),
+        folder => Some(path.strip_prefix(folder)?.strip_prefix('/')?.to_owned()),
+    };
+    let paths: Vec<Option<String>> = members.iter().map(|member| path_of(&member.path)).collect();
+    let count = paths.iter().flatten().count();
+    if count == 0 || (layout == Layout::File && count > 1) {
+        let what =
+            format!("the container of step {} does not have the files that the manifest says", entry.step);
+        return Err(Error::corrupt(what).in_file(resolved.container().path()));
+    }
+    Ok(Selection { layout, paths })
+}

@@ -1,0 +1,597 @@
+//! The manifest of a series and its pages, as docs/series.md has them: what steps there are, where, and what each rests on.
+//! It reads no containers and chooses no references.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::store::{Revision, Store};
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+
+const FORMAT: &str = "deltaloom series";
+const VERSION: u32 = 1;
+/// Entries, or references to pages of one level, that become a page when there are twice as many.
+const PAGE_ENTRIES: usize = 32;
+/// A manifest or page beyond this is not one of ours.
+const MAX_BYTES: u64 = 16 << 20;
+/// Levels of pages: 32^8 entries are more than there will be.
+const MAX_LEVEL: u32 = 8;
+/// The most that `max_chain` may be.
+pub(crate) const MAX_CHAIN: u32 = 256;
+
+/// How references of a series are chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeriesOptions {
+    /// Steps from one keyframe to the next at most.
+    pub keyframe_every: u32,
+    /// Containers besides the keyframe that must be decoded for any step at most.
+    pub max_chain: u32,
+}
+
+impl Default for SeriesOptions {
+    fn default() -> Self {
+        Self { keyframe_every: 16, max_chain: 8 }
+    }
+}
+
+impl SeriesOptions {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.keyframe_every == 0 {
+            return Err(Error::InvalidArgument("keyframes must be at least 1 step apart".into()));
+        }
+        if self.max_chain == 0 || self.max_chain > MAX_CHAIN {
+            return Err(Error::InvalidArgument(format!("a chain has 1 to {MAX_CHAIN} hops")));
+        }
+        Ok(())
+    }
+}
+
+/// How a part of a step was given, and is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartLayout {
+    /// A single file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// What a step consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The model.
+    pub model: PartLayout,
+    /// The optimizer's state, where it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<PartLayout>,
+}
+
+/// One step of a series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepEntry {
+    /// Its number.
+    pub step: u64,
+    /// How many steps had been added before it.
+    pub ordinal: u64,
+    /// BLAKE3 of its container, in hexadecimal.
+    pub object: String,
+    /// Size of its container.
+    pub stored_bytes: u64,
+    /// BLAKE3 of what it restores, in hexadecimal.
+    pub content: String,
+    /// Size of its files.
+    pub original_bytes: u64,
+    /// The step it was packed against; none for a keyframe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<u64>,
+    /// Containers besides the keyframe that must be decoded for it.
+    pub hops: u32,
+    /// Steps since the last keyframe.
+    pub since_keyframe: u32,
+    /// Share of elements that differ from the reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_fraction: Option<f64>,
+    /// What it consists of.
+    pub parts: Parts,
+    /// Text by name, as given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// When it was added, in seconds since 1970.
+    pub added_unix: u64,
+    /// How long that took.
+    pub seconds: f64,
+}
+
+impl StepEntry {
+    /// Where its container is.
+    #[must_use]
+    pub fn key(&self) -> String {
+        object_key(&self.object)
+    }
+
+    /// Whether it stands by itself.
+    #[must_use]
+    pub fn is_keyframe(&self) -> bool {
+        self.reference.is_none()
+    }
+
+    /// Takes the container of another entry of the same content, and what that rests on.
+    pub(crate) fn rest_on(&mut self, packed: &Self) {
+        self.object.clone_from(&packed.object);
+        self.stored_bytes = packed.stored_bytes;
+        self.reference = packed.reference;
+        self.hops = packed.hops;
+        self.changed_fraction = packed.changed_fraction;
+    }
+
+    /// Size of its files over that of its container.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        crate::report::ratio(self.original_bytes, self.stored_bytes)
+    }
+
+    fn check(&self) -> Result<()> {
+        check_digest(&self.object)?;
+        check_digest(&self.content)?;
+        let is_chained = match self.reference {
+            None => self.hops == 0,
+            Some(reference) => reference < self.step && (1..=MAX_CHAIN).contains(&self.hops),
+        };
+        let fault = || Error::corrupt(format!("step {} does not follow from its reference", self.step));
+        if is_chained { Ok(()) } else { Err(fault()) }
+    }
+}
+
+pub(crate) fn object_key(object: &str) -> String {
+    format!("objects/{}/{object}.loom", &object[..2])
+}
+
+fn check_digest(hex: &str) -> Result<()> {
+    let is_digest = hex.len() == 64 && hex.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if is_digest { Ok(()) } else { Err(Error::corrupt("a digest is not 64 hexadecimal digits")) }
+}
+
+/// Sums over all entries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Entries.
+    pub steps: u64,
+    /// Size of all files.
+    pub original_bytes: u64,
+    /// Size of all containers.
+    pub stored_bytes: u64,
+    /// Keyframes among them.
+    pub keyframes: u64,
+    /// Size of the keyframes' files.
+    pub keyframe_original_bytes: u64,
+    /// Size of the keyframes' containers.
+    pub keyframe_bytes: u64,
+    /// Ratios of the steps that are no keyframes, added up.
+    pub ratio_sum: f64,
+}
+
+impl Totals {
+    fn add(&mut self, entry: &StepEntry) {
+        self.steps += 1;
+        self.original_bytes = self.original_bytes.saturating_add(entry.original_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(entry.stored_bytes);
+        if entry.is_keyframe() {
+            self.keyframes += 1;
+            self.keyframe_original_bytes = self.keyframe_original_bytes.saturating_add(entry.original_bytes);
+            self.keyframe_bytes = self.keyframe_bytes.saturating_add(entry.stored_bytes);
+        } else {
+            self.ratio_sum += entry.ratio();
+        }
+    }
+
+    /// Size of all files over that of all containers.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        crate::report::ratio(self.original_bytes, self.stored_bytes)
+    }
+
+    /// The same without keyframes, where there are others.
+    #[must_use]
+    pub fn delta_ratio(&self) -> Option<f64> {
+        let original = self.original_bytes.saturating_sub(self.keyframe_original_bytes);
+        let stored = self.stored_bytes.saturating_sub(self.keyframe_bytes);
+        (stored > 0).then(|| crate::report::ratio(original, stored))
+    }
+
+    /// Mean of the ratios of steps that are no keyframes, where there are any.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a mean")]
+    pub fn mean_delta_ratio(&self) -> Option<f64> {
+        let deltas = self.steps.saturating_sub(self.keyframes);
+        (deltas > 0).then(|| self.ratio_sum / deltas as f64)
+    }
+}
+
+/// Entries that are elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PageReference {
+    page: String,
+    level: u32,
+    first: u64,
+    last: u64,
+    count: u64,
+    last_ordinal: u64,
+}
+
+impl PageReference {
+    fn key(&self) -> String {
+        page_key(&self.page)
+    }
+}
+
+fn page_key(page: &str) -> String {
+    format!("pages/{page}.json")
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Page {
+    Entries(Vec<StepEntry>),
+    Pages(Vec<PageReference>),
+}
+
+/// The manifest itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    format: String,
+    version: u32,
+    pub(crate) options: SeriesOptions,
+    generation: u64,
+    pub(crate) totals: Totals,
+    pages: Vec<PageReference>,
+    recent: Vec<StepEntry>,
+}
+
+impl Manifest {
+    pub(crate) fn new(options: SeriesOptions) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            options,
+            generation: 0,
+            totals: Totals::default(),
+            pages: Vec::new(),
+            recent: Vec::new(),
+        }
+    }
+
+    /// Reads and checks a manifest.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        /// What any version has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let bad = |e: serde_json::Error| Error::corrupt(format!("the manifest: {e}"));
+        let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
+        if head.format != FORMAT {
+            return Err(Error::corrupt(format!("the manifest is of the format {:?}", head.format)));
+        }
+        if head.version > VERSION {
+            return Err(Error::UnsupportedSeries { found: head.version });
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(bad)?;
+        manifest.options.check()?;
+        check_entries(&manifest.recent)?;
+        check_pages(&manifest.pages, MAX_LEVEL)?;
+        let ends = manifest.pages.last().map(|page| page.last).zip(manifest.recent.first());
+        if ends.is_some_and(|(last, first)| last >= first.step) {
+            return Err(Error::corrupt("the steps of the manifest are not in order"));
+        }
+        Ok(manifest)
+    }
+
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        to_json(self)
+    }
+
+    pub(crate) fn newest(&self) -> Option<&StepEntry> {
+        self.recent.last()
+    }
+
+    /// The ordinal that the next entry gets.
+    pub(crate) fn next_ordinal(&self) -> u64 {
+        let last = self.newest().map(|entry| entry.ordinal);
+        last.or(self.pages.last().map(|page| page.last_ordinal)).map_or(0, |last| last + 1)
+    }
+
+    /// Adds an entry, and writes the pages that this fills.
+    pub(crate) fn push(&mut self, entry: StepEntry, store: &dyn Store) -> Result<()> {
+        self.totals.add(&entry);
+        self.recent.push(entry);
+        if self.recent.len() < 2 * PAGE_ENTRIES {
+            return Ok(());
+        }
+        let older: Vec<StepEntry> = self.recent.drain(..PAGE_ENTRIES).collect();
+        let (first, last) = (&older[0], &older[PAGE_ENTRIES - 1]);
+        let (first, last, last_ordinal) = (first.step, last.step, last.ordinal);
+        let count = PAGE_ENTRIES as u64;
+        let page = put_page(store, &Page::Entries(older))?;
+        self.pages.push(PageReference { page, level: 0, first, last, count, last_ordinal });
+        for level in 0..MAX_LEVEL {
+            let is_of_level = |page: &&PageReference| page.level == level;
+            if self.pages.iter().filter(is_of_level).count() < 2 * PAGE_ENTRIES {
+                break;
+            }
+            let start = self.pages.iter().position(|page| page.level == level).unwrap_or(0);
+            let older = self.pages[start..start + PAGE_ENTRIES].to_vec();
+            let (begin, end) = (&older[0], &older[PAGE_ENTRIES - 1]);
+            let reference = PageReference {
+                page: String::new(),
+                level: level + 1,
+                first: begin.first,
+                last: end.last,
+                count: older.iter().map(|page| page.count).sum(),
+                last_ordinal: end.last_ordinal,
+            };
+            let page = put_page(store, &Page::Pages(older))?;
+            self.pages.splice(start..start + PAGE_ENTRIES, [PageReference { page, ..reference }]);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn next_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    /// The same series with other entries.
+    pub(crate) fn rebuilt(
+        &self,
+        entries: Vec<StepEntry>,
+        options: &SeriesOptions,
+        store: &dyn Store,
+    ) -> Result<Self> {
+        let mut manifest = Self { generation: self.generation, ..Self::new(options.clone()) };
+        entries.into_iter().try_for_each(|entry| manifest.push(entry, store))?;
+        Ok(manifest)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::InvalidArgument(format!("the manifest: {e}")))
+}
+
+fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
+    let bytes = to_json(page)?;
+    let name = blake3::hash(&bytes).to_hex().to_string();
+    store.put(&page_key(&name), &bytes)?;
+    Ok(name)
+}
+
+fn check_entries(entries: &[StepEntry]) -> Result<()> {
+    entries.iter().try_for_each(StepEntry::check)?;
+    if !entries.is_sorted_by(|a, b| a.step < b.step && a.ordinal < b.ordinal) {
+        return Err(Error::corrupt("the steps of the manifest are not in order"));
+    }
+    Ok(())
+}
+
+fn check_pages(pages: &[PageReference], max_level: u32) -> Result<()> {
+    pages.iter().try_for_each(|page| check_digest(&page.page))?;
+    if !pages.iter().all(|page| page.first <= page.last && page.level <= max_level)
+        || !pages.is_sorted_by(|a, b| a.last < b.first)
+    {
+        return Err(Error::corrupt("the pages of the manifest are not in order"));
+    }
+    Ok(())
+}
+
+/// A manifest with its pages, which are read when they are needed and held.
+pub(crate) struct Catalog<'a> {
+    store: &'a dyn Store,
+    pub(crate) manifest: Manifest,
+    pub(crate) revision: Revision,
+    pages: Mutex<HashMap<String, Arc<Page>>>,
+}
+
+impl<'a> Catalog<'a> {
+    /// Reads the manifest of a store.
+    pub(crate) fn open(store: &'a dyn Store) -> Result<Self> {
+        let found = store.read_manifest()?;
+        let (bytes, revision) = found.ok_or_else(|| Error::NotASeries { location: store.location() })?;
+        let manifest = Manifest::parse(&bytes).map_err(|e| e.in_file(store.location().as_ref()))?;
+        Ok(Self { store, manifest, revision, pages: Mutex::default() })
+    }
+
+    fn page(&self, reference: &PageReference) -> Result<Arc<Page>> {
+        let held = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = held().get(&reference.page) {
+            return Ok(Arc::clone(page));
+        }
+        let key = reference.key();
+        let read = || {
+            let source = self.store.open(&key)?;
+            if source.len_bytes() > MAX_BYTES {
+                return Err(Error::corrupt("a page is too large"));
+            }
+            let mut bytes = vec![0; to_usize(source.len_bytes())];
+            source.read_at(0, &mut bytes).map_err(Error::io(&key))?;
+            if blake3::hash(&bytes).to_hex().as_str() != reference.page {
+                return Err(Error::corrupt("a page does not have its digest"));
+            }
+            let page = serde_json::from_slice(&bytes);
+            let page: Page = page.map_err(|e| Error::corrupt(format!("a page: {e}")))?;
+            match (&page, reference.level.checked_sub(1)) {
+                (Page::Entries(entries), None) => check_entries(entries)?,
+                (Page::Pages(pages), Some(level)) => check_pages(pages, level)?,
+                _ => return Err(Error::corrupt("a page is not of its level")),
+            }
+            Ok(Arc::new(page))
+        };
+        let page = read().map_err(|e| e.in_file(format!("{}/{key}", self.store.location()).as_ref()))?;
+        held().insert(reference.page.clone(), Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The entry of a step.
+    pub(crate) fn find(&self, step: u64) -> Result<Option<StepEntry>> {
+        if let Ok(at) = self.manifest.recent.binary_search_by_key(&step, |entry| entry.step) {
+            return Ok(Some(self.manifest.recent[at].clone()));
+        }
+        let mut pages = self.manifest.pages.clone();
+        loop {
+            let Some(reference) = pages.iter().find(|page| (page.first..=page.last).contains(&step)) else {
+                return Ok(None);
+            };
+            match &*self.page(reference)? {
+                Page::Entries(entries) => {
+                    return Ok(entries.iter().find(|entry| entry.step == step).cloned());
+                }
+                Page::Pages(below) => pages = below.clone(),
+            }
+        }
+    }
+
+    /// The entry of a step that must be there.
+    pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
+        self.find(step)?.ok_or_else(|| Error::NotFound { what: format!("step {step}") })
+    }
+
+    /// The newest `count` entries, oldest first; reads only the pages that hold them.
+    pub(crate) fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
+        let mut entries: Vec<StepEntry> = self.manifest.recent.iter().rev().take(count).cloned().collect();
+        self.push_older(&self.manifest.pages, count, &mut entries)?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Appends entries of pages, newest first, until there are `count`.
+    fn push_older(&self, pages: &[PageReference], count: usize, entries: &mut Vec<StepEntry>) -> Result<()> {
+        for reference in pages.iter().rev() {
+            let missing = count.saturating_sub(entries.len());
+            if missing == 0 {
+                break;
+            }
+            match &*self.page(reference)? {
+                Page::Entries(older) => entries.extend(older.iter().rev().take(missing).cloned()),
+                Page::Pages(below) => self.push_older(below, count, entries)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All entries, oldest first.
+    pub(crate) fn all(&self) -> Result<Vec<StepEntry>> {
+        self.last(usize::MAX)
+    }
+
+    /// Keys of all pages.
+    pub(crate) fn page_keys(&self) -> Result<Vec<String>> {
+        fn collect(catalog: &Catalog<'_>, pages: &[PageReference], keys: &mut Vec<String>) -> Result<()> {
+            for reference in pages {
+                keys.push(reference.key());
+                if reference.level > 0
+                    && let Page::Pages(below) = &*catalog.page(reference)?
+                {
+                    collect(catalog, below, keys)?;
+                }
+            }
+            Ok(())
+        }
+        let mut keys = Vec::new();
+        collect(self, &self.manifest.pages, &mut keys)?;
+        Ok(keys)
+    }
+
+    /// The entries from a keyframe up to and including `entry`: what must be decoded for it.
+    pub(crate) fn chain(&self, entry: &StepEntry) -> Result<Vec<StepEntry>> {
+        let mut chain = vec![entry.clone()];
+        let mut at = entry.clone();
+        while let Some(reference) = at.reference {
+            let missing =
+                || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
+            let next = self.find(reference)?.ok_or_else(missing)?;
+            if next.hops + 1 != at.hops {
+                return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));
+            }
+            chain.push(next.clone());
+            at = next;
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::Directory;
+    use super::*;
+
+    pub(crate) fn entry(step: u64, reference: Option<u64>, hops: u32, since_keyframe: u32) -> StepEntry {
+        StepEntry {
+            step,
+            ordinal: step,
+            object: blake3::hash(&step.to_le_bytes()).to_hex().to_string(),
+            stored_bytes: 10,
+            content: blake3::hash(b"content").to_hex().to_string(),
+            original_bytes: 100,
+            reference,
+            hops,
+            since_keyframe,
+            changed_fraction: None,
+            parts: Parts { model: PartLayout::File, optimizer: None },
+            meta: BTreeMap::from([("loss".to_owned(), format!("{step}.5"))]),
+            added_unix: 0,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn every_entry_is_found_with_few_pages_and_a_small_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Directory::new(folder.path());
+        let mut manifest = Manifest::new(SeriesOptions::default());
+        let count = 3_000;
+        let mut largest = 0;
+        for step in 0..count {
+            manifest.push(entry(2 * step, None, 0, 0), &store).unwrap();
+            if step % 100 == 99 {
+                largest = largest.max(manifest.to_bytes().unwrap().len());
+            }
+        }
+        assert!(largest < 50_000, "{largest}");
+        assert!(store.replace_manifest(&manifest.to_bytes().unwrap(), None).unwrap());
+        let catalog = Catalog::open(&store).unwrap();
+        assert_eq!(catalog.manifest, manifest);
+        assert_eq!(catalog.manifest.next_ordinal(), 2 * (count - 1) + 1);
+        for step in [0, 1, 62, 64, 66, 2_048, 5_998] {
+            assert_eq!(catalog.find(2 * step).unwrap().is_some(), step < count);
+            assert!(catalog.find(2 * step + 1).unwrap().is_none());
+        }
+        let last: Vec<u64> = catalog.last(100).unwrap().iter().map(|entry| entry.step).collect();
+        assert_eq!(last, (count - 100..count).map(|step| 2 * step).collect::<Vec<_>>());
+        assert_eq!(catalog.all().unwrap().len() as u64, count);
+        assert_eq!(catalog.manifest.totals.steps, count);
+        let keys = catalog.page_keys().unwrap();
+        assert!(keys.iter().all(|key| store.len_bytes(key).unwrap().is_some()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let bytes = Manifest::new(SeriesOptions::default()).to_bytes().unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        Manifest::parse(text.as_bytes()).unwrap();
+        let newer = text.replace("\"version\":1", "\"version\":2");
+        assert!(matches!(Manifest::parse(newer.as_bytes()), Err(Error::UnsupportedSeries { found: 2 })));
+        for (from, to) in [("deltaloom series", "other"), ("\"max_chain\":8", "\"max_chain\":0"), ("{", "[")]
+        {
+            assert!(Manifest::parse(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
+        }
+        let mut manifest = Manifest::new(SeriesOptions::default());
+        manifest.recent = vec![entry(2, None, 0, 0), entry(1, None, 0, 0)];
+        assert!(Manifest::parse(&manifest.to_bytes().unwrap()).is_err());
+        manifest.recent = vec![entry(2, Some(2), 1, 1)];
+        assert!(Manifest::parse(&manifest.to_bytes().unwrap()).is_err());
+        let outside = StepEntry { object: "../".repeat(21) + "a", ..entry(1, None, 0, 0) };
+        manifest.recent = vec![outside];
+        assert!(Manifest::parse(&manifest.to_bytes().unwrap()).is_err());
+    }
+}

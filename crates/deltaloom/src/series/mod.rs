@@ -1,0 +1,149 @@
+//! The checkpoints of a training run, every one kept: packed against each other in a store that two writers cannot spoil.
+//! It decides what rests on what and keeps the books (docs/series.md); packing and unpacking are those of any container.
+
+mod add;
+mod chain;
+mod content;
+mod directory;
+mod extract;
+mod incoming;
+mod keep;
+mod manifest;
+mod rebuild;
+mod restored;
+mod store;
+mod sweep;
+
+pub use add::{AddOptions, Added, NewStep};
+pub use directory::Directory;
+pub use extract::Part;
+pub use incoming::{Incoming, incoming, step_of_name};
+pub use keep::KeepRules;
+pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
+pub use rebuild::{RebuildOptions, RebuildReport};
+pub use store::{ObjectInfo, Revision, Store};
+pub use sweep::{GcReport, SeriesVerifyReport};
+
+use serde::Serialize;
+
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::inspect::inspect;
+use crate::limits::Limits;
+use crate::report::PackReport;
+
+use manifest::{Catalog, Manifest};
+
+/// A series in a store.
+pub struct Series {
+    store: Box<dyn Store>,
+    limits: Limits,
+}
+
+/// A series as a whole.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeriesSummary {
+    /// Where it is.
+    pub location: String,
+    /// How references are chosen.
+    pub options: SeriesOptions,
+    /// Sums over its steps.
+    pub totals: Totals,
+    /// Its last step.
+    pub newest: Option<u64>,
+}
+
+impl Series {
+    /// Makes an empty series.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] where there is one, [`Error::InvalidArgument`], what the store gives.
+    pub fn init(store: Box<dyn Store>, options: &SeriesOptions) -> Result<Self> {
+        options.check()?;
+        let manifest = Manifest::new(options.clone()).to_bytes()?;
+        if store.read_manifest()?.is_some() || !store.replace_manifest(&manifest, None)? {
+            return Err(Error::AlreadyExists { path: store.location().into() });
+        }
+        Ok(Self { store, limits: Limits::default() })
+    }
+
+    /// Opens a series.
+    ///
+    /// # Errors
+    /// [`Error::NotASeries`], what is wrong with its manifest, what the store gives.
+    pub fn open(store: Box<dyn Store>) -> Result<Self> {
+        let series = Self { store, limits: Limits::default() };
+        series.catalog()?;
+        Ok(series)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn location(&self) -> String {
+        self.store.location()
+    }
+
+    fn catalog(&self) -> Result<Catalog<'_>> {
+        Catalog::open(&*self.store)
+    }
+
+    /// What there is, without its steps.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn summary(&self) -> Result<SeriesSummary> {
+        let manifest = self.catalog()?.manifest;
+        Ok(SeriesSummary {
+            location: self.location(),
+            newest: manifest.newest().map(|entry| entry.step),
+            options: manifest.options,
+            totals: manifest.totals,
+        })
+    }
+
+    /// The newest `count` steps, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
+        self.catalog()?.last(count)
+    }
+
+    /// A step, if it is there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn find(&self, step: u64) -> Result<Option<StepEntry>> {
+        self.catalog()?.find(step)
+    }
+
+    /// The steps that must be decoded for one, from its keyframe to itself.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Self::open`].
+    pub fn chain(&self, step: u64) -> Result<Vec<StepEntry>> {
+        let catalog = self.catalog()?;
+        catalog.chain(&catalog.get(step)?)
+    }
+
+    /// What the container of a step holds, from its index.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn inspect(&self, entry: &StepEntry) -> Result<PackReport> {
+        Ok(inspect(&self.container(entry)?))
+    }
+
+    fn container(&self, entry: &StepEntry) -> Result<Container> {
+        let key = entry.key();
+        let path = std::path::PathBuf::from(format!("{}/{key}", self.location()));
+        let source = self.store.open(&key)?;
+        if source.len_bytes() != entry.stored_bytes {
+            let found = source.len_bytes();
+            let what =
+                format!("step {} has {found} bytes and should have {}", entry.step, entry.stored_bytes);
+            return Err(Error::corrupt(what).in_file(&path));
+        }
+        Container::from_source(&path, source, &self.limits)
+    }
+}

@@ -1,0 +1,186 @@
+//! Makes the series anew from some of its steps: pruning leaves steps out, repacking packs all of them again.
+//! What rests only on steps that stay as they are is not touched; objects that nothing names any more are [`super::sweep`]'s work.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::Series;
+use super::add::place;
+use super::chain::{LOOK_BACK, choose_reference};
+use super::keep::KeepRules;
+use super::manifest::{Catalog, SeriesOptions, StepEntry};
+use super::restored;
+use crate::error::{Error, Result};
+use crate::pack::PackOptions;
+use crate::progress::{Progress, Silent, check_cancelled};
+
+/// How to make a series anew.
+#[derive(Debug, Clone, Default)]
+pub struct RebuildOptions {
+    /// How to pack what must be packed again.
+    pub pack: PackOptions,
+    /// Other options for the series.
+    pub series: Option<SeriesOptions>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Serialize)]
+pub struct RebuildReport {
+    /// Steps that are there now.
+    pub kept: u64,
+    /// Steps that were left out.
+    pub dropped: Vec<u64>,
+    /// Steps that were packed again, since what they rested on was left out or was packed again.
+    pub repacked: Vec<u64>,
+    /// Size of all containers before.
+    pub stored_bytes_before: u64,
+    /// Size of all containers now; not known in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
+}
+
+impl Series {
+    /// Leaves out all steps but those that the rules keep; what rested on them is packed again first. Objects stay until [`Self::gc`].
+    ///
+    /// # Errors
+    /// What reading, packing and storing give; the series is unchanged then.
+    pub fn prune(
+        &self,
+        keep: &KeepRules,
+        options: &RebuildOptions,
+        progress: &dyn Progress,
+    ) -> Result<RebuildReport> {
+        self.rebuild(|entries| keep.kept(entries), false, options, progress)
+    }
+
+    /// Packs all steps again, with other options.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn repack(&self, options: &RebuildOptions, progress: &dyn Progress) -> Result<RebuildReport> {
+        self.rebuild(|entries| entries.iter().map(|entry| entry.step).collect(), true, options, progress)
+    }
+
+    fn rebuild(
+        &self,
+        keep: impl Fn(&[StepEntry]) -> HashSet<u64>,
+        pack_all: bool,
+        options: &RebuildOptions,
+        progress: &dyn Progress,
+    ) -> Result<RebuildReport> {
+        // Steps that were packed again, by what they restore and rest on: a lost race then repeats only the books.
+        let mut done: HashMap<(String, Option<String>), StepEntry> = HashMap::new();
+        loop {
+            let mut catalog = self.catalog()?;
+            let series = options.series.clone().unwrap_or_else(|| catalog.manifest.options.clone());
+            series.check()?;
+            let entries = catalog.all()?;
+            let kept = keep(&entries);
+            let repacked = entries_to_pack(&entries, &kept, pack_all);
+            let stored_bytes_before = catalog.manifest.totals.stored_bytes;
+            let report = |stored_bytes| RebuildReport {
+                kept: kept.len() as u64,
+                dropped: entries.iter().map(|e| e.step).filter(|step| !kept.contains(step)).collect(),
+                repacked: entries.iter().map(|e| e.step).filter(|step| repacked.contains(step)).collect(),
+                stored_bytes_before,
+                stored_bytes,
+            };
+            if options.dry_run || (kept.len() == entries.len() && repacked.is_empty()) {
+                let is_same = !options.dry_run;
+                return Ok(report(is_same.then_some(stored_bytes_before)));
+            }
+            let to_pack = || entries.iter().filter(|entry| repacked.contains(&entry.step));
+            progress.start(to_pack().map(|entry| entry.original_bytes).sum());
+            let mut new = Rebuilt::default();
+            for entry in entries.iter().filter(|entry| kept.contains(&entry.step)) {
+                let mut entry = entry.clone();
+                if repacked.contains(&entry.step) {
+                    check_cancelled(progress)?;
+                    let chain = new.chain_of_next(&series);
+                    let known =
+                        (entry.content.clone(), chain.last().map(|reference| reference.object.clone()));
+                    let packed = match done.get(&known) {
+                        Some(packed) => packed.clone(),
+                        None => self.pack_again(&catalog, &entry, chain, &options.pack)?,
+                    };
+                    entry.rest_on(&packed);
+                    done.insert(known, packed);
+                    progress.advance(entry.original_bytes);
+                }
+                new.push(entry);
+            }
+            catalog.manifest = catalog.manifest.rebuilt(new.entries, &series, &*self.store)?;
+            let stored_bytes = catalog.manifest.totals.stored_bytes;
+            if self.replace_manifest(&mut catalog)? {
+                return Ok(report(Some(stored_bytes)));
+            }
+        }
+    }
+
+    /// Packs a step against those before it in the series to be.
+    fn pack_again(
+        &self,
+        catalog: &Catalog<'_>,
+        entry: &StepEntry,
+        chain: Vec<StepEntry>,
+        options: &PackOptions,
+    ) -> Result<StepEntry> {
+        let checkpoint = restored::checkpoint(&self.resolve(&catalog.chain(entry)?)?, &self.limits)?;
+        let packed = self.pack_step(&checkpoint, entry.parts, chain, options, &Silent)?;
+        if packed.entry().content != entry.content {
+            return Err(Error::corrupt(format!("step {} is not what was added", entry.step)));
+        }
+        self.store.put_file(&packed.entry().key(), packed.file())?;
+        Ok(packed.entry().clone())
+    }
+}
+
+/// Steps that must be packed again: all, or those that rest on one that is left out or packed again.
+fn entries_to_pack(entries: &[StepEntry], kept: &HashSet<u64>, pack_all: bool) -> HashSet<u64> {
+    let mut to_pack = HashSet::new();
+    for entry in entries.iter().filter(|entry| kept.contains(&entry.step)) {
+        let stands = |reference: u64| kept.contains(&reference) && !to_pack.contains(&reference);
+        if pack_all || !entry.reference.is_none_or(stands) {
+            to_pack.insert(entry.step);
+        }
+    }
+    to_pack
+}
+
+/// The entries of a series to be.
+#[derive(Default)]
+struct Rebuilt {
+    entries: Vec<StepEntry>,
+}
+
+impl Rebuilt {
+    fn push(&mut self, mut entry: StepEntry) {
+        let ordinal = entry.ordinal;
+        place(&mut entry, self.entries.last(), ordinal);
+        self.entries.push(entry);
+    }
+
+    /// The entries from its keyframe up to the reference of the next one; none if that is to be a keyframe.
+    fn chain_of_next(&self, options: &SeriesOptions) -> Vec<StepEntry> {
+        let Some(newest) = self.entries.last() else { return Vec::new() };
+        let keyframe = &self.chain(newest)[0];
+        let before = &self.entries[self.entries.len().saturating_sub(LOOK_BACK)..];
+        choose_reference(before, keyframe, options).map_or_else(Vec::new, |reference| self.chain(reference))
+    }
+
+    fn chain(&self, entry: &StepEntry) -> Vec<StepEntry> {
+        let mut chain = vec![entry.clone()];
+        while let Some(reference) = chain.last().and_then(|entry| entry.reference) {
+            let found = self.entries.binary_search_by_key(&reference, |entry| entry.step);
+            chain.extend(found.map(|at| self.entries[at].clone()));
+            if found.is_err() {
+                break;
+            }
+        }
+        chain.reverse();
+        chain
+    }
+}

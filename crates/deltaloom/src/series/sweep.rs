@@ -1,0 +1,168 @@
+//! Looks after the objects of a series: removes those that nothing names, and checks those that are named.
+//! It changes no manifest.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::Series;
+use super::content;
+use super::manifest::{Catalog, StepEntry};
+use crate::checkpoint::ReadAt;
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+use crate::pipeline;
+use crate::progress::{Progress, check_cancelled};
+use crate::verify::{Verifiable, verify};
+
+/// Bytes that are read and hashed at a time.
+const HASH_BLOCK_BYTES: u64 = 1 << 20;
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GcReport {
+    /// Objects that nothing names and that are gone now, or would be.
+    pub removed: u64,
+    /// Their size.
+    pub removed_bytes: u64,
+    /// Objects that nothing names, too young to be removed: someone may be about to name them.
+    pub too_young: u64,
+}
+
+/// What was checked, and what is wrong.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeriesVerifyReport {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// Whether every step was decoded.
+    pub deep: bool,
+    /// Steps in the series.
+    pub steps: u64,
+    /// What is wrong, a line each.
+    pub faults: Vec<String>,
+}
+
+impl Series {
+    /// Removes objects that no manifest names and that are older than `grace`, which must be longer than adding a step takes.
+    ///
+    /// # Errors
+    /// What the store gives.
+    pub fn gc(&self, grace: Duration, dry_run: bool) -> Result<GcReport> {
+        // In this order: what is named after the listing is not in it, or was named before.
+        let listed = self.store.list("")?;
+        let catalog = self.catalog()?;
+        let mut named: HashSet<String> = catalog.all()?.iter().map(StepEntry::key).collect();
+        named.extend(catalog.page_keys()?);
+        let mut report = GcReport::default();
+        for object in listed.iter().filter(|object| is_ours(&object.key) && !named.contains(&object.key)) {
+            if object.age < grace {
+                report.too_young += 1;
+                continue;
+            }
+            if !dry_run {
+                self.store.delete(&object.key)?;
+            }
+            report.removed += 1;
+            report.removed_bytes += object.len_bytes;
+        }
+        Ok(report)
+    }
+
+    /// Checks that every step can be restored: pages, the bytes and digests of all containers, that each rests on what is there; with `deep` also by decoding every tensor
+    /// and comparing its digest.
+    ///
+    /// # Errors
+    /// Only what keeps it from checking: [`Error::Cancelled`], [`Error::NotASeries`], a manifest that cannot be read. Faults are in the report.
+    pub fn verify(&self, deep: bool, threads: usize, progress: &dyn Progress) -> Result<SeriesVerifyReport> {
+        let catalog = self.catalog()?;
+        let entries = catalog.all()?;
+        let mut faults = Vec::new();
+        if entries.len() as u64 != catalog.manifest.totals.steps {
+            faults.push(format!(
+                "the manifest counts {} steps and has {}",
+                catalog.manifest.totals.steps,
+                entries.len()
+            ));
+        }
+        progress.start(entries.iter().map(|entry| entry.stored_bytes).sum());
+        let shallow = |entry: &StepEntry| {
+            check_cancelled(progress)?;
+            let checked = self.check_object(&catalog, entry, progress);
+            fault_of(entry, checked)
+        };
+        let objects: Vec<Option<String>> =
+            pipeline::with_threads(threads, || entries.par_iter().map(shallow).collect::<Result<_>>())?;
+        let bad: HashMap<u64, String> =
+            entries.iter().zip(objects).filter_map(|(entry, fault)| Some((entry.step, fault?))).collect();
+        for entry in &entries {
+            match bad.get(&entry.step) {
+                Some(fault) => faults.push(fault.clone()),
+                None if deep => faults.extend(self.decode(&catalog, entry, threads, progress)?),
+                None => {}
+            }
+        }
+        Ok(SeriesVerifyReport { ok: faults.is_empty(), deep, steps: entries.len() as u64, faults })
+    }
+
+    /// Checks the bytes of a container, and that it is what the manifest says.
+    fn check_object(&self, catalog: &Catalog<'_>, entry: &StepEntry, progress: &dyn Progress) -> Result<()> {
+        catalog.chain(entry)?;
+        let container = self.container(entry)?;
+        if content::of_index(container.index()) != entry.content {
+            return Err(Error::corrupt("its container is that of other content"));
+        }
+        let source = self.store.open(&entry.key())?;
+        if hash(&*source, progress)? != entry.object {
+            return Err(Error::corrupt("its container does not have its digest"));
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        catalog: &Catalog<'_>,
+        entry: &StepEntry,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<String>> {
+        let decoded = self
+            .resolve(&catalog.chain(entry)?)
+            .and_then(|resolved| verify(&Verifiable::Resolved(&resolved), threads, progress));
+        match decoded {
+            Ok(report) => {
+                Ok(report.faults.into_iter().map(|fault| format!("step {}: {fault}", entry.step)).collect())
+            }
+            Err(e) => fault_of(entry, Err(e)).map(|fault| fault.into_iter().collect()),
+        }
+    }
+}
+
+/// Objects of a series, and files that did not become one; a store may hold what others put there.
+fn is_ours(key: &str) -> bool {
+    ["objects/", "pages/", "tmp/"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+fn fault_of(entry: &StepEntry, checked: Result<()>) -> Result<Option<String>> {
+    match checked {
+        Ok(()) => Ok(None),
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(e) => Ok(Some(format!("step {}: {}", entry.step, e.detail()))),
+    }
+}
+
+fn hash(source: &dyn ReadAt, progress: &dyn Progress) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut block = vec![0; to_usize(HASH_BLOCK_BYTES.min(source.len_bytes()))];
+    let mut at = 0;
+    while at < source.len_bytes() {
+        check_cancelled(progress)?;
+        let len = to_usize(HASH_BLOCK_BYTES.min(source.len_bytes() - at));
+        source.read_at(at, &mut block[..len]).map_err(Error::io(""))?;
+        hasher.update(&block[..len]);
+        at += len as u64;
+        progress.advance(len as u64);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
