@@ -1,5 +1,7 @@
 //! All commands and options: the one place where flags are defined.
 
+pub(crate) mod series;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -25,6 +27,7 @@ pub(crate) enum Command {
     Lineage(LineageArguments),
     Cat(CatArguments),
     Bench(BenchArguments),
+    Series(series::SeriesArguments),
     Demo(DemoArguments),
 }
 

@@ -37,6 +37,7 @@ pub fn run() -> ExitCode {
         Command::Lineage(arguments) => commands::lineage::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Series(arguments) => commands::series::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
     });
     match answer {
@@ -57,13 +58,16 @@ pub fn reference() -> String {
     let mut root = Arguments::command().term_width(100);
     root.build();
     let mut out = String::new();
-    for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
-        let help = command.render_long_help();
-        out.push_str(&format!(
-            "## deltaloom {}\n\n```text\n{}\n```\n\n",
-            command.get_name(),
-            help.to_string().trim_end()
-        ));
-    }
+    root.get_subcommands_mut().for_each(|command| describe("deltaloom", command, &mut out));
     out
+}
+
+fn describe(parent: &str, command: &mut clap::Command, out: &mut String) {
+    if command.get_name() == "help" {
+        return;
+    }
+    let name = format!("{parent} {}", command.get_name());
+    let help = command.render_long_help();
+    out.push_str(&format!("## {name}\n\n```text\n{}\n```\n\n", help.to_string().trim_end()));
+    command.get_subcommands_mut().for_each(|command| describe(&name, command, out));
 }

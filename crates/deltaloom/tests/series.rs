@@ -420,3 +420,43 @@ fn a_single_file_comes_back_as_a_file() {
     let new = NewStep { step: None, model, optimizer: None, meta: BTreeMap::new() };
     assert!(series.add(&new, &add_options(), &Silent).unwrap().entry.is_keyframe());
 }
+
+#[test]
+fn what_waits_is_added_in_order_and_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = init(&folder.path().join("store"), 16, 8);
+    let pending = Pending::new(&folder.path().join("store/pending"));
+    let mut run = Run::new(5);
+    let mut steps = Vec::new();
+    for _ in 0..3 {
+        run.next();
+        let step = run.write(folder.path());
+        pending.snapshot(&step, run.step == 3, &deltaloom::Limits::default(), &Silent).unwrap();
+        steps.push((step.clone(), tree(&step.model)));
+        // The trainer goes on writing to the same place.
+        if run.step == 1 {
+            std::fs::write(step.model.join("config.json"), "overwritten").unwrap();
+        }
+    }
+    assert_eq!(pending.count().unwrap(), 3);
+    assert_eq!(series.summary().unwrap().totals.steps, 0);
+    let mut added = Vec::new();
+    let note = |step: &Added| {
+        added.push((step.entry.step, step.entry.is_keyframe()));
+        Ok(())
+    };
+    pending.drain(&series, &add_options(), &Silent, note).unwrap();
+    assert_eq!(added, [(1, true), (2, false), (3, true)]);
+    assert_eq!(pending.count().unwrap(), 0);
+    for (step, files) in &steps {
+        let out = folder.path().join(format!("out-{}", step.step.unwrap()));
+        series.extract(step.step.unwrap(), Part::Model, &out, &one_thread(), &Silent).unwrap();
+        assert!(tree(&out) == *files);
+    }
+    // What cannot be added keeps waiting, and so does what comes after it.
+    let late = NewStep { step: Some(2), ..steps[2].0.clone() };
+    pending.snapshot(&late, false, &deltaloom::Limits::default(), &Silent).unwrap();
+    let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));
+    assert!(drained.unwrap_err().to_string().contains("000000000000"));
+    assert_eq!(pending.count().unwrap(), 1);
+}

@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-fn describe(report: &PackReport, with_tensors: bool) -> String {
+pub(super) fn describe(report: &PackReport, with_tensors: bool) -> String {
     let mut out = format!("{}, index {}\n\n", summary(report), ui::bytes(report.index_bytes));
     if report.files.len() > 1 {
         out.push_str(&format!("{} files\n\n", report.files.len()));

@@ -7,6 +7,7 @@ pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod lineage;
 pub(crate) mod pack;
+pub(crate) mod series;
 pub(crate) mod unpack;
 pub(crate) mod verify;
 

@@ -1,0 +1,335 @@
+//! The options of `deltaloom series`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use deltaloom::series::KeepRules;
+
+use super::{PresetArgument, ThreadsArgument};
+
+/// Keep every checkpoint of a training run: exact, small, and safe from writers that are killed.
+///
+/// STORE is a folder, or the URL of a place in an object store: s3://bucket/prefix, gs://..., az://..., with credentials and endpoints from the usual environment variables
+/// (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and so on).
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_long_help = "Examples:
+  deltaloom series init runs/7b
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --meta loss=2.31
+  deltaloom series ls runs/7b
+  deltaloom series get runs/7b --step 500 -o restored
+  deltaloom series watch s3://bucket/runs/7b out --interval 30s
+  deltaloom series prune runs/7b --keep 'last 20, every 1000, best loss 3'"
+)]
+pub(crate) struct SeriesArguments {
+    #[command(subcommand)]
+    pub(crate) command: SeriesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SeriesCommand {
+    Init(InitArguments),
+    Add(AddArguments),
+    Ls(ListArguments),
+    Log(ListArguments),
+    Show(ShowArguments),
+    Get(GetArguments),
+    Prune(PruneArguments),
+    Repack(RepackArguments),
+    Gc(GcArguments),
+    Verify(VerifySeriesArguments),
+    Watch(WatchArguments),
+    Flush(FlushArguments),
+}
+
+/// Make an empty series.
+#[derive(Debug, Args)]
+pub(crate) struct InitArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Steps from one keyframe, which is packed on its own, to the next at most
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) keyframe_every: u32,
+    /// Containers besides a keyframe that must be decoded for any step at most
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) max_chain: u32,
+}
+
+/// Add a checkpoint as the newest step.
+///
+/// It is packed against an earlier step and appears in the series whole or not at all. Adding the same content under the same step again changes nothing; other content, or a
+/// step before the newest one, is an error.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series add runs/7b model.safetensors --step 500
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --background")]
+pub(crate) struct AddArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// The model: a .safetensors file, or a directory with shards and small files
+    #[arg(value_name = "CKPT")]
+    pub(crate) checkpoint: PathBuf,
+    /// The number of the step, or `next` for one more than the newest
+    #[arg(long, value_name = "N|next", value_parser = parse_step)]
+    pub(crate) step: Step,
+    /// The optimizer's state: a .safetensors file or a directory
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) optimizer: Option<PathBuf>,
+    /// Text to keep with the step; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = parse_meta)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// Pack it on its own
+    #[arg(long)]
+    pub(crate) keyframe: bool,
+    /// Return when a copy is safe on the local disk, and add that in the background; `flush` waits for it
+    #[arg(long)]
+    pub(crate) background: bool,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List steps, oldest first (`log`: newest first, with text and times).
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// The newest so many
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "all")]
+    pub(crate) last: usize,
+    /// All steps
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print them as JSON
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print them as CSV
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
+/// Describe the series, or one step of it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series show runs/7b
+  deltaloom series show runs/7b --step newest --tensors")]
+pub(crate) struct ShowArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// A step, or `newest`
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    pub(crate) step: Option<ExistingStep>,
+    /// With --step: a line for every tensor
+    #[arg(long, requires = "step")]
+    pub(crate) tensors: bool,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Restore a step, byte for byte.
+///
+/// With a model only, OUT is the file or directory that was added; with an optimizer's state too, OUT is a directory with `model` and `optimizer` in it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series get runs/7b --step 500 -o checkpoint-500
+  deltaloom series get runs/7b --step newest --only optimizer -o optimizer.safetensors
+  deltaloom series get runs/7b --step 500 --only model.norm.weight -o norm.bin")]
+pub(crate) struct GetArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// The step, or `newest`
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    pub(crate) step: ExistingStep,
+    /// File or directory to restore
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// `model`, `optimizer`, or the name of a tensor, whose bytes are written
+    #[arg(long, value_name = "model|optimizer|TENSOR")]
+    pub(crate) only: Option<String>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Leave out all steps but those that a rule keeps.
+///
+/// Rules, with commas between: `last N`, `every N` (steps that are multiples), `best NAME [N]` (least number under that name in --meta), `highest NAME [N]`, `step N`,
+/// `keyframes`. The newest step is always kept. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
+  deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b")]
+pub(crate) struct PruneArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Which steps to keep
+    #[arg(long, value_name = "RULES")]
+    pub(crate) keep: KeepRules,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Pack every step again, with other options.
+#[derive(Debug, Args)]
+pub(crate) struct RepackArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Steps from one keyframe to the next at most, from now on
+    #[arg(long, value_name = "N")]
+    pub(crate) keyframe_every: Option<u32>,
+    /// Containers besides a keyframe that must be decoded for any step at most, from now on
+    #[arg(long, value_name = "N")]
+    pub(crate) max_chain: Option<u32>,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Remove objects that no step needs: what pruning left, and what writers left that were killed.
+#[derive(Debug, Args)]
+pub(crate) struct GcArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Leave alone what is younger, since someone may be about to add it: 30s, 90m, 2h, 1day
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(crate) grace: Duration,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check that every step can be restored: manifest, pages, the bytes of every container; with --deep also by decoding every tensor.
+///
+/// Exit code 1 means that something is wrong.
+#[derive(Debug, Args)]
+pub(crate) struct VerifySeriesArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// Decode every step and compare every digest
+    #[arg(long)]
+    pub(crate) deep: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Add each checkpoint that a trainer writes into a folder, once it is complete.
+///
+/// Folders and .safetensors files whose names have a number, such as checkpoint-500 or global_step500, are checkpoints of that step. One is complete when its headers and lengths
+/// agree, every shard that its index names is there, and nothing has changed between two looks. Runs until it is interrupted.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series watch runs/7b out
+  deltaloom series watch s3://bucket/runs/7b out --interval 1m
+  deltaloom series watch runs/7b out --once")]
+pub(crate) struct WatchArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// The folder into which the trainer writes
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// Time between two looks
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
+    /// Stop when everything that is there has been added
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+}
+
+/// Add what `add --background` has left on the local disk, and wait for it.
+#[derive(Debug, Args)]
+pub(crate) struct FlushArguments {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) store: String,
+    /// How much time packing may take
+    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
+    pub(crate) preset: PresetArgument,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+}
+
+/// The number that a new step gets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Number(u64),
+    Next,
+}
+
+/// A step that is there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ExistingStep {
+    Number(u64),
+    Newest,
+}
+
+fn parse_step(text: &str) -> Result<Step, String> {
+    match text {
+        "next" => Ok(Step::Next),
+        number => number.parse().map(Step::Number).map_err(|e| e.to_string()),
+    }
+}
+
+fn parse_existing_step(text: &str) -> Result<ExistingStep, String> {
+    match text {
+        "newest" => Ok(ExistingStep::Newest),
+        number => number.parse().map(ExistingStep::Number).map_err(|e| e.to_string()),
+    }
+}
+
+fn parse_meta(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected K=V, such as loss=2.31".to_owned()),
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if interval < Duration::from_millis(10) { Err("at least 10ms".to_owned()) } else { Ok(interval) }
+}

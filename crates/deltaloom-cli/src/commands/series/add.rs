@@ -1,0 +1,117 @@
+//! `deltaloom series add` and `flush`.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use deltaloom::Limits;
+use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
+
+use super::{open, pack_options};
+use crate::args::series::{AddArguments, FlushArguments, Step};
+use crate::{Answer, ui};
+
+pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
+    let series = open(&arguments.store)?;
+    let new = NewStep {
+        step: match arguments.step {
+            Step::Number(step) => Some(step),
+            Step::Next => None,
+        },
+        model: arguments.checkpoint.clone(),
+        optimizer: arguments.optimizer.clone(),
+        meta: arguments.meta.iter().cloned().collect(),
+    };
+    let options =
+        AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: arguments.keyframe };
+    let pending = Pending::new(&pending_folder(&arguments.store)?);
+    if arguments.background {
+        snapshot(&series, &pending, &new, arguments)?;
+        return Ok(Answer::Yes);
+    }
+    // What was snapshot before comes before.
+    drain(&series, &pending, &options)?;
+    let bar = ui::Bar::new("adding");
+    let added = series.add(&new, &options, &bar)?;
+    bar.finish();
+    if arguments.json {
+        ui::print_json(&added)?;
+    } else {
+        ui::note(&describe(&added));
+    }
+    Ok(Answer::Yes)
+}
+
+pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
+    let series = open(&arguments.store)?;
+    let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
+    drain(&series, &Pending::new(&pending_folder(&arguments.store)?), &options)?;
+    Ok(Answer::Yes)
+}
+
+fn drain(series: &Series, pending: &Pending, options: &AddOptions) -> Result<()> {
+    let bar = ui::Bar::new("adding");
+    let drained = pending.drain(series, options, &bar, |added| {
+        bar.finish();
+        ui::note(&describe(added));
+        Ok(())
+    });
+    bar.finish();
+    drained.context("a step that was added in the background")
+}
+
+/// Copies the checkpoint and lets another process add the copy.
+fn snapshot(series: &Series, pending: &Pending, new: &NewStep, arguments: &AddArguments) -> Result<()> {
+    let newest = series.summary()?.newest;
+    if let (Some(step), Some(newest)) = (new.step, newest)
+        && step < newest
+    {
+        return Err(deltaloom::Error::StepOutOfOrder { step, newest }.into());
+    }
+    let bar = ui::Bar::new("copying");
+    pending.snapshot(new, arguments.keyframe, &Limits::default(), &bar)?;
+    bar.finish();
+    let mut command = Command::new(std::env::current_exe().context("this program")?);
+    command.args(["series", "flush", &arguments.store]);
+    command.args(["--threads", &arguments.threads.count.to_string()]);
+    // What it has to say is said by the next flush or add, which meets the same fault.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn().context("a process in the background")?;
+    ui::note(&format!("a copy is safe; {} to be added", pending.count()?));
+    Ok(())
+}
+
+/// Where copies wait: in the store, or for a URL in the folder for the state of programs.
+fn pending_folder(location: &str) -> Result<PathBuf> {
+    if !location.contains("://") {
+        return Ok(PathBuf::from(location).join("pending"));
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || std::env::home_dir().map(|home| home.join(".local/state"));
+    let state = state.or_else(home).context("neither XDG_STATE_HOME nor a home folder is known")?;
+    let name: String = location.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    Ok(state.join("deltaloom/pending").join(name))
+}
+
+pub(super) fn describe(added: &Added) -> String {
+    let entry = &added.entry;
+    if !added.is_new {
+        return format!("step {} is there already with the same content; nothing changed", entry.step);
+    }
+    let against = match (entry.reference, entry.changed_fraction) {
+        (Some(reference), Some(changed)) => {
+            format!("against step {reference}, {:.2} % changed, {} hops", 100.0 * changed, entry.hops)
+        }
+        _ => "a keyframe".to_owned(),
+    };
+    format!(
+        "step {}: {} -> {}, ratio {:.2}, {against}, {:.2} s",
+        entry.step,
+        ui::bytes(entry.original_bytes),
+        ui::bytes(entry.stored_bytes),
+        entry.ratio(),
+        entry.seconds,
+    )
+}

@@ -1,0 +1,187 @@
+//! `deltaloom series ls`, `log` and `show`.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::Result;
+use deltaloom::series::{SeriesSummary, StepEntry};
+use serde::Serialize;
+
+use super::{entry_of, open};
+use crate::args::series::{ListArguments, ShowArguments};
+use crate::commands::inspect;
+use crate::{Answer, ui};
+
+/// What `--json` prints of a list.
+#[derive(Serialize)]
+struct List<'a> {
+    #[serde(flatten)]
+    summary: &'a SeriesSummary,
+    ratio: f64,
+    delta_ratio: Option<f64>,
+    mean_delta_ratio: Option<f64>,
+    steps: Vec<Step<'a>>,
+}
+
+/// A step and what follows from it.
+#[derive(Serialize)]
+struct Step<'a> {
+    #[serde(flatten)]
+    entry: &'a StepEntry,
+    ratio: f64,
+}
+
+pub(super) fn ls(arguments: &ListArguments) -> Result<Answer> {
+    list(arguments, |entries| {
+        let header = ["step", "from", "hops", "original", "stored", "ratio", "changed", "seconds"];
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.extend(entries.iter().map(|entry| {
+            vec![
+                entry.step.to_string(),
+                entry.reference.map_or_else(|| "keyframe".to_owned(), |reference| reference.to_string()),
+                entry.hops.to_string(),
+                ui::bytes(entry.original_bytes),
+                ui::bytes(entry.stored_bytes),
+                format!("{:.2}", entry.ratio()),
+                changed(entry),
+                format!("{:.2}", entry.seconds),
+            ]
+        }));
+        ui::table(&rows)
+    })
+}
+
+pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
+    list(arguments, |entries| entries.iter().rev().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Result<Answer> {
+    let series = open(&arguments.store)?;
+    let summary = series.summary()?;
+    let count = if arguments.all { usize::MAX } else { arguments.last };
+    let entries = series.last(count)?;
+    if arguments.json {
+        let totals = &summary.totals;
+        ui::print_json(&List {
+            summary: &summary,
+            ratio: totals.ratio(),
+            delta_ratio: totals.delta_ratio(),
+            mean_delta_ratio: totals.mean_delta_ratio(),
+            steps: entries.iter().map(|entry| Step { entry, ratio: entry.ratio() }).collect(),
+        })?;
+    } else if arguments.csv {
+        ui::print(&csv(&entries))?;
+    } else {
+        ui::print(&text(&entries))?;
+        let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
+        if hidden > 0 {
+            ui::note(&format!("and {hidden} older ones (--all)"));
+        }
+        ui::note(&totals(&summary));
+    }
+    Ok(Answer::Yes)
+}
+
+/// One line over the whole series: totals first, the mean of ratios beside them.
+fn totals(summary: &SeriesSummary) -> String {
+    let totals = &summary.totals;
+    if totals.steps == 0 {
+        return "no steps yet".to_owned();
+    }
+    let deltas = match (totals.delta_ratio(), totals.mean_delta_ratio()) {
+        (Some(ratio), Some(mean)) => format!("; deltas alone {ratio:.2} (mean of ratios {mean:.2})"),
+        _ => String::new(),
+    };
+    format!(
+        "{} steps, {} keyframes: {} -> {}, ratio {:.2}{deltas}",
+        totals.steps,
+        totals.keyframes,
+        ui::bytes(totals.original_bytes),
+        ui::bytes(totals.stored_bytes),
+        totals.ratio(),
+    )
+}
+
+fn changed(entry: &StepEntry) -> String {
+    entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| format!("{:.2} %", 100.0 * changed))
+}
+
+fn describe(entry: &StepEntry) -> String {
+    let added = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(entry.added_unix));
+    let rests = match entry.reference {
+        Some(reference) => {
+            format!("from step {reference}, {} hops, {} changed", entry.hops, changed(entry))
+        }
+        None => "keyframe".to_owned(),
+    };
+    let parts = if entry.parts.optimizer.is_some() { "model, optimizer" } else { "model" };
+    let mut out = format!(
+        "step {}\n  added   {added} in {:.2} s\n  stored  {} of {}, ratio {:.2}, {rests}\n  object  {}\n  parts   {parts}\n",
+        entry.step,
+        entry.seconds,
+        ui::bytes(entry.stored_bytes),
+        ui::bytes(entry.original_bytes),
+        entry.ratio(),
+        entry.object,
+    );
+    for (name, value) in &entry.meta {
+        out.push_str(&format!("  {}  {}\n", ui::printable(name), ui::printable(value)));
+    }
+    out
+}
+
+fn csv(entries: &[StepEntry]) -> String {
+    let mut out =
+        "step,reference,hops,original_bytes,stored_bytes,ratio,changed_fraction,seconds,added_unix\n"
+            .to_owned();
+    for entry in entries {
+        let text = |value: Option<String>| value.unwrap_or_default();
+        out.push_str(&format!(
+            "{},{},{},{},{},{},{},{},{}\n",
+            entry.step,
+            text(entry.reference.map(|reference| reference.to_string())),
+            entry.hops,
+            entry.original_bytes,
+            entry.stored_bytes,
+            entry.ratio(),
+            text(entry.changed_fraction.map(|changed| changed.to_string())),
+            entry.seconds,
+            entry.added_unix,
+        ));
+    }
+    out
+}
+
+pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
+    let series = open(&arguments.store)?;
+    let Some(step) = arguments.step else {
+        let summary = series.summary()?;
+        if arguments.json {
+            ui::print_json(&summary)?;
+        } else {
+            let newest = summary.newest.map_or_else(|| "none".to_owned(), |step| step.to_string());
+            ui::print(&format!(
+                "{}\nnewest step {newest}, a keyframe at least every {} steps, at most {} hops\n{}\n",
+                summary.location,
+                summary.options.keyframe_every,
+                summary.options.max_chain,
+                totals(&summary),
+            ))?;
+        }
+        return Ok(Answer::Yes);
+    };
+    let entry = entry_of(&series, step)?;
+    let container = series.inspect(&entry)?;
+    if arguments.json {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            #[serde(flatten)]
+            entry: &'a StepEntry,
+            container: &'a deltaloom::PackReport,
+        }
+        ui::print_json(&Shown { entry: &entry, container: &container })?;
+    } else {
+        let container = inspect::describe(&container, arguments.tensors);
+        ui::print(&format!("{}\n{container}", describe(&entry)))?;
+    }
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,71 @@
+//! `deltaloom series`: one file per group of subcommands.
+
+mod add;
+mod get;
+mod list;
+mod look_after;
+mod watch;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use deltaloom::series::{Directory, Series, SeriesOptions, StepEntry, Store};
+use deltaloom::{Error, PackOptions};
+
+use crate::args::series::{ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
+use crate::args::{PresetArgument, ThreadsArgument};
+use crate::{Answer, ui};
+
+pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
+    match &arguments.command {
+        SeriesCommand::Init(arguments) => init(arguments),
+        SeriesCommand::Add(arguments) => add::add(arguments),
+        SeriesCommand::Flush(arguments) => add::flush(arguments),
+        SeriesCommand::Ls(arguments) => list::ls(arguments),
+        SeriesCommand::Log(arguments) => list::log(arguments),
+        SeriesCommand::Show(arguments) => list::show(arguments),
+        SeriesCommand::Get(arguments) => get::run(arguments),
+        SeriesCommand::Prune(arguments) => look_after::prune(arguments),
+        SeriesCommand::Repack(arguments) => look_after::repack(arguments),
+        SeriesCommand::Gc(arguments) => look_after::gc(arguments),
+        SeriesCommand::Verify(arguments) => look_after::verify(arguments),
+        SeriesCommand::Watch(arguments) => watch::run(arguments),
+    }
+}
+
+fn init(arguments: &InitArguments) -> Result<Answer> {
+    let options = SeriesOptions { keyframe_every: arguments.keyframe_every, max_chain: arguments.max_chain };
+    let made = Series::init(store(&arguments.store)?, &options);
+    // --overwrite is no way out here.
+    let series = made.map_err(|e| match e {
+        Error::AlreadyExists { .. } => anyhow::anyhow!("{}: there is a series already", arguments.store),
+        other => other.into(),
+    })?;
+    ui::note(&format!("{}: an empty series", series.location()));
+    Ok(Answer::Yes)
+}
+
+/// A folder, or what a URL names.
+fn store(location: &str) -> Result<Box<dyn Store>> {
+    if location.contains("://") {
+        anyhow::bail!("{location}: this program was built without object stores");
+    }
+    Ok(Box::new(Directory::new(Path::new(location))))
+}
+
+fn open(location: &str) -> Result<Series> {
+    Ok(Series::open(store(location)?)?)
+}
+
+fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
+    let number = match step {
+        ExistingStep::Number(number) => number,
+        ExistingStep::Newest => series.summary()?.newest.context("the series has no steps")?,
+    };
+    let missing = || Error::NotFound { what: format!("step {number} of {}", series.location()) };
+    Ok(series.find(number)?.ok_or_else(missing)?)
+}
+
+fn pack_options(preset: PresetArgument, threads: &ThreadsArgument) -> PackOptions {
+    PackOptions { preset: preset.into(), threads: threads.count, ..PackOptions::default() }
+}

@@ -1,0 +1,195 @@
+//! Checkpoints that are safe on the local disk and wait to be added: adding then stalls nobody.
+//! A step that waits is no step of the series yet; it becomes one when somebody drains the folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{AddOptions, Added, NewStep, Series};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::output::{NewDirectory, sync_folder};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::progress::{Progress, check_cancelled};
+
+const REQUEST: &str = "step.json";
+const MODEL: &str = "model";
+const OPTIMIZER: &str = "optimizer";
+const LOCK: &str = "lock";
+
+/// What is written beside a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Request {
+    step: Option<u64>,
+    keyframe: bool,
+    meta: BTreeMap<String, String>,
+    /// File names of parts that are single files.
+    model_file: Option<String>,
+    optimizer_file: Option<String>,
+}
+
+/// A folder of checkpoints that wait.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    folder: PathBuf,
+}
+
+impl Pending {
+    /// The folder `folder`, which need not exist yet.
+    #[must_use]
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf() }
+    }
+
+    /// Copies a checkpoint into the folder, whole and synced or not at all.
+    ///
+    /// # Errors
+    /// What is wrong with the checkpoint; what reading and writing give.
+    pub fn snapshot(
+        &self,
+        new: &NewStep,
+        keyframe: bool,
+        limits: &Limits,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        let parts = [Some((MODEL, &new.model)), new.optimizer.as_ref().map(|path| (OPTIMIZER, path))];
+        let opened = parts.into_iter().flatten().map(|(name, path)| {
+            Checkpoint::open(path, limits).map(|checkpoint| (name, path, checkpoint.len_bytes()))
+        });
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        progress.start(opened.iter().map(|(.., len_bytes)| len_bytes).sum());
+        let number = self.next_number()?;
+        let snapshot = NewDirectory::create(&self.folder.join(format!("{number:012}")), false)?;
+        for (name, path, _) in &opened {
+            for (from, to) in files_of(path, Path::new(name))? {
+                check_cancelled(progress)?;
+                let mut target = snapshot.create_file(&to)?;
+                let mut source = File::open(&from).map_err(Error::io(&from))?;
+                let copied = io::copy(&mut source, &mut target).map_err(Error::io(&self.folder))?;
+                target.sync_all().map_err(Error::io(&self.folder))?;
+                progress.advance(copied);
+            }
+        }
+        let file_name = |path: &Path| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            path.is_file().then_some(name)
+        };
+        let request = Request {
+            step: new.step,
+            keyframe,
+            meta: new.meta.clone(),
+            model_file: file_name(&new.model),
+            optimizer_file: new.optimizer.as_deref().and_then(file_name),
+        };
+        let text = serde_json::to_vec(&request).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+        let mut target = snapshot.create_file(REQUEST)?;
+        target.write_all(&text).and_then(|()| target.sync_all()).map_err(Error::io(&self.folder))?;
+        snapshot.commit()
+    }
+
+    /// How many wait.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn count(&self) -> Result<usize> {
+        Ok(self.waiting()?.len())
+    }
+
+    /// Adds all that wait, in their order, and removes each when the series has it. One process does this at a time; others wait for it and do what is left then.
+    ///
+    /// # Errors
+    /// What [`Series::add`] gives for the first that fails; it and those after it keep waiting.
+    pub fn drain(
+        &self,
+        series: &Series,
+        options: &AddOptions,
+        progress: &dyn Progress,
+        mut done: impl FnMut(&Added) -> Result<()>,
+    ) -> Result<()> {
+        if !self.folder.is_dir() {
+            return Ok(());
+        }
+        let path = self.folder.join(LOCK);
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.map_err(Error::io(&path))?;
+        lock.lock().map_err(Error::io(&path))?;
+        while let Some(snapshot) = self.waiting()?.first() {
+            let (new, keyframe) = read_request(snapshot)?;
+            let options = AddOptions { keyframe: options.keyframe || keyframe, ..options.clone() };
+            let added = series.add(&new, &options, progress).map_err(|e| e.in_file(snapshot))?;
+            fs::remove_dir_all(snapshot).map_err(Error::io(snapshot))?;
+            sync_folder(&self.folder)?;
+            done(&added)?;
+        }
+        Ok(())
+    }
+
+    /// Snapshots in the order in which they were made.
+    fn waiting(&self) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io(&self.folder))?,
+        };
+        let mut waiting = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io(&self.folder))?.path();
+            if number_of(&path).is_some() {
+                waiting.push(path);
+            }
+        }
+        waiting.sort();
+        Ok(waiting)
+    }
+
+    fn next_number(&self) -> Result<u64> {
+        let last = self.waiting()?.last().and_then(|path| number_of(path));
+        Ok(last.map_or(0, |last| last + 1))
+    }
+}
+
+fn number_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    (name.len() == 12).then(|| name.parse().ok()).flatten()
+}
+
+/// The files of a file or directory, and their paths in a snapshot.
+fn files_of(path: &Path, to: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    if !path.is_dir() {
+        let name = to.join(path.file_name().unwrap_or_default());
+        files.push((path.to_path_buf(), name.to_string_lossy().into_owned()));
+        return Ok(files);
+    }
+    for entry in fs::read_dir(path).map_err(Error::io(path))? {
+        let entry = entry.map_err(Error::io(path))?.path();
+        let to = to.join(entry.file_name().unwrap_or_default());
+        if entry.is_dir() {
+            files.extend(files_of(&entry, &to)?);
+        } else {
+            files.push((entry, to.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(files)
+}
+
+fn read_request(snapshot: &Path) -> Result<(NewStep, bool)> {
+    let path = snapshot.join(REQUEST);
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let request: Request =
+        serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(e.to_string()).in_file(&path))?;
+    let part = |name: &str, file: &Option<String>| {
+        file.as_ref().map_or_else(|| snapshot.join(name), |file| snapshot.join(name).join(file))
+    };
+    let optimizer = snapshot.join(OPTIMIZER);
+    let new = NewStep {
+        step: request.step,
+        model: part(MODEL, &request.model_file),
+        optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file)),
+        meta: request.meta,
+    };
+    Ok((new, request.keyframe))
+}
