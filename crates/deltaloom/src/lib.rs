@@ -32,7 +32,7 @@ mod inspect;
 mod lineage;
 mod pack;
 mod pipeline;
-mod report;
+pub mod report;
 mod unpack;
 mod verify;
 
