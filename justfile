@@ -79,6 +79,20 @@ bench-peers *args:
 bench-grid *args:
     benches/grid/run.sh {{ args }}
 
+# Two writers of one series that are killed at random: nothing may be lost (--help lists the options)
+series-kills *args:
+    cargo build --release -p deltaloom-cli
+    benches/series/python.sh benches/series/kills.py {{ args }}
+
+# Restore every step of a generated series of 100 MB checkpoints: hops, time and memory (--help lists the options)
+series-get *args:
+    cargo build --release -p deltaloom-cli
+    benches/series/python.sh benches/series/get.py {{ args }}
+
+# Count what adding, listing and restoring ask of a store up to 10,000 steps, and write docs/benchmarks/series-scale.*
+series-scale *args:
+    {{ xtask }} series-scale {{ args }}
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}

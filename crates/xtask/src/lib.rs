@@ -11,6 +11,7 @@ pub mod golden;
 pub mod instructions;
 pub mod merges;
 pub mod readme;
+pub mod series_scale;
 pub mod sizes;
 
 use std::fs;

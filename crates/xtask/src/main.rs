@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, instructions, merges, readme, sizes};
+use xtask::{
+    Mode, assets, breakdown, cli_reference, corpus, golden, instructions, merges, readme, series_scale, sizes,
+};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -34,6 +36,12 @@ enum Command {
     Breakdown(BreakdownArguments),
     /// Merge the lm12m models by usual rules, pack the merges against them, and say how small they become
     Merges(DataArgument),
+    /// Count what adding, listing and restoring ask of a store as a series grows
+    SeriesScale {
+        /// Steps to add; the page and the picture are written from 10,000 on
+        #[arg(long, value_name = "N", default_value_t = 10_040)]
+        steps: u64,
+    },
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -94,6 +102,7 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Merges(arguments) => merges::run(&arguments.folder),
+        Command::SeriesScale { steps } => series_scale::run(steps),
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }

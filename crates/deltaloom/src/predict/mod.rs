@@ -145,6 +145,11 @@ impl Predictor {
         self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
     }
 
+    /// Whether the prediction is a tensor of a base as it is, so that elements that differ from the one differ from the other.
+    pub(crate) fn is_reference(&self) -> bool {
+        matches!(self, Self::Reference(_) | Self::Identical(_))
+    }
+
     /// Numbers of the tensors of the same container that are needed.
     #[must_use]
     pub fn internals(&self) -> &[usize] {

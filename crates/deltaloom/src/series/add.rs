@@ -267,7 +267,7 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
 
 fn changed_fraction(container: &Container) -> f64 {
     let tensors = &container.index().tensors;
-    let counted = || tensors.iter().filter(|tensor| tensor.predictor.counts_changes());
+    let counted = || tensors.iter().filter(|tensor| tensor.predictor.is_reference());
     let elems = counted().map(|tensor| tensor.grid.rows.saturating_mul(tensor.grid.cols));
     ratio(counted().map(|tensor| tensor.changed).sum(), elems.sum())
 }

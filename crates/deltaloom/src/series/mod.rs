@@ -11,6 +11,7 @@ mod keep;
 mod manifest;
 mod pending;
 mod rebuild;
+mod records;
 mod restored;
 mod store;
 mod sweep;
@@ -44,7 +45,7 @@ pub struct Series {
 
 /// A series as a whole.
 #[derive(Debug, Clone, Serialize)]
-pub struct SeriesSummary {
+pub struct SeriesInfo {
     /// Where it is.
     pub location: String,
     /// How references are chosen.
@@ -93,9 +94,9 @@ impl Series {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn summary(&self) -> Result<SeriesSummary> {
+    pub fn summary(&self) -> Result<SeriesInfo> {
         let manifest = self.catalog()?.manifest;
-        Ok(SeriesSummary {
+        Ok(SeriesInfo {
             location: self.location(),
             newest: manifest.newest().map(|entry| entry.step),
             options: manifest.options,

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::series::{SeriesSummary, StepEntry};
+use deltaloom::series::{SeriesInfo, StepEntry};
 use serde::Serialize;
 
 use super::{entry_of, open};
@@ -15,7 +15,7 @@ use crate::{Answer, ui};
 #[derive(Serialize)]
 struct List<'a> {
     #[serde(flatten)]
-    summary: &'a SeriesSummary,
+    summary: &'a SeriesInfo,
     ratio: f64,
     delta_ratio: Option<f64>,
     mean_delta_ratio: Option<f64>,
@@ -82,7 +82,7 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
 }
 
 /// One line over the whole series: totals first, the mean of ratios beside them.
-fn totals(summary: &SeriesSummary) -> String {
+fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
     if totals.steps == 0 {
         return "no steps yet".to_owned();

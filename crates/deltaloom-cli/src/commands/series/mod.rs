@@ -4,6 +4,7 @@ mod add;
 mod get;
 mod list;
 mod look_after;
+mod plot;
 mod watch;
 
 use std::path::Path;
@@ -24,6 +25,8 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
         SeriesCommand::Ls(arguments) => list::ls(arguments),
         SeriesCommand::Log(arguments) => list::log(arguments),
         SeriesCommand::Show(arguments) => list::show(arguments),
+        SeriesCommand::Plot(arguments) => plot::plot(arguments),
+        SeriesCommand::Health(arguments) => plot::health(arguments),
         SeriesCommand::Get(arguments) => get::run(arguments),
         SeriesCommand::Prune(arguments) => look_after::prune(arguments),
         SeriesCommand::Repack(arguments) => look_after::repack(arguments),

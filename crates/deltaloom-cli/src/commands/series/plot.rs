@@ -1,0 +1,157 @@
+//! `deltaloom series plot` and `health`.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use deltaloom::checkpoint::output::NewFile;
+use deltaloom::report::{
+    EventWriter, Health, SeriesSummary, StepRecord, Warning, WarningKind, health as judge, series_events,
+    series_page, weights,
+};
+use deltaloom::series::{Series, StepEntry};
+
+use super::open;
+use crate::args::series::{HealthArguments, PlotArguments};
+use crate::{Answer, ui};
+
+pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
+    // Said before anything is read, which may take long.
+    if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
+        return Err(deltaloom::Error::AlreadyExists { path: arguments.output.clone() }.into());
+    }
+    let series = open(&arguments.store)?;
+    let bar = ui::Bar::new("reading");
+    let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
+    let steps = series.records(&entries, &bar)?;
+    let weights = match entries.last() {
+        Some(newest) if arguments.sample > 0 => weights(&series.checkpoint(newest)?, arguments.sample, &bar)?,
+        _ => None,
+    };
+    bar.finish();
+    let summary = SeriesSummary {
+        name: series.location(),
+        command: format!("deltaloom series plot {}", arguments.store),
+        rule: arguments.rule.rule(),
+        steps,
+        weights,
+        ..SeriesSummary::default()
+    };
+    let page = series_page(&summary);
+    write(&arguments.output, page.html().as_bytes(), arguments.overwrite)?;
+    if let Some(folder) = &arguments.svg {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        for (name, picture) in page.pictures() {
+            write(&folder.join(name), picture.as_bytes(), arguments.overwrite)?;
+        }
+    }
+    if let Some(folder) = &arguments.tensorboard {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut events = EventWriter::create(folder, now.as_secs_f64())?;
+        series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
+        events.finish()?;
+    }
+    ui::note(&format!("{}: {} steps drawn", arguments.output.display(), summary.steps.len()));
+    Ok(Answer::Yes)
+}
+
+fn write(path: &Path, contents: &[u8], overwrite: bool) -> Result<()> {
+    let mut file = NewFile::create(path, overwrite)?;
+    file.file().write_all(contents).with_context(|| path.display().to_string())?;
+    Ok(file.commit()?)
+}
+
+pub(super) fn health(arguments: &HealthArguments) -> Result<Answer> {
+    let series = open(&arguments.store)?;
+    let bar = ui::Bar::new("reading");
+    let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
+    let mut steps = series.records(&entries, &bar)?;
+    let rule = arguments.rule.rule();
+    if let Some(threshold) = arguments.below {
+        add_below(&series, &entries, &mut steps, rule.frozen_window, threshold, &bar)?;
+    }
+    bar.finish();
+    let health = judge(&steps, &rule);
+    if arguments.json {
+        ui::print_json(&health)?;
+    } else {
+        ui::print(&describe(&health))?;
+    }
+    Ok(if health.warnings.is_empty() { Answer::Yes } else { Answer::No })
+}
+
+/// Decodes the steps of the frozen window.
+fn add_below(
+    series: &Series,
+    entries: &[StepEntry],
+    steps: &mut [StepRecord],
+    window: usize,
+    threshold: f64,
+    bar: &ui::Bar,
+) -> Result<()> {
+    let newest = entries.iter().zip(steps).rev().take(window);
+    for (entry, record) in newest.filter(|(entry, _)| !entry.is_keyframe()) {
+        let shares = series.below(entry, threshold, bar)?;
+        for tensor in &mut record.tensors {
+            tensor.below_fraction = shares.get(&*tensor.name).copied();
+        }
+    }
+    Ok(())
+}
+
+/// Layers, then what is worth a look.
+fn describe(health: &Health) -> String {
+    let percent =
+        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
+    let header = ["layer", "elements", "changed at last", "identical in window", "below", "frozen"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(health.layers.iter().map(|layer| {
+        vec![
+            ui::printable(&layer.layer.name),
+            layer.elems.to_string(),
+            percent(layer.changed_fractions.last().copied().flatten()),
+            percent(layer.identical_share),
+            percent(layer.below_share),
+            match (layer.is_frozen, layer.unchanged_since) {
+                (true, Some(step)) => format!("since step {step}"),
+                (true, None) => "yes".to_owned(),
+                (false, _) => "no".to_owned(),
+            },
+        ]
+    }));
+    let mut out = ui::table(&rows);
+    if let Some(last) = health.steps.last() {
+        out.push_str(&format!(
+            "\nlast step {}: {} changed, {:.3} bits stored per weight\n",
+            last.step,
+            percent(last.changed_fraction),
+            last.bits_per_weight,
+        ));
+    }
+    let rule = &health.rule;
+    out.push_str(&format!(
+        "rule: {} deviations from the median of {} steps, frozen over {}\n",
+        rule.threshold, rule.window, rule.frozen_window,
+    ));
+    health.warnings.iter().for_each(|warning| out.push_str(&say(warning)));
+    out
+}
+
+fn say(warning: &Warning) -> String {
+    let steps = match (warning.step, warning.last_step) {
+        (first, last) if first == last => format!("step {first}"),
+        (first, last) => format!("steps {first} to {last}"),
+    };
+    let what = match warning.kind {
+        WarningKind::More => "more changes than before",
+        WarningKind::Less => "less changes than before",
+        WarningKind::Nothing => "nothing changes",
+        WarningKind::Everything => "everything changes",
+    };
+    let expected = warning
+        .expected_fraction
+        .map_or_else(String::new, |expected| format!(", {:.3} % was usual", 100.0 * expected));
+    format!("warning: {steps}: {what}: {:.3} %{expected}\n", 100.0 * warning.changed_fraction)
+}

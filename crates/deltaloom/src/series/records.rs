@@ -1,0 +1,119 @@
+//! What reports need to know of the steps, tensor by tensor, from the indexes of their containers or by decoding them.
+//! It judges and draws nothing; [`crate::report`] does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Series, StepEntry, restored};
+use crate::bases::{ResolvedContainer, TensorSource};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::predict::{Element, load};
+use crate::progress::{Progress, check_cancelled};
+use crate::report::{StepRecord, TensorRecord};
+
+impl Series {
+    /// A step as a checkpoint whose files are decoded where they are read: `model/...`, `optimizer/...`. Digests are not checked.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn checkpoint(&self, entry: &StepEntry) -> Result<Checkpoint> {
+        let catalog = self.catalog()?;
+        restored::checkpoint(&self.resolve(&catalog.chain(entry)?)?, &self.limits)
+    }
+
+    /// What the containers of steps hold, in the order of `entries`.
+    ///
+    /// # Errors
+    /// What reading gives; [`crate::Error::Cancelled`].
+    pub fn records(&self, entries: &[StepEntry], progress: &dyn Progress) -> Result<Vec<StepRecord>> {
+        progress.start(entries.iter().map(|entry| entry.stored_bytes).sum());
+        // Names repeat from step to step.
+        let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
+        let mut name_of =
+            |name: &str| Arc::clone(names.entry(name.to_owned()).or_insert_with(|| Arc::from(name)));
+        let mut records = Vec::new();
+        for entry in entries {
+            check_cancelled(progress)?;
+            let container = self.container(entry)?;
+            let report = crate::inspect::inspect(&container);
+            let index = container.index();
+            let tensors = report.tensors.iter().zip(&index.tensors).map(|(tensor, packed)| TensorRecord {
+                name: name_of(&tensor.name),
+                elems: packed.grid.rows.saturating_mul(packed.grid.cols),
+                changed_fraction: tensor.changed_fraction.filter(|_| packed.predictor.is_reference()),
+                below_fraction: None,
+                stored_bytes: tensor.packed_bytes,
+                predictor: name_of(tensor.predictor),
+                codec: name_of(tensor.codec),
+            });
+            records.push(StepRecord {
+                step: entry.step,
+                reference: entry.reference,
+                seconds: entry.seconds,
+                original_bytes: entry.original_bytes,
+                stored_bytes: entry.stored_bytes,
+                is_keyframe: entry.is_keyframe(),
+                tensors: tensors.collect(),
+            });
+            progress.advance(entry.stored_bytes);
+        }
+        Ok(records)
+    }
+
+    /// Decodes a step and its reference and gives, by name, the share of each float tensor's elements that moved by less than `threshold`.
+    ///
+    /// # Errors
+    /// What reading and decoding give; [`crate::Error::Cancelled`].
+    pub fn below(
+        &self,
+        entry: &StepEntry,
+        threshold: f64,
+        progress: &dyn Progress,
+    ) -> Result<HashMap<String, f64>> {
+        let catalog = self.catalog()?;
+        let resolved = self.resolve(&catalog.chain(entry)?)?;
+        let compared: Vec<(usize, &TensorSource, Element)> = (0..resolved.tensors().len())
+            .filter_map(|number| {
+                let packed = resolved.tensor(number);
+                let reference =
+                    resolved.references(number).first().filter(|_| packed.predictor.is_reference())?;
+                Some((number, reference, Element::of(&resolved.info(number).dtype)?))
+            })
+            .collect();
+        let share = |&(number, reference, element): &(usize, &TensorSource, Element)| {
+            check_cancelled(progress)?;
+            let share = below_of(&resolved, number, reference, element, threshold)?;
+            Ok((resolved.info(number).name.clone(), share))
+        };
+        compared.par_iter().map(share).collect()
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share")]
+fn below_of(
+    resolved: &ResolvedContainer,
+    number: usize,
+    reference: &TensorSource,
+    element: Element,
+    threshold: f64,
+) -> Result<f64> {
+    let grid = resolved.tensor(number).grid;
+    let (mut below, mut all) = (0usize, 0usize);
+    for i in 0..grid.chunk_count() {
+        let now = resolved.chunk(number, to_usize(i))?;
+        let before = reference.bytes(grid.chunk_bytes(i))?;
+        let values = |bytes: &[u8]| {
+            let mut values = vec![0.0; bytes.len() / element.bytes()];
+            load(element, bytes, &mut values);
+            values
+        };
+        let (now, before) = (values(&now), values(&before));
+        below += now.iter().zip(&before).filter(|(a, b)| (*a - *b).abs() < threshold).count();
+        all += now.len();
+    }
+    Ok(below as f64 / all.max(1) as f64)
+}
