@@ -255,7 +255,7 @@ impl ResolvedContainer {
     }
 
     /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
-    pub(crate) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
         let grid = self.tensor(number).grid;
         let (start, end) = (offset, offset + out.len() as u64);
         let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());

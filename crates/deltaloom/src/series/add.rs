@@ -13,7 +13,8 @@ use super::Series;
 use super::chain::{LOOK_BACK, choose_reference};
 use super::content;
 use super::manifest::{Catalog, Parts, StepEntry};
-use crate::bases::{Base, Bases};
+use super::restored;
+use crate::bases::Bases;
 use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -154,10 +155,8 @@ impl Series {
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
         let mut bases = Bases::default();
-        if !chain.is_empty() {
-            let resolved = self.resolve(&chain)?;
-            let path = resolved.container().path().to_path_buf();
-            bases.push(Base::of_container(&path, resolved));
+        if let Some(reference) = chain.last() {
+            bases.push_checkpoint(&self.path(reference), self.restore(&chain, options.threads, progress)?);
         }
         let mut file = self.new_file()?;
         let path = file.path().to_path_buf();
@@ -196,8 +195,24 @@ impl Series {
 
     /// A file for a container that will be stored.
     fn new_file(&self) -> Result<NamedTempFile> {
-        let folder = self.store.scratch_folder().map_or_else(std::env::temp_dir, ToOwned::to_owned);
+        let folder = self.scratch_folder();
         NamedTempFile::new_in(&folder).map_err(Error::io(folder))
+    }
+
+    /// Where files grow that will be stored or thrown away.
+    fn scratch_folder(&self) -> PathBuf {
+        self.store.scratch_folder().map_or_else(std::env::temp_dir, ToOwned::to_owned)
+    }
+
+    /// The last step of a chain that begins with a keyframe, with its bytes at hand.
+    pub(super) fn restore(
+        &self,
+        chain: &[StepEntry],
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Checkpoint> {
+        let resolved = self.resolve(chain)?;
+        restored::checkpoint(&resolved, &self.scratch_folder(), &self.limits, threads, progress)
     }
 }
 

@@ -27,6 +27,8 @@ pub use rebuild::{RebuildOptions, RebuildReport};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use crate::container::Container;
@@ -137,9 +139,14 @@ impl Series {
         Ok(inspect(&self.container(entry)?))
     }
 
+    /// Where the container of a step is, for messages.
+    fn path(&self, entry: &StepEntry) -> PathBuf {
+        PathBuf::from(format!("{}/{}", self.location(), entry.key()))
+    }
+
     fn container(&self, entry: &StepEntry) -> Result<Container> {
         let key = entry.key();
-        let path = std::path::PathBuf::from(format!("{}/{key}", self.location()));
+        let path = self.path(entry);
         let source = self.store.open(&key)?;
         if source.len_bytes() != entry.stored_bytes {
             let found = source.len_bytes();

@@ -10,7 +10,6 @@ use super::add::place;
 use super::chain::{LOOK_BACK, choose_reference};
 use super::keep::KeepRules;
 use super::manifest::{Catalog, SeriesOptions, StepEntry};
-use super::restored;
 use crate::error::{Error, Result};
 use crate::pack::PackOptions;
 use crate::progress::{Progress, Silent, check_cancelled};
@@ -128,7 +127,7 @@ impl Series {
         chain: Vec<StepEntry>,
         options: &PackOptions,
     ) -> Result<StepEntry> {
-        let checkpoint = restored::checkpoint(&self.resolve(&catalog.chain(entry)?)?, &self.limits)?;
+        let checkpoint = self.restore(&catalog.chain(entry)?, options.threads, &Silent)?;
         let packed = self.pack_step(&checkpoint, entry.parts, chain, options, &Silent)?;
         if packed.entry().content != entry.content {
             return Err(Error::corrupt(format!("step {} is not what was added", entry.step)));

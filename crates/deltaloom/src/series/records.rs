@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Series, StepEntry, restored};
+use super::{Series, StepEntry};
 use crate::bases::{ResolvedContainer, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -16,13 +16,13 @@ use crate::progress::{Progress, check_cancelled};
 use crate::report::{StepRecord, TensorRecord};
 
 impl Series {
-    /// A step as a checkpoint whose files are decoded where they are read: `model/...`, `optimizer/...`. Digests are not checked.
+    /// A step as a checkpoint with the files `model/...` and `optimizer/...`; they are in a temporary file that goes with it.
     ///
     /// # Errors
-    /// What reading gives.
-    pub fn checkpoint(&self, entry: &StepEntry) -> Result<Checkpoint> {
+    /// What reading and decoding give; [`crate::Error::Cancelled`].
+    pub fn checkpoint(&self, entry: &StepEntry, progress: &dyn Progress) -> Result<Checkpoint> {
         let catalog = self.catalog()?;
-        restored::checkpoint(&self.resolve(&catalog.chain(entry)?)?, &self.limits)
+        self.restore(&catalog.chain(entry)?, 0, progress)
     }
 
     /// What the containers of steps hold, in the order of `entries`.

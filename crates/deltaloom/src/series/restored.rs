@@ -1,69 +1,77 @@
-//! A stored step as a checkpoint to be packed again: its files are decoded where they are read, and nowhere whole.
-//! It checks no digests; who packs compares those of the result.
+//! A stored step as a checkpoint whose bytes are at hand: decoded once into a file without a name, which goes when it is dropped.
+//! Packing looks at a reference many times; decoding a chain each time would take many times as long.
 
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::{Checkpoint, Contents, ReadAt};
-use crate::error::Result;
-use crate::limits::{Limits, to_usize};
+use crate::checkpoint::{Checkpoint, Contents, FileSource, Member, ReadAt};
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::progress::Progress;
+use crate::unpack::decode_all;
 
-/// A file of a container.
-struct PackedMember {
-    resolved: Arc<ResolvedContainer>,
-    member: usize,
-    /// Number of its first tensor.
-    first_tensor: usize,
+/// A file of the checkpoint in the file that has them all.
+struct Section {
+    file: Arc<FileSource>,
+    start: u64,
+    len_bytes: u64,
 }
 
-/// The files of a container, under the paths that they have there.
-pub(crate) fn checkpoint(resolved: &Arc<ResolvedContainer>, limits: &Limits) -> Result<Checkpoint> {
-    let members = resolved.container().index().members.clone();
-    let mut first_tensor = 0;
-    let mut source = |(number, tensors): (usize, usize)| {
-        let member = PackedMember { resolved: Arc::clone(resolved), member: number, first_tensor };
-        first_tensor += tensors;
-        let path: PathBuf = resolved.container().path().to_path_buf();
-        (path, Arc::new(member) as Arc<dyn ReadAt>)
-    };
-    let sources = members.iter().map(|member| member.tensors.len()).enumerate().map(&mut source).collect();
-    Checkpoint::of_members(members, sources, limits)
-}
-
-impl ReadAt for PackedMember {
+impl ReadAt for Section {
     fn len_bytes(&self) -> u64 {
-        self.resolved.container().index().members[self.member].len_bytes()
+        self.len_bytes
     }
 
-    fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
-        let member = &self.resolved.container().index().members[self.member];
-        if let Contents::Safetensors(header) = &member.contents
-            && offset < member.data_offset()
-        {
-            let length = (header.len() as u64).to_le_bytes();
-            let head: Vec<u8> = length.iter().chain(header).copied().collect();
-            let rest = &head[to_usize(offset)..];
-            let len = rest.len().min(buffer.len());
-            buffer[..len].copy_from_slice(&rest[..len]);
-            offset += len as u64;
-            buffer = &mut buffer[len..];
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if offset.saturating_add(buffer.len() as u64) > self.len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mut at = offset.saturating_sub(member.data_offset());
-        // Tensors lie one after another without gaps.
-        let first = member.tensors.partition_point(|tensor| tensor.end <= at);
-        for (number, tensor) in member.tensors.iter().enumerate().skip(first) {
-            if buffer.is_empty() {
-                break;
-            }
-            let len = to_usize(tensor.end - at).min(buffer.len());
-            let (part, rest) = buffer.split_at_mut(len);
-            let number = self.first_tensor + number;
-            self.resolved.read_part_into(number, at - tensor.begin, part).map_err(io::Error::other)?;
-            at += len as u64;
-            buffer = rest;
-        }
-        if buffer.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        self.file.read_at(self.start + offset, buffer)
     }
+}
+
+/// The files of a container, under the paths that they have there; every tensor has its digest. They grow in `folder`.
+pub(crate) fn checkpoint(
+    resolved: &ResolvedContainer,
+    folder: &Path,
+    limits: &Limits,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Checkpoint> {
+    let index = resolved.container().index();
+    let members = &index.members;
+    let file = tempfile::tempfile_in(folder).map_err(Error::io(folder))?;
+    let mut out = BufWriter::new(file.try_clone().map_err(Error::io(folder))?);
+    let mut begun = 0;
+    progress.start(index.data_bytes());
+    decode_all(resolved, threads, progress, |piece| {
+        if let Some(fault) = piece.fault {
+            return Err(fault);
+        }
+        let member = index.tensors[piece.tensor].place.0;
+        for member in &members[begun.min(member + 1)..=member] {
+            write_header(member, &mut out).map_err(Error::io(folder))?;
+        }
+        begun = begun.max(member + 1);
+        out.write_all(piece.bytes).map_err(Error::io(folder))
+    })?;
+    let rest = members[begun..].iter().try_for_each(|member| write_header(member, &mut out));
+    rest.and_then(|()| out.flush()).map_err(Error::io(folder))?;
+    let file = Arc::new(FileSource::from_file(file).map_err(Error::io(folder))?);
+    let mut start = 0;
+    let mut section = |member: &Member| -> (PathBuf, Arc<dyn ReadAt>) {
+        let section = Section { file: Arc::clone(&file), start, len_bytes: member.len_bytes() };
+        start += member.len_bytes();
+        (resolved.container().path().to_path_buf(), Arc::new(section))
+    };
+    let sources = members.iter().map(&mut section).collect();
+    Checkpoint::of_members(members.clone(), sources, limits)
+}
+
+fn write_header(member: &Member, out: &mut impl io::Write) -> io::Result<()> {
+    let Contents::Safetensors(header) = &member.contents else { return Ok(()) };
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header)
 }

@@ -27,7 +27,9 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let steps = series.records(&entries, &bar)?;
     let weights = match entries.last() {
-        Some(newest) if arguments.sample > 0 => weights(&series.checkpoint(newest)?, arguments.sample, &bar)?,
+        Some(newest) if arguments.sample > 0 => {
+            weights(&series.checkpoint(newest, &bar)?, arguments.sample, &bar)?
+        }
         _ => None,
     };
     bar.finish();
