@@ -1,0 +1,69 @@
+//! Where the objects of a series are: what a store must be able to do, and the store in a directory.
+//! It does not know what the objects mean.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::checkpoint::ReadAt;
+use crate::error::Result;
+
+/// State of the manifest that a replacement relies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision(pub String);
+
+/// An object that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: String,
+    /// Its size.
+    pub len_bytes: u64,
+    /// Time since it was written.
+    pub age: Duration,
+}
+
+/// A flat set of named objects that appear whole, and one manifest that is replaced by compare-and-swap.
+pub trait Store: Send + Sync {
+    /// For messages: a path or a URL.
+    fn location(&self) -> String;
+    /// The manifest and its revision; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn read_manifest(&self) -> Result<Option<(Vec<u8>, Revision)>>;
+    /// Replaces the manifest if it is still at `expected` (`None`: if there is none). Gives whether it was.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`]; then it may have been replaced or not.
+    fn replace_manifest(&self, bytes: &[u8], expected: Option<&Revision>) -> Result<bool>;
+    /// Opens an object to be read at offsets.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotFound`] when it is absent, [`crate::Error::Io`].
+    fn open(&self, key: &str) -> Result<Box<dyn ReadAt>>;
+    /// Whether an object is there, and its size.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn len_bytes(&self, key: &str) -> Result<Option<u64>>;
+    /// Stores the content of a local file under `key`, whole or not at all. Writing the same content again does no harm.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn put_file(&self, key: &str, file: &Path) -> Result<()>;
+    /// Likewise, bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn put(&self, key: &str, bytes: &[u8]) -> Result<()>;
+    /// All objects whose key starts with `prefix`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+    /// Removes an object; nothing where it is absent.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn delete(&self, key: &str) -> Result<()>;
+}
