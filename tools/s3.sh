@@ -48,9 +48,12 @@ print(*(s.getsockname()[1] for s in sockets))')
 server=$!
 
 # Ready when the bucket can be made, which needs every part of the server.
+make_bucket() {
+    echo "s3.bucket.create -name series" | timeout 20 "$venv/bin/weed" shell -master="127.0.0.1:${ports[0]}.${ports[1]}" \
+        -filer="127.0.0.1:${ports[4]}.${ports[5]}" 2>&1 || true
+}
 deadline=$((SECONDS + 60))
-until echo "s3.bucket.create -name series" | "$venv/bin/weed" shell -master="127.0.0.1:${ports[0]}.${ports[1]}" \
-    -filer="127.0.0.1:${ports[4]}.${ports[5]}" 2>&1 | grep -q "create bucket"; do
+until [[ "$(make_bucket)" == *"created bucket"* ]]; do
     if [ "$SECONDS" -ge "$deadline" ] || ! kill -0 "$server" 2>/dev/null; then
         echo "error: the server did not start; its last lines:" >&2
         tail -n 20 "$data/log" >&2

@@ -152,3 +152,89 @@ impl<F: Fn(Range<u64>) -> io::Result<Bytes> + Send + Sync> ReadAt for Blocks<F> 
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    const BLOCK: usize = 1 << 20;
+
+    fn content(len: usize) -> Bytes {
+        (0..len).map(|at| u8::try_from((at / 7 + at / BLOCK) % 251).unwrap()).collect()
+    }
+
+    /// An object, and how often it was asked for bytes.
+    fn object(
+        whole: &Bytes,
+        asked: &AtomicUsize,
+    ) -> Blocks<impl Fn(Range<u64>) -> io::Result<Bytes> + Send + Sync> {
+        let slice = |range: Range<u64>| {
+            whole.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap())
+        };
+        Blocks::new(whole.len() as u64, whole.slice(..whole.len().min(BLOCK)), move |range| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            Ok(slice(range))
+        })
+    }
+
+    fn check(object: &impl ReadAt, whole: &[u8], at: usize, len: usize) {
+        let mut buffer = vec![0; len];
+        object.read_at(at as u64, &mut buffer).unwrap();
+        assert!(buffer == whole[at..at + len]);
+    }
+
+    #[test]
+    fn reading_in_order_costs_few_requests_and_a_chunk_one() {
+        let (whole, asked) = (content(40 * BLOCK + 17), AtomicUsize::new(0));
+        let object = object(&whole, &asked);
+        for at in (0..40 * BLOCK).step_by(200_000) {
+            check(&object, &whole, at, 200_000.min(whole.len() - at));
+        }
+        // Runs of 2, 4 and then 8 blocks.
+        assert_eq!(asked.swap(0, Ordering::SeqCst), 7);
+        check(&object, &whole, 3 * BLOCK + 5, 200_000);
+        check(&object, &whole, 3 * BLOCK + 205_005, 200_000);
+        assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
+        check(&object, &whole, 10 * BLOCK - 1, 6 * BLOCK);
+        assert_eq!(asked.swap(0, Ordering::SeqCst), 1);
+        check(&object, &whole, 0, whole.len());
+        assert!(object.read_at(whole.len() as u64 - 1, &mut [0; 2]).is_err());
+        assert!(object.read_at(u64::MAX, &mut [0; 2]).is_err());
+        object.read_at(whole.len() as u64, &mut []).unwrap();
+    }
+
+    #[test]
+    fn threads_that_need_the_same_block_fetch_it_once() {
+        let (whole, asked) = (content(12 * BLOCK), AtomicUsize::new(0));
+        let object = object(&whole, &asked);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| check(&object, &whole, BLOCK, 4 * BLOCK));
+            }
+        });
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert!(object.state().loading.is_empty());
+    }
+
+    #[test]
+    fn a_request_that_fails_is_made_again_by_the_next_reader() {
+        let (whole, asked) = (content(4 * BLOCK), AtomicUsize::new(0));
+        let object = Blocks::new(whole.len() as u64, whole.slice(..BLOCK), |range: Range<u64>| {
+            let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+            match asked.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(io::ErrorKind::ConnectionReset.into()),
+                1 => Ok(whole.slice(range.start..range.end - 1)),
+                _ => Ok(whole.slice(range)),
+            }
+        });
+        let mut buffer = vec![0; BLOCK];
+        let mut read = || object.read_at(BLOCK as u64 + 3, &mut buffer).map_err(|error| error.kind());
+        assert_eq!(read(), Err(io::ErrorKind::ConnectionReset));
+        assert_eq!(read(), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(read(), Ok(()));
+        assert!(buffer == whole[BLOCK + 3..2 * BLOCK + 3]);
+    }
+}

@@ -116,7 +116,9 @@ fn connect(
 fn refusal(service: Service, error: &object_store::Error) -> Fault {
     let fault = Fault::of(service, error);
     match fault.cause() {
-        Cause::Other if fault.to_string().contains("Missing") => {
+        Cause::Other
+            if ["Missing", "must be specified"].iter().any(|word| fault.to_string().contains(word)) =>
+        {
             Fault::new(Cause::NoCredentials, service, fault.to_string())
         }
         Cause::Other => Fault::new(Cause::Settings, service, fault.to_string()),

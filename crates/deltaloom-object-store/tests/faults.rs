@@ -1,6 +1,9 @@
 //! Several writers and readers on one store in memory, while requests and answers get lost.
 
-mod layer;
+#[path = "layer/faulty.rs"]
+mod faulty;
+#[path = "layer/log.rs"]
+mod log;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -9,7 +12,8 @@ use std::thread;
 
 use deltaloom::series::Store;
 use deltaloom_object_store::{RemoteStore, Service};
-use layer::{Dice, Faulty};
+use faulty::Faulty;
+use log::Dice;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -51,11 +55,11 @@ fn writers_lose_no_record_and_write_none_twice() {
         thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let store = setting.writer(seed * 100 + writer as u64);
-                scope.spawn(move || layer::append(&store, writer, RECORDS));
+                scope.spawn(move || log::append(&store, writer, RECORDS));
             }
         });
         setting.wait_for_late_requests();
-        layer::check_log(&setting.clean, WRITERS, RECORDS);
+        log::check_log(&setting.clean, WRITERS, RECORDS);
     }
 }
 
@@ -71,7 +75,7 @@ fn of_equal_replacements_one_is_said_to_have_happened() {
             let store = setting.writer(seed * 100 + 50 + writer as u64);
             let (mut done, mut unknown) = (0u64, 0u64);
             while done < TIMES {
-                let Some((bytes, revision)) = layer::read(&store) else { continue };
+                let Some((bytes, revision)) = log::read(&store) else { continue };
                 let number: u64 = String::from_utf8(bytes).unwrap().parse().unwrap();
                 match store.replace_manifest((number + 1).to_string().as_bytes(), revision.as_ref()) {
                     Ok(true) => done += 1,

@@ -1,12 +1,11 @@
-//! What the tests share: an object store that loses, delays, repeats and cuts off requests by a seed, and a log that writers append to.
-//! Nothing here waits for time to pass; a delay is a number of turns of the runtime.
+//! An object store that loses, delays, repeats and cuts off requests, by a seed.
+//! It does not wait for time to pass; a delay is a number of turns of the runtime.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use deltaloom::series::{Revision, Store};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
@@ -14,21 +13,7 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
-/// Numbers that depend on a seed (xorshift64*).
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
-    }
-}
+use crate::log::Dice;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mishap {
@@ -48,22 +33,22 @@ enum Mishap {
 }
 
 /// A store in whose requests mishaps happen, to about every other of them.
-pub struct Faulty {
+pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     dice: Mutex<Dice>,
     late: Arc<AtomicUsize>,
 }
 
 impl Faulty {
-    pub fn new(inner: Arc<dyn ObjectStore>, seed: u64, late: &Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, seed: u64, late: &Arc<AtomicUsize>) -> Self {
         Self { inner, dice: Mutex::new(Dice::new(seed)), late: Arc::clone(late) }
     }
 
     fn mishap(&self) -> (Mishap, u64) {
         use Mishap::*;
-        let mut dice = self.dice.lock().unwrap();
+        let mut dice = self.dice.lock().expect("no thread has panicked");
         let kinds = [Before, After, Late, Twice, Slow, Short, None, None, None, None, None, None];
-        let kind = kinds[usize::try_from(dice.below(kinds.len() as u64)).unwrap()];
+        let kind = kinds[usize::try_from(dice.below(kinds.len() as u64)).expect("below a usize")];
         (kind, dice.below(200))
     }
 }
@@ -192,63 +177,5 @@ impl MultipartUpload for FaultyUpload {
 
     async fn abort(&mut self) -> Result<()> {
         self.inner.abort().await
-    }
-}
-
-/// What a writer may rely on from one attempt.
-pub struct Tally {
-    /// Replacements that were said to have happened.
-    pub replaced: usize,
-    /// Those of which nothing is known.
-    pub unknown: usize,
-}
-
-/// Appends `count` lines to the manifest, which has a line for each record, by reading, adding and replacing; each is there when this returns.
-pub fn append(store: &dyn Store, writer: usize, count: usize) -> Tally {
-    let mut tally = Tally { replaced: 0, unknown: 0 };
-    for record in 0..count {
-        let line = format!("writer {writer} record {record}\n");
-        let mut is_unknown = false;
-        for attempt in 0.. {
-            assert!(attempt < 100_000, "{line:?} does not get in");
-            let Some((bytes, revision)) = read(store) else { continue };
-            let text = String::from_utf8(bytes).unwrap();
-            if text.contains(&line) {
-                assert!(is_unknown, "{line:?} got in, but it was said that it did not");
-                break;
-            }
-            match store.replace_manifest(format!("{text}{line}").as_bytes(), revision.as_ref()) {
-                Ok(true) => {
-                    tally.replaced += 1;
-                    break;
-                }
-                Ok(false) => {}
-                Err(_) => {
-                    is_unknown = true;
-                    tally.unknown += 1;
-                }
-            }
-        }
-    }
-    tally
-}
-
-/// The manifest and its revision, empty where there is none; nothing when the request fails.
-pub fn read(store: &dyn Store) -> Option<(Vec<u8>, Option<Revision>)> {
-    let found = store.read_manifest().ok()?;
-    Some(found.map_or((Vec::new(), None), |(bytes, revision)| (bytes, Some(revision))))
-}
-
-/// Every record of every writer is there once, in the writer's order.
-pub fn check_log(store: &dyn Store, writers: usize, count: usize) {
-    let (bytes, _) = store.read_manifest().unwrap().expect("a manifest");
-    let text = String::from_utf8(bytes).unwrap();
-    assert_eq!(text.lines().count(), writers * count);
-    for writer in 0..writers {
-        let start = format!("writer {writer} ");
-        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(&start)).collect();
-        let expected: Vec<String> =
-            (0..count).map(|record| format!("writer {writer} record {record}")).collect();
-        assert_eq!(lines, expected);
     }
 }
