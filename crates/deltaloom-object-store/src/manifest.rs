@@ -16,8 +16,10 @@ use crate::fault::{Cause, Fault, is_no_bucket};
 
 /// Name of the metadata with the numbers of the last replacements, newest first. Azure allows no hyphen in it.
 const WRITES: &str = "deltaloomwrites";
-/// Replacements that are remembered: as many may come between a lost answer and the reading that makes up for it.
-const REMEMBERED: usize = 16;
+/// Replacements that are remembered: as many may come between a lost answer and the reading that makes up for it. S3 takes 2 kB of metadata.
+const REMEMBERED: usize = 160;
+/// Hexadecimal digits of a number.
+const DIGITS: usize = 12;
 /// Tries for one replacement, above those that `object_store` makes for each request.
 const TRIES: usize = 4;
 /// No manifest is larger: older steps lie in pages.
@@ -35,7 +37,7 @@ impl Stamp {
     /// As one string. None of its parts contains a line break, since all were in a header of HTTP.
     pub(crate) fn to_text(&self) -> String {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
-        format!("{}\n{}\n{}", part(&self.e_tag), part(&self.version), self.writes.join("."))
+        format!("{}\n{}\n{}", part(&self.e_tag), part(&self.version), self.writes.concat())
     }
 
     /// The stamp that gave this string.
@@ -52,7 +54,8 @@ impl Stamp {
 }
 
 fn numbers(text: &str) -> Vec<String> {
-    text.split('.').filter(|number| !number.is_empty()).take(REMEMBERED).map(str::to_owned).collect()
+    let digits = text.as_bytes().chunks_exact(DIGITS).take(REMEMBERED);
+    digits.map(|number| String::from_utf8_lossy(number).into_owned()).collect()
 }
 
 /// The manifest as it is now.
@@ -100,6 +103,8 @@ enum Standing {
     Unchanged,
     /// Somebody else has replaced it, which also keeps this write from taking effect later.
     Lost,
+    /// It was replaced more often than is remembered, and one of those times may have been this one.
+    Forgotten,
 }
 
 fn standing(now: Option<&(Bytes, Stamp)>, expected: Option<&Stamp>, number: &str, bytes: &Bytes) -> Standing {
@@ -109,6 +114,15 @@ fn standing(now: Option<&(Bytes, Stamp)>, expected: Option<&Stamp>, number: &str
         (Some((there, stamp)), _) if stamp.writes.is_empty() && there == bytes => Standing::Replaced,
         (Some((_, stamp)), Some(expected)) if stamp.is_version_of(expected) => Standing::Unchanged,
         (None, None) => Standing::Unchanged,
+        (Some((_, stamp)), _) if stamp.writes.len() == REMEMBERED => {
+            // What followed the expected version is only known where the write that made that version is.
+            let before = expected.and_then(|expected| expected.writes.first());
+            if before.is_some_and(|before| stamp.writes.contains(before)) {
+                Standing::Lost
+            } else {
+                Standing::Forgotten
+            }
+        }
         _ => Standing::Lost,
     }
 }
@@ -124,7 +138,7 @@ pub(crate) async fn replace(
     let number = random(service)?;
     let before = expected.as_ref().map_or(&[][..], |stamp| &stamp.writes);
     let writes: Vec<&str> = [number.as_str()].into_iter().chain(before.iter().map(String::as_str)).collect();
-    let writes = writes[..writes.len().min(REMEMBERED)].join(".");
+    let writes = writes[..writes.len().min(REMEMBERED)].concat();
     let mode = match &expected {
         None => PutMode::Create,
         Some(stamp) => {
@@ -152,6 +166,13 @@ pub(crate) async fn replace(
             Standing::Replaced => return Ok(true),
             Standing::Lost => return Ok(false),
             Standing::Unchanged => {}
+            Standing::Forgotten => {
+                return Err(Fault::new(
+                    Cause::Undecided,
+                    service,
+                    "others have replaced it many times since",
+                ));
+            }
         }
     }
     if all_refused {
@@ -196,7 +217,7 @@ async fn prove_conditions(store: &dyn ObjectStore, manifest: &Path, service: Ser
 
 fn random(service: Service) -> Result<String, Fault> {
     match getrandom::u64() {
-        Ok(number) => Ok(format!("{number:016x}")),
+        Ok(number) => Ok(format!("{:0DIGITS$x}", number & ((1 << (4 * DIGITS)) - 1))),
         Err(why) => Err(Fault::new(Cause::Other, service, why.to_string())),
     }
 }
@@ -205,8 +226,9 @@ fn random(service: Service) -> Result<String, Fault> {
 mod tests {
     use super::*;
 
+    /// A stamp whose last writes, newest first, have these names.
     fn stamp(e_tag: &str, writes: &[&str]) -> Stamp {
-        let writes = writes.iter().map(|&write| write.to_owned()).collect();
+        let writes = writes.iter().map(|write| format!("{write:0>DIGITS$}")).collect();
         Stamp { e_tag: Some(e_tag.into()), version: None, writes }
     }
 
@@ -217,19 +239,28 @@ mod tests {
             assert_eq!(Stamp::from_text(&stamp.to_text()), Some(stamp));
         }
         assert_eq!(Stamp::from_text("another store's revision"), None);
+        assert_eq!(random(Service::S3).unwrap().len(), DIGITS);
     }
 
     #[test]
     fn a_write_is_known_by_its_number_and_not_by_its_contents() {
         let mine = Bytes::from_static(b"the same");
+        let number = format!("{:0>DIGITS$}", "mine");
         let expected = stamp("\"1\"", &["a"]);
         let now = |e_tag, writes: &[&str]| Some((mine.clone(), stamp(e_tag, writes)));
-        let judge = |now: Option<(Bytes, Stamp)>| standing(now.as_ref(), Some(&expected), "mine", &mine);
+        let judge = |now: Option<(Bytes, Stamp)>| standing(now.as_ref(), Some(&expected), &number, &mine);
         assert_eq!(judge(now("\"2\"", &["mine", "a"])), Standing::Replaced);
         assert_eq!(judge(now("\"3\"", &["other", "mine", "a"])), Standing::Replaced);
         assert_eq!(judge(now("\"2\"", &["other", "a"])), Standing::Lost);
         assert_eq!(judge(now("\"1\"", &["a"])), Standing::Unchanged);
         assert_eq!(judge(now("\"2\"", &[])), Standing::Replaced);
         assert_eq!(judge(None), Standing::Lost);
+
+        let mut many = vec!["other"; REMEMBERED];
+        assert_eq!(judge(now("\"9\"", &many)), Standing::Forgotten);
+        many[REMEMBERED - 1] = "a";
+        assert_eq!(judge(now("\"9\"", &many)), Standing::Lost);
+        many[REMEMBERED - 2] = "mine";
+        assert_eq!(judge(now("\"9\"", &many)), Standing::Replaced);
     }
 }
