@@ -64,4 +64,4 @@ done
 
 env AWS_ENDPOINT="http://127.0.0.1:${ports[6]}" AWS_ALLOW_HTTP=true AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=owner \
     AWS_SECRET_ACCESS_KEY=owner-secret DELTALOOM_TEST_BUCKET=s3://series \
-    cargo test -p deltaloom-object-store --test s3 -- --ignored "$@"
+    timeout 300 cargo test -p deltaloom-object-store --test s3 -- --ignored "$@"

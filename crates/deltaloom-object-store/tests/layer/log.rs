@@ -25,7 +25,7 @@ pub(crate) fn append(store: &dyn Store, writer: usize, count: usize) {
         let line = format!("writer {writer} record {record}\n");
         let mut is_unknown = false;
         for attempt in 0.. {
-            assert!(attempt < 100_000, "{line:?} does not get in");
+            assert!(attempt < 1_000, "{line:?} does not get in");
             let Some((bytes, revision)) = read(store) else { continue };
             let text = String::from_utf8(bytes).expect("text");
             if text.contains(&line) {
