@@ -56,7 +56,7 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`crate::Error::Io`].
     fn put(&self, key: &str, bytes: &[u8]) -> Result<()>;
-    /// All objects whose key starts with `prefix`.
+    /// All objects whose key starts with `prefix`, in no order; the manifest is none of them.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
