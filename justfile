@@ -67,6 +67,10 @@ instructions *check:
 assets *check:
     {{ xtask }} assets {{ check }}
 
+# Test object stores against a real S3 server on loopback
+test-s3 *args:
+    tools/s3.sh {{ args }}
+
 # Sample where the processor time of pack and unpack goes, with Linux perf, and write docs/benchmarks/breakdown.* (--runs N)
 breakdown *args:
     {{ xtask }} breakdown {{ args }}

@@ -1,0 +1,131 @@
+//! From a URL and the environment to a store.
+//! Nothing is asked of the network yet: what is wrong with names or credentials shows with the first request.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deltaloom::series::Store;
+use deltaloom::{Error, Result};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
+use url::Url;
+
+use crate::fault::{Cause, Fault};
+use crate::{RemoteStore, Service};
+
+/// Time for one request, whose body is at most a part of an upload or a run of blocks. The default of `object_store`, 30 s, asks for 9 Mbit/s.
+const REQUEST_TIME: &str = "120 seconds";
+
+/// Ten tries in 3 minutes, the default, is long to wait for the message that a name is wrong.
+fn retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+            base: 2.0,
+        },
+        max_retries: 6,
+        retry_timeout: Duration::from_secs(150),
+    }
+}
+
+/// Whether a place is given as a URL, rather than as a path.
+#[must_use]
+pub fn is_url(place: &str) -> bool {
+    place.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    })
+}
+
+/// The store at `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `az://CONTAINER/PATH`. Endpoints and credentials come from the environment: variables that
+/// begin with `AWS_`, `GOOGLE_` or `AZURE_`, as the crate `object_store` reads them.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a URL that is none of these; [`Error::Io`] with a [`Fault`] when the environment does not fit.
+pub fn open(url: &str) -> Result<Box<dyn Store>> {
+    let is_ours = |name: &str| {
+        ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
+            || ["SERVICE_ACCOUNT", "IDENTITY_ENDPOINT"].contains(&name)
+    };
+    let settings: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| is_ours(name))
+        .collect();
+    Ok(Box::new(open_with(url, &settings)?))
+}
+
+/// Like [`open`], with names and values of settings in place of the environment.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(url: &str, settings: &[(String, String)]) -> Result<RemoteStore> {
+    let parsed = Url::parse(url).map_err(|why| invalid(url, &why.to_string()))?;
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(invalid(url, "it has a query or a fragment; settings come from the environment"));
+    }
+    let service = match parsed.scheme() {
+        "s3" | "s3a" => Service::S3,
+        "gs" => Service::Google,
+        "az" | "abfs" | "abfss" => Service::Azure,
+        "file" => return Err(invalid(url, "it is a directory: give its path")),
+        scheme => {
+            return Err(invalid(url, &format!("unknown scheme {scheme:?}; there are s3, gs and az")));
+        }
+    };
+    if parsed.host_str().is_none_or(str::is_empty) {
+        return Err(invalid(url, "it names no bucket"));
+    }
+    let path = Path::from_url_path(parsed.path()).map_err(|why| invalid(url, &why.to_string()))?;
+    // Without OpenSSL or aws-lc, TLS has to be told which cryptography to use; that a program has told it already is well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = connect(service, url, settings)
+        .map_err(|error| Error::Io { path: PathBuf::from(url), source: refusal(service, &error).into() })?;
+    Ok(RemoteStore::new(store, service, url, path))
+}
+
+/// A builder of `object_store` with all settings that it knows. The three builders have the same methods and no trait for them.
+macro_rules! build {
+    ($builder:ty, $client:path, $url:expr, $settings:expr) => {{
+        let first = <$builder>::new().with_config($client(ClientConfigKey::Timeout), REQUEST_TIME);
+        let builder =
+            $settings.iter().fold(first, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
+                Ok(key) => builder.with_config(key, value),
+                Err(_) => builder,
+            });
+        Arc::new(builder.with_url($url).with_retry(retries()).build()?)
+    }};
+}
+
+fn connect(
+    service: Service,
+    url: &str,
+    settings: &[(String, String)],
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    Ok(match service {
+        Service::S3 => build!(AmazonS3Builder, AmazonS3ConfigKey::Client, url, settings),
+        Service::Google => build!(GoogleCloudStorageBuilder, GoogleConfigKey::Client, url, settings),
+        Service::Azure => build!(MicrosoftAzureBuilder, AzureConfigKey::Client, url, settings),
+    })
+}
+
+/// What is wrong before any request was made is a matter of settings.
+fn refusal(service: Service, error: &object_store::Error) -> Fault {
+    let fault = Fault::of(service, error);
+    match fault.cause() {
+        Cause::Other
+            if ["Missing", "must be specified"].iter().any(|word| fault.to_string().contains(word)) =>
+        {
+            Fault::new(Cause::NoCredentials, service, fault.to_string())
+        }
+        Cause::Other => Fault::new(Cause::Settings, service, fault.to_string()),
+        _ => fault,
+    }
+}
+
+fn invalid(url: &str, why: &str) -> Error {
+    Error::InvalidArgument(format!("{url:?} cannot be a store: {why}"))
+}

@@ -1,0 +1,220 @@
+//! What went wrong with a store, by who must act, and what they can do.
+//! It only reads errors; deciding whether to try again is done elsewhere.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+use deltaloom::Error;
+use object_store::client::{HttpError, HttpErrorKind};
+
+use crate::Service;
+
+/// Why a store did not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Nothing to sign requests with was found.
+    NoCredentials,
+    /// The credentials are unknown or do not suffice.
+    Denied,
+    /// The bucket, or container, does not exist.
+    NoBucket,
+    /// Nobody answers at the endpoint.
+    Unreachable,
+    /// The bucket is in another region.
+    WrongRegion,
+    /// The endpoint is not encrypted, and that was not allowed.
+    NotEncrypted,
+    /// The store does not make writes depend on conditions, so that one writer would undo what another wrote.
+    NoConditions,
+    /// The settings make no sense.
+    Settings,
+    /// An answer that does not fit the request.
+    BadAnswer,
+    /// Whether the manifest was replaced is not known.
+    Undecided,
+    /// Anything else: what the store said is all there is.
+    Other,
+}
+
+/// A failed request to a store; the inner error of [`deltaloom::Error::Io`].
+#[derive(Debug)]
+pub struct Fault {
+    cause: Cause,
+    service: Service,
+    detail: String,
+}
+
+impl Fault {
+    pub(crate) fn new(cause: Cause, service: Service, detail: impl Into<String>) -> Self {
+        Self { cause, service, detail: detail.into() }
+    }
+
+    pub(crate) fn of(service: Service, error: &object_store::Error) -> Self {
+        Self::new(cause_of(error), service, chain_text(error))
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// What can be done about it, where something can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match (self.cause, self.service) {
+            (Cause::NoCredentials, Service::S3) => Some(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); profiles in ~/.aws are not read: `aws configure export-credentials --format env` prints them",
+            ),
+            (Cause::NoCredentials, Service::Google) => {
+                Some("set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT to the file of a key")
+            }
+            (Cause::NoCredentials, Service::Azure) => Some(
+                "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY or AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID",
+            ),
+            (Cause::Denied, Service::S3) => Some(
+                "the key in AWS_ACCESS_KEY_ID needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there",
+            ),
+            (Cause::Denied, Service::Google) => {
+                Some("the account needs the role Storage Object User on the bucket")
+            }
+            (Cause::Denied, Service::Azure) => {
+                Some("the account needs the role Storage Blob Data Contributor on the container")
+            }
+            (Cause::NoBucket, _) => Some("create it first, or correct its name; deltaloom makes no buckets"),
+            (Cause::Unreachable, Service::S3) => {
+                Some("is the network up, and AWS_ENDPOINT (or AWS_REGION) right?")
+            }
+            (Cause::Unreachable, _) => {
+                Some("is the network up, and the name of the account or bucket right?")
+            }
+            (Cause::WrongRegion, _) => Some("set AWS_REGION to the region of the bucket"),
+            (Cause::NotEncrypted, Service::S3) => Some("set AWS_ALLOW_HTTP=true if that is meant"),
+            (Cause::NotEncrypted, Service::Google) => Some("set GOOGLE_ALLOW_HTTP=true if that is meant"),
+            (Cause::NotEncrypted, Service::Azure) => Some("set AZURE_ALLOW_HTTP=true if that is meant"),
+            (Cause::NoConditions, Service::S3) => {
+                Some("unset AWS_CONDITIONAL_PUT, or use a server that honours If-Match and If-None-Match")
+            }
+            (Cause::Undecided, _) => Some("run the same again: what is there already is not done twice"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.cause {
+            Cause::NoCredentials => "no credentials were found",
+            Cause::Denied => "permission denied",
+            Cause::NoBucket => "the bucket does not exist",
+            Cause::Unreachable => "the endpoint cannot be reached",
+            Cause::WrongRegion => "the bucket is in another region",
+            Cause::NotEncrypted => "the endpoint is not encrypted",
+            Cause::NoConditions => "the store does not honour conditions of writes",
+            Cause::Settings => "wrong settings",
+            Cause::BadAnswer => "an answer that does not fit the request",
+            Cause::Undecided => "the manifest was replaced or not, which of the two is not known",
+            Cause::Other => return f.write_str(&self.detail),
+        };
+        write!(f, "{what}: {}", self.detail)
+    }
+}
+
+impl StdError for Fault {}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault.cause {
+            Cause::NoCredentials | Cause::Denied => io::ErrorKind::PermissionDenied,
+            Cause::NoBucket => io::ErrorKind::NotFound,
+            Cause::BadAnswer => io::ErrorKind::InvalidData,
+            Cause::NoConditions => io::ErrorKind::Unsupported,
+            Cause::NotEncrypted | Cause::Settings => io::ErrorKind::InvalidInput,
+            Cause::Unreachable => io::ErrorKind::NotConnected,
+            Cause::WrongRegion | Cause::Undecided | Cause::Other => io::ErrorKind::Other,
+        };
+        Self::new(kind, fault)
+    }
+}
+
+/// What can be done about an error of a store, where it is one and something can be said.
+#[must_use]
+pub fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Io { source, .. } => source.get_ref()?.downcast_ref::<Fault>()?.hint(),
+        Error::InFile { source, .. } => hint(source),
+        _ => None,
+    }
+}
+
+/// Whether it is a bucket that was not found, rather than an object in it.
+pub(crate) fn is_no_bucket(error: &object_store::Error) -> bool {
+    cause_of(error) == Cause::NoBucket
+}
+
+fn cause_of(error: &object_store::Error) -> Cause {
+    use object_store::Error as E;
+    let text = chain_text(error);
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    // Where machines in a cloud are given credentials: asked last, when nothing else was set.
+    if says(&[
+        "/latest/api/token",
+        "/latest/meta-data",
+        "/computeMetadata/",
+        "/metadata/identity",
+        "169.254.",
+    ]) {
+        return Cause::NoCredentials;
+    }
+    if says(&["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]) {
+        return Cause::NoBucket;
+    }
+    // S3 answers with a redirection without a target, or names the region that it expects.
+    if says(&[
+        "incorrectly configured region",
+        "AuthorizationHeaderMalformed",
+        "PermanentRedirect",
+        "IllegalLocationConstraint",
+    ]) {
+        return Cause::WrongRegion;
+    }
+    if says(&["URL scheme is not allowed"]) {
+        return Cause::NotEncrypted;
+    }
+    match error {
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => return Cause::Denied,
+        E::NotImplemented { .. } => return Cause::NoConditions,
+        E::UnknownConfigurationKey { .. } | E::InvalidPath { .. } => return Cause::Settings,
+        _ => {}
+    }
+    if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"]) {
+        return Cause::Denied;
+    }
+    let mut link: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(inner) = link {
+        if let Some(http) = inner.downcast_ref::<HttpError>()
+            && http.kind() == HttpErrorKind::Connect
+        {
+            return Cause::Unreachable;
+        }
+        link = inner.source();
+    }
+    Cause::Other
+}
+
+/// The error and its causes on one line, each said once: some repeat theirs in their own text.
+fn chain_text(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut link = error.source();
+    while let Some(inner) = link {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        link = inner.source();
+    }
+    text
+}
