@@ -6,6 +6,8 @@
 pub enum Unit {
     /// Plain numbers.
     Number,
+    /// Whole numbers of things, such as steps: nothing lies between two of them.
+    Count,
     /// Fractions, written as percentages.
     Percent,
     /// Bytes, written as kB, MB and so on (powers of ten).

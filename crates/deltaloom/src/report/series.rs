@@ -7,7 +7,7 @@ use super::figure::{
     Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Histogram, Lines, Mark, Point, Scatter,
     Stacks, Unit,
 };
-use super::health::{Health, LayerHealth, StepRecord, WarningKind, WarningRule, health};
+use super::health::{Health, LayerHealth, StepHealth, StepRecord, WarningKind, WarningRule, health};
 use super::page::{Cell, Page, Section, Table};
 use super::svg::human;
 use super::tensorboard::EventWriter;
@@ -65,8 +65,11 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
     let health = health(&summary.steps, &summary.rule);
     let mut sections = vec![overview(summary, &health)];
     if !health.steps.is_empty() {
-        sections.extend([ratios(summary, &health), changes(&health), bits(&health), warnings(&health)]);
-        sections.extend([layer_map(&health), frozen(&health), predictors(summary), parts(summary)]);
+        sections.extend([ratios(summary, &health), bits(&health)]);
+        if health.steps.iter().any(|step| step.changed_fraction.is_some()) {
+            sections.extend([changes(&health), warnings(&health), layer_map(&health), frozen(&health)]);
+        }
+        sections.extend([predictors(summary), parts(summary)]);
     }
     if !summary.methods.is_empty() {
         sections.extend([method_totals(summary), method_steps(summary, &health)]);
@@ -108,7 +111,7 @@ pub fn series_events(health: &Health, events: &mut EventWriter) -> Result<()> {
 }
 
 fn steps_axis() -> Axis {
-    Axis::linear("step", Unit::Number)
+    Axis::linear("step", Unit::Count)
 }
 
 fn section(heading: &str, text: String, figure: Figure, table: Table) -> Section {
@@ -143,7 +146,7 @@ fn overview(summary: &SeriesSummary, health: &Health) -> Section {
     let (_, original, _) = totals(&summary.steps, |_| true);
     let speed = if seconds > 0.0 {
         format!(
-            " Adding them took {}, {} per second.",
+            " Adding took {}, {} per second.",
             human(seconds, Unit::Seconds),
             human(original as f64 / seconds, Unit::Bytes)
         )
@@ -167,29 +170,50 @@ fn overview(summary: &SeriesSummary, health: &Health) -> Section {
     }
 }
 
-/// One value of each step, those of keyframes as points.
-fn by_step(
-    health: &Health,
-    name: &str,
-    value: impl Fn(&super::health::StepHealth) -> Option<f64>,
-) -> Vec<Curve> {
-    let points = |is_keyframe: bool| -> Vec<(f64, f64)> {
-        let steps = health.steps.iter().filter(|step| step.is_keyframe == is_keyframe);
-        steps.filter_map(|step| Some((step.step as f64, value(step)?))).collect()
+/// How many steps the reference is back; 0 where that is not known.
+fn distance(step: &StepHealth) -> u64 {
+    step.reference.map_or(0, |reference| step.step.abs_diff(reference))
+}
+
+/// The distance that most steps with a reference have.
+fn commonest_distance(health: &Health) -> u64 {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for step in health.steps.iter().filter(|step| !step.is_keyframe) {
+        *counts.entry(distance(step)).or_default() += 1;
+    }
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(0, |(distance, _)| distance)
+}
+
+/// One value of each step: a curve of those with the commonest distance from their reference, points for other distances and for keyframes.
+fn by_step(health: &Health, value: impl Fn(&StepHealth) -> Option<f64>) -> Vec<Curve> {
+    let commonest = commonest_distance(health);
+    let mut curves: BTreeMap<(bool, bool, u64), Vec<(f64, f64)>> = BTreeMap::new();
+    for step in &health.steps {
+        if let Some(value) = value(step) {
+            let distance = if step.is_keyframe { 0 } else { distance(step) };
+            let kind = (step.is_keyframe, distance != commonest, distance);
+            curves.entry(kind).or_default().push((step.step as f64, value));
+        }
+    }
+    let curve = |((is_keyframe, is_rarer, distance), points)| Curve {
+        name: match distance {
+            _ if is_keyframe => "keyframes".to_owned(),
+            0 => "deltas".to_owned(),
+            1 => "over 1 step".to_owned(),
+            more => format!("over {more} steps"),
+        },
+        points,
+        drawn: if is_keyframe || is_rarer { Drawn::Points } else { Drawn::Line },
     };
-    let curves = [
-        Curve { name: name.to_owned(), points: points(false), drawn: Drawn::Line },
-        Curve { name: "keyframes".to_owned(), points: points(true), drawn: Drawn::Points },
-    ];
-    curves.into_iter().filter(|curve| !curve.points.is_empty()).collect()
+    curves.into_iter().map(curve).collect()
 }
 
 fn marks(health: &Health) -> Vec<Mark> {
     let mark = |kind| match kind {
-        WarningKind::More => "more",
-        WarningKind::Less => "less",
-        WarningKind::Nothing => "nothing",
-        WarningKind::Everything => "everything",
+        WarningKind::More => "more changed",
+        WarningKind::Less => "less changed",
+        WarningKind::Nothing => "nothing changed",
+        WarningKind::Everything => "everything changed",
     };
     health.warnings.iter().map(|w| Mark { x: w.step as f64, label: mark(w.kind).to_owned() }).collect()
 }
@@ -222,10 +246,15 @@ fn ratios(summary: &SeriesSummary, health: &Health) -> Section {
     let chart = Lines {
         x: steps_axis(),
         y: Axis::log("original bytes / stored bytes", Unit::Ratio),
-        curves: by_step(health, "deltas", |step| Some(step.ratio)),
+        curves: by_step(health, |step| Some(step.ratio)),
         marks: Vec::new(),
     };
-    section("Ratio of each step", "Index and tables are counted.".to_owned(), Figure::Lines(chart), table)
+    section(
+        "Ratio of each step",
+        "Index and tables are counted. A step that was packed against a farther one takes more.".to_owned(),
+        Figure::Lines(chart),
+        table,
+    )
 }
 
 fn changes(health: &Health) -> Section {
@@ -238,30 +267,10 @@ fn changes(health: &Health) -> Section {
             Cell::maybe(step.deviations, Unit::Number),
         ]);
     }
-    let mut by_distance: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
-    for step in &health.steps {
-        if let Some(fraction) = step.changed_fraction {
-            let distance = step.reference.map_or(0, |reference| step.step.abs_diff(reference));
-            by_distance.entry(distance).or_default().push((step.step as f64, fraction));
-        }
-    }
-    let name = |distance| match distance {
-        0 => "changed".to_owned(),
-        1 => "over 1 step".to_owned(),
-        more => format!("over {more} steps"),
-    };
-    // The commonest distance is the curve; the others are points beside it.
-    let commonest =
-        by_distance.iter().rev().max_by_key(|(_, points)| points.len()).map(|(distance, _)| *distance);
-    let curves = by_distance.into_iter().map(|(distance, points)| Curve {
-        name: name(distance),
-        points,
-        drawn: if Some(distance) == commonest { Drawn::Line } else { Drawn::Points },
-    });
     let chart = Lines {
         x: steps_axis(),
         y: Axis::linear("changed elements", Unit::Percent),
-        curves: curves.collect(),
+        curves: by_step(health, |step| step.changed_fraction),
         marks: marks(health),
     };
     let text = "Share of elements whose bits differ from the reference step. More changes over several steps than over one, so steps are grouped by their distance from the reference; keyframes have none.";
@@ -277,7 +286,7 @@ fn bits(health: &Health) -> Section {
     let chart = Lines {
         x: steps_axis(),
         y: Axis::log("stored bits per element", Unit::Number),
-        curves: by_step(health, "deltas", |step| Some(step.bits_per_weight)),
+        curves: by_step(health, |step| Some(step.bits_per_weight)),
         marks: Vec::new(),
     };
     section(
@@ -325,15 +334,18 @@ fn warnings(health: &Health) -> Section {
 }
 
 fn layer_map(health: &Health) -> Section {
-    // A column for each step that has a reference; the others would be empty.
+    // Steps that are farther from their references than most would be stripes across all layers.
+    let commonest = commonest_distance(health);
+    let is_known = |i: &usize| health.steps[*i].changed_fraction.is_some();
+    let known: Vec<usize> = (0..health.steps.len()).filter(is_known).collect();
     let kept: Vec<usize> =
-        (0..health.steps.len()).filter(|i| health.steps[*i].changed_fraction.is_some()).collect();
+        known.iter().copied().filter(|i| distance(&health.steps[*i]) == commonest).collect();
     let row = |layer: &LayerHealth| -> Vec<Option<f64>> {
         kept.iter().map(|i| layer.changed_fractions.get(*i).copied().flatten()).collect()
     };
     let mut table = Table::new(&["step"]);
     table.columns.extend(health.layers.iter().map(|layer| layer.layer.name.clone()));
-    for i in &kept {
+    for i in &known {
         let cells = health.layers.iter().map(|layer| Cell::maybe(layer.changed_fractions[*i], Unit::Percent));
         table
             .rows
@@ -345,8 +357,17 @@ fn layer_map(health: &Health) -> Section {
         columns: kept.iter().map(|i| health.steps[*i].step as f64).collect(),
         rows: health.layers.iter().map(|layer| (layer.layer.name.clone(), row(layer))).collect(),
     };
-    let text = "Share of the elements of each layer that differ from the reference step. Zero has a colour of its own.";
-    section("Changes by layer", text.to_owned(), Figure::HeatMap(map), table)
+    let which = match known.len() - kept.len() {
+        0 => String::new(),
+        left_out => format!(
+            " Only steps whose reference is {commonest} back are shown; the table has the {} others too.",
+            human(left_out as f64, Unit::Count)
+        ),
+    };
+    let text = format!(
+        "Share of the elements of each layer that differ from the reference step. Zero has a colour of its own.{which}"
+    );
+    section("Changes by layer", text, Figure::HeatMap(map), table)
 }
 
 fn frozen(health: &Health) -> Section {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use deltaloom::report::{FrontierPoint, MethodRatios, SeriesSummary, StepRecord, TensorRecord};
 
 /// A small generator of numbers between 0 and 1, the same everywhere.
-pub struct Noise(pub u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -18,7 +18,7 @@ impl Noise {
 }
 
 /// Keyframes every 64 steps, references one step back with skips of 8, an outlier at three quarters, layer 2 frozen from the middle on.
-pub fn series(steps: u64, layers: usize) -> SeriesSummary {
+pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut names: Vec<(Arc<str>, u64)> = vec![("model.embed_tokens.weight".into(), 2_621_440)];
     for layer in 0..layers {
@@ -77,7 +77,7 @@ pub fn series(steps: u64, layers: usize) -> SeriesSummary {
 }
 
 /// Methods beside the series: ratios that wander, and errors that fall with the bytes.
-pub fn add_methods(summary: &mut SeriesSummary, names: &[&str]) {
+pub(crate) fn add_methods(summary: &mut SeriesSummary, names: &[&str]) {
     let mut noise = Noise(77);
     summary.error_label = "relative L2 error of the update".to_owned();
     for (i, name) in names.iter().enumerate() {

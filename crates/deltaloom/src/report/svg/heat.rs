@@ -49,7 +49,7 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
         })
         .collect();
     let values = rows.iter().flat_map(|(_, row)| row.iter().copied().flatten());
-    let span = Span::of(&map.value, values, Ends::Round, 4);
+    let span = Span::of(&map.value, values, Ends::Tight, 4);
     // On this axis a place is a step of the scale; the lane for zeros is outside it.
     let colours = Projection::of_colours(&span, HEAT as f64);
     let has_missing = rows.iter().any(|(_, row)| row.iter().any(Option::is_none));

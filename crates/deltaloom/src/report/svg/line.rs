@@ -115,8 +115,9 @@ fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &
         if let Some(at) = place
             && (curve.drawn == Drawn::Points || is_few || is_single)
         {
-            let radius = if placed.len() > 200 { 2.0 } else { 3.2 };
-            canvas.dot(&format!("f{colour} ring"), *at, radius, "");
+            // Where points lie close, a ring around each would hide its neighbours.
+            let (ring, radius) = if placed.len() > 100 { ("", 1.8) } else { (" ring", 3.2) };
+            canvas.dot(&format!("f{colour}{ring}"), *at, radius, "");
         }
     }
 }
