@@ -79,6 +79,14 @@ bench-peers *args:
 bench-grid *args:
     benches/grid/run.sh {{ args }}
 
+# Open pages and pictures in headless Chromium, light and dark: overlaps, console, network (no FILE: examples)
+check-page *files:
+    tools/report.sh page {{ files }}
+
+# Read example event files with TensorBoard's own reader
+check-tensorboard:
+    tools/report.sh tensorboard
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}

@@ -92,6 +92,17 @@ pub struct Lines {
     pub marks: Vec<Mark>,
 }
 
+/// Curves over common axes, each in a panel of its own: for more than can be told apart in one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panels {
+    /// Horizontal axis.
+    pub x: Axis,
+    /// Vertical axis.
+    pub y: Axis,
+    /// The curves; their names stand above the panels.
+    pub curves: Vec<Curve>,
+}
+
 /// How several values of one bar stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrangement {
@@ -189,6 +200,8 @@ pub struct Scatter {
 pub enum Figure {
     /// Curves.
     Lines(Lines),
+    /// Curves in panels.
+    Panels(Panels),
     /// Horizontal bars.
     Bars(Bars),
     /// Divided columns.

@@ -130,7 +130,7 @@ impl Canvas {
     }
 
     /// Tick labels under `y`, none over another, all inside the picture. Labels that are too near to their neighbour are left out.
-    fn x_labels(&mut self, ticks: &[(f64, String)], y: f64) {
+    pub(crate) fn x_labels(&mut self, ticks: &[(f64, String)], y: f64) {
         for (x, label) in spread(ticks) {
             self.text(x, y, Anchor::Middle, "w", &label);
         }

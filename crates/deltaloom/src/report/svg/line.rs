@@ -91,7 +91,8 @@ fn marks(canvas: &mut Canvas, chart: &Lines, frame: &Frame, x: &Projection) {
     }
 }
 
-fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &Projection) {
+/// Line and points of the `i`-th curve.
+pub(crate) fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &Projection) {
     let colour = i % COLOURS;
     let points = thin(&curve.points);
     let placed: Vec<Option<(f64, f64)>> =

@@ -35,9 +35,9 @@ const NEUTRAL_DARK: Neutrals =
 
 fn rules(out: &mut String, colours: &[&str], heat: &[&str], neutrals: &Neutrals) {
     let Neutrals([background, text, weak, axis, grid, zero, missing]) = neutrals;
-    let _ = write!(
+    let _ = writeln!(
         out,
-        ".dl .bg{{fill:{background}}}.dl text{{fill:{text}}}.dl .w{{fill:{weak}}}.dl .ax{{stroke:{axis}}}.dl .gr{{stroke:{grid}}}.dl .hz{{fill:{zero}}}.dl .hn{{fill:{missing};stroke:{grid}}}.dl .ring{{stroke:{background}}}\n"
+        ".dl .bg{{fill:{background}}}.dl text{{fill:{text}}}.dl .w{{fill:{weak}}}.dl .ax{{stroke:{axis}}}.dl .gr{{stroke:{grid}}}.dl .hz{{fill:{zero}}}.dl .hn{{fill:{missing};stroke:{grid}}}.dl .ring{{stroke:{background}}}"
     );
     for (i, colour) in colours.iter().enumerate() {
         let _ = write!(out, ".dl .s{i}{{stroke:{colour}}}.dl .f{i}{{fill:{colour}}}");

@@ -167,7 +167,7 @@ pub(crate) fn tick_labels(ticks: &[f64], step: f64, unit: Unit) -> Vec<String> {
     let (factor, suffix) = scaled(unit, largest);
     let step = step * factor;
     let extremes = largest * factor;
-    if extremes != 0.0 && (extremes < 1e-3 || extremes >= 1e9) {
+    if extremes != 0.0 && !(1e-3..1e9).contains(&extremes) {
         let write = |x: f64| if x == 0.0 { "0".to_owned() } else { scientific(x * factor) + suffix };
         return ticks.iter().map(|tick| write(*tick)).collect();
     }
