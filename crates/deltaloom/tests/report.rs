@@ -16,13 +16,13 @@ fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
 /// Left, right and baseline of every text, by a width that no letter of the font exceeds on average.
 fn texts(svg: &str) -> Vec<(f64, f64, f64, String)> {
     // The title stands above the picture, which has coordinates of its own.
-    let (_, picture) = svg.split_once("<g transform").unwrap();
+    let (_, picture) = svg.split_once("<g transform").expect("a picture");
     let elements = picture.split("<text").skip(1);
     elements
         .map(|rest| {
-            let (head, rest) = rest.split_once('>').unwrap();
-            let text = rest.split_once("</text>").unwrap().0.to_owned();
-            let number = |name| attribute(head, name).unwrap().parse::<f64>().unwrap();
+            let (head, rest) = rest.split_once('>').expect("an element");
+            let text = rest.split_once("</text>").expect("its end").0.to_owned();
+            let number = |name| attribute(head, name).and_then(|n| n.parse::<f64>().ok()).expect("a number");
             let (x, y) = (number("x"), number("y"));
             // Narrower than most text: what overlaps by this measure overlaps in any font.
             let width = 5.0 * text.replace("&lt;", "<").replace("&amp;", "&").chars().count() as f64;
@@ -126,7 +126,7 @@ fn charts_of_anything_are_drawn() {
         let mut value = || {
             let pick = noise.next();
             let size = 10f64.powf(noise.next() * 12.0 - 6.0);
-            if round % 4 == 0 && pick < 0.2 { odd[(pick * 45.0) as usize] } else { (pick - 0.2) * size }
+            if round % 4 == 0 && pick < 0.2 { odd[round / 4 % odd.len()] } else { (pick - 0.2) * size }
         };
         let unit =
             [Unit::Number, Unit::Count, Unit::Percent, Unit::Bytes, Unit::Seconds, Unit::Ratio][round % 6];

@@ -17,6 +17,11 @@ impl Noise {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "sizes of the example are small")]
+fn whole(x: f64) -> u64 {
+    x as u64
+}
+
 /// Keyframes every 64 steps, references one step back with skips of 8, an outlier at three quarters, layer 2 frozen from the middle on.
 pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
@@ -45,7 +50,7 @@ pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
                 elems: *elems,
                 changed_fraction: (!is_keyframe).then_some(changed),
                 below_fraction: None,
-                stored_bytes: (*elems as f64 * bits / 8.0) as u64,
+                stored_bytes: whole(*elems as f64 * bits / 8.0),
                 predictor: kinds[if is_keyframe {
                     0
                 } else if is_frozen {

@@ -62,7 +62,8 @@ fn steps_that_depart_are_named_and_joined() {
 
 #[test]
 fn steps_are_compared_with_those_as_far_from_their_references() {
-    let far = |i: u64| if i % 8 == 0 { step(i, 8, &[4.0 * usual(i)]) } else { step(i, 1, &[usual(i)]) };
+    let far =
+        |i: u64| if i.is_multiple_of(8) { step(i, 8, &[4.0 * usual(i)]) } else { step(i, 1, &[usual(i)]) };
     let records: Vec<StepRecord> = (10..200).map(far).collect();
     assert_eq!(warned(&records), []);
 }

@@ -3,7 +3,7 @@
 
 use super::{SeriesSummary, section, steps_axis, totals};
 use crate::report::figure::{
-    Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Panels, Point, Scatter, Unit,
+    Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Panels, Point, Scale, Scatter, Unit,
 };
 use crate::report::health::{Health, StepRecord};
 use crate::report::page::{Cell, Section, Table};
@@ -29,7 +29,7 @@ pub(super) fn method_totals(summary: &SeriesSummary) -> Section {
         .map(|(name, ratio)| vec![Cell::text(*name), Cell::Value(*ratio, Unit::Ratio)])
         .collect();
     let chart = Bars {
-        axis: Axis::linear("original bytes / stored bytes", Unit::Ratio),
+        axis: Axis { scale: Scale::Linear, ..ratio_axis() },
         parts: vec!["ratio".to_owned()],
         bars: totals
             .into_iter()
@@ -42,50 +42,50 @@ pub(super) fn method_totals(summary: &SeriesSummary) -> Section {
     section("Methods in total", text.to_owned(), Figure::Bars(chart), table)
 }
 
+/// The ratio of each step by every method, the exact series first.
+fn curves(summary: &SeriesSummary, health: &Health) -> Vec<Curve> {
+    let exact = health.steps.iter().map(|step| (step.step as f64, step.ratio)).collect();
+    let exact = Curve { name: EXACT.to_owned(), points: exact, drawn: Drawn::Line };
+    let methods = summary.methods.iter().map(|method| {
+        let points = method.ratios.iter().map(|(step, ratio)| (*step as f64, *ratio)).collect();
+        Curve { name: method.name.clone(), points, drawn: Drawn::Line }
+    });
+    std::iter::once(exact).chain(methods).filter(|curve| !curve.points.is_empty()).collect()
+}
+
+fn ratio_axis() -> Axis {
+    Axis::log("original bytes / stored bytes", Unit::Ratio)
+}
+
 pub(super) fn method_steps(summary: &SeriesSummary, health: &Health) -> Section {
-    let exact = health.steps.iter().map(|step| (step.step, step.ratio)).collect();
-    let mut methods: Vec<(&str, Vec<(u64, f64)>)> = vec![(EXACT, exact)];
-    methods.extend(summary.methods.iter().map(|method| (method.name.as_str(), method.ratios.clone())));
+    let curves = curves(summary, health);
     let mut table = Table::new(&["method", "step", "ratio"]);
-    for (name, ratios) in &methods {
-        let rows = ratios.iter().map(|(step, ratio)| {
-            vec![Cell::text(*name), Cell::text(step.to_string()), Cell::Value(*ratio, Unit::Ratio)]
+    for curve in &curves {
+        let rows = curve.points.iter().map(|(step, ratio)| {
+            vec![
+                Cell::text(curve.name.as_str()),
+                Cell::Value(*step, Unit::Count),
+                Cell::Value(*ratio, Unit::Ratio),
+            ]
         });
         table.rows.extend(rows);
     }
-    let curves = methods.into_iter().filter(|(_, ratios)| !ratios.is_empty()).map(|(name, ratios)| Curve {
-        name: name.to_owned(),
-        points: ratios.into_iter().map(|(step, ratio)| (step as f64, ratio)).collect(),
-        drawn: Drawn::Line,
-    });
-    let chart = Lines {
-        x: steps_axis(),
-        y: Axis::log("original bytes / stored bytes", Unit::Ratio),
-        curves: curves.collect(),
-        marks: Vec::new(),
-    };
+    let chart = Lines { x: steps_axis(), y: ratio_axis(), curves, marks: Vec::new() };
     section("Methods step by step", String::new(), Figure::Lines(chart), table)
 }
 
-pub(super) fn method_panels(summary: &SeriesSummary) -> Section {
+pub(super) fn method_panels(summary: &SeriesSummary, health: &Health) -> Section {
+    let curves = curves(summary, health);
     let mut table = Table::new(&["method", "smallest ratio", "largest ratio"]);
-    let mut curves = Vec::new();
-    for method in &summary.methods {
-        let ratios = || method.ratios.iter().map(|(_, ratio)| *ratio);
+    for curve in &curves {
+        let ratios = || curve.points.iter().map(|(_, ratio)| *ratio);
         let range = [ratios().reduce(f64::min), ratios().reduce(f64::max)];
         let cells = range.map(|ratio| Cell::maybe(ratio, Unit::Ratio));
-        table.rows.push(std::iter::once(Cell::text(method.name.as_str())).chain(cells).collect());
-        let points = method.ratios.iter().map(|(step, ratio)| (*step as f64, *ratio)).collect();
-        curves.push(Curve { name: method.name.clone(), points, drawn: Drawn::Line });
+        table.rows.push(std::iter::once(Cell::text(curve.name.as_str())).chain(cells).collect());
     }
-    let chart =
-        Panels { x: steps_axis(), y: Axis::log("original bytes / stored bytes", Unit::Ratio), curves };
-    section(
-        "Methods one by one",
-        "The same ratios, a panel for each method.".to_owned(),
-        Figure::Panels(chart),
-        table,
-    )
+    let chart = Panels { x: steps_axis(), y: ratio_axis(), curves };
+    let text = "The same ratios, a panel for each method.";
+    section("Methods one by one", text.to_owned(), Figure::Panels(chart), table)
 }
 
 pub(super) fn frontier(summary: &SeriesSummary) -> Section {

@@ -75,7 +75,11 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
         sections.extend([predictors(summary), parts(summary)]);
     }
     if !summary.methods.is_empty() {
-        sections.extend([method_totals(summary), method_steps(summary, &health), method_panels(summary)]);
+        sections.extend([
+            method_totals(summary),
+            method_steps(summary, &health),
+            method_panels(summary, &health),
+        ]);
     }
     if !summary.frontier.is_empty() {
         sections.push(frontier(summary));

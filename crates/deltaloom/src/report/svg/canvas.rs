@@ -242,7 +242,8 @@ pub(crate) struct Columns {
 impl Columns {
     /// `places` in increasing order are the values of the columns.
     pub(crate) fn new(axis: &Axis, places: &[f64], left: f64, right: f64) -> Self {
-        let column_px = (right - left) / places.len().max(1) as f64;
+        // A few columns are no walls.
+        let column_px = ((right - left) / places.len().max(1) as f64).min(80.0);
         let middle = |i: usize| left + (i as f64 + 0.5) * column_px;
         let place = |value: f64| -> Option<f64> {
             let after = places.partition_point(|p| *p < value);

@@ -57,7 +57,8 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
 
     let left = rows.iter().map(|(name, _)| width(name)).fold(30.0, f64::max).min(NAMES_PX) + 10.0;
     let (right, top) = (WIDTH - 16.0, 2.0 * LINE_PX + 14.0);
-    let row_px = (320.0 / rows.len().max(1) as f64).clamp(6.0, 22.0);
+    // Whole pixels: fractions would leave lines between some rows.
+    let row_px = (320.0 / rows.len().max(1) as f64).round().clamp(6.0, 22.0);
     let columns = Columns::new(&map.x, &places, left, right);
     let every = (1..)
         .find(|n| row_px * f64::from(*n) >= 14.0)

@@ -1,5 +1,5 @@
 //! Small panels with a curve each, all over the same axes.
-//! Ticks are written at the left and at the bottom only.
+//! Ticks are written at the left and under the last panel of each column only.
 
 use super::axis::{Ends, Projection, Span};
 use super::canvas::{Anchor, Canvas, LINE_PX, MIDDLE_PX, WIDTH, x_ticks};
@@ -44,12 +44,14 @@ pub(crate) fn draw(canvas: &mut Canvas, chart: &Panels) {
             |span, value| project(span).place(value),
         );
         draw_curve(canvas, i, curve, &project(&x_span), &y);
-        if i < columns {
+        if i + columns >= curves.len() {
             labels.extend(ticks);
         }
+        // Under the last panel of each column: in the last row, or in the one before.
+        if i + 1 == curves.len() || (i + 1) % columns == 0 {
+            canvas.x_labels(&std::mem::take(&mut labels), bottom + 18.0);
+        }
     }
-    // In the columns that end a row earlier the labels stand in the last row all the same, since all panels have one axis.
-    canvas.x_labels(&labels, bottom + 18.0);
     canvas.text_within((left + WIDTH) / 2.0, bottom + 36.0, Anchor::Middle, &chart.x.label, WIDTH - left);
     canvas.height = bottom + 42.0;
 }

@@ -190,7 +190,7 @@ mod tests {
             (0.0, Unit::Number, "0"),
             (1234567.0, Unit::Number, "1,234,567"),
             (-1234.5, Unit::Number, "−1,234"),
-            (3.14159, Unit::Number, "3.14"),
+            (2.34567, Unit::Number, "2.35"),
             (0.00123, Unit::Number, "0.00123"),
             (1.5e-7, Unit::Number, "1.5e−7"),
             (0.0305, Unit::Percent, "3.05\u{a0}%"),
