@@ -96,6 +96,13 @@ series-get *args:
 # Count what adding, listing and restoring ask of a store up to 10,000 steps, and write docs/benchmarks/series-scale.*
 series-scale *args:
     {{ xtask }} series-scale {{ args }}
+# Open pages and pictures in headless Chromium, light and dark: overlaps, console, network (no FILE: examples)
+check-page *files:
+    tools/report.sh page {{ files }}
+
+# Read example event files with TensorBoard's own reader
+check-tensorboard:
+    tools/report.sh tensorboard
 
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":

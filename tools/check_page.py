@@ -137,7 +137,8 @@ async def run(files, screenshots):
     if program is None:
         sys.exit("check_page: no Chromium here; on Debian: apt-get install chromium")
     failed = False
-    with tempfile.TemporaryDirectory() as profile:
+    # The browser's children may still write into the profile when it is removed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
                    f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -60,7 +60,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     write(&folder, "odd-names", &series_page(&odd))?;
 
     let example = series(200, 12);
-    let mut events = EventWriter::create(&folder.join("events"), 1_700_000_000.0)?;
+    let events = folder.join("events");
+    if events.is_dir() {
+        std::fs::remove_dir_all(&events)?;
+    }
+    let mut events = EventWriter::create(&events, 1_700_000_000.0)?;
     series_events(&health(&example.steps, &example.rule), &mut events)?;
     events.finish()?;
     Ok(())

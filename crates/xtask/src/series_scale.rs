@@ -236,8 +236,8 @@ fn figure(rows: &[Row]) -> Figure {
         drawn: Drawn::Line,
     };
     Figure::Lines(Lines {
-        x: Axis::log("steps in the series", Unit::Number),
-        y: Axis::linear("requests, the most of one operation", Unit::Number),
+        x: Axis::log("steps in the series", Unit::Count),
+        y: Axis::linear("requests, the most of one operation", Unit::Count),
         curves: (0..OPERATIONS.len()).map(curve).collect(),
         marks: Vec::new(),
     })

@@ -6,6 +6,8 @@
 pub enum Unit {
     /// Plain numbers.
     Number,
+    /// Whole numbers of things, such as steps: nothing lies between two of them.
+    Count,
     /// Fractions, written as percentages.
     Percent,
     /// Bytes, written as kB, MB and so on (powers of ten).
@@ -88,6 +90,17 @@ pub struct Lines {
     pub curves: Vec<Curve>,
     /// Vertical marks.
     pub marks: Vec<Mark>,
+}
+
+/// Curves over common axes, each in a panel of its own: for more than can be told apart in one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panels {
+    /// Horizontal axis.
+    pub x: Axis,
+    /// Vertical axis.
+    pub y: Axis,
+    /// The curves; their names stand above the panels.
+    pub curves: Vec<Curve>,
 }
 
 /// How several values of one bar stand.
@@ -187,6 +200,8 @@ pub struct Scatter {
 pub enum Figure {
     /// Curves.
     Lines(Lines),
+    /// Curves in panels.
+    Panels(Panels),
     /// Horizontal bars.
     Bars(Bars),
     /// Divided columns.

@@ -419,3 +419,6 @@ fn layer_health(
         changed_fractions,
     }
 }
+
+#[cfg(test)]
+mod tests;

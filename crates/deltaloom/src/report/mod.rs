@@ -11,8 +11,8 @@ mod tensorboard;
 mod weights;
 
 pub use figure::{
-    Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Histogram, Lines, Mark, Point, Scale,
-    Scatter, Stacks, Unit,
+    Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Histogram, Lines, Mark, Panels, Point,
+    Scale, Scatter, Stacks, Unit,
 };
 pub use health::{
     Health, Layer, LayerHealth, LayerKind, StepHealth, StepRecord, TensorRecord, Warning, WarningKind,

@@ -15,7 +15,7 @@ const ROWS: usize = 200;
 pub enum Cell {
     /// Text.
     Text(String),
-    /// A number: short for people in the table, in full in the CSV.
+    /// A number: short for people in the table, with nine digits in the CSV.
     Value(f64, Unit),
     /// Nothing is known.
     Empty,
@@ -39,7 +39,11 @@ impl Cell {
                 format!("\"{}\"", text.replace('"', "\"\""))
             }
             Self::Text(text) => text.clone(),
-            Self::Value(value, _) if value.is_finite() => value.to_string(),
+            Self::Value(value, _) if value.is_finite() && value.fract() == 0.0 => value.to_string(),
+            // Nine digits tell any two F32 numbers apart.
+            Self::Value(value, _) if value.is_finite() => {
+                format!("{value:.8e}").parse::<f64>().unwrap_or(*value).to_string()
+            }
             Self::Value(..) | Self::Empty => String::new(),
         }
     }
@@ -75,8 +79,11 @@ impl Table {
 
     fn html(&self) -> String {
         let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
-        for name in &self.columns {
-            let _ = write!(out, "<th scope=\"col\">{}</th>", escape(name));
+        for (i, name) in self.columns.iter().enumerate() {
+            // A heading stands over its numbers.
+            let is_number = self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Value(..))));
+            let class = if is_number { " class=\"n\"" } else { "" };
+            let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(name));
         }
         out.push_str("</tr></thead>\n<tbody>\n");
         let is_cut = self.rows.len() > ROWS;
@@ -253,9 +260,9 @@ pre{max-height:20em;overflow:auto;margin:.4em 0 .8em;padding:10px 12px;backgroun
 details{margin:0 0 .3em;font-size:.9rem}
 summary{cursor:pointer;color:#55606b}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;margin:.4em 0 .9em}
-th,td{padding:.25em .9em .25em 0;text-align:left;border-bottom:1px solid #e3e7eb;vertical-align:top}
+th,td{padding:.25em 1.1em .25em 0;text-align:left;border-bottom:1px solid #e3e7eb;vertical-align:top}
 th{font-weight:600;white-space:nowrap}
-td.n{white-space:nowrap}
+th.n,td.n{text-align:right;white-space:nowrap}
 td{overflow-wrap:anywhere}
 @media (prefers-color-scheme:dark){
 body{background:#15191e;color:#e4e8ec}

@@ -125,3 +125,37 @@ fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
     out.extend(bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The bytes that the package tensorboard 2.21.0 writes for the same event.
+    #[test]
+    fn a_scalar_has_the_bytes_of_the_reference() {
+        let event = framed(&scalar_event(1_700_000_000.5, "series/ratio", 300, 110.25));
+        assert_eq!(
+            hex(&event),
+            "2300000000000000b09f77430900002040fc54d94110ac022a150a130a0c7365726965732f726174696f150080dc42535b9820"
+        );
+    }
+
+    #[test]
+    fn a_file_is_made_once_and_starts_with_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = EventWriter::create(folder.path(), 1_700_000_000.5).unwrap();
+        let path = writer.path().to_path_buf();
+        writer.finish().unwrap();
+        assert_eq!(path.file_name().unwrap(), "events.out.tfevents.1700000000.deltaloom");
+        assert_eq!(
+            hex(&std::fs::read(&path).unwrap()),
+            "1800000000000000a37f4b220900002040fc54d9411a0d627261696e2e4576656e743a322b353110"
+        );
+        let again = EventWriter::create(folder.path(), 1_700_000_000.5);
+        assert!(matches!(again, Err(Error::AlreadyExists { .. })));
+    }
+}

@@ -13,7 +13,7 @@ use crate::tensor::{DType, TensorInfo};
 /// Intervals of the histogram.
 const INTERVALS: usize = 80;
 /// Share of weights that the histogram leaves out, at both ends together.
-const OUTSIDE: f64 = 0.002;
+const OUTSIDE: f64 = 0.01;
 
 /// Bits of one field of a float.
 #[derive(Debug, Clone, PartialEq, Serialize)]

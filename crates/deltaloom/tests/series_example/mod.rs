@@ -6,10 +6,10 @@ use std::sync::Arc;
 use deltaloom::report::{FrontierPoint, MethodRatios, SeriesSummary, StepRecord, TensorRecord};
 
 /// A small generator of numbers between 0 and 1, the same everywhere.
-pub struct Noise(pub u64);
+pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
-    pub fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -17,8 +17,13 @@ impl Noise {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "sizes of the example are small")]
+fn whole(x: f64) -> u64 {
+    x as u64
+}
+
 /// Keyframes every 64 steps, references one step back with skips of 8, an outlier at three quarters, layer 2 frozen from the middle on.
-pub fn series(steps: u64, layers: usize) -> SeriesSummary {
+pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut names: Vec<(Arc<str>, u64)> = vec![("model.embed_tokens.weight".into(), 2_621_440)];
     for layer in 0..layers {
@@ -45,7 +50,7 @@ pub fn series(steps: u64, layers: usize) -> SeriesSummary {
                 elems: *elems,
                 changed_fraction: (!is_keyframe).then_some(changed),
                 below_fraction: None,
-                stored_bytes: (*elems as f64 * bits / 8.0) as u64,
+                stored_bytes: whole(*elems as f64 * bits / 8.0),
                 predictor: kinds[if is_keyframe {
                     0
                 } else if is_frozen {
@@ -77,7 +82,7 @@ pub fn series(steps: u64, layers: usize) -> SeriesSummary {
 }
 
 /// Methods beside the series: ratios that wander, and errors that fall with the bytes.
-pub fn add_methods(summary: &mut SeriesSummary, names: &[&str]) {
+pub(crate) fn add_methods(summary: &mut SeriesSummary, names: &[&str]) {
     let mut noise = Noise(77);
     summary.error_label = "relative L2 error of the update".to_owned();
     for (i, name) in names.iter().enumerate() {

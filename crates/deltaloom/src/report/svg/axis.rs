@@ -1,7 +1,7 @@
 //! Axes: which range they span, where their ticks are, and where a value lies in pixels.
 //! It draws nothing.
 
-use super::text::{exponent10, human, pow10, tick_labels};
+use super::text::{exponent10, pow10, round, tick_labels};
 use crate::report::figure::{Axis, Scale, Unit};
 
 /// Pixels of the lane for zeros beside a logarithmic axis.
@@ -68,13 +68,16 @@ impl Span {
             Ends::Round if self.low > 0.0 && self.low < self.high / 2.0 => self.low = 0.0,
             Ends::Round | Ends::Tight => {}
         }
-        if self.high <= self.low {
-            let around = if self.low == 0.0 || ends == Ends::Tight { 1.0 } else { self.low.abs() / 2.0 };
-            let from_zero = ends == Ends::FromZero || (self.low >= 0.0 && ends == Ends::Round);
-            (self.low, self.high) = (if from_zero { 0.0 } else { self.low - around }, self.high + around);
+        let only = self.low;
+        let is_single = self.high <= self.low;
+        if is_single {
+            let around = if unit == Unit::Count || only == 0.0 { 1.0 } else { only.abs() / 2.0 };
+            let from_zero = ends == Ends::FromZero || (only >= 0.0 && ends == Ends::Round);
+            (self.low, self.high) = (if from_zero { 0.0 } else { only - around }, only + around);
         }
         // Percentages are steps of a hundredth, and so on: one rule for all units, since their factors are powers of ten.
-        let step = nice_step((self.high - self.low) / count.max(1) as f64);
+        let rough = nice_step((self.high - self.low) / count.max(1) as f64);
+        let step = if unit == Unit::Count { rough.max(1.0) } else { rough };
         if ends != Ends::Tight {
             self.low = (self.low / step + 1e-9).floor() * step;
             self.high = (self.high / step - 1e-9).ceil() * step;
@@ -88,24 +91,35 @@ impl Span {
             .take_while(|v| *v <= self.high + step * 1e-6)
             .map(|v| if v.abs() < step * 1e-6 { 0.0 } else { v })
             .collect();
+        let values = if is_single && ends == Ends::Tight { vec![only] } else { values };
         let labels = tick_labels(&values, step, unit);
         self.ticks = values.into_iter().zip(labels).map(|(value, label)| Tick { value, label }).collect();
     }
 
     fn spread_log(&mut self, unit: Unit, ends: Ends, count: usize) {
+        let decades = |low: f64, high: f64| usize::try_from(exponent10(high) - exponent10(low)).unwrap_or(0);
+        // With few decades there is room for ticks between them.
+        let is_wide = decades(self.low, self.high) * 3 > count * 2;
         if ends != Ends::Tight || self.high <= self.low {
-            (self.low, self.high) = (round_down(self.low), round_up(self.high));
+            // No value lies on the very edge.
+            (self.low, self.high) = (round_down(self.low / 1.04), round_up(self.high * 1.04));
+            if is_wide {
+                self.low = pow10(exponent10(self.low));
+                self.high = Some(pow10(exponent10(self.high)))
+                    .filter(|p| *p >= self.high)
+                    .unwrap_or(pow10(exponent10(self.high) + 1));
+            }
         }
         if self.high <= self.low {
             self.high = round_up(self.low * 1.01);
         }
         let (first, last) = (exponent10(self.low), exponent10(self.high));
-        let decades = usize::try_from(last - first).unwrap_or(0);
-        let every = i32::try_from(decades.div_ceil(count.max(1)).max(1)).unwrap_or(1);
-        let within: &[f64] = if decades * 3 <= count { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let every = decades(self.low, self.high).div_ceil(count + 2).max(1);
+        let every = i32::try_from(every).unwrap_or(1);
+        let within: &[f64] = if is_wide { &[1.0] } else { &[1.0, 2.0, 5.0] };
         let inside = |v: &f64| *v >= self.low * (1.0 - 1e-9) && *v <= self.high * (1.0 + 1e-9);
         let mut values: Vec<f64> = (first..=last)
-            .filter(|e| e.rem_euclid(every) == 0)
+            .filter(|e| (e - first) % every == 0)
             .flat_map(|e| within.iter().map(move |m| m * pow10(e)))
             .filter(inside)
             .collect();
@@ -118,7 +132,7 @@ impl Span {
             values.sort_by(f64::total_cmp);
             values.dedup();
         }
-        self.ticks = values.into_iter().map(|value| Tick { value, label: human(value, unit) }).collect();
+        self.ticks = values.into_iter().map(|value| Tick { value, label: round(value, unit) }).collect();
     }
 }
 
@@ -170,7 +184,7 @@ impl Projection {
         let share = match self.scale {
             _ if !value.is_finite() => return None,
             Scale::Log if value <= 0.0 => return self.zero,
-            Scale::Log => (value / self.low).log10() / (self.high / self.low).log10(),
+            Scale::Log => (value.log10() - self.low.log10()) / (self.high.log10() - self.low.log10()),
             Scale::Linear => (value - self.low) / (self.high - self.low),
         };
         Some(self.from + share * (self.to - self.from)).filter(|place| place.is_finite())
@@ -208,7 +222,7 @@ mod tests {
         let bytes = Axis::log("", Unit::Bytes);
         assert_eq!(
             labels(&bytes, &[1.5e3, 5e8], Ends::Round),
-            ["1\u{a0}kB", "10\u{a0}kB", "100\u{a0}kB", "1\u{a0}MB", "10\u{a0}MB", "100\u{a0}MB"]
+            ["1\u{a0}kB", "10\u{a0}kB", "100\u{a0}kB", "1\u{a0}MB", "10\u{a0}MB", "100\u{a0}MB", "1\u{a0}GB"]
         );
     }
 
@@ -232,7 +246,7 @@ mod tests {
         let span = Span::of(&Axis::log("", Unit::Number), [0.0, 1.0, 100.0].into_iter(), Ends::Round, 5);
         let projection = Projection::new(&span, 200.0, 0.0);
         let (zero, one, hundred) = (projection.place(0.0), projection.place(1.0), projection.place(100.0));
-        assert!(zero > one && one > hundred && hundred == Some(0.0), "{zero:?} {one:?} {hundred:?}");
+        assert!(zero > one && one > hundred && hundred > Some(0.0), "{zero:?} {one:?} {hundred:?}");
         assert_eq!(projection.place(f64::NAN), None);
     }
 }

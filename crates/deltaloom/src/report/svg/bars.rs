@@ -109,7 +109,7 @@ pub(crate) fn stacks(canvas: &mut Canvas, chart: &Stacks) {
             let title = format!(
                 "{} {}\n{name}: {}",
                 chart.x.label,
-                human(place.round(), chart.x.unit),
+                human(*place, chart.x.unit),
                 human(values[k], axis.unit)
             );
             canvas.rect(&format!("f{}", i % COLOURS), (x, b), (columns.column_px - gap, a - b), &title);

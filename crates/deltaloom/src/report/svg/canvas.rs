@@ -130,7 +130,7 @@ impl Canvas {
     }
 
     /// Tick labels under `y`, none over another, all inside the picture. Labels that are too near to their neighbour are left out.
-    fn x_labels(&mut self, ticks: &[(f64, String)], y: f64) {
+    pub(crate) fn x_labels(&mut self, ticks: &[(f64, String)], y: f64) {
         for (x, label) in spread(ticks) {
             self.text(x, y, Anchor::Middle, "w", &label);
         }
@@ -242,7 +242,8 @@ pub(crate) struct Columns {
 impl Columns {
     /// `places` in increasing order are the values of the columns.
     pub(crate) fn new(axis: &Axis, places: &[f64], left: f64, right: f64) -> Self {
-        let column_px = (right - left) / places.len().max(1) as f64;
+        // A few columns are no walls.
+        let column_px = ((right - left) / places.len().max(1) as f64).min(80.0);
         let middle = |i: usize| left + (i as f64 + 0.5) * column_px;
         let place = |value: f64| -> Option<f64> {
             let after = places.partition_point(|p| *p < value);

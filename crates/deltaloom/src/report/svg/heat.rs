@@ -49,7 +49,7 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
         })
         .collect();
     let values = rows.iter().flat_map(|(_, row)| row.iter().copied().flatten());
-    let span = Span::of(&map.value, values, Ends::Round, 4);
+    let span = Span::of(&map.value, values, Ends::Tight, 4);
     // On this axis a place is a step of the scale; the lane for zeros is outside it.
     let colours = Projection::of_colours(&span, HEAT as f64);
     let has_missing = rows.iter().any(|(_, row)| row.iter().any(Option::is_none));
@@ -57,7 +57,8 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
 
     let left = rows.iter().map(|(name, _)| width(name)).fold(30.0, f64::max).min(NAMES_PX) + 10.0;
     let (right, top) = (WIDTH - 16.0, 2.0 * LINE_PX + 14.0);
-    let row_px = (320.0 / rows.len().max(1) as f64).clamp(6.0, 22.0);
+    // Whole pixels: fractions would leave lines between some rows.
+    let row_px = (320.0 / rows.len().max(1) as f64).round().clamp(6.0, 22.0);
     let columns = Columns::new(&map.x, &places, left, right);
     let every = (1..)
         .find(|n| row_px * f64::from(*n) >= 14.0)

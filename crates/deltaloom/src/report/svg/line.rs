@@ -91,7 +91,8 @@ fn marks(canvas: &mut Canvas, chart: &Lines, frame: &Frame, x: &Projection) {
     }
 }
 
-fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &Projection) {
+/// Line and points of the `i`-th curve.
+pub(crate) fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &Projection) {
     let colour = i % COLOURS;
     let points = thin(&curve.points);
     let placed: Vec<Option<(f64, f64)>> =
@@ -115,8 +116,9 @@ fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &
         if let Some(at) = place
             && (curve.drawn == Drawn::Points || is_few || is_single)
         {
-            let radius = if placed.len() > 200 { 2.0 } else { 3.2 };
-            canvas.dot(&format!("f{colour} ring"), *at, radius, "");
+            // Where points lie close, a ring around each would hide its neighbours.
+            let (ring, radius) = if placed.len() > 100 { ("", 1.8) } else { (" ring", 3.2) };
+            canvas.dot(&format!("f{colour}{ring}"), *at, radius, "");
         }
     }
 }

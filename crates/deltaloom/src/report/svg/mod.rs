@@ -6,6 +6,7 @@ mod bars;
 mod canvas;
 mod heat;
 mod line;
+mod panels;
 mod scatter;
 mod style;
 mod text;
@@ -21,6 +22,7 @@ fn body(figure: &Figure) -> Canvas {
     let mut canvas = Canvas::default();
     match figure {
         Figure::Lines(chart) => line::draw(&mut canvas, chart),
+        Figure::Panels(chart) => panels::draw(&mut canvas, chart),
         Figure::Bars(chart) => bars::draw(&mut canvas, chart),
         Figure::Stacks(chart) => bars::stacks(&mut canvas, chart),
         Figure::HeatMap(chart) => heat::draw(&mut canvas, chart),

@@ -2,7 +2,7 @@
 //! Names that find no such place are tooltips only.
 
 use super::axis::{Ends, Projection, Span};
-use super::canvas::{Anchor, Canvas, Frame, MIDDLE_PX, x_ticks};
+use super::canvas::{Anchor, Canvas, Frame, MIDDLE_PX, WIDTH, x_ticks};
 use super::style::COLOURS;
 use super::text::{FONT_PX, human, width};
 use crate::report::figure::Scatter;
@@ -55,7 +55,8 @@ pub(crate) fn draw(canvas: &mut Canvas, chart: &Scatter) {
         );
         canvas.dot(&format!("f{} ring", i % COLOURS), *at, RADIUS_PX, &title);
     }
-    let limits = [frame.left, frame.top, frame.right, frame.bottom];
+    // Beside and above the area there is room too, as far as the legend.
+    let limits = [frame.left, frame.top - 9.0, WIDTH, frame.bottom];
     for (_, _, point, at) in placed.iter().filter(|(_, _, point, _)| !point.label.is_empty()) {
         let label_px = width(&point.label);
         // Beside it, above it, below it, and then slanting away.

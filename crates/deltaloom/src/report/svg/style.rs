@@ -35,9 +35,9 @@ const NEUTRAL_DARK: Neutrals =
 
 fn rules(out: &mut String, colours: &[&str], heat: &[&str], neutrals: &Neutrals) {
     let Neutrals([background, text, weak, axis, grid, zero, missing]) = neutrals;
-    let _ = write!(
+    let _ = writeln!(
         out,
-        ".dl .bg{{fill:{background}}}.dl text{{fill:{text}}}.dl .w{{fill:{weak}}}.dl .ax{{stroke:{axis}}}.dl .gr{{stroke:{grid}}}.dl .hz{{fill:{zero}}}.dl .hn{{fill:{missing};stroke:{grid}}}.dl .ring{{stroke:{background}}}\n"
+        ".dl .bg{{fill:{background}}}.dl text{{fill:{text}}}.dl .w{{fill:{weak}}}.dl .ax{{stroke:{axis}}}.dl .gr{{stroke:{grid}}}.dl .hz{{fill:{zero}}}.dl .hn{{fill:{missing};stroke:{grid}}}.dl .ring{{stroke:{background}}}"
     );
     for (i, colour) in colours.iter().enumerate() {
         let _ = write!(out, ".dl .s{i}{{stroke:{colour}}}.dl .f{i}{{fill:{colour}}}");
@@ -52,7 +52,7 @@ fn rules(out: &mut String, colours: &[&str], heat: &[&str], neutrals: &Neutrals)
 /// The style sheet of all pictures.
 pub(crate) fn sheet() -> String {
     let mut out = String::from(
-        ".dl text{font:12px system-ui,-apple-system,\"Segoe UI\",Roboto,\"Helvetica Neue\",Arial,sans-serif;font-variant-numeric:tabular-nums}\n.dl .b{font-weight:600}.dl .ln{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.dl .d1{stroke-dasharray:6 4}.dl .d2{stroke-dasharray:1.5 4}.dl .ax,.dl .gr{fill:none;stroke-width:1}.dl .mk{stroke-dasharray:3 3}.dl .ring{stroke-width:1.2}.dl .hit{fill-opacity:0}.dl .hit:hover{fill-opacity:.08}\n",
+        ".dl text{font:12px system-ui,-apple-system,\"Segoe UI\",Roboto,\"Helvetica Neue\",Arial,sans-serif;font-variant-numeric:tabular-nums}\n.dl rect{shape-rendering:crispEdges}.dl .b{font-weight:600}.dl .ln{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}.dl .d1{stroke-dasharray:6 4}.dl .d2{stroke-dasharray:1.5 4}.dl .ax,.dl .gr{fill:none;stroke-width:1}.dl .mk{stroke-dasharray:3 3}.dl .ring{stroke-width:1.2}.dl .hit{fill-opacity:0}.dl .hit:hover{fill-opacity:.08}\n",
     );
     rules(&mut out, &LIGHT, &HEAT_LIGHT, &NEUTRAL_LIGHT);
     out.push_str("@media (prefers-color-scheme:dark){\n");

@@ -106,7 +106,7 @@ fn scaled(unit: Unit, largest: f64) -> (f64, &'static str) {
         *fits.or(steps.last()).unwrap_or(&(1.0, ""))
     };
     let (size, suffix) = match unit {
-        Unit::Number => (1.0, ""),
+        Unit::Number | Unit::Count => (1.0, ""),
         Unit::Percent => return (100.0, "\u{a0}%"),
         Unit::Ratio => (1.0, "×"),
         Unit::Bytes => pick(&[
@@ -125,20 +125,31 @@ fn scaled(unit: Unit, largest: f64) -> (f64, &'static str) {
 }
 
 /// A single value with three significant digits, or all of a whole number.
+#[must_use]
 pub fn human(value: f64, unit: Unit) -> String {
+    written(value, unit, false)
+}
+
+/// The same without zeros at the end: for round values.
+pub(crate) fn round(value: f64, unit: Unit) -> String {
+    written(value, unit, true)
+}
+
+fn written(value: f64, unit: Unit, is_round: bool) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
     let (factor, suffix) = scaled(unit, value.abs());
     let x = value * factor;
     let size = x.abs();
-    let is_whole = x.fract() == 0.0 && size < 1e15;
-    if size != 0.0 && (size < 1e-3 || size >= 1e15) {
+    if size != 0.0 && !(1e-3..1e15).contains(&size) {
         return format!("{}{suffix}", scientific(x));
     }
+    let is_whole = (x - x.round()).abs() <= size * 1e-12;
     let decimals = if is_whole { 0 } else { usize::try_from(2 - exponent10(size)).unwrap_or(0) };
     let text = grouped(x, decimals);
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let is_trimmed = is_round && text.contains('.');
+    let text = if is_trimmed { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{suffix}")
 }
 
@@ -156,7 +167,7 @@ pub(crate) fn tick_labels(ticks: &[f64], step: f64, unit: Unit) -> Vec<String> {
     let (factor, suffix) = scaled(unit, largest);
     let step = step * factor;
     let extremes = largest * factor;
-    if extremes != 0.0 && (extremes < 1e-3 || extremes >= 1e9) {
+    if extremes != 0.0 && !(1e-3..1e9).contains(&extremes) {
         let write = |x: f64| if x == 0.0 { "0".to_owned() } else { scientific(x * factor) + suffix };
         return ticks.iter().map(|tick| write(*tick)).collect();
     }
@@ -179,14 +190,16 @@ mod tests {
             (0.0, Unit::Number, "0"),
             (1234567.0, Unit::Number, "1,234,567"),
             (-1234.5, Unit::Number, "−1,234"),
-            (3.14159, Unit::Number, "3.14"),
+            (2.34567, Unit::Number, "2.35"),
             (0.00123, Unit::Number, "0.00123"),
             (1.5e-7, Unit::Number, "1.5e−7"),
             (0.0305, Unit::Percent, "3.05\u{a0}%"),
             (25_086_448.0, Unit::Bytes, "25.1\u{a0}MB"),
             (999.0, Unit::Bytes, "999\u{a0}B"),
-            (0.0042, Unit::Seconds, "4.2\u{a0}ms"),
+            (0.0042, Unit::Seconds, "4.20\u{a0}ms"),
             (110.0, Unit::Ratio, "110×"),
+            (35.98, Unit::Ratio, "36.0×"),
+            (0.07, Unit::Percent, "7\u{a0}%"),
             (f64::NAN, Unit::Ratio, "–"),
         ];
         for (value, unit, expected) in cases {
