@@ -51,6 +51,9 @@ pub enum Error {
         /// Version in the file.
         found: u16,
     },
+    /// A step of a lossy threshold method where something exact is wanted.
+    #[error("this is a lossy step of a threshold method, from which nothing can be restored exactly")]
+    Lossy,
     /// The bases at hand do not hold a reference tensor.
     #[error("no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}")]
     BaseMismatch {
@@ -195,6 +198,9 @@ impl Error {
             ),
             Self::Journal { .. } => Some(
                 "run again the very command that left the journal; or put the original file back, delete the journal and start anew",
+            ),
+            Self::Lossy => Some(
+                "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it",
             ),
             Self::UnsupportedVersion { .. } => Some("a newer deltaloom wrote this file; update to read it"),
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),

@@ -36,6 +36,8 @@ mod report;
 mod unpack;
 mod verify;
 
+pub mod lossy;
+
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{Container, Digest};
