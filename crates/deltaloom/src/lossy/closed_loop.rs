@@ -90,7 +90,7 @@ impl Step<'_> {
                     }
                     report.kept_elems += kept as u64;
                     let singles = |bytes: &[u8]| load_singles(element, bytes);
-                    let bound = errors::greatest(&singles(&original), &singles(&values));
+                    let bound = rounded_up(errors::greatest(&singles(&original), &singles(&values)));
                     let coding = Coding::Thresholded {
                         threshold: coded.threshold.value,
                         bound,
@@ -133,6 +133,13 @@ impl Step<'_> {
         report.set_errors(&errors, &thresholds);
         Ok((report, rest.finish(&limits)?))
     }
+}
+
+/// The least F32 number that is not below.
+fn rounded_up(x: f64) -> f32 {
+    #[expect(clippy::cast_possible_truncation, reason = "what is rounded down is mended")]
+    let near = x as f32;
+    if f64::from(near) < x { near.next_up() } else { near }
 }
 
 /// Adds the errors of a tensor given as original and reconstruction, each now and before.

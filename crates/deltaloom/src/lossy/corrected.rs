@@ -13,6 +13,8 @@ use crate::predict::number::load_singles;
 
 /// A target size is met when what is coded takes at least this share of it.
 const NEAR_ENOUGH: f64 = 0.97;
+/// From one kept element in so many on, a residual for every element is tried.
+const DENSE: usize = 64;
 /// Most thresholds that are tried for a target size.
 const TRIES: u32 = 14;
 
@@ -50,14 +52,24 @@ fn code(number: Number, threshold: Threshold, differences: &[f32], target: &[u8]
     let is_small = |i: usize| differences[i].abs() < threshold.value;
     let differs = |i: &usize| target[i * size..(i + 1) * size] != held[i * size..(i + 1) * size];
     let kept: Vec<usize> = (0..differences.len()).filter(|i| !is_small(*i)).filter(differs).collect();
-    let (how, coded) = positions::encode(&kept, differences.len());
+    let (mut positions, coded) = positions::encode(&kept, differences.len());
     let mut payload = Vec::new();
     if !kept.is_empty() {
         push_varint(&mut payload, coded.len() as u64);
         payload.extend(coded);
         payload.extend(values::encode(number, target, held, &kept));
     }
-    Coded { payload, kept: kept.len(), positions: how, threshold }
+    if kept.len() >= differences.len() / DENSE && positions != Positions::Implied {
+        let mut reconstructed = held.to_vec();
+        kept.iter().for_each(|at| {
+            reconstructed[at * size..(at + 1) * size].copy_from_slice(&target[at * size..(at + 1) * size]);
+        });
+        let dense = values::encode_all(number, &reconstructed, held);
+        if dense.len() < payload.len() {
+            (positions, payload) = (Positions::Dense, dense);
+        }
+    }
+    Coded { payload, kept: kept.len(), positions, threshold }
 }
 
 /// The lowest threshold found with which no more than `budget_bytes` are stored.
@@ -101,6 +113,9 @@ pub(super) fn decode(
     values: &mut [u8],
 ) -> Result<()> {
     let elems = values.len() / number.bytes();
+    if positions == Positions::Dense {
+        return values::decode_all(number, payload, values);
+    }
     let mut reader = ByteReader::new(payload, "a lossy payload");
     if kept == 0 {
         return reader.finish();

@@ -41,8 +41,8 @@ pub(super) enum Coding {
     /// Elements that differ by the threshold or more are exact, the others stay as they were.
     Thresholded {
         threshold: f32,
-        /// Greatest absolute error of an element; below the threshold, or zero.
-        bound: f64,
+        /// Greatest absolute error of an element, rounded up; zero, or not above the threshold. In F32, whose decimals every reader of JSON gets right.
+        bound: f32,
         kept: u64,
         positions: Positions,
         /// Digest of the tensor that is changed.

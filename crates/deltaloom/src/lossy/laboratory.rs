@@ -247,7 +247,7 @@ impl Bench {
     fn file(&self, input: &Input<'_>, extension: &str) -> Result<Option<File>> {
         let (name, _) = self.row.names();
         // Of methods that are the same, the first.
-        let name = name.split(',').next().unwrap_or_default();
+        let name = name.split(", ").next().unwrap_or_default();
         let path = format!("{name}/step-{:08}.{extension}", input.number);
         input.output.map(|output| output.create_file(&path)).transpose()
     }

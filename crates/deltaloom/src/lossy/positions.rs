@@ -1,5 +1,5 @@
 //! Which elements are kept, as the cheapest of a bitmap, Rice, Elias and rANS codes of the gaps between them.
-//! It knows nothing of values, and nothing of shapes: positions count elements of the whole tensor.
+//! It knows nothing of values, and nothing of shapes: positions count elements of the whole tensor. [`Positions::Dense`] needs nothing of it.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::rans::{Contexts, DecodeTables, EncodeTables};
@@ -29,6 +29,8 @@ pub(super) enum Positions {
     Elias,
     /// Tokens of the elements left out before each kept one, in rANS.
     Rans,
+    /// Every element has a residual, which is zero where it is not kept.
+    Dense,
 }
 
 /// Elements that are left out before each kept one.
@@ -58,7 +60,7 @@ pub(super) fn encode(positions: &[usize], elems: usize) -> (Positions, Vec<u8>) 
         Positions::Bitmap => bitmap(positions, elems),
         Positions::Rice => rice(positions, parameter),
         Positions::Elias => elias::encode(skips(positions).map(|skip| skip + 1)),
-        Positions::Rans | Positions::Implied => rans,
+        Positions::Rans | Positions::Implied | Positions::Dense => rans,
     };
     (cheapest, coded)
 }
@@ -124,7 +126,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
         Positions::Implied if bytes.is_empty() && (count == 0 || count == elems) => {
             return Ok((0..count).collect());
         }
-        Positions::Implied => return Err(bad("they are not implied")),
+        Positions::Implied | Positions::Dense => return Err(bad("they are not implied")),
         Positions::Bitmap => {
             let is_kept = |at: usize| bytes[at / 8] >> (at % 8) & 1 == 1;
             if bytes.len() != elems.div_ceil(8) || (elems..bytes.len() * 8).any(is_kept) {

@@ -80,14 +80,18 @@ fn contexts(set: &TableSet, keys: &[u8]) -> Vec<u8> {
 
 /// Codes the elements of `target` at `positions`, given the elements of `held` there.
 pub(super) fn encode(number: Number, target: &[u8], held: &[u8], positions: &[usize]) -> Vec<u8> {
-    if positions.is_empty() {
+    encode_all(number, &gather(number, target, positions), &gather(number, held, positions))
+}
+
+/// Codes all elements of `target`, given those of `held`.
+pub(super) fn encode_all(number: Number, target: &[u8], held: &[u8]) -> Vec<u8> {
+    if target.is_empty() {
         return Vec::new();
     }
-    let (target, held) = (gather(number, target, positions), gather(number, held, positions));
-    let mut symbols = vec![0; positions.len()];
+    let mut symbols = vec![0; target.len() / number.bytes()];
     let mut raw = BitWriter::default();
-    ulp::encode(number, &target, &held, &mut symbols, &mut raw);
-    let keys = exponents(number, &held);
+    ulp::encode(number, target, held, &mut symbols, &mut raw);
+    let keys = exponents(number, held);
     let set = tables(&symbols, &keys);
     let mut out = vec![RESIDUALS];
     set.push_to(&mut out);
@@ -98,18 +102,26 @@ pub(super) fn encode(number: Number, target: &[u8], held: &[u8], positions: &[us
     if out.len() > target.len() {
         out.clear();
         out.push(RAW);
-        out.extend(target);
+        out.extend_from_slice(target);
     }
     out
 }
 
 /// Writes what [`encode`] coded to the elements of `values` at `positions`, which are inside of it.
 pub(super) fn decode(number: Number, coded: &[u8], positions: &[usize], values: &mut [u8]) -> Result<()> {
+    let mut elements = gather(number, values, positions);
+    decode_all(number, coded, &mut elements)?;
+    scatter(number, &elements, positions, values);
+    Ok(())
+}
+
+/// Turns `elements`, what the reader holds, into what [`encode_all`] coded.
+pub(super) fn decode_all(number: Number, coded: &[u8], elements: &mut [u8]) -> Result<()> {
     let mut reader = ByteReader::new(coded, "values");
-    if positions.is_empty() {
+    if elements.is_empty() {
         return reader.finish();
     }
-    let mut elements = gather(number, values, positions);
+    let count = elements.len() / number.bytes();
     match reader.u8()? {
         RAW => {
             let len_bytes = elements.len();
@@ -120,18 +132,17 @@ pub(super) fn decode(number: Number, coded: &[u8], positions: &[usize], values: 
             let set = TableSet::parse(&mut reader)?;
             let coder = DecodeTables::new(&set.tables)
                 .ok_or_else(|| Error::corrupt("values: tables are not well-formed"))?;
-            let contexts = contexts(&set, &exponents(number, &elements));
-            let header = block::read_block(&mut reader, positions.len())?;
-            let mut symbols = vec![0; positions.len()];
+            let contexts = contexts(&set, &exponents(number, elements));
+            let header = block::read_block(&mut reader, count)?;
+            let mut symbols = vec![0; count];
             let contexts = Contexts::PerSymbol(&contexts);
             let raw = header.decode_with_rest(&coder, contexts, &mut symbols, reader)?;
             let mut bits = raw.bits();
-            ulp::apply(number, &mut elements, &symbols, &mut bits)?;
+            ulp::apply(number, elements, &symbols, &mut bits)?;
             raw.finish(bits)?;
         }
         other => return Err(Error::corrupt(format!("values are coded in an unknown way, {other}"))),
     }
-    scatter(number, &elements, positions, values);
     Ok(())
 }
 

@@ -247,7 +247,7 @@ impl Coding {
     /// Greatest absolute error of an element; of tied tensors, that of the other.
     fn bound(&self) -> f64 {
         match self {
-            Self::Thresholded { bound, .. } => *bound,
+            Self::Thresholded { bound, .. } => f64::from(*bound),
             Self::Same | Self::Tied { .. } | Self::Exact { .. } => 0.0,
         }
     }
