@@ -13,8 +13,6 @@ mod published;
 mod reconstruction;
 mod report;
 mod tensors;
-#[cfg(test)]
-mod tests;
 mod threshold;
 mod values;
 mod verify;
