@@ -198,6 +198,9 @@ impl LossyFile {
             return Err(Error::corrupt("the index does not have its checksum"));
         }
         let json = frame::decompress(&stored, json_bytes)?;
+        if json.len() as u64 != json_bytes {
+            return Err(Error::corrupt("the index does not have its length"));
+        }
         let index: Index =
             serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("the index: {e}")))?;
         let mut this = Self { path: path.to_path_buf(), source, index, members: Vec::new() };
