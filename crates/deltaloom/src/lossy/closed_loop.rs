@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use super::corrected;
+use super::corrected::{self, Coded};
 use super::errors::{self, Errors, Tensor};
 use super::file::{Coding, Index, LossyWriter, MemberEntry, TensorEntry};
 use super::reconstruction::{Reconstructed, Reconstruction};
 use super::report::{StepReport, Thresholds};
 use super::tensors::{self, Named};
 use super::threshold::Rule;
-use crate::checkpoint::{Checkpoint, Contents, Layout};
+use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::error::Result;
 use crate::limits::Limits;
 use crate::predict::Element;
@@ -45,60 +45,36 @@ impl Step<'_> {
         folder: &Path,
         progress: &dyn Progress,
     ) -> Result<(StepReport, Reconstructed)> {
-        let limits = Limits::default();
         let (held, before) = (Named::new(self.held), Named::new(self.before));
         let mut writer = LossyWriter::new(out)?;
         let mut rest =
             Reconstruction::create(folder, self.checkpoint.layout, self.checkpoint.members.clone())?;
-        let mut members = Vec::new();
-        for member in &self.checkpoint.members {
-            let header = match &member.contents {
-                Contents::Safetensors(header) => Some(writer.push_frame(header)?),
-                Contents::Opaque => None,
-            };
-            members.push(MemberEntry { path: member.path.clone(), header });
-        }
+        let members = self.push_headers(&mut writer)?;
         let mut report = StepReport::new(self.number, self.checkpoint.len_bytes());
         let mut budget = Budget::new(self.rule, self.checkpoint, &members);
         let mut entries: Vec<TensorEntry> = Vec::new();
-        let mut seen: HashMap<(blake3::Hash, &str, &[u64]), usize> = HashMap::new();
+        let mut seen: HashMap<(blake3::Hash, &str, &[u64], bool), usize> = HashMap::new();
         let places: Vec<(usize, &TensorInfo)> = self.checkpoint.tensors().collect();
         let (mut errors, mut thresholds) = (Errors::default(), Thresholds::default());
         for (i, &(member, info)) in places.iter().enumerate() {
             check_cancelled(progress)?;
             let original = tensors::read(self.checkpoint, member, info)?;
-            let key = (blake3::hash(&original), info.dtype.name(), &info.shape[..]);
+            // State is exact, so it is never tied to weights, which may not be.
+            let is_state = tensors::is_optimizer_state(&self.checkpoint.members[member].path, info);
+            let key = (blake3::hash(&original), info.dtype.name(), &info.shape[..], is_state);
             let held_values = held.read(&info.name, |held| held.same_type(info))?;
             let element = Element::of(&info.dtype);
             let (coding, values) = match (seen.get(&key), &held_values, element) {
                 (Some(&to), ..) => (Coding::Tied { to }, rest.read_back(places[to].0, places[to].1)?),
                 (None, Some(held), _) if *held == original => (Coding::Same, original.clone()),
                 (None, Some(held), Some(element)) => {
-                    let path = &self.checkpoint.members[member].path;
-                    let is_state = tensors::is_optimizer_state(path, info);
                     let rule = if is_state { Rule::Fixed(0.0) } else { self.rule };
                     let coded = corrected::encode(element, &rule, &original, held, budget.share(info));
-                    let mut values = held.clone();
-                    let (positions, kept) = (coded.positions, coded.kept);
-                    corrected::decode(element.number(), positions, kept, &coded.payload, &mut values)?;
-                    let payload = match kept {
-                        0 => None,
-                        _ => Some(writer.push(&coded.payload)?),
-                    };
+                    let (coding, values) = thresholded(element, &coded, &original, held, &mut writer)?;
+                    report.kept_elems += coded.kept as u64;
                     if !is_state {
                         thresholds.push(coded.threshold);
                     }
-                    report.kept_elems += kept as u64;
-                    let singles = |bytes: &[u8]| load_singles(element, bytes);
-                    let bound = rounded_up(errors::greatest(&singles(&original), &singles(&values)));
-                    let coding = Coding::Thresholded {
-                        threshold: coded.threshold.value,
-                        bound,
-                        kept: kept as u64,
-                        positions,
-                        previous: blake3::hash(held).to_string(),
-                        payload,
-                    };
                     (coding, values)
                 }
                 _ => (Coding::Exact { payload: writer.push_frame(&original)? }, original.clone()),
@@ -131,8 +107,42 @@ impl Step<'_> {
         };
         report.out_bytes = writer.finish(&index)?;
         report.set_errors(&errors, &thresholds);
-        Ok((report, rest.finish(&limits)?))
+        Ok((report, rest.finish(&Limits::default())?))
     }
+
+    fn push_headers(&self, writer: &mut LossyWriter<impl Write>) -> Result<Vec<MemberEntry>> {
+        let entry = |member: &Member| {
+            let header = match &member.contents {
+                Contents::Safetensors(header) => Some(writer.push_frame(header)?),
+                Contents::Opaque => None,
+            };
+            Ok(MemberEntry { path: member.path.clone(), header })
+        };
+        self.checkpoint.members.iter().map(entry).collect()
+    }
+}
+
+/// Writes the payload of a tensor, and decodes it to what the reader gets.
+fn thresholded(
+    element: Element,
+    coded: &Coded,
+    original: &[u8],
+    held: &[u8],
+    writer: &mut LossyWriter<impl Write>,
+) -> Result<(Coding, Vec<u8>)> {
+    let (positions, kept) = (coded.positions, coded.kept);
+    let mut values = held.to_vec();
+    corrected::decode(element.number(), positions, kept, &coded.payload, &mut values)?;
+    let singles = |bytes: &[u8]| load_singles(element, bytes);
+    let coding = Coding::Thresholded {
+        threshold: coded.threshold.value,
+        bound: rounded_up(errors::greatest(&singles(original), &singles(&values))),
+        kept: kept as u64,
+        positions,
+        previous: blake3::hash(held).to_string(),
+        payload: if kept > 0 { Some(writer.push(&coded.payload)?) } else { None },
+    };
+    Ok((coding, values))
 }
 
 /// The least F32 number that is not below.

@@ -139,7 +139,7 @@ impl<W: Write> LossyWriter<W> {
 
 /// A lossy step opened for reading.
 pub struct LossyFile {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     source: FileSource,
     pub(super) index: Index,
     pub(super) members: Vec<Member>,

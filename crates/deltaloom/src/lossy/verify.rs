@@ -45,26 +45,24 @@ pub struct StepCheck {
 /// Only what keeps it from checking: [`Error::Cancelled`], [`Error::Io`]. Faults are in the report.
 pub fn verify(
     file: &LossyFile,
-    path: &Path,
     previous: &Checkpoint,
     original: Option<&Checkpoint>,
     progress: &dyn Progress,
 ) -> Result<StepCheck> {
     let scratch = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-    Ok(check(file, path, previous, original, scratch.path(), progress)?.0)
+    Ok(check(file, previous, original, scratch.path(), progress)?.0)
 }
 
 /// As [`verify`], with the reconstruction in an empty folder, if there is one.
 fn check(
     file: &LossyFile,
-    path: &Path,
     previous: &Checkpoint,
     original: Option<&Checkpoint>,
     folder: &Path,
     progress: &dyn Progress,
 ) -> Result<(StepCheck, Option<Reconstructed>)> {
     let mut check = StepCheck {
-        path: path.to_path_buf(),
+        path: file.path.clone(),
         step: file.index.step,
         lossless: false,
         checked: "digests",
@@ -154,7 +152,7 @@ pub fn verify_steps(
             let previous = held.as_ref().zip(checks.last());
             match (LossyFile::open(path, &limits), previous) {
                 (Ok(file), Some((held, before))) if file.steps() == (*number, before.step) => {
-                    check(&file, path, &held.checkpoint, original, &folder, progress)?
+                    check(&file, &held.checkpoint, original, &folder, progress)?
                 }
                 (Ok(_), _) => {
                     (failed(*number, path, "the step that it changes is not there".to_owned()), None)
