@@ -1,4 +1,5 @@
 //! Threshold methods over series: what the published forms lose, that the corrected ones do not, and that their files are checked.
+#![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
 
