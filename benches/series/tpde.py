@@ -14,21 +14,23 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-SEQUENCES = 16
+# Tokens of the evaluation and its sequences.
+ENGLISH = ("val_english.u16", 16)
+CODE = ("val_code.u16", 8)
 USUAL = ["quantile=0.9", "bytes=1000000", "threshold=1e-4", "threshold=0"]
 SMALL = ["lr-steps=1e-6,8", "threshold=1e-5", "bytes=100000", "threshold=0"]
 
 
 def cases(data, series):
     whole = lambda name: data / name / "model.safetensors"
-    yield "bf16", "ckpt_11 -> base -> ft_bf16, BF16", [whole("ckpt_11"), whole("base"), whole("ft_bf16")], USUAL, True
-    yield "master", "ckpt_11 -> base -> ft_master, BF16", [whole("ckpt_11"), whole("base"), whole("ft_master")], USUAL, True
+    yield "bf16", "ckpt_11 -> base -> ft_bf16, BF16", [whole("ckpt_11"), whole("base"), whole("ft_bf16")], USUAL, ENGLISH
+    yield "master", "ckpt_11 -> base -> ft_master, BF16", [whole("ckpt_11"), whole("base"), whole("ft_master")], USUAL, CODE
     slices = [data / "slices" / f"{name}.fp32.safetensors" for name in ("base", "ft_master")]
-    yield "slices", "slices/base -> ft_master, FP32 (layer 0)", slices, USUAL + ["lr-steps=5e-5,10"], False
-    yield "rl", "rl/step20 -> step28, BF16 (layers 0 and 1)", [data / "rl" / f"step{i}.safetensors" for i in (20, 28)], SMALL, False
+    yield "slices", "slices/base -> ft_master, FP32 (layer 0)", slices, USUAL + ["lr-steps=5e-5,10"], None
+    yield "rl", "rl/step20 -> step28, BF16 (layers 0 and 1)", [data / "rl" / f"step{i}.safetensors" for i in (20, 28)], SMALL, None
     if series:
         steps = sorted(series.glob("step-*/model.safetensors"))[:10]
-        yield "series", "ten snapshots one AdamW step apart at lr 1e-6, BF16", steps, SMALL, False
+        yield "series", "ten snapshots one AdamW step apart at lr 1e-6, BF16", steps, SMALL, None
 
 
 def command(program, data, paths, rules, evaluated):
@@ -36,7 +38,9 @@ def command(program, data, paths, rules, evaluated):
     for rule in rules:
         line += ["--adaptive", rule]
     if evaluated:
-        line += ["--evaluate", f"{sys.executable} {HERE}/evaluate.py {{}} --data {data}/base --sequences {SEQUENCES}"]
+        tokens, sequences = evaluated
+        evaluate = f"{sys.executable} {HERE}/evaluate.py {{}} --data {data}/base --tokens {tokens} --sequences {sequences}"
+        line += ["--evaluate", evaluate]
     return line + ["--json"]
 
 
@@ -94,6 +98,8 @@ def main():
             kept.write_bytes(subprocess.run(line, check=True, stdout=subprocess.PIPE).stdout)
         shown = " ".join(f"--adaptive {rule}" for rule in rules)
         out.append(f"## {title}\n\n`deltaloom lab tpde ... {shown}`\n")
+        if evaluated:
+            out.append("Loss on the first {1} x 256 tokens of {0}.\n".format(*evaluated))
         out.append("\n".join(table(json.loads(kept.read_text())["rows"], evaluated)) + "\n")
     arguments.out.write_text("\n".join(out))
 
