@@ -55,6 +55,11 @@ readme-numbers *check:
 cli-reference *check:
     {{ xtask }} cli-reference {{ check }}
 
+# Run the threshold methods (LOSSY) on lm12m beside the exact container and write docs/benchmarks/tpde.md; needs numpy
+bench-tpde *options:
+    cargo build --quiet --release -p deltaloom-cli
+    python3 benches/series/tpde.py --program target/release/deltaloom --data "$DELTALOOM_DATA/lm12m" {{ options }}
+
 # Merge the lm12m models by usual rules and pack the merges: every one must be found
 merges:
     {{ xtask }} merges

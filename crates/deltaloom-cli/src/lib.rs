@@ -38,6 +38,7 @@ pub fn run() -> ExitCode {
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Series(arguments) => commands::series::run(&arguments),
+        Command::Lab(arguments) => commands::lab::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
     });
     match answer {

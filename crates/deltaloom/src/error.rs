@@ -51,6 +51,9 @@ pub enum Error {
         /// Version in the file.
         found: u16,
     },
+    /// A step of a lossy threshold method where something exact is wanted.
+    #[error("this is a lossy step of a threshold method, from which nothing can be restored exactly")]
+    Lossy,
     /// The bases at hand do not hold a reference tensor.
     #[error("no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}")]
     BaseMismatch {
@@ -232,6 +235,9 @@ impl Error {
             Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } => {
                 Some("a newer deltaloom wrote this file; update to read it")
             }
+            Self::Lossy => Some(
+                "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it",
+            ),
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
             Self::NotFound { .. } => Some("`deltaloom inspect --tensors` lists the tensors of a container"),
             Self::Corrupt { .. } | Self::DigestMismatch { .. } | Self::LimitExceeded { .. } => {

@@ -37,6 +37,7 @@ mod unpack;
 mod verify;
 
 pub mod series;
+pub mod lossy;
 
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;

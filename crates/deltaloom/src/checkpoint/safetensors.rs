@@ -13,6 +13,8 @@ use crate::tensor::{DType, TensorInfo};
 
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
+/// What a lossy step begins with, see docs/lossy.md; as the length of a header it would be far too long.
+pub(crate) const LOSSY_MAGIC: [u8; 8] = *b"\x89LOSSY\r\n";
 
 #[derive(serde::Deserialize)]
 struct Entry {
@@ -112,6 +114,9 @@ pub(crate) fn read_header(
     }
     let mut length = [0; 8];
     source.read_at(0, &mut length).map_err(Error::io(path))?;
+    if length == LOSSY_MAGIC {
+        return Err(Error::Lossy);
+    }
     let header_bytes = u64::from_le_bytes(length);
     Limits::check("a safetensors header in bytes", header_bytes, limits.header_bytes)?;
     let data_offset = LENGTH_BYTES + header_bytes;

@@ -3,7 +3,7 @@
 
 use deltaloom_kernels::Number;
 
-use crate::checkpoint::safetensors::parse_header;
+use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
 use crate::codec::{Codec, Coding, GroupScales, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
@@ -64,7 +64,11 @@ impl WireIds {
 /// Checks a head; the wire ids that its version has.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
     let mut reader = ByteReader::new(head, "the head");
-    if reader.array()? != MAGIC {
+    let magic = reader.array()?;
+    if magic == LOSSY_MAGIC {
+        return Err(Error::Lossy);
+    }
+    if magic != MAGIC {
         return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
     }
     let found = u16::from_le_bytes(reader.array()?);

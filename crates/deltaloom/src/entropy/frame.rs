@@ -1,9 +1,11 @@
 //! zstd frames, with a compressor that each thread keeps: making one takes longer than compressing a sample or an index.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read as _};
 
 use zstd::bulk::Compressor;
+
+use crate::error::{Error, Result};
 
 /// One frame with all of `bytes`.
 pub(crate) fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
@@ -20,4 +22,17 @@ pub(crate) fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
         *kept = Some(compressor);
         frame
     })
+}
+
+/// All bytes of a frame, which must be one and of at most `limit_bytes`; memory grows with what is really there.
+pub(crate) fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
+    let bad = |e: io::Error| Error::corrupt(format!("a zstd frame: {e}"));
+    let mut out = Vec::new();
+    let decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(bad)?.single_frame();
+    let mut limited = decoder.take(limit_bytes.saturating_add(1));
+    limited.read_to_end(&mut out).map_err(bad)?;
+    if out.len() as u64 > limit_bytes || !limited.into_inner().finish().is_empty() {
+        return Err(Error::corrupt("a zstd frame is longer than what it stands for"));
+    }
+    Ok(out)
 }

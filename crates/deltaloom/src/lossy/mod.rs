@@ -1,0 +1,25 @@
+//! LOSSY: threshold methods over checkpoint series, as published and corrected, measured beside the exact container.
+//! Nothing here is used by packing, unpacking or series; what it writes has a magic of its own and says `lossy` in its index (docs/lossy.md).
+
+mod closed_loop;
+mod corrected;
+mod elias;
+mod errors;
+mod file;
+mod laboratory;
+mod open_loop;
+mod positions;
+mod published;
+mod reconstruction;
+mod report;
+mod tensors;
+mod threshold;
+mod values;
+mod verify;
+
+pub use file::LossyFile;
+pub use laboratory::{Laboratory, Row};
+pub use published::Method;
+pub use report::{RowReport, StepReport, Thresholds};
+pub use threshold::Rule;
+pub use verify::{StepCheck, verify, verify_steps};
