@@ -26,6 +26,7 @@ pub(crate) enum Command {
     Cat(CatArguments),
     Bench(BenchArguments),
     Demo(DemoArguments),
+    Lab(LabArguments),
 }
 
 /// Pack a checkpoint, exactly, as its difference to what the reader already has.
@@ -261,6 +262,51 @@ pub(crate) struct DemoArguments {
     pub(crate) json: bool,
 }
 
+/// Compare published methods with ours on the same bytes. Nothing here is needed to pack or unpack.
+#[derive(Debug, Args)]
+pub(crate) struct LabArguments {
+    #[command(subcommand)]
+    pub(crate) experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Experiment {
+    Positions(PositionsArguments),
+}
+
+/// Code the positions of set bits by the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta, by methods of our own, and compress the data itself beside them.
+///
+/// Every method writes a container to a temporary file, reads it back and compares every byte. The ratio counts coded bytes without the header, as published tables do. The data is
+/// never held as a whole: patterns are made again, files read again, block by block.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom lab positions
+  deltaloom lab positions --size 1GiB --pattern random --methods published
+  deltaloom lab positions --pattern delta.bin --methods ours,elias_delta+zlib --json
+  deltaloom lab positions --pattern clustered --csv > clustered.csv")]
+pub(crate) struct PositionsArguments {
+    /// Size of the pattern; a file has its own
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    pub(crate) size: u64,
+    /// structured, random, sparse, clustered, or a file whose bits are coded
+    #[arg(long, value_name = "PATTERN|FILE", default_value = "random")]
+    pub(crate) pattern: String,
+    /// all, published, ours, baselines, or names of methods, separated by commas
+    #[arg(long, value_name = "NAMES", default_value = "all", value_delimiter = ',')]
+    pub(crate) methods: Vec<String>,
+    /// Another seed makes other data of the pattern
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print the report as JSON on standard output
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print the rows as comma-separated values on standard output
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BaseArguments {
     /// What the reader already has: a .safetensors file, a directory, or a container; may be repeated, in any order
@@ -312,6 +358,26 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
 }
 
+/// A number of bytes with or without a unit: kB, MB and GB count in thousands, KiB, MiB and GiB in 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit_bytes: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("{other:?} is no unit; there are B, kB, MB, GB, KiB, MiB and GiB")),
+    };
+    let number = number.parse::<u64>().map_err(|_| "expected a size such as 64MiB".to_owned())?;
+    // What is larger could not be counted in bits.
+    let bytes = number.checked_mul(unit_bytes).filter(|bytes| *bytes <= 1 << 60);
+    bytes.ok_or_else(|| "at most 2^60 bytes".to_owned())
+}
+
 fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if (1..=1000).contains(&count) => Ok(count),
@@ -325,5 +391,21 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         Ok(count) if count <= 1024 => Ok(count),
         Ok(_) => Err("at most 1024".to_owned()),
         Err(e) => Err(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
+        for (text, bytes) in good {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
     }
 }

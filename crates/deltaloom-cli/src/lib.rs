@@ -38,6 +38,7 @@ pub fn run() -> ExitCode {
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Lab(arguments) => commands::lab::run(&arguments),
     });
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,

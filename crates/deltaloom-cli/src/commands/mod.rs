@@ -5,6 +5,7 @@ pub(crate) mod cat;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod inspect;
+pub(crate) mod lab;
 pub(crate) mod lineage;
 pub(crate) mod pack;
 pub(crate) mod unpack;

@@ -1,0 +1,305 @@
+//! Reads containers back, each by itself: body to gaps, gaps to bits, and for a check, bits beside the source, which is made or read again block by block.
+//! Memory is bounded by a few blocks whatever a container says.
+
+use std::io::{BufReader, Read};
+use std::time::Instant;
+
+use deltaloom_kernels::gaps::{Since, scatter};
+use rayon::prelude::*;
+
+use super::BLOCK_BYTES;
+use super::backend::{Stream, decompress};
+use super::container::Header;
+use super::encode::EncodedMethod;
+use super::method::{Coder, Method, Own};
+use super::own;
+use super::pattern::Source;
+use crate::entropy::elias::EliasDecoder;
+use crate::entropy::golomb::GolombDecoder;
+use crate::error::{Error, Result};
+use crate::limits::{Limits, to_usize};
+use crate::progress::{Progress, check_cancelled};
+
+/// Gaps that are decoded at once.
+const BATCH: u64 = 1 << 15;
+
+/// Where the time of reading a container goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DecodeSeconds {
+    pub(super) decompress: f64,
+    pub(super) reconstruct: f64,
+    pub(super) verify: f64,
+}
+
+/// What came of a check.
+pub(super) struct Checked {
+    pub(super) seconds: DecodeSeconds,
+    /// Why the data did not come back, where it did not.
+    pub(super) fault: Option<String>,
+}
+
+/// Gaps from a body.
+enum Gaps<'a> {
+    Words(Words<'a>),
+    Golomb(GolombDecoder<Stream<'a>>),
+    Elias(EliasDecoder<Stream<'a>>),
+}
+
+impl<'a> Gaps<'a> {
+    fn new(coder: Coder, divisor: u32, stream: Stream<'a>) -> Result<Self> {
+        Ok(match coder {
+            Coder::Words(backend) => Self::Words(Words::new(decompress(backend, stream)?)),
+            Coder::Golomb => Self::Golomb(GolombDecoder::new(u64::from(divisor), stream)?),
+            Coder::EliasDelta => Self::Elias(EliasDecoder::new(stream)),
+        })
+    }
+
+    fn fill(&mut self, gaps: &mut [u64]) -> Result<()> {
+        match self {
+            Self::Words(words) => words.fill(gaps),
+            Self::Golomb(decoder) => decoder.fill(gaps),
+            Self::Elias(decoder) => decoder.fill(gaps),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Words(mut words) => expect_end(&mut words.stream),
+            Self::Golomb(decoder) => decoder.finish(),
+            Self::Elias(decoder) => decoder.finish(),
+        }
+    }
+}
+
+/// Gaps as words of 32 bits, or of 64 behind a zero.
+struct Words<'a> {
+    stream: Stream<'a>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Words<'a> {
+    fn new(stream: Stream<'a>) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    fn fill(&mut self, gaps: &mut [u64]) -> Result<()> {
+        self.buffer.resize(4 * gaps.len(), 0);
+        read_exact(&mut self.stream, &mut self.buffer)?;
+        let mut words = self.buffer.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+        // A gap of 64 bits takes three words; as many as that are then read behind those that were meant for it.
+        let mut stream = &mut self.stream;
+        let mut next = move || -> Result<u32> {
+            if let Some(word) = words.next() {
+                return Ok(word);
+            }
+            let mut word = [0; 4];
+            read_exact(&mut stream, &mut word)?;
+            Ok(u32::from_le_bytes(word))
+        };
+        for gap in gaps {
+            *gap = u64::from(next()?);
+            if *gap == 0 {
+                let low = u64::from(next()?);
+                *gap = low | u64::from(next()?) << 32;
+                if *gap >> 32 == 0 {
+                    return Err(Error::corrupt("a gap of 32 bits is written in 64"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad_stream(e: std::io::Error) -> Error {
+    Error::corrupt(format!("a body of positions: {e}"))
+}
+
+fn read_exact(stream: &mut dyn Read, bytes: &mut [u8]) -> Result<()> {
+    stream.read_exact(bytes).map_err(bad_stream)
+}
+
+/// Reading on to the end also lets a decompressor check its own sums.
+fn expect_end(stream: &mut dyn Read) -> Result<()> {
+    match stream.read(&mut [0]).map_err(bad_stream)? {
+        0 => Ok(()),
+        _ => Err(Error::corrupt("a body of positions goes on behind its end")),
+    }
+}
+
+/// How a body becomes bytes.
+enum Body<'a> {
+    Gaps { source: Gaps<'a>, left: u64, batch: Vec<u64>, used: usize },
+    Own { own: Own, stream: Stream<'a> },
+    Data(Stream<'a>),
+}
+
+struct Reader<'a> {
+    header: Header,
+    body: Body<'a>,
+    since: Since,
+    left_bytes: u64,
+    crc: crc32fast::Hasher,
+    seconds: DecodeSeconds,
+}
+
+impl<'a> Reader<'a> {
+    fn new(container: &'a mut (dyn Read + Send), limit_bytes: u64) -> Result<Self> {
+        let header = Header::read(container)?;
+        Limits::check("size of the data of a container of positions", header.original_bytes, limit_bytes)?;
+        let stream: Stream<'a> = Box::new(container.take(header.body_bytes));
+        let body = match header.method {
+            _ if header.is_raw => Body::Data(stream),
+            Method::Baseline(backend) => Body::Data(decompress(backend, stream)?),
+            Method::Own(own) => Body::Own { own, stream },
+            Method::Published(coder, then) => {
+                let stream = match then {
+                    Some(then) => decompress(then, stream)?,
+                    None => stream,
+                };
+                let source = Gaps::new(coder, header.divisor, stream)?;
+                Body::Gaps { source, left: header.gaps, batch: Vec::new(), used: 0 }
+            }
+        };
+        Ok(Self {
+            header,
+            body,
+            since: Since::default(),
+            left_bytes: header.original_bytes,
+            crc: crc32fast::Hasher::new(),
+            seconds: DecodeSeconds::default(),
+        })
+    }
+
+    /// Puts the next piece of data into `piece`; `false` when all of it was given.
+    fn next(&mut self, piece: &mut Vec<u8>) -> Result<bool> {
+        if self.left_bytes == 0 {
+            return Ok(false);
+        }
+        let block_bytes = to_usize(self.left_bytes.min(BLOCK_BYTES as u64));
+        let started = Instant::now();
+        let seconds = &mut self.seconds;
+        match &mut self.body {
+            Body::Data(stream) => {
+                piece.resize(block_bytes, 0);
+                read_exact(stream, piece)?;
+                seconds.decompress += started.elapsed().as_secs_f64();
+            }
+            Body::Own { own, stream } => {
+                let decoded = own::read_frame(stream, self.left_bytes)?.decode(*own)?;
+                let middle = Instant::now();
+                seconds.decompress += (middle - started).as_secs_f64();
+                decoded.rebuild(*own, &mut self.since, piece)?;
+                seconds.reconstruct += middle.elapsed().as_secs_f64();
+            }
+            Body::Gaps { source, left, batch, used } => {
+                piece.clear();
+                piece.resize(block_bytes, 0);
+                loop {
+                    let middle = Instant::now();
+                    *used += scatter(&batch[*used..], &mut self.since, piece)?;
+                    seconds.reconstruct += middle.elapsed().as_secs_f64();
+                    if *used < batch.len() || *left == 0 {
+                        break;
+                    }
+                    let started = Instant::now();
+                    batch.resize(to_usize((*left).min(BATCH)), 0);
+                    source.fill(batch)?;
+                    *left -= batch.len() as u64;
+                    *used = 0;
+                    seconds.decompress += started.elapsed().as_secs_f64();
+                }
+                self.since.pass(block_bytes);
+            }
+        }
+        let started = Instant::now();
+        self.crc.update(piece);
+        self.seconds.verify += started.elapsed().as_secs_f64();
+        self.left_bytes -= piece.len() as u64;
+        Ok(true)
+    }
+
+    /// Checks that the body is used up and the data is what was encoded.
+    fn finish(self) -> Result<DecodeSeconds> {
+        match self.body {
+            Body::Data(mut stream) | Body::Own { mut stream, .. } => expect_end(&mut stream)?,
+            Body::Gaps { source, left, batch, used } => {
+                if left > 0 || used < batch.len() {
+                    return Err(Error::corrupt("gaps lead behind the end of the data"));
+                }
+                source.finish()?;
+            }
+        }
+        if self.crc.finalize() != self.header.crc {
+            return Err(Error::corrupt("the data does not have its checksum"));
+        }
+        Ok(self.seconds)
+    }
+}
+
+pub(super) fn decode(
+    container: &mut (dyn Read + Send),
+    limit_bytes: u64,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Method> {
+    let mut reader = Reader::new(container, limit_bytes)?;
+    let method = reader.header.method;
+    let mut piece = Vec::new();
+    while reader.next(&mut piece)? {
+        sink(&piece)?;
+    }
+    reader.finish()?;
+    Ok(method)
+}
+
+/// Reads every container and compares what it gives with the source.
+pub(super) fn check_all(
+    source: &Source,
+    encoded: &[EncodedMethod],
+    progress: &dyn Progress,
+) -> Result<Vec<Checked>> {
+    encoded.par_iter().with_max_len(1).map(|method| check(source, method, progress)).collect()
+}
+
+/// A fault of the container is what the check is for; one of the source ends it.
+fn check(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) -> Result<Checked> {
+    match compare(source, encoded, progress) {
+        Ok(seconds) => Ok(Checked { seconds, fault: None }),
+        Err(e @ (Error::Cancelled | Error::Io { .. })) => Err(e),
+        Err(e) => Ok(Checked { seconds: DecodeSeconds::default(), fault: Some(e.to_string()) }),
+    }
+}
+
+fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) -> Result<DecodeSeconds> {
+    let mut container = BufReader::with_capacity(1 << 18, &encoded.stored.file);
+    let mut reader = Reader::new(&mut container, source.len_bytes())?;
+    let (mut block, mut number, mut at, mut piece) = (Vec::new(), 0, 0, Vec::new());
+    let mut verify_seconds = 0.0;
+    while reader.next(&mut piece)? {
+        check_cancelled(progress)?;
+        let mut rest = &piece[..];
+        while !rest.is_empty() {
+            if at == block.len() {
+                if !source.block(number, &mut block)? {
+                    return Err(Error::corrupt("there is more data than before"));
+                }
+                number += 1;
+                at = 0;
+            }
+            let started = Instant::now();
+            let (these, others) = rest.split_at(rest.len().min(block.len() - at));
+            if these != &block[at..at + these.len()] {
+                return Err(Error::corrupt(format!("block {} does not come back as it was", number - 1)));
+            }
+            verify_seconds += started.elapsed().as_secs_f64();
+            at += these.len();
+            rest = others;
+        }
+        progress.advance(piece.len() as u64);
+    }
+    if reader.header.original_bytes != source.len_bytes() {
+        return Err(Error::corrupt("there is less data than before"));
+    }
+    let mut seconds = reader.finish()?;
+    seconds.verify += verify_seconds;
+    Ok(seconds)
+}
