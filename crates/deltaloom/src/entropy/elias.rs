@@ -59,11 +59,11 @@ mod tests {
         let (mut encoder, mut bytes) = (EliasEncoder::default(), Vec::new());
         numbers.chunks(777).for_each(|piece| encoder.push(piece, &mut bytes));
         encoder.finish(&mut bytes);
-        let decode = |bytes: &[u8]| {
+        let decode = |bytes: &[u8]| -> Result<Vec<u64>> {
             let (mut decoder, mut out) = (EliasDecoder::new(bytes), vec![0; numbers.len()]);
             out.chunks_mut(1001).try_for_each(|piece| decoder.fill(piece))?;
             decoder.finish()?;
-            Result::Ok(out)
+            Ok(out)
         };
         assert!(bytes.len() > 1 << 16, "more than a buffer");
         assert_eq!(decode(&bytes).unwrap(), numbers);
