@@ -239,8 +239,7 @@ fn decode_golomb_body(
             r.take(64)
         } else {
             let short = r.take(code.long_bits - 1);
-            let remainder =
-                if short < code.cutoff { short } else { (short << 1 | r.take(1)) - code.cutoff };
+            let remainder = if short < code.cutoff { short } else { (short << 1 | r.take(1)) - code.cutoff };
             ones.checked_mul(code.divisor)
                 .and_then(|most| most.checked_add(remainder))
                 .ok_or(DecodeError::BadSymbol)?

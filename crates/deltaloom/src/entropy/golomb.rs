@@ -98,7 +98,8 @@ pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
 }
 
 fn of_distances(divisor: u64) -> Result<Golomb> {
-    Golomb::of_distances(divisor).ok_or_else(|| Error::corrupt("the divisor of a Golomb code is out of range"))
+    Golomb::of_distances(divisor)
+        .ok_or_else(|| Error::corrupt("the divisor of a Golomb code is out of range"))
 }
 
 /// Appends the codes of `distances`, all at least 1, as whole bytes.

@@ -12,10 +12,12 @@ const PATTERNS: [Pattern; 4] = [Pattern::Structured, Pattern::Random, Pattern::S
 
 pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
     let source = source(arguments)?;
-    let methods = arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
+    let methods =
+        arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let bar = ui::Bar::new("coding");
-    let report =
-        deltaloom::with_threads(arguments.threads.count, || positions::run(&source, &methods.concat(), &bar))?;
+    let report = deltaloom::with_threads(arguments.threads.count, || {
+        positions::run(&source, &methods.concat(), &bar)
+    })?;
     bar.finish();
     if arguments.json {
         ui::print_json(&report)?;
@@ -93,8 +95,18 @@ fn describe(report: &PositionsReport) -> String {
 
 fn table(report: &PositionsReport) -> String {
     let header = [
-        "method", "coded bytes", "ratio", "extract s", "compress s", "decompress s", "reconstruct s", "verify s",
-        "encode MB/s", "decode MB/s", "verified", "",
+        "method",
+        "coded bytes",
+        "ratio",
+        "extract s",
+        "compress s",
+        "decompress s",
+        "reconstruct s",
+        "verify s",
+        "encode MB/s",
+        "decode MB/s",
+        "verified",
+        "",
     ];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(report.methods.iter().map(|row| {
@@ -119,6 +131,7 @@ fn table(report: &PositionsReport) -> String {
 
 fn marks(report: &PositionsReport, row: &MethodReport) -> String {
     let is_named = |name: &Option<String>| name.as_ref() == Some(&row.method);
-    let marks = [(row.is_raw, "raw"), (is_named(&report.best), "best"), (is_named(&report.fastest), "fastest")];
+    let marks =
+        [(row.is_raw, "raw"), (is_named(&report.best), "best"), (is_named(&report.fastest), "fastest")];
     marks.iter().filter(|(is_it, _)| *is_it).map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
 }

@@ -63,7 +63,8 @@ impl Header {
         }
         let method = Method::from_wire_id(method).ok_or_else(bad)?;
         let is_raw = flags == IS_RAW;
-        let is_possible = gaps <= original_bytes.saturating_mul(8) && (!is_raw || body_bytes == original_bytes);
+        let is_possible =
+            gaps <= original_bytes.saturating_mul(8) && (!is_raw || body_bytes == original_bytes);
         let header = Self { method, is_raw, divisor, original_bytes, gaps, body_bytes, crc };
         if is_possible { Ok(header) } else { Err(bad()) }
     }

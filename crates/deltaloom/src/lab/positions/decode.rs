@@ -1,7 +1,9 @@
 //! Reads containers back, each by itself: body to gaps, gaps to bits, and for a check, bits beside the source, which is made or read again block by block.
 //! Memory is bounded by a few blocks whatever a container says.
 
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use deltaloom_kernels::gaps::{Since, scatter};
@@ -110,7 +112,34 @@ impl<'a> Words<'a> {
     }
 }
 
-fn bad_stream(e: std::io::Error) -> Error {
+/// The body of a container; how much of it is left can be asked from outside of what decodes it.
+struct BodyStream<'a> {
+    container: &'a mut (dyn Read + Send),
+    left_bytes: Arc<AtomicU64>,
+}
+
+impl Read for BodyStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left_bytes.load(Ordering::Relaxed);
+        let most = to_usize(left).min(buffer.len());
+        let count = self.container.read(&mut buffer[..most])?;
+        self.left_bytes.store(left - count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Reads what a decoder did not need of its body, such as the mark at the end of a frame, all of which must be there.
+fn expect_rest(container: &mut (dyn Read + Send), left_bytes: u64) -> Result<()> {
+    let read = io::copy(&mut container.take(left_bytes), &mut io::sink()).map_err(bad_stream)?;
+    let what = "a body of positions";
+    if read == left_bytes {
+        Ok(())
+    } else {
+        Err(Error::Truncated { what, needed: left_bytes, available: read })
+    }
+}
+
+fn bad_stream(e: io::Error) -> Error {
     Error::corrupt(format!("a body of positions: {e}"))
 }
 
@@ -138,6 +167,7 @@ struct Reader<'a> {
     body: Body<'a>,
     since: Since,
     left_bytes: u64,
+    body_left_bytes: Arc<AtomicU64>,
     crc: crc32fast::Hasher,
     seconds: DecodeSeconds,
 }
@@ -146,7 +176,8 @@ impl<'a> Reader<'a> {
     fn new(container: &'a mut (dyn Read + Send), limit_bytes: u64) -> Result<Self> {
         let header = Header::read(container)?;
         Limits::check("size of the data of a container of positions", header.original_bytes, limit_bytes)?;
-        let stream: Stream<'a> = Box::new(container.take(header.body_bytes));
+        let body_left_bytes = Arc::new(AtomicU64::new(header.body_bytes));
+        let stream: Stream<'a> = Box::new(BodyStream { container, left_bytes: Arc::clone(&body_left_bytes) });
         let body = match header.method {
             _ if header.is_raw => Body::Data(stream),
             Method::Baseline(backend) => Body::Data(decompress(backend, stream)?),
@@ -165,6 +196,7 @@ impl<'a> Reader<'a> {
             body,
             since: Since::default(),
             left_bytes: header.original_bytes,
+            body_left_bytes,
             crc: crc32fast::Hasher::new(),
             seconds: DecodeSeconds::default(),
         })
@@ -218,8 +250,8 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    /// Checks that the body is used up and the data is what was encoded.
-    fn finish(self) -> Result<DecodeSeconds> {
+    /// Checks that the data is what was encoded, and gives how much of the body was not needed for that.
+    fn finish(self) -> Result<(DecodeSeconds, u64)> {
         match self.body {
             Body::Data(mut stream) | Body::Own { mut stream, .. } => expect_end(&mut stream)?,
             Body::Gaps { source, left, batch, used } => {
@@ -232,7 +264,7 @@ impl<'a> Reader<'a> {
         if self.crc.finalize() != self.header.crc {
             return Err(Error::corrupt("the data does not have its checksum"));
         }
-        Ok(self.seconds)
+        Ok((self.seconds, self.body_left_bytes.load(Ordering::Relaxed)))
     }
 }
 
@@ -241,13 +273,14 @@ pub(super) fn decode(
     limit_bytes: u64,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<Method> {
-    let mut reader = Reader::new(container, limit_bytes)?;
+    let mut reader = Reader::new(&mut *container, limit_bytes)?;
     let method = reader.header.method;
     let mut piece = Vec::new();
     while reader.next(&mut piece)? {
         sink(&piece)?;
     }
-    reader.finish()?;
+    let (_, left_bytes) = reader.finish()?;
+    expect_rest(container, left_bytes)?;
     Ok(method)
 }
 
@@ -299,7 +332,17 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
     if reader.header.original_bytes != source.len_bytes() {
         return Err(Error::corrupt("there is less data than before"));
     }
-    let mut seconds = reader.finish()?;
+    let (mut seconds, left_bytes) = reader.finish()?;
+    expect_rest(&mut container, left_bytes)?;
     seconds.verify += verify_seconds;
     Ok(seconds)
+}
+
+/// The gaps in such a body.
+#[cfg(test)]
+pub(super) fn gaps_of(coder: Coder, mut body: &[u8], count: usize) -> Result<Vec<u64>> {
+    let (mut source, mut gaps) = (Gaps::new(coder, 256, Box::new(&mut body))?, vec![0; count]);
+    source.fill(&mut gaps)?;
+    source.finish()?;
+    Ok(gaps)
 }

@@ -268,7 +268,13 @@ pub(super) fn encode(source: &Source, methods: &[Method], progress: &dyn Progres
     }
     let (extract_seconds, gaps) = (segments.extract_seconds, segments.gaps);
     let crc = segments.crc.finalize();
-    let mut done = lines.into_iter().map(Line::finish).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>();
+    let mut done = lines
+        .into_iter()
+        .map(Line::finish)
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
     done.sort_by_key(|(method, ..)| method.wire_id());
     let stored = |(method, spool, compress_seconds): (Method, Spool, f64)| {
         let is_golomb = matches!(method, Method::Published(Coder::Golomb, _));
@@ -286,4 +292,13 @@ pub(super) fn encode(source: &Source, methods: &[Method], progress: &dyn Progres
     };
     let methods = done.into_iter().map(stored).collect::<Result<Vec<_>>>()?;
     Ok(Encoded { methods, extract_seconds, gaps, counts })
+}
+
+/// The body of a method without a second step for a single segment.
+#[cfg(test)]
+pub(super) fn body_of(method: Method, segment: &Segment) -> Result<Vec<u8>> {
+    let (mut stage, mut body) = (Stage::new(method)?, Vec::new());
+    stage.push(segment, &mut body)?;
+    stage.finish(&mut body)?;
+    Ok(body)
 }

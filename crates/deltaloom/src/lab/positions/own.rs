@@ -56,7 +56,8 @@ fn payload(own: Own, Segment { bytes, gaps }: &Segment) -> Result<Vec<u8>> {
             push_values(bytes, &mut out);
         }
         Own::Bitmap => {
-            let flags = |eight: &[u8]| (0..).zip(eight).fold(0, |flags, (k, byte)| flags | u8::from(*byte != 0) << k);
+            let flags =
+                |eight: &[u8]| (0..).zip(eight).fold(0, |flags, (k, byte)| flags | u8::from(*byte != 0) << k);
             out.extend(bytes.chunks(8).map(flags));
             push_values(bytes, &mut out);
         }
@@ -250,7 +251,8 @@ fn read_rans(mut reader: ByteReader<'_>) -> Result<Vec<u64>> {
         return Err(Error::corrupt("a segment has more positions than any has"));
     }
     let set = table::TableSet::parse(&mut reader)?;
-    let tables = DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("a frequency table is not well-formed"))?;
+    let tables = DecodeTables::new(&set.tables)
+        .ok_or_else(|| Error::corrupt("a frequency table is not well-formed"))?;
     let block = block::read_block(&mut reader, count)?;
     let mut symbols = vec![0; count];
     let raw = block.decode_with_rest(&tables, Contexts::Single, &mut symbols, reader)?;

@@ -28,7 +28,8 @@ const ONE: f64 = 4_294_967_296.0;
 /// 0.02 to six digits, in 20 bits, so that a draw takes 18 random words and not 32.
 const RANDOM: u32 = 20_972 << 12;
 /// 1e-6, 3e-6, 1e-5 and so on to 1e-2.
-const SPARSE: [u32; 9] = [4_295, 12_885, 42_950, 128_849, 429_497, 1_288_490, 4_294_967, 12_884_902, 42_949_673];
+const SPARSE: [u32; 9] =
+    [4_295, 12_885, 42_950, 128_849, 429_497, 1_288_490, 4_294_967, 12_884_902, 42_949_673];
 /// A burst ends with each of its bytes with this probability: 1 in 32.
 const BURST_ENDS: u32 = 1 << 27;
 /// Outside, a burst begins with this one: 1 in 1568, for 49 times as many bytes are outside.

@@ -125,7 +125,8 @@ pub(super) fn report(
         pairs.map(|(method, checked)| row(source, method, encoded.extract_seconds, checked)).collect();
     let verified = || methods.iter().filter(|row| row.verified);
     let best = verified().min_by_key(|row| row.coded_bytes).map(|row| row.method.clone());
-    let by_speed = |a: &&MethodReport, b: &&MethodReport| a.encode_mb_per_second.total_cmp(&b.encode_mb_per_second);
+    let by_speed =
+        |a: &&MethodReport, b: &&MethodReport| a.encode_mb_per_second.total_cmp(&b.encode_mb_per_second);
     let fastest = verified().max_by(by_speed).map(|row| row.method.clone());
     let pattern_bits = source.entropy_bits();
     let entropy_bytes = pattern_bits.unwrap_or_else(|| order_0_bits(&encoded.counts)) / 8.0;

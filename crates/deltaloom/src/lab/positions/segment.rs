@@ -62,7 +62,8 @@ impl<'a> Segments<'a> {
         let mut gaps = Vec::new();
         let first = self.at_byte;
         while self.at_byte < self.block.len() && gaps.len() < ENOUGH_GAPS {
-            let end = if with_gaps { (self.at_byte + STEP_BYTES).min(self.block.len()) } else { self.block.len() };
+            let end =
+                if with_gaps { (self.at_byte + STEP_BYTES).min(self.block.len()) } else { self.block.len() };
             if with_gaps {
                 extract(&self.block[self.at_byte..end], &mut self.since, &mut gaps);
             }
