@@ -58,13 +58,16 @@ pub fn reference() -> String {
     let mut root = Arguments::command().term_width(100);
     root.build();
     let mut out = String::new();
-    for command in root.get_subcommands_mut().filter(|command| command.get_name() != "help") {
-        let help = command.render_long_help();
-        out.push_str(&format!(
-            "## deltaloom {}\n\n```text\n{}\n```\n\n",
-            command.get_name(),
-            help.to_string().trim_end()
-        ));
-    }
+    push_reference(&mut root, "deltaloom", &mut out);
     out
+}
+
+/// The commands below `parent`, each before its own.
+fn push_reference(parent: &mut clap::Command, path: &str, out: &mut String) {
+    for command in parent.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        let path = format!("{path} {}", command.get_name());
+        let help = command.render_long_help();
+        out.push_str(&format!("## {path}\n\n```text\n{}\n```\n\n", help.to_string().trim_end()));
+        push_reference(command, &path, out);
+    }
 }
