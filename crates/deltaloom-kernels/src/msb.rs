@@ -56,7 +56,6 @@ impl MsbWriter {
     pub fn push_ones(&mut self, mut count: u64) {
         while count > 0 {
             let run = count.min(32);
-            #[expect(clippy::cast_possible_truncation, reason = "at most 32")]
             self.push((1 << run) - 1, run as u32);
             count -= run;
         }

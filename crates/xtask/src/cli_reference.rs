@@ -82,7 +82,8 @@ Each of `candidates` has:
 | `best`, `fastest` | names of the smallest and of the one that encodes fastest |
 | `methods` | a list of `method`, `group` (`published`, `ours`, `baseline`), `coded_bytes`, `container_bytes`, `is_raw`, `ratio`, `extract_seconds`, `compress_seconds`, `decompress_seconds`, `reconstruct_seconds`, `verify_seconds`, `encode_mb_per_second`, `decode_mb_per_second`, `verified`, and `fault` where it is not |
 
-`coded_bytes` and `ratio` leave the header out, as published tables do; `container_bytes` is all that was read back.
+`coded_bytes` and `ratio` leave the header out, as published tables do; `container_bytes` is all that was read back. The seconds of a
+method are processor time of one thread; `encode_seconds` and `total_seconds` are time on the wall.
 
 ### unpack
 

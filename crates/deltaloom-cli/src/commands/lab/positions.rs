@@ -86,8 +86,8 @@ fn describe(report: &PositionsReport) -> String {
         out.push_str(&format!("fault: {}: {}\n", row.0, ui::printable(row.1)));
     }
     out.push_str(&format!(
-        "Coded bytes are without the container's header; extract is done once for all. MB/s are 10^6 original bytes a second on one thread.\n\
-         raw: coding would have made it larger, so the container holds the data. All methods, {} threads: {:.1} s to encode, {:.1} s with checks.\n",
+        "Coded bytes are without the container's header; extract is done once for all. Seconds of a method are processor time of one thread, MB/s 10^6 original bytes in one of them.\n\
+         raw: coding would have made it larger, so the container holds the data. All methods on {} threads, by the clock on the wall: {:.1} s to encode, {:.1} s with checks.\n",
         report.threads, report.encode_seconds, report.total_seconds,
     ));
     out

@@ -85,7 +85,7 @@ fn temporary(e: io::Error) -> Error {
 impl Spool {
     pub(super) fn new(original_bytes: u64) -> Result<Self> {
         let mut file = BufWriter::with_capacity(1 << 18, tempfile::tempfile().map_err(temporary)?);
-        file.write_all(&[0; HEADER_BYTES as usize]).map_err(temporary)?;
+        file.write_all(&[0; 48]).map_err(temporary)?;
         Ok(Self { file, body_bytes: 0, most_bytes: original_bytes })
     }
 

@@ -4,7 +4,6 @@
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use deltaloom_kernels::gaps::{Since, scatter};
 use rayon::prelude::*;
@@ -19,6 +18,7 @@ use super::pattern::Source;
 use crate::entropy::elias::EliasDecoder;
 use crate::entropy::golomb::GolombDecoder;
 use crate::error::{Error, Result};
+use crate::lab::clock::Clock;
 use crate::limits::{Limits, to_usize};
 use crate::progress::{Progress, check_cancelled};
 
@@ -208,44 +208,44 @@ impl<'a> Reader<'a> {
             return Ok(false);
         }
         let block_bytes = to_usize(self.left_bytes.min(BLOCK_BYTES as u64));
-        let started = Instant::now();
+        let started = Clock::start();
         let seconds = &mut self.seconds;
         match &mut self.body {
             Body::Data(stream) => {
                 piece.resize(block_bytes, 0);
                 read_exact(stream, piece)?;
-                seconds.decompress += started.elapsed().as_secs_f64();
+                seconds.decompress += started.seconds();
             }
             Body::Own { own, stream } => {
                 let decoded = own::read_frame(stream, self.left_bytes)?.decode(*own)?;
-                let middle = Instant::now();
-                seconds.decompress += (middle - started).as_secs_f64();
+                seconds.decompress += started.seconds();
+                let middle = Clock::start();
                 decoded.rebuild(*own, &mut self.since, piece)?;
-                seconds.reconstruct += middle.elapsed().as_secs_f64();
+                seconds.reconstruct += middle.seconds();
             }
             Body::Gaps { source, left, batch, used } => {
                 piece.clear();
                 piece.resize(block_bytes, 0);
                 loop {
-                    let middle = Instant::now();
+                    let middle = Clock::start();
                     *used += scatter(&batch[*used..], &mut self.since, piece)?;
-                    seconds.reconstruct += middle.elapsed().as_secs_f64();
+                    seconds.reconstruct += middle.seconds();
                     if *used < batch.len() || *left == 0 {
                         break;
                     }
-                    let started = Instant::now();
+                    let started = Clock::start();
                     batch.resize(to_usize((*left).min(BATCH)), 0);
                     source.fill(batch)?;
                     *left -= batch.len() as u64;
                     *used = 0;
-                    seconds.decompress += started.elapsed().as_secs_f64();
+                    seconds.decompress += started.seconds();
                 }
                 self.since.pass(block_bytes);
             }
         }
-        let started = Instant::now();
+        let started = Clock::start();
         self.crc.update(piece);
-        self.seconds.verify += started.elapsed().as_secs_f64();
+        self.seconds.verify += started.seconds();
         self.left_bytes -= piece.len() as u64;
         Ok(true)
     }
@@ -318,12 +318,12 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
                 number += 1;
                 at = 0;
             }
-            let started = Instant::now();
+            let started = Clock::start();
             let (these, others) = rest.split_at(rest.len().min(block.len() - at));
             if these != &block[at..at + these.len()] {
                 return Err(Error::corrupt(format!("block {} does not come back as it was", number - 1)));
             }
-            verify_seconds += started.elapsed().as_secs_f64();
+            verify_seconds += started.seconds();
             at += these.len();
             rest = others;
         }

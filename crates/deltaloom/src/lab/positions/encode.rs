@@ -1,8 +1,6 @@
 //! Encodes a source by many methods in one pass: gaps are extracted once, and what methods have in common is computed once.
 //! Segment by segment, all coders run side by side; each keeps its own stream, so nothing depends on the number of threads.
 
-use std::time::Instant;
-
 use rayon::prelude::*;
 
 use super::backend::Compressor;
@@ -14,6 +12,7 @@ use super::segment::{Segment, Segments};
 use crate::entropy::elias::EliasEncoder;
 use crate::entropy::golomb::GolombEncoder;
 use crate::error::Result;
+use crate::lab::clock::Clock;
 use crate::progress::{Progress, check_cancelled};
 
 /// Divisor of the published Golomb code.
@@ -119,19 +118,19 @@ struct Second {
 
 impl Second {
     fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let started = Instant::now();
+        let started = Clock::start();
         self.out.clear();
         self.compressor.push(bytes, &mut self.out)?;
-        self.seconds += started.elapsed().as_secs_f64();
+        self.seconds += started.seconds();
         self.spool.push(&self.out)
     }
 
     fn finish(mut self, last: &[u8]) -> Result<(Method, Spool, f64)> {
         self.push(last)?;
-        let started = Instant::now();
+        let started = Clock::start();
         self.out.clear();
         self.compressor.finish(&mut self.out)?;
-        self.seconds += started.elapsed().as_secs_f64();
+        self.seconds += started.seconds();
         self.spool.push(&self.out)?;
         Ok((self.method, self.spool, self.seconds))
     }
@@ -150,10 +149,10 @@ struct Line {
 
 impl Line {
     fn push(&mut self, segment: &Segment) -> Result<()> {
-        let started = Instant::now();
+        let started = Clock::start();
         self.out.clear();
         self.stage.push(segment, &mut self.out)?;
-        self.seconds += started.elapsed().as_secs_f64();
+        self.seconds += started.seconds();
         if let Some(spool) = &mut self.spool {
             spool.push(&self.out)?;
         }
@@ -164,10 +163,10 @@ impl Line {
     /// Bodies with the seconds that they took.
     fn finish(self) -> Result<Vec<(Method, Spool, f64)>> {
         let Self { first, stage, spool, mut seconds, second_steps, .. } = self;
-        let started = Instant::now();
+        let started = Clock::start();
         let mut last = Vec::new();
         stage.finish(&mut last)?;
-        seconds += started.elapsed().as_secs_f64();
+        seconds += started.seconds();
         let mut done = Vec::new();
         if let Some(mut spool) = spool {
             spool.push(&last)?;

@@ -8,7 +8,7 @@ use super::decode::Checked;
 use super::encode::{Encoded, EncodedMethod};
 use super::pattern::Source;
 
-/// A row: one method.
+/// A row: one method. All its seconds are processor time of one thread, where the system tells it.
 #[derive(Debug, Clone, Serialize)]
 pub struct MethodReport {
     /// Its name.
@@ -65,9 +65,9 @@ pub struct PositionsReport {
     pub entropy_of: &'static str,
     /// Threads that worked.
     pub threads: usize,
-    /// Seconds of encoding by all methods, beside each other.
+    /// Seconds on the wall of encoding by all methods, beside each other.
     pub encode_seconds: f64,
-    /// Seconds of everything.
+    /// Seconds on the wall of everything.
     pub total_seconds: f64,
     /// The method with the smallest coded size among those that were verified.
     pub best: Option<String>,

@@ -1,13 +1,12 @@
 //! Cuts a source into segments with their gaps, which all methods share.
 //! The cuts depend on the data alone, so that the same data gives the same bytes on any number of threads.
 
-use std::time::Instant;
-
 use deltaloom_kernels::gaps::{Since, extract};
 
 use super::BLOCK_BYTES;
 use super::pattern::Source;
 use crate::error::Result;
+use crate::lab::clock::Clock;
 
 /// Bytes whose gaps are extracted at once.
 const STEP_BYTES: usize = 64 << 10;
@@ -58,7 +57,7 @@ impl<'a> Segments<'a> {
             self.next_block += 1;
             self.at_byte = 0;
         }
-        let started = Instant::now();
+        let started = Clock::start();
         let mut gaps = Vec::new();
         let first = self.at_byte;
         while self.at_byte < self.block.len() && gaps.len() < ENOUGH_GAPS {
@@ -69,7 +68,7 @@ impl<'a> Segments<'a> {
             }
             self.at_byte = end;
         }
-        self.extract_seconds += started.elapsed().as_secs_f64();
+        self.extract_seconds += started.seconds();
         self.gaps += gaps.len() as u64;
         let is_whole = first == 0 && self.at_byte == self.block.len();
         let bytes = if is_whole {
