@@ -1,5 +1,6 @@
 //! All commands and options: the one place where flags are defined.
 
+pub(crate) mod lab;
 pub(crate) mod series;
 
 use std::ops::Range;
@@ -8,7 +9,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::Row;
-use crate::commands::lab::{Adaptive, LabCommand, MethodName};
 
 /// Exact deltas of neural-network weights: one base, many models.
 #[derive(Debug, Parser)]
@@ -29,8 +29,9 @@ pub(crate) enum Command {
     Cat(CatArguments),
     Bench(BenchArguments),
     Series(series::SeriesArguments),
-    Lab(LabArguments),
+    Lab(lab::LabArguments),
     Demo(DemoArguments),
+    Lab(LabArguments),
 }
 
 /// Pack a checkpoint, exactly, as its difference to what the reader already has.
@@ -253,69 +254,6 @@ pub(crate) struct BenchArguments {
     pub(crate) json: bool,
 }
 
-/// Try other ways to code weights beside our own, and measure what they do.
-#[derive(Debug, Args)]
-pub(crate) struct LabArguments {
-    #[command(subcommand)]
-    pub(crate) command: LabCommand,
-}
-
-/// Run threshold methods ("TPDE") over checkpoints of one training run: LOSSY, measured beside the exact container.
-///
-/// The published form follows the published formulas, losses and all. The corrected form keeps the first checkpoint exact, compares every next one with what the reader
-/// has, makes elements that differ by the threshold or more exact, and states the greatest error of each tensor. With -o its files are written, one folder for each method.
-///
-/// Ratios are all bytes in over all bytes out; the mean of the steps' ratios stands beside them. "update error" and "state error" are relative to the length of the true
-/// update: 1 means that nothing of it came through. With --verify exit code 1 means that something is wrong.
-#[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
-  deltaloom lab tpde step1.safetensors step2.safetensors step3.safetensors
-  deltaloom lab tpde step*.safetensors --methods P1,P3+ --form published --csv > steps.csv
-  deltaloom lab tpde step*.safetensors --form corrected --adaptive quantile=0.97 --adaptive bytes=200000 -o lossy
-  deltaloom lab tpde step*.safetensors --evaluate 'python3 evaluate.py {}'
-  deltaloom lab tpde --verify lossy step*.safetensors")]
-pub(crate) struct TpdeArguments {
-    /// Checkpoints in the order of training: .safetensors files or directories
-    #[arg(value_name = "CHECKPOINT", required_unless_present = "verify")]
-    pub(crate) checkpoints: Vec<PathBuf>,
-    /// Methods to run
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES", default_values_t = MethodName::usual())]
-    pub(crate) methods: Vec<MethodName>,
-    /// In which form; methods that are the same when corrected are run once
-    #[arg(long, value_enum, default_value_t = FormArgument::Both)]
-    pub(crate) form: FormArgument,
-    /// A corrected row with its own thresholds: bytes=N (of each step's file), quantile=Q, lr-steps=LR,STEPS or threshold=T; may be repeated
-    #[arg(long, value_name = "RULE", value_parser = Adaptive::parse)]
-    pub(crate) adaptive: Vec<Adaptive>,
-    /// Write the files of corrected rows into this new directory
-    #[arg(short, long, value_name = "DIR", conflicts_with = "verify")]
-    pub(crate) output: Option<PathBuf>,
-    /// Run this for every reconstruction, its path in place of {}, and take the last number that it prints as the loss. Arguments are separated by blanks; there is no shell
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) evaluate: Option<String>,
-    /// Check a directory that -o wrote, or one method's in it: every digest and, if the checkpoints are given, every bound
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["adaptive", "evaluate", "csv"])]
-    pub(crate) verify: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
-    /// Print everything as JSON
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print a line for every step of every row as CSV
-    #[arg(long)]
-    pub(crate) csv: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormArgument {
-    /// To the letter
-    Published,
-    /// As one would use it
-    Corrected,
-    /// Both
-    Both,
-}
-
 /// Show what deltaloom does on a small real model that comes with the program.
 ///
 /// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
@@ -380,6 +318,7 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
 }
 
+
 fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if (1..=1000).contains(&count) => Ok(count),
@@ -393,5 +332,21 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         Ok(count) if count <= 1024 => Ok(count),
         Ok(_) => Err("at most 1024".to_owned()),
         Err(e) => Err(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
+        for (text, bytes) in good {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -106,9 +106,17 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     // Some messages name their source already; say it once.
     causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
     note(&format!("error: {}", causes.join(": ")));
-    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref::<deltaloom::Error>()?.hint()) {
+    if let Some(hint) = error.chain().find_map(|cause| hint_of(cause.downcast_ref()?)) {
         note(&format!("hint: {hint}"));
     }
+}
+
+fn hint_of(error: &deltaloom::Error) -> Option<&'static str> {
+    #[cfg(feature = "object-store")]
+    if let Some(hint) = deltaloom_object_store::hint(error) {
+        return Some(hint);
+    }
+    error.hint()
 }
 
 /// Bytes for people: exact below 10,000, else three figures.

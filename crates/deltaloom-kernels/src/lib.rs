@@ -1,14 +1,17 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts.
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts, gaps between positions and their prefix codes.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
 pub mod adapter;
 pub mod bits;
 pub mod fields;
+pub mod gaps;
 pub mod isa;
 pub mod keys;
 pub mod matrix;
 pub mod mixing;
+pub mod msb;
 pub mod number;
+pub mod prefix;
 pub mod product;
 pub mod rans;
 pub mod scaled;

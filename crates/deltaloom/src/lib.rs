@@ -29,6 +29,7 @@ mod sketch;
 mod diff;
 mod in_place;
 mod inspect;
+pub mod lab;
 mod lineage;
 mod pack;
 mod pipeline;

@@ -71,6 +71,20 @@ Each of `candidates` has:
 | `identical_fraction` | share in tensors that it has, also as a rounding of its own |
 | `matched_fraction` | share in tensors of which it has one of the same place and shape |
 
+### lab positions
+
+| key | value |
+|---|---|
+| `source`, `seed` | pattern and its seed, or path of the file |
+| `original_bytes`, `gaps` | size of the data and number of its set bits; 0 gaps where no method asked |
+| `entropy_bytes`, `entropy_ratio`, `entropy_of` | of the `pattern`; of a file, `order 0` of its bytes |
+| `threads`, `encode_seconds`, `total_seconds` | all methods beside each other, without and with checks |
+| `best`, `fastest` | names of the smallest and of the one that encodes fastest |
+| `methods` | a list of `method`, `group` (`published`, `ours`, `baseline`), `coded_bytes`, `container_bytes`, `is_raw`, `ratio`, `extract_seconds`, `compress_seconds`, `decompress_seconds`, `reconstruct_seconds`, `verify_seconds`, `encode_mb_per_second`, `decode_mb_per_second`, `verified`, and `fault` where it is not |
+
+`coded_bytes` and `ratio` leave the header out, as published tables do; `container_bytes` is all that was read back. The seconds of a
+method are processor time of one thread; `encode_seconds` and `total_seconds` are time on the wall.
+
 ### unpack
 
 | key | value |

@@ -1,22 +1,18 @@
 //! `deltaloom lab`: other ways to code weights, measured beside ours.
 
+mod positions;
 mod tpde;
 
 pub(crate) use tpde::{Adaptive, MethodName};
 
 use anyhow::Result;
-use clap::Subcommand;
 
 use crate::Answer;
-use crate::args::{LabArguments, TpdeArguments};
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LabCommand {
-    Tpde(TpdeArguments),
-}
+use crate::args::lab::{Experiment, LabArguments};
 
 pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
-    match &arguments.command {
-        LabCommand::Tpde(arguments) => tpde::run(arguments),
+    match &arguments.experiment {
+        Experiment::Positions(arguments) => positions::run(arguments),
+        Experiment::Tpde(arguments) => tpde::run(arguments),
     }
 }

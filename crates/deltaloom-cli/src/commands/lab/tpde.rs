@@ -11,7 +11,7 @@ use deltaloom::lossy::{Laboratory, Method, Row, RowReport, Rule, StepCheck, Step
 use deltaloom::{Limits, Progress as _};
 use serde::Serialize;
 
-use crate::args::{FormArgument, TpdeArguments};
+use crate::args::lab::{FormArgument, TpdeArguments};
 use crate::{Answer, ui};
 
 /// A published method by its name.

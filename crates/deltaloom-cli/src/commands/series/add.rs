@@ -85,7 +85,7 @@ fn snapshot(series: &Series, pending: &Pending, new: &NewStep, arguments: &AddAr
 
 /// Where copies wait: in the store, or for a URL in the folder for the state of programs.
 fn pending_folder(location: &str) -> Result<PathBuf> {
-    if !location.contains("://") {
+    if !super::is_url(location) {
         return Ok(PathBuf::from(location).join("pending"));
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);

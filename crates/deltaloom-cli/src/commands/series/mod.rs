@@ -50,10 +50,17 @@ fn init(arguments: &InitArguments) -> Result<Answer> {
 
 /// A folder, or what a URL names.
 fn store(location: &str) -> Result<Box<dyn Store>> {
-    if location.contains("://") {
-        anyhow::bail!("{location}: this program was built without object stores");
+    if !is_url(location) {
+        return Ok(Box::new(Directory::new(Path::new(location))));
     }
-    Ok(Box::new(Directory::new(Path::new(location))))
+    #[cfg(feature = "object-store")]
+    return Ok(deltaloom_object_store::open(location)?);
+    #[cfg(not(feature = "object-store"))]
+    anyhow::bail!("{location}: this program was built without object stores");
+}
+
+fn is_url(location: &str) -> bool {
+    location.contains("://")
 }
 
 fn open(location: &str) -> Result<Series> {
