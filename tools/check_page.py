@@ -66,11 +66,11 @@ class Browser:
     def __init__(self, socket):
         self.socket, self.next_id, self.events = socket, 0, []
 
-    async def call(self, method, session=None, **params):
+    async def call(self, method, tab=None, **params):
         self.next_id += 1
         message = {"id": self.next_id, "method": method, "params": params}
-        if session:
-            message["sessionId"] = session
+        if tab:
+            message["sessionId"] = tab
         await self.socket.send(json.dumps(message))
         wanted = self.next_id
         while True:
@@ -104,28 +104,28 @@ def complaints(events, url):
 
 async def check(browser, path, scheme, screenshots):
     target = (await browser.call("Target.createTarget", url="about:blank"))["targetId"]
-    session = (await browser.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
+    tab = (await browser.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
     for domain in ("Page", "Runtime", "Log", "Network"):
-        await browser.call(f"{domain}.enable", session)
+        await browser.call(f"{domain}.enable", tab)
     scheme_feature = [{"name": "prefers-color-scheme", "value": scheme}]
-    await browser.call("Emulation.setEmulatedMedia", session, features=scheme_feature)
+    await browser.call("Emulation.setEmulatedMedia", tab, features=scheme_feature)
     size = {"width": 1000, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    await browser.call("Emulation.setDeviceMetricsOverride", session, **size)
+    await browser.call("Emulation.setDeviceMetricsOverride", tab, **size)
     url = path.resolve().as_uri()
     browser.events.clear()
-    await browser.call("Page.navigate", session, url=url)
+    await browser.call("Page.navigate", tab, url=url)
     await browser.wait_for("Page.loadEventFired")
     look = {"expression": LOOK, "returnByValue": True}
-    seen = (await browser.call("Runtime.evaluate", session, **look))["result"]["value"]
+    seen = (await browser.call("Runtime.evaluate", tab, **look))["result"]["value"]
     found = list(complaints(browser.events, url)) + seen["found"]
     if screenshots:
         clip = {"x": 0, "y": 0, "width": 1000, "height": min(seen["height"], 12000), "scale": 1}
-        shot = await browser.call("Page.captureScreenshot", session, clip=clip, captureBeyondViewport=True)
+        shot = await browser.call("Page.captureScreenshot", tab, clip=clip, captureBeyondViewport=True)
         name = "-".join(path.with_suffix("").parts[-2:]) if path.suffix == ".svg" else path.stem
         (screenshots / f"{name}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
     if path.suffix == ".html":
-        await browser.call("Emulation.setDeviceMetricsOverride", session, **(size | {"width": 360}))
-        narrow = (await browser.call("Runtime.evaluate", session, **look))["result"]["value"]
+        await browser.call("Emulation.setDeviceMetricsOverride", tab, **(size | {"width": 360}))
+        narrow = (await browser.call("Runtime.evaluate", tab, **look))["result"]["value"]
         if narrow["width"] > 361:
             found.append(f"the page is {narrow['width']} pixels wide in a window of 360")
     await browser.call("Target.closeTarget", targetId=target)

@@ -99,7 +99,7 @@ impl Span {
     fn spread_log(&mut self, unit: Unit, ends: Ends, count: usize) {
         let decades = |low: f64, high: f64| usize::try_from(exponent10(high) - exponent10(low)).unwrap_or(0);
         // With few decades there is room for ticks between them.
-        let is_wide = decades(self.low, self.high) * 3 > count * 2;
+        let is_wide = (self.high.log10() - self.low.log10()) * 3.0 > count as f64 * 2.0;
         if ends != Ends::Tight || self.high <= self.low {
             // No value lies on the very edge.
             (self.low, self.high) = (round_down(self.low / 1.04), round_up(self.high * 1.04));
