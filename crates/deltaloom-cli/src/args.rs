@@ -285,6 +285,19 @@ impl BaseArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PageArguments {
+    /// Also write a page with pictures, which needs no network
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) html: Option<PathBuf>,
+    /// With --html: also write each picture as a file into this folder
+    #[arg(long, value_name = "DIR", requires = "html")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Replace an existing page and pictures
+    #[arg(long, requires = "html")]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ThreadsArgument {
     /// Threads to use; 0 means one per core. The result does not depend on it
     #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = parse_threads)]

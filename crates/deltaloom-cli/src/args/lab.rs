@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ThreadsArgument;
+use super::{PageArguments, ThreadsArgument};
 use crate::commands::lab::{Adaptive, MethodName};
 
 /// Try other ways to code weights beside our own, and measure what they do. Nothing here is needed to pack or unpack.
@@ -51,6 +51,8 @@ pub(crate) struct PositionsArguments {
     /// Print the rows as comma-separated values on standard output
     #[arg(long)]
     pub(crate) csv: bool,
+    #[command(flatten)]
+    pub(crate) page: PageArguments,
 }
 
 /// Run threshold methods ("TPDE") over checkpoints of one training run: LOSSY, measured beside the exact container.
@@ -63,13 +65,14 @@ pub(crate) struct PositionsArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab tpde step1.safetensors step2.safetensors step3.safetensors
+  deltaloom lab tpde runs/7b --methods P1,P3+ --html methods.html
   deltaloom lab tpde step*.safetensors --methods P1,P3+ --form published --csv > steps.csv
   deltaloom lab tpde step*.safetensors --form corrected --adaptive quantile=0.97 --adaptive bytes=200000 -o lossy
   deltaloom lab tpde step*.safetensors --evaluate 'python3 evaluate.py {}'
   deltaloom lab tpde --verify lossy step*.safetensors")]
 pub(crate) struct TpdeArguments {
-    /// Checkpoints in the order of training: .safetensors files or directories
-    #[arg(value_name = "CHECKPOINT", required_unless_present = "verify")]
+    /// Checkpoints in the order of training: .safetensors files or directories; or a series
+    #[arg(value_name = "CHECKPOINT|STORE", required_unless_present = "verify")]
     pub(crate) checkpoints: Vec<PathBuf>,
     /// Methods to run
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES", default_values_t = MethodName::usual())]
@@ -97,6 +100,8 @@ pub(crate) struct TpdeArguments {
     /// Print a line for every step of every row as CSV
     #[arg(long)]
     pub(crate) csv: bool,
+    #[command(flatten)]
+    pub(crate) page: PageArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

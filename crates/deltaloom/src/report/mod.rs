@@ -21,7 +21,7 @@ pub use health::{
 pub use pack::{PackReport, Share, TensorReport};
 pub(crate) use pack::{ratio, report};
 pub use page::{Cell, Page, Section, Table};
-pub use series::{FrontierPoint, MethodRatios, SeriesSummary, series_events, series_page};
+pub use series::{FrontierPoint, MethodRatios, SeriesSummary, methods_page, series_events, series_page};
 pub use svg::{human, standalone};
 pub use tensorboard::EventWriter;
 pub use weights::{FieldEntropy, WeightStatistics, weights};

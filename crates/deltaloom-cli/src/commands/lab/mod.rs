@@ -1,5 +1,6 @@
 //! `deltaloom lab`: other ways to code weights, measured beside ours.
 
+pub(crate) mod page;
 mod positions;
 mod tpde;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
 
+use super::page;
 use crate::args::lab::PositionsArguments;
 use crate::{Answer, ui};
 
@@ -19,6 +20,7 @@ pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
+    page::write_asked(|| page::positions(&report), &arguments.page)?;
     if arguments.json {
         ui::print_json(&report)?;
     } else if arguments.csv {

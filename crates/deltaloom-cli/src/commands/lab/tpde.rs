@@ -8,10 +8,13 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::lossy::{Laboratory, Method, Row, RowReport, Rule, StepCheck, StepReport, verify_steps};
-use deltaloom::{Limits, Progress as _};
+use deltaloom::series::{Part, Series, StepEntry};
+use deltaloom::{Limits, Progress as _, UnpackOptions};
 use serde::Serialize;
 
+use super::page;
 use crate::args::lab::{FormArgument, TpdeArguments};
+use crate::commands::series;
 use crate::{Answer, ui};
 
 /// A published method by its name.
@@ -84,18 +87,20 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
         return verify(arguments, folder);
     }
     let rows = rows(arguments);
-    let checkpoints = open_all(&arguments.checkpoints)?;
+    let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
     let bar = ui::Bar::new("measuring");
-    bar.start(checkpoints.iter().map(|checkpoint| laboratory.work_bytes(checkpoint)).sum());
-    for ((number, checkpoint), path) in (0..).zip(&checkpoints).zip(&arguments.checkpoints) {
-        laboratory.push(number, checkpoint, &bar).with_context(|| path.display().to_string())?;
+    for i in 0..steps.len() {
+        let (number, checkpoint) = steps.checkpoint(i, &bar)?;
+        bar.start(laboratory.work_bytes(&checkpoint));
+        laboratory.push(number, &checkpoint, &bar).with_context(|| format!("step {number}"))?;
         if let Some(command) = &arguments.evaluate {
-            evaluate_all(&mut laboratory, command, path)?;
+            steps.with_path(i, &bar, |path| evaluate_all(&mut laboratory, command, path))?;
         }
     }
     let rows = laboratory.finish()?;
     bar.finish();
+    page::write_asked(|| page::tpde(&rows), &arguments.page)?;
     if arguments.json {
         #[derive(Serialize)]
         struct Report<'a> {
@@ -109,6 +114,55 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
         ui::print(&describe(&rows))?;
     }
     Ok(Answer::Yes)
+}
+
+/// Checkpoints of a run: on disk, or steps of a series, which are decoded one by one.
+enum Steps {
+    Files(Vec<(PathBuf, Checkpoint)>),
+    Series(Box<Series>, Vec<StepEntry>),
+}
+
+impl Steps {
+    fn open(paths: &[PathBuf]) -> Result<Self> {
+        if let [path] = paths
+            && let Some(location) = path.to_str()
+            && series::is_store(location)?
+        {
+            let series = series::open(location)?;
+            let entries = series.last(usize::MAX)?;
+            return Ok(Self::Series(Box::new(series), entries));
+        }
+        Ok(Self::Files(paths.iter().cloned().zip(open_all(paths)?).collect()))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+            Self::Series(_, entries) => entries.len(),
+        }
+    }
+
+    /// Number and checkpoint of one of them.
+    fn checkpoint(&self, i: usize, bar: &ui::Bar) -> Result<(u64, Checkpoint)> {
+        match self {
+            Self::Files(files) => Ok((i as u64, files[i].1.clone())),
+            Self::Series(series, entries) => Ok((entries[i].step, series.checkpoint(&entries[i], bar)?)),
+        }
+    }
+
+    /// Calls `use_path` while the model of one of them is a file or directory.
+    fn with_path(&self, i: usize, bar: &ui::Bar, use_path: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Files(files) => use_path(&files[i].0),
+            Self::Series(series, entries) => {
+                let folder = tempfile::tempdir()?;
+                let path = folder.path().join("model.safetensors");
+                let options = UnpackOptions::default();
+                series.extract(entries[i].step, Part::Model, &path, &options, bar)?;
+                use_path(&path)
+            }
+        }
+    }
 }
 
 fn open_all(paths: &[PathBuf]) -> Result<Vec<Checkpoint>> {

@@ -63,7 +63,12 @@ fn is_url(location: &str) -> bool {
     location.contains("://")
 }
 
-fn open(location: &str) -> Result<Series> {
+/// Whether there is a series at a place.
+pub(crate) fn is_store(location: &str) -> Result<bool> {
+    Ok(is_url(location) || store(location)?.read_manifest()?.is_some())
+}
+
+pub(crate) fn open(location: &str) -> Result<Series> {
     Ok(Series::open(store(location)?)?)
 }
 

@@ -1,12 +1,8 @@
 //! `deltaloom series plot` and `health`.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
-use deltaloom::checkpoint::output::NewFile;
+use anyhow::Result;
 use deltaloom::report::{
     EventWriter, Health, SeriesSummary, StepRecord, Warning, WarningKind, health as judge, series_events,
     series_page, weights,
@@ -14,6 +10,7 @@ use deltaloom::report::{
 use deltaloom::series::{Series, StepEntry};
 
 use super::open;
+use crate::commands::lab::page;
 use crate::args::series::{HealthArguments, PlotArguments};
 use crate::{Answer, ui};
 
@@ -42,13 +39,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         ..SeriesSummary::default()
     };
     let page = series_page(&summary);
-    write(&arguments.output, page.html().as_bytes(), arguments.overwrite)?;
-    if let Some(folder) = &arguments.svg {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        for (name, picture) in page.pictures() {
-            write(&folder.join(name), picture.as_bytes(), arguments.overwrite)?;
-        }
-    }
+    page::write(&page, &arguments.output, arguments.svg.as_deref(), arguments.overwrite)?;
     if let Some(folder) = &arguments.tensorboard {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut events = EventWriter::create(folder, now.as_secs_f64())?;
@@ -57,12 +48,6 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     }
     ui::note(&format!("{}: {} steps drawn", arguments.output.display(), summary.steps.len()));
     Ok(Answer::Yes)
-}
-
-fn write(path: &Path, contents: &[u8], overwrite: bool) -> Result<()> {
-    let mut file = NewFile::create(path, overwrite)?;
-    file.file().write_all(contents).with_context(|| path.display().to_string())?;
-    Ok(file.commit()?)
 }
 
 pub(super) fn health(arguments: &HealthArguments) -> Result<Answer> {

@@ -97,6 +97,18 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
     Page { title: format!("Series {}", summary.name), subtitle, sections }
 }
 
+/// A page of methods on the same steps, of which only `methods`, `frontier` and `error_label` are shown.
+#[must_use]
+pub fn methods_page(title: &str, subtitle: &str, summary: &SeriesSummary) -> Page {
+    let health = health(&[], &summary.rule);
+    let mut sections =
+        vec![method_totals(summary), method_steps(summary, &health), method_panels(summary, &health)];
+    if !summary.frontier.is_empty() {
+        sections.push(frontier(summary));
+    }
+    Page { title: title.to_owned(), subtitle: subtitle.to_owned(), sections }
+}
+
 /// Ratio, changed fraction and stored bits of every step as curves for TensorBoard, and the changed fraction of every layer.
 ///
 /// # Errors
