@@ -68,5 +68,4 @@ fn what_makes_no_sense_is_refused() {
     assert!(nowhere.contains("clustered") && nowhere.contains("rnadom"), "{nowhere}");
     scratch.refused("lab positions --size 1parsec");
     scratch.refused("lab positions --json --csv");
-    scratch.refused("lab");
 }

@@ -11,7 +11,7 @@ use super::bit_source::BitSource;
 use crate::error::{Error, Result};
 
 /// So many numbers are enough to fit a divisor.
-const SAMPLE: usize = 1 << 14;
+const SAMPLE: usize = 1 << 13;
 
 /// Encodes a stream of numbers with a given divisor, as published.
 pub(crate) struct GolombEncoder {
@@ -74,27 +74,23 @@ impl<R: Read> GolombDecoder<R> {
 pub(crate) enum Divisors {
     /// Powers of two: a Rice code.
     PowersOfTwo,
-    /// Also three steps between two powers, and the one that a geometric distribution would want.
+    /// Also those between, in eighths of the best power.
     All,
 }
 
-/// The divisor with which a sample of `distances`, all at least 1, takes the fewest bits.
+/// The divisor with which a sample of `distances`, all at least 1, takes the fewest bits. All powers of two are tried: the mean says nothing of
+/// distances that are either tiny or huge.
 pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
-    let step = (distances.len() / SAMPLE).max(1);
+    let step = distances.len().div_ceil(SAMPLE).max(1);
     let sample: Vec<u64> = distances.iter().copied().step_by(step).collect();
-    // Far ones are escaped and should not draw the divisor to them; the mean of the nearer three quarters is enough to know where to look.
-    let mut sorted = sample.clone();
-    sorted.sort_unstable();
-    let near = &sorted[..sorted.len() - sorted.len() / 4];
-    let sum = near.iter().fold(0u64, |sum, distance| sum.saturating_add(distance - 1));
-    let mean = sum / (near.len() as u64).max(1);
-    let middle = mean.max(1).ilog2();
-    let powers = (middle.saturating_sub(2)..=middle + 4).map(|k| 1u64 << k.min(32));
-    let quarters: &[u64] = if divisors == Divisors::All { &[4, 5, 6, 7] } else { &[4] };
-    let geometric = (divisors == Divisors::All).then(|| (mean.min(MAX_DIVISOR) * 69 / 100).max(1));
-    let candidates = powers.flat_map(|power| quarters.iter().map(move |q| power * q / 4)).chain(geometric);
     let bits = |divisor: &u64| Golomb::of_distances(*divisor).map_or(u64::MAX, |code| code.len_bits(&sample));
-    candidates.min_by_key(bits).unwrap_or(1)
+    let power = (0..=MAX_DIVISOR.ilog2()).map(|k| 1 << k).min_by_key(bits).unwrap_or(1);
+    if divisors == Divisors::PowersOfTwo {
+        return power;
+    }
+    // Eighths of it from the power below to the one above.
+    let near = (4..16).map(|eighths| (power * eighths / 8).max(1));
+    std::iter::once(power).chain(near).min_by_key(bits).unwrap_or(power)
 }
 
 fn of_distances(divisor: u64) -> Result<Golomb> {
@@ -158,6 +154,15 @@ mod tests {
         }
         assert_eq!(fit(&distances, Divisors::PowersOfTwo), 32);
         assert!((30..=40).contains(&fit(&distances, Divisors::All)));
+    }
+
+    #[test]
+    fn tiny_and_huge_distances_get_a_divisor_for_both() {
+        // As many bits inside a byte as between bytes far apart.
+        let distances: Vec<u64> = (0..2000).map(|i| if i % 2 == 0 { 1 } else { 30_000 + i }).collect();
+        let divisor = fit(&distances, Divisors::PowersOfTwo);
+        let bits = Golomb::of_distances(divisor).map_or(0, |code| code.len_bits(&distances));
+        assert!(bits < 2000 * 16, "{divisor}: {bits}");
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts")]
