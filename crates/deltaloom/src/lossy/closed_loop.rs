@@ -21,7 +21,7 @@ use crate::progress::{Progress, check_cancelled};
 use crate::tensor::TensorInfo;
 
 /// What the index takes for a tensor beside its name, and for all else, in a file that should have a given size.
-const INDEX_BYTES_PER_TENSOR: u64 = 110;
+const INDEX_BYTES_PER_TENSOR: u64 = 160;
 const INDEX_BYTES: u64 = 400;
 
 /// The step to store.
