@@ -31,7 +31,6 @@ pub(crate) enum Command {
     Series(series::SeriesArguments),
     Lab(lab::LabArguments),
     Demo(DemoArguments),
-    Lab(LabArguments),
 }
 
 /// Pack a checkpoint, exactly, as its difference to what the reader already has.
@@ -331,7 +330,6 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
 }
 
-
 fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if (1..=1000).contains(&count) => Ok(count),
@@ -345,21 +343,5 @@ fn parse_threads(text: &str) -> Result<usize, String> {
         Ok(count) if count <= 1024 => Ok(count),
         Ok(_) => Err("at most 1024".to_owned()),
         Err(e) => Err(e.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
-        for (text, bytes) in good {
-            assert_eq!(parse_size(text), Ok(bytes));
-        }
-        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
     }
 }

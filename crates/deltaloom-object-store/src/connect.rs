@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deltaloom::series::Store;
+use deltaloom::series::{Directory, Store};
 use deltaloom::{Error, Result};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -47,6 +47,12 @@ pub fn is_url(place: &str) -> bool {
 /// # Errors
 /// [`Error::InvalidArgument`] for a URL that is none of these; [`Error::Io`] with a [`Fault`] when the environment does not fit.
 pub fn open(url: &str) -> Result<Box<dyn Store>> {
+    if let Some(folder) =
+        Url::parse(url).ok().filter(|url| url.scheme() == "file").map(|url| url.to_file_path())
+    {
+        let folder = folder.map_err(|()| invalid(url, "it names no local folder"))?;
+        return Ok(Box::new(Directory::new(&folder)));
+    }
     let is_ours = |name: &str| {
         ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix))
             || ["SERVICE_ACCOUNT", "IDENTITY_ENDPOINT"].contains(&name)

@@ -37,8 +37,8 @@ pub mod report;
 mod unpack;
 mod verify;
 
-pub mod series;
 pub mod lossy;
+pub mod series;
 
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;

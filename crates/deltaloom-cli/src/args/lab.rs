@@ -133,3 +133,19 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = number.checked_mul(unit_bytes).filter(|bytes| *bytes <= 1 << 60);
     bytes.ok_or_else(|| "at most 2^60 bytes".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
+        for (text, bytes) in good {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -10,8 +10,8 @@ use deltaloom::report::{
 use deltaloom::series::{Series, StepEntry};
 
 use super::open;
-use crate::commands::lab::page;
 use crate::args::series::{HealthArguments, PlotArguments};
+use crate::commands::lab::page;
 use crate::{Answer, ui};
 
 pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
