@@ -134,7 +134,8 @@ nearly all of it is the manifest, its pages and indexes. `get` restores steps fr
 
 /// A small checkpoint whose weights move from step to step.
 fn model(step: u64) -> Vec<u8> {
-    let word = |i: u64| u16::try_from(0x3c00 + i % 500 + u64::from((i + step).is_multiple_of(30))).unwrap_or(0);
+    let word =
+        |i: u64| u16::try_from(0x3c00 + i % 500 + u64::from((i + step).is_multiple_of(30))).unwrap_or(0);
     let bytes = (0..1024).flat_map(|i| word(i).to_le_bytes()).collect();
     safetensors(&[Tensor::new("weight", "BF16", &[32, 32], bytes)])
 }

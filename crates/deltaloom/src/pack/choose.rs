@@ -303,6 +303,9 @@ impl Context<'_> {
         }
         // What is nearest need not be what a product was added to.
         for reference in &candidates {
+            if !low_rank::changes_enough(number, sample, &sample::of(reference)?) {
+                continue;
+            }
             if let Some(choice) = low_rank::choose(target, reference, &self.grids[i], self.progress)? {
                 return Ok(choice);
             }

@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use deltaloom_kernels::Number;
+
 use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -18,6 +20,17 @@ use super::choose::{Choice, Target, reference_name};
 pub(super) struct ChosenFactors {
     pub(super) payload: Vec<u8>,
     pub(super) ready: Arc<ReadyFactors>,
+}
+
+/// A product changes nearly all weights that it moves by an ULP or more. Where fewer than one in so many differ, most moves are lost in the rounding and no factors follow from the
+/// rest; steps of training at a small rate are so, and fitting them in vain took 15 times as long as packing them.
+const LEAST_CHANGED_OF: usize = 16;
+
+/// Whether enough elements of a sample differ from those of a reference.
+pub(super) fn changes_enough(number: Number, target: &[u8], reference: &[u8]) -> bool {
+    let size = number.bytes();
+    let changed = target.chunks_exact(size).zip(reference.chunks_exact(size)).filter(|(a, b)| a != b).count();
+    changed * LEAST_CHANGED_OF >= target.len() / size
 }
 
 /// The prediction of a tensor by `reference` and a product, if that costs less. `grid` is that of its chunks.
