@@ -79,6 +79,10 @@ bench-peers *args:
 bench-grid *args:
     benches/grid/run.sh {{ args }}
 
+# Train the lm12m base on and write a BF16 snapshot of every step (OUT, then arguments of make_series.py); fetches jax
+make-series *args:
+    benches/series/run.sh {{ args }}
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
