@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, instructions, merges, readme, sizes};
+use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme, sizes};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Command {
     Breakdown(BreakdownArguments),
     /// Merge the lm12m models by usual rules, pack the merges against them, and say how small they become
     Merges(DataArgument),
+    /// Pack a series step by step with and without histories, and say how small the steps become
+    History(HistoryArguments),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -69,6 +71,21 @@ struct PairsArguments {
 }
 
 #[derive(Debug, Args)]
+struct HistoryArguments {
+    /// Folder with a directory for each step, as `just make-series` makes it
+    folder: PathBuf,
+    /// Most steps that a step rests on; the next one then is a keyframe
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    chain: usize,
+    /// Take every so manieth step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    stride: usize,
+    /// Steps to pack; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    steps: usize,
+}
+
+#[derive(Debug, Args)]
 struct BreakdownArguments {
     /// Runs of each command
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -94,6 +111,9 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Merges(arguments) => merges::run(&arguments.folder),
+        Command::History(HistoryArguments { folder, chain, stride, steps }) => {
+            history::run(&history::Series { folder: &folder, chain, stride, steps })
+        }
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }

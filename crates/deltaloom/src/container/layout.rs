@@ -5,7 +5,7 @@ use deltaloom_kernels::Number;
 
 use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
-use crate::codec::{Codec, Coding, GroupScales, MagnitudeRule};
+use crate::codec::{Codec, Coding, GroupScales, HistoryKind, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
@@ -15,7 +15,7 @@ use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
 use super::grid::{parse_grid, push_grid};
-use super::index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
+use super::index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 use super::predictors;
 
 pub(super) const HEAD_BYTES: u64 = 16;
@@ -23,7 +23,7 @@ pub(super) const TRAILER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
 /// The version that is written.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
@@ -42,13 +42,16 @@ pub(super) struct WireIds {
     predictor: u8,
     family: u8,
     codec: u8,
+    /// Whether table sets may serve cells.
+    has_cells: bool,
 }
 
 impl WireIds {
     fn of_version(version: u16) -> Option<Self> {
         match version {
-            1 => Some(Self { predictor: 5, family: 3, codec: 6 }),
-            VERSION => Some(Self { predictor: 10, family: 6, codec: 9 }),
+            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false }),
+            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false }),
+            VERSION => Some(Self { predictor: 11, family: 7, codec: 9, has_cells: true }),
             _ => None,
         }
     }
@@ -191,7 +194,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
             checks.extend_from_slice(tensor.digest.as_bytes());
         }
-        checks.extend(tensor.reference_digests.iter().flat_map(|digest| *digest.as_bytes()));
+        tensor.reference_digests.iter().for_each(|digest| checks.extend_from_slice(digest.as_bytes()));
     }
     let payloads = index.tensors.iter().flat_map(PackedTensor::payloads);
     checks.extend(payloads.flat_map(|payload| payload.crc.to_le_bytes()));
@@ -249,6 +252,15 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
             meta.push(rule.has_signs.into());
             push_scales(meta, &rule.scales);
         }
+        Coding::History { tables, scales, kind } => {
+            meta.push(7);
+            push_varint(meta, *tables as u64);
+            meta.push(match kind {
+                HistoryKind::Changes => 0,
+                HistoryKind::Residuals => 1,
+            });
+            push_scales(meta, scales);
+        }
     }
 }
 
@@ -289,9 +301,11 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
         return Err(Error::corrupt("the payloads do not fill the space before the index"));
     }
     let mut tables = ByteReader::new(&parts.tables, "the tables");
-    let table_sets = (0..set_count).map(|_| TableSet::parse(&mut tables)).collect::<Result<Vec<_>>>()?;
+    let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
+    let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
     let mut index = Index { layout, chunk_log2, members, tensors, table_sets };
+    check_cells(&index)?;
     check_internal_targets(&index)?;
     parse_checks(&parts.checks, &mut index)?;
     Ok(index)
@@ -375,7 +389,12 @@ fn parse_tensor(
                 info.name
             )));
         }
-        tensor.groups.push(parse_coding(meta, &grid, info.number(), next)?);
+        let coding = parse_coding(meta, &grid, info.number(), next)?;
+        if matches!((&coding, &tensor.predictor), (Coding::History { .. }, predictor) if !matches!(predictor, Predictor::History { .. }))
+        {
+            return Err(Error::corrupt(format!("tensor {:?} has no history", info.name)));
+        }
+        tensor.groups.push(coding);
         for _ in 0..chunks_of_group {
             let codec = codec_of(WireIds::check("codec", meta.u8()?, next.ids.codec)?)?;
             let len_bytes = meta.size()?;
@@ -434,6 +453,14 @@ fn parse_coding(
             let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
             Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
         }
+        7 => {
+            let kind = match meta.u8()? {
+                0 => HistoryKind::Changes,
+                1 => HistoryKind::Residuals,
+                other => return Err(Error::corrupt(format!("a history of kind {other} does not exist"))),
+            };
+            Ok(Coding::History { tables, scales: parse_scales(meta, grid)?, kind })
+        }
         other => Err(Error::corrupt(format!("group family {other} does not exist"))),
     }
 }
@@ -451,6 +478,18 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
     let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
     Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
+}
+
+/// Sets that serve cells are for histories, and histories have no others.
+fn check_cells(index: &Index) -> Result<()> {
+    let fits = |coding: &Coding<usize>| {
+        let has_cells = coding.tables().is_some_and(|set| !index.table_sets[*set].cells.is_empty());
+        has_cells == matches!(coding, Coding::History { .. })
+    };
+    if index.tensors.iter().flat_map(|tensor| &tensor.groups).all(fits) {
+        return Ok(());
+    }
+    Err(Error::corrupt("a group uses a table set of another family"))
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {
@@ -480,18 +519,27 @@ fn check_internal_targets(index: &Index) -> Result<()> {
 
 fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
     let mut reader = ByteReader::new(checks, "the checks");
-    let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
+    let digest =
+        |reader: &mut ByteReader<'_>| Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
     for tensor in &mut index.tensors {
         match tensor.predictor {
             Predictor::Tied(_) => {}
             Predictor::Identical(_) => {
-                tensor.digest = digest()?;
-                tensor.reference_digests = vec![tensor.digest];
+                tensor.digest = digest(&mut reader)?;
+                tensor.reference_digests = vec![KnownDigest::Whole(tensor.digest)];
+            }
+            Predictor::History { hops, .. } => {
+                tensor.digest = digest(&mut reader)?;
+                let reference = KnownDigest::Whole(digest(&mut reader)?);
+                let ancestors = (0..hops).map(|_| Ok(KnownDigest::Start(reader.array()?)));
+                tensor.reference_digests =
+                    std::iter::once(Ok(reference)).chain(ancestors).collect::<Result<_>>()?;
             }
             _ => {
-                tensor.digest = digest()?;
+                tensor.digest = digest(&mut reader)?;
                 let count = tensor.predictor.reference_count();
-                tensor.reference_digests = (0..count).map(|_| digest()).collect::<Result<_>>()?;
+                let whole = (0..count).map(|_| digest(&mut reader).map(KnownDigest::Whole));
+                tensor.reference_digests = whole.collect::<Result<_>>()?;
             }
         }
     }

@@ -150,6 +150,17 @@ impl Container {
 
     /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements.
     pub(crate) fn decode_chunk(&self, tensor: &PackedTensor, i: usize, values: &mut [u8]) -> Result<()> {
+        self.decode_chunk_with(tensor, i, None, values)
+    }
+
+    /// The same for a chunk whose elements have classes by their history.
+    pub(crate) fn decode_chunk_with(
+        &self,
+        tensor: &PackedTensor,
+        i: usize,
+        classes: Option<&[u8]>,
+        values: &mut [u8],
+    ) -> Result<()> {
         let chunk = &tensor.chunks[i];
         let payload = self.read_payload(tensor, &chunk.payload)?;
         let coding = tensor.groups[chunk.group].map(|set| self.decoder(*set));
@@ -160,7 +171,7 @@ impl Container {
             cols: to_usize(tensor.grid.cols),
         };
         coding
-            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, values))
+            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, classes, values))
             .map_err(|e| e.in_file(&self.path))
     }
 
