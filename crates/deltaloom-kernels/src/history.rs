@@ -1,10 +1,10 @@
 //! What the values of an element at earlier steps say of its next one: states of changes, levels of residuals, and the tables that both lead to; docs/format.md section 15.
 //! It reads no earlier steps itself and counts nothing.
 
-use crate::Number;
 use crate::isa::per_isa;
 use crate::keys::KEYS;
 use crate::number::{by_number, load};
+use crate::{Number, NumberKind};
 
 /// A state is 0 before the first change; then its low bits count changes, those above them steps since the last one, and the top bit says that it went down.
 const COUNT_BITS: u8 = 3;
@@ -47,17 +47,29 @@ fn follow_changes_body(number: Number, older: &[u8], newer: &[u8], states: &mut 
 /// The same for elements of 16 bits, in 16 bits, so that vectors hold twice as many.
 #[inline(always)]
 fn follow_changes_16(number: Number, older: &[u8], newer: &[u8], states: &mut [u8]) {
+    let residual = residual_16(number);
     let pairs = older.chunks_exact(2).zip(newer.chunks_exact(2));
-    let (is_float, has_sign) = (number.exponent_bits() > 0, number.kind() != crate::NumberKind::Unsigned);
-    let float_mask = if is_float { 0x7fff } else { 0 };
     for (state, (older, newer)) in states.iter_mut().zip(pairs) {
-        let (p, t) = (u16::from_le_bytes([older[0], older[1]]), u16::from_le_bytes([newer[0], newer[1]]));
-        // What turns the top bit of both falls out of their difference.
-        let ordered = |x: u16| x ^ ((x >> 15).wrapping_neg() & float_mask);
-        let d = ordered(t).wrapping_sub(ordered(p));
-        let folded = if has_sign { (p >> 15).wrapping_neg() } else { 0 };
-        let d = (d ^ folded).wrapping_sub(folded);
-        *state = next_state(*state, t != p, d >> 15 == 1);
+        let d = residual(load_16(newer), load_16(older));
+        *state = next_state(*state, d != 0, d >> 15 == 1);
+    }
+}
+
+#[inline(always)]
+fn load_16(bytes: &[u8]) -> u16 {
+    u16::from_le_bytes([bytes[0], bytes[1]])
+}
+
+/// [`residual`] of elements of 16 bits.
+#[inline(always)]
+fn residual_16(number: Number) -> impl Fn(u16, u16) -> u16 {
+    let of_floats = if number.kind() == NumberKind::Float { 0x7fff } else { 0 };
+    let of_signed = if number.kind() == NumberKind::Unsigned { 0 } else { u16::MAX };
+    // What turns the top bit of both falls out of their difference.
+    let ordered = move |x: u16| x ^ ((x >> 15).wrapping_neg() & of_floats);
+    move |t, p| {
+        let fold = (p >> 15).wrapping_neg() & of_signed;
+        (ordered(t).wrapping_sub(ordered(p)) ^ fold).wrapping_sub(fold)
     }
 }
 
@@ -108,13 +120,44 @@ fn residual_classes_body(
     ) {
         for (i, class) in classes.iter_mut().enumerate() {
             let (p, t) = (load::<B>(older, i), load::<B>(newer, i));
-            let before = oldest.map_or(1, |oldest| sign_of(number, residual(number, p, load::<B>(oldest, i))));
+            let before =
+                oldest.map_or(1, |oldest| sign_of(number, residual(number, p, load::<B>(oldest, i))));
             *class = level_of(number, residual(number, t, p)) * SIGNS + before;
         }
     }
     assert!(older.len() == classes.len() * number.bytes() && newer.len() == older.len());
     assert!(oldest.is_none_or(|oldest| oldest.len() == older.len()));
+    if number.bytes() == 2 {
+        return residual_classes_16(number, oldest, older, newer, classes);
+    }
     by_number!(number, run(oldest, older, newer, classes));
+}
+
+/// The same for elements of 16 bits.
+#[inline(always)]
+fn residual_classes_16(
+    number: Number,
+    oldest: Option<&[u8]>,
+    older: &[u8],
+    newer: &[u8],
+    classes: &mut [u8],
+) {
+    let residual = residual_16(number);
+    let pairs = older.chunks_exact(2).zip(newer.chunks_exact(2));
+    for (class, (older, newer)) in classes.iter_mut().zip(pairs) {
+        let d = residual(load_16(newer), load_16(older));
+        let size = if d >> 15 == 1 { d.wrapping_neg() } else { d };
+        // Comparisons, since vectors do not count leading zeros.
+        let bits: u16 = (0..MOST_LEVEL).map(|bit| u16::from(size >> bit != 0)).sum();
+        let level = if d >> 15 == 1 { MOST_LEVEL as u16 - bits } else { MOST_LEVEL as u16 + bits };
+        *class = (level * u16::from(SIGNS) + 1) as u8;
+    }
+    let Some(oldest) = oldest else { return };
+    for (class, (oldest, older)) in classes.iter_mut().zip(oldest.chunks_exact(2).zip(older.chunks_exact(2)))
+    {
+        let before = residual(load_16(older), load_16(oldest));
+        *class = *class + u8::from(before != 0) - 2 * (before >> 15) as u8;
+    }
 }
 
 /// 0 for down, 1 for unchanged, 2 for up.

@@ -20,6 +20,10 @@ pub struct Series<'a> {
     pub stride: usize,
     /// Steps to pack; 0 for all.
     pub steps: usize,
+    /// log2 of the elements of a chunk.
+    pub chunk_log2: u8,
+    /// Where to leave the containers, if anywhere.
+    pub keep: Option<&'a Path>,
 }
 
 /// Packs the series and prints a line for each step. The steps that one rests on are the last `chain` before it, the oldest a keyframe.
@@ -37,30 +41,47 @@ pub fn run(series: &Series<'_>) -> Result<()> {
     if series.steps > 0 {
         steps.truncate(series.steps);
     }
-    say("| step | hops | changed | without | ratio | with history | ratio | index | get without, ms | get with, ms |")?;
+    say(
+        "| step | hops | changed | without | ratio | with history | ratio | index | get without, ms | get with, ms |",
+    )?;
     say("|---|---|---|---|---|---|---|---|---|---|")?;
-    let folder = tempfile::tempdir()?;
+    let temporary = tempfile::tempdir()?;
+    let folder = series.keep.unwrap_or(temporary.path());
     let (mut plain, mut historic) = (Chain::default(), Chain::default());
     for (i, step) in steps.iter().enumerate() {
         let original = checkpoint_bytes(step)?;
         let [without, with] = [("plain", false, &mut plain), ("history", true, &mut historic)].map(
             |(name, has_history, chain)| {
-                let target = folder.path().join(format!("{i:06}-{name}.loom"));
-                chain.add(step, &target, has_history, series.chain, &original)
+                let target = folder.join(format!("{i:06}-{name}.loom"));
+                let options =
+                    PackOptions { chunk_log2: series.chunk_log2, overwrite: true, ..PackOptions::default() };
+                chain.add(step, &target, &options, has_history, series.chain, &original)
             },
         );
         let (without, with) = (without?, with?);
-        let changed: f64 = with.report.tensors.iter().map(|tensor| {
-            #[expect(clippy::cast_precision_loss, reason = "a share")]
-            let elems = tensor.original_bytes as f64;
-            tensor.changed_fraction.unwrap_or(0.0) * elems
-        }).sum();
+        let changed: f64 = with
+            .report
+            .tensors
+            .iter()
+            .map(|tensor| {
+                #[expect(clippy::cast_precision_loss, reason = "a share")]
+                let elems = tensor.original_bytes as f64;
+                tensor.changed_fraction.unwrap_or(0.0) * elems
+            })
+            .sum();
         #[expect(clippy::cast_precision_loss, reason = "a share")]
         let changed = changed / with.report.original_bytes as f64;
         say(&format!(
             "| {i} | {} | {:.2} % | {} | {:.2} | {} | {:.2} | {} | {:.1} | {:.1} |",
-            with.hops, 100.0 * changed, without.report.packed_bytes, without.report.ratio,
-            with.report.packed_bytes, with.report.ratio, with.report.index_bytes, without.get_ms, with.get_ms
+            with.hops,
+            100.0 * changed,
+            without.report.packed_bytes,
+            without.report.ratio,
+            with.report.packed_bytes,
+            with.report.ratio,
+            with.report.index_bytes,
+            without.get_ms,
+            with.get_ms
         ))?;
     }
     Ok(())
@@ -79,7 +100,15 @@ struct Packed {
 }
 
 impl Chain {
-    fn add(&mut self, step: &Path, target: &Path, has_history: bool, most: usize, original: &[u8]) -> Result<Packed> {
+    fn add(
+        &mut self,
+        step: &Path,
+        target: &Path,
+        options: &PackOptions,
+        has_history: bool,
+        most: usize,
+        original: &[u8],
+    ) -> Result<Packed> {
         if self.containers.len() >= most {
             self.containers.clear();
         }
@@ -92,7 +121,7 @@ impl Chain {
             None => {}
         }
         let checkpoint = Checkpoint::open(step, &limits)?;
-        let report = deltaloom::pack(&checkpoint, &direct, target, &PackOptions::default(), &Silent)?;
+        let report = deltaloom::pack(&checkpoint, &direct, target, options, &Silent)?;
         let mut best = f64::INFINITY;
         let mut out = vec![0; original.len()];
         for _ in 0..3 {

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::{Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme, sizes};
+use xtask::{
+    Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme, sizes,
+};
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
 #[derive(Debug, Parser)]
@@ -83,6 +85,12 @@ struct HistoryArguments {
     /// Steps to pack; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0)]
     steps: usize,
+    /// log2 of the elements of a chunk
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    chunk_log2: u8,
+    /// Leave the containers in this folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -111,8 +119,9 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Merges(arguments) => merges::run(&arguments.folder),
-        Command::History(HistoryArguments { folder, chain, stride, steps }) => {
-            history::run(&history::Series { folder: &folder, chain, stride, steps })
+        Command::History(HistoryArguments { folder, chain, stride, steps, chunk_log2, keep }) => {
+            let keep = keep.as_deref();
+            history::run(&history::Series { folder: &folder, chain, stride, steps, chunk_log2, keep })
         }
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }

@@ -258,7 +258,10 @@ impl Bases {
             self.bases.iter().flat_map(|base| &base.tensors).filter(|s| s.info().name != *name).filter(fits);
         for source in named().chain(others) {
             let digest = source.digest()?;
-            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest.as_bytes(), source.clone());
+            self.by_digest
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(*digest.as_bytes(), source.clone());
             if expected.is_of(&digest) {
                 return Ok(source.clone());
             }

@@ -118,14 +118,36 @@ impl GroupScales {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Coding<T> {
     Plain,
-    Float { tables: T, modelled_bits: u32, lowest: u64 },
-    Ulp { tables: T, scales: GroupScales },
-    Sparse { tables: T, scales: GroupScales },
+    Float {
+        tables: T,
+        modelled_bits: u32,
+        lowest: u64,
+    },
+    Ulp {
+        tables: T,
+        scales: GroupScales,
+    },
+    Sparse {
+        tables: T,
+        scales: GroupScales,
+    },
     Mixed,
-    Grid { tables: T, grid: ValueGrid },
-    Scaled { tables: T, modelled_bits: u32, lowest: u64, rule: MagnitudeRule },
+    Grid {
+        tables: T,
+        grid: ValueGrid,
+    },
+    Scaled {
+        tables: T,
+        modelled_bits: u32,
+        lowest: u64,
+        rule: MagnitudeRule,
+    },
     /// As `Ulp`, the history of an element being a context too.
-    History { tables: T, scales: GroupScales, kind: HistoryKind },
+    History {
+        tables: T,
+        scales: GroupScales,
+        kind: HistoryKind,
+    },
 }
 
 /// What of an element's history its class says.

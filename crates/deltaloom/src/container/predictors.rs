@@ -5,8 +5,8 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::{
-    ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_HOPS, MAX_RANK, Merge,
-    Precision, Predictor, cast,
+    ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_HOPS, MAX_RANK,
+    Merge, Precision, Predictor, cast,
 };
 use crate::tensor::{DType, Grid, TensorInfo};
 

@@ -172,9 +172,8 @@ pub(super) fn choose(
     for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
         choices[i] = Choice::coded(Predictor::Companion(other), Vec::new());
     }
-    let with_ancestors = |(choice, target): (Choice, &Target<'_>)| {
-        history::with_ancestors(choice, target.info, bases)
-    };
+    let with_ancestors =
+        |(choice, target): (Choice, &Target<'_>)| history::with_ancestors(choice, target.info, bases);
     let choices: Vec<Choice> =
         choices.into_par_iter().zip(&targets).map(with_ancestors).collect::<Result<_>>()?;
     let done = choices.iter().zip(&targets).filter(|(choice, _)| !choice.predictor.has_chunks());
@@ -348,7 +347,9 @@ impl Context<'_> {
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
         let info = target.info;
-        self.bases.direct().filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
+        self.bases
+            .direct()
+            .filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.

@@ -275,7 +275,13 @@ impl<'a> Packer<'a> {
         if let Predictor::History { .. } = choice.predictor {
             let (prediction, history) = history::load(choice, info, grid, group.chunks.clone())?;
             let prediction = Some(Bytes::Read(prediction));
-            return Ok(LoadedGroup { tensor: group.tensor, target, prediction, history: Some(history), chunk_bytes });
+            return Ok(LoadedGroup {
+                tensor: group.tensor,
+                target,
+                prediction,
+                history: Some(history),
+                chunk_bytes,
+            });
         }
         let prediction = match &choice.predictor {
             Predictor::Companion(other) => Some(of_tensor(other)?),

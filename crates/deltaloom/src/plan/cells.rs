@@ -76,8 +76,7 @@ pub(super) fn cell_runs(runs: &[KeyRun]) -> Vec<CellRun> {
         .collect();
     cells.sort_unstable();
     cells.dedup_by_key(|(_, table)| *table);
-    let mut cells: Vec<CellRun> =
-        cells.into_iter().map(|(first, table)| CellRun { first, table }).collect();
+    let mut cells: Vec<CellRun> = cells.into_iter().map(|(first, table)| CellRun { first, table }).collect();
     if let Some(first) = cells.first_mut() {
         first.first = 0;
     }
