@@ -83,6 +83,10 @@ bench-grid *args:
 make-series *args:
     benches/series/run.sh {{ args }}
 
+# Pack a series that `just make-series` made step by step, with and without histories, and print the sizes
+bench-history folder *args:
+    cargo run --release -p xtask -- history {{ folder }} {{ args }}
+
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}

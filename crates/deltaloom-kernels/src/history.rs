@@ -238,6 +238,22 @@ mod tests {
                     let mut states = vec![0; 77];
                     steps.windows(2).for_each(|w| follow_changes(number, &w[0], &w[1], &mut states));
                     prop_assert_eq!(&states, &expected, "{:?} {:?}", number, isa);
+                    let last = &steps[steps.len() - 2..];
+                    let oldest = steps.len().checked_sub(3).map(|i| &steps[i][..]);
+                    let d = |t: u64, p: u64| {
+                        let d = number.folded(number.ordered(t).wrapping_sub(number.ordered(p)), p);
+                        (d << (64 - number.bits())).cast_signed() >> (64 - number.bits())
+                    };
+                    let of = |i: usize| {
+                        let at = |step: usize| value(steps.len() - step, i);
+                        let last = d(at(1), at(2));
+                        let bits = (64 - last.unsigned_abs().leading_zeros()).min(7).cast_signed();
+                        let before = if oldest.is_some() { d(at(2), at(3)).signum() } else { 0 };
+                        3 * (7 + bits * i32::try_from(last.signum()).unwrap()) + 1 + i32::try_from(before).unwrap()
+                    };
+                    let mut classes = vec![0; 77];
+                    residual_classes(number, oldest, &last[0], &last[1], &mut classes);
+                    prop_assert!((0..77).all(|i| i32::from(classes[i]) == of(i)), "{:?} {:?}", number, isa);
                     Ok(())
                 })?;
             }

@@ -560,6 +560,7 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entropy::table::{self, CellRun};
 
     #[test]
     fn trailers_roundtrip_and_every_flip_is_seen() {
@@ -601,6 +602,59 @@ mod tests {
         assert!(matches!(claim(1 << 60, 0), Err(Error::Corrupt { .. })));
         assert!(matches!(claim(u64::MAX, 0), Err(Error::Corrupt { .. })));
         assert!(matches!(claim(16, u32::MAX), Err(Error::LimitExceeded { .. })));
+    }
+
+    /// A file of eight bytes with a history of so many ancestors, in a group of that kind.
+    fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
+        let members = vec![Member::opaque("x".to_owned(), 8)];
+        let predictor = Predictor::History { reference: None, hops };
+        let mut tensor = PackedTensor::new((0, 0), predictor, members[0].grid(&members[0].tensors[0], 17));
+        let payload = PayloadEntry { offset: HEAD_BYTES, len_bytes: 3, crc: 5 };
+        tensor.groups.push(coding);
+        tensor.chunks.push(ChunkEntry { codec: Codec::Ulp, group: 0, payload });
+        let digest = super::super::Digest::from([7; 32]);
+        tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
+        tensor.reference_digests.insert(0, KnownDigest::Whole(digest));
+        Index { layout: Layout::File, chunk_log2: 17, members, tensors: vec![tensor], table_sets: vec![set] }
+    }
+
+    fn parsed(index: &Index, version: u16) -> Result<Index> {
+        let ids = WireIds::of_version(version).unwrap();
+        parse(&serialise(index), 3, ids, &Limits::default())
+    }
+
+    #[test]
+    fn histories_need_their_version_predictor_and_tables() {
+        let scales = || GroupScales { offset: 0, has_rows: false, cols: None };
+        let of_kind = |kind| Coding::History { tables: 0, scales: scales(), kind };
+        let tables = || vec![table::normalise(&[1; 256])];
+        let cells = || {
+            let cells = vec![CellRun { first: 0, table: 0 }, CellRun { first: 300, table: 0 }];
+            TableSet { first_keys: Vec::new(), cells, tables: tables() }
+        };
+        for (hops, kind) in [(1, HistoryKind::Changes), (16, HistoryKind::Residuals)] {
+            let good = with_history(hops, of_kind(kind), cells());
+            let read = parsed(&good, 3).unwrap();
+            let (written, read) = (&good.tensors[0], &read.tensors[0]);
+            assert_eq!((&read.predictor, &read.groups), (&written.predictor, &written.groups));
+            assert_eq!(read.reference_digests, written.reference_digests);
+            assert!(parsed(&good, 2).is_err());
+        }
+        let changes = || of_kind(HistoryKind::Changes);
+        let by_key = TableSet::of_keys(Vec::new(), tables());
+        let mut no_history = with_history(1, changes(), cells());
+        no_history.tensors[0].predictor = Predictor::Reference(None);
+        no_history.tensors[0].reference_digests.truncate(1);
+        let bad = [
+            with_history(0, changes(), cells()),
+            with_history(17, changes(), cells()),
+            with_history(1, changes(), by_key),
+            with_history(1, Coding::Ulp { tables: 0, scales: scales() }, cells()),
+            no_history,
+        ];
+        for index in bad {
+            assert!(matches!(parsed(&index, 3), Err(Error::Corrupt { .. })), "{:?}", index.tensors[0]);
+        }
     }
 
     #[test]

@@ -309,6 +309,37 @@ mod tests {
     }
 
     #[test]
+    fn cells_roundtrip_and_lead_to_their_tables() {
+        let tables = vec![normalise(&[1; ALPHABET]); 2];
+        let run = |first, table| CellRun { first, table };
+        let cells = vec![run(0, 1), run(200, 0), run(3 * 256 + 7, 1), run(u16::MAX, 0)];
+        let set = TableSet { first_keys: Vec::new(), cells, tables };
+        let mut bytes = Vec::new();
+        set.push_to(&mut bytes);
+        assert_eq!(TableSet::parse(&mut ByteReader::new(&bytes, "test"), true).unwrap(), set);
+        assert!(TableSet::parse(&mut ByteReader::new(&bytes, "test"), false).is_err());
+        let map = set.cell_map();
+        assert_eq!(
+            (map[0][199], map[0][200], map[3][6], map[3][7], map[255][254], map[255][255]),
+            (1, 0, 0, 1, 1, 0)
+        );
+        let parse = |bytes: &[u8]| TableSet::parse(&mut ByteReader::new(bytes, "test"), true);
+        let table = [0, 0, 0];
+        assert!(parse(&[&[129, 2, 5, 0, 0][..], &table].concat()).is_ok());
+        for bad in [
+            // No runs, a step of 0, a step beyond the last cell, a table that is not there, no table at all, runs that are not there.
+            &[129, 0][..],
+            &[129, 2, 0, 0, 0],
+            &[129, 2, 0x80, 0x80, 4, 0, 0],
+            &[129, 2, 5, 0, 1],
+            &[128, 1, 0],
+            &[129, 0x80, 0x80, 4, 5],
+        ] {
+            assert!(parse(&[bad, &table].concat()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn key_map_counts_from_the_gap_table() {
         let set = TableSet::of_keys(vec![1, 100], vec![[0; ALPHABET]; 3]);
         let (dense, sparse) = (set.key_map(0), set.key_map(1));
