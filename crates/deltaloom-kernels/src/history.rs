@@ -13,7 +13,7 @@ const ONE_STEP: u8 = 1 << COUNT_BITS;
 const STEPS: u8 = 0x78;
 const DOWN: u8 = 0x80;
 /// Levels of residuals go from minus to plus this.
-const MOST_LEVEL: u32 = 7;
+const MOST_LEVEL: u8 = 7;
 /// Classes of residuals: a level of the last one, and a sign of the one before.
 const SIGNS: u8 = 3;
 
@@ -53,6 +53,11 @@ fn follow_changes_16(number: Number, older: &[u8], newer: &[u8], states: &mut [u
         let d = residual(load_16(newer), load_16(older));
         *state = next_state(*state, d != 0, d >> 15 == 1);
     }
+}
+
+#[inline(always)]
+fn low_byte(x: u16) -> u8 {
+    x.to_le_bytes()[0]
 }
 
 #[inline(always)]
@@ -149,14 +154,15 @@ fn residual_classes_16(
         let size = if d >> 15 == 1 { d.wrapping_neg() } else { d };
         // Comparisons, since vectors do not count leading zeros.
         let bits: u16 = (0..MOST_LEVEL).map(|bit| u16::from(size >> bit != 0)).sum();
-        let level = if d >> 15 == 1 { MOST_LEVEL as u16 - bits } else { MOST_LEVEL as u16 + bits };
-        *class = (level * u16::from(SIGNS) + 1) as u8;
+        let middle = u16::from(MOST_LEVEL);
+        let level = if d >> 15 == 1 { middle - bits } else { middle + bits };
+        *class = low_byte(level * u16::from(SIGNS) + 1);
     }
     let Some(oldest) = oldest else { return };
     for (class, (oldest, older)) in classes.iter_mut().zip(oldest.chunks_exact(2).zip(older.chunks_exact(2)))
     {
         let before = residual(load_16(older), load_16(oldest));
-        *class = *class + u8::from(before != 0) - 2 * (before >> 15) as u8;
+        *class = *class + u8::from(before != 0) - 2 * low_byte(before >> 15);
     }
 }
 
@@ -171,8 +177,8 @@ fn sign_of(number: Number, residual: u64) -> u8 {
 fn level_of(number: Number, residual: u64) -> u8 {
     let is_negative = is_negative(number, residual);
     let size = if is_negative { residual.wrapping_neg() & number.mask() } else { residual };
-    let bits = (64 - size.leading_zeros()).min(MOST_LEVEL);
-    (if is_negative { MOST_LEVEL - bits } else { MOST_LEVEL + bits }) as u8
+    let bits: u8 = (0..MOST_LEVEL).map(|bit| u8::from(size >> bit != 0)).sum();
+    if is_negative { MOST_LEVEL - bits } else { MOST_LEVEL + bits }
 }
 
 /// The table of every key in every class.

@@ -291,6 +291,7 @@ mod tests {
             shape,
             target: &elements,
             prediction: &[],
+            classes: None,
             row_scales: &[],
             symbols: None,
             mixed: None,
