@@ -22,6 +22,8 @@ pub struct Series<'a> {
     pub steps: usize,
     /// log2 of the elements of a chunk.
     pub chunk_log2: u8,
+    /// Rest on the steps as they are, the last `chain` of them, and not on their containers: sizes are the same.
+    pub plain: bool,
     /// Where to leave the containers, if anywhere.
     pub keep: Option<&'a Path>,
 }
@@ -47,7 +49,8 @@ pub fn run(series: &Series<'_>) -> Result<()> {
     say("|---|---|---|---|---|---|---|---|---|---|")?;
     let temporary = tempfile::tempdir()?;
     let folder = series.keep.unwrap_or(temporary.path());
-    let (mut plain, mut historic) = (Chain::default(), Chain::default());
+    let chain = || Chain { most: series.chain, plain: series.plain, steps: Vec::new() };
+    let (mut plain, mut historic) = (chain(), chain());
     for (i, step) in steps.iter().enumerate() {
         let original = checkpoint_bytes(step)?;
         let [without, with] = [("plain", false, &mut plain), ("history", true, &mut historic)].map(
@@ -55,7 +58,7 @@ pub fn run(series: &Series<'_>) -> Result<()> {
                 let target = folder.join(format!("{i:06}-{name}.loom"));
                 let options =
                     PackOptions { chunk_log2: series.chunk_log2, overwrite: true, ..PackOptions::default() };
-                chain.add(step, &target, &options, has_history, series.chain, &original)
+                chain.add(step, &target, &options, has_history, &original)
             },
         );
         let (without, with) = (without?, with?);
@@ -87,10 +90,11 @@ pub fn run(series: &Series<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Containers that the next step rests on, newest first.
-#[derive(Default)]
+/// What the next step rests on, newest first.
 struct Chain {
-    containers: Vec<PathBuf>,
+    most: usize,
+    plain: bool,
+    steps: Vec<PathBuf>,
 }
 
 struct Packed {
@@ -106,16 +110,17 @@ impl Chain {
         target: &Path,
         options: &PackOptions,
         has_history: bool,
-        most: usize,
         original: &[u8],
     ) -> Result<Packed> {
-        if self.containers.len() >= most {
-            self.containers.clear();
+        match self.plain {
+            true => self.steps.truncate(self.most),
+            false if self.steps.len() >= self.most => self.steps.clear(),
+            false => {}
         }
         let limits = Limits::default();
-        let mut direct = Bases::open(&self.containers, &limits)?;
-        match self.containers.first() {
-            Some(_) if has_history => direct.set_history(&self.containers)?,
+        let mut direct = Bases::open(&self.steps, &limits)?;
+        match self.steps.first() {
+            Some(_) if has_history => direct.set_history(&self.steps)?,
             // The reference is the newest step here, too.
             Some(newest) => direct = direct.open_against(newest, &limits)?,
             None => {}
@@ -132,8 +137,8 @@ impl Chain {
             best = best.min(start.elapsed().as_secs_f64() * 1e3);
         }
         ensure!(out == original, "{} does not come back", step.display());
-        let hops = self.containers.len();
-        self.containers.insert(0, target.to_path_buf());
+        let hops = self.steps.len();
+        self.steps.insert(0, if self.plain { step } else { target }.to_path_buf());
         Ok(Packed { report, hops, get_ms: best })
     }
 }

@@ -88,6 +88,9 @@ struct HistoryArguments {
     /// log2 of the elements of a chunk
     #[arg(long, value_name = "N", default_value_t = 17)]
     chunk_log2: u8,
+    /// Rest on the steps as they are and not on their containers, which is faster
+    #[arg(long)]
+    plain: bool,
     /// Leave the containers in this folder
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -119,9 +122,9 @@ fn main() -> Result<()> {
         Command::Instructions(arguments) => instructions::run(arguments.mode()),
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Merges(arguments) => merges::run(&arguments.folder),
-        Command::History(HistoryArguments { folder, chain, stride, steps, chunk_log2, keep }) => {
+        Command::History(HistoryArguments { folder, chain, stride, steps, chunk_log2, plain, keep }) => {
             let keep = keep.as_deref();
-            history::run(&history::Series { folder: &folder, chain, stride, steps, chunk_log2, keep })
+            history::run(&history::Series { folder: &folder, chain, stride, steps, chunk_log2, plain, keep })
         }
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
