@@ -2,7 +2,7 @@
 //! It reads no earlier steps itself and counts nothing.
 
 use crate::isa::per_isa;
-use crate::keys::KEYS;
+use crate::keys::{KEYS, map_keys};
 use crate::number::{by_number, load};
 use crate::{Number, NumberKind};
 
@@ -190,9 +190,42 @@ pub type CellMap = [[u8; KEYS]; 256];
 /// When there is not one class for each key.
 pub fn map_cells(keys: &mut [u8], classes: &[u8], map: &CellMap) {
     assert_eq!(keys.len(), classes.len(), "a class for every key");
-    for (key, class) in keys.iter_mut().zip(classes) {
-        *key = map[usize::from(*class)][usize::from(*key)];
+    let usual = usual_class(classes);
+    for (keys, classes) in keys.chunks_mut(MAP_BLOCK).zip(classes.chunks(MAP_BLOCK)) {
+        let unusual: usize = classes.iter().map(|class| usize::from(*class != usual)).sum();
+        if unusual * 4 > classes.len() {
+            let pairs = keys.iter_mut().zip(classes);
+            pairs.for_each(|(key, class)| *key = map[usize::from(*class)][usize::from(*key)]);
+            continue;
+        }
+        // A vector of keys at a time for the class that most have, and then the others.
+        let mut before = [0; MAP_BLOCK];
+        before[..keys.len()].copy_from_slice(keys);
+        map_keys(keys, &map[usize::from(usual)]);
+        for (word, eight) in classes.chunks(8).enumerate() {
+            let mut bytes = [usual; 8];
+            bytes[..eight.len()].copy_from_slice(eight);
+            // The top bit of every byte that differs.
+            let differs = u64::from_le_bytes(bytes) ^ u64::from_le_bytes([usual; 8]);
+            let low = u64::MAX / 255 * 0x7f;
+            let mut differs = (((differs & low) + low) | differs) & !low;
+            while differs != 0 {
+                let at = 8 * word + differs.trailing_zeros() as usize / 8;
+                keys[at] = map[usize::from(classes[at])][usize::from(before[at])];
+                differs &= differs - 1;
+            }
+        }
     }
+}
+
+/// Keys that are mapped together.
+const MAP_BLOCK: usize = 256;
+
+/// The class that most of the first elements have.
+fn usual_class(classes: &[u8]) -> u8 {
+    let mut counts = [0u16; 256];
+    classes.iter().take(MAP_BLOCK).for_each(|class| counts[usize::from(*class)] += 1);
+    (0..=u8::MAX).max_by_key(|class| counts[usize::from(*class)]).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -291,5 +324,26 @@ mod tests {
         let mut keys = [200, 200, 7];
         map_cells(&mut keys, &[3, 0, 3], &map);
         assert_eq!(keys, [9, 5, 0]);
+        // Few and many unusual classes, and blocks that are not full.
+        for (class, cells) in (0u32..).zip(map.iter_mut()) {
+            for (key, table) in (0u32..).zip(cells) {
+                *table = (class * 7 + key * 13).to_le_bytes()[0];
+            }
+        }
+        for (every, len) in [(1, 1000), (3, 300), (9, 777), (100, 256), (1000, 900)] {
+            let bytes = |i: usize, by: usize| (i * by).to_le_bytes()[0];
+            let keys: Vec<u8> = (0..len).map(|i| bytes(i, 37)).collect();
+            let classes: Vec<u8> =
+                (0..len).map(|i| if i % every == every / 2 { bytes(i, 11) } else { 22 }).collect();
+            let expected: Vec<u8> =
+                keys.iter().zip(&classes).map(|(k, c)| map[usize::from(*c)][usize::from(*k)]).collect();
+            for_each_isa(|isa| {
+                let mut keys = keys.clone();
+                map_cells(&mut keys, &classes, &map);
+                assert_eq!(keys, expected, "{every} {isa:?}");
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+        }
     }
 }
