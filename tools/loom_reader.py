@@ -304,7 +304,8 @@ def read_loom(data):
     start, meta_packed, meta_len, tables_packed, tables_len, checks_len, _, crc, trailer_crc, magic = \
         struct.unpack("<Q8I8s", data[-48:])
     must(magic == b"LOOMEND\n" and zlib.crc32(data[-48:-12]) == trailer_crc, "bad trailer")
-    must(zlib.crc32(data[start:-48]) == crc, "wrong CRC of the index")
+    head = data[:16] if data[8] >= 3 else b""
+    must(zlib.crc32(head + data[start:-48]) == crc, "wrong CRC of the index")
     payloads, index = Bytes(data[16:start]), Bytes(data[start:-48])
     meta = Bytes(unzstd(index.take(meta_packed), meta_len))
     tables = Bytes(unzstd(index.take(tables_packed), tables_len))

@@ -257,7 +257,7 @@ pub fn assemble(meta: &[u8], tables: &[u8], payloads: &[u8], bases: &GoldenBases
     for length in [meta_packed.len(), meta.len(), tables_packed.len(), tables.len(), checks.len(), 0] {
         trailer.extend(u32::try_from(length).ok()?.to_le_bytes());
     }
-    trailer.extend(crc32fast::hash(&index).to_le_bytes());
+    trailer.extend(crc32fast::hash(&[&out[..16], &index].concat()).to_le_bytes());
     trailer.extend(crc32fast::hash(&trailer).to_le_bytes());
     trailer.extend(b"LOOMEND\n");
     out.extend(index);
@@ -269,7 +269,9 @@ pub fn assemble(meta: &[u8], tables: &[u8], payloads: &[u8], bases: &GoldenBases
 pub fn fix_checksums(container: &mut [u8]) -> Option<()> {
     let trailer = container.len().checked_sub(48)?;
     let start = usize::try_from(u64::from_le_bytes(container[trailer..trailer + 8].try_into().ok()?)).ok()?;
-    let crc = crc32fast::hash(container.get(start..trailer)?);
+    // Since version 3 of the head, too.
+    let head = if container.get(8).is_some_and(|version| *version >= 3) { &container[..16] } else { &[] };
+    let crc = crc32fast::hash(&[head, container.get(start..trailer)?].concat());
     container[trailer + 32..trailer + 36].copy_from_slice(&crc.to_le_bytes());
     let crc = crc32fast::hash(&container[trailer..trailer + 36]);
     container[trailer + 36..trailer + 40].copy_from_slice(&crc.to_le_bytes());

@@ -44,14 +44,16 @@ pub(super) struct WireIds {
     codec: u8,
     /// Whether table sets may serve cells.
     has_cells: bool,
+    /// Whether the checksum of the index covers the head.
+    covers_head: bool,
 }
 
 impl WireIds {
     fn of_version(version: u16) -> Option<Self> {
         match version {
-            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false }),
-            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false }),
-            VERSION => Some(Self { predictor: 11, family: 7, codec: 9, has_cells: true }),
+            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false, covers_head: false }),
+            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false, covers_head: false }),
+            VERSION => Some(WRITTEN),
             _ => None,
         }
     }
@@ -63,6 +65,20 @@ impl WireIds {
         Ok(id)
     }
 }
+
+/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one.
+pub(super) fn index_crc(head: &[u8], stored: &[u8], ids: WireIds) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    if ids.covers_head {
+        crc.update(head);
+    }
+    crc.update(stored);
+    crc.finalize()
+}
+
+/// The wire ids of the version that is written.
+pub(super) const WRITTEN: WireIds =
+    WireIds { predictor: 11, family: 7, codec: 9, has_cells: true, covers_head: true };
 
 /// Checks a head; the wire ids that its version has.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {

@@ -211,7 +211,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index
     let trailer = Trailer::parse(&trailer, available, limits)?;
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
-    if crc32fast::hash(&stored) != trailer.index_crc {
+    if layout::index_crc(&head, &stored, ids) != trailer.index_crc {
         return Err(Error::corrupt("the index does not have its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
