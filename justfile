@@ -101,6 +101,7 @@ series-get *args:
 # Count what adding, listing and restoring ask of a store up to 10,000 steps, and write docs/benchmarks/series-scale.*
 series-scale *args:
     {{ xtask }} series-scale {{ args }}
+
 # Open pages and pictures in headless Chromium, light and dark: overlaps, console, network (no FILE: examples)
 check-page *files:
     tools/report.sh page {{ files }}
@@ -108,6 +109,13 @@ check-page *files:
 # Read example event files with TensorBoard's own reader
 check-tensorboard:
     tools/report.sh tensorboard
+# Train the lm12m base on and write a BF16 snapshot of every step (OUT, then arguments of make_series.py); fetches jax
+make-series *args:
+    benches/series/run.sh {{ args }}
+
+# Pack a series that `just make-series` made step by step, with and without histories, and print the sizes
+bench-history folder *args:
+    cargo run --release -p xtask -- history {{ folder }} {{ args }}
 
 # Run a fuzz target: open_container, decode_chunk or roundtrip
 fuzz target seconds="30":

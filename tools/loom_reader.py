@@ -5,6 +5,7 @@ but not every MUST, and no limit of section 11: the Rust reader is the strict on
 """
 import argparse, collections, io, json, math, pathlib, re, struct, sys, types, zlib
 import numpy as np
+import loom_history as history
 import loom_predictors as computed
 from blake3_numpy import digest as blake3
 from mixed_numpy import decode_mixed
@@ -66,8 +67,15 @@ def read_scales(cur, count):
 
 def read_table_set(cur):
     """First keys; frequency, slot - c and symbol, each at index 4096 * table + slot."""
-    first, parts = [0, *cur.take(cur.u8() - 1)], []
-    for _ in first:
+    count, parts = cur.u8(), []
+    if count > 128:  # a set that serves cells: the first ones of its runs, and their tables
+        count -= 128
+        runs = cur.varint()
+        first = np.cumsum([0, *[cur.varint() for _ in range(runs - 1)]]), np.array([*cur.take(runs)])
+        must((np.diff(first[0]) > 0).all() and first[0][-1] < 65536 and first[1].max() < count, "bad cells")
+    else:
+        first = [0, *cur.take(count - 1)]
+    for _ in range(count):
         mode, size = cur.u8(), cur.u8() + 1
         freq = [c if c <= 32 else (17 + (c - 33) % 16) << ((c - 33) // 16 + 1) for c in cur.take(size)]
         must(freq[mode] == 0 and sum(freq) < 4096, "bad frequency table")
@@ -122,13 +130,17 @@ def apply_residuals(kind, p, exponents, symbols, z):
     t[jump] = (p[jump] ^ flip.astype(np.uint64) << kind.bits - 1) & top | e.astype(np.uint64) << kind.man | z[jump]
     return t
 
-def decode_ulp_or_sparse(t, g, p, cur):
+def decode_ulp_or_sparse(t, g, p, cur, classes):
     """Residuals of all elements (ulp), or of those that the gaps lead to (sparse)."""
     exponents = (p >> t.kind.man & (1 << t.kind.exp) - 1).astype(np.int64)
     key = 4 * exponents.reshape(-1, t.cols) - g.offset - g.columns
     key -= read_scales(cur, len(key))[:, None] if g.scales & 1 else 0
     skip = int(g.family == SPARSE - 3)  # table 0 of a sparse set is for gaps, the next one begins at key 0
-    tables = skip + np.searchsorted(g.first[skip + 1:], key.reshape(-1).clip(0, 255), side="right")
+    key = key.reshape(-1).clip(0, 255)
+    if g.family == history.FAMILY:
+        tables = g.first[1][np.searchsorted(g.first[0], 256 * classes(g.kind) + key, side="right") - 1]
+    else:
+        tables = skip + np.searchsorted(g.first[skip + 1:], key, side="right")
     at, out = slice(None), p.copy()
     if skip:
         _, gaps = read_residuals(cur, g.slots, np.zeros(cur.varint(), np.int64), Type(32))
@@ -185,7 +197,7 @@ def decode_scaled(t, g, p, cur):
     a = (x & (top - 1)) + k & (top - 1)
     return x & top | np.where(x & (top - 1), np.where(a, a, k), 0)
 
-def decode_chunk(t, g, codec, p, cur):
+def decode_chunk(t, g, codec, p, cur, classes):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
     out, size = p, t.kind.bits // 8
     if codec in (CONSTANT, RAW):
@@ -196,10 +208,11 @@ def decode_chunk(t, g, codec, p, cur):
         planes = [cur.take(v >> 1) if v & 1 else unzstd(cur.take(v >> 1), len(p)) for v in lengths]
         out = p + np.frombuffer(b"".join(planes), np.uint8).reshape(size, -1).T.copy().view(f"<u{size}")[:, 0]
     elif codec != SAME:
-        must(g.family and codec == g.family + 3, "codec not allowed here")
+        must(g.family and codec == (ULP if g.family == history.FAMILY else g.family + 3), "codec not allowed here")
         if codec == MIXED:
             return decode_mixed(t.kind, t.cols, p, cur.read()).astype(f"<u{size}")
-        out = {FLOAT: decode_float, GRID: decode_grid, SCALED: decode_scaled}.get(codec, decode_ulp_or_sparse)(t, g, p, cur)
+        decode = {FLOAT: decode_float, GRID: decode_grid, SCALED: decode_scaled}.get(codec)
+        out = decode(t, g, p, cur) if decode else decode_ulp_or_sparse(t, g, p, cur, classes)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
 
@@ -255,8 +268,10 @@ def read_tensor(t, meta, sets, tensors, payloads):
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
     elif t.predictor != ZERO:
         name = meta.take(meta.varint()).decode("utf-8") or t.name
-        t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))]
-    if t.predictor in (ZERO, REFERENCE, COMPANION, *COMPUTED):
+        hops = meta.varint() if t.predictor == history.HISTORY else 0
+        must((1 <= hops <= 16) == (t.predictor == history.HISTORY), "bad number of ancestors")
+        t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))] * (hops + 1)
+    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, *COMPUTED):
         t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
@@ -274,7 +289,10 @@ def read_tensor(t, meta, sets, tensors, payloads):
             if g.family == SCALED - 3:
                 g.slope, g.signs = meta.u8(), meta.u8()
                 must(g.signs <= 1, "signs are 0 or 1")
-            if g.family in (ULP - 3, SPARSE - 3, SCALED - 3):
+            if g.family == history.FAMILY:
+                g.kind = meta.u8()
+                must(g.kind < 2 and t.predictor == history.HISTORY, "bad kind of history")
+            if g.family in (ULP - 3, SPARSE - 3, SCALED - 3, history.FAMILY):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0
             t.coded += [(g, meta.u8(), payloads.take(meta.varint())) for _ in range(g.count)]
@@ -282,11 +300,12 @@ def read_tensor(t, meta, sets, tensors, payloads):
 
 def read_loom(data):
     """The layout, and of every member its path, the bytes before its first tensor, and its tensors."""
-    must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2) and data[9:16] == bytes(7), "not a loom file of version 1 or 2")
+    must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2, 3) and data[9:16] == bytes(7), "not a loom file of version 1, 2 or 3")
     start, meta_packed, meta_len, tables_packed, tables_len, checks_len, _, crc, trailer_crc, magic = \
         struct.unpack("<Q8I8s", data[-48:])
     must(magic == b"LOOMEND\n" and zlib.crc32(data[-48:-12]) == trailer_crc, "bad trailer")
-    must(zlib.crc32(data[start:-48]) == crc, "wrong CRC of the index")
+    head = data[:16] if data[8] >= 3 else b""
+    must(zlib.crc32(head + data[start:-48]) == crc, "wrong CRC of the index")
     payloads, index = Bytes(data[16:start]), Bytes(data[start:-48])
     meta = Bytes(unzstd(index.take(meta_packed), meta_len))
     tables = Bytes(unzstd(index.take(tables_packed), tables_len))
@@ -302,9 +321,10 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= computed.ADAM, "unknown predictor")
+        must(t.predictor <= history.HISTORY, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
-        t.reference_digests = [checks.take(32) for _ in t.references]
+        ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
+        t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
     payloads_of = lambda t: ([] if t.factors is None else [t.factors]) + [payload for _, _, payload in t.coded]
     crcs = [zlib.crc32(payload) for t in tensors for payload in payloads_of(t)]
     must(checks.read() == struct.pack(f"<{len(crcs)}I", *crcs), "wrong CRC of a chunk")
@@ -323,12 +343,15 @@ def values(t, bases):
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         p = targets[0]
     elif t.predictor != ZERO:
-        keys = [(digest, *like) for digest, (_, *like) in zip(t.reference_digests, t.references)]
-        for key, (name, dtype, shape) in zip(keys, t.references):
-            must(key in bases, f"no base has the right tensor {name!r}, {dtype} {shape}")
-        references = [bases[key] for key in keys]
-        p = references[0] if t.predictor <= CAST_INTERNAL else computed.predict(t, references + targets)
-    parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload))
+        references = []
+        for digest, (name, dtype, shape) in zip(t.reference_digests, t.references):
+            fits = [key for key in bases if key[0].startswith(digest) and key[1:] == (dtype, shape)]
+            must(fits, f"no base has the right tensor {name!r}, {dtype} {shape}")
+            references.append(bases[fits[0]])
+        as_it_is = t.predictor <= CAST_INTERNAL or t.predictor == history.HISTORY
+        p = references[0] if as_it_is else computed.predict(t, references + targets)
+    classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)
+    parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
     must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")

@@ -12,7 +12,7 @@ use common::{Scratch, finish, safetensors, with_header};
 /// Weights of a step: some elements move by one ULP from each to the next.
 fn model(step: u32) -> Vec<u8> {
     let word = |i: u32| {
-        let moved = (0..=step).filter(|s| (i * 7 + s * 13) % 40 == 0).count();
+        let moved = (0..=step).filter(|s| (i * 7 + s * 13).is_multiple_of(40)).count();
         u16::try_from(0x3c00 + i % 700 + u32::try_from(moved).unwrap()).unwrap().to_le_bytes()
     };
     safetensors(&[("weight", "BF16", &[60, 50], (0..3000).flat_map(word).collect())])

@@ -5,6 +5,7 @@ pub mod adapter;
 pub mod bits;
 pub mod fields;
 pub mod gaps;
+pub mod history;
 pub mod isa;
 pub mod keys;
 pub mod matrix;

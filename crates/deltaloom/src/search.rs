@@ -231,7 +231,8 @@ fn keys(container: &Container) -> Vec<Key> {
     let of_one = |packed: &PackedTensor| -> Vec<Key> {
         let wanted = packed.predictor.references(index.info(packed)).into_iter();
         let digests = packed.reference_digests.iter();
-        wanted.zip(digests).map(|(wanted, digest)| Key { wanted, digest: *digest }).collect()
+        let whole = wanted.zip(digests).filter_map(|(wanted, digest)| Some((wanted, digest.whole()?)));
+        whole.map(|(wanted, digest)| Key { wanted, digest }).collect()
     };
     let mut keys: Vec<Key> = index.tensors.iter().flat_map(of_one).collect();
     keys.sort_by_key(|key| key.wanted.len_bytes());

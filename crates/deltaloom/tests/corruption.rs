@@ -181,7 +181,9 @@ impl Parts {
         for size in [meta.len(), self.meta.len(), tables.len(), self.tables.len(), self.checks.len(), 0] {
             trailer.extend(u32::try_from(size).unwrap().to_le_bytes());
         }
-        trailer.extend(crc32fast::hash(&index).to_le_bytes());
+        // Since version 3 the head is covered, too.
+        let head = if self.head[8] >= 3 { &self.head[..] } else { &[] };
+        trailer.extend(crc32fast::hash(&[head, &index].concat()).to_le_bytes());
         trailer.extend(crc32fast::hash(&trailer).to_le_bytes());
         trailer.extend(b"LOOMEND\n");
         [&self.head[..], &self.payloads, &index, &trailer].concat()

@@ -8,6 +8,7 @@ mod commands;
 pub mod corpus;
 mod files;
 pub mod golden;
+pub mod history;
 pub mod instructions;
 pub mod merges;
 pub mod readme;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::{
-    Mode, assets, breakdown, cli_reference, corpus, golden, instructions, merges, readme, series_scale, sizes,
+    Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme,
+    series_scale, sizes,
 };
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
@@ -42,6 +43,8 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 10_040)]
         steps: u64,
     },
+    /// Pack a series step by step with and without histories, and say how small the steps become
+    History(HistoryArguments),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -77,6 +80,30 @@ struct PairsArguments {
 }
 
 #[derive(Debug, Args)]
+struct HistoryArguments {
+    /// Folder with a directory for each step, as `just make-series` makes it
+    folder: PathBuf,
+    /// Most steps that a step rests on; the next one then is a keyframe
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    chain: usize,
+    /// Take every so manieth step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    stride: usize,
+    /// Steps to pack; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    steps: usize,
+    /// log2 of the elements of a chunk
+    #[arg(long, value_name = "N", default_value_t = 17)]
+    chunk_log2: u8,
+    /// Rest on the steps as they are and not on their containers, which is faster
+    #[arg(long)]
+    plain: bool,
+    /// Leave the containers in this folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct BreakdownArguments {
     /// Runs of each command
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -103,6 +130,10 @@ fn main() -> Result<()> {
         Command::Breakdown(arguments) => breakdown::run(arguments.runs, &arguments.data.folder),
         Command::Merges(arguments) => merges::run(&arguments.folder),
         Command::SeriesScale { steps } => series_scale::run(steps),
+        Command::History(HistoryArguments { folder, chain, stride, steps, chunk_log2, plain, keep }) => {
+            let keep = keep.as_deref();
+            history::run(&history::Series { folder: &folder, chain, stride, steps, chunk_log2, plain, keep })
+        }
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }

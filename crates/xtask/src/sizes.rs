@@ -395,6 +395,7 @@ pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
             covers: pair.name.to_owned(),
             preset: "default".to_owned(),
             chunk_log2: PackOptions::default().chunk_log2,
+            has_history: false,
         });
     }
     Ok(fs::write(folder.join("manifest.json"), manifest.to_json()?)?)

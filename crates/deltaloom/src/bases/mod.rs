@@ -1,22 +1,24 @@
 //! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
 //! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
 
+mod history;
 mod prediction;
 mod resolved;
 mod source;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::peft::{self, Module};
 use crate::checkpoint::{Checkpoint, FileSource};
-use crate::container::{Container, Digest};
+use crate::container::{Container, KnownDigest};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::predict::names;
 use crate::tensor::TensorInfo;
 
+pub(crate) use history::Memo;
 pub(crate) use prediction::{adam_into, predict_into};
 pub use resolved::ResolvedContainer;
 pub(crate) use source::TensorSource;
@@ -95,7 +97,9 @@ impl Base {
 pub struct Bases {
     bases: Vec<Base>,
     /// Every tensor whose digest is known: a renamed reference is then found without hashing its neighbours again.
-    by_digest: Mutex<HashMap<Digest, TensorSource>>,
+    by_digest: Mutex<BTreeMap<[u8; 32], TensorSource>>,
+    /// Steps of a series among the bases, newest first, by number.
+    history: Vec<usize>,
 }
 
 impl Bases {
@@ -188,6 +192,33 @@ impl Bases {
         Ok(())
     }
 
+    /// Says which of the bases, by the paths they were added under, are steps of one series, newest first: packing predicts from the newest, and takes what a weight
+    /// was in the others as a context. They are then no references of their own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a path that is no base.
+    pub fn set_history(&mut self, newest_first: &[PathBuf]) -> Result<()> {
+        let number = |path: &PathBuf| {
+            let found = self.bases.iter().position(|base| base.path == *path);
+            found.ok_or_else(|| Error::InvalidArgument(format!("{} is not among the bases", path.display())))
+        };
+        self.history = newest_first.iter().map(number).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The steps before the newest one of the history, if a tensor is of that.
+    pub(crate) fn ancestors_of(&self, reference: &TensorSource) -> impl Iterator<Item = &Base> {
+        let newest = self.history.first().and_then(|newest| self.bases[*newest].tensors.first());
+        let is_newest = newest.is_some_and(|tensor| tensor.has_origin_of(reference));
+        self.history.iter().skip(1).filter(move |_| is_newest).map(|number| &self.bases[*number])
+    }
+
+    /// The bases that packing may take references from.
+    pub(crate) fn direct(&self) -> impl Iterator<Item = &Base> {
+        let is_direct = |number: &usize| !self.history.iter().skip(1).any(|ancestor| ancestor == number);
+        (0..self.bases.len()).filter(is_direct).map(|number| &self.bases[number])
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {
         self.bases.iter()
     }
@@ -209,21 +240,29 @@ impl Bases {
     }
 
     /// The reference that `wanted` describes, with this digest. Those with its name are looked at first.
-    pub(crate) fn find(&self, wanted: &TensorInfo, expected: Digest) -> Result<TensorSource> {
+    pub(crate) fn find(&self, wanted: &TensorInfo, expected: KnownDigest) -> Result<TensorSource> {
         let name = &wanted.name;
         let fits = |source: &&TensorSource| source.is_like(wanted);
-        if let Some(found) =
-            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).get(&expected).filter(fits)
-        {
-            return Ok(found.clone());
+        let found = {
+            let known = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lowest = [0; 32];
+            lowest[..expected.as_bytes().len()].copy_from_slice(expected.as_bytes());
+            let mut from = known.range(lowest..);
+            from.next().filter(|(digest, _)| digest.starts_with(expected.as_bytes())).map(|(_, s)| s.clone())
+        };
+        if let Some(found) = found.filter(|source| fits(&source)) {
+            return Ok(found);
         }
         let named = || self.bases.iter().flat_map(|base| base.named(name)).filter(fits);
         let others =
             self.bases.iter().flat_map(|base| &base.tensors).filter(|s| s.info().name != *name).filter(fits);
         for source in named().chain(others) {
             let digest = source.digest()?;
-            self.by_digest.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, source.clone());
-            if digest == expected {
+            self.by_digest
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(*digest.as_bytes(), source.clone());
+            if expected.is_of(&digest) {
                 return Ok(source.clone());
             }
         }
@@ -235,7 +274,7 @@ impl Bases {
         }
         Err(Error::BaseMismatch {
             tensor: name.clone(),
-            expected: expected.to_hex().to_string(),
+            expected: expected.to_hex(),
             found: match (self.bases.is_empty(), found.is_empty()) {
                 (true, _) => "no base was given".to_owned(),
                 (_, true) => format!("no base has a tensor {name:?} of {} {:?}", wanted.dtype, wanted.shape),

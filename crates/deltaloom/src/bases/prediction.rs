@@ -24,7 +24,8 @@ pub(crate) fn predict_into(
             out.fill(0);
             Ok(())
         }
-        (Predictor::Reference(_) | Predictor::Identical(_), [reference]) => reference.read_into(start, out),
+        (Predictor::Reference(_) | Predictor::Identical(_), [reference])
+        | (Predictor::History { .. }, [reference, ..]) => reference.read_into(start, out),
         (Predictor::Cast(_), [reference]) => {
             let singles = reference.read(2 * start, 2 * out.len())?;
             cast::round_into(&info.dtype, &singles, out);

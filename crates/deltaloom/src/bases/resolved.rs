@@ -2,12 +2,15 @@
 //! It does not look for references; [`super::Bases`] does.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use rayon::prelude::*;
 
 use super::Bases;
+use super::history::Memo;
 use super::prediction;
 use super::source::TensorSource;
+use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
@@ -214,7 +217,26 @@ impl ResolvedContainer {
 
     /// Decodes chunk `i` of a tensor into `out`, which has its length and may hold anything.
     pub(crate) fn chunk_into(&self, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
+        let keeps = matches!(self.tensor(number).predictor, Predictor::History { .. });
+        self.chunk_with(&mut Memo::new(keeps), number, i, out)
+    }
+
+    /// The same with what was read for it before.
+    fn chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(number);
+        let start = tensor.grid.chunk_bytes(i as u64).start;
+        match (&tensor.predictor, &self.references[number][..]) {
+            (Predictor::Identical(_), [reference]) => return memo.read_into(reference, start, out),
+            (Predictor::Reference(_) | Predictor::History { .. }, [reference, ..]) => {
+                if tensor.chunks[i].codec.uses_prediction() {
+                    memo.read_into(reference, start, out)?;
+                }
+                let classes = self.classes(memo, number, i)?;
+                let classes = classes.as_ref().map(|classes| &***classes);
+                return self.container.decode_chunk_with(tensor, i, classes, out);
+            }
+            _ => {}
+        }
         match &tensor.predictor {
             Predictor::Tied(target) => return self.chunk_into(*target, i, out),
             // The grids agree: they depend on the shape, which is the same, and not on the element's size.
@@ -231,7 +253,6 @@ impl ResolvedContainer {
                 let tensors =
                     adam.tensors.iter().map(|other| self.chunk(*other, i)).collect::<Result<Vec<_>>>()?;
                 let tensors: Vec<&[u8]> = tensors.iter().map(|values| &**values).collect();
-                let start = tensor.grid.chunk_bytes(i as u64).start;
                 prediction::adam_into(adam, &self.references[number], &tensors, start, out)?;
                 return self.container.decode_chunk(tensor, i, out);
             }
@@ -239,12 +260,22 @@ impl ResolvedContainer {
         }
         let has_chunks = tensor.predictor.has_chunks();
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
-            let start = tensor.grid.chunk_bytes(i as u64).start;
             let (references, factors) = (&self.references[number], self.container.factors(tensor)?);
             let (predictor, info) = (&tensor.predictor, self.info(number));
             prediction::predict_into(predictor, references, factors.as_deref(), info, start, out)?;
         }
         if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
+    }
+
+    /// Classes of the elements of a chunk, if its coding has them by their history.
+    fn classes(&self, memo: &mut Memo, number: usize, i: usize) -> Result<Option<Rc<Scratch>>> {
+        let tensor = self.tensor(number);
+        let chunk = &tensor.chunks[i];
+        let (&Coding::History { kind, .. }, Codec::Ulp) = (&tensor.groups[chunk.group], chunk.codec) else {
+            return Ok(None);
+        };
+        let range = tensor.grid.chunk_bytes(i as u64);
+        memo.classes(kind, self.info(number).number(), &self.references[number], range).map(Some)
     }
 
     /// Bytes `offset..offset + len_bytes` of a tensor, decoding only the chunks that hold them.
@@ -256,6 +287,27 @@ impl ResolvedContainer {
 
     /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
     pub(super) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.for_parts(number, offset, out, |i, part| self.chunk_into(number, i, part))
+    }
+
+    /// The same with what was read before for the chunk that this is a part of.
+    pub(super) fn read_part_with(
+        &self,
+        memo: &mut Memo,
+        number: usize,
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.for_parts(number, offset, out, |i, part| self.chunk_with(memo, number, i, part))
+    }
+
+    fn for_parts(
+        &self,
+        number: usize,
+        offset: u64,
+        out: &mut [u8],
+        mut chunk_into: impl FnMut(usize, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         let grid = self.tensor(number).grid;
         let (start, end) = (offset, offset + out.len() as u64);
         let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
@@ -264,9 +316,10 @@ impl ResolvedContainer {
             let (from, to) = (start.max(place.start), end.min(place.end));
             let part = &mut out[to_usize(from - start)..to_usize(to - start)];
             if (from..to) == place {
-                self.chunk_into(number, to_usize(i), part)?;
+                chunk_into(to_usize(i), part)?;
             } else {
-                let chunk = self.chunk(number, to_usize(i))?;
+                let mut chunk = Scratch::of_len(to_usize(place.end - place.start));
+                chunk_into(to_usize(i), &mut chunk)?;
                 part.copy_from_slice(&chunk[to_usize(from - place.start)..to_usize(to - place.start)]);
             }
         }

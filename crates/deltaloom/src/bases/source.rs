@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use super::history::Memo;
 use super::resolved::ResolvedContainer;
 use crate::checkpoint::{Checkpoint, Contents};
 use crate::container::Digest;
@@ -24,7 +25,27 @@ pub(crate) enum TensorSource {
     Packed { resolved: Arc<ResolvedContainer>, number: usize },
 }
 
+/// Which tensor of which open file or container it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TensorId {
+    /// Where the open file or container is in memory: it lives as long as the bases do.
+    origin: usize,
+    member: usize,
+    place: u64,
+}
+
 impl TensorSource {
+    pub(crate) fn id(&self) -> TensorId {
+        match self {
+            Self::Plain { checkpoint, member, info, .. } => {
+                TensorId { origin: Arc::as_ptr(checkpoint).addr(), member: *member, place: info.begin }
+            }
+            Self::Packed { resolved, number } => {
+                TensorId { origin: Arc::as_ptr(resolved).addr(), member: 0, place: *number as u64 }
+            }
+        }
+    }
+
     pub(crate) fn info(&self) -> &TensorInfo {
         match self {
             Self::Plain { info, .. } => info,
@@ -81,6 +102,14 @@ impl TensorSource {
         match self {
             Self::Plain { checkpoint, member, info, .. } => checkpoint.read(*member, info, offset, buffer),
             Self::Packed { resolved, number } => resolved.read_part_into(*number, offset, buffer),
+        }
+    }
+
+    /// The same with what was read for the chunk before.
+    pub(super) fn read_with(&self, memo: &mut Memo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Plain { .. } => self.read_into(offset, buffer),
+            Self::Packed { resolved, number } => resolved.read_part_with(memo, *number, offset, buffer),
         }
     }
 

@@ -286,14 +286,12 @@ mod tests {
         };
         let counts: Counts = [1; 256];
         let count = grid.table_count();
-        let set = TableSet {
-            first_keys: (1..=2).take(count - 1).collect(),
-            tables: vec![normalise(&counts); count],
-        };
+        let set = TableSet::of_keys((1..=2).take(count - 1).collect(), vec![normalise(&counts); count]);
         let input = ChunkInput {
             shape,
             target: &elements,
             prediction: &[],
+            classes: None,
             row_scales: &[],
             symbols: None,
             mixed: None,
@@ -319,7 +317,7 @@ mod tests {
                 }
                 let long = [&payload[..], &[0]].concat();
                 assert!(decode(&shape, &tables, &grid, &long, &mut values).is_err());
-                let few = TableSet { first_keys: Vec::new(), tables: set.tables[..1].to_vec() };
+                let few = TableSet::of_keys(Vec::new(), set.tables[..1].to_vec());
                 assert!(decode(&shape, &decoder(&few).unwrap(), &grid, &payload, &mut values).is_err());
             }
         }
@@ -358,7 +356,7 @@ mod tests {
                 let other = ValueGrid::Blocks { block_elems, lowest_step, lowest_origin };
                 let _ = decode(&shape, &tables, &other, &payload, &mut values);
             }
-            let one = decoder(&TableSet { first_keys: Vec::new(), tables: set.tables[..1].to_vec() }).unwrap();
+            let one = decoder(&TableSet::of_keys(Vec::new(), set.tables[..1].to_vec())).unwrap();
             let _ = decode(&shape, &one, &ValueGrid::Palette(palette), &payload, &mut values);
         }
     }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::fields::FieldSplit;
-use deltaloom_kernels::keys::{KEYS, KeyRule};
+use deltaloom_kernels::history::{self, CellMap};
+use deltaloom_kernels::keys::{self, KEYS, KeyRule};
 use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
 
 use crate::entropy::table::TableSet;
@@ -117,12 +118,45 @@ impl GroupScales {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Coding<T> {
     Plain,
-    Float { tables: T, modelled_bits: u32, lowest: u64 },
-    Ulp { tables: T, scales: GroupScales },
-    Sparse { tables: T, scales: GroupScales },
+    Float {
+        tables: T,
+        modelled_bits: u32,
+        lowest: u64,
+    },
+    Ulp {
+        tables: T,
+        scales: GroupScales,
+    },
+    Sparse {
+        tables: T,
+        scales: GroupScales,
+    },
     Mixed,
-    Grid { tables: T, grid: ValueGrid },
-    Scaled { tables: T, modelled_bits: u32, lowest: u64, rule: MagnitudeRule },
+    Grid {
+        tables: T,
+        grid: ValueGrid,
+    },
+    Scaled {
+        tables: T,
+        modelled_bits: u32,
+        lowest: u64,
+        rule: MagnitudeRule,
+    },
+    /// As `Ulp`, the history of an element being a context too.
+    History {
+        tables: T,
+        scales: GroupScales,
+        kind: HistoryKind,
+    },
+}
+
+/// What of an element's history its class says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HistoryKind {
+    /// Which way it changed last, how long ago, and how often it did.
+    Changes,
+    /// The size of its last residual, and the sign of the one before.
+    Residuals,
 }
 
 impl<T> Coding<T> {
@@ -143,6 +177,9 @@ impl<T> Coding<T> {
                 lowest: *lowest,
                 rule: rule.clone(),
             },
+            Self::History { tables, scales, kind } => {
+                Coding::History { tables: f(tables)?, scales: scales.clone(), kind: *kind }
+            }
         })
     }
 
@@ -153,7 +190,8 @@ impl<T> Coding<T> {
             | Self::Ulp { tables, .. }
             | Self::Sparse { tables, .. }
             | Self::Grid { tables, .. }
-            | Self::Scaled { tables, .. } => Some(tables),
+            | Self::Scaled { tables, .. }
+            | Self::History { tables, .. } => Some(tables),
         }
     }
 }
@@ -164,22 +202,41 @@ pub(crate) struct ReadyTables<K> {
     coder: K,
     count: usize,
     set: TableSet,
+    /// Of a set for histories.
+    cells: Option<Box<CellMap>>,
 }
 
 pub(crate) type Encoder = Arc<ReadyTables<EncodeTables>>;
 pub(crate) type Decoder = Arc<ReadyTables<DecodeTables>>;
 
 pub(crate) fn encoder(set: &TableSet) -> Encoder {
-    Arc::new(ReadyTables { coder: EncodeTables::new(&set.tables), count: set.tables.len(), set: set.clone() })
+    Arc::new(ReadyTables::new(EncodeTables::new(&set.tables), set))
 }
 
 pub(crate) fn decoder(set: &TableSet) -> Result<Decoder> {
     let coder =
         DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("a frequency table does not sum"))?;
-    Ok(Arc::new(ReadyTables { coder, count: set.tables.len(), set: set.clone() }))
+    Ok(Arc::new(ReadyTables::new(coder, set)))
 }
 
 impl<K> ReadyTables<K> {
+    fn new(coder: K, set: &TableSet) -> Self {
+        let cells = (!set.cells.is_empty()).then(|| set.cell_map());
+        Self { coder, count: set.tables.len(), set: set.clone(), cells }
+    }
+
+    /// Turns keys into tables; `classes` has one per key in a history, and none elsewhere.
+    fn map(&self, keys: &mut [u8], classes: Option<&[u8]>) -> Result<()> {
+        match (classes, &self.cells) {
+            (None, None) => keys::map_keys(keys, &self.dense_map()),
+            (Some(classes), Some(cells)) if classes.len() == keys.len() => {
+                history::map_cells(keys, classes, cells);
+            }
+            _ => return Err(Error::corrupt("a history is missing, or has no tables")),
+        }
+        Ok(())
+    }
+
     fn dense_map(&self) -> [u8; KEYS] {
         self.set.key_map(0)
     }
@@ -208,6 +265,8 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) shape: ChunkShape,
     pub(crate) target: &'a [u8],
     pub(crate) prediction: &'a [u8],
+    /// Classes of the elements by their history, where the group's coding has such.
+    pub(crate) classes: Option<&'a [u8]>,
     /// One per row, or empty.
     pub(crate) row_scales: &'a [i32],
     /// Residuals, where the plan has computed them.
@@ -248,7 +307,9 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
         Coding::Plain => Some((Codec::Planes, planes::encode(input))),
         Coding::Float { tables, modelled_bits, lowest } => FieldSplit::new(number, *modelled_bits, *lowest)
             .map(|split| (Codec::Float, float::encode(input, tables, split))),
-        Coding::Ulp { tables, scales } => Some((Codec::Ulp, ulp::encode(input, tables, scales))),
+        Coding::Ulp { tables, scales } | Coding::History { tables, scales, .. } => {
+            ulp::encode(input, tables, scales).map(|payload| (Codec::Ulp, payload))
+        }
         Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
         Coding::Mixed => Some((Codec::Mixed, input.mixed_payload())),
         Coding::Grid { tables, grid } => {
@@ -266,12 +327,13 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
     }
 }
 
-/// Turns `values`, which holds the prediction of the chunk, into its elements.
+/// Turns `values`, which holds the prediction of the chunk, into its elements. `classes` are those of their history, where the coding has such.
 pub(crate) fn decode(
     shape: &ChunkShape,
     codec: Codec,
     coding: &Coding<Decoder>,
     payload: &[u8],
+    classes: Option<&[u8]>,
     values: &mut [u8],
 ) -> Result<()> {
     let size = shape.number.bytes();
@@ -289,7 +351,12 @@ pub(crate) fn decode(
         (Codec::Float, Coding::Float { tables, modelled_bits, lowest }) => {
             float::decode(split_of(shape.number, *modelled_bits, *lowest)?, tables, payload, values)
         }
-        (Codec::Ulp, Coding::Ulp { tables, scales }) => ulp::decode(shape, tables, scales, payload, values),
+        (Codec::Ulp, Coding::Ulp { tables, scales }) => {
+            ulp::decode(shape, tables, scales, payload, None, values)
+        }
+        (Codec::Ulp, Coding::History { tables, scales, .. }) => {
+            ulp::decode(shape, tables, scales, payload, classes, values)
+        }
         (Codec::Sparse, Coding::Sparse { tables, scales }) => {
             sparse::decode(shape, tables, scales, payload, values)
         }

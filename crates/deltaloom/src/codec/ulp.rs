@@ -2,7 +2,7 @@
 
 use deltaloom_kernels::bits::BitWriter;
 use deltaloom_kernels::rans::Contexts;
-use deltaloom_kernels::{Number, keys, ulp};
+use deltaloom_kernels::{Number, ulp};
 
 use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
 use crate::entropy::block::{self, Lanes};
@@ -39,7 +39,8 @@ impl UlpSymbols {
     }
 }
 
-pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Vec<u8> {
+/// `None` where classes that the tables need are missing.
+pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Option<Vec<u8>> {
     let elems = input.shape.elems();
     let mut payload = input.empty_payload();
     if scales.has_rows {
@@ -47,14 +48,14 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     }
     let mut contexts = Scratch::of_len(elems);
     scales.key_rule(&input.shape, input.row_scales).keys(input.prediction, &mut contexts);
-    keys::map_keys(&mut contexts, &tables.dense_map());
+    tables.map(&mut contexts, input.classes).ok()?;
     let lanes = Lanes::choose(elems, input.estimated_bytes);
     let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
     match input.symbols {
         Some(symbols) => symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
         None => of_input().push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
     }
-    payload
+    Some(payload)
 }
 
 pub(super) fn decode(
@@ -62,6 +63,7 @@ pub(super) fn decode(
     tables: &Decoder,
     scales: &GroupScales,
     payload: &[u8],
+    classes: Option<&[u8]>,
     values: &mut [u8],
 ) -> Result<()> {
     let mut reader = ByteReader::new(payload, "an ulp chunk");
@@ -69,7 +71,7 @@ pub(super) fn decode(
     let block = block::read_block(&mut reader, shape.elems())?;
     let mut contexts = Scratch::of_len(shape.elems());
     scales.key_rule(shape, &row_scales).keys(values, &mut contexts);
-    keys::map_keys(&mut contexts, &tables.dense_map());
+    tables.map(&mut contexts, classes)?;
     let mut symbols = Scratch::of_len(shape.elems());
     let raw = block.decode_with_rest(&tables.coder, Contexts::PerSymbol(&contexts), &mut symbols, reader)?;
     let mut bits = raw.bits();

@@ -9,6 +9,49 @@ use crate::tensor::{Grid, TensorInfo};
 
 use super::Digest;
 
+/// What an index says of the digest of a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownDigest {
+    Whole(Digest),
+    /// Of the ancestors in a history, of which there are many: a wrong one is noticed by the digest of the result.
+    Start([u8; DIGEST_START_BYTES]),
+}
+
+/// Bytes of a digest that are known of an ancestor.
+pub(crate) const DIGEST_START_BYTES: usize = 8;
+
+impl KnownDigest {
+    pub(crate) fn start_of(digest: &Digest) -> Self {
+        Self::Start(std::array::from_fn(|i| digest.as_bytes()[i]))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Whole(digest) => digest.as_bytes(),
+            Self::Start(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn is_of(&self, digest: &Digest) -> bool {
+        digest.as_bytes().starts_with(self.as_bytes())
+    }
+
+    pub(crate) fn whole(&self) -> Option<Digest> {
+        match self {
+            Self::Whole(digest) => Some(*digest),
+            Self::Start(_) => None,
+        }
+    }
+
+    pub(crate) fn to_hex(self) -> String {
+        let hex = self.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        match self {
+            Self::Whole(_) => hex,
+            Self::Start(_) => format!("{hex}.."),
+        }
+    }
+}
+
 /// The index of a container.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
@@ -35,7 +78,7 @@ pub(crate) struct PackedTensor {
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
     /// Of each reference of the predictor, in its order.
-    pub(crate) reference_digests: Vec<Digest>,
+    pub(crate) reference_digests: Vec<KnownDigest>,
 }
 
 /// Where a chunk's payload is and how it is coded.

@@ -5,7 +5,7 @@ use deltaloom_kernels::Number;
 
 use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
-use crate::codec::{Codec, Coding, GroupScales, MagnitudeRule};
+use crate::codec::{Codec, Coding, GroupScales, HistoryKind, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
@@ -15,7 +15,7 @@ use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
 use super::grid::{parse_grid, push_grid};
-use super::index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
+use super::index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 use super::predictors;
 
 pub(super) const HEAD_BYTES: u64 = 16;
@@ -23,7 +23,7 @@ pub(super) const TRAILER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
 /// The version that is written.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
@@ -42,13 +42,18 @@ pub(super) struct WireIds {
     predictor: u8,
     family: u8,
     codec: u8,
+    /// Whether table sets may serve cells.
+    has_cells: bool,
+    /// Whether the checksum of the index covers the head.
+    covers_head: bool,
 }
 
 impl WireIds {
     fn of_version(version: u16) -> Option<Self> {
         match version {
-            1 => Some(Self { predictor: 5, family: 3, codec: 6 }),
-            VERSION => Some(Self { predictor: 10, family: 6, codec: 9 }),
+            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false, covers_head: false }),
+            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false, covers_head: false }),
+            VERSION => Some(WRITTEN),
             _ => None,
         }
     }
@@ -60,6 +65,20 @@ impl WireIds {
         Ok(id)
     }
 }
+
+/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one.
+pub(super) fn index_crc(head: &[u8], stored: &[u8], ids: WireIds) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    if ids.covers_head {
+        crc.update(head);
+    }
+    crc.update(stored);
+    crc.finalize()
+}
+
+/// The wire ids of the version that is written.
+pub(super) const WRITTEN: WireIds =
+    WireIds { predictor: 11, family: 7, codec: 9, has_cells: true, covers_head: true };
 
 /// Checks a head; the wire ids that its version has.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
@@ -195,7 +214,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
             checks.extend_from_slice(tensor.digest.as_bytes());
         }
-        checks.extend(tensor.reference_digests.iter().flat_map(|digest| *digest.as_bytes()));
+        tensor.reference_digests.iter().for_each(|digest| checks.extend_from_slice(digest.as_bytes()));
     }
     let payloads = index.tensors.iter().flat_map(PackedTensor::payloads);
     checks.extend(payloads.flat_map(|payload| payload.crc.to_le_bytes()));
@@ -253,6 +272,15 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
             meta.push(rule.has_signs.into());
             push_scales(meta, &rule.scales);
         }
+        Coding::History { tables, scales, kind } => {
+            meta.push(7);
+            push_varint(meta, *tables as u64);
+            meta.push(match kind {
+                HistoryKind::Changes => 0,
+                HistoryKind::Residuals => 1,
+            });
+            push_scales(meta, scales);
+        }
     }
 }
 
@@ -293,9 +321,11 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
         return Err(Error::corrupt("the payloads do not fill the space before the index"));
     }
     let mut tables = ByteReader::new(&parts.tables, "the tables");
-    let table_sets = (0..set_count).map(|_| TableSet::parse(&mut tables)).collect::<Result<Vec<_>>>()?;
+    let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
+    let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
     let mut index = Index { layout, chunk_log2, members, tensors, table_sets };
+    check_cells(&index)?;
     check_internal_targets(&index)?;
     parse_checks(&parts.checks, &mut index)?;
     Ok(index)
@@ -379,7 +409,12 @@ fn parse_tensor(
                 info.name
             )));
         }
-        tensor.groups.push(parse_coding(meta, &grid, info.number(), next)?);
+        let coding = parse_coding(meta, &grid, info.number(), next)?;
+        if matches!((&coding, &tensor.predictor), (Coding::History { .. }, predictor) if !matches!(predictor, Predictor::History { .. }))
+        {
+            return Err(Error::corrupt(format!("tensor {:?} has no history", info.name)));
+        }
+        tensor.groups.push(coding);
         for _ in 0..chunks_of_group {
             let codec = codec_of(WireIds::check("codec", meta.u8()?, next.ids.codec)?)?;
             let len_bytes = meta.size()?;
@@ -438,6 +473,14 @@ fn parse_coding(
             let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
             Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
         }
+        7 => {
+            let kind = match meta.u8()? {
+                0 => HistoryKind::Changes,
+                1 => HistoryKind::Residuals,
+                other => return Err(Error::corrupt(format!("a history of kind {other} does not exist"))),
+            };
+            Ok(Coding::History { tables, scales: parse_scales(meta, grid)?, kind })
+        }
         other => Err(Error::corrupt(format!("group family {other} does not exist"))),
     }
 }
@@ -455,6 +498,18 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
     let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
     let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
     Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
+}
+
+/// Sets that serve cells are for histories, and histories have no others.
+fn check_cells(index: &Index) -> Result<()> {
+    let fits = |coding: &Coding<usize>| {
+        let has_cells = coding.tables().is_some_and(|set| !index.table_sets[*set].cells.is_empty());
+        has_cells == matches!(coding, Coding::History { .. })
+    };
+    if index.tensors.iter().flat_map(|tensor| &tensor.groups).all(fits) {
+        return Ok(());
+    }
+    Err(Error::corrupt("a group uses a table set of another family"))
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {
@@ -484,18 +539,27 @@ fn check_internal_targets(index: &Index) -> Result<()> {
 
 fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
     let mut reader = ByteReader::new(checks, "the checks");
-    let mut digest = || Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
+    let digest =
+        |reader: &mut ByteReader<'_>| Ok::<_, Error>(super::Digest::from(reader.array::<DIGEST_BYTES>()?));
     for tensor in &mut index.tensors {
         match tensor.predictor {
             Predictor::Tied(_) => {}
             Predictor::Identical(_) => {
-                tensor.digest = digest()?;
-                tensor.reference_digests = vec![tensor.digest];
+                tensor.digest = digest(&mut reader)?;
+                tensor.reference_digests = vec![KnownDigest::Whole(tensor.digest)];
+            }
+            Predictor::History { hops, .. } => {
+                tensor.digest = digest(&mut reader)?;
+                let reference = KnownDigest::Whole(digest(&mut reader)?);
+                let ancestors = (0..hops).map(|_| Ok(KnownDigest::Start(reader.array()?)));
+                tensor.reference_digests =
+                    std::iter::once(Ok(reference)).chain(ancestors).collect::<Result<_>>()?;
             }
             _ => {
-                tensor.digest = digest()?;
+                tensor.digest = digest(&mut reader)?;
                 let count = tensor.predictor.reference_count();
-                tensor.reference_digests = (0..count).map(|_| digest()).collect::<Result<_>>()?;
+                let whole = (0..count).map(|_| digest(&mut reader).map(KnownDigest::Whole));
+                tensor.reference_digests = whole.collect::<Result<_>>()?;
             }
         }
     }
@@ -516,6 +580,7 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entropy::table::{self, CellRun};
 
     #[test]
     fn trailers_roundtrip_and_every_flip_is_seen() {
@@ -557,6 +622,59 @@ mod tests {
         assert!(matches!(claim(1 << 60, 0), Err(Error::Corrupt { .. })));
         assert!(matches!(claim(u64::MAX, 0), Err(Error::Corrupt { .. })));
         assert!(matches!(claim(16, u32::MAX), Err(Error::LimitExceeded { .. })));
+    }
+
+    /// A file of eight bytes with a history of so many ancestors, in a group of that kind.
+    fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
+        let members = vec![Member::opaque("x".to_owned(), 8)];
+        let predictor = Predictor::History { reference: None, hops };
+        let mut tensor = PackedTensor::new((0, 0), predictor, members[0].grid(&members[0].tensors[0], 17));
+        let payload = PayloadEntry { offset: HEAD_BYTES, len_bytes: 3, crc: 5 };
+        tensor.groups.push(coding);
+        tensor.chunks.push(ChunkEntry { codec: Codec::Ulp, group: 0, payload });
+        let digest = super::super::Digest::from([7; 32]);
+        tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
+        tensor.reference_digests.insert(0, KnownDigest::Whole(digest));
+        Index { layout: Layout::File, chunk_log2: 17, members, tensors: vec![tensor], table_sets: vec![set] }
+    }
+
+    fn parsed(index: &Index, version: u16) -> Result<Index> {
+        let ids = WireIds::of_version(version).unwrap();
+        parse(&serialise(index), 3, ids, &Limits::default())
+    }
+
+    #[test]
+    fn histories_need_their_version_predictor_and_tables() {
+        let scales = || GroupScales { offset: 0, has_rows: false, cols: None };
+        let of_kind = |kind| Coding::History { tables: 0, scales: scales(), kind };
+        let tables = || vec![table::normalise(&[1; 256])];
+        let cells = || {
+            let cells = vec![CellRun { first: 0, table: 0 }, CellRun { first: 300, table: 0 }];
+            TableSet { first_keys: Vec::new(), cells, tables: tables() }
+        };
+        for (hops, kind) in [(1, HistoryKind::Changes), (16, HistoryKind::Residuals)] {
+            let good = with_history(hops, of_kind(kind), cells());
+            let read = parsed(&good, 3).unwrap();
+            let (written, read) = (&good.tensors[0], &read.tensors[0]);
+            assert_eq!((&read.predictor, &read.groups), (&written.predictor, &written.groups));
+            assert_eq!(read.reference_digests, written.reference_digests);
+            assert!(parsed(&good, 2).is_err());
+        }
+        let changes = || of_kind(HistoryKind::Changes);
+        let by_key = TableSet::of_keys(Vec::new(), tables());
+        let mut no_history = with_history(1, changes(), cells());
+        no_history.tensors[0].predictor = Predictor::Reference(None);
+        no_history.tensors[0].reference_digests.truncate(1);
+        let bad = [
+            with_history(0, changes(), cells()),
+            with_history(17, changes(), cells()),
+            with_history(1, changes(), by_key),
+            with_history(1, Coding::Ulp { tables: 0, scales: scales() }, cells()),
+            no_history,
+        ];
+        for index in bad {
+            assert!(matches!(parsed(&index, 3), Err(Error::Corrupt { .. })), "{:?}", index.tensors[0]);
+        }
     }
 
     #[test]

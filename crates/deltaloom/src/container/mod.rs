@@ -8,7 +8,7 @@ mod predictors;
 mod reader;
 mod writer;
 
-pub(crate) use index::{ChunkEntry, Index, PackedTensor, PayloadEntry};
+pub(crate) use index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 pub use reader::Container;
 pub(crate) use writer::ContainerWriter;
 

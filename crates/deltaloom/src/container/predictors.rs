@@ -5,8 +5,8 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::{
-    ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_RANK, Merge,
-    Precision, Predictor, cast,
+    ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_HOPS, MAX_RANK,
+    Merge, Precision, Predictor, cast,
 };
 use crate::tensor::{DType, Grid, TensorInfo};
 
@@ -23,6 +23,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::Blend(_) => 8,
         Predictor::Companion(_) => 9,
         Predictor::Adam(_) => 10,
+        Predictor::History { .. } => 11,
     });
     match predictor {
         Predictor::Zero => {}
@@ -39,6 +40,10 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
         Predictor::Adapter(adapter) => push_adapter(meta, adapter),
         Predictor::Blend(blend) => push_blend(meta, blend),
         Predictor::Adam(adam) => push_adam(meta, adam),
+        Predictor::History { reference, hops } => {
+            push_name(meta, reference);
+            push_varint(meta, *hops as u64);
+        }
     }
 }
 
@@ -69,6 +74,7 @@ pub(super) fn parse(
         8 => Predictor::Blend(Box::new(parse_blend(meta)?)),
         9 => Predictor::Companion(meta.size()?),
         10 => Predictor::Adam(Box::new(parse_adam(meta)?)),
+        11 => Predictor::History { reference: name(meta)?, hops: hops(meta)? },
         _ => return Err(unknown()),
     };
     let fits = match &predictor {
@@ -128,6 +134,11 @@ fn finite(number: f64, what: &str) -> Result<f64> {
 fn rank(meta: &mut ByteReader<'_>, most: u64) -> Result<u64> {
     let rank = meta.varint()?;
     if (1..=most).contains(&rank) { Ok(rank) } else { Err(bad("rank")) }
+}
+
+fn hops(meta: &mut ByteReader<'_>) -> Result<usize> {
+    let hops = meta.size()?;
+    if (1..=MAX_HOPS).contains(&hops) { Ok(hops) } else { Err(bad("number of ancestors")) }
 }
 
 fn push_adapter(meta: &mut Vec<u8>, adapter: &Adapter) {

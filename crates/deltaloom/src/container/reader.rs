@@ -150,6 +150,17 @@ impl Container {
 
     /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements.
     pub(crate) fn decode_chunk(&self, tensor: &PackedTensor, i: usize, values: &mut [u8]) -> Result<()> {
+        self.decode_chunk_with(tensor, i, None, values)
+    }
+
+    /// The same for a chunk whose elements have classes by their history.
+    pub(crate) fn decode_chunk_with(
+        &self,
+        tensor: &PackedTensor,
+        i: usize,
+        classes: Option<&[u8]>,
+        values: &mut [u8],
+    ) -> Result<()> {
         let chunk = &tensor.chunks[i];
         let payload = self.read_payload(tensor, &chunk.payload)?;
         let coding = tensor.groups[chunk.group].map(|set| self.decoder(*set));
@@ -160,7 +171,7 @@ impl Container {
             cols: to_usize(tensor.grid.cols),
         };
         coding
-            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, values))
+            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, classes, values))
             .map_err(|e| e.in_file(&self.path))
     }
 
@@ -200,7 +211,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index
     let trailer = Trailer::parse(&trailer, available, limits)?;
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
-    if crc32fast::hash(&stored) != trailer.index_crc {
+    if layout::index_crc(&head, &stored, ids) != trailer.index_crc {
         return Err(Error::corrupt("the index does not have its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);

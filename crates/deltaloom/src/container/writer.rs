@@ -56,7 +56,7 @@ impl<W: Write> ContainerWriter<W> {
             tables_packed: length(&tables)?,
             tables_len: length(&parts.tables)?,
             checks_len: length(&parts.checks)?,
-            index_crc: crc32fast::hash(&stored),
+            index_crc: layout::index_crc(&layout::head(), &stored, layout::WRITTEN),
         };
         let end = trailer.to_bytes();
         self.out.write_all(&stored)?;

@@ -7,7 +7,7 @@ use deltaloom_kernels::msb::MsbWriter;
 use deltaloom_kernels::prefix::{decode_elias_delta, encode_elias_delta};
 
 use super::bit_source::BitSource;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Encodes numbers from 1.
 #[derive(Debug, Default)]
@@ -49,6 +49,34 @@ impl<R: Read> EliasDecoder<R> {
     }
 }
 
+/// Bits of the code of `n`, which is at least 1.
+pub(crate) fn code_bits(n: u64) -> u64 {
+    let bits = u64::from(n.max(1).ilog2()) + 1;
+    2 * u64::from(bits.ilog2()) + bits
+}
+
+/// Codes numbers, each at least 1; the last byte is filled up with zeros.
+pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
+    let numbers: Vec<u64> = numbers.collect();
+    let (mut encoder, mut out) = (EliasEncoder::default(), Vec::new());
+    encoder.push(&numbers, &mut out);
+    encoder.finish(&mut out);
+    out
+}
+
+/// Decodes `count` numbers, which are all that `bytes` have.
+pub(crate) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u64>> {
+    // Each takes a bit at least.
+    if count > bytes.len().saturating_mul(8) {
+        return Err(Error::corrupt("fewer numbers are there than are said to be"));
+    }
+    let mut numbers = vec![0; count];
+    let mut decoder = EliasDecoder::new(bytes);
+    decoder.fill(&mut numbers)?;
+    decoder.finish()?;
+    Ok(numbers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +98,16 @@ mod tests {
         assert!(decode(&bytes[..bytes.len() - 1]).is_err());
         bytes.push(0);
         assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn codes_are_the_published_ones() {
+        // 1 = 1, 2 = 0100, 3 = 0101, 4 = 01100, 8 = 00100000, 17 = 001010001
+        assert_eq!(encode([1, 2, 3].into_iter()), [0b1010_0010, 0b1000_0000]);
+        assert_eq!(encode([4, 1, 1, 1].into_iter()), [0b0110_0111]);
+        assert_eq!(encode([17].into_iter()), [0b0010_1000, 0b1000_0000]);
+        assert_eq!([1, 2, 3, 4, 8, 17].map(code_bits), [1, 4, 4, 5, 8, 9]);
+        assert_eq!(decode(&[0b0010_1000, 0b1000_0000], 1).unwrap(), [17]);
+        assert!(decode(&[0xff], usize::MAX).is_err() && decode(&[0xff], 7).is_err());
     }
 }

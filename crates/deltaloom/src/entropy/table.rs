@@ -1,10 +1,11 @@
 //! Frequency tables: from counts to 12-bit frequencies that the format can write, and their bytes; docs/format.md section 6.
 //! It does not decide how many tables there are; see [`crate::plan`].
 
+use deltaloom_kernels::history::CellMap;
 use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::{ALPHABET, PROB_BITS, PROB_SCALE};
 
-use super::bytes::ByteReader;
+use super::bytes::{ByteReader, push_varint};
 use super::log2;
 use crate::error::{Error, Result};
 
@@ -15,6 +16,8 @@ pub(crate) type Counts = [u32; ALPHABET];
 
 /// Most tables of a set.
 pub(crate) const MAX_TABLES: usize = 64;
+/// Most runs of cells of a set: one per cell.
+const MAX_CELL_RUNS: usize = 1 << 16;
 /// Frequencies up to this have codes of their own.
 const DIRECT: u16 = 32;
 const MAX_CODE: u8 = 143;
@@ -112,11 +115,39 @@ pub(crate) fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &
 pub(crate) struct TableSet {
     /// First key of every table but the first; strictly rising.
     pub(crate) first_keys: Vec<u8>,
+    /// In a set for histories, in place of first keys: which cells each table serves.
+    pub(crate) cells: Vec<CellRun>,
     /// The tables.
     pub(crate) tables: Vec<Frequencies>,
 }
 
+/// Cells, which are 256 * class + key, from one to that of the next run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CellRun {
+    pub(crate) first: u16,
+    pub(crate) table: u8,
+}
+
+/// Marks the number of tables of a set that serves cells.
+const SERVES_CELLS: u8 = 0x80;
+
 impl TableSet {
+    /// A set whose tables serve keys.
+    pub(crate) fn of_keys(first_keys: Vec<u8>, tables: Vec<Frequencies>) -> Self {
+        Self { first_keys, cells: Vec::new(), tables }
+    }
+
+    /// Table of every key in every class.
+    pub(crate) fn cell_map(&self) -> Box<CellMap> {
+        let mut map: Box<CellMap> = Box::new([[0; KEYS]; 256]);
+        let cells = map.as_flattened_mut();
+        let ends = self.cells.iter().skip(1).map(|next| usize::from(next.first)).chain([cells.len()]);
+        for (run, end) in self.cells.iter().zip(ends) {
+            cells[usize::from(run.first)..end].fill(run.table);
+        }
+        map
+    }
+
     /// Table of every key, counted from table `from`: 0, or 1 in sets that begin with a gap table.
     pub(crate) fn key_map(&self, from: usize) -> [u8; KEYS] {
         std::array::from_fn(|key| {
@@ -127,8 +158,16 @@ impl TableSet {
     }
 
     pub(crate) fn push_to(&self, out: &mut Vec<u8>) {
-        out.push(u8::try_from(self.tables.len()).unwrap_or(u8::MAX));
-        out.extend_from_slice(&self.first_keys);
+        let count = u8::try_from(self.tables.len()).unwrap_or(u8::MAX);
+        if self.cells.is_empty() {
+            out.push(count);
+            out.extend_from_slice(&self.first_keys);
+        } else {
+            out.push(SERVES_CELLS | count);
+            push_varint(out, self.cells.len() as u64);
+            self.cells.windows(2).for_each(|w| push_varint(out, (w[1].first - w[0].first).into()));
+            out.extend(self.cells.iter().map(|run| run.table));
+        }
         for frequencies in &self.tables {
             // The frequency that has no code, if any, is the one that must not need one.
             let uncoded = frequencies.iter().position(|f| frequency_of(code_of(*f)) != *f);
@@ -139,17 +178,42 @@ impl TableSet {
         }
     }
 
-    pub(crate) fn parse(reader: &mut ByteReader<'_>) -> Result<Self> {
-        let count = usize::from(reader.u8()?);
+    /// Reads a set; `may_serve_cells` says whether the file's version has such.
+    pub(crate) fn parse(reader: &mut ByteReader<'_>, may_serve_cells: bool) -> Result<Self> {
+        let mut count = usize::from(reader.u8()?);
+        let mut cells = Vec::new();
+        if may_serve_cells && count & usize::from(SERVES_CELLS) != 0 {
+            count &= !usize::from(SERVES_CELLS);
+            cells = Self::parse_cells(reader, count)?;
+        }
         if !(1..=MAX_TABLES).contains(&count) {
             return Err(Error::corrupt(format!("a table set has {count} tables")));
         }
-        let first_keys = reader.take(count - 1)?.to_vec();
+        let first_keys = if cells.is_empty() { reader.take(count - 1)?.to_vec() } else { Vec::new() };
         if first_keys.first() == Some(&0) || first_keys.windows(2).any(|w| w[0] >= w[1]) {
             return Err(Error::corrupt("the keys of a table set do not rise"));
         }
         let tables = (0..count).map(|_| Self::parse_table(reader)).collect::<Result<_>>()?;
-        Ok(Self { first_keys, tables })
+        Ok(Self { first_keys, cells, tables })
+    }
+
+    fn parse_cells(reader: &mut ByteReader<'_>, table_count: usize) -> Result<Vec<CellRun>> {
+        let bad = || Error::corrupt("the cells of a table set do not rise, or name a table that it has not");
+        let run_count = reader.size()?;
+        if !(1..=MAX_CELL_RUNS).contains(&run_count) {
+            return Err(bad());
+        }
+        let mut firsts = vec![0u16];
+        for _ in 1..run_count {
+            let step = u16::try_from(reader.varint()?).ok().filter(|step| *step > 0).ok_or_else(bad)?;
+            let last = firsts.last().copied().unwrap_or(0);
+            firsts.push(last.checked_add(step).ok_or_else(bad)?);
+        }
+        let tables = reader.take(run_count)?;
+        if tables.iter().any(|table| usize::from(*table) >= table_count) {
+            return Err(bad());
+        }
+        Ok(firsts.into_iter().zip(tables).map(|(first, table)| CellRun { first, table: *table }).collect())
     }
 
     fn parse_table(reader: &mut ByteReader<'_>) -> Result<Frequencies> {
@@ -197,11 +261,11 @@ mod tests {
             let frequencies = normalise(&array);
             prop_assert_eq!(frequencies.iter().map(|&f| u32::from(f)).sum::<u32>(), PROB_SCALE);
             prop_assert!(array.iter().zip(&frequencies).all(|(&c, &f)| (c > 0) == (f > 0)));
-            let set = TableSet { first_keys: vec![7], tables: vec![frequencies, frequencies] };
+            let set = TableSet::of_keys(vec![7], vec![frequencies, frequencies]);
             let mut bytes = Vec::new();
             set.push_to(&mut bytes);
             let mut reader = ByteReader::new(&bytes, "test");
-            prop_assert_eq!(TableSet::parse(&mut reader).unwrap(), set);
+            prop_assert_eq!(TableSet::parse(&mut reader, false).unwrap(), set);
             reader.finish().unwrap();
         }
     }
@@ -211,10 +275,10 @@ mod tests {
         let mut counts = [0; ALPHABET];
         counts[..60].fill(1000);
         counts[30] = 1001;
-        let set = TableSet { first_keys: vec![], tables: vec![normalise(&counts)] };
+        let set = TableSet::of_keys(vec![], vec![normalise(&counts)]);
         let mut bytes = Vec::new();
         set.push_to(&mut bytes);
-        assert_eq!(TableSet::parse(&mut ByteReader::new(&bytes, "test")).unwrap(), set);
+        assert_eq!(TableSet::parse(&mut ByteReader::new(&bytes, "test"), false).unwrap(), set);
     }
 
     #[test]
@@ -227,7 +291,7 @@ mod tests {
 
     #[test]
     fn bad_sets_are_refused() {
-        let parse = |bytes: &[u8]| TableSet::parse(&mut ByteReader::new(bytes, "test"));
+        let parse = |bytes: &[u8]| TableSet::parse(&mut ByteReader::new(bytes, "test"), true);
         assert!(parse(&[1, 0, 0, 0]).is_ok());
         for bad in [
             &[0][..],
@@ -245,8 +309,39 @@ mod tests {
     }
 
     #[test]
+    fn cells_roundtrip_and_lead_to_their_tables() {
+        let tables = vec![normalise(&[1; ALPHABET]); 2];
+        let run = |first, table| CellRun { first, table };
+        let cells = vec![run(0, 1), run(200, 0), run(3 * 256 + 7, 1), run(u16::MAX, 0)];
+        let set = TableSet { first_keys: Vec::new(), cells, tables };
+        let mut bytes = Vec::new();
+        set.push_to(&mut bytes);
+        assert_eq!(TableSet::parse(&mut ByteReader::new(&bytes, "test"), true).unwrap(), set);
+        assert!(TableSet::parse(&mut ByteReader::new(&bytes, "test"), false).is_err());
+        let map = set.cell_map();
+        assert_eq!(
+            (map[0][199], map[0][200], map[3][6], map[3][7], map[255][254], map[255][255]),
+            (1, 0, 0, 1, 1, 0)
+        );
+        let parse = |bytes: &[u8]| TableSet::parse(&mut ByteReader::new(bytes, "test"), true);
+        let table = [0, 0, 0];
+        assert!(parse(&[&[129, 2, 5, 0, 0][..], &table].concat()).is_ok());
+        for bad in [
+            // No runs, a step of 0, a step beyond the last cell, a table that is not there, no table at all, runs that are not there.
+            &[129, 0][..],
+            &[129, 2, 0, 0, 0],
+            &[129, 2, 0x80, 0x80, 4, 0, 0],
+            &[129, 2, 5, 0, 1],
+            &[128, 1, 0],
+            &[129, 0x80, 0x80, 4, 5],
+        ] {
+            assert!(parse(&[bad, &table].concat()).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn key_map_counts_from_the_gap_table() {
-        let set = TableSet { first_keys: vec![1, 100], tables: vec![[0; ALPHABET]; 3] };
+        let set = TableSet::of_keys(vec![1, 100], vec![[0; ALPHABET]; 3]);
         let (dense, sparse) = (set.key_map(0), set.key_map(1));
         assert_eq!((dense[0], dense[1], dense[99], dense[100]), (0, 1, 1, 2));
         assert_eq!((sparse[0], sparse[99], sparse[100], sparse[255]), (1, 1, 2, 2));

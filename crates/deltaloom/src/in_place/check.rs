@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Check;
 use super::work::Work;
-use crate::container::Digest;
+use crate::container::{Digest, KnownDigest};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::scratch::Scratch;
@@ -68,7 +68,9 @@ pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Check
         return Ok(Checked { applied, sums: Vec::new() });
     }
     match work.digest_before(tensor) {
-        Some(expected) if is_begun || found != expected => Err(wrong_base(work, tensor, expected, found)),
+        Some(expected) if is_begun || found != expected => {
+            Err(wrong_base(work, tensor, KnownDigest::Whole(expected), found))
+        }
         _ => Ok(Checked::default()),
     }
 }
@@ -122,7 +124,7 @@ fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
         let digests = &resolved.tensor(needed).reference_digests;
         for (source, expected) in resolved.references(needed).iter().zip(digests) {
             let found = source.digest()?;
-            if found != *expected {
+            if !expected.is_of(&found) {
                 return Err(wrong_base(work, needed, *expected, found));
             }
         }
@@ -130,10 +132,10 @@ fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
     Err(fault)
 }
 
-fn wrong_base(work: &Work, tensor: usize, expected: Digest, found: Digest) -> Error {
+fn wrong_base(work: &Work, tensor: usize, expected: KnownDigest, found: Digest) -> Error {
     Error::BaseMismatch {
         tensor: work.resolved().info(tensor).name.clone(),
-        expected: expected.to_hex().to_string(),
+        expected: expected.to_hex(),
         found: format!("{} has {}", work.path().display(), found.to_hex()),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::bases::{Bases, ResolvedContainer, TensorSource};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::codec::Codec;
-use crate::container::{Container, Digest, PackedTensor};
+use crate::container::{Container, Digest, KnownDigest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::Predictor;
@@ -97,7 +97,7 @@ impl Work {
         let digests_before = (0..references.len())
             .map(|number| {
                 let home = references[number].iter().position(|reference| reference.place == Some(number))?;
-                container.index().tensors[number].reference_digests.get(home).copied()
+                container.index().tensors[number].reference_digests.get(home)?.whole()
             })
             .collect();
         let sources = |of_one: Vec<Reference>| of_one.into_iter().map(|reference| reference.source).collect();
@@ -232,7 +232,7 @@ fn find_references(
 ) -> Result<Vec<Reference>> {
     let tensor = &container.index().tensors[number];
     let wanted = tensor.predictor.references(container.index().info(tensor));
-    let find = |(wanted, digest): (&TensorInfo, &Digest)| {
+    let find = |(wanted, digest): (&TensorInfo, &KnownDigest)| {
         if !others.is_empty() {
             match others.find(wanted, *digest) {
                 Ok(source) => return Ok(Reference { source, place: None }),
@@ -243,9 +243,11 @@ fn find_references(
         let named = base.members[0].tensors.iter().position(|t| t.name == wanted.name);
         let fits = |i: &usize| in_file(base, *i).is_like(wanted);
         match named.filter(fits).or(Some(number).filter(fits)) {
-            Some(place) => Ok(Reference { source: in_file(base, place), place: Some(place) }),
-            // Says what is missing.
-            None => others.find(wanted, *digest).map(|source| Reference { source, place: None }),
+            Some(place) if digest.whole().is_some() => {
+                Ok(Reference { source: in_file(base, place), place: Some(place) })
+            }
+            // Says what is missing. An ancestor is never in the file, which has one step only.
+            _ => others.find(wanted, *digest).map(|source| Reference { source, place: None }),
         }
     };
     wanted.iter().zip(&tensor.reference_digests).map(find).collect()
@@ -261,7 +263,7 @@ fn chunks_to_write(container: &Container, number: usize, references: &[Vec<Refer
     let chunks = 0..to_usize(tensor.grid.chunk_count());
     match tensor.predictor {
         Predictor::Identical(_) if is_at_home(number, references) => Vec::new(),
-        Predictor::Reference(_) if is_at_home(number, references) => {
+        Predictor::Reference(_) | Predictor::History { .. } if is_at_home(number, references) => {
             chunks.filter(|i| tensor.chunks[*i].codec != Codec::Same).collect()
         }
         _ => chunks.collect(),

@@ -3,7 +3,6 @@
 
 mod closed_loop;
 mod corrected;
-mod elias;
 mod errors;
 mod file;
 mod laboratory;

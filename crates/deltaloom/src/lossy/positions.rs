@@ -6,9 +6,9 @@ use deltaloom_kernels::rans::{Contexts, DecodeTables, EncodeTables};
 use deltaloom_kernels::tokens;
 use serde::{Deserialize, Serialize};
 
-use super::elias;
 use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::ByteReader;
+use crate::entropy::elias;
 use crate::entropy::table::{Counts, TableSet, normalise};
 use crate::error::{Error, Result};
 
@@ -98,7 +98,7 @@ fn rans(positions: &[usize]) -> Vec<u8> {
         token.symbol
     };
     let symbols: Vec<u8> = skips(positions).map(symbol).collect();
-    let set = TableSet { first_keys: vec![], tables: vec![normalise(&counts)] };
+    let set = TableSet::of_keys(vec![], vec![normalise(&counts)]);
     let mut out = Vec::new();
     set.push_to(&mut out);
     let lanes = Lanes::choose(symbols.len(), symbols.len() as u64 / 2);
@@ -156,7 +156,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
         }
         Positions::Rans => {
             let mut reader = ByteReader::new(bytes, "positions");
-            let set = TableSet::parse(&mut reader)?;
+            let set = TableSet::parse(&mut reader, false)?;
             let tables = DecodeTables::new(&set.tables).ok_or_else(|| bad("tables are not well-formed"))?;
             let mut symbols = vec![0; count];
             let header = block::read_block(&mut reader, count)?;

@@ -1,9 +1,9 @@
 //! The published threshold methods to the letter: a difference of FP32 tensors to bytes and back, with every loss that their formulas have.
 //! Nothing here is meant for use; [`super::corrected`] is.
 
-use super::elias;
 use super::threshold::{self, Threshold, USUAL};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
+use crate::entropy::elias;
 use crate::entropy::frame;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;

@@ -67,10 +67,8 @@ fn tables(symbols: &[u8], keys: &[u8]) -> TableSet {
             before.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
     }
-    TableSet {
-        first_keys: groups.iter().skip(1).map(|(key, _)| *key).collect(),
-        tables: groups.iter().map(|(_, counts)| normalise(counts)).collect(),
-    }
+    let first_keys = groups.iter().skip(1).map(|(key, _)| *key).collect();
+    TableSet::of_keys(first_keys, groups.iter().map(|(_, counts)| normalise(counts)).collect())
 }
 
 fn contexts(set: &TableSet, keys: &[u8]) -> Vec<u8> {
@@ -129,7 +127,7 @@ pub(super) fn decode_all(number: Number, coded: &[u8], elements: &mut [u8]) -> R
             reader.finish()?;
         }
         RESIDUALS => {
-            let set = TableSet::parse(&mut reader)?;
+            let set = TableSet::parse(&mut reader, false)?;
             let coder = DecodeTables::new(&set.tables)
                 .ok_or_else(|| Error::corrupt("values: tables are not well-formed"))?;
             let contexts = contexts(&set, &exponents(number, elements));

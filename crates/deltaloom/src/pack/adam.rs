@@ -163,7 +163,7 @@ impl Sample {
 }
 
 fn second_moment(targets: &[Target<'_>], [v, m]: [usize; 2], bases: &Bases) -> Result<Option<Choice>> {
-    for base in bases.iter() {
+    for base in bases.direct() {
         let old = |i: usize| {
             let info = targets[i].info;
             base.counterpart(&info.name, |source| source.is_like(info))
@@ -193,7 +193,7 @@ fn second_moment(targets: &[Target<'_>], [v, m]: [usize; 2], bases: &Bases) -> R
 
 fn weights(targets: &[Target<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Result<Option<Choice>> {
     let info = targets[w].info;
-    for base in bases.iter() {
+    for base in bases.direct() {
         let Some(old) = base.counterpart(&info.name, |source| source.is_like(info)) else { continue };
         let sample = Sample::read(&targets[w], &[old], &[&targets[m], &targets[v]])?;
         let elements = sample.elements();

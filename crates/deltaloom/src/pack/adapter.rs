@@ -19,7 +19,7 @@ pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Base
         return Ok(None);
     };
     let changes = |module: &Module| [&target.info.name, &reference.info().name].contains(&&module.target);
-    let modules = bases.iter().flat_map(|base| base.modules()).filter(|(module, _)| changes(module));
+    let modules = bases.direct().flat_map(|base| base.modules()).filter(|(module, _)| changes(module));
     let mut best: Option<(u64, Choice)> = None;
     for (module, [a, b]) in modules {
         let Some(dtype) = Element::of(&a.info().dtype).filter(|_| module.rank <= MAX_RANK) else { continue };

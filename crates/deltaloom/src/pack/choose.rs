@@ -10,6 +10,7 @@ use super::adam;
 use super::adapter;
 use super::blend::{self, Recipe};
 use super::companion;
+use super::history;
 use super::low_rank::{self, ChosenFactors};
 use crate::bases::{self, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
@@ -122,7 +123,7 @@ pub(super) fn choose(
     let samples: Vec<Vec<u8>> = targets.par_iter().map(Target::sample).collect::<Result<_>>()?;
     let needs_casts = targets.iter().any(|target| cast::is_target(&target.info.dtype));
     let singles_of_bases: Vec<&TensorSource> = bases
-        .iter()
+        .direct()
         .flat_map(crate::bases::Base::tensors)
         .filter(|source| needs_casts && source.info().dtype == DType::F32)
         .collect();
@@ -171,6 +172,10 @@ pub(super) fn choose(
     for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
         choices[i] = Choice::coded(Predictor::Companion(other), Vec::new());
     }
+    let with_ancestors =
+        |(choice, target): (Choice, &Target<'_>)| history::with_ancestors(choice, target.info, bases);
+    let choices: Vec<Choice> =
+        choices.into_par_iter().zip(&targets).map(with_ancestors).collect::<Result<_>>()?;
     let done = choices.iter().zip(&targets).filter(|(choice, _)| !choice.predictor.has_chunks());
     progress.advance(done.map(|(_, target)| target.info.len_bytes()).sum());
     Ok(choices)
@@ -345,7 +350,9 @@ impl Context<'_> {
     /// From each base the tensor that has this one's place by name, dtype and shape.
     fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
         let info = target.info;
-        self.bases.iter().filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
+        self.bases
+            .direct()
+            .filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.

@@ -6,6 +6,7 @@ mod adapter;
 mod blend;
 mod choose;
 mod companion;
+mod history;
 mod least_squares;
 mod low_rank;
 
@@ -19,12 +20,12 @@ use crate::bases::{self, Bases};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
-use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, PackedTensor};
+use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, KnownDigest, PackedTensor};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::pipeline::{self, WINDOW_CHUNKS};
-use crate::plan::{self, Draft, GroupInput, GroupPlan, Preset, SetPool};
+use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::report::{self, PackReport};
@@ -113,6 +114,7 @@ struct LoadedGroup<'a> {
     target: Bytes<'a>,
     /// `None` where the prediction is zero.
     prediction: Option<Bytes<'a>>,
+    history: Option<GroupHistory>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
@@ -173,6 +175,7 @@ fn pack_windows(
         },
     )?;
     digester.finish(&mut packed);
+    packed.iter_mut().for_each(history::settle);
     let index = Index {
         layout: checkpoint.layout,
         chunk_log2: options.chunk_log2,
@@ -269,6 +272,17 @@ impl<'a> Packer<'a> {
             self.checkpoint.bytes(member, info, bytes.clone())
         };
         let choice = &self.choices[group.tensor];
+        if let Predictor::History { .. } = choice.predictor {
+            let (prediction, history) = history::load(choice, info, grid, group.chunks.clone())?;
+            let prediction = Some(Bytes::Read(prediction));
+            return Ok(LoadedGroup {
+                tensor: group.tensor,
+                target,
+                prediction,
+                history: Some(history),
+                chunk_bytes,
+            });
+        }
         let prediction = match &choice.predictor {
             Predictor::Companion(other) => Some(of_tensor(other)?),
             Predictor::Adam(adam) => {
@@ -280,7 +294,7 @@ impl<'a> Packer<'a> {
             }
             _ => choice.predict(info, bytes)?,
         };
-        Ok(LoadedGroup { tensor: group.tensor, target, prediction, chunk_bytes })
+        Ok(LoadedGroup { tensor: group.tensor, target, prediction, history: None, chunk_bytes })
     }
 
     fn input<'b>(&'b self, loaded: &'b LoadedGroup<'_>) -> GroupInput<'b> {
@@ -291,6 +305,7 @@ impl<'a> Packer<'a> {
             is_matrix: grid.is_matrix,
             chunks: loaded.pairs(&self.zeros),
             is_predicted: loaded.prediction.is_some(),
+            history: loaded.history.as_ref(),
         }
     }
 
@@ -314,6 +329,7 @@ impl<'a> Packer<'a> {
                 shape: ChunkShape { number, rows, cols },
                 target,
                 prediction,
+                classes: loaded.classes(&plan.coding, i),
                 row_scales: plan.row_scales(i),
                 symbols: plan.symbols(i),
                 mixed: plan.mixed(i),
@@ -338,6 +354,12 @@ impl Group {
 }
 
 impl LoadedGroup<'_> {
+    /// Classes of the elements of a chunk, where its coding has them.
+    fn classes(&self, coding: &Coding<usize>, chunk: usize) -> Option<&[u8]> {
+        let Coding::History { kind, .. } = coding else { return None };
+        self.history.as_ref()?.classes(*kind).get(chunk).map(|classes| &**classes)
+    }
+
     /// Target and prediction of every chunk; `zeros` is at least as long as the group.
     fn pairs<'a>(&'a self, zeros: &'a [u8]) -> Vec<(&'a [u8], &'a [u8])> {
         let prediction = self.prediction.as_deref().unwrap_or(zeros);
@@ -409,7 +431,8 @@ impl Digester {
             // A tied tensor has the digest of its target, whenever that was packed.
             let tied = if let Predictor::Tied(target) = tensor.predictor { target } else { i };
             tensor.digest = self.digests[tied].0;
-            tensor.reference_digests = std::mem::take(&mut self.digests[i].1);
+            let of_references = std::mem::take(&mut self.digests[i].1);
+            tensor.reference_digests = of_references.into_iter().map(KnownDigest::Whole).collect();
         }
     }
 }

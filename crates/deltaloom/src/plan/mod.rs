@@ -1,7 +1,9 @@
 //! Chooses codec and parameters of a group of chunks from costed histograms; pure functions of the bytes.
 //! It encodes nothing; [`crate::codec`] does.
 
+mod cells;
 mod grid;
+mod history;
 mod magnitudes;
 mod points;
 mod tables;
@@ -11,13 +13,14 @@ use deltaloom_kernels::rans::ALPHABET;
 use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
-use crate::codec::{self, ChunkShape, Coding, GridSymbols, GroupScales, UlpSymbols};
+use crate::codec::{self, ChunkShape, Coding, GridSymbols, GroupScales, HistoryKind, UlpSymbols};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
 use crate::residual::scales::{self, Pair, Scales};
 use crate::scratch::Scratch;
 
+pub(crate) use history::GroupHistory;
 pub(crate) use tables::SetPool;
 use tables::{Histogram, Row, TableRequest};
 
@@ -74,6 +77,8 @@ pub(crate) struct GroupInput<'a> {
     pub(crate) chunks: Vec<Pair<'a>>,
     /// Whether the prediction says anything; otherwise it is all zero.
     pub(crate) is_predicted: bool,
+    /// What its elements were before the prediction.
+    pub(crate) history: Option<&'a GroupHistory>,
 }
 
 impl GroupInput<'_> {
@@ -165,6 +170,13 @@ impl Draft {
         }
     }
 
+    /// Its scales, if it has residuals of all elements.
+    fn scales(&self) -> Option<Scales> {
+        let Coding::Ulp { scales, .. } = &self.coding else { return None };
+        let cols = scales.cols.clone().unwrap_or_default();
+        Some(Scales { offset: scales.offset, rows: self.row_scales.clone(), cols })
+    }
+
     /// Least that it can cost if others pay for its tables.
     fn cost_without_tables(&self) -> u64 {
         let request = self.coding.tables().and_then(Option::as_ref);
@@ -187,8 +199,17 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     };
     if group.is_predicted {
         let try_scales = preset.scales_from().is_some_and(|from| changed * 1024 >= from * group.elems());
-        offer(Some(best_ulp_draft(group, &symbols, group.is_matrix && try_scales, changed)));
-        if let Coding::Ulp { .. } = best.coding {
+        let ulp = best_ulp_draft(group, &symbols, group.is_matrix && try_scales, changed);
+        let ulp_scales = ulp.scales();
+        offer(Some(ulp));
+        if let Some(history) = group.history {
+            let absolute = history::absolute(group.number);
+            let scales = ulp_scales.unwrap_or_else(|| absolute.clone());
+            for (kind, scales) in [(HistoryKind::Changes, absolute), (HistoryKind::Residuals, scales)] {
+                offer(Some(history::draft(group, history, &symbols, kind, scales, changed)));
+            }
+        }
+        if let Coding::Ulp { .. } | Coding::History { .. } = best.coding {
             best.symbols = symbols;
         }
     } else {
@@ -231,7 +252,7 @@ pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64])
             None => {
                 let tables = draft.own_counts.iter().map(table::normalise).collect();
                 let first_keys = (1..=u8::MAX).take(draft.own_counts.len().saturating_sub(1)).collect();
-                Ok(pool.push(table::TableSet { first_keys, tables }))
+                Ok(pool.push(table::TableSet::of_keys(first_keys, tables)))
             }
         });
         GroupPlan {
@@ -524,7 +545,8 @@ fn sample_group<'a>(
     prediction: &'a [u8],
     is_predicted: bool,
 ) -> GroupInput<'a> {
-    GroupInput { number, cols: 1, is_matrix: false, chunks: vec![(sample, prediction)], is_predicted }
+    let chunks = vec![(sample, prediction)];
+    GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted, history: None }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::ALPHABET;
 
+use super::cells::{cell_runs, cells_bits, fit_cells};
 use crate::entropy::log2::{self, n_log2};
 use crate::entropy::table::{self, Counts, TableSet};
 
@@ -24,7 +25,7 @@ pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
     COUNTERS.with_borrow_mut(|counters| {
         add(counters);
         let mut rows = Vec::new();
-        for (key, counts) in (0..=u8::MAX).zip(counters.chunks_mut(ALPHABET)) {
+        for (key, counts) in (0..).zip(counters.chunks_mut(ALPHABET)) {
             // Most rows are empty, which is seen soonest without a branch for each counter.
             if counts.iter().fold(0, |any, count| any | count) != 0 {
                 rows.push((key, Row::new(counts)));
@@ -45,6 +46,10 @@ impl Row {
     /// From a count per symbol.
     pub(crate) fn new(counts: &[u32]) -> Self {
         Self { counts: (0..=u8::MAX).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect() }
+    }
+
+    pub(super) fn counts(&self) -> &[(u8, u32)] {
+        &self.counts
     }
 
     fn joined(&self, other: &Self) -> Self {
@@ -105,15 +110,20 @@ impl Row {
     }
 }
 
-/// Counts of the symbols of every key that occurs, keys rising.
+/// Counts of the symbols of every key that occurs, keys rising. In histories these are cells: 256 * class + key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Histogram {
-    rows: Vec<(u8, Row)>,
+    rows: Vec<(u16, Row)>,
 }
 
 impl Histogram {
+    /// From rows whose keys rise.
+    pub(super) fn of_rows(rows: Vec<(u16, Row)>) -> Self {
+        Self { rows }
+    }
+
     /// Gives every key of the two with its rows.
-    fn merge<'a>(&'a self, other: &'a Self, mut take: impl FnMut(u8, &'a Row, Option<&'a Row>)) {
+    fn merge<'a>(&'a self, other: &'a Self, mut take: impl FnMut(u16, &'a Row, Option<&'a Row>)) {
         let (mut a, mut b) = (self.rows.iter().peekable(), other.rows.iter().peekable());
         while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
             let order = x.0.cmp(&y.0);
@@ -162,26 +172,45 @@ impl EntropySum {
     }
 }
 
-/// Neighbouring keys that share a table.
+/// Keys that share a table: neighbours, or any cells.
 #[derive(Debug, Clone)]
-struct KeyRun {
-    first_key: u8,
-    row: Row,
-    cost: u64,
+pub(super) struct KeyRun {
+    pub(super) cells: Vec<u16>,
+    pub(super) row: Row,
+    pub(super) cost: u64,
+}
+
+impl KeyRun {
+    /// A run of its own for each key.
+    pub(super) fn of(histogram: &Histogram) -> Vec<Self> {
+        let run = |(key, row): &(u16, Row)| Self { cells: vec![*key], row: row.clone(), cost: row.cost() };
+        histogram.rows.iter().map(run).collect()
+    }
+
+    fn first_key(&self) -> u8 {
+        u8::try_from(self.cells[0]).unwrap_or(u8::MAX)
+    }
 }
 
 /// Tables that fit a histogram, and what coding it with them costs, tables included, in 1/65536 bits.
 #[derive(Debug, Clone)]
 pub(crate) struct Fit {
-    gaps: Option<Row>,
-    runs: Vec<KeyRun>,
+    pub(super) gaps: Option<Row>,
+    pub(super) runs: Vec<KeyRun>,
+    /// Whether it is for a history.
+    pub(super) serves_cells: bool,
     pub(crate) cost: u64,
 }
 
 /// Joins neighbouring keys while that saves bits. `gaps` becomes a table before the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Row>) -> Fit {
-    let run = |(key, row): &(u8, Row)| KeyRun { first_key: *key, row: row.clone(), cost: row.cost() };
-    let mut runs: Vec<KeyRun> = histogram.rows.iter().map(run).collect();
+    let runs = join_neighbours(KeyRun::of(histogram));
+    let cost = runs.iter().map(|run| run.cost).chain(gaps.map(Row::cost)).sum();
+    Fit { gaps: gaps.cloned(), runs, serves_cells: false, cost }
+}
+
+/// Joins neighbouring runs while that saves bits, or there are too many.
+pub(super) fn join_neighbours(mut runs: Vec<KeyRun>) -> Vec<KeyRun> {
     let mut joined_costs: Vec<u64> = runs.windows(2).map(|w| w[0].row.joined_cost(&w[1].row)).collect();
     loop {
         let saving =
@@ -191,18 +220,22 @@ pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Row>) -> Fit {
         let Some(best) = best.filter(|best| saving(*best) > 0 || runs.len() > MAX_TABLES) else { break };
         let next = runs.remove(best + 1);
         runs[best].row = runs[best].row.joined(&next.row);
+        runs[best].cells.extend(next.cells);
         runs[best].cost = joined_costs.remove(best);
         for i in [best.checked_sub(1), Some(best)].into_iter().flatten().filter(|i| i + 1 < runs.len()) {
             joined_costs[i] = runs[i].row.joined_cost(&runs[i + 1].row);
         }
     }
-    let cost = runs.iter().map(|run| run.cost).chain(gaps.map(Row::cost)).sum();
-    Fit { gaps: gaps.cloned(), runs, cost }
+    runs
 }
 
 impl Fit {
     pub(crate) fn set(&self) -> TableSet {
-        let mut set = TableSet { first_keys: Vec::new(), tables: Vec::new() };
+        if self.serves_cells {
+            let tables = self.runs.iter().map(|run| table::normalise(&run.row.to_counts())).collect();
+            return TableSet { first_keys: Vec::new(), cells: cell_runs(&self.runs), tables };
+        }
+        let mut set = TableSet::of_keys(Vec::new(), Vec::new());
         if let Some(gaps) = &self.gaps {
             set.tables.push(table::normalise(&gaps.to_counts()));
             set.first_keys.push(1);
@@ -211,7 +244,8 @@ impl Fit {
             set.tables.push(table::normalise(&run.row.to_counts()));
             if i > 0 {
                 // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
-                set.first_keys.push(if self.gaps.is_some() { run.first_key.max(2) } else { run.first_key });
+                let first_key = run.first_key();
+                set.first_keys.push(if self.gaps.is_some() { first_key.max(2) } else { first_key });
             }
         }
         set
@@ -220,17 +254,20 @@ impl Fit {
     /// Bits of the tables themselves.
     pub(crate) fn table_bits(&self) -> u64 {
         let rows = self.gaps.iter().chain(self.runs.iter().map(|run| &run.row));
-        rows.map(|row| table::table_bits(row.counts.len())).sum()
+        let of_tables: u64 = rows.map(|row| table::table_bits(row.counts.len())).sum();
+        of_tables + if self.serves_cells { cells_bits(&self.runs) } else { 0 }
     }
 }
 
 /// Cost of a histogram with a set that is there already; `None` when it lacks a symbol.
 fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Option<u64> {
-    let from = usize::from(gaps.is_some());
-    let map = set.key_map(from);
+    let map: Box<[u8]> = match &set.cells[..] {
+        [] => Box::new(set.key_map(usize::from(gaps.is_some()))),
+        _ => set.cell_map().as_flattened().into(),
+    };
     let gap_cost =
         gaps.map_or(Some(0), |gaps| table::coded_cost(gaps.counts.iter().copied(), set.tables.first()?))?;
-    let row_cost = |(key, row): &(u8, Row)| {
+    let row_cost = |(key, row): &(u16, Row)| {
         table::coded_cost(row.counts.iter().copied(), set.tables.get(usize::from(map[usize::from(*key)]))?)
     };
     histogram.rows.iter().map(row_cost).try_fold(gap_cost, |sum, cost| Some(sum + cost?))
@@ -251,6 +288,7 @@ pub(crate) struct SetPool {
     pub(crate) sets: Vec<TableSet>,
     recent_dense: Vec<usize>,
     recent_sparse: Vec<usize>,
+    recent_histories: Vec<usize>,
 }
 
 impl SetPool {
@@ -287,9 +325,13 @@ impl SetPool {
             .collect();
         let first_of_cluster = self.sets.len();
         for cluster in clusters {
-            let is_sparse = cluster.gaps().is_some();
+            let (is_sparse, serves_cells) = (cluster.gaps().is_some(), cluster.serves_cells());
             let set = self.push(cluster.into_set());
-            let recent = if is_sparse { &mut self.recent_sparse } else { &mut self.recent_dense };
+            let recent = match (is_sparse, serves_cells) {
+                (true, _) => &mut self.recent_sparse,
+                (false, true) => &mut self.recent_histories,
+                (false, false) => &mut self.recent_dense,
+            };
             recent.push(set);
             if recent.len() > RECENT_SETS {
                 recent.remove(0);
@@ -303,7 +345,11 @@ impl SetPool {
     }
 
     fn reusable(&self, request: &TableRequest) -> Option<usize> {
-        let recent = if request.gaps.is_some() { &self.recent_sparse } else { &self.recent_dense };
+        let recent = match (&request.gaps, request.own.serves_cells) {
+            (Some(_), _) => &self.recent_sparse,
+            (None, true) => &self.recent_histories,
+            (None, false) => &self.recent_dense,
+        };
         let cost = |set: &usize| cost_with(&request.histogram, request.gaps.as_ref(), &self.sets[*set]);
         let best = recent.iter().filter_map(|set| Some((cost(set)?, *set))).min()?;
         (best.0 <= request.own.cost).then_some(best.1)
@@ -313,26 +359,36 @@ impl SetPool {
 /// Requests that will share a set.
 enum Cluster<'a> {
     One(&'a TableRequest),
-    Many(Histogram, Option<Row>),
+    Many { histogram: Histogram, gaps: Option<Row>, serves_cells: bool },
 }
 
 impl Cluster<'_> {
     fn histogram(&self) -> &Histogram {
         match self {
             Self::One(request) => &request.histogram,
-            Self::Many(histogram, _) => histogram,
+            Self::Many { histogram, .. } => histogram,
         }
     }
 
     fn gaps(&self) -> Option<&Row> {
         match self {
             Self::One(request) => request.gaps.as_ref(),
-            Self::Many(_, gaps) => gaps.as_ref(),
+            Self::Many { gaps, .. } => gaps.as_ref(),
+        }
+    }
+
+    fn serves_cells(&self) -> bool {
+        match self {
+            Self::One(request) => request.own.serves_cells,
+            Self::Many { serves_cells, .. } => *serves_cells,
         }
     }
 
     /// Bits saved by coding the request with this cluster: its tables, less what common statistics cost.
     fn joining_saves(&self, request: &TableRequest) -> i64 {
+        if self.serves_cells() != request.own.serves_cells {
+            return i64::MIN;
+        }
         let of_gaps = match (self.gaps(), &request.gaps) {
             (Some(a), Some(b)) => a.joining_loses(b),
             (None, None) => 0,
@@ -344,13 +400,15 @@ impl Cluster<'_> {
 
     fn join(&mut self, request: &TableRequest) {
         let gaps = self.gaps().zip(request.gaps.as_ref()).map(|(a, b)| a.joined(b));
-        *self = Self::Many(self.histogram().joined(&request.histogram), gaps);
+        let (histogram, serves_cells) = (self.histogram().joined(&request.histogram), self.serves_cells());
+        *self = Self::Many { histogram, gaps, serves_cells };
     }
 
     fn into_set(self) -> TableSet {
         match self {
             Self::One(request) => request.own.set(),
-            Self::Many(histogram, gaps) => fit(&histogram, gaps.as_ref()).set(),
+            Self::Many { histogram, serves_cells: true, .. } => fit_cells(&histogram).set(),
+            Self::Many { histogram, gaps, .. } => fit(&histogram, gaps.as_ref()).set(),
         }
     }
 }

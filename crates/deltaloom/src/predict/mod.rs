@@ -51,7 +51,17 @@ pub enum Predictor {
     Companion(usize),
     /// A step of Adam from tensors of a base and of the same container.
     Adam(Box<Adam>),
+    /// As `Reference`; what the tensor was before that is a context.
+    History {
+        /// Name of the reference and of its ancestors; `None` means that it is the tensor's own.
+        reference: Option<String>,
+        /// How many ancestors there are.
+        hops: usize,
+    },
 }
+
+/// Most ancestors of a reference that a history has.
+pub(crate) const MAX_HOPS: usize = 16;
 
 impl Predictor {
     /// Word for reports.
@@ -68,6 +78,7 @@ impl Predictor {
             Self::Blend(_) => "blend",
             Self::Companion(_) => "companion",
             Self::Adam(_) => "adam",
+            Self::History { .. } => "history",
         }
     }
 
@@ -81,7 +92,8 @@ impl Predictor {
             | Self::Adapter(_)
             | Self::Blend(_)
             | Self::Companion(_)
-            | Self::Adam(_) => true,
+            | Self::Adam(_)
+            | Self::History { .. } => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -104,6 +116,7 @@ impl Predictor {
             Self::Adapter(adapter) => adapter.references(info, like(&adapter.reference)),
             Self::Blend(blend) => blend.references.iter().map(like).collect(),
             Self::Adam(adam) => adam.references.iter().map(like).collect(),
+            Self::History { reference, hops } => vec![like(reference); hops + 1],
         }
     }
 
@@ -115,6 +128,7 @@ impl Predictor {
             Self::Adapter(_) => 3,
             Self::Blend(blend) => blend.references.len(),
             Self::Adam(adam) => adam.references.len(),
+            Self::History { hops, .. } => hops + 1,
         }
     }
 
@@ -126,7 +140,8 @@ impl Predictor {
             | Self::Identical(_)
             | Self::LowRank { .. }
             | Self::Adapter(_)
-            | Self::Blend(_) => 0,
+            | Self::Blend(_)
+            | Self::History { .. } => 0,
             Self::Adam(adam) => match adam.form {
                 AdamForm::SecondMoment => 1,
                 AdamForm::Weights => 2,
@@ -147,7 +162,7 @@ impl Predictor {
 
     /// Whether the prediction is a tensor of a base as it is, so that elements that differ from the one differ from the other.
     pub(crate) fn is_reference(&self) -> bool {
-        matches!(self, Self::Reference(_) | Self::Identical(_))
+        matches!(self, Self::Reference(_) | Self::Identical(_) | Self::History { .. })
     }
 
     /// Numbers of the tensors of the same container that are needed.
@@ -169,6 +184,7 @@ impl Predictor {
             Self::Adapter(adapter) => Some(adapter.to_string()),
             Self::Blend(blend) => Some(blend.to_string()),
             Self::Adam(adam) => Some(adam.to_string()),
+            Self::History { hops, .. } => Some(format!("{hops} ancestors")),
             _ => None,
         }
     }

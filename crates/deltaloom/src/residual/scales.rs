@@ -50,6 +50,9 @@ fn all_quarter_octaves(values: &[f64]) -> Vec<i32> {
     moved.into_iter().map(|scale| scale.unwrap_or(least - UNMOVED)).collect()
 }
 
+/// Elements below 2^-this have the lowest of absolute keys.
+const LEAST_OCTAVE: i32 = 48;
+
 /// Offset for which a step of 1.0 puts a ULP of 1.0 at [`KEY_OF_ONE_ULP`].
 fn unit_offset(number: Number) -> i32 {
     let octaves = match number.kind() {
@@ -57,6 +60,15 @@ fn unit_offset(number: Number) -> i32 {
         _ => 0,
     };
     KEY_STEPS_PER_OCTAVE * octaves - KEY_OF_ONE_ULP
+}
+
+/// Offset of keys that do not depend on steps: from 2^-48 on, a key for every quarter of an octave of the element.
+pub(crate) fn absolute_offset(number: Number) -> i32 {
+    let bias = match number.kind() {
+        NumberKind::Float => (1 << (number.exponent_bits() - 1)) - 1,
+        _ => return 0,
+    };
+    KEY_STEPS_PER_OCTAVE * (bias - LEAST_OCTAVE)
 }
 
 /// One scale for all elements, from the mean step of a sample: it only places the keys, so that tensors with like steps can share tables.

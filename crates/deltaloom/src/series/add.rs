@@ -154,10 +154,10 @@ impl Series {
         options: &PackOptions,
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
-        let mut bases = Bases::default();
-        if let Some(reference) = chain.last() {
-            bases.push_checkpoint(&self.path(reference), self.restore(&chain, options.threads, progress)?);
-        }
+        let bases = match chain.last() {
+            Some(_) => self.bases_of(&chain, options.threads, progress)?,
+            None => Bases::default(),
+        };
         let mut file = self.new_file()?;
         let path = file.path().to_path_buf();
         let named = |e| match e {
@@ -191,6 +191,17 @@ impl Series {
             seconds: 0.0,
         };
         Ok(PackedStep { file, entry, chain, report })
+    }
+
+    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were before.
+    fn bases_of(&self, chain: &[StepEntry], threads: usize, progress: &dyn Progress) -> Result<Bases> {
+        let (mut bases, resolved) = self.open_chain(chain)?;
+        let reference =
+            restored::checkpoint(&resolved, &self.scratch_folder(), &self.limits, threads, progress)?;
+        bases.push_checkpoint(resolved.container().path(), reference);
+        let newest_first: Vec<PathBuf> = chain.iter().rev().map(|entry| self.path(entry)).collect();
+        bases.set_history(&newest_first)?;
+        Ok(bases)
     }
 
     /// A file for a container that will be stored.

@@ -57,16 +57,22 @@ impl Series {
 
     /// Opens the last step of a chain that begins with a keyframe.
     pub(super) fn resolve(&self, chain: &[StepEntry]) -> Result<Arc<ResolvedContainer>> {
+        Ok(self.open_chain(chain)?.1)
+    }
+
+    /// Opens a chain that begins with a keyframe: the steps before the last one as bases, and the last one.
+    pub(super) fn open_chain(&self, chain: &[StepEntry]) -> Result<(Bases, Arc<ResolvedContainer>)> {
         let mut bases = Bases::default();
-        let mut last = None;
+        let mut last: Option<Arc<ResolvedContainer>> = None;
         for entry in chain {
-            let container = self.container(entry)?;
-            let path = container.path().to_path_buf();
-            let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
-            bases.push(Base::of_container(&path, Arc::clone(&resolved)));
-            last = Some(resolved);
+            if let Some(before) = last.take() {
+                let path = before.container().path().to_path_buf();
+                bases.push(Base::of_container(&path, before));
+            }
+            last = Some(Arc::new(ResolvedContainer::new(self.container(entry)?, &bases)?));
         }
-        last.ok_or_else(|| Error::NotFound { what: "a step".to_owned() })
+        let last = last.ok_or_else(|| Error::NotFound { what: "a step".to_owned() })?;
+        Ok((bases, last))
     }
 }
 

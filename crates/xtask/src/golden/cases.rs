@@ -24,6 +24,8 @@ pub(crate) struct Case {
     pub(super) chunk_log2: u8,
     pub(super) original: Input,
     pub(super) bases: Vec<Input>,
+    /// Whether the bases are the steps before it, newest first.
+    pub(super) has_history: bool,
 }
 
 impl Case {
@@ -41,6 +43,7 @@ impl Case {
             chunk_log2: 17,
             original: file(original),
             bases: bases.iter().map(|tensors| file(tensors)).collect(),
+            has_history: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod cases;
 mod computed;
+mod history;
 mod numbers;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,11 @@ use cases::{Case, Input};
 
 type Cases = fn() -> Vec<Case>;
 /// The folders, each with its cases.
-const FOLDERS: [(&str, Cases); 2] = [("assets/golden/v1", cases::all), ("assets/golden/v2", cases::since_2)];
+const FOLDERS: [(&str, Cases); 3] = [
+    ("assets/golden/v1", cases::all),
+    ("assets/golden/v2", cases::since_2),
+    ("assets/golden/v3", history::since_3),
+];
 const MANIFEST: &str = "manifest.json";
 /// All containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 300_000;
@@ -41,6 +46,9 @@ pub struct Entry {
     pub preset: String,
     /// log2 of the elements of a chunk.
     pub chunk_log2: u8,
+    /// Whether the bases are the steps before it, newest first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_history: bool,
 }
 
 /// The containers of a folder.
@@ -107,6 +115,7 @@ impl Case {
             covers: self.covers.to_owned(),
             preset: preset.to_owned(),
             chunk_log2: self.chunk_log2,
+            has_history: self.has_history,
         }
     }
 }
@@ -129,6 +138,9 @@ impl Entry {
             paths.into_iter().partition(|path| path.join("adapter_config.json").exists());
         adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
         bases.push_paths(&others, &Limits::default())?;
+        if self.has_history {
+            bases.set_history(&others)?;
+        }
         Ok(bases)
     }
 }
@@ -273,6 +285,7 @@ impl Seen {
             "blend",
             "companion",
             "adam",
+            "history",
         ];
         missing("predictor", &self.predictors, &predictors)?;
         missing(

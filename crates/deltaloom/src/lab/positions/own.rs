@@ -118,7 +118,7 @@ fn push_rans(gaps: &[u64], out: &mut Vec<u8>) {
     };
     let symbols: Vec<u8> = gaps.iter().map(symbol_of).collect();
     let lanes = Lanes::choose(symbols.len(), own_table_cost(&counts) / log2::ONE_BIT / 8);
-    let set = TableSet { first_keys: Vec::new(), tables: vec![normalise(&counts)] };
+    let set = TableSet::of_keys(Vec::new(), vec![normalise(&counts)]);
     set.push_to(out);
     let tables = EncodeTables::new(&set.tables);
     block::push_with_raw(out, &tables, lanes, &symbols, Contexts::Single, &raw.finish());
@@ -250,7 +250,7 @@ fn read_rans(mut reader: ByteReader<'_>) -> Result<Vec<u64>> {
     if count > MOST_GAPS {
         return Err(Error::corrupt("a segment has more positions than any has"));
     }
-    let set = table::TableSet::parse(&mut reader)?;
+    let set = table::TableSet::parse(&mut reader, false)?;
     let tables = DecodeTables::new(&set.tables)
         .ok_or_else(|| Error::corrupt("a frequency table is not well-formed"))?;
     let block = block::read_block(&mut reader, count)?;

@@ -1,0 +1,94 @@
+//! Histories of tensors whose reference has known ancestors: which they are, what they give a group, and whether that was of use.
+//! What it saves is costed by [`crate::plan`].
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::choose::Choice;
+use crate::bases::{Bases, Memo, TensorSource};
+use crate::codec::{Coding, HistoryKind};
+use crate::container::{KnownDigest, PackedTensor};
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::plan::GroupHistory;
+use crate::predict::{MAX_HOPS, Predictor};
+use crate::scratch::Scratch;
+use crate::tensor::{Grid, TensorInfo};
+
+/// Ancestors whose residuals count.
+const RESIDUAL_HOPS: usize = 2;
+/// Bits of an ancestor in the index.
+const BITS_PER_HOP: u64 = 64;
+
+/// Gives a reference that is in the history of the bases its ancestors there: the tensors of the same name, dtype and shape, as far back as every step has one.
+pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -> Result<Choice> {
+    let (Predictor::Reference(name), [reference]) = (&choice.predictor, &choice.references[..]) else {
+        return Ok(choice);
+    };
+    let wanted = name.as_ref().unwrap_or(&info.name);
+    let steps = bases.ancestors_of(reference).map(|base| {
+        let mut named = base.named(wanted);
+        named.find(|source| source.is_like(info)).cloned()
+    });
+    let ancestors: Vec<TensorSource> = steps.map_while(|source| source).take(MAX_HOPS).collect();
+    if ancestors.is_empty() {
+        return Ok(choice);
+    }
+    let predictor = Predictor::History { reference: name.clone(), hops: ancestors.len() };
+    let references = std::iter::once(reference.clone()).chain(ancestors).collect();
+    Choice::coded(predictor, references).with_reference_digests()
+}
+
+/// Prediction and history of a group of chunks. Of each chunk every ancestor is decoded once.
+pub(super) fn load(
+    choice: &Choice,
+    info: &TensorInfo,
+    grid: &Grid,
+    chunks: Range<u64>,
+) -> Result<(Scratch, GroupHistory)> {
+    let references = &choice.references[..];
+    let number = info.number();
+    let of_chunk = |chunk: u64| {
+        let range = grid.chunk_bytes(chunk);
+        let mut memo = Memo::new(true);
+        let prediction = memo.part(&references[0], range.clone())?;
+        let mut classes = |kind| memo.classes(kind, number, references, range.clone());
+        let (changes, residuals) = (classes(HistoryKind::Changes)?, classes(HistoryKind::Residuals)?);
+        Ok([(*prediction).clone(), (*changes).clone(), (*residuals).clone()])
+    };
+    let loaded: Vec<[Scratch; 3]> = chunks.clone().into_par_iter().map(of_chunk).collect::<Result<_>>()?;
+    let mut prediction =
+        Scratch::vec(to_usize(grid.chunk_bytes(chunks.end - 1).end - grid.chunk_bytes(chunks.start).start));
+    let (mut changes, mut residuals) = (Vec::new(), Vec::new());
+    for [part, of_changes, of_residuals] in loaded {
+        prediction.extend_from_slice(&part);
+        changes.push(of_changes);
+        residuals.push(of_residuals);
+    }
+    let of_tensor = (references.len() as u64 - 1) * BITS_PER_HOP;
+    let index_bits = of_tensor * (chunks.end - chunks.start) / grid.chunk_count().max(1);
+    Ok((prediction.into(), GroupHistory { changes, residuals, index_bits }))
+}
+
+/// Names no more ancestors than the groups of a tensor need: without any it is an ordinary reference.
+pub(super) fn settle(tensor: &mut PackedTensor) {
+    let Predictor::History { reference, hops } = &tensor.predictor else { return };
+    let needed = |coding: &Coding<usize>| match coding {
+        Coding::History { kind: HistoryKind::Changes, .. } => *hops,
+        Coding::History { kind: HistoryKind::Residuals, .. } => RESIDUAL_HOPS.min(*hops),
+        _ => 0,
+    };
+    let hops = tensor.groups.iter().map(needed).max().unwrap_or(0);
+    let reference = reference.clone();
+    tensor.reference_digests.truncate(hops + 1);
+    tensor.predictor = match hops {
+        0 => Predictor::Reference(reference),
+        _ => {
+            for ancestor in &mut tensor.reference_digests[1..] {
+                *ancestor = ancestor.whole().map_or(*ancestor, |digest| KnownDigest::start_of(&digest));
+            }
+            Predictor::History { reference, hops }
+        }
+    };
+}
