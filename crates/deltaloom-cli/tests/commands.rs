@@ -326,13 +326,18 @@ fn the_demo_shows_deltaloom_smallest_on_every_row() {
 #[test]
 fn help_is_as_reviewed() {
     let scratch = Scratch::new();
-    let commands = ["", "pack", "unpack", "inspect", "verify", "diff", "lineage", "cat", "bench", "demo"];
+    let series = "init add ls log show plot health get prune repack gc verify watch flush";
+    let series = series.split(' ').map(|command| format!("series {command}"));
+    let others =
+        "pack unpack inspect verify diff lineage cat bench series lab demo".split(' ').map(str::to_owned);
+    let lab = ["lab positions", "lab tpde"].map(str::to_owned);
+    let commands = [String::new()].into_iter().chain(others).chain(series).chain(lab);
     let help = commands.map(|command| {
         let ended = scratch.ok(&format!("{command} --help"));
         // Blank ends of lines do not survive editors.
         ended.text().lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>()
     });
-    insta::assert_snapshot!("help", help.join("----------\n"));
+    insta::assert_snapshot!("help", help.collect::<Vec<_>>().join("----------\n"));
 }
 
 #[test]

@@ -85,6 +85,46 @@ Each of `candidates` has:
 `coded_bytes` and `ratio` leave the header out, as published tables do; `container_bytes` is all that was read back. The seconds of a
 method are processor time of one thread; `encode_seconds` and `total_seconds` are time on the wall.
 
+### lab tpde
+
+| key | value |
+|---|---|
+| `checkpoints` | paths as given |
+| `rows` | a list of `method`, `form` (`exact`, `published`, `corrected`), `lossy`, `ratio`, `ratio_after_first`, `mean_ratio`, `published_ratio`, `published_mean_ratio`, `in_bytes`, `out_bytes` and `steps` |
+
+Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kept_fraction`, `thresholds`, `max_error`, `relative_update_error`, `relative_state_error`, `left_out_bytes`, and where they
+are known `fp32_bytes`, `published_bytes` and `loss`. With `--verify` it is a list of files with `path`, `step`, `lossless`, `checked`, `bound`, `max_error` and `faults`.
+
+### series ls, log
+
+| key | value |
+|---|---|
+| `location`, `options`, `newest` | where it is; `keyframe_every` and `max_chain`; its last step |
+| `totals` | `steps`, `original_bytes`, `stored_bytes`, `keyframes`, `keyframe_original_bytes`, `keyframe_bytes`, `ratio_sum` |
+| `ratio`, `delta_ratio`, `mean_delta_ratio` | all original bytes over all stored bytes; the same without keyframes; the mean of those steps' ratios |
+| `steps` | a list of entries as docs/series.md has them, each with its `ratio` |
+
+`series show` prints the first two rows; with `--step` an entry, and under `container` what `inspect` prints of it. `series add` prints an entry, `is_new`, and `container` if it is new. `series get` prints what
+`unpack` prints.
+
+### series health
+
+| key | value |
+|---|---|
+| `rule` | the parameters of the warning rule |
+| `steps` | a list of `step`, `reference`, `is_keyframe`, `ratio`, `bits_per_weight`, `changed_fraction`, `deviations` |
+| `layers` | a list of `kind`, `name`, `elems`, `changed_fractions` (one for each step), `window_steps`, `identical_share`, `below_share`, `is_frozen`, `unchanged_since` |
+| `warnings` | a list of `kind` (`more`, `less`, `nothing`, `everything`), `step`, `last_step`, `changed_fraction`, `expected_fraction`, `deviations` |
+
+### series prune, repack, gc, verify
+
+| key | value |
+|---|---|
+| `kept`, `dropped`, `repacked` | number of steps that are there now; the steps that were left out, and those that were packed again |
+| `stored_bytes_before`, `stored_bytes` | size of all containers before and now; the latter not in a dry run |
+| `removed`, `removed_bytes`, `too_young` | of gc: objects that are gone, their size, and those that nothing names but that are too young |
+| `ok`, `deep`, `steps`, `faults` | of verify: whether nothing is wrong, whether every tensor was decoded, how many steps there are, and a line for each fault |
+
 ### unpack
 
 | key | value |

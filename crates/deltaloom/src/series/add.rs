@@ -10,9 +10,10 @@ use serde::Serialize;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::Series;
+use super::catalog::Catalog;
 use super::chain::{LOOK_BACK, choose_reference};
 use super::content;
-use super::manifest::{Catalog, Parts, StepEntry};
+use super::manifest::{Parts, StepEntry};
 use super::restored;
 use crate::bases::Bases;
 use crate::checkpoint::{Checkpoint, FileSource};

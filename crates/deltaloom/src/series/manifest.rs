@@ -1,21 +1,19 @@
 //! The manifest of a series and its pages, as docs/series.md has them: what steps there are, where, and what each rests on.
-//! It reads no containers and chooses no references.
+//! It writes pages and reads none: [`super::catalog`] does.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::store::{Revision, Store};
+use super::store::Store;
 use crate::error::{Error, Result};
-use crate::limits::to_usize;
 
 const FORMAT: &str = "deltaloom series";
 const VERSION: u32 = 1;
 /// Entries, or references to pages of one level, that become a page when there are twice as many.
 const PAGE_ENTRIES: usize = 32;
-/// A manifest or page beyond this is not one of ours.
-const MAX_BYTES: u64 = 16 << 20;
+/// A page beyond this is not one of ours.
+pub(super) const MAX_PAGE_BYTES: u64 = 16 << 20;
 /// Levels of pages: 32^8 entries are more than there will be.
 const MAX_LEVEL: u32 = 8;
 /// The most that `max_chain` may be.
@@ -211,17 +209,17 @@ impl Totals {
 
 /// Entries that are elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct PageReference {
-    page: String,
-    level: u32,
-    first: u64,
-    last: u64,
+pub(super) struct PageReference {
+    pub(super) page: String,
+    pub(super) level: u32,
+    pub(super) first: u64,
+    pub(super) last: u64,
     count: u64,
     last_ordinal: u64,
 }
 
 impl PageReference {
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         page_key(&self.page)
     }
 }
@@ -230,11 +228,25 @@ fn page_key(page: &str) -> String {
     format!("pages/{page}.json")
 }
 
+/// An object with entries, or with references to such.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Page {
+pub(super) enum Page {
     Entries(Vec<StepEntry>),
     Pages(Vec<PageReference>),
+}
+
+impl Page {
+    /// Reads and checks a page of a level.
+    pub(super) fn parse(bytes: &[u8], level: u32) -> Result<Self> {
+        let page = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("a page: {e}")))?;
+        match (&page, level.checked_sub(1)) {
+            (Self::Entries(entries), None) => check_entries(entries)?,
+            (Self::Pages(pages), Some(level)) => check_pages(pages, level)?,
+            _ => return Err(Error::corrupt("a page is not of its level")),
+        }
+        Ok(page)
+    }
 }
 
 /// The manifest itself.
@@ -245,8 +257,8 @@ pub(crate) struct Manifest {
     pub(crate) options: SeriesOptions,
     generation: u64,
     pub(crate) totals: Totals,
-    pages: Vec<PageReference>,
-    recent: Vec<StepEntry>,
+    pub(super) pages: Vec<PageReference>,
+    pub(super) recent: Vec<StepEntry>,
 }
 
 impl Manifest {
@@ -384,145 +396,10 @@ fn check_pages(pages: &[PageReference], max_level: u32) -> Result<()> {
     Ok(())
 }
 
-/// A manifest with its pages, which are read when they are needed and held.
-pub(crate) struct Catalog<'a> {
-    store: &'a dyn Store,
-    pub(crate) manifest: Manifest,
-    pub(crate) revision: Revision,
-    pages: Mutex<HashMap<String, Arc<Page>>>,
-}
-
-impl<'a> Catalog<'a> {
-    /// Reads the manifest of a store.
-    pub(crate) fn open(store: &'a dyn Store) -> Result<Self> {
-        let found = store.read_manifest()?;
-        let (bytes, revision) = found.ok_or_else(|| Error::NotASeries { location: store.location() })?;
-        let manifest = Manifest::parse(&bytes).map_err(|e| e.in_file(store.location().as_ref()))?;
-        Ok(Self { store, manifest, revision, pages: Mutex::default() })
-    }
-
-    fn page(&self, reference: &PageReference) -> Result<Arc<Page>> {
-        let held = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(page) = held().get(&reference.page) {
-            return Ok(Arc::clone(page));
-        }
-        let key = reference.key();
-        let read = || {
-            let source = self.store.open(&key)?;
-            if source.len_bytes() > MAX_BYTES {
-                return Err(Error::corrupt("a page is too large"));
-            }
-            let mut bytes = vec![0; to_usize(source.len_bytes())];
-            source.read_at(0, &mut bytes).map_err(Error::io(&key))?;
-            if blake3::hash(&bytes).to_hex().as_str() != reference.page {
-                return Err(Error::corrupt("a page does not have its digest"));
-            }
-            let page = serde_json::from_slice(&bytes);
-            let page: Page = page.map_err(|e| Error::corrupt(format!("a page: {e}")))?;
-            match (&page, reference.level.checked_sub(1)) {
-                (Page::Entries(entries), None) => check_entries(entries)?,
-                (Page::Pages(pages), Some(level)) => check_pages(pages, level)?,
-                _ => return Err(Error::corrupt("a page is not of its level")),
-            }
-            Ok(Arc::new(page))
-        };
-        let page = read().map_err(|e| e.in_file(format!("{}/{key}", self.store.location()).as_ref()))?;
-        held().insert(reference.page.clone(), Arc::clone(&page));
-        Ok(page)
-    }
-
-    /// The entry of a step.
-    pub(crate) fn find(&self, step: u64) -> Result<Option<StepEntry>> {
-        if let Ok(at) = self.manifest.recent.binary_search_by_key(&step, |entry| entry.step) {
-            return Ok(Some(self.manifest.recent[at].clone()));
-        }
-        let mut pages = self.manifest.pages.clone();
-        loop {
-            let Some(reference) = pages.iter().find(|page| (page.first..=page.last).contains(&step)) else {
-                return Ok(None);
-            };
-            match &*self.page(reference)? {
-                Page::Entries(entries) => {
-                    return Ok(entries.iter().find(|entry| entry.step == step).cloned());
-                }
-                Page::Pages(below) => pages = below.clone(),
-            }
-        }
-    }
-
-    /// The entry of a step that must be there.
-    pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
-        self.find(step)?.ok_or_else(|| Error::NotFound { what: format!("step {step}") })
-    }
-
-    /// The newest `count` entries, oldest first; reads only the pages that hold them.
-    pub(crate) fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
-        let mut entries: Vec<StepEntry> = self.manifest.recent.iter().rev().take(count).cloned().collect();
-        self.push_older(&self.manifest.pages, count, &mut entries)?;
-        entries.reverse();
-        Ok(entries)
-    }
-
-    /// Appends entries of pages, newest first, until there are `count`.
-    fn push_older(&self, pages: &[PageReference], count: usize, entries: &mut Vec<StepEntry>) -> Result<()> {
-        for reference in pages.iter().rev() {
-            let missing = count.saturating_sub(entries.len());
-            if missing == 0 {
-                break;
-            }
-            match &*self.page(reference)? {
-                Page::Entries(older) => entries.extend(older.iter().rev().take(missing).cloned()),
-                Page::Pages(below) => self.push_older(below, count, entries)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// All entries, oldest first.
-    pub(crate) fn all(&self) -> Result<Vec<StepEntry>> {
-        self.last(usize::MAX)
-    }
-
-    /// Keys of all pages.
-    pub(crate) fn page_keys(&self) -> Result<Vec<String>> {
-        fn collect(catalog: &Catalog<'_>, pages: &[PageReference], keys: &mut Vec<String>) -> Result<()> {
-            for reference in pages {
-                keys.push(reference.key());
-                if reference.level > 0
-                    && let Page::Pages(below) = &*catalog.page(reference)?
-                {
-                    collect(catalog, below, keys)?;
-                }
-            }
-            Ok(())
-        }
-        let mut keys = Vec::new();
-        collect(self, &self.manifest.pages, &mut keys)?;
-        Ok(keys)
-    }
-
-    /// The entries from a keyframe up to and including `entry`: what must be decoded for it.
-    pub(crate) fn chain(&self, entry: &StepEntry) -> Result<Vec<StepEntry>> {
-        let mut chain = vec![entry.clone()];
-        let mut at = entry.clone();
-        while let Some(reference) = at.reference {
-            let missing =
-                || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
-            let next = self.find(reference)?.ok_or_else(missing)?;
-            if next.hops + 1 != at.hops {
-                return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));
-            }
-            chain.push(next.clone());
-            at = next;
-        }
-        chain.reverse();
-        Ok(chain)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::Directory;
+    use super::super::catalog::Catalog;
     use super::*;
 
     pub(crate) fn entry(step: u64, reference: Option<u64>, hops: u32, since_keyframe: u32) -> StepEntry {

@@ -2,6 +2,7 @@
 //! It decides what rests on what and keeps the books (docs/series.md); packing and unpacking are those of any container.
 
 mod add;
+mod catalog;
 mod chain;
 mod content;
 mod directory;
@@ -37,7 +38,8 @@ use crate::inspect::inspect;
 use crate::limits::Limits;
 use crate::report::PackReport;
 
-use manifest::{Catalog, Manifest};
+use catalog::Catalog;
+use manifest::Manifest;
 
 /// A series in a store.
 pub struct Series {

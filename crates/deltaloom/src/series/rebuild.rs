@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::Series;
 use super::add::place;
+use super::catalog::Catalog;
 use super::chain::{LOOK_BACK, choose_reference};
 use super::keep::KeepRules;
-use super::manifest::{Catalog, SeriesOptions, StepEntry};
+use super::manifest::{SeriesOptions, StepEntry};
 use crate::error::{Error, Result};
 use crate::pack::PackOptions;
 use crate::progress::{Progress, Silent, check_cancelled};

@@ -8,8 +8,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Series;
+use super::catalog::Catalog;
 use super::content;
-use super::manifest::{Catalog, StepEntry};
+use super::manifest::StepEntry;
 use crate::checkpoint::ReadAt;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;

@@ -1,0 +1,139 @@
+//! The manifest of a store with its pages, read when they are needed: finds entries, the newest ones, and chains.
+//! It changes nothing; [`super::manifest`] says what is right.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry};
+use super::store::{Revision, Store};
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+
+/// A manifest with its pages, which are read when they are needed and held.
+pub(crate) struct Catalog<'a> {
+    store: &'a dyn Store,
+    pub(crate) manifest: Manifest,
+    pub(crate) revision: Revision,
+    pages: Mutex<HashMap<String, Arc<Page>>>,
+}
+
+impl<'a> Catalog<'a> {
+    /// Reads the manifest of a store.
+    pub(crate) fn open(store: &'a dyn Store) -> Result<Self> {
+        let found = store.read_manifest()?;
+        let (bytes, revision) = found.ok_or_else(|| Error::NotASeries { location: store.location() })?;
+        let manifest = Manifest::parse(&bytes).map_err(|e| e.in_file(store.location().as_ref()))?;
+        Ok(Self { store, manifest, revision, pages: Mutex::default() })
+    }
+
+    fn page(&self, reference: &PageReference) -> Result<Arc<Page>> {
+        let held = || self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = held().get(&reference.page) {
+            return Ok(Arc::clone(page));
+        }
+        let key = reference.key();
+        let read = || {
+            let source = self.store.open(&key)?;
+            if source.len_bytes() > MAX_PAGE_BYTES {
+                return Err(Error::corrupt("a page is too large"));
+            }
+            let mut bytes = vec![0; to_usize(source.len_bytes())];
+            source.read_at(0, &mut bytes).map_err(Error::io(&key))?;
+            if blake3::hash(&bytes).to_hex().as_str() != reference.page {
+                return Err(Error::corrupt("a page does not have its digest"));
+            }
+            Page::parse(&bytes, reference.level).map(Arc::new)
+        };
+        let page = read().map_err(|e| e.in_file(format!("{}/{key}", self.store.location()).as_ref()))?;
+        held().insert(reference.page.clone(), Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The entry of a step.
+    pub(crate) fn find(&self, step: u64) -> Result<Option<StepEntry>> {
+        if let Ok(at) = self.manifest.recent.binary_search_by_key(&step, |entry| entry.step) {
+            return Ok(Some(self.manifest.recent[at].clone()));
+        }
+        let mut pages = self.manifest.pages.clone();
+        loop {
+            let Some(reference) = pages.iter().find(|page| (page.first..=page.last).contains(&step)) else {
+                return Ok(None);
+            };
+            match &*self.page(reference)? {
+                Page::Entries(entries) => {
+                    return Ok(entries.iter().find(|entry| entry.step == step).cloned());
+                }
+                Page::Pages(below) => pages = below.clone(),
+            }
+        }
+    }
+
+    /// The entry of a step that must be there.
+    pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
+        self.find(step)?.ok_or_else(|| Error::NotFound { what: format!("step {step}") })
+    }
+
+    /// The newest `count` entries, oldest first; reads only the pages that hold them.
+    pub(crate) fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
+        let mut entries: Vec<StepEntry> = self.manifest.recent.iter().rev().take(count).cloned().collect();
+        self.push_older(&self.manifest.pages, count, &mut entries)?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Appends entries of pages, newest first, until there are `count`.
+    fn push_older(&self, pages: &[PageReference], count: usize, entries: &mut Vec<StepEntry>) -> Result<()> {
+        for reference in pages.iter().rev() {
+            let missing = count.saturating_sub(entries.len());
+            if missing == 0 {
+                break;
+            }
+            match &*self.page(reference)? {
+                Page::Entries(older) => entries.extend(older.iter().rev().take(missing).cloned()),
+                Page::Pages(below) => self.push_older(below, count, entries)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All entries, oldest first.
+    pub(crate) fn all(&self) -> Result<Vec<StepEntry>> {
+        self.last(usize::MAX)
+    }
+
+    /// Keys of all pages.
+    pub(crate) fn page_keys(&self) -> Result<Vec<String>> {
+        fn collect(catalog: &Catalog<'_>, pages: &[PageReference], keys: &mut Vec<String>) -> Result<()> {
+            for reference in pages {
+                keys.push(reference.key());
+                if reference.level > 0
+                    && let Page::Pages(below) = &*catalog.page(reference)?
+                {
+                    collect(catalog, below, keys)?;
+                }
+            }
+            Ok(())
+        }
+        let mut keys = Vec::new();
+        collect(self, &self.manifest.pages, &mut keys)?;
+        Ok(keys)
+    }
+
+    /// The entries from a keyframe up to and including `entry`: what must be decoded for it.
+    pub(crate) fn chain(&self, entry: &StepEntry) -> Result<Vec<StepEntry>> {
+        let mut chain = vec![entry.clone()];
+        let mut at = entry.clone();
+        while let Some(reference) = at.reference {
+            let missing =
+                || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
+            let next = self.find(reference)?.ok_or_else(missing)?;
+            if next.hops + 1 != at.hops {
+                return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));
+            }
+            chain.push(next.clone());
+            at = next;
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+}
