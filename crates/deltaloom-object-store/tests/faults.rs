@@ -4,6 +4,8 @@
 mod faulty;
 #[path = "layer/log.rs"]
 mod log;
+#[path = "layer/steps.rs"]
+mod steps;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -154,4 +156,29 @@ fn objects_are_listed_measured_and_deleted() {
     store.delete("pages/0").unwrap();
     assert_eq!(store.len_bytes("pages/0").unwrap(), None);
     assert!(matches!(store.open("pages/0"), Err(deltaloom::Error::NotFound { .. })));
+}
+
+#[test]
+fn no_step_of_a_series_is_lost() {
+    const WRITERS: usize = 2;
+    const STEPS: usize = 6;
+    for seed in 0..4 {
+        let setting = Setting::new();
+        steps::init(Box::new(remote(setting.memory.clone())));
+        let attempts = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (setting, attempts) = (&setting, &attempts);
+                scope.spawn(move || {
+                    let open = || -> Box<dyn Store> {
+                        let attempt = attempts.fetch_add(1, Ordering::SeqCst) as u64;
+                        Box::new(setting.writer(seed * 10_000 + attempt))
+                    };
+                    steps::add(&open, writer, STEPS);
+                });
+            }
+        });
+        setting.wait_for_late_requests();
+        steps::check(Box::new(remote(setting.memory.clone())), WRITERS, STEPS);
+    }
 }

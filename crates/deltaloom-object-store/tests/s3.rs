@@ -5,6 +5,8 @@
 mod log;
 #[path = "layer/proxy.rs"]
 mod proxy;
+#[path = "layer/steps.rs"]
+mod steps;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -89,6 +91,28 @@ fn writers_lose_no_record() {
         }
     });
     log::check_log(&*open(&url("log")).unwrap(), WRITERS, RECORDS);
+}
+
+#[test]
+#[ignore = "needs the server of tools/s3.sh"]
+fn no_step_of_a_series_is_lost() {
+    const WRITERS: usize = 2;
+    const STEPS: usize = 8;
+    let place = url("steps");
+    steps::init(open(&place).unwrap());
+    thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let place = &place;
+            scope.spawn(move || {
+                let proxy = Proxy::start(server(), 500 + writer as u64);
+                let open = || -> Box<dyn Store> {
+                    Box::new(open_changed(place, &[("AWS_ENDPOINT", &proxy.endpoint())]))
+                };
+                steps::add(&open, writer, STEPS);
+            });
+        }
+    });
+    steps::check(open(&place).unwrap(), WRITERS, STEPS);
 }
 
 #[test]

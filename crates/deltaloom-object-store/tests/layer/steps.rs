@@ -1,0 +1,78 @@
+//! Writers that add steps to one series, whatever becomes of their requests, and what must be there afterwards.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use deltaloom::series::{AddOptions, NewStep, Part, RebuildOptions, Series, SeriesOptions, Store};
+use deltaloom::{Error, PackOptions, Silent, UnpackOptions};
+
+/// A small model of BF16 weights, some of which move from step to step.
+fn model(writer: usize, step: usize) -> Vec<u8> {
+    let header = br#"{"weight":{"dtype":"BF16","shape":[40,50],"data_offsets":[0,4000]}}"#;
+    let moved = |i: usize| (0..=step).filter(|s| (i * 7 + s * 13 + writer).is_multiple_of(40)).count();
+    let word = |i: usize| u16::try_from(0x3c00 + i % 700 + moved(i)).expect("a word").to_le_bytes();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header, &(0..2000).flat_map(word).collect::<Vec<u8>>()].concat()
+}
+
+fn pack_options() -> PackOptions {
+    PackOptions { threads: 1, ..PackOptions::default() }
+}
+
+pub(crate) fn init(store: Box<dyn Store>) {
+    Series::init(store, &SeriesOptions { keyframe_every: 6, max_chain: 3 }).expect("a new series");
+}
+
+/// Adds `count` steps through stores of `open`; a writer whose request failed looks first whether its step is there.
+pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    for step in 0..count {
+        fs::write(&path, model(writer, step)).expect("written");
+        let meta = BTreeMap::from([("by".to_owned(), format!("{writer}-{step}"))]);
+        let new = NewStep { step: None, model: path.clone(), optimizer: None, meta: meta.clone() };
+        let options = AddOptions { pack: pack_options(), keyframe: false };
+        let is_there = || -> Result<bool, Error> {
+            let entries = Series::open(open())?.last(usize::MAX)?;
+            Ok(entries.iter().any(|entry| entry.meta == meta))
+        };
+        while Series::open(open()).and_then(|series| series.add(&new, &options, &Silent)).is_err() {
+            let found = std::iter::repeat_with(is_there).find_map(Result::ok);
+            if found == Some(true) {
+                break;
+            }
+        }
+    }
+}
+
+/// Checks that every step of every writer is there once and comes back, prunes, and checks again.
+pub(crate) fn check(store: Box<dyn Store>, writers: usize, count: usize) {
+    let series = Series::open(store).expect("a series");
+    let entries = series.last(usize::MAX).expect("entries");
+    let mut found: Vec<String> = entries.iter().map(|entry| entry.meta["by"].clone()).collect();
+    found.sort();
+    let mut expected: Vec<String> =
+        (0..writers).flat_map(|writer| (0..count).map(move |step| format!("{writer}-{step}"))).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    check_content(&series);
+    let options = RebuildOptions { pack: pack_options(), ..RebuildOptions::default() };
+    series.prune(&"last 3, every 4".parse().expect("rules"), &options, &Silent).expect("pruned");
+    series.gc(Duration::ZERO, false).expect("swept");
+    check_content(&series);
+}
+
+fn check_content(series: &Series) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    for entry in series.last(usize::MAX).expect("entries") {
+        let options = UnpackOptions { threads: 1, overwrite: true };
+        series.extract(entry.step, Part::All, &out, &options, &Silent).expect("restored");
+        let (writer, step) = entry.meta["by"].split_once('-').expect("two numbers");
+        let expected = model(writer.parse().expect("a number"), step.parse().expect("a number"));
+        assert!(fs::read(&out).expect("read") == expected, "step {}", entry.step);
+    }
+    let report = series.verify(true, 1, &Silent).expect("verified");
+    assert!(report.ok, "{:?}", report.faults);
+}
