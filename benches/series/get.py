@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import statistics
 import struct
 import subprocess
@@ -70,13 +69,14 @@ def main():
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=place) as folder:
         folder = pathlib.Path(folder)
-        store, model, out = folder / "store", folder / "model.safetensors", folder / "out"
+        store, out, unpacked = folder / "store", folder / "out", folder / "unpacked"
+        models = [folder / f"step-{step}.safetensors" for step in range(arguments.steps)]
         timed(program, "series", "init", store)
         digests, adds = [], []
         for step in range(arguments.steps):
-            write(model, masters)
-            digests.append(digest(model))
-            adds.append(timed(program, "series", "add", store, model, "--step", step, "--threads", 1))
+            write(models[step], masters)
+            digests.append(digest(models[step]))
+            adds.append(timed(program, "series", "add", store, models[step], "--step", step, "--threads", 1))
             for master in masters:
                 master += rng.normal(0, 2e-6, len(master)).astype(numpy.float32)
         listed = json.loads(subprocess.run([program, "series", "ls", store, "--all", "--json"], check=True, stdout=subprocess.PIPE).stdout)
@@ -88,16 +88,16 @@ def main():
             runs = [timed(*get) for _ in range(arguments.rounds)]
             if digest(out) != digests[step]:
                 raise RuntimeError(f"step {step} differs")
-            # The same container with its reference as a plain file: one hop.
-            single = None
-            if entry["reference"] is not None:
-                base = folder / "base"
-                timed(program, "series", "get", store, "--step", entry["reference"], "-o", base, "--overwrite")
+            # The same container with the steps that it rests on as plain files: one hop.
+            single, ancestors, at = None, [], entry
+            while at.get("reference") is not None:
+                ancestors += ["--base", models[at["reference"]]]
+                at = listed["steps"][at["reference"]]
+            if ancestors:
                 container = store / "objects" / entry["object"][:2] / f"{entry['object']}.loom"
-                unpack = [program, "unpack", container, "--base", base, "-o", out, "--overwrite", "--threads", 1]
+                unpack = [program, "unpack", container, *ancestors, "-o", unpacked, "--overwrite", "--threads", 1]
                 single = statistics.median(timed(*unpack)[0] for _ in range(arguments.rounds))
             rows.append((step, entry["hops"], statistics.median(seconds for seconds, _ in runs), single, max(peak for _, peak in runs)))
-        shutil.rmtree(store)
         worst = max((seconds / (hops * single) for _, hops, seconds, single, _ in rows if single), default=0)
         print("| step | hops | get, s | one unpack, s | get / (hops x unpack) | peak MB |\n|--:|--:|--:|--:|--:|--:|")
         for step, hops, seconds, single, peak in rows:

@@ -41,6 +41,15 @@ fn check_target(path: &Path, overwrite: bool, wants_directory: bool) -> Result<(
     }
 }
 
+/// A file under a temporary name, with the permissions of any new file: it will get a name that others may read.
+pub(crate) fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
 /// A file to be.
 #[derive(Debug)]
 pub struct NewFile {
@@ -56,11 +65,7 @@ impl NewFile {
     /// [`Error::AlreadyExists`] without `overwrite`, [`Error::InvalidArgument`] for a directory, [`Error::Io`].
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         check_target(path, overwrite, false)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMPORARY_PREFIX);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temporary = builder.tempfile_in(parent(path)).map_err(Error::io(path))?;
+        let temporary = temporary_in(parent(path)).map_err(Error::io(path))?;
         Ok(Self { temporary, path: path.to_path_buf(), overwrite })
     }
 

@@ -16,6 +16,7 @@ use super::content;
 use super::manifest::{Parts, StepEntry};
 use super::restored;
 use crate::bases::Bases;
+use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::Container;
 use crate::error::{Error, Result};
@@ -24,9 +25,9 @@ use crate::progress::Progress;
 use crate::report::{PackReport, ratio};
 
 /// A delta of this share of what a keyframe is expected to take does not pay any more.
-const KEYFRAME_SHARE: f64 = 0.9;
+const KEYFRAME_SHARE: f64 = 0.96;
 /// How much larger than the delta a keyframe may then be: it makes chains shorter.
-const KEYFRAME_ALLOWANCE: f64 = 1.1;
+const KEYFRAME_ALLOWANCE: f64 = 1.03;
 
 /// A checkpoint to be added.
 #[derive(Debug, Clone)]
@@ -208,7 +209,7 @@ impl Series {
     /// A file for a container that will be stored.
     fn new_file(&self) -> Result<NamedTempFile> {
         let folder = self.scratch_folder();
-        NamedTempFile::new_in(&folder).map_err(Error::io(folder))
+        temporary_in(&folder).map_err(Error::io(folder))
     }
 
     /// Where files grow that will be stored or thrown away.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::store::{ObjectInfo, Revision, Store};
-use crate::checkpoint::output::sync_folder;
+use crate::checkpoint::output::{sync_folder, temporary_in};
 use crate::checkpoint::{FileSource, ReadAt};
 use crate::error::{Error, Result};
 
@@ -36,7 +36,7 @@ impl Directory {
 
     /// Writes, syncs and renames, so that `path` appears whole.
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(self.growing()?).map_err(Error::io(path))?;
+        let mut file = temporary_in(self.growing()?).map_err(Error::io(path))?;
         file.write_all(bytes).map_err(Error::io(path))?;
         self.rename_whole(file.as_file(), file.path(), path)?;
         // It has another name now.
@@ -155,7 +155,7 @@ impl Store for Directory {
         if file.starts_with(&self.growing) {
             return self.rename_whole(&File::open(file).map_err(Error::io(file))?, file, &target);
         }
-        let mut copy = tempfile::NamedTempFile::new_in(self.growing()?).map_err(Error::io(&target))?;
+        let mut copy = temporary_in(self.growing()?).map_err(Error::io(&target))?;
         let mut from = File::open(file).map_err(Error::io(file))?;
         io::copy(&mut from, &mut copy).map_err(Error::io(&target))?;
         self.rename_whole(copy.as_file(), copy.path(), &target)?;
@@ -225,5 +225,12 @@ mod tests {
         assert_eq!(store.len_bytes("pages/a.json").unwrap(), None);
         assert!(matches!(store.open("pages/a.json"), Err(Error::NotFound { .. })));
         assert!(store.list("tmp/").unwrap().is_empty());
+        // Who may read the folder may read the objects.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode(&store.path("objects/ab/cd.loom")), mode(&outside));
+        }
     }
 }
