@@ -239,7 +239,9 @@ impl Error {
                 "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it",
             ),
             Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
-            Self::NotFound { .. } => Some("`deltaloom inspect --tensors` lists the tensors of a container"),
+            Self::NotFound { .. } => Some(
+                "`deltaloom inspect --tensors` lists the tensors of a container, `deltaloom series ls --all` the steps of a series",
+            ),
             Self::Corrupt { .. } | Self::DigestMismatch { .. } | Self::LimitExceeded { .. } => {
                 Some("the file is damaged or not of this kind; compare it with its source")
             }
