@@ -37,16 +37,25 @@ def write(path, masters):
             file.write(rounded.tobytes())
 
 
+# A process counts the memory of the one that starts it as its own peak, so a small one does.
+STARTER = """
+import os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - start, 1024 * usage.ru_maxrss)
+sys.exit(1 if status else 0)
+"""
+
+
 def timed(*command):
     """Seconds and peak memory in bytes of a command."""
-    start = time.perf_counter()
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise RuntimeError(f"{command}: {said.decode()}")
-    return seconds, 1024 * usage.ru_maxrss
+    starter = [sys.executable, "-I", "-S", "-c", STARTER, *[str(part) for part in command]]
+    ended = subprocess.run(starter, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if ended.returncode:
+        raise RuntimeError(f"{command}: {ended.stderr.decode()}")
+    seconds, peak = ended.stdout.split()
+    return float(seconds), int(peak)
 
 
 def digest(path):

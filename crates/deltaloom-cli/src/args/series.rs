@@ -138,8 +138,11 @@ pub(crate) struct ShowArguments {
     #[arg(long, requires = "step")]
     pub(crate) tensors: bool,
     /// Print it as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
+    /// With --step: print a line for every tensor as CSV
+    #[arg(long, requires = "step")]
+    pub(crate) csv: bool,
 }
 
 /// Draw the series: one HTML page that needs no network, SVG files, event files for TensorBoard.
@@ -196,8 +199,11 @@ pub(crate) struct HealthArguments {
     #[arg(long, value_name = "T")]
     pub(crate) below: Option<f64>,
     /// Print it as JSON
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
+    /// Print a line for every step as CSV: ratio, bits per weight, and the changed fraction of all weights and of each layer
+    #[arg(long)]
+    pub(crate) csv: bool,
 }
 
 /// When a step is worth a look.

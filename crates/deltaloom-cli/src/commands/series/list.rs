@@ -179,9 +179,31 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
             container: &'a deltaloom::PackReport,
         }
         ui::print_json(&Shown { entry: &entry, container: &container })?;
+    } else if arguments.csv {
+        ui::print(&tensors_csv(&container))?;
     } else {
         let container = inspect::describe(&container, arguments.tensors);
         ui::print(&format!("{}\n{container}", describe(&entry)))?;
     }
     Ok(Answer::Yes)
+}
+
+fn tensors_csv(container: &deltaloom::PackReport) -> String {
+    let mut out =
+        "tensor,dtype,shape,predictor,codec,original_bytes,packed_bytes,changed_fraction\n".to_owned();
+    for tensor in &container.tensors {
+        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+        out.push_str(&format!(
+            "\"{}\",{},{},{},{},{},{},{}\n",
+            tensor.name.replace('"', "\"\""),
+            tensor.dtype,
+            shape.join("x"),
+            tensor.predictor,
+            tensor.codec,
+            tensor.original_bytes,
+            tensor.packed_bytes,
+            tensor.changed_fraction.map(|changed| changed.to_string()).unwrap_or_default(),
+        ));
+    }
+    out
 }

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use deltaloom::report::{
-    EventWriter, Health, SeriesSummary, StepRecord, Warning, WarningKind, health as judge, series_events,
-    series_page, weights,
+    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, WarningKind, health as judge,
+    series_events, series_page, weights,
 };
 use deltaloom::series::{Series, StepEntry};
 
@@ -63,6 +63,8 @@ pub(super) fn health(arguments: &HealthArguments) -> Result<Answer> {
     let health = judge(&steps, &rule);
     if arguments.json {
         ui::print_json(&health)?;
+    } else if arguments.csv {
+        ui::print(&csv(&health))?;
     } else {
         ui::print(&describe(&health))?;
     }
@@ -86,6 +88,25 @@ fn add_below(
         }
     }
     Ok(())
+}
+
+fn csv(health: &Health) -> String {
+    let mut table = Table::new(&["step", "reference", "ratio", "bits_per_weight", "changed_fraction"]);
+    table.columns.extend(health.layers.iter().map(|layer| layer.layer.name.clone()));
+    #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^53")]
+    let whole = |number: u64| number as f64;
+    for (i, step) in health.steps.iter().enumerate() {
+        let of_step = [
+            Some(whole(step.step)),
+            step.reference.map(whole),
+            Some(step.ratio),
+            Some(step.bits_per_weight),
+            step.changed_fraction,
+        ];
+        let of_layers = health.layers.iter().map(|layer| layer.changed_fractions.get(i).copied().flatten());
+        table.rows.push(of_step.into_iter().chain(of_layers).map(|v| Cell::maybe(v, Unit::Number)).collect());
+    }
+    table.csv()
 }
 
 /// Layers, then what is worth a look.
