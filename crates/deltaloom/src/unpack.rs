@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::ResolvedContainer;
+use crate::checkpoint::Layout;
 use crate::checkpoint::output::{NewDirectory, NewFile};
-use crate::checkpoint::{Contents, Layout};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::pipeline;
@@ -131,10 +131,7 @@ fn restore(
                 file.sync_all().map_err(Error::io(target))?;
             }
             let mut file = create(path)?;
-            if let Contents::Safetensors(header) = &members[number].contents {
-                let length = (header.len() as u64).to_le_bytes();
-                file.write_all(&length).and_then(|()| file.write_all(header)).map_err(Error::io(target))?;
-            }
+            members[number].write_header(&mut file).map_err(Error::io(target))?;
             *current = Some((number, file));
         }
         Ok(())

@@ -47,12 +47,18 @@ pub(crate) enum SeriesCommand {
     Flush(FlushArguments),
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgument {
+    /// A folder or a URL
+    #[arg(value_name = "STORE")]
+    pub(crate) location: String,
+}
+
 /// Make an empty series.
 #[derive(Debug, Args)]
 pub(crate) struct InitArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// Steps from one keyframe, which is packed on its own, to the next at most
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) keyframe_every: u32,
@@ -71,9 +77,8 @@ pub(crate) struct InitArguments {
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --background")]
 pub(crate) struct AddArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The model: a .safetensors file, or a directory with shards and small files
     #[arg(value_name = "CKPT")]
     pub(crate) checkpoint: PathBuf,
@@ -105,9 +110,8 @@ pub(crate) struct AddArguments {
 /// List steps, oldest first (`log`: newest first, with text and times).
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The newest so many
     #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "all")]
     pub(crate) last: usize,
@@ -128,9 +132,8 @@ pub(crate) struct ListArguments {
   deltaloom series show runs/7b
   deltaloom series show runs/7b --step newest --tensors")]
 pub(crate) struct ShowArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// A step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: Option<ExistingStep>,
@@ -153,9 +156,8 @@ pub(crate) struct ShowArguments {
   deltaloom series plot runs/7b -o series.html
   deltaloom series plot runs/7b -o series.html --svg pictures --tensorboard logs --last 500")]
 pub(crate) struct PlotArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The page
     #[arg(short, long, value_name = "FILE.html")]
     pub(crate) output: PathBuf,
@@ -187,9 +189,8 @@ pub(crate) struct PlotArguments {
   deltaloom series health runs/7b --last 500 --threshold 6 --json | jq .warnings
   deltaloom series health runs/7b --last 50 --below 1e-5")]
 pub(crate) struct HealthArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The newest so many steps; all without it
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<usize>,
@@ -236,9 +237,8 @@ impl RuleArguments {
   deltaloom series get runs/7b --step newest --only optimizer -o optimizer.safetensors
   deltaloom series get runs/7b --step 500 --only model.norm.weight -o norm.bin")]
 pub(crate) struct GetArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
@@ -267,9 +267,8 @@ pub(crate) struct GetArguments {
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
   deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b")]
 pub(crate) struct PruneArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// Which steps to keep
     #[arg(long, value_name = "RULES")]
     pub(crate) keep: KeepRules,
@@ -286,9 +285,8 @@ pub(crate) struct PruneArguments {
 /// Pack every step again, with other options.
 #[derive(Debug, Args)]
 pub(crate) struct RepackArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// Steps from one keyframe to the next at most, from now on
     #[arg(long, value_name = "N")]
     pub(crate) keyframe_every: Option<u32>,
@@ -308,9 +306,8 @@ pub(crate) struct RepackArguments {
 /// Remove objects that no step needs: what pruning left, and what writers left that were killed.
 #[derive(Debug, Args)]
 pub(crate) struct GcArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// Leave alone what is younger, since someone may be about to add it: 30s, 90m, 2h, 1day
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) grace: Duration,
@@ -327,9 +324,8 @@ pub(crate) struct GcArguments {
 /// Exit code 1 means that something is wrong.
 #[derive(Debug, Args)]
 pub(crate) struct VerifySeriesArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// Decode every step and compare every digest
     #[arg(long)]
     pub(crate) deep: bool,
@@ -350,9 +346,8 @@ pub(crate) struct VerifySeriesArguments {
   deltaloom series watch s3://bucket/runs/7b out --interval 1m
   deltaloom series watch runs/7b out --once")]
 pub(crate) struct WatchArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// The folder into which the trainer writes
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
@@ -372,9 +367,8 @@ pub(crate) struct WatchArguments {
 /// Add what `add --background` has left on the local disk, and wait for it.
 #[derive(Debug, Args)]
 pub(crate) struct FlushArguments {
-    /// A folder or a URL
-    #[arg(value_name = "STORE")]
-    pub(crate) store: String,
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
     /// How much time packing may take
     #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
     pub(crate) preset: PresetArgument,

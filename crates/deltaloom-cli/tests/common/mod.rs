@@ -132,6 +132,19 @@ impl Scratch {
         ended
     }
 
+    /// Runs a shell script in which `disk` is a file system of its own, of this size, and `$0` the program; `None` where the system does not allow that.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn with_disk(&self, size: &str, script: &str) -> Option<Ended> {
+        fs::create_dir(self.path().join("disk")).unwrap();
+        let mount = format!("mount -t tmpfs -o size={size} tmpfs disk 2>&- || {{ echo skipped; exit; }}");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--mount", "--map-root-user", "sh", "-c", &format!("{mount}\n{script}")]);
+        command.arg(env!("CARGO_BIN_EXE_deltaloom"));
+        self.prepare(&mut command);
+        let ended = finish(command.spawn().ok()?);
+        (ended.code == Some(0) && ended.text() != "skipped\n").then_some(ended)
+    }
+
     /// Runs what must be refused: exit code 2, an error said, and nothing written or lost. Gives what was said.
     pub(crate) fn refused(&self, arguments: &str) -> String {
         self.refuses(self.command(arguments), arguments)

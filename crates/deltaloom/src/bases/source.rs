@@ -13,9 +13,6 @@ use crate::limits::to_usize;
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
-/// Bytes that are hashed at a time.
-const HASH_BLOCK_BYTES: usize = 1 << 20;
-
 /// A tensor that the reader has.
 #[derive(Clone)]
 pub(crate) enum TensorSource {
@@ -116,20 +113,15 @@ impl TensorSource {
     /// BLAKE3 of the tensor: computed once for plain files, taken from the index for containers (whose chunks have checksums, and whose results are
     /// checked in turn when they are decoded whole).
     pub(crate) fn digest(&self) -> Result<Digest> {
-        let (info, cell) = match self {
-            Self::Packed { resolved, number } => return Ok(resolved.tensor(*number).digest),
-            Self::Plain { info, digest, .. } => (info, digest),
-        };
-        if let Some(digest) = cell.get() {
-            return Ok(*digest);
+        match self {
+            Self::Packed { resolved, number } => Ok(resolved.tensor(*number).digest),
+            Self::Plain { checkpoint, member, info, digest } => match digest.get() {
+                Some(digest) => Ok(*digest),
+                None => {
+                    let found = checkpoint.digest(*member, info, |_| Ok(()))?;
+                    Ok(*digest.get_or_init(|| found))
+                }
+            },
         }
-        let mut hasher = blake3::Hasher::new();
-        let mut at = 0;
-        while at < info.len_bytes() {
-            let len_bytes = HASH_BLOCK_BYTES.min(to_usize(info.len_bytes() - at));
-            hasher.update(&self.read(at, len_bytes)?);
-            at += len_bytes as u64;
-        }
-        Ok(*cell.get_or_init(|| hasher.finalize()))
     }
 }

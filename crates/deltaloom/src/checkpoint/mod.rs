@@ -9,6 +9,7 @@ mod source;
 pub use source::{FileSource, MmapSource, ReadAt};
 
 use std::collections::HashSet;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, Grid, TensorInfo};
+
+/// Bytes that are hashed at a time.
+const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
 /// One file or a directory of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,13 @@ impl Member {
             Contents::Opaque => 0,
             Contents::Safetensors(header) => safetensors::LENGTH_BYTES + header.len() as u64,
         }
+    }
+
+    /// Writes what is before the first tensor.
+    pub(crate) fn write_header(&self, out: &mut impl Write) -> io::Result<()> {
+        let Contents::Safetensors(header) = &self.contents else { return Ok(()) };
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header)
     }
 
     /// Size of the file.
@@ -265,6 +276,22 @@ impl Checkpoint {
         let (path, source) = &self.sources[member];
         let start = self.members[member].data_offset() + tensor.begin + offset;
         source.read_at(start, buffer).map_err(Error::io(path))
+    }
+
+    /// BLAKE3 of a tensor of member `member`; `hashed` is told of each block before it is read.
+    pub(crate) fn digest(
+        &self,
+        member: usize,
+        tensor: &TensorInfo,
+        hashed: impl Fn(u64) -> Result<()>,
+    ) -> Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        for start in (0..tensor.len_bytes()).step_by(to_usize(HASH_BLOCK_BYTES)) {
+            let range = start..(start + HASH_BLOCK_BYTES).min(tensor.len_bytes());
+            hashed(range.end - range.start)?;
+            hasher.update(&self.bytes(member, tensor, range)?);
+        }
+        Ok(hasher.finalize())
     }
 
     /// Bytes of a range of a tensor: where they are in memory, or read.

@@ -9,15 +9,12 @@ use super::manifest::{PartLayout, Parts};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::container::{Digest, Index};
 use crate::error::Result;
-use crate::limits::{Limits, to_usize};
+use crate::limits::Limits;
 use crate::progress::{Progress, check_cancelled};
 use crate::tensor::TensorInfo;
 
 pub(crate) const MODEL: &str = "model";
 pub(crate) const OPTIMIZER: &str = "optimizer";
-
-/// Bytes that are hashed at a time.
-const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
 /// Opens the files of a step as one checkpoint.
 pub(crate) fn open(
@@ -47,14 +44,11 @@ pub(crate) fn of_checkpoint(checkpoint: &Checkpoint, progress: &dyn Progress) ->
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
     let digests = tensors.par_iter().map(|(member, info)| {
-        let mut hasher = blake3::Hasher::new();
-        let starts = (0..info.len_bytes()).step_by(to_usize(HASH_BLOCK_BYTES));
-        for range in starts.map(|start| start..(start + HASH_BLOCK_BYTES).min(info.len_bytes())) {
+        checkpoint.digest(*member, info, |len_bytes| {
             check_cancelled(progress)?;
-            progress.advance(range.end - range.start);
-            hasher.update(&checkpoint.bytes(*member, info, range)?);
-        }
-        Ok(hasher.finalize())
+            progress.advance(len_bytes);
+            Ok(())
+        })
     });
     let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
     Ok(content(&checkpoint.members, &mut digests.into_iter()))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::{Checkpoint, Contents, FileSource, Member, ReadAt};
+use crate::checkpoint::{Checkpoint, FileSource, Member, ReadAt};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::progress::Progress;
@@ -52,12 +52,12 @@ pub(crate) fn checkpoint(
         }
         let member = index.tensors[piece.tensor].place.0;
         for member in &members[begun.min(member + 1)..=member] {
-            write_header(member, &mut out).map_err(Error::io(folder))?;
+            member.write_header(&mut out).map_err(Error::io(folder))?;
         }
         begun = begun.max(member + 1);
         out.write_all(piece.bytes).map_err(Error::io(folder))
     })?;
-    let rest = members[begun..].iter().try_for_each(|member| write_header(member, &mut out));
+    let rest = members[begun..].iter().try_for_each(|member| member.write_header(&mut out));
     rest.and_then(|()| out.flush()).map_err(Error::io(folder))?;
     let file = Arc::new(FileSource::from_file(file).map_err(Error::io(folder))?);
     let mut start = 0;
@@ -68,10 +68,4 @@ pub(crate) fn checkpoint(
     };
     let sources = members.iter().map(&mut section).collect();
     Checkpoint::of_members(members.clone(), sources, limits)
-}
-
-fn write_header(member: &Member, out: &mut impl io::Write) -> io::Result<()> {
-    let Contents::Safetensors(header) = &member.contents else { return Ok(()) };
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header)
 }

@@ -12,7 +12,7 @@ use crate::args::series::{AddArguments, FlushArguments, Step};
 use crate::{Answer, ui};
 
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let new = NewStep {
         step: match arguments.step {
             Step::Number(step) => Some(step),
@@ -24,7 +24,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     };
     let options =
         AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: arguments.keyframe };
-    let pending = Pending::new(&pending_folder(&arguments.store)?);
+    let pending = Pending::new(&pending_folder(&arguments.store.location)?);
     if arguments.background {
         snapshot(&series, &pending, &new, arguments)?;
         return Ok(Answer::Yes);
@@ -43,9 +43,9 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
 }
 
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
-    drain(&series, &Pending::new(&pending_folder(&arguments.store)?), &options)?;
+    drain(&series, &Pending::new(&pending_folder(&arguments.store.location)?), &options)?;
     Ok(Answer::Yes)
 }
 
@@ -72,7 +72,7 @@ fn snapshot(series: &Series, pending: &Pending, new: &NewStep, arguments: &AddAr
     pending.snapshot(new, arguments.keyframe, &Limits::default(), &bar)?;
     bar.finish();
     let mut command = Command::new(std::env::current_exe().context("this program")?);
-    command.args(["series", "flush", &arguments.store]);
+    command.args(["series", "flush", &arguments.store.location]);
     command.args(["--threads", &arguments.threads.count.to_string()]);
     // What it has to say is said by the next flush or add, which meets the same fault.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
     if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
         return Err(Error::AlreadyExists { path: arguments.output.clone() }.into());
     }
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let entry = entry_of(&series, arguments.step)?;
     let part = match arguments.only.as_deref() {
         None => Part::All,

@@ -55,7 +55,7 @@ pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
 }
 
 fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let summary = series.summary()?;
     let count = if arguments.all { usize::MAX } else { arguments.last };
     let entries = series.last(count)?;
@@ -152,7 +152,7 @@ fn csv(entries: &[StepEntry]) -> String {
 }
 
 pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let Some(step) = arguments.step else {
         let summary = series.summary()?;
         if arguments.json {

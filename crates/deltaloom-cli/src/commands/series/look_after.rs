@@ -15,13 +15,13 @@ pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
         dry_run: arguments.dry_run,
     };
     let bar = ui::Bar::new("packing");
-    let report = open(&arguments.store)?.prune(&arguments.keep, &options, &bar)?;
+    let report = open(&arguments.store.location)?.prune(&arguments.keep, &options, &bar)?;
     bar.finish();
     tell(&report, arguments.dry_run, arguments.json)
 }
 
 pub(super) fn repack(arguments: &RepackArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let now = series.summary()?.options;
     let options = RebuildOptions {
         pack: pack_options(arguments.preset, &arguments.threads),
@@ -54,7 +54,7 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
 }
 
 pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
-    let report = open(&arguments.store)?.gc(arguments.grace, arguments.dry_run)?;
+    let report = open(&arguments.store.location)?.gc(arguments.grace, arguments.dry_run)?;
     if arguments.json {
         ui::print_json(&report)?;
         return Ok(Answer::Yes);
@@ -73,7 +73,7 @@ pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
 }
 
 pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let bar = ui::Bar::new("verifying");
     let report = series.verify(arguments.deep, arguments.threads.count, &bar)?;
     bar.finish();

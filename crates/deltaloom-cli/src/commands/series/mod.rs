@@ -38,10 +38,12 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
 
 fn init(arguments: &InitArguments) -> Result<Answer> {
     let options = SeriesOptions { keyframe_every: arguments.keyframe_every, max_chain: arguments.max_chain };
-    let made = Series::init(store(&arguments.store)?, &options);
+    let made = Series::init(store(&arguments.store.location)?, &options);
     // --overwrite is no way out here.
     let series = made.map_err(|e| match e {
-        Error::AlreadyExists { .. } => anyhow::anyhow!("{}: there is a series already", arguments.store),
+        Error::AlreadyExists { .. } => {
+            anyhow::anyhow!("{}: there is a series already", arguments.store.location)
+        }
         other => other.into(),
     })?;
     ui::note(&format!("{}: an empty series", series.location()));

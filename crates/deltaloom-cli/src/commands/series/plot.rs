@@ -19,7 +19,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
         return Err(deltaloom::Error::AlreadyExists { path: arguments.output.clone() }.into());
     }
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let bar = ui::Bar::new("reading");
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let steps = series.records(&entries, &bar)?;
@@ -32,7 +32,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     bar.finish();
     let summary = SeriesSummary {
         name: series.location(),
-        command: format!("deltaloom series plot {}", arguments.store),
+        command: format!("deltaloom series plot {}", arguments.store.location),
         rule: arguments.rule.rule(),
         steps,
         weights,
@@ -51,7 +51,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
 }
 
 pub(super) fn health(arguments: &HealthArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let bar = ui::Bar::new("reading");
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let mut steps = series.records(&entries, &bar)?;

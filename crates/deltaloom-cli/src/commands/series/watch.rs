@@ -16,7 +16,7 @@ use crate::{Answer, ui};
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
-    let series = open(&arguments.store)?;
+    let series = open(&arguments.store.location)?;
     let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
     let bar = ui::Bar::new("adding");
     let mut watch = Watch::default();
