@@ -9,13 +9,15 @@ use crate::isa::per_isa;
 /// Lanes of a sum.
 pub const LANES: usize = 16;
 
-/// Rows of weights, one after another, as little-endian bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Rows of weights, one after another; bytes are little-endian.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Weights<'a> {
     /// BF16: the upper half of an FP32 number.
     Bf16(&'a [u8]),
     /// FP32.
     F32(&'a [u8]),
+    /// FP32 as numbers of this machine.
+    Numbers(&'a [f32]),
 }
 
 impl Weights<'_> {
@@ -25,6 +27,7 @@ impl Weights<'_> {
         match self {
             Self::Bf16(bytes) => bytes.len() / 2,
             Self::F32(bytes) => bytes.len() / 4,
+            Self::Numbers(numbers) => numbers.len(),
         }
     }
 }
@@ -40,6 +43,7 @@ pub fn products(weights: Weights<'_>, cols: usize, x: &[f32], y: &mut [f32]) {
     match weights {
         Weights::Bf16(bytes) => products_bf16(bytes, cols, x, y),
         Weights::F32(bytes) => products_f32(bytes, cols, x, y),
+        Weights::Numbers(numbers) => products_numbers(numbers, cols, x, y),
     }
 }
 
@@ -52,6 +56,7 @@ pub fn widen(weights: Weights<'_>, out: &mut [f32]) {
     match weights {
         Weights::Bf16(bytes) => widen_bf16(bytes, out),
         Weights::F32(bytes) => widen_f32(bytes, out),
+        Weights::Numbers(numbers) => out.copy_from_slice(numbers),
     }
 }
 
@@ -62,6 +67,9 @@ per_isa! {
     fn products_f32(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) = products_f32_body;
 }
 per_isa! {
+    fn products_numbers(weights: &[f32], cols: usize, x: &[f32], y: &mut [f32]) = products_numbers_body;
+}
+per_isa! {
     fn widen_bf16(weights: &[u8], out: &mut [f32]) = widen_bf16_body;
 }
 per_isa! {
@@ -70,12 +78,17 @@ per_isa! {
 
 #[inline(always)]
 fn products_bf16_body(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body::<2>(weights, cols, x, y, bf16);
+    products_body(weights.as_chunks::<2>().0, cols, x, y, bf16);
 }
 
 #[inline(always)]
 fn products_f32_body(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body::<4>(weights, cols, x, y, f32::from_le_bytes);
+    products_body(weights.as_chunks::<4>().0, cols, x, y, f32::from_le_bytes);
+}
+
+#[inline(always)]
+fn products_numbers_body(weights: &[f32], cols: usize, x: &[f32], y: &mut [f32]) {
+    products_body(weights, cols, x, y, |weight| weight);
 }
 
 #[inline(always)]
@@ -94,29 +107,28 @@ fn bf16(bytes: [u8; 2]) -> f32 {
 }
 
 #[inline(always)]
-fn products_body<const B: usize>(
-    weights: &[u8],
+fn products_body<E: Copy>(
+    weights: &[E],
     cols: usize,
     x: &[f32],
     y: &mut [f32],
-    widen: impl Fn([u8; B]) -> f32 + Copy,
+    widen: impl Fn(E) -> f32 + Copy,
 ) {
     let tokens = x.len() / cols;
     if tokens == 0 {
         return;
     }
-    for (row, y) in weights.chunks_exact(cols * B).zip(y.chunks_exact_mut(tokens)) {
+    for (row, y) in weights.chunks_exact(cols).zip(y.chunks_exact_mut(tokens)) {
         for (x, y) in x.chunks_exact(cols).zip(y) {
-            *y = dot::<B>(row, x, widen);
+            *y = dot(row, x, widen);
         }
     }
 }
 
 #[inline(always)]
-fn dot<const B: usize>(row: &[u8], x: &[f32], widen: impl Fn([u8; B]) -> f32) -> f32 {
+fn dot<E: Copy>(row: &[E], x: &[f32], widen: impl Fn(E) -> f32) -> f32 {
     let mut sums = [0.0f32; LANES];
-    let (weights, _) = row.as_chunks::<B>();
-    let (blocks, rest) = weights.as_chunks::<LANES>();
+    let (blocks, rest) = row.as_chunks::<LANES>();
     let (x_blocks, x_rest) = x.as_chunks::<LANES>();
     for (weights, x) in blocks.iter().zip(x_blocks) {
         for lane in 0..LANES {
@@ -181,6 +193,8 @@ mod tests {
                 let mut wide = vec![0.0; rows * cols];
                 widen(packed, &mut wide);
                 prop_assert_eq!(&wide, &weights);
+                products(Weights::Numbers(&weights), cols, &x, &mut y);
+                prop_assert_eq!(y.iter().map(|y| y.to_bits()).collect::<Vec<_>>(), expected.clone(), "{:?}", isa);
                 Ok(())
             })?;
         }
