@@ -62,11 +62,11 @@ trait Entry: Copy {
     fn col(self, cols: usize) -> usize;
     /// The difference.
     fn difference(self) -> f32;
-    /// Differences of four entries.
+    /// Columns below `cols` and differences of four entries.
     ///
     /// # Safety
     /// Needs AVX-512 and four entries.
-    unsafe fn differences(entries: *const Self) -> __m128;
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128);
 }
 
 impl Entry for Narrow {
@@ -83,10 +83,16 @@ impl Entry for Narrow {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl")]
-    unsafe fn differences(entries: *const Self) -> __m128 {
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128) {
+        // Two at a time, since loads are what there is too much of.
+        let pairs = entries.cast::<u64>();
         // SAFETY: four entries are 16 bytes.
-        let entries = unsafe { _mm_loadu_si128(entries.cast()) };
-        _mm_castsi128_ps(_mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), entries))
+        let (four, low, high) = unsafe {
+            (_mm_loadu_si128(entries.cast()), pairs.read_unaligned() as usize, pairs.add(1).read_unaligned() as usize)
+        };
+        let mask = cols - 1;
+        let differences = _mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), four);
+        ([low & mask, low >> 32 & mask, high & mask, high >> 32 & mask], _mm_castsi128_ps(differences))
     }
 }
 
@@ -103,10 +109,11 @@ impl Entry for Wide {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl")]
-    unsafe fn differences(entries: *const Self) -> __m128 {
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128) {
         // SAFETY: four entries are 32 bytes.
-        let entries = unsafe { _mm256_loadu_si256(entries.cast()) };
-        _mm_castsi128_ps(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(entries)))
+        let (four, all) = unsafe { (_mm256_loadu_si256(entries.cast()), &*entries.cast::<[Self; 4]>()) };
+        let differences = _mm_castsi128_ps(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(four)));
+        ([all[0].col(cols), all[1].col(cols), all[2].col(cols), all[3].col(cols)], differences)
     }
 }
 
@@ -125,36 +132,26 @@ unsafe fn add_to_one<E: Entry>(entries: &[E], ends: &[u32], blocks: usize, x: &[
         while next < y.len() && end_of(next + 1) - first <= BUFFER {
             next += 1;
         }
+        let ends = &ends[row * blocks..=next * blocks];
         if end_of(next) - first > BUFFER {
             // SAFETY: as the caller says.
-            y[row] += unsafe { long_row(entries, &ends[row * blocks..][..=blocks], x, &mut products) };
-            row = next;
-            continue;
-        }
-        if blocks == 1 {
-            // SAFETY: the buffer has room for these entries.
-            unsafe { fill(&entries[first..], end_of(next) - first, x, products.as_mut_ptr()) };
+            y[row] += unsafe { long_row(entries, ends, x, &mut products) };
+        } else if blocks == 1 {
+            // SAFETY: the buffer has room for these entries, and two vectors.
+            unsafe {
+                fill(&entries[first..], end_of(next) - first, x, products.as_mut_ptr());
+                add_rows(&products, ends, blocks, &mut y[row..next]);
+            }
         } else {
-            let runs = ends[row * blocks..=next * blocks].array_windows();
-            for ([start, end], x) in runs.zip(x.chunks(NARROW_COLS).cycle()) {
+            for ([start, end], x) in ends.array_windows().zip(x.chunks(NARROW_COLS).cycle()) {
                 let (start, end) = (*start as usize, *end as usize);
                 // SAFETY: as above; what is written behind a run is written again by the next one.
                 unsafe { fill(&entries[start..], end - start, x, products.as_mut_ptr().add(start - first)) };
             }
+            // SAFETY: as above.
+            unsafe { add_rows(&products, ends, blocks, &mut y[row..next]) };
         }
-        while row < next {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (i, sum) in sums.iter_mut().enumerate() {
-                if row + i < next {
-                    let (start, end) = (end_of(row + i) - first, end_of(row + i + 1) - first);
-                    // SAFETY: these products are in the buffer, and two vectors behind it.
-                    *sum = unsafe { sum_of(products.as_ptr().add(start), end - start) };
-                }
-            }
-            let (rows, _) = y[row..next].split_at_mut(4.min(next - row));
-            add_totals(sums, rows);
-            row += rows.len();
-        }
+        row = next;
     }
 }
 
@@ -170,8 +167,9 @@ unsafe fn long_row<E: Entry>(
     x: &[f32],
     products: &mut [f32; BUFFER + 2 * LANES],
 ) -> f32 {
-    let mut total = 0.0;
-    for ([start, end], x) in ends.array_windows().zip(x.chunks(if ends.len() == 2 { x.len() } else { NARROW_COLS })) {
+    let mut total = [0.0];
+    let block = if ends.len() == 2 { x.len() } else { NARROW_COLS };
+    for ([start, end], x) in ends.array_windows().zip(x.chunks(block)) {
         let end = *end as usize;
         for start in (*start as usize..end).step_by(BUFFER) {
             let count = BUFFER.min(end - start);
@@ -180,42 +178,61 @@ unsafe fn long_row<E: Entry>(
                 fill(&entries[start..], count, x, products.as_mut_ptr());
                 sum_of(products.as_ptr(), count)
             };
-            let mut one = [0.0];
-            add_totals([sum, _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()], &mut one);
-            total += one[0];
+            let none = _mm512_setzero_ps();
+            add_totals([sum, none, none, none], &mut total);
         }
     }
-    total
+    total[0]
 }
 
-/// Writes the products of the first `count` entries, and up to three more.
+/// Writes the products of the first `count` entries, and up to seven more.
 ///
 /// # Safety
 /// Needs AVX-512, `count` entries, and room for the products.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut f32) {
-    let cols = x.len();
-    let (first, x) = (entries.as_ptr(), x.as_ptr());
-    let mut at = 0;
-    while at < count {
-        if at + 4 > entries.len() {
-            for (i, entry) in entries.iter().enumerate().skip(at) {
-                // SAFETY: the column is below `cols`, and there is room.
-                unsafe { *products.add(i) = entry.difference() * *x.add(entry.col(cols)) };
+    const GROUP: usize = 8;
+    let (first, cols) = (entries.as_ptr(), x.len());
+    let whole = count.next_multiple_of(GROUP).min(entries.len() - entries.len() % GROUP);
+    for group in (0..whole).step_by(GROUP) {
+        for at in [group, group + 4] {
+            // SAFETY: there are eight entries, and their columns are below `cols`.
+            unsafe {
+                let (columns, differences) = E::four(first.add(at), cols);
+                let column = |i: usize| _mm_load_ss(x.as_ptr().add(columns[i]));
+                let four = _mm_insert_ps::<0x10>(column(0), column(1));
+                let four = _mm_insert_ps::<0x20>(four, column(2));
+                let four = _mm_insert_ps::<0x30>(four, column(3));
+                _mm_storeu_ps(products.add(at), _mm_mul_ps(differences, four));
             }
-            return;
         }
-        // SAFETY: there are four entries, and their columns are below `cols`.
-        unsafe {
-            let four = first.add(at);
-            let column = |i: usize| _mm_load_ss(x.add((*four.add(i)).col(cols)));
-            let columns = _mm_insert_ps::<0x10>(column(0), column(1));
-            let columns = _mm_insert_ps::<0x20>(columns, column(2));
-            let columns = _mm_insert_ps::<0x30>(columns, column(3));
-            _mm_storeu_ps(products.add(at), _mm_mul_ps(E::differences(four), columns));
+    }
+    for i in whole..count {
+        // SAFETY: the column is below `cols`, and there is room.
+        unsafe { *products.add(i) = entries[i].difference() * *x.as_ptr().add(entries[i].col(cols)) };
+    }
+}
+
+/// Adds the totals of rows whose products are there, to four rows at a time.
+///
+/// # Safety
+/// Needs AVX-512, and as many products as the ends say.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,fma")]
+unsafe fn add_rows(products: &[f32; BUFFER + 2 * LANES], ends: &[u32], blocks: usize, y: &mut [f32]) {
+    let mut ends = ends.iter().step_by(blocks).map(|end| *end as usize);
+    let first = ends.next().unwrap_or_default();
+    let mut start = 0;
+    for y in y.chunks_mut(4) {
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for sum in sums.iter_mut().take(y.len()) {
+            let end = ends.next().map_or(start, |end| end - first);
+            // SAFETY: these products are in the buffer, and two vectors behind it.
+            *sum = unsafe { sum_of(products.as_ptr().add(start), end - start) };
+            start = end;
         }
-        at += 4;
+        add_totals(sums, y);
     }
 }
 
