@@ -11,8 +11,10 @@ use super::{COL, NARROW_COLS, Narrow, Wide};
 const LANES: usize = 16;
 /// Products that are computed before they are summed: half of a first cache.
 const BUFFER: usize = 4096;
-/// Vectors of tokens whose sums are kept in registers.
-const VECTORS: usize = 4;
+/// Tokens whose sums are kept in registers: four vectors.
+const GROUP: usize = 64;
+/// Rows whose sums are written before they are added.
+const ROWS: usize = 16;
 
 /// Adds the products of narrow entries; see [`super::add_products`].
 ///
@@ -281,7 +283,8 @@ fn add_totals([a, b, c, d]: [__m512; 4], y: &mut [f32]) {
     y.iter_mut().zip(all).for_each(|(y, total)| *y += total);
 }
 
-/// Several tokens: their sums stay in registers for a whole row, up to 64 at a time.
+/// Several tokens: their sums stay in registers for a whole row, up to 64 at a time. Sums of some rows are written side by side before they are added to `y`: rows of less than a
+/// vector would else wait for each other, since what masks write cannot be read at once.
 ///
 /// # Safety
 /// Needs AVX-512, and lengths and ends that fit.
@@ -294,75 +297,110 @@ unsafe fn add_to_many<E: Entry>(
     x: &[f32],
     y: &mut [f32],
 ) {
-    let blocks = (x.len() / tokens).div_ceil(block);
-    for first in (0..tokens).step_by(VECTORS * LANES) {
-        let width = (tokens - first).min(VECTORS * LANES);
+    let cols = x.len() / tokens;
+    let (blocks, block) = (cols.div_ceil(block), block.min(cols));
+    let mut sums = [0.0f32; (ROWS + 1) * GROUP];
+    for first in (0..tokens).step_by(GROUP) {
+        let width = (tokens - first).min(GROUP);
         let last = _bzhi_u32(u32::MAX, (width - (width - 1) / LANES * LANES) as u32) as __mmask16;
-        for (y, ends) in y.chunks_exact_mut(tokens).zip(ends.windows(blocks + 1).step_by(blocks)) {
-            for ([start, end], x) in ends.array_windows().zip(x.chunks(block * tokens)) {
-                let run = &entries[*start as usize..*end as usize];
-                let (x, y) = (&x[first..], &mut y[first..first + width]);
-                // SAFETY: `x` has whole columns but for the first tokens, and `last` has the lanes of the last vector of `y`.
-                unsafe {
-                    match width.div_ceil(LANES) {
-                        1 => add_run::<E, 1, 4>(run, tokens, x, last, y),
-                        2 => add_run::<E, 2, 2>(run, tokens, x, last, y),
-                        3 => add_run::<E, 3, 2>(run, tokens, x, last, y),
-                        _ => add_run::<E, 4, 2>(run, tokens, x, last, y),
+        for (y, panel) in y.chunks_mut(ROWS * tokens).zip(0..) {
+            for row in 0..y.len() / tokens {
+                let ends = &ends[(panel * ROWS + row) * blocks..][..=blocks];
+                let sums = &mut sums[row * width..][..GROUP];
+                sums.fill(0.0);
+                for ([start, end], x) in ends.array_windows().zip(x.chunks_exact(block * tokens)) {
+                    let run = &entries[*start as usize..*end as usize];
+                    let x = Columns { x: &x[first..], cols: block, tokens, last };
+                    // SAFETY: in each column the last vector of this group has the lanes `last`, and there are four vectors of sums.
+                    unsafe {
+                        match width.div_ceil(LANES) {
+                            1 => add_run::<E, 1, 4>(run, x, sums),
+                            2 => add_run::<E, 2, 2>(run, x, sums),
+                            3 => add_run::<E, 3, 2>(run, x, sums),
+                            _ => add_run::<E, 4, 2>(run, x, sums),
+                        }
                     }
                 }
+            }
+            if width == tokens {
+                y.iter_mut().zip(&sums).for_each(|(y, sum)| *y += sum);
+                continue;
+            }
+            for (y, sums) in y.chunks_exact_mut(tokens).zip(sums.chunks_exact(width)) {
+                y[first..first + width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         }
     }
 }
 
-/// Adds the products of a run with `V` vectors of tokens, of which the last one has the lanes `last`; `U` sums are under way.
+/// Some tokens of a block of columns: those from the beginning of `x` on, of every `tokens`.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    x: &'a [f32],
+    cols: usize,
+    tokens: usize,
+    /// Lanes of the last vector.
+    last: __mmask16,
+}
+
+impl Columns<'_> {
+    /// `V` vectors of the column of an entry.
+    ///
+    /// # Safety
+    /// Needs AVX-512, and that many vectors in each column.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<E: Entry, const V: usize>(self, entry: E) -> [__m512; V] {
+        let mut vectors = [_mm512_setzero_ps(); V];
+        // SAFETY: the column is below `cols`, and lanes that are no tokens are not read.
+        unsafe {
+            let column = self.x.as_ptr().add(entry.col(self.cols) * self.tokens);
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                let lanes = if v + 1 == V { self.last } else { 0xffff };
+                *vector = _mm512_maskz_loadu_ps(lanes, column.add(v * LANES));
+            }
+        }
+        vectors
+    }
+}
+
+/// Adds the products of a run with `V` vectors of tokens to four vectors of sums; `U` sums are under way.
 ///
 /// # Safety
-/// Needs AVX-512, and the tokens in `y` and in every column of `x`.
+/// Needs AVX-512, and `V` vectors in every column of `x`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,fma")]
-unsafe fn add_run<E: Entry, const V: usize, const U: usize>(
-    run: &[E],
-    tokens: usize,
-    x: &[f32],
-    last: __mmask16,
-    y: &mut [f32],
-) {
-    let cols = x.len().div_ceil(tokens);
-    let lanes: [__mmask16; V] = std::array::from_fn(|v| if v + 1 == V { last } else { 0xffff });
-    let mut sums = [[_mm512_setzero_ps(); V]; U];
-    let x = x.as_ptr();
+unsafe fn add_run<E: Entry, const V: usize, const U: usize>(run: &[E], x: Columns<'_>, sums: &mut [f32]) {
+    let mut totals = [[_mm512_setzero_ps(); V]; U];
     let (groups, rest) = run.as_chunks::<U>();
     for group in groups {
         for u in 0..U {
             let difference = _mm512_set1_ps(group[u].difference());
+            // SAFETY: as the caller says.
+            let columns = unsafe { x.load::<E, V>(group[u]) };
             for v in 0..V {
-                // SAFETY: the column is below `cols`, and lanes that are no tokens are not read.
-                let x = unsafe {
-                    _mm512_maskz_loadu_ps(lanes[v], x.add(group[u].col(cols) * tokens + v * LANES))
-                };
-                sums[u][v] = _mm512_fmadd_ps(difference, x, sums[u][v]);
+                totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);
             }
         }
     }
-    for entry in rest {
-        let difference = _mm512_set1_ps(entry.difference());
-        for v in 0..V {
-            // SAFETY: as above.
-            let x = unsafe { _mm512_maskz_loadu_ps(lanes[v], x.add(entry.col(cols) * tokens + v * LANES)) };
-            sums[0][v] = _mm512_fmadd_ps(difference, x, sums[0][v]);
+    for u in 0..U - 1 {
+        if u < rest.len() {
+            let difference = _mm512_set1_ps(rest[u].difference());
+            // SAFETY: as the caller says.
+            let columns = unsafe { x.load::<E, V>(rest[u]) };
+            for v in 0..V {
+                totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);
+            }
         }
     }
-    for v in 0..V {
-        let mut sum = sums[0][v];
-        for sums in &sums[1..] {
-            sum = _mm512_add_ps(sum, sums[v]);
+    let sums: &mut [f32] = &mut sums[..V * LANES];
+    for (v, sums) in sums.chunks_exact_mut(LANES).enumerate() {
+        // SAFETY: sixteen numbers are one vector.
+        let mut sum = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        for totals in &totals {
+            sum = _mm512_add_ps(sum, totals[v]);
         }
-        // SAFETY: only tokens are read and written.
-        unsafe {
-            let y = y.as_mut_ptr().add(v * LANES);
-            _mm512_mask_storeu_ps(y, lanes[v], _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes[v], y)));
-        }
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), sum) };
     }
 }
