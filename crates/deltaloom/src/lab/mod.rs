@@ -2,4 +2,5 @@
 //! Nothing here is used to pack a checkpoint.
 
 mod clock;
+pub mod matmul;
 pub mod positions;

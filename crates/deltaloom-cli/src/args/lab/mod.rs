@@ -1,5 +1,7 @@
 //! The options of `deltaloom lab`.
 
+pub(crate) mod matmul;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,6 +18,7 @@ pub(crate) struct LabArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
+    Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
     Tpde(TpdeArguments),
 }

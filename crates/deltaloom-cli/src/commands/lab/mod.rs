@@ -1,5 +1,7 @@
 //! `deltaloom lab`: other ways to code weights, measured beside ours.
 
+mod matmul;
+mod matmul_page;
 pub(crate) mod page;
 mod positions;
 mod tpde;
@@ -13,6 +15,7 @@ use crate::args::lab::{Experiment, LabArguments};
 
 pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
+        Experiment::Matmul(arguments) => matmul::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
     }
