@@ -3,6 +3,7 @@
 
 pub mod adapter;
 pub mod bits;
+pub mod carry;
 pub mod fields;
 pub mod gaps;
 pub mod history;
