@@ -7,3 +7,5 @@ pub use deltaloom_kernels::carry as identity;
 mod clock;
 pub mod positions;
 pub mod reference;
+pub mod statistics;
+pub mod timing;
