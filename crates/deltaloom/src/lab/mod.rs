@@ -3,3 +3,4 @@
 
 mod clock;
 pub mod positions;
+pub mod simhash;

@@ -1,5 +1,7 @@
 //! The options of `deltaloom lab`.
 
+pub(crate) mod simhash;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -18,6 +20,8 @@ pub(crate) struct LabArguments {
 pub(crate) enum Experiment {
     Positions(PositionsArguments),
     Tpde(TpdeArguments),
+    #[command(name = "simhash")]
+    SimHash(Box<simhash::SimHashArguments>),
 }
 
 /// Code the positions of set bits by the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta, by methods of our own, and compress the data itself beside them.

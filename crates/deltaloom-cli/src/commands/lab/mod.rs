@@ -2,6 +2,8 @@
 
 pub(crate) mod page;
 mod positions;
+mod simhash;
+mod simhash_page;
 mod tpde;
 
 pub(crate) use tpde::{Adaptive, MethodName};
@@ -15,5 +17,6 @@ pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
+        Experiment::SimHash(arguments) => simhash::run(arguments),
     }
 }

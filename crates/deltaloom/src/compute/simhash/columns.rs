@@ -49,6 +49,12 @@ impl ColumnStore {
         Self { columns: Dense::new(&transposed), rows: matrix.rows(), norms }
     }
 
+    /// Rows of the matrix.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Bits that a weight takes.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {

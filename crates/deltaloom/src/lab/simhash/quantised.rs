@@ -55,7 +55,8 @@ impl Quantised {
             })
             .collect();
         let row_bytes = self.row_codes * self.width.bits() / 8;
-        let rows = self.codes.chunks_exact(row_bytes).zip(self.scales.chunks(self.row_codes.div_ceil(self.group)));
+        let rows =
+            self.codes.chunks_exact(row_bytes).zip(self.scales.chunks(self.row_codes.div_ceil(self.group)));
         for (i, (codes, scales)) in rows.enumerate() {
             for (x, out) in padded.iter().zip(out.chunks_exact_mut(self.rows)) {
                 out[i] += code_product(self.width, codes, scales, self.group, x);
@@ -118,7 +119,8 @@ mod tests {
 
     #[test]
     fn errors_of_normal_weights_are_those_of_good_quantisers() {
-        let (weights, x) = (Matrix::normal(64, 320, 0.02, 1).unwrap(), Matrix::normal(16, 320, 1.0, 2).unwrap());
+        let (weights, x) =
+            (Matrix::normal(64, 320, 0.02, 1).unwrap(), Matrix::normal(16, 320, 1.0, 2).unwrap());
         let exact = weights.exact_product(&x).unwrap();
         let energy: f64 = exact.iter().map(|y| y * y).sum();
         let nmse = |width, group| {
