@@ -1,9 +1,9 @@
-//! Products of rows with activations in single precision: rows of BF16, of F32, and of signed codes of 2, 4 or 8 bits with a scale per group.
+//! Products of rows of BF16 and F32 with activations in single precision, and signed codes of 2, 4 or 8 bits with a scale per group, which are widened to such rows.
 //! It chooses no scales. Sums have one order on every machine: 32 of them, which are added at the end, and nothing is fused.
 
 use crate::isa::per_isa;
 
-/// Codes that are packed together, and sums that are kept side by side. Rows of codes and their activations are filled up with zeros to whole blocks.
+/// Codes that are packed together, and sums that are kept side by side. Rows of codes are filled up with zeros to whole blocks.
 pub const BLOCK: usize = 32;
 
 /// Width of a code.
@@ -76,8 +76,8 @@ per_isa! {
 }
 
 per_isa! {
-    /// Product of a row of codes, of which `group` at a time, a multiple of [`BLOCK`], have a scale, a BF16.
-    pub fn code_product(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, x: &[f32]) -> f32 = code_body;
+    /// Writes the numbers that codes stand for, of which `group` at a time, a multiple of [`BLOCK`], have a scale, a BF16.
+    pub fn widen_codes(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, out: &mut [f32]) = widen_body;
 }
 
 #[inline(always)]
@@ -136,40 +136,35 @@ fn add_f32_body(column: &[f32], factor: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn code_body(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, x: &[f32]) -> f32 {
+fn widen_body(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, out: &mut [f32]) {
     match width {
-        CodeBits::Two => codes_of::<2, 8>(codes, scales, group, x),
-        CodeBits::Four => codes_of::<4, 16>(codes, scales, group, x),
-        CodeBits::Eight => codes_of::<8, 32>(codes, scales, group, x),
+        CodeBits::Two => widen_of::<2, 8>(codes, scales, group, out),
+        CodeBits::Four => widen_of::<4, 16>(codes, scales, group, out),
+        CodeBits::Eight => widen_of::<8, 32>(codes, scales, group, out),
     }
 }
 
 /// Codes of `BITS` bits, `BYTES` bytes to a block.
 #[inline(always)]
-fn codes_of<const BITS: usize, const BYTES: usize>(
+fn widen_of<const BITS: usize, const BYTES: usize>(
     codes: &[u8],
     scales: &[u16],
     group: usize,
-    x: &[f32],
-) -> f32 {
-    let mut sums = [0.0; BLOCK];
-    let groups = codes.chunks((group * BITS / 8).max(BYTES)).zip(x.chunks(group.max(BLOCK)));
-    for ((codes, x), scale) in groups.zip(scales) {
-        let mut parts = [0.0; BLOCK];
-        for (codes, x) in codes.as_chunks::<BYTES>().0.iter().zip(x.as_chunks::<BLOCK>().0) {
+    out: &mut [f32],
+) {
+    let groups = codes.chunks((group * BITS / 8).max(BYTES)).zip(out.chunks_mut(group.max(BLOCK)));
+    for ((codes, out), scale) in groups.zip(scales) {
+        let scale = widen(*scale);
+        for (codes, out) in codes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
             for part in 0..8 / BITS {
                 for i in 0..BYTES {
-                    let code = (codes[i] << (8 - BITS * (part + 1))).cast_signed() >> (8 - BITS);
-                    parts[part * BYTES + i] += f32::from(code) * x[part * BYTES + i];
+                    // Words of 32 bits: vectors have shifts for those, and none for bytes.
+                    let top = u32::from(codes[i]) << (32 - BITS * (part + 1));
+                    out[part * BYTES + i] = scale * (top.cast_signed() >> (32 - BITS)) as f32;
                 }
             }
         }
-        let scale = widen(*scale);
-        for i in 0..BLOCK {
-            sums[i] += scale * parts[i];
-        }
     }
-    total(sums)
 }
 
 #[cfg(test)]
@@ -212,7 +207,9 @@ mod tests {
                     // Scales 1, 2, 4 and so on.
                     let scales: Vec<u16> = (0..padded.div_ceil(group)).map(|g| 0x3f80 + 0x80 * u16::try_from(g).unwrap()).collect();
                     let plain: f32 = (0..len).map(|i| f32::from(code(i)) * x[i] * 2f32.powi(i32::try_from(i / group).unwrap())).sum();
-                    prop_assert_eq!(code_product(width, &codes, &scales, group, &padded_x), plain);
+                    let mut widened = vec![9.0; padded];
+                    widen_codes(width, &codes, &scales, group, &mut widened);
+                    prop_assert_eq!(f32_product(&widened, &padded_x), plain);
                 }
                 Ok(())
             })?;

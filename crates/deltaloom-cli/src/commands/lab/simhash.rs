@@ -161,8 +161,11 @@ fn row(row: &MethodReport) -> Vec<String> {
 fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
     let open = |path| Checkpoint::open(path, &Limits::default());
     let checkpoints = arguments.index.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let bits =
-        if arguments.bits == [64, 128, 256] { 256 } else { arguments.bits.first().copied().unwrap_or(256) };
+    let bits = match arguments.bits[..] {
+        [] => INDEX_BITS,
+        [bits] => bits,
+        _ => bail!("--index takes one number of bits"),
+    };
     let settings = IndexSettings {
         bits,
         least_similarity: arguments.similarity,
@@ -191,11 +194,8 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
 }
 
 fn describe_index(report: &IndexReport, names: &[std::path::PathBuf]) -> String {
-    let mut rows = vec![
-        ["tensor", "nearest", "bits apart", "cosine, estimated", "of the samples", ""]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let header = ["tensor", "nearest", "bits apart", "cosine, estimated", "of the samples", ""];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
     let full = |checkpoint: usize, tensor: &str| {
         let path = names.get(checkpoint).map_or_else(String::new, |path| path.display().to_string());
         ui::printable(&format!("{path}: {tensor}"))

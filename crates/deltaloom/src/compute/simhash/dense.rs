@@ -20,7 +20,6 @@ pub struct Dense {
 }
 
 /// The upper half of an F32, which is its BF16 when the lower half is zero.
-#[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
 fn upper(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }

@@ -1,7 +1,7 @@
 //! Symmetric quantisation of a matrix to 2, 4 or 8 bits with a scale per row or group: what hashed products are compared with.
 //! Scales are searched for the least squared error of the weights; activations stay as they are.
 
-use deltaloom_kernels::quantised::{BLOCK, CodeBits, code_product, pack_block};
+use deltaloom_kernels::quantised::{BLOCK, CodeBits, f32_product, pack_block, widen_codes};
 
 use crate::compute::simhash::Matrix;
 
@@ -44,22 +44,16 @@ impl Quantised {
         (self.codes.len() * 8 + self.scales.len() * 16) as f64 / self.elems as f64
     }
 
-    /// Adds the product with each row of `x` to `out`.
+    /// Adds the product with each row of `x` to `out`: a row of weights is widened once for all tokens.
     pub(super) fn add_product(&self, x: &Matrix, out: &mut [f32]) {
-        let padded: Vec<Vec<f32>> = x
-            .each_row()
-            .map(|x| {
-                let mut padded = x.to_vec();
-                padded.resize(self.row_codes, 0.0);
-                padded
-            })
-            .collect();
+        let mut weights = vec![0.0; self.row_codes];
         let row_bytes = self.row_codes * self.width.bits() / 8;
         let rows =
             self.codes.chunks_exact(row_bytes).zip(self.scales.chunks(self.row_codes.div_ceil(self.group)));
         for (i, (codes, scales)) in rows.enumerate() {
-            for (x, out) in padded.iter().zip(out.chunks_exact_mut(self.rows)) {
-                out[i] += code_product(self.width, codes, scales, self.group, x);
+            widen_codes(self.width, codes, scales, self.group, &mut weights);
+            for (x, out) in x.each_row().zip(out.chunks_exact_mut(self.rows)) {
+                out[i] += f32_product(&weights, x);
             }
         }
     }

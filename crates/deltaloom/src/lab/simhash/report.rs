@@ -160,26 +160,35 @@ pub(super) fn verdicts(rows: &[MethodReport]) -> Vec<String> {
     out
 }
 
-fn speed(hashed: &[&MethodReport]) -> Option<String> {
-    let fastest = best(hashed, |row| row.time_ratio)?;
-    let faster = hashed.iter().filter(|row| row.time_ratio.is_some_and(|ratio| ratio < 1.0)).count();
-    let ratio = fastest.time_ratio?;
-    let words = match ratio < 1.0 {
-        true => format!("{} times faster than", figures(1.0 / ratio)),
-        false => format!("{} times slower than", figures(ratio)),
+/// How fast estimates were, and those that are nearer than zeros.
+fn speed(hashed: &[&MethodReport]) -> Vec<String> {
+    let sentence = |rows: &[&MethodReport], of: &str| {
+        let fastest = best(rows, |row| row.time_ratio)?;
+        let faster = rows.iter().filter(|row| row.time_ratio.is_some_and(|ratio| ratio < 1.0)).count();
+        let ratio = fastest.time_ratio?;
+        let words = match ratio < 1.0 {
+            true => format!("{} times faster than", figures(1.0 / ratio)),
+            false => format!("{} times slower than", figures(ratio)),
+        };
+        let share = match (fastest.hash_seconds, fastest.seconds) {
+            (Some(hash), Some(all)) => {
+                format!("; hashing the activations took {:.0} % of its time", 100.0 * (hash / all).min(1.0))
+            }
+            _ => String::new(),
+        };
+        Some(format!(
+            "{faster} of {} {of} were faster than the exact product in this run; the fastest, {}, was {words} it at NMSE {}{share}.",
+            rows.len(),
+            fastest.method,
+            fastest.nmse.map_or_else(|| "-".to_owned(), figures)
+        ))
     };
-    let share = match (fastest.hash_seconds, fastest.seconds) {
-        (Some(hash), Some(all)) => {
-            format!(", {:.0} % of its time for hashing the activations", 100.0 * hash / all)
-        }
-        _ => String::new(),
-    };
-    Some(format!(
-        "{faster} of {} were faster than the exact product in this run; the fastest, {}, was {words} it at NMSE {}{share}.",
-        hashed.len(),
-        fastest.method,
-        fastest.nmse.map_or_else(|| "-".to_owned(), figures)
-    ))
+    let useful: Vec<&MethodReport> =
+        hashed.iter().copied().filter(|row| row.nmse.is_some_and(|nmse| nmse < 1.0)).collect();
+    let all = sentence(hashed, "estimates");
+    let nearer =
+        if useful.len() < hashed.len() { sentence(&useful, "estimates with NMSE below 1") } else { None };
+    all.into_iter().chain(nearer).collect()
 }
 
 fn exact_columns(rows: &[MethodReport], hashed: &[&MethodReport]) -> Vec<String> {
@@ -220,7 +229,7 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 fn figures(value: f64) -> String {
     match value.abs() {
         v if v == 0.0 || !v.is_finite() => format!("{value}"),
-        v if v >= 1e5 || v < 1e-3 => format!("{value:.2e}"),
+        v if !(1e-3..1e5).contains(&v) => format!("{value:.2e}"),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),
