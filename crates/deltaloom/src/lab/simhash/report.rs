@@ -148,6 +148,19 @@ pub(super) fn verdicts(rows: &[MethodReport]) -> Vec<String> {
         ));
     }
     out.extend(speed(&hashed));
+    let is_useless = |row: &&&MethodReport| {
+        let better = |other: &MethodReport| {
+            !other.kind.is_hashed()
+                && other.bits_per_weight <= row.bits_per_weight
+                && matches!((other.nmse, row.nmse), (Some(a), Some(b)) if a <= b)
+                && matches!((other.seconds, row.seconds), (Some(a), Some(b)) if a <= b)
+        };
+        rows.iter().any(better)
+    };
+    out.push(format!(
+        "For {} of {count} there is another method (not SimHash) that takes no more bits, no more time and has no more error.",
+        hashed.iter().filter(is_useless).count()
+    ));
     let simple = hashed.iter().filter(|row| row.kind == Kind::Simhash);
     if let Some((least, most)) = range(simple.filter_map(|row| Some(row.nmse? / row.predicted_nmse?))) {
         out.push(format!(
