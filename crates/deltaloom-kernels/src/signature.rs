@@ -43,22 +43,18 @@ per_isa_popcnt! {
 }
 
 per_isa_popcnt! {
-    /// Adds to each element of `out` the product that the distance of its signature stands for: `scale` x its norm, a BF16, x the cosine of pi x the share of bits that differ.
-    /// The cosine is that of [`cosine`].
-    pub fn add_estimates(query: &[u64], signatures: &[u64], norms: &[u16], scale: f32, out: &mut [f32]) = add_estimates_body;
-}
-
-/// Of sin(pi t) / t in powers of t^2, fitted for t up to 1/2.
-const SINE: [f32; 5] = [3.141_592_7, -5.167_710_3, 2.550_077_4, -0.598_291_3, 0.077_657_66];
-
-/// Cosine of pi x `share`, for shares from 0 to 1, with an error below 1e-6: a polynomial, which vectors compute where they have no tables. It is odd around 1/2, so that
-/// half of the bits give exactly 0.
-#[must_use]
-#[inline(always)]
-pub fn cosine(share: f32) -> f32 {
-    let t = 0.5 - share;
-    let u = t * t;
-    t * (SINE[0] + u * (SINE[1] + u * (SINE[2] + u * (SINE[3] + u * SINE[4]))))
+    /// Adds to each element of `out` the product that the distance of its signature stands for: `scale` x its norm, a BF16, x the cosine of that distance.
+    ///
+    /// # Panics
+    /// When there is not a cosine for each distance from 0 to all bits.
+    pub fn add_estimates(
+        query: &[u64],
+        signatures: &[u64],
+        norms: &[u16],
+        cosines: &[f32],
+        scale: f32,
+        out: &mut [f32],
+    ) = add_estimates_body;
 }
 
 #[inline(always)]
@@ -78,49 +74,58 @@ fn sign_body(directions: &[f32], dims: usize, vector: &[f32], signature: &mut [u
 #[inline(always)]
 fn distances_body(query: &[u64], signatures: &[u64], out: &mut [u16]) {
     #[expect(clippy::cast_possible_truncation, reason = "signatures have fewer than 65,536 bits")]
-    each_distance(query, signatures, out, |out, _, distance| *out = distance as u16);
+    let write = |i: usize, distance: u32| {
+        if let Some(out) = out.get_mut(i) {
+            *out = distance as u16;
+        }
+    };
+    each_distance(query, signatures, write);
 }
 
 #[inline(always)]
-fn add_estimates_body(query: &[u64], signatures: &[u64], norms: &[u16], scale: f32, out: &mut [f32]) {
-    let per_bit = 1.0 / (query.len() * WORD_BITS).max(1) as f32;
+fn add_estimates_body(
+    query: &[u64],
+    signatures: &[u64],
+    norms: &[u16],
+    cosines: &[f32],
+    scale: f32,
+    out: &mut [f32],
+) {
+    assert!(cosines.len() > query.len() * WORD_BITS, "a cosine for each distance");
     let len = out.len().min(norms.len());
     let (out, norms) = (&mut out[..len], &norms[..len]);
-    each_distance(query, signatures, out, |out, i, distance| {
-        *out += scale * f32::from_bits(u32::from(norms[i]) << 16) * cosine(distance as f32 * per_bit);
-    });
+    let add = |i: usize, distance: u32| {
+        if i < len {
+            out[i] += scale * f32::from_bits(u32::from(norms[i]) << 16) * cosines[distance as usize];
+        }
+    };
+    each_distance(query, signatures, add);
 }
 
-/// Loops of their own for the usual lengths, so that several signatures are loaded at once.
+/// Loops of their own for the usual lengths, so that a signature is loaded as a whole.
 #[inline(always)]
-fn each_distance<T>(query: &[u64], signatures: &[u64], out: &mut [T], with: impl Fn(&mut T, usize, u32)) {
+fn each_distance(query: &[u64], signatures: &[u64], mut with: impl FnMut(usize, u32)) {
     match *query {
         [] => {}
-        [a] => of_words([a], signatures, out, with),
-        [a, b] => of_words([a, b], signatures, out, with),
-        [a, b, c, d] => of_words([a, b, c, d], signatures, out, with),
+        [a] => of_words([a], signatures, with),
+        [a, b] => of_words([a, b], signatures, with),
+        [a, b, c, d] => of_words([a, b, c, d], signatures, with),
         _ => {
-            for (i, (out, signature)) in out.iter_mut().zip(signatures.chunks_exact(query.len())).enumerate()
-            {
-                with(out, i, query.iter().zip(signature).map(|(a, b)| (a ^ b).count_ones()).sum());
+            for (i, signature) in signatures.chunks_exact(query.len()).enumerate() {
+                with(i, query.iter().zip(signature).map(|(a, b)| (a ^ b).count_ones()).sum());
             }
         }
     }
 }
 
 #[inline(always)]
-fn of_words<T, const W: usize>(
-    query: [u64; W],
-    signatures: &[u64],
-    out: &mut [T],
-    with: impl Fn(&mut T, usize, u32),
-) {
-    for (i, (out, signature)) in out.iter_mut().zip(signatures.as_chunks::<W>().0).enumerate() {
+fn of_words<const W: usize>(query: [u64; W], signatures: &[u64], mut with: impl FnMut(usize, u32)) {
+    for (i, signature) in signatures.as_chunks::<W>().0.iter().enumerate() {
         let mut distance = 0;
         for w in 0..W {
             distance += (signature[w] ^ query[w]).count_ones();
         }
-        with(out, i, distance);
+        with(i, distance);
     }
 }
 
@@ -129,18 +134,6 @@ mod tests {
     use super::*;
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
-
-    #[test]
-    fn cosines_are_near_and_odd() {
-        for bits in [64u16, 128, 256, 1024] {
-            for h in 0..=bits {
-                let found = cosine(f32::from(h) * (1.0 / f32::from(bits)));
-                let exact = (std::f64::consts::PI * f64::from(h) / f64::from(bits)).cos();
-                assert!((f64::from(found) - exact).abs() < 1e-6, "{h} of {bits}: {found} {exact}");
-                assert_eq!(found, -cosine(f32::from(bits - h) * (1.0 / f32::from(bits))));
-            }
-        }
-    }
 
     proptest! {
         #[test]
@@ -151,6 +144,7 @@ mod tests {
             let query: Vec<u64> = (0..words).map(word).collect();
             let signatures: Vec<u64> = (0..words * count).map(|i| word(i + 100)).collect();
             let norms: Vec<u16> = (0..count).map(|i| 0x3f80 + u16::try_from(i).unwrap()).collect();
+            let cosines: Vec<f32> = (0..=words * 64).map(|h| 1.0 - h as f32 / 100.0).collect();
             let number = |i: usize| (word(i + 500) >> 40) as f32 / 8_388_608.0 - 1.0;
             let directions: Vec<f32> = (0..words * dims * 64).map(number).collect();
             let vector: Vec<f32> = (0..dims.saturating_sub(shorter)).map(|i| number(i + 9000)).collect();
@@ -171,10 +165,9 @@ mod tests {
                 distances(&query, &signatures, &mut found);
                 prop_assert_eq!(&found, &expected);
                 let mut products = vec![0.5f32; count];
-                add_estimates(&query, &signatures, &norms, 2.0, &mut products);
+                add_estimates(&query, &signatures, &norms, &cosines, 2.0, &mut products);
                 for i in 0..count {
-                    let share = f32::from(expected[i]) * (1.0 / (words * 64) as f32);
-                    let product = 2.0 * f32::from_bits(u32::from(norms[i]) << 16) * cosine(share);
+                    let product = 2.0 * f32::from_bits(u32::from(norms[i]) << 16) * cosines[usize::from(expected[i])];
                     prop_assert_eq!(products[i], 0.5 + product);
                 }
                 let mut signature = vec![0; words];

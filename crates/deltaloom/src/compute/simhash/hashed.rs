@@ -51,6 +51,8 @@ pub struct HashedMatrix {
     signatures: Vec<u64>,
     /// BF16, in the same order.
     norms: Vec<u16>,
+    /// Of each Hamming distance.
+    cosines: Vec<f32>,
 }
 
 /// Signatures and norms of activations: for each token those of its pieces.
@@ -101,7 +103,11 @@ impl HashedMatrix {
                 }
             }
         }
-        Ok(Self { rows, cols, block_rows, piece, directions, signatures, norms })
+        let bits = settings.bits;
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+        // The sine of the complement is exactly zero in the middle and odd around it.
+        let cosines = (0..=bits).map(|h| (PI * (0.5 - h as f64 / bits as f64)).sin() as f32).collect();
+        Ok(Self { rows, cols, block_rows, piece, directions, signatures, norms, cosines })
     }
 
     /// Bits that a weight takes with its share of signature and norm (BF16). Directions come from the seed and are not counted.
@@ -168,7 +174,7 @@ impl HashedMatrix {
                     let place = token * pieces + piece;
                     let query = &x.signatures[place * words..][..words];
                     let out = &mut out[first_row..first_row + rows];
-                    add_estimates(query, signatures, norms, x.norms[place], out);
+                    add_estimates(query, signatures, norms, &self.cosines, x.norms[place], out);
                 }
             }
         }
