@@ -8,5 +8,6 @@ mod clock;
 pub mod matmul;
 pub mod positions;
 pub mod reference;
+pub mod simhash;
 pub mod statistics;
 pub mod timing;
