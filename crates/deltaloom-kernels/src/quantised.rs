@@ -1,9 +1,10 @@
-//! Products of rows of BF16 and F32 with activations in single precision, and signed codes of 2, 4 or 8 bits with a scale per group, which are widened to such rows.
-//! It chooses no scales. Sums have one order on every machine: 32 of them, which are added at the end, and nothing is fused.
+//! Signed codes of 2, 4 or 8 bits with a scale per group, which are widened to rows of numbers, and multiples of weights added to numbers.
+//! It chooses no scales; products of rows are those of [`crate::dense`].
 
+use crate::dense::Weights;
 use crate::isa::per_isa;
 
-/// Codes that are packed together, and sums that are kept side by side. Rows of codes are filled up with zeros to whole blocks.
+/// Codes that are packed together. Rows of codes are filled up with zeros to whole blocks.
 pub const BLOCK: usize = 32;
 
 /// Width of a code.
@@ -55,24 +56,29 @@ pub fn pack_block(width: CodeBits, codes: &[i8; BLOCK], out: &mut Vec<u8>) {
     }));
 }
 
-per_isa! {
-    /// Product of a row of BF16.
-    pub fn bf16_product(row: &[u16], x: &[f32]) -> f32 = bf16_body;
+/// Adds weights times `factor` to as many numbers.
+///
+/// # Panics
+/// When there are not as many.
+pub fn add_scaled(weights: Weights<'_>, factor: f32, out: &mut [f32]) {
+    assert_eq!(weights.elems(), out.len());
+    match weights {
+        Weights::Bf16(bytes) => add_bf16_scaled(bytes, factor, out),
+        Weights::F32(bytes) => add_f32_scaled(bytes, factor, out),
+        Weights::Numbers(numbers) => add_numbers_scaled(numbers, factor, out),
+    }
 }
 
 per_isa! {
-    /// Product of a row of F32.
-    pub fn f32_product(row: &[f32], x: &[f32]) -> f32 = f32_body;
+    fn add_bf16_scaled(column: &[u8], factor: f32, out: &mut [f32]) = add_bf16_body;
 }
 
 per_isa! {
-    /// Adds a column of BF16 times `factor`.
-    pub fn add_bf16_scaled(column: &[u16], factor: f32, out: &mut [f32]) = add_bf16_body;
+    fn add_f32_scaled(column: &[u8], factor: f32, out: &mut [f32]) = add_f32_body;
 }
 
 per_isa! {
-    /// Adds a column of F32 times `factor`.
-    pub fn add_f32_scaled(column: &[f32], factor: f32, out: &mut [f32]) = add_f32_body;
+    fn add_numbers_scaled(column: &[f32], factor: f32, out: &mut [f32]) = add_numbers_body;
 }
 
 per_isa! {
@@ -81,57 +87,24 @@ per_isa! {
 }
 
 #[inline(always)]
-fn bf16_body(row: &[u16], x: &[f32]) -> f32 {
-    product(row, x, widen)
-}
-
-#[inline(always)]
-fn f32_body(row: &[f32], x: &[f32]) -> f32 {
-    product(row, x, |w| w)
-}
-
-#[inline(always)]
 fn widen(bf16: u16) -> f32 {
     f32::from_bits(u32::from(bf16) << 16)
 }
 
 #[inline(always)]
-fn product<T: Copy>(row: &[T], x: &[f32], value: impl Fn(T) -> f32) -> f32 {
-    let len = row.len().min(x.len());
-    let (row, x) = (&row[..len], &x[..len]);
-    let mut sums = [0.0; BLOCK];
-    let ((row, row_rest), (x, x_rest)) = (row.as_chunks::<BLOCK>(), x.as_chunks::<BLOCK>());
-    for (row, x) in row.iter().zip(x) {
-        for i in 0..BLOCK {
-            sums[i] += value(row[i]) * x[i];
-        }
-    }
-    for ((sum, w), x) in sums.iter_mut().zip(row_rest).zip(x_rest) {
-        *sum += value(*w) * x;
-    }
-    total(sums)
-}
-
-/// Halves are added until one sum is left.
-#[inline(always)]
-fn total(mut sums: [f32; BLOCK]) -> f32 {
-    let mut half = BLOCK / 2;
-    while half > 0 {
-        for i in 0..half {
-            sums[i] += sums[i + half];
-        }
-        half /= 2;
-    }
-    sums[0]
+fn add_bf16_body(column: &[u8], factor: f32, out: &mut [f32]) {
+    let column = column.as_chunks().0.iter().map(|bytes| widen(u16::from_le_bytes(*bytes)));
+    out.iter_mut().zip(column).for_each(|(out, w)| *out += factor * w);
 }
 
 #[inline(always)]
-fn add_bf16_body(column: &[u16], factor: f32, out: &mut [f32]) {
-    out.iter_mut().zip(column).for_each(|(out, w)| *out += factor * widen(*w));
+fn add_f32_body(column: &[u8], factor: f32, out: &mut [f32]) {
+    let column = column.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    out.iter_mut().zip(column).for_each(|(out, w)| *out += factor * w);
 }
 
 #[inline(always)]
-fn add_f32_body(column: &[f32], factor: f32, out: &mut [f32]) {
+fn add_numbers_body(column: &[f32], factor: f32, out: &mut [f32]) {
     out.iter_mut().zip(column).for_each(|(out, w)| *out += factor * w);
 }
 
@@ -175,23 +148,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn products_are_those_of_plain_sums_and_equal_on_every_isa(
+        fn codes_and_multiples_are_those_of_plain_numbers_on_every_isa(
             words in prop::collection::vec(any::<i8>(), 1..200), activations in prop::collection::vec(-8i8..8, 200), blocks_per_scale in 1usize..4,
         ) {
             // Small integers: single precision holds their sums exactly, in any order.
             let len = words.len();
             let x: Vec<f32> = activations.iter().map(|a| f32::from(*a)).collect();
-            let bf16: Vec<u16> = words.iter().map(|w| u16::try_from(f32::from(*w).to_bits() >> 16).unwrap()).collect();
-            let f32s: Vec<f32> = words.iter().map(|w| f32::from(*w)).collect();
-            let expected: f32 = f32s.iter().zip(&x).map(|(w, x)| w * x).sum();
+            let numbers: Vec<f32> = words.iter().map(|w| f32::from(*w)).collect();
+            let f32s: Vec<u8> = numbers.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let bf16: Vec<u8> = numbers.iter().flat_map(|w| w.to_le_bytes()[2..].to_vec()).collect();
+            let expected: Vec<f32> = x.iter().zip(&numbers).map(|(x, w)| x + 2.0 * w).collect();
             for_each_isa(|_| {
-                prop_assert_eq!(bf16_product(&bf16, &x), expected);
-                prop_assert_eq!(f32_product(&f32s, &x), expected);
-                let (mut a, mut b) = (x[..len].to_vec(), x[..len].to_vec());
-                add_bf16_scaled(&bf16, 2.0, &mut a);
-                add_f32_scaled(&f32s, 2.0, &mut b);
-                for i in 0..len {
-                    prop_assert_eq!((a[i], b[i]), (x[i] + 2.0 * f32s[i], x[i] + 2.0 * f32s[i]));
+                for weights in [Weights::Bf16(&bf16), Weights::F32(&f32s), Weights::Numbers(&numbers)] {
+                    let mut sums = x[..len].to_vec();
+                    add_scaled(weights, 2.0, &mut sums);
+                    prop_assert_eq!(&sums, &expected);
                 }
                 for width in [CodeBits::Two, CodeBits::Four, CodeBits::Eight] {
                     let padded = len.next_multiple_of(BLOCK);
@@ -201,15 +172,13 @@ mod tests {
                         pack_block(width, &std::array::from_fn(|i| code(block * BLOCK + i)), &mut codes);
                     }
                     prop_assert_eq!(codes.len(), padded / BLOCK * width.block_bytes());
-                    let mut padded_x = x[..len].to_vec();
-                    padded_x.resize(padded, 3.0);
                     let group = blocks_per_scale * BLOCK;
                     // Scales 1, 2, 4 and so on.
                     let scales: Vec<u16> = (0..padded.div_ceil(group)).map(|g| 0x3f80 + 0x80 * u16::try_from(g).unwrap()).collect();
-                    let plain: f32 = (0..len).map(|i| f32::from(code(i)) * x[i] * 2f32.powi(i32::try_from(i / group).unwrap())).sum();
+                    let plain: Vec<f32> = (0..padded).map(|i| f32::from(code(i)) * 2f32.powi(i32::try_from(i / group).unwrap())).collect();
                     let mut widened = vec![9.0; padded];
                     widen_codes(width, &codes, &scales, group, &mut widened);
-                    prop_assert_eq!(f32_product(&widened, &padded_x), plain);
+                    prop_assert_eq!(widened, plain);
                 }
                 Ok(())
             })?;

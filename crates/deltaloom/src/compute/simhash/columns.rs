@@ -42,11 +42,13 @@ pub fn share_of(cols: usize, fraction: f64) -> Result<usize> {
 
 impl ColumnStore {
     /// The columns of a matrix.
-    #[must_use]
-    pub fn new(matrix: &Matrix) -> Self {
+    ///
+    /// # Errors
+    /// As [`Dense::new`].
+    pub fn new(matrix: &Matrix) -> Result<Self> {
         let transposed = matrix.transposed();
         let norms = transposed.each_row().map(|column| squares(column).sqrt()).collect();
-        Self { columns: Dense::new(&transposed), rows: matrix.rows(), norms }
+        Ok(Self { columns: Dense::new(&transposed)?, rows: matrix.rows(), norms })
     }
 
     /// Rows of the matrix.

@@ -72,7 +72,7 @@ fn seeds_decide_everything() {
 fn all_columns_are_the_exact_product() {
     let (weights, x) = (normal(40, 33, 1), normal(5, 33, 2));
     let exact = weights.exact_product(&x).unwrap();
-    let columns = ColumnStore::new(&weights);
+    let columns = ColumnStore::new(&weights).unwrap();
     let hashed = HashedMatrix::new(&weights, &settings(64, Pieces::Rows, 3)).unwrap();
     let mut out = vec![0.0; 40 * 5];
     let all = share_of(33, 1.0).unwrap();
@@ -80,7 +80,7 @@ fn all_columns_are_the_exact_product() {
     assert!(rest.iter().all(|v| *v == 0.0));
     hashed.add_estimate(&hashed.hash_values(&rest), &mut out).unwrap();
     assert!(nmse(&out, &exact) < 1e-12, "{}", nmse(&out, &exact));
-    assert!(nmse(&Dense::new(&weights).product(&x).unwrap(), &exact) < 1e-12);
+    assert!(nmse(&Dense::new(&weights).unwrap().product(&x).unwrap(), &exact) < 1e-12);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn top_columns_have_the_largest_scores() {
     let x = Matrix::new(1, 4, vec![5.0, -2.0, 3.0, 0.5]).unwrap();
     let mut out = vec![0.0; 2];
     // Scores 5, 6, 6, 2.
-    let rest = ColumnStore::new(&weights).add_selected(Selection::Top(2), &x, &mut out).unwrap();
+    let rest = ColumnStore::new(&weights).unwrap().add_selected(Selection::Top(2), &x, &mut out).unwrap();
     assert_eq!((rest, out), (vec![5.0, 0.0, 0.0, 0.5], vec![6.0, -6.0]));
 }
 
@@ -97,7 +97,7 @@ fn top_columns_have_the_largest_scores() {
 fn samples_are_unbiased_and_their_error_is_foretold() {
     let (weights, x) = (normal(30, 60, 1), normal(4, 60, 2));
     let exact = weights.exact_product(&x).unwrap();
-    let columns = ColumnStore::new(&weights);
+    let columns = ColumnStore::new(&weights).unwrap();
     let seeds = 400;
     let mut mean = vec![0.0; exact.len()];
     let mut each = 0.0;
@@ -143,10 +143,12 @@ fn impossible_requests_are_refused() {
     let narrow = normal(3, 19, 1);
     let hashed = HashedMatrix::new(&weights, &settings(64, Pieces::Rows, 0)).unwrap();
     assert!(hashed.hash(&narrow).is_err() && weights.exact_product(&narrow).is_err());
-    assert!(weights.less(&narrow).is_err() && Dense::new(&weights).product(&narrow).is_err());
+    assert!(weights.less(&narrow).is_err() && Dense::new(&weights).unwrap().product(&narrow).is_err());
     let x = hashed.hash(&normal(3, 20, 1)).unwrap();
     assert!(hashed.add_estimate(&x, &mut [0.0; 23]).is_err());
-    assert!(ColumnStore::new(&weights).add_selected(Selection::Top(1), &narrow, &mut [0.0; 24]).is_err());
+    assert!(
+        ColumnStore::new(&weights).unwrap().add_selected(Selection::Top(1), &narrow, &mut [0.0; 24]).is_err()
+    );
     let large = Matrix::new(1, 2, vec![f32::MAX; 2]).unwrap();
     assert!(HashedMatrix::new(&large, &settings(64, Pieces::Rows, 0)).is_err());
 }

@@ -135,14 +135,14 @@ pub fn run(
         .map_err(|e| Error::InvalidArgument(format!("activations: {e}")))?;
     let difference = base.map(|base| weights.less(base)).transpose()?;
     let hashed = difference.as_ref().unwrap_or(weights);
-    let dense_base = base.map(Dense::new);
+    let dense_base = base.map(Dense::new).transpose()?;
     let exact = weights.exact_product(&x)?;
     let target = hashed.exact_product(&x)?;
     let energy = squares(&target);
 
-    let dense = Dense::new(weights);
+    let dense = Dense::new(weights)?;
     let stored = stored(hashed);
-    let columns = ColumnStore::new(hashed);
+    let columns = ColumnStore::new(hashed)?;
     let signatures = signatures(hashed, comparison)?;
     let mut methods = vec![Method::new("exact", Kind::Exact, dense.bits_per_weight()).computed(|out| {
         out.copy_from_slice(&dense.product(&x)?);
@@ -468,9 +468,9 @@ mod tests {
         let weights = Matrix::normal(48, 96, 0.02, 3).unwrap();
         let x = Matrix::normal(3, 96, 1.0, 5).unwrap();
         let difference = weights.less(&weights).unwrap();
-        let columns = ColumnStore::new(&difference);
+        let columns = ColumnStore::new(&difference).unwrap();
         let signatures = signatures(&difference, &comparison()).unwrap();
-        let dense = Dense::new(&weights);
+        let dense = Dense::new(&weights).unwrap();
         for method in estimates(&x, &columns, &signatures, &comparison(), 0.0).unwrap() {
             assert_eq!(
                 product(&method, &x, 48, Some(&dense)).unwrap(),

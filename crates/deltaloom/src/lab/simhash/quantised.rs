@@ -1,7 +1,8 @@
 //! Symmetric quantisation of a matrix to 2, 4 or 8 bits with a scale per row or group: what hashed products are compared with.
 //! Scales are searched for the least squared error of the weights; activations stay as they are.
 
-use deltaloom_kernels::quantised::{BLOCK, CodeBits, f32_product, pack_block, widen_codes};
+use deltaloom_kernels::dense::{Weights, products};
+use deltaloom_kernels::quantised::{BLOCK, CodeBits, pack_block, widen_codes};
 
 use crate::compute::simhash::Matrix;
 
@@ -46,15 +47,14 @@ impl Quantised {
 
     /// Adds the product with each row of `x` to `out`: a row of weights is widened once for all tokens.
     pub(super) fn add_product(&self, x: &Matrix, out: &mut [f32]) {
-        let mut weights = vec![0.0; self.row_codes];
+        let (mut weights, mut sums) = (vec![0.0; self.row_codes], vec![0.0; x.rows()]);
         let row_bytes = self.row_codes * self.width.bits() / 8;
         let rows =
             self.codes.chunks_exact(row_bytes).zip(self.scales.chunks(self.row_codes.div_ceil(self.group)));
         for (i, (codes, scales)) in rows.enumerate() {
             widen_codes(self.width, codes, scales, self.group, &mut weights);
-            for (x, out) in x.each_row().zip(out.chunks_exact_mut(self.rows)) {
-                out[i] += f32_product(&weights, x);
-            }
+            products(Weights::Numbers(&weights[..x.cols()]), x.cols(), x.values(), &mut sums);
+            out.chunks_exact_mut(self.rows).zip(&sums).for_each(|(out, sum)| out[i] += sum);
         }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         assert!((0.009..0.016).contains(&nmse(CodeBits::Four, None)), "{}", nmse(CodeBits::Four, None));
         assert!(nmse(CodeBits::Four, Some(32)) < nmse(CodeBits::Four, None));
         assert!(nmse(CodeBits::Eight, None) < 1e-4, "{}", nmse(CodeBits::Eight, None));
-        assert!(Dense::new(&weights).bits_per_weight() == 32.0);
+        assert!(Dense::new(&weights).unwrap().bits_per_weight() == 32.0);
         let bits = |width, group| Quantised::new(&weights, width, group).bits_per_weight();
         assert_eq!([bits(CodeBits::Two, None), bits(CodeBits::Four, Some(32))], [2.05, 4.5]);
     }

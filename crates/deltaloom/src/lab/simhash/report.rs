@@ -290,7 +290,7 @@ mod tests {
             "None of the 2",
             "int4 at no more bits has 50.0 times less error",
             "1 of 2 have NMSE above 1",
-            "1 of 2 were faster",
+            "1 of 2 estimates were faster",
             "b, was 2.00 times faster than it at NMSE 12.0",
         ] {
             assert!(said.contains(part), "{part}: {said}");
@@ -303,7 +303,7 @@ mod tests {
         for part in [
             "1 of the 2 SimHash estimates are on the frontier: a",
             "int4 at no more bits has 10.0 times more error",
-            "0 of 2 were faster",
+            "0 of 2 estimates were faster",
             "a, was 2.00 times slower",
         ] {
             assert!(said.contains(part), "{part}: {said}");
