@@ -4,6 +4,7 @@
 
 pub mod adapter;
 pub mod bits;
+pub mod carry;
 pub mod dense;
 pub mod fields;
 pub mod gaps;
@@ -17,8 +18,10 @@ pub mod number;
 pub mod patch;
 pub mod prefix;
 pub mod product;
+pub mod quantised;
 pub mod rans;
 pub mod scaled;
+pub mod signature;
 pub mod sparse;
 pub mod steps;
 pub mod tokens;

@@ -8,6 +8,7 @@ mod dense;
 mod forms;
 mod matrix;
 mod shared;
+pub mod simhash;
 mod timing;
 
 pub use dense::{DenseMatrix, MatrixShape, WeightType};
