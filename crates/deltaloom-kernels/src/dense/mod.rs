@@ -128,9 +128,12 @@ fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
 /// The number of which these are the upper bytes.
 #[inline(always)]
 fn number<const B: usize>(bytes: [u8; B]) -> f32 {
-    let mut word = [0; 4];
-    word[4 - B..].copy_from_slice(&bytes);
-    f32::from_le_bytes(word)
+    // Shifted: what is written in parts and read as a whole waits, and becomes no vector.
+    f32::from_bits(match bytes[..] {
+        [a, b] => u32::from(u16::from_le_bytes([a, b])) << 16,
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        _ => 0,
+    })
 }
 
 /// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.

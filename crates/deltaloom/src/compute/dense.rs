@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::tensor::{DType, TensorInfo};
 
-/// From this many tokens on, fast products go through a blocked matrix product.
-const BLOCKED_TOKENS: usize = 8;
+/// From this many tokens on, fast products go through a blocked matrix product: with 8 tokens widening rows for it costs more than it gains, with 16 both take as long.
+const BLOCKED_TOKENS: usize = 16;
 /// Numbers of a panel that is widened for a blocked product: 1 MiB.
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
@@ -279,21 +279,20 @@ fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
 
 /// Whether so many tokens are multiplied in one blocked product.
 fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
-    run.mode == Mode::Fast && tokens >= var("DL_TOKENS", BLOCKED_TOKENS)
+    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS
 }
 
 /// Rows of a panel for so many tokens.
 pub(crate) fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     let row_bytes = shape.row_bytes().max(1);
     let rows = if is_blocked(tokens, run) {
-        var("DL_BLOCK", BLOCKED_PANEL_ELEMS) / shape.cols.max(1)
+        BLOCKED_PANEL_ELEMS / shape.cols.max(1)
     } else {
         // What the product of a panel reads again and again grows with the tokens.
-        var("DL_PANEL", PANEL_BYTES) * tokens.clamp(1, BLOCKED_TOKENS) / row_bytes
+        PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
     };
     // A multiple of what the kernels take at a time.
-    let step = var("DL_STEP", 16);
-    (rows / step * step).clamp(step, shape.rows.max(step))
+    (rows / 16 * 16).clamp(16, shape.rows.max(16))
 }
 
 /// Multiplies rows that `make` brings panel by panel: of a range of rows and memory for them.
@@ -433,8 +432,4 @@ pub(super) fn transpose_into(by_row: &[f32], tokens: usize, y: &mut [f32], put: 
             y[start..].iter_mut().zip(column).for_each(|(y, value)| put(y, *value));
         }
     }
-}
-
-pub(crate) fn var(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
