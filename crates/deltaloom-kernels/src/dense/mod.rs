@@ -256,7 +256,7 @@ mod tests {
         ) {
             let value = |i: usize| {
                 let x = (u32::try_from(i).unwrap() + 1).wrapping_mul(seed | 1);
-                f32::from_bits(x % 0x0180_0000 + 0x3f00_0000 | x & 0x8000_0000)
+                f32::from_bits((x % 0x0180_0000 + 0x3f00_0000) | (x & 0x8000_0000))
             };
             let x: Vec<f32> = (0..tokens * cols).map(|i| value(i + 7777)).collect();
             let mut weights: Vec<f32> = (0..rows * cols).map(value).collect();

@@ -21,13 +21,7 @@ const ROWS: usize = 16;
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt,fma"
 )]
-pub(super) unsafe fn add_narrow(
-    entries: &[Narrow],
-    ends: &[u32],
-    tokens: usize,
-    x: &[f32],
-    y: &mut [f32],
-) {
+pub(super) unsafe fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
     // SAFETY: as the caller says.
     unsafe {
         if tokens == 1 {
@@ -88,7 +82,11 @@ impl Entry for Narrow {
         let pairs = entries.cast::<u64>();
         // SAFETY: four entries are 16 bytes.
         let (four, low, high) = unsafe {
-            (_mm_loadu_si128(entries.cast()), pairs.read_unaligned() as usize, pairs.add(1).read_unaligned() as usize)
+            (
+                _mm_loadu_si128(entries.cast()),
+                pairs.read_unaligned() as usize,
+                pairs.add(1).read_unaligned() as usize,
+            )
         };
         let mask = cols - 1;
         let differences = _mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), four);
@@ -208,9 +206,9 @@ unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut 
             }
         }
     }
-    for i in whole..count {
-        // SAFETY: the column is below `cols`, and there is room.
-        unsafe { *products.add(i) = entries[i].difference() * *x.as_ptr().add(entries[i].col(cols)) };
+    for (i, entry) in entries.iter().enumerate().take(count).skip(whole) {
+        // SAFETY: there is room.
+        unsafe { *products.add(i) = entry.difference() * x[entry.col(cols)] };
     }
 }
 
@@ -252,7 +250,7 @@ unsafe fn sum_of(products: *const f32, count: usize) -> __m512 {
     };
     let mut at = 2 * LANES;
     while at < count {
-        let lanes = _bzhi_u32(u32::MAX, (count - at) .min(LANES) as u32) as __mmask16;
+        let lanes = _bzhi_u32(u32::MAX, (count - at).min(LANES) as u32) as __mmask16;
         // SAFETY: as above.
         sum = _mm512_add_ps(sum, unsafe { _mm512_maskz_loadu_ps(lanes, products.add(at)) });
         at += LANES;
