@@ -206,9 +206,9 @@ unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut 
             }
         }
     }
-    for i in whole..count {
-        // SAFETY: the column is below `cols`, and there is room.
-        unsafe { *products.add(i) = entries[i].difference() * *x.as_ptr().add(entries[i].col(cols)) };
+    for (i, entry) in entries.iter().enumerate().take(count).skip(whole) {
+        // SAFETY: there is room.
+        unsafe { *products.add(i) = entry.difference() * x[entry.col(cols)] };
     }
 }
 

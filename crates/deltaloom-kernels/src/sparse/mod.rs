@@ -148,9 +148,9 @@ struct Group {
 #[inline(always)]
 fn groups(all_tokens: usize, x: &[f32]) -> impl Iterator<Item = (Group, &[f32])> {
     let cols = x.len() / all_tokens;
-    x.chunks(GROUP * cols).zip((0..).step_by(GROUP)).map(move |(x, first)| {
-        (Group { first, tokens: x.len() / cols, all_tokens }, x)
-    })
+    x.chunks(GROUP * cols)
+        .zip((0..).step_by(GROUP))
+        .map(move |(x, first)| (Group { first, tokens: x.len() / cols, all_tokens }, x))
 }
 
 /// Adds the products of differences with activations to `y`, [rows, tokens]; `x` is what [`token_contiguous`] gives.
@@ -383,30 +383,30 @@ mod tests {
     }
 
     /// The next of a row of random numbers of 31 bits.
-    fn random(seed: &mut u64) -> u64 {
+    fn random(seed: &mut u64) -> u32 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *seed >> 33
+        u32::try_from(*seed >> 33).unwrap()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn products_are_those_of_an_obvious_loop_on_every_isa_and_however_rows_are_split(
-            rows in 0usize..11, cols in prop_oneof![1usize..900, 4090usize..4100, 8000usize..9000], tokens in prop_oneof![1usize..3, 1usize..40, 60usize..140], one_in in prop_oneof![1u64..4, 20u64..60], mut seed in any::<u64>(), split in 0usize..11,
+            rows in 0usize..11, cols in prop_oneof![1usize..900, 4090usize..4100, 8000usize..9000], tokens in prop_oneof![1usize..3, 1usize..40, 60usize..140], one_in in prop_oneof![1u32..4, 20u32..60], mut seed in any::<u64>(), split in 0usize..11,
         ) {
             let tokens = if cols > 900 { tokens % 20 + 1 } else { tokens };
             let (mut narrows, mut wides) = (Vec::new(), Vec::new());
             let (mut narrow_ends, mut wide_ends) = (vec![0], vec![0]);
             let mut expected = vec![0.0f64; rows * tokens];
             let mut sizes = vec![1e-3; rows * tokens];
-            let x: Vec<f32> = (0..tokens * cols).map(|_| random(&mut seed) as i32 as f32 / 2f32.powi(31) - 0.5).collect();
+            let x: Vec<f32> = (0..tokens * cols).map(|_| random(&mut seed) as f32 / 2f32.powi(31) - 0.5).collect();
             for row in 0..rows {
                 for col in 0..cols {
                     if col > 0 && col % NARROW_COLS == 0 {
                         narrow_ends.push(u32::try_from(narrows.len()).unwrap());
                     }
-                    if random(&mut seed) % one_in == 0 {
-                        let value = f32::from_bits(random(&mut seed) as u32 & 0x807f_f000 | 0x3c00_0000);
+                    if random(&mut seed).is_multiple_of(one_in) {
+                        let value = f32::from_bits((random(&mut seed) << 1 & 0x807f_f000) | 0x3c00_0000);
                         narrows.push(narrow(u16::try_from(col % NARROW_COLS).unwrap(), value));
                         wides.push(wide(u32::try_from(col).unwrap(), value));
                         for token in 0..tokens {
@@ -453,8 +453,18 @@ mod tests {
                 let mut y = vec![0.0; tokens];
                 let x = &x[..8 * tokens];
                 let all = || {
-                    add_products(Differences::Narrow { entries: &[narrow(4095, 1.0)], ends: &[0, 1] }, tokens, x, &mut y.clone());
-                    add_products(Differences::Wide { entries: &[wide(u32::MAX, 1.0)], ends: &[0, 1] }, tokens, x, &mut y);
+                    add_products(
+                        Differences::Narrow { entries: &[narrow(4095, 1.0)], ends: &[0, 1] },
+                        tokens,
+                        x,
+                        &mut y.clone(),
+                    );
+                    add_products(
+                        Differences::Wide { entries: &[wide(u32::MAX, 1.0)], ends: &[0, 1] },
+                        tokens,
+                        x,
+                        &mut y,
+                    );
                 };
                 // Either the product of another column or a panic.
                 drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)));

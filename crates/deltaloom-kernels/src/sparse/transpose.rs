@@ -48,7 +48,7 @@ pub fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,bmi2")]
 unsafe fn square(x: &[f32], [rows, cols]: [usize; 2], [height, width]: [usize; 2], out: &mut [f32]) {
-    let lanes = |count: usize| ((1u32 << count) - 1) as __mmask16;
+    let lanes = |count: usize| __mmask16::MAX >> (SIDE - count);
     let (read, written) = (lanes(width), lanes(height));
     let mut lines = [_mm512_setzero_ps(); SIDE];
     for (row, line) in lines.iter_mut().enumerate().take(height) {
@@ -58,8 +58,10 @@ unsafe fn square(x: &[f32], [rows, cols]: [usize; 2], [height, width]: [usize; 2
     // Afterwards lane `q` of 128 bits in `fours[4 * i + c]` has column `4 * q + c` of the rows from `4 * i` on.
     let mut fours = [_mm512_setzero_ps(); SIDE];
     for i in (0..SIDE).step_by(4) {
-        let low = [_mm512_unpacklo_ps(lines[i], lines[i + 1]), _mm512_unpacklo_ps(lines[i + 2], lines[i + 3])];
-        let high = [_mm512_unpackhi_ps(lines[i], lines[i + 1]), _mm512_unpackhi_ps(lines[i + 2], lines[i + 3])];
+        let low =
+            [_mm512_unpacklo_ps(lines[i], lines[i + 1]), _mm512_unpacklo_ps(lines[i + 2], lines[i + 3])];
+        let high =
+            [_mm512_unpackhi_ps(lines[i], lines[i + 1]), _mm512_unpackhi_ps(lines[i + 2], lines[i + 3])];
         fours[i] = _mm512_shuffle_ps::<0b01_00_01_00>(low[0], low[1]);
         fours[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(low[0], low[1]);
         fours[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(high[0], high[1]);
