@@ -50,7 +50,7 @@ pub struct MatmulReport {
 pub struct WayReport {
     /// Its name.
     pub way: &'static str,
-    /// dense, ours, part or rival.
+    /// dense, ours, part or zstd.
     pub group: &'static str,
     /// Bytes of memory that it takes, the base not counted.
     pub resident_bytes: Option<u64>,
