@@ -101,7 +101,11 @@ const TOKENS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn products_avx2<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body::<B, 2, 2>(weights, cols, x, y);
+    if x.len() == cols {
+        products_body::<B, 4, 1>(weights, cols, x, y);
+    } else {
+        products_body::<B, 2, 2>(weights, cols, x, y);
+    }
 }
 
 per_isa! {
@@ -124,9 +128,12 @@ fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
 /// The number of which these are the upper bytes.
 #[inline(always)]
 fn number<const B: usize>(bytes: [u8; B]) -> f32 {
-    let mut word = [0; 4];
-    word[4 - B..].copy_from_slice(&bytes);
-    f32::from_le_bytes(word)
+    // Shifted: what is written in parts and read as a whole waits, and becomes no vector.
+    f32::from_bits(match bytes[..] {
+        [a, b] => u32::from(u16::from_le_bytes([a, b])) << 16,
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        _ => 0,
+    })
 }
 
 /// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
@@ -172,8 +179,16 @@ fn products_body<const B: usize, const R: usize, const T: usize>(
         match (weights.len() == R * cols * B, x.len() == T * cols) {
             (true, true) => tile::<B, R, T>(weights, cols, x, tokens, y),
             (true, false) => tile::<B, R, 1>(weights, cols, x, tokens, y),
-            (false, true) => tile::<B, 1, T>(weights, cols, x, tokens, y),
-            (false, false) => tile::<B, 1, 1>(weights, cols, x, tokens, y),
+            (false, is_whole) => {
+                for (row, weights) in weights.chunks_exact(cols * B).enumerate() {
+                    let y = &mut y[row * tokens..];
+                    if is_whole {
+                        tile::<B, 1, T>(weights, cols, x, tokens, y);
+                    } else {
+                        tile::<B, 1, 1>(weights, cols, x, tokens, y);
+                    }
+                }
+            }
         }
     });
 }
@@ -192,13 +207,10 @@ fn tile<const B: usize, const R: usize, const T: usize>(
     let x: [_; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
     let whole = cols - cols % LANES;
     for at in (0..whole).step_by(LANES) {
-        let x: [&[f32; LANES]; T] = std::array::from_fn(|t| block(x[t], at));
         for r in 0..R {
-            let row: &[[u8; B]; LANES] = block(rows[r], at);
+            let row = wide(block(rows[r], at));
             for t in 0..T {
-                for lane in 0..LANES {
-                    sums[r][t][lane] += number(row[lane]) * x[t][lane];
-                }
+                sums[r][t] = add_products(sums[r][t], &row, block(x[t], at));
             }
         }
     }
@@ -216,6 +228,22 @@ fn tile<const B: usize, const R: usize, const T: usize>(
             y[r * tokens + t] = sums[0];
         }
     }
+}
+
+#[inline(always)]
+fn wide<const B: usize>(weights: &[[u8; B]; LANES]) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    all.iter_mut().zip(weights).for_each(|(number, bytes)| *number = self::number(*bytes));
+    all
+}
+
+/// Sums as values, which stay in registers; through a reference to them the compiler finds no vectors.
+#[inline(always)]
+fn add_products(mut sums: [f32; LANES], weights: &[f32; LANES], x: &[f32; LANES]) -> [f32; LANES] {
+    for lane in 0..LANES {
+        sums[lane] += weights[lane] * x[lane];
+    }
+    sums
 }
 
 #[inline(always)]

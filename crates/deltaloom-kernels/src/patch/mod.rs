@@ -263,7 +263,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// A base, which of its elements change, and what to; the last two words have the changes of the top bytes.
+    /// A base, which of its elements change, what to, and what comes of it.
     #[derive(Debug)]
     struct Case {
         shape: RowShape,
@@ -305,7 +305,7 @@ mod tests {
             from_planes: base.clone(),
             base,
         };
-        if first_top % 64 != 0 {
+        if !first_top.is_multiple_of(64) {
             *made.tops.last_mut().unwrap() = (1 << (first_top % 64)) - 1;
         }
         let mut top = first_top;
@@ -322,7 +322,7 @@ mod tests {
             made.from_values[at..at + element_bytes].copy_from_slice(value);
             made.lows.extend(low);
             made.from_planes[at..at + element_bytes - 1].copy_from_slice(low);
-            if top % 64 == 0 {
+            if top.is_multiple_of(64) {
                 made.tops.push(0);
             }
             if next() % 256 < of_256[1] {
