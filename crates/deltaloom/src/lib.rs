@@ -37,6 +37,8 @@ pub mod report;
 mod unpack;
 mod verify;
 
+pub mod compute;
+
 pub mod lossy;
 pub mod series;
 
