@@ -1,8 +1,10 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts, gaps between positions and their prefix codes.
+//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts, gaps between positions and their prefix codes,
+//! products of weights with activations and what patches weights for them.
 //! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
 
 pub mod adapter;
 pub mod bits;
+pub mod dense;
 pub mod fields;
 pub mod gaps;
 pub mod history;
@@ -12,10 +14,12 @@ pub mod matrix;
 pub mod mixing;
 pub mod msb;
 pub mod number;
+pub mod patch;
 pub mod prefix;
 pub mod product;
 pub mod rans;
 pub mod scaled;
+pub mod sparse;
 pub mod steps;
 pub mod tokens;
 pub mod ulp;
