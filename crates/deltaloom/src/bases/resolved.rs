@@ -286,7 +286,7 @@ impl ResolvedContainer {
     }
 
     /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
-    pub(super) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
+    pub(crate) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
         self.for_parts(number, offset, out, |i, part| self.chunk_into(number, i, part))
     }
 

@@ -239,6 +239,20 @@ impl Checkpoint {
         Ok(self)
     }
 
+    /// The same checkpoint with its files mapped, for computing with weights where they are. Nobody may change the files meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the file's path.
+    pub fn into_mapped(mut self) -> Result<Self> {
+        for (path, source) in &mut self.sources {
+            // An empty file has nothing to map.
+            if source.in_memory().is_none() && source.len_bytes() > 0 {
+                *source = Arc::new(MmapSource::open_unchanging(path)?);
+            }
+        }
+        Ok(self)
+    }
+
     /// The bytes of a tensor of member `member`, where its file is in memory.
     #[must_use]
     pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {

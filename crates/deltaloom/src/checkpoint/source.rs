@@ -105,6 +105,7 @@ impl ReadAt for FileSource {
 #[derive(Debug)]
 pub struct MmapSource {
     map: memmap2::Mmap,
+    is_unchanging: bool,
 }
 
 impl MmapSource {
@@ -115,10 +116,19 @@ impl MmapSource {
     pub fn open(path: &Path) -> Result<Self> {
         let source = FileSource::open(path)?;
         // SAFETY: the map is read-only and private to this value. Another process that shortens the file while it is mapped can end this process with
-        // SIGBUS, as with every program that maps files; it cannot break memory safety of ours, since all reads copy out of the map.
+        // SIGBUS, as with every program that maps files; it cannot break memory safety of ours, since all reads copy out of the map, unless the caller
+        // of `open_unchanging` has promised that nobody writes to the file.
         #[expect(unsafe_code, reason = "mapping a file is the one unsafe line of this crate")]
         let map = unsafe { memmap2::Mmap::map(&source.file) }.map_err(Error::io(path))?;
-        Ok(Self { map })
+        Ok(Self { map, is_unchanging: false })
+    }
+
+    /// Maps a regular file that nobody changes while it is mapped, as is the rule for model files in use: its bytes are then looked at where they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_unchanging(path: &Path) -> Result<Self> {
+        Ok(Self { is_unchanging: true, ..Self::open(path)? })
     }
 }
 
@@ -131,7 +141,10 @@ impl ReadAt for MmapSource {
         self.map[..].read_at(offset, buffer)
     }
 
-    // Not `in_memory`: another process may write to the file under a reference to it.
+    // Another process may write to a file under a reference to it, unless that was ruled out.
+    fn in_memory(&self) -> Option<&[u8]> {
+        self.is_unchanging.then_some(&self.map[..])
+    }
 }
 
 impl ReadAt for [u8] {

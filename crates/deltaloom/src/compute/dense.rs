@@ -1,0 +1,375 @@
+//! Matrices that lie in memory as they are, and products with rows of weights however those were made.
+//! It knows nothing of bases.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use deltaloom_kernels::dense::{self, Weights};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use super::{Mode, Phase, Run};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+use crate::tensor::{DType, TensorInfo};
+
+/// From this many tokens on, fast products go through a blocked matrix product.
+const BLOCKED_TOKENS: usize = 8;
+/// Numbers of a panel that is widened for a blocked product: 1 MiB.
+const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
+/// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
+const PANEL_BYTES: usize = 16 << 10;
+
+/// Types of weights that products take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightType {
+    /// BF16.
+    Bf16,
+    /// FP32.
+    F32,
+}
+
+impl WeightType {
+    /// The type of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another dtype than BF16 and F32.
+    pub fn of(info: &TensorInfo) -> Result<Self> {
+        match info.dtype {
+            DType::BF16 => Ok(Self::Bf16),
+            DType::F32 => Ok(Self::F32),
+            _ => Err(Error::InvalidArgument(format!(
+                "tensor {:?} is of {}: products take BF16 and F32",
+                info.name, info.dtype
+            ))),
+        }
+    }
+
+    /// Bytes of an element.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Rows of weights for the kernels.
+    pub(super) fn weights(self, bytes: &[u8]) -> Weights<'_> {
+        match self {
+            Self::Bf16 => Weights::Bf16(bytes),
+            Self::F32 => Weights::F32(bytes),
+        }
+    }
+}
+
+/// Rows, columns and type of a matrix of weights, [out, in].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Rows, the length of a result.
+    pub rows: usize,
+    /// Columns, the length of an activation.
+    pub cols: usize,
+    /// Type of the elements.
+    pub weight: WeightType,
+}
+
+impl MatrixShape {
+    /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that has not two dimensions, or another dtype than BF16 and F32.
+    pub fn of(info: &TensorInfo) -> Result<Self> {
+        let weight = WeightType::of(info)?;
+        match info.shape[..] {
+            [rows, cols] => Ok(Self { rows: to_usize(rows), cols: to_usize(cols), weight }),
+            _ => Err(Error::InvalidArgument(format!(
+                "tensor {:?} has the shape {:?}: a matrix has two dimensions",
+                info.name, info.shape
+            ))),
+        }
+    }
+
+    pub(super) fn row_bytes(self) -> usize {
+        self.cols * self.weight.bytes()
+    }
+
+    pub(super) fn len_bytes(self) -> usize {
+        self.rows * self.row_bytes()
+    }
+
+    /// Tokens of `x` and `y`, if they are [tokens, cols] and [tokens, rows].
+    pub(super) fn tokens(self, x: &[f32], y: &[f32]) -> Result<usize> {
+        let tokens = x.len().checked_div(self.cols).unwrap_or_else(|| y.len() / self.rows.max(1));
+        if tokens.checked_mul(self.cols) == Some(x.len()) && tokens.checked_mul(self.rows) == Some(y.len()) {
+            return Ok(tokens);
+        }
+        Err(Error::InvalidArgument(format!(
+            "activations of {} and results of {} numbers do not fit a matrix [{}, {}]",
+            x.len(),
+            y.len(),
+            self.rows,
+            self.cols
+        )))
+    }
+}
+
+/// A matrix that lies in memory row by row, in its own memory or in that of a checkpoint. Clones share it.
+#[derive(Clone)]
+pub struct DenseMatrix {
+    shape: MatrixShape,
+    held: Held,
+}
+
+#[derive(Clone)]
+enum Held {
+    Own(Arc<Vec<u8>>),
+    Checkpoint { checkpoint: Arc<Checkpoint>, member: usize, info: Arc<TensorInfo> },
+}
+
+impl fmt::Debug for DenseMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DenseMatrix").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl DenseMatrix {
+    /// A matrix of these little-endian bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there are more or fewer of them than the shape says.
+    pub fn new(rows: usize, cols: usize, weight: WeightType, bytes: Vec<u8>) -> Result<Self> {
+        let needed = rows.checked_mul(cols).and_then(|elems| elems.checked_mul(weight.bytes()));
+        if needed != Some(bytes.len()) {
+            let what = format!("{} bytes are not a matrix [{rows}, {cols}] of {weight:?}", bytes.len());
+            return Err(Error::InvalidArgument(what));
+        }
+        Ok(Self { shape: MatrixShape { rows, cols, weight }, held: Held::Own(Arc::new(bytes)) })
+    }
+
+    /// A tensor of member `member` of a checkpoint whose files are in memory or mapped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32, and for a checkpoint whose files are neither.
+    pub fn of_checkpoint(checkpoint: &Arc<Checkpoint>, member: usize, info: &TensorInfo) -> Result<Self> {
+        let shape = MatrixShape::of(info)?;
+        if checkpoint.in_memory(member, info).is_none_or(|bytes| bytes.len() != shape.len_bytes()) {
+            let what = format!("tensor {:?} is not in memory: map its checkpoint first", info.name);
+            return Err(Error::InvalidArgument(what));
+        }
+        let held =
+            Held::Checkpoint { checkpoint: Arc::clone(checkpoint), member, info: Arc::new(info.clone()) };
+        Ok(Self { shape, held })
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> MatrixShape {
+        self.shape
+    }
+
+    /// Its bytes, row by row.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.held {
+            Held::Own(bytes) => bytes,
+            Held::Checkpoint { checkpoint, member, info } => {
+                checkpoint.in_memory(*member, info).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Bytes of some of its rows.
+    pub(super) fn rows(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes()[rows.start * self.shape.row_bytes()..rows.end * self.shape.row_bytes()]
+    }
+
+    /// Whether it is the same memory.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.bytes(), other.bytes())
+    }
+
+    /// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the lengths do not fit.
+    pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+        multiply(self.shape, x, y, run, |rows, _| Ok(Rows::Ready(self.rows(rows))))
+    }
+}
+
+/// Rows of a panel, as whoever makes them has them.
+pub(super) enum Rows<'a> {
+    /// In the matrix's own type, in place.
+    Ready(&'a [u8]),
+    /// In the matrix's own type, in the panel's bytes.
+    Patched,
+    /// In FP32, in the panel's numbers.
+    Widened,
+}
+
+/// Memory for rows that are made.
+#[derive(Debug, Default)]
+pub(super) struct Panel {
+    pub(super) bytes: Vec<u8>,
+    pub(super) numbers: Vec<f32>,
+}
+
+impl Panel {
+    /// The first `len` bytes, which may hold anything.
+    pub(super) fn bytes(&mut self, len: usize) -> &mut [u8] {
+        grown(&mut self.bytes, len)
+    }
+
+    /// The first `len` numbers, which may hold anything.
+    pub(super) fn numbers(&mut self, len: usize) -> &mut [f32] {
+        grown(&mut self.numbers, len)
+    }
+}
+
+fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// Whether so many tokens are multiplied in one blocked product.
+fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
+    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS
+}
+
+/// Rows of a panel for so many tokens.
+pub(super) fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
+    let row_bytes = shape.row_bytes().max(1);
+    let rows = if is_blocked(tokens, run) {
+        BLOCKED_PANEL_ELEMS / shape.cols.max(1)
+    } else {
+        // What the product of a panel reads again and again grows with the tokens.
+        PANEL_BYTES * tokens.clamp(1, BLOCKED_TOKENS) / row_bytes
+    };
+    // A multiple of what the kernels take at a time.
+    (rows / 16 * 16).clamp(16, shape.rows.max(16))
+}
+
+/// Multiplies rows that `make` brings panel by panel: of a range of rows and memory for them.
+pub(super) fn multiply<'a>(
+    shape: MatrixShape,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: impl Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync,
+) -> Result<()> {
+    let tokens = shape.tokens(x, y)?;
+    let rows_per_panel = panel_rows(shape, tokens, run);
+    multiply_by(shape, rows_per_panel, tokens, x, y, run, &make)
+}
+
+/// The same with as many rows a panel as whoever makes them wants.
+pub(super) fn multiply_by<'a>(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: &(dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync),
+) -> Result<()> {
+    if tokens == 0 || shape.rows == 0 || shape.cols == 0 {
+        y.fill(0.0);
+        return Ok(());
+    }
+    let each = |(number, y): (usize, &mut [f32]), panel: &mut Panel| {
+        let start = number * rows_per_panel;
+        let made = make(start..start + y.len() / tokens, panel)?;
+        product(shape, made, panel, tokens, x, y, run);
+        Ok(())
+    };
+    if tokens == 1 {
+        return in_panels(shape, rows_per_panel, 1, y, each);
+    }
+    let mut by_row = vec![0.0; y.len()];
+    in_panels(shape, rows_per_panel, tokens, &mut by_row, each)?;
+    run.time(Phase::Finish, || transpose(&by_row, tokens, y));
+    if !is_blocked(tokens, run) {
+        return Ok(());
+    }
+    let exact = Run { mode: Mode::BitExact, ..*run };
+    redo_not_finite(shape, x, y, |x, y| multiply_by(shape, rows_per_panel, 1, x, y, &exact, make))
+}
+
+/// Computes tokens again whose results are not all finite: they may have become so on the way, and NaNs and infinities must be those of the dense product.
+pub(super) fn redo_not_finite(
+    shape: MatrixShape,
+    x: &[f32],
+    y: &mut [f32],
+    redo: impl Fn(&[f32], &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let mut tokens = x.chunks_exact(shape.cols).zip(y.chunks_exact_mut(shape.rows));
+    tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y) })
+}
+
+/// Elements times tokens from which on threads share the work of a product.
+const SHARED_WORK: usize = 1 << 19;
+
+fn in_panels(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    tokens: usize,
+    y: &mut [f32],
+    each: impl Fn((usize, &mut [f32]), &mut Panel) -> Result<()> + Sync,
+) -> Result<()> {
+    use rayon::prelude::*;
+    let len = rows_per_panel * tokens;
+    let work = shape.rows.saturating_mul(shape.cols).saturating_mul(tokens);
+    if work < SHARED_WORK || y.len() <= len || rayon::current_num_threads() == 1 {
+        let mut panel = Panel::default();
+        return y.chunks_mut(len).enumerate().try_for_each(|part| each(part, &mut panel));
+    }
+    let parts = y.par_chunks_mut(len).enumerate();
+    parts.try_for_each_init(Panel::default, |panel, part| each(part, panel))
+}
+
+/// Products of the rows of a panel: `y` is [rows, tokens].
+fn product(
+    shape: MatrixShape,
+    made: Rows<'_>,
+    panel: &mut Panel,
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+) {
+    let (rows, cols) = (y.len() / tokens, shape.cols);
+    let Panel { bytes, numbers } = panel;
+    let bytes = match made {
+        Rows::Ready(bytes) => Some(bytes),
+        Rows::Patched => Some(&bytes[..rows * shape.row_bytes()]),
+        Rows::Widened => None,
+    };
+    if is_blocked(tokens, run) {
+        if let Some(bytes) = bytes {
+            let numbers = grown(numbers, rows * cols);
+            run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
+        }
+        let weights = MatRef::from_row_major_slice(&numbers[..rows * cols], rows, cols);
+        let x = MatRef::from_column_major_slice(x, cols, tokens);
+        let y = MatMut::from_row_major_slice_mut(y, rows, tokens);
+        return run.time(Phase::Multiply, || matmul(y, Accum::Replace, weights, x, 1.0, Par::Seq));
+    }
+    run.time(Phase::Multiply, || match bytes {
+        Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
+        None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
+    });
+}
+
+/// [rows, tokens] to [tokens, rows].
+pub(super) fn transpose(by_row: &[f32], tokens: usize, y: &mut [f32]) {
+    let rows = by_row.len() / tokens;
+    for (token, y) in y.chunks_exact_mut(rows).enumerate() {
+        y.iter_mut().zip(by_row.chunks_exact(tokens)).for_each(|(y, row)| *y = row[token]);
+    }
+}
