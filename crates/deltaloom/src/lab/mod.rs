@@ -5,5 +5,6 @@
 pub use deltaloom_kernels::carry as identity;
 
 mod clock;
+pub mod layer;
 pub mod positions;
 pub mod reference;
