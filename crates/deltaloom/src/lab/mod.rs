@@ -8,3 +8,5 @@ mod clock;
 pub mod layer;
 pub mod positions;
 pub mod reference;
+pub mod statistics;
+pub mod timing;
