@@ -7,8 +7,9 @@ use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::compute::layer::LayerHints;
 use deltaloom::compute::{Choice, Form};
-use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport, Seconds};
+use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
 use deltaloom::lab::reference::{self, ReferenceCase};
+use deltaloom::lab::timing::Seconds;
 use deltaloom::report::{Unit, human};
 use serde::Serialize;
 
@@ -115,26 +116,103 @@ fn seconds(time: Seconds) -> String {
 }
 
 fn with_deviation(time: Seconds) -> String {
-    format!("{} ± {}", human(time.mean, Unit::Seconds), human(time.std, Unit::Seconds))
+    format!("{} ± {}", human(time.mean, Unit::Seconds), human(time.deviation, Unit::Seconds))
 }
 
 fn describe(name: &str, report: &LayerReport) -> String {
     let config = &report.config;
-    format!(
-        "{}: width {}, {} heads of {}, hidden width {}; {} on {} threads, mean of {} repeats\n\nEach form\n{}\nTimes\n{}\n{}\nMemory\n{}",
-        ui::printable(name),
-        config.width,
-        config.query_heads,
-        config.head_size,
-        config.hidden_width,
-        report.isa,
-        report.threads,
-        report.repeats,
-        results(report),
-        times(report),
+    [
+        format!(
+            "{}: width {}, {} heads of {}, hidden width {}; {}, threads: {}, repeats: {}\n",
+            ui::printable(name),
+            config.width,
+            config.query_heads,
+            config.head_size,
+            config.hidden_width,
+            report.isa,
+            report.threads,
+            report.repeats,
+        ),
+        format!("Sizes\n{}", sizes(report)),
+        format!("Layer on packed weights\n{}", results(report)),
+        format!("Its times\n{}", times(report)),
         hotspots(report),
-        memory(report),
-    )
+        format!("Layer after restoring all weights\n{}", restored(report)),
+        format!("Memory of tenants\n{}", memory(report)),
+    ]
+    .join("\n")
+}
+
+fn sizes(report: &LayerReport) -> String {
+    let header =
+        ["tensor", "dtype", "elements", "bytes", "packed", "ratio", "changed", "XOR non-zero", "XOR zstd 10"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let share = |part: u64, of: u64| human(quotient(part, of), Unit::Percent);
+    let all = &report.statistics;
+    for tensor in &all.tensors {
+        rows.push(vec![
+            ui::printable(&tensor.name),
+            ui::printable(&tensor.dtype),
+            tensor.sparsity.elems.to_string(),
+            ui::bytes(tensor.original_bytes),
+            ui::bytes(tensor.bytes.packed),
+            format!("{:.1}", tensor.ratio),
+            share(tensor.sparsity.changed_elems, tensor.sparsity.elems),
+            share(tensor.sparsity.nonzero_bytes, tensor.original_bytes),
+            ui::bytes(tensor.bytes.xor_zstd),
+        ]);
+    }
+    rows.push(vec![
+        "all, with the index".to_owned(),
+        String::new(),
+        all.sparsity.elems.to_string(),
+        ui::bytes(all.original_bytes),
+        ui::bytes(all.container_bytes),
+        format!("{:.1}", all.ratio),
+        share(all.sparsity.changed_elems, all.sparsity.elems),
+        share(all.sparsity.nonzero_bytes, all.original_bytes),
+        ui::bytes(all.xor_zstd_joined_bytes),
+    ]);
+    ui::table(&rows)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a quotient to look at")]
+fn quotient(part: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
+}
+
+fn restored(report: &LayerReport) -> String {
+    let header = [
+        "stored, tokens",
+        "load",
+        "decompress",
+        "apply",
+        "state load",
+        "forward",
+        "total",
+        "no apply",
+        "no apply, no decompress",
+        "same bits",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for run in &report.restored {
+        let timing = &run.timing;
+        let phases = [
+            timing.load,
+            timing.decompress,
+            timing.apply,
+            timing.state_load,
+            timing.forward,
+            timing.end_to_end,
+        ];
+        let bounds = [timing.what_if.without_apply, timing.what_if.without_apply_and_decompress];
+        let mut row = vec![format!("{}, {}", run.stored, run.tokens)];
+        row.extend(phases.map(seconds));
+        row.extend(bounds.map(|time| human(time, Unit::Seconds)));
+        row.push(if run.is_bit_exact { "yes" } else { "NO" }.to_owned());
+        rows.push(row);
+    }
+    ui::table(&rows)
 }
 
 fn label(run: &RunReport) -> String {
@@ -196,14 +274,29 @@ fn hotspots(report: &LayerReport) -> String {
 }
 
 fn memory(report: &LayerReport) -> String {
-    let mut rows =
-        vec![["form, tenants", "base and tenants", "over dense copies"].map(str::to_owned).to_vec()];
-    for row in &report.memory {
-        rows.push(vec![
-            format!("{}, {}", row.form, row.tenants),
-            ui::bytes(row.bytes),
-            format!("{:.3}", row.over_copies),
-        ]);
+    let forms: Vec<&str> = {
+        let mut forms: Vec<&str> = report.memory.iter().map(|row| row.form.as_str()).collect();
+        forms.dedup();
+        let first = forms.iter().skip(1).position(|form| *form == forms[0]);
+        forms.truncate(first.map_or(forms.len(), |place| place + 1));
+        forms
+    };
+    let counted = ["copies", "container", "XOR", "XOR zstd 10", "COO 32", "COO 64"];
+    let header = ["tenants"].into_iter().chain(forms.iter().copied()).chain(counted);
+    let mut rows = vec![header.map(str::to_owned).collect::<Vec<_>>()];
+    for counted in &report.counted_memory {
+        let resident = report.memory.iter().filter(|row| row.tenants == counted.tenants).take(forms.len());
+        let with_base = &counted.with_base;
+        let bytes = [
+            counted.dense,
+            with_base.packed,
+            with_base.xor,
+            with_base.xor_zstd,
+            with_base.coo_32,
+            with_base.coo_64,
+        ];
+        let cells = resident.map(|row| row.bytes).chain(bytes).map(ui::bytes);
+        rows.push(std::iter::once(counted.tenants.to_string()).chain(cells).collect());
     }
     ui::table(&rows)
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use deltaloom::lab::layer::{LayerCase, LayerReport, RunReport, TensorDelta};
+use deltaloom::lab::statistics::TensorStatistics;
 use deltaloom::report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, HeatMap, Lines, Page, Section, Table, Unit,
     Zoom,
@@ -21,11 +22,12 @@ const FEW_PARTS: usize = 4;
 
 pub(super) fn page(name: &str, case: &LayerCase, report: &LayerReport) -> Result<Page> {
     let deltas = TensorDelta::all(case)?;
-    let mut sections = vec![sizes(case), forms(report)];
+    let mut sections = vec![sizes(report), forms(report)];
     for tokens in tokens(report) {
         sections.push(phases(report, tokens));
     }
     sections.extend(parameters(report));
+    sections.push(restored(report));
     sections.push(memory(report));
     let (matrices, vectors): (Vec<&TensorDelta>, Vec<&TensorDelta>) =
         deltas.iter().partition(|delta| delta.shape()[0] > 1);
@@ -64,50 +66,111 @@ fn whole(count: usize) -> f64 {
     number(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// Packed bytes of each tensor.
-fn sizes(case: &LayerCase) -> Section {
-    let packed = case.packed();
-    let mut table = Table::new(&[
+/// Packed bytes of each tensor beside XOR with zstd.
+fn sizes(report: &LayerReport) -> Section {
+    let all = &report.statistics;
+    let columns = [
         "tensor",
         "dtype",
         "shape",
+        "elements",
         "bytes",
         "packed",
         "ratio",
-        "changed",
-        "predictor",
         "codec",
-    ]);
-    for tensor in &packed.tensors {
-        let ratio = number(tensor.original_bytes) / number(tensor.packed_bytes.max(1));
+        "changed",
+        "XOR bytes not zero",
+        "XOR density",
+        "5 bytes each",
+        "XOR zstd 10",
+        "COO 32",
+        "bitmap",
+        "CSR",
+    ];
+    let mut table = Table::new(&columns);
+    for tensor in &all.tensors {
+        let bytes = |count: u64| Cell::Value(number(count), Unit::Bytes);
         table.rows.push(vec![
             Cell::text(&*tensor.name),
             Cell::text(&*tensor.dtype),
             Cell::text(format!("{:?}", tensor.shape)),
-            Cell::Value(number(tensor.original_bytes), Unit::Bytes),
-            Cell::Value(number(tensor.packed_bytes), Unit::Bytes),
-            Cell::Value(ratio, Unit::Ratio),
-            Cell::maybe(tensor.changed_fraction, Unit::Percent),
-            Cell::text(tensor.predictor),
+            Cell::Value(number(tensor.sparsity.elems), Unit::Count),
+            bytes(tensor.original_bytes),
+            bytes(tensor.bytes.packed),
+            Cell::Value(tensor.ratio, Unit::Ratio),
             Cell::text(tensor.codec),
+            Cell::Value(number(tensor.sparsity.changed_elems), Unit::Count),
+            Cell::Value(number(tensor.sparsity.nonzero_bytes), Unit::Count),
+            Cell::Value(tensor.sparsity.byte_density, Unit::Percent),
+            bytes(tensor.bytes.sparse_bytes),
+            bytes(tensor.bytes.xor_zstd),
+            bytes(tensor.bytes.coo_32),
+            bytes(tensor.bytes.bitmap),
+            bytes(tensor.bytes.csr),
         ]);
     }
-    let bar = |tensor: &deltaloom::report::TensorReport| Bar {
+    let bar = |tensor: &TensorStatistics| Bar {
         name: tensor.name.clone(),
-        values: vec![number(tensor.packed_bytes)],
+        values: vec![number(tensor.bytes.packed), number(tensor.bytes.xor_zstd)],
     };
-    let bars = Bars {
-        axis: Axis::linear("packed bytes", Unit::Bytes),
-        parts: vec!["packed".to_owned()],
-        bars: packed.tensors.iter().map(bar).collect(),
-        arrangement: Arrangement::Stacked,
+    let figure = Bars {
+        axis: Axis::linear("bytes", Unit::Bytes),
+        parts: vec!["packed".to_owned(), "XOR, zstd 10".to_owned()],
+        bars: all.tensors.iter().map(bar).collect(),
+        arrangement: Arrangement::Beside,
     };
     let text = format!(
-        "The layer of the fine-tune takes {} bytes packed against the base, index and digests included, of {} bytes of weights.",
-        packed.packed_bytes,
-        packed.tensors.iter().map(|tensor| tensor.original_bytes).sum::<u64>()
+        "The layer takes {} bytes packed against its base, index and digests included, of {} bytes of weights. XOR with the base and zstd 10 takes {} bytes tensor by tensor and {} in one frame, without any index. {} of {} elements differ.",
+        all.container_bytes,
+        all.original_bytes,
+        all.bytes.xor_zstd,
+        all.xor_zstd_joined_bytes,
+        all.sparsity.changed_elems,
+        all.sparsity.elems
     );
-    Section { heading: "Packed sizes".to_owned(), text, figure: Some(Figure::Bars(bars)), table: Some(table) }
+    Section {
+        heading: "Packed sizes".to_owned(),
+        text,
+        figure: Some(Figure::Bars(figure)),
+        table: Some(table),
+    }
+}
+
+/// The layer as other tools compute it.
+fn restored(report: &LayerReport) -> Section {
+    let names = ["load", "decompress", "apply", "state load", "forward"];
+    let columns: Vec<&str> = ["stored", "tokens"]
+        .into_iter()
+        .chain(names)
+        .chain(["total", "deviation", "without apply", "without apply and decompress", "same bits"])
+        .collect();
+    let mut table = Table::new(&columns);
+    let mut bars = Vec::new();
+    for run in &report.restored {
+        let timing = &run.timing;
+        let phases = [timing.load, timing.decompress, timing.apply, timing.state_load, timing.forward];
+        let values = phases.map(|time| time.mean).to_vec();
+        let bounds = [timing.what_if.without_apply, timing.what_if.without_apply_and_decompress];
+        let totals = [timing.end_to_end.mean, timing.end_to_end.deviation].into_iter().chain(bounds);
+        let mut row = vec![Cell::text(run.stored), Cell::Value(whole(run.tokens), Unit::Count)];
+        row.extend(values.iter().copied().chain(totals).map(|time| Cell::Value(time, Unit::Seconds)));
+        row.push(Cell::text(if run.is_bit_exact { "yes" } else { "no" }));
+        table.rows.push(row);
+        bars.push(Bar { name: format!("{}, {} tokens", run.stored, run.tokens), values });
+    }
+    let figure = Bars {
+        axis: Axis::linear("seconds", Unit::Seconds),
+        parts: names.map(str::to_owned).to_vec(),
+        bars,
+        arrangement: Arrangement::Stacked,
+    };
+    let text = "For comparison: all weights are restored from what is stored, and the layer is computed after that. In a container decompressing and applying are one step.";
+    Section {
+        heading: "Restored whole".to_owned(),
+        text: text.to_owned(),
+        figure: Some(Figure::Bars(figure)),
+        table: Some(table),
+    }
 }
 
 fn label(run: &RunReport) -> String {
@@ -124,7 +187,7 @@ fn forms(report: &LayerReport) -> Section {
             Cell::Value(whole(run.tokens), Unit::Count),
             Cell::Value(number(run.resident_bytes), Unit::Bytes),
             Cell::Value(run.forward.mean, Unit::Seconds),
-            Cell::Value(run.forward.std, Unit::Seconds),
+            Cell::Value(run.forward.deviation, Unit::Seconds),
             Cell::Value(run.over_dense, Unit::Ratio),
             Cell::text(if run.is_bit_exact { "yes" } else { "no" }),
             Cell::Value(run.relative_error, Unit::Number),
@@ -205,7 +268,7 @@ fn parameters(report: &LayerReport) -> Option<Section> {
                 Cell::Value(whole(run.tokens), Unit::Count),
                 Cell::text(&*parameter.name),
                 Cell::Value(parameter.total.mean, Unit::Seconds),
-                Cell::Value(parameter.total.std, Unit::Seconds),
+                Cell::Value(parameter.total.deviation, Unit::Seconds),
                 Cell::Value(parameter.decode.mean, Unit::Seconds),
                 Cell::Value(parameter.patch.mean, Unit::Seconds),
                 Cell::Value(parameter.multiply.mean, Unit::Seconds),
@@ -235,30 +298,45 @@ fn parameters(report: &LayerReport) -> Option<Section> {
 }
 
 fn memory(report: &LayerReport) -> Section {
-    let mut table = Table::new(&["form", "tenants", "bytes", "over dense copies"]);
+    let mut points: Vec<(&str, u64, u64)> =
+        report.memory.iter().map(|row| (row.form.as_str(), row.tenants, row.bytes)).collect();
+    for row in &report.counted_memory {
+        let bytes = &row.with_base;
+        let counted = [
+            ("copies, no base", row.dense),
+            ("container", bytes.packed),
+            ("XOR", bytes.xor),
+            ("XOR zstd 10", bytes.xor_zstd),
+            ("COO 32", bytes.coo_32),
+            ("COO 64", bytes.coo_64),
+        ];
+        points.extend(counted.map(|(form, bytes)| (form, row.tenants, bytes)));
+    }
+    let mut table = Table::new(&["form", "tenants", "bytes", "over copies"]);
     let mut curves: Vec<Curve> = Vec::new();
-    for row in &report.memory {
+    for (form, tenants, bytes) in points {
+        let copies = number(report.statistics.original_bytes) * number(tenants.max(1));
         table.rows.push(vec![
-            Cell::text(&*row.form),
-            Cell::Value(number(row.tenants), Unit::Count),
-            Cell::Value(number(row.bytes), Unit::Bytes),
-            Cell::Value(row.over_copies, Unit::Ratio),
+            Cell::text(form),
+            Cell::Value(number(tenants), Unit::Count),
+            Cell::Value(number(bytes), Unit::Bytes),
+            Cell::Value(number(bytes) / copies, Unit::Ratio),
         ]);
-        let point = (number(row.tenants), number(row.bytes));
-        match curves.iter_mut().find(|curve| curve.name == row.form) {
+        let point = (number(tenants), number(bytes));
+        match curves.iter_mut().find(|curve| curve.name == form) {
             Some(curve) => curve.points.push(point),
-            None => curves.push(Curve { name: row.form.clone(), points: vec![point], drawn: Drawn::Line }),
+            None => curves.push(Curve { name: form.to_owned(), points: vec![point], drawn: Drawn::Line }),
         }
     }
     let figure = Lines {
         x: Axis::linear("tenants", Unit::Count),
-        y: Axis::linear("base and tenants", Unit::Bytes),
+        y: Axis::log("base and tenants", Unit::Bytes),
         curves,
         marks: Vec::new(),
     };
     Section {
         heading: "Memory of tenants".to_owned(),
-        text: "The base once, and so many fine-tunes like this one in each form.".to_owned(),
+        text: "The base once, and so many fine-tunes like this one. The first forms are resident and were multiplied in this run; the others are counted: containers and XOR with zstd must be decoded before they are used, COO has a row and a column of 32 or 64 bits for each element.".to_owned(),
         figure: Some(Figure::Lines(figure)),
         table: Some(table),
     }

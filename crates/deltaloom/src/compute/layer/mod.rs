@@ -24,6 +24,7 @@ pub use batch::{Batch, Sequence};
 pub use config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
+pub(crate) use patched::PatchedVector;
 pub use weights::{LayerWeights, MatrixRole, VectorRole};
 
 use super::Run;

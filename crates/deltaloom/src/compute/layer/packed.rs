@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::PatchedVector;
 use super::batch::Batch;
 use super::config::LayerConfig;
 use super::names::LayerNames;
-use super::patched::PatchedVector;
 use super::weights::{LayerWeights, MatrixRole, VectorRole};
 use crate::bases::ResolvedContainer;
 use crate::checkpoint::Checkpoint;

@@ -13,7 +13,7 @@ use crate::tensor::TensorInfo;
 
 /// A vector that is made when it is asked for.
 #[derive(Clone)]
-pub(super) struct PatchedVector {
+pub(crate) struct PatchedVector {
     /// One row.
     shape: MatrixShape,
     stored: Stored,
@@ -29,7 +29,7 @@ enum Stored {
 
 impl PatchedVector {
     /// A tensor of a container.
-    pub(super) fn open(resolved: &Arc<ResolvedContainer>, name: &str) -> Result<Self> {
+    pub(crate) fn open(resolved: &Arc<ResolvedContainer>, name: &str) -> Result<Self> {
         let number = resolved.container().find(name)?;
         let info = resolved.info(number);
         let shape = row_shape(info)?;
@@ -61,7 +61,7 @@ impl PatchedVector {
     }
 
     /// A tensor of a checkpoint that is in memory.
-    pub(super) fn of_checkpoint(
+    pub(crate) fn of_checkpoint(
         checkpoint: &Arc<Checkpoint>,
         member: usize,
         info: &TensorInfo,
@@ -76,7 +76,7 @@ impl PatchedVector {
     }
 
     /// Its elements.
-    pub(super) fn values(&self) -> Vec<f32> {
+    pub(crate) fn values(&self) -> Vec<f32> {
         match &self.stored {
             Stored::Own(bytes) => widen(self.shape.weight, bytes),
             Stored::Base { checkpoint, member, info, changes } => {
@@ -90,7 +90,7 @@ impl PatchedVector {
     }
 
     /// Bytes of memory that it takes, its base not counted.
-    pub(super) fn resident_bytes(&self) -> u64 {
+    pub(crate) fn resident_bytes(&self) -> u64 {
         match &self.stored {
             Stored::Own(bytes) => bytes.len() as u64,
             Stored::Base { changes, .. } => changes.as_ref().map_or(0, Bitmap::resident_bytes),

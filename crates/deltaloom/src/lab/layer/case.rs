@@ -13,6 +13,7 @@ use crate::compute::Choice;
 use crate::compute::layer::{LayerConfig, LayerHints, LayerNames, PackedLayer};
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::lab::statistics::{self, LayerStatistics};
 use crate::limits::{Limits, to_usize};
 use crate::pack::{PackOptions, pack_to};
 use crate::progress::Progress;
@@ -112,6 +113,11 @@ impl LayerCase {
         let mut bases = Bases::default();
         bases.push_checkpoint(Path::new("base"), Checkpoint::clone(&self.base));
         Ok(Arc::new(ResolvedContainer::new(container, &bases)?))
+    }
+
+    /// What the difference takes in every form.
+    pub(super) fn statistics(&self, progress: &dyn Progress) -> Result<LayerStatistics> {
+        statistics::measure(&self.base, &self.tuned, self.resolve()?.container(), progress)
     }
 
     /// The layer in a resident form.

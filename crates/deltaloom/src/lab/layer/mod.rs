@@ -3,11 +3,12 @@
 
 mod case;
 mod delta;
-mod timing;
+mod repeat;
+mod restored;
 
 pub use case::LayerCase;
 pub use delta::{RowDelta, TensorDelta};
-pub use timing::Seconds;
+pub use restored::RestoredReport;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
@@ -16,8 +17,10 @@ use serde::Serialize;
 use crate::compute::layer::LayerConfig;
 use crate::compute::{Choice, Form, Mode};
 use crate::error::{Error, Result};
+use crate::lab::statistics::{LayerStatistics, TenantBytes};
+use crate::lab::timing::{Seconds, seconds};
 use crate::progress::{Progress, check_cancelled};
-use timing::{Repeat, Role, repeat};
+use repeat::{Repeat, Role, repeat};
 
 /// Largest relative error that an output may have in fast mode.
 pub const FAST_TOLERANCE: f64 = 1e-5;
@@ -133,12 +136,16 @@ pub struct LayerReport {
     pub threads: usize,
     /// Repeats of each run.
     pub repeats: usize,
-    /// Size of the base.
-    pub base_bytes: u64,
+    /// What the difference takes in every form, and how sparse it is.
+    pub statistics: LayerStatistics,
+    /// The layer restored whole before it is computed.
+    pub restored: Vec<RestoredReport>,
     /// The runs; the first of each number of tokens is of the fine-tune's own weights.
     pub runs: Vec<RunReport>,
-    /// Memory by number of tenants.
+    /// Memory by number of tenants, in the forms that were run.
     pub memory: Vec<TenantMemory>,
+    /// The same in forms that are only counted.
+    pub counted_memory: Vec<TenantBytes>,
     /// Whether every run is as right as its mode promises.
     pub is_right: bool,
 }
@@ -151,10 +158,11 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
     if options.repeats == 0 {
         return Err(Error::InvalidArgument("0 repeats".to_owned()));
     }
+    let statistics = case.statistics(progress)?;
     let ways = ways(options);
     let steps = ways.len().saturating_mul(options.tokens.len()).saturating_mul(options.repeats + 1);
     progress.start(steps as u64);
-    let mut runs: Vec<RunReport> = Vec::new();
+    let (mut runs, mut restored): (Vec<RunReport>, Vec<RestoredReport>) = (Vec::new(), Vec::new());
     for &tokens in &options.tokens {
         let x = activations(options.seed, tokens, case.config().width)?;
         let mut dense: Option<(Vec<f32>, f64)> = None;
@@ -169,20 +177,24 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
             repeats.remove(0);
             let (output, seconds) = dense.get_or_insert_with(|| {
                 let output = repeats.first().map(|it| it.output.clone()).unwrap_or_default();
-                (output, Seconds::of(repeats.iter().map(|it| it.forward)).mean)
+                (output, seconds(repeats.iter().map(|it| it.forward)).mean)
             });
             runs.push(describe(case, way, tokens, &repeats, output, *seconds));
         }
+        let expected = dense.map(|(output, _)| output).unwrap_or_default();
+        restored.extend(restored::measure(case, options.repeats, &x, tokens, &expected)?);
     }
-    let base_bytes: u64 = case.base().tensors().map(|(_, info)| info.len_bytes()).sum();
+    let is_right = runs.iter().all(|run| run.is_right) && restored.iter().all(|it| it.is_bit_exact);
     Ok(LayerReport {
         config: case.config().clone(),
         isa: crate::isa_name(),
         threads: rayon::current_num_threads(),
         repeats: options.repeats,
-        base_bytes,
-        memory: memory(options, base_bytes, &runs),
-        is_right: runs.iter().all(|run| run.is_right),
+        memory: memory(options, statistics.original_bytes, &runs),
+        counted_memory: options.tenants.iter().map(|tenants| statistics.for_tenants(*tenants)).collect(),
+        statistics,
+        restored,
+        is_right,
         runs,
     })
 }
@@ -231,10 +243,10 @@ fn describe(
     dense: &[f32],
     dense_seconds: f64,
 ) -> RunReport {
-    let seconds = |of: &dyn Fn(&Repeat) -> f64| Seconds::of(repeats.iter().map(of));
-    let total = seconds(&|it| it.open + it.forward);
-    let (patch, decode) = (seconds(&|it| it.phases().patch), seconds(&|it| it.phases().decode));
-    let forward = seconds(&|it| it.forward);
+    let of = |phase: &dyn Fn(&Repeat) -> f64| seconds(repeats.iter().map(phase));
+    let total = of(&|it| it.open + it.forward);
+    let (patch, decode) = (of(&|it| it.phases().patch), of(&|it| it.phases().decode));
+    let forward = of(&|it| it.forward);
     let same = |output: &[f32]| output.iter().map(|x| x.to_bits()).eq(dense.iter().map(|x| x.to_bits()));
     let is_bit_exact = repeats.iter().all(|it| same(&it.output));
     let relative_error = repeats.iter().map(|it| relative_error(&it.output, dense)).fold(0.0, f64::max);
@@ -250,13 +262,13 @@ fn describe(
         is_bit_exact,
         relative_error,
         is_right: is_bit_exact || (way.mode == Mode::Fast && relative_error < FAST_TOLERANCE),
-        load: seconds(&|it| it.open),
-        arrange: seconds(&|it| it.phases().load),
+        load: of(&|it| it.open),
+        arrange: of(&|it| it.phases().load),
         decode,
         patch,
-        multiply: seconds(&|it| it.phases().multiply),
-        finish: seconds(&|it| it.phases().finish),
-        between: seconds(&Repeat::between),
+        multiply: of(&|it| it.phases().multiply),
+        finish: of(&|it| it.phases().finish),
+        between: of(&Repeat::between),
         forward,
         total,
         without_patch_seconds,
@@ -276,10 +288,10 @@ fn parameters(case: &LayerCase, repeats: &[Repeat]) -> Vec<ParameterTimes> {
             let times = || repeats.iter().map(|it| it.parameters.get(&role).copied().unwrap_or_default());
             ParameterTimes {
                 name: name.to_owned(),
-                total: Seconds::of(times().map(|time| time.wall)),
-                decode: Seconds::of(times().map(|time| time.phases.decode)),
-                patch: Seconds::of(times().map(|time| time.phases.patch)),
-                multiply: Seconds::of(times().map(|time| time.phases.multiply)),
+                total: seconds(times().map(|time| time.wall)),
+                decode: seconds(times().map(|time| time.phases.decode)),
+                patch: seconds(times().map(|time| time.phases.patch)),
+                multiply: seconds(times().map(|time| time.phases.multiply)),
             }
         })
         .collect();

@@ -6,31 +6,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::case::LayerCase;
 use crate::compute::layer::{Batch, LayerWeights, MatrixRole, PackedLayer, VectorRole, forward};
 use crate::compute::{Choice, Mode, Run, Timers, Times};
 use crate::error::Result;
-
-/// Mean and standard deviation over repeats.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Seconds {
-    /// Mean.
-    pub mean: f64,
-    /// Standard deviation of the repeats.
-    pub std: f64,
-}
-
-impl Seconds {
-    #[expect(clippy::cast_precision_loss, reason = "few repeats")]
-    pub(super) fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let count = values.clone().count().max(1) as f64;
-        let mean = values.clone().sum::<f64>() / count;
-        let variance = values.map(|x| (x - mean) * (x - mean)).sum::<f64>() / count;
-        Self { mean, std: variance.sqrt() }
-    }
-}
 
 /// A parameter of the layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
