@@ -216,16 +216,17 @@ fn restored(report: &LayerReport) -> String {
 }
 
 fn label(run: &RunReport) -> String {
-    format!("{} {}, {} tokens", run.form, run.mode, run.tokens)
+    format!("{} {}, {}", run.form, run.mode, run.tokens)
 }
 
 fn results(report: &LayerReport) -> String {
-    let header = ["form, tokens", "resident", "layer", "over dense", "same bits", "error", "right"];
+    let header = ["form, tokens", "resident", "median", "mean", "over dense", "same bits", "error", "right"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     for run in &report.runs {
         rows.push(vec![
             label(run),
             ui::bytes(run.resident_bytes),
+            human(run.forward_median_seconds, Unit::Seconds),
             with_deviation(run.forward),
             format!("{:.2}", run.over_dense),
             if run.is_bit_exact { "yes" } else { "no" }.to_owned(),

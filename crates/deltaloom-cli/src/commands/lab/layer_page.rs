@@ -179,13 +179,23 @@ fn label(run: &RunReport) -> String {
 
 /// Time against that of the fine-tune's own weights, by tokens.
 fn forms(report: &LayerReport) -> Section {
-    let mut table =
-        Table::new(&["form", "tokens", "resident", "layer", "deviation", "over dense", "same bits", "error"]);
+    let mut table = Table::new(&[
+        "form",
+        "tokens",
+        "resident",
+        "median",
+        "mean",
+        "deviation",
+        "over dense",
+        "same bits",
+        "error",
+    ]);
     for run in &report.runs {
         table.rows.push(vec![
             Cell::text(label(run)),
             Cell::Value(whole(run.tokens), Unit::Count),
             Cell::Value(number(run.resident_bytes), Unit::Bytes),
+            Cell::Value(run.forward_median_seconds, Unit::Seconds),
             Cell::Value(run.forward.mean, Unit::Seconds),
             Cell::Value(run.forward.deviation, Unit::Seconds),
             Cell::Value(run.over_dense, Unit::Ratio),
@@ -209,7 +219,7 @@ fn forms(report: &LayerReport) -> Section {
         }
     }
     let figure = Bars {
-        axis: Axis::linear("time over that of the fine-tune's own weights", Unit::Ratio),
+        axis: Axis::linear("median time over that of the fine-tune's own weights", Unit::Ratio),
         parts: tokens.iter().map(|tokens| format!("{tokens} tokens")).collect(),
         bars,
         arrangement: Arrangement::Beside,

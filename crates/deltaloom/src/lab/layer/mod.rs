@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::lab::statistics::{LayerStatistics, TenantBytes};
 use crate::lab::timing::{Seconds, seconds};
 use crate::progress::{Progress, check_cancelled};
-use repeat::{Repeat, Role, repeat};
+use repeat::{Difference, Repeat, Role, repeat};
 
 /// Largest relative error that an output may have in fast mode.
 pub const FAST_TOLERANCE: f64 = 1e-5;
@@ -106,7 +106,9 @@ pub struct RunReport {
     pub without_patch_seconds: f64,
     /// `total` if nothing had to be patched or decoded.
     pub without_patch_and_decode_seconds: f64,
-    /// The layer's time over that of the fine-tune's own weights.
+    /// Median of the whole layer, which a busy machine spoils less than the mean.
+    pub forward_median_seconds: f64,
+    /// That over the same of the fine-tune's own weights.
     pub over_dense: f64,
     /// Every parameter, the slowest first.
     pub parameters: Vec<ParameterTimes>,
@@ -161,27 +163,32 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
     let statistics = case.statistics(progress)?;
     let ways = ways(options);
     let steps = ways.len().saturating_mul(options.tokens.len()).saturating_mul(options.repeats + 1);
-    progress.start(steps as u64);
+    progress.start(statistics.original_bytes.saturating_mul(steps as u64));
     let (mut runs, mut restored): (Vec<RunReport>, Vec<RestoredReport>) = (Vec::new(), Vec::new());
     for &tokens in &options.tokens {
         let x = activations(options.seed, tokens, case.config().width)?;
-        let mut dense: Option<(Vec<f32>, f64)> = None;
-        for way in &ways {
-            // The first time brings code and weights into caches.
-            let mut repeats = Vec::new();
-            for _ in 0..=options.repeats {
+        // Ways take turns, so that other work on the machine meets all of them; the first round brings code and weights into caches.
+        let mut repeats: Vec<Vec<Repeat>> = ways.iter().map(|_| Vec::new()).collect();
+        // What comes first are the fine-tune's own weights.
+        let mut expected: Option<Vec<f32>> = None;
+        for round in 0..=options.repeats {
+            for (way, repeats) in ways.iter().zip(&mut repeats) {
                 check_cancelled(progress)?;
-                repeats.push(repeat(case, way.choice, way.mode, &x, tokens)?);
-                progress.advance(1);
+                let (mut done, output) = repeat(case, way.choice, way.mode, &x, tokens)?;
+                done.difference = Difference::of(&output, expected.get_or_insert_with(|| output.clone()));
+                if round > 0 {
+                    repeats.push(done);
+                }
+                progress.advance(statistics.original_bytes);
             }
-            repeats.remove(0);
-            let (output, seconds) = dense.get_or_insert_with(|| {
-                let output = repeats.first().map(|it| it.output.clone()).unwrap_or_default();
-                (output, seconds(repeats.iter().map(|it| it.forward)).mean)
-            });
-            runs.push(describe(case, way, tokens, &repeats, output, *seconds));
         }
-        let expected = dense.map(|(output, _)| output).unwrap_or_default();
+        let dense_seconds = median(repeats.iter().take(1).flatten().map(|it| it.forward));
+        runs.extend(
+            ways.iter()
+                .zip(&repeats)
+                .map(|(way, repeats)| describe(case, way, tokens, repeats, dense_seconds)),
+        );
+        let expected = expected.unwrap_or_default();
         restored.extend(restored::measure(case, options.repeats, &x, tokens, &expected)?);
     }
     let is_right = runs.iter().all(|run| run.is_right) && restored.iter().all(|it| it.is_bit_exact);
@@ -235,21 +242,13 @@ fn activations(seed: u64, tokens: usize, width: usize) -> Result<Vec<f32>> {
     Ok((0..count).map(|_| uniform()).collect())
 }
 
-fn describe(
-    case: &LayerCase,
-    way: &Way,
-    tokens: usize,
-    repeats: &[Repeat],
-    dense: &[f32],
-    dense_seconds: f64,
-) -> RunReport {
+fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dense_seconds: f64) -> RunReport {
     let of = |phase: &dyn Fn(&Repeat) -> f64| seconds(repeats.iter().map(phase));
     let total = of(&|it| it.open + it.forward);
     let (patch, decode) = (of(&|it| it.phases().patch), of(&|it| it.phases().decode));
-    let forward = of(&|it| it.forward);
-    let same = |output: &[f32]| output.iter().map(|x| x.to_bits()).eq(dense.iter().map(|x| x.to_bits()));
-    let is_bit_exact = repeats.iter().all(|it| same(&it.output));
-    let relative_error = repeats.iter().map(|it| relative_error(&it.output, dense)).fold(0.0, f64::max);
+    let forward_median_seconds = median(repeats.iter().map(|it| it.forward));
+    let is_bit_exact = repeats.iter().all(|it| it.difference.is_bit_exact);
+    let relative_error = repeats.iter().map(|it| it.difference.relative_error).fold(0.0, worse);
     // Threads add up what they do at once.
     #[expect(clippy::cast_precision_loss, reason = "few threads")]
     let threads = rayon::current_num_threads() as f64;
@@ -269,13 +268,20 @@ fn describe(
         multiply: of(&|it| it.phases().multiply),
         finish: of(&|it| it.phases().finish),
         between: of(&Repeat::between),
-        forward,
+        forward: of(&|it| it.forward),
         total,
         without_patch_seconds,
         without_patch_and_decode_seconds: (without_patch_seconds - decode.mean / threads).max(0.0),
-        over_dense: if dense_seconds > 0.0 { forward.mean / dense_seconds } else { 1.0 },
+        forward_median_seconds,
+        over_dense: if dense_seconds > 0.0 { forward_median_seconds / dense_seconds } else { 1.0 },
         parameters: parameters(case, repeats),
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn parameters(case: &LayerCase, repeats: &[Repeat]) -> Vec<ParameterTimes> {
@@ -299,14 +305,9 @@ fn parameters(case: &LayerCase, repeats: &[Repeat]) -> Vec<ParameterTimes> {
     parameters
 }
 
-/// Not a number where outputs are not comparable, which is right in no mode.
-fn relative_error(output: &[f32], dense: &[f32]) -> f64 {
-    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = length(&mut output.iter().zip(dense).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-    match difference {
-        0.0 => 0.0,
-        difference => difference / length(&mut dense.iter().map(|x| f64::from(*x))),
-    }
+/// The larger of two errors; one that is not a number is larger than any.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 fn memory(options: &LayerOptions, base_bytes: u64, runs: &[RunReport]) -> Vec<TenantMemory> {

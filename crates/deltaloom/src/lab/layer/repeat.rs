@@ -76,8 +76,32 @@ pub(super) struct Repeat {
     /// The whole layer on the wall.
     pub(super) forward: f64,
     pub(super) parameters: BTreeMap<Role, ParameterTime>,
-    pub(super) output: Vec<f32>,
     pub(super) resident_bytes: u64,
+    pub(super) difference: Difference,
+}
+
+/// An output beside the expected one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Difference {
+    pub(super) is_bit_exact: bool,
+    /// Length of the difference over that of the expected output; not a number where they cannot be compared.
+    pub(super) relative_error: f64,
+}
+
+impl Difference {
+    pub(super) fn of(output: &[f32], expected: &[f32]) -> Self {
+        let is_bit_exact = output.iter().map(|x| x.to_bits()).eq(expected.iter().map(|x| x.to_bits()));
+        let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        // Equal bits differ by nothing, also where they are no number.
+        let pairs = output.iter().zip(expected).filter(|(a, b)| a.to_bits() != b.to_bits());
+        let difference = length(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        let finite = expected.iter().filter(|x| x.is_finite());
+        let relative_error = match difference {
+            0.0 => 0.0,
+            difference => difference / length(&mut finite.map(|x| f64::from(*x))),
+        };
+        Self { is_bit_exact, relative_error }
+    }
 }
 
 impl Repeat {
@@ -99,7 +123,7 @@ pub(super) fn repeat(
     mode: Mode,
     x: &[f32],
     tokens: usize,
-) -> Result<Repeat> {
+) -> Result<(Repeat, Vec<f32>)> {
     let start = Instant::now();
     let layer = match choice {
         Some(choice) => case.open(choice)?,
@@ -111,5 +135,6 @@ pub(super) fn repeat(
     let output = forward(case.config(), &watched, &Batch::of_one(tokens), x, &Run::new(mode))?;
     let forward = start.elapsed().as_secs_f64();
     let parameters = watched.times.into_inner();
-    Ok(Repeat { open, forward, parameters, output, resident_bytes: layer.resident_bytes() })
+    let difference = Difference { is_bit_exact: false, relative_error: f64::NAN };
+    Ok((Repeat { open, forward, parameters, resident_bytes: layer.resident_bytes(), difference }, output))
 }
