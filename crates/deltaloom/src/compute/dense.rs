@@ -92,16 +92,16 @@ impl MatrixShape {
         }
     }
 
-    pub(super) fn row_bytes(self) -> usize {
+    pub(crate) fn row_bytes(self) -> usize {
         self.cols * self.weight.bytes()
     }
 
-    pub(super) fn len_bytes(self) -> usize {
+    pub(crate) fn len_bytes(self) -> usize {
         self.rows * self.row_bytes()
     }
 
     /// Tokens of `x` and `y`, if they are [tokens, cols] and [tokens, rows].
-    pub(super) fn tokens(self, x: &[f32], y: &[f32]) -> Result<usize> {
+    pub(crate) fn tokens(self, x: &[f32], y: &[f32]) -> Result<usize> {
         let tokens = x.len().checked_div(self.cols).unwrap_or_else(|| y.len() / self.rows.max(1));
         if tokens.checked_mul(self.cols) == Some(x.len()) && tokens.checked_mul(self.rows) == Some(y.len()) {
             return Ok(tokens);
@@ -182,7 +182,7 @@ impl DenseMatrix {
     }
 
     /// Bytes of some of its rows.
-    pub(super) fn rows(&self, rows: Range<usize>) -> &[u8] {
+    pub(crate) fn rows(&self, rows: Range<usize>) -> &[u8] {
         &self.bytes()[rows.start * self.shape.row_bytes()..rows.end * self.shape.row_bytes()]
     }
 
@@ -202,7 +202,7 @@ impl DenseMatrix {
 }
 
 /// Rows of a panel, as whoever makes them has them.
-pub(super) enum Rows<'a> {
+pub(crate) enum Rows<'a> {
     /// In the matrix's own type, in place.
     Ready(&'a [u8]),
     /// In the matrix's own type, in the panel's bytes.
@@ -213,14 +213,14 @@ pub(super) enum Rows<'a> {
 
 /// Memory for rows that are made.
 #[derive(Debug, Default)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     pub(super) bytes: Vec<u8>,
     pub(super) numbers: Vec<f32>,
 }
 
 impl Panel {
     /// The first `len` bytes, which may hold anything.
-    pub(super) fn bytes(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, len: usize) -> &mut [u8] {
         grown(&mut self.bytes, len)
     }
 
@@ -243,7 +243,7 @@ fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
 }
 
 /// Rows of a panel for so many tokens.
-pub(super) fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
+pub(crate) fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     let row_bytes = shape.row_bytes().max(1);
     let rows = if is_blocked(tokens, run) {
         BLOCKED_PANEL_ELEMS / shape.cols.max(1)
@@ -269,7 +269,7 @@ pub(super) fn multiply<'a>(
 }
 
 /// The same with as many rows a panel as whoever makes them wants.
-pub(super) fn multiply_by<'a>(
+pub(crate) fn multiply_by<'a>(
     shape: MatrixShape,
     rows_per_panel: usize,
     tokens: usize,

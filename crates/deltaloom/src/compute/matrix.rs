@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
 use super::forms::{Bitmap, Csr, Planes, Tiles};
-use super::shared::{Segment, matmul_shared};
+use super::shared::{Segment, add_differences, matmul_shared};
 use super::{Mode, Phase, Run};
 use crate::bases::{ResolvedContainer, TensorSource};
 use crate::error::{Error, Result};
@@ -183,6 +183,18 @@ impl PackedMatrix {
         self.matmul(&wide, &mut sums, run)?;
         run.time(Phase::Finish, || y.iter_mut().zip(&sums).for_each(|(y, sum)| *y = bf16::from_f32(*sum)));
         Ok(())
+    }
+
+    /// Adds to `y` [tokens, rows], a product of the base with `x`, what the matrix in form CSR differs from it by: the part of a fast product that is not shared.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the lengths do not fit, or for another form.
+    pub(crate) fn add_differences(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+        let Some(csr) = self.csr() else {
+            return Err(Error::InvalidArgument(format!("{} has no sparse differences", self.form().name())));
+        };
+        let tokens = self.shape.tokens(x, y)?;
+        add_differences(csr, &Segment { tokens, matrix: self }, x, y, run)
     }
 
     /// The sparse differences to the base.

@@ -12,6 +12,7 @@ mod shared;
 mod timing;
 
 pub use dense::{DenseMatrix, MatrixShape, WeightType};
+pub(crate) use dense::{Rows, multiply_by, panel_rows};
 pub use matrix::{Choice, Form, PackedMatrix};
 pub use shared::{Segment, matmul_shared};
 pub use timing::{Phase, Run, Timers, Times};

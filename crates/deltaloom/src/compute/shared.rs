@@ -111,7 +111,13 @@ fn base_product(
 }
 
 /// Adds what a matrix differs from its base by, to products of the base.
-fn add_differences(csr: &Csr, segment: &Segment<'_>, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+pub(super) fn add_differences(
+    csr: &Csr,
+    segment: &Segment<'_>,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+) -> Result<()> {
     let (shape, tokens) = (segment.matrix.shape(), segment.tokens);
     let columns = run.time(Phase::Load, || token_contiguous(x, shape.cols));
     let all = 0..shape.rows;

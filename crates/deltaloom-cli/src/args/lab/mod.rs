@@ -1,10 +1,9 @@
 //! The options of `deltaloom lab`.
 
-mod layer;
+pub(crate) mod layer;
+pub(crate) mod matmul;
 
 use std::path::PathBuf;
-
-pub(crate) use layer::{FormName, LayerArguments};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -20,7 +19,8 @@ pub(crate) struct LabArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
-    Layer(LayerArguments),
+    Layer(layer::LayerArguments),
+    Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
     Tpde(TpdeArguments),
 }

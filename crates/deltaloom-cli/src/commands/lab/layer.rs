@@ -14,7 +14,7 @@ use deltaloom::report::{Unit, human};
 use serde::Serialize;
 
 use super::{layer_page, page};
-use crate::args::lab::{FormName, LayerArguments};
+use crate::args::lab::layer::{FormName, LayerArguments};
 use crate::{Answer, ui};
 
 /// What is printed as JSON.
