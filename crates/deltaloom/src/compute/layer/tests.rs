@@ -1,7 +1,14 @@
 //! The layer against formulas in F64, and what it promises of batches, threads and bad input.
 
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::naive::{Dense, Tenant, forward_f64, random};
 use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::compute::Mode;
+use crate::limits::Limits;
 
 fn pytorch() -> LayerConfig {
     LayerConfig {
@@ -62,6 +69,47 @@ fn it_computes_the_formulas() {
             let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
             let error = norm(&mut found.iter().zip(&expected).map(|(a, b)| f64::from(*a) - b));
             assert!(error < 1e-6 * norm(&mut expected.iter().copied()), "{error} {tokens} {config:?}");
+        }
+    }
+}
+
+/// A layer in a file, with the names that its convention has.
+fn checkpoint(weights: &Tenant, names: &LayerNames, config: &LayerConfig) -> Checkpoint {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    let mut push = |name: &str, shape: &[usize], values: &[f32]| {
+        let begin = data.len();
+        data.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]});
+        header.insert(name.to_owned(), entry);
+    };
+    names.matrices().for_each(|(role, name)| push(name, &config.shape(role), &weights.matrices[&role]));
+    names
+        .vectors()
+        .for_each(|(role, name)| push(name, &[weights.vectors[&role].len()], &weights.vectors[&role]));
+    let header = serde_json::to_vec(&header).unwrap();
+    let file = [&(header.len() as u64).to_le_bytes(), &header[..], &data].concat();
+    Checkpoint::from_bytes("layer.safetensors", file, &Limits::default()).unwrap()
+}
+
+#[test]
+fn a_layer_of_a_file_computes_the_formulas() {
+    let heads = LayerHints { heads: Some(4), ..LayerHints::default() };
+    let config_text = LayerHints { config: Some(LLAMA_CONFIG), ..LayerHints::default() };
+    let files =
+        [(reference_tensors(""), heads, pytorch()), (llama_tensors("model.layers.0."), config_text, llama())];
+    for (tensors, hints, config) in files {
+        let (found, names) = recognise(&tensors, &hints).unwrap();
+        assert_eq!(found, config);
+        let mut weights = Tenant::random(&config, 9);
+        // Those that the file does not have.
+        weights.vectors.retain(|role, _| names.vector(*role).is_some());
+        let checkpoint = Arc::new(checkpoint(&weights, &names, &config));
+        let layer = PackedLayer::of_checkpoint(&checkpoint, &config, &names).unwrap();
+        let x = random(4, 9 * config.width);
+        let expected = forward_f64(&config, &weights, 0, &x);
+        for mode in [Mode::BitExact, Mode::Fast] {
+            let output = forward(&config, &layer, &Batch::of_one(9), &x, &Run::new(mode)).unwrap();
+            assert!(output.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
         }
     }
 }
