@@ -1,5 +1,4 @@
 //! The reference layer packed against its base: the sizes that must be reached, and every byte back.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
