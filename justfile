@@ -106,6 +106,10 @@ series-scale *args:
 check-page *files:
     tools/report.sh page {{ files }}
 
+# Compare the loss of lm12m, computed on packed weights layer by layer, with what transformers gives; needs the weights
+check-layer:
+    tools/check_layer.sh
+
 # Read example event files with TensorBoard's own reader
 check-tensorboard:
     tools/report.sh tensorboard

@@ -5,6 +5,7 @@
 pub use deltaloom_kernels::carry as identity;
 
 mod clock;
+pub mod layer;
 pub mod matmul;
 pub mod positions;
 pub mod reference;

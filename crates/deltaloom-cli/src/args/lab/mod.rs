@@ -1,5 +1,6 @@
 //! The options of `deltaloom lab`.
 
+pub(crate) mod layer;
 pub(crate) mod matmul;
 pub(crate) mod simhash;
 
@@ -19,6 +20,7 @@ pub(crate) struct LabArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
+    Layer(layer::LayerArguments),
     Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
     Tpde(TpdeArguments),

@@ -51,7 +51,9 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         seed: arguments.seed,
     };
     let bar = ui::Bar::new("measuring");
-    let report = deltaloom::with_threads(1, || simhash::run(&subject.weights, subject.base.as_ref(), &comparison, &bar));
+    let report = deltaloom::with_threads(1, || {
+        simhash::run(&subject.weights, subject.base.as_ref(), &comparison, &bar)
+    });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
     page::write_asked(|| simhash_page::page(&report), &arguments.page)?;
