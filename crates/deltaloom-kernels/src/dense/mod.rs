@@ -118,7 +118,7 @@ fn number<const B: usize>(bytes: [u8; B]) -> f32 {
 /// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
 const X_BYTES: usize = 1 << 19;
 
-/// Cuts a product into tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
+/// Cuts a product into register tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
 /// come in groups of 4, 2 and 1.
 #[inline(always)]
 fn for_tiles(
