@@ -418,7 +418,7 @@ fn dense_kernels(name: &str, number: Number, random: &mut Random) -> Vec<Kernel>
     let rows = rows_of(number, weights(number, random));
     let products = |tokens: usize, x: Vec<f32>| {
         let mut y = vec![0.0; MATRIX_ROWS * tokens];
-        kernel(format!("products, {name}, {tokens} tokens"), move || {
+        kernel(format!("products, {name}, {tokens} token{}", if tokens == 1 { "" } else { "s" }), move || {
             dense::products(rows, MATRIX_COLS, &x, &mut y);
             black_box(&y);
         })
@@ -474,11 +474,14 @@ fn difference_kernels(random: &mut Random) -> Vec<Kernel> {
         for tokens in [1, 64] {
             let x = sparse::token_contiguous(&activations(tokens, random), MATRIX_COLS);
             let (entries, ends, mut y) = (entries.clone(), ends.clone(), vec![0.0; MATRIX_ROWS * tokens]);
-            all.push(kernel(format!("sparse products, {part}, {tokens} tokens"), move || {
-                let differences = Differences::Narrow { entries: &entries, ends: &ends };
-                sparse::add_products(differences, tokens, &x, &mut y);
-                black_box(&y);
-            }));
+            all.push(kernel(
+                format!("sparse products, {part}, {tokens} token{}", if tokens == 1 { "" } else { "s" }),
+                move || {
+                    let differences = Differences::Narrow { entries: &entries, ends: &ends };
+                    sparse::add_products(differences, tokens, &x, &mut y);
+                    black_box(&y);
+                },
+            ));
         }
     }
     let (x, mut out) = (activations(ELEMS / MATRIX_COLS, random), vec![0.0; ELEMS]);

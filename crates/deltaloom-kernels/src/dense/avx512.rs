@@ -1,4 +1,4 @@
-//! Products of rows of weights in tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
+//! Products of rows of weights in register tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
 //! It does not divide the work; tiles are cut as for every instruction set.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes")]

@@ -5,6 +5,8 @@
 //! with 4, 2 and 1.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use std::borrow::Cow;
@@ -87,7 +89,7 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::products::<B>(weights, cols, x, y),
-                _ => products_avx2::<B>(weights, cols, x, y),
+                _ => avx2::products::<B>(weights, cols, x, y),
             }
         };
     }
@@ -97,16 +99,6 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
 /// Rows and tokens of a tile, so many that its sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
 const ROWS: usize = 2;
 const TOKENS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn products_avx2<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    if x.len() == cols {
-        products_body::<B, 4, 1>(weights, cols, x, y);
-    } else {
-        products_body::<B, 2, 2>(weights, cols, x, y);
-    }
-}
 
 per_isa! {
     fn widen_bf16(weights: &[u8], out: &mut [f32]) = widen_bf16_body;
@@ -139,7 +131,7 @@ fn number<const B: usize>(bytes: [u8; B]) -> f32 {
 /// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
 const X_BYTES: usize = 1 << 19;
 
-/// Cuts a product into tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
+/// Cuts a product into register tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
 /// come in groups of 4, 2 and 1.
 #[inline(always)]
 fn for_tiles(
@@ -216,18 +208,23 @@ fn tile<const B: usize, const R: usize, const T: usize>(
     }
     for r in 0..R {
         for t in 0..T {
-            let sums = &mut sums[r][t];
-            for (sum, (weight, x)) in sums.iter_mut().zip(rows[r][whole..].iter().zip(&x[t][whole..])) {
-                *sum += number(*weight) * x;
-            }
-            for half in [8, 4, 2, 1] {
-                for lane in 0..half {
-                    sums[lane] += sums[lane + half];
-                }
-            }
-            y[r * tokens + t] = sums[0];
+            y[r * tokens + t] = total(sums[r][t], &rows[r][whole..], &x[t][whole..]);
         }
     }
+}
+
+/// The total of a sum, after the products behind the last whole block have been added to its lanes.
+#[inline(always)]
+fn total<const B: usize>(mut sums: [f32; LANES], weights: &[[u8; B]], x: &[f32]) -> f32 {
+    for (sum, (weight, x)) in sums.iter_mut().zip(weights.iter().zip(x)) {
+        *sum += number(*weight) * x;
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0]
 }
 
 #[inline(always)]

@@ -127,13 +127,24 @@ const GROUP: usize = 64;
 /// When `x`, [tokens, cols], is not of whole tokens.
 #[must_use]
 pub fn token_contiguous(x: &[f32], cols: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    token_contiguous_into(x, cols, &mut out);
+    out
+}
+
+/// As [`token_contiguous`], into a list that is used again.
+///
+/// # Panics
+/// As [`token_contiguous`].
+pub fn token_contiguous_into(x: &[f32], cols: usize, out: &mut Vec<f32>) {
     assert!(cols > 0 && x.len().is_multiple_of(cols));
     let filled = filled_cols(cols);
-    let mut out = vec![0.0; x.len() / cols * filled];
+    out.resize(x.len() / cols * filled, 0.0);
     for (x, out) in x.chunks(GROUP * cols).zip(out.chunks_mut(GROUP * filled)) {
-        transpose(x, x.len() / cols, cols, &mut out[..x.len()]);
+        let (columns, rest) = out.split_at_mut(x.len());
+        transpose(x, x.len() / cols, cols, columns);
+        rest.fill(0.0);
     }
-    out
 }
 
 /// Products of some tokens: where the first one stands in each row of `y`, [rows, all tokens].
@@ -233,7 +244,7 @@ fn add_narrow_body(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y
 
 #[inline(always)]
 fn add_wide_body(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
-    add_body(entries, ends, usize::MAX, tokens, x, y, split_wide);
+    add_body(entries, ends, x.len() / tokens, tokens, x, y, split_wide);
 }
 
 #[inline(always)]
@@ -257,22 +268,25 @@ fn add_body<E: Copy>(
     y: &mut [f32],
     split: impl Fn(E) -> (usize, f32) + Copy,
 ) {
-    for (group, x) in groups(tokens, x) {
-        let mut runs = ends.array_windows().map(|[start, end]| &entries[*start as usize..*end as usize]);
-        let tokens = group.tokens;
-        for y in y.chunks_exact_mut(group.all_tokens) {
-            let y = &mut y[group.first..][..tokens];
-            for (x, run) in x.chunks(block.saturating_mul(tokens)).zip(&mut runs) {
+    for (Group { first, tokens, all_tokens }, x) in groups(tokens, x) {
+        let blocks = (x.len() / tokens).div_ceil(block);
+        for (row, y) in y.chunks_exact_mut(all_tokens).enumerate() {
+            let y = &mut y[first..][..tokens];
+            for (i, [start, end]) in ends[row * blocks..][..=blocks].array_windows().enumerate() {
+                let (run, x) = (&entries[*start as usize..*end as usize], &x[i * block * tokens..]);
                 let (wide, rest) = y.as_chunks_mut::<16>();
-                wide.iter_mut().enumerate().for_each(|(i, y)| add_run(run, tokens, &x[16 * i..], y, split));
+                for (i, y) in wide.iter_mut().enumerate() {
+                    add_run::<E, 16, 2>(run, tokens, &x[16 * i..], y, split);
+                }
                 let first = tokens - rest.len();
                 let (four, rest) = rest.as_chunks_mut::<4>();
-                four.iter_mut()
-                    .enumerate()
-                    .for_each(|(i, y)| add_run(run, tokens, &x[first + 4 * i..], y, split));
+                for (i, y) in four.iter_mut().enumerate() {
+                    add_run::<E, 4, 4>(run, tokens, &x[first + 4 * i..], y, split);
+                }
                 let first = tokens - rest.len();
-                let (one, _) = rest.as_chunks_mut::<1>();
-                one.iter_mut().enumerate().for_each(|(i, y)| add_run(run, tokens, &x[first + i..], y, split));
+                for (i, y) in rest.iter_mut().enumerate() {
+                    add_run::<E, 1, 4>(run, tokens, &x[first + i..], std::array::from_mut(y), split);
+                }
             }
         }
     }
@@ -285,29 +299,28 @@ fn plus<const T: usize>(mut sums: [f32; T], difference: f32, x: &[f32; T]) -> [f
     sums
 }
 
-/// Adds the products of a run with `T` tokens of every `tokens`. Two sums are under way, so that an addition need not wait for the one before.
+/// Adds the products of a run with `T` tokens of every `tokens`. `U` sums are under way, so that an addition need not wait for the one before.
 #[inline(always)]
-fn add_run<E: Copy, const T: usize>(
+fn add_run<E: Copy, const T: usize, const U: usize>(
     run: &[E],
     tokens: usize,
     x: &[f32],
     y: &mut [f32; T],
     split: impl Fn(E) -> (usize, f32),
 ) {
-    let mut sums = [[0.0f32; T]; 2];
+    let mut sums = [[0.0f32; T]; U];
     let mut add = |sum: usize, entry: E| {
         let (col, difference) = split(entry);
         let (x, _) = x[col * tokens..].as_chunks::<T>();
         sums[sum] = plus(sums[sum], difference, &x[0]);
     };
-    let (pairs, last) = run.as_chunks::<2>();
-    for [a, b] in pairs {
-        add(0, *a);
-        add(1, *b);
+    let (groups, last) = run.as_chunks::<U>();
+    for group in groups {
+        group.iter().enumerate().for_each(|(sum, entry)| add(sum, *entry));
     }
     last.iter().for_each(|entry| add(0, *entry));
-    let [a, b] = sums;
-    y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y += a + b);
+    let total = sums.iter().fold([0.0; T], |total, sum| plus(total, 1.0, sum));
+    *y = plus(*y, 1.0, &total);
 }
 
 /// Turns rows of a base in FP32, `cols` elements each, into the rows that the differences lead to: exactly.
@@ -420,6 +433,9 @@ mod tests {
                 wide_ends.push(u32::try_from(wides.len()).unwrap());
             }
             let contiguous = token_contiguous(&x, cols);
+            let mut again = vec![7.0; 1000];
+            token_contiguous_into(&x, cols, &mut again);
+            prop_assert!(again == contiguous);
             for_each_isa(|isa| {
                 let blocks = cols.div_ceil(NARROW_COLS);
                 let narrow = |from: usize, to: usize| Differences::Narrow { entries: &narrows, ends: &narrow_ends[from * blocks..=to * blocks] };
