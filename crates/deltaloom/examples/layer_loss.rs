@@ -40,7 +40,8 @@ fn main() -> Fallible<()> {
     deltaloom::pack_to(&mapped, &bases, &mut packed, &PackOptions::default(), &Silent)?;
     let container = Container::from_source("packed".as_ref(), Box::new(packed), &Limits::default())?;
     let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
-    let config_text = std::fs::read_to_string(tuned.join("config.json"))?;
+    // Fine-tunes of lm12m have none of their own.
+    let config_text = std::fs::read_to_string(base.join("config.json"))?;
 
     let table = matrix(&mapped, "model.embed_tokens.weight")?;
     let (vocabulary, width) = (table.shape().rows, table.shape().cols);
