@@ -186,7 +186,6 @@ fn products_body<const B: usize, const R: usize, const T: usize>(
 }
 
 /// Products of `R` rows with `T` tokens.
-#[inline(always)]
 fn tile<const B: usize, const R: usize, const T: usize>(
     weights: &[u8],
     cols: usize,
@@ -194,23 +193,35 @@ fn tile<const B: usize, const R: usize, const T: usize>(
     tokens: usize,
     y: &mut [f32],
 ) {
-    let mut sums = [[[0.0f32; LANES]; T]; R];
     let rows: [_; R] = std::array::from_fn(|r| weights[r * cols * B..][..cols * B].as_chunks::<B>().0);
     let x: [_; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
+    let mut sums = [[[0.0f32; LANES]; T]; R];
+    add_blocks(rows, x, &mut sums);
     let whole = cols - cols % LANES;
-    for at in (0..whole).step_by(LANES) {
-        for r in 0..R {
-            let row = wide(block(rows[r], at));
-            for t in 0..T {
-                sums[r][t] = add_products(sums[r][t], &row, block(x[t], at));
-            }
-        }
-    }
     for r in 0..R {
         for t in 0..T {
             y[r * tokens + t] = total(sums[r][t], &rows[r][whole..], &x[t][whole..]);
         }
     }
+}
+
+/// Adds the products of all whole blocks. A function of its own: where it is part of another one, the compiler does not always find its vectors.
+#[inline(never)]
+fn add_blocks<const B: usize, const R: usize, const T: usize>(
+    rows: [&[[u8; B]]; R],
+    x: [&[f32]; T],
+    sums: &mut [[[f32; LANES]; T]; R],
+) {
+    let mut all = *sums;
+    for block in 0..x[0].len() / LANES {
+        for r in 0..R {
+            let row = wide(block_of(rows[r], block));
+            for t in 0..T {
+                all[r][t] = add_products(all[r][t], &row, block_of(x[t], block));
+            }
+        }
+    }
+    *sums = all;
 }
 
 /// The total of a sum, after the products behind the last whole block have been added to its lanes.
@@ -244,9 +255,8 @@ fn add_products(mut sums: [f32; LANES], weights: &[f32; LANES], x: &[f32; LANES]
 }
 
 #[inline(always)]
-fn block<T>(all: &[T], at: usize) -> &[T; LANES] {
-    let (blocks, _) = all[at..].as_chunks();
-    &blocks[0]
+fn block_of<T>(all: &[T], block: usize) -> &[T; LANES] {
+    &all.as_chunks().0[block]
 }
 
 #[cfg(test)]
