@@ -97,7 +97,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn every_form_multiplies_as_the_dense_fine_tune(
-        seed in any::<u64>(), rows in 1usize..90, cols in 1usize..700, tokens in 0usize..20, every in 1u64..60, is_bf16 in any::<bool>(),
+        seed in any::<u64>(), rows in 1usize..90, cols in 1usize..700, tokens in 0usize..28, every in 1u64..60, is_bf16 in any::<bool>(),
     ) {
         let weight = if is_bf16 { WeightType::Bf16 } else { WeightType::F32 };
         let pair = Pair::new(seed, rows, cols, weight, every);
@@ -282,12 +282,14 @@ fn what_is_no_product_is_an_error() {
 fn times_are_those_of_the_phases_that_a_form_has() {
     let pair = Pair::new(2, 300, 600, WeightType::Bf16, 8);
     let resolved = pair.container();
-    let x = Random::new(4).weights(9 * 600);
+    let x = Random::new(4).weights(17 * 600);
     let timers = Timers::default();
     for (form, mode) in [(Form::Tiles, Mode::BitExact), (Form::Planes, Mode::Fast), (Form::Csr, Mode::Fast)] {
         product(&pair.packed(&resolved, form), &x, &Run::new(mode).timed_by(&timers));
         let times = timers.take();
-        assert!(times.multiply > 0.0 && times.finish > 0.0 && times.total() > times.multiply);
+        assert!(times.multiply > 0.0 && times.total() > times.multiply);
+        // Blocked products are written where they belong.
+        assert_eq!(times.finish > 0.0, form != Form::Planes);
         assert_eq!(times.decode > 0.0, form == Form::Tiles);
         // Bases are widened for a blocked product.
         assert_eq!(times.patch > 0.0, form != Form::Tiles);

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use deltaloom_kernels::dense::{self, Weights};
+use deltaloom_kernels::sparse::transpose;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
@@ -340,7 +341,7 @@ pub(crate) fn multiply_by<'a>(
     }
     let mut by_row = vec![0.0; y.len()];
     in_panels(shape, tokens, by_row.chunks_mut(rows_per_panel * tokens), each)?;
-    run.time(Phase::Finish, || transpose_into(&by_row, tokens, y, |y, value| *y = value));
+    run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
     Ok(())
 }
 
@@ -417,19 +418,4 @@ fn product(shape: MatrixShape, made: Rows<'_>, panel: &mut Panel, x: &[f32], y: 
         Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
         None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
     });
-}
-
-/// Rows and tokens of a block that is transposed at a time: a line of memory of each token.
-const TRANSPOSED_ROWS: usize = 16;
-
-/// Hands each of `y` [tokens, rows] its value of `by_row` [rows, tokens].
-pub(super) fn transpose_into(by_row: &[f32], tokens: usize, y: &mut [f32], put: impl Fn(&mut f32, f32)) {
-    let rows = by_row.len() / tokens;
-    for (block, by_row) in by_row.chunks(TRANSPOSED_ROWS * tokens).enumerate() {
-        let start = block * TRANSPOSED_ROWS;
-        for (token, y) in y.chunks_exact_mut(rows).enumerate() {
-            let column = by_row[token..].iter().step_by(tokens);
-            y[start..].iter_mut().zip(column).for_each(|(y, value)| put(y, *value));
-        }
-    }
 }

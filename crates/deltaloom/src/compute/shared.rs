@@ -1,10 +1,10 @@
 //! Products of many fine-tunes of one base: the base's product once for all of them, then each one's sparse differences.
 //! It knows segments of tokens, not tenants.
 
-use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous};
+use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, transpose};
 use rayon::prelude::*;
 
-use super::dense::{DenseMatrix, redo_not_finite, transpose_into};
+use super::dense::{DenseMatrix, redo_not_finite};
 use super::forms::Csr;
 use super::matrix::{Form, PackedMatrix};
 use super::{Mode, Phase, Run};
@@ -125,10 +125,9 @@ pub(super) fn add_differences(
         run.time(Phase::Multiply, || add_products(csr.differences(all), 1, &columns, y));
     } else {
         let mut by_row = vec![0.0; y.len()];
+        run.time(Phase::Load, || transpose(y, tokens, shape.rows, &mut by_row));
         run.time(Phase::Multiply, || in_row_panels(csr, tokens, &columns, &mut by_row));
-        run.time(Phase::Finish, || {
-            transpose_into(&by_row, tokens, y, |y, added| *y += added);
-        });
+        run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
     }
     let exact = Run { mode: Mode::BitExact, ..*run };
     redo_not_finite(shape, x, y, |x, y| segment.matrix.matmul_patched(x, y, &exact))

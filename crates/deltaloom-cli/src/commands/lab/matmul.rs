@@ -125,7 +125,7 @@ fn goals(report: &MatmulReport) -> String {
         let about = if goal.is_about_this_matrix { "" } else { "set for another matrix" };
         vec![
             goal.measures.clone(),
-            format!("{:.2}", goal.measured),
+            format!("{:.3}", goal.measured),
             format!("{sign} {}", goal.limit),
             if goal.reached { "reached" } else { "MISSED" }.to_owned(),
             about.to_owned(),
