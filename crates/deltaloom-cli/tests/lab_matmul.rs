@@ -30,7 +30,10 @@ fn a_made_matrix_as_json_csv_table_and_page() {
         fast.into_iter().chain(["raw", "planes"].map(|way| (way, "bitexact", tokens)))
     });
     assert_eq!(products(&report), expected.collect::<Vec<_>>());
-    assert_eq!((&report["rows"], &report["cols"], &report["dtype"]), (&json!(48), &json!(80), &json!("BF16")));
+    assert_eq!(
+        (&report["rows"], &report["cols"], &report["dtype"]),
+        (&json!(48), &json!(80), &json!("BF16"))
+    );
     assert!(report["goals"].as_array().unwrap().iter().any(|goal| goal["goal"] == "gemv-bandwidth"));
 
     let csv = scratch.ok(&format!("{SMALL} --dtype f32 --csv"));
@@ -53,7 +56,10 @@ fn the_matrix_of_a_checkpoint_and_of_its_container_are_the_same() {
         scratch.ok(&format!("lab matmul --tuned {tuned} {with}")).json()
     };
     let (of_file, of_container) = (report("tuned.safetensors"), report("tuned.loom"));
-    assert_eq!((&of_file["tensor"], &of_file["rows"], &of_file["cols"]), (&json!("weight"), &json!(60), &json!(50)));
+    assert_eq!(
+        (&of_file["tensor"], &of_file["rows"], &of_file["cols"]),
+        (&json!("weight"), &json!(60), &json!(50))
+    );
     assert_eq!(products(&of_file), products(&of_container));
     assert!(of_file["changed_elems"].as_u64() > Some(0));
     assert_eq!(of_file["changed_elems"], of_container["changed_elems"]);

@@ -14,11 +14,14 @@ use std::time::Instant;
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::carry::{self, Lane};
+use deltaloom_kernels::dense::{self, Weights};
 use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, count_tops, escape_bits};
 use deltaloom_kernels::isa::{self, Isa, lower_to};
 use deltaloom_kernels::keys::{self, KEYS, KeyRule};
+use deltaloom_kernels::patch::{self, Planes, RowShape};
 use deltaloom_kernels::product::{ProductRule, RightFactor};
 use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES, PROB_SCALE, StreamReader};
+use deltaloom_kernels::sparse::{self, Differences};
 use deltaloom_kernels::{Number, steps, ulp};
 
 /// Elements of a chunk.
@@ -156,6 +159,11 @@ fn kernels() -> Vec<Kernel> {
     {
         all.push(product_kernel(name, number, &mut random));
     }
+    for (name, number) in [("BF16", Number::float(8, 7)), ("FP32", Number::float(8, 23))] {
+        all.extend(dense_kernels(name, number, &mut random));
+        all.extend(patch_kernels(name, number, &mut random));
+    }
+    all.extend(difference_kernels(&mut random));
     all
 }
 
@@ -389,4 +397,97 @@ fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {
         kernel(format!("histogram of exponents, {name}"), count),
         kernel(format!("zero bits and escapes, {name}"), limits),
     ]
+}
+
+/// Columns of a matrix that is computed with.
+const MATRIX_COLS: usize = 1024;
+const MATRIX_ROWS: usize = ELEMS / MATRIX_COLS;
+
+/// Activations of some tokens.
+fn activations(tokens: usize, random: &mut Random) -> Vec<f32> {
+    (0..tokens * MATRIX_COLS).map(|_| random.below(1 << 16) as f32 / 65536.0 - 0.5).collect()
+}
+
+/// Rows of weights, which live as long as the program.
+fn rows_of(number: Number, bytes: Vec<u8>) -> Weights<'static> {
+    let bytes = Box::leak(bytes.into_boxed_slice());
+    if number.bytes() == 2 { Weights::Bf16(bytes) } else { Weights::F32(bytes) }
+}
+
+fn dense_kernels(name: &str, number: Number, random: &mut Random) -> Vec<Kernel> {
+    let rows = rows_of(number, weights(number, random));
+    let products = |tokens: usize, x: Vec<f32>| {
+        let mut y = vec![0.0; MATRIX_ROWS * tokens];
+        kernel(format!("products, {name}, {tokens} token{}", if tokens == 1 { "" } else { "s" }), move || {
+            dense::products(rows, MATRIX_COLS, &x, &mut y);
+            black_box(&y);
+        })
+    };
+    let mut all = vec![products(1, activations(1, random)), products(64, activations(64, random))];
+    let mut wide = vec![0.0; ELEMS];
+    all.push(kernel(format!("weights as FP32, {name}"), move || {
+        dense::widen(rows, &mut wide);
+        black_box(&wide);
+    }));
+    all
+}
+
+fn patch_kernels(name: &str, number: Number, random: &mut Random) -> Vec<Kernel> {
+    let bytes = number.bytes();
+    let shape = RowShape { cols: MATRIX_COLS, element_bytes: bytes };
+    let mut all = Vec::new();
+    for (part, in_1024) in [("3 %", 31), ("13 %", 133)] {
+        let mask: Vec<u64> = (0..ELEMS / 64)
+            .map(|_| (0..64).fold(0, |word, bit| word | u64::from(random.below(1024) < in_1024) << bit))
+            .collect();
+        let changed: usize = mask.iter().map(|word| word.count_ones() as usize).sum();
+        let tops: Vec<u64> =
+            (0..changed.div_ceil(64)).map(|_| random.next() & random.next() & random.next()).collect();
+        let base = weights(number, random);
+        // More than is taken, as there would be in the middle of a tensor.
+        let (values, highs) = (base.clone(), base[..changed + 128].to_vec());
+        let (b, m, v, mut out) = (base.clone(), mask.clone(), values.clone(), base.clone());
+        all.push(kernel(format!("rows by a bitmap, {name}, {part}"), move || {
+            black_box(patch::bitmap_rows(shape, &b, &m, &v, &mut out));
+        }));
+        let mut out = base.clone();
+        all.push(kernel(format!("rows by planes, {name}, {part}"), move || {
+            let planes = Planes { mask: &mask, tops: &tops, first_top: 0, lows: &values, highs: &highs };
+            black_box(patch::planes_rows(shape, &base, planes, &mut out));
+        }));
+    }
+    all
+}
+
+fn difference_kernels(random: &mut Random) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for (part, in_1024) in [("3 %", 31), ("13 %", 133)] {
+        let (mut entries, mut ends) = (Vec::new(), vec![0]);
+        for _ in 0..MATRIX_ROWS {
+            for col in (0..).take(MATRIX_COLS) {
+                if random.below(1024) < in_1024 {
+                    entries.push(sparse::narrow(col, (random.below(256) as f32 - 128.0) / 65536.0));
+                }
+            }
+            ends.push(u32::try_from(entries.len()).unwrap());
+        }
+        for tokens in [1, 64] {
+            let x = sparse::token_contiguous(&activations(tokens, random), MATRIX_COLS);
+            let (entries, ends, mut y) = (entries.clone(), ends.clone(), vec![0.0; MATRIX_ROWS * tokens]);
+            all.push(kernel(
+                format!("sparse products, {part}, {tokens} token{}", if tokens == 1 { "" } else { "s" }),
+                move || {
+                    let differences = Differences::Narrow { entries: &entries, ends: &ends };
+                    sparse::add_products(differences, tokens, &x, &mut y);
+                    black_box(&y);
+                },
+            ));
+        }
+    }
+    let (x, mut out) = (activations(ELEMS / MATRIX_COLS, random), vec![0.0; ELEMS]);
+    all.push(kernel("transposition, FP32".into(), move || {
+        sparse::transpose(&x, ELEMS / MATRIX_COLS, MATRIX_COLS, &mut out);
+        black_box(&out);
+    }));
+    all
 }

@@ -17,8 +17,8 @@ macro_rules! asset {
     };
 }
 
-const BASE: (&str, &[u8]) = asset!("base.safetensors");
-const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
+pub(crate) const BASE: (&str, &[u8]) = asset!("base.safetensors");
+pub(crate) const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
     ("fine-tune, BF16 parameters", "ft_bf16.safetensors", asset!("ft_bf16.safetensors").1),
     ("fine-tune, FP32 master", "ft_master.safetensors", asset!("ft_master.safetensors").1),
     ("LoRA, merged", "ft_lora_merged.safetensors", asset!("ft_lora_merged.safetensors").1),

@@ -1,6 +1,7 @@
-//! Products of rows of weights in tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
+//! Products of rows of weights in register tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
 //! It does not divide the work; tiles are cut as for every instruction set.
 #![expect(unsafe_code, reason = "vector loads and stores")]
+#![expect(clippy::cast_possible_truncation, reason = "masks of lanes")]
 
 use std::arch::x86_64::*;
 
@@ -61,18 +62,17 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     let mut at = 0;
     while at < whole {
         let mut columns = [[_mm512_setzero_ps(); 2]; T];
-        for t in 0..T {
+        for (t, columns) in columns.iter_mut().enumerate() {
+            let x = x.wrapping_add(t * cols + at);
             // SAFETY: token `t` has two whole vectors at `at`.
-            columns[t] = unsafe {
-                [_mm512_loadu_ps(x.add(t * cols + at)), _mm512_loadu_ps(x.add(t * cols + at + LANES))]
-            };
+            *columns = unsafe { [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(LANES))] };
         }
-        for r in 0..R {
+        for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: so has row `r`.
             let row = unsafe { load_two::<B>(weights.add((r * cols + at) * B), spread) };
-            for t in 0..T {
-                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row[0], columns[t][0]));
-                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row[1], columns[t][1]));
+            for (sum, columns) in sums.iter_mut().zip(columns) {
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(row[0], columns[0]));
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(row[1], columns[1]));
             }
         }
         at += 2 * LANES;
@@ -80,13 +80,13 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     while at < cols {
         // Zeros in the other lanes: a sum is never -0, so adding 0 changes nothing.
         let lanes = _bzhi_u32(u32::MAX, (cols - at).min(LANES) as u32) as __mmask16;
-        for r in 0..R {
+        for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: lanes behind the end of the row are not read.
             let row = unsafe { load_some::<B>(lanes, weights.add((r * cols + at) * B)) };
-            for t in 0..T {
+            for (t, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: nor behind the end of the token.
                 let columns = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(t * cols + at)) };
-                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row, columns));
+                *sum = _mm512_add_ps(*sum, _mm512_mul_ps(row, columns));
             }
         }
         at += LANES;

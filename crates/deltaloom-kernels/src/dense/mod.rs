@@ -5,6 +5,8 @@
 //! with 4, 2 and 1.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use std::borrow::Cow;
@@ -87,7 +89,7 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::products::<B>(weights, cols, x, y),
-                _ => products_avx2::<B>(weights, cols, x, y),
+                _ => avx2::products::<B>(weights, cols, x, y),
             }
         };
     }
@@ -97,12 +99,6 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
 /// Rows and tokens of a tile, so many that its sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
 const ROWS: usize = 2;
 const TOKENS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn products_avx2<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body::<B, 2, 2>(weights, cols, x, y);
-}
 
 per_isa! {
     fn widen_bf16(weights: &[u8], out: &mut [f32]) = widen_bf16_body;
@@ -124,15 +120,18 @@ fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
 /// The number of which these are the upper bytes.
 #[inline(always)]
 fn number<const B: usize>(bytes: [u8; B]) -> f32 {
-    let mut word = [0; 4];
-    word[4 - B..].copy_from_slice(&bytes);
-    f32::from_le_bytes(word)
+    // Shifted: what is written in parts and read as a whole waits, and becomes no vector.
+    f32::from_bits(match bytes[..] {
+        [a, b] => u32::from(u16::from_le_bytes([a, b])) << 16,
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+        _ => 0,
+    })
 }
 
 /// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
 const X_BYTES: usize = 1 << 19;
 
-/// Cuts a product into tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
+/// Cuts a product into register tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
 /// come in groups of 4, 2 and 1.
 #[inline(always)]
 fn for_tiles(
@@ -172,14 +171,21 @@ fn products_body<const B: usize, const R: usize, const T: usize>(
         match (weights.len() == R * cols * B, x.len() == T * cols) {
             (true, true) => tile::<B, R, T>(weights, cols, x, tokens, y),
             (true, false) => tile::<B, R, 1>(weights, cols, x, tokens, y),
-            (false, true) => tile::<B, 1, T>(weights, cols, x, tokens, y),
-            (false, false) => tile::<B, 1, 1>(weights, cols, x, tokens, y),
+            (false, is_whole) => {
+                for (row, weights) in weights.chunks_exact(cols * B).enumerate() {
+                    let y = &mut y[row * tokens..];
+                    if is_whole {
+                        tile::<B, 1, T>(weights, cols, x, tokens, y);
+                    } else {
+                        tile::<B, 1, 1>(weights, cols, x, tokens, y);
+                    }
+                }
+            }
         }
     });
 }
 
 /// Products of `R` rows with `T` tokens.
-#[inline(always)]
 fn tile<const B: usize, const R: usize, const T: usize>(
     weights: &[u8],
     cols: usize,
@@ -187,41 +193,70 @@ fn tile<const B: usize, const R: usize, const T: usize>(
     tokens: usize,
     y: &mut [f32],
 ) {
-    let mut sums = [[[0.0f32; LANES]; T]; R];
     let rows: [_; R] = std::array::from_fn(|r| weights[r * cols * B..][..cols * B].as_chunks::<B>().0);
     let x: [_; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
+    let mut sums = [[[0.0f32; LANES]; T]; R];
+    add_blocks(rows, x, &mut sums);
     let whole = cols - cols % LANES;
-    for at in (0..whole).step_by(LANES) {
-        let x: [&[f32; LANES]; T] = std::array::from_fn(|t| block(x[t], at));
-        for r in 0..R {
-            let row: &[[u8; B]; LANES] = block(rows[r], at);
-            for t in 0..T {
-                for lane in 0..LANES {
-                    sums[r][t][lane] += number(row[lane]) * x[t][lane];
-                }
-            }
-        }
-    }
     for r in 0..R {
         for t in 0..T {
-            let sums = &mut sums[r][t];
-            for (sum, (weight, x)) in sums.iter_mut().zip(rows[r][whole..].iter().zip(&x[t][whole..])) {
-                *sum += number(*weight) * x;
-            }
-            for half in [8, 4, 2, 1] {
-                for lane in 0..half {
-                    sums[lane] += sums[lane + half];
-                }
-            }
-            y[r * tokens + t] = sums[0];
+            y[r * tokens + t] = total(sums[r][t], &rows[r][whole..], &x[t][whole..]);
         }
     }
 }
 
+/// Adds the products of all whole blocks. A function of its own: where it is part of another one, the compiler does not always find its vectors.
+#[inline(never)]
+fn add_blocks<const B: usize, const R: usize, const T: usize>(
+    rows: [&[[u8; B]]; R],
+    x: [&[f32]; T],
+    sums: &mut [[[f32; LANES]; T]; R],
+) {
+    let mut all = *sums;
+    for block in 0..x[0].len() / LANES {
+        for r in 0..R {
+            let row = wide(block_of(rows[r], block));
+            for t in 0..T {
+                all[r][t] = add_products(all[r][t], &row, block_of(x[t], block));
+            }
+        }
+    }
+    *sums = all;
+}
+
+/// The total of a sum, after the products behind the last whole block have been added to its lanes.
 #[inline(always)]
-fn block<T>(all: &[T], at: usize) -> &[T; LANES] {
-    let (blocks, _) = all[at..].as_chunks();
-    &blocks[0]
+fn total<const B: usize>(mut sums: [f32; LANES], weights: &[[u8; B]], x: &[f32]) -> f32 {
+    for (sum, (weight, x)) in sums.iter_mut().zip(weights.iter().zip(x)) {
+        *sum += number(*weight) * x;
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0]
+}
+
+#[inline(always)]
+fn wide<const B: usize>(weights: &[[u8; B]; LANES]) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    all.iter_mut().zip(weights).for_each(|(number, bytes)| *number = self::number(*bytes));
+    all
+}
+
+/// Sums as values, which stay in registers; through a reference to them the compiler finds no vectors.
+#[inline(always)]
+fn add_products(mut sums: [f32; LANES], weights: &[f32; LANES], x: &[f32; LANES]) -> [f32; LANES] {
+    for lane in 0..LANES {
+        sums[lane] += weights[lane] * x[lane];
+    }
+    sums
+}
+
+#[inline(always)]
+fn block_of<T>(all: &[T], block: usize) -> &[T; LANES] {
+    &all.as_chunks().0[block]
 }
 
 #[cfg(test)]

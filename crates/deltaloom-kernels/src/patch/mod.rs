@@ -82,13 +82,7 @@ fn check(shape: RowShape, base: &[u8], mask: &[u64], out: &[u8]) {
 }
 
 /// Elements of `B` bytes on the instruction set in use.
-fn bitmap_of<const B: usize>(
-    cols: usize,
-    base: &[u8],
-    mask: &[u64],
-    values: &[u8],
-    out: &mut [u8],
-) -> usize {
+fn bitmap_of<const B: usize>(cols: usize, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
@@ -104,12 +98,7 @@ fn bitmap_of<const B: usize>(
 }
 
 /// As [`bitmap_of`].
-fn planes_of<const B: usize>(
-    cols: usize,
-    base: &[u8],
-    planes: Planes<'_>,
-    out: &mut [u8],
-) -> (usize, usize) {
+fn planes_of<const B: usize>(cols: usize, base: &[u8], planes: Planes<'_>, out: &mut [u8]) -> (usize, usize) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
@@ -176,7 +165,10 @@ fn planes_body<const B: usize>(
     let (mut low, mut high, mut top) = (0, 0, planes.first_top);
     for_pieces::<B>(cols, planes.mask, out, |elements, changed| {
         let lows = planes.lows[low..][..(B - 1) * changed.len()].chunks_exact(B - 1);
-        changed.iter().zip(lows).for_each(|(at, low)| elements[usize::from(*at)][..B - 1].copy_from_slice(low));
+        changed
+            .iter()
+            .zip(lows)
+            .for_each(|(at, low)| elements[usize::from(*at)][..B - 1].copy_from_slice(low));
         low += (B - 1) * changed.len();
         let mut words = [0; PIECE];
         let mut found = Found::default();
@@ -271,7 +263,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// A base, which of its elements change, and what to; the last two words have the changes of the top bytes.
+    /// A base, which of its elements change, what to, and what comes of it.
     #[derive(Debug)]
     struct Case {
         shape: RowShape,
@@ -286,7 +278,14 @@ mod tests {
         from_planes: Vec<u8>,
     }
 
-    fn case(rows: usize, cols: usize, element_bytes: usize, of_256: [u64; 2], first_top: usize, seed: u64) -> Case {
+    fn case(
+        rows: usize,
+        cols: usize,
+        element_bytes: usize,
+        of_256: [u64; 2],
+        first_top: usize,
+        seed: u64,
+    ) -> Case {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -306,7 +305,7 @@ mod tests {
             from_planes: base.clone(),
             base,
         };
-        if first_top % 64 != 0 {
+        if !first_top.is_multiple_of(64) {
             *made.tops.last_mut().unwrap() = (1 << (first_top % 64)) - 1;
         }
         let mut top = first_top;
@@ -316,13 +315,14 @@ mod tests {
             }
             let (row, col, at) = (i / cols, i % cols, i * element_bytes);
             made.mask[row * row_words(cols) + col / 64] |= 1 << (col % 64);
-            let value = &next().to_le_bytes()[..element_bytes].iter().map(|b| b ^ 0x5a).collect::<Vec<_>>()[..];
+            let value =
+                &next().to_le_bytes()[..element_bytes].iter().map(|b| b ^ 0x5a).collect::<Vec<_>>()[..];
             let (low, high) = value.split_at(element_bytes - 1);
             made.values.extend(value);
             made.from_values[at..at + element_bytes].copy_from_slice(value);
             made.lows.extend(low);
             made.from_planes[at..at + element_bytes - 1].copy_from_slice(low);
-            if top % 64 == 0 {
+            if top.is_multiple_of(64) {
                 made.tops.push(0);
             }
             if next() % 256 < of_256[1] {

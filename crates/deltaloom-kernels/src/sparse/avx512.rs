@@ -5,14 +5,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{COL, NARROW_COLS, Narrow, Wide};
+use super::{COL, GROUP, Group, NARROW_COLS, Narrow, Wide, groups};
 
 /// Lanes of a vector.
 const LANES: usize = 16;
 /// Products that are computed before they are summed: half of a first cache.
 const BUFFER: usize = 4096;
-/// Tokens whose sums are kept in registers: four vectors.
-const GROUP: usize = 64;
 /// Rows whose sums are written before they are added.
 const ROWS: usize = 16;
 
@@ -23,13 +21,7 @@ const ROWS: usize = 16;
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt,fma"
 )]
-pub(super) unsafe fn add_narrow(
-    entries: &[Narrow],
-    ends: &[u32],
-    tokens: usize,
-    x: &[f32],
-    y: &mut [f32],
-) {
+pub(super) unsafe fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
     // SAFETY: as the caller says.
     unsafe {
         if tokens == 1 {
@@ -90,7 +82,11 @@ impl Entry for Narrow {
         let pairs = entries.cast::<u64>();
         // SAFETY: four entries are 16 bytes.
         let (four, low, high) = unsafe {
-            (_mm_loadu_si128(entries.cast()), pairs.read_unaligned() as usize, pairs.add(1).read_unaligned() as usize)
+            (
+                _mm_loadu_si128(entries.cast()),
+                pairs.read_unaligned() as usize,
+                pairs.add(1).read_unaligned() as usize,
+            )
         };
         let mask = cols - 1;
         let differences = _mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), four);
@@ -210,9 +206,9 @@ unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut 
             }
         }
     }
-    for i in whole..count {
-        // SAFETY: the column is below `cols`, and there is room.
-        unsafe { *products.add(i) = entries[i].difference() * *x.as_ptr().add(entries[i].col(cols)) };
+    for (i, entry) in entries.iter().enumerate().take(count).skip(whole) {
+        // SAFETY: there is room.
+        unsafe { *products.add(i) = entry.difference() * x[entry.col(cols)] };
     }
 }
 
@@ -254,7 +250,7 @@ unsafe fn sum_of(products: *const f32, count: usize) -> __m512 {
     };
     let mut at = 2 * LANES;
     while at < count {
-        let lanes = _bzhi_u32(u32::MAX, (count - at) .min(LANES) as u32) as __mmask16;
+        let lanes = _bzhi_u32(u32::MAX, (count - at).min(LANES) as u32) as __mmask16;
         // SAFETY: as above.
         sum = _mm512_add_ps(sum, unsafe { _mm512_maskz_loadu_ps(lanes, products.add(at)) });
         at += LANES;
@@ -283,7 +279,7 @@ fn add_totals([a, b, c, d]: [__m512; 4], y: &mut [f32]) {
     y.iter_mut().zip(all).for_each(|(y, total)| *y += total);
 }
 
-/// Several tokens: their sums stay in registers for a whole row, up to 64 at a time. Sums of some rows are written side by side before they are added to `y`: rows of less than a
+/// Several tokens: their sums stay in registers for a whole row, a group at a time, which is four vectors. Sums of some rows are written side by side before they are added to `y`: rows of less than a
 /// vector would else wait for each other, since what masks write cannot be read at once.
 ///
 /// # Safety
@@ -300,20 +296,19 @@ unsafe fn add_to_many<E: Entry>(
     let cols = x.len() / tokens;
     let (blocks, block) = (cols.div_ceil(block), block.min(cols));
     let mut sums = [0.0f32; (ROWS + 1) * GROUP];
-    for first in (0..tokens).step_by(GROUP) {
-        let width = (tokens - first).min(GROUP);
-        let last = _bzhi_u32(u32::MAX, (width - (width - 1) / LANES * LANES) as u32) as __mmask16;
-        for (y, panel) in y.chunks_mut(ROWS * tokens).zip(0..) {
-            for row in 0..y.len() / tokens {
+    for (Group { first, tokens, all_tokens }, x) in groups(tokens, x) {
+        let last = _bzhi_u32(u32::MAX, (tokens - (tokens - 1) / LANES * LANES) as u32) as __mmask16;
+        for (y, panel) in y.chunks_mut(ROWS * all_tokens).zip(0..) {
+            for row in 0..y.len() / all_tokens {
                 let ends = &ends[(panel * ROWS + row) * blocks..][..=blocks];
-                let sums = &mut sums[row * width..][..GROUP];
+                let sums = &mut sums[row * tokens..][..GROUP];
                 sums.fill(0.0);
                 for ([start, end], x) in ends.array_windows().zip(x.chunks_exact(block * tokens)) {
                     let run = &entries[*start as usize..*end as usize];
-                    let x = Columns { x: &x[first..], cols: block, tokens, last };
-                    // SAFETY: in each column the last vector of this group has the lanes `last`, and there are four vectors of sums.
+                    let x = Columns { x, cols: block, tokens, last };
+                    // SAFETY: in each column the last vector has the lanes `last`, and there are four vectors of sums.
                     unsafe {
-                        match width.div_ceil(LANES) {
+                        match tokens.div_ceil(LANES) {
                             1 => add_run::<E, 1, 4>(run, x, sums),
                             2 => add_run::<E, 2, 2>(run, x, sums),
                             3 => add_run::<E, 3, 2>(run, x, sums),
@@ -322,18 +317,18 @@ unsafe fn add_to_many<E: Entry>(
                     }
                 }
             }
-            if width == tokens {
+            if tokens == all_tokens {
                 y.iter_mut().zip(&sums).for_each(|(y, sum)| *y += sum);
                 continue;
             }
-            for (y, sums) in y.chunks_exact_mut(tokens).zip(sums.chunks_exact(width)) {
-                y[first..first + width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+            for (y, sums) in y.chunks_exact_mut(all_tokens).zip(sums.chunks_exact(tokens)) {
+                y[first..first + tokens].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         }
     }
 }
 
-/// Some tokens of a block of columns: those from the beginning of `x` on, of every `tokens`.
+/// A block of columns, `tokens` each.
 #[derive(Clone, Copy)]
 struct Columns<'a> {
     x: &'a [f32],

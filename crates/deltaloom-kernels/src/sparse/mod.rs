@@ -5,6 +5,9 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod transpose;
+
+pub use transpose::transpose;
 
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
@@ -114,39 +117,51 @@ fn filled_cols(cols: usize) -> usize {
     if cols < NARROW_COLS { cols.next_power_of_two() } else { cols.next_multiple_of(NARROW_COLS) }
 }
 
-/// Activations as the products want them: [columns, tokens], the columns filled up with zeros to a power of two below [`NARROW_COLS`] or to whole blocks.
+/// Tokens whose activations stand side by side.
+const GROUP: usize = 64;
+
+/// Activations as the products want them: of every 64 tokens, and of the rest, [columns, tokens], the columns filled up with zeros to a power of two below [`NARROW_COLS`] or to whole
+/// blocks. More tokens side by side would have columns that displace each other in the caches.
 ///
 /// # Panics
 /// When `x`, [tokens, cols], is not of whole tokens.
 #[must_use]
 pub fn token_contiguous(x: &[f32], cols: usize) -> Vec<f32> {
-    assert!(cols > 0 && x.len().is_multiple_of(cols));
-    let tokens = x.len() / cols;
-    let mut out = vec![0.0; filled_cols(cols) * tokens];
-    transpose(x, tokens, cols, &mut out[..cols * tokens]);
+    let mut out = Vec::new();
+    token_contiguous_into(x, cols, &mut out);
     out
 }
 
-/// Writes the transpose of `x`, [rows, cols], into `out`, [cols, rows].
+/// As [`token_contiguous`], into a list that is used again.
 ///
 /// # Panics
-/// When the lengths do not fit.
-pub fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
-    assert!(x.len() == rows * cols && out.len() == x.len());
-    if rows <= 1 || cols <= 1 {
-        return out.copy_from_slice(x);
+/// As [`token_contiguous`].
+pub fn token_contiguous_into(x: &[f32], cols: usize, out: &mut Vec<f32>) {
+    assert!(cols > 0 && x.len().is_multiple_of(cols));
+    let filled = filled_cols(cols);
+    out.resize(x.len() / cols * filled, 0.0);
+    for (x, out) in x.chunks(GROUP * cols).zip(out.chunks_mut(GROUP * filled)) {
+        let (columns, rest) = out.split_at_mut(x.len());
+        transpose(x, x.len() / cols, cols, columns);
+        rest.fill(0.0);
     }
-    // Squares whose lines stay in the first cache.
-    const SIDE: usize = 16;
-    for first_row in (0..rows).step_by(SIDE) {
-        for first_col in (0..cols).step_by(SIDE) {
-            for row in first_row..rows.min(first_row + SIDE) {
-                for col in first_col..cols.min(first_col + SIDE) {
-                    out[col * rows + row] = x[row * cols + col];
-                }
-            }
-        }
-    }
+}
+
+/// Products of some tokens: where the first one stands in each row of `y`, [rows, all tokens].
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    first: usize,
+    tokens: usize,
+    all_tokens: usize,
+}
+
+/// The groups of tokens and the activations of each.
+#[inline(always)]
+fn groups(all_tokens: usize, x: &[f32]) -> impl Iterator<Item = (Group, &[f32])> {
+    let cols = x.len() / all_tokens;
+    x.chunks(GROUP * cols)
+        .zip((0..).step_by(GROUP))
+        .map(move |(x, first)| (Group { first, tokens: x.len() / cols, all_tokens }, x))
 }
 
 /// Adds the products of differences with activations to `y`, [rows, tokens]; `x` is what [`token_contiguous`] gives.
@@ -224,12 +239,12 @@ fn add_wide_avx2(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &m
 
 #[inline(always)]
 fn add_narrow_body(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
-    add_body(entries, ends, NARROW_COLS * tokens, tokens, x, y, split_narrow);
+    add_body(entries, ends, NARROW_COLS, tokens, x, y, split_narrow);
 }
 
 #[inline(always)]
 fn add_wide_body(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
-    add_body(entries, ends, x.len(), tokens, x, y, split_wide);
+    add_body(entries, ends, x.len() / tokens, tokens, x, y, split_wide);
 }
 
 #[inline(always)]
@@ -253,46 +268,59 @@ fn add_body<E: Copy>(
     y: &mut [f32],
     split: impl Fn(E) -> (usize, f32) + Copy,
 ) {
-    let mut runs = ends.array_windows().map(|[start, end]| &entries[*start as usize..*end as usize]);
-    for y in y.chunks_exact_mut(tokens) {
-        for (x, run) in x.chunks(block).zip(&mut runs) {
-            let (wide, rest) = y.as_chunks_mut::<16>();
-            wide.iter_mut().enumerate().for_each(|(i, y)| add_run(run, tokens, &x[16 * i..], y, split));
-            let first = tokens - rest.len();
-            let (four, rest) = rest.as_chunks_mut::<4>();
-            four.iter_mut()
-                .enumerate()
-                .for_each(|(i, y)| add_run(run, tokens, &x[first + 4 * i..], y, split));
-            let first = tokens - rest.len();
-            let (one, _) = rest.as_chunks_mut::<1>();
-            one.iter_mut().enumerate().for_each(|(i, y)| add_run(run, tokens, &x[first + i..], y, split));
+    for (Group { first, tokens, all_tokens }, x) in groups(tokens, x) {
+        let blocks = (x.len() / tokens).div_ceil(block);
+        for (row, y) in y.chunks_exact_mut(all_tokens).enumerate() {
+            let y = &mut y[first..][..tokens];
+            for (i, [start, end]) in ends[row * blocks..][..=blocks].array_windows().enumerate() {
+                let (run, x) = (&entries[*start as usize..*end as usize], &x[i * block * tokens..]);
+                let (wide, rest) = y.as_chunks_mut::<16>();
+                for (i, y) in wide.iter_mut().enumerate() {
+                    add_run::<E, 16, 2>(run, tokens, &x[16 * i..], y, split);
+                }
+                let first = tokens - rest.len();
+                let (four, rest) = rest.as_chunks_mut::<4>();
+                for (i, y) in four.iter_mut().enumerate() {
+                    add_run::<E, 4, 4>(run, tokens, &x[first + 4 * i..], y, split);
+                }
+                let first = tokens - rest.len();
+                for (i, y) in rest.iter_mut().enumerate() {
+                    add_run::<E, 1, 4>(run, tokens, &x[first + i..], std::array::from_mut(y), split);
+                }
+            }
         }
     }
 }
 
-/// Adds the products of a run with `T` tokens of every `tokens`. Two sums are under way, so that an addition need not wait for the one before.
+/// Sums as values, which stay in registers.
 #[inline(always)]
-fn add_run<E: Copy, const T: usize>(
+fn plus<const T: usize>(mut sums: [f32; T], difference: f32, x: &[f32; T]) -> [f32; T] {
+    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += difference * x);
+    sums
+}
+
+/// Adds the products of a run with `T` tokens of every `tokens`. `U` sums are under way, so that an addition need not wait for the one before.
+#[inline(always)]
+fn add_run<E: Copy, const T: usize, const U: usize>(
     run: &[E],
     tokens: usize,
     x: &[f32],
     y: &mut [f32; T],
     split: impl Fn(E) -> (usize, f32),
 ) {
-    let mut sums = [[0.0f32; T]; 2];
+    let mut sums = [[0.0f32; T]; U];
     let mut add = |sum: usize, entry: E| {
         let (col, difference) = split(entry);
-        let x = &x[col * tokens..][..T];
-        sums[sum].iter_mut().zip(x).for_each(|(sum, x)| *sum += difference * x);
+        let (x, _) = x[col * tokens..].as_chunks::<T>();
+        sums[sum] = plus(sums[sum], difference, &x[0]);
     };
-    let (pairs, last) = run.as_chunks::<2>();
-    for [a, b] in pairs {
-        add(0, *a);
-        add(1, *b);
+    let (groups, last) = run.as_chunks::<U>();
+    for group in groups {
+        group.iter().enumerate().for_each(|(sum, entry)| add(sum, *entry));
     }
     last.iter().for_each(|entry| add(0, *entry));
-    let [a, b] = sums;
-    y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y += a + b);
+    let total = sums.iter().fold([0.0; T], |total, sum| plus(total, 1.0, sum));
+    *y = plus(*y, 1.0, &total);
 }
 
 /// Turns rows of a base in FP32, `cols` elements each, into the rows that the differences lead to: exactly.
@@ -368,30 +396,30 @@ mod tests {
     }
 
     /// The next of a row of random numbers of 31 bits.
-    fn random(seed: &mut u64) -> u64 {
+    fn random(seed: &mut u64) -> u32 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *seed >> 33
+        u32::try_from(*seed >> 33).unwrap()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn products_are_those_of_an_obvious_loop_on_every_isa_and_however_rows_are_split(
-            rows in 0usize..11, cols in prop_oneof![1usize..900, 4090usize..4100, 8000usize..9000], tokens in prop_oneof![1usize..3, 1usize..40, 60usize..140], one_in in prop_oneof![1u64..4, 20u64..60], mut seed in any::<u64>(), split in 0usize..11,
+            rows in 0usize..11, cols in prop_oneof![1usize..900, 4090usize..4100, 8000usize..9000], tokens in prop_oneof![1usize..3, 1usize..40, 60usize..140], one_in in prop_oneof![1u32..4, 20u32..60], mut seed in any::<u64>(), split in 0usize..11,
         ) {
             let tokens = if cols > 900 { tokens % 20 + 1 } else { tokens };
             let (mut narrows, mut wides) = (Vec::new(), Vec::new());
             let (mut narrow_ends, mut wide_ends) = (vec![0], vec![0]);
             let mut expected = vec![0.0f64; rows * tokens];
             let mut sizes = vec![1e-3; rows * tokens];
-            let x: Vec<f32> = (0..tokens * cols).map(|_| random(&mut seed) as i32 as f32 / 2f32.powi(31) - 0.5).collect();
+            let x: Vec<f32> = (0..tokens * cols).map(|_| random(&mut seed) as f32 / 2f32.powi(31) - 0.5).collect();
             for row in 0..rows {
                 for col in 0..cols {
                     if col > 0 && col % NARROW_COLS == 0 {
                         narrow_ends.push(u32::try_from(narrows.len()).unwrap());
                     }
-                    if random(&mut seed) % one_in == 0 {
-                        let value = f32::from_bits(random(&mut seed) as u32 & 0x807f_f000 | 0x3c00_0000);
+                    if random(&mut seed).is_multiple_of(one_in) {
+                        let value = f32::from_bits((random(&mut seed) << 1 & 0x807f_f000) | 0x3c00_0000);
                         narrows.push(narrow(u16::try_from(col % NARROW_COLS).unwrap(), value));
                         wides.push(wide(u32::try_from(col).unwrap(), value));
                         for token in 0..tokens {
@@ -405,6 +433,9 @@ mod tests {
                 wide_ends.push(u32::try_from(wides.len()).unwrap());
             }
             let contiguous = token_contiguous(&x, cols);
+            let mut again = vec![7.0; 1000];
+            token_contiguous_into(&x, cols, &mut again);
+            prop_assert!(again == contiguous);
             for_each_isa(|isa| {
                 let blocks = cols.div_ceil(NARROW_COLS);
                 let narrow = |from: usize, to: usize| Differences::Narrow { entries: &narrows, ends: &narrow_ends[from * blocks..=to * blocks] };

@@ -1,6 +1,7 @@
 //! Matrices that lie in memory as they are, and products with rows of weights however those were made.
 //! It knows nothing of bases.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::tensor::{DType, TensorInfo};
 
-/// From this many tokens on, fast products go through a blocked matrix product.
-const BLOCKED_TOKENS: usize = 8;
+/// From this many tokens on, fast products go through a blocked matrix product: with 8 tokens widening rows for it costs more than it gains, with 16 both take as long.
+const BLOCKED_TOKENS: usize = 16;
 /// Numbers of a panel that is widened for a blocked product: 1 MiB.
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
@@ -211,6 +212,17 @@ pub(crate) enum Rows<'a> {
     Widened,
 }
 
+impl<'a> Rows<'a> {
+    /// The rows in the matrix's own type, unless they are in FP32; `made` is the panel's memory.
+    fn bytes(self, made: &'a [u8], len: usize) -> Option<&'a [u8]> {
+        match self {
+            Self::Ready(bytes) => Some(bytes),
+            Self::Patched => Some(&made[..len]),
+            Self::Widened => None,
+        }
+    }
+}
+
 /// Memory for rows that are made.
 #[derive(Debug, Default)]
 pub(crate) struct Panel {
@@ -227,6 +239,34 @@ impl Panel {
     /// The first `len` numbers, which may hold anything.
     pub(super) fn numbers(&mut self, len: usize) -> &mut [f32] {
         grown(&mut self.numbers, len)
+    }
+}
+
+/// Most bytes of a panel that a thread keeps: fresh memory has its pages cleared, which takes longer than a small product.
+const KEPT_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static KEPT: RefCell<Panel> = RefCell::default();
+}
+
+/// A panel that is used again on the thread that drops it.
+struct KeptPanel(Panel);
+
+impl KeptPanel {
+    fn take() -> Self {
+        // While a thread ends, what it kept is gone already.
+        Self(KEPT.try_with(RefCell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for KeptPanel {
+    fn drop(&mut self) {
+        let panel = std::mem::take(&mut self.0);
+        let bytes = panel.bytes.capacity() + panel.numbers.capacity() * size_of::<f32>();
+        if bytes <= KEPT_BYTES {
+            // An error means that the thread ends, and the panel with it.
+            KEPT.try_with(|kept| *kept.borrow_mut() = panel).unwrap_or_default();
+        }
     }
 }
 
@@ -249,7 +289,7 @@ pub(crate) fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> us
         BLOCKED_PANEL_ELEMS / shape.cols.max(1)
     } else {
         // What the product of a panel reads again and again grows with the tokens.
-        PANEL_BYTES * tokens.clamp(1, BLOCKED_TOKENS) / row_bytes
+        PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
     };
     // A multiple of what the kernels take at a time.
     (rows / 16 * 16).clamp(16, shape.rows.max(16))
@@ -282,23 +322,60 @@ pub(crate) fn multiply_by<'a>(
         y.fill(0.0);
         return Ok(());
     }
+    if is_blocked(tokens, run) {
+        blocked(shape, rows_per_panel, tokens, x, y, run, make)?;
+        let exact = Run { mode: Mode::BitExact, ..*run };
+        return redo_not_finite(shape, x, y, |x, y| {
+            multiply_by(shape, rows_per_panel, 1, x, y, &exact, make)
+        });
+    }
     let each = |(number, y): (usize, &mut [f32]), panel: &mut Panel| {
         let start = number * rows_per_panel;
         let made = make(start..start + y.len() / tokens, panel)?;
-        product(shape, made, panel, tokens, x, y, run);
+        product(shape, made, panel, x, y, run);
         Ok(())
     };
     if tokens == 1 {
-        return in_panels(shape, rows_per_panel, 1, y, each);
+        return in_panels(shape, tokens, y.chunks_mut(rows_per_panel), each);
     }
     let mut by_row = vec![0.0; y.len()];
-    in_panels(shape, rows_per_panel, tokens, &mut by_row, each)?;
-    run.time(Phase::Finish, || transpose(&by_row, tokens, y));
-    if !is_blocked(tokens, run) {
-        return Ok(());
+    in_panels(shape, tokens, by_row.chunks_mut(rows_per_panel * tokens), each)?;
+    run.time(Phase::Finish, || transpose_into(&by_row, tokens, y, |y, value| *y = value));
+    Ok(())
+}
+
+/// Products of many tokens: each panel is widened, multiplied as a matrix and written where it belongs.
+fn blocked<'a>(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: &(dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync),
+) -> Result<()> {
+    let cols = shape.cols;
+    let x = MatRef::from_column_major_slice(x, cols, tokens);
+    let mut rest = MatMut::from_column_major_slice_mut(y, shape.rows, tokens);
+    let mut parts = Vec::with_capacity(shape.rows.div_ceil(rows_per_panel));
+    while rest.nrows() > 0 {
+        let rows = rows_per_panel.min(rest.nrows());
+        let (part, after) = rest.split_at_row_mut(rows);
+        parts.push(part);
+        rest = after;
     }
-    let exact = Run { mode: Mode::BitExact, ..*run };
-    redo_not_finite(shape, x, y, |x, y| multiply_by(shape, rows_per_panel, 1, x, y, &exact, make))
+    in_panels(shape, tokens, parts.into_iter(), |(number, y), panel| {
+        let (start, rows) = (number * rows_per_panel, y.nrows());
+        let made = make(start..start + rows, panel)?;
+        let Panel { bytes, numbers } = panel;
+        if let Some(bytes) = made.bytes(bytes, rows * shape.row_bytes()) {
+            let numbers = grown(numbers, rows * cols);
+            run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
+        }
+        let weights = MatRef::from_row_major_slice(&numbers[..rows * cols], rows, cols);
+        run.time(Phase::Multiply, || matmul(y, Accum::Replace, weights, x, 1.0, Par::Seq));
+        Ok(())
+    })
 }
 
 /// Computes tokens again whose results are not all finite: they may have become so on the way, and NaNs and infinities must be those of the dense product.
@@ -315,61 +392,44 @@ pub(super) fn redo_not_finite(
 /// Elements times tokens from which on threads share the work of a product.
 const SHARED_WORK: usize = 1 << 19;
 
-fn in_panels(
+/// Does something with the results of every panel, on all threads if that is worth it.
+fn in_panels<Y: Send>(
     shape: MatrixShape,
-    rows_per_panel: usize,
     tokens: usize,
-    y: &mut [f32],
-    each: impl Fn((usize, &mut [f32]), &mut Panel) -> Result<()> + Sync,
+    parts: impl ExactSizeIterator<Item = Y> + Send,
+    each: impl Fn((usize, Y), &mut Panel) -> Result<()> + Sync,
 ) -> Result<()> {
     use rayon::prelude::*;
-    let len = rows_per_panel * tokens;
     let work = shape.rows.saturating_mul(shape.cols).saturating_mul(tokens);
-    if work < SHARED_WORK || y.len() <= len || rayon::current_num_threads() == 1 {
-        let mut panel = Panel::default();
-        return y.chunks_mut(len).enumerate().try_for_each(|part| each(part, &mut panel));
+    if work < SHARED_WORK || parts.len() == 1 || rayon::current_num_threads() == 1 {
+        let mut panel = KeptPanel::take();
+        return parts.enumerate().try_for_each(|part| each(part, &mut panel.0));
     }
-    let parts = y.par_chunks_mut(len).enumerate();
-    parts.try_for_each_init(Panel::default, |panel, part| each(part, panel))
+    let parts: Vec<_> = parts.enumerate().collect();
+    parts.into_par_iter().try_for_each_init(KeptPanel::take, |panel, part| each(part, &mut panel.0))
 }
 
 /// Products of the rows of a panel: `y` is [rows, tokens].
-fn product(
-    shape: MatrixShape,
-    made: Rows<'_>,
-    panel: &mut Panel,
-    tokens: usize,
-    x: &[f32],
-    y: &mut [f32],
-    run: &Run<'_>,
-) {
-    let (rows, cols) = (y.len() / tokens, shape.cols);
+fn product(shape: MatrixShape, made: Rows<'_>, panel: &mut Panel, x: &[f32], y: &mut [f32], run: &Run<'_>) {
+    let (cols, rows) = (shape.cols, y.len() * shape.cols / x.len());
     let Panel { bytes, numbers } = panel;
-    let bytes = match made {
-        Rows::Ready(bytes) => Some(bytes),
-        Rows::Patched => Some(&bytes[..rows * shape.row_bytes()]),
-        Rows::Widened => None,
-    };
-    if is_blocked(tokens, run) {
-        if let Some(bytes) = bytes {
-            let numbers = grown(numbers, rows * cols);
-            run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
-        }
-        let weights = MatRef::from_row_major_slice(&numbers[..rows * cols], rows, cols);
-        let x = MatRef::from_column_major_slice(x, cols, tokens);
-        let y = MatMut::from_row_major_slice_mut(y, rows, tokens);
-        return run.time(Phase::Multiply, || matmul(y, Accum::Replace, weights, x, 1.0, Par::Seq));
-    }
-    run.time(Phase::Multiply, || match bytes {
+    run.time(Phase::Multiply, || match made.bytes(bytes, rows * shape.row_bytes()) {
         Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
         None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
     });
 }
 
-/// [rows, tokens] to [tokens, rows].
-pub(super) fn transpose(by_row: &[f32], tokens: usize, y: &mut [f32]) {
+/// Rows and tokens of a block that is transposed at a time: a line of memory of each token.
+const TRANSPOSED_ROWS: usize = 16;
+
+/// Hands each of `y` [tokens, rows] its value of `by_row` [rows, tokens].
+pub(super) fn transpose_into(by_row: &[f32], tokens: usize, y: &mut [f32], put: impl Fn(&mut f32, f32)) {
     let rows = by_row.len() / tokens;
-    for (token, y) in y.chunks_exact_mut(rows).enumerate() {
-        y.iter_mut().zip(by_row.chunks_exact(tokens)).for_each(|(y, row)| *y = row[token]);
+    for (block, by_row) in by_row.chunks(TRANSPOSED_ROWS * tokens).enumerate() {
+        let start = block * TRANSPOSED_ROWS;
+        for (token, y) in y.chunks_exact_mut(rows).enumerate() {
+            let column = by_row[token..].iter().step_by(tokens);
+            y[start..].iter_mut().zip(column).for_each(|(y, value)| put(y, *value));
+        }
     }
 }

@@ -236,7 +236,9 @@ impl PackedMatrix {
                     run.time(Phase::Decode, || tiles.rows_into(shape, rows, out))?;
                     Ok(Rows::Patched)
                 };
-                multiply_by(shape, tiles.rows_per_tile(), tokens, x, y, run, &decode)
+                // Whole tiles, and as many as a product of many tokens wants.
+                let rows = panel_rows(shape, tokens, run).next_multiple_of(tiles.rows_per_tile());
+                multiply_by(shape, rows, tokens, x, y, run, &decode)
             }
         }
     }

@@ -9,6 +9,7 @@ mod forms;
 pub mod layer;
 mod matrix;
 mod shared;
+pub mod simhash;
 mod timing;
 
 pub use dense::{DenseMatrix, MatrixShape, WeightType};

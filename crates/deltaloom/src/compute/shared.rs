@@ -4,7 +4,7 @@
 use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous};
 use rayon::prelude::*;
 
-use super::dense::{DenseMatrix, redo_not_finite, transpose};
+use super::dense::{DenseMatrix, redo_not_finite, transpose_into};
 use super::forms::Csr;
 use super::matrix::{Form, PackedMatrix};
 use super::{Mode, Phase, Run};
@@ -127,9 +127,7 @@ pub(super) fn add_differences(
         let mut by_row = vec![0.0; y.len()];
         run.time(Phase::Multiply, || in_row_panels(csr, tokens, &columns, &mut by_row));
         run.time(Phase::Finish, || {
-            let mut added = vec![0.0; y.len()];
-            transpose(&by_row, tokens, &mut added);
-            y.iter_mut().zip(&added).for_each(|(y, added)| *y += added);
+            transpose_into(&by_row, tokens, y, |y, added| *y += added);
         });
     }
     let exact = Run { mode: Mode::BitExact, ..*run };

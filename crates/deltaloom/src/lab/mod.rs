@@ -9,5 +9,6 @@ pub mod layer;
 pub mod matmul;
 pub mod positions;
 pub mod reference;
+pub mod simhash;
 pub mod statistics;
 pub mod timing;

@@ -48,7 +48,7 @@ pub(crate) struct MatmulArguments {
     /// Numbers of tokens
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     pub(crate) tokens: Vec<usize>,
-    /// all, ours, rivals, or names of forms; raw is always measured
+    /// all, ours, zstd, or names of forms; raw is always measured
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub(crate) forms: Vec<String>,
     /// What of a product may depend on how it is computed: nothing, or the last bits

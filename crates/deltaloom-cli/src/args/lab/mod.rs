@@ -2,6 +2,7 @@
 
 pub(crate) mod layer;
 pub(crate) mod matmul;
+pub(crate) mod simhash;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ pub(crate) enum Experiment {
     Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
     Tpde(TpdeArguments),
+    #[command(name = "simhash")]
+    SimHash(Box<simhash::SimHashArguments>),
 }
 
 /// Code the positions of set bits by the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta, by methods of our own, and compress the data itself beside them.

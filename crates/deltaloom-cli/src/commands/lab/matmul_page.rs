@@ -21,7 +21,8 @@ pub(super) fn page(report: &MatmulReport) -> Page {
     }
     sections.push(Section {
         heading: "All products".into(),
-        text: "Phases are means of runs of their own, since noting the time costs some.".into(),
+        text: "Phases are those of the fastest of a few runs of their own, since noting the time costs some."
+            .into(),
         figure: None,
         table: Some(products(report)),
     });

@@ -6,6 +6,8 @@ mod matmul;
 mod matmul_page;
 pub(crate) mod page;
 mod positions;
+mod simhash;
+mod simhash_page;
 mod tpde;
 
 pub(crate) use tpde::{Adaptive, MethodName};
@@ -21,5 +23,6 @@ pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
         Experiment::Matmul(arguments) => matmul::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
+        Experiment::SimHash(arguments) => simhash::run(arguments),
     }
 }

@@ -7,11 +7,12 @@ use std::time::Instant;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
+use super::super::clock::Clock;
 use super::goals;
 use super::pair::{Pair, normal};
 use super::report::{MatmulReport, ProductReport, WayReport, mode_name};
 use super::way::{Prepared, Way};
-use crate::compute::{DenseMatrix, Mode, Run, Timers, Times, WeightType};
+use crate::compute::{DenseMatrix, Mode, Run, Timers, WeightType};
 use crate::error::{Error, Result};
 use crate::pipeline::with_threads;
 use crate::progress::{Progress, check_cancelled};
@@ -25,7 +26,7 @@ const REPEATS: u32 = 400;
 /// Most tokens.
 const TOKENS: usize = 4096;
 /// Runs in which phases are timed.
-const PHASE_RUNS: u32 = 5;
+const PHASE_RUNS: usize = 7;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -152,15 +153,13 @@ impl<'a> Measurement<'a> {
         let mut rows = Vec::new();
         for (i, (way, prepared)) in self.ways.iter().enumerate().filter(|(_, (way, _))| way.has_mode(mode)) {
             prepared.begin(&reference.base, &mut y);
-            let start = Instant::now();
-            prepared.product(&reference.x, &mut y, &run)?;
-            let seconds = start.elapsed().as_secs_f64();
+            let seconds = sample(1, || prepared.product(&reference.x, &mut y, &run))?;
             let error = reference.error(&y, mode);
             rows.push(Row { index: i, way: *way, error, repeats: repeats(seconds), samples: Vec::new() });
             self.passed(tokens)?;
         }
         let len_bytes = self.copy.len();
-        let mut copy_repeats = 1;
+        let mut copy_repeats = 2;
         for round in 0..self.options.rounds {
             // Another one begins each time.
             let count = rows.len();
@@ -199,18 +198,13 @@ impl<'a> Measurement<'a> {
         let (timers, prepared) = (Timers::default(), &self.ways[row.index].1);
         let timed = Run::new(mode).timed_by(&timers);
         prepared.begin(&reference.base, y);
+        let mut runs = Vec::new();
         for _ in 0..PHASE_RUNS {
             prepared.product(&reference.x, y, &timed)?;
+            runs.push(timers.take());
         }
-        let sums = timers.take();
-        let mean = |sum: f64| sum / f64::from(PHASE_RUNS);
-        let phases = Times {
-            load: mean(sums.load),
-            decode: mean(sums.decode),
-            patch: mean(sums.patch),
-            multiply: mean(sums.multiply),
-            finish: mean(sums.finish),
-        };
+        // Phases are timed on the wall: the fastest run was disturbed least.
+        let phases = runs.into_iter().min_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         let times_raw = row.samples.iter().zip(raw).map(|(seconds, raw)| seconds / raw).collect();
         let median_seconds = median(row.samples);
         let elems = number((shape.rows * shape.cols) as u64);
@@ -273,7 +267,7 @@ impl Reference {
     /// The largest error as a share of the sum of the absolute products: 0 where bits are equal, infinite where they should be and are not.
     fn error(&self, y: &[f32], mode: Mode) -> f64 {
         let errors = y.iter().zip(&self.dense).zip(&self.absolute).map(|((y, dense), absolute)| {
-            if y.to_bits() == dense.to_bits() || y.is_nan() && dense.is_nan() {
+            if y.to_bits() == dense.to_bits() || (y.is_nan() && dense.is_nan()) {
                 return 0.0;
             }
             let error = (f64::from(*y) - f64::from(*dense)).abs() / f64::from(*absolute);
@@ -295,13 +289,21 @@ fn absolute(matrix: &DenseMatrix) -> Result<DenseMatrix> {
     DenseMatrix::new(shape.rows, shape.cols, shape.weight, bytes)
 }
 
-/// Seconds of a product, the mean of so many.
+/// Seconds of a product, the mean of so many: processor time on one thread, which other work on the machine does not lengthen, on several the time on the wall.
 fn sample(repeats: u32, mut product: impl FnMut() -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
+    if repeats > 1 {
+        // What fits into a cache is brought there first: forms that share the base with the one before would find it there.
+        product()?;
+    }
+    let (wall, processor) = (Instant::now(), Clock::start());
     for _ in 0..repeats {
         product()?;
     }
-    Ok(start.elapsed().as_secs_f64() / f64::from(repeats))
+    let seconds = match rayon::current_num_threads() {
+        1 => processor.seconds(),
+        _ => wall.elapsed().as_secs_f64(),
+    };
+    Ok(seconds / f64::from(repeats))
 }
 
 /// How often something that takes so long is repeated.

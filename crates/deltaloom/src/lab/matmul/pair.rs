@@ -57,7 +57,7 @@ impl Pair {
             let word = random.next_u64();
             // The low bits decide whether, the others by how many ULPs.
             let step = if unit(word << 32) < changed { 1 + (word >> 34).trailing_zeros().min(3) } else { 0 };
-            let is_up = word >> 33 & 1 == 0;
+            let is_up = (word >> 33) & 1 == 0;
             let moved = |bits: u32, unit: u32| {
                 if is_up || bits << 1 < 16 * unit { bits + step * unit } else { bits - step * unit }
             };
@@ -75,7 +75,7 @@ impl Pair {
         }
         let base = DenseMatrix::new(rows, cols, weight, base)?;
         let tuned = DenseMatrix::new(rows, cols, weight, tuned)?;
-        let source = format!("made: {:.4} of weights change, seed {seed}", changed);
+        let source = format!("made: {changed:.4} of weights change, seed {seed}");
         Self::packed(source, true, "weight".into(), base, tuned)
     }
 

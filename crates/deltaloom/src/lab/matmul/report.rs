@@ -50,7 +50,7 @@ pub struct MatmulReport {
 pub struct WayReport {
     /// Its name.
     pub way: &'static str,
-    /// dense, ours, part or rival.
+    /// dense, ours, part or zstd.
     pub group: &'static str,
     /// Bytes of memory that it takes, the base not counted.
     pub resident_bytes: Option<u64>,
@@ -69,7 +69,7 @@ pub struct ProductReport {
     pub mode: &'static str,
     /// Tokens.
     pub tokens: usize,
-    /// Median over the rounds.
+    /// Median over the rounds: processor time on one thread, time on the wall on several.
     pub median_seconds: f64,
     /// Median over the rounds of the quotient to raw in the same round.
     pub times_raw: Option<f64>,
@@ -77,7 +77,7 @@ pub struct ProductReport {
     pub weight_bytes_per_second: f64,
     /// Two operations for each weight and token, per second of the median.
     pub flops_per_second: f64,
-    /// Seconds in each phase, means of runs of their own: noting the time costs some.
+    /// Seconds in each phase, of the fastest of a few runs of their own, on the wall: noting the time costs some.
     pub phases: Times,
     /// Largest error, as a share of the sum of the absolute products; 0 where all bits are equal.
     pub error: f64,

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
-
 use super::*;
 use crate::compute::{Mode, WeightType};
 use crate::progress::Silent;

@@ -1,8 +1,8 @@
 //! The ways of multiplying a fine-tune's matrix, and one matrix made ready for each of them.
 //! It takes no time.
 
+use super::compressed::{Compressed, Cut};
 use super::pair::Pair;
-use super::rival::{Cut, Rival};
 use crate::compute::{Choice, Form, Mode, PackedMatrix, Run};
 use crate::error::{Error, Result};
 
@@ -50,18 +50,18 @@ impl Way {
         }
     }
 
-    /// dense, ours, part (of a product) or rival.
+    /// dense, ours, part (of a product) or zstd.
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
             Self::Raw => "dense",
             Self::Ours(_) => "ours",
             Self::Differences => "part",
-            Self::ZstdTiles | Self::XorZstdTiles | Self::XorZstdBlocks => "rival",
+            Self::ZstdTiles | Self::XorZstdTiles | Self::XorZstdBlocks => "zstd",
         }
     }
 
-    /// The ways of a name: one, or those of `all`, `ours` and `rivals`.
+    /// The ways of a name: one, or those of `all`, `ours` and `zstd`.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a name that none has.
@@ -69,14 +69,14 @@ impl Way {
         let of_name = |way: &Self| match name {
             "all" => true,
             "ours" => matches!(way.group(), "ours" | "part"),
-            "rivals" => way.group() == "rival",
+            "zstd" => way.group() == "zstd",
             name => way.name() == name,
         };
         let found: Vec<_> = Self::ALL.into_iter().filter(of_name).collect();
         if found.is_empty() {
             let names = Self::ALL.map(Self::name).join(", ");
             return Err(Error::InvalidArgument(format!(
-                "there is no form {name:?}; there are all, ours, rivals, {names}"
+                "there is no form {name:?}; there are all, ours, zstd, {names}"
             )));
         }
         Ok(found)
@@ -92,7 +92,7 @@ impl Way {
 pub(super) enum Prepared {
     Matrix(PackedMatrix),
     Differences(PackedMatrix),
-    Rival(Rival),
+    Compressed(Compressed),
 }
 
 impl Prepared {
@@ -106,9 +106,13 @@ impl Prepared {
             }
             Way::Ours(form) => Self::Matrix(packed(form)?),
             Way::Differences => Self::Differences(packed(Form::Csr)?),
-            Way::ZstdTiles => Self::Rival(Rival::new(None, &pair.tuned, Cut::Tiles)?),
-            Way::XorZstdTiles => Self::Rival(Rival::new(Some(&pair.base), &pair.tuned, Cut::Tiles)?),
-            Way::XorZstdBlocks => Self::Rival(Rival::new(Some(&pair.base), &pair.tuned, Cut::Blocks)?),
+            Way::ZstdTiles => Self::Compressed(Compressed::new(None, &pair.tuned, Cut::Tiles)?),
+            Way::XorZstdTiles => {
+                Self::Compressed(Compressed::new(Some(&pair.base), &pair.tuned, Cut::Tiles)?)
+            }
+            Way::XorZstdBlocks => {
+                Self::Compressed(Compressed::new(Some(&pair.base), &pair.tuned, Cut::Blocks)?)
+            }
         })
     }
 
@@ -116,7 +120,7 @@ impl Prepared {
     pub(super) fn resident_bytes(&self) -> u64 {
         match self {
             Self::Matrix(matrix) | Self::Differences(matrix) => matrix.resident_bytes(),
-            Self::Rival(rival) => rival.resident_bytes(),
+            Self::Compressed(compressed) => compressed.resident_bytes(),
         }
     }
 
@@ -125,7 +129,7 @@ impl Prepared {
         match self {
             Self::Matrix(matrix) => matrix.matmul(x, y, run),
             Self::Differences(matrix) => matrix.add_differences(x, y, run),
-            Self::Rival(rival) => rival.matmul(x, y, run),
+            Self::Compressed(compressed) => compressed.matmul(x, y, run),
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) enum Cut {
 }
 
 /// A compressed matrix.
-pub(super) struct Rival {
+pub(super) struct Compressed {
     shape: MatrixShape,
     /// What was XORed with it.
     base: Option<DenseMatrix>,
@@ -41,7 +41,7 @@ pub(super) struct Rival {
     decoders: Mutex<Vec<(Decompressor<'static>, Vec<u8>)>>,
 }
 
-impl Rival {
+impl Compressed {
     pub(super) fn new(base: Option<&DenseMatrix>, tuned: &DenseMatrix, cut: Cut) -> Result<Self> {
         let shape = tuned.shape();
         let row_bytes = shape.row_bytes();
@@ -51,9 +51,9 @@ impl Rival {
         };
         let (frames, ends, decoders) = (Vec::new(), vec![0], Mutex::default());
         let base = base.cloned();
-        let mut rival = Self { shape, base, piece_rows, piece_row_bytes, frames, ends, decoders };
-        rival.compress(tuned)?;
-        Ok(rival)
+        let mut compressed = Self { shape, base, piece_rows, piece_row_bytes, frames, ends, decoders };
+        compressed.compress(tuned)?;
+        Ok(compressed)
     }
 
     fn compress(&mut self, tuned: &DenseMatrix) -> Result<()> {
