@@ -43,7 +43,7 @@ pub(super) fn page(name: &str, case: &LayerCase, report: &LayerReport) -> Result
     Ok(Page {
         title: format!("A layer on packed weights: {name}"),
         subtitle: format!(
-            "{verdict}\n\n{} repeats on {} threads, {}. `deltaloom lab layer` made this page.",
+            "{verdict}\n\nRepeats: {}, threads: {}, {}. `deltaloom lab layer` made this page.",
             report.repeats, report.threads, report.isa
         ),
         sections,
@@ -60,6 +60,10 @@ fn tokens(report: &LayerReport) -> Vec<usize> {
 #[expect(clippy::cast_precision_loss, reason = "numbers to look at")]
 fn number(count: u64) -> f64 {
     count as f64
+}
+
+fn count(tokens: usize) -> String {
+    if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
 }
 
 fn whole(count: usize) -> f64 {
@@ -156,7 +160,7 @@ fn restored(report: &LayerReport) -> Section {
         row.extend(values.iter().copied().chain(totals).map(|time| Cell::Value(time, Unit::Seconds)));
         row.push(Cell::text(if run.is_bit_exact { "yes" } else { "no" }));
         table.rows.push(row);
-        bars.push(Bar { name: format!("{}, {} tokens", run.stored, run.tokens), values });
+        bars.push(Bar { name: format!("{}, {}", run.stored, count(run.tokens)), values });
     }
     let figure = Bars {
         axis: Axis::linear("seconds", Unit::Seconds),
@@ -220,7 +224,7 @@ fn forms(report: &LayerReport) -> Section {
     }
     let figure = Bars {
         axis: Axis::linear("median time over that of the fine-tune's own weights", Unit::Ratio),
-        parts: tokens.iter().map(|tokens| format!("{tokens} tokens")).collect(),
+        parts: tokens.iter().map(|tokens| count(*tokens)).collect(),
         bars,
         arrangement: Arrangement::Beside,
     };
@@ -258,7 +262,7 @@ fn phases(report: &LayerReport, tokens: usize) -> Section {
     };
     let text = "Load is reading the index, finding the base's tensors and building the form; between are norms, attention between its projections, activations and biases. Threads add up what they do at once. The last two columns of the table are bounds: the total if nothing had to be patched, and if nothing had to be patched or decoded.";
     Section {
-        heading: format!("Phases, {tokens} tokens"),
+        heading: format!("Phases, {}", count(tokens)),
         text: text.to_owned(),
         figure: Some(Figure::Bars(figure)),
         table: Some(table),
@@ -298,9 +302,9 @@ fn parameters(report: &LayerReport) -> Option<Section> {
     Some(Section {
         heading: "Parameters".to_owned(),
         text: format!(
-            "Where the time of the form `{}` goes at {} tokens, the hottest parameter first; other runs are in the table.",
+            "Where the time of the form `{}` goes at {}, the hottest parameter first; other runs are in the table.",
             label(run),
-            run.tokens
+            count(run.tokens)
         ),
         figure: Some(Figure::Bars(figure)),
         table: Some(table),
