@@ -6,6 +6,7 @@
 
 mod dense;
 mod forms;
+pub mod layer;
 mod matrix;
 mod shared;
 mod timing;

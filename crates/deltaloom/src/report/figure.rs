@@ -160,6 +160,15 @@ pub struct HeatMap {
     pub rows: Vec<(String, Vec<Option<f64>>)>,
 }
 
+/// A heat map of the whole, and pictures of its parts in more detail. A page shows them folded away; a file of its own has the whole alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Zoom {
+    /// All of it.
+    pub whole: HeatMap,
+    /// Name and picture of each part.
+    pub parts: Vec<(String, Figure)>,
+}
+
 /// How often values lie in intervals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
@@ -208,6 +217,8 @@ pub enum Figure {
     Stacks(Stacks),
     /// Colours in rows and columns.
     HeatMap(HeatMap),
+    /// Colours in rows and columns, and parts of them.
+    Zoom(Zoom),
     /// Frequencies.
     Histogram(Histogram),
     /// Named points.

@@ -12,7 +12,7 @@ mod weights;
 
 pub use figure::{
     Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Histogram, Lines, Mark, Panels, Point,
-    Scale, Scatter, Stacks, Unit,
+    Scale, Scatter, Stacks, Unit, Zoom,
 };
 pub use health::{
     Health, Layer, LayerHealth, LayerKind, StepHealth, StepRecord, TensorRecord, Warning, WarningKind,

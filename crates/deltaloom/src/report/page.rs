@@ -209,6 +209,15 @@ impl Section {
         if let Some(figure) = &self.figure {
             let picture = svg::within_page(figure, &self.heading);
             let _ = write!(out, "<figure class=\"scroll\">\n{picture}</figure>\n");
+            let parts = if let Figure::Zoom(zoom) = figure { &zoom.parts[..] } else { &[] };
+            for (name, part) in parts {
+                let picture = svg::within_page(part, &format!("{}: {name}", self.heading));
+                let _ = write!(
+                    out,
+                    "<details>\n<summary>{}</summary>\n<figure class=\"scroll\">\n{picture}</figure>\n</details>\n",
+                    escape(name)
+                );
+            }
         }
         if let Some(table) = &self.table {
             if self.figure.is_some() {

@@ -26,6 +26,7 @@ fn body(figure: &Figure) -> Canvas {
         Figure::Bars(chart) => bars::draw(&mut canvas, chart),
         Figure::Stacks(chart) => bars::stacks(&mut canvas, chart),
         Figure::HeatMap(chart) => heat::draw(&mut canvas, chart),
+        Figure::Zoom(chart) => heat::draw(&mut canvas, &chart.whole),
         Figure::Histogram(chart) => bars::histogram(&mut canvas, chart),
         Figure::Scatter(chart) => scatter::draw(&mut canvas, chart),
     }
