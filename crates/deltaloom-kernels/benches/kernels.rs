@@ -13,6 +13,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::carry::{self, Lane};
 use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, count_tops, escape_bits};
 use deltaloom_kernels::isa::{self, Isa, lower_to};
 use deltaloom_kernels::keys::{self, KEYS, KeyRule};
@@ -147,6 +148,7 @@ fn kernels() -> Vec<Kernel> {
         all.extend(sparse_kernels(&format!("{name}, 2 %"), number, &target, &prediction));
         all.push(distance_kernel(name, number, &target, &prediction));
         all.extend(key_kernels(name, number, &prediction, &target));
+        all.extend(carry_kernels(name, number, &prediction, &target));
         all.extend(field_kernels(name, number, &prediction));
     }
     for (name, number) in
@@ -302,6 +304,39 @@ fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> 
         kernel(format!("histogram by context, {name}"), count),
         kernel(format!("absolute steps, {name}"), steps),
     ]
+}
+
+/// Deltas as integers: both kinds applied, each turned into the other, and sums by rounds of carries.
+fn carry_kernels(name: &str, number: Number, base: &[u8], tuned: &[u8]) -> Vec<Kernel> {
+    type Apply = fn(Lane, &[u8], &mut [u8]);
+    let lane = if number.bytes() == 2 { Lane::Bits16 } else { Lane::Bits32 };
+    let xor: Vec<u8> = base.iter().zip(tuned).map(|(b, t)| b ^ t).collect();
+    let mut difference = xor.clone();
+    carry::xor_to_difference(lane, base, &mut difference);
+    let plain: Apply = |_, delta, values| values.iter_mut().zip(delta).for_each(|(v, d)| *v ^= d);
+    let rounds: Apply = |lane, delta, values| {
+        for (value, delta) in values.as_chunks_mut::<8>().0.iter_mut().zip(delta.as_chunks::<8>().0) {
+            let (sum, _) = lane.add_by_rounds(u64::from_le_bytes(*value), u64::from_le_bytes(*delta));
+            *value = sum.to_le_bytes();
+        }
+    };
+    let cases: [(&str, Apply, &[u8], &[u8]); 6] = [
+        ("XOR delta applied", plain, &xor, base),
+        ("XOR delta applied by sums", carry::apply_xor_by_sums, &xor, base),
+        ("differences added", carry::add_differences, &difference, base),
+        ("differences added by rounds", rounds, &difference, base),
+        ("XOR delta to differences", carry::xor_to_difference, base, &xor),
+        ("differences to XOR delta", carry::difference_to_xor, base, &difference),
+    ];
+    let row = |(what, apply, other, before): (&str, Apply, &[u8], &[u8])| {
+        let (other, before, mut values) = (other.to_vec(), before.to_vec(), before.to_vec());
+        kernel(format!("{what}, {name}"), move || {
+            values.copy_from_slice(&before);
+            apply(lane, &other, &mut values);
+            black_box(&values);
+        })
+    };
+    cases.map(row).into()
 }
 
 /// A chunk of a matrix of 4096 columns, and factors of rank 16.

@@ -4,6 +4,7 @@
 
 pub mod adapter;
 pub mod bits;
+pub mod carry;
 pub mod dense;
 pub mod fields;
 pub mod gaps;

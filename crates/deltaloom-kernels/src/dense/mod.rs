@@ -4,7 +4,15 @@
 //! The order: element `i` of a row belongs to lane `i mod 16`; each lane starts at 0 and adds its products by growing `i`, not fused; then lane `j` adds lane `j + 8`, and so on
 //! with 4, 2 and 1.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use std::borrow::Cow;
+use std::slice;
+
 use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 
 /// Lanes of a sum.
 pub const LANES: usize = 16;
@@ -41,9 +49,9 @@ pub fn products(weights: Weights<'_>, cols: usize, x: &[f32], y: &mut [f32]) {
     let (rows, tokens) = (weights.elems() / cols, x.len() / cols);
     assert_eq!(y.len(), rows * tokens);
     match weights {
-        Weights::Bf16(bytes) => products_bf16(bytes, cols, x, y),
-        Weights::F32(bytes) => products_f32(bytes, cols, x, y),
-        Weights::Numbers(numbers) => products_numbers(numbers, cols, x, y),
+        Weights::Bf16(bytes) => products_of::<2>(bytes, cols, x, y),
+        Weights::F32(bytes) => products_of::<4>(bytes, cols, x, y),
+        Weights::Numbers(numbers) => products_of::<4>(&little_endian(numbers), cols, x, y),
     }
 }
 
@@ -60,15 +68,42 @@ pub fn widen(weights: Weights<'_>, out: &mut [f32]) {
     }
 }
 
-per_isa! {
-    fn products_bf16(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) = products_bf16_body;
+/// Numbers as the bytes that they are in memory, or where that has the other order, as a copy.
+fn little_endian(numbers: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "big") {
+        return Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
+    }
+    #[expect(unsafe_code, reason = "looking at numbers as bytes")]
+    // SAFETY: the bytes of numbers are bytes, as many as they take, and live as long.
+    Cow::Borrowed(unsafe { slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) })
 }
-per_isa! {
-    fn products_f32(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) = products_f32_body;
+
+/// Products of weights of `B` bytes on the instruction set in use.
+fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and `products` has compared the lengths.
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => avx512::products::<B>(weights, cols, x, y),
+                _ => products_avx2::<B>(weights, cols, x, y),
+            }
+        };
+    }
+    products_body::<B, ROWS, TOKENS>(weights, cols, x, y);
 }
-per_isa! {
-    fn products_numbers(weights: &[f32], cols: usize, x: &[f32], y: &mut [f32]) = products_numbers_body;
+
+/// Rows and tokens of a tile, so many that its sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
+const ROWS: usize = 2;
+const TOKENS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn products_avx2<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
+    products_body::<B, 2, 2>(weights, cols, x, y);
 }
+
 per_isa! {
     fn widen_bf16(weights: &[u8], out: &mut [f32]) = widen_bf16_body;
 }
@@ -77,73 +112,116 @@ per_isa! {
 }
 
 #[inline(always)]
-fn products_bf16_body(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body(weights.as_chunks::<2>().0, cols, x, y, bf16);
-}
-
-#[inline(always)]
-fn products_f32_body(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body(weights.as_chunks::<4>().0, cols, x, y, f32::from_le_bytes);
-}
-
-#[inline(always)]
-fn products_numbers_body(weights: &[f32], cols: usize, x: &[f32], y: &mut [f32]) {
-    products_body(weights, cols, x, y, |weight| weight);
-}
-
-#[inline(always)]
 fn widen_bf16_body(weights: &[u8], out: &mut [f32]) {
-    out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = bf16(*bytes));
+    out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = number::<2>(*bytes));
 }
 
 #[inline(always)]
 fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
-    out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
+    out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = number::<4>(*bytes));
+}
+
+/// The number of which these are the upper bytes.
+#[inline(always)]
+fn number<const B: usize>(bytes: [u8; B]) -> f32 {
+    let mut word = [0; 4];
+    word[4 - B..].copy_from_slice(&bytes);
+    f32::from_le_bytes(word)
+}
+
+/// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
+const X_BYTES: usize = 1 << 19;
+
+/// Cuts a product into tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
+/// come in groups of 4, 2 and 1.
+#[inline(always)]
+fn for_tiles(
+    row_bytes: usize,
+    [cols, rows_at_once, group]: [usize; 3],
+    weights: &[u8],
+    x: &[f32],
+    y: &mut [f32],
+    mut tile: impl FnMut(&[u8], &[f32], &mut [f32]),
+) {
+    let tokens = x.len() / cols;
+    let panel = (X_BYTES / size_of::<f32>() / cols).next_multiple_of(group).max(group);
+    for first_token in (0..tokens).step_by(panel) {
+        let in_panel = first_token..tokens.min(first_token + panel);
+        let (mut left, mut row) = (weights, 0);
+        while !left.is_empty() {
+            let rows = rows_at_once.min(1 << (left.len() / row_bytes).ilog2());
+            let (these, others) = left.split_at(rows * row_bytes);
+            for token in in_panel.clone().step_by(group) {
+                let end = in_panel.end.min(token + group);
+                tile(these, &x[token * cols..end * cols], &mut y[row * tokens + token..]);
+            }
+            (left, row) = (others, row + rows);
+        }
+    }
 }
 
 #[inline(always)]
-fn bf16(bytes: [u8; 2]) -> f32 {
-    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
-}
-
-#[inline(always)]
-fn products_body<E: Copy>(
-    weights: &[E],
+fn products_body<const B: usize, const R: usize, const T: usize>(
+    weights: &[u8],
     cols: usize,
     x: &[f32],
     y: &mut [f32],
-    widen: impl Fn(E) -> f32 + Copy,
 ) {
     let tokens = x.len() / cols;
-    if tokens == 0 {
-        return;
+    for_tiles(cols * B, [cols, R, T], weights, x, y, |weights, x, y| {
+        match (weights.len() == R * cols * B, x.len() == T * cols) {
+            (true, true) => tile::<B, R, T>(weights, cols, x, tokens, y),
+            (true, false) => tile::<B, R, 1>(weights, cols, x, tokens, y),
+            (false, true) => tile::<B, 1, T>(weights, cols, x, tokens, y),
+            (false, false) => tile::<B, 1, 1>(weights, cols, x, tokens, y),
+        }
+    });
+}
+
+/// Products of `R` rows with `T` tokens.
+#[inline(always)]
+fn tile<const B: usize, const R: usize, const T: usize>(
+    weights: &[u8],
+    cols: usize,
+    x: &[f32],
+    tokens: usize,
+    y: &mut [f32],
+) {
+    let mut sums = [[[0.0f32; LANES]; T]; R];
+    let rows: [_; R] = std::array::from_fn(|r| weights[r * cols * B..][..cols * B].as_chunks::<B>().0);
+    let x: [_; T] = std::array::from_fn(|t| &x[t * cols..][..cols]);
+    let whole = cols - cols % LANES;
+    for at in (0..whole).step_by(LANES) {
+        let x: [&[f32; LANES]; T] = std::array::from_fn(|t| block(x[t], at));
+        for r in 0..R {
+            let row: &[[u8; B]; LANES] = block(rows[r], at);
+            for t in 0..T {
+                for lane in 0..LANES {
+                    sums[r][t][lane] += number(row[lane]) * x[t][lane];
+                }
+            }
+        }
     }
-    for (row, y) in weights.chunks_exact(cols).zip(y.chunks_exact_mut(tokens)) {
-        for (x, y) in x.chunks_exact(cols).zip(y) {
-            *y = dot(row, x, widen);
+    for r in 0..R {
+        for t in 0..T {
+            let sums = &mut sums[r][t];
+            for (sum, (weight, x)) in sums.iter_mut().zip(rows[r][whole..].iter().zip(&x[t][whole..])) {
+                *sum += number(*weight) * x;
+            }
+            for half in [8, 4, 2, 1] {
+                for lane in 0..half {
+                    sums[lane] += sums[lane + half];
+                }
+            }
+            y[r * tokens + t] = sums[0];
         }
     }
 }
 
 #[inline(always)]
-fn dot<E: Copy>(row: &[E], x: &[f32], widen: impl Fn(E) -> f32) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (blocks, rest) = row.as_chunks::<LANES>();
-    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
-    for (weights, x) in blocks.iter().zip(x_blocks) {
-        for lane in 0..LANES {
-            sums[lane] += widen(weights[lane]) * x[lane];
-        }
-    }
-    for (sum, (weight, x)) in sums.iter_mut().zip(rest.iter().zip(x_rest)) {
-        *sum += widen(*weight) * x;
-    }
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            sums[lane] += sums[lane + half];
-        }
-    }
-    sums[0]
+fn block<T>(all: &[T], at: usize) -> &[T; LANES] {
+    let (blocks, _) = all[at..].as_chunks();
+    &blocks[0]
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::predict::Predictor;
 
 /// How a matrix lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Not at all: it is its base.

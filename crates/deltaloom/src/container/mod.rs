@@ -9,7 +9,7 @@ mod reader;
 mod writer;
 
 pub(crate) use index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
-pub use reader::Container;
+pub use reader::{Container, PartBytes};
 pub(crate) use writer::ContainerWriter;
 
 /// BLAKE3 of a tensor's bytes.

@@ -20,11 +20,27 @@ use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
 /// Decoders of table sets, and factors, kept ready; one takes up to some mebibytes.
 const READY_COUNT: usize = 8;
 
+/// Stored sizes of the parts of a container; they add up to its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct PartBytes {
+    /// Payloads of chunks and factors.
+    pub payload_bytes: u64,
+    /// What the index says of files, tensors, groups and chunks.
+    pub meta_bytes: u64,
+    /// Frequency tables.
+    pub tables_bytes: u64,
+    /// Digests and checksums.
+    pub checks_bytes: u64,
+    /// Head and trailer.
+    pub frame_bytes: u64,
+}
+
 /// A container opened for reading.
 pub struct Container {
     path: PathBuf,
     source: Box<dyn ReadAt>,
     index: Index,
+    parts: PartBytes,
     decoders: Ready<Decoder>,
     /// By the number of their payload's place.
     factors: Ready<Arc<ReadyFactors>>,
@@ -61,11 +77,12 @@ impl Container {
     /// # Errors
     /// What is wrong with the container, with the path.
     pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
-        let index = read_index(path, &*source, limits).map_err(|e| e.in_file(path))?;
+        let (index, parts) = read_index(path, &*source, limits).map_err(|e| e.in_file(path))?;
         Ok(Self {
             path: path.to_path_buf(),
             source,
             index,
+            parts,
             decoders: Mutex::default(),
             factors: Mutex::default(),
         })
@@ -92,6 +109,12 @@ impl Container {
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         self.source.len_bytes()
+    }
+
+    /// Where its bytes are.
+    #[must_use]
+    pub fn part_bytes(&self) -> PartBytes {
+        self.parts
     }
 
     /// BLAKE3 of the index and the trailer, in which every digest and the checksum of every payload are.
@@ -196,7 +219,7 @@ impl Container {
     }
 }
 
-fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index> {
+fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Index, PartBytes)> {
     let available = source.len_bytes();
     let read = |offset, buffer: &mut [u8]| source.read_at(offset, buffer).map_err(Error::io(path));
     let mut head = vec![0; to_usize(HEAD_BYTES.min(available))];
@@ -221,7 +244,16 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<Index
         tables: decompress(tables, trailer.tables_len)?,
         checks: checks.to_vec(),
     };
-    layout::parse(&parts, trailer.index_offset - HEAD_BYTES, ids, limits)
+    let payload_bytes = trailer.index_offset - HEAD_BYTES;
+    let index = layout::parse(&parts, payload_bytes, ids, limits)?;
+    let part_bytes = PartBytes {
+        payload_bytes,
+        meta_bytes: meta.len() as u64,
+        tables_bytes: tables.len() as u64,
+        checks_bytes: checks.len() as u64,
+        frame_bytes: HEAD_BYTES + TRAILER_BYTES,
+    };
+    Ok((index, part_bytes))
 }
 
 /// Decompresses to exactly `length` bytes, growing with what is really there rather than with what is claimed.

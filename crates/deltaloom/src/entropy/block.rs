@@ -10,6 +10,9 @@ use crate::scratch::Scratch;
 
 /// Up to this many symbols one lane is enough: more would cost more bytes than time.
 const ONE_LANE_SYMBOLS: usize = 4096;
+/// Up to this many it is enough if they take few bytes: 31 more lanes take 34; docs/adr/0034.
+const FEW_BYTES_SYMBOLS: usize = 16 << 10;
+const FEW_BYTES: u64 = 2 << 10;
 /// From this estimated size on, two streams: their states no longer count.
 const TWO_STREAM_BYTES: u64 = 16 << 10;
 
@@ -26,6 +29,7 @@ impl Lanes {
     pub(crate) fn choose(symbols: usize, estimated_bytes: u64) -> Self {
         match symbols {
             ..=ONE_LANE_SYMBOLS => Self::One,
+            ..=FEW_BYTES_SYMBOLS if estimated_bytes < FEW_BYTES => Self::One,
             _ if estimated_bytes < TWO_STREAM_BYTES => Self::Wide,
             _ => Self::TwoWide,
         }
@@ -243,6 +247,14 @@ mod tests {
             assert_eq!(carried, raw[..2 * lanes.count()]);
             reader.finish().unwrap();
         }
+    }
+
+    #[test]
+    fn few_bytes_have_one_lane() {
+        let choose = |symbols, bytes| Lanes::choose(symbols, bytes);
+        assert_eq!([choose(4096, 1 << 20), choose(16_384, 2047)], [Lanes::One; 2]);
+        assert_eq!([choose(4097, 2048), choose(16_385, 0), choose(1 << 17, 16_383)], [Lanes::Wide; 3]);
+        assert_eq!(choose(1 << 17, 16_384), Lanes::TwoWide);
     }
 
     #[test]

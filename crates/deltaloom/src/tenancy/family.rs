@@ -131,6 +131,16 @@ impl Family {
         self.layers.iter().map(|layer| &layer.config)
     }
 
+    /// How many matrices of all tenants have which form, of those that have been decoded.
+    #[must_use]
+    pub fn forms(&self) -> BTreeMap<Form, usize> {
+        let mut forms = BTreeMap::new();
+        for form in self.tenants.values().flat_map(|tenant| tenant.forms()) {
+            *forms.entry(form).or_default() += 1;
+        }
+        forms
+    }
+
     /// What is in memory, and what was done for it.
     #[must_use]
     pub fn residency(&self) -> Residency {

@@ -55,6 +55,12 @@ impl Tenant {
         self.layers.get(layer)?.matrices.get(&role)
     }
 
+    /// The forms of matrices that have one.
+    pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
+        let slots = self.layers.iter().flat_map(|layer| layer.matrices.values());
+        slots.filter_map(|slot| if slot.direct.form() == Form::Base { Some(Form::Base) } else { Some(slot.chosen()?.form) })
+    }
+
     pub(super) fn vector(&self, layer: usize, role: VectorRole) -> Option<Vec<f32>> {
         self.layers.get(layer)?.vectors.get(&role).map(PatchedVector::values)
     }

@@ -1,6 +1,10 @@
 //! The options of `deltaloom lab`.
 
+mod layer;
+
 use std::path::PathBuf;
+
+pub(crate) use layer::{FormName, LayerArguments};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -16,6 +20,7 @@ pub(crate) struct LabArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
+    Layer(LayerArguments),
     Positions(PositionsArguments),
     Tpde(TpdeArguments),
 }

@@ -1,5 +1,7 @@
 //! `deltaloom lab`: other ways to code weights, measured beside ours.
 
+mod layer;
+mod layer_page;
 pub(crate) mod page;
 mod positions;
 mod tpde;
@@ -13,6 +15,7 @@ use crate::args::lab::{Experiment, LabArguments};
 
 pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
+        Experiment::Layer(arguments) => layer::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
     }

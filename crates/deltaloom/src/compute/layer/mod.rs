@@ -7,6 +7,7 @@ mod batch;
 mod config;
 mod names;
 mod norm;
+mod packed;
 mod patched;
 mod vector;
 mod weights;
@@ -22,6 +23,7 @@ use std::ops::Range;
 pub use batch::{Batch, Sequence};
 pub use config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
+pub use packed::PackedLayer;
 pub(crate) use patched::PatchedVector;
 pub use weights::{LayerWeights, MatrixRole, VectorRole};
 

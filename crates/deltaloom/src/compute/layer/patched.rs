@@ -61,7 +61,7 @@ impl PatchedVector {
     }
 
     /// A tensor of a checkpoint that is in memory.
-    pub(crate) fn of_checkpoint(
+    pub(super) fn of_checkpoint(
         checkpoint: &Arc<Checkpoint>,
         member: usize,
         info: &TensorInfo,

@@ -1,0 +1,209 @@
+//! `deltaloom lab layer`: tables or JSON of what the library has measured of a layer on packed weights.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use deltaloom::Limits;
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::compute::layer::LayerHints;
+use deltaloom::compute::{Choice, Form};
+use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport, Seconds};
+use deltaloom::lab::reference::{self, ReferenceCase};
+use deltaloom::report::{Unit, human};
+use serde::Serialize;
+
+use super::{layer_page, page};
+use crate::args::lab::{FormName, LayerArguments};
+use crate::{Answer, ui};
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Printed<'a> {
+    layer: &'a str,
+    #[serde(flatten)]
+    report: &'a LayerReport,
+}
+
+pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
+    let options = LayerOptions {
+        tokens: arguments.tokens.clone(),
+        choices: choices(arguments),
+        repeats: arguments.repeats,
+        tenants: arguments.tenants.clone(),
+        seed: arguments.seed,
+    };
+    let subject = Subject::of(arguments)?;
+    let bar = ui::Bar::new("computing");
+    let (case, report) = deltaloom::with_threads(arguments.threads.count, || {
+        let case = LayerCase::new(&subject.base, &subject.tuned, &subject.hints(arguments), &bar)?;
+        let report = layer::run(&case, &options, &bar)?;
+        Ok((case, report))
+    })?;
+    bar.finish();
+    if arguments.page.html.is_some() {
+        let page = layer_page::page(&subject.name, &case, &report)?;
+        page::write_asked(|| page, &arguments.page)?;
+    }
+    if arguments.json {
+        ui::print_json(&Printed { layer: &subject.name, report: &report })?;
+    } else {
+        ui::print(&describe(&subject.name, &report))?;
+    }
+    Ok(if report.is_right { Answer::Yes } else { Answer::No })
+}
+
+fn choices(arguments: &LayerArguments) -> Vec<Choice> {
+    let form = |name: &FormName| match name {
+        FormName::Tiles => Form::Tiles,
+        FormName::Planes => Form::Planes,
+        FormName::Bitmap => Form::Bitmap,
+        FormName::Csr => Form::Csr,
+        FormName::Dense => Form::Dense,
+    };
+    let forms = arguments.form.iter().map(|name| Choice::Form(form(name)));
+    forms.chain(arguments.budget.map(Choice::Budget)).collect()
+}
+
+/// The two versions and what is known of them.
+struct Subject {
+    name: String,
+    base: Checkpoint,
+    tuned: Checkpoint,
+    heads: Option<usize>,
+    config: Option<String>,
+}
+
+impl Subject {
+    fn of(arguments: &LayerArguments) -> Result<Self> {
+        let (Some(base), Some(tuned)) = (&arguments.base, &arguments.tuned) else {
+            let case = ReferenceCase { seed: arguments.seed, ..ReferenceCase::default() };
+            let base = case.base();
+            let tuned = case.tuned(&base, 0)?;
+            return Ok(Self {
+                name: "reference layer".to_owned(),
+                base: base.to_checkpoint()?,
+                tuned: tuned.to_checkpoint()?,
+                heads: usize::try_from(reference::HEADS).ok(),
+                config: None,
+            });
+        };
+        let open = |path: &Path| {
+            Checkpoint::open(path, &Limits::default()).with_context(|| path.display().to_string())
+        };
+        Ok(Self {
+            name: format!("layer {} of {}", arguments.layer, tuned.display()),
+            base: open(base)?,
+            tuned: open(tuned)?,
+            heads: arguments.heads,
+            config: [tuned, base].into_iter().find_map(|path| config_of(path)),
+        })
+    }
+
+    fn hints(&self, arguments: &LayerArguments) -> LayerHints<'_> {
+        LayerHints { layer: arguments.layer, heads: self.heads, config: self.config.as_deref() }
+    }
+}
+
+/// The `config.json` in a directory, or beside a file.
+fn config_of(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    std::fs::read_to_string(folder.join("config.json")).ok()
+}
+
+fn seconds(time: Seconds) -> String {
+    human(time.mean, Unit::Seconds)
+}
+
+fn with_deviation(time: Seconds) -> String {
+    format!("{} ± {}", human(time.mean, Unit::Seconds), human(time.std, Unit::Seconds))
+}
+
+fn describe(name: &str, report: &LayerReport) -> String {
+    let config = &report.config;
+    format!(
+        "{}: width {}, {} heads of {}, hidden width {}; {} on {} threads, mean of {} repeats\n\nEach form\n{}\nTimes\n{}\n{}\nMemory\n{}",
+        ui::printable(name),
+        config.width,
+        config.query_heads,
+        config.head_size,
+        config.hidden_width,
+        report.isa,
+        report.threads,
+        report.repeats,
+        results(report),
+        times(report),
+        hotspots(report),
+        memory(report),
+    )
+}
+
+fn label(run: &RunReport) -> String {
+    format!("{} {}, {} tokens", run.form, run.mode, run.tokens)
+}
+
+fn results(report: &LayerReport) -> String {
+    let header = ["form, tokens", "resident", "layer", "over dense", "same bits", "error", "right"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for run in &report.runs {
+        rows.push(vec![
+            label(run),
+            ui::bytes(run.resident_bytes),
+            with_deviation(run.forward),
+            format!("{:.2}", run.over_dense),
+            if run.is_bit_exact { "yes" } else { "no" }.to_owned(),
+            if run.relative_error == 0.0 { "0".to_owned() } else { format!("{:.1e}", run.relative_error) },
+            if run.is_right { "yes" } else { "NO" }.to_owned(),
+        ]);
+    }
+    ui::table(&rows)
+}
+
+fn times(report: &LayerReport) -> String {
+    let header = [
+        "form, tokens",
+        "load",
+        "arrange",
+        "decode",
+        "patch",
+        "multiply",
+        "finish",
+        "between",
+        "total",
+        "no patch",
+        "no patch, no decode",
+    ];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for run in &report.runs {
+        let phases =
+            [run.load, run.arrange, run.decode, run.patch, run.multiply, run.finish, run.between, run.total];
+        let bounds = [run.without_patch_seconds, run.without_patch_and_decode_seconds];
+        let cells = phases.map(seconds).into_iter().chain(bounds.map(|time| human(time, Unit::Seconds)));
+        rows.push(std::iter::once(label(run)).chain(cells).collect());
+    }
+    ui::table(&rows)
+}
+
+/// The slowest parameters of the first form that is packed.
+fn hotspots(report: &LayerReport) -> String {
+    let Some(run) = report.runs.iter().find(|run| run.form != "file") else { return String::new() };
+    let header = ["hottest", "total", "decode", "patch", "multiply"].map(str::to_owned).to_vec();
+    let mut rows = vec![header];
+    for parameter in run.parameters.iter().take(5) {
+        let times = [parameter.total, parameter.decode, parameter.patch, parameter.multiply];
+        rows.push(std::iter::once(ui::printable(&parameter.name)).chain(times.map(seconds)).collect());
+    }
+    format!("{}\n{}", label(run), ui::table(&rows))
+}
+
+fn memory(report: &LayerReport) -> String {
+    let mut rows =
+        vec![["form, tenants", "base and tenants", "over dense copies"].map(str::to_owned).to_vec()];
+    for row in &report.memory {
+        rows.push(vec![
+            format!("{}, {}", row.form, row.tenants),
+            ui::bytes(row.bytes),
+            format!("{:.3}", row.over_copies),
+        ]);
+    }
+    ui::table(&rows)
+}

@@ -1,0 +1,148 @@
+//! Products of rows of weights in tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
+//! It does not divide the work; tiles are cut as for every instruction set.
+#![expect(unsafe_code, reason = "vector loads and stores")]
+
+use std::arch::x86_64::*;
+
+use super::{LANES, for_tiles};
+
+/// Rows and tokens of the largest tile: 16 sums.
+const ROWS: usize = 4;
+const TOKENS: usize = 4;
+
+/// Products of weights of `B` bytes; see [`super::products`].
+///
+/// # Safety
+/// Needs the features below, whole rows and whole tokens, and in `y` a number for each pair.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
+)]
+pub(super) unsafe fn products<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
+    let tokens = x.len() / cols;
+    for_tiles(cols * B, [cols, ROWS, TOKENS], weights, x, y, |weights, x, y| {
+        let (rows, width) = (weights.len() / (cols * B), x.len() / cols);
+        assert!(y.len() > (rows - 1) * tokens + width - 1);
+        // SAFETY: `weights` has `rows` rows, `x` has `width` tokens, and `y` a place for each pair.
+        unsafe {
+            match (rows, width) {
+                (4, 4) => tile::<B, 4, 4>(weights, cols, x, tokens, y),
+                (4, 3) => tile::<B, 4, 3>(weights, cols, x, tokens, y),
+                (4, 2) => tile::<B, 4, 2>(weights, cols, x, tokens, y),
+                (4, 1) => tile::<B, 4, 1>(weights, cols, x, tokens, y),
+                (2, 4) => tile::<B, 2, 4>(weights, cols, x, tokens, y),
+                (2, 3) => tile::<B, 2, 3>(weights, cols, x, tokens, y),
+                (2, 2) => tile::<B, 2, 2>(weights, cols, x, tokens, y),
+                (2, 1) => tile::<B, 2, 1>(weights, cols, x, tokens, y),
+                (_, 4) => tile::<B, 1, 4>(weights, cols, x, tokens, y),
+                (_, 3) => tile::<B, 1, 3>(weights, cols, x, tokens, y),
+                (_, 2) => tile::<B, 1, 2>(weights, cols, x, tokens, y),
+                (_, _) => tile::<B, 1, 1>(weights, cols, x, tokens, y),
+            }
+        }
+    });
+}
+
+/// Products of `R` rows with `T` tokens.
+///
+/// # Safety
+/// Needs AVX-512, `R` rows, `T` tokens, and `T` places in `y` from every multiple of `tokens` below `R * tokens` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
+unsafe fn tile<const B: usize, const R: usize, const T: usize>(
+    weights: &[u8],
+    cols: usize,
+    x: &[f32],
+    tokens: usize,
+    y: &mut [f32],
+) {
+    let mut sums = [[_mm512_setzero_ps(); T]; R];
+    let (weights, x) = (weights.as_ptr(), x.as_ptr());
+    let whole = cols - cols % LANES;
+    let mut at = 0;
+    while at < whole {
+        let mut columns = [_mm512_setzero_ps(); T];
+        for t in 0..T {
+            // SAFETY: token `t` has a whole vector at `at`.
+            columns[t] = unsafe { _mm512_loadu_ps(x.add(t * cols + at)) };
+        }
+        for r in 0..R {
+            // SAFETY: so has row `r`.
+            let row = unsafe { load::<B>(weights.add((r * cols + at) * B)) };
+            for t in 0..T {
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row, columns[t]));
+            }
+        }
+        at += LANES;
+    }
+    if whole < cols {
+        // Zeros in the other lanes: a sum is never -0, so adding 0 changes nothing.
+        let lanes = _bzhi_u32(u32::MAX, (cols - whole) as u32) as __mmask16;
+        for r in 0..R {
+            // SAFETY: lanes behind the end of the row are not read.
+            let row = unsafe { load_some::<B>(lanes, weights.add((r * cols + whole) * B)) };
+            for t in 0..T {
+                // SAFETY: nor behind the end of the token.
+                let columns = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(t * cols + whole)) };
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row, columns));
+            }
+        }
+    }
+    let sum = |i: usize| if i < R * T { sums[i / T][i % T] } else { _mm512_setzero_ps() };
+    let mut totals = [0.0; ROWS * TOKENS];
+    for first in (0..R * T).step_by(4) {
+        let four = totals_of([sum(first), sum(first + 1), sum(first + 2), sum(first + 3)]);
+        // SAFETY: `first` is at most 12, and there are 16.
+        unsafe { _mm_storeu_ps(totals.as_mut_ptr().add(first), four) };
+    }
+    for (r, totals) in totals.chunks_exact(T).take(R).enumerate() {
+        y[r * tokens..][..T].copy_from_slice(totals);
+    }
+}
+
+/// Sixteen weights as FP32.
+///
+/// # Safety
+/// Needs AVX-512, and sixteen weights of `B` bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load<const B: usize>(weights: *const u8) -> __m512 {
+    if B == 4 {
+        // SAFETY: 64 bytes.
+        return unsafe { _mm512_loadu_ps(weights.cast()) };
+    }
+    // SAFETY: 32 bytes.
+    let halves = unsafe { _mm256_loadu_si256(weights.cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+}
+
+/// Some of sixteen weights, and zeros.
+///
+/// # Safety
+/// Needs AVX-512, and those of the weights whose lanes are set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_some<const B: usize>(lanes: __mmask16, weights: *const u8) -> __m512 {
+    if B == 4 {
+        // SAFETY: only the lanes that are there are read.
+        return unsafe { _mm512_maskz_loadu_ps(lanes, weights.cast()) };
+    }
+    // SAFETY: as above.
+    let halves = unsafe { _mm256_maskz_loadu_epi16(lanes, weights.cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+}
+
+/// The totals of four sums, each in the order of the tree: halves, quarters and so on are added for all of them at once.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn totals_of([a, b, c, d]: [__m512; 4]) -> __m128 {
+    const LOW: i32 = 0b01_00_01_00;
+    const HIGH: i32 = 0b11_10_11_10;
+    const EVEN: i32 = 0b10_00_10_00;
+    const ODD: i32 = 0b11_01_11_01;
+    let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<LOW>(a, b), _mm512_shuffle_f32x4::<HIGH>(a, b));
+    let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<LOW>(c, d), _mm512_shuffle_f32x4::<HIGH>(c, d));
+    let all = _mm512_add_ps(_mm512_shuffle_f32x4::<EVEN>(ab, cd), _mm512_shuffle_f32x4::<ODD>(ab, cd));
+    let pairs = _mm512_add_ps(all, _mm512_permute_ps::<0b11_10_11_10>(all));
+    let totals = _mm512_add_ps(pairs, _mm512_permute_ps::<0b01_01_01_01>(pairs));
+    let first_of_four = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_four, totals))
+}
