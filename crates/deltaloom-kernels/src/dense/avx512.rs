@@ -56,35 +56,40 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
 ) {
     let mut sums = [[_mm512_setzero_ps(); T]; R];
     let (weights, x) = (weights.as_ptr(), x.as_ptr());
-    let whole = cols - cols % LANES;
+    let whole = cols - cols % (2 * LANES);
+    let spread = spread();
     let mut at = 0;
     while at < whole {
-        let mut columns = [_mm512_setzero_ps(); T];
+        let mut columns = [[_mm512_setzero_ps(); 2]; T];
         for t in 0..T {
-            // SAFETY: token `t` has a whole vector at `at`.
-            columns[t] = unsafe { _mm512_loadu_ps(x.add(t * cols + at)) };
+            // SAFETY: token `t` has two whole vectors at `at`.
+            columns[t] = unsafe {
+                [_mm512_loadu_ps(x.add(t * cols + at)), _mm512_loadu_ps(x.add(t * cols + at + LANES))]
+            };
         }
         for r in 0..R {
             // SAFETY: so has row `r`.
-            let row = unsafe { load::<B>(weights.add((r * cols + at) * B)) };
+            let row = unsafe { load_two::<B>(weights.add((r * cols + at) * B), spread) };
             for t in 0..T {
-                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row, columns[t]));
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row[0], columns[t][0]));
+                sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row[1], columns[t][1]));
             }
         }
-        at += LANES;
+        at += 2 * LANES;
     }
-    if whole < cols {
+    while at < cols {
         // Zeros in the other lanes: a sum is never -0, so adding 0 changes nothing.
-        let lanes = _bzhi_u32(u32::MAX, (cols - whole) as u32) as __mmask16;
+        let lanes = _bzhi_u32(u32::MAX, (cols - at).min(LANES) as u32) as __mmask16;
         for r in 0..R {
             // SAFETY: lanes behind the end of the row are not read.
-            let row = unsafe { load_some::<B>(lanes, weights.add((r * cols + whole) * B)) };
+            let row = unsafe { load_some::<B>(lanes, weights.add((r * cols + at) * B)) };
             for t in 0..T {
                 // SAFETY: nor behind the end of the token.
-                let columns = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(t * cols + whole)) };
+                let columns = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(t * cols + at)) };
                 sums[r][t] = _mm512_add_ps(sums[r][t], _mm512_mul_ps(row, columns));
             }
         }
+        at += LANES;
     }
     let sum = |i: usize| if i < R * T { sums[i / T][i % T] } else { _mm512_setzero_ps() };
     let mut totals = [0.0; ROWS * TOKENS];
@@ -98,20 +103,34 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// Sixteen weights as FP32.
+/// Where each of the first and of the last sixteen weights of a vector goes: the upper half of a word of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn spread() -> [__m512i; 2] {
+    let words = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let first = _mm512_slli_epi32::<16>(words);
+    [first, _mm512_add_epi32(first, _mm512_set1_epi32(16 << 16))]
+}
+
+/// Two vectors of weights as FP32.
 ///
 /// # Safety
-/// Needs AVX-512, and sixteen weights of `B` bytes.
+/// Needs AVX-512, and 32 weights of `B` bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load<const B: usize>(weights: *const u8) -> __m512 {
+unsafe fn load_two<const B: usize>(weights: *const u8, spread: [__m512i; 2]) -> [__m512; 2] {
+    const UPPER: __mmask32 = 0xaaaa_aaaa;
+    // SAFETY: 64 bytes, and another 64 of FP32.
+    let first = unsafe { _mm512_loadu_si512(weights.cast()) };
     if B == 4 {
-        // SAFETY: 64 bytes.
-        return unsafe { _mm512_loadu_ps(weights.cast()) };
+        // SAFETY: as above.
+        let second = unsafe { _mm512_loadu_si512(weights.add(64).cast()) };
+        return [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)];
     }
-    // SAFETY: 32 bytes.
-    let halves = unsafe { _mm256_loadu_si256(weights.cast()) };
-    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    [
+        _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(UPPER, spread[0], first)),
+        _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(UPPER, spread[1], first)),
+    ]
 }
 
 /// Some of sixteen weights, and zeros.

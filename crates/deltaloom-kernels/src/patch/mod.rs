@@ -3,7 +3,11 @@
 //!
 //! A mask has a bit for every element, the lowest bit of a 64-bit word first; a row begins with a new word.
 
-use crate::isa::per_isa;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, isa};
 
 /// Elements of a word of a mask.
 pub const WORD_ELEMS: usize = 64;
@@ -34,12 +38,12 @@ impl RowShape {
 /// Writes rows into `out`: those of `base`, with elements whose bit in `mask` is set taken from `values`, one after another. Returns how many bytes of `values` were taken.
 ///
 /// # Panics
-/// When `base`, `out` and `mask` are not of the same number of rows, or `values` ends too early.
+/// When `base`, `out` and `mask` are not of the same number of rows, a bit is set behind the last element of a row, or `values` ends too early.
 pub fn bitmap_rows(shape: RowShape, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize {
     check(shape, base, mask, out);
     match shape.element_bytes {
-        2 => bitmap_2(shape.cols, base, mask, values, out),
-        _ => bitmap_4(shape.cols, base, mask, values, out),
+        2 => bitmap_of::<2>(shape.cols, base, mask, values, out),
+        _ => bitmap_of::<4>(shape.cols, base, mask, values, out),
     }
 }
 
@@ -61,12 +65,12 @@ pub struct Planes<'a> {
 /// As [`bitmap_rows`], from planes. Returns how many bytes of `lows` and of `highs` were taken.
 ///
 /// # Panics
-/// As [`bitmap_rows`].
+/// As [`bitmap_rows`], and when `lows`, `highs` or `tops` end too early.
 pub fn planes_rows(shape: RowShape, base: &[u8], planes: Planes<'_>, out: &mut [u8]) -> (usize, usize) {
     check(shape, base, planes.mask, out);
     match shape.element_bytes {
-        2 => planes_2(shape.cols, base, planes, out),
-        _ => planes_4(shape.cols, base, planes, out),
+        2 => planes_of::<2>(shape.cols, base, planes, out),
+        _ => planes_of::<4>(shape.cols, base, planes, out),
     }
 }
 
@@ -77,17 +81,70 @@ fn check(shape: RowShape, base: &[u8], mask: &[u64], out: &[u8]) {
     assert_eq!(mask.len(), rows * row_words(shape.cols));
 }
 
-per_isa! {
-    fn bitmap_2(cols: usize, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize = bitmap_body::<2>;
+/// Elements of `B` bytes on the instruction set in use.
+fn bitmap_of<const B: usize>(
+    cols: usize,
+    base: &[u8],
+    mask: &[u64],
+    values: &[u8],
+    out: &mut [u8],
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and lengths have been checked.
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => avx512::bitmap::<B>(cols, base, mask, values, out),
+                _ => bitmap_avx2::<B>(cols, base, mask, values, out),
+            }
+        };
+    }
+    bitmap_body::<B>(cols, base, mask, values, out)
 }
-per_isa! {
-    fn bitmap_4(cols: usize, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize = bitmap_body::<4>;
+
+/// As [`bitmap_of`].
+fn planes_of<const B: usize>(
+    cols: usize,
+    base: &[u8],
+    planes: Planes<'_>,
+    out: &mut [u8],
+) -> (usize, usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa() >= Isa::Avx2 {
+        #[expect(unsafe_code, reason = "calling functions with detected target features")]
+        // SAFETY: `isa` gives what was detected, and lengths have been checked.
+        return unsafe {
+            match isa() {
+                Isa::Avx512 => avx512::planes::<B>(cols, base, planes, out),
+                _ => planes_avx2::<B>(cols, base, planes, out),
+            }
+        };
+    }
+    planes_body::<B>(cols, base, planes, out)
 }
-per_isa! {
-    fn planes_2(cols: usize, base: &[u8], planes: Planes<'_>, out: &mut [u8]) -> (usize, usize) = planes_body::<2>;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn bitmap_avx2<const B: usize>(
+    cols: usize,
+    base: &[u8],
+    mask: &[u64],
+    values: &[u8],
+    out: &mut [u8],
+) -> usize {
+    bitmap_body::<B>(cols, base, mask, values, out)
 }
-per_isa! {
-    fn planes_4(cols: usize, base: &[u8], planes: Planes<'_>, out: &mut [u8]) -> (usize, usize) = planes_body::<4>;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+fn planes_avx2<const B: usize>(
+    cols: usize,
+    base: &[u8],
+    planes: Planes<'_>,
+    out: &mut [u8],
+) -> (usize, usize) {
+    planes_body::<B>(cols, base, planes, out)
 }
 
 #[inline(always)]
@@ -99,13 +156,13 @@ fn bitmap_body<const B: usize>(
     out: &mut [u8],
 ) -> usize {
     out.copy_from_slice(base);
-    let (values, _) = values.as_chunks::<B>();
     let mut taken = 0;
-    for_changed::<B>(cols, mask, out, |element| {
-        *element = values[taken];
-        taken += 1;
+    for_pieces::<B>(cols, mask, out, |elements, changed| {
+        let (values, _) = values[taken..][..B * changed.len()].as_chunks::<B>();
+        changed.iter().zip(values).for_each(|(at, value)| elements[usize::from(*at)] = *value);
+        taken += B * changed.len();
     });
-    taken * B
+    taken
 }
 
 #[inline(always)]
@@ -116,34 +173,226 @@ fn planes_body<const B: usize>(
     out: &mut [u8],
 ) -> (usize, usize) {
     out.copy_from_slice(base);
-    let (mut changed, mut tops) = (0, 0);
-    for_changed::<B>(cols, planes.mask, out, |element| {
-        element[..B - 1].copy_from_slice(&planes.lows[changed * (B - 1)..][..B - 1]);
-        let at = planes.first_top + changed;
-        if planes.tops[at / WORD_ELEMS] >> (at % WORD_ELEMS) & 1 == 1 {
-            element[B - 1] = planes.highs[tops];
-            tops += 1;
+    let (mut low, mut high, mut top) = (0, 0, planes.first_top);
+    for_pieces::<B>(cols, planes.mask, out, |elements, changed| {
+        let lows = planes.lows[low..][..(B - 1) * changed.len()].chunks_exact(B - 1);
+        changed.iter().zip(lows).for_each(|(at, low)| elements[usize::from(*at)][..B - 1].copy_from_slice(low));
+        low += (B - 1) * changed.len();
+        let mut words = [0; PIECE];
+        let mut found = Found::default();
+        let tops = words.iter_mut().zip(changed.chunks(WORD_ELEMS));
+        let used = tops.map(|(word, changed)| {
+            *word = bits_at(planes.tops, top, changed.len());
+            top += changed.len();
+        });
+        let used = used.count();
+        let tops = found.bits_of(&words[..used]);
+        let highs = &planes.highs[high..][..tops.len()];
+        for (at, high) in tops.iter().zip(highs) {
+            elements[usize::from(changed[usize::from(*at)])][B - 1] = *high;
         }
-        changed += 1;
+        high += tops.len();
     });
-    (changed * (B - 1), tops)
+    (low, high)
 }
 
+/// Words of a mask that are worked on together.
+const PIECE: usize = 32;
+
+/// Calls `change` with the elements of pieces of rows and which of them change.
 #[inline(always)]
-fn for_changed<const B: usize>(
+fn for_pieces<const B: usize>(
     cols: usize,
     mask: &[u64],
     out: &mut [u8],
-    mut change: impl FnMut(&mut [u8; B]),
+    mut change: impl FnMut(&mut [[u8; B]], &[u16]),
 ) {
+    let mut found = Found::default();
     for (row, mask) in out.chunks_exact_mut(cols * B).zip(mask.chunks_exact(row_words(cols))) {
         let (elements, _) = row.as_chunks_mut::<B>();
-        for (elements, word) in elements.chunks_mut(WORD_ELEMS).zip(mask) {
-            let mut word = *word;
-            while word != 0 {
-                change(&mut elements[word.trailing_zeros() as usize]);
-                word &= word - 1;
+        for (elements, words) in elements.chunks_mut(PIECE * WORD_ELEMS).zip(mask.chunks(PIECE)) {
+            change(elements, found.bits_of(words));
+        }
+    }
+}
+
+/// Where bits are set.
+struct Found([u16; PIECE * WORD_ELEMS + Self::AT_ONCE]);
+
+impl Default for Found {
+    fn default() -> Self {
+        Self([0; PIECE * WORD_ELEMS + Self::AT_ONCE])
+    }
+}
+
+impl Found {
+    /// Places that are written before it is asked whether there are so many: most words of a sparse mask have fewer, so that the processor can foresee the answer.
+    const AT_ONCE: usize = 4;
+
+    #[inline(always)]
+    fn bits_of(&mut self, words: &[u64]) -> &[u16] {
+        let mut count = 0;
+        for (word, first) in words.iter().zip((0u16..).step_by(WORD_ELEMS)) {
+            let (mut left, end) = (*word, count + word.count_ones() as usize);
+            while count < end {
+                for place in self.0[count..].iter_mut().take(Self::AT_ONCE) {
+                    // The remainder matters only behind the last bit.
+                    *place = first + (left.trailing_zeros() % 64) as u16;
+                    left &= left.wrapping_sub(1);
+                }
+                count += Self::AT_ONCE;
             }
+            count = end;
+        }
+        &self.0[..count]
+    }
+}
+
+/// Up to 64 bits of a list of words, from the given one on.
+///
+/// # Panics
+/// When they are not there.
+#[inline(always)]
+fn bits_at(words: &[u64], first: usize, count: usize) -> u64 {
+    if count == 0 {
+        return 0;
+    }
+    let (word, shift) = (first / WORD_ELEMS, first % WORD_ELEMS);
+    let mut bits = words[word] >> shift;
+    if shift + count > WORD_ELEMS {
+        bits |= words[word + 1] << (WORD_ELEMS - shift);
+    }
+    if count < WORD_ELEMS { bits & ((1 << count) - 1) } else { bits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::for_each_isa;
+    use proptest::prelude::*;
+
+    /// A base, which of its elements change, and what to; the last two words have the changes of the top bytes.
+    #[derive(Debug)]
+    struct Case {
+        shape: RowShape,
+        base: Vec<u8>,
+        mask: Vec<u64>,
+        values: Vec<u8>,
+        lows: Vec<u8>,
+        highs: Vec<u8>,
+        tops: Vec<u64>,
+        first_top: usize,
+        from_values: Vec<u8>,
+        from_planes: Vec<u8>,
+    }
+
+    fn case(rows: usize, cols: usize, element_bytes: usize, of_256: [u64; 2], first_top: usize, seed: u64) -> Case {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 40
+        };
+        let shape = RowShape { cols, element_bytes };
+        let base: Vec<u8> = (0..rows * shape.row_bytes()).map(|_| next().to_le_bytes()[0]).collect();
+        let mut made = Case {
+            shape,
+            mask: vec![0; rows * row_words(cols)],
+            values: Vec::new(),
+            lows: Vec::new(),
+            highs: Vec::new(),
+            tops: (0..first_top.div_ceil(64)).map(|_| u64::MAX).collect(),
+            first_top,
+            from_values: base.clone(),
+            from_planes: base.clone(),
+            base,
+        };
+        if first_top % 64 != 0 {
+            *made.tops.last_mut().unwrap() = (1 << (first_top % 64)) - 1;
+        }
+        let mut top = first_top;
+        for i in 0..rows * cols {
+            if next() % 256 >= of_256[0] {
+                continue;
+            }
+            let (row, col, at) = (i / cols, i % cols, i * element_bytes);
+            made.mask[row * row_words(cols) + col / 64] |= 1 << (col % 64);
+            let value = &next().to_le_bytes()[..element_bytes].iter().map(|b| b ^ 0x5a).collect::<Vec<_>>()[..];
+            let (low, high) = value.split_at(element_bytes - 1);
+            made.values.extend(value);
+            made.from_values[at..at + element_bytes].copy_from_slice(value);
+            made.lows.extend(low);
+            made.from_planes[at..at + element_bytes - 1].copy_from_slice(low);
+            if top % 64 == 0 {
+                made.tops.push(0);
+            }
+            if next() % 256 < of_256[1] {
+                *made.tops.last_mut().unwrap() |= 1 << (top % 64);
+                made.highs.extend(high);
+                made.from_planes[at + element_bytes - 1] = high[0];
+            }
+            top += 1;
+        }
+        made
+    }
+
+    impl Case {
+        fn planes(&self) -> Planes<'_> {
+            Planes {
+                mask: &self.mask,
+                tops: &self.tops,
+                first_top: self.first_top,
+                lows: &self.lows,
+                highs: &self.highs,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_those_of_an_obvious_loop(
+            rows in 0usize..5, cols in prop_oneof![1usize..300, Just(64), Just(128), 2000usize..2200], wide in any::<bool>(),
+            density in prop_oneof![Just(0u64), Just(256), 1u64..12, 0u64..257], top_density in prop_oneof![Just(0u64), Just(256), 0u64..257], first_top in 0usize..200, behind in 0usize..200, seed in any::<u64>(),
+        ) {
+            let mut case = case(rows, cols, if wide { 4 } else { 2 }, [density, top_density], first_top, seed);
+            let taken = (case.values.len(), case.lows.len(), case.highs.len());
+            // What follows belongs to rows behind these.
+            for list in [&mut case.values, &mut case.lows, &mut case.highs] {
+                list.extend(vec![0xee; behind]);
+            }
+            for_each_isa(|isa| {
+                let mut out = vec![0xcc; case.base.len()];
+                prop_assert_eq!(bitmap_rows(case.shape, &case.base, &case.mask, &case.values, &mut out), taken.0, "{:?}", isa);
+                prop_assert!(out == case.from_values, "{:?}", isa);
+                out.fill(0xcc);
+                prop_assert_eq!(planes_rows(case.shape, &case.base, case.planes(), &mut out), (taken.1, taken.2), "{:?}", isa);
+                prop_assert!(out == case.from_planes, "{:?}", isa);
+                Ok(())
+            })?;
+        }
+
+        #[test]
+        fn what_ends_too_early_or_lies_outside_panics(
+            rows in 1usize..4, cols in 1usize..400, wide in any::<bool>(), density in 1u64..257, what in 0..6, seed in any::<u64>(),
+        ) {
+            let mut case = case(rows, cols, if wide { 4 } else { 2 }, [density, 200], 5, seed);
+            prop_assume!(!case.highs.is_empty() && cols % 64 != 0);
+            for_each_isa(|isa| {
+                let mut out = vec![0; case.base.len()];
+                match what {
+                    0 => drop(case.values.pop()),
+                    1 => drop(case.lows.pop()),
+                    2 => drop(case.highs.pop()),
+                    3 => drop(case.tops.pop()),
+                    4 => *case.mask.last_mut().unwrap() |= 1 << 63,
+                    _ => drop(case.mask.pop()),
+                }
+                let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match what {
+                    0 => drop(bitmap_rows(case.shape, &case.base, &case.mask, &case.values, &mut out)),
+                    _ => drop(planes_rows(case.shape, &case.base, case.planes(), &mut out)),
+                }));
+                prop_assert!(all.is_err(), "{:?}", isa);
+                Ok(())
+            })?;
         }
     }
 }

@@ -11,8 +11,10 @@ use super::{COL, NARROW_COLS, Narrow, Wide};
 const LANES: usize = 16;
 /// Products that are computed before they are summed: half of a first cache.
 const BUFFER: usize = 4096;
-/// Vectors of tokens whose sums are kept in registers.
-const VECTORS: usize = 4;
+/// Tokens whose sums are kept in registers: four vectors.
+const GROUP: usize = 64;
+/// Rows whose sums are written before they are added.
+const ROWS: usize = 16;
 
 /// Adds the products of narrow entries; see [`super::add_products`].
 ///
@@ -21,7 +23,13 @@ const VECTORS: usize = 4;
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt,fma"
 )]
-pub(super) unsafe fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
+pub(super) unsafe fn add_narrow(
+    entries: &[Narrow],
+    ends: &[u32],
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+) {
     // SAFETY: as the caller says.
     unsafe {
         if tokens == 1 {
@@ -56,11 +64,11 @@ trait Entry: Copy {
     fn col(self, cols: usize) -> usize;
     /// The difference.
     fn difference(self) -> f32;
-    /// Differences of four entries.
+    /// Columns below `cols` and differences of four entries.
     ///
     /// # Safety
     /// Needs AVX-512 and four entries.
-    unsafe fn differences(entries: *const Self) -> __m128;
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128);
 }
 
 impl Entry for Narrow {
@@ -77,10 +85,16 @@ impl Entry for Narrow {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl")]
-    unsafe fn differences(entries: *const Self) -> __m128 {
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128) {
+        // Two at a time, since loads are what there is too much of.
+        let pairs = entries.cast::<u64>();
         // SAFETY: four entries are 16 bytes.
-        let entries = unsafe { _mm_loadu_si128(entries.cast()) };
-        _mm_castsi128_ps(_mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), entries))
+        let (four, low, high) = unsafe {
+            (_mm_loadu_si128(entries.cast()), pairs.read_unaligned() as usize, pairs.add(1).read_unaligned() as usize)
+        };
+        let mask = cols - 1;
+        let differences = _mm_andnot_si128(_mm_set1_epi32(COL.cast_signed()), four);
+        ([low & mask, low >> 32 & mask, high & mask, high >> 32 & mask], _mm_castsi128_ps(differences))
     }
 }
 
@@ -97,10 +111,11 @@ impl Entry for Wide {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl")]
-    unsafe fn differences(entries: *const Self) -> __m128 {
+    unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128) {
         // SAFETY: four entries are 32 bytes.
-        let entries = unsafe { _mm256_loadu_si256(entries.cast()) };
-        _mm_castsi128_ps(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(entries)))
+        let (four, all) = unsafe { (_mm256_loadu_si256(entries.cast()), &*entries.cast::<[Self; 4]>()) };
+        let differences = _mm_castsi128_ps(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(four)));
+        ([all[0].col(cols), all[1].col(cols), all[2].col(cols), all[3].col(cols)], differences)
     }
 }
 
@@ -119,36 +134,26 @@ unsafe fn add_to_one<E: Entry>(entries: &[E], ends: &[u32], blocks: usize, x: &[
         while next < y.len() && end_of(next + 1) - first <= BUFFER {
             next += 1;
         }
+        let ends = &ends[row * blocks..=next * blocks];
         if end_of(next) - first > BUFFER {
             // SAFETY: as the caller says.
-            y[row] += unsafe { long_row(entries, &ends[row * blocks..][..=blocks], x, &mut products) };
-            row = next;
-            continue;
-        }
-        if blocks == 1 {
-            // SAFETY: the buffer has room for these entries.
-            unsafe { fill(&entries[first..], end_of(next) - first, x, products.as_mut_ptr()) };
+            y[row] += unsafe { long_row(entries, ends, x, &mut products) };
+        } else if blocks == 1 {
+            // SAFETY: the buffer has room for these entries, and two vectors.
+            unsafe {
+                fill(&entries[first..], end_of(next) - first, x, products.as_mut_ptr());
+                add_rows(&products, ends, blocks, &mut y[row..next]);
+            }
         } else {
-            let runs = ends[row * blocks..=next * blocks].array_windows();
-            for ([start, end], x) in runs.zip(x.chunks(NARROW_COLS).cycle()) {
+            for ([start, end], x) in ends.array_windows().zip(x.chunks(NARROW_COLS).cycle()) {
                 let (start, end) = (*start as usize, *end as usize);
                 // SAFETY: as above; what is written behind a run is written again by the next one.
                 unsafe { fill(&entries[start..], end - start, x, products.as_mut_ptr().add(start - first)) };
             }
+            // SAFETY: as above.
+            unsafe { add_rows(&products, ends, blocks, &mut y[row..next]) };
         }
-        while row < next {
-            let mut sums = [_mm512_setzero_ps(); 4];
-            for (i, sum) in sums.iter_mut().enumerate() {
-                if row + i < next {
-                    let (start, end) = (end_of(row + i) - first, end_of(row + i + 1) - first);
-                    // SAFETY: these products are in the buffer, and two vectors behind it.
-                    *sum = unsafe { sum_of(products.as_ptr().add(start), end - start) };
-                }
-            }
-            let (rows, _) = y[row..next].split_at_mut(4.min(next - row));
-            add_totals(sums, rows);
-            row += rows.len();
-        }
+        row = next;
     }
 }
 
@@ -164,10 +169,9 @@ unsafe fn long_row<E: Entry>(
     x: &[f32],
     products: &mut [f32; BUFFER + 2 * LANES],
 ) -> f32 {
-    let mut total = 0.0;
-    for ([start, end], x) in
-        ends.array_windows().zip(x.chunks(if ends.len() == 2 { x.len() } else { NARROW_COLS }))
-    {
+    let mut total = [0.0];
+    let block = if ends.len() == 2 { x.len() } else { NARROW_COLS };
+    for ([start, end], x) in ends.array_windows().zip(x.chunks(block)) {
         let end = *end as usize;
         for start in (*start as usize..end).step_by(BUFFER) {
             let count = BUFFER.min(end - start);
@@ -176,42 +180,61 @@ unsafe fn long_row<E: Entry>(
                 fill(&entries[start..], count, x, products.as_mut_ptr());
                 sum_of(products.as_ptr(), count)
             };
-            let mut one = [0.0];
-            add_totals([sum, _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()], &mut one);
-            total += one[0];
+            let none = _mm512_setzero_ps();
+            add_totals([sum, none, none, none], &mut total);
         }
     }
-    total
+    total[0]
 }
 
-/// Writes the products of the first `count` entries, and up to three more.
+/// Writes the products of the first `count` entries, and up to seven more.
 ///
 /// # Safety
 /// Needs AVX-512, `count` entries, and room for the products.
-#[inline]
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512vl")]
 unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut f32) {
-    let cols = x.len();
-    let (first, x) = (entries.as_ptr(), x.as_ptr());
-    let mut at = 0;
-    while at < count {
-        if at + 4 > entries.len() {
-            for (i, entry) in entries.iter().enumerate().skip(at) {
-                // SAFETY: the column is below `cols`, and there is room.
-                unsafe { *products.add(i) = entry.difference() * *x.add(entry.col(cols)) };
+    const GROUP: usize = 8;
+    let (first, cols) = (entries.as_ptr(), x.len());
+    let whole = count.next_multiple_of(GROUP).min(entries.len() - entries.len() % GROUP);
+    for group in (0..whole).step_by(GROUP) {
+        for at in [group, group + 4] {
+            // SAFETY: there are eight entries, and their columns are below `cols`.
+            unsafe {
+                let (columns, differences) = E::four(first.add(at), cols);
+                let column = |i: usize| _mm_load_ss(x.as_ptr().add(columns[i]));
+                let four = _mm_insert_ps::<0x10>(column(0), column(1));
+                let four = _mm_insert_ps::<0x20>(four, column(2));
+                let four = _mm_insert_ps::<0x30>(four, column(3));
+                _mm_storeu_ps(products.add(at), _mm_mul_ps(differences, four));
             }
-            return;
         }
-        // SAFETY: there are four entries, and their columns are below `cols`.
-        unsafe {
-            let four = first.add(at);
-            let column = |i: usize| _mm_load_ss(x.add((*four.add(i)).col(cols)));
-            let columns = _mm_insert_ps::<0x10>(column(0), column(1));
-            let columns = _mm_insert_ps::<0x20>(columns, column(2));
-            let columns = _mm_insert_ps::<0x30>(columns, column(3));
-            _mm_storeu_ps(products.add(at), _mm_mul_ps(E::differences(four), columns));
+    }
+    for i in whole..count {
+        // SAFETY: the column is below `cols`, and there is room.
+        unsafe { *products.add(i) = entries[i].difference() * *x.as_ptr().add(entries[i].col(cols)) };
+    }
+}
+
+/// Adds the totals of rows whose products are there, to four rows at a time.
+///
+/// # Safety
+/// Needs AVX-512, and as many products as the ends say.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,fma")]
+unsafe fn add_rows(products: &[f32; BUFFER + 2 * LANES], ends: &[u32], blocks: usize, y: &mut [f32]) {
+    let mut ends = ends.iter().step_by(blocks).map(|end| *end as usize);
+    let first = ends.next().unwrap_or_default();
+    let mut start = 0;
+    for y in y.chunks_mut(4) {
+        let mut sums = [_mm512_setzero_ps(); 4];
+        for sum in sums.iter_mut().take(y.len()) {
+            let end = ends.next().map_or(start, |end| end - first);
+            // SAFETY: these products are in the buffer, and two vectors behind it.
+            *sum = unsafe { sum_of(products.as_ptr().add(start), end - start) };
+            start = end;
         }
-        at += 4;
+        add_totals(sums, y);
     }
 }
 
@@ -231,7 +254,7 @@ unsafe fn sum_of(products: *const f32, count: usize) -> __m512 {
     };
     let mut at = 2 * LANES;
     while at < count {
-        let lanes = _bzhi_u32(u32::MAX, (count - at).min(LANES) as u32) as __mmask16;
+        let lanes = _bzhi_u32(u32::MAX, (count - at) .min(LANES) as u32) as __mmask16;
         // SAFETY: as above.
         sum = _mm512_add_ps(sum, unsafe { _mm512_maskz_loadu_ps(lanes, products.add(at)) });
         at += LANES;
@@ -260,7 +283,8 @@ fn add_totals([a, b, c, d]: [__m512; 4], y: &mut [f32]) {
     y.iter_mut().zip(all).for_each(|(y, total)| *y += total);
 }
 
-/// Several tokens: their sums stay in registers for a whole row, up to 64 at a time.
+/// Several tokens: their sums stay in registers for a whole row, up to 64 at a time. Sums of some rows are written side by side before they are added to `y`: rows of less than a
+/// vector would else wait for each other, since what masks write cannot be read at once.
 ///
 /// # Safety
 /// Needs AVX-512, and lengths and ends that fit.
@@ -273,75 +297,110 @@ unsafe fn add_to_many<E: Entry>(
     x: &[f32],
     y: &mut [f32],
 ) {
-    let blocks = (x.len() / tokens).div_ceil(block);
-    for first in (0..tokens).step_by(VECTORS * LANES) {
-        let width = (tokens - first).min(VECTORS * LANES);
+    let cols = x.len() / tokens;
+    let (blocks, block) = (cols.div_ceil(block), block.min(cols));
+    let mut sums = [0.0f32; (ROWS + 1) * GROUP];
+    for first in (0..tokens).step_by(GROUP) {
+        let width = (tokens - first).min(GROUP);
         let last = _bzhi_u32(u32::MAX, (width - (width - 1) / LANES * LANES) as u32) as __mmask16;
-        for (y, ends) in y.chunks_exact_mut(tokens).zip(ends.windows(blocks + 1).step_by(blocks)) {
-            for ([start, end], x) in ends.array_windows().zip(x.chunks(block * tokens)) {
-                let run = &entries[*start as usize..*end as usize];
-                let (x, y) = (&x[first..], &mut y[first..first + width]);
-                // SAFETY: `x` has whole columns but for the first tokens, and `last` has the lanes of the last vector of `y`.
-                unsafe {
-                    match width.div_ceil(LANES) {
-                        1 => add_run::<E, 1, 4>(run, tokens, x, last, y),
-                        2 => add_run::<E, 2, 2>(run, tokens, x, last, y),
-                        3 => add_run::<E, 3, 2>(run, tokens, x, last, y),
-                        _ => add_run::<E, 4, 2>(run, tokens, x, last, y),
+        for (y, panel) in y.chunks_mut(ROWS * tokens).zip(0..) {
+            for row in 0..y.len() / tokens {
+                let ends = &ends[(panel * ROWS + row) * blocks..][..=blocks];
+                let sums = &mut sums[row * width..][..GROUP];
+                sums.fill(0.0);
+                for ([start, end], x) in ends.array_windows().zip(x.chunks_exact(block * tokens)) {
+                    let run = &entries[*start as usize..*end as usize];
+                    let x = Columns { x: &x[first..], cols: block, tokens, last };
+                    // SAFETY: in each column the last vector of this group has the lanes `last`, and there are four vectors of sums.
+                    unsafe {
+                        match width.div_ceil(LANES) {
+                            1 => add_run::<E, 1, 4>(run, x, sums),
+                            2 => add_run::<E, 2, 2>(run, x, sums),
+                            3 => add_run::<E, 3, 2>(run, x, sums),
+                            _ => add_run::<E, 4, 2>(run, x, sums),
+                        }
                     }
                 }
+            }
+            if width == tokens {
+                y.iter_mut().zip(&sums).for_each(|(y, sum)| *y += sum);
+                continue;
+            }
+            for (y, sums) in y.chunks_exact_mut(tokens).zip(sums.chunks_exact(width)) {
+                y[first..first + width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
             }
         }
     }
 }
 
-/// Adds the products of a run with `V` vectors of tokens, of which the last one has the lanes `last`; `U` sums are under way.
+/// Some tokens of a block of columns: those from the beginning of `x` on, of every `tokens`.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    x: &'a [f32],
+    cols: usize,
+    tokens: usize,
+    /// Lanes of the last vector.
+    last: __mmask16,
+}
+
+impl Columns<'_> {
+    /// `V` vectors of the column of an entry.
+    ///
+    /// # Safety
+    /// Needs AVX-512, and that many vectors in each column.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<E: Entry, const V: usize>(self, entry: E) -> [__m512; V] {
+        let mut vectors = [_mm512_setzero_ps(); V];
+        // SAFETY: the column is below `cols`, and lanes that are no tokens are not read.
+        unsafe {
+            let column = self.x.as_ptr().add(entry.col(self.cols) * self.tokens);
+            for (v, vector) in vectors.iter_mut().enumerate() {
+                let lanes = if v + 1 == V { self.last } else { 0xffff };
+                *vector = _mm512_maskz_loadu_ps(lanes, column.add(v * LANES));
+            }
+        }
+        vectors
+    }
+}
+
+/// Adds the products of a run with `V` vectors of tokens to four vectors of sums; `U` sums are under way.
 ///
 /// # Safety
-/// Needs AVX-512, and the tokens in `y` and in every column of `x`.
+/// Needs AVX-512, and `V` vectors in every column of `x`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,fma")]
-unsafe fn add_run<E: Entry, const V: usize, const U: usize>(
-    run: &[E],
-    tokens: usize,
-    x: &[f32],
-    last: __mmask16,
-    y: &mut [f32],
-) {
-    let cols = x.len().div_ceil(tokens);
-    let lanes: [__mmask16; V] = std::array::from_fn(|v| if v + 1 == V { last } else { 0xffff });
-    let mut sums = [[_mm512_setzero_ps(); V]; U];
-    let x = x.as_ptr();
+unsafe fn add_run<E: Entry, const V: usize, const U: usize>(run: &[E], x: Columns<'_>, sums: &mut [f32]) {
+    let mut totals = [[_mm512_setzero_ps(); V]; U];
     let (groups, rest) = run.as_chunks::<U>();
     for group in groups {
         for u in 0..U {
             let difference = _mm512_set1_ps(group[u].difference());
+            // SAFETY: as the caller says.
+            let columns = unsafe { x.load::<E, V>(group[u]) };
             for v in 0..V {
-                // SAFETY: the column is below `cols`, and lanes that are no tokens are not read.
-                let x = unsafe {
-                    _mm512_maskz_loadu_ps(lanes[v], x.add(group[u].col(cols) * tokens + v * LANES))
-                };
-                sums[u][v] = _mm512_fmadd_ps(difference, x, sums[u][v]);
+                totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);
             }
         }
     }
-    for entry in rest {
-        let difference = _mm512_set1_ps(entry.difference());
-        for v in 0..V {
-            // SAFETY: as above.
-            let x = unsafe { _mm512_maskz_loadu_ps(lanes[v], x.add(entry.col(cols) * tokens + v * LANES)) };
-            sums[0][v] = _mm512_fmadd_ps(difference, x, sums[0][v]);
+    for u in 0..U - 1 {
+        if u < rest.len() {
+            let difference = _mm512_set1_ps(rest[u].difference());
+            // SAFETY: as the caller says.
+            let columns = unsafe { x.load::<E, V>(rest[u]) };
+            for v in 0..V {
+                totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);
+            }
         }
     }
-    for v in 0..V {
-        let mut sum = sums[0][v];
-        for sums in &sums[1..] {
-            sum = _mm512_add_ps(sum, sums[v]);
+    let sums: &mut [f32] = &mut sums[..V * LANES];
+    for (v, sums) in sums.chunks_exact_mut(LANES).enumerate() {
+        // SAFETY: sixteen numbers are one vector.
+        let mut sum = unsafe { _mm512_loadu_ps(sums.as_ptr()) };
+        for totals in &totals {
+            sum = _mm512_add_ps(sum, totals[v]);
         }
-        // SAFETY: only tokens are read and written.
-        unsafe {
-            let y = y.as_mut_ptr().add(v * LANES);
-            _mm512_mask_storeu_ps(y, lanes[v], _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes[v], y)));
-        }
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(sums.as_mut_ptr(), sum) };
     }
 }
