@@ -219,7 +219,8 @@ fn fast_outputs_are_near_and_depend_on_neither_threads_nor_prefetching() {
             let options = FamilyOptions { budget_bytes, prefetch, ..FamilyOptions::default() };
             with_threads(threads, || {
                 let mut family = with_tenants(options, 4);
-                let outputs = cases.iter().map(|(batch, x, _)| family.forward(batch, x, &Run::new(Mode::Fast)));
+                let outputs =
+                    cases.iter().map(|(batch, x, _)| family.forward(batch, x, &Run::new(Mode::Fast)));
                 let outputs = outputs.collect::<Result<Vec<_>>>()?;
                 let residency = family.residency();
                 let counts = [residency.hits, residency.misses, residency.direct, residency.evictions];

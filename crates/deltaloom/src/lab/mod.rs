@@ -8,6 +8,6 @@ mod clock;
 pub mod layer;
 pub mod positions;
 pub mod reference;
-pub mod tenants;
 pub mod statistics;
+pub mod tenants;
 pub mod timing;

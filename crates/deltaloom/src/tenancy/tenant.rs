@@ -58,7 +58,9 @@ impl Tenant {
     /// The forms of matrices that have one.
     pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
         let slots = self.layers.iter().flat_map(|layer| layer.matrices.values());
-        slots.filter_map(|slot| if slot.direct.form() == Form::Base { Some(Form::Base) } else { Some(slot.chosen()?.form) })
+        slots.filter_map(|slot| {
+            if slot.direct.form() == Form::Base { Some(Form::Base) } else { Some(slot.chosen()?.form) }
+        })
     }
 
     pub(super) fn vector(&self, layer: usize, role: VectorRole) -> Option<Vec<f32>> {

@@ -49,8 +49,7 @@ impl Csr {
                 let block = NARROW_COLS * shape.weight.bytes();
                 for (base, tuned) in base.chunks(block).zip(tuned.chunks(block)) {
                     let (base, tuned) = (base.as_chunks::<2>().0, tuned.as_chunks::<2>().0);
-                    for (col, (from, to)) in
-                        (0u8..=255).zip(base.iter().zip(tuned)).filter(|(_, (a, b))| a != b)
+                    for (col, (from, to)) in (0u16..).zip(base.iter().zip(tuned)).filter(|(_, (a, b))| a != b)
                     {
                         let number = |bytes: &[u8; 2]| f32::from_le_bytes([0, 0, bytes[0], bytes[1]]);
                         narrow_parts(number(from), number(to), |value| entries.push(narrow(col, value)))

@@ -62,9 +62,20 @@ impl TenantsCase {
             return Err(Error::InvalidArgument(format!("a share of {density} of the elements")));
         }
         let base = generated_base(seed);
-        let about = format!("a generated layer and fine-tunes of it that change {:.1} % of its elements", 100.0 * density);
-        let tuned = |tenant: usize| base.iter().map(|part| (part.name.clone(), perturbed(part, tenant, density, seed))).collect();
-        Self::new(&base, (0..tenants).map(tuned), &LayerHints { config: Some(CONFIG), ..LayerHints::default() }, about, progress)
+        let about = format!(
+            "a generated layer and fine-tunes of it that change {:.1} % of its elements",
+            100.0 * density
+        );
+        let tuned = |tenant: usize| {
+            base.iter().map(|part| (part.name.clone(), perturbed(part, tenant, density, seed))).collect()
+        };
+        Self::new(
+            &base,
+            (0..tenants).map(tuned),
+            &LayerHints { config: Some(CONFIG), ..LayerHints::default() },
+            about,
+            progress,
+        )
     }
 
     /// A layer of two checkpoints. The first fine-tune is the real one; in every other one each matrix has the real one's differences, in ULPs, some rows further down.
@@ -80,7 +91,8 @@ impl TenantsCase {
     ) -> Result<Self> {
         let shapes = base.tensors().map(|(_, info)| (info.name.as_str(), info.shape.as_slice()));
         let (_, names) = LayerNames::recognise(shapes, hints)?;
-        let wanted: Vec<&str> = names.matrices().map(|(_, name)| name).chain(names.vectors().map(|(_, name)| name)).collect();
+        let wanted: Vec<&str> =
+            names.matrices().map(|(_, name)| name).chain(names.vectors().map(|(_, name)| name)).collect();
         let (base, real) = (parts(base, &wanted)?, parts(tuned, &wanted)?);
         if base.iter().zip(&real).any(|(a, b)| a.shape != b.shape || a.dtype != b.dtype) {
             return Err(Error::InvalidArgument("base and fine-tune differ in shapes or dtypes".into()));
@@ -158,9 +170,13 @@ impl TenantsCase {
 fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
     let read = |name: &&str| {
         let missing = || Error::NotFound { what: format!("tensor {name:?}") };
-        let (member, info) = checkpoint.tensors().find(|(_, info)| info.name == **name).ok_or_else(missing)?;
+        let (member, info) =
+            checkpoint.tensors().find(|(_, info)| info.name == **name).ok_or_else(missing)?;
         if !matches!(info.dtype, DType::BF16 | DType::F32) {
-            return Err(Error::InvalidArgument(format!("tensor {name:?} is of {}, not BF16 or F32", info.dtype)));
+            return Err(Error::InvalidArgument(format!(
+                "tensor {name:?} is of {}, not BF16 or F32",
+                info.dtype
+            )));
         }
         let mut bytes = vec![0; to_usize(info.len_bytes())];
         checkpoint.read(member, info, 0, &mut bytes)?;
@@ -175,7 +191,8 @@ fn checkpoint(parts: &[Part], tensors: &Tensors) -> Result<Checkpoint> {
     for part in parts {
         let begin = data.len();
         data.extend_from_slice(tensors.get(&part.name).map_or(&[], Vec::as_slice));
-        let entry = json!({"dtype": part.dtype.name(), "shape": part.shape, "data_offsets": [begin, data.len()]});
+        let entry =
+            json!({"dtype": part.dtype.name(), "shape": part.shape, "data_offsets": [begin, data.len()]});
         header.insert(part.name.clone(), entry);
     }
     let header = Value::Object(header).to_string().into_bytes();
@@ -226,7 +243,13 @@ fn perturbed(part: &Part, tenant: usize, density: f64, seed: u64) -> Vec<u8> {
         #[expect(clippy::cast_precision_loss, reason = "32 bits")]
         let is_changed = ((word >> 32) as f64) < density * 4_294_967_296.0;
         let size = 1 + i32::from(word & 7 == 0) * i32::from(word.to_le_bytes()[1] & 7);
-        if !is_changed { 0 } else if word & 8 == 0 { size } else { -size }
+        if !is_changed {
+            0
+        } else if word & 8 == 0 {
+            size
+        } else {
+            -size
+        }
     };
     stepped(&part.bytes, &part.dtype, step)
 }
@@ -298,7 +321,12 @@ mod tests {
             }
         };
         for dtype in [DType::F32, DType::BF16] {
-            let base = Part { name: "w".into(), dtype: dtype.clone(), shape: vec![3, 2], bytes: bytes(&dtype, &numbers) };
+            let base = Part {
+                name: "w".into(),
+                dtype: dtype.clone(),
+                shape: vec![3, 2],
+                bytes: bytes(&dtype, &numbers),
+            };
             let real = stepped(&base.bytes, &dtype, |i| [0, -1, 2, 0, 0, 0][i]);
             assert_eq!(shifted(&base, &real, 0), real);
             // 37 rows down are one row down.

@@ -122,7 +122,11 @@ pub(super) enum Stopwatch {
 
 impl Stopwatch {
     pub(super) fn start() -> Self {
-        if rayon::current_num_threads() == 1 { Self::Thread(Clock::start()) } else { Self::Wall(Instant::now()) }
+        if rayon::current_num_threads() == 1 {
+            Self::Thread(Clock::start())
+        } else {
+            Self::Wall(Instant::now())
+        }
     }
 
     pub(super) fn seconds(&self) -> f64 {
@@ -266,7 +270,9 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
         let tokens_per_second = batch.tokens() as f64 / median(times);
         let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { error <= FAST_TOLERANCE };
         let forms = match &way.serve {
-            Serve::Family(family) => family.forms().iter().map(|(form, n)| format!("{n} {}", form.name())).collect(),
+            Serve::Family(family) => {
+                family.forms().iter().map(|(form, n)| format!("{n} {}", form.name())).collect()
+            }
             _ => Vec::new(),
         };
         WayReport {
@@ -283,9 +289,14 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
     drop(ways);
 
     let tenant_bytes = tenant_bytes(case)?;
-    let all_bytes = tenant_bytes.iter().find(|(form, _)| form == Form::Csr.name()).map_or(0, |(_, bytes)| bytes * tenants as u64);
+    let all_bytes = tenant_bytes
+        .iter()
+        .find(|(form, _)| form == Form::Csr.name())
+        .map_or(0, |(_, bytes)| bytes * tenants as u64);
     let pressure = match &options.requests {
-        Some(requests) => requests::run(case, requests, options.rounds.min(5), options.seed, all_bytes, progress)?,
+        Some(requests) => {
+            requests::run(case, requests, options.rounds.min(5), options.seed, all_bytes, progress)?
+        }
         None => Vec::new(),
     };
     let packed: u64 = case.containers.iter().map(|container| container.len() as u64).sum();
@@ -325,21 +336,39 @@ fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopie
         way("dense swaps, copied", Mode::Fast, Serve::Copied(Swapped::new(case)?, copies)),
         way(DENSE_COPIES, Mode::Fast, Serve::Copies(copies)),
         of_family(CHOSEN.to_owned(), Mode::Fast, Forms::ByShare, options.budget_bytes)?,
-        of_family("family, chosen forms, bit-exact".to_owned(), Mode::BitExact, Forms::ByShare, options.budget_bytes)?,
+        of_family(
+            "family, chosen forms, bit-exact".to_owned(),
+            Mode::BitExact,
+            Forms::ByShare,
+            options.budget_bytes,
+        )?,
     ];
     for form in Form::ALL {
-        ways.push(of_family(format!("family, {}, fast", form.name()), Mode::Fast, Forms::All(form), u64::MAX)?);
+        ways.push(of_family(
+            format!("family, {}, fast", form.name()),
+            Mode::Fast,
+            Forms::All(form),
+            u64::MAX,
+        )?);
     }
     for form in [Form::Csr, Form::Bitmap] {
-        ways.push(of_family(format!("family, {}, bit-exact", form.name()), Mode::BitExact, Forms::All(form), u64::MAX)?);
+        ways.push(of_family(
+            format!("family, {}, bit-exact", form.name()),
+            Mode::BitExact,
+            Forms::All(form),
+            u64::MAX,
+        )?);
     }
     Ok(ways)
 }
 
 /// Largest difference over the largest output.
 fn error(output: &[f32], dense: &[f32]) -> f64 {
-    let largest = |numbers: &mut dyn Iterator<Item = f32>| numbers.fold(0.0f64, |largest, y| largest.max(f64::from(y.abs())));
-    largest(&mut output.iter().zip(dense).map(|(a, b)| a - b)) / largest(&mut dense.iter().copied()).max(f64::MIN_POSITIVE)
+    let largest = |numbers: &mut dyn Iterator<Item = f32>| {
+        numbers.fold(0.0f64, |largest, y| largest.max(f64::from(y.abs())))
+    };
+    largest(&mut output.iter().zip(dense).map(|(a, b)| a - b))
+        / largest(&mut dense.iter().copied()).max(f64::MIN_POSITIVE)
 }
 
 /// What a tenant takes on average, in each form; of tiles what their containers do.
@@ -378,8 +407,11 @@ fn verdicts(case: &TenantsCase, ways: &[WayReport], pressure: &[PressureReport])
         let goal = format!("bytes of a tenant of {CHOSEN} over the base's");
         verdicts.push(Verdict { goal, value, limit: 0.25, is_met: value <= 0.25 });
     }
-    for row in pressure.iter().filter(|row| row.tenants_over_budget == 4.0 && row.arrivals == Arrivals::Random) {
-        let goal = format!("slowdown with four times more tenants than the budget holds, forms {}", row.forms);
+    for row in
+        pressure.iter().filter(|row| row.tenants_over_budget == 4.0 && row.arrivals == Arrivals::Random)
+    {
+        let goal =
+            format!("slowdown with four times more tenants than the budget holds, forms {}", row.forms);
         verdicts.push(Verdict { goal, value: row.slowdown, limit: 3.0, is_met: row.slowdown < 3.0 });
     }
     verdicts

@@ -62,7 +62,12 @@ pub struct PressureReport {
 }
 
 /// One batch after another: the tenants of its tokens, and their positions.
-fn steps(arrivals: Arrivals, tenants: usize, options: &RequestOptions, seed: u64) -> Vec<Vec<(usize, usize)>> {
+fn steps(
+    arrivals: Arrivals,
+    tenants: usize,
+    options: &RequestOptions,
+    seed: u64,
+) -> Vec<Vec<(usize, usize)>> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut next = 0;
     let mut tenant = || match arrivals {
@@ -95,7 +100,11 @@ fn steps(arrivals: Arrivals, tenants: usize, options: &RequestOptions, seed: u64
 fn serve(family: &mut Family, steps: &[Vec<(usize, usize)>], x: &[f32], width: usize) -> Result<f64> {
     let watch = Stopwatch::start();
     for step in steps {
-        let sequence = |(tenant, position): &(usize, usize)| Sequence { tenant: *tenant, tokens: 1, position: *position };
+        let sequence = |(tenant, position): &(usize, usize)| Sequence {
+            tenant: *tenant,
+            tokens: 1,
+            position: *position,
+        };
         let batch = Batch::new(step.iter().map(sequence).collect())?;
         family.forward(&batch, &x[..step.len() * width], &Run::new(Mode::Fast))?;
     }
@@ -165,7 +174,11 @@ mod tests {
         let options = RequestOptions { requests: 5, tokens: 3, active: 2 };
         let random = steps(Arrivals::Random, 4, &options, 1);
         assert_eq!(random.iter().map(Vec::len).sum::<usize>(), 15);
-        assert!(random.iter().all(|step| step.len() <= 2 && step.iter().all(|(tenant, at)| *tenant < 4 && *at < 3)));
+        assert!(
+            random
+                .iter()
+                .all(|step| step.len() <= 2 && step.iter().all(|(tenant, at)| *tenant < 4 && *at < 3))
+        );
         let in_turn = steps(Arrivals::InTurn, 4, &options, 1);
         assert_eq!(in_turn, [vec![(0, 0), (1, 0)], vec![(2, 0), (3, 0)], vec![(0, 0)]]);
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use half::bf16;
 
-use super::case::{Tensors, TenantsCase};
+use super::case::{TenantsCase, Tensors};
 use crate::bases::{Bases, ResolvedContainer};
 use crate::compute::layer::{Batch, LayerNames, LayerWeights, MatrixRole, VectorRole};
 use crate::compute::{DenseMatrix, Run, WeightType};
@@ -35,7 +35,8 @@ impl DenseLayer {
             let matrix = DenseMatrix::new(rows, cols, weight_of(case, name)?, bytes(name)?.clone())?;
             Ok((role, matrix))
         };
-        let vector = |(role, name): (VectorRole, &str)| Ok((role, numbers(weight_of(case, name)?, bytes(name)?)));
+        let vector =
+            |(role, name): (VectorRole, &str)| Ok((role, numbers(weight_of(case, name)?, bytes(name)?)));
         Ok(Self {
             matrices: case.names.matrices().map(matrix).collect::<Result<_>>()?,
             vectors: case.names.vectors().map(vector).collect::<Result<_>>()?,
