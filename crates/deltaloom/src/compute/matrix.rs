@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
 use super::forms::{Bitmap, Csr, Planes, Tiles};
 use super::shared::{Segment, matmul_shared};
+use super::sizes::Changes;
 use super::{Mode, Phase, Run};
 use crate::bases::{ResolvedContainer, TensorSource};
 use crate::error::{Error, Result};
@@ -259,14 +260,6 @@ struct Source<'a> {
     read: &'a ReadRows<'a>,
 }
 
-/// What decides how large the forms are.
-#[derive(Default)]
-struct Counts {
-    changed: u64,
-    tops: u64,
-    entries: Option<u64>,
-}
-
 impl Source<'_> {
     fn build(self, tiles: Option<&Tiles>, choice: Choice) -> Result<PackedMatrix> {
         let form = match choice {
@@ -353,17 +346,17 @@ impl Source<'_> {
         let tile_bytes = (self.rows_per_read * shape.row_bytes()) as u64;
         let mut sizes = Vec::new();
         if self.base.is_some() {
-            let counts = self.count()?;
-            if counts.changed == 0 {
+            let changes = self.count()?;
+            if changes.elems == 0 {
                 return Ok(Form::Base);
             }
             let panel = (panel_rows(shape, 1, &Run::default()) * shape.row_bytes()) as u64;
             // Sparse enough, differences are multiplied faster than what they change is patched, and share the product of the base.
-            let csr = counts.entries.filter(|entries| entries * 5 <= elems);
-            sizes.extend(csr.map(|entries| (Form::Csr, Csr::bytes_for(shape, entries))));
-            sizes.push((Form::Dense, shape.len_bytes() as u64));
-            sizes.push((Form::Bitmap, Bitmap::bytes_for(shape, counts.changed) + panel));
-            sizes.push((Form::Planes, Planes::bytes_for(shape, counts.changed, counts.tops) + panel));
+            let is_sparse = changes.entries.is_some_and(|entries| entries * 5 <= elems);
+            let forms = [(Form::Csr, 0), (Form::Dense, 0), (Form::Bitmap, panel), (Form::Planes, panel)];
+            for (form, panel) in forms.into_iter().filter(|(form, _)| *form != Form::Csr || is_sparse) {
+                sizes.extend(changes.resident_bytes(shape, form).map(|bytes| (form, bytes + panel)));
+            }
         } else {
             sizes.push((Form::Dense, shape.len_bytes() as u64));
         }
@@ -378,22 +371,12 @@ impl Source<'_> {
         })
     }
 
-    fn count(&self) -> Result<Counts> {
-        let bytes = self.shape.weight.bytes();
-        let mut counts = Counts { entries: Some(0), ..Counts::default() };
+    fn count(&self) -> Result<Changes> {
+        let mut changes = Changes::none();
         self.for_rows(|base, tuned| {
-            if base == tuned {
-                return Ok(());
-            }
-            let elements = base.chunks_exact(bytes).zip(tuned.chunks_exact(bytes));
-            for (from, to) in elements.filter(|(from, to)| from != to) {
-                counts.changed += 1;
-                counts.tops += u64::from(from.last() != to.last());
-                let entries = Csr::entries_for(self.shape.weight, from, to);
-                counts.entries = counts.entries.zip(entries).map(|(sum, entries)| sum + entries);
-            }
+            changes.add(self.shape.weight, base, tuned);
             Ok(())
         })?;
-        Ok(counts)
+        Ok(changes)
     }
 }

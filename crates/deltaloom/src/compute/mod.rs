@@ -9,11 +9,13 @@ mod forms;
 pub mod layer;
 mod matrix;
 mod shared;
+mod sizes;
 mod timing;
 
 pub use dense::{DenseMatrix, MatrixShape, WeightType};
 pub use matrix::{Choice, Form, PackedMatrix};
 pub use shared::{Segment, matmul_shared};
+pub use sizes::Changes;
 pub use timing::{Phase, Run, Timers, Times};
 
 /// What of a product may depend on how it is computed.

@@ -5,11 +5,13 @@
 //! every layer to [`crate::compute::layer::forward`]; [`Family::forward`] does it for all layers.
 
 mod cache;
+mod estimate;
 mod family;
 mod prefetch;
 mod running;
 mod tenant;
 
 pub use cache::Residency;
+pub use estimate::{LoadedTenant, ModelSizes, TenantBytes};
 pub use family::{Family, FamilyOptions, Forms};
 pub use running::{RunningBatch, RunningLayer};

@@ -1,10 +1,12 @@
 //! The options of `deltaloom lab`.
 
 mod layer;
+mod tenants;
 
 use std::path::PathBuf;
 
 pub(crate) use layer::{FormName, LayerArguments};
+pub(crate) use tenants::TenantsArguments;
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -22,6 +24,7 @@ pub(crate) struct LabArguments {
 pub(crate) enum Experiment {
     Layer(LayerArguments),
     Positions(PositionsArguments),
+    Tenants(Box<TenantsArguments>),
     Tpde(TpdeArguments),
 }
 

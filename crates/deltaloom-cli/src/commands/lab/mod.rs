@@ -4,6 +4,7 @@ mod layer;
 mod layer_page;
 pub(crate) mod page;
 mod positions;
+mod tenants;
 mod tpde;
 
 pub(crate) use tpde::{Adaptive, MethodName};
@@ -17,6 +18,7 @@ pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
         Experiment::Layer(arguments) => layer::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
+        Experiment::Tenants(arguments) => tenants::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
     }
 }

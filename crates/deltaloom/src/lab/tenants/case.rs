@@ -160,6 +160,12 @@ impl TenantsCase {
         Container::from_source(Path::new("tenant"), Box::new(bytes), &Limits::default())
     }
 
+    /// Bytes of a dense copy of every tenant.
+    #[must_use]
+    pub fn dense_bytes(&self) -> u64 {
+        self.base_bytes() * self.tuned.len() as u64
+    }
+
     /// Bytes of the layer.
     pub(super) fn base_bytes(&self) -> u64 {
         self.base.tensors().map(|(_, info)| info.len_bytes()).sum()
