@@ -87,6 +87,21 @@ impl PackedMatrix {
     /// [`Error::NotFound`], [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32 or whose base is not in memory, [`Error::LimitExceeded`] for a
     /// budget that no form fits into, and what decoding gives.
     pub fn open(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
+        Self::open_among(resolved, name, choice, false)
+    }
+
+    /// The same for one of many fine-tunes that are multiplied in turn: memory for a panel, which they share, does not count, and a bitmap, which is read faster than
+    /// all weights of each, comes before dense.
+    pub(crate) fn open_shared(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
+        Self::open_among(resolved, name, choice, true)
+    }
+
+    fn open_among(
+        resolved: &Arc<ResolvedContainer>,
+        name: &str,
+        choice: Choice,
+        is_shared: bool,
+    ) -> Result<Self> {
         let number = resolved.container().find(name)?;
         let shape = MatrixShape::of(resolved.info(number))?;
         let base = base_of(resolved, number);
@@ -97,7 +112,7 @@ impl PackedMatrix {
         }
         let tiles = Tiles::new(Arc::clone(resolved), number);
         let read = |rows: Range<usize>, out: &mut [u8]| tiles.rows_into(shape, rows, out);
-        let source = Source { shape, base, rows_per_read: tiles.rows_per_tile(), read: &read };
+        let source = Source { shape, base, rows_per_read: tiles.rows_per_tile(), read: &read, is_shared };
         source.build(Some(&tiles), choice).map_err(|e| match e {
             Error::InvalidArgument(what) => Error::InvalidArgument(format!("tensor {name:?}: {what}")),
             other => other,
@@ -119,7 +134,8 @@ impl PackedMatrix {
             Ok(())
         };
         let rows_per_read = panel_rows(shape, 1, &Run::default());
-        Source { shape, base: Some(base.clone()), rows_per_read, read: &read }.build(None, choice)
+        let base = Some(base.clone());
+        Source { shape, base, rows_per_read, read: &read, is_shared: false }.build(None, choice)
     }
 
     /// Rows, columns and type.
@@ -258,6 +274,7 @@ struct Source<'a> {
     base: Option<DenseMatrix>,
     rows_per_read: usize,
     read: &'a ReadRows<'a>,
+    is_shared: bool,
 }
 
 impl Source<'_> {
@@ -350,10 +367,15 @@ impl Source<'_> {
             if changes.elems == 0 {
                 return Ok(Form::Base);
             }
-            let panel = (panel_rows(shape, 1, &Run::default()) * shape.row_bytes()) as u64;
+            let panel =
+                if self.is_shared { 0 } else { panel_rows(shape, 1, &Run::default()) * shape.row_bytes() };
+            let panel = panel as u64;
             // Sparse enough, differences are multiplied faster than what they change is patched, and share the product of the base.
             let is_sparse = changes.entries.is_some_and(|entries| entries * 5 <= elems);
-            let forms = [(Form::Csr, 0), (Form::Dense, 0), (Form::Bitmap, panel), (Form::Planes, panel)];
+            let mut forms = [(Form::Csr, 0), (Form::Dense, 0), (Form::Bitmap, panel), (Form::Planes, panel)];
+            if self.is_shared && changes.elems * 2 <= elems {
+                forms.swap(1, 2);
+            }
             for (form, panel) in forms.into_iter().filter(|(form, _)| *form != Form::Csr || is_sparse) {
                 sizes.extend(changes.resident_bytes(shape, form).map(|bytes| (form, bytes + panel)));
             }

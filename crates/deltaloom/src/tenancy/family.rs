@@ -57,8 +57,10 @@ pub struct Family {
     pub(super) tenants: BTreeMap<usize, Arc<Tenant>>,
     pub(super) cache: Mutex<Cache>,
     pub(super) prefetcher: Option<Prefetcher>,
-    /// Tenants of the batch before.
-    pub(super) before: BTreeSet<usize>,
+    /// Batches so far.
+    batches: u64,
+    /// The last batch that each tenant ran in.
+    pub(super) last_batches: BTreeMap<usize, u64>,
     bases: Bases,
     options: FamilyOptions,
     next_tenant: usize,
@@ -88,7 +90,8 @@ impl Family {
             tenants: BTreeMap::new(),
             cache: Mutex::new(Cache::new(options.budget_bytes)),
             prefetcher: (options.prefetch > 0).then(|| Prefetcher::new(options.prefetch)),
-            before: BTreeSet::new(),
+            batches: 0,
+            last_batches: BTreeMap::new(),
             bases,
             options,
             next_tenant: 0,
@@ -115,6 +118,7 @@ impl Family {
     /// [`Error::NotFound`] for a number that no tenant has.
     pub fn remove(&mut self, tenant: usize) -> Result<()> {
         let removed = self.tenants.remove(&tenant).ok_or_else(|| unknown(tenant))?;
+        self.last_batches.remove(&tenant);
         let mut cache = self.cache();
         cache.remove_tenant(tenant);
         cache.remove_vectors(removed.vector_bytes());
@@ -159,7 +163,10 @@ impl Family {
         if let Some(tenant) = now.iter().find(|tenant| !self.tenants.contains_key(tenant)) {
             return Err(unknown(*tenant));
         }
-        let before = std::mem::replace(&mut self.before, now);
+        self.batches += 1;
+        let number = self.batches;
+        let before =
+            now.into_iter().map(|tenant| (tenant, self.last_batches.insert(tenant, number))).collect();
         Ok(RunningBatch::new(self, batch, before))
     }
 

@@ -1,11 +1,12 @@
 //! A batch while it runs: its tokens are brought together tenant by tenant, and every matrix of theirs is found in memory, decoded into it, or multiplied where it is.
 //! Which of the three is decided in the order of the tokens and from what was used before alone, so that no bit depends on threads or on what was prefetched.
 //!
-//! What a running batch uses is never evicted. While there is room every matrix that is decoded stays. When there is none, a matrix stays only if its tenant also ran in the
-//! batch before: tenants that come for a token each, one after another, do not drive out those that are there, but are multiplied from their containers.
+//! What a running batch uses is never evicted. While there is room every matrix that is decoded stays. When there is none, only matrices of tenants go that have not run for
+//! at least as long as the one that comes was away (the rule of LIRS: Jiang and Zhang, 2002): tenants that come for a token each, one after another, do not drive out those
+//! that are there, but are multiplied from their containers; a tenant that ran in the batch before gets all the room that others do not use now.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -29,8 +30,8 @@ pub struct RunningBatch<'a> {
     groups: Vec<(usize, usize)>,
     /// Where each token of these groups is in the batch; none where they are in its order.
     places: Option<Vec<usize>>,
-    now: BTreeSet<usize>,
-    before: BTreeSet<usize>,
+    /// Its tenants, with the batch in which each ran before.
+    before: BTreeMap<usize, Option<u64>>,
 }
 
 /// The weights of one layer for a batch.
@@ -41,7 +42,7 @@ pub struct RunningLayer<'a> {
 }
 
 impl<'a> RunningBatch<'a> {
-    pub(super) fn new(family: &'a Family, batch: &'a Batch, before: BTreeSet<usize>) -> Self {
+    pub(super) fn new(family: &'a Family, batch: &'a Batch, before: BTreeMap<usize, Option<u64>>) -> Self {
         let mut groups: Vec<(usize, usize)> = Vec::new();
         let mut order = Vec::new();
         for (sequence, tokens) in batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
@@ -57,8 +58,7 @@ impl<'a> RunningBatch<'a> {
         // Sequences of a tenant stay in their order.
         order.sort_by_key(|(group, _)| *group);
         let places = (!is_grouped).then(|| order.into_iter().flat_map(|(_, tokens)| tokens).collect());
-        let now = groups.iter().map(|(tenant, _)| *tenant).collect();
-        let running = Self { family, batch, groups, places, now, before };
+        let running = Self { family, batch, groups, places, before };
         running.prefetch_from(0);
         running
     }
@@ -89,12 +89,15 @@ impl<'a> RunningBatch<'a> {
     /// Whether a matrix of so many bytes is to be in memory from now on.
     fn is_welcome(&self, key: &Key, bytes: u64) -> bool {
         let cache = self.family.cache();
-        cache.has_room(bytes)
-            || self.before.contains(&key.tenant) && cache.can_make_room(bytes, |other| self.may_go(other))
+        cache.has_room(bytes) || cache.can_make_room(bytes, |other| self.may_go(other, key))
     }
 
-    fn may_go(&self, key: &Key) -> bool {
-        !self.now.contains(&key.tenant)
+    /// Whether a matrix may go so that another can come.
+    fn may_go(&self, key: &Key, other: &Key) -> bool {
+        let last = self.family.last_batches.get(&key.tenant);
+        let before = self.before.get(&other.tenant).copied().flatten();
+        !self.before.contains_key(&key.tenant)
+            && before.is_some_and(|before| last.is_none_or(|last| *last <= before))
     }
 
     /// One matrix of every group.
@@ -153,7 +156,7 @@ impl<'a> RunningBatch<'a> {
     }
 
     fn reserve(&self, key: &Key, bytes: u64) -> bool {
-        self.is_welcome(key, bytes) && self.family.cache().reserve(*key, bytes, |other| self.may_go(other))
+        self.family.cache().reserve(*key, bytes, |other| self.may_go(other, key))
     }
 
     fn keep_or_leave(&self, key: &Key, bytes: u64, matrix: Arc<PackedMatrix>) -> Result<Arc<PackedMatrix>> {

@@ -74,7 +74,7 @@ impl Tenant {
 
     /// Decodes a matrix into the form that was chosen, or chooses one. What cannot be in a form is in the next that holds any bits, and at last stays as it is.
     pub(super) fn load(&self, slot: &Slot, wanted: Choice) -> Result<Loaded> {
-        let open = |choice| PackedMatrix::open(&self.resolved, &slot.name, choice);
+        let open = |choice| PackedMatrix::open_shared(&self.resolved, &slot.name, choice);
         if let Some(chosen) = slot.chosen.get() {
             return Ok(Loaded { matrix: Arc::new(open(Choice::Form(chosen.form))?), decodes: 1 });
         }

@@ -10,7 +10,7 @@ use crate::args::{PageArguments, parse_rounds, parse_threads};
 /// Multiply a batch with tokens of many fine-tunes of one base: the base's product once and each one's differences, beside dense swaps and dense copies.
 ///
 /// Without files it makes a LLaMA-shaped layer (320 wide, 5 heads, 864 inside) and fine-tunes of it. With files it takes a layer of both; the first tenant then is the fine-tune,
-/// the others have its differences, counted in ULPs, with the rows of each matrix moved down. Then requests for more tenants than the budget holds are served, and for each
+/// the others change the same elements by as many ULPs, half of them in the other direction. Then requests for more tenants than the budget holds are served, and for each
 /// tenant one token in turn. Every output is compared with that of the dense fine-tunes; exit code 1 means that one is not right.
 ///
 /// With one thread, the default, time is that of the processor.

@@ -40,13 +40,6 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-impl Part {
-    /// Rows of a matrix; a vector is one.
-    fn rows(&self) -> usize {
-        if self.shape.len() == 2 { to_usize(self.shape[0]).max(1) } else { 1 }
-    }
-}
-
 /// LLaMA-shaped: 320 wide, 5 heads, 864 inside.
 const CONFIG: &str = r#"{"model_type": "llama", "num_attention_heads": 5, "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "hidden_act": "silu"}"#;
 const WIDTH: u64 = 320;
@@ -78,7 +71,8 @@ impl TenantsCase {
         )
     }
 
-    /// A layer of two checkpoints. The first fine-tune is the real one; in every other one each matrix has the real one's differences, in ULPs, some rows further down.
+    /// A layer of two checkpoints. The first fine-tune is the real one; every other one changes the same elements by as many ULPs, half of them in the other
+    /// direction.
     ///
     /// # Errors
     /// What [`LayerNames::recognise`] refuses, [`Error::InvalidArgument`] where the checkpoints differ in shapes or have other dtypes than BF16 and F32; what reading gives.
@@ -97,15 +91,15 @@ impl TenantsCase {
         if base.iter().zip(&real).any(|(a, b)| a.shape != b.shape || a.dtype != b.dtype) {
             return Err(Error::InvalidArgument("base and fine-tune differ in shapes or dtypes".into()));
         }
-        let varied = |tenant: usize| {
+        let tensors = |tenant: usize| {
             let pairs = base.iter().zip(&real);
-            pairs.map(|(base, real)| (base.name.clone(), shifted(base, &real.bytes, tenant))).collect()
+            pairs.map(|(base, real)| (base.name.clone(), varied(base, &real.bytes, tenant))).collect()
         };
         let about = format!(
-            "layer {} of a base and its fine-tune; tenants after the first have its differences, rows moved down",
+            "layer {} of a base and its fine-tune; tenants after the first have half of its steps turned around",
             hints.layer
         );
-        Self::new(&base, (0..tenants).map(varied), hints, about, progress)
+        Self::new(&base, (0..tenants).map(tensors), hints, about, progress)
     }
 
     fn new(
@@ -260,22 +254,22 @@ fn perturbed(part: &Part, tenant: usize, density: f64, seed: u64) -> Vec<u8> {
     stepped(&part.bytes, &part.dtype, step)
 }
 
-/// A variation of a real fine-tune: each element of a matrix moves by as many ULPs as the one some rows above it did. The first is the real one.
-fn shifted(base: &Part, real: &[u8], tenant: usize) -> Vec<u8> {
-    let rows = base.rows();
-    // A prime number, so that many tenants have different ones.
-    let shift = (tenant * 37) % rows * (base.bytes.len() / rows);
-    let from = |place: usize| (place + base.bytes.len() - shift) % base.bytes.len().max(1);
-    match base.dtype {
-        DType::F32 => {
-            let steps: Vec<i32> = steps(base.bytes.as_chunks().0, real.as_chunks().0, |b| ordered32(*b));
-            stepped(&base.bytes, &base.dtype, |i| steps[from(4 * i) / 4])
-        }
-        _ => {
-            let steps: Vec<i32> = steps(base.bytes.as_chunks().0, real.as_chunks().0, |b| ordered16(*b));
-            stepped(&base.bytes, &base.dtype, |i| steps[from(2 * i) / 2])
-        }
-    }
+/// Steps up to this are turned around in variations. Longer ones lead across zero: turned around they would lead far away.
+const SMALL_STEP: i32 = 64;
+
+/// A variation of a real fine-tune: the elements that it changes move by as many ULPs, half of them in the other direction. The first is the real one.
+fn varied(base: &Part, real: &[u8], tenant: usize) -> Vec<u8> {
+    let mut random = generator(0, &base.name, tenant);
+    let steps: Vec<i32> = match base.dtype {
+        DType::F32 => steps(base.bytes.as_chunks().0, real.as_chunks().0, |b| ordered32(*b)),
+        _ => steps(base.bytes.as_chunks().0, real.as_chunks().0, |b| ordered16(*b)),
+    };
+    let mut turned = |step: i32| match step {
+        0 => 0,
+        _ if tenant > 0 && step.abs() <= SMALL_STEP && random.next_u64() >> 63 == 1 => -step,
+        _ => step,
+    };
+    stepped(&base.bytes, &base.dtype, |i| turned(steps[i]))
 }
 
 fn steps<const N: usize>(base: &[[u8; N]], real: &[[u8; N]], ordered: impl Fn(&[u8; N]) -> i32) -> Vec<i32> {
@@ -318,27 +312,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variations_have_the_differences_of_the_real_one_in_other_rows() {
-        let numbers = [1.0f32, -2.0, 0.5, 3.0, -0.25, 8.0];
-        let bytes = |dtype: &DType, numbers: &[f32]| -> Vec<u8> {
-            match dtype {
+    fn variations_change_the_elements_that_the_real_one_does() {
+        let mut random = generator(1, "test", 0);
+        let numbers: Vec<f32> =
+            (0..512).map(|_| f32::from(random.next_u64().to_le_bytes()[0]) - 127.5).collect();
+        for dtype in [DType::F32, DType::BF16] {
+            let bytes = match dtype {
                 DType::F32 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
                 _ => numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
-            }
-        };
-        for dtype in [DType::F32, DType::BF16] {
-            let base = Part {
-                name: "w".into(),
-                dtype: dtype.clone(),
-                shape: vec![3, 2],
-                bytes: bytes(&dtype, &numbers),
             };
-            let real = stepped(&base.bytes, &dtype, |i| [0, -1, 2, 0, 0, 0][i]);
-            assert_eq!(shifted(&base, &real, 0), real);
-            // 37 rows down are one row down.
-            assert_eq!(shifted(&base, &real, 1), stepped(&base.bytes, &dtype, |i| [0, 0, 0, -1, 2, 0][i]));
-            let zero = bytes(&dtype, &[0.0]);
-            assert_eq!(stepped(&stepped(&zero, &dtype, |_| -3), &dtype, |_| 3), zero);
+            let base = Part { name: "w".into(), dtype, shape: vec![32, 16], bytes };
+            let real_steps = |i: usize| if i.is_multiple_of(5) { [1, -3, 64, -65][i % 4] } else { 0 };
+            let real = stepped(&base.bytes, &base.dtype, real_steps);
+            assert_eq!(varied(&base, &real, 0), real);
+            let other = varied(&base, &real, 1);
+            let size = other.len() / 512;
+            let is_step = |(i, bytes): (usize, &[u8])| {
+                let step = real_steps(i);
+                let of = |step: i32| stepped(&base.bytes, &base.dtype, |j| if i == j { step } else { 0 });
+                bytes == &of(step)[i * size..][..size]
+                    || step != -65 && bytes == &of(-step)[i * size..][..size]
+            };
+            assert!(other != real && other != varied(&base, &real, 2));
+            assert!(other.chunks(size).enumerate().all(is_step));
+            let zero = vec![0; size];
+            assert_eq!(stepped(&stepped(&zero, &base.dtype, |_| -3), &base.dtype, |_| 3), zero);
         }
     }
 }
