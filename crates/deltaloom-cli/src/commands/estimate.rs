@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -11,6 +12,7 @@ use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
 use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};
+use crate::args::lab::FormName;
 use crate::{Answer, ui};
 
 /// An estimate may be wrong by so much.
@@ -66,7 +68,10 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
 fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::Bar) -> Result<Report> {
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
     let base_bytes: u64 = base.tensors().map(|(_, info)| info.len_bytes()).sum();
-    let containers = containers(arguments, &base, bar)?;
+    let folder = tempfile::tempdir()?;
+    let containers = containers(arguments, &base, folder.path(), bar)?;
+    // First, since what is freed later need not be given back to the system.
+    let measured = arguments.check.then(|| measure(arguments, &containers)).transpose()?;
     let mut tenants = Vec::new();
     for container in &containers {
         tenants.push(TenantBytes::of(&*resolve(container, arguments, &base)?, &base)?);
@@ -115,7 +120,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     let changed_fraction =
         mean(|tenant| tenant.changed_elems) as f64 / mean(|tenant| tenant.elems).max(1) as f64;
-    let check = arguments.check.then(|| check(arguments, &containers, base_bytes, &tenants)).transpose()?;
+    let check = measured.map(|measured| check(arguments, measured, base_bytes, &tenants));
     Ok(Report {
         base_bytes,
         tenants: arguments.tenants,
@@ -128,16 +133,24 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     })
 }
 
-/// A container of a fine-tune: in memory, if it was packed for this.
+/// A container of a fine-tune: in memory, if it was packed for an estimate alone.
 enum Source {
     File(std::path::PathBuf),
     Packed(Arc<Vec<u8>>),
 }
 
-fn containers(arguments: &EstimateArguments, base: &Checkpoint, bar: &ui::Bar) -> Result<Vec<Source>> {
-    let pack = |path: &std::path::PathBuf| {
+fn containers(
+    arguments: &EstimateArguments,
+    base: &Checkpoint,
+    folder: &Path,
+    bar: &ui::Bar,
+) -> Result<Vec<Source>> {
+    let pack = |(number, path): (usize, &std::path::PathBuf)| {
         if path.is_file() && Container::is_container(path)? {
             return Ok(Source::File(path.clone()));
+        }
+        if arguments.check {
+            return pack_elsewhere(arguments, path, folder.join(format!("{number}.loom")));
         }
         let tuned = Checkpoint::open(path, &Limits::default())?;
         let mut bases = Bases::default();
@@ -148,7 +161,18 @@ fn containers(arguments: &EstimateArguments, base: &Checkpoint, bar: &ui::Bar) -
         out.shrink_to_fit();
         Ok(Source::Packed(Arc::new(out)))
     };
-    arguments.tuned.iter().map(pack).collect()
+    arguments.tuned.iter().enumerate().map(pack).collect()
+}
+
+/// Packs in a process of its own: what packing takes for a while is not to be measured with what is loaded.
+fn pack_elsewhere(arguments: &EstimateArguments, tuned: &Path, output: std::path::PathBuf) -> Result<Source> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("pack").arg(tuned).arg("--base").arg(&arguments.base).arg("-o").arg(&output);
+    command.arg("--threads").arg(arguments.threads.count.to_string()).stdout(Stdio::null());
+    if !command.status()?.success() {
+        bail!("{} could not be packed", tuned.display());
+    }
+    Ok(Source::File(output))
 }
 
 fn resolve(
@@ -156,26 +180,23 @@ fn resolve(
     arguments: &EstimateArguments,
     base: &Checkpoint,
 ) -> Result<Arc<ResolvedContainer>> {
-    let (path, limits) = (Path::new("packed"), Limits::default());
+    let (name, limits) = (Path::new("packed"), Limits::default());
     let container = match source {
-        // Read and not mapped: mapped pages would count, of what only has to be decoded once.
+        // Tiles stay in memory; of what only has to be decoded once mapped pages would count.
+        Source::File(path) if arguments.form == FormName::Tiles => {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            Container::from_source(path, Box::new(bytes), &limits)?
+        }
         Source::File(path) => Container::from_source(path, Box::new(FileSource::open(path)?), &limits)?,
-        Source::Packed(bytes) => Container::from_source(path, Box::new(bytes.to_vec()), &limits)?,
+        Source::Packed(bytes) => Container::from_source(name, Box::new(bytes.to_vec()), &limits)?,
     };
     let mut bases = Bases::default();
     bases.push_checkpoint(&arguments.base, base.clone());
     Ok(Arc::new(ResolvedContainer::new(container, &bases)?))
 }
 
-/// Loads everything and measures.
-fn check(
-    arguments: &EstimateArguments,
-    containers: &[Source],
-    base_bytes: u64,
-    tenants: &[TenantBytes],
-) -> Result<Check> {
-    let form = arguments.form.form();
-    // Of the first estimate nothing is in memory any more but what its map has left: measured from before a map of its own.
+/// Loads everything; how much more this process then has in memory.
+fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
     let before = resident_bytes()?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
     for (member, info) in base.tensors() {
@@ -183,23 +204,29 @@ fn check(
         black_box(bytes.iter().step_by(1024).map(|byte| u64::from(*byte)).sum::<u64>());
     }
     let mut loaded = Vec::new();
-    let mut estimated = base_bytes;
-    let count = usize::try_from(arguments.tenants)?;
-    for (source, tenant) in containers.iter().zip(tenants).cycle().take(count) {
-        loaded.push(LoadedTenant::load(&resolve(source, arguments, &base)?, &base, form)?);
-        estimated += tenant.in_form(form);
+    for source in containers.iter().cycle().take(usize::try_from(arguments.tenants)?) {
+        loaded.push(LoadedTenant::load(&resolve(source, arguments, &base)?, &base, arguments.form.form())?);
     }
-    let measured = resident_bytes()?.saturating_sub(before);
+    let after = resident_bytes()?;
     black_box(&loaded);
+    Ok(after.saturating_sub(before))
+}
+
+/// Compares that with the estimate.
+fn check(arguments: &EstimateArguments, measured: u64, base_bytes: u64, tenants: &[TenantBytes]) -> Check {
+    let form = arguments.form.form();
+    let count = usize::try_from(arguments.tenants).unwrap_or(usize::MAX);
+    let all: u64 = tenants.iter().cycle().take(count).map(|tenant| tenant.in_form(form)).sum();
+    let estimated = base_bytes + all;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let ratio = measured as f64 / estimated.max(1) as f64;
-    Ok(Check {
+    Check {
         form: form.name(),
         estimated_bytes: estimated,
         measured_bytes: measured,
         ratio,
         is_within: (ratio - 1.0).abs() <= TOLERANCE,
-    })
+    }
 }
 
 /// What this process has in memory, as Linux counts it.
