@@ -1,5 +1,6 @@
 //! All commands and options: the one place where flags are defined.
 
+pub(crate) mod estimate;
 pub(crate) mod lab;
 pub(crate) mod series;
 
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Lineage(LineageArguments),
     Cat(CatArguments),
     Bench(BenchArguments),
+    Estimate(estimate::EstimateArguments),
     Series(series::SeriesArguments),
     Lab(lab::LabArguments),
     Demo(DemoArguments),
@@ -330,7 +332,7 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
 }
 
-fn parse_rounds(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if (1..=1000).contains(&count) => Ok(count),
         Ok(_) => Err("between 1 and 1000".to_owned()),
@@ -338,7 +340,7 @@ fn parse_rounds(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_threads(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_threads(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if count <= 1024 => Ok(count),
         Ok(_) => Err("at most 1024".to_owned()),

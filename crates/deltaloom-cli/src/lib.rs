@@ -37,6 +37,7 @@ pub fn run() -> ExitCode {
         Command::Lineage(arguments) => commands::lineage::run(&arguments),
         Command::Cat(arguments) => commands::cat::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Estimate(arguments) => commands::estimate::run(&arguments),
         Command::Series(arguments) => commands::series::run(&arguments),
         Command::Lab(arguments) => commands::lab::run(&arguments),
         Command::Demo(arguments) => commands::demo::run(&arguments),

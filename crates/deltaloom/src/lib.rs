@@ -38,6 +38,7 @@ mod unpack;
 mod verify;
 
 pub mod compute;
+pub mod tenancy;
 
 pub mod lossy;
 pub mod series;

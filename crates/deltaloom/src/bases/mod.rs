@@ -34,8 +34,8 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Self {
-        let checkpoint = Arc::new(checkpoint);
+    pub(crate) fn of_checkpoint(path: &Path, checkpoint: impl Into<Arc<Checkpoint>>) -> Self {
+        let checkpoint: Arc<Checkpoint> = checkpoint.into();
         let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
             checkpoint: Arc::clone(&checkpoint),
             member,

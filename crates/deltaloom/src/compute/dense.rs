@@ -183,6 +183,14 @@ impl DenseMatrix {
         }
     }
 
+    /// Its bytes to be changed, if they are its own and no clone shares them.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.held {
+            Held::Own(bytes) => Some(Arc::get_mut(bytes)?.as_mut_slice()),
+            Held::Checkpoint { .. } => None,
+        }
+    }
+
     /// Bytes of some of its rows.
     pub(crate) fn rows(&self, rows: Range<usize>) -> &[u8] {
         &self.bytes()[rows.start * self.shape.row_bytes()..rows.end * self.shape.row_bytes()]

@@ -11,13 +11,14 @@ use serde::Serialize;
 use super::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
 use super::forms::{Bitmap, Csr, Planes, Tiles};
 use super::shared::{Segment, add_differences, matmul_shared};
+use super::sizes::Changes;
 use super::{Mode, Phase, Run};
 use crate::bases::{ResolvedContainer, TensorSource};
 use crate::error::{Error, Result};
 use crate::predict::Predictor;
 
 /// How a matrix lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// Not at all: it is its base.
@@ -86,6 +87,21 @@ impl PackedMatrix {
     /// [`Error::NotFound`], [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32 or whose base is not in memory, [`Error::LimitExceeded`] for a
     /// budget that no form fits into, and what decoding gives.
     pub fn open(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
+        Self::open_among(resolved, name, choice, false)
+    }
+
+    /// The same for one of many fine-tunes that are multiplied in turn: memory for a panel, which they share, does not count, and a bitmap, which is read faster than
+    /// all weights of each, comes before dense.
+    pub(crate) fn open_shared(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
+        Self::open_among(resolved, name, choice, true)
+    }
+
+    fn open_among(
+        resolved: &Arc<ResolvedContainer>,
+        name: &str,
+        choice: Choice,
+        is_shared: bool,
+    ) -> Result<Self> {
         let number = resolved.container().find(name)?;
         let shape = MatrixShape::of(resolved.info(number))?;
         let base = base_of(resolved, number);
@@ -96,7 +112,7 @@ impl PackedMatrix {
         }
         let tiles = Tiles::new(Arc::clone(resolved), number);
         let read = |rows: Range<usize>, out: &mut [u8]| tiles.rows_into(shape, rows, out);
-        let source = Source { shape, base, rows_per_read: tiles.rows_per_tile(), read: &read };
+        let source = Source { shape, base, rows_per_read: tiles.rows_per_tile(), read: &read, is_shared };
         source.build(Some(&tiles), choice).map_err(|e| match e {
             Error::InvalidArgument(what) => Error::InvalidArgument(format!("tensor {name:?}: {what}")),
             other => other,
@@ -118,7 +134,8 @@ impl PackedMatrix {
             Ok(())
         };
         let rows_per_read = panel_rows(shape, 1, &Run::default());
-        Source { shape, base: Some(base.clone()), rows_per_read, read: &read }.build(None, choice)
+        let base = Some(base.clone());
+        Source { shape, base, rows_per_read, read: &read, is_shared: false }.build(None, choice)
     }
 
     /// Rows, columns and type.
@@ -271,14 +288,7 @@ struct Source<'a> {
     base: Option<DenseMatrix>,
     rows_per_read: usize,
     read: &'a ReadRows<'a>,
-}
-
-/// What decides how large the forms are.
-#[derive(Default)]
-struct Counts {
-    changed: u64,
-    tops: u64,
-    entries: Option<u64>,
+    is_shared: bool,
 }
 
 impl Source<'_> {
@@ -367,17 +377,22 @@ impl Source<'_> {
         let tile_bytes = (self.rows_per_read * shape.row_bytes()) as u64;
         let mut sizes = Vec::new();
         if self.base.is_some() {
-            let counts = self.count()?;
-            if counts.changed == 0 {
+            let changes = self.count()?;
+            if changes.elems == 0 {
                 return Ok(Form::Base);
             }
-            let panel = (panel_rows(shape, 1, &Run::default()) * shape.row_bytes()) as u64;
+            let panel =
+                if self.is_shared { 0 } else { panel_rows(shape, 1, &Run::default()) * shape.row_bytes() };
+            let panel = panel as u64;
             // Sparse enough, differences are multiplied faster than what they change is patched, and share the product of the base.
-            let csr = counts.entries.filter(|entries| entries * 5 <= elems);
-            sizes.extend(csr.map(|entries| (Form::Csr, Csr::bytes_for(shape, entries))));
-            sizes.push((Form::Dense, shape.len_bytes() as u64));
-            sizes.push((Form::Bitmap, Bitmap::bytes_for(shape, counts.changed) + panel));
-            sizes.push((Form::Planes, Planes::bytes_for(shape, counts.changed, counts.tops) + panel));
+            let is_sparse = changes.entries.is_some_and(|entries| entries * 5 <= elems);
+            let mut forms = [(Form::Csr, 0), (Form::Dense, 0), (Form::Bitmap, panel), (Form::Planes, panel)];
+            if self.is_shared && changes.elems * 2 <= elems {
+                forms.swap(1, 2);
+            }
+            for (form, panel) in forms.into_iter().filter(|(form, _)| *form != Form::Csr || is_sparse) {
+                sizes.extend(changes.resident_bytes(shape, form).map(|bytes| (form, bytes + panel)));
+            }
         } else {
             sizes.push((Form::Dense, shape.len_bytes() as u64));
         }
@@ -392,22 +407,12 @@ impl Source<'_> {
         })
     }
 
-    fn count(&self) -> Result<Counts> {
-        let bytes = self.shape.weight.bytes();
-        let mut counts = Counts { entries: Some(0), ..Counts::default() };
+    fn count(&self) -> Result<Changes> {
+        let mut changes = Changes::none();
         self.for_rows(|base, tuned| {
-            if base == tuned {
-                return Ok(());
-            }
-            let elements = base.chunks_exact(bytes).zip(tuned.chunks_exact(bytes));
-            for (from, to) in elements.filter(|(from, to)| from != to) {
-                counts.changed += 1;
-                counts.tops += u64::from(from.last() != to.last());
-                let entries = Csr::entries_for(self.shape.weight, from, to);
-                counts.entries = counts.entries.zip(entries).map(|(sum, entries)| sum + entries);
-            }
+            changes.add(self.shape.weight, base, tuned);
             Ok(())
         })?;
-        Ok(counts)
+        Ok(changes)
     }
 }

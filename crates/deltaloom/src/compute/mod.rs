@@ -10,12 +10,14 @@ pub mod layer;
 mod matrix;
 mod shared;
 pub mod simhash;
+mod sizes;
 mod timing;
 
 pub use dense::{DenseMatrix, MatrixShape, WeightType};
 pub(crate) use dense::{Rows, multiply_by, panel_rows};
 pub use matrix::{Choice, Form, PackedMatrix};
 pub use shared::{Segment, matmul_shared};
+pub use sizes::Changes;
 pub use timing::{Phase, Run, Timers, Times};
 
 /// What of a product may depend on how it is computed.

@@ -11,4 +11,5 @@ pub mod positions;
 pub mod reference;
 pub mod simhash;
 pub mod statistics;
+pub mod tenants;
 pub mod timing;

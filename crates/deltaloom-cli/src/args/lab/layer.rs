@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use deltaloom::compute::Form;
 
 use super::parse_size;
 use crate::args::{PageArguments, ThreadsArgument};
@@ -76,4 +77,15 @@ pub(crate) enum FormName {
 
 impl FormName {
     const ALL: [Self; 5] = [Self::Tiles, Self::Planes, Self::Bitmap, Self::Csr, Self::Dense];
+
+    /// What the library calls it.
+    pub(crate) fn form(self) -> Form {
+        match self {
+            Self::Tiles => Form::Tiles,
+            Self::Planes => Form::Planes,
+            Self::Bitmap => Form::Bitmap,
+            Self::Csr => Form::Csr,
+            Self::Dense => Form::Dense,
+        }
+    }
 }

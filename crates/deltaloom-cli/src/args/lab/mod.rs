@@ -3,6 +3,7 @@
 pub(crate) mod layer;
 pub(crate) mod matmul;
 pub(crate) mod simhash;
+pub(crate) mod tenants;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub(crate) enum Experiment {
     Layer(layer::LayerArguments),
     Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
+    Tenants(Box<tenants::TenantsArguments>),
     Tpde(TpdeArguments),
     #[command(name = "simhash")]
     SimHash(Box<simhash::SimHashArguments>),

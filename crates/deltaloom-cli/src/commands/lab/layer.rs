@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
+use deltaloom::compute::Choice;
 use deltaloom::compute::layer::LayerHints;
-use deltaloom::compute::{Choice, Form};
 use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
 use deltaloom::lab::reference::{self, ReferenceCase};
 use deltaloom::lab::timing::Seconds;
@@ -14,7 +14,7 @@ use deltaloom::report::{Unit, human};
 use serde::Serialize;
 
 use super::{layer_page, page};
-use crate::args::lab::layer::{FormName, LayerArguments};
+use crate::args::lab::layer::LayerArguments;
 use crate::{Answer, ui};
 
 /// What is printed as JSON.
@@ -54,14 +54,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
 }
 
 fn choices(arguments: &LayerArguments) -> Vec<Choice> {
-    let form = |name: &FormName| match name {
-        FormName::Tiles => Form::Tiles,
-        FormName::Planes => Form::Planes,
-        FormName::Bitmap => Form::Bitmap,
-        FormName::Csr => Form::Csr,
-        FormName::Dense => Form::Dense,
-    };
-    let forms = arguments.form.iter().map(|name| Choice::Form(form(name)));
+    let forms = arguments.form.iter().map(|name| Choice::Form(name.form()));
     forms.chain(arguments.budget.map(Choice::Budget)).collect()
 }
 

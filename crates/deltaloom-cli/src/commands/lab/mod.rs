@@ -8,6 +8,7 @@ pub(crate) mod page;
 mod positions;
 mod simhash;
 mod simhash_page;
+mod tenants;
 mod tpde;
 
 pub(crate) use tpde::{Adaptive, MethodName};
@@ -22,6 +23,7 @@ pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
         Experiment::Layer(arguments) => layer::run(arguments),
         Experiment::Matmul(arguments) => matmul::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
+        Experiment::Tenants(arguments) => tenants::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
         Experiment::SimHash(arguments) => simhash::run(arguments),
     }

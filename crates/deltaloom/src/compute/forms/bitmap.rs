@@ -6,7 +6,7 @@ use std::ops::Range;
 use deltaloom_kernels::patch::{RowShape, bitmap_rows, row_words};
 
 use super::super::dense::MatrixShape;
-use super::{narrow_count, push_mask, vec_bytes};
+use super::{fit, narrow_count, push_mask, vec_bytes};
 use crate::error::Result;
 
 /// Differences as a mask and values.
@@ -29,9 +29,9 @@ impl Bitmap {
 
     /// Gives back memory that is not needed.
     pub(in super::super) fn shrink(&mut self) {
-        self.mask.shrink_to_fit();
-        self.values.shrink_to_fit();
-        self.starts.shrink_to_fit();
+        fit(&mut self.mask);
+        fit(&mut self.values);
+        fit(&mut self.starts);
     }
 
     /// Bytes it takes.

@@ -8,7 +8,7 @@ use deltaloom_kernels::sparse::{
 };
 
 use super::super::dense::{MatrixShape, WeightType};
-use super::{narrow_count, vec_bytes};
+use super::{fit, narrow_count, vec_bytes};
 use crate::error::{Error, Result};
 
 /// Differences as entries of rows.
@@ -73,10 +73,10 @@ impl Csr {
     /// Gives back memory that is not needed.
     pub(in super::super) fn shrink(&mut self) {
         match &mut self.entries {
-            Entries::Narrow(entries) => entries.shrink_to_fit(),
-            Entries::Wide(entries) => entries.shrink_to_fit(),
+            Entries::Narrow(entries) => fit(entries),
+            Entries::Wide(entries) => fit(entries),
         }
-        self.ends.shrink_to_fit();
+        fit(&mut self.ends);
     }
 
     /// Bytes it takes.

@@ -37,6 +37,13 @@ fn push_mask<'a>(
     }
 }
 
+/// Moves values into memory of their size. Allocators need not give back what shrinking a block frees: mimalloc keeps blocks that stay more than half full.
+fn fit<T: Copy>(values: &mut Vec<T>) {
+    if values.capacity() > values.len() {
+        *values = values.as_slice().to_vec();
+    }
+}
+
 /// A count that 32 bits hold.
 fn narrow_count(count: usize) -> Result<u32> {
     u32::try_from(count).map_err(|_| Error::LimitExceeded {

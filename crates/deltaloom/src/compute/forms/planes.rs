@@ -6,7 +6,7 @@ use std::ops::Range;
 use deltaloom_kernels::patch::{self, RowShape, WORD_ELEMS, planes_rows, row_words};
 
 use super::super::dense::MatrixShape;
-use super::{narrow_count, push_mask, vec_bytes};
+use super::{fit, narrow_count, push_mask, vec_bytes};
 use crate::error::Result;
 
 /// Differences byte plane by byte plane.
@@ -44,11 +44,11 @@ impl Planes {
 
     /// Gives back memory that is not needed.
     pub(in super::super) fn shrink(&mut self) {
-        self.mask.shrink_to_fit();
-        self.tops.shrink_to_fit();
-        self.lows.shrink_to_fit();
-        self.highs.shrink_to_fit();
-        self.starts.shrink_to_fit();
+        fit(&mut self.mask);
+        fit(&mut self.tops);
+        fit(&mut self.lows);
+        fit(&mut self.highs);
+        fit(&mut self.starts);
     }
 
     /// Bytes it takes.

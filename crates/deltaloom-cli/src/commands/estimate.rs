@@ -1,0 +1,289 @@
+//! `deltaloom estimate`: bytes of a base and many tenants, and whether this process takes them.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use deltaloom::checkpoint::{Checkpoint, FileSource};
+use deltaloom::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
+use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
+use serde::Serialize;
+
+use crate::args::estimate::{CacheType, EstimateArguments};
+use crate::args::lab::layer::FormName;
+use crate::{Answer, ui};
+
+/// An estimate may be wrong by so much.
+const TOLERANCE: f64 = 0.1;
+
+#[derive(Serialize)]
+struct Report {
+    base_bytes: u64,
+    tenants: u32,
+    changed_fraction: f64,
+    is_assumed: bool,
+    forms: Vec<FormRow>,
+    cache_bytes: Option<u64>,
+    activation_bytes: Option<u64>,
+    check: Option<Check>,
+}
+
+#[derive(Serialize)]
+struct FormRow {
+    form: &'static str,
+    tenant_bytes: u64,
+    /// Base and all tenants; of raw copies without a base.
+    weight_bytes: u64,
+    /// With keys, values and activations, where they are known.
+    total_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Check {
+    form: &'static str,
+    estimated_bytes: u64,
+    measured_bytes: u64,
+    /// Measured over estimated.
+    ratio: f64,
+    is_within: bool,
+}
+
+pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
+    let config = config_of(&arguments.base);
+    let sizes = config.as_deref().map(ModelSizes::parse).transpose()?;
+    let bar = ui::Bar::new("counting");
+    let report =
+        deltaloom::with_threads(arguments.threads.count, || Ok(report(arguments, sizes.as_ref(), &bar)))??;
+    bar.finish();
+    if arguments.json {
+        ui::print_json(&report)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(if report.check.as_ref().is_none_or(|check| check.is_within) { Answer::Yes } else { Answer::No })
+}
+
+fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::Bar) -> Result<Report> {
+    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    let base_bytes: u64 = base.tensors().map(|(_, info)| info.len_bytes()).sum();
+    let folder = tempfile::tempdir()?;
+    let containers = containers(arguments, &base, folder.path(), bar)?;
+    // First, since what is freed later need not be given back to the system.
+    let measured = arguments.check.then(|| measure(arguments, &containers)).transpose()?;
+    let mut tenants = Vec::new();
+    for container in &containers {
+        tenants.push(TenantBytes::of(&*resolve(container, arguments, &base)?, &base)?);
+    }
+    let is_assumed = tenants.is_empty();
+    if is_assumed {
+        tenants.push(TenantBytes::assumed(&base, arguments.changed)?);
+    }
+    let mean =
+        |of: fn(&TenantBytes) -> u64| tenants.iter().map(of).sum::<u64>() / (tenants.len() as u64).max(1);
+    let cache_type = match arguments.dtype_cache {
+        CacheType::Bf16 => 2,
+        CacheType::F32 => 4,
+    };
+    let (context, batch) = (u64::from(arguments.context), u64::from(arguments.batch));
+    let too_large = "keys, values or activations are more bytes than can be counted";
+    let cache_bytes =
+        sizes.map(|sizes| sizes.cache_bytes(context, batch, cache_type).context(too_large)).transpose()?;
+    let activation_bytes = sizes.map(|sizes| sizes.activation_bytes(batch).context(too_large)).transpose()?;
+    let forms: [(&'static str, fn(&TenantBytes) -> u64); 8] = [
+        ("raw copies", |tenant| tenant.raw),
+        ("packed container", |tenant| tenant.packed),
+        ("tiles", |tenant| tenant.packed),
+        ("planes", |tenant| tenant.planes),
+        ("bitmap", |tenant| tenant.bitmap),
+        ("csr", |tenant| tenant.csr),
+        ("COO, 32 bits", |tenant| tenant.coo32),
+        ("COO, 64 bits", |tenant| tenant.coo64),
+    ];
+    let row = |(form, of): (&'static str, fn(&TenantBytes) -> u64)| {
+        let base_bytes = if form == "raw copies" { 0 } else { base_bytes };
+        let weight_bytes =
+            mean(of).checked_mul(u64::from(arguments.tenants)).and_then(|all| all.checked_add(base_bytes));
+        let weight_bytes = weight_bytes.context("more bytes than can be counted")?;
+        let total = weight_bytes
+            .checked_add(cache_bytes.unwrap_or(0))
+            .and_then(|sum| sum.checked_add(activation_bytes.unwrap_or(0)));
+        Ok(FormRow {
+            form,
+            tenant_bytes: mean(of),
+            weight_bytes,
+            total_bytes: total.context("more bytes than can be counted")?,
+        })
+    };
+    let forms = forms.into_iter().map(row).collect::<Result<Vec<_>>>()?;
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let changed_fraction =
+        mean(|tenant| tenant.changed_elems) as f64 / mean(|tenant| tenant.elems).max(1) as f64;
+    let check = measured.map(|measured| check(arguments, measured, base_bytes, &tenants));
+    Ok(Report {
+        base_bytes,
+        tenants: arguments.tenants,
+        changed_fraction,
+        is_assumed,
+        forms,
+        cache_bytes,
+        activation_bytes,
+        check,
+    })
+}
+
+/// A container of a fine-tune: in memory, if it was packed for an estimate alone.
+enum Source {
+    File(std::path::PathBuf),
+    Packed(Arc<Vec<u8>>),
+}
+
+fn containers(
+    arguments: &EstimateArguments,
+    base: &Checkpoint,
+    folder: &Path,
+    bar: &ui::Bar,
+) -> Result<Vec<Source>> {
+    let pack = |(number, path): (usize, &std::path::PathBuf)| {
+        if path.is_file() && Container::is_container(path)? {
+            return Ok(Source::File(path.clone()));
+        }
+        if arguments.check {
+            return pack_elsewhere(arguments, path, folder.join(format!("{number}.loom")));
+        }
+        let tuned = Checkpoint::open(path, &Limits::default())?;
+        let mut bases = Bases::default();
+        bases.push_checkpoint(&arguments.base, base.clone());
+        let mut out = Vec::new();
+        let options = PackOptions { threads: arguments.threads.count, ..PackOptions::default() };
+        deltaloom::pack_to(&tuned, &bases, &mut out, &options, bar)?;
+        out.shrink_to_fit();
+        Ok(Source::Packed(Arc::new(out)))
+    };
+    arguments.tuned.iter().enumerate().map(pack).collect()
+}
+
+/// Packs in a process of its own: what packing takes for a while is not to be measured with what is loaded.
+fn pack_elsewhere(arguments: &EstimateArguments, tuned: &Path, output: std::path::PathBuf) -> Result<Source> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("pack").arg(tuned).arg("--base").arg(&arguments.base).arg("-o").arg(&output);
+    command.arg("--threads").arg(arguments.threads.count.to_string()).stdout(Stdio::null());
+    if !command.status()?.success() {
+        bail!("{} could not be packed", tuned.display());
+    }
+    Ok(Source::File(output))
+}
+
+fn resolve(
+    source: &Source,
+    arguments: &EstimateArguments,
+    base: &Checkpoint,
+) -> Result<Arc<ResolvedContainer>> {
+    let (name, limits) = (Path::new("packed"), Limits::default());
+    let container = match source {
+        // Tiles stay in memory; of what only has to be decoded once mapped pages would count.
+        Source::File(path) if arguments.form == FormName::Tiles => {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            Container::from_source(path, Box::new(bytes), &limits)?
+        }
+        Source::File(path) => Container::from_source(path, Box::new(FileSource::open(path)?), &limits)?,
+        Source::Packed(bytes) => Container::from_source(name, Box::new(bytes.to_vec()), &limits)?,
+    };
+    let mut bases = Bases::default();
+    bases.push_checkpoint(&arguments.base, base.clone());
+    Ok(Arc::new(ResolvedContainer::new(container, &bases)?))
+}
+
+/// Loads everything; how much more this process then has in memory.
+fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
+    let before = resident_bytes()?;
+    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    for (member, info) in base.tensors() {
+        let bytes = base.in_memory(member, info).unwrap_or_default();
+        black_box(bytes.iter().step_by(1024).map(|byte| u64::from(*byte)).sum::<u64>());
+    }
+    let mut loaded = Vec::new();
+    for source in containers.iter().cycle().take(usize::try_from(arguments.tenants)?) {
+        loaded.push(LoadedTenant::load(&resolve(source, arguments, &base)?, &base, arguments.form.form())?);
+    }
+    let after = resident_bytes()?;
+    black_box(&loaded);
+    Ok(after.saturating_sub(before))
+}
+
+/// Compares that with the estimate.
+fn check(arguments: &EstimateArguments, measured: u64, base_bytes: u64, tenants: &[TenantBytes]) -> Check {
+    let form = arguments.form.form();
+    let count = usize::try_from(arguments.tenants).unwrap_or(usize::MAX);
+    let all: u64 = tenants.iter().cycle().take(count).map(|tenant| tenant.in_form(form)).sum();
+    let estimated = base_bytes + all;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let ratio = measured as f64 / estimated.max(1) as f64;
+    Check {
+        form: form.name(),
+        estimated_bytes: estimated,
+        measured_bytes: measured,
+        ratio,
+        is_within: (ratio - 1.0).abs() <= TOLERANCE,
+    }
+}
+
+/// What this process has in memory, as Linux counts it.
+fn resident_bytes() -> Result<u64> {
+    const PATH: &str = "/proc/self/smaps_rollup";
+    let text = std::fs::read_to_string(PATH).with_context(|| format!("{PATH}: --check needs Linux"))?;
+    let Some(line) = text.lines().find_map(|line| line.strip_prefix("Rss:")) else {
+        bail!("{PATH} does not say what is resident");
+    };
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context(PATH)?;
+    Ok(kilobytes * 1024)
+}
+
+/// The `config.json` in a directory, or beside a file.
+fn config_of(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    std::fs::read_to_string(folder.join("config.json")).ok()
+}
+
+fn describe(report: &Report) -> String {
+    let assumed = if report.is_assumed { " (assumed)" } else { "" };
+    let mut out = format!(
+        "base {}, {} tenants, {:.1} % of elements changed{assumed}\n",
+        ui::bytes(report.base_bytes),
+        report.tenants,
+        100.0 * report.changed_fraction
+    );
+    if let (Some(cache), Some(activations)) = (report.cache_bytes, report.activation_bytes) {
+        out.push_str(&format!(
+            "keys and values {}, activations {}\n",
+            ui::bytes(cache),
+            ui::bytes(activations)
+        ));
+    } else {
+        out.push_str(
+            "keys, values and activations are not counted: there is no config.json beside the base\n",
+        );
+    }
+    let mut rows = vec![["form", "a tenant", "base and tenants", "total"].map(str::to_owned).to_vec()];
+    for row in &report.forms {
+        rows.push(vec![
+            row.form.to_owned(),
+            ui::bytes(row.tenant_bytes),
+            ui::bytes(row.weight_bytes),
+            ui::bytes(row.total_bytes),
+        ]);
+    }
+    out.push_str(&format!("\n{}", ui::table(&rows)));
+    if let Some(check) = &report.check {
+        out.push_str(&format!(
+            "\nloaded as {}: estimated {}, measured {}, {:.3} of the estimate: {}\n",
+            check.form,
+            ui::bytes(check.estimated_bytes),
+            ui::bytes(check.measured_bytes),
+            check.ratio,
+            if check.is_within { "within 10 %" } else { "NOT within 10 %" }
+        ));
+    }
+    out
+}
