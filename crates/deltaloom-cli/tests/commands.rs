@@ -328,9 +328,11 @@ fn help_is_as_reviewed() {
     let scratch = Scratch::new();
     let series = "init add ls log show plot health get prune repack gc verify watch flush";
     let series = series.split(' ').map(|command| format!("series {command}"));
-    let others =
-        "pack unpack inspect verify diff lineage cat bench series lab demo".split(' ').map(str::to_owned);
-    let lab = ["lab positions", "lab tpde"].map(str::to_owned);
+    let others = "pack unpack inspect verify diff lineage cat bench series estimate lab demo"
+        .split(' ')
+        .map(str::to_owned);
+    let lab = "layer matmul positions simhash tenants tpde";
+    let lab = lab.split(' ').map(|experiment| format!("lab {experiment}"));
     let commands = [String::new()].into_iter().chain(others).chain(series).chain(lab);
     let help = commands.map(|command| {
         let ended = scratch.ok(&format!("{command} --help"));

@@ -50,6 +50,9 @@ struct Check {
     is_within: bool,
 }
 
+/// The name of a form and the bytes that a tenant takes in it.
+type FormBytes = (&'static str, fn(&TenantBytes) -> u64);
+
 pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
     let config = config_of(&arguments.base);
     let sizes = config.as_deref().map(ModelSizes::parse).transpose()?;
@@ -91,7 +94,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     let cache_bytes =
         sizes.map(|sizes| sizes.cache_bytes(context, batch, cache_type).context(too_large)).transpose()?;
     let activation_bytes = sizes.map(|sizes| sizes.activation_bytes(batch).context(too_large)).transpose()?;
-    let forms: [(&'static str, fn(&TenantBytes) -> u64); 8] = [
+    let forms: [FormBytes; 8] = [
         ("raw copies", |tenant| tenant.raw),
         ("packed container", |tenant| tenant.packed),
         ("tiles", |tenant| tenant.packed),
@@ -101,7 +104,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
         ("COO, 32 bits", |tenant| tenant.coo32),
         ("COO, 64 bits", |tenant| tenant.coo64),
     ];
-    let row = |(form, of): (&'static str, fn(&TenantBytes) -> u64)| {
+    let row = |(form, of): FormBytes| {
         let base_bytes = if form == "raw copies" { 0 } else { base_bytes };
         let weight_bytes =
             mean(of).checked_mul(u64::from(arguments.tenants)).and_then(|all| all.checked_add(base_bytes));

@@ -24,10 +24,10 @@ pub(crate) enum Experiment {
     Layer(layer::LayerArguments),
     Matmul(matmul::MatmulArguments),
     Positions(PositionsArguments),
-    Tenants(Box<tenants::TenantsArguments>),
-    Tpde(TpdeArguments),
     #[command(name = "simhash")]
     SimHash(Box<simhash::SimHashArguments>),
+    Tenants(Box<tenants::TenantsArguments>),
+    Tpde(TpdeArguments),
 }
 
 /// Code the positions of set bits by the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta, by methods of our own, and compress the data itself beside them.
