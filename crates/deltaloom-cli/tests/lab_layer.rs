@@ -1,5 +1,4 @@
 //! `deltaloom lab layer`: what it prints, writes and refuses; what the layer computes is tested in the library.
-#![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
 
