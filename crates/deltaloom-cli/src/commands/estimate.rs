@@ -50,7 +50,20 @@ struct Check {
     is_within: bool,
 }
 
+/// What the allocator is told for a check: to give freed memory back at once, and to take no huge pages, of which the parts between blocks would count.
+const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_ALLOW_THP", "0")];
+
 pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
+    if arguments.check && EXACT_MEMORY.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
+        // It reads that when it starts.
+        let mut command = Command::new(std::env::current_exe()?);
+        let status = command.args(std::env::args_os().skip(1)).envs(EXACT_MEMORY).status()?;
+        return match status.code() {
+            Some(0) => Ok(Answer::Yes),
+            Some(1) => Ok(Answer::No),
+            _ => bail!("the check did not come to its end"),
+        };
+    }
     let config = config_of(&arguments.base);
     let sizes = config.as_deref().map(ModelSizes::parse).transpose()?;
     let bar = ui::Bar::new("counting");
@@ -197,6 +210,12 @@ fn resolve(
 
 /// Loads everything; how much more this process then has in memory.
 fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
+    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    // One that is dropped again, so that what decoding needs for a while is there already.
+    if let Some(first) = containers.first() {
+        LoadedTenant::load(&resolve(first, arguments, &base)?, &base, arguments.form.form())?;
+    }
+    drop(base);
     let before = resident_bytes()?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
     for (member, info) in base.tensors() {
