@@ -50,6 +50,9 @@ struct Check {
     is_within: bool,
 }
 
+/// Takes one number of a tenant.
+type Bytes = fn(&TenantBytes) -> u64;
+
 /// What the allocator is told for a check: to give freed memory back at once, and to take no huge pages, of which the parts between blocks would count.
 const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_ALLOW_THP", "0")];
 
@@ -93,8 +96,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     if is_assumed {
         tenants.push(TenantBytes::assumed(&base, arguments.changed)?);
     }
-    let mean =
-        |of: fn(&TenantBytes) -> u64| tenants.iter().map(of).sum::<u64>() / (tenants.len() as u64).max(1);
+    let mean = |of: Bytes| tenants.iter().map(of).sum::<u64>() / (tenants.len() as u64).max(1);
     let cache_type = match arguments.dtype_cache {
         CacheType::Bf16 => 2,
         CacheType::F32 => 4,
@@ -104,7 +106,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     let cache_bytes =
         sizes.map(|sizes| sizes.cache_bytes(context, batch, cache_type).context(too_large)).transpose()?;
     let activation_bytes = sizes.map(|sizes| sizes.activation_bytes(batch).context(too_large)).transpose()?;
-    let forms: [(&'static str, fn(&TenantBytes) -> u64); 8] = [
+    let forms: [(&'static str, Bytes); 8] = [
         ("raw copies", |tenant| tenant.raw),
         ("packed container", |tenant| tenant.packed),
         ("tiles", |tenant| tenant.packed),
@@ -114,7 +116,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
         ("COO, 32 bits", |tenant| tenant.coo32),
         ("COO, 64 bits", |tenant| tenant.coo64),
     ];
-    let row = |(form, of): (&'static str, fn(&TenantBytes) -> u64)| {
+    let row = |(form, of): (&'static str, Bytes)| {
         let base_bytes = if form == "raw copies" { 0 } else { base_bytes };
         let weight_bytes =
             mean(of).checked_mul(u64::from(arguments.tenants)).and_then(|all| all.checked_add(base_bytes));
