@@ -216,7 +216,7 @@ mod tests {
         cache.remove_tenant(2);
         cache.remove_tenant(7);
         let left = cache.residency;
-        assert_eq!((left.matrix_bytes, left.vector_bytes, left.peak_bytes), (0, 10, 280));
+        assert_eq!((left.matrix_bytes, left.vector_bytes, left.peak_bytes), (0, 10, 230));
         assert!(cache.by_age.is_empty() && !cache.has(&key(0)));
     }
 }
