@@ -12,7 +12,7 @@ use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
 use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};
-use crate::args::lab::layer::FormName;
+use crate::args::lab::FormName;
 use crate::{Answer, ui};
 
 /// An estimate may be wrong by so much.
@@ -50,10 +50,23 @@ struct Check {
     is_within: bool,
 }
 
-/// The name of a form and the bytes that a tenant takes in it.
-type FormBytes = (&'static str, fn(&TenantBytes) -> u64);
+/// Takes one number of a tenant.
+type Bytes = fn(&TenantBytes) -> u64;
+
+/// What the allocator is told for a check: to give freed memory back at once, and to take no huge pages, of which the parts between blocks would count.
+const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_ALLOW_THP", "0")];
 
 pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
+    if arguments.check && EXACT_MEMORY.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
+        // It reads that when it starts.
+        let mut command = Command::new(std::env::current_exe()?);
+        let status = command.args(std::env::args_os().skip(1)).envs(EXACT_MEMORY).status()?;
+        return match status.code() {
+            Some(0) => Ok(Answer::Yes),
+            Some(1) => Ok(Answer::No),
+            _ => bail!("the check did not come to its end"),
+        };
+    }
     let config = config_of(&arguments.base);
     let sizes = config.as_deref().map(ModelSizes::parse).transpose()?;
     let bar = ui::Bar::new("counting");
@@ -83,8 +96,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     if is_assumed {
         tenants.push(TenantBytes::assumed(&base, arguments.changed)?);
     }
-    let mean =
-        |of: fn(&TenantBytes) -> u64| tenants.iter().map(of).sum::<u64>() / (tenants.len() as u64).max(1);
+    let mean = |of: Bytes| tenants.iter().map(of).sum::<u64>() / (tenants.len() as u64).max(1);
     let cache_type = match arguments.dtype_cache {
         CacheType::Bf16 => 2,
         CacheType::F32 => 4,
@@ -94,7 +106,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     let cache_bytes =
         sizes.map(|sizes| sizes.cache_bytes(context, batch, cache_type).context(too_large)).transpose()?;
     let activation_bytes = sizes.map(|sizes| sizes.activation_bytes(batch).context(too_large)).transpose()?;
-    let forms: [FormBytes; 8] = [
+    let forms: [(&'static str, Bytes); 8] = [
         ("raw copies", |tenant| tenant.raw),
         ("packed container", |tenant| tenant.packed),
         ("tiles", |tenant| tenant.packed),
@@ -104,7 +116,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
         ("COO, 32 bits", |tenant| tenant.coo32),
         ("COO, 64 bits", |tenant| tenant.coo64),
     ];
-    let row = |(form, of): FormBytes| {
+    let row = |(form, of): (&'static str, Bytes)| {
         let base_bytes = if form == "raw copies" { 0 } else { base_bytes };
         let weight_bytes =
             mean(of).checked_mul(u64::from(arguments.tenants)).and_then(|all| all.checked_add(base_bytes));
@@ -200,6 +212,12 @@ fn resolve(
 
 /// Loads everything; how much more this process then has in memory.
 fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
+    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    // One that is dropped again, so that what decoding needs for a while is there already.
+    if let Some(first) = containers.first() {
+        LoadedTenant::load(&resolve(first, arguments, &base)?, &base, arguments.form.form())?;
+    }
+    drop(base);
     let before = resident_bytes()?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
     for (member, info) in base.tensors() {

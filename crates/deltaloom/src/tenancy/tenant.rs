@@ -78,6 +78,9 @@ impl Tenant {
         if let Some(chosen) = slot.chosen.get() {
             return Ok(Loaded { matrix: Arc::new(open(Choice::Form(chosen.form))?), decodes: 1 });
         }
+        if wanted == Choice::Form(Form::Tiles) {
+            return Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes: 0 });
+        }
         // To choose is to count first.
         let decodes = if matches!(wanted, Choice::Budget(_)) { 2 } else { 1 };
         match open(wanted) {

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::limits::Limits;
 use crate::pack::{PackOptions, pack_to};
 use crate::progress::Progress;
+use crate::tensor::TensorInfo;
 
 /// Bytes of a model's fine-tune beside its base.
 #[derive(Debug, Clone, Serialize)]
@@ -31,7 +32,6 @@ pub struct WholeModel {
 /// # Errors
 /// What packing gives; [`crate::Error::InvalidArgument`] for weights that a form does not hold.
 pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress) -> Result<WholeModel> {
-    let base_bytes = base.tensors().map(|(_, info)| info.len_bytes()).sum();
     let mut bases = Bases::default();
     bases.push_checkpoint(Path::new("base"), base.into_mapped()?);
     let mut container = Vec::new();
@@ -40,6 +40,8 @@ pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress
     let packed_bytes = container.len() as u64;
     let container = Container::from_source(Path::new("tuned"), Box::new(container), &Limits::default())?;
     let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
+    // Without files beside the weights, which a directory also has.
+    let base_bytes = resolved.tensors().map(TensorInfo::len_bytes).sum();
     let of_form = |form: Form| -> Result<u64> {
         let mut sum = 0;
         for info in resolved.tensors() {
