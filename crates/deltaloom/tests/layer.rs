@@ -80,7 +80,7 @@ fn every_parameter_alone_and_all_together_have_the_bits_of_the_dense_layer() {
         let layers: Vec<(Form, PackedLayer)> =
             Form::ALL.iter().map(|form| (*form, case.open(Choice::Form(*form)).unwrap())).collect();
         for (form, layer) in &layers {
-            let error = relative_error(&compute(layer, 17, Mode::Fast), &compute(&dense, 17, Mode::BitExact));
+            let error = relative_error(&compute(layer, 33, Mode::Fast), &compute(&dense, 33, Mode::BitExact));
             assert!(error < 1e-5, "{name} {form:?}: {error}");
         }
         cases.push((name, layers, expected));

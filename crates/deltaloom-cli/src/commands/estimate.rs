@@ -12,7 +12,7 @@ use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
 use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};
-use crate::args::lab::FormName;
+use crate::args::lab::layer::FormName;
 use crate::{Answer, ui};
 
 /// An estimate may be wrong by so much.

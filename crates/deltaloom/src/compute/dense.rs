@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::tensor::{DType, TensorInfo};
 
-/// From this many tokens on, fast products go through a blocked matrix product: with 8 tokens widening rows for it costs more than it gains, with 16 both take as long.
-const BLOCKED_TOKENS: usize = 16;
+/// From this many tokens on, fast products go through a blocked matrix product: with 16 tokens widening rows for it costs more than it gains, with 32 both take as long.
+const BLOCKED_TOKENS: usize = 32;
 /// Numbers of a panel that is widened for a blocked product: 1 MiB.
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
