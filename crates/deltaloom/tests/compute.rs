@@ -32,12 +32,18 @@ impl Pair {
             WeightType::Bf16 => (bf16_bytes(&numbers), 2),
             WeightType::F32 => (f32_bytes(&numbers), 4),
         };
-        let tuned = stepped(&base, size, |_| match rng.below(every) {
+        let mut tuned = stepped(&base, size, |_| match rng.below(every) {
             // Near, and far away.
             0 if rng.below(8) == 0 => rng.around_zero(3000),
             0 => 1 + rng.around_zero(60),
             _ => 0,
         });
+        // A step over zero may lead to a NaN.
+        for (tuned, base) in tuned.chunks_mut(size).zip(base.chunks(size)) {
+            if tuned[size - 1] & 0x7f == 0x7f && tuned[size - 2] & 0x80 == 0x80 {
+                tuned.copy_from_slice(base);
+            }
+        }
         Self { rows, cols, weight, base, tuned }
     }
 
@@ -71,14 +77,17 @@ impl Pair {
         packed
     }
 
-    /// The product of the fine-tune with every token, in double precision, and the sum of the absolute products.
+    /// The product of the fine-tune with every token, in double precision, and the sum of the absolute products of base and fine-tune.
     fn expected(&self, x: &[f32]) -> Vec<(f64, f64)> {
-        let weights = self.numbers(&self.tuned);
-        let row = |row: &[f32], x: &[f32]| {
-            let products = || row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
-            (products().sum::<f64>(), products().map(f64::abs).sum::<f64>())
+        let (weights, base) = (self.numbers(&self.tuned), self.numbers(&self.base));
+        let row = |row: &[f32], base: &[f32], x: &[f32]| {
+            let products = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let both = row.iter().zip(base).zip(x);
+            let absolute = both.map(|((w, b), x)| f64::from(w.abs() + b.abs()) * f64::from(x.abs()));
+            (products.sum::<f64>(), absolute.sum::<f64>())
         };
-        x.chunks(self.cols).flat_map(|x| weights.chunks(self.cols).map(move |w| row(w, x))).collect()
+        let rows = || weights.chunks(self.cols).zip(base.chunks(self.cols));
+        x.chunks(self.cols).flat_map(|x| rows().map(move |(w, b)| row(w, b, x)).collect::<Vec<_>>()).collect()
     }
 }
 

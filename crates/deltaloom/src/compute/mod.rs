@@ -27,6 +27,6 @@ pub enum Mode {
     #[default]
     BitExact,
     /// The last bits: sparse differences are multiplied by themselves and added to the product of the base, and many tokens go through a blocked matrix product. Errors stay below
-    /// 1e-5 of the sum of the absolute products. Where a result is not finite, that token's is the bit-exact one.
+    /// 1e-5 of the sum of the absolute products of base and fine-tune. Where a result is not finite, that token's is the bit-exact one.
     Fast,
 }
