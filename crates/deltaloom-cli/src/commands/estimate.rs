@@ -109,7 +109,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
     let forms: [(&'static str, Bytes); 8] = [
         ("raw copies", |tenant| tenant.raw),
         ("packed container", |tenant| tenant.packed),
-        ("tiles", |tenant| tenant.packed),
+        ("tiles", |tenant| tenant.tiles),
         ("planes", |tenant| tenant.planes),
         ("bitmap", |tenant| tenant.bitmap),
         ("csr", |tenant| tenant.csr),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
+use crate::entropy::table::Frequencies;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::predict::{Factors, Predictor, ReadyFactors};
@@ -127,6 +128,12 @@ impl Container {
         let mut index = vec![0; to_usize(self.len_bytes() - index_offset)];
         self.source.read_at(index_offset, &mut index).map_err(Error::io(&self.path))?;
         Ok(blake3::hash(&index))
+    }
+
+    /// Bytes of memory that the frequency tables of the index take. Decoders made of them while chunks are decoded come on top.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        let tables = self.index.table_sets.iter().map(|set| set.tables.len());
+        (tables.sum::<usize>() * size_of::<Frequencies>()) as u64
     }
 
     /// Number of the tensor of that name.

@@ -21,8 +21,10 @@ pub struct TenantBytes {
     pub elems: u64,
     /// A raw copy.
     pub raw: u64,
-    /// The container, which is also what tiles take.
+    /// The container.
     pub packed: u64,
+    /// The container, and its frequency tables in memory. Decoders that are kept ready while tiles are multiplied come on top.
+    pub tiles: u64,
     /// Masks and the bytes that change.
     pub planes: u64,
     /// Masks and the values that change.
@@ -41,7 +43,9 @@ impl TenantBytes {
     /// # Errors
     /// What decoding gives.
     pub fn of(resolved: &ResolvedContainer, base: &Checkpoint) -> Result<Self> {
-        let mut sum = Self { packed: resolved.container().len_bytes(), ..Self::default() };
+        let container = resolved.container();
+        let packed = container.len_bytes();
+        let mut sum = Self { packed, tiles: packed + container.table_bytes(), ..Self::default() };
         let mut tuned = Vec::new();
         for (number, info) in resolved.tensors().enumerate() {
             let len = to_usize(info.len_bytes());
@@ -74,7 +78,9 @@ impl TenantBytes {
             // A step of an ULP reaches the top byte of BF16 once in 256, larger ones more often.
             let changes = Changes { elems: differ, tops: differ / 32, entries: Some(differ) };
             sum.add_changes(info, elems, shape, &changes);
-            sum.packed += share(elems, packed_bits / 8.0);
+            let packed = share(elems, packed_bits / 8.0);
+            sum.packed += packed;
+            sum.tiles += packed;
         }
         Ok(sum)
     }
@@ -126,7 +132,7 @@ impl TenantBytes {
     pub fn in_form(&self, form: Form) -> u64 {
         match form {
             Form::Base => 0,
-            Form::Tiles => self.packed,
+            Form::Tiles => self.tiles,
             Form::Planes => self.planes,
             Form::Bitmap => self.bitmap,
             Form::Csr => self.csr,
