@@ -156,7 +156,16 @@ impl DenseMatrix {
     /// # Errors
     /// [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32, and for a checkpoint whose files are neither.
     pub fn of_checkpoint(checkpoint: &Arc<Checkpoint>, member: usize, info: &TensorInfo) -> Result<Self> {
-        let shape = MatrixShape::of(info)?;
+        Self::of_shape(checkpoint, member, info, MatrixShape::of(info)?)
+    }
+
+    /// The same for a tensor that is taken to have a shape of its size.
+    pub(super) fn of_shape(
+        checkpoint: &Arc<Checkpoint>,
+        member: usize,
+        info: &TensorInfo,
+        shape: MatrixShape,
+    ) -> Result<Self> {
         if checkpoint.in_memory(member, info).is_none_or(|bytes| bytes.len() != shape.len_bytes()) {
             let what = format!("tensor {:?} is not in memory: map its checkpoint first", info.name);
             return Err(Error::InvalidArgument(what));
@@ -398,8 +407,11 @@ pub(super) fn redo_not_finite(
     tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y) })
 }
 
-/// Elements times tokens from which on threads share the work of a product.
-const SHARED_WORK: usize = 1 << 19;
+/// Whether threads share the work of a product of so many elements with so many tokens.
+pub(super) fn pays_threads(elems: usize, tokens: usize) -> bool {
+    const SHARED_WORK: usize = 1 << 19;
+    elems.saturating_mul(tokens) >= SHARED_WORK && rayon::current_num_threads() > 1
+}
 
 /// Does something with the results of every panel, on all threads if that is worth it.
 fn in_panels<Y: Send>(
@@ -409,8 +421,7 @@ fn in_panels<Y: Send>(
     each: impl Fn((usize, Y), &mut Panel) -> Result<()> + Sync,
 ) -> Result<()> {
     use rayon::prelude::*;
-    let work = shape.rows.saturating_mul(shape.cols).saturating_mul(tokens);
-    if work < SHARED_WORK || parts.len() == 1 || rayon::current_num_threads() == 1 {
+    if parts.len() == 1 || !pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
         let mut panel = KeptPanel::take();
         return parts.enumerate().try_for_each(|part| each(part, &mut panel.0));
     }

@@ -104,7 +104,7 @@ impl PackedMatrix {
     ) -> Result<Self> {
         let number = resolved.container().find(name)?;
         let shape = MatrixShape::of(resolved.info(number))?;
-        let base = base_of(resolved, number);
+        let base = base_of(resolved, number, shape);
         if matches!(resolved.tensor(number).predictor, Predictor::Identical(_))
             && let Some(base) = base
         {
@@ -210,8 +210,10 @@ impl PackedMatrix {
         let Some(csr) = self.csr() else {
             return Err(Error::InvalidArgument(format!("{} has no sparse differences", self.form().name())));
         };
-        let tokens = self.shape.tokens(x, y)?;
-        add_differences(csr, &Segment { tokens, matrix: self }, x, y, run)
+        if self.shape.tokens(x, y)? == 0 || y.is_empty() {
+            return Ok(());
+        }
+        add_differences(csr, self, x, y, run)
     }
 
     /// The sparse differences to the base.
@@ -272,11 +274,15 @@ fn no_base() -> Error {
     Error::InvalidArgument("its base is not in memory: open the base mapped, as a checkpoint".into())
 }
 
-/// The reference of a tensor, if it is a matrix of the same shape that lies in memory.
-fn base_of(resolved: &ResolvedContainer, number: usize) -> Option<DenseMatrix> {
+/// The reference of a tensor, if it is a tensor of the same dtype and shape that lies in memory, as a matrix of this shape.
+pub(super) fn base_of(
+    resolved: &ResolvedContainer,
+    number: usize,
+    shape: MatrixShape,
+) -> Option<DenseMatrix> {
     resolved.references(number).iter().find_map(|reference| match reference {
         TensorSource::Plain { checkpoint, member, info, .. } if reference.is_like(resolved.info(number)) => {
-            DenseMatrix::of_checkpoint(checkpoint, *member, info).ok()
+            DenseMatrix::of_shape(checkpoint, *member, info, shape).ok()
         }
         _ => None,
     })

@@ -4,7 +4,7 @@
 use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, transpose};
 use rayon::prelude::*;
 
-use super::dense::{DenseMatrix, redo_not_finite};
+use super::dense::{DenseMatrix, pays_threads, redo_not_finite};
 use super::forms::Csr;
 use super::matrix::{Form, PackedMatrix};
 use super::{Mode, Phase, Run};
@@ -18,9 +18,6 @@ pub struct Segment<'a> {
     /// What they are multiplied with.
     pub matrix: &'a PackedMatrix,
 }
-
-/// Elements times tokens from which on threads share the segments.
-const SHARED_WORK: usize = 1 << 19;
 
 /// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix of each token's segment. Segments whose matrix is the base, or in fast mode sparse
 /// differences to it, share one product of the base; all others are multiplied by themselves.
@@ -61,12 +58,11 @@ pub fn matmul_shared(
         parts.push((segment, x, y));
     }
     let each = |(segment, x, y): (&Segment<'_>, &[f32], &mut [f32])| match segment.matrix.csr() {
-        Some(csr) if shares(segment) => add_differences(csr, segment, x, y, run),
+        Some(csr) if shares(segment) => add_differences(csr, segment.matrix, x, y, run),
         _ if shares(segment) => Ok(()),
         _ => segment.matrix.matmul_patched(x, y, run),
     };
-    let work = shape.rows.saturating_mul(shape.cols).saturating_mul(tokens);
-    if parts.len() > 1 && work >= SHARED_WORK && rayon::current_num_threads() > 1 {
+    if parts.len() > 1 && pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
         return parts.into_par_iter().try_for_each(each);
     }
     parts.into_iter().try_for_each(each)
@@ -110,15 +106,16 @@ fn base_product(
     Ok(())
 }
 
-/// Adds what a matrix differs from its base by, to products of the base.
+/// Adds what a matrix, of which these are the entries, differs from its base by, to products of the base.
 pub(super) fn add_differences(
     csr: &Csr,
-    segment: &Segment<'_>,
+    matrix: &PackedMatrix,
     x: &[f32],
     y: &mut [f32],
     run: &Run<'_>,
 ) -> Result<()> {
-    let (shape, tokens) = (segment.matrix.shape(), segment.tokens);
+    let shape = matrix.shape();
+    let tokens = y.len() / shape.rows;
     let columns = run.time(Phase::Load, || token_contiguous(x, shape.cols));
     let all = 0..shape.rows;
     if tokens == 1 {
@@ -130,7 +127,7 @@ pub(super) fn add_differences(
         run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
     }
     let exact = Run { mode: Mode::BitExact, ..*run };
-    redo_not_finite(shape, x, y, |x, y| segment.matrix.matmul_patched(x, y, &exact))
+    redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
 }
 
 /// Rows that a thread takes at a time.
@@ -143,7 +140,7 @@ fn in_row_panels(csr: &Csr, tokens: usize, columns: &[f32], by_row: &mut [f32]) 
         let differences: Differences<'_> = csr.differences(start..start + y.len() / tokens);
         add_products(differences, tokens, columns, y);
     };
-    if rows * columns.len() < SHARED_WORK || rayon::current_num_threads() == 1 {
+    if !pays_threads(rows, columns.len()) {
         return panel((0, by_row));
     }
     by_row.par_chunks_mut(ROWS * tokens).enumerate().for_each(panel);

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
-use crate::bases::{ResolvedContainer, TensorSource};
+use deltaloom_kernels::dense::widen;
+
+use crate::bases::ResolvedContainer;
 use crate::checkpoint::Checkpoint;
+use crate::compute::DenseMatrix;
 use crate::compute::dense::{MatrixShape, WeightType};
 use crate::compute::forms::Bitmap;
+use crate::compute::matrix::base_of;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::tensor::TensorInfo;
@@ -21,8 +25,8 @@ pub(crate) struct PatchedVector {
 
 #[derive(Clone)]
 enum Stored {
-    /// A tensor of a checkpoint that is in memory, as it is or with what is different.
-    Base { checkpoint: Arc<Checkpoint>, member: usize, info: TensorInfo, changes: Option<Bitmap> },
+    /// In a checkpoint that is in memory, as it is or with what is different.
+    Base { base: DenseMatrix, changes: Option<Bitmap> },
     /// Where there is no base in memory, or so much is different that a mask would be larger.
     Own(Vec<u8>),
 }
@@ -35,29 +39,19 @@ impl PatchedVector {
         let shape = row_shape(info)?;
         let mut tuned = vec![0; to_usize(info.len_bytes())];
         resolved.read_into(number, &mut tuned)?;
-        let base = resolved.references(number).iter().find_map(|reference| match reference {
-            TensorSource::Plain { checkpoint, member, info: base, .. } if reference.is_like(info) => {
-                Some((checkpoint, *member, base, checkpoint.in_memory(*member, base)?))
-            }
-            _ => None,
-        });
-        let Some((checkpoint, member, base_info, base)) = base else {
+        let Some(base) = base_of(resolved, number, shape) else {
             return Ok(Self { shape, stored: Stored::Own(tuned) });
         };
-        let changes = match base == tuned {
-            true => None,
-            false => {
-                let mut bitmap = Bitmap::default();
-                bitmap.push_row(shape, base, &tuned)?;
-                bitmap.shrink();
-                Some(bitmap)
-            }
-        };
-        if changes.as_ref().is_some_and(|changes| changes.resident_bytes() >= tuned.len() as u64) {
-            return Ok(Self { shape, stored: Stored::Own(tuned) });
+        if base.bytes() == tuned {
+            return Ok(Self { shape, stored: Stored::Base { base, changes: None } });
         }
-        let (checkpoint, info) = (Arc::clone(checkpoint), base_info.clone());
-        Ok(Self { shape, stored: Stored::Base { checkpoint, member, info, changes } })
+        let mut changes = Bitmap::default();
+        changes.push_row(shape, base.bytes(), &tuned)?;
+        changes.shrink();
+        let is_smaller = changes.resident_bytes() < tuned.len() as u64;
+        let changes = Some(changes);
+        let stored = if is_smaller { Stored::Base { base, changes } } else { Stored::Own(tuned) };
+        Ok(Self { shape, stored })
     }
 
     /// A tensor of a checkpoint that is in memory.
@@ -67,26 +61,25 @@ impl PatchedVector {
         info: &TensorInfo,
     ) -> Result<Self> {
         let shape = row_shape(info)?;
-        if checkpoint.in_memory(member, info).is_none() {
-            let what = format!("tensor {:?} is not in memory: map its checkpoint first", info.name);
-            return Err(Error::InvalidArgument(what));
-        }
-        let (checkpoint, info) = (Arc::clone(checkpoint), info.clone());
-        Ok(Self { shape, stored: Stored::Base { checkpoint, member, info, changes: None } })
+        let base = DenseMatrix::of_shape(checkpoint, member, info, shape)?;
+        Ok(Self { shape, stored: Stored::Base { base, changes: None } })
     }
 
     /// Its elements.
     pub(crate) fn values(&self) -> Vec<f32> {
-        match &self.stored {
-            Stored::Own(bytes) => widen(self.shape.weight, bytes),
-            Stored::Base { checkpoint, member, info, changes } => {
-                let base = checkpoint.in_memory(*member, info).unwrap_or_default();
-                let Some(changes) = changes else { return widen(self.shape.weight, base) };
-                let mut bytes = vec![0; base.len()];
-                changes.rows_into(self.shape, 0..1, base, &mut bytes);
-                widen(self.shape.weight, &bytes)
+        let mut patched = Vec::new();
+        let bytes = match &self.stored {
+            Stored::Own(bytes) => bytes,
+            Stored::Base { base, changes: None } => base.bytes(),
+            Stored::Base { base, changes: Some(changes) } => {
+                patched.resize(base.bytes().len(), 0);
+                changes.rows_into(self.shape, 0..1, base.bytes(), &mut patched);
+                &patched
             }
-        }
+        };
+        let mut values = vec![0.0; self.shape.cols];
+        widen(self.shape.weight.weights(bytes), &mut values);
+        values
     }
 
     /// Bytes of memory that it takes, its base not counted.
@@ -106,14 +99,5 @@ fn row_shape(info: &TensorInfo) -> Result<MatrixShape> {
             "tensor {:?} has the shape {:?}: a vector has one dimension",
             info.name, info.shape
         ))),
-    }
-}
-
-fn widen(weight: WeightType, bytes: &[u8]) -> Vec<f32> {
-    match weight {
-        WeightType::Bf16 => {
-            bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-        }
-        WeightType::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     }
 }
