@@ -14,6 +14,7 @@ pub use figure::{
     Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Histogram, Lines, Mark, Panels, Point,
     Scale, Scatter, Stacks, Unit, Zoom,
 };
+pub(crate) use health::median;
 pub use health::{
     Health, Layer, LayerHealth, LayerKind, StepHealth, StepRecord, TensorRecord, Warning, WarningKind,
     WarningRule, health,

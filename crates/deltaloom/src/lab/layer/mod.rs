@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::lab::statistics::{LayerStatistics, TenantBytes};
 use crate::lab::timing::{Seconds, seconds};
 use crate::progress::{Progress, check_cancelled};
+use crate::report::median;
 use repeat::{Difference, Repeat, Role, repeat};
 
 /// Largest relative error that an output may have in fast mode.
@@ -182,7 +183,8 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
                 progress.advance(statistics.original_bytes);
             }
         }
-        let dense_seconds = median(repeats.iter().take(1).flatten().map(|it| it.forward));
+        let dense_seconds =
+            median(repeats.iter().take(1).flatten().map(|it| it.forward).collect()).unwrap_or(0.0);
         runs.extend(
             ways.iter()
                 .zip(&repeats)
@@ -246,7 +248,7 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
     let of = |phase: &dyn Fn(&Repeat) -> f64| seconds(repeats.iter().map(phase));
     let total = of(&|it| it.open + it.forward);
     let (patch, decode) = (of(&|it| it.phases().patch), of(&|it| it.phases().decode));
-    let forward_median_seconds = median(repeats.iter().map(|it| it.forward));
+    let forward_median_seconds = median(repeats.iter().map(|it| it.forward).collect()).unwrap_or(0.0);
     let is_bit_exact = repeats.iter().all(|it| it.difference.is_bit_exact);
     let relative_error = repeats.iter().map(|it| it.difference.relative_error).fold(0.0, worse);
     // Threads add up what they do at once.
@@ -276,12 +278,6 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
         over_dense: if dense_seconds > 0.0 { forward_median_seconds / dense_seconds } else { 1.0 },
         parameters: parameters(case, repeats),
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 fn parameters(case: &LayerCase, repeats: &[Repeat]) -> Vec<ParameterTimes> {

@@ -16,6 +16,7 @@ use crate::compute::{DenseMatrix, Mode, Run, Timers, WeightType};
 use crate::error::{Error, Result};
 use crate::pipeline::with_threads;
 use crate::progress::{Progress, check_cancelled};
+use crate::report::median;
 
 /// What fast products may be off by, as a share of the sum of the absolute products.
 const TOLERANCE: f64 = 1e-5;
@@ -131,7 +132,7 @@ impl<'a> Measurement<'a> {
             isa: crate::isa_name(),
             threads: rayon::current_num_threads(),
             rounds: self.options.rounds,
-            memcpy_bytes_per_second: number(weight_bytes) / median(self.copy_seconds),
+            memcpy_bytes_per_second: number(weight_bytes) / median(self.copy_seconds).unwrap_or(f64::NAN),
             ways: self.reports,
             products,
             goals: Vec::new(),
@@ -206,14 +207,14 @@ impl<'a> Measurement<'a> {
         // Phases are timed on the wall: the fastest run was disturbed least.
         let phases = runs.into_iter().min_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         let times_raw = row.samples.iter().zip(raw).map(|(seconds, raw)| seconds / raw).collect();
-        let median_seconds = median(row.samples);
+        let median_seconds = median(row.samples).unwrap_or(f64::NAN);
         let elems = number((shape.rows * shape.cols) as u64);
         Ok(ProductReport {
             way: row.way.name(),
             mode: mode_name(mode),
             tokens: reference.tokens,
             median_seconds,
-            times_raw: Some(median(times_raw)).filter(|times| times.is_finite()),
+            times_raw: median(times_raw).filter(|times| times.is_finite()),
             weight_bytes_per_second: number(shape.len_bytes() as u64) / median_seconds,
             flops_per_second: 2.0 * elems * number(reference.tokens as u64) / median_seconds,
             phases,
@@ -309,15 +310,6 @@ fn sample(repeats: u32, mut product: impl FnMut() -> Result<()>) -> Result<f64> 
 /// How often something that takes so long is repeated.
 fn repeats(seconds: f64) -> u32 {
     (1..REPEATS).find(|repeats| f64::from(*repeats) * seconds >= SAMPLE_SECONDS).unwrap_or(REPEATS)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match (values.len() / 2, values.len() % 2) {
-        (_, _) if values.is_empty() => f64::NAN,
-        (middle, 1) => values[middle],
-        (middle, _) => f64::midpoint(values[middle - 1], values[middle]),
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]

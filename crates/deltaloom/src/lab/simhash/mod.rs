@@ -17,6 +17,7 @@ use crate::entropy::log2::ONE_BIT;
 use crate::error::{Error, Result};
 use crate::plan;
 use crate::progress::{Progress, check_cancelled};
+use crate::report::median;
 use crate::tensor::DType;
 use quantised::Quantised;
 
@@ -354,11 +355,6 @@ fn seconds(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
             return Ok(passed / f64::from(calls));
         }
     }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 /// Estimated bits per weight of the same numbers as deltaloom would pack them.

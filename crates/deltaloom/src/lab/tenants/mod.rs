@@ -22,6 +22,7 @@ use crate::compute::layer::{Batch, LayerConfig, Sequence, forward};
 use crate::compute::{Form, Mode, Run};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, check_cancelled};
+use crate::report::median;
 use crate::tenancy::{Family, FamilyOptions, Forms};
 use rivals::{DenseCopies, Swapped};
 
@@ -134,15 +135,6 @@ impl Stopwatch {
             Self::Thread(clock) => clock.seconds(),
             Self::Wall(start) => start.elapsed().as_secs_f64(),
         }
-    }
-}
-
-/// The median; 0 of nothing.
-pub(super) fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    match times.len() {
-        0 => 0.0,
-        len => f64::midpoint(times[(len - 1) / 2], times[len / 2]),
     }
 }
 
@@ -267,7 +259,7 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
         let is_bit_exact = output.iter().map(|y| y.to_bits()).eq(dense.iter().map(|y| y.to_bits()));
         let error = error(output, &dense);
         #[expect(clippy::cast_precision_loss, reason = "a speed")]
-        let tokens_per_second = batch.tokens() as f64 / median(times);
+        let tokens_per_second = batch.tokens() as f64 / median(std::mem::take(times)).unwrap_or(0.0);
         let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { error <= FAST_TOLERANCE };
         let forms = match &way.serve {
             Serve::Family(family) => {

@@ -7,12 +7,13 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::{Stopwatch, TenantsCase, activations, family, median};
+use super::{Stopwatch, TenantsCase, activations, family};
 use crate::compute::layer::{Batch, Sequence};
 use crate::compute::{Form, Mode, Run};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::progress::{Progress, check_cancelled};
+use crate::report::median;
 use crate::tenancy::{Family, FamilyOptions, Forms, Residency};
 
 /// Requests that come.
@@ -147,7 +148,8 @@ pub(super) fn run(
             }
         }
         #[expect(clippy::cast_precision_loss, reason = "a speed")]
-        let speeds: Vec<f64> = times.iter_mut().map(|times| tokens as f64 / median(times)).collect();
+        let speeds: Vec<f64> =
+            times.into_iter().map(|times| tokens as f64 / median(times).unwrap_or(0.0)).collect();
         for ((over, family), speed) in OVER.iter().zip(&families).zip(&speeds) {
             #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let over = *over as f64;
