@@ -298,6 +298,19 @@ pub(crate) struct PageArguments {
     pub(crate) overwrite: bool,
 }
 
+/// How an experiment says what it has measured.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Print the report as JSON on standard output
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print the rows as comma-separated values on standard output
+    #[arg(long)]
+    pub(crate) csv: bool,
+    #[command(flatten)]
+    pub(crate) page: PageArguments,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct ThreadsArgument {
     /// Threads to use; 0 means one per core. The result does not depend on it

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};
 use crate::args::lab::layer::FormName;
+use crate::commands::config_of;
 use crate::{Answer, ui};
 
 /// An estimate may be wrong by so much.
@@ -259,12 +260,6 @@ fn resident_bytes() -> Result<u64> {
     };
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context(PATH)?;
     Ok(kilobytes * 1024)
-}
-
-/// The `config.json` in a directory, or beside a file.
-fn config_of(path: &Path) -> Option<String> {
-    let folder = if path.is_dir() { path } else { path.parent()? };
-    std::fs::read_to_string(folder.join("config.json")).ok()
 }
 
 fn describe(report: &Report) -> String {

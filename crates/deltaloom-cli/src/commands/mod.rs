@@ -30,6 +30,12 @@ fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     Ok(bases)
 }
 
+/// The `config.json` in a directory, or beside a file.
+fn config_of(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    std::fs::read_to_string(folder.join("config.json")).ok()
+}
+
 /// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.
 fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)

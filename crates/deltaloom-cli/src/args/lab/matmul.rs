@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::super::{PageArguments, parse_rounds, parse_threads};
+use super::super::{ReportArguments, parse_rounds, parse_threads};
 
 /// Multiply one matrix of a fine-tune in every way: dense, in our resident forms, and as tiles and blocks that zstd has compressed.
 ///
@@ -60,14 +60,8 @@ pub(crate) struct MatmulArguments {
     /// Threads to use; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
     pub(crate) threads: usize,
-    /// Print the report as JSON on standard output
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the products as comma-separated values on standard output
-    #[arg(long)]
-    pub(crate) csv: bool,
     #[command(flatten)]
-    pub(crate) page: PageArguments,
+    pub(crate) report: ReportArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

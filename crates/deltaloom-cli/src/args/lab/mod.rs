@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{PageArguments, ThreadsArgument};
+use super::{ReportArguments, ThreadsArgument};
 use crate::commands::lab::{Adaptive, MethodName};
 
 /// Try other ways to code weights beside our own, and measure what they do. Nothing here is needed to pack or unpack.
@@ -55,14 +55,8 @@ pub(crate) struct PositionsArguments {
     pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print the report as JSON on standard output
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the rows as comma-separated values on standard output
-    #[arg(long)]
-    pub(crate) csv: bool,
     #[command(flatten)]
-    pub(crate) page: PageArguments,
+    pub(crate) report: ReportArguments,
 }
 
 /// Run threshold methods ("TPDE") over checkpoints of one training run: LOSSY, measured beside the exact container.
@@ -104,14 +98,8 @@ pub(crate) struct TpdeArguments {
     pub(crate) verify: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print everything as JSON
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print a line for every step of every row as CSV
-    #[arg(long)]
-    pub(crate) csv: bool,
     #[command(flatten)]
-    pub(crate) page: PageArguments,
+    pub(crate) report: ReportArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use deltaloom::compute::simhash::{Pieces, Projection};
 use deltaloom::lab::simhash::Correction;
 
-use crate::args::{PageArguments, ThreadsArgument};
+use crate::args::{ReportArguments, ThreadsArgument};
 
 /// EXPERIMENT: estimate products from bit signatures (SimHash) and measure their error, size and speed beside int8, int4, int2 and the exact product.
 ///
@@ -76,14 +76,8 @@ pub(crate) struct SimHashArguments {
     pub(crate) whole: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print the report as JSON on standard output
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the rows as comma-separated values on standard output
-    #[arg(long)]
-    pub(crate) csv: bool,
     #[command(flatten)]
-    pub(crate) page: PageArguments,
+    pub(crate) report: ReportArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::parse_size;
-use crate::args::{PageArguments, parse_rounds, parse_threads};
+use crate::args::{ReportArguments, parse_rounds, parse_threads};
 
 /// Multiply a batch with tokens of many fine-tunes of one base: the base's product once and each one's differences, beside dense swaps and dense copies.
 ///
@@ -63,14 +63,8 @@ pub(crate) struct TenantsArguments {
     /// Threads to use; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
     pub(crate) threads: usize,
-    /// Print everything as JSON
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the ways as comma-separated values
-    #[arg(long)]
-    pub(crate) csv: bool,
     #[command(flatten)]
-    pub(crate) page: PageArguments,
+    pub(crate) report: ReportArguments,
 }
 
 /// So many bytes, or a share of those of dense copies.

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::{layer_page, page};
 use crate::args::lab::layer::LayerArguments;
+use crate::commands::config_of;
 use crate::{Answer, ui};
 
 /// What is printed as JSON.
@@ -96,12 +97,6 @@ impl Subject {
     fn hints(&self, arguments: &LayerArguments) -> LayerHints<'_> {
         LayerHints { layer: arguments.layer, heads: self.heads, config: self.config.as_deref() }
     }
-}
-
-/// The `config.json` in a directory, or beside a file.
-fn config_of(path: &Path) -> Option<String> {
-    let folder = if path.is_dir() { path } else { path.parent()? };
-    std::fs::read_to_string(folder.join("config.json")).ok()
 }
 
 fn seconds(time: Seconds) -> String {

@@ -26,10 +26,10 @@ pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let bar = ui::Bar::new("multiplying");
     let report = matmul::run(&pair, &options, &bar)?;
     bar.finish();
-    page::write_asked(|| matmul_page::page(&report), &arguments.page)?;
-    if arguments.json {
+    page::write_asked(|| matmul_page::page(&report), &arguments.report.page)?;
+    if arguments.report.json {
         ui::print_json(&report)?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&matmul_page::products(&report).csv())?;
     } else {
         ui::print(&describe(&report))?;

@@ -20,10 +20,10 @@ pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
-    page::write_asked(|| page::positions(&report), &arguments.page)?;
-    if arguments.json {
+    page::write_asked(|| page::positions(&report), &arguments.report.page)?;
+    if arguments.report.json {
         ui::print_json(&report)?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&csv(&report))?;
     } else {
         ui::print(&describe(&report))?;

@@ -56,10 +56,10 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    page::write_asked(|| simhash_page::page(&report), &arguments.page)?;
-    if arguments.json {
+    page::write_asked(|| simhash_page::page(&report), &arguments.report.page)?;
+    if arguments.report.json {
         ui::print_json(&report)?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&simhash_page::table(&report.report).csv())?;
     } else {
         ui::print(&describe(&report))?;
@@ -178,7 +178,7 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
     let report = deltaloom::with_threads(arguments.threads.count, || index(&checkpoints, &settings, &bar))?;
     bar.finish();
     let table = simhash_page::pairs(&report, &arguments.index);
-    if arguments.json {
+    if arguments.report.json {
         #[derive(Serialize)]
         struct Named<'a> {
             experiment: bool,
@@ -187,7 +187,7 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
             report: &'a IndexReport,
         }
         ui::print_json(&Named { experiment: true, names: &arguments.index, report: &report })?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&table.csv())?;
     } else {
         ui::print(&describe_index(&report, &arguments.index))?;

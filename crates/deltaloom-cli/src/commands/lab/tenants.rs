@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::page;
 use crate::args::lab::tenants::TenantsArguments;
+use crate::commands::config_of;
 use crate::{Answer, ui};
 
 /// What is printed as JSON.
@@ -44,10 +45,10 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
-    page::write_asked(|| picture(&report), &arguments.page)?;
-    if arguments.json {
+    page::write_asked(|| picture(&report), &arguments.report.page)?;
+    if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&ways(&report).csv())?;
     } else {
         ui::print(&describe(&report, whole.as_ref()))?;
@@ -72,12 +73,6 @@ fn options(arguments: &TenantsArguments, dense_bytes: u64) -> TenantsOptions {
 
 fn open(path: &Path) -> Result<Checkpoint> {
     Checkpoint::open(path, &Limits::default()).with_context(|| path.display().to_string())
-}
-
-/// The `config.json` in a directory, or beside a file.
-fn config_of(path: &Path) -> Option<String> {
-    let folder = if path.is_dir() { path } else { path.parent()? };
-    std::fs::read_to_string(folder.join("config.json")).ok()
 }
 
 fn yes(is: bool) -> String {

@@ -100,15 +100,15 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    page::write_asked(|| page::tpde(&rows), &arguments.page)?;
-    if arguments.json {
+    page::write_asked(|| page::tpde(&rows), &arguments.report.page)?;
+    if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {
             checkpoints: &'a [PathBuf],
             rows: &'a [RowReport],
         }
         ui::print_json(&Report { checkpoints: &arguments.checkpoints, rows: &rows })?;
-    } else if arguments.csv {
+    } else if arguments.report.csv {
         ui::print(&csv(&rows))?;
     } else {
         ui::print(&describe(&rows))?;
@@ -237,7 +237,7 @@ fn verify(arguments: &TpdeArguments, folder: &Path) -> Result<Answer> {
     }
     bar.finish();
     let ok = checks.iter().all(|check| check.faults.is_empty());
-    if arguments.json {
+    if arguments.report.json {
         ui::print_json(&checks)?;
     } else {
         ui::print(&describe_checks(&checks))?;
