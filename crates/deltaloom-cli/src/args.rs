@@ -4,19 +4,97 @@ pub(crate) mod estimate;
 pub(crate) mod lab;
 pub(crate) mod series;
 
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::Row;
 
 /// Exact deltas of neural-network weights: one base, many models.
 #[derive(Debug, Parser)]
-#[command(name = "deltaloom", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "deltaloom", version, about, max_term_width = 110)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: GlobalArguments,
+}
+
+/// The command line, with the exit codes in the help of every command.
+pub(crate) fn command() -> clap::Command {
+    fn with_codes(command: clap::Command) -> clap::Command {
+        let help = match command.get_after_long_help() {
+            Some(examples) => format!("{examples}\n\n{EXIT_CODES}"),
+            None => EXIT_CODES.to_owned(),
+        };
+        command.after_long_help(help).mut_subcommands(with_codes)
+    }
+    with_codes(Arguments::command())
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 the answer is no; 2 refused (usage, base, input or target); 3 a named file or object is not there or cannot be read; \
+4 cannot write; 5 a store cannot be reached or denies access; 130 or 143 stopped by a signal";
+
+/// How the program talks, whatever the command.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArguments {
+    /// Print results, warnings and errors only: no summary and no progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Log what is done to standard error; -vv also logs choices, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colours on standard error
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) color: ColorArgument,
+    /// How to show progress on standard error: a bar (on a terminal only), lines of JSON, or not at all
+    #[arg(long, global = true, value_enum, value_name = "HOW", default_value_t)]
+    pub(crate) progress: ProgressArgument,
+}
+
+/// When messages are coloured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorArgument {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl ColorArgument {
+    /// Looked for before the command line is parsed, for messages about the command line itself.
+    pub(crate) fn of_words(words: &[OsString]) -> Self {
+        let text = |i: usize| words.get(i).and_then(|word| word.to_str());
+        let value = (0..words.len()).find_map(|i| match text(i)? {
+            "--color" => text(i + 1),
+            word => word.strip_prefix("--color="),
+        });
+        value.and_then(|value| Self::from_str(value, false).ok()).unwrap_or_default()
+    }
+}
+
+impl From<ColorArgument> for clap::ColorChoice {
+    fn from(color: ColorArgument) -> Self {
+        match color {
+            ColorArgument::Auto => Self::Auto,
+            ColorArgument::Always => Self::Always,
+            ColorArgument::Never => Self::Never,
+        }
+    }
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressArgument {
+    #[default]
+    Bar,
+    Json,
+    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -33,6 +111,8 @@ pub(crate) enum Command {
     Series(series::SeriesArguments),
     Lab(lab::LabArguments),
     Demo(DemoArguments),
+    Completions(CompletionsArguments),
+    Man(ManArguments),
 }
 
 /// Pack a checkpoint, exactly, as its difference to what the reader already has.
@@ -63,8 +143,8 @@ pub(crate) struct PackArguments {
     /// With --base-dir: only say how near each base is. Exit code 1 means that none is near enough
     #[arg(long, requires = "base_dir")]
     pub(crate) dry_run: bool,
-    /// Where to write the container
-    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    /// Where to write the container; `-` is standard output [default: the checkpoint's name with .loom, beside it]
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// How much time packing may take
     #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
@@ -99,8 +179,8 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// File or directory to restore, as it was packed
-    #[arg(short, long, value_name = "OUT", required_unless_present = "in_place")]
+    /// File or directory to restore, as it was packed; `-` is standard output, for a single file [default: the container's name without .loom, beside it]
+    #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
     /// Change this base, a .safetensors file, into the fine-tune; --base then names other bases, if there are any
     #[arg(long, value_name = "BASE", conflicts_with = "output")]
@@ -116,7 +196,7 @@ pub(crate) struct UnpackArguments {
     /// Print a report as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Replace an existing output; with --in-place: change the file also if it is a link or has hard links
+    /// Replace the output's files and no others; with --in-place: change the file also if it is a link or has hard links
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -203,7 +283,7 @@ pub(crate) struct LineageArguments {
     pub(crate) json: bool,
 }
 
-/// Write the raw bytes of one tensor to standard output, reading no more of the container than it needs.
+/// Write the raw bytes of one tensor, reading no more of the container than it needs.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom cat tuned.loom model.norm.weight --base base.safetensors > norm.bin
@@ -219,6 +299,12 @@ pub(crate) struct CatArguments {
     pub(crate) rows: Option<Range<u64>>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Where to write the bytes; `-` is standard output, which must not be a terminal
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+    /// Replace an existing output
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 /// Measure size and speed on your own weights, beside other coders on the same bytes, all in memory.
@@ -266,6 +352,29 @@ pub(crate) struct DemoArguments {
     /// Print the table as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Print a script that completes commands and options in a shell.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom completions bash > ~/.local/share/bash-completion/completions/deltaloom
+  deltaloom completions zsh > \"${fpath[1]}/_deltaloom\"
+  deltaloom completions fish > ~/.config/fish/completions/deltaloom.fish")]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print the manual page of the program or of one command.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom man > deltaloom.1
+  deltaloom man series add | man -l -")]
+pub(crate) struct ManArguments {
+    /// The command, such as `pack` or `series add`
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

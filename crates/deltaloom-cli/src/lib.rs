@@ -1,15 +1,23 @@
 //! The command line of deltaloom: one module per subcommand, thin over the library.
-//! Data goes to standard output, everything else to standard error; exit codes are 0, 1 (verify, diff or a dry run says no) and 2 (failed).
+//! Data goes to standard output, everything else to standard error. Exit codes are those of [`failure`] and docs/cli.md.
 
 mod args;
 mod commands;
+mod failure;
+mod hints;
+mod progress;
+mod signals;
+mod target;
 mod ui;
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
-use args::{Arguments, Command};
+use args::{Arguments, ColorArgument, Command, GlobalArguments};
+use failure::Failure;
 
 /// What a command that did its work answers.
 enum Answer {
@@ -20,37 +28,96 @@ enum Answer {
 /// Runs the program on the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(e) => {
-            // Help and version are data; mistakes are errors.
-            let is_mistake = e.use_stderr();
-            return if e.print().is_err() || is_mistake { ExitCode::from(2) } else { ExitCode::SUCCESS };
-        }
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let has_json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    let command = args::command().color(ColorArgument::of_words(&words).into());
+    let parsed = command.try_get_matches_from(&words);
+    let parsed = parsed.and_then(|found| Ok((Arguments::from_arg_matches(&found)?, found)));
+    let (arguments, found) = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) => return answer_clap(&e, has_json),
     };
-    let answer = ui::catch_interrupts().and_then(|()| match arguments.command {
-        Command::Pack(arguments) => commands::pack::run(&arguments),
-        Command::Unpack(arguments) => commands::unpack::run(&arguments),
-        Command::Inspect(arguments) => commands::inspect::run(&arguments),
-        Command::Verify(arguments) => commands::verify::run(&arguments),
-        Command::Diff(arguments) => commands::diff::run(&arguments),
-        Command::Lineage(arguments) => commands::lineage::run(&arguments),
-        Command::Cat(arguments) => commands::cat::run(&arguments),
-        Command::Bench(arguments) => commands::bench::run(&arguments),
-        Command::Estimate(arguments) => commands::estimate::run(&arguments),
-        Command::Series(arguments) => commands::series::run(&arguments),
-        Command::Lab(arguments) => commands::lab::run(&arguments),
-        Command::Demo(arguments) => commands::demo::run(&arguments),
-    });
+    ui::set_look(has_json, &arguments.global);
+    start_log(arguments.global.verbose);
+    let ready = refuse_stdin(&found).and_then(|()| signals::watch());
+    let answer = ready.and_then(|()| dispatch(&arguments.command));
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
         Err(e) if ui::is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            ui::print_error(&e);
-            ExitCode::from(2)
+            let failure = Failure::new(&e);
+            failure.say();
+            failure.code()
         }
     }
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<Answer> {
+    match command {
+        Command::Pack(arguments) => commands::pack::run(arguments),
+        Command::Unpack(arguments) => commands::unpack::run(arguments),
+        Command::Inspect(arguments) => commands::inspect::run(arguments),
+        Command::Verify(arguments) => commands::verify::run(arguments),
+        Command::Diff(arguments) => commands::diff::run(arguments),
+        Command::Lineage(arguments) => commands::lineage::run(arguments),
+        Command::Cat(arguments) => commands::cat::run(arguments),
+        Command::Bench(arguments) => commands::bench::run(arguments),
+        Command::Estimate(arguments) => commands::estimate::run(arguments),
+        Command::Series(arguments) => commands::series::run(arguments),
+        Command::Lab(arguments) => commands::lab::run(arguments),
+        Command::Demo(arguments) => commands::demo::run(arguments),
+        Command::Completions(arguments) => commands::help::completions(arguments),
+        Command::Man(arguments) => commands::help::man(arguments),
+    }
+}
+
+/// Refuses `-` as an input: all inputs are read at any place, most of them more than once.
+fn refuse_stdin(found: &ArgMatches) -> anyhow::Result<()> {
+    let is_dash = |id: &str| {
+        let paths = found.try_get_many::<PathBuf>(id).ok().flatten();
+        paths.is_some_and(|mut paths| paths.any(|path| path == Path::new(target::DASH)))
+    };
+    let mut names = found.ids().map(clap::Id::as_str);
+    if names.any(|id| !matches!(id, "output" | "html") && is_dash(id)) {
+        anyhow::bail!(
+            "standard input cannot be read: checkpoints and containers are read at any place and more than once; write it to a file first"
+        );
+    }
+    found.subcommand().map_or(Ok(()), |(_, inner)| refuse_stdin(inner))
+}
+
+/// Help and version are data; mistakes are errors.
+fn answer_clap(error: &clap::Error, has_json: bool) -> ExitCode {
+    if !error.use_stderr() {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(failure::REFUSED) };
+    }
+    if has_json {
+        ui::set_look(true, &GlobalArguments::default());
+        let text = error.to_string();
+        Failure::usage(text.trim().trim_start_matches("error: ").to_owned()).say();
+    } else {
+        // There is nobody to tell when standard error is closed.
+        let _ignored = error.print();
+    }
+    ExitCode::from(failure::REFUSED)
+}
+
+/// Writes what the libraries log to standard error: once `-v` what is done, twice how it is chosen, three times all.
+fn start_log(verbose: u8) {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
+    let (ours, others) = match verbose {
+        0 => return,
+        1 => (LevelFilter::INFO, LevelFilter::WARN),
+        2 => (LevelFilter::DEBUG, LevelFilter::WARN),
+        _ => (LevelFilter::TRACE, LevelFilter::TRACE),
+    };
+    let targets = Targets::new().with_default(others).with_target("deltaloom", ours);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ui::has_color());
+    let log = tracing_subscriber::registry().with(targets).with(lines);
+    // Nobody else sets one.
+    let _ignored = tracing::subscriber::set_global_default(log);
 }
 
 /// The reference of all commands and options in Markdown, made from the same definitions as `--help`.

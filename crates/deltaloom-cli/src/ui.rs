@@ -1,78 +1,57 @@
-//! What a person sees: progress, tables, errors with hints. Nothing here decides anything.
+//! What a person sees: tables, notes, warnings, errors with hints. Nothing here decides anything.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use clap::builder::styling::{AnsiColor, Style};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Whether there is work that asks [`Bar`] between chunks and may have files to clean up.
-static CAN_STOP: AtomicBool = AtomicBool::new(false);
+pub(crate) use crate::progress::Bar;
 
-/// Makes the first Ctrl-C stop work cleanly between chunks, and the second at once. Before such work begins, the first does.
-pub(crate) fn catch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        let is_second = INTERRUPTED.swap(true, Ordering::SeqCst);
-        if is_second || !CAN_STOP.load(Ordering::SeqCst) {
-            note("error: interrupted");
-            #[expect(
-                clippy::exit,
-                reason = "nothing was begun; or asked twice, and temporary files may stay"
-            )]
-            std::process::exit(2);
+use crate::target::Target;
+
+use crate::args::{ColorArgument, GlobalArguments, ProgressArgument};
+
+/// How the program talks; the same for a whole run.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// Errors are also JSON on standard output.
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    pub(crate) progress: ProgressArgument,
+    color: ColorArgument,
+}
+
+static LOOK: OnceLock<Look> = OnceLock::new();
+
+/// Decides how the program talks. Only the first call counts.
+pub(crate) fn set_look(json: bool, arguments: &GlobalArguments) {
+    let GlobalArguments { quiet, color, progress, .. } = *arguments;
+    let _ignored = LOOK.set(Look { json, quiet, progress, color });
+}
+
+pub(crate) fn look() -> &'static Look {
+    LOOK.get_or_init(Look::default)
+}
+
+/// Whether standard error gets colours.
+pub(crate) fn has_color() -> bool {
+    match look().color {
+        ColorArgument::Always => true,
+        ColorArgument::Never => false,
+        ColorArgument::Auto => {
+            let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+            io::stderr().is_terminal() && !is_set("NO_COLOR")
         }
-    })?;
-    Ok(())
-}
-
-/// A progress bar on standard error, drawn only on a terminal.
-pub(crate) struct Bar {
-    verb: &'static str,
-    bar: OnceLock<ProgressBar>,
-}
-
-impl Bar {
-    pub(crate) fn new(verb: &'static str) -> Self {
-        CAN_STOP.store(true, Ordering::SeqCst);
-        Self { verb, bar: OnceLock::new() }
-    }
-
-    pub(crate) fn finish(&self) {
-        if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.finish();
     }
 }
 
-impl deltaloom::Progress for Bar {
-    fn start(&self, total_bytes: u64) {
-        let template = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
-        let bar = self.bar.get_or_init(|| ProgressBar::new(total_bytes));
-        bar.set_length(total_bytes);
-        bar.set_position(0);
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        bar.set_prefix(self.verb);
+fn painted(word: &str, color: AnsiColor) -> String {
+    if !has_color() {
+        return word.to_owned();
     }
-
-    fn advance(&self, bytes: u64) {
-        if let Some(bar) = self.bar.get() {
-            bar.inc(bytes);
-        }
-    }
-
-    fn is_cancelled(&self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
-    }
+    let style = Style::new().bold().fg_color(Some(color.into()));
+    format!("{style}{word}{style:#}")
 }
 
 /// Writes data to standard output. A reader that has had enough, such as `head`, changes no answer.
@@ -89,34 +68,56 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Tells the person something beside the data.
+/// Writes the report on a result as JSON to standard output; to standard error where the result itself went there.
+pub(crate) fn print_report(value: &impl serde::Serialize, target: &Target) -> Result<()> {
+    match target {
+        Target::Path(_) => print_json(value),
+        Target::Stdout => {
+            say(&serde_json::to_string_pretty(value)?);
+            Ok(())
+        }
+    }
+}
+
+/// Says on standard error what was done; `--quiet` leaves it out.
 pub(crate) fn note(text: &str) {
+    if !look().quiet {
+        say(text);
+    }
+}
+
+/// Says on standard error what may be wrong.
+pub(crate) fn warn(text: &str) {
+    say(&format!("{} {text}", painted("warning:", AnsiColor::Yellow)));
+}
+
+/// Says that work will end soon, to a person who waits for it.
+pub(crate) fn say_stopping() {
+    if io::stderr().is_terminal() && !look().quiet {
+        say("stopping; press Ctrl-C again to end at once");
+    }
+}
+
+fn say(text: &str) {
     // There is nobody to tell when standard error is closed.
     let _ignored = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Whether output ended because its reader, such as `head`, had enough.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let is_pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| match cause.downcast_ref::<deltaloom::Error>() {
+        Some(deltaloom::Error::Io { source, .. }) => is_pipe(source),
+        _ => cause.downcast_ref().is_some_and(is_pipe),
+    })
 }
 
-/// Prints an error, its causes, and what can be done about it.
-pub(crate) fn print_error(error: &anyhow::Error) {
-    let mut causes: Vec<String> = error.chain().map(|cause| printable(&cause.to_string())).collect();
-    // Some messages name their source already; say it once.
-    causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
-    note(&format!("error: {}", causes.join(": ")));
-    if let Some(hint) = error.chain().find_map(|cause| hint_of(cause.downcast_ref()?)) {
-        note(&format!("hint: {hint}"));
+/// Prints an error, and what can be done about it.
+pub(crate) fn print_error(message: &str, hint: Option<&str>) {
+    say(&format!("{} {message}", painted("error:", AnsiColor::Red)));
+    if let Some(hint) = hint {
+        say(&format!("{} {hint}", painted("hint:", AnsiColor::Cyan)));
     }
-}
-
-fn hint_of(error: &deltaloom::Error) -> Option<&'static str> {
-    #[cfg(feature = "object-store")]
-    if let Some(hint) = deltaloom_object_store::hint(error) {
-        return Some(hint);
-    }
-    error.hint()
 }
 
 /// Bytes for people: exact below 10,000, else three figures.

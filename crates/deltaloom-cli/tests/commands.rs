@@ -209,7 +209,7 @@ fn a_folder_without_a_related_model_is_refused() {
     assert_eq!((refused.code, refused.text()), (Some(2), ""));
     assert!(scratch.tree() == before);
     insta::assert_snapshot!("no_useful_base", refused.err);
-    scratch.refused("pack base.safetensors --base-dir nowhere -o out.loom");
+    scratch.fails(3, "pack base.safetensors --base-dir nowhere -o out.loom");
     scratch.refused("pack base.safetensors --base-dir models --base base.safetensors -o out.loom");
     scratch.refused("pack base.safetensors -o out.loom --dry-run");
 }

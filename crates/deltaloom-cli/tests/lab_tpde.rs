@@ -124,6 +124,6 @@ fn rules_that_make_no_sense_are_refused() {
         let ended = scratch.run(&format!("lab tpde base.safetensors --adaptive={rule}"));
         assert_eq!(ended.code, Some(2), "{rule}");
     }
-    scratch.refused("lab tpde --verify nothing");
-    scratch.refused("lab tpde missing.safetensors");
+    scratch.fails(3, "lab tpde --verify nothing");
+    scratch.fails(3, "lab tpde missing.safetensors");
 }

@@ -14,7 +14,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use url::Url;
 
-use crate::fault::{Cause, Fault};
+use crate::fault::{Cause, Fault, store_error};
 use crate::{RemoteStore, Service};
 
 /// Time for one request, whose body is at most a part of an upload or a run of blocks. The default of `object_store`, 30 s, asks for 9 Mbit/s.
@@ -89,7 +89,7 @@ pub fn open_with(url: &str, settings: &[(String, String)]) -> Result<RemoteStore
     // Without OpenSSL or aws-lc, TLS has to be told which cryptography to use; that a program has told it already is well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = connect(service, url, settings)
-        .map_err(|error| Error::Io { path: PathBuf::from(url), source: refusal(service, &error).into() })?;
+        .map_err(|error| store_error(PathBuf::from(url), refusal(service, &error)))?;
     Ok(RemoteStore::new(store, service, url, path))
 }
 

@@ -4,8 +4,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
-use deltaloom::Error;
+use deltaloom::{Access, Error};
 use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::Service;
@@ -139,14 +140,18 @@ impl From<Fault> for io::Error {
     }
 }
 
-/// What can be done about an error of a store, where it is one and something can be said.
+/// The error of a store that an error of the library is, where it is one.
 #[must_use]
-pub fn hint(error: &Error) -> Option<&'static str> {
+pub fn fault(error: &Error) -> Option<&Fault> {
     match error {
-        Error::Io { source, .. } => source.get_ref()?.downcast_ref::<Fault>()?.hint(),
-        Error::InFile { source, .. } => hint(source),
+        Error::Io { source, .. } => source.get_ref()?.downcast_ref(),
+        Error::InFile { source, .. } => fault(source),
         _ => None,
     }
+}
+
+pub(crate) fn store_error(path: PathBuf, fault: Fault) -> Error {
+    Error::Io { path, access: Access::Read, source: fault.into() }
 }
 
 /// Whether it is a bucket that was not found, rather than an object in it.

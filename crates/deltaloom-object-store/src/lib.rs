@@ -12,5 +12,5 @@ mod runtime;
 mod upload;
 
 pub use connect::{is_url, open, open_with};
-pub use fault::{Cause, Fault, hint};
+pub use fault::{Cause, Fault, fault};
 pub use remote::{RemoteStore, Service};

@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use deltaloom::checkpoint::ReadAt;
 use deltaloom::series::{ObjectInfo, Revision, Store};
-use deltaloom::{Error, Result};
+use deltaloom::{Access, Error, Missing, Result};
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::blocks::{BLOCK_BYTES, Blocks};
-use crate::fault::{Cause, Fault, is_no_bucket};
+use crate::fault::{Cause, Fault, is_no_bucket, store_error};
 use crate::manifest::{self, Stamp};
 use crate::runtime::wait;
 use crate::upload::{self, UploadError};
@@ -63,7 +63,7 @@ impl RemoteStore {
     }
 
     fn fault(&self, key: &str, fault: Fault) -> Error {
-        Error::Io { path: self.url_of(key), source: fault.into() }
+        store_error(self.url_of(key), fault)
     }
 
     /// The error of a request, said of an object.
@@ -78,8 +78,11 @@ impl RemoteStore {
         R: Future<Output = T> + Send + 'static,
     {
         let path = self.path_of(key)?;
-        wait(request(Arc::clone(&self.store), path))
-            .map_err(|source| Error::Io { path: self.url_of(key), source })
+        wait(request(Arc::clone(&self.store), path)).map_err(|source| Error::Io {
+            path: self.url_of(key),
+            access: Access::Read,
+            source,
+        })
     }
 
     fn is_absent(error: &object_store::Error) -> bool {
@@ -148,7 +151,7 @@ impl Store for RemoteStore {
         let first = self.ask(key, |store, path| async move { fetch_first(&store, &path).await })?.map_err(
             |error| {
                 if Self::is_absent(&error) {
-                    Error::NotFound { what: self.url_of(key).display().to_string() }
+                    Error::NotFound { kind: Missing::Object, what: self.url_of(key).display().to_string() }
                 } else {
                     self.refused(key)(error)
                 }
@@ -180,7 +183,7 @@ impl Store for RemoteStore {
     }
 
     fn put_file(&self, key: &str, file: &LocalPath) -> Result<()> {
-        let local = |source| Error::Io { path: file.to_path_buf(), source };
+        let local = |source| Error::Io { path: file.to_path_buf(), access: Access::Read, source };
         let content = File::open(file).map_err(local)?;
         let len_bytes = content.metadata().map_err(local)?.len();
         let sent = self.ask(key, move |store, path| async move {

@@ -6,7 +6,7 @@ use std::thread;
 
 use deltaloom::Error;
 use deltaloom::series::Store;
-use deltaloom_object_store::{Cause, Fault, hint, is_url, open, open_with};
+use deltaloom_object_store::{Cause, Fault, fault, is_url, open, open_with};
 
 /// Answers every connection with the same bytes, for as long as the test runs.
 fn stub(status: &str, headers: &str, body: &str) -> SocketAddr {
@@ -84,7 +84,7 @@ fn answers_of_servers_are_told_by_who_must_act() {
         let (found, error) = cause(store.read_manifest());
         assert_eq!(found, expected, "{error}");
         assert!(error.to_string().starts_with("s3://bucket/series/series.json: "), "{error}");
-        assert_eq!(hint(&error).is_some(), expected != Cause::Other);
+        assert_eq!(fault(&error).and_then(Fault::hint).is_some(), expected != Cause::Other);
         if expected == Cause::NoBucket {
             assert_eq!(cause(store.open("objects/a")).0, Cause::NoBucket);
         }
@@ -105,7 +105,7 @@ fn credentials_that_a_machine_does_not_have_are_asked_for() {
     let store = open_with("s3://bucket/a", &settings).unwrap();
     let (found, error) = cause(store.read_manifest());
     assert_eq!(found, Cause::NoCredentials, "{error}");
-    assert!(hint(&error).is_some_and(|hint| hint.contains("AWS_SECRET_ACCESS_KEY")));
+    assert!(fault(&error).and_then(Fault::hint).is_some_and(|hint| hint.contains("AWS_SECRET_ACCESS_KEY")));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::thread;
 
 use deltaloom::Error;
 use deltaloom::series::Store;
-use deltaloom_object_store::{Cause, Fault, RemoteStore, hint, open, open_with};
+use deltaloom_object_store::{Cause, Fault, RemoteStore, fault, open, open_with};
 use log::Dice;
 use proxy::Proxy;
 
@@ -234,7 +234,7 @@ fn errors_say_who_must_act() {
     let stranger = open_changed(&url("errors"), &[("AWS_ACCESS_KEY_ID", "nobody")]);
     let (what, error) = cause(stranger.read_manifest());
     assert_eq!(what, Cause::Denied);
-    assert!(hint(&error).is_some_and(|hint| hint.contains("AWS_ACCESS_KEY_ID")));
+    assert!(fault(&error).and_then(Fault::hint).is_some_and(|hint| hint.contains("AWS_ACCESS_KEY_ID")));
 
     let reader = open_changed(
         &url("errors"),

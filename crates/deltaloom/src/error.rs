@@ -1,5 +1,5 @@
 //! The library's one error type, grouped by who must act: the environment, the file, the base, or the caller.
-//! It prints no hints on standard error itself; programs do, from [`Error::hint`].
+//! It gives no advice: a program knows its own options, and chooses by [`Error::kind`] and the variants.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,100 @@ use deltaloom_kernels::DecodeError;
 
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What was being done with a file when the system refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Looking for it, opening it or reading it.
+    Read,
+    /// Creating, writing, renaming or removing it.
+    Write,
+}
+
+/// What was looked for by a name that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Missing {
+    /// A tensor of a container or checkpoint.
+    Tensor,
+    /// A step of a series, or a part of one.
+    Step,
+    /// An object of a store.
+    Object,
+    /// A layer, or a matrix of it.
+    Layer,
+    /// A fine-tune of a family.
+    Tenant,
+}
+
+/// An error in one word, for programs that must act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A request that makes no sense.
+    Usage,
+    /// A file or object is not there.
+    NotFound,
+    /// A file is there and cannot be read.
+    Unreadable,
+    /// A file cannot be written.
+    CannotWrite,
+    /// The disk, or the quota or limit of the user, is full.
+    DiskFull,
+    /// A name inside a file or series does not exist: a tensor, a step.
+    NoSuchName,
+    /// Bytes break their format, or are not what their digest says.
+    Corrupt,
+    /// A file ends too early.
+    Truncated,
+    /// A version, or a kind of file, that cannot be read.
+    Unsupported,
+    /// A size is above a limit.
+    LimitExceeded,
+    /// The bases at hand are not those that are needed.
+    WrongBase,
+    /// No candidate is near enough to be a base.
+    NoUsefulBase,
+    /// The target exists.
+    Exists,
+    /// The target must not be replaced.
+    Protected,
+    /// A file changed while it was read.
+    Changed,
+    /// A change in place began and did not end.
+    Unfinished,
+    /// The series has this step already, or a later one.
+    StepTaken,
+    /// The caller asked to stop.
+    Interrupted,
+}
+
+impl ErrorKind {
+    /// Its name in reports of programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::NotFound => "not_found",
+            Self::Unreadable => "unreadable",
+            Self::CannotWrite => "cannot_write",
+            Self::DiskFull => "disk_full",
+            Self::NoSuchName => "no_such_name",
+            Self::Corrupt => "corrupt",
+            Self::Truncated => "truncated",
+            Self::Unsupported => "unsupported",
+            Self::LimitExceeded => "limit_exceeded",
+            Self::WrongBase => "wrong_base",
+            Self::NoUsefulBase => "no_useful_base",
+            Self::Exists => "exists",
+            Self::Protected => "protected",
+            Self::Changed => "changed",
+            Self::Unfinished => "unfinished",
+            Self::StepTaken => "step_taken",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +112,8 @@ pub enum Error {
     Io {
         /// File or directory concerned.
         path: PathBuf,
+        /// Whether it was to be read or written.
+        access: Access,
         /// What the system said.
         source: io::Error,
     },
@@ -34,6 +130,8 @@ pub enum Error {
     Corrupt {
         /// Which rule is broken, and where.
         what: String,
+        /// The byte of the file at which it is, where that is known.
+        offset: Option<u64>,
     },
     /// A file that ends too early.
     #[error("truncated: {what} needs {needed} bytes, {available} are there")]
@@ -85,6 +183,8 @@ pub enum Error {
     /// A name that does not exist.
     #[error("{what} not found")]
     NotFound {
+        /// What kind of thing it is.
+        kind: Missing,
         /// What was looked for.
         what: String,
     },
@@ -92,6 +192,20 @@ pub enum Error {
     #[error("{} exists", path.display())]
     AlreadyExists {
         /// The target.
+        path: PathBuf,
+    },
+    /// The target must not be replaced, whatever the caller allows.
+    #[error("{} {why}", path.display())]
+    Protected {
+        /// The target.
+        path: PathBuf,
+        /// What it is: a link, a device, a file that is read.
+        why: String,
+    },
+    /// A file that another process changed while it was read.
+    #[error("{} changed while it was read", path.display())]
+    Changed {
+        /// The file.
         path: PathBuf,
     },
     /// A request that makes no sense.
@@ -130,6 +244,12 @@ pub enum Error {
         path: PathBuf,
         /// Why it ended early.
         source: Box<Error>,
+    },
+    /// A file that is changed in part, where it is to be read.
+    #[error("{}: a change in place was cut short: it is neither what it was nor what it was to become", path.display())]
+    CutShort {
+        /// The file.
+        path: PathBuf,
     },
     /// A journal that does not fit what is being done.
     #[error("{}: {what}", path.display())]
@@ -172,12 +292,27 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
-        Self::Corrupt { what: what.into() }
+        Self::Corrupt { what: what.into(), offset: None }
     }
 
+    pub(crate) fn corrupt_at(offset: u64, what: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), offset: Some(offset) }
+    }
+
+    pub(crate) fn not_found(kind: Missing, what: impl Into<String>) -> Self {
+        Self::NotFound { kind, what: what.into() }
+    }
+
+    /// For what failed while something was looked for or read.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        |source| Self::Io { path, source }
+        |source| Self::Io { path, access: Access::Read, source }
+    }
+
+    /// For what failed while something was written.
+    pub(crate) fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Io { path, access: Access::Write, source }
     }
 
     /// The same error, said of a file.
@@ -187,8 +322,21 @@ impl Error {
             | Self::InFile { .. }
             | Self::Cancelled
             | Self::AlreadyExists { .. }
+            | Self::Changed { .. }
+            | Self::CutShort { .. }
+            | Self::Protected { .. }
             | Self::NotInPlace { .. } => self,
             other => Self::InFile { path: path.to_path_buf(), source: Box::new(other) },
+        }
+    }
+
+    /// The same error of a writer that has a name here; the writer itself did not know it.
+    pub(crate) fn of_writer(self, name: &Path) -> Self {
+        match self {
+            Self::Io { path, access, source } if path.as_os_str().is_empty() => {
+                Self::Io { path: name.to_path_buf(), access, source }
+            }
+            other => other,
         }
     }
 
@@ -200,56 +348,80 @@ impl Error {
         }
     }
 
-    /// What the user can do about it, where something can be said.
+    /// The error in one word.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::InFile { source, .. } => source.hint(),
-            Self::BaseMismatch { .. } => Some(
-                "give every base that the file was packed against with --base; `deltaloom inspect --json` names their tensors",
-            ),
-            Self::NoUsefulBase { .. } => {
-                Some("leave --base-dir out to pack it on its own, or give a base of your choice with --base")
+            Self::Io { access, source, .. } => io_kind(*access, source.kind()),
+            Self::InFile { source, .. } => source.kind(),
+            // Why it stopped says who must act; that it goes on says the hint.
+            Self::Unfinished { source, .. } => match source.kind() {
+                ErrorKind::Corrupt => ErrorKind::Unfinished,
+                why => why,
+            },
+            Self::Corrupt { .. } | Self::DigestMismatch { .. } => ErrorKind::Corrupt,
+            Self::Truncated { .. } => ErrorKind::Truncated,
+            Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } | Self::Lossy => {
+                ErrorKind::Unsupported
             }
-            Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
-            Self::NotInPlace { .. } => Some("unpack to a new file with --output"),
-            Self::SharedFile { .. } => Some(
-                "a shared cache may rely on it: copy it first, or give --overwrite to change it all the same",
-            ),
-            Self::Unfinished { source, .. } if matches!(**source, Self::Io { .. } | Self::Cancelled) => {
-                Some("run the same command again: the journal beside the file lets it go on where it stopped")
+            Self::BaseMismatch { .. } => ErrorKind::WrongBase,
+            Self::NoUsefulBase { .. } => ErrorKind::NoUsefulBase,
+            Self::NotFound { kind: Missing::Object, .. } | Self::NotASeries { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } => ErrorKind::NoSuchName,
+            Self::AlreadyExists { .. } => ErrorKind::Exists,
+            Self::Protected { .. } | Self::NotInPlace { .. } | Self::SharedFile { .. } => {
+                ErrorKind::Protected
             }
-            Self::Unfinished { .. } => Some(
-                "nothing leads on from here: put the original file back, delete the journal and start anew",
-            ),
-            Self::Journal { .. } => Some(
-                "run again the very command that left the journal; or put the original file back, delete the journal and start anew",
-            ),
-            Self::NotASeries { .. } => Some("`deltaloom series init` makes one"),
-            Self::StepTaken { .. } => {
-                Some("nothing was changed; give it another --step, or use another series")
-            }
-            Self::StepOutOfOrder { .. } => {
-                Some("steps are added in order; use another series for another branch of training")
-            }
-            Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } => {
-                Some("a newer deltaloom wrote this file; update to read it")
-            }
-            Self::Lossy => Some(
-                "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it",
-            ),
-            Self::Truncated { .. } => Some("the file was cut off; copy or download it again"),
-            Self::NotFound { .. } => Some(
-                "`deltaloom inspect --tensors` lists the tensors of a container, `deltaloom series ls --all` the steps of a series",
-            ),
-            Self::Corrupt { .. } | Self::DigestMismatch { .. } | Self::LimitExceeded { .. } => {
-                Some("the file is damaged or not of this kind; compare it with its source")
-            }
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("the disk is full; nothing was written under the target's name")
-            }
+            Self::Changed { .. } => ErrorKind::Changed,
+            Self::InvalidArgument(_) => ErrorKind::Usage,
+            Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
+            Self::Journal { .. } | Self::CutShort { .. } => ErrorKind::Unfinished,
+            Self::StepTaken { .. } | Self::StepOutOfOrder { .. } => ErrorKind::StepTaken,
+            Self::Cancelled => ErrorKind::Interrupted,
+        }
+    }
+
+    /// The file that it is about, where there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::InFile { path, .. }
+            | Self::AlreadyExists { path }
+            | Self::Protected { path, .. }
+            | Self::Changed { path }
+            | Self::CutShort { path }
+            | Self::NotInPlace { path, .. }
+            | Self::SharedFile { path, .. }
+            | Self::Unfinished { path, .. }
+            | Self::Journal { path, .. } => Some(path),
+            Self::NoUsefulBase { folder, .. } => Some(folder),
             _ => None,
         }
+        .filter(|path| !path.as_os_str().is_empty())
+        .map(PathBuf::as_path)
+    }
+
+    /// The tensor that it is about, where there is one.
+    #[must_use]
+    pub fn tensor(&self) -> Option<&str> {
+        match self {
+            Self::InFile { source, .. } | Self::Unfinished { source, .. } => source.tensor(),
+            Self::BaseMismatch { tensor, .. } | Self::DigestMismatch { tensor, .. } => Some(tensor),
+            _ => None,
+        }
+    }
+}
+
+fn io_kind(access: Access, kind: io::ErrorKind) -> ErrorKind {
+    use io::ErrorKind as Io;
+    match (kind, access) {
+        (Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge, _) => ErrorKind::DiskFull,
+        (Io::ReadOnlyFilesystem, _) | (_, Access::Write) => ErrorKind::CannotWrite,
+        (Io::NotFound | Io::NotADirectory, Access::Read) => ErrorKind::NotFound,
+        // A pipe, a device or a folder where a regular file is needed.
+        (Io::InvalidInput | Io::IsADirectory, Access::Read) => ErrorKind::Unsupported,
+        (_, Access::Read) => ErrorKind::Unreadable,
     }
 }
 

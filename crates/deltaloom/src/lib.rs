@@ -47,7 +47,7 @@ pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{Container, Digest, PartBytes};
 pub use diff::{DiffReport, TensorDiff, UlpHistogram, diff};
-pub use error::{Error, Result};
+pub use error::{Access, Error, ErrorKind, Missing, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};
 pub use limits::Limits;
@@ -58,7 +58,7 @@ pub use plan::Preset;
 pub use progress::{Progress, Silent};
 pub use report::{PackReport, Share, TensorReport};
 pub use search::{BaseCandidate, BaseSearch, SearchReport, SkippedFile, find_base};
-pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack};
+pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack, unpack_to};
 pub use verify::{Verifiable, VerifyReport, verify};
 
 /// Name of the instruction set that the loops over elements run on: what speeds are measured with.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::bases::ResolvedContainer;
 use crate::checkpoint::Layout;
-use crate::checkpoint::output::{NewDirectory, NewFile};
+use crate::checkpoint::output::{Inputs, NewDirectory, NewFile};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::pipeline;
@@ -28,7 +28,7 @@ const LEAST_WINDOW_CHUNKS: usize = 8;
 pub struct UnpackOptions {
     /// Threads; 0 means one per core.
     pub threads: usize,
-    /// Replace an existing target.
+    /// Replace an existing file; in an existing folder, the files that are restored, and no others.
     pub overwrite: bool,
 }
 
@@ -67,14 +67,16 @@ pub fn unpack(
 ) -> Result<UnpackReport> {
     let index = resolved.container().index();
     let paths = index.members.iter().map(|member| Some(member.path.clone())).collect();
-    unpack_selected(resolved, &Selection { layout: index.layout, paths }, target, options, progress)
+    let selection = Selection { layout: index.layout, paths };
+    unpack_selected(resolved, &selection, target, resolved.inputs(), options, progress)
 }
 
-/// Restores some files of a container.
+/// Restores some files of a container, none in the place of one of `inputs`.
 pub(crate) fn unpack_selected(
     resolved: &ResolvedContainer,
     selection: &Selection,
     target: &Path,
+    inputs: &Inputs,
     options: &UnpackOptions,
     progress: &dyn Progress,
 ) -> Result<UnpackReport> {
@@ -84,16 +86,17 @@ pub(crate) fn unpack_selected(
     progress.start(selected().map(|(member, _)| member.data_bytes()).sum());
     let threads = match selection.layout {
         Layout::File => {
-            let mut file = NewFile::create(target, options.overwrite)?;
-            let handle = file.file().try_clone().map_err(Error::io(target))?;
+            let mut file = NewFile::create(target, options.overwrite, inputs)?;
+            let handle = file.file().try_clone().map_err(Error::writing(target))?;
             let threads = restore(resolved, selection, target, options, progress, |_| {
-                handle.try_clone().map_err(Error::io(target))
+                handle.try_clone().map_err(Error::writing(target))
             })?;
             file.commit()?;
             threads
         }
         Layout::Directory => {
-            let folder = NewDirectory::create(target, options.overwrite)?;
+            let folder = NewDirectory::create(target, options.overwrite, inputs)?;
+            selection.paths.iter().flatten().try_for_each(|path| folder.check_file(path))?;
             let create = |path: &str| folder.create_file(path);
             let threads = restore(resolved, selection, target, options, progress, create)?;
             folder.commit()?;
@@ -104,6 +107,58 @@ pub(crate) fn unpack_selected(
         original_bytes: selected().map(|(member, _)| member.len_bytes()).sum(),
         packed_bytes: resolved.container().len_bytes(),
         files: selected().count(),
+        seconds: start.elapsed().as_secs_f64(),
+        threads,
+    })
+}
+
+/// Writes the one file of a container to any writer, such as a pipe. Each tensor is compared with its digest after its last byte: what was written before an
+/// error is not to be used.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a container of a directory; [`Error::DigestMismatch`]; what reading and decoding give; faults of the writer have an empty path.
+pub fn unpack_to(
+    resolved: &ResolvedContainer,
+    out: &mut (dyn Write + Send),
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+) -> Result<UnpackReport> {
+    let index = resolved.container().index();
+    let paths = index.members.iter().map(|member| Some(member.path.clone())).collect();
+    unpack_selected_to(resolved, &Selection { layout: index.layout, paths }, out, options, progress)
+}
+
+/// Writes the one file of a selection.
+pub(crate) fn unpack_selected_to(
+    resolved: &ResolvedContainer,
+    selection: &Selection,
+    out: &mut (dyn Write + Send),
+    options: &UnpackOptions,
+    progress: &dyn Progress,
+) -> Result<UnpackReport> {
+    let start = Instant::now();
+    let index = resolved.container().index();
+    let selected = selection.paths.iter().position(Option::is_some);
+    let Some(number) = selected.filter(|_| selection.layout == Layout::File) else {
+        let what = "a folder is restored as files and not as one stream: name a folder to restore it to";
+        return Err(Error::InvalidArgument(what.to_owned()));
+    };
+    let member = &index.members[number];
+    progress.start(member.data_bytes());
+    member.write_header(out).map_err(Error::writing(""))?;
+    let tensors: Vec<usize> =
+        (0..index.tensors.len()).filter(|tensor| index.tensors[*tensor].place.0 == number).collect();
+    let chunk = |tensor, i| resolved.chunk(tensor, i);
+    let threads =
+        decode_each(resolved, tensors, options.threads, progress, chunk, |piece| match piece.fault {
+            Some(fault) => Err(fault),
+            None => out.write_all(piece.bytes).map_err(Error::writing("")),
+        })?;
+    out.flush().map_err(Error::writing(""))?;
+    Ok(UnpackReport {
+        original_bytes: member.len_bytes(),
+        packed_bytes: resolved.container().len_bytes(),
+        files: 1,
         seconds: start.elapsed().as_secs_f64(),
         threads,
     })
@@ -128,10 +183,10 @@ fn restore(
             next_member += 1;
             let Some(path) = &selection.paths[number] else { continue };
             if let Some((_, file)) = current.take() {
-                file.sync_all().map_err(Error::io(target))?;
+                file.sync_all().map_err(Error::writing(target))?;
             }
             let mut file = create(path)?;
-            members[number].write_header(&mut file).map_err(Error::io(target))?;
+            members[number].write_header(&mut file).map_err(Error::writing(target))?;
             *current = Some((number, file));
         }
         Ok(())
@@ -145,13 +200,13 @@ fn restore(
             None => open_up_to(resolved.tensor(piece.tensor).place.0, &mut current)?,
         }
         let Some((_, file)) = &mut current else { return Ok(()) };
-        file.write_all(piece.bytes).map_err(Error::io(target))
+        file.write_all(piece.bytes).map_err(Error::writing(target))
     })?;
     if let Some(last) = members.len().checked_sub(1) {
         open_up_to(last, &mut current)?;
     }
     if let Some((_, file)) = current {
-        file.sync_all().map_err(Error::io(target))?;
+        file.sync_all().map_err(Error::writing(target))?;
     }
     Ok(threads)
 }
@@ -280,7 +335,7 @@ pub fn read_tensor(
         let chunk = grid.chunks_of_rows(&(at / grid.row_bytes()..at / grid.row_bytes() + 1)).start;
         let end = grid.chunk_bytes(chunk).end.min(bytes.end);
         let piece = resolved.read(number, at, to_usize(end - at))?;
-        out.write_all(&piece).map_err(Error::io(""))?;
+        out.write_all(&piece).map_err(Error::writing(""))?;
         hasher.update(&piece);
         at = end;
     }

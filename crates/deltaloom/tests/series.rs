@@ -294,7 +294,11 @@ impl Failing {
         if self.rng.lock().unwrap().below(self.one_in) > 0 {
             return Ok(());
         }
-        Err(Error::Io { path: PathBuf::from("killed"), source: std::io::Error::other("killed") })
+        Err(Error::Io {
+            path: PathBuf::from("killed"),
+            access: deltaloom::Access::Write,
+            source: std::io::Error::other("killed"),
+        })
     }
 }
 

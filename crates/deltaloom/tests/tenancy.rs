@@ -257,9 +257,9 @@ fn tenants_come_and_go_between_batches() {
     family.remove(2).unwrap();
     let left = family.residency();
     assert!(left.matrix_bytes < before.matrix_bytes && left.vector_bytes < before.vector_bytes);
-    assert!(matches!(family.remove(2), Err(Error::NotFound { what }) if what == "tenant 2"));
+    assert!(matches!(family.remove(2), Err(Error::NotFound { what, .. }) if what == "tenant 2"));
     assert!(
-        matches!(family.forward(&both, &x, &Run::default()), Err(Error::NotFound { what }) if what == "tenant 2")
+        matches!(family.forward(&both, &x, &Run::default()), Err(Error::NotFound { what, .. }) if what == "tenant 2")
     );
     // Numbers are not used again.
     assert_eq!(family.add(container(7)).unwrap(), 3);
@@ -302,7 +302,7 @@ fn wrong_bases_and_shapes_are_told_before_anything_is_decoded() {
     assert!(matches!(Family::new(Path::new("b"), base(), layers(), none), Err(Error::InvalidArgument(_))));
     let part = checkpoint(&safetensors(&model(None)[..9])).unwrap();
     let missing = Family::new(Path::new("b"), part, layers(), FamilyOptions::default());
-    assert!(matches!(missing, Err(Error::NotFound { what }) if what.contains("layers.1")));
+    assert!(matches!(missing, Err(Error::NotFound { what, .. }) if what.contains("layers.1")));
 }
 
 #[test]

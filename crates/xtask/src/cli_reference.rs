@@ -223,8 +223,55 @@ What is timed, and why these baselines, is in [ADR 0014](adr/0014-bench-baseline
 | code | meaning |
 |---|---|
 | 0 | done; `verify` found nothing wrong, `diff` found no difference, `--dry-run` found a base |
-| 1 | `verify` found something wrong, `diff` found a difference, or `--dry-run` found no base |
-| 2 | failed: bad arguments, bad input, or the system refused; nothing is left under the target's name, and a file that was being changed in place can be finished |
+| 1 | the answer is no: `verify` found something wrong, `diff` found a difference, `series health` has a warning, `--dry-run` found no base, an experiment missed its tolerance |
+| 2 | refused: wrong usage, a wrong base or none, corrupt or unsupported input, a name that a container or series does not have, a target that exists or is protected |
+| 3 | a named file (a base too), series or object is not there or cannot be read |
+| 4 | cannot write: the disk is full, the permission or the folder is missing |
+| 5 | a store cannot be reached or denies access |
+| 130, 143, 129 | stopped by SIGINT (Ctrl-C), SIGTERM or SIGHUP |
+
+After any of them but 0 and 1, nothing is left under the target's name that was not there before, and a file that was being changed in
+place can be finished. A pipe that its reader closes, such as `| head`, is no error.
+
+## Errors as JSON
+
+With `--json`, an error is one JSON value on standard output, and a text on standard error as always:
+
+```json
+{\"error\": {\"kind\": \"wrong_base\", \"message\": \"...\", \"hint\": \"...\", \"path\": \"tuned.loom\", \"tensor\": \"norm\"}}
+```
+
+`hint`, `path` and `tensor` are null where there is none. Later versions may add kinds:
+
+| `kind` | exit code |
+|---|---|
+| `usage`, `no_such_name`, `corrupt`, `truncated`, `unsupported`, `limit_exceeded`, `wrong_base`, `no_useful_base`, `exists`, `protected`, `changed` (while it was read), `unfinished` (a change in place), `step_taken`, `store_settings` | 2 |
+| `not_found`, `unreadable` | 3 |
+| `cannot_write`, `disk_full` | 4 |
+| `store_unreachable`, `store_denied` | 5 |
+| `interrupted` | 130, 143, 129 |
+
+Where the result itself goes to standard output (`-o -`), the report of `--json` goes to standard error.
+
+## Progress as JSON
+
+With `--progress json`, lines such as this go to standard error, about five a second, and one at the end of each piece of work:
+
+```json
+{\"progress\": {\"verb\": \"packing\", \"done_bytes\": 1048576, \"total_bytes\": 25085456, \"seconds\": 0.1}}
+```
+
+## Standard streams, links and folders
+
+`-` as an output is standard output, for one file: a container, a restored file, a tensor, a page. Raw bytes do not go to a terminal. Inputs
+are never read from standard input, since they are read at any place.
+
+No output takes the place of a file that the command reads, whatever path leads to it, nor lies inside a series that it reads; `--overwrite`
+changes nothing about that. `--overwrite` replaces a regular file, or the one that a link leads to, and nothing else. In a folder it replaces
+the files that are restored and leaves all others.
+
+A file beside which `.NAME.loom-journal` lies was being changed by `unpack --in-place`: no command reads it until the same command has finished it.
+Temporary files, `.deltaloom-*.tmp`, are locked while they grow; those of a process that was killed are removed by the next command that writes to the folder.
 ";
 
 /// Writes or checks docs/cli.md.

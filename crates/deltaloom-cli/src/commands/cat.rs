@@ -1,26 +1,33 @@
 //! `deltaloom cat`.
 
-use std::io::{self, Write as _};
+use std::io::{BufWriter, Write};
 
-use anyhow::{Context as _, Result};
-use deltaloom::{Container, Error, Limits, ResolvedContainer};
+use anyhow::Result;
+use deltaloom::checkpoint::output::NewFile;
+use deltaloom::{Container, Limits, ResolvedContainer};
 
 use crate::Answer;
 use crate::args::CatArguments;
+use crate::target::{self, Target};
 
 pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let container = Container::open(&arguments.container, &Limits::default())?;
     let bases = super::open_bases(&arguments.bases)?;
     let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)?;
-    let mut out = io::stdout().lock();
-    let read = deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out);
-    read.map_err(|e| match e {
-        // The library does not know where it writes to.
-        Error::Io { path, source } if path.as_os_str().is_empty() => {
-            anyhow::Error::from(source).context("standard output")
+    let target = Target::new(&arguments.output);
+    let write = |out: &mut dyn Write| {
+        let mut out = BufWriter::new(out);
+        let read = deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out);
+        read.map_err(|e| target::named(e, &target))?;
+        out.flush().map_err(|e| target::writing(&target.name(), e))
+    };
+    match &target {
+        Target::Stdout => write(&mut target::stdout_for_bytes(resolved.inputs())?)?,
+        Target::Path(path) => {
+            let mut file = NewFile::create(path, arguments.overwrite, resolved.inputs())?;
+            write(file.file())?;
+            file.commit()?;
         }
-        other => other.into(),
-    })?;
-    out.flush().context("standard output")?;
+    }
     Ok(Answer::Yes)
 }

@@ -5,6 +5,7 @@ pub(crate) mod cat;
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod estimate;
+pub(crate) mod help;
 pub(crate) mod inspect;
 pub(crate) mod lab;
 pub(crate) mod lineage;

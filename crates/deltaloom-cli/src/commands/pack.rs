@@ -1,13 +1,14 @@
 //! `deltaloom pack`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{BaseSearch, Bases, Container, Limits, PackOptions, PackReport, SearchReport};
 use serde::Serialize;
 
-use crate::args::PackArguments;
+use crate::args::{BaseArguments, PackArguments};
+use crate::target::{self, Target};
 use crate::{Answer, ui};
 
 /// Candidates of a search that are shown; JSON has all.
@@ -24,10 +25,20 @@ struct Report<'a> {
 
 pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     let path = &arguments.checkpoint;
+    let target = match &arguments.output {
+        Some(output) => Target::new(output),
+        None => Target::Path(default_output(path)),
+    };
     if path.is_file() && Container::is_container(path)? {
         bail!("{}: this is a container already; unpack it to pack it anew", path.display());
     }
     let checkpoint = Checkpoint::open(path, &Limits::default())?;
+    if !arguments.dry_run {
+        // Said before the bases are read, which may take long.
+        let BaseArguments { paths, adapters } = &arguments.bases;
+        let inputs = target::inputs(paths.iter().chain(adapters).chain([path]));
+        target.check(arguments.overwrite, &inputs)?;
+    }
     let (bases, search) = match &arguments.base_dir {
         None => (super::open_bases(&arguments.bases)?, None),
         Some(folder) => {
@@ -42,20 +53,34 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
             (found.into_bases(folder)?, Some(report))
         }
     };
-    let Some(output) = &arguments.output else { bail!("--output is missing") };
-    let report = pack(&checkpoint, &bases, output, arguments)?;
+    let report = pack(&checkpoint, &bases, &target, arguments)?;
     if arguments.json {
-        ui::print_json(&Report { pack: &report, base_search: search.as_ref() })?;
+        ui::print_report(&Report { pack: &report, base_search: search.as_ref() }, &target)?;
     } else {
         ui::note(&summary(&report));
     }
     Ok(Answer::Yes)
 }
 
+/// `x.safetensors` and the folder `x` become `x.loom` beside them.
+fn default_output(checkpoint: &Path) -> PathBuf {
+    // A path such as `.` has its name elsewhere.
+    let named = match checkpoint.file_name() {
+        Some(_) => checkpoint.to_path_buf(),
+        None => checkpoint.canonicalize().unwrap_or_else(|_| checkpoint.to_path_buf()),
+    };
+    if named.is_dir() {
+        let mut name = named.into_os_string();
+        name.push(".loom");
+        return name.into();
+    }
+    named.with_extension("loom")
+}
+
 fn pack(
     checkpoint: &Checkpoint,
     bases: &Bases,
-    output: &Path,
+    target: &Target,
     arguments: &PackArguments,
 ) -> Result<PackReport> {
     let options = PackOptions {
@@ -65,7 +90,14 @@ fn pack(
         ..PackOptions::default()
     };
     let bar = ui::Bar::new("packing");
-    let report = deltaloom::pack(checkpoint, bases, output, &options, &bar)?;
+    let report = match target {
+        Target::Path(path) => deltaloom::pack(checkpoint, bases, path, &options, &bar)?,
+        Target::Stdout => {
+            let out = target::stdout_for_bytes(&bases.inputs().and(&checkpoint.inputs()))?;
+            let packed = deltaloom::pack_to(checkpoint, bases, out, &options, &bar);
+            packed.map_err(|e| target::named(e, target))?
+        }
+    };
     bar.finish();
     Ok(report)
 }

@@ -1,40 +1,60 @@
 //! `deltaloom unpack`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use deltaloom::{Check, Error, InPlaceOptions, InPlaceReport, UnpackOptions};
+use deltaloom::{Check, Container, Error, InPlaceOptions, InPlaceReport, UnpackOptions};
 
-use crate::args::UnpackArguments;
+use crate::args::{BaseArguments, UnpackArguments};
+use crate::target::{self, Target};
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &UnpackArguments) -> Result<Answer> {
     match (&arguments.in_place, &arguments.output) {
         (Some(base), _) => in_place(arguments, base)?,
-        (None, Some(output)) => to_output(arguments, output)?,
-        (None, None) => anyhow::bail!("neither --output nor --in-place was given"),
+        (None, output) => to_output(arguments, output.as_deref())?,
     }
     Ok(Answer::Yes)
 }
 
-fn to_output(arguments: &UnpackArguments, output: &Path) -> Result<()> {
-    // Said before the bases are read, which may take long.
-    if !arguments.overwrite && output.symlink_metadata().is_ok() {
-        return Err(Error::AlreadyExists { path: output.to_path_buf() }.into());
-    }
+fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     let container = super::open_to_stream(&arguments.container)?;
+    let target = match output {
+        Some(output) => Target::new(output),
+        None => Target::Path(default_output(&arguments.container, &container)),
+    };
+    // Said before the bases are read, which may take long.
+    let BaseArguments { paths, adapters } = &arguments.bases;
+    let inputs = target::inputs(paths.iter().chain(adapters).chain([&arguments.container]));
+    target.check(arguments.overwrite, &inputs)?;
     let resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
-    let report = deltaloom::unpack(&resolved, output, &options, &bar)?;
+    let report = match &target {
+        Target::Path(path) => deltaloom::unpack(&resolved, path, &options, &bar)?,
+        Target::Stdout => {
+            let mut out = target::stdout_for_bytes(&inputs)?;
+            let unpacked = deltaloom::unpack_to(&resolved, &mut out, &options, &bar);
+            unpacked.map_err(|e| target::named(e, &target))?
+        }
+    };
     bar.finish();
     if arguments.json {
-        return ui::print_json(&report);
+        return ui::print_report(&report, &target);
     }
     let (size, files) = (ui::bytes(report.original_bytes), report.files);
     let files = if files == 1 { String::new() } else { format!(" in {files} files") };
     ui::note(&format!("{size}{files} restored, every digest matches, {:.2} s", report.seconds));
     Ok(())
+}
+
+/// `x.loom` becomes `x`, with the ending of the file that was packed.
+fn default_output(path: &Path, container: &Container) -> PathBuf {
+    let ending = container.single_file().and_then(|name| Path::new(name).extension());
+    match ending {
+        Some(ending) => path.with_extension(ending),
+        None => path.with_extension(""),
+    }
 }
 
 fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {

@@ -147,13 +147,22 @@ impl Scratch {
 
     /// Runs what must be refused: exit code 2, an error said, and nothing written or lost. Gives what was said.
     pub(crate) fn refused(&self, arguments: &str) -> String {
-        self.refuses(self.command(arguments), arguments)
+        self.fails(2, arguments)
     }
 
-    pub(crate) fn refuses(&self, mut command: Command, what: &str) -> String {
+    /// Runs what must fail with an exit code; otherwise as [`Self::refused`].
+    pub(crate) fn fails(&self, code: i32, arguments: &str) -> String {
+        self.fails_as(code, self.command(arguments), arguments)
+    }
+
+    pub(crate) fn refuses(&self, command: Command, what: &str) -> String {
+        self.fails_as(2, command, what)
+    }
+
+    pub(crate) fn fails_as(&self, code: i32, mut command: Command, what: &str) -> String {
         let before = self.tree();
         let ended = finish(command.spawn().unwrap());
-        assert_eq!(ended.code, Some(2), "{what}: {}", ended.err);
+        assert_eq!(ended.code, Some(code), "{what}: {}", ended.err);
         assert!(ended.err.starts_with("error: "), "{what}: {}", ended.err);
         assert_eq!(ended.text(), "", "{what}");
         let after = self.tree();
@@ -195,6 +204,19 @@ fn drain(pipe: &mut Option<impl std::io::Read>) -> Vec<u8> {
 pub(crate) fn asset(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/demo");
     fs::read(folder.join(format!("{name}.safetensors"))).unwrap()
+}
+
+/// Copies of bundled weights in one file, each turned a little, so that none is tied to another.
+pub(crate) fn many(name: &str, copies: usize) -> Vec<u8> {
+    let tensors = tensors_of(&asset(name));
+    let copies: Vec<_> = (0..copies).flat_map(|i| tensors.iter().map(move |tensor| (i, tensor))).collect();
+    let names: Vec<String> = copies.iter().map(|(i, (name, ..))| format!("{i}.{name}")).collect();
+    let turned = names.iter().zip(&copies).map(|(name, (i, (_, shape, bytes)))| {
+        let mut bytes = bytes.clone();
+        bytes.rotate_left(2 * i);
+        (name.as_str(), "BF16", &shape[..], bytes)
+    });
+    safetensors(&turned.collect::<Vec<_>>())
 }
 
 /// Name, dtype, shape and bytes.

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{self, Module};
 use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, KnownDigest};
@@ -172,6 +173,7 @@ impl Bases {
 
     /// Adds the tensors of a base, which others may share.
     pub(crate) fn push(&mut self, base: Base) {
+        tracing::info!(base = %base.path.display(), tensors = base.tensors.len(), "opened a base");
         self.bases.push(base);
     }
 
@@ -225,12 +227,34 @@ impl Bases {
 
     /// Whether a plain base is, or has among its files, the one at this canonical path.
     pub(crate) fn has_file(&self, canonical: &Path) -> bool {
-        let checkpoints = self.iter().filter_map(|base| base.tensors.first());
-        let mut files = checkpoints.flat_map(|source| match source {
-            TensorSource::Plain { checkpoint, .. } => checkpoint.file_paths().collect(),
-            TensorSource::Packed { .. } => Vec::new(),
-        });
-        files.any(|path| path.canonicalize().is_ok_and(|path| path == canonical))
+        self.checkpoints()
+            .flat_map(|checkpoint| checkpoint.file_paths())
+            .any(|path| path.canonicalize().is_ok_and(|path| path == canonical))
+    }
+
+    /// Those bases that are plain files.
+    fn checkpoints(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
+        self.iter().filter_map(|base| match base.tensors.first()? {
+            TensorSource::Plain { checkpoint, .. } => Some(checkpoint),
+            TensorSource::Packed { .. } => None,
+        })
+    }
+
+    /// The files of all bases, so that no target takes their place.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs {
+        let mut inputs = Inputs::default();
+        self.checkpoints().flat_map(|checkpoint| checkpoint.file_paths()).for_each(|path| inputs.add(path));
+        self.iter().for_each(|base| inputs.add(&base.path));
+        inputs
+    }
+
+    /// Checks that no plain base has changed since it was opened.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check_unchanged`].
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.checkpoints().try_for_each(|checkpoint| checkpoint.check_unchanged())
     }
 
     /// Whether there is any base.

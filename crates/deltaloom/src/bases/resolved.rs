@@ -10,6 +10,7 @@ use super::Bases;
 use super::history::Memo;
 use super::prediction;
 use super::source::TensorSource;
+use crate::checkpoint::output::Inputs;
 use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ pub struct ResolvedContainer {
     container: Container,
     /// Per tensor those of its predictor; none where it is not to be read.
     references: Vec<Vec<TensorSource>>,
+    inputs: Inputs,
 }
 
 impl ResolvedContainer {
@@ -46,7 +48,7 @@ impl ResolvedContainer {
 
     /// With references that were found in another way than by their digests: for each tensor those of its predictor.
     pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
-        Self { container, references }
+        Self { container, references, inputs: Inputs::default() }
     }
 
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
@@ -61,7 +63,16 @@ impl ResolvedContainer {
         let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
         let references = found.into_iter().collect::<Result<Vec<_>>>();
         let references = references.map_err(|e| e.in_file(container.path()))?;
-        Ok(Self { container, references })
+        tracing::info!(container = %container.path().display(), "found every reference");
+        let mut inputs = bases.inputs();
+        inputs.add(container.path());
+        Ok(Self { container, references, inputs })
+    }
+
+    /// The files of the container and of all bases that it was resolved with, so that no target takes their place.
+    #[must_use]
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
 
     /// The container.

@@ -1,11 +1,14 @@
 //! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
 //! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
 
+mod inputs;
 pub mod output;
 pub(crate) mod peft;
 pub(crate) mod safetensors;
 mod source;
+mod temporary;
 
+pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
 
 use std::collections::HashSet;
@@ -75,7 +78,7 @@ impl Member {
     }
 
     /// Writes what is before the first tensor.
-    pub(crate) fn write_header(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write_header(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
         let Contents::Safetensors(header) = &self.contents else { return Ok(()) };
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header)
@@ -264,6 +267,27 @@ impl Checkpoint {
     /// Where its files are.
     pub(crate) fn file_paths(&self) -> impl Iterator<Item = &Path> {
         self.sources.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// Its files, so that no target takes their place.
+    #[must_use]
+    pub fn inputs(&self) -> output::Inputs {
+        let mut inputs = output::Inputs::default();
+        self.file_paths().for_each(|path| inputs.add(path));
+        inputs
+    }
+
+    /// Checks that no file has changed since it was opened: what was read of it may else be half old and half new.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Io`].
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.sources.iter().try_for_each(|(path, source)| {
+            if source.is_unchanged(path).map_err(Error::io(path))? {
+                return Ok(());
+            }
+            Err(Error::Changed { path: path.clone() })
+        })
     }
 
     /// Size of all files.

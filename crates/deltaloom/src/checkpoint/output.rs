@@ -1,15 +1,20 @@
-//! Targets that appear under their name whole or not at all: written beside it under a temporary name, synced, renamed.
-//! Dropping one before its commit removes what was written.
+//! Targets that appear under their name whole or not at all: written under a temporary name, synced, renamed.
+//! Dropping one before its commit removes what was written. No target is an input, and none but a regular file is replaced.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use super::inputs::protected;
+use super::temporary;
 use crate::error::{Error, Result};
 
-const TEMPORARY_PREFIX: &str = ".deltaloom-";
+pub use super::inputs::Inputs;
+pub(crate) use super::temporary::file_in as temporary_in;
 
-/// The folder in which the temporary name lives: the target's own, so that the rename stays on one file system.
+/// The folder that a path lies in.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -17,37 +22,42 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-fn check_target(path: &Path, overwrite: bool, wants_directory: bool) -> Result<()> {
-    let folder = parent(path);
-    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
-        return Err(Error::InvalidArgument(format!("{} is not a directory", folder.display())));
+fn check_folder(folder: &Path) -> Result<()> {
+    if fs::metadata(folder).map_err(Error::writing(folder))?.is_dir() {
+        return Ok(());
     }
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(Error::io(path)(e)),
-        Ok(_) if !overwrite => Err(Error::AlreadyExists { path: path.to_path_buf() }),
-        Ok(found) if found.is_dir() != wants_directory => {
-            let (is, wanted) = if wants_directory { ("file", "directory") } else { ("directory", "file") };
-            Err(Error::InvalidArgument(format!(
-                "{} is a {is}; it is not replaced by a {wanted}",
-                path.display()
-            )))
-        }
-        // Renaming over a device or a pipe would remove it for everyone.
-        Ok(found) if !(found.is_dir() || found.is_file() || found.is_symlink()) => Err(
-            Error::InvalidArgument(format!("{} is not a regular file; it is not replaced", path.display())),
-        ),
-        Ok(_) => Ok(()),
-    }
+    Err(Error::writing(folder)(io::ErrorKind::NotADirectory.into()))
 }
 
-/// A file under a temporary name, with the permissions of any new file: it will get a name that others may read.
-pub(crate) fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY_PREFIX);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+/// The path of the regular file that a target is to become: behind a link, that of the file it leads to.
+fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
+    inputs.check(path)?;
+    let found = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            check_folder(parent(path))?;
+            return Ok(path.to_path_buf());
+        }
+        found => found.map_err(Error::writing(path))?,
+    };
+    if !overwrite {
+        return Err(Error::AlreadyExists { path: path.to_path_buf() });
+    }
+    let refuse = |what: &str| Err(protected(path, format!("is {what}; it is not replaced by a file")));
+    if found.is_symlink() {
+        return match fs::metadata(path) {
+            Ok(behind) if behind.is_file() => path.canonicalize().map_err(Error::writing(path)),
+            Ok(behind) if behind.is_dir() => refuse("a link to a folder"),
+            Ok(_) => refuse("a link to something that is not a regular file"),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => refuse("a link to a file that is not there"),
+            Err(e) => Err(Error::writing(path)(e)),
+        };
+    }
+    match () {
+        () if found.is_file() => Ok(path.to_path_buf()),
+        () if found.is_dir() => refuse("a folder"),
+        // Renaming over a device or a pipe would remove it for everyone.
+        () => refuse("not a regular file"),
+    }
 }
 
 /// A file to be.
@@ -55,18 +65,21 @@ pub(crate) fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile>
 pub struct NewFile {
     temporary: tempfile::NamedTempFile,
     path: PathBuf,
+    /// Differs from `path` where that is a link.
+    place: PathBuf,
     overwrite: bool,
 }
 
 impl NewFile {
-    /// Starts a file that will be named `path`.
+    /// Starts a file that will be named `path`. Where that is a link to a regular file, `overwrite` replaces the latter.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] without `overwrite`, [`Error::InvalidArgument`] for a directory, [`Error::Io`].
-    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        check_target(path, overwrite, false)?;
-        let temporary = temporary_in(parent(path)).map_err(Error::io(path))?;
-        Ok(Self { temporary, path: path.to_path_buf(), overwrite })
+    /// [`Error::AlreadyExists`] without `overwrite`; [`Error::Protected`] for one of the `inputs`, and for what is neither a regular file nor a link to one;
+    /// [`Error::Io`].
+    pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
+        let place = resolve(path, overwrite, inputs)?;
+        let temporary = temporary_in(parent(&place)).map_err(Error::writing(path))?;
+        Ok(Self { temporary, path: path.to_path_buf(), place, overwrite })
     }
 
     /// The file to write to.
@@ -85,92 +98,160 @@ impl NewFile {
     /// # Errors
     /// [`Error::AlreadyExists`] when someone else has made the target meanwhile, [`Error::Io`].
     pub fn commit(self) -> Result<()> {
-        self.temporary.as_file().sync_all().map_err(Error::io(&self.path))?;
+        self.temporary.as_file().sync_all().map_err(Error::writing(&self.path))?;
         let renamed = if self.overwrite {
-            self.temporary.persist(&self.path)
+            self.temporary.persist(&self.place)
         } else {
-            self.temporary.persist_noclobber(&self.path)
+            self.temporary.persist_noclobber(&self.place)
         };
         match renamed {
-            Ok(_) => sync_folder(parent(&self.path)),
+            Ok(_) => sync_folder(parent(&self.place)),
             Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Error::AlreadyExists { path: self.path })
             }
-            Err(e) => Err(Error::io(self.path)(e.error)),
+            Err(e) => Err(Error::writing(self.path)(e.error)),
         }
     }
 }
 
-/// A directory to be.
+/// Files to be, in one folder: a new one, which appears whole; or one that is there, in which each file appears whole and all others stay.
 #[derive(Debug)]
 pub struct NewDirectory {
-    temporary: tempfile::TempDir,
+    /// Where the files grow.
+    temporary: temporary::Folder,
     path: PathBuf,
-    overwrite: bool,
+    inputs: Inputs,
+    is_there: bool,
+    members: Mutex<Vec<String>>,
 }
 
 impl NewDirectory {
-    /// Starts a directory that will be named `path`.
+    /// Starts a folder that will be named `path`. If it is there and has files, `overwrite` is needed; it then replaces those that are created here, and no
+    /// others.
     ///
     /// # Errors
-    /// As [`NewFile::create`], with files and directories swapped.
-    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        check_target(path, overwrite, true)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(TEMPORARY_PREFIX);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let temporary = builder.tempdir_in(parent(path)).map_err(Error::io(path))?;
-        Ok(Self { temporary, path: path.to_path_buf(), overwrite })
+    /// [`Error::AlreadyExists`] without `overwrite`, [`Error::Protected`] for a file, [`Error::Io`].
+    pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
+        let is_there = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                let mut entries = fs::read_dir(path).map_err(Error::writing(path))?.flatten();
+                let is_ours = |name: &std::ffi::OsStr| name.to_str().is_some_and(temporary::is_temporary);
+                if !overwrite && entries.any(|entry| !is_ours(&entry.file_name())) {
+                    return Err(Error::AlreadyExists { path: path.to_path_buf() });
+                }
+                true
+            }
+            Ok(_) if overwrite => {
+                return Err(protected(path, "is a file; it is not replaced by a folder".to_owned()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+                check_folder(parent(path))?;
+                false
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::writing(path)(e)),
+            Ok(_) | Err(_) => return Err(Error::AlreadyExists { path: path.to_path_buf() }),
+        };
+        inputs.check(path)?;
+        let beside = if is_there { path } else { parent(path) };
+        let temporary = temporary::folder_in(beside).map_err(Error::writing(path))?;
+        let (path, inputs) = (path.to_path_buf(), inputs.clone());
+        Ok(Self { temporary, path, inputs, is_there, members: Mutex::default() })
+    }
+
+    /// Checks that a file may be created here. `member` must be a checked member path.
+    ///
+    /// # Errors
+    /// [`Error::Protected`].
+    pub fn check_file(&self, member: &str) -> Result<()> {
+        self.place_of(member).map(|_| ())
+    }
+
+    /// Where a file will be.
+    fn place_of(&self, member: &str) -> Result<PathBuf> {
+        let named = self.path.join(member);
+        if !self.is_there {
+            return Ok(named);
+        }
+        for (end, _) in member.match_indices('/') {
+            let folder = self.path.join(&member[..end]);
+            match fs::metadata(&folder) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => {
+                    return Err(protected(&folder, "is a file; it is not replaced by a folder".to_owned()));
+                }
+                // So are all folders inside it. A link to nothing is found when the folder is made.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    self.inputs.check(&named)?;
+                    return Ok(named);
+                }
+                Err(e) => return Err(Error::writing(&folder)(e)),
+            }
+        }
+        resolve(&named, true, &self.inputs)
     }
 
     /// Creates a file in it. `member` must be a checked member path.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// As [`Self::check_file`]; [`Error::Io`].
     pub fn create_file(&self, member: &str) -> Result<File> {
-        let path = self.temporary.path().join(member);
+        self.check_file(member)?;
+        let path = self.temporary.path.path().join(member);
         let named = self.path.join(member);
-        fs::create_dir_all(parent(&path)).map_err(Error::io(&named))?;
-        File::create_new(&path).map_err(Error::io(&named))
+        fs::create_dir_all(parent(&path)).map_err(Error::writing(&named))?;
+        let file = File::create_new(&path).map_err(Error::writing(&named))?;
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).push(member.to_owned());
+        Ok(file)
     }
 
-    /// Gives it its name. Its files must have been synced.
+    /// Gives the files their names. They must have been synced.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when someone else has made the target meanwhile, [`Error::Io`].
+    /// [`Error::AlreadyExists`] when someone else has made the folder meanwhile, [`Error::Io`].
     pub fn commit(self) -> Result<()> {
-        check_target(&self.path, self.overwrite, true)?;
-        let folder = parent(&self.path).to_path_buf();
-        // The old directory steps aside under a temporary name and goes only when the new one is in place.
-        let old = match fs::symlink_metadata(&self.path) {
-            Ok(_) => {
-                let aside = tempfile::Builder::new()
-                    .prefix(TEMPORARY_PREFIX)
-                    .tempdir_in(&folder)
-                    .map_err(Error::io(&folder))?;
-                fs::rename(&self.path, aside.path().join("old")).map_err(Error::io(&self.path))?;
-                Some(aside)
-            }
-            Err(_) => None,
-        };
-        if let Err(e) = fs::rename(self.temporary.path(), &self.path) {
-            if let Some(aside) = old {
-                let kept = aside.keep();
-                fs::rename(kept.join("old"), &self.path).map_err(Error::io(&self.path))?;
-                fs::remove_dir(&kept).map_err(Error::io(&kept))?;
-            }
-            return Err(Error::io(self.path)(e));
+        if self.is_there {
+            return self.move_each();
         }
-        let _moved_away = self.temporary.keep();
-        sync_folder(&folder)
+        match fs::rename(self.temporary.path.path(), &self.path) {
+            Ok(()) => _ = self.temporary.path.keep(),
+            Err(_) if fs::symlink_metadata(&self.path).is_ok() => {
+                return Err(Error::AlreadyExists { path: self.path });
+            }
+            Err(e) => return Err(Error::writing(self.path)(e)),
+        }
+        sync_folder(parent(&self.path))
+    }
+
+    fn move_each(self) -> Result<()> {
+        let mut folders = BTreeSet::new();
+        for member in &*self.members.lock().unwrap_or_else(PoisonError::into_inner) {
+            let place = self.place_of(member)?;
+            let folder = parent(&place);
+            fs::create_dir_all(folder).map_err(Error::writing(folder))?;
+            rename(&self.temporary.path.path().join(member), &place).map_err(Error::writing(&place))?;
+            folders.insert(folder.to_path_buf());
+        }
+        folders.iter().try_for_each(|folder| sync_folder(folder))
+    }
+}
+
+/// Renames, also where a folder or link leads to another file system: by way of a copy there.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            let mut copy = temporary_in(parent(to))?;
+            io::copy(&mut File::open(from)?, copy.as_file_mut())?;
+            copy.as_file().sync_all()?;
+            copy.persist(to).map(|_| ()).map_err(|e| e.error)
+        }
+        renamed => renamed,
     }
 }
 
 /// Makes a rename durable where the system can.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::writing(folder))?;
     }
     Ok(())
 }
@@ -187,25 +268,33 @@ mod tests {
         names
     }
 
+    fn new_file(path: &Path, overwrite: bool) -> Result<NewFile> {
+        NewFile::create(path, overwrite, &Inputs::default())
+    }
+
+    fn new_directory(path: &Path, overwrite: bool) -> Result<NewDirectory> {
+        NewDirectory::create(path, overwrite, &Inputs::default())
+    }
+
     #[test]
     fn files_appear_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let mut first = NewFile::create(&path, false).unwrap();
+        let mut first = new_file(&path, false).unwrap();
         first.file().write_all(b"one").unwrap();
         assert!(!path.exists());
         drop(first);
         assert_eq!(names(folder.path()), [""; 0]);
-        let mut second = NewFile::create(&path, false).unwrap();
+        let mut second = new_file(&path, false).unwrap();
         second.file().write_all(b"two").unwrap();
         second.commit().unwrap();
-        assert!(matches!(NewFile::create(&path, false), Err(Error::AlreadyExists { .. })));
-        let mut third = NewFile::create(&path, true).unwrap();
+        assert!(matches!(new_file(&path, false), Err(Error::AlreadyExists { .. })));
+        let mut third = new_file(&path, true).unwrap();
         third.file().write_all(b"three").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         third.commit().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
-        assert!(NewDirectory::create(&path, true).is_err());
+        assert!(matches!(new_directory(&path, true), Err(Error::Protected { .. })));
         assert_eq!(names(folder.path()), ["out"]);
     }
 
@@ -213,25 +302,66 @@ mod tests {
     fn a_file_made_by_someone_else_meanwhile_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let ours = NewFile::create(&path, false).unwrap();
+        let ours = new_file(&path, false).unwrap();
         fs::write(&path, b"theirs").unwrap();
         assert!(matches!(ours.commit(), Err(Error::AlreadyExists { .. })));
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        let ours = new_directory(&folder.path().join("folder"), false).unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        fs::write(folder.path().join("folder/file"), b"theirs").unwrap();
+        assert!(matches!(ours.commit(), Err(Error::AlreadyExists { .. })));
+        assert_eq!(names(folder.path()), ["folder", "out"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_lead_to_regular_files_only() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), b"old").unwrap();
+        fs::create_dir(path("folder")).unwrap();
+        for (link, to) in [("a", "file"), ("b", "folder"), ("c", "nothing"), ("d", "/dev/null")] {
+            symlink(to, path(link)).unwrap();
+            assert!(matches!(new_file(&path(link), false), Err(Error::AlreadyExists { .. })), "{link}");
+            assert_eq!(new_file(&path(link), true).is_ok(), link == "a", "{link}");
+        }
+        let mut new = new_file(&path("a"), true).unwrap();
+        new.file().write_all(b"new").unwrap();
+        new.commit().unwrap();
+        assert!(path("a").is_symlink());
+        assert_eq!(fs::read(path("file")).unwrap(), b"new");
     }
 
     #[test]
-    fn directories_are_replaced_whole() {
+    fn a_folder_keeps_what_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         for (content, overwrite) in [("one", false), ("two", true)] {
-            let new = NewDirectory::create(&path, overwrite).unwrap();
-            new.create_file(&format!("deep/{content}")).unwrap().write_all(content.as_bytes()).unwrap();
+            let new = new_directory(&path, overwrite).unwrap();
+            for member in ["same", &format!("deep/{content}")] {
+                new.create_file(member).unwrap().write_all(content.as_bytes()).unwrap();
+            }
             new.commit().unwrap();
         }
-        assert_eq!(names(&path.join("deep")), ["two"]);
-        assert!(matches!(NewDirectory::create(&path, false), Err(Error::AlreadyExists { .. })));
-        assert!(NewFile::create(&path, true).is_err());
-        drop(NewDirectory::create(&path, true).unwrap());
-        assert_eq!(names(folder.path()), ["out"]);
+        assert_eq!(names(&path.join("deep")), ["one", "two"]);
+        assert_eq!(names(&path), ["deep", "same"]);
+        assert_eq!(fs::read(path.join("same")).unwrap(), b"two");
+        assert!(matches!(new_directory(&path, false), Err(Error::AlreadyExists { .. })));
+        assert!(matches!(new_file(&path, true), Err(Error::Protected { .. })));
+        let new = new_directory(&path, true).unwrap();
+        assert!(matches!(new.create_file("deep"), Err(Error::Protected { .. })));
+        assert!(matches!(new.create_file("same/inside"), Err(Error::Protected { .. })));
+        drop(new);
+        assert_eq!(names(&path), ["deep", "same"]);
+    }
+
+    #[test]
+    fn an_empty_folder_is_filled() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = new_directory(folder.path(), false).unwrap();
+        new.create_file("deep/file").unwrap();
+        new.commit().unwrap();
+        assert_eq!(names(folder.path()), ["deep"]);
     }
 }

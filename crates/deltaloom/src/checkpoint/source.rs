@@ -1,11 +1,14 @@
 //! Where bytes come from: a file read at offsets, a mapped file, or memory.
 //! Streaming work reads files, random access maps them: see docs/adr/0011.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use super::inputs::FileId;
 use crate::error::{Error, Result};
 
 /// Bytes that can be read at any offset, from any thread.
@@ -21,6 +24,46 @@ pub trait ReadAt: Send + Sync {
     fn in_memory(&self) -> Option<&[u8]> {
         None
     }
+    /// Whether the file at `path` is still the one that was opened, as it was then: length, time of change, and identity.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn is_unchanged(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// Where the journal of an unfinished change in place of a file is; `real` is its canonical path.
+pub(crate) fn journal_of(real: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(real.file_name().unwrap_or_default());
+    name.push(".loom-journal");
+    real.with_file_name(name)
+}
+
+/// A file that is half one thing and half another has a journal beside it, under the name that links lead to.
+fn check_finished(path: &Path) -> Result<()> {
+    let is_link = fs::symlink_metadata(path).map_err(Error::io(path))?.is_symlink();
+    let real = if is_link { path.canonicalize().map_err(Error::io(path))? } else { path.to_path_buf() };
+    if journal_of(&real).try_exists().map_err(Error::io(path))? {
+        return Err(Error::CutShort { path: path.to_path_buf() });
+    }
+    Ok(())
+}
+
+/// What tells that a file was changed, or that another one took its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    id: FileId,
+    len_bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn new(path: &Path, metadata: &Metadata) -> io::Result<Self> {
+        let id = FileId::of(path, metadata)?;
+        Ok(Self { id, len_bytes: metadata.len(), modified: metadata.modified().ok() })
+    }
 }
 
 /// A file read with positioned reads, so that its pages are not counted as this process's memory.
@@ -28,26 +71,32 @@ pub trait ReadAt: Send + Sync {
 pub struct FileSource {
     file: File,
     len_bytes: u64,
+    /// None for a file without a name.
+    stamp: Option<Stamp>,
 }
 
 impl FileSource {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::CutShort`] for one that is changed in part.
     pub fn open(path: &Path) -> Result<Self> {
         // Asked before opening: opening a pipe waits for its writer.
-        if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        if !fs::metadata(path).map_err(Error::io(path))?.is_file() {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(Error::Io { path: path.to_path_buf(), source });
+            return Err(Error::io(path)(source));
         }
-        Self::from_file(File::open(path).map_err(Error::io(path))?).map_err(Error::io(path))
+        check_finished(path)?;
+        let file = File::open(path).map_err(Error::io(path))?;
+        let stamp = file.metadata().and_then(|metadata| Stamp::new(path, &metadata));
+        let stamp = Some(stamp.map_err(Error::io(path))?);
+        Ok(Self { stamp, ..Self::from_file(file).map_err(Error::io(path))? })
     }
 
     /// An open file.
     pub(crate) fn from_file(file: File) -> io::Result<Self> {
         let len_bytes = file.metadata()?.len();
-        Ok(Self { file, len_bytes })
+        Ok(Self { file, len_bytes, stamp: None })
     }
 
     /// Writes all of `bytes` at `offset`, into a file that was opened for it.
@@ -79,6 +128,17 @@ impl FileSource {
 impl ReadAt for FileSource {
     fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
+        let Some(stamp) = &self.stamp else { return Ok(true) };
+        // The open file may have lost its name to another one; or the name stays, and bytes have changed.
+        let (opened, named) = (self.file.metadata()?, fs::metadata(path));
+        let same = |metadata: &Metadata| Stamp::new(path, metadata).map(|found| found == *stamp);
+        match named {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            named => Ok(same(&opened)? && same(&named?)?),
+        }
     }
 
     #[cfg(unix)]

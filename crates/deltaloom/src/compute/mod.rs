@@ -30,3 +30,14 @@ pub enum Mode {
     /// 1e-5 of the sum of the absolute products of base and fine-tune. Where a result is not finite, that token's is the bit-exact one.
     Fast,
 }
+
+impl Mode {
+    /// Its name in reports and options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BitExact => "bit-exact",
+            Self::Fast => "fast",
+        }
+    }
+}

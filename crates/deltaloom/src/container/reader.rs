@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::checkpoint::{MmapSource, ReadAt};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
 use crate::predict::{Factors, Predictor, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
@@ -136,6 +136,13 @@ impl Container {
         (tables.sum::<usize>() * size_of::<Frequencies>()) as u64
     }
 
+    /// The name of the file that was packed, unless it was a directory.
+    #[must_use]
+    pub fn single_file(&self) -> Option<&str> {
+        let member = self.index.members.first()?;
+        (self.index.layout == crate::checkpoint::Layout::File).then_some(member.path.as_str())
+    }
+
     /// Number of the tensor of that name.
     ///
     /// # Errors
@@ -144,7 +151,7 @@ impl Container {
         let named = |tensor: &PackedTensor| self.index.info(tensor).name == name;
         let mut found = (0..self.index.tensors.len()).filter(|i| named(&self.index.tensors[*i]));
         let Some(first) = found.next() else {
-            return Err(Error::NotFound { what: format!("tensor {name:?}") }.in_file(&self.path));
+            return Err(Error::not_found(Missing::Tensor, format!("tensor {name:?}")).in_file(&self.path));
         };
         match found.next() {
             None => Ok(first),
@@ -173,7 +180,7 @@ impl Container {
             let name = &self.index.info(tensor).name;
             let fault =
                 format!("a payload of tensor {name:?} at byte {} does not have its checksum", entry.offset);
-            return Err(Error::corrupt(fault).in_file(&self.path));
+            return Err(Error::corrupt_at(entry.offset, fault).in_file(&self.path));
         }
         Ok(payload)
     }

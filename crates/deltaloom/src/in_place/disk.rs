@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::output::sync_folder;
-use crate::checkpoint::{FileSource, ReadAt};
+use crate::checkpoint::{FileSource, ReadAt, journal_of};
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
@@ -47,23 +47,20 @@ impl RealDisk {
     pub(super) fn open(path: &Path, overwrite: bool) -> Result<Self> {
         check_file(path, overwrite)?;
         let real = path.canonicalize().map_err(Error::io(path))?;
-        let file = File::options().read(true).write(true).open(&real).map_err(Error::io(path))?;
+        let file = File::options().read(true).write(true).open(&real).map_err(Error::writing(path))?;
         // Where the file system has no locks, there is none; the digests are checked all the same.
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             let message = format!("{}: another process is changing it in place", path.display());
             return Err(Error::InvalidArgument(message));
         }
         let folder = real.parent().unwrap_or(Path::new(".")).to_path_buf();
-        let named = |suffix: &str| {
-            let mut name = std::ffi::OsString::from(".");
-            name.push(real.file_name().unwrap_or_default());
-            name.push(suffix);
-            folder.join(name)
-        };
+        let journal = journal_of(&real);
+        let mut draft = journal.clone().into_os_string();
+        draft.push(".new");
         Ok(Self {
             source: FileSource::from_file(file).map_err(Error::io(path))?,
-            journal: named(".loom-journal"),
-            draft: named(".loom-journal.new"),
+            journal,
+            draft: draft.into(),
             folder,
         })
     }
@@ -163,7 +160,7 @@ impl Disk for RealDisk {
     }
 
     fn publish_journal(&self) -> Result<()> {
-        fs::rename(&self.draft, &self.journal).map_err(Error::io(&self.journal))?;
+        fs::rename(&self.draft, &self.journal).map_err(Error::writing(&self.journal))?;
         sync_folder(&self.folder)
     }
 
@@ -173,7 +170,7 @@ impl Disk for RealDisk {
             match fs::remove_file(path) {
                 Ok(()) => removed = true,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(path)(e)),
+                Err(e) => return Err(Error::writing(path)(e)),
             }
         }
         if removed { sync_folder(&self.folder) } else { Ok(()) }

@@ -147,11 +147,11 @@ impl Disk for FakeDisk {
     fn publish_journal(&self) -> Result<()> {
         // A name changes as a whole.
         let publish = |s: &mut State| s.journal = s.draft.take();
-        self.operate(publish, publish).map_err(Error::io("journal"))
+        self.operate(publish, publish).map_err(Error::writing("journal"))
     }
 
     fn remove_journal(&self) -> Result<()> {
         let whole = |s: &mut State| (s.journal, s.draft) = (None, None);
-        self.operate(whole, |s| s.journal = None).map_err(Error::io("journal"))
+        self.operate(whole, |s| s.journal = None).map_err(Error::writing("journal"))
     }
 }

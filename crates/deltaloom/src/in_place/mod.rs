@@ -251,14 +251,18 @@ impl Task {
         let head = journal::head(work, done, records)?;
         let mut parts = vec![&head[..]];
         parts.extend(records.iter().map(|record| &record.bytes[..]));
-        self.disk.draft_journal(&parts).map_err(Error::io(&self.journal))?;
+        self.disk.draft_journal(&parts).map_err(Error::writing(&self.journal))?;
         self.disk.publish_journal()
     }
 
     /// Writes records to the file and syncs them. Gives their size.
     fn write(&self, records: &[Record]) -> Result<u64> {
         let write = |record: &Record| self.disk.write_at(record.offset, &record.bytes);
-        records.iter().try_for_each(write).and_then(|()| self.disk.sync()).map_err(Error::io(&self.path))?;
+        records
+            .iter()
+            .try_for_each(write)
+            .and_then(|()| self.disk.sync())
+            .map_err(Error::writing(&self.path))?;
         Ok(records.iter().map(|record| record.bytes.len() as u64).sum())
     }
 }

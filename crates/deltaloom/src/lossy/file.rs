@@ -103,12 +103,12 @@ impl<W: Write> LossyWriter<W> {
         let mut head = LOSSY_MAGIC.to_vec();
         head.extend(VERSION.to_le_bytes());
         head.extend([0; 6]);
-        out.write_all(&head).map_err(Error::io(""))?;
+        out.write_all(&head).map_err(Error::writing(""))?;
         Ok(Self { out, offset: HEAD_BYTES })
     }
 
     pub(super) fn push(&mut self, payload: &[u8]) -> Result<Place> {
-        self.out.write_all(payload).map_err(Error::io(""))?;
+        self.out.write_all(payload).map_err(Error::writing(""))?;
         let len_bytes = payload.len() as u64;
         let place = Place { offset: self.offset, len_bytes, crc32: crc32fast::hash(payload) };
         self.offset += len_bytes;
@@ -132,7 +132,7 @@ impl<W: Write> LossyWriter<W> {
         trailer.extend([0; 4]);
         trailer.extend(END_MAGIC);
         let written = self.out.write_all(&stored).and_then(|()| self.out.write_all(&trailer));
-        written.and_then(|()| self.out.flush()).map_err(Error::io(""))?;
+        written.and_then(|()| self.out.flush()).map_err(Error::writing(""))?;
         Ok(self.offset + stored.len() as u64 + TRAILER_BYTES)
     }
 }

@@ -15,7 +15,7 @@ use super::report::{RowReport, StepReport};
 use super::threshold::Rule;
 use crate::bases::Bases;
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::output::NewDirectory;
+use crate::checkpoint::output::{Inputs, NewDirectory};
 use crate::error::{Error, Result};
 use crate::pack::{PackOptions, pack_to};
 use crate::pipeline;
@@ -79,8 +79,8 @@ impl Laboratory {
     /// # Errors
     /// [`Error::AlreadyExists`] for the output, [`Error::Io`].
     pub fn new(rows: Vec<Row>, output: Option<&Path>, threads: usize) -> Result<Self> {
-        let scratch = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
-        let output = output.map(|path| NewDirectory::create(path, false)).transpose()?;
+        let scratch = tempfile::tempdir().map_err(Error::writing(std::env::temp_dir()))?;
+        let output = output.map(|path| NewDirectory::create(path, false, &Inputs::default())).transpose()?;
         let bench = |(i, row): (usize, Row)| {
             let folder = scratch.path().join(i.to_string());
             Bench { row, folder, held: None, steps: Vec::new() }
@@ -159,7 +159,7 @@ fn pack_exactly(
     if let Some((_, previous)) = previous {
         bases.push_checkpoint(Path::new("the step before"), previous.clone());
     }
-    let file = File::create(packed).map_err(Error::io(packed))?;
+    let file = File::create(packed).map_err(Error::writing(packed))?;
     let report = pack_to(checkpoint, &bases, &file, &PackOptions::default(), &OnlyCancel(progress))?;
     Ok(StepReport::exact(number, checkpoint.len_bytes(), report.packed_bytes))
 }
@@ -192,7 +192,7 @@ impl Bench {
     fn push(&mut self, input: &Input<'_>, progress: &dyn Progress) -> Result<()> {
         let old = self.held.take();
         let folder = self.folder.join(input.number.to_string());
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        std::fs::create_dir_all(&folder).map_err(Error::writing(&folder))?;
         let previous = input.previous.map(|(number, original)| {
             // A corrected series begins with its first checkpoint as it is.
             (*number, original, old.as_ref().map_or(original, |old| &old.checkpoint))
@@ -213,8 +213,8 @@ impl Bench {
                     Some(file) => {
                         let mut out = BufWriter::new(file);
                         let stored = step.store(&mut out, &folder, progress)?;
-                        let file = out.into_inner().map_err(|e| Error::io(&folder)(e.into_error()))?;
-                        file.sync_all().map_err(Error::io(&folder))?;
+                        let file = out.into_inner().map_err(|e| Error::writing(&folder)(e.into_error()))?;
+                        file.sync_all().map_err(Error::writing(&folder))?;
                         stored
                     }
                     None => step.store(io::sink(), &folder, progress)?,
@@ -224,7 +224,7 @@ impl Bench {
             (Row::Corrected(..), None) => {
                 if let Some(mut file) = self.file(input, "loom")? {
                     let copied = File::open(input.packed).and_then(|mut from| io::copy(&mut from, &mut file));
-                    copied.and_then(|_| file.sync_all()).map_err(Error::io(input.packed))?;
+                    copied.and_then(|_| file.sync_all()).map_err(Error::writing(input.packed))?;
                 }
                 progress.advance(input.checkpoint.len_bytes());
                 (input.exact.clone(), None)
@@ -238,7 +238,7 @@ impl Bench {
         self.steps.push(report);
         if let Some((number, ..)) = previous {
             let folder = self.folder.join(number.to_string());
-            std::fs::remove_dir_all(&folder).map_err(Error::io(&folder))?;
+            std::fs::remove_dir_all(&folder).map_err(Error::writing(&folder))?;
         }
         Ok(())
     }

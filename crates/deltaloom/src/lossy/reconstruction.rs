@@ -28,11 +28,13 @@ impl Reconstruction {
         for member in &members {
             let path = folder.join(&member.path);
             let parent = path.parent().unwrap_or(folder);
-            std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
-            let mut file = File::create_new(&path).map_err(Error::io(&path))?;
+            std::fs::create_dir_all(parent).map_err(Error::writing(parent))?;
+            let mut file = File::create_new(&path).map_err(Error::writing(&path))?;
             if let Contents::Safetensors(header) = &member.contents {
                 let length = (header.len() as u64).to_le_bytes();
-                file.write_all(&length).and_then(|()| file.write_all(header)).map_err(Error::io(&path))?;
+                file.write_all(&length)
+                    .and_then(|()| file.write_all(header))
+                    .map_err(Error::writing(&path))?;
             }
         }
         Ok(Self { folder: folder.to_path_buf(), layout, members, open: None })
@@ -47,9 +49,9 @@ impl Reconstruction {
         let path = self.member_path(member);
         let mut file = match self.open.take() {
             Some((open, file)) if open == member => file,
-            _ => File::options().append(true).open(&path).map_err(Error::io(&path))?,
+            _ => File::options().append(true).open(&path).map_err(Error::writing(&path))?,
         };
-        file.write_all(bytes).map_err(Error::io(&path))?;
+        file.write_all(bytes).map_err(Error::writing(&path))?;
         self.open = Some((member, file));
         Ok(())
     }

@@ -49,7 +49,7 @@ pub fn verify(
     original: Option<&Checkpoint>,
     progress: &dyn Progress,
 ) -> Result<StepCheck> {
-    let scratch = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let scratch = tempfile::tempdir().map_err(Error::writing(std::env::temp_dir()))?;
     Ok(check(file, previous, original, scratch.path(), progress)?.0)
 }
 
@@ -139,12 +139,12 @@ pub fn verify_steps(
         let (steps, given) = (files.len(), originals.len());
         return Err(Error::InvalidArgument(format!("{steps} steps, but {given} originals")));
     }
-    let scratch = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let scratch = tempfile::tempdir().map_err(Error::writing(std::env::temp_dir()))?;
     let mut checks: Vec<StepCheck> = Vec::new();
     let mut held: Option<Reconstructed> = None;
     for (i, (number, path)) in files.iter().enumerate() {
         let folder = scratch.path().join(i.to_string());
-        std::fs::create_dir(&folder).map_err(Error::io(&folder))?;
+        std::fs::create_dir(&folder).map_err(Error::writing(&folder))?;
         let original = originals.get(i);
         let (check, next) = if Container::is_container(path)? {
             first(*number, path, original, &folder, progress)?
@@ -165,7 +165,7 @@ pub fn verify_steps(
         held = next;
         if let Some(old) = i.checked_sub(1) {
             let old = scratch.path().join(old.to_string());
-            std::fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+            std::fs::remove_dir_all(&old).map_err(Error::writing(&old))?;
         }
     }
     Ok(checks)

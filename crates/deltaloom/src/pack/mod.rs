@@ -67,13 +67,10 @@ pub fn pack(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackReport> {
-    let mut file = NewFile::create(target, options.overwrite)?;
-    let report = pack_to(checkpoint, bases, file.file(), options, progress).map_err(|e| match e {
-        Error::Io { path, source } if path.as_os_str().is_empty() => {
-            Error::Io { path: target.to_path_buf(), source }
-        }
-        other => other,
-    })?;
+    let inputs = bases.inputs().and(&checkpoint.inputs());
+    let mut file = NewFile::create(target, options.overwrite, &inputs)?;
+    let report =
+        pack_to(checkpoint, bases, file.file(), options, progress).map_err(|e| e.of_writer(target))?;
     file.commit()?;
     Ok(report)
 }
@@ -93,10 +90,14 @@ pub fn pack_to(
         return Err(Error::InvalidArgument(format!("chunks of 2^{} elements", options.chunk_log2)));
     }
     let start = Instant::now();
+    tracing::info!(files = checkpoint.members.len(), tensors = checkpoint.tensors().count(), "packing");
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let (mut report, threads) = pipeline::with_threads(options.threads, || {
         Ok((pack_windows(checkpoint, bases, out, options, progress)?, rayon::current_num_threads()))
     })?;
+    // A container of files that changed meanwhile would hold tensors that never were.
+    checkpoint.check_unchanged()?;
+    bases.check_unchanged()?;
     report.seconds = Some(start.elapsed().as_secs_f64());
     report.threads = Some(threads);
     Ok(report)
@@ -141,6 +142,9 @@ fn pack_windows(
     };
     let grids: Vec<Grid> = tensors.iter().map(grid_of).collect();
     let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
+    for (choice, (_, info)) in choices.iter().zip(&tensors) {
+        tracing::debug!(tensor = info.name, predictor = choice.predictor.kind(), "chose a predictor");
+    }
     let packed = choices
         .iter()
         .zip(checkpoint.places())
@@ -151,7 +155,7 @@ fn pack_windows(
     let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);
-    let mut writer = ContainerWriter::new(out).map_err(Error::io(""))?;
+    let mut writer = ContainerWriter::new(out).map_err(Error::writing(""))?;
     pipeline::staged(
         pipeline::windows(groups, WINDOW_CHUNKS, |group| to_usize(group.chunks.end - group.chunks.start)),
         |window| packer.draft_window(&window, &mut digester),
@@ -162,12 +166,12 @@ fn pack_windows(
                 let tensor = &mut packed[group.tensor];
                 if let (Some(factors), []) = (&choices[group.tensor].factors, &tensor.groups[..]) {
                     let crc = crc32fast::hash(&factors.payload);
-                    tensor.factors = Some(writer.push(&factors.payload, crc).map_err(Error::io(""))?);
+                    tensor.factors = Some(writer.push(&factors.payload, crc).map_err(Error::writing(""))?);
                 }
                 tensor.changed += group.changed;
                 tensor.groups.push(group.coding);
                 for (codec, payload, crc) in group.chunks {
-                    let payload = writer.push(&payload, crc).map_err(Error::io(""))?;
+                    let payload = writer.push(&payload, crc).map_err(Error::writing(""))?;
                     tensor.chunks.push(ChunkEntry { codec, group: tensor.groups.len() - 1, payload });
                 }
             }
@@ -183,7 +187,7 @@ fn pack_windows(
         tensors: packed,
         table_sets: pool.sets,
     };
-    let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::io(""))?;
+    let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::writing(""))?;
     Ok(report::report(&index, written.total, written.total - written.payloads))
 }
 

@@ -23,11 +23,11 @@ impl EventWriter {
     /// # Errors
     /// [`Error::AlreadyExists`] if a file of that time is there, [`Error::Io`].
     pub fn create(dir: &Path, wall_time: f64) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        std::fs::create_dir_all(dir).map_err(Error::writing(dir))?;
         let path = dir.join(format!("events.out.tfevents.{:010.0}.deltaloom", wall_time.floor()));
         let file = File::create_new(&path).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => Error::AlreadyExists { path: path.clone() },
-            _ => Error::Io { path: path.clone(), source },
+            _ => Error::writing(&path)(source),
         })?;
         let mut writer = Self { path, file: BufWriter::new(file), wall_time };
         let mut version = Vec::new();
@@ -62,11 +62,11 @@ impl EventWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(Error::io(&self.path))
+        self.file.flush().map_err(Error::writing(&self.path))
     }
 
     fn record(&mut self, message: &[u8]) -> Result<()> {
-        self.file.write_all(&framed(message)).map_err(Error::io(&self.path))
+        self.file.write_all(&framed(message)).map_err(Error::writing(&self.path))
     }
 }
 

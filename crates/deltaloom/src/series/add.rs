@@ -162,13 +162,8 @@ impl Series {
         };
         let mut file = self.new_file()?;
         let path = file.path().to_path_buf();
-        let named = |e| match e {
-            Error::Io { path: unnamed, source } if unnamed.as_os_str().is_empty() => {
-                Error::Io { path: path.clone(), source }
-            }
-            other => other,
-        };
-        let report = pack_to(checkpoint, &bases, file.as_file_mut(), options, progress).map_err(named)?;
+        let report = pack_to(checkpoint, &bases, file.as_file_mut(), options, progress)
+            .map_err(|e| e.of_writer(&path))?;
         let file = file.into_temp_path();
         let mut hasher = blake3::Hasher::new();
         let hashed = File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
@@ -209,7 +204,7 @@ impl Series {
     /// A file for a container that will be stored.
     fn new_file(&self) -> Result<NamedTempFile> {
         let folder = self.scratch_folder();
-        temporary_in(&folder).map_err(Error::io(folder))
+        temporary_in(&folder).map_err(Error::writing(folder))
     }
 
     /// Where files grow that will be stored or thrown away.

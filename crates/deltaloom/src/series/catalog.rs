@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry};
 use super::store::{Revision, Store};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::limits::to_usize;
 
 /// A manifest with its pages, which are read when they are needed and held.
@@ -70,7 +70,7 @@ impl<'a> Catalog<'a> {
 
     /// The entry of a step that must be there.
     pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
-        self.find(step)?.ok_or_else(|| Error::NotFound { what: format!("step {step}") })
+        self.find(step)?.ok_or_else(|| Error::not_found(Missing::Step, format!("step {step}")))
     }
 
     /// The newest `count` entries, oldest first; reads only the pages that hold them.

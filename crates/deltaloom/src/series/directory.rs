@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::store::{ObjectInfo, Revision, Store};
 use crate::checkpoint::output::{sync_folder, temporary_in};
 use crate::checkpoint::{FileSource, ReadAt};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 
 const MANIFEST: &str = "series.json";
 const LOCK: &str = "series.lock";
@@ -36,8 +36,8 @@ impl Directory {
 
     /// Writes, syncs and renames, so that `path` appears whole.
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = temporary_in(self.growing()?).map_err(Error::io(path))?;
-        file.write_all(bytes).map_err(Error::io(path))?;
+        let mut file = temporary_in(self.growing()?).map_err(Error::writing(path))?;
+        file.write_all(bytes).map_err(Error::writing(path))?;
         self.rename_whole(file.as_file(), file.path(), path)?;
         // It has another name now.
         let _path = file.into_temp_path().keep();
@@ -45,18 +45,18 @@ impl Directory {
     }
 
     fn rename_whole(&self, file: &File, from: &Path, to: &Path) -> Result<()> {
-        file.sync_all().map_err(Error::io(to))?;
+        file.sync_all().map_err(Error::writing(to))?;
         let folder = to.parent().unwrap_or(&self.root);
         if !folder.is_dir() {
-            fs::create_dir_all(folder).map_err(Error::io(folder))?;
+            fs::create_dir_all(folder).map_err(Error::writing(folder))?;
             sync_folder(folder.parent().unwrap_or(&self.root))?;
         }
-        fs::rename(from, to).map_err(Error::io(to))?;
+        fs::rename(from, to).map_err(Error::writing(to))?;
         sync_folder(folder)
     }
 
     fn growing(&self) -> Result<&Path> {
-        fs::create_dir_all(&self.growing).map_err(Error::io(&self.growing))?;
+        fs::create_dir_all(&self.growing).map_err(Error::writing(&self.growing))?;
         Ok(&self.growing)
     }
 
@@ -103,6 +103,10 @@ impl Store for Directory {
         self.root.display().to_string()
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
+
     fn scratch_folder(&self) -> Option<&Path> {
         // Made here, since a file is about to grow in it; a fault will show then.
         fs::create_dir_all(&self.growing).ok()?;
@@ -121,8 +125,8 @@ impl Store for Directory {
         self.growing()?;
         let lock_path = self.path(LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(Error::io(&lock_path))?;
-        lock.lock().map_err(Error::io(&lock_path))?;
+        let lock = lock.map_err(Error::writing(&lock_path))?;
+        lock.lock().map_err(Error::writing(&lock_path))?;
         let manifest = self.path(MANIFEST);
         let found = read_if_there(&manifest)?.map(|bytes| revision_of(&bytes));
         if found.as_ref() != expected {
@@ -135,7 +139,7 @@ impl Store for Directory {
     fn open(&self, key: &str) -> Result<Box<dyn ReadAt>> {
         match FileSource::open(&self.path(key)) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Err(Error::NotFound { what: format!("object {key} of {}", self.location()) })
+                Err(Error::not_found(Missing::Object, format!("object {key} of {}", self.location())))
             }
             opened => Ok(Box::new(opened?)),
         }
@@ -155,9 +159,9 @@ impl Store for Directory {
         if file.starts_with(&self.growing) {
             return self.rename_whole(&File::open(file).map_err(Error::io(file))?, file, &target);
         }
-        let mut copy = temporary_in(self.growing()?).map_err(Error::io(&target))?;
+        let mut copy = temporary_in(self.growing()?).map_err(Error::writing(&target))?;
         let mut from = File::open(file).map_err(Error::io(file))?;
-        io::copy(&mut from, &mut copy).map_err(Error::io(&target))?;
+        io::copy(&mut from, &mut copy).map_err(Error::writing(&target))?;
         self.rename_whole(copy.as_file(), copy.path(), &target)?;
         let _path = copy.into_temp_path().keep();
         Ok(())
@@ -176,7 +180,7 @@ impl Store for Directory {
     fn delete(&self, key: &str) -> Result<()> {
         let path = self.path(key);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::writing(path)(e)),
             _ => Ok(()),
         }
     }

@@ -10,9 +10,12 @@ use super::content::{MODEL, OPTIMIZER};
 use super::manifest::{PartLayout, StepEntry};
 use crate::bases::{Base, Bases, ResolvedContainer};
 use crate::checkpoint::Layout;
-use crate::error::{Error, Result};
+use crate::checkpoint::output::Inputs;
+use crate::error::{Error, Missing, Result};
 use crate::progress::Progress;
-use crate::unpack::{Selection, UnpackOptions, UnpackReport, read_tensor, unpack_selected};
+use crate::unpack::{
+    Selection, UnpackOptions, UnpackReport, read_tensor, unpack_selected, unpack_selected_to,
+};
 
 /// What of a step is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,34 @@ impl Series {
         let entry = catalog.get(step)?;
         let resolved = self.resolve(&catalog.chain(&entry)?)?;
         let selection = select(&resolved, &entry, part)?;
-        unpack_selected(&resolved, &selection, target, options, progress)
+        unpack_selected(&resolved, &selection, target, &self.inputs(), options, progress)
+    }
+
+    /// Writes the one file of a step, or of a part of it, to any writer, as [`crate::unpack_to`] does.
+    ///
+    /// # Errors
+    /// As [`Self::extract`]; [`Error::InvalidArgument`] where it is more than one file.
+    pub fn extract_to(
+        &self,
+        step: u64,
+        part: Part,
+        out: &mut (dyn Write + Send),
+        options: &UnpackOptions,
+        progress: &dyn Progress,
+    ) -> Result<UnpackReport> {
+        let catalog = self.catalog()?;
+        let entry = catalog.get(step)?;
+        let resolved = self.resolve(&catalog.chain(&entry)?)?;
+        let selection = select(&resolved, &entry, part)?;
+        unpack_selected_to(&resolved, &selection, out, options, progress)
+    }
+
+    /// The folder of the series, where it is in one, so that nothing is written into it.
+    #[must_use]
+    pub fn inputs(&self) -> Inputs {
+        let mut inputs = Inputs::default();
+        self.store.folder().into_iter().for_each(|folder| inputs.add_store(folder));
+        inputs
     }
 
     /// Writes the bytes of one tensor of a step.
@@ -71,7 +101,7 @@ impl Series {
             }
             last = Some(Arc::new(ResolvedContainer::new(self.container(entry)?, &bases)?));
         }
-        let last = last.ok_or_else(|| Error::NotFound { what: "a step".to_owned() })?;
+        let last = last.ok_or_else(|| Error::not_found(Missing::Step, "a step".to_owned()))?;
         Ok((bases, last))
     }
 }
@@ -83,7 +113,7 @@ fn select(resolved: &ResolvedContainer, entry: &StepEntry, part: Part) -> Result
         PartLayout::Directory => Layout::Directory,
     };
     let parts = &entry.parts;
-    let missing = || Error::NotFound { what: format!("the optimizer of step {}", entry.step) };
+    let missing = || Error::not_found(Missing::Step, format!("the optimizer of step {}", entry.step));
     let (folder, layout) = match (part, parts.optimizer) {
         (Part::All, Some(_)) => ("", Layout::Directory),
         (Part::All | Part::Model, _) => (MODEL, layout_of(parts.model)),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AddOptions, Added, NewStep, Series};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::output::{NewDirectory, sync_folder};
+use crate::checkpoint::output::{Inputs, NewDirectory, sync_folder};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::progress::{Progress, check_cancelled};
@@ -55,7 +55,7 @@ impl Pending {
         limits: &Limits,
         progress: &dyn Progress,
     ) -> Result<()> {
-        fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        fs::create_dir_all(&self.folder).map_err(Error::writing(&self.folder))?;
         let parts = [Some((MODEL, &new.model)), new.optimizer.as_ref().map(|path| (OPTIMIZER, path))];
         let opened = parts.into_iter().flatten().map(|(name, path)| {
             Checkpoint::open(path, limits).map(|checkpoint| (name, path, checkpoint.len_bytes()))
@@ -63,14 +63,15 @@ impl Pending {
         let opened = opened.collect::<Result<Vec<_>>>()?;
         progress.start(opened.iter().map(|(.., len_bytes)| len_bytes).sum());
         let number = self.next_number()?;
-        let snapshot = NewDirectory::create(&self.folder.join(format!("{number:012}")), false)?;
+        let snapshot =
+            NewDirectory::create(&self.folder.join(format!("{number:012}")), false, &Inputs::default())?;
         for (name, path, _) in &opened {
             for (from, to) in files_of(path, Path::new(name))? {
                 check_cancelled(progress)?;
                 let mut target = snapshot.create_file(&to)?;
                 let mut source = File::open(&from).map_err(Error::io(&from))?;
-                let copied = io::copy(&mut source, &mut target).map_err(Error::io(&self.folder))?;
-                target.sync_all().map_err(Error::io(&self.folder))?;
+                let copied = io::copy(&mut source, &mut target).map_err(Error::writing(&self.folder))?;
+                target.sync_all().map_err(Error::writing(&self.folder))?;
                 progress.advance(copied);
             }
         }
@@ -87,7 +88,7 @@ impl Pending {
         };
         let text = serde_json::to_vec(&request).map_err(|e| Error::InvalidArgument(e.to_string()))?;
         let mut target = snapshot.create_file(REQUEST)?;
-        target.write_all(&text).and_then(|()| target.sync_all()).map_err(Error::io(&self.folder))?;
+        target.write_all(&text).and_then(|()| target.sync_all()).map_err(Error::writing(&self.folder))?;
         snapshot.commit()
     }
 
@@ -115,13 +116,13 @@ impl Pending {
         }
         let path = self.folder.join(LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = lock.map_err(Error::io(&path))?;
-        lock.lock().map_err(Error::io(&path))?;
+        let lock = lock.map_err(Error::writing(&path))?;
+        lock.lock().map_err(Error::writing(&path))?;
         while let Some(snapshot) = self.waiting()?.first() {
             let (new, keyframe) = read_request(snapshot)?;
             let options = AddOptions { keyframe: options.keyframe || keyframe, ..options.clone() };
             let added = series.add(&new, &options, progress).map_err(|e| e.in_file(snapshot))?;
-            fs::remove_dir_all(snapshot).map_err(Error::io(snapshot))?;
+            fs::remove_dir_all(snapshot).map_err(Error::writing(snapshot))?;
             sync_folder(&self.folder)?;
             done(&added)?;
         }

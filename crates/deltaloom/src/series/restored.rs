@@ -42,8 +42,8 @@ pub(crate) fn checkpoint(
 ) -> Result<Checkpoint> {
     let index = resolved.container().index();
     let members = &index.members;
-    let file = tempfile::tempfile_in(folder).map_err(Error::io(folder))?;
-    let mut out = BufWriter::new(file.try_clone().map_err(Error::io(folder))?);
+    let file = tempfile::tempfile_in(folder).map_err(Error::writing(folder))?;
+    let mut out = BufWriter::new(file.try_clone().map_err(Error::writing(folder))?);
     let mut begun = 0;
     progress.start(index.data_bytes());
     decode_all(resolved, threads, progress, |piece| {
@@ -52,13 +52,13 @@ pub(crate) fn checkpoint(
         }
         let member = index.tensors[piece.tensor].place.0;
         for member in &members[begun.min(member + 1)..=member] {
-            member.write_header(&mut out).map_err(Error::io(folder))?;
+            member.write_header(&mut out).map_err(Error::writing(folder))?;
         }
         begun = begun.max(member + 1);
-        out.write_all(piece.bytes).map_err(Error::io(folder))
+        out.write_all(piece.bytes).map_err(Error::writing(folder))
     })?;
     let rest = members[begun..].iter().try_for_each(|member| member.write_header(&mut out));
-    rest.and_then(|()| out.flush()).map_err(Error::io(folder))?;
+    rest.and_then(|()| out.flush()).map_err(Error::writing(folder))?;
     let file = Arc::new(FileSource::from_file(file).map_err(Error::io(folder))?);
     let mut start = 0;
     let mut section = |member: &Member| -> (PathBuf, Arc<dyn ReadAt>) {

@@ -27,6 +27,11 @@ pub trait Store: Send + Sync {
     /// For messages: a path or a URL.
     fn location(&self) -> String;
 
+    /// The local folder that the store is, where it is one: nothing else may be written into it.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     /// A local folder in which files may grow before they are put here; `None` means that any will do.
     fn scratch_folder(&self) -> Option<&Path> {
         None

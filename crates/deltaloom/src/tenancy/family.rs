@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::layer::{Batch, LayerConfig, LayerNames, MatrixRole, forward};
 use crate::compute::{Choice, DenseMatrix, Form, Run};
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::tensor::TensorInfo;
 
 /// In which forms matrices of tenants lie in memory.
@@ -213,9 +213,9 @@ impl Layer {
         let mut base = BTreeMap::new();
         for role in config.matrices() {
             let unnamed =
-                || Error::NotFound { what: format!("the name of the matrix {role:?} of the layer") };
+                || Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"));
             let name = names.matrix(role).ok_or_else(unnamed)?;
-            let missing = || Error::NotFound { what: format!("tensor {name:?} of the base") };
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
             let (member, info) = *tensors.get(name).ok_or_else(missing)?;
             let matrix = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
             let (shape, [rows, cols]) = (matrix.shape(), config.shape(role));
@@ -230,5 +230,5 @@ impl Layer {
 }
 
 pub(super) fn unknown(tenant: usize) -> Error {
-    Error::NotFound { what: format!("tenant {tenant}") }
+    Error::not_found(Missing::Tenant, format!("tenant {tenant}"))
 }

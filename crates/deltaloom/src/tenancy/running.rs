@@ -17,7 +17,7 @@ use super::prefetch::Job;
 use super::tenant::{Loaded, Slot};
 use crate::compute::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, VectorRole};
 use crate::compute::{Form, PackedMatrix, Phase, Run, Segment, matmul_shared};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 
 /// Matrices ahead of the one that is multiplied, of every tenant, that may be prefetched.
 const STEPS_AHEAD: usize = 2;
@@ -74,14 +74,14 @@ impl<'a> RunningBatch<'a> {
     /// # Errors
     /// [`Error::NotFound`] for a number that no layer has.
     pub fn layer(&self, number: usize) -> Result<RunningLayer<'_>> {
-        let missing = || Error::NotFound { what: format!("layer {number} of the family") };
+        let missing = || Error::not_found(Missing::Layer, format!("layer {number} of the family"));
         let layer = self.family.layers.get(number).ok_or_else(missing)?;
         Ok(RunningLayer { running: self, layer, number })
     }
 
     fn slot(&self, key: &Key) -> Result<&Slot> {
         let missing =
-            || Error::NotFound { what: format!("the matrix {:?} of layer {}", key.role, key.layer) };
+            || Error::not_found(Missing::Layer, format!("the matrix {:?} of layer {}", key.role, key.layer));
         let tenant = self.family.tenants.get(&key.tenant).ok_or_else(|| unknown(key.tenant))?;
         tenant.slot(key.layer, key.role).ok_or_else(missing)
     }
@@ -253,7 +253,7 @@ impl LayerWeights for RunningLayer<'_> {
         if batch != running.batch {
             return Err(Error::InvalidArgument("another batch than the one that was started".into()));
         }
-        let missing = || Error::NotFound { what: format!("the matrix {role:?} of the layer") };
+        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
         let base = self.layer.base.get(&role).ok_or_else(missing)?;
         let matrices = running.matrices(self.number, role)?;
         running.prefetch_from(self.step(role) + 1);

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{layer_page, page};
 use crate::args::lab::layer::LayerArguments;
 use crate::commands::config_of;
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 /// What is printed as JSON.
 #[derive(Serialize)]
@@ -27,6 +27,8 @@ struct Printed<'a> {
 }
 
 pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
+    let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
+    page::check(&arguments.page, &inputs)?;
     let options = LayerOptions {
         tokens: arguments.tokens.clone(),
         choices: choices(arguments),
@@ -44,7 +46,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     bar.finish();
     if arguments.page.html.is_some() {
         let page = layer_page::page(&subject.name, &case, &report)?;
-        page::write_asked(|| page, &arguments.page)?;
+        page::write_asked(|| page, &arguments.page, &inputs)?;
     }
     if arguments.json {
         ui::print_json(&Printed { layer: &subject.name, report: &report })?;

@@ -6,16 +6,18 @@ use deltaloom::lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductRep
 
 use super::{matmul_page, page};
 use crate::args::lab::matmul::{MatmulArguments, ModeArgument, WeightArgument};
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
+    let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
+    page::check(&arguments.report.page, &inputs)?;
     let ways = arguments.forms.iter().map(|name| Way::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let options = MatmulOptions {
         tokens: arguments.tokens.clone(),
         ways: ways.concat(),
         modes: match arguments.mode {
             ModeArgument::Fast => vec![Mode::Fast],
-            ModeArgument::Bitexact => vec![Mode::BitExact],
+            ModeArgument::BitExact => vec![Mode::BitExact],
             ModeArgument::Both => vec![Mode::Fast, Mode::BitExact],
         },
         rounds: arguments.rounds,
@@ -26,7 +28,7 @@ pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let bar = ui::Bar::new("multiplying");
     let report = matmul::run(&pair, &options, &bar)?;
     bar.finish();
-    page::write_asked(|| matmul_page::page(&report), &arguments.report.page)?;
+    page::write_asked(|| matmul_page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -16,7 +16,7 @@ pub(super) fn page(report: &MatmulReport) -> Page {
         }
     }
     sections.extend(groups.iter().map(|(mode, tokens)| times(report, mode, *tokens)));
-    for mode in ["fast", "bitexact"] {
+    for mode in ["fast", "bit-exact"] {
         sections.extend(against_tokens(report, mode));
     }
     sections.push(Section {

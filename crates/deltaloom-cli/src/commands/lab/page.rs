@@ -1,11 +1,10 @@
 //! Pages and pictures of what the laboratory has measured; numbers and pictures alike come from the reports.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use deltaloom::checkpoint::output::NewFile;
+use anyhow::{Result, bail};
+use deltaloom::checkpoint::output::Inputs;
 use deltaloom::lab::positions::PositionsReport;
 use deltaloom::lossy::RowReport;
 use deltaloom::report::{
@@ -14,26 +13,43 @@ use deltaloom::report::{
 };
 
 use crate::args::PageArguments;
+use crate::target::{self, Target};
 
-/// Writes a page, and its pictures where that is asked for.
-pub(crate) fn write(page: &Page, output: &Path, svg: Option<&Path>, overwrite: bool) -> Result<()> {
-    write_file(output, page.html().as_bytes(), overwrite)?;
+/// Writes a page, and its pictures where that is asked for, none in the place of what was read.
+pub(crate) fn write(
+    page: &Page,
+    output: &Path,
+    svg: Option<&Path>,
+    overwrite: bool,
+    inputs: &Inputs,
+) -> Result<()> {
+    target::write_text(&Target::new(output), &page.html(), overwrite, inputs)?;
     let Some(folder) = svg else { return Ok(()) };
-    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let mut pictures = page.pictures().into_iter();
-    pictures.try_for_each(|(name, picture)| write_file(&folder.join(name), picture.as_bytes(), overwrite))
-}
-
-fn write_file(path: &Path, contents: &[u8], overwrite: bool) -> Result<()> {
-    let mut file = NewFile::create(path, overwrite)?;
-    file.file().write_all(contents).with_context(|| path.display().to_string())?;
-    Ok(file.commit()?)
+    fs::create_dir_all(folder).map_err(|e| target::writing(folder, e))?;
+    page.pictures().into_iter().try_for_each(|(name, picture)| {
+        target::write_text(&Target::Path(folder.join(name)), &picture, overwrite, inputs)
+    })
 }
 
 /// Writes a page if one is asked for.
-pub(super) fn write_asked(page: impl FnOnce() -> Page, arguments: &PageArguments) -> Result<()> {
+pub(super) fn write_asked(
+    page: impl FnOnce() -> Page,
+    arguments: &PageArguments,
+    inputs: &Inputs,
+) -> Result<()> {
     match &arguments.html {
-        Some(output) => write(&page(), output, arguments.svg.as_deref(), arguments.overwrite),
+        Some(output) => write(&page(), output, arguments.svg.as_deref(), arguments.overwrite, inputs),
+        None => Ok(()),
+    }
+}
+
+/// Says that a page or picture cannot be written, before anything is measured.
+pub(super) fn check(arguments: &PageArguments, inputs: &Inputs) -> Result<()> {
+    match &arguments.html {
+        Some(output) if Target::new(output) == Target::Stdout => {
+            bail!("--html - would mix the page with the results; name a file")
+        }
+        Some(output) => Target::new(output).check(arguments.overwrite, inputs),
         None => Ok(()),
     }
 }

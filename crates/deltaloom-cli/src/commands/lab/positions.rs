@@ -7,11 +7,13 @@ use deltaloom::lab::positions::{self, Method, MethodReport, Pattern, PositionsRe
 
 use super::page;
 use crate::args::lab::PositionsArguments;
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 const PATTERNS: [Pattern; 4] = [Pattern::Structured, Pattern::Random, Pattern::Sparse, Pattern::Clustered];
 
 pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
+    let inputs = target::inputs([Path::new(&arguments.pattern)]);
+    page::check(&arguments.report.page, &inputs)?;
     let source = source(arguments)?;
     let methods =
         arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
@@ -20,7 +22,7 @@ pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
-    page::write_asked(|| page::positions(&report), &arguments.report.page)?;
+    page::write_asked(|| page::positions(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{page, simhash_page};
 use crate::args::lab::simhash::{OnArgument, SimHashArguments};
 use crate::commands::demo;
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 /// The tensor of the bundled weights that is taken when none is named.
 const BUNDLED_TENSOR: &str = "model.layers.0.mlp.down_proj.weight";
@@ -40,6 +40,8 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     if !arguments.index.is_empty() {
         return run_index(arguments);
     }
+    let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
+    page::check(&arguments.report.page, &inputs)?;
     let subject = subject(arguments)?;
     let comparison = Comparison {
         bits: if arguments.bits.is_empty() { BITS.to_vec() } else { arguments.bits.clone() },
@@ -56,7 +58,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    page::write_asked(|| simhash_page::page(&report), &arguments.report.page)?;
+    page::write_asked(|| simhash_page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::page;
 use crate::args::lab::tenants::TenantsArguments;
 use crate::commands::config_of;
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 /// What is printed as JSON.
 #[derive(Serialize)]
@@ -28,6 +28,8 @@ struct Printed<'a> {
 }
 
 pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
+    let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
+    page::check(&arguments.report.page, &inputs)?;
     let files = match (&arguments.base, &arguments.tuned) {
         (Some(base), Some(tuned)) => Some((open(base)?, open(tuned)?)),
         _ => None,
@@ -45,7 +47,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
-    page::write_asked(|| picture(&report), &arguments.report.page)?;
+    page::write_asked(|| picture(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
     } else if arguments.report.csv {

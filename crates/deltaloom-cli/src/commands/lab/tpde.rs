@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::page;
 use crate::args::lab::{FormArgument, TpdeArguments};
 use crate::commands::series;
-use crate::{Answer, ui};
+use crate::{Answer, target, ui};
 
 /// A published method by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     if let Some(folder) = &arguments.verify {
         return verify(arguments, folder);
     }
+    let inputs = target::inputs(&arguments.checkpoints);
+    page::check(&arguments.report.page, &inputs)?;
     let rows = rows(arguments);
     let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
@@ -100,7 +102,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    page::write_asked(|| page::tpde(&rows), &arguments.report.page)?;
+    page::write_asked(|| page::tpde(&rows), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {

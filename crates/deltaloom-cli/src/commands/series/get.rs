@@ -1,35 +1,41 @@
 //! `deltaloom series get`.
 
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Write};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use deltaloom::UnpackOptions;
 use deltaloom::checkpoint::output::NewFile;
 use deltaloom::series::{Part, Series};
-use deltaloom::{Error, UnpackOptions};
 
 use super::{entry_of, open};
 use crate::args::series::GetArguments;
+use crate::target::{self, Target};
 use crate::{Answer, ui};
 
 pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
-    // Said before anything is read, which may take long.
-    if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
-        return Err(Error::AlreadyExists { path: arguments.output.clone() }.into());
-    }
     let series = open(&arguments.store.location)?;
+    let target = Target::new(&arguments.output);
+    target.check(arguments.overwrite, &series.inputs())?;
     let entry = entry_of(&series, arguments.step)?;
     let part = match arguments.only.as_deref() {
         None => Part::All,
         Some("model") => Part::Model,
         Some("optimizer") => Part::Optimizer,
         Some(tensor) => {
-            write_tensor(&series, entry.step, tensor, arguments)?;
+            write_tensor(&series, entry.step, tensor, arguments, &target)?;
             return Ok(Answer::Yes);
         }
     };
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("restoring");
-    let report = series.extract(entry.step, part, &arguments.output, &options, &bar)?;
+    let report = match &target {
+        Target::Path(path) => series.extract(entry.step, part, path, &options, &bar)?,
+        Target::Stdout => {
+            let mut out = target::stdout_for_bytes(&series.inputs())?;
+            let extracted = series.extract_to(entry.step, part, &mut out, &options, &bar);
+            extracted.map_err(|e| target::named(e, &target))?
+        }
+    };
     bar.finish();
     if arguments.json {
         ui::print_json(&report)?;
@@ -43,12 +49,25 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-fn write_tensor(series: &Series, step: u64, name: &str, arguments: &GetArguments) -> Result<()> {
-    let mut file = NewFile::create(&arguments.output, arguments.overwrite)?;
-    let mut out = BufWriter::new(file.file());
-    series.read_tensor(step, name, &mut out)?;
-    out.flush().with_context(|| arguments.output.display().to_string())?;
-    drop(out);
-    file.commit()?;
+fn write_tensor(
+    series: &Series,
+    step: u64,
+    name: &str,
+    arguments: &GetArguments,
+    target: &Target,
+) -> Result<()> {
+    let write = |out: &mut dyn Write| {
+        let mut out = BufWriter::new(out);
+        series.read_tensor(step, name, &mut out).map_err(|e| target::named(e, target))?;
+        out.flush().map_err(|e| target::writing(&target.name(), e))
+    };
+    match target {
+        Target::Stdout => write(&mut target::stdout_for_bytes(&series.inputs())?)?,
+        Target::Path(path) => {
+            let mut file = NewFile::create(path, arguments.overwrite, &series.inputs())?;
+            write(file.file())?;
+            file.commit()?;
+        }
+    }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use deltaloom::series::{Directory, Series, SeriesOptions, StepEntry, Store};
-use deltaloom::{Error, PackOptions};
+use deltaloom::{Error, Missing, PackOptions};
 
 use crate::args::series::{ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
 use crate::args::{PresetArgument, ThreadsArgument};
@@ -70,6 +70,11 @@ pub(crate) fn is_store(location: &str) -> Result<bool> {
     Ok(is_url(location) || store(location)?.read_manifest()?.is_some())
 }
 
+/// Whether there is a series in a local folder.
+pub(crate) fn is_folder_store(location: &str) -> bool {
+    !is_url(location) && is_store(location).unwrap_or(false)
+}
+
 pub(crate) fn open(location: &str) -> Result<Series> {
     Ok(Series::open(store(location)?)?)
 }
@@ -79,7 +84,8 @@ fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
         ExistingStep::Number(number) => number,
         ExistingStep::Newest => series.summary()?.newest.context("the series has no steps")?,
     };
-    let missing = || Error::NotFound { what: format!("step {number} of {}", series.location()) };
+    let missing =
+        || Error::NotFound { kind: Missing::Step, what: format!("step {number} of {}", series.location()) };
     Ok(series.find(number)?.ok_or_else(missing)?)
 }
 

@@ -12,14 +12,12 @@ use deltaloom::series::{Series, StepEntry};
 use super::open;
 use crate::args::series::{HealthArguments, PlotArguments};
 use crate::commands::lab::page;
+use crate::target::Target;
 use crate::{Answer, ui};
 
 pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
-    // Said before anything is read, which may take long.
-    if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
-        return Err(deltaloom::Error::AlreadyExists { path: arguments.output.clone() }.into());
-    }
     let series = open(&arguments.store.location)?;
+    Target::new(&arguments.output).check(arguments.overwrite, &series.inputs())?;
     let bar = ui::Bar::new("reading");
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let steps = series.records(&entries, &bar)?;
@@ -39,7 +37,8 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         ..SeriesSummary::default()
     };
     let page = series_page(&summary);
-    page::write(&page, &arguments.output, arguments.svg.as_deref(), arguments.overwrite)?;
+    let svg = arguments.svg.as_deref();
+    page::write(&page, &arguments.output, svg, arguments.overwrite, &series.inputs())?;
     if let Some(folder) = &arguments.tensorboard {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut events = EventWriter::create(folder, now.as_secs_f64())?;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
 use super::weights::{MatrixRole, VectorRole};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 
 /// What tensors alone do not tell.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +110,7 @@ impl LayerNames {
             }
         }
         let kinds = [PYTORCH.kind, LLAMA.kind].join(" nor of ");
-        Err(Error::NotFound { what: format!("a layer with the names neither of {kinds}") })
+        Err(Error::not_found(Missing::Layer, format!("a layer with the names neither of {kinds}")))
     }
 
     /// Tensor of a matrix.
@@ -156,7 +156,7 @@ fn find_prefix<'a>(
         (_, [prefix]) => Ok(Some(*prefix)),
         (_, []) => {
             let what = format!("layer {layer} among {} of {}", prefixes.len(), convention.kind);
-            Err(Error::NotFound { what })
+            Err(Error::not_found(Missing::Layer, what))
         }
         (_, several) => Err(Error::InvalidArgument(format!(
             "{} layers have the number {layer}: {}",
@@ -217,7 +217,7 @@ impl Found<'_> {
     }
 
     fn shape(&self, name: &str) -> Result<&[u64]> {
-        let missing = || Error::NotFound { what: format!("tensor {name:?} of the layer") };
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the layer"));
         self.tensors.get(name).copied().ok_or_else(missing)
     }
 

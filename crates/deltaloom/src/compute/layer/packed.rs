@@ -13,7 +13,7 @@ use super::weights::{LayerWeights, MatrixRole, VectorRole};
 use crate::bases::ResolvedContainer;
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Choice, DenseMatrix, Form, PackedMatrix, Run};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::tensor::TensorInfo;
 
 /// A layer whose weights are never resident whole, unless it is opened dense.
@@ -64,7 +64,7 @@ impl PackedLayer {
     ) -> Result<Self> {
         config.check()?;
         let find = |name: &str| -> Result<(usize, &TensorInfo)> {
-            let missing = || Error::NotFound { what: format!("tensor {name:?}") };
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?}"));
             checkpoint.tensors().find(|(_, info)| info.name == name).ok_or_else(missing)
         };
         let matrix = |_, name: &str| {
@@ -88,7 +88,7 @@ impl PackedLayer {
         let mut layer = Self { config: config.clone(), matrices: BTreeMap::new(), vectors: BTreeMap::new() };
         for role in config.matrices() {
             let missing =
-                || Error::NotFound { what: format!("the name of the matrix {role:?} of the layer") };
+                || Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"));
             let name = names.matrix(role).ok_or_else(missing)?;
             let opened = matrix(role, name)?;
             let (shape, [rows, cols]) = (opened.shape(), config.shape(role));
@@ -137,7 +137,7 @@ impl PackedLayer {
 impl LayerWeights for PackedLayer {
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         Self::check_tenants(batch.sequences().iter().map(|sequence| sequence.tenant))?;
-        let missing = || Error::NotFound { what: format!("the matrix {role:?} of the layer") };
+        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
         self.matrices.get(&role).ok_or_else(missing)?.matmul(x, y, run)
     }
 
@@ -152,7 +152,7 @@ impl PackedLayer {
     fn check_tenants(tenants: impl IntoIterator<Item = usize>) -> Result<()> {
         match tenants.into_iter().find(|tenant| *tenant != 0) {
             Some(tenant) => {
-                Err(Error::NotFound { what: format!("tenant {tenant} of a layer of one fine-tune") })
+                Err(Error::not_found(Missing::Tenant, format!("tenant {tenant} of a layer of one fine-tune")))
             }
             None => Ok(()),
         }

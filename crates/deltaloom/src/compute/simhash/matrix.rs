@@ -2,7 +2,7 @@
 //! It multiplies nothing but for the reference in double precision.
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::limits::to_usize;
 use crate::predict::Element;
 use crate::predict::number::load_singles;
@@ -66,7 +66,7 @@ impl Matrix {
             }
         };
         let what = || name.map_or_else(|| "a matrix".to_owned(), |name| format!("tensor {name:?}"));
-        let (member, info) = found.ok_or_else(|| Error::NotFound { what: what() })?;
+        let (member, info) = found.ok_or_else(|| Error::not_found(Missing::Tensor, what()))?;
         let (Some(element), [rows, cols]) = (Element::of(&info.dtype), &info.shape[..]) else {
             return Err(Error::InvalidArgument(format!(
                 "tensor {:?} is {} of shape {:?}; a matrix of F32, BF16 or F16 is needed",

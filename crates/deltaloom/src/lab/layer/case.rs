@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::Choice;
 use crate::compute::layer::{LayerConfig, LayerHints, LayerNames, PackedLayer};
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::lab::statistics::{self, LayerStatistics};
 use crate::limits::{Limits, to_usize};
 use crate::pack::{PackOptions, pack_to};
@@ -142,7 +142,7 @@ fn excerpt(checkpoint: &Checkpoint, wanted: &BTreeSet<&str>) -> Result<Checkpoin
     let mut header = Map::new();
     let mut data = Vec::new();
     for name in wanted {
-        let missing = || Error::NotFound { what: format!("tensor {name:?} of the layer") };
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the layer"));
         let (member, info): (usize, &TensorInfo) =
             checkpoint.tensors().find(|(_, info)| info.name == *name).ok_or_else(missing)?;
         let begin = data.len();

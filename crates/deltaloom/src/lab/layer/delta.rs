@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::case::LayerCase;
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::limits::to_usize;
 use crate::predict::{Element, load};
 use crate::tensor::TensorInfo;
@@ -42,7 +42,7 @@ struct Version {
 
 impl Version {
     fn of(checkpoint: &Arc<Checkpoint>, name: &str) -> Result<Self> {
-        let missing = || Error::NotFound { what: format!("tensor {name:?} of the layer") };
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the layer"));
         let (member, info) = checkpoint.tensors().find(|(_, info)| info.name == name).ok_or_else(missing)?;
         Ok(Self { checkpoint: Arc::clone(checkpoint), member, info: info.clone() })
     }

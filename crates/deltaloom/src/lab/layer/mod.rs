@@ -257,7 +257,7 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
     let without_patch_seconds = (total.mean - patch.mean / threads).max(0.0);
     RunReport {
         form: way.form().to_owned(),
-        mode: if way.mode == Mode::Fast { "fast" } else { "bit-exact" },
+        mode: way.mode.name(),
         tokens,
         resident_bytes: repeats.first().map_or(0, |it| it.resident_bytes),
         is_bit_exact,

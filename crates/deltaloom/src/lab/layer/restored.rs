@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::case::LayerCase;
 use crate::compute::layer::{Batch, LayerConfig, LayerNames, LayerWeights, MatrixRole, VectorRole, forward};
 use crate::compute::{Mode, Run};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::lab::timing::{self, Stored, Timing, Weights};
 
 /// A layer that was restored and then computed.
@@ -72,7 +72,7 @@ impl LayerWeights for Restored<'_> {
         _run: &Run<'_>,
     ) -> Result<()> {
         let [rows, cols] = self.config.shape(role);
-        let missing = || Error::NotFound { what: format!("the matrix {role:?} of the layer") };
+        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
         let weights = self.names.matrix(role).and_then(|name| self.tensors.get(name)).ok_or_else(missing)?;
         let tokens = y.len() / rows;
         if weights.len() != rows * cols || x.len() != tokens * cols {

@@ -10,7 +10,7 @@ use rand_xoshiro::rand_core::SeedableRng;
 use super::super::clock::Clock;
 use super::goals;
 use super::pair::{Pair, normal};
-use super::report::{MatmulReport, ProductReport, WayReport, mode_name};
+use super::report::{MatmulReport, ProductReport, WayReport};
 use super::way::{Prepared, Way};
 use crate::compute::{DenseMatrix, Mode, Run, Timers, WeightType};
 use crate::error::{Error, Result};
@@ -211,7 +211,7 @@ impl<'a> Measurement<'a> {
         let elems = number((shape.rows * shape.cols) as u64);
         Ok(ProductReport {
             way: row.way.name(),
-            mode: mode_name(mode),
+            mode: mode.name(),
             tokens: reference.tokens,
             median_seconds,
             times_raw: median(times_raw).filter(|times| times.is_finite()),

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::goals::Goal;
-use crate::compute::{Mode, Times};
+use crate::compute::Times;
 
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,7 +65,7 @@ pub struct WayReport {
 pub struct ProductReport {
     /// Name of the way.
     pub way: &'static str,
-    /// fast or bitexact.
+    /// fast or bit-exact.
     pub mode: &'static str,
     /// Tokens.
     pub tokens: usize,
@@ -90,13 +90,5 @@ impl MatmulReport {
     #[must_use]
     pub fn product(&self, way: &str, mode: &str, tokens: usize) -> Option<&ProductReport> {
         self.products.iter().find(|row| row.way == way && row.mode == mode && row.tokens == tokens)
-    }
-}
-
-/// Name of a mode in reports and options.
-pub(super) fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::BitExact => "bitexact",
-        Mode::Fast => "fast",
     }
 }

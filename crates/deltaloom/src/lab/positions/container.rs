@@ -79,7 +79,7 @@ pub(super) struct Spool {
 }
 
 fn temporary(e: io::Error) -> Error {
-    Error::Io { path: std::env::temp_dir(), source: e }
+    Error::writing(std::env::temp_dir())(e)
 }
 
 impl Spool {

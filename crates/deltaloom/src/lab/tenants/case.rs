@@ -13,7 +13,7 @@ use crate::bases::Bases;
 use crate::checkpoint::Checkpoint;
 use crate::compute::layer::{LayerConfig, LayerHints, LayerNames};
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
 use crate::pack::{PackOptions, pack_to};
 use crate::progress::{Progress, Silent, check_cancelled};
@@ -149,7 +149,7 @@ impl TenantsCase {
 
     /// A tenant's container, as a file in memory.
     pub(super) fn container(&self, tenant: usize) -> Result<Container> {
-        let missing = || Error::NotFound { what: format!("tenant {tenant}") };
+        let missing = || Error::not_found(Missing::Tenant, format!("tenant {tenant}"));
         let bytes = self.containers.get(tenant).ok_or_else(missing)?.clone();
         Container::from_source(Path::new("tenant"), Box::new(bytes), &Limits::default())
     }
@@ -169,7 +169,7 @@ impl TenantsCase {
 /// These tensors of a checkpoint.
 fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
     let read = |name: &&str| {
-        let missing = || Error::NotFound { what: format!("tensor {name:?}") };
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?}"));
         let (member, info) =
             checkpoint.tensors().find(|(_, info)| info.name == **name).ok_or_else(missing)?;
         if !matches!(info.dtype, DType::BF16 | DType::F32) {

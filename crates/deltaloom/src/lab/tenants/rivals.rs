@@ -10,7 +10,7 @@ use super::case::{TenantsCase, Tensors};
 use crate::bases::{Bases, ResolvedContainer};
 use crate::compute::layer::{Batch, LayerNames, LayerWeights, MatrixRole, VectorRole};
 use crate::compute::{DenseMatrix, Run, WeightType};
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::tensor::DType;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(super) struct DenseLayer {
 pub(super) struct DenseCopies(Vec<DenseLayer>);
 
 fn missing(what: &str) -> Error {
-    Error::NotFound { what: format!("tensor {what:?} of the layer") }
+    Error::not_found(Missing::Tensor, format!("tensor {what:?} of the layer"))
 }
 
 impl DenseLayer {
@@ -70,7 +70,7 @@ impl DenseCopies {
     }
 
     fn layer(&self, tenant: usize) -> Result<&DenseLayer> {
-        self.0.get(tenant).ok_or_else(|| Error::NotFound { what: format!("tenant {tenant}") })
+        self.0.get(tenant).ok_or_else(|| Error::not_found(Missing::Tenant, format!("tenant {tenant}")))
     }
 }
 
@@ -118,7 +118,7 @@ impl Swapped {
 
     /// Decodes a tenant's container over what is there.
     pub(super) fn decode(&mut self, tenant: usize) -> Result<()> {
-        let unknown = || Error::NotFound { what: format!("tenant {tenant}") };
+        let unknown = || Error::not_found(Missing::Tenant, format!("tenant {tenant}"));
         let resolved = self.resolved.get(tenant).ok_or_else(unknown)?;
         let Some(layer) = self.layer.0.first_mut() else { return Ok(()) };
         for (role, number) in &self.matrices {

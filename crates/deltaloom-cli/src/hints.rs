@@ -1,0 +1,93 @@
+//! What a user can do about an error: the one place that turns errors of the libraries into options and commands of this program.
+
+use std::io;
+
+use deltaloom::{Access, Error, ErrorKind, Missing};
+
+/// One sentence, where something can be said.
+pub(crate) fn hint_of(error: &Error) -> Option<String> {
+    #[cfg(feature = "object-store")]
+    if let Some(fault) = deltaloom_object_store::fault(error) {
+        return fault.hint().map(str::to_owned);
+    }
+    let hint = match error {
+        Error::InFile { source, .. } => return hint_of(source),
+        Error::CutShort { path } => {
+            let path = path.display();
+            return Some(format!(
+                "finish it first: `deltaloom unpack FILE.loom --in-place {path}`, with the container that it was to become"
+            ));
+        }
+        Error::Protected { why, .. } if why.contains("read") => {
+            "choose another --output; `unpack --in-place BASE` turns a base into its fine-tune"
+        }
+        Error::Protected { .. } => "choose another --output, or `-` for standard output",
+        Error::Changed { .. } => "run it again when nobody writes to the file",
+        Error::BaseMismatch { .. } => {
+            "give every base that the file was packed against with --base; `deltaloom inspect` names them"
+        }
+        Error::NoUsefulBase { .. } => {
+            "leave --base-dir out to pack it on its own, or give a base of your choice with --base"
+        }
+        Error::AlreadyExists { .. } => "give --overwrite to replace it, or choose another --output",
+        Error::NotInPlace { .. } => "unpack to a new file with --output",
+        Error::SharedFile { .. } => {
+            "a shared cache may rely on it: copy it first, or give --overwrite to change it all the same"
+        }
+        Error::Unfinished { source, .. } if matches!(**source, Error::Io { .. } | Error::Cancelled) => {
+            "run the same command again: the journal beside the file lets it go on where it stopped"
+        }
+        Error::Unfinished { .. } => {
+            "nothing leads on from here: put the original file back, delete the journal and start anew"
+        }
+        Error::Journal { .. } => {
+            "run again the very command that left the journal; or put the original file back, delete the journal and start anew"
+        }
+        Error::NotASeries { .. } => "`deltaloom series init` makes one",
+        Error::StepTaken { .. } => "nothing was changed; give it another --step, or use another series",
+        Error::StepOutOfOrder { .. } => {
+            "steps are added in order; use another series for another branch of training"
+        }
+        Error::UnsupportedVersion { .. } | Error::UnsupportedSeries { .. } => {
+            "a newer deltaloom wrote this file; update to read it"
+        }
+        Error::Lossy => {
+            "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it"
+        }
+        Error::Truncated { .. } => "the file was cut off; copy or download it again",
+        Error::NotFound { kind: Missing::Tensor, .. } => {
+            "`deltaloom inspect --tensors` lists the tensors of a container"
+        }
+        Error::NotFound { kind: Missing::Step, .. } => {
+            "`deltaloom series ls --all` lists the steps of a series"
+        }
+        Error::Corrupt { .. } | Error::DigestMismatch { .. } | Error::LimitExceeded { .. } => {
+            "the file is damaged or not of this kind; compare it with its source"
+        }
+        Error::InvalidArgument(_) => "the command's --help says what it takes",
+        Error::Io { access, source, .. } => return of_io(error.kind(), *access, source).map(str::to_owned),
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn of_io(kind: ErrorKind, access: Access, source: &io::Error) -> Option<&'static str> {
+    Some(match (kind, access, source.kind()) {
+        (ErrorKind::DiskFull, _, io::ErrorKind::FileTooLarge) => {
+            "the system limits the size of files (`ulimit -f`); nothing was written under the target's name"
+        }
+        (ErrorKind::DiskFull, ..) => "the disk is full; nothing was written under the target's name",
+        (ErrorKind::CannotWrite, _, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            "make the folder first, or choose another --output"
+        }
+        (ErrorKind::CannotWrite, ..) => "check the permissions of the folder, or choose another --output",
+        (ErrorKind::NotFound, ..) => {
+            "check the path; deltaloom reads local files and asks no model hub for names such as org/model"
+        }
+        (ErrorKind::Unreadable, _, io::ErrorKind::PermissionDenied) => "check the permissions of the file",
+        (ErrorKind::Unsupported, ..) => {
+            "checkpoints, bases and containers are read at any place, which pipes and devices do not allow: write it to a file first"
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,58 @@
+//! What the program does when it is asked to stop: work ends between chunks and cleans up; asked again, it ends at once.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use anyhow::Result;
+
+use crate::failure::Failure;
+use crate::ui;
+
+/// The first signal that came; 0 before.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// Whether there is work that asks between chunks, and may have files to clean up.
+static CAN_STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on work is asked to stop first, instead of the process being ended.
+pub(crate) fn work_can_stop() {
+    CAN_STOP.store(true, Ordering::SeqCst);
+}
+
+/// Whether work should stop.
+pub(crate) fn is_interrupted() -> bool {
+    SIGNAL.load(Ordering::SeqCst) != 0
+}
+
+/// 130 after Ctrl-C and 143 after SIGTERM, as shells count.
+pub(crate) fn exit_code() -> u8 {
+    match SIGNAL.load(Ordering::SeqCst) {
+        0 => 130,
+        signal => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+    }
+}
+
+/// Catches what asks the process to end, and the signal for too large a file, whose write then fails like any other.
+#[cfg(unix)]
+pub(crate) fn watch() -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])?;
+    std::thread::spawn(move || signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(stop));
+    Ok(())
+}
+
+/// Elsewhere there is one signal.
+#[cfg(not(unix))]
+pub(crate) fn watch() -> Result<()> {
+    ctrlc::set_handler(|| stop(2))?;
+    Ok(())
+}
+
+fn stop(signal: i32) {
+    let is_first = SIGNAL.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+    if is_first && CAN_STOP.load(Ordering::SeqCst) {
+        ui::say_stopping();
+        return;
+    }
+    Failure::interrupted().say();
+    #[expect(clippy::exit, reason = "nothing was begun; or asked twice, and temporary files may stay")]
+    std::process::exit(exit_code().into());
+}

@@ -1,0 +1,110 @@
+//! Where a command's result goes: a file, a folder, or standard output. Nothing here decides what may be replaced; the library does.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use deltaloom::Error;
+use deltaloom::checkpoint::output::{Inputs, NewFile};
+
+/// A path that means standard input or output.
+pub(crate) const DASH: &str = "-";
+
+/// Where a result goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Path(PathBuf),
+    Stdout,
+}
+
+impl Target {
+    pub(crate) fn new(path: &Path) -> Self {
+        if path == Path::new(DASH) { Self::Stdout } else { Self::Path(path.to_path_buf()) }
+    }
+
+    /// For messages.
+    pub(crate) fn name(&self) -> PathBuf {
+        match self {
+            Self::Path(path) => path.clone(),
+            Self::Stdout => "standard output".into(),
+        }
+    }
+
+    /// An error for what exists without `overwrite`, or is an input: before anything is read, which may take long.
+    pub(crate) fn check(&self, overwrite: bool, inputs: &Inputs) -> Result<()> {
+        let Self::Path(path) = self else { return Ok(()) };
+        inputs.check(path)?;
+        if !overwrite && !is_empty_folder(path) && path.symlink_metadata().is_ok() {
+            return Err(Error::AlreadyExists { path: path.clone() }.into());
+        }
+        Ok(())
+    }
+}
+
+fn is_empty_folder(path: &Path) -> bool {
+    path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// The files that a command reads, each with all that is in it where it is a folder.
+pub(crate) fn inputs<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Inputs {
+    let mut inputs = Inputs::default();
+    for path in paths {
+        let path = path.as_ref();
+        // A series is read as a whole, and changed by its own commands only.
+        if path.to_str().is_some_and(|location| crate::commands::series::is_folder_store(location)) {
+            inputs.add_store(path);
+        }
+        inputs.add(path);
+    }
+    inputs
+}
+
+/// Standard output for bytes: no terminal, and none of the files that are read.
+pub(crate) fn stdout_for_bytes(inputs: &Inputs) -> Result<impl Write + Send + use<>> {
+    if io::stdout().is_terminal() {
+        bail!(
+            "these are raw bytes and standard output is a terminal; name a file with --output, or redirect it"
+        );
+    }
+    inputs.check_open(&stdout_file()?, Path::new("standard output"))?;
+    Ok(io::stdout())
+}
+
+#[cfg(unix)]
+fn stdout_file() -> io::Result<File> {
+    use std::os::fd::AsFd as _;
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
+}
+
+#[cfg(windows)]
+fn stdout_file() -> io::Result<File> {
+    use std::os::windows::io::AsHandle as _;
+    io::stdout().as_handle().try_clone_to_owned().map(File::from)
+}
+
+/// Writes a text, such as a page, whole.
+pub(crate) fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> Result<()> {
+    let path = match target {
+        Target::Stdout => return crate::ui::print(text),
+        Target::Path(path) => path,
+    };
+    let mut file = NewFile::create(path, overwrite, inputs)?;
+    file.file().write_all(text.as_bytes()).map_err(|e| writing(path, e))?;
+    Ok(file.commit()?)
+}
+
+/// The error of a write to a file that the program fills itself.
+pub(crate) fn writing(path: &Path, source: io::Error) -> Error {
+    Error::Io { path: path.to_path_buf(), access: deltaloom::Access::Write, source }
+}
+
+/// The error of a library function that wrote to a writer without a name.
+pub(crate) fn named(error: Error, target: &Target) -> Error {
+    match error {
+        Error::Io { path, access, source } if path.as_os_str().is_empty() => {
+            Error::Io { path: target.name(), access, source }
+        }
+        other => other,
+    }
+}
