@@ -100,13 +100,26 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// What can be done about the very error that has it as its context.
+#[derive(Debug)]
+pub(crate) struct Hint(pub(crate) String);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Prints an error, its causes, and what can be done about it.
 pub(crate) fn print_error(error: &anyhow::Error) {
-    let mut causes: Vec<String> = error.chain().map(|cause| printable(&cause.to_string())).collect();
+    let hint = error.downcast_ref::<Hint>();
+    let causes = error.chain().skip(usize::from(hint.is_some()));
+    let mut causes: Vec<String> = causes.map(|cause| printable(&cause.to_string())).collect();
     // Some messages name their source already; say it once.
     causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
     note(&format!("error: {}", causes.join(": ")));
-    if let Some(hint) = error.chain().find_map(|cause| hint_of(cause.downcast_ref()?)) {
+    let hint = hint.map(|hint| hint.0.as_str());
+    if let Some(hint) = hint.or_else(|| error.chain().find_map(|cause| hint_of(cause.downcast_ref()?))) {
         note(&format!("hint: {hint}"));
     }
 }

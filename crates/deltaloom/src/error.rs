@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use deltaloom_kernels::DecodeError;
 
+use crate::checkpoint::{Foreign, Wanted};
+
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -168,6 +170,14 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// A file of another kind than the one that is wanted.
+    #[error("this is {found}, not {wanted}")]
+    Foreign {
+        /// What it is.
+        found: Foreign,
+        /// What it should be.
+        wanted: Wanted,
+    },
 }
 
 impl Error {
@@ -248,8 +258,34 @@ impl Error {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some("the disk is full; nothing was written under the target's name")
             }
+            Self::Foreign { found, .. } => Some(hint_of(*found)),
             _ => None,
         }
+    }
+}
+
+fn hint_of(found: Foreign) -> &'static str {
+    match found {
+        Foreign::Empty => "a download or a copy came to nothing: fetch it again",
+        Foreign::LfsPointer => "`git lfs pull` fetches the file that it stands for",
+        Foreign::Html => "a download failed, or wants a login: fetch the file itself",
+        Foreign::Xml | Foreign::Json => {
+            "if this was a download, the text says why it failed; give the weights, or the folder that holds them"
+        }
+        Foreign::ShardIndex => "give the folder that holds it: deltaloom then reads every shard",
+        Foreign::Safetensors => "pack it first with `deltaloom pack`",
+        Foreign::Container => "restore it first with `deltaloom unpack`",
+        Foreign::Gguf => {
+            "give the safetensors files that it was made from; in a folder it is stored as it is"
+        }
+        Foreign::TorchArchive | Foreign::Pickle => {
+            "write it again with safetensors.torch.save_file, or save_pretrained; in a folder it is stored as it is"
+        }
+        Foreign::Onnx | Foreign::Npy | Foreign::Npz | Foreign::Hdf5 | Foreign::TensorFlow => {
+            "write its weights as safetensors; in a folder it is stored as it is"
+        }
+        Foreign::Zip | Foreign::Tar => "extract it first, and give the file or folder in it",
+        Foreign::Gzip | Foreign::Zstd | Foreign::Xz | Foreign::Bzip2 => "decompress it first",
     }
 }
 

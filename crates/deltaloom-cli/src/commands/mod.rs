@@ -16,10 +16,39 @@ pub(crate) mod verify;
 use std::path::Path;
 
 use anyhow::Result;
-use deltaloom::checkpoint::FileSource;
+use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
 use deltaloom::{Bases, Container, Limits, ResolvedContainer};
+use serde::Serialize;
 
 use crate::args::BaseArguments;
+use crate::ui;
+
+/// What `--json` prints: a report, and what is odd about the inputs.
+#[derive(Serialize)]
+struct WithWarnings<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    warnings: &'a [Warning],
+}
+
+fn print_json(report: &impl Serialize, warnings: &[Warning]) -> Result<()> {
+    ui::print_json(&WithWarnings { report, warnings })
+}
+
+fn warn(warnings: &[Warning]) {
+    warnings
+        .iter()
+        .for_each(|warning| ui::note(&format!("warning: {}", ui::printable(&warning.to_string()))));
+}
+
+/// Opens a checkpoint, and says what is odd about it.
+fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)> {
+    let limits = Limits::default();
+    let checkpoint = Checkpoint::open(path, &limits)?;
+    let warnings = checkpoint.warnings(&limits)?;
+    warn(&warnings);
+    Ok((checkpoint, warnings))
+}
 
 fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let limits = Limits::default();
@@ -27,6 +56,7 @@ fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let mut bases = Bases::default();
     arguments.adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &limits))?;
     bases.push_paths(&arguments.paths, &limits)?;
+    warn(bases.warnings());
     Ok(bases)
 }
 
@@ -42,7 +72,12 @@ fn open_to_stream(path: &Path) -> Result<Container> {
 }
 
 /// Finds the references of a container, hashing on as many threads as asked for.
-fn resolve(container: Container, bases: &BaseArguments, threads: usize) -> Result<ResolvedContainer> {
+fn resolve(
+    container: Container,
+    bases: &BaseArguments,
+    threads: usize,
+) -> Result<(ResolvedContainer, Vec<Warning>)> {
     let bases = open_bases(bases)?;
-    Ok(deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?)
+    let resolved = deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?;
+    Ok((resolved, bases.warnings().to_vec()))
 }

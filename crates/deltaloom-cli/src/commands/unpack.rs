@@ -23,13 +23,13 @@ fn to_output(arguments: &UnpackArguments, output: &Path) -> Result<()> {
         return Err(Error::AlreadyExists { path: output.to_path_buf() }.into());
     }
     let container = super::open_to_stream(&arguments.container)?;
-    let resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+    let (resolved, warnings) = super::resolve(container, &arguments.bases, arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = deltaloom::unpack(&resolved, output, &options, &bar)?;
     bar.finish();
     if arguments.json {
-        return ui::print_json(&report);
+        return super::print_json(&report, &warnings);
     }
     let (size, files) = (ui::bytes(report.original_bytes), report.files);
     let files = if files == 1 { String::new() } else { format!(" in {files} files") };
@@ -56,7 +56,7 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
         done => Ok(done?),
     }?;
     if arguments.json {
-        return ui::print_json(&report);
+        return super::print_json(&report, others.warnings());
     }
     ui::note(&summary(&report, base, check));
     Ok(())
