@@ -11,9 +11,17 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::Row;
 
-/// Exact deltas of neural-network weights: one base, many models.
+/// Store fine-tuned models as exact differences to their base.
+///
+/// A model is packed against a base that its reader has already, and every file of it comes back byte for byte. Models are safetensors files, or folders with them.
 #[derive(Debug, Parser)]
-#[command(name = "deltaloom", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "deltaloom", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(after_help = "Examples:
+  deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
+  deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
+  deltaloom diff base.safetensors tuned.safetensors
+
+`deltaloom COMMAND --help` has more of each command; README.md and docs/cli.md come with the source.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -170,8 +170,8 @@ fn long_headers_take_a_multiple_of_their_length() {
         (format!("unpack tuned.loom -o out.safetensors{of_base}"), 2),
         (format!("verify tuned.loom{of_base}"), 2),
     ] {
-        // The model itself is small: what a window takes is far from its bound.
-        let limit = 60_000_000 + HEADER_TIMES * headers * header;
+        // The model itself is small: what its windows take is far from their bound.
+        let limit = 120_000_000 + HEADER_TIMES * headers * header;
         let peak = peak_bytes(&scratch, &arguments);
         assert!(peak <= limit, "{arguments} took {peak} bytes, {limit} are allowed");
     }

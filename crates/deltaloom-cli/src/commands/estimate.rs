@@ -286,9 +286,10 @@ fn resident_bytes() -> Result<u64> {
 fn describe(report: &Report) -> String {
     let assumed = if report.is_assumed { " (assumed)" } else { "" };
     let mut out = format!(
-        "base {}, {} tenants, {:.1} % of elements changed{assumed}\n",
+        "base {}, {} tenant{}, {:.1} % of elements changed{assumed}\n",
         ui::bytes(report.base_bytes),
         report.tenants,
+        if report.tenants == 1 { "" } else { "s" },
         100.0 * report.changed_fraction
     );
     if let (Some(cache), Some(activations)) = (report.cache_bytes, report.activation_bytes) {

@@ -11,7 +11,7 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{Limits, to_usize};
 use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
@@ -191,7 +191,10 @@ pub(super) struct IndexParts {
 }
 
 pub(super) fn serialise(index: &Index) -> IndexParts {
-    let mut meta = vec![u8::from(index.layout == Layout::Directory), index.chunk_log2];
+    // Headers may be long, and a buffer that grows is there twice for a while.
+    let headers: u64 = index.members.iter().map(Member::data_offset).sum();
+    let mut meta = Vec::with_capacity(to_usize(headers) + 64 * index.tensors.len());
+    meta.extend([u8::from(index.layout == Layout::Directory), index.chunk_log2]);
     push_varint(&mut meta, index.members.len() as u64);
     for member in index.members.iter() {
         push_text(&mut meta, &member.path);
