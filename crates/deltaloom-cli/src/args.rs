@@ -5,16 +5,24 @@ pub(crate) mod lab;
 pub(crate) mod series;
 
 use std::ffi::OsString;
-use std::ops::Range;
+use std::ops::Bound;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::commands::bench::Row;
 
-/// Exact deltas of neural-network weights: one base, many models.
+/// Store fine-tuned models as exact differences to their base.
+///
+/// A model is packed against a base that its reader has already, and every file of it comes back byte for byte. Models are safetensors files, or folders with them.
 #[derive(Debug, Parser)]
-#[command(name = "deltaloom", version, about, max_term_width = 110)]
+#[command(name = "deltaloom", version, max_term_width = 110)]
+#[command(after_help = "Examples:
+  deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
+  deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
+  deltaloom diff base.safetensors tuned.safetensors
+
+`deltaloom COMMAND --help` has more of each command; README.md and docs/cli.md come with the source.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -238,18 +246,21 @@ pub(crate) struct VerifyArguments {
     pub(crate) json: bool,
 }
 
-/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2.
+/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2; the last line has the total.
 ///
-/// Exit code 1 means that they differ.
+/// Exit code 1 means that they differ. Files that are no weights are compared too, but the total leaves them out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom diff base.safetensors tuned.safetensors
-  deltaloom diff ./base-model ./tuned-model --json")]
+  deltaloom diff base.safetensors tuned.loom --base base.safetensors
+  deltaloom diff ./base-model ./tuned-model --json | jq .total")]
 pub(crate) struct DiffArguments {
-    /// The first checkpoint: a file, a directory, or a container that needs no base
+    /// The first checkpoint: a file, a directory, or a container
     pub(crate) a: PathBuf,
     /// The second checkpoint
     pub(crate) b: PathBuf,
+    #[command(flatten)]
+    pub(crate) bases: BaseArguments,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the result as JSON
@@ -287,16 +298,16 @@ pub(crate) struct LineageArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom cat tuned.loom model.norm.weight --base base.safetensors > norm.bin
-  deltaloom cat tuned.loom model.embed_tokens.weight --rows 0..16 --base base.safetensors > rows.bin")]
+  deltaloom cat tuned.loom model.embed_tokens.weight --rows ..16 --base base.safetensors > rows.bin")]
 pub(crate) struct CatArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
     pub(crate) container: PathBuf,
     /// Name of the tensor, or path of a small file
     pub(crate) tensor: String,
-    /// Only these rows (of the first dimension), the last one not included
+    /// Only these rows (of the first dimension), B not included; A.. goes to the end, ..B begins at the first
     #[arg(long, value_name = "A..B", value_parser = parse_rows)]
-    pub(crate) rows: Option<Range<u64>>,
+    pub(crate) rows: Option<Rows>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
     /// Where to write the bytes; `-` is standard output, which must not be a terminal
@@ -447,11 +458,22 @@ impl From<PresetArgument> for deltaloom::Preset {
     }
 }
 
-fn parse_rows(text: &str) -> Result<Range<u64>, String> {
-    let parse = |number: &str| number.trim().parse::<u64>().map_err(|e| format!("{number:?}: {e}"));
-    let (start, end) = text.split_once("..").ok_or("expected A..B, such as 0..16")?;
-    let range = parse(start)?..parse(end)?;
-    if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
+/// First row, and the row after the last.
+pub(crate) type Rows = (Bound<u64>, Bound<u64>);
+
+fn parse_rows(text: &str) -> Result<Rows, String> {
+    let parse = |number: &str| match number.trim() {
+        "" => Ok(None),
+        number => number.parse::<u64>().map(Some).map_err(|e| format!("{number:?}: {e}")),
+    };
+    let (start, end) = text.split_once("..").ok_or("expected A..B, A.. or ..B, such as 0..16")?;
+    match (parse(start)?, parse(end)?) {
+        (Some(start), Some(end)) if start > end => Err(format!("{start} is after {end}")),
+        (start, end) => Ok((
+            start.map_or(Bound::Unbounded, Bound::Included),
+            end.map_or(Bound::Unbounded, Bound::Excluded),
+        )),
+    }
 }
 
 pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {

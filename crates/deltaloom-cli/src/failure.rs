@@ -49,10 +49,13 @@ impl Failure {
     }
 
     pub(crate) fn new(error: &anyhow::Error) -> Self {
-        let mut causes: Vec<String> = error.chain().map(|cause| ui::printable(&cause.to_string())).collect();
+        let own_hint = error.downcast_ref::<ui::Hint>();
+        let causes = error.chain().skip(usize::from(own_hint.is_some()));
+        let mut causes: Vec<String> = causes.map(|cause| ui::printable(&cause.to_string())).collect();
         // Some messages name their source already; say it once.
         causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
         let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+        let of_library_hint = || error.chain().find_map(|cause| hints::hint_of(cause.downcast_ref()?));
         let (kind, code) = match ours {
             Some(ours) => of_library(ours),
             None => of_program(error),
@@ -60,7 +63,7 @@ impl Failure {
         Self {
             kind,
             message: causes.join(": "),
-            hint: error.chain().find_map(|cause| hints::hint_of(cause.downcast_ref()?)),
+            hint: own_hint.map(|hint| hint.0.clone()).or_else(of_library_hint),
             path: ours.and_then(Error::path).map(|path| path.display().to_string()),
             tensor: ours.and_then(Error::tensor).map(str::to_owned),
             code,

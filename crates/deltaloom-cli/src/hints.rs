@@ -2,6 +2,7 @@
 
 use std::io;
 
+use deltaloom::checkpoint::Foreign;
 use deltaloom::{Access, Error, ErrorKind, Missing};
 
 /// One sentence, where something can be said.
@@ -51,6 +52,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::UnsupportedVersion { .. } | Error::UnsupportedSeries { .. } => {
             "a newer deltaloom wrote this file; update to read it"
         }
+        Error::Foreign { found, .. } => of_foreign(*found),
         Error::Lossy => {
             "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it"
         }
@@ -69,6 +71,32 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// What can be done with a file of another kind.
+fn of_foreign(found: Foreign) -> &'static str {
+    match found {
+        Foreign::Empty => "a download or a copy came to nothing: fetch it again",
+        Foreign::LfsPointer => "`git lfs pull` fetches the file that it stands for",
+        Foreign::Html => "a download failed, or wants a login: fetch the file itself",
+        Foreign::Xml | Foreign::Json => {
+            "if this was a download, the text says why it failed; give the weights, or the folder that holds them"
+        }
+        Foreign::ShardIndex => "give the folder that holds it: deltaloom then reads every shard",
+        Foreign::Safetensors => "pack it first with `deltaloom pack`",
+        Foreign::Container => "restore it first with `deltaloom unpack`",
+        Foreign::Gguf => {
+            "give the safetensors files that it was made from; in a folder it is stored as it is"
+        }
+        Foreign::TorchArchive | Foreign::Pickle => {
+            "write it again with safetensors.torch.save_file, or save_pretrained; in a folder it is stored as it is"
+        }
+        Foreign::Onnx | Foreign::Npy | Foreign::Npz | Foreign::Hdf5 | Foreign::TensorFlow => {
+            "write its weights as safetensors; in a folder it is stored as it is"
+        }
+        Foreign::Zip | Foreign::Tar => "extract it first, and give the file or folder in it",
+        Foreign::Gzip | Foreign::Zstd | Foreign::Xz | Foreign::Bzip2 => "decompress it first",
+    }
 }
 
 fn of_io(kind: ErrorKind, access: Access, source: &io::Error) -> Option<&'static str> {

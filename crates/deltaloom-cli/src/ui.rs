@@ -112,6 +112,16 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// What can be done about the very error that has it as its context.
+#[derive(Debug)]
+pub(crate) struct Hint(pub(crate) String);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Prints an error, and what can be done about it.
 pub(crate) fn print_error(message: &str, hint: Option<&str>) {
     say(&format!("{} {message}", painted("error:", AnsiColor::Red)));

@@ -21,6 +21,9 @@ const NOISE: Range<u64> = 3..8;
 /// 300 MB and 64 chunks of 2^17 elements of four bytes.
 const LIMIT_BYTES: u64 = 300_000_000 + 64 * (4 << 17);
 
+/// Times the length of its header that a safetensors file takes in memory, at most.
+const HEADER_TIMES: u64 = 4;
+
 /// Every third tensor is F32, the others BF16.
 fn is_single(tensor: u64) -> bool {
     tensor % 3 == 2
@@ -129,4 +132,50 @@ fn a_model_of_gigabytes_takes_a_third_of_one() {
     assert!(are_equal(&path("tuned.safetensors"), &path("out.safetensors")));
     assert!(pack <= LIMIT_BYTES, "pack took {pack} bytes");
     assert!(unpack <= LIMIT_BYTES, "unpack took {unpack} bytes");
+}
+
+/// A header of 60 MB: 60,000 tensors of one byte, whose names are long, and differ a little from model to model.
+fn write_long_header(scratch: &Scratch, name: &str, value: u8) -> u64 {
+    use std::fmt::Write as _;
+    let mut header = String::from("{");
+    for i in 0..60_000 {
+        let comma = if i == 0 { "" } else { "," };
+        let end = i + 1;
+        write!(
+            header,
+            "{comma}\"{i:06}{:x>940}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{i},{end}]}}",
+            ""
+        )
+        .unwrap();
+    }
+    header.push('}');
+    let data: Vec<u8> =
+        (0..60_000u32).map(|i| if i % 100 == 0 { value } else { i.to_le_bytes()[0] }).collect();
+    scratch.write(name, &common::with_header(&header, &data));
+    header.len() as u64
+}
+
+/// What a header takes is counted by its length: the bound of README.md.
+#[test]
+fn long_headers_take_a_multiple_of_their_length() {
+    let scratch = Scratch::new();
+    let header = write_long_header(&scratch, "base.safetensors", 1);
+    write_long_header(&scratch, "tuned.safetensors", 2);
+    assert!(header > 60_000_000);
+    let of_base = " --base base.safetensors";
+    for (arguments, headers) in [
+        ("pack tuned.safetensors -o alone.loom".to_owned(), 1),
+        (format!("pack tuned.safetensors -o tuned.loom{of_base}"), 2),
+        ("unpack alone.loom -o alone.safetensors".to_owned(), 1),
+        (format!("unpack tuned.loom -o out.safetensors{of_base}"), 2),
+        (format!("verify tuned.loom{of_base}"), 2),
+    ] {
+        // The model itself is small: what its windows take is far from their bound.
+        let limit = 120_000_000 + HEADER_TIMES * headers * header;
+        let peak = peak_bytes(&scratch, &arguments);
+        assert!(peak <= limit, "{arguments} took {peak} bytes, {limit} are allowed");
+    }
+    for back in ["alone.safetensors", "out.safetensors"] {
+        assert!(are_equal(&scratch.path().join("tuned.safetensors"), &scratch.path().join(back)));
+    }
 }

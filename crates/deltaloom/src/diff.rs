@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use deltaloom_kernels::steps::{self, Distances};
+use deltaloom_kernels::{Number, NumberKind};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -38,11 +39,43 @@ pub struct TensorDiff {
     pub relative_l2: Option<f64>,
 }
 
+/// Weights that could not be compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Uncompared {
+    /// Tensors.
+    pub tensors: u64,
+    /// Their elements; of dtypes that are not known, their bytes.
+    pub weights: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+/// All weights together. Files that are no weights, such as a tokenizer, are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct DiffTotal {
+    /// Weights that were compared; of dtypes that are not known, bytes.
+    pub weights: u64,
+    /// Those of them whose bits differ.
+    pub changed_weights: u64,
+    /// The latter over the former; none where nothing was compared.
+    pub changed_fraction: Option<f64>,
+    /// L2 norm of the difference over that of the first, of all floats compared; none where it is not a number.
+    pub relative_l2: Option<f64>,
+    /// What only the first has.
+    pub only_a: Uncompared,
+    /// What only the second has.
+    pub only_b: Uncompared,
+    /// What has another dtype or shape in the second, in the sizes that it has there.
+    pub retyped: Uncompared,
+}
+
 /// Two checkpoints compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DiffReport {
     /// Whether all tensors are the same, bit for bit.
     pub identical: bool,
+    /// All weights together.
+    pub total: DiffTotal,
     /// The tensors, by name.
     pub tensors: Vec<TensorDiff>,
 }
@@ -59,33 +92,73 @@ pub fn diff(a: &Bases, b: &Bases, threads: usize, progress: &dyn Progress) -> Re
     let names: std::collections::BTreeSet<&String> = first.keys().chain(second.keys()).collect();
     let pairs: Vec<_> = names.into_iter().map(|name| (name, first.get(name), second.get(name))).collect();
     progress.start(pairs.iter().filter_map(|(_, a, _)| a.map(|a| a.info().len_bytes())).sum());
-    let tensors = pipeline::with_threads(threads, || {
-        pairs.par_iter().map(|(name, a, b)| diff_tensor(name, *a, *b, progress)).collect::<Result<Vec<_>>>()
+    let compared = pipeline::with_threads(threads, || {
+        pairs.par_iter().map(|(name, a, b)| Compared::of(name, *a, *b, progress)).collect::<Result<Vec<_>>>()
     })?;
-    Ok(DiffReport { identical: tensors.iter().all(|tensor| tensor.status == "identical"), tensors })
+    let total = total(&compared);
+    let tensors: Vec<TensorDiff> = compared.into_iter().map(|compared| compared.diff).collect();
+    Ok(DiffReport { identical: tensors.iter().all(|tensor| tensor.status == "identical"), total, tensors })
 }
 
-fn diff_tensor(
-    name: &str,
-    a: Option<&TensorSource>,
-    b: Option<&TensorSource>,
-    progress: &dyn Progress,
-) -> Result<TensorDiff> {
-    let describe = |source: &TensorSource, status| TensorDiff {
-        name: name.to_owned(),
-        status,
-        dtype: source.info().dtype.to_string(),
-        shape: source.info().shape.clone(),
-        changed_fraction: None,
-        ulp_histogram: None,
-        relative_l2: None,
-    };
-    let (a, b) = match (a, b) {
-        (Some(a), Some(b)) if a.is_like(b.info()) => (a, b),
-        (_, Some(b)) => return Ok(describe(b, if a.is_some() { "retyped" } else { "only_b" })),
-        (Some(a), None) => return Ok(describe(a, "only_a")),
-        (None, None) => unreachable!("every name comes from one of them"),
-    };
+/// A tensor compared, with what it adds to the total.
+struct Compared {
+    diff: TensorDiff,
+    number: Number,
+    /// Whether it is weights, and not a file of any kind.
+    is_weights: bool,
+    len_bytes: u64,
+    /// Where both have it.
+    distances: Option<Distances>,
+}
+
+impl Compared {
+    fn of(
+        name: &str,
+        a: Option<&TensorSource>,
+        b: Option<&TensorSource>,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let describe = |source: &TensorSource, status| Self {
+            diff: TensorDiff {
+                name: name.to_owned(),
+                status,
+                dtype: source.info().dtype.to_string(),
+                shape: source.info().shape.clone(),
+                changed_fraction: None,
+                ulp_histogram: None,
+                relative_l2: None,
+            },
+            number: source.info().number(),
+            is_weights: !source.is_small_file(),
+            len_bytes: source.info().len_bytes(),
+            distances: None,
+        };
+        let (a, b) = match (a, b) {
+            (Some(a), Some(b)) if a.is_like(b.info()) => (a, b),
+            (_, Some(b)) => return Ok(describe(b, if a.is_some() { "retyped" } else { "only_b" })),
+            (Some(a), None) => return Ok(describe(a, "only_a")),
+            (None, None) => unreachable!("every name comes from one of them"),
+        };
+        let distances = distances(a, b, progress)?;
+        let mut compared = describe(b, "changed");
+        let elems = compared.elems();
+        let unchanged = distances.by_bits[0];
+        if unchanged == elems {
+            compared.diff.status = "identical";
+        }
+        compared.diff.changed_fraction = Some(ratio(elems - unchanged, elems));
+        compared.diff.ulp_histogram = Some(histogram(&distances));
+        compared.diff.relative_l2 = relative_l2(&distances, unchanged == elems);
+        compared.distances = Some(distances);
+        Ok(compared)
+    }
+
+    fn elems(&self) -> u64 {
+        self.len_bytes / self.number.bytes() as u64
+    }
+}
+
+fn distances(a: &TensorSource, b: &TensorSource, progress: &dyn Progress) -> Result<Distances> {
     let number = a.info().number();
     let total = a.info().len_bytes();
     let mut distances = Distances::default();
@@ -96,9 +169,10 @@ fn diff_tensor(
         steps::add_distances(number, &a, &b, &mut distances);
         progress.advance(len_bytes as u64);
     }
-    let elems = total / number.bytes() as u64;
-    let unchanged = distances.by_bits[0];
-    let buckets = distances.by_bits.iter().enumerate().filter(|(_, count)| **count > 0);
+    Ok(distances)
+}
+
+fn histogram(distances: &Distances) -> UlpHistogram {
     let largest = |bits: usize| {
         if bits <= 1 {
             bits as u64
@@ -106,11 +180,45 @@ fn diff_tensor(
             1u64.checked_shl(u32::try_from(bits - 1).unwrap_or(u32::MAX)).unwrap_or(u64::MAX)
         }
     };
+    let buckets = distances.by_bits.iter().enumerate().filter(|(_, count)| **count > 0);
+    buckets.map(|(bits, count)| (largest(bits), *count)).collect()
+}
+
+fn relative_l2(distances: &Distances, is_identical: bool) -> Option<f64> {
     let relative = (distances.difference_squares / distances.first_squares).sqrt();
-    Ok(TensorDiff {
-        changed_fraction: Some(ratio(elems - unchanged, elems)),
-        ulp_histogram: Some(buckets.map(|(bits, count)| (largest(bits), *count)).collect()),
-        relative_l2: if unchanged == elems { Some(0.0) } else { Some(relative).filter(|r| r.is_finite()) },
-        ..describe(b, if unchanged == elems { "identical" } else { "changed" })
-    })
+    if is_identical { Some(0.0) } else { Some(relative).filter(|relative| relative.is_finite()) }
+}
+
+/// Adds up in the order of the names, so that the sums do not depend on threads.
+fn total(compared: &[Compared]) -> DiffTotal {
+    let mut total = DiffTotal::default();
+    let mut of_floats = Distances::default();
+    let mut has_changed_floats = false;
+    for tensor in compared.iter().filter(|compared| compared.is_weights) {
+        let elems = tensor.elems();
+        let uncompared = match tensor.diff.status {
+            "only_a" => Some(&mut total.only_a),
+            "only_b" => Some(&mut total.only_b),
+            "retyped" => Some(&mut total.retyped),
+            _ => None,
+        };
+        if let Some(part) = uncompared {
+            part.tensors += 1;
+            part.weights += elems;
+            part.bytes += tensor.len_bytes;
+        }
+        let Some(distances) = &tensor.distances else { continue };
+        total.weights += elems;
+        total.changed_weights += elems - distances.by_bits[0];
+        if tensor.number.kind() == NumberKind::Float {
+            of_floats.first_squares += distances.first_squares;
+            of_floats.difference_squares += distances.difference_squares;
+            has_changed_floats |= tensor.diff.status != "identical";
+        }
+    }
+    if total.weights > 0 {
+        total.changed_fraction = Some(ratio(total.changed_weights, total.weights));
+        total.relative_l2 = relative_l2(&of_floats, !has_changed_floats);
+    }
+    total
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use deltaloom_kernels::DecodeError;
 
+use crate::checkpoint::{Foreign, Wanted};
+
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -288,6 +290,14 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// A file of another kind than the one that is wanted.
+    #[error("this is {found}, not {wanted}")]
+    Foreign {
+        /// What it is.
+        found: Foreign,
+        /// What it should be.
+        wanted: Wanted,
+    },
 }
 
 impl Error {
@@ -373,6 +383,7 @@ impl Error {
                 ErrorKind::Protected
             }
             Self::Changed { .. } => ErrorKind::Changed,
+            Self::Foreign { .. } => ErrorKind::Unsupported,
             Self::InvalidArgument(_) => ErrorKind::Usage,
             Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
             Self::Journal { .. } | Self::CutShort { .. } => ErrorKind::Unfinished,

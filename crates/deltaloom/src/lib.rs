@@ -46,7 +46,7 @@ pub mod series;
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{Container, Digest, PartBytes};
-pub use diff::{DiffReport, TensorDiff, UlpHistogram, diff};
+pub use diff::{DiffReport, DiffTotal, TensorDiff, UlpHistogram, Uncompared, diff};
 pub use error::{Access, Error, ErrorKind, Missing, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::{Base, Bases, ResolvedContainer};
-use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout};
+use crate::checkpoint::shards::is_index;
+use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout, Warning};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -289,7 +290,10 @@ impl Search<'_> {
         report.chosen = Some(best.path.display().to_string());
         let mut bases = Bases::default();
         match list.plain.iter().find(|plain| plain.path == best.path) {
-            Some(plain) => bases.push(self.open_plain(plain)?),
+            Some(plain) => {
+                bases.push(self.open_plain(plain)?);
+                bases.push_warnings(self.warnings_of(plain)?);
+            }
             None => best.bases.into_iter().for_each(|base| bases.push(base)),
         }
         Ok(BaseSearch { report, bases: Some(bases) })
@@ -298,6 +302,18 @@ impl Search<'_> {
     fn open_plain(&self, plain: &Plain) -> Result<Base> {
         let checkpoint = Checkpoint::open_files(&plain.root, plain.names.clone(), self.limits)?;
         Ok(Base::of_checkpoint(&plain.path, checkpoint))
+    }
+
+    /// What the indexes in the folder of a base say that is not so.
+    fn warnings_of(&self, plain: &Plain) -> Result<Vec<Warning>> {
+        if plain.path != plain.root {
+            return Ok(Vec::new());
+        }
+        let entries = std::fs::read_dir(&plain.root).map_err(Error::io(&plain.root))?;
+        let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let indexes = files.filter(|name| is_index(name));
+        let names: BTreeSet<String> = indexes.chain(plain.names.iter().cloned()).collect();
+        Checkpoint::open_files(&plain.root, names.into_iter().collect(), self.limits)?.warnings(self.limits)
     }
 
     fn open_container(&self, path: &Path) -> Result<Container> {

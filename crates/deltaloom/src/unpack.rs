@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::ops::Range;
+use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ use crate::limits::to_usize;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::Scratch;
+use crate::tensor::TensorInfo;
 
 /// Chunks that are decoded at a time for each thread, and at least: enough to keep threads busy, few enough that decoding, hashing and writing overlap.
 const CHUNKS_PER_THREAD: usize = 4;
@@ -298,7 +299,40 @@ fn decode_window(
     window.into_par_iter().map(decode).collect()
 }
 
-/// Writes the bytes of one tensor, or of `rows` of its first dimension, decoding only the chunks that hold them. A tensor that is read whole is checked
+/// Where rows of the first dimension of a tensor are.
+fn bytes_of_rows(info: &TensorInfo, rows: &impl RangeBounds<u64>) -> Result<Range<u64>> {
+    let name = &info.name;
+    let Some(&count) = info.shape.first() else {
+        return Err(Error::InvalidArgument(format!("tensor {name:?} is a single number and has no rows")));
+    };
+    let start = match rows.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match rows.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => count,
+    };
+    if start > end.min(count) || end > count {
+        let asked = if rows.end_bound() == Bound::Unbounded {
+            format!("{start}.. was")
+        } else {
+            format!("{start}..{end} was")
+        };
+        let message = format!("tensor {name:?} has {count} rows, {asked} asked for");
+        return Err(Error::InvalidArgument(message));
+    }
+    if count > 0 && !info.len_bytes().is_multiple_of(count) {
+        let message = format!("the rows of tensor {name:?} of {} are not whole bytes", info.dtype);
+        return Err(Error::InvalidArgument(message));
+    }
+    let row_bytes = info.len_bytes().checked_div(count).unwrap_or(0);
+    Ok(start * row_bytes..end * row_bytes)
+}
+
+/// Writes the bytes of `rows` of one tensor, which are those of its first dimension, or with `..` of all of it, decoding only the chunks that hold them. A tensor that is read whole is checked
 /// against its digest.
 ///
 /// # Errors
@@ -306,26 +340,14 @@ fn decode_window(
 pub fn read_tensor(
     resolved: &ResolvedContainer,
     name: &str,
-    rows: Option<Range<u64>>,
+    rows: impl RangeBounds<u64>,
     out: &mut dyn Write,
 ) -> Result<()> {
     let number = resolved.container().find(name)?;
     let info = resolved.info(number);
-    let bytes = match (rows, info.shape.first()) {
-        (None, _) => 0..info.len_bytes(),
-        (Some(rows), Some(count)) if rows.start <= rows.end && rows.end <= *count => {
-            if *count > 0 && !info.len_bytes().is_multiple_of(*count) {
-                let message = format!("the rows of tensor {name:?} of {} are not whole bytes", info.dtype);
-                return Err(Error::InvalidArgument(message));
-            }
-            let row_bytes = info.len_bytes().checked_div(*count).unwrap_or(0);
-            rows.start * row_bytes..rows.end * row_bytes
-        }
-        (Some(rows), _) => {
-            let message =
-                format!("tensor {name:?} of shape {:?} has no rows {}..{}", info.shape, rows.start, rows.end);
-            return Err(Error::InvalidArgument(message));
-        }
+    let bytes = match (rows.start_bound(), rows.end_bound()) {
+        (Bound::Unbounded, Bound::Unbounded) => 0..info.len_bytes(),
+        _ => bytes_of_rows(info, &rows)?,
     };
     // Piece by piece, so that a large tensor does not have to fit in memory.
     let grid = resolved.tensor(number).grid;

@@ -47,7 +47,11 @@ static MODEL: LazyLock<Model> = LazyLock::new(|| {
 
 fn read(resolved: &ResolvedContainer, name: &str, rows: Option<Range<u64>>) -> deltaloom::Result<Vec<u8>> {
     let mut out = Vec::new();
-    deltaloom::read_tensor(resolved, name, rows, &mut out).map(|()| out)
+    match rows {
+        None => deltaloom::read_tensor(resolved, name, .., &mut out),
+        Some(rows) => deltaloom::read_tensor(resolved, name, rows, &mut out),
+    }
+    .map(|()| out)
 }
 
 fn resolved() -> ResolvedContainer {

@@ -17,6 +17,16 @@ const TAIL: &str = "## JSON
 With `--json` a command prints one JSON value on standard output. These keys are stable: later versions may add keys
 but neither remove one nor change its meaning. Sizes are in bytes.
 
+### Warnings
+
+`pack`, `unpack`, `verify`, `diff`, `lineage`, `bench` and `estimate` have a list `warnings` of what is odd about their inputs. Each has a `kind`, and `index`, the path of an index of shards:
+
+| kind | what is odd | keys |
+|---|---|---|
+| `missing_files` | the index names files that are not there | `count`, `names` (the first five) |
+| `missing_tensors` | it names tensors that no file has, though their shards are there | `count`, `names` |
+| `unreadable_index` | it cannot be read | `why` |
+
 ### pack, inspect
 
 | key | value |
@@ -27,6 +37,7 @@ but neither remove one nor change its meaning. Sizes are in bytes.
 | `index_bytes` | what of the container is not payload: head, index with its tables and digests, trailer |
 | `seconds`, `threads` | the time it took, and on how many threads; only `pack` |
 | `files` | paths of the checkpoint's files |
+| `unread` | of a folder, files that may hold weights and are stored as they are: `files`, `bytes`, and `kinds` with a count each; absent where there are none; only `pack` |
 | `predictors` | by kind of predictor: `count` of tensors, `bytes` of their payloads |
 | `codecs` | by codec: `count` of chunks, `bytes` of their payloads |
 | `tensors` | a list, in file order; an opaque file is one tensor with its path as its name |
@@ -158,7 +169,17 @@ are known `fp32_bytes`, `published_bytes` and `loss`. With `--verify` it is a li
 | key | value |
 |---|---|
 | `identical` | whether all tensors are the same, bit for bit |
+| `total` | all weights together; small files are left out |
 | `tensors` | a list, by name; the small files of directories count as tensors of bytes |
+
+`total` has:
+
+| key | value |
+|---|---|
+| `weights`, `changed_weights` | weights that were compared, and those whose bits differ; of dtypes that are not known, bytes |
+| `changed_fraction` | the latter over the former; null where nothing was compared |
+| `relative_l2` | L2 norm of the difference over that of the first, of all floats; null where it is not a number |
+| `only_a`, `only_b`, `retyped` | what could not be compared: `tensors`, `weights`, `bytes` |
 
 Each of `tensors` has:
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use super::ThreadsArgument;
 use super::lab::layer::FormName;
@@ -23,19 +23,19 @@ pub(crate) struct EstimateArguments {
     #[arg(value_name = "BASE")]
     pub(crate) base: PathBuf,
     /// How many fine-tunes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) tenants: u32,
     /// A fine-tune, or the container of one; may be repeated. Their mean stands for the others
     #[arg(long, value_name = "FILE")]
     pub(crate) tuned: Vec<PathBuf>,
-    /// Share of the elements that differ, if no fine-tune is given
-    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "tuned")]
+    /// Share of the elements that differ, from 0 to 1, if no fine-tune is given
+    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "tuned", value_parser = parse_share)]
     pub(crate) changed: f64,
     /// Tokens of a sequence
-    #[arg(long, value_name = "N", default_value_t = 2048)]
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
     pub(crate) context: u32,
     /// Sequences at a time
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub(crate) batch: u32,
     /// Type of keys and values
     #[arg(long, value_enum, default_value_t = CacheType::Bf16)]
@@ -59,4 +59,12 @@ pub(crate) enum CacheType {
     Bf16,
     /// Four bytes a number
     F32,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        Ok(_) => Err("a share is from 0 to 1".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
 }

@@ -1,23 +1,30 @@
 //! `deltaloom cat`.
 
 use std::io::{BufWriter, Write};
+use std::ops::Bound;
 
 use anyhow::Result;
 use deltaloom::checkpoint::output::NewFile;
 use deltaloom::{Container, Limits, ResolvedContainer};
 
-use crate::Answer;
 use crate::args::CatArguments;
 use crate::target::{self, Target};
+use crate::{Answer, ui};
+
+/// Longer names are not compared, nor more of them, since a file may have very long ones, and very many.
+const COMPARED_BYTES: usize = 512;
+const COMPARED_NAMES: usize = 100_000;
 
 pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let container = Container::open(&arguments.container, &Limits::default())?;
     let bases = super::open_bases(&arguments.bases)?;
-    let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)?;
+    let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)
+        .map_err(|e| with_nearest(e, arguments))?;
+    let rows = arguments.rows.unwrap_or((Bound::Unbounded, Bound::Unbounded));
     let target = Target::new(&arguments.output);
     let write = |out: &mut dyn Write| {
         let mut out = BufWriter::new(out);
-        let read = deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out);
+        let read = deltaloom::read_tensor(&resolved, &arguments.tensor, rows, &mut out);
         read.map_err(|e| target::named(e, &target))?;
         out.flush().map_err(|e| target::writing(&target.name(), e))
     };
@@ -30,4 +37,48 @@ pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
         }
     }
     Ok(Answer::Yes)
+}
+
+/// Offers the name that was most likely meant, where there is no tensor of the given one.
+fn with_nearest(error: Error, arguments: &CatArguments) -> anyhow::Error {
+    let is_not_found =
+        matches!(&error, Error::InFile { source, .. } if matches!(**source, Error::NotFound { .. }));
+    let nearest = is_not_found.then(|| {
+        let container = Container::open(&arguments.container, &Limits::default()).ok()?;
+        let report = deltaloom::inspect(&container);
+        let names = report.tensors.iter().map(|tensor| tensor.name.as_str());
+        nearest(&arguments.tensor, names).map(ui::printable)
+    });
+    match nearest.flatten() {
+        Some(name) => anyhow::Error::from(error).context(ui::Hint(format!("did you mean {name}?"))),
+        None => error.into(),
+    }
+}
+
+/// The name that takes the fewest changes, of at most a third of its letters; else one that ends with what was given.
+fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let names = names.take(COMPARED_NAMES).filter(|name| name.len() <= COMPARED_BYTES);
+    if given.is_empty() || given.len() > COMPARED_BYTES {
+        return None;
+    }
+    let distance = |name: &'a str| (strsim::damerau_levenshtein(given, name), name);
+    let near = names.clone().map(distance).filter(|(changes, _)| 3 * changes <= given.chars().count());
+    near.min().map(|(_, name)| name).or_else(|| names.clone().find(|name| name.ends_with(given)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn the_nearest_name_is_offered_if_it_is_near() {
+        let names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight", ""];
+        let of = |given| nearest(given, names.into_iter());
+        assert_eq!(of("model.norm.weigth"), Some("model.norm.weight"));
+        assert_eq!(of("model.layer.0.mlp.up_proj"), None);
+        assert_eq!(of("model.layers.0.mlp.up_proj.bias"), Some("model.layers.0.mlp.up_proj.weight"));
+        assert_eq!(of("norm.weight"), Some("model.norm.weight"));
+        assert_eq!((of("nothing"), of("")), (None, None));
+        assert_eq!(of(&"x".repeat(5000)), None);
+    }
 }

@@ -1,9 +1,9 @@
 //! `deltaloom diff`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use anyhow::{Result, bail};
-use deltaloom::{Bases, DiffReport, Error, Limits, UlpHistogram};
+use anyhow::Result;
+use deltaloom::{DiffReport, DiffTotal, Limits, UlpHistogram, Uncompared};
 
 use crate::args::DiffArguments;
 use crate::{Answer, ui};
@@ -12,18 +12,20 @@ use crate::{Answer, ui};
 const COLUMNS: [(&str, u64); 5] = [("1", 1), ("2-4", 4), ("5-16", 16), ("17-256", 256), (">256", u64::MAX)];
 
 pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {
-    let open = |path: &PathBuf| match Bases::open(std::slice::from_ref(path), &Limits::default()) {
-        Err(Error::InFile { source, .. }) if matches!(*source, Error::BaseMismatch { .. }) => {
-            bail!("{}: this container needs a base; unpack it to compare it", path.display())
-        }
-        opened => Ok(opened?),
+    let bases = super::open_bases(&arguments.bases)?;
+    let open = |path: &Path| {
+        let opened = || bases.open_against(path, &Limits::default());
+        let opened = deltaloom::with_threads(arguments.threads.count, opened)?;
+        super::warn(opened.warnings());
+        anyhow::Ok(opened)
     };
     let (a, b) = (open(&arguments.a)?, open(&arguments.b)?);
     let bar = ui::Bar::new("comparing");
     let report = deltaloom::diff(&a, &b, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
-        ui::print_json(&report)?;
+        let warnings = [bases.warnings(), a.warnings(), b.warnings()].concat();
+        super::print_json(&report, &warnings)?;
     } else {
         ui::print(&describe(&report))?;
     }
@@ -35,7 +37,6 @@ fn describe(report: &DiffReport) -> String {
     rows[0].extend(COLUMNS.map(|(name, _)| format!("{name} ULP")));
     let identical = report.tensors.iter().filter(|tensor| tensor.status == "identical").count();
     for tensor in report.tensors.iter().filter(|tensor| tensor.status != "identical") {
-        let percent = |fraction: f64| format!("{:.2} %", 100.0 * fraction);
         let mut row = vec![
             ui::printable(&tensor.name),
             tensor.status.to_owned(),
@@ -49,11 +50,36 @@ fn describe(report: &DiffReport) -> String {
         rows.push(row);
     }
     let summary = format!(
-        "{} tensors, {identical} identical, {} not\n",
+        "{} tensors, {identical} identical, {} not\n{}\n",
         report.tensors.len(),
-        report.tensors.len() - identical
+        report.tensors.len() - identical,
+        total(&report.total)
     );
     if report.identical { summary } else { format!("{}\n{summary}", ui::table(&rows)) }
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.2} %", 100.0 * fraction)
+}
+
+fn total(total: &DiffTotal) -> String {
+    let mut line = format!("total: {} of {} weights changed", total.changed_weights, total.weights);
+    if let Some(fraction) = total.changed_fraction {
+        line.push_str(&format!(" ({})", percent(fraction)));
+        line.push_str(&total.relative_l2.map_or_else(
+            || ", relative L2 is not a number".to_owned(),
+            |relative| format!(", relative L2 {relative:.2e}"),
+        ));
+    }
+    let parts = [
+        ("only in the first", &total.only_a),
+        ("only in the second", &total.only_b),
+        ("of another type or shape", &total.retyped),
+    ];
+    for (which, part) in parts.into_iter().filter(|(_, part)| **part != Uncompared::default()) {
+        line.push_str(&format!("; {which}: {} weights, {}", part.weights, ui::bytes(part.bytes)));
+    }
+    line
 }
 
 /// Shares of the elements in each column.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use deltaloom::checkpoint::{Checkpoint, FileSource};
+use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
 use deltaloom::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
 use serde::Serialize;
@@ -29,6 +29,7 @@ struct Report {
     cache_bytes: Option<u64>,
     activation_bytes: Option<u64>,
     check: Option<Check>,
+    warnings: Vec<Warning>,
 }
 
 #[derive(Serialize)]
@@ -83,15 +84,32 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::Bar) -> Result<Report> {
-    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
-    let base_bytes: u64 = base.tensors().map(|(_, info)| info.len_bytes()).sum();
+    let (base, mut warnings) = super::open_checkpoint(&arguments.base)?;
+    let base = base.into_mapped()?;
+    let base_bytes: u64 = base.weights().map(|(_, info)| info.len_bytes()).sum();
     let folder = tempfile::tempdir()?;
-    let containers = containers(arguments, &base, folder.path(), bar)?;
+    let containers = containers(arguments, &base, folder.path(), bar, &mut warnings)?;
     // First, since what is freed later need not be given back to the system.
     let measured = arguments.check.then(|| measure(arguments, &containers)).transpose()?;
     let mut tenants = Vec::new();
-    for container in &containers {
-        tenants.push(TenantBytes::of(&*resolve(container, arguments, &base)?, &base)?);
+    for (container, path) in containers.iter().zip(&arguments.tuned) {
+        let tenant = TenantBytes::of(&*resolve(container, arguments, &base)?, &base)?;
+        let (matched, tensors) = (tenant.matched_tensors, tenant.tensors);
+        if matched == 0 {
+            let (path, base) = (path.display(), arguments.base.display());
+            bail!(
+                "{path}: 0 of {tensors} tensors have a counterpart in {base}, of the same name, type and shape: \
+                 it is no fine-tune of it"
+            );
+        }
+        if matched < tensors {
+            let path = path.display().to_string();
+            let path = ui::printable(&path);
+            ui::note(&format!(
+                "warning: {path}: only {matched} of {tensors} tensors have a counterpart in the base"
+            ));
+        }
+        tenants.push(tenant);
     }
     let is_assumed = tenants.is_empty();
     if is_assumed {
@@ -146,6 +164,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
         cache_bytes,
         activation_bytes,
         check,
+        warnings,
     })
 }
 
@@ -160,6 +179,7 @@ fn containers(
     base: &Checkpoint,
     folder: &Path,
     bar: &ui::Bar,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Vec<Source>> {
     let pack = |(number, path): (usize, &std::path::PathBuf)| {
         if path.is_file() && Container::is_container(path)? {
@@ -168,7 +188,8 @@ fn containers(
         if arguments.check {
             return pack_elsewhere(arguments, path, folder.join(format!("{number}.loom")));
         }
-        let tuned = Checkpoint::open(path, &Limits::default())?;
+        let (tuned, of_tuned) = super::open_checkpoint(path)?;
+        warnings.extend(of_tuned);
         let mut bases = Bases::default();
         bases.push_checkpoint(&arguments.base, base.clone());
         let mut out = Vec::new();
@@ -221,7 +242,7 @@ fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> 
     drop(base);
     let before = resident_bytes()?;
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
-    for (member, info) in base.tensors() {
+    for (member, info) in base.weights() {
         let bytes = base.in_memory(member, info).unwrap_or_default();
         black_box(bytes.iter().step_by(1024).map(|byte| u64::from(*byte)).sum::<u64>());
     }
@@ -265,9 +286,10 @@ fn resident_bytes() -> Result<u64> {
 fn describe(report: &Report) -> String {
     let assumed = if report.is_assumed { " (assumed)" } else { "" };
     let mut out = format!(
-        "base {}, {} tenants, {:.1} % of elements changed{assumed}\n",
+        "base {}, {} tenant{}, {:.1} % of elements changed{assumed}\n",
         ui::bytes(report.base_bytes),
         report.tenants,
+        if report.tenants == 1 { "" } else { "s" },
         100.0 * report.changed_fraction
     );
     if let (Some(cache), Some(activations)) = (report.cache_bytes, report.activation_bytes) {

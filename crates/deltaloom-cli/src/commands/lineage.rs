@@ -10,11 +10,13 @@ pub(crate) fn run(arguments: &LineageArguments) -> Result<Answer> {
     let limits = Limits::default();
     let ancestors = Bases::open(&arguments.ancestors, &limits)?;
     let tuned = ancestors.open_against(&arguments.checkpoint, &limits)?;
+    let warnings = [tuned.warnings(), ancestors.warnings()].concat();
+    super::warn(&warnings);
     let bar = ui::Bar::new("comparing");
     let report = deltaloom::lineage(&tuned, &ancestors, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
-        ui::print_json(&report)?;
+        super::print_json(&report, &warnings)?;
     } else {
         ui::print(&describe(&report, arguments.tensors))?;
     }

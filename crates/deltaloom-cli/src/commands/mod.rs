@@ -17,10 +17,43 @@ pub(crate) mod verify;
 use std::path::Path;
 
 use anyhow::Result;
-use deltaloom::checkpoint::FileSource;
+use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
 use deltaloom::{Bases, Container, Limits, ResolvedContainer};
+use serde::Serialize;
 
 use crate::args::BaseArguments;
+use crate::target::Target;
+use crate::ui;
+
+/// What `--json` prints: a report, and what is odd about the inputs.
+#[derive(Serialize)]
+struct WithWarnings<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    warnings: &'a [Warning],
+}
+
+fn print_json(report: &impl Serialize, warnings: &[Warning]) -> Result<()> {
+    ui::print_json(&WithWarnings { report, warnings })
+}
+
+/// Prints a report on what went to a target.
+fn print_report(report: &impl Serialize, warnings: &[Warning], target: &Target) -> Result<()> {
+    ui::print_report(&WithWarnings { report, warnings }, target)
+}
+
+fn warn(warnings: &[Warning]) {
+    warnings.iter().for_each(|warning| ui::warn(&ui::printable(&warning.to_string())));
+}
+
+/// Opens a checkpoint, and says what is odd about it.
+fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)> {
+    let limits = Limits::default();
+    let checkpoint = Checkpoint::open(path, &limits)?;
+    let warnings = checkpoint.warnings(&limits)?;
+    warn(&warnings);
+    Ok((checkpoint, warnings))
+}
 
 fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let limits = Limits::default();
@@ -28,6 +61,7 @@ fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let mut bases = Bases::default();
     arguments.adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &limits))?;
     bases.push_paths(&arguments.paths, &limits)?;
+    warn(bases.warnings());
     Ok(bases)
 }
 
@@ -43,7 +77,12 @@ fn open_to_stream(path: &Path) -> Result<Container> {
 }
 
 /// Finds the references of a container, hashing on as many threads as asked for.
-fn resolve(container: Container, bases: &BaseArguments, threads: usize) -> Result<ResolvedContainer> {
+fn resolve(
+    container: Container,
+    bases: &BaseArguments,
+    threads: usize,
+) -> Result<(ResolvedContainer, Vec<Warning>)> {
     let bases = open_bases(bases)?;
-    Ok(deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?)
+    let resolved = deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?;
+    Ok((resolved, bases.warnings().to_vec()))
 }

@@ -1,10 +1,11 @@
 //! `deltaloom pack`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{BaseSearch, Bases, Container, Limits, PackOptions, PackReport, SearchReport};
+use deltaloom::checkpoint::{Checkpoint, Foreign};
+use deltaloom::{BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport};
 use serde::Serialize;
 
 use crate::args::{BaseArguments, PackArguments};
@@ -21,6 +22,41 @@ struct Report<'a> {
     pack: &'a PackReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     base_search: Option<&'a SearchReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<&'a Unread>,
+}
+
+/// Files of a folder that may hold weights, and are stored as they are.
+#[derive(Serialize)]
+struct Unread {
+    files: usize,
+    bytes: u64,
+    /// How many are of each kind; those whose kind is not known are missing.
+    kinds: BTreeMap<Foreign, usize>,
+}
+
+impl Unread {
+    fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let unread = checkpoint.unread_files();
+        let mut kinds = BTreeMap::new();
+        unread.iter().filter_map(|file| file.kind).for_each(|kind| *kinds.entry(kind).or_default() += 1);
+        let bytes = unread.iter().map(|file| file.bytes).sum();
+        (!unread.is_empty()).then_some(Self { files: unread.len(), bytes, kinds })
+    }
+
+    fn describe(&self) -> String {
+        let (files, size) = (self.files, ui::bytes(self.bytes));
+        let stored = if files == 1 {
+            format!("1 file, {size}, is no weights that deltaloom reads and is stored as it is")
+        } else {
+            format!("{files} files, {size}, are no weights that deltaloom reads and are stored as they are")
+        };
+        let kind = |(kind, count): (&Foreign, &usize)| {
+            format!("{count} {} file{}", kind.name(), if *count == 1 { "" } else { "s" })
+        };
+        let kinds: Vec<String> = self.kinds.iter().map(kind).collect();
+        if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) }
+    }
 }
 
 pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
@@ -29,10 +65,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(path)),
     };
-    if path.is_file() && Container::is_container(path)? {
-        bail!("{}: this is a container already; unpack it to pack it anew", path.display());
-    }
-    let checkpoint = Checkpoint::open(path, &Limits::default())?;
+    let (checkpoint, mut warnings) = super::open_checkpoint(path)?;
     if !arguments.dry_run {
         // Said before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
@@ -50,14 +83,20 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
                 }
                 return Ok(if report.chosen.is_some() { Answer::Yes } else { Answer::No });
             }
-            (found.into_bases(folder)?, Some(report))
+            let bases = found.into_bases(folder)?;
+            super::warn(bases.warnings());
+            (bases, Some(report))
         }
     };
+    warnings.extend_from_slice(bases.warnings());
     let report = pack(&checkpoint, &bases, &target, arguments)?;
+    let unread = Unread::of(&checkpoint);
     if arguments.json {
-        ui::print_report(&Report { pack: &report, base_search: search.as_ref() }, &target)?;
+        let report = Report { pack: &report, base_search: search.as_ref(), unread: unread.as_ref() };
+        super::print_report(&report, &warnings, &target)?;
     } else {
         ui::note(&summary(&report));
+        unread.iter().for_each(|unread| ui::note(&unread.describe()));
     }
     Ok(Answer::Yes)
 }

@@ -27,7 +27,7 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     let BaseArguments { paths, adapters } = &arguments.bases;
     let inputs = target::inputs(paths.iter().chain(adapters).chain([&arguments.container]));
     target.check(arguments.overwrite, &inputs)?;
-    let resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+    let (resolved, warnings) = super::resolve(container, &arguments.bases, arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = match &target {
@@ -40,7 +40,7 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     };
     bar.finish();
     if arguments.json {
-        return ui::print_report(&report, &target);
+        return super::print_report(&report, &warnings, &target);
     }
     let (size, files) = (ui::bytes(report.original_bytes), report.files);
     let files = if files == 1 { String::new() } else { format!(" in {files} files") };
@@ -76,7 +76,7 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
         done => Ok(done?),
     }?;
     if arguments.json {
-        return ui::print_json(&report);
+        return super::print_json(&report, others.warnings());
     }
     ui::note(&summary(&report, base, check));
     Ok(())

@@ -9,17 +9,18 @@ use crate::{Answer, ui};
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
     let container = super::open_to_stream(&arguments.container)?;
     let resolved;
+    let mut warnings = Vec::new();
     let what = if arguments.bases.is_empty() && deltaloom::needs_base(&container) {
         Verifiable::Alone(&container)
     } else {
-        resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+        (resolved, warnings) = super::resolve(container, &arguments.bases, arguments.threads.count)?;
         Verifiable::Resolved(&resolved)
     };
     let bar = ui::Bar::new("verifying");
     let report = deltaloom::verify(&what, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
-        ui::print_json(&report)?;
+        super::print_json(&report, &warnings)?;
     } else if report.ok {
         let also = if report.checked == "digests" { " and every digest" } else { " (digests need --base)" };
         ui::print(&format!(

@@ -6,13 +6,13 @@ mod prediction;
 mod resolved;
 mod source;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{self, Module};
-use crate::checkpoint::{Checkpoint, FileSource};
+use crate::checkpoint::{Checkpoint, FileSource, Warning};
 use crate::container::{Container, KnownDigest};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -29,7 +29,8 @@ pub(crate) use source::TensorSource;
 pub(crate) struct Base {
     path: PathBuf,
     tensors: Vec<TensorSource>,
-    by_name: HashMap<String, Vec<usize>>,
+    /// Numbers of the tensors, ordered by their names, which may be long and are not to be there twice.
+    by_name: Vec<usize>,
     /// If it is an adapter, what its tensors change.
     modules: Vec<Module>,
 }
@@ -37,13 +38,13 @@ pub(crate) struct Base {
 impl Base {
     pub(crate) fn of_checkpoint(path: &Path, checkpoint: impl Into<Arc<Checkpoint>>) -> Self {
         let checkpoint: Arc<Checkpoint> = checkpoint.into();
-        let source = |(member, info): (usize, &TensorInfo)| TensorSource::Plain {
+        let source = |(member, place): (usize, usize)| TensorSource::Plain {
             checkpoint: Arc::clone(&checkpoint),
             member,
-            info: info.clone(),
+            place,
             digest: Arc::default(),
         };
-        Self::new(path.to_path_buf(), checkpoint.tensors().map(source).collect())
+        Self::new(path.to_path_buf(), checkpoint.places().map(source).collect())
     }
 
     pub(crate) fn of_container(path: &Path, resolved: impl Into<Arc<ResolvedContainer>>) -> Self {
@@ -58,10 +59,8 @@ impl Base {
     }
 
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
-        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
-        for (i, tensor) in tensors.iter().enumerate() {
-            by_name.entry(tensor.info().name.clone()).or_default().push(i);
-        }
+        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+        by_name.sort_by_key(|i| tensors[*i].info().name.as_str());
         Self { path, tensors, by_name, modules: Vec::new() }
     }
 
@@ -89,7 +88,10 @@ impl Base {
     }
 
     pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
-        self.by_name.get(name).into_iter().flatten().map(|i| &self.tensors[*i])
+        let of = |i: &usize| self.tensors[*i].info().name.as_str();
+        let start = self.by_name.partition_point(|i| of(i) < name);
+        let count = self.by_name[start..].partition_point(|i| of(i) == name);
+        self.by_name[start..start + count].iter().map(|i| &self.tensors[*i])
     }
 }
 
@@ -101,6 +103,8 @@ pub struct Bases {
     by_digest: Mutex<BTreeMap<[u8; 32], TensorSource>>,
     /// Steps of a series among the bases, newest first, by number.
     history: Vec<usize>,
+    /// Of checkpoints that were opened.
+    warnings: Vec<Warning>,
 }
 
 impl Bases {
@@ -124,7 +128,7 @@ impl Bases {
             if path.is_file() && Container::is_container(path)? {
                 waiting.push(path);
             } else {
-                self.push_checkpoint(path, Checkpoint::open(path, limits)?);
+                self.open_checkpoint(path, limits)?;
             }
         }
         // A container may rest on another: go round until nobody gets further.
@@ -161,9 +165,26 @@ impl Bases {
             let container = Container::from_source(path, source, limits)?;
             one.push(Base::of_container(path, ResolvedContainer::new(container, self)?));
         } else {
-            one.push_checkpoint(path, Checkpoint::open(path, limits)?);
+            one.open_checkpoint(path, limits)?;
         }
         Ok(one)
+    }
+
+    fn open_checkpoint(&mut self, path: &Path, limits: &Limits) -> Result<()> {
+        let checkpoint = Checkpoint::open(path, limits)?;
+        self.warnings.extend(checkpoint.warnings(limits)?);
+        self.push_checkpoint(path, checkpoint);
+        Ok(())
+    }
+
+    /// What is odd about the checkpoints that were opened by their paths.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    pub(crate) fn push_warnings(&mut self, warnings: Vec<Warning>) {
+        self.warnings.extend(warnings);
     }
 
     /// Adds the tensors of an opened checkpoint; `path` is for messages.
@@ -183,7 +204,7 @@ impl Bases {
     /// What is wrong with its two files; [`Error::InvalidArgument`] for other kinds of adapters than LoRA and for one in which no pair of factors is found.
     pub fn push_adapter(&mut self, directory: &Path, limits: &Limits) -> Result<()> {
         let config = peft::Config::open(directory)?;
-        let checkpoint = Checkpoint::open(&directory.join(peft::WEIGHTS), limits)?;
+        let checkpoint = Checkpoint::open(&peft::weights_of(directory), limits)?;
         let modules = config.modules(checkpoint.tensors().map(|(_, info)| info));
         if modules.is_empty() {
             let what = format!("{}: no tensor has a lora_A and a lora_B", directory.display());

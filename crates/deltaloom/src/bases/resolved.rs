@@ -10,6 +10,7 @@ use super::Bases;
 use super::history::Memo;
 use super::prediction;
 use super::source::TensorSource;
+use crate::checkpoint::Contents;
 use crate::checkpoint::output::Inputs;
 use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
@@ -103,6 +104,14 @@ impl ResolvedContainer {
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         let index = self.container.index();
         index.tensors.iter().map(|tensor| index.info(tensor))
+    }
+
+    /// Those that are no small files, with their places in [`Self::tensors`].
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
+        let index = self.container.index();
+        let is_weights =
+            |number: &usize| index.members[index.tensors[*number].place.0].contents != Contents::Opaque;
+        (0..index.tensors.len()).filter(is_weights).map(|number| (number, index.info(&index.tensors[number])))
     }
 
     /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.

@@ -16,8 +16,8 @@ use crate::tensor::TensorInfo;
 /// A tensor that the reader has.
 #[derive(Clone)]
 pub(crate) enum TensorSource {
-    /// In a plain file.
-    Plain { checkpoint: Arc<Checkpoint>, member: usize, info: TensorInfo, digest: Arc<OnceLock<Digest>> },
+    /// In a plain file: the number of the file, and of the tensor in it.
+    Plain { checkpoint: Arc<Checkpoint>, member: usize, place: usize, digest: Arc<OnceLock<Digest>> },
     /// In a container, by number.
     Packed { resolved: Arc<ResolvedContainer>, number: usize },
 }
@@ -34,8 +34,8 @@ pub(crate) struct TensorId {
 impl TensorSource {
     pub(crate) fn id(&self) -> TensorId {
         match self {
-            Self::Plain { checkpoint, member, info, .. } => {
-                TensorId { origin: Arc::as_ptr(checkpoint).addr(), member: *member, place: info.begin }
+            Self::Plain { checkpoint, member, place, .. } => {
+                TensorId { origin: Arc::as_ptr(checkpoint).addr(), member: *member, place: *place as u64 }
             }
             Self::Packed { resolved, number } => {
                 TensorId { origin: Arc::as_ptr(resolved).addr(), member: 0, place: *number as u64 }
@@ -45,7 +45,7 @@ impl TensorSource {
 
     pub(crate) fn info(&self) -> &TensorInfo {
         match self {
-            Self::Plain { info, .. } => info,
+            Self::Plain { checkpoint, member, place, .. } => &checkpoint.members[*member].tensors[*place],
             Self::Packed { resolved, number } => resolved.info(*number),
         }
     }
@@ -85,7 +85,7 @@ impl TensorSource {
     /// Bytes of a range: where they are in memory, or read.
     pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes<'_>> {
         match self {
-            Self::Plain { checkpoint, member, info, .. } => checkpoint.bytes(*member, info, range),
+            Self::Plain { checkpoint, member, .. } => checkpoint.bytes(*member, self.info(), range),
             Self::Packed { .. } => {
                 let mut bytes = Scratch::of_len(to_usize(range.end - range.start));
                 self.read_into(range.start, &mut bytes)?;
@@ -97,7 +97,7 @@ impl TensorSource {
     /// Fills `buffer` with bytes from `offset` on.
     pub(crate) fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match self {
-            Self::Plain { checkpoint, member, info, .. } => checkpoint.read(*member, info, offset, buffer),
+            Self::Plain { checkpoint, member, .. } => checkpoint.read(*member, self.info(), offset, buffer),
             Self::Packed { resolved, number } => resolved.read_part_into(*number, offset, buffer),
         }
     }
@@ -115,10 +115,10 @@ impl TensorSource {
     pub(crate) fn digest(&self) -> Result<Digest> {
         match self {
             Self::Packed { resolved, number } => Ok(resolved.tensor(*number).digest),
-            Self::Plain { checkpoint, member, info, digest } => match digest.get() {
+            Self::Plain { checkpoint, member, digest, .. } => match digest.get() {
                 Some(digest) => Ok(*digest),
                 None => {
-                    let found = checkpoint.digest(*member, info, |_| Ok(()))?;
+                    let found = checkpoint.digest(*member, self.info(), |_| Ok(()))?;
                     Ok(*digest.get_or_init(|| found))
                 }
             },

@@ -1,13 +1,17 @@
 //! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
 //! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
 
+pub(crate) mod foreign;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;
 pub(crate) mod safetensors;
+pub(crate) mod shards;
 mod source;
 mod temporary;
 
+pub use foreign::{Foreign, Wanted};
+pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
 
@@ -22,6 +26,8 @@ use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{DType, Grid, TensorInfo};
 
+/// Files of up to this size that are no weights are not worth a word.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
 /// Bytes that are hashed at a time.
 const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
@@ -106,13 +112,24 @@ impl Member {
     }
 }
 
+/// A file of a checkpoint that is stored as it is, though it may hold weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadFile {
+    /// Its path in the checkpoint.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What it is, if that can be told.
+    pub kind: Option<Foreign>,
+}
+
 /// A checkpoint opened for reading. Clones share the files, or their bytes.
 #[derive(Clone)]
 pub struct Checkpoint {
     /// One file or a directory.
     pub layout: Layout,
     /// Its files, ordered by path.
-    pub members: Vec<Member>,
+    pub members: Arc<[Member]>,
     sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
 }
 
@@ -174,14 +191,14 @@ impl Checkpoint {
     pub(crate) fn side_by_side(parts: Vec<(&str, Self)>, limits: &Limits) -> Result<Self> {
         let (mut members, mut sources) = (Vec::new(), Vec::new());
         for (folder, part) in parts {
-            let moved = |member: Member| {
+            let moved = |member: &Member| {
                 let path = format!("{folder}/{}", member.path);
                 match member.contents {
                     Contents::Opaque => Member::opaque(path, member.len_bytes()),
-                    Contents::Safetensors(_) => Member { path, ..member },
+                    Contents::Safetensors(_) => Member { path, ..member.clone() },
                 }
             };
-            members.extend(part.members.into_iter().map(moved));
+            members.extend(part.members.iter().map(moved));
             sources.extend(part.sources);
         }
         Self::of_members(members, sources, limits)
@@ -192,30 +209,38 @@ impl Checkpoint {
         files: Vec<(String, PathBuf, Arc<dyn ReadAt>)>,
         limits: &Limits,
     ) -> Result<Self> {
-        let mut checkpoint = Self { layout, members: Vec::new(), sources: Vec::new() };
+        let (mut members, mut sources) = (Vec::new(), Vec::new());
         for (name, path, source) in files {
+            if let Some(fault) = unsupported_name(&name) {
+                let path = path.display();
+                return Err(Error::InvalidArgument(format!(
+                    "{path}: file names {fault} are not supported; rename the file or leave it out"
+                )));
+            }
             let is_opaque = layout == Layout::Directory && !name.ends_with(".safetensors");
             let member = if is_opaque {
                 Member::opaque(name, source.len_bytes())
             } else {
+                let read = safetensors::read_header(&*source, &path, limits);
                 let (header, tensors) =
-                    safetensors::read_header(&*source, &path, limits).map_err(|e| e.in_file(&path))?;
+                    read.map_err(|e| foreign::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
                 Member { path: name, contents: Contents::Safetensors(header), tensors }
             };
-            checkpoint.members.push(member);
-            checkpoint.sources.push((path, source));
+            members.push(member);
+            sources.push((path, source));
         }
+        let checkpoint = Self { layout, members: members.into(), sources };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
 
     /// A directory of files in any sources, which have the lengths that `members` say.
     pub(crate) fn of_members(
-        members: Vec<Member>,
+        members: impl Into<Arc<[Member]>>,
         sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
         limits: &Limits,
     ) -> Result<Self> {
-        let checkpoint = Self { layout: Layout::Directory, members, sources };
+        let checkpoint = Self { layout: Layout::Directory, members: members.into(), sources };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
@@ -296,9 +321,31 @@ impl Checkpoint {
         self.members.iter().map(Member::len_bytes).sum()
     }
 
+    /// Files that are no weights that are read: those that are weights in another format, and large ones of any kind.
+    #[must_use]
+    pub fn unread_files(&self) -> Vec<UnreadFile> {
+        let opaque =
+            self.members.iter().zip(&self.sources).filter(|(member, _)| member.contents == Contents::Opaque);
+        let files = opaque.map(|(member, (_, source))| UnreadFile {
+            path: member.path.clone(),
+            bytes: member.len_bytes(),
+            kind: Foreign::of_source(&**source),
+        });
+        let is_told = |file: &UnreadFile| match file.kind {
+            Some(Foreign::ShardIndex) => false,
+            kind => file.bytes > SMALL_FILE_BYTES || kind.is_some_and(Foreign::is_weights),
+        };
+        files.filter(is_told).collect()
+    }
+
     /// All tensors with the index of their member.
     pub fn tensors(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
         self.members.iter().enumerate().flat_map(|(m, member)| member.tensors.iter().map(move |t| (m, t)))
+    }
+
+    /// The same without files that are no weights.
+    pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
+        self.tensors().filter(|(member, _)| self.members[*member].contents != Contents::Opaque)
     }
 
     /// Member and number in it of every tensor, in the order of [`Self::tensors`].
@@ -377,6 +424,16 @@ fn list_files(
     Ok(())
 }
 
+/// What keeps the path of a file from being the same path on every system.
+fn unsupported_name(path: &str) -> Option<&'static str> {
+    match () {
+        () if path.contains('\\') => Some("with a backslash"),
+        () if path.contains('\0') => Some("with a zero byte"),
+        () if path.as_bytes().get(1) == Some(&b':') => Some("that begin like a drive, as \"C:\" does,"),
+        () => None,
+    }
+}
+
 /// Checks that every path stays inside the target, is unique, and is not a directory of another.
 pub(crate) fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
     if layout == Layout::File && members.len() != 1 {
@@ -388,10 +445,8 @@ pub(crate) fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
     }
     for member in members {
         let path = member.path.as_str();
-        let is_safe =
-            path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !path.contains(['\0', '\\']);
-        let is_windows_drive = path.as_bytes().get(1) == Some(&b':');
-        if !is_safe || is_windows_drive || (layout == Layout::File && path.contains('/')) {
+        let is_plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if !is_plain || unsupported_name(path).is_some() || (layout == Layout::File && path.contains('/')) {
             return Err(Error::corrupt(format!("member path {path:?} is not a plain relative path")));
         }
         let mut folders = path.match_indices('/').map(|(i, _)| &path[..i]);

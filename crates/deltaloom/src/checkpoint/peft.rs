@@ -2,15 +2,18 @@
 //! It says which tensors belong to which module and how they are scaled; it multiplies nothing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::foreign::{self, Wanted};
 use crate::error::{Error, Result};
 use crate::tensor::TensorInfo;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
-pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
+const WEIGHTS: &str = "adapter_model.safetensors";
+/// Written before safetensors was; it is opened only to say what it is.
+const OLD_WEIGHTS: &str = "adapter_model.bin";
 /// What names of modules start with, because of how the library wraps a model.
 const WRAPPER: &str = "base_model.model.";
 /// A configuration is a page of text.
@@ -34,6 +37,12 @@ pub(crate) struct Config {
     rank_pattern: BTreeMap<String, u64>,
     #[serde(default)]
     alpha_pattern: BTreeMap<String, f64>,
+}
+
+/// Where the weights of the adapter in a directory are.
+pub(crate) fn weights_of(directory: &Path) -> PathBuf {
+    let (weights, old) = (directory.join(WEIGHTS), directory.join(OLD_WEIGHTS));
+    if !weights.exists() && old.exists() { old } else { weights }
 }
 
 /// The factors of a module, by their place in the list of tensors.
@@ -63,7 +72,8 @@ impl Config {
             }
             .in_file(&path));
         }
-        Self::parse(&std::fs::read(&path).map_err(Error::io(&path))?).map_err(|e| e.in_file(&path))
+        let json = std::fs::read(&path).map_err(Error::io(&path))?;
+        Self::parse(&json).map_err(|e| foreign::explain(e, &json, Wanted::AdapterConfig).in_file(&path))
     }
 
     fn parse(json: &[u8]) -> Result<Self> {

@@ -118,7 +118,13 @@ pub(crate) fn read_header(
         return Err(Error::Lossy);
     }
     let header_bytes = u64::from_le_bytes(length);
-    Limits::check("a safetensors header in bytes", header_bytes, limits.header_bytes)?;
+    // No header of terabytes was ever written.
+    let what = if header_bytes >> 40 == 0 {
+        "a safetensors header in bytes"
+    } else {
+        "not a safetensors file: the length of a header that its first 8 bytes give"
+    };
+    Limits::check(what, header_bytes, limits.header_bytes)?;
     let data_offset = LENGTH_BYTES + header_bytes;
     if data_offset > available {
         return Err(truncated("the safetensors header", data_offset));

@@ -281,8 +281,8 @@ pub(super) fn base_of(
     shape: MatrixShape,
 ) -> Option<DenseMatrix> {
     resolved.references(number).iter().find_map(|reference| match reference {
-        TensorSource::Plain { checkpoint, member, info, .. } if reference.is_like(resolved.info(number)) => {
-            DenseMatrix::of_shape(checkpoint, *member, info, shape).ok()
+        TensorSource::Plain { checkpoint, member, .. } if reference.is_like(resolved.info(number)) => {
+            DenseMatrix::of_shape(checkpoint, *member, reference.info(), shape).ok()
         }
         _ => None,
     })

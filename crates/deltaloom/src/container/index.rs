@@ -1,6 +1,8 @@
 //! What a container holds: members, tensors, chunks and table sets, checked and in memory.
 //! It has no bytes of payloads.
 
+use std::sync::Arc;
+
 use crate::checkpoint::{Layout, Member};
 use crate::codec::{Codec, Coding};
 use crate::entropy::table::TableSet;
@@ -57,7 +59,8 @@ impl KnownDigest {
 pub(crate) struct Index {
     pub(crate) layout: Layout,
     pub(crate) chunk_log2: u8,
-    pub(crate) members: Vec<Member>,
+    /// Shared with the checkpoint that is packed: headers and names may be long.
+    pub(crate) members: Arc<[Member]>,
     /// In the order of members and places.
     pub(crate) tensors: Vec<PackedTensor>,
     pub(crate) table_sets: Vec<TableSet>,

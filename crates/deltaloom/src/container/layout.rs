@@ -3,6 +3,7 @@
 
 use deltaloom_kernels::Number;
 
+use crate::checkpoint::foreign::CONTAINER_MAGIC as MAGIC;
 use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
 use crate::codec::{Codec, Coding, GroupScales, HistoryKind, MagnitudeRule};
@@ -10,7 +11,7 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
 use crate::entropy::rice;
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{Limits, to_usize};
 use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
@@ -20,7 +21,6 @@ use super::predictors;
 
 pub(super) const HEAD_BYTES: u64 = 16;
 pub(super) const TRAILER_BYTES: u64 = 48;
-const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
 /// The version that is written.
 const VERSION: u16 = 3;
@@ -191,9 +191,12 @@ pub(super) struct IndexParts {
 }
 
 pub(super) fn serialise(index: &Index) -> IndexParts {
-    let mut meta = vec![u8::from(index.layout == Layout::Directory), index.chunk_log2];
+    // Headers may be long, and a buffer that grows is there twice for a while.
+    let headers: u64 = index.members.iter().map(Member::data_offset).sum();
+    let mut meta = Vec::with_capacity(to_usize(headers) + 64 * index.tensors.len());
+    meta.extend([u8::from(index.layout == Layout::Directory), index.chunk_log2]);
     push_varint(&mut meta, index.members.len() as u64);
-    for member in &index.members {
+    for member in index.members.iter() {
         push_text(&mut meta, &member.path);
         match &member.contents {
             Contents::Opaque => {
@@ -324,7 +327,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
     let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
-    let mut index = Index { layout, chunk_log2, members, tensors, table_sets };
+    let mut index = Index { layout, chunk_log2, members: members.into(), tensors, table_sets };
     check_cells(&index)?;
     check_internal_targets(&index)?;
     parse_checks(&parts.checks, &mut index)?;
@@ -635,7 +638,13 @@ mod tests {
         let digest = super::super::Digest::from([7; 32]);
         tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
         tensor.reference_digests.insert(0, KnownDigest::Whole(digest));
-        Index { layout: Layout::File, chunk_log2: 17, members, tensors: vec![tensor], table_sets: vec![set] }
+        Index {
+            layout: Layout::File,
+            chunk_log2: 17,
+            members: members.into(),
+            tensors: vec![tensor],
+            table_sets: vec![set],
+        }
     }
 
     fn parsed(index: &Index, version: u16) -> Result<Index> {

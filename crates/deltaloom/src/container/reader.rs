@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{MmapSource, ReadAt};
+use crate::checkpoint::{MmapSource, ReadAt, Wanted, foreign};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -78,7 +78,8 @@ impl Container {
     /// # Errors
     /// What is wrong with the container, with the path.
     pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
-        let (index, parts) = read_index(path, &*source, limits).map_err(|e| e.in_file(path))?;
+        let (index, parts) = read_index(path, &*source, limits)
+            .map_err(|e| foreign::explain(e, &*source, Wanted::Container).in_file(path))?;
         Ok(Self {
             path: path.to_path_buf(),
             source,

@@ -186,9 +186,8 @@ impl Work {
     }
 }
 
-fn in_file(base: &Arc<Checkpoint>, number: usize) -> TensorSource {
-    let info = base.members[0].tensors[number].clone();
-    TensorSource::Plain { checkpoint: Arc::clone(base), member: 0, info, digest: Arc::default() }
+fn in_file(base: &Arc<Checkpoint>, place: usize) -> TensorSource {
+    TensorSource::Plain { checkpoint: Arc::clone(base), member: 0, place, digest: Arc::default() }
 }
 
 fn single_member(container: &Container) -> Result<&Member, String> {

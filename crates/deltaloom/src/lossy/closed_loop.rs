@@ -48,7 +48,7 @@ impl Step<'_> {
         let (held, before) = (Named::new(self.held), Named::new(self.before));
         let mut writer = LossyWriter::new(out)?;
         let mut rest =
-            Reconstruction::create(folder, self.checkpoint.layout, self.checkpoint.members.clone())?;
+            Reconstruction::create(folder, self.checkpoint.layout, self.checkpoint.members.to_vec())?;
         let members = self.push_headers(&mut writer)?;
         let mut report = StepReport::new(self.number, self.checkpoint.len_bytes());
         let mut budget = Budget::new(self.rule, self.checkpoint, &members);

@@ -12,6 +12,7 @@ mod low_rank;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -183,7 +184,7 @@ fn pack_windows(
     let index = Index {
         layout: checkpoint.layout,
         chunk_log2: options.chunk_log2,
-        members: checkpoint.members.clone(),
+        members: Arc::clone(&checkpoint.members),
         tensors: packed,
         table_sets: pool.sets,
     };

@@ -82,7 +82,7 @@ impl Series {
     pub fn read_tensor(&self, step: u64, name: &str, out: &mut dyn Write) -> Result<()> {
         let catalog = self.catalog()?;
         let resolved = self.resolve(&catalog.chain(&catalog.get(step)?)?)?;
-        read_tensor(&resolved, name, None, out)
+        read_tensor(&resolved, name, .., out)
     }
 
     /// Opens the last step of a chain that begins with a keyframe.

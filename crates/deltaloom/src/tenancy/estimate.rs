@@ -19,6 +19,10 @@ pub struct TenantBytes {
     pub changed_elems: u64,
     /// All elements.
     pub elems: u64,
+    /// Tensors.
+    pub tensors: u64,
+    /// Those that the base has too, with the same type and shape.
+    pub matched_tensors: u64,
     /// A raw copy.
     pub raw: u64,
     /// The container.
@@ -38,7 +42,7 @@ pub struct TenantBytes {
 }
 
 impl TenantBytes {
-    /// Counts what differs, tensor by tensor. What is no matrix counts as it is where it differs.
+    /// Counts what differs, tensor by tensor. What is no matrix counts as it is where it differs; small files do not count.
     ///
     /// # Errors
     /// What decoding gives.
@@ -47,12 +51,15 @@ impl TenantBytes {
         let packed = container.len_bytes();
         let mut sum = Self { packed, tiles: packed + container.table_bytes(), ..Self::default() };
         let mut tuned = Vec::new();
-        for (number, info) in resolved.tensors().enumerate() {
+        for (number, info) in resolved.weights() {
             let len = to_usize(info.len_bytes());
             tuned.resize(len.max(tuned.len()), 0);
             resolved.read_into(number, &mut tuned[..len])?;
             let same = |(_, other): &(usize, &TensorInfo)| other.name == info.name && other.same_type(info);
-            let reference = base.tensors().find(same).and_then(|(member, info)| base.in_memory(member, info));
+            let counterpart = base.weights().find(same);
+            sum.tensors += 1;
+            sum.matched_tensors += u64::from(counterpart.is_some());
+            let reference = counterpart.and_then(|(member, info)| base.in_memory(member, info));
             sum.add(info, reference, &tuned[..len]);
         }
         Ok(sum)
@@ -69,7 +76,9 @@ impl TenantBytes {
         let entropy = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
         let packed_bits = entropy(changed) + entropy(1.0 - changed) + 4.5 * changed;
         let mut sum = Self::default();
-        for (_, info) in base.tensors() {
+        for (_, info) in base.weights() {
+            sum.tensors += 1;
+            sum.matched_tensors += 1;
             let Some((elems, shape)) = elems_of(info) else {
                 sum.add(info, None, &[]);
                 continue;
@@ -214,7 +223,7 @@ impl ModelSizes {
     }
 }
 
-/// A fine-tune in memory, all of its tensors.
+/// A fine-tune in memory, all of its weights.
 pub struct LoadedTenant {
     matrices: Vec<PackedMatrix>,
     others: Vec<Vec<u8>>,
@@ -227,7 +236,7 @@ impl LoadedTenant {
     /// What decoding gives.
     pub fn load(resolved: &Arc<ResolvedContainer>, base: &Checkpoint, form: Form) -> Result<Self> {
         let mut loaded = Self { matrices: Vec::new(), others: Vec::new() };
-        for (number, info) in resolved.tensors().enumerate() {
+        for (number, info) in resolved.weights() {
             if MatrixShape::of(info).is_ok() {
                 let open = |form| PackedMatrix::open(resolved, &info.name, Choice::Form(form));
                 let matrix = match open(form) {
@@ -240,7 +249,7 @@ impl LoadedTenant {
             let mut bytes = vec![0; to_usize(info.len_bytes())];
             resolved.read_into(number, &mut bytes)?;
             let same = |(_, other): &(usize, &TensorInfo)| other.name == info.name && other.same_type(info);
-            let reference = base.tensors().find(same).and_then(|(member, info)| base.in_memory(member, info));
+            let reference = base.weights().find(same).and_then(|(member, info)| base.in_memory(member, info));
             if reference != Some(&bytes[..]) {
                 loaded.others.push(bytes);
             }

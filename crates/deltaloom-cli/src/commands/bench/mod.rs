@@ -78,6 +78,12 @@ impl Row {
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     let rows = rows(arguments)?;
+    let mut warnings = Vec::new();
+    let mut open = |path: &Path| -> Result<Checkpoint> {
+        let (checkpoint, of_checkpoint) = super::open_checkpoint(path)?;
+        warnings.extend(of_checkpoint);
+        Ok(checkpoint)
+    };
     let checkpoint = open(&arguments.checkpoint)?;
     let bases =
         arguments.bases.iter().map(|path| Ok((path.clone(), open(path)?))).collect::<Result<Vec<_>>>()?;
@@ -92,7 +98,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     bar.finish();
     let report = Report::new(arguments, &checkpoint, measured);
     if arguments.json {
-        ui::print_json(&report)?;
+        super::print_json(&report, &warnings)?;
     } else {
         ui::print(&report.describe())?;
     }
@@ -110,13 +116,6 @@ fn rows(arguments: &BenchArguments) -> Result<Vec<Row>> {
         is_named && (has_base || !row.needs_base())
     };
     Ok(Row::value_variants().iter().filter(is_wanted).copied().collect())
-}
-
-fn open(path: &Path) -> Result<Checkpoint> {
-    if path.is_file() && Container::is_container(path)? {
-        bail!("{}: this is a container; unpack it to measure with its weights", path.display());
-    }
-    Ok(Checkpoint::open(path, &Limits::default())?)
 }
 
 /// Refuses what would not fit in memory, where the system says how much there is.
