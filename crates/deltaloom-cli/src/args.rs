@@ -42,12 +42,16 @@ pub(crate) enum Command {
 ///
 /// With --base-dir the best base is looked for among the files of a folder: each is compared by samples, and a table says how near it is. If none is near enough, nothing is
 /// packed.
+///
+/// The container names the bases that it takes tensors from, so that a reader finds them. Of a relative path the name has the last two parts, of any other the last one; a snapshot in
+/// a cache of a hub is called org/model@revision. --base-name gives another name, --meta adds texts, and --no-identity leaves all of that out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
   deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
   deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
   deltaloom pack merged.safetensors --base base.safetensors --adapter ./lora -o merged.loom
+  deltaloom pack ./tuned --base ./llama --base-name org/llama@5f0b -o tuned.loom
   deltaloom pack tuned.safetensors --base-dir ./models -o tuned.loom
   deltaloom pack tuned.safetensors --base-dir ./models --dry-run
   deltaloom pack model.safetensors -o model.loom")]
@@ -63,6 +67,8 @@ pub(crate) struct PackArguments {
     /// With --base-dir: only say how near each base is. Exit code 1 means that none is near enough
     #[arg(long, requires = "base_dir")]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArguments,
     /// Where to write the container
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub(crate) output: Option<PathBuf>,
@@ -91,6 +97,7 @@ pub(crate) struct PackArguments {
 #[command(after_long_help = "Examples:
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
   deltaloom unpack tuned.loom --base ./base-model -o ./tuned-model --overwrite
+  deltaloom unpack tuned.loom --base-dir ~/.cache/huggingface -o tuned.safetensors
   deltaloom unpack tuned.loom --in-place model.safetensors
   deltaloom unpack step8.loom --in-place /dev/shm/policy.safetensors --trust-base")]
 pub(crate) struct UnpackArguments {
@@ -99,6 +106,9 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS", conflicts_with = "in_place")]
+    pub(crate) base_dir: Option<PathBuf>,
     /// File or directory to restore, as it was packed
     #[arg(short, long, value_name = "OUT", required_unless_present = "in_place")]
     pub(crate) output: Option<PathBuf>,
@@ -121,7 +131,7 @@ pub(crate) struct UnpackArguments {
     pub(crate) overwrite: bool,
 }
 
-/// Describe a container without its base and without decoding.
+/// Describe a container without its base and without decoding: sizes, bases, texts.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom inspect tuned.loom --tensors
@@ -144,13 +154,17 @@ pub(crate) struct InspectArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom verify tuned.loom
-  deltaloom verify tuned.loom --base base.safetensors --json")]
+  deltaloom verify tuned.loom --base base.safetensors --json
+  deltaloom verify tuned.loom --base-dir ./models")]
 pub(crate) struct VerifyArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS")]
+    pub(crate) base_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the result as JSON
@@ -219,6 +233,9 @@ pub(crate) struct CatArguments {
     pub(crate) rows: Option<Range<u64>>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS")]
+    pub(crate) base_dir: Option<PathBuf>,
 }
 
 /// Measure size and speed on your own weights, beside other coders on the same bytes, all in memory.
@@ -285,6 +302,20 @@ impl BaseArguments {
     }
 }
 
+/// What a container says of itself.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityArguments {
+    /// What the container calls a base: the first for the first --base, and so on; or for the one that --base-dir finds
+    #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) base_names: Vec<String>,
+    /// A text for the container, which `inspect` shows; may be repeated
+    #[arg(long = "meta", value_name = "KEY=TEXT", value_parser = parse_text)]
+    pub(crate) texts: Vec<(String, String)>,
+    /// Leave names and digests of the bases out of the container
+    #[arg(long, conflicts_with_all = ["base_names", "texts"])]
+    pub(crate) no_identity: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PageArguments {
     /// Also write a page with pictures, which needs no network
@@ -343,6 +374,13 @@ fn parse_rows(text: &str) -> Result<Range<u64>, String> {
     let (start, end) = text.split_once("..").ok_or("expected A..B, such as 0..16")?;
     let range = parse(start)?..parse(end)?;
     if range.start > range.end { Err(format!("{} is after {}", range.start, range.end)) } else { Ok(range) }
+}
+
+fn parse_text(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=TEXT, such as licence=MIT".to_owned()),
+    }
 }
 
 pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {

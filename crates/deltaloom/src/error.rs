@@ -55,7 +55,10 @@ pub enum Error {
     #[error("this is a lossy step of a threshold method, from which nothing can be restored exactly")]
     Lossy,
     /// The bases at hand do not hold a reference tensor.
-    #[error("no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}")]
+    #[error(
+        "{}no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}",
+        needing(needed)
+    )]
     BaseMismatch {
         /// Tensor that needs the reference.
         tensor: String,
@@ -63,6 +66,8 @@ pub enum Error {
         expected: String,
         /// What the bases have instead.
         found: String,
+        /// The bases that the container names, with their digests; empty where it names none.
+        needed: String,
     },
     /// None of many checkpoints is near enough to be a base.
     #[error("{}: no useful base (candidates: {candidates})", folder.display())]
@@ -168,6 +173,27 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// A folder does not hold what a container rests on.
+    #[error("{}: {} is not in it: no base has the reference of tensor {tensor:?}, BLAKE3 {expected} (candidates: {candidates}){skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
+    BaseNotFound {
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// The bases that the container names, with their digests; empty where it names none.
+        needed: String,
+        /// Tensor that needs a reference that was not found.
+        tensor: String,
+        /// Digest of the reference.
+        expected: String,
+        /// Checkpoints and containers that were looked at.
+        candidates: usize,
+        /// Which of them could not be read and why; empty if all could.
+        skipped: String,
+    },
+}
+
+/// The beginning of a message about bases, where they have names.
+fn needing(needed: &str) -> String {
+    if needed.is_empty() { String::new() } else { format!("this container needs {needed}; ") }
 }
 
 impl Error {
@@ -206,10 +232,13 @@ impl Error {
         match self {
             Self::InFile { source, .. } => source.hint(),
             Self::BaseMismatch { .. } => Some(
-                "give every base that the file was packed against with --base; `deltaloom inspect --json` names their tensors",
+                "give every base that it was packed against with --base, or with --base-dir a folder in which they are; `deltaloom inspect` names them",
             ),
             Self::NoUsefulBase { .. } => {
                 Some("leave --base-dir out to pack it on its own, or give a base of your choice with --base")
+            }
+            Self::BaseNotFound { .. } => {
+                Some("download it, or give the folder that it is in; --base takes a base under any name")
             }
             Self::AlreadyExists { .. } => Some("give --overwrite to replace it"),
             Self::NotInPlace { .. } => Some("unpack to a new file with --output"),

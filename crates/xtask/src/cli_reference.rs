@@ -26,6 +26,10 @@ but neither remove one nor change its meaning. Sizes are in bytes.
 | `ratio` | `original_bytes` / `packed_bytes` |
 | `index_bytes` | what of the container is not payload: head, index with its tables and digests, trailer |
 | `seconds`, `threads` | the time it took, and on how many threads; only `pack` |
+| `format_version` | version of the container's format |
+| `needs_base` | whether a base is needed to restore it |
+| `bases` | a list of the bases that it names, each with its `name` and `digest` (32 hexadecimal digits) |
+| `texts` | what was given with `--meta`, by key |
 | `files` | paths of the checkpoint's files |
 | `predictors` | by kind of predictor: `count` of tensors, `bytes` of their payloads |
 | `codecs` | by codec: `count` of chunks, `bytes` of their payloads |

@@ -10,7 +10,8 @@ use crate::args::CatArguments;
 
 pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let container = Container::open(&arguments.container, &Limits::default())?;
-    let bases = super::open_bases(&arguments.bases)?;
+    let (tensor, folder) = (Some(arguments.tensor.as_str()), arguments.base_dir.as_deref());
+    let bases = super::open_or_find_bases(&container, tensor, &arguments.bases, folder, 0)?;
     let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)?;
     let mut out = io::stdout().lock();
     let read = deltaloom::read_tensor(&resolved, &arguments.tensor, arguments.rows.clone(), &mut out);

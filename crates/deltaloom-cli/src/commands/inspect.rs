@@ -25,6 +25,7 @@ pub(super) fn describe(report: &PackReport, with_tensors: bool) -> String {
     if report.files.len() > 1 {
         out.push_str(&format!("{} files\n\n", report.files.len()));
     }
+    out.push_str(&identity(report));
     out.push_str(&shares("predictor", "tensors", &report.predictors));
     out.push('\n');
     out.push_str(&shares("codec", "chunks", &report.codecs));
@@ -32,6 +33,24 @@ pub(super) fn describe(report: &PackReport, with_tensors: bool) -> String {
         out.push('\n');
         out.push_str(&tensor_table(report));
     }
+    out
+}
+
+/// Version, bases and texts, a line each.
+fn identity(report: &PackReport) -> String {
+    let needs = match (report.needs_base, report.bases.is_empty()) {
+        (true, false) => "yes",
+        (true, true) => "yes, which it does not name",
+        (false, _) => "no",
+    };
+    let mut out = format!("format version: {}\nneeds a base: {needs}\n", report.format_version);
+    for base in &report.bases {
+        out.push_str(&format!("base: {base}\n"));
+    }
+    for (key, text) in &report.texts {
+        out.push_str(&format!("{}: {}\n", ui::printable(key), ui::printable(text)));
+    }
+    out.push('\n');
     out
 }
 

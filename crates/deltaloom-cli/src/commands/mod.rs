@@ -20,6 +20,7 @@ use deltaloom::checkpoint::FileSource;
 use deltaloom::{Bases, Container, Limits, ResolvedContainer};
 
 use crate::args::BaseArguments;
+use crate::ui;
 
 fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let limits = Limits::default();
@@ -41,8 +42,33 @@ fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }
 
+/// The bases that are given, and, from the folder if there is one, those that a container or a tensor of it needs besides; says which these are.
+fn open_or_find_bases(
+    container: &Container,
+    tensor: Option<&str>,
+    given: &BaseArguments,
+    folder: Option<&Path>,
+    threads: usize,
+) -> Result<Bases> {
+    let given = open_bases(given)?;
+    let Some(folder) = folder else { return Ok(given) };
+    let bar = ui::Bar::new("searching");
+    let limits = Limits::default();
+    let found = deltaloom::find_needed_bases(container, tensor, given, folder, &limits, threads, &bar)?;
+    bar.finish();
+    for path in &found.paths {
+        ui::note(&format!("base: {}", ui::printable(&path.display().to_string())));
+    }
+    Ok(found.bases)
+}
+
 /// Finds the references of a container, hashing on as many threads as asked for.
-fn resolve(container: Container, bases: &BaseArguments, threads: usize) -> Result<ResolvedContainer> {
-    let bases = open_bases(bases)?;
+fn resolve(
+    container: Container,
+    bases: &BaseArguments,
+    folder: Option<&Path>,
+    threads: usize,
+) -> Result<ResolvedContainer> {
+    let bases = open_or_find_bases(&container, None, bases, folder, threads)?;
     Ok(deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?)
 }

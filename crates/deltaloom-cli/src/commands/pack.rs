@@ -1,13 +1,13 @@
 //! `deltaloom pack`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{BaseSearch, Bases, Container, Limits, PackOptions, PackReport, SearchReport};
+use deltaloom::{BaseSearch, Bases, Container, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
-use crate::args::PackArguments;
+use crate::args::{IdentityArguments, PackArguments};
 use crate::{Answer, ui};
 
 /// Candidates of a search that are shown; JSON has all.
@@ -28,7 +28,8 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         bail!("{}: this is a container already; unpack it to pack it anew", path.display());
     }
     let checkpoint = Checkpoint::open(path, &Limits::default())?;
-    let (bases, search) = match &arguments.base_dir {
+    let texts = texts(&arguments.identity)?;
+    let (mut bases, search) = match &arguments.base_dir {
         None => (super::open_bases(&arguments.bases)?, None),
         Some(folder) => {
             let found = search(&checkpoint, folder, arguments)?;
@@ -43,7 +44,14 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         }
     };
     let Some(output) = &arguments.output else { bail!("--output is missing") };
-    let report = pack(&checkpoint, &bases, output, arguments)?;
+    let (names, found) = (&arguments.identity.base_names, search.as_ref());
+    let found = found.and_then(|report| report.chosen.as_deref()).map(PathBuf::from);
+    let paths = found.as_ref().map_or(&arguments.bases.paths[..], std::slice::from_ref);
+    if names.len() > paths.len() {
+        bail!("there are {} names of bases and {} bases", names.len(), paths.len());
+    }
+    bases.set_names(paths.iter().map(PathBuf::as_path).zip(names.iter().map(String::as_str)))?;
+    let report = pack(&checkpoint, &bases, output, texts, arguments)?;
     if arguments.json {
         ui::print_json(&Report { pack: &report, base_search: search.as_ref() })?;
     } else {
@@ -56,18 +64,34 @@ fn pack(
     checkpoint: &Checkpoint,
     bases: &Bases,
     output: &Path,
+    texts: Option<Texts>,
     arguments: &PackArguments,
 ) -> Result<PackReport> {
     let options = PackOptions {
         preset: arguments.preset.into(),
         threads: arguments.threads.count,
         overwrite: arguments.overwrite,
+        identity: texts,
         ..PackOptions::default()
     };
     let bar = ui::Bar::new("packing");
     let report = deltaloom::pack(checkpoint, bases, output, &options, &bar)?;
     bar.finish();
     Ok(report)
+}
+
+/// The texts of a container, or nothing where it is to say nothing of itself.
+fn texts(arguments: &IdentityArguments) -> Result<Option<Texts>> {
+    if arguments.no_identity {
+        return Ok(None);
+    }
+    let mut texts = Texts::new();
+    for (key, text) in &arguments.texts {
+        if texts.insert(key.clone(), text.clone()).is_some() {
+            bail!("--meta {key} is given twice");
+        }
+    }
+    Ok(Some(texts))
 }
 
 /// Looks for a base and says what was found, for people also where the report is JSON.

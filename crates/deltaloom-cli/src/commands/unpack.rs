@@ -23,7 +23,8 @@ fn to_output(arguments: &UnpackArguments, output: &Path) -> Result<()> {
         return Err(Error::AlreadyExists { path: output.to_path_buf() }.into());
     }
     let container = super::open_to_stream(&arguments.container)?;
-    let resolved = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+    let resolved =
+        super::resolve(container, &arguments.bases, arguments.base_dir.as_deref(), arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = deltaloom::unpack(&resolved, output, &options, &bar)?;

@@ -50,6 +50,16 @@ impl ResolvedContainer {
     }
 
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
+        let references = Self::find_references(&container, bases, wanted);
+        let references = references.map_err(|e| container.index().named_in(e).in_file(container.path()))?;
+        Ok(Self { container, references })
+    }
+
+    fn find_references(
+        container: &Container,
+        bases: &Bases,
+        wanted: impl Fn(usize) -> bool + Sync,
+    ) -> Result<Vec<Vec<TensorSource>>> {
         let index = container.index();
         let find = |(i, tensor): (usize, &PackedTensor)| {
             let references =
@@ -59,9 +69,7 @@ impl ResolvedContainer {
         };
         // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
         let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
-        let references = found.into_iter().collect::<Result<Vec<_>>>();
-        let references = references.map_err(|e| e.in_file(container.path()))?;
-        Ok(Self { container, references })
+        found.into_iter().collect()
     }
 
     /// The container.

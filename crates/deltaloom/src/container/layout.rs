@@ -15,6 +15,7 @@ use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
 use super::grid::{parse_grid, push_grid};
+use super::identity::Identity;
 use super::index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 use super::predictors;
 
@@ -22,23 +23,37 @@ pub(super) const HEAD_BYTES: u64 = 16;
 pub(super) const TRAILER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
-/// The version that is written.
-const VERSION: u16 = 3;
+/// The version that is written where nothing needs a later one.
+const LEAST_VERSION: u16 = 3;
+/// Since this one there are parts after the tensors and tails of files.
+const OPEN_VERSION: u16 = 4;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
 const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
 
-pub(super) fn head() -> [u8; 16] {
+/// The lowest version that has what such a container uses, of those that are written.
+pub(crate) fn version_for(members: &[Member], identity: &Identity) -> u16 {
+    let has_tail = members.iter().any(|member| member.tail_bytes > 0);
+    if has_tail || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION }
+}
+
+pub(super) fn head(version: u16) -> [u8; 16] {
     let mut head = [0; 16];
     head[..8].copy_from_slice(&MAGIC);
-    head[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    head[8..10].copy_from_slice(&version.to_le_bytes());
     head
 }
 
-/// The highest wire ids of a version.
+pub(super) fn is_magic(bytes: &[u8]) -> bool {
+    bytes == MAGIC
+}
+
+/// A version and its highest wire ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WireIds {
+    version: u16,
+    member: u8,
     predictor: u8,
     family: u8,
     codec: u8,
@@ -46,14 +61,29 @@ pub(super) struct WireIds {
     has_cells: bool,
     /// Whether the checksum of the index covers the head.
     covers_head: bool,
+    /// Whether parts follow the tensors.
+    has_parts: bool,
 }
 
 impl WireIds {
     fn of_version(version: u16) -> Option<Self> {
+        let of_first = Self {
+            version,
+            member: 1,
+            predictor: 5,
+            family: 3,
+            codec: 6,
+            has_cells: false,
+            covers_head: false,
+            has_parts: false,
+        };
+        let of_second = Self { predictor: 10, family: 6, codec: 9, ..of_first };
+        let of_third = Self { predictor: 11, family: 7, has_cells: true, covers_head: true, ..of_second };
         match version {
-            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false, covers_head: false }),
-            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false, covers_head: false }),
-            VERSION => Some(WRITTEN),
+            1 => Some(of_first),
+            2 => Some(of_second),
+            LEAST_VERSION => Some(of_third),
+            OPEN_VERSION => Some(Self { member: 2, has_parts: true, ..of_third }),
             _ => None,
         }
     }
@@ -66,19 +96,19 @@ impl WireIds {
     }
 }
 
-/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one.
-pub(super) fn index_crc(head: &[u8], stored: &[u8], ids: WireIds) -> u32 {
+/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one. The head of the first versions is left out.
+pub(super) fn index_crc(head: Option<&[u8]>, stored: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    if ids.covers_head {
-        crc.update(head);
-    }
-    crc.update(stored);
+    head.into_iter().chain([stored]).for_each(|bytes| crc.update(bytes));
     crc.finalize()
 }
 
-/// The wire ids of the version that is written.
-pub(super) const WRITTEN: WireIds =
-    WireIds { predictor: 11, family: 7, codec: 9, has_cells: true, covers_head: true };
+impl WireIds {
+    /// The head, where the checksum of the index covers it.
+    pub(super) fn covered(self, head: &[u8]) -> Option<&[u8]> {
+        Some(head).filter(|_| self.covers_head)
+    }
+}
 
 /// Checks a head; the wire ids that its version has.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
@@ -201,9 +231,12 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
                 push_varint(&mut meta, member.len_bytes());
             }
             Contents::Safetensors(header) => {
-                meta.push(1);
+                meta.push(if member.tail_bytes > 0 { 2 } else { 1 });
                 push_varint(&mut meta, header.len() as u64);
                 meta.extend_from_slice(header);
+                if member.tail_bytes > 0 {
+                    push_varint(&mut meta, member.tail_bytes);
+                }
             }
         }
     }
@@ -216,6 +249,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         }
         tensor.reference_digests.iter().for_each(|digest| checks.extend_from_slice(digest.as_bytes()));
     }
+    index.identity.push_to(&mut meta);
     let payloads = index.tensors.iter().flat_map(PackedTensor::payloads);
     checks.extend(payloads.flat_map(|payload| payload.crc.to_le_bytes()));
     let mut tables = Vec::new();
@@ -303,7 +337,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     if !CHUNK_LOG2.contains(&chunk_log2) {
         return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements")));
     }
-    let members = parse_members(&mut meta, limits)?;
+    let members = parse_members(&mut meta, ids, limits)?;
     check_paths(layout, &members)?;
     let set_count = meta.varint()?;
     Limits::check("the number of table sets", set_count, limits.chunks)?;
@@ -316,7 +350,12 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
             Limits::check("the number of tensors", tensors.len() as u64, limits.tensors)?;
         }
     }
-    meta.finish()?;
+    let identity = if ids.has_parts {
+        Identity::parse(meta, limits)?
+    } else {
+        meta.finish()?;
+        Identity::default()
+    };
     if next.offset != HEAD_BYTES + payload_bytes {
         return Err(Error::corrupt("the payloads do not fill the space before the index"));
     }
@@ -324,29 +363,33 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
     let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
-    let mut index = Index { layout, chunk_log2, members, tensors, table_sets };
+    let mut index =
+        Index { version: ids.version, layout, chunk_log2, members, tensors, table_sets, identity };
     check_cells(&index)?;
     check_internal_targets(&index)?;
     parse_checks(&parts.checks, &mut index)?;
     Ok(index)
 }
 
-fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Member>> {
+fn parse_members(meta: &mut ByteReader<'_>, ids: WireIds, limits: &Limits) -> Result<Vec<Member>> {
     let count = meta.varint()?;
     Limits::check("the number of files", count, limits.members)?;
     let mut members: Vec<Member> = Vec::new();
     let mut claimed = 0u64;
     for _ in 0..count {
         let path = meta.text()?.to_owned();
-        let member = match meta.u8()? {
+        let member = match WireIds::check("member kind", meta.u8()?, ids.member)? {
             0 => Member::opaque(path, meta.varint()?),
-            1 => {
+            kind => {
                 let length = meta.size()?;
                 let header = meta.take(length)?.to_vec();
                 let tensors = parse_header(&header, limits)?;
-                Member { path, contents: Contents::Safetensors(header), tensors }
+                let tail_bytes = if kind == 2 { meta.varint()? } else { 0 };
+                if kind == 2 && tail_bytes == 0 {
+                    return Err(Error::corrupt("a tail has no bytes"));
+                }
+                Member::safetensors(path, header, tensors, tail_bytes)
             }
-            other => return Err(Error::corrupt(format!("member kind {other} does not exist"))),
         };
         claimed = claimed.saturating_add(member.data_bytes());
         Limits::check("the size of all files", claimed, MAX_CLAIMED_BYTES)?;
@@ -635,7 +678,15 @@ mod tests {
         let digest = super::super::Digest::from([7; 32]);
         tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
         tensor.reference_digests.insert(0, KnownDigest::Whole(digest));
-        Index { layout: Layout::File, chunk_log2: 17, members, tensors: vec![tensor], table_sets: vec![set] }
+        Index {
+            version: LEAST_VERSION,
+            layout: Layout::File,
+            chunk_log2: 17,
+            members,
+            tensors: vec![tensor],
+            table_sets: vec![set],
+            identity: Identity::default(),
+        }
     }
 
     fn parsed(index: &Index, version: u16) -> Result<Index> {

@@ -2,13 +2,17 @@
 //! It does not predict or plan; readers hand it predictions, writers hand it coded chunks.
 
 mod grid;
+mod identity;
 mod index;
 mod layout;
 mod predictors;
 mod reader;
 mod writer;
 
+pub(crate) use identity::Identity;
+pub use identity::{BaseDigest, NamedBase, Texts};
 pub(crate) use index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
+pub(crate) use layout::version_for;
 pub use reader::{Container, PartBytes};
 pub(crate) use writer::ContainerWriter;
 

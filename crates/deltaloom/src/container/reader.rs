@@ -97,7 +97,7 @@ impl Container {
         let mut start = Vec::new();
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
         file.take(8).read_to_end(&mut start).map_err(Error::io(path))?;
-        Ok(start == layout::head()[..8])
+        Ok(layout::is_magic(&start))
     }
 
     /// Path it was opened under.
@@ -241,7 +241,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let trailer = Trailer::parse(&trailer, available, limits)?;
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
-    if layout::index_crc(&head, &stored, ids) != trailer.index_crc {
+    if layout::index_crc(ids.covered(&head), &stored) != trailer.index_crc {
         return Err(Error::corrupt("the index does not have its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
