@@ -89,7 +89,11 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
             tensors.extend(tensors_of_header(meta.take(length)?)?);
             if kind == 2 {
                 let length = meta.varint()?;
-                tensors.push(Tensor { name: "__tail__".to_owned(), dtype: "U8".to_owned(), shape: vec![length] });
+                tensors.push(Tensor {
+                    name: "__tail__".to_owned(),
+                    dtype: "U8".to_owned(),
+                    shape: vec![length],
+                });
             }
         }
     }

@@ -1,5 +1,4 @@
 //! What a container says of itself, through the program: names, digests and texts; errors that name the base; folders and caches in which it is found; files with tails.
-#![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
 

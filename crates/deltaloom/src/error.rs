@@ -174,7 +174,7 @@ pub enum Error {
     #[error("interrupted")]
     Cancelled,
     /// A folder does not hold what a container rests on.
-    #[error("{}: {} is not in it: no base has the reference of tensor {tensor:?}, BLAKE3 {expected} (candidates: {candidates}){skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
+    #[error("{}: {} is not among its {candidates} candidates: none has the reference of tensor {tensor:?}{skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
     BaseNotFound {
         /// Where it was looked for.
         folder: PathBuf,
@@ -182,8 +182,6 @@ pub enum Error {
         needed: String,
         /// Tensor that needs a reference that was not found.
         tensor: String,
-        /// Digest of the reference.
-        expected: String,
         /// Checkpoints and containers that were looked at.
         candidates: usize,
         /// Which of them could not be read and why; empty if all could.

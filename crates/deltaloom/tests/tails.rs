@@ -1,5 +1,4 @@
 //! Safetensors files with bytes behind their last tensor: packed, restored, predicted, compared and changed in place like any other.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

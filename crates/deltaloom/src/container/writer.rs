@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use crate::entropy::frame;
 
+use super::ends::{self, HEAD_BYTES, Trailer};
 use super::index::{Index, PayloadEntry};
-use super::layout::{self, HEAD_BYTES, Trailer};
+use super::layout;
 
 /// A container being written.
 pub(crate) struct ContainerWriter<W: Write> {
@@ -29,7 +30,7 @@ impl<W: Write> ContainerWriter<W> {
     /// Begins a container of a version, which is to be the one of its index.
     pub(crate) fn new(out: W, version: u16) -> io::Result<Self> {
         let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, out);
-        let head = layout::head(version);
+        let head = ends::head(version);
         out.write_all(&head)?;
         Ok(Self { out, head, offset: HEAD_BYTES })
     }
@@ -59,7 +60,7 @@ impl<W: Write> ContainerWriter<W> {
             tables_packed: length(&tables)?,
             tables_len: length(&parts.tables)?,
             checks_len: length(&parts.checks)?,
-            index_crc: layout::index_crc(Some(&self.head), &stored),
+            index_crc: ends::index_crc(Some(&self.head), &stored),
         };
         let end = trailer.to_bytes();
         self.out.write_all(&stored)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::Limits;
 
 /// Folders inside folders.
@@ -36,7 +36,7 @@ impl List {
     /// Lists a folder and those in it, without the files `excluded`, which need not exist. Small files of these names are taken along.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] for the folder itself, and [`crate::Error::LimitExceeded`] where there is too much in it.
+    /// [`Error::Io`] for the folder itself; [`Error::InvalidArgument`] and [`Error::LimitExceeded`] where there is too much in it.
     pub(super) fn of<'a>(
         folder: &Path,
         excluded: impl Iterator<Item = &'a Path>,
@@ -44,7 +44,7 @@ impl List {
         limits: &Limits,
     ) -> Result<Self> {
         // Folders inside it that cannot be listed are passed over; this one must be there.
-        std::fs::read_dir(folder).map_err(crate::Error::io(folder))?;
+        std::fs::read_dir(folder).map_err(Error::io(folder))?;
         let excluded = excluded.filter_map(|path| path.canonicalize().ok()).collect();
         let mut list = Self { small_files, excluded, ..Self::default() };
         list.walk(folder, 0, limits)?;
@@ -62,7 +62,10 @@ impl List {
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         self.entries += names.len() as u64;
-        Limits::check("the number of files and folders to look at", self.entries, MAX_ENTRIES)?;
+        if self.entries > MAX_ENTRIES {
+            let what = format!("{}: more than {MAX_ENTRIES} files and folders to look at", folder.display());
+            return Err(Error::InvalidArgument(what));
+        }
         let (mut shards, mut singles, mut small) = (Vec::new(), Vec::new(), Vec::new());
         // Hidden files are unfinished targets, or what other systems leave beside files.
         for name in names.into_iter().filter(|name| !name.starts_with('.')) {

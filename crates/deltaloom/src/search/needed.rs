@@ -66,7 +66,6 @@ pub fn find_needed_bases(
                 folder: folder.to_path_buf(),
                 needed: index.identity.needed(),
                 tensor: missing.wanted.name,
-                expected: missing.digest.to_hex(),
                 candidates: list.candidates(),
                 skipped: search.describe_faults(),
             }),
