@@ -268,6 +268,16 @@ fn files_with_bytes_behind_their_last_tensor_come_back() {
     let row = scratch.ok("bench t/model.safetensors --only deltaloom --rounds 1 --json").json();
     assert!(!row.is_null());
 
+    // In a series, whose steps have tails of other lengths, and found in a folder.
+    scratch.ok("series init runs");
+    for (step, name) in [(1, "base.safetensors"), (2, "b/model.safetensors"), (3, "t/model.safetensors")] {
+        scratch.ok(&format!("series add runs {name} --step {step}"));
+        scratch.ok(&format!("series get runs --step {step} -o step.safetensors --overwrite"));
+        assert!(scratch.read("step.safetensors") == scratch.read(name), "{name}");
+    }
+    scratch.ok("unpack packed.loom --base-dir b -o found.safetensors");
+    assert!(scratch.read("found.safetensors") == scratch.read("t/model.safetensors"));
+
     // In place: the same length is written, another one refused without a byte changed.
     scratch.write("place.safetensors", &scratch.read("b/model.safetensors"));
     scratch.ok("unpack packed.loom --in-place place.safetensors");
