@@ -186,6 +186,32 @@ fn the_base_is_found_in_a_folder() {
     assert!(nowhere.code == Some(NOT_FOUND) && nowhere.err.contains("nowhere"), "{}", nowhere.err);
 }
 
+#[test]
+fn containers_that_are_given_or_found_may_rest_on_what_is_in_the_folder() {
+    let scratch = Scratch::with_small_pair();
+    let last = scratch
+        .read("tuned.safetensors")
+        .iter()
+        .map(|byte| byte ^ u8::from(*byte == 0x3d))
+        .collect::<Vec<_>>();
+    scratch.write("last.safetensors", &last);
+    scratch.ok("pack last.safetensors --base base.safetensors --base tuned.loom -o last.loom");
+    let said = scratch.ok("inspect last.loom --json").json();
+    let names: Vec<_> = said["bases"].as_array().unwrap().iter().map(|base| base["name"].clone()).collect();
+    assert!(names.contains(&json!("tuned.loom")), "{names:?}");
+    scratch.write("models/base.safetensors", &scratch.read("base.safetensors"));
+    std::fs::remove_file(scratch.path().join("base.safetensors")).unwrap();
+    std::fs::remove_file(scratch.path().join("tuned.safetensors")).unwrap();
+    let alone = scratch.refused("unpack last.loom --base tuned.loom -o out.safetensors");
+    assert!(alone.contains("tuned.loom") && alone.contains("needs base.safetensors"), "{alone}");
+    scratch.ok("unpack last.loom --base tuned.loom --base-dir models -o out.safetensors");
+    assert!(scratch.read("out.safetensors") == last);
+    // Found, with what it rests on.
+    scratch.write("models/steps/tuned.loom", &scratch.read("tuned.loom"));
+    scratch.ok("unpack last.loom --base-dir models -o again.safetensors");
+    assert!(scratch.read("again.safetensors") == last);
+}
+
 /// Exit code for what is not there.
 const NOT_FOUND: i32 = 2;
 

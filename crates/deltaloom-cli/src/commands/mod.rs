@@ -13,11 +13,11 @@ pub(crate) mod series;
 pub(crate) mod unpack;
 pub(crate) mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use deltaloom::checkpoint::FileSource;
-use deltaloom::{Bases, Container, Limits, ResolvedContainer};
+use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer};
 
 use crate::args::BaseArguments;
 use crate::ui;
@@ -50,16 +50,43 @@ fn open_or_find_bases(
     folder: Option<&Path>,
     threads: usize,
 ) -> Result<Bases> {
-    let given = open_bases(given)?;
-    let Some(folder) = folder else { return Ok(given) };
+    let opened = open_bases(given);
+    let Some(folder) = folder else { return opened };
     let bar = ui::Bar::new("searching");
     let limits = Limits::default();
-    let found = deltaloom::find_needed_bases(container, tensor, given, folder, &limits, threads, &bar)?;
+    let find = |container: &Container, tensor: Option<&str>, bases: Bases| -> Result<Bases> {
+        let found = deltaloom::find_needed_bases(container, tensor, bases, folder, &limits, threads, &bar)?;
+        for path in &found.paths {
+            ui::note(&format!("base: {}", ui::printable(&path.display().to_string())));
+        }
+        Ok(found.bases)
+    };
+    let bases = match opened {
+        Ok(bases) => bases,
+        // A container among those given may rest on what is in the folder.
+        Err(e) if lacks_base(&e) => {
+            let (containers, others): (Vec<PathBuf>, Vec<PathBuf>) =
+                given.paths.iter().cloned().partition(|path| Container::is_container(path).unwrap_or(false));
+            let mut bases = open_bases(&BaseArguments { paths: others, adapters: given.adapters.clone() })?;
+            for path in containers {
+                bases = find(&open_to_stream(&path)?, None, bases)?;
+                bases.push_paths(&[path], &limits)?;
+            }
+            bases
+        }
+        Err(e) => return Err(e),
+    };
+    let bases = find(container, tensor, bases)?;
     bar.finish();
-    for path in &found.paths {
-        ui::note(&format!("base: {}", ui::printable(&path.display().to_string())));
+    Ok(bases)
+}
+
+/// Whether a container could not be opened for want of a base.
+fn lacks_base(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(Error::InFile { source, .. }) => matches!(**source, Error::BaseMismatch { .. }),
+        _ => false,
     }
-    Ok(found.bases)
 }
 
 /// Finds the references of a container, hashing on as many threads as asked for.
