@@ -354,7 +354,7 @@ fn fault(size: &Size, old: Option<&Size>, mode: Mode) -> Option<String> {
 fn write(sizes: Vec<Size>) -> Result<()> {
     let notes = [
         "lm12m is a 12.5 M-parameter LLaMA-shaped model, trained for minutes on two cores; demo is cut from it.",
-        "Sizes are whole files, index, tables and digests included, with the default preset where no other is named; they do not depend on the machine.",
+        "Sizes are whole files, index, tables, digests and names of bases included, with the default preset where no other is named; they do not depend on the machine.",
         "xor_zstd1: zstd level 1 of the XOR of all tensors with those of the base (of the tensors themselves without one), headers left out.",
     ];
     let sizes = Sizes {
