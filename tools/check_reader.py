@@ -1,5 +1,5 @@
-"""Runs loom_reader.py over every container of the manifests given: it must agree with the original byte for byte, and it
-must refuse the same container with one byte changed.
+"""Runs loom_reader.py over every container of the manifests given: it must agree with the original byte for byte, say of a
+container's bases and texts what the manifest says, and refuse the same container with one byte changed.
 
 A manifest is what `xtask` writes: a list of containers, each with its original and its bases, relative to the manifest.
 """
@@ -12,14 +12,32 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from loom_reader import base_digest
+
 READER = Path(__file__).with_name("loom_reader.py")
 
 
+def run(*arguments):
+    return subprocess.run([sys.executable, str(READER), *map(str, arguments)], capture_output=True, text=True)
+
+
 def read(container, entry, folder):
-    command = [sys.executable, str(READER), str(container), "--check", str(folder / entry["original"])]
-    for base in entry["bases"]:
-        command += ["--base", str(folder / base)]
-    return subprocess.run(command, capture_output=True, text=True)
+    bases = [part for base in entry["bases"] for part in ("--base", folder / base)]
+    return run(container, "--check", folder / entry["original"], *bases)
+
+
+def identity_fault(container, entry, folder):
+    """What is wrong with what a container says of itself, if the manifest knows that."""
+    if "identity" not in entry:
+        return None
+    done = run(container, "--identity")
+    if done.returncode != 0:
+        return done.stderr.strip()
+    bases = [{"name": name, "digest": base_digest(folder / base)}
+             for name, base in zip(entry["identity"]["base_names"], entry["bases"], strict=True)]
+    wanted = {"bases": bases, "texts": entry["identity"]["texts"]}
+    found = json.loads(done.stdout)
+    return None if found == wanted else f"it says {found} of itself, not {wanted}"
 
 
 def check(job):
@@ -30,6 +48,8 @@ def check(job):
     done = read(container, entry, manifest.parent)
     if done.returncode != 0:
         why = done.stderr.strip() or "the restored bytes differ from the original"
+        return f"FAILED {container}: {why}", False
+    if why := identity_fault(container, entry, manifest.parent):
         return f"FAILED {container}: {why}", False
     seconds = time.monotonic() - start
     with tempfile.NamedTemporaryFile(suffix=".loom") as broken:

@@ -227,13 +227,30 @@ class Tensor:
         step = -(-rows // max(1, (n + target // 2) // target)) or 1
         self.chunks = [(i * self.cols, min(i + step, rows) * self.cols) for i in range(0, rows, step)]
 
-def safetensors_tensors(header, target):
-    """The tensors of a safetensors header in the order of their bytes."""
+def varint(value):
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+def safetensors_tensors(header, target, tail=0):
+    """The tensors of a safetensors header in the order of their bytes, then the bytes behind them as one more."""
     tensors = [Tensor(name, e["dtype"], e["shape"], *e["data_offsets"], target)
                for name, e in dict(json.loads(header)).items() if name != "__metadata__"]
     tensors.sort(key=lambda t: (t.begin, t.end, t.name.encode("utf-8")))
     must(all(t.begin == end <= t.end for t, end in zip(tensors, [0] + [t.end for t in tensors])), "overlap or hole")
+    if tail:
+        name, end = "__tail__", tensors[-1].end if tensors else 0
+        while name in {t.name for t in tensors}:
+            name += "_"
+        tensors.append(Tensor(name, "U8", [tail], end, end + tail, target))
     return tensors
+
+def open_safetensors(data, target):
+    """The tensors of a safetensors file and the bytes that they are places in."""
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header, data = data[8:start].tobytes(), data[start:]
+    end = max((e["data_offsets"][1] for name, e in json.loads(header).items() if name != "__metadata__"), default=0)
+    must(end <= len(data), "a safetensors file ends early")
+    return safetensors_tensors(header, target, len(data) - end), data
 
 def files_of(path):
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
@@ -244,11 +261,43 @@ def find_bases(paths):
         data = np.frombuffer(file.read_bytes(), np.uint8)
         tensors = [Tensor(file.name, "U8", [len(data)], 0, len(data), 1 << 20)]
         if file.suffix == ".safetensors":
-            start = 8 + int.from_bytes(data[:8].tobytes(), "little")
-            tensors, data = safetensors_tensors(data[8:start].tobytes(), 1 << 20), data[start:]
+            tensors, data = open_safetensors(data, 1 << 20)
         for t in tensors:
             elements = data[t.begin:t.end].view(f"<u{t.kind.bits // 8}")
             yield (blake3(elements), t.dtype, tuple(t.shape)), elements
+
+def base_digest(path):
+    """By what a base is known (section 16): of names, dtypes, shapes and samples of its tensors."""
+    records = []
+    for file in (file for file in files_of(path) if file.suffix == ".safetensors"):
+        tensors, data = open_safetensors(np.frombuffer(file.read_bytes(), np.uint8), 1 << 20)
+        for t in tensors:
+            values, texts = data[t.begin:t.end], [text.encode("utf-8") for text in (t.name, t.dtype)]
+            record = b"".join(varint(len(text)) + text for text in texts) + varint(len(t.shape))
+            record += b"".join(map(varint, t.shape)) + varint(size := len(values))
+            starts = [size // 3, 2 * size // 3] if size > 2048 else [0]
+            records.append(record + b"".join(values[at:at + (512 if size > 2048 else size)].tobytes() for at in starts))
+    return blake3(np.frombuffer(b"".join(sorted(records)), np.uint8))[:16].hex()
+
+def read_identity(meta):
+    """The parts behind the last tensor (section 16): names and digests of bases, and texts."""
+    identity, last = {"bases": [], "texts": {}}, 0
+    text = lambda part, most: part.take(size).decode("utf-8") if (size := part.varint()) <= most else must(False, "too long")
+    while key := meta.read(1):
+        must(last < key[0] <= 2, "a part is unknown, or comes after one that it belongs before")
+        last, part = key[0], Bytes(meta.take(meta.varint()))
+        count = part.varint()
+        must(count, "a part is empty")
+        for _ in range(count):
+            name = text(part, 1024 if last == 1 else 256)
+            must(name, "a name or a key is empty")
+            if last == 1:
+                identity["bases"].append({"name": name, "digest": part.take(16).hex()})
+            else:
+                must(all(other.encode() < name.encode() for other in identity["texts"]), "texts are not in order")
+                identity["texts"][name] = text(part, 1 << 20)
+        must(not part.read(1), "bytes left over in a part")
+    return identity
 
 def rounded(x, dtype):
     """F32 bits to BF16 or F16 bits."""
@@ -299,8 +348,8 @@ def read_tensor(t, meta, sets, tensors, payloads):
         must(len(t.coded) == len(t.chunks), "groups do not add up to the chunks")
 
 def read_loom(data):
-    """The layout, and of every member its path, the bytes before its first tensor, and its tensors."""
-    must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2, 3) and data[9:16] == bytes(7), "not a loom file of version 1, 2 or 3")
+    """The layout, of every member its path, the bytes before its first tensor, and its tensors; and what the file says of itself."""
+    must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2, 3, 4) and data[9:16] == bytes(7), "not a loom file of versions 1 to 4")
     start, meta_packed, meta_len, tables_packed, tables_len, checks_len, _, crc, trailer_crc, magic = \
         struct.unpack("<Q8I8s", data[-48:])
     must(magic == b"LOOMEND\n" and zlib.crc32(data[-48:-12]) == trailer_crc, "bad trailer")
@@ -313,9 +362,11 @@ def read_loom(data):
     layout, target, members, tensors = meta.u8(), 1 << meta.u8(), [], []
     for _ in range(meta.varint()):
         path, kind, size = meta.take(meta.varint()).decode("utf-8"), meta.u8(), meta.varint()
-        must(kind <= 1 and not {"", ".", ".."} & set(path.split("/")) and "\\" not in path, f"bad member {path!r}")
+        must(kind <= (2 if data[8] >= 4 else 1) and not {"", ".", ".."} & set(path.split("/")) and "\\" not in path, f"bad member {path!r}")
         head = meta.take(size) if kind else b""
-        of_member = safetensors_tensors(head, target) if kind else [Tensor(path, "U8", [size], 0, size, 1 << 20)]
+        tail = meta.varint() if kind == 2 else 0
+        must(tail or kind != 2, "an empty tail")
+        of_member = safetensors_tensors(head, target, tail) if kind else [Tensor(path, "U8", [size], 0, size, 1 << 20)]
         members.append((path, struct.pack("<Q", size) + head if kind else b"", of_member))
         tensors += of_member
     sets = [read_table_set(tables) for _ in range(meta.varint())]
@@ -325,11 +376,12 @@ def read_loom(data):
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
+    identity = read_identity(meta) if data[8] >= 4 else None
     payloads_of = lambda t: ([] if t.factors is None else [t.factors]) + [payload for _, _, payload in t.coded]
     crcs = [zlib.crc32(payload) for t in tensors for payload in payloads_of(t)]
     must(checks.read() == struct.pack(f"<{len(crcs)}I", *crcs), "wrong CRC of a chunk")
     must(not any(part.read(1) for part in (index, meta, tables, payloads)), "bytes left over")
-    return layout, members
+    return layout, members, identity
 
 def level(t):
     """A tensor comes from tensors of lower levels only."""
@@ -365,9 +417,13 @@ def main():
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("-o", dest="out", type=pathlib.Path, help="restore to this file or directory")
     action.add_argument("--check", type=pathlib.Path, metavar="ORIGINAL", help="compare; exit code 1 when different")
+    action.add_argument("--identity", action="store_true", help="print the names and digests of its bases and its texts as JSON")
     args = parser.parse_args()
     try:
-        layout, members = read_loom(args.file.read_bytes())
+        layout, members, identity = read_loom(args.file.read_bytes())
+        if args.identity:
+            print(json.dumps(identity))
+            return 0
         bases, root = dict(find_bases(args.base)), args.check or args.out
         files = {root / path if layout else root: head + b"".join(values(t, bases).tobytes() for t in tensors)
                  for path, head, tensors in members}

@@ -80,12 +80,21 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
     let mut tensors = Vec::new();
     for _ in 0..members {
         let path = meta.text()?.to_owned();
-        if meta.u8()? == 0 {
+        let kind = meta.u8()?;
+        if kind == 0 {
             let length = meta.varint()?;
             tensors.push(Tensor { name: path, dtype: "U8".to_owned(), shape: vec![length] });
         } else {
             let length = meta.size()?;
             tensors.extend(tensors_of_header(meta.take(length)?)?);
+            if kind == 2 {
+                let length = meta.varint()?;
+                tensors.push(Tensor {
+                    name: "__tail__".to_owned(),
+                    dtype: "U8".to_owned(),
+                    shape: vec![length],
+                });
+            }
         }
     }
     let _sets = meta.varint()?;
@@ -234,7 +243,7 @@ fn groups(meta: &mut Meta<'_>, dtype: &str, payload_bytes: &mut Vec<usize>) -> O
 /// The container.
 pub fn assemble(meta: &[u8], tables: &[u8], payloads: &[u8], bases: &GoldenBases) -> Option<Vec<u8>> {
     let known = checks(meta, bases)?;
-    let mut out = b"\x89LOOM\r\n\x1a\x03\0\0\0\0\0\0\0".to_vec();
+    let mut out = b"\x89LOOM\r\n\x1a\x04\0\0\0\0\0\0\0".to_vec();
     let mut checks = known.digests;
     let mut rest = payloads;
     for length in known.payload_bytes {

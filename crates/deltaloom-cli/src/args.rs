@@ -130,12 +130,16 @@ pub(crate) enum Command {
 ///
 /// With --base-dir the best base is looked for among the files of a folder: each is compared by samples, and a table says how near it is. If none is near enough, nothing is
 /// packed.
+///
+/// The container names the bases that it takes tensors from, so that a reader finds them. Of a relative path the name has the last two parts, of any other the last one; a snapshot in
+/// a cache of a hub is called org/model@revision. --base-name gives another name, --meta adds texts, and --no-identity leaves all of that out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
   deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
   deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
   deltaloom pack merged.safetensors --base base.safetensors --adapter ./lora -o merged.loom
+  deltaloom pack ./tuned --base ./llama --base-name org/llama@5f0b -o tuned.loom
   deltaloom pack tuned.safetensors --base-dir ./models -o tuned.loom
   deltaloom pack tuned.safetensors --base-dir ./models --dry-run
   deltaloom pack model.safetensors -o model.loom")]
@@ -151,6 +155,8 @@ pub(crate) struct PackArguments {
     /// With --base-dir: only say how near each base is. Exit code 1 means that none is near enough
     #[arg(long, requires = "base_dir")]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArguments,
     /// Where to write the container; `-` is standard output [default: the checkpoint's name with .loom, beside it]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -179,6 +185,7 @@ pub(crate) struct PackArguments {
 #[command(after_long_help = "Examples:
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
   deltaloom unpack tuned.loom --base ./base-model -o ./tuned-model --overwrite
+  deltaloom unpack tuned.loom --base-dir ~/.cache/huggingface -o tuned.safetensors
   deltaloom unpack tuned.loom --in-place model.safetensors
   deltaloom unpack step8.loom --in-place /dev/shm/policy.safetensors --trust-base")]
 pub(crate) struct UnpackArguments {
@@ -187,6 +194,9 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS", conflicts_with = "in_place")]
+    pub(crate) base_dir: Option<PathBuf>,
     /// File or directory to restore, as it was packed; `-` is standard output, for a single file [default: the container's name without .loom, beside it]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
@@ -209,7 +219,7 @@ pub(crate) struct UnpackArguments {
     pub(crate) overwrite: bool,
 }
 
-/// Describe a container without its base and without decoding.
+/// Describe a container without its base and without decoding: sizes, bases, texts.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom inspect tuned.loom --tensors
@@ -232,13 +242,17 @@ pub(crate) struct InspectArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom verify tuned.loom
-  deltaloom verify tuned.loom --base base.safetensors --json")]
+  deltaloom verify tuned.loom --base base.safetensors --json
+  deltaloom verify tuned.loom --base-dir ./models")]
 pub(crate) struct VerifyArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS")]
+    pub(crate) base_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the result as JSON
@@ -310,6 +324,9 @@ pub(crate) struct CatArguments {
     pub(crate) rows: Option<Rows>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    #[arg(long, value_name = "MODELS")]
+    pub(crate) base_dir: Option<PathBuf>,
     /// Where to write the bytes; `-` is standard output, which must not be a terminal
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
@@ -405,6 +422,20 @@ impl BaseArguments {
     }
 }
 
+/// What a container says of itself.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityArguments {
+    /// What the container calls a base: the first for the first --base, and so on; or for the one that --base-dir finds
+    #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) base_names: Vec<String>,
+    /// A text for the container, which `inspect` shows; may be repeated
+    #[arg(long = "meta", value_name = "KEY=TEXT", value_parser = parse_text)]
+    pub(crate) texts: Vec<(String, String)>,
+    /// Leave names and digests of the bases out of the container
+    #[arg(long, conflicts_with_all = ["base_names", "texts"])]
+    pub(crate) no_identity: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PageArguments {
     /// Also write a page with pictures, which needs no network
@@ -473,6 +504,13 @@ fn parse_rows(text: &str) -> Result<Rows, String> {
             start.map_or(Bound::Unbounded, Bound::Included),
             end.map_or(Bound::Unbounded, Bound::Excluded),
         )),
+    }
+}
+
+fn parse_text(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=TEXT, such as licence=MIT".to_owned()),
     }
 }
 

@@ -25,7 +25,10 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::Protected { .. } => "choose another --output, or `-` for standard output",
         Error::Changed { .. } => "run it again when nobody writes to the file",
         Error::BaseMismatch { .. } => {
-            "give every base that the file was packed against with --base; `deltaloom inspect` names them"
+            "give every base that it was packed against with --base, or with --base-dir a folder in which they are; `deltaloom inspect` names them"
+        }
+        Error::BaseNotFound { .. } => {
+            "download it, or give the folder that it is in; --base takes a base under any name"
         }
         Error::NoUsefulBase { .. } => {
             "leave --base-dir out to pack it on its own, or give a base of your choice with --base"

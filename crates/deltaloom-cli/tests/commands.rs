@@ -175,7 +175,7 @@ fn the_best_base_of_a_folder_is_found_and_named() {
 
     let report = scratch.ok("pack ft_bf16.safetensors --base-dir models -o found.loom --json").json();
     assert_eq!(report["base_search"]["chosen"], search["chosen"]);
-    scratch.ok("pack ft_bf16.safetensors --base base.safetensors -o given.loom");
+    scratch.ok("pack ft_bf16.safetensors --base models/base.safetensors -o given.loom");
     assert!(scratch.read("found.loom") == scratch.read("given.loom"));
     let estimated = report["base_search"]["candidates"][0]["estimated_ratio"].as_f64().unwrap();
     let quotient = estimated / report["ratio"].as_f64().unwrap();

@@ -155,7 +155,10 @@ pub enum Error {
     #[error("this is a lossy step of a threshold method, from which nothing can be restored exactly")]
     Lossy,
     /// The bases at hand do not hold a reference tensor.
-    #[error("no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}")]
+    #[error(
+        "{}no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}",
+        needing(needed)
+    )]
     BaseMismatch {
         /// Tensor that needs the reference.
         tensor: String,
@@ -163,6 +166,8 @@ pub enum Error {
         expected: String,
         /// What the bases have instead.
         found: String,
+        /// The bases that the container names, with their digests; empty where it names none.
+        needed: String,
     },
     /// None of many checkpoints is near enough to be a base.
     #[error("{}: no useful base (candidates: {candidates})", folder.display())]
@@ -298,6 +303,25 @@ pub enum Error {
         /// What it should be.
         wanted: Wanted,
     },
+    /// A folder does not hold what a container rests on.
+    #[error("{}: {} is not among its {candidates} candidates: none has the reference of tensor {tensor:?}{skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
+    BaseNotFound {
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// The bases that the container names, with their digests; empty where it names none.
+        needed: String,
+        /// Tensor that needs a reference that was not found.
+        tensor: String,
+        /// Checkpoints and containers that were looked at.
+        candidates: usize,
+        /// Which of them could not be read and why; empty if all could.
+        skipped: String,
+    },
+}
+
+/// The beginning of a message about bases, where they have names.
+fn needing(needed: &str) -> String {
+    if needed.is_empty() { String::new() } else { format!("this container needs {needed}; ") }
 }
 
 impl Error {
@@ -375,6 +399,7 @@ impl Error {
                 ErrorKind::Unsupported
             }
             Self::BaseMismatch { .. } => ErrorKind::WrongBase,
+            Self::BaseNotFound { .. } => ErrorKind::NotFound,
             Self::NoUsefulBase { .. } => ErrorKind::NoUsefulBase,
             Self::NotFound { kind: Missing::Object, .. } | Self::NotASeries { .. } => ErrorKind::NotFound,
             Self::NotFound { .. } => ErrorKind::NoSuchName,
@@ -406,7 +431,7 @@ impl Error {
             | Self::SharedFile { path, .. }
             | Self::Unfinished { path, .. }
             | Self::Journal { path, .. } => Some(path),
-            Self::NoUsefulBase { folder, .. } => Some(folder),
+            Self::NoUsefulBase { folder, .. } | Self::BaseNotFound { folder, .. } => Some(folder),
             _ => None,
         }
         .filter(|path| !path.as_os_str().is_empty())
@@ -418,7 +443,9 @@ impl Error {
     pub fn tensor(&self) -> Option<&str> {
         match self {
             Self::InFile { source, .. } | Self::Unfinished { source, .. } => source.tensor(),
-            Self::BaseMismatch { tensor, .. } | Self::DigestMismatch { tensor, .. } => Some(tensor),
+            Self::BaseMismatch { tensor, .. }
+            | Self::BaseNotFound { tensor, .. }
+            | Self::DigestMismatch { tensor, .. } => Some(tensor),
             _ => None,
         }
     }

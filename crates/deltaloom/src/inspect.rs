@@ -14,5 +14,5 @@ pub fn inspect(container: &Container) -> PackReport {
 /// Whether a container takes any tensor from a base.
 #[must_use]
 pub fn needs_base(container: &Container) -> bool {
-    container.index().tensors.iter().any(|tensor| !tensor.reference_digests.is_empty())
+    container.index().needs_base()
 }

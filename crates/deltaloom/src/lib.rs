@@ -45,7 +45,7 @@ pub mod series;
 
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
-pub use container::{Container, Digest, PartBytes};
+pub use container::{BaseDigest, Container, Digest, NamedBase, PartBytes, Texts};
 pub use diff::{DiffReport, DiffTotal, TensorDiff, UlpHistogram, Uncompared, diff};
 pub use error::{Access, Error, ErrorKind, Missing, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
@@ -57,7 +57,9 @@ pub use pipeline::with_threads;
 pub use plan::Preset;
 pub use progress::{Progress, Silent};
 pub use report::{PackReport, Share, TensorReport};
-pub use search::{BaseCandidate, BaseSearch, SearchReport, SkippedFile, find_base};
+pub use search::{
+    BaseCandidate, BaseSearch, FoundBases, SearchReport, SkippedFile, find_base, find_needed_bases,
+};
 pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack, unpack_to};
 pub use verify::{Verifiable, VerifyReport, verify};
 

@@ -19,6 +19,8 @@ pub struct Limits {
     pub chunks: u64,
     /// Dimensions of a tensor.
     pub dimensions: u64,
+    /// Names of bases and texts in a container, in bytes.
+    pub identity_bytes: u64,
 }
 
 impl Default for Limits {
@@ -30,6 +32,7 @@ impl Default for Limits {
             tensors: 1 << 20,
             chunks: 1 << 22,
             dimensions: 16,
+            identity_bytes: 1 << 20,
         }
     }
 }

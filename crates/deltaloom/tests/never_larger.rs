@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::*;
-use deltaloom::{PackOptions, Preset};
+use deltaloom::{PackOptions, Preset, Silent, Texts};
 
 const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
 
@@ -104,6 +106,38 @@ fn many_tiny_tensors() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn files_with_tails_and_containers_that_say_much() {
+    let mut rng = Random::new(6);
+    let mut noise = |bytes: usize| -> String {
+        rng.bytes(bytes).iter().map(|byte| char::from(b' ' + byte % 95)).collect()
+    };
+    let (name, key, text) = (noise(1000), noise(200), noise(5000));
+    for tail in [1, 5, 1025, 40_000] {
+        let of = |rng: &mut Random| {
+            [safetensors(&[tensor("w", "U8", &[900], rng.bytes(900))]), rng.bytes(tail)].concat()
+        };
+        let mut rng = Random::new(tail as u64);
+        let (base, tuned) = (of(&mut rng), of(&mut rng));
+        check("tails", &tuned, &[]);
+        check("tails", &tuned, &[&base]);
+
+        let mut bases = bases(&[&base, &base]);
+        bases.set_names([(Path::new("base-0"), name.as_str()), (Path::new("base-1"), &name)]).unwrap();
+        let texts: Texts = [(key.clone(), text.clone()), ("k".to_owned(), String::new())].into();
+        let options = PackOptions { identity: Some(texts), ..options() };
+        let mut container = Vec::new();
+        let checkpoint = checkpoint(&tuned).unwrap();
+        let report = deltaloom::pack_to(&checkpoint, &bases, &mut container, &options, &Silent).unwrap();
+        let said = report.bases.iter().map(|base| base.name.len() + 24).sum::<usize>()
+            + report.texts.iter().map(|(key, text)| key.len() + text.len() + 8).sum::<usize>();
+        let chunks: u64 = report.codecs.values().map(|share| share.count).sum();
+        let parts = 256 * (1 + report.tensors.len() as u64) + 16 * chunks;
+        let bound = tuned.len() as u64 + 1024 + parts + 1 + 48 + said as u64;
+        assert!(container.len() as u64 <= bound, "{} > {bound}", container.len());
     }
 }
 

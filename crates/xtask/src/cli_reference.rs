@@ -36,6 +36,10 @@ but neither remove one nor change its meaning. Sizes are in bytes.
 | `ratio` | `original_bytes` / `packed_bytes` |
 | `index_bytes` | what of the container is not payload: head, index with its tables and digests, trailer |
 | `seconds`, `threads` | the time it took, and on how many threads; only `pack` |
+| `format_version` | version of the container's format |
+| `needs_base` | whether a base is needed to restore it |
+| `bases` | a list of the bases that it names, each with its `name` and `digest` (32 hexadecimal digits) |
+| `texts` | what was given with `--meta`, by key |
 | `files` | paths of the checkpoint's files |
 | `unread` | of a folder, files that may hold weights and are stored as they are: `files`, `bytes`, and `kinds` with a count each; absent where there are none; only `pack` |
 | `predictors` | by kind of predictor: `count` of tensors, `bytes` of their payloads |

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, UnpackOptions};
+use deltaloom::{
+    Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, Texts, UnpackOptions,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::golden::{Entry, Manifest};
@@ -198,13 +200,17 @@ impl Pair {
         let adapter = self.adapter.map(|adapter| self.path(data, adapter));
         adapter.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
         bases.push_paths(&paths, &Limits::default())?;
+        // As they would be given in the folder that they are in.
+        let given = paths.iter().zip(self.base).chain(adapter.iter().zip(self.adapter));
+        bases.set_names(given.map(|(path, name)| (path.as_path(), name)))?;
         Ok(bases)
     }
 
     /// Packs it into `target` and gives the size.
     fn pack(&self, data: &Path, target: &Path) -> Result<u64> {
         let (checkpoint, bases) = (self.open(data, self.tuned)?, self.open_bases(data)?);
-        let options = PackOptions { preset: self.preset, ..PackOptions::default() };
+        let options =
+            PackOptions { preset: self.preset, identity: Some(Texts::new()), ..PackOptions::default() };
         Ok(deltaloom::pack(&checkpoint, &bases, target, &options, &Silent)?.packed_bytes)
     }
 
@@ -348,7 +354,7 @@ fn fault(size: &Size, old: Option<&Size>, mode: Mode) -> Option<String> {
 fn write(sizes: Vec<Size>) -> Result<()> {
     let notes = [
         "lm12m is a 12.5 M-parameter LLaMA-shaped model, trained for minutes on two cores; demo is cut from it.",
-        "Sizes are whole files, index, tables and digests included, with the default preset where no other is named; they do not depend on the machine.",
+        "Sizes are whole files, index, tables, digests and names of bases included, with the default preset where no other is named; they do not depend on the machine.",
         "xor_zstd1: zstd level 1 of the XOR of all tensors with those of the base (of the tensors themselves without one), headers left out.",
     ];
     let sizes = Sizes {
@@ -396,6 +402,7 @@ pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
             preset: "default".to_owned(),
             chunk_log2: PackOptions::default().chunk_log2,
             has_history: false,
+            identity: None,
         });
     }
     Ok(fs::write(folder.join("manifest.json"), manifest.to_json()?)?)

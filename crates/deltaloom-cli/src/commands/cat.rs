@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use anyhow::Result;
 use deltaloom::checkpoint::output::NewFile;
-use deltaloom::{Container, Limits, ResolvedContainer};
+use deltaloom::{Container, Error, Limits, ResolvedContainer};
 
 use crate::args::CatArguments;
 use crate::target::{self, Target};
@@ -17,7 +17,8 @@ const COMPARED_NAMES: usize = 100_000;
 
 pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let container = Container::open(&arguments.container, &Limits::default())?;
-    let bases = super::open_bases(&arguments.bases)?;
+    let (tensor, folder) = (Some(arguments.tensor.as_str()), arguments.base_dir.as_deref());
+    let bases = super::open_or_find_bases(&container, tensor, &arguments.bases, folder, 0)?;
     let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)
         .map_err(|e| with_nearest(e, arguments))?;
     let rows = arguments.rows.unwrap_or((Bound::Unbounded, Bound::Unbounded));

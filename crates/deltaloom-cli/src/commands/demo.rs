@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, UnpackOptions, Verifiable};
+use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts, UnpackOptions, Verifiable};
 use serde::Serialize;
 
 use crate::args::DemoArguments;
@@ -67,7 +67,9 @@ fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &ui::Ba
     let packed = folder.join(file).with_extension("loom");
     let restored = folder.join(format!("restored-{file}"));
     let checkpoint = Checkpoint::open(&folder.join(file), &limits)?;
-    let report = deltaloom::pack(&checkpoint, &bases, &packed, &PackOptions::default(), bar)?;
+    // As `pack` does.
+    let options = PackOptions { identity: Some(Texts::new()), ..PackOptions::default() };
+    let report = deltaloom::pack(&checkpoint, &bases, &packed, &options, bar)?;
     let resolved = ResolvedContainer::new(Container::open(&packed, &limits)?, &bases)?;
     let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 0, bar)?;
     ensure!(verified.ok, "{name}: verification failed: {:?}", verified.faults);

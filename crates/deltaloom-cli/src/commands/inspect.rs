@@ -15,23 +15,50 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Answer> {
     if arguments.json {
         ui::print_json(&report)?;
     } else {
-        ui::print(&describe(&report, arguments.tensors))?;
+        ui::print(&(summary_of(&report) + &identity(&report) + &shares_of(&report, arguments.tensors)))?;
     }
     Ok(Answer::Yes)
 }
 
+/// A container of a series, whose manifest says what it rests on.
 pub(super) fn describe(report: &PackReport, with_tensors: bool) -> String {
+    summary_of(report) + &shares_of(report, with_tensors)
+}
+
+fn summary_of(report: &PackReport) -> String {
     let mut out = format!("{}, index {}\n\n", summary(report), ui::bytes(report.index_bytes));
     if report.files.len() > 1 {
         out.push_str(&format!("{} files\n\n", report.files.len()));
     }
-    out.push_str(&shares("predictor", "tensors", &report.predictors));
+    out
+}
+
+fn shares_of(report: &PackReport, with_tensors: bool) -> String {
+    let mut out = shares("predictor", "tensors", &report.predictors);
     out.push('\n');
     out.push_str(&shares("codec", "chunks", &report.codecs));
     if with_tensors {
         out.push('\n');
         out.push_str(&tensor_table(report));
     }
+    out
+}
+
+/// Version, bases and texts, a line each.
+fn identity(report: &PackReport) -> String {
+    let needs = match (report.needs_base, report.bases.is_empty()) {
+        (true, false) => "yes",
+        (true, true) => "yes, which it does not name",
+        (false, _) => "no",
+    };
+    let mut out = format!("format version: {}\nneeds a base: {needs}\n", report.format_version);
+    for base in &report.bases {
+        out.push_str(&format!("base: {base}\n"));
+    }
+    for (key, text) in &report.texts {
+        out.push_str(&format!("{}: {}\n", ui::printable(key), ui::printable(text)));
+    }
+    out.push('\n');
     out
 }
 

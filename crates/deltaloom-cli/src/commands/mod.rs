@@ -14,11 +14,11 @@ pub(crate) mod series;
 pub(crate) mod unpack;
 pub(crate) mod verify;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
-use deltaloom::{Bases, Container, Limits, ResolvedContainer};
+use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer};
 use serde::Serialize;
 
 use crate::args::BaseArguments;
@@ -76,13 +76,61 @@ fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }
 
+/// The bases that are given, and, from the folder if there is one, those that a container or a tensor of it needs besides; says which these are.
+fn open_or_find_bases(
+    container: &Container,
+    tensor: Option<&str>,
+    given: &BaseArguments,
+    folder: Option<&Path>,
+    threads: usize,
+) -> Result<Bases> {
+    let opened = open_bases(given);
+    let Some(folder) = folder else { return opened };
+    let bar = ui::Bar::new("searching");
+    let limits = Limits::default();
+    let find = |container: &Container, tensor: Option<&str>, bases: Bases| -> Result<Bases> {
+        let found = deltaloom::find_needed_bases(container, tensor, bases, folder, &limits, threads, &bar)?;
+        for path in &found.paths {
+            ui::note(&format!("base: {}", ui::printable(&path.display().to_string())));
+        }
+        Ok(found.bases)
+    };
+    let bases = match opened {
+        Ok(bases) => bases,
+        // A container among those given may rest on what is in the folder.
+        Err(e) if lacks_base(&e) => {
+            let (containers, others): (Vec<PathBuf>, Vec<PathBuf>) =
+                given.paths.iter().cloned().partition(|path| Container::is_container(path).unwrap_or(false));
+            let mut bases = open_bases(&BaseArguments { paths: others, adapters: given.adapters.clone() })?;
+            for path in containers {
+                bases = find(&open_to_stream(&path)?, None, bases)?;
+                bases.push_paths(&[path], &limits)?;
+            }
+            bases
+        }
+        Err(e) => return Err(e),
+    };
+    let bases = find(container, tensor, bases)?;
+    bar.finish();
+    Ok(bases)
+}
+
+/// Whether a container could not be opened for want of a base.
+fn lacks_base(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(Error::InFile { source, .. }) => matches!(**source, Error::BaseMismatch { .. }),
+        _ => false,
+    }
+}
+
 /// Finds the references of a container, hashing on as many threads as asked for.
 fn resolve(
     container: Container,
     bases: &BaseArguments,
+    folder: Option<&Path>,
     threads: usize,
 ) -> Result<(ResolvedContainer, Vec<Warning>)> {
-    let bases = open_bases(bases)?;
+    let bases = open_or_find_bases(&container, None, bases, folder, threads)?;
     let resolved = deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?;
     Ok((resolved, bases.warnings().to_vec()))
 }

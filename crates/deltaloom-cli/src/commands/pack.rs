@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::{Checkpoint, Foreign};
-use deltaloom::{BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport};
+use deltaloom::{BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
-use crate::args::{BaseArguments, PackArguments};
+use crate::args::{BaseArguments, IdentityArguments, PackArguments};
 use crate::target::{self, Target};
 use crate::{Answer, ui};
 
@@ -72,7 +72,8 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         let inputs = target::inputs(paths.iter().chain(adapters).chain([path]));
         target.check(arguments.overwrite, &inputs)?;
     }
-    let (bases, search) = match &arguments.base_dir {
+    let texts = texts(&arguments.identity)?;
+    let (mut bases, search) = match &arguments.base_dir {
         None => (super::open_bases(&arguments.bases)?, None),
         Some(folder) => {
             let found = search(&checkpoint, folder, arguments)?;
@@ -89,7 +90,14 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         }
     };
     warnings.extend_from_slice(bases.warnings());
-    let report = pack(&checkpoint, &bases, &target, arguments)?;
+    let (names, found) = (&arguments.identity.base_names, search.as_ref());
+    let found = found.and_then(|report| report.chosen.as_deref()).map(PathBuf::from);
+    let paths = found.as_ref().map_or(&arguments.bases.paths[..], std::slice::from_ref);
+    if names.len() > paths.len() {
+        bail!("there are {} names of bases and {} bases", names.len(), paths.len());
+    }
+    bases.set_names(paths.iter().map(PathBuf::as_path).zip(names.iter().map(String::as_str)))?;
+    let report = pack(&checkpoint, &bases, &target, texts, arguments)?;
     let unread = Unread::of(&checkpoint);
     if arguments.json {
         let report = Report { pack: &report, base_search: search.as_ref(), unread: unread.as_ref() };
@@ -120,12 +128,14 @@ fn pack(
     checkpoint: &Checkpoint,
     bases: &Bases,
     target: &Target,
+    texts: Option<Texts>,
     arguments: &PackArguments,
 ) -> Result<PackReport> {
     let options = PackOptions {
         preset: arguments.preset.into(),
         threads: arguments.threads.count,
         overwrite: arguments.overwrite,
+        identity: texts,
         ..PackOptions::default()
     };
     let bar = ui::Bar::new("packing");
@@ -139,6 +149,20 @@ fn pack(
     };
     bar.finish();
     Ok(report)
+}
+
+/// The texts of a container, or nothing where it is to say nothing of itself.
+fn texts(arguments: &IdentityArguments) -> Result<Option<Texts>> {
+    if arguments.no_identity {
+        return Ok(None);
+    }
+    let mut texts = Texts::new();
+    for (key, text) in &arguments.texts {
+        if texts.insert(key.clone(), text.clone()).is_some() {
+            bail!("--meta {key} is given twice");
+        }
+    }
+    Ok(Some(texts))
 }
 
 /// Looks for a base and says what was found, for people also where the report is JSON.

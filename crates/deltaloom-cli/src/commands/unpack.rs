@@ -27,7 +27,8 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     let BaseArguments { paths, adapters } = &arguments.bases;
     let inputs = target::inputs(paths.iter().chain(adapters).chain([&arguments.container]));
     target.check(arguments.overwrite, &inputs)?;
-    let (resolved, warnings) = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+    let (resolved, warnings) =
+        super::resolve(container, &arguments.bases, arguments.base_dir.as_deref(), arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
     let bar = ui::Bar::new("unpacking");
     let report = match &target {

@@ -10,10 +10,16 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
     let container = super::open_to_stream(&arguments.container)?;
     let resolved;
     let mut warnings = Vec::new();
-    let what = if arguments.bases.is_empty() && deltaloom::needs_base(&container) {
+    let nothing_is_given = arguments.bases.is_empty() && arguments.base_dir.is_none();
+    let what = if nothing_is_given && deltaloom::needs_base(&container) {
         Verifiable::Alone(&container)
     } else {
-        (resolved, warnings) = super::resolve(container, &arguments.bases, arguments.threads.count)?;
+        (resolved, warnings) = super::resolve(
+            container,
+            &arguments.bases,
+            arguments.base_dir.as_deref(),
+            arguments.threads.count,
+        )?;
         Verifiable::Resolved(&resolved)
     };
     let bar = ui::Bar::new("verifying");

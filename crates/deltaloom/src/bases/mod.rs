@@ -2,6 +2,7 @@
 //! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
 
 mod history;
+mod identity;
 mod prediction;
 mod resolved;
 mod source;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{self, Module};
 use crate::checkpoint::{Checkpoint, FileSource, Warning};
-use crate::container::{Container, KnownDigest};
+use crate::container::{BaseDigest, Container, KnownDigest, NamedBase};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::predict::names;
@@ -28,6 +29,8 @@ pub(crate) use source::TensorSource;
 #[derive(Clone)]
 pub(crate) struct Base {
     path: PathBuf,
+    /// What it is called in containers, where that does not follow from the path.
+    name: Option<String>,
     tensors: Vec<TensorSource>,
     /// Numbers of the tensors, ordered by their names, which may be long and are not to be there twice.
     by_name: Vec<usize>,
@@ -58,10 +61,32 @@ impl Base {
         &self.path
     }
 
+    /// Its name and digest, as containers have them.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub(crate) fn identity(&self) -> Result<NamedBase> {
+        let name = self.name.clone().unwrap_or_else(|| identity::name_of(&self.path));
+        Ok(NamedBase { name, digest: self.digest()? })
+    }
+
+    /// By what it is known among others.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub(crate) fn digest(&self) -> Result<BaseDigest> {
+        identity::digest(self)
+    }
+
+    /// Whether a tensor is one of its.
+    pub(crate) fn has_origin_of(&self, source: &TensorSource) -> bool {
+        self.tensors.first().is_some_and(|tensor| tensor.has_origin_of(source))
+    }
+
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
         by_name.sort_by_key(|i| tensors[*i].info().name.as_str());
-        Self { path, tensors, by_name, modules: Vec::new() }
+        Self { path, name: None, tensors, by_name, modules: Vec::new() }
     }
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
@@ -215,17 +240,31 @@ impl Bases {
         Ok(())
     }
 
+    /// Says what bases are called in the containers that are packed against them, by the paths they were added under. Without it that is the last part or the
+    /// last two parts of the path.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a path that is no base.
+    pub fn set_names<'a>(&mut self, names: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Result<()> {
+        for (path, name) in names {
+            let number = self.number_of(path)?;
+            self.bases[number].name = Some(name.to_owned());
+        }
+        Ok(())
+    }
+
+    fn number_of(&self, path: &Path) -> Result<usize> {
+        let found = self.bases.iter().position(|base| base.path == path);
+        found.ok_or_else(|| Error::InvalidArgument(format!("{} is not among the bases", path.display())))
+    }
+
     /// Says which of the bases, by the paths they were added under, are steps of one series, newest first: packing predicts from the newest, and takes what a weight
     /// was in the others as a context. They are then no references of their own.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a path that is no base.
     pub fn set_history(&mut self, newest_first: &[PathBuf]) -> Result<()> {
-        let number = |path: &PathBuf| {
-            let found = self.bases.iter().position(|base| base.path == *path);
-            found.ok_or_else(|| Error::InvalidArgument(format!("{} is not among the bases", path.display())))
-        };
-        self.history = newest_first.iter().map(number).collect::<Result<_>>()?;
+        self.history = newest_first.iter().map(|path| self.number_of(path)).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -317,14 +356,22 @@ impl Bases {
                 found.push(format!("{} has {}", base.path.display(), source.digest()?.to_hex()));
             }
         }
+        let given = || {
+            let paths = self.bases.iter().map(|base| base.path.display().to_string());
+            paths.collect::<Vec<_>>().join(", ")
+        };
         Err(Error::BaseMismatch {
             tensor: name.clone(),
             expected: expected.to_hex(),
             found: match (self.bases.is_empty(), found.is_empty()) {
                 (true, _) => "no base was given".to_owned(),
-                (_, true) => format!("no base has a tensor {name:?} of {} {:?}", wanted.dtype, wanted.shape),
+                (_, true) => {
+                    let (given, dtype, shape) = (given(), &wanted.dtype, &wanted.shape);
+                    format!("no base has a tensor {name:?} of {dtype} {shape:?} (given: {given})")
+                }
                 _ => found.join(", "),
             },
+            needed: String::new(),
         })
     }
 }

@@ -53,17 +53,8 @@ impl ResolvedContainer {
     }
 
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
-        let index = container.index();
-        let find = |(i, tensor): (usize, &PackedTensor)| {
-            let references =
-                if wanted(i) { tensor.predictor.references(index.info(tensor)) } else { Vec::new() };
-            let found = references.iter().zip(&tensor.reference_digests);
-            found.map(|(reference, digest)| bases.find(reference, *digest)).collect()
-        };
-        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
-        let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
-        let references = found.into_iter().collect::<Result<Vec<_>>>();
-        let references = references.map_err(|e| e.in_file(container.path()))?;
+        let references = Self::find_references(&container, bases, wanted);
+        let references = references.map_err(|e| container.index().named_in(e).in_file(container.path()))?;
         tracing::info!(container = %container.path().display(), "found every reference");
         let mut inputs = bases.inputs();
         inputs.add(container.path());
@@ -74,6 +65,23 @@ impl ResolvedContainer {
     #[must_use]
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
+    }
+
+    fn find_references(
+        container: &Container,
+        bases: &Bases,
+        wanted: impl Fn(usize) -> bool + Sync,
+    ) -> Result<Vec<Vec<TensorSource>>> {
+        let index = container.index();
+        let find = |(i, tensor): (usize, &PackedTensor)| {
+            let references =
+                if wanted(i) { tensor.predictor.references(index.info(tensor)) } else { Vec::new() };
+            let found = references.iter().zip(&tensor.reference_digests);
+            found.map(|(reference, digest)| bases.find(reference, *digest)).collect()
+        };
+        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
+        let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
+        found.into_iter().collect()
     }
 
     /// The container.

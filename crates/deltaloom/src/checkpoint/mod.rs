@@ -30,6 +30,8 @@ use crate::tensor::{DType, Grid, TensorInfo};
 const SMALL_FILE_BYTES: u64 = 64 << 10;
 /// Bytes that are hashed at a time.
 const HASH_BLOCK_BYTES: u64 = 1 << 20;
+/// What the tail of a safetensors file is called, if no tensor is.
+const TAIL_NAME: &str = "__tail__";
 
 /// One file or a directory of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub enum Layout {
 pub enum Contents {
     /// Any file; it is carried as one tensor of bytes.
     Opaque,
-    /// A safetensors file with this header (without the 8 length bytes).
+    /// A safetensors file with this header (without the 8 length bytes), perhaps with a tail: bytes behind its last tensor.
     Safetensors(Vec<u8>),
 }
 
@@ -56,8 +58,10 @@ pub struct Member {
     pub path: String,
     /// What it is.
     pub contents: Contents,
-    /// Its tensors.
+    /// Its tensors; the tail of a safetensors file is the last of them.
     pub tensors: Vec<TensorInfo>,
+    /// Bytes behind the last tensor of the header.
+    pub tail_bytes: u64,
 }
 
 impl Member {
@@ -71,7 +75,21 @@ impl Member {
             begin: 0,
             end: len_bytes,
         };
-        Self { path, contents: Contents::Opaque, tensors: vec![tensor] }
+        Self { path, contents: Contents::Opaque, tensors: vec![tensor], tail_bytes: 0 }
+    }
+
+    /// A safetensors file: its header, the tensors that it names in the order of their places, and how many bytes follow them.
+    pub(crate) fn safetensors(
+        path: String,
+        header: Vec<u8>,
+        mut tensors: Vec<TensorInfo>,
+        tail_bytes: u64,
+    ) -> Self {
+        if tail_bytes > 0 {
+            let begin = tensors.last().map_or(0, |last| last.end);
+            tensors.push(tail(&tensors, begin, tail_bytes));
+        }
+        Self { path, contents: Contents::Safetensors(header), tensors, tail_bytes }
     }
 
     /// Bytes before the first tensor.
@@ -121,6 +139,16 @@ pub struct UnreadFile {
     pub bytes: u64,
     /// What it is, if that can be told.
     pub kind: Option<Foreign>,
+}
+
+/// What lies behind the tensors of a header, as one more tensor under a name that none of them has.
+fn tail(tensors: &[TensorInfo], begin: u64, len_bytes: u64) -> TensorInfo {
+    let mut name = TAIL_NAME.to_owned();
+    while tensors.iter().any(|tensor| tensor.name == name) {
+        name.push('_');
+    }
+    let end = begin.saturating_add(len_bytes);
+    TensorInfo { name, dtype: DType::U8, shape: vec![len_bytes], begin, end }
 }
 
 /// A checkpoint opened for reading. Clones share the files, or their bytes.
@@ -222,9 +250,9 @@ impl Checkpoint {
                 Member::opaque(name, source.len_bytes())
             } else {
                 let read = safetensors::read_header(&*source, &path, limits);
-                let (header, tensors) =
+                let (header, tensors, tail_bytes) =
                     read.map_err(|e| foreign::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
-                Member { path: name, contents: Contents::Safetensors(header), tensors }
+                Member::safetensors(name, header, tensors, tail_bytes)
             };
             members.push(member);
             sources.push((path, source));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::checkpoint::{Layout, Member};
 use crate::codec::{Codec, Coding};
 use crate::entropy::table::TableSet;
+use crate::error::Error;
 use crate::predict::Predictor;
 use crate::tensor::{Grid, TensorInfo};
 
-use super::Digest;
+use super::{Digest, Identity};
 
 /// What an index says of the digest of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,8 @@ impl KnownDigest {
 /// The index of a container.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
+    /// Of the format.
+    pub(crate) version: u16,
     pub(crate) layout: Layout,
     pub(crate) chunk_log2: u8,
     /// Shared with the checkpoint that is packed: headers and names may be long.
@@ -64,6 +67,7 @@ pub(crate) struct Index {
     /// In the order of members and places.
     pub(crate) tensors: Vec<PackedTensor>,
     pub(crate) table_sets: Vec<TableSet>,
+    pub(crate) identity: Identity,
 }
 
 /// How a tensor is packed.
@@ -143,6 +147,21 @@ impl Index {
             next += 1;
         }
         needed
+    }
+
+    /// What is wrong with the bases, with the names of those that are needed.
+    pub(crate) fn named_in(&self, error: Error) -> Error {
+        match error {
+            Error::BaseMismatch { tensor, expected, found, .. } => {
+                Error::BaseMismatch { tensor, expected, found, needed: self.identity.needed() }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether any tensor is taken from a base.
+    pub(crate) fn needs_base(&self) -> bool {
+        self.tensors.iter().any(|tensor| !tensor.reference_digests.is_empty())
     }
 
     /// Size of all tensors.

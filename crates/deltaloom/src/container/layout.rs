@@ -1,10 +1,9 @@
-//! Bytes of head, trailer, meta and checks: docs/format.md sections 1 to 5, and nothing else.
+//! Bytes of meta and checks: docs/format.md sections 2 to 5, and nothing else.
 //! It checks each field on its own and what fields say of each other; payloads are not looked at.
 
 use deltaloom_kernels::Number;
 
-use crate::checkpoint::foreign::CONTAINER_MAGIC as MAGIC;
-use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
+use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
 use crate::codec::{Codec, Coding, GroupScales, HistoryKind, MagnitudeRule};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
@@ -15,142 +14,16 @@ use crate::limits::{Limits, to_usize};
 use crate::predict::Predictor;
 use crate::tensor::{DType, Grid, TensorInfo};
 
+use super::ends::{HEAD_BYTES, WireIds};
 use super::grid::{parse_grid, push_grid};
+use super::identity::Identity;
 use super::index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 use super::predictors;
 
-pub(super) const HEAD_BYTES: u64 = 16;
-pub(super) const TRAILER_BYTES: u64 = 48;
-const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
-/// The version that is written.
-const VERSION: u16 = 3;
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
 const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
-
-pub(super) fn head() -> [u8; 16] {
-    let mut head = [0; 16];
-    head[..8].copy_from_slice(&MAGIC);
-    head[8..10].copy_from_slice(&VERSION.to_le_bytes());
-    head
-}
-
-/// The highest wire ids of a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WireIds {
-    predictor: u8,
-    family: u8,
-    codec: u8,
-    /// Whether table sets may serve cells.
-    has_cells: bool,
-    /// Whether the checksum of the index covers the head.
-    covers_head: bool,
-}
-
-impl WireIds {
-    fn of_version(version: u16) -> Option<Self> {
-        match version {
-            1 => Some(Self { predictor: 5, family: 3, codec: 6, has_cells: false, covers_head: false }),
-            2 => Some(Self { predictor: 10, family: 6, codec: 9, has_cells: false, covers_head: false }),
-            VERSION => Some(WRITTEN),
-            _ => None,
-        }
-    }
-
-    fn check(what: &str, id: u8, highest: u8) -> Result<u8> {
-        if id > highest {
-            return Err(Error::corrupt(format!("{what} {id} does not exist")));
-        }
-        Ok(id)
-    }
-}
-
-/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one.
-pub(super) fn index_crc(head: &[u8], stored: &[u8], ids: WireIds) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    if ids.covers_head {
-        crc.update(head);
-    }
-    crc.update(stored);
-    crc.finalize()
-}
-
-/// The wire ids of the version that is written.
-pub(super) const WRITTEN: WireIds =
-    WireIds { predictor: 11, family: 7, codec: 9, has_cells: true, covers_head: true };
-
-/// Checks a head; the wire ids that its version has.
-pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
-    let mut reader = ByteReader::new(head, "the head");
-    let magic = reader.array()?;
-    if magic == LOSSY_MAGIC {
-        return Err(Error::Lossy);
-    }
-    if magic != MAGIC {
-        return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
-    }
-    let found = u16::from_le_bytes(reader.array()?);
-    let ids = WireIds::of_version(found).ok_or(Error::UnsupportedVersion { found })?;
-    if reader.array()? != [0u8; 6] {
-        return Err(Error::corrupt("reserved bytes of the head are not zero"));
-    }
-    Ok(ids)
-}
-
-/// Where the parts of the index are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trailer {
-    pub(super) index_offset: u64,
-    pub(super) meta_packed: u32,
-    pub(super) meta_len: u32,
-    pub(super) tables_packed: u32,
-    pub(super) tables_len: u32,
-    pub(super) checks_len: u32,
-    pub(super) index_crc: u32,
-}
-
-impl Trailer {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
-        let mut out = self.index_offset.to_le_bytes().to_vec();
-        let lengths = [self.meta_packed, self.meta_len, self.tables_packed, self.tables_len, self.checks_len];
-        out.extend(lengths.iter().chain(&[0, self.index_crc]).flat_map(|x| x.to_le_bytes()));
-        out.extend(crc32fast::hash(&out).to_le_bytes());
-        out.extend(END_MAGIC);
-        out
-    }
-
-    /// Checks everything that a trailer can say wrong of a file of `file_bytes`.
-    pub(super) fn parse(bytes: &[u8], file_bytes: u64, limits: &Limits) -> Result<Self> {
-        let mut reader = ByteReader::new(bytes, "the trailer");
-        let index_offset = reader.u64()?;
-        let [meta_packed, meta_len, tables_packed, tables_len, checks_len, reserved, index_crc, crc] =
-            [(); 8].map(|()| reader.u32().unwrap_or(0));
-        if reader.array()? != END_MAGIC {
-            return Err(Error::corrupt(
-                "the end of the file is not a trailer: it was cut off or something was appended",
-            ));
-        }
-        if crc != crc32fast::hash(bytes.get(..36).unwrap_or_default()) || reserved != 0 {
-            return Err(Error::corrupt("the trailer does not have its checksum"));
-        }
-        let trailer =
-            Self { index_offset, meta_packed, meta_len, tables_packed, tables_len, checks_len, index_crc };
-        for part in [meta_packed, meta_len, tables_packed, tables_len, checks_len] {
-            Limits::check("a part of the index in bytes", part.into(), limits.index_bytes)?;
-        }
-        let end =
-            trailer.index_bytes().checked_add(index_offset).and_then(|end| end.checked_add(TRAILER_BYTES));
-        if index_offset < HEAD_BYTES || end != Some(file_bytes) {
-            return Err(Error::corrupt("the parts of the container do not add up to its length"));
-        }
-        Ok(trailer)
-    }
-
-    pub(super) fn index_bytes(&self) -> u64 {
-        u64::from(self.meta_packed) + u64::from(self.tables_packed) + u64::from(self.checks_len)
-    }
-}
 
 fn codec_id(codec: Codec) -> u8 {
     match codec {
@@ -204,9 +77,12 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
                 push_varint(&mut meta, member.len_bytes());
             }
             Contents::Safetensors(header) => {
-                meta.push(1);
+                meta.push(if member.tail_bytes > 0 { 2 } else { 1 });
                 push_varint(&mut meta, header.len() as u64);
                 meta.extend_from_slice(header);
+                if member.tail_bytes > 0 {
+                    push_varint(&mut meta, member.tail_bytes);
+                }
             }
         }
     }
@@ -219,6 +95,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
         }
         tensor.reference_digests.iter().for_each(|digest| checks.extend_from_slice(digest.as_bytes()));
     }
+    index.identity.push_to(&mut meta);
     let payloads = index.tensors.iter().flat_map(PackedTensor::payloads);
     checks.extend(payloads.flat_map(|payload| payload.crc.to_le_bytes()));
     let mut tables = Vec::new();
@@ -306,7 +183,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     if !CHUNK_LOG2.contains(&chunk_log2) {
         return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements")));
     }
-    let members = parse_members(&mut meta, limits)?;
+    let members = parse_members(&mut meta, ids, limits)?;
     check_paths(layout, &members)?;
     let set_count = meta.varint()?;
     Limits::check("the number of table sets", set_count, limits.chunks)?;
@@ -319,7 +196,12 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
             Limits::check("the number of tensors", tensors.len() as u64, limits.tensors)?;
         }
     }
-    meta.finish()?;
+    let identity = if ids.has_parts {
+        Identity::parse(meta, limits)?
+    } else {
+        meta.finish()?;
+        Identity::default()
+    };
     if next.offset != HEAD_BYTES + payload_bytes {
         return Err(Error::corrupt("the payloads do not fill the space before the index"));
     }
@@ -327,29 +209,40 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
     let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
-    let mut index = Index { layout, chunk_log2, members: members.into(), tensors, table_sets };
+    let mut index = Index {
+        version: ids.version,
+        layout,
+        chunk_log2,
+        members: members.into(),
+        tensors,
+        table_sets,
+        identity,
+    };
     check_cells(&index)?;
     check_internal_targets(&index)?;
     parse_checks(&parts.checks, &mut index)?;
     Ok(index)
 }
 
-fn parse_members(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Vec<Member>> {
+fn parse_members(meta: &mut ByteReader<'_>, ids: WireIds, limits: &Limits) -> Result<Vec<Member>> {
     let count = meta.varint()?;
     Limits::check("the number of files", count, limits.members)?;
     let mut members: Vec<Member> = Vec::new();
     let mut claimed = 0u64;
     for _ in 0..count {
         let path = meta.text()?.to_owned();
-        let member = match meta.u8()? {
+        let member = match WireIds::check("member kind", meta.u8()?, ids.member)? {
             0 => Member::opaque(path, meta.varint()?),
-            1 => {
+            kind => {
                 let length = meta.size()?;
                 let header = meta.take(length)?.to_vec();
                 let tensors = parse_header(&header, limits)?;
-                Member { path, contents: Contents::Safetensors(header), tensors }
+                let tail_bytes = if kind == 2 { meta.varint()? } else { 0 };
+                if kind == 2 && tail_bytes == 0 {
+                    return Err(Error::corrupt("a tail has no bytes"));
+                }
+                Member::safetensors(path, header, tensors, tail_bytes)
             }
-            other => return Err(Error::corrupt(format!("member kind {other} does not exist"))),
         };
         claimed = claimed.saturating_add(member.data_bytes());
         Limits::check("the size of all files", claimed, MAX_CLAIMED_BYTES)?;
@@ -582,50 +475,9 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ends::LEAST_VERSION;
     use super::*;
     use crate::entropy::table::{self, CellRun};
-
-    #[test]
-    fn trailers_roundtrip_and_every_flip_is_seen() {
-        let trailer = Trailer {
-            index_offset: 100,
-            meta_packed: 10,
-            meta_len: 20,
-            tables_packed: 30,
-            tables_len: 40,
-            checks_len: 50,
-            index_crc: 60,
-        };
-        let bytes = trailer.to_bytes();
-        assert_eq!(bytes.len() as u64, TRAILER_BYTES);
-        let parse = |bytes: &[u8]| Trailer::parse(bytes, 100 + 90 + TRAILER_BYTES, &Limits::default());
-        assert_eq!(parse(&bytes).unwrap(), trailer);
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(parse(&flipped).is_err(), "bit {bit}");
-        }
-    }
-
-    #[test]
-    fn a_trailer_that_claims_too_much_is_refused_before_anything_is_read() {
-        let claim = |index_offset, meta_len| {
-            let trailer = Trailer {
-                index_offset,
-                meta_packed: 0,
-                meta_len,
-                tables_packed: 0,
-                tables_len: 0,
-                checks_len: 0,
-                index_crc: 0,
-            };
-            Trailer::parse(&trailer.to_bytes(), 64, &Limits::default())
-        };
-        assert!(claim(16, 0).is_ok());
-        assert!(matches!(claim(1 << 60, 0), Err(Error::Corrupt { .. })));
-        assert!(matches!(claim(u64::MAX, 0), Err(Error::Corrupt { .. })));
-        assert!(matches!(claim(16, u32::MAX), Err(Error::LimitExceeded { .. })));
-    }
 
     /// A file of eight bytes with a history of so many ancestors, in a group of that kind.
     fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
@@ -639,11 +491,13 @@ mod tests {
         tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
         tensor.reference_digests.insert(0, KnownDigest::Whole(digest));
         Index {
+            version: LEAST_VERSION,
             layout: Layout::File,
             chunk_log2: 17,
             members: members.into(),
             tensors: vec![tensor],
             table_sets: vec![set],
+            identity: Identity::default(),
         }
     }
 

@@ -1,13 +1,18 @@
 //! The `.loom` file: layout, index, reader and writer.
 //! It does not predict or plan; readers hand it predictions, writers hand it coded chunks.
 
+mod ends;
 mod grid;
+mod identity;
 mod index;
 mod layout;
 mod predictors;
 mod reader;
 mod writer;
 
+pub(crate) use ends::version_for;
+pub(crate) use identity::Identity;
+pub use identity::{BaseDigest, NamedBase, Texts};
 pub(crate) use index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 pub use reader::{Container, PartBytes};
 pub(crate) use writer::ContainerWriter;

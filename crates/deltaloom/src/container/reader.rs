@@ -15,8 +15,9 @@ use crate::predict::{Factors, Predictor, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
+use super::ends::{self, HEAD_BYTES, TRAILER_BYTES, Trailer};
 use super::index::{Index, PackedTensor, PayloadEntry};
-use super::layout::{self, HEAD_BYTES, IndexParts, TRAILER_BYTES, Trailer};
+use super::layout::{self, IndexParts};
 
 /// Decoders of table sets, and factors, kept ready; one takes up to some mebibytes.
 const READY_COUNT: usize = 8;
@@ -98,7 +99,7 @@ impl Container {
         let mut start = Vec::new();
         let file = std::fs::File::open(path).map_err(Error::io(path))?;
         file.take(8).read_to_end(&mut start).map_err(Error::io(path))?;
-        Ok(start == layout::head()[..8])
+        Ok(ends::is_magic(&start))
     }
 
     /// Path it was opened under.
@@ -239,7 +240,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let read = |offset, buffer: &mut [u8]| source.read_at(offset, buffer).map_err(Error::io(path));
     let mut head = vec![0; to_usize(HEAD_BYTES.min(available))];
     read(0, &mut head)?;
-    let ids = layout::check_head(&head)?;
+    let ids = ends::check_head(&head)?;
     if available < HEAD_BYTES + TRAILER_BYTES {
         let what = "a container's head and trailer";
         return Err(Error::Truncated { what, needed: HEAD_BYTES + TRAILER_BYTES, available });
@@ -249,7 +250,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let trailer = Trailer::parse(&trailer, available, limits)?;
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
-    if layout::index_crc(&head, &stored, ids) != trailer.index_crc {
+    if ends::index_crc(ids.covered(&head), &stored) != trailer.index_crc {
         return Err(Error::corrupt("the index does not have its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);

@@ -5,12 +5,14 @@ use std::io::{self, Write};
 
 use crate::entropy::frame;
 
+use super::ends::{self, HEAD_BYTES, Trailer};
 use super::index::{Index, PayloadEntry};
-use super::layout::{self, HEAD_BYTES, Trailer};
+use super::layout;
 
 /// A container being written.
 pub(crate) struct ContainerWriter<W: Write> {
     out: io::BufWriter<W>,
+    head: [u8; 16],
     offset: u64,
 }
 
@@ -25,10 +27,12 @@ pub(crate) struct WrittenBytes {
 const BUFFER_BYTES: usize = 64 << 10;
 
 impl<W: Write> ContainerWriter<W> {
-    pub(crate) fn new(out: W) -> io::Result<Self> {
+    /// Begins a container of a version, which is to be the one of its index.
+    pub(crate) fn new(out: W, version: u16) -> io::Result<Self> {
         let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, out);
-        out.write_all(&layout::head())?;
-        Ok(Self { out, offset: HEAD_BYTES })
+        let head = ends::head(version);
+        out.write_all(&head)?;
+        Ok(Self { out, head, offset: HEAD_BYTES })
     }
 
     /// Appends a payload and gives its entry.
@@ -56,7 +60,7 @@ impl<W: Write> ContainerWriter<W> {
             tables_packed: length(&tables)?,
             tables_len: length(&parts.tables)?,
             checks_len: length(&parts.checks)?,
-            index_crc: layout::index_crc(&layout::head(), &stored, layout::WRITTEN),
+            index_crc: ends::index_crc(Some(&self.head), &stored),
         };
         let end = trailer.to_bytes();
         self.out.write_all(&stored)?;

@@ -74,6 +74,11 @@ impl<'a> ByteReader<'a> {
             .map_err(|_| Error::corrupt(format!("{}: a name is not UTF-8", self.what)))
     }
 
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Everything that is left.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.rest

@@ -137,5 +137,6 @@ fn wrong_base(work: &Work, tensor: usize, expected: KnownDigest, found: Digest) 
         tensor: work.resolved().info(tensor).name.clone(),
         expected: expected.to_hex(),
         found: format!("{} has {}", work.path().display(), found.to_hex()),
+        needed: work.resolved().container().index().identity.needed(),
     }
 }

@@ -72,7 +72,10 @@ impl Work {
         check_layout(&base.members[0], member).map_err(refuse)?;
 
         let base = Arc::new(base);
-        let find = |number| find_references(&container, number, &base, others).map_err(|e| e.in_file(path));
+        let find = |number| {
+            let found = find_references(&container, number, &base, others);
+            found.map_err(|e| container.index().named_in(e).in_file(path))
+        };
         let references: Vec<Vec<Reference>> =
             (0..container.index().tensors.len()).map(find).collect::<Result<_>>()?;
         let chunks: Vec<Vec<usize>> =

@@ -12,7 +12,7 @@ use super::reconstruction::{Reconstructed, Reconstruction};
 use super::tensors::Named;
 use super::threshold::Rule;
 use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
-use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout, Member, ReadAt as _, check_paths};
+use crate::checkpoint::{Checkpoint, FileSource, Layout, Member, ReadAt as _, check_paths};
 use crate::entropy::bytes::ByteReader;
 use crate::entropy::frame;
 use crate::error::{Error, Result};
@@ -238,7 +238,7 @@ impl LossyFile {
                 Some(place) => {
                     let header = self.frame(place, limits.header_bytes)?;
                     let tensors = parse_header(&header, limits)?;
-                    Member { path: entry.path.clone(), contents: Contents::Safetensors(header), tensors }
+                    Member::safetensors(entry.path.clone(), header, tensors, 0)
                 }
                 None => {
                     let len_bytes = entries.as_slice().first().and_then(|tensor| tensor.shape.first());
@@ -327,6 +327,7 @@ impl LossyFile {
             tensor: entry.name.clone(),
             expected: expected.to_owned(),
             found,
+            needed: String::new(),
         };
         let previous = |expected: &str| {
             let values = held.read(&info.name, |held| held.same_type(info))?;

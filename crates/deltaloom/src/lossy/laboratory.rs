@@ -109,6 +109,10 @@ impl Laboratory {
         if let Some((before, _)) = self.previous.as_ref().filter(|(before, _)| *before >= number) {
             return Err(Error::InvalidArgument(format!("step {number} comes after step {before}")));
         }
+        if let Some(member) = checkpoint.members.iter().find(|member| member.tail_bytes > 0) {
+            let what = "has bytes behind its last tensor, which these methods would lose";
+            return Err(Error::InvalidArgument(format!("{} {what}", member.path)));
+        }
         let (output, previous, threads) = (self.output.as_ref(), self.previous.as_ref(), self.threads);
         let packed = self.scratch.path().join("exact.loom");
         let benches = &mut self.benches;

@@ -103,6 +103,5 @@ pub(super) fn widened(member: &Member) -> Member {
         let entry = json!({"dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [tensor.begin, tensor.end]});
         header.insert(tensor.name.clone(), entry);
     }
-    let contents = Contents::Safetensors(Value::Object(header).to_string().into_bytes());
-    Member { path: member.path.clone(), contents, tensors }
+    Member::safetensors(member.path.clone(), Value::Object(header).to_string().into_bytes(), tensors, 0)
 }

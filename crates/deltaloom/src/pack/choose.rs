@@ -34,7 +34,7 @@ const COMPARE_BYTES: u64 = 1 << 20;
 /// How a tensor will be predicted.
 pub(super) struct Choice {
     pub(super) predictor: Predictor,
-    /// What the prediction of chunks is made from.
+    /// What the tensor comes from.
     pub(super) references: Vec<TensorSource>,
     /// Of a tensor that was compared as a whole.
     pub(super) digest: Option<Digest>,
@@ -75,11 +75,16 @@ impl Choice {
         }
     }
 
-    /// Without a residual.
-    fn proven(predictor: Predictor, digest: Digest, reference_digests: Vec<Digest>) -> Self {
+    /// Without a residual. The references, if there are any, have these digests.
+    fn proven(
+        predictor: Predictor,
+        digest: Digest,
+        references: Vec<TensorSource>,
+        reference_digests: Vec<Digest>,
+    ) -> Self {
         Self {
             predictor,
-            references: Vec::new(),
+            references,
             digest: Some(digest),
             reference_digests: Some(reference_digests),
             factors: None,
@@ -223,7 +228,7 @@ impl Context<'_> {
                 && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
             {
                 let predictor = Predictor::Identical(reference_name(target, reference));
-                return Ok(Choice::proven(predictor, digest, vec![digest]));
+                return Ok(Choice::proven(predictor, digest, vec![reference.clone()], vec![digest]));
             }
         }
         let print = fingerprint(&target.info.shape, &target.info.dtype, sample);
@@ -236,7 +241,7 @@ impl Context<'_> {
         }
         for other in others.into_iter().filter(|other| *other != i) {
             if let Some(digest) = self.equal(target, |offset, len| self.targets[other].read(offset, len))? {
-                return Ok(Choice::proven(Predictor::Tied(other), digest, Vec::new()));
+                return Ok(Choice::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new()));
             }
         }
         self.choose_untied(i)
@@ -263,7 +268,7 @@ impl Context<'_> {
                 |offset: u64, len: usize| Ok(cast::round(dtype, &master.read(2 * offset, 2 * len)?));
             if let Some(digest) = self.equal(target, rounded)? {
                 let predictor = Predictor::CastInternal(*other);
-                return Ok(Some(Choice::proven(predictor, digest, Vec::new())));
+                return Ok(Some(Choice::proven(predictor, digest, Vec::new(), Vec::new())));
             }
         }
         for source in self.base_casts.get(&print).into_iter().flatten() {
@@ -271,7 +276,12 @@ impl Context<'_> {
                 |offset: u64, len: usize| Ok(cast::round(dtype, &source.read(2 * offset, 2 * len)?));
             if let Some(digest) = self.equal(target, rounded)? {
                 let predictor = Predictor::Cast(reference_name(target, source));
-                return Ok(Some(Choice::proven(predictor, digest, vec![source.digest()?])));
+                return Ok(Some(Choice::proven(
+                    predictor,
+                    digest,
+                    vec![(*source).clone()],
+                    vec![source.digest()?],
+                )));
             }
         }
         Ok(None)

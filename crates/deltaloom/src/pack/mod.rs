@@ -17,14 +17,16 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::bases::{self, Bases};
+use crate::bases::{self, Base, Bases};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
-use crate::container::{ChunkEntry, ContainerWriter, Digest, Index, KnownDigest, PackedTensor};
+use crate::container::{
+    ChunkEntry, ContainerWriter, Digest, Identity, Index, KnownDigest, PackedTensor, Texts, version_for,
+};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
-use crate::limits::to_usize;
+use crate::limits::{Limits, to_usize};
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
@@ -49,11 +51,13 @@ pub struct PackOptions {
     pub overwrite: bool,
     /// log2 of the elements of a chunk, 10 to 20.
     pub chunk_log2: u8,
+    /// Whether the container names its bases, and what else it says of itself.
+    pub identity: Option<Texts>,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { preset: Preset::Default, threads: 0, overwrite: false, chunk_log2: 17 }
+        Self { preset: Preset::Default, threads: 0, overwrite: false, chunk_log2: 17, identity: None }
     }
 }
 
@@ -156,7 +160,9 @@ fn pack_windows(
     let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);
-    let mut writer = ContainerWriter::new(out).map_err(Error::writing(""))?;
+    let identity = identity(bases, &choices, options)?;
+    let version = version_for(&checkpoint.members, &identity);
+    let mut writer = ContainerWriter::new(out, version).map_err(Error::writing(""))?;
     pipeline::staged(
         pipeline::windows(groups, WINDOW_CHUNKS, |group| to_usize(group.chunks.end - group.chunks.start)),
         |window| packer.draft_window(&window, &mut digester),
@@ -182,14 +188,28 @@ fn pack_windows(
     digester.finish(&mut packed);
     packed.iter_mut().for_each(history::settle);
     let index = Index {
+        version,
         layout: checkpoint.layout,
         chunk_log2: options.chunk_log2,
         members: Arc::clone(&checkpoint.members),
         tensors: packed,
         table_sets: pool.sets,
+        identity,
     };
     let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::writing(""))?;
     Ok(report::report(&index, written.total, written.total - written.payloads))
+}
+
+/// What the container says of itself: of the bases, those that a tensor comes from; or all, where none does.
+fn identity(bases: &Bases, choices: &[Choice], options: &PackOptions) -> Result<Identity> {
+    let Some(texts) = &options.identity else { return Ok(Identity::default()) };
+    let references = || choices.iter().flat_map(|choice| &choice.references);
+    let none_is_used = references().next().is_none();
+    let is_used = |base: &&Base| none_is_used || references().any(|source| base.has_origin_of(source));
+    let named = bases.iter().filter(is_used).map(Base::identity).collect::<Result<_>>()?;
+    let identity = Identity { bases: named, texts: texts.clone() };
+    identity.check(&Limits::default())?;
+    Ok(identity)
 }
 
 fn groups_of(tensors: &[PackedTensor]) -> Vec<Group> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::codec::Codec;
-use crate::container::{Index, PackedTensor};
+use crate::container::{Index, NamedBase, PackedTensor, Texts};
 use crate::predict::Predictor;
 
 /// A part of a container: how many of a kind, and their packed bytes.
@@ -65,6 +65,14 @@ pub struct PackReport {
     /// Threads it ran on; not for `inspect`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Version of the container's format.
+    pub format_version: u16,
+    /// Whether a base is needed to restore it.
+    pub needs_base: bool,
+    /// The bases that it names.
+    pub bases: Vec<NamedBase>,
+    /// Texts that it was given.
+    pub texts: Texts,
     /// Files of the checkpoint.
     pub files: Vec<String>,
     /// Tensors by kind of predictor.
@@ -103,6 +111,10 @@ pub(crate) fn report(index: &Index, packed_bytes: u64, index_bytes: u64) -> Pack
         index_bytes,
         seconds: None,
         threads: None,
+        format_version: index.version,
+        needs_base: index.needs_base(),
+        bases: index.identity.bases.clone(),
+        texts: index.identity.texts.clone(),
         files: index.members.iter().map(|member| member.path.clone()).collect(),
         predictors,
         codecs,

@@ -6,6 +6,7 @@ use half::f16;
 
 use super::computed;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s, f64s, i8s, integers};
+use super::said::Said;
 use crate::files::{Tensor, safetensors, with_header};
 
 /// One checkpoint.
@@ -26,6 +27,8 @@ pub(crate) struct Case {
     pub(super) bases: Vec<Input>,
     /// Whether the bases are the steps before it, newest first.
     pub(super) has_history: bool,
+    /// What the container says of itself; nothing in most.
+    pub(super) said: Option<Said>,
 }
 
 impl Case {
@@ -44,6 +47,7 @@ impl Case {
             original: file(original),
             bases: bases.iter().map(|tensors| file(tensors)).collect(),
             has_history: false,
+            said: None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod cases;
 mod computed;
 mod history;
 mod numbers;
+mod said;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{
-    Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, UnpackOptions, Verifiable,
+    Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, Texts, UnpackOptions,
+    Verifiable,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +24,11 @@ use cases::{Case, Input};
 
 type Cases = fn() -> Vec<Case>;
 /// The folders, each with its cases.
-const FOLDERS: [(&str, Cases); 3] = [
+const FOLDERS: [(&str, Cases); 4] = [
     ("assets/golden/v1", cases::all),
     ("assets/golden/v2", cases::since_2),
     ("assets/golden/v3", history::since_3),
+    ("assets/golden/v4", said::since_4),
 ];
 const MANIFEST: &str = "manifest.json";
 /// All containers, originals and bases of a folder together.
@@ -49,6 +52,18 @@ pub struct Entry {
     /// Whether the bases are the steps before it, newest first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_history: bool,
+    /// What the container says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+}
+
+/// Names of the bases, and texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As many as there are bases.
+    pub base_names: Vec<String>,
+    /// By their keys.
+    pub texts: Texts,
 }
 
 /// The containers of a folder.
@@ -116,6 +131,10 @@ impl Case {
             preset: preset.to_owned(),
             chunk_log2: self.chunk_log2,
             has_history: self.has_history,
+            identity: self.said.as_ref().map(|said| Identity {
+                base_names: said.base_names.iter().map(|name| (*name).to_owned()).collect(),
+                texts: said.texts.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect(),
+            }),
         }
     }
 }
@@ -128,7 +147,14 @@ impl Entry {
             "max" => Preset::Max,
             other => bail!("{}: preset {other:?}", self.container),
         };
-        Ok(PackOptions { preset, chunk_log2: self.chunk_log2, threads: 1, ..PackOptions::default() })
+        let identity = self.identity.as_ref().map(|identity| identity.texts.clone());
+        Ok(PackOptions {
+            preset,
+            chunk_log2: self.chunk_log2,
+            threads: 1,
+            identity,
+            ..PackOptions::default()
+        })
     }
 
     fn open_bases(&self, folder: &Path) -> Result<Bases> {
@@ -141,6 +167,8 @@ impl Entry {
         if self.has_history {
             bases.set_history(&others)?;
         }
+        let names = self.identity.iter().flat_map(|identity| &identity.base_names);
+        bases.set_names(others.iter().map(PathBuf::as_path).zip(names.map(String::as_str)))?;
         Ok(bases)
     }
 }
@@ -205,6 +233,14 @@ fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
     let bases = entry.open_bases(folder)?;
     let resolved = ResolvedContainer::new(Container::open(&path, &limits)?, &bases)?;
     seen.add(resolved.container(), &fs::read(&path)?);
+    let said = deltaloom::inspect(resolved.container());
+    let names: Vec<&str> = said.bases.iter().map(|base| base.name.as_str()).collect();
+    let expected = entry.identity.as_ref();
+    ensure!(
+        names == expected.map_or(&[][..], |identity| &identity.base_names)
+            && said.texts == expected.map_or_else(Texts::new, |identity| identity.texts.clone()),
+        "it says something else of itself"
+    );
     let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 1, &Silent)?;
     ensure!(verified.ok, "{:?}", verified.faults);
     let scratch = tempfile::tempdir()?;

@@ -1,6 +1,9 @@
 //! Finds the best base of a checkpoint among the files of a folder: lists them, compares each with a [`Sketch`], and ranks them.
 //! Of plain files only headers, samples and a few small tensors are read; what containers rest on is hashed, since nothing less proves it.
 
+mod list;
+mod needed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,10 +23,11 @@ use crate::report::ratio;
 use crate::sketch::{LEAST_IDENTICAL, LEAST_SAVING, Nearness, Sketch};
 use crate::tensor::TensorInfo;
 
+use list::{List, Plain};
+pub use needed::{FoundBases, find_needed_bases};
+
 /// Smallest reference tensors of a container by whose digests its bases are recognised.
 const KEYS: usize = 8;
-/// Folders inside folders.
-const MAX_DEPTH: u32 = 32;
 
 /// A checkpoint or container that was compared. Sizes are estimates from samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -107,109 +111,19 @@ pub fn find_base(
     progress: &dyn Progress,
 ) -> Result<BaseSearch> {
     let start = Instant::now();
-    // Folders inside it that cannot be listed are passed over; this one must be there.
-    std::fs::read_dir(folder).map_err(Error::io(folder))?;
-    let mut list = List::new(checkpoint, exclude);
-    list.walk(folder, 0, limits)?;
+    let own = checkpoint.file_paths().chain(exclude.iter().copied());
+    // Of other directories, small files of these names are taken along.
+    let small = checkpoint.members.iter().filter(|member| member.contents == Contents::Opaque);
+    let small: BTreeSet<String> = match checkpoint.layout {
+        Layout::Directory => small.map(|member| member.path.clone()).collect(),
+        Layout::File => BTreeSet::new(),
+    };
+    let list = List::of(folder, own, small, limits)?;
     let search = Search { sketch: Sketch::of(checkpoint)?, limits, progress };
-    progress.start(search.sketch.len_bytes() * (list.plain.len() + list.containers.len()) as u64);
+    progress.start(search.sketch.len_bytes() * list.candidates() as u64);
     let mut found = pipeline::with_threads(threads, || search.run(&list))?;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
-}
-
-/// A checkpoint in the folder: what to call it, and its files.
-struct Plain {
-    path: PathBuf,
-    root: PathBuf,
-    names: Vec<String>,
-}
-
-/// Everything in the folder that may be a base.
-struct List {
-    plain: Vec<Plain>,
-    containers: Vec<PathBuf>,
-    /// Small files of a checkpoint that is a directory: of other directories, those of these names are taken along.
-    small_files: BTreeSet<String>,
-    is_directory: bool,
-    /// Files and folders that were seen or must not be, by their canonical paths.
-    seen: BTreeSet<PathBuf>,
-}
-
-impl List {
-    fn new(checkpoint: &Checkpoint, exclude: &[&Path]) -> Self {
-        let own = checkpoint.file_paths().chain(exclude.iter().copied());
-        let seen = own.filter_map(|path| path.canonicalize().ok()).collect();
-        let small = checkpoint.members.iter().filter(|member| member.contents == Contents::Opaque);
-        Self {
-            plain: Vec::new(),
-            containers: Vec::new(),
-            small_files: small.map(|member| member.path.clone()).collect(),
-            is_directory: checkpoint.layout == Layout::Directory,
-            seen,
-        }
-    }
-
-    /// Lists a folder and those in it. Links are followed, once: caches of hubs are made of them.
-    fn walk(&mut self, folder: &Path, depth: u32, limits: &Limits) -> Result<()> {
-        if depth > MAX_DEPTH || !self.is_unseen(folder) {
-            return Ok(());
-        }
-        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-        let entries = entries.filter_map(std::result::Result::ok);
-        let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort();
-        let (mut weights, mut small) = (Vec::new(), Vec::new());
-        // Hidden files are unfinished targets, or what other systems leave beside files.
-        for name in names.into_iter().filter(|name| !name.starts_with('.')) {
-            let path = folder.join(&name);
-            if path.is_dir() {
-                self.walk(&path, depth + 1, limits)?;
-            } else if name.ends_with(".safetensors") && self.is_unseen(&path) {
-                weights.push(name);
-            } else if name.ends_with(".loom") && self.is_unseen(&path) {
-                self.containers.push(path);
-            } else if self.small_files.contains(&name) {
-                small.push(name);
-            }
-        }
-        let (shards, singles): (Vec<String>, Vec<String>) =
-            weights.into_iter().partition(|name| is_shard(name));
-        let is_one_model = shards.is_empty() != singles.is_empty() && singles.len() <= 1;
-        let small = if self.is_directory && is_one_model { small } else { Vec::new() };
-        for single in singles {
-            let path = if small.is_empty() { folder.join(&single) } else { folder.to_path_buf() };
-            self.push(path, folder, vec![single], &small);
-        }
-        if !shards.is_empty() {
-            self.push(folder.to_path_buf(), folder, shards, &small);
-        }
-        Limits::check(
-            "the number of candidates",
-            (self.plain.len() + self.containers.len()) as u64,
-            limits.members,
-        )
-    }
-
-    fn push(&mut self, path: PathBuf, root: &Path, mut names: Vec<String>, small: &[String]) {
-        names.extend_from_slice(small);
-        names.sort();
-        self.plain.push(Plain { path, root: root.to_path_buf(), names });
-    }
-
-    fn is_unseen(&mut self, path: &Path) -> bool {
-        path.canonicalize().is_ok_and(|path| self.seen.insert(path))
-    }
-}
-
-/// Whether a file is one of several, as in `model-00001-of-00005.safetensors`.
-fn is_shard(name: &str) -> bool {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
-    parts.is_some_and(|(head, total)| {
-        is_number(total) && head.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
-    })
 }
 
 /// A reference by which the bases of a container are recognised.
@@ -331,10 +245,7 @@ impl Search<'_> {
             check_cancelled(self.progress)?;
             let base = self.open_plain(plain)?;
             let nearness = self.sketch.compare(&base)?;
-            let has = |key: &Key| {
-                let mut named = base.named(&key.wanted.name).filter(|source| source.is_like(&key.wanted));
-                named.any(|source| source.digest().is_ok_and(|digest| digest == key.digest))
-            };
+            let has = |key: &Key| key.is_in(&base);
             let rests = |(i, (_, keys)): (usize, &(&Path, Vec<Key>))| keys.iter().any(has).then_some(i);
             let resting: Vec<usize> = containers.iter().enumerate().filter_map(rests).collect();
             self.progress.advance(self.sketch.len_bytes());
@@ -448,19 +359,5 @@ fn candidate(compared: &Compared) -> BaseCandidate {
         estimated_changed_saving: ratio(nearness.changed_saving(), 10_000),
         identical_fraction: ratio(nearness.identical_bytes, nearness.original_bytes),
         matched_fraction: ratio(nearness.matched_bytes, nearness.original_bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_known_by_their_names() {
-        assert!(is_shard("model-00001-of-00005.safetensors"));
-        for other in ["model.safetensors", "a-b-of-3.safetensors", "model-1-of-.safetensors", "x-1-of-2.bin"]
-        {
-            assert!(!is_shard(other), "{other}");
-        }
     }
 }

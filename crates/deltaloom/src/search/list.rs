@@ -1,0 +1,146 @@
+//! Lists everything in a folder that may be a base: plain checkpoints, whole or in shards, and containers.
+//! It opens none of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+
+/// Folders inside folders.
+const MAX_DEPTH: u32 = 32;
+/// Files and folders that are looked at in all: a search of a whole disk ends.
+const MAX_ENTRIES: u64 = 1 << 20;
+
+/// A checkpoint in the folder: what to call it, and its files.
+pub(super) struct Plain {
+    pub(super) path: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) names: Vec<String>,
+}
+
+/// Everything in a folder that may be a base.
+#[derive(Default)]
+pub(super) struct List {
+    pub(super) plain: Vec<Plain>,
+    pub(super) containers: Vec<PathBuf>,
+    /// Names of small files that are taken along where they lie beside one model.
+    small_files: BTreeSet<String>,
+    /// Files that are no candidates, and all that was seen, by their canonical paths.
+    excluded: BTreeSet<PathBuf>,
+    seen: BTreeSet<PathBuf>,
+    entries: u64,
+}
+
+impl List {
+    /// Lists a folder and those in it, without the files `excluded`, which need not exist. Small files of these names are taken along.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for the folder itself; [`Error::InvalidArgument`] and [`Error::LimitExceeded`] where there is too much in it.
+    pub(super) fn of<'a>(
+        folder: &Path,
+        excluded: impl Iterator<Item = &'a Path>,
+        small_files: BTreeSet<String>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        // Folders inside it that cannot be listed are passed over; this one must be there.
+        std::fs::read_dir(folder).map_err(Error::io(folder))?;
+        let excluded = excluded.filter_map(|path| path.canonicalize().ok()).collect();
+        let mut list = Self { small_files, excluded, ..Self::default() };
+        list.walk(folder, 0, limits)?;
+        Ok(list)
+    }
+
+    /// Links are followed, once: caches of hubs are made of them.
+    fn walk(&mut self, folder: &Path, depth: u32, limits: &Limits) -> Result<()> {
+        if depth > MAX_DEPTH || !self.is_unseen(folder) {
+            return Ok(());
+        }
+        let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+        let entries = entries.filter_map(std::result::Result::ok);
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        self.entries += names.len() as u64;
+        if self.entries > MAX_ENTRIES {
+            let what = format!("{}: more than {MAX_ENTRIES} files and folders to look at", folder.display());
+            return Err(Error::InvalidArgument(what));
+        }
+        let (mut shards, mut singles, mut small) = (Vec::new(), Vec::new(), Vec::new());
+        // Hidden files are unfinished targets, or what other systems leave beside files.
+        for name in names.into_iter().filter(|name| !name.starts_with('.')) {
+            let path = folder.join(&name);
+            if path.is_dir() {
+                self.walk(&path, depth + 1, limits)?;
+            } else if name.ends_with(".safetensors") && is_shard(&name) {
+                shards.push(name);
+            } else if name.ends_with(".safetensors") && self.is_unseen(&path) {
+                singles.push(name);
+            } else if name.ends_with(".loom") && self.is_unseen(&path) {
+                self.containers.push(path);
+            } else if self.small_files.contains(&name) {
+                small.push(name);
+            }
+        }
+        // Another revision in a cache may have all shards but one in common with this.
+        shards.retain(|name| !self.is_excluded(&folder.join(name)));
+        let unseen = shards.iter().filter(|name| self.is_unseen(&folder.join(name))).count();
+        if unseen == 0 {
+            shards.clear();
+        }
+        let is_one_model = shards.is_empty() != singles.is_empty() && singles.len() <= 1;
+        let small = if is_one_model { small } else { Vec::new() };
+        for single in singles {
+            let path = if small.is_empty() { folder.join(&single) } else { folder.to_path_buf() };
+            self.push(path, folder, vec![single], &small);
+        }
+        if !shards.is_empty() {
+            self.push(folder.to_path_buf(), folder, shards, &small);
+        }
+        let candidates = self.candidates() as u64;
+        Limits::check("the number of candidates", candidates, limits.members)
+    }
+
+    /// Number of all checkpoints and containers.
+    pub(super) fn candidates(&self) -> usize {
+        self.plain.len() + self.containers.len()
+    }
+
+    fn push(&mut self, path: PathBuf, root: &Path, mut names: Vec<String>, small: &[String]) {
+        names.extend_from_slice(small);
+        names.sort();
+        self.plain.push(Plain { path, root: root.to_path_buf(), names });
+    }
+
+    fn is_unseen(&mut self, path: &Path) -> bool {
+        let new = |real: &PathBuf| !self.excluded.contains(real);
+        path.canonicalize().ok().filter(new).is_some_and(|real| self.seen.insert(real))
+    }
+
+    fn is_excluded(&self, path: &Path) -> bool {
+        path.canonicalize().map_or(true, |real| self.excluded.contains(&real))
+    }
+}
+
+/// Whether a file is one of several, as in `model-00001-of-00005.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
+    parts.is_some_and(|(head, total)| {
+        is_number(total) && head.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_known_by_their_names() {
+        assert!(is_shard("model-00001-of-00005.safetensors"));
+        for other in ["model.safetensors", "a-b-of-3.safetensors", "model-1-of-.safetensors", "x-1-of-2.bin"]
+        {
+            assert!(!is_shard(other), "{other}");
+        }
+    }
+}
