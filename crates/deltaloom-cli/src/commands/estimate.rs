@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
 use deltaloom::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
-use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer};
+use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts};
 use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};
@@ -193,7 +193,9 @@ fn containers(
         let mut bases = Bases::default();
         bases.push_checkpoint(&arguments.base, base.clone());
         let mut out = Vec::new();
-        let options = PackOptions { threads: arguments.threads.count, ..PackOptions::default() };
+        // Sizes are those of `pack`.
+        let (threads, identity) = (arguments.threads.count, Some(Texts::new()));
+        let options = PackOptions { threads, identity, ..PackOptions::default() };
         deltaloom::pack_to(&tuned, &bases, &mut out, &options, bar)?;
         out.shrink_to_fit();
         Ok(Source::Packed(Arc::new(out)))

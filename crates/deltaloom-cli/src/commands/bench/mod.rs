@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
-use deltaloom::{Bases, Container, Error, Limits, PackOptions, Progress, ResolvedContainer};
+use deltaloom::{Bases, Container, Error, Limits, PackOptions, Progress, ResolvedContainer, Texts};
 
 use crate::args::BenchArguments;
 use crate::{Answer, ui};
@@ -239,6 +239,8 @@ impl<'a> Ours<'a> {
         let options = PackOptions {
             preset: arguments.preset.into(),
             threads: arguments.threads,
+            // Sizes are those of `pack`.
+            identity: Some(Texts::new()),
             ..PackOptions::default()
         };
         let name = &arguments.checkpoint;
