@@ -213,7 +213,7 @@ fn containers_that_are_given_or_found_may_rest_on_what_is_in_the_folder() {
 }
 
 /// Exit code for what is not there.
-const NOT_FOUND: i32 = 2;
+const NOT_FOUND: i32 = 3;
 
 #[cfg(unix)]
 #[test]
