@@ -238,7 +238,7 @@ fn a_full_disk_leaves_the_series_as_it_was() {
         "$0" series verify disk/runs --deep
         "$0" series add disk/runs ft_bf16.safetensors --step 2; echo "exit $?""#;
     let Some(ended) = scratch.with_disk("8m", script) else { return };
-    let expected = "exit 2\nexit 2\nok: 1 steps, every tensor decoded\nexit 0\n";
+    let expected = "exit 2\nexit 2\nok: 1 step, every tensor decoded\nexit 0\n";
     assert_eq!(ended.text(), expected, "{}", ended.err);
     assert_eq!(ended.err.matches("hint: the disk is full").count(), 2, "{}", ended.err);
 }

@@ -168,6 +168,12 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
+    /// Rules of pruning that keep nothing, or name what is not there.
+    #[error("{what}")]
+    KeepRule {
+        /// Which, and what is there.
+        what: String,
+    },
 }
 
 impl Error {
@@ -232,6 +238,9 @@ impl Error {
             Self::StepOutOfOrder { .. } => {
                 Some("steps are added in order; use another series for another branch of training")
             }
+            Self::KeepRule { .. } => Some(
+                "nothing was changed; `deltaloom series log --all` lists the steps with their text, and `last 1` keeps only the newest",
+            ),
             Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } => {
                 Some("a newer deltaloom wrote this file; update to read it")
             }

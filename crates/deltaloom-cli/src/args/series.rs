@@ -39,6 +39,8 @@ pub(crate) enum SeriesCommand {
     Plot(PlotArguments),
     Health(HealthArguments),
     Get(GetArguments),
+    Set(SetArguments),
+    Rm(RemoveArguments),
     Prune(PruneArguments),
     Repack(RepackArguments),
     Gc(GcArguments),
@@ -258,10 +260,54 @@ pub(crate) struct GetArguments {
     pub(crate) json: bool,
 }
 
+/// Change the text that is kept with a step.
+///
+/// A name with a value is added or replaced, a name without one (`k=`) is removed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series set runs/7b --step 500 --meta loss=2.29 --meta note='before the restart'
+  deltaloom series set runs/7b --step newest --meta note=")]
+pub(crate) struct SetArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
+    /// The step, or `newest`
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    pub(crate) step: ExistingStep,
+    /// Text to set, or to remove where nothing follows the `=`; may be repeated
+    #[arg(long, value_name = "K=V", required = true, value_parser = parse_meta)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// Print the step as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Remove steps, such as one that was added by mistake.
+///
+/// Steps that rested on one that goes are packed again, and only those. The newest step may go too. Space is free after `gc`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series rm runs/7b --step 301
+  deltaloom series rm runs/7b --step 301 --step 302 --dry-run")]
+pub(crate) struct RemoveArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
+    /// A step, or `newest`; may be repeated
+    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step)]
+    pub(crate) step: Vec<ExistingStep>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Leave out all steps but those that a rule keeps.
 ///
 /// Rules, with commas between: `last N`, `every N` (steps that are multiples), `best NAME [N]` (least number under that name in --meta), `highest NAME [N]`, `step N`,
-/// `keyframes`. The newest step is always kept. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
+/// `keyframes`. The newest step is always kept. A rule that names what is not there, and rules that keep nothing at all, are an error. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run

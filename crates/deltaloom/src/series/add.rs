@@ -59,6 +59,9 @@ pub struct Added {
     pub entry: StepEntry,
     /// Whether it was not there before.
     pub is_new: bool,
+    /// Text that was given for a step that was there, and was not stored: `series set` does that.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta_not_stored: BTreeMap<String, String>,
     /// What its container holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<PackReport>,
@@ -85,7 +88,7 @@ impl Series {
         let (checkpoint, parts) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
         if let Some(step) = new.step {
             if let Some(entry) = catalog.find(step)? {
-                return same_or_taken(entry, &content::of_checkpoint(&checkpoint, progress)?);
+                return same_or_taken(entry, &content::of_checkpoint(&checkpoint, progress)?, new);
             }
             check_order(&catalog, step)?;
         }
@@ -106,7 +109,7 @@ impl Series {
             let newest = catalog.manifest.newest();
             let step = new.step.unwrap_or_else(|| newest.map_or(0, |newest| newest.step + 1));
             if let Some(entry) = catalog.find(step)? {
-                return same_or_taken(entry, &ready.entry.content);
+                return same_or_taken(entry, &ready.entry.content, new);
             }
             check_order(&catalog, step)?;
             let mut entry = ready.entry.clone();
@@ -116,7 +119,8 @@ impl Series {
             place(&mut entry, newest, catalog.manifest.next_ordinal());
             catalog.manifest.push(entry.clone(), &*self.store)?;
             if self.replace_manifest(&mut catalog)? {
-                return Ok(Added { entry, is_new: true, container: Some(ready.report) });
+                let container = Some(ready.report);
+                return Ok(Added { entry, is_new: true, meta_not_stored: BTreeMap::new(), container });
             }
             packed = Some(ready);
         }
@@ -273,9 +277,11 @@ pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: 
     };
 }
 
-fn same_or_taken(entry: StepEntry, content: &str) -> Result<Added> {
+fn same_or_taken(entry: StepEntry, content: &str, new: &NewStep) -> Result<Added> {
     if entry.content == content {
-        return Ok(Added { entry, is_new: false, container: None });
+        let mut meta_not_stored = new.meta.clone();
+        meta_not_stored.retain(|name, value| entry.meta.get(name) != Some(value));
+        return Ok(Added { entry, is_new: false, meta_not_stored, container: None });
     }
     Err(Error::StepTaken { step: entry.step })
 }

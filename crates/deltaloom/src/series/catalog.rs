@@ -4,10 +4,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry};
+use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry, put_page};
 use super::store::{Revision, Store};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
+
+/// The error for a step that is not there.
+pub(crate) fn no_step(step: u64) -> Error {
+    Error::NotFound { what: format!("step {step}") }
+}
 
 /// A manifest with its pages, which are read when they are needed and held.
 pub(crate) struct Catalog<'a> {
@@ -70,7 +75,7 @@ impl<'a> Catalog<'a> {
 
     /// The entry of a step that must be there.
     pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
-        self.find(step)?.ok_or_else(|| Error::NotFound { what: format!("step {step}") })
+        self.find(step)?.ok_or_else(|| no_step(step))
     }
 
     /// The newest `count` entries, oldest first; reads only the pages that hold them.
@@ -94,6 +99,33 @@ impl<'a> Catalog<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Puts an entry in the place of that of its step; rewrites the pages above it and no other.
+    pub(crate) fn replace(&mut self, entry: StepEntry) -> Result<()> {
+        if let Ok(at) = self.manifest.recent.binary_search_by_key(&entry.step, |entry| entry.step) {
+            self.manifest.recent[at] = entry;
+            return Ok(());
+        }
+        let pages = std::mem::take(&mut self.manifest.pages);
+        self.manifest.pages = self.replaced(pages, &entry)?;
+        Ok(())
+    }
+
+    fn replaced(&self, mut pages: Vec<PageReference>, entry: &StepEntry) -> Result<Vec<PageReference>> {
+        let holds = |page: &&mut PageReference| (page.first..=page.last).contains(&entry.step);
+        let reference = pages.iter_mut().find(holds).ok_or_else(|| no_step(entry.step))?;
+        let page = match &*self.page(reference)? {
+            Page::Pages(below) => Page::Pages(self.replaced(below.clone(), entry)?),
+            Page::Entries(entries) => {
+                let mut entries = entries.clone();
+                let found = entries.iter_mut().find(|old| old.step == entry.step);
+                *found.ok_or_else(|| no_step(entry.step))? = entry.clone();
+                Page::Entries(entries)
+            }
+        };
+        reference.page = put_page(self.store, &page)?;
+        Ok(pages)
     }
 
     /// All entries, oldest first.

@@ -371,7 +371,7 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::InvalidArgument(format!("the manifest: {e}")))
 }
 
-fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
+pub(super) fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
     let bytes = to_json(page)?;
     let name = blake3::hash(&bytes).to_hex().to_string();
     store.put(&page_key(&name), &bytes)?;

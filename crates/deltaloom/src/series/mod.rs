@@ -21,13 +21,14 @@ pub use add::{AddOptions, Added, NewStep};
 pub use directory::Directory;
 pub use extract::Part;
 pub use incoming::{Incoming, incoming, step_of_name};
-pub use keep::KeepRules;
+pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -122,6 +123,32 @@ impl Series {
     /// As [`Self::open`].
     pub fn find(&self, step: u64) -> Result<Option<StepEntry>> {
         self.catalog()?.find(step)
+    }
+
+    /// Changes the text of a step: `Some` sets a name, `None` removes it. Gives the entry as it is now.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not have; as [`Self::open`]. The series is unchanged then.
+    pub fn set_meta(&self, step: u64, changes: &BTreeMap<String, Option<String>>) -> Result<StepEntry> {
+        loop {
+            let mut catalog = self.catalog()?;
+            let old = catalog.get(step)?;
+            let mut entry = old.clone();
+            for (name, value) in changes {
+                match value {
+                    Some(value) => drop(entry.meta.insert(name.clone(), value.clone())),
+                    None if entry.meta.remove(name).is_some() => {}
+                    None => return Err(Error::NotFound { what: format!("text {name:?} of step {step}") }),
+                }
+            }
+            if entry == old {
+                return Ok(entry);
+            }
+            catalog.replace(entry.clone())?;
+            if self.replace_manifest(&mut catalog)? {
+                return Ok(entry);
+            }
+        }
     }
 
     /// The steps that must be decoded for one, from its keyframe to itself.

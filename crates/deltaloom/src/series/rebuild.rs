@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::Series;
 use super::add::place;
-use super::catalog::Catalog;
+use super::catalog::{Catalog, no_step};
 use super::chain::{LOOK_BACK, choose_reference};
-use super::keep::KeepRules;
+use super::keep::{KeepRules, KeptStep};
 use super::manifest::{SeriesOptions, StepEntry};
 use crate::error::{Error, Result};
 use crate::pack::PackOptions;
@@ -31,6 +31,9 @@ pub struct RebuildOptions {
 pub struct RebuildReport {
     /// Steps that are there now.
     pub kept: u64,
+    /// The same, one by one, with the rules that keep them; only of pruning.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept_steps: Vec<KeptStep>,
     /// Steps that were left out.
     pub dropped: Vec<u64>,
     /// Steps that were packed again, since what they rested on was left out or was packed again.
@@ -46,7 +49,7 @@ impl Series {
     /// Leaves out all steps but those that the rules keep; what rested on them is packed again first. Objects stay until [`Self::gc`].
     ///
     /// # Errors
-    /// What reading, packing and storing give; the series is unchanged then.
+    /// [`Error::KeepRule`]; what reading, packing and storing give. The series is unchanged then.
     pub fn prune(
         &self,
         keep: &KeepRules,
@@ -56,17 +59,41 @@ impl Series {
         self.rebuild(|entries| keep.kept(entries), false, options, progress)
     }
 
+    /// Leaves out these steps; what rested on them is packed again first. Objects stay until [`Self::gc`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Self::prune`].
+    pub fn remove(
+        &self,
+        steps: &[u64],
+        options: &RebuildOptions,
+        progress: &dyn Progress,
+    ) -> Result<RebuildReport> {
+        let keep = |entries: &[StepEntry]| {
+            let there = |step: &u64| entries.binary_search_by_key(step, |entry| entry.step).is_ok();
+            if let Some(step) = steps.iter().find(|step| !there(step)) {
+                return Err(no_step(*step));
+            }
+            Ok(unruled(entries.iter().filter(|entry| !steps.contains(&entry.step))))
+        };
+        let mut report = self.rebuild(keep, false, options, progress)?;
+        report.kept_steps.clear();
+        Ok(report)
+    }
+
     /// Packs all steps again, with other options.
     ///
     /// # Errors
     /// As [`Self::prune`].
     pub fn repack(&self, options: &RebuildOptions, progress: &dyn Progress) -> Result<RebuildReport> {
-        self.rebuild(|entries| entries.iter().map(|entry| entry.step).collect(), true, options, progress)
+        let mut report = self.rebuild(|entries| Ok(unruled(entries.iter())), true, options, progress)?;
+        report.kept_steps.clear();
+        Ok(report)
     }
 
     fn rebuild(
         &self,
-        keep: impl Fn(&[StepEntry]) -> HashSet<u64>,
+        keep: impl Fn(&[StepEntry]) -> Result<Vec<KeptStep>>,
         pack_all: bool,
         options: &RebuildOptions,
         progress: &dyn Progress,
@@ -78,11 +105,13 @@ impl Series {
             let series = options.series.clone().unwrap_or_else(|| catalog.manifest.options.clone());
             series.check()?;
             let entries = catalog.all()?;
-            let kept = keep(&entries);
+            let kept_steps = keep(&entries)?;
+            let kept: HashSet<u64> = kept_steps.iter().map(|kept| kept.step).collect();
             let repacked = entries_to_pack(&entries, &kept, pack_all);
             let stored_bytes_before = catalog.manifest.totals.stored_bytes;
             let report = |stored_bytes| RebuildReport {
                 kept: kept.len() as u64,
+                kept_steps: kept_steps.clone(),
                 dropped: entries.iter().map(|e| e.step).filter(|step| !kept.contains(step)).collect(),
                 repacked: entries.iter().map(|e| e.step).filter(|step| repacked.contains(step)).collect(),
                 stored_bytes_before,
@@ -136,6 +165,11 @@ impl Series {
         self.store.put_file(&packed.entry().key(), packed.file())?;
         Ok(packed.entry().clone())
     }
+}
+
+/// Steps that no rule keeps, but which stay.
+fn unruled<'a>(entries: impl Iterator<Item = &'a StepEntry>) -> Vec<KeptStep> {
+    entries.map(|entry| KeptStep { step: entry.step, rules: Vec::new() }).collect()
 }
 
 /// Steps that must be packed again: all, or those that rest on one that is left out or packed again.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
 
-use super::{open, pack_options};
+use super::{count, open, pack_options};
 use crate::args::series::{AddArguments, FlushArguments, Step};
 use crate::{Answer, ui};
 
@@ -30,30 +30,44 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
-    drain(&series, &pending, &options)?;
+    drain(&series, &pending, &options, &arguments.store.location)?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
     if arguments.json {
         ui::print_json(&added)?;
     } else {
-        ui::note(&describe(&added));
+        tell(&added, &arguments.store.location);
     }
     Ok(Answer::Yes)
+}
+
+/// Says what was added, and what one should know of it.
+pub(super) fn tell(added: &Added, location: &str) {
+    ui::note(&describe(added));
+    if !added.meta_not_stored.is_empty() {
+        let step = added.entry.step;
+        let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
+        let meta: String = added.meta_not_stored.iter().map(text).collect();
+        ui::note(&ui::printable(&format!(
+            "warning: its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
+        )));
+    }
 }
 
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
-    drain(&series, &Pending::new(&pending_folder(&arguments.store.location)?), &options)?;
+    let location = &arguments.store.location;
+    drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
     Ok(Answer::Yes)
 }
 
-fn drain(series: &Series, pending: &Pending, options: &AddOptions) -> Result<()> {
+fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &str) -> Result<()> {
     let bar = ui::Bar::new("adding");
     let drained = pending.drain(series, options, &bar, |added| {
         bar.finish();
-        ui::note(&describe(added));
+        tell(added, location);
         Ok(())
     });
     bar.finish();
@@ -95,14 +109,15 @@ fn pending_folder(location: &str) -> Result<PathBuf> {
     Ok(state.join("deltaloom/pending").join(name))
 }
 
-pub(super) fn describe(added: &Added) -> String {
+fn describe(added: &Added) -> String {
     let entry = &added.entry;
     if !added.is_new {
         return format!("step {} is there already with the same content; nothing changed", entry.step);
     }
     let against = match (entry.reference, entry.changed_fraction) {
         (Some(reference), Some(changed)) => {
-            format!("against step {reference}, {:.2} % changed, {} hops", 100.0 * changed, entry.hops)
+            let hops = count(entry.hops.into(), "hop");
+            format!("against step {reference}, {:.2} % changed, {hops}", 100.0 * changed)
         }
         _ => "a keyframe".to_owned(),
     };

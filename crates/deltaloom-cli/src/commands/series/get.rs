@@ -7,7 +7,7 @@ use deltaloom::checkpoint::output::NewFile;
 use deltaloom::series::{Part, Series};
 use deltaloom::{Error, UnpackOptions};
 
-use super::{entry_of, open};
+use super::{count, entry_of, open};
 use crate::args::series::GetArguments;
 use crate::{Answer, ui};
 
@@ -35,10 +35,8 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         ui::print_json(&report)?;
     } else {
         let (size, seconds) = (ui::bytes(report.original_bytes), report.seconds);
-        let (step, hops) = (entry.step, entry.hops);
-        ui::note(&format!(
-            "step {step}: {size} restored over {hops} hops, every digest matches, {seconds:.2} s"
-        ));
+        let (step, hops) = (entry.step, count(entry.hops.into(), "hop"));
+        ui::note(&format!("step {step}: {size} restored over {hops}, every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use deltaloom::series::{SeriesInfo, StepEntry};
 use serde::Serialize;
 
-use super::{entry_of, open};
+use super::{count, entry_of, open};
 use crate::args::series::{ListArguments, ShowArguments};
 use crate::commands::inspect;
 use crate::{Answer, ui};
@@ -57,8 +57,7 @@ pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
 fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let summary = series.summary()?;
-    let count = if arguments.all { usize::MAX } else { arguments.last };
-    let entries = series.last(count)?;
+    let entries = series.last(if arguments.all { usize::MAX } else { arguments.last })?;
     if arguments.json {
         let totals = &summary.totals;
         ui::print_json(&List {
@@ -74,7 +73,7 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
         ui::print(&text(&entries))?;
         let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
         if hidden > 0 {
-            ui::note(&format!("and {hidden} older ones (--all)"));
+            ui::note(&format!("and {} (--all)", count(hidden, "older one")));
         }
         ui::note(&totals(&summary));
     }
@@ -92,9 +91,9 @@ fn totals(summary: &SeriesInfo) -> String {
         _ => String::new(),
     };
     format!(
-        "{} steps, {} keyframes: {} -> {}, ratio {:.2}{deltas}",
-        totals.steps,
-        totals.keyframes,
+        "{}, {}: {} -> {}, ratio {:.2}{deltas}",
+        count(totals.steps, "step"),
+        count(totals.keyframes, "keyframe"),
         ui::bytes(totals.original_bytes),
         ui::bytes(totals.stored_bytes),
         totals.ratio(),
@@ -105,11 +104,12 @@ fn changed(entry: &StepEntry) -> String {
     entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| format!("{:.2} %", 100.0 * changed))
 }
 
-fn describe(entry: &StepEntry) -> String {
+pub(super) fn describe(entry: &StepEntry) -> String {
     let added = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(entry.added_unix));
     let rests = match entry.reference {
         Some(reference) => {
-            format!("from step {reference}, {} hops, {} changed", entry.hops, changed(entry))
+            let hops = count(entry.hops.into(), "hop");
+            format!("from step {reference}, {hops}, {} changed", changed(entry))
         }
         None => "keyframe".to_owned(),
     };
@@ -160,10 +160,10 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
         } else {
             let newest = summary.newest.map_or_else(|| "none".to_owned(), |step| step.to_string());
             ui::print(&format!(
-                "{}\nnewest step {newest}, a keyframe at least every {} steps, at most {} hops\n{}\n",
+                "{}\nnewest step {newest}, a keyframe at least every {}, at most {}\n{}\n",
                 summary.location,
-                summary.options.keyframe_every,
-                summary.options.max_chain,
+                count(summary.options.keyframe_every.into(), "step"),
+                count(summary.options.max_chain.into(), "hop"),
                 totals(&summary),
             ))?;
         }

@@ -28,6 +28,8 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
         SeriesCommand::Plot(arguments) => plot::plot(arguments),
         SeriesCommand::Health(arguments) => plot::health(arguments),
         SeriesCommand::Get(arguments) => get::run(arguments),
+        SeriesCommand::Set(arguments) => look_after::set(arguments),
+        SeriesCommand::Rm(arguments) => look_after::remove(arguments),
         SeriesCommand::Prune(arguments) => look_after::prune(arguments),
         SeriesCommand::Repack(arguments) => look_after::repack(arguments),
         SeriesCommand::Gc(arguments) => look_after::gc(arguments),
@@ -81,6 +83,11 @@ fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
     };
     let missing = || Error::NotFound { what: format!("step {number} of {}", series.location()) };
     Ok(series.find(number)?.ok_or_else(missing)?)
+}
+
+/// A number with the word for what it counts.
+fn count(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 fn pack_options(preset: PresetArgument, threads: &ThreadsArgument) -> PackOptions {

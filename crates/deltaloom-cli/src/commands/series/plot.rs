@@ -9,7 +9,7 @@ use deltaloom::report::{
 };
 use deltaloom::series::{Series, StepEntry};
 
-use super::open;
+use super::{count, open};
 use crate::args::series::{HealthArguments, PlotArguments};
 use crate::commands::lab::page;
 use crate::{Answer, ui};
@@ -46,7 +46,8 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
         events.finish()?;
     }
-    ui::note(&format!("{}: {} steps drawn", arguments.output.display(), summary.steps.len()));
+    let steps = count(summary.steps.len() as u64, "step");
+    ui::note(&format!("{}: {steps} drawn", arguments.output.display()));
     Ok(Answer::Yes)
 }
 

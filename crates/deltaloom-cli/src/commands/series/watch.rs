@@ -76,7 +76,7 @@ impl Watch {
             let new = NewStep { step: Some(step), model: path, optimizer: None, meta: Default::default() };
             let added = series.add(&new, options, bar)?;
             bar.finish();
-            ui::note(&add::describe(&added));
+            add::tell(&added, &series.location());
         }
         self.seen = seen;
         Ok(!is_waiting)
