@@ -174,6 +174,14 @@ pub enum Error {
         /// Which, and what is there.
         what: String,
     },
+    /// A checkpoint whose tensors are not those of the step before.
+    #[error("the checkpoint is not like step {newest}, the newest one: {difference}")]
+    StepDiffers {
+        /// The step it was compared with.
+        newest: u64,
+        /// How many tensors differ, and their share of the bytes.
+        difference: String,
+    },
 }
 
 impl Error {
@@ -241,6 +249,9 @@ impl Error {
             Self::KeepRule { .. } => Some(
                 "nothing was changed; `deltaloom series log --all` lists the steps with their text, and `last 1` keeps only the newest",
             ),
+            Self::StepDiffers { .. } => {
+                Some("nothing was stored; if it is the right checkpoint, give --force")
+            }
             Self::UnsupportedVersion { .. } | Self::UnsupportedSeries { .. } => {
                 Some("a newer deltaloom wrote this file; update to read it")
             }

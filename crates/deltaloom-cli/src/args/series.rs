@@ -72,7 +72,8 @@ pub(crate) struct InitArguments {
 /// Add a checkpoint as the newest step.
 ///
 /// It is packed against an earlier step and appears in the series whole or not at all. Adding the same content under the same step again changes nothing; other content, or a
-/// step before the newest one, is an error.
+/// step before the newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors that the newest step does not have in that dtype and
+/// shape. Weights that are NaN or infinite, and matrices that have become constant, are stored, counted and warned of.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series add runs/7b model.safetensors --step 500
@@ -96,6 +97,9 @@ pub(crate) struct AddArguments {
     /// Pack it on its own
     #[arg(long)]
     pub(crate) keyframe: bool,
+    /// Add it even if a quarter of its tensors, by bytes, are not those of the newest step
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Return when a copy is safe on the local disk, and add that in the background; `flush` waits for it
     #[arg(long)]
     pub(crate) background: bool,

@@ -88,9 +88,15 @@ pub struct StepEntry {
     pub hops: u32,
     /// Steps since the last keyframe.
     pub since_keyframe: u32,
-    /// Share of elements that differ from the reference.
+    /// Share of weights that differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_fraction: Option<f64>,
+    /// Weights that are NaN or infinite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonfinite_weights: u64,
+    /// Matrices that have one value only and had more at the step it was compared with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub constant_matrices: u64,
     /// What it consists of.
     pub parts: Parts,
     /// Text by name, as given.
@@ -130,6 +136,12 @@ impl StepEntry {
         crate::report::ratio(self.original_bytes, self.stored_bytes)
     }
 
+    /// Whether nothing is odd about its weights.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.nonfinite_weights == 0 && self.constant_matrices == 0
+    }
+
     fn check(&self) -> Result<()> {
         check_digest(&self.object)?;
         check_digest(&self.content)?;
@@ -140,6 +152,11 @@ impl StepEntry {
         let fault = || Error::corrupt(format!("step {} does not follow from its reference", self.step));
         if is_chained { Ok(()) } else { Err(fault()) }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 pub(crate) fn object_key(object: &str) -> String {
@@ -414,6 +431,8 @@ pub(crate) mod tests {
             hops,
             since_keyframe,
             changed_fraction: None,
+            nonfinite_weights: 0,
+            constant_matrices: 0,
             parts: Parts { model: PartLayout::File, optimizer: None },
             meta: BTreeMap::from([("loss".to_owned(), format!("{step}.5"))]),
             added_unix: 0,

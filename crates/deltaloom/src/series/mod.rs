@@ -9,11 +9,13 @@ mod directory;
 mod extract;
 mod incoming;
 mod keep;
+mod likeness;
 mod manifest;
 mod pending;
 mod rebuild;
 mod records;
 mod restored;
+mod soundness;
 mod store;
 mod sweep;
 

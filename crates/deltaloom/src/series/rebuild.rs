@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Series;
 use super::add::place;
 use super::catalog::{Catalog, no_step};
-use super::chain::{LOOK_BACK, choose_reference};
+use super::chain::{Candidates, LOOK_BACK};
 use super::keep::{KeepRules, KeptStep};
 use super::manifest::{SeriesOptions, StepEntry};
 use crate::error::{Error, Result};
@@ -99,7 +99,7 @@ impl Series {
         progress: &dyn Progress,
     ) -> Result<RebuildReport> {
         // Steps that were packed again, by what they restore and rest on: a lost race then repeats only the books.
-        let mut done: HashMap<(String, Option<String>), StepEntry> = HashMap::new();
+        let mut done: HashMap<(String, Option<String>), Packed> = HashMap::new();
         loop {
             let mut catalog = self.catalog()?;
             let series = options.series.clone().unwrap_or_else(|| catalog.manifest.options.clone());
@@ -128,14 +128,15 @@ impl Series {
                 let mut entry = entry.clone();
                 if repacked.contains(&entry.step) {
                     check_cancelled(progress)?;
-                    let chain = new.chain_of_next(&series);
-                    let known =
-                        (entry.content.clone(), chain.last().map(|reference| reference.object.clone()));
-                    let packed = match done.get(&known) {
-                        Some(packed) => packed.clone(),
-                        None => self.pack_again(&catalog, &entry, chain, &options.pack)?,
+                    let chain_of = |entry: &StepEntry| Ok(new.chain(entry));
+                    let candidates = Candidates::new(new.newest(), &series, &chain_of)?;
+                    let reference = candidates.chain.last();
+                    let known = (entry.content.clone(), reference.map(|reference| reference.object.clone()));
+                    let packed = match done.remove(&known).filter(|packed| new.has(&packed.chain)) {
+                        Some(packed) => packed,
+                        None => self.pack_again(&catalog, &entry, &candidates, &options.pack)?,
                     };
-                    entry.rest_on(&packed);
+                    entry.rest_on(&packed.entry);
                     done.insert(known, packed);
                     progress.advance(entry.original_bytes);
                 }
@@ -154,17 +155,23 @@ impl Series {
         &self,
         catalog: &Catalog<'_>,
         entry: &StepEntry,
-        chain: Vec<StepEntry>,
+        candidates: &Candidates<'_>,
         options: &PackOptions,
-    ) -> Result<StepEntry> {
+    ) -> Result<Packed> {
         let checkpoint = self.restore(&catalog.chain(entry)?, options.threads, &Silent)?;
-        let packed = self.pack_step(&checkpoint, entry.parts, chain, options, &Silent)?;
+        let packed = self.pack_step(&checkpoint, entry.parts, candidates, options, &Silent)?;
         if packed.entry().content != entry.content {
             return Err(Error::corrupt(format!("step {} is not what was added", entry.step)));
         }
         self.store.put_file(&packed.entry().key(), packed.file())?;
-        Ok(packed.entry().clone())
+        Ok(Packed { entry: packed.entry().clone(), chain: packed.chain().to_vec() })
     }
+}
+
+/// A step that was packed again, and the steps it rests on.
+struct Packed {
+    entry: StepEntry,
+    chain: Vec<StepEntry>,
 }
 
 /// Steps that no rule keeps, but which stay.
@@ -197,22 +204,26 @@ impl Rebuilt {
         self.entries.push(entry);
     }
 
-    /// The entries from its keyframe up to the reference of the next one; none if that is to be a keyframe.
-    fn chain_of_next(&self, options: &SeriesOptions) -> Vec<StepEntry> {
-        let Some(newest) = self.entries.last() else { return Vec::new() };
-        let keyframe = &self.chain(newest)[0];
-        let before = &self.entries[self.entries.len().saturating_sub(LOOK_BACK)..];
-        choose_reference(before, keyframe, options).map_or_else(Vec::new, |reference| self.chain(reference))
+    /// The newest entries, as many as a reference is looked for in.
+    fn newest(&self) -> Vec<StepEntry> {
+        self.entries[self.entries.len().saturating_sub(LOOK_BACK)..].to_vec()
+    }
+
+    /// Whether all these entries are there as they were.
+    fn has(&self, chain: &[StepEntry]) -> bool {
+        chain.iter().all(|entry| self.find(entry.step).is_some_and(|found| found.object == entry.object))
+    }
+
+    fn find(&self, step: u64) -> Option<&StepEntry> {
+        let at = self.entries.binary_search_by_key(&step, |entry| entry.step).ok()?;
+        self.entries.get(at)
     }
 
     fn chain(&self, entry: &StepEntry) -> Vec<StepEntry> {
         let mut chain = vec![entry.clone()];
         while let Some(reference) = chain.last().and_then(|entry| entry.reference) {
-            let found = self.entries.binary_search_by_key(&reference, |entry| entry.step);
-            chain.extend(found.map(|at| self.entries[at].clone()));
-            if found.is_err() {
-                break;
-            }
+            let Some(found) = self.find(reference) else { break };
+            chain.push(found.clone());
         }
         chain.reverse();
         chain

@@ -22,15 +22,21 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         optimizer: arguments.optimizer.clone(),
         meta: arguments.meta.iter().cloned().collect(),
     };
-    let options =
-        AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: arguments.keyframe };
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions { pack, keyframe: arguments.keyframe, force: arguments.force };
     let pending = Pending::new(&pending_folder(&arguments.store.location)?);
     if arguments.background {
-        snapshot(&series, &pending, &new, arguments)?;
+        series.check_new(&new, &options)?;
+        snapshot(&pending, &new, arguments)?;
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
-    drain(&series, &pending, &options, &arguments.store.location)?;
+    drain(
+        &series,
+        &pending,
+        &AddOptions { force: false, keyframe: false, ..options.clone() },
+        &arguments.store.location,
+    )?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
@@ -45,6 +51,17 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
 /// Says what was added, and what one should know of it.
 pub(super) fn tell(added: &Added, location: &str) {
     ui::note(&describe(added));
+    let entry = &added.entry;
+    if added.is_new && entry.nonfinite_weights > 0 {
+        let weights = count(entry.nonfinite_weights, "weight");
+        let are = if entry.nonfinite_weights == 1 { "is" } else { "are" };
+        ui::note(&format!("warning: step {}: {weights} {are} NaN or infinite", entry.step));
+    }
+    if added.is_new && entry.constant_matrices > 0 {
+        let has = if entry.constant_matrices == 1 { "matrix has" } else { "matrices have" };
+        let number = entry.constant_matrices;
+        ui::note(&format!("warning: step {}: {number} {has} become constant", entry.step));
+    }
     if !added.meta_not_stored.is_empty() {
         let step = added.entry.step;
         let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
@@ -57,7 +74,8 @@ pub(super) fn tell(added: &Added, location: &str) {
 
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions { pack, ..AddOptions::default() };
     let location = &arguments.store.location;
     drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
     Ok(Answer::Yes)
@@ -75,13 +93,7 @@ fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &st
 }
 
 /// Copies the checkpoint and lets another process add the copy.
-fn snapshot(series: &Series, pending: &Pending, new: &NewStep, arguments: &AddArguments) -> Result<()> {
-    let newest = series.summary()?.newest;
-    if let (Some(step), Some(newest)) = (new.step, newest)
-        && step < newest
-    {
-        return Err(deltaloom::Error::StepOutOfOrder { step, newest }.into());
-    }
+fn snapshot(pending: &Pending, new: &NewStep, arguments: &AddArguments) -> Result<()> {
     let bar = ui::Bar::new("copying");
     pending.snapshot(new, arguments.keyframe, &Limits::default(), &bar)?;
     bar.finish();
@@ -115,9 +127,11 @@ fn describe(added: &Added) -> String {
         return format!("step {} is there already with the same content; nothing changed", entry.step);
     }
     let against = match (entry.reference, entry.changed_fraction) {
-        (Some(reference), Some(changed)) => {
+        (Some(reference), changed) => {
             let hops = count(entry.hops.into(), "hop");
-            format!("against step {reference}, {:.2} % changed, {hops}", 100.0 * changed)
+            let changed =
+                changed.map_or_else(String::new, |share| format!("{:.2} % changed, ", 100.0 * share));
+            format!("against step {reference}, {changed}{hops}")
         }
         _ => "a keyframe".to_owned(),
     };

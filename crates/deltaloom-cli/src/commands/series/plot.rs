@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use deltaloom::report::{
-    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, WarningKind, health as judge,
+    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, health as judge,
     series_events, series_page, weights,
 };
 use deltaloom::series::{Series, StepEntry};
@@ -153,14 +153,13 @@ fn say(warning: &Warning) -> String {
         (first, last) if first == last => format!("step {first}"),
         (first, last) => format!("steps {first} to {last}"),
     };
-    let what = match warning.kind {
-        WarningKind::More => "more changes than before",
-        WarningKind::Less => "less changes than before",
-        WarningKind::Nothing => "nothing changes",
-        WarningKind::Everything => "everything changes",
-    };
+    let what = warning.kind.label();
+    if let Some(count) = warning.count {
+        return format!("warning: {steps}: {count} {what}\n");
+    }
     let expected = warning
         .expected_fraction
         .map_or_else(String::new, |expected| format!(", {:.3} % was usual", 100.0 * expected));
-    format!("warning: {steps}: {what}: {:.3} %{expected}\n", 100.0 * warning.changed_fraction)
+    let changed = warning.changed_fraction.map_or(0.0, |changed| 100.0 * changed);
+    format!("warning: {steps}: {what}: {changed:.3} %{expected}\n")
 }

@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions { pack, ..AddOptions::default() };
     let bar = ui::Bar::new("adding");
     let mut watch = Watch::default();
     loop {
@@ -73,8 +74,16 @@ impl Watch {
                 }
                 continue;
             }
-            let new = NewStep { step: Some(step), model: path, optimizer: None, meta: Default::default() };
-            let added = series.add(&new, options, bar)?;
+            let model = path.clone();
+            let new = NewStep { step: Some(step), model, optimizer: None, meta: Default::default() };
+            let added = match series.add(&new, options, bar) {
+                Err(odd @ Error::StepDiffers { .. }) => {
+                    bar.finish();
+                    self.say(format!("warning: {}: skipped: {odd}", path.display()));
+                    continue;
+                }
+                added => added?,
+            };
             bar.finish();
             add::tell(&added, &series.location());
         }
