@@ -104,10 +104,10 @@ fn what_cannot_be_added_changes_nothing() {
     assert!(again.err.contains("there already with the same content"), "{}", again.err);
 
     let manifest = scratch.read("runs/series.json");
-    let newer = String::from_utf8(manifest.clone()).unwrap().replace("\"version\":1", "\"version\":2");
+    let newer = String::from_utf8(manifest.clone()).unwrap().replace("\"version\":1", "\"version\":3");
     scratch.write("runs/series.json", newer.as_bytes());
     let error = scratch.refused("series add runs step-2.safetensors --step 5");
-    assert!(error.contains("series version 2 is not supported"), "{error}");
+    assert!(error.contains("series version 3 is not supported"), "{error}");
     scratch.write("runs/series.json", &manifest[..100]);
     scratch.refused("series ls runs");
     scratch.write("runs/series.json", &manifest);

@@ -335,3 +335,14 @@ fn only_weights_count_as_changed() {
     assert_eq!(of("runs"), of("bare"));
     assert!(of("runs").2.iter().all(|layer| !layer.contains("config") && !layer.contains("optimizer")));
 }
+
+#[test]
+fn an_empty_series_says_so() {
+    let scratch = Scratch::new();
+    scratch.ok("series init runs");
+    let listed = scratch.ok("series ls runs");
+    assert!(listed.text().is_empty() && listed.err.contains("no steps yet"), "{}", listed.err);
+    let health = scratch.ok("series health runs");
+    assert_eq!(health.text(), "the series has no steps yet: nothing to judge\n");
+    assert_eq!(scratch.ok("series ls runs --branches").err, "no branches\n");
+}

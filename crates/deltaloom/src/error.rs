@@ -240,12 +240,12 @@ impl Error {
                 "run again the very command that left the journal; or put the original file back, delete the journal and start anew",
             ),
             Self::NotASeries { .. } => Some("`deltaloom series init` makes one"),
-            Self::StepTaken { .. } => {
-                Some("nothing was changed; give it another --step, or use another series")
-            }
-            Self::StepOutOfOrder { .. } => {
-                Some("steps are added in order; use another series for another branch of training")
-            }
+            Self::StepTaken { .. } => Some(
+                "nothing was changed; give it another --step, or where the run went back, --rewind: later steps become a branch",
+            ),
+            Self::StepOutOfOrder { .. } => Some(
+                "steps are added in order; where the run went back, give --rewind: later steps become a branch",
+            ),
             Self::KeepRule { .. } => Some(
                 "nothing was changed; `deltaloom series log --all` lists the steps with their text, and `last 1` keeps only the newest",
             ),

@@ -56,6 +56,13 @@ pub(crate) struct StoreArgument {
     pub(crate) location: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct BranchArgument {
+    /// Steps of this branch instead of the main line
+    #[arg(long = "branch", id = "branch", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
 /// Make an empty series.
 #[derive(Debug, Args)]
 pub(crate) struct InitArguments {
@@ -78,7 +85,8 @@ pub(crate) struct InitArguments {
 #[command(after_long_help = "Examples:
   deltaloom series add runs/7b model.safetensors --step 500
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
-  deltaloom series add runs/7b out/checkpoint-500 --step 500 --background")]
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --background
+  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind   # steps 300 to 500 become branch after-200")]
 pub(crate) struct AddArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
@@ -100,6 +108,12 @@ pub(crate) struct AddArguments {
     /// Add it even if a quarter of its tensors, by bytes, are not those of the newest step
     #[arg(long)]
     pub(crate) force: bool,
+    /// For a run that went back: close the steps from this one on as a branch, and go on from the step before
+    #[arg(long)]
+    pub(crate) rewind: bool,
+    /// With --rewind: the name of that branch, instead of `after-N` for the step N that it leaves
+    #[arg(long, value_name = "NAME", requires = "rewind")]
+    pub(crate) branch: Option<String>,
     /// Return when a copy is safe on the local disk, and add that in the background; `flush` waits for it
     #[arg(long)]
     pub(crate) background: bool,
@@ -124,6 +138,11 @@ pub(crate) struct ListArguments {
     /// All steps
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
+    /// List the branches instead
+    #[arg(long, conflicts_with_all = ["branch", "csv", "all", "last"])]
+    pub(crate) branches: bool,
     /// Print them as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
@@ -143,6 +162,8 @@ pub(crate) struct ShowArguments {
     /// A step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: Option<ExistingStep>,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
     /// With --step: a line for every tensor
     #[arg(long, requires = "step")]
     pub(crate) tensors: bool,
@@ -248,6 +269,8 @@ pub(crate) struct GetArguments {
     /// The step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
     /// File or directory to restore
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
@@ -315,13 +338,17 @@ pub(crate) struct RemoveArguments {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
-  deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b")]
+  deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b
+  deltaloom series prune runs/7b --branch after-200")]
 pub(crate) struct PruneArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Which steps to keep
-    #[arg(long, value_name = "RULES")]
-    pub(crate) keep: KeepRules,
+    #[arg(long, value_name = "RULES", required_unless_present = "branch")]
+    pub(crate) keep: Option<KeepRules>,
+    /// Leave out this branch, all of it, instead
+    #[arg(long, value_name = "NAME", conflicts_with = "keep")]
+    pub(crate) branch: Option<String>,
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -389,7 +416,8 @@ pub(crate) struct VerifySeriesArguments {
 /// Add each checkpoint that a trainer writes into a folder, once it is complete.
 ///
 /// Folders and .safetensors files whose names have a number, such as checkpoint-500 or global_step500, are checkpoints of that step. One is complete when its headers and lengths
-/// agree, every shard that its index names is there, and nothing has changed between two looks. Runs until it is interrupted.
+/// agree, every shard that its index names is there, and nothing has changed between two looks. Where the trainer went back and writes earlier steps anew, the later steps become a
+/// branch, as with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series watch runs/7b out

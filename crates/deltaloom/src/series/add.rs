@@ -10,6 +10,7 @@ use serde::Serialize;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::Series;
+use super::branch::BranchInfo;
 use super::catalog::Catalog;
 use super::chain::{Candidates, LOOK_BACK};
 use super::content;
@@ -56,6 +57,10 @@ pub struct AddOptions {
     pub keyframe: bool,
     /// Add it even if its tensors are not those of the newest step.
     pub force: bool,
+    /// Where it is not after the newest step: close the steps from it on as a branch, and go on from there.
+    pub rewind: bool,
+    /// The name of that branch.
+    pub branch: Option<String>,
 }
 
 /// What was added.
@@ -66,6 +71,9 @@ pub struct Added {
     pub entry: StepEntry,
     /// Whether it was not there before.
     pub is_new: bool,
+    /// The branch that later steps are on now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<BranchInfo>,
     /// Text that was given for a step that was there, and was not stored: `series set` does that.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub meta_not_stored: BTreeMap<String, String>,
@@ -93,13 +101,19 @@ impl Series {
     /// replacing the manifest the step may be there.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
-        let catalog = self.catalog()?;
+        let catalog = self.main_line()?;
         let (checkpoint, parts) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
         if let Some(step) = new.step {
-            if let Some(entry) = catalog.find(step)? {
-                return same_or_taken(entry, &content::of_checkpoint(&checkpoint, progress)?, new);
+            match catalog.find(step)? {
+                Some(entry) => {
+                    let content = content::of_checkpoint(&checkpoint, progress)?;
+                    if entry.content == content || !options.rewind {
+                        return same_or_taken(entry, &content, new);
+                    }
+                }
+                None if options.rewind => {}
+                None => check_order(&catalog, step)?,
             }
-            check_order(&catalog, step)?;
         }
         if !options.force {
             self.check_likeness(&catalog, &checkpoint)?;
@@ -107,7 +121,22 @@ impl Series {
         drop(catalog);
         let mut packed: Option<PackedStep> = None;
         loop {
-            let mut catalog = self.catalog()?;
+            let mut catalog = self.main_line()?;
+            // Another writer may have been faster with the same step.
+            if let (Some(step), Some(ready)) = (new.step, &packed)
+                && let Some(entry) = catalog.find(step)?
+                && (entry.content == ready.entry.content || !options.rewind)
+            {
+                return same_or_taken(entry, &ready.entry.content, new);
+            }
+            let closed = match new.step {
+                Some(step)
+                    if options.rewind && catalog.newest_step().is_some_and(|newest| newest >= step) =>
+                {
+                    Some(catalog.rewind(step, options.branch.as_deref())?.info())
+                }
+                _ => None,
+            };
             // Someone else may have removed what the container rests on.
             let ready = match packed.take() {
                 Some(ready) if ready.stands_on(&catalog)? => ready,
@@ -141,7 +170,13 @@ impl Series {
             catalog.manifest.push(entry.clone(), &*self.store)?;
             if self.replace_manifest(&mut catalog)? {
                 let container = Some(ready.report);
-                return Ok(Added { entry, is_new: true, meta_not_stored: BTreeMap::new(), container });
+                return Ok(Added {
+                    entry,
+                    is_new: true,
+                    closed,
+                    meta_not_stored: BTreeMap::new(),
+                    container,
+                });
             }
             packed = Some(ready);
         }
@@ -158,8 +193,8 @@ impl Series {
     /// # Errors
     /// As [`Self::add`].
     pub fn check_new(&self, new: &NewStep, options: &AddOptions) -> Result<()> {
-        let catalog = self.catalog()?;
-        if let Some(step) = new.step {
+        let catalog = self.main_line()?;
+        if let (Some(step), false) = (new.step, options.rewind) {
             check_order(&catalog, step)?;
         }
         if options.force {
@@ -167,6 +202,28 @@ impl Series {
         }
         let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
         self.check_likeness(&catalog, &checkpoint)
+    }
+
+    /// The branch on which a checkpoint is under the same step, where there is one.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn branch_with(&self, new: &NewStep, progress: &dyn Progress) -> Result<Option<String>> {
+        let mut catalog = self.main_line()?;
+        let Some(step) = new.step else { return Ok(None) };
+        let mut content = None;
+        for branch in catalog.lines().into_iter().flatten() {
+            catalog.branch = Some(branch.clone());
+            let Some(entry) = catalog.find(step)? else { continue };
+            if content.is_none() {
+                let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+                content = Some(content::of_checkpoint(&checkpoint, progress)?);
+            }
+            if content.as_ref() == Some(&entry.content) {
+                return Ok(Some(branch.name));
+            }
+        }
+        Ok(None)
     }
 
     /// Whether a checkpoint has most of the tensors of the newest step.
@@ -392,7 +449,7 @@ fn same_or_taken(entry: StepEntry, content: &str, new: &NewStep) -> Result<Added
     if entry.content == content {
         let mut meta_not_stored = new.meta.clone();
         meta_not_stored.retain(|name, value| entry.meta.get(name) != Some(value));
-        return Ok(Added { entry, is_new: false, meta_not_stored, container: None });
+        return Ok(Added { entry, is_new: false, closed: None, meta_not_stored, container: None });
     }
     Err(Error::StepTaken { step: entry.step })
 }

@@ -2,6 +2,7 @@
 //! It decides what rests on what and keeps the books (docs/series.md); packing and unpacking are those of any container.
 
 mod add;
+mod branch;
 mod catalog;
 mod chain;
 mod content;
@@ -20,13 +21,14 @@ mod store;
 mod sweep;
 
 pub use add::{AddOptions, Added, NewStep};
+pub use branch::BranchInfo;
 pub use directory::Directory;
 pub use extract::Part;
 pub use incoming::{Incoming, incoming, step_of_name};
 pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
-pub use rebuild::{RebuildOptions, RebuildReport};
+pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
 
@@ -41,6 +43,7 @@ use crate::inspect::inspect;
 use crate::limits::Limits;
 use crate::report::PackReport;
 
+use branch::Branch;
 use catalog::Catalog;
 use manifest::Manifest;
 
@@ -48,6 +51,8 @@ use manifest::Manifest;
 pub struct Series {
     store: Box<dyn Store>,
     limits: Limits,
+    /// The branch that is read; the main line where there is none.
+    branch: Option<String>,
 }
 
 /// A series as a whole.
@@ -61,6 +66,9 @@ pub struct SeriesInfo {
     pub totals: Totals,
     /// Its last step.
     pub newest: Option<u64>,
+    /// Steps that were closed when the run went back, in the order in which they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<BranchInfo>,
 }
 
 impl Series {
@@ -74,7 +82,7 @@ impl Series {
         if store.read_manifest()?.is_some() || !store.replace_manifest(&manifest, None)? {
             return Err(Error::AlreadyExists { path: store.location().into() });
         }
-        Ok(Self { store, limits: Limits::default() })
+        Ok(Self { store, limits: Limits::default(), branch: None })
     }
 
     /// Opens a series.
@@ -82,7 +90,17 @@ impl Series {
     /// # Errors
     /// [`Error::NotASeries`], what is wrong with its manifest, what the store gives.
     pub fn open(store: Box<dyn Store>) -> Result<Self> {
-        let series = Self { store, limits: Limits::default() };
+        let series = Self { store, limits: Limits::default(), branch: None };
+        series.catalog()?;
+        Ok(series)
+    }
+
+    /// The same, reading the steps of a branch. Nothing is added to a branch, and its steps are changed by [`Self::repack`] and [`Self::prune_branch`] only.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Self::open`].
+    pub fn on_branch(self, name: &str) -> Result<Self> {
+        let series = Self { branch: Some(name.to_owned()), ..self };
         series.catalog()?;
         Ok(series)
     }
@@ -94,7 +112,19 @@ impl Series {
     }
 
     fn catalog(&self) -> Result<Catalog<'_>> {
-        Catalog::open(&*self.store)
+        let mut catalog = Catalog::open(&*self.store)?;
+        if let Some(branch) = &self.branch {
+            catalog.turn_to(branch)?;
+        }
+        Ok(catalog)
+    }
+
+    /// The catalog of the main line, to change it.
+    fn main_line(&self) -> Result<Catalog<'_>> {
+        if let Some(branch) = &self.branch {
+            return Err(Error::InvalidArgument(format!("branch {branch:?} is closed")));
+        }
+        self.catalog()
     }
 
     /// What there is, without its steps.
@@ -102,12 +132,15 @@ impl Series {
     /// # Errors
     /// As [`Self::open`].
     pub fn summary(&self) -> Result<SeriesInfo> {
-        let manifest = self.catalog()?.manifest;
+        let catalog = self.catalog()?;
+        let newest = catalog.newest_step();
+        let manifest = catalog.manifest;
         Ok(SeriesInfo {
             location: self.location(),
-            newest: manifest.newest().map(|entry| entry.step),
+            newest,
+            branches: manifest.branches.iter().map(Branch::info).collect(),
             options: manifest.options,
-            totals: manifest.totals,
+            totals: catalog.branch.map_or(manifest.totals, |branch| branch.totals),
         })
     }
 
@@ -133,7 +166,7 @@ impl Series {
     /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not have; as [`Self::open`]. The series is unchanged then.
     pub fn set_meta(&self, step: u64, changes: &BTreeMap<String, Option<String>>) -> Result<StepEntry> {
         loop {
-            let mut catalog = self.catalog()?;
+            let mut catalog = self.main_line()?;
             let old = catalog.get(step)?;
             let mut entry = old.clone();
             for (name, value) in changes {

@@ -28,6 +28,10 @@ struct Request {
     /// It was compared with the step before when it was copied, or was to be added in any case.
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    rewind: bool,
+    #[serde(default)]
+    branch: Option<String>,
     meta: BTreeMap<String, String>,
     /// File names of parts that are single files.
     model_file: Option<String>,
@@ -54,7 +58,7 @@ impl Pending {
     pub fn snapshot(
         &self,
         new: &NewStep,
-        keyframe: bool,
+        options: &AddOptions,
         limits: &Limits,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -83,8 +87,10 @@ impl Pending {
         };
         let request = Request {
             step: new.step,
-            keyframe,
+            keyframe: options.keyframe,
             force: true,
+            rewind: options.rewind,
+            branch: options.branch.clone(),
             meta: new.meta.clone(),
             model_file: file_name(&new.model),
             optimizer_file: new.optimizer.as_deref().and_then(file_name),
@@ -126,6 +132,8 @@ impl Pending {
             let options = AddOptions {
                 keyframe: options.keyframe || request.keyframe,
                 force: options.force || request.force,
+                rewind: options.rewind || request.rewind,
+                branch: request.branch.or_else(|| options.branch.clone()),
                 ..options.clone()
             };
             let added = series.add(&new, &options, progress).map_err(|e| e.in_file(snapshot))?;

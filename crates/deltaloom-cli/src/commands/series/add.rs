@@ -23,20 +23,22 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         meta: arguments.meta.iter().cloned().collect(),
     };
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions { pack, keyframe: arguments.keyframe, force: arguments.force };
+    let options = AddOptions {
+        pack,
+        keyframe: arguments.keyframe,
+        force: arguments.force,
+        rewind: arguments.rewind,
+        branch: arguments.branch.clone(),
+    };
     let pending = Pending::new(&pending_folder(&arguments.store.location)?);
     if arguments.background {
         series.check_new(&new, &options)?;
-        snapshot(&pending, &new, arguments)?;
+        snapshot(&pending, &new, &options, arguments)?;
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
-    drain(
-        &series,
-        &pending,
-        &AddOptions { force: false, keyframe: false, ..options.clone() },
-        &arguments.store.location,
-    )?;
+    let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
+    drain(&series, &pending, &of_waiting, &arguments.store.location)?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
@@ -52,6 +54,13 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
 pub(super) fn tell(added: &Added, location: &str) {
     ui::note(&describe(added));
     let entry = &added.entry;
+    if let Some(closed) = &added.closed {
+        let (name, steps) = (&closed.name, count(closed.totals.steps, "step"));
+        ui::note(&ui::printable(&format!(
+            "the run went back: {steps}, {} to {}, now on branch {name}; `deltaloom series ls {location} --branch {name}` lists them",
+            closed.first, closed.last
+        )));
+    }
     if added.is_new && entry.nonfinite_weights > 0 {
         let weights = count(entry.nonfinite_weights, "weight");
         let are = if entry.nonfinite_weights == 1 { "is" } else { "are" };
@@ -93,9 +102,9 @@ fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &st
 }
 
 /// Copies the checkpoint and lets another process add the copy.
-fn snapshot(pending: &Pending, new: &NewStep, arguments: &AddArguments) -> Result<()> {
+fn snapshot(pending: &Pending, new: &NewStep, options: &AddOptions, arguments: &AddArguments) -> Result<()> {
     let bar = ui::Bar::new("copying");
-    pending.snapshot(new, arguments.keyframe, &Limits::default(), &bar)?;
+    pending.snapshot(new, options, &Limits::default(), &bar)?;
     bar.finish();
     let mut command = Command::new(std::env::current_exe().context("this program")?);
     command.args(["series", "flush", &arguments.store.location]);

@@ -7,7 +7,7 @@ use deltaloom::checkpoint::output::NewFile;
 use deltaloom::series::{Part, Series};
 use deltaloom::{Error, UnpackOptions};
 
-use super::{count, entry_of, open};
+use super::{count, entry_of, open_on};
 use crate::args::series::GetArguments;
 use crate::{Answer, ui};
 
@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
     if !arguments.overwrite && arguments.output.symlink_metadata().is_ok() {
         return Err(Error::AlreadyExists { path: arguments.output.clone() }.into());
     }
-    let series = open(&arguments.store.location)?;
+    let series = open_on(&arguments.store.location, &arguments.branch)?;
     let entry = entry_of(&series, arguments.step)?;
     let part = match arguments.only.as_deref() {
         None => Part::All,

@@ -49,7 +49,12 @@ pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
         dry_run: arguments.dry_run,
     };
     let bar = ui::Bar::new("packing");
-    let report = open(&arguments.store.location)?.prune(&arguments.keep, &options, &bar)?;
+    let series = open(&arguments.store.location)?;
+    let report = match (&arguments.keep, &arguments.branch) {
+        (_, Some(branch)) => series.prune_branch(branch, &options, &bar)?,
+        (Some(keep), None) => series.prune(keep, &options, &bar)?,
+        (None, None) => anyhow::bail!("give --keep or --branch"),
+    };
     bar.finish();
     tell(&report, arguments.dry_run, arguments.json)
 }
@@ -88,6 +93,11 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
         None => String::new(),
     };
     let space = if dropped > 0 && !dry_run { "; `deltaloom series gc` frees the space" } else { "" };
+    let on_branches: usize = report.repacked_on_branches.iter().map(|on| on.steps.len()).sum();
+    let repacked = match on_branches {
+        0 => repacked.to_string(),
+        more => format!("{} ({more} on branches)", repacked + more),
+    };
     let kept = count(report.kept, "step");
     ui::note(&format!("{kept} {would}kept, {dropped} left out, {repacked} packed again{sizes}{space}"));
     Ok(Answer::Yes)
@@ -137,7 +147,11 @@ pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
     } else if report.ok {
         let checked =
             if report.deep { "every tensor decoded" } else { "every container (--deep decodes them)" };
-        ui::print(&format!("ok: {}, {checked}\n", count(report.steps, "step")))?;
+        let branches = match report.branch_steps {
+            0 => String::new(),
+            steps => format!(" and {} on branches", count(steps, "step")),
+        };
+        ui::print(&format!("ok: {}{branches}, {checked}\n", count(report.steps, "step")))?;
     } else {
         let faults = report.faults.iter().map(|fault| format!("fault: {}\n", ui::printable(fault)));
         ui::print(&faults.collect::<String>())?;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::series::{Directory, Series, SeriesOptions, StepEntry, Store};
 use deltaloom::{Error, PackOptions};
 
-use crate::args::series::{ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
+use crate::args::series::{BranchArgument, ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
 use crate::args::{PresetArgument, ThreadsArgument};
 use crate::{Answer, ui};
 
@@ -74,6 +74,15 @@ pub(crate) fn is_store(location: &str) -> Result<bool> {
 
 pub(crate) fn open(location: &str) -> Result<Series> {
     Ok(Series::open(store(location)?)?)
+}
+
+/// A series, or a branch of it.
+fn open_on(location: &str, branch: &BranchArgument) -> Result<Series> {
+    let series = open(location)?;
+    Ok(match &branch.name {
+        Some(name) => series.on_branch(name)?,
+        None => series,
+    })
 }
 
 fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {

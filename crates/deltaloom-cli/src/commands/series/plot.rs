@@ -112,6 +112,9 @@ fn csv(health: &Health) -> String {
 
 /// Layers, then what is worth a look.
 fn describe(health: &Health) -> String {
+    if health.steps.is_empty() {
+        return "the series has no steps yet: nothing to judge\n".to_owned();
+    }
     let percent =
         |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
     let header = ["layer", "elements", "changed at last", "identical in window", "below", "frozen"];
@@ -144,6 +147,14 @@ fn describe(health: &Health) -> String {
         "rule: {} deviations from the median of {} steps, frozen over {}\n",
         rule.threshold, rule.window, rule.frozen_window,
     ));
+    let deltas = health.steps.iter().filter(|step| step.changed_fraction.is_some()).count();
+    if deltas <= rule.min_window {
+        out.push_str(&format!(
+            "{} so far: changes are judged from {} steps with a reference on\n",
+            count(deltas as u64, "step"),
+            rule.min_window + 1
+        ));
+    }
     health.warnings.iter().for_each(|warning| out.push_str(&say(warning)));
     out
 }
