@@ -72,7 +72,6 @@ fn a_run_that_goes_back_leaves_a_branch() {
     scratch.refused("series add runs m.safetensors --step 4 --rewind --branch a/b");
     let added = add(&scratch, &model(1, 4, 4), 4, "--rewind");
     assert!(added.err.contains("6 steps, 4 to 9, now on branch after-3"), "{}", added.err);
-    assert!(added.err.contains("against step 3"), "{}", added.err);
     assert_eq!((version(&scratch), steps(&scratch, "")), (2, vec![0, 1, 2, 3, 4]));
     assert_eq!(steps(&scratch, "--branch after-3"), [4, 5, 6, 7, 8, 9]);
     add(&scratch, &model(1, 4, 5), 5, "");
