@@ -295,7 +295,7 @@ fn matrices_that_become_constant_are_named_once() {
     }
     let health = scratch.run("series health runs");
     assert_eq!(health.code, Some(1));
-    assert!(health.text().contains("warning: step 5: 1 matrices have become constant"), "{}", health.text());
+    assert!(health.text().contains("warning: step 5: 1 matrix has become constant"), "{}", health.text());
 }
 
 #[test]

@@ -136,6 +136,17 @@ impl WarningKind {
             Self::Constant => "matrices have become constant",
         }
     }
+
+    /// The same with the number of what it is said of, where that is known.
+    #[must_use]
+    pub fn counted(self, count: Option<u64>) -> String {
+        match (self, count) {
+            (_, None) => self.label().to_owned(),
+            (Self::NonFinite, Some(1)) => "1 weight is NaN or infinite".to_owned(),
+            (Self::Constant, Some(1)) => "1 matrix has become constant".to_owned(),
+            (_, Some(count)) => format!("{count} {}", self.label()),
+        }
+    }
 }
 
 /// Steps, one after the other, that depart in the same way from those before.

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
+use deltaloom::report::WarningKind;
 use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
 
 use super::{count, open, pack_options};
@@ -61,15 +62,12 @@ pub(super) fn tell(added: &Added, location: &str) {
             closed.first, closed.last
         )));
     }
-    if added.is_new && entry.nonfinite_weights > 0 {
-        let weights = count(entry.nonfinite_weights, "weight");
-        let are = if entry.nonfinite_weights == 1 { "is" } else { "are" };
-        ui::note(&format!("warning: step {}: {weights} {are} NaN or infinite", entry.step));
-    }
-    if added.is_new && entry.constant_matrices > 0 {
-        let has = if entry.constant_matrices == 1 { "matrix has" } else { "matrices have" };
-        let number = entry.constant_matrices;
-        ui::note(&format!("warning: step {}: {number} {has} become constant", entry.step));
+    for (kind, count) in
+        [(WarningKind::NonFinite, entry.nonfinite_weights), (WarningKind::Constant, entry.constant_matrices)]
+    {
+        if added.is_new && count > 0 {
+            ui::note(&format!("warning: step {}: {}", entry.step, kind.counted(Some(count))));
+        }
     }
     if !added.meta_not_stored.is_empty() {
         let step = added.entry.step;

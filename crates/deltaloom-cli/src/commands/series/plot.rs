@@ -164,9 +164,9 @@ fn say(warning: &Warning) -> String {
         (first, last) if first == last => format!("step {first}"),
         (first, last) => format!("steps {first} to {last}"),
     };
-    let what = warning.kind.label();
-    if let Some(count) = warning.count {
-        return format!("warning: {steps}: {count} {what}\n");
+    let what = warning.kind.counted(warning.count);
+    if warning.count.is_some() {
+        return format!("warning: {steps}: {what}\n");
     }
     let expected = warning
         .expected_fraction

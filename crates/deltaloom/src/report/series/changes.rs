@@ -80,10 +80,7 @@ pub(super) fn warnings(health: &Health) -> Section {
         } else {
             format!("{} to {}", warning.step, warning.last_step)
         };
-        let what = match warning.count {
-            Some(count) => format!("{count} {}", warning.kind.label()),
-            None => warning.kind.label().to_owned(),
-        };
+        let what = warning.kind.counted(warning.count);
         table.rows.push(vec![
             Cell::text(steps),
             Cell::text(what),
