@@ -48,10 +48,16 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
             "run again the very command that left the journal; or put the original file back, delete the journal and start anew"
         }
         Error::NotASeries { .. } => "`deltaloom series init` makes one",
-        Error::StepTaken { .. } => "nothing was changed; give it another --step, or use another series",
-        Error::StepOutOfOrder { .. } => {
-            "steps are added in order; use another series for another branch of training"
+        Error::StepTaken { .. } => {
+            "nothing was changed; give it another --step, or where the run went back, --rewind: later steps become a branch"
         }
+        Error::StepOutOfOrder { .. } => {
+            "steps are added in order; where the run went back, give --rewind: later steps become a branch"
+        }
+        Error::KeepRule { .. } => {
+            "nothing was changed; `deltaloom series log --all` lists the steps with their text, and `last 1` keeps only the newest"
+        }
+        Error::StepDiffers { .. } => "nothing was stored; if it is the right checkpoint, give --force",
         Error::UnsupportedVersion { .. } | Error::UnsupportedSeries { .. } => {
             "a newer deltaloom wrote this file; update to read it"
         }

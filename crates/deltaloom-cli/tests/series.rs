@@ -104,10 +104,10 @@ fn what_cannot_be_added_changes_nothing() {
     assert!(again.err.contains("there already with the same content"), "{}", again.err);
 
     let manifest = scratch.read("runs/series.json");
-    let newer = String::from_utf8(manifest.clone()).unwrap().replace("\"version\":1", "\"version\":2");
+    let newer = String::from_utf8(manifest.clone()).unwrap().replace("\"version\":1", "\"version\":3");
     scratch.write("runs/series.json", newer.as_bytes());
     let error = scratch.refused("series add runs step-2.safetensors --step 5");
-    assert!(error.contains("series version 2 is not supported"), "{error}");
+    assert!(error.contains("series version 3 is not supported"), "{error}");
     scratch.write("runs/series.json", &manifest[..100]);
     scratch.refused("series ls runs");
     scratch.write("runs/series.json", &manifest);
@@ -238,7 +238,7 @@ fn a_full_disk_leaves_the_series_as_it_was() {
         "$0" series verify disk/runs --deep
         "$0" series add disk/runs ft_bf16.safetensors --step 2; echo "exit $?""#;
     let Some(ended) = scratch.with_disk("8m", script) else { return };
-    let expected = "exit 2\nexit 2\nok: 1 steps, every tensor decoded\nexit 0\n";
+    let expected = "exit 2\nexit 2\nok: 1 step, every tensor decoded\nexit 0\n";
     assert_eq!(ended.text(), expected, "{}", ended.err);
     assert_eq!(ended.err.matches("hint: the disk is full").count(), 2, "{}", ended.err);
 }

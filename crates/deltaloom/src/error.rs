@@ -74,6 +74,8 @@ pub enum ErrorKind {
     Unfinished,
     /// The series has this step already, or a later one.
     StepTaken,
+    /// A checkpoint is not like the step before it.
+    StepDiffers,
     /// The caller asked to stop.
     Interrupted,
 }
@@ -100,6 +102,7 @@ impl ErrorKind {
             Self::Changed => "changed",
             Self::Unfinished => "unfinished",
             Self::StepTaken => "step_taken",
+            Self::StepDiffers => "step_differs",
             Self::Interrupted => "interrupted",
         }
     }
@@ -317,6 +320,20 @@ pub enum Error {
         /// Which of them could not be read and why; empty if all could.
         skipped: String,
     },
+    /// Rules of pruning that keep nothing, or name what is not there.
+    #[error("{what}")]
+    KeepRule {
+        /// Which, and what is there.
+        what: String,
+    },
+    /// A checkpoint whose tensors are not those of the step before.
+    #[error("the checkpoint is not like step {newest}, the newest one: {difference}")]
+    StepDiffers {
+        /// The step it was compared with.
+        newest: u64,
+        /// How many tensors differ, and their share of the bytes.
+        difference: String,
+    },
 }
 
 /// The beginning of a message about bases, where they have names.
@@ -413,6 +430,8 @@ impl Error {
             Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
             Self::Journal { .. } | Self::CutShort { .. } => ErrorKind::Unfinished,
             Self::StepTaken { .. } | Self::StepOutOfOrder { .. } => ErrorKind::StepTaken,
+            Self::KeepRule { .. } => ErrorKind::Usage,
+            Self::StepDiffers { .. } => ErrorKind::StepDiffers,
             Self::Cancelled => ErrorKind::Interrupted,
         }
     }

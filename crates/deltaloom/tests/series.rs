@@ -89,7 +89,7 @@ impl Run {
 }
 
 fn add_options() -> AddOptions {
-    AddOptions { pack: options(), keyframe: false }
+    AddOptions { pack: options(), ..AddOptions::default() }
 }
 
 fn init(root: &Path, keyframe_every: u32, max_chain: u32) -> Series {
@@ -435,7 +435,8 @@ fn what_waits_is_added_in_order_and_as_it_was() {
     for _ in 0..3 {
         run.next();
         let step = run.write(folder.path());
-        pending.snapshot(&step, run.step == 3, &deltaloom::Limits::default(), &Silent).unwrap();
+        let options = AddOptions { keyframe: run.step == 3, ..add_options() };
+        pending.snapshot(&step, &options, &deltaloom::Limits::default(), &Silent).unwrap();
         steps.push((step.clone(), tree(&step.model)));
         // The trainer goes on writing to the same place.
         if run.step == 1 {
@@ -459,7 +460,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
     }
     // What cannot be added keeps waiting, and so does what comes after it.
     let late = NewStep { step: Some(2), ..steps[2].0.clone() };
-    pending.snapshot(&late, false, &deltaloom::Limits::default(), &Silent).unwrap();
+    pending.snapshot(&late, &add_options(), &deltaloom::Limits::default(), &Silent).unwrap();
     let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));
     assert!(drained.unwrap_err().to_string().contains("000000000000"));
     assert_eq!(pending.count().unwrap(), 1);

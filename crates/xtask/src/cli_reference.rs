@@ -270,7 +270,7 @@ With `--json`, an error is one JSON value on standard output, and a text on stan
 
 | `kind` | exit code |
 |---|---|
-| `usage`, `no_such_name`, `corrupt`, `truncated`, `unsupported`, `limit_exceeded`, `wrong_base`, `no_useful_base`, `exists`, `protected`, `changed` (while it was read), `unfinished` (a change in place), `step_taken`, `store_settings` | 2 |
+| `usage`, `no_such_name`, `corrupt`, `truncated`, `unsupported`, `limit_exceeded`, `wrong_base`, `no_useful_base`, `exists`, `protected`, `changed` (while it was read), `unfinished` (a change in place), `step_taken`, `step_differs`, `store_settings` | 2 |
 | `not_found`, `unreadable` | 3 |
 | `cannot_write`, `disk_full` | 4 |
 | `store_unreachable`, `store_denied` | 5 |

@@ -150,7 +150,8 @@ pub fn run(last: u64) -> Result<()> {
     let inner = Directory::new(&folder.path().join("store"));
     let store = Counting { inner, counts: Arc::clone(&counts) };
     let series = Series::init(Box::new(store), &SeriesOptions::default())?;
-    let options = AddOptions { pack: PackOptions { threads: 1, ..PackOptions::default() }, keyframe: false };
+    let options =
+        AddOptions { pack: PackOptions { threads: 1, ..PackOptions::default() }, ..AddOptions::default() };
     let checkpoint = folder.path().join("model.safetensors");
     let mut rows: Vec<Row> = Vec::new();
     for step in 0..=last {

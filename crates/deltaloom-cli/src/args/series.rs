@@ -39,6 +39,8 @@ pub(crate) enum SeriesCommand {
     Plot(PlotArguments),
     Health(HealthArguments),
     Get(GetArguments),
+    Set(SetArguments),
+    Rm(RemoveArguments),
     Prune(PruneArguments),
     Repack(RepackArguments),
     Gc(GcArguments),
@@ -52,6 +54,13 @@ pub(crate) struct StoreArgument {
     /// A folder or a URL
     #[arg(value_name = "STORE")]
     pub(crate) location: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BranchArgument {
+    /// Steps of this branch instead of the main line
+    #[arg(long = "branch", id = "branch", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 }
 
 /// Make an empty series.
@@ -70,12 +79,14 @@ pub(crate) struct InitArguments {
 /// Add a checkpoint as the newest step.
 ///
 /// It is packed against an earlier step and appears in the series whole or not at all. Adding the same content under the same step again changes nothing; other content, or a
-/// step before the newest one, is an error.
+/// step before the newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors that the newest step does not have in that dtype and
+/// shape. Weights that are NaN or infinite, and matrices that have become constant, are stored, counted and warned of.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series add runs/7b model.safetensors --step 500
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
-  deltaloom series add runs/7b out/checkpoint-500 --step 500 --background")]
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --background
+  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind   # steps 300 to 500 become branch after-200")]
 pub(crate) struct AddArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
@@ -94,6 +105,15 @@ pub(crate) struct AddArguments {
     /// Pack it on its own
     #[arg(long)]
     pub(crate) keyframe: bool,
+    /// Add it even if a quarter of its tensors, by bytes, are not those of the newest step
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// For a run that went back: close the steps from this one on as a branch, and go on from the step before
+    #[arg(long)]
+    pub(crate) rewind: bool,
+    /// With --rewind: the name of that branch, instead of `after-N` for the step N that it leaves
+    #[arg(long, value_name = "NAME", requires = "rewind")]
+    pub(crate) branch: Option<String>,
     /// Return when a copy is safe on the local disk, and add that in the background; `flush` waits for it
     #[arg(long)]
     pub(crate) background: bool,
@@ -118,6 +138,11 @@ pub(crate) struct ListArguments {
     /// All steps
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
+    /// List the branches instead
+    #[arg(long, conflicts_with_all = ["branch", "csv", "all", "last"])]
+    pub(crate) branches: bool,
     /// Print them as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
@@ -137,6 +162,8 @@ pub(crate) struct ShowArguments {
     /// A step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: Option<ExistingStep>,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
     /// With --step: a line for every tensor
     #[arg(long, requires = "step")]
     pub(crate) tensors: bool,
@@ -242,6 +269,8 @@ pub(crate) struct GetArguments {
     /// The step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
+    #[command(flatten)]
+    pub(crate) branch: BranchArgument,
     /// File or directory to restore
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
@@ -258,20 +287,68 @@ pub(crate) struct GetArguments {
     pub(crate) json: bool,
 }
 
+/// Change the text that is kept with a step.
+///
+/// A name with a value is added or replaced, a name without one (`k=`) is removed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series set runs/7b --step 500 --meta loss=2.29 --meta note='before the restart'
+  deltaloom series set runs/7b --step newest --meta note=")]
+pub(crate) struct SetArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
+    /// The step, or `newest`
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    pub(crate) step: ExistingStep,
+    /// Text to set, or to remove where nothing follows the `=`; may be repeated
+    #[arg(long, value_name = "K=V", required = true, value_parser = parse_meta)]
+    pub(crate) meta: Vec<(String, String)>,
+    /// Print the step as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Remove steps, such as one that was added by mistake.
+///
+/// Steps that rested on one that goes are packed again, and only those. The newest step may go too. Space is free after `gc`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom series rm runs/7b --step 301
+  deltaloom series rm runs/7b --step 301 --step 302 --dry-run")]
+pub(crate) struct RemoveArguments {
+    #[command(flatten)]
+    pub(crate) store: StoreArgument,
+    /// A step, or `newest`; may be repeated
+    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step)]
+    pub(crate) step: Vec<ExistingStep>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print a report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Leave out all steps but those that a rule keeps.
 ///
 /// Rules, with commas between: `last N`, `every N` (steps that are multiples), `best NAME [N]` (least number under that name in --meta), `highest NAME [N]`, `step N`,
-/// `keyframes`. The newest step is always kept. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
+/// `keyframes`. The newest step is always kept. A rule that names what is not there, and rules that keep nothing at all, are an error. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
-  deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b")]
+  deltaloom series prune runs/7b --keep 'last 20, highest accuracy' && deltaloom series gc runs/7b
+  deltaloom series prune runs/7b --branch after-200")]
 pub(crate) struct PruneArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Which steps to keep
-    #[arg(long, value_name = "RULES")]
-    pub(crate) keep: KeepRules,
+    #[arg(long, value_name = "RULES", required_unless_present = "branch")]
+    pub(crate) keep: Option<KeepRules>,
+    /// Leave out this branch, all of it, instead
+    #[arg(long, value_name = "NAME", conflicts_with = "keep")]
+    pub(crate) branch: Option<String>,
     /// Only say what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -339,7 +416,8 @@ pub(crate) struct VerifySeriesArguments {
 /// Add each checkpoint that a trainer writes into a folder, once it is complete.
 ///
 /// Folders and .safetensors files whose names have a number, such as checkpoint-500 or global_step500, are checkpoints of that step. One is complete when its headers and lengths
-/// agree, every shard that its index names is there, and nothing has changed between two looks. Runs until it is interrupted.
+/// agree, every shard that its index names is there, and nothing has changed between two looks. Where the trainer went back and writes earlier steps anew, the later steps become a
+/// branch, as with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series watch runs/7b out

@@ -32,7 +32,7 @@ pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize
         fs::write(&path, model(writer, step)).expect("written");
         let meta = BTreeMap::from([("by".to_owned(), format!("{writer}-{step}"))]);
         let new = NewStep { step: None, model: path.clone(), optimizer: None, meta: meta.clone() };
-        let options = AddOptions { pack: pack_options(), keyframe: false };
+        let options = AddOptions { pack: pack_options(), ..AddOptions::default() };
         let is_there = || -> Result<bool, Error> {
             let entries = Series::open(open())?.last(usize::MAX)?;
             Ok(entries.iter().any(|entry| entry.meta == meta))

@@ -278,7 +278,12 @@ mod tests {
         assert!(!is_index("pytorch_model.bin.index.json") && !is_index("x.safetensors.index.json/y"));
         let tensor = TensorInfo::sized("w".to_owned(), DType::U8, vec![2]);
         let contents = Contents::Safetensors(b"{}".to_vec());
-        let member = Member { path: "x.safetensors.index.json".to_owned(), contents, tensors: vec![tensor], tail_bytes: 0 };
+        let member = Member {
+            path: "x.safetensors.index.json".to_owned(),
+            contents,
+            tensors: vec![tensor],
+            tail_bytes: 0,
+        };
         let source: std::sync::Arc<dyn crate::checkpoint::ReadAt> = std::sync::Arc::new(vec![0u8; 12]);
         let checkpoint =
             Checkpoint::of_members(vec![member], vec![("x".into(), source)], &Limits::default()).unwrap();

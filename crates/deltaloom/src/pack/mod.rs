@@ -91,6 +91,18 @@ pub fn pack_to(
     options: &PackOptions,
     progress: &dyn Progress,
 ) -> Result<PackReport> {
+    pack_and_see(checkpoint, bases, out, options, progress, &|_, _| {})
+}
+
+/// As [`pack_to`]; `see` is shown the bytes of every tensor that has chunks, by its number, while they are at hand.
+pub(crate) fn pack_and_see(
+    checkpoint: &Checkpoint,
+    bases: &Bases,
+    out: impl Write + Send,
+    options: &PackOptions,
+    progress: &dyn Progress,
+    see: &(dyn Fn(usize, &[u8]) + Sync),
+) -> Result<PackReport> {
     if !(10..=20).contains(&options.chunk_log2) {
         return Err(Error::InvalidArgument(format!("chunks of 2^{} elements", options.chunk_log2)));
     }
@@ -98,7 +110,7 @@ pub fn pack_to(
     tracing::info!(files = checkpoint.members.len(), tensors = checkpoint.tensors().count(), "packing");
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let (mut report, threads) = pipeline::with_threads(options.threads, || {
-        Ok((pack_windows(checkpoint, bases, out, options, progress)?, rayon::current_num_threads()))
+        Ok((pack_windows(checkpoint, bases, out, options, progress, see)?, rayon::current_num_threads()))
     })?;
     // A container of files that changed meanwhile would hold tensors that never were.
     checkpoint.check_unchanged()?;
@@ -140,6 +152,7 @@ fn pack_windows(
     out: impl Write + Send,
     options: &PackOptions,
     progress: &dyn Progress,
+    see: &(dyn Fn(usize, &[u8]) + Sync),
 ) -> Result<PackReport> {
     let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
     let grid_of = |&(member, info): &(usize, &TensorInfo)| {
@@ -158,6 +171,7 @@ fn pack_windows(
     let mut packed: Vec<PackedTensor> = packed.collect();
     let groups = groups_of(&packed);
     let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
+    let packer = Packer { see, ..packer };
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);
     let identity = identity(bases, &choices, options)?;
@@ -235,6 +249,8 @@ struct Packer<'a> {
     progress: &'a dyn Progress,
     /// The prediction of all groups that have none.
     zeros: Vec<u8>,
+    /// Shown what is read of each tensor.
+    see: &'a (dyn Fn(usize, &[u8]) + Sync),
 }
 
 impl<'a> Packer<'a> {
@@ -250,7 +266,7 @@ impl<'a> Packer<'a> {
         let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor == Predictor::Zero);
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
-        Self { checkpoint, tensors, choices, grids, preset, progress, zeros }
+        Self { checkpoint, tensors, choices, grids, preset, progress, zeros, see: &|_, _| {} }
     }
 
     /// Reads a window, and hashes its bytes while its groups are drafted.
@@ -292,6 +308,7 @@ impl<'a> Packer<'a> {
         let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
+        (self.see)(group.tensor, &target);
         let of_tensor = |other: &usize| {
             let (member, info) = self.tensors[*other];
             self.checkpoint.bytes(member, info, bytes.clone())

@@ -26,7 +26,7 @@ pub struct TensorRecord {
 }
 
 /// A step of a series.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepRecord {
     /// Number of the step.
     pub step: u64,
@@ -40,6 +40,14 @@ pub struct StepRecord {
     pub stored_bytes: u64,
     /// Whether it stands by itself.
     pub is_keyframe: bool,
+    /// Share of all weights that differ from the reference, where the tensors do not tell.
+    pub changed_fraction: Option<f64>,
+    /// Weights that are NaN or infinite.
+    pub nonfinite_weights: u64,
+    /// Matrices that have one value only and had more before.
+    pub constant_matrices: u64,
+    /// Stored bytes of files that are no weights.
+    pub other_bytes: u64,
     /// Its tensors.
     pub tensors: Vec<TensorRecord>,
 }
@@ -109,6 +117,36 @@ pub enum WarningKind {
     Nothing,
     /// All elements changed, which was not so before.
     Everything,
+    /// Weights are NaN or infinite.
+    NonFinite,
+    /// Matrices have one value only, which had more before.
+    Constant,
+}
+
+impl WarningKind {
+    /// What is said of the steps.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::More => "more changed than before",
+            Self::Less => "less changed than before",
+            Self::Nothing => "nothing changed",
+            Self::Everything => "everything changed",
+            Self::NonFinite => "weights are NaN or infinite",
+            Self::Constant => "matrices have become constant",
+        }
+    }
+
+    /// The same with the number of what it is said of, where that is known.
+    #[must_use]
+    pub fn counted(self, count: Option<u64>) -> String {
+        match (self, count) {
+            (_, None) => self.label().to_owned(),
+            (Self::NonFinite, Some(1)) => "1 weight is NaN or infinite".to_owned(),
+            (Self::Constant, Some(1)) => "1 matrix has become constant".to_owned(),
+            (_, Some(count)) => format!("{count} {}", self.label()),
+        }
+    }
 }
 
 /// Steps, one after the other, that depart in the same way from those before.
@@ -121,7 +159,10 @@ pub struct Warning {
     /// Last of them.
     pub last_step: u64,
     /// Changed fraction of the one that is farthest from what was expected.
-    pub changed_fraction: f64,
+    pub changed_fraction: Option<f64>,
+    /// How many weights or matrices, where these are what is wrong; of the one that has most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Median of the steps before that one.
     pub expected_fraction: Option<f64>,
     /// Its deviations from that.
@@ -256,22 +297,32 @@ impl Mean {
 pub fn health(records: &[StepRecord], rule: &WarningRule) -> Health {
     let mut windows: BTreeMap<u64, VecDeque<f64>> = BTreeMap::new();
     let mut warnings: Vec<Warning> = Vec::new();
-    let mut previous_warned = false;
+    // The step before, and the one before that has a changed fraction.
+    let (mut previous, mut previous_delta) = (None, None);
     let mut steps = Vec::with_capacity(records.len());
     for record in records {
-        let changed_fraction = changed(record);
+        let changed_fraction = record.changed_fraction.or_else(|| changed(record));
+        let is_sound = record.nonfinite_weights == 0 && record.constant_matrices == 0;
+        for (kind, count) in [
+            (WarningKind::NonFinite, record.nonfinite_weights),
+            (WarningKind::Constant, record.constant_matrices),
+        ] {
+            if count > 0 {
+                add_warning(&mut warnings, odd(record.step, kind, count, changed_fraction), previous);
+            }
+        }
+        previous = Some(record.step);
         let mut deviations = None;
         if let Some(fraction) = changed_fraction {
             let distance = record.reference.map_or(0, |reference| record.step.abs_diff(reference));
             let window = windows.entry(distance).or_default();
             let (warning, z) = judge(record.step, fraction, window, rule);
             deviations = z;
-            let is_warned = warning.is_some();
             if let Some(warning) = warning {
-                add_warning(&mut warnings, warning, previous_warned);
+                add_warning(&mut warnings, warning, previous_delta);
             }
-            previous_warned = is_warned;
-            if fraction > 0.0 {
+            previous_delta = Some(record.step);
+            if fraction > 0.0 && is_sound {
                 window.push_back(fraction.ln());
                 if window.len() > rule.window {
                     window.pop_front();
@@ -284,7 +335,8 @@ pub fn health(records: &[StepRecord], rule: &WarningRule) -> Health {
             reference: record.reference,
             is_keyframe: record.is_keyframe,
             ratio: super::ratio(record.original_bytes, record.stored_bytes),
-            bits_per_weight: record.stored_bytes as f64 * 8.0 / elems.max(1) as f64,
+            bits_per_weight: record.stored_bytes.saturating_sub(record.other_bytes) as f64 * 8.0
+                / elems.max(1) as f64,
             changed_fraction,
             deviations,
         });
@@ -300,18 +352,33 @@ fn changed(record: &StepRecord) -> Option<f64> {
     mean.get()
 }
 
-/// Joins the warning to the one before if they are of neighbouring steps and of a kind.
-fn add_warning(warnings: &mut Vec<Warning>, warning: Warning, previous_warned: bool) {
-    match warnings.last_mut() {
-        Some(last) if previous_warned && last.kind == warning.kind => {
-            let size = |warning: &Warning| warning.deviations.map_or(0.0, f64::abs);
+fn odd(step: u64, kind: WarningKind, count: u64, changed_fraction: Option<f64>) -> Warning {
+    Warning {
+        kind,
+        step,
+        last_step: step,
+        changed_fraction,
+        count: Some(count),
+        expected_fraction: None,
+        deviations: None,
+    }
+}
+
+/// Joins the warning to one of its kind that ends with the step before.
+fn add_warning(warnings: &mut Vec<Warning>, warning: Warning, previous: Option<u64>) {
+    let joins = |last: &&mut Warning| last.kind == warning.kind && Some(last.last_step) == previous;
+    match warnings.iter_mut().rev().find(joins) {
+        Some(last) => {
+            let size = |warning: &Warning| {
+                warning.count.map_or_else(|| warning.deviations.map_or(0.0, f64::abs), |count| count as f64)
+            };
             let (first, last_step) = (last.step, warning.step);
             if size(&warning) > size(last) {
                 *last = warning;
             }
             (last.step, last.last_step) = (first, last_step);
         }
-        _ => warnings.push(warning),
+        None => warnings.push(warning),
     }
 }
 
@@ -326,7 +393,8 @@ fn judge(
         kind,
         step,
         last_step: step,
-        changed_fraction: fraction,
+        changed_fraction: Some(fraction),
+        count: None,
         expected_fraction: median.map(|m| rounded(m.exp())),
         deviations,
     };

@@ -10,24 +10,30 @@ use serde::Serialize;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::Series;
+use super::branch::BranchInfo;
 use super::catalog::Catalog;
-use super::chain::{LOOK_BACK, choose_reference};
+use super::chain::{Candidates, LOOK_BACK};
 use super::content;
+use super::likeness::difference;
 use super::manifest::{Parts, StepEntry};
 use super::restored;
-use crate::bases::Bases;
+use super::soundness::{self, Inspection};
+use crate::bases::{Base, Bases};
 use crate::checkpoint::output::temporary_in;
-use crate::checkpoint::{Checkpoint, FileSource};
-use crate::container::Container;
+use crate::checkpoint::{Checkpoint, Contents, FileSource};
+use crate::container::{Container, Index};
 use crate::error::{Error, Result};
-use crate::pack::{PackOptions, pack_to};
+use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
-use crate::report::{PackReport, ratio};
+use crate::report::PackReport;
+use crate::sketch::Sketch;
 
 /// A delta of this share of what a keyframe is expected to take does not pay any more.
 const KEYFRAME_SHARE: f64 = 0.96;
 /// How much larger than the delta a keyframe may then be: it makes chains shorter.
 const KEYFRAME_ALLOWANCE: f64 = 1.03;
+/// What an older reference must be expected to save for it to be tried, so that chance does not make chains odd.
+const NEARER: f64 = 0.9;
 
 /// A checkpoint to be added.
 #[derive(Debug, Clone)]
@@ -49,6 +55,12 @@ pub struct AddOptions {
     pub pack: PackOptions,
     /// Pack it without a reference.
     pub keyframe: bool,
+    /// Add it even if its tensors are not those of the newest step.
+    pub force: bool,
+    /// Where it is not after the newest step: close the steps from it on as a branch, and go on from there.
+    pub rewind: bool,
+    /// The name of that branch.
+    pub branch: Option<String>,
 }
 
 /// What was added.
@@ -59,6 +71,12 @@ pub struct Added {
     pub entry: StepEntry,
     /// Whether it was not there before.
     pub is_new: bool,
+    /// The branch that later steps are on now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed: Option<BranchInfo>,
+    /// Text that was given for a step that was there, and was not stored: `series set` does that.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta_not_stored: BTreeMap<String, String>,
     /// What its container holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<PackReport>,
@@ -71,34 +89,69 @@ pub(super) struct PackedStep {
     /// What it was packed against, and the steps below.
     chain: Vec<StepEntry>,
     report: PackReport,
+    /// Matrices of one value.
+    constant: Vec<(String, String)>,
 }
 
 impl Series {
     /// Adds a checkpoint. Adding the newest content of a step again changes nothing.
     ///
     /// # Errors
-    /// [`Error::StepTaken`], [`Error::StepOutOfOrder`]; what reading, packing and storing give. The series is unchanged then, except that after an [`Error::Io`] from
+    /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading, packing and storing give. The series is unchanged then, except that after an [`Error::Io`] from
     /// replacing the manifest the step may be there.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
-        let catalog = self.catalog()?;
+        let catalog = self.main_line()?;
         let (checkpoint, parts) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
         if let Some(step) = new.step {
-            if let Some(entry) = catalog.find(step)? {
-                return same_or_taken(entry, &content::of_checkpoint(&checkpoint, progress)?);
+            match catalog.find(step)? {
+                Some(entry) => {
+                    let content = content::of_checkpoint(&checkpoint, progress)?;
+                    if entry.content == content || !options.rewind {
+                        return same_or_taken(entry, &content, new);
+                    }
+                }
+                None if options.rewind => {}
+                None => check_order(&catalog, step)?,
             }
-            check_order(&catalog, step)?;
+        }
+        if !options.force {
+            self.check_likeness(&catalog, &checkpoint)?;
         }
         drop(catalog);
         let mut packed: Option<PackedStep> = None;
         loop {
-            let mut catalog = self.catalog()?;
+            let mut catalog = self.main_line()?;
+            // Another writer may have been faster with the same step.
+            if let (Some(step), Some(ready)) = (new.step, &packed)
+                && let Some(entry) = catalog.find(step)?
+                && (entry.content == ready.entry.content || !options.rewind)
+            {
+                return same_or_taken(entry, &ready.entry.content, new);
+            }
+            let closed = match new.step {
+                Some(step)
+                    if options.rewind && catalog.newest_step().is_some_and(|newest| newest >= step) =>
+                {
+                    Some(catalog.rewind(step, options.branch.as_deref())?.info())
+                }
+                _ => None,
+            };
             // Someone else may have removed what the container rests on.
             let ready = match packed.take() {
                 Some(ready) if ready.stands_on(&catalog)? => ready,
                 _ => {
-                    let chain = chain_of_next(&catalog, options.keyframe)?;
-                    let ready = self.pack_step(&checkpoint, parts, chain, &options.pack, progress)?;
+                    let chain_of = |entry: &StepEntry| catalog.chain(entry);
+                    let candidates = match options.keyframe {
+                        true => Candidates::none(&chain_of),
+                        false => {
+                            let options = &catalog.manifest.options;
+                            Candidates::new(catalog.last(LOOK_BACK)?, options, &chain_of)?
+                        }
+                    };
+                    let mut ready =
+                        self.pack_step(&checkpoint, parts, &candidates, &options.pack, progress)?;
+                    self.count_constant(&catalog, &mut ready)?;
                     self.store.put_file(&ready.entry.key(), &ready.file)?;
                     ready
                 }
@@ -106,7 +159,7 @@ impl Series {
             let newest = catalog.manifest.newest();
             let step = new.step.unwrap_or_else(|| newest.map_or(0, |newest| newest.step + 1));
             if let Some(entry) = catalog.find(step)? {
-                return same_or_taken(entry, &ready.entry.content);
+                return same_or_taken(entry, &ready.entry.content, new);
             }
             check_order(&catalog, step)?;
             let mut entry = ready.entry.clone();
@@ -116,7 +169,14 @@ impl Series {
             place(&mut entry, newest, catalog.manifest.next_ordinal());
             catalog.manifest.push(entry.clone(), &*self.store)?;
             if self.replace_manifest(&mut catalog)? {
-                return Ok(Added { entry, is_new: true, container: Some(ready.report) });
+                let container = Some(ready.report);
+                return Ok(Added {
+                    entry,
+                    is_new: true,
+                    closed,
+                    meta_not_stored: BTreeMap::new(),
+                    container,
+                });
             }
             packed = Some(ready);
         }
@@ -128,24 +188,119 @@ impl Series {
         self.store.replace_manifest(&catalog.manifest.to_bytes()?, Some(&catalog.revision))
     }
 
-    /// Packs a checkpoint against the last step of a chain that begins with a keyframe, or on its own where that is nearly as small.
+    /// Whether a checkpoint could be added now, as far as that is known before it is packed.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn check_new(&self, new: &NewStep, options: &AddOptions) -> Result<()> {
+        let catalog = self.main_line()?;
+        if let (Some(step), false) = (new.step, options.rewind) {
+            check_order(&catalog, step)?;
+        }
+        if options.force {
+            return Ok(());
+        }
+        let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+        self.check_likeness(&catalog, &checkpoint)
+    }
+
+    /// The branch on which a checkpoint is under the same step, where there is one.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn branch_with(&self, new: &NewStep, progress: &dyn Progress) -> Result<Option<String>> {
+        let mut catalog = self.main_line()?;
+        let Some(step) = new.step else { return Ok(None) };
+        let mut content = None;
+        for branch in catalog.lines().into_iter().flatten() {
+            catalog.branch = Some(branch.clone());
+            let Some(entry) = catalog.find(step)? else { continue };
+            if content.is_none() {
+                let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+                content = Some(content::of_checkpoint(&checkpoint, progress)?);
+            }
+            if content.as_ref() == Some(&entry.content) {
+                return Ok(Some(branch.name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a checkpoint has most of the tensors of the newest step.
+    fn check_likeness(&self, catalog: &Catalog<'_>, checkpoint: &Checkpoint) -> Result<()> {
+        let Some(newest) = catalog.manifest.newest() else { return Ok(()) };
+        let found = difference(&self.container(newest)?.index().members, &checkpoint.members);
+        if found.is_unlike() {
+            return Err(Error::StepDiffers { newest: newest.step, difference: found.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Counts matrices that have one value only and had more at the step before.
+    fn count_constant(&self, catalog: &Catalog<'_>, ready: &mut PackedStep) -> Result<()> {
+        let before = match ready.chain.last() {
+            _ if ready.constant.is_empty() => return Ok(()),
+            Some(_) => ready.chain.clone(),
+            None => match catalog.manifest.newest() {
+                Some(newest) => catalog.chain(newest)?,
+                None => return Ok(()),
+            },
+        };
+        let before = self.resolve(&before)?;
+        ready.entry.constant_matrices = soundness::became_constant(&ready.constant, &before)?;
+        Ok(())
+    }
+
+    /// Packs a checkpoint against what the rule names, against an older step where that one is odd, or on its own where that is nearly as small.
     pub(super) fn pack_step(
         &self,
         checkpoint: &Checkpoint,
         parts: Parts,
-        chain: Vec<StepEntry>,
+        candidates: &Candidates<'_>,
         options: &PackOptions,
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
-        let keyframe = chain.first();
-        let expected = keyframe.map(|keyframe| expected_keyframe_bytes(keyframe, checkpoint.len_bytes()));
-        let packed = self.pack_against(checkpoint, parts, chain, options, progress)?;
-        if expected.is_none_or(|expected| packed.stored_bytes() <= KEYFRAME_SHARE * expected) {
+        let mut packed = self.pack_against(checkpoint, parts, candidates.chain.clone(), options, progress)?;
+        if packed.chain.is_empty() || (packed.pays() && candidates.is_usual(1.0 / packed.entry.ratio())) {
+            return Ok(packed);
+        }
+        if let Some(chain) = self.nearer(checkpoint, candidates)? {
+            let other = self.pack_against(checkpoint, parts, chain, options, progress)?;
+            if other.entry.stored_bytes < packed.entry.stored_bytes {
+                packed = other;
+            }
+        }
+        if packed.pays() {
             return Ok(packed);
         }
         let alone = self.pack_against(checkpoint, parts, Vec::new(), options, progress)?;
         let keyframe_pays = alone.stored_bytes() <= KEYFRAME_ALLOWANCE * packed.stored_bytes();
         Ok(if keyframe_pays { alone } else { packed })
+    }
+
+    /// The chain of an older step that is clearly nearer to a checkpoint than the one that the rule names: then that one is odd. Only samples are compared.
+    fn nearer(&self, checkpoint: &Checkpoint, candidates: &Candidates<'_>) -> Result<Option<Vec<StepEntry>>> {
+        let older = candidates.older()?;
+        if older.is_empty() {
+            return Ok(None);
+        }
+        let sketch = Sketch::of(checkpoint)?;
+        let expected = |chain: &[StepEntry]| -> Result<u64> {
+            let resolved = self.resolve(chain)?;
+            let path = resolved.container().path().to_path_buf();
+            Ok(sketch.compare(&Base::of_container(&path, resolved))?.given_bytes)
+        };
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let mut least = expected(&candidates.chain)? as f64 * NEARER;
+        let mut nearest = None;
+        for chain in older {
+            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+            let bytes = expected(&chain)? as f64;
+            if bytes < least {
+                (least, nearest) = (bytes, Some(chain));
+            }
+        }
+        Ok(nearest)
     }
 
     fn pack_against(
@@ -156,13 +311,15 @@ impl Series {
         options: &PackOptions,
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
-        let bases = match chain.last() {
+        let (bases, before) = match chain.last() {
             Some(_) => self.bases_of(&chain, options.threads, progress)?,
-            None => Bases::default(),
+            None => (Bases::default(), None),
         };
         let mut file = self.new_file()?;
         let path = file.path().to_path_buf();
-        let report = pack_to(checkpoint, &bases, file.as_file_mut(), options, progress)
+        let inspection = Inspection::new(checkpoint);
+        let see = |number: usize, bytes: &[u8]| inspection.see(number, bytes);
+        let report = pack_and_see(checkpoint, &bases, file.as_file_mut(), options, progress, &see)
             .map_err(|e| e.of_writer(&path))?;
         let file = file.into_temp_path();
         let mut hasher = blake3::Hasher::new();
@@ -170,6 +327,11 @@ impl Series {
         hashed.map_err(Error::io(&path))?;
         let container = Container::from_source(&path, Box::new(FileSource::open(&path)?), &self.limits)?;
         let reference = chain.last();
+        let oddities = inspection.finish(container.index(), reference.is_some_and(StepEntry::is_sound))?;
+        let changed_fraction = match &before {
+            Some(before) => changed_fraction(checkpoint, container.index(), before)?,
+            None => None,
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = StepEntry {
             step: 0,
@@ -181,24 +343,31 @@ impl Series {
             reference: reference.map(|reference| reference.step),
             hops: reference.map_or(0, |reference| reference.hops + 1),
             since_keyframe: 0,
-            changed_fraction: reference.map(|_| changed_fraction(&container)),
+            changed_fraction,
+            nonfinite_weights: oddities.nonfinite,
+            constant_matrices: 0,
             parts,
             meta: BTreeMap::new(),
             added_unix: now.as_secs(),
             seconds: 0.0,
         };
-        Ok(PackedStep { file, entry, chain, report })
+        Ok(PackedStep { file, entry, chain, report, constant: oddities.constant })
     }
 
-    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were before.
-    fn bases_of(&self, chain: &[StepEntry], threads: usize, progress: &dyn Progress) -> Result<Bases> {
+    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were before; and that step again.
+    fn bases_of(
+        &self,
+        chain: &[StepEntry],
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<(Bases, Option<Checkpoint>)> {
         let (mut bases, resolved) = self.open_chain(chain)?;
         let reference =
             restored::checkpoint(&resolved, &self.scratch_folder(), &self.limits, threads, progress)?;
-        bases.push_checkpoint(resolved.container().path(), reference);
+        bases.push_checkpoint(resolved.container().path(), reference.clone());
         let newest_first: Vec<PathBuf> = chain.iter().rev().map(|entry| self.path(entry)).collect();
         bases.set_history(&newest_first)?;
-        Ok(bases)
+        Ok((bases, Some(reference)))
     }
 
     /// A file for a container that will be stored.
@@ -238,6 +407,17 @@ impl PackedStep {
         self.entry.stored_bytes as f64
     }
 
+    /// What it was packed against, and the steps below.
+    pub(super) fn chain(&self) -> &[StepEntry] {
+        &self.chain
+    }
+
+    /// Whether it takes clearly less than it would on its own, as the keyframe below it has that; true of a keyframe.
+    fn pays(&self) -> bool {
+        let expected = |keyframe| expected_keyframe_bytes(keyframe, self.entry.original_bytes);
+        self.chain.first().is_none_or(|keyframe| self.stored_bytes() <= KEYFRAME_SHARE * expected(keyframe))
+    }
+
     /// Whether all it rests on is still there as it was.
     fn stands_on(&self, catalog: &Catalog<'_>) -> Result<bool> {
         for entry in &self.chain {
@@ -250,15 +430,6 @@ impl PackedStep {
     }
 }
 
-/// The entries from its keyframe up to the reference of the next step; none if that is to be a keyframe.
-fn chain_of_next(catalog: &Catalog<'_>, keyframe: bool) -> Result<Vec<StepEntry>> {
-    let Some(newest) = catalog.manifest.newest().filter(|_| !keyframe) else { return Ok(Vec::new()) };
-    let last_keyframe = &catalog.chain(newest)?[0];
-    let before = catalog.last(LOOK_BACK)?;
-    let reference = choose_reference(&before, last_keyframe, &catalog.manifest.options);
-    reference.map_or_else(|| Ok(Vec::new()), |reference| catalog.chain(reference))
-}
-
 /// Gives an entry its place after the newest one.
 pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: u64) {
     entry.ordinal = ordinal;
@@ -268,9 +439,11 @@ pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: 
     };
 }
 
-fn same_or_taken(entry: StepEntry, content: &str) -> Result<Added> {
+fn same_or_taken(entry: StepEntry, content: &str, new: &NewStep) -> Result<Added> {
     if entry.content == content {
-        return Ok(Added { entry, is_new: false, container: None });
+        let mut meta_not_stored = new.meta.clone();
+        meta_not_stored.retain(|name, value| entry.meta.get(name) != Some(value));
+        return Ok(Added { entry, is_new: false, closed: None, meta_not_stored, container: None });
     }
     Err(Error::StepTaken { step: entry.step })
 }
@@ -288,9 +461,15 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
-fn changed_fraction(container: &Container) -> f64 {
-    let tensors = &container.index().tensors;
-    let counted = || tensors.iter().filter(|tensor| tensor.predictor.is_reference());
-    let elems = counted().map(|tensor| tensor.grid.rows.saturating_mul(tensor.grid.cols));
-    ratio(counted().map(|tensor| tensor.changed).sum(), elems.sum())
+/// Share of the weights that differ from those of the reference; none where nothing was compared. Files that are no weights do not count.
+#[expect(clippy::cast_precision_loss, reason = "a share")]
+fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
+    let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;
+    let is_weights = |member: usize| index.members[member].contents != Contents::Opaque;
+    let counted = index.tensors.iter().filter(|tensor| is_weights(tensor.place.0));
+    for tensor in counted.filter(|tensor| tensor.predictor.is_reference()) {
+        changed += tensor.changed;
+        elems += tensor.grid.rows.saturating_mul(tensor.grid.cols);
+    }
+    Ok((elems > 0).then(|| changed as f64 / elems as f64))
 }

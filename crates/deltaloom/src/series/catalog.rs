@@ -4,16 +4,29 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry};
+use super::branch::{Branch, new_name};
+use super::manifest::{MAX_PAGE_BYTES, Manifest, Page, PageReference, StepEntry, put_page};
 use super::store::{Revision, Store};
 use crate::error::{Error, Missing, Result};
 use crate::limits::to_usize;
+
+/// The error for a step that is not there.
+pub(crate) fn no_step(step: u64) -> Error {
+    Error::not_found(Missing::Step, format!("step {step}"))
+}
+
+/// The error for a branch that is not there.
+pub(crate) fn no_branch(name: &str) -> Error {
+    Error::not_found(Missing::Step, format!("branch {name:?}"))
+}
 
 /// A manifest with its pages, which are read when they are needed and held.
 pub(crate) struct Catalog<'a> {
     store: &'a dyn Store,
     pub(crate) manifest: Manifest,
     pub(crate) revision: Revision,
+    /// The branch whose steps are looked at; the main line where there is none.
+    pub(crate) branch: Option<Branch>,
     pages: Mutex<HashMap<String, Arc<Page>>>,
 }
 
@@ -23,7 +36,7 @@ impl<'a> Catalog<'a> {
         let found = store.read_manifest()?;
         let (bytes, revision) = found.ok_or_else(|| Error::NotASeries { location: store.location() })?;
         let manifest = Manifest::parse(&bytes).map_err(|e| e.in_file(store.location().as_ref()))?;
-        Ok(Self { store, manifest, revision, pages: Mutex::default() })
+        Ok(Self { store, manifest, revision, branch: None, pages: Mutex::default() })
     }
 
     fn page(&self, reference: &PageReference) -> Result<Arc<Page>> {
@@ -49,12 +62,64 @@ impl<'a> Catalog<'a> {
         Ok(page)
     }
 
-    /// The entry of a step.
+    /// Turns to the steps of a branch.
+    pub(crate) fn turn_to(&mut self, name: &str) -> Result<()> {
+        let found = self.manifest.branches.iter().find(|branch| branch.name == name);
+        self.branch = Some(found.ok_or_else(|| no_branch(name))?.clone());
+        Ok(())
+    }
+
+    /// All lines: the main one, then the branches, each after the one that it leaves.
+    pub(crate) fn lines(&self) -> Vec<Option<Branch>> {
+        let branches = self.manifest.branches.iter().rev().cloned().map(Some);
+        std::iter::once(None).chain(branches).collect()
+    }
+
+    /// The newest step of the line that is looked at.
+    pub(crate) fn newest_step(&self) -> Option<u64> {
+        match &self.branch {
+            Some(branch) => Some(branch.page.last),
+            None => self.manifest.newest().map(|entry| entry.step),
+        }
+    }
+
+    /// The entry of a step of the line that is looked at.
     pub(crate) fn find(&self, step: u64) -> Result<Option<StepEntry>> {
+        match &self.branch {
+            Some(branch) => self.find_in(vec![branch.page.clone()], step),
+            None => self.find_on_main(step),
+        }
+    }
+
+    /// An entry that one of this line may rest on: of the line itself, or of those that it leaves, before its fork.
+    fn find_below(&self, step: u64) -> Result<Option<StepEntry>> {
+        let mut at = self.branch.as_ref();
+        while let Some(branch) = at {
+            if step >= branch.page.first {
+                return self.find_in(vec![branch.page.clone()], step);
+            }
+            if branch.fork.is_none_or(|fork| step > fork) {
+                return Ok(None);
+            }
+            at = match &branch.parent {
+                Some(parent) => {
+                    let found = self.manifest.branches.iter().find(|other| other.name == *parent);
+                    Some(found.ok_or_else(|| no_branch(parent))?)
+                }
+                None => None,
+            };
+        }
+        self.find_on_main(step)
+    }
+
+    fn find_on_main(&self, step: u64) -> Result<Option<StepEntry>> {
         if let Ok(at) = self.manifest.recent.binary_search_by_key(&step, |entry| entry.step) {
             return Ok(Some(self.manifest.recent[at].clone()));
         }
-        let mut pages = self.manifest.pages.clone();
+        self.find_in(self.manifest.pages.clone(), step)
+    }
+
+    fn find_in(&self, mut pages: Vec<PageReference>, step: u64) -> Result<Option<StepEntry>> {
         loop {
             let Some(reference) = pages.iter().find(|page| (page.first..=page.last).contains(&step)) else {
                 return Ok(None);
@@ -70,15 +135,24 @@ impl<'a> Catalog<'a> {
 
     /// The entry of a step that must be there.
     pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
-        self.find(step)?.ok_or_else(|| Error::not_found(Missing::Step, format!("step {step}")))
+        self.find(step)?.ok_or_else(|| no_step(step))
     }
 
     /// The newest `count` entries, oldest first; reads only the pages that hold them.
     pub(crate) fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
-        let mut entries: Vec<StepEntry> = self.manifest.recent.iter().rev().take(count).cloned().collect();
-        self.push_older(&self.manifest.pages, count, &mut entries)?;
+        let (pages, recent) = self.line();
+        let mut entries: Vec<StepEntry> = recent.iter().rev().take(count).cloned().collect();
+        self.push_older(pages, count, &mut entries)?;
         entries.reverse();
         Ok(entries)
+    }
+
+    /// Pages and recent entries of the line that is looked at.
+    fn line(&self) -> (&[PageReference], &[StepEntry]) {
+        match &self.branch {
+            Some(branch) => (std::slice::from_ref(&branch.page), &[]),
+            None => (&self.manifest.pages, &self.manifest.recent),
+        }
     }
 
     /// Appends entries of pages, newest first, until there are `count`.
@@ -96,12 +170,86 @@ impl<'a> Catalog<'a> {
         Ok(())
     }
 
+    /// Puts an entry in the place of that of its step; rewrites the pages above it and no other.
+    pub(crate) fn replace(&mut self, entry: StepEntry) -> Result<()> {
+        if let Ok(at) = self.manifest.recent.binary_search_by_key(&entry.step, |entry| entry.step) {
+            self.manifest.recent[at] = entry;
+            return Ok(());
+        }
+        let pages = std::mem::take(&mut self.manifest.pages);
+        self.manifest.pages = self.replaced(pages, &entry)?;
+        Ok(())
+    }
+
+    fn replaced(&self, mut pages: Vec<PageReference>, entry: &StepEntry) -> Result<Vec<PageReference>> {
+        let holds = |page: &&mut PageReference| (page.first..=page.last).contains(&entry.step);
+        let reference = pages.iter_mut().find(holds).ok_or_else(|| no_step(entry.step))?;
+        let page = match &*self.page(reference)? {
+            Page::Pages(below) => Page::Pages(self.replaced(below.clone(), entry)?),
+            Page::Entries(entries) => {
+                let mut entries = entries.clone();
+                let found = entries.iter_mut().find(|old| old.step == entry.step);
+                *found.ok_or_else(|| no_step(entry.step))? = entry.clone();
+                Page::Entries(entries)
+            }
+        };
+        reference.page = put_page(self.store, &page)?;
+        Ok(pages)
+    }
+
+    /// Closes the steps of the main line from `step` on, of which there is at least one, as a branch.
+    pub(crate) fn rewind(&mut self, step: u64, name: Option<&str>) -> Result<Branch> {
+        let mut later = self.all()?;
+        let fork = later.iter().rev().find(|entry| entry.step < step).map(|entry| entry.step);
+        later.retain(|entry| entry.step >= step);
+        let name = new_name(&self.manifest, name, fork)?;
+        let branch = Branch::close(name.clone(), None, fork, &later, self.store)?;
+        let (mut pages, mut recent) = (Vec::new(), Vec::new());
+        self.keep_before(step, &self.manifest.pages, &mut pages, &mut recent)?;
+        recent.extend(self.manifest.recent.iter().filter(|entry| entry.step < step).cloned());
+        let manifest = &mut self.manifest;
+        (manifest.pages, manifest.recent) = (pages, recent);
+        manifest.totals = manifest.totals.minus(&branch.totals);
+        // Branches that left the main line among these steps leave the new branch now.
+        for other in &mut manifest.branches {
+            if other.parent.is_none() && other.fork.is_some_and(|other| fork.is_none_or(|fork| other > fork))
+            {
+                other.parent = Some(name.clone());
+            }
+        }
+        manifest.branches.push(branch.clone());
+        Ok(branch)
+    }
+
+    /// Of pages, those with steps before `step` only, and the entries before it of the page that has others too.
+    fn keep_before(
+        &self,
+        step: u64,
+        of: &[PageReference],
+        pages: &mut Vec<PageReference>,
+        recent: &mut Vec<StepEntry>,
+    ) -> Result<()> {
+        for reference in of.iter().filter(|page| page.first < step) {
+            if reference.last < step {
+                pages.push(reference.clone());
+                continue;
+            }
+            match &*self.page(reference)? {
+                Page::Entries(entries) => {
+                    recent.extend(entries.iter().filter(|entry| entry.step < step).cloned());
+                }
+                Page::Pages(below) => self.keep_before(step, below, pages, recent)?,
+            }
+        }
+        Ok(())
+    }
+
     /// All entries, oldest first.
     pub(crate) fn all(&self) -> Result<Vec<StepEntry>> {
         self.last(usize::MAX)
     }
 
-    /// Keys of all pages.
+    /// Keys of all pages of the line that is looked at.
     pub(crate) fn page_keys(&self) -> Result<Vec<String>> {
         fn collect(catalog: &Catalog<'_>, pages: &[PageReference], keys: &mut Vec<String>) -> Result<()> {
             for reference in pages {
@@ -115,7 +263,7 @@ impl<'a> Catalog<'a> {
             Ok(())
         }
         let mut keys = Vec::new();
-        collect(self, &self.manifest.pages, &mut keys)?;
+        collect(self, self.line().0, &mut keys)?;
         Ok(keys)
     }
 
@@ -126,7 +274,7 @@ impl<'a> Catalog<'a> {
         while let Some(reference) = at.reference {
             let missing =
                 || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
-            let next = self.find(reference)?.ok_or_else(missing)?;
+            let next = self.find_below(reference)?.ok_or_else(missing)?;
             if next.hops + 1 != at.hops {
                 return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));
             }

@@ -2,6 +2,7 @@
 //! Pure functions of the entries that are there; nothing is read.
 
 use super::manifest::{SeriesOptions, StepEntry};
+use crate::error::Result;
 
 /// How many places before a new step its reference may be, besides the keyframe.
 const SKIPS: [usize; 4] = [1, 2, 4, 8];
@@ -11,6 +12,60 @@ pub(crate) const LOOK_BACK: usize = SKIPS[SKIPS.len() - 1];
 
 /// Deltas grow with the distance s as s^0.65: from 3.0 to 22 % of the weights in one and eight steps of real training at a rate of 1e-6 (docs/adr/0025).
 const GROWTH: f64 = 0.65;
+
+/// Older entries that are looked at where a delta takes much more than those before it.
+const OLDER: usize = 3;
+/// A delta of this many times the least of the entries before it is looked into.
+const UNUSUAL: f64 = 1.25;
+
+/// What the next step may be packed against.
+pub(crate) struct Candidates<'a> {
+    /// From its keyframe up to the entry that the rule names; empty where that is a keyframe.
+    pub(crate) chain: Vec<StepEntry>,
+    before: Vec<StepEntry>,
+    max_chain: u32,
+    chain_of: &'a dyn Fn(&StepEntry) -> Result<Vec<StepEntry>>,
+}
+
+impl<'a> Candidates<'a> {
+    /// None: a keyframe.
+    pub(crate) fn none(chain_of: &'a dyn Fn(&StepEntry) -> Result<Vec<StepEntry>>) -> Self {
+        Self { chain: Vec::new(), before: Vec::new(), max_chain: 0, chain_of }
+    }
+
+    /// Those for the step after `before`, which are the newest entries in order, at least [`LOOK_BACK`] where there are so many.
+    pub(crate) fn new(
+        before: Vec<StepEntry>,
+        options: &SeriesOptions,
+        chain_of: &'a dyn Fn(&StepEntry) -> Result<Vec<StepEntry>>,
+    ) -> Result<Self> {
+        let Some(newest) = before.last() else { return Ok(Self::none(chain_of)) };
+        let keyframe = &chain_of(newest)?[0];
+        let reference = choose_reference(&before, keyframe, options);
+        let chain = reference.map_or_else(|| Ok(Vec::new()), chain_of)?;
+        Ok(Self { chain, before, max_chain: options.max_chain, chain_of })
+    }
+
+    /// Whether a delta of this share of its checkpoint is about as small as those of the entries before it.
+    pub(crate) fn is_usual(&self, share: f64) -> bool {
+        let deltas = self.before.iter().filter(|entry| !entry.is_keyframe() && entry.is_sound());
+        let least = deltas.map(|entry| 1.0 / entry.ratio()).min_by(f64::total_cmp);
+        least.is_none_or(|least| share <= UNUSUAL * least)
+    }
+
+    /// Chains of entries before the one of the rule that have room for another, newest first.
+    pub(crate) fn older(&self) -> Result<Vec<Vec<StepEntry>>> {
+        let Some(reference) = self.chain.last() else { return Ok(Vec::new()) };
+        let older = || self.before.iter().rev().filter(|entry| entry.step < reference.step);
+        let open = older().filter(|entry| entry.hops < self.max_chain);
+        let mut chains = open.take(OLDER).map(|entry| (self.chain_of)(entry)).collect::<Result<Vec<_>>>()?;
+        // Where all are full, the keyframe below them has room.
+        if let (true, Some(entry)) = (chains.is_empty(), older().next()) {
+            chains.push((self.chain_of)(entry)?[..1].to_vec());
+        }
+        Ok(chains)
+    }
+}
 
 /// The entry against which the one after `before` is packed, or `None` for a keyframe. `before` are the newest entries in order, at least [`LOOK_BACK`] where there are
 /// so many; `keyframe` is the last keyframe.

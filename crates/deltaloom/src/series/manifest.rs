@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::branch::{Branch, check_branches};
 use super::store::Store;
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "deltaloom series";
-const VERSION: u32 = 1;
+/// The version of a series with branches; without, it is 1.
+const VERSION: u32 = 2;
 /// Entries, or references to pages of one level, that become a page when there are twice as many.
 const PAGE_ENTRIES: usize = 32;
 /// A page beyond this is not one of ours.
 pub(super) const MAX_PAGE_BYTES: u64 = 16 << 20;
 /// Levels of pages: 32^8 entries are more than there will be.
-const MAX_LEVEL: u32 = 8;
+pub(super) const MAX_LEVEL: u32 = 8;
 /// The most that `max_chain` may be.
 pub(crate) const MAX_CHAIN: u32 = 256;
 
@@ -88,9 +90,15 @@ pub struct StepEntry {
     pub hops: u32,
     /// Steps since the last keyframe.
     pub since_keyframe: u32,
-    /// Share of elements that differ from the reference.
+    /// Share of weights that differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_fraction: Option<f64>,
+    /// Weights that are NaN or infinite.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonfinite_weights: u64,
+    /// Matrices that have one value only and had more at the step it was compared with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub constant_matrices: u64,
     /// What it consists of.
     pub parts: Parts,
     /// Text by name, as given.
@@ -130,6 +138,12 @@ impl StepEntry {
         crate::report::ratio(self.original_bytes, self.stored_bytes)
     }
 
+    /// Whether nothing is odd about its weights.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.nonfinite_weights == 0 && self.constant_matrices == 0
+    }
+
     fn check(&self) -> Result<()> {
         check_digest(&self.object)?;
         check_digest(&self.content)?;
@@ -140,6 +154,11 @@ impl StepEntry {
         let fault = || Error::corrupt(format!("step {} does not follow from its reference", self.step));
         if is_chained { Ok(()) } else { Err(fault()) }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+pub(super) fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 pub(crate) fn object_key(object: &str) -> String {
@@ -171,6 +190,27 @@ pub struct Totals {
 }
 
 impl Totals {
+    pub(super) fn of(entries: &[StepEntry]) -> Self {
+        let mut totals = Self::default();
+        entries.iter().for_each(|entry| totals.add(entry));
+        totals
+    }
+
+    /// Without these, which it counts.
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        Self {
+            steps: self.steps.saturating_sub(other.steps),
+            original_bytes: self.original_bytes.saturating_sub(other.original_bytes),
+            stored_bytes: self.stored_bytes.saturating_sub(other.stored_bytes),
+            keyframes: self.keyframes.saturating_sub(other.keyframes),
+            keyframe_original_bytes: self
+                .keyframe_original_bytes
+                .saturating_sub(other.keyframe_original_bytes),
+            keyframe_bytes: self.keyframe_bytes.saturating_sub(other.keyframe_bytes),
+            ratio_sum: self.ratio_sum - other.ratio_sum,
+        }
+    }
+
     fn add(&mut self, entry: &StepEntry) {
         self.steps += 1;
         self.original_bytes = self.original_bytes.saturating_add(entry.original_bytes);
@@ -214,11 +254,41 @@ pub(super) struct PageReference {
     pub(super) level: u32,
     pub(super) first: u64,
     pub(super) last: u64,
-    count: u64,
+    pub(super) count: u64,
     last_ordinal: u64,
 }
 
 impl PageReference {
+    /// To a page of these entries or pages, of which there is at least one.
+    fn put(store: &dyn Store, page: &Page) -> Result<Self> {
+        let name = put_page(store, page)?;
+        let empty = || Error::InvalidArgument("a page of nothing".to_owned());
+        Ok(match page {
+            Page::Entries(entries) => {
+                let (begin, end) = entries.first().zip(entries.last()).ok_or_else(empty)?;
+                Self {
+                    page: name,
+                    level: 0,
+                    first: begin.step,
+                    last: end.step,
+                    count: entries.len() as u64,
+                    last_ordinal: end.ordinal,
+                }
+            }
+            Page::Pages(pages) => {
+                let (begin, end) = pages.first().zip(pages.last()).ok_or_else(empty)?;
+                Self {
+                    page: name,
+                    level: begin.level + 1,
+                    first: begin.first,
+                    last: end.last,
+                    count: pages.iter().map(|page| page.count).sum(),
+                    last_ordinal: end.last_ordinal,
+                }
+            }
+        })
+    }
+
     pub(super) fn key(&self) -> String {
         page_key(&self.page)
     }
@@ -259,18 +329,21 @@ pub(crate) struct Manifest {
     pub(crate) totals: Totals,
     pub(super) pages: Vec<PageReference>,
     pub(super) recent: Vec<StepEntry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) branches: Vec<Branch>,
 }
 
 impl Manifest {
     pub(crate) fn new(options: SeriesOptions) -> Self {
         Self {
             format: FORMAT.to_owned(),
-            version: VERSION,
+            version: 1,
             options,
             generation: 0,
             totals: Totals::default(),
             pages: Vec::new(),
             recent: Vec::new(),
+            branches: Vec::new(),
         }
     }
 
@@ -298,11 +371,17 @@ impl Manifest {
         if ends.is_some_and(|(last, first)| last >= first.step) {
             return Err(Error::corrupt("the steps of the manifest are not in order"));
         }
+        if manifest.version == 1 && !manifest.branches.is_empty() {
+            return Err(Error::corrupt("a series of version 1 has no branches"));
+        }
+        check_branches(&manifest.branches)?;
         Ok(manifest)
     }
 
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        to_json(self)
+        // Those who know no branches must not write to a series that has some.
+        let version = if self.branches.is_empty() { 1 } else { VERSION };
+        to_json(&Self { version, ..self.clone() })
     }
 
     pub(crate) fn newest(&self) -> Option<&StepEntry> {
@@ -323,11 +402,7 @@ impl Manifest {
             return Ok(());
         }
         let older: Vec<StepEntry> = self.recent.drain(..PAGE_ENTRIES).collect();
-        let (first, last) = (&older[0], &older[PAGE_ENTRIES - 1]);
-        let (first, last, last_ordinal) = (first.step, last.step, last.ordinal);
-        let count = PAGE_ENTRIES as u64;
-        let page = put_page(store, &Page::Entries(older))?;
-        self.pages.push(PageReference { page, level: 0, first, last, count, last_ordinal });
+        self.pages.push(PageReference::put(store, &Page::Entries(older))?);
         for level in 0..MAX_LEVEL {
             let is_of_level = |page: &&PageReference| page.level == level;
             if self.pages.iter().filter(is_of_level).count() < 2 * PAGE_ENTRIES {
@@ -335,19 +410,16 @@ impl Manifest {
             }
             let start = self.pages.iter().position(|page| page.level == level).unwrap_or(0);
             let older = self.pages[start..start + PAGE_ENTRIES].to_vec();
-            let (begin, end) = (&older[0], &older[PAGE_ENTRIES - 1]);
-            let reference = PageReference {
-                page: String::new(),
-                level: level + 1,
-                first: begin.first,
-                last: end.last,
-                count: older.iter().map(|page| page.count).sum(),
-                last_ordinal: end.last_ordinal,
-            };
-            let page = put_page(store, &Page::Pages(older))?;
-            self.pages.splice(start..start + PAGE_ENTRIES, [PageReference { page, ..reference }]);
+            let reference = PageReference::put(store, &Page::Pages(older))?;
+            self.pages.splice(start..start + PAGE_ENTRIES, [reference]);
         }
         Ok(())
+    }
+
+    /// Size of the containers of all steps, those of branches too.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let branches = self.branches.iter().map(|branch| branch.totals.stored_bytes);
+        branches.fold(self.totals.stored_bytes, u64::saturating_add)
     }
 
     pub(crate) fn next_generation(&mut self) {
@@ -359,9 +431,10 @@ impl Manifest {
         &self,
         entries: Vec<StepEntry>,
         options: &SeriesOptions,
+        branches: Vec<Branch>,
         store: &dyn Store,
     ) -> Result<Self> {
-        let mut manifest = Self { generation: self.generation, ..Self::new(options.clone()) };
+        let mut manifest = Self { generation: self.generation, branches, ..Self::new(options.clone()) };
         entries.into_iter().try_for_each(|entry| manifest.push(entry, store))?;
         Ok(manifest)
     }
@@ -371,11 +444,24 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::InvalidArgument(format!("the manifest: {e}")))
 }
 
-fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
+pub(super) fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
     let bytes = to_json(page)?;
     let name = blake3::hash(&bytes).to_hex().to_string();
     store.put(&page_key(&name), &bytes)?;
     Ok(name)
+}
+
+/// Writes entries, of which there is at least one, as pages below one.
+pub(super) fn put_tree(store: &dyn Store, entries: &[StepEntry]) -> Result<PageReference> {
+    let pages =
+        entries.chunks(PAGE_ENTRIES).map(|page| PageReference::put(store, &Page::Entries(page.to_vec())));
+    let mut pages = pages.collect::<Result<Vec<_>>>()?;
+    while pages.len() > 1 {
+        let above =
+            pages.chunks(PAGE_ENTRIES).map(|page| PageReference::put(store, &Page::Pages(page.to_vec())));
+        pages = above.collect::<Result<_>>()?;
+    }
+    pages.pop().ok_or_else(|| Error::InvalidArgument("a branch without steps".to_owned()))
 }
 
 fn check_entries(entries: &[StepEntry]) -> Result<()> {
@@ -386,7 +472,7 @@ fn check_entries(entries: &[StepEntry]) -> Result<()> {
     Ok(())
 }
 
-fn check_pages(pages: &[PageReference], max_level: u32) -> Result<()> {
+pub(super) fn check_pages(pages: &[PageReference], max_level: u32) -> Result<()> {
     pages.iter().try_for_each(|page| check_digest(&page.page))?;
     if !pages.iter().all(|page| page.first <= page.last && page.level <= max_level)
         || !pages.is_sorted_by(|a, b| a.last < b.first)
@@ -414,6 +500,8 @@ pub(crate) mod tests {
             hops,
             since_keyframe,
             changed_fraction: None,
+            nonfinite_weights: 0,
+            constant_matrices: 0,
             parts: Parts { model: PartLayout::File, optimizer: None },
             meta: BTreeMap::from([("loss".to_owned(), format!("{step}.5"))]),
             added_unix: 0,
@@ -456,8 +544,8 @@ pub(crate) mod tests {
         let bytes = Manifest::new(SeriesOptions::default()).to_bytes().unwrap();
         let text = String::from_utf8(bytes).unwrap();
         Manifest::parse(text.as_bytes()).unwrap();
-        let newer = text.replace("\"version\":1", "\"version\":2");
-        assert!(matches!(Manifest::parse(newer.as_bytes()), Err(Error::UnsupportedSeries { found: 2 })));
+        let newer = text.replace("\"version\":1", "\"version\":3");
+        assert!(matches!(Manifest::parse(newer.as_bytes()), Err(Error::UnsupportedSeries { found: 3 })));
         for (from, to) in [("deltaloom series", "other"), ("\"max_chain\":8", "\"max_chain\":0"), ("{", "[")]
         {
             assert!(Manifest::parse(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");

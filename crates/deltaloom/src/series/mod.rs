@@ -2,6 +2,7 @@
 //! It decides what rests on what and keeps the books (docs/series.md); packing and unpacking are those of any container.
 
 mod add;
+mod branch;
 mod catalog;
 mod chain;
 mod content;
@@ -9,35 +10,40 @@ mod directory;
 mod extract;
 mod incoming;
 mod keep;
+mod likeness;
 mod manifest;
 mod pending;
 mod rebuild;
 mod records;
 mod restored;
+mod soundness;
 mod store;
 mod sweep;
 
 pub use add::{AddOptions, Added, NewStep};
+pub use branch::BranchInfo;
 pub use directory::Directory;
 pub use extract::Part;
 pub use incoming::{Incoming, incoming, step_of_name};
-pub use keep::KeepRules;
+pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
-pub use rebuild::{RebuildOptions, RebuildReport};
+pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::inspect::inspect;
 use crate::limits::Limits;
 use crate::report::PackReport;
 
+use branch::Branch;
 use catalog::Catalog;
 use manifest::Manifest;
 
@@ -45,6 +51,8 @@ use manifest::Manifest;
 pub struct Series {
     store: Box<dyn Store>,
     limits: Limits,
+    /// The branch that is read; the main line where there is none.
+    branch: Option<String>,
 }
 
 /// A series as a whole.
@@ -58,6 +66,9 @@ pub struct SeriesInfo {
     pub totals: Totals,
     /// Its last step.
     pub newest: Option<u64>,
+    /// Steps that were closed when the run went back, in the order in which they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<BranchInfo>,
 }
 
 impl Series {
@@ -71,7 +82,7 @@ impl Series {
         if store.read_manifest()?.is_some() || !store.replace_manifest(&manifest, None)? {
             return Err(Error::AlreadyExists { path: store.location().into() });
         }
-        Ok(Self { store, limits: Limits::default() })
+        Ok(Self { store, limits: Limits::default(), branch: None })
     }
 
     /// Opens a series.
@@ -79,7 +90,17 @@ impl Series {
     /// # Errors
     /// [`Error::NotASeries`], what is wrong with its manifest, what the store gives.
     pub fn open(store: Box<dyn Store>) -> Result<Self> {
-        let series = Self { store, limits: Limits::default() };
+        let series = Self { store, limits: Limits::default(), branch: None };
+        series.catalog()?;
+        Ok(series)
+    }
+
+    /// The same, reading the steps of a branch. Nothing is added to a branch, and its steps are changed by [`Self::repack`] and [`Self::prune_branch`] only.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; as [`Self::open`].
+    pub fn on_branch(self, name: &str) -> Result<Self> {
+        let series = Self { branch: Some(name.to_owned()), ..self };
         series.catalog()?;
         Ok(series)
     }
@@ -91,7 +112,19 @@ impl Series {
     }
 
     fn catalog(&self) -> Result<Catalog<'_>> {
-        Catalog::open(&*self.store)
+        let mut catalog = Catalog::open(&*self.store)?;
+        if let Some(branch) = &self.branch {
+            catalog.turn_to(branch)?;
+        }
+        Ok(catalog)
+    }
+
+    /// The catalog of the main line, to change it.
+    fn main_line(&self) -> Result<Catalog<'_>> {
+        if let Some(branch) = &self.branch {
+            return Err(Error::InvalidArgument(format!("branch {branch:?} is closed")));
+        }
+        self.catalog()
     }
 
     /// What there is, without its steps.
@@ -99,12 +132,15 @@ impl Series {
     /// # Errors
     /// As [`Self::open`].
     pub fn summary(&self) -> Result<SeriesInfo> {
-        let manifest = self.catalog()?.manifest;
+        let catalog = self.catalog()?;
+        let newest = catalog.newest_step();
+        let manifest = catalog.manifest;
         Ok(SeriesInfo {
             location: self.location(),
-            newest: manifest.newest().map(|entry| entry.step),
+            newest,
+            branches: manifest.branches.iter().map(Branch::info).collect(),
             options: manifest.options,
-            totals: manifest.totals,
+            totals: catalog.branch.map_or(manifest.totals, |branch| branch.totals),
         })
     }
 
@@ -122,6 +158,34 @@ impl Series {
     /// As [`Self::open`].
     pub fn find(&self, step: u64) -> Result<Option<StepEntry>> {
         self.catalog()?.find(step)
+    }
+
+    /// Changes the text of a step: `Some` sets a name, `None` removes it. Gives the entry as it is now.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not have; as [`Self::open`]. The series is unchanged then.
+    pub fn set_meta(&self, step: u64, changes: &BTreeMap<String, Option<String>>) -> Result<StepEntry> {
+        loop {
+            let mut catalog = self.main_line()?;
+            let old = catalog.get(step)?;
+            let mut entry = old.clone();
+            for (name, value) in changes {
+                match value {
+                    Some(value) => drop(entry.meta.insert(name.clone(), value.clone())),
+                    None if entry.meta.remove(name).is_some() => {}
+                    None => {
+                        return Err(Error::not_found(Missing::Step, format!("text {name:?} of step {step}")));
+                    }
+                }
+            }
+            if entry == old {
+                return Ok(entry);
+            }
+            catalog.replace(entry.clone())?;
+            if self.replace_manifest(&mut catalog)? {
+                return Ok(entry);
+            }
+        }
     }
 
     /// The steps that must be decoded for one, from its keyframe to itself.

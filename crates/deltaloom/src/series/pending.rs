@@ -25,6 +25,13 @@ const LOCK: &str = "lock";
 struct Request {
     step: Option<u64>,
     keyframe: bool,
+    /// It was compared with the step before when it was copied, or was to be added in any case.
+    #[serde(default)]
+    force: bool,
+    #[serde(default)]
+    rewind: bool,
+    #[serde(default)]
+    branch: Option<String>,
     meta: BTreeMap<String, String>,
     /// File names of parts that are single files.
     model_file: Option<String>,
@@ -44,14 +51,14 @@ impl Pending {
         Self { folder: folder.to_path_buf() }
     }
 
-    /// Copies a checkpoint into the folder, whole and synced or not at all.
+    /// Copies a checkpoint into the folder, whole and synced or not at all. [`Series::check_new`] says before whether it can be added.
     ///
     /// # Errors
     /// What is wrong with the checkpoint; what reading and writing give.
     pub fn snapshot(
         &self,
         new: &NewStep,
-        keyframe: bool,
+        options: &AddOptions,
         limits: &Limits,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -81,7 +88,10 @@ impl Pending {
         };
         let request = Request {
             step: new.step,
-            keyframe,
+            keyframe: options.keyframe,
+            force: true,
+            rewind: options.rewind,
+            branch: options.branch.clone(),
             meta: new.meta.clone(),
             model_file: file_name(&new.model),
             optimizer_file: new.optimizer.as_deref().and_then(file_name),
@@ -119,8 +129,14 @@ impl Pending {
         let lock = lock.map_err(Error::writing(&path))?;
         lock.lock().map_err(Error::writing(&path))?;
         while let Some(snapshot) = self.waiting()?.first() {
-            let (new, keyframe) = read_request(snapshot)?;
-            let options = AddOptions { keyframe: options.keyframe || keyframe, ..options.clone() };
+            let (new, request) = read_request(snapshot)?;
+            let options = AddOptions {
+                keyframe: options.keyframe || request.keyframe,
+                force: options.force || request.force,
+                rewind: options.rewind || request.rewind,
+                branch: request.branch.or_else(|| options.branch.clone()),
+                ..options.clone()
+            };
             let added = series.add(&new, &options, progress).map_err(|e| e.in_file(snapshot))?;
             fs::remove_dir_all(snapshot).map_err(Error::writing(snapshot))?;
             sync_folder(&self.folder)?;
@@ -177,7 +193,7 @@ fn files_of(path: &Path, to: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-fn read_request(snapshot: &Path) -> Result<(NewStep, bool)> {
+fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
     let path = snapshot.join(REQUEST);
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
     let request: Request =
@@ -190,7 +206,7 @@ fn read_request(snapshot: &Path) -> Result<(NewStep, bool)> {
         step: request.step,
         model: part(MODEL, &request.model_file),
         optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file)),
-        meta: request.meta,
+        meta: request.meta.clone(),
     };
-    Ok((new, request.keyframe))
+    Ok((new, request))
 }

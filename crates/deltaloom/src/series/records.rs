@@ -8,10 +8,11 @@ use rayon::prelude::*;
 
 use super::{Series, StepEntry};
 use crate::bases::{ResolvedContainer, TensorSource};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Contents};
+use crate::container::PackedTensor;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::predict::{Element, load};
+use crate::predict::{Element, Predictor, load};
 use crate::progress::{Progress, check_cancelled};
 use crate::report::{StepRecord, TensorRecord};
 
@@ -41,7 +42,12 @@ impl Series {
             let container = self.container(entry)?;
             let report = crate::inspect::inspect(&container);
             let index = container.index();
-            let tensors = report.tensors.iter().zip(&index.tensors).map(|(tensor, packed)| TensorRecord {
+            let all = || report.tensors.iter().zip(&index.tensors);
+            let is_weights =
+                |packed: &PackedTensor| index.members[packed.place.0].contents != Contents::Opaque;
+            let weights = || all().filter(|(_, packed)| is_weights(packed));
+            let others = all().filter(|(_, packed)| !is_weights(packed));
+            let tensors = weights().map(|(tensor, packed)| TensorRecord {
                 name: name_of(&tensor.name),
                 elems: packed.grid.rows.saturating_mul(packed.grid.cols),
                 changed_fraction: tensor.changed_fraction.filter(|_| packed.predictor.is_reference()),
@@ -57,6 +63,13 @@ impl Series {
                 original_bytes: entry.original_bytes,
                 stored_bytes: entry.stored_bytes,
                 is_keyframe: entry.is_keyframe(),
+                // The index does not count changes of what was packed on its own; the manifest does.
+                changed_fraction: entry
+                    .changed_fraction
+                    .filter(|_| weights().any(|(_, packed)| packed.predictor == Predictor::Zero)),
+                nonfinite_weights: entry.nonfinite_weights,
+                constant_matrices: entry.constant_matrices,
+                other_bytes: others.map(|(tensor, _)| tensor.packed_bytes).sum(),
                 tensors: tensors.collect(),
             });
             progress.advance(entry.stored_bytes);

@@ -1,7 +1,7 @@
 //! Looks after the objects of a series: removes those that nothing names, and checks those that are named.
 //! It changes no manifest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Series;
 use super::catalog::Catalog;
 use super::content;
-use super::manifest::StepEntry;
+use super::manifest::{StepEntry, is_zero};
 use crate::checkpoint::ReadAt;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
@@ -41,6 +41,9 @@ pub struct SeriesVerifyReport {
     pub deep: bool,
     /// Steps in the series.
     pub steps: u64,
+    /// Steps on branches, where there are any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub branch_steps: u64,
     /// What is wrong, a line each.
     pub faults: Vec<String>,
 }
@@ -53,9 +56,13 @@ impl Series {
     pub fn gc(&self, grace: Duration, dry_run: bool) -> Result<GcReport> {
         // In this order: what is named after the listing is not in it, or was named before.
         let listed = self.store.list("")?;
-        let catalog = self.catalog()?;
-        let mut named: HashSet<String> = catalog.all()?.iter().map(StepEntry::key).collect();
-        named.extend(catalog.page_keys()?);
+        let mut catalog = self.main_line()?;
+        let mut named: HashSet<String> = HashSet::new();
+        for line in catalog.lines() {
+            catalog.branch = line;
+            named.extend(catalog.all()?.iter().map(StepEntry::key));
+            named.extend(catalog.page_keys()?);
+        }
         let mut report = GcReport::default();
         for object in listed.iter().filter(|object| is_ours(&object.key) && !named.contains(&object.key)) {
             if object.age < grace {
@@ -77,34 +84,53 @@ impl Series {
     /// # Errors
     /// Only what keeps it from checking: [`Error::Cancelled`], [`Error::NotASeries`], a manifest that cannot be read. Faults are in the report.
     pub fn verify(&self, deep: bool, threads: usize, progress: &dyn Progress) -> Result<SeriesVerifyReport> {
-        let catalog = self.catalog()?;
-        let entries = catalog.all()?;
-        let mut faults = Vec::new();
-        if entries.len() as u64 != catalog.manifest.totals.steps {
-            faults.push(format!(
-                "the manifest counts {} steps and has {}",
-                catalog.manifest.totals.steps,
-                entries.len()
-            ));
+        let mut catalog = self.main_line()?;
+        let mut report = SeriesVerifyReport { ok: true, deep, steps: 0, branch_steps: 0, faults: Vec::new() };
+        let branches = catalog.manifest.branches.iter().map(|branch| branch.totals.stored_bytes);
+        progress.start(catalog.manifest.totals.stored_bytes.saturating_add(branches.sum()));
+        for line in catalog.lines() {
+            catalog.branch = line;
+            let count = self.verify_line(&catalog, deep, threads, progress, &mut report.faults)?;
+            *if catalog.branch.is_some() { &mut report.branch_steps } else { &mut report.steps } += count;
         }
-        progress.start(entries.iter().map(|entry| entry.stored_bytes).sum());
+        report.ok = report.faults.is_empty();
+        Ok(report)
+    }
+
+    /// Checks the steps of the line that a catalog looks at; gives how many there are.
+    fn verify_line(
+        &self,
+        catalog: &Catalog<'_>,
+        deep: bool,
+        threads: usize,
+        progress: &dyn Progress,
+        faults: &mut Vec<String>,
+    ) -> Result<u64> {
+        let entries = catalog.all()?;
+        let (totals, of) = match &catalog.branch {
+            Some(branch) => (&branch.totals, format!("branch {}: ", branch.name)),
+            None => (&catalog.manifest.totals, String::new()),
+        };
+        if entries.len() as u64 != totals.steps {
+            let (counted, found) = (totals.steps, entries.len());
+            faults.push(format!("{of}the manifest counts {counted} steps and has {found}"));
+        }
         let shallow = |entry: &StepEntry| {
             check_cancelled(progress)?;
-            let checked = self.check_object(&catalog, entry, progress);
+            let checked = self.check_object(catalog, entry, progress);
             fault_of(entry, checked)
         };
         let objects: Vec<Option<String>> =
             pipeline::with_threads(threads, || entries.par_iter().map(shallow).collect::<Result<_>>())?;
-        let bad: HashMap<u64, String> =
-            entries.iter().zip(objects).filter_map(|(entry, fault)| Some((entry.step, fault?))).collect();
-        for entry in &entries {
-            match bad.get(&entry.step) {
-                Some(fault) => faults.push(fault.clone()),
-                None if deep => faults.extend(self.decode(&catalog, entry, threads, progress)?),
-                None => {}
-            }
+        for (entry, fault) in entries.iter().zip(objects) {
+            let found = match fault {
+                Some(fault) => vec![fault],
+                None if deep => self.decode(catalog, entry, threads, progress)?,
+                None => Vec::new(),
+            };
+            faults.extend(found.into_iter().map(|fault| format!("{of}{fault}")));
         }
-        Ok(SeriesVerifyReport { ok: faults.is_empty(), deep, steps: entries.len() as u64, faults })
+        Ok(entries.len() as u64)
     }
 
     /// Checks the bytes of a container, and that it is what the manifest says.

@@ -71,6 +71,7 @@ pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
             stored_bytes: tensors.iter().map(|t| t.stored_bytes).sum::<u64>() + 9000,
             is_keyframe,
             tensors,
+            ..StepRecord::default()
         }
     });
     SeriesSummary {

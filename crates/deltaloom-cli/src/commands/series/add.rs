@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
+use deltaloom::report::WarningKind;
 use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
 
-use super::{open, pack_options};
+use super::{count, open, pack_options};
 use crate::args::series::{AddArguments, FlushArguments, Step};
 use crate::{Answer, ui};
 
@@ -22,38 +23,76 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         optimizer: arguments.optimizer.clone(),
         meta: arguments.meta.iter().cloned().collect(),
     };
-    let options =
-        AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: arguments.keyframe };
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions {
+        pack,
+        keyframe: arguments.keyframe,
+        force: arguments.force,
+        rewind: arguments.rewind,
+        branch: arguments.branch.clone(),
+    };
     let pending = Pending::new(&pending_folder(&arguments.store.location)?);
     if arguments.background {
-        snapshot(&series, &pending, &new, arguments)?;
+        series.check_new(&new, &options)?;
+        snapshot(&pending, &new, &options, arguments)?;
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
-    drain(&series, &pending, &options)?;
+    let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
+    drain(&series, &pending, &of_waiting, &arguments.store.location)?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
     if arguments.json {
         ui::print_json(&added)?;
     } else {
-        ui::note(&describe(&added));
+        tell(&added, &arguments.store.location);
     }
     Ok(Answer::Yes)
 }
 
+/// Says what was added, and what one should know of it.
+pub(super) fn tell(added: &Added, location: &str) {
+    ui::note(&describe(added));
+    let entry = &added.entry;
+    if let Some(closed) = &added.closed {
+        let (name, steps) = (&closed.name, count(closed.totals.steps, "step"));
+        ui::note(&ui::printable(&format!(
+            "the run went back: {steps}, {} to {}, now on branch {name}; `deltaloom series ls {location} --branch {name}` lists them",
+            closed.first, closed.last
+        )));
+    }
+    for (kind, count) in
+        [(WarningKind::NonFinite, entry.nonfinite_weights), (WarningKind::Constant, entry.constant_matrices)]
+    {
+        if added.is_new && count > 0 {
+            ui::note(&format!("warning: step {}: {}", entry.step, kind.counted(Some(count))));
+        }
+    }
+    if !added.meta_not_stored.is_empty() {
+        let step = added.entry.step;
+        let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
+        let meta: String = added.meta_not_stored.iter().map(text).collect();
+        ui::note(&ui::printable(&format!(
+            "warning: its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
+        )));
+    }
+}
+
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
-    drain(&series, &Pending::new(&pending_folder(&arguments.store.location)?), &options)?;
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions { pack, ..AddOptions::default() };
+    let location = &arguments.store.location;
+    drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
     Ok(Answer::Yes)
 }
 
-fn drain(series: &Series, pending: &Pending, options: &AddOptions) -> Result<()> {
+fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &str) -> Result<()> {
     let bar = ui::Bar::new("adding");
     let drained = pending.drain(series, options, &bar, |added| {
         bar.finish();
-        ui::note(&describe(added));
+        tell(added, location);
         Ok(())
     });
     bar.finish();
@@ -61,15 +100,9 @@ fn drain(series: &Series, pending: &Pending, options: &AddOptions) -> Result<()>
 }
 
 /// Copies the checkpoint and lets another process add the copy.
-fn snapshot(series: &Series, pending: &Pending, new: &NewStep, arguments: &AddArguments) -> Result<()> {
-    let newest = series.summary()?.newest;
-    if let (Some(step), Some(newest)) = (new.step, newest)
-        && step < newest
-    {
-        return Err(deltaloom::Error::StepOutOfOrder { step, newest }.into());
-    }
+fn snapshot(pending: &Pending, new: &NewStep, options: &AddOptions, arguments: &AddArguments) -> Result<()> {
     let bar = ui::Bar::new("copying");
-    pending.snapshot(new, arguments.keyframe, &Limits::default(), &bar)?;
+    pending.snapshot(new, options, &Limits::default(), &bar)?;
     bar.finish();
     let mut command = Command::new(std::env::current_exe().context("this program")?);
     command.args(["series", "flush", &arguments.store.location]);
@@ -95,14 +128,17 @@ fn pending_folder(location: &str) -> Result<PathBuf> {
     Ok(state.join("deltaloom/pending").join(name))
 }
 
-pub(super) fn describe(added: &Added) -> String {
+fn describe(added: &Added) -> String {
     let entry = &added.entry;
     if !added.is_new {
         return format!("step {} is there already with the same content; nothing changed", entry.step);
     }
     let against = match (entry.reference, entry.changed_fraction) {
-        (Some(reference), Some(changed)) => {
-            format!("against step {reference}, {:.2} % changed, {} hops", 100.0 * changed, entry.hops)
+        (Some(reference), changed) => {
+            let hops = count(entry.hops.into(), "hop");
+            let changed =
+                changed.map_or_else(String::new, |share| format!("{:.2} % changed, ", 100.0 * share));
+            format!("against step {reference}, {changed}{hops}")
         }
         _ => "a keyframe".to_owned(),
     };

@@ -7,13 +7,13 @@ use deltaloom::UnpackOptions;
 use deltaloom::checkpoint::output::NewFile;
 use deltaloom::series::{Part, Series};
 
-use super::{entry_of, open};
+use super::{count, entry_of, open_on};
 use crate::args::series::GetArguments;
 use crate::target::{self, Target};
 use crate::{Answer, ui};
 
 pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
-    let series = open(&arguments.store.location)?;
+    let series = open_on(&arguments.store.location, &arguments.branch)?;
     let target = Target::new(&arguments.output);
     target.check(arguments.overwrite, &series.inputs())?;
     let entry = entry_of(&series, arguments.step)?;
@@ -41,10 +41,8 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         ui::print_json(&report)?;
     } else {
         let (size, seconds) = (ui::bytes(report.original_bytes), report.seconds);
-        let (step, hops) = (entry.step, entry.hops);
-        ui::note(&format!(
-            "step {step}: {size} restored over {hops} hops, every digest matches, {seconds:.2} s"
-        ));
+        let (step, hops) = (entry.step, count(entry.hops.into(), "hop"));
+        ui::note(&format!("step {step}: {size} restored over {hops}, every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::series::{SeriesInfo, StepEntry};
+use deltaloom::series::{BranchInfo, SeriesInfo, StepEntry};
 use serde::Serialize;
 
-use super::{entry_of, open};
+use super::{count, entry_of, open_on};
 use crate::args::series::{ListArguments, ShowArguments};
 use crate::commands::inspect;
 use crate::{Answer, ui};
@@ -46,7 +46,7 @@ pub(super) fn ls(arguments: &ListArguments) -> Result<Answer> {
                 format!("{:.2}", entry.seconds),
             ]
         }));
-        ui::table(&rows)
+        if entries.is_empty() { String::new() } else { ui::table(&rows) }
     })
 }
 
@@ -55,10 +55,12 @@ pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
 }
 
 fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Result<Answer> {
-    let series = open(&arguments.store.location)?;
+    let series = open_on(&arguments.store.location, &arguments.branch)?;
     let summary = series.summary()?;
-    let count = if arguments.all { usize::MAX } else { arguments.last };
-    let entries = series.last(count)?;
+    if arguments.branches {
+        return list_branches(&summary.branches, arguments.json);
+    }
+    let entries = series.last(if arguments.all { usize::MAX } else { arguments.last })?;
     if arguments.json {
         let totals = &summary.totals;
         ui::print_json(&List {
@@ -74,27 +76,65 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
         ui::print(&text(&entries))?;
         let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
         if hidden > 0 {
-            ui::note(&format!("and {hidden} older ones (--all)"));
+            ui::note(&format!("and {} (--all)", count(hidden, "older one")));
         }
         ui::note(&totals(&summary));
+        if !summary.branches.is_empty() && arguments.branch.name.is_none() {
+            let (branches, is) = match summary.branches.len() as u64 {
+                1 => ("1 branch".to_owned(), "is"),
+                more => (format!("{more} branches"), "are"),
+            };
+            ui::note(&format!("there {is} {branches} (--branches)"));
+        }
     }
     Ok(Answer::Yes)
+}
+
+fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
+    if json {
+        ui::print_json(&branches)?;
+        return Ok(Answer::Yes);
+    }
+    if branches.is_empty() {
+        ui::note("no branches");
+        return Ok(Answer::Yes);
+    }
+    let header = ["branch", "leaves", "after", "first", "last", "steps", "stored", "closed"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(branches.iter().map(|branch| {
+        vec![
+            branch.name.clone(),
+            branch.parent.clone().unwrap_or_else(|| "main line".to_owned()),
+            branch.fork.map_or_else(|| "-".to_owned(), |fork| fork.to_string()),
+            branch.first.to_string(),
+            branch.last.to_string(),
+            branch.totals.steps.to_string(),
+            ui::bytes(branch.totals.stored_bytes),
+            time(branch.closed_unix),
+        ]
+    }));
+    ui::print(&ui::table(&rows))?;
+    Ok(Answer::Yes)
+}
+
+fn time(unix: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
 }
 
 /// One line over the whole series: totals first, the mean of ratios beside them.
 fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
     if totals.steps == 0 {
-        return "no steps yet".to_owned();
+        return "the series has no steps yet; `deltaloom series add` adds one".to_owned();
     }
     let deltas = match (totals.delta_ratio(), totals.mean_delta_ratio()) {
         (Some(ratio), Some(mean)) => format!("; deltas alone {ratio:.2} (mean of ratios {mean:.2})"),
         _ => String::new(),
     };
     format!(
-        "{} steps, {} keyframes: {} -> {}, ratio {:.2}{deltas}",
-        totals.steps,
-        totals.keyframes,
+        "{}, {}: {} -> {}, ratio {:.2}{deltas}",
+        count(totals.steps, "step"),
+        count(totals.keyframes, "keyframe"),
         ui::bytes(totals.original_bytes),
         ui::bytes(totals.stored_bytes),
         totals.ratio(),
@@ -105,11 +145,12 @@ fn changed(entry: &StepEntry) -> String {
     entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| format!("{:.2} %", 100.0 * changed))
 }
 
-fn describe(entry: &StepEntry) -> String {
-    let added = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(entry.added_unix));
+pub(super) fn describe(entry: &StepEntry) -> String {
+    let added = time(entry.added_unix);
     let rests = match entry.reference {
         Some(reference) => {
-            format!("from step {reference}, {} hops, {} changed", entry.hops, changed(entry))
+            let hops = count(entry.hops.into(), "hop");
+            format!("from step {reference}, {hops}, {} changed", changed(entry))
         }
         None => "keyframe".to_owned(),
     };
@@ -123,6 +164,12 @@ fn describe(entry: &StepEntry) -> String {
         entry.ratio(),
         entry.object,
     );
+    if !entry.is_sound() {
+        let (nan, constant) = (entry.nonfinite_weights, entry.constant_matrices);
+        out.push_str(&format!(
+            "  odd     {nan} weights NaN or infinite, {constant} matrices become constant\n"
+        ));
+    }
     for (name, value) in &entry.meta {
         out.push_str(&format!("  {}  {}\n", ui::printable(name), ui::printable(value)));
     }
@@ -152,7 +199,7 @@ fn csv(entries: &[StepEntry]) -> String {
 }
 
 pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
-    let series = open(&arguments.store.location)?;
+    let series = open_on(&arguments.store.location, &arguments.branch)?;
     let Some(step) = arguments.step else {
         let summary = series.summary()?;
         if arguments.json {
@@ -160,10 +207,10 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
         } else {
             let newest = summary.newest.map_or_else(|| "none".to_owned(), |step| step.to_string());
             ui::print(&format!(
-                "{}\nnewest step {newest}, a keyframe at least every {} steps, at most {} hops\n{}\n",
+                "{}\nnewest step {newest}, a keyframe at least every {}, at most {}\n{}\n",
                 summary.location,
-                summary.options.keyframe_every,
-                summary.options.max_chain,
+                count(summary.options.keyframe_every.into(), "step"),
+                count(summary.options.max_chain.into(), "hop"),
                 totals(&summary),
             ))?;
         }

@@ -1,12 +1,46 @@
-//! `deltaloom series prune`, `repack`, `gc` and `verify`.
+//! `deltaloom series set`, `rm`, `prune`, `repack`, `gc` and `verify`.
 
 use anyhow::Result;
 use deltaloom::series::{RebuildOptions, RebuildReport, SeriesOptions};
 
-use super::{open, pack_options};
+use super::{count, entry_of, list, open, pack_options};
 use crate::args::PresetArgument;
-use crate::args::series::{GcArguments, PruneArguments, RepackArguments, VerifySeriesArguments};
+use crate::args::series::{
+    GcArguments, PruneArguments, RemoveArguments, RepackArguments, SetArguments, VerifySeriesArguments,
+};
 use crate::{Answer, ui};
+
+/// Steps that a text lists one by one; of more, runs are named by their ends.
+const LISTED: usize = 40;
+
+pub(super) fn set(arguments: &SetArguments) -> Result<Answer> {
+    let series = open(&arguments.store.location)?;
+    let step = entry_of(&series, arguments.step)?.step;
+    let value = |value: &String| Some(value.clone()).filter(|value| !value.is_empty());
+    let changes = arguments.meta.iter().map(|(name, text)| (name.clone(), value(text)));
+    let entry = series.set_meta(step, &changes.collect())?;
+    if arguments.json {
+        ui::print_json(&entry)?;
+    } else {
+        ui::print(&list::describe(&entry))?;
+    }
+    Ok(Answer::Yes)
+}
+
+pub(super) fn remove(arguments: &RemoveArguments) -> Result<Answer> {
+    let series = open(&arguments.store.location)?;
+    let steps = arguments.step.iter().map(|step| Ok(entry_of(&series, *step)?.step));
+    let steps = steps.collect::<Result<Vec<u64>>>()?;
+    let options = RebuildOptions {
+        pack: pack_options(PresetArgument::Default, &arguments.threads),
+        series: None,
+        dry_run: arguments.dry_run,
+    };
+    let bar = ui::Bar::new("packing");
+    let report = series.remove(&steps, &options, &bar)?;
+    bar.finish();
+    tell(&report, arguments.dry_run, arguments.json)
+}
 
 pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
     let options = RebuildOptions {
@@ -15,7 +49,12 @@ pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
         dry_run: arguments.dry_run,
     };
     let bar = ui::Bar::new("packing");
-    let report = open(&arguments.store.location)?.prune(&arguments.keep, &options, &bar)?;
+    let series = open(&arguments.store.location)?;
+    let report = match (&arguments.keep, &arguments.branch) {
+        (_, Some(branch)) => series.prune_branch(branch, &options, &bar)?,
+        (Some(keep), None) => series.prune(keep, &options, &bar)?,
+        (None, None) => anyhow::bail!("give --keep or --branch"),
+    };
     bar.finish();
     tell(&report, arguments.dry_run, arguments.json)
 }
@@ -42,15 +81,41 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
         ui::print_json(report)?;
         return Ok(Answer::Yes);
     }
-    let (kept, dropped, repacked) = (report.kept, report.dropped.len(), report.repacked.len());
+    if !report.dropped.is_empty() {
+        let why = if report.kept_steps.is_empty() { "as asked" } else { "no rule keeps them" };
+        let goes = if dry_run { "would be left out" } else { "left out" };
+        ui::print(&format!("{goes}, {why}: {}\n", named(report)))?;
+    }
+    let (dropped, repacked) = (report.dropped.len(), report.repacked.len());
     let would = if dry_run { "would be " } else { "" };
     let sizes = match report.stored_bytes {
         Some(now) => format!("; {} -> {}", ui::bytes(report.stored_bytes_before), ui::bytes(now)),
         None => String::new(),
     };
     let space = if dropped > 0 && !dry_run { "; `deltaloom series gc` frees the space" } else { "" };
-    ui::note(&format!("{kept} steps {would}kept, {dropped} left out, {repacked} packed again{sizes}{space}"));
+    let on_branches: usize = report.repacked_on_branches.iter().map(|on| on.steps.len()).sum();
+    let repacked = match on_branches {
+        0 => repacked.to_string(),
+        more => format!("{} ({more} on branches)", repacked + more),
+    };
+    let kept = count(report.kept, "step");
+    ui::note(&format!("{kept} {would}kept, {dropped} left out, {repacked} packed again{sizes}{space}"));
     Ok(Answer::Yes)
+}
+
+/// The steps that go. Of many, those that follow each other are a run from the first to the last.
+fn named(report: &RebuildReport) -> String {
+    let steps = |steps: &[u64]| steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if report.dropped.len() <= LISTED {
+        let word = if report.dropped.len() == 1 { "step" } else { "steps" };
+        return format!("{word} {}", steps(&report.dropped));
+    }
+    let follows = |a: &u64, b: &u64| !report.kept_steps.iter().any(|kept| (*a..*b).contains(&kept.step));
+    let runs = report.dropped.chunk_by(follows).map(|run| match run {
+        [first, .., last] if run.len() > 2 => format!("{first} to {last} ({} steps)", run.len()),
+        few => steps(few),
+    });
+    format!("steps {}", runs.collect::<Vec<_>>().join(", "))
 }
 
 pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
@@ -65,8 +130,8 @@ pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
         count => format!("; {count} younger than {}", humantime::format_duration(arguments.grace)),
     };
     ui::note(&format!(
-        "{} objects {would}removed, {}{young}",
-        report.removed,
+        "{} {would}removed, {}{young}",
+        count(report.removed, "object"),
         ui::bytes(report.removed_bytes)
     ));
     Ok(Answer::Yes)
@@ -82,7 +147,11 @@ pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
     } else if report.ok {
         let checked =
             if report.deep { "every tensor decoded" } else { "every container (--deep decodes them)" };
-        ui::print(&format!("ok: {} steps, {checked}\n", report.steps))?;
+        let branches = match report.branch_steps {
+            0 => String::new(),
+            steps => format!(" and {} on branches", count(steps, "step")),
+        };
+        ui::print(&format!("ok: {}{branches}, {checked}\n", count(report.steps, "step")))?;
     } else {
         let faults = report.faults.iter().map(|fault| format!("fault: {}\n", ui::printable(fault)));
         ui::print(&faults.collect::<String>())?;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::series::{Directory, Series, SeriesOptions, StepEntry, Store};
 use deltaloom::{Error, Missing, PackOptions};
 
-use crate::args::series::{ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
+use crate::args::series::{BranchArgument, ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
 use crate::args::{PresetArgument, ThreadsArgument};
 use crate::{Answer, ui};
 
@@ -28,6 +28,8 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
         SeriesCommand::Plot(arguments) => plot::plot(arguments),
         SeriesCommand::Health(arguments) => plot::health(arguments),
         SeriesCommand::Get(arguments) => get::run(arguments),
+        SeriesCommand::Set(arguments) => look_after::set(arguments),
+        SeriesCommand::Rm(arguments) => look_after::remove(arguments),
         SeriesCommand::Prune(arguments) => look_after::prune(arguments),
         SeriesCommand::Repack(arguments) => look_after::repack(arguments),
         SeriesCommand::Gc(arguments) => look_after::gc(arguments),
@@ -79,6 +81,15 @@ pub(crate) fn open(location: &str) -> Result<Series> {
     Ok(Series::open(store(location)?)?)
 }
 
+/// A series, or a branch of it.
+fn open_on(location: &str, branch: &BranchArgument) -> Result<Series> {
+    let series = open(location)?;
+    Ok(match &branch.name {
+        Some(name) => series.on_branch(name)?,
+        None => series,
+    })
+}
+
 fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
     let number = match step {
         ExistingStep::Number(number) => number,
@@ -87,6 +98,11 @@ fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
     let missing =
         || Error::NotFound { kind: Missing::Step, what: format!("step {number} of {}", series.location()) };
     Ok(series.find(number)?.ok_or_else(missing)?)
+}
+
+/// A number with the word for what it counts.
+fn count(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 fn pack_options(preset: PresetArgument, threads: &ThreadsArgument) -> PackOptions {

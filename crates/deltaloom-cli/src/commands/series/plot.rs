@@ -4,12 +4,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use deltaloom::report::{
-    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, WarningKind, health as judge,
+    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, health as judge,
     series_events, series_page, weights,
 };
 use deltaloom::series::{Series, StepEntry};
 
-use super::open;
+use super::{count, open};
 use crate::args::series::{HealthArguments, PlotArguments};
 use crate::commands::lab::page;
 use crate::target::Target;
@@ -45,7 +45,8 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
         events.finish()?;
     }
-    ui::note(&format!("{}: {} steps drawn", arguments.output.display(), summary.steps.len()));
+    let steps = count(summary.steps.len() as u64, "step");
+    ui::note(&format!("{}: {steps} drawn", arguments.output.display()));
     Ok(Answer::Yes)
 }
 
@@ -110,6 +111,9 @@ fn csv(health: &Health) -> String {
 
 /// Layers, then what is worth a look.
 fn describe(health: &Health) -> String {
+    if health.steps.is_empty() {
+        return "the series has no steps yet: nothing to judge\n".to_owned();
+    }
     let percent =
         |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
     let header = ["layer", "elements", "changed at last", "identical in window", "below", "frozen"];
@@ -142,6 +146,14 @@ fn describe(health: &Health) -> String {
         "rule: {} deviations from the median of {} steps, frozen over {}\n",
         rule.threshold, rule.window, rule.frozen_window,
     ));
+    let deltas = health.steps.iter().filter(|step| step.changed_fraction.is_some()).count();
+    if deltas <= rule.min_window {
+        out.push_str(&format!(
+            "{} so far: changes are judged from {} steps with a reference on\n",
+            count(deltas as u64, "step"),
+            rule.min_window + 1
+        ));
+    }
     health.warnings.iter().for_each(|warning| out.push_str(&say(warning)));
     out
 }
@@ -151,14 +163,13 @@ fn say(warning: &Warning) -> String {
         (first, last) if first == last => format!("step {first}"),
         (first, last) => format!("steps {first} to {last}"),
     };
-    let what = match warning.kind {
-        WarningKind::More => "more changes than before",
-        WarningKind::Less => "less changes than before",
-        WarningKind::Nothing => "nothing changes",
-        WarningKind::Everything => "everything changes",
-    };
+    let what = warning.kind.counted(warning.count);
+    if warning.count.is_some() {
+        return format!("warning: {steps}: {what}\n");
+    }
     let expected = warning
         .expected_fraction
         .map_or_else(String::new, |expected| format!(", {:.3} % was usual", 100.0 * expected));
-    format!("warning: {steps}: {what}: {:.3} %{expected}\n", 100.0 * warning.changed_fraction)
+    let changed = warning.changed_fraction.map_or(0.0, |changed| 100.0 * changed);
+    format!("warning: {steps}: {what}: {changed:.3} %{expected}\n")
 }

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::series::{AddOptions, Incoming, NewStep, Series, incoming};
+use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incoming};
 use deltaloom::{Error, Limits, Progress as _};
 
 use super::{add, open, pack_options};
@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let options = AddOptions { pack: pack_options(arguments.preset, &arguments.threads), keyframe: false };
+    let pack = pack_options(arguments.preset, &arguments.threads);
+    let options = AddOptions { pack, ..AddOptions::default() };
     let bar = ui::Bar::new("adding");
     let mut watch = Watch::default();
     loop {
@@ -40,10 +41,17 @@ fn is_interrupt(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<Error>(), Some(Error::Cancelled))
 }
 
+/// A checkpoint's files, as [`Incoming`] has them.
+type State = Vec<(PathBuf, u64, Option<SystemTime>)>;
+
 /// What earlier looks have seen.
 #[derive(Default)]
 struct Watch {
+    /// Whether there was a look before.
+    has_looked: bool,
     seen: HashMap<PathBuf, Incoming>,
+    /// Checkpoints that are done with, as they were: added, there already, or skipped.
+    settled: HashMap<PathBuf, State>,
     /// What was said, so that it is said once.
     said: HashSet<String>,
 }
@@ -51,35 +59,76 @@ struct Watch {
 impl Watch {
     /// Adds what is complete and new, in order of steps; gives whether nothing is left to wait for.
     fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &ui::Bar) -> Result<bool> {
-        let newest = series.summary()?.newest;
+        let newest = series.last(1)?.pop();
         let found = incoming(folder, &Limits::default())?;
         let mut seen = HashMap::new();
         let mut is_waiting = false;
+        // How far the series goes, with what this look has added.
+        let mut last = newest.as_ref().map(|newest| newest.step);
         for checkpoint in found {
-            let is_settled = self.seen.get(&checkpoint.path).is_some_and(|before| *before == checkpoint);
+            let is_still = self.seen.get(&checkpoint.path).is_some_and(|before| *before == checkpoint);
             seen.insert(checkpoint.path.clone(), checkpoint.clone());
-            let Incoming { step, path, incomplete, .. } = checkpoint;
-            if newest.is_some_and(|newest| step <= newest) {
-                if series.find(step)?.is_none() {
-                    self.say(format!("{}: skipped, the series is at a later step", path.display()));
+            if self.settled.get(&checkpoint.path) == Some(&checkpoint.state) {
+                continue;
+            }
+            let is_earlier = last.is_some_and(|last| checkpoint.step <= last);
+            if is_earlier && !self.is_newly_written(&checkpoint, newest.as_ref()) {
+                if series.find(checkpoint.step)?.is_none() {
+                    let path = checkpoint.path.display();
+                    self.say(format!("{path}: skipped, the series is at a later step"));
                 }
+                self.settled.insert(checkpoint.path, checkpoint.state);
                 continue;
             }
             // Steps are added in order: what comes after one that is not complete waits too.
-            if is_waiting || !is_settled || incomplete.is_some() {
+            if is_waiting || !is_still || checkpoint.incomplete.is_some() {
                 is_waiting = true;
-                if let (true, Some(why)) = (is_settled, incomplete) {
-                    self.say(format!("waiting for {}: {why}", path.display()));
+                if let (true, Some(why)) = (is_still, checkpoint.incomplete) {
+                    self.say(format!("waiting for {}: {why}", checkpoint.path.display()));
                 }
                 continue;
             }
-            let new = NewStep { step: Some(step), model: path, optimizer: None, meta: Default::default() };
-            let added = series.add(&new, options, bar)?;
-            bar.finish();
-            ui::note(&add::describe(&added));
+            let (step, path) = (Some(checkpoint.step), checkpoint.path.clone());
+            let new = NewStep { step, model: path.clone(), optimizer: None, meta: Default::default() };
+            if let Some(branch) = series.branch_with(&new, bar)? {
+                bar.finish();
+                self.say(format!("{}: skipped, it is on branch {branch}", path.display()));
+            } else {
+                // A trainer that went back writes earlier steps with other content.
+                let options = AddOptions { rewind: is_earlier, ..options.clone() };
+                match series.add(&new, &options, bar) {
+                    Err(odd @ Error::StepDiffers { .. }) => {
+                        bar.finish();
+                        self.say(format!("warning: {}: skipped: {odd}", path.display()));
+                    }
+                    added => {
+                        let added = added?;
+                        bar.finish();
+                        if added.is_new {
+                            last = step;
+                            add::tell(&added, &series.location());
+                        }
+                    }
+                }
+            }
+            self.settled.insert(checkpoint.path, checkpoint.state);
         }
         self.seen = seen;
+        self.has_looked = true;
         Ok(!is_waiting)
+    }
+
+    /// Whether a checkpoint of an earlier step was written after the newest step was added.
+    fn is_newly_written(&self, checkpoint: &Incoming, newest: Option<&StepEntry>) -> bool {
+        // What an earlier look has not settled was not there or not so, or was new then.
+        if self.has_looked {
+            return true;
+        }
+        // The time of the newest step is in whole seconds: what may be older than it is not new.
+        let added = newest.map_or(0, |newest| newest.added_unix.saturating_add(1));
+        let added = UNIX_EPOCH.checked_add(Duration::from_secs(added));
+        let is_later = |written: SystemTime| added.is_some_and(|added| written > added);
+        checkpoint.state.iter().any(|(_, _, written)| written.is_some_and(is_later))
     }
 
     fn say(&mut self, text: String) {

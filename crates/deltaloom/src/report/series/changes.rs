@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{section, steps_axis};
 use crate::report::figure::{Axis, Curve, Drawn, Figure, HeatMap, Lines, Mark, Unit};
-use crate::report::health::{Health, LayerHealth, StepHealth, WarningKind};
+use crate::report::health::{Health, LayerHealth, StepHealth};
 use crate::report::page::{Cell, Section, Table};
 use crate::report::svg::human;
 
@@ -48,13 +48,7 @@ pub(super) fn by_step(health: &Health, value: impl Fn(&StepHealth) -> Option<f64
 }
 
 fn marks(health: &Health) -> Vec<Mark> {
-    let mark = |kind| match kind {
-        WarningKind::More => "more changed",
-        WarningKind::Less => "less changed",
-        WarningKind::Nothing => "nothing changed",
-        WarningKind::Everything => "everything changed",
-    };
-    health.warnings.iter().map(|w| Mark { x: w.step as f64, label: mark(w.kind).to_owned() }).collect()
+    health.warnings.iter().map(|w| Mark { x: w.step as f64, label: w.kind.label().to_owned() }).collect()
 }
 
 pub(super) fn changes(health: &Health) -> Section {
@@ -86,23 +80,18 @@ pub(super) fn warnings(health: &Health) -> Section {
         } else {
             format!("{} to {}", warning.step, warning.last_step)
         };
-        let what = match warning.kind {
-            WarningKind::More => "more changed than before",
-            WarningKind::Less => "less changed than before",
-            WarningKind::Nothing => "nothing changed",
-            WarningKind::Everything => "everything changed",
-        };
+        let what = warning.kind.counted(warning.count);
         table.rows.push(vec![
             Cell::text(steps),
             Cell::text(what),
-            Cell::Value(warning.changed_fraction, Unit::Percent),
+            Cell::maybe(warning.changed_fraction, Unit::Percent),
             Cell::maybe(warning.expected_fraction, Unit::Percent),
             Cell::maybe(warning.deviations, Unit::Number),
         ]);
     }
     let found = if health.warnings.is_empty() { "No step departs from those before it.\n\n" } else { "" };
     let text = format!(
-        "{found}The logarithm of a step's changed fraction is compared with the last {} steps that are as far from their references (at least {}). A warning is given from {} deviations on, in either direction; a deviation is 1.4826 times the median absolute deviation, and at least {}. No change at all is always named; a change of at least {} of all elements where the median was below 90\u{a0}%. Keyframes are left out.",
+        "{found}The logarithm of a step's changed fraction is compared with the last {} steps that are as far from their references (at least {}). A warning is given from {} deviations on, in either direction; a deviation is 1.4826 times the median absolute deviation, and at least {}. No change at all is always named; a change of at least {} of all elements where the median was below 90\u{a0}%. Keyframes are left out. NaN, infinite and newly constant weights are always named.",
         rule.window,
         rule.min_window,
         rule.threshold,

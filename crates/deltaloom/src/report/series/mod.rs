@@ -71,6 +71,8 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
         sections.extend([ratios(summary, &health), bits(&health)]);
         if health.steps.iter().any(|step| step.changed_fraction.is_some()) {
             sections.extend([changes(&health), warnings(&health), layer_map(&health), frozen(&health)]);
+        } else if !health.warnings.is_empty() {
+            sections.push(warnings(&health));
         }
         sections.extend([predictors(summary), parts(summary)]);
     }

@@ -107,7 +107,7 @@ pub(super) fn bits(health: &Health) -> Section {
     };
     section(
         "Stored bits per weight",
-        "All tensors of a step count as weights.".to_owned(),
+        "All tensors of a step count as weights, other files do not.".to_owned(),
         Figure::Lines(chart),
         table,
     )
@@ -173,11 +173,14 @@ pub(super) fn parts(summary: &SeriesSummary) -> Section {
     let rest = |is_keyframe: bool| {
         let steps = summary.steps.iter().filter(|step| step.is_keyframe == is_keyframe);
         steps
-            .map(|s| s.stored_bytes.saturating_sub(s.tensors.iter().map(|t| t.stored_bytes).sum()))
+            .map(|s| s.tensors.iter().map(|t| t.stored_bytes).fold(s.stored_bytes, u64::saturating_sub))
             .sum::<u64>() as f64
     };
     if all > payloads {
-        bars.push(Bar { name: "index and tables".to_owned(), values: vec![rest(false), rest(true)] });
+        bars.push(Bar {
+            name: "index, tables, other files".to_owned(),
+            values: vec![rest(false), rest(true)],
+        });
     }
     let mut table = Table::new(&["predictor", "deltas", "keyframes"]);
     for bar in &bars {

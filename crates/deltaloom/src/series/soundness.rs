@@ -1,0 +1,267 @@
+//! Whether the weights of a step are what training leaves behind: counts NaN and infinite ones, and finds tensors of one value.
+//! It looks at bytes as packing has them at hand, and judges nothing.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::likeness::part_of;
+use crate::bases::ResolvedContainer;
+use crate::checkpoint::{Checkpoint, Contents};
+use crate::container::Index;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::predict::Predictor;
+use crate::tensor::{DType, TensorInfo};
+
+/// Bytes that are read at a time where packing did not.
+const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Of a word, the bits that say whether it is a number, and what they are where it is none.
+#[derive(Debug, Clone, Copy)]
+enum NoNumber {
+    Byte(u8, u8),
+    Half(u16),
+    Word(u32),
+    Double(u64),
+}
+
+impl NoNumber {
+    /// For the dtypes that have NaN or infinities.
+    fn of(dtype: &DType) -> Option<Self> {
+        Some(match dtype {
+            DType::F8E4M3 => Self::Byte(0x7f, 0x7f),
+            DType::F8E5M2 => Self::Byte(0x7c, 0x7c),
+            DType::F16 => Self::Half(0x7c00),
+            DType::BF16 => Self::Half(0x7f80),
+            DType::F32 => Self::Word(0x7f80_0000),
+            DType::F64 => Self::Double(0x7ff0_0000_0000_0000),
+            DType::Opaque(name) if matches!(&**name, "F8_E4M3FNUZ" | "F8_E5M2FNUZ") => Self::Byte(0xff, 0x80),
+            _ => return None,
+        })
+    }
+
+    fn count(self, bytes: &[u8]) -> u64 {
+        // Lanes of the words' width, summed before they can run over: the loops become vector code.
+        macro_rules! count {
+            ($word:ty, $block:expr, $is:expr) => {{
+                let words = bytes.as_chunks::<{ size_of::<$word>() }>().0;
+                let block = |block: &[[u8; size_of::<$word>()]]| -> u64 {
+                    let is =
+                        |word: &[u8; size_of::<$word>()]| <$word>::from($is(<$word>::from_le_bytes(*word)));
+                    block.iter().map(is).fold(0, <$word>::wrapping_add).into()
+                };
+                words.chunks($block).map(block).sum()
+            }};
+        }
+        match self {
+            Self::Byte(mask, none) => count!(u8, 255, |word| word & mask == none),
+            Self::Half(mask) => count!(u16, 32_768, |word| word & mask == mask),
+            Self::Word(mask) => count!(u32, 32_768, |word| word & mask == mask),
+            Self::Double(mask) => count!(u64, 32_768, |word| word & mask == mask),
+        }
+    }
+}
+
+/// Whether all elements that were seen have one value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Values {
+    #[default]
+    None,
+    One(Vec<u8>),
+    Many,
+}
+
+impl Values {
+    fn see(&mut self, bytes: &[u8], elem_bytes: usize) {
+        let first = match (&*self, bytes.get(..elem_bytes)) {
+            (Self::Many, _) | (_, None) => return,
+            (Self::One(first), _) => first.clone(),
+            (Self::None, Some(first)) => first.to_vec(),
+        };
+        // All equal to the first, and each to the one before it.
+        let is_one = bytes[..elem_bytes] == first && bytes[elem_bytes..] == bytes[..bytes.len() - elem_bytes];
+        *self = if is_one { Self::One(first) } else { Self::Many };
+    }
+}
+
+/// What was seen of a tensor.
+#[derive(Debug, Default)]
+struct Seen {
+    nonfinite: u64,
+    values: Values,
+    bytes: u64,
+}
+
+/// Looks at the tensors of a checkpoint.
+pub(super) struct Inspection<'a> {
+    checkpoint: &'a Checkpoint,
+    tensors: Vec<(usize, &'a TensorInfo)>,
+    seen: Vec<Mutex<Seen>>,
+}
+
+/// What is odd about a step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Oddities {
+    /// Weights that are NaN or infinite.
+    pub(super) nonfinite: u64,
+    /// Matrices of one value: part and name.
+    pub(super) constant: Vec<(String, String)>,
+}
+
+impl<'a> Inspection<'a> {
+    pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
+        let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
+        let seen = tensors.iter().map(|_| Mutex::default()).collect();
+        Self { checkpoint, tensors, seen }
+    }
+
+    /// Looks at bytes of a tensor, whole elements, in any order and from any thread.
+    pub(super) fn see(&self, number: usize, bytes: &[u8]) {
+        let (member, info) = self.tensors[number];
+        if self.checkpoint.members[member].contents == Contents::Opaque {
+            return;
+        }
+        let none = NoNumber::of(&info.dtype);
+        let nonfinite = none.map_or(0, |none| none.count(bytes));
+        let mut seen = self.seen[number].lock().unwrap_or_else(PoisonError::into_inner);
+        seen.nonfinite += nonfinite;
+        seen.bytes += bytes.len() as u64;
+        if none.is_some() && is_matrix(info) {
+            seen.values.see(bytes, info.number().bytes());
+        }
+    }
+
+    /// What is odd, after the checkpoint was packed; looks at what packing did not read. Tensors that are those of a sound reference are sound.
+    pub(super) fn finish(self, index: &Index, is_reference_sound: bool) -> Result<Oddities> {
+        let mut counts = vec![0; self.tensors.len()];
+        for (number, packed) in index.tensors.iter().enumerate() {
+            let (member, info) = self.tensors[number];
+            let is_known = match packed.predictor {
+                Predictor::Identical(_) => is_reference_sound,
+                Predictor::Tied(_) => true,
+                _ => packed.predictor.has_chunks(),
+            };
+            if !is_known {
+                for start in (0..info.len_bytes()).step_by(to_usize(BLOCK_BYTES)) {
+                    let range = start..(start + BLOCK_BYTES).min(info.len_bytes());
+                    self.see(number, &self.checkpoint.bytes(member, info, range)?);
+                }
+            }
+            counts[number] = self.seen_of(number).0;
+        }
+        let mut oddities = Oddities::default();
+        for (number, packed) in index.tensors.iter().enumerate() {
+            let (member, info) = self.tensors[number];
+            let counted = if let Predictor::Tied(target) = packed.predictor { target } else { number };
+            oddities.nonfinite += counts[counted];
+            if self.seen_of(number).1 {
+                let part = part_of(&self.checkpoint.members[member].path).to_owned();
+                oddities.constant.push((part, info.name.clone()));
+            }
+        }
+        Ok(oddities)
+    }
+
+    /// Non-finite weights of a tensor, and whether it has one value only.
+    fn seen_of(&self, number: usize) -> (u64, bool) {
+        let seen = self.seen[number].lock().unwrap_or_else(PoisonError::into_inner);
+        let is_whole = seen.bytes == self.tensors[number].1.len_bytes();
+        (seen.nonfinite, is_whole && matches!(seen.values, Values::One(_)))
+    }
+}
+
+fn is_matrix(info: &TensorInfo) -> bool {
+    info.shape.iter().filter(|size| **size > 1).count() >= 2
+}
+
+/// Of matrices that have one value now, how many were there before with more than one.
+pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedContainer) -> Result<u64> {
+    let index = before.container().index();
+    let mut count = 0;
+    for (part, name) in constant {
+        let is_it = |number: &usize| {
+            let member = &index.members[before.tensor(*number).place.0];
+            part_of(&member.path) == part && before.info(*number).name == *name
+        };
+        let Some(number) = (0..index.tensors.len()).find(is_it) else { continue };
+        let mut values = Values::None;
+        for i in 0..before.tensor(number).grid.chunk_count() {
+            values.see(&before.chunk(number, to_usize(i))?, before.info(number).number().bytes());
+            if values == Values::Many {
+                count += 1;
+                break;
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// How many elements of tensors that were packed on their own differ from those of the same name in another checkpoint, of how many.
+pub(super) fn changed_of_zero(
+    checkpoint: &Checkpoint,
+    index: &Index,
+    other: &Checkpoint,
+) -> Result<(u64, u64)> {
+    let (mut changed, mut elems) = (0, 0);
+    for ((member, info), packed) in checkpoint.tensors().zip(&index.tensors) {
+        let path = &checkpoint.members[member].path;
+        let is_counted =
+            packed.predictor == Predictor::Zero && checkpoint.members[member].contents != Contents::Opaque;
+        let is_it = |(of, before): &(usize, &TensorInfo)| {
+            before.name == info.name
+                && before.same_type(info)
+                && part_of(&other.members[*of].path) == part_of(path)
+        };
+        let Some((of, before)) = other.tensors().filter(|_| is_counted).find(is_it) else { continue };
+        let elem_bytes = info.number().bytes();
+        for start in (0..info.len_bytes()).step_by(to_usize(BLOCK_BYTES)) {
+            let range = start..(start + BLOCK_BYTES).min(info.len_bytes());
+            let (now, before) =
+                (checkpoint.bytes(member, info, range.clone())?, other.bytes(of, before, range)?);
+            let pairs = now.chunks_exact(elem_bytes).zip(before.chunks_exact(elem_bytes));
+            changed += pairs.filter(|(a, b)| a != b).count() as u64;
+        }
+        elems += info.len_bytes() / elem_bytes as u64;
+    }
+    Ok((changed, elems))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_nan_and_infinity_is_counted() {
+        let float = |dtype: &DType, values: &[f32]| -> Vec<u8> {
+            let bits = |v: &f32| match dtype {
+                DType::BF16 => v.to_bits().to_le_bytes()[2..].to_vec(),
+                DType::F32 => v.to_bits().to_le_bytes().to_vec(),
+                _ => f64::from(*v).to_bits().to_le_bytes().to_vec(),
+            };
+            values.iter().flat_map(bits).collect()
+        };
+        let many: Vec<f32> = (0..70_000u32).map(|i| if i % 7 == 0 { f32::NAN } else { 1.5 }).collect();
+        for dtype in [DType::BF16, DType::F32, DType::F64] {
+            let count = |values: &[f32]| NoNumber::of(&dtype).unwrap().count(&float(&dtype, values));
+            assert_eq!(count(&[1.0, f32::NAN, f32::INFINITY, f32::MAX, -f32::INFINITY, -0.0]), 3, "{dtype}");
+            assert_eq!(count(&many), 10_000, "{dtype}");
+        }
+        let count = |name: &str, bytes: &[u8]| NoNumber::of(&DType::from_name(name)).unwrap().count(bytes);
+        assert_eq!(count("F16", &[0x00, 0x7c, 0x01, 0xfe, 0xff, 0x7b]), 2);
+        assert_eq!(count("F8_E4M3", &[0x7f, 0xff, 0x7e, 0x80]), 2);
+        assert_eq!(count("F8_E5M2", &[0x7c, 0xff, 0x7b, 0x80]), 2);
+        assert_eq!(count("F8_E4M3FNUZ", &[0x7f, 0xff, 0x80]), 1);
+        assert_eq!(count("F8_E5M2", &vec![0xfc; 1000]), 1000);
+        assert!(NoNumber::of(&DType::I64).is_none() && NoNumber::of(&DType::Bool).is_none());
+    }
+
+    #[test]
+    fn one_value_over_many_pieces() {
+        let seen = |pieces: &[&[u8]]| {
+            let mut values = Values::None;
+            pieces.iter().for_each(|piece| values.see(piece, 2));
+            matches!(values, Values::One(_))
+        };
+        assert!(seen(&[&[1, 2, 1, 2], &[], &[1, 2]]));
+        assert!(!seen(&[&[1, 2, 1, 2], &[2, 1]]) && !seen(&[&[1, 2, 1, 3]]) && !seen(&[]));
+    }
+}
