@@ -39,11 +39,11 @@ fn exit_codes_say_whose_fault_it_is() {
         (3, "estimate nowhere.safetensors --tenants 2"),
         (3, "series ls nowhere"),
         (3, "series watch nowhere folder --once"),
-        (3, "lab matmul nowhere.safetensors tuned.safetensors"),
+        (3, "lab matmul --base nowhere.safetensors --tuned tuned.safetensors"),
         (4, "pack tuned.safetensors -o nowhere/out.loom"),
         (4, "unpack tuned.loom --base base.safetensors -o nowhere/out"),
         (4, "cat tuned.loom weight --base base.safetensors -o nowhere/out"),
-        (4, "lab matmul base.safetensors tuned.safetensors --tensor weight --html nowhere/page.html"),
+        (4, "lab matmul --base base.safetensors --tuned tuned.safetensors --tensor weight --html nowhere/page.html"),
     ] {
         let before = scratch.tree();
         let ended = scratch.run(arguments);
@@ -328,8 +328,12 @@ fn the_store_of_a_series_may_come_from_the_environment() {
     scratch.ok("series init runs/two");
     let ended = run("series ls runs/two --json");
     assert_eq!(ended.json()["steps"], serde_json::json!([]));
-    let error = scratch.refused("series ls");
+    let error = scratch.refused("series add tuned.safetensors --step 2");
     assert!(error.contains("DELTALOOM_SERIES"), "{error}");
+    assert!(scratch.ok("series ls --help").text().contains("[env: DELTALOOM_SERIES]"));
+    scratch.refused("series ls");
+    // Options may stand between the two.
+    scratch.ok("series add runs/two --step 1 tuned.safetensors");
 }
 
 /// Both signals, in the middle of work; and twice in a row.

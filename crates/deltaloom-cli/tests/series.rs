@@ -160,7 +160,7 @@ fn watch_waits_until_a_checkpoint_is_complete() {
     wait(&mut child, || steps_of(&scratch) == 4);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let ended = finish(child);
-    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert_eq!(ended.code, Some(130), "{}", ended.err);
     assert!(ended.err.contains("waiting for out/checkpoint-2.safetensors"), "{}", ended.err);
     check_steps(&scratch, [1, 2, 4].into_iter());
     // Again, with everything there.

@@ -54,11 +54,11 @@ fn no_output_is_an_input_by_any_spelling() {
             format!("series get series --step 1 --only weight -o {spelling}series/series.json"),
             format!("series plot series -o {spelling}series/series.json"),
             format!(
-                "lab matmul base.safetensors tuned.safetensors --tensor weight --html {spelling}base.safetensors"
+                "lab matmul --base base.safetensors --tuned tuned.safetensors --tensor weight --html {spelling}base.safetensors"
             ),
             format!("lab tpde base.safetensors tuned.safetensors --html {spelling}tuned.safetensors"),
             format!("lab tpde series --html {spelling}series/series.json"),
-            format!("lab positions tuned.safetensors --html {spelling}tuned.safetensors"),
+            format!("lab positions --pattern tuned.safetensors --html {spelling}tuned.safetensors"),
         ] {
             for overwrite in ["", " --overwrite"] {
                 let error = scratch.refused(&format!("{command}{overwrite}"));
@@ -208,7 +208,7 @@ fn a_base_that_is_changed_in_part_is_refused_by_every_reader() {
             format!("lineage tuned.safetensors {base}"),
             format!("bench tuned.safetensors --base {base} --rounds 1"),
             format!("series add series {base} --step 3"),
-            format!("lab matmul {base} tuned.safetensors --tensor weight"),
+            format!("lab matmul --base {base} --tuned tuned.safetensors --tensor weight"),
         ]
     };
     scratch.write(".base.safetensors.loom-journal", b"left by a change that was cut short");

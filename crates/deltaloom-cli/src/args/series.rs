@@ -1,8 +1,9 @@
 //! The options of `deltaloom series`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use deltaloom::report::WarningRule;
 use deltaloom::series::KeepRules;
@@ -52,8 +53,39 @@ pub(crate) enum SeriesCommand {
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgument {
     /// A folder or a URL
-    #[arg(value_name = "STORE")]
+    #[arg(value_name = "STORE", env = STORE_VARIABLE, hide_env_values = true)]
     pub(crate) location: String,
+}
+
+/// What names the series where the command line does not.
+const STORE_VARIABLE: &str = "DELTALOOM_SERIES";
+
+/// A series, and what is to be added to it. One optional value before one that is not.
+#[derive(Debug, Args)]
+pub(crate) struct StoreAndInput {
+    /// The series, a folder or a URL [env: DELTALOOM_SERIES]; then what to add: a .safetensors file, or a folder with shards and small files; for `watch` the folder that a trainer writes into
+    #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
+    words: Vec<PathBuf>,
+}
+
+impl StoreAndInput {
+    /// The location of the series, and the path of the input.
+    pub(crate) fn split(&self) -> Result<(String, &Path)> {
+        match &self.words[..] {
+            [input] => {
+                let store = std::env::var(STORE_VARIABLE).ok().filter(|store| !store.is_empty());
+                let store = store.with_context(|| {
+                    format!("only {} is given: name the series before it, or in {STORE_VARIABLE}", input.display())
+                })?;
+                Ok((store, input))
+            }
+            [store, input] => {
+                let location = store.to_str().with_context(|| format!("{}: not UTF-8", store.display()))?;
+                Ok((location.to_owned(), input))
+            }
+            _ => bail!("there is one series and one input"),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -82,17 +114,17 @@ pub(crate) struct InitArguments {
 /// step before the newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors that the newest step does not have in that dtype and
 /// shape. Weights that are NaN or infinite, and matrices that have become constant, are stored, counted and warned of.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
+#[command(
+    override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CKPT>",
+    after_long_help = "Examples:
   deltaloom series add runs/7b model.safetensors --step 500
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --background
-  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind   # steps 300 to 500 become branch after-200")]
+  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind   # steps 300 to 500 become branch after-200"
+)]
 pub(crate) struct AddArguments {
     #[command(flatten)]
-    pub(crate) store: StoreArgument,
-    /// The model: a .safetensors file, or a directory with shards and small files
-    #[arg(value_name = "CKPT")]
-    pub(crate) checkpoint: PathBuf,
+    pub(crate) places: StoreAndInput,
     /// The number of the step, or `next` for one more than the newest
     #[arg(long, value_name = "N|next", value_parser = parse_step)]
     pub(crate) step: Step,
@@ -419,16 +451,16 @@ pub(crate) struct VerifySeriesArguments {
 /// agree, every shard that its index names is there, and nothing has changed between two looks. Where the trainer went back and writes earlier steps anew, the later steps become a
 /// branch, as with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
+#[command(
+    override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",
+    after_long_help = "Examples:
   deltaloom series watch runs/7b out
   deltaloom series watch s3://bucket/runs/7b out --interval 1m
-  deltaloom series watch runs/7b out --once")]
+  deltaloom series watch runs/7b out --once"
+)]
 pub(crate) struct WatchArguments {
     #[command(flatten)]
-    pub(crate) store: StoreArgument,
-    /// The folder into which the trainer writes
-    #[arg(value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    pub(crate) places: StoreAndInput,
     /// Time between two looks
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
     pub(crate) interval: Duration,

@@ -172,6 +172,9 @@ fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> 
     let threads = arguments.threads.count;
     let found = deltaloom::find_base(checkpoint, folder, &exclude, &Limits::default(), threads, &bar)?;
     bar.finish();
+    for skipped in &found.report.skipped {
+        ui::warn(&format!("{} skipped: {}", ui::printable(&skipped.path), ui::printable(&skipped.why)));
+    }
     ui::note(describe_search(&found.report).trim_end());
     Ok(found)
 }
@@ -198,13 +201,6 @@ fn describe_search(report: &SearchReport) -> String {
         ]);
     }
     let mut out = String::new();
-    for skipped in &report.skipped {
-        out.push_str(&format!(
-            "warning: {} skipped: {}\n",
-            ui::printable(&skipped.path),
-            ui::printable(&skipped.why)
-        ));
-    }
     out.push_str(&ui::table(&rows));
     let hidden = report.candidates.len().saturating_sub(SHOWN_CANDIDATES);
     if hidden > 0 {

@@ -13,13 +13,14 @@ use crate::args::series::{AddArguments, FlushArguments, Step};
 use crate::{Answer, ui};
 
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
-    let series = open(&arguments.store.location)?;
+    let (location, checkpoint) = arguments.places.split()?;
+    let series = open(&location)?;
     let new = NewStep {
         step: match arguments.step {
             Step::Number(step) => Some(step),
             Step::Next => None,
         },
-        model: arguments.checkpoint.clone(),
+        model: checkpoint.to_path_buf(),
         optimizer: arguments.optimizer.clone(),
         meta: arguments.meta.iter().cloned().collect(),
     };
@@ -31,22 +32,22 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         rewind: arguments.rewind,
         branch: arguments.branch.clone(),
     };
-    let pending = Pending::new(&pending_folder(&arguments.store.location)?);
+    let pending = Pending::new(&pending_folder(&location)?);
     if arguments.background {
         series.check_new(&new, &options)?;
-        snapshot(&pending, &new, &options, arguments)?;
+        snapshot(&pending, &new, &options, arguments, &location)?;
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
     let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
-    drain(&series, &pending, &of_waiting, &arguments.store.location)?;
+    drain(&series, &pending, &of_waiting, &location)?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
     if arguments.json {
         ui::print_json(&added)?;
     } else {
-        tell(&added, &arguments.store.location);
+        tell(&added, &location);
     }
     Ok(Answer::Yes)
 }
@@ -66,15 +67,15 @@ pub(super) fn tell(added: &Added, location: &str) {
         [(WarningKind::NonFinite, entry.nonfinite_weights), (WarningKind::Constant, entry.constant_matrices)]
     {
         if added.is_new && count > 0 {
-            ui::note(&format!("warning: step {}: {}", entry.step, kind.counted(Some(count))));
+            ui::warn(&format!("step {}: {}", entry.step, kind.counted(Some(count))));
         }
     }
     if !added.meta_not_stored.is_empty() {
         let step = added.entry.step;
         let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
         let meta: String = added.meta_not_stored.iter().map(text).collect();
-        ui::note(&ui::printable(&format!(
-            "warning: its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
+        ui::warn(&ui::printable(&format!(
+            "its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
         )));
     }
 }
@@ -100,12 +101,18 @@ fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &st
 }
 
 /// Copies the checkpoint and lets another process add the copy.
-fn snapshot(pending: &Pending, new: &NewStep, options: &AddOptions, arguments: &AddArguments) -> Result<()> {
+fn snapshot(
+    pending: &Pending,
+    new: &NewStep,
+    options: &AddOptions,
+    arguments: &AddArguments,
+    location: &str,
+) -> Result<()> {
     let bar = ui::Bar::new("copying");
     pending.snapshot(new, options, &Limits::default(), &bar)?;
     bar.finish();
     let mut command = Command::new(std::env::current_exe().context("this program")?);
-    command.args(["series", "flush", &arguments.store.location]);
+    command.args(["series", "flush", location]);
     command.args(["--threads", &arguments.threads.count.to_string()]);
     // What it has to say is said by the next flush or add, which meets the same fault.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -16,29 +16,25 @@ use crate::{Answer, ui};
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
-    let series = open(&arguments.store.location)?;
+    let (location, folder) = arguments.places.split()?;
+    let series = open(&location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions { pack, ..AddOptions::default() };
     let bar = ui::Bar::new("adding");
     let mut watch = Watch::default();
     loop {
-        let is_done = match watch.look(&series, &arguments.folder, &options, &bar) {
-            Err(e) if is_interrupt(&e) => break,
-            done => done?,
-        };
+        let is_done = watch.look(&series, folder, &options, &bar)?;
         let start = Instant::now();
         while !bar.is_cancelled() && start.elapsed() < arguments.interval {
             std::thread::sleep(PATIENCE.min(arguments.interval));
         }
-        if bar.is_cancelled() || (arguments.once && is_done) {
-            break;
+        if bar.is_cancelled() {
+            return Err(Error::Cancelled.into());
+        }
+        if arguments.once && is_done {
+            return Ok(Answer::Yes);
         }
     }
-    Ok(Answer::Yes)
-}
-
-fn is_interrupt(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<Error>(), Some(Error::Cancelled))
 }
 
 /// A checkpoint's files, as [`Incoming`] has them.
@@ -99,7 +95,10 @@ impl Watch {
                 match series.add(&new, &options, bar) {
                     Err(odd @ Error::StepDiffers { .. }) => {
                         bar.finish();
-                        self.say(format!("warning: {}: skipped: {odd}", path.display()));
+                        let text = format!("{}: skipped: {odd}", path.display());
+                        if self.said.insert(text.clone()) {
+                            ui::warn(&text);
+                        }
                     }
                     added => {
                         let added = added?;
