@@ -88,8 +88,9 @@ impl Run {
     }
 }
 
+/// Some steps of a run have a tensor under another name, which is no slip here.
 fn add_options() -> AddOptions {
-    AddOptions { pack: options(), ..AddOptions::default() }
+    AddOptions { pack: options(), force: true, ..AddOptions::default() }
 }
 
 fn init(root: &Path, keyframe_every: u32, max_chain: u32) -> Series {

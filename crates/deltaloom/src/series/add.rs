@@ -1,7 +1,7 @@
 //! Adds a step: packs it against an earlier one, stores the container, then names it in the manifest by compare-and-swap.
 //! Until the manifest names it nothing has changed for anyone; a lost race is repeated on what the winner left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -285,8 +285,10 @@ impl Series {
             return Ok(None);
         }
         let sketch = Sketch::of(checkpoint)?;
-        let expected = |chain: &[StepEntry]| -> Result<u64> {
-            let resolved = self.resolve(chain)?;
+        // Chains share their beginnings.
+        let mut open = HashMap::new();
+        let mut expected = |chain: &[StepEntry]| -> Result<u64> {
+            let (_, resolved) = self.open_chain_with(chain, &mut open)?;
             let path = resolved.container().path().to_path_buf();
             Ok(sketch.compare(&Base::of_container(&path, resolved))?.given_bytes)
         };

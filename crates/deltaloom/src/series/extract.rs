@@ -1,6 +1,7 @@
 //! Restores a step, or a part of it, by decoding the containers from its keyframe on, chunk by chunk.
 //! It writes no store.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -92,6 +93,15 @@ impl Series {
 
     /// Opens a chain that begins with a keyframe: the steps before the last one as bases, and the last one.
     pub(super) fn open_chain(&self, chain: &[StepEntry]) -> Result<(Bases, Arc<ResolvedContainer>)> {
+        self.open_chain_with(chain, &mut HashMap::new())
+    }
+
+    /// The same, with containers that are open already, by their objects.
+    pub(super) fn open_chain_with(
+        &self,
+        chain: &[StepEntry],
+        open: &mut HashMap<String, Arc<ResolvedContainer>>,
+    ) -> Result<(Bases, Arc<ResolvedContainer>)> {
         let mut bases = Bases::default();
         let mut last: Option<Arc<ResolvedContainer>> = None;
         for entry in chain {
@@ -99,7 +109,14 @@ impl Series {
                 let path = before.container().path().to_path_buf();
                 bases.push(Base::of_container(&path, before));
             }
-            last = Some(Arc::new(ResolvedContainer::new(self.container(entry)?, &bases)?));
+            last = Some(match open.get(&entry.object) {
+                Some(resolved) => Arc::clone(resolved),
+                None => {
+                    let resolved = Arc::new(ResolvedContainer::new(self.container(entry)?, &bases)?);
+                    open.insert(entry.object.clone(), Arc::clone(&resolved));
+                    resolved
+                }
+            });
         }
         let last = last.ok_or_else(|| Error::not_found(Missing::Step, "a step".to_owned()))?;
         Ok((bases, last))

@@ -91,7 +91,7 @@ pub(super) fn warnings(health: &Health) -> Section {
     }
     let found = if health.warnings.is_empty() { "No step departs from those before it.\n\n" } else { "" };
     let text = format!(
-        "{found}The logarithm of a step's changed fraction is compared with the last {} steps that are as far from their references (at least {}). A warning is given from {} deviations on, in either direction; a deviation is 1.4826 times the median absolute deviation, and at least {}. No change at all is always named; a change of at least {} of all elements where the median was below 90\u{a0}%. Keyframes are left out. NaN, infinite and newly constant weights are always named.",
+        "{found}The logarithm of a step's changed fraction is compared with the last {} steps that are as far from their references (at least {}). A warning is given from {} deviations on, in either direction; a deviation is 1.4826 times the median absolute deviation, and at least {}. No change at all is always named; a change of at least {} of all elements where the median was below 90\u{a0}%. Keyframes are left out. Weights that are no finite numbers, and matrices that have become constant, are always named.",
         rule.window,
         rule.min_window,
         rule.threshold,
