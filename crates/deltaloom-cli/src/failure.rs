@@ -39,8 +39,8 @@ pub(crate) struct Failure {
 impl Failure {
     /// A mistake on the command line.
     pub(crate) fn usage(message: String) -> Self {
-        let hint = Some("the command's --help says what it takes".to_owned());
-        Self { kind: "usage", message, hint, path: None, tensor: None, code: REFUSED }
+        let hint = Some(hints::USAGE.to_owned());
+        Self { kind: ErrorKind::Usage.name(), message, hint, path: None, tensor: None, code: REFUSED }
     }
 
     /// The user, or the system, asked to stop.
@@ -56,6 +56,7 @@ impl Failure {
         causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
         let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
         let of_library_hint = || error.chain().find_map(|cause| hints::hint_of(cause.downcast_ref()?));
+        let of_usage = |kind| (kind == ErrorKind::Usage.name()).then(|| hints::USAGE.to_owned());
         let (kind, code) = match ours {
             Some(ours) => of_library(ours),
             None => of_program(error),
@@ -63,7 +64,7 @@ impl Failure {
         Self {
             kind,
             message: causes.join(": "),
-            hint: own_hint.map(|hint| hint.0.clone()).or_else(of_library_hint),
+            hint: own_hint.map(|hint| hint.0.clone()).or_else(of_library_hint).or_else(|| of_usage(kind)),
             path: ours.and_then(Error::path).map(|path| path.display().to_string()),
             tensor: ours.and_then(Error::tensor).map(str::to_owned),
             code,
@@ -112,6 +113,7 @@ fn of_program(error: &anyhow::Error) -> (&'static str, u8) {
         Some(io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge) => {
             (ErrorKind::DiskFull.name(), CANNOT_WRITE)
         }
+        Some(io::ErrorKind::AlreadyExists) => (ErrorKind::Exists.name(), REFUSED),
         Some(io::ErrorKind::NotFound) => (ErrorKind::NotFound.name(), NOT_THERE),
         Some(_) => (ErrorKind::CannotWrite.name(), CANNOT_WRITE),
     }

@@ -5,6 +5,9 @@ use std::io;
 use deltaloom::checkpoint::Foreign;
 use deltaloom::{Access, Error, ErrorKind, Missing};
 
+/// For what makes no sense.
+pub(crate) const USAGE: &str = "the command's --help says what it takes";
+
 /// One sentence, where something can be said.
 pub(crate) fn hint_of(error: &Error) -> Option<String> {
     #[cfg(feature = "object-store")]
@@ -75,7 +78,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::Corrupt { .. } | Error::DigestMismatch { .. } | Error::LimitExceeded { .. } => {
             "the file is damaged or not of this kind; compare it with its source"
         }
-        Error::InvalidArgument(_) => "the command's --help says what it takes",
+        Error::InvalidArgument(_) => USAGE,
         Error::Io { access, source, .. } => return of_io(error.kind(), *access, source).map(str::to_owned),
         _ => return None,
     };

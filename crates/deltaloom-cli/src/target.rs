@@ -52,7 +52,7 @@ pub(crate) fn inputs<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Inpu
     for path in paths {
         let path = path.as_ref();
         // A series is read as a whole, and changed by its own commands only.
-        if path.to_str().is_some_and(|location| crate::commands::series::is_folder_store(location)) {
+        if path.to_str().is_some_and(crate::commands::series::is_folder_store) {
             inputs.add_store(path);
         }
         inputs.add(path);

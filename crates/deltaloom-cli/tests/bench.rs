@@ -38,7 +38,10 @@ fn json_has_its_keys_and_the_sizes_are_those_of_pack() {
     assert_eq!(ended.err, "");
     let report = ended.json();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    assert_eq!(keys(&report), "bases deltaloom dtype_bytes file machine original_bytes rounds rows threads");
+    assert_eq!(
+        keys(&report),
+        "bases deltaloom dtype_bytes file machine original_bytes rounds rows threads warnings"
+    );
     assert_eq!(keys(&report["machine"]), "cores cpu isa os");
     assert_eq!(report["deltaloom"], env!("CARGO_PKG_VERSION"));
     assert!(report["machine"]["cores"].as_u64().unwrap() > 0);
@@ -203,16 +206,16 @@ fn what_cannot_be_measured_is_refused() {
     let scratch = Scratch::with_small_pair();
     scratch.write("notes.txt", b"not a model, but long enough to have a length");
     for (arguments, said) in [
-        ("bench tuned.loom --base base.safetensors", "unpack it"),
-        ("bench tuned.safetensors --base tuned.loom", "unpack it"),
+        ("bench tuned.loom --base base.safetensors", "restore it first"),
+        ("bench tuned.safetensors --base tuned.loom", "restore it first"),
         ("bench notes.txt", "hint: "),
-        ("bench nowhere.safetensors", "nowhere.safetensors"),
         ("bench tuned.safetensors --rounds 0", "between 1 and 1000"),
         ("bench tuned.safetensors --preset best", "possible values"),
     ] {
         let error = scratch.refused(arguments);
         assert!(error.contains(said), "{arguments}: {error}");
     }
+    assert!(scratch.fails(3, "bench nowhere.safetensors").contains("nowhere.safetensors"));
 }
 
 #[cfg(target_os = "linux")]

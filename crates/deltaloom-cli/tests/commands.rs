@@ -241,10 +241,11 @@ fn exit_codes_tell_no_from_failed() {
         assert_eq!(code(arguments), 0, "{arguments}");
     }
     assert_eq!(code("diff base.safetensors tuned.safetensors"), 1);
-    for arguments in
-        ["", "frob", "pack --frob", "pack tuned.safetensors", "inspect nowhere.loom", "verify nowhere.loom"]
-    {
+    for arguments in ["", "frob", "pack --frob", "pack tuned.safetensors"] {
         assert_eq!(code(arguments), 2, "{arguments}");
+    }
+    for arguments in ["inspect nowhere.loom", "verify nowhere.loom"] {
+        assert_eq!(code(arguments), 3, "{arguments}");
     }
 
     let with_flipped = |name: &str, at: usize| {
@@ -380,6 +381,9 @@ fn errors_say_what_to_do() {
         "diff base.safetensors tuned.loom",
         "inspect nowhere.loom",
     ]
-    .map(|arguments| format!("$ deltaloom {arguments}\n{}", scratch.refused(arguments)));
+    .map(|arguments| {
+        let ended = scratch.run(arguments);
+        format!("$ deltaloom {arguments}\nexit {}\n{}", ended.code.unwrap(), ended.err)
+    });
     insta::assert_snapshot!("errors", said.join("\n"));
 }

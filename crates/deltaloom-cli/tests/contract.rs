@@ -43,7 +43,10 @@ fn exit_codes_say_whose_fault_it_is() {
         (4, "pack tuned.safetensors -o nowhere/out.loom"),
         (4, "unpack tuned.loom --base base.safetensors -o nowhere/out"),
         (4, "cat tuned.loom weight --base base.safetensors -o nowhere/out"),
-        (4, "lab matmul --base base.safetensors --tuned tuned.safetensors --tensor weight --html nowhere/page.html"),
+        (
+            4,
+            "lab matmul --base base.safetensors --tuned tuned.safetensors --tensor weight --html nowhere/page.html",
+        ),
     ] {
         let before = scratch.tree();
         let ended = scratch.run(arguments);
@@ -112,7 +115,7 @@ fn errors_are_json_too() {
         let printed = ended.json();
         let error = printed["error"].as_object().unwrap();
         let keys: Vec<&str> = error.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["kind", "message", "hint", "path", "tensor"], "{arguments}");
+        assert_eq!(keys, ["hint", "kind", "message", "path", "tensor"], "{arguments}");
         assert_eq!(error["kind"], kind, "{arguments}");
         let text = |name: &str| error[name].as_str().unwrap_or_default();
         assert!(ended.err.contains(text("message").lines().next().unwrap()), "{arguments}: {}", ended.err);
@@ -153,7 +156,7 @@ fn a_dash_is_standard_output() {
     assert!(scratch.read("from-series.safetensors") == scratch.read("tuned.safetensors"));
     assert_eq!(scratch.read("one").len(), 6000);
     assert!(scratch.read("one") == scratch.read("two") && scratch.read("one") == scratch.read("three"));
-    assert!(scratch.read("page.html").starts_with(b"<!doctype html>"));
+    assert!(scratch.read("page.html").starts_with(b"<!DOCTYPE html>"));
     assert!(!scratch.path().join("-").exists());
     // The report of what went to standard output goes to standard error.
     let ended = scratch.ok("pack tuned.safetensors --base base.safetensors -o - --json");
@@ -293,7 +296,7 @@ fn progress_is_json_where_asked_for() {
     for line in &lines {
         let state = line["progress"].as_object().unwrap();
         let keys: Vec<&str> = state.keys().map(String::as_str).collect();
-        assert_eq!(keys, ["verb", "done_bytes", "total_bytes", "seconds"]);
+        assert_eq!(keys, ["done_bytes", "seconds", "total_bytes", "verb"]);
     }
     let last = &lines[lines.len() - 1]["progress"];
     assert_eq!((&last["verb"], &last["done_bytes"]), (&"packing".into(), &last["total_bytes"]));

@@ -64,7 +64,7 @@ fn what_makes_no_sense_is_refused() {
     let scratch = Scratch::new();
     let unknown = scratch.refused("lab positions --size 1kB --methods elias");
     assert!(unknown.contains("elias_delta+zlib") && unknown.contains("published"), "{unknown}");
-    let nowhere = scratch.refused("lab positions --pattern rnadom");
+    let nowhere = scratch.fails(3, "lab positions --pattern rnadom");
     assert!(nowhere.contains("clustered") && nowhere.contains("rnadom"), "{nowhere}");
     scratch.refused("lab positions --size 1parsec");
     scratch.refused("lab positions --json --csv");

@@ -75,7 +75,6 @@ fn what_cannot_be_is_refused() {
         "--base base.safetensors --on delta",
         "--base base.safetensors --tensor model.layers.0.input_layernorm.weight",
         "--base base.safetensors --tensor nothing",
-        "--base missing.safetensors",
         "--index base.safetensors --similarity 2",
         "--index base.safetensors --bits 64,128",
         "--whole",
@@ -83,4 +82,5 @@ fn what_cannot_be_is_refused() {
     ] {
         scratch.refused(&format!("lab simhash {bad}"));
     }
+    scratch.fails(3, "lab simhash --base missing.safetensors");
 }

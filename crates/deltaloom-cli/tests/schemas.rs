@@ -8,8 +8,7 @@ use common::Scratch;
 use serde_json::Value;
 
 /// Objects whose keys are data and no schema.
-const MAPS: [&str; 7] =
-    ["predictors", "codecs", "ulp_histogram", "dtype_bytes", "meta", "kinds", "texts"];
+const MAPS: [&str; 7] = ["predictors", "codecs", "ulp_histogram", "dtype_bytes", "meta", "kinds", "texts"];
 
 /// Types by path; what all elements of a list have in common is written once.
 type Schema = BTreeMap<String, std::collections::BTreeSet<&'static str>>;
@@ -136,10 +135,14 @@ fn experiments() {
             &scratch,
             &[
                 "lab positions --pattern sparse --size 65536 --methods ours",
-                &format!("lab matmul --base base.safetensors --tuned ft_bf16.safetensors --tensor {tensor} --tokens 1 --rounds 1"),
+                &format!(
+                    "lab matmul --base base.safetensors --tuned ft_bf16.safetensors --tensor {tensor} --tokens 1 --rounds 1"
+                ),
                 "lab layer --tokens 1 --repeats 1",
                 "lab tenants --tenants 2 --rounds 1 --requests 4 --request-tokens 2 --active 2",
-                &format!("lab simhash --base base.safetensors --tuned ft_bf16.safetensors --tensor {tensor} --bits 64 --tokens 2"),
+                &format!(
+                    "lab simhash --base base.safetensors --tuned ft_bf16.safetensors --tensor {tensor} --bits 64 --tokens 2"
+                ),
                 "lab simhash --index base.safetensors ft_bf16.safetensors",
                 "lab tpde base.safetensors ft_bf16.safetensors --methods P1",
                 "lab tpde --verify lossy base.safetensors ft_bf16.safetensors",

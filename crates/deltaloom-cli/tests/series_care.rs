@@ -54,7 +54,7 @@ fn check(scratch: &Scratch, expected: &[u32]) {
 fn prune_refuses_slips_and_names_what_goes() {
     let scratch = with_steps(5);
     let cases = [
-        ("best los 3", "\"los\" in its --meta; there are: loss"),
+        ("best los 3", "\"los\" in its text; there are: loss"),
         ("last 2, highest los", "there are: loss"),
         ("last 0", "\"last 0\" is no rule"),
         ("best loss 0", "is no rule"),

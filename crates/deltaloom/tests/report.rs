@@ -54,6 +54,8 @@ fn pages_of_any_length_stand_alone_and_are_reproducible() {
         let page = series_page(&summary);
         let html = page.html();
         assert_eq!(html, series_page(&summary).html());
+        // The one place where the word is meant.
+        let html = html.replace("NaN or infinite", "");
         for outside in ["http://", "https://", "src=", "@import", "url(", "<script", "NaN", "inf\""] {
             assert!(!html.contains(outside), "{steps} steps: {outside}");
         }

@@ -75,7 +75,10 @@ impl StoreAndInput {
             [input] => {
                 let store = std::env::var(STORE_VARIABLE).ok().filter(|store| !store.is_empty());
                 let store = store.with_context(|| {
-                    format!("only {} is given: name the series before it, or in {STORE_VARIABLE}", input.display())
+                    format!(
+                        "only {} is given: name the series before it, or in {STORE_VARIABLE}",
+                        input.display()
+                    )
                 })?;
                 Ok((store, input))
             }

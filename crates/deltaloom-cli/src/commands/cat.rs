@@ -76,7 +76,7 @@ mod tests {
         let names = ["model.norm.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight", ""];
         let of = |given| nearest(given, names.into_iter());
         assert_eq!(of("model.norm.weigth"), Some("model.norm.weight"));
-        assert_eq!(of("model.layer.0.mlp.up_proj"), None);
+        assert_eq!(of("model.layer.0.mlp.up_proj"), Some("model.layers.0.mlp.up_proj.weight"));
         assert_eq!(of("model.layers.0.mlp.up_proj.bias"), Some("model.layers.0.mlp.up_proj.weight"));
         assert_eq!(of("norm.weight"), Some("model.norm.weight"));
         assert_eq!((of("nothing"), of("")), (None, None));

@@ -116,12 +116,13 @@ fn default_output(checkpoint: &Path) -> PathBuf {
         Some(_) => checkpoint.to_path_buf(),
         None => checkpoint.canonicalize().unwrap_or_else(|_| checkpoint.to_path_buf()),
     };
-    if named.is_dir() {
-        let mut name = named.into_os_string();
-        name.push(".loom");
-        return name.into();
+    if !named.is_dir() {
+        return named.with_extension("loom");
     }
-    named.with_extension("loom")
+    // A name such as `model-v1.5` has no ending, and `model/` no file in it.
+    let mut name = named.file_name().unwrap_or_default().to_os_string();
+    name.push(".loom");
+    named.with_file_name(name)
 }
 
 fn pack(

@@ -164,7 +164,9 @@ impl Scratch {
         let ended = finish(command.spawn().unwrap());
         assert_eq!(ended.code, Some(code), "{what}: {}", ended.err);
         assert!(ended.err.starts_with("error: "), "{what}: {}", ended.err);
-        assert_eq!(ended.text(), "", "{what}");
+        if !ended.out.is_empty() {
+            assert!(ended.json()["error"]["kind"].is_string(), "{what}: {}", ended.text());
+        }
         let after = self.tree();
         assert!(before.keys().eq(after.keys()), "{what}: {:?}", after.keys());
         assert!(before == after, "{what}: a file has changed");

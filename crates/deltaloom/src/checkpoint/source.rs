@@ -166,6 +166,7 @@ impl ReadAt for FileSource {
 pub struct MmapSource {
     map: memmap2::Mmap,
     is_unchanging: bool,
+    source: FileSource,
 }
 
 impl MmapSource {
@@ -180,7 +181,7 @@ impl MmapSource {
         // of `open_unchanging` has promised that nobody writes to the file.
         #[expect(unsafe_code, reason = "mapping a file is the one unsafe line of this crate")]
         let map = unsafe { memmap2::Mmap::map(&source.file) }.map_err(Error::io(path))?;
-        Ok(Self { map, is_unchanging: false })
+        Ok(Self { map, is_unchanging: false, source })
     }
 
     /// Maps a regular file that nobody changes while it is mapped, as is the rule for model files in use: its bytes are then looked at where they are.
@@ -204,6 +205,10 @@ impl ReadAt for MmapSource {
     // Another process may write to a file under a reference to it, unless that was ruled out.
     fn in_memory(&self) -> Option<&[u8]> {
         self.is_unchanging.then_some(&self.map[..])
+    }
+
+    fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
+        self.source.is_unchanged(path)
     }
 }
 
@@ -251,5 +256,9 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
 
     fn in_memory(&self) -> Option<&[u8]> {
         (**self).in_memory()
+    }
+
+    fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
+        (**self).is_unchanged(path)
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::NamedTempFile;
 
 use super::Series;
 use super::branch::BranchInfo;
@@ -84,7 +84,8 @@ pub struct Added {
 
 /// A container that is ready to be stored, and the entry for it but for what depends on its neighbours.
 pub(super) struct PackedStep {
-    file: TempPath,
+    /// Open until it has its name: its lock tells other writers that it is in use.
+    file: NamedTempFile,
     entry: StepEntry,
     /// What it was packed against, and the steps below.
     chain: Vec<StepEntry>,
@@ -152,7 +153,7 @@ impl Series {
                     let mut ready =
                         self.pack_step(&checkpoint, parts, &candidates, &options.pack, progress)?;
                     self.count_constant(&catalog, &mut ready)?;
-                    self.store.put_file(&ready.entry.key(), &ready.file)?;
+                    self.store.put_file(&ready.entry.key(), ready.file())?;
                     ready
                 }
             };
@@ -323,9 +324,8 @@ impl Series {
         let see = |number: usize, bytes: &[u8]| inspection.see(number, bytes);
         let report = pack_and_see(checkpoint, &bases, file.as_file_mut(), options, progress, &see)
             .map_err(|e| e.of_writer(&path))?;
-        let file = file.into_temp_path();
         let mut hasher = blake3::Hasher::new();
-        let hashed = File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
+        let hashed = File::open(&path).and_then(|file| hasher.update_reader(file).map(|_| ()));
         hashed.map_err(Error::io(&path))?;
         let container = Container::from_source(&path, Box::new(FileSource::open(&path)?), &self.limits)?;
         let reference = chain.last();
@@ -401,7 +401,7 @@ impl PackedStep {
     }
 
     pub(super) fn file(&self) -> &std::path::Path {
-        &self.file
+        self.file.path()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "compared with an estimate")]

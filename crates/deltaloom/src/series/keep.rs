@@ -56,7 +56,7 @@ impl KeepRules {
             }
         }
         if kept.is_empty() {
-            let what = format!("--keep {:?} keeps none of the {} steps", self.to_string(), entries.len());
+            let what = format!("{:?} keeps none of the {} steps", self.to_string(), entries.len());
             return Err(Error::KeepRule { what });
         }
         kept.entry(newest.step).or_default().push("newest".to_owned());
@@ -88,7 +88,7 @@ impl Rule {
     fn check(&self, entries: &[StepEntry]) -> Result<()> {
         let what = match self {
             Self::Step(step) if entries.iter().all(|entry| entry.step != *step) => {
-                format!("--keep: there is no step {step}")
+                format!("there is no step {step}")
             }
             Self::Extreme { name, .. } if entries.iter().all(|entry| number(entry, name).is_none()) => {
                 let all = entries.iter().flat_map(|entry| entry.meta.keys().map(move |key| (entry, key)));
@@ -98,7 +98,7 @@ impl Rule {
                     none if none.is_empty() => "no step has any".to_owned(),
                     names => format!("there are: {names}"),
                 };
-                format!("--keep: no step has a number under {name:?} in its --meta; {there}")
+                format!("no step has a number under {name:?} in its text; {there}")
             }
             _ => return Ok(()),
         };
@@ -204,7 +204,7 @@ mod tests {
         let mut entries: Vec<StepEntry> = (1..4).map(|step| entry(step, None, 0, 0)).collect();
         entries[0].meta.insert("note".into(), "x".into());
         let cases = [
-            ("best los 3, last 2", "\"los\" in its --meta; there are: loss"),
+            ("best los 3, last 2", "\"los\" in its text; there are: loss"),
             ("highest note", "there are: loss"),
             ("step 7, last 2", "there is no step 7"),
             ("every 1000", "keeps none of the 3 steps"),
