@@ -14,7 +14,8 @@ use crate::commands::bench::Row;
 
 /// Store fine-tuned models as exact differences to their base.
 ///
-/// A model is packed against a base that its reader has already, and every file of it comes back byte for byte. Models are safetensors files, or folders with them.
+/// A model is packed against a base that its reader has already, and every file of it comes back
+/// byte for byte. Models are safetensors files, or folders with them.
 #[derive(Debug, Parser)]
 #[command(name = "deltaloom", version, max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -59,7 +60,8 @@ pub(crate) struct GlobalArguments {
     /// When to use colours on standard error
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) color: ColorArgument,
-    /// How to show progress on standard error: a bar (on a terminal only), lines of JSON, or not at all
+    /// How to show progress on standard error: a bar (on a terminal only), lines of JSON, or not at
+    /// all
     #[arg(long, global = true, value_enum, value_name = "HOW", default_value_t)]
     pub(crate) progress: ProgressArgument,
 }
@@ -131,8 +133,10 @@ pub(crate) enum Command {
 /// With --base-dir the best base is looked for among the files of a folder: each is compared by samples, and a table says how near it is. If none is near enough, nothing is
 /// packed.
 ///
-/// The container names the bases that it takes tensors from, so that a reader finds them. Of a relative path the name has the last two parts, of any other the last one; a snapshot in
-/// a cache of a hub is called org/model@revision. --base-name gives another name, --meta adds texts, and --no-identity leaves all of that out.
+/// The container names the bases that it takes tensors from, so that a reader finds them. Of a
+/// relative path the name has the last two parts, of any other the last one; a snapshot in a cache
+/// of a hub is called org/model@revision. --base-name gives another name, --meta adds texts, and
+/// --no-identity leaves all of that out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
@@ -157,7 +161,8 @@ pub(crate) struct PackArguments {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) identity: IdentityArguments,
-    /// Where to write the container; `-` is standard output [default: the checkpoint's name with .loom, beside it]
+    /// Where to write the container; `-` is standard output [default: the checkpoint's name with
+    /// .loom, beside it]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// How much time packing may take
@@ -194,10 +199,12 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
+    /// do
     #[arg(long, value_name = "MODELS", conflicts_with = "in_place")]
     pub(crate) base_dir: Option<PathBuf>,
-    /// File or directory to restore, as it was packed; `-` is standard output, for a single file [default: the container's name without .loom, beside it]
+    /// File or directory to restore, as it was packed; `-` is standard output, for a single file
+    /// [default: the container's name without .loom, beside it]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
     /// Change this base, a .safetensors file, into the fine-tune; --base then names other bases, if there are any
@@ -214,7 +221,8 @@ pub(crate) struct UnpackArguments {
     /// Print a report as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Replace the output's files and no others; with --in-place: change the file also if it is a link or has hard links
+    /// Replace the output's files and no others; with --in-place: change the file also if it is a
+    /// link or has hard links
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -250,7 +258,8 @@ pub(crate) struct VerifyArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
+    /// do
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -260,9 +269,11 @@ pub(crate) struct VerifyArguments {
     pub(crate) json: bool,
 }
 
-/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2; the last line has the total.
+/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2; the
+/// last line has the total.
 ///
-/// Exit code 1 means that they differ. Files that are no weights are compared too, but the total leaves them out.
+/// Exit code 1 means that they differ. Files that are no weights are compared too, but the total
+/// leaves them out.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom diff base.safetensors tuned.safetensors
@@ -319,12 +330,14 @@ pub(crate) struct CatArguments {
     pub(crate) container: PathBuf,
     /// Name of the tensor, or path of a small file
     pub(crate) tensor: String,
-    /// Only these rows (of the first dimension), B not included; A.. goes to the end, ..B begins at the first
+    /// Only these rows (of the first dimension), B not included; A.. goes to the end, ..B begins at
+    /// the first
     #[arg(long, value_name = "A..B", value_parser = parse_rows)]
     pub(crate) rows: Option<Rows>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will do
+    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
+    /// do
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
     /// Where to write the bytes; `-` is standard output, which must not be a terminal
@@ -425,7 +438,8 @@ impl BaseArguments {
 /// What a container says of itself.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArguments {
-    /// What the container calls a base: the first for the first --base, and so on; or for the one that --base-dir finds
+    /// What the container calls a base: the first for the first --base, and so on; or for the one
+    /// that --base-dir finds
     #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) base_names: Vec<String>,
     /// A text for the container, which `inspect` shows; may be repeated

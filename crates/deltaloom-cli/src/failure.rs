@@ -1,5 +1,5 @@
-//! What the program answers when a command fails: the exit code, and the error for people and for programs.
-//! The codes are those of docs/cli.md.
+//! What the program answers when a command fails: the exit code, and the error for people and for
+//! programs. The codes are those of docs/cli.md.
 
 use std::io;
 use std::process::ExitCode;
@@ -106,7 +106,8 @@ fn of_library(error: &Error) -> (&'static str, u8) {
     (error.kind().name(), code)
 }
 
-/// Of an error that is not the library's: the system's, of what the program writes itself, or a mistake.
+/// Of an error that is not the library's: the system's, of what the program writes itself, or a
+/// mistake.
 fn of_program(error: &anyhow::Error) -> (&'static str, u8) {
     match error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
         None => (ErrorKind::Usage.name(), REFUSED),

@@ -1,4 +1,5 @@
-//! What a user can do about an error: the one place that turns errors of the libraries into options and commands of this program.
+//! What a user can do about an error: the one place that turns errors of the libraries into options
+//! and commands of this program.
 
 use std::io;
 
@@ -22,7 +23,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
                 "finish it first: `deltaloom unpack FILE.loom --in-place {path}`, with the container that it was to become"
             ));
         }
-        Error::Protected { why, .. } if why.contains("read") => {
+        Error::Protected { is_input: true, .. } => {
             "choose another --output; `unpack --in-place BASE` turns a base into its fine-tune"
         }
         Error::Protected { .. } => "choose another --output, or `-` for standard output",

@@ -1,5 +1,6 @@
-//! The command line of deltaloom: one module per subcommand, thin over the library.
-//! Data goes to standard output, everything else to standard error. Exit codes are those of [`failure`] and docs/cli.md.
+//! The command line of deltaloom: one module per subcommand, thin over the library. Data goes to
+//! standard output, everything else to standard error. Exit codes are those of [`failure`] and
+//! docs/cli.md.
 
 mod args;
 mod commands;
@@ -103,7 +104,8 @@ fn answer_clap(error: &clap::Error, has_json: bool) -> ExitCode {
     ExitCode::from(failure::REFUSED)
 }
 
-/// Writes what the libraries log to standard error: once `-v` what is done, twice how it is chosen, three times all.
+/// Writes what the libraries log to standard error: once `-v` what is done, twice how it is chosen,
+/// three times all.
 fn start_log(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;

@@ -1,5 +1,5 @@
-//! How far long work is, on standard error: a bar on a terminal, lines of JSON for programs, or nothing.
-//! It is also where work asks whether to stop.
+//! How far long work is, on standard error: a bar on a terminal, lines of JSON for programs, or
+//! nothing. It is also where work asks whether to stop.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! What the program does when it is asked to stop: work ends between chunks and cleans up; asked again, it ends at once.
+//! What the program does when it is asked to stop: work ends between chunks and cleans up; asked
+//! again, it ends at once.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -30,7 +31,8 @@ pub(crate) fn exit_code() -> u8 {
     }
 }
 
-/// Catches what asks the process to end, and the signal for too large a file, whose write then fails like any other.
+/// Catches what asks the process to end, and the signal for too large a file, whose write then
+/// fails like any other.
 #[cfg(unix)]
 pub(crate) fn watch() -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};

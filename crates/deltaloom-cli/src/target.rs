@@ -1,4 +1,5 @@
-//! Where a command's result goes: a file, a folder, or standard output. Nothing here decides what may be replaced; the library does.
+//! Where a command's result goes: a file, a folder, or standard output. Nothing here decides what
+//! may be replaced; the library does.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
@@ -31,7 +32,8 @@ impl Target {
         }
     }
 
-    /// An error for what exists without `overwrite`, or is an input: before anything is read, which may take long.
+    /// An error for what exists without `overwrite`, or is an input: before anything is read, which
+    /// may take long.
     pub(crate) fn check(&self, overwrite: bool, inputs: &Inputs) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
         inputs.check(path)?;

@@ -68,7 +68,8 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Writes the report on a result as JSON to standard output; to standard error where the result itself went there.
+/// Writes the report on a result as JSON to standard output; to standard error where the result
+/// itself went there.
 pub(crate) fn print_report(value: &impl serde::Serialize, target: &Target) -> Result<()> {
     match target {
         Target::Path(_) => print_json(value),

@@ -163,6 +163,19 @@ fn a_directory_without_files_is_no_checkpoint() {
     scratch.refused("inspect empty");
 }
 
+#[test]
+fn a_short_text_is_no_container_and_a_slash_names_no_file() {
+    let scratch = Scratch::with_small_pair();
+    scratch.write("short", b"hello");
+    for command in ["inspect short", "verify short", "unpack short -o out"] {
+        assert!(scratch.refused(command).contains("not a deltaloom container"), "{command}");
+    }
+    for command in ["unpack tuned.loom --base base.safetensors", "pack tuned.safetensors"] {
+        let error = scratch.refused(&format!("{command} -o new/"));
+        assert!(error.contains("new/ ends as a folder does") && error.contains("hint: "), "{error}");
+    }
+}
+
 /// Opening a pipe that nobody writes to would wait for ever, and renaming over a device would remove it.
 #[cfg(unix)]
 #[test]
@@ -208,7 +221,8 @@ fn a_write_that_fails_in_the_middle_leaves_no_trace() {
         "unpack folder.loom -o old --overwrite",
     ] {
         let mut command = Command::new("sh");
-        // Half a megabyte at most, in blocks of 512 or 1024 bytes. The signal for it ends a program that does not catch it.
+        // Half a megabyte at most, in blocks of 512 or 1024 bytes. The signal for it ends a program
+        // that does not catch it.
         command.args(["-c", r#"ulimit -f 256; exec "$@""#, "sh", env!("CARGO_BIN_EXE_deltaloom")]);
         command.args(arguments.split_whitespace());
         scratch.prepare(&mut command);

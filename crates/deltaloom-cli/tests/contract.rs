@@ -1,4 +1,5 @@
-//! What scripts and servers rely on: exit codes, JSON errors, standard streams, default names, and the options that every command has.
+//! What scripts and servers rely on: exit codes, JSON errors, standard streams, default names, and
+//! the options that every command has.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;

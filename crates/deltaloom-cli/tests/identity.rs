@@ -1,4 +1,5 @@
-//! What a container says of itself, through the program: names, digests and texts; errors that name the base; folders and caches in which it is found; files with tails.
+//! What a container says of itself, through the program: names, digests and texts; errors that name
+//! the base; folders and caches in which it is found; files with tails.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Inputs that are not what they should be: other kinds of files, half a checkpoint, odd names, names and rows that are not there.
+//! Inputs that are not what they should be: other kinds of files, half a checkpoint, odd names,
+//! names and rows that are not there.
 
 mod common;
 

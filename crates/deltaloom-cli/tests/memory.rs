@@ -134,7 +134,8 @@ fn a_model_of_gigabytes_takes_a_third_of_one() {
     assert!(unpack <= LIMIT_BYTES, "unpack took {unpack} bytes");
 }
 
-/// A header of 60 MB: 60,000 tensors of one byte, whose names are long, and differ a little from model to model.
+/// A header of 60 MB: 60,000 tensors of one byte, whose names are long, and differ a little from
+/// model to model.
 fn write_long_header(scratch: &Scratch, name: &str, value: u8) -> u64 {
     use std::fmt::Write as _;
     let mut header = String::from("{");

@@ -1,4 +1,5 @@
-//! The keys and types of all that `--json` prints: a key that goes, or changes its type, breaks somebody's script.
+//! The keys and types of all that `--json` prints: a key that goes, or changes its type, breaks
+//! somebody's script.
 
 mod common;
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use common::{Scratch, finish, safetensors};
 
-/// A step of a run: some weights move from each step to the next, from `fork` on other ones than in run 0.
+/// A step of a run: some weights move from each step to the next, from `fork` on other ones than in
+/// run 0.
 fn model(run: u32, fork: u32, step: u32) -> Vec<u8> {
     let word = |i: u32| {
         let moves = |s: &u32| (i * 7 + s * 13 + if *s >= fork { run * 5 } else { 0 }).is_multiple_of(40);

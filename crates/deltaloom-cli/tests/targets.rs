@@ -1,4 +1,5 @@
-//! No command loses a file that it was not asked to replace: every refusal leaves every file as it was.
+//! No command loses a file that it was not asked to replace: every refusal leaves every file as it
+//! was.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -230,7 +231,8 @@ fn a_base_that_is_changed_in_part_is_refused_by_every_reader() {
     }
 }
 
-/// Starts a command, holds it when its output has begun to grow, changes something, and lets it go on. One that was done by then is started again.
+/// Starts a command, holds it when its output has begun to grow, changes something, and lets it go
+/// on. One that was done by then is started again.
 #[cfg(target_os = "linux")]
 fn changed_at_work(scratch: &Scratch, arguments: &str, change: impl Fn()) -> Ended {
     loop {
@@ -254,7 +256,8 @@ fn changed_at_work(scratch: &Scratch, arguments: &str, change: impl Fn()) -> End
     }
 }
 
-/// A trainer that overwrites a checkpoint while it is packed: the change comes when the output has begun to grow.
+/// A trainer that overwrites a checkpoint while it is packed: the change comes when the output has
+/// begun to grow.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_that_changes_while_it_is_read_makes_no_container() {

@@ -59,7 +59,8 @@ pub struct DiffTotal {
     pub changed_weights: u64,
     /// The latter over the former; none where nothing was compared.
     pub changed_fraction: Option<f64>,
-    /// L2 norm of the difference over that of the first, of all floats compared; none where it is not a number.
+    /// L2 norm of the difference over that of the first, of all floats compared; none where it is
+    /// not a number.
     pub relative_l2: Option<f64>,
     /// What only the first has.
     pub only_a: Uncompared,

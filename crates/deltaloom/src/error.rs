@@ -1,5 +1,6 @@
-//! The library's one error type, grouped by who must act: the environment, the file, the base, or the caller.
-//! It gives no advice: a program knows its own options, and chooses by [`Error::kind`] and the variants.
+//! The library's one error type, grouped by who must act: the environment, the file, the base, or
+//! the caller. It gives no advice: a program knows its own options, and chooses by [`Error::kind`]
+//! and the variants.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -211,6 +212,8 @@ pub enum Error {
         path: PathBuf,
         /// What it is: a link, a device, a file that is read.
         why: String,
+        /// Whether it is a file that is read.
+        is_input: bool,
     },
     /// A file that another process changed while it was read.
     #[error("{} changed while it was read", path.display())]

@@ -113,11 +113,12 @@ pub(crate) fn unpack_selected(
     })
 }
 
-/// Writes the one file of a container to any writer, such as a pipe. Each tensor is compared with its digest after its last byte: what was written before an
-/// error is not to be used.
+/// Writes the one file of a container to any writer, such as a pipe. Each tensor is compared with
+/// its digest after its last byte: what was written before an error is not to be used.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a container of a directory; [`Error::DigestMismatch`]; what reading and decoding give; faults of the writer have an empty path.
+/// [`Error::InvalidArgument`] for a container of a directory; [`Error::DigestMismatch`]; what
+/// reading and decoding give; faults of the writer have an empty path.
 pub fn unpack_to(
     resolved: &ResolvedContainer,
     out: &mut (dyn Write + Send),
@@ -332,7 +333,8 @@ fn bytes_of_rows(info: &TensorInfo, rows: &impl RangeBounds<u64>) -> Result<Rang
     Ok(start * row_bytes..end * row_bytes)
 }
 
-/// Writes the bytes of `rows` of one tensor, which are those of its first dimension, or with `..` of all of it, decoding only the chunks that hold them. A tensor that is read whole is checked
+/// Writes the bytes of `rows` of one tensor, which are those of its first dimension, or with `..`
+/// of all of it, decoding only the chunks that hold them. A tensor that is read whole is checked
 /// against its digest.
 ///
 /// # Errors

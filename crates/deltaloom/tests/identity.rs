@@ -1,4 +1,5 @@
-//! What a container says of itself: which bases it names, what that costs, how the bases are found, and hostile forms of it.
+//! What a container says of itself: which bases it names, what that costs, how the bases are found,
+//! and hostile forms of it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! Safetensors files with bytes behind their last tensor: packed, restored, predicted, compared and changed in place like any other.
+//! Safetensors files with bytes behind their last tensor: packed, restored, predicted, compared and
+//! changed in place like any other.
 
 mod common;
 

@@ -63,7 +63,9 @@ const STORE_VARIABLE: &str = "DELTALOOM_SERIES";
 /// A series, and what is to be added to it. One optional value before one that is not.
 #[derive(Debug, Args)]
 pub(crate) struct StoreAndInput {
-    /// The series, a folder or a URL [env: DELTALOOM_SERIES]; then what to add: a .safetensors file, or a folder with shards and small files; for `watch` the folder that a trainer writes into
+    /// The series, a folder or a URL [env: DELTALOOM_SERIES]; then what to add: a .safetensors
+    /// file, or a folder with shards and small files; for `watch` the folder that a trainer writes
+    /// into
     #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
     words: Vec<PathBuf>,
 }
@@ -113,9 +115,11 @@ pub(crate) struct InitArguments {
 
 /// Add a checkpoint as the newest step.
 ///
-/// It is packed against an earlier step and appears in the series whole or not at all. Adding the same content under the same step again changes nothing; other content, or a
-/// step before the newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors that the newest step does not have in that dtype and
-/// shape. Weights that are NaN or infinite, and matrices that have become constant, are stored, counted and warned of.
+/// It is packed against an earlier step and appears in the series whole or not at all. Adding the
+/// same content under the same step again changes nothing; other content, or a step before the
+/// newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors
+/// that the newest step does not have in that dtype and shape. Weights that are NaN or infinite,
+/// and matrices that have become constant, are stored, counted and warned of.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CKPT>",
@@ -143,7 +147,8 @@ pub(crate) struct AddArguments {
     /// Add it even if a quarter of its tensors, by bytes, are not those of the newest step
     #[arg(long)]
     pub(crate) force: bool,
-    /// For a run that went back: close the steps from this one on as a branch, and go on from the step before
+    /// For a run that went back: close the steps from this one on as a branch, and go on from the
+    /// step before
     #[arg(long)]
     pub(crate) rewind: bool,
     /// With --rewind: the name of that branch, instead of `after-N` for the step N that it leaves
@@ -345,7 +350,8 @@ pub(crate) struct SetArguments {
 
 /// Remove steps, such as one that was added by mistake.
 ///
-/// Steps that rested on one that goes are packed again, and only those. The newest step may go too. Space is free after `gc`.
+/// Steps that rested on one that goes are packed again, and only those. The newest step may go too.
+/// Space is free after `gc`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series rm runs/7b --step 301
@@ -450,9 +456,11 @@ pub(crate) struct VerifySeriesArguments {
 
 /// Add each checkpoint that a trainer writes into a folder, once it is complete.
 ///
-/// Folders and .safetensors files whose names have a number, such as checkpoint-500 or global_step500, are checkpoints of that step. One is complete when its headers and lengths
-/// agree, every shard that its index names is there, and nothing has changed between two looks. Where the trainer went back and writes earlier steps anew, the later steps become a
-/// branch, as with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
+/// Folders and .safetensors files whose names have a number, such as checkpoint-500 or
+/// global_step500, are checkpoints of that step. One is complete when its headers and lengths
+/// agree, every shard that its index names is there, and nothing has changed between two looks.
+/// Where the trainer went back and writes earlier steps anew, the later steps become a branch, as
+/// with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",

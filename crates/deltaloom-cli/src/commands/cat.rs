@@ -11,7 +11,8 @@ use crate::args::CatArguments;
 use crate::target::{self, Target};
 use crate::{Answer, ui};
 
-/// Longer names are not compared, nor more of them, since a file may have very long ones, and very many.
+/// Longer names are not compared, nor more of them, since a file may have very long ones, and very
+/// many.
 const COMPARED_BYTES: usize = 512;
 const COMPARED_NAMES: usize = 100_000;
 
@@ -56,7 +57,8 @@ fn with_nearest(error: Error, arguments: &CatArguments) -> anyhow::Error {
     }
 }
 
-/// The name that takes the fewest changes, of at most a third of its letters; else one that ends with what was given.
+/// The name that takes the fewest changes, of at most a third of its letters; else one that ends
+/// with what was given.
 fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let names = names.take(COMPARED_NAMES).filter(|name| name.len() <= COMPARED_BYTES);
     if given.is_empty() || given.len() > COMPARED_BYTES {

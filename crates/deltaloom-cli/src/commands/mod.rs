@@ -76,7 +76,8 @@ fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }
 
-/// The bases that are given, and, from the folder if there is one, those that a container or a tensor of it needs besides; says which these are.
+/// The bases that are given, and, from the folder if there is one, those that a container or a
+/// tensor of it needs besides; says which these are.
 fn open_or_find_bases(
     container: &Container,
     tensor: Option<&str>,

@@ -16,8 +16,9 @@ const WHOLE_BYTES: u64 = 2048;
 /// Bytes of each of the two samples of others.
 const SAMPLE_BYTES: usize = 512;
 
-/// The name of a base that was given as `path`: of a relative path its last two parts, of any other the last one, so that no container tells where its
-/// writer keeps files. A snapshot in a cache of a hub is called as it is there: `org/model@revision`.
+/// The name of a base that was given as `path`: of a relative path its last two parts, of any other
+/// the last one, so that no container tells where its writer keeps files. A snapshot in a cache of
+/// a hub is called as it is there: `org/model@revision`.
 pub(super) fn name_of(path: &Path) -> String {
     let parts: Vec<String> = path
         .components()

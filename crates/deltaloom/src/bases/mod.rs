@@ -32,7 +32,8 @@ pub(crate) struct Base {
     /// What it is called in containers, where that does not follow from the path.
     name: Option<String>,
     tensors: Vec<TensorSource>,
-    /// Numbers of the tensors, ordered by their names, which may be long and are not to be there twice.
+    /// Numbers of the tensors, ordered by their names, which may be long and are not to be there
+    /// twice.
     by_name: Vec<usize>,
     /// If it is an adapter, what its tensors change.
     modules: Vec<Module>,
@@ -240,8 +241,8 @@ impl Bases {
         Ok(())
     }
 
-    /// Says what bases are called in the containers that are packed against them, by the paths they were added under. Without it that is the last part or the
-    /// last two parts of the path.
+    /// Says what bases are called in the containers that are packed against them, by the paths they
+    /// were added under. Without it that is the last part or the last two parts of the path.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a path that is no base.

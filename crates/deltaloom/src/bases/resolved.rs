@@ -61,7 +61,8 @@ impl ResolvedContainer {
         Ok(Self { container, references, inputs })
     }
 
-    /// The files of the container and of all bases that it was resolved with, so that no target takes their place.
+    /// The files of the container and of all bases that it was resolved with, so that no target
+    /// takes their place.
     #[must_use]
     pub fn inputs(&self) -> &Inputs {
         &self.inputs

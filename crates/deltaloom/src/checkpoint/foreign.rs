@@ -1,5 +1,5 @@
-//! What a file is that could not be read as what was wanted, by its first bytes.
-//! It is asked only after the ordinary reader has failed: no valid file is refused because of how it begins.
+//! What a file is that could not be read as what was wanted, by its first bytes. It is asked only
+//! after the ordinary reader has failed: no valid file is refused because of how it begins.
 
 use std::fmt;
 
@@ -7,7 +7,8 @@ use super::source::ReadAt;
 use crate::error::Error;
 use crate::limits::to_usize;
 
-/// Bytes that are looked at: up to the magic of a tar archive, and the first names of a zip archive.
+/// Bytes that are looked at: up to the magic of a tar archive, and the first names of a zip
+/// archive.
 const START_BYTES: u64 = 512;
 /// The first bytes of a container.
 pub(crate) const CONTAINER_MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
@@ -169,7 +170,8 @@ impl Foreign {
             .or_else(|| of_protobuf(start))
     }
 
-    /// Whether it holds weights, or stands for them, in a form that is not read where any file may be.
+    /// Whether it holds weights, or stands for them, in a form that is not read where any file may
+    /// be.
     #[must_use]
     pub fn is_weights(self) -> bool {
         matches!(
@@ -275,7 +277,8 @@ fn is_pickle(start: &[u8]) -> bool {
     matches!(start, [0x80, 2..=5, opcode, ..] if *opcode != 0)
 }
 
-/// Messages of Protocol Buffers have no magic. They are told by several fields in a row that only such a model has.
+/// Messages of Protocol Buffers have no magic. They are told by several fields in a row that only
+/// such a model has.
 fn of_protobuf(start: &[u8]) -> Option<Foreign> {
     let mut fields = Fields(start);
     match fields.next()? {
@@ -293,7 +296,8 @@ fn of_protobuf(start: &[u8]) -> Option<Foreign> {
                     }
                     // The first node of a graph.
                     Field { number: 7, value: Value::Bytes([0x0a, ..]) } => return Some(Foreign::Onnx),
-                    // SavedModel: the schema's version, then a graph that begins with what is said of it.
+                    // SavedModel: the schema's version, then a graph that begins with what is said
+                    // of it.
                     Field { number: 2, value: Value::Bytes([0x0a, ..]) } if texts == 0 => {
                         return Some(Foreign::TensorFlow);
                     }

@@ -1,5 +1,5 @@
-//! Which files are being read, so that no target takes the place of one of them.
-//! A file is known by device and inode, not by its path: links and other spellings are the same file.
+//! Which files are being read, so that no target takes the place of one of them. A file is known by
+//! device and inode, not by its path: links and other spellings are the same file.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -38,7 +38,8 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Adds a file, or all files in a folder and the folders inside it. What is not there cannot be replaced.
+    /// Adds a file, or all files in a folder and the folders inside it. What is not there cannot be
+    /// replaced.
     pub fn add(&mut self, path: &Path) {
         self.add_inside(path, 0);
     }
@@ -84,7 +85,7 @@ impl Inputs {
         }
         let Some(place) = place_of(target) else { return Ok(()) };
         match self.stores.iter().find(|(store, _)| place.starts_with(store)) {
-            Some((_, named)) => Err(protected(target, format!("lies in {}, which is read", named.display()))),
+            Some((_, named)) => Err(is_input(target, format!("lies in {}, which is read", named.display()))),
             None => Ok(()),
         }
     }
@@ -100,11 +101,9 @@ impl Inputs {
 
     fn check_id(&self, id: Option<&FileId>, target: &Path) -> Result<()> {
         match id.and_then(|id| self.files.get(id)) {
-            Some(input) if input == target => {
-                Err(protected(target, "is read and written at once".to_owned()))
-            }
+            Some(input) if input == target => Err(is_input(target, "is read and written at once".to_owned())),
             Some(input) => {
-                Err(protected(target, format!("is the same file as {}, which is read", input.display())))
+                Err(is_input(target, format!("is the same file as {}, which is read", input.display())))
             }
             None => Ok(()),
         }
@@ -120,8 +119,14 @@ fn place_of(target: &Path) -> Option<PathBuf> {
     }
 }
 
+/// For a target that is an input.
+fn is_input(path: &Path, why: String) -> Error {
+    Error::Protected { path: path.to_path_buf(), why, is_input: true }
+}
+
+/// For a target that is something else that must stay.
 pub(super) fn protected(path: &Path, why: String) -> Error {
-    Error::Protected { path: path.to_path_buf(), why }
+    Error::Protected { path: path.to_path_buf(), why, is_input: false }
 }
 
 #[cfg(test)]

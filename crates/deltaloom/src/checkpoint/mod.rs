@@ -47,7 +47,8 @@ pub enum Layout {
 pub enum Contents {
     /// Any file; it is carried as one tensor of bytes.
     Opaque,
-    /// A safetensors file with this header (without the 8 length bytes), perhaps with a tail: bytes behind its last tensor.
+    /// A safetensors file with this header (without the 8 length bytes), perhaps with a tail: bytes
+    /// behind its last tensor.
     Safetensors(Vec<u8>),
 }
 
@@ -78,7 +79,8 @@ impl Member {
         Self { path, contents: Contents::Opaque, tensors: vec![tensor], tail_bytes: 0 }
     }
 
-    /// A safetensors file: its header, the tensors that it names in the order of their places, and how many bytes follow them.
+    /// A safetensors file: its header, the tensors that it names in the order of their places, and
+    /// how many bytes follow them.
     pub(crate) fn safetensors(
         path: String,
         header: Vec<u8>,
@@ -330,7 +332,8 @@ impl Checkpoint {
         inputs
     }
 
-    /// Checks that no file has changed since it was opened: what was read of it may else be half old and half new.
+    /// Checks that no file has changed since it was opened: what was read of it may else be half
+    /// old and half new.
     ///
     /// # Errors
     /// [`Error::Changed`], [`Error::Io`].
@@ -349,7 +352,8 @@ impl Checkpoint {
         self.members.iter().map(Member::len_bytes).sum()
     }
 
-    /// Files that are no weights that are read: those that are weights in another format, and large ones of any kind.
+    /// Files that are no weights that are read: those that are weights in another format, and large
+    /// ones of any kind.
     #[must_use]
     pub fn unread_files(&self) -> Vec<UnreadFile> {
         let opaque =

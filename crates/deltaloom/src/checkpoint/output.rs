@@ -1,5 +1,6 @@
-//! Targets that appear under their name whole or not at all: written under a temporary name, synced, renamed.
-//! Dropping one before its commit removes what was written. No target is an input, and none but a regular file is replaced.
+//! Targets that appear under their name whole or not at all: written under a temporary name,
+//! synced, renamed. Dropping one before its commit removes what was written. No target is an input,
+//! and none but a regular file is replaced.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -29,9 +30,18 @@ fn check_folder(folder: &Path) -> Result<()> {
     Err(Error::writing(folder)(io::ErrorKind::NotADirectory.into()))
 }
 
-/// The path of the regular file that a target is to become: behind a link, that of the file it leads to.
+/// The path of the regular file that a target is to become: behind a link, that of the file it
+/// leads to.
 fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
     inputs.check(path)?;
+    if path
+        .as_os_str()
+        .as_encoded_bytes()
+        .last()
+        .is_some_and(|last| std::path::is_separator(char::from(*last)))
+    {
+        return Err(protected(path, "ends as a folder does, and it is to be a file".to_owned()));
+    }
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             check_folder(parent(path))?;
@@ -71,10 +81,12 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Starts a file that will be named `path`. Where that is a link to a regular file, `overwrite` replaces the latter.
+    /// Starts a file that will be named `path`. Where that is a link to a regular file, `overwrite`
+    /// replaces the latter.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] without `overwrite`; [`Error::Protected`] for one of the `inputs`, and for what is neither a regular file nor a link to one;
+    /// [`Error::AlreadyExists`] without `overwrite`; [`Error::Protected`] for one of the `inputs`,
+    /// and for what is neither a regular file nor a link to one;
     /// [`Error::Io`].
     pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
         let place = resolve(path, overwrite, inputs)?;
@@ -114,7 +126,8 @@ impl NewFile {
     }
 }
 
-/// Files to be, in one folder: a new one, which appears whole; or one that is there, in which each file appears whole and all others stay.
+/// Files to be, in one folder: a new one, which appears whole; or one that is there, in which each
+/// file appears whole and all others stay.
 #[derive(Debug)]
 pub struct NewDirectory {
     /// Where the files grow.
@@ -126,11 +139,12 @@ pub struct NewDirectory {
 }
 
 impl NewDirectory {
-    /// Starts a folder that will be named `path`. If it is there and has files, `overwrite` is needed; it then replaces those that are created here, and no
-    /// others.
+    /// Starts a folder that will be named `path`. If it is there and has files, `overwrite` is
+    /// needed; it then replaces those that are created here, and no others.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] without `overwrite`, [`Error::Protected`] for a file, [`Error::Io`].
+    /// [`Error::AlreadyExists`] without `overwrite`, [`Error::Protected`] for a file,
+    /// [`Error::Io`].
     pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
         let is_there = match fs::metadata(path) {
             Ok(found) if found.is_dir() => {

@@ -98,8 +98,9 @@ pub(crate) fn parse_header(json: &[u8], limits: &Limits) -> Result<Vec<TensorInf
     Ok(tensors)
 }
 
-/// Reads and checks the header of a safetensors file, and that its data is as long as the header says; also gives the bytes that follow it, of which the
-/// header says nothing. Files with such a tail are in circulation, and loaders that map files do not look there.
+/// Reads and checks the header of a safetensors file, and that its data is as long as the header
+/// says; also gives the bytes that follow it, of which the header says nothing. Files with such a
+/// tail are in circulation, and loaders that map files do not look there.
 ///
 /// # Errors
 /// [`Error::Corrupt`], [`Error::Truncated`], [`Error::LimitExceeded`], or what reading gives (named `path`).

@@ -1,5 +1,6 @@
-//! Compares the index of a sharded checkpoint with the files that are there: an interrupted download leaves half a model.
-//! It reads the index only, and holds no more of it than what is missing.
+//! Compares the index of a sharded checkpoint with the files that are there: an interrupted
+//! download leaves half a model. It reads the index only, and holds no more of it than what is
+//! missing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;

@@ -24,7 +24,8 @@ pub trait ReadAt: Send + Sync {
     fn in_memory(&self) -> Option<&[u8]> {
         None
     }
-    /// Whether the file at `path` is still the one that was opened, as it was then: length, time of change, and identity.
+    /// Whether the file at `path` is still the one that was opened, as it was then: length, time of
+    /// change, and identity.
     ///
     /// # Errors
     /// Whatever the system says.
@@ -41,7 +42,8 @@ pub(crate) fn journal_of(real: &Path) -> PathBuf {
     real.with_file_name(name)
 }
 
-/// A file that is half one thing and half another has a journal beside it, under the name that links lead to.
+/// A file that is half one thing and half another has a journal beside it, under the name that
+/// links lead to.
 fn check_finished(path: &Path) -> Result<()> {
     let is_link = fs::symlink_metadata(path).map_err(Error::io(path))?.is_symlink();
     let real = if is_link { path.canonicalize().map_err(Error::io(path))? } else { path.to_path_buf() };
@@ -132,7 +134,8 @@ impl ReadAt for FileSource {
 
     fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
         let Some(stamp) = &self.stamp else { return Ok(true) };
-        // The open file may have lost its name to another one; or the name stays, and bytes have changed.
+        // The open file may have lost its name to another one; or the name stays, and bytes have
+        // changed.
         let (opened, named) = (self.file.metadata()?, fs::metadata(path));
         let same = |metadata: &Metadata| Stamp::new(path, metadata).map(|found| found == *stamp);
         match named {

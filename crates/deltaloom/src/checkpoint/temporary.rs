@@ -1,5 +1,6 @@
-//! Files and folders under temporary names, beside the targets they become.
-//! Each is locked while it grows. Whoever writes to the same folder next removes those whose writer was killed: their locks died with it.
+//! Files and folders under temporary names, beside the targets they become. Each is locked while it
+//! grows. Whoever writes to the same folder next removes those whose writer was killed: their locks
+//! died with it.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +13,8 @@ const RANDOM_CHARS: usize = 12;
 /// Names that are tried until one is ours: another process may sweep a file before it is locked.
 const TRIES: usize = 8;
 
-/// A file under a temporary name, with the permissions of any new file: it will get a name that others may read.
+/// A file under a temporary name, with the permissions of any new file: it will get a name that
+/// others may read.
 pub(crate) fn file_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     sweep(folder);
     for _ in 0..TRIES {

@@ -1,5 +1,6 @@
-//! Head and trailer of a container, and what each version of the format has: docs/format.md, section 1 and the table of versions.
-//! The trailer says where the parts of the index are; what is in them is [`super::layout`]'s.
+//! Head and trailer of a container, and what each version of the format has: docs/format.md,
+//! section 1 and the table of versions. The trailer says where the parts of the index are; what is
+//! in them is [`super::layout`]'s.
 
 use crate::checkpoint::Member;
 use crate::checkpoint::foreign::CONTAINER_MAGIC as MAGIC;
@@ -82,7 +83,8 @@ impl WireIds {
     }
 }
 
-/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for another one. The head of the first versions is left out.
+/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for
+/// another one. The head of the first versions is left out.
 pub(super) fn index_crc(head: Option<&[u8]>, stored: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     head.into_iter().chain([stored]).for_each(|bytes| crc.update(bytes));
@@ -98,14 +100,15 @@ impl WireIds {
 
 /// Checks a head; the wire ids that its version has.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
-    let mut reader = ByteReader::new(head, "the head");
-    let magic = reader.array()?;
-    if magic == LOSSY_MAGIC {
+    if head.starts_with(&LOSSY_MAGIC) {
         return Err(Error::Lossy);
     }
-    if magic != MAGIC {
+    // A file that is cut off within it may have been one.
+    if !head.starts_with(&MAGIC) && !MAGIC.starts_with(head) {
         return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
     }
+    let mut reader = ByteReader::new(head, "the head");
+    reader.take(MAGIC.len())?;
     let found = u16::from_le_bytes(reader.array()?);
     let ids = WireIds::of_version(found).ok_or(Error::UnsupportedVersion { found })?;
     if reader.array()? != [0u8; 6] {

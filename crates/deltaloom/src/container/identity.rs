@@ -1,5 +1,6 @@
-//! What a container says of itself: the bases that its references were taken from, and free texts. docs/format.md section 16.
-//! Nothing here is needed to decode, and nothing is computed: the digests of bases are [`crate::bases`]'.
+//! What a container says of itself: the bases that its references were taken from, and free texts.
+//! docs/format.md section 16. Nothing here is needed to decode, and nothing is computed: the
+//! digests of bases are [`crate::bases`]'.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -80,7 +81,8 @@ impl Identity {
     /// Whether a reader takes it.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for names and keys that are empty or too long, [`Error::LimitExceeded`].
+    /// [`Error::InvalidArgument`] for names and keys that are empty or too long,
+    /// [`Error::LimitExceeded`].
     pub(crate) fn check(&self, limits: &Limits) -> Result<()> {
         if let Some(base) = self.bases.iter().find(|base| !NAME_BYTES.contains(&base.name.len())) {
             let (most, bytes) = (NAME_BYTES.end(), base.name.len());

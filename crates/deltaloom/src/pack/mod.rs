@@ -94,7 +94,8 @@ pub fn pack_to(
     pack_and_see(checkpoint, bases, out, options, progress, &|_, _| {})
 }
 
-/// As [`pack_to`]; `see` is shown the bytes of every tensor that has chunks, by its number, while they are at hand.
+/// As [`pack_to`]; `see` is shown the bytes of every tensor that has chunks, by its number, while
+/// they are at hand.
 pub(crate) fn pack_and_see(
     checkpoint: &Checkpoint,
     bases: &Bases,
@@ -214,7 +215,8 @@ fn pack_windows(
     Ok(report::report(&index, written.total, written.total - written.payloads))
 }
 
-/// What the container says of itself: of the bases, those that a tensor comes from; or all, where none does.
+/// What the container says of itself: of the bases, those that a tensor comes from; or all, where
+/// none does.
 fn identity(bases: &Bases, choices: &[Choice], options: &PackOptions) -> Result<Identity> {
     let Some(texts) = &options.identity else { return Ok(Identity::default()) };
     let references = || choices.iter().flat_map(|choice| &choice.references);

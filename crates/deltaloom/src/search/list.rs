@@ -1,5 +1,5 @@
-//! Lists everything in a folder that may be a base: plain checkpoints, whole or in shards, and containers.
-//! It opens none of them.
+//! Lists everything in a folder that may be a base: plain checkpoints, whole or in shards, and
+//! containers. It opens none of them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -33,10 +33,12 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Lists a folder and those in it, without the files `excluded`, which need not exist. Small files of these names are taken along.
+    /// Lists a folder and those in it, without the files `excluded`, which need not exist. Small
+    /// files of these names are taken along.
     ///
     /// # Errors
-    /// [`Error::Io`] for the folder itself; [`Error::InvalidArgument`] and [`Error::LimitExceeded`] where there is too much in it.
+    /// [`Error::Io`] for the folder itself; [`Error::InvalidArgument`] and [`Error::LimitExceeded`]
+    /// where there is too much in it.
     pub(super) fn of<'a>(
         folder: &Path,
         excluded: impl Iterator<Item = &'a Path>,

@@ -1,5 +1,6 @@
-//! Finds in a folder what a container rests on: by the digests of its bases where it names them, by those of single tensors otherwise.
-//! Headers and samples rule candidates out. What is found here is proven when the references are, by the digest of each.
+//! Finds in a folder what a container rests on: by the digests of its bases where it names them, by
+//! those of single tensors otherwise. Headers and samples rule candidates out. What is found here
+//! is proven when the references are, by the digest of each.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -32,11 +33,13 @@ pub struct FoundBases {
     pub paths: Vec<PathBuf>,
 }
 
-/// Finds under `folder` the bases of a container, or only of its tensor of that name, that are not among those given. The folder may be a cache of a hub. Nothing is
-/// looked for if nothing is missing.
+/// Finds under `folder` the bases of a container, or only of its tensor of that name, that are not
+/// among those given. The folder may be a cache of a hub. Nothing is looked for if nothing is
+/// missing.
 ///
 /// # Errors
-/// [`Error::BaseNotFound`]; [`Error::Io`] for the folder itself; [`Error::NotFound`] for a tensor that the container does not have; [`Error::Cancelled`].
+/// [`Error::BaseNotFound`]; [`Error::Io`] for the folder itself; [`Error::NotFound`] for a tensor
+/// that the container does not have; [`Error::Cancelled`].
 pub fn find_needed_bases(
     container: &Container,
     tensor: Option<&str>,
@@ -130,7 +133,8 @@ fn missing(wanted: Vec<Reference>, bases: &Bases) -> Result<Vec<Reference>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Names of the small files of bases that a container takes references from: plain relative paths only.
+/// Names of the small files of bases that a container takes references from: plain relative paths
+/// only.
 fn small_files(container: &Container) -> BTreeSet<String> {
     let index = container.index();
     let of_files =
@@ -142,7 +146,8 @@ fn small_files(container: &Container) -> BTreeSet<String> {
     names.map(|wanted| wanted.name).filter(is_below).collect()
 }
 
-/// How many parts of a base's name occur in a path: `org/model@revision` in `models--org--model/snapshots/revision`, too.
+/// How many parts of a base's name occur in a path: `org/model@revision` in
+/// `models--org--model/snapshots/revision`, too.
 fn likeness(name: &str, path: &Path) -> usize {
     let parts: Vec<String> =
         path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
@@ -213,7 +218,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Numbers of the plain checkpoints that are left, those first whose paths are like one of the names.
+    /// Numbers of the plain checkpoints that are left, those first whose paths are like one of the
+    /// names.
     fn ordered(&self, names: &[&str]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.list.plain.len()).filter(|i| !self.plain_done[*i]).collect();
         let like = |i: &usize| names.iter().map(|name| likeness(name, &self.list.plain[*i].path)).max();
@@ -254,7 +260,8 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// A plain checkpoint that has the smallest missing tensor; if there are several, one that has the largest, too: fine-tunes share what was frozen.
+    /// A plain checkpoint that has the smallest missing tensor; if there are several, one that has
+    /// the largest, too: fine-tunes share what was frozen.
     fn find_by_tensor(
         &mut self,
         names: Vec<&str>,

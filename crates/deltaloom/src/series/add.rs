@@ -32,7 +32,8 @@ use crate::sketch::Sketch;
 const KEYFRAME_SHARE: f64 = 0.96;
 /// How much larger than the delta a keyframe may then be: it makes chains shorter.
 const KEYFRAME_ALLOWANCE: f64 = 1.03;
-/// What an older reference must be expected to save for it to be tried, so that chance does not make chains odd.
+/// What an older reference must be expected to save for it to be tried, so that chance does not
+/// make chains odd.
 const NEARER: f64 = 0.9;
 
 /// A checkpoint to be added.
@@ -57,7 +58,8 @@ pub struct AddOptions {
     pub keyframe: bool,
     /// Add it even if its tensors are not those of the newest step.
     pub force: bool,
-    /// Where it is not after the newest step: close the steps from it on as a branch, and go on from there.
+    /// Where it is not after the newest step: close the steps from it on as a branch, and go on
+    /// from there.
     pub rewind: bool,
     /// The name of that branch.
     pub branch: Option<String>,
@@ -98,7 +100,9 @@ impl Series {
     /// Adds a checkpoint. Adding the newest content of a step again changes nothing.
     ///
     /// # Errors
-    /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading, packing and storing give. The series is unchanged then, except that after an [`Error::Io`] from
+    /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading,
+    /// packing and storing give. The series is unchanged then, except that after an [`Error::Io`]
+    /// from
     /// replacing the manifest the step may be there.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
@@ -252,7 +256,8 @@ impl Series {
         Ok(())
     }
 
-    /// Packs a checkpoint against what the rule names, against an older step where that one is odd, or on its own where that is nearly as small.
+    /// Packs a checkpoint against what the rule names, against an older step where that one is odd,
+    /// or on its own where that is nearly as small.
     pub(super) fn pack_step(
         &self,
         checkpoint: &Checkpoint,
@@ -279,7 +284,8 @@ impl Series {
         Ok(if keyframe_pays { alone } else { packed })
     }
 
-    /// The chain of an older step that is clearly nearer to a checkpoint than the one that the rule names: then that one is odd. Only samples are compared.
+    /// The chain of an older step that is clearly nearer to a checkpoint than the one that the rule
+    /// names: then that one is odd. Only samples are compared.
     fn nearer(&self, checkpoint: &Checkpoint, candidates: &Candidates<'_>) -> Result<Option<Vec<StepEntry>>> {
         let older = candidates.older()?;
         if older.is_empty() {
@@ -356,7 +362,8 @@ impl Series {
         Ok(PackedStep { file, entry, chain, report, constant: oddities.constant })
     }
 
-    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were before; and that step again.
+    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were
+    /// before; and that step again.
     fn bases_of(
         &self,
         chain: &[StepEntry],
@@ -414,7 +421,8 @@ impl PackedStep {
         &self.chain
     }
 
-    /// Whether it takes clearly less than it would on its own, as the keyframe below it has that; true of a keyframe.
+    /// Whether it takes clearly less than it would on its own, as the keyframe below it has that;
+    /// true of a keyframe.
     fn pays(&self) -> bool {
         let expected = |keyframe| expected_keyframe_bytes(keyframe, self.entry.original_bytes);
         self.chain.first().is_none_or(|keyframe| self.stored_bytes() <= KEYFRAME_SHARE * expected(keyframe))
@@ -463,7 +471,8 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
-/// Share of the weights that differ from those of the reference; none where nothing was compared. Files that are no weights do not count.
+/// Share of the weights that differ from those of the reference; none where nothing was compared.
+/// Files that are no weights do not count.
 #[expect(clippy::cast_precision_loss, reason = "a share")]
 fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
     let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;

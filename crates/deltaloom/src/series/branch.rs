@@ -1,5 +1,6 @@
-//! Branches of a series: steps that were closed when the run went back before them, as docs/series.md has them.
-//! A branch is never added to; what it rests on is found by [`super::catalog`].
+//! Branches of a series: steps that were closed when the run went back before them, as
+//! docs/series.md has them. A branch is never added to; what it rests on is found by
+//! [`super::catalog`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -87,7 +88,8 @@ impl Branch {
     }
 }
 
-/// Checks what a manifest says of its branches. A parent comes after its children: so nothing leads in a circle.
+/// Checks what a manifest says of its branches. A parent comes after its children: so nothing leads
+/// in a circle.
 pub(super) fn check_branches(branches: &[Branch]) -> Result<()> {
     let fault = |what: &str| Err(Error::corrupt(format!("the branches of the manifest: {what}")));
     if branches.len() > MAX_BRANCHES {

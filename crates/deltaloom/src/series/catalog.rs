@@ -91,7 +91,8 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// An entry that one of this line may rest on: of the line itself, or of those that it leaves, before its fork.
+    /// An entry that one of this line may rest on: of the line itself, or of those that it leaves,
+    /// before its fork.
     fn find_below(&self, step: u64) -> Result<Option<StepEntry>> {
         let mut at = self.branch.as_ref();
         while let Some(branch) = at {
@@ -197,7 +198,8 @@ impl<'a> Catalog<'a> {
         Ok(pages)
     }
 
-    /// Closes the steps of the main line from `step` on, of which there is at least one, as a branch.
+    /// Closes the steps of the main line from `step` on, of which there is at least one, as a
+    /// branch.
     pub(crate) fn rewind(&mut self, step: u64, name: Option<&str>) -> Result<Branch> {
         let mut later = self.all()?;
         let fork = later.iter().rev().find(|entry| entry.step < step).map(|entry| entry.step);
@@ -221,7 +223,8 @@ impl<'a> Catalog<'a> {
         Ok(branch)
     }
 
-    /// Of pages, those with steps before `step` only, and the entries before it of the page that has others too.
+    /// Of pages, those with steps before `step` only, and the entries before it of the page that
+    /// has others too.
     fn keep_before(
         &self,
         step: u64,

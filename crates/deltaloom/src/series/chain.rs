@@ -33,7 +33,8 @@ impl<'a> Candidates<'a> {
         Self { chain: Vec::new(), before: Vec::new(), max_chain: 0, chain_of }
     }
 
-    /// Those for the step after `before`, which are the newest entries in order, at least [`LOOK_BACK`] where there are so many.
+    /// Those for the step after `before`, which are the newest entries in order, at least
+    /// [`LOOK_BACK`] where there are so many.
     pub(crate) fn new(
         before: Vec<StepEntry>,
         options: &SeriesOptions,
@@ -46,7 +47,8 @@ impl<'a> Candidates<'a> {
         Ok(Self { chain, before, max_chain: options.max_chain, chain_of })
     }
 
-    /// Whether a delta of this share of its checkpoint is about as small as those of the entries before it.
+    /// Whether a delta of this share of its checkpoint is about as small as those of the entries
+    /// before it.
     pub(crate) fn is_usual(&self, share: f64) -> bool {
         let deltas = self.before.iter().filter(|entry| !entry.is_keyframe() && entry.is_sound());
         let least = deltas.map(|entry| 1.0 / entry.ratio()).min_by(f64::total_cmp);

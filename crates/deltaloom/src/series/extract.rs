@@ -49,7 +49,8 @@ impl Series {
         unpack_selected(&resolved, &selection, target, &self.inputs(), options, progress)
     }
 
-    /// Writes the one file of a step, or of a part of it, to any writer, as [`crate::unpack_to`] does.
+    /// Writes the one file of a step, or of a part of it, to any writer, as [`crate::unpack_to`]
+    /// does.
     ///
     /// # Errors
     /// As [`Self::extract`]; [`Error::InvalidArgument`] where it is more than one file.

@@ -45,7 +45,8 @@ impl KeepRules {
     /// The steps that are kept, in order, with the rules that keep them.
     ///
     /// # Errors
-    /// [`Error::KeepRule`] for a name or step that is not there, and where no rule keeps anything: each is a slip that would cost steps.
+    /// [`Error::KeepRule`] for a name or step that is not there, and where no rule keeps anything:
+    /// each is a slip that would cost steps.
     pub(crate) fn kept(&self, entries: &[StepEntry]) -> Result<Vec<KeptStep>> {
         let mut kept: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         let Some(newest) = entries.last() else { return Ok(Vec::new()) };

@@ -1,5 +1,5 @@
-//! Whether a checkpoint has the tensors of the step before it: a wrong path is a slip that must not become a step.
-//! It compares names, dtypes and shapes, and reads no weights.
+//! Whether a checkpoint has the tensors of the step before it: a wrong path is a slip that must not
+//! become a step. It compares names, dtypes and shapes, and reads no weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +7,8 @@ use std::fmt;
 use crate::checkpoint::{Contents, Member};
 use crate::tensor::TensorInfo;
 
-/// From this share of the bytes on that have no counterpart, a checkpoint is not taken for the next step of the same model.
+/// From this share of the bytes on that have no counterpart, a checkpoint is not taken for the next
+/// step of the same model.
 const UNLIKE_SHARE: f64 = 0.25;
 
 /// Tensors of a checkpoint beside those of the step before.
@@ -40,7 +41,8 @@ pub(super) fn part_of(path: &str) -> &str {
     path.split('/').next().unwrap_or(path)
 }
 
-/// Compares the tensors of the parts that both have; an optimizer's state may be given with some steps only.
+/// Compares the tensors of the parts that both have; an optimizer's state may be given with some
+/// steps only.
 pub(super) fn difference(before: &[Member], now: &[Member]) -> Difference {
     let parts = |members: &[Member]| -> BTreeSet<String> {
         members.iter().map(|member| part_of(&member.path).to_owned()).collect()
@@ -60,7 +62,8 @@ pub(super) fn difference(before: &[Member], now: &[Member]) -> Difference {
     }
 }
 
-/// Part, name, and how many of that name come before: shards may be cut in another place from step to step.
+/// Part, name, and how many of that name come before: shards may be cut in another place from step
+/// to step.
 type Key<'a> = (&'a str, &'a str, usize);
 
 fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<'a>, &'a TensorInfo> {

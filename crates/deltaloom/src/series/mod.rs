@@ -95,7 +95,8 @@ impl Series {
         Ok(series)
     }
 
-    /// The same, reading the steps of a branch. Nothing is added to a branch, and its steps are changed by [`Self::repack`] and [`Self::prune_branch`] only.
+    /// The same, reading the steps of a branch. Nothing is added to a branch, and its steps are
+    /// changed by [`Self::repack`] and [`Self::prune_branch`] only.
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`Self::open`].
@@ -160,10 +161,12 @@ impl Series {
         self.catalog()?.find(step)
     }
 
-    /// Changes the text of a step: `Some` sets a name, `None` removes it. Gives the entry as it is now.
+    /// Changes the text of a step: `Some` sets a name, `None` removes it. Gives the entry as it is
+    /// now.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not have; as [`Self::open`]. The series is unchanged then.
+    /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not
+    /// have; as [`Self::open`]. The series is unchanged then.
     pub fn set_meta(&self, step: u64, changes: &BTreeMap<String, Option<String>>) -> Result<StepEntry> {
         loop {
             let mut catalog = self.main_line()?;

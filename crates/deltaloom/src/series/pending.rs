@@ -51,7 +51,8 @@ impl Pending {
         Self { folder: folder.to_path_buf() }
     }
 
-    /// Copies a checkpoint into the folder, whole and synced or not at all. [`Series::check_new`] says before whether it can be added.
+    /// Copies a checkpoint into the folder, whole and synced or not at all. [`Series::check_new`]
+    /// says before whether it can be added.
     ///
     /// # Errors
     /// What is wrong with the checkpoint; what reading and writing give.

@@ -70,7 +70,8 @@ enum Change<'a> {
 }
 
 impl Series {
-    /// Leaves out all steps but those that the rules keep; what rested on them, also on branches, is packed again first. Objects stay until [`Self::gc`].
+    /// Leaves out all steps but those that the rules keep; what rested on them, also on branches,
+    /// is packed again first. Objects stay until [`Self::gc`].
     ///
     /// # Errors
     /// [`Error::KeepRule`]; what reading, packing and storing give. The series is unchanged then.
@@ -83,7 +84,8 @@ impl Series {
         self.rebuild(Change::Keep(&|entries| keep.kept(entries)), options, progress)
     }
 
-    /// Leaves out a branch; branches that leave it are packed again where they rested on it. Objects stay until [`Self::gc`].
+    /// Leaves out a branch; branches that leave it are packed again where they rested on it.
+    /// Objects stay until [`Self::gc`].
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`Self::prune`].
@@ -96,7 +98,8 @@ impl Series {
         self.rebuild(Change::DropBranch(name), options, progress)
     }
 
-    /// Leaves out these steps; what rested on them is packed again first. Objects stay until [`Self::gc`].
+    /// Leaves out these steps; what rested on them is packed again first. Objects stay until
+    /// [`Self::gc`].
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`Self::prune`].
@@ -252,7 +255,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// All steps that are kept are packed again, or those that rest on one that is left out or packed again.
+    /// All steps that are kept are packed again, or those that rest on one that is left out or
+    /// packed again.
     fn new(
         branch: Option<Branch>,
         entries: Vec<StepEntry>,
@@ -292,7 +296,8 @@ impl Plan {
     }
 }
 
-/// A plan for each line, after that of the line it leaves; and the steps of the main line that are kept.
+/// A plan for each line, after that of the line it leaves; and the steps of the main line that are
+/// kept.
 fn plan(catalog: &mut Catalog<'_>, change: Change<'_>) -> Result<(Vec<Plan>, Vec<KeptStep>)> {
     if let Change::DropBranch(name) = change {
         catalog.turn_to(name)?;

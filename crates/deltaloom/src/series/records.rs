@@ -63,7 +63,8 @@ impl Series {
                 original_bytes: entry.original_bytes,
                 stored_bytes: entry.stored_bytes,
                 is_keyframe: entry.is_keyframe(),
-                // The index does not count changes of what was packed on its own; the manifest does.
+                // The index does not count changes of what was packed on its own; the manifest
+                // does.
                 changed_fraction: entry
                     .changed_fraction
                     .filter(|_| weights().any(|(_, packed)| packed.predictor == Predictor::Zero)),

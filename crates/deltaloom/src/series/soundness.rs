@@ -1,5 +1,5 @@
-//! Whether the weights of a step are what training leaves behind: counts NaN and infinite ones, and finds tensors of one value.
-//! It looks at bytes as packing has them at hand, and judges nothing.
+//! Whether the weights of a step are what training leaves behind: counts NaN and infinite ones, and
+//! finds tensors of one value. It looks at bytes as packing has them at hand, and judges nothing.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -130,7 +130,8 @@ impl<'a> Inspection<'a> {
         }
     }
 
-    /// What is odd, after the checkpoint was packed; looks at what packing did not read. Tensors that are those of a sound reference are sound.
+    /// What is odd, after the checkpoint was packed; looks at what packing did not read. Tensors
+    /// that are those of a sound reference are sound.
     pub(super) fn finish(self, index: &Index, is_reference_sound: bool) -> Result<Oddities> {
         let mut counts = vec![0; self.tensors.len()];
         for (number, packed) in index.tensors.iter().enumerate() {
@@ -195,7 +196,8 @@ pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedCo
     Ok(count)
 }
 
-/// How many elements of tensors that were packed on their own differ from those of the same name in another checkpoint, of how many.
+/// How many elements of tensors that were packed on their own differ from those of the same name in
+/// another checkpoint, of how many.
 pub(super) fn changed_of_zero(
     checkpoint: &Checkpoint,
     index: &Index,

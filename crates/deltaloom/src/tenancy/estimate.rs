@@ -42,7 +42,8 @@ pub struct TenantBytes {
 }
 
 impl TenantBytes {
-    /// Counts what differs, tensor by tensor. What is no matrix counts as it is where it differs; small files do not count.
+    /// Counts what differs, tensor by tensor. What is no matrix counts as it is where it differs;
+    /// small files do not count.
     ///
     /// # Errors
     /// What decoding gives.

@@ -10,7 +10,8 @@ pub(super) fn since_4() -> Vec<Case> {
     vec![identity(), tails()]
 }
 
-/// Names and texts with characters of several bytes; a base whose samples are a part of its tensors.
+/// Names and texts with characters of several bytes; a base whose samples are a part of its
+/// tensors.
 fn identity() -> Case {
     let mut random = Random::new(41);
     let (mut large, small) = (random.normals(3000, 0.02), random.normals(40, 1.0));
@@ -30,7 +31,8 @@ fn identity() -> Case {
     Case { said: Some(said), ..case }
 }
 
-/// Shards with bytes behind their last tensor, one of them with a tensor that is called as a tail is.
+/// Shards with bytes behind their last tensor, one of them with a tensor that is called as a tail
+/// is.
 fn tails() -> Case {
     let mut random = Random::new(42);
     let (mut first, mut second) = (random.normals(1200, 0.02), random.normals(900, 0.02));

@@ -8,8 +8,10 @@ use super::super::{ReportArguments, parse_rounds, parse_threads};
 
 /// Multiply one matrix of a fine-tune in every way: dense, in our resident forms, and as tiles and blocks that zstd has compressed.
 ///
-/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to 1e-5 of the sum of the absolute products in mode fast. Then all ways take turns in
-/// rounds; times are medians, "x raw" is the median of the quotients of each round. Exit code 1 means that a product was wrong.
+/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to 1e-5 of
+/// the sum of the absolute products in mode fast. Then all ways take turns in rounds; times are
+/// medians, "x raw" is the median of the quotients of each round. Exit code 1 means that a product
+/// was wrong.
 ///
 /// Without files a matrix is made, and of its weights a share is moved by one to four ULPs. With files it is a matrix of a checkpoint and its counterpart in a base;
 /// the fine-tune may be a container, whose chunks are then the tiles. csr-differences is only what a fine-tune adds to a product of the base that others share.
