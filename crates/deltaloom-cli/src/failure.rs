@@ -16,6 +16,7 @@ const NOT_THERE: u8 = 3;
 /// Something cannot be written.
 const CANNOT_WRITE: u8 = 4;
 /// A store cannot be reached, or denies access.
+#[cfg(feature = "object-store")]
 const STORE: u8 = 5;
 
 /// What `--json` prints instead of a result.
