@@ -42,10 +42,7 @@ impl Series {
         options: &UnpackOptions,
         progress: &dyn Progress,
     ) -> Result<UnpackReport> {
-        let catalog = self.catalog()?;
-        let entry = catalog.get(step)?;
-        let resolved = self.resolve(&catalog.chain(&entry)?)?;
-        let selection = select(&resolved, &entry, part)?;
+        let (resolved, selection) = self.open_part(step, part)?;
         unpack_selected(&resolved, &selection, target, &self.inputs(), options, progress)
     }
 
@@ -62,11 +59,17 @@ impl Series {
         options: &UnpackOptions,
         progress: &dyn Progress,
     ) -> Result<UnpackReport> {
+        let (resolved, selection) = self.open_part(step, part)?;
+        unpack_selected_to(&resolved, &selection, out, options, progress)
+    }
+
+    /// Opens a step, and says which of its files a part is.
+    fn open_part(&self, step: u64, part: Part) -> Result<(Arc<ResolvedContainer>, Selection)> {
         let catalog = self.catalog()?;
         let entry = catalog.get(step)?;
         let resolved = self.resolve(&catalog.chain(&entry)?)?;
         let selection = select(&resolved, &entry, part)?;
-        unpack_selected_to(&resolved, &selection, out, options, progress)
+        Ok((resolved, selection))
     }
 
     /// The folder of the series, where it is in one, so that nothing is written into it.
