@@ -2,7 +2,7 @@
 //! may be replaced; the library does.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -83,6 +83,29 @@ fn stdout_file() -> io::Result<File> {
 fn stdout_file() -> io::Result<File> {
     use std::os::windows::io::AsHandle as _;
     io::stdout().as_handle().try_clone_to_owned().map(File::from)
+}
+
+/// Writes bytes that a library function gives: whole to a file, or to standard output.
+pub(crate) fn write_bytes(
+    target: &Target,
+    overwrite: bool,
+    inputs: &Inputs,
+    write: impl FnOnce(&mut dyn Write) -> deltaloom::Result<()>,
+) -> Result<()> {
+    let fill = |out: &mut dyn Write| {
+        let mut out = BufWriter::new(out);
+        write(&mut out).map_err(|e| named(e, target))?;
+        out.flush().map_err(|e| writing(&target.name(), e))
+    };
+    match target {
+        Target::Stdout => fill(&mut stdout_for_bytes(inputs)?)?,
+        Target::Path(path) => {
+            let mut file = NewFile::create(path, overwrite, inputs)?;
+            fill(file.file())?;
+            file.commit()?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a text, such as a page, whole.

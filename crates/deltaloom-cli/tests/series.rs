@@ -4,10 +4,10 @@
 mod common;
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, finish, safetensors, with_header};
+use common::{Scratch, finish, safetensors, wait, with_header};
 
 /// Weights of a step: some elements move by one ULP from each to the next.
 fn model(step: u32) -> Vec<u8> {
@@ -123,16 +123,6 @@ fn what_cannot_be_added_changes_nothing() {
     let verified = scratch.run("series verify runs");
     assert_eq!(verified.code, Some(1));
     assert!(verified.text().contains("fault: step 0: object"), "{}", verified.text());
-}
-
-/// Waits until something holds.
-fn wait(child: &mut Child, mut until: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !until() {
-        assert!(start.elapsed() < Duration::from_secs(60), "this takes too long");
-        assert!(child.try_wait().unwrap().is_none(), "ended too early");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn steps_of(scratch: &Scratch) -> u64 {

@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use common::{Scratch, finish, safetensors};
+use common::{Scratch, finish, safetensors, wait};
 
 /// A step of a run: some weights move from each step to the next, from `fork` on other ones than in
 /// run 0.
@@ -208,15 +207,6 @@ fn two_writers_that_go_back_at_once_lose_nothing() {
         left.retain(|expected| *expected != found);
     }
     assert!(left.is_empty());
-}
-
-fn wait(child: &mut Child, mut until: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !until() {
-        assert!(start.elapsed() < Duration::from_secs(60), "this takes too long");
-        assert!(child.try_wait().unwrap().is_none(), "ended too early");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[cfg(unix)]

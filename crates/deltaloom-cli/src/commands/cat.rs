@@ -1,10 +1,8 @@
 //! `deltaloom cat`.
 
-use std::io::{BufWriter, Write};
 use std::ops::Bound;
 
 use anyhow::Result;
-use deltaloom::checkpoint::output::NewFile;
 use deltaloom::{Container, Error, Limits, ResolvedContainer};
 
 use crate::args::CatArguments;
@@ -24,20 +22,9 @@ pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
         .map_err(|e| with_nearest(e, arguments))?;
     let rows = arguments.rows.unwrap_or((Bound::Unbounded, Bound::Unbounded));
     let target = Target::new(&arguments.output);
-    let write = |out: &mut dyn Write| {
-        let mut out = BufWriter::new(out);
-        let read = deltaloom::read_tensor(&resolved, &arguments.tensor, rows, &mut out);
-        read.map_err(|e| target::named(e, &target))?;
-        out.flush().map_err(|e| target::writing(&target.name(), e))
-    };
-    match &target {
-        Target::Stdout => write(&mut target::stdout_for_bytes(resolved.inputs())?)?,
-        Target::Path(path) => {
-            let mut file = NewFile::create(path, arguments.overwrite, resolved.inputs())?;
-            write(file.file())?;
-            file.commit()?;
-        }
-    }
+    target::write_bytes(&target, arguments.overwrite, resolved.inputs(), |out| {
+        deltaloom::read_tensor(&resolved, &arguments.tensor, rows, out)
+    })?;
     Ok(Answer::Yes)
 }
 

@@ -105,9 +105,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::B
         if matched < tensors {
             let path = path.display().to_string();
             let path = ui::printable(&path);
-            ui::note(&format!(
-                "warning: {path}: only {matched} of {tensors} tensors have a counterpart in the base"
-            ));
+            ui::warn(&format!("{path}: only {matched} of {tensors} tensors have a counterpart in the base"));
         }
         tenants.push(tenant);
     }

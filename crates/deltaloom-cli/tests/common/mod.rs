@@ -194,6 +194,16 @@ pub(crate) fn finish(mut child: Child) -> Ended {
     Ended::new(Output { status, stdout, stderr })
 }
 
+/// Waits until something holds, which must be before the child ends.
+pub(crate) fn wait(child: &mut Child, mut until: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !until() {
+        assert!(start.elapsed() < Duration::from_secs(60), "this takes too long");
+        assert!(child.try_wait().unwrap().is_none(), "ended too early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 fn drain(pipe: &mut Option<impl std::io::Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {

@@ -1,11 +1,8 @@
 //! `deltaloom series get`.
 
-use std::io::{BufWriter, Write};
-
 use anyhow::Result;
 use deltaloom::UnpackOptions;
-use deltaloom::checkpoint::output::NewFile;
-use deltaloom::series::{Part, Series};
+use deltaloom::series::Part;
 
 use super::{count, entry_of, open_on};
 use crate::args::series::GetArguments;
@@ -22,7 +19,9 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         Some("model") => Part::Model,
         Some("optimizer") => Part::Optimizer,
         Some(tensor) => {
-            write_tensor(&series, entry.step, tensor, arguments, &target)?;
+            target::write_bytes(&target, arguments.overwrite, &series.inputs(), |out| {
+                series.read_tensor(entry.step, tensor, out)
+            })?;
             return Ok(Answer::Yes);
         }
     };
@@ -45,27 +44,4 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         ui::note(&format!("step {step}: {size} restored over {hops}, every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)
-}
-
-fn write_tensor(
-    series: &Series,
-    step: u64,
-    name: &str,
-    arguments: &GetArguments,
-    target: &Target,
-) -> Result<()> {
-    let write = |out: &mut dyn Write| {
-        let mut out = BufWriter::new(out);
-        series.read_tensor(step, name, &mut out).map_err(|e| target::named(e, target))?;
-        out.flush().map_err(|e| target::writing(&target.name(), e))
-    };
-    match target {
-        Target::Stdout => write(&mut target::stdout_for_bytes(&series.inputs())?)?,
-        Target::Path(path) => {
-            let mut file = NewFile::create(path, arguments.overwrite, &series.inputs())?;
-            write(file.file())?;
-            file.commit()?;
-        }
-    }
-    Ok(())
 }
