@@ -131,7 +131,7 @@ fn containers_are_compared_with_their_bases() {
 fn a_container_of_a_merged_adapter_is_compared_with_the_adapter() {
     let scratch = Scratch::with_small_pair();
     let (rows, cols) = (60usize, 50usize);
-    // So many numbers around zero, each some steps after the one before.
+    // Numbers around zero, each some steps after the one before.
     let numbers = |count: usize, step: usize, period: u16, scale: f32| -> Vec<f32> {
         let numbers = (0..period).cycle().step_by(step).take(count);
         numbers.map(|number| (f32::from(number) - f32::from(period / 2)) / scale).collect()

@@ -11,7 +11,7 @@ use crate::entropy::bytes::{push_text, push_varint};
 use crate::error::Result;
 use crate::limits::to_usize;
 
-/// Tensors of at most so many bytes are sampled as a whole.
+/// Tensors of at most this many bytes are sampled as a whole.
 const WHOLE_BYTES: u64 = 2048;
 /// Bytes of each of the two samples of others.
 const SAMPLE_BYTES: usize = 512;
@@ -42,7 +42,8 @@ pub(super) fn name_of(path: &Path) -> String {
     last.map_or_else(|| "base".to_owned(), |last| last.to_string_lossy().into_owned())
 }
 
-/// `org/model@revision`, if that is what a path in a cache says: `models--org--model/snapshots/revision`.
+/// `org/model@revision`, if that is what a path in a cache says:
+/// `models--org--model/snapshots/revision`.
 fn hub_name(parts: &[String]) -> Option<String> {
     let [repository, _, revision] = parts.windows(3).rev().find(|w| w[1] == "snapshots")? else {
         return None;
