@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::limits::to_usize;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::ratio;
+use crate::summary::ratio;
 
 const BLOCK_BYTES: u64 = 1 << 20;
 

@@ -38,12 +38,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(crate) fn check(what: &'static str, found: u64, limit: u64) -> Result<()> {
+    /// Compares a size that a file gives with its limit.
+    #[doc(hidden)]
+    pub fn check(what: &'static str, found: u64, limit: u64) -> Result<()> {
         if found > limit { Err(Error::LimitExceeded { what, found, limit }) } else { Ok(()) }
     }
 }
 
 /// A size that was checked against bytes in memory or on disk when the index was read.
-pub(crate) fn to_usize(size: u64) -> usize {
+pub fn to_usize(size: u64) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }

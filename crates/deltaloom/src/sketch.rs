@@ -1,5 +1,5 @@
 //! Sketches of checkpoints: samples of the tensors in which most of its bytes are, and how near those of a base come to them.
-//! It reads samples only, and lists and ranks nothing; [`crate::search`] does.
+//! It reads samples only, and lists and ranks nothing; [`crate::base_search`] does.
 
 use rayon::prelude::*;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use deltaloom::report::WarningRule;
 use deltaloom::series::KeepRules;
+use deltaloom_report::WarningRule;
 
 use super::{PresetArgument, ThreadsArgument};
 

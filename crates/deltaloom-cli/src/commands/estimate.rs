@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
-use deltaloom::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts};
+use deltaloom_lm::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use serde::Serialize;
 
 use crate::args::estimate::{CacheType, EstimateArguments};

@@ -1,6 +1,7 @@
 //! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
 //! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
 
+mod access;
 mod history;
 mod identity;
 mod prediction;
@@ -213,8 +214,8 @@ impl Bases {
         self.warnings.extend(warnings);
     }
 
-    /// Adds the tensors of an opened checkpoint; `path` is for messages.
-    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
+    /// Adds the tensors of an opened checkpoint, which others may share; `path` is for messages.
+    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: impl Into<Arc<Checkpoint>>) {
         self.push(Base::of_checkpoint(path, checkpoint));
     }
 

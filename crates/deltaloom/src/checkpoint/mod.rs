@@ -81,12 +81,9 @@ impl Member {
 
     /// A safetensors file: its header, the tensors that it names in the order of their places, and
     /// how many bytes follow them.
-    pub(crate) fn safetensors(
-        path: String,
-        header: Vec<u8>,
-        mut tensors: Vec<TensorInfo>,
-        tail_bytes: u64,
-    ) -> Self {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn safetensors(path: String, header: Vec<u8>, mut tensors: Vec<TensorInfo>, tail_bytes: u64) -> Self {
         if tail_bytes > 0 {
             let begin = tensors.last().map_or(0, |last| last.end);
             tensors.push(tail(&tensors, begin, tail_bytes));
@@ -395,8 +392,22 @@ impl Checkpoint {
         source.read_at(start, buffer).map_err(Error::io(path))
     }
 
-    /// BLAKE3 of a tensor of member `member`; `hashed` is told of each block before it is read.
-    pub(crate) fn digest(
+    /// Reads all bytes of a tensor of member `member`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_tensor(&self, member: usize, tensor: &TensorInfo) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(tensor.len_bytes())];
+        self.read(member, tensor, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// BLAKE3 of a tensor of member `member`. `hashed` gets the size of each block before it is
+    /// read, and may stop the work.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; those of `hashed`.
+    pub fn digest(
         &self,
         member: usize,
         tensor: &TensorInfo,
@@ -467,7 +478,7 @@ fn unsupported_name(path: &str) -> Option<&'static str> {
 }
 
 /// Checks that every path stays inside the target, is unique, and is not a directory of another.
-pub(crate) fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
+pub fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
     if layout == Layout::File && members.len() != 1 {
         return Err(Error::corrupt("a single file has exactly one member"));
     }

@@ -133,7 +133,8 @@ impl Container {
     }
 
     /// Bytes of memory that the frequency tables of the index take. Decoders made of them while chunks are decoded come on top.
-    pub(crate) fn table_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn table_bytes(&self) -> u64 {
         let tables = self.index.table_sets.iter().map(|set| set.tables.len());
         (tables.sum::<usize>() * size_of::<Frequencies>()) as u64
     }

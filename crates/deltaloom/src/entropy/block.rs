@@ -18,15 +18,18 @@ const TWO_STREAM_BYTES: u64 = 16 << 10;
 
 /// Lanes of a block: the byte that the format has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lanes {
+pub enum Lanes {
+    /// One lane: small blocks.
     One,
+    /// As many lanes as a vector has.
     Wide,
+    /// Two vectors of lanes, for long blocks.
     TwoWide,
 }
 
 impl Lanes {
     /// Lanes for `symbols` symbols that will take about `estimated_bytes`.
-    pub(crate) fn choose(symbols: usize, estimated_bytes: u64) -> Self {
+    pub fn choose(symbols: usize, estimated_bytes: u64) -> Self {
         match symbols {
             ..=ONE_LANE_SYMBOLS => Self::One,
             ..=FEW_BYTES_SYMBOLS if estimated_bytes < FEW_BYTES => Self::One,
@@ -45,7 +48,7 @@ impl Lanes {
     }
 
     /// Number of lanes, which is the number of carried words.
-    pub(crate) fn count(self) -> usize {
+    pub fn count(self) -> usize {
         match self {
             Self::One => 1,
             Self::Wide => LANES,
@@ -98,14 +101,14 @@ fn push_block(
 }
 
 /// A block whose header was read, so that a reader can go on behind it.
-pub(crate) struct BlockHeader<'a> {
+pub struct BlockHeader<'a> {
     lanes: Lanes,
     states: Vec<u32>,
     words: Vec<&'a [u8]>,
 }
 
 /// Reads a block of `symbols` symbols up to its end without decoding it.
-pub(crate) fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<BlockHeader<'a>> {
+pub fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<BlockHeader<'a>> {
     let lanes = Lanes::from_byte(reader.u8()?)?;
     let streams = lanes.split(symbols).len();
     let counts = (0..streams).map(|_| reader.size()).collect::<Result<Vec<_>>>()?;
@@ -143,7 +146,7 @@ impl BlockHeader<'_> {
 }
 
 /// Appends a block and the raw bit stream that it carries the start of.
-pub(crate) fn push_with_raw(
+pub fn push_with_raw(
     out: &mut Vec<u8>,
     tables: &EncodeTables,
     lanes: Lanes,
@@ -157,7 +160,7 @@ pub(crate) fn push_with_raw(
 }
 
 /// A raw bit stream put together again from what lanes carried and the bytes behind the block.
-pub(crate) struct RawBits {
+pub struct RawBits {
     bytes: Scratch,
     carried_bytes: usize,
 }
@@ -170,19 +173,20 @@ impl RawBits {
         Self { bytes: bytes.into(), carried_bytes: carried.len() }
     }
 
-    pub(crate) fn bits(&self) -> BitReader<'_> {
+    /// The raw bits that go with the symbols.
+    pub fn bits(&self) -> BitReader<'_> {
         BitReader::new(&self.bytes)
     }
 
     /// Checks that `bits`, a reader of this stream, has read all of it.
-    pub(crate) fn finish(&self, bits: BitReader<'_>) -> Result<()> {
+    pub fn finish(&self, bits: BitReader<'_>) -> Result<()> {
         Ok(bits.finish(self.carried_bytes)?)
     }
 }
 
 impl BlockHeader<'_> {
     /// Decodes the symbols; all that `reader` still has is the rest of the raw bit stream.
-    pub(crate) fn decode_with_rest(
+    pub fn decode_with_rest(
         self,
         tables: &DecodeTables,
         contexts: Contexts<'_>,
@@ -194,7 +198,7 @@ impl BlockHeader<'_> {
     }
 
     /// Decodes the symbols and takes the rest of the raw bit stream from `reader`, `raw_bits` of the symbols being its length in bits.
-    pub(crate) fn decode_with_raw(
+    pub fn decode_with_raw(
         self,
         tables: &DecodeTables,
         contexts: Contexts<'_>,

@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 /// Fraction bits of a logarithm and of every cost.
-pub(crate) const FRACTION_BITS: u32 = 16;
+pub const FRACTION_BITS: u32 = 16;
 /// One bit of cost.
-pub(crate) const ONE_BIT: u64 = 1 << FRACTION_BITS;
+pub const ONE_BIT: u64 = 1 << FRACTION_BITS;
 
 const INDEX_BITS: u32 = 12;
 
@@ -27,7 +27,7 @@ static FRACTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 });
 
 /// log2(n) in 1/65536 bits; 0 for n = 0.
-pub(crate) fn log2(n: u64) -> u64 {
+pub fn log2(n: u64) -> u64 {
     if n == 0 {
         return 0;
     }
@@ -44,7 +44,7 @@ pub(crate) fn log2(n: u64) -> u64 {
 static SMALL_N_LOG2: LazyLock<Vec<u64>> = LazyLock::new(|| (0..4096).map(|n| n * log2(n)).collect());
 
 /// n log2(n): the building block of entropies.
-pub(crate) fn n_log2(n: u64) -> u64 {
+pub fn n_log2(n: u64) -> u64 {
     let small = usize::try_from(n).ok().and_then(|n| SMALL_N_LOG2.get(n));
     small.copied().unwrap_or_else(|| n * log2(n))
 }

@@ -17,8 +17,8 @@ use crate::pipeline;
 use crate::plan;
 use crate::predict::cast;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::ratio;
 use crate::sample;
+use crate::summary::ratio;
 use crate::tensor::{DType, TensorInfo};
 
 pub use finding::{Evidence, Finding, FindingGroup, Part, TensorLineage};

@@ -31,8 +31,8 @@ use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::{self, PackReport};
 use crate::scratch::{Bytes, Scratch};
+use crate::summary::{self, PackReport};
 use crate::tensor::{Grid, TensorInfo};
 
 use choose::Choice;
@@ -212,7 +212,7 @@ fn pack_windows(
         identity,
     };
     let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::writing(""))?;
-    Ok(report::report(&index, written.total, written.total - written.payloads))
+    Ok(summary::of(&index, written.total, written.total - written.payloads))
 }
 
 /// What the container says of itself: of the bases, those that a tensor comes from; or all, where

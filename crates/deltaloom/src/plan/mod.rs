@@ -526,14 +526,14 @@ fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
 }
 
 /// Estimated bits in 1/65536 of coding a sample with its prediction; for choosing among predictions.
-pub(crate) fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
+pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let group = sample_group(number, sample, prediction, true);
     let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
     magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
 }
 
 /// Estimated bits in 1/65536 of coding a sample on its own.
-pub(crate) fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
+pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
     let group = sample_group(number, sample, &zeros, false);
     float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)

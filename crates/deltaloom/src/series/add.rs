@@ -25,8 +25,8 @@ use crate::container::{Container, Index};
 use crate::error::{Error, Result};
 use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
-use crate::report::PackReport;
 use crate::sketch::Sketch;
+use crate::summary::PackReport;
 
 /// A delta of this share of what a keyframe is expected to take does not pay any more.
 const KEYFRAME_SHARE: f64 = 0.96;

@@ -135,7 +135,7 @@ impl StepEntry {
     /// Size of its files over that of its container.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        crate::report::ratio(self.original_bytes, self.stored_bytes)
+        crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
     /// Whether nothing is odd about its weights.
@@ -227,7 +227,7 @@ impl Totals {
     /// Size of all files over that of all containers.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        crate::report::ratio(self.original_bytes, self.stored_bytes)
+        crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
     /// The same without keyframes, where there are others.
@@ -235,7 +235,7 @@ impl Totals {
     pub fn delta_ratio(&self) -> Option<f64> {
         let original = self.original_bytes.saturating_sub(self.keyframe_original_bytes);
         let stored = self.stored_bytes.saturating_sub(self.keyframe_bytes);
-        (stored > 0).then(|| crate::report::ratio(original, stored))
+        (stored > 0).then(|| crate::summary::ratio(original, stored))
     }
 
     /// Mean of the ratios of steps that are no keyframes, where there are any.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use deltaloom::compute::Form;
+use deltaloom_compute::Form;
 
 use super::parse_size;
 use crate::args::{PageArguments, ThreadsArgument};

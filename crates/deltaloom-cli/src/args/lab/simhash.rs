@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use deltaloom::compute::simhash::{Pieces, Projection};
-use deltaloom::lab::simhash::Correction;
+use deltaloom_lab::simhash::measure::Correction;
+use deltaloom_lab::simhash::{Pieces, Projection};
 
 use crate::args::{ReportArguments, ThreadsArgument};
 

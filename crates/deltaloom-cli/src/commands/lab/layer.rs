@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::compute::Choice;
-use deltaloom::compute::layer::LayerHints;
-use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
-use deltaloom::lab::reference::{self, ReferenceCase};
-use deltaloom::lab::timing::Seconds;
-use deltaloom::report::{Unit, human};
+use deltaloom_compute::Choice;
+use deltaloom_lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
+use deltaloom_lab::reference::{self, ReferenceCase};
+use deltaloom_lab::timing::Seconds;
+use deltaloom_lm::layer::LayerHints;
+use deltaloom_report::{Unit, human};
 use serde::Serialize;
 
 use super::{layer_page, page};

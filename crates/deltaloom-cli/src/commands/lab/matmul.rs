@@ -1,8 +1,8 @@
 //! `deltaloom lab matmul`: a table, JSON or comma-separated values of what the library has measured.
 
 use anyhow::Result;
-use deltaloom::compute::{Mode, WeightType};
-use deltaloom::lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
+use deltaloom_compute::{Mode, WeightType};
+use deltaloom_lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
 
 use super::{matmul_page, page};
 use crate::args::lab::matmul::{MatmulArguments, ModeArgument, WeightArgument};

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::output::Inputs;
-use deltaloom::lab::positions::PositionsReport;
-use deltaloom::lossy::RowReport;
-use deltaloom::report::{
+use deltaloom_lab::lossy::RowReport;
+use deltaloom_lab::positions::PositionsReport;
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Figure, FrontierPoint, MethodRatios, Page, Section, SeriesSummary,
     Table, Unit, methods_page,
 };
@@ -91,7 +91,7 @@ pub(super) fn positions(report: &PositionsReport) -> Page {
     let bars = |heading: &str,
                 text: String,
                 unit: Unit,
-                value: fn(&deltaloom::lab::positions::MethodReport) -> f64| {
+                value: fn(&deltaloom_lab::positions::MethodReport) -> f64| {
         let axis = Axis::linear(heading, unit);
         let mut table = Table::new(&["method", "group", heading, "verified"]);
         table.rows = rows

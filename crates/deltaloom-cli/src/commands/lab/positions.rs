@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use deltaloom::lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
+use deltaloom_lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
 
 use super::page;
 use crate::args::lab::PositionsArguments;

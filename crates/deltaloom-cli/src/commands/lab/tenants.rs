@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::compute::layer::LayerHints;
-use deltaloom::lab::tenants::{
+use deltaloom_lab::tenants::{
     self, Arrivals, RequestOptions, TenantsCase, TenantsOptions, TenantsReport, WholeModel, whole_model,
 };
-use deltaloom::report::{
+use deltaloom_lm::layer::LayerHints;
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, Lines, Page, Section, Table, Unit,
 };
 use serde::Serialize;

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
-use deltaloom::report::WarningKind;
 use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
+use deltaloom_report::WarningKind;
 
 use super::{count, open, pack_options};
 use crate::args::series::{AddArguments, FlushArguments, Step};

@@ -3,11 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::report::{
-    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, health as judge,
-    series_events, series_page, weights,
-};
+use deltaloom::series::StepRecord;
 use deltaloom::series::{Series, StepEntry};
+use deltaloom::weights;
+use deltaloom_report::{
+    Cell, EventWriter, Health, SeriesSummary, Table, Unit, Warning, health as judge, series_events,
+    series_page,
+};
 
 use super::{count, open};
 use crate::args::series::{HealthArguments, PlotArguments};
