@@ -84,7 +84,6 @@ pub struct PackReport {
 }
 
 /// Quotient for people to read.
-#[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
 pub(crate) fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
 }
