@@ -132,7 +132,6 @@ pub(crate) fn print_error(message: &str, hint: Option<&str>) {
 }
 
 /// Bytes for people: exact below 10,000, else three figures.
-#[expect(clippy::cast_precision_loss, reason = "rounded anyway")]
 pub(crate) fn bytes(count: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB"];
     if count < 10_000 {

@@ -21,7 +21,6 @@ impl Clock {
     }
 
     pub(super) fn seconds(self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "exact up to a hundred days")]
         let passed = (Self::start().nanoseconds - self.nanoseconds) as f64;
         passed / 1e9
     }

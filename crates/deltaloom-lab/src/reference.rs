@@ -162,8 +162,7 @@ impl ReferenceCase {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounding down is what is meant")]
-#[expect(clippy::cast_precision_loss, reason = "parameters have far fewer than 2^53 elements")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding down is what is meant")]
 fn share(elems: usize, fraction: f64) -> usize {
     (fraction * elems as f64) as usize
 }

@@ -250,7 +250,6 @@ fn timing(rounds: &[Round], pairs: &[Pair<'_>], decompress_applies: bool) -> Tim
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a mean")]
 pub(super) fn seconds(rounds: impl ExactSizeIterator<Item = f64> + Clone) -> Seconds {
     let count = rounds.len() as f64;
     let mean = rounds.clone().sum::<f64>() / count.max(1.0);

@@ -125,7 +125,7 @@ fn statistics(element: Element, total: u64, bytes: &[u8]) -> WeightStatistics {
 /// Intervals of one width around zero that leave out only the farthest weights, and the weights in each.
 fn histogram(values: &mut [f64]) -> (Vec<f64>, Vec<u64>) {
     values.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
+    #[expect(clippy::cast_possible_truncation, reason = "an index below the length")]
     let last_inside = ((values.len() as f64) * (1.0 - OUTSIDE)) as usize;
     let reach = values.get(last_inside).or(values.last()).map_or(0.0, |v| v.abs());
     let reach = if reach > 0.0 { reach } else { 1.0 };

@@ -212,7 +212,6 @@ pub fn run(last: u64) -> Result<()> {
     settle(Mode::Write, "docs/benchmarks/series-scale.md", page.as_bytes(), "series-scale")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
 fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
 }
@@ -229,7 +228,6 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places in a picture")]
 fn figure(rows: &[Row]) -> Figure {
     let curve = |at: usize| Curve {
         name: OPERATIONS[at].to_owned(),

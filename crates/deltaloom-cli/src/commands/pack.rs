@@ -235,7 +235,6 @@ pub(crate) fn summary(report: &PackReport) -> String {
         ui::bytes(report.packed_bytes),
         report.ratio,
     );
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = |seconds: f64| report.original_bytes as f64 / 1e6 / seconds.max(1e-9);
     match report.seconds {
         Some(seconds) => format!("{sizes}, {seconds:.2} s, {:.0} MB/s", rate(seconds)),

@@ -46,7 +46,6 @@ impl MixRule {
         if moved.elems * LEAST_SHARE < all.elems {
             (highest, moved) = (moves.len() - 1, all);
         }
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let mean_square = moved.squares / moved.elems.max(1) as f64;
         let scale = if mean_square > 0.0 {
             let log2 = (mean_square.to_bits() >> 52) as i32 - 1023;

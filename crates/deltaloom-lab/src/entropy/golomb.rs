@@ -165,7 +165,7 @@ mod tests {
         assert!(bits < 2000 * 16, "{divisor}: {bits}");
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small counts")]
+    #[expect(clippy::cast_possible_truncation, reason = "small counts")]
     fn num(share: f64) -> usize {
         share.round() as usize
     }

@@ -131,7 +131,6 @@ impl TensorDelta {
                     *sum += mean(cells.iter().copied()).unwrap_or(0.0);
                 }
             }
-            #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 rows")]
             let count = band.len() as f64;
             grid.push(sums.into_iter().map(|sum| Some(sum / count)).collect());
         }
@@ -140,7 +139,6 @@ impl TensorDelta {
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53 elements")]
     let count = values.len() as f64;
     (count > 0.0).then(|| values.sum::<f64>() / count)
 }

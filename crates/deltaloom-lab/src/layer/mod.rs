@@ -252,7 +252,6 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
     let is_bit_exact = repeats.iter().all(|it| it.difference.is_bit_exact);
     let relative_error = repeats.iter().map(|it| it.difference.relative_error).fold(0.0, worse);
     // Threads add up what they do at once.
-    #[expect(clippy::cast_precision_loss, reason = "few threads")]
     let threads = rayon::current_num_threads() as f64;
     let without_patch_seconds = (total.mean - patch.mean / threads).max(0.0);
     RunReport {
@@ -315,7 +314,6 @@ fn memory(options: &LayerOptions, base_bytes: u64, runs: &[RunReport]) -> Vec<Te
     }
     let row = |tenants: u64, (form, each): (&str, u64)| {
         let bytes = base_bytes.saturating_add(tenants.saturating_mul(each));
-        #[expect(clippy::cast_precision_loss, reason = "a quotient to look at")]
         let over_copies = bytes as f64 / tenants.saturating_mul(base_bytes).max(1) as f64;
         TenantMemory { tenants, form: form.to_owned(), bytes, over_copies }
     };

@@ -86,7 +86,6 @@ fn within(budget_bytes: u64, differences: &[f32], code: impl Fn(f32) -> Coded) -
     // Of the elements in falling order, `low` surely fit and `high` do not.
     let (mut low, mut high) = (0, sizes.len());
     for _ in 0..TRIES {
-        #[expect(clippy::cast_precision_loss, reason = "near enough for people")]
         let is_near = len_bytes(&best) as f64 >= NEAR_ENOUGH * budget_bytes as f64;
         if is_near || high - low < 2 {
             break;

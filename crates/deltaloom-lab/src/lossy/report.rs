@@ -33,7 +33,6 @@ impl Thresholds {
         self.sum += value;
         self.count += 1;
         self.zone_tensors += u64::from(threshold.zone);
-        #[expect(clippy::cast_precision_loss, reason = "an average for people")]
         let count = self.count as f64;
         self.avg = self.sum / count;
     }
@@ -177,7 +176,6 @@ impl RowReport {
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
 }

@@ -61,7 +61,6 @@ impl Rule {
 /// The rule of P2.
 pub(super) fn zone(differences: &[f32]) -> Threshold {
     let below = differences.iter().filter(|d| d.abs() < USUAL).count();
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
     let zone = below as f64 > ZONE_SHARE * differences.len() as f64;
     Threshold { value: if zone { ZONE } else { USUAL }, zone }
 }
@@ -78,17 +77,11 @@ pub(super) fn quantile(differences: &[f32], q: f64) -> f32 {
     let absolute = |d: &f32| if d.is_nan() { f32::INFINITY } else { d.abs() };
     let mut sizes: Vec<f32> = differences.iter().map(absolute).collect();
     let Some(last) = sizes.len().checked_sub(1) else { return 0.0 };
-    #[expect(clippy::cast_precision_loss, reason = "a place between elements")]
     let place = q.clamp(0.0, 1.0) * last as f64;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 0 and the last element"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "between 0 and the last element")]
     let below = (place.floor() as usize).min(last);
     let (_, &mut low, above) = sizes.select_nth_unstable_by(below, f32::total_cmp);
     let high = above.iter().copied().min_by(f32::total_cmp).unwrap_or(low);
-    #[expect(clippy::cast_precision_loss, reason = "a place between elements")]
     let part = place - below as f64;
     if part == 0.0 || low == high {
         return low;

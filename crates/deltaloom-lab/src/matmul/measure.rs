@@ -311,7 +311,6 @@ fn repeats(seconds: f64) -> u32 {
     (1..REPEATS).find(|repeats| f64::from(*repeats) * seconds >= SAMPLE_SECONDS).unwrap_or(REPEATS)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
 fn number(count: u64) -> f64 {
     count as f64
 }

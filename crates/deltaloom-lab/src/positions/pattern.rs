@@ -90,7 +90,6 @@ impl Pattern {
         let mut numbers = self.numbers(seed, block);
         let values = 255f64.log2();
         let independent = |p: f64| binary_entropy(p) + p * values;
-        #[expect(clippy::cast_precision_loss, reason = "a block's size is exact")]
         let bytes = bytes as f64;
         match self {
             Self::Structured => 21f64.log2(),

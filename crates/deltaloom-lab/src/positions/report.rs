@@ -77,19 +77,16 @@ pub struct PositionsReport {
     pub methods: Vec<MethodReport>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "ratios and rates")]
 fn quotient(a: u64, b: f64) -> f64 {
     if b > 0.0 { a as f64 / b } else { 0.0 }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an entropy to look at")]
 fn order_0_bits(counts: &[u64]) -> f64 {
     let total: u64 = counts.iter().sum();
     let used = counts.iter().filter(|count| **count > 0).map(|count| *count as f64);
     used.map(|count| count * (total as f64 / count).log2()).sum()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "ratios and rates")]
 fn row(source: &Source, encoded: &EncodedMethod, extract_seconds: f64, checked: Checked) -> MethodReport {
     let header = encoded.stored.header;
     let original = source.len_bytes();

@@ -32,7 +32,7 @@ pub enum Selection {
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] when it is not above 0 and at most 1.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the columns")]
+#[expect(clippy::cast_possible_truncation, reason = "between 1 and the columns")]
 pub fn share_of(cols: usize, fraction: f64) -> Result<usize> {
     if fraction > 0.0 && fraction <= 1.0 {
         return Ok(((cols as f64 * fraction).round() as usize).clamp(1, cols.max(1)));

@@ -138,9 +138,7 @@ impl TenantsCase {
                 all += (base.len() / size) as u64;
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
-        let share = changed as f64 / all.max(1) as f64;
-        share
+        changed as f64 / all.max(1) as f64
     }
 
     /// A tenant's container, as a file in memory.
@@ -236,7 +234,6 @@ fn perturbed(part: &Part, tenant: usize, density: f64, seed: u64) -> Vec<u8> {
     let mut random = generator(seed, &part.name, tenant + 1);
     let step = |_| {
         let word = random.next_u64();
-        #[expect(clippy::cast_precision_loss, reason = "32 bits")]
         let is_changed = ((word >> 32) as f64) < density * 4_294_967_296.0;
         let size = 1 + i32::from(word & 7 == 0) * i32::from(word.to_le_bytes()[1] & 7);
         if !is_changed {

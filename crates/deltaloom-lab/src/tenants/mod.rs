@@ -258,7 +258,6 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
     let describe = |((way, times), output): ((&Way<'_>, &mut Vec<f64>), &Vec<f32>)| {
         let is_bit_exact = output.iter().map(|y| y.to_bits()).eq(dense.iter().map(|y| y.to_bits()));
         let error = error(output, &dense);
-        #[expect(clippy::cast_precision_loss, reason = "a speed")]
         let tokens_per_second = batch.tokens() as f64 / median(std::mem::take(times)).unwrap_or(0.0);
         let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { error <= FAST_TOLERANCE };
         let forms = match &way.serve {
@@ -393,7 +392,6 @@ fn verdicts(case: &TenantsCase, ways: &[WayReport], pressure: &[PressureReport])
         }
     }
     if let Some(own) = way(CHOSEN) {
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
         let value = own.resident_bytes.saturating_sub(case.base_bytes()) as f64
             / (case.base_bytes() * case.tuned.len() as u64).max(1) as f64;
         let goal = format!("bytes of a tenant of {CHOSEN} over the base's");

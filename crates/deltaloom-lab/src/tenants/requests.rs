@@ -146,11 +146,9 @@ pub(super) fn run(
                 progress.advance(1);
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "a speed")]
         let speeds: Vec<f64> =
             times.into_iter().map(|times| tokens as f64 / median(times).unwrap_or(0.0)).collect();
         for ((over, family), speed) in OVER.iter().zip(&families).zip(&speeds) {
-            #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let over = *over as f64;
             reports.push(PressureReport {
                 arrivals,

@@ -43,7 +43,6 @@ pub(super) fn attend(
     value: Part<'_>,
 ) -> Vec<f32> {
     let width = heads.query * heads.size;
-    #[expect(clippy::cast_precision_loss, reason = "sizes of heads are far below 2^24")]
     let scale = 1.0 / (heads.size as f32).sqrt();
     let mut out = vec![0.0; batch.tokens() * width];
     let seen: Vec<_> = batch
@@ -81,7 +80,6 @@ fn softmax(scores: &mut [f32]) {
 
 /// Cosine and sine for every token and every pair of elements of a head, in FP32 as the models were trained with: `[tokens, size / 2]`.
 pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 2]> {
-    #[expect(clippy::cast_precision_loss, reason = "as the models were trained")]
     let single = |number: usize| number as f32;
     let rates: Vec<f32> =
         (0..size / 2).map(|pair| 1.0 / libm::powf(theta, single(2 * pair) / single(size))).collect();

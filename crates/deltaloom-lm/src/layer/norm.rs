@@ -13,7 +13,6 @@ pub(super) struct Affine<'a> {
 
 /// Norms each token of `width` elements in `x` into `out`.
 pub(super) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out: &mut [f32]) {
-    #[expect(clippy::cast_precision_loss, reason = "widths are far below 2^24")]
     let count = width as f32;
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let (mean, epsilon) = match norm {

@@ -153,12 +153,7 @@ fn elems_of(info: &TensorInfo) -> Option<(u64, MatrixShape)> {
     Some((info.len_bytes() / weight.bytes() as u64, shape))
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an estimate"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "an estimate")]
 fn share(elems: u64, share: f64) -> u64 {
     (elems as f64 * share).round() as u64
 }

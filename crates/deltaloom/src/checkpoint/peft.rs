@@ -109,7 +109,6 @@ impl Config {
 
     fn scale(&self, module: &str) -> f64 {
         let alpha = of_pattern(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
-        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let rank = of_pattern(&self.rank_pattern, module).unwrap_or(self.r).max(1) as f64;
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }

@@ -81,7 +81,6 @@ impl Moments {
     }
 
     /// Correlation of the elements with those of a reference, 0 where one of them is constant.
-    #[expect(clippy::cast_precision_loss, reason = "a number of elements")]
     pub(super) fn correlation(&self, reference: usize) -> f64 {
         let (one, count) = (&self.references[reference], (self.elems.max(1)) as f64);
         let shared = one.product - self.sum * one.sum / count;

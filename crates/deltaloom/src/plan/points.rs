@@ -230,11 +230,7 @@ fn symbol_of(number: Number, block: &Block) -> impl Fn(&(u64, f32)) -> u8 {
         if !(-0.5..254.5).contains(&level) {
             return ESCAPE;
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 254, and it was checked"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 254, and it was checked")]
         let symbol = (level + ROUND - ROUND) as u8;
         if point(number, step, origin, symbol) == *bits { symbol } else { ESCAPE }
     }

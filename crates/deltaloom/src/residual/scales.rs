@@ -85,7 +85,6 @@ pub(crate) fn uniform(number: Number, chunks: &[Pair<'_>]) -> Scales {
             elems += steps.len();
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let mean = sum / elems.max(1) as f64;
     let step = quarter_octaves(mean).unwrap_or(0);
     Scales { offset: unit_offset(number) + step, rows: Vec::new(), cols: Vec::new() }
@@ -112,7 +111,6 @@ pub(crate) fn rows_and_cols(number: Number, cols: usize, chunks: &[Pair<'_>]) ->
 }
 
 /// Mean step of every column, in units of the mean steps of the rows.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn col_steps(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Vec<f64> {
     let row_bytes = cols * number.bytes();
     let rows: usize = chunks.iter().map(|(target, _)| target.len() / row_bytes).sum();
@@ -131,7 +129,6 @@ fn col_steps(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Vec<f64> {
 }
 
 /// Mean of `step * weight` of every row.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn row_steps(number: Number, weights: &[f32], (target, prediction): Pair<'_>) -> Vec<f64> {
     let row_bytes = weights.len() * number.bytes();
     let mut steps = vec![0.0; weights.len()];

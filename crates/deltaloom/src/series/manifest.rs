@@ -156,7 +156,6 @@ impl StepEntry {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 pub(super) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -240,7 +239,6 @@ impl Totals {
 
     /// Mean of the ratios of steps that are no keyframes, where there are any.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a mean")]
     pub fn mean_delta_ratio(&self) -> Option<f64> {
         let deltas = self.steps.saturating_sub(self.keyframes);
         (deltas > 0).then(|| self.ratio_sum / deltas as f64)

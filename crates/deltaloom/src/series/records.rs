@@ -152,7 +152,6 @@ impl Series {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share")]
 fn below_of(
     resolved: &ResolvedContainer,
     number: usize,

@@ -84,12 +84,7 @@ impl Budget {
     }
 
     /// In bytes.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "a share")]
     pub(crate) fn of(self, dense_bytes: u64) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes,

@@ -166,7 +166,6 @@ fn sizes(report: &LayerReport) -> String {
     ui::table(&rows)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a quotient to look at")]
 fn quotient(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }

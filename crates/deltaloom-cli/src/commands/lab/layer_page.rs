@@ -57,7 +57,6 @@ fn tokens(report: &LayerReport) -> Vec<usize> {
     tokens
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers to look at")]
 fn number(count: u64) -> f64 {
     count as f64
 }

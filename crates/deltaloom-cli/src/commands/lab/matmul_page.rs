@@ -214,7 +214,6 @@ fn against_tokens(report: &MatmulReport, mode: &str) -> Option<Section> {
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
 fn whole(count: u64) -> f64 {
     count as f64
 }

@@ -65,7 +65,6 @@ pub(super) fn tpde(rows: &[RowReport]) -> Page {
         total_ratio: row.ratio,
         ratios: row.steps.iter().map(|step| (step.step, step.ratio())).collect(),
     });
-    #[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
     let frontier = rows.iter().filter_map(|row| {
         Some(FrontierPoint {
             group: row.form.to_owned(),

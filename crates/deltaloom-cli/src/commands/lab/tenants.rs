@@ -103,7 +103,6 @@ fn ways(report: &TenantsReport) -> Table {
     table
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
 fn exact(count: u64) -> f64 {
     count as f64
 }

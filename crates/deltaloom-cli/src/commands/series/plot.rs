@@ -95,7 +95,6 @@ fn add_below(
 fn csv(health: &Health) -> String {
     let mut table = Table::new(&["step", "reference", "ratio", "bits_per_weight", "changed_fraction"]);
     table.columns.extend(health.layers.iter().map(|layer| layer.layer.name.clone()));
-    #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^53")]
     let whole = |number: u64| number as f64;
     for (i, step) in health.steps.iter().enumerate() {
         let of_step = [
