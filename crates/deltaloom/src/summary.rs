@@ -84,12 +84,7 @@ pub struct PackReport {
 }
 
 /// Quotient for people to read.
-<<<<<<< HEAD:crates/deltaloom/src/summary.rs
-#[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
 pub fn ratio(a: u64, b: u64) -> f64 {
-=======
-pub(crate) fn ratio(a: u64, b: u64) -> f64 {
->>>>>>> h-core:crates/deltaloom/src/report/pack.rs
     a as f64 / b.max(1) as f64
 }
 
