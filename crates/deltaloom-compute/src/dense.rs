@@ -11,7 +11,8 @@ use deltaloom_kernels::sparse::transpose;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::{Mode, Phase, Run};
+use crate::mode::Mode;
+use crate::timing::{Phase, Run};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Result};
@@ -164,6 +165,14 @@ impl fmt::Debug for DenseMatrix {
 }
 
 impl DenseMatrix {
+    /// The matrix without its signs.
+    pub(crate) fn absolute(&self) -> Result<Self> {
+        let element = self.shape.weight.bytes();
+        let mut bytes = self.bytes().to_vec();
+        bytes.iter_mut().skip(element - 1).step_by(element).for_each(|top| *top &= 0x7f);
+        Self::new(self.shape.rows, self.shape.cols, self.shape.weight, bytes)
+    }
+
     /// A matrix of these little-endian bytes.
     ///
     /// # Errors

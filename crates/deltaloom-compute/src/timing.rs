@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::Mode;
+use crate::mode::Mode;
 
 /// A part of the work of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

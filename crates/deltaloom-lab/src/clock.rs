@@ -1,10 +1,9 @@
-//! Processor time of a thread, which other work on the machine does not lengthen as it does the time on the wall.
-//! Where the system has no such clock it is the time on the wall.
+//! Clocks: the processor time of a thread, which other work on the machine hardly lengthens, and
+//! the time on the wall.
 
-#[cfg(not(unix))]
 use std::time::Instant;
 
-/// Measures from when it was started, on the thread that did so.
+/// Processor time of the thread that started it; on the wall where the system has no such clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     #[cfg(unix)]
@@ -34,5 +33,27 @@ impl Clock {
 
     pub(super) fn seconds(self) -> f64 {
         self.start.elapsed().as_secs_f64()
+    }
+}
+
+/// Processor time where the current rayon pool has one thread, otherwise time on the wall.
+pub(super) enum Stopwatch {
+    Thread(Clock),
+    Wall(Instant),
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        match rayon::current_num_threads() {
+            1 => Self::Thread(Clock::start()),
+            _ => Self::Wall(Instant::now()),
+        }
+    }
+
+    pub(super) fn seconds(&self) -> f64 {
+        match self {
+            Self::Thread(clock) => clock.seconds(),
+            Self::Wall(start) => start.elapsed().as_secs_f64(),
+        }
     }
 }

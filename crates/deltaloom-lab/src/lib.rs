@@ -5,14 +5,19 @@
 /// Sums of integers from bitwise operations and back, on packed lanes; docs/integer-identity.md.
 pub use deltaloom_kernels::carry as identity;
 
+mod activations;
 mod clock;
 mod entropy;
 pub mod layer;
 pub mod lossy;
 pub mod matmul;
 pub mod positions;
+mod products;
 pub mod reference;
+mod rounds;
 pub mod simhash;
 pub mod statistics;
 pub mod tenants;
 pub mod timing;
+
+pub use rounds::{Rounds, Turn};

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::statistics::{Pair, XOR_ZSTD_LEVEL, pairs};
+use crate::rounds::Rounds;
+use crate::statistics::{Pair, XOR_ZSTD_LEVEL, pairs};
 use deltaloom::__internals::{frame, to_usize};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::{DType, TensorInfo};
-use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer, Result};
+use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer, Result, Silent};
 
 /// A difference as it is stored.
 #[derive(Debug, Clone)]
@@ -113,22 +114,18 @@ pub fn measure(
     repeats: usize,
     forward: &mut dyn FnMut(&[Weights]) -> Result<()>,
 ) -> Result<Timing> {
-    if repeats == 0 {
-        return Err(Error::InvalidArgument("no repeats".to_owned()));
-    }
+    let counted = Rounds::new(repeats)?;
     let pairs = pairs(base, tuned)?;
     let bases: Vec<Vec<u8>> = pairs.iter().map(|pair| pair.base_bytes(base)).collect::<Result<_>>()?;
-    let mut rounds = (0..=repeats).map(|_| match stored {
+    let rounds = counted.run(&mut [stored], &Silent, |stored, _| match stored {
         Stored::XorZstd(frames) => xor_round(frames, &pairs, &bases, forward),
         Stored::Packed(bytes) => packed_round(bytes, base, &pairs, forward),
-    });
-    rounds.next().transpose()?;
-    let rounds: Vec<Round> = rounds.collect::<Result<_>>()?;
-    Ok(timing(&rounds, &pairs, matches!(stored, Stored::Packed(_))))
+    })?;
+    Ok(timing(&rounds.concat(), &pairs, matches!(stored, Stored::Packed(_))))
 }
 
 /// Seconds of one repeat; of decompress, apply and state load by parameter.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Round {
     load: f64,
     steps: Vec<[f64; 3]>,
@@ -261,7 +258,7 @@ pub(super) fn seconds(rounds: impl ExactSizeIterator<Item = f64> + Clone) -> Sec
 mod tests {
     use super::*;
     use crate::reference::ReferenceCase;
-    use deltaloom::{PackOptions, Silent, pack_to};
+    use deltaloom::{PackOptions, pack_to};
 
     #[test]
     fn forward_sees_the_fine_tune_in_every_round_and_times_add_up() {

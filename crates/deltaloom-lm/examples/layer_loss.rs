@@ -7,7 +7,7 @@ use std::sync::Arc;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Silent};
 use deltaloom_compute::{Choice, DenseMatrix, Form, Run};
-use deltaloom_lm::layer::{Batch, LayerHints, LayerNames, PackedLayer, Sequence, forward};
+use deltaloom_lm::layer::{Batch, LayerHints, LayerNames, PackedLayer, Sequence, TenantId, forward};
 
 const TOKENS: usize = 256;
 const EPSILON: f32 = 1e-5;
@@ -47,7 +47,8 @@ fn main() -> Fallible<()> {
     let (vocabulary, width) = (table.shape().rows, table.shape().cols);
     let embeddings = numbers(table.bytes());
     let mut x: Vec<f32> = ids.iter().flat_map(|id| &embeddings[id * width..][..width]).copied().collect();
-    let batch = Batch::new(vec![Sequence { tenant: 0, tokens: TOKENS, position: 0 }; sequences])?;
+    let batch =
+        Batch::new(vec![Sequence { tenant: TenantId::ONLY, tokens: TOKENS, position: 0 }; sequences])?;
     for layer in 0.. {
         let hints = LayerHints { layer, config: Some(&config_text), ..LayerHints::default() };
         let shapes = mapped.tensors().map(|(_, info)| (info.name.as_str(), info.shape.as_slice()));

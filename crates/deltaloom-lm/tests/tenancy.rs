@@ -13,7 +13,8 @@ use common::*;
 use deltaloom::{Container, Error, Limits, Result, with_threads};
 use deltaloom_compute::{DenseMatrix, Form, Mode, Run, WeightType};
 use deltaloom_lm::layer::{
-    Batch, LayerConfig, LayerHints, LayerNames, LayerWeights, MatrixRole, Sequence, VectorRole, forward,
+    Batch, LayerConfig, LayerHints, LayerNames, LayerWeights, MatrixRole, Sequence, TenantId, VectorRole,
+    forward,
 };
 use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms};
 use half::bf16;
@@ -117,7 +118,7 @@ impl Dense {
 impl LayerWeights for Dense {
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         for (sequence, tokens) in batch.places() {
-            let matrix = &self.matrices[&(sequence.tenant, role)];
+            let matrix = &self.matrices[&(sequence.tenant.number(), role)];
             let shape = matrix.shape();
             let x = &x[tokens.start * shape.cols..tokens.end * shape.cols];
             matrix.matmul(x, &mut y[tokens.start * shape.rows..tokens.end * shape.rows], run)?;
@@ -125,8 +126,8 @@ impl LayerWeights for Dense {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
-        Ok(self.vectors.get(&(tenant, role)).map(|vector| Cow::Borrowed(&vector[..])))
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        Ok(self.vectors.get(&(tenant.number(), role)).map(|vector| Cow::Borrowed(&vector[..])))
     }
 }
 
@@ -150,7 +151,7 @@ fn cases() -> Vec<(Batch, Vec<f32>, Vec<f32>)> {
 
 fn batch(of: &[(usize, usize)]) -> Batch {
     let sequence = |(i, (tenant, tokens)): (usize, &(usize, usize))| Sequence {
-        tenant: *tenant,
+        tenant: TenantId::new(*tenant),
         tokens: *tokens,
         position: 3 * i,
     };
@@ -255,21 +256,23 @@ fn tenants_come_and_go_between_batches() {
     let x = tokens(1, &both);
     family.forward(&both, &x, &Run::default()).unwrap();
     let before = family.residency();
-    family.remove(2).unwrap();
+    family.remove(TenantId::new(2)).unwrap();
     let left = family.residency();
     assert!(left.matrix_bytes < before.matrix_bytes && left.vector_bytes < before.vector_bytes);
-    assert!(matches!(family.remove(2), Err(Error::NotFound { what, .. }) if what == "tenant 2"));
+    assert!(
+        matches!(family.remove(TenantId::new(2)), Err(Error::NotFound { what, .. }) if what == "tenant 2")
+    );
     assert!(
         matches!(family.forward(&both, &x, &Run::default()), Err(Error::NotFound { what, .. }) if what == "tenant 2")
     );
     // Numbers are not used again.
     assert_eq!(family.add(container(7)).unwrap(), 3);
-    assert_eq!(family.tenants().collect::<Vec<_>>(), [0, 1, 3]);
+    assert_eq!(family.tenants().collect::<Vec<_>>(), [0, 1, 3].map(TenantId::new));
     let both = batch(&[(3, 2), (0, 1)]);
     let y = family.forward(&both, &x, &Run::default()).unwrap();
     assert_eq!(bits(&y), bits(&expected(&[0, 1, 2, 7], &both, &x)));
     for tenant in [0, 1, 3] {
-        family.remove(tenant).unwrap();
+        family.remove(TenantId::new(tenant)).unwrap();
     }
     let residency = family.residency();
     assert_eq!((residency.matrix_bytes, residency.vector_bytes), (0, 0));

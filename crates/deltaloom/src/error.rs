@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use deltaloom_kernels::DecodeError;
 
-use crate::checkpoint::{Foreign, Wanted};
+use crate::foreign::{Foreign, Wanted};
 
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

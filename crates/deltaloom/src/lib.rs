@@ -7,6 +7,7 @@
 pub mod checkpoint;
 mod entropy;
 mod error;
+mod foreign;
 mod limits;
 mod progress;
 mod scratch;

@@ -16,8 +16,8 @@ use deltaloom::{
     Bases, Container, Error, Limits, Missing, PackOptions, PackReport, Progress, ResolvedContainer, Result,
     pack_to,
 };
-use deltaloom_compute::Choice;
-use deltaloom_lm::layer::{LayerConfig, LayerHints, LayerNames, PackedLayer};
+use deltaloom_compute::{Choice, DenseMatrix};
+use deltaloom_lm::layer::{LayerConfig, LayerHints, LayerNames, MatrixRole, PackedLayer};
 
 /// Name of the packed layer in messages.
 const PACKED: &str = "layer.loom";
@@ -125,6 +125,14 @@ impl LayerCase {
     /// As [`PackedLayer::open`].
     pub fn open(&self, choice: Choice) -> Result<PackedLayer> {
         PackedLayer::open(&self.resolve()?, &self.config, &self.names, choice)
+    }
+
+    /// A matrix of one of the two checkpoints.
+    pub(super) fn matrix(&self, checkpoint: &Arc<Checkpoint>, role: MatrixRole) -> Result<DenseMatrix> {
+        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
+        let name = self.names.matrix(role).ok_or_else(missing)?;
+        let (member, info) = checkpoint.tensors().find(|(_, info)| info.name == name).ok_or_else(missing)?;
+        DenseMatrix::of_checkpoint(checkpoint, member, info)
     }
 
     /// The layer of the fine-tune as its file has it.

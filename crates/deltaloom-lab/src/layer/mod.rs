@@ -10,21 +10,17 @@ pub use case::LayerCase;
 pub use delta::{RowDelta, TensorDelta};
 pub use restored::RestoredReport;
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
+use crate::activations::activations;
+use crate::rounds::Rounds;
 use crate::statistics::{LayerStatistics, TenantBytes};
 use crate::timing::{Seconds, seconds};
-use deltaloom::__internals::check_cancelled;
-use deltaloom::{Error, Progress, Result};
-use deltaloom_compute::{Choice, Form, Mode};
+use deltaloom::{Progress, Result};
+use deltaloom_compute::{Choice, Form, Mode, Tolerance};
 use deltaloom_lm::layer::LayerConfig;
 use deltaloom_report::median;
-use repeat::{Difference, Repeat, Role, repeat};
-
-/// Largest relative error that an output may have in fast mode.
-pub const FAST_TOLERANCE: f64 = 1e-5;
+use repeat::{Difference, Repeat, Role, repeat, worst_product};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -83,7 +79,9 @@ pub struct RunReport {
     pub is_bit_exact: bool,
     /// Length of the difference to them over their length.
     pub relative_error: f64,
-    /// Whether it is as right as its mode promises.
+    /// Largest error of any product, as a fraction of the sum of its absolute products.
+    pub product_error: f64,
+    /// Whether it keeps what its mode promises.
     pub is_right: bool,
     /// Reading the index, finding references, building the form.
     pub load: Seconds,
@@ -158,31 +156,25 @@ pub struct LayerReport {
 /// # Errors
 /// [`Error::InvalidArgument`] for no repeats, what forms refuse, [`Error::Cancelled`].
 pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) -> Result<LayerReport> {
-    if options.repeats == 0 {
-        return Err(Error::InvalidArgument("0 repeats".to_owned()));
-    }
+    let rounds = Rounds::new(options.repeats)?;
     let statistics = case.statistics(progress)?;
-    let ways = ways(options);
-    let steps = ways.len().saturating_mul(options.tokens.len()).saturating_mul(options.repeats + 1);
-    progress.start(statistics.original_bytes.saturating_mul(steps as u64));
+    let mut ways = ways(options);
+    let turns = rounds.turns(ways.len()).saturating_mul(options.tokens.len() as u64);
+    progress.start(statistics.original_bytes.saturating_mul(turns));
     let (mut runs, mut restored): (Vec<RunReport>, Vec<RestoredReport>) = (Vec::new(), Vec::new());
     for &tokens in &options.tokens {
         let x = activations(options.seed, tokens, case.config().width)?;
-        // Ways take turns, so that other work on the machine meets all of them; the first round brings code and weights into caches.
-        let mut repeats: Vec<Vec<Repeat>> = ways.iter().map(|_| Vec::new()).collect();
         // What comes first are the fine-tune's own weights.
         let mut expected: Option<Vec<f32>> = None;
-        for round in 0..=options.repeats {
-            for (way, repeats) in ways.iter().zip(&mut repeats) {
-                check_cancelled(progress)?;
-                let (mut done, output) = repeat(case, way.choice, way.mode, &x, tokens)?;
-                done.difference = Difference::of(&output, expected.get_or_insert_with(|| output.clone()));
-                if round > 0 {
-                    repeats.push(done);
-                }
-                progress.advance(statistics.original_bytes);
+        let repeats = rounds.run(&mut ways, progress, |way, turn| {
+            if turn.is_warm_up {
+                way.error = worst_product(case, way.choice, way.mode, &x, tokens)?;
             }
-        }
+            let (mut done, output) = repeat(case, way.choice, way.mode, &x, tokens)?;
+            done.difference = Difference::of(&output, expected.get_or_insert_with(|| output.clone()));
+            progress.advance(statistics.original_bytes);
+            Ok(done)
+        })?;
         let dense_seconds =
             median(repeats.iter().take(1).flatten().map(|it| it.forward).collect()).unwrap_or(0.0);
         runs.extend(
@@ -212,6 +204,8 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
 struct Way {
     choice: Option<Choice>,
     mode: Mode,
+    /// Largest error of any product with the tokens that were measured last.
+    error: f64,
 }
 
 impl Way {
@@ -225,23 +219,11 @@ impl Way {
 }
 
 fn ways(options: &LayerOptions) -> Vec<Way> {
-    let dense = Way { choice: None, mode: Mode::BitExact };
-    let of = |choice: &Choice| [Mode::BitExact, Mode::Fast].map(|mode| Way { choice: Some(*choice), mode });
-    std::iter::once(dense).chain(options.choices.iter().flat_map(of)).collect()
-}
-
-/// Activations from -1 to 1, the same on every machine.
-fn activations(seed: u64, tokens: usize, width: usize) -> Result<Vec<f32>> {
-    let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut uniform = || {
-        let [low, high, ..] = generator.next_u64().to_le_bytes();
-        f32::from(i16::from_le_bytes([low, high])) / 32_768.0
+    let dense = Way { choice: None, mode: Mode::BitExact, error: 0.0 };
+    let of = |choice: &Choice| {
+        [Mode::BitExact, Mode::Fast].map(|mode| Way { choice: Some(*choice), mode, error: 0.0 })
     };
-    // So that a slip of the finger does not take all memory.
-    const MOST: usize = 1 << 28;
-    let count = tokens.checked_mul(width).filter(|count| *count <= MOST);
-    let count = count.ok_or_else(|| Error::InvalidArgument(format!("{tokens} tokens of width {width}")))?;
-    Ok((0..count).map(|_| uniform()).collect())
+    std::iter::once(dense).chain(options.choices.iter().flat_map(of)).collect()
 }
 
 fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dense_seconds: f64) -> RunReport {
@@ -261,7 +243,8 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
         resident_bytes: repeats.first().map_or(0, |it| it.resident_bytes),
         is_bit_exact,
         relative_error,
-        is_right: is_bit_exact || (way.mode == Mode::Fast && relative_error < FAST_TOLERANCE),
+        product_error: way.error,
+        is_right: is_bit_exact || (way.mode == Mode::Fast && Tolerance::allows(way.error)),
         load: of(&|it| it.open),
         arrange: of(&|it| it.phases().load),
         decode,

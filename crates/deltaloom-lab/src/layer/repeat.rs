@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::case::LayerCase;
+use crate::products::{Checked, Reference};
 use deltaloom::Result;
-use deltaloom_compute::{Choice, Mode, Run, Timers, Times};
-use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, PackedLayer, VectorRole, forward};
+use deltaloom_compute::{Choice, Mode, Run, Timers, Times, Tolerance};
+use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, PackedLayer, TenantId, VectorRole, forward};
 
 /// A parameter of the layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +59,7 @@ impl LayerWeights for Watched<'_> {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
         let start = Instant::now();
         let vector = self.weights.vector(role, tenant)?;
         if vector.is_some() {
@@ -116,7 +117,41 @@ impl Repeat {
     }
 }
 
-/// Opens the layer, of the container or as the fine-tune's file has it, and computes it once.
+/// What products of a case are compared with.
+struct OfCase<'a>(&'a LayerCase);
+
+impl Reference for OfCase<'_> {
+    fn product(&self, role: MatrixRole, _tenant: TenantId, x: &[f32], y: &mut [f32]) -> Result<Tolerance> {
+        let tuned = self.0.matrix(self.0.tuned(), role)?;
+        tuned.matmul(x, y, &Run::default())?;
+        Tolerance::new(&self.0.matrix(self.0.base(), role)?, &tuned)
+    }
+}
+
+/// Computes the layer once and compares every product; the largest error.
+pub(super) fn worst_product(
+    case: &LayerCase,
+    choice: Option<Choice>,
+    mode: Mode,
+    x: &[f32],
+    tokens: usize,
+) -> Result<f64> {
+    let layer = open(case, choice)?;
+    let reference = OfCase(case);
+    let checked = Checked::new(&layer, &reference);
+    forward(case.config(), &checked, &Batch::of_one(tokens), x, &Run::new(mode))?;
+    Ok(checked.error.get())
+}
+
+/// Opens the layer: of the container, or as the fine-tune's file has it.
+fn open(case: &LayerCase, choice: Option<Choice>) -> Result<PackedLayer> {
+    match choice {
+        Some(choice) => case.open(choice),
+        None => case.dense(),
+    }
+}
+
+/// Opens the layer and computes it once.
 pub(super) fn repeat(
     case: &LayerCase,
     choice: Option<Choice>,
@@ -125,16 +160,16 @@ pub(super) fn repeat(
     tokens: usize,
 ) -> Result<(Repeat, Vec<f32>)> {
     let start = Instant::now();
-    let layer = match choice {
-        Some(choice) => case.open(choice)?,
-        None => case.dense()?,
-    };
-    let open = start.elapsed().as_secs_f64();
+    let layer = open(case, choice)?;
+    let opened = start.elapsed().as_secs_f64();
     let watched = Watched { weights: &layer, times: RefCell::default() };
     let start = Instant::now();
     let output = forward(case.config(), &watched, &Batch::of_one(tokens), x, &Run::new(mode))?;
     let forward = start.elapsed().as_secs_f64();
     let parameters = watched.times.into_inner();
     let difference = Difference { is_bit_exact: false, relative_error: f64::NAN };
-    Ok((Repeat { open, forward, parameters, resident_bytes: layer.resident_bytes(), difference }, output))
+    Ok((
+        Repeat { open: opened, forward, parameters, resident_bytes: layer.resident_bytes(), difference },
+        output,
+    ))
 }

@@ -12,7 +12,9 @@ use crate::timing;
 use crate::timing::{Stored, Timing, Weights};
 use deltaloom::{Error, Missing, Result};
 use deltaloom_compute::{Mode, Run};
-use deltaloom_lm::layer::{Batch, LayerConfig, LayerNames, LayerWeights, MatrixRole, VectorRole, forward};
+use deltaloom_lm::layer::{
+    Batch, LayerConfig, LayerNames, LayerWeights, MatrixRole, TenantId, VectorRole, forward,
+};
 
 /// A layer that was restored and then computed.
 #[derive(Debug, Clone, Serialize)]
@@ -87,7 +89,7 @@ impl LayerWeights for Restored<'_> {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, _tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
+    fn vector(&self, role: VectorRole, _tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
         let name = self.names.vector(role);
         Ok(name.and_then(|name| self.tensors.get(name)).map(|values| Cow::Borrowed(*values)))
     }

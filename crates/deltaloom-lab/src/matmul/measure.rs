@@ -1,24 +1,21 @@
-//! Products are checked once against the dense fine-tune and then timed in rounds in which all ways take turns: what slows the machine for a while slows all of them.
-//! What the numbers mean for the goals is said by [`super::goals`].
+//! Products are checked against the dense fine-tune in the first round and timed in the others.
+//! [`super::goals`] compares the numbers with the goals.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::SeedableRng;
 
-use super::super::clock::Clock;
 use super::goals;
 use super::pair::{Pair, normal};
 use super::report::{MatmulReport, ProductReport, WayReport};
 use super::way::{Prepared, Way};
-use deltaloom::__internals::check_cancelled;
+use crate::clock::Stopwatch;
+use crate::rounds::Rounds;
 use deltaloom::{Error, Progress, Result, with_threads};
-use deltaloom_compute::{DenseMatrix, Mode, Run, Timers, WeightType};
+use deltaloom_compute::{DenseMatrix, Mode, Run, Timers, Tolerance, WeightType};
 use deltaloom_report::median;
 
-/// What fast products may be off by, as a share of the sum of the absolute products.
-const TOLERANCE: f64 = 1e-5;
 /// Seconds that a sample takes at least; a short product is repeated.
 const SAMPLE_SECONDS: f64 = 0.002;
 /// The most repetitions of a sample.
@@ -53,8 +50,8 @@ pub fn run(pair: &Pair, options: &MatmulOptions, progress: &dyn Progress) -> Res
     if let Some(tokens) = options.tokens.iter().find(|tokens| !(1..=TOKENS).contains(*tokens)) {
         return Err(Error::InvalidArgument(format!("{tokens} tokens: between 1 and {TOKENS}")));
     }
-    if options.rounds == 0 || options.tokens.is_empty() || options.modes.is_empty() {
-        return Err(Error::InvalidArgument("no rounds, tokens or modes: nothing to measure".into()));
+    if options.tokens.is_empty() || options.modes.is_empty() {
+        return Err(Error::InvalidArgument("no tokens or modes: nothing to measure".into()));
     }
     with_threads(options.threads, || Measurement::new(pair, options, progress)?.run())
 }
@@ -65,8 +62,8 @@ struct Measurement<'a> {
     progress: &'a dyn Progress,
     ways: Vec<(Way, Prepared)>,
     reports: Vec<WayReport>,
-    /// The absolute values of the weights.
-    absolute: DenseMatrix,
+    tolerance: Tolerance,
+    rounds: Rounds,
     /// Room for a copy of the matrix.
     copy: Vec<u8>,
     copy_seconds: Vec<f64>,
@@ -95,20 +92,20 @@ impl<'a> Measurement<'a> {
                 Err(e) => return Err(e),
             }
         }
-        let absolute = absolute(&pair.tuned)?;
-        let copy = vec![0; shape.len_bytes()];
-        Ok(Self { pair, options, progress, ways, reports, absolute, copy, copy_seconds: Vec::new() })
+        let (tolerance, rounds) = (Tolerance::new(&pair.base, &pair.tuned)?, Rounds::new(options.rounds)?);
+        let (copy, copy_seconds) = (vec![0; shape.len_bytes()], Vec::new());
+        Ok(Self { pair, options, progress, ways, reports, tolerance, rounds, copy, copy_seconds })
     }
 
     fn run(mut self) -> Result<MatmulReport> {
         let shape = self.pair.shape();
-        let all: u64 = self.options.tokens.iter().map(|tokens| self.work(*tokens)).sum();
-        let turns =
-            (self.options.rounds as u64 + 1) * self.ways.len() as u64 * self.options.modes.len() as u64;
-        self.progress.start(all.saturating_mul(turns));
+        let all: u64 = self.options.tokens.iter().map(|tokens| work(self.pair, *tokens)).sum();
+        let of_mode = |mode| self.ways.iter().filter(|(way, _)| way.has_mode(mode)).count();
+        let ways = self.options.modes.iter().map(|mode| of_mode(*mode)).sum();
+        self.progress.start(all.saturating_mul(self.rounds.turns(ways)));
         let mut products = Vec::new();
         for &tokens in &self.options.tokens {
-            let reference = Reference::new(self.pair, &self.absolute, tokens, self.options.seed)?;
+            let reference = Reference::new(self.pair, tokens, self.options.seed)?;
             for &mode in &self.options.modes {
                 products.extend(self.products(mode, &reference)?);
             }
@@ -141,48 +138,43 @@ impl<'a> Measurement<'a> {
         Ok(report)
     }
 
-    /// What one product counts for in progress: about its time.
-    fn work(&self, tokens: usize) -> u64 {
-        (self.pair.shape().len_bytes() as u64).saturating_mul(16 + tokens as u64) / 16
-    }
-
     fn products(&mut self, mode: Mode, reference: &Reference) -> Result<Vec<ProductReport>> {
         let tokens = reference.tokens;
         let run = Run::new(mode);
         let mut y = vec![0.0; reference.dense.len()];
-        let mut rows = Vec::new();
-        for (i, (way, prepared)) in self.ways.iter().enumerate().filter(|(_, (way, _))| way.has_mode(mode)) {
+        let of_mode = self.ways.iter().enumerate().filter(|(_, (way, _))| way.has_mode(mode));
+        let mut subjects: Vec<Subject> = of_mode.map(|(index, _)| Subject::of(Some(index))).collect();
+        subjects.push(Subject::of(None));
+        let (ways, tuned, copy) = (&self.ways, self.pair.tuned.bytes(), &mut self.copy);
+        let samples = self.rounds.run(&mut subjects, self.progress, |subject, turn| {
+            let Some(index) = subject.way else {
+                let seconds = sample(subject.repeats, || {
+                    copy.copy_from_slice(black_box(tuned));
+                    black_box(&mut *copy);
+                    Ok(())
+                })?;
+                subject.repeats = if turn.is_warm_up { repeats(seconds) } else { subject.repeats };
+                return Ok(seconds);
+            };
+            let prepared = &ways[index].1;
             prepared.begin(&reference.base, &mut y);
-            let seconds = sample(1, || prepared.product(&reference.x, &mut y, &run))?;
-            let error = reference.error(&y, mode);
-            rows.push(Row { index: i, way: *way, error, repeats: repeats(seconds), samples: Vec::new() });
-            self.passed(tokens)?;
-        }
-        let len_bytes = self.copy.len();
-        let mut copy_repeats = 2;
-        for round in 0..self.options.rounds {
-            // Another one begins each time.
-            let count = rows.len();
-            for turn in 0..count {
-                let row = &mut rows[(round + turn) % count];
-                let prepared = &self.ways[row.index].1;
-                prepared.begin(&reference.base, &mut y);
-                let product = || prepared.product(&reference.x, &mut y, &run);
-                row.samples.push(sample(row.repeats, product)?);
-                self.passed(tokens)?;
+            let seconds = sample(subject.repeats, || prepared.product(&reference.x, &mut y, &run))?;
+            if turn.is_warm_up {
+                subject.error = reference.error(&self.tolerance, &y, mode)?;
+                subject.repeats = repeats(seconds);
             }
-            let copied = sample(copy_repeats, || {
-                self.copy.copy_from_slice(black_box(&self.pair.tuned.bytes()[..len_bytes]));
-                black_box(&mut self.copy);
-                Ok(())
-            })?;
-            if round == 0 {
-                copy_repeats = repeats(copied);
+            self.progress.advance(work(self.pair, tokens));
+            Ok(seconds)
+        })?;
+        let mut rows = Vec::new();
+        for (subject, samples) in subjects.into_iter().zip(samples) {
+            match subject.way {
+                Some(index) => rows.push(Row { index, error: subject.error, samples }),
+                None => self.copy_seconds.extend(samples),
             }
-            self.copy_seconds.push(copied);
         }
-        let raw = rows.iter().find(|row| row.way == Way::Raw).map(|row| row.samples.clone());
-        let raw = raw.unwrap_or_default();
+        let raw = rows.iter().find(|row| self.ways[row.index].0 == Way::Raw);
+        let raw = raw.map(|row| row.samples.clone()).unwrap_or_default();
         rows.into_iter().map(|row| self.report(row, mode, reference, &raw, &mut y)).collect()
     }
 
@@ -209,7 +201,7 @@ impl<'a> Measurement<'a> {
         let median_seconds = median(row.samples).unwrap_or(f64::NAN);
         let elems = number((shape.rows * shape.cols) as u64);
         Ok(ProductReport {
-            way: row.way.name(),
+            way: self.ways[row.index].0.name(),
             mode: mode.name(),
             tokens: reference.tokens,
             median_seconds,
@@ -218,22 +210,34 @@ impl<'a> Measurement<'a> {
             flops_per_second: 2.0 * elems * number(reference.tokens as u64) / median_seconds,
             phases,
             error: row.error,
-            verified: row.error <= TOLERANCE,
+            verified: Tolerance::allows(row.error),
         })
-    }
-
-    fn passed(&self, tokens: usize) -> Result<()> {
-        self.progress.advance(self.work(tokens));
-        check_cancelled(self.progress)
     }
 }
 
-/// A way while it is measured.
+/// What one product counts for in progress: about its time.
+fn work(pair: &Pair, tokens: usize) -> u64 {
+    (pair.shape().len_bytes() as u64).saturating_mul(16 + tokens as u64) / 16
+}
+
+/// What takes turns: products, by place, and a copy of the matrix, which is the limit.
+struct Subject {
+    way: Option<usize>,
+    /// Products of a sample, known after the first round.
+    repeats: u32,
+    error: f64,
+}
+
+impl Subject {
+    fn of(way: Option<usize>) -> Self {
+        Self { way, repeats: 1, error: 0.0 }
+    }
+}
+
+/// A product that was measured.
 struct Row {
     index: usize,
-    way: Way,
     error: f64,
-    repeats: u32,
     samples: Vec<f64>,
 }
 
@@ -245,12 +249,10 @@ struct Reference {
     dense: Vec<f32>,
     /// The bit-exact product of the base.
     base: Vec<f32>,
-    /// Sums of absolute products.
-    absolute: Vec<f32>,
 }
 
 impl Reference {
-    fn new(pair: &Pair, absolute: &DenseMatrix, tokens: usize, seed: u64) -> Result<Self> {
+    fn new(pair: &Pair, tokens: usize, seed: u64) -> Result<Self> {
         let shape = pair.shape();
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x5eed);
         let x: Vec<f32> = (0..tokens * shape.cols).map(|_| normal(&mut random)).collect();
@@ -259,51 +261,30 @@ impl Reference {
             matrix.matmul(x, &mut y, &Run::new(Mode::BitExact))?;
             Ok::<_, Error>(y)
         };
-        let absolute_x: Vec<f32> = x.iter().map(|x| x.abs()).collect();
         let (dense, base) = (product(&pair.tuned, &x)?, product(&pair.base, &x)?);
-        Ok(Self { tokens, absolute: product(absolute, &absolute_x)?, dense, base, x })
+        Ok(Self { tokens, dense, base, x })
     }
 
-    /// The largest error as a share of the sum of the absolute products: 0 where bits are equal, infinite where they should be and are not.
-    fn error(&self, y: &[f32], mode: Mode) -> f64 {
-        let errors = y.iter().zip(&self.dense).zip(&self.absolute).map(|((y, dense), absolute)| {
-            if y.to_bits() == dense.to_bits() || (y.is_nan() && dense.is_nan()) {
-                return 0.0;
-            }
-            let error = (f64::from(*y) - f64::from(*dense)).abs() / f64::from(*absolute);
-            if mode == Mode::BitExact || error.is_nan() { f64::INFINITY } else { error }
-        });
-        errors.fold(0.0, f64::max)
+    /// The largest error of a product; infinite where bits should be equal and are not.
+    fn error(&self, tolerance: &Tolerance, y: &[f32], mode: Mode) -> Result<f64> {
+        match tolerance.error(&self.x, y, &self.dense)? {
+            error if mode == Mode::BitExact && error > 0.0 => Ok(f64::INFINITY),
+            error => Ok(error),
+        }
     }
 }
 
-/// The matrix without its signs.
-fn absolute(matrix: &DenseMatrix) -> Result<DenseMatrix> {
-    let shape = matrix.shape();
-    let mut bytes = matrix.bytes().to_vec();
-    bytes
-        .iter_mut()
-        .skip(shape.weight.bytes() - 1)
-        .step_by(shape.weight.bytes())
-        .for_each(|top| *top &= 0x7f);
-    DenseMatrix::new(shape.rows, shape.cols, shape.weight, bytes)
-}
-
-/// Seconds of a product, the mean of so many: processor time on one thread, which other work on the machine does not lengthen, on several the time on the wall.
+/// Seconds of a product, as the mean of `repeats`.
 fn sample(repeats: u32, mut product: impl FnMut() -> Result<()>) -> Result<f64> {
     if repeats > 1 {
         // What fits into a cache is brought there first: forms that share the base with the one before would find it there.
         product()?;
     }
-    let (wall, processor) = (Instant::now(), Clock::start());
+    let watch = Stopwatch::start();
     for _ in 0..repeats {
         product()?;
     }
-    let seconds = match rayon::current_num_threads() {
-        1 => processor.seconds(),
-        _ => wall.elapsed().as_secs_f64(),
-    };
-    Ok(seconds / f64::from(repeats))
+    Ok(watch.seconds() / f64::from(repeats))
 }
 
 /// How often something that takes so long is repeated.

@@ -13,7 +13,8 @@ use deltaloom::__internals::{check_cancelled, to_usize};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::DType;
 use deltaloom::{Bases, Container, Error, Limits, Missing, PackOptions, Progress, Result, Silent, pack_to};
-use deltaloom_lm::layer::{LayerConfig, LayerHints, LayerNames};
+use deltaloom_compute::{DenseMatrix, WeightType};
+use deltaloom_lm::layer::{LayerConfig, LayerHints, LayerNames, MatrixRole};
 
 /// Bytes of some tensors by name.
 pub(super) type Tensors = BTreeMap<String, Vec<u8>>;
@@ -139,6 +140,15 @@ impl TenantsCase {
             }
         }
         changed as f64 / all.max(1) as f64
+    }
+
+    /// A matrix of the base.
+    pub(super) fn base_matrix(&self, role: MatrixRole) -> Result<DenseMatrix> {
+        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
+        let name = self.names.matrix(role).ok_or_else(missing)?;
+        let (member, info) = self.base.tensors().find(|(_, info)| info.name == name).ok_or_else(missing)?;
+        let [rows, cols] = self.config.shape(role);
+        DenseMatrix::new(rows, cols, WeightType::of(info)?, self.base.read_tensor(member, info)?)
     }
 
     /// A tenant's container, as a file in memory.

@@ -11,23 +11,19 @@ pub use requests::{Arrivals, PressureReport, RequestOptions};
 pub use whole::{WholeModel, whole_model};
 
 use std::path::Path;
-use std::time::Instant;
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::clock::Clock;
-use deltaloom::__internals::check_cancelled;
+use crate::activations::activations;
+use crate::clock::Stopwatch;
+use crate::products::{Checked, Reference};
+use crate::rounds::Rounds;
 use deltaloom::{Error, Progress, Result};
-use deltaloom_compute::{Form, Mode, Run};
-use deltaloom_lm::layer::{Batch, LayerConfig, Sequence, forward};
+use deltaloom_compute::{Form, Mode, Run, Tolerance};
+use deltaloom_lm::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, Sequence, TenantId, forward};
 use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms};
 use deltaloom_report::median;
 use rivals::{DenseCopies, Swapped};
-
-/// Largest error of an output in fast mode, over the largest output.
-pub const FAST_TOLERANCE: f64 = 1e-5;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +51,9 @@ pub struct WayReport {
     pub resident_bytes: u64,
     /// Whether every bit is that of the dense fine-tunes, token by token.
     pub is_bit_exact: bool,
-    /// Largest difference to that, over the largest output.
+    /// Largest error of any product, as a fraction of the sum of its absolute products.
     pub error: f64,
-    /// Whether that is as right as the way promises.
+    /// Whether the outputs keep what the mode promises.
     pub is_right: bool,
     /// How many matrices of all tenants have which form; of families.
     pub forms: String,
@@ -115,43 +111,6 @@ pub struct TenantsReport {
     pub is_right: bool,
 }
 
-/// Time of this thread where there is one, otherwise on the wall.
-pub(super) enum Stopwatch {
-    Thread(Clock),
-    Wall(Instant),
-}
-
-impl Stopwatch {
-    pub(super) fn start() -> Self {
-        if rayon::current_num_threads() == 1 {
-            Self::Thread(Clock::start())
-        } else {
-            Self::Wall(Instant::now())
-        }
-    }
-
-    pub(super) fn seconds(&self) -> f64 {
-        match self {
-            Self::Thread(clock) => clock.seconds(),
-            Self::Wall(start) => start.elapsed().as_secs_f64(),
-        }
-    }
-}
-
-/// Activations from -1 to 1, the same on every machine.
-pub(super) fn activations(seed: u64, tokens: usize, width: usize) -> Result<Vec<f32>> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut uniform = || {
-        let [low, high, ..] = random.next_u64().to_le_bytes();
-        f32::from(i16::from_le_bytes([low, high])) / 32_768.0
-    };
-    // So that a slip of the finger does not take all memory.
-    const MOST: usize = 1 << 28;
-    let count = tokens.checked_mul(width).filter(|count| *count <= MOST);
-    let count = count.ok_or_else(|| Error::InvalidArgument(format!("{tokens} tokens of width {width}")))?;
-    Ok((0..count).map(|_| uniform()).collect())
-}
-
 /// A family of all tenants of a case.
 fn family(case: &TenantsCase, options: FamilyOptions) -> Result<Family> {
     let layers = vec![(case.config.clone(), case.names.clone())];
@@ -177,16 +136,38 @@ enum Serve<'a> {
 }
 
 impl Way<'_> {
-    fn run(&mut self, case: &TenantsCase, batch: &Batch, x: &[f32]) -> Result<Vec<f32>> {
+    /// The output; and if products are to be compared with those of dense copies, their largest
+    /// error.
+    fn run(
+        &mut self,
+        case: &TenantsCase,
+        batch: &Batch,
+        x: &[f32],
+        reference: Option<&DenseCopies>,
+    ) -> Result<(Vec<f32>, Option<f64>)> {
         let run = Run::new(self.mode);
-        match &mut self.serve {
-            Serve::Copies(copies) => forward(&case.config, *copies, batch, x, &run),
-            Serve::Family(family) => family.forward(batch, x, &run),
-            Serve::Decoded(swapped) => one_by_one(case, batch, x, &run, swapped, Swapped::decode),
-            Serve::Copied(swapped, copies) => {
-                one_by_one(case, batch, x, &run, swapped, |swapped, tenant| swapped.copy(copies, tenant))
+        let mut worst = reference.map(|_| 0.0f64);
+        let mut layer = |weights: &dyn LayerWeights, batch: &Batch, x: &[f32], first: usize| {
+            let Some(reference) = reference else { return forward(&case.config, weights, batch, x, &run) };
+            let reference = OfCase { case, copies: reference, first };
+            let checked = Checked::new(weights, &reference);
+            let output = forward(&case.config, &checked, batch, x, &run)?;
+            worst = worst.map(|worst| worst.max(checked.error.get()));
+            Ok(output)
+        };
+        let output = match &mut self.serve {
+            Serve::Copies(copies) => layer(*copies, batch, x, 0),
+            Serve::Family(family) => {
+                let running = family.start(batch)?;
+                layer(&running.layer(0)?, batch, x, 0)
             }
-        }
+            Serve::Decoded(swapped) => one_by_one(case, batch, x, swapped, Swapped::decode, &mut layer),
+            Serve::Copied(swapped, copies) => {
+                let swap = |swapped: &mut Swapped, tenant| swapped.copy(copies, tenant);
+                one_by_one(case, batch, x, swapped, swap, &mut layer)
+            }
+        };
+        Ok((output?, worst))
     }
 
     fn resident_bytes(&self, case: &TenantsCase, copies: &DenseCopies) -> u64 {
@@ -203,22 +184,38 @@ impl Way<'_> {
     }
 }
 
+/// What products of a case are compared with. The tenants of a batch count from `first` on.
+struct OfCase<'a> {
+    case: &'a TenantsCase,
+    copies: &'a DenseCopies,
+    first: usize,
+}
+
+impl Reference for OfCase<'_> {
+    fn product(&self, role: MatrixRole, tenant: TenantId, x: &[f32], y: &mut [f32]) -> Result<Tolerance> {
+        let tuned = self.copies.matrix(role, tenant.number() + self.first)?;
+        tuned.matmul(x, y, &Run::default())?;
+        Tolerance::new(&self.case.base_matrix(role)?, tuned)
+    }
+}
+
 /// Turns the resident weights into each tenant's and then multiplies its tokens.
 fn one_by_one(
     case: &TenantsCase,
     batch: &Batch,
     x: &[f32],
-    run: &Run<'_>,
     swapped: &mut Swapped,
     swap: impl Fn(&mut Swapped, usize) -> Result<()>,
+    layer: &mut impl FnMut(&dyn LayerWeights, &Batch, &[f32], usize) -> Result<Vec<f32>>,
 ) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(x.len());
     for (sequence, tokens) in batch.places() {
-        swap(swapped, sequence.tenant)?;
-        let alone = Batch::new(vec![Sequence { tenant: 0, ..*sequence }])?;
+        let tenant = sequence.tenant.number();
+        swap(swapped, tenant)?;
+        let alone = Batch::new(vec![Sequence { tenant: TenantId::ONLY, ..*sequence }])?;
         let width = case.config.width;
         let x = &x[tokens.start * width..tokens.end * width];
-        out.extend(forward(&case.config, &swapped.layer, &alone, x, run)?);
+        out.extend(layer(&swapped.layer, &alone, x, tenant)?);
     }
     Ok(out)
 }
@@ -229,37 +226,35 @@ fn one_by_one(
 /// [`Error::InvalidArgument`] for no tenants, tokens or rounds; [`Error::Cancelled`].
 pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress) -> Result<TenantsReport> {
     let tenants = case.tuned.len();
-    if tenants == 0 || options.tokens == 0 || options.rounds == 0 {
-        return Err(Error::InvalidArgument("no tenants, no tokens or no rounds".into()));
+    if tenants == 0 || options.tokens == 0 {
+        return Err(Error::InvalidArgument("no tenants or no tokens".into()));
     }
-    let sequence = |tenant| Sequence { tenant, tokens: options.tokens, position: 0 };
+    let sequence = |tenant| Sequence { tenant: TenantId::new(tenant), tokens: options.tokens, position: 0 };
     let batch = Batch::new((0..tenants).map(sequence).collect())?;
     let x = activations(options.seed, batch.tokens(), case.config.width)?;
     let copies = DenseCopies::new(case)?;
     let dense = forward(&case.config, &copies, &batch, &x, &Run::default())?;
     let mut ways = ways(case, options, &copies)?;
 
-    let mut times = vec![Vec::new(); ways.len()];
-    let mut outputs = Vec::new();
-    progress.start(((options.rounds + 1) * ways.len()) as u64);
-    for round in 0..=options.rounds {
-        for (way, times) in ways.iter_mut().zip(&mut times) {
-            check_cancelled(progress)?;
-            let watch = Stopwatch::start();
-            let output = way.run(case, &batch, &x)?;
-            // The first round fills caches.
-            match round {
-                0 => outputs.push(output),
-                _ => times.push(watch.seconds()),
-            }
-            progress.advance(1);
+    let rounds = Rounds::new(options.rounds)?;
+    progress.start(rounds.turns(ways.len()));
+    // Of the first round, in which every product is compared.
+    let mut checked = Vec::new();
+    let times = rounds.run(&mut ways, progress, |way, turn| {
+        let watch = Stopwatch::start();
+        let (output, error) = way.run(case, &batch, &x, turn.is_warm_up.then_some(&copies))?;
+        let seconds = watch.seconds();
+        if let Some(error) = error {
+            checked.push((output, error));
         }
-    }
-    let describe = |((way, times), output): ((&Way<'_>, &mut Vec<f64>), &Vec<f32>)| {
+        progress.advance(1);
+        Ok(seconds)
+    })?;
+    let describe = |((way, times), (output, error)): ((&Way<'_>, Vec<f64>), &(Vec<f32>, f64))| {
         let is_bit_exact = output.iter().map(|y| y.to_bits()).eq(dense.iter().map(|y| y.to_bits()));
-        let error = error(output, &dense);
-        let tokens_per_second = batch.tokens() as f64 / median(std::mem::take(times)).unwrap_or(0.0);
-        let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { error <= FAST_TOLERANCE };
+        let error = *error;
+        let tokens_per_second = batch.tokens() as f64 / median(times).unwrap_or(0.0);
+        let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { Tolerance::allows(error) };
         let forms = match &way.serve {
             Serve::Family(family) => {
                 family.forms().iter().map(|(form, n)| format!("{n} {}", form.name())).collect()
@@ -276,7 +271,7 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
             forms: forms.join(", "),
         }
     };
-    let reports: Vec<WayReport> = ways.iter().zip(&mut times).zip(&outputs).map(describe).collect();
+    let reports: Vec<WayReport> = ways.iter().zip(times).zip(&checked).map(describe).collect();
     drop(ways);
 
     let tenant_bytes = tenant_bytes(case)?;
@@ -285,9 +280,14 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
         .find(|(form, _)| form == Form::Csr.name())
         .map_or(0, |(_, bytes)| bytes * tenants as u64);
     let pressure = match &options.requests {
-        Some(requests) => {
-            requests::run(case, requests, options.rounds.min(5), options.seed, all_bytes, progress)?
-        }
+        Some(requests) => requests::run(
+            case,
+            requests,
+            Rounds::new(options.rounds.min(5))?,
+            options.seed,
+            all_bytes,
+            progress,
+        )?,
         None => Vec::new(),
     };
     let packed: u64 = case.containers.iter().map(|container| container.len() as u64).sum();
@@ -353,19 +353,11 @@ fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopie
     Ok(ways)
 }
 
-/// Largest difference over the largest output.
-fn error(output: &[f32], dense: &[f32]) -> f64 {
-    let largest = |numbers: &mut dyn Iterator<Item = f32>| {
-        numbers.fold(0.0f64, |largest, y| largest.max(f64::from(y.abs())))
-    };
-    largest(&mut output.iter().zip(dense).map(|(a, b)| a - b))
-        / largest(&mut dense.iter().copied()).max(f64::MIN_POSITIVE)
-}
-
 /// What a tenant takes on average, in each form; of tiles what their containers do.
 fn tenant_bytes(case: &TenantsCase) -> Result<Vec<(String, u64)>> {
     let tenants = case.tuned.len();
-    let batch = Batch::new((0..tenants).map(|tenant| Sequence { tenant, tokens: 1, position: 0 }).collect())?;
+    let one_token = |tenant| Sequence { tenant: TenantId::new(tenant), tokens: 1, position: 0 };
+    let batch = Batch::new((0..tenants).map(one_token).collect())?;
     let x = activations(0, tenants, case.config.width)?;
     let of = |form: Form| {
         let all: u64 = if form == Form::Tiles {

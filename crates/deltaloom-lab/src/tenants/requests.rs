@@ -7,11 +7,14 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::{Stopwatch, TenantsCase, activations, family};
-use deltaloom::__internals::{check_cancelled, to_usize};
+use super::{TenantsCase, family};
+use crate::activations::activations;
+use crate::clock::Stopwatch;
+use crate::rounds::Rounds;
+use deltaloom::__internals::to_usize;
 use deltaloom::{Progress, Result};
 use deltaloom_compute::{Form, Mode, Run};
-use deltaloom_lm::layer::{Batch, Sequence};
+use deltaloom_lm::layer::{Batch, Sequence, TenantId};
 use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms, Residency};
 use deltaloom_report::median;
 
@@ -101,7 +104,7 @@ fn serve(family: &mut Family, steps: &[Vec<(usize, usize)>], x: &[f32], width: u
     let watch = Stopwatch::start();
     for step in steps {
         let sequence = |(tenant, position): &(usize, usize)| Sequence {
-            tenant: *tenant,
+            tenant: TenantId::new(*tenant),
             tokens: 1,
             position: *position,
         };
@@ -115,7 +118,7 @@ fn serve(family: &mut Family, steps: &[Vec<(usize, usize)>], x: &[f32], width: u
 pub(super) fn run(
     case: &TenantsCase,
     options: &RequestOptions,
-    rounds: usize,
+    rounds: Rounds,
     seed: u64,
     all_bytes: u64,
     progress: &dyn Progress,
@@ -123,7 +126,7 @@ pub(super) fn run(
     const OVER: [u64; 4] = [1, 2, 4, 8];
     let x = activations(seed, options.active.max(1), case.config.width)?;
     let mut reports = Vec::new();
-    progress.start((4 * OVER.len() * (rounds + 1)) as u64);
+    progress.start(4 * rounds.turns(OVER.len()));
     for (arrivals, forms) in [Arrivals::Random, Arrivals::InTurn]
         .into_iter()
         .flat_map(|arrivals| [Forms::All(Form::Csr), Forms::ByShare].map(|forms| (arrivals, forms)))
@@ -134,18 +137,12 @@ pub(super) fn run(
             family(case, FamilyOptions { budget_bytes: all_bytes.div_ceil(*over), forms, prefetch: 0 })
         };
         let mut families = OVER.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut times = vec![Vec::new(); OVER.len()];
-        for round in 0..=rounds {
-            for (family, times) in families.iter_mut().zip(&mut times) {
-                check_cancelled(progress)?;
-                let seconds = serve(family, &steps, &x, case.config.width)?;
-                // The first round fills the budget.
-                if round > 0 {
-                    times.push(seconds);
-                }
-                progress.advance(1);
-            }
-        }
+        // The first round fills the budget.
+        let times = rounds.run(&mut families, progress, |family, _| {
+            let seconds = serve(family, &steps, &x, case.config.width);
+            progress.advance(1);
+            seconds
+        })?;
         let speeds: Vec<f64> =
             times.into_iter().map(|times| tokens as f64 / median(times).unwrap_or(0.0)).collect();
         for ((over, family), speed) in OVER.iter().zip(&families).zip(&speeds) {

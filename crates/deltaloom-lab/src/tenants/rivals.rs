@@ -10,7 +10,7 @@ use super::case::{TenantsCase, Tensors};
 use deltaloom::tensor::DType;
 use deltaloom::{Bases, Error, Missing, ResolvedContainer, Result};
 use deltaloom_compute::{DenseMatrix, Run, WeightType};
-use deltaloom_lm::layer::{Batch, LayerNames, LayerWeights, MatrixRole, VectorRole};
+use deltaloom_lm::layer::{Batch, LayerNames, LayerWeights, MatrixRole, TenantId, VectorRole};
 use std::path::Path;
 
 /// A dense layer.
@@ -68,6 +68,11 @@ impl DenseCopies {
         self.0.iter().map(DenseLayer::matrix_bytes).sum()
     }
 
+    /// A matrix of a tenant.
+    pub(super) fn matrix(&self, role: MatrixRole, tenant: usize) -> Result<&DenseMatrix> {
+        self.layer(tenant)?.matrices.get(&role).ok_or_else(|| missing("matrix"))
+    }
+
     fn layer(&self, tenant: usize) -> Result<&DenseLayer> {
         self.0.get(tenant).ok_or_else(|| Error::not_found(Missing::Tenant, format!("tenant {tenant}")))
     }
@@ -76,7 +81,7 @@ impl DenseCopies {
 impl LayerWeights for DenseCopies {
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         for (sequence, tokens) in batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
-            let matrix = self.layer(sequence.tenant)?.matrices.get(&role).ok_or_else(|| missing("matrix"))?;
+            let matrix = self.matrix(role, sequence.tenant.number())?;
             let shape = matrix.shape();
             let x = &x[tokens.start * shape.cols..tokens.end * shape.cols];
             matrix.matmul(x, &mut y[tokens.start * shape.rows..tokens.end * shape.rows], run)?;
@@ -84,8 +89,8 @@ impl LayerWeights for DenseCopies {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
-        Ok(self.layer(tenant)?.vectors.get(&role).map(|vector| Cow::Borrowed(&vector[..])))
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        Ok(self.layer(tenant.number())?.vectors.get(&role).map(|vector| Cow::Borrowed(&vector[..])))
     }
 }
 

@@ -19,7 +19,7 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
-pub use batch::{Batch, Sequence};
+pub use batch::{Batch, Sequence, TenantId};
 pub use config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
@@ -157,15 +157,15 @@ impl Layer<'_> {
     }
 
     /// Runs of tokens of one tenant, which share their vectors.
-    fn tenants(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+    fn tenants(&self) -> impl Iterator<Item = (TenantId, Range<usize>)> {
         self.batch.places().filter(|(_, tokens)| !tokens.is_empty()).map(|(s, tokens)| (s.tenant, tokens))
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize, len: usize) -> Result<Option<Cow<'_, [f32]>>> {
+    fn vector(&self, role: VectorRole, tenant: TenantId, len: usize) -> Result<Option<Cow<'_, [f32]>>> {
         let vector = self.weights.vector(role, tenant)?;
         match &vector {
             Some(vector) if vector.len() != len => Err(Error::InvalidArgument(format!(
-                "{role:?} of tenant {tenant} has {} elements, the layer needs {len}",
+                "{role:?} of {tenant} has {} elements, the layer needs {len}",
                 vector.len()
             ))),
             _ => Ok(vector),

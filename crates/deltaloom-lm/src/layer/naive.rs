@@ -61,7 +61,7 @@ impl LayerWeights for Dense {
     ) -> Result<()> {
         let [rows, cols] = self.config.shape(role);
         for (sequence, tokens) in batch.places() {
-            let matrix = &self.tenants[sequence.tenant].matrices[&role];
+            let matrix = &self.tenants[sequence.tenant.number()].matrices[&role];
             for token in tokens {
                 let x = &x[token * cols..][..cols];
                 for (y, row) in y[token * rows..][..rows].iter_mut().zip(matrix.chunks_exact(cols)) {
@@ -72,8 +72,8 @@ impl LayerWeights for Dense {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
-        Ok(self.tenants[tenant].vectors.get(&role).map(|vector| Cow::Borrowed(vector.as_slice())))
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        Ok(self.tenants[tenant.number()].vectors.get(&role).map(|vector| Cow::Borrowed(vector.as_slice())))
     }
 }
 

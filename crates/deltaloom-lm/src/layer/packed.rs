@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::batch::Batch;
+use super::batch::{Batch, TenantId};
 use super::config::LayerConfig;
 use super::names::LayerNames;
 use super::weights::{LayerWeights, MatrixRole, VectorRole};
@@ -139,18 +139,18 @@ impl LayerWeights for PackedLayer {
         self.matrices.get(&role).ok_or_else(missing)?.matmul(x, y, run)
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
         Self::check_tenants([tenant])?;
         Ok(self.vectors.get(&role).map(|vector| Cow::Owned(vector.values())))
     }
 }
 
 impl PackedLayer {
-    /// It is the layer of tenant 0 alone.
-    fn check_tenants(tenants: impl IntoIterator<Item = usize>) -> Result<()> {
-        match tenants.into_iter().find(|tenant| *tenant != 0) {
+    /// It is the layer of one tenant.
+    fn check_tenants(tenants: impl IntoIterator<Item = TenantId>) -> Result<()> {
+        match tenants.into_iter().find(|tenant| *tenant != TenantId::ONLY) {
             Some(tenant) => {
-                Err(Error::not_found(Missing::Tenant, format!("tenant {tenant} of a layer of one fine-tune")))
+                Err(Error::not_found(Missing::Tenant, format!("{tenant} of a layer of one fine-tune")))
             }
             None => Ok(()),
         }

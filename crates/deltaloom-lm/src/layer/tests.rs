@@ -61,7 +61,7 @@ fn it_computes_the_formulas() {
     for config in configs() {
         let weights = weights(&config, 1);
         for (tokens, position) in [(1, 0), (2, 5), (17, 100)] {
-            let sequence = Sequence { tenant: 0, tokens, position };
+            let sequence = Sequence { tenant: TenantId::ONLY, tokens, position };
             let batch = Batch::new(vec![sequence]).unwrap();
             let x = random(7, tokens * config.width);
             let found = forward(&config, &weights, &batch, &x, &Run::default()).unwrap();
@@ -131,7 +131,7 @@ fn a_sequence_in_a_batch_is_what_it_is_alone() {
     for config in configs() {
         let weights = weights(&config, 3);
         let sequences = [(2, 3, 0), (0, 1, 9), (1, 0, 0), (2, 5, 3)]
-            .map(|(tenant, tokens, position)| Sequence { tenant, tokens, position });
+            .map(|(tenant, tokens, position)| Sequence { tenant: TenantId::new(tenant), tokens, position });
         let batch = Batch::new(sequences.to_vec()).unwrap();
         let x = random(3, batch.tokens() * config.width);
         let together = forward(&config, &weights, &batch, &x, &Run::default()).unwrap();
@@ -161,7 +161,7 @@ fn threads_change_no_bit() {
 fn nan_stays_in_what_can_see_it() {
     for config in configs() {
         let weights = weights(&config, 1);
-        let sequence = Sequence { tenant: 0, tokens: 4, position: 0 };
+        let sequence = Sequence { tenant: TenantId::ONLY, tokens: 4, position: 0 };
         let batch = Batch::new(vec![sequence; 2]).unwrap();
         let mut x = random(3, 8 * config.width);
         x[2 * config.width + 1] = f32::NAN;
@@ -206,7 +206,7 @@ fn wrong_shapes_are_told() {
     for config in impossible {
         assert!(matches!(config.check(), Err(Error::InvalidArgument(_))), "{config:?}");
     }
-    let long = Sequence { tenant: 0, tokens: usize::MAX, position: 0 };
+    let long = Sequence { tenant: TenantId::ONLY, tokens: usize::MAX, position: 0 };
     assert!(Batch::new(vec![long, long]).is_err());
     assert!(Batch::new(vec![Sequence { position: 1, ..long }]).is_err());
 }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::batch::Batch;
+use super::batch::{Batch, TenantId};
 use deltaloom::Result;
 use deltaloom_compute::Run;
 
@@ -78,5 +78,5 @@ pub trait LayerWeights {
     ///
     /// # Errors
     /// For a tenant that is not there, and what reading weights gives.
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>>;
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>>;
 }

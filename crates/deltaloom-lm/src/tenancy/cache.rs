@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::layer::MatrixRole;
+use crate::layer::{MatrixRole, TenantId};
 use deltaloom_compute::PackedMatrix;
 
 /// A matrix of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
-    pub(super) tenant: usize,
+    pub(super) tenant: TenantId,
     pub(super) layer: usize,
     pub(super) role: MatrixRole,
 }
@@ -128,7 +128,7 @@ impl Cache {
     }
 
     /// Gives back all places of a tenant.
-    pub(super) fn remove_tenant(&mut self, tenant: usize) {
+    pub(super) fn remove_tenant(&mut self, tenant: TenantId) {
         let keys: Vec<Key> = self.entries.keys().filter(|key| key.tenant == tenant).copied().collect();
         keys.iter().for_each(|key| self.remove(key));
     }
@@ -172,11 +172,11 @@ mod tests {
     use super::*;
 
     fn key(tenant: usize) -> Key {
-        Key { tenant, layer: 0, role: MatrixRole::Up }
+        Key { tenant: TenantId::new(tenant), layer: 0, role: MatrixRole::Up }
     }
 
     fn tenants(cache: &Cache) -> Vec<usize> {
-        cache.by_age.values().map(|key| key.tenant).collect()
+        cache.by_age.values().map(|key| key.tenant.number()).collect()
     }
 
     #[test]
@@ -189,12 +189,16 @@ mod tests {
         assert!(cache.reserve(key(4), 30, |_| true));
         assert_eq!((tenants(&cache), cache.residency.matrix_bytes), (vec![2, 3, 4], 80));
         // Tenant 2 is in use.
-        assert!(cache.reserve(key(5), 40, |key| key.tenant != 2));
+        assert!(cache.reserve(key(5), 40, |key| key.tenant != TenantId::new(2)));
         assert_eq!((tenants(&cache), cache.residency.matrix_bytes), (vec![2, 4, 5], 95));
-        assert!(!cache.reserve(key(6), 40, |key| key.tenant == 2) && !cache.reserve(key(6), 101, |_| true));
+        assert!(
+            !cache.reserve(key(6), 40, |key| key.tenant == TenantId::new(2))
+                && !cache.reserve(key(6), 101, |_| true)
+        );
         assert_eq!((tenants(&cache), cache.residency.evictions), (vec![2, 4, 5], 3));
         assert!(
-            cache.can_make_room(75, |key| key.tenant != 2) && !cache.can_make_room(76, |key| key.tenant != 2)
+            cache.can_make_room(75, |key| key.tenant != TenantId::new(2))
+                && !cache.can_make_room(76, |key| key.tenant != TenantId::new(2))
         );
     }
 
@@ -212,9 +216,9 @@ mod tests {
         assert_eq!((cache.residency.matrix_bytes, cache.matrix_budget()), (0, 0));
         cache.remove_vectors(220);
         assert!(cache.reserve(key(1), 60, |_| false) && cache.reserve(key(2), 30, |_| false));
-        cache.remove_tenant(1);
-        cache.remove_tenant(2);
-        cache.remove_tenant(7);
+        cache.remove_tenant(TenantId::new(1));
+        cache.remove_tenant(TenantId::new(2));
+        cache.remove_tenant(TenantId::new(7));
         let left = cache.residency;
         assert_eq!((left.matrix_bytes, left.vector_bytes, left.peak_bytes), (0, 10, 230));
         assert!(cache.by_age.is_empty() && !cache.has(&key(0)));

@@ -9,7 +9,7 @@ use super::cache::{Cache, Residency};
 use super::prefetch::Prefetcher;
 use super::running::RunningBatch;
 use super::tenant::Tenant;
-use crate::layer::{Batch, LayerConfig, LayerNames, MatrixRole, forward};
+use crate::layer::{Batch, LayerConfig, LayerNames, MatrixRole, TenantId, forward};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
@@ -52,13 +52,13 @@ pub(super) struct Layer {
 /// One base and its tenants.
 pub struct Family {
     pub(super) layers: Vec<Layer>,
-    pub(super) tenants: BTreeMap<usize, Arc<Tenant>>,
+    pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(super) cache: Mutex<Cache>,
     pub(super) prefetcher: Option<Prefetcher>,
     /// Batches so far.
     batches: u64,
     /// The last batch that each tenant ran in.
-    pub(super) last_batches: BTreeMap<usize, u64>,
+    pub(super) last_batches: BTreeMap<TenantId, u64>,
     bases: Bases,
     options: FamilyOptions,
     next_tenant: usize,
@@ -97,24 +97,24 @@ impl Family {
     }
 
     /// Adds a fine-tune, packed against the base, whose bytes stay where they are: mapped, if [`Container::open`] has opened it. Its vectors are decoded, its matrices when they
-    /// are needed. Answers with the number that its tokens are tagged with, which no other tenant will have.
+    /// are needed. Returns the id that its tokens are tagged with, which no other tenant will have.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and [`Error::InvalidArgument`] where it has not the base's layers; what decoding gives.
-    pub fn add(&mut self, container: Container) -> Result<usize> {
+    pub fn add(&mut self, container: Container) -> Result<TenantId> {
         let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.layers)?;
         self.cache().add_vectors(tenant.vector_bytes());
-        let number = self.next_tenant;
+        let id = TenantId::new(self.next_tenant);
         self.next_tenant += 1;
-        self.tenants.insert(number, Arc::new(tenant));
-        Ok(number)
+        self.tenants.insert(id, Arc::new(tenant));
+        Ok(id)
     }
 
     /// Removes a tenant with all that it has in memory.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a number that no tenant has.
-    pub fn remove(&mut self, tenant: usize) -> Result<()> {
+    /// [`Error::NotFound`] for a tenant that is not there.
+    pub fn remove(&mut self, tenant: TenantId) -> Result<()> {
         let removed = self.tenants.remove(&tenant).ok_or_else(|| unknown(tenant))?;
         self.last_batches.remove(&tenant);
         let mut cache = self.cache();
@@ -123,8 +123,8 @@ impl Family {
         Ok(())
     }
 
-    /// The numbers of all tenants.
-    pub fn tenants(&self) -> impl ExactSizeIterator<Item = usize> {
+    /// All tenants.
+    pub fn tenants(&self) -> impl ExactSizeIterator<Item = TenantId> {
         self.tenants.keys().copied()
     }
 
@@ -156,7 +156,7 @@ impl Family {
     /// # Errors
     /// [`Error::NotFound`] for a tenant that is not there.
     pub fn start<'a>(&'a mut self, batch: &'a Batch) -> Result<RunningBatch<'a>> {
-        let now: BTreeSet<usize> =
+        let now: BTreeSet<TenantId> =
             batch.sequences().iter().filter(|s| s.tokens > 0).map(|sequence| sequence.tenant).collect();
         if let Some(tenant) = now.iter().find(|tenant| !self.tenants.contains_key(tenant)) {
             return Err(unknown(*tenant));
@@ -227,6 +227,6 @@ impl Layer {
     }
 }
 
-pub(super) fn unknown(tenant: usize) -> Error {
-    Error::not_found(Missing::Tenant, format!("tenant {tenant}"))
+pub(super) fn unknown(tenant: TenantId) -> Error {
+    Error::not_found(Missing::Tenant, tenant.to_string())
 }

@@ -15,7 +15,7 @@ use super::cache::Key;
 use super::family::{Family, Layer, unknown};
 use super::prefetch::Job;
 use super::tenant::{Loaded, Slot};
-use crate::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, VectorRole};
+use crate::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, VectorRole};
 use deltaloom::{Error, Missing, Result};
 use deltaloom_compute::{Form, PackedMatrix, Phase, Run, Segment, matmul_shared};
 
@@ -27,11 +27,11 @@ pub struct RunningBatch<'a> {
     family: &'a Family,
     batch: &'a Batch,
     /// Tokens of each tenant, tenants in the order of their first token.
-    groups: Vec<(usize, usize)>,
+    groups: Vec<(TenantId, usize)>,
     /// Where each token of these groups is in the batch; none where they are in its order.
     places: Option<Vec<usize>>,
     /// Its tenants, with the batch in which each ran before.
-    before: BTreeMap<usize, Option<u64>>,
+    before: BTreeMap<TenantId, Option<u64>>,
 }
 
 /// The weights of one layer for a batch.
@@ -42,8 +42,8 @@ pub struct RunningLayer<'a> {
 }
 
 impl<'a> RunningBatch<'a> {
-    pub(super) fn new(family: &'a Family, batch: &'a Batch, before: BTreeMap<usize, Option<u64>>) -> Self {
-        let mut groups: Vec<(usize, usize)> = Vec::new();
+    pub(super) fn new(family: &'a Family, batch: &'a Batch, before: BTreeMap<TenantId, Option<u64>>) -> Self {
+        let mut groups: Vec<(TenantId, usize)> = Vec::new();
         let mut order = Vec::new();
         for (sequence, tokens) in batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
             let group = groups.iter().position(|(tenant, _)| *tenant == sequence.tenant);
@@ -282,7 +282,7 @@ impl LayerWeights for RunningLayer<'_> {
         Ok(())
     }
 
-    fn vector(&self, role: VectorRole, tenant: usize) -> Result<Option<Cow<'_, [f32]>>> {
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
         let tenant = self.running.family.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
         Ok(tenant.vector(self.number, role).map(Cow::Owned))
     }

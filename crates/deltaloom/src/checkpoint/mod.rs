@@ -1,7 +1,7 @@
 //! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
 //! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
 
-pub(crate) mod foreign;
+pub(crate) mod explain;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;
@@ -10,7 +10,7 @@ pub(crate) mod shards;
 mod source;
 mod temporary;
 
-pub use foreign::{Foreign, Wanted};
+pub use crate::foreign::{Foreign, Wanted};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
@@ -250,7 +250,7 @@ impl Checkpoint {
             } else {
                 let read = safetensors::read_header(&*source, &path, limits);
                 let (header, tensors, tail_bytes) =
-                    read.map_err(|e| foreign::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
+                    read.map_err(|e| explain::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
                 Member::safetensors(name, header, tensors, tail_bytes)
             };
             members.push(member);
@@ -358,7 +358,7 @@ impl Checkpoint {
         let files = opaque.map(|(member, (_, source))| UnreadFile {
             path: member.path.clone(),
             bytes: member.len_bytes(),
-            kind: Foreign::of_source(&**source),
+            kind: explain::kind_of(&**source),
         });
         let is_told = |file: &UnreadFile| match file.kind {
             Some(Foreign::ShardIndex) => false,

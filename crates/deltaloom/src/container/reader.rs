@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{MmapSource, ReadAt, Wanted, foreign};
+use crate::checkpoint::{MmapSource, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -80,7 +80,7 @@ impl Container {
     /// What is wrong with the container, with the path.
     pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let (index, parts) = read_index(path, &*source, limits)
-            .map_err(|e| foreign::explain(e, &*source, Wanted::Container).in_file(path))?;
+            .map_err(|e| explain::explain(e, &*source, Wanted::Container).in_file(path))?;
         Ok(Self {
             path: path.to_path_buf(),
             source,

@@ -9,12 +9,13 @@ pub use report::{Kind, MethodReport};
 use deltaloom_kernels::quantised::CodeBits;
 use serde::Serialize;
 
-use crate::clock::Clock;
+use crate::clock::Stopwatch;
+use crate::rounds::Rounds;
 use crate::simhash::{
     ColumnStore, Dense, HashSettings, HashedMatrix, Matrix, Pieces, Projection, Selection, share_of,
 };
 use deltaloom::__internals::log2::ONE_BIT;
-use deltaloom::__internals::{check_cancelled, plan};
+use deltaloom::__internals::plan;
 use deltaloom::tensor::DType;
 use deltaloom::{Error, Progress, Result};
 use deltaloom_report::median;
@@ -159,14 +160,28 @@ pub fn run(
     methods.extend(estimates(&x, &columns, &signatures, comparison, energy)?);
 
     let weight_bytes = 4 * weights.values().len() as u64;
-    progress.start(weight_bytes * (methods.len() * ROUNDS) as u64);
-    let times = times(&methods, &x, weights.rows(), dense_base.as_ref(), &|| {
+    let rounds = Rounds::new(ROUNDS)?;
+    progress.start(weight_bytes * rounds.turns(methods.len()));
+    let mut scratch = vec![0.0; exact.len()];
+    let times = rounds.run(&mut methods, progress, |method, _| {
+        let whole = || {
+            let out = product(method, &x, weights.rows(), dense_base.as_ref())?;
+            std::hint::black_box(out);
+            Ok(())
+        };
+        let whole = method.add_product.as_ref().map(|_| seconds(whole)).transpose()?;
+        let hash = method.hash.as_ref().map(|work| seconds(|| work(&mut scratch))).transpose()?;
         progress.advance(weight_bytes);
-        check_cancelled(progress)
+        Ok((whole, hash))
     })?;
-    let exact_seconds = times.first().and_then(|times| times.0);
+    let times: Vec<_> = times
+        .into_iter()
+        .map(|times| times.into_iter().unzip::<_, _, Vec<_>, Vec<_>>())
+        .map(|(whole, hash)| [whole, hash].map(|all| median(all.into_iter().flatten().collect())))
+        .collect();
+    let exact_seconds = times.first().and_then(|[seconds, _]| *seconds);
     let mut rows = Vec::with_capacity(methods.len());
-    for (method, (seconds, hash_seconds)) in methods.iter().zip(times) {
+    for (method, [seconds, hash_seconds]) in methods.iter().zip(times) {
         let error = match &method.add_product {
             Some(_) => errors(&product(method, &x, weights.rows(), dense_base.as_ref())?, &exact),
             None => 0.0,
@@ -316,40 +331,14 @@ fn product(method: &Method<'_>, x: &Matrix, rows: usize, base: Option<&Dense>) -
     Ok(out)
 }
 
-/// Median seconds of each method, and of its hashing. Methods take turns, so that all of them see the same machine.
-fn times(
-    methods: &[Method<'_>],
-    x: &Matrix,
-    rows: usize,
-    base: Option<&Dense>,
-    timed: &dyn Fn() -> Result<()>,
-) -> Result<Vec<(Option<f64>, Option<f64>)>> {
-    let mut all = vec![(Vec::new(), Vec::new()); methods.len()];
-    let mut scratch = vec![0.0; rows * x.rows()];
-    for _ in 0..ROUNDS {
-        for (method, (whole, hash)) in methods.iter().zip(&mut all) {
-            if method.add_product.is_some() {
-                whole.push(seconds(|| {
-                    product(method, x, rows, base).map(|out| drop(std::hint::black_box(out)))
-                })?);
-            }
-            if let Some(work) = &method.hash {
-                hash.push(seconds(|| work(&mut scratch))?);
-            }
-            timed()?;
-        }
-    }
-    Ok(all.into_iter().map(|(whole, hash)| (median(whole), median(hash))).collect())
-}
-
-/// Seconds of one call, from as many as take a measurable time.
+/// Seconds of one call, from as many calls as take a measurable time.
 fn seconds(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    let clock = Clock::start();
+    let watch = Stopwatch::start();
     let mut calls = 0u32;
     loop {
         work()?;
         calls += 1;
-        let passed = clock.seconds();
+        let passed = watch.seconds();
         if passed >= LEAST_SECONDS {
             return Ok(passed / f64::from(calls));
         }

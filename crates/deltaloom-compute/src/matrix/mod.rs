@@ -1,5 +1,11 @@
 //! A matrix of a fine-tune in one of its resident forms, and the choice among them.
-//! How rows are multiplied is in [`super::dense`], what is shared by several fine-tunes in [`super::shared`].
+//! How rows are multiplied is in [`crate::dense`].
+
+mod shared;
+mod sizes;
+
+pub use shared::{Segment, matmul_shared};
+pub use sizes::Changes;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,12 +14,12 @@ use deltaloom_kernels::dense;
 use half::bf16;
 use serde::Serialize;
 
-use super::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
-use super::forms::{Bitmap, Csr, Planes, Tiles};
-use super::shared::{Segment, add_differences, matmul_shared};
-use super::sizes::Changes;
-use super::{Mode, Phase, Run};
+use crate::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
+use crate::forms::{Bitmap, Csr, Planes, Tiles};
+use crate::mode::Mode;
+use crate::timing::{Phase, Run};
 use deltaloom::{Error, ResolvedContainer, Result};
+use shared::add_differences;
 
 /// How a matrix lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -4,10 +4,11 @@
 use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, transpose};
 use rayon::prelude::*;
 
-use super::dense::{DenseMatrix, pays_threads, redo_not_finite};
-use super::forms::Csr;
-use super::matrix::{Form, PackedMatrix};
-use super::{Mode, Phase, Run};
+use super::{Form, PackedMatrix};
+use crate::dense::{DenseMatrix, pays_threads, redo_not_finite};
+use crate::forms::Csr;
+use crate::mode::Mode;
+use crate::timing::{Phase, Run};
 use deltaloom::{Error, Result};
 
 /// Consecutive tokens that belong to one fine-tune, and its matrix.

@@ -1,11 +1,11 @@
 //! What a matrix takes in each resident form, from counts of what differs, without building it.
-//! Choosing among forms is in [`super::matrix`].
+//! Choosing among forms is in [`super`].
 
 use serde::Serialize;
 
-use super::dense::{MatrixShape, WeightType};
-use super::forms::{Bitmap, Csr, Planes};
-use super::matrix::Form;
+use super::Form;
+use crate::dense::{MatrixShape, WeightType};
+use crate::forms::{Bitmap, Csr, Planes};
 
 /// How much of a matrix is not its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]

@@ -1,15 +1,11 @@
-//! What a file is that could not be read as what was wanted, by its first bytes. It is asked only
-//! after the ordinary reader has failed: no valid file is refused because of how it begins.
+//! Kinds of files that are not what a reader wants, recognised by their first bytes.
+//! It reads no files.
 
 use std::fmt;
 
-use super::source::ReadAt;
-use crate::error::Error;
-use crate::limits::to_usize;
-
 /// Bytes that are looked at: up to the magic of a tar archive, and the first names of a zip
 /// archive.
-const START_BYTES: u64 = 512;
+pub(crate) const START_BYTES: u64 = 512;
 /// The first bytes of a container.
 pub(crate) const CONTAINER_MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 
@@ -143,13 +139,6 @@ impl Foreign {
         }
     }
 
-    /// What a file is, if that can be told. A file that cannot be read any more cannot be told.
-    pub(crate) fn of_source(source: &dyn ReadAt) -> Option<Self> {
-        let mut start = vec![0; to_usize(START_BYTES.min(source.len_bytes()))];
-        source.read_at(0, &mut start).ok()?;
-        Self::of(&start)
-    }
-
     /// What a file is that begins like this.
     pub(crate) fn of(start: &[u8]) -> Option<Self> {
         if start.is_empty() {
@@ -188,21 +177,6 @@ impl Foreign {
                 | Self::Hdf5
                 | Self::TensorFlow
         )
-    }
-}
-
-/// Says of a file that is broken as what was wanted what it is instead, where that can be told.
-pub(crate) fn explain(error: Error, source: &dyn ReadAt, wanted: Wanted) -> Error {
-    if !matches!(error, Error::Corrupt { .. } | Error::Truncated { .. } | Error::LimitExceeded { .. }) {
-        return error;
-    }
-    match (Foreign::of_source(source), wanted) {
-        // Then it is one, and broken.
-        (Some(Foreign::Safetensors), Wanted::Safetensors)
-        | (Some(Foreign::Container), Wanted::Container)
-        | (Some(Foreign::Json), Wanted::AdapterConfig)
-        | (None, _) => error,
-        (Some(found), _) => Error::Foreign { found, wanted },
     }
 }
 
@@ -361,7 +335,8 @@ impl<'a> Iterator for Fields<'a> {
         let value = match tag & 7 {
             0 => Value::Varint(self.varint()?),
             2 => {
-                let length = to_usize(self.varint()?).min(self.0.len());
+                let length =
+                    usize::try_from(self.varint()?).map_or(self.0.len(), |length| length.min(self.0.len()));
                 let (bytes, rest) = self.0.split_at(length);
                 self.0 = rest;
                 Value::Bytes(bytes)
