@@ -12,7 +12,7 @@ use deltaloom_compute::{Choice, Form, Mode, Run};
 use deltaloom_kernels::isa::{Isa, isa, lower_to};
 use deltaloom_lab::layer::{LayerCase, LayerOptions, run};
 use deltaloom_lab::reference::{self, Layer, ReferenceCase};
-use deltaloom_lm::layer::{Batch, LayerHints, LayerWeights, MatrixRole, PackedLayer, forward};
+use deltaloom_lm::layer::{Batch, LayerHints, LayerWeights, MatrixRole, PackedLayer, TenantId, forward};
 
 const TOKENS: [usize; 4] = [1, 3, 8, 17];
 
@@ -171,7 +171,7 @@ fn a_layer_that_is_its_base_takes_no_memory() {
 fn one_fine_tune_has_one_tenant() {
     let (base, tuned) = reference_pair();
     let layer = reference_case(&base, &tuned).open(Choice::Form(Form::Planes)).unwrap();
-    let sequence = deltaloom_lm::layer::Sequence { tenant: 1, tokens: 1, position: 0 };
+    let sequence = deltaloom_lm::layer::Sequence { tenant: TenantId::new(1), tokens: 1, position: 0 };
     let batch = Batch::new(vec![sequence]).unwrap();
     let found = forward(layer.config(), &layer, &batch, &activations(1, 64), &Run::default());
     assert!(matches!(found, Err(Error::NotFound { .. })));

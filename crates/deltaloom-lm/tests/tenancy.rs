@@ -82,7 +82,7 @@ fn container(of: u64) -> Container {
 
 fn with_tenants(options: FamilyOptions, count: u64) -> Family {
     let mut family = family(options);
-    (0..count).for_each(|of| assert_eq!(family.add(container(of)).unwrap() as u64, of));
+    (0..count).for_each(|of| assert_eq!(family.add(container(of)).unwrap().number() as u64, of));
     family
 }
 
@@ -266,7 +266,7 @@ fn tenants_come_and_go_between_batches() {
         matches!(family.forward(&both, &x, &Run::default()), Err(Error::NotFound { what, .. }) if what == "tenant 2")
     );
     // Numbers are not used again.
-    assert_eq!(family.add(container(7)).unwrap(), 3);
+    assert_eq!(family.add(container(7)).unwrap(), TenantId::new(3));
     assert_eq!(family.tenants().collect::<Vec<_>>(), [0, 1, 3].map(TenantId::new));
     let both = batch(&[(3, 2), (0, 1)]);
     let y = family.forward(&both, &x, &Run::default()).unwrap();
@@ -320,8 +320,8 @@ fn another_batch_or_layer_is_an_error() {
     assert!(matches!(result, Err(Error::InvalidArgument(what)) if what.contains("another batch")));
     assert!(layer.matmul(MatrixRole::Qkv, &one, &[], &mut [], &Run::default()).is_err());
     assert!(layer.matmul(MatrixRole::Up, &one, &[0.0; 3], &mut [0.0; 96], &Run::default()).is_err());
-    assert!(layer.vector(VectorRole::Norm1Weight, 4).is_err());
-    assert_eq!(layer.vector(VectorRole::UpBias, 0).unwrap(), None);
+    assert!(layer.vector(VectorRole::Norm1Weight, TenantId::new(4)).is_err());
+    assert_eq!(layer.vector(VectorRole::UpBias, TenantId::ONLY).unwrap(), None);
 }
 
 /// Runs batches of one token of each of these tenants; the uses that found their matrices, of how many.
