@@ -4,6 +4,9 @@
 //! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`unpack_in_place`] turns the base itself into the fine-tune, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
 //! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
 
+// Sizes in files and in memory are the same numbers; see `limits::to_usize`.
+const _: () = assert!(usize::BITS >= 64, "deltaloom needs a 64-bit machine");
+
 pub mod checkpoint;
 mod entropy;
 mod error;
