@@ -4,6 +4,9 @@
 //! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`unpack_in_place`] turns the base itself into the fine-tune, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
 //! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
 
+// Sizes in files and in memory are the same numbers; see `limits::to_usize`.
+const _: () = assert!(usize::BITS >= 64, "deltaloom needs a 64-bit machine");
+
 pub mod checkpoint;
 mod entropy;
 mod error;
@@ -47,7 +50,7 @@ pub mod __internals {
     pub use crate::checkpoint::output::NewDirectory;
     pub use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
     pub use crate::entropy::{block, bytes, frame, log2, table};
-    pub use crate::limits::to_usize;
+    pub use crate::limits::{narrow, to_usize};
     pub use crate::predict::{Element, load, number::load_singles};
     pub use crate::progress::check_cancelled;
     pub use crate::summary::ratio;

@@ -54,12 +54,9 @@ impl MixRule {
             0
         };
         let tracks = target.len() / number.bytes() / shape.cols >= MIN_TRACKED_ROWS;
-        Self {
-            tracks,
-            shifts: tracks && all.changed * 2 >= all.elems,
-            scale,
-            highest: u32::try_from(highest).unwrap_or(u32::MAX),
-        }
+        #[expect(clippy::cast_possible_truncation, reason = "an exponent")]
+        let highest = highest as u32;
+        Self { tracks, shifts: tracks && all.changed * 2 >= all.elems, scale, highest }
     }
 }
 

@@ -7,6 +7,7 @@ use deltaloom_kernels::DecodeError;
 use deltaloom_kernels::msb::MsbReader;
 use deltaloom_kernels::prefix::Rest;
 
+use deltaloom::__internals::narrow;
 use deltaloom::{Error, Result};
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -69,7 +70,7 @@ impl<R: Read> BitSource<R> {
         if self.rest == Rest::Follows || left_bits > 7 {
             return Err(DecodeError::Trailing.into());
         }
-        let padding = u32::try_from(left_bits).map_or(0, |bits| reader.take(bits));
+        let padding = reader.take(narrow(left_bits.min(7), "at most 7"));
         if padding == 0 { Ok(()) } else { Err(DecodeError::Trailing.into()) }
     }
 }

@@ -8,6 +8,7 @@ use deltaloom_kernels::msb::{MsbReader, MsbWriter};
 use deltaloom_kernels::prefix::{Golomb, MAX_DIVISOR, Ones, Rest, decode_golomb, encode_golomb};
 
 use super::bit_source::BitSource;
+use deltaloom::__internals::narrow;
 use deltaloom::{Error, Result};
 
 /// So many numbers are enough to fit a divisor.
@@ -117,7 +118,7 @@ pub(crate) fn read_distances(divisor: u64, bytes: &[u8], count: usize) -> Result
     let mut reader = MsbReader::new(bytes, 0);
     decode_golomb(&code, &mut reader, Rest::Ended, &mut Ones::default(), &mut distances)?;
     let left_bits = 8 * bytes.len() - reader.at_bit();
-    let padding = u32::try_from(left_bits.min(8)).map_or(0, |bits| reader.take(bits));
+    let padding = reader.take(narrow(left_bits.min(7), "at most 7"));
     if left_bits > 7 || padding != 0 { Err(DecodeError::Trailing.into()) } else { Ok(distances) }
 }
 

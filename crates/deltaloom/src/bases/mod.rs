@@ -159,26 +159,24 @@ impl Bases {
             }
         }
         // A container may rest on another: go round until nobody gets further.
-        while !waiting.is_empty() {
+        loop {
             let mut stuck = Vec::new();
-            let mut last_error = None;
             for path in &waiting {
                 // Read and not mapped: a base is gone through as a whole more often than not.
                 let source = Box::new(FileSource::open(path)?);
                 match ResolvedContainer::new(Container::from_source(path, source, limits)?, self) {
                     Ok(resolved) => self.push(Base::of_container(path, resolved)),
-                    Err(e) => {
-                        stuck.push(*path);
-                        last_error = last_error.or(Some(e));
-                    }
+                    Err(e) => stuck.push((*path, e)),
                 }
             }
-            if stuck.len() == waiting.len() {
-                return Err(last_error.unwrap_or(Error::Cancelled));
+            if stuck.is_empty() {
+                return Ok(());
             }
-            waiting = stuck;
+            if stuck.len() == waiting.len() {
+                return Err(stuck.swap_remove(0).1);
+            }
+            waiting = stuck.into_iter().map(|(path, _)| path).collect();
         }
-        Ok(())
     }
 
     /// Opens a checkpoint, or a container whose references these bases have, as the one base of others.

@@ -6,6 +6,7 @@ use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES,
 
 use super::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::scratch::Scratch;
 
 /// Up to this many symbols one lane is enough: more would cost more bytes than time.
@@ -15,6 +16,8 @@ const FEW_BYTES_SYMBOLS: usize = 16 << 10;
 const FEW_BYTES: u64 = 2 << 10;
 /// From this estimated size on, two streams: their states no longer count.
 const TWO_STREAM_BYTES: u64 = 16 << 10;
+
+const _: () = assert!(LANES == 32, "the format has blocks of 1, 32 and 64 lanes");
 
 /// Lanes of a block: the byte that the format has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +50,17 @@ impl Lanes {
         }
     }
 
-    /// Number of lanes, which is the number of carried words.
-    pub fn count(self) -> usize {
+    fn to_byte(self) -> u8 {
         match self {
             Self::One => 1,
-            Self::Wide => LANES,
-            Self::TwoWide => 2 * LANES,
+            Self::Wide => 32,
+            Self::TwoWide => 64,
         }
+    }
+
+    /// Number of lanes, which is the number of carried words.
+    pub(crate) fn count(self) -> usize {
+        self.to_byte().into()
     }
 
     /// Symbols of each stream.
@@ -77,7 +84,7 @@ fn push_block(
     contexts: Contexts<'_>,
     carry: &[u16],
 ) {
-    out.push(u8::try_from(lanes.count()).unwrap_or(0));
+    out.push(lanes.to_byte());
     let split = lanes.split(symbols.len());
     let per_stream = lanes.count() / split.len();
     let mut at = 0;
@@ -207,7 +214,7 @@ impl BlockHeader<'_> {
         raw_bits: impl FnOnce(&[u8]) -> u64,
     ) -> Result<RawBits> {
         let carried = self.decode(tables, contexts, out)?;
-        let needed = usize::try_from(raw_bits(out).div_ceil(8)).unwrap_or(usize::MAX);
+        let needed = to_usize(raw_bits(out).div_ceil(8));
         Ok(RawBits::new(&carried, reader.take(needed.saturating_sub(carried.len()))?))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use crate::limits::to_usize;
+
 /// Fraction bits of a logarithm and of every cost.
 pub const FRACTION_BITS: u32 = 16;
 /// One bit of cost.
@@ -12,11 +14,11 @@ const INDEX_BITS: u32 = 12;
 /// log2(1 + i / 4096) for i in 0..=4096.
 static FRACTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let fraction = |i: u64| {
-        // Squaring doubles the logarithm: each overflow past 2 is the next bit of it.
+        // Squaring doubles the logarithm: each overflow past 2 is the next bit of it. x stays below 2^32.
         let mut x = (1u64 << 31) + (i << (31 - INDEX_BITS));
         let mut bits = 0u32;
         for _ in 0..=FRACTION_BITS {
-            x = u64::try_from((u128::from(x) * u128::from(x)) >> 31).unwrap_or(u64::MAX);
+            x = (x * x) >> 31;
             let is_over = x >> 32 != 0;
             bits = (bits << 1) | u32::from(is_over);
             x >>= u32::from(is_over);
@@ -45,7 +47,7 @@ static SMALL_N_LOG2: LazyLock<Vec<u64>> = LazyLock::new(|| (0..4096).map(|n| n *
 
 /// n log2(n): the building block of entropies.
 pub fn n_log2(n: u64) -> u64 {
-    let small = usize::try_from(n).ok().and_then(|n| SMALL_N_LOG2.get(n));
+    let small = SMALL_N_LOG2.get(to_usize(n));
     small.copied().unwrap_or_else(|| n * log2(n))
 }
 

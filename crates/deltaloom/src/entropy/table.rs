@@ -8,6 +8,7 @@ use deltaloom_kernels::rans::{ALPHABET, PROB_BITS, PROB_SCALE};
 use super::bytes::{ByteReader, push_varint};
 use super::log2;
 use crate::error::{Error, Result};
+use crate::limits::narrow;
 
 /// Frequencies of a table.
 pub type Frequencies = [u16; ALPHABET];
@@ -69,7 +70,7 @@ pub fn normalise(counts: &Counts) -> Frequencies {
     let mut frequencies = [0u16; ALPHABET];
     for (frequency, &count) in frequencies.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
         let exact = (u64::from(count) * u64::from(PROB_SCALE) + total / 2) / total;
-        *frequency = frequency_of(nearest_code(u16::try_from(exact.clamp(1, 4095)).unwrap_or(4095)));
+        *frequency = frequency_of(nearest_code(exact.clamp(1, 4095) as u16));
     }
     frequencies[mode] = 0;
     // The mode takes what the others leave; when they leave nothing, the largest of them step down.
@@ -78,7 +79,7 @@ pub fn normalise(counts: &Counts) -> Frequencies {
         let largest = mode_of(&frequencies);
         frequencies[largest] = frequency_of(code_of(frequencies[largest]).saturating_sub(1).max(1));
     }
-    frequencies[mode] = u16::try_from(PROB_SCALE - others(&frequencies)).unwrap_or(0);
+    frequencies[mode] = narrow(PROB_SCALE - others(&frequencies), "at most 4096");
     frequencies
 }
 
@@ -151,17 +152,16 @@ impl TableSet {
     }
 
     /// Table of every key, counted from table `from`: 0, or 1 in sets that begin with a gap table.
-    pub fn key_map(&self, from: usize) -> [u8; KEYS] {
-        std::array::from_fn(|key| {
-            let rest = self.first_keys.get(from..).unwrap_or_default();
-            let passed = rest.iter().take_while(|first| usize::from(**first) <= key).count();
-            u8::try_from(from + passed).unwrap_or(u8::MAX)
-        })
+    pub fn key_map(&self, from: u8) -> [u8; KEYS] {
+        let mut map = [from; KEYS];
+        let first_keys = self.first_keys.iter().skip(from.into());
+        first_keys.zip(from + 1..).for_each(|(first, table)| map[usize::from(*first)..].fill(table));
+        map
     }
 
     /// Appends the set as docs/format.md has it.
     pub fn push_to(&self, out: &mut Vec<u8>) {
-        let count = u8::try_from(self.tables.len()).unwrap_or(u8::MAX);
+        let count: u8 = narrow(self.tables.len(), "at most MAX_TABLES");
         if self.cells.is_empty() {
             out.push(count);
             out.extend_from_slice(&self.first_keys);
@@ -176,7 +176,7 @@ impl TableSet {
             let uncoded = frequencies.iter().position(|f| frequency_of(code_of(*f)) != *f);
             let mode = uncoded.unwrap_or_else(|| mode_of(frequencies));
             let last = frequencies.iter().rposition(|f| *f > 0).unwrap_or(0);
-            out.extend([mode, last].map(|symbol| u8::try_from(symbol).unwrap_or(u8::MAX)));
+            out.extend([mode, last].map(|symbol| narrow::<u8>(symbol, "one of 256 symbols")));
             out.extend((0..=last).map(|s| if s == mode { 0 } else { code_of(frequencies[s]) }));
         }
     }
@@ -230,9 +230,10 @@ impl TableSet {
             *frequency = frequency_of(code);
         }
         let sum: u32 = frequencies.iter().map(|&f| u32::from(f)).sum();
-        let rest = PROB_SCALE.checked_sub(sum).filter(|rest| *rest > 0);
-        let rest = rest.ok_or_else(|| Error::corrupt("the frequencies of a table sum to more than 4095"))?;
-        frequencies[mode] = u16::try_from(rest).unwrap_or(0);
+        let rest = PROB_SCALE.checked_sub(sum).and_then(|rest| u16::try_from(rest).ok());
+        frequencies[mode] = rest
+            .filter(|rest| *rest > 0)
+            .ok_or_else(|| Error::corrupt("the frequencies of a table sum to more than 4095"))?;
         Ok(frequencies)
     }
 }

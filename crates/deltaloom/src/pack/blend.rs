@@ -158,8 +158,8 @@ impl<'a> Sample<'a> {
 
     /// Sum of squares of what a prediction leaves.
     fn squares(&self, prediction: impl Fn(usize) -> f64) -> f64 {
-        let squares = self.target_values.iter().enumerate().map(|(i, x)| (x - prediction(i)).powi(2));
-        squares.filter(|square| square.is_finite()).sum()
+        let differences = self.target_values.iter().enumerate().map(|(i, x)| x - prediction(i));
+        differences.map(|d| d * d).filter(|square| square.is_finite()).sum()
     }
 
     /// Trimmed differences to the reference that most elements equal, if so many do that some were trimmed.

@@ -10,6 +10,7 @@ mod history;
 mod least_squares;
 mod low_rank;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -360,12 +361,7 @@ impl<'a> Packer<'a> {
         sets: &[TableSet],
     ) -> Vec<(Codec, Scratch, u32)> {
         let number = self.tensors[loaded.tensor].1.number();
-        let ready =
-            plan.coding.map(|set| Ok::<Encoder, std::convert::Infallible>(codec::encoder(&sets[*set])));
-        let coding = match ready {
-            Ok(coding) => coding,
-            Err(never) => match never {},
-        };
+        let Ok(coding) = plan.coding.map(|set| Ok::<Encoder, Infallible>(codec::encoder(&sets[*set])));
         let cols = to_usize(self.grids[loaded.tensor].cols);
         let encode = |(i, (target, prediction)): (usize, (&[u8], &[u8]))| {
             let rows = target.len() / number.bytes() / cols;

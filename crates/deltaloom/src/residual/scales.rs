@@ -37,7 +37,7 @@ fn quarter_octaves(x: f64) -> Option<i32> {
         return None;
     }
     let bits = x.to_bits();
-    let exponent = i32::try_from(bits >> 52).unwrap_or(0) - 1023;
+    let exponent = (bits >> 52 & 0x7ff) as i32 - 1023;
     let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
     let quarters: i32 = QUARTERS.iter().map(|threshold| i32::from(mantissa >= *threshold)).sum();
     Some(KEY_STEPS_PER_OCTAVE * exponent + quarters)
