@@ -9,20 +9,9 @@ use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts,
 use serde::Serialize;
 
 use crate::args::DemoArguments;
+use crate::assets::{BASE, FINE_TUNES};
+use crate::progress::Bar;
 use crate::{Answer, ui};
-
-macro_rules! asset {
-    ($name:literal) => {
-        ($name, include_bytes!(concat!("../../../../assets/demo/", $name)).as_slice())
-    };
-}
-
-pub(crate) const BASE: (&str, &[u8]) = asset!("base.safetensors");
-pub(crate) const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
-    ("fine-tune, BF16 parameters", "ft_bf16.safetensors", asset!("ft_bf16.safetensors").1),
-    ("fine-tune, FP32 master", "ft_master.safetensors", asset!("ft_master.safetensors").1),
-    ("LoRA, merged", "ft_lora_merged.safetensors", asset!("ft_lora_merged.safetensors").1),
-];
 
 /// Sizes of one fine-tune, in bytes.
 #[derive(Debug, Serialize)]
@@ -36,7 +25,7 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
-    let bar = ui::Bar::new("showing");
+    let bar = Bar::new("showing");
     let scratch = tempfile::tempdir()?;
     let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
     if arguments.keep.is_some() {
@@ -61,7 +50,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
 }
 
 /// Packs, verifies, restores and compares one fine-tune.
-fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &ui::Bar) -> Result<Row> {
+fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &Bar) -> Result<Row> {
     let limits = Limits::default();
     let bases = Bases::open(&[folder.join(BASE.0)], &limits)?;
     let packed = folder.join(file).with_extension("loom");

@@ -1,5 +1,7 @@
 //! `deltaloom lab simhash`: tables, JSON or comma-separated values of an EXPERIMENT that the library has measured.
 
+mod page;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,9 +11,10 @@ use deltaloom::compute::simhash::{IndexReport, IndexSettings, Matrix, index};
 use deltaloom::lab::simhash::{self, Comparison, MethodReport, SimHashReport};
 use serde::Serialize;
 
-use super::{page, simhash_page};
-use crate::args::lab::simhash::{OnArgument, SimHashArguments};
-use crate::commands::demo;
+use crate::args::lab::simhash::SimHashArguments;
+use crate::assets;
+use crate::progress::Bar;
+use crate::values::lab::HashOn;
 use crate::{Answer, target, ui};
 
 /// The tensor of the bundled weights that is taken when none is named.
@@ -24,10 +27,10 @@ const DEVIATION: f32 = 0.02;
 
 /// What was compared, and the comparison.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) source: String,
+struct Report {
+    source: String,
     #[serde(flatten)]
-    pub(super) report: SimHashReport,
+    report: SimHashReport,
 }
 
 struct Subject {
@@ -41,7 +44,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         return run_index(arguments);
     }
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    page::check(&arguments.report.page, &inputs)?;
+    ui::page::check(&arguments.report.page, &inputs)?;
     let subject = subject(arguments)?;
     let comparison = Comparison {
         bits: if arguments.bits.is_empty() { BITS.to_vec() } else { arguments.bits.clone() },
@@ -52,17 +55,17 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         projection: arguments.projection.projection(),
         seed: arguments.seed,
     };
-    let bar = ui::Bar::new("measuring");
+    let bar = Bar::new("measuring");
     let report = deltaloom::with_threads(1, || {
         simhash::run(&subject.weights, subject.base.as_ref(), &comparison, &bar)
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    page::write_asked(|| simhash_page::page(&report), &arguments.report.page, &inputs)?;
+    ui::page::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
-        ui::print(&simhash_page::table(&report.report).csv())?;
+        ui::print(&page::table(&report.report).csv())?;
     } else {
         ui::print(&describe(&report))?;
     }
@@ -71,7 +74,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
 
 /// The matrix to hash: of files, random, or bundled.
 fn subject(arguments: &SimHashArguments) -> Result<Subject> {
-    let is_delta = arguments.on == OnArgument::Delta;
+    let is_delta = arguments.on == HashOn::Delta;
     if let Some((rows, cols)) = arguments.random {
         if is_delta {
             bail!("--on delta needs two checkpoints, and --random makes one matrix");
@@ -95,8 +98,8 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
         }
         (None, None) => {
             let name = arguments.tensor.as_deref().unwrap_or(BUNDLED_TENSOR);
-            let tuned = bundled((demo::FINE_TUNES[0].1, demo::FINE_TUNES[0].2))?;
-            (tuned, Some(bundled(demo::BASE)?), Some(name), format!("bundled {}", demo::FINE_TUNES[0].1))
+            let tuned = bundled((assets::FINE_TUNES[0].1, assets::FINE_TUNES[0].2))?;
+            (tuned, Some(bundled(assets::BASE)?), Some(name), format!("bundled {}", assets::FINE_TUNES[0].1))
         }
     };
     let (name, weights) = Matrix::read(&tuned, name)?;
@@ -176,10 +179,10 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
         whole: arguments.whole,
         seed: arguments.seed,
     };
-    let bar = ui::Bar::new("signing");
+    let bar = Bar::new("signing");
     let report = deltaloom::with_threads(arguments.threads.count, || index(&checkpoints, &settings, &bar))?;
     bar.finish();
-    let table = simhash_page::pairs(&report, &arguments.index);
+    let table = page::pairs(&report, &arguments.index);
     if arguments.report.json {
         #[derive(Serialize)]
         struct Named<'a> {
