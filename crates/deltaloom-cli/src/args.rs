@@ -1,5 +1,7 @@
 //! All commands and options: the one place where flags are defined.
 
+#[cfg(feature = "demo")]
+pub(crate) mod demo;
 pub(crate) mod estimate;
 pub(crate) mod lab;
 pub(crate) mod page;
@@ -79,7 +81,8 @@ pub(crate) enum Command {
     Estimate(estimate::EstimateArguments),
     Series(series::SeriesArguments),
     Lab(lab::LabArguments),
-    Demo(DemoArguments),
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -337,19 +340,6 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     /// Print sizes and the seconds of every round as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Show what deltaloom does on a small real model that comes with the program.
-///
-/// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
-#[derive(Debug, Args)]
-pub(crate) struct DemoArguments {
-    /// Keep the files in this new directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) keep: Option<PathBuf>,
-    /// Print the table as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

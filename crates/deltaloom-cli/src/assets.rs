@@ -1,14 +1,21 @@
 //! The bundled weights: one layer of a small trained model, and three fine-tunes of it.
 
+/// A bundled safetensors file.
+pub(crate) struct Asset {
+    pub(crate) title: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) bytes: &'static [u8],
+}
+
 macro_rules! asset {
-    ($name:literal) => {
-        ($name, include_bytes!(concat!("../../../assets/demo/", $name)).as_slice())
+    ($title:literal, $file:literal) => {
+        Asset { title: $title, file: $file, bytes: include_bytes!(concat!("../../../assets/demo/", $file)) }
     };
 }
 
-pub(crate) const BASE: (&str, &[u8]) = asset!("base.safetensors");
-pub(crate) const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
-    ("fine-tune, BF16 parameters", "ft_bf16.safetensors", asset!("ft_bf16.safetensors").1),
-    ("fine-tune, FP32 master", "ft_master.safetensors", asset!("ft_master.safetensors").1),
-    ("LoRA, merged", "ft_lora_merged.safetensors", asset!("ft_lora_merged.safetensors").1),
+pub(crate) static BASE: Asset = asset!("base", "base.safetensors");
+pub(crate) static FINE_TUNES: [Asset; 3] = [
+    asset!("fine-tune, BF16 parameters", "ft_bf16.safetensors"),
+    asset!("fine-tune, FP32 master", "ft_master.safetensors"),
+    asset!("LoRA, merged", "ft_lora_merged.safetensors"),
 ];

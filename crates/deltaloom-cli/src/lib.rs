@@ -3,6 +3,7 @@
 //! docs/cli.md.
 
 mod args;
+#[cfg(feature = "demo")]
 mod assets;
 mod commands;
 mod failure;
@@ -72,6 +73,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         Command::Estimate(arguments) => commands::estimate::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
         Command::Lab(arguments) => commands::lab::run(arguments),
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Completions(arguments) => commands::help::completions(arguments),
         Command::Man(arguments) => commands::help::man(arguments),

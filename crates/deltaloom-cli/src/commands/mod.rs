@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cat;
+#[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod estimate;

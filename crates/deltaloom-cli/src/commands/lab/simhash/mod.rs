@@ -12,7 +12,6 @@ use deltaloom::lab::simhash::{self, Comparison, MethodReport, SimHashReport};
 use serde::Serialize;
 
 use crate::args::lab::simhash::SimHashArguments;
-use crate::assets;
 use crate::progress::Bar;
 use crate::values::lab::HashOn;
 use crate::{Answer, target, ui};
@@ -83,9 +82,6 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
         return Ok(Subject { source: format!("random normal {rows}x{cols}"), weights, base: None });
     }
     let open = |path: &Path| Checkpoint::open(path, &Limits::default());
-    let bundled = |(name, bytes): (&str, &'static [u8])| {
-        Checkpoint::from_bytes(name, bytes.to_vec(), &Limits::default())
-    };
     let (tuned, base, name, source) = match (&arguments.tuned, &arguments.base) {
         (Some(tuned), Some(base)) => {
             (open(tuned)?, Some(open(base)?), arguments.tensor.as_deref(), tuned.display().to_string())
@@ -97,9 +93,9 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
             (open(one)?, None, arguments.tensor.as_deref(), one.display().to_string())
         }
         (None, None) => {
+            let (tuned, base) = bundled()?;
             let name = arguments.tensor.as_deref().unwrap_or(BUNDLED_TENSOR);
-            let tuned = bundled((assets::FINE_TUNES[0].1, assets::FINE_TUNES[0].2))?;
-            (tuned, Some(bundled(assets::BASE)?), Some(name), format!("bundled {}", assets::FINE_TUNES[0].1))
+            (tuned, Some(base), Some(name), "bundled ft_bf16.safetensors".to_owned())
         }
     };
     let (name, weights) = Matrix::read(&tuned, name)?;
@@ -108,6 +104,19 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
         None => None,
     };
     Ok(Subject { source: format!("{name} of {source}"), weights, base })
+}
+
+/// A bundled fine-tune and its base.
+#[cfg(feature = "demo")]
+fn bundled() -> Result<(Checkpoint, Checkpoint)> {
+    use crate::assets::{Asset, BASE, FINE_TUNES};
+    let open = |asset: &Asset| Checkpoint::from_bytes(asset.file, asset.bytes.to_vec(), &Limits::default());
+    Ok((open(&FINE_TUNES[0])?, open(&BASE)?))
+}
+
+#[cfg(not(feature = "demo"))]
+fn bundled() -> Result<(Checkpoint, Checkpoint)> {
+    bail!("this build has no bundled weights: name a checkpoint with --base, or use --random")
 }
 
 fn describe(report: &Report) -> String {
