@@ -1,16 +1,18 @@
 //! All commands and options: the one place where flags are defined.
 
+#[cfg(feature = "demo")]
+pub(crate) mod demo;
 pub(crate) mod estimate;
 pub(crate) mod lab;
+pub(crate) mod page;
 pub(crate) mod series;
 
-use std::ffi::OsString;
-use std::ops::Bound;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::bench::Row;
+use crate::values::bench::Row;
+use crate::values::{self, Color, Preset, ProgressStyle, Rows, parse_pair, parse_rows};
 
 /// Store fine-tuned models as exact differences to their base.
 ///
@@ -59,52 +61,11 @@ pub(crate) struct GlobalArguments {
     pub(crate) verbose: u8,
     /// When to use colours on standard error
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
-    pub(crate) color: ColorArgument,
+    pub(crate) color: Color,
     /// How to show progress on standard error: a bar (on a terminal only), lines of JSON, or not at
     /// all
     #[arg(long, global = true, value_enum, value_name = "HOW", default_value_t)]
-    pub(crate) progress: ProgressArgument,
-}
-
-/// When messages are coloured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ColorArgument {
-    /// On a terminal, unless NO_COLOR is set
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-impl ColorArgument {
-    /// Looked for before the command line is parsed, for messages about the command line itself.
-    pub(crate) fn of_words(words: &[OsString]) -> Self {
-        let text = |i: usize| words.get(i).and_then(|word| word.to_str());
-        let value = (0..words.len()).find_map(|i| match text(i)? {
-            "--color" => text(i + 1),
-            word => word.strip_prefix("--color="),
-        });
-        value.and_then(|value| Self::from_str(value, false).ok()).unwrap_or_default()
-    }
-}
-
-impl From<ColorArgument> for clap::ColorChoice {
-    fn from(color: ColorArgument) -> Self {
-        match color {
-            ColorArgument::Auto => Self::Auto,
-            ColorArgument::Always => Self::Always,
-            ColorArgument::Never => Self::Never,
-        }
-    }
-}
-
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProgressArgument {
-    #[default]
-    Bar,
-    Json,
-    Never,
+    pub(crate) progress: ProgressStyle,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,7 +81,8 @@ pub(crate) enum Command {
     Estimate(estimate::EstimateArguments),
     Series(series::SeriesArguments),
     Lab(lab::LabArguments),
-    Demo(DemoArguments),
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArguments),
     Completions(CompletionsArguments),
     Man(ManArguments),
 }
@@ -166,8 +128,8 @@ pub(crate) struct PackArguments {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the report as JSON on standard output
@@ -366,31 +328,18 @@ pub(crate) struct BenchArguments {
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) bases: Vec<PathBuf>,
     /// Threads that deltaloom uses; 0 means one per core. The others use one
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     /// Rounds that are counted
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = parse_rounds)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::rounds())]
     pub(crate) rounds: usize,
     /// Only this row; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Row>,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     /// Print sizes and the seconds of every round as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Show what deltaloom does on a small real model that comes with the program.
-///
-/// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
-#[derive(Debug, Args)]
-pub(crate) struct DemoArguments {
-    /// Keep the files in this new directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) keep: Option<PathBuf>,
-    /// Print the table as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -443,7 +392,7 @@ pub(crate) struct IdentityArguments {
     #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) base_names: Vec<String>,
     /// A text for the container, which `inspect` shows; may be repeated
-    #[arg(long = "meta", value_name = "KEY=TEXT", value_parser = parse_text)]
+    #[arg(long = "meta", value_name = "KEY=TEXT", value_parser = parse_pair)]
     pub(crate) texts: Vec<(String, String)>,
     /// Leave names and digests of the bases out of the container
     #[arg(long, conflicts_with_all = ["base_names", "texts"])]
@@ -451,95 +400,8 @@ pub(crate) struct IdentityArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PageArguments {
-    /// Also write a page with pictures, which needs no network
-    #[arg(long, value_name = "FILE.html")]
-    pub(crate) html: Option<PathBuf>,
-    /// With --html: also write each picture as a file into this folder
-    #[arg(long, value_name = "DIR", requires = "html")]
-    pub(crate) svg: Option<PathBuf>,
-    /// Replace an existing page and pictures
-    #[arg(long, requires = "html")]
-    pub(crate) overwrite: bool,
-}
-
-/// How an experiment says what it has measured.
-#[derive(Debug, Args)]
-pub(crate) struct ReportArguments {
-    /// Print the report as JSON on standard output
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the rows as comma-separated values on standard output
-    #[arg(long)]
-    pub(crate) csv: bool,
-    #[command(flatten)]
-    pub(crate) page: PageArguments,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ThreadsArgument {
     /// Threads to use; 0 means one per core. The result does not depend on it
-    #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = parse_threads)]
+    #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = values::threads())]
     pub(crate) count: usize,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum PresetArgument {
-    /// One context per exponent, light zstd
-    Fast,
-    /// Row and column scales where they pay
-    Default,
-    /// Everything that makes it smaller
-    Max,
-}
-
-impl From<PresetArgument> for deltaloom::Preset {
-    fn from(preset: PresetArgument) -> Self {
-        match preset {
-            PresetArgument::Fast => Self::Fast,
-            PresetArgument::Default => Self::Default,
-            PresetArgument::Max => Self::Max,
-        }
-    }
-}
-
-/// First row, and the row after the last.
-pub(crate) type Rows = (Bound<u64>, Bound<u64>);
-
-fn parse_rows(text: &str) -> Result<Rows, String> {
-    let parse = |number: &str| match number.trim() {
-        "" => Ok(None),
-        number => number.parse::<u64>().map(Some).map_err(|e| format!("{number:?}: {e}")),
-    };
-    let (start, end) = text.split_once("..").ok_or("expected A..B, A.. or ..B, such as 0..16")?;
-    match (parse(start)?, parse(end)?) {
-        (Some(start), Some(end)) if start > end => Err(format!("{start} is after {end}")),
-        (start, end) => Ok((
-            start.map_or(Bound::Unbounded, Bound::Included),
-            end.map_or(Bound::Unbounded, Bound::Excluded),
-        )),
-    }
-}
-
-fn parse_text(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=TEXT, such as licence=MIT".to_owned()),
-    }
-}
-
-pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(count) if (1..=1000).contains(&count) => Ok(count),
-        Ok(_) => Err("between 1 and 1000".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-pub(crate) fn parse_threads(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(count) if count <= 1024 => Ok(count),
-        Ok(_) => Err("at most 1024".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
 }

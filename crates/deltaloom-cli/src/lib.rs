@@ -3,13 +3,18 @@
 //! docs/cli.md.
 
 mod args;
+#[cfg(feature = "demo")]
+mod assets;
 mod commands;
 mod failure;
 mod hints;
+mod inputs;
 mod progress;
 mod signals;
+mod store;
 mod target;
 mod ui;
+mod values;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -17,8 +22,9 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
-use args::{Arguments, ColorArgument, Command, GlobalArguments};
+use args::{Arguments, Command, GlobalArguments};
 use failure::Failure;
+use values::Color;
 
 /// What a command that did its work answers.
 enum Answer {
@@ -31,7 +37,7 @@ enum Answer {
 pub fn run() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let has_json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
-    let command = args::command().color(ColorArgument::of_words(&words).into());
+    let command = args::command().color(Color::of_words(&words).into());
     let parsed = command.try_get_matches_from(&words);
     let parsed = parsed.and_then(|found| Ok((Arguments::from_arg_matches(&found)?, found)));
     let (arguments, found) = match parsed {
@@ -40,7 +46,7 @@ pub fn run() -> ExitCode {
     };
     ui::set_look(has_json, &arguments.global);
     start_log(arguments.global.verbose);
-    let ready = refuse_stdin(&found).and_then(|()| signals::watch());
+    let ready = refuse_stdin(&found).and_then(|()| signals::watch(|| Failure::interrupted().say()));
     let answer = ready.and_then(|()| dispatch(&arguments.command));
     match answer {
         Ok(Answer::Yes) => ExitCode::SUCCESS,
@@ -67,6 +73,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         Command::Estimate(arguments) => commands::estimate::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
         Command::Lab(arguments) => commands::lab::run(arguments),
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => commands::demo::run(arguments),
         Command::Completions(arguments) => commands::help::completions(arguments),
         Command::Man(arguments) => commands::help::man(arguments),

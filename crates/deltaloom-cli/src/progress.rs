@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::args::ProgressArgument;
+use crate::values::ProgressStyle;
 use crate::{signals, ui};
 
 const TEMPLATE: &str = "{prefix} {bar:20} {percent}% {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
@@ -26,7 +26,7 @@ pub(crate) struct Bar {
 impl Bar {
     pub(crate) fn new(verb: &'static str) -> Self {
         signals::work_can_stop();
-        let is_json = ui::look().progress == ProgressArgument::Json;
+        let is_json = ui::look().progress == ProgressStyle::Json;
         Self { verb, bar: OnceLock::new(), lines: is_json.then(Lines::default) }
     }
 
@@ -40,7 +40,7 @@ impl Bar {
     }
 
     fn is_drawn() -> bool {
-        ui::look().progress == ProgressArgument::Bar && !ui::look().quiet
+        ui::look().progress == ProgressStyle::Bar && !ui::look().quiet
     }
 }
 
@@ -63,7 +63,7 @@ impl deltaloom::Progress for Bar {
         let bar = self.bar.get_or_init(|| ProgressBar::new(total_bytes));
         bar.set_length(total_bytes);
         bar.set_position(0);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        if let Ok(style) = indicatif::ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style);
         }
         bar.set_prefix(self.verb);

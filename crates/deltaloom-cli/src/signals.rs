@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Result;
 
-use crate::failure::Failure;
 use crate::ui;
 
 /// The first signal that came; 0 before.
@@ -32,29 +31,31 @@ pub(crate) fn exit_code() -> u8 {
 }
 
 /// Catches what asks the process to end, and the signal for too large a file, whose write then
-/// fails like any other.
+/// fails like any other. `last_words` are said before the process ends at once.
 #[cfg(unix)]
-pub(crate) fn watch() -> Result<()> {
+pub(crate) fn watch(last_words: fn()) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])?;
-    std::thread::spawn(move || signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(stop));
+    std::thread::spawn(move || {
+        signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(|signal| stop(signal, last_words));
+    });
     Ok(())
 }
 
 /// Elsewhere there is one signal.
 #[cfg(not(unix))]
-pub(crate) fn watch() -> Result<()> {
-    ctrlc::set_handler(|| stop(2))?;
+pub(crate) fn watch(last_words: fn()) -> Result<()> {
+    ctrlc::set_handler(move || stop(2, last_words))?;
     Ok(())
 }
 
-fn stop(signal: i32) {
+fn stop(signal: i32, last_words: fn()) {
     let is_first = SIGNAL.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
     if is_first && CAN_STOP.load(Ordering::SeqCst) {
         ui::say_stopping();
         return;
     }
-    Failure::interrupted().say();
+    last_words();
     #[expect(clippy::exit, reason = "nothing was begun; or asked twice, and temporary files may stay")]
     std::process::exit(exit_code().into());
 }

@@ -9,6 +9,8 @@ use anyhow::{Result, bail};
 use deltaloom::Error;
 use deltaloom::checkpoint::output::{Inputs, NewFile};
 
+use crate::ui;
+
 /// A path that means standard input or output.
 pub(crate) const DASH: &str = "-";
 
@@ -54,7 +56,7 @@ pub(crate) fn inputs<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Inpu
     for path in paths {
         let path = path.as_ref();
         // A series is read as a whole, and changed by its own commands only.
-        if path.to_str().is_some_and(crate::commands::series::is_folder_store) {
+        if path.to_str().is_some_and(crate::store::is_folder_store) {
             inputs.add_store(path);
         }
         inputs.add(path);
@@ -108,10 +110,19 @@ pub(crate) fn write_bytes(
     Ok(())
 }
 
+/// Prints the report on a result as JSON: on standard output, or on standard error where the result
+/// itself went there.
+pub(crate) fn print_report(report: &impl serde::Serialize, target: &Target) -> Result<()> {
+    match target {
+        Target::Path(_) => ui::print_json(report),
+        Target::Stdout => ui::say_json(report),
+    }
+}
+
 /// Writes a text, such as a page, whole.
 pub(crate) fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> Result<()> {
     let path = match target {
-        Target::Stdout => return crate::ui::print(text),
+        Target::Stdout => return ui::print(text),
         Target::Path(path) => path,
     };
     let mut file = NewFile::create(path, overwrite, inputs)?;

@@ -305,6 +305,7 @@ fn a_reader_that_has_had_enough_is_no_error() {
     assert_eq!(stopped("diff base.safetensors ft_bf16.safetensors"), 1);
 }
 
+#[cfg(feature = "demo")]
 #[test]
 fn the_demo_shows_deltaloom_smallest_on_every_row() {
     let scratch = Scratch::new();

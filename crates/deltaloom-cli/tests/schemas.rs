@@ -152,6 +152,7 @@ fn experiments() {
     );
 }
 
+#[cfg(feature = "demo")]
 #[test]
 fn the_demo() {
     insta::assert_snapshot!("demo", schemas(&Scratch::new(), &["demo"]));

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, value_parser};
 
 use super::ThreadsArgument;
-use super::lab::layer::FormName;
+use crate::values::compute::{CacheType, FormName, parse_fraction};
 
 /// Say how much memory many fine-tunes of one base take, in each form that they can have, with keys, values and activations.
 ///
@@ -29,7 +29,7 @@ pub(crate) struct EstimateArguments {
     #[arg(long, value_name = "FILE")]
     pub(crate) tuned: Vec<PathBuf>,
     /// Share of the elements that differ, from 0 to 1, if no fine-tune is given
-    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "tuned", value_parser = parse_share)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "tuned", value_parser = parse_fraction)]
     pub(crate) changed: f64,
     /// Tokens of a sequence
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
@@ -51,20 +51,4 @@ pub(crate) struct EstimateArguments {
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CacheType {
-    /// Two bytes a number
-    Bf16,
-    /// Four bytes a number
-    F32,
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        Ok(_) => Err("a share is from 0 to 1".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
 }

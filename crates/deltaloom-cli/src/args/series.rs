@@ -1,14 +1,17 @@
 //! The options of `deltaloom series`.
 
+pub(crate) mod plot;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use deltaloom::series::KeepRules;
-use deltaloom_report::WarningRule;
 
-use super::{PresetArgument, ThreadsArgument};
+use super::ThreadsArgument;
+use crate::values::series::{ExistingStep, NewStep, parse_existing_step, parse_interval, parse_new_step};
+use crate::values::{Preset, parse_pair};
 
 /// Keep every checkpoint of a training run: exact, small, and safe from writers that are killed.
 ///
@@ -37,8 +40,8 @@ pub(crate) enum SeriesCommand {
     Ls(ListArguments),
     Log(ListArguments),
     Show(ShowArguments),
-    Plot(PlotArguments),
-    Health(HealthArguments),
+    Plot(plot::PlotArguments),
+    Health(plot::HealthArguments),
     Get(GetArguments),
     Set(SetArguments),
     Rm(RemoveArguments),
@@ -133,13 +136,13 @@ pub(crate) struct AddArguments {
     #[command(flatten)]
     pub(crate) places: StoreAndInput,
     /// The number of the step, or `next` for one more than the newest
-    #[arg(long, value_name = "N|next", value_parser = parse_step)]
-    pub(crate) step: Step,
+    #[arg(long, value_name = "N|next", value_parser = parse_new_step)]
+    pub(crate) step: NewStep,
     /// The optimizer's state: a .safetensors file or a directory
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) optimizer: Option<PathBuf>,
     /// Text to keep with the step; may be repeated
-    #[arg(long, value_name = "K=V", value_parser = parse_meta)]
+    #[arg(long, value_name = "K=V", value_parser = parse_pair)]
     pub(crate) meta: Vec<(String, String)>,
     /// Pack it on its own
     #[arg(long)]
@@ -158,8 +161,8 @@ pub(crate) struct AddArguments {
     #[arg(long)]
     pub(crate) background: bool,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print the report as JSON
@@ -215,86 +218,6 @@ pub(crate) struct ShowArguments {
     pub(crate) csv: bool,
 }
 
-/// Draw the series: one HTML page that needs no network, SVG files, event files for TensorBoard.
-///
-/// Ratios, changed weights, stored bits and predictors per step, changes per layer, frozen layers, and the distribution of the newest weights.
-#[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
-  deltaloom series plot runs/7b -o series.html
-  deltaloom series plot runs/7b -o series.html --svg pictures --tensorboard logs --last 500")]
-pub(crate) struct PlotArguments {
-    #[command(flatten)]
-    pub(crate) store: StoreArgument,
-    /// The page
-    #[arg(short, long, value_name = "FILE.html")]
-    pub(crate) output: PathBuf,
-    /// Also write each picture as a file into this folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) svg: Option<PathBuf>,
-    /// Also write an event file into this folder
-    #[arg(long, value_name = "DIR")]
-    pub(crate) tensorboard: Option<PathBuf>,
-    /// The newest so many steps; all without it
-    #[arg(long, value_name = "N")]
-    pub(crate) last: Option<usize>,
-    #[command(flatten)]
-    pub(crate) rule: RuleArguments,
-    /// Weights of the newest step that are looked at for their distribution; 0 leaves that out
-    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
-    pub(crate) sample: u64,
-    /// Replace existing files
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-}
-
-/// Say whether training goes on as it did: changed weights and stored bits per step, frozen layers, and steps that depart from those before.
-///
-/// Exit code 1 means that there is a warning.
-#[derive(Debug, Args)]
-#[command(after_long_help = "Examples:
-  deltaloom series health runs/7b
-  deltaloom series health runs/7b --last 500 --threshold 6 --json | jq .warnings
-  deltaloom series health runs/7b --last 50 --below 1e-5")]
-pub(crate) struct HealthArguments {
-    #[command(flatten)]
-    pub(crate) store: StoreArgument,
-    /// The newest so many steps; all without it
-    #[arg(long, value_name = "N")]
-    pub(crate) last: Option<usize>,
-    #[command(flatten)]
-    pub(crate) rule: RuleArguments,
-    /// Also decode the steps of the frozen window and say which share of each layer moved by less than this
-    #[arg(long, value_name = "T")]
-    pub(crate) below: Option<f64>,
-    /// Print it as JSON
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print a line for every step as CSV: ratio, bits per weight, and the changed fraction of all weights and of each layer
-    #[arg(long)]
-    pub(crate) csv: bool,
-}
-
-/// When a step is worth a look.
-#[derive(Debug, Args)]
-pub(crate) struct RuleArguments {
-    /// Earlier steps that the changed fraction of a step is compared with
-    #[arg(long, value_name = "N", default_value_t = WarningRule::default().window)]
-    pub(crate) window: usize,
-    /// Deviations (of the logarithm, by the median absolute deviation) from their median that are too many
-    #[arg(long, value_name = "X", default_value_t = WarningRule::default().threshold)]
-    pub(crate) threshold: f64,
-    /// Newest steps in which frozen layers are looked for
-    #[arg(long, value_name = "N", default_value_t = WarningRule::default().frozen_window)]
-    pub(crate) frozen_window: usize,
-}
-
-impl RuleArguments {
-    pub(crate) fn rule(&self) -> WarningRule {
-        let Self { window, threshold, frozen_window } = *self;
-        WarningRule { window, threshold, frozen_window, ..WarningRule::default() }
-    }
-}
-
 /// Restore a step, byte for byte.
 ///
 /// With a model only, OUT is the file or directory that was added; with an optimizer's state too, OUT is a directory with `model` and `optimizer` in it.
@@ -341,7 +264,7 @@ pub(crate) struct SetArguments {
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
     /// Text to set, or to remove where nothing follows the `=`; may be repeated
-    #[arg(long, value_name = "K=V", required = true, value_parser = parse_meta)]
+    #[arg(long, value_name = "K=V", required = true, value_parser = parse_pair)]
     pub(crate) meta: Vec<(String, String)>,
     /// Print the step as JSON
     #[arg(long)]
@@ -412,8 +335,8 @@ pub(crate) struct RepackArguments {
     #[arg(long, value_name = "N")]
     pub(crate) max_chain: Option<u32>,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print a report as JSON
@@ -479,8 +402,8 @@ pub(crate) struct WatchArguments {
     #[arg(long)]
     pub(crate) once: bool,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
 }
@@ -491,48 +414,8 @@ pub(crate) struct FlushArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// How much time packing may take
-    #[arg(long, value_enum, default_value_t = PresetArgument::Default)]
-    pub(crate) preset: PresetArgument,
+    #[arg(long, value_enum, default_value_t = Preset::Default)]
+    pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-}
-
-/// The number that a new step gets.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Step {
-    Number(u64),
-    Next,
-}
-
-/// A step that is there.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ExistingStep {
-    Number(u64),
-    Newest,
-}
-
-fn parse_step(text: &str) -> Result<Step, String> {
-    match text {
-        "next" => Ok(Step::Next),
-        number => number.parse().map(Step::Number).map_err(|e| e.to_string()),
-    }
-}
-
-fn parse_existing_step(text: &str) -> Result<ExistingStep, String> {
-    match text {
-        "newest" => Ok(ExistingStep::Newest),
-        number => number.parse().map(ExistingStep::Number).map_err(|e| e.to_string()),
-    }
-}
-
-fn parse_meta(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected K=V, such as loss=2.31".to_owned()),
-    }
-}
-
-fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    if interval < Duration::from_millis(10) { Err("at least 10ms".to_owned()) } else { Ok(interval) }
 }

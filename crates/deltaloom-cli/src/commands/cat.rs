@@ -7,7 +7,7 @@ use deltaloom::{Container, Error, Limits, ResolvedContainer};
 
 use crate::args::CatArguments;
 use crate::target::{self, Target};
-use crate::{Answer, ui};
+use crate::{Answer, inputs, ui};
 
 /// Longer names are not compared, nor more of them, since a file may have very long ones, and very
 /// many.
@@ -17,7 +17,7 @@ const COMPARED_NAMES: usize = 100_000;
 pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     let container = Container::open(&arguments.container, &Limits::default())?;
     let (tensor, folder) = (Some(arguments.tensor.as_str()), arguments.base_dir.as_deref());
-    let bases = super::open_or_find_bases(&container, tensor, &arguments.bases, folder, 0)?;
+    let bases = inputs::open_or_find_bases(&container, tensor, &arguments.bases, folder, 0)?;
     let resolved = ResolvedContainer::for_tensor(container, &bases, &arguments.tensor)
         .map_err(|e| with_nearest(e, arguments))?;
     let rows = arguments.rows.unwrap_or((Bound::Unbounded, Bound::Unbounded));

@@ -8,21 +8,10 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts, UnpackOptions, Verifiable};
 use serde::Serialize;
 
-use crate::args::DemoArguments;
+use crate::args::demo::DemoArguments;
+use crate::assets::{Asset, BASE, FINE_TUNES};
+use crate::progress::Bar;
 use crate::{Answer, ui};
-
-macro_rules! asset {
-    ($name:literal) => {
-        ($name, include_bytes!(concat!("../../../../assets/demo/", $name)).as_slice())
-    };
-}
-
-pub(crate) const BASE: (&str, &[u8]) = asset!("base.safetensors");
-pub(crate) const FINE_TUNES: [(&str, &str, &[u8]); 3] = [
-    ("fine-tune, BF16 parameters", "ft_bf16.safetensors", asset!("ft_bf16.safetensors").1),
-    ("fine-tune, FP32 master", "ft_master.safetensors", asset!("ft_master.safetensors").1),
-    ("LoRA, merged", "ft_lora_merged.safetensors", asset!("ft_lora_merged.safetensors").1),
-];
 
 /// Sizes of one fine-tune, in bytes.
 #[derive(Debug, Serialize)]
@@ -36,7 +25,7 @@ struct Row {
 }
 
 pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
-    let bar = ui::Bar::new("showing");
+    let bar = Bar::new("showing");
     let scratch = tempfile::tempdir()?;
     let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
     if arguments.keep.is_some() {
@@ -45,11 +34,11 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
     }
     let write =
         |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).with_context(|| name.to_owned());
-    write(BASE.0, BASE.1)?;
+    write(BASE.file, BASE.bytes)?;
     let mut rows = Vec::new();
-    for (name, file, bytes) in FINE_TUNES {
-        write(file, bytes)?;
-        rows.push(one(folder, name, file, bytes, &bar)?);
+    for tuned in &FINE_TUNES {
+        write(tuned.file, tuned.bytes)?;
+        rows.push(one(folder, tuned, &bar)?);
     }
     bar.finish();
     if arguments.json {
@@ -61,9 +50,10 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
 }
 
 /// Packs, verifies, restores and compares one fine-tune.
-fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &ui::Bar) -> Result<Row> {
+fn one(folder: &Path, tuned: &Asset, bar: &Bar) -> Result<Row> {
+    let Asset { title: name, file, bytes } = *tuned;
     let limits = Limits::default();
-    let bases = Bases::open(&[folder.join(BASE.0)], &limits)?;
+    let bases = Bases::open(&[folder.join(BASE.file)], &limits)?;
     let packed = folder.join(file).with_extension("loom");
     let restored = folder.join(format!("restored-{file}"));
     let checkpoint = Checkpoint::open(&folder.join(file), &limits)?;
@@ -75,7 +65,7 @@ fn one(folder: &Path, name: &'static str, file: &str, bytes: &[u8], bar: &ui::Ba
     ensure!(verified.ok, "{name}: verification failed: {:?}", verified.faults);
     deltaloom::unpack(&resolved, &restored, &UnpackOptions::default(), bar)?;
     ensure!(fs::read(&restored)? == bytes, "{name}: the restored file differs");
-    let xor: Vec<u8> = bytes.iter().zip(BASE.1).map(|(tuned, base)| tuned ^ base).collect();
+    let xor: Vec<u8> = bytes.iter().zip(BASE.bytes).map(|(tuned, base)| tuned ^ base).collect();
     Ok(Row {
         name,
         original_bytes: report.original_bytes,

@@ -6,26 +6,27 @@ use anyhow::Result;
 use deltaloom::{DiffReport, DiffTotal, Limits, UlpHistogram, Uncompared};
 
 use crate::args::DiffArguments;
-use crate::{Answer, ui};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
 
 /// Ends of the histogram's columns, in ULPs.
 const COLUMNS: [(&str, u64); 5] = [("1", 1), ("2-4", 4), ("5-16", 16), ("17-256", 256), (">256", u64::MAX)];
 
 pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {
-    let bases = super::open_bases(&arguments.bases)?;
+    let bases = inputs::open_bases(&arguments.bases)?;
     let open = |path: &Path| {
         let opened = || bases.open_against(path, &Limits::default());
         let opened = deltaloom::with_threads(arguments.threads.count, opened)?;
-        super::warn(opened.warnings());
+        inputs::warn(opened.warnings());
         anyhow::Ok(opened)
     };
     let (a, b) = (open(&arguments.a)?, open(&arguments.b)?);
-    let bar = ui::Bar::new("comparing");
+    let bar = Bar::new("comparing");
     let report = deltaloom::diff(&a, &b, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
         let warnings = [bases.warnings(), a.warnings(), b.warnings()].concat();
-        super::print_json(&report, &warnings)?;
+        inputs::print_json(&report, &warnings)?;
     } else {
         ui::print(&describe(&report))?;
     }

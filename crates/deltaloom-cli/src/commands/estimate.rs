@@ -11,10 +11,11 @@ use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts}
 use deltaloom_lm::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use serde::Serialize;
 
-use crate::args::estimate::{CacheType, EstimateArguments};
-use crate::args::lab::layer::FormName;
-use crate::commands::config_of;
-use crate::{Answer, ui};
+use crate::args::estimate::EstimateArguments;
+use crate::inputs::config_of;
+use crate::progress::Bar;
+use crate::values::compute::{CacheType, FormName};
+use crate::{Answer, inputs, ui};
 
 /// An estimate may be wrong by so much.
 const TOLERANCE: f64 = 0.1;
@@ -71,7 +72,7 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
     }
     let config = config_of(&arguments.base);
     let sizes = config.as_deref().map(ModelSizes::parse).transpose()?;
-    let bar = ui::Bar::new("counting");
+    let bar = Bar::new("counting");
     let report =
         deltaloom::with_threads(arguments.threads.count, || Ok(report(arguments, sizes.as_ref(), &bar)))??;
     bar.finish();
@@ -83,8 +84,8 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
     Ok(if report.check.as_ref().is_none_or(|check| check.is_within) { Answer::Yes } else { Answer::No })
 }
 
-fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &ui::Bar) -> Result<Report> {
-    let (base, mut warnings) = super::open_checkpoint(&arguments.base)?;
+fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) -> Result<Report> {
+    let (base, mut warnings) = inputs::open_checkpoint(&arguments.base)?;
     let base = base.into_mapped()?;
     let base_bytes: u64 = base.weights().map(|(_, info)| info.len_bytes()).sum();
     let folder = tempfile::tempdir()?;
@@ -175,7 +176,7 @@ fn containers(
     arguments: &EstimateArguments,
     base: &Checkpoint,
     folder: &Path,
-    bar: &ui::Bar,
+    bar: &Bar,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<Source>> {
     let pack = |(number, path): (usize, &std::path::PathBuf)| {
@@ -185,7 +186,7 @@ fn containers(
         if arguments.check {
             return pack_elsewhere(arguments, path, folder.join(format!("{number}.loom")));
         }
-        let (tuned, of_tuned) = super::open_checkpoint(path)?;
+        let (tuned, of_tuned) = inputs::open_checkpoint(path)?;
         warnings.extend(of_tuned);
         let mut bases = Bases::default();
         bases.push_checkpoint(&arguments.base, base.clone());

@@ -1,93 +1,20 @@
 //! `deltaloom inspect`.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use deltaloom::{Container, Limits, PackReport, Share};
+use deltaloom::{Container, Limits};
 
-use super::pack::summary;
 use crate::args::InspectArguments;
+use crate::ui::container;
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &InspectArguments) -> Result<Answer> {
-    let container = Container::open(&arguments.container, &Limits::default())?;
-    let report = deltaloom::inspect(&container);
+    let opened = Container::open(&arguments.container, &Limits::default())?;
+    let report = deltaloom::inspect(&opened);
     if arguments.json {
         ui::print_json(&report)?;
     } else {
-        ui::print(&(summary_of(&report) + &identity(&report) + &shares_of(&report, arguments.tensors)))?;
+        let (head, body) = (container::head(&report), container::body(&report, arguments.tensors));
+        ui::print(&(head + &container::identity(&report) + &body))?;
     }
     Ok(Answer::Yes)
-}
-
-/// A container of a series, whose manifest says what it rests on.
-pub(super) fn describe(report: &PackReport, with_tensors: bool) -> String {
-    summary_of(report) + &shares_of(report, with_tensors)
-}
-
-fn summary_of(report: &PackReport) -> String {
-    let mut out = format!("{}, index {}\n\n", summary(report), ui::bytes(report.index_bytes));
-    if report.files.len() > 1 {
-        out.push_str(&format!("{} files\n\n", report.files.len()));
-    }
-    out
-}
-
-fn shares_of(report: &PackReport, with_tensors: bool) -> String {
-    let mut out = shares("predictor", "tensors", &report.predictors);
-    out.push('\n');
-    out.push_str(&shares("codec", "chunks", &report.codecs));
-    if with_tensors {
-        out.push('\n');
-        out.push_str(&tensor_table(report));
-    }
-    out
-}
-
-/// Version, bases and texts, a line each.
-fn identity(report: &PackReport) -> String {
-    let needs = match (report.needs_base, report.bases.is_empty()) {
-        (true, false) => "yes",
-        (true, true) => "yes, which it does not name",
-        (false, _) => "no",
-    };
-    let mut out = format!("format version: {}\nneeds a base: {needs}\n", report.format_version);
-    for base in &report.bases {
-        out.push_str(&format!("base: {base}\n"));
-    }
-    for (key, text) in &report.texts {
-        out.push_str(&format!("{}: {}\n", ui::printable(key), ui::printable(text)));
-    }
-    out.push('\n');
-    out
-}
-
-fn shares(kind: &str, counted: &str, shares: &BTreeMap<&'static str, Share>) -> String {
-    let mut rows = vec![vec![kind.to_owned(), counted.to_owned(), "packed".to_owned()]];
-    rows.extend(
-        shares
-            .iter()
-            .map(|(name, share)| vec![(*name).to_owned(), share.count.to_string(), ui::bytes(share.bytes)]),
-    );
-    ui::table(&rows)
-}
-
-fn tensor_table(report: &PackReport) -> String {
-    let header = ["tensor", "dtype", "shape", "predictor", "codec", "original", "packed", "changed"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(report.tensors.iter().map(|tensor| {
-        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
-        let predictor = tensor.predictor;
-        vec![
-            ui::printable(&tensor.name),
-            ui::printable(&tensor.dtype),
-            format!("[{}]", shape.join(",")),
-            tensor.rule.as_ref().map_or_else(|| predictor.to_owned(), |rule| format!("{predictor}, {rule}")),
-            tensor.codec.to_owned(),
-            ui::bytes(tensor.original_bytes),
-            ui::bytes(tensor.packed_bytes),
-            tensor.changed_fraction.map_or_else(|| "-".to_owned(), |f| format!("{:.2} %", 100.0 * f)),
-        ]
-    }));
-    ui::table(&rows)
 }

@@ -4,19 +4,20 @@ use anyhow::Result;
 use deltaloom::{Bases, Evidence, Limits, LineageReport};
 
 use crate::args::LineageArguments;
-use crate::{Answer, ui};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &LineageArguments) -> Result<Answer> {
     let limits = Limits::default();
     let ancestors = Bases::open(&arguments.ancestors, &limits)?;
     let tuned = ancestors.open_against(&arguments.checkpoint, &limits)?;
     let warnings = [tuned.warnings(), ancestors.warnings()].concat();
-    super::warn(&warnings);
-    let bar = ui::Bar::new("comparing");
+    inputs::warn(&warnings);
+    let bar = Bar::new("comparing");
     let report = deltaloom::lineage(&tuned, &ancestors, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
-        super::print_json(&report, &warnings)?;
+        inputs::print_json(&report, &warnings)?;
     } else {
         ui::print(&describe(&report, arguments.tensors))?;
     }

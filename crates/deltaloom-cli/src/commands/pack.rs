@@ -9,8 +9,9 @@ use deltaloom::{BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport
 use serde::Serialize;
 
 use crate::args::{BaseArguments, IdentityArguments, PackArguments};
+use crate::progress::Bar;
 use crate::target::{self, Target};
-use crate::{Answer, ui};
+use crate::{Answer, inputs, ui};
 
 /// Candidates of a search that are shown; JSON has all.
 const SHOWN_CANDIDATES: usize = 12;
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(path)),
     };
-    let (checkpoint, mut warnings) = super::open_checkpoint(path)?;
+    let (checkpoint, mut warnings) = inputs::open_checkpoint(path)?;
     if !arguments.dry_run {
         // Said before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     }
     let texts = texts(&arguments.identity)?;
     let (mut bases, search) = match &arguments.base_dir {
-        None => (super::open_bases(&arguments.bases)?, None),
+        None => (inputs::open_bases(&arguments.bases)?, None),
         Some(folder) => {
             let found = search(&checkpoint, folder, arguments)?;
             let report = found.report.clone();
@@ -85,7 +86,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
                 return Ok(if report.chosen.is_some() { Answer::Yes } else { Answer::No });
             }
             let bases = found.into_bases(folder)?;
-            super::warn(bases.warnings());
+            inputs::warn(bases.warnings());
             (bases, Some(report))
         }
     };
@@ -101,9 +102,9 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     let unread = Unread::of(&checkpoint);
     if arguments.json {
         let report = Report { pack: &report, base_search: search.as_ref(), unread: unread.as_ref() };
-        super::print_report(&report, &warnings, &target)?;
+        inputs::print_report(&report, &warnings, &target)?;
     } else {
-        ui::note(&summary(&report));
+        ui::note(&ui::container::summary(&report));
         unread.iter().for_each(|unread| ui::note(&unread.describe()));
     }
     Ok(Answer::Yes)
@@ -139,7 +140,7 @@ fn pack(
         identity: texts,
         ..PackOptions::default()
     };
-    let bar = ui::Bar::new("packing");
+    let bar = Bar::new("packing");
     let report = match target {
         Target::Path(path) => deltaloom::pack(checkpoint, bases, path, &options, &bar)?,
         Target::Stdout => {
@@ -168,7 +169,7 @@ fn texts(arguments: &IdentityArguments) -> Result<Option<Texts>> {
 
 /// Looks for a base and says what was found, for people also where the report is JSON.
 fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> Result<BaseSearch> {
-    let bar = ui::Bar::new("searching");
+    let bar = Bar::new("searching");
     let exclude: Vec<&Path> = arguments.output.as_deref().into_iter().collect();
     let threads = arguments.threads.count;
     let found = deltaloom::find_base(checkpoint, folder, &exclude, &Limits::default(), threads, &bar)?;
@@ -225,19 +226,4 @@ fn describe_search(report: &SearchReport) -> String {
         }
     }
     out
-}
-
-/// One line with sizes, ratio, share and, where known, the time.
-pub(crate) fn summary(report: &PackReport) -> String {
-    let sizes = format!(
-        "{} -> {}, ratio {:.3}",
-        ui::bytes(report.original_bytes),
-        ui::bytes(report.packed_bytes),
-        report.ratio,
-    );
-    let rate = |seconds: f64| report.original_bytes as f64 / 1e6 / seconds.max(1e-9);
-    match report.seconds {
-        Some(seconds) => format!("{sizes}, {seconds:.2} s, {:.0} MB/s", rate(seconds)),
-        None => sizes,
-    }
 }

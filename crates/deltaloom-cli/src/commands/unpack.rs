@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 use deltaloom::{Check, Container, Error, InPlaceOptions, InPlaceReport, UnpackOptions};
 
 use crate::args::{BaseArguments, UnpackArguments};
+use crate::progress::Bar;
 use crate::target::{self, Target};
-use crate::{Answer, ui};
+use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &UnpackArguments) -> Result<Answer> {
     match (&arguments.in_place, &arguments.output) {
@@ -18,7 +19,7 @@ pub(crate) fn run(arguments: &UnpackArguments) -> Result<Answer> {
 }
 
 fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
-    let container = super::open_to_stream(&arguments.container)?;
+    let container = inputs::open_to_stream(&arguments.container)?;
     let target = match output {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(&arguments.container, &container)),
@@ -28,9 +29,9 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     let inputs = target::inputs(paths.iter().chain(adapters).chain([&arguments.container]));
     target.check(arguments.overwrite, &inputs)?;
     let (resolved, warnings) =
-        super::resolve(container, &arguments.bases, arguments.base_dir.as_deref(), arguments.threads.count)?;
+        inputs::resolve(container, &arguments.bases, arguments.base_dir.as_deref(), arguments.threads.count)?;
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
-    let bar = ui::Bar::new("unpacking");
+    let bar = Bar::new("unpacking");
     let report = match &target {
         Target::Path(path) => deltaloom::unpack(&resolved, path, &options, &bar)?,
         Target::Stdout => {
@@ -41,7 +42,7 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     };
     bar.finish();
     if arguments.json {
-        return super::print_report(&report, &warnings, &target);
+        return inputs::print_report(&report, &warnings, &target);
     }
     let (size, files) = (ui::bytes(report.original_bytes), report.files);
     let files = if files == 1 { String::new() } else { format!(" in {files} files") };
@@ -59,15 +60,15 @@ fn default_output(path: &Path, container: &Container) -> PathBuf {
 }
 
 fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
-    let container = super::open_to_stream(&arguments.container)?;
-    let others = super::open_bases(&arguments.bases)?;
+    let container = inputs::open_to_stream(&arguments.container)?;
+    let others = inputs::open_bases(&arguments.bases)?;
     let check = match () {
         () if arguments.trust_base => Check::One,
         () if arguments.check_all => Check::All,
         () => Check::Changed,
     };
     let options = InPlaceOptions { threads: arguments.threads.count, check, overwrite: arguments.overwrite };
-    let bar = ui::Bar::new("changing");
+    let bar = Bar::new("changing");
     let report = deltaloom::unpack_in_place(container, base, &others, &options, &bar);
     bar.finish();
     let report = match report {
@@ -77,7 +78,7 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
         done => Ok(done?),
     }?;
     if arguments.json {
-        return super::print_json(&report, others.warnings());
+        return inputs::print_json(&report, others.warnings());
     }
     ui::note(&summary(&report, base, check));
     Ok(())

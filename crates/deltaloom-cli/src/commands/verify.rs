@@ -4,17 +4,18 @@ use anyhow::Result;
 use deltaloom::Verifiable;
 
 use crate::args::VerifyArguments;
-use crate::{Answer, ui};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
-    let container = super::open_to_stream(&arguments.container)?;
+    let container = inputs::open_to_stream(&arguments.container)?;
     let resolved;
     let mut warnings = Vec::new();
     let nothing_is_given = arguments.bases.is_empty() && arguments.base_dir.is_none();
     let what = if nothing_is_given && deltaloom::needs_base(&container) {
         Verifiable::Alone(&container)
     } else {
-        (resolved, warnings) = super::resolve(
+        (resolved, warnings) = inputs::resolve(
             container,
             &arguments.bases,
             arguments.base_dir.as_deref(),
@@ -22,11 +23,11 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
         )?;
         Verifiable::Resolved(&resolved)
     };
-    let bar = ui::Bar::new("verifying");
+    let bar = Bar::new("verifying");
     let report = deltaloom::verify(&what, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {
-        super::print_json(&report, &warnings)?;
+        inputs::print_json(&report, &warnings)?;
     } else if report.ok {
         let also = if report.checked == "digests" { " and every digest" } else { " (digests need --base)" };
         ui::print(&format!(

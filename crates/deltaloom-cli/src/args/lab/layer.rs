@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use deltaloom_compute::Form;
+use clap::Args;
 
-use super::parse_size;
-use crate::args::{PageArguments, ThreadsArgument};
+use crate::args::ThreadsArgument;
+use crate::args::page::PageArguments;
+use crate::values::compute::FormName;
+use crate::values::parse_size;
 
 /// Compute a transformer layer on packed weights, beside the fine-tune's own weights: sizes, times, memory of many tenants, and whether every output has the same bits.
 ///
@@ -59,33 +60,4 @@ pub(crate) struct LayerArguments {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) page: PageArguments,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FormName {
-    /// Entropy-coded tiles, decoded while they are multiplied
-    Tiles,
-    /// Masks and the bytes that change
-    Planes,
-    /// A mask and the values that change
-    Bitmap,
-    /// Exact differences in sparse rows
-    Csr,
-    /// All weights
-    Dense,
-}
-
-impl FormName {
-    const ALL: [Self; 5] = [Self::Tiles, Self::Planes, Self::Bitmap, Self::Csr, Self::Dense];
-
-    /// What the library calls it.
-    pub(crate) fn form(self) -> Form {
-        match self {
-            Self::Tiles => Form::Tiles,
-            Self::Planes => Form::Planes,
-            Self::Bitmap => Form::Bitmap,
-            Self::Csr => Form::Csr,
-            Self::Dense => Form::Dense,
-        }
-    }
 }

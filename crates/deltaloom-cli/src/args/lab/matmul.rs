@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::super::{ReportArguments, parse_rounds, parse_threads};
+use crate::args::page::ReportArguments;
+use crate::values;
+use crate::values::lab::{Modes, Weight};
 
 /// Multiply one matrix of a fine-tune in every way: dense, in our resident forms, and as tiles and blocks that zstd has compressed.
 ///
@@ -42,8 +44,8 @@ pub(crate) struct MatmulArguments {
     #[arg(long, value_name = "SHARE", default_value_t = 0.03, conflicts_with = "tuned")]
     pub(crate) changed: f64,
     /// Type of its weights
-    #[arg(long, value_enum, default_value_t = WeightArgument::Bf16, conflicts_with = "tuned")]
-    pub(crate) dtype: WeightArgument,
+    #[arg(long, value_enum, default_value_t = Weight::Bf16, conflicts_with = "tuned")]
+    pub(crate) dtype: Weight,
     /// Another seed makes another matrix, and other activations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -54,33 +56,14 @@ pub(crate) struct MatmulArguments {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub(crate) forms: Vec<String>,
     /// What of a product may depend on how it is computed: nothing, or the last bits
-    #[arg(long, value_enum, default_value_t = ModeArgument::Fast)]
-    pub(crate) mode: ModeArgument,
+    #[arg(long, value_enum, default_value_t = Modes::Fast)]
+    pub(crate) mode: Modes,
     /// Rounds in which every way is timed once
-    #[arg(long, value_name = "N", default_value_t = 11, value_parser = parse_rounds)]
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::rounds())]
     pub(crate) rounds: usize,
     /// Threads to use; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WeightArgument {
-    /// Two bytes
-    Bf16,
-    /// Four bytes
-    F32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModeArgument {
-    /// The last bits
-    Fast,
-    /// Nothing
-    #[value(alias = "bitexact")]
-    BitExact,
-    /// One after the other
-    Both,
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use deltaloom_lab::simhash::measure::Correction;
-use deltaloom_lab::simhash::{Pieces, Projection};
+use clap::Args;
+use deltaloom_lab::simhash::Pieces;
 
-use crate::args::{ReportArguments, ThreadsArgument};
+use crate::args::ThreadsArgument;
+use crate::args::page::ReportArguments;
+use crate::values::lab::{CorrectionName, HashOn, ProjectionName, parse_pieces, parse_shape};
 
 /// EXPERIMENT: estimate products from bit signatures (SimHash) and measure their error, size and speed beside int8, int4, int2 and the exact product.
 ///
@@ -42,11 +43,11 @@ pub(crate) struct SimHashArguments {
     #[arg(long, value_name = "ROWSxCOLS|row", value_delimiter = ',', default_value = "16x16,row", value_parser = parse_pieces)]
     pub(crate) block: Vec<Pieces>,
     /// Hash the weights, or only their difference to a base whose product is exact
-    #[arg(long, value_enum, default_value_t = OnArgument::Weights)]
-    pub(crate) on: OnArgument,
+    #[arg(long, value_enum, default_value_t = HashOn::Weights)]
+    pub(crate) on: HashOn,
     /// Corrections: none, exact top columns by |x| times norm beside the estimate, or an unbiased sample of columns
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',', default_value = "none,topk,sample")]
-    pub(crate) correct: Vec<CorrectArgument>,
+    pub(crate) correct: Vec<CorrectionName>,
     /// Columns of a correction, as a fraction
     #[arg(long, value_name = "F", default_value_t = 0.1)]
     pub(crate) fraction: f64,
@@ -54,8 +55,8 @@ pub(crate) struct SimHashArguments {
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) tokens: usize,
     /// How the directions are drawn
-    #[arg(long, value_enum, default_value_t = ProjectionArgument::Gaussian)]
-    pub(crate) projection: ProjectionArgument,
+    #[arg(long, value_enum, default_value_t = ProjectionName::Gaussian)]
+    pub(crate) projection: ProjectionName,
     /// Another seed makes other directions, activations and samples
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -78,62 +79,4 @@ pub(crate) struct SimHashArguments {
     pub(crate) threads: ThreadsArgument,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OnArgument {
-    /// The whole matrix
-    Weights,
-    /// Its difference to the base
-    Delta,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CorrectArgument {
-    /// The estimate alone
-    None,
-    /// Exact top columns, the rest estimated
-    Topk,
-    /// A sample of columns alone
-    Sample,
-}
-
-impl CorrectArgument {
-    pub(crate) fn correction(self) -> Correction {
-        match self {
-            Self::None => Correction::None,
-            Self::Topk => Correction::TopK,
-            Self::Sample => Correction::Sample,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProjectionArgument {
-    /// Normal numbers
-    Gaussian,
-    /// Signs
-    Rademacher,
-}
-
-impl ProjectionArgument {
-    pub(crate) fn projection(self) -> Projection {
-        match self {
-            Self::Gaussian => Projection::Gaussian,
-            Self::Rademacher => Projection::Rademacher,
-        }
-    }
-}
-
-fn parse_pieces(text: &str) -> Result<Pieces, String> {
-    if text == "row" {
-        return Ok(Pieces::Rows);
-    }
-    let (rows, cols) = parse_shape(text).map_err(|e| format!("{e}, or row"))?;
-    Ok(Pieces::Blocks { rows, cols })
-}
-
-fn parse_shape(text: &str) -> Result<(usize, usize), String> {
-    let shape = text.split_once('x').and_then(|(rows, cols)| Some((rows.parse().ok()?, cols.parse().ok()?)));
-    shape.ok_or_else(|| format!("{text:?} is not ROWSxCOLS such as 16x16"))
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::parse_size;
-use crate::args::{ReportArguments, parse_rounds, parse_threads};
+use crate::args::page::ReportArguments;
+use crate::values;
+use crate::values::lab::Budget;
 
 /// Multiply a batch with tokens of many fine-tunes of one base: the base's product once and each one's differences, beside dense swaps and dense copies.
 ///
@@ -28,7 +29,7 @@ pub(crate) struct TenantsArguments {
     #[arg(value_name = "TUNED")]
     pub(crate) tuned: Option<PathBuf>,
     /// Fine-tunes in the batch
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = parse_tenants)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = values::count(1..=4096))]
     pub(crate) tenants: usize,
     /// Which layer of the model
     #[arg(long, value_name = "N", default_value_t = 0, requires = "base")]
@@ -46,7 +47,7 @@ pub(crate) struct TenantsArguments {
     #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "base")]
     pub(crate) density: f64,
     /// How often each way is timed; the median counts
-    #[arg(long, value_name = "N", default_value_t = 21, value_parser = parse_rounds)]
+    #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::rounds())]
     pub(crate) rounds: usize,
     /// Requests to serve with budgets that are too small; 0 leaves that out
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -61,61 +62,8 @@ pub(crate) struct TenantsArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Threads to use; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) report: ReportArguments,
-}
-
-/// So many bytes, or a share of those of dense copies.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Budget {
-    Bytes(u64),
-    Percent(f64),
-}
-
-impl Budget {
-    fn parse(text: &str) -> Result<Self, String> {
-        let Some(percent) = text.trim().strip_suffix('%') else { return parse_size(text).map(Self::Bytes) };
-        match percent.trim().parse::<f64>() {
-            Ok(percent) if (0.0..=1000.0).contains(&percent) => Ok(Self::Percent(percent)),
-            _ => Err("expected a size such as 4MiB, or from 0% to 1000%".to_owned()),
-        }
-    }
-
-    /// In bytes.
-    #[expect(clippy::cast_possible_truncation, reason = "a share")]
-    pub(crate) fn of(self, dense_bytes: u64) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => (percent / 100.0 * dense_bytes as f64) as u64,
-        }
-    }
-}
-
-fn parse_tenants(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(count) if (1..=4096).contains(&count) => Ok(count),
-        Ok(_) => Err("between 1 and 4096".to_owned()),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn budgets_are_sizes_or_shares() {
-        let good = [
-            ("25%", Budget::Percent(25.0)),
-            (" 0.5 %", Budget::Percent(0.5)),
-            ("4MiB", Budget::Bytes(4 << 20)),
-        ];
-        for (text, budget) in good {
-            assert_eq!(Budget::parse(text), Ok(budget));
-        }
-        assert!(["-1%", "x%", "%", "NaN%", "4"].iter().filter(|text| Budget::parse(text).is_ok()).eq(&["4"]));
-        assert_eq!((Budget::Percent(25.0).of(1000), Budget::Bytes(7).of(1000)), (250, 7));
-    }
 }

@@ -2,23 +2,15 @@
 //! It takes no time and prints nothing.
 
 use anyhow::{Context as _, Result, ensure};
-use deltaloom::tensor::TensorInfo;
 use lz4_flex::block::CompressTable;
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::frames::{Frames, Tensor};
 use super::pco;
 
 /// Bytes of a plane that bitx gives to zstd at a time.
 const BITX_PIECE_BYTES: usize = 1 << 20;
 const BITX_LEVEL: i32 = 3;
-
-/// A tensor, and where a base has its counterpart the bytes of that.
-pub(super) struct Tensor<'a> {
-    pub(super) info: &'a TensorInfo,
-    /// What is encoded; decoders take nothing of it but its length.
-    pub(super) bytes: &'a [u8],
-    pub(super) reference: Option<&'a [u8]>,
-}
 
 /// A way to code a tensor's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,41 +27,6 @@ pub(super) enum Baseline {
     XorZstd(i32),
     /// zstd on pieces of the byte planes of that XOR.
     Bitx,
-}
-
-/// Coded pieces one after another in memory that is there before they are. Lengths are not counted: a file would have to store them too.
-pub(super) struct Frames {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Frames {
-    /// With room for whatever these tensors become.
-    pub(super) fn new(tensors: &[Tensor<'_>]) -> Self {
-        let room = |tensor: &Tensor<'_>| tensor.bytes.len() + tensor.bytes.len() / 8 + 4096;
-        Self { bytes: vec![0; tensors.iter().map(room).sum()], ends: Vec::new() }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.ends.clear();
-    }
-
-    pub(super) fn len_bytes(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    /// Appends what `write` puts at the start of the room that is left; it gives the length.
-    pub(super) fn push(&mut self, write: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
-        let start = self.len_bytes();
-        let length = write(&mut self.bytes[start..])?;
-        self.ends.push(start + length);
-        Ok(())
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(&0).chain(&self.ends);
-        starts.zip(&self.ends).map(|(start, end)| &self.bytes[*start..*end])
-    }
 }
 
 /// A baseline with the contexts and buffers that it keeps from tensor to tensor.

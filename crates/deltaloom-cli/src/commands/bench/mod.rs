@@ -2,6 +2,7 @@
 //! Rows take turns, so that what slows the machine for a while slows all of them.
 
 mod baselines;
+mod frames;
 mod pco;
 mod report;
 
@@ -10,77 +11,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum;
+use clap::ValueEnum as _;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Limits, PackOptions, Progress, ResolvedContainer, Texts};
 
 use crate::args::BenchArguments;
-use crate::{Answer, ui};
-use baselines::{Baseline, Coder, Frames, Tensor};
+use crate::progress::Bar;
+use crate::values::bench::Row;
+use crate::{Answer, inputs, ui};
+use baselines::{Baseline, Coder};
+use frames::{Frames, Tensor};
 use report::{Machine, Report, RowReport};
 
 /// What packing takes beside the model, however large that is.
 const PACKING_BYTES: u64 = 300_000_000;
 
-/// A line of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Row {
-    /// Packing, and decoding every chunk with its checksum
-    Deltaloom,
-    /// The same, and the digest of every tensor
-    #[value(name = "deltaloom+digests")]
-    DeltaloomDigests,
-    /// Packing, and turning the base into the result where it is in memory
-    InPlace,
-    /// Copying the bytes: the limit
-    Memcpy,
-    /// zstd, level 1
-    #[value(name = "zstd-1")]
-    Zstd1,
-    /// zstd, level 3
-    #[value(name = "zstd-3")]
-    Zstd3,
-    /// LZ4 blocks
-    Lz4,
-    /// pco on differences in ULPs, or without a base on the numbers
-    Pco,
-    /// zstd, level 1, of the XOR with the base
-    #[value(name = "xor+zstd-1")]
-    XorZstd1,
-    /// zstd, level 3, of 1 MiB pieces of the byte planes of that XOR
-    Bitx,
-}
-
-impl Row {
-    fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-
-    /// The coder that it measures, where it is not ours.
-    fn baseline(self) -> Option<Baseline> {
-        Some(match self {
-            Self::Deltaloom | Self::DeltaloomDigests | Self::InPlace => return None,
-            Self::Memcpy => Baseline::Memcpy,
-            Self::Zstd1 => Baseline::Zstd(1),
-            Self::Zstd3 => Baseline::Zstd(3),
-            Self::Lz4 => Baseline::Lz4,
-            Self::Pco => Baseline::Pco,
-            Self::XorZstd1 => Baseline::XorZstd(1),
-            Self::Bitx => Baseline::Bitx,
-        })
-    }
-
-    fn needs_base(self) -> bool {
-        matches!(self, Self::InPlace | Self::XorZstd1 | Self::Bitx)
-    }
-}
-
 pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     let rows = rows(arguments)?;
     let mut warnings = Vec::new();
     let mut open = |path: &Path| -> Result<Checkpoint> {
-        let (checkpoint, of_checkpoint) = super::open_checkpoint(path)?;
+        let (checkpoint, of_checkpoint) = inputs::open_checkpoint(path)?;
         warnings.extend(of_checkpoint);
         Ok(checkpoint)
     };
@@ -91,18 +42,32 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     let checkpoint = checkpoint.into_memory()?;
     let in_memory = |(path, base): (PathBuf, Checkpoint)| Ok((path, base.into_memory()?));
     let bases = bases.into_iter().map(in_memory).collect::<Result<Vec<_>>>()?;
-    let bar = ui::Bar::new("measuring");
+    let bar = Bar::new("measuring");
     let measured = deltaloom::with_threads(arguments.threads, || {
         Ok(measure(arguments, &rows, &checkpoint, &bases, &bar))
     })??;
     bar.finish();
     let report = Report::new(arguments, &checkpoint, measured);
     if arguments.json {
-        super::print_json(&report, &warnings)?;
+        inputs::print_json(&report, &warnings)?;
     } else {
         ui::print(&report.describe())?;
     }
     Ok(Answer::Yes)
+}
+
+/// The coder that a row measures, where it is not ours.
+fn baseline(row: Row) -> Option<Baseline> {
+    Some(match row {
+        Row::Deltaloom | Row::DeltaloomDigests | Row::InPlace => return None,
+        Row::Memcpy => Baseline::Memcpy,
+        Row::Zstd1 => Baseline::Zstd(1),
+        Row::Zstd3 => Baseline::Zstd(3),
+        Row::Lz4 => Baseline::Lz4,
+        Row::Pco => Baseline::Pco,
+        Row::XorZstd1 => Baseline::XorZstd(1),
+        Row::Bitx => Baseline::Bitx,
+    })
 }
 
 /// The rows that are asked for, in the order of the table.
@@ -126,7 +91,7 @@ fn check_memory(
     rows: &[Row],
 ) -> Result<()> {
     // The original, the output, the container; and what the baselines encode, with the XOR of the largest tensor.
-    let copies = if rows.iter().any(|row| row.baseline().is_some()) { 5 } else { 3 };
+    let copies = if rows.iter().any(|row| baseline(*row).is_some()) { 5 } else { 3 };
     let of_bases: u64 = bases.iter().map(|(_, base)| base.len_bytes()).sum();
     let needed =
         checkpoint.len_bytes().saturating_mul(copies).saturating_add(of_bases).saturating_add(PACKING_BYTES);
@@ -146,17 +111,17 @@ fn measure(
     rows: &[Row],
     checkpoint: &Checkpoint,
     bases: &[(PathBuf, Checkpoint)],
-    bar: &ui::Bar,
+    bar: &Bar,
 ) -> Result<Vec<RowReport>> {
     let tensors = tensors(checkpoint, bases)?;
     let data_bytes: usize = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
     let mut out = vec![0; data_bytes];
     let mut ours = Ours::new(arguments, checkpoint, bases);
-    let has_baseline = rows.iter().any(|row| row.baseline().is_some());
+    let has_baseline = rows.iter().any(|row| baseline(*row).is_some());
     let mut frames = Frames::new(if has_baseline { &tensors } else { &[] });
     let mut coders = Vec::new();
     for row in rows {
-        coders.push(row.baseline().map(Coder::new).transpose()?);
+        coders.push(baseline(*row).map(Coder::new).transpose()?);
     }
     let mut reports: Vec<RowReport> = rows.iter().map(|row| RowReport::new(row.name())).collect();
     bar.start((data_bytes * rows.len() * (arguments.rounds + 1)) as u64);
@@ -247,7 +212,7 @@ impl<'a> Ours<'a> {
         Self { name, checkpoint, bases, known: all(bases), options, packed: Arc::default() }
     }
 
-    fn encode(&mut self, bar: &ui::Bar) -> Result<u64> {
+    fn encode(&mut self, bar: &Bar) -> Result<u64> {
         let packed = Arc::make_mut(&mut self.packed);
         packed.clear();
         let bases = all(self.bases);
@@ -287,7 +252,7 @@ fn all(bases: &[(PathBuf, Checkpoint)]) -> Bases {
 }
 
 /// Lets the library ask whether to stop, and keeps the bar out of what is measured.
-struct OnlyStops<'a>(&'a ui::Bar);
+struct OnlyStops<'a>(&'a Bar);
 
 impl Progress for OnlyStops<'_> {
     fn start(&self, _total_bytes: u64) {}
@@ -299,7 +264,7 @@ impl Progress for OnlyStops<'_> {
     }
 }
 
-fn encode(coder: &mut Coder, tensors: &[Tensor<'_>], frames: &mut Frames, bar: &ui::Bar) -> Result<u64> {
+fn encode(coder: &mut Coder, tensors: &[Tensor<'_>], frames: &mut Frames, bar: &Bar) -> Result<u64> {
     frames.clear();
     for tensor in tensors {
         stop_if_asked(bar)?;
@@ -313,7 +278,7 @@ fn decode(
     tensors: &[Tensor<'_>],
     frames: &Frames,
     mut out: &mut [u8],
-    bar: &ui::Bar,
+    bar: &Bar,
 ) -> Result<()> {
     let mut frames = frames.iter();
     for tensor in tensors {
@@ -324,6 +289,6 @@ fn decode(
     Ok(())
 }
 
-fn stop_if_asked(bar: &ui::Bar) -> Result<()> {
+fn stop_if_asked(bar: &Bar) -> Result<()> {
     if bar.is_cancelled() { Err(Error::Cancelled.into()) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use pco::ChunkConfig;
 use pco::data_types::Number;
 use pco::standalone;
 
-use super::baselines::{Frames, Tensor};
+use super::frames::{Frames, Tensor};
 
 /// Elements that pco gets at a time: what it puts on a page by default.
 const PIECE_ELEMS: usize = 1 << 18;

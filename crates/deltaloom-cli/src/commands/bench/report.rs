@@ -6,9 +6,9 @@ use std::fs;
 use deltaloom::checkpoint::Checkpoint;
 use serde::Serialize;
 
-use super::Row;
 use crate::args::BenchArguments;
 use crate::ui;
+use crate::values::bench::Row;
 
 const NOTES: &str = "\
 MB/s are 10^6 original bytes a second, medians of the rounds; every row was checked to give back every byte.

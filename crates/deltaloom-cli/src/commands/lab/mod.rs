@@ -1,17 +1,11 @@
 //! `deltaloom lab`: other ways to code weights, measured beside ours.
 
 mod layer;
-mod layer_page;
 mod matmul;
-mod matmul_page;
-pub(crate) mod page;
 mod positions;
 mod simhash;
-mod simhash_page;
 mod tenants;
 mod tpde;
-
-pub(crate) use tpde::{Adaptive, MethodName};
 
 use anyhow::Result;
 

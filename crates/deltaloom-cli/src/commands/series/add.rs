@@ -5,20 +5,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
-use deltaloom::series::{AddOptions, Added, NewStep, Pending, Series};
-use deltaloom_report::WarningKind;
+use deltaloom::series::{AddOptions, NewStep, Pending, Series};
 
-use super::{count, open, pack_options};
-use crate::args::series::{AddArguments, FlushArguments, Step};
-use crate::{Answer, ui};
+use super::common::{pack_options, tell};
+use crate::args::series::{AddArguments, FlushArguments};
+use crate::progress::Bar;
+use crate::store::{is_url, open};
+use crate::{Answer, ui, values};
 
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = arguments.places.split()?;
     let series = open(&location)?;
     let new = NewStep {
         step: match arguments.step {
-            Step::Number(step) => Some(step),
-            Step::Next => None,
+            values::series::NewStep::Number(step) => Some(step),
+            values::series::NewStep::Next => None,
         },
         model: checkpoint.to_path_buf(),
         optimizer: arguments.optimizer.clone(),
@@ -41,7 +42,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     // What was snapshot before comes before.
     let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
     drain(&series, &pending, &of_waiting, &location)?;
-    let bar = ui::Bar::new("adding");
+    let bar = Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
     bar.finish();
     if arguments.json {
@@ -50,34 +51,6 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         tell(&added, &location);
     }
     Ok(Answer::Yes)
-}
-
-/// Says what was added, and what one should know of it.
-pub(super) fn tell(added: &Added, location: &str) {
-    ui::note(&describe(added));
-    let entry = &added.entry;
-    if let Some(closed) = &added.closed {
-        let (name, steps) = (&closed.name, count(closed.totals.steps, "step"));
-        ui::note(&ui::printable(&format!(
-            "the run went back: {steps}, {} to {}, now on branch {name}; `deltaloom series ls {location} --branch {name}` lists them",
-            closed.first, closed.last
-        )));
-    }
-    for (kind, count) in
-        [(WarningKind::NonFinite, entry.nonfinite_weights), (WarningKind::Constant, entry.constant_matrices)]
-    {
-        if added.is_new && count > 0 {
-            ui::warn(&format!("step {}: {}", entry.step, kind.counted(Some(count))));
-        }
-    }
-    if !added.meta_not_stored.is_empty() {
-        let step = added.entry.step;
-        let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
-        let meta: String = added.meta_not_stored.iter().map(text).collect();
-        ui::warn(&ui::printable(&format!(
-            "its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
-        )));
-    }
 }
 
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
@@ -90,7 +63,7 @@ pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
 }
 
 fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &str) -> Result<()> {
-    let bar = ui::Bar::new("adding");
+    let bar = Bar::new("adding");
     let drained = pending.drain(series, options, &bar, |added| {
         bar.finish();
         tell(added, location);
@@ -108,7 +81,7 @@ fn snapshot(
     arguments: &AddArguments,
     location: &str,
 ) -> Result<()> {
-    let bar = ui::Bar::new("copying");
+    let bar = Bar::new("copying");
     pending.snapshot(new, options, &Limits::default(), &bar)?;
     bar.finish();
     let mut command = Command::new(std::env::current_exe().context("this program")?);
@@ -125,7 +98,7 @@ fn snapshot(
 
 /// Where copies wait: in the store, or for a URL in the folder for the state of programs.
 fn pending_folder(location: &str) -> Result<PathBuf> {
-    if !super::is_url(location) {
+    if !is_url(location) {
         return Ok(PathBuf::from(location).join("pending"));
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
@@ -133,28 +106,4 @@ fn pending_folder(location: &str) -> Result<PathBuf> {
     let state = state.or_else(home).context("neither XDG_STATE_HOME nor a home folder is known")?;
     let name: String = location.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     Ok(state.join("deltaloom/pending").join(name))
-}
-
-fn describe(added: &Added) -> String {
-    let entry = &added.entry;
-    if !added.is_new {
-        return format!("step {} is there already with the same content; nothing changed", entry.step);
-    }
-    let against = match (entry.reference, entry.changed_fraction) {
-        (Some(reference), changed) => {
-            let hops = count(entry.hops.into(), "hop");
-            let changed =
-                changed.map_or_else(String::new, |share| format!("{:.2} % changed, ", 100.0 * share));
-            format!("against step {reference}, {changed}{hops}")
-        }
-        _ => "a keyframe".to_owned(),
-    };
-    format!(
-        "step {}: {} -> {}, ratio {:.2}, {against}, {:.2} s",
-        entry.step,
-        ui::bytes(entry.original_bytes),
-        ui::bytes(entry.stored_bytes),
-        entry.ratio(),
-        entry.seconds,
-    )
 }

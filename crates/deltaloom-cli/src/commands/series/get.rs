@@ -4,8 +4,9 @@ use anyhow::Result;
 use deltaloom::UnpackOptions;
 use deltaloom::series::Part;
 
-use super::{count, entry_of, open_on};
+use super::common::{count, entry_of, open_on};
 use crate::args::series::GetArguments;
+use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::{Answer, ui};
 
@@ -26,7 +27,7 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         }
     };
     let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
-    let bar = ui::Bar::new("restoring");
+    let bar = Bar::new("restoring");
     let report = match &target {
         Target::Path(path) => series.extract(entry.step, part, path, &options, &bar)?,
         Target::Stdout => {

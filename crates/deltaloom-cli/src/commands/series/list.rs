@@ -1,14 +1,12 @@
 //! `deltaloom series ls`, `log` and `show`.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use anyhow::Result;
 use deltaloom::series::{BranchInfo, SeriesInfo, StepEntry};
 use serde::Serialize;
 
-use super::{count, entry_of, open_on};
+use super::common::{changed, count, describe, entry_of, open_on, time};
 use crate::args::series::{ListArguments, ShowArguments};
-use crate::commands::inspect;
+use crate::ui::container;
 use crate::{Answer, ui};
 
 /// What `--json` prints of a list.
@@ -117,10 +115,6 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-fn time(unix: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
-}
-
 /// One line over the whole series: totals first, the mean of ratios beside them.
 fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
@@ -139,41 +133,6 @@ fn totals(summary: &SeriesInfo) -> String {
         ui::bytes(totals.stored_bytes),
         totals.ratio(),
     )
-}
-
-fn changed(entry: &StepEntry) -> String {
-    entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| format!("{:.2} %", 100.0 * changed))
-}
-
-pub(super) fn describe(entry: &StepEntry) -> String {
-    let added = time(entry.added_unix);
-    let rests = match entry.reference {
-        Some(reference) => {
-            let hops = count(entry.hops.into(), "hop");
-            format!("from step {reference}, {hops}, {} changed", changed(entry))
-        }
-        None => "keyframe".to_owned(),
-    };
-    let parts = if entry.parts.optimizer.is_some() { "model, optimizer" } else { "model" };
-    let mut out = format!(
-        "step {}\n  added   {added} in {:.2} s\n  stored  {} of {}, ratio {:.2}, {rests}\n  object  {}\n  parts   {parts}\n",
-        entry.step,
-        entry.seconds,
-        ui::bytes(entry.stored_bytes),
-        ui::bytes(entry.original_bytes),
-        entry.ratio(),
-        entry.object,
-    );
-    if !entry.is_sound() {
-        let (nan, constant) = (entry.nonfinite_weights, entry.constant_matrices);
-        out.push_str(&format!(
-            "  odd     {nan} weights NaN or infinite, {constant} matrices become constant\n"
-        ));
-    }
-    for (name, value) in &entry.meta {
-        out.push_str(&format!("  {}  {}\n", ui::printable(name), ui::printable(value)));
-    }
-    out
 }
 
 fn csv(entries: &[StepEntry]) -> String {
@@ -229,7 +188,7 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
     } else if arguments.csv {
         ui::print(&tensors_csv(&container))?;
     } else {
-        let container = inspect::describe(&container, arguments.tensors);
+        let container = container::describe(&container, arguments.tensors);
         ui::print(&format!("{}\n{container}", describe(&entry)))?;
     }
     Ok(Answer::Yes)

@@ -3,11 +3,13 @@
 use anyhow::Result;
 use deltaloom::series::{RebuildOptions, RebuildReport, SeriesOptions};
 
-use super::{count, entry_of, list, open, pack_options};
-use crate::args::PresetArgument;
+use super::common::{count, describe, entry_of, pack_options};
 use crate::args::series::{
     GcArguments, PruneArguments, RemoveArguments, RepackArguments, SetArguments, VerifySeriesArguments,
 };
+use crate::progress::Bar;
+use crate::store::open;
+use crate::values::Preset;
 use crate::{Answer, ui};
 
 /// Steps that a text lists one by one; of more, runs are named by their ends.
@@ -22,7 +24,7 @@ pub(super) fn set(arguments: &SetArguments) -> Result<Answer> {
     if arguments.json {
         ui::print_json(&entry)?;
     } else {
-        ui::print(&list::describe(&entry))?;
+        ui::print(&describe(&entry))?;
     }
     Ok(Answer::Yes)
 }
@@ -32,11 +34,11 @@ pub(super) fn remove(arguments: &RemoveArguments) -> Result<Answer> {
     let steps = arguments.step.iter().map(|step| Ok(entry_of(&series, *step)?.step));
     let steps = steps.collect::<Result<Vec<u64>>>()?;
     let options = RebuildOptions {
-        pack: pack_options(PresetArgument::Default, &arguments.threads),
+        pack: pack_options(Preset::Default, &arguments.threads),
         series: None,
         dry_run: arguments.dry_run,
     };
-    let bar = ui::Bar::new("packing");
+    let bar = Bar::new("packing");
     let report = series.remove(&steps, &options, &bar)?;
     bar.finish();
     tell(&report, arguments.dry_run, arguments.json)
@@ -44,11 +46,11 @@ pub(super) fn remove(arguments: &RemoveArguments) -> Result<Answer> {
 
 pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
     let options = RebuildOptions {
-        pack: pack_options(PresetArgument::Default, &arguments.threads),
+        pack: pack_options(Preset::Default, &arguments.threads),
         series: None,
         dry_run: arguments.dry_run,
     };
-    let bar = ui::Bar::new("packing");
+    let bar = Bar::new("packing");
     let series = open(&arguments.store.location)?;
     let report = match (&arguments.keep, &arguments.branch) {
         (_, Some(branch)) => series.prune_branch(branch, &options, &bar)?,
@@ -70,7 +72,7 @@ pub(super) fn repack(arguments: &RepackArguments) -> Result<Answer> {
         }),
         dry_run: false,
     };
-    let bar = ui::Bar::new("packing");
+    let bar = Bar::new("packing");
     let report = series.repack(&options, &bar)?;
     bar.finish();
     tell(&report, false, arguments.json)
@@ -139,7 +141,7 @@ pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
 
 pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let bar = ui::Bar::new("verifying");
+    let bar = Bar::new("verifying");
     let report = series.verify(arguments.deep, arguments.threads.count, &bar)?;
     bar.finish();
     if arguments.json {

@@ -1,20 +1,19 @@
 //! `deltaloom series`: one file per group of subcommands.
 
 mod add;
+mod common;
 mod get;
 mod list;
 mod look_after;
 mod plot;
 mod watch;
 
-use std::path::Path;
+use anyhow::Result;
+use deltaloom::Error;
+use deltaloom::series::{Series, SeriesOptions};
 
-use anyhow::{Context as _, Result};
-use deltaloom::series::{Directory, Series, SeriesOptions, StepEntry, Store};
-use deltaloom::{Error, Missing, PackOptions};
-
-use crate::args::series::{BranchArgument, ExistingStep, InitArguments, SeriesArguments, SeriesCommand};
-use crate::args::{PresetArgument, ThreadsArgument};
+use crate::args::series::{InitArguments, SeriesArguments, SeriesCommand};
+use crate::store::store;
 use crate::{Answer, ui};
 
 pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
@@ -50,61 +49,4 @@ fn init(arguments: &InitArguments) -> Result<Answer> {
     })?;
     ui::note(&format!("{}: an empty series", series.location()));
     Ok(Answer::Yes)
-}
-
-/// A folder, or what a URL names.
-fn store(location: &str) -> Result<Box<dyn Store>> {
-    if !is_url(location) {
-        return Ok(Box::new(Directory::new(Path::new(location))));
-    }
-    #[cfg(feature = "object-store")]
-    return Ok(deltaloom_object_store::open(location)?);
-    #[cfg(not(feature = "object-store"))]
-    anyhow::bail!("{location}: this program was built without object stores");
-}
-
-fn is_url(location: &str) -> bool {
-    location.contains("://")
-}
-
-/// Whether there is a series at a place.
-pub(crate) fn is_store(location: &str) -> Result<bool> {
-    Ok(is_url(location) || store(location)?.read_manifest()?.is_some())
-}
-
-/// Whether there is a series in a local folder.
-pub(crate) fn is_folder_store(location: &str) -> bool {
-    !is_url(location) && is_store(location).unwrap_or(false)
-}
-
-pub(crate) fn open(location: &str) -> Result<Series> {
-    Ok(Series::open(store(location)?)?)
-}
-
-/// A series, or a branch of it.
-fn open_on(location: &str, branch: &BranchArgument) -> Result<Series> {
-    let series = open(location)?;
-    Ok(match &branch.name {
-        Some(name) => series.on_branch(name)?,
-        None => series,
-    })
-}
-
-fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry> {
-    let number = match step {
-        ExistingStep::Number(number) => number,
-        ExistingStep::Newest => series.summary()?.newest.context("the series has no steps")?,
-    };
-    let missing =
-        || Error::NotFound { kind: Missing::Step, what: format!("step {number} of {}", series.location()) };
-    Ok(series.find(number)?.ok_or_else(missing)?)
-}
-
-/// A number with the word for what it counts.
-fn count(number: u64, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
-}
-
-fn pack_options(preset: PresetArgument, threads: &ThreadsArgument) -> PackOptions {
-    PackOptions { preset: preset.into(), threads: threads.count, ..PackOptions::default() }
 }

@@ -11,16 +11,18 @@ use deltaloom_report::{
     series_page,
 };
 
-use super::{count, open};
-use crate::args::series::{HealthArguments, PlotArguments};
-use crate::commands::lab::page;
+use super::common::count;
+use crate::args::series::plot::{HealthArguments, PlotArguments};
+use crate::progress::Bar;
+use crate::store::open;
 use crate::target::Target;
+use crate::ui::page;
 use crate::{Answer, ui};
 
 pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     Target::new(&arguments.output).check(arguments.overwrite, &series.inputs())?;
-    let bar = ui::Bar::new("reading");
+    let bar = Bar::new("reading");
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let steps = series.records(&entries, &bar)?;
     let weights = match entries.last() {
@@ -54,7 +56,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
 
 pub(super) fn health(arguments: &HealthArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
-    let bar = ui::Bar::new("reading");
+    let bar = Bar::new("reading");
     let entries = series.last(arguments.last.unwrap_or(usize::MAX))?;
     let mut steps = series.records(&entries, &bar)?;
     let rule = arguments.rule.rule();
@@ -80,7 +82,7 @@ fn add_below(
     steps: &mut [StepRecord],
     window: usize,
     threshold: f64,
-    bar: &ui::Bar,
+    bar: &Bar,
 ) -> Result<()> {
     let newest = entries.iter().zip(steps).rev().take(window);
     for (entry, record) in newest.filter(|(entry, _)| !entry.is_keyframe()) {

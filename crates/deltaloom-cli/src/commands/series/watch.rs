@@ -8,8 +8,10 @@ use anyhow::Result;
 use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incoming};
 use deltaloom::{Error, Limits, Progress as _};
 
-use super::{add, open, pack_options};
+use super::common::{pack_options, tell};
 use crate::args::series::WatchArguments;
+use crate::progress::Bar;
+use crate::store::open;
 use crate::{Answer, ui};
 
 /// How soon an interrupt is noticed between two looks.
@@ -20,7 +22,7 @@ pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let series = open(&location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions { pack, ..AddOptions::default() };
-    let bar = ui::Bar::new("adding");
+    let bar = Bar::new("adding");
     let mut watch = Watch::default();
     loop {
         let is_done = watch.look(&series, folder, &options, &bar)?;
@@ -54,7 +56,7 @@ struct Watch {
 
 impl Watch {
     /// Adds what is complete and new, in order of steps; gives whether nothing is left to wait for.
-    fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &ui::Bar) -> Result<bool> {
+    fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &Bar) -> Result<bool> {
         let newest = series.last(1)?.pop();
         let found = incoming(folder, &Limits::default())?;
         let mut seen = HashMap::new();
@@ -105,7 +107,7 @@ impl Watch {
                         bar.finish();
                         if added.is_new {
                             last = step;
-                            add::tell(&added, &series.location());
+                            tell(&added, &series.location());
                         }
                     }
                 }

@@ -1,38 +1,35 @@
 //! `deltaloom lab matmul`: a table, JSON or comma-separated values of what the library has measured.
 
+mod page;
+
 use anyhow::Result;
-use deltaloom_compute::{Mode, WeightType};
 use deltaloom_lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
 
-use super::{matmul_page, page};
-use crate::args::lab::matmul::{MatmulArguments, ModeArgument, WeightArgument};
+use crate::args::lab::matmul::MatmulArguments;
+use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
 pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    page::check(&arguments.report.page, &inputs)?;
+    ui::page::check(&arguments.report.page, &inputs)?;
     let ways = arguments.forms.iter().map(|name| Way::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let options = MatmulOptions {
         tokens: arguments.tokens.clone(),
         ways: ways.concat(),
-        modes: match arguments.mode {
-            ModeArgument::Fast => vec![Mode::Fast],
-            ModeArgument::BitExact => vec![Mode::BitExact],
-            ModeArgument::Both => vec![Mode::Fast, Mode::BitExact],
-        },
+        modes: arguments.mode.modes(),
         rounds: arguments.rounds,
         threads: arguments.threads,
         seed: arguments.seed,
     };
     let pair = deltaloom::with_threads(arguments.threads, || pair(arguments))?;
-    let bar = ui::Bar::new("multiplying");
+    let bar = Bar::new("multiplying");
     let report = matmul::run(&pair, &options, &bar)?;
     bar.finish();
-    page::write_asked(|| matmul_page::page(&report), &arguments.report.page, &inputs)?;
+    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
-        ui::print(&matmul_page::products(&report).csv())?;
+        ui::print(&page::products(&report).csv())?;
     } else {
         ui::print(&describe(&report))?;
     }
@@ -43,10 +40,7 @@ fn pair(arguments: &MatmulArguments) -> deltaloom::Result<Pair> {
     if let (Some(base), Some(tuned)) = (&arguments.base, &arguments.tuned) {
         return Pair::open(base, tuned, arguments.tensor.as_deref());
     }
-    let weight = match arguments.dtype {
-        WeightArgument::Bf16 => WeightType::Bf16,
-        WeightArgument::F32 => WeightType::F32,
-    };
+    let weight = arguments.dtype.weight_type();
     Pair::made(arguments.rows, arguments.cols, weight, arguments.changed, arguments.seed)
 }
 

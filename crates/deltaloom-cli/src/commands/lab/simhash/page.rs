@@ -10,8 +10,6 @@ use deltaloom_report::{
     Unit,
 };
 
-use super::simhash::Report;
-
 /// Every row with all its numbers.
 pub(super) fn table(report: &SimHashReport) -> Table {
     let mut table = Table::new(&[
@@ -78,11 +76,10 @@ pub(super) fn pairs(report: &IndexReport, names: &[PathBuf]) -> Table {
     table
 }
 
-pub(super) fn page(report: &Report) -> Page {
-    let it = &report.report;
+pub(super) fn page(source: &str, it: &SimHashReport) -> Page {
     let verdicts = it.verdicts.join("\n\n");
     Page {
-        title: format!("EXPERIMENT: hash-based products of {}", report.source),
+        title: format!("EXPERIMENT: hash-based products of {source}"),
         subtitle: format!(
             "Matrix of {} x {}, estimated on {}, {} tokens of random normal activations, seed {}. Everything but the exact product and the packed weights is LOSSY. Made by `deltaloom lab simhash`.",
             it.rows, it.cols, it.on, it.tokens, it.seed

@@ -1,28 +1,30 @@
 //! `deltaloom lab positions`: a table, JSON or comma-separated values of what the library has measured.
 
+mod page;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use deltaloom_lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
 
-use super::page;
-use crate::args::lab::PositionsArguments;
+use crate::args::lab::positions::PositionsArguments;
+use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
 const PATTERNS: [Pattern; 4] = [Pattern::Structured, Pattern::Random, Pattern::Sparse, Pattern::Clustered];
 
 pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
     let inputs = target::inputs([Path::new(&arguments.pattern)]);
-    page::check(&arguments.report.page, &inputs)?;
+    ui::page::check(&arguments.report.page, &inputs)?;
     let source = source(arguments)?;
     let methods =
         arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
-    let bar = ui::Bar::new("coding");
+    let bar = Bar::new("coding");
     let report = deltaloom::with_threads(arguments.threads.count, || {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
-    page::write_asked(|| page::positions(&report), &arguments.report.page, &inputs)?;
+    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

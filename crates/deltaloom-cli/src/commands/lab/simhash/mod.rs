@@ -1,5 +1,7 @@
 //! `deltaloom lab simhash`: tables, JSON or comma-separated values of an EXPERIMENT that the library has measured.
 
+mod page;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,9 +11,9 @@ use deltaloom_lab::simhash::measure::{self, Comparison, MethodReport, SimHashRep
 use deltaloom_lab::simhash::{IndexReport, IndexSettings, Matrix, index};
 use serde::Serialize;
 
-use super::{page, simhash_page};
-use crate::args::lab::simhash::{OnArgument, SimHashArguments};
-use crate::commands::demo;
+use crate::args::lab::simhash::SimHashArguments;
+use crate::progress::Bar;
+use crate::values::lab::HashOn;
 use crate::{Answer, target, ui};
 
 /// The tensor of the bundled weights that is taken when none is named.
@@ -24,10 +26,10 @@ const DEVIATION: f32 = 0.02;
 
 /// What was compared, and the comparison.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
-    pub(super) source: String,
+struct Report {
+    source: String,
     #[serde(flatten)]
-    pub(super) report: SimHashReport,
+    report: SimHashReport,
 }
 
 struct Subject {
@@ -41,7 +43,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         return run_index(arguments);
     }
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    page::check(&arguments.report.page, &inputs)?;
+    ui::page::check(&arguments.report.page, &inputs)?;
     let subject = subject(arguments)?;
     let comparison = Comparison {
         bits: if arguments.bits.is_empty() { BITS.to_vec() } else { arguments.bits.clone() },
@@ -52,17 +54,17 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         projection: arguments.projection.projection(),
         seed: arguments.seed,
     };
-    let bar = ui::Bar::new("measuring");
+    let bar = Bar::new("measuring");
     let report = deltaloom::with_threads(1, || {
         measure::run(&subject.weights, subject.base.as_ref(), &comparison, &bar)
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    page::write_asked(|| simhash_page::page(&report), &arguments.report.page, &inputs)?;
+    ui::page::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
-        ui::print(&simhash_page::table(&report.report).csv())?;
+        ui::print(&page::table(&report.report).csv())?;
     } else {
         ui::print(&describe(&report))?;
     }
@@ -71,7 +73,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
 
 /// The matrix to hash: of files, random, or bundled.
 fn subject(arguments: &SimHashArguments) -> Result<Subject> {
-    let is_delta = arguments.on == OnArgument::Delta;
+    let is_delta = arguments.on == HashOn::Delta;
     if let Some((rows, cols)) = arguments.random {
         if is_delta {
             bail!("--on delta needs two checkpoints, and --random makes one matrix");
@@ -80,9 +82,6 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
         return Ok(Subject { source: format!("random normal {rows}x{cols}"), weights, base: None });
     }
     let open = |path: &Path| Checkpoint::open(path, &Limits::default());
-    let bundled = |(name, bytes): (&str, &'static [u8])| {
-        Checkpoint::from_bytes(name, bytes.to_vec(), &Limits::default())
-    };
     let (tuned, base, name, source) = match (&arguments.tuned, &arguments.base) {
         (Some(tuned), Some(base)) => {
             (open(tuned)?, Some(open(base)?), arguments.tensor.as_deref(), tuned.display().to_string())
@@ -94,9 +93,9 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
             (open(one)?, None, arguments.tensor.as_deref(), one.display().to_string())
         }
         (None, None) => {
+            let (tuned, base) = bundled()?;
             let name = arguments.tensor.as_deref().unwrap_or(BUNDLED_TENSOR);
-            let tuned = bundled((demo::FINE_TUNES[0].1, demo::FINE_TUNES[0].2))?;
-            (tuned, Some(bundled(demo::BASE)?), Some(name), format!("bundled {}", demo::FINE_TUNES[0].1))
+            (tuned, Some(base), Some(name), "bundled ft_bf16.safetensors".to_owned())
         }
     };
     let (name, weights) = Matrix::read(&tuned, name)?;
@@ -105,6 +104,19 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
         None => None,
     };
     Ok(Subject { source: format!("{name} of {source}"), weights, base })
+}
+
+/// A bundled fine-tune and its base.
+#[cfg(feature = "demo")]
+fn bundled() -> Result<(Checkpoint, Checkpoint)> {
+    use crate::assets::{Asset, BASE, FINE_TUNES};
+    let open = |asset: &Asset| Checkpoint::from_bytes(asset.file, asset.bytes.to_vec(), &Limits::default());
+    Ok((open(&FINE_TUNES[0])?, open(&BASE)?))
+}
+
+#[cfg(not(feature = "demo"))]
+fn bundled() -> Result<(Checkpoint, Checkpoint)> {
+    bail!("this build has no bundled weights: name a checkpoint with --base, or use --random")
 }
 
 fn describe(report: &Report) -> String {
@@ -176,10 +188,10 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
         whole: arguments.whole,
         seed: arguments.seed,
     };
-    let bar = ui::Bar::new("signing");
+    let bar = Bar::new("signing");
     let report = deltaloom::with_threads(arguments.threads.count, || index(&checkpoints, &settings, &bar))?;
     bar.finish();
-    let table = simhash_page::pairs(&report, &arguments.index);
+    let table = page::pairs(&report, &arguments.index);
     if arguments.report.json {
         #[derive(Serialize)]
         struct Named<'a> {

@@ -1,16 +1,16 @@
 //! What a person sees: tables, notes, warnings, errors with hints. Nothing here decides anything.
 
+pub(crate) mod container;
+pub(crate) mod page;
+
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use clap::builder::styling::{AnsiColor, Style};
 
-pub(crate) use crate::progress::Bar;
-
-use crate::target::Target;
-
-use crate::args::{ColorArgument, GlobalArguments, ProgressArgument};
+use crate::args::GlobalArguments;
+use crate::values::{Color, ProgressStyle};
 
 /// How the program talks; the same for a whole run.
 #[derive(Debug, Default)]
@@ -18,8 +18,8 @@ pub(crate) struct Look {
     /// Errors are also JSON on standard output.
     pub(crate) json: bool,
     pub(crate) quiet: bool,
-    pub(crate) progress: ProgressArgument,
-    color: ColorArgument,
+    pub(crate) progress: ProgressStyle,
+    color: Color,
 }
 
 static LOOK: OnceLock<Look> = OnceLock::new();
@@ -37,9 +37,9 @@ pub(crate) fn look() -> &'static Look {
 /// Whether standard error gets colours.
 pub(crate) fn has_color() -> bool {
     match look().color {
-        ColorArgument::Always => true,
-        ColorArgument::Never => false,
-        ColorArgument::Auto => {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
             let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
             io::stderr().is_terminal() && !is_set("NO_COLOR")
         }
@@ -68,16 +68,10 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// Writes the report on a result as JSON to standard output; to standard error where the result
-/// itself went there.
-pub(crate) fn print_report(value: &impl serde::Serialize, target: &Target) -> Result<()> {
-    match target {
-        Target::Path(_) => print_json(value),
-        Target::Stdout => {
-            say(&serde_json::to_string_pretty(value)?);
-            Ok(())
-        }
-    }
+/// Writes a value as JSON to standard error.
+pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<()> {
+    say(&serde_json::to_string_pretty(value)?);
+    Ok(())
 }
 
 /// Says on standard error what was done; `--quiet` leaves it out.

@@ -1,97 +1,32 @@
 //! `deltaloom lab tpde`: threshold methods over checkpoints, labelled lossy wherever they are named.
 
+mod page;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::series::{Part, Series, StepEntry};
 use deltaloom::{Limits, Progress as _, UnpackOptions};
-use deltaloom_lab::lossy::{Laboratory, Method, Row, RowReport, Rule, StepCheck, StepReport, verify_steps};
+use deltaloom_lab::lossy::{Laboratory, Method, Row, RowReport, StepCheck, StepReport, verify_steps};
 use serde::Serialize;
 
-use super::page;
-use crate::args::lab::{FormArgument, TpdeArguments};
-use crate::commands::series;
-use crate::{Answer, target, ui};
-
-/// A published method by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MethodName(Method);
-
-impl MethodName {
-    const ALL: [Self; Method::ALL.len()] = {
-        let mut all = [Self(Method::P1); Method::ALL.len()];
-        let mut i = 0;
-        while i < all.len() {
-            all[i] = Self(Method::ALL[i]);
-            i += 1;
-        }
-        all
-    };
-
-    /// All but the early forms.
-    pub(crate) fn usual() -> Vec<Self> {
-        Self::ALL.into_iter().filter(|name| !matches!(name.0, Method::V1 | Method::V2)).collect()
-    }
-}
-
-impl ValueEnum for MethodName {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.0.name()))
-    }
-}
-
-/// A rule for thresholds as it is given, with its text for a name.
-#[derive(Debug, Clone)]
-pub(crate) struct Adaptive {
-    text: String,
-    rule: Rule,
-}
-
-impl Adaptive {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let positive = |number: &str| {
-            let parsed = number.trim().parse::<f32>().map_err(|e| format!("{number:?}: {e}"))?;
-            if parsed.is_finite() && parsed >= 0.0 {
-                Ok(parsed)
-            } else {
-                Err(format!("{number:?} is not 0 or more"))
-            }
-        };
-        let rule = match text.split_once('=') {
-            Some(("bytes", count)) => Rule::Bytes(count.parse().map_err(|e| format!("{count:?}: {e}"))?),
-            Some(("quantile", q)) => match q.parse::<f64>() {
-                Ok(q) if (0.0..=1.0).contains(&q) => Rule::Quantile(q),
-                _ => return Err(format!("{q:?} is not between 0 and 1")),
-            },
-            Some(("lr-steps", numbers)) => match numbers.split_once(',') {
-                Some((lr, steps)) => Rule::LrSteps { lr: positive(lr)?, steps: positive(steps)? },
-                None => return Err("expected lr-steps=LR,STEPS, such as lr-steps=5e-5,101".to_owned()),
-            },
-            Some(("threshold", value)) => Rule::Fixed(positive(value)?),
-            _ => return Err("expected bytes=N, quantile=Q, lr-steps=LR,STEPS or threshold=T".to_owned()),
-        };
-        Ok(Self { text: text.to_owned(), rule })
-    }
-}
+use crate::args::lab::tpde::TpdeArguments;
+use crate::progress::Bar;
+use crate::values::lab::MethodForm;
+use crate::{Answer, store, target, ui};
 
 pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     if let Some(folder) = &arguments.verify {
         return verify(arguments, folder);
     }
     let inputs = target::inputs(&arguments.checkpoints);
-    page::check(&arguments.report.page, &inputs)?;
+    ui::page::check(&arguments.report.page, &inputs)?;
     let rows = rows(arguments);
     let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
-    let bar = ui::Bar::new("measuring");
+    let bar = Bar::new("measuring");
     for i in 0..steps.len() {
         let (number, checkpoint) = steps.checkpoint(i, &bar)?;
         bar.start(laboratory.work_bytes(&checkpoint));
@@ -102,7 +37,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    page::write_asked(|| page::tpde(&rows), &arguments.report.page, &inputs)?;
+    ui::page::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {
@@ -128,9 +63,9 @@ impl Steps {
     fn open(paths: &[PathBuf]) -> Result<Self> {
         if let [path] = paths
             && let Some(location) = path.to_str()
-            && series::is_store(location)?
+            && store::is_store(location)?
         {
-            let series = series::open(location)?;
+            let series = store::open(location)?;
             let entries = series.last(usize::MAX)?;
             return Ok(Self::Series(Box::new(series), entries));
         }
@@ -145,7 +80,7 @@ impl Steps {
     }
 
     /// Number and checkpoint of one of them.
-    fn checkpoint(&self, i: usize, bar: &ui::Bar) -> Result<(u64, Checkpoint)> {
+    fn checkpoint(&self, i: usize, bar: &Bar) -> Result<(u64, Checkpoint)> {
         match self {
             Self::Files(files) => Ok((i as u64, files[i].1.clone())),
             Self::Series(series, entries) => Ok((entries[i].step, series.checkpoint(&entries[i], bar)?)),
@@ -153,7 +88,7 @@ impl Steps {
     }
 
     /// Calls `use_path` while the model of one of them is a file or directory.
-    fn with_path(&self, i: usize, bar: &ui::Bar, use_path: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fn with_path(&self, i: usize, bar: &Bar, use_path: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         match self {
             Self::Files(files) => use_path(&files[i].0),
             Self::Series(series, entries) => {
@@ -172,7 +107,7 @@ fn open_all(paths: &[PathBuf]) -> Result<Vec<Checkpoint>> {
 }
 
 fn rows(arguments: &TpdeArguments) -> Vec<Row> {
-    let mut methods: Vec<Method> = arguments.methods.iter().map(|name| name.0).collect();
+    let mut methods: Vec<Method> = arguments.methods.iter().map(|name| name.method()).collect();
     let mut seen = Vec::new();
     methods.retain(|method| {
         !seen.contains(method) && {
@@ -181,10 +116,10 @@ fn rows(arguments: &TpdeArguments) -> Vec<Row> {
         }
     });
     let mut rows = vec![Row::Exact];
-    if arguments.form != FormArgument::Corrected {
+    if arguments.form != MethodForm::Corrected {
         rows.extend(methods.iter().map(|method| Row::Published(*method)));
     }
-    if arguments.form != FormArgument::Published {
+    if arguments.form != MethodForm::Published {
         rows.extend(Row::corrected(&methods));
     }
     rows.extend(arguments.adaptive.iter().map(|it| Row::Corrected(it.text.clone(), it.rule)));
@@ -232,7 +167,7 @@ fn verify(arguments: &TpdeArguments, folder: &Path) -> Result<Answer> {
     if folders.is_empty() {
         folders.push(folder.to_path_buf());
     }
-    let bar = ui::Bar::new("verifying");
+    let bar = Bar::new("verifying");
     let mut checks: Vec<StepCheck> = Vec::new();
     for folder in &folders {
         checks.extend(verify_steps(folder, &originals, &bar)?);

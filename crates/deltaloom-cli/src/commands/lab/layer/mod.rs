@@ -1,5 +1,7 @@
 //! `deltaloom lab layer`: tables or JSON of what the library has measured of a layer on packed weights.
 
+mod page;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -13,9 +15,9 @@ use deltaloom_lm::layer::LayerHints;
 use deltaloom_report::{Unit, human};
 use serde::Serialize;
 
-use super::{layer_page, page};
 use crate::args::lab::layer::LayerArguments;
-use crate::commands::config_of;
+use crate::inputs::config_of;
+use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
 /// What is printed as JSON.
@@ -28,7 +30,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    page::check(&arguments.page, &inputs)?;
+    ui::page::check(&arguments.page, &inputs)?;
     let options = LayerOptions {
         tokens: arguments.tokens.clone(),
         choices: choices(arguments),
@@ -37,7 +39,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
         seed: arguments.seed,
     };
     let subject = Subject::of(arguments)?;
-    let bar = ui::Bar::new("computing");
+    let bar = Bar::new("computing");
     let (case, report) = deltaloom::with_threads(arguments.threads.count, || {
         let case = LayerCase::new(&subject.base, &subject.tuned, &subject.hints(arguments), &bar)?;
         let report = layer::run(&case, &options, &bar)?;
@@ -45,8 +47,8 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     })?;
     bar.finish();
     if arguments.page.html.is_some() {
-        let page = layer_page::page(&subject.name, &case, &report)?;
-        page::write_asked(|| page, &arguments.page, &inputs)?;
+        let page = page::page(&subject.name, &case, &report)?;
+        ui::page::write_asked(|| page, &arguments.page, &inputs)?;
     }
     if arguments.json {
         ui::print_json(&Printed { layer: &subject.name, report: &report })?;

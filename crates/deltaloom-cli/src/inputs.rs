@@ -1,0 +1,124 @@
+//! Opens what commands read, and reports what is odd about it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
+use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer};
+use serde::Serialize;
+
+use crate::args::BaseArguments;
+use crate::progress::Bar;
+use crate::target::{self, Target};
+use crate::ui;
+
+/// What `--json` prints: a report, and what is odd about the inputs.
+#[derive(Serialize)]
+struct WithWarnings<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    warnings: &'a [Warning],
+}
+
+pub(crate) fn print_json(report: &impl Serialize, warnings: &[Warning]) -> Result<()> {
+    ui::print_json(&WithWarnings { report, warnings })
+}
+
+/// Prints a report on what went to a target.
+pub(crate) fn print_report(report: &impl Serialize, warnings: &[Warning], target: &Target) -> Result<()> {
+    target::print_report(&WithWarnings { report, warnings }, target)
+}
+
+pub(crate) fn warn(warnings: &[Warning]) {
+    warnings.iter().for_each(|warning| ui::warn(&ui::printable(&warning.to_string())));
+}
+
+/// Opens a checkpoint, and says what is odd about it.
+pub(crate) fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)> {
+    let limits = Limits::default();
+    let checkpoint = Checkpoint::open(path, &limits)?;
+    let warnings = checkpoint.warnings(&limits)?;
+    warn(&warnings);
+    Ok((checkpoint, warnings))
+}
+
+pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
+    let limits = Limits::default();
+    // First, since a container among the bases may need them.
+    let mut bases = Bases::default();
+    arguments.adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &limits))?;
+    bases.push_paths(&arguments.paths, &limits)?;
+    warn(bases.warnings());
+    Ok(bases)
+}
+
+/// The `config.json` in a directory, or beside a file.
+pub(crate) fn config_of(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    std::fs::read_to_string(folder.join("config.json")).ok()
+}
+
+/// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.
+pub(crate) fn open_to_stream(path: &Path) -> Result<Container> {
+    Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
+}
+
+/// The bases that are given, and, from the folder if there is one, those that a container or a
+/// tensor of it needs besides; says which these are.
+pub(crate) fn open_or_find_bases(
+    container: &Container,
+    tensor: Option<&str>,
+    given: &BaseArguments,
+    folder: Option<&Path>,
+    threads: usize,
+) -> Result<Bases> {
+    let opened = open_bases(given);
+    let Some(folder) = folder else { return opened };
+    let bar = Bar::new("searching");
+    let limits = Limits::default();
+    let find = |container: &Container, tensor: Option<&str>, bases: Bases| -> Result<Bases> {
+        let found = deltaloom::find_needed_bases(container, tensor, bases, folder, &limits, threads, &bar)?;
+        for path in &found.paths {
+            ui::note(&format!("base: {}", ui::printable(&path.display().to_string())));
+        }
+        Ok(found.bases)
+    };
+    let bases = match opened {
+        Ok(bases) => bases,
+        // A container among those given may rest on what is in the folder.
+        Err(e) if lacks_base(&e) => {
+            let (containers, others): (Vec<PathBuf>, Vec<PathBuf>) =
+                given.paths.iter().cloned().partition(|path| Container::is_container(path).unwrap_or(false));
+            let mut bases = open_bases(&BaseArguments { paths: others, adapters: given.adapters.clone() })?;
+            for path in containers {
+                bases = find(&open_to_stream(&path)?, None, bases)?;
+                bases.push_paths(&[path], &limits)?;
+            }
+            bases
+        }
+        Err(e) => return Err(e),
+    };
+    let bases = find(container, tensor, bases)?;
+    bar.finish();
+    Ok(bases)
+}
+
+/// Whether a container could not be opened for want of a base.
+fn lacks_base(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(Error::InFile { source, .. }) => matches!(**source, Error::BaseMismatch { .. }),
+        _ => false,
+    }
+}
+
+/// Finds the references of a container, hashing on as many threads as asked for.
+pub(crate) fn resolve(
+    container: Container,
+    bases: &BaseArguments,
+    folder: Option<&Path>,
+    threads: usize,
+) -> Result<(ResolvedContainer, Vec<Warning>)> {
+    let bases = open_or_find_bases(&container, None, bases, folder, threads)?;
+    let resolved = deltaloom::with_threads(threads, || ResolvedContainer::new(container, &bases))?;
+    Ok((resolved, bases.warnings().to_vec()))
+}

@@ -1,0 +1,50 @@
+//! Writes pages and their pictures to the files that the command line names.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use deltaloom::checkpoint::output::Inputs;
+use deltaloom_report::Page;
+
+use crate::args::page::PageArguments;
+use crate::target::{self, Target};
+
+/// Writes a page, and its pictures where that is asked for, none in the place of what was read.
+pub(crate) fn write(
+    page: &Page,
+    output: &Path,
+    svg: Option<&Path>,
+    overwrite: bool,
+    inputs: &Inputs,
+) -> Result<()> {
+    target::write_text(&Target::new(output), &page.html(), overwrite, inputs)?;
+    let Some(folder) = svg else { return Ok(()) };
+    fs::create_dir_all(folder).map_err(|e| target::writing(folder, e))?;
+    page.pictures().into_iter().try_for_each(|(name, picture)| {
+        target::write_text(&Target::Path(folder.join(name)), &picture, overwrite, inputs)
+    })
+}
+
+/// Writes a page if one is asked for.
+pub(crate) fn write_asked(
+    page: impl FnOnce() -> Page,
+    arguments: &PageArguments,
+    inputs: &Inputs,
+) -> Result<()> {
+    match &arguments.html {
+        Some(output) => write(&page(), output, arguments.svg.as_deref(), arguments.overwrite, inputs),
+        None => Ok(()),
+    }
+}
+
+/// Says that a page or picture cannot be written, before anything is measured.
+pub(crate) fn check(arguments: &PageArguments, inputs: &Inputs) -> Result<()> {
+    match &arguments.html {
+        Some(output) if Target::new(output) == Target::Stdout => {
+            bail!("--html - would mix the page with the results; name a file")
+        }
+        Some(output) => Target::new(output).check(arguments.overwrite, inputs),
+        None => Ok(()),
+    }
+}
