@@ -2,8 +2,11 @@
 
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
+#[cfg(feature = "compute")]
 pub(crate) mod estimate;
+#[cfg(feature = "lab")]
 pub(crate) mod lab;
+#[cfg(feature = "report")]
 pub(crate) mod page;
 pub(crate) mod series;
 
@@ -11,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+#[cfg(feature = "lab")]
 use crate::values::bench::Row;
 use crate::values::{self, Color, Preset, ProgressStyle, Rows, parse_pair, parse_rows};
 
@@ -77,9 +81,12 @@ pub(crate) enum Command {
     Diff(DiffArguments),
     Lineage(LineageArguments),
     Cat(CatArguments),
+    #[cfg(feature = "lab")]
     Bench(BenchArguments),
+    #[cfg(feature = "compute")]
     Estimate(estimate::EstimateArguments),
     Series(series::SeriesArguments),
+    #[cfg(feature = "lab")]
     Lab(lab::LabArguments),
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -310,6 +317,7 @@ pub(crate) struct CatArguments {
     pub(crate) overwrite: bool,
 }
 
+#[cfg(feature = "lab")]
 /// Measure size and speed on your own weights, beside other coders on the same bytes, all in memory.
 ///
 /// The rows take turns: every round runs each of them once, encoding and then decoding. A first round is not counted; in it, every row must give back every
@@ -331,7 +339,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     /// Rounds that are counted
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
     /// Only this row; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]

@@ -52,6 +52,7 @@ pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     Ok(bases)
 }
 
+#[cfg(feature = "compute")]
 /// The `config.json` in a directory, or beside a file.
 pub(crate) fn config_of(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path } else { path.parent()? };

@@ -9,6 +9,8 @@ mod commands;
 mod failure;
 mod hints;
 mod inputs;
+#[cfg(feature = "report")]
+mod pages;
 mod progress;
 mod signals;
 mod store;
@@ -69,9 +71,12 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         Command::Diff(arguments) => commands::diff::run(arguments),
         Command::Lineage(arguments) => commands::lineage::run(arguments),
         Command::Cat(arguments) => commands::cat::run(arguments),
+        #[cfg(feature = "lab")]
         Command::Bench(arguments) => commands::bench::run(arguments),
+        #[cfg(feature = "compute")]
         Command::Estimate(arguments) => commands::estimate::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
+        #[cfg(feature = "lab")]
         Command::Lab(arguments) => commands::lab::run(arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => commands::demo::run(arguments),

@@ -119,17 +119,6 @@ pub(crate) fn print_report(report: &impl serde::Serialize, target: &Target) -> R
     }
 }
 
-/// Writes a text, such as a page, whole.
-pub(crate) fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> Result<()> {
-    let path = match target {
-        Target::Stdout => return ui::print(text),
-        Target::Path(path) => path,
-    };
-    let mut file = NewFile::create(path, overwrite, inputs)?;
-    file.file().write_all(text.as_bytes()).map_err(|e| writing(path, e))?;
-    Ok(file.commit()?)
-}
-
 /// The error of a write to a file that the program fills itself.
 pub(crate) fn writing(path: &Path, source: io::Error) -> Error {
     Error::Io { path: path.to_path_buf(), access: deltaloom::Access::Write, source }

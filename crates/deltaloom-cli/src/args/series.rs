@@ -1,5 +1,6 @@
 //! The options of `deltaloom series`.
 
+#[cfg(feature = "report")]
 pub(crate) mod plot;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +41,9 @@ pub(crate) enum SeriesCommand {
     Ls(ListArguments),
     Log(ListArguments),
     Show(ShowArguments),
+    #[cfg(feature = "report")]
     Plot(plot::PlotArguments),
+    #[cfg(feature = "report")]
     Health(plot::HealthArguments),
     Get(GetArguments),
     Set(SetArguments),

@@ -1,13 +1,16 @@
 //! One module per subcommand.
 
+#[cfg(feature = "lab")]
 pub(crate) mod bench;
 pub(crate) mod cat;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod diff;
+#[cfg(feature = "compute")]
 pub(crate) mod estimate;
 pub(crate) mod help;
 pub(crate) mod inspect;
+#[cfg(feature = "lab")]
 pub(crate) mod lab;
 pub(crate) mod lineage;
 pub(crate) mod pack;

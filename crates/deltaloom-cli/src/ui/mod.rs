@@ -1,7 +1,6 @@
 //! What a person sees: tables, notes, warnings, errors with hints. Nothing here decides anything.
 
 pub(crate) mod container;
-pub(crate) mod page;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;

@@ -7,7 +7,7 @@ use deltaloom_lab::lossy::{Method, Rule};
 use deltaloom_lab::simhash::measure::Correction;
 use deltaloom_lab::simhash::{Pieces, Projection};
 
-use super::parse_size;
+use super::measure::parse_size;
 
 /// A published threshold method by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

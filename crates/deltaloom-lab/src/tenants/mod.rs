@@ -250,9 +250,8 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
         progress.advance(1);
         Ok(seconds)
     })?;
-    let describe = |((way, times), (output, error)): ((&Way<'_>, Vec<f64>), &(Vec<f32>, f64))| {
+    let describe = |way: &Way<'_>, times: Vec<f64>, output: &[f32], error: f64| {
         let is_bit_exact = output.iter().map(|y| y.to_bits()).eq(dense.iter().map(|y| y.to_bits()));
-        let error = *error;
         let tokens_per_second = batch.tokens() as f64 / median(times).unwrap_or(0.0);
         let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { Tolerance::allows(error) };
         let forms = match &way.serve {
@@ -271,7 +270,9 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
             forms: forms.join(", "),
         }
     };
-    let reports: Vec<WayReport> = ways.iter().zip(times).zip(&checked).map(describe).collect();
+    let measured = ways.iter().zip(times).zip(&checked);
+    let reports: Vec<WayReport> =
+        measured.map(|((way, times), (output, error))| describe(way, times, output, *error)).collect();
     drop(ways);
 
     let tenant_bytes = tenant_bytes(case)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::args::ThreadsArgument;
 use crate::args::page::PageArguments;
 use crate::values::compute::FormName;
-use crate::values::parse_size;
+use crate::values::measure::parse_size;
 
 /// Compute a transformer layer on packed weights, beside the fine-tune's own weights: sizes, times, memory of many tenants, and whether every output has the same bits.
 ///

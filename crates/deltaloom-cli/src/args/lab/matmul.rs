@@ -59,7 +59,7 @@ pub(crate) struct MatmulArguments {
     #[arg(long, value_enum, default_value_t = Modes::Fast)]
     pub(crate) mode: Modes,
     /// Rounds in which every way is timed once
-    #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
     /// Threads to use; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::args::ThreadsArgument;
 use crate::args::page::ReportArguments;
-use crate::values::parse_size;
+use crate::values::measure::parse_size;
 
 /// Code the positions of set bits by the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta, by methods of our own, and compress the data itself beside them.
 ///

@@ -47,7 +47,7 @@ pub(crate) struct TenantsArguments {
     #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "base")]
     pub(crate) density: f64,
     /// How often each way is timed; the median counts
-    #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
     /// Requests to serve with budgets that are too small; 0 leaves that out
     #[arg(long, value_name = "N", default_value_t = 64)]

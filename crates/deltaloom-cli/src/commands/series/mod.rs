@@ -5,6 +5,7 @@ mod common;
 mod get;
 mod list;
 mod look_after;
+#[cfg(feature = "report")]
 mod plot;
 mod watch;
 
@@ -24,7 +25,9 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
         SeriesCommand::Ls(arguments) => list::ls(arguments),
         SeriesCommand::Log(arguments) => list::log(arguments),
         SeriesCommand::Show(arguments) => list::show(arguments),
+        #[cfg(feature = "report")]
         SeriesCommand::Plot(arguments) => plot::plot(arguments),
+        #[cfg(feature = "report")]
         SeriesCommand::Health(arguments) => plot::health(arguments),
         SeriesCommand::Get(arguments) => get::run(arguments),
         SeriesCommand::Set(arguments) => look_after::set(arguments),

@@ -13,10 +13,10 @@ use deltaloom_report::{
 
 use super::common::count;
 use crate::args::series::plot::{HealthArguments, PlotArguments};
+use crate::pages;
 use crate::progress::Bar;
 use crate::store::open;
 use crate::target::Target;
-use crate::ui::page;
 use crate::{Answer, ui};
 
 pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
@@ -42,7 +42,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     };
     let page = series_page(&summary);
     let svg = arguments.svg.as_deref();
-    page::write(&page, &arguments.output, svg, arguments.overwrite, &series.inputs())?;
+    pages::write(&page, &arguments.output, svg, arguments.overwrite, &series.inputs())?;
     if let Some(folder) = &arguments.tensorboard {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut events = EventWriter::create(folder, now.as_secs_f64())?;

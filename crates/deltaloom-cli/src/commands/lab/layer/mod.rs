@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::args::lab::layer::LayerArguments;
 use crate::inputs::config_of;
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
@@ -30,7 +31,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.page, &inputs)?;
+    pages::check(&arguments.page, &inputs)?;
     let options = LayerOptions {
         tokens: arguments.tokens.clone(),
         choices: choices(arguments),
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     bar.finish();
     if arguments.page.html.is_some() {
         let page = page::page(&subject.name, &case, &report)?;
-        ui::page::write_asked(|| page, &arguments.page, &inputs)?;
+        pages::write_asked(|| page, &arguments.page, &inputs)?;
     }
     if arguments.json {
         ui::print_json(&Printed { layer: &subject.name, report: &report })?;

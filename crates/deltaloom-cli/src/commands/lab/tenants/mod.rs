@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::args::lab::tenants::TenantsArguments;
 use crate::inputs::config_of;
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
@@ -28,7 +29,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let files = match (&arguments.base, &arguments.tuned) {
         (Some(base), Some(tuned)) => Some((open(base)?, open(tuned)?)),
         _ => None,
@@ -46,7 +47,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
     } else if arguments.report.csv {

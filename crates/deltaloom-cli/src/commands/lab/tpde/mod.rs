@@ -13,6 +13,7 @@ use deltaloom_lab::lossy::{Laboratory, Method, Row, RowReport, StepCheck, StepRe
 use serde::Serialize;
 
 use crate::args::lab::tpde::TpdeArguments;
+use crate::pages;
 use crate::progress::Bar;
 use crate::values::lab::MethodForm;
 use crate::{Answer, store, target, ui};
@@ -22,7 +23,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
         return verify(arguments, folder);
     }
     let inputs = target::inputs(&arguments.checkpoints);
-    ui::page::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let rows = rows(arguments);
     let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
@@ -37,7 +38,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {

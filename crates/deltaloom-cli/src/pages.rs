@@ -1,14 +1,16 @@
 //! Writes pages and their pictures to the files that the command line names.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use deltaloom::checkpoint::output::Inputs;
+use deltaloom::checkpoint::output::{Inputs, NewFile};
 use deltaloom_report::Page;
 
 use crate::args::page::PageArguments;
 use crate::target::{self, Target};
+use crate::ui;
 
 /// Writes a page, and its pictures where that is asked for, none in the place of what was read.
 pub(crate) fn write(
@@ -18,11 +20,11 @@ pub(crate) fn write(
     overwrite: bool,
     inputs: &Inputs,
 ) -> Result<()> {
-    target::write_text(&Target::new(output), &page.html(), overwrite, inputs)?;
+    write_text(&Target::new(output), &page.html(), overwrite, inputs)?;
     let Some(folder) = svg else { return Ok(()) };
     fs::create_dir_all(folder).map_err(|e| target::writing(folder, e))?;
     page.pictures().into_iter().try_for_each(|(name, picture)| {
-        target::write_text(&Target::Path(folder.join(name)), &picture, overwrite, inputs)
+        write_text(&Target::Path(folder.join(name)), &picture, overwrite, inputs)
     })
 }
 
@@ -47,4 +49,15 @@ pub(crate) fn check(arguments: &PageArguments, inputs: &Inputs) -> Result<()> {
         Some(output) => Target::new(output).check(arguments.overwrite, inputs),
         None => Ok(()),
     }
+}
+
+/// Writes a text, such as a page, whole.
+fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> Result<()> {
+    let path = match target {
+        Target::Stdout => return ui::print(text),
+        Target::Path(path) => path,
+    };
+    let mut file = NewFile::create(path, overwrite, inputs)?;
+    file.file().write_all(text.as_bytes()).map_err(|e| target::writing(path, e))?;
+    Ok(file.commit()?)
 }
