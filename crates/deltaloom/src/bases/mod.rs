@@ -2,15 +2,15 @@
 //! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
 
 mod access;
+mod hashed;
 mod history;
 mod identity;
 mod prediction;
 mod resolved;
 mod source;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{self, Module};
@@ -18,9 +18,10 @@ use crate::checkpoint::{Checkpoint, FileSource, Warning};
 use crate::container::{BaseDigest, Container, KnownDigest, NamedBase};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::predict::names;
+use crate::predict::names::Names;
 use crate::tensor::TensorInfo;
 
+use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
 pub(crate) use prediction::{adam_into, predict_into};
 pub use resolved::ResolvedContainer;
@@ -33,11 +34,12 @@ pub(crate) struct Base {
     /// What it is called in containers, where that does not follow from the path.
     name: Option<String>,
     tensors: Vec<TensorSource>,
-    /// Numbers of the tensors, ordered by their names, which may be long and are not to be there
-    /// twice.
-    by_name: Vec<usize>,
-    /// If it is an adapter, what its tensors change.
+    names: Names,
+    /// Numbers of the tensors, in such an order that those alike lie together.
+    by_kind: OnceLock<Vec<usize>>,
+    /// If it is an adapter, what its tensors change, and the names of that.
     modules: Vec<Module>,
+    targets: Names,
 }
 
 impl Base {
@@ -86,9 +88,9 @@ impl Base {
     }
 
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
-        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
-        by_name.sort_by_key(|i| tensors[*i].info().name.as_str());
-        Self { path, name: None, tensors, by_name, modules: Vec::new() }
+        let names = Names::new(tensors.len(), |i| &tensors[i].info().name);
+        let (by_kind, modules, targets) = (OnceLock::new(), Vec::new(), Names::new(0, |_| ""));
+        Self { path, name: None, tensors, names, by_kind, modules, targets }
     }
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
@@ -104,21 +106,52 @@ impl Base {
         if let Some(same) = self.named(name).find(|source| fits(source)) {
             return Some(same);
         }
-        let fitting = || self.tensors.iter().filter(|source| fits(source));
-        let name = names::renamed(name, fitting().map(|source| source.info().name.as_str()))?;
-        fitting().find(|source| source.info().name == name)
+        let renamed = self.names.renamed(name, |i| self.name_of(i));
+        let mut renamed = renamed.map(|i| &self.tensors[i]).filter(|source| fits(source));
+        let first = renamed.next()?;
+        renamed.next().is_none().then_some(first)
     }
 
-    /// If it is an adapter: its modules, each with the factors A and B.
-    pub(crate) fn modules(&self) -> impl Iterator<Item = (&Module, [&TensorSource; 2])> {
-        self.modules.iter().map(|module| (module, [&self.tensors[module.a], &self.tensors[module.b]]))
+    /// If it is an adapter: the modules that change a tensor of one of these names, each with the
+    /// factors A and B.
+    pub(crate) fn modules_of<'a>(
+        &'a self,
+        names: [&str; 2],
+    ) -> impl Iterator<Item = (&'a Module, [&'a TensorSource; 2])> + use<'a> {
+        let target = |i: usize| self.modules[i].target.as_str();
+        let mut numbers = names.map(|name| self.targets.named(name, target)).concat();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let with_factors = |module: &'a Module| (module, [module.a, module.b].map(|i| &self.tensors[i]));
+        numbers.into_iter().map(move |i| with_factors(&self.modules[i]))
     }
 
     pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
-        let of = |i: &usize| self.tensors[*i].info().name.as_str();
-        let start = self.by_name.partition_point(|i| of(i) < name);
-        let count = self.by_name[start..].partition_point(|i| of(i) == name);
-        self.by_name[start..start + count].iter().map(|i| &self.tensors[*i])
+        self.numbers_named(name).iter().map(|i| &self.tensors[*i])
+    }
+
+    fn numbers_named(&self, name: &str) -> &[usize] {
+        self.names.named(name, |i| self.name_of(i))
+    }
+
+    fn name_of(&self, tensor: usize) -> &str {
+        &self.tensors[tensor].info().name
+    }
+
+    /// Numbers of the tensors that are like one, and where they start in an order of all.
+    fn alike(&self, wanted: &TensorInfo) -> (usize, &[usize]) {
+        fn kind(info: &TensorInfo) -> (&str, &[u64], u64) {
+            (info.dtype.name(), &info.shape, info.len_bytes())
+        }
+        let kind_of = |i: &usize| kind(self.tensors[*i].info());
+        let by_kind = self.by_kind.get_or_init(|| {
+            let mut by_kind: Vec<usize> = (0..self.tensors.len()).collect();
+            by_kind.sort_by(|a, b| kind_of(a).cmp(&kind_of(b)));
+            by_kind
+        });
+        let start = by_kind.partition_point(|i| kind_of(i) < kind(wanted));
+        let count = by_kind[start..].partition_point(|i| kind_of(i) == kind(wanted));
+        (start, &by_kind[start..start + count])
     }
 }
 
@@ -126,8 +159,7 @@ impl Base {
 #[derive(Default)]
 pub struct Bases {
     bases: Vec<Base>,
-    /// Every tensor whose digest is known: a renamed reference is then found without hashing its neighbours again.
-    by_digest: Mutex<BTreeMap<[u8; 32], TensorSource>>,
+    hashed: Mutex<Hashed>,
     /// Steps of a series among the bases, newest first, by number.
     history: Vec<usize>,
     /// Of checkpoints that were opened.
@@ -235,8 +267,10 @@ impl Bases {
             let what = format!("{}: no tensor has a lora_A and a lora_B", directory.display());
             return Err(Error::InvalidArgument(what));
         }
-        self.push_checkpoint(directory, checkpoint);
-        self.bases.last_mut().into_iter().for_each(|base| base.modules.clone_from(&modules));
+        let mut base = Base::of_checkpoint(directory, checkpoint);
+        base.targets = Names::new(modules.len(), |i| &modules[i].target);
+        base.modules = modules;
+        self.push(base);
         Ok(())
     }
 
@@ -317,6 +351,10 @@ impl Bases {
         self.checkpoints().try_for_each(|checkpoint| checkpoint.check_unchanged())
     }
 
+    fn hashed(&self) -> MutexGuard<'_, Hashed> {
+        self.hashed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether there is any base.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -325,35 +363,45 @@ impl Bases {
 
     /// The reference that `wanted` describes, with this digest. Those with its name are looked at first.
     pub(crate) fn find(&self, wanted: &TensorInfo, expected: KnownDigest) -> Result<TensorSource> {
-        let name = &wanted.name;
-        let fits = |source: &&TensorSource| source.is_like(wanted);
-        let found = {
-            let known = self.by_digest.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut lowest = [0; 32];
-            lowest[..expected.as_bytes().len()].copy_from_slice(expected.as_bytes());
-            let mut from = known.range(lowest..);
-            from.next().filter(|(digest, _)| digest.starts_with(expected.as_bytes())).map(|(_, s)| s.clone())
+        let alike = self.bases.iter().map(|base| base.alike(wanted)).enumerate();
+        let alike = alike.map(|(number, (start, alike))| ((number, start), alike));
+        let alike: Vec<(Kind, &[usize])> = alike.filter(|(_, alike)| !alike.is_empty()).collect();
+        let known = || {
+            let hashed = self.hashed();
+            let find = |(kind, _): &(Kind, _)| {
+                hashed.find(*kind, expected).map(|tensor| &self.bases[kind.0].tensors[tensor])
+            };
+            alike.iter().find_map(find).cloned()
         };
-        if let Some(found) = found.filter(|source| fits(&source)) {
+        if let Some(found) = known() {
             return Ok(found);
         }
-        let named = || self.bases.iter().flat_map(|base| base.named(name)).filter(fits);
-        let others =
-            self.bases.iter().flat_map(|base| &base.tensors).filter(|s| s.info().name != *name).filter(fits);
-        for source in named().chain(others) {
-            let digest = source.digest()?;
-            self.by_digest
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(*digest.as_bytes(), source.clone());
-            if expected.is_of(&digest) {
-                return Ok(source.clone());
+        let name = &wanted.name;
+        let mut found: Vec<String> = Vec::new();
+        for (kind, _) in &alike {
+            let base = &self.bases[kind.0];
+            for tensor in base.numbers_named(name).iter().filter(|i| base.tensors[**i].is_like(wanted)) {
+                let digest = base.tensors[*tensor].digest()?;
+                self.hashed().insert(*kind, digest, *tensor);
+                if expected.is_of(&digest) {
+                    return Ok(base.tensors[*tensor].clone());
+                }
+                found.push(format!("{} has {}", base.path.display(), digest.to_hex()));
             }
         }
-        let mut found: Vec<String> = Vec::new();
-        for base in &self.bases {
-            for source in base.named(name).filter(fits) {
-                found.push(format!("{} has {}", base.path.display(), source.digest()?.to_hex()));
+        for (kind, alike) in &alike {
+            // On from where the last search stopped. It is asked for first: another thread may add to
+            // what is known meanwhile.
+            loop {
+                let next = self.hashed().in_order(*kind);
+                if let Some(found) = known() {
+                    return Ok(found);
+                }
+                let Some(tensor) = alike.get(next) else { break };
+                let digest = self.bases[kind.0].tensors[*tensor].digest()?;
+                let mut hashed = self.hashed();
+                hashed.insert(*kind, digest, *tensor);
+                hashed.set_in_order(*kind, next + 1);
             }
         }
         let given = || {

@@ -1,7 +1,7 @@
 //! Low-rank adapters as the peft library stores them: `adapter_config.json` and `adapter_model.safetensors`.
 //! It says which tensors belong to which module and how they are scaled; it multiplies nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -90,11 +90,14 @@ impl Config {
     /// The modules whose two factors are among `tensors`.
     pub(crate) fn modules<'a>(&self, tensors: impl Iterator<Item = &'a TensorInfo>) -> Vec<Module> {
         let tensors: Vec<&TensorInfo> = tensors.collect();
-        let is_b = |a: &str, b: &str| a.replace(".lora_A.", ".lora_B.") == b;
+        let mut by_name = HashMap::new();
+        for (i, info) in tensors.iter().enumerate() {
+            by_name.entry(info.name.as_str()).or_insert(i);
+        }
         let module = |(a, info): (usize, &&TensorInfo)| {
             let (wrapped, _) = info.name.split_once(".lora_A.")?;
             let name = wrapped.strip_prefix(WRAPPER).unwrap_or(wrapped);
-            let b = tensors.iter().position(|other| is_b(&info.name, &other.name))?;
+            let b = *by_name.get(info.name.replace(".lora_A.", ".lora_B.").as_str())?;
             let ([rank, _], [_, other_rank]) = (&info.shape[..], &tensors[b].shape[..]) else { return None };
             (rank == other_rank && info.dtype == tensors[b].dtype && *rank > 0).then(|| Module {
                 target: format!("{name}.weight"),

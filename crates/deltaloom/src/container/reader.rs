@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::checkpoint::{MmapSource, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
+use crate::predict::names::Names;
 use crate::predict::{Factors, Predictor, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
@@ -42,6 +43,8 @@ pub struct Container {
     path: PathBuf,
     source: Box<dyn ReadAt>,
     index: Index,
+    /// Made when a tensor is first looked up by its name.
+    names: OnceLock<Names>,
     parts: PartBytes,
     decoders: Ready<Decoder>,
     /// By the number of their payload's place.
@@ -85,6 +88,7 @@ impl Container {
             path: path.to_path_buf(),
             source,
             index,
+            names: OnceLock::new(),
             parts,
             decoders: Mutex::default(),
             factors: Mutex::default(),
@@ -151,14 +155,12 @@ impl Container {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::InvalidArgument`] when several files have one.
     pub(crate) fn find(&self, name: &str) -> Result<usize> {
-        let named = |tensor: &PackedTensor| self.index.info(tensor).name == name;
-        let mut found = (0..self.index.tensors.len()).filter(|i| named(&self.index.tensors[*i]));
-        let Some(first) = found.next() else {
-            return Err(Error::not_found(Missing::Tensor, format!("tensor {name:?}")).in_file(&self.path));
-        };
-        match found.next() {
-            None => Ok(first),
-            Some(_) => Err(Error::InvalidArgument(format!("several files have a tensor {name:?}"))),
+        let name_of = |number: usize| self.index.info(&self.index.tensors[number]).name.as_str();
+        let names = self.names.get_or_init(|| Names::new(self.index.tensors.len(), name_of));
+        match names.named(name, name_of) {
+            [number] => Ok(*number),
+            [] => Err(Error::not_found(Missing::Tensor, format!("tensor {name:?}")).in_file(&self.path)),
+            _ => Err(Error::InvalidArgument(format!("several files have a tensor {name:?}"))),
         }
     }
 

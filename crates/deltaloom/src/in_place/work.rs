@@ -1,7 +1,7 @@
 //! What is to be done to turn a base into the fine-tune in place: which chunks are written, and in which order.
 //! It is a function of the container, the header of the base, and the other bases; it writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,8 +72,10 @@ impl Work {
         check_layout(&base.members[0], member).map_err(refuse)?;
 
         let base = Arc::new(base);
+        let places = base.members[0].tensors.iter().enumerate();
+        let places = places.map(|(place, tensor)| (tensor.name.as_str(), place)).collect();
         let find = |number| {
-            let found = find_references(&container, number, &base, others);
+            let found = find_references(&container, number, &base, &places, others);
             found.map_err(|e| container.index().named_in(e).in_file(path))
         };
         let references: Vec<Vec<Reference>> =
@@ -225,11 +227,13 @@ fn check_layout(base: &Member, tuned: &Member) -> Result<(), String> {
 }
 
 /// The other bases are asked by digest; what they do not have must be in the file, under the reference's name or at the tensor's own place. Nothing of the
-/// file is hashed for that: a wrong guess is found when the results are.
+/// file is hashed for that: a wrong guess is found when the results are. `places` has the tensors
+/// of the file by their names.
 fn find_references(
     container: &Container,
     number: usize,
     base: &Arc<Checkpoint>,
+    places: &HashMap<&str, usize>,
     others: &Bases,
 ) -> Result<Vec<Reference>> {
     let tensor = &container.index().tensors[number];
@@ -242,7 +246,7 @@ fn find_references(
                 Err(e) => return Err(e),
             }
         }
-        let named = base.members[0].tensors.iter().position(|t| t.name == wanted.name);
+        let named = places.get(wanted.name.as_str()).copied();
         let fits = |i: &usize| in_file(base, *i).is_like(wanted);
         match named.filter(fits).or(Some(number).filter(fits)) {
             Some(place) if digest.whole().is_some() => {

@@ -12,6 +12,7 @@ use crate::bases::{Bases, TensorSource};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::plan;
+use crate::predict::names::Names;
 use crate::predict::{ADAM_INPUTS, Adam, AdamForm, Element, Predictor, load};
 use crate::sample;
 use crate::tensor::DType;
@@ -48,19 +49,20 @@ pub(super) fn find(
             }
         }
     }
+    let names = Names::new(targets.len(), |i| &targets[i].info.name);
     let explain = |v: usize| -> Result<Vec<(usize, Choice)>> {
         for key in companion::keys(&targets[v].info.name) {
             let near = firsts.get(&(key, &targets[v].info.shape)).into_iter().flatten();
             for m in near.take(MAX_CANDIDATES).copied() {
                 let Some(choice) = second_moment(targets, [v, m], bases)? else { continue };
                 let mut found = vec![(v, choice)];
-                let is_near = |i: &usize| {
-                    ![v, m].contains(i)
-                        && targets[*i].info.shape == targets[v].info.shape
-                        && is_named_by(&targets[*i].info.name, key)
+                let may_be_weights = |i: &usize| {
+                    ![v, m].contains(i) && targets[*i].info.shape == targets[v].info.shape && is_coded(i)
                 };
-                let near = (0..targets.len()).filter(is_coded).filter(is_near);
-                for w in near.take(MAX_CANDIDATES) {
+                let named = named_by(&names, key, |i| &targets[i].info.name);
+                let mut near: Vec<usize> = named.iter().copied().filter(may_be_weights).collect();
+                near.sort_unstable();
+                for w in near.into_iter().take(MAX_CANDIDATES) {
                     found.extend(weights(targets, [w, m, v], bases)?.map(|choice| (w, choice)));
                 }
                 return Ok(found);
@@ -98,11 +100,15 @@ fn has_signs(sample: &[u8]) -> bool {
     sample.as_chunks::<4>().0.iter().any(|bytes| bytes[3] & 0x80 != 0)
 }
 
-/// Whether weights of this name may be those of moments whose names have the key in common.
-fn is_named_by(name: &str, (before, after): (&str, &str)) -> bool {
+/// Tensors whose names may be those of weights of moments that have the key in common.
+fn named_by<'a, 'n>(
+    names: &'a Names,
+    (before, after): (&str, &str),
+    name: impl Fn(usize) -> &'n str,
+) -> &'a [usize] {
     let is_end = ['.', '/'];
     let (before, after) = (before.trim_end_matches(is_end), after.trim_start_matches(is_end));
-    if after.is_empty() { name.starts_with(before) } else { name.ends_with(after) }
+    if after.is_empty() { names.starting_with(before, name) } else { names.ending_with(after, name) }
 }
 
 /// The same elements of a tensor and of what it may follow from.

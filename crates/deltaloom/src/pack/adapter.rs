@@ -2,7 +2,6 @@
 //! The arithmetic is [`crate::predict::Adapter`]'s.
 
 use crate::bases::{self, Bases, TensorSource};
-use crate::checkpoint::peft::Module;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::predict::{Adapter, Element, MAX_RANK, Merge, Predictor};
@@ -18,10 +17,9 @@ pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Base
     let Some(element) = Element::of(&target.info.dtype).filter(|_| target.info.shape.len() == 2) else {
         return Ok(None);
     };
-    let changes = |module: &Module| [&target.info.name, &reference.info().name].contains(&&module.target);
-    let modules = bases.direct().flat_map(|base| base.modules()).filter(|(module, _)| changes(module));
+    let names = [target.info.name.as_str(), &reference.info().name];
     let mut best: Option<(u64, Choice)> = None;
-    for (module, [a, b]) in modules {
+    for (module, [a, b]) in bases.direct().flat_map(|base| base.modules_of(names)) {
         let Some(dtype) = Element::of(&a.info().dtype).filter(|_| module.rank <= MAX_RANK) else { continue };
         let fits = |transposed: bool| {
             let [inputs, outputs] = [a.info().shape[1], b.info().shape[0]];

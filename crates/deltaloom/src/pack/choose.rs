@@ -12,7 +12,7 @@ use super::blend::{self, Recipe};
 use super::companion;
 use super::history;
 use super::low_rank::{self, ChosenFactors};
-use crate::bases::{self, Bases, TensorSource};
+use crate::bases::{self, Base, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
 use crate::error::Result;
@@ -129,7 +129,7 @@ pub(super) fn choose(
     let needs_casts = targets.iter().any(|target| cast::is_target(&target.info.dtype));
     let singles_of_bases: Vec<&TensorSource> = bases
         .direct()
-        .flat_map(crate::bases::Base::tensors)
+        .flat_map(Base::tensors)
         .filter(|source| needs_casts && source.info().dtype == DType::F32)
         .collect();
     let base_casts = lookalikes_of_casts(&singles_of_bases, |source| {
@@ -143,8 +143,15 @@ pub(super) fn choose(
     for (i, target) in targets.iter().enumerate().filter(|(_, target)| target.info.len_bytes() > 0) {
         ties.entry(fingerprint(&target.info.shape, &target.info.dtype, &samples[i])).or_default().push(i);
     }
+    let candidates: Vec<Vec<&TensorSource>> =
+        targets.par_iter().map(|target| candidates(target.info, bases)).collect();
+    // Of equal tensors one is packed, if possible one that a base knows, and the others are tied to it.
+    for alike in ties.values_mut() {
+        alike.sort_by_key(|i| (candidates[*i].is_empty(), *i));
+    }
     let mut context = Context {
         targets: &targets,
+        candidates,
         grids,
         samples: &samples,
         bases,
@@ -186,6 +193,12 @@ pub(super) fn choose(
     Ok(choices)
 }
 
+/// From each base the tensor that has this one's place by name, dtype and shape.
+fn candidates<'a>(info: &TensorInfo, bases: &'a Bases) -> Vec<&'a TensorSource> {
+    let of_base = |base: &'a Base| base.counterpart(&info.name, |source| source.is_like(info));
+    bases.direct().filter_map(of_base).collect()
+}
+
 fn lookalikes_of_casts<T: Copy + Sync + Send>(
     singles: &[T],
     shape_and_sample: impl Fn(&T) -> Result<(Vec<u64>, Vec<u8>)> + Sync,
@@ -205,11 +218,13 @@ fn lookalikes_of_casts<T: Copy + Sync + Send>(
 
 struct Context<'a> {
     targets: &'a [Target<'a>],
+    candidates: Vec<Vec<&'a TensorSource>>,
     grids: &'a [Grid],
     samples: &'a [Vec<u8>],
     bases: &'a Bases,
     base_casts: Lookalikes<&'a TensorSource>,
     own_casts: Lookalikes<usize>,
+    /// In the order in which they are to be packed themselves.
     ties: Lookalikes<usize>,
     blends: Vec<Recipe>,
     progress: &'a dyn Progress,
@@ -222,26 +237,19 @@ impl Context<'_> {
         if target.info.len_bytes() == 0 {
             return Ok(Choice::zero());
         }
-        for reference in self.candidates(target) {
+        for reference in &self.candidates[i] {
             let same_sample = sample::of(reference)? == *sample;
             if same_sample
                 && let Some(digest) = self.equal(target, |offset, len| reference.read(offset, len))?
             {
                 let predictor = Predictor::Identical(reference_name(target, reference));
-                return Ok(Choice::proven(predictor, digest, vec![reference.clone()], vec![digest]));
+                return Ok(Choice::proven(predictor, digest, vec![(*reference).clone()], vec![digest]));
             }
         }
         let print = fingerprint(&target.info.shape, &target.info.dtype, sample);
-        // Of equal tensors one is packed, if possible one that a base knows, and the others are tied to it.
-        let rank = |i: usize| (self.candidates(&self.targets[i]).next().is_none(), i);
-        let mut others = self.ties.get(&print).cloned().unwrap_or_default();
-        if others.len() > 1 {
-            others.retain(|other| rank(*other) < rank(i));
-            others.sort_by_key(|other| rank(*other));
-        }
-        for other in others.into_iter().filter(|other| *other != i) {
-            if let Some(digest) = self.equal(target, |offset, len| self.targets[other].read(offset, len))? {
-                return Ok(Choice::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new()));
+        for other in self.ties.get(&print).into_iter().flatten().take_while(|other| **other != i) {
+            if let Some(digest) = self.equal(target, |offset, len| self.targets[*other].read(offset, len))? {
+                return Ok(Choice::proven(Predictor::Tied(*other), digest, Vec::new(), Vec::new()));
             }
         }
         self.choose_untied(i)
@@ -298,7 +306,7 @@ impl Context<'_> {
             let predictor = Predictor::Reference(reference_name(target, reference));
             Choice::coded(predictor, vec![reference.clone()])
         };
-        let mut candidates: Vec<&TensorSource> = self.candidates(target).collect();
+        let mut candidates = self.candidates[i].clone();
         for reference in &candidates {
             if let Some(choice) = adapter::choose(target, reference, self.bases)? {
                 return Ok(choice);
@@ -345,24 +353,15 @@ impl Context<'_> {
 
     /// Recipes that the largest tensors were made by: small ones cannot tell weights from noise.
     fn blends_of_largest(&self) -> Result<Vec<Recipe>> {
-        let of_several = |target: &&Target<'_>| self.candidates(target).nth(1).is_some();
-        let mut largest: Vec<&Target<'_>> = self.targets.iter().filter(of_several).collect();
-        largest.sort_by_key(|target| std::cmp::Reverse(target.info.len_bytes()));
+        let mut largest: Vec<usize> =
+            (0..self.targets.len()).filter(|i| self.candidates[*i].len() > 1).collect();
+        largest.sort_by_key(|i| std::cmp::Reverse(self.targets[*i].info.len_bytes()));
         let mut recipes: Vec<Recipe> = Vec::new();
-        for target in largest.into_iter().take(BLEND_HINTS) {
-            let candidates: Vec<&TensorSource> = self.candidates(target).collect();
-            let found = fit_blend(target, &candidates, &[])?.map(|found| found.recipe);
+        for i in largest.into_iter().take(BLEND_HINTS) {
+            let found = fit_blend(&self.targets[i], &self.candidates[i], &[])?.map(|found| found.recipe);
             recipes.extend(found.filter(|recipe| !recipes.contains(recipe)));
         }
         Ok(recipes)
-    }
-
-    /// From each base the tensor that has this one's place by name, dtype and shape.
-    fn candidates<'a>(&'a self, target: &'a Target<'_>) -> impl Iterator<Item = &'a TensorSource> {
-        let info = target.info;
-        self.bases
-            .direct()
-            .filter_map(move |base| base.counterpart(&info.name, |source| source.is_like(info)))
     }
 
     /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.

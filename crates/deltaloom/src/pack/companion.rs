@@ -43,7 +43,11 @@ pub(super) fn find(
         }
     }
     let savings_of = |i: usize| -> Result<Vec<(u64, usize, usize)>> {
-        let near = |key| alike.get(&(key, &tensors[i].dtype, &tensors[i].shape)).into_iter().flatten();
+        // One more than are tried of each: the tensor itself may be among them.
+        let near = |key| {
+            let near = alike.get(&(key, &tensors[i].dtype, &tensors[i].shape)).into_iter().flatten();
+            near.take(MAX_CANDIDATES + 1)
+        };
         let mut candidates: Vec<usize> =
             keys(&tensors[i].name).flat_map(near).copied().filter(|other| *other != i).collect();
         if candidates.is_empty() {

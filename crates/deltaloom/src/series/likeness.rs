@@ -1,7 +1,7 @@
 //! Whether a checkpoint has the tensors of the step before it: a wrong path is a slip that must not
 //! become a step. It compares names, dtypes and shapes, and reads no weights.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use crate::checkpoint::{Contents, Member};
@@ -68,11 +68,13 @@ type Key<'a> = (&'a str, &'a str, usize);
 
 fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<'a>, &'a TensorInfo> {
     let mut tensors = BTreeMap::new();
+    let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
     for member in members.iter().filter(|member| member.contents != Contents::Opaque) {
         let part = part_of(&member.path);
         for info in member.tensors.iter().filter(|_| parts.contains(part)) {
-            let nth = (0..).find(|nth| !tensors.contains_key(&(part, info.name.as_str(), *nth)));
-            tensors.insert((part, info.name.as_str(), nth.unwrap_or(0)), info);
+            let nth = seen.entry((part, &info.name)).or_default();
+            tensors.insert((part, info.name.as_str(), *nth), info);
+            *nth += 1;
         }
     }
     tensors

@@ -1,6 +1,7 @@
 //! Whether the weights of a step are what training leaves behind: counts NaN and infinite ones, and
 //! finds tensors of one value. It looks at bytes as packing has them at hand, and judges nothing.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::likeness::part_of;
@@ -176,14 +177,18 @@ fn is_matrix(info: &TensorInfo) -> bool {
 
 /// Of matrices that have one value now, how many were there before with more than one.
 pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedContainer) -> Result<u64> {
+    if constant.is_empty() {
+        return Ok(0);
+    }
     let index = before.container().index();
+    let mut by_name = HashMap::new();
+    for (number, tensor) in index.tensors.iter().enumerate() {
+        let part = part_of(&index.members[tensor.place.0].path);
+        by_name.entry((part, index.info(tensor).name.as_str())).or_insert(number);
+    }
     let mut count = 0;
     for (part, name) in constant {
-        let is_it = |number: &usize| {
-            let member = &index.members[before.tensor(*number).place.0];
-            part_of(&member.path) == part && before.info(*number).name == *name
-        };
-        let Some(number) = (0..index.tensors.len()).find(is_it) else { continue };
+        let Some(&number) = by_name.get(&(part.as_str(), name.as_str())) else { continue };
         let mut values = Values::None;
         for i in 0..before.tensor(number).grid.chunk_count() {
             values.see(&before.chunk(number, to_usize(i))?, before.info(number).number().bytes());
@@ -198,22 +203,24 @@ pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedCo
 
 /// How many elements of tensors that were packed on their own differ from those of the same name in
 /// another checkpoint, of how many.
-pub(super) fn changed_of_zero(
-    checkpoint: &Checkpoint,
+pub(super) fn changed_of_zero<'a>(
+    checkpoint: &'a Checkpoint,
     index: &Index,
-    other: &Checkpoint,
+    other: &'a Checkpoint,
 ) -> Result<(u64, u64)> {
+    let key = |checkpoint: &'a Checkpoint, member: usize, info: &'a TensorInfo| {
+        (part_of(&checkpoint.members[member].path), info.name.as_str(), &info.dtype, &info.shape[..])
+    };
+    let mut by_name = HashMap::new();
+    for (of, info) in other.tensors() {
+        by_name.entry(key(other, of, info)).or_insert((of, info));
+    }
     let (mut changed, mut elems) = (0, 0);
     for ((member, info), packed) in checkpoint.tensors().zip(&index.tensors) {
-        let path = &checkpoint.members[member].path;
-        let is_counted =
-            packed.predictor == Predictor::Zero && checkpoint.members[member].contents != Contents::Opaque;
-        let is_it = |(of, before): &(usize, &TensorInfo)| {
-            before.name == info.name
-                && before.same_type(info)
-                && part_of(&other.members[*of].path) == part_of(path)
-        };
-        let Some((of, before)) = other.tensors().filter(|_| is_counted).find(is_it) else { continue };
+        if packed.predictor != Predictor::Zero || checkpoint.members[member].contents == Contents::Opaque {
+            continue;
+        }
+        let Some(&(of, before)) = by_name.get(&key(checkpoint, member, info)) else { continue };
         let elem_bytes = info.number().bytes();
         for start in (0..info.len_bytes()).step_by(to_usize(BLOCK_BYTES)) {
             let range = start..(start + BLOCK_BYTES).min(info.len_bytes());
