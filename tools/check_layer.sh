@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${DELTALOOM_DATA:-../shared/data}/lm12m
-cargo build --release -p deltaloom --example layer_loss
+cargo build --release -p deltaloom-lm --example layer_loss
 run() { "${CARGO_TARGET_DIR:-target}/release/examples/layer_loss" "$@"; }
 for pair in "base base" "base ft_bf16"; do
     set -- $pair

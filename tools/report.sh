@@ -24,7 +24,7 @@ if [ "$what" = tensorboard ] || [ $# -eq 0 ]; then
     if [ -d "$base" ]; then
         arguments+=("$base")
     fi
-    cargo run --quiet -p deltaloom --example report_pages -- "${arguments[@]}"
+    cargo run --quiet -p deltaloom-report --example report_pages -- "${arguments[@]}"
 fi
 case $what in
 page)

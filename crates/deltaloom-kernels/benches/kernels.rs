@@ -2,12 +2,7 @@
 //! Rounds are interleaved and medians are printed, as a table for docs/benchmarks/kernels.md.
 //! With `-- --once` it runs every kernel once on the instruction set of `DELTALOOM_ISA`, for `xtask instructions` to count.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    clippy::cast_precision_loss,
-    reason = "a measurement that prints its table"
-)]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement that prints its table")]
 
 use std::hint::black_box;
 use std::time::Instant;

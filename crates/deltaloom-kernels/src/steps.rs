@@ -111,11 +111,7 @@ impl Decoder {
     }
 
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
-        reason = "an estimate in single precision"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "an estimate in single precision")]
     fn of(&self, x: u64) -> f32 {
         let unused = 64 - self.number.bits();
         match self.number.kind() {

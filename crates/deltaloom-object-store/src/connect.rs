@@ -15,7 +15,8 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use url::Url;
 
 use crate::fault::{Cause, Fault, store_error};
-use crate::{RemoteStore, Service};
+use crate::remote::RemoteStore;
+use crate::service::Service;
 
 /// Time for one request, whose body is at most a part of an upload or a run of blocks. The default of `object_store`, 30 s, asks for 9 Mbit/s.
 const REQUEST_TIME: &str = "120 seconds";

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use deltaloom::{Access, Error};
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::Service;
+use crate::service::Service;
 
 /// Why a store did not do what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

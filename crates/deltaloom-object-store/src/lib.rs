@@ -9,8 +9,10 @@ mod fault;
 mod manifest;
 mod remote;
 mod runtime;
+mod service;
 mod upload;
 
 pub use connect::{is_url, open, open_with};
 pub use fault::{Cause, Fault, fault};
-pub use remote::{RemoteStore, Service};
+pub use remote::RemoteStore;
+pub use service::Service;

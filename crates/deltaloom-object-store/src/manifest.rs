@@ -11,8 +11,8 @@ use object_store::{
     Attribute, Attributes, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
 
-use crate::Service;
 use crate::fault::{Cause, Fault, is_no_bucket};
+use crate::service::Service;
 
 /// Name of the metadata with the numbers of the last replacements, newest first. Azure allows no hyphen in it.
 const WRITES: &str = "deltaloomwrites";

@@ -20,23 +20,13 @@ use crate::blocks::{BLOCK_BYTES, Blocks};
 use crate::fault::{Cause, Fault, is_no_bucket, store_error};
 use crate::manifest::{self, Stamp};
 use crate::runtime::wait;
+use crate::service::Service;
 use crate::upload::{self, UploadError};
 
 /// Key of the manifest.
 const MANIFEST: &str = "series.json";
 /// Tries for a body that ends early, above those that `object_store` makes for each request.
 const TRIES: usize = 3;
-
-/// Whose interface a store speaks: what its errors and settings are called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    /// Amazon S3 and servers that are compatible with it.
-    S3,
-    /// Google Cloud Storage.
-    Google,
-    /// Azure Blob Storage.
-    Azure,
-}
 
 /// A series under a path of an object store.
 #[derive(Debug, Clone)]

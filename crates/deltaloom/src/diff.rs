@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::limits::to_usize;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::ratio;
+use crate::summary::ratio;
 
 const BLOCK_BYTES: u64 = 1 << 20;
 
@@ -174,15 +174,11 @@ fn distances(a: &TensorSource, b: &TensorSource, progress: &dyn Progress) -> Res
 }
 
 fn histogram(distances: &Distances) -> UlpHistogram {
-    let largest = |bits: usize| {
-        if bits <= 1 {
-            bits as u64
-        } else {
-            1u64.checked_shl(u32::try_from(bits - 1).unwrap_or(u32::MAX)).unwrap_or(u64::MAX)
-        }
-    };
-    let buckets = distances.by_bits.iter().enumerate().filter(|(_, count)| **count > 0);
-    buckets.map(|(bits, count)| (largest(bits), *count)).collect()
+    // The last bucket is of distances above 2^63, of which the largest is 2^64 - 1.
+    let largest =
+        |bits: u32| if bits <= 1 { bits.into() } else { 1u64.checked_shl(bits - 1).unwrap_or(u64::MAX) };
+    let buckets = (0..).zip(distances.by_bits).filter(|(_, count)| *count > 0);
+    buckets.map(|(bits, count)| (largest(bits), count)).collect()
 }
 
 fn relative_l2(distances: &Distances, is_identical: bool) -> Option<f64> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use deltaloom_kernels::DecodeError;
 
-use crate::checkpoint::{Foreign, Wanted};
+use crate::foreign::{Foreign, Wanted};
 
 /// Result of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -345,7 +345,9 @@ fn needing(needed: &str) -> String {
 }
 
 impl Error {
-    pub(crate) fn corrupt(what: impl Into<String>) -> Self {
+    /// Bytes that are damaged or hostile; `what` says what is wrong with them.
+    #[must_use]
+    pub fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), offset: None }
     }
 
@@ -353,24 +355,27 @@ impl Error {
         Self::Corrupt { what: what.into(), offset: Some(offset) }
     }
 
-    pub(crate) fn not_found(kind: Missing, what: impl Into<String>) -> Self {
+    /// A thing that was named and is not there.
+    #[must_use]
+    pub fn not_found(kind: Missing, what: impl Into<String>) -> Self {
         Self::NotFound { kind, what: what.into() }
     }
 
     /// For what failed while something was looked for or read.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Io { path, access: Access::Read, source }
     }
 
     /// For what failed while something was written.
-    pub(crate) fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Io { path, access: Access::Write, source }
     }
 
     /// The same error, said of a file.
-    pub(crate) fn in_file(self, path: &Path) -> Self {
+    #[must_use]
+    pub fn in_file(self, path: &Path) -> Self {
         match self {
             Self::Io { .. }
             | Self::InFile { .. }
@@ -395,7 +400,8 @@ impl Error {
     }
 
     /// What is wrong, without the file in which it is.
-    pub(crate) fn detail(&self) -> String {
+    #[must_use]
+    pub fn detail(&self) -> String {
         match self {
             Self::InFile { source, .. } => source.detail(),
             other => other.to_string(),

@@ -4,9 +4,13 @@
 //! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`unpack_in_place`] turns the base itself into the fine-tune, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
 //! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
 
+// Sizes in files and in memory are the same numbers; see `limits::to_usize`.
+const _: () = assert!(usize::BITS >= 64, "deltaloom needs a 64-bit machine");
+
 pub mod checkpoint;
 mod entropy;
 mod error;
+mod foreign;
 mod limits;
 mod progress;
 mod scratch;
@@ -20,29 +24,51 @@ mod plan;
 
 mod lowrank;
 
+mod base_search;
 mod bases;
 mod container;
 mod sample;
-mod search;
 mod sketch;
+mod summary;
+mod weights;
 
 mod diff;
 mod in_place;
 mod inspect;
-pub mod lab;
 mod lineage;
 mod pack;
 mod pipeline;
-pub mod report;
 mod unpack;
 mod verify;
 
-pub mod compute;
-pub mod tenancy;
-
-pub mod lossy;
 pub mod series;
 
+/// What the laboratory of this project needs besides the public API. It may change at any time.
+#[doc(hidden)]
+pub mod __internals {
+    pub use crate::checkpoint::check_paths;
+    pub use crate::checkpoint::output::NewDirectory;
+    pub use crate::checkpoint::safetensors::{LOSSY_MAGIC, parse_header};
+    pub use crate::entropy::{block, bytes, frame, log2, table};
+    pub use crate::limits::{narrow, to_usize};
+    pub use crate::predict::{Element, load, number::load_singles};
+    pub use crate::progress::check_cancelled;
+    pub use crate::summary::ratio;
+
+    /// What a chunk costs, in fixed-point bits.
+    pub mod plan {
+        pub use crate::plan::{residual_cost, stand_alone_cost};
+    }
+
+    /// Samples of tensors.
+    pub mod sample {
+        pub use crate::sample::{ELEMS, read};
+    }
+}
+
+pub use base_search::{
+    BaseCandidate, BaseSearch, FoundBases, SearchReport, SkippedFile, find_base, find_needed_bases,
+};
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{BaseDigest, Container, Digest, NamedBase, PartBytes, Texts};
@@ -56,12 +82,10 @@ pub use pack::{PackOptions, pack, pack_to};
 pub use pipeline::with_threads;
 pub use plan::Preset;
 pub use progress::{Progress, Silent};
-pub use report::{PackReport, Share, TensorReport};
-pub use search::{
-    BaseCandidate, BaseSearch, FoundBases, SearchReport, SkippedFile, find_base, find_needed_bases,
-};
+pub use summary::{PackReport, Share, TensorReport};
 pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack, unpack_to};
 pub use verify::{Verifiable, VerifyReport, verify};
+pub use weights::{FieldEntropy, WeightStatistics, weights};
 
 /// Name of the instruction set that the loops over elements run on: what speeds are measured with.
 #[must_use]

@@ -38,12 +38,28 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(crate) fn check(what: &'static str, found: u64, limit: u64) -> Result<()> {
+    /// Compares a size that a file gives with its limit.
+    #[doc(hidden)]
+    pub fn check(what: &'static str, found: u64, limit: u64) -> Result<()> {
         if found > limit { Err(Error::LimitExceeded { what, found, limit }) } else { Ok(()) }
     }
 }
 
-/// A size that was checked against bytes in memory or on disk when the index was read.
-pub(crate) fn to_usize(size: u64) -> usize {
-    usize::try_from(size).unwrap_or(usize::MAX)
+/// A size or place as an index; the crate compiles only where all of them fit.
+#[expect(clippy::cast_possible_truncation, reason = "usize has at least 64 bits, as lib.rs asserts")]
+pub const fn to_usize(size: u64) -> usize {
+    size as usize
+}
+
+/// Converts an integer that is known to fit. For writers: a broken invariant must stop them and not
+/// become a wrong byte. Readers of files check and return errors.
+///
+/// # Panics
+/// When the value does not fit, with the reason why it should have.
+#[track_caller]
+pub fn narrow<T>(value: impl TryInto<T>, why_it_fits: &str) -> T {
+    match value.try_into() {
+        Ok(narrow) => narrow,
+        Err(_) => panic!("a number does not fit although it should: {why_it_fits}"),
+    }
 }

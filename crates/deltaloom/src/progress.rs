@@ -24,6 +24,7 @@ impl Progress for Silent {
     fn advance(&self, _bytes: u64) {}
 }
 
-pub(crate) fn check_cancelled(progress: &dyn Progress) -> Result<()> {
+/// Fails once the work should stop.
+pub fn check_cancelled(progress: &dyn Progress) -> Result<()> {
     if progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
 }

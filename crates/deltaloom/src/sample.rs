@@ -9,12 +9,12 @@ use crate::limits::to_usize;
 use crate::tensor::{DType, TensorInfo};
 
 /// Elements of a usual sample.
-pub(crate) const ELEMS: u64 = 4096;
+pub const ELEMS: u64 = 4096;
 /// Evenly spaced runs of a sample.
 const RUNS: u64 = 4;
 
 /// A sample of so many elements of a tensor, or all of them; `read` gives bytes of it by offset and length.
-pub(crate) fn read(
+pub fn read(
     info: &TensorInfo,
     sample_elems: u64,
     read: impl Fn(u64, usize) -> Result<Vec<u8>>,

@@ -1,5 +1,5 @@
 //! Sketches of checkpoints: samples of the tensors in which most of its bytes are, and how near those of a base come to them.
-//! It reads samples only, and lists and ranks nothing; [`crate::search`] does.
+//! It reads samples only, and lists and ranks nothing; [`crate::base_search`] does.
 
 use rayon::prelude::*;
 
@@ -153,10 +153,8 @@ impl TensorSketch {
 
     fn nearness(&self, counterpart: Option<&Counterpart>) -> Nearness {
         let sample_bits = (self.sample.len() as u64 * 8 * ONE_BIT).max(1);
-        let bytes = |bits: u64| {
-            let bytes = u128::from(self.weight_bytes) * u128::from(bits) / u128::from(sample_bits);
-            u64::try_from(bytes).unwrap_or(u64::MAX)
-        };
+        let bytes =
+            |bits: u64| saturated(u128::from(self.weight_bytes) * u128::from(bits) / u128::from(sample_bits));
         let given = match counterpart {
             None => self.alone,
             Some(other) if other.dtype != self.info.dtype => {
@@ -180,7 +178,12 @@ impl TensorSketch {
 
 /// A share in 1/10000.
 fn per_myriad(part: u64, whole: u64) -> u64 {
-    u64::try_from(u128::from(part) * 10_000 / u128::from(whole.max(1))).unwrap_or(u64::MAX)
+    saturated(u128::from(part) * 10_000 / u128::from(whole.max(1)))
+}
+
+/// Estimates are compared and reported, not written, so a bound does for them.
+fn saturated(estimate: u128) -> u64 {
+    u64::try_from(estimate).unwrap_or(u64::MAX)
 }
 
 /// Which of so many bytes' tensors are sampled, and how many bytes each stands for.
@@ -189,7 +192,7 @@ fn weights(sizes: &[u64]) -> Vec<(usize, u64)> {
         return sizes.iter().copied().enumerate().collect();
     }
     let total: u128 = sizes.iter().map(|size| u128::from(*size)).sum();
-    let place = |i: u128| u64::try_from(total * i / TENSORS as u128).unwrap_or(u64::MAX);
+    let place = |i: u128| saturated(total * i / TENSORS as u128);
     let mut weights: Vec<(usize, u64)> = Vec::new();
     let (mut tensor, mut end) = (0, sizes[0]);
     for i in 0..TENSORS as u128 {

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use common::*;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::lossy::{Laboratory, Row};
 use deltaloom::{Bases, Container, Error, InPlaceOptions, Limits, Silent, UnpackOptions};
 
 fn weights(step: i64) -> Vec<Tensor> {
@@ -146,13 +145,4 @@ fn a_file_that_lacks_bytes_is_still_refused() {
     let whole = safetensors(&weights(0));
     let cut = checkpoint(&whole[..whole.len() - 1]).err().unwrap().to_string();
     assert!(cut.contains("model.safetensors"), "{cut}");
-}
-
-#[test]
-fn threshold_methods_have_no_place_for_a_tail() {
-    let mut laboratory = Laboratory::new(vec![Row::Exact], None, 1).unwrap();
-    let with = checkpoint(&with_tail(&weights(0), b"tail")).unwrap();
-    let Err(Error::InvalidArgument(why)) = laboratory.push(1, &with, &Silent) else { panic!() };
-    assert!(why.contains("model.safetensors"), "{why}");
-    laboratory.push(1, &checkpoint(&safetensors(&weights(0))).unwrap(), &Silent).unwrap();
 }

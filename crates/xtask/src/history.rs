@@ -67,12 +67,10 @@ pub fn run(series: &Series<'_>) -> Result<()> {
             .tensors
             .iter()
             .map(|tensor| {
-                #[expect(clippy::cast_precision_loss, reason = "a share")]
                 let elems = tensor.original_bytes as f64;
                 tensor.changed_fraction.unwrap_or(0.0) * elems
             })
             .sum();
-        #[expect(clippy::cast_precision_loss, reason = "a share")]
         let changed = changed / with.report.original_bytes as f64;
         say(&format!(
             "| {i} | {} | {:.2} % | {} | {:.2} | {} | {:.2} | {} | {:.1} | {:.1} |",

@@ -12,6 +12,7 @@ pub mod history;
 pub mod instructions;
 pub mod merges;
 pub mod readme;
+pub mod rooms;
 pub mod series_scale;
 pub mod sizes;
 

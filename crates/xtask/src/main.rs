@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::{
-    Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme,
+    Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme, rooms,
     series_scale, sizes,
 };
 
@@ -21,6 +21,8 @@ struct Arguments {
 enum Command {
     /// Golden containers: adds those that are missing, never touches one that is there
     Golden(CheckArgument),
+    /// Whether imports between crates and rooms go down the order of ARCHITECTURE.md
+    Rooms(CheckArgument),
     /// Packed sizes of the lm12m pairs and the demo weights
     Sizes(DataArguments),
     /// The table of ratios in the README, from the recorded sizes
@@ -121,6 +123,7 @@ impl CheckArgument {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Golden(arguments) => golden::run(arguments.mode()),
+        Command::Rooms(_) => rooms::run(),
         Command::Sizes(arguments) => sizes::run(arguments.check.mode(), &arguments.data.folder),
         Command::ReadmeNumbers(arguments) => readme::run(arguments.mode()),
         Command::CliReference(arguments) => cli_reference::run(arguments.mode()),

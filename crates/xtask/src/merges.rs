@@ -128,7 +128,6 @@ fn unrounded(mut layers: Vec<Layer>) -> Vec<Layer> {
     let mut state = 1u64;
     let mut noise = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        #[expect(clippy::cast_precision_loss, reason = "24 bits")]
         let unit = (state >> 40) as f32 / 16_777_216.0;
         unit - 0.5
     };
@@ -167,7 +166,6 @@ pub fn run(data: &Path) -> Result<()> {
             let merged = file(&layers, dtype, |layer| (rule.merge)(&layer.values));
             let packed_bytes = pack(&merged, rule.models.iter().map(|model| &models[*model]))
                 .with_context(|| format!("{} in {dtype}", rule.name))?;
-            #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
             let ratio = merged.len() as f64 / packed_bytes as f64;
             say(&format!(
                 "{:<18} {dtype:<5} {:>9} -> {packed_bytes:>8} bytes, ratio {ratio:.1}",

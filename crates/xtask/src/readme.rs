@@ -49,7 +49,6 @@ fn table(sizes: &[Size]) -> String {
     lines.join("\n")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes for people")]
 fn size_of(bytes: u64) -> String {
     if bytes < 100_000 {
         format!("{:.1} kB", bytes as f64 / 1e3)

@@ -1,19 +1,18 @@
 //! What reading and writing a series asks of its store as the series grows: requests and bytes for adding, listing and restoring.
 //! Counts are exact and the same on every machine; the store is a folder behind a counter.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
 use deltaloom::checkpoint::ReadAt;
-use deltaloom::report::{Axis, Curve, Drawn, Figure, Lines, Unit, standalone};
 use deltaloom::series::{
     AddOptions, Directory, NewStep, ObjectInfo, Part, Revision, Series, SeriesOptions, Store,
 };
 use deltaloom::{PackOptions, Silent, UnpackOptions};
+use deltaloom_report::{Axis, Curve, Drawn, Figure, Lines, Unit, standalone};
 
 use crate::files::{Tensor, safetensors};
 use crate::{Mode, say, settle};
@@ -213,7 +212,6 @@ pub fn run(last: u64) -> Result<()> {
     settle(Mode::Write, "docs/benchmarks/series-scale.md", page.as_bytes(), "series-scale")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
 fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
 }
@@ -230,7 +228,6 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-#[expect(clippy::cast_precision_loss, reason = "places in a picture")]
 fn figure(rows: &[Row]) -> Figure {
     let curve = |at: usize| Curve {
         name: OPERATIONS[at].to_owned(),

@@ -264,7 +264,6 @@ impl Pair {
 }
 
 /// Quotient with three decimals.
-#[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
 fn ratio(original_bytes: u64, packed_bytes: u64) -> f64 {
     (1000.0 * original_bytes as f64 / packed_bytes as f64).round() / 1000.0
 }

@@ -95,7 +95,6 @@ fn describe(rows: &[Row]) -> String {
         "zstd-19",
     ];
     let mut lines = vec![header.map(str::to_owned).to_vec()];
-    #[expect(clippy::cast_precision_loss, reason = "ratios for people")]
     let cell = |row: &Row, bytes: u64| {
         format!("{} ({:.2}x)", ui::bytes(bytes), row.original_bytes as f64 / bytes as f64)
     };

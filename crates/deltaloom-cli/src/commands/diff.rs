@@ -84,7 +84,6 @@ fn total(total: &DiffTotal) -> String {
 }
 
 /// Shares of the elements in each column.
-#[expect(clippy::cast_precision_loss, reason = "shares for people")]
 fn columns(histogram: &UlpHistogram) -> [f64; COLUMNS.len()] {
     let total = histogram.values().sum::<u64>().max(1) as f64;
     let mut from = 1;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
-use deltaloom::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts};
+use deltaloom_lm::tenancy::{LoadedTenant, ModelSizes, TenantBytes};
 use serde::Serialize;
 
 use crate::args::estimate::EstimateArguments;
@@ -151,7 +151,6 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
         })
     };
     let forms = forms.into_iter().map(row).collect::<Result<Vec<_>>>()?;
-    #[expect(clippy::cast_precision_loss, reason = "a share")]
     let changed_fraction =
         mean(|tenant| tenant.changed_elems) as f64 / mean(|tenant| tenant.elems).max(1) as f64;
     let check = measured.map(|measured| check(arguments, measured, base_bytes, &tenants));
@@ -263,7 +262,6 @@ fn check(arguments: &EstimateArguments, measured: u64, base_bytes: u64, tenants:
     let count = usize::try_from(arguments.tenants).unwrap_or(usize::MAX);
     let all: u64 = tenants.iter().cycle().take(count).map(|tenant| tenant.in_form(form)).sum();
     let estimated = base_bytes + all;
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let ratio = measured as f64 / estimated.max(1) as f64;
     Check {
         form: form.name(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::output::Inputs;
-use deltaloom::report::Page;
+use deltaloom_report::Page;
 
 use crate::args::page::PageArguments;
 use crate::target::{self, Target};

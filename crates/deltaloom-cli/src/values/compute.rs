@@ -1,7 +1,7 @@
 //! Values of the commands that keep fine-tunes in memory.
 
 use clap::ValueEnum;
-use deltaloom::compute::Form;
+use deltaloom_compute::Form;
 
 /// The format in which a fine-tune's matrices are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -2,10 +2,10 @@
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use deltaloom::compute::simhash::{Pieces, Projection};
-use deltaloom::compute::{Mode, WeightType};
-use deltaloom::lab::simhash::Correction;
-use deltaloom::lossy::{Method, Rule};
+use deltaloom_compute::{Mode, WeightType};
+use deltaloom_lab::lossy::{Method, Rule};
+use deltaloom_lab::simhash::measure::Correction;
+use deltaloom_lab::simhash::{Pieces, Projection};
 
 use super::parse_size;
 

@@ -1,10 +1,6 @@
 //! Stand-alone 16- and 32-bit floats, a vector at a time: raw fields are moved by byte shuffles, multiplications and shifts, escapes one by one.
 #![expect(unsafe_code, reason = "vector loads and stores")]
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "masks and counts of a few bits"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "masks and counts of a few bits")]
 
 use std::arch::x86_64::*;
 

@@ -46,7 +46,6 @@ impl MixRule {
         if moved.elems * LEAST_SHARE < all.elems {
             (highest, moved) = (moves.len() - 1, all);
         }
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let mean_square = moved.squares / moved.elems.max(1) as f64;
         let scale = if mean_square > 0.0 {
             let log2 = (mean_square.to_bits() >> 52) as i32 - 1023;
@@ -55,12 +54,9 @@ impl MixRule {
             0
         };
         let tracks = target.len() / number.bytes() / shape.cols >= MIN_TRACKED_ROWS;
-        Self {
-            tracks,
-            shifts: tracks && all.changed * 2 >= all.elems,
-            scale,
-            highest: u32::try_from(highest).unwrap_or(u32::MAX),
-        }
+        #[expect(clippy::cast_possible_truncation, reason = "an exponent")]
+        let highest = highest as u32;
+        Self { tracks, shifts: tracks && all.changed * 2 >= all.elems, scale, highest }
     }
 }
 

@@ -94,7 +94,7 @@ fn root_quarters(square: f32) -> i32 {
 
 /// Moves a mean by a part of the distance.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between the two")]
+#[expect(clippy::cast_possible_truncation, reason = "between the two")]
 fn approach(mean: &mut u32, size: u32, part_of_4096: i64) {
     let distance = i64::from(size) - i64::from(*mean);
     *mean = (i64::from(*mean) + ((distance * part_of_4096) >> 12)) as u32;
@@ -184,11 +184,7 @@ impl Elements {
                 filter.learn(foreseen, error, self.noise.of_element());
             }
             self.noise.learn(foreseen.variance, error);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "at most 128 * 65536"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "at most 128 * 65536")]
             let size = (error.abs() * 65536.0) as u32;
             approach(&mut self.columns[column], size, 328);
             approach(&mut self.row, size, 123);

@@ -37,7 +37,6 @@ static SQUASHED: [u16; 4096] = {
     let mut x = 1;
     while x < 4096 {
         #[expect(clippy::cast_possible_truncation, reason = "below 65536")]
-        #[expect(clippy::cast_sign_loss, reason = "a probability")]
         let p = squash(x as i32 - 2048) as u16;
         table[x] = p;
         x += 1;
@@ -86,7 +85,7 @@ impl Counter {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 22 bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "within 22 bits")]
     fn update(&mut self, bit: bool) {
         let (p, n) = (i64::from(self.0 >> 10), self.0 & 1023);
         let goal = if bit { (1 << 22) - 1 } else { 0 };
@@ -119,7 +118,7 @@ impl Mixer {
     pub(super) fn new(counters: usize, nodes: usize, selectors: usize) -> Self {
         let mut first = [0; INPUTS];
         first[..CONTEXTS].fill(FIRST_WEIGHT);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "probabilities")]
+        #[expect(clippy::cast_possible_truncation, reason = "probabilities")]
         let even = SQUASH.map(|p| p as u16);
         Self {
             counters: vec![Counter::EVEN; counters],
@@ -142,17 +141,15 @@ impl Mixer {
         let x = (x1 + x2) >> 1;
         // The refinement learns what probabilities near two places of the table turned out to be.
         let position = x + 2048;
-        #[expect(clippy::cast_sign_loss, reason = "2048 is above the largest")]
         let (step, between) = ((position >> 7) as usize, position & 127);
         let refined = &mut self.refined[place.node];
         let (low, high) = (i32::from(refined[step]), i32::from(refined[step + 1]));
         let of_place = low + (((high - low) * between) >> 7);
         let p = (probability(x) + of_place) >> 1;
-        #[expect(clippy::cast_sign_loss, reason = "between probabilities")]
         let bit = coder.code(bit, p as u32);
         let goal = if bit { 65535 } else { 0 };
         let nearest = &mut refined[step + usize::from(between >= 64)];
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 16 bits")]
+        #[expect(clippy::cast_possible_truncation, reason = "within 16 bits")]
         let moved = (i32::from(*nearest) + ((goal - i32::from(*nearest)) >> 6)) as u16;
         *nearest = moved.max(16);
         learn(first, &inputs, goal - probability(x1));
@@ -165,7 +162,6 @@ impl Mixer {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_sign_loss, reason = "2048 is above the largest")]
 fn probability(x: i32) -> i32 {
     i32::from(SQUASHED[(x + 2048) as usize])
 }

@@ -5,7 +5,6 @@ use crate::{Number, NumberKind};
 
 /// 2^k, for k of normal numbers; others are cut to those.
 #[inline(always)]
-#[expect(clippy::cast_sign_loss, reason = "positive")]
 pub(super) fn power_of_two(k: i32) -> f64 {
     f64::from_bits(((k.clamp(-1022, 1023) + 1023) as u64) << 52)
 }
@@ -37,7 +36,6 @@ fn nearest_float(number: Number, v: f64) -> u64 {
 /// Step from `p` to `t` in units of 2^scale; not finite where the values are not.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "single precision is what steps have")]
-#[expect(clippy::cast_precision_loss, reason = "a step")]
 pub(super) fn step(number: Number, p: u64, t: u64, scale: i32) -> f32 {
     let step = match number.kind() {
         NumberKind::Float => float_value(number, t) - float_value(number, p),
@@ -63,7 +61,6 @@ pub(super) fn ulp_log2(number: Number, x: u64) -> i32 {
 /// A prediction that was moved by a step, and how many ULPs are left of that.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
-#[expect(clippy::cast_precision_loss, reason = "below 2^62")]
 pub(super) fn shifted(number: Number, p: u64, step: f32, scale: i32) -> (u64, f64) {
     let step = f64::from(step) * power_of_two(scale);
     match number.kind() {
@@ -122,7 +119,7 @@ pub(super) fn raw_bits(number: Number, group: u32, detail: u32) -> Option<u32> {
 
 /// Parts of the residual of `t` given `q`, which differs from it.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "112 at most, and 3 bits")]
+#[expect(clippy::cast_possible_truncation, reason = "112 at most, and 3 bits")]
 pub(super) fn parts(number: Number, t: u64, q: u64) -> Parts {
     if number.kind() == NumberKind::Float {
         let flipped = (t ^ q) >> (number.bits() - 1) & 1;

@@ -1,6 +1,6 @@
 //! Where elements differ from their prediction, with AVX2: masks of lanes, and a list of lanes for every mask.
 #![expect(unsafe_code, reason = "vector loads and stores")]
-#![expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "elements of a vector")]
+#![expect(clippy::cast_possible_truncation, reason = "elements of a vector")]
 
 use std::arch::x86_64::*;
 

@@ -30,11 +30,7 @@ fn residual(number: Number, t: u64, p: u64) -> Token {
             let j = (distance + i64::from(JUMP_CENTER)).clamp(0, i64::from(JUMP_SPAN) - 1);
             let far = j == 0 || j == i64::from(JUMP_SPAN) - 1;
             let raw_bits = if far { number.bits() - 1 } else { number.mantissa_bits() };
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "176 + 40 + 39 at most"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "176 + 40 + 39 at most")]
             let symbol = (i64::from(JUMPS) + 40 * flipped.cast_signed() + j) as u8;
             return Token { symbol, raw_bits, raw: t & ((1 << raw_bits) - 1) };
         }

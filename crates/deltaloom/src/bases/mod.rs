@@ -1,6 +1,7 @@
 //! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
 //! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
 
+mod access;
 mod history;
 mod identity;
 mod prediction;
@@ -158,26 +159,24 @@ impl Bases {
             }
         }
         // A container may rest on another: go round until nobody gets further.
-        while !waiting.is_empty() {
+        loop {
             let mut stuck = Vec::new();
-            let mut last_error = None;
             for path in &waiting {
                 // Read and not mapped: a base is gone through as a whole more often than not.
                 let source = Box::new(FileSource::open(path)?);
                 match ResolvedContainer::new(Container::from_source(path, source, limits)?, self) {
                     Ok(resolved) => self.push(Base::of_container(path, resolved)),
-                    Err(e) => {
-                        stuck.push(*path);
-                        last_error = last_error.or(Some(e));
-                    }
+                    Err(e) => stuck.push((*path, e)),
                 }
             }
-            if stuck.len() == waiting.len() {
-                return Err(last_error.unwrap_or(Error::Cancelled));
+            if stuck.is_empty() {
+                return Ok(());
             }
-            waiting = stuck;
+            if stuck.len() == waiting.len() {
+                return Err(stuck.swap_remove(0).1);
+            }
+            waiting = stuck.into_iter().map(|(path, _)| path).collect();
         }
-        Ok(())
     }
 
     /// Opens a checkpoint, or a container whose references these bases have, as the one base of others.
@@ -213,8 +212,8 @@ impl Bases {
         self.warnings.extend(warnings);
     }
 
-    /// Adds the tensors of an opened checkpoint; `path` is for messages.
-    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: Checkpoint) {
+    /// Adds the tensors of an opened checkpoint, which others may share; `path` is for messages.
+    pub fn push_checkpoint(&mut self, path: &Path, checkpoint: impl Into<Arc<Checkpoint>>) {
         self.push(Base::of_checkpoint(path, checkpoint));
     }
 

@@ -10,7 +10,6 @@ use super::Bases;
 use super::history::Memo;
 use super::prediction;
 use super::source::TensorSource;
-use crate::checkpoint::Contents;
 use crate::checkpoint::output::Inputs;
 use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
@@ -105,22 +104,10 @@ impl ResolvedContainer {
         &self.container.index().tensors[number]
     }
 
-    pub(crate) fn info(&self, number: usize) -> &TensorInfo {
-        self.container.index().info(self.tensor(number))
-    }
-
     /// The tensors of all files in the order of the container, which is the order of their numbers.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         let index = self.container.index();
         index.tensors.iter().map(|tensor| index.info(tensor))
-    }
-
-    /// Those that are no small files, with their places in [`Self::tensors`].
-    pub(crate) fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
-        let index = self.container.index();
-        let is_weights =
-            |number: &usize| index.members[index.tensors[*number].place.0].contents != Contents::Opaque;
-        (0..index.tensors.len()).filter(is_weights).map(|number| (number, index.info(&index.tensors[number])))
     }
 
     /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.
@@ -307,19 +294,7 @@ impl ResolvedContainer {
         memo.classes(kind, self.info(number).number(), &self.references[number], range).map(Some)
     }
 
-    /// Bytes `offset..offset + len_bytes` of a tensor, decoding only the chunks that hold them.
-    pub(crate) fn read(&self, number: usize, offset: u64, len_bytes: usize) -> Result<Vec<u8>> {
-        let mut out = vec![0; len_bytes];
-        self.read_part_into(number, offset, &mut out)?;
-        Ok(out)
-    }
-
-    /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
-    pub(crate) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.for_parts(number, offset, out, |i, part| self.chunk_into(number, i, part))
-    }
-
-    /// The same with what was read before for the chunk that this is a part of.
+    /// [`Self::read_part_into`] with what was read before for the chunk that this is a part of.
     pub(super) fn read_part_with(
         &self,
         memo: &mut Memo,
@@ -330,7 +305,7 @@ impl ResolvedContainer {
         self.for_parts(number, offset, out, |i, part| self.chunk_with(memo, number, i, part))
     }
 
-    fn for_parts(
+    pub(super) fn for_parts(
         &self,
         number: usize,
         offset: u64,

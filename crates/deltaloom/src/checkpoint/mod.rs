@@ -1,7 +1,7 @@
 //! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
 //! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
 
-pub(crate) mod foreign;
+pub(crate) mod explain;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;
@@ -10,7 +10,7 @@ pub(crate) mod shards;
 mod source;
 mod temporary;
 
-pub use foreign::{Foreign, Wanted};
+pub use crate::foreign::{Foreign, Wanted};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
@@ -81,12 +81,9 @@ impl Member {
 
     /// A safetensors file: its header, the tensors that it names in the order of their places, and
     /// how many bytes follow them.
-    pub(crate) fn safetensors(
-        path: String,
-        header: Vec<u8>,
-        mut tensors: Vec<TensorInfo>,
-        tail_bytes: u64,
-    ) -> Self {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn safetensors(path: String, header: Vec<u8>, mut tensors: Vec<TensorInfo>, tail_bytes: u64) -> Self {
         if tail_bytes > 0 {
             let begin = tensors.last().map_or(0, |last| last.end);
             tensors.push(tail(&tensors, begin, tail_bytes));
@@ -253,7 +250,7 @@ impl Checkpoint {
             } else {
                 let read = safetensors::read_header(&*source, &path, limits);
                 let (header, tensors, tail_bytes) =
-                    read.map_err(|e| foreign::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
+                    read.map_err(|e| explain::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
                 Member::safetensors(name, header, tensors, tail_bytes)
             };
             members.push(member);
@@ -361,7 +358,7 @@ impl Checkpoint {
         let files = opaque.map(|(member, (_, source))| UnreadFile {
             path: member.path.clone(),
             bytes: member.len_bytes(),
-            kind: Foreign::of_source(&**source),
+            kind: explain::kind_of(&**source),
         });
         let is_told = |file: &UnreadFile| match file.kind {
             Some(Foreign::ShardIndex) => false,
@@ -395,8 +392,22 @@ impl Checkpoint {
         source.read_at(start, buffer).map_err(Error::io(path))
     }
 
-    /// BLAKE3 of a tensor of member `member`; `hashed` is told of each block before it is read.
-    pub(crate) fn digest(
+    /// Reads all bytes of a tensor of member `member`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_tensor(&self, member: usize, tensor: &TensorInfo) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; to_usize(tensor.len_bytes())];
+        self.read(member, tensor, 0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// BLAKE3 of a tensor of member `member`. `hashed` gets the size of each block before it is
+    /// read, and may stop the work.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; those of `hashed`.
+    pub fn digest(
         &self,
         member: usize,
         tensor: &TensorInfo,
@@ -467,7 +478,7 @@ fn unsupported_name(path: &str) -> Option<&'static str> {
 }
 
 /// Checks that every path stays inside the target, is unique, and is not a directory of another.
-pub(crate) fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
+pub fn check_paths(layout: Layout, members: &[Member]) -> Result<()> {
     if layout == Layout::File && members.len() != 1 {
         return Err(Error::corrupt("a single file has exactly one member"));
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::foreign::{self, Wanted};
+use super::Wanted;
+use super::explain::explain;
 use crate::error::{Error, Result};
 use crate::tensor::TensorInfo;
 
@@ -73,7 +74,7 @@ impl Config {
             .in_file(&path));
         }
         let json = std::fs::read(&path).map_err(Error::io(&path))?;
-        Self::parse(&json).map_err(|e| foreign::explain(e, &json, Wanted::AdapterConfig).in_file(&path))
+        Self::parse(&json).map_err(|e| explain(e, &json, Wanted::AdapterConfig).in_file(&path))
     }
 
     fn parse(json: &[u8]) -> Result<Self> {
@@ -109,7 +110,6 @@ impl Config {
 
     fn scale(&self, module: &str) -> f64 {
         let alpha = of_pattern(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
-        #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let rank = of_pattern(&self.rank_pattern, module).unwrap_or(self.r).max(1) as f64;
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }

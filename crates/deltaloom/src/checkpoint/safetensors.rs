@@ -14,7 +14,7 @@ use crate::tensor::{DType, TensorInfo};
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
 /// What a lossy step begins with, see docs/lossy.md; as the length of a header it would be far too long.
-pub(crate) const LOSSY_MAGIC: [u8; 8] = *b"\x89LOSSY\r\n";
+pub const LOSSY_MAGIC: [u8; 8] = *b"\x89LOSSY\r\n";
 
 #[derive(serde::Deserialize)]
 struct Entry {
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for Entries {
 ///
 /// # Errors
 /// [`Error::Corrupt`] or [`Error::LimitExceeded`].
-pub(crate) fn parse_header(json: &[u8], limits: &Limits) -> Result<Vec<TensorInfo>> {
+pub fn parse_header(json: &[u8], limits: &Limits) -> Result<Vec<TensorInfo>> {
     Limits::check("a safetensors header in bytes", json.len() as u64, limits.header_bytes)?;
     let Entries(entries) =
         serde_json::from_slice(json).map_err(|e| Error::corrupt(format!("safetensors header: {e}")))?;

@@ -9,6 +9,7 @@ use super::{ChunkInput, Decoder, Encoder};
 use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
+use crate::limits::{narrow, to_usize};
 use crate::scratch::Scratch;
 
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, split: FieldSplit) -> Vec<u8> {
@@ -33,7 +34,7 @@ pub(super) fn push(
     let mut escapes = BitWriter::default();
     let mut fields = BitWriter::with_buffer(Scratch::vec(elements.len()));
     split.encode(elements, zero_bits, &mut symbols, &mut escapes, &mut fields);
-    payload.push(u8::try_from(zero_bits).unwrap_or(0));
+    payload.push(narrow(zero_bits, "fewer than an element has"));
     block::push_with_raw(payload, &tables.coder, lanes, &symbols, contexts, &escapes.finish());
     payload.extend_from_slice(&Scratch::from(fields.finish()));
 }
@@ -63,7 +64,7 @@ pub(super) fn read(
         escape_bits(split, symbols)
     })?;
     let field_bytes = (elems as u64 * u64::from(split.field_bits(zero_bits))).div_ceil(8);
-    let fields = reader.take(usize::try_from(field_bytes).unwrap_or(usize::MAX))?;
+    let fields = reader.take(to_usize(field_bytes))?;
     let (mut escapes, mut fields) = (raw.bits(), BitReader::new(fields));
     split.decode(&symbols, zero_bits, &mut escapes, &mut fields, values)?;
     raw.finish(escapes)?;

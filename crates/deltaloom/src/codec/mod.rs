@@ -120,7 +120,7 @@ pub(crate) enum Coding<T> {
     Plain,
     Float {
         tables: T,
-        modelled_bits: u32,
+        modelled_bits: u8,
         lowest: u64,
     },
     Ulp {
@@ -138,7 +138,7 @@ pub(crate) enum Coding<T> {
     },
     Scaled {
         tables: T,
-        modelled_bits: u32,
+        modelled_bits: u8,
         lowest: u64,
         rule: MagnitudeRule,
     },
@@ -249,8 +249,8 @@ impl<K> ReadyTables<K> {
     }
 }
 
-fn split_of(number: Number, modelled_bits: u32, lowest: u64) -> Result<FieldSplit> {
-    FieldSplit::new(number, modelled_bits, lowest)
+fn split_of(number: Number, modelled_bits: u8, lowest: u64) -> Result<FieldSplit> {
+    FieldSplit::new(number, modelled_bits.into(), lowest)
         .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
 }
 
@@ -305,8 +305,10 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
     }
     let coded = match coding {
         Coding::Plain => Some((Codec::Planes, planes::encode(input))),
-        Coding::Float { tables, modelled_bits, lowest } => FieldSplit::new(number, *modelled_bits, *lowest)
-            .map(|split| (Codec::Float, float::encode(input, tables, split))),
+        Coding::Float { tables, modelled_bits, lowest } => {
+            FieldSplit::new(number, (*modelled_bits).into(), *lowest)
+                .map(|split| (Codec::Float, float::encode(input, tables, split)))
+        }
         Coding::Ulp { tables, scales } | Coding::History { tables, scales, .. } => {
             ulp::encode(input, tables, scales).map(|payload| (Codec::Ulp, payload))
         }
@@ -316,7 +318,7 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
             grid::encode(input, tables, grid).map(|payload| (Codec::Grid, payload))
         }
         Coding::Scaled { tables, modelled_bits, lowest, rule } => {
-            FieldSplit::new(number, *modelled_bits, *lowest)
+            FieldSplit::new(number, (*modelled_bits).into(), *lowest)
                 .and_then(|split| scaled::encode(input, tables, split, rule))
                 .map(|payload| (Codec::Scaled, payload))
         }

@@ -3,10 +3,10 @@
 //! in them is [`super::layout`]'s.
 
 use crate::checkpoint::Member;
-use crate::checkpoint::foreign::CONTAINER_MAGIC as MAGIC;
 use crate::checkpoint::safetensors::LOSSY_MAGIC;
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
+use crate::foreign::CONTAINER_MAGIC as MAGIC;
 use crate::limits::Limits;
 
 use super::identity::Identity;

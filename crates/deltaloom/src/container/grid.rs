@@ -6,12 +6,13 @@ use deltaloom_kernels::Number;
 use crate::codec::ValueGrid;
 use crate::entropy::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
+use crate::limits::narrow;
 
 pub(super) fn push_grid(meta: &mut Vec<u8>, grid: &ValueGrid, number: Number) {
     match grid {
         ValueGrid::Palette(elements) => {
             meta.push(0);
-            meta.push(u8::try_from(elements.len()).unwrap_or(0));
+            meta.push(narrow(elements.len(), "a palette has at most 255 elements"));
             meta.extend(elements.iter().flat_map(|x| x.to_le_bytes().into_iter().take(number.bytes())));
         }
         ValueGrid::Blocks { block_elems, lowest_step, lowest_origin } => {

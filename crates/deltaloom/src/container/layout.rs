@@ -135,7 +135,7 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
         Coding::Float { tables, modelled_bits, lowest } => {
             meta.push(1);
             push_varint(meta, *tables as u64);
-            meta.push(u8::try_from(*modelled_bits).unwrap_or(u8::MAX));
+            meta.push(*modelled_bits);
             push_varint(meta, *lowest);
         }
         Coding::Ulp { tables, scales } | Coding::Sparse { tables, scales } => {
@@ -146,7 +146,7 @@ fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
         Coding::Scaled { tables, modelled_bits, lowest, rule } => {
             meta.push(6);
             push_varint(meta, *tables as u64);
-            meta.push(u8::try_from(*modelled_bits).unwrap_or(u8::MAX));
+            meta.push(*modelled_bits);
             push_varint(meta, *lowest);
             meta.push(rule.slope);
             meta.push(rule.has_signs.into());
@@ -354,12 +354,12 @@ fn parse_coding(
         return Err(Error::corrupt(format!("table set {tables} does not exist")));
     }
     match family {
-        1 => Ok(Coding::Float { tables, modelled_bits: meta.u8()?.into(), lowest: meta.varint()? }),
+        1 => Ok(Coding::Float { tables, modelled_bits: meta.u8()?, lowest: meta.varint()? }),
         2 => Ok(Coding::Ulp { tables, scales: parse_scales(meta, grid)? }),
         3 => Ok(Coding::Sparse { tables, scales: parse_scales(meta, grid)? }),
         5 => Ok(Coding::Grid { tables, grid: parse_grid(meta, number)? }),
         6 => {
-            let (modelled_bits, lowest) = (meta.u8()?.into(), meta.varint()?);
+            let (modelled_bits, lowest) = (meta.u8()?, meta.varint()?);
             let slope = meta.u8()?;
             let has_signs = match meta.u8()? {
                 0 => false,
@@ -391,7 +391,7 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
     if offset.unsigned_abs() > rice::MAX_SCALE.unsigned_abs() {
         return Err(bad_offset());
     }
-    let columns = usize::try_from(grid.cols).unwrap_or(usize::MAX);
+    let columns = to_usize(grid.cols);
     let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
     Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
 }

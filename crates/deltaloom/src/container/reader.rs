@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{MmapSource, ReadAt, Wanted, foreign};
+use crate::checkpoint::{MmapSource, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -80,7 +80,7 @@ impl Container {
     /// What is wrong with the container, with the path.
     pub fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let (index, parts) = read_index(path, &*source, limits)
-            .map_err(|e| foreign::explain(e, &*source, Wanted::Container).in_file(path))?;
+            .map_err(|e| explain::explain(e, &*source, Wanted::Container).in_file(path))?;
         Ok(Self {
             path: path.to_path_buf(),
             source,
@@ -133,7 +133,8 @@ impl Container {
     }
 
     /// Bytes of memory that the frequency tables of the index take. Decoders made of them while chunks are decoded come on top.
-    pub(crate) fn table_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn table_bytes(&self) -> u64 {
         let tables = self.index.table_sets.iter().map(|set| set.tables.len());
         (tables.sum::<usize>() * size_of::<Frequencies>()) as u64
     }

@@ -6,6 +6,7 @@ use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES,
 
 use super::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::scratch::Scratch;
 
 /// Up to this many symbols one lane is enough: more would cost more bytes than time.
@@ -16,17 +17,22 @@ const FEW_BYTES: u64 = 2 << 10;
 /// From this estimated size on, two streams: their states no longer count.
 const TWO_STREAM_BYTES: u64 = 16 << 10;
 
+const _: () = assert!(LANES == 32, "the format has blocks of 1, 32 and 64 lanes");
+
 /// Lanes of a block: the byte that the format has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lanes {
+pub enum Lanes {
+    /// One lane: small blocks.
     One,
+    /// As many lanes as a vector has.
     Wide,
+    /// Two vectors of lanes, for long blocks.
     TwoWide,
 }
 
 impl Lanes {
     /// Lanes for `symbols` symbols that will take about `estimated_bytes`.
-    pub(crate) fn choose(symbols: usize, estimated_bytes: u64) -> Self {
+    pub fn choose(symbols: usize, estimated_bytes: u64) -> Self {
         match symbols {
             ..=ONE_LANE_SYMBOLS => Self::One,
             ..=FEW_BYTES_SYMBOLS if estimated_bytes < FEW_BYTES => Self::One,
@@ -44,13 +50,17 @@ impl Lanes {
         }
     }
 
-    /// Number of lanes, which is the number of carried words.
-    pub(crate) fn count(self) -> usize {
+    fn to_byte(self) -> u8 {
         match self {
             Self::One => 1,
-            Self::Wide => LANES,
-            Self::TwoWide => 2 * LANES,
+            Self::Wide => 32,
+            Self::TwoWide => 64,
         }
+    }
+
+    /// Number of lanes, which is the number of carried words.
+    pub(crate) fn count(self) -> usize {
+        self.to_byte().into()
     }
 
     /// Symbols of each stream.
@@ -74,7 +84,7 @@ fn push_block(
     contexts: Contexts<'_>,
     carry: &[u16],
 ) {
-    out.push(u8::try_from(lanes.count()).unwrap_or(0));
+    out.push(lanes.to_byte());
     let split = lanes.split(symbols.len());
     let per_stream = lanes.count() / split.len();
     let mut at = 0;
@@ -98,14 +108,14 @@ fn push_block(
 }
 
 /// A block whose header was read, so that a reader can go on behind it.
-pub(crate) struct BlockHeader<'a> {
+pub struct BlockHeader<'a> {
     lanes: Lanes,
     states: Vec<u32>,
     words: Vec<&'a [u8]>,
 }
 
 /// Reads a block of `symbols` symbols up to its end without decoding it.
-pub(crate) fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<BlockHeader<'a>> {
+pub fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<BlockHeader<'a>> {
     let lanes = Lanes::from_byte(reader.u8()?)?;
     let streams = lanes.split(symbols).len();
     let counts = (0..streams).map(|_| reader.size()).collect::<Result<Vec<_>>>()?;
@@ -143,7 +153,7 @@ impl BlockHeader<'_> {
 }
 
 /// Appends a block and the raw bit stream that it carries the start of.
-pub(crate) fn push_with_raw(
+pub fn push_with_raw(
     out: &mut Vec<u8>,
     tables: &EncodeTables,
     lanes: Lanes,
@@ -157,7 +167,7 @@ pub(crate) fn push_with_raw(
 }
 
 /// A raw bit stream put together again from what lanes carried and the bytes behind the block.
-pub(crate) struct RawBits {
+pub struct RawBits {
     bytes: Scratch,
     carried_bytes: usize,
 }
@@ -170,19 +180,20 @@ impl RawBits {
         Self { bytes: bytes.into(), carried_bytes: carried.len() }
     }
 
-    pub(crate) fn bits(&self) -> BitReader<'_> {
+    /// The raw bits that go with the symbols.
+    pub fn bits(&self) -> BitReader<'_> {
         BitReader::new(&self.bytes)
     }
 
     /// Checks that `bits`, a reader of this stream, has read all of it.
-    pub(crate) fn finish(&self, bits: BitReader<'_>) -> Result<()> {
+    pub fn finish(&self, bits: BitReader<'_>) -> Result<()> {
         Ok(bits.finish(self.carried_bytes)?)
     }
 }
 
 impl BlockHeader<'_> {
     /// Decodes the symbols; all that `reader` still has is the rest of the raw bit stream.
-    pub(crate) fn decode_with_rest(
+    pub fn decode_with_rest(
         self,
         tables: &DecodeTables,
         contexts: Contexts<'_>,
@@ -194,7 +205,7 @@ impl BlockHeader<'_> {
     }
 
     /// Decodes the symbols and takes the rest of the raw bit stream from `reader`, `raw_bits` of the symbols being its length in bits.
-    pub(crate) fn decode_with_raw(
+    pub fn decode_with_raw(
         self,
         tables: &DecodeTables,
         contexts: Contexts<'_>,
@@ -203,7 +214,7 @@ impl BlockHeader<'_> {
         raw_bits: impl FnOnce(&[u8]) -> u64,
     ) -> Result<RawBits> {
         let carried = self.decode(tables, contexts, out)?;
-        let needed = usize::try_from(raw_bits(out).div_ceil(8)).unwrap_or(usize::MAX);
+        let needed = to_usize(raw_bits(out).div_ceil(8));
         Ok(RawBits::new(&carried, reader.take(needed.saturating_sub(carried.len()))?))
     }
 }

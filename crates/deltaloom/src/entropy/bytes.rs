@@ -5,17 +5,19 @@ use crate::error::{Error, Result};
 
 /// A cursor over bytes that belong to `what`.
 #[derive(Debug, Clone)]
-pub(crate) struct ByteReader<'a> {
+pub struct ByteReader<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> ByteReader<'a> {
-    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Self {
+    /// Starts at the first byte; errors call the bytes `what`.
+    pub fn new(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }
     }
 
-    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+    /// The next `count` bytes.
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let Some((taken, rest)) = self.rest.split_at_checked(count) else {
             return Err(Error::corrupt(format!("{} ends early", self.what)));
         };
@@ -23,25 +25,30 @@ impl<'a> ByteReader<'a> {
         Ok(taken)
     }
 
-    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    /// The next `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8> {
+    /// The next byte.
+    pub fn u8(&mut self) -> Result<u8> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32> {
+    /// A little-endian number of four bytes.
+    pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn u64(&mut self) -> Result<u64> {
+    /// A little-endian number of eight bytes.
+    pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(crate) fn varint(&mut self) -> Result<u64> {
+    /// A varint: seven bits a byte, the lowest first.
+    pub fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -58,33 +65,36 @@ impl<'a> ByteReader<'a> {
     }
 
     /// A varint that counts things in memory.
-    pub(crate) fn size(&mut self) -> Result<usize> {
+    pub fn size(&mut self) -> Result<usize> {
         usize::try_from(self.varint()?)
             .map_err(|_| Error::corrupt(format!("{}: a size is too large", self.what)))
     }
 
-    pub(crate) fn zigzag(&mut self) -> Result<i64> {
+    /// A signed varint in zigzag order.
+    pub fn zigzag(&mut self) -> Result<i64> {
         let v = self.varint()?;
         Ok((v >> 1).cast_signed() ^ -(v & 1).cast_signed())
     }
 
-    pub(crate) fn text(&mut self) -> Result<&'a str> {
+    /// A length and as many bytes of UTF-8.
+    pub fn text(&mut self) -> Result<&'a str> {
         let length = self.size()?;
         std::str::from_utf8(self.take(length)?)
             .map_err(|_| Error::corrupt(format!("{}: a name is not UTF-8", self.what)))
     }
 
     /// Whether nothing is left.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// Everything that is left.
-    pub(crate) fn rest(self) -> &'a [u8] {
+    pub fn rest(self) -> &'a [u8] {
         self.rest
     }
 
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Fails if bytes are left.
+    pub fn finish(self) -> Result<()> {
         if self.rest.is_empty() {
             return Ok(());
         }
@@ -92,7 +102,8 @@ impl<'a> ByteReader<'a> {
     }
 }
 
-pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+/// Appends what [`ByteReader::varint`] reads.
+pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -100,11 +111,13 @@ pub(crate) fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push((value & 0x7f) as u8);
 }
 
-pub(crate) fn push_zigzag(out: &mut Vec<u8>, value: i64) {
+/// Appends what [`ByteReader::zigzag`] reads.
+pub fn push_zigzag(out: &mut Vec<u8>, value: i64) {
     push_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-pub(crate) fn push_text(out: &mut Vec<u8>, text: &str) {
+/// Appends what [`ByteReader::text`] reads.
+pub fn push_text(out: &mut Vec<u8>, text: &str) {
     push_varint(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }

@@ -8,7 +8,7 @@ use zstd::bulk::Compressor;
 use crate::error::{Error, Result};
 
 /// One frame with all of `bytes`.
-pub(crate) fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
+pub fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
     thread_local! {
         static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     }
@@ -25,7 +25,7 @@ pub(crate) fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
 }
 
 /// All bytes of a frame, which must be one and of at most `limit_bytes`; memory grows with what is really there.
-pub(crate) fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
+pub fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
     let bad = |e: io::Error| Error::corrupt(format!("a zstd frame: {e}"));
     let mut out = Vec::new();
     let decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(bad)?.single_frame();

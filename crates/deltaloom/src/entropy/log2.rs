@@ -2,21 +2,23 @@
 
 use std::sync::LazyLock;
 
+use crate::limits::to_usize;
+
 /// Fraction bits of a logarithm and of every cost.
-pub(crate) const FRACTION_BITS: u32 = 16;
+pub const FRACTION_BITS: u32 = 16;
 /// One bit of cost.
-pub(crate) const ONE_BIT: u64 = 1 << FRACTION_BITS;
+pub const ONE_BIT: u64 = 1 << FRACTION_BITS;
 
 const INDEX_BITS: u32 = 12;
 
 /// log2(1 + i / 4096) for i in 0..=4096.
 static FRACTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let fraction = |i: u64| {
-        // Squaring doubles the logarithm: each overflow past 2 is the next bit of it.
+        // Squaring doubles the logarithm: each overflow past 2 is the next bit of it. x stays below 2^32.
         let mut x = (1u64 << 31) + (i << (31 - INDEX_BITS));
         let mut bits = 0u32;
         for _ in 0..=FRACTION_BITS {
-            x = u64::try_from((u128::from(x) * u128::from(x)) >> 31).unwrap_or(u64::MAX);
+            x = (x * x) >> 31;
             let is_over = x >> 32 != 0;
             bits = (bits << 1) | u32::from(is_over);
             x >>= u32::from(is_over);
@@ -27,7 +29,7 @@ static FRACTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 });
 
 /// log2(n) in 1/65536 bits; 0 for n = 0.
-pub(crate) fn log2(n: u64) -> u64 {
+pub fn log2(n: u64) -> u64 {
     if n == 0 {
         return 0;
     }
@@ -44,8 +46,8 @@ pub(crate) fn log2(n: u64) -> u64 {
 static SMALL_N_LOG2: LazyLock<Vec<u64>> = LazyLock::new(|| (0..4096).map(|n| n * log2(n)).collect());
 
 /// n log2(n): the building block of entropies.
-pub(crate) fn n_log2(n: u64) -> u64 {
-    let small = usize::try_from(n).ok().and_then(|n| SMALL_N_LOG2.get(n));
+pub fn n_log2(n: u64) -> u64 {
+    let small = SMALL_N_LOG2.get(to_usize(n));
     small.copied().unwrap_or_else(|| n * log2(n))
 }
 
@@ -56,7 +58,6 @@ mod tests {
     #[test]
     fn close_to_the_real_logarithm() {
         for n in (1..5000).chain((0..40).map(|k| (1u64 << k) + 12_345)) {
-            #[expect(clippy::cast_precision_loss, reason = "test values")]
             let (exact, ours) = ((n as f64).log2(), log2(n) as f64 / 65536.0);
             assert!((exact - ours).abs() < 4e-5, "{n}: {exact} {ours}");
         }

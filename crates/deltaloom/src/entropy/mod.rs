@@ -1,11 +1,8 @@
-//! Coders that know symbols and bytes and nothing of tensors: varints, fixed-point logarithms, frequency tables, rANS blocks, Rice, Golomb and Elias codes.
+//! Coders that know symbols and bytes and nothing of tensors: varints, fixed-point logarithms, frequency tables, rANS blocks, Rice codes.
 
-mod bit_source;
-pub(crate) mod block;
-pub(crate) mod bytes;
-pub(crate) mod elias;
-pub(crate) mod frame;
-pub(crate) mod golomb;
-pub(crate) mod log2;
+pub mod block;
+pub mod bytes;
+pub mod frame;
+pub mod log2;
 pub(crate) mod rice;
-pub(crate) mod table;
+pub mod table;

@@ -5,7 +5,7 @@ use deltaloom_kernels::bits::{BitReader, BitWriter};
 use super::bytes::{ByteReader, push_varint, push_zigzag};
 use crate::error::{Error, Result};
 
-const MAX_PARAMETER: u32 = 15;
+const MAX_PARAMETER: u8 = 15;
 const MAX_UNARY: u64 = 4096;
 /// Largest size of a scale.
 pub(crate) const MAX_SCALE: i32 = 100_000;
@@ -21,7 +21,7 @@ pub(crate) fn push_scales(out: &mut Vec<u8>, scales: &[i32]) {
     sorted.sort_unstable();
     let base = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
     let folded: Vec<u64> = scales.iter().map(|&s| fold(s, base)).collect();
-    let bits_with = |k: u32| folded.iter().map(|u| (u >> k) + 1 + u64::from(k)).sum::<u64>();
+    let bits_with = |k: u8| folded.iter().map(|u| (u >> k) + 1 + u64::from(k)).sum::<u64>();
     // 2 * MAX_SCALE >> 7 is below MAX_UNARY.
     let least = if folded.iter().any(|u| *u > MAX_UNARY) { 7 } else { 0 };
     let parameter = (least..=MAX_PARAMETER).min_by_key(|k| bits_with(*k)).unwrap_or(0);
@@ -29,16 +29,16 @@ pub(crate) fn push_scales(out: &mut Vec<u8>, scales: &[i32]) {
     for u in folded {
         let mut ones = u >> parameter;
         while ones > 0 {
-            let run = ones.min(32);
-            bits.push((1 << run) - 1, u32::try_from(run).unwrap_or(0));
-            ones -= run;
+            let run = ones.min(32) as u32;
+            bits.push((1 << run) - 1, run);
+            ones -= u64::from(run);
         }
         bits.push(0, 1);
-        bits.push(u & ((1 << parameter) - 1), parameter);
+        bits.push(u & ((1 << parameter) - 1), parameter.into());
     }
     let coded = bits.finish();
     push_zigzag(out, i64::from(base));
-    out.push(u8::try_from(parameter).unwrap_or(0));
+    out.push(parameter);
     push_varint(out, coded.len() as u64);
     out.extend_from_slice(&coded);
 }
@@ -47,7 +47,7 @@ pub(crate) fn push_scales(out: &mut Vec<u8>, scales: &[i32]) {
 pub(crate) fn read_scales(reader: &mut ByteReader<'_>, count: usize) -> Result<Vec<i32>> {
     let bad = || Error::corrupt("scales are not well-formed");
     let base = reader.zigzag()?;
-    let parameter = u32::from(reader.u8()?);
+    let parameter = reader.u8()?;
     let length = reader.size()?;
     let coded = reader.take(length)?;
     // A scale takes at least one bit, so this bounds the allocation by the bytes that are there.
@@ -67,7 +67,7 @@ pub(crate) fn read_scales(reader: &mut ByteReader<'_>, count: usize) -> Result<V
                 return Err(bad());
             }
         }
-        let u = ones << parameter | bits.take(parameter);
+        let u = ones << parameter | bits.take(parameter.into());
         let value = base + ((u >> 1).cast_signed() ^ -(u & 1).cast_signed());
         let value = i32::try_from(value).ok().filter(|v| v.abs() <= MAX_SCALE).ok_or_else(bad)?;
         scales.push(value);

@@ -8,14 +8,15 @@ use deltaloom_kernels::rans::{ALPHABET, PROB_BITS, PROB_SCALE};
 use super::bytes::{ByteReader, push_varint};
 use super::log2;
 use crate::error::{Error, Result};
+use crate::limits::narrow;
 
 /// Frequencies of a table.
-pub(crate) type Frequencies = [u16; ALPHABET];
+pub type Frequencies = [u16; ALPHABET];
 /// Counts of symbols.
-pub(crate) type Counts = [u32; ALPHABET];
+pub type Counts = [u32; ALPHABET];
 
 /// Most tables of a set.
-pub(crate) const MAX_TABLES: usize = 64;
+pub const MAX_TABLES: usize = 64;
 /// Most runs of cells of a set: one per cell.
 const MAX_CELL_RUNS: usize = 1 << 16;
 /// Frequencies up to this have codes of their own.
@@ -63,13 +64,13 @@ fn mode_of<T: Ord + Copy>(values: &[T]) -> usize {
 }
 
 /// Frequencies for `counts` that sum to 4096, are at least 1 for every counted symbol, and can be written. At least one count must be positive.
-pub(crate) fn normalise(counts: &Counts) -> Frequencies {
+pub fn normalise(counts: &Counts) -> Frequencies {
     let total: u64 = counts.iter().map(|&c| u64::from(c)).sum::<u64>().max(1);
     let mode = mode_of(counts);
     let mut frequencies = [0u16; ALPHABET];
     for (frequency, &count) in frequencies.iter_mut().zip(counts).filter(|(_, count)| **count > 0) {
         let exact = (u64::from(count) * u64::from(PROB_SCALE) + total / 2) / total;
-        *frequency = frequency_of(nearest_code(u16::try_from(exact.clamp(1, 4095)).unwrap_or(4095)));
+        *frequency = frequency_of(nearest_code(exact.clamp(1, 4095) as u16));
     }
     frequencies[mode] = 0;
     // The mode takes what the others leave; when they leave nothing, the largest of them step down.
@@ -78,22 +79,22 @@ pub(crate) fn normalise(counts: &Counts) -> Frequencies {
         let largest = mode_of(&frequencies);
         frequencies[largest] = frequency_of(code_of(frequencies[largest]).saturating_sub(1).max(1));
     }
-    frequencies[mode] = u16::try_from(PROB_SCALE - others(&frequencies)).unwrap_or(0);
+    frequencies[mode] = narrow(PROB_SCALE - others(&frequencies), "at most 4096");
     frequencies
 }
 
 /// Estimated size in the index of a table in which so many symbols occur, in bits.
-pub(crate) fn table_bits(used_symbols: usize) -> u64 {
+pub fn table_bits(used_symbols: usize) -> u64 {
     BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used_symbols as u64
 }
 
 /// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. An estimate by entropy.
-pub(crate) fn own_table_cost(counts: &Counts) -> u64 {
+pub fn own_table_cost(counts: &Counts) -> u64 {
     own_table_cost_of(counts.iter().copied().filter(|count| *count > 0))
 }
 
 /// The same from the counts of the symbols that occur.
-pub(crate) fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
+pub fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
     let add = |(total, used, parts): (u64, usize, u64), count: u32| {
         (total + u64::from(count), used + 1, parts + log2::n_log2(u64::from(count)))
     };
@@ -102,7 +103,7 @@ pub(crate) fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
 }
 
 /// Cost of coding symbols by their counts with `frequencies`, table not included; `None` when one has no frequency.
-pub(crate) fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &Frequencies) -> Option<u64> {
+pub fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &Frequencies) -> Option<u64> {
     counts.filter(|(_, count)| *count > 0).try_fold(0, |cost, (symbol, count)| {
         let frequency = frequencies[usize::from(symbol)];
         let bits = (u64::from(PROB_BITS) << log2::FRACTION_BITS) - log2::log2(u64::from(frequency));
@@ -112,20 +113,22 @@ pub(crate) fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &
 
 /// Tables of a group of chunks, and which keys each serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TableSet {
+pub struct TableSet {
     /// First key of every table but the first; strictly rising.
-    pub(crate) first_keys: Vec<u8>,
+    pub first_keys: Vec<u8>,
     /// In a set for histories, in place of first keys: which cells each table serves.
-    pub(crate) cells: Vec<CellRun>,
+    pub cells: Vec<CellRun>,
     /// The tables.
-    pub(crate) tables: Vec<Frequencies>,
+    pub tables: Vec<Frequencies>,
 }
 
 /// Cells, which are 256 * class + key, from one to that of the next run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CellRun {
-    pub(crate) first: u16,
-    pub(crate) table: u8,
+pub struct CellRun {
+    /// Its first cell.
+    pub first: u16,
+    /// Number of its table.
+    pub table: u8,
 }
 
 /// Marks the number of tables of a set that serves cells.
@@ -133,12 +136,12 @@ const SERVES_CELLS: u8 = 0x80;
 
 impl TableSet {
     /// A set whose tables serve keys.
-    pub(crate) fn of_keys(first_keys: Vec<u8>, tables: Vec<Frequencies>) -> Self {
+    pub fn of_keys(first_keys: Vec<u8>, tables: Vec<Frequencies>) -> Self {
         Self { first_keys, cells: Vec::new(), tables }
     }
 
     /// Table of every key in every class.
-    pub(crate) fn cell_map(&self) -> Box<CellMap> {
+    pub fn cell_map(&self) -> Box<CellMap> {
         let mut map: Box<CellMap> = Box::new([[0; KEYS]; 256]);
         let cells = map.as_flattened_mut();
         let ends = self.cells.iter().skip(1).map(|next| usize::from(next.first)).chain([cells.len()]);
@@ -149,16 +152,16 @@ impl TableSet {
     }
 
     /// Table of every key, counted from table `from`: 0, or 1 in sets that begin with a gap table.
-    pub(crate) fn key_map(&self, from: usize) -> [u8; KEYS] {
-        std::array::from_fn(|key| {
-            let rest = self.first_keys.get(from..).unwrap_or_default();
-            let passed = rest.iter().take_while(|first| usize::from(**first) <= key).count();
-            u8::try_from(from + passed).unwrap_or(u8::MAX)
-        })
+    pub fn key_map(&self, from: u8) -> [u8; KEYS] {
+        let mut map = [from; KEYS];
+        let first_keys = self.first_keys.iter().skip(from.into());
+        first_keys.zip(from + 1..).for_each(|(first, table)| map[usize::from(*first)..].fill(table));
+        map
     }
 
-    pub(crate) fn push_to(&self, out: &mut Vec<u8>) {
-        let count = u8::try_from(self.tables.len()).unwrap_or(u8::MAX);
+    /// Appends the set as docs/format.md has it.
+    pub fn push_to(&self, out: &mut Vec<u8>) {
+        let count: u8 = narrow(self.tables.len(), "at most MAX_TABLES");
         if self.cells.is_empty() {
             out.push(count);
             out.extend_from_slice(&self.first_keys);
@@ -173,13 +176,13 @@ impl TableSet {
             let uncoded = frequencies.iter().position(|f| frequency_of(code_of(*f)) != *f);
             let mode = uncoded.unwrap_or_else(|| mode_of(frequencies));
             let last = frequencies.iter().rposition(|f| *f > 0).unwrap_or(0);
-            out.extend([mode, last].map(|symbol| u8::try_from(symbol).unwrap_or(u8::MAX)));
+            out.extend([mode, last].map(|symbol| narrow::<u8>(symbol, "one of 256 symbols")));
             out.extend((0..=last).map(|s| if s == mode { 0 } else { code_of(frequencies[s]) }));
         }
     }
 
     /// Reads a set; `may_serve_cells` says whether the file's version has such.
-    pub(crate) fn parse(reader: &mut ByteReader<'_>, may_serve_cells: bool) -> Result<Self> {
+    pub fn parse(reader: &mut ByteReader<'_>, may_serve_cells: bool) -> Result<Self> {
         let mut count = usize::from(reader.u8()?);
         let mut cells = Vec::new();
         if may_serve_cells && count & usize::from(SERVES_CELLS) != 0 {
@@ -227,9 +230,10 @@ impl TableSet {
             *frequency = frequency_of(code);
         }
         let sum: u32 = frequencies.iter().map(|&f| u32::from(f)).sum();
-        let rest = PROB_SCALE.checked_sub(sum).filter(|rest| *rest > 0);
-        let rest = rest.ok_or_else(|| Error::corrupt("the frequencies of a table sum to more than 4095"))?;
-        frequencies[mode] = u16::try_from(rest).unwrap_or(0);
+        let rest = PROB_SCALE.checked_sub(sum).and_then(|rest| u16::try_from(rest).ok());
+        frequencies[mode] = rest
+            .filter(|rest| *rest > 0)
+            .ok_or_else(|| Error::corrupt("the frequencies of a table sum to more than 4095"))?;
         Ok(frequencies)
     }
 }

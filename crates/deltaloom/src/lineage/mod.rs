@@ -17,8 +17,8 @@ use crate::pipeline;
 use crate::plan;
 use crate::predict::cast;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::ratio;
 use crate::sample;
+use crate::summary::ratio;
 use crate::tensor::{DType, TensorInfo};
 
 pub use finding::{Evidence, Finding, FindingGroup, Part, TensorLineage};
@@ -298,7 +298,6 @@ impl<'a> Study<'a> {
         }
         let width = to_usize(width);
         let height = difference.len() / width;
-        #[expect(clippy::cast_precision_loss, reason = "at most 384 x 384")]
         let noise = rounding / difference.len() as f64;
         Ok(rank::rank_of(&difference, height, width, noise))
     }
@@ -323,7 +322,6 @@ fn is_like(a: &TensorInfo, b: &TensorInfo) -> bool {
 }
 
 /// Whether an ancestor says anything about a tensor that differs from it in most elements.
-#[expect(clippy::cast_precision_loss, reason = "a number of elements")]
 fn is_related(moments: &Moments, nearest: usize, bits_per_element: Option<[f64; 2]>) -> bool {
     const LEAST_GAIN: f64 = 0.02;
     // A few elements show no correlation, only that they are near.

@@ -81,7 +81,6 @@ impl Moments {
     }
 
     /// Correlation of the elements with those of a reference, 0 where one of them is constant.
-    #[expect(clippy::cast_precision_loss, reason = "a number of elements")]
     pub(super) fn correlation(&self, reference: usize) -> f64 {
         let (one, count) = (&self.references[reference], (self.elems.max(1)) as f64);
         let shared = one.product - self.sum * one.sum / count;
@@ -271,8 +270,8 @@ pub(super) fn rounding_variance(number: Number, value: f64) -> f64 {
         return 1.0 / 12.0;
     }
     let least = 2 - (1i32 << (number.exponent_bits() - 1));
-    let exponent = i32::try_from(value.to_bits() >> 52 & 0x7ff).unwrap_or(0) - 1023;
-    let mantissa = i32::try_from(number.mantissa_bits()).unwrap_or(0);
+    let exponent = (value.to_bits() >> 52 & 0x7ff) as i32 - 1023;
+    let mantissa = number.mantissa_bits().cast_signed();
     2f64.powi(2 * (exponent.max(least) - mantissa)) / 12.0
 }
 

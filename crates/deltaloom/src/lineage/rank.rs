@@ -26,7 +26,6 @@ pub(super) struct LowRank {
 pub(super) fn rank_of(matrix: &[f64], rows: usize, cols: usize, noise: f64) -> Option<LowRank> {
     let squares = eigenvalues(gram(matrix, rows, cols), rows);
     let largest = squares.first().copied().filter(|largest| *largest > 0.0)?;
-    #[expect(clippy::cast_precision_loss, reason = "sizes of at most 384")]
     let (height, width) = (rows as f64, cols as f64);
     let edge = (ABOVE_NOISE * noise * (height.sqrt() + width.sqrt()).powi(2)).max(PRECISION * largest);
     let rank = squares.iter().take_while(|square| **square > edge).count();

@@ -158,8 +158,8 @@ impl<'a> Sample<'a> {
 
     /// Sum of squares of what a prediction leaves.
     fn squares(&self, prediction: impl Fn(usize) -> f64) -> f64 {
-        let squares = self.target_values.iter().enumerate().map(|(i, x)| (x - prediction(i)).powi(2));
-        squares.filter(|square| square.is_finite()).sum()
+        let differences = self.target_values.iter().enumerate().map(|(i, x)| x - prediction(i));
+        differences.map(|d| d * d).filter(|square| square.is_finite()).sum()
     }
 
     /// Trimmed differences to the reference that most elements equal, if so many do that some were trimmed.
@@ -174,7 +174,6 @@ impl<'a> Sample<'a> {
         let moved = |i: usize| others.iter().any(|other| references[*other][i] != base[i]);
         let of_moved: Vec<usize> = (0..target.len()).filter(|i| moved(*i)).collect();
         let trimmed: Vec<usize> = of_moved.iter().copied().filter(|i| target[*i] == base[*i]).collect();
-        #[expect(clippy::cast_precision_loss, reason = "a share of a sample")]
         let share = trimmed.len() as f64 / of_moved.len().max(1) as f64;
         if others.is_empty() || !(TRIMMED_SHARE..1.0).contains(&share) {
             return Vec::new();
@@ -232,12 +231,7 @@ fn values(element: Element, bytes: &[u8]) -> Vec<f64> {
 
 /// The next F32 number above a quantile of sorted sizes: what is at least as large was not trimmed.
 fn just_above(sizes: &[f64], quantile: f64) -> f64 {
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a place in a sample"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "a place in a sample")]
     let place = ((sizes.len() as f64 * quantile) as usize).min(sizes.len().saturating_sub(1));
     #[expect(clippy::cast_possible_truncation, reason = "differences of F32 numbers")]
     let size = sizes.get(place).map_or(0.0, |size| *size as f32);

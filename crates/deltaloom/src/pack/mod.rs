@@ -10,6 +10,7 @@ mod history;
 mod least_squares;
 mod low_rank;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
-use crate::report::{self, PackReport};
 use crate::scratch::{Bytes, Scratch};
+use crate::summary::{self, PackReport};
 use crate::tensor::{Grid, TensorInfo};
 
 use choose::Choice;
@@ -212,7 +213,7 @@ fn pack_windows(
         identity,
     };
     let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::writing(""))?;
-    Ok(report::report(&index, written.total, written.total - written.payloads))
+    Ok(summary::of(&index, written.total, written.total - written.payloads))
 }
 
 /// What the container says of itself: of the bases, those that a tensor comes from; or all, where
@@ -360,12 +361,7 @@ impl<'a> Packer<'a> {
         sets: &[TableSet],
     ) -> Vec<(Codec, Scratch, u32)> {
         let number = self.tensors[loaded.tensor].1.number();
-        let ready =
-            plan.coding.map(|set| Ok::<Encoder, std::convert::Infallible>(codec::encoder(&sets[*set])));
-        let coding = match ready {
-            Ok(coding) => coding,
-            Err(never) => match never {},
-        };
+        let Ok(coding) = plan.coding.map(|set| Ok::<Encoder, Infallible>(codec::encoder(&sets[*set])));
         let cols = to_usize(self.grids[loaded.tensor].cols);
         let encode = |(i, (target, prediction)): (usize, (&[u8], &[u8]))| {
             let rows = target.len() / number.bytes() / cols;

@@ -12,6 +12,7 @@ use crate::codec::grid::{ESCAPE, has_blocks, row_elems, split_of_numbers};
 use crate::codec::{Coding, GridSymbols, ValueGrid};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::table::{self, Counts};
+use crate::limits::to_usize;
 use crate::residual::scales::Pair;
 use crate::scratch::Scratch;
 
@@ -51,7 +52,7 @@ impl Seen {
     fn add(&mut self, bits: u64) -> usize {
         // Multiplicative hashing to 12 bits (Knuth, TAOCP 6.4).
         let place = bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
-        let word = &mut self.places[usize::try_from(place / 64).unwrap_or(0) % 64];
+        let word = &mut self.places[to_usize(place / 64) % 64];
         self.count += usize::from(*word >> (place % 64) & 1 == 0);
         *word |= 1 << (place % 64);
         self.count
@@ -113,8 +114,9 @@ fn palette_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
     let symbols_of = |(target, prediction): &Pair<'_>| {
         let mut symbols = Scratch::of_len(target.len() / number.bytes());
         for (symbol, bytes) in symbols.iter_mut().zip(target.chunks_exact(number.bytes())) {
-            *symbol =
-                palette.binary_search(&load(bytes)).map_or(ESCAPE, |i| u8::try_from(i).unwrap_or(ESCAPE));
+            #[expect(clippy::cast_possible_truncation, reason = "a palette has at most 255 elements")]
+            let to_symbol = |place: usize| place as u8;
+            *symbol = palette.binary_search(&load(bytes)).map_or(ESCAPE, to_symbol);
         }
         (target != prediction).then(|| GridSymbols { symbols, ..GridSymbols::default() })
     };

@@ -11,6 +11,7 @@ use super::tables::{Histogram, Row, TableRequest};
 use super::{Draft, GroupInput, group_scales, row_scales_of, scales_cost};
 use crate::codec::{Coding, HistoryKind, UlpSymbols};
 use crate::entropy::log2::ONE_BIT;
+use crate::limits::narrow;
 use crate::residual::scales::{self, Scales};
 use crate::scratch::Scratch;
 
@@ -103,8 +104,8 @@ impl CellCounts {
             let number = &mut self.numbers[usize::from(cell)];
             if *number == 0 {
                 self.cells.push((cell, [0; ALPHABET]));
-                // There are at most 65,535 classes and keys that occur: the last class is never used.
-                *number = u16::try_from(self.cells.len()).unwrap_or(u16::MAX);
+                // The last class is never used.
+                *number = narrow(self.cells.len(), "fewer cells than 2^16 occur");
             }
             self.cells[usize::from(*number) - 1].1[usize::from(*symbol)] += 1;
         }

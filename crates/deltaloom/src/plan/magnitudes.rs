@@ -9,7 +9,7 @@ use super::{Draft, GroupInput, float_draft, group_scales, row_scales_of, scales_
 use crate::codec::{Coding, MagnitudeRule, is_constant};
 use crate::entropy::log2::ONE_BIT;
 use crate::entropy::table;
-use crate::limits::to_usize;
+use crate::limits::{narrow, to_usize};
 use crate::residual::scales::{Pair, Scales};
 use crate::scratch::Scratch;
 
@@ -32,6 +32,7 @@ const USUAL_SYMBOLS: usize = 64;
 const CENTRE: i32 = 128;
 /// Steepest slope that is tried, in sixteenths.
 const MAX_SLOPE: i64 = 32;
+const MEAN_FITS: &str = "a mean is between the numbers it is of";
 
 /// A form of expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Levels {
     /// Takes the mean of all elements, or those of row and column, from levels of elements that are not zero.
     fn centre(&self, levels: &mut [i32], by_place: bool) {
         let is_there = |target: &i32| i32::from(*target != 0);
-        let mean = |sum: i64, count: i32| i32::try_from(sum / i64::from(count.max(1))).unwrap_or(0);
+        let mean = |sum: i64, count: i32| narrow::<i32>(sum / i64::from(count.max(1)), MEAN_FITS);
         let subtract_mean = |levels: &mut [i32], target: &[i32]| {
             let sum = levels.iter().zip(target).map(|(level, t)| i64::from(level * is_there(t))).sum();
             let mean = mean(sum, target.iter().map(is_there).sum());
@@ -134,7 +135,7 @@ impl Levels {
             let products: i64 = pairs().map(|((t, p), _)| i64::from(*t) * i64::from(*p)).sum();
             let sixteenths =
                 (i64::from(UNIT_SLOPE) * products + squares / 2).checked_div(squares).unwrap_or(0);
-            slope = u8::try_from(sixteenths.clamp(0, MAX_SLOPE)).unwrap_or(0);
+            slope = sixteenths.clamp(0, MAX_SLOPE) as u8;
         }
         let rest = |((t, p), whole): ((&i32, &i32), &i32)| {
             (*whole != 0).then_some(t - i32::from(slope) * p / UNIT_SLOPE)
@@ -149,9 +150,10 @@ impl Levels {
     /// Bits of all elements of the sample, when these are the levels to code.
     fn bits(&self, levels: impl Iterator<Item = i32>, has_signs: bool) -> u64 {
         let steps: Vec<i32> = levels.map(|level| level.div_euclid(LEVELS_PER_STEP)).collect();
-        let (least, most) = steps.iter().fold((i32::MAX, i32::MIN), |(a, b), s| (a.min(*s), b.max(*s)));
+        let (least, most) =
+            (steps.iter().copied().min().unwrap_or(0), steps.iter().copied().max().unwrap_or(0));
         // At most a few times the octaves of the dtype.
-        let mut counts = vec![0u32; usize::try_from(most.saturating_sub(least)).unwrap_or(0) + 1];
+        let mut counts = vec![0u32; most.abs_diff(least) as usize + 1];
         for step in steps {
             counts[step.abs_diff(least) as usize] += 1;
         }
@@ -248,8 +250,8 @@ pub(super) fn draft(group: &GroupInput<'_>, changed: u64, cost: u64) -> Option<D
     }
     let sample = Levels::sample(group);
     let bits = if group.is_predicted {
-        u64::try_from(u128::from(cost) * sample.target.len() as u128 / u128::from(group.elems()))
-            .unwrap_or(u64::MAX)
+        let of_sample = u128::from(cost) * sample.target.len() as u128 / u128::from(group.elems());
+        narrow(of_sample, "a part of the cost")
     } else {
         sample.bits_alone(true)
     };
@@ -288,7 +290,7 @@ fn mean_above(target: &[i32], above: &[i32]) -> Option<i32> {
     let is_there = |target: &i32| i32::from(*target != 0);
     let sum: i64 = above.iter().zip(target).map(|(level, t)| i64::from(level * is_there(t))).sum();
     let count: i32 = target.iter().map(is_there).sum();
-    Some(i32::try_from(sum.checked_div(count.into())?).unwrap_or(0))
+    Some(narrow(sum.checked_div(count.into())?, MEAN_FITS))
 }
 
 fn steps(levels: i32) -> i32 {
@@ -323,7 +325,7 @@ fn scales_by_place(group: &GroupInput<'_>, slope: u8) -> Scales {
             }
         }
     }
-    let col = |(sum, count): (&i64, &i64)| i32::try_from(sum / (*count).max(1)).map_or(0, steps);
+    let col = |(sum, count): (&i64, &i64)| steps(narrow(sum / (*count).max(1), MEAN_FITS));
     let cols: Vec<i32> = sums.iter().zip(&counts).map(col).collect();
     let row_levels = |(target, prediction): &Pair<'_>| -> Vec<Option<i32>> {
         let rows = target.chunks(row_bytes).zip(prediction.chunks(row_bytes));
@@ -336,8 +338,8 @@ fn scales_by_place(group: &GroupInput<'_>, slope: u8) -> Scales {
     };
     let levels: Vec<Vec<Option<i32>>> = group.chunks.par_iter().map(row_levels).collect();
     let present = || levels.iter().flatten().flatten().map(|level| i64::from(*level));
-    let count = i64::try_from(present().count()).unwrap_or(1).max(1);
-    let mean = i32::try_from(present().sum::<i64>() / count).map_or(0, steps);
+    let count: i64 = narrow(present().count().max(1), "rows in memory");
+    let mean = steps(narrow(present().sum::<i64>() / count, MEAN_FITS));
     let scale = |level: &Option<i32>| level.map_or(0, |level| steps(level) - mean);
     let rows = levels.iter().map(|chunk| chunk.iter().map(scale).collect()).collect();
     Scales { offset: mean - CENTRE, rows, cols }

@@ -8,6 +8,8 @@ mod magnitudes;
 mod points;
 mod tables;
 
+use std::convert::Infallible;
+
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
 use deltaloom_kernels::rans::ALPHABET;
 use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
@@ -17,6 +19,7 @@ use crate::codec::{self, ChunkShape, Coding, GridSymbols, GroupScales, HistoryKi
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
+use crate::limits::narrow;
 use crate::residual::scales::{self, Pair, Scales};
 use crate::scratch::Scratch;
 
@@ -247,16 +250,18 @@ pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64])
         drafts.iter().filter_map(|draft| draft.coding.tables()?.as_deref()).collect();
     let mut assigned = pool.assign(&requests).into_iter();
     let plan = |(draft, elems): (Draft, &u64)| {
-        let coding = draft.coding.map(|request| match request {
-            Some(_) => assigned.next().ok_or(()),
-            None => {
-                let tables = draft.own_counts.iter().map(table::normalise).collect();
-                let first_keys = (1..=u8::MAX).take(draft.own_counts.len().saturating_sub(1)).collect();
-                Ok(pool.push(table::TableSet::of_keys(first_keys, tables)))
-            }
+        let Ok(coding) = draft.coding.map(|request| {
+            Ok::<_, Infallible>(match request {
+                Some(_) => assigned.next().expect("the pool assigns a set to every request"),
+                None => {
+                    let tables = draft.own_counts.iter().map(table::normalise).collect();
+                    let first_keys = (1..=u8::MAX).take(draft.own_counts.len().saturating_sub(1)).collect();
+                    pool.push(table::TableSet::of_keys(first_keys, tables))
+                }
+            })
         });
         GroupPlan {
-            coding: coding.unwrap_or(Coding::Plain),
+            coding,
             symbols: draft.symbols,
             mixed: draft.mixed,
             points: draft.points,
@@ -441,11 +446,11 @@ fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
 /// The best split of stand-alone elements, where the number type has one.
 fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<Draft> {
     let number = group.number;
-    let max_bits = match number.kind() {
-        NumberKind::Float => MAX_MODELLED_BITS.min(number.mantissa_bits()),
+    let max_bits: u8 = match number.kind() {
+        NumberKind::Float => number.mantissa_bits().min(MAX_MODELLED_BITS) as u8,
         _ => 0,
     };
-    let finest = FieldSplit::new(number, max_bits, 0)?;
+    let finest = FieldSplit::new(number, max_bits.into(), 0)?;
     let chunks = group.changed_chunks();
     let count_chunk = |(_, (target, _)): &(usize, Pair<'_>)| {
         let mut tops = vec![0; 1 << finest.top_bits()];
@@ -459,7 +464,7 @@ fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<
     let mut best: Option<Draft> = None;
     for modelled_bits in (0..=max_bits).rev() {
         let (lowest, counts) = window(&tops);
-        let split = FieldSplit::new(number, modelled_bits, lowest)?;
+        let split = FieldSplit::new(number, modelled_bits.into(), lowest)?;
         let elems: u64 = tops.iter().map(|c| u64::from(*c)).sum();
         let field_bits =
             elems * u64::from(split.field_bits(zero_bits.min(split.max_zero_bits())) - u32::from(!has_signs));
@@ -488,7 +493,7 @@ fn window(tops: &[u32]) -> (u64, Counts) {
     }
     let mut counts = [0; ALPHABET];
     counts[..direct].copy_from_slice(&tops[lowest..lowest + direct]);
-    counts[ALPHABET - 1] += u32::try_from(total - best).unwrap_or(u32::MAX);
+    counts[ALPHABET - 1] += narrow::<u32>(total - best, "fewer elements than 2^32 in a group");
     (lowest as u64, counts)
 }
 
@@ -526,14 +531,14 @@ fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
 }
 
 /// Estimated bits in 1/65536 of coding a sample with its prediction; for choosing among predictions.
-pub(crate) fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
+pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let group = sample_group(number, sample, prediction, true);
     let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
     magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
 }
 
 /// Estimated bits in 1/65536 of coding a sample on its own.
-pub(crate) fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
+pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
     let group = sample_group(number, sample, &zeros, false);
     float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)

@@ -230,11 +230,7 @@ fn symbol_of(number: Number, block: &Block) -> impl Fn(&(u64, f32)) -> u8 {
         if !(-0.5..254.5).contains(&level) {
             return ESCAPE;
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "0 to 254, and it was checked"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 254, and it was checked")]
         let symbol = (level + ROUND - ROUND) as u8;
         if point(number, step, origin, symbol) == *bits { symbol } else { ESCAPE }
     }
@@ -275,20 +271,20 @@ fn origins(number: Number, least: f32) -> Vec<Option<f32>> {
         // F16 numbers have eight times as many.
         let eighth = half_ulp(number, f64::from(least)) / 4.0;
         let near =
-            [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0].map(|i| narrow(f64::from(least) + i * eighth));
+            [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0].map(|i| single(f64::from(least) + i * eighth));
         origins.extend(near.into_iter().filter(|origin| origin.is_finite()).map(Some));
     }
     origins
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest")]
-fn narrow(x: f64) -> f32 {
+fn single(x: f64) -> f32 {
     x as f32
 }
 
 /// F32 numbers from `low` to `high` that are likely to be a step: the one of the shortest mantissa, then those that were F16 numbers, or else the middle.
 fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
-    let (mut first, mut last) = (narrow(low).to_bits(), narrow(high).to_bits());
+    let (mut first, mut last) = (single(low).to_bits(), single(high).to_bits());
     if f64::from(f32::from_bits(first)) < low {
         first += 1;
     }

@@ -10,6 +10,7 @@ use deltaloom_kernels::rans::ALPHABET;
 use super::cells::{cell_runs, cells_bits, fit_cells};
 use crate::entropy::log2::{self, n_log2};
 use crate::entropy::table::{self, Counts, TableSet};
+use crate::limits::narrow;
 
 /// A writer stays below the format's limit: more tables than this cost decoders their cache.
 const MAX_TABLES: usize = 32;
@@ -188,7 +189,7 @@ impl KeyRun {
     }
 
     fn first_key(&self) -> u8 {
-        u8::try_from(self.cells[0]).unwrap_or(u8::MAX)
+        narrow(self.cells[0], "cells without classes are keys")
     }
 }
 
@@ -262,7 +263,7 @@ impl Fit {
 /// Cost of a histogram with a set that is there already; `None` when it lacks a symbol.
 fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Option<u64> {
     let map: Box<[u8]> = match &set.cells[..] {
-        [] => Box::new(set.key_map(usize::from(gaps.is_some()))),
+        [] => Box::new(set.key_map(gaps.is_some().into())),
         _ => set.cell_map().as_flattened().into(),
     };
     let gap_cost =

@@ -8,6 +8,7 @@ use deltaloom_kernels::adapter;
 use std::fmt;
 
 use super::number::{Element, load_singles, store_singles_or};
+use crate::limits::to_usize;
 use crate::tensor::TensorInfo;
 
 /// Highest rank of an adapter.
@@ -63,7 +64,7 @@ impl Adapter {
 
     /// U and V for some rows of the tensor, from the bytes of A and B; for a plain merge `b` has these rows only, for a transposed one `a` has all columns.
     pub(crate) fn factors(&self, a: &[u8], b: &[u8], rows: std::ops::Range<usize>) -> Factors {
-        let rank = usize::try_from(self.rank).unwrap_or(usize::MAX);
+        let rank = to_usize(self.rank);
         let (a, b) = (load_singles(self.dtype, a), load_singles(self.dtype, b));
         let mut factors = if self.merge.transposed {
             let width = a.len() / rank;
@@ -81,7 +82,7 @@ impl Adapter {
 
     /// Turns rows of the reference into the prediction of these rows.
     pub(crate) fn apply(&self, element: Element, factors: &Factors, values: &mut [u8]) {
-        let rank = usize::try_from(self.rank).unwrap_or(usize::MAX);
+        let rank = to_usize(self.rank);
         let cols = factors.v.len() / rank;
         let mut update = vec![0.0; cols];
         for (u, row) in factors.u.chunks_exact(rank).zip(values.chunks_exact_mut(cols * element.bytes())) {

@@ -8,6 +8,7 @@ use deltaloom_kernels::product::{ProductRule, RightFactor};
 
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
+use crate::limits::narrow;
 
 const MAX_PARAMETER: u32 = 31;
 /// Largest unary part of a Rice code.
@@ -126,9 +127,9 @@ fn parameter(values: impl Iterator<Item = i32> + Clone) -> u8 {
     let near = (u64::BITS - mean.leading_zeros()).saturating_sub(1);
     let bits_with =
         |k: &u32| values.clone().map(|value| u64::from(fold(value) >> k) + 1 + u64::from(*k)).sum::<u64>();
-    let best =
-        (near.saturating_sub(1)..=near + 1).map(|k| k.clamp(least, MAX_PARAMETER)).min_by_key(bits_with);
-    u8::try_from(best.unwrap_or(0)).unwrap_or(0)
+    let tried = [near.saturating_sub(1), near, near + 1].map(|k| k.clamp(least, MAX_PARAMETER));
+    let best = tried.into_iter().min_by_key(bits_with).unwrap_or(least);
+    narrow(best, "at most MAX_PARAMETER")
 }
 
 fn fold(value: i32) -> u32 {
@@ -136,14 +137,14 @@ fn fold(value: i32) -> u32 {
 }
 
 fn push(bits: &mut BitWriter, value: i32, parameter: u8) {
-    let u = u64::from(fold(value));
-    let mut ones = u32::try_from(u >> parameter).unwrap_or(0);
+    let u = fold(value);
+    let mut ones = u >> parameter;
     while ones >= 32 {
         bits.push(u64::from(u32::MAX), 32);
         ones -= 32;
     }
     bits.push((1 << ones) - 1, ones + 1);
-    bits.push(u & ((1 << parameter) - 1), parameter.into());
+    bits.push((u & ((1 << parameter) - 1)).into(), parameter.into());
 }
 
 fn take(bits: &mut BitReader<'_>, parameter: u8) -> Option<i32> {

@@ -17,7 +17,7 @@ pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
-pub(crate) use number::{Element, load};
+pub use number::{Element, load};
 
 use crate::tensor::{DType, TensorInfo};
 

@@ -7,15 +7,18 @@ use crate::tensor::DType;
 
 /// A dtype that predictions can be computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Element {
+pub enum Element {
+    /// IEEE single precision.
     F32,
+    /// Its upper half.
     BF16,
+    /// IEEE half precision.
     F16,
 }
 
 impl Element {
     /// `None` for dtypes without arithmetic here.
-    pub(crate) fn of(dtype: &DType) -> Option<Self> {
+    pub fn of(dtype: &DType) -> Option<Self> {
         match dtype {
             DType::F32 => Some(Self::F32),
             DType::BF16 => Some(Self::BF16),
@@ -24,7 +27,8 @@ impl Element {
         }
     }
 
-    pub(crate) fn dtype(self) -> DType {
+    /// The dtype of tensors.
+    pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::BF16 => DType::BF16,
@@ -32,7 +36,8 @@ impl Element {
         }
     }
 
-    pub(crate) fn number(self) -> Number {
+    /// Its fields.
+    pub fn number(self) -> Number {
         match self {
             Self::F32 => Number::float(8, 23),
             Self::BF16 => Number::float(8, 7),
@@ -40,7 +45,8 @@ impl Element {
         }
     }
 
-    pub(crate) fn bytes(self) -> usize {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::BF16 | Self::F16 => 2,
@@ -49,7 +55,7 @@ impl Element {
 }
 
 /// Elements as F64, which holds them all.
-pub(crate) fn load(element: Element, bytes: &[u8], out: &mut [f64]) {
+pub fn load(element: Element, bytes: &[u8], out: &mut [f64]) {
     match element {
         Element::F32 => {
             out.iter_mut().zip(bytes.as_chunks().0).for_each(|(x, b)| *x = f32::from_le_bytes(*b).into());
@@ -66,7 +72,7 @@ pub(crate) fn load(element: Element, bytes: &[u8], out: &mut [f64]) {
 }
 
 /// Elements as F32.
-pub(crate) fn load_singles(element: Element, bytes: &[u8]) -> Vec<f32> {
+pub fn load_singles(element: Element, bytes: &[u8]) -> Vec<f32> {
     match element {
         Element::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         Element::BF16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),

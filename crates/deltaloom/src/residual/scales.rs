@@ -37,7 +37,7 @@ fn quarter_octaves(x: f64) -> Option<i32> {
         return None;
     }
     let bits = x.to_bits();
-    let exponent = i32::try_from(bits >> 52).unwrap_or(0) - 1023;
+    let exponent = (bits >> 52 & 0x7ff) as i32 - 1023;
     let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
     let quarters: i32 = QUARTERS.iter().map(|threshold| i32::from(mantissa >= *threshold)).sum();
     Some(KEY_STEPS_PER_OCTAVE * exponent + quarters)
@@ -85,7 +85,6 @@ pub(crate) fn uniform(number: Number, chunks: &[Pair<'_>]) -> Scales {
             elems += steps.len();
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let mean = sum / elems.max(1) as f64;
     let step = quarter_octaves(mean).unwrap_or(0);
     Scales { offset: unit_offset(number) + step, rows: Vec::new(), cols: Vec::new() }
@@ -112,7 +111,6 @@ pub(crate) fn rows_and_cols(number: Number, cols: usize, chunks: &[Pair<'_>]) ->
 }
 
 /// Mean step of every column, in units of the mean steps of the rows.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn col_steps(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Vec<f64> {
     let row_bytes = cols * number.bytes();
     let rows: usize = chunks.iter().map(|(target, _)| target.len() / row_bytes).sum();
@@ -131,7 +129,6 @@ fn col_steps(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Vec<f64> {
 }
 
 /// Mean of `step * weight` of every row.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn row_steps(number: Number, weights: &[f32], (target, prediction): Pair<'_>) -> Vec<f64> {
     let row_bytes = weights.len() * number.bytes();
     let mut steps = vec![0.0; weights.len()];

@@ -25,8 +25,8 @@ use crate::container::{Container, Index};
 use crate::error::{Error, Result};
 use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
-use crate::report::PackReport;
 use crate::sketch::Sketch;
+use crate::summary::PackReport;
 
 /// A delta of this share of what a keyframe is expected to take does not pay any more.
 const KEYFRAME_SHARE: f64 = 0.96;
@@ -299,11 +299,9 @@ impl Series {
             let path = resolved.container().path().to_path_buf();
             Ok(sketch.compare(&Base::of_container(&path, resolved))?.given_bytes)
         };
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let mut least = expected(&candidates.chain)? as f64 * NEARER;
         let mut nearest = None;
         for chain in older {
-            #[expect(clippy::cast_precision_loss, reason = "an estimate")]
             let bytes = expected(&chain)? as f64;
             if bytes < least {
                 (least, nearest) = (bytes, Some(chain));
@@ -411,7 +409,6 @@ impl PackedStep {
         self.file.path()
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "compared with an estimate")]
     fn stored_bytes(&self) -> f64 {
         self.entry.stored_bytes as f64
     }
@@ -466,14 +463,12 @@ fn check_order(catalog: &Catalog<'_>, step: u64) -> Result<()> {
 }
 
 /// What a checkpoint of this size would take on its own, as the last keyframe has it.
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
 /// Share of the weights that differ from those of the reference; none where nothing was compared.
 /// Files that are no weights do not count.
-#[expect(clippy::cast_precision_loss, reason = "a share")]
 fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
     let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;
     let is_weights = |member: usize| index.members[member].contents != Contents::Opaque;

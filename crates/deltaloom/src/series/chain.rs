@@ -95,7 +95,6 @@ pub(crate) fn choose_reference<'a>(
 }
 
 /// Expected size per entry, in deltas to the entry before, of a skip and of the entries after it until the chain is full again.
-#[expect(clippy::cast_precision_loss, reason = "small numbers")]
 fn mean_size(skip: usize, room: u32) -> f64 {
     let room = f64::from(room);
     ((skip as f64).powf(GROWTH) + room - 1.0) / room

@@ -78,7 +78,6 @@ fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<
     tensors
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share")]
 fn bytes<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> f64 {
     tensors.map(|info| info.len_bytes() as f64).sum()
 }

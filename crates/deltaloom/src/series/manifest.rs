@@ -135,7 +135,7 @@ impl StepEntry {
     /// Size of its files over that of its container.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        crate::report::ratio(self.original_bytes, self.stored_bytes)
+        crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
     /// Whether nothing is odd about its weights.
@@ -156,7 +156,6 @@ impl StepEntry {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 pub(super) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -227,7 +226,7 @@ impl Totals {
     /// Size of all files over that of all containers.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        crate::report::ratio(self.original_bytes, self.stored_bytes)
+        crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
     /// The same without keyframes, where there are others.
@@ -235,12 +234,11 @@ impl Totals {
     pub fn delta_ratio(&self) -> Option<f64> {
         let original = self.original_bytes.saturating_sub(self.keyframe_original_bytes);
         let stored = self.stored_bytes.saturating_sub(self.keyframe_bytes);
-        (stored > 0).then(|| crate::report::ratio(original, stored))
+        (stored > 0).then(|| crate::summary::ratio(original, stored))
     }
 
     /// Mean of the ratios of steps that are no keyframes, where there are any.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a mean")]
     pub fn mean_delta_ratio(&self) -> Option<f64> {
         let deltas = self.steps.saturating_sub(self.keyframes);
         (deltas > 0).then(|| self.ratio_sum / deltas as f64)

@@ -29,6 +29,7 @@ pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
 pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
+pub use records::{StepRecord, TensorRecord};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
 
@@ -41,7 +42,7 @@ use crate::container::Container;
 use crate::error::{Error, Missing, Result};
 use crate::inspect::inspect;
 use crate::limits::Limits;
-use crate::report::PackReport;
+use crate::summary::PackReport;
 
 use branch::Branch;
 use catalog::Catalog;

@@ -1,5 +1,5 @@
 //! What reports need to know of the steps, tensor by tensor, from the indexes of their containers or by decoding them.
-//! It judges and draws nothing; [`crate::report`] does.
+//! It judges and draws nothing: that is for whoever reports.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,52 @@ use crate::error::Result;
 use crate::limits::to_usize;
 use crate::predict::{Element, Predictor, load};
 use crate::progress::{Progress, check_cancelled};
-use crate::report::{StepRecord, TensorRecord};
+
+/// A tensor at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorRecord {
+    /// Name.
+    pub name: Arc<str>,
+    /// Elements.
+    pub elems: u64,
+    /// Share of elements whose bits differ from the same tensor of the reference step; `None` where it was not compared with that.
+    pub changed_fraction: Option<f64>,
+    /// Share of elements that moved by less than a threshold of the caller's, where it was measured.
+    pub below_fraction: Option<f64>,
+    /// Size of its payloads.
+    pub stored_bytes: u64,
+    /// Kind of predictor.
+    pub predictor: Arc<str>,
+    /// Codec of most of its bytes.
+    pub codec: Arc<str>,
+}
+
+/// A step of a series.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StepRecord {
+    /// Number of the step.
+    pub step: u64,
+    /// The step it was packed against.
+    pub reference: Option<u64>,
+    /// Time it took to add.
+    pub seconds: f64,
+    /// Size of the checkpoint's files.
+    pub original_bytes: u64,
+    /// Size of the container.
+    pub stored_bytes: u64,
+    /// Whether it stands by itself.
+    pub is_keyframe: bool,
+    /// Share of all weights that differ from the reference, where the tensors do not tell.
+    pub changed_fraction: Option<f64>,
+    /// Weights that are NaN or infinite.
+    pub nonfinite_weights: u64,
+    /// Matrices that have one value only and had more before.
+    pub constant_matrices: u64,
+    /// Stored bytes of files that are no weights.
+    pub other_bytes: u64,
+    /// Its tensors.
+    pub tensors: Vec<TensorRecord>,
+}
 
 impl Series {
     /// A step as a checkpoint with the files `model/...` and `optimizer/...`; they are in a temporary file that goes with it.
@@ -107,7 +152,6 @@ impl Series {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a share")]
 fn below_of(
     resolved: &ResolvedContainer,
     number: usize,

@@ -26,7 +26,8 @@ pub struct TensorInfo {
 
 impl TensorInfo {
     /// A description without a place in a file, for a dtype whose size is known.
-    pub(crate) fn sized(name: String, dtype: DType, shape: Vec<u64>) -> Self {
+    #[must_use]
+    pub fn sized(name: String, dtype: DType, shape: Vec<u64>) -> Self {
         let bits = dtype.bits().unwrap_or(0);
         let end = shape.iter().fold(1u64, |n, d| n.saturating_mul(*d)).saturating_mul(bits) / 8;
         Self { name, dtype, shape, begin: 0, end }

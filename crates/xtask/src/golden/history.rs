@@ -23,9 +23,7 @@ fn histories() -> Case {
         // A third of an octave's smallest step, 2^-8 of the value, at each step.
         let drifted = |(i, value): (usize, &f64)| {
             let steps = if i % 3 == 0 { (step + i % 7) / 3 } else { 0 };
-            #[expect(clippy::cast_precision_loss, reason = "a small number")]
-            let moved = value * (1.0 + steps as f64 / 128.0);
-            moved
+            value * (1.0 + steps as f64 / 128.0)
         };
         let drifted: Vec<f64> = drifting.iter().enumerate().map(drifted).collect();
         at.iter_mut().zip(&sizes).for_each(|(value, size)| *value += size * random.normal());

@@ -30,7 +30,6 @@ impl Random {
     }
 
     /// From 0 up to 1, in steps of 2^-32.
-    #[expect(clippy::cast_precision_loss, reason = "32 bits fit in a double")]
     pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 32) as f64 / 4_294_967_296.0
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use deltaloom::compute::simhash::Pieces;
+use deltaloom_lab::simhash::Pieces;
 
 use crate::args::ThreadsArgument;
 use crate::args::page::ReportArguments;

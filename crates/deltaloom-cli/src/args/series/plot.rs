@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use deltaloom::report::WarningRule;
+use deltaloom_report::WarningRule;
 
 use super::StoreArgument;
 

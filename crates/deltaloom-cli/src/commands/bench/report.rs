@@ -125,7 +125,6 @@ impl Report {
         )
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "shares and rates for people")]
     fn table(&self) -> String {
         let header = ["", "packed bytes", "of original", "ratio", "encode MB/s", "decode MB/s", "of memcpy"];
         let mut lines = vec![header.map(str::to_owned).to_vec()];

@@ -3,11 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::report::{
-    Cell, EventWriter, Health, SeriesSummary, StepRecord, Table, Unit, Warning, health as judge,
-    series_events, series_page, weights,
-};
+use deltaloom::series::StepRecord;
 use deltaloom::series::{Series, StepEntry};
+use deltaloom::weights;
+use deltaloom_report::{
+    Cell, EventWriter, Health, SeriesSummary, Table, Unit, Warning, health as judge, series_events,
+    series_page,
+};
 
 use super::common::count;
 use crate::args::series::plot::{HealthArguments, PlotArguments};
@@ -95,7 +97,6 @@ fn add_below(
 fn csv(health: &Health) -> String {
     let mut table = Table::new(&["step", "reference", "ratio", "bits_per_weight", "changed_fraction"]);
     table.columns.extend(health.layers.iter().map(|layer| layer.layer.name.clone()));
-    #[expect(clippy::cast_precision_loss, reason = "steps are far below 2^53")]
     let whole = |number: u64| number as f64;
     for (i, step) in health.steps.iter().enumerate() {
         let of_step = [

@@ -7,12 +7,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::compute::Choice;
-use deltaloom::compute::layer::LayerHints;
-use deltaloom::lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
-use deltaloom::lab::reference::{self, ReferenceCase};
-use deltaloom::lab::timing::Seconds;
-use deltaloom::report::{Unit, human};
+use deltaloom_compute::Choice;
+use deltaloom_lab::layer::{self, LayerCase, LayerOptions, LayerReport, RunReport};
+use deltaloom_lab::reference::{self, ReferenceCase};
+use deltaloom_lab::timing::Seconds;
+use deltaloom_lm::layer::LayerHints;
+use deltaloom_report::{Unit, human};
 use serde::Serialize;
 
 use crate::args::lab::layer::LayerArguments;
@@ -168,7 +168,6 @@ fn sizes(report: &LayerReport) -> String {
     ui::table(&rows)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a quotient to look at")]
 fn quotient(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }

@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use deltaloom::lab::layer::{LayerCase, LayerReport, RunReport, TensorDelta};
-use deltaloom::lab::statistics::TensorStatistics;
-use deltaloom::report::{
+use deltaloom_lab::layer::{LayerCase, LayerReport, RunReport, TensorDelta};
+use deltaloom_lab::statistics::TensorStatistics;
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, HeatMap, Lines, Page, Section, Table, Unit,
     Zoom,
 };
@@ -57,7 +57,6 @@ fn tokens(report: &LayerReport) -> Vec<usize> {
     tokens
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers to look at")]
 fn number(count: u64) -> f64 {
     count as f64
 }
@@ -289,7 +288,7 @@ fn parameters(report: &LayerReport) -> Option<Section> {
             ]);
         }
     }
-    let bar = |parameter: &deltaloom::lab::layer::ParameterTimes| Bar {
+    let bar = |parameter: &deltaloom_lab::layer::ParameterTimes| Bar {
         name: parameter.name.clone(),
         values: [parameter.decode, parameter.patch, parameter.multiply].map(|time| time.mean).to_vec(),
     };

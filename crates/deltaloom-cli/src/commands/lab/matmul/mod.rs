@@ -3,7 +3,7 @@
 mod page;
 
 use anyhow::Result;
-use deltaloom::lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
+use deltaloom_lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
 
 use crate::args::lab::matmul::MatmulArguments;
 use crate::progress::Bar;

@@ -1,8 +1,8 @@
 //! The page of `deltaloom lab matmul`: bars of time for each number of tokens, sizes, time against tokens, goals.
 //! All numbers are those of the report.
 
-use deltaloom::lab::matmul::{MatmulReport, ProductReport};
-use deltaloom::report::{
+use deltaloom_lab::matmul::{MatmulReport, ProductReport};
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, Lines, Page, Section, Table, Unit,
 };
 
@@ -214,7 +214,6 @@ fn against_tokens(report: &MatmulReport, mode: &str) -> Option<Section> {
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a place in a picture")]
 fn whole(count: u64) -> f64 {
     count as f64
 }

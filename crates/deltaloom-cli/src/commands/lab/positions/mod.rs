@@ -5,7 +5,7 @@ mod page;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use deltaloom::lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
+use deltaloom_lab::positions::{self, Method, MethodReport, Pattern, PositionsReport, Source};
 
 use crate::args::lab::positions::PositionsArguments;
 use crate::progress::Bar;

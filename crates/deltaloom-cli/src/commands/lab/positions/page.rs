@@ -1,7 +1,7 @@
 //! The page of `deltaloom lab positions`.
 
-use deltaloom::lab::positions::{MethodReport, PositionsReport};
-use deltaloom::report::{Arrangement, Axis, Bar, Bars, Cell, Figure, Page, Section, Table, Unit};
+use deltaloom_lab::positions::{MethodReport, PositionsReport};
+use deltaloom_report::{Arrangement, Axis, Bar, Bars, Cell, Figure, Page, Section, Table, Unit};
 
 /// The methods on one pattern: ratios, and time against them.
 pub(super) fn page(report: &PositionsReport) -> Page {

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::compute::simhash::{IndexReport, IndexSettings, Matrix, index};
-use deltaloom::lab::simhash::{self, Comparison, MethodReport, SimHashReport};
+use deltaloom_lab::simhash::measure::{self, Comparison, MethodReport, SimHashReport};
+use deltaloom_lab::simhash::{IndexReport, IndexSettings, Matrix, index};
 use serde::Serialize;
 
 use crate::args::lab::simhash::SimHashArguments;
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     };
     let bar = Bar::new("measuring");
     let report = deltaloom::with_threads(1, || {
-        simhash::run(&subject.weights, subject.base.as_ref(), &comparison, &bar)
+        measure::run(&subject.weights, subject.base.as_ref(), &comparison, &bar)
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use deltaloom::compute::simhash::IndexReport;
-use deltaloom::lab::simhash::{Kind, MethodReport, SimHashReport};
-use deltaloom::report::{
+use deltaloom_lab::simhash::IndexReport;
+use deltaloom_lab::simhash::measure::{Kind, MethodReport, SimHashReport};
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, Lines, Page, Point, Scatter, Section, Table,
     Unit,
 };

@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::compute::layer::LayerHints;
-use deltaloom::lab::tenants::{
+use deltaloom_lab::tenants::{
     self, RequestOptions, TenantsCase, TenantsOptions, TenantsReport, WholeModel, whole_model,
 };
+use deltaloom_lm::layer::LayerHints;
 use serde::Serialize;
 
 use crate::args::lab::tenants::TenantsArguments;

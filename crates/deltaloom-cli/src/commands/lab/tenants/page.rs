@@ -1,7 +1,7 @@
 //! The page of `deltaloom lab tenants`.
 
-use deltaloom::lab::tenants::{Arrivals, TenantsReport};
-use deltaloom::report::{
+use deltaloom_lab::tenants::{Arrivals, TenantsReport};
+use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, Lines, Page, Section, Table, Unit,
 };
 

@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::lossy::{Laboratory, Method, Row, RowReport, StepCheck, StepReport, verify_steps};
 use deltaloom::series::{Part, Series, StepEntry};
 use deltaloom::{Limits, Progress as _, UnpackOptions};
+use deltaloom_lab::lossy::{Laboratory, Method, Row, RowReport, StepCheck, StepReport, verify_steps};
 use serde::Serialize;
 
 use crate::args::lab::tpde::TpdeArguments;
@@ -295,7 +295,7 @@ fn steps(rows: &[RowReport], has_loss: bool) -> String {
     for i in 0..count {
         for (row, step) in rows.iter().filter_map(|row| Some((row, row.steps.get(i)?))) {
             let threshold =
-                |of: fn(&deltaloom::lossy::Thresholds) -> f64| number(step.thresholds.as_ref().map(of));
+                |of: fn(&deltaloom_lab::lossy::Thresholds) -> f64| number(step.thresholds.as_ref().map(of));
             let mut cells = vec![
                 format!("{}, {}", step.step, row.method),
                 row.form.to_owned(),

@@ -1,7 +1,7 @@
 //! The page of `deltaloom lab tpde`.
 
-use deltaloom::lossy::RowReport;
-use deltaloom::report::{FrontierPoint, MethodRatios, Page, SeriesSummary, methods_page};
+use deltaloom_lab::lossy::RowReport;
+use deltaloom_report::{FrontierPoint, MethodRatios, Page, SeriesSummary, methods_page};
 
 /// The methods over a series: ratios in total and per step, bytes against error.
 pub(super) fn page(rows: &[RowReport]) -> Page {

@@ -1,0 +1,475 @@
+//! Matrices that lie in memory as they are, and products with rows of weights however those were made.
+//! It knows nothing of bases.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use deltaloom_kernels::dense::{self, Weights};
+use deltaloom_kernels::sparse::transpose;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+
+use crate::mode::Mode;
+use crate::timing::{Phase, Run};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::tensor::{DType, TensorInfo};
+use deltaloom::{Error, Result};
+
+/// From this many tokens on, fast products go through a blocked matrix product: with 16 tokens widening rows for it costs more than it gains, with 32 both take as long.
+const BLOCKED_TOKENS: usize = 32;
+/// Numbers of a panel that is widened for a blocked product: 1 MiB.
+const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
+/// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
+const PANEL_BYTES: usize = 16 << 10;
+
+/// Types of weights that products take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightType {
+    /// BF16.
+    Bf16,
+    /// FP32.
+    F32,
+}
+
+impl WeightType {
+    /// The type of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another dtype than BF16 and F32.
+    pub fn of(info: &TensorInfo) -> Result<Self> {
+        match info.dtype {
+            DType::BF16 => Ok(Self::Bf16),
+            DType::F32 => Ok(Self::F32),
+            _ => Err(Error::InvalidArgument(format!(
+                "tensor {:?} is of {}: products take BF16 and F32",
+                info.name, info.dtype
+            ))),
+        }
+    }
+
+    /// Bytes of an element.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Rows of weights for the kernels.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn weights(self, bytes: &[u8]) -> Weights<'_> {
+        match self {
+            Self::Bf16 => Weights::Bf16(bytes),
+            Self::F32 => Weights::F32(bytes),
+        }
+    }
+}
+
+/// A dimension of a tensor whose bytes are in a file.
+fn size(dimension: u64) -> usize {
+    usize::try_from(dimension).expect("deltaloom requires 64-bit addresses")
+}
+
+/// Rows, columns and type of a matrix of weights, [out, in].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Rows, the length of a result.
+    pub rows: usize,
+    /// Columns, the length of an activation.
+    pub cols: usize,
+    /// Type of the elements.
+    pub weight: WeightType,
+}
+
+impl MatrixShape {
+    /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that has not two dimensions, or another dtype than BF16 and F32.
+    pub fn of(info: &TensorInfo) -> Result<Self> {
+        let weight = WeightType::of(info)?;
+        match info.shape[..] {
+            [rows, cols] => Ok(Self { rows: size(rows), cols: size(cols), weight }),
+            _ => Err(Error::InvalidArgument(format!(
+                "tensor {:?} has the shape {:?}: a matrix has two dimensions",
+                info.name, info.shape
+            ))),
+        }
+    }
+
+    /// The shape of a vector as one row: norms and biases.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a tensor that has not one dimension, or another dtype than BF16
+    /// and F32.
+    pub fn row_of(info: &TensorInfo) -> Result<Self> {
+        let weight = WeightType::of(info)?;
+        match info.shape[..] {
+            [cols] => Ok(Self { rows: 1, cols: size(cols), weight }),
+            _ => Err(Error::InvalidArgument(format!(
+                "tensor {:?} has the shape {:?}: a vector has one dimension",
+                info.name, info.shape
+            ))),
+        }
+    }
+
+    /// Bytes of a row.
+    #[must_use]
+    pub fn row_bytes(self) -> usize {
+        self.cols * self.weight.bytes()
+    }
+
+    /// Bytes of all weights.
+    #[must_use]
+    pub fn len_bytes(self) -> usize {
+        self.rows * self.row_bytes()
+    }
+
+    /// Tokens of `x` and `y`, if they are [tokens, cols] and [tokens, rows].
+    pub fn tokens(self, x: &[f32], y: &[f32]) -> Result<usize> {
+        let tokens = x.len().checked_div(self.cols).unwrap_or_else(|| y.len() / self.rows.max(1));
+        if tokens.checked_mul(self.cols) == Some(x.len()) && tokens.checked_mul(self.rows) == Some(y.len()) {
+            return Ok(tokens);
+        }
+        Err(Error::InvalidArgument(format!(
+            "activations of {} and results of {} numbers do not fit a matrix [{}, {}]",
+            x.len(),
+            y.len(),
+            self.rows,
+            self.cols
+        )))
+    }
+}
+
+/// A matrix that lies in memory row by row, in its own memory or in that of a checkpoint. Clones share it.
+#[derive(Clone)]
+pub struct DenseMatrix {
+    shape: MatrixShape,
+    held: Held,
+}
+
+#[derive(Clone)]
+enum Held {
+    Own(Arc<Vec<u8>>),
+    Checkpoint { checkpoint: Arc<Checkpoint>, member: usize, info: Arc<TensorInfo> },
+}
+
+impl fmt::Debug for DenseMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DenseMatrix").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl DenseMatrix {
+    /// The matrix without its signs.
+    pub(crate) fn absolute(&self) -> Result<Self> {
+        let element = self.shape.weight.bytes();
+        let mut bytes = self.bytes().to_vec();
+        bytes.iter_mut().skip(element - 1).step_by(element).for_each(|top| *top &= 0x7f);
+        Self::new(self.shape.rows, self.shape.cols, self.shape.weight, bytes)
+    }
+
+    /// A matrix of these little-endian bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when there are more or fewer of them than the shape says.
+    pub fn new(rows: usize, cols: usize, weight: WeightType, bytes: Vec<u8>) -> Result<Self> {
+        let needed = rows.checked_mul(cols).and_then(|elems| elems.checked_mul(weight.bytes()));
+        if needed != Some(bytes.len()) {
+            let what = format!("{} bytes are not a matrix [{rows}, {cols}] of {weight:?}", bytes.len());
+            return Err(Error::InvalidArgument(what));
+        }
+        Ok(Self { shape: MatrixShape { rows, cols, weight }, held: Held::Own(Arc::new(bytes)) })
+    }
+
+    /// A tensor of member `member` of a checkpoint whose files are in memory or mapped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32, and for a checkpoint whose files are neither.
+    pub fn of_checkpoint(checkpoint: &Arc<Checkpoint>, member: usize, info: &TensorInfo) -> Result<Self> {
+        Self::of_shape(checkpoint, member, info, MatrixShape::of(info)?)
+    }
+
+    /// The same for a tensor that is taken to have a shape of its size.
+    pub(super) fn of_shape(
+        checkpoint: &Arc<Checkpoint>,
+        member: usize,
+        info: &TensorInfo,
+        shape: MatrixShape,
+    ) -> Result<Self> {
+        if checkpoint.in_memory(member, info).is_none_or(|bytes| bytes.len() != shape.len_bytes()) {
+            let what = format!("tensor {:?} is not in memory: map its checkpoint first", info.name);
+            return Err(Error::InvalidArgument(what));
+        }
+        let held =
+            Held::Checkpoint { checkpoint: Arc::clone(checkpoint), member, info: Arc::new(info.clone()) };
+        Ok(Self { shape, held })
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> MatrixShape {
+        self.shape
+    }
+
+    /// Its bytes, row by row.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.held {
+            Held::Own(bytes) => bytes,
+            Held::Checkpoint { checkpoint, member, info } => {
+                checkpoint.in_memory(*member, info).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Its bytes to be changed, if they are its own and no clone shares them.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match &mut self.held {
+            Held::Own(bytes) => Some(Arc::get_mut(bytes)?.as_mut_slice()),
+            Held::Checkpoint { .. } => None,
+        }
+    }
+
+    /// Bytes of some of its rows.
+    pub fn rows(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes()[rows.start * self.shape.row_bytes()..rows.end * self.shape.row_bytes()]
+    }
+
+    /// Whether it is the same memory.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.bytes(), other.bytes())
+    }
+
+    /// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the lengths do not fit.
+    pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+        multiply(self.shape, x, y, run, |rows, _| Ok(Rows::Ready(self.rows(rows))))
+    }
+}
+
+/// Rows of a panel, as whoever makes them has them.
+pub enum Rows<'a> {
+    /// In the matrix's own type, in place.
+    Ready(&'a [u8]),
+    /// In the matrix's own type, in the panel's bytes.
+    Patched,
+    /// In FP32, in the panel's numbers.
+    Widened,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows in the matrix's own type, unless they are in FP32; `made` is the panel's memory.
+    fn bytes(self, made: &'a [u8], len: usize) -> Option<&'a [u8]> {
+        match self {
+            Self::Ready(bytes) => Some(bytes),
+            Self::Patched => Some(&made[..len]),
+            Self::Widened => None,
+        }
+    }
+}
+
+/// Memory for rows that are made.
+#[derive(Debug, Default)]
+pub struct Panel {
+    pub(super) bytes: Vec<u8>,
+    pub(super) numbers: Vec<f32>,
+}
+
+impl Panel {
+    /// The first `len` bytes, which may hold anything.
+    pub fn bytes(&mut self, len: usize) -> &mut [u8] {
+        grown(&mut self.bytes, len)
+    }
+
+    /// The first `len` numbers, which may hold anything.
+    pub(super) fn numbers(&mut self, len: usize) -> &mut [f32] {
+        grown(&mut self.numbers, len)
+    }
+}
+
+/// Most bytes of a panel that a thread keeps: fresh memory has its pages cleared, which takes longer than a small product.
+const KEPT_BYTES: usize = 8 << 20;
+
+thread_local! {
+    static KEPT: RefCell<Panel> = RefCell::default();
+}
+
+/// A panel that is used again on the thread that drops it.
+struct KeptPanel(Panel);
+
+impl KeptPanel {
+    fn take() -> Self {
+        // While a thread ends, what it kept is gone already.
+        Self(KEPT.try_with(RefCell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for KeptPanel {
+    fn drop(&mut self) {
+        let panel = std::mem::take(&mut self.0);
+        let bytes = panel.bytes.capacity() + panel.numbers.capacity() * size_of::<f32>();
+        if bytes <= KEPT_BYTES {
+            // An error means that the thread ends, and the panel with it.
+            KEPT.try_with(|kept| *kept.borrow_mut() = panel).unwrap_or_default();
+        }
+    }
+}
+
+fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+    &mut buffer[..len]
+}
+
+/// Whether so many tokens are multiplied in one blocked product.
+fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
+    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS
+}
+
+/// Rows of a panel for so many tokens.
+pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
+    let row_bytes = shape.row_bytes().max(1);
+    let rows = if is_blocked(tokens, run) {
+        BLOCKED_PANEL_ELEMS / shape.cols.max(1)
+    } else {
+        // What the product of a panel reads again and again grows with the tokens.
+        PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
+    };
+    // A multiple of what the kernels take at a time.
+    (rows / 16 * 16).clamp(16, shape.rows.max(16))
+}
+
+/// Multiplies rows that `make` brings panel by panel: of a range of rows and memory for them.
+pub(super) fn multiply<'a>(
+    shape: MatrixShape,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: impl Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync,
+) -> Result<()> {
+    let tokens = shape.tokens(x, y)?;
+    let rows_per_panel = panel_rows(shape, tokens, run);
+    multiply_by(shape, rows_per_panel, tokens, x, y, run, &make)
+}
+
+/// The same with as many rows a panel as whoever makes them wants.
+pub fn multiply_by<'a>(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: &(dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync),
+) -> Result<()> {
+    if tokens == 0 || shape.rows == 0 || shape.cols == 0 {
+        y.fill(0.0);
+        return Ok(());
+    }
+    if is_blocked(tokens, run) {
+        blocked(shape, rows_per_panel, tokens, x, y, run, make)?;
+        let exact = Run { mode: Mode::BitExact, ..*run };
+        return redo_not_finite(shape, x, y, |x, y| {
+            multiply_by(shape, rows_per_panel, 1, x, y, &exact, make)
+        });
+    }
+    let each = |(number, y): (usize, &mut [f32]), panel: &mut Panel| {
+        let start = number * rows_per_panel;
+        let made = make(start..start + y.len() / tokens, panel)?;
+        product(shape, made, panel, x, y, run);
+        Ok(())
+    };
+    if tokens == 1 {
+        return in_panels(shape, tokens, y.chunks_mut(rows_per_panel), each);
+    }
+    let mut by_row = vec![0.0; y.len()];
+    in_panels(shape, tokens, by_row.chunks_mut(rows_per_panel * tokens), each)?;
+    run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
+    Ok(())
+}
+
+/// Products of many tokens: each panel is widened, multiplied as a matrix and written where it belongs.
+fn blocked<'a>(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    tokens: usize,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+    make: &(dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync),
+) -> Result<()> {
+    let cols = shape.cols;
+    let x = MatRef::from_column_major_slice(x, cols, tokens);
+    let mut rest = MatMut::from_column_major_slice_mut(y, shape.rows, tokens);
+    let mut parts = Vec::with_capacity(shape.rows.div_ceil(rows_per_panel));
+    while rest.nrows() > 0 {
+        let rows = rows_per_panel.min(rest.nrows());
+        let (part, after) = rest.split_at_row_mut(rows);
+        parts.push(part);
+        rest = after;
+    }
+    in_panels(shape, tokens, parts.into_iter(), |(number, y), panel| {
+        let (start, rows) = (number * rows_per_panel, y.nrows());
+        let made = make(start..start + rows, panel)?;
+        let Panel { bytes, numbers } = panel;
+        if let Some(bytes) = made.bytes(bytes, rows * shape.row_bytes()) {
+            let numbers = grown(numbers, rows * cols);
+            run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
+        }
+        let weights = MatRef::from_row_major_slice(&numbers[..rows * cols], rows, cols);
+        run.time(Phase::Multiply, || matmul(y, Accum::Replace, weights, x, 1.0, Par::Seq));
+        Ok(())
+    })
+}
+
+/// Computes tokens again whose results are not all finite: they may have become so on the way, and NaNs and infinities must be those of the dense product.
+pub(super) fn redo_not_finite(
+    shape: MatrixShape,
+    x: &[f32],
+    y: &mut [f32],
+    redo: impl Fn(&[f32], &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let mut tokens = x.chunks_exact(shape.cols).zip(y.chunks_exact_mut(shape.rows));
+    tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y) })
+}
+
+/// Whether threads share the work of a product of so many elements with so many tokens.
+pub(super) fn pays_threads(elems: usize, tokens: usize) -> bool {
+    const SHARED_WORK: usize = 1 << 19;
+    elems.saturating_mul(tokens) >= SHARED_WORK && rayon::current_num_threads() > 1
+}
+
+/// Does something with the results of every panel, on all threads if that is worth it.
+fn in_panels<Y: Send>(
+    shape: MatrixShape,
+    tokens: usize,
+    parts: impl ExactSizeIterator<Item = Y> + Send,
+    each: impl Fn((usize, Y), &mut Panel) -> Result<()> + Sync,
+) -> Result<()> {
+    use rayon::prelude::*;
+    if parts.len() == 1 || !pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
+        let mut panel = KeptPanel::take();
+        return parts.enumerate().try_for_each(|part| each(part, &mut panel.0));
+    }
+    let parts: Vec<_> = parts.enumerate().collect();
+    parts.into_par_iter().try_for_each_init(KeptPanel::take, |panel, part| each(part, &mut panel.0))
+}
+
+/// Products of the rows of a panel: `y` is [rows, tokens].
+fn product(shape: MatrixShape, made: Rows<'_>, panel: &mut Panel, x: &[f32], y: &mut [f32], run: &Run<'_>) {
+    let (cols, rows) = (shape.cols, y.len() * shape.cols / x.len());
+    let Panel { bytes, numbers } = panel;
+    run.time(Phase::Multiply, || match made.bytes(bytes, rows * shape.row_bytes()) {
+        Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
+        None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
+    });
+}

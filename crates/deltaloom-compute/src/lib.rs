@@ -1,0 +1,28 @@
+//! Products with packed weights: a fine-tune's matrices are never in memory as a whole, only their
+//! base and their differences. It multiplies and times; it knows no layers, models or tenants.
+//!
+//! A [`PackedMatrix`] is opened from a tensor of a container in one of five [`Form`]s and multiplied
+//! with activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::BitExact`] the result
+//! has the bits of the dense product for any form, number of tokens, number of threads and
+//! instruction set; [`Mode::Fast`] stays within a [`Tolerance`].
+
+mod dense;
+mod forms;
+mod matrix;
+mod mode;
+mod timing;
+mod tolerance;
+mod vector;
+
+pub use dense::{DenseMatrix, MatrixShape, WeightType};
+pub use matrix::{Changes, Choice, Form, PackedMatrix, Segment, matmul_shared};
+pub use mode::Mode;
+pub use timing::{Phase, Run, Timers, Times};
+pub use tolerance::Tolerance;
+pub use vector::PatchedVector;
+
+/// What the laboratory of this project needs besides the public API. It may change at any time.
+#[doc(hidden)]
+pub mod __internals {
+    pub use crate::dense::{Panel, Rows, multiply_by, panel_rows};
+}

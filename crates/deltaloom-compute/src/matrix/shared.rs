@@ -1,0 +1,148 @@
+//! Products of many fine-tunes of one base: the base's product once for all of them, then each one's sparse differences.
+//! It knows segments of tokens, not tenants.
+
+use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, transpose};
+use rayon::prelude::*;
+
+use super::{Form, PackedMatrix};
+use crate::dense::{DenseMatrix, pays_threads, redo_not_finite};
+use crate::forms::Csr;
+use crate::mode::Mode;
+use crate::timing::{Phase, Run};
+use deltaloom::{Error, Result};
+
+/// Consecutive tokens that belong to one fine-tune, and its matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment<'a> {
+    /// How many tokens.
+    pub tokens: usize,
+    /// What they are multiplied with.
+    pub matrix: &'a PackedMatrix,
+}
+
+/// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix of each token's segment. Segments whose matrix is the base, or in fast mode sparse
+/// differences to it, share one product of the base; all others are multiplied by themselves.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for matrices of other shapes than the base's and for lengths that do not fit; what decoding tiles gives.
+pub fn matmul_shared(
+    base: &DenseMatrix,
+    segments: &[Segment<'_>],
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+) -> Result<()> {
+    let shape = base.shape();
+    let tokens = shape.tokens(x, y)?;
+    if segments.iter().any(|segment| segment.matrix.shape() != shape) {
+        return Err(Error::InvalidArgument(format!("a matrix of another shape than its base {shape:?}")));
+    }
+    if segments.iter().try_fold(0usize, |sum, segment| sum.checked_add(segment.tokens)) != Some(tokens) {
+        return Err(Error::InvalidArgument(format!("segments do not have {tokens} tokens in all")));
+    }
+    if y.is_empty() || shape.cols == 0 {
+        y.fill(0.0);
+        return Ok(());
+    }
+    let shares = |segment: &Segment<'_>| {
+        let is_of_base = segment.matrix.base().is_some_and(|other| other.is_same(base));
+        let is_sparse = run.mode == Mode::Fast && segment.matrix.form() == Form::Csr;
+        is_of_base && (is_sparse || segment.matrix.form() == Form::Base)
+    };
+    base_product(base, segments, shares, x, y, run)?;
+
+    let mut parts = Vec::with_capacity(segments.len());
+    let (mut x_rest, mut y_rest) = (x, y);
+    for segment in segments.iter().filter(|segment| segment.tokens > 0) {
+        let x = x_rest.split_off(..segment.tokens * shape.cols).unwrap_or_default();
+        let y = y_rest.split_off_mut(..segment.tokens * shape.rows).unwrap_or_default();
+        parts.push((segment, x, y));
+    }
+    let each = |(segment, x, y): (&Segment<'_>, &[f32], &mut [f32])| match segment.matrix.csr() {
+        Some(csr) if shares(segment) => add_differences(csr, segment.matrix, x, y, run),
+        _ if shares(segment) => Ok(()),
+        _ => segment.matrix.matmul_patched(x, y, run),
+    };
+    if parts.len() > 1 && pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
+        return parts.into_par_iter().try_for_each(each);
+    }
+    parts.into_iter().try_for_each(each)
+}
+
+/// The base's product for the tokens of all segments that share it.
+fn base_product(
+    base: &DenseMatrix,
+    segments: &[Segment<'_>],
+    shares: impl Fn(&Segment<'_>) -> bool,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+) -> Result<()> {
+    let shape = base.shape();
+    if segments.iter().all(&shares) {
+        return base.matmul(x, y, run);
+    }
+    // Places of the tokens that share it.
+    let mut places = Vec::new();
+    let mut start = 0;
+    for segment in segments {
+        if shares(segment) {
+            places.extend(start..start + segment.tokens);
+        }
+        start += segment.tokens;
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    let gathered: Vec<f32> = run.time(Phase::Load, || {
+        places.iter().flat_map(|place| &x[place * shape.cols..][..shape.cols]).copied().collect()
+    });
+    let mut products = vec![0.0; places.len() * shape.rows];
+    base.matmul(&gathered, &mut products, run)?;
+    run.time(Phase::Finish, || {
+        for (place, product) in places.iter().zip(products.chunks_exact(shape.rows)) {
+            y[place * shape.rows..][..shape.rows].copy_from_slice(product);
+        }
+    });
+    Ok(())
+}
+
+/// Adds what a matrix, of which these are the entries, differs from its base by, to products of the base.
+pub(super) fn add_differences(
+    csr: &Csr,
+    matrix: &PackedMatrix,
+    x: &[f32],
+    y: &mut [f32],
+    run: &Run<'_>,
+) -> Result<()> {
+    let shape = matrix.shape();
+    let tokens = y.len() / shape.rows;
+    let columns = run.time(Phase::Load, || token_contiguous(x, shape.cols));
+    let all = 0..shape.rows;
+    if tokens == 1 {
+        run.time(Phase::Multiply, || add_products(csr.differences(all), 1, &columns, y));
+    } else {
+        let mut by_row = vec![0.0; y.len()];
+        run.time(Phase::Load, || transpose(y, tokens, shape.rows, &mut by_row));
+        run.time(Phase::Multiply, || in_row_panels(csr, tokens, &columns, &mut by_row));
+        run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
+    }
+    let exact = Run { mode: Mode::BitExact, ..*run };
+    redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
+}
+
+/// Rows that a thread takes at a time.
+const ROWS: usize = 256;
+
+fn in_row_panels(csr: &Csr, tokens: usize, columns: &[f32], by_row: &mut [f32]) {
+    let rows = by_row.len() / tokens;
+    let panel = |(number, y): (usize, &mut [f32])| {
+        let start = number * ROWS;
+        let differences: Differences<'_> = csr.differences(start..start + y.len() / tokens);
+        add_products(differences, tokens, columns, y);
+    };
+    if !pays_threads(rows, columns.len()) {
+        return panel((0, by_row));
+    }
+    by_row.par_chunks_mut(ROWS * tokens).enumerate().for_each(panel);
+}

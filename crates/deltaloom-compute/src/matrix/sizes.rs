@@ -1,0 +1,54 @@
+//! What a matrix takes in each resident form, from counts of what differs, without building it.
+//! Choosing among forms is in [`super`].
+
+use serde::Serialize;
+
+use super::Form;
+use crate::dense::{MatrixShape, WeightType};
+use crate::forms::{Bitmap, Csr, Planes};
+
+/// How much of a matrix is not its base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Changes {
+    /// Elements that differ.
+    pub elems: u64,
+    /// Those that differ in their top byte.
+    pub tops: u64,
+    /// Entries of sparse rows, if every difference can be one; those that are not finite cannot.
+    pub entries: Option<u64>,
+}
+
+impl Changes {
+    /// None.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { elems: 0, tops: 0, entries: Some(0) }
+    }
+
+    /// Adds those of some elements, given as bytes of both.
+    pub fn add(&mut self, weight: WeightType, base: &[u8], tuned: &[u8]) {
+        if base == tuned {
+            return;
+        }
+        let elements = base.chunks_exact(weight.bytes()).zip(tuned.chunks_exact(weight.bytes()));
+        for (from, to) in elements.filter(|(from, to)| from != to) {
+            self.elems += 1;
+            self.tops += u64::from(from.last() != to.last());
+            let entries = Csr::entries_for(weight, from, to);
+            self.entries = self.entries.zip(entries).map(|(sum, entries)| sum + entries);
+        }
+    }
+
+    /// Bytes of a matrix with so many; none for tiles, which depend on more than counts, and for sparse rows that cannot be.
+    #[must_use]
+    pub fn resident_bytes(&self, shape: MatrixShape, form: Form) -> Option<u64> {
+        match form {
+            Form::Base => (self.elems == 0).then_some(0),
+            Form::Tiles => None,
+            Form::Planes => Some(Planes::bytes_for(shape, self.elems, self.tops)),
+            Form::Bitmap => Some(Bitmap::bytes_for(shape, self.elems)),
+            Form::Csr => Some(Csr::bytes_for(shape, self.entries?)),
+            Form::Dense => Some(shape.len_bytes() as u64),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Dense weights as they are multiplied exactly: BF16 where every weight is one, F32 otherwise.
+//! It is the measure of the experiment's speed; products are those of [`deltaloom_compute::DenseMatrix`].
+
+use deltaloom_kernels::quantised::add_scaled;
+
+use super::matrix::{Matrix, check_cols};
+use deltaloom::Result;
+use deltaloom_compute::{DenseMatrix, Mode, Run, WeightType};
+
+/// A matrix ready for products in single precision.
+#[derive(Debug, Clone)]
+pub struct Dense(DenseMatrix);
+
+impl Dense {
+    /// The same numbers.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for sizes that memory does not hold.
+    pub fn new(matrix: &Matrix) -> Result<Self> {
+        let is_bf16 = matrix.values().iter().all(|v| v.to_bits() & 0xffff == 0);
+        let weight = if is_bf16 { WeightType::Bf16 } else { WeightType::F32 };
+        let bytes = matrix.values().iter().flat_map(|v| v.to_le_bytes().into_iter().skip(4 - weight.bytes()));
+        DenseMatrix::new(matrix.rows(), matrix.cols(), weight, bytes.collect()).map(Self)
+    }
+
+    /// Bits that a weight takes.
+    #[must_use]
+    pub fn bits_per_weight(&self) -> f64 {
+        match self.0.shape().weight {
+            WeightType::Bf16 => 16.0,
+            WeightType::F32 => 32.0,
+        }
+    }
+
+    /// The product with each row of `x`: a row of results for each.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] when the rows of `x` do not have as many elements as there are columns.
+    pub fn product(&self, x: &Matrix) -> Result<Vec<f32>> {
+        check_cols(self.0.shape().cols, x)?;
+        let mut out = vec![0.0; self.0.shape().rows * x.rows()];
+        self.0.matmul(x.values(), &mut out, &Run::new(Mode::Fast))?;
+        Ok(out)
+    }
+
+    /// Adds row `row` times `factor`.
+    pub(super) fn add_row(&self, row: usize, factor: f32, out: &mut [f32]) {
+        add_scaled(self.0.shape().weight.weights(self.0.rows(row..row + 1)), factor, out);
+    }
+}

@@ -1,0 +1,111 @@
+//! Attention of grouped heads inside each sequence, and rotary positions (Su et al., 2021) in the half-split convention of Hugging Face's LLaMA.
+//! Projections to and from the heads are the layer's.
+
+use std::iter;
+
+use rayon::prelude::*;
+
+use super::batch::Batch;
+use super::config::Mask;
+use super::vector::{add_scaled, dot};
+
+/// How many heads of which size look at what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) query: usize,
+    /// A divisor of `query`: consecutive queries share one.
+    pub(super) key_value: usize,
+    pub(super) size: usize,
+    pub(super) mask: Mask,
+}
+
+/// Queries, keys or values: one row per token, in which they begin at `first`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) first: usize,
+}
+
+impl<'a> Part<'a> {
+    fn head(&self, token: usize, head: usize, size: usize) -> &'a [f32] {
+        let start = token * self.stride + self.first + head * size;
+        &self.values[start..start + size]
+    }
+}
+
+/// For every token and head the mean of values, weighted by softmax of query times key over the square root of the head's size: `[tokens, heads x size]`.
+pub(super) fn attend(
+    heads: &Heads,
+    batch: &Batch,
+    query: Part<'_>,
+    key: Part<'_>,
+    value: Part<'_>,
+) -> Vec<f32> {
+    let width = heads.query * heads.size;
+    let scale = 1.0 / (heads.size as f32).sqrt();
+    let mut out = vec![0.0; batch.tokens() * width];
+    let seen: Vec<_> = batch
+        .places()
+        .flat_map(|(_, place)| {
+            place.clone().map(move |token| match heads.mask {
+                Mask::Causal => place.start..token + 1,
+                Mask::Full => place.clone(),
+            })
+        })
+        .collect();
+    let each = |scores: &mut Vec<f32>, (token, out): (usize, &mut [f32])| {
+        for (head, out) in out.chunks_exact_mut(heads.size).enumerate() {
+            let shared = head / (heads.query / heads.key_value);
+            let query = query.head(token, head, heads.size);
+            scores.clear();
+            scores.extend(seen[token].clone().map(|at| scale * dot(query, key.head(at, shared, heads.size))));
+            softmax(scores);
+            for (at, weight) in seen[token].clone().zip(scores.iter()) {
+                add_scaled(*weight, value.head(at, shared, heads.size), out);
+            }
+        }
+    };
+    out.par_chunks_mut(width).enumerate().with_min_len(4).for_each_init(Vec::new, each);
+    out
+}
+
+/// Turns scores into shares of 1. NaN among them makes all of them NaN.
+fn softmax(scores: &mut [f32]) {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|score| *score = libm::expf(*score - largest));
+    let factor = 1.0 / scores.iter().sum::<f32>();
+    scores.iter_mut().for_each(|score| *score *= factor);
+}
+
+/// Cosine and sine for every token and every pair of elements of a head, in FP32 as the models were trained with: `[tokens, size / 2]`.
+pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 2]> {
+    let single = |number: usize| number as f32;
+    let rates: Vec<f32> =
+        (0..size / 2).map(|pair| 1.0 / libm::powf(theta, single(2 * pair) / single(size))).collect();
+    let turns = |position: usize| {
+        rates.iter().map(move |rate| {
+            let (sin, cos) = libm::sincosf(single(position) * rate);
+            [cos, sin]
+        })
+    };
+    batch
+        .sequences()
+        .iter()
+        .flat_map(|sequence| sequence.position..sequence.position + sequence.tokens)
+        .flat_map(turns)
+        .collect()
+}
+
+/// Turns the heads in the first `width` of each `stride` elements: element `i` of a head and element `i + size / 2` are a pair.
+pub(super) fn rotate(table: &[[f32; 2]], size: usize, stride: usize, width: usize, values: &mut [f32]) {
+    let half = size / 2;
+    for (row, turns) in iter::zip(values.chunks_exact_mut(stride), table.chunks_exact(half)) {
+        for head in row[..width].chunks_exact_mut(size) {
+            let (low, high) = head.split_at_mut(half);
+            for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(turns) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The shape of a layer: widths, heads, norms, and which functions it has.
+//! It holds no weights; [`super::LayerNames`] finds it from the tensors of a checkpoint.
+
+use super::weights::{MatrixRole, VectorRole};
+use deltaloom::{Error, Result};
+
+/// How tokens are normed before attention and before the feed-forward network.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// Less the mean, over the standard deviation.
+    LayerNorm {
+        /// Added to the variance.
+        epsilon: f32,
+    },
+    /// Over the root of the mean square.
+    RmsNorm {
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+}
+
+/// Whether queries, keys and values come from one matrix or from three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    /// One, its rows in this order: PyTorch's `in_proj`.
+    Fused,
+    /// Three.
+    Separate,
+}
+
+/// Two forms of one function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gelu {
+    /// By the error function, as PyTorch does unless told otherwise.
+    Erf,
+    /// By the hyperbolic tangent, which approximates it.
+    Tanh,
+}
+
+/// The network after attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedForward {
+    /// `down(gelu(up(x)))`.
+    Gelu(Gelu),
+    /// `down(silu(gate(x)) * up(x))`.
+    SwiGlu,
+}
+
+/// Which tokens of its sequence a token looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mask {
+    /// Itself and those before it.
+    Causal,
+    /// All.
+    Full,
+}
+
+/// A pre-norm layer.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct LayerConfig {
+    /// Elements of a token.
+    pub width: usize,
+    /// Heads of queries.
+    pub query_heads: usize,
+    /// Heads of keys and of values, a divisor of the heads of queries.
+    pub key_value_heads: usize,
+    /// Elements of a head.
+    pub head_size: usize,
+    /// Elements of a token inside the feed-forward network.
+    pub hidden_width: usize,
+    /// Both norms.
+    pub norm: Norm,
+    /// Matrices of attention.
+    pub projection: Projection,
+    /// The feed-forward network.
+    pub feed_forward: FeedForward,
+    /// Base of the wavelengths of rotary positions; none where the layer has no positions.
+    pub rotary_theta: Option<f32>,
+    /// What tokens look at.
+    pub mask: Mask,
+}
+
+impl LayerConfig {
+    /// Elements of all queries of a token.
+    #[must_use]
+    pub fn query_width(&self) -> usize {
+        self.query_heads * self.head_size
+    }
+
+    /// Elements of all keys of a token, and of all values.
+    #[must_use]
+    pub fn key_value_width(&self) -> usize {
+        self.key_value_heads * self.head_size
+    }
+
+    /// Queries, keys and values of a token.
+    #[must_use]
+    pub fn fused_width(&self) -> usize {
+        self.query_width() + 2 * self.key_value_width()
+    }
+
+    /// Rows and columns that a matrix has, whether or not this layer has it.
+    #[must_use]
+    pub fn shape(&self, role: MatrixRole) -> [usize; 2] {
+        match role {
+            MatrixRole::Qkv => [self.fused_width(), self.width],
+            MatrixRole::Query => [self.query_width(), self.width],
+            MatrixRole::Key | MatrixRole::Value => [self.key_value_width(), self.width],
+            MatrixRole::Output => [self.width, self.query_width()],
+            MatrixRole::Up | MatrixRole::Gate => [self.hidden_width, self.width],
+            MatrixRole::Down => [self.width, self.hidden_width],
+        }
+    }
+
+    /// The matrices of this layer in the order in which they are multiplied.
+    #[must_use]
+    pub fn matrices(&self) -> Vec<MatrixRole> {
+        let attention: &[MatrixRole] = match self.projection {
+            Projection::Fused => &[MatrixRole::Qkv],
+            Projection::Separate => &[MatrixRole::Query, MatrixRole::Key, MatrixRole::Value],
+        };
+        let feed_forward: &[MatrixRole] = match self.feed_forward {
+            FeedForward::Gelu(_) => &[MatrixRole::Up, MatrixRole::Down],
+            FeedForward::SwiGlu => &[MatrixRole::Up, MatrixRole::Gate, MatrixRole::Down],
+        };
+        [attention, &[MatrixRole::Output], feed_forward].concat()
+    }
+
+    /// The vectors that this layer may have, with their lengths.
+    #[must_use]
+    pub fn vectors(&self) -> Vec<(VectorRole, usize)> {
+        let norms =
+            [VectorRole::Norm1Weight, VectorRole::Norm1Bias, VectorRole::Norm2Weight, VectorRole::Norm2Bias];
+        let biases = self.matrices().into_iter().map(|role| (role.bias(), self.shape(role)[0]));
+        norms.map(|role| (role, self.width)).into_iter().chain(biases).collect()
+    }
+
+    /// Whether a layer can be so.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] says what is wrong.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::InvalidArgument(what));
+        let sizes = [
+            ("width", self.width),
+            ("number of query heads", self.query_heads),
+            ("number of key and value heads", self.key_value_heads),
+            ("head size", self.head_size),
+            ("hidden width", self.hidden_width),
+        ];
+        // So that products of two of them can be counted, and widths are exact in FP32.
+        const LARGEST: usize = 1 << 24;
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
+            return wrong(format!("the {name} of a layer is {size}: from 1 to {LARGEST} is possible"));
+        }
+        let heads = self.query_heads.checked_mul(self.head_size).filter(|width| *width <= LARGEST);
+        if heads.is_none() || !self.query_heads.is_multiple_of(self.key_value_heads) {
+            return wrong(format!(
+                "{} query heads of {} elements cannot share {} key and value heads",
+                self.query_heads, self.head_size, self.key_value_heads
+            ));
+        }
+        let (Norm::LayerNorm { epsilon } | Norm::RmsNorm { epsilon }) = self.norm;
+        if !(epsilon >= 0.0 && epsilon.is_finite()) {
+            return wrong(format!("the epsilon of a norm is {epsilon}"));
+        }
+        match self.rotary_theta {
+            Some(theta) if !(theta > 0.0 && theta.is_finite()) => {
+                wrong(format!("the theta of rotary positions is {theta}"))
+            }
+            Some(_) if !self.head_size.is_multiple_of(2) => {
+                wrong(format!("rotary positions need an even head size, not {}", self.head_size))
+            }
+            _ => Ok(()),
+        }
+    }
+}

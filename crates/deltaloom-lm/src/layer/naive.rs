@@ -1,0 +1,195 @@
+//! For tests: weights as plain rows, and a layer in F64 written from the formulas, index by index.
+//! It shares no arithmetic with the layer that it checks.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+
+use super::*;
+
+/// Weights of one tenant.
+#[derive(Debug, Clone)]
+pub(super) struct Tenant {
+    pub(super) matrices: BTreeMap<MatrixRole, Vec<f32>>,
+    pub(super) vectors: BTreeMap<VectorRole, Vec<f32>>,
+}
+
+/// Weights of tenants, dense.
+pub(super) struct Dense {
+    pub(super) config: LayerConfig,
+    pub(super) tenants: Vec<Tenant>,
+}
+
+pub(super) fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut uniform = || f32::from(i16::try_from(generator.next_u64() >> 50).unwrap() - (1 << 13)) / 8192.0;
+    (0..count).map(|_| uniform()).collect()
+}
+
+impl Tenant {
+    /// Weights of about the size that layers have; those of norms are near 1.
+    pub(super) fn random(config: &LayerConfig, seed: u64) -> Self {
+        let matrix = |role: MatrixRole| {
+            let [rows, cols] = config.shape(role);
+            let scale = 1.5 / (cols as f32).sqrt();
+            let values = random(seed + role as u64, rows * cols);
+            (role, values.iter().map(|x| x * scale).collect())
+        };
+        let vector = |(role, len): (VectorRole, usize)| {
+            let about =
+                if matches!(role, VectorRole::Norm1Weight | VectorRole::Norm2Weight) { 1.0 } else { 0.0 };
+            let values = random(seed + 100 + role as u64, len);
+            (role, values.iter().map(|x| about + 0.2 * x).collect())
+        };
+        Self {
+            matrices: config.matrices().into_iter().map(matrix).collect(),
+            vectors: config.vectors().into_iter().map(vector).collect(),
+        }
+    }
+}
+
+impl LayerWeights for Dense {
+    fn matmul(
+        &self,
+        role: MatrixRole,
+        batch: &Batch,
+        x: &[f32],
+        y: &mut [f32],
+        _run: &Run<'_>,
+    ) -> Result<()> {
+        let [rows, cols] = self.config.shape(role);
+        for (sequence, tokens) in batch.places() {
+            let matrix = &self.tenants[sequence.tenant.number()].matrices[&role];
+            for token in tokens {
+                let x = &x[token * cols..][..cols];
+                for (y, row) in y[token * rows..][..rows].iter_mut().zip(matrix.chunks_exact(cols)) {
+                    *y = row.iter().zip(x).map(|(w, x)| w * x).sum();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        Ok(self.tenants[tenant.number()].vectors.get(&role).map(|vector| Cow::Borrowed(vector.as_slice())))
+    }
+}
+
+/// `[token][element]`.
+type Rows = Vec<Vec<f64>>;
+
+/// The layer's output for one sequence that begins at `position`.
+pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usize, x: &[f32]) -> Vec<f64> {
+    let x: Rows = x.chunks(config.width).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect();
+    let linear = |role: MatrixRole, x: &Rows| -> Rows {
+        let [rows, cols] = config.shape(role);
+        let (matrix, bias) = (&weights.matrices[&role], weights.vectors.get(&role.bias()));
+        let one = |x: &Vec<f64>, row: usize| {
+            let product: f64 = (0..cols).map(|col| f64::from(matrix[row * cols + col]) * x[col]).sum();
+            product + bias.map_or(0.0, |bias| f64::from(bias[row]))
+        };
+        x.iter().map(|x| (0..rows).map(|row| one(x, row)).collect()).collect()
+    };
+    let norm = |weight: VectorRole, bias: VectorRole, x: &Rows| -> Rows {
+        let n = config.width as f64;
+        let one = |x: &Vec<f64>| {
+            let (mean, epsilon) = match config.norm {
+                Norm::LayerNorm { epsilon } => (x.iter().sum::<f64>() / n, epsilon),
+                Norm::RmsNorm { epsilon } => (0.0, epsilon),
+            };
+            let spread = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let at =
+                |role: &VectorRole, i: usize| weights.vectors.get(role).map(|vector| f64::from(vector[i]));
+            (0..config.width)
+                .map(|i| {
+                    (x[i] - mean) / (spread + f64::from(epsilon)).sqrt() * at(&weight, i).unwrap_or(1.0)
+                        + at(&bias, i).unwrap_or(0.0)
+                })
+                .collect()
+        };
+        x.iter().map(one).collect()
+    };
+
+    let normed = norm(VectorRole::Norm1Weight, VectorRole::Norm1Bias, &x);
+    let (queries, keys) = (config.query_width(), config.key_value_width());
+    let [mut q, mut k, v] = match config.projection {
+        Projection::Fused => {
+            let fused = linear(MatrixRole::Qkv, &normed);
+            let part = |from: usize, to: usize| fused.iter().map(|row| row[from..to].to_vec()).collect();
+            [part(0, queries), part(queries, queries + keys), part(queries + keys, queries + 2 * keys)]
+        }
+        Projection::Separate => {
+            [MatrixRole::Query, MatrixRole::Key, MatrixRole::Value].map(|role| linear(role, &normed))
+        }
+    };
+    let size = config.head_size;
+    if let Some(theta) = config.rotary_theta {
+        // As a complex number: element i of a head is the real part, element i + size / 2 the imaginary one.
+        let turn = |rows: &mut Rows| {
+            for (t, row) in rows.iter_mut().enumerate() {
+                for head in row.chunks_mut(size) {
+                    for i in 0..size / 2 {
+                        let angle =
+                            (position + t) as f64 * f64::from(theta).powf(-2.0 * i as f64 / size as f64);
+                        let (re, im) = (head[i], head[i + size / 2]);
+                        head[i] = re * angle.cos() - im * angle.sin();
+                        head[i + size / 2] = re * angle.sin() + im * angle.cos();
+                    }
+                }
+            }
+        };
+        turn(&mut q);
+        turn(&mut k);
+    }
+    let group = config.query_heads / config.key_value_heads;
+    let mut attended: Rows = vec![vec![0.0; queries]; x.len()];
+    for t in 0..x.len() {
+        let last = if config.mask == Mask::Causal { t + 1 } else { x.len() };
+        for h in 0..config.query_heads {
+            let (own, shared) = (h * size, h / group * size);
+            let score = |s: usize| -> f64 {
+                (0..size).map(|i| q[t][own + i] * k[s][shared + i]).sum::<f64>() / (size as f64).sqrt()
+            };
+            let weight: Vec<f64> = (0..last).map(|s| score(s).exp()).collect();
+            let total: f64 = weight.iter().sum();
+            for i in 0..size {
+                attended[t][own + i] = (0..last).map(|s| weight[s] / total * v[s][shared + i]).sum();
+            }
+        }
+    }
+    let add = |a: &Rows, b: &Rows| -> Rows {
+        a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
+    };
+    let y = add(&x, &linear(MatrixRole::Output, &attended));
+
+    let normed = norm(VectorRole::Norm2Weight, VectorRole::Norm2Bias, &y);
+    let mut hidden = linear(MatrixRole::Up, &normed);
+    match config.feed_forward {
+        FeedForward::Gelu(form) => hidden.iter_mut().flatten().for_each(|x| *x *= normal_share(form, *x)),
+        FeedForward::SwiGlu => {
+            let gate = linear(MatrixRole::Gate, &normed);
+            let pairs = hidden.iter_mut().flatten().zip(gate.iter().flatten());
+            pairs.for_each(|(x, gate)| *x *= gate / (1.0 + (-gate).exp()));
+        }
+    }
+    add(&y, &linear(MatrixRole::Down, &hidden)).concat()
+}
+
+/// The share of the normal distribution below `x`: by its power series, or by tanh.
+fn normal_share(form: Gelu, x: f64) -> f64 {
+    match form {
+        Gelu::Erf => {
+            let (mut term, mut sum) = (x, x);
+            for n in 1..200 {
+                term *= x * x / f64::from(2 * n + 1);
+                sum += term;
+            }
+            0.5 + sum * (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
+        }
+        Gelu::Tanh => {
+            0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! LayerNorm (Ba, Kiros and Hinton, 2016) and RMSNorm (Zhang and Sennrich, 2019) of each token.
+//! Their weights and biases are given.
+
+use super::config::Norm;
+use super::vector::sum_of;
+
+/// What a normed token is multiplied with, and what is added to it then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Affine<'a> {
+    pub(super) weight: Option<&'a [f32]>,
+    pub(super) bias: Option<&'a [f32]>,
+}
+
+/// Norms each token of `width` elements in `x` into `out`.
+pub(super) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out: &mut [f32]) {
+    let count = width as f32;
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        let (mean, epsilon) = match norm {
+            Norm::LayerNorm { epsilon } => (sum_of(x, |x| x) / count, epsilon),
+            Norm::RmsNorm { epsilon } => (0.0, epsilon),
+        };
+        let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - mean) * factor);
+        if let Some(weight) = affine.weight {
+            out.iter_mut().zip(weight).for_each(|(out, weight)| *out *= weight);
+        }
+        if let Some(bias) = affine.bias {
+            out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+        }
+    }
+}

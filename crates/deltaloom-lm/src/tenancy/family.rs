@@ -1,0 +1,232 @@
+//! A base and its tenants: who is there, and how much memory they may take.
+//! What happens in a batch is in [`super::running`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::{Cache, Residency};
+use super::prefetch::Prefetcher;
+use super::running::RunningBatch;
+use super::tenant::Tenant;
+use crate::layer::{Batch, LayerConfig, LayerNames, MatrixRole, TenantId, forward};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::tensor::TensorInfo;
+use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
+use deltaloom_compute::{Choice, DenseMatrix, Form, Run};
+
+/// In which forms matrices of tenants lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forms {
+    /// Each in the fastest one that its share of the budget holds, or else in the smallest that is not the container's.
+    #[default]
+    ByShare,
+    /// All in this one, if they can be.
+    All(Form),
+}
+
+/// How much memory tenants may take, and what for.
+#[derive(Debug, Clone, Copy)]
+pub struct FamilyOptions {
+    /// Bytes for the resident forms of all tenants together.
+    pub budget_bytes: u64,
+    /// In which forms.
+    pub forms: Forms,
+    /// Matrices that a thread in the background decodes ahead of their use; with 0 there is none. So many may be in memory beside the budget.
+    pub prefetch: usize,
+}
+
+impl Default for FamilyOptions {
+    fn default() -> Self {
+        Self { budget_bytes: u64::MAX, forms: Forms::ByShare, prefetch: 2 }
+    }
+}
+
+/// A layer of the base.
+pub(super) struct Layer {
+    pub(super) config: LayerConfig,
+    pub(super) names: LayerNames,
+    pub(super) base: BTreeMap<MatrixRole, DenseMatrix>,
+}
+
+/// One base and its tenants.
+pub struct Family {
+    pub(super) layers: Vec<Layer>,
+    pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
+    pub(super) cache: Mutex<Cache>,
+    pub(super) prefetcher: Option<Prefetcher>,
+    /// Batches so far.
+    batches: u64,
+    /// The last batch that each tenant ran in.
+    pub(super) last_batches: BTreeMap<TenantId, u64>,
+    bases: Bases,
+    options: FamilyOptions,
+    next_tenant: usize,
+}
+
+impl Family {
+    /// A base whose files are in memory or mapped (see [`Checkpoint::into_mapped`]), with the layers that are to run; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and [`Error::InvalidArgument`] for matrices that are not there, not in memory, not of BF16 or F32, or of another shape than the layer's.
+    pub fn new(
+        path: &Path,
+        checkpoint: Checkpoint,
+        layers: Vec<(LayerConfig, LayerNames)>,
+        options: FamilyOptions,
+    ) -> Result<Self> {
+        if options.forms == Forms::All(Form::Base) {
+            return Err(Error::InvalidArgument("tenants cannot all be their base".into()));
+        }
+        let checkpoint = Arc::new(checkpoint);
+        let open = |(config, names)| Layer::open(&checkpoint, config, names);
+        let layers = layers.into_iter().map(open).collect::<Result<_>>()?;
+        let mut bases = Bases::default();
+        bases.push_checkpoint(path, checkpoint);
+        Ok(Self {
+            layers,
+            tenants: BTreeMap::new(),
+            cache: Mutex::new(Cache::new(options.budget_bytes)),
+            prefetcher: (options.prefetch > 0).then(|| Prefetcher::new(options.prefetch)),
+            batches: 0,
+            last_batches: BTreeMap::new(),
+            bases,
+            options,
+            next_tenant: 0,
+        })
+    }
+
+    /// Adds a fine-tune, packed against the base, whose bytes stay where they are: mapped, if [`Container::open`] has opened it. Its vectors are decoded, its matrices when they
+    /// are needed. Returns the id that its tokens are tagged with, which no other tenant will have.
+    ///
+    /// # Errors
+    /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and [`Error::InvalidArgument`] where it has not the base's layers; what decoding gives.
+    pub fn add(&mut self, container: Container) -> Result<TenantId> {
+        let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.layers)?;
+        self.cache().add_vectors(tenant.vector_bytes());
+        let id = TenantId::new(self.next_tenant);
+        self.next_tenant += 1;
+        self.tenants.insert(id, Arc::new(tenant));
+        Ok(id)
+    }
+
+    /// Removes a tenant with all that it has in memory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tenant that is not there.
+    pub fn remove(&mut self, tenant: TenantId) -> Result<()> {
+        let removed = self.tenants.remove(&tenant).ok_or_else(|| unknown(tenant))?;
+        self.last_batches.remove(&tenant);
+        let mut cache = self.cache();
+        cache.remove_tenant(tenant);
+        cache.remove_vectors(removed.vector_bytes());
+        Ok(())
+    }
+
+    /// All tenants.
+    pub fn tenants(&self) -> impl ExactSizeIterator<Item = TenantId> {
+        self.tenants.keys().copied()
+    }
+
+    /// The shapes of the layers.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = &LayerConfig> {
+        self.layers.iter().map(|layer| &layer.config)
+    }
+
+    /// How many matrices of all tenants have which form, of those that have been decoded.
+    #[must_use]
+    pub fn forms(&self) -> BTreeMap<Form, usize> {
+        let mut forms = BTreeMap::new();
+        for form in self.tenants.values().flat_map(|tenant| tenant.forms()) {
+            *forms.entry(form).or_default() += 1;
+        }
+        forms
+    }
+
+    /// What is in memory, and what was done for it.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        let mut residency = self.cache().residency;
+        residency.prefetched = self.prefetcher.as_ref().map_or(0, Prefetcher::prefetched);
+        residency
+    }
+
+    /// Begins a batch: what its tenants have in memory stays until it ends. Only one runs at a time.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a tenant that is not there.
+    pub fn start<'a>(&'a mut self, batch: &'a Batch) -> Result<RunningBatch<'a>> {
+        let now: BTreeSet<TenantId> =
+            batch.sequences().iter().filter(|s| s.tokens > 0).map(|sequence| sequence.tenant).collect();
+        if let Some(tenant) = now.iter().find(|tenant| !self.tenants.contains_key(tenant)) {
+            return Err(unknown(*tenant));
+        }
+        self.batches += 1;
+        let number = self.batches;
+        let before =
+            now.into_iter().map(|tenant| (tenant, self.last_batches.insert(tenant, number))).collect();
+        Ok(RunningBatch::new(self, batch, before))
+    }
+
+    /// Runs all layers, one after another, on the tokens of a batch: `x` and the result are `[tokens, width]`.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; [`Error::InvalidArgument`] for `x` of another shape; what decoding gives.
+    pub fn forward(&mut self, batch: &Batch, x: &[f32], run: &Run<'_>) -> Result<Vec<f32>> {
+        let running = self.start(batch)?;
+        let mut x = x.to_vec();
+        for number in 0..running.layers() {
+            let layer = running.layer(number)?;
+            x = forward(layer.config(), &layer, batch, &x, run)?;
+        }
+        Ok(x)
+    }
+
+    pub(super) fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a matrix is to become that has no form yet: its share is what its elements are of those of all matrices of all tenants.
+    pub(super) fn wanted(&self, layer: usize, role: MatrixRole) -> Choice {
+        if let Forms::All(form) = self.options.forms {
+            return Choice::Form(form);
+        }
+        let elems =
+            |config: &LayerConfig, role| config.shape(role).iter().map(|n| *n as u128).product::<u128>();
+        let all = self
+            .layers()
+            .flat_map(|config| config.matrices().into_iter().map(move |role| elems(config, role)));
+        let all = (all.sum::<u128>() * self.tenants.len() as u128).max(1);
+        let of_matrix = self.layers.get(layer).map_or(0, |layer| elems(&layer.config, role));
+        let budget = self.cache().matrix_budget();
+        Choice::Budget(u64::try_from(u128::from(budget).saturating_mul(of_matrix) / all).unwrap_or(budget))
+    }
+}
+
+impl Layer {
+    fn open(checkpoint: &Arc<Checkpoint>, config: LayerConfig, names: LayerNames) -> Result<Self> {
+        config.check()?;
+        let tensors: BTreeMap<&str, (usize, &TensorInfo)> =
+            checkpoint.tensors().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
+        let mut base = BTreeMap::new();
+        for role in config.matrices() {
+            let unnamed =
+                || Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"));
+            let name = names.matrix(role).ok_or_else(unnamed)?;
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
+            let (member, info) = *tensors.get(name).ok_or_else(missing)?;
+            let matrix = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
+            let (shape, [rows, cols]) = (matrix.shape(), config.shape(role));
+            if [shape.rows, shape.cols] != [rows, cols] {
+                let what = format!("tensor {name:?} is {shape:?}, the layer needs [{rows}, {cols}]");
+                return Err(Error::InvalidArgument(what));
+            }
+            base.insert(role, matrix);
+        }
+        Ok(Self { config, names, base })
+    }
+}
+
+pub(super) fn unknown(tenant: TenantId) -> Error {
+    Error::not_found(Missing::Tenant, tenant.to_string())
+}

@@ -1,0 +1,146 @@
+//! A thread that decodes matrices ahead of their use, a few at a time, while others are multiplied.
+//! What it decodes, and whether that is kept, is said by [`super::running`]: results do not depend on how far it has come.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::cache::Key;
+use super::tenant::{Loaded, Tenant};
+use deltaloom::Result;
+use deltaloom_compute::Choice;
+
+/// A matrix to decode.
+pub(super) struct Job {
+    pub(super) key: Key,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) wanted: Choice,
+}
+
+impl Job {
+    /// Does it. None for a matrix that the tenant has not.
+    pub(super) fn run(&self) -> Option<Result<Loaded>> {
+        let slot = self.tenant.slot(self.key.layer, self.key.role)?;
+        Some(self.tenant.load(slot, self.wanted))
+    }
+}
+
+/// The thread, which ends with this value.
+pub(super) struct Prefetcher {
+    desk: Arc<Desk>,
+    worker: Option<JoinHandle<()>>,
+}
+
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Most results that wait to be taken.
+    ahead: usize,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    working_on: Option<Key>,
+    results: BTreeMap<Key, Result<Loaded>>,
+    /// Rises when everything is forgotten.
+    generation: u64,
+    prefetched: u64,
+    is_closed: bool,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        while !state.is_closed {
+            if state.results.len() >= self.ahead {
+                state = self.wait(state);
+                continue;
+            }
+            let Some(job) = state.jobs.pop_front() else {
+                state = self.wait(state);
+                continue;
+            };
+            let generation = state.generation;
+            state.working_on = Some(job.key);
+            drop(state);
+            let result = job.run();
+            state = self.lock();
+            state.working_on = None;
+            if let Some(result) = result.filter(|_| state.generation == generation) {
+                state.prefetched += 1;
+                state.results.insert(job.key, result);
+            }
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Prefetcher {
+    /// Starts it. Where no thread can be had, nothing is decoded ahead.
+    pub(super) fn new(ahead: usize) -> Self {
+        let desk = Arc::new(Desk { state: Mutex::default(), changed: Condvar::new(), ahead });
+        let own = Arc::clone(&desk);
+        let worker = std::thread::Builder::new().name("prefetch".into()).spawn(move || own.work()).ok();
+        Self { desk, worker }
+    }
+
+    /// Replaces what is to be done after what is being done.
+    pub(super) fn ask(&self, jobs: Vec<Job>) {
+        if self.worker.is_none() {
+            return;
+        }
+        let mut state = self.desk.lock();
+        let State { results, working_on, .. } = &*state;
+        let is_new = |job: &Job| !results.contains_key(&job.key) && *working_on != Some(job.key);
+        let jobs = jobs.into_iter().filter(is_new).collect();
+        state.jobs = jobs;
+        self.desk.changed.notify_all();
+    }
+
+    /// What was decoded, waited for if it is being decoded; none if it is not even begun, and then it will not be.
+    pub(super) fn take(&self, key: &Key) -> Option<Result<Loaded>> {
+        let mut state = self.desk.lock();
+        state.jobs.retain(|job| job.key != *key);
+        while state.working_on == Some(*key) {
+            state = self.desk.wait(state);
+        }
+        let result = state.results.remove(key);
+        self.desk.changed.notify_all();
+        result
+    }
+
+    /// Forgets everything; what is being decoded will be dropped.
+    pub(super) fn cancel(&self) {
+        let mut state = self.desk.lock();
+        state.jobs.clear();
+        state.results.clear();
+        state.generation += 1;
+        self.desk.changed.notify_all();
+    }
+
+    /// Matrices decoded so far.
+    pub(super) fn prefetched(&self) -> u64 {
+        self.desk.lock().prefetched
+    }
+}
+
+impl Drop for Prefetcher {
+    fn drop(&mut self) {
+        self.cancel();
+        self.desk.lock().is_closed = true;
+        self.desk.changed.notify_all();
+        if let Some(worker) = self.worker.take() {
+            // Decoding does not panic; if it did, everything here is as it was.
+            let _ended = worker.join();
+        }
+    }
+}

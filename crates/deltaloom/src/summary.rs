@@ -1,0 +1,148 @@
+//! What packing and inspecting say of a container, with stable keys; docs/cli.md lists them.
+//! It computes from the index only.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::codec::Codec;
+use crate::container::{Index, NamedBase, PackedTensor, Texts};
+use crate::predict::Predictor;
+
+/// A part of a container: how many of a kind, and their packed bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Tensors, or chunks.
+    pub count: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+/// A tensor in a container.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorReport {
+    /// Name; the path for opaque files.
+    pub name: String,
+    /// Safetensors dtype.
+    pub dtype: String,
+    /// Sizes of the dimensions.
+    pub shape: Vec<u64>,
+    /// Kind of predictor.
+    pub predictor: &'static str,
+    /// Name of the reference in its base, where there is one; the first of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Names of the other references of a computed prediction.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_references: Vec<String>,
+    /// The rule of a computed prediction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Codec of most of its bytes; `same` when it has none.
+    pub codec: &'static str,
+    /// Size of the tensor.
+    pub original_bytes: u64,
+    /// Size of its payloads.
+    pub packed_bytes: u64,
+    /// Share of elements that differ from the prediction; none for stand-alone tensors.
+    pub changed_fraction: Option<f64>,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PackReport {
+    /// Size of the checkpoint's files.
+    pub original_bytes: u64,
+    /// Size of the container.
+    pub packed_bytes: u64,
+    /// Original over packed.
+    pub ratio: f64,
+    /// Size of the index, tables and digests included, as stored.
+    pub index_bytes: u64,
+    /// Time it took; not for `inspect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// Threads it ran on; not for `inspect`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Version of the container's format.
+    pub format_version: u16,
+    /// Whether a base is needed to restore it.
+    pub needs_base: bool,
+    /// The bases that it names.
+    pub bases: Vec<NamedBase>,
+    /// Texts that it was given.
+    pub texts: Texts,
+    /// Files of the checkpoint.
+    pub files: Vec<String>,
+    /// Tensors by kind of predictor.
+    pub predictors: BTreeMap<&'static str, Share>,
+    /// Chunks by codec.
+    pub codecs: BTreeMap<&'static str, Share>,
+    /// The tensors, in file order.
+    pub tensors: Vec<TensorReport>,
+}
+
+/// Quotient for people to read.
+pub fn ratio(a: u64, b: u64) -> f64 {
+    a as f64 / b.max(1) as f64
+}
+
+pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackReport {
+    let mut predictors: BTreeMap<&'static str, Share> = BTreeMap::new();
+    let mut codecs: BTreeMap<&'static str, Share> = BTreeMap::new();
+    let add = |map: &mut BTreeMap<&'static str, Share>, kind, bytes| {
+        let share = map.entry(kind).or_default();
+        share.count += 1;
+        share.bytes += bytes;
+    };
+    for tensor in &index.tensors {
+        add(&mut predictors, tensor.predictor.kind(), tensor.packed_bytes());
+        for chunk in &tensor.chunks {
+            add(&mut codecs, chunk.codec.name(), chunk.payload.len_bytes as u64);
+        }
+    }
+    let original_bytes = index.original_bytes();
+    PackReport {
+        original_bytes,
+        packed_bytes,
+        ratio: ratio(original_bytes, packed_bytes),
+        index_bytes,
+        seconds: None,
+        threads: None,
+        format_version: index.version,
+        needs_base: index.needs_base(),
+        bases: index.identity.bases.clone(),
+        texts: index.identity.texts.clone(),
+        files: index.members.iter().map(|member| member.path.clone()).collect(),
+        predictors,
+        codecs,
+        tensors: index.tensors.iter().map(|tensor| tensor_report(index, tensor)).collect(),
+    }
+}
+
+fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
+    let info = index.info(tensor);
+    let mut by_codec: BTreeMap<Codec, u64> = BTreeMap::new();
+    for chunk in &tensor.chunks {
+        *by_codec.entry(chunk.codec).or_default() += chunk.payload.len_bytes as u64;
+    }
+    let codec =
+        by_codec.iter().rev().max_by_key(|(_, bytes)| **bytes).map_or(Codec::Same, |(codec, _)| *codec);
+    let elems = tensor.grid.rows * tensor.grid.cols;
+    let mut references = tensor.predictor.references(info).into_iter().map(|reference| reference.name);
+    TensorReport {
+        name: info.name.clone(),
+        dtype: info.dtype.to_string(),
+        shape: info.shape.clone(),
+        predictor: tensor.predictor.kind(),
+        reference: references.next(),
+        other_references: references.collect(),
+        rule: tensor.predictor.rule(),
+        codec: codec.name(),
+        original_bytes: info.len_bytes(),
+        packed_bytes: tensor.packed_bytes(),
+        changed_fraction: (!matches!(tensor.predictor, Predictor::Zero | Predictor::Companion(_)))
+            .then(|| ratio(tensor.changed, elems)),
+    }
+}
