@@ -18,10 +18,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::values::bench::Row;
 use crate::values::{self, Color, Preset, ProgressStyle, Rows, parse_pair, parse_rows};
 
-/// Store fine-tuned models as exact differences to their base.
+/// Store fine-tuned models as exact differences from a base model.
 ///
-/// A model is packed against a base that its reader has already, and every file of it comes back
-/// byte for byte. Models are safetensors files, or folders with them.
+/// A model is packed against a base that the recipient already has, and every file is restored byte
+/// for byte. A model is a safetensors file, or a folder of them.
 #[derive(Debug, Parser)]
 #[command(name = "deltaloom", version, max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -29,7 +29,7 @@ use crate::values::{self, Color, Preset, ProgressStyle, Rows, parse_pair, parse_
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
   deltaloom diff base.safetensors tuned.safetensors
 
-`deltaloom COMMAND --help` has more of each command; README.md and docs/cli.md come with the source.")]
+`deltaloom COMMAND --help` describes one command in full. README.md and docs/cli.md come with the source.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -50,24 +50,24 @@ pub(crate) fn command() -> clap::Command {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 the answer is no; 2 refused (usage, base, input or target); 3 a named file or object is not there or cannot be read; \
-4 cannot write; 5 a store cannot be reached or denies access; 130 or 143 stopped by a signal";
+Exit codes: 0 success; 1 the answer is no; 2 refused (usage, base, input or output); \
+3 a named file or object is missing or unreadable; 4 cannot write; \
+5 an object store is unreachable or denies access; 130 or 143 stopped by a signal";
 
 /// How the program talks, whatever the command.
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArguments {
-    /// Print results, warnings and errors only: no summary and no progress
+    /// Print only results, warnings and errors, no summary and no progress
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Log what is done to standard error; -vv also logs choices, -vvv everything
+    /// Log each operation to standard error; -vv also logs decisions, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// When to use colours on standard error
+    /// When to colour messages on standard error
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) color: Color,
-    /// How to show progress on standard error: a bar (on a terminal only), lines of JSON, or not at
-    /// all
+    /// How to show progress on standard error
     #[arg(long, global = true, value_enum, value_name = "HOW", default_value_t)]
     pub(crate) progress: ProgressStyle,
 }
@@ -94,18 +94,19 @@ pub(crate) enum Command {
     Man(ManArguments),
 }
 
-/// Pack a checkpoint, exactly, as its difference to what the reader already has.
+/// Pack a checkpoint losslessly, as its difference from what the recipient already has.
 ///
-/// Each tensor is predicted from the base that costs least (or from another tensor of the checkpoint, or not at all), and only the residual is stored.
-/// Without --base the checkpoint is packed stand-alone.
+/// Each tensor is predicted from a tensor of a base, or of the checkpoint itself, whichever makes it
+/// smallest. Only the difference from that prediction is stored. Without --base, the checkpoint is
+/// packed on its own.
 ///
-/// With --base-dir the best base is looked for among the files of a folder: each is compared by samples, and a table says how near it is. If none is near enough, nothing is
-/// packed.
+/// --base-dir searches a folder for the best base: it compares samples of every file in it and
+/// prints how close each one is. If none is close enough, nothing is packed.
 ///
-/// The container names the bases that it takes tensors from, so that a reader finds them. Of a
-/// relative path the name has the last two parts, of any other the last one; a snapshot in a cache
-/// of a hub is called org/model@revision. --base-name gives another name, --meta adds texts, and
-/// --no-identity leaves all of that out.
+/// The container records the names and digests of its bases, so that `unpack` can find them. By
+/// default a name is the last part of the base's path, or the last two parts if the path is
+/// relative; a snapshot in a Hugging Face cache is named org/model@revision. Use --base-name to set
+/// another name, --meta to add texts, and --no-identity to record none of this.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
@@ -117,24 +118,24 @@ pub(crate) enum Command {
   deltaloom pack tuned.safetensors --base-dir ./models --dry-run
   deltaloom pack model.safetensors -o model.loom")]
 pub(crate) struct PackArguments {
-    /// A .safetensors file, or a directory with shards and small files
-    #[arg(value_name = "TUNED")]
+    /// Checkpoint to pack: a .safetensors file, or a folder of shards and other files
+    #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Pack against the best base in this folder and those inside it, instead of against given ones
+    /// Pack against the best base in this folder, searched recursively, instead of one named with
+    /// --base
     #[arg(long, value_name = "MODELS", conflicts_with_all = ["paths", "adapters"])]
     pub(crate) base_dir: Option<PathBuf>,
-    /// With --base-dir: only say how near each base is. Exit code 1 means that none is near enough
+    /// With --base-dir: only print how close each base is. Exit code 1 if none is close enough
     #[arg(long, requires = "base_dir")]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) identity: IdentityArguments,
-    /// Where to write the container; `-` is standard output [default: the checkpoint's name with
-    /// .loom, beside it]
+    /// Container to write; `-` is standard output [default: the checkpoint's path, ending in .loom]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     #[command(flatten)]
@@ -149,12 +150,15 @@ pub(crate) struct PackArguments {
 
 /// Restore the files of a container, byte for byte.
 ///
-/// The result is checked against the digests in the container before it gets its name.
+/// The output appears under its name only after it has been checked against the digests in the
+/// container.
 ///
-/// With --in-place the base file itself becomes the fine-tune and only chunks that change are written. It is checked first that every tensor that changes will
-/// come out with its digest; of the others only places and sizes are compared. Doing it again writes nothing. Stopped in the middle, even by a power failure, the
-/// same command goes on where it stopped, with the journal .NAME.loom-journal beside the file. Until then the file is neither base nor fine-tune, and nobody else may
-/// use it.
+/// With --in-place, the base file itself is turned into the fine-tune, and only the chunks that
+/// change are written. First, every tensor that changes is decoded and checked against its digest;
+/// for the other tensors, only position and size are compared. Running the command again writes
+/// nothing. If it is interrupted, even by a power failure, rerun the same command to resume: it
+/// keeps a journal, .NAME.loom-journal, next to the file. Until it has finished, the file is neither
+/// the base nor the fine-tune and must not be used.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
@@ -168,35 +172,40 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
-    /// do
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
+    /// cache works
     #[arg(long, value_name = "MODELS", conflicts_with = "in_place")]
     pub(crate) base_dir: Option<PathBuf>,
-    /// File or directory to restore, as it was packed; `-` is standard output, for a single file
-    /// [default: the container's name without .loom, beside it]
+    /// File or folder to restore, depending on what was packed; `-` is standard output (one file
+    /// only) [default: the container's path without .loom]
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: Option<PathBuf>,
-    /// Change this base, a .safetensors file, into the fine-tune; --base then names other bases, if there are any
+    /// Turn this base, a .safetensors file, into the fine-tune. Other bases, if any, are named with
+    /// --base
     #[arg(long, value_name = "BASE", conflicts_with = "output")]
     pub(crate) in_place: Option<PathBuf>,
-    /// With --in-place: check also the tensors that do not change, which reads the whole file
+    /// With --in-place: also check the digests of tensors that do not change, which reads the whole
+    /// file
     #[arg(long, requires = "in_place", conflicts_with_all = ["output", "trust_base"])]
     pub(crate) check_all: bool,
-    /// With --in-place: check one small tensor of the base only, and no result. A base that is wrong elsewhere is ruined
+    /// With --in-place: skip full verification. Only one small tensor of the base is checked; if the
+    /// base is wrong anywhere else, the file is destroyed
     #[arg(long, requires = "in_place", conflicts_with = "output")]
     pub(crate) trust_base: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print a report as JSON on standard output
+    /// Print the report as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Replace the output's files and no others; with --in-place: change the file also if it is a
-    /// link or has hard links
+    /// Replace existing files of the output, and no others. With --in-place: change the file even if
+    /// it is a link or has hard links
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
 
-/// Describe a container without its base and without decoding: sizes, bases, texts.
+/// Describe a container: sizes, bases and texts.
+///
+/// Needs no base and decodes nothing.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom inspect tuned.loom --tensors
@@ -205,7 +214,7 @@ pub(crate) struct InspectArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
     pub(crate) container: PathBuf,
-    /// A line for every tensor
+    /// Also list every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
     /// Print everything as JSON
@@ -213,9 +222,10 @@ pub(crate) struct InspectArguments {
     pub(crate) json: bool,
 }
 
-/// Check a container: every checksum; with its bases (or when it needs none) also the digest of every decoded tensor.
+/// Check a container for damage.
 ///
-/// Exit code 1 means that something is wrong.
+/// Every checksum is verified. With the bases, or if it needs none, every tensor is also decoded and
+/// checked against its digest. Exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom verify tuned.loom
@@ -227,8 +237,8 @@ pub(crate) struct VerifyArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
-    /// do
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
+    /// cache works
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -238,18 +248,17 @@ pub(crate) struct VerifyArguments {
     pub(crate) json: bool,
 }
 
-/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2; the
-/// last line has the total.
+/// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2.
 ///
-/// Exit code 1 means that they differ. Files that are no weights are compared too, but the total
-/// leaves them out.
+/// The last line is the total over all weights. Files that are not weights are compared too, but the
+/// total leaves them out. Exit code 1 if the checkpoints differ.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom diff base.safetensors tuned.safetensors
   deltaloom diff base.safetensors tuned.loom --base base.safetensors
   deltaloom diff ./base-model ./tuned-model --json | jq .total")]
 pub(crate) struct DiffArguments {
-    /// The first checkpoint: a file, a directory, or a container
+    /// The first checkpoint: a file, a folder or a container
     pub(crate) a: PathBuf,
     /// The second checkpoint
     pub(crate) b: PathBuf,
@@ -262,23 +271,25 @@ pub(crate) struct DiffArguments {
     pub(crate) json: bool,
 }
 
-/// Tell how the tensors of a checkpoint came from those of possible ancestors: identical, rounded, blended, low rank, sparse or dense change, or unrelated.
+/// Find out how the tensors of a checkpoint were made from those of its ancestors.
 ///
-/// Each finding has its evidence: the share of elements that changed; the relative L2 of the change; or, where an operation explains everything, the residual, which is
-/// about 1 when nothing but rounding is left.
+/// A tensor is identical, rounded, blended, a low-rank, sparse or dense change, or unrelated. Every
+/// finding comes with evidence: the fraction of elements that changed, the relative L2 norm of the
+/// change, or, if an operation explains the whole tensor, the residual, which is about 1 when only
+/// rounding is left.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lineage tuned.safetensors base.safetensors
   deltaloom lineage merged.safetensors a.safetensors b.safetensors --tensors
   deltaloom lineage ./tuned-model ./base-model --json | jq .findings")]
 pub(crate) struct LineageArguments {
-    /// The checkpoint in question: a file, a directory, or a container that needs no base but the ancestors
-    #[arg(value_name = "TUNED")]
+    /// Checkpoint to explain: a file, a folder, or a container whose bases are among the ancestors
+    #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
-    /// Checkpoints or containers that it may come from
+    /// Checkpoints or containers that it may have been made from
     #[arg(value_name = "ANCESTOR", required = true)]
     pub(crate) ancestors: Vec<PathBuf>,
-    /// A line for every tensor
+    /// Also list every tensor
     #[arg(long)]
     pub(crate) tensors: bool,
     #[command(flatten)]
@@ -288,7 +299,9 @@ pub(crate) struct LineageArguments {
     pub(crate) json: bool,
 }
 
-/// Write the raw bytes of one tensor, reading no more of the container than it needs.
+/// Write the raw bytes of one tensor.
+///
+/// Reads and decodes only the parts of the container that hold it.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom cat tuned.loom model.norm.weight --base base.safetensors > norm.bin
@@ -297,19 +310,19 @@ pub(crate) struct CatArguments {
     /// The container
     #[arg(value_name = "FILE.loom")]
     pub(crate) container: PathBuf,
-    /// Name of the tensor, or path of a small file
+    /// Name of the tensor, or path of a file that is not weights
     pub(crate) tensor: String,
-    /// Only these rows (of the first dimension), B not included; A.. goes to the end, ..B begins at
-    /// the first
+    /// Only rows A to B of the first dimension, without B; A.. continues to the end, ..B starts at
+    /// row 0
     #[arg(long, value_name = "A..B", value_parser = parse_rows)]
     pub(crate) rows: Option<Rows>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Look in this folder and those inside it for bases that are not given; a cache of a hub will
-    /// do
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
+    /// cache works
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
-    /// Where to write the bytes; `-` is standard output, which must not be a terminal
+    /// File to write; `-` is standard output, which must not be a terminal
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
     /// Replace an existing output
@@ -318,10 +331,12 @@ pub(crate) struct CatArguments {
 }
 
 #[cfg(feature = "lab")]
-/// Measure size and speed on your own weights, beside other coders on the same bytes, all in memory.
+/// Measure size and speed on your own weights, next to other compressors.
 ///
-/// The rows take turns: every round runs each of them once, encoding and then decoding. A first round is not counted; in it, every row must give back every
-/// byte. Nothing is written. All that is measured lies in memory: five times the size of the checkpoint, its bases, and 300 MB; that much must be available.
+/// The compressors take turns: in every round each of them encodes and then decodes the checkpoint
+/// once. A warm-up round, which is not counted, checks that each one restores every byte. Nothing is
+/// written to disk: everything runs in memory and needs about five times the size of the checkpoint,
+/// plus the bases, plus 300 MB.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom bench tuned.safetensors --base base.safetensors
@@ -329,30 +344,31 @@ pub(crate) struct CatArguments {
   deltaloom bench model.safetensors --only deltaloom --only zstd-3 --only memcpy
   deltaloom bench tuned.safetensors --base base.safetensors --json | jq .rows")]
 pub(crate) struct BenchArguments {
-    /// A .safetensors file, or a directory with shards and small files
-    #[arg(value_name = "FILE")]
+    /// Checkpoint to measure: a .safetensors file, or a folder of shards and other files
+    #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
-    /// What the reader already has: a .safetensors file or a directory; may be repeated, in any order
+    /// A base that the recipient already has: a .safetensors file or a folder; may be repeated, in
+    /// any order
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) bases: Vec<PathBuf>,
-    /// Threads that deltaloom uses; 0 means one per core. The others use one
+    /// Threads for deltaloom; 0 means one per core. The other compressors run on one thread
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
-    /// Rounds that are counted
+    /// Number of timed rounds, after one warm-up round
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
-    /// Only this row; may be repeated
+    /// Measure only this row of the table; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<Row>,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
-    /// Print sizes and the seconds of every round as JSON
+    /// Print sizes, and the times of every round in seconds, as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Print a script that completes commands and options in a shell.
+/// Print a shell script that completes commands and options.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom completions bash > ~/.local/share/bash-completion/completions/deltaloom
@@ -364,23 +380,25 @@ pub(crate) struct CompletionsArguments {
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Print the manual page of the program or of one command.
+/// Print the manual page of the program, or of one command.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom man > deltaloom.1
   deltaloom man series add | man -l -")]
 pub(crate) struct ManArguments {
-    /// The command, such as `pack` or `series add`
+    /// A command, such as `pack` or `series add`
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BaseArguments {
-    /// What the reader already has: a .safetensors file, a directory, or a container; may be repeated, in any order
+    /// A base that the recipient already has: a .safetensors file, a folder or a container; may be
+    /// repeated, in any order
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) paths: Vec<PathBuf>,
-    /// A LoRA adapter that was merged into a base: a directory with peft's adapter_config.json and adapter_model.safetensors
+    /// A LoRA adapter that was merged into a base: a PEFT folder with adapter_config.json and
+    /// adapter_model.safetensors
     #[arg(long = "adapter", value_name = "DIR")]
     pub(crate) adapters: Vec<PathBuf>,
 }
@@ -392,24 +410,24 @@ impl BaseArguments {
     }
 }
 
-/// What a container says of itself.
+/// What a container records about its origin.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArguments {
-    /// What the container calls a base: the first for the first --base, and so on; or for the one
-    /// that --base-dir finds
+    /// Name to record for a base; may be repeated, in the order of --base. With --base-dir, the name
+    /// of the base that is found
     #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) base_names: Vec<String>,
-    /// A text for the container, which `inspect` shows; may be repeated
+    /// Text to record in the container, shown by `inspect`; may be repeated
     #[arg(long = "meta", value_name = "KEY=TEXT", value_parser = parse_pair)]
     pub(crate) texts: Vec<(String, String)>,
-    /// Leave names and digests of the bases out of the container
+    /// Do not record names and digests of the bases
     #[arg(long, conflicts_with_all = ["base_names", "texts"])]
     pub(crate) no_identity: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ThreadsArgument {
-    /// Threads to use; 0 means one per core. The result does not depend on it
+    /// Number of threads; 0 means one per core. Does not affect the result
     #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = values::threads())]
     pub(crate) count: usize,
 }

@@ -1,5 +1,5 @@
-//! What the program answers when a command fails: the exit code, and the error for people and for
-//! programs. The codes are those of docs/cli.md.
+//! How the program reports that a command failed: the exit code, and the error for people and for
+//! programs. docs/cli.md lists the codes.
 
 use std::io;
 use std::process::ExitCode;
@@ -9,23 +9,23 @@ use serde::Serialize;
 
 use crate::{hints, signals, ui};
 
-/// Refused: the command line, the base, the input or the target.
+/// Refused: the command line, the base, the input or the output.
 pub(crate) const REFUSED: u8 = 2;
-/// A named file or object is not there, or cannot be read.
+/// A named file or object is missing or unreadable.
 const NOT_THERE: u8 = 3;
 /// Something cannot be written.
 const CANNOT_WRITE: u8 = 4;
-/// A store cannot be reached, or denies access.
+/// An object store is unreachable or denies access.
 #[cfg(feature = "object-store")]
 const STORE: u8 = 5;
 
-/// What `--json` prints instead of a result.
+/// The JSON that is printed instead of a result.
 #[derive(Debug, Serialize)]
 struct Printed<'a> {
     error: &'a Failure,
 }
 
-/// An error, as the program tells it.
+/// An error as it is reported.
 #[derive(Debug, Serialize)]
 pub(crate) struct Failure {
     kind: &'static str,
@@ -53,7 +53,7 @@ impl Failure {
         let own_hint = error.downcast_ref::<ui::Hint>();
         let causes = error.chain().skip(usize::from(own_hint.is_some()));
         let mut causes: Vec<String> = causes.map(|cause| ui::printable(&cause.to_string())).collect();
-        // Some messages name their source already; say it once.
+        // Some messages already contain their source.
         causes.dedup_by(|cause, before| before.ends_with(cause.as_str()));
         let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
         let of_library_hint = || error.chain().find_map(|cause| hints::hint_of(cause.downcast_ref()?));
@@ -72,11 +72,11 @@ impl Failure {
         }
     }
 
-    /// Says it on standard error and, with `--json`, also on standard output.
+    /// Prints it on standard error and, with `--json`, also on standard output.
     pub(crate) fn say(&self) {
         ui::print_error(&self.message, self.hint.as_deref());
         if ui::look().json {
-            // The exit code says that something failed, also where nobody reads standard output.
+            // The exit code reports the failure even if standard output is closed.
             let _ignored = ui::print_json(&Printed { error: self });
         }
     }
@@ -107,8 +107,8 @@ fn of_library(error: &Error) -> (&'static str, u8) {
     (error.kind().name(), code)
 }
 
-/// Of an error that is not the library's: the system's, of what the program writes itself, or a
-/// mistake.
+/// Kind and exit code of any other error: of the system, for files that the program writes itself,
+/// or a mistake on the command line.
 fn of_program(error: &anyhow::Error) -> (&'static str, u8) {
     match error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
         None => (ErrorKind::Usage.name(), REFUSED),

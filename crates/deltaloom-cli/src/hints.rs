@@ -1,15 +1,15 @@
-//! What a user can do about an error: the one place that turns errors of the libraries into options
-//! and commands of this program.
+//! What a user can do about an error: the only place that translates errors of the libraries into
+//! options and commands of this program.
 
 use std::io;
 
 use deltaloom::checkpoint::Foreign;
 use deltaloom::{Access, Error, ErrorKind, Missing};
 
-/// For what makes no sense.
-pub(crate) const USAGE: &str = "the command's --help says what it takes";
+/// For mistakes on the command line.
+pub(crate) const USAGE: &str = "see the command's --help";
 
-/// One sentence, where something can be said.
+/// One sentence, if there is advice.
 pub(crate) fn hint_of(error: &Error) -> Option<String> {
     #[cfg(feature = "object-store")]
     if let Some(fault) = deltaloom_object_store::fault(error) {
@@ -20,56 +20,54 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::CutShort { path } => {
             let path = path.display();
             return Some(format!(
-                "finish it first: `deltaloom unpack FILE.loom --in-place {path}`, with the container that it was to become"
+                "complete the interrupted change first: `deltaloom unpack FILE.loom --in-place {path}`, with the same container"
             ));
         }
         Error::Protected { is_input: true, .. } => {
-            "choose another --output; `unpack --in-place BASE` turns a base into its fine-tune"
+            "choose another --output; to turn a base into its fine-tune, use `unpack --in-place BASE`"
         }
         Error::Protected { .. } => "choose another --output, or `-` for standard output",
-        Error::Changed { .. } => "run it again when nobody writes to the file",
+        Error::Changed { .. } => "run the command again when nothing is writing to the file",
         Error::BaseMismatch { .. } => {
-            "give every base that it was packed against with --base, or with --base-dir a folder in which they are; `deltaloom inspect` names them"
+            "name every base that it was packed against with --base, or a folder that contains them with --base-dir; `deltaloom inspect` lists them"
         }
         Error::BaseNotFound { .. } => {
-            "download it, or give the folder that it is in; --base takes a base under any name"
+            "download it, or name the folder that contains it; with --base, the name of the file does not matter"
         }
-        Error::NoUsefulBase { .. } => {
-            "leave --base-dir out to pack it on its own, or give a base of your choice with --base"
-        }
-        Error::AlreadyExists { .. } => "give --overwrite to replace it, or choose another --output",
+        Error::NoUsefulBase { .. } => "omit --base-dir to pack it on its own, or choose a base with --base",
+        Error::AlreadyExists { .. } => "use --overwrite to replace it, or choose another --output",
         Error::NotInPlace { .. } => "unpack to a new file with --output",
         Error::SharedFile { .. } => {
-            "a shared cache may rely on it: copy it first, or give --overwrite to change it all the same"
+            "a shared cache may depend on it: copy the file first, or use --overwrite to change it anyway"
         }
         Error::Unfinished { source, .. } if matches!(**source, Error::Io { .. } | Error::Cancelled) => {
-            "run the same command again: the journal beside the file lets it go on where it stopped"
+            "run the same command again: it resumes with the journal next to the file"
         }
         Error::Unfinished { .. } => {
-            "nothing leads on from here: put the original file back, delete the journal and start anew"
+            "this change cannot be resumed: restore the original file, delete the journal and start again"
         }
         Error::Journal { .. } => {
-            "run again the very command that left the journal; or put the original file back, delete the journal and start anew"
+            "run the command that left the journal again; or restore the original file, delete the journal and start again"
         }
-        Error::NotASeries { .. } => "`deltaloom series init` makes one",
+        Error::NotASeries { .. } => "create one with `deltaloom series init`",
         Error::StepTaken { .. } => {
-            "nothing was changed; give it another --step, or where the run went back, --rewind: later steps become a branch"
+            "nothing was changed; choose another --step, or, if the run went back, use --rewind: later steps become a branch"
         }
         Error::StepOutOfOrder { .. } => {
-            "steps are added in order; where the run went back, give --rewind: later steps become a branch"
+            "steps are added in order; if the run went back, use --rewind: later steps become a branch"
         }
         Error::KeepRule { .. } => {
-            "nothing was changed; `deltaloom series log --all` lists the steps with their text, and `last 1` keeps only the newest"
+            "nothing was changed; `deltaloom series log --all` lists the steps with their texts, and the rule `last 1` keeps only the newest"
         }
-        Error::StepDiffers { .. } => "nothing was stored; if it is the right checkpoint, give --force",
+        Error::StepDiffers { .. } => "nothing was stored; if it is the right checkpoint, use --force",
         Error::UnsupportedVersion { .. } | Error::UnsupportedSeries { .. } => {
-            "a newer deltaloom wrote this file; update to read it"
+            "a newer version of deltaloom wrote this file; update deltaloom to read it"
         }
         Error::Foreign { found, .. } => of_foreign(*found),
         Error::Lossy => {
-            "`deltaloom lab tpde --verify` checks the folder that it is in; no other command reads it"
+            "`deltaloom lab tpde --verify` checks the folder that contains it; no other command reads it"
         }
-        Error::Truncated { .. } => "the file was cut off; copy or download it again",
+        Error::Truncated { .. } => "the file is incomplete; copy or download it again",
         Error::NotFound { kind: Missing::Tensor, .. } => {
             "`deltaloom inspect --tensors` lists the tensors of a container"
         }
@@ -77,7 +75,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
             "`deltaloom series ls --all` lists the steps of a series"
         }
         Error::Corrupt { .. } | Error::DigestMismatch { .. } | Error::LimitExceeded { .. } => {
-            "the file is damaged or not of this kind; compare it with its source"
+            "the file is damaged or of another kind; compare it with its source"
         }
         Error::InvalidArgument(_) => USAGE,
         Error::Io { access, source, .. } => return of_io(error.kind(), *access, source).map(str::to_owned),
@@ -86,28 +84,28 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// What can be done with a file of another kind.
+/// Advice for a file of another kind.
 fn of_foreign(found: Foreign) -> &'static str {
     match found {
-        Foreign::Empty => "a download or a copy came to nothing: fetch it again",
-        Foreign::LfsPointer => "`git lfs pull` fetches the file that it stands for",
-        Foreign::Html => "a download failed, or wants a login: fetch the file itself",
+        Foreign::Empty => "a download or copy failed; fetch the file again",
+        Foreign::LfsPointer => "run `git lfs pull` to fetch the real file",
+        Foreign::Html => "a download failed or requires a login; fetch the file itself",
         Foreign::Xml | Foreign::Json => {
-            "if this was a download, the text says why it failed; give the weights, or the folder that holds them"
+            "if this was a download, the text says why it failed; name the weights, or the folder that contains them"
         }
-        Foreign::ShardIndex => "give the folder that holds it: deltaloom then reads every shard",
+        Foreign::ShardIndex => "name the folder that contains it; deltaloom then reads every shard",
         Foreign::Safetensors => "pack it first with `deltaloom pack`",
         Foreign::Container => "restore it first with `deltaloom unpack`",
         Foreign::Gguf => {
-            "give the safetensors files that it was made from; in a folder it is stored as it is"
+            "use the safetensors files that it was made from; in a folder it is stored unchanged"
         }
         Foreign::TorchArchive | Foreign::Pickle => {
-            "write it again with safetensors.torch.save_file, or save_pretrained; in a folder it is stored as it is"
+            "save it again with safetensors.torch.save_file or save_pretrained; in a folder it is stored unchanged"
         }
         Foreign::Onnx | Foreign::Npy | Foreign::Npz | Foreign::Hdf5 | Foreign::TensorFlow => {
-            "write its weights as safetensors; in a folder it is stored as it is"
+            "save its weights as safetensors; in a folder it is stored unchanged"
         }
-        Foreign::Zip | Foreign::Tar => "extract it first, and give the file or folder in it",
+        Foreign::Zip | Foreign::Tar => "extract it first, and name the extracted file or folder",
         Foreign::Gzip | Foreign::Zstd | Foreign::Xz | Foreign::Bzip2 => "decompress it first",
     }
 }
@@ -115,19 +113,19 @@ fn of_foreign(found: Foreign) -> &'static str {
 fn of_io(kind: ErrorKind, access: Access, source: &io::Error) -> Option<&'static str> {
     Some(match (kind, access, source.kind()) {
         (ErrorKind::DiskFull, _, io::ErrorKind::FileTooLarge) => {
-            "the system limits the size of files (`ulimit -f`); nothing was written under the target's name"
+            "the system limits the size of files (`ulimit -f`); no output was written"
         }
-        (ErrorKind::DiskFull, ..) => "the disk is full; nothing was written under the target's name",
+        (ErrorKind::DiskFull, ..) => "the disk is full; no output was written",
         (ErrorKind::CannotWrite, _, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            "make the folder first, or choose another --output"
+            "create the folder first, or choose another --output"
         }
         (ErrorKind::CannotWrite, ..) => "check the permissions of the folder, or choose another --output",
         (ErrorKind::NotFound, ..) => {
-            "check the path; deltaloom reads local files and asks no model hub for names such as org/model"
+            "check the path; deltaloom does not download models by name, such as org/model"
         }
         (ErrorKind::Unreadable, _, io::ErrorKind::PermissionDenied) => "check the permissions of the file",
         (ErrorKind::Unsupported, ..) => {
-            "checkpoints, bases and containers are read at any place, which pipes and devices do not allow: write it to a file first"
+            "checkpoints, bases and containers are read at arbitrary positions, which pipes and devices do not support; write it to a file first"
         }
         _ => return None,
     })

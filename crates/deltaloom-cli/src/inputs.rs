@@ -1,4 +1,4 @@
-//! Opens what commands read, and reports what is odd about it.
+//! Opens what commands read, and warns of problems with it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::ui;
 
-/// What `--json` prints: a report, and what is odd about the inputs.
+/// The JSON that is printed: a report, and problems with the inputs.
 #[derive(Serialize)]
 struct WithWarnings<'a, T> {
     #[serde(flatten)]
@@ -24,7 +24,7 @@ pub(crate) fn print_json(report: &impl Serialize, warnings: &[Warning]) -> Resul
     ui::print_json(&WithWarnings { report, warnings })
 }
 
-/// Prints a report on what went to a target.
+/// Prints the report on a result that was written to `target`.
 pub(crate) fn print_report(report: &impl Serialize, warnings: &[Warning], target: &Target) -> Result<()> {
     target::print_report(&WithWarnings { report, warnings }, target)
 }
@@ -33,7 +33,7 @@ pub(crate) fn warn(warnings: &[Warning]) {
     warnings.iter().for_each(|warning| ui::warn(&ui::printable(&warning.to_string())));
 }
 
-/// Opens a checkpoint, and says what is odd about it.
+/// Opens a checkpoint, and warns of problems with it.
 pub(crate) fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)> {
     let limits = Limits::default();
     let checkpoint = Checkpoint::open(path, &limits)?;
@@ -44,7 +44,7 @@ pub(crate) fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)>
 
 pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     let limits = Limits::default();
-    // First, since a container among the bases may need them.
+    // First, because a container among the bases may need them.
     let mut bases = Bases::default();
     arguments.adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &limits))?;
     bases.push_paths(&arguments.paths, &limits)?;
@@ -53,19 +53,19 @@ pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
 }
 
 #[cfg(feature = "compute")]
-/// The `config.json` in a directory, or beside a file.
+/// The `config.json` in a folder, or next to a file.
 pub(crate) fn config_of(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path } else { path.parent()? };
     std::fs::read_to_string(folder.join("config.json")).ok()
 }
 
-/// Opens a container for a pass over all of it, in which mapped pages would count as memory of this process.
+/// Opens a container to read all of it once. Mapped pages would count as memory of this process.
 pub(crate) fn open_to_stream(path: &Path) -> Result<Container> {
     Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }
 
-/// The bases that are given, and, from the folder if there is one, those that a container or a
-/// tensor of it needs besides; says which these are.
+/// Opens the named bases and, if there is a folder, finds the others that a container or one of its
+/// tensors needs. Prints the paths of those.
 pub(crate) fn open_or_find_bases(
     container: &Container,
     tensor: Option<&str>,
@@ -86,7 +86,7 @@ pub(crate) fn open_or_find_bases(
     };
     let bases = match opened {
         Ok(bases) => bases,
-        // A container among those given may rest on what is in the folder.
+        // A named container may need a base in the folder.
         Err(e) if lacks_base(&e) => {
             let (containers, others): (Vec<PathBuf>, Vec<PathBuf>) =
                 given.paths.iter().cloned().partition(|path| Container::is_container(path).unwrap_or(false));
@@ -104,7 +104,7 @@ pub(crate) fn open_or_find_bases(
     Ok(bases)
 }
 
-/// Whether a container could not be opened for want of a base.
+/// Whether a container could not be opened because a base is missing.
 fn lacks_base(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(Error::InFile { source, .. }) => matches!(**source, Error::BaseMismatch { .. }),
@@ -112,7 +112,7 @@ fn lacks_base(error: &anyhow::Error) -> bool {
     }
 }
 
-/// Finds the references of a container, hashing on as many threads as asked for.
+/// Finds the references of a container, hashing on `threads` threads.
 pub(crate) fn resolve(
     container: Container,
     bases: &BaseArguments,

@@ -28,7 +28,7 @@ use args::{Arguments, Command, GlobalArguments};
 use failure::Failure;
 use values::Color;
 
-/// What a command that did its work answers.
+/// The answer of a command that succeeded.
 enum Answer {
     Yes,
     No,
@@ -85,7 +85,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
     }
 }
 
-/// Refuses `-` as an input: all inputs are read at any place, most of them more than once.
+/// Refuses `-` as an input: inputs are read at arbitrary positions, most of them more than once.
 fn refuse_stdin(found: &ArgMatches) -> anyhow::Result<()> {
     let is_dash = |id: &str| {
         let paths = found.try_get_many::<PathBuf>(id).ok().flatten();
@@ -94,7 +94,7 @@ fn refuse_stdin(found: &ArgMatches) -> anyhow::Result<()> {
     let mut names = found.ids().map(clap::Id::as_str);
     if names.any(|id| !matches!(id, "output" | "html") && is_dash(id)) {
         anyhow::bail!(
-            "standard input cannot be read: checkpoints and containers are read at any place and more than once; write it to a file first"
+            "cannot read standard input: checkpoints and containers are read more than once and at arbitrary positions; write it to a file first"
         );
     }
     found.subcommand().map_or(Ok(()), |(_, inner)| refuse_stdin(inner))
@@ -110,14 +110,13 @@ fn answer_clap(error: &clap::Error, has_json: bool) -> ExitCode {
         let text = error.to_string();
         Failure::usage(text.trim().trim_start_matches("error: ").to_owned()).say();
     } else {
-        // There is nobody to tell when standard error is closed.
+        // Nothing can be reported if standard error is closed.
         let _ignored = error.print();
     }
     ExitCode::from(failure::REFUSED)
 }
 
-/// Writes what the libraries log to standard error: once `-v` what is done, twice how it is chosen,
-/// three times all.
+/// Logs to standard error: operations with one `-v`, decisions with two, everything with three.
 fn start_log(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::SubscriberExt as _;
@@ -141,16 +140,18 @@ pub fn reference() -> String {
     let mut root = Arguments::command().term_width(100);
     root.build();
     let mut out = String::new();
-    root.get_subcommands_mut().for_each(|command| describe("deltaloom", command, &mut out));
+    describe("deltaloom", &mut root, &mut out);
     out
 }
 
-fn describe(parent: &str, command: &mut clap::Command, out: &mut String) {
-    if command.get_name() == "help" {
-        return;
-    }
-    let name = format!("{parent} {}", command.get_name());
+/// Describes a command and its subcommands. The options that all commands have are described once.
+fn describe(name: &str, command: &mut clap::Command, out: &mut String) {
     let help = command.render_long_help();
     out.push_str(&format!("## {name}\n\n```text\n{}\n```\n\n", help.to_string().trim_end()));
-    command.get_subcommands_mut().for_each(|command| describe(&name, command, out));
+    for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+        let name = format!("{name} {}", command.get_name());
+        let is_shared = |arg: &clap::Arg| arg.is_global_set() || arg.get_id() == "help";
+        let mut command = command.clone().mut_args(|arg| if is_shared(&arg) { arg.hide(true) } else { arg });
+        describe(&name, &mut command, out);
+    }
 }

@@ -51,7 +51,7 @@ pub(crate) fn check(arguments: &PageArguments, inputs: &Inputs) -> Result<()> {
     }
 }
 
-/// Writes a text, such as a page, whole.
+/// Writes a text to a file that appears complete, or to standard output.
 fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> Result<()> {
     let path = match target {
         Target::Stdout => return ui::print(text),

@@ -1,5 +1,5 @@
-//! How far long work is, on standard error: a bar on a terminal, lines of JSON for programs, or
-//! nothing. It is also where work asks whether to stop.
+//! Progress on standard error: a bar on a terminal, JSON lines for programs, or nothing. Operations
+//! also ask here whether to stop.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ const TEMPLATE: &str = "{prefix} {bar:20} {percent}% {bytes}/{total_bytes} {byte
 /// Time between two lines of JSON.
 const LINE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The progress of one piece of work.
+/// The progress of one operation.
 pub(crate) struct Bar {
     verb: &'static str,
     bar: OnceLock<ProgressBar>,
@@ -88,7 +88,7 @@ impl deltaloom::Progress for Bar {
 struct Lines {
     done: AtomicU64,
     total: AtomicU64,
-    /// When work began, and when the last line was written.
+    /// When the operation began, and when the last line was written.
     times: Mutex<Option<(Instant, Instant)>>,
 }
 
@@ -117,7 +117,7 @@ impl Lines {
 
     fn advance(&self, verb: &str, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
-        // Another thread that writes a line has a newer one.
+        // If another thread is writing a line, that one is newer.
         let Ok(mut times) = self.times.try_lock() else { return };
         if let Some((start, last)) = &mut *times
             && last.elapsed() >= LINE_INTERVAL
@@ -141,7 +141,7 @@ impl Lines {
             seconds: start.elapsed().as_secs_f64(),
         };
         let Ok(line) = serde_json::to_string(&Line { progress: state }) else { return };
-        // There is nobody to tell when standard error is closed.
+        // Nothing can be reported if standard error is closed.
         let _ignored = writeln!(io::stderr().lock(), "{line}");
     }
 }

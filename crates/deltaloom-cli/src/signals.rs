@@ -1,5 +1,5 @@
-//! What the program does when it is asked to stop: work ends between chunks and cleans up; asked
-//! again, it ends at once.
+//! What the program does when it is asked to stop: it finishes the current chunk and cleans up. If it
+//! is asked again, it quits at once.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use crate::ui;
 
-/// The first signal that came; 0 before.
+/// The first signal received; 0 if there was none.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// Whether there is work that asks between chunks, and may have files to clean up.
+/// Whether work is running that checks for signals and may have files to clean up.
 static CAN_STOP: AtomicBool = AtomicBool::new(false);
 
-/// From now on work is asked to stop first, instead of the process being ended.
+/// From now on, the first signal stops the work instead of the process.
 pub(crate) fn work_can_stop() {
     CAN_STOP.store(true, Ordering::SeqCst);
 }
@@ -22,7 +22,7 @@ pub(crate) fn is_interrupted() -> bool {
     SIGNAL.load(Ordering::SeqCst) != 0
 }
 
-/// 130 after Ctrl-C and 143 after SIGTERM, as shells count.
+/// 130 after Ctrl-C and 143 after SIGTERM, as in shells.
 pub(crate) fn exit_code() -> u8 {
     match SIGNAL.load(Ordering::SeqCst) {
         0 => 130,
@@ -30,8 +30,8 @@ pub(crate) fn exit_code() -> u8 {
     }
 }
 
-/// Catches what asks the process to end, and the signal for too large a file, whose write then
-/// fails like any other. `last_words` are said before the process ends at once.
+/// Handles the signals that ask the process to stop. Catches the one for a file that is too large,
+/// whose write then fails like any other. `last_words` runs before the process quits at once.
 #[cfg(unix)]
 pub(crate) fn watch(last_words: fn()) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -42,7 +42,7 @@ pub(crate) fn watch(last_words: fn()) -> Result<()> {
     Ok(())
 }
 
-/// Elsewhere there is one signal.
+/// Other systems have one signal.
 #[cfg(not(unix))]
 pub(crate) fn watch(last_words: fn()) -> Result<()> {
     ctrlc::set_handler(move || stop(2, last_words))?;

@@ -13,7 +13,7 @@ pub(crate) fn store(location: &str) -> Result<Box<dyn Store>> {
     #[cfg(feature = "object-store")]
     return Ok(deltaloom_object_store::open(location)?);
     #[cfg(not(feature = "object-store"))]
-    anyhow::bail!("{location}: this program was built without object stores");
+    anyhow::bail!("{location}: this build does not support object stores");
 }
 
 pub(crate) fn is_url(location: &str) -> bool {

@@ -1,5 +1,5 @@
-//! Where a command's result goes: a file, a folder, or standard output. Nothing here decides what
-//! may be replaced; the library does.
+//! Where a command's result goes: a file, a folder or standard output. The library decides what may
+//! be replaced.
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
@@ -34,8 +34,8 @@ impl Target {
         }
     }
 
-    /// An error for what exists without `overwrite`, or is an input: before anything is read, which
-    /// may take long.
+    /// Refuses a target that exists, unless `overwrite`, or is an input. Called before anything is
+    /// read, which may take long.
     pub(crate) fn check(&self, overwrite: bool, inputs: &Inputs) -> Result<()> {
         let Self::Path(path) = self else { return Ok(()) };
         inputs.check(path)?;
@@ -50,12 +50,12 @@ fn is_empty_folder(path: &Path) -> bool {
     path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// The files that a command reads, each with all that is in it where it is a folder.
+/// The files that a command reads, with all files of folders.
 pub(crate) fn inputs<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Inputs {
     let mut inputs = Inputs::default();
     for path in paths {
         let path = path.as_ref();
-        // A series is read as a whole, and changed by its own commands only.
+        // Only the commands of a series may change it.
         if path.to_str().is_some_and(crate::store::is_folder_store) {
             inputs.add_store(path);
         }
@@ -64,11 +64,11 @@ pub(crate) fn inputs<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Inpu
     inputs
 }
 
-/// Standard output for bytes: no terminal, and none of the files that are read.
+/// Standard output for raw bytes: not a terminal, and none of the files that are read.
 pub(crate) fn stdout_for_bytes(inputs: &Inputs) -> Result<impl Write + Send + use<>> {
     if io::stdout().is_terminal() {
         bail!(
-            "these are raw bytes and standard output is a terminal; name a file with --output, or redirect it"
+            "raw bytes, and standard output is a terminal; name a file with --output, or redirect standard output"
         );
     }
     inputs.check_open(&stdout_file()?, Path::new("standard output"))?;
@@ -87,7 +87,7 @@ fn stdout_file() -> io::Result<File> {
     io::stdout().as_handle().try_clone_to_owned().map(File::from)
 }
 
-/// Writes bytes that a library function gives: whole to a file, or to standard output.
+/// Writes the bytes of a library function to standard output, or to a file that appears complete.
 pub(crate) fn write_bytes(
     target: &Target,
     overwrite: bool,
@@ -119,12 +119,12 @@ pub(crate) fn print_report(report: &impl serde::Serialize, target: &Target) -> R
     }
 }
 
-/// The error of a write to a file that the program fills itself.
+/// The error of writing to a file that the program fills itself.
 pub(crate) fn writing(path: &Path, source: io::Error) -> Error {
     Error::Io { path: path.to_path_buf(), access: deltaloom::Access::Write, source }
 }
 
-/// The error of a library function that wrote to a writer without a name.
+/// Adds the name of the target to the error of a library function that does not know it.
 pub(crate) fn named(error: Error, target: &Target) -> Error {
     match error {
         Error::Io { path, access, source } if path.as_os_str().is_empty() => {

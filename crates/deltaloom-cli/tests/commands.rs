@@ -95,7 +95,7 @@ fn a_directory_comes_back_with_every_file_whatever_the_sharding_of_its_base() {
     let config = scratch.ok("cat tuned.loom config.json --base base");
     assert_eq!(config.out, scratch.read("tuned/config.json"));
     let same = scratch.ok("diff tuned out");
-    assert!(same.text().contains("11 tensors, 11 identical, 0 not"), "{}", same.text());
+    assert!(same.text().contains("11 tensors: 11 identical, 0 different"), "{}", same.text());
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn every_bundled_model_becomes_every_other() {
                 assert_eq!(report["already_applied"], from == to);
                 assert_eq!(report["written_bytes"] == 0, from == to);
                 let again = scratch.ok(&format!("{IN_PLACE} {mode}"));
-                assert!(again.err.contains("is the fine-tune already"), "{}", again.err);
+                assert!(again.err.contains("already is the fine-tune"), "{}", again.err);
             }
             assert!(scratch.read("model.safetensors") == asset(to));
         }
@@ -142,7 +142,10 @@ fn a_journal_that_is_none_is_not_followed() {
     for journal in [&b""[..], b"not a journal", &[0; 5000]] {
         scratch.write(JOURNAL, journal);
         let error = scratch.refused(IN_PLACE);
-        assert!(error.contains(JOURNAL) && error.contains("hint: run again the very command"), "{error}");
+        assert!(
+            error.contains(JOURNAL) && error.contains("hint: run the command that left the journal again"),
+            "{error}"
+        );
     }
 }
 
@@ -279,7 +282,7 @@ fn an_interrupt_says_how_to_go_on() {
     let journal = fs::metadata(scratch.path().join(JOURNAL)).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&journal.permissions()) & 0o777, 0o600);
     let again = scratch.ok(IN_PLACE);
-    assert!(again.err.contains("went on where an earlier run had stopped"), "{}", again.err);
+    assert!(again.err.contains("resumed an interrupted run"), "{}", again.err);
     assert!(scratch.read("model.safetensors") == tuned && !has_journal(&scratch));
 
     scratch.write("model.safetensors", &base);

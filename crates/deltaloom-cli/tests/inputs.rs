@@ -40,7 +40,7 @@ fn strangers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "the index of a sharded checkpoint",
             br#"{"metadata":{"total_size":5},"weight_map":{"a":"model-00001-of-00002.safetensors"}}"#
                 .to_vec(),
-            "give the folder",
+            "name the folder",
         ),
         ("a GGUF model", with_zeros(b"GGUF\x03\0\0\0"), "made from"),
         (
@@ -185,7 +185,7 @@ fn a_folder_with_weights_of_other_formats_says_that_they_are_stored_as_they_are(
     scratch.write("model/tokenizer.json", format!("{{\"a\": {:?}}}", "x".repeat(70_000)).as_bytes());
     scratch.write("model/large.bin", &[7; 100_000]);
     let told = scratch.ok(pack).err;
-    for words in ["5 files, ", "stored as they are", "2 PyTorch files", "1 GGUF file", "1 JSON file"] {
+    for words in ["5 files (", "stored unchanged", "2 PyTorch files", "1 GGUF file", "1 JSON file"] {
         assert!(told.contains(words), "{words}: {told}");
     }
     let json = scratch.ok(&format!("{pack} --json"));
@@ -391,7 +391,10 @@ fn an_estimate_is_of_a_fine_tune_and_of_numbers_that_can_be() {
         for rest in ["", "--json", "--tuned tuned.loom"] {
             let error =
                 scratch.refused(&format!("estimate base.safetensors --tenants 3 --tuned {other} {rest}"));
-            assert!(error.contains(other) && error.contains("0 of 2 tensors have a counterpart"), "{error}");
+            assert!(
+                error.contains(other) && error.contains("none of its 2 tensors has a counterpart"),
+                "{error}"
+            );
         }
     }
     for (wrong, said) in [

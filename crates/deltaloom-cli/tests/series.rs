@@ -87,11 +87,11 @@ fn what_cannot_be_added_changes_nothing() {
         ("series add runs step-0.safetensors --step 1 --background", "step 1 is before the newest step 2"),
         ("series add runs cut.safetensors --step 3", "cut.safetensors"),
         ("series add runs header.safetensors --step 3", "header.safetensors"),
-        ("series init runs", "there is a series already"),
+        ("series init runs", "a series already exists here"),
         ("series get runs --step 7 -o out", "step 7"),
         ("series get runs --step 1 --only optimizer -o out", "the optimizer of step 1 not found"),
         ("series get runs --step 1 --only nothing -o out", "not found"),
-        ("series get runs --step 1 -o step-0.safetensors", "hint: give --overwrite"),
+        ("series get runs --step 1 -o step-0.safetensors", "hint: use --overwrite"),
     ];
     for (arguments, said) in cases {
         let error = scratch.refused(arguments);
@@ -100,13 +100,13 @@ fn what_cannot_be_added_changes_nothing() {
     for (arguments, said) in [
         ("series add runs missing --step 3", "missing"),
         ("series add . step-0.safetensors --step 3", "there is no series here"),
-        ("series ls nowhere", "hint: `deltaloom series init` makes one"),
+        ("series ls nowhere", "create one with `deltaloom series init`"),
     ] {
         let error = scratch.fails(3, arguments);
         assert!(error.contains(said), "{arguments}: {error}");
     }
     let again = scratch.ok("series add runs step-1.safetensors --step 1");
-    assert!(again.err.contains("there already with the same content"), "{}", again.err);
+    assert!(again.err.contains("already exists with the same content"), "{}", again.err);
 
     let manifest = scratch.read("runs/series.json");
     let newer = String::from_utf8(manifest.clone()).unwrap().replace("\"version\":1", "\"version\":3");

@@ -71,7 +71,7 @@ fn a_run_that_goes_back_leaves_a_branch() {
     scratch.write("m.safetensors", &model(1, 4, 4));
     scratch.refused("series add runs m.safetensors --step 4 --rewind --branch a/b");
     let added = add(&scratch, &model(1, 4, 4), 4, "--rewind");
-    assert!(added.err.contains("6 steps, 4 to 9, now on branch after-3"), "{}", added.err);
+    assert!(added.err.contains("6 steps, 4 to 9, moved to branch after-3"), "{}", added.err);
     assert_eq!((version(&scratch), steps(&scratch, "")), (2, vec![0, 1, 2, 3, 4]));
     assert_eq!(steps(&scratch, "--branch after-3"), [4, 5, 6, 7, 8, 9]);
     add(&scratch, &model(1, 4, 5), 5, "");
@@ -226,12 +226,12 @@ fn watch_goes_back_with_the_trainer() {
     wait(&mut child, || steps(&scratch, "") == [1, 2, 3, 4]);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let ended = finish(child);
-    assert!(ended.err.contains("3 steps, 3 to 5, now on branch after-2"), "{}", ended.err);
+    assert!(ended.err.contains("3 steps, 3 to 5, moved to branch after-2"), "{}", ended.err);
     assert_eq!(branches(&scratch), ["after-2"]);
     // Started again, it does not take step 5 of the old run, which lies there still, for a new one.
     let again = scratch.ok("series watch runs out --interval 20ms --once");
     assert!(
-        again.err.contains("checkpoint-5.safetensors: skipped, it is on branch after-2"),
+        again.err.contains("checkpoint-5.safetensors: skipped, already on branch after-2"),
         "{}",
         again.err
     );

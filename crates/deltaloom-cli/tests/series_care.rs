@@ -78,8 +78,8 @@ fn prune_refuses_slips_and_names_what_goes() {
     assert!(error.contains("`last 1` keeps only the newest"), "{error}");
 
     let would = prune(&scratch, "last 1, step 2", "--dry-run");
-    assert_eq!(would.text(), "would be left out, no rule keeps them: steps 1, 3\n");
-    assert!(would.err.starts_with("2 steps would be kept, 2 left out, 2 packed again"), "{}", would.err);
+    assert_eq!(would.text(), "would be removed, no rule keeps them: steps 1, 3\n");
+    assert!(would.err.starts_with("2 steps would be kept, 2 removed, 2 repacked"), "{}", would.err);
     let report = prune(&scratch, "last 1, step 2", "--dry-run --json").json();
     assert_eq!(report["dropped"], serde_json::json!([1, 3]));
     let why = serde_json::json!([
@@ -88,11 +88,11 @@ fn prune_refuses_slips_and_names_what_goes() {
     assert_eq!(report["kept_steps"], why);
     assert_eq!(steps(&scratch), [1, 2, 3, 4]);
     let did = prune(&scratch, "last 1, step 2", "");
-    assert_eq!(did.text(), "left out, no rule keeps them: steps 1, 3\n");
+    assert_eq!(did.text(), "removed, no rule keeps them: steps 1, 3\n");
     check(&scratch, &[2, 4]);
     let did = prune(&scratch, "last 1", "");
-    assert_eq!(did.text(), "left out, no rule keeps them: step 2\n");
-    assert!(did.err.starts_with("1 step kept, 1 left out, 1 packed again"), "{}", did.err);
+    assert_eq!(did.text(), "removed, no rule keeps them: step 2\n");
+    assert!(did.err.starts_with("1 step kept, 1 removed, 1 repacked"), "{}", did.err);
     check(&scratch, &[4]);
     assert!(scratch.ok("series ls runs").err.contains("1 step, 1 keyframe:"));
 }
@@ -103,7 +103,7 @@ fn a_step_is_removed_and_what_rests_on_it_packed_again() {
     let error = scratch.refused("series rm runs --step 2 --step 9");
     assert!(error.contains("step 9"), "{error}");
     let would = scratch.ok("series rm runs --step 2 --step 0 --dry-run");
-    assert!(would.text().contains("would be left out, as asked: steps 0, 2"), "{}", would.text());
+    assert!(would.text().contains("would be removed, as requested: steps 0, 2"), "{}", would.text());
     check(&scratch, &[0, 1, 2, 3, 4]);
     let report = scratch.ok("series rm runs --step 2 --step 0 --json").json();
     assert_eq!(report["dropped"], serde_json::json!([0, 2]));
@@ -136,7 +136,7 @@ fn text_of_a_step_is_changed_and_never_dropped_in_silence() {
     let before = scratch.tree();
     scratch.ok("series set runs --step 1 --meta loss=2.5");
     let again = scratch.ok("series add runs 1.safetensors --step 1 --meta loss=7 --meta lr=1");
-    assert!(again.err.contains("there already with the same content"), "{}", again.err);
+    assert!(again.err.contains("already exists with the same content"), "{}", again.err);
     assert!(
         again.err.contains("`deltaloom series set runs --step 1 --meta loss=7 --meta lr=1`"),
         "{}",
@@ -161,10 +161,10 @@ fn text_is_changed_in_an_old_page_too() {
     scratch.ok("series gc runs --grace 0s");
     assert_eq!(
         scratch.ok("series verify runs").text(),
-        "ok: 70 steps, every container (--deep decodes them)\n"
+        "ok: 70 steps, every container checked (--deep decodes them)\n"
     );
     let gone = prune(&scratch, "last 2, best loss 1", "--dry-run");
-    let expected = "would be left out, no rule keeps them: steps 0 to 2 (3 steps), 4 to 67 (64 steps)\n";
+    let expected = "would be removed, no rule keeps them: steps 0 to 2 (3 steps), 4 to 67 (64 steps)\n";
     assert_eq!(gone.text(), expected);
 }
 
@@ -343,6 +343,6 @@ fn an_empty_series_says_so() {
     let listed = scratch.ok("series ls runs");
     assert!(listed.text().is_empty() && listed.err.contains("no steps yet"), "{}", listed.err);
     let health = scratch.ok("series health runs");
-    assert_eq!(health.text(), "the series has no steps yet: nothing to judge\n");
+    assert_eq!(health.text(), "the series has no steps yet\n");
     assert_eq!(scratch.ok("series ls runs --branches").err, "no branches\n");
 }

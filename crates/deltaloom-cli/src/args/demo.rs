@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Show what deltaloom does on a small real model that comes with the program.
+/// Demonstrate deltaloom on small real weights that are built into the program.
 ///
-/// Packs three fine-tunes of one base, verifies and restores them, compares every byte, and prints the sizes beside general-purpose compression of the same bytes.
+/// Packs three fine-tunes of one base, verifies them, restores them and compares every byte. Prints
+/// their sizes next to general-purpose compression of the same bytes.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArguments {
-    /// Keep the files in this new directory
+    /// Keep the files, in this new folder
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
     /// Print the table as JSON

@@ -7,11 +7,14 @@ use clap::{Args, value_parser};
 use super::ThreadsArgument;
 use crate::values::compute::{CacheType, FormName, parse_fraction};
 
-/// Say how much memory many fine-tunes of one base take, in each form that they can have, with keys, values and activations.
+/// Estimate the memory that many fine-tunes of one base need.
 ///
-/// Without --tuned a share of the elements is assumed to differ. Keys, values and activations are counted where config.json is beside the base; activations are those of a step
-/// of one token of each sequence of the batch. With --check the base and the tenants are really loaded in one form, and the memory that this process then takes is compared
-/// with the estimate: exit code 1 means that they differ by more than 10 %.
+/// Prints the total for every in-memory format. Keys, values and activations are included if
+/// config.json is next to the base; activations are those of one decoding step, with one token per
+/// sequence. Without --tuned, a fixed fraction of the elements is assumed to have changed.
+///
+/// With --check, the base and the fine-tunes are loaded in one format, and the memory used by the
+/// process is compared with the estimate. Exit code 1 if they differ by more than 10 %.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom estimate base/ --tenants 100
@@ -19,31 +22,31 @@ use crate::values::compute::{CacheType, FormName, parse_fraction};
   deltaloom estimate base/ --tenants 16 --tuned tuned/ --tuned other.loom --json
   deltaloom estimate base/ --tenants 16 --tuned tuned/ --check --form planes")]
 pub(crate) struct EstimateArguments {
-    /// Base: a .safetensors file or a directory
+    /// Base: a .safetensors file or a folder
     #[arg(value_name = "BASE")]
     pub(crate) base: PathBuf,
-    /// How many fine-tunes
+    /// Number of fine-tunes
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) tenants: u32,
-    /// A fine-tune, or the container of one; may be repeated. Their mean stands for the others
+    /// A fine-tune or its container; may be repeated. All others are assumed to be like their mean
     #[arg(long, value_name = "FILE")]
     pub(crate) tuned: Vec<PathBuf>,
-    /// Share of the elements that differ, from 0 to 1, if no fine-tune is given
-    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "tuned", value_parser = parse_fraction)]
+    /// Without --tuned: fraction of elements that changed, from 0 to 1
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.13, conflicts_with = "tuned", value_parser = parse_fraction)]
     pub(crate) changed: f64,
-    /// Tokens of a sequence
+    /// Tokens per sequence
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = value_parser!(u32).range(1..))]
     pub(crate) context: u32,
-    /// Sequences at a time
+    /// Sequences in a batch
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
     pub(crate) batch: u32,
-    /// Type of keys and values
-    #[arg(long, value_enum, default_value_t = CacheType::Bf16)]
+    /// Data type of keys and values
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
     pub(crate) dtype_cache: CacheType,
-    /// Load base and tenants, and compare with what this process takes
+    /// Load everything and compare the memory used with the estimate (Linux only)
     #[arg(long, requires = "tuned")]
     pub(crate) check: bool,
-    /// With --check: the form of matrices
+    /// With --check: in-memory format of the matrices
     #[arg(long, value_enum, value_name = "FORM", default_value_t = FormName::Csr)]
     pub(crate) form: FormName,
     #[command(flatten)]

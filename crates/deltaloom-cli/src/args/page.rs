@@ -6,24 +6,24 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub(crate) struct PageArguments {
-    /// Also write a page with pictures, which needs no network
+    /// Also write the results as one self-contained HTML page with charts
     #[arg(long, value_name = "FILE.html")]
     pub(crate) html: Option<PathBuf>,
-    /// With --html: also write each picture as a file into this folder
+    /// With --html: also write each chart as an SVG file into this folder
     #[arg(long, value_name = "DIR", requires = "html")]
     pub(crate) svg: Option<PathBuf>,
-    /// Replace an existing page and pictures
+    /// Replace an existing page and charts
     #[arg(long, requires = "html")]
     pub(crate) overwrite: bool,
 }
 
-/// How an experiment says what it has measured.
+/// How an experiment reports its results.
 #[derive(Debug, Args)]
 pub(crate) struct ReportArguments {
     /// Print the report as JSON on standard output
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// Print the rows as comma-separated values on standard output
+    /// Print the rows as CSV on standard output
     #[arg(long)]
     pub(crate) csv: bool,
     #[command(flatten)]

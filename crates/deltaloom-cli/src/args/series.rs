@@ -6,7 +6,7 @@ pub(crate) mod plot;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use deltaloom::series::KeepRules;
 
@@ -14,10 +14,14 @@ use super::ThreadsArgument;
 use crate::values::series::{ExistingStep, NewStep, parse_existing_step, parse_interval, parse_new_step};
 use crate::values::{Preset, parse_pair};
 
-/// Keep every checkpoint of a training run: exact, small, and safe from writers that are killed.
+/// Store every checkpoint of a training run: lossless, small, and safe if a writer is killed.
 ///
-/// STORE is a folder, or the URL of a place in an object store: s3://bucket/prefix, gs://..., az://..., with credentials and endpoints from the usual environment variables
-/// (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME and so on).
+/// STORE is a folder, or a location in an object store: s3://bucket/prefix, gs://..., az://...
+/// Credentials and endpoints come from the usual environment variables, such as AWS_ACCESS_KEY_ID,
+/// AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS and AZURE_STORAGE_ACCOUNT_NAME.
+///
+/// Each step is stored as a difference from an earlier step, except for keyframes, which are packed
+/// on their own.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -38,7 +42,9 @@ pub(crate) struct SeriesArguments {
 pub(crate) enum SeriesCommand {
     Init(InitArguments),
     Add(AddArguments),
+    /// List steps, oldest first
     Ls(ListArguments),
+    /// List steps with their texts and times, newest first
     Log(ListArguments),
     Show(ShowArguments),
     #[cfg(feature = "report")]
@@ -58,112 +64,104 @@ pub(crate) enum SeriesCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgument {
-    /// A folder or a URL
+    /// The series: a folder or a URL
     #[arg(value_name = "STORE", env = STORE_VARIABLE, hide_env_values = true)]
     pub(crate) location: String,
 }
 
-/// What names the series where the command line does not.
+/// Names the series if the command line does not.
 const STORE_VARIABLE: &str = "DELTALOOM_SERIES";
 
-/// A series, and what is to be added to it. One optional value before one that is not.
-#[derive(Debug, Args)]
-pub(crate) struct StoreAndInput {
-    /// The series, a folder or a URL [env: DELTALOOM_SERIES]; then what to add: a .safetensors
-    /// file, or a folder with shards and small files; for `watch` the folder that a trainer writes
-    /// into
-    #[arg(value_names = ["STORE", "INPUT"], num_args = 1..=2, required = true)]
-    words: Vec<PathBuf>,
-}
-
-impl StoreAndInput {
-    /// The location of the series, and the path of the input.
-    pub(crate) fn split(&self) -> Result<(String, &Path)> {
-        match &self.words[..] {
-            [input] => {
-                let store = std::env::var(STORE_VARIABLE).ok().filter(|store| !store.is_empty());
-                let store = store.with_context(|| {
-                    format!(
-                        "only {} is given: name the series before it, or in {STORE_VARIABLE}",
-                        input.display()
-                    )
-                })?;
-                Ok((store, input))
-            }
-            [store, input] => {
-                let location = store.to_str().with_context(|| format!("{}: not UTF-8", store.display()))?;
-                Ok((location.to_owned(), input))
-            }
-            _ => bail!("there is one series and one input"),
-        }
+/// The series and the input. If there is only one word, it is the input, and the environment names
+/// the series.
+pub(crate) fn store_and_input<'a>(
+    first: &'a Path,
+    second: Option<&'a PathBuf>,
+) -> Result<(String, &'a Path)> {
+    if let Some(input) = second {
+        let location = first.to_str().with_context(|| format!("{}: not UTF-8", first.display()))?;
+        return Ok((location.to_owned(), input));
     }
+    let store = std::env::var(STORE_VARIABLE).ok().filter(|store| !store.is_empty());
+    let store = store.with_context(|| {
+        format!("no series for {}: name it before the input, or in {STORE_VARIABLE}", first.display())
+    })?;
+    Ok((store, first))
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BranchArgument {
-    /// Steps of this branch instead of the main line
+    /// Use this branch instead of the main line
     #[arg(long = "branch", id = "branch", value_name = "NAME")]
     pub(crate) name: Option<String>,
 }
 
-/// Make an empty series.
+/// Create an empty series.
 #[derive(Debug, Args)]
 pub(crate) struct InitArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Steps from one keyframe, which is packed on its own, to the next at most
+    /// Maximum number of steps between keyframes
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(crate) keyframe_every: u32,
-    /// Containers besides a keyframe that must be decoded for any step at most
+    /// Maximum number of deltas to decode on top of a keyframe, to restore any step
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) max_chain: u32,
 }
 
 /// Add a checkpoint as the newest step.
 ///
-/// It is packed against an earlier step and appears in the series whole or not at all. Adding the
-/// same content under the same step again changes nothing; other content, or a step before the
-/// newest one, is an error, and so is a checkpoint of which over a quarter of the bytes are tensors
-/// that the newest step does not have in that dtype and shape. Weights that are NaN or infinite,
-/// and matrices that have become constant, are stored, counted and warned of.
+/// It is packed against an earlier step, and appears in the series completely or not at all. Adding
+/// the same content as the same step again changes nothing. It is an error to add other content as
+/// an existing step, to add a step older than the newest one, or to add a checkpoint of another
+/// model: one in which more than a quarter of the bytes are in tensors that the newest step does not
+/// have in the same dtype and shape. NaN and infinite weights, and matrices that have become
+/// constant, are stored, counted and reported.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CKPT>",
+    override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CHECKPOINT>",
     after_long_help = "Examples:
   deltaloom series add runs/7b model.safetensors --step 500
-  deltaloom series add runs/7b out/checkpoint-500 --step 500 --optimizer out/optimizer-500.safetensors --meta loss=2.31 --meta lr=1e-5
+  deltaloom series add runs/7b out/checkpoint-500 --step 500 --meta loss=2.31 --meta lr=1e-5
+  deltaloom series add runs/7b model --step 500 --optimizer optimizer-500.safetensors
   deltaloom series add runs/7b out/checkpoint-500 --step 500 --background
-  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind   # steps 300 to 500 become branch after-200"
+  # Steps 300 to 500 become the branch after-200:
+  deltaloom series add runs/7b out/checkpoint-300 --step 300 --rewind"
 )]
 pub(crate) struct AddArguments {
-    #[command(flatten)]
-    pub(crate) places: StoreAndInput,
-    /// The number of the step, or `next` for one more than the newest
+    /// The series: a folder or a URL; may be omitted if DELTALOOM_SERIES names it
+    #[arg(value_name = "STORE")]
+    pub(crate) store: PathBuf,
+    /// The checkpoint: a .safetensors file, or a folder of shards and other files
+    #[arg(value_name = "CHECKPOINT")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Number of the step, or `next` for the newest step plus one
     #[arg(long, value_name = "N|next", value_parser = parse_new_step)]
     pub(crate) step: NewStep,
-    /// The optimizer's state: a .safetensors file or a directory
+    /// Optimizer state to store with it: a .safetensors file or a folder
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) optimizer: Option<PathBuf>,
-    /// Text to keep with the step; may be repeated
+    /// Text to store with the step; may be repeated
     #[arg(long, value_name = "K=V", value_parser = parse_pair)]
     pub(crate) meta: Vec<(String, String)>,
-    /// Pack it on its own
+    /// Make it a keyframe
     #[arg(long)]
     pub(crate) keyframe: bool,
-    /// Add it even if a quarter of its tensors, by bytes, are not those of the newest step
+    /// Add it even if it looks like a checkpoint of another model
     #[arg(long)]
     pub(crate) force: bool,
-    /// For a run that went back: close the steps from this one on as a branch, and go on from the
-    /// step before
+    /// Continue from an earlier step: move this and all later steps to a branch, and add the
+    /// checkpoint after the step before them
     #[arg(long)]
     pub(crate) rewind: bool,
-    /// With --rewind: the name of that branch, instead of `after-N` for the step N that it leaves
+    /// With --rewind: name of that branch [default: `after-N`, where N is the step it forks from]
     #[arg(long, value_name = "NAME", requires = "rewind")]
     pub(crate) branch: Option<String>,
-    /// Return when a copy is safe on the local disk, and add that in the background; `flush` waits for it
+    /// Return once a copy is on the local disk, and add that copy in the background; `flush` waits
+    /// for it
     #[arg(long)]
     pub(crate) background: bool,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     #[command(flatten)]
@@ -173,31 +171,31 @@ pub(crate) struct AddArguments {
     pub(crate) json: bool,
 }
 
-/// List steps, oldest first (`log`: newest first, with text and times).
+/// Which steps or branches to list, and how.
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// The newest so many
+    /// List only the newest N steps
     #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "all")]
     pub(crate) last: usize,
-    /// All steps
+    /// List all steps
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
-    /// List the branches instead
+    /// List branches instead of steps
     #[arg(long, conflicts_with_all = ["branch", "csv", "all", "last"])]
     pub(crate) branches: bool,
-    /// Print them as JSON
+    /// Print the list as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// Print them as CSV
+    /// Print the list as CSV
     #[arg(long)]
     pub(crate) csv: bool,
 }
 
-/// Describe the series, or one step of it.
+/// Describe a series, or one of its steps.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series show runs/7b
@@ -205,25 +203,26 @@ pub(crate) struct ListArguments {
 pub(crate) struct ShowArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// A step, or `newest`
+    /// Describe this step; `newest` is the last one
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: Option<ExistingStep>,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
-    /// With --step: a line for every tensor
+    /// With --step: also list every tensor
     #[arg(long, requires = "step")]
     pub(crate) tensors: bool,
-    /// Print it as JSON
+    /// Print the description as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// With --step: print a line for every tensor as CSV
+    /// With --step: print the list of tensors as CSV
     #[arg(long, requires = "step")]
     pub(crate) csv: bool,
 }
 
 /// Restore a step, byte for byte.
 ///
-/// With a model only, OUT is the file or directory that was added; with an optimizer's state too, OUT is a directory with `model` and `optimizer` in it.
+/// OUT becomes the file or folder that was added. If optimizer state was stored too, OUT is a folder
+/// that contains `model` and `optimizer`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series get runs/7b --step 500 -o checkpoint-500
@@ -232,15 +231,15 @@ pub(crate) struct ShowArguments {
 pub(crate) struct GetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// The step, or `newest`
+    /// Number of the step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
-    /// File or directory to restore
+    /// File or folder to write; `-` is standard output (one file only)
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
-    /// `model`, `optimizer`, or the name of a tensor, whose bytes are written
+    /// Restore only the model, the optimizer state, or the raw bytes of one tensor
     #[arg(long, value_name = "model|optimizer|TENSOR")]
     pub(crate) only: Option<String>,
     #[command(flatten)]
@@ -248,14 +247,14 @@ pub(crate) struct GetArguments {
     /// Replace an existing output
     #[arg(long)]
     pub(crate) overwrite: bool,
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Change the text that is kept with a step.
+/// Change the texts stored with a step.
 ///
-/// A name with a value is added or replaced, a name without one (`k=`) is removed.
+/// K=V adds or replaces a text. K= removes it.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series set runs/7b --step 500 --meta loss=2.29 --meta note='before the restart'
@@ -263,21 +262,21 @@ pub(crate) struct GetArguments {
 pub(crate) struct SetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// The step, or `newest`
+    /// Number of the step, or `newest`
     #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
     pub(crate) step: ExistingStep,
-    /// Text to set, or to remove where nothing follows the `=`; may be repeated
+    /// Text to set, or to remove if V is empty; may be repeated
     #[arg(long, value_name = "K=V", required = true, value_parser = parse_pair)]
     pub(crate) meta: Vec<(String, String)>,
-    /// Print the step as JSON
+    /// Print the changed step as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 /// Remove steps, such as one that was added by mistake.
 ///
-/// Steps that rested on one that goes are packed again, and only those. The newest step may go too.
-/// Space is free after `gc`.
+/// Only steps that depended on a removed step are repacked. The newest step can be removed too. Run
+/// `gc` afterwards to free the space.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series rm runs/7b --step 301
@@ -285,23 +284,26 @@ pub(crate) struct SetArguments {
 pub(crate) struct RemoveArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// A step, or `newest`; may be repeated
+    /// Number of a step to remove, or `newest`; may be repeated
     #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step)]
     pub(crate) step: Vec<ExistingStep>,
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Leave out all steps but those that a rule keeps.
+/// Remove all steps except those that a rule keeps.
 ///
-/// Rules, with commas between: `last N`, `every N` (steps that are multiples), `best NAME [N]` (least number under that name in --meta), `highest NAME [N]`, `step N`,
-/// `keyframes`. The newest step is always kept. A rule that names what is not there, and rules that keep nothing at all, are an error. Steps that rested on one that goes are packed again, and only those. Space is free after `gc`.
+/// Rules are separated by commas: `last N`, `every N` (steps that are multiples of N), `best NAME [N]`
+/// (the N smallest numbers stored as NAME with --meta), `highest NAME [N]`, `step N`, `keyframes`. The
+/// newest step is always kept. It is an error if a rule names something that does not exist, or if
+/// the rules keep nothing. Only steps that depended on a removed step are repacked. Run `gc`
+/// afterwards to free the space.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
@@ -310,67 +312,72 @@ pub(crate) struct RemoveArguments {
 pub(crate) struct PruneArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Which steps to keep
+    /// Rules for the steps to keep
     #[arg(long, value_name = "RULES", required_unless_present = "branch")]
     pub(crate) keep: Option<KeepRules>,
-    /// Leave out this branch, all of it, instead
+    /// Remove this whole branch instead
     #[arg(long, value_name = "NAME", conflicts_with = "keep")]
     pub(crate) branch: Option<String>,
-    /// Only say what would be done
+    /// Only print what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Pack every step again, with other options.
+/// Repack every step with other options.
 #[derive(Debug, Args)]
 pub(crate) struct RepackArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Steps from one keyframe to the next at most, from now on
+    /// Maximum number of steps between keyframes; also applies to steps added later
     #[arg(long, value_name = "N")]
     pub(crate) keyframe_every: Option<u32>,
-    /// Containers besides a keyframe that must be decoded for any step at most, from now on
+    /// Maximum number of deltas to decode on top of a keyframe, to restore any step; also applies to
+    /// steps added later
     #[arg(long, value_name = "N")]
     pub(crate) max_chain: Option<u32>,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Remove objects that no step needs: what pruning left, and what writers left that were killed.
+/// Delete objects that no step needs.
+///
+/// They are left over from pruning or from interrupted writers.
 #[derive(Debug, Args)]
 pub(crate) struct GcArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Leave alone what is younger, since someone may be about to add it: 30s, 90m, 2h, 1day
+    /// Keep objects younger than this, such as 30s, 90m, 2h or 1day: another process may be about to
+    /// use them
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) grace: Duration,
-    /// Only say what would be removed
+    /// Only print what would be deleted
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Print a report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// Check that every step can be restored: manifest, pages, the bytes of every container; with --deep also by decoding every tensor.
+/// Check that every step can be restored.
 ///
-/// Exit code 1 means that something is wrong.
+/// Checks the manifest, its pages, and the stored bytes of every container. With --deep, every tensor
+/// is decoded too. Exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 pub(crate) struct VerifySeriesArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Decode every step and compare every digest
+    /// Also decode every step and verify every digest
     #[arg(long)]
     pub(crate) deep: bool,
     #[command(flatten)]
@@ -380,13 +387,13 @@ pub(crate) struct VerifySeriesArguments {
     pub(crate) json: bool,
 }
 
-/// Add each checkpoint that a trainer writes into a folder, once it is complete.
+/// Add every checkpoint that a training program writes to a folder, as soon as it is complete.
 ///
-/// Folders and .safetensors files whose names have a number, such as checkpoint-500 or
-/// global_step500, are checkpoints of that step. One is complete when its headers and lengths
-/// agree, every shard that its index names is there, and nothing has changed between two looks.
-/// Where the trainer went back and writes earlier steps anew, the later steps become a branch, as
-/// with `add --rewind`. A checkpoint of another model is skipped. Runs until it is interrupted.
+/// A folder or .safetensors file with a number in its name, such as checkpoint-500 or
+/// global_step500, is the checkpoint of that step. It is complete when its headers match its length,
+/// all shards listed in its index exist, and nothing has changed between two scans. If the trainer
+/// restarts from an earlier step, the later steps become a branch, as with `add --rewind`. Checkpoints
+/// of another model are skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",
@@ -396,27 +403,31 @@ pub(crate) struct VerifySeriesArguments {
   deltaloom series watch runs/7b out --once"
 )]
 pub(crate) struct WatchArguments {
-    #[command(flatten)]
-    pub(crate) places: StoreAndInput,
-    /// Time between two looks
+    /// The series: a folder or a URL; may be omitted if DELTALOOM_SERIES names it
+    #[arg(value_name = "STORE")]
+    pub(crate) store: PathBuf,
+    /// The folder to watch
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Time between two scans of the folder, such as 5s or 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
-    /// Stop when everything that is there has been added
+    /// Stop once all existing checkpoints have been added
     #[arg(long)]
     pub(crate) once: bool,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
 }
 
-/// Add what `add --background` has left on the local disk, and wait for it.
+/// Finish what `add --background` has started, and wait for it.
 #[derive(Debug, Args)]
 pub(crate) struct FlushArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// How much time packing may take
+    /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,
     #[command(flatten)]

@@ -29,8 +29,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
     let scratch = tempfile::tempdir()?;
     let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
     if arguments.keep.is_some() {
-        fs::create_dir(folder)
-            .with_context(|| format!("{}: cannot make this directory", folder.display()))?;
+        fs::create_dir(folder).with_context(|| format!("{}: cannot create this folder", folder.display()))?;
     }
     let write =
         |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).with_context(|| name.to_owned());
@@ -88,7 +87,7 @@ fn planes(bytes: &[u8]) -> Vec<u8> {
 
 fn describe(rows: &[Row]) -> String {
     let header = [
-        "against one base, every byte restored",
+        "fine-tune of one base, restored",
         "original",
         "deltaloom",
         "XOR planes+zstd-10",
@@ -110,7 +109,7 @@ fn describe(rows: &[Row]) -> String {
         ]
     }));
     format!(
-        "{}\nThe weights are a part of a 12.5 M-parameter model that was trained for minutes; larger models are not shown here.\n",
+        "{}\nThe weights are part of a 12.5 M-parameter model that was trained for minutes. Larger models are not shown here.\n",
         ui::table(&lines)
     )
 }

@@ -51,7 +51,7 @@ fn describe(report: &DiffReport) -> String {
         rows.push(row);
     }
     let summary = format!(
-        "{} tensors, {identical} identical, {} not\n{}\n",
+        "{} tensors: {identical} identical, {} different\n{}\n",
         report.tensors.len(),
         report.tensors.len() - identical,
         total(&report.total)
@@ -75,7 +75,7 @@ fn total(total: &DiffTotal) -> String {
     let parts = [
         ("only in the first", &total.only_a),
         ("only in the second", &total.only_b),
-        ("of another type or shape", &total.retyped),
+        ("with another dtype or shape", &total.retyped),
     ];
     for (which, part) in parts.into_iter().filter(|(_, part)| **part != Uncompared::default()) {
         line.push_str(&format!("; {which}: {} weights, {}", part.weights, ui::bytes(part.bytes)));

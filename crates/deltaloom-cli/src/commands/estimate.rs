@@ -17,7 +17,7 @@ use crate::progress::Bar;
 use crate::values::compute::{CacheType, FormName};
 use crate::{Answer, inputs, ui};
 
-/// An estimate may be wrong by so much.
+/// The largest relative error of an estimate.
 const TOLERANCE: f64 = 0.1;
 
 #[derive(Serialize)]
@@ -56,18 +56,19 @@ struct Check {
 /// Takes one number of a tenant.
 type Bytes = fn(&TenantBytes) -> u64;
 
-/// What the allocator is told for a check: to give freed memory back at once, and to take no huge pages, of which the parts between blocks would count.
+/// Settings of the allocator for a check: free memory is given back at once, and there are no huge
+/// pages, whose gaps between blocks would count.
 const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_ALLOW_THP", "0")];
 
 pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
     if arguments.check && EXACT_MEMORY.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
-        // It reads that when it starts.
+        // The allocator reads them when the process starts.
         let mut command = Command::new(std::env::current_exe()?);
         let status = command.args(std::env::args_os().skip(1)).envs(EXACT_MEMORY).status()?;
         return match status.code() {
             Some(0) => Ok(Answer::Yes),
             Some(1) => Ok(Answer::No),
-            _ => bail!("the check did not come to its end"),
+            _ => bail!("the check failed"),
         };
     }
     let config = config_of(&arguments.base);
@@ -90,7 +91,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
     let base_bytes: u64 = base.weights().map(|(_, info)| info.len_bytes()).sum();
     let folder = tempfile::tempdir()?;
     let containers = containers(arguments, &base, folder.path(), bar, &mut warnings)?;
-    // First, since what is freed later need not be given back to the system.
+    // Before anything else: memory freed later might not be given back to the system.
     let measured = arguments.check.then(|| measure(arguments, &containers)).transpose()?;
     let mut tenants = Vec::new();
     for (container, path) in containers.iter().zip(&arguments.tuned) {
@@ -99,8 +100,8 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
         if matched == 0 {
             let (path, base) = (path.display(), arguments.base.display());
             bail!(
-                "{path}: 0 of {tensors} tensors have a counterpart in {base}, of the same name, type and shape: \
-                 it is no fine-tune of it"
+                "{path} is not a fine-tune of {base}: none of its {tensors} tensors has a counterpart of the \
+                 same name, dtype and shape"
             );
         }
         if matched < tensors {
@@ -120,7 +121,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
         CacheType::F32 => 4,
     };
     let (context, batch) = (u64::from(arguments.context), u64::from(arguments.batch));
-    let too_large = "keys, values or activations are more bytes than can be counted";
+    let too_large = "the size of keys, values or activations overflows 64 bits";
     let cache_bytes =
         sizes.map(|sizes| sizes.cache_bytes(context, batch, cache_type).context(too_large)).transpose()?;
     let activation_bytes = sizes.map(|sizes| sizes.activation_bytes(batch).context(too_large)).transpose()?;
@@ -138,7 +139,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
         let base_bytes = if form == "raw copies" { 0 } else { base_bytes };
         let weight_bytes =
             mean(of).checked_mul(u64::from(arguments.tenants)).and_then(|all| all.checked_add(base_bytes));
-        let weight_bytes = weight_bytes.context("more bytes than can be counted")?;
+        let weight_bytes = weight_bytes.context("the total size overflows 64 bits")?;
         let total = weight_bytes
             .checked_add(cache_bytes.unwrap_or(0))
             .and_then(|sum| sum.checked_add(activation_bytes.unwrap_or(0)));
@@ -146,7 +147,7 @@ fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) 
             form,
             tenant_bytes: mean(of),
             weight_bytes,
-            total_bytes: total.context("more bytes than can be counted")?,
+            total_bytes: total.context("the total size overflows 64 bits")?,
         })
     };
     let forms = forms.into_iter().map(row).collect::<Result<Vec<_>>>()?;
@@ -201,13 +202,13 @@ fn containers(
     arguments.tuned.iter().enumerate().map(pack).collect()
 }
 
-/// Packs in a process of its own: what packing takes for a while is not to be measured with what is loaded.
+/// Packs in a process of its own, whose memory is not measured.
 fn pack_elsewhere(arguments: &EstimateArguments, tuned: &Path, output: std::path::PathBuf) -> Result<Source> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("pack").arg(tuned).arg("--base").arg(&arguments.base).arg("-o").arg(&output);
     command.arg("--threads").arg(arguments.threads.count.to_string()).stdout(Stdio::null());
     if !command.status()?.success() {
-        bail!("{} could not be packed", tuned.display());
+        bail!("cannot pack {}", tuned.display());
     }
     Ok(Source::File(output))
 }
@@ -219,7 +220,7 @@ fn resolve(
 ) -> Result<Arc<ResolvedContainer>> {
     let (name, limits) = (Path::new("packed"), Limits::default());
     let container = match source {
-        // Tiles stay in memory; of what only has to be decoded once mapped pages would count.
+        // Tiles stay in memory. Other forms are decoded once, and mapped pages would count.
         Source::File(path) if arguments.form == FormName::Tiles => {
             let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
             Container::from_source(path, Box::new(bytes), &limits)?
@@ -232,10 +233,10 @@ fn resolve(
     Ok(Arc::new(ResolvedContainer::new(container, &bases)?))
 }
 
-/// Loads everything; how much more this process then has in memory.
+/// Loads everything and returns how much the memory of this process grew.
 fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
     let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
-    // One that is dropped again, so that what decoding needs for a while is there already.
+    // One is loaded and dropped first, so that temporary memory of decoding is already allocated.
     if let Some(first) = containers.first() {
         LoadedTenant::load(&resolve(first, arguments, &base)?, &base, arguments.form.form())?;
     }
@@ -271,12 +272,12 @@ fn check(arguments: &EstimateArguments, measured: u64, base_bytes: u64, tenants:
     }
 }
 
-/// What this process has in memory, as Linux counts it.
+/// The resident memory of this process, as Linux counts it.
 fn resident_bytes() -> Result<u64> {
     const PATH: &str = "/proc/self/smaps_rollup";
     let text = std::fs::read_to_string(PATH).with_context(|| format!("{PATH}: --check needs Linux"))?;
     let Some(line) = text.lines().find_map(|line| line.strip_prefix("Rss:")) else {
-        bail!("{PATH} does not say what is resident");
+        bail!("{PATH} has no line `Rss:`");
     };
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().context(PATH)?;
     Ok(kilobytes * 1024)
@@ -298,11 +299,9 @@ fn describe(report: &Report) -> String {
             ui::bytes(activations)
         ));
     } else {
-        out.push_str(
-            "keys, values and activations are not counted: there is no config.json beside the base\n",
-        );
+        out.push_str("keys, values and activations are not included: no config.json next to the base\n");
     }
-    let mut rows = vec![["form", "a tenant", "base and tenants", "total"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["format", "per tenant", "base and tenants", "total"].map(str::to_owned).to_vec()];
     for row in &report.forms {
         rows.push(vec![
             row.form.to_owned(),
@@ -314,7 +313,7 @@ fn describe(report: &Report) -> String {
     out.push_str(&format!("\n{}", ui::table(&rows)));
     if let Some(check) = &report.check {
         out.push_str(&format!(
-            "\nloaded as {}: estimated {}, measured {}, {:.3} of the estimate: {}\n",
+            "\nloaded as {}: estimated {}, measured {}, which is {:.3} of the estimate: {}\n",
             check.form,
             ui::bytes(check.estimated_bytes),
             ui::bytes(check.measured_bytes),

@@ -18,7 +18,7 @@ pub(crate) fn man(arguments: &ManArguments) -> Result<Answer> {
     command.build();
     for word in &arguments.command {
         let Some(found) = command.find_subcommand(word) else {
-            bail!("there is no command `{NAME} {}`", arguments.command.join(" "));
+            bail!("unknown command `{NAME} {}`", arguments.command.join(" "));
         };
         command = found.clone();
     }

@@ -13,7 +13,7 @@ use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::{Answer, inputs, ui};
 
-/// Candidates of a search that are shown; JSON has all.
+/// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
 
 /// What `--json` prints.
@@ -27,12 +27,12 @@ struct Report<'a> {
     unread: Option<&'a Unread>,
 }
 
-/// Files of a folder that may hold weights, and are stored as they are.
+/// Files of a folder that may contain weights but are stored unchanged.
 #[derive(Serialize)]
 struct Unread {
     files: usize,
     bytes: u64,
-    /// How many are of each kind; those whose kind is not known are missing.
+    /// Files of each known kind.
     kinds: BTreeMap<Foreign, usize>,
 }
 
@@ -48,9 +48,13 @@ impl Unread {
     fn describe(&self) -> String {
         let (files, size) = (self.files, ui::bytes(self.bytes));
         let stored = if files == 1 {
-            format!("1 file, {size}, is no weights that deltaloom reads and is stored as it is")
+            format!(
+                "1 file ({size}) is not in a format of weights that deltaloom reads, and is stored unchanged"
+            )
         } else {
-            format!("{files} files, {size}, are no weights that deltaloom reads and are stored as they are")
+            format!(
+                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are stored unchanged"
+            )
         };
         let kind = |(kind, count): (&Foreign, &usize)| {
             format!("{count} {} file{}", kind.name(), if *count == 1 { "" } else { "s" })
@@ -68,7 +72,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     };
     let (checkpoint, mut warnings) = inputs::open_checkpoint(path)?;
     if !arguments.dry_run {
-        // Said before the bases are read, which may take long.
+        // Before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
         let inputs = target::inputs(paths.iter().chain(adapters).chain([path]));
         target.check(arguments.overwrite, &inputs)?;
@@ -95,7 +99,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     let found = found.and_then(|report| report.chosen.as_deref()).map(PathBuf::from);
     let paths = found.as_ref().map_or(&arguments.bases.paths[..], std::slice::from_ref);
     if names.len() > paths.len() {
-        bail!("there are {} names of bases and {} bases", names.len(), paths.len());
+        bail!("{} names for {} bases: --base-name occurs more often than --base", names.len(), paths.len());
     }
     bases.set_names(paths.iter().map(PathBuf::as_path).zip(names.iter().map(String::as_str)))?;
     let report = pack(&checkpoint, &bases, &target, texts, arguments)?;
@@ -112,7 +116,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
 
 /// `x.safetensors` and the folder `x` become `x.loom` beside them.
 fn default_output(checkpoint: &Path) -> PathBuf {
-    // A path such as `.` has its name elsewhere.
+    // A path such as `.` does not contain its name.
     let named = match checkpoint.file_name() {
         Some(_) => checkpoint.to_path_buf(),
         None => checkpoint.canonicalize().unwrap_or_else(|_| checkpoint.to_path_buf()),
@@ -120,7 +124,7 @@ fn default_output(checkpoint: &Path) -> PathBuf {
     if !named.is_dir() {
         return named.with_extension("loom");
     }
-    // A name such as `model-v1.5` has no ending, and `model/` no file in it.
+    // `.5` in `model-v1.5` is not an extension.
     let mut name = named.file_name().unwrap_or_default().to_os_string();
     name.push(".loom");
     named.with_file_name(name)
@@ -153,7 +157,7 @@ fn pack(
     Ok(report)
 }
 
-/// The texts of a container, or nothing where it is to say nothing of itself.
+/// The texts to record in the container; `None` records nothing, not even names of bases.
 fn texts(arguments: &IdentityArguments) -> Result<Option<Texts>> {
     if arguments.no_identity {
         return Ok(None);
@@ -161,13 +165,13 @@ fn texts(arguments: &IdentityArguments) -> Result<Option<Texts>> {
     let mut texts = Texts::new();
     for (key, text) in &arguments.texts {
         if texts.insert(key.clone(), text.clone()).is_some() {
-            bail!("--meta {key} is given twice");
+            bail!("--meta {key} occurs twice");
         }
     }
     Ok(Some(texts))
 }
 
-/// Looks for a base and says what was found, for people also where the report is JSON.
+/// Searches for a base and prints what was found, even if the report is JSON.
 fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> Result<BaseSearch> {
     let bar = Bar::new("searching");
     let exclude: Vec<&Path> = arguments.output.as_deref().into_iter().collect();
@@ -184,7 +188,9 @@ fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> 
 fn describe_search(report: &SearchReport) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut rows = vec![
-        ["base", "est. ratio", "saving", "identical", "of the rest", "matched"].map(str::to_owned).to_vec(),
+        ["base", "est. ratio", "saving", "identical", "saving on the rest", "matched"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     let alone = [String::from("(none)"), format!("{:.2}", report.alone_ratio)];
     rows.push(alone.into_iter().chain(std::iter::repeat_n("-".to_owned(), 4)).collect());
@@ -206,7 +212,7 @@ fn describe_search(report: &SearchReport) -> String {
     out.push_str(&ui::table(&rows));
     let hidden = report.candidates.len().saturating_sub(SHOWN_CANDIDATES);
     if hidden > 0 {
-        out.push_str(&format!("and {hidden} more that are further away\n"));
+        out.push_str(&format!("and {hidden} others with less in common\n"));
     }
     let chosen = report.candidates.first().filter(|_| report.chosen.is_some());
     match chosen {
@@ -221,7 +227,7 @@ fn describe_search(report: &SearchReport) -> String {
             let (identical, saving) =
                 (percent(report.least_identical_fraction), percent(report.least_changed_saving));
             out.push_str(&format!(
-                "no useful base: none has {identical} of the bytes or saves {saving} of the rest\n"
+                "no useful base: none has {identical} of the bytes in common, or saves {saving} of the rest\n"
             ));
         }
     }

@@ -24,7 +24,7 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(&arguments.container, &container)),
     };
-    // Said before the bases are read, which may take long.
+    // Before the bases are read, which may take long.
     let BaseArguments { paths, adapters } = &arguments.bases;
     let inputs = target::inputs(paths.iter().chain(adapters).chain([&arguments.container]));
     target.check(arguments.overwrite, &inputs)?;
@@ -50,7 +50,7 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// `x.loom` becomes `x`, with the ending of the file that was packed.
+/// `x.loom` becomes `x`, with the extension of the file that was packed.
 fn default_output(path: &Path, container: &Container) -> PathBuf {
     let ending = container.single_file().and_then(|name| Path::new(name).extension());
     match ending {
@@ -73,7 +73,7 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
     bar.finish();
     let report = match report {
         Err(Error::Cancelled) => {
-            Err(Error::Cancelled).with_context(|| format!("{} is as it was", base.display()))
+            Err(Error::Cancelled).with_context(|| format!("{} is unchanged", base.display()))
         }
         done => Ok(done?),
     }?;
@@ -87,15 +87,15 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
 fn summary(report: &InPlaceReport, base: &Path, check: Check) -> String {
     let checked = match check {
         Check::All => "every digest matches",
-        Check::Changed => "the digest of every tensor that changes matches",
+        Check::Changed => "every changed tensor matches its digest",
         Check::One => "one tensor checked",
     };
     let base = base.display();
     if report.already_applied {
-        return format!("{base} is the fine-tune already, {checked}; nothing written");
+        return format!("{base} already is the fine-tune ({checked}); nothing was written");
     }
     let (written, all) = (ui::bytes(report.written_bytes), ui::bytes(report.original_bytes));
-    let again = if report.resumed { "; went on where an earlier run had stopped" } else { "" };
+    let again = if report.resumed { "; resumed an interrupted run" } else { "" };
     format!(
         "{base} is now the fine-tune: {written} of {all} written, {checked}, {:.2} s{again}",
         report.seconds

@@ -29,9 +29,13 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
     if arguments.json {
         inputs::print_json(&report, &warnings)?;
     } else if report.ok {
-        let also = if report.checked == "digests" { " and every digest" } else { " (digests need --base)" };
+        let also = if report.checked == "digests" {
+            " and every digest match"
+        } else {
+            " matches (digests need --base)"
+        };
         ui::print(&format!(
-            "ok: {} tensors, {} chunks, every checksum{also}\n",
+            "ok: {} tensors, {} chunks: every checksum{also}\n",
             report.tensors, report.chunks
         ))?;
     } else {

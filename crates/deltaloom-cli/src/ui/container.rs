@@ -6,7 +6,7 @@ use deltaloom::{PackReport, Share};
 
 use crate::ui;
 
-/// One line with sizes, ratio, share and, where known, the time.
+/// One line with sizes, ratio and, if known, time.
 pub(crate) fn summary(report: &PackReport) -> String {
     let sizes = format!(
         "{} -> {}, ratio {:.3}",
@@ -25,7 +25,7 @@ pub(crate) fn summary(report: &PackReport) -> String {
 pub(crate) fn identity(report: &PackReport) -> String {
     let needs = match (report.needs_base, report.bases.is_empty()) {
         (true, false) => "yes",
-        (true, true) => "yes, which it does not name",
+        (true, true) => "yes (not recorded)",
         (false, _) => "no",
     };
     let mut out = format!("format version: {}\nneeds a base: {needs}\n", report.format_version);
@@ -39,7 +39,7 @@ pub(crate) fn identity(report: &PackReport) -> String {
     out
 }
 
-/// A container of a series, whose manifest says what it rests on.
+/// A container of a series, whose manifest records its bases.
 pub(crate) fn describe(report: &PackReport, with_tensors: bool) -> String {
     head(report) + &body(report, with_tensors)
 }

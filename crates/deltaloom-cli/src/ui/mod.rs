@@ -1,4 +1,4 @@
-//! What a person sees: tables, notes, warnings, errors with hints. Nothing here decides anything.
+//! What a person sees: tables, notes, warnings, errors with hints. Nothing here makes decisions.
 
 pub(crate) mod container;
 
@@ -11,10 +11,10 @@ use clap::builder::styling::{AnsiColor, Style};
 use crate::args::GlobalArguments;
 use crate::values::{Color, ProgressStyle};
 
-/// How the program talks; the same for a whole run.
+/// How the program prints; constant during a run.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// Errors are also JSON on standard output.
+    /// Errors are also printed as JSON on standard output.
     pub(crate) json: bool,
     pub(crate) quiet: bool,
     pub(crate) progress: ProgressStyle,
@@ -23,7 +23,7 @@ pub(crate) struct Look {
 
 static LOOK: OnceLock<Look> = OnceLock::new();
 
-/// Decides how the program talks. Only the first call counts.
+/// Sets how the program prints. Only the first call counts.
 pub(crate) fn set_look(json: bool, arguments: &GlobalArguments) {
     let GlobalArguments { quiet, color, progress, .. } = *arguments;
     let _ignored = LOOK.set(Look { json, quiet, progress, color });
@@ -33,7 +33,7 @@ pub(crate) fn look() -> &'static Look {
     LOOK.get_or_init(Look::default)
 }
 
-/// Whether standard error gets colours.
+/// Whether messages on standard error are coloured.
 pub(crate) fn has_color() -> bool {
     match look().color {
         Color::Always => true,
@@ -53,7 +53,7 @@ fn painted(word: &str, color: AnsiColor) -> String {
     format!("{style}{word}{style:#}")
 }
 
-/// Writes data to standard output. A reader that has had enough, such as `head`, changes no answer.
+/// Writes data to standard output. A reader that closes the pipe, such as `head`, is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -73,31 +73,31 @@ pub(crate) fn say_json(value: &impl serde::Serialize) -> Result<()> {
     Ok(())
 }
 
-/// Says on standard error what was done; `--quiet` leaves it out.
+/// Prints on standard error what was done, unless the program is quiet.
 pub(crate) fn note(text: &str) {
     if !look().quiet {
         say(text);
     }
 }
 
-/// Says on standard error what may be wrong.
+/// Prints on standard error what may be wrong.
 pub(crate) fn warn(text: &str) {
     say(&format!("{} {text}", painted("warning:", AnsiColor::Yellow)));
 }
 
-/// Says that work will end soon, to a person who waits for it.
+/// Tells a person at a terminal that work will end soon.
 pub(crate) fn say_stopping() {
     if io::stderr().is_terminal() && !look().quiet {
-        say("stopping; press Ctrl-C again to end at once");
+        say("stopping; press Ctrl-C again to quit at once");
     }
 }
 
 fn say(text: &str) {
-    // There is nobody to tell when standard error is closed.
+    // Nothing can be reported if standard error is closed.
     let _ignored = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Whether output ended because its reader, such as `head`, had enough.
+/// Whether output failed because its reader, such as `head`, closed the pipe.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_pipe = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| match cause.downcast_ref::<deltaloom::Error>() {
@@ -106,7 +106,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What can be done about the very error that has it as its context.
+/// A hint for one specific error, attached as its context.
 #[derive(Debug)]
 pub(crate) struct Hint(pub(crate) String);
 
@@ -124,7 +124,7 @@ pub(crate) fn print_error(message: &str, hint: Option<&str>) {
     }
 }
 
-/// Bytes for people: exact below 10,000, else three figures.
+/// Bytes for people: exact below 10,000, otherwise three significant digits.
 pub(crate) fn bytes(count: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB"];
     if count < 10_000 {

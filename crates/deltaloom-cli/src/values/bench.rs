@@ -5,29 +5,29 @@ use clap::ValueEnum;
 /// A line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Row {
-    /// Packing, and decoding every chunk with its checksum
+    /// deltaloom; decoding verifies the checksum of every chunk
     Deltaloom,
-    /// The same, and the digest of every tensor
+    /// deltaloom; decoding also verifies the digest of every tensor
     #[value(name = "deltaloom+digests")]
     DeltaloomDigests,
-    /// Packing, and turning the base into the result where it is in memory
+    /// deltaloom; decoding turns the base in memory into the fine-tune
     InPlace,
-    /// Copying the bytes: the limit
+    /// A plain copy: the upper limit of speed
     Memcpy,
-    /// zstd, level 1
+    /// zstd level 1
     #[value(name = "zstd-1")]
     Zstd1,
-    /// zstd, level 3
+    /// zstd level 3
     #[value(name = "zstd-3")]
     Zstd3,
-    /// LZ4 blocks
+    /// LZ4 block format
     Lz4,
-    /// pco on differences in ULPs, or without a base on the numbers
+    /// pco on differences in ULPs, or on the values if there is no base
     Pco,
-    /// zstd, level 1, of the XOR with the base
+    /// zstd level 1 on the XOR with the base
     #[value(name = "xor+zstd-1")]
     XorZstd1,
-    /// zstd, level 3, of 1 MiB pieces of the byte planes of that XOR
+    /// zstd level 3 on the byte planes of the XOR with the base, in 1 MiB pieces
     Bitx,
 }
 

@@ -3,24 +3,22 @@
 use clap::ValueEnum;
 use deltaloom_compute::Form;
 
-/// How the matrices of a fine-tune are kept in memory.
+/// The format in which a fine-tune's matrices are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormName {
-    /// Entropy-coded tiles, decoded while they are multiplied
+    /// Entropy-coded tiles, decoded during multiplication
     Tiles,
-    /// Masks and the bytes that change
+    /// Masks and the bytes that changed
     Planes,
-    /// A mask and the values that change
+    /// A mask and the values that changed
     Bitmap,
-    /// Exact differences in sparse rows
+    /// Exact differences as compressed sparse rows
     Csr,
-    /// All weights
+    /// All weights, uncompressed
     Dense,
 }
 
 impl FormName {
-    pub(crate) const ALL: [Self; 5] = [Self::Tiles, Self::Planes, Self::Bitmap, Self::Csr, Self::Dense];
-
     /// What the library calls it.
     pub(crate) fn form(self) -> Form {
         match self {
@@ -36,9 +34,9 @@ impl FormName {
 /// The type of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CacheType {
-    /// Two bytes a number
+    /// 2 bytes per number
     Bf16,
-    /// Four bytes a number
+    /// 4 bytes per number
     F32,
 }
 

@@ -24,11 +24,6 @@ impl MethodName {
         all
     };
 
-    /// All but the early forms.
-    pub(crate) fn usual() -> Vec<Self> {
-        Self::ALL.into_iter().filter(|name| !matches!(name.0, Method::V1 | Method::V2)).collect()
-    }
-
     pub(crate) fn method(self) -> Method {
         self.0
     }
@@ -81,20 +76,20 @@ impl Adaptive {
 /// Which form of the threshold methods runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MethodForm {
-    /// To the letter
+    /// Exactly as published
     Published,
-    /// As one would use it
+    /// As it would be used in practice
     Corrected,
-    /// Both
+    /// Measure both
     Both,
 }
 
-/// The type of made weights.
+/// The type of generated weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weight {
-    /// Two bytes
+    /// 2 bytes per weight
     Bf16,
-    /// Four bytes
+    /// 4 bytes per weight
     F32,
 }
 
@@ -110,12 +105,12 @@ impl Weight {
 /// The numerical guarantees to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Modes {
-    /// The last bits
+    /// Results may differ in the last bits
     Fast,
-    /// Nothing
+    /// Identical bits, however the product is computed
     #[value(alias = "bitexact")]
     BitExact,
-    /// One after the other
+    /// Measure both
     Both,
 }
 
@@ -134,18 +129,18 @@ impl Modes {
 pub(crate) enum HashOn {
     /// The whole matrix
     Weights,
-    /// Its difference to the base
+    /// Only its difference from the base; the base's product is exact
     Delta,
 }
 
 /// How estimates are corrected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CorrectionName {
-    /// The estimate alone
+    /// Estimates only
     None,
-    /// Exact top columns, the rest estimated
+    /// The columns with the largest |x| times norm are exact, the others are estimated
     Topk,
-    /// A sample of columns alone
+    /// No estimate: an unbiased random sample of exact columns
     Sample,
 }
 
@@ -162,9 +157,9 @@ impl CorrectionName {
 /// How the directions of signatures are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProjectionName {
-    /// Normal numbers
+    /// Normally distributed
     Gaussian,
-    /// Signs
+    /// Random signs
     Rademacher,
 }
 

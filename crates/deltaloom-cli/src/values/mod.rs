@@ -20,10 +20,12 @@ use clap::builder::RangedU64ValueParser;
 /// When messages are coloured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set
+    /// If it is a terminal and NO_COLOR is not set
     #[default]
     Auto,
+    /// Even if it is a file or a pipe
     Always,
+    /// Plain text only
     Never,
 }
 
@@ -52,20 +54,23 @@ impl From<Color> for clap::ColorChoice {
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressStyle {
+    /// A bar, if it is a terminal
     #[default]
     Bar,
+    /// One JSON object per line
     Json,
+    /// Not at all
     Never,
 }
 
-/// How hard packing tries.
+/// The trade-off between time and size.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Preset {
-    /// One context per exponent, light zstd
+    /// Fastest: one context per exponent, light zstd
     Fast,
-    /// Row and column scales where they pay
+    /// Row and column scales where they save space
     Default,
-    /// Everything that makes it smaller
+    /// Smallest: every method is tried; packs and unpacks at a few MB/s
     Max,
 }
 

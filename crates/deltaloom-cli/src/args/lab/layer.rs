@@ -9,13 +9,18 @@ use crate::args::page::PageArguments;
 use crate::values::compute::FormName;
 use crate::values::measure::parse_size;
 
-/// Compute a transformer layer on packed weights, beside the fine-tune's own weights: sizes, times, memory of many tenants, and whether every output has the same bits.
+/// Benchmark a transformer layer on packed weights.
 ///
-/// Without files it makes the reference layer (33,472 FP32 parameters) and a fine-tune of it. With files it takes one layer from both: PyTorch's TransformerEncoderLayer, whose
-/// number of heads must be given, or Hugging Face's LLaMA, whose config.json is looked for beside the weights. Activations are random numbers.
+/// Compares it with the layer on the fine-tune's own weights: sizes, times, memory of many tenants,
+/// and whether the outputs have the same bits. Activations are random numbers.
 ///
-/// Each form of the weights is computed in mode bit-exact, where all output bits must be those of the fine-tune's own weights, and in mode fast, where the relative error must be
-/// below 1e-5. Exit code 1 means that one is not so.
+/// Without files, it uses a generated reference layer (33,472 FP32 parameters) and a fine-tune of it.
+/// With files, it uses one layer of the two checkpoints: PyTorch's TransformerEncoderLayer, which needs
+/// --heads, or Hugging Face's LLaMA, which needs config.json next to the weights.
+///
+/// Every in-memory format is measured in two modes. In mode bit-exact, every output must have the bits
+/// of the dense layer. In mode fast, the relative error must be below 1e-5. Exit code 1 if any output
+/// misses its tolerance.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab layer
@@ -23,34 +28,40 @@ use crate::values::measure::parse_size;
   deltaloom lab layer base/ tuned/ --layer 3 --form tiles,planes --threads 1
   deltaloom lab layer base.safetensors tuned.safetensors --heads 8 --budget 200kB --json")]
 pub(crate) struct LayerArguments {
-    /// Base: a .safetensors file or a directory; without it the reference layer is made
+    /// Base: a .safetensors file or a folder [default: the generated reference layer]
     #[arg(value_name = "BASE", requires = "tuned")]
     pub(crate) base: Option<PathBuf>,
-    /// Fine-tune of it
+    /// Fine-tune of the base
     #[arg(value_name = "TUNED")]
     pub(crate) tuned: Option<PathBuf>,
-    /// Which layer of the model
+    /// Number of the layer in the model, from 0
     #[arg(long, value_name = "N", default_value_t = 0, requires = "base")]
     pub(crate) layer: usize,
-    /// Heads of a PyTorch layer
+    /// Number of attention heads of a PyTorch layer
     #[arg(long, value_name = "N", requires = "base")]
     pub(crate) heads: Option<usize>,
-    /// Tokens of a sequence, one run for each number
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 16])]
+    /// Sequence lengths in tokens; each one is measured
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16")]
     pub(crate) tokens: Vec<usize>,
-    /// How matrices lie in memory
-    #[arg(long, value_enum, value_name = "FORMS", value_delimiter = ',', default_values_t = FormName::ALL)]
+    /// In-memory formats of the matrices
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMS",
+        value_delimiter = ',',
+        default_value = "tiles,planes,bitmap,csr,dense"
+    )]
     pub(crate) form: Vec<FormName>,
-    /// Also the fastest forms that take at most this many bytes beside the base
+    /// Also measure the fastest formats that fit in this much memory on top of the base
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) budget: Option<u64>,
-    /// How often each run is timed
+    /// Number of timed repeats
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub(crate) repeats: usize,
-    /// Numbers of tenants whose memory is told
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 4, 16])]
+    /// Tenant counts to report memory for
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,4,16")]
     pub(crate) tenants: Vec<u64>,
-    /// Another seed makes other activations, and another reference layer
+    /// Seed of the activations and of the reference layer
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     #[command(flatten)]

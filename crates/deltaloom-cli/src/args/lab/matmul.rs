@@ -8,15 +8,17 @@ use crate::args::page::ReportArguments;
 use crate::values;
 use crate::values::lab::{Modes, Weight};
 
-/// Multiply one matrix of a fine-tune in every way: dense, in our resident forms, and as tiles and blocks that zstd has compressed.
+/// Benchmark one matrix product: dense weights, in-memory formats, and zstd-compressed blocks.
 ///
-/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to 1e-5 of
-/// the sum of the absolute products in mode fast. Then all ways take turns in rounds; times are
-/// medians, "x raw" is the median of the quotients of each round. Exit code 1 means that a product
-/// was wrong.
+/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to within 1e-5
+/// of the sum of the absolute products in mode fast. The variants are then timed in alternating
+/// rounds. Times are medians; "x raw" is the median of each round's time over that of the dense
+/// product. Exit code 1 if a product is wrong.
 ///
-/// Without files a matrix is made, and of its weights a share is moved by one to four ULPs. With files it is a matrix of a checkpoint and its counterpart in a base;
-/// the fine-tune may be a container, whose chunks are then the tiles. csr-differences is only what a fine-tune adds to a product of the base that others share.
+/// Without files, a matrix is generated, and a fraction of its weights moves by one to four ULPs. With
+/// files, it is a matrix of a checkpoint and its counterpart in the base; if the fine-tune is a
+/// container, its chunks are the tiles. csr-differences is only the part that a fine-tune adds to a
+/// base product shared with others.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab matmul
@@ -25,43 +27,44 @@ use crate::values::lab::{Modes, Weight};
   deltaloom lab matmul --base base --tuned tuned --mode both --rounds 21 --html matmul.html
   deltaloom lab matmul --csv > matmul.csv")]
 pub(crate) struct MatmulArguments {
-    /// The base: a .safetensors file or a directory
+    /// Base: a .safetensors file or a folder
     #[arg(short, long, value_name = "BASE", requires = "tuned")]
     pub(crate) base: Option<PathBuf>,
-    /// The fine-tune: a .safetensors file, a directory, or a container against the base
+    /// Fine-tune: a .safetensors file, a folder, or a container packed against the base
     #[arg(long, value_name = "TUNED", requires = "base")]
     pub(crate) tuned: Option<PathBuf>,
-    /// Name of the matrix; the largest one that differs if left out
+    /// Name of the matrix [default: the largest one that differs from the base]
     #[arg(long, value_name = "NAME", requires = "tuned")]
     pub(crate) tensor: Option<String>,
-    /// Rows of a matrix that is made: the length of a result
+    /// Rows of a generated matrix, which is the length of a result
     #[arg(long, value_name = "N", default_value_t = 4096, conflicts_with = "tuned")]
     pub(crate) rows: usize,
-    /// Columns of a matrix that is made: the length of an activation
+    /// Columns of a generated matrix, which is the length of an activation
     #[arg(long, value_name = "N", default_value_t = 4096, conflicts_with = "tuned")]
     pub(crate) cols: usize,
-    /// Share of its weights that differ from the base
-    #[arg(long, value_name = "SHARE", default_value_t = 0.03, conflicts_with = "tuned")]
+    /// Fraction of the generated weights that differ from the base, from 0 to 1
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.03, conflicts_with = "tuned")]
     pub(crate) changed: f64,
-    /// Type of its weights
+    /// Data type of the generated weights
     #[arg(long, value_enum, default_value_t = Weight::Bf16, conflicts_with = "tuned")]
     pub(crate) dtype: Weight,
-    /// Another seed makes another matrix, and other activations
+    /// Seed of the generated matrix and of the activations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Numbers of tokens
-    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    /// Batch sizes in tokens; each one is measured
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64,256")]
     pub(crate) tokens: Vec<usize>,
-    /// all, ours, zstd, or names of forms; raw is always measured
+    /// Formats to measure, separated by commas: all, ours, zstd, or single formats. raw, the dense
+    /// matrix, is always measured
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub(crate) forms: Vec<String>,
-    /// What of a product may depend on how it is computed: nothing, or the last bits
+    /// Numerical guarantee
     #[arg(long, value_enum, default_value_t = Modes::Fast)]
     pub(crate) mode: Modes,
-    /// Rounds in which every way is timed once
+    /// Number of timed rounds
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
-    /// Threads to use; 0 means one per core
+    /// Number of threads; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     #[command(flatten)]

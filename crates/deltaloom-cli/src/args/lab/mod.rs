@@ -9,7 +9,9 @@ pub(crate) mod tpde;
 
 use clap::{Args, Subcommand};
 
-/// Try other ways to code weights beside our own, and measure what they do. Nothing here is needed to pack or unpack.
+/// Compare other methods for storing and multiplying weights with deltaloom's own.
+///
+/// These are experiments. Nothing here is needed to pack or unpack.
 #[derive(Debug, Args)]
 pub(crate) struct LabArguments {
     #[command(subcommand)]

@@ -8,13 +8,18 @@ use crate::args::page::ReportArguments;
 use crate::values;
 use crate::values::lab::Budget;
 
-/// Multiply a batch with tokens of many fine-tunes of one base: the base's product once and each one's differences, beside dense swaps and dense copies.
+/// Benchmark one batch with tokens of many fine-tunes ("tenants") of one base.
 ///
-/// Without files it makes a LLaMA-shaped layer (320 wide, 5 heads, 864 inside) and fine-tunes of it. With files it takes a layer of both; the first tenant then is the fine-tune,
-/// the others change the same elements by as many ULPs, half of them in the other direction. Then requests for more tenants than the budget holds are served, and for each
-/// tenant one token in turn. Every output is compared with that of the dense fine-tunes; exit code 1 means that one is not right.
+/// The base's product is computed once and the differences of each tenant are added. This is compared
+/// with swapping dense weights and with a dense copy per tenant. Then requests are served for more
+/// tenants than the memory budget holds: random ones, and each tenant one token in turn. Every output
+/// is compared with that of the dense fine-tune. Exit code 1 if any output misses its tolerance.
 ///
-/// With one thread, the default, time is that of the processor.
+/// Without files, it generates a LLaMA-shaped layer (320 wide, 5 heads, feed-forward width 864) and
+/// fine-tunes of it. With files, it uses one layer of both: the first tenant is the fine-tune; the
+/// others change the same elements by the same number of ULPs, half of them in the other direction.
+///
+/// With one thread, the default, times are processor time.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab tenants
@@ -22,46 +27,47 @@ use crate::values::lab::Budget;
   deltaloom lab tenants base/ tuned/ --layer 3 --html tenants.html
   deltaloom lab tenants base/ tuned/ --tokens-per-tenant 8 --threads 2 --csv > ways.csv")]
 pub(crate) struct TenantsArguments {
-    /// Base: a .safetensors file or a directory, with its config.json beside the weights
+    /// Base: a .safetensors file or a folder, with config.json next to the weights [default: a
+    /// generated layer]
     #[arg(value_name = "BASE", requires = "tuned")]
     pub(crate) base: Option<PathBuf>,
-    /// Fine-tune of it
+    /// Fine-tune of the base
     #[arg(value_name = "TUNED")]
     pub(crate) tuned: Option<PathBuf>,
-    /// Fine-tunes in the batch
+    /// Number of fine-tunes in the batch
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = values::count(1..=4096))]
     pub(crate) tenants: usize,
-    /// Which layer of the model
+    /// Number of the layer in the model, from 0
     #[arg(long, value_name = "N", default_value_t = 0, requires = "base")]
     pub(crate) layer: usize,
-    /// Heads of a PyTorch layer
+    /// Number of attention heads of a PyTorch layer
     #[arg(long, value_name = "N", requires = "base")]
     pub(crate) heads: Option<usize>,
-    /// Tokens of each tenant in the batch
+    /// Tokens per tenant in the batch
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) tokens_per_tenant: usize,
-    /// Bytes for all tenants where forms are chosen: a size, or a share of what dense copies take
+    /// Memory budget for all tenants together: a size, or a percentage of dense copies
     #[arg(long, value_name = "SIZE|%", default_value = "25%", value_parser = Budget::parse)]
     pub(crate) budget: Budget,
-    /// Share of the elements that a made fine-tune changes
-    #[arg(long, value_name = "SHARE", default_value_t = 0.13, conflicts_with = "base")]
+    /// Fraction of elements that a generated fine-tune changes, from 0 to 1
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.13, conflicts_with = "base")]
     pub(crate) density: f64,
-    /// How often each way is timed; the median counts
+    /// Number of timed rounds; the median is reported
     #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::measure::rounds())]
     pub(crate) rounds: usize,
-    /// Requests to serve with budgets that are too small; 0 leaves that out
+    /// Number of requests to serve with too small a budget; 0 skips this part
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) requests: usize,
-    /// Tokens of a request
+    /// Tokens per request
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(crate) request_tokens: usize,
-    /// Requests that run at a time
+    /// Number of requests served at the same time
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub(crate) active: usize,
-    /// Another seed makes other fine-tunes, activations and requests
+    /// Seed of the generated fine-tunes, the activations and the requests
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Threads to use; 0 means one per core
+    /// Number of threads; 0 means one per core
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
     pub(crate) threads: usize,
     #[command(flatten)]

@@ -8,13 +8,16 @@ use crate::args::ThreadsArgument;
 use crate::args::page::ReportArguments;
 use crate::values::lab::{Adaptive, MethodForm, MethodName};
 
-/// Run threshold methods ("TPDE") over checkpoints of one training run: LOSSY, measured beside the exact container.
+/// LOSSY: measure threshold methods ("TPDE") on the checkpoints of one training run.
 ///
-/// The published form follows the published formulas, losses and all. The corrected form keeps the first checkpoint exact, compares every next one with what the reader
-/// has, makes elements that differ by the threshold or more exact, and states the greatest error of each tensor. With -o its files are written, one folder for each method.
+/// They are compared with the lossless container. The published form follows the published formulas,
+/// including their losses. The corrected form stores the first checkpoint exactly, compares each later
+/// one with what the recipient has, stores elements exactly that differ by the threshold or more, and
+/// records the largest error of every tensor. With -o, its files are written to one folder per method.
 ///
-/// Ratios are all bytes in over all bytes out; the mean of the steps' ratios stands beside them. "update error" and "state error" are relative to the length of the true
-/// update: 1 means that nothing of it came through. With --verify exit code 1 means that something is wrong.
+/// A ratio is all input bytes over all output bytes; the mean of the per-step ratios is shown next to
+/// it. "update error" and "state error" are relative to the length of the true update: at 1, nothing
+/// of the update was preserved. With --verify, exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab tpde step1.safetensors step2.safetensors step3.safetensors
@@ -24,25 +27,34 @@ use crate::values::lab::{Adaptive, MethodForm, MethodName};
   deltaloom lab tpde step*.safetensors --evaluate 'python3 evaluate.py {}'
   deltaloom lab tpde --verify lossy step*.safetensors")]
 pub(crate) struct TpdeArguments {
-    /// Checkpoints in the order of training: .safetensors files or directories; or a series
+    /// Checkpoints in training order: .safetensors files or folders; or one series
     #[arg(value_name = "CHECKPOINT|STORE", required_unless_present = "verify")]
     pub(crate) checkpoints: Vec<PathBuf>,
     /// Methods to run
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES", default_values_t = MethodName::usual())]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "NAMES",
+        default_value = "P1,P1+,P2,P2+,P3,P3-first,P3+,P4"
+    )]
     pub(crate) methods: Vec<MethodName>,
-    /// In which form; methods that are the same when corrected are run once
+    /// Form of the methods; methods that do not differ once corrected run only once
     #[arg(long, value_enum, default_value_t = MethodForm::Both)]
     pub(crate) form: MethodForm,
-    /// A corrected row with its own thresholds: bytes=N (of each step's file), quantile=Q, lr-steps=LR,STEPS or threshold=T; may be repeated
+    /// Add a corrected row with its own rule for thresholds: bytes=N (size of each step's file),
+    /// quantile=Q, lr-steps=LR,STEPS or threshold=T; may be repeated
     #[arg(long, value_name = "RULE", value_parser = Adaptive::parse)]
     pub(crate) adaptive: Vec<Adaptive>,
-    /// Write the files of corrected rows into this new directory
+    /// Write the files of the corrected rows to this new folder
     #[arg(short, long, value_name = "DIR", conflicts_with = "verify")]
     pub(crate) output: Option<PathBuf>,
-    /// Run this for every reconstruction, its path in place of {}, and take the last number that it prints as the loss. Arguments are separated by blanks; there is no shell
+    /// Command that measures the loss of a reconstruction: {} is replaced by its path, and the last
+    /// number printed is the loss. Arguments are separated by spaces; no shell is involved
     #[arg(long, value_name = "COMMAND")]
     pub(crate) evaluate: Option<String>,
-    /// Check a directory that -o wrote, or one method's in it: every digest and, if the checkpoints are given, every bound
+    /// Check a folder written by -o, or the folder of one method in it: every digest and, with the
+    /// original checkpoints, every error bound
     #[arg(long, value_name = "DIR", conflicts_with_all = ["adaptive", "evaluate", "csv"])]
     pub(crate) verify: Option<PathBuf>,
     #[command(flatten)]

@@ -7,9 +7,10 @@ use deltaloom_report::WarningRule;
 
 use super::StoreArgument;
 
-/// Draw the series: one HTML page that needs no network, SVG files, event files for TensorBoard.
+/// Draw a series as one self-contained HTML page, and as SVG and TensorBoard files.
 ///
-/// Ratios, changed weights, stored bits and predictors per step, changes per layer, frozen layers, and the distribution of the newest weights.
+/// The charts show ratios, changed weights, stored bits and predictors per step, changes per layer,
+/// frozen layers, and the distribution of the newest weights.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series plot runs/7b -o series.html
@@ -17,21 +18,21 @@ use super::StoreArgument;
 pub(crate) struct PlotArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// The page
+    /// HTML page to write; `-` is standard output
     #[arg(short, long, value_name = "FILE.html")]
     pub(crate) output: PathBuf,
-    /// Also write each picture as a file into this folder
+    /// Also write each chart as an SVG file into this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
-    /// Also write an event file into this folder
+    /// Also write a TensorBoard event file into this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) tensorboard: Option<PathBuf>,
-    /// The newest so many steps; all without it
+    /// Show only the newest N steps [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<usize>,
     #[command(flatten)]
     pub(crate) rule: RuleArguments,
-    /// Weights of the newest step that are looked at for their distribution; 0 leaves that out
+    /// Number of weights of the newest step to sample for their distribution; 0 omits the chart
     #[arg(long, value_name = "N", default_value_t = 1 << 20)]
     pub(crate) sample: u64,
     /// Replace existing files
@@ -39,9 +40,10 @@ pub(crate) struct PlotArguments {
     pub(crate) overwrite: bool,
 }
 
-/// Say whether training goes on as it did: changed weights and stored bits per step, frozen layers, and steps that depart from those before.
+/// Check a series for signs of trouble in training.
 ///
-/// Exit code 1 means that there is a warning.
+/// Reports changed weights and stored bits per step, frozen layers, and steps that differ from those
+/// before them. Exit code 1 if there is a warning.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series health runs/7b
@@ -50,32 +52,35 @@ pub(crate) struct PlotArguments {
 pub(crate) struct HealthArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// The newest so many steps; all without it
+    /// Show only the newest N steps [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) last: Option<usize>,
     #[command(flatten)]
     pub(crate) rule: RuleArguments,
-    /// Also decode the steps of the frozen window and say which share of each layer moved by less than this
+    /// Also decode the steps of the frozen window, and report the fraction of each layer that moved by
+    /// less than T
     #[arg(long, value_name = "T")]
     pub(crate) below: Option<f64>,
-    /// Print it as JSON
+    /// Print the report as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// Print a line for every step as CSV: ratio, bits per weight, and the changed fraction of all weights and of each layer
+    /// Print one CSV line per step: ratio, bits per weight, and the changed fraction of all weights and
+    /// of each layer
     #[arg(long)]
     pub(crate) csv: bool,
 }
 
-/// When a step is worth a look.
+/// When a step is worth a warning.
 #[derive(Debug, Args)]
 pub(crate) struct RuleArguments {
-    /// Earlier steps that the changed fraction of a step is compared with
+    /// Number of earlier steps to compare a step with
     #[arg(long, value_name = "N", default_value_t = WarningRule::default().window)]
     pub(crate) window: usize,
-    /// Deviations (of the logarithm, by the median absolute deviation) from their median that are too many
+    /// Warn if the logarithm of the changed fraction is more than X deviations from the median of the
+    /// earlier steps (estimated from the median absolute deviation)
     #[arg(long, value_name = "X", default_value_t = WarningRule::default().threshold)]
     pub(crate) threshold: f64,
-    /// Newest steps in which frozen layers are looked for
+    /// Number of newest steps in which to look for frozen layers
     #[arg(long, value_name = "N", default_value_t = WarningRule::default().frozen_window)]
     pub(crate) frozen_window: usize,
 }

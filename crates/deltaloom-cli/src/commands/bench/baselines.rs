@@ -1,5 +1,5 @@
-//! What deltaloom is measured beside: coders in this process, on the bytes of one tensor at a time.
-//! It takes no time and prints nothing.
+//! The compressors that deltaloom is compared with. They run in this process, on one tensor at a
+//! time. This module does no timing and prints nothing.
 
 use anyhow::{Context as _, Result, ensure};
 use lz4_flex::block::CompressTable;
@@ -8,11 +8,11 @@ use zstd::bulk::{Compressor, Decompressor};
 use super::frames::{Frames, Tensor};
 use super::pco;
 
-/// Bytes of a plane that bitx gives to zstd at a time.
+/// Bytes of a plane that bitx passes to zstd at a time.
 const BITX_PIECE_BYTES: usize = 1 << 20;
 const BITX_LEVEL: i32 = 3;
 
-/// A way to code a tensor's bytes.
+/// A method for coding a tensor's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Baseline {
     /// Copies them.
@@ -77,7 +77,7 @@ impl Coder {
         }
     }
 
-    /// Takes the frames of a tensor and fills `out`, which has its length.
+    /// Decodes the frames of a tensor into `out`, which has its length.
     pub(super) fn decode<'f>(
         &mut self,
         tensor: &Tensor<'_>,
@@ -103,7 +103,7 @@ impl Coder {
             }
             Baseline::Bitx => self.decode_bitx(tensor, frames, out)?,
         };
-        ensure!(length == out.len(), "{length} bytes decoded of {}", out.len());
+        ensure!(length == out.len(), "decoded {length} of {} bytes", out.len());
         Ok(())
     }
 
@@ -140,7 +140,7 @@ impl Coder {
             for plane in self.scratch.chunks_mut(values.len() / size) {
                 let frame = frames.next().context("a frame is missing")?;
                 let length = self.decompressor.decompress_to_buffer(frame, plane)?;
-                ensure!(length == plane.len(), "{length} bytes decoded of {}", plane.len());
+                ensure!(length == plane.len(), "decoded {length} of {} bytes", plane.len());
             }
             match size {
                 1 => values.copy_from_slice(&self.scratch),
@@ -154,7 +154,7 @@ impl Coder {
     }
 }
 
-/// The XOR with the reference in `scratch`, or without one the bytes themselves.
+/// The XOR with the reference, in `scratch`; without a reference, the bytes themselves.
 fn xored<'a>(bytes: &'a [u8], reference: Option<&[u8]>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     let Some(reference) = reference else { return bytes };
     scratch.resize(bytes.len(), 0);

@@ -3,22 +3,23 @@
 use anyhow::Result;
 use deltaloom::tensor::TensorInfo;
 
-/// A tensor, and where a base has its counterpart the bytes of that.
+/// A tensor, and the bytes of its counterpart in a base, if there is one.
 pub(super) struct Tensor<'a> {
     pub(super) info: &'a TensorInfo,
-    /// What is encoded; decoders take nothing of it but its length.
+    /// The bytes to encode; decoders use only their length.
     pub(super) bytes: &'a [u8],
     pub(super) reference: Option<&'a [u8]>,
 }
 
-/// Coded pieces one after another in memory that is there before they are. Lengths are not counted: a file would have to store them too.
+/// Encoded frames, one after another in memory that is allocated beforehand. Their lengths are not
+/// counted, although a file would have to store them too.
 pub(super) struct Frames {
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl Frames {
-    /// With room for whatever these tensors become.
+    /// With room for these tensors, even if they grow.
     pub(super) fn new(tensors: &[Tensor<'_>]) -> Self {
         let room = |tensor: &Tensor<'_>| tensor.bytes.len() + tensor.bytes.len() / 8 + 4096;
         Self { bytes: vec![0; tensors.iter().map(room).sum()], ends: Vec::new() }
@@ -32,7 +33,7 @@ impl Frames {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Appends what `write` puts at the start of the room that is left; it gives the length.
+    /// Appends what `write` puts at the start of the free space; `write` returns its length.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<()> {
         let start = self.len_bytes();
         let length = write(&mut self.bytes[start..])?;

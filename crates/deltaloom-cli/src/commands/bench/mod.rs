@@ -1,5 +1,5 @@
-//! `deltaloom bench`: how fast our coding is on somebody's own weights, beside other coders on the same bytes, all in memory.
-//! Rows take turns, so that what slows the machine for a while slows all of them.
+//! `deltaloom bench`: size and speed on a user's own weights, compared with other compressors on the
+//! same bytes, all in memory. The rows take turns, so that a busy machine slows all of them.
 
 mod baselines;
 mod frames;
@@ -24,7 +24,7 @@ use baselines::{Baseline, Coder};
 use frames::{Frames, Tensor};
 use report::{Machine, Report, RowReport};
 
-/// What packing takes beside the model, however large that is.
+/// Memory of packing on top of the model, whatever its size.
 const PACKING_BYTES: u64 = 300_000_000;
 
 pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// The coder that a row measures, where it is not ours.
+/// The compressor that a row measures, unless it is deltaloom.
 fn baseline(row: Row) -> Option<Baseline> {
     Some(match row {
         Row::Deltaloom | Row::DeltaloomDigests | Row::InPlace => return None,
@@ -70,11 +70,11 @@ fn baseline(row: Row) -> Option<Baseline> {
     })
 }
 
-/// The rows that are asked for, in the order of the table.
+/// The requested rows, in the order of the table.
 fn rows(arguments: &BenchArguments) -> Result<Vec<Row>> {
     let has_base = !arguments.bases.is_empty();
     if let Some(row) = arguments.only.iter().find(|row| row.needs_base() && !has_base) {
-        bail!("row {} needs a base: give one with --base", row.name());
+        bail!("row {} needs --base", row.name());
     }
     let is_wanted = |row: &&Row| {
         let is_named = arguments.only.is_empty() || arguments.only.contains(row);
@@ -83,21 +83,21 @@ fn rows(arguments: &BenchArguments) -> Result<Vec<Row>> {
     Ok(Row::value_variants().iter().filter(is_wanted).copied().collect())
 }
 
-/// Refuses what would not fit in memory, where the system says how much there is.
+/// Refuses what would not fit in memory, if the available memory is known.
 fn check_memory(
     arguments: &BenchArguments,
     checkpoint: &Checkpoint,
     bases: &[(PathBuf, Checkpoint)],
     rows: &[Row],
 ) -> Result<()> {
-    // The original, the output, the container; and what the baselines encode, with the XOR of the largest tensor.
+    // The original, the output and the container; for baselines also their frames and an XOR.
     let copies = if rows.iter().any(|row| baseline(*row).is_some()) { 5 } else { 3 };
     let of_bases: u64 = bases.iter().map(|(_, base)| base.len_bytes()).sum();
     let needed =
         checkpoint.len_bytes().saturating_mul(copies).saturating_add(of_bases).saturating_add(PACKING_BYTES);
     match Machine::available_bytes() {
         Some(available) if needed > available => bail!(
-            "{}: measuring takes {} of memory, {} are available: measure one shard of the model, or fewer rows with --only",
+            "{}: the benchmark needs {} of memory, but {} are available; measure one shard of the model, or fewer rows with --only",
             arguments.checkpoint.display(),
             ui::bytes(needed),
             ui::bytes(available),
@@ -125,7 +125,7 @@ fn measure(
     }
     let mut reports: Vec<RowReport> = rows.iter().map(|row| RowReport::new(row.name())).collect();
     bar.start((data_bytes * rows.len() * (arguments.rounds + 1)) as u64);
-    // Round 0 warms up: it shows that every row gives back what it was given, and touches all memory.
+    // Round 0 warms up: it checks that every row restores its input, and touches all memory.
     for round in 0..=arguments.rounds {
         for ((row, coder), report) in rows.iter().zip(&mut coders).zip(&mut reports) {
             if round == 0 {
@@ -159,7 +159,8 @@ fn measure(
     Ok(reports)
 }
 
-/// The tensors with their counterparts: of those with the same name, dtype and shape in any base, the one with the most bytes in common.
+/// The tensors with their counterparts: among the tensors of the same name, dtype and shape in any
+/// base, the one with the most bytes in common.
 fn tensors<'a>(checkpoint: &'a Checkpoint, bases: &'a [(PathBuf, Checkpoint)]) -> Result<Vec<Tensor<'a>>> {
     let with_counterpart = |(member, info): (usize, &'a TensorInfo)| {
         let bytes = checkpoint.in_memory(member, info).context("a tensor is not in memory")?;
@@ -179,7 +180,7 @@ fn tensors<'a>(checkpoint: &'a Checkpoint, bases: &'a [(PathBuf, Checkpoint)]) -
 fn check(tensors: &[Tensor<'_>], mut out: &[u8]) -> Result<()> {
     for tensor in tensors {
         let is_same = out.split_off(..tensor.bytes.len()) == Some(tensor.bytes);
-        ensure!(is_same, "tensor {:?} does not come back as it was", tensor.info.name);
+        ensure!(is_same, "tensor {:?} was not restored correctly", tensor.info.name);
     }
     Ok(())
 }
@@ -189,7 +190,7 @@ struct Ours<'a> {
     name: &'a Path,
     checkpoint: &'a Checkpoint,
     bases: &'a [(PathBuf, Checkpoint)],
-    /// Where references are found when decoding: their digests are computed once.
+    /// The bases for decoding; their digests are computed once.
     known: Bases,
     options: PackOptions,
     packed: Arc<Vec<u8>>,
@@ -251,7 +252,7 @@ fn all(bases: &[(PathBuf, Checkpoint)]) -> Bases {
     all
 }
 
-/// Lets the library ask whether to stop, and keeps the bar out of what is measured.
+/// Passes on requests to stop, but draws no progress during measurements.
 struct OnlyStops<'a>(&'a Bar);
 
 impl Progress for OnlyStops<'_> {

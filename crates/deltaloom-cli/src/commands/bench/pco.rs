@@ -1,5 +1,5 @@
-//! Tensors as pco is meant to see them: residuals as signed integers of the element's width, or the numbers themselves.
-//! Tensors are cut where pco would cut them itself, so that what it works on stays in the cache.
+//! Passes tensors to pco in the form that suits it: residuals as signed integers of the element's
+//! width, or the numbers themselves. Tensors are cut where pco would cut them, to stay in the cache.
 
 use anyhow::{Context as _, Result};
 use deltaloom::tensor::DType;
@@ -9,10 +9,10 @@ use pco::standalone;
 
 use super::frames::{Frames, Tensor};
 
-/// Elements that pco gets at a time: what it puts on a page by default.
+/// Elements per call of pco: its default size of a page.
 const PIECE_ELEMS: usize = 1 << 18;
 
-/// A number of pco's with the bytes that files have of it.
+/// A number type of pco, and its bytes in files.
 trait Word: Number + Default {
     const BYTES: usize;
     fn load(bytes: &[u8]) -> Self;
@@ -40,9 +40,9 @@ macro_rules! words {
 }
 words!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
 
-/// An integer that a residual fits in.
+/// The type of a residual.
 trait Residual: Word {
-    /// The integer that orders the bits of a float, if they are of one, as numbers; also the inverse.
+    /// Maps the bits of a float to an integer of the same order, and back; leaves integers alone.
     fn ordered(self, is_float: bool) -> Self;
     fn minus(self, other: Self) -> Self;
     fn plus(self, other: Self) -> Self;
@@ -71,7 +71,8 @@ macro_rules! residuals {
 }
 residuals!(i8 i16 i32 i64);
 
-/// Calls a function for residuals with the signed integers of a tensor's width, or, where it has no reference, one for plain numbers with their own type.
+/// Calls `$residuals` with the signed integer of the tensor's width, or, if the tensor has no
+/// reference, `$plain` with the tensor's own type.
 macro_rules! by_type {
     ($tensor:expr, $residuals:ident or $plain:ident, ($($arg:expr),*)) => {
         match ($tensor.info.number().bytes(), &$tensor.info.dtype, $tensor.reference.is_some()) {
@@ -98,7 +99,7 @@ pub(super) fn encode(tensor: &Tensor<'_>, frames: &mut Frames) -> Result<()> {
     by_type!(tensor, encode_residuals or encode_plain, (tensor, frames))
 }
 
-/// Takes the frames of a tensor and fills `out`; gives how many bytes it filled.
+/// Decodes the frames of a tensor into `out`, and returns how many bytes it filled.
 pub(super) fn decode<'f>(
     tensor: &Tensor<'_>,
     frames: &mut impl Iterator<Item = &'f [u8]>,
@@ -108,7 +109,7 @@ pub(super) fn decode<'f>(
     by_type!(tensor, decode_residuals or decode_plain, (tensor, &mut next, out))
 }
 
-/// Gives the next frame.
+/// Returns the next frame.
 type Next<'n, 'f> = &'n mut dyn FnMut() -> Result<&'f [u8]>;
 
 fn encode_plain<T: Word>(tensor: &Tensor<'_>, frames: &mut Frames) -> Result<()> {
@@ -134,7 +135,7 @@ fn ordering<T: Residual>(tensor: &Tensor<'_>) -> impl Fn(T) -> T + use<T> {
     move |word| word.ordered(is_float)
 }
 
-/// The bytes of the reference; where there is none, as many that nobody looks at.
+/// The bytes of the reference; without one, placeholder bytes of the same length.
 fn others<'a>(tensor: &Tensor<'a>) -> &'a [u8] {
     tensor.reference.unwrap_or(tensor.bytes)
 }

@@ -1,4 +1,4 @@
-//! What `deltaloom bench` says: JSON with the stable keys of docs/cli.md, or a table.
+//! The report of `deltaloom bench`: JSON with the stable keys of docs/cli.md, or a table.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,10 @@ use crate::ui;
 use crate::values::bench::Row;
 
 const NOTES: &str = "\
-MB/s are 10^6 original bytes a second, medians of the rounds; every row was checked to give back every byte.
-deltaloom: all that packing and opening do but reading and writing files; its decoding checks every chunk's CRC-32, with digests also every tensor's BLAKE3.
-in-place: the same container applied to the base where it is in memory; chunks that do not change are not touched.
-The others: one thread, tensor by tensor, without a header and without the lengths of their frames.
+MB/s are 10^6 original bytes per second, medians over the rounds. Every row restored every byte.
+deltaloom: all of packing and opening except reading and writing files. Decoding verifies the CRC-32 of every chunk; with digests, also the BLAKE3 digest of every tensor.
+in-place: the same container, applied to the base in memory; unchanged chunks are not touched.
+Others: one thread, tensor by tensor; headers and the lengths of frames are not counted.
 ";
 
 /// Where it was measured.
@@ -38,7 +38,7 @@ impl Machine {
         }
     }
 
-    /// Memory that can be taken without swapping, where the system says so.
+    /// Memory available without swapping, if the system reports it.
     pub(super) fn available_bytes() -> Option<u64> {
         let facts = fs::read_to_string("/proc/meminfo").ok()?;
         let available = facts.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -50,7 +50,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// One coder: its size and its times, a pair for every round.
+/// One compressor: its size and its times in every round.
 #[derive(Debug, Serialize)]
 pub(super) struct RowReport {
     pub(super) name: String,
@@ -150,11 +150,11 @@ impl Report {
         ui::table(&lines)
     }
 
-    /// pco takes its instructions from the compiler's flags; ours and zstd's are chosen when they run.
+    /// pco uses the instructions that the compiler may use; ours and zstd's are chosen at run time.
     fn note_on_pco(&self) -> &'static str {
         let is_slowed = cfg!(all(target_arch = "x86_64", not(target_feature = "avx2")));
         if is_slowed && self.rows.iter().any(|row| row.name == Row::Pco.name()) {
-            "pco was compiled for every x86-64; for its best: RUSTFLAGS=\"-C target-feature=+bmi1,+bmi2,+lzcnt,+avx2\"\n"
+            "pco was compiled for any x86-64 CPU; for its best speed, build with RUSTFLAGS=\"-C target-feature=+bmi1,+bmi2,+lzcnt,+avx2\"\n"
         } else {
             ""
         }

@@ -8,13 +8,13 @@ use deltaloom::Limits;
 use deltaloom::series::{AddOptions, NewStep, Pending, Series};
 
 use super::common::{pack_options, tell};
-use crate::args::series::{AddArguments, FlushArguments};
+use crate::args::series::{AddArguments, FlushArguments, store_and_input};
 use crate::progress::Bar;
 use crate::store::{is_url, open};
 use crate::{Answer, ui, values};
 
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
-    let (location, checkpoint) = arguments.places.split()?;
+    let (location, checkpoint) = store_and_input(&arguments.store, arguments.checkpoint.as_ref())?;
     let series = open(&location)?;
     let new = NewStep {
         step: match arguments.step {
@@ -39,7 +39,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         snapshot(&pending, &new, &options, arguments, &location)?;
         return Ok(Answer::Yes);
     }
-    // What was snapshot before comes before.
+    // Earlier snapshots come first.
     let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
     drain(&series, &pending, &of_waiting, &location)?;
     let bar = Bar::new("adding");
@@ -70,7 +70,7 @@ fn drain(series: &Series, pending: &Pending, options: &AddOptions, location: &st
         Ok(())
     });
     bar.finish();
-    drained.context("a step that was added in the background")
+    drained.context("adding a step in the background")
 }
 
 /// Copies the checkpoint and lets another process add the copy.
@@ -84,26 +84,28 @@ fn snapshot(
     let bar = Bar::new("copying");
     pending.snapshot(new, options, &Limits::default(), &bar)?;
     bar.finish();
-    let mut command = Command::new(std::env::current_exe().context("this program")?);
+    let mut command = Command::new(std::env::current_exe().context("cannot find the file of this program")?);
     command.args(["series", "flush", location]);
     command.args(["--threads", &arguments.threads.count.to_string()]);
-    // What it has to say is said by the next flush or add, which meets the same fault.
+    // The next flush or add meets the same fault and reports it.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().context("a process in the background")?;
-    ui::note(&format!("a copy is safe; {} to be added", pending.count()?));
+    command.spawn().context("cannot start a background process")?;
+    ui::note(&format!("a copy is on the local disk; {} waiting to be added", pending.count()?));
     Ok(())
 }
 
-/// Where copies wait: in the store, or for a URL in the folder for the state of programs.
+/// Where copies wait: in the store, or for a URL in the user's state folder.
 fn pending_folder(location: &str) -> Result<PathBuf> {
     if !is_url(location) {
         return Ok(PathBuf::from(location).join("pending"));
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
     let home = || std::env::home_dir().map(|home| home.join(".local/state"));
-    let state = state.or_else(home).context("neither XDG_STATE_HOME nor a home folder is known")?;
+    let state = state
+        .or_else(home)
+        .context("no place for a copy: neither XDG_STATE_HOME nor a home folder is set")?;
     let name: String = location.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     Ok(state.join("deltaloom/pending").join(name))
 }

@@ -32,7 +32,7 @@ pub(super) fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry>
     Ok(series.find(number)?.ok_or_else(missing)?)
 }
 
-/// A number with the word for what it counts.
+/// A number and its noun.
 pub(super) fn count(number: u64, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
@@ -41,14 +41,14 @@ pub(super) fn pack_options(preset: Preset, threads: &ThreadsArgument) -> PackOpt
     PackOptions { preset: preset.into(), threads: threads.count, ..PackOptions::default() }
 }
 
-/// Says what was added, and what one should know of it.
+/// Reports what was added, and what may be wrong with it.
 pub(super) fn tell(added: &Added, location: &str) {
     ui::note(&describe_added(added));
     let entry = &added.entry;
     if let Some(closed) = &added.closed {
         let (name, steps) = (&closed.name, count(closed.totals.steps, "step"));
         ui::note(&ui::printable(&format!(
-            "the run went back: {steps}, {} to {}, now on branch {name}; `deltaloom series ls {location} --branch {name}` lists them",
+            "the run went back: {steps}, {} to {}, moved to branch {name}; `deltaloom series ls {location} --branch {name}` lists them",
             closed.first, closed.last
         )));
     }
@@ -70,7 +70,7 @@ pub(super) fn tell(added: &Added, location: &str) {
         let text = |(name, value): (&String, &String)| format!(" --meta {name}={value}");
         let meta: String = added.meta_not_stored.iter().map(text).collect();
         ui::warn(&ui::printable(&format!(
-            "its text is as it was; `deltaloom series set {location} --step {step}{meta}` changes it"
+            "the texts of step {step} were not changed; `deltaloom series set {location} --step {step}{meta}` changes them"
         )));
     }
 }
@@ -78,7 +78,7 @@ pub(super) fn tell(added: &Added, location: &str) {
 fn describe_added(added: &Added) -> String {
     let entry = &added.entry;
     if !added.is_new {
-        return format!("step {} is there already with the same content; nothing changed", entry.step);
+        return format!("step {} already exists with the same content; nothing was changed", entry.step);
     }
     let against = match (entry.reference, entry.changed_fraction) {
         (Some(reference), changed) => {
@@ -129,7 +129,7 @@ pub(super) fn describe(entry: &StepEntry) -> String {
     if !entry.is_sound() {
         let (nan, constant) = (entry.nonfinite_weights, entry.constant_matrices);
         out.push_str(&format!(
-            "  odd     {nan} weights NaN or infinite, {constant} matrices become constant\n"
+            "  issues  {nan} weights are NaN or infinite, {constant} matrices have become constant\n"
         ));
     }
     for (name, value) in &entry.meta {

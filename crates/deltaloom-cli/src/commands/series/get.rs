@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
     } else {
         let (size, seconds) = (ui::bytes(report.original_bytes), report.seconds);
         let (step, hops) = (entry.step, count(entry.hops.into(), "hop"));
-        ui::note(&format!("step {step}: {size} restored over {hops}, every digest matches, {seconds:.2} s"));
+        ui::note(&format!("step {step}: {size} restored ({hops}), every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)
 }

@@ -20,7 +20,7 @@ struct List<'a> {
     steps: Vec<Step<'a>>,
 }
 
-/// A step and what follows from it.
+/// A step and its ratio.
 #[derive(Serialize)]
 struct Step<'a> {
     #[serde(flatten)]
@@ -74,15 +74,15 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
         ui::print(&text(&entries))?;
         let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
         if hidden > 0 {
-            ui::note(&format!("and {} (--all)", count(hidden, "older one")));
+            ui::note(&format!("and {} (--all)", count(hidden, "older step")));
         }
         ui::note(&totals(&summary));
         if !summary.branches.is_empty() && arguments.branch.name.is_none() {
-            let (branches, is) = match summary.branches.len() as u64 {
-                1 => ("1 branch".to_owned(), "is"),
-                more => (format!("{more} branches"), "are"),
+            let branches = match summary.branches.len() {
+                1 => "1 branch".to_owned(),
+                more => format!("{more} branches"),
             };
-            ui::note(&format!("there {is} {branches} (--branches)"));
+            ui::note(&format!("{branches} (--branches)"));
         }
     }
     Ok(Answer::Yes)
@@ -97,7 +97,7 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
         ui::note("no branches");
         return Ok(Answer::Yes);
     }
-    let header = ["branch", "leaves", "after", "first", "last", "steps", "stored", "closed"];
+    let header = ["branch", "parent", "after", "first", "last", "steps", "stored", "closed"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(branches.iter().map(|branch| {
         vec![
@@ -115,11 +115,11 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// One line over the whole series: totals first, the mean of ratios beside them.
+/// One line about the whole series: totals first, then the mean of the ratios.
 fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
     if totals.steps == 0 {
-        return "the series has no steps yet; `deltaloom series add` adds one".to_owned();
+        return "the series has no steps yet; add one with `deltaloom series add`".to_owned();
     }
     let deltas = match (totals.delta_ratio(), totals.mean_delta_ratio()) {
         (Some(ratio), Some(mean)) => format!("; deltas alone {ratio:.2} (mean of ratios {mean:.2})"),

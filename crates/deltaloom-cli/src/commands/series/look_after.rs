@@ -12,7 +12,7 @@ use crate::store::open;
 use crate::values::Preset;
 use crate::{Answer, ui};
 
-/// Steps that a text lists one by one; of more, runs are named by their ends.
+/// The most steps to list one by one; of more, consecutive ones are listed as ranges.
 const LISTED: usize = 40;
 
 pub(super) fn set(arguments: &SetArguments) -> Result<Answer> {
@@ -55,7 +55,7 @@ pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
     let report = match (&arguments.keep, &arguments.branch) {
         (_, Some(branch)) => series.prune_branch(branch, &options, &bar)?,
         (Some(keep), None) => series.prune(keep, &options, &bar)?,
-        (None, None) => anyhow::bail!("give --keep or --branch"),
+        (None, None) => anyhow::bail!("expected --keep or --branch"),
     };
     bar.finish();
     tell(&report, arguments.dry_run, arguments.json)
@@ -84,9 +84,9 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     if !report.dropped.is_empty() {
-        let why = if report.kept_steps.is_empty() { "as asked" } else { "no rule keeps them" };
-        let goes = if dry_run { "would be left out" } else { "left out" };
-        ui::print(&format!("{goes}, {why}: {}\n", named(report)))?;
+        let why = if report.kept_steps.is_empty() { "as requested" } else { "no rule keeps them" };
+        let removed = if dry_run { "would be removed" } else { "removed" };
+        ui::print(&format!("{removed}, {why}: {}\n", named(report)))?;
     }
     let (dropped, repacked) = (report.dropped.len(), report.repacked.len());
     let would = if dry_run { "would be " } else { "" };
@@ -94,18 +94,18 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
         Some(now) => format!("; {} -> {}", ui::bytes(report.stored_bytes_before), ui::bytes(now)),
         None => String::new(),
     };
-    let space = if dropped > 0 && !dry_run { "; `deltaloom series gc` frees the space" } else { "" };
+    let space = if dropped > 0 && !dry_run { "; run `deltaloom series gc` to free the space" } else { "" };
     let on_branches: usize = report.repacked_on_branches.iter().map(|on| on.steps.len()).sum();
     let repacked = match on_branches {
         0 => repacked.to_string(),
         more => format!("{} ({more} on branches)", repacked + more),
     };
     let kept = count(report.kept, "step");
-    ui::note(&format!("{kept} {would}kept, {dropped} left out, {repacked} packed again{sizes}{space}"));
+    ui::note(&format!("{kept} {would}kept, {dropped} removed, {repacked} repacked{sizes}{space}"));
     Ok(Answer::Yes)
 }
 
-/// The steps that go. Of many, those that follow each other are a run from the first to the last.
+/// The removed steps. If there are many, consecutive ones are listed as ranges.
 fn named(report: &RebuildReport) -> String {
     let steps = |steps: &[u64]| steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if report.dropped.len() <= LISTED {
@@ -129,10 +129,10 @@ pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
     let would = if arguments.dry_run { "would be " } else { "" };
     let young = match report.too_young {
         0 => String::new(),
-        count => format!("; {count} younger than {}", humantime::format_duration(arguments.grace)),
+        count => format!("; {count} kept, younger than {}", humantime::format_duration(arguments.grace)),
     };
     ui::note(&format!(
-        "{} {would}removed, {}{young}",
+        "{} {would}deleted, {}{young}",
         count(report.removed, "object"),
         ui::bytes(report.removed_bytes)
     ));
@@ -147,8 +147,11 @@ pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
     if arguments.json {
         ui::print_json(&report)?;
     } else if report.ok {
-        let checked =
-            if report.deep { "every tensor decoded" } else { "every container (--deep decodes them)" };
+        let checked = if report.deep {
+            "every tensor decoded"
+        } else {
+            "every container checked (--deep decodes them)"
+        };
         let branches = match report.branch_steps {
             0 => String::new(),
             steps => format!(" and {} on branches", count(steps, "step")),

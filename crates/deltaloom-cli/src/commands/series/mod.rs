@@ -43,13 +43,14 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
 fn init(arguments: &InitArguments) -> Result<Answer> {
     let options = SeriesOptions { keyframe_every: arguments.keyframe_every, max_chain: arguments.max_chain };
     let made = Series::init(store(&arguments.store.location)?, &options);
-    // --overwrite is no way out here.
+    // The usual hint, --overwrite, does not apply here.
     let series = made.map_err(|e| match e {
         Error::AlreadyExists { .. } => {
-            anyhow::anyhow!("{}: there is a series already", arguments.store.location)
+            anyhow::anyhow!("{}: a series already exists here", arguments.store.location)
+                .context(ui::Hint("add checkpoints to it with `deltaloom series add`".to_owned()))
         }
         other => other.into(),
     })?;
-    ui::note(&format!("{}: an empty series", series.location()));
+    ui::note(&format!("created an empty series in {}", series.location()));
     Ok(Answer::Yes)
 }

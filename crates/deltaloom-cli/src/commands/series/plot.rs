@@ -50,7 +50,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         events.finish()?;
     }
     let steps = count(summary.steps.len() as u64, "step");
-    ui::note(&format!("{}: {steps} drawn", arguments.output.display()));
+    ui::note(&format!("{}: page with {steps}", arguments.output.display()));
     Ok(Answer::Yes)
 }
 
@@ -112,14 +112,14 @@ fn csv(health: &Health) -> String {
     table.csv()
 }
 
-/// Layers, then what is worth a look.
+/// Layers, then warnings.
 fn describe(health: &Health) -> String {
     if health.steps.is_empty() {
-        return "the series has no steps yet: nothing to judge\n".to_owned();
+        return "the series has no steps yet\n".to_owned();
     }
     let percent =
         |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
-    let header = ["layer", "elements", "changed at last", "identical in window", "below", "frozen"];
+    let header = ["layer", "elements", "changed, last step", "identical, window", "below", "frozen"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     rows.extend(health.layers.iter().map(|layer| {
         vec![
@@ -146,13 +146,13 @@ fn describe(health: &Health) -> String {
     }
     let rule = &health.rule;
     out.push_str(&format!(
-        "rule: {} deviations from the median of {} steps, frozen over {}\n",
+        "rule: a warning beyond {} deviations from the median of {} steps; frozen layers over {} steps\n",
         rule.threshold, rule.window, rule.frozen_window,
     ));
     let deltas = health.steps.iter().filter(|step| step.changed_fraction.is_some()).count();
     if deltas <= rule.min_window {
         out.push_str(&format!(
-            "{} so far: changes are judged from {} steps with a reference on\n",
+            "{} with a reference so far; changes are judged once there are {}\n",
             count(deltas as u64, "step"),
             rule.min_window + 1
         ));
@@ -172,7 +172,7 @@ fn say(warning: &Warning) -> String {
     }
     let expected = warning
         .expected_fraction
-        .map_or_else(String::new, |expected| format!(", {:.3} % was usual", 100.0 * expected));
+        .map_or_else(String::new, |expected| format!(", usually {:.3} %", 100.0 * expected));
     let changed = warning.changed_fraction.map_or(0.0, |changed| 100.0 * changed);
     format!("warning: {steps}: {what}: {changed:.3} %{expected}\n")
 }

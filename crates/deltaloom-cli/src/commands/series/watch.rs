@@ -9,16 +9,16 @@ use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incomi
 use deltaloom::{Error, Limits, Progress as _};
 
 use super::common::{pack_options, tell};
-use crate::args::series::WatchArguments;
+use crate::args::series::{WatchArguments, store_and_input};
 use crate::progress::Bar;
 use crate::store::open;
 use crate::{Answer, ui};
 
-/// How soon an interrupt is noticed between two looks.
+/// How soon an interrupt is noticed between two scans.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
-    let (location, folder) = arguments.places.split()?;
+    let (location, folder) = store_and_input(&arguments.store, arguments.folder.as_ref())?;
     let series = open(&location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions { pack, ..AddOptions::default() };
@@ -42,26 +42,26 @@ pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
 /// A checkpoint's files, as [`Incoming`] has them.
 type State = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
-/// What earlier looks have seen.
+/// What earlier scans have found.
 #[derive(Default)]
 struct Watch {
-    /// Whether there was a look before.
+    /// Whether there was an earlier scan.
     has_looked: bool,
     seen: HashMap<PathBuf, Incoming>,
-    /// Checkpoints that are done with, as they were: added, there already, or skipped.
+    /// Finished checkpoints and their state: added, already in the series, or skipped.
     settled: HashMap<PathBuf, State>,
-    /// What was said, so that it is said once.
+    /// Messages that were printed already.
     said: HashSet<String>,
 }
 
 impl Watch {
-    /// Adds what is complete and new, in order of steps; gives whether nothing is left to wait for.
+    /// Adds what is complete and new, in order of steps. Returns whether nothing is left to wait for.
     fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &Bar) -> Result<bool> {
         let newest = series.last(1)?.pop();
         let found = incoming(folder, &Limits::default())?;
         let mut seen = HashMap::new();
         let mut is_waiting = false;
-        // How far the series goes, with what this look has added.
+        // The newest step, including those that this scan has added.
         let mut last = newest.as_ref().map(|newest| newest.step);
         for checkpoint in found {
             let is_still = self.seen.get(&checkpoint.path).is_some_and(|before| *before == checkpoint);
@@ -73,12 +73,12 @@ impl Watch {
             if is_earlier && !self.is_newly_written(&checkpoint, newest.as_ref()) {
                 if series.find(checkpoint.step)?.is_none() {
                     let path = checkpoint.path.display();
-                    self.say(format!("{path}: skipped, the series is at a later step"));
+                    self.say(format!("{path}: skipped, the series already has a later step"));
                 }
                 self.settled.insert(checkpoint.path, checkpoint.state);
                 continue;
             }
-            // Steps are added in order: what comes after one that is not complete waits too.
+            // Steps are added in order: those after an incomplete one wait too.
             if is_waiting || !is_still || checkpoint.incomplete.is_some() {
                 is_waiting = true;
                 if let (true, Some(why)) = (is_still, checkpoint.incomplete) {
@@ -90,9 +90,9 @@ impl Watch {
             let new = NewStep { step, model: path.clone(), optimizer: None, meta: Default::default() };
             if let Some(branch) = series.branch_with(&new, bar)? {
                 bar.finish();
-                self.say(format!("{}: skipped, it is on branch {branch}", path.display()));
+                self.say(format!("{}: skipped, already on branch {branch}", path.display()));
             } else {
-                // A trainer that went back writes earlier steps with other content.
+                // A trainer that went back writes earlier steps again, with other content.
                 let options = AddOptions { rewind: is_earlier, ..options.clone() };
                 match series.add(&new, &options, bar) {
                     Err(odd @ Error::StepDiffers { .. }) => {
@@ -121,11 +121,11 @@ impl Watch {
 
     /// Whether a checkpoint of an earlier step was written after the newest step was added.
     fn is_newly_written(&self, checkpoint: &Incoming, newest: Option<&StepEntry>) -> bool {
-        // What an earlier look has not settled was not there or not so, or was new then.
+        // It has appeared or changed since the earlier scan, or was new then.
         if self.has_looked {
             return true;
         }
-        // The time of the newest step is in whole seconds: what may be older than it is not new.
+        // The time of the newest step is in whole seconds; a file of the same second may be older.
         let added = newest.map_or(0, |newest| newest.added_unix.saturating_add(1));
         let added = UNIX_EPOCH.checked_add(Duration::from_secs(added));
         let is_later = |written: SystemTime| added.is_some_and(|added| written > added);
