@@ -52,6 +52,15 @@ pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
     Ok(bases)
 }
 
+/// Maps the files of a checkpoint, to compute with its weights where they are.
+#[cfg(feature = "compute")]
+#[expect(unsafe_code, reason = "the one place of the program that maps files")]
+pub(crate) fn mapped(checkpoint: Checkpoint) -> deltaloom::Result<Checkpoint> {
+    // SAFETY: docs/cli.md requires of whoever runs `estimate` and `lab` that the files of the models
+    // stay as they are until the command ends. Nothing in this program writes to them.
+    unsafe { checkpoint.into_mapped() }
+}
+
 #[cfg(feature = "compute")]
 /// The `config.json` in a folder, or next to a file.
 pub(crate) fn config_of(path: &Path) -> Option<String> {

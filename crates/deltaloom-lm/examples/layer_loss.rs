@@ -34,7 +34,7 @@ fn main() -> Fallible<()> {
         std::fs::read(tokens)?.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair).into()).collect();
     let ids = ids.get(..sequences * TOKENS).ok_or("too few tokens")?;
 
-    let open = |path: &PathBuf| Checkpoint::open(path, &Limits::default())?.into_mapped();
+    let open = |path: &PathBuf| Checkpoint::open(path, &Limits::default())?.into_memory();
     let (mapped, mut packed, mut bases) = (Arc::new(open(tuned)?), Vec::new(), Bases::default());
     bases.push_checkpoint(base, open(base)?);
     deltaloom::pack_to(&mapped, &bases, &mut packed, &PackOptions::default(), &Silent)?;

@@ -5,6 +5,7 @@ pub mod assets;
 pub mod breakdown;
 pub mod cli_reference;
 mod commands;
+pub mod comments;
 pub mod corpus;
 mod files;
 pub mod golden;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::{
-    Mode, assets, breakdown, cli_reference, corpus, golden, history, instructions, merges, readme, rooms,
-    series_scale, sizes,
+    Mode, assets, breakdown, cli_reference, comments, corpus, golden, history, instructions, merges, readme,
+    rooms, series_scale, sizes,
 };
 
 /// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
@@ -23,6 +23,8 @@ enum Command {
     Golden(CheckArgument),
     /// Whether imports between crates and rooms go down the order of ARCHITECTURE.md
     Rooms(CheckArgument),
+    /// Whether comments are at most 100 columns wide
+    Comments(CheckArgument),
     /// Packed sizes of the lm12m pairs and the demo weights
     Sizes(DataArguments),
     /// The table of ratios in the README, from the recorded sizes
@@ -124,6 +126,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Golden(arguments) => golden::run(arguments.mode()),
         Command::Rooms(_) => rooms::run(),
+        Command::Comments(_) => comments::run(),
         Command::Sizes(arguments) => sizes::run(arguments.check.mode(), &arguments.data.folder),
         Command::ReadmeNumbers(arguments) => readme::run(arguments.mode()),
         Command::CliReference(arguments) => cli_reference::run(arguments.mode()),

@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
 
 fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) -> Result<Report> {
     let (base, mut warnings) = inputs::open_checkpoint(&arguments.base)?;
-    let base = base.into_mapped()?;
+    let base = inputs::mapped(base)?;
     let base_bytes: u64 = base.weights().map(|(_, info)| info.len_bytes()).sum();
     let folder = tempfile::tempdir()?;
     let containers = containers(arguments, &base, folder.path(), bar, &mut warnings)?;
@@ -235,14 +235,14 @@ fn resolve(
 
 /// Loads everything and returns how much the memory of this process grew.
 fn measure(arguments: &EstimateArguments, containers: &[Source]) -> Result<u64> {
-    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    let base = inputs::mapped(Checkpoint::open(&arguments.base, &Limits::default())?)?;
     // One is loaded and dropped first, so that temporary memory of decoding is already allocated.
     if let Some(first) = containers.first() {
         LoadedTenant::load(&resolve(first, arguments, &base)?, &base, arguments.form.form())?;
     }
     drop(base);
     let before = resident_bytes()?;
-    let base = Checkpoint::open(&arguments.base, &Limits::default())?.into_mapped()?;
+    let base = inputs::mapped(Checkpoint::open(&arguments.base, &Limits::default())?)?;
     for (member, info) in base.weights() {
         let bytes = base.in_memory(member, info).unwrap_or_default();
         black_box(bytes.iter().step_by(1024).map(|byte| u64::from(*byte)).sum::<u64>());

@@ -74,36 +74,21 @@ impl Pair {
         Self::packed(source, true, "weight".into(), base, tuned)
     }
 
-    /// A tensor of files: `tuned` is a checkpoint, or a container whose base is `base`. Without a name it is the largest matrix that differs.
+    /// A tensor of a base, in memory or mapped, and of a container packed against it. Without a
+    /// name it is the largest matrix that differs; `source` names both in the report.
     ///
     /// # Errors
-    /// What is wrong with the files; [`Error::InvalidArgument`] for a tensor that is no matrix with a counterpart, or does not differ.
-    pub fn open(base: &Path, tuned: &Path, tensor: Option<&str>) -> Result<Self> {
-        let limits = Limits::default();
-        if Container::is_container(base).unwrap_or(false) {
-            let what =
-                format!("{}: the base is to be a checkpoint, not a container: unpack it", base.display());
-            return Err(Error::InvalidArgument(what));
-        }
-        let source = format!("{} -> {}", base.display(), tuned.display());
-        let base_path = base;
-        let base = Arc::new(Checkpoint::open(base, &limits)?.into_mapped()?);
-        if tuned.is_file() && Container::is_container(tuned)? {
-            let mut bases = Bases::default();
-            bases.push_checkpoint(base_path, Checkpoint::clone(&base));
-            let container = Arc::new(ResolvedContainer::new(Container::open(tuned, &limits)?, &bases)?);
-            return Self::of_container(source, &base, container, tensor);
-        }
-        let tuned = Arc::new(Checkpoint::open(tuned, &limits)?.into_mapped()?);
-        Self::of_checkpoints(source, &base, &tuned, tensor)
-    }
-
-    fn of_container(
+    /// [`Error::InvalidArgument`] for a tensor that is no matrix with a counterpart, or does not
+    /// differ; what decoding gives.
+    pub fn of_container(
         source: String,
         base: &Arc<Checkpoint>,
-        container: Arc<ResolvedContainer>,
+        container: Container,
         tensor: Option<&str>,
     ) -> Result<Self> {
+        let mut bases = Bases::default();
+        bases.push_checkpoint(Path::new("base"), Arc::clone(base));
+        let container = Arc::new(ResolvedContainer::new(container, &bases)?);
         let infos: Vec<_> = container.tensors().cloned().collect();
         let pair = |info: &TensorInfo| {
             let number = container.find(&info.name)?;
@@ -121,7 +106,11 @@ impl Pair {
         Ok(Self { source, is_made: false, tensor, base, tuned, container })
     }
 
-    fn of_checkpoints(
+    /// The same of two checkpoints, both in memory or mapped.
+    ///
+    /// # Errors
+    /// As [`Self::of_container`].
+    pub fn of_checkpoints(
         source: String,
         base: &Arc<Checkpoint>,
         tuned: &Arc<Checkpoint>,

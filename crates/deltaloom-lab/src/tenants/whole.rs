@@ -22,13 +22,13 @@ pub struct WholeModel {
     pub form_bytes: Vec<(String, u64)>,
 }
 
-/// Packs a fine-tune against its base, in memory, and builds every form.
+/// Packs a fine-tune against its base, whose files are in memory or mapped, and builds every form.
 ///
 /// # Errors
 /// What packing gives; [`crate::Error::InvalidArgument`] for weights that a form does not hold.
 pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress) -> Result<WholeModel> {
     let mut bases = Bases::default();
-    bases.push_checkpoint(Path::new("base"), base.into_mapped()?);
+    bases.push_checkpoint(Path::new("base"), base);
     let mut container = Vec::new();
     let options = PackOptions { threads: rayon::current_num_threads(), ..PackOptions::default() };
     pack_to(tuned, &bases, &mut container, &options, progress)?;

@@ -65,7 +65,8 @@ pub struct Family {
 }
 
 impl Family {
-    /// A base whose files are in memory or mapped (see [`Checkpoint::into_mapped`]), with the layers that are to run; `path` is for messages.
+    /// A base whose files are in memory or mapped ([`Checkpoint::into_memory`],
+    /// [`Checkpoint::into_mapped`]), with the layers to run; `path` is for messages.
     ///
     /// # Errors
     /// [`Error::NotFound`] and [`Error::InvalidArgument`] for matrices that are not there, not in memory, not of BF16 or F32, or of another shape than the layer's.

@@ -294,15 +294,21 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The same checkpoint with its files mapped, for computing with weights where they are. Nobody may change the files meanwhile.
+    /// The same checkpoint with its files mapped, to compute with weights where they are.
+    ///
+    /// # Safety
+    /// Nobody writes to the files or shortens them as long as the checkpoint, or anything opened
+    /// with it, exists: see [`MmapSource::open`].
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.
-    pub fn into_mapped(mut self) -> Result<Self> {
+    #[expect(unsafe_code, reason = "the caller makes the promise that mapping needs")]
+    pub unsafe fn into_mapped(mut self) -> Result<Self> {
         for (path, source) in &mut self.sources {
             // An empty file has nothing to map.
             if source.in_memory().is_none() && source.len_bytes() > 0 {
-                *source = Arc::new(MmapSource::open_unchanging(path)?);
+                // SAFETY: the caller promises that nobody changes the files.
+                *source = Arc::new(unsafe { MmapSource::open(path) }?);
             }
         }
         Ok(self)

@@ -164,35 +164,28 @@ impl ReadAt for FileSource {
     }
 }
 
-/// A mapped file, for reading a little of a large one.
+/// A mapped file, whose bytes are used where they are.
 #[derive(Debug)]
 pub struct MmapSource {
     map: memmap2::Mmap,
-    is_unchanging: bool,
     source: FileSource,
 }
 
 impl MmapSource {
     /// Maps a regular file.
     ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn open(path: &Path) -> Result<Self> {
-        let source = FileSource::open(path)?;
-        // SAFETY: the map is read-only and private to this value. Another process that shortens the file while it is mapped can end this process with
-        // SIGBUS, as with every program that maps files; it cannot break memory safety of ours, since all reads copy out of the map, unless the caller
-        // of `open_unchanging` has promised that nobody writes to the file.
-        #[expect(unsafe_code, reason = "mapping a file is the one unsafe line of this crate")]
-        let map = unsafe { memmap2::Mmap::map(&source.file) }.map_err(Error::io(path))?;
-        Ok(Self { map, is_unchanging: false, source })
-    }
-
-    /// Maps a regular file that nobody changes while it is mapped, as is the rule for model files in use: its bytes are then looked at where they are.
+    /// # Safety
+    /// Nobody writes to the file or shortens it as long as the source exists: its bytes are behind
+    /// shared references. A shortened file also ends the process, with SIGBUS.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn open_unchanging(path: &Path) -> Result<Self> {
-        Ok(Self { is_unchanging: true, ..Self::open(path)? })
+    /// [`Error::Io`]; [`Error::CutShort`] for a file that is changed in part.
+    #[expect(unsafe_code, reason = "mapping is the one unsafe operation of this crate")]
+    pub unsafe fn open(path: &Path) -> Result<Self> {
+        let source = FileSource::open(path)?;
+        // SAFETY: the caller promises that nobody changes the file; the map is read-only.
+        let map = unsafe { memmap2::Mmap::map(&source.file) }.map_err(Error::io(path))?;
+        Ok(Self { map, source })
     }
 }
 
@@ -205,9 +198,8 @@ impl ReadAt for MmapSource {
         self.map[..].read_at(offset, buffer)
     }
 
-    // Another process may write to a file under a reference to it, unless that was ruled out.
     fn in_memory(&self) -> Option<&[u8]> {
-        self.is_unchanging.then_some(&self.map[..])
+        Some(&self.map[..])
     }
 
     fn is_unchanged(&self, path: &Path) -> io::Result<bool> {

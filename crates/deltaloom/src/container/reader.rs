@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::checkpoint::{MmapSource, ReadAt, Wanted, explain};
+use crate::checkpoint::{FileSource, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -69,12 +69,12 @@ fn ready<T: Clone>(kept: &Ready<T>, number: u64, make: impl FnOnce() -> Result<T
 }
 
 impl Container {
-    /// Maps a container file and reads its index.
+    /// Opens a container file and reads its index.
     ///
     /// # Errors
     /// What is wrong with the file, with its path.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        Self::from_source(path, Box::new(MmapSource::open(path)?), limits)
+        Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
 
     /// Reads the index of a container in any source; `path` is for messages.

@@ -2,10 +2,16 @@
 
 mod page;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use anyhow::Result;
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{Container, Limits};
 use deltaloom_lab::matmul::{self, MatmulOptions, MatmulReport, Pair, ProductReport, Way};
 
 use crate::args::lab::matmul::MatmulArguments;
+use crate::inputs::mapped;
 use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
@@ -39,10 +45,21 @@ pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
 
 fn pair(arguments: &MatmulArguments) -> deltaloom::Result<Pair> {
     if let (Some(base), Some(tuned)) = (&arguments.base, &arguments.tuned) {
-        return Pair::open(base, tuned, arguments.tensor.as_deref());
+        return of_files(base, tuned, arguments.tensor.as_deref());
     }
     let weight = arguments.dtype.weight_type();
     Pair::made(arguments.rows, arguments.cols, weight, arguments.changed, arguments.seed)
+}
+
+/// A tensor of two files; the fine-tune is a checkpoint or a container.
+fn of_files(base: &Path, tuned: &Path, tensor: Option<&str>) -> deltaloom::Result<Pair> {
+    let limits = Limits::default();
+    let source = format!("{} -> {}", base.display(), tuned.display());
+    let base = Arc::new(mapped(Checkpoint::open(base, &limits)?)?);
+    if tuned.is_file() && Container::is_container(tuned)? {
+        return Pair::of_container(source, &base, Container::open(tuned, &limits)?, tensor);
+    }
+    Pair::of_checkpoints(source, &base, &Arc::new(mapped(Checkpoint::open(tuned, &limits)?)?), tensor)
 }
 
 fn describe(report: &MatmulReport) -> String {

@@ -14,7 +14,7 @@ use deltaloom_lm::layer::LayerHints;
 use serde::Serialize;
 
 use crate::args::lab::tenants::TenantsArguments;
-use crate::inputs::config_of;
+use crate::inputs::{config_of, mapped};
 use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
             None => TenantsCase::generated(arguments.tenants, arguments.density, arguments.seed, &bar)?,
         };
         let report = tenants::run(&case, &options(arguments, case.dense_bytes()), &bar)?;
-        let whole = files.as_ref().map(|(base, tuned)| whole_model(base.clone(), tuned, &bar));
+        let whole = files.as_ref().map(|(base, tuned)| whole_model(mapped(base.clone())?, tuned, &bar));
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
