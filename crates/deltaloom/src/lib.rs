@@ -11,6 +11,7 @@ pub mod checkpoint;
 mod entropy;
 mod error;
 mod limits;
+mod options;
 mod progress;
 mod scratch;
 pub mod tensor;

@@ -15,23 +15,20 @@ use crate::{Answer, ui};
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = arguments.places.split()?;
     let series = open(&location)?;
-    let new = NewStep {
-        step: match arguments.step {
+    let new = NewStep::new(checkpoint)
+        .with_step(match arguments.step {
             Step::Number(step) => Some(step),
             Step::Next => None,
-        },
-        model: checkpoint.to_path_buf(),
-        optimizer: arguments.optimizer.clone(),
-        meta: arguments.meta.iter().cloned().collect(),
-    };
+        })
+        .with_optimizer(arguments.optimizer.clone())
+        .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions {
-        pack,
-        keyframe: arguments.keyframe,
-        force: arguments.force,
-        rewind: arguments.rewind,
-        branch: arguments.branch.clone(),
-    };
+    let options = AddOptions::default()
+        .with_pack(pack)
+        .with_keyframe(arguments.keyframe)
+        .with_force(arguments.force)
+        .with_rewind(arguments.rewind)
+        .with_branch(arguments.branch.clone());
     let pending = Pending::new(&pending_folder(&location)?);
     if arguments.background {
         series.check_new(&new, &options)?;
@@ -39,7 +36,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     // What was snapshot before comes before.
-    let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
+    let of_waiting = AddOptions::default().with_pack(options.pack.clone());
     drain(&series, &pending, &of_waiting, &location)?;
     let bar = ui::Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
@@ -83,7 +80,7 @@ pub(super) fn tell(added: &Added, location: &str) {
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions { pack, ..AddOptions::default() };
+    let options = AddOptions::default().with_pack(pack);
     let location = &arguments.store.location;
     drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
     Ok(Answer::Yes)

@@ -39,7 +39,9 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
 }
 
 fn init(arguments: &InitArguments) -> Result<Answer> {
-    let options = SeriesOptions { keyframe_every: arguments.keyframe_every, max_chain: arguments.max_chain };
+    let options = SeriesOptions::default()
+        .with_keyframe_every(arguments.keyframe_every)
+        .with_max_chain(arguments.max_chain);
     let made = Series::init(store(&arguments.store.location)?, &options);
     // --overwrite is no way out here.
     let series = made.map_err(|e| match e {
@@ -106,5 +108,5 @@ fn count(number: u64, word: &str) -> String {
 }
 
 fn pack_options(preset: PresetArgument, threads: &ThreadsArgument) -> PackOptions {
-    PackOptions { preset: preset.into(), threads: threads.count, ..PackOptions::default() }
+    PackOptions::default().with_preset(preset.into()).with_threads(threads.count)
 }
