@@ -66,12 +66,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if flags & 1 != 0 {
         bases.push_checkpoint(Path::new("base"), open(&file(dtype, cols, tensors, base)));
     }
-    let options = PackOptions {
-        preset: [Preset::Default, Preset::Fast, Preset::Max][usize::from(flags >> 1 & 3) % 3],
-        chunk_log2: 10 + chunk_log2 % 11,
-        threads: 1,
-        ..PackOptions::default()
-    };
+    let options = PackOptions::default()
+        .with_preset([Preset::Default, Preset::Fast, Preset::Max][usize::from(flags >> 1 & 3) % 3])
+        .with_chunk_log2(10 + chunk_log2 % 11)
+        .with_threads(1);
     let checkpoint = open(&tuned);
     let mut packed = Vec::new();
     let report = deltaloom::pack_to(&checkpoint, &bases, &mut packed, &options, &Silent)
@@ -84,7 +82,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let resolved = ResolvedContainer::new(container.expect("a sound container"), &bases).expect("its bases");
     let folder = tempfile::tempdir().expect("a folder");
     let restored = folder.path().join("x");
-    let options = deltaloom::UnpackOptions { threads: 1, ..Default::default() };
+    let options = deltaloom::UnpackOptions::default().with_threads(1);
     deltaloom::unpack(&resolved, &restored, &options, &Silent).expect("a sound container is restored");
     assert!(std::fs::read(&restored).expect("the restored file") == tuned);
 });

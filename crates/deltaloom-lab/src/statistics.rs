@@ -319,7 +319,7 @@ mod tests {
         let mut bases = Bases::default();
         bases.push_checkpoint(Path::new("base"), base.clone());
         let mut packed = Vec::new();
-        let options = PackOptions { threads: 1, ..PackOptions::default() };
+        let options = PackOptions::default().with_threads(1);
         pack_to(&tuned, &bases, &mut packed, &options, &Silent).unwrap();
         let container =
             Container::from_source(Path::new("packed"), Box::new(packed), &Limits::default()).unwrap();

@@ -269,7 +269,7 @@ mod tests {
         let mut bases = Bases::default();
         bases.push_checkpoint(Path::new("base"), base.clone());
         let mut packed = Vec::new();
-        let options = PackOptions { threads: 1, ..PackOptions::default() };
+        let options = PackOptions::default().with_threads(1);
         pack_to(&tuned, &bases, &mut packed, &options, &Silent).unwrap();
         for stored in [Stored::xor_zstd(&base, &tuned).unwrap(), Stored::Packed(packed)] {
             let mut calls = 0;

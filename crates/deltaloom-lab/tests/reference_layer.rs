@@ -20,7 +20,7 @@ fn the_reference_layer_takes_less_than_its_xor_compressed_and_comes_back() {
         let tuned = case.tuned(&base, 0).unwrap().to_safetensors().unwrap();
         let base = base.to_safetensors().unwrap();
         for preset in [Preset::Default, Preset::Max] {
-            let options = PackOptions { preset, threads: 1, ..PackOptions::default() };
+            let options = PackOptions::default().with_preset(preset).with_threads(1);
             let (container, report) = roundtrip_with(&tuned, &[&base], &options);
             let parts = open(&container).unwrap().part_bytes();
             assert!(report.tensors.iter().all(|tensor| tensor.predictor == "reference"), "{report:?}");

@@ -12,6 +12,7 @@ mod entropy;
 mod error;
 mod foreign;
 mod limits;
+mod options;
 mod progress;
 mod scratch;
 pub mod tensor;

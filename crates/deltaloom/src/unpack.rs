@@ -15,6 +15,7 @@ use crate::checkpoint::Layout;
 use crate::checkpoint::output::{Inputs, NewDirectory, NewFile};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
+use crate::options::setters;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::Scratch;
@@ -26,12 +27,18 @@ const LEAST_WINDOW_CHUNKS: usize = 8;
 
 /// How to unpack.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct UnpackOptions {
     /// Threads; 0 means one per core.
     pub threads: usize,
     /// Replace an existing file; in an existing folder, the files that are restored, and no others.
     pub overwrite: bool,
 }
+
+setters!(UnpackOptions {
+    with_threads(threads: usize),
+    with_overwrite(overwrite: bool),
+});
 
 /// What unpacking did.
 #[derive(Debug, Clone, Serialize)]

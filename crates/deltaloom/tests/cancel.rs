@@ -121,7 +121,7 @@ fn nothing_is_left_of_a_cancelled_operation() {
         // What a target had before stays until the new one is whole.
         let kept = || assert_eq!(names(folder.path()), ["out", "packed.loom"]);
         let before = tree(folder.path());
-        let overwrite = UnpackOptions { threads: 1, overwrite: true };
+        let overwrite = UnpackOptions::default().with_threads(1).with_overwrite(true);
         let unpack = |stop: &Stop| deltaloom::unpack(&resolved, &out, &overwrite, stop).map(drop);
         assert!(cancel_everywhere(unpack, kept) > 4);
         assert!(tree(folder.path()) == before);

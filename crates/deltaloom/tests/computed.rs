@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use deltaloom::{Bases, InPlaceOptions, Limits, PackOptions, ResolvedContainer, Silent};
+use deltaloom::{Bases, InPlaceOptions, Limits, ResolvedContainer, Silent};
 
 const ROWS: usize = 96;
 const COLS: usize = 40;
@@ -62,7 +62,7 @@ fn blends_are_found_in_every_dtype_and_survive_special_values() {
         assert_eq!(report.tensors[0].predictor, "blend", "{dtype}");
         assert!(report.tensors[0].changed_fraction.unwrap() < 0.02, "{dtype}: {:?}", report.tensors[0]);
         for threads in [2, 3] {
-            let again = pack_with(&tuned, &against, &PackOptions { threads, ..options() }).0;
+            let again = pack_with(&tuned, &against, &options().with_threads(threads)).0;
             assert!(again == container, "{dtype} with {threads} threads");
         }
         // Any missing base is named.
@@ -203,7 +203,7 @@ fn rows_longer_than_a_chunk_take_no_factors() {
     let file = |values: &[f32]| safetensors(&[tensor("w", "F32", &[64, COLS as u64], f32_bytes(values))]);
     let tuned = file(&(0..64 * COLS).map(update).collect::<Vec<f32>>());
     for (chunk_log2, predictor) in [(11, "lowrank"), (10, "reference")] {
-        let options = PackOptions { chunk_log2, ..options() };
+        let options = options().with_chunk_log2(chunk_log2);
         let (_, report) = roundtrip_with(&tuned, &[&file(&base)], &options);
         assert_eq!(report.tensors[0].predictor, predictor);
     }
@@ -231,7 +231,7 @@ fn files_are_changed_in_place_by_computed_predictions() {
     std::fs::write(&path, &base).unwrap();
     for round in 0..2 {
         let opened = open(&container).unwrap();
-        let options = InPlaceOptions { threads: 1, ..InPlaceOptions::default() };
+        let options = InPlaceOptions::default().with_threads(1);
         let report = deltaloom::unpack_in_place(opened, &path, &bases(&[&other]), &options, &Silent).unwrap();
         assert!(std::fs::read(&path).unwrap() == tuned, "round {round}: {report:?}");
     }
@@ -271,8 +271,7 @@ fn state(seed: u64, v_is_first: bool) -> [Vec<u8>; 2] {
 fn a_step_of_adam_is_found_and_leaves_little() {
     for v_is_first in [false, true] {
         let [base, tuned] = state(6, v_is_first);
-        let (container, report) =
-            roundtrip_with(&tuned, &[&base], &PackOptions { chunk_log2: 10, ..options() });
+        let (container, report) = roundtrip_with(&tuned, &[&base], &options().with_chunk_log2(10));
         let sizes: std::collections::BTreeMap<&str, (&str, u64)> =
             report.tensors.iter().map(|t| (t.name.as_str(), (t.predictor, t.packed_bytes))).collect();
         assert_eq!(sizes["opt.exp_avg.a"].0, "reference");
@@ -284,7 +283,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
             assert!(bytes * 32 < (ROWS * COLS) as u64, "{name}: {bytes}");
         }
         for threads in [2, 3] {
-            let options = PackOptions { threads, chunk_log2: 10, ..options() };
+            let options = options().with_threads(threads).with_chunk_log2(10);
             assert!(pack_with(&tuned, &[&base], &options).0 == container, "{threads} threads");
         }
         // One tensor on its own, through all that it comes from.

@@ -8,9 +8,7 @@ use std::path::Path;
 
 use common::*;
 use deltaloom::checkpoint::{Checkpoint, ReadAt};
-use deltaloom::{
-    Bases, Container, Error, Limits, PackOptions, Preset, ResolvedContainer, Silent, Verifiable,
-};
+use deltaloom::{Bases, Container, Error, Limits, Preset, ResolvedContainer, Silent, Verifiable};
 
 struct Model {
     bases: Vec<Vec<u8>>,
@@ -55,7 +53,7 @@ fn model() -> Model {
         tensor("adam.v", "BF16", &[32, 32], bf16_bytes(&second)),
     ];
     let (base, file) = (safetensors(&base), safetensors(&tuned));
-    let (container, report) = pack_with(&file, &[&base], &PackOptions { preset: Preset::Max, ..options() });
+    let (container, report) = pack_with(&file, &[&base], &options().with_preset(Preset::Max));
     let codecs: Vec<&str> = report.codecs.keys().copied().collect();
     assert_eq!(codecs, ["constant", "float", "planes", "raw", "same", "scaled", "sparse", "ulp"]);
     let predictors: Vec<&str> = report.predictors.keys().copied().collect();
@@ -81,7 +79,7 @@ fn said() -> Model {
     let texts = [("licence", "MIT"), ("note", "of a test")];
     let texts = texts.map(|(key, text)| (key.to_owned(), text.to_owned())).into();
     let mut container = Vec::new();
-    let options = PackOptions { identity: Some(texts), ..options() };
+    let options = options().with_identity(Some(texts));
     deltaloom::pack_to(&checkpoint(&file).unwrap(), &bases, &mut container, &options, &Silent).unwrap();
     assert_eq!(container[8], 4);
     Model { bases: vec![base], file, container }

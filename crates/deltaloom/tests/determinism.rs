@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use deltaloom::{PackOptions, Preset, UnpackOptions};
+use deltaloom::{Preset, UnpackOptions};
 
 /// Many windows of many groups: all codecs, shared table sets, ties and casts.
 fn model() -> (Vec<u8>, Vec<u8>) {
@@ -33,7 +33,8 @@ fn model() -> (Vec<u8>, Vec<u8>) {
 fn threads_and_runs_do_not_change_a_byte() {
     let (base, tuned) = model();
     for preset in [Preset::Fast, Preset::Default, Preset::Max] {
-        let with = |threads| pack_with(&tuned, &[&base], &PackOptions { preset, threads, ..options() }).0;
+        let with =
+            |threads| pack_with(&tuned, &[&base], &options().with_preset(preset).with_threads(threads)).0;
         let first = with(1);
         for threads in [1, 2, 3, 0] {
             assert!(with(threads) == first, "{preset:?} with {threads} threads");
@@ -42,7 +43,7 @@ fn threads_and_runs_do_not_change_a_byte() {
         let folder = tempfile::tempdir().unwrap();
         for threads in [1, 2, 3] {
             let out = folder.path().join(threads.to_string());
-            let options = UnpackOptions { threads, overwrite: false };
+            let options = UnpackOptions::default().with_threads(threads);
             let report = deltaloom::unpack(&resolved, &out, &options, &deltaloom::Silent).unwrap();
             assert_eq!(report.threads, threads);
             assert!(std::fs::read(&out).unwrap() == tuned);

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use deltaloom::{PackOptions, Preset};
+use deltaloom::Preset;
 use proptest::prelude::*;
 
 /// A quantiser of blocks, as their common formats are defined.
@@ -65,7 +65,7 @@ fn what_a_quantiser_wrote_takes_the_bits_of_its_levels() {
             };
             let values = rows_dequantised(quantiser, &weights, 160, 32);
             let file = safetensors(&[tensor("w", dtype, &[256, 160], bytes(dtype, &values))]);
-            let options = PackOptions { chunk_log2: 15, ..options() };
+            let options = options().with_chunk_log2(15);
             let (_, report) = roundtrip_with(&file, &[], &options);
             assert_eq!(report.tensors[0].codec, "grid", "{quantiser:?} {dtype}");
             let found = f64::from(u32::try_from(report.packed_bytes).unwrap()) * 8.0 / f64::from(256 * 160);
@@ -90,7 +90,7 @@ fn blocks_of_other_lengths_and_rows_that_they_do_not_divide() {
             let values = rows_dequantised(quantiser, &values, cols, block);
             for dtype in ["F32", "F16", "BF16"] {
                 let file = safetensors(&[tensor("w", dtype, &shape, bytes(dtype, &values))]);
-                let options = PackOptions { chunk_log2: 17, ..options() };
+                let options = options().with_chunk_log2(17);
                 let (_, report) = roundtrip_with(&file, &[], &options);
                 let rows_have_origins = quantiser == Quantiser::Q4WithOrigin && block == cols;
                 if dtype == "F32" && !rows_have_origins {
@@ -115,7 +115,7 @@ fn few_different_elements_are_a_palette() {
         tensor("u64", "U64", &[3000], longs),
         tensor("ternary", "F16", &[50, 100], f16_bytes(&ternary)),
     ]);
-    let (_, report) = roundtrip_with(&file, &[], &PackOptions { chunk_log2: 17, ..options() });
+    let (_, report) = roundtrip_with(&file, &[], &options().with_chunk_log2(17));
     for tensor in &report.tensors {
         assert_eq!(tensor.codec, "grid", "{}", tensor.name);
         let bits = if tensor.name == "u64" || tensor.name == "ternary" { 2.5 } else { 4.3 };
@@ -164,7 +164,7 @@ fn every_flipped_bit_and_every_cut_is_found() {
         tensor("origins", "F32", &[24, 64], f32_bytes(&origins)),
         tensor("palette", "F16", &[300], f16_bytes(&palette)),
     ]);
-    let (container, report) = roundtrip_with(&file, &[], &PackOptions { chunk_log2: 12, ..options() });
+    let (container, report) = roundtrip_with(&file, &[], &options().with_chunk_log2(12));
     let codecs: Vec<&str> = report.tensors.iter().map(|tensor| tensor.codec).collect();
     assert_eq!(codecs, ["grid"; 3]);
     let folder = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ fn threads_do_not_change_a_byte() {
     let values = rows_dequantised(Quantiser::Q4WithOrigin, &rng.weights(512 * 128), 128, 32);
     let file = safetensors(&[tensor("w", "BF16", &[512, 128], bf16_bytes(&values))]);
     for preset in [Preset::Fast, Preset::Default, Preset::Max] {
-        let with = |threads| pack_with(&file, &[], &PackOptions { preset, threads, ..options() }).0;
+        let with = |threads| pack_with(&file, &[], &options().with_preset(preset).with_threads(threads)).0;
         let first = with(1);
         assert!([2, 3, 0].into_iter().all(|threads| with(threads) == first), "{preset:?}");
     }

@@ -70,7 +70,7 @@ fn the_same_content_takes_fewer_bytes() {
     shuffled.rotate_left(3);
     assert!(unpack_with(&with, &common::bases(&shuffled)).unwrap() == *last);
     for threads in [1, 2, 3] {
-        assert!(packed(last, &bases, &PackOptions { threads, ..options() }).0 == with, "{threads} threads");
+        assert!(packed(last, &bases, &options().with_threads(threads)).0 == with, "{threads} threads");
     }
 }
 

@@ -21,7 +21,7 @@ fn model(seed: u64, step: i64) -> Vec<Tensor> {
 }
 
 fn named() -> PackOptions {
-    PackOptions { identity: Some(Texts::new()), ..options() }
+    options().with_identity(Some(Texts::new()))
 }
 
 fn pack(file: &[u8], bases: &Bases, options: &PackOptions) -> (Vec<u8>, PackReport) {
@@ -71,9 +71,8 @@ fn it_costs_at_most_48_bytes_beside_names_and_texts() {
     {
         let mut bases = bases(&[&base]);
         bases.set_names([(Path::new("base-0"), name)]).unwrap();
-        let size = |texts: &Texts| {
-            pack(&other, &bases, &PackOptions { identity: Some(texts.clone()), ..options() }).0.len()
-        };
+        let size =
+            |texts: &Texts| pack(&other, &bases, &options().with_identity(Some(texts.clone()))).0.len();
         let without = pack(&other, &bases, &options()).0.len();
         let with = size(&Texts::new());
         assert!(with <= without + 48 + name.len(), "{name}: {}", with - without);
@@ -188,7 +187,7 @@ fn impossible_names_and_texts_are_refused_before_anything_is_written() {
         let mut bases = bases(&[&base]);
         bases.set_names([(Path::new("base-0"), name)]).unwrap();
         let mut out = Vec::new();
-        let options = PackOptions { identity: Some(texts), ..options() };
+        let options = options().with_identity(Some(texts));
         let answer = deltaloom::pack_to(&checkpoint, &bases, &mut out, &options, &Silent);
         assert_eq!(answer.is_err(), out.is_empty());
         answer.map(|_| ())

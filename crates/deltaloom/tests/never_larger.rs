@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::*;
-use deltaloom::{PackOptions, Preset, Silent, Texts};
+use deltaloom::{Preset, Silent, Texts};
 
 const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
 
@@ -20,7 +20,7 @@ fn check_with(what: &str, file: &[u8], against: &[&[u8]], presets: &[Preset], ch
     for &preset in presets {
         for &chunk_log2 in chunk_log2s {
             let (container, report) =
-                pack_with(file, against, &PackOptions { preset, chunk_log2, ..options() });
+                pack_with(file, against, &options().with_preset(preset).with_chunk_log2(chunk_log2));
             let header = (file.len() - data_of(file).len()) as u64;
             let chunks: u64 = report.codecs.values().map(|share| share.count).sum();
             let parts = 256 * (1 + report.tensors.len() as u64) + 16 * chunks;
@@ -128,7 +128,7 @@ fn files_with_tails_and_containers_that_say_much() {
         let mut bases = bases(&[&base, &base]);
         bases.set_names([(Path::new("base-0"), name.as_str()), (Path::new("base-1"), &name)]).unwrap();
         let texts: Texts = [(key.clone(), text.clone()), ("k".to_owned(), String::new())].into();
-        let options = PackOptions { identity: Some(texts), ..options() };
+        let options = options().with_identity(Some(texts));
         let mut container = Vec::new();
         let checkpoint = checkpoint(&tuned).unwrap();
         let report = deltaloom::pack_to(&checkpoint, &bases, &mut container, &options, &Silent).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Bases, Container, Limits, PackOptions, PackReport, Preset, ResolvedContainer, Silent};
+use deltaloom::{Bases, Container, Limits, PackReport, Preset, ResolvedContainer, Silent};
 use proptest::prelude::*;
 
 const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
@@ -182,7 +182,7 @@ proptest! {
         let (base, tuned): (Vec<_>, Vec<_>) = recipes.iter().enumerate().map(|(i, recipe)| pair(i, recipe)).unzip();
         let (base, tuned) = (safetensors(&base), safetensors(&tuned));
         // Larger chunks have streams of many lanes.
-        let options = PackOptions { preset: PRESETS[preset], chunk_log2: if large_chunks { 13 } else { 10 }, ..options() };
+        let options = options().with_preset(PRESETS[preset]).with_chunk_log2(if large_chunks { 13 } else { 10 });
         roundtrip_with(&tuned, &[&base], &options);
         roundtrip_with(&tuned, &[], &options);
     }
@@ -197,12 +197,9 @@ fn every_dtype_comes_back_in_every_shape() {
             let recipe =
                 |shape| (d, shape, Fill::Special, Distance::ScaledByRowAndColumn, (d * 100 + shape) as u64);
             let (base, tuned): (Vec<_>, Vec<_>) = shapes.map(|shape| pair(shape, &recipe(shape))).unzip();
-            let report = roundtrip_with(
-                &safetensors(&tuned),
-                &[&safetensors(&base)],
-                &PackOptions { preset, ..options() },
-            )
-            .1;
+            let report =
+                roundtrip_with(&safetensors(&tuned), &[&safetensors(&base)], &options().with_preset(preset))
+                    .1;
             assert!(report.tensors.iter().all(|tensor| tensor.dtype == *dtype));
         }
     }
@@ -215,10 +212,10 @@ fn chunks_of_every_size_come_back() {
     let tuned = Tensor { bytes: stepped(&base.bytes, 2, |_| rng.around_zero(2)), ..base.clone() };
     let (base, tuned) = (safetensors(&[base]), safetensors(&[tuned]));
     for chunk_log2 in 10..=20 {
-        roundtrip_with(&tuned, &[&base], &PackOptions { chunk_log2, ..options() });
+        roundtrip_with(&tuned, &[&base], &options().with_chunk_log2(chunk_log2));
     }
     for chunk_log2 in [0, 9, 21, 255] {
-        let options = PackOptions { chunk_log2, ..options() };
+        let options = options().with_chunk_log2(chunk_log2);
         let packed =
             deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &bases(&[&base]), Vec::new(), &options, &Silent);
         assert!(matches!(packed, Err(deltaloom::Error::InvalidArgument(_))), "{chunk_log2}");

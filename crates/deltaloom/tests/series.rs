@@ -79,22 +79,24 @@ impl Run {
         let optimizer = folder.join(format!("optimizer-{}.safetensors", self.step));
         std::fs::write(&optimizer, self.optimizer()).unwrap();
         let loss = format!("{}", (self.step % 5) as f64 / 10.0);
-        NewStep {
-            step: Some(self.step),
-            model,
-            optimizer: Some(optimizer),
-            meta: BTreeMap::from([("loss".into(), loss)]),
-        }
+        NewStep::new(model)
+            .with_step(Some(self.step))
+            .with_optimizer(Some(optimizer))
+            .with_meta(BTreeMap::from([("loss".into(), loss)]))
     }
 }
 
 /// Some steps of a run have a tensor under another name, which is no slip here.
 fn add_options() -> AddOptions {
-    AddOptions { pack: options(), force: true, ..AddOptions::default() }
+    AddOptions::default().with_pack(options()).with_force(true)
 }
 
 fn init(root: &Path, keyframe_every: u32, max_chain: u32) -> Series {
-    Series::init(Box::new(Directory::new(root)), &SeriesOptions { keyframe_every, max_chain }).unwrap()
+    Series::init(
+        Box::new(Directory::new(root)),
+        &SeriesOptions::default().with_keyframe_every(keyframe_every).with_max_chain(max_chain),
+    )
+    .unwrap()
 }
 
 /// A series of `count` steps, and what was added.
@@ -168,14 +170,14 @@ fn a_step_is_added_once_and_in_order() {
     let before = tree(&folder.path().join("store"));
     let again = series.add(&steps[1], &add_options(), &Silent).unwrap();
     assert!(!again.is_new && again.entry.step == 2);
-    let other = NewStep { step: Some(2), ..steps[2].clone() };
+    let other = steps[2].clone().with_step(Some(2));
     assert!(matches!(series.add(&other, &add_options(), &Silent), Err(Error::StepTaken { step: 2 })));
-    let late = NewStep { step: Some(0), ..steps[2].clone() };
+    let late = steps[2].clone().with_step(Some(0));
     assert!(matches!(
         series.add(&late, &add_options(), &Silent),
         Err(Error::StepOutOfOrder { step: 0, newest: 3 })
     ));
-    let missing = NewStep { model: folder.path().join("nothing"), step: None, ..steps[2].clone() };
+    let missing = NewStep::new(folder.path().join("nothing"));
     assert!(matches!(series.add(&missing, &add_options(), &Silent), Err(Error::Io { .. })));
     assert!(tree(&folder.path().join("store")) == before, "a refused step left something behind");
     let store = || Box::new(Directory::new(&folder.path().join("store")));
@@ -191,10 +193,10 @@ fn pruning_packs_again_only_what_rested_on_what_goes() {
     let before: BTreeMap<u64, String> =
         series.last(usize::MAX).unwrap().into_iter().map(|entry| (entry.step, entry.object)).collect();
     let keep: KeepRules = "last 4, every 7, best loss 2, step 8".parse().unwrap();
-    let dry = RebuildOptions { dry_run: true, pack: options(), series: None };
+    let dry = RebuildOptions::default().with_dry_run(true).with_pack(options());
     let planned = series.prune(&keep, &dry, &Silent).unwrap();
     assert_eq!(series.summary().unwrap().totals.steps, 20);
-    let report = series.prune(&keep, &RebuildOptions { dry_run: false, ..dry }, &Silent).unwrap();
+    let report = series.prune(&keep, &dry.with_dry_run(false), &Silent).unwrap();
     assert_eq!((&planned.dropped, &planned.repacked), (&report.dropped, &report.repacked));
     let kept: Vec<u64> = series.last(usize::MAX).unwrap().iter().map(|entry| entry.step).collect();
     assert_eq!(kept, [5, 7, 8, 10, 14, 17, 18, 19, 20]);
@@ -218,11 +220,9 @@ fn pruning_packs_again_only_what_rested_on_what_goes() {
         series.add(&step, &add_options(), &Silent).unwrap();
         step
     });
-    let repack = RebuildOptions {
-        pack: options(),
-        series: Some(SeriesOptions { keyframe_every: 100, max_chain: 100 }),
-        dry_run: false,
-    };
+    let repack = RebuildOptions::default()
+        .with_pack(options())
+        .with_series(Some(SeriesOptions::default().with_keyframe_every(100).with_max_chain(100)));
     let report = series.repack(&repack, &Silent).unwrap();
     assert_eq!(report.repacked.len(), 10);
     series.gc(Duration::ZERO, false).unwrap();
@@ -391,10 +391,7 @@ fn two_writers_that_fail_anywhere_lose_nothing() {
     for entry in &entries {
         let files = folder.path().join(format!("writer-{}", entry.meta["writer"]));
         let model = files.join(format!("step-{}", entry.meta["own"]));
-        check_step(
-            &series,
-            &NewStep { step: Some(entry.step), model, optimizer: None, meta: BTreeMap::new() },
-        );
+        check_step(&series, &NewStep::new(model).with_step(Some(entry.step)));
     }
     series.gc(Duration::ZERO, false).unwrap();
     assert_clean(&series);
@@ -410,7 +407,7 @@ fn a_single_file_comes_back_as_a_file() {
         // A name that says nothing about what it is.
         let model = folder.path().join("weights.bin");
         std::fs::write(&model, run.model()).unwrap();
-        let new = NewStep { step: None, model: model.clone(), optimizer: None, meta: BTreeMap::new() };
+        let new = NewStep::new(&model);
         assert_eq!(series.add(&new, &add_options(), &Silent).unwrap().entry.step, step);
         let out = folder.path().join(format!("out-{step}"));
         series.extract(step, Part::All, &out, &UnpackOptions::default(), &Silent).unwrap();
@@ -422,7 +419,7 @@ fn a_single_file_comes_back_as_a_file() {
     // Unrelated weights: the delta does not pay, a keyframe is as small.
     let model = folder.path().join("weights.bin");
     std::fs::write(&model, Run::new(77).model()).unwrap();
-    let new = NewStep { step: None, model, optimizer: None, meta: BTreeMap::new() };
+    let new = NewStep::new(model);
     assert!(series.add(&new, &add_options(), &Silent).unwrap().entry.is_keyframe());
 }
 
@@ -436,7 +433,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
     for _ in 0..3 {
         run.next();
         let step = run.write(folder.path());
-        let options = AddOptions { keyframe: run.step == 3, ..add_options() };
+        let options = add_options().with_keyframe(run.step == 3);
         pending.snapshot(&step, &options, &deltaloom::Limits::default(), &Silent).unwrap();
         steps.push((step.clone(), tree(&step.model)));
         // The trainer goes on writing to the same place.
@@ -460,7 +457,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         assert!(tree(&out) == *files);
     }
     // What cannot be added keeps waiting, and so does what comes after it.
-    let late = NewStep { step: Some(2), ..steps[2].0.clone() };
+    let late = steps[2].0.clone().with_step(Some(2));
     pending.snapshot(&late, &add_options(), &deltaloom::Limits::default(), &Silent).unwrap();
     let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));
     assert!(drained.unwrap_err().to_string().contains("000000000000"));

@@ -105,7 +105,7 @@ fn folders_with_tails_in_some_files_come_back() {
         let mut container = Vec::new();
         deltaloom::pack_to(&tuned, bases, &mut container, &options(), &Silent).unwrap();
         let target = folder.path().join("restored");
-        let options = UnpackOptions { threads: 1, overwrite: true };
+        let options = UnpackOptions::default().with_threads(1).with_overwrite(true);
         deltaloom::unpack(&resolve(&container, bases).unwrap(), &target, &options, &Silent).unwrap();
         assert!(tree(&target) == tree(&folder.path().join("tuned")));
     }
@@ -122,7 +122,7 @@ fn in_place_the_tail_is_changed_too_and_another_length_is_refused() {
         let container =
             Container::from_source(Path::new("packed.loom"), Box::new(container), &Limits::default())
                 .unwrap();
-        let options = InPlaceOptions { threads: 1, ..InPlaceOptions::default() };
+        let options = InPlaceOptions::default().with_threads(1);
         let answer = deltaloom::unpack_in_place(container, &path, &Bases::default(), &options, &Silent);
         (answer, std::fs::read(&path).unwrap())
     };

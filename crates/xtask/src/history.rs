@@ -56,8 +56,7 @@ pub fn run(series: &Series<'_>) -> Result<()> {
         let [without, with] = [("plain", false, &mut plain), ("history", true, &mut historic)].map(
             |(name, has_history, chain)| {
                 let target = folder.join(format!("{i:06}-{name}.loom"));
-                let options =
-                    PackOptions { chunk_log2: series.chunk_log2, overwrite: true, ..PackOptions::default() };
+                let options = PackOptions::default().with_chunk_log2(series.chunk_log2).with_overwrite(true);
                 chain.add(step, &target, &options, has_history, &original)
             },
         );

@@ -149,18 +149,12 @@ pub fn run(last: u64) -> Result<()> {
     let inner = Directory::new(&folder.path().join("store"));
     let store = Counting { inner, counts: Arc::clone(&counts) };
     let series = Series::init(Box::new(store), &SeriesOptions::default())?;
-    let options =
-        AddOptions { pack: PackOptions { threads: 1, ..PackOptions::default() }, ..AddOptions::default() };
+    let options = AddOptions::default().with_pack(PackOptions::default().with_threads(1));
     let checkpoint = folder.path().join("model.safetensors");
     let mut rows: Vec<Row> = Vec::new();
     for step in 0..=last {
         fs::write(&checkpoint, model(step))?;
-        let new = NewStep {
-            step: Some(step),
-            model: checkpoint.clone(),
-            optimizer: None,
-            meta: Default::default(),
-        };
+        let new = NewStep::new(&checkpoint).with_step(Some(step));
         counts.take();
         series.add(&new, &options, &Silent)?;
         let added = counts.take();
@@ -177,7 +171,7 @@ pub fn run(last: u64) -> Result<()> {
         // Steps from the first to the last.
         let wanted = step * (step % REPEATED) / (REPEATED - 1);
         let out = folder.path().join("out");
-        let unpack = UnpackOptions { threads: 1, overwrite: true };
+        let unpack = UnpackOptions::default().with_threads(1).with_overwrite(true);
         series.extract(wanted, Part::Model, &out, &unpack, &Silent)?;
         let got = counts.take();
         ensure!(fs::read(&out)? == model(wanted), "step {wanted} differs");

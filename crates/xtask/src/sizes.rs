@@ -209,8 +209,7 @@ impl Pair {
     /// Packs it into `target` and gives the size.
     fn pack(&self, data: &Path, target: &Path) -> Result<u64> {
         let (checkpoint, bases) = (self.open(data, self.tuned)?, self.open_bases(data)?);
-        let options =
-            PackOptions { preset: self.preset, identity: Some(Texts::new()), ..PackOptions::default() };
+        let options = PackOptions::default().with_preset(self.preset).with_identity(Some(Texts::new()));
         Ok(deltaloom::pack(&checkpoint, &bases, target, &options, &Silent)?.packed_bytes)
     }
 

@@ -57,7 +57,7 @@ fn one(folder: &Path, tuned: &Asset, bar: &Bar) -> Result<Row> {
     let restored = folder.join(format!("restored-{file}"));
     let checkpoint = Checkpoint::open(&folder.join(file), &limits)?;
     // As `pack` does.
-    let options = PackOptions { identity: Some(Texts::new()), ..PackOptions::default() };
+    let options = PackOptions::default().with_identity(Some(Texts::new()));
     let report = deltaloom::pack(&checkpoint, &bases, &packed, &options, bar)?;
     let resolved = ResolvedContainer::new(Container::open(&packed, &limits)?, &bases)?;
     let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 0, bar)?;

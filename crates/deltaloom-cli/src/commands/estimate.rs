@@ -194,7 +194,7 @@ fn containers(
         let mut out = Vec::new();
         // Sizes are those of `pack`.
         let (threads, identity) = (arguments.threads.count, Some(Texts::new()));
-        let options = PackOptions { threads, identity, ..PackOptions::default() };
+        let options = PackOptions::default().with_threads(threads).with_identity(identity);
         deltaloom::pack_to(&tuned, &bases, &mut out, &options, bar)?;
         out.shrink_to_fit();
         Ok(Source::Packed(Arc::new(out)))

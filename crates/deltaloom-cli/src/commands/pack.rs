@@ -137,13 +137,11 @@ fn pack(
     texts: Option<Texts>,
     arguments: &PackArguments,
 ) -> Result<PackReport> {
-    let options = PackOptions {
-        preset: arguments.preset.into(),
-        threads: arguments.threads.count,
-        overwrite: arguments.overwrite,
-        identity: texts,
-        ..PackOptions::default()
-    };
+    let options = PackOptions::default()
+        .with_preset(arguments.preset.into())
+        .with_threads(arguments.threads.count)
+        .with_overwrite(arguments.overwrite)
+        .with_identity(texts);
     let bar = Bar::new("packing");
     let report = match target {
         Target::Path(path) => deltaloom::pack(checkpoint, bases, path, &options, &bar)?,

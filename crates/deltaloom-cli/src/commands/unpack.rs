@@ -30,7 +30,8 @@ fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
     target.check(arguments.overwrite, &inputs)?;
     let (resolved, warnings) =
         inputs::resolve(container, &arguments.bases, arguments.base_dir.as_deref(), arguments.threads.count)?;
-    let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
+    let options =
+        UnpackOptions::default().with_threads(arguments.threads.count).with_overwrite(arguments.overwrite);
     let bar = Bar::new("unpacking");
     let report = match &target {
         Target::Path(path) => deltaloom::unpack(&resolved, path, &options, &bar)?,
@@ -67,7 +68,10 @@ fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
         () if arguments.check_all => Check::All,
         () => Check::Changed,
     };
-    let options = InPlaceOptions { threads: arguments.threads.count, check, overwrite: arguments.overwrite };
+    let options = InPlaceOptions::default()
+        .with_threads(arguments.threads.count)
+        .with_check(check)
+        .with_overwrite(arguments.overwrite);
     let bar = Bar::new("changing");
     let report = deltaloom::unpack_in_place(container, base, &others, &options, &bar);
     bar.finish();

@@ -61,7 +61,7 @@ impl LayerCase {
         let mut bases = Bases::default();
         bases.push_checkpoint(Path::new("base"), base.clone());
         let mut container = Vec::new();
-        let options = PackOptions { threads: rayon::current_num_threads(), ..PackOptions::default() };
+        let options = PackOptions::default().with_threads(rayon::current_num_threads());
         let packed = pack_to(&tuned, &bases, &mut container, &options, progress)?;
         Ok(Self { config, names, base: Arc::new(base), tuned: Arc::new(tuned), container, packed })
     }

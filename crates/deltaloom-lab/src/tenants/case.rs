@@ -118,7 +118,7 @@ impl TenantsCase {
             let mut bases = Bases::default();
             bases.push_checkpoint(Path::new("base"), case.base.clone());
             let mut container = Vec::new();
-            let options = PackOptions { threads: rayon::current_num_threads(), ..PackOptions::default() };
+            let options = PackOptions::default().with_threads(rayon::current_num_threads());
             pack_to(&checkpoint(base, &tensors)?, &bases, &mut container, &options, &Silent)?;
             case.containers.push(container);
             case.tuned.push(tensors);

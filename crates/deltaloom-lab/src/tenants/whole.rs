@@ -30,7 +30,7 @@ pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress
     let mut bases = Bases::default();
     bases.push_checkpoint(Path::new("base"), base);
     let mut container = Vec::new();
-    let options = PackOptions { threads: rayon::current_num_threads(), ..PackOptions::default() };
+    let options = PackOptions::default().with_threads(rayon::current_num_threads());
     pack_to(tuned, &bases, &mut container, &options, progress)?;
     let packed_bytes = container.len() as u64;
     let container = Container::from_source(Path::new("tuned"), Box::new(container), &Limits::default())?;

@@ -17,11 +17,12 @@ fn model(writer: usize, step: usize) -> Vec<u8> {
 }
 
 fn pack_options() -> PackOptions {
-    PackOptions { threads: 1, ..PackOptions::default() }
+    PackOptions::default().with_threads(1)
 }
 
 pub(crate) fn init(store: Box<dyn Store>) {
-    Series::init(store, &SeriesOptions { keyframe_every: 6, max_chain: 3 }).expect("a new series");
+    Series::init(store, &SeriesOptions::default().with_keyframe_every(6).with_max_chain(3))
+        .expect("a new series");
 }
 
 /// Adds `count` steps through stores of `open`; a writer whose request failed looks first whether its step is there.
@@ -31,8 +32,8 @@ pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize
     for step in 0..count {
         fs::write(&path, model(writer, step)).expect("written");
         let meta = BTreeMap::from([("by".to_owned(), format!("{writer}-{step}"))]);
-        let new = NewStep { step: None, model: path.clone(), optimizer: None, meta: meta.clone() };
-        let options = AddOptions { pack: pack_options(), ..AddOptions::default() };
+        let new = NewStep::new(&path).with_meta(meta.clone());
+        let options = AddOptions::default().with_pack(pack_options());
         let is_there = || -> Result<bool, Error> {
             let entries = Series::open(open())?.last(usize::MAX)?;
             Ok(entries.iter().any(|entry| entry.meta == meta))
@@ -57,7 +58,7 @@ pub(crate) fn check(store: Box<dyn Store>, writers: usize, count: usize) {
     expected.sort();
     assert_eq!(found, expected);
     check_content(&series);
-    let options = RebuildOptions { pack: pack_options(), ..RebuildOptions::default() };
+    let options = RebuildOptions::default().with_pack(pack_options());
     series.prune(&"last 3, every 4".parse().expect("rules"), &options, &Silent).expect("pruned");
     series.gc(Duration::ZERO, false).expect("swept");
     check_content(&series);
@@ -67,7 +68,7 @@ fn check_content(series: &Series) {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("out");
     for entry in series.last(usize::MAX).expect("entries") {
-        let options = UnpackOptions { threads: 1, overwrite: true };
+        let options = UnpackOptions::default().with_threads(1).with_overwrite(true);
         series.extract(entry.step, Part::All, &out, &options, &Silent).expect("restored");
         let (writer, step) = entry.meta["by"].split_once('-').expect("two numbers");
         let expected = model(writer.parse().expect("a number"), step.parse().expect("a number"));

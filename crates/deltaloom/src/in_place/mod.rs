@@ -38,6 +38,7 @@ use crate::checkpoint::Checkpoint;
 use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::options::setters;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 
@@ -63,6 +64,7 @@ pub enum Check {
 
 /// How to unpack in place.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct InPlaceOptions {
     /// Threads; 0 means one per core.
     pub threads: usize,
@@ -71,6 +73,12 @@ pub struct InPlaceOptions {
     /// Change the file also if it is a link or has hard links.
     pub overwrite: bool,
 }
+
+setters!(InPlaceOptions {
+    with_threads(threads: usize),
+    with_check(check: Check),
+    with_overwrite(overwrite: bool),
+});
 
 /// What unpacking in place did.
 #[derive(Debug, Clone, Serialize)]

@@ -73,7 +73,7 @@ fn bases(files: &[&[u8]]) -> Bases {
 
 fn pack(tuned: &[u8], against: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
-    let options = PackOptions { threads: 1, chunk_log2: 10, ..PackOptions::default() };
+    let options = PackOptions::default().with_threads(1).with_chunk_log2(10);
     crate::pack_to(&checkpoint(tuned), &bases(against), &mut out, &options, &Silent).unwrap();
     out
 }
@@ -175,7 +175,7 @@ fn run_on(
         journal: PathBuf::from("journal"),
         batch_bytes: TEST_BATCH_BYTES,
     };
-    let options = InPlaceOptions { threads: 1, check, overwrite: false };
+    let options = InPlaceOptions::default().with_threads(1).with_check(check);
     let answer = task.run(open(container), &bases(others), &options, progress);
     let state = disk.state.lock().unwrap().clone();
     (answer, state)
@@ -318,7 +318,7 @@ fn a_damaged_container_changes_nothing() {
             journal: PathBuf::from("journal"),
             batch_bytes: TEST_BATCH_BYTES,
         };
-        let options = InPlaceOptions { threads: 1, ..InPlaceOptions::default() };
+        let options = InPlaceOptions::default().with_threads(1);
         let error = task.run(container, &Bases::default(), &options, &Silent).unwrap_err();
         assert!(error.to_string().contains("x"), "{error}");
         assert_eq!(disk.state.lock().unwrap().operations, 0);
@@ -518,7 +518,7 @@ fn a_file_that_changes_while_it_is_worked_on_is_noticed() {
         // The last chunk of the first tensor is the last that is written.
         let byte = usize::try_from(checkpoint(&model.base).members[0].data_offset()).unwrap() + 5990;
         let meddler = Meddler { disk, byte, at, asked: AtomicU64::new(0) };
-        let options = InPlaceOptions { threads: 1, ..InPlaceOptions::default() };
+        let options = InPlaceOptions::default().with_threads(1);
         let answer = task.run(open(&model.container), &Bases::default(), &options, &meddler);
         if meddler.asked.into_inner() <= at {
             assert!(answer.is_ok() && refused > 5, "{refused} of {at}");

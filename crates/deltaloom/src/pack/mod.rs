@@ -28,6 +28,7 @@ use crate::container::{
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
+use crate::options::setters;
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::Predictor;
@@ -43,6 +44,7 @@ const GROUP_CHUNKS: u64 = 16;
 
 /// How to pack.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PackOptions {
     /// How much time it may take.
     pub preset: Preset,
@@ -55,6 +57,14 @@ pub struct PackOptions {
     /// Whether the container names its bases, and what else it says of itself.
     pub identity: Option<Texts>,
 }
+
+setters!(PackOptions {
+    with_preset(preset: Preset),
+    with_threads(threads: usize),
+    with_overwrite(overwrite: bool),
+    with_chunk_log2(chunk_log2: u8),
+    with_identity(identity: Option<Texts>),
+});
 
 impl Default for PackOptions {
     fn default() -> Self {

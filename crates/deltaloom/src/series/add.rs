@@ -23,6 +23,7 @@ use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, Contents, FileSource};
 use crate::container::{Container, Index};
 use crate::error::{Error, Result};
+use crate::options::setters;
 use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
 use crate::sketch::Sketch;
@@ -38,6 +39,7 @@ const NEARER: f64 = 0.9;
 
 /// A checkpoint to be added.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct NewStep {
     /// Its number; `None` for one more than the newest has when it is added.
     pub step: Option<u64>,
@@ -49,8 +51,23 @@ pub struct NewStep {
     pub meta: BTreeMap<String, String>,
 }
 
+impl NewStep {
+    /// The checkpoint at `model`, after the newest step.
+    #[must_use]
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self { step: None, model: model.into(), optimizer: None, meta: BTreeMap::new() }
+    }
+}
+
+setters!(NewStep {
+    with_step(step: Option<u64>),
+    with_optimizer(optimizer: Option<PathBuf>),
+    with_meta(meta: BTreeMap<String, String>),
+});
+
 /// How to add.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct AddOptions {
     /// How to pack.
     pub pack: PackOptions,
@@ -64,6 +81,14 @@ pub struct AddOptions {
     /// The name of that branch.
     pub branch: Option<String>,
 }
+
+setters!(AddOptions {
+    with_pack(pack: PackOptions),
+    with_keyframe(keyframe: bool),
+    with_force(force: bool),
+    with_rewind(rewind: bool),
+    with_branch(branch: Option<String>),
+});
 
 /// What was added.
 #[derive(Debug, Clone, Serialize)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::branch::{Branch, check_branches};
 use super::store::Store;
 use crate::error::{Error, Result};
+use crate::options::setters;
 
 const FORMAT: &str = "deltaloom series";
 /// The version of a series with branches; without, it is 1.
@@ -23,12 +24,18 @@ pub(crate) const MAX_CHAIN: u32 = 256;
 
 /// How references of a series are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SeriesOptions {
     /// Steps from one keyframe to the next at most.
     pub keyframe_every: u32,
     /// Containers besides the keyframe that must be decoded for any step at most.
     pub max_chain: u32,
 }
+
+setters!(SeriesOptions {
+    with_keyframe_every(keyframe_every: u32),
+    with_max_chain(max_chain: u32),
+});
 
 impl Default for SeriesOptions {
     fn default() -> Self {

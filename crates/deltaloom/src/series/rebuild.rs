@@ -13,11 +13,13 @@ use super::chain::{Candidates, LOOK_BACK};
 use super::keep::{KeepRules, KeptStep};
 use super::manifest::{SeriesOptions, StepEntry};
 use crate::error::{Error, Result};
+use crate::options::setters;
 use crate::pack::PackOptions;
 use crate::progress::{Progress, Silent, check_cancelled};
 
 /// How to make a series anew.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct RebuildOptions {
     /// How to pack what must be packed again.
     pub pack: PackOptions,
@@ -26,6 +28,12 @@ pub struct RebuildOptions {
     /// Only say what would be done.
     pub dry_run: bool,
 }
+
+setters!(RebuildOptions {
+    with_pack(pack: PackOptions),
+    with_series(series: Option<SeriesOptions>),
+    with_dry_run(dry_run: bool),
+});
 
 /// What was done.
 #[derive(Debug, Clone, Serialize)]

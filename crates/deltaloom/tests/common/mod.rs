@@ -139,11 +139,11 @@ pub(crate) fn bases(files: &[&[u8]]) -> Bases {
 
 /// Small chunks, so that small tensors have many; one thread, since tests run side by side already.
 pub(crate) fn options() -> PackOptions {
-    PackOptions { threads: 1, chunk_log2: 10, ..PackOptions::default() }
+    PackOptions::default().with_threads(1).with_chunk_log2(10)
 }
 
 pub(crate) fn one_thread() -> UnpackOptions {
-    UnpackOptions { threads: 1, overwrite: false }
+    UnpackOptions::default().with_threads(1)
 }
 
 pub(crate) fn pack_with(file: &[u8], against: &[&[u8]], options: &PackOptions) -> (Vec<u8>, PackReport) {

@@ -148,13 +148,11 @@ impl Entry {
             other => bail!("{}: preset {other:?}", self.container),
         };
         let identity = self.identity.as_ref().map(|identity| identity.texts.clone());
-        Ok(PackOptions {
-            preset,
-            chunk_log2: self.chunk_log2,
-            threads: 1,
-            identity,
-            ..PackOptions::default()
-        })
+        Ok(PackOptions::default()
+            .with_preset(preset)
+            .with_chunk_log2(self.chunk_log2)
+            .with_threads(1)
+            .with_identity(identity))
     }
 
     fn open_bases(&self, folder: &Path) -> Result<Bases> {
@@ -245,12 +243,7 @@ fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
     ensure!(verified.ok, "{:?}", verified.faults);
     let scratch = tempfile::tempdir()?;
     let restored = scratch.path().join("restored");
-    deltaloom::unpack(
-        &resolved,
-        &restored,
-        &UnpackOptions { threads: 1, ..UnpackOptions::default() },
-        &Silent,
-    )?;
+    deltaloom::unpack(&resolved, &restored, &UnpackOptions::default().with_threads(1), &Silent)?;
     ensure!(files(&restored)? == files(&original)?, "the restored files differ from {}", entry.original);
     let checkpoint = Checkpoint::open(&original, &limits)?;
     let mut again = Vec::new();

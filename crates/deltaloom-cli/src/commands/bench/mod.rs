@@ -202,13 +202,11 @@ impl<'a> Ours<'a> {
         checkpoint: &'a Checkpoint,
         bases: &'a [(PathBuf, Checkpoint)],
     ) -> Self {
-        let options = PackOptions {
-            preset: arguments.preset.into(),
-            threads: arguments.threads,
-            // Sizes are those of `pack`.
-            identity: Some(Texts::new()),
-            ..PackOptions::default()
-        };
+        // With names of bases, so that sizes are those of `pack`.
+        let options = PackOptions::default()
+            .with_preset(arguments.preset.into())
+            .with_threads(arguments.threads)
+            .with_identity(Some(Texts::new()));
         let name = &arguments.checkpoint;
         Self { name, checkpoint, bases, known: all(bases), options, packed: Arc::default() }
     }

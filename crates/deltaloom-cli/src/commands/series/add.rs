@@ -16,23 +16,20 @@ use crate::{Answer, ui, values};
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = store_and_input(&arguments.store, arguments.checkpoint.as_ref())?;
     let series = open(&location)?;
-    let new = NewStep {
-        step: match arguments.step {
+    let new = NewStep::new(checkpoint)
+        .with_step(match arguments.step {
             values::series::NewStep::Number(step) => Some(step),
             values::series::NewStep::Next => None,
-        },
-        model: checkpoint.to_path_buf(),
-        optimizer: arguments.optimizer.clone(),
-        meta: arguments.meta.iter().cloned().collect(),
-    };
+        })
+        .with_optimizer(arguments.optimizer.clone())
+        .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions {
-        pack,
-        keyframe: arguments.keyframe,
-        force: arguments.force,
-        rewind: arguments.rewind,
-        branch: arguments.branch.clone(),
-    };
+    let options = AddOptions::default()
+        .with_pack(pack)
+        .with_keyframe(arguments.keyframe)
+        .with_force(arguments.force)
+        .with_rewind(arguments.rewind)
+        .with_branch(arguments.branch.clone());
     let pending = Pending::new(&pending_folder(&location)?);
     if arguments.background {
         series.check_new(&new, &options)?;
@@ -40,7 +37,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         return Ok(Answer::Yes);
     }
     // Earlier snapshots come first.
-    let of_waiting = AddOptions { pack: options.pack.clone(), ..AddOptions::default() };
+    let of_waiting = AddOptions::default().with_pack(options.pack.clone());
     drain(&series, &pending, &of_waiting, &location)?;
     let bar = Bar::new("adding");
     let added = series.add(&new, &options, &bar)?;
@@ -56,7 +53,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
 pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions { pack, ..AddOptions::default() };
+    let options = AddOptions::default().with_pack(pack);
     let location = &arguments.store.location;
     drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
     Ok(Answer::Yes)

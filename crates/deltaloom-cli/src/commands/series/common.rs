@@ -38,7 +38,7 @@ pub(super) fn count(number: u64, word: &str) -> String {
 }
 
 pub(super) fn pack_options(preset: Preset, threads: &ThreadsArgument) -> PackOptions {
-    PackOptions { preset: preset.into(), threads: threads.count, ..PackOptions::default() }
+    PackOptions::default().with_preset(preset.into()).with_threads(threads.count)
 }
 
 /// Reports what was added, and what may be wrong with it.

@@ -26,7 +26,8 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
             return Ok(Answer::Yes);
         }
     };
-    let options = UnpackOptions { threads: arguments.threads.count, overwrite: arguments.overwrite };
+    let options =
+        UnpackOptions::default().with_threads(arguments.threads.count).with_overwrite(arguments.overwrite);
     let bar = Bar::new("restoring");
     let report = match &target {
         Target::Path(path) => series.extract(entry.step, part, path, &options, &bar)?,

@@ -33,11 +33,9 @@ pub(super) fn remove(arguments: &RemoveArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let steps = arguments.step.iter().map(|step| Ok(entry_of(&series, *step)?.step));
     let steps = steps.collect::<Result<Vec<u64>>>()?;
-    let options = RebuildOptions {
-        pack: pack_options(Preset::Default, &arguments.threads),
-        series: None,
-        dry_run: arguments.dry_run,
-    };
+    let options = RebuildOptions::default()
+        .with_pack(pack_options(Preset::Default, &arguments.threads))
+        .with_dry_run(arguments.dry_run);
     let bar = Bar::new("packing");
     let report = series.remove(&steps, &options, &bar)?;
     bar.finish();
@@ -45,11 +43,9 @@ pub(super) fn remove(arguments: &RemoveArguments) -> Result<Answer> {
 }
 
 pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
-    let options = RebuildOptions {
-        pack: pack_options(Preset::Default, &arguments.threads),
-        series: None,
-        dry_run: arguments.dry_run,
-    };
+    let options = RebuildOptions::default()
+        .with_pack(pack_options(Preset::Default, &arguments.threads))
+        .with_dry_run(arguments.dry_run);
     let bar = Bar::new("packing");
     let series = open(&arguments.store.location)?;
     let report = match (&arguments.keep, &arguments.branch) {
@@ -64,14 +60,13 @@ pub(super) fn prune(arguments: &PruneArguments) -> Result<Answer> {
 pub(super) fn repack(arguments: &RepackArguments) -> Result<Answer> {
     let series = open(&arguments.store.location)?;
     let now = series.summary()?.options;
-    let options = RebuildOptions {
-        pack: pack_options(arguments.preset, &arguments.threads),
-        series: Some(SeriesOptions {
-            keyframe_every: arguments.keyframe_every.unwrap_or(now.keyframe_every),
-            max_chain: arguments.max_chain.unwrap_or(now.max_chain),
-        }),
-        dry_run: false,
-    };
+    let options = RebuildOptions::default()
+        .with_pack(pack_options(arguments.preset, &arguments.threads))
+        .with_series(Some(
+            SeriesOptions::default()
+                .with_keyframe_every(arguments.keyframe_every.unwrap_or(now.keyframe_every))
+                .with_max_chain(arguments.max_chain.unwrap_or(now.max_chain)),
+        ));
     let bar = Bar::new("packing");
     let report = series.repack(&options, &bar)?;
     bar.finish();

@@ -41,7 +41,9 @@ pub(crate) fn run(arguments: &SeriesArguments) -> Result<Answer> {
 }
 
 fn init(arguments: &InitArguments) -> Result<Answer> {
-    let options = SeriesOptions { keyframe_every: arguments.keyframe_every, max_chain: arguments.max_chain };
+    let options = SeriesOptions::default()
+        .with_keyframe_every(arguments.keyframe_every)
+        .with_max_chain(arguments.max_chain);
     let made = Series::init(store(&arguments.store.location)?, &options);
     // The usual hint, --overwrite, does not apply here.
     let series = made.map_err(|e| match e {

@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let (location, folder) = store_and_input(&arguments.store, arguments.folder.as_ref())?;
     let series = open(&location)?;
     let pack = pack_options(arguments.preset, &arguments.threads);
-    let options = AddOptions { pack, ..AddOptions::default() };
+    let options = AddOptions::default().with_pack(pack);
     let bar = Bar::new("adding");
     let mut watch = Watch::default();
     loop {
@@ -87,13 +87,13 @@ impl Watch {
                 continue;
             }
             let (step, path) = (Some(checkpoint.step), checkpoint.path.clone());
-            let new = NewStep { step, model: path.clone(), optimizer: None, meta: Default::default() };
+            let new = NewStep::new(&path).with_step(step);
             if let Some(branch) = series.branch_with(&new, bar)? {
                 bar.finish();
                 self.say(format!("{}: skipped, already on branch {branch}", path.display()));
             } else {
-                // A trainer that went back writes earlier steps again, with other content.
-                let options = AddOptions { rewind: is_earlier, ..options.clone() };
+                // A trainer that went back writes earlier steps with other content.
+                let options = options.clone().with_rewind(is_earlier);
                 match series.add(&new, &options, bar) {
                     Err(odd @ Error::StepDiffers { .. }) => {
                         bar.finish();
