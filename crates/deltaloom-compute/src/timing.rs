@@ -31,6 +31,7 @@ pub struct Timers([AtomicU64; PHASES]);
 
 /// Seconds of each phase.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Times {
     /// See [`Phase::Load`].
     pub load: f64,
@@ -49,6 +50,20 @@ impl Times {
     #[must_use]
     pub fn total(&self) -> f64 {
         self.load + self.decode + self.patch + self.multiply + self.finish
+    }
+}
+
+impl std::ops::Add for Times {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            load: self.load + other.load,
+            decode: self.decode + other.decode,
+            patch: self.patch + other.patch,
+            multiply: self.multiply + other.multiply,
+            finish: self.finish + other.finish,
+        }
     }
 }
 

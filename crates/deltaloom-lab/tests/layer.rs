@@ -46,7 +46,7 @@ fn reference_pair() -> (Layer, Layer) {
 
 fn reference_case(base: &Layer, tuned: &Layer) -> LayerCase {
     let heads = usize::try_from(reference::HEADS).ok();
-    let hints = LayerHints { heads, ..LayerHints::default() };
+    let hints = LayerHints::default().with_heads(heads);
     LayerCase::new(&base.to_checkpoint().unwrap(), &tuned.to_checkpoint().unwrap(), &hints, &Silent).unwrap()
 }
 
@@ -128,7 +128,7 @@ fn llama(mut step: impl FnMut(usize) -> i64) -> Vec<u8> {
 }
 
 fn llama_case(tuned: &[u8]) -> LayerCase {
-    let hints = LayerHints { layer: 4, config: Some(CONFIG), ..LayerHints::default() };
+    let hints = LayerHints::default().with_layer(4).with_config(Some(CONFIG));
     let base = llama(|_| 0);
     LayerCase::new(&checkpoint(&base).unwrap(), &checkpoint(tuned).unwrap(), &hints, &Silent).unwrap()
 }

@@ -50,7 +50,7 @@ fn main() -> Fallible<()> {
     let batch =
         Batch::new(vec![Sequence { tenant: TenantId::ONLY, tokens: TOKENS, position: 0 }; sequences])?;
     for layer in 0.. {
-        let hints = LayerHints { layer, config: Some(&config_text), ..LayerHints::default() };
+        let hints = LayerHints::default().with_layer(layer).with_config(Some(&config_text));
         let shapes = mapped.tensors().map(|(_, info)| (info.name.as_str(), info.shape.as_slice()));
         let Ok((config, names)) = LayerNames::recognise(shapes, &hints) else { break };
         let weights = PackedLayer::open(&resolved, &config, &names, Choice::Form(Form::Planes))?;

@@ -64,7 +64,7 @@ fn model(tenant: Option<u64>) -> Vec<Tensor> {
 fn layers() -> Vec<(LayerConfig, LayerNames)> {
     let shapes = shapes();
     let tensors = || shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()));
-    let hints = |layer| LayerHints { layer, config: Some(CONFIG), ..LayerHints::default() };
+    let hints = |layer| LayerHints::default().with_layer(layer).with_config(Some(CONFIG));
     (0..2).map(|layer| LayerNames::recognise(tensors(), &hints(layer)).unwrap()).collect()
 }
 
@@ -186,8 +186,7 @@ const ALL: [u64; 4] = [0, 1, 2, 3];
 
 /// Bytes that four tenants take as sparse differences.
 fn all_bytes() -> u64 {
-    let mut family =
-        with_tenants(FamilyOptions { forms: Forms::All(Form::Csr), ..FamilyOptions::default() }, 4);
+    let mut family = with_tenants(FamilyOptions::default().with_forms(Forms::All(Form::Csr)), 4);
     let batch = batch(&[(0, 1), (1, 1), (2, 1), (3, 1)]);
     family.forward(&batch, &tokens(1, &batch), &Run::default()).unwrap();
     let residency = family.residency();
@@ -201,7 +200,13 @@ fn every_tenant_gets_the_bits_of_its_dense_fine_tune() {
     let forms = Form::ALL.map(Forms::All).into_iter().chain([Forms::ByShare]);
     for (number, forms) in forms.enumerate() {
         for budget_bytes in [u64::MAX, all / 2, all / 9, 500, 0] {
-            let mut family = with_tenants(FamilyOptions { budget_bytes, forms, prefetch: number % 3 }, 4);
+            let mut family = with_tenants(
+                FamilyOptions::default()
+                    .with_budget(budget_bytes)
+                    .with_forms(forms)
+                    .with_prefetch(number % 3),
+                4,
+            );
             for (batch, x, expected) in &cases {
                 let y = family.forward(batch, x, &Run::default()).unwrap();
                 assert_eq!(bits(&y), bits(expected), "{forms:?} {budget_bytes} {batch:?}");
@@ -221,7 +226,7 @@ fn fast_outputs_are_near_and_depend_on_neither_threads_nor_prefetching() {
     let cases = cases();
     for budget_bytes in [u64::MAX, all_bytes() / 2] {
         let run = |threads, prefetch| {
-            let options = FamilyOptions { budget_bytes, prefetch, ..FamilyOptions::default() };
+            let options = FamilyOptions::default().with_budget(budget_bytes).with_prefetch(prefetch);
             with_threads(threads, || {
                 let mut family = with_tenants(options, 4);
                 let outputs =
@@ -301,7 +306,7 @@ fn wrong_bases_and_shapes_are_told_before_anything_is_decoded() {
     let (bytes, _) = pack(&safetensors(&model(Some(1))[1..]), &[&safetensors(&model(None))]);
     assert!(matches!(one.add(open(bytes)), Err(Error::NotFound { .. } | Error::InFile { .. })));
     assert_eq!((one.tenants().len(), one.residency().decoded_bytes), (0, 0));
-    let none = FamilyOptions { forms: Forms::All(Form::Base), ..FamilyOptions::default() };
+    let none = FamilyOptions::default().with_forms(Forms::All(Form::Base));
     let base = || checkpoint(&safetensors(&model(None))).unwrap();
     assert!(matches!(Family::new(Path::new("b"), base(), layers(), none), Err(Error::InvalidArgument(_))));
     let part = checkpoint(&safetensors(&model(None)[..9])).unwrap();
@@ -340,7 +345,10 @@ fn run(family: &mut Family, steps: &[Vec<usize>]) -> [u64; 2] {
 fn tenants_in_turn_leave_what_is_there_and_requests_bring_what_they_need() {
     // Two of eight tenants fit. The key matrices are the base's: six matrices of two layers.
     let mut family = with_tenants(
-        FamilyOptions { budget_bytes: all_bytes() / 2 + 2000, forms: Forms::All(Form::Csr), prefetch: 0 },
+        FamilyOptions::default()
+            .with_budget(all_bytes() / 2 + 2000)
+            .with_forms(Forms::All(Form::Csr))
+            .with_prefetch(0),
         8,
     );
     let round: Vec<Vec<usize>> = (0..8).map(|tenant| vec![tenant]).collect();

@@ -3,6 +3,7 @@
 
 /// How the values of an axis are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unit {
     /// Plain numbers.
     Number,
@@ -206,6 +207,7 @@ pub struct Scatter {
 
 /// A picture.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Figure {
     /// Curves.
     Lines(Lines),

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 /// When a step is worth a look. The changed fraction of a step, as its natural logarithm, is compared with the steps before it that are as far from their references: more changes over eight steps than over one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct WarningRule {
     /// Earlier steps that are compared with.
     pub window: usize,
@@ -23,6 +24,26 @@ pub struct WarningRule {
     pub frozen_window: usize,
     /// A layer is frozen if in each of them at least this share of it is bit-identical.
     pub frozen_share: f64,
+}
+
+impl WarningRule {
+    /// Compares a step with this many earlier ones.
+    #[must_use]
+    pub fn with_window(self, window: usize) -> Self {
+        Self { window, ..self }
+    }
+
+    /// Warns from this many deviations on.
+    #[must_use]
+    pub fn with_threshold(self, threshold: f64) -> Self {
+        Self { threshold, ..self }
+    }
+
+    /// Looks for frozen layers in this many last steps.
+    #[must_use]
+    pub fn with_frozen_window(self, frozen_window: usize) -> Self {
+        Self { frozen_window, ..self }
+    }
 }
 
 impl Default for WarningRule {
@@ -41,6 +62,7 @@ impl Default for WarningRule {
 
 /// What a step did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct StepHealth {
     /// Number of the step.
     pub step: u64,
@@ -62,6 +84,7 @@ pub struct StepHealth {
 /// What is wrong with a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WarningKind {
     /// Much more changed than before.
     More,
@@ -105,6 +128,7 @@ impl WarningKind {
 
 /// Steps, one after the other, that depart in the same way from those before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Warning {
     /// How.
     pub kind: WarningKind,
@@ -126,6 +150,7 @@ pub struct Warning {
 /// What a layer is by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LayerKind {
     /// Embedding of tokens or positions.
     Embedding,
@@ -193,6 +218,7 @@ impl Layer {
 
 /// What a layer did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LayerHealth {
     /// Which.
     #[serde(flatten)]
@@ -215,6 +241,7 @@ pub struct LayerHealth {
 
 /// The state of a series.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Health {
     /// By which rule.
     pub rule: WarningRule,

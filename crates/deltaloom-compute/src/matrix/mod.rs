@@ -24,6 +24,7 @@ use shared::add_differences;
 /// How a matrix lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Form {
     /// Not at all: it is its base.
     Base,
@@ -59,6 +60,7 @@ impl Form {
 
 /// Which form a matrix gets. One that does not differ from its base always is [`Form::Base`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Choice {
     /// This one.
     Form(Form),

@@ -9,6 +9,7 @@ use crate::forms::{Bitmap, Csr, Planes};
 
 /// How much of a matrix is not its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Changes {
     /// Elements that differ.
     pub elems: u64,
@@ -19,6 +20,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Counts that are known otherwise: elements that differ, those that differ in their top byte,
+    /// and entries of sparse rows.
+    #[must_use]
+    pub fn new(elems: u64, tops: u64, entries: Option<u64>) -> Self {
+        Self { elems, tops, entries }
+    }
+
     /// None.
     #[must_use]
     pub fn none() -> Self {

@@ -213,7 +213,7 @@ impl Way {
         match self.choice {
             None => "file",
             Some(Choice::Form(form)) => form.name(),
-            Some(Choice::Budget(_)) => "budget",
+            Some(_) => "budget",
         }
     }
 }

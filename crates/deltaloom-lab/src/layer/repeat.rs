@@ -37,17 +37,7 @@ impl Watched<'_> {
         let mut times = self.times.borrow_mut();
         let time = times.entry(role).or_default();
         time.wall += start.elapsed().as_secs_f64();
-        time.phases = sum(time.phases, phases);
-    }
-}
-
-fn sum(a: Times, b: Times) -> Times {
-    Times {
-        load: a.load + b.load,
-        decode: a.decode + b.decode,
-        patch: a.patch + b.patch,
-        multiply: a.multiply + b.multiply,
-        finish: a.finish + b.finish,
+        time.phases = time.phases + phases;
     }
 }
 
@@ -64,7 +54,9 @@ impl LayerWeights for Watched<'_> {
         let vector = self.weights.vector(role, tenant)?;
         if vector.is_some() {
             let wall = start.elapsed().as_secs_f64();
-            self.note(Role::Vector(role), start, Times { patch: wall, ..Times::default() });
+            let mut times = Times::default();
+            times.patch = wall;
+            self.note(Role::Vector(role), start, times);
         }
         Ok(vector)
     }
@@ -108,7 +100,7 @@ impl Difference {
 impl Repeat {
     /// All phases of all parameters.
     pub(super) fn phases(&self) -> Times {
-        self.parameters.values().fold(Times::default(), |all, time| sum(all, time.phases))
+        self.parameters.values().fold(Times::default(), |all, time| all + time.phases)
     }
 
     /// What is not in a parameter: attention between projections, norms, activations.

@@ -62,7 +62,7 @@ impl TenantsCase {
         Self::new(
             &base,
             (0..tenants).map(tuned),
-            &LayerHints { config: Some(CONFIG), ..LayerHints::default() },
+            &LayerHints::default().with_config(Some(CONFIG)),
             about,
             progress,
         )

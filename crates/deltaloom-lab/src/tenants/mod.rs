@@ -320,7 +320,7 @@ const CHOSEN: &str = "family, chosen forms, fast";
 fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopies) -> Result<Vec<Way<'a>>> {
     let way = |name: &str, mode, serve| Way { name: name.to_owned(), mode, serve };
     let of_family = |name: String, mode, forms, budget_bytes| {
-        let options = FamilyOptions { budget_bytes, forms, prefetch: 0 };
+        let options = FamilyOptions::default().with_budget(budget_bytes).with_forms(forms).with_prefetch(0);
         Ok::<_, Error>(Way { name, mode, serve: Serve::Family(Box::new(family(case, options)?)) })
     };
     let mut ways = vec![
@@ -364,7 +364,7 @@ fn tenant_bytes(case: &TenantsCase) -> Result<Vec<(String, u64)>> {
         let all: u64 = if form == Form::Tiles {
             case.containers.iter().map(|container| container.len() as u64).sum()
         } else {
-            let options = FamilyOptions { forms: Forms::All(form), prefetch: 0, ..FamilyOptions::default() };
+            let options = FamilyOptions::default().with_forms(Forms::All(form)).with_prefetch(0);
             let mut family = family(case, options)?;
             family.forward(&batch, &x, &Run::new(Mode::Fast))?;
             family.residency().matrix_bytes + family.residency().vector_bytes

@@ -134,7 +134,13 @@ pub(super) fn run(
         let steps = steps(arrivals, case.tuned.len(), options, seed);
         let tokens: usize = steps.iter().map(Vec::len).sum();
         let open = |over: &u64| {
-            family(case, FamilyOptions { budget_bytes: all_bytes.div_ceil(*over), forms, prefetch: 0 })
+            family(
+                case,
+                FamilyOptions::default()
+                    .with_budget(all_bytes.div_ceil(*over))
+                    .with_forms(forms)
+                    .with_prefetch(0),
+            )
         };
         let mut families = OVER.iter().map(open).collect::<Result<Vec<_>>>()?;
         // The first round fills the budget.

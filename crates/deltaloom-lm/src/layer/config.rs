@@ -7,6 +7,7 @@ use deltaloom::{Error, Result};
 /// How tokens are normed before attention and before the feed-forward network.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Norm {
     /// Less the mean, over the standard deviation.
     LayerNorm {
@@ -23,6 +24,7 @@ pub enum Norm {
 /// Whether queries, keys and values come from one matrix or from three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Projection {
     /// One, its rows in this order: PyTorch's `in_proj`.
     Fused,
@@ -33,6 +35,7 @@ pub enum Projection {
 /// Two forms of one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Gelu {
     /// By the error function, as PyTorch does unless told otherwise.
     Erf,
@@ -43,6 +46,7 @@ pub enum Gelu {
 /// The network after attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FeedForward {
     /// `down(gelu(up(x)))`.
     Gelu(Gelu),
@@ -53,6 +57,7 @@ pub enum FeedForward {
 /// Which tokens of its sequence a token looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Mask {
     /// Itself and those before it.
     Causal,

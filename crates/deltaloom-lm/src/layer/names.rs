@@ -11,6 +11,7 @@ use deltaloom::{Error, Missing, Result};
 
 /// What tensors alone do not tell.
 #[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct LayerHints<'a> {
     /// Which layer, where there are several.
     pub layer: usize,
@@ -18,6 +19,26 @@ pub struct LayerHints<'a> {
     pub heads: Option<usize>,
     /// Text of the `config.json` of a Hugging Face model.
     pub config: Option<&'a str>,
+}
+
+impl<'a> LayerHints<'a> {
+    /// Chooses the layer, counted from 0.
+    #[must_use]
+    pub fn with_layer(self, layer: usize) -> Self {
+        Self { layer, ..self }
+    }
+
+    /// Sets the heads of a PyTorch layer.
+    #[must_use]
+    pub fn with_heads(self, heads: Option<usize>) -> Self {
+        Self { heads, ..self }
+    }
+
+    /// Sets the text of a `config.json`.
+    #[must_use]
+    pub fn with_config(self, config: Option<&'a str>) -> Self {
+        Self { config, ..self }
+    }
 }
 
 /// Which tensor has which role.

@@ -41,7 +41,7 @@ impl PackedLayer {
             Choice::Budget(bytes) => {
                 Choice::Budget(u64::try_from(u128::from(bytes) * elems(role) / total).unwrap_or(bytes))
             }
-            Choice::Form(form) => Choice::Form(form),
+            other => other,
         };
         Self::build(
             config,

@@ -10,6 +10,7 @@ use deltaloom_compute::Run;
 /// A matrix by what it does in the layer. A [`super::LayerConfig`] says which of them there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum MatrixRole {
     /// Queries, keys and values in one matrix, in this order.
     Qkv,
@@ -50,6 +51,7 @@ impl MatrixRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is named for its norm or its matrix")]
+#[non_exhaustive]
 pub enum VectorRole {
     Norm1Weight,
     Norm1Bias,

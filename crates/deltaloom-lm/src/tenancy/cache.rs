@@ -19,6 +19,7 @@ pub(super) struct Key {
 
 /// What is in memory, and what was done to have it there. Counts go on from the beginning of the family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Residency {
     /// Bytes that resident forms may take.
     pub budget_bytes: u64,

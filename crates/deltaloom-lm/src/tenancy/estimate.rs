@@ -12,6 +12,7 @@ use deltaloom_compute::{Changes, Choice, Form, MatrixShape, PackedMatrix};
 
 /// Bytes of one tenant beside its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct TenantBytes {
     /// Elements that differ.
     pub changed_elems: u64,
@@ -81,7 +82,7 @@ impl TenantBytes {
             };
             let differ = share(elems, changed);
             // A step of an ULP reaches the top byte of BF16 once in 256, larger ones more often.
-            let changes = Changes { elems: differ, tops: differ / 32, entries: Some(differ) };
+            let changes = Changes::new(differ, differ / 32, Some(differ));
             sum.add_changes(info, elems, shape, &changes);
             let packed = share(elems, packed_bits / 8.0);
             sum.packed += packed;
@@ -141,7 +142,8 @@ impl TenantBytes {
             Form::Planes => self.planes,
             Form::Bitmap => self.bitmap,
             Form::Csr => self.csr,
-            Form::Dense => self.raw,
+            // A form without a count of its own takes no more than a copy.
+            _ => self.raw,
         }
     }
 }
@@ -160,6 +162,7 @@ fn share(elems: u64, share: f64) -> u64 {
 
 /// What `config.json` says of a model, as far as memory depends on it.
 #[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
 pub struct ModelSizes {
     hidden_size: u64,
     num_hidden_layers: u64,

@@ -17,6 +17,7 @@ use deltaloom_compute::{Choice, DenseMatrix, Form, Run};
 
 /// In which forms matrices of tenants lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Forms {
     /// Each in the fastest one that its share of the budget holds, or else in the smallest that is not the container's.
     #[default]
@@ -27,6 +28,7 @@ pub enum Forms {
 
 /// How much memory tenants may take, and what for.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct FamilyOptions {
     /// Bytes for the resident forms of all tenants together.
     pub budget_bytes: u64,
@@ -39,6 +41,26 @@ pub struct FamilyOptions {
 impl Default for FamilyOptions {
     fn default() -> Self {
         Self { budget_bytes: u64::MAX, forms: Forms::ByShare, prefetch: 2 }
+    }
+}
+
+impl FamilyOptions {
+    /// Limits the bytes of all tenants together.
+    #[must_use]
+    pub fn with_budget(self, budget_bytes: u64) -> Self {
+        Self { budget_bytes, ..self }
+    }
+
+    /// Chooses the in-memory forms.
+    #[must_use]
+    pub fn with_forms(self, forms: Forms) -> Self {
+        Self { forms, ..self }
+    }
+
+    /// Decodes this many matrices ahead of their use; none for 0.
+    #[must_use]
+    pub fn with_prefetch(self, prefetch: usize) -> Self {
+        Self { prefetch, ..self }
     }
 }
 

@@ -88,6 +88,6 @@ pub(crate) struct RuleArguments {
 impl RuleArguments {
     pub(crate) fn rule(&self) -> WarningRule {
         let Self { window, threshold, frozen_window } = *self;
-        WarningRule { window, threshold, frozen_window, ..WarningRule::default() }
+        WarningRule::default().with_window(window).with_threshold(threshold).with_frozen_window(frozen_window)
     }
 }

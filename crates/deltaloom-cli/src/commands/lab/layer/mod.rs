@@ -100,7 +100,10 @@ impl Subject {
     }
 
     fn hints(&self, arguments: &LayerArguments) -> LayerHints<'_> {
-        LayerHints { layer: arguments.layer, heads: self.heads, config: self.config.as_deref() }
+        LayerHints::default()
+            .with_layer(arguments.layer)
+            .with_heads(self.heads)
+            .with_config(self.config.as_deref())
     }
 }
 

@@ -35,7 +35,10 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         _ => None,
     };
     let config = [&arguments.tuned, &arguments.base].into_iter().flatten().find_map(|path| config_of(path));
-    let hints = LayerHints { layer: arguments.layer, heads: arguments.heads, config: config.as_deref() };
+    let hints = LayerHints::default()
+        .with_layer(arguments.layer)
+        .with_heads(arguments.heads)
+        .with_config(config.as_deref());
     let bar = Bar::new("computing");
     let (report, whole) = deltaloom::with_threads(arguments.threads, || {
         let case = match &files {
