@@ -13,6 +13,10 @@ default:
 test:
     cargo test --workspace
 
+# Format, lint and test the crates that differ from COMMIT (their unit tests): the check between two edits
+quick commit="HEAD":
+    tools/quick.sh {{ commit }}
+
 # Check formatting, lints, spelling and dependencies; changes nothing
 lint:
     cargo fmt --all --check
@@ -23,6 +27,11 @@ lint:
 # Run a tool where it is installed
 _with program package +command:
     @if command -v {{ program }} >/dev/null; then {{ command }}; else echo "note: {{ program }} is missing, not run; install it with: cargo install {{ package }} --locked"; fi
+
+# Check that imports between crates and rooms go down the order of ARCHITECTURE.md, and the width of comments
+house:
+    cargo run --quiet -p xtask -- rooms --check
+    cargo run --quiet -p xtask -- comments --check
 
 # What must pass before a merge
 ci: lint

@@ -26,3 +26,8 @@ pub use vector::PatchedVector;
 pub mod __internals {
     pub use crate::dense::{Panel, Rows, multiply_by, panel_rows};
 }
+
+/// The programs of the README, compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;

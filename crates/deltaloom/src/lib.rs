@@ -17,7 +17,7 @@ mod progress;
 mod scratch;
 pub mod tensor;
 
-pub mod predict;
+mod predict;
 mod residual;
 
 mod codec;

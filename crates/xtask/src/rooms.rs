@@ -5,12 +5,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{root, say};
 
 const MAP: &str = "ARCHITECTURE.md";
+/// Packages that a user of the plain library builds, itself counted.
+const MOST_PACKAGES: usize = 48;
+
+/// How many packages a crate needs, itself counted.
+fn packages(name: &str) -> Result<usize> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let output = Command::new(cargo).args(arguments).current_dir(root()).output().context("cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout)?;
+    let lines = text.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty());
+    Ok(lines.collect::<BTreeSet<_>>().len())
+}
 
 /// The order of crates and rooms, lowest first.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,7 +64,12 @@ pub fn run() -> Result<()> {
         let rooms = order.rooms.get(name).unwrap_or(&none);
         arrows += check_rooms(name, rooms, &mut faults)?;
     }
+    let packages = packages("deltaloom")?;
+    if packages > MOST_PACKAGES {
+        faults.push(format!("deltaloom needs {packages} packages, itself counted: at most {MOST_PACKAGES}"));
+    }
     if faults.is_empty() {
+        say(&format!("deltaloom needs {packages} packages, itself counted"))?;
         return say(&format!("{arrows} imports between {} crates and their rooms go down", found.len()));
     }
     faults.iter().try_for_each(|fault| say(fault))?;

@@ -9,7 +9,7 @@ use super::number::{Element, load, round_to_single, store_or};
 
 /// What is predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AdamForm {
+pub(crate) enum AdamForm {
     /// The mean of squares: the gradient follows from the first moments before and after the step.
     SecondMoment,
     /// The weights.
@@ -18,7 +18,7 @@ pub enum AdamForm {
 
 /// A step of Adam. Its inputs are its references, which are tensors of bases, and then its tensors, which are of the same container.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Adam {
+pub(crate) struct Adam {
     /// Of what.
     pub form: AdamForm,
     /// Whether operations are rounded to F32; otherwise they are those of F64.

@@ -16,7 +16,7 @@ pub(crate) const MAX_RANK: u64 = 1024;
 
 /// How an adapter was merged.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Adapter {
+pub(crate) struct Adapter {
     /// Name of the tensor it was added to, `None` for the tensor's own name.
     pub reference: Option<String>,
     /// Names of the factors: A of shape (rank, inputs), B of shape (outputs, rank).
@@ -32,7 +32,7 @@ pub struct Adapter {
 
 /// The order of operations of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Merge {
+pub(crate) struct Merge {
     /// Products and sums are rounded together.
     pub fused: bool,
     /// B is scaled, and not the product.

@@ -9,7 +9,7 @@ use super::number::{Element, load, narrow, round_to_single, store_or};
 
 /// How references are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BlendForm {
+pub(crate) enum BlendForm {
     /// A weighted sum.
     Linear,
     /// The first reference plus weighted differences of later ones to the second.
@@ -20,7 +20,7 @@ pub enum BlendForm {
 
 /// What each operation is rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
+pub(crate) enum Precision {
     /// F64, and the result to F32 before the tensor's dtype.
     Double,
     /// F32.
@@ -31,7 +31,7 @@ pub enum Precision {
 
 /// A combination of references.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Blend {
+pub(crate) struct Blend {
     /// How.
     pub form: BlendForm,
     /// In which arithmetic.

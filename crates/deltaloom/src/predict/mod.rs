@@ -9,9 +9,9 @@ mod factors;
 pub(crate) mod names;
 pub(crate) mod number;
 
-pub use adam::{Adam, AdamForm};
-pub use adapter::{Adapter, Merge};
-pub use blend::{Blend, BlendForm, Precision};
+pub(crate) use adam::{Adam, AdamForm};
+pub(crate) use adapter::{Adapter, Merge};
+pub(crate) use blend::{Blend, BlendForm, Precision};
 
 pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
@@ -23,7 +23,7 @@ use crate::tensor::{DType, TensorInfo};
 
 /// Where the prediction of a tensor comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Predictor {
+pub(crate) enum Predictor {
     /// All bits zero: the tensor is packed stand-alone.
     Zero,
     /// A tensor of a base with the same dtype and shape; `None` means that it has the same name.
@@ -66,7 +66,7 @@ pub(crate) const MAX_HOPS: usize = 16;
 impl Predictor {
     /// Word for reports.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Zero => "zero",
             Self::Reference(_) => "reference",
@@ -84,7 +84,7 @@ impl Predictor {
 
     /// Whether chunks follow; otherwise the tensor equals its prediction.
     #[must_use]
-    pub fn has_chunks(&self) -> bool {
+    pub(crate) fn has_chunks(&self) -> bool {
         match self {
             Self::Zero
             | Self::Reference(_)
@@ -167,7 +167,7 @@ impl Predictor {
 
     /// Numbers of the tensors of the same container that are needed.
     #[must_use]
-    pub fn internals(&self) -> &[usize] {
+    pub(crate) fn internals(&self) -> &[usize] {
         match self {
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 std::slice::from_ref(tensor)
