@@ -104,11 +104,10 @@ fn of_foreign(found: Foreign) -> &'static str {
         Foreign::TorchArchive | Foreign::Pickle => {
             "write it again with safetensors.torch.save_file, or save_pretrained; in a folder it is stored as it is"
         }
-        Foreign::Onnx | Foreign::Npy | Foreign::Npz | Foreign::Hdf5 | Foreign::TensorFlow => {
-            "write its weights as safetensors; in a folder it is stored as it is"
-        }
         Foreign::Zip | Foreign::Tar => "extract it first, and give the file or folder in it",
         Foreign::Gzip | Foreign::Zstd | Foreign::Xz | Foreign::Bzip2 => "decompress it first",
+        // Files of other libraries: arrays and models.
+        _ => "write its weights as safetensors; in a folder it is stored as it is",
     }
 }
 

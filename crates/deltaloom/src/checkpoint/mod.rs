@@ -54,6 +54,7 @@ pub enum Contents {
 
 /// A file of a checkpoint: its path, what it is, and its tensors in the order of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Member {
     /// Relative path with `/` between parts; the file name for a single file.
     pub path: String,
@@ -134,6 +135,7 @@ impl Member {
 
 /// A file of a checkpoint that is stored as it is, though it may hold weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadFile {
     /// Its path in the checkpoint.
     pub path: String,
