@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
-use crate::tensor::{DType, Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Files of up to this size that are no weights are not worth a word.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
@@ -125,10 +125,10 @@ impl Member {
 
     /// How a tensor of this member is cut into chunks.
     #[must_use]
-    pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> Grid {
+    pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> ChunkGrid {
         match self.contents {
-            Contents::Opaque => Grid::of_opaque_file(tensor),
-            Contents::Safetensors(_) => Grid::new(tensor, chunk_log2),
+            Contents::Opaque => ChunkGrid::of_opaque_file(tensor),
+            Contents::Safetensors(_) => ChunkGrid::new(tensor, chunk_log2),
         }
     }
 }

@@ -5,7 +5,7 @@ mod dtype;
 mod grid;
 
 pub use dtype::DType;
-pub use grid::Grid;
+pub use grid::ChunkGrid;
 
 use crate::error::{Error, Result};
 
