@@ -102,11 +102,10 @@ fn of_foreign(found: Foreign) -> &'static str {
         Foreign::TorchArchive | Foreign::Pickle => {
             "save it again with safetensors.torch.save_file or save_pretrained; in a folder it is stored unchanged"
         }
-        Foreign::Onnx | Foreign::Npy | Foreign::Npz | Foreign::Hdf5 | Foreign::TensorFlow => {
-            "save its weights as safetensors; in a folder it is stored unchanged"
-        }
         Foreign::Zip | Foreign::Tar => "extract it first, and name the extracted file or folder",
         Foreign::Gzip | Foreign::Zstd | Foreign::Xz | Foreign::Bzip2 => "decompress it first",
+        // Files of other libraries: arrays and models.
+        _ => "save its weights as safetensors; in a folder it is stored unchanged",
     }
 }
 

@@ -204,11 +204,7 @@ impl Store for RemoteStore {
             let key = meta.location.as_ref().strip_prefix(&root)?.to_owned();
             // Clocks differ: what was written in the future is new.
             let age = now.duration_since(SystemTime::from(meta.last_modified)).unwrap_or(Duration::ZERO);
-            (key.starts_with(prefix) && key != MANIFEST).then_some(ObjectInfo {
-                key,
-                len_bytes: meta.size,
-                age,
-            })
+            (key.starts_with(prefix) && key != MANIFEST).then(|| ObjectInfo::new(key, meta.size, age))
         });
         Ok(objects.collect())
     }

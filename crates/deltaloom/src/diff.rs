@@ -22,6 +22,7 @@ pub type UlpHistogram = BTreeMap<u64, u64>;
 
 /// One tensor of either checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TensorDiff {
     /// Name.
     pub name: String,
@@ -41,6 +42,7 @@ pub struct TensorDiff {
 
 /// Weights that could not be compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Uncompared {
     /// Tensors.
     pub tensors: u64,
@@ -52,6 +54,7 @@ pub struct Uncompared {
 
 /// All weights together. Files that are no weights, such as a tokenizer, are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct DiffTotal {
     /// Weights that were compared; of dtypes that are not known, bytes.
     pub weights: u64,
@@ -72,6 +75,7 @@ pub struct DiffTotal {
 
 /// Two checkpoints compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct DiffReport {
     /// Whether all tensors are the same, bit for bit.
     pub identical: bool,

@@ -12,6 +12,7 @@ pub(crate) const CONTAINER_MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 /// A kind of file that is not what a reader wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Foreign {
     /// Nothing at all.
     Empty,

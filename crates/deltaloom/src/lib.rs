@@ -72,13 +72,13 @@ pub use base_search::{
 };
 pub use bases::{Bases, ResolvedContainer};
 pub use codec::Codec;
-pub use container::{BaseDigest, Container, Digest, NamedBase, PartBytes, Texts};
+pub use container::{BaseDigest, Container, NamedBase, PartBytes, Texts};
 pub use diff::{DiffReport, DiffTotal, TensorDiff, UlpHistogram, Uncompared, diff};
 pub use error::{Access, Error, ErrorKind, Missing, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};
 pub use limits::Limits;
-pub use lineage::{Evidence, Finding, FindingGroup, LineageReport, Part, TensorLineage, lineage};
+pub use lineage::{BlendPart, Evidence, Finding, FindingGroup, LineageReport, TensorLineage, lineage};
 pub use pack::{PackOptions, pack, pack_to};
 pub use pipeline::with_threads;
 pub use plan::Preset;

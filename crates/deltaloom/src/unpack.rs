@@ -42,6 +42,7 @@ setters!(UnpackOptions {
 
 /// What unpacking did.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct UnpackReport {
     /// Bytes restored.
     pub original_bytes: u64,

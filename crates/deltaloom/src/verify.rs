@@ -13,6 +13,7 @@ use crate::unpack;
 
 /// What was checked and what is wrong.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// Whether nothing is wrong.
     pub ok: bool,

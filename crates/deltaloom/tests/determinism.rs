@@ -32,7 +32,7 @@ fn model() -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn threads_and_runs_do_not_change_a_byte() {
     let (base, tuned) = model();
-    for preset in [Preset::Fast, Preset::Default, Preset::Max] {
+    for preset in Preset::ALL {
         let with =
             |threads| pack_with(&tuned, &[&base], &options().with_preset(preset).with_threads(threads)).0;
         let first = with(1);

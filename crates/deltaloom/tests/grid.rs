@@ -183,7 +183,7 @@ fn threads_do_not_change_a_byte() {
     let mut rng = Random::new(5);
     let values = rows_dequantised(Quantiser::Q4WithOrigin, &rng.weights(512 * 128), 128, 32);
     let file = safetensors(&[tensor("w", "BF16", &[512, 128], bf16_bytes(&values))]);
-    for preset in [Preset::Fast, Preset::Default, Preset::Max] {
+    for preset in Preset::ALL {
         let with = |threads| pack_with(&file, &[], &options().with_preset(preset).with_threads(threads)).0;
         let first = with(1);
         assert!([2, 3, 0].into_iter().all(|threads| with(threads) == first), "{preset:?}");

@@ -7,12 +7,10 @@ use std::path::Path;
 use common::*;
 use deltaloom::{Preset, Silent, Texts};
 
-const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
-
 /// Packs a file in every way and checks the bound each time.
 #[track_caller]
 fn check(what: &str, file: &[u8], against: &[&[u8]]) {
-    check_with(what, file, against, &PRESETS, &[10, 12, 17]);
+    check_with(what, file, against, &Preset::ALL, &[10, 12, 17]);
 }
 
 #[track_caller]

@@ -10,8 +10,6 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, PackReport, Preset, ResolvedContainer, Silent};
 use proptest::prelude::*;
 
-const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
-
 /// Names and bits of an element; the last are opaque to the coder, F3_X also to us: a byte per element.
 const DTYPES: [(&str, u64); 19] = [
     ("BOOL", 8),
@@ -182,7 +180,7 @@ proptest! {
         let (base, tuned): (Vec<_>, Vec<_>) = recipes.iter().enumerate().map(|(i, recipe)| pair(i, recipe)).unzip();
         let (base, tuned) = (safetensors(&base), safetensors(&tuned));
         // Larger chunks have streams of many lanes.
-        let options = options().with_preset(PRESETS[preset]).with_chunk_log2(if large_chunks { 13 } else { 10 });
+        let options = options().with_preset(Preset::ALL[preset]).with_chunk_log2(if large_chunks { 13 } else { 10 });
         roundtrip_with(&tuned, &[&base], &options);
         roundtrip_with(&tuned, &[], &options);
     }
@@ -191,7 +189,7 @@ proptest! {
 /// The random test above would only now and then meet a given pair of these.
 #[test]
 fn every_dtype_comes_back_in_every_shape() {
-    for preset in PRESETS {
+    for preset in Preset::ALL {
         for (d, (dtype, _)) in DTYPES.iter().enumerate() {
             let shapes = 0..SHAPES.len();
             let recipe =

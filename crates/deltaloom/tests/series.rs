@@ -237,7 +237,7 @@ fn young_objects_without_a_name_are_left_alone() {
     store.put("objects/ab/someone-is-about-to-name-this.loom", b"x").unwrap();
     std::fs::write(folder.path().join("store/README"), "not ours").unwrap();
     let report = series.gc(Duration::from_secs(3600), false).unwrap();
-    assert_eq!(report, GcReport { removed: 0, removed_bytes: 0, too_young: 1 });
+    assert_eq!((report.removed, report.removed_bytes, report.too_young), (0, 0, 1));
     assert_eq!(series.gc(Duration::ZERO, false).unwrap().removed, 1);
     assert!(folder.path().join("store/README").exists());
 }

@@ -31,6 +31,7 @@ const KEYS: usize = 8;
 
 /// A checkpoint or container that was compared. Sizes are estimates from samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct BaseCandidate {
     /// What to give as a base.
     pub path: String,
@@ -51,6 +52,7 @@ pub struct BaseCandidate {
 
 /// A file that looked like a candidate and could not be used.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SkippedFile {
     /// Where it is.
     pub path: String,
@@ -60,6 +62,7 @@ pub struct SkippedFile {
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SearchReport {
     /// Path of the best candidate, where it is good enough.
     pub chosen: Option<String>,

@@ -26,6 +26,7 @@ const RENAMED_BYTES: u64 = 1 << 20;
 const SHOWN_FAULTS: usize = 3;
 
 /// What a container rests on.
+#[non_exhaustive]
 pub struct FoundBases {
     /// The given bases and those that were found.
     pub bases: Bases,

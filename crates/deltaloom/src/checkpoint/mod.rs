@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
-use crate::tensor::{DType, Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Files of up to this size that are no weights are not worth a word.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
@@ -54,6 +54,7 @@ pub enum Contents {
 
 /// A file of a checkpoint: its path, what it is, and its tensors in the order of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Member {
     /// Relative path with `/` between parts; the file name for a single file.
     pub path: String,
@@ -121,16 +122,17 @@ impl Member {
 
     /// How a tensor of this member is cut into chunks.
     #[must_use]
-    pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> Grid {
+    pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> ChunkGrid {
         match self.contents {
-            Contents::Opaque => Grid::of_opaque_file(tensor),
-            Contents::Safetensors(_) => Grid::new(tensor, chunk_log2),
+            Contents::Opaque => ChunkGrid::of_opaque_file(tensor),
+            Contents::Safetensors(_) => ChunkGrid::new(tensor, chunk_log2),
         }
     }
 }
 
 /// A file of a checkpoint that is stored as it is, though it may hold weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UnreadFile {
     /// Its path in the checkpoint.
     pub path: String,

@@ -30,6 +30,7 @@ pub(crate) use ulp::UlpSymbols;
 
 /// How the bytes of a chunk are coded; wire ids are in the container's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Codec {
     /// Equal to the prediction: no bytes.
     Same,

@@ -45,6 +45,7 @@ impl Serialize for BaseDigest {
 
 /// A base by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct NamedBase {
     /// As it was given to the packer.
     pub name: String,

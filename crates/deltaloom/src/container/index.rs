@@ -8,7 +8,7 @@ use crate::codec::{Codec, Coding};
 use crate::entropy::table::TableSet;
 use crate::error::Error;
 use crate::predict::Predictor;
-use crate::tensor::{Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, TensorInfo};
 
 use super::{Digest, Identity};
 
@@ -76,7 +76,7 @@ pub(crate) struct PackedTensor {
     /// Its member, and its number in the member.
     pub(crate) place: (usize, usize),
     pub(crate) predictor: Predictor,
-    pub(crate) grid: Grid,
+    pub(crate) grid: ChunkGrid,
     /// Elements that differ from the prediction; 0 where there is none.
     pub(crate) changed: u64,
     pub(crate) groups: Vec<Coding<usize>>,
@@ -106,7 +106,7 @@ pub(crate) struct PayloadEntry {
 
 impl PackedTensor {
     /// A tensor without chunks and digests yet.
-    pub(crate) fn new(place: (usize, usize), predictor: Predictor, grid: Grid) -> Self {
+    pub(crate) fn new(place: (usize, usize), predictor: Predictor, grid: ChunkGrid) -> Self {
         Self {
             place,
             predictor,

@@ -12,7 +12,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::predict::Predictor;
-use crate::tensor::{DType, Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 use super::ends::{HEAD_BYTES, WireIds};
 use super::grid::{parse_grid, push_grid};
@@ -264,7 +264,7 @@ fn parse_tensor(
     meta: &mut ByteReader<'_>,
     place: (usize, usize),
     info: &TensorInfo,
-    grid: Grid,
+    grid: ChunkGrid,
     next: &mut Places,
 ) -> Result<PackedTensor> {
     let predictor = predictors::parse(meta, info, &grid, next.ids.predictor)?;
@@ -339,7 +339,7 @@ fn parse_tensor(
 
 fn parse_coding(
     meta: &mut ByteReader<'_>,
-    grid: &Grid,
+    grid: &ChunkGrid,
     number: Number,
     known: &Places,
 ) -> Result<Coding<usize>> {
@@ -381,7 +381,7 @@ fn parse_coding(
     }
 }
 
-fn parse_scales(meta: &mut ByteReader<'_>, grid: &Grid) -> Result<GroupScales> {
+fn parse_scales(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<GroupScales> {
     let mode = meta.u8()?;
     if mode > 3 || (mode != 0 && !grid.is_matrix) {
         return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));

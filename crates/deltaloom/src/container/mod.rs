@@ -18,4 +18,4 @@ pub use reader::{Container, PartBytes};
 pub(crate) use writer::ContainerWriter;
 
 /// BLAKE3 of a tensor's bytes.
-pub type Digest = blake3::Hash;
+pub(crate) type Digest = blake3::Hash;

@@ -8,7 +8,7 @@ use crate::predict::{
     ADAM_INPUTS, Adam, AdamForm, Adapter, Blend, BlendForm, Element, MAX_FACTORS_RANK, MAX_HOPS, MAX_RANK,
     Merge, Precision, Predictor, cast,
 };
-use crate::tensor::{DType, Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
     meta.push(match predictor {
@@ -51,7 +51,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
 pub(super) fn parse(
     meta: &mut ByteReader<'_>,
     info: &TensorInfo,
-    grid: &Grid,
+    grid: &ChunkGrid,
     highest_id: u8,
 ) -> Result<Predictor> {
     let id = meta.u8()?;

@@ -25,6 +25,7 @@ const READY_COUNT: usize = 8;
 
 /// Stored sizes of the parts of a container; they add up to its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct PartBytes {
     /// Payloads of chunks and factors.
     pub payload_bytes: u64,

@@ -82,6 +82,7 @@ setters!(InPlaceOptions {
 
 /// What unpacking in place did.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct InPlaceReport {
     /// Size of the file.
     pub original_bytes: u64,

@@ -9,6 +9,7 @@ use serde::Serialize;
 /// about 1 where nothing but rounding is left.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Finding {
     /// Equal, bit for bit.
     Identical {
@@ -31,7 +32,7 @@ pub enum Finding {
     /// A linear combination of several ancestors.
     Blend {
         /// Their weights, which add up to 1.
-        parts: Vec<Part>,
+        parts: Vec<BlendPart>,
         /// What is left, see above.
         residual: f64,
     },
@@ -90,7 +91,8 @@ pub enum Finding {
 
 /// A part of a blend.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Part {
+#[non_exhaustive]
+pub struct BlendPart {
     /// The ancestor.
     pub ancestor: String,
     /// Its weight.
@@ -99,6 +101,7 @@ pub struct Part {
 
 /// A tensor and its history.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TensorLineage {
     /// Name.
     pub name: String,
@@ -115,6 +118,7 @@ pub struct TensorLineage {
 
 /// Tensors with the same history.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct FindingGroup {
     /// In words.
     pub finding: String,
@@ -129,6 +133,7 @@ pub struct FindingGroup {
 
 /// A number over several tensors.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Evidence {
     /// Which, as in the tensors' own keys.
     pub key: &'static str,
@@ -148,7 +153,7 @@ impl Finding {
             Self::Cast { ancestor: Some(ancestor), .. } => format!("rounding of F32 in {ancestor}"),
             Self::Cast { ancestor: None, .. } => "rounding of another tensor".to_owned(),
             Self::Blend { parts, .. } => {
-                let part = |(i, part): (usize, &Part)| {
+                let part = |(i, part): (usize, &BlendPart)| {
                     let sign = match (i, part.weight < 0.0) {
                         (0, false) => "",
                         (0, true) => "-",
@@ -235,7 +240,7 @@ mod tests {
 
     #[test]
     fn blends_read_as_sums() {
-        let part = |ancestor: &str, weight| Part { ancestor: ancestor.to_owned(), weight };
+        let part = |ancestor: &str, weight| BlendPart { ancestor: ancestor.to_owned(), weight };
         let blend = |parts| Finding::Blend { parts, residual: 1.0 }.words();
         assert_eq!(blend(vec![part("a", 0.5), part("b", 0.5)]), "blend 0.5 a + 0.5 b");
         assert_eq!(

@@ -21,7 +21,7 @@ use crate::sample;
 use crate::summary::ratio;
 use crate::tensor::{DType, TensorInfo};
 
-pub use finding::{Evidence, Finding, FindingGroup, Part, TensorLineage};
+pub use finding::{BlendPart, Evidence, Finding, FindingGroup, TensorLineage};
 use moments::Moments;
 
 /// What a finding leaves unexplained may be this many times what rounding makes (in squares): merges round more than once.
@@ -44,6 +44,7 @@ const COMPARE_BYTES: u64 = 1 << 20;
 
 /// The history of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LineageReport {
     /// The ancestors by their paths.
     pub ancestors: Vec<String>,
@@ -262,7 +263,7 @@ impl<'a> Study<'a> {
         if left > most {
             return Ok(None);
         }
-        let part = |(other, weight): (&Counterpart<'_>, &f64)| Part {
+        let part = |(other, weight): (&Counterpart<'_>, &f64)| BlendPart {
             ancestor: self.name(other.ancestor),
             weight: *weight,
         };

@@ -22,7 +22,7 @@ use crate::predict::{Element, MAX_REFERENCES, Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::sample::{self, fingerprint};
 use crate::scratch::{Bytes, Scratch};
-use crate::tensor::{DType, Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Elements that weights of blends are fitted on.
 const BLEND_SAMPLE_ELEMS: u64 = 16_384;
@@ -120,7 +120,7 @@ pub(super) fn choose(
     checkpoint: &Checkpoint,
     bases: &Bases,
     tensors: &[(usize, &TensorInfo)],
-    grids: &[Grid],
+    grids: &[ChunkGrid],
     progress: &dyn Progress,
 ) -> Result<Vec<Choice>> {
     let targets: Vec<Target<'_>> =
@@ -219,7 +219,7 @@ fn lookalikes_of_casts<T: Copy + Sync + Send>(
 struct Context<'a> {
     targets: &'a [Target<'a>],
     candidates: Vec<Vec<&'a TensorSource>>,
-    grids: &'a [Grid],
+    grids: &'a [ChunkGrid],
     samples: &'a [Vec<u8>],
     bases: &'a Bases,
     base_casts: Lookalikes<&'a TensorSource>,

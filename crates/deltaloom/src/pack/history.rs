@@ -14,7 +14,7 @@ use crate::limits::to_usize;
 use crate::plan::GroupHistory;
 use crate::predict::{MAX_HOPS, Predictor};
 use crate::scratch::Scratch;
-use crate::tensor::{Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, TensorInfo};
 
 /// Ancestors whose residuals count.
 const RESIDUAL_HOPS: usize = 2;
@@ -44,7 +44,7 @@ pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -
 pub(super) fn load(
     choice: &Choice,
     info: &TensorInfo,
-    grid: &Grid,
+    grid: &ChunkGrid,
     chunks: Range<u64>,
 ) -> Result<(Scratch, GroupHistory)> {
     let references = &choice.references[..];

@@ -12,7 +12,7 @@ use crate::limits::to_usize;
 use crate::lowrank::{self, Rows, Shape};
 use crate::predict::{Predictor, ReadyFactors};
 use crate::progress::Progress;
-use crate::tensor::Grid;
+use crate::tensor::ChunkGrid;
 
 use super::choose::{Choice, Target, reference_name};
 
@@ -37,7 +37,7 @@ pub(super) fn changes_enough(number: Number, target: &[u8], reference: &[u8]) ->
 pub(super) fn choose(
     target: &Target<'_>,
     reference: &TensorSource,
-    grid: &Grid,
+    grid: &ChunkGrid,
     progress: &dyn Progress,
 ) -> Result<Option<Choice>> {
     let number = target.info.number();

@@ -35,7 +35,7 @@ use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
 use crate::summary::{self, PackReport};
-use crate::tensor::{Grid, TensorInfo};
+use crate::tensor::{ChunkGrid, TensorInfo};
 
 use choose::Choice;
 
@@ -170,7 +170,7 @@ fn pack_windows(
     let grid_of = |&(member, info): &(usize, &TensorInfo)| {
         checkpoint.members[member].grid(info, u32::from(options.chunk_log2))
     };
-    let grids: Vec<Grid> = tensors.iter().map(grid_of).collect();
+    let grids: Vec<ChunkGrid> = tensors.iter().map(grid_of).collect();
     let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
     for (choice, (_, info)) in choices.iter().zip(&tensors) {
         tracing::debug!(tensor = info.name, predictor = choice.predictor.kind(), "chose a predictor");
@@ -257,7 +257,7 @@ struct Packer<'a> {
     checkpoint: &'a Checkpoint,
     tensors: &'a [(usize, &'a TensorInfo)],
     choices: &'a [Choice],
-    grids: &'a [Grid],
+    grids: &'a [ChunkGrid],
     preset: Preset,
     progress: &'a dyn Progress,
     /// The prediction of all groups that have none.
@@ -271,7 +271,7 @@ impl<'a> Packer<'a> {
         checkpoint: &'a Checkpoint,
         tensors: &'a [(usize, &'a TensorInfo)],
         choices: &'a [Choice],
-        grids: &'a [Grid],
+        grids: &'a [ChunkGrid],
         groups: &[Group],
         preset: Preset,
         progress: &'a dyn Progress,
@@ -397,7 +397,7 @@ impl<'a> Packer<'a> {
 
 impl Group {
     /// Where its bytes are in the tensor.
-    fn byte_range(&self, grid: &Grid) -> std::ops::Range<u64> {
+    fn byte_range(&self, grid: &ChunkGrid) -> std::ops::Range<u64> {
         let last = grid.chunk_bytes(self.chunks.end.saturating_sub(1));
         grid.chunk_bytes(self.chunks.start).start..last.end
     }

@@ -29,6 +29,7 @@ use tables::{Histogram, Row, TableRequest};
 
 /// How much time packing may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Preset {
     /// One context per exponent, light zstd.
     Fast,
@@ -40,6 +41,19 @@ pub enum Preset {
 }
 
 impl Preset {
+    /// All presets, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Default, Self::Max];
+
+    /// Its name on command lines and in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Default => "default",
+            Self::Max => "max",
+        }
+    }
+
     /// zstd level for the index, and for planes of so many bytes: where there are many, levels above 3 take ten times as long for 1 % (position embeddings of MiniLM).
     pub(crate) fn zstd_level(self, len_bytes: usize) -> i32 {
         match self {

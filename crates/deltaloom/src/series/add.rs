@@ -92,6 +92,7 @@ setters!(AddOptions {
 
 /// What was added.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Added {
     /// The step.
     #[serde(flatten)]

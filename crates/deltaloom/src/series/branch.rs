@@ -31,6 +31,7 @@ pub(crate) struct Branch {
 
 /// A branch as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct BranchInfo {
     /// Its name.
     pub name: String,

@@ -20,6 +20,7 @@ use crate::unpack::{
 
 /// What of a step is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// Everything: as the model was given, if there is only that; else a directory with `model` and `optimizer` in it.
     All,

@@ -16,6 +16,7 @@ const UNFINISHED_PREFIXES: [&str; 3] = [".", "tmp", "_"];
 
 /// A checkpoint in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Incoming {
     /// Its step, by its name.
     pub step: u64,

@@ -26,6 +26,7 @@ enum Rule {
 
 /// A step that is kept, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct KeptStep {
     /// The step.
     pub step: u64,

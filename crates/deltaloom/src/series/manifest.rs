@@ -67,6 +67,7 @@ pub enum PartLayout {
 
 /// What a step consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Parts {
     /// The model.
     pub model: PartLayout,
@@ -77,6 +78,7 @@ pub struct Parts {
 
 /// One step of a series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StepEntry {
     /// Its number.
     pub step: u64,
@@ -178,6 +180,7 @@ fn check_digest(hex: &str) -> Result<()> {
 
 /// Sums over all entries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Totals {
     /// Entries.
     pub steps: u64,

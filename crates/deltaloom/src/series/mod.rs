@@ -58,6 +58,7 @@ pub struct Series {
 
 /// A series as a whole.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct SeriesInfo {
     /// Where it is.
     pub location: String,

@@ -37,6 +37,7 @@ setters!(RebuildOptions {
 
 /// What was done.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct RebuildReport {
     /// Steps that are there now.
     pub kept: u64,
@@ -59,6 +60,7 @@ pub struct RebuildReport {
 
 /// Steps of a branch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct BranchSteps {
     /// Its name.
     pub branch: String,

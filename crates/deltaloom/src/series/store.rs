@@ -13,6 +13,7 @@ pub struct Revision(pub String);
 
 /// An object that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ObjectInfo {
     /// Its name.
     pub key: String,
@@ -20,6 +21,14 @@ pub struct ObjectInfo {
     pub len_bytes: u64,
     /// Time since it was written.
     pub age: Duration,
+}
+
+impl ObjectInfo {
+    /// An object of this name, size and age.
+    #[must_use]
+    pub fn new(key: impl Into<String>, len_bytes: u64, age: Duration) -> Self {
+        Self { key: key.into(), len_bytes, age }
+    }
 }
 
 /// A flat set of named objects that appear whole, and one manifest that is replaced by compare-and-swap.

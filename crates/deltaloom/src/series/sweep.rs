@@ -23,6 +23,7 @@ const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
 /// What was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct GcReport {
     /// Objects that nothing names and that are gone now, or would be.
     pub removed: u64,
@@ -34,6 +35,7 @@ pub struct GcReport {
 
 /// What was checked, and what is wrong.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct SeriesVerifyReport {
     /// Whether nothing is wrong.
     pub ok: bool,

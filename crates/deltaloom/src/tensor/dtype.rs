@@ -63,7 +63,9 @@ impl DType {
         }
     }
 
-    /// Bit layout of an element; `None` for opaque types.
+    /// Bit layout of an element; `None` for opaque types. For crates of this workspace, since the
+    /// type is one of deltaloom-kernels.
+    #[doc(hidden)]
     #[must_use]
     pub fn number(&self) -> Option<Number> {
         Some(match self {

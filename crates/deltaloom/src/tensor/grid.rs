@@ -10,7 +10,7 @@ const OPAQUE_FILE_CHUNK_LOG2: u32 = 20;
 
 /// Rows, columns and chunks of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
+pub struct ChunkGrid {
     /// Rows; for tensors that are not cut along rows, elements.
     pub rows: u64,
     /// Elements of a row.
@@ -22,8 +22,8 @@ pub struct Grid {
     rows_per_chunk: u64,
 }
 
-impl Grid {
-    /// Grid of a tensor of a safetensors file for chunks of about 2^`chunk_log2` elements.
+impl ChunkGrid {
+    /// The grid of a tensor of a safetensors file for chunks of about 2^`chunk_log2` elements.
     #[must_use]
     pub fn new(tensor: &TensorInfo, chunk_log2: u32) -> Self {
         let target = 1u64 << chunk_log2;
@@ -40,7 +40,7 @@ impl Grid {
         Self { rows, cols, is_matrix: matrix_cols.is_some(), element_bytes, rows_per_chunk }
     }
 
-    /// Grid of an opaque file.
+    /// The grid of an opaque file.
     #[must_use]
     pub fn of_opaque_file(tensor: &TensorInfo) -> Self {
         Self::new(tensor, OPAQUE_FILE_CHUNK_LOG2)
@@ -87,10 +87,10 @@ mod tests {
     use super::*;
     use crate::tensor::DType;
 
-    fn grid(dtype: DType, shape: &[u64], log2: u32) -> Grid {
+    fn grid(dtype: DType, shape: &[u64], log2: u32) -> ChunkGrid {
         let bytes = shape.iter().product::<u64>() * dtype.bits().unwrap_or(8) / 8;
         let tensor = TensorInfo { name: String::new(), dtype, shape: shape.to_vec(), begin: 0, end: bytes };
-        let grid = Grid::new(&tensor, log2);
+        let grid = ChunkGrid::new(&tensor, log2);
         let covered: u64 =
             (0..grid.chunk_count()).map(|i| grid.chunk_bytes(i).end - grid.chunk_bytes(i).start).sum();
         assert_eq!(covered, bytes);

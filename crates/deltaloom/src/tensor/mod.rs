@@ -5,12 +5,13 @@ mod dtype;
 mod grid;
 
 pub use dtype::DType;
-pub use grid::Grid;
+pub use grid::ChunkGrid;
 
 use crate::error::{Error, Result};
 
 /// Name, dtype, shape and place of a tensor in the data of its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorInfo {
     /// Name, unique in its file.
     pub name: String,
@@ -39,7 +40,9 @@ impl TensorInfo {
         self.end - self.begin
     }
 
-    /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes.
+    /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes. For crates of
+    /// this workspace, since the type is one of deltaloom-kernels.
+    #[doc(hidden)]
     #[must_use]
     pub fn number(&self) -> deltaloom_kernels::Number {
         self.dtype.number().unwrap_or(deltaloom_kernels::Number::unsigned(8))

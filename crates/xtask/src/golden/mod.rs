@@ -118,17 +118,12 @@ impl Case {
     fn entry(&self) -> Entry {
         let suffix = |input: &Input| if matches!(input, Input::File(_)) { ".safetensors" } else { "" };
         let base = |(i, input): (usize, &Input)| format!("{}.base{}{}", self.name, i + 1, suffix(input));
-        let preset = match self.preset {
-            Preset::Fast => "fast",
-            Preset::Default => "default",
-            Preset::Max => "max",
-        };
         Entry {
             container: format!("{}.loom", self.name),
             original: format!("{}{}", self.name, suffix(&self.original)),
             bases: self.bases.iter().enumerate().map(base).collect(),
             covers: self.covers.to_owned(),
-            preset: preset.to_owned(),
+            preset: self.preset.name().to_owned(),
             chunk_log2: self.chunk_log2,
             has_history: self.has_history,
             identity: self.said.as_ref().map(|said| Identity {
@@ -141,11 +136,8 @@ impl Case {
 
 impl Entry {
     fn options(&self) -> Result<PackOptions> {
-        let preset = match self.preset.as_str() {
-            "fast" => Preset::Fast,
-            "default" => Preset::Default,
-            "max" => Preset::Max,
-            other => bail!("{}: preset {other:?}", self.container),
+        let Some(preset) = Preset::ALL.into_iter().find(|preset| preset.name() == self.preset) else {
+            bail!("{}: preset {:?}", self.container, self.preset);
         };
         let identity = self.identity.as_ref().map(|identity| identity.texts.clone());
         Ok(PackOptions::default()
