@@ -76,8 +76,8 @@ fn what_cannot_be_multiplied_is_said_with_what_can() {
             assert!(ended.err.contains(said), "{arguments}: {}", ended.err);
         }
     };
-    fails(&format!("{files} --tensor norm"), &["is no matrix", "weight [60, 50]"]);
-    fails(&format!("{files} --tensor wait"), &["is not there", "weight [60, 50]"]);
+    fails(&format!("{files} --tensor norm"), &["is not a matrix", "weight [60, 50]"]);
+    fails(&format!("{files} --tensor wait"), &["does not exist", "weight [60, 50]"]);
     fails("lab matmul --base base.safetensors --tuned base.safetensors", &["no matrix differs"]);
     fails("lab matmul --base tuned.loom --tuned base.safetensors", &["tuned.loom", "unpack it"]);
     let none = scratch.fails(3, "lab matmul --base base.safetensors --tuned none.safetensors");

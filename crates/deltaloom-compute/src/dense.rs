@@ -1,5 +1,5 @@
-//! Matrices that lie in memory as they are, and products with rows of weights however those were made.
-//! It knows nothing of bases.
+//! Dense matrices in memory, and products with rows of weights from any source. It knows nothing of
+//! bases.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,14 +17,15 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Result};
 
-/// From this many tokens on, fast products go through a blocked matrix product: with 16 tokens widening rows for it costs more than it gains, with 32 both take as long.
+/// From this many tokens on, fast products use a blocked matrix product. With 16 tokens, widening
+/// the rows for it costs more than it gains; with 32, both take equally long.
 const BLOCKED_TOKENS: usize = 32;
 /// Numbers of a panel that is widened for a blocked product: 1 MiB.
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
-/// Bytes of a panel that is patched before it is multiplied row by row: it stays in the fastest cache.
+/// Bytes of a panel that is patched and then multiplied row by row. It stays in the fastest cache.
 const PANEL_BYTES: usize = 16 << 10;
 
-/// Types of weights that products take.
+/// Types of weights that products support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightType {
     /// BF16.
@@ -37,19 +38,19 @@ impl WeightType {
     /// The type of a tensor.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for another dtype than BF16 and F32.
+    /// [`Error::InvalidArgument`] for a dtype other than BF16 and F32.
     pub fn of(info: &TensorInfo) -> Result<Self> {
         match info.dtype {
             DType::BF16 => Ok(Self::Bf16),
             DType::F32 => Ok(Self::F32),
             _ => Err(Error::InvalidArgument(format!(
-                "tensor {:?} is of {}: products take BF16 and F32",
+                "tensor {:?} has dtype {}: products need BF16 or F32",
                 info.name, info.dtype
             ))),
         }
     }
 
-    /// Bytes of an element.
+    /// Number of bytes of an element.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -69,7 +70,7 @@ impl WeightType {
     }
 }
 
-/// A dimension of a tensor whose bytes are in a file.
+/// Converts a dimension of a tensor whose bytes are in a file.
 fn size(dimension: u64) -> usize {
     usize::try_from(dimension).expect("deltaloom requires 64-bit addresses")
 }
@@ -77,9 +78,9 @@ fn size(dimension: u64) -> usize {
 /// Rows, columns and type of a matrix of weights, [out, in].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatrixShape {
-    /// Rows, the length of a result.
+    /// Number of rows, the length of a result.
     pub rows: usize,
-    /// Columns, the length of an activation.
+    /// Number of columns, the length of an activation.
     pub cols: usize,
     /// Type of the elements.
     pub weight: WeightType,
@@ -89,13 +90,13 @@ impl MatrixShape {
     /// The shape of a tensor.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for one that has not two dimensions, or another dtype than BF16 and F32.
+    /// [`Error::InvalidArgument`] unless the tensor has two dimensions and dtype BF16 or F32.
     pub fn of(info: &TensorInfo) -> Result<Self> {
         let weight = WeightType::of(info)?;
         match info.shape[..] {
             [rows, cols] => Ok(Self { rows: size(rows), cols: size(cols), weight }),
             _ => Err(Error::InvalidArgument(format!(
-                "tensor {:?} has the shape {:?}: a matrix has two dimensions",
+                "tensor {:?} has shape {:?}: a matrix needs two dimensions",
                 info.name, info.shape
             ))),
         }
@@ -104,32 +105,31 @@ impl MatrixShape {
     /// The shape of a vector as one row: norms and biases.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a tensor that has not one dimension, or another dtype than BF16
-    /// and F32.
+    /// [`Error::InvalidArgument`] unless the tensor has one dimension and dtype BF16 or F32.
     pub fn row_of(info: &TensorInfo) -> Result<Self> {
         let weight = WeightType::of(info)?;
         match info.shape[..] {
             [cols] => Ok(Self { rows: 1, cols: size(cols), weight }),
             _ => Err(Error::InvalidArgument(format!(
-                "tensor {:?} has the shape {:?}: a vector has one dimension",
+                "tensor {:?} has shape {:?}: a vector needs one dimension",
                 info.name, info.shape
             ))),
         }
     }
 
-    /// Bytes of a row.
+    /// Number of bytes of a row.
     #[must_use]
     pub fn row_bytes(self) -> usize {
         self.cols * self.weight.bytes()
     }
 
-    /// Bytes of all weights.
+    /// Number of bytes of all weights.
     #[must_use]
     pub fn len_bytes(self) -> usize {
         self.rows * self.row_bytes()
     }
 
-    /// Tokens of `x` and `y`, if they are [tokens, cols] and [tokens, rows].
+    /// Number of tokens of `x` and `y`, if they are [tokens, cols] and [tokens, rows].
     pub fn tokens(self, x: &[f32], y: &[f32]) -> Result<usize> {
         let tokens = x.len().checked_div(self.cols).unwrap_or_else(|| y.len() / self.rows.max(1));
         if tokens.checked_mul(self.cols) == Some(x.len()) && tokens.checked_mul(self.rows) == Some(y.len()) {
@@ -145,7 +145,7 @@ impl MatrixShape {
     }
 }
 
-/// A matrix that lies in memory row by row, in its own memory or in that of a checkpoint. Clones share it.
+/// A matrix in memory, row by row, in its own memory or in that of a checkpoint. Clones share it.
 #[derive(Clone)]
 pub struct DenseMatrix {
     shape: MatrixShape,
@@ -165,7 +165,7 @@ impl fmt::Debug for DenseMatrix {
 }
 
 impl DenseMatrix {
-    /// The matrix without its signs.
+    /// The matrix of absolute values.
     pub(crate) fn absolute(&self) -> Result<Self> {
         let element = self.shape.weight.bytes();
         let mut bytes = self.bytes().to_vec();
@@ -173,14 +173,14 @@ impl DenseMatrix {
         Self::new(self.shape.rows, self.shape.cols, self.shape.weight, bytes)
     }
 
-    /// A matrix of these little-endian bytes.
+    /// Creates a matrix of these little-endian bytes.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there are more or fewer of them than the shape says.
+    /// [`Error::InvalidArgument`] unless their number matches the shape.
     pub fn new(rows: usize, cols: usize, weight: WeightType, bytes: Vec<u8>) -> Result<Self> {
         let needed = rows.checked_mul(cols).and_then(|elems| elems.checked_mul(weight.bytes()));
         if needed != Some(bytes.len()) {
-            let what = format!("{} bytes are not a matrix [{rows}, {cols}] of {weight:?}", bytes.len());
+            let what = format!("{} bytes do not fill a matrix [{rows}, {cols}] of {weight:?}", bytes.len());
             return Err(Error::InvalidArgument(what));
         }
         Ok(Self { shape: MatrixShape { rows, cols, weight }, held: Held::Own(Arc::new(bytes)) })
@@ -189,12 +189,13 @@ impl DenseMatrix {
     /// A tensor of member `member` of a checkpoint whose files are in memory or mapped.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32, and for a checkpoint whose files are neither.
+    /// [`Error::InvalidArgument`] for a tensor that is not a matrix of BF16 or F32, and for a
+    /// checkpoint that is neither in memory nor mapped.
     pub fn of_checkpoint(checkpoint: &Arc<Checkpoint>, member: usize, info: &TensorInfo) -> Result<Self> {
         Self::of_shape(checkpoint, member, info, MatrixShape::of(info)?)
     }
 
-    /// The same for a tensor that is taken to have a shape of its size.
+    /// The same for a tensor that is treated as having a shape of its size.
     pub(super) fn of_shape(
         checkpoint: &Arc<Checkpoint>,
         member: usize,
@@ -227,7 +228,7 @@ impl DenseMatrix {
         }
     }
 
-    /// Its bytes to be changed, if they are its own and no clone shares them.
+    /// Its bytes for changes, if they are its own and no clone shares them.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         match &mut self.held {
             Held::Own(bytes) => Some(Arc::get_mut(bytes)?.as_mut_slice()),
@@ -240,22 +241,22 @@ impl DenseMatrix {
         &self.bytes()[rows.start * self.shape.row_bytes()..rows.end * self.shape.row_bytes()]
     }
 
-    /// Whether it is the same memory.
+    /// Whether both share the same memory.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         std::ptr::eq(self.bytes(), other.bytes())
     }
 
-    /// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix.
+    /// Computes `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the lengths do not fit.
+    /// [`Error::InvalidArgument`] if the lengths do not fit.
     pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         multiply(self.shape, x, y, run, |rows, _| Ok(Rows::Ready(self.rows(rows))))
     }
 }
 
-/// Rows of a panel, as whoever makes them has them.
+/// Rows of a panel, in the form that their maker has.
 pub enum Rows<'a> {
     /// In the matrix's own type, in place.
     Ready(&'a [u8]),
@@ -276,7 +277,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Memory for rows that are made.
+/// Reusable memory for rows.
 #[derive(Debug, Default)]
 pub struct Panel {
     pub(super) bytes: Vec<u8>,
@@ -284,30 +285,31 @@ pub struct Panel {
 }
 
 impl Panel {
-    /// The first `len` bytes, which may hold anything.
+    /// The first `len` bytes, with arbitrary contents.
     pub fn bytes(&mut self, len: usize) -> &mut [u8] {
         grown(&mut self.bytes, len)
     }
 
-    /// The first `len` numbers, which may hold anything.
+    /// The first `len` numbers, with arbitrary contents.
     pub(super) fn numbers(&mut self, len: usize) -> &mut [f32] {
         grown(&mut self.numbers, len)
     }
 }
 
-/// Most bytes of a panel that a thread keeps: fresh memory has its pages cleared, which takes longer than a small product.
+/// Most bytes of a panel that a thread keeps. The system clears the pages of fresh memory, which
+/// takes longer than a small product.
 const KEPT_BYTES: usize = 8 << 20;
 
 thread_local! {
     static KEPT: RefCell<Panel> = RefCell::default();
 }
 
-/// A panel that is used again on the thread that drops it.
+/// A panel that the thread which drops it uses again.
 struct KeptPanel(Panel);
 
 impl KeptPanel {
     fn take() -> Self {
-        // While a thread ends, what it kept is gone already.
+        // While a thread ends, its kept panel is already gone.
         Self(KEPT.try_with(RefCell::take).unwrap_or_default())
     }
 }
@@ -330,25 +332,25 @@ fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     &mut buffer[..len]
 }
 
-/// Whether so many tokens are multiplied in one blocked product.
+/// Whether this many tokens are multiplied in one blocked product.
 fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
     run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS
 }
 
-/// Rows of a panel for so many tokens.
+/// Number of rows of a panel for this many tokens.
 pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     let row_bytes = shape.row_bytes().max(1);
     let rows = if is_blocked(tokens, run) {
         BLOCKED_PANEL_ELEMS / shape.cols.max(1)
     } else {
-        // What the product of a panel reads again and again grows with the tokens.
+        // The data that the product of a panel reads again and again grows with the tokens.
         PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
     };
-    // A multiple of what the kernels take at a time.
+    // A multiple of the rows that the kernels process at a time.
     (rows / 16 * 16).clamp(16, shape.rows.max(16))
 }
 
-/// Multiplies rows that `make` brings panel by panel: of a range of rows and memory for them.
+/// Multiplies rows that `make` provides panel by panel, from a range of rows and memory for them.
 pub(super) fn multiply<'a>(
     shape: MatrixShape,
     x: &[f32],
@@ -361,7 +363,7 @@ pub(super) fn multiply<'a>(
     multiply_by(shape, rows_per_panel, tokens, x, y, run, &make)
 }
 
-/// The same with as many rows a panel as whoever makes them wants.
+/// The same with a number of rows per panel chosen by the caller.
 pub fn multiply_by<'a>(
     shape: MatrixShape,
     rows_per_panel: usize,
@@ -397,7 +399,8 @@ pub fn multiply_by<'a>(
     Ok(())
 }
 
-/// Products of many tokens: each panel is widened, multiplied as a matrix and written where it belongs.
+/// Products of many tokens: each panel is widened, multiplied as a matrix, and written to its
+/// place.
 fn blocked<'a>(
     shape: MatrixShape,
     rows_per_panel: usize,
@@ -431,7 +434,8 @@ fn blocked<'a>(
     })
 }
 
-/// Computes tokens again whose results are not all finite: they may have become so on the way, and NaNs and infinities must be those of the dense product.
+/// Recomputes tokens whose results are not all finite. A blocked product may overflow on the way,
+/// but NaNs and infinities must be those of the dense product.
 pub(super) fn redo_not_finite(
     shape: MatrixShape,
     x: &[f32],
@@ -442,13 +446,13 @@ pub(super) fn redo_not_finite(
     tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y) })
 }
 
-/// Whether threads share the work of a product of so many elements with so many tokens.
+/// Whether threads share the work of a product of this many elements with this many tokens.
 pub(super) fn pays_threads(elems: usize, tokens: usize) -> bool {
     const SHARED_WORK: usize = 1 << 19;
     elems.saturating_mul(tokens) >= SHARED_WORK && rayon::current_num_threads() > 1
 }
 
-/// Does something with the results of every panel, on all threads if that is worth it.
+/// Calls `each` with the results of every panel, on all threads if that pays off.
 fn in_panels<Y: Send>(
     shape: MatrixShape,
     tokens: usize,

@@ -1,9 +1,9 @@
 //! Products with packed weights: a fine-tune's matrices are never in memory as a whole, only their
 //! base and their differences. It multiplies and times; it knows no layers, models or tenants.
 //!
-//! A [`PackedMatrix`] is opened from a tensor of a container in one of five [`Form`]s and multiplied
-//! with activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::BitExact`] the result
-//! has the bits of the dense product for any form, number of tokens, number of threads and
+//! A [`PackedMatrix`] is opened from a tensor of a container in one of five [`Form`]s. It
+//! multiplies activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::BitExact`] the
+//! result has the bits of the dense product for any form, number of tokens, number of threads and
 //! instruction set; [`Mode::Fast`] stays within a [`Tolerance`].
 
 mod dense;
@@ -21,7 +21,7 @@ pub use timing::{Phase, Run, Timers, Times};
 pub use tolerance::Tolerance;
 pub use vector::PatchedVector;
 
-/// What the laboratory of this project needs besides the public API. It may change at any time.
+/// Additional items for this project's laboratory. They may change at any time.
 #[doc(hidden)]
 pub mod __internals {
     pub use crate::dense::{Panel, Rows, multiply_by, panel_rows};

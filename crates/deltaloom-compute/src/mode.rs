@@ -7,9 +7,9 @@ pub enum Mode {
     #[default]
     BitExact,
     /// The last bits may differ: sparse differences are multiplied separately and added to the
-    /// product of the base, and many tokens go through a blocked matrix product. Every element stays
-    /// within [`crate::Tolerance::LIMIT`]. Where a result is not finite, that token's result is the
-    /// bit-exact one.
+    /// product of the base, and many tokens use a blocked matrix product. Every element stays
+    /// within [`crate::Tolerance::LIMIT`]. A token with a result that is not finite gets the
+    /// bit-exact result.
     Fast,
 }
 

@@ -1,5 +1,5 @@
-//! Where the time of a product goes, phase by phase.
-//! It adds up; means over repeats are for those who repeat.
+//! Where the time of a product goes, phase by phase. It only adds up; callers that repeat compute
+//! their own means.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,25 +11,25 @@ use crate::mode::Mode;
 /// A part of the work of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Bringing activations into the order that a kernel wants.
+    /// Rearranging activations for a kernel.
     Load,
     /// Decoding entropy-coded tiles.
     Decode,
-    /// Making rows from the base and what is different, and widening them.
+    /// Building rows from the base and the differences, and widening them.
     Patch,
     /// Multiplying.
     Multiply,
-    /// Bringing results into the caller's order.
+    /// Rearranging results for the caller.
     Finish,
 }
 
 const PHASES: usize = 5;
 
-/// Time spent in each phase, added up over all threads.
+/// Time spent in each phase, summed over all threads.
 #[derive(Debug, Default)]
 pub struct Timers([AtomicU64; PHASES]);
 
-/// Seconds of each phase.
+/// Seconds in each phase.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Times {
@@ -46,7 +46,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Seconds of all phases.
+    /// Seconds in all phases.
     #[must_use]
     pub fn total(&self) -> f64 {
         self.load + self.decode + self.patch + self.multiply + self.finish
@@ -68,7 +68,7 @@ impl std::ops::Add for Times {
 }
 
 impl Timers {
-    /// What was added up since the last call, which starts again at 0.
+    /// The time since the last call; then restarts at 0.
     pub fn take(&self) -> Times {
         let seconds = |phase: Phase| {
             let nanos = self.0[phase as usize].swap(0, Ordering::Relaxed);
@@ -89,29 +89,29 @@ impl Timers {
     }
 }
 
-/// How a product is to be computed, and where its time is noted.
+/// How a product is computed, and where its time is recorded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Run<'a> {
-    /// What may depend on the way of computing.
+    /// The numerical guarantee.
     pub mode: Mode,
-    /// Timers, if time is to be measured; measuring costs some of it.
+    /// Timers to record time, which itself takes some time.
     pub timers: Option<&'a Timers>,
 }
 
 impl<'a> Run<'a> {
-    /// A run that measures nothing.
+    /// A run that records nothing.
     #[must_use]
     pub fn new(mode: Mode) -> Self {
         Self { mode, timers: None }
     }
 
-    /// The same run, noting its time here.
+    /// The same run, with its time recorded in `timers`.
     #[must_use]
     pub fn timed_by(self, timers: &'a Timers) -> Self {
         Self { timers: Some(timers), ..self }
     }
 
-    /// Does something that belongs to a phase.
+    /// Runs work that belongs to a phase.
     pub fn time<T>(&self, phase: Phase, work: impl FnOnce() -> T) -> T {
         let Some(timers) = self.timers else { return work() };
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! What [`Mode::Fast`] promises, and how far a product is from it.
+//! The promise of [`Mode::Fast`], and how far a product is from it.
 
 use deltaloom::Result;
 
@@ -6,9 +6,11 @@ use crate::dense::DenseMatrix;
 use crate::timing::Run;
 
 /// The promise of [`crate::Mode::Fast`]: element `i` of a product differs from the bit-exact one by
-/// at most [`Self::LIMIT`] times `sum_j |x_j| (|w_ij| + |b_ij|)`, where `w` is the matrix and `b` its
-/// base. The sum has the base in it because its product is computed first: where a weight of the
-/// fine-tune is far smaller than that of the base, the two parts cancel.
+/// at most [`Self::LIMIT`] times `sum_j |x_j| (|w_ij| + |b_ij|)`, where `w` is the matrix and `b`
+/// its base.
+///
+/// The sum includes the base because its product is computed first. If a weight of the fine-tune is
+/// far smaller than that of the base, the two parts cancel.
 #[derive(Debug)]
 pub struct Tolerance {
     tuned: DenseMatrix,
@@ -19,20 +21,20 @@ impl Tolerance {
     /// The largest error, as a fraction of the sum of absolute products.
     pub const LIMIT: f64 = 1e-5;
 
-    /// For products with `tuned`, a fine-tune of `base`.
+    /// Creates the tolerance for products with `tuned`, a fine-tune of `base`.
     ///
     /// # Errors
-    /// None for matrices that could be made.
+    /// None for valid matrices.
     pub fn new(base: &DenseMatrix, tuned: &DenseMatrix) -> Result<Self> {
         Ok(Self { tuned: tuned.absolute()?, base: base.absolute()? })
     }
 
     /// The largest error of `y` [tokens, rows] against the bit-exact product `exact` of the
-    /// activations `x` [tokens, cols], as a fraction of the sums of absolute products. Equal bits,
-    /// and two NaNs, have no error; otherwise a NaN has an infinite one.
+    /// activations `x` [tokens, cols], as a fraction of the sums of absolute products. Equal bits
+    /// and two NaNs have no error; otherwise a NaN has an infinite one.
     ///
     /// # Errors
-    /// [`deltaloom::Error::InvalidArgument`] when the lengths do not fit.
+    /// [`deltaloom::Error::InvalidArgument`] if the lengths do not fit.
     pub fn error(&self, x: &[f32], y: &[f32], exact: &[f32]) -> Result<f64> {
         let x: Vec<f32> = x.iter().map(|x| x.abs()).collect();
         let (mut of_tuned, mut of_base) = (vec![0.0; y.len()], vec![0.0; y.len()]);

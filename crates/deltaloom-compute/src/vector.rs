@@ -1,5 +1,5 @@
-//! Vectors of a layer as a mask and values on their base, exact to the bit: norms and biases of fine-tunes.
-//! Matrices are [`crate::PackedMatrix`].
+//! Vectors of a layer as a mask and values on top of their base, exact to the bit: norms and biases
+//! of fine-tunes. Matrices are [`crate::PackedMatrix`].
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{ResolvedContainer, Result};
 
-/// A vector that is made when it is asked for.
+/// A vector that is built on demand.
 #[derive(Clone)]
 pub struct PatchedVector {
     /// One row.
@@ -23,14 +23,14 @@ pub struct PatchedVector {
 
 #[derive(Clone)]
 enum Stored {
-    /// In a checkpoint that is in memory, as it is or with what is different.
+    /// In a checkpoint in memory, unchanged or with differences.
     Base { base: DenseMatrix, changes: Option<Bitmap> },
-    /// Where there is no base in memory, or so much is different that a mask would be larger.
+    /// Without a base in memory, or with so many differences that a mask would be larger.
     Own(Vec<u8>),
 }
 
 impl PatchedVector {
-    /// A tensor of a container.
+    /// Opens a tensor of a container.
     pub fn open(resolved: &Arc<ResolvedContainer>, name: &str) -> Result<Self> {
         let number = resolved.find(name)?;
         let info = resolved.info(number);
@@ -51,7 +51,7 @@ impl PatchedVector {
         Ok(Self { shape, stored })
     }
 
-    /// A tensor of a checkpoint that is in memory.
+    /// Opens a tensor of a checkpoint in memory.
     pub fn of_checkpoint(checkpoint: &Arc<Checkpoint>, member: usize, info: &TensorInfo) -> Result<Self> {
         let shape = MatrixShape::row_of(info)?;
         let base = DenseMatrix::of_shape(checkpoint, member, info, shape)?;
@@ -75,7 +75,7 @@ impl PatchedVector {
         values
     }
 
-    /// Bytes of memory that it takes, its base not counted.
+    /// Bytes of memory without its base.
     pub fn resident_bytes(&self) -> u64 {
         match &self.stored {
             Stored::Own(bytes) => bytes.len() as u64,

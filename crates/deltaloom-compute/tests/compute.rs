@@ -1,4 +1,5 @@
-//! Products with packed weights are those of the dense fine-tune: bit for bit, or within the stated tolerance.
+//! Products with packed weights equal those of the dense fine-tune: bit for bit, or within the
+//! stated tolerance.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
@@ -16,7 +17,7 @@ use proptest::prelude::*;
 
 const FORMS: [Form; 5] = Form::ALL;
 
-/// A base and a fine-tune of it in which one of `every` elements differs, as bytes and as numbers.
+/// A base and a fine-tune in which one of `every` elements differs, as bytes and as numbers.
 struct Pair {
     rows: usize,
     cols: usize,
@@ -34,12 +35,12 @@ impl Pair {
             WeightType::F32 => (f32_bytes(&numbers), 4),
         };
         let mut tuned = stepped(&base, size, |_| match rng.below(every) {
-            // Near, and far away.
+            // Near and far.
             0 if rng.below(8) == 0 => rng.around_zero(3000),
             0 => 1 + rng.around_zero(60),
             _ => 0,
         });
-        // A step over zero may lead to a NaN.
+        // A step across zero may lead to a NaN.
         for (tuned, base) in tuned.chunks_mut(size).zip(base.chunks(size)) {
             if tuned[size - 1] & 0x7f == 0x7f && tuned[size - 2] & 0x80 == 0x80 {
                 tuned.copy_from_slice(base);
@@ -78,7 +79,8 @@ impl Pair {
         packed
     }
 
-    /// The product of the fine-tune with every token, in double precision, and the sum of the absolute products of base and fine-tune.
+    /// The product of the fine-tune with every token, in double precision, and the sum of the
+    /// absolute products of base and fine-tune.
     fn expected(&self, x: &[f32]) -> Vec<(f64, f64)> {
         let (weights, base) = (self.numbers(&self.tuned), self.numbers(&self.base));
         let row = |row: &[f32], base: &[f32], x: &[f32]| {
@@ -167,13 +169,14 @@ fn activations_and_weights_that_are_not_finite_give_what_the_dense_product_gives
                 let opened = PackedMatrix::open(&resolved, "w", Choice::Form(form));
                 if form == Form::Csr && !is_weight_finite {
                     assert!(
-                        matches!(opened, Err(Error::InvalidArgument(what)) if what.contains("not finite"))
+                        matches!(opened, Err(Error::InvalidArgument(what)) if what.contains("NaN or infinite"))
                     );
                     continue;
                 }
                 let packed = opened.unwrap();
                 assert_eq!(bits(&product(&packed, &x, &Run::default())), bits(&dense), "{form:?}");
-                // What is not finite is told by kind: blocked products may give another infinity's sign to a sum that overflows on the way.
+                // Only the kind of a non-finite result is compared: in a sum that overflows on the
+                // way, a blocked product may get an infinity of the other sign.
                 let fast = product(&packed, &x, &Run::new(Mode::Fast));
                 for (fast, dense) in fast.iter().zip(&dense) {
                     assert_eq!(fast.is_finite(), dense.is_finite(), "{form:?} {fast} {dense}");
@@ -264,7 +267,7 @@ fn what_is_no_product_is_an_error() {
         assert!(matches!(result, Err(Error::InvalidArgument(what)) if what.contains(part)), "{part}");
     };
     is_invalid(open("v", Choice::Form(Form::Dense)), "two dimensions");
-    is_invalid(open("w", Choice::Form(Form::Base)), "not its base");
+    is_invalid(open("w", Choice::Form(Form::Base)), "differs from its base");
     let missing = open("u", Choice::Form(Form::Csr));
     assert!(
         matches!(missing, Err(Error::InFile { source, .. }) if matches!(*source, Error::NotFound { .. }))
@@ -276,7 +279,7 @@ fn what_is_no_product_is_an_error() {
     }
     packed.matmul(&[], &mut [], &Run::default()).unwrap();
 
-    // A base that is read and not in memory, and none at all.
+    // A base that is read but not in memory, and no base at all.
     let alone = Pair { base: pair.tuned.clone(), ..pair };
     let file = safetensors(&[tensor("w", "BF16", &[8, 40], alone.tuned.clone())]);
     let (container, _) = common::pack(&file, &[]);
@@ -298,10 +301,10 @@ fn times_are_those_of_the_phases_that_a_form_has() {
         product(&pair.packed(&resolved, form), &x, &Run::new(mode).timed_by(&timers));
         let times = timers.take();
         assert!(times.multiply > 0.0 && times.total() > times.multiply);
-        // Blocked products are written where they belong.
+        // Blocked products are written directly to their place.
         assert_eq!(times.finish > 0.0, form != Form::Planes);
         assert_eq!(times.decode > 0.0, form == Form::Tiles);
-        // Bases are widened for a blocked product.
+        // Blocked products widen the base.
         assert_eq!(times.patch > 0.0, form != Form::Tiles);
         assert_eq!(times.load > 0.0, form == Form::Csr);
     }

@@ -1,6 +1,10 @@
-//! Time per element of every kernel on every instruction set that this machine has: `cargo bench -p deltaloom-kernels`.
-//! Rounds are interleaved and medians are printed, as a table for docs/benchmarks/kernels.md.
-//! With `-- --once` it runs every kernel once on the instruction set of `DELTALOOM_ISA`, for `xtask instructions` to count.
+//! Time per element of every kernel on every instruction set of this machine:
+//! `cargo bench -p deltaloom-kernels`.
+//!
+//! Rounds are interleaved. It prints medians as a table for docs/benchmarks/kernels.md.
+//!
+//! With `-- --once` it runs every kernel once on the instruction set of `DELTALOOM_ISA`, for
+//! `xtask instructions` to count.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement that prints its table")]
 
@@ -19,11 +23,11 @@ use deltaloom_kernels::rans::{self, Contexts, DecodeTables, EncodeTables, LANES,
 use deltaloom_kernels::sparse::{self, Differences};
 use deltaloom_kernels::{Number, steps, ulp};
 
-/// Elements of a chunk.
+/// Number of elements of a chunk.
 const ELEMS: usize = 1 << 17;
 const ROUNDS: usize = 25;
 
-/// A kernel under measurement.
+/// A kernel to measure.
 struct Kernel {
     name: String,
     run: Box<dyn FnMut()>,
@@ -33,7 +37,7 @@ fn main() {
     if std::env::args().any(|argument| argument == "--once") { run_once() } else { measure() }
 }
 
-/// Prints instruction set, elements and name of each kernel after [`counted`] has run it.
+/// Runs each kernel in [`counted`], then prints its instruction set, elements and name.
 fn run_once() {
     for mut kernel in kernels() {
         // The first run grows buffers and detects features.
@@ -43,11 +47,12 @@ fn run_once() {
     }
 }
 
-/// One run of a kernel. It has a name of its own for callgrind, which counts from its entry to its end.
+/// Runs a kernel once. callgrind finds this function by name and counts from its entry to its end.
 #[inline(never)]
 fn counted(kernel: &mut Kernel) {
     (kernel.run)();
-    // Else the call above would become a jump, and this function end before the kernel begins.
+    // Otherwise the call above would become a jump, and this function would end before the kernel
+    // begins.
     black_box(kernel);
 }
 
@@ -199,7 +204,7 @@ fn rans_kernels(what: &str, tables: &[[u16; 256]], contexts: Option<&[u8]>, symb
     vec![kernel(format!("rANS encode, {what}"), encode), kernel(format!("rANS decode, {what}"), decode)]
 }
 
-/// Weights as a trained model has them: normal with a standard deviation of 0.02.
+/// Weights like those of a trained model: normal with a standard deviation of 0.02.
 fn weights(number: Number, random: &mut Random) -> Vec<u8> {
     let value = |random: &mut Random| {
         let sum: u64 = (0..12).map(|_| random.below(1 << 16)).sum();
@@ -209,7 +214,7 @@ fn weights(number: Number, random: &mut Random) -> Vec<u8> {
     (0..ELEMS).flat_map(|_| value(random).to_bits().to_le_bytes()[4 - bytes..].to_vec()).collect()
 }
 
-/// Weights of which some moved by a step of one size, as an optimiser makes them.
+/// Copies weights and moves some of them by a step of one size, as an optimiser does.
 fn moved(number: Number, prediction: &[u8], in_1024: u64, random: &mut Random) -> Vec<u8> {
     let bytes = number.bytes();
     let step = |value: &[u8]| {
@@ -309,7 +314,8 @@ fn key_kernels(name: &str, number: Number, prediction: &[u8], target: &[u8]) -> 
     ]
 }
 
-/// Deltas as integers: both kinds applied, each turned into the other, and sums by rounds of carries.
+/// Deltas as integers: applies both kinds, converts each to the other, and adds by rounds of
+/// carries.
 fn carry_kernels(name: &str, number: Number, base: &[u8], tuned: &[u8]) -> Vec<Kernel> {
     type Apply = fn(Lane, &[u8], &mut [u8]);
     let lane = if number.bytes() == 2 { Lane::Bits16 } else { Lane::Bits32 };
@@ -394,16 +400,16 @@ fn field_kernels(name: &str, number: Number, target: &[u8]) -> Vec<Kernel> {
     ]
 }
 
-/// Columns of a matrix that is computed with.
+/// Columns of a matrix in products.
 const MATRIX_COLS: usize = 1024;
 const MATRIX_ROWS: usize = ELEMS / MATRIX_COLS;
 
-/// Activations of some tokens.
+/// Activations of `tokens` tokens.
 fn activations(tokens: usize, random: &mut Random) -> Vec<f32> {
     (0..tokens * MATRIX_COLS).map(|_| random.below(1 << 16) as f32 / 65536.0 - 0.5).collect()
 }
 
-/// Rows of weights, which live as long as the program.
+/// Rows of weights that live as long as the program.
 fn rows_of(number: Number, bytes: Vec<u8>) -> Weights<'static> {
     let bytes = Box::leak(bytes.into_boxed_slice());
     if number.bytes() == 2 { Weights::Bf16(bytes) } else { Weights::F32(bytes) }
@@ -439,7 +445,7 @@ fn patch_kernels(name: &str, number: Number, random: &mut Random) -> Vec<Kernel>
         let tops: Vec<u64> =
             (0..changed.div_ceil(64)).map(|_| random.next() & random.next() & random.next()).collect();
         let base = weights(number, random);
-        // More than is taken, as there would be in the middle of a tensor.
+        // More than needed, as in the middle of a tensor.
         let (values, highs) = (base.clone(), base[..changed + 128].to_vec());
         let (b, m, v, mut out) = (base.clone(), mask.clone(), values.clone(), base.clone());
         all.push(kernel(format!("rows by a bitmap, {name}, {part}"), move || {

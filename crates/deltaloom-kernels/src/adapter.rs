@@ -1,8 +1,13 @@
-//! Rows of the product of two F32 factors, each step rounded as adapter libraries round it: docs/format.md section 3.2.
-//! The order of operations is fixed, so every machine computes the same bits; it is not a general matrix product.
+//! Computes rows of the product of two F32 factors and rounds each step as adapter libraries do:
+//! docs/format.md section 3.2.
+//!
+//! The order of operations is fixed, so every machine computes the same bits. This is not a general
+//! matrix product.
 
-/// Computes one row of U V: `out[j]` = u0 v0j, then + u_k v_kj for k = 1, 2, ..; `u` has the factors of the row, `v` as many rows of `out.len()` elements.
-/// Each product and each sum is rounded to F32, or both at once if `fused`.
+/// Computes one row of U V: `out[j]` = u0 v0j, then + u_k v_kj for k = 1, 2, ...
+///
+/// `u` holds the factors of the row, and `v` holds `u.len()` rows of `out.len()` elements. Each
+/// product and each sum is rounded to F32; with `fused`, both are rounded once, together.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -25,7 +30,7 @@ pub fn product_row(u: &[f32], v: &[f32], fused: bool, out: &mut [f32]) {
     }
 }
 
-/// Adds u v with one rounding.
+/// Adds u v and rounds once.
 fn add_fused(u: f32, v: &[f32], out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -34,7 +39,7 @@ fn add_fused(u: f32, v: &[f32], out: &mut [f32]) {
             add_each(u, v, out);
         }
         if crate::isa::isa() >= crate::isa::Isa::Avx2 {
-            // SAFETY: `isa` gives Avx2 or more only after it has detected AVX2 and FMA.
+            // SAFETY: `isa` returns Avx2 or more only if it has detected AVX2 and FMA.
             #[expect(unsafe_code, reason = "calling a function with detected target features")]
             return unsafe { with_fma(u, v, out) };
         }
@@ -67,7 +72,8 @@ mod tests {
             let element = |j: usize| {
                 let mut sum = u[0] * v[j];
                 for k in 1..rank {
-                    // F64 holds the product, so that the sum has the one rounding to F64 and another to F32: the same but in rare cases, which these are not.
+                    // F64 holds the product exactly, so the sum is rounded to F64 and then to F32.
+                    // That equals one rounding except in rare cases, which these are not.
                     let exact = f64::from(u[k]) * f64::from(v[k * cols + j]);
                     #[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
                     let once = (exact + f64::from(sum)) as f32;

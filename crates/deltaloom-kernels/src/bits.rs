@@ -1,24 +1,25 @@
-//! Bit streams, least significant bit first, as docs/format.md section 7 has them.
-//! They carry raw bits only; what the bits mean is the caller's.
+//! Bit streams, least significant bit first, as in docs/format.md section 7. They carry raw bits;
+//! the caller knows what the bits mean.
 
 use crate::DecodeError;
 
 /// Collects fields of up to 64 bits into bytes.
 #[derive(Debug, Default)]
 pub struct BitWriter {
-    /// Longer than what is written: every push stores a whole word, which is quicker than asking whether a byte is full.
+    /// Longer than the written data: every push stores a whole word, which is faster than checking
+    /// whether a byte is full.
     bytes: Vec<u8>,
     at_byte: usize,
     pending: u64,
     pending_bits: u32,
 }
 
-/// Most bits that fit beside the up to 7 that wait for their byte.
+/// Most bits that fit in a word next to up to 7 pending bits.
 pub(crate) const SHORT_BITS: u32 = 56;
 /// Bytes by which the buffer grows.
 const GROWTH: usize = 4096;
 
-/// Out of line, lest the code of every push be that of the few that find no room.
+/// Kept out of line, so that the common push stays small.
 #[cold]
 #[inline(never)]
 fn grow(bytes: &mut Vec<u8>) {
@@ -26,7 +27,7 @@ fn grow(bytes: &mut Vec<u8>) {
 }
 
 impl BitWriter {
-    /// A writer that uses the memory of `buffer`.
+    /// Creates a writer that reuses the memory of `buffer`.
     #[must_use]
     pub fn with_buffer(buffer: Vec<u8>) -> Self {
         Self { bytes: buffer, ..Self::default() }
@@ -54,12 +55,13 @@ impl BitWriter {
         self.bytes[self.at_byte..self.at_byte + 8].copy_from_slice(&self.pending.to_le_bytes());
         let full_bits = self.pending_bits & !7;
         self.at_byte += full_bits as usize / 8;
-        // Two shifts, since 64 at once is one too many.
+        // Two shifts, because a single shift by 64 would overflow.
         self.pending = self.pending >> (full_bits / 2) >> (full_bits - full_bits / 2);
         self.pending_bits &= 7;
     }
 
-    /// Appends at most eight fields of at most 56 bits each, whose bits above that are zero.
+    /// Appends at most eight fields of at most 56 bits each. The bits of a value above its field
+    /// must be zero.
     #[cfg(target_arch = "x86_64")]
     // A call per vector would cost more than the pushes.
     #[inline(always)]
@@ -67,7 +69,7 @@ impl BitWriter {
         if self.at_byte + 64 > self.bytes.len() {
             grow(&mut self.bytes);
         }
-        // What is written to bytes could be the writer's own fields, for all that the compiler knows, so they are read once.
+        // Read the fields once: for all the compiler knows, a write to `out` could change them.
         let out = &mut self.bytes[self.at_byte..self.at_byte + 64];
         let (mut pending, mut pending_bits, mut at_byte) = (self.pending, u64::from(self.pending_bits), 0);
         for (value, bits) in values.iter().zip(bits) {
@@ -76,7 +78,7 @@ impl BitWriter {
             pending_bits += bits;
             out[at_byte..at_byte + 8].copy_from_slice(&pending.to_le_bytes());
             at_byte += (pending_bits / 8) as usize;
-            // All 64 at once is one too many for a shift, but there are never more than 63.
+            // A shift by 64 would overflow, but at most 63 bits are pending.
             pending >>= pending_bits & 56;
             pending_bits &= 7;
         }
@@ -84,7 +86,8 @@ impl BitWriter {
         self.at_byte += at_byte;
     }
 
-    /// Appends the first so many bytes of each block. What was written before must end at a byte.
+    /// Appends the first `lens[i]` bytes of each block i. The data written before must end at a
+    /// byte.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn push_blocks<const N: usize, const B: usize>(
@@ -105,22 +108,22 @@ impl BitWriter {
         self.at_byte += at;
     }
 
-    /// Bits written so far.
+    /// Number of bits written so far.
     #[must_use]
     pub fn len_bits(&self) -> u64 {
         self.at_byte as u64 * 8 + u64::from(self.pending_bits)
     }
 
-    /// The bytes, the last one filled up with zero bits.
+    /// Returns the bytes; the last one is padded with zero bits.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
-        // The last store wrote the byte that is being filled, and zeros behind it.
+        // The last store wrote the incomplete byte, followed by zeros.
         self.bytes.truncate(self.at_byte + self.pending_bits.div_ceil(8) as usize);
         self.bytes
     }
 }
 
-/// Reads fields back. Reading past the end gives zeros and is reported by [`BitReader::finish`].
+/// Reads fields back. Reading past the end returns zeros, which [`BitReader::finish`] reports.
 #[derive(Debug, Clone)]
 pub struct BitReader<'a> {
     bytes: &'a [u8],
@@ -128,13 +131,13 @@ pub struct BitReader<'a> {
 }
 
 impl<'a> BitReader<'a> {
-    /// A reader at the first bit of `bytes`.
+    /// Creates a reader at the first bit of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at_bit: 0 }
     }
 
-    /// The next `bits` bits, at most 64.
+    /// Reads the next `bits` bits, at most 64.
     #[inline]
     pub fn take(&mut self, bits: u32) -> u64 {
         if bits <= SHORT_BITS {
@@ -161,20 +164,21 @@ impl<'a> BitReader<'a> {
         value
     }
 
-    /// Bits read so far.
+    /// Number of bits read so far.
     #[must_use]
     pub fn position_bits(&self) -> usize {
         self.at_bit
     }
 
-    /// The bytes from the one in which the next bit is.
+    /// The bytes from the one that holds the next bit.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at_bit / 8..).unwrap_or_default()
     }
 
-    /// The `N` bytes from the one in which the next bit is. Where there are fewer they are copied to `padded`, with zeros behind them.
+    /// The `N` bytes from the one that holds the next bit. If fewer are left, copies them to
+    /// `padded` and pads them with zeros.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn window<'p, const N: usize>(&self, padded: &'p mut [u8; N]) -> &'p [u8; N]
@@ -189,18 +193,19 @@ impl<'a> BitReader<'a> {
         })
     }
 
-    /// Moves on by `bits`, which may lead behind the end as [`Self::take`] may.
+    /// Skips `bits` bits. This may lead past the end, as [`Self::take`] may.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn skip(&mut self, bits: usize) {
         self.at_bit += bits;
     }
 
-    /// Checks that the stream was exactly as long as needed and its unused bits are zero. The first `carried_bytes` may be
-    /// longer than needed, since they come for free.
+    /// Checks that the stream was exactly as long as needed and that its unused bits are zero. The
+    /// first `carried_bytes` may be longer than needed, because they cost nothing.
     ///
     /// # Errors
-    /// [`DecodeError::Truncated`] when more was read than there is, [`DecodeError::Trailing`] when something is left over.
+    /// [`DecodeError::Truncated`] if more was read than the stream has, [`DecodeError::Trailing`]
+    /// if something is left over.
     pub fn finish(mut self, carried_bytes: usize) -> Result<(), DecodeError> {
         let used_bytes = self.at_bit.div_ceil(8);
         if used_bytes > self.bytes.len() {

@@ -1,19 +1,22 @@
-//! The identities `a xor b = a + b - 2 (a and b)` and `a + b = (a xor b) + 2 (a and b)` on lanes of 16 or 32 bits packed into words, with the chain of carries made explicit.
-//! All arithmetic is modulo the lane; nothing here adds floats, whose bits add up to no sum. docs/integer-identity.md says what it is good for.
+//! The identities `a xor b = a + b - 2 (a and b)` and `a + b = (a xor b) + 2 (a and b)` on lanes of
+//! 16 or 32 bits in words, with explicit carries.
+//!
+//! All arithmetic is modulo the lane. Nothing here adds floats: the sum of their bits is not the
+//! bits of their sum. docs/integer-identity.md says what this is good for.
 
 use crate::isa::per_isa;
 
-/// Bits of a lane: an element as an integer without a sign.
+/// Width of a lane, which holds one element as an unsigned integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Four lanes in a word.
+    /// Four lanes per word.
     Bits16,
-    /// Two lanes in a word.
+    /// Two lanes per word.
     Bits32,
 }
 
 impl Lane {
-    /// Bits of one lane.
+    /// Number of bits of one lane.
     #[must_use]
     pub const fn bits(self) -> u32 {
         match self {
@@ -35,14 +38,15 @@ impl Lane {
         self.lowest() << (self.bits() - 1)
     }
 
-    /// Twice each lane.
+    /// Doubles each lane.
     #[inline(always)]
     #[must_use]
     pub const fn double(self, a: u64) -> u64 {
         (a << 1) & !self.lowest()
     }
 
-    /// The sum of each pair of lanes: the top bits are added apart, as a xor, so that no carry leaves its lane.
+    /// Adds each pair of lanes. The top bits are added separately, by xor, so that no carry leaves
+    /// its lane.
     #[inline(always)]
     #[must_use]
     pub const fn add(self, a: u64, b: u64) -> u64 {
@@ -50,7 +54,7 @@ impl Lane {
         ((a & !top) + (b & !top)) ^ ((a ^ b) & top)
     }
 
-    /// The difference of each pair of lanes: a top bit that is set stops each borrow.
+    /// Subtracts each pair of lanes. A set top bit stops each borrow.
     #[inline(always)]
     #[must_use]
     pub const fn subtract(self, a: u64, b: u64) -> u64 {
@@ -58,15 +62,16 @@ impl Lane {
         ((a | top) - (b & !top)) ^ ((a ^ !b) & top)
     }
 
-    /// The xor of two words by additions: `a + b - 2 (a and b)`.
+    /// Computes the xor of two words by additions: `a + b - 2 (a and b)`.
     #[inline(always)]
     #[must_use]
     pub const fn xor_by_sums(self, a: u64, b: u64) -> u64 {
         self.subtract(self.add(a, b), self.double(a & b))
     }
 
-    /// The sums by xor, and, and shift alone: what both have in common is carried until nothing is. Also how many rounds that took: 0 only if `b` is 0, and never
-    /// more than a lane has bits.
+    /// Adds by xor, and, and shift alone: the bits that both have are carried until none are left.
+    /// Also returns the number of rounds, which is 0 only if `b` is 0 and never above the bits of a
+    /// lane.
     #[must_use]
     pub const fn add_by_rounds(self, a: u64, b: u64) -> (u64, u32) {
         let (mut sum, mut carry, mut rounds) = (a, b, 0);
@@ -79,10 +84,11 @@ impl Lane {
 }
 
 per_isa! {
-    /// Turns an XOR delta into a difference, where it is: with t = base xor x it is t - base = x - 2 (base and x), and t is not needed for it.
+    /// Turns an XOR delta into a difference in place. With t = base xor x, t - base = x - 2 (base
+    /// and x), so t itself is not needed.
     ///
     /// # Panics
-    /// When the slices do not have the same length.
+    /// If the slices differ in length.
     pub fn xor_to_difference(lane: Lane, base: &[u8], delta: &mut [u8]) = xor_to_difference_body;
 }
 
@@ -92,10 +98,10 @@ fn xor_to_difference_body(lane: Lane, base: &[u8], delta: &mut [u8]) {
 }
 
 per_isa! {
-    /// Turns a difference into an XOR delta, where it is: base xor (base + d).
+    /// Turns a difference into an XOR delta in place: base xor (base + d).
     ///
     /// # Panics
-    /// When the slices do not have the same length.
+    /// If the slices differ in length.
     pub fn difference_to_xor(lane: Lane, base: &[u8], delta: &mut [u8]) = difference_to_xor_body;
 }
 
@@ -108,7 +114,7 @@ per_isa! {
     /// Adds differences to values.
     ///
     /// # Panics
-    /// When the slices do not have the same length.
+    /// If the slices differ in length.
     pub fn add_differences(lane: Lane, differences: &[u8], values: &mut [u8]) = add_differences_body;
 }
 
@@ -121,7 +127,7 @@ per_isa! {
     /// Applies an XOR delta to values by additions alone.
     ///
     /// # Panics
-    /// When the slices do not have the same length.
+    /// If the slices differ in length.
     pub fn apply_xor_by_sums(lane: Lane, delta: &[u8], values: &mut [u8]) = apply_xor_by_sums_body;
 }
 
@@ -130,7 +136,8 @@ fn apply_xor_by_sums_body(lane: Lane, delta: &[u8], values: &mut [u8]) {
     by_word(delta, values, |x, v| lane.xor_by_sums(v, x));
 }
 
-/// Replaces each word of `values` by `f` of the word of `other` and itself. What is left at the end is a word with zeros behind it.
+/// Replaces each word of `values` by `f` of the word of `other` and itself. An incomplete last word
+/// is padded with zeros.
 #[inline(always)]
 fn by_word(other: &[u8], values: &mut [u8], f: impl Fn(u64, u64) -> u64) {
     assert_eq!(other.len(), values.len(), "two sides of one length");
@@ -154,7 +161,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// Lane by lane, in the arithmetic of the language.
+    /// Applies `f` to each lane with ordinary integer arithmetic, as a reference.
     fn by_lane(lane: Lane, a: u64, b: u64, f: impl Fn(u32, u32) -> u32) -> u64 {
         let mask = u64::MAX >> (64 - lane.bits());
         (0..64 / lane.bits()).fold(0, |word, i| {
@@ -187,7 +194,7 @@ mod tests {
             for lane in [Lane::Bits16, Lane::Bits32] {
                 let side = |side: fn(&(u32, u32)) -> u32| {
                     let mut bytes: Vec<u8> = pairs.iter().flat_map(|pair| side(pair).to_le_bytes()).collect();
-                    // A lane of 16 bits less, so that ends of two kinds occur.
+                    // Drop 16-bit lanes, so that both kinds of ends occur.
                     if lane == Lane::Bits16 {
                         bytes.truncate(bytes.len().saturating_sub(2 * cut));
                     }
@@ -214,7 +221,8 @@ mod tests {
 
     #[test]
     fn the_chain_is_as_long_as_the_run_it_ripples_through() {
-        // 1 + 0xffff carries through all 16 bits and out of the lane; its neighbours see nothing of it.
+        // 1 + 0xffff carries through all 16 bits and out of the lane, without touching its
+        // neighbours.
         assert_eq!(Lane::Bits16.add_by_rounds(0x0001_0000, 0xffff_0000), (0, 16));
         assert_eq!(Lane::Bits32.add_by_rounds(1, 0xffff_ffff), (0, 32));
         assert_eq!(Lane::Bits16.add_by_rounds(0x00f0, 0x0f0f), (0x0fff, 1));
@@ -223,13 +231,13 @@ mod tests {
 
     #[test]
     fn bits_of_floats_do_not_add_up_to_their_sum() {
-        // BF16: 1.0 + 1.5 is 2.5, and their bits add up to 2.55e38.
+        // BF16: 1.0 + 1.5 is 2.5, but their bits add up to 2.55e38.
         let (one, one_and_a_half, two_and_a_half) = (0x3f80u64, 0x3fc0, 0x4020);
         let sum = Lane::Bits16.add(one, one_and_a_half);
         assert_eq!(sum, 0x7f40);
         assert_ne!(sum, two_and_a_half);
         assert!((f32::from_bits(0x7f40_0000) - 2.55e38).abs() < 1e36);
-        // Integers that are near in the order of floats differ by ULPs: this is what a delta counts.
+        // The integers of neighbouring floats differ by ULPs, which is what a delta counts.
         assert_eq!(Lane::Bits16.subtract(0x3f83, one), 3);
     }
 }

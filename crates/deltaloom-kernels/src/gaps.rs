@@ -1,27 +1,28 @@
-//! Positions of set bits as gaps, and bits set again from gaps. Bit k of byte i has position 8 i + k.
-//! A gap is the distance from the set bit before; how gaps are coded is not decided here.
+//! Turns set bits into gaps and gaps back into bits. Bit k of byte i has position 8 i + k.
+//!
+//! A gap is the distance from the previous set bit. How gaps are coded is not decided here.
 
 use crate::DecodeError;
 use crate::isa::per_isa;
 
-/// Where a stream of bits stands that is looked at piece by piece.
+/// Position in a stream of bits that is processed piece by piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Since {
-    /// The gap that the first bit of the piece would have, for all that came before it.
+    /// Gap of the first bit of the piece if it is set, from the pieces before it.
     before: u64,
-    /// The last bit of the piece that is set so far.
+    /// The last set bit of the current piece so far.
     last: Option<u64>,
 }
 
 impl Default for Since {
-    /// Before the first bit: position p of the first set bit gives the gap p + 1.
+    /// Before the first bit: if the first set bit has position p, its gap is p + 1.
     fn default() -> Self {
         Self { before: 1, last: None }
     }
 }
 
 impl Since {
-    /// Moves on to the piece behind one of so many bytes.
+    /// Moves past a piece of `piece_bytes` bytes.
     pub fn pass(&mut self, piece_bytes: usize) {
         let piece_bits = 8 * piece_bytes as u64;
         self.before = match self.last.take() {
@@ -30,7 +31,7 @@ impl Since {
         };
     }
 
-    /// Moves on over a piece without looking at more of it than its last byte that is not zero.
+    /// Moves past a piece and looks only for its last nonzero byte.
     pub fn skip(&mut self, bytes: &[u8]) {
         let last = bytes.iter().rposition(|byte| *byte != 0);
         self.last = last.map(|at| 8 * at as u64 + u64::from(bytes[at].ilog2()));
@@ -39,7 +40,7 @@ impl Since {
 }
 
 per_isa! {
-    /// Appends the gap of every set bit of the piece `bytes` to `gaps`, and moves on.
+    /// Appends the gap of every set bit in the piece `bytes` to `gaps` and moves past the piece.
     pub fn extract(bytes: &[u8], since: &mut Since, gaps: &mut Vec<u64>) = extract_body;
 }
 
@@ -53,7 +54,7 @@ fn extract_body(bytes: &[u8], since: &mut Since, gaps: &mut Vec<u64>) {
     let first = gaps.len();
     gaps.resize(first + count, 0);
     let mut places = gaps[first..].iter_mut();
-    // Positions count from the first bit of the piece; the set bit before it lies that far before 0.
+    // Positions count from the first bit of the piece; the previous set bit lies that far before 0.
     let mut before = 0u64.wrapping_sub(since.before);
     let mut base = 0u64;
     for mut word in all() {
@@ -72,11 +73,11 @@ fn extract_body(bytes: &[u8], since: &mut Since, gaps: &mut Vec<u64>) {
 }
 
 per_isa! {
-    /// Sets the bits that `gaps` lead to in the piece `bytes`, which began as zeros, and gives how many gaps do; the others lead behind its end.
-    /// The caller moves on with [`Since::pass`].
+    /// Sets the bits of the piece `bytes`, all zero before, to which `gaps` lead. Returns how many
+    /// gaps were used; the others lead past its end. The caller moves on with [`Since::pass`].
     ///
     /// # Errors
-    /// [`DecodeError::BadSymbol`] when a gap is zero or leads to a bit before the piece.
+    /// [`DecodeError::BadSymbol`] if a gap is zero or leads to a bit before the piece.
     pub fn scatter(gaps: &[u64], since: &mut Since, bytes: &mut [u8]) -> Result<usize, DecodeError> = scatter_body;
 }
 
@@ -162,7 +163,7 @@ mod tests {
         since.pass(4);
         assert_eq!(scatter(&[1, 0], &mut Since::default(), &mut out), Err(DecodeError::BadSymbol));
         assert_eq!(scatter(&[0], &mut Since::default(), &mut out), Err(DecodeError::BadSymbol));
-        // 32 bits lie between: a gap of 31 leads back into what is written.
+        // 32 bits lie between, so a gap of 31 would lead back into the earlier piece.
         assert_eq!(scatter(&[31], &mut since, &mut out), Err(DecodeError::BadSymbol));
         assert_eq!(scatter(&[1 << 40], &mut since, &mut []), Ok(0));
     }

@@ -1,4 +1,6 @@
-//! What the values of an element at earlier steps say of its next one: states of changes, levels of residuals, and the tables that both lead to; docs/format.md section 15.
+//! What an element's values at earlier steps say about its next one: states of changes, levels of
+//! residuals, and the tables chosen by both; docs/format.md section 15.
+//!
 //! It reads no earlier steps itself and counts nothing.
 
 use crate::isa::per_isa;
@@ -6,22 +8,23 @@ use crate::keys::{KEYS, map_keys};
 use crate::number::{by_number, load};
 use crate::{Number, NumberKind};
 
-/// A state is 0 before the first change; then its low bits count changes, those above them steps since the last one, and the top bit says that it went down.
+/// A state is 0 before the first change. After that, its low bits count changes, the bits above
+/// count steps since the last change, and the top bit says that the value went down.
 const COUNT_BITS: u8 = 3;
 const MOST_CHANGES: u8 = (1 << COUNT_BITS) - 1;
 const ONE_STEP: u8 = 1 << COUNT_BITS;
 const STEPS: u8 = 0x78;
 const DOWN: u8 = 0x80;
-/// Levels of residuals go from minus to plus this.
+/// Levels of residuals run from minus to plus this.
 const MOST_LEVEL: u8 = 7;
-/// Classes of residuals: a level of the last one, and a sign of the one before.
+/// Classes of residuals: the level of the last one times the sign of the one before.
 const SIGNS: u8 = 3;
 
 per_isa! {
-    /// Takes the states of all elements one step further, from `older` to `newer`.
+    /// Advances the states of all elements by one step, from `older` to `newer`.
     ///
     /// # Panics
-    /// When the slices do not have the same number of elements.
+    /// If the slices do not have the same number of elements.
     pub fn follow_changes(number: Number, older: &[u8], newer: &[u8], states: &mut [u8]) = follow_changes_body;
 }
 
@@ -44,7 +47,7 @@ fn follow_changes_body(number: Number, older: &[u8], newer: &[u8], states: &mut 
     by_number!(number, run(older, newer, states));
 }
 
-/// The same for elements of 16 bits, in 16 bits, so that vectors hold twice as many.
+/// The same for elements of 16 bits, in 16-bit arithmetic, so that vectors hold twice as many.
 #[inline(always)]
 fn follow_changes_16(number: Number, older: &[u8], newer: &[u8], states: &mut [u8]) {
     let residual = residual_16(number);
@@ -65,12 +68,12 @@ fn load_16(bytes: &[u8]) -> u16 {
     u16::from_le_bytes([bytes[0], bytes[1]])
 }
 
-/// [`residual`] of elements of 16 bits.
+/// [`residual`] for elements of 16 bits.
 #[inline(always)]
 fn residual_16(number: Number) -> impl Fn(u16, u16) -> u16 {
     let of_floats = if number.kind() == NumberKind::Float { 0x7fff } else { 0 };
     let of_signed = if number.kind() == NumberKind::Unsigned { 0 } else { u16::MAX };
-    // What turns the top bit of both falls out of their difference.
+    // Flipping the top bit of both would cancel in their difference.
     let ordered = move |x: u16| x ^ ((x >> 15).wrapping_neg() & of_floats);
     move |t, p| {
         let fold = (p >> 15).wrapping_neg() & of_signed;
@@ -88,7 +91,7 @@ fn next_state(state: u8, is_changed: bool, is_down: bool) -> u8 {
     if is_changed { changed } else { unchanged }
 }
 
-/// Residual of `t` given `p`, folded, as a number of the element's bits.
+/// Folded residual of `t` for prediction `p`, in the width of the element.
 #[inline(always)]
 fn residual(number: Number, t: u64, p: u64) -> u64 {
     number.folded(number.ordered(t).wrapping_sub(number.ordered(p)), p) & number.mask()
@@ -100,10 +103,11 @@ fn is_negative(number: Number, residual: u64) -> bool {
 }
 
 per_isa! {
-    /// Classes of the last two residuals of all elements: from `older` to `newer`, and before that from `oldest` to `older` where there is one.
+    /// Computes the classes of the last two residuals of all elements: from `older` to `newer` and,
+    /// if there is an `oldest`, from `oldest` to `older`.
     ///
     /// # Panics
-    /// When the slices do not have the same number of elements.
+    /// If the slices do not have the same number of elements.
     pub fn residual_classes(number: Number, oldest: Option<&[u8]>, older: &[u8], newer: &[u8], classes: &mut [u8]) = residual_classes_body;
 }
 
@@ -152,7 +156,7 @@ fn residual_classes_16(
     for (class, (older, newer)) in classes.iter_mut().zip(pairs) {
         let d = residual(load_16(newer), load_16(older));
         let size = if d >> 15 == 1 { d.wrapping_neg() } else { d };
-        // Comparisons, since vectors do not count leading zeros.
+        // Comparisons, because vectors cannot count leading zeros.
         let bits: u16 = (0..MOST_LEVEL).map(|bit| u16::from(size >> bit != 0)).sum();
         let middle = u16::from(MOST_LEVEL);
         let level = if d >> 15 == 1 { middle - bits } else { middle + bits };
@@ -172,7 +176,7 @@ fn sign_of(number: Number, residual: u64) -> u8 {
     if is_negative(number, residual) { 0 } else { 1 + u8::from(residual != 0) }
 }
 
-/// How many bits the residual's absolute value has, with its sign, from 0 for far down.
+/// Number of bits of the residual's absolute value, with its sign; 0 is far down.
 #[inline(always)]
 fn level_of(number: Number, residual: u64) -> u8 {
     let is_negative = is_negative(number, residual);
@@ -181,13 +185,13 @@ fn level_of(number: Number, residual: u64) -> u8 {
     if is_negative { MOST_LEVEL - bits } else { MOST_LEVEL + bits }
 }
 
-/// The table of every key in every class.
+/// The table for every key in every class.
 pub type CellMap = [[u8; KEYS]; 256];
 
 /// Replaces every key by its table in the element's class.
 ///
 /// # Panics
-/// When there is not one class for each key.
+/// If the numbers of classes and keys differ.
 pub fn map_cells(keys: &mut [u8], classes: &[u8], map: &CellMap) {
     assert_eq!(keys.len(), classes.len(), "a class for every key");
     let usual = usual_class(classes);
@@ -198,7 +202,7 @@ pub fn map_cells(keys: &mut [u8], classes: &[u8], map: &CellMap) {
             pairs.for_each(|(key, class)| *key = map[usize::from(*class)][usize::from(*key)]);
             continue;
         }
-        // A vector of keys at a time for the class that most have, and then the others.
+        // Whole vectors of keys for the most common class, then the other classes.
         let mut before = [0; MAP_BLOCK];
         before[..keys.len()].copy_from_slice(keys);
         map_keys(keys, &map[usize::from(usual)]);
@@ -218,10 +222,10 @@ pub fn map_cells(keys: &mut [u8], classes: &[u8], map: &CellMap) {
     }
 }
 
-/// Keys that are mapped together.
+/// Number of keys that are mapped together.
 const MAP_BLOCK: usize = 256;
 
-/// The class that most of the first elements have.
+/// The most common class among the first elements.
 fn usual_class(classes: &[u8]) -> u8 {
     let mut counts = [0u16; 256];
     classes.iter().take(MAP_BLOCK).for_each(|class| counts[usize::from(*class)] += 1);
@@ -302,7 +306,7 @@ mod tests {
     #[test]
     fn classes_are_levels_and_signs() {
         let bf16 = Number::float(8, 7);
-        // Away from zero by 5, towards it by 1, unchanged, and from one side of zero to the other.
+        // Away from zero by 5, towards zero by 1, unchanged, and across zero.
         let older = bytes(bf16, &[0x3f80, 0xbf81, 0x3f80, 0x0001]);
         let newer = bytes(bf16, &[0x3f85, 0xbf80, 0x3f80, 0x8001]);
         let mut classes = [0; 4];
@@ -324,7 +328,7 @@ mod tests {
         let mut keys = [200, 200, 7];
         map_cells(&mut keys, &[3, 0, 3], &map);
         assert_eq!(keys, [9, 5, 0]);
-        // Few and many unusual classes, and blocks that are not full.
+        // Few and many unusual classes, and incomplete blocks.
         for (class, cells) in (0u32..).zip(map.iter_mut()) {
             for (key, table) in (0u32..).zip(cells) {
                 *table = (class * 7 + key * 13).to_le_bytes()[0];

@@ -1,12 +1,13 @@
-//! Which instruction set the kernels run on: detected once, or lowered by `DELTALOOM_ISA` for tests and measurements.
-//! Every path computes the same bits.
+//! The instruction set that the kernels use: detected once, or lowered by `DELTALOOM_ISA` for tests
+//! and measurements. Every path computes the same bits.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Instruction sets that kernels are built for, each including what the ones before it have on the same processor family.
+/// Instruction sets that kernels are built for. Each includes those before it on the same processor
+/// family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What every machine of the target has.
+    /// The baseline of the target.
     Scalar,
     /// AVX2 with the bit manipulation instructions of its time.
     Avx2,
@@ -15,7 +16,8 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Name as `DELTALOOM_ISA` takes it. On aarch64 the baseline is NEON, and its name is still `scalar`.
+    /// The name that `DELTALOOM_ISA` accepts. On aarch64 the baseline includes NEON, and its name
+    /// is still `scalar`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -25,18 +27,19 @@ impl Isa {
         }
     }
 
-    /// Every instruction set that this machine has, the smallest first.
+    /// Every instruction set that this machine has, smallest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         LADDER.into_iter().filter(|isa| *isa <= detected()).collect()
     }
 }
 
-/// What [`isa`] gives, as its place in [`LADDER`] plus 1; 0 before anybody asked.
+/// What [`isa`] returns, as an index into [`LADDER`] plus 1; 0 before the first call.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 const LADDER: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
 
-/// The instruction set in use. `DELTALOOM_ISA=scalar`, `avx2` or `avx512` lowers it, never raises it above what the machine has.
+/// The instruction set in use. `DELTALOOM_ISA=scalar`, `avx2` or `avx512` lowers it, but never
+/// raises it above what the machine has.
 #[must_use]
 pub fn isa() -> Isa {
     match IN_USE.load(Ordering::Relaxed).checked_sub(1) {
@@ -49,7 +52,8 @@ pub fn isa() -> Isa {
     }
 }
 
-/// Uses `wanted` from now on, or the best that the machine has if that is less; for measurements. Gives what is in use now.
+/// Uses `wanted` from now on, or the best that the machine has if that is less; for measurements.
+/// Returns the instruction set now in use.
 pub fn lower_to(wanted: Isa) -> Isa {
     let isa = wanted.min(detected());
     IN_USE.store(isa as usize + 1, Ordering::Relaxed);
@@ -83,7 +87,7 @@ fn detected() -> Isa {
     Isa::Scalar
 }
 
-/// Runs a test on every instruction set that this machine has, while no other test changes it.
+/// Runs a test on every instruction set of this machine, while no other test changes it.
 #[cfg(test)]
 pub(crate) fn for_each_isa<E>(mut test: impl FnMut(Isa) -> Result<(), E>) -> Result<(), E> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -94,7 +98,8 @@ pub(crate) fn for_each_isa<E>(mut test: impl FnMut(Isa) -> Result<(), E>) -> Res
     result
 }
 
-/// A kernel that is compiled for every instruction set from one `#[inline(always)]` body. Which one runs is decided once per call.
+/// Compiles a kernel for every instruction set from one `#[inline(always)]` body. Each call decides
+/// once which version runs.
 macro_rules! per_isa {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path;) => {
         $(#[$meta])*
@@ -106,7 +111,8 @@ macro_rules! per_isa {
                     $body($($arg),*)
                 }
                 if $crate::isa::isa() >= $crate::isa::Isa::Avx2 {
-                    // SAFETY: `isa` gives Avx2 or more only after it has detected every feature that `with_avx2` enables.
+                    // SAFETY: `isa` returns Avx2 or more only if it has detected every feature that
+                    // `with_avx2` enables.
                     #[expect(unsafe_code, reason = "calling a function with detected target features")]
                     return unsafe { with_avx2($($arg),*) };
                 }

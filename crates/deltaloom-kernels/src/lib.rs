@@ -1,6 +1,11 @@
-//! Hot loops of deltaloom on plain slices: interleaved rANS, ULP residuals, stand-alone float fields, bit streams, products, mixed contexts, gaps between positions and their prefix codes,
-//! products of weights with activations and what patches weights for them.
-//! It does no I/O, knows nothing of containers or tensors, and decides nothing: the plan above it does.
+//! The hot loops of deltaloom, on plain slices.
+//!
+//! They cover interleaved rANS, ULP residuals, stand-alone float fields, bit streams, predicted
+//! products, mixed contexts, gaps between positions and prefix codes for them. They also multiply
+//! weights with activations and patch the weights for that.
+//!
+//! This crate does no I/O, knows nothing of containers or tensors, and decides nothing: the plan
+//! above it does.
 
 pub mod adapter;
 pub mod bits;
@@ -35,7 +40,7 @@ pub mod ulp;
 
 pub use number::{Number, NumberKind};
 
-/// What a kernel says of coded bytes that cannot be decoded.
+/// Why coded bytes cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
     /// The coded data ended before all elements were decoded.

@@ -1,27 +1,27 @@
-//! Products of matrices in double precision for fitting, with one order of additions on every machine.
-//! Nothing that is decoded depends on it.
+//! Products of matrices in double precision, for fitting, with one order of additions on every
+//! machine. Nothing that is decoded depends on it.
 
 use crate::isa::per_isa;
 
 /// A matrix whose element (i, k) is `values[i * row_stride + k * col_stride]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Strided<'a> {
-    /// Elements.
+    /// The elements.
     pub values: &'a [f64],
-    /// Distance of rows.
+    /// Distance between rows.
     pub row_stride: usize,
-    /// Distance of columns.
+    /// Distance between columns.
     pub col_stride: usize,
 }
 
 impl<'a> Strided<'a> {
-    /// Rows of `cols` elements, one after another.
+    /// A matrix of rows of `cols` elements, one after another.
     #[must_use]
     pub fn rows(values: &'a [f64], cols: usize) -> Self {
         Self { values, row_stride: cols, col_stride: 1 }
     }
 
-    /// The same matrix with rows and columns exchanged.
+    /// Exchanges rows and columns.
     #[must_use]
     pub fn transposed(self) -> Self {
         Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
@@ -31,13 +31,14 @@ impl<'a> Strided<'a> {
 /// Rows and columns of the sums that stay in registers.
 const TILE_ROWS: usize = 4;
 const TILE_COLS: usize = 8;
-/// Numbers of `b` that are used again and again: 24 KiB.
+/// Numbers of `b` that are reused: 24 KiB.
 const BLOCK_NUMBERS: usize = 3 << 10;
 
-/// Adds `a * b` to `out`, which has rows of `cols` elements; `b` has `inner` such rows. Products are added in the order of `inner`, not fused.
+/// Adds `a * b` to `out`, which has rows of `cols` elements; `b` has `inner` such rows. Products
+/// are added in the order of `inner`, not fused.
 ///
 /// # Panics
-/// When a slice is too short.
+/// If a slice is too short.
 pub fn add_product(a: Strided<'_>, b: &[f64], inner: usize, cols: usize, out: &mut [f64]) {
     if cols > 0 && inner > 0 {
         add_product_rows(a, &b[..inner * cols], cols, out);
@@ -51,7 +52,7 @@ per_isa! {
 
 #[inline(always)]
 fn add_product_body(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) {
-    // So much of `b` at a time that it stays in the fastest cache while it is multiplied with all of `a`.
+    // Multiplies one part of `b` with all of `a`, so that the part stays in the fastest cache.
     let depth = (BLOCK_NUMBERS / cols).max(16);
     let mut packed = vec![[0.0; TILE_ROWS]; depth];
     for (block, b) in b.chunks(depth * cols).enumerate() {
@@ -100,7 +101,8 @@ fn add_tile_rows(packed: &[[f64; TILE_ROWS]], b: &[f64], cols: usize, out: &mut 
 }
 
 per_isa! {
-    /// Sum of the squares of `rows`, runs of `cols` elements, after as many directions were taken out of them: each time that of the longest row left.
+    /// Removes `directions` directions from `rows`, runs of `cols` elements: each time the
+    /// direction of the longest row left. Returns the sum of the squares that remain.
     pub fn without_longest(rows: &mut [f64], cols: usize, directions: usize) -> f64 = without_longest_body;
 }
 
@@ -121,14 +123,14 @@ fn without_longest_body(rows: &mut [f64], cols: usize, directions: usize) -> f64
         for (row, square) in rows.chunks_exact_mut(cols).zip(&mut squares) {
             let part = dot(row, &direction);
             row.iter_mut().zip(&direction).for_each(|(x, d)| *x -= part * d);
-            // What is taken out is orthogonal to what stays.
+            // The removed part is orthogonal to the rest.
             *square -= part * part;
         }
     }
     rows.chunks_exact(cols).map(|row| dot(row, row)).sum()
 }
 
-/// In sixteen sums, so that it is vectorised.
+/// Sums in sixteen lanes, so that it is vectorised.
 #[inline(always)]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 16];

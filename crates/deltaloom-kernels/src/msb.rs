@@ -1,7 +1,7 @@
-//! Bit streams with the most significant bit first, as published codes of positions have them.
-//! [`crate::bits`] has those of the container, which start at the other end.
+//! Bit streams, most significant bit first, as published codes of positions use them. The
+//! container's streams start at the other end and are in [`crate::bits`].
 
-/// Most bits of one push or peek, since up to 7 wait for their byte.
+/// Most bits of one push or peek, because up to 7 bits may be pending.
 pub(crate) const SHORT_BITS: u32 = 56;
 /// Bytes by which the buffer grows at least.
 const GROWTH: usize = 4096;
@@ -9,15 +9,15 @@ const GROWTH: usize = 4096;
 /// Collects fields of up to 64 bits into bytes.
 #[derive(Debug, Default)]
 pub struct MsbWriter {
-    /// Longer than what is written: every push stores a whole word.
+    /// Longer than the written data: every push stores a whole word.
     bytes: Vec<u8>,
     at_byte: usize,
-    /// Bits that wait, at the upper end.
+    /// Pending bits, at the upper end.
     pending: u64,
     pending_bits: u32,
 }
 
-/// Out of line, lest the code of every push be that of the few that find no room.
+/// Kept out of line, so that the common push stays small.
 #[cold]
 #[inline(never)]
 fn grow(bytes: &mut Vec<u8>) {
@@ -42,17 +42,17 @@ impl MsbWriter {
         if self.at_byte + 8 > self.bytes.len() {
             grow(&mut self.bytes);
         }
-        // Two shifts: nothing waiting and no bits would be one of 64.
+        // Two shifts: with nothing pending and no bits to push, one shift would be by 64.
         self.pending |= value << 1 << (63 - self.pending_bits - bits);
         self.pending_bits += bits;
         self.bytes[self.at_byte..self.at_byte + 8].copy_from_slice(&self.pending.to_be_bytes());
         self.at_byte += self.pending_bits as usize / 8;
-        // At most 63 bits wait, so at most 56 are full.
+        // At most 63 bits are pending, so at most 56 of them fill bytes.
         self.pending <<= self.pending_bits & 56;
         self.pending_bits &= 7;
     }
 
-    /// Appends as many ones.
+    /// Appends `count` ones.
     pub fn push_ones(&mut self, mut count: u64) {
         while count > 0 {
             let run = count.min(32);
@@ -61,20 +61,22 @@ impl MsbWriter {
         }
     }
 
-    /// Appends the bytes that are full to `out` and keeps the bits that are not.
+    /// Appends the full bytes to `out` and keeps the remaining bits.
     pub fn drain_to(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.bytes[..self.at_byte]);
         self.at_byte = 0;
     }
 
-    /// Appends everything to `out`, the last byte filled up with zero bits. The next push starts anew.
+    /// Appends everything to `out` and pads the last byte with zero bits. The next push starts a
+    /// new stream.
     pub fn finish_to(&mut self, out: &mut Vec<u8>) {
         self.push_short(0, (8 - self.pending_bits) % 8);
         self.drain_to(out);
     }
 }
 
-/// Reads fields back. Behind the end there are zeros; [`MsbReader::is_beyond`] says whether any was read.
+/// Reads fields back. Reading past the end returns zeros, and [`MsbReader::is_beyond`] says whether
+/// that happened.
 #[derive(Debug, Clone)]
 pub struct MsbReader<'a> {
     bytes: &'a [u8],
@@ -82,13 +84,13 @@ pub struct MsbReader<'a> {
 }
 
 impl<'a> MsbReader<'a> {
-    /// A reader at bit `at_bit` of `bytes`.
+    /// Creates a reader at bit `at_bit` of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8], at_bit: usize) -> Self {
         Self { bytes, at_bit }
     }
 
-    /// At least [`SHORT_BITS`] bits from where the reader is, at the upper end.
+    /// Returns at least [`SHORT_BITS`] bits from the current position, at the upper end.
     #[inline(always)]
     pub(crate) fn peek(&self) -> u64 {
         let start = self.at_bit / 8;
@@ -107,13 +109,13 @@ impl<'a> MsbReader<'a> {
         u64::from_be_bytes(word)
     }
 
-    /// Moves on.
+    /// Skips `bits` bits.
     #[inline(always)]
     pub(crate) fn skip(&mut self, bits: u32) {
         self.at_bit += bits as usize;
     }
 
-    /// The next `bits` bits, at most 64.
+    /// Reads the next `bits` bits, at most 64.
     #[inline(always)]
     pub fn take(&mut self, bits: u32) -> u64 {
         if bits <= SHORT_BITS {
@@ -125,25 +127,25 @@ impl<'a> MsbReader<'a> {
 
     #[inline(always)]
     fn take_short(&mut self, bits: u32) -> u64 {
-        // Two shifts, since none of the bits would be a shift by 64.
+        // Two shifts, because zero bits would need a shift by 64.
         let value = self.peek() >> 1 >> (63 - bits);
         self.skip(bits);
         value
     }
 
-    /// Bits read so far, those before the first one counted.
+    /// Number of bits read so far, including those before the first one.
     #[must_use]
     pub fn at_bit(&self) -> usize {
         self.at_bit
     }
 
-    /// Whether more was read than there is.
+    /// Whether more was read than the stream has.
     #[must_use]
     pub fn is_beyond(&self) -> bool {
         self.at_bit > self.bytes.len().saturating_mul(8)
     }
 
-    /// Whether there are at least `bytes` bytes from the one in which the next bit is.
+    /// Whether there are at least `bytes` bytes from the one that holds the next bit.
     #[inline(always)]
     pub(crate) fn has(&self, bytes: usize) -> bool {
         self.at_bit / 8 + bytes <= self.bytes.len()

@@ -1,7 +1,9 @@
-//! How an element's bits are read as a number: its kind, its fields and its order-preserving integer.
-//! It holds no values and does no arithmetic on them beyond single words.
+//! How the bits of an element are read as a number: its kind, its fields and its order-preserving
+//! integer.
+//!
+//! It holds no values and does arithmetic only on single words.
 
-/// Kind of number that the bits of an element stand for.
+/// The kind of number that the bits of an element represent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumberKind {
     /// Sign, exponent and mantissa, from the top bit down.
@@ -45,7 +47,7 @@ impl Number {
         Self { kind: NumberKind::Unsigned, bits, exponent_bits: 0, mantissa_bits: 0 }
     }
 
-    /// Kind of number.
+    /// The kind of number.
     #[must_use]
     pub const fn kind(self) -> NumberKind {
         self.kind
@@ -98,12 +100,13 @@ impl Number {
         }
     }
 
-    /// Order-preserving integer of `x`: unsigned order of the result is numeric order, for every bit pattern.
+    /// Order-preserving integer of `x`: for every bit pattern, the unsigned order of the results is
+    /// the numeric order.
     #[inline]
     #[must_use]
     pub const fn ordered(self, x: u64) -> u64 {
         match self.kind {
-            // Signs are as good as random: all bits are turned by arithmetic, not by a branch.
+            // Signs are effectively random, so the bits are flipped by arithmetic, not by a branch.
             NumberKind::Float => x ^ (self.top_bit() | self.all_if(x >> (self.bits - 1))),
             NumberKind::Signed => x ^ self.top_bit(),
             NumberKind::Unsigned => x,
@@ -121,7 +124,8 @@ impl Number {
         }
     }
 
-    /// Residual `d` counted away from zero for a prediction `p`, whose sign folds it; also the inverse.
+    /// Folds residual `d` by the sign of prediction `p`, so that it counts away from zero. It is
+    /// its own inverse.
     #[inline]
     #[must_use]
     pub const fn folded(self, d: u64, p: u64) -> u64 {
@@ -139,7 +143,7 @@ impl Number {
     }
 }
 
-/// Element `i` of little-endian elements of `B` bytes.
+/// Loads element `i` of little-endian elements of `B` bytes.
 #[inline]
 pub(crate) fn load<const B: usize>(bytes: &[u8], i: usize) -> u64 {
     let mut word = [0u8; 8];
@@ -147,7 +151,7 @@ pub(crate) fn load<const B: usize>(bytes: &[u8], i: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// An element of at most 4 bytes.
+/// Loads an element of at most 4 bytes.
 #[inline]
 pub(crate) fn load_32<const B: usize>(bytes: &[u8]) -> u32 {
     let mut word = [0u8; 4];
@@ -161,8 +165,9 @@ pub(crate) fn store<const B: usize>(bytes: &mut [u8], i: usize, x: u64) {
     bytes[i * B..(i + 1) * B].copy_from_slice(&x.to_le_bytes()[..B]);
 }
 
-/// Calls an `#[inline(always)]` function that takes the number first and is generic over its size in bytes: a copy of its own for each of the common
-/// floats, whose field widths are constants in it, and one for every size otherwise.
+/// Calls an `#[inline(always)]` function that is generic over the element's size in bytes and takes
+/// the number first. The common floats get their own copy each, with constant field widths; every
+/// other number shares a copy per size.
 macro_rules! by_number {
     ($number:expr, $f:ident ( $($arg:expr),* $(,)? )) => {{
         const BF16: $crate::Number = $crate::Number::float(8, 7);
@@ -178,7 +183,7 @@ macro_rules! by_number {
 }
 pub(crate) use by_number;
 
-/// Calls a function that is generic over the element's size in bytes with the size of `$number`.
+/// Calls a function that is generic over the element's size in bytes, with the size of `$number`.
 macro_rules! by_size {
     ($number:expr, $f:ident ( $($arg:expr),* $(,)? )) => {
         match $number.bytes() {
@@ -205,7 +210,7 @@ mod tests {
         let finite: Vec<f32> = by_order.iter().map(|&x| value(x)).filter(|v| !v.is_nan()).collect();
         assert!(finite.windows(2).all(|w| w[0] <= w[1]));
         assert!(by_order.iter().all(|&x| BF16.unordered(BF16.ordered(x)) == x));
-        // NaNs sort outside the infinities, one sign on each end.
+        // NaNs sort outside the infinities, one sign at each end.
         assert!(value(by_order[0]).is_nan() && value(by_order[65535]).is_nan());
     }
 

@@ -1,17 +1,21 @@
-//! Prefix codes of numbers, many at a time: Elias delta, Golomb and with it Rice.
-//! Sources: P. Elias, "Universal codeword sets and representations of the integers" (1975); S. W. Golomb, "Run-length encodings" (1966). Which numbers are coded is the caller's choice.
+//! Prefix codes of numbers, many at a time: Elias delta, and Golomb with its special case Rice. The
+//! caller chooses which numbers are coded.
+//!
+//! Sources: P. Elias, "Universal codeword sets and representations of the integers" (1975); S. W.
+//! Golomb, "Run-length encodings" (1966).
 
 use crate::DecodeError;
 use crate::isa::per_isa;
 use crate::msb::{MsbReader, MsbWriter, SHORT_BITS};
 
-/// Bytes that a code may reach over, except for the ones of a Golomb code: readers stop where fewer are left unless the rest is all there is.
+/// Bytes that a code may span, not counting the ones of a Golomb code. Readers stop if fewer bytes
+/// are left, unless these are the last bytes.
 pub const REACH_BYTES: usize = 24;
 
-/// Whether a reader's bytes are followed by others.
+/// Whether more bytes follow those of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// More will come: stop before a code that may not be complete.
+    /// More will come: stop before a code that may be incomplete.
     Follows,
     /// These are the last bytes.
     Ended,
@@ -25,7 +29,7 @@ per_isa! {
 #[inline(always)]
 fn encode_elias_delta_body(numbers: &[u64], bits: &mut MsbWriter) {
     for &number in numbers {
-        // A zero has no code; it is never asked for, and as a 1 it does no harm.
+        // Zero has no code. Callers never pass it, and coding it as 1 does no harm.
         let number = number.max(1);
         let below = 63 - number.leading_zeros();
         let length = u64::from(below) + 1;
@@ -41,10 +45,12 @@ fn encode_elias_delta_body(numbers: &[u64], bits: &mut MsbWriter) {
 }
 
 per_isa! {
-    /// Fills `numbers` with decoded ones as far as the bytes of `reader` allow, and gives how many.
+    /// Fills `numbers` with decoded ones as far as the bytes of `reader` allow, and returns how
+    /// many.
     ///
     /// # Errors
-    /// [`DecodeError::BadSymbol`] for a code of more than 64 bits, [`DecodeError::Truncated`] when the last bytes end within a code.
+    /// [`DecodeError::BadSymbol`] for a code of more than 64 bits, [`DecodeError::Truncated`] if
+    /// the last bytes end within a code.
     pub fn decode_elias_delta(reader: &mut MsbReader<'_>, rest: Rest, numbers: &mut [u64]) -> Result<usize, DecodeError> = decode_elias_delta_body;
 }
 
@@ -88,26 +94,27 @@ fn decode_elias_delta_body(
     Ok(done)
 }
 
-/// A Golomb code: quotient in ones and a zero, remainder in truncated binary. With a power of two as the divisor it is a Rice code.
+/// A Golomb code: the quotient in ones and a zero, the remainder in truncated binary. If the
+/// divisor is a power of two, it is a Rice code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Golomb {
     divisor: u64,
-    /// What is taken off a number before it is coded.
+    /// Subtracted from a number before it is coded.
     offset: u64,
-    /// So many ones say that the number follows in 64 bits.
+    /// This many ones mean that the number follows in 64 bits.
     escape: u64,
     /// Bits of a long remainder; a short one, below `cutoff`, has one bit less.
     long_bits: u32,
     cutoff: u64,
-    /// log2 of the divisor where it is a power of two.
+    /// log2 of the divisor if it is a power of two.
     shift: Option<u32>,
 }
 
-/// Largest divisor.
+/// Largest allowed divisor.
 pub const MAX_DIVISOR: u64 = 1 << 32;
-/// Ones with which [`Golomb::of_distances`] escapes.
+/// Number of ones after which [`Golomb::of_distances`] escapes.
 const ESCAPE_ONES: u64 = 40;
-/// Ones with which the published form gives up: 32 MiB for one number.
+/// Number of ones at which the published form gives up: 32 MiB for one number.
 const MOST_ONES: u64 = 1 << 28;
 
 impl Golomb {
@@ -120,13 +127,14 @@ impl Golomb {
         Some(Self { divisor, offset, escape, long_bits, cutoff: (1 << long_bits) - divisor, shift })
     }
 
-    /// The code as published: numbers as they are, and as many ones as it takes. `None` when the divisor is 0 or above [`MAX_DIVISOR`].
+    /// The code as published: it codes numbers unchanged, and a quotient may need any number of
+    /// ones. `None` if the divisor is 0 or above [`MAX_DIVISOR`].
     #[must_use]
     pub fn published(divisor: u64) -> Option<Self> {
         Self::new(divisor, 0, MOST_ONES)
     }
 
-    /// A code for numbers from 1, each coded as what it is more than that, with an escape for large ones.
+    /// A code for numbers from 1. It codes each number minus 1, with an escape for large ones.
     #[must_use]
     pub fn of_distances(divisor: u64) -> Option<Self> {
         Self::new(divisor, 1, ESCAPE_ONES)
@@ -140,7 +148,7 @@ impl Golomb {
         }
     }
 
-    /// Bits that all of `numbers` take.
+    /// Number of bits that the codes of `numbers` need.
     #[must_use]
     pub fn len_bits(&self, numbers: &[u64]) -> u64 {
         let len = |number: &u64| {
@@ -160,7 +168,7 @@ per_isa! {
     /// Appends the Golomb codes of `numbers`.
     ///
     /// # Errors
-    /// [`DecodeError::BadSymbol`] when the published code would take more than 2^28 ones for a number.
+    /// [`DecodeError::BadSymbol`] if the published code needs more than 2^28 ones for a number.
     pub fn encode_golomb(code: &Golomb, numbers: &[u64], bits: &mut MsbWriter) -> Result<(), DecodeError> = encode_golomb_body;
 }
 
@@ -191,15 +199,17 @@ fn encode_golomb_body(code: &Golomb, numbers: &[u64], bits: &mut MsbWriter) -> R
     Ok(())
 }
 
-/// A number of which only ones were seen so far.
+/// A partly read number of which only ones were seen so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ones(u64);
 
 per_isa! {
-    /// Fills `numbers` with decoded ones as far as the bytes of `reader` allow, and gives how many. `ones` is what a call leaves to the next one.
+    /// Fills `numbers` with decoded ones as far as the bytes of `reader` allow, and returns how
+    /// many. `ones` carries an incomplete number from one call to the next.
     ///
     /// # Errors
-    /// [`DecodeError::BadSymbol`] for a code that no encoder writes, [`DecodeError::Truncated`] when the last bytes end within a code.
+    /// [`DecodeError::BadSymbol`] for a code that no encoder writes, [`DecodeError::Truncated`] if
+    /// the last bytes end within a code.
     pub fn decode_golomb(code: &Golomb, reader: &mut MsbReader<'_>, rest: Rest, ones: &mut Ones, numbers: &mut [u64]) -> Result<usize, DecodeError> = decode_golomb_body;
 }
 
@@ -281,7 +291,7 @@ mod tests {
         bytes
     }
 
-    /// Decodes in pieces of `piece` bytes, as a stream would come.
+    /// Decodes in pieces of `piece` bytes, like a stream.
     fn decoded(
         bytes: &[u8],
         piece: usize,

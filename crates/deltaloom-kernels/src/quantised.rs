@@ -1,10 +1,12 @@
-//! Signed codes of 2, 4 or 8 bits with a scale per group, which are widened to rows of numbers, and multiples of weights added to numbers.
-//! It chooses no scales; products of rows are those of [`crate::dense`].
+//! Widens signed codes of 2, 4 or 8 bits, which share a scale per group, to rows of numbers. Also
+//! adds multiples of weights to numbers.
+//!
+//! It chooses no scales; [`crate::dense`] computes products of rows.
 
 use crate::dense::Weights;
 use crate::isa::per_isa;
 
-/// Codes that are packed together. Rows of codes are filled up with zeros to whole blocks.
+/// Number of codes that are packed together. Rows of codes are padded with zeros to whole blocks.
 pub const BLOCK: usize = 32;
 
 /// Width of a code.
@@ -19,7 +21,7 @@ pub enum CodeBits {
 }
 
 impl CodeBits {
-    /// As a number.
+    /// The width in bits.
     #[must_use]
     pub const fn bits(self) -> usize {
         match self {
@@ -39,14 +41,15 @@ impl CodeBits {
         }
     }
 
-    /// Bytes of a block.
+    /// Number of bytes of a block.
     #[must_use]
     pub const fn block_bytes(self) -> usize {
         BLOCK * self.bits() / 8
     }
 }
 
-/// Appends a block of codes: byte i has the codes i, i + n, i + 2 n and so on from the lowest bit up, where n is the number of bytes.
+/// Appends a block of codes. With n bytes per block, byte i holds the codes i, i + n, i + 2 n and
+/// so on, from the lowest bit up.
 pub fn pack_block(width: CodeBits, codes: &[i8; BLOCK], out: &mut Vec<u8>) {
     let (bytes, bits) = (width.block_bytes(), width.bits());
     let mask = u8::MAX >> (8 - bits);
@@ -56,10 +59,10 @@ pub fn pack_block(width: CodeBits, codes: &[i8; BLOCK], out: &mut Vec<u8>) {
     }));
 }
 
-/// Adds weights times `factor` to as many numbers.
+/// Adds weights times `factor` to `out`.
 ///
 /// # Panics
-/// When there are not as many.
+/// If there are not `out.len()` weights.
 pub fn add_scaled(weights: Weights<'_>, factor: f32, out: &mut [f32]) {
     assert_eq!(weights.elems(), out.len());
     match weights {
@@ -82,7 +85,8 @@ per_isa! {
 }
 
 per_isa! {
-    /// Writes the numbers that codes stand for, of which `group` at a time, a multiple of [`BLOCK`], have a scale, a BF16.
+    /// Writes the numbers that the codes stand for. Each `group` of codes, a multiple of [`BLOCK`],
+    /// shares one BF16 scale.
     pub fn widen_codes(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, out: &mut [f32]) = widen_body;
 }
 
@@ -117,7 +121,7 @@ fn widen_body(width: CodeBits, codes: &[u8], scales: &[u16], group: usize, out: 
     }
 }
 
-/// Codes of `BITS` bits, `BYTES` bytes to a block.
+/// Widens codes of `BITS` bits, with `BYTES` bytes per block.
 #[inline(always)]
 fn widen_of<const BITS: usize, const BYTES: usize>(
     codes: &[u8],
@@ -131,7 +135,7 @@ fn widen_of<const BITS: usize, const BYTES: usize>(
         for (codes, out) in codes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
             for part in 0..8 / BITS {
                 for i in 0..BYTES {
-                    // Words of 32 bits: vectors have shifts for those, and none for bytes.
+                    // Words of 32 bits, because vectors can shift those but not bytes.
                     let top = u32::from(codes[i]) << (32 - BITS * (part + 1));
                     out[part * BYTES + i] = scale * (top.cast_signed() >> (32 - BITS)) as f32;
                 }
@@ -151,7 +155,7 @@ mod tests {
         fn codes_and_multiples_are_those_of_plain_numbers_on_every_isa(
             words in prop::collection::vec(any::<i8>(), 1..200), activations in prop::collection::vec(-8i8..8, 200), blocks_per_scale in 1usize..4,
         ) {
-            // Small integers: single precision holds their sums exactly, in any order.
+            // Small integers, whose sums single precision holds exactly in any order.
             let len = words.len();
             let x: Vec<f32> = activations.iter().map(|a| f32::from(*a)).collect();
             let numbers: Vec<f32> = words.iter().map(|w| f32::from(*w)).collect();

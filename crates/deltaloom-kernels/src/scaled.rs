@@ -1,20 +1,21 @@
-//! Magnitudes relative to what is expected of them, by prediction, row and column; docs/format.md section 9.1.
-//! It does not estimate what to expect.
+//! Magnitudes relative to the magnitude that prediction, row and column lead us to expect;
+//! docs/format.md section 9.1. Estimating the expectation is not done here.
 
 use crate::Number;
 use crate::NumberKind;
 use crate::isa::per_isa;
 use crate::number::{by_number, load, store};
 
-/// Steps of an octave in which magnitudes are expected, as a power of two.
+/// Steps per octave of an expected magnitude, as a power of two.
 pub const STEPS_LOG2: u32 = 3;
-/// Levels in a step: logarithms of magnitudes are measured more finely than they are used.
+/// Levels per step: logarithms of magnitudes are measured more finely than they are used.
 pub const LEVELS_PER_STEP: i32 = 1 << (LEVELS_LOG2 - STEPS_LOG2);
 const LEVELS_LOG2: u32 = 8;
 /// A slope of one.
 pub const UNIT_SLOPE: i32 = 16;
 
-/// What is expected of the magnitudes of a run of whole rows: `slope / 16` times that of the prediction, plus offset, row scale and column scale, in eighths of an octave.
+/// The expected magnitudes of a run of whole rows: `slope / 16` times the magnitude of the
+/// prediction, plus offset, row scale and column scale. All are logarithms in eighths of an octave.
 #[derive(Debug, Clone, Copy)]
 pub struct Expectation<'a> {
     number: Number,
@@ -26,10 +27,11 @@ pub struct Expectation<'a> {
 }
 
 impl<'a> Expectation<'a> {
-    /// Scales are one per row of the run and one per column, or empty. `None` where docs/format.md does not allow the number type.
+    /// Creates an expectation. Scales are one per row of the run and one per column, or empty.
+    /// `None` if docs/format.md does not allow the number type.
     ///
     /// # Panics
-    /// When the number of column scales is not that of the columns.
+    /// If the number of column scales differs from the number of columns.
     #[must_use]
     pub fn new(
         number: Number,
@@ -44,17 +46,17 @@ impl<'a> Expectation<'a> {
         allowed.then_some(Self { number, cols, slope: slope.into(), offset, row_scales, col_scales })
     }
 
-    /// Elements of `target` with magnitudes relative to what is expected.
+    /// Writes the elements of `target` with magnitudes relative to the expected ones.
     ///
     /// # Panics
-    /// When the slices differ in length or are not the rows that have scales.
+    /// If the slices differ in length, or their rows are not those with scales.
     pub fn subtract(&self, target: &[u8], prediction: &[u8], out: &mut [u8]) {
         self.check(target, prediction);
         out.copy_from_slice(target);
         subtract(self, prediction, out);
     }
 
-    /// Turns predictions into elements, from what [`Self::subtract`] gave.
+    /// Turns predictions into elements, with the output of [`Self::subtract`].
     ///
     /// # Panics
     /// As [`Self::subtract`].
@@ -71,20 +73,22 @@ impl<'a> Expectation<'a> {
         );
     }
 
-    /// Elements that share a row scale: all of `elems` where nothing depends on rows and columns.
+    /// Number of elements that share a row scale: all of `elems` if nothing depends on rows and
+    /// columns.
     fn elems_of_row(&self, elems: usize) -> usize {
         let is_matrix = !self.row_scales.is_empty() || !self.col_scales.is_empty();
         if is_matrix { self.cols } else { elems.max(1) }
     }
 
-    /// What all elements of a row share.
+    /// The part of the expectation that all elements of a row share.
     fn of_row(&self, row: usize) -> i32 {
         self.offset + self.row_scales.get(row).copied().unwrap_or(0)
     }
 }
 
 per_isa! {
-    /// Logarithms of the magnitudes of floats in 1/256 octaves, from any zero point, and 0 for zeros; for estimating only.
+    /// Logarithms of the magnitudes of floats in 1/256 octaves, from an arbitrary origin, and 0 for
+    /// zeros. For estimates only.
     pub fn levels(number: Number, values: &[u8], out: &mut [i32]) = levels_body;
 }
 
@@ -105,7 +109,7 @@ fn levels_body(number: Number, values: &[u8], out: &mut [i32]) {
     by_number!(number, run(values, out));
 }
 
-/// Expected magnitude of an element, as the bits of a magnitude.
+/// The expected magnitude of an element, as the bits of a magnitude.
 #[inline(always)]
 fn expected(number: Number, slope: i32, base: i32, prediction: u64) -> u64 {
     let unit = number.mantissa_bits() - STEPS_LOG2;
@@ -115,7 +119,7 @@ fn expected(number: Number, slope: i32, base: i32, prediction: u64) -> u64 {
     u64::from((((slope * steps) >> 4) + base).cast_unsigned() & mask) << unit
 }
 
-/// A zero stays one, and what would become zero takes the place that this leaves free.
+/// A zero stays zero, and a number that would become zero uses the code that this leaves free.
 #[inline(always)]
 fn relative(number: Number, x: u64, expected: u64) -> u64 {
     let mask = number.top_bit() - 1;
@@ -145,7 +149,8 @@ per_isa! {
     fn add(rule: &Expectation<'_>, coded: &[u8], values: &mut [u8]) = add_body;
 }
 
-/// Calls `f` with each element of `values`, the one at its place in `others`, and the base of its row and column.
+/// Calls `f` with each element of `values`, its counterpart in `others`, and the base of its row
+/// and column.
 #[inline(always)]
 fn each_element<const B: usize>(
     rule: &Expectation<'_>,
@@ -240,7 +245,7 @@ mod tests {
         let number = Number::float(8, 7);
         let words = |values: &[u16]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
         let rule = Expectation::new(number, 2, 8, -64, &[0, 4], &[0, -8]).unwrap();
-        // Half of 0x3f80 >> 4 = 1016 is 508, less 64: 444 eighths of an octave, or 0x1bc0.
+        // Half of 0x3f80 >> 4 = 1016 is 508; minus 64 that is 444 eighths of an octave, or 0x1bc0.
         let prediction = words(&[0x3f80; 4]);
         let mut coded = [0; 8];
         rule.subtract(&words(&[0x3f80, 0xbf81, 0, 0x8000]), &prediction, &mut coded);

@@ -1,12 +1,15 @@
-//! Signatures of random hyperplanes as 64-bit words: which side a vector lies on, how many bits two signatures differ in, and what products follow from that.
+//! Random-hyperplane signatures as 64-bit words: on which side of each plane a vector lies, in how
+//! many bits two signatures differ, and the products estimated from that.
+//!
 //! It draws no hyperplanes and knows nothing of matrices.
 
 use crate::isa::per_isa;
 
-/// Bits of a word, and directions that stand side by side.
+/// Bits of a word, and the number of directions that are interleaved.
 pub const WORD_BITS: usize = 64;
 
-/// A kernel as [`per_isa`] makes it, which is also compiled for AVX-512 with VPOPCNTDQ: a vector then counts the bits of eight words at once.
+/// A kernel like those of [`per_isa`], also compiled for AVX-512 with VPOPCNTDQ, which counts the
+/// bits of eight words at once.
 macro_rules! per_isa_popcnt {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident;) => {
         $(#[$meta])*
@@ -21,7 +24,8 @@ macro_rules! per_isa_popcnt {
                     $body($($arg),*);
                 }
                 if $crate::isa::isa() >= $crate::isa::Isa::Avx512 && is_x86_feature_detected!("avx512vpopcntdq") {
-                    // SAFETY: `isa` gives Avx512 only after it has detected every feature but the last, which was detected here.
+                    // SAFETY: `isa` returns Avx512 only if it has detected every feature but
+                    // VPOPCNTDQ, which was detected here.
                     #[expect(unsafe_code, reason = "calling a function with detected target features")]
                     return unsafe { with_avx512($($arg),*) };
                 }
@@ -32,21 +36,26 @@ macro_rules! per_isa_popcnt {
 }
 
 per_isa_popcnt! {
-    /// Sets bit i of word w where the product of `vector` and direction 64 w + i is not negative. `directions` has, for each word, `dims` runs of 64 numbers, the
-    /// next component of its 64 directions each. A vector of fewer numbers than `dims` is continued by zeros. Products are added in order and not fused.
+    /// Sets bit i of word w if the product of `vector` and direction 64 w + i is not negative.
+    ///
+    /// For each word, `directions` holds `dims` runs of 64 numbers: run d has component d of the
+    /// word's 64 directions. A vector shorter than `dims` is padded with zeros. Products are added
+    /// in order and not fused.
     pub fn sign(directions: &[f32], dims: usize, vector: &[f32], signature: &mut [u64]) = sign_body;
 }
 
 per_isa_popcnt! {
-    /// Counts the bits in which `query` differs from each signature of as many words.
+    /// Counts the bits in which `query` differs from each of the signatures, which have as many
+    /// words.
     pub fn distances(query: &[u64], signatures: &[u64], out: &mut [u16]) = distances_body;
 }
 
 per_isa_popcnt! {
-    /// Adds to each element of `out` the product that the distance of its signature stands for: `scale` x its norm, a BF16, x the cosine of that distance.
+    /// Adds to each element of `out` the product estimated from the distance of its signature:
+    /// `scale` x its norm (a BF16) x the cosine of that distance.
     ///
     /// # Panics
-    /// When there is not a cosine for each distance from 0 to all bits.
+    /// If a distance, from 0 to the number of bits, has no cosine.
     pub fn add_estimates(
         query: &[u64],
         signatures: &[u64],
@@ -102,7 +111,7 @@ fn add_estimates_body(
     each_distance(query, signatures, add);
 }
 
-/// Loops of their own for the usual lengths, so that a signature is loaded as a whole.
+/// Separate loops for the usual lengths, so that a whole signature is loaded at once.
 #[inline(always)]
 fn each_distance(query: &[u64], signatures: &[u64], mut with: impl FnMut(usize, u32)) {
     match *query {

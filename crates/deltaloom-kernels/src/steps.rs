@@ -1,4 +1,4 @@
-//! How far each element is from its prediction, as a plain number; for estimating scales only.
+//! Distance of each element from its prediction as a plain number, for estimating scales only.
 //! Nothing that is decoded depends on it.
 
 use crate::isa::per_isa;
@@ -6,10 +6,10 @@ use crate::number::{by_number, by_size, load, load_32};
 use crate::{Number, NumberKind};
 
 per_isa! {
-    /// `|target - prediction|` of all elements; 0 where it is not finite.
+    /// Computes `|target - prediction|` of all elements; 0 if it is not finite.
     ///
     /// # Panics
-    /// When the slices do not have `out.len()` elements.
+    /// If the slices do not have `out.len()` elements.
     pub fn absolute_steps(
         number: Number,
         target: &[u8],
@@ -26,7 +26,7 @@ fn absolute_steps_body(number: Number, target: &[u8], prediction: &[u8], out: &m
         let pairs = target.chunks_exact(B).zip(prediction.chunks_exact(B));
         let finite = |step: f32| if step < f32::MAX { step } else { 0.0 };
         if number.kind() == NumberKind::Float && B <= 4 {
-            // A loop of its own, in 32 bits and without branches, so that it is vectorised.
+            // A separate loop, in 32 bits and without branches, so that it is vectorised.
             for (out, (t, p)) in out.iter_mut().zip(pairs) {
                 *out =
                     finite((value.narrow_float(load_32::<B>(t)) - value.narrow_float(load_32::<B>(p))).abs());
@@ -42,10 +42,11 @@ fn absolute_steps_body(number: Number, target: &[u8], prediction: &[u8], out: &m
     by_number!(number, run(target, prediction, out));
 }
 
-/// How far two runs of elements are apart.
+/// Statistics of the distance between two runs of elements.
 #[derive(Debug, Clone)]
 pub struct Distances {
-    /// Elements by distance in ULPs: [0] none, [1] one, [b] up to 2^(b-1) and more than half of that.
+    /// Number of elements by distance in ULPs: [0] none, [1] one, [b] up to 2^(b-1) and more than
+    /// half of that.
     pub by_bits: [u64; 66],
     /// Sum of the squares of the first run.
     pub first_squares: f64,
@@ -66,7 +67,8 @@ pub fn add_distances(number: Number, a: &[u8], b: &[u8], into: &mut Distances) {
         for i in 0..a.len().min(b.len()) / B {
             let (a, b) = (load::<B>(a, i), load::<B>(b, i));
             let ulps = number.ordered(a).abs_diff(number.ordered(b));
-            // 1, 2, 3..4, 5..8, ...: the bits of one less, and one more bucket for none.
+            // 1, 2, 3..4, 5..8, ...: the bits of the distance minus one, plus one bucket for no
+            // distance.
             let bucket = if ulps == 0 { 0 } else { 65 - (ulps - 1).leading_zeros() as usize };
             into.by_bits[bucket] += 1;
             let (a, b) = (decoder.of_double(a), decoder.of_double(b));
@@ -77,10 +79,10 @@ pub fn add_distances(number: Number, a: &[u8], b: &[u8], into: &mut Distances) {
     by_size!(number, run(number, a, b, into));
 }
 
-/// The elements as numbers, of those wider than f32 the nearest.
+/// Converts the elements to numbers. Integers that f32 cannot hold become the nearest f32.
 ///
 /// # Panics
-/// When `bytes` does not have `out.len()` elements.
+/// If `bytes` does not have `out.len()` elements.
 pub fn to_doubles(number: Number, bytes: &[u8], out: &mut [f64]) {
     fn run<const B: usize>(number: Number, bytes: &[u8], out: &mut [f64]) {
         let decoder = Decoder::new(number);
@@ -90,17 +92,17 @@ pub fn to_doubles(number: Number, bytes: &[u8], out: &mut [f64]) {
     by_size!(number, run(number, bytes, out));
 }
 
-/// Turns elements into numbers.
+/// Converts elements to numbers.
 struct Decoder {
     number: Number,
-    /// Brings the exponent bias of a narrow float to that of f32.
+    /// Factor that brings the exponent bias of a narrow float to that of f32.
     rebias: f32,
 }
 
 impl Decoder {
     fn new(number: Number) -> Self {
         let bias = if number.exponent_bits() == 0 { 127 } else { (1u32 << (number.exponent_bits() - 1)) - 1 };
-        // 2^(127 - bias), 1 for the widths where it does not apply.
+        // 2^(127 - bias), or 1 for the widths that do not need it.
         let rebias = if bias <= 127 { f32::from_bits((254 - bias) << 23) } else { 1.0 };
         Self { number, rebias }
     }
@@ -122,7 +124,8 @@ impl Decoder {
         }
     }
 
-    /// A float of at most 32 bits: its fields moved to where f32 has them, its bias mended by a product.
+    /// Converts a float of at most 32 bits: moves its fields to where f32 has them and corrects the
+    /// bias by a product.
     #[inline]
     fn narrow_float(&self, x: u32) -> f32 {
         let bits = self.number.bits();

@@ -1,5 +1,5 @@
-//! The universal alphabet: numbers of up to 64 bits as symbols with raw bits; docs/format.md section 8.
-//! Jumps, which need a prediction, are in [`crate::ulp`].
+//! The universal alphabet: numbers of up to 64 bits as symbols with raw bits; docs/format.md
+//! section 8. Jumps need a prediction and are in [`crate::ulp`].
 
 use crate::DecodeError;
 use crate::bits::BitReader;
@@ -10,7 +10,7 @@ const MEDIUM: u32 = 48;
 const COARSE: u32 = 144;
 pub(crate) const JUMPS: u32 = 176;
 
-/// A residual as it is coded: the symbol and its raw bits.
+/// A coded residual: the symbol and its raw bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     /// Symbol of the universal alphabet.
@@ -21,10 +21,10 @@ pub struct Token {
     pub raw: u64,
 }
 
-/// Small z end here.
+/// Every z below this is small.
 pub(crate) const SMALL: u32 = 1024;
 
-/// Symbol and number of raw bits of small z, where nearly all are.
+/// Symbol and number of raw bits of small z, which nearly all are.
 static SMALL_TOKENS: [(u8, u8); SMALL as usize] = {
     let mut table = [(0, 0); SMALL as usize];
     let mut z = 0;
@@ -70,14 +70,14 @@ const fn computed_token(z: u64) -> Token {
     Token { symbol: (first + detail) as u8, raw_bits, raw: z & ((1 << raw_bits) - 1) }
 }
 
-/// Raw bits of a symbol below the jumps, and the smallest z it stands for.
+/// The smallest z that a symbol below the jumps stands for, and its number of raw bits.
 #[inline]
 pub(crate) const fn token_base(symbol: u8) -> (u64, u32) {
     let (base, raw_bits) = TOKEN_BASES[symbol as usize];
     (base, raw_bits as u32)
 }
 
-/// Symbol of the smallest z of `bits` bits, and its raw bits.
+/// Symbol of the smallest z with `bits` bits, and its number of raw bits.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const fn token_of_bits(bits: usize) -> (u8, u8) {
     let token = computed_token(if bits == 0 { 0 } else { 1 << (bits - 1) });
@@ -86,7 +86,7 @@ pub(crate) const fn token_of_bits(bits: usize) -> (u8, u8) {
     (token.symbol, raw_bits)
 }
 
-/// Jumps have a width that no run of tokens can have.
+/// Jumps get a width that no run of tokens can have.
 static TOKEN_BASES: [(u64, u8); 256] = {
     let mut table = [(0, u8::MAX); 256];
     let mut symbol = 0;
@@ -109,7 +109,7 @@ const fn computed_token_base(s: u32) -> (u64, u8) {
     ((1 << (bits - 1)) | (detail as u64) << raw_bits, raw_bits as u8)
 }
 
-/// Raw bits of a symbol that is not a jump.
+/// Number of raw bits of a symbol, or 0 for jumps.
 #[inline]
 #[must_use]
 pub fn raw_bits(symbol: u8) -> u32 {

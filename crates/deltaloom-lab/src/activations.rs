@@ -1,10 +1,10 @@
-//! Activations for measuring: random, and the same on every machine.
+//! Random activations for measurements, the same on every machine.
 
 use deltaloom::{Error, Result};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
-/// Guards against a typo that would use up all memory.
+/// Guards against a typo exhausting memory.
 const MOST_ELEMS: usize = 1 << 28;
 
 /// Activations [tokens, width], uniform from -1 to 1.
@@ -15,6 +15,7 @@ pub(super) fn activations(seed: u64, tokens: usize, width: usize) -> Result<Vec<
         f32::from(i16::from_le_bytes([low, high])) / 32_768.0
     };
     let count = tokens.checked_mul(width).filter(|count| *count <= MOST_ELEMS);
-    let count = count.ok_or_else(|| Error::InvalidArgument(format!("{tokens} tokens of width {width}")))?;
+    let count = count
+        .ok_or_else(|| Error::InvalidArgument(format!("{tokens} tokens of width {width} are too many")))?;
     Ok((0..count).map(|_| uniform()).collect())
 }

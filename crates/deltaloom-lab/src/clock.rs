@@ -1,9 +1,9 @@
-//! Clocks: the processor time of a thread, which other work on the machine hardly lengthens, and
-//! the time on the wall.
+//! Clocks: the processor time of a thread, which other work on the machine hardly affects, and wall
+//! time.
 
 use std::time::Instant;
 
-/// Processor time of the thread that started it; on the wall where the system has no such clock.
+/// Processor time of the thread that started it, or wall time if the system has no such clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     #[cfg(unix)]
@@ -36,7 +36,7 @@ impl Clock {
     }
 }
 
-/// Processor time where the current rayon pool has one thread, otherwise time on the wall.
+/// Processor time if the current rayon pool has one thread, otherwise wall time.
 pub(super) enum Stopwatch {
     Thread(Clock),
     Wall(Instant),

@@ -1,8 +1,9 @@
-//! Published methods measured beside those of deltaloom, on the same bytes: position coding,
-//! threshold methods (LOSSY), products from hashes (EXPERIMENT), and harnesses that time products,
-//! layers and tenants. Nothing here is used to pack, unpack or serve.
+//! Measures published methods next to those of deltaloom, on the same bytes.
+//!
+//! It covers position coding, threshold methods (LOSSY) and products from hashes (EXPERIMENT).
+//! Harnesses time products, layers and tenants. Nothing here is used to pack, unpack or serve.
 
-/// Sums of integers from bitwise operations and back, on packed lanes; docs/integer-identity.md.
+/// Integer sums from bitwise operations and back, on packed lanes; docs/integer-identity.md.
 pub use deltaloom_kernels::carry as identity;
 
 mod activations;

@@ -1,4 +1,4 @@
-//! Checks every product of a layer against the bit-exact one of dense weights.
+//! Checks every product of a layer against the bit-exact product with dense weights.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -9,12 +9,12 @@ use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, TenantId, VectorRole}
 
 /// Dense weights of every tenant and of the base.
 pub(super) trait Reference {
-    /// Writes the bit-exact product of a tenant's matrix with `x` to `y`; gives the tolerance of
-    /// products with it.
+    /// Writes the bit-exact product of a tenant's matrix and `x` to `y`. Returns the tolerance for
+    /// products with `x`.
     fn product(&self, role: MatrixRole, tenant: TenantId, x: &[f32], y: &mut [f32]) -> Result<Tolerance>;
 }
 
-/// Weights whose products are compared with those of a reference as they are made.
+/// Weights whose products are compared with those of a reference as they are computed.
 pub(super) struct Checked<'a> {
     weights: &'a dyn LayerWeights,
     reference: &'a dyn Reference,

@@ -1,5 +1,7 @@
-//! The reference case: a small FP32 transformer layer and fine-tunes of it, made from a seed.
-//! It packs nothing and computes nothing with the layer; it is the same bytes on every machine.
+//! The reference case: a small FP32 transformer layer and fine-tunes of it, generated from a seed,
+//! with the same bytes on every machine.
+//!
+//! It packs nothing and does not evaluate the layer.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +15,24 @@ use deltaloom::{Error, Limits, Result};
 
 /// Width of the layer.
 pub const WIDTH: u64 = 64;
-/// Heads of its attention.
+/// Number of attention heads.
 pub const HEADS: u64 = 4;
 /// Width of its feed-forward part.
 pub const HIDDEN: u64 = 128;
 
-/// How PyTorch starts a parameter.
+/// How PyTorch initialises a parameter.
 #[derive(Debug, Clone, Copy)]
 enum Start {
-    /// All the same.
+    /// All elements equal.
     Constant(f32),
-    /// Uniform within plus or minus the root of a quotient.
+    /// Uniform within plus or minus the square root of a quotient.
     Uniform { over: u64, under: u64 },
 }
 
-/// Names, shapes and starts: `nn.TransformerEncoderLayer(64, 4, 128, norm_first=True)`. The input projection is Xavier uniform, other matrices and the biases of
-/// the feed-forward part are uniform within one by the root of their inputs.
+/// Names, shapes and initial values: `nn.TransformerEncoderLayer(64, 4, 128, norm_first=True)`.
+///
+/// The input projection is Xavier uniform. The other matrices and the biases of the feed-forward
+/// part are uniform within 1 / sqrt(inputs).
 const PARAMETERS: [(&str, &[u64], Start); 12] = [
     ("norm1.weight", &[WIDTH], Start::Constant(1.0)),
     ("norm1.bias", &[WIDTH], Start::Constant(0.0)),
@@ -47,32 +51,32 @@ const PARAMETERS: [(&str, &[u64], Start); 12] = [
 /// An FP32 parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
-    /// Name, as PyTorch has it.
+    /// The name that PyTorch uses.
     pub name: &'static str,
     /// Sizes of the dimensions: outputs before inputs.
     pub shape: Vec<u64>,
-    /// Elements, row by row.
+    /// The elements, row by row.
     pub values: Vec<f32>,
 }
 
 /// The 12 parameters of a layer, in the order of its file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// They.
+    /// The parameters.
     pub parameters: Vec<Parameter>,
 }
 
 impl Layer {
-    /// A parameter by its name.
+    /// Finds a parameter by its name.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&Parameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
 
-    /// The layer as a safetensors file.
+    /// Writes the layer as a safetensors file.
     ///
     /// # Errors
-    /// None that a layer of the reference case gives.
+    /// None for a layer of the reference case.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         let (mut header, mut data) = (BTreeMap::new(), Vec::new());
         for parameter in &self.parameters {
@@ -86,7 +90,7 @@ impl Layer {
         Ok([&(header.len() as u64).to_le_bytes(), &header[..], &data].concat())
     }
 
-    /// The layer as a checkpoint in memory.
+    /// Opens the layer as a checkpoint in memory.
     ///
     /// # Errors
     /// As [`Self::to_safetensors`].
@@ -95,14 +99,15 @@ impl Layer {
     }
 }
 
-/// What a base and its fine-tunes are made from.
+/// The settings from which a base and its fine-tunes are generated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReferenceCase {
     /// Seed of all random numbers.
     pub seed: u64,
-    /// Share of each parameter's elements that a fine-tune changes, rounded down but at least one element.
+    /// Fraction of each parameter's elements that a fine-tune changes, rounded down but at least
+    /// one element.
     pub fraction: f64,
-    /// Standard deviation of what is added to them.
+    /// Standard deviation of the changes.
     pub sigma: f64,
 }
 
@@ -114,7 +119,7 @@ impl Default for ReferenceCase {
 }
 
 impl ReferenceCase {
-    /// The layer as it starts; only the seed matters.
+    /// The initial layer; it depends only on the seed.
     #[must_use]
     pub fn base(&self) -> Layer {
         let parameter = |(name, shape, start): (&'static str, &[u64], Start)| {
@@ -132,16 +137,24 @@ impl ReferenceCase {
         Layer { parameters: PARAMETERS.map(parameter).into() }
     }
 
-    /// Fine-tune number `tenant` of a base: some elements of each parameter, each plus a normal number, in FP32.
+    /// Fine-tune number `tenant` of a base: adds a normal number to some elements of each
+    /// parameter, in FP32.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a fraction that is not from 0 to 1, or a sigma that is negative or not finite.
+    /// [`Error::InvalidArgument`] if the fraction is not between 0 and 1, or sigma is negative or
+    /// not finite.
     pub fn tuned(&self, base: &Layer, tenant: u64) -> Result<Layer> {
         if !(0.0..=1.0).contains(&self.fraction) {
-            return Err(Error::InvalidArgument(format!("a share of {} of the elements", self.fraction)));
+            return Err(Error::InvalidArgument(format!(
+                "fraction of elements {}: must be between 0 and 1",
+                self.fraction
+            )));
         }
         if !self.sigma.is_finite() || self.sigma < 0.0 {
-            return Err(Error::InvalidArgument(format!("a standard deviation of {}", self.sigma)));
+            return Err(Error::InvalidArgument(format!(
+                "standard deviation {}: must be finite and not negative",
+                self.sigma
+            )));
         }
         let parameters = base.parameters.iter().map(|parameter| self.perturb(parameter, tenant)).collect();
         Ok(Layer { parameters })
@@ -154,7 +167,7 @@ impl ReferenceCase {
         let count = share(elems, self.fraction).max(1).min(elems);
         let mut places: Vec<usize> = (0..elems).collect();
         for chosen in 0..count {
-            // The first places are shuffled as far as they are needed.
+            // Shuffles only as many places as are needed.
             places.swap(chosen, chosen + numbers.below(elems - chosen));
             parameter.values[places[chosen]] += rounded(numbers.normal()) * rounded(self.sigma);
         }
@@ -172,12 +185,13 @@ fn rounded(x: f64) -> f32 {
     x as f32
 }
 
-/// Small numbers only, which are exact.
+/// Converts a small number, which is exact.
 fn f32_of(n: u64) -> f32 {
     u16::try_from(n).unwrap_or(u16::MAX).into()
 }
 
-/// Random numbers made with integers and the four operations of IEEE 754, so that every machine makes the same.
+/// Random numbers from integers and the four IEEE 754 operations, so that they are the same on
+/// every machine.
 struct Numbers(Xoshiro256PlusPlus);
 
 impl Numbers {
@@ -190,14 +204,15 @@ impl Numbers {
         Self(Xoshiro256PlusPlus::from_seed(hasher.finalize().into()))
     }
 
-    /// Uniform in 0 to 1, in 2^24 steps as PyTorch draws them.
+    /// Uniform between 0 and 1, in 2^24 steps as PyTorch draws them.
     fn uniform_f32(&mut self) -> f32 {
-        // Up to 2^24 all numbers are exact, and so is a sum of two with 16 and 8 bits.
+        // All integers up to 2^24 are exact, and so is a sum of a 16-bit and a shifted 8-bit
+        // number.
         let [a, b, c, ..] = self.0.next_u64().to_le_bytes();
         (f32::from(u16::from_le_bytes([a, b])) + f32::from(c) * 65_536.0) / 16_777_216.0
     }
 
-    /// Uniform in 0 to 1, in 2^52 steps.
+    /// Uniform between 0 and 1, in 2^52 steps.
     fn uniform(&mut self) -> f64 {
         f64::from_bits(1f64.to_bits() | self.0.next_u64() >> 12) - 1.0
     }
@@ -207,7 +222,7 @@ impl Numbers {
         to_usize(((self.0.next_u64() >> 32) * n as u64) >> 32)
     }
 
-    /// True with probability exp(-x), for x from 0 to 1: von Neumann's falling runs.
+    /// True with probability exp(-x) for x between 0 and 1, by von Neumann's falling runs.
     fn is_within_exp(&mut self, x: f64) -> bool {
         let (mut last, mut is_even) = (x, true);
         loop {
@@ -219,8 +234,8 @@ impl Numbers {
         }
     }
 
-    /// A standard normal number without logarithm, root or exponential: algorithm N of Karney, "Sampling exactly from the normal distribution" (2016), with
-    /// uniform numbers of 52 bits.
+    /// A standard normal number without logarithm, root or exponential: algorithm N of Karney,
+    /// "Sampling exactly from the normal distribution" (2016), with uniform numbers of 52 bits.
     fn normal(&mut self) -> f64 {
         loop {
             let mut k = 0u32;

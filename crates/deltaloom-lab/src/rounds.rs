@@ -1,27 +1,27 @@
-//! The measuring loop of every harness: variants take turns in rounds, so that whatever slows the
-//! machine for a while slows all of them.
+//! The measuring loop of every harness. Variants take turns in rounds, so that anything that slows
+//! the machine for a while slows all of them.
 
 use deltaloom::__internals::check_cancelled;
 use deltaloom::{Error, Progress, Result};
 
-/// Rounds that are counted, after one that is not: it brings code and data into caches.
+/// A number of counted rounds, after one warm-up round that brings code and data into caches.
 #[derive(Debug, Clone, Copy)]
 pub struct Rounds(usize);
 
 /// One turn of a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// Place of the variant.
+    /// Index of the variant.
     pub variant: usize,
-    /// Whether its result is dropped: in the first round.
+    /// Whether its result is dropped, as in the first round.
     pub is_warm_up: bool,
 }
 
 impl Rounds {
-    /// So many counted rounds.
+    /// A run of `counted` rounds.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for none.
+    /// [`Error::InvalidArgument`] if `counted` is 0.
     pub fn new(counted: usize) -> Result<Self> {
         match counted {
             0 => Err(Error::InvalidArgument("0 rounds: nothing would be measured".into())),
@@ -29,17 +29,17 @@ impl Rounds {
         }
     }
 
-    /// Turns of so many variants, for a progress bar.
+    /// Number of turns of this many variants, for a progress bar.
     #[must_use]
     pub fn turns(self, variants: usize) -> u64 {
         (self.0 as u64 + 1).saturating_mul(variants as u64)
     }
 
-    /// Runs every variant once a round and gives the counted results of each. The first round
-    /// begins with variant 0, each later one with the next.
+    /// Runs every variant once per round and returns the counted results of each. The first round
+    /// begins with variant 0, each later round with the next one.
     ///
     /// # Errors
-    /// Those of `turn`; [`Error::Cancelled`], asked for before each turn.
+    /// Those of `turn`; [`Error::Cancelled`], checked before each turn.
     pub fn run<V, T>(
         self,
         variants: &mut [V],

@@ -1,5 +1,7 @@
-//! Sizes of a fine-tune in every form that it could be kept in: our container, XOR with zstd, and sparse forms for computing; per tensor, in sum, and for many tenants of one base.
-//! It keeps none of them in memory longer than it takes to measure; times are in [`super::timing`].
+//! Sizes of a fine-tune in every form that could store it: our container, XOR with zstd, and sparse
+//! forms for computing. Sizes are per tensor, in total, and for many tenants of one base.
+//!
+//! It keeps each form in memory only while it measures it; times are in [`super::timing`].
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,29 +15,30 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Container, Error, PartBytes, Progress, Result, inspect};
 
-/// Level of zstd that XOR deltas are published with.
+/// zstd level with which XOR deltas are published.
 pub const XOR_ZSTD_LEVEL: i32 = 10;
-/// A position and a value for each byte that is not zero.
+/// Bytes for each nonzero byte: a position and a value.
 const NAIVE_BYTES: u64 = 5;
-/// A row pointer of CSR.
+/// Bytes of a row pointer of CSR.
 const POINTER_BYTES: u64 = 4;
 
-/// What the difference of a tensor to its base takes in each form. The sparse forms of a tensor without a difference take nothing.
+/// Size of a tensor's difference from its base in each form. For a tensor without a difference, the
+/// sparse forms are empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct FormBytes {
-    /// XOR with the base, as it is.
+    /// XOR with the base, uncompressed.
     pub xor: u64,
-    /// XOR and zstd 10, a frame for each tensor.
+    /// XOR and zstd 10, one frame per tensor.
     pub xor_zstd: u64,
-    /// 5 bytes for each byte of the XOR that is not zero.
+    /// 5 bytes for each nonzero byte of the XOR.
     pub sparse_bytes: u64,
-    /// Row and column of 32 bits, and the element: 12 bytes in FP32.
+    /// Row and column in 32 bits each, and the element: 12 bytes in FP32.
     pub coo_32: u64,
-    /// Row and column of 64 bits, and the element: 20 bytes in FP32.
+    /// Row and column in 64 bits each, and the element: 20 bytes in FP32.
     pub coo_64: u64,
-    /// A bit for each element, and those that changed.
+    /// A bit for each element, and the changed elements.
     pub bitmap: u64,
-    /// Pointers of 32 bits to rows, columns of 16 bits where that is enough (else 32), and elements.
+    /// Row pointers of 32 bits, columns of 16 bits if that is enough (else 32), and elements.
     pub csr: u64,
     /// Payloads in our container, without tables and index.
     pub packed: u64,
@@ -59,17 +62,17 @@ impl FormBytes {
 /// How much of a tensor changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Sparsity {
-    /// Elements.
+    /// Number of elements.
     pub elems: u64,
     /// Elements whose bits differ from the base.
     pub changed_elems: u64,
-    /// Bytes of the XOR that are not zero.
+    /// Nonzero bytes of the XOR.
     pub nonzero_bytes: u64,
-    /// Their share of all bytes.
+    /// Their fraction of all bytes.
     pub byte_density: f64,
 }
 
-/// A tensor.
+/// Statistics of a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TensorStatistics {
     /// Name.
@@ -78,26 +81,26 @@ pub struct TensorStatistics {
     pub dtype: String,
     /// Sizes of the dimensions.
     pub shape: Vec<u64>,
-    /// Size.
+    /// Size of the original.
     pub original_bytes: u64,
-    /// What changed.
+    /// How much changed.
     pub sparsity: Sparsity,
-    /// What its change takes.
+    /// Size of the change in each form.
     pub bytes: FormBytes,
     /// Codec of its payloads.
     pub codec: &'static str,
-    /// Original over packed bytes.
+    /// Original bytes over packed bytes.
     pub ratio: f64,
 }
 
-/// A fine-tune, its base and its container.
+/// Statistics of a fine-tune with its base and its container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerStatistics {
     /// The tensors, in the order of the container.
     pub tensors: Vec<TensorStatistics>,
     /// Size of all tensors.
     pub original_bytes: u64,
-    /// All tensors together.
+    /// Total over all tensors.
     pub sparsity: Sparsity,
     /// Sums over the tensors.
     pub bytes: FormBytes,
@@ -105,25 +108,25 @@ pub struct LayerStatistics {
     pub xor_zstd_joined_bytes: u64,
     /// The whole container.
     pub container_bytes: u64,
-    /// Its parts.
+    /// Sizes of its parts.
     pub parts: PartBytes,
-    /// Original bytes over those of the container.
+    /// Original bytes over container bytes.
     pub ratio: f64,
 }
 
-/// Memory for a base and so many fine-tunes of it, by the form in which their differences are kept.
+/// Memory for a base and a number of its fine-tunes, by the form that stores their differences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TenantBytes {
-    /// Fine-tunes.
+    /// Number of fine-tunes.
     pub tenants: u64,
-    /// Each as a tensor of its own, without a base.
+    /// Each as a dense copy, without a base.
     pub dense: u64,
     /// With differences in each form; `packed` counts whole containers.
     pub with_base: FormBytes,
 }
 
 impl LayerStatistics {
-    /// Memory for `tenants` fine-tunes like this one.
+    /// Computes the memory for `tenants` fine-tunes like this one.
     #[must_use]
     pub fn for_tenants(&self, tenants: u64) -> TenantBytes {
         let with_base = |each: u64| self.original_bytes.saturating_add(each.saturating_mul(tenants));
@@ -145,10 +148,12 @@ impl LayerStatistics {
     }
 }
 
-/// Measures `tuned` against `base`, whose tensors have its names, and `container`, which `tuned` was packed into.
+/// Measures `tuned` against `base`, which has tensors of the same names, and `container`, into
+/// which `tuned` was packed.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where a tensor is not in the base with the same dtype and shape, or not in the container; what reading gives; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] if a tensor is not in the base with the same dtype and shape, or not
+/// in the container; errors of reading; [`Error::Cancelled`].
 pub fn measure(
     base: &Checkpoint,
     tuned: &Checkpoint,
@@ -160,7 +165,7 @@ pub fn measure(
     let packed: BTreeMap<&str, _> =
         report.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
     let original_bytes = pairs.iter().map(|pair| pair.tuned.1.len_bytes()).sum();
-    // Once by themselves, once joined.
+    // Once separately, once joined.
     progress.start(2 * original_bytes);
     let of_pair = |pair: &Pair<'_>| {
         let info = pair.tuned.1;
@@ -207,7 +212,7 @@ pub(super) struct Pair<'a> {
     pub(super) tuned: (usize, &'a TensorInfo),
 }
 
-/// The tensors of `tuned`, each with its namesake.
+/// Pairs the tensors of `tuned` with those of the same name in `base`.
 pub(super) fn pairs<'a>(base: &'a Checkpoint, tuned: &'a Checkpoint) -> Result<Vec<Pair<'a>>> {
     let by_name: BTreeMap<&str, (usize, &TensorInfo)> =
         base.tensors().map(|tensor| (tensor.1.name.as_str(), tensor)).collect();
@@ -225,12 +230,12 @@ fn no_match(name: &str, place: &str) -> Error {
 }
 
 impl Pair<'_> {
-    /// All bytes of the base's tensor.
+    /// Reads all bytes of the base's tensor.
     pub(super) fn base_bytes(&self, base: &Checkpoint) -> Result<Vec<u8>> {
         base.read_tensor(self.base.0, self.base.1)
     }
 
-    /// The XOR of both tensors.
+    /// Computes the XOR of both tensors.
     pub(super) fn xor(&self, base: &Checkpoint, tuned: &Checkpoint) -> Result<Vec<u8>> {
         let mut bytes = self.base_bytes(base)?;
         let other = tuned.read_tensor(self.tuned.0, self.tuned.1)?;
@@ -239,7 +244,7 @@ impl Pair<'_> {
     }
 }
 
-/// All but what our container takes.
+/// Computes everything but the sizes in our container.
 fn sizes(info: &TensorInfo, xor: &[u8]) -> Result<(Sparsity, FormBytes)> {
     let number = info.number();
     let size = number.bytes() as u64;
@@ -272,7 +277,7 @@ fn share(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { ratio(part, of) }
 }
 
-/// Counts what is written to it.
+/// Counts the bytes written to it.
 struct Counter(u64);
 
 impl Write for Counter {

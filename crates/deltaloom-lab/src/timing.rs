@@ -1,5 +1,7 @@
-//! How long it takes from a stored difference to a result: load, decompress, apply, state load and forward, per parameter and in all, and what leaving steps out could gain at best.
-//! What the forward pass is, its caller says; sizes are in [`super::statistics`].
+//! How long it takes from a stored difference to a result: load, decompress, apply, state load and
+//! forward, per parameter and in total. Also how much could be gained at best by removing a step.
+//!
+//! The caller provides the forward pass; sizes are in [`super::statistics`].
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,17 +15,17 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer, Result, Silent};
 
-/// A difference as it is stored.
+/// A stored difference.
 #[derive(Debug, Clone)]
 pub enum Stored {
-    /// XOR with the base and zstd 10, a frame for each tensor, in the order of the fine-tune's file.
+    /// XOR with the base and zstd 10, one frame per tensor, in the order of the fine-tune's file.
     XorZstd(Vec<Vec<u8>>),
     /// A container.
     Packed(Vec<u8>),
 }
 
 impl Stored {
-    /// XOR and zstd 10 of every tensor of a fine-tune.
+    /// Compresses every tensor of a fine-tune with XOR and zstd 10.
     ///
     /// # Errors
     /// As [`super::statistics::measure`].
@@ -34,18 +36,18 @@ impl Stored {
     }
 }
 
-/// A parameter as a forward pass takes it.
+/// A parameter in the form that a forward pass uses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     /// Name.
     pub name: String,
     /// Sizes of the dimensions.
     pub shape: Vec<u64>,
-    /// Elements, row by row, in FP32 whatever they are stored in.
+    /// The elements, row by row, in FP32 whatever their stored type is.
     pub values: Vec<f32>,
 }
 
-/// Mean and sample standard deviation over the repeats; the latter is 0 for one.
+/// Mean and sample standard deviation over the repeats; the deviation of one repeat is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Seconds {
     /// Mean.
@@ -54,59 +56,64 @@ pub struct Seconds {
     pub deviation: f64,
 }
 
-/// Steps of a parameter.
+/// Times of a parameter's steps.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ParameterTiming {
     /// Name.
     pub name: String,
-    /// Steps.
+    /// From stored bytes to bytes of the difference.
     pub decompress: Seconds,
     /// From bytes of the difference to those of the tensor.
     pub apply: Seconds,
     /// From bytes to the numbers of the forward pass.
     pub state_load: Seconds,
-    /// All three.
+    /// Sum of all three.
     pub total: Seconds,
 }
 
-/// End to end with steps that cost nothing: no implementation of them can gain more.
+/// End-to-end time if steps cost nothing: no implementation of them can gain more.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct WhatIf {
-    /// Seconds if applying took no time; where it is a part of decompressing, no less than with it.
+    /// Seconds if applying took no time. If applying is a part of decompressing, the same as with
+    /// it.
     pub without_apply: f64,
     /// Seconds if decompressing and applying took no time.
     pub without_apply_and_decompress: f64,
 }
 
-/// Time on the wall, on the threads of the pool in which it was measured.
+/// Wall times, on the threads of the pool in which they were measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Timing {
-    /// Rounds that were measured, after one that was not.
+    /// Number of measured rounds, after a warm-up round.
     pub repeats: usize,
-    /// Opening what is stored; of a container also finding its references by their digests.
+    /// Opening the stored form; for a container, also finding its references by their digests.
     pub load: Seconds,
-    /// All parameters.
+    /// Sum over all parameters.
     pub decompress: Seconds,
-    /// All parameters.
+    /// Sum over all parameters.
     pub apply: Seconds,
-    /// Whether decompressing gives elements and applying is a part of it, as in a container.
+    /// Whether decompressing already gives elements, so that it includes applying, as in a
+    /// container.
     pub decompress_applies: bool,
-    /// All parameters.
+    /// Sum over all parameters.
     pub state_load: Seconds,
     /// The caller's forward pass.
     pub forward: Seconds,
-    /// All of it.
+    /// Everything together.
     pub end_to_end: Seconds,
-    /// Bounds.
+    /// Bounds on what can be gained.
     pub what_if: WhatIf,
-    /// The parameters that take longest first.
+    /// The parameters, slowest first.
     pub parameters: Vec<ParameterTiming>,
 }
 
-/// Runs all phases `repeats` times and once before, and hands `forward` the fine-tune's parameters each time.
+/// Runs all phases `repeats` times after a warm-up. Each time it passes the fine-tune's parameters
+/// to `forward`.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for no repeats, frames or a container of other tensors, or a dtype other than F32, BF16 and F16; what opening, decoding or `forward` gives.
+/// [`Error::InvalidArgument`] if there are no repeats, if the frames or the container have other
+/// tensors, or for a dtype other than F32, BF16 and F16. Also errors of opening, decoding or
+/// `forward`.
 pub fn measure(
     stored: &Stored,
     base: &Checkpoint,
@@ -124,7 +131,7 @@ pub fn measure(
     Ok(timing(&rounds.concat(), &pairs, matches!(stored, Stored::Packed(_))))
 }
 
-/// Seconds of one repeat; of decompress, apply and state load by parameter.
+/// Seconds of one repeat; decompress, apply and state load are per parameter.
 #[derive(Debug, Clone, Default)]
 struct Round {
     load: f64,
@@ -153,14 +160,14 @@ fn xor_round(
     }
     let start = Instant::now();
     let mut round = Round::default();
-    // What stands for reading them: a copy.
+    // A copy stands in for reading them.
     let loaded = timed(&mut round.load, || Ok(frames.to_vec()))?;
     let mut state = Vec::with_capacity(pairs.len());
     for ((pair, frame), base) in pairs.iter().zip(&loaded).zip(bases) {
         let [mut decompress, mut apply, mut state_load] = [0.0; 3];
         let mut values = timed(&mut decompress, || frame::decompress(frame, base.len() as u64))?;
         if values.len() != base.len() {
-            return Err(Error::corrupt("a frame of another length than its tensor"));
+            return Err(Error::corrupt("a frame does not have the length of its tensor"));
         }
         timed(&mut apply, || {
             values.iter_mut().zip(base).for_each(|(value, base)| *value ^= base);
@@ -185,7 +192,7 @@ fn packed_round(bytes: &[u8], base: &Checkpoint, pairs: &[Pair<'_>], forward: Fo
         ResolvedContainer::new(container, &bases)
     })?;
     if !resolved.tensors().map(|info| &info.name).eq(pairs.iter().map(|pair| &pair.tuned.1.name)) {
-        return Err(Error::InvalidArgument("a container of another fine-tune".to_owned()));
+        return Err(Error::InvalidArgument("the container belongs to another fine-tune".to_owned()));
     }
     let mut state = Vec::with_capacity(pairs.len());
     for (number, info) in resolved.tensors().enumerate() {

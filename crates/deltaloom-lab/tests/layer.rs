@@ -1,4 +1,5 @@
-//! A layer on packed weights: the bits of the dense layer for every parameter, form, number of tokens, number of threads and instruction set.
+//! A layer on packed weights has the bits of the dense layer, for every parameter, form, number of
+//! tokens, number of threads and instruction set.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
@@ -50,7 +51,8 @@ fn reference_case(base: &Layer, tuned: &Layer) -> LayerCase {
     LayerCase::new(&base.to_checkpoint().unwrap(), &tuned.to_checkpoint().unwrap(), &hints, &Silent).unwrap()
 }
 
-/// Every form of a layer, on every instruction set and with one and two threads, against the fine-tune's own weights.
+/// Compares every form of a layer with the fine-tune's own weights, on every instruction set and
+/// with one and two threads.
 fn assert_exact(name: &str, layers: &[(Form, PackedLayer)], expected: &[Vec<u32>]) {
     for (form, layer) in layers {
         for (tokens, expected) in TOKENS.iter().zip(expected) {
@@ -103,7 +105,7 @@ fn every_parameter_alone_and_all_together_have_the_bits_of_the_dense_layer() {
 const CONFIG: &str =
     r#"{"model_type": "llama", "num_attention_heads": 6, "num_key_value_heads": 2, "rms_norm_eps": 1e-5}"#;
 
-/// A small layer of LLaMA's shape in BF16, its step `step(i)` further.
+/// A small layer of LLaMA's shape in BF16; element i is `step(i)` ULPs further.
 fn llama(mut step: impl FnMut(usize) -> i64) -> Vec<u8> {
     let shapes: [(&str, &[u64]); 9] = [
         ("input_layernorm.weight", &[48]),

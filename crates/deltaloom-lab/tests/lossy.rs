@@ -1,4 +1,5 @@
-//! Threshold methods over series: what the published forms lose, that the corrected ones do not, and that their files are checked.
+//! Threshold methods over series: the published forms lose what the corrected ones keep, and files
+//! are checked.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
@@ -28,7 +29,8 @@ fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
     bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// Stores a series with one row; what its reader has of a tensor after each step, and the report.
+/// Stores a series with one row. Returns what its reader has of a tensor after each step, and the
+/// report.
 fn run(row: Row, steps: &[Vec<Tensor>], name: &str) -> (Vec<Vec<f32>>, RowReport) {
     let mut laboratory = Laboratory::new(vec![row], None, 1).unwrap();
     let mut seen = Vec::new();
@@ -166,7 +168,7 @@ fn total_ratios_are_not_means_of_ratios() {
     assert!(report.ratio < 3.0 && report.mean_ratio > 20.0, "{} {}", report.ratio, report.mean_ratio);
 }
 
-/// BF16 weights of two layers that drift, a tensor of integers, and state of an optimiser.
+/// BF16 weights of two layers that drift, a tensor of integers, and optimiser state.
 fn training(count: u64) -> Vec<Vec<Tensor>> {
     let mut random = Random::new(11);
     let mut master = random.weights(6000);
@@ -184,7 +186,7 @@ fn training(count: u64) -> Vec<Vec<Tensor>> {
     steps
 }
 
-/// Writes the corrected series of `rule` to a folder of its own, whose steps are in `test`.
+/// Writes the corrected series of `rule` to a new folder, with the steps in `test`.
 fn write(rule: Rule, steps: &[Vec<Tensor>], threads: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let rows = vec![Row::Corrected("test".to_owned(), rule)];
@@ -220,16 +222,16 @@ fn files_are_verified_with_and_without_their_originals() {
         }
         assert!(checks[1].bound > 1e-4);
     }
-    // Other originals are farther away than the bound says.
+    // The wrong originals are farther away than the bound allows.
     let mut others = originals;
     others.swap(2, 3);
     let checks = verify_steps(&folder.path().join("out/test"), &others, &Silent).unwrap();
     assert!(checks[0].faults.is_empty() && checks[1].faults.is_empty());
     assert!(checks[2].faults.iter().any(|fault| fault.contains("the bound is")), "{:?}", checks[2].faults);
-    // A step that is missing is noticed by the one after it.
+    // The step after a missing one notices it.
     fs::remove_file(path(&folder, "step-00000006.lossy.loom")).unwrap();
     let checks = verify_steps(&folder.path().join("out/test"), &[], &Silent).unwrap();
-    assert!(checks[1].faults[0].contains("is not there"));
+    assert!(checks[1].faults[0].contains("is missing"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The reference layer packed against its base: the sizes that must be reached, and every byte back.
+//! Packs the reference layer against its base: it must reach the sizes and return every byte.
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
 mod common;
@@ -7,7 +7,8 @@ use common::{open, roundtrip_with};
 use deltaloom::{PackOptions, Preset};
 use deltaloom_lab::reference::ReferenceCase;
 
-/// Payloads of such a layer by XOR and zstd 10, as published; we take less with index and digests.
+/// Payloads of such a layer by XOR and zstd 10, as published; ours is smaller including index and
+/// digests.
 const XOR_ZSTD_BYTES: u64 = 5633;
 /// For chunks and tables.
 const CODED_BYTES: u64 = 4000;

@@ -1,5 +1,8 @@
-//! The loss of a small LLaMA on token ids, computed layer by layer on packed weights: `just check-layer` compares it with what transformers gives for the same model.
-//! Arguments: directory of the base, directory of the fine-tune (or the same), file of token ids (little-endian u16), sequences of 256.
+//! The loss of a small LLaMA on token ids, computed layer by layer on packed weights.
+//! `just check-layer` compares it with the loss that transformers computes for the same model.
+//!
+//! Arguments: directory of the base, directory of the fine-tune (or the same), file of token ids
+//! (little-endian u16), sequences of 256.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +17,7 @@ const EPSILON: f32 = 1e-5;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// A tensor of a checkpoint that is mapped.
+/// A tensor of a mapped checkpoint.
 fn matrix(checkpoint: &Arc<Checkpoint>, name: &str) -> Fallible<DenseMatrix> {
     let (member, info) = checkpoint.tensors().find(|(_, info)| info.name == name).ok_or(name.to_owned())?;
     Ok(DenseMatrix::of_checkpoint(checkpoint, member, info)?)
@@ -27,7 +30,7 @@ fn numbers(bytes: &[u8]) -> Vec<f32> {
 fn main() -> Fallible<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [base, tuned, tokens, sequences] = &arguments[..] else {
-        return Err("BASE TUNED TOKENS SEQUENCES".into());
+        return Err("usage: layer_loss BASE TUNED TOKENS SEQUENCES".into());
     };
     let sequences: usize = sequences.to_str().ok_or("not a number")?.parse()?;
     let ids: Vec<usize> =
@@ -40,7 +43,7 @@ fn main() -> Fallible<()> {
     deltaloom::pack_to(&mapped, &bases, &mut packed, &PackOptions::default(), &Silent)?;
     let container = Container::from_source("packed".as_ref(), Box::new(packed), &Limits::default())?;
     let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
-    // Fine-tunes of lm12m have none of their own.
+    // Fine-tunes of lm12m have no config of their own.
     let config_text = std::fs::read_to_string(base.join("config.json"))?;
 
     let table = matrix(&mapped, "model.embed_tokens.weight")?;
@@ -56,9 +59,11 @@ fn main() -> Fallible<()> {
         let weights = PackedLayer::open(&resolved, &config, &names, Choice::Form(Form::Planes))?;
         x = forward(&config, &weights, &batch, &x, &Run::default())?;
     }
-    let (member, info) =
-        mapped.tensors().find(|(_, info)| info.name == "model.norm.weight").ok_or("no last norm")?;
-    let norm = numbers(mapped.in_memory(member, info).ok_or("not mapped")?);
+    let (member, info) = mapped
+        .tensors()
+        .find(|(_, info)| info.name == "model.norm.weight")
+        .ok_or("the model has no final norm")?;
+    let norm = numbers(mapped.in_memory(member, info).ok_or("the final norm is not in memory")?);
     for token in x.chunks_exact_mut(width) {
         let mean = token.iter().map(|x| x * x).sum::<f32>() / width as f32;
         token.iter_mut().zip(&norm).for_each(|(x, weight)| *x *= weight / (mean + EPSILON).sqrt());

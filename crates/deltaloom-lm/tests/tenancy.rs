@@ -1,4 +1,5 @@
-//! A family gives every tenant's tokens what its dense fine-tune gives, whatever else is in the batch and in memory.
+//! A family gives every tenant's tokens the results of its dense fine-tune, whatever else is in the
+//! batch and in memory.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
@@ -41,7 +42,8 @@ fn shapes() -> Vec<(String, Vec<u64>)> {
     [layer(0), layer(1)].concat()
 }
 
-/// A base, or with a number the fine-tune of it with this number, in which a seventh of the elements differ. Its key matrix is the base's.
+/// A base or, with a number, a fine-tune of it in which a seventh of the elements differ. Its key
+/// matrix equals the base's.
 fn model(tenant: Option<u64>) -> Vec<Tensor> {
     let mut rng = Random::new(77);
     let mut other = Random::new(1000 + tenant.unwrap_or(0));
@@ -131,7 +133,7 @@ impl LayerWeights for Dense {
     }
 }
 
-/// What the dense fine-tunes give.
+/// The results of the dense fine-tunes.
 fn expected(tenants: &[u64], batch: &Batch, x: &[f32]) -> Vec<f32> {
     let layers = layers();
     layers.iter().fold(x.to_vec(), |x, (config, names)| {
@@ -139,7 +141,7 @@ fn expected(tenants: &[u64], batch: &Batch, x: &[f32]) -> Vec<f32> {
     })
 }
 
-/// The batches with their activations and what the dense fine-tunes give.
+/// The batches with their activations and the results of the dense fine-tunes.
 fn cases() -> Vec<(Batch, Vec<f32>, Vec<f32>)> {
     let case = |(seed, batch): (u64, Batch)| {
         let x = tokens(seed, &batch);
@@ -167,7 +169,7 @@ fn bits(y: &[f32]) -> Vec<u32> {
     y.iter().map(|y| y.to_bits()).collect()
 }
 
-/// Tenants one after another, in between each other, with no tokens, with many.
+/// Tenants one after another, interleaved, without tokens, with many.
 fn batches() -> Vec<Batch> {
     [
         &[(0, 1), (1, 1), (2, 1), (3, 1)][..],
@@ -184,7 +186,7 @@ fn batches() -> Vec<Batch> {
 
 const ALL: [u64; 4] = [0, 1, 2, 3];
 
-/// Bytes that four tenants take as sparse differences.
+/// Bytes of four tenants as sparse differences.
 fn all_bytes() -> u64 {
     let mut family = with_tenants(FamilyOptions::default().with_forms(Forms::All(Form::Csr)), 4);
     let batch = batch(&[(0, 1), (1, 1), (2, 1), (3, 1)]);
@@ -214,7 +216,7 @@ fn every_tenant_gets_the_bits_of_its_dense_fine_tune() {
                 let matrices = budget_bytes.saturating_sub(residency.vector_bytes);
                 assert!(residency.matrix_bytes <= matrices, "{forms:?} {residency:?}");
             }
-            // One of seven matrices is the base's; what was asked for is what the others are.
+            // One of seven matrices is the base's; the others have the requested form.
             let Forms::All(form) = forms else { continue };
             assert_eq!(family.forms(), BTreeMap::from([(Form::Base, 8), (form, 48)]), "{forms:?}");
         }
@@ -270,7 +272,7 @@ fn tenants_come_and_go_between_batches() {
     assert!(
         matches!(family.forward(&both, &x, &Run::default()), Err(Error::NotFound { what, .. }) if what == "tenant 2")
     );
-    // Numbers are not used again.
+    // Numbers are never reused.
     assert_eq!(family.add(container(7)).unwrap(), TenantId::new(3));
     assert_eq!(family.tenants().collect::<Vec<_>>(), [0, 1, 3].map(TenantId::new));
     let both = batch(&[(3, 2), (0, 1)]);
@@ -281,7 +283,7 @@ fn tenants_come_and_go_between_batches() {
     }
     let residency = family.residency();
     assert_eq!((residency.matrix_bytes, residency.vector_bytes), (0, 0));
-    // Of no tenant there are no tokens, and none are wanted of it.
+    // An unknown tenant without tokens is allowed.
     assert!(family.forward(&batch(&[(9, 0)]), &[], &Run::default()).unwrap().is_empty());
 }
 
@@ -329,7 +331,7 @@ fn another_batch_or_layer_is_an_error() {
     assert_eq!(layer.vector(VectorRole::UpBias, TenantId::ONLY).unwrap(), None);
 }
 
-/// Runs batches of one token of each of these tenants; the uses that found their matrices, of how many.
+/// Runs batches of one token of each of these tenants. Returns the hits and the uses.
 fn run(family: &mut Family, steps: &[Vec<usize>]) -> [u64; 2] {
     let before = family.residency();
     for step in steps {
@@ -343,7 +345,8 @@ fn run(family: &mut Family, steps: &[Vec<usize>]) -> [u64; 2] {
 
 #[test]
 fn tenants_in_turn_leave_what_is_there_and_requests_bring_what_they_need() {
-    // Two of eight tenants fit. The key matrices are the base's: six matrices of two layers.
+    // Two of eight tenants fit. The key matrices are the base's, which leaves six matrices in each
+    // of two layers.
     let mut family = with_tenants(
         FamilyOptions::default()
             .with_budget(all_bytes() / 2 + 2000)
@@ -356,11 +359,12 @@ fn tenants_in_turn_leave_what_is_there_and_requests_bring_what_they_need() {
     assert_eq!(family.residency().evictions, 0);
     // One in four uses is a hit, round after round.
     assert_eq!(run(&mut family, &[round.clone(), round].concat()), [2 * 2 * 12, 2 * 8 * 12]);
-    // A tenant that runs again sooner than those in memory takes their place, and has it from the next batch on.
+    // A tenant that runs again sooner than those in memory takes their place, from the next batch
+    // on.
     let [hits, uses] = run(&mut family, &vec![vec![5]; 10]);
     assert_eq!([hits, uses], [9 * 12, 10 * 12]);
     assert!(family.residency().evictions > 0);
-    // Those of a batch do not drive each other out.
+    // Tenants of one batch do not evict each other.
     let before = family.residency().evictions;
     let [hits, uses] = run(&mut family, &vec![vec![0, 1, 2, 3, 4, 5, 6, 7]; 5]);
     assert!(4 * hits >= uses && family.residency().evictions == before);

@@ -1,5 +1,7 @@
-//! A mask of the elements that differ, and their values one after another: a bit for every element and two or four bytes for each that differs.
-//! Bits are copied, so that any value can be held.
+//! A mask of the changed elements, and their values one after another: one bit per element, and two
+//! or four bytes per changed element.
+//!
+//! Bits are copied, so it can hold any value.
 
 use std::ops::Range;
 
@@ -14,7 +16,7 @@ use deltaloom::Result;
 pub(in super::super) struct Bitmap {
     mask: Vec<u64>,
     values: Vec<u8>,
-    /// For every row, where its values begin; in elements.
+    /// For every row, the element at which its values begin.
     starts: Vec<u32>,
 }
 
@@ -27,19 +29,19 @@ impl Bitmap {
         Ok(())
     }
 
-    /// Gives back memory that is not needed.
+    /// Frees unused memory.
     pub(in super::super) fn shrink(&mut self) {
         fit(&mut self.mask);
         fit(&mut self.values);
         fit(&mut self.starts);
     }
 
-    /// Bytes it takes.
+    /// Number of bytes in memory.
     pub(in super::super) fn resident_bytes(&self) -> u64 {
         vec_bytes(&self.mask) + vec_bytes(&self.values) + vec_bytes(&self.starts)
     }
 
-    /// Bytes it would take for so many elements that differ.
+    /// Number of bytes that this many changed elements would need.
     pub(in super::super) fn bytes_for(shape: MatrixShape, changed: u64) -> u64 {
         let mask = shape.rows * row_words(shape.cols) * size_of::<u64>();
         (mask + shape.rows * size_of::<u32>()) as u64 + changed * shape.weight.bytes() as u64

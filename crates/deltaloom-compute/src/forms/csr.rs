@@ -1,5 +1,8 @@
-//! Compressed sparse rows of exact differences in FP32: four bytes for each element of a 16-bit matrix that differs, eight of FP32, and the ends of the rows.
-//! A difference is one or a few entries that lead from the base's value to the new one without rounding; numbers that are not finite have none.
+//! Compressed sparse rows of exact differences in FP32: four bytes per changed element of a 16-bit
+//! matrix, eight for FP32, and the ends of the rows.
+//!
+//! A difference is one or a few entries that lead from the base's value to the new one without
+//! rounding. Numbers that are not finite have no difference.
 
 use std::ops::Range;
 
@@ -15,9 +18,9 @@ use deltaloom::{Error, Result};
 #[derive(Debug, Clone)]
 pub(in super::super) struct Csr {
     entries: Entries,
-    /// Ends of the entries of every row and block of columns, after a 0.
+    /// A 0, then the end of the entries of every row and block of columns.
     ends: Vec<u32>,
-    /// Blocks of columns.
+    /// Number of blocks of columns.
     blocks: usize,
 }
 
@@ -28,7 +31,7 @@ enum Entries {
 }
 
 impl Csr {
-    /// Without rows yet.
+    /// Starts without rows.
     pub(in super::super) fn new(shape: MatrixShape) -> Self {
         let (entries, blocks) = match shape.weight {
             WeightType::Bf16 => (Entries::Narrow(Vec::new()), shape.cols.div_ceil(NARROW_COLS)),
@@ -40,10 +43,10 @@ impl Csr {
     /// Adds a row.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where an element that differs is not finite.
+    /// [`Error::InvalidArgument`] if a changed element is not finite.
     pub(in super::super) fn push_row(&mut self, shape: MatrixShape, base: &[u8], tuned: &[u8]) -> Result<()> {
         let not_finite =
-            || Error::InvalidArgument("a weight that is not finite has no difference to another".into());
+            || Error::InvalidArgument("form `csr` cannot represent NaN or infinite weights".into());
         match &mut self.entries {
             Entries::Narrow(entries) => {
                 let block = NARROW_COLS * shape.weight.bytes();
@@ -70,7 +73,7 @@ impl Csr {
         Ok(())
     }
 
-    /// Gives back memory that is not needed.
+    /// Frees unused memory.
     pub(in super::super) fn shrink(&mut self) {
         match &mut self.entries {
             Entries::Narrow(entries) => fit(entries),
@@ -79,7 +82,7 @@ impl Csr {
         fit(&mut self.ends);
     }
 
-    /// Bytes it takes.
+    /// Number of bytes in memory.
     pub(in super::super) fn resident_bytes(&self) -> u64 {
         let entries = match &self.entries {
             Entries::Narrow(entries) => vec_bytes(entries),
@@ -88,7 +91,7 @@ impl Csr {
         entries + vec_bytes(&self.ends)
     }
 
-    /// Bytes it would take for so many entries.
+    /// Number of bytes that this many entries would need.
     pub(in super::super) fn bytes_for(shape: MatrixShape, entries: u64) -> u64 {
         let empty = Self::new(shape);
         let entry = match empty.entries {
@@ -98,7 +101,7 @@ impl Csr {
         ((shape.rows * empty.blocks + 1) * size_of::<u32>()) as u64 + entries * entry as u64
     }
 
-    /// Entries of an element that differs, if it has any.
+    /// Number of entries for a changed element, if it can have any.
     pub(in super::super) fn entries_for(weight: WeightType, from: &[u8], to: &[u8]) -> Option<u64> {
         let mut entries = 0;
         match (weight, from, to) {
@@ -123,7 +126,7 @@ impl Csr {
         }
     }
 
-    /// Turns some rows of the base, in FP32, into those of the matrix.
+    /// Patches some rows of the base, in FP32, to those of the matrix.
     pub(in super::super) fn patch(&self, shape: MatrixShape, rows: Range<usize>, numbers: &mut [f32]) {
         sparse::patch_rows(self.differences(rows), shape.cols, numbers);
     }

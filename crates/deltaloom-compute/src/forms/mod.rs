@@ -1,5 +1,5 @@
-//! Resident forms of what is different between a matrix and its base, built row by row.
-//! Each patches panels of rows; the product itself is in [`super::dense`].
+//! Resident forms of the differences between a matrix and its base, built row by row. Each patches
+//! panels of rows; [`super::dense`] computes the product.
 
 mod bitmap;
 mod csr;
@@ -16,7 +16,8 @@ use deltaloom_kernels::patch::{WORD_ELEMS, row_words};
 use super::dense::MatrixShape;
 use deltaloom::{Error, Result};
 
-/// Which elements of a row differ from the base's, as a mask; calls `changed` with each of them: column, old and new bytes.
+/// Appends a mask of the elements of a row that differ from the base. Calls `changed` with the
+/// column, old bytes and new bytes of each.
 fn push_mask<'a>(
     shape: MatrixShape,
     base: &'a [u8],
@@ -37,14 +38,15 @@ fn push_mask<'a>(
     }
 }
 
-/// Moves values into memory of their size. Allocators need not give back what shrinking a block frees: mimalloc keeps blocks that stay more than half full.
+/// Moves values into memory of their exact size. Allocators may keep the memory that shrinking a
+/// block frees: mimalloc keeps blocks that stay more than half full.
 fn fit<T: Copy>(values: &mut Vec<T>) {
     if values.capacity() > values.len() {
         *values = values.as_slice().to_vec();
     }
 }
 
-/// A count that 32 bits hold.
+/// Converts a count that must fit in 32 bits.
 fn narrow_count(count: usize) -> Result<u32> {
     u32::try_from(count).map_err(|_| Error::LimitExceeded {
         what: "the size of the differences of one matrix",
@@ -53,7 +55,7 @@ fn narrow_count(count: usize) -> Result<u32> {
     })
 }
 
-/// Bytes that a vector takes.
+/// Number of bytes of a vector's elements.
 fn vec_bytes<T>(values: &[T]) -> u64 {
     size_of_val(values) as u64
 }

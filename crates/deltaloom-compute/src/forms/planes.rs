@@ -1,5 +1,7 @@
-//! A mask of the elements that differ, their low bytes, and the top bytes of those few in which it differs: smaller than a bitmap with whole values.
-//! Bits are copied, so that any value can be held.
+//! A mask of the changed elements, their low bytes, and the top bytes of the few in which those
+//! change: smaller than a bitmap with whole values.
+//!
+//! Bits are copied, so it can hold any value.
 
 use std::ops::Range;
 
@@ -9,14 +11,14 @@ use super::super::dense::MatrixShape;
 use super::{fit, narrow_count, push_mask, vec_bytes};
 use deltaloom::Result;
 
-/// Differences byte plane by byte plane.
+/// Differences by byte plane.
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Planes {
     mask: Vec<u64>,
     tops: Vec<u64>,
     lows: Vec<u8>,
     highs: Vec<u8>,
-    /// For every row: elements that differ before it, and top bytes.
+    /// For every row: the number of changed elements and of top bytes before it.
     starts: Vec<[u32; 2]>,
     changed: usize,
 }
@@ -42,7 +44,7 @@ impl Planes {
         Ok(())
     }
 
-    /// Gives back memory that is not needed.
+    /// Frees unused memory.
     pub(in super::super) fn shrink(&mut self) {
         fit(&mut self.mask);
         fit(&mut self.tops);
@@ -51,13 +53,14 @@ impl Planes {
         fit(&mut self.starts);
     }
 
-    /// Bytes it takes.
+    /// Number of bytes in memory.
     pub(in super::super) fn resident_bytes(&self) -> u64 {
         let masks = vec_bytes(&self.mask) + vec_bytes(&self.tops);
         masks + vec_bytes(&self.lows) + vec_bytes(&self.highs) + vec_bytes(&self.starts)
     }
 
-    /// Bytes it would take for so many elements that differ, so many of them in their top byte.
+    /// Number of bytes that this many changed elements would need, `tops` of which change in their
+    /// top byte.
     pub(in super::super) fn bytes_for(shape: MatrixShape, changed: u64, tops: u64) -> u64 {
         let mask = shape.rows * row_words(shape.cols) * size_of::<u64>();
         let starts = shape.rows * size_of::<[u32; 2]>();

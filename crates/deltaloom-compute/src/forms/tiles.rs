@@ -1,5 +1,5 @@
-//! Entropy-coded tiles: the chunks of a container as they are, decoded one by one while they are multiplied.
-//! The smallest form and the slowest at few tokens.
+//! Entropy-coded tiles: the unchanged chunks of a container, decoded one by one during the product.
+//! The smallest form, and the slowest with few tokens.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ impl Tiles {
         Self { resolved, number }
     }
 
-    /// Rows that are decoded together; the last ones may be fewer.
+    /// Number of rows that are decoded together; the last tile may have fewer.
     pub(in super::super) fn rows_per_tile(&self) -> usize {
         self.resolved.rows_per_chunk(self.number)
     }
 
-    /// Bytes of the coded tiles.
+    /// Number of bytes of the coded tiles.
     pub(in super::super) fn resident_bytes(&self) -> u64 {
         self.resolved.packed_bytes(self.number)
     }
 
-    /// Decodes some rows into `out`; without waste where they are those of a tile.
+    /// Decodes some rows into `out`; nothing is wasted if they are those of a tile.
     pub(in super::super) fn rows_into(
         &self,
         shape: MatrixShape,

@@ -1,5 +1,5 @@
-//! A matrix of a fine-tune in one of its resident forms, and the choice among them.
-//! How rows are multiplied is in [`crate::dense`].
+//! A matrix of a fine-tune in one of its resident forms, and the choice of a form. [`crate::dense`]
+//! multiplies rows.
 
 mod shared;
 mod sizes;
@@ -21,27 +21,27 @@ use crate::timing::{Phase, Run};
 use deltaloom::{Error, ResolvedContainer, Result};
 use shared::add_differences;
 
-/// How a matrix lies in memory.
+/// How a matrix is stored in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Form {
-    /// Not at all: it is its base.
+    /// Nothing stored: identical to the base.
     Base,
-    /// As entropy-coded chunks of the container, decoded while they are multiplied: the smallest form.
+    /// The entropy-coded chunks of the container, decoded during the product: the smallest form.
     Tiles,
-    /// As masks and the bytes that change.
+    /// Masks and the bytes that change.
     Planes,
-    /// As a mask and the values that change.
+    /// A mask and the values that change.
     Bitmap,
-    /// As exact differences in compressed sparse rows.
+    /// Exact differences in compressed sparse rows.
     Csr,
-    /// As it is.
+    /// All elements.
     Dense,
 }
 
 impl Form {
-    /// All that a caller can ask for.
+    /// All forms that a caller can request.
     pub const ALL: [Self; 5] = [Self::Tiles, Self::Planes, Self::Bitmap, Self::Csr, Self::Dense];
 
     /// Name in reports and options.
@@ -58,17 +58,19 @@ impl Form {
     }
 }
 
-/// Which form a matrix gets. One that does not differ from its base always is [`Form::Base`].
+/// Which form a matrix gets. A matrix that does not differ from its base always gets
+/// [`Form::Base`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Choice {
-    /// This one.
+    /// This form.
     Form(Form),
-    /// The fastest one that takes at most so many bytes, together with the memory for a panel of rows.
+    /// The fastest form that needs at most this many bytes, including memory for a panel of rows.
     Budget(u64),
 }
 
-/// A matrix of a fine-tune, [out, in], that is multiplied without ever being there as a whole. Clones share nothing but base and container.
+/// A matrix of a fine-tune, [out, in], that is multiplied without ever being in memory as a whole.
+/// Clones share only base and container.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
     shape: MatrixShape,
@@ -87,17 +89,20 @@ enum Stored {
 }
 
 impl PackedMatrix {
-    /// A tensor of a container. Forms other than tiles and dense want its base in memory, or mapped: see [`deltaloom::checkpoint::Checkpoint::into_mapped`].
+    /// Opens a tensor of a container. Forms other than tiles and dense need its base in memory, or
+    /// mapped: see [`deltaloom::checkpoint::Checkpoint::into_mapped`].
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidArgument`] for a tensor that is no matrix of BF16 or F32 or whose base is not in memory, [`Error::LimitExceeded`] for a
-    /// budget that no form fits into, and what decoding gives.
+    /// [`Error::NotFound`]; [`Error::InvalidArgument`] for a tensor that is not a matrix of BF16 or
+    /// F32, or whose base is not in memory; [`Error::LimitExceeded`] for a budget that no form
+    /// fits; errors of decoding.
     pub fn open(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
         Self::open_among(resolved, name, choice, false)
     }
 
-    /// The same for one of many fine-tunes that are multiplied in turn: memory for a panel, which they share, does not count, and a bitmap, which is read faster than
-    /// all weights of each, comes before dense.
+    /// The same for one of many fine-tunes that are multiplied in turn. They share the memory for a
+    /// panel, so it does not count. A bitmap is preferred to dense, because it is read faster than
+    /// all weights of each.
     pub fn open_shared(resolved: &Arc<ResolvedContainer>, name: &str, choice: Choice) -> Result<Self> {
         Self::open_among(resolved, name, choice, true)
     }
@@ -125,14 +130,15 @@ impl PackedMatrix {
         })
     }
 
-    /// A matrix that is there, against a base of the same shape. It cannot be tiles, which only containers have.
+    /// Builds a matrix from a dense one and a base of the same shape. It cannot be tiles, which
+    /// only containers have.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn from_dense(base: &DenseMatrix, tuned: &DenseMatrix, choice: Choice) -> Result<Self> {
         let shape = tuned.shape();
         if base.shape() != shape {
-            let what = format!("a matrix {shape:?} against a base {:?}", base.shape());
+            let what = format!("a matrix {shape:?} does not fit a base {:?}", base.shape());
             return Err(Error::InvalidArgument(what));
         }
         let read = |rows: Range<usize>, out: &mut [u8]| {
@@ -150,7 +156,7 @@ impl PackedMatrix {
         self.shape
     }
 
-    /// The form that it has.
+    /// Its form.
     #[must_use]
     pub fn form(&self) -> Form {
         match self.stored {
@@ -169,7 +175,7 @@ impl PackedMatrix {
         self.base.as_ref()
     }
 
-    /// Bytes of memory that it takes, its base not counted.
+    /// Bytes of memory without its base.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
         match &self.stored {
@@ -182,10 +188,11 @@ impl PackedMatrix {
         }
     }
 
-    /// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix, added up in FP32.
+    /// Computes `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix, summed in
+    /// FP32.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the lengths do not fit; what decoding tiles gives.
+    /// [`Error::InvalidArgument`] if the lengths do not fit; errors of decoding tiles.
     pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         match (&self.stored, &self.base) {
             (Stored::Csr(_), Some(base)) if run.mode == Mode::Fast => {
@@ -196,7 +203,7 @@ impl PackedMatrix {
         }
     }
 
-    /// The same with activations and results in BF16; the sums are FP32 all the same.
+    /// The same with activations and results in BF16; sums are still FP32.
     ///
     /// # Errors
     /// As [`Self::matmul`].
@@ -208,13 +215,18 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// Adds to `y` [tokens, rows], a product of the base with `x`, what the matrix in form CSR differs from it by: the part of a fast product that is not shared.
+    /// Adds the matrix's sparse differences times `x` to `y` [tokens, rows], which holds the
+    /// product of the base and `x`. This is the part of a fast product that is not shared. Needs
+    /// form CSR.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the lengths do not fit, or for another form.
+    /// [`Error::InvalidArgument`] if the lengths do not fit, or for another form.
     pub fn add_differences(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let Some(csr) = self.csr() else {
-            return Err(Error::InvalidArgument(format!("{} has no sparse differences", self.form().name())));
+            return Err(Error::InvalidArgument(format!(
+                "form `{}` has no sparse differences",
+                self.form().name()
+            )));
         };
         if self.shape.tokens(x, y)? == 0 || y.is_empty() {
             return Ok(());
@@ -222,12 +234,12 @@ impl PackedMatrix {
         add_differences(csr, self, x, y, run)
     }
 
-    /// The sparse differences to the base.
+    /// The sparse differences from the base.
     pub(super) fn csr(&self) -> Option<&Csr> {
         if let Stored::Csr(csr) = &self.stored { Some(csr) } else { None }
     }
 
-    /// Panels of rows are made as they are in the fine-tune, and multiplied.
+    /// Builds panels of the fine-tune's rows and multiplies them.
     pub(super) fn matmul_patched(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let shape = self.shape;
         let mut in_bytes = |patch: &PatchRows<'_>| {
@@ -261,7 +273,7 @@ impl PackedMatrix {
                     run.time(Phase::Decode, || tiles.rows_into(shape, rows, out))?;
                     Ok(Rows::Patched)
                 };
-                // Whole tiles, and as many as a product of many tokens wants.
+                // Whole tiles, and enough for a product of many tokens.
                 let rows = panel_rows(shape, tokens, run).next_multiple_of(tiles.rows_per_tile());
                 multiply_by(shape, rows, tokens, x, y, run, &decode)
             }
@@ -269,18 +281,19 @@ impl PackedMatrix {
     }
 }
 
-/// Writes some rows, given those of the base.
+/// Writes some rows, from those of the base.
 type PatchRows<'a> = dyn Fn(Range<usize>, &[u8], &mut [u8]) + Sync + 'a;
 /// Writes some rows.
 type ReadRows<'a> = dyn Fn(Range<usize>, &mut [u8]) -> Result<()> + 'a;
-/// Takes a row of the base and that of the matrix.
+/// Receives a row of the base and the row of the matrix.
 type PushRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 fn no_base() -> Error {
-    Error::InvalidArgument("its base is not in memory: open the base mapped, as a checkpoint".into())
+    Error::InvalidArgument("the base of this matrix is not in memory: open it as a mapped checkpoint".into())
 }
 
-/// The reference of a tensor, if it is a tensor of the same dtype and shape that lies in memory, as a matrix of this shape.
+/// The reference of a tensor as a matrix of this shape, if the reference has the same dtype and
+/// shape and is in memory.
 pub(super) fn base_of(
     resolved: &ResolvedContainer,
     number: usize,
@@ -315,7 +328,9 @@ impl Source<'_> {
         };
         let mut stored = match form {
             Form::Tiles => {
-                let tiles = tiles.ok_or_else(|| Error::InvalidArgument("tiles are of a container".into()))?;
+                let tiles = tiles.ok_or_else(|| {
+                    Error::InvalidArgument("form `tiles` requires a packed container".into())
+                })?;
                 return Ok(PackedMatrix { shape, base: self.base, stored: Stored::Tiles(tiles.clone()) });
             }
             Form::Dense => {
@@ -345,7 +360,11 @@ impl Source<'_> {
             }
         };
         match (&mut stored, is_changed) {
-            (Stored::Base, true) => return Err(Error::InvalidArgument("it is not its base".into())),
+            (Stored::Base, true) => {
+                return Err(Error::InvalidArgument(
+                    "this matrix differs from its base, so form `base` cannot represent it".into(),
+                ));
+            }
             (_, false) => stored = Stored::Base,
             (Stored::Planes(planes), _) => planes.shrink(),
             (Stored::Bitmap(bitmap), _) => bitmap.shrink(),
@@ -363,7 +382,7 @@ impl Source<'_> {
         })
     }
 
-    /// Every row of the base with that of the matrix.
+    /// Calls `each` with every row of the base and the row of the matrix.
     fn for_rows(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
         let base = self.base.as_ref().ok_or_else(no_base)?;
         let row_bytes = self.shape.row_bytes().max(1);
@@ -392,7 +411,8 @@ impl Source<'_> {
             let panel =
                 if self.is_shared { 0 } else { panel_rows(shape, 1, &Run::default()) * shape.row_bytes() };
             let panel = panel as u64;
-            // Sparse enough, differences are multiplied faster than what they change is patched, and share the product of the base.
+            // If they are sparse enough, multiplying the differences is faster than patching rows,
+            // and the product of the base is shared.
             let is_sparse = changes.entries.is_some_and(|entries| entries * 5 <= elems);
             let mut forms = [(Form::Csr, 0), (Form::Dense, 0), (Form::Bitmap, panel), (Form::Planes, panel)];
             if self.is_shared && changes.elems * 2 <= elems {

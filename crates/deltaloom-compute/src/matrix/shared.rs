@@ -1,5 +1,5 @@
-//! Products of many fine-tunes of one base: the base's product once for all of them, then each one's sparse differences.
-//! It knows segments of tokens, not tenants.
+//! Products of many fine-tunes of one base: one product of the base for all of them, plus the
+//! sparse differences of each. It knows segments of tokens, not tenants.
 
 use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, transpose};
 use rayon::prelude::*;
@@ -14,17 +14,21 @@ use deltaloom::{Error, Result};
 /// Consecutive tokens that belong to one fine-tune, and its matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment<'a> {
-    /// How many tokens.
+    /// Number of tokens.
     pub tokens: usize,
-    /// What they are multiplied with.
+    /// The matrix that multiplies them.
     pub matrix: &'a PackedMatrix,
 }
 
-/// `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix of each token's segment. Segments whose matrix is the base, or in fast mode sparse
-/// differences to it, share one product of the base; all others are multiplied by themselves.
+/// Computes `y` [tokens, rows] = `x` [tokens, cols] times the transposed matrix of each token's
+/// segment.
+///
+/// Segments share one product of the base if their matrix is the base or, in fast mode, has sparse
+/// differences from it. All others are multiplied separately.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for matrices of other shapes than the base's and for lengths that do not fit; what decoding tiles gives.
+/// [`Error::InvalidArgument`] if a matrix does not have the base's shape, or lengths do not fit;
+/// errors of decoding tiles.
 pub fn matmul_shared(
     base: &DenseMatrix,
     segments: &[Segment<'_>],
@@ -35,10 +39,12 @@ pub fn matmul_shared(
     let shape = base.shape();
     let tokens = shape.tokens(x, y)?;
     if segments.iter().any(|segment| segment.matrix.shape() != shape) {
-        return Err(Error::InvalidArgument(format!("a matrix of another shape than its base {shape:?}")));
+        return Err(Error::InvalidArgument(format!(
+            "a matrix does not have the shape of its base, {shape:?}"
+        )));
     }
     if segments.iter().try_fold(0usize, |sum, segment| sum.checked_add(segment.tokens)) != Some(tokens) {
-        return Err(Error::InvalidArgument(format!("segments do not have {tokens} tokens in all")));
+        return Err(Error::InvalidArgument(format!("the segments do not add up to {tokens} tokens")));
     }
     if y.is_empty() || shape.cols == 0 {
         y.fill(0.0);
@@ -107,7 +113,7 @@ fn base_product(
     Ok(())
 }
 
-/// Adds what a matrix, of which these are the entries, differs from its base by, to products of the base.
+/// Adds the differences of a matrix, which are these entries, to products of the base.
 pub(super) fn add_differences(
     csr: &Csr,
     matrix: &PackedMatrix,
@@ -131,7 +137,7 @@ pub(super) fn add_differences(
     redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
 }
 
-/// Rows that a thread takes at a time.
+/// Number of rows that a thread processes at a time.
 const ROWS: usize = 256;
 
 fn in_row_panels(csr: &Csr, tokens: usize, columns: &[f32], by_row: &mut [f32]) {

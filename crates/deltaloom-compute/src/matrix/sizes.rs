@@ -1,5 +1,5 @@
-//! What a matrix takes in each resident form, from counts of what differs, without building it.
-//! Choosing among forms is in [`super`].
+//! Size of a matrix in each resident form, from counts of its changes, without building it.
+//! [`super`] chooses among the forms.
 
 use serde::Serialize;
 
@@ -7,15 +7,16 @@ use super::Form;
 use crate::dense::{MatrixShape, WeightType};
 use crate::forms::{Bitmap, Csr, Planes};
 
-/// How much of a matrix is not its base.
+/// How much of a matrix differs from its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Changes {
-    /// Elements that differ.
+    /// Number of elements that differ.
     pub elems: u64,
-    /// Those that differ in their top byte.
+    /// Number of those that differ in their top byte.
     pub tops: u64,
-    /// Entries of sparse rows, if every difference can be one; those that are not finite cannot.
+    /// Number of entries of sparse rows; `None` if a difference is not finite and so cannot be an
+    /// entry.
     pub entries: Option<u64>,
 }
 
@@ -27,13 +28,13 @@ impl Changes {
         Self { elems, tops, entries }
     }
 
-    /// None.
+    /// No changes.
     #[must_use]
     pub fn none() -> Self {
         Self { elems: 0, tops: 0, entries: Some(0) }
     }
 
-    /// Adds those of some elements, given as bytes of both.
+    /// Adds the changes between some elements, from the bytes of both.
     pub fn add(&mut self, weight: WeightType, base: &[u8], tuned: &[u8]) {
         if base == tuned {
             return;
@@ -47,7 +48,8 @@ impl Changes {
         }
     }
 
-    /// Bytes of a matrix with so many; none for tiles, which depend on more than counts, and for sparse rows that cannot be.
+    /// Number of bytes of a matrix with these changes. `None` for tiles, which depend on more than
+    /// counts, and for impossible sparse rows.
     #[must_use]
     pub fn resident_bytes(&self, shape: MatrixShape, form: Form) -> Option<u64> {
         match form {

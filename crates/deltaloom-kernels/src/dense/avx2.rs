@@ -1,21 +1,23 @@
-//! Products of rows of weights in register tiles of two rows and two tokens, or of four rows and one; a sum is two vectors.
-//! Elements behind the last whole vector, and totals, are left to the portable code.
+//! Products of rows of weights in register tiles of two rows and two tokens, or of four rows and
+//! one token. A sum is two vectors.
+//!
+//! The portable code handles elements after the last whole vector, and totals.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 
 use std::arch::x86_64::*;
 
 use super::{LANES, for_tiles, total};
 
-/// Products of weights of `B` bytes; see [`super::products`].
+/// Multiplies weights of `B` bytes; see [`super::products`].
 ///
 /// # Safety
-/// Needs the features below, whole rows and whole tokens, and in `y` a number for each pair.
+/// Needs the features below, whole rows and whole tokens, and a number in `y` for each pair.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn products<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
     let tokens = x.len() / cols;
     let rows_at_once = if tokens == 1 { 4 } else { 2 };
     for_tiles(cols * B, [cols, rows_at_once, 2], weights, x, y, |weights, x, y| {
-        // SAFETY: `weights` has that many rows, and `x` that many tokens.
+        // SAFETY: `weights` has that many rows, and `x` has that many tokens.
         unsafe {
             match (weights.len() / (cols * B), x.len() / cols) {
                 (4, 1) => tile::<B, 4, 1>(weights, cols, x, tokens, y),
@@ -28,7 +30,7 @@ pub(super) unsafe fn products<const B: usize>(weights: &[u8], cols: usize, x: &[
     });
 }
 
-/// Products of `R` rows with `T` tokens.
+/// Multiplies `R` rows with `T` tokens.
 ///
 /// # Safety
 /// Needs AVX2, `R` rows and `T` tokens.
@@ -48,7 +50,7 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
             let row = unsafe { load::<B>(weights.as_ptr().add((r * cols + at) * B)) };
             for (t, sum) in sums.iter_mut().enumerate() {
                 let x = x.as_ptr().wrapping_add(t * cols + at);
-                // SAFETY: and token `t` sixteen activations.
+                // SAFETY: token `t` has sixteen activations at `at`.
                 let columns = unsafe { [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(LANES / 2))] };
                 sum[0] = _mm256_add_ps(sum[0], _mm256_mul_ps(row[0], columns[0]));
                 sum[1] = _mm256_add_ps(sum[1], _mm256_mul_ps(row[1], columns[1]));
@@ -69,14 +71,14 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// Sixteen weights as FP32.
+/// Loads sixteen weights as FP32.
 ///
 /// # Safety
 /// Needs AVX2, and sixteen weights of `B` bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn load<const B: usize>(weights: *const u8) -> [__m256; 2] {
-    // SAFETY: two vectors of FP32, or of halves of it.
+    // SAFETY: sixteen weights are two vectors of FP32, or two half vectors of BF16.
     unsafe {
         if B == 4 {
             return [_mm256_loadu_ps(weights.cast()), _mm256_loadu_ps(weights.add(32).cast())];

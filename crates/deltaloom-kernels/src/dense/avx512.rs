@@ -1,4 +1,6 @@
-//! Products of rows of weights in register tiles of up to four rows and four tokens, whose sums stay in registers; a lane of a sum is a lane of a vector.
+//! Products of rows of weights in register tiles of up to four rows and four tokens. The sums stay
+//! in registers, and a lane of a sum is a lane of a vector.
+//!
 //! It does not divide the work; tiles are cut as for every instruction set.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes")]
@@ -11,10 +13,10 @@ use super::{LANES, for_tiles};
 const ROWS: usize = 4;
 const TOKENS: usize = 4;
 
-/// Products of weights of `B` bytes; see [`super::products`].
+/// Multiplies weights of `B` bytes; see [`super::products`].
 ///
 /// # Safety
-/// Needs the features below, whole rows and whole tokens, and in `y` a number for each pair.
+/// Needs the features below, whole rows and whole tokens, and a number in `y` for each pair.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -23,7 +25,8 @@ pub(super) unsafe fn products<const B: usize>(weights: &[u8], cols: usize, x: &[
     for_tiles(cols * B, [cols, ROWS, TOKENS], weights, x, y, |weights, x, y| {
         let (rows, width) = (weights.len() / (cols * B), x.len() / cols);
         assert!(y.len() > (rows - 1) * tokens + width - 1);
-        // SAFETY: `weights` has `rows` rows, `x` has `width` tokens, and `y` a place for each pair.
+        // SAFETY: `weights` has `rows` rows, `x` has `width` tokens, and `y` has room for each
+        // pair.
         unsafe {
             match (rows, width) {
                 (4, 4) => tile::<B, 4, 4>(weights, cols, x, tokens, y),
@@ -43,10 +46,11 @@ pub(super) unsafe fn products<const B: usize>(weights: &[u8], cols: usize, x: &[
     });
 }
 
-/// Products of `R` rows with `T` tokens.
+/// Multiplies `R` rows with `T` tokens.
 ///
 /// # Safety
-/// Needs AVX-512, `R` rows, `T` tokens, and `T` places in `y` from every multiple of `tokens` below `R * tokens` on.
+/// Needs AVX-512, `R` rows, `T` tokens, and room for `T` numbers in `y` at every multiple of
+/// `tokens` below `R * tokens`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2")]
 unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     weights: &[u8],
@@ -68,7 +72,7 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
             *columns = unsafe { [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(LANES))] };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: so has row `r`.
+            // SAFETY: row `r` has two whole vectors at `at`.
             let row = unsafe { load_two::<B>(weights.add((r * cols + at) * B), spread) };
             for (sum, columns) in sums.iter_mut().zip(columns) {
                 *sum = _mm512_add_ps(*sum, _mm512_mul_ps(row[0], columns[0]));
@@ -78,13 +82,13 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
         at += 2 * LANES;
     }
     while at < cols {
-        // Zeros in the other lanes: a sum is never -0, so adding 0 changes nothing.
+        // The other lanes are zero: a sum is never -0, so adding 0 changes nothing.
         let lanes = _bzhi_u32(u32::MAX, (cols - at).min(LANES) as u32) as __mmask16;
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: lanes behind the end of the row are not read.
+            // SAFETY: lanes past the end of the row are not read.
             let row = unsafe { load_some::<B>(lanes, weights.add((r * cols + at) * B)) };
             for (t, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: nor behind the end of the token.
+                // SAFETY: lanes past the end of the token are not read.
                 let columns = unsafe { _mm512_maskz_loadu_ps(lanes, x.add(t * cols + at)) };
                 *sum = _mm512_add_ps(*sum, _mm512_mul_ps(row, columns));
             }
@@ -95,7 +99,7 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     let mut totals = [0.0; ROWS * TOKENS];
     for first in (0..R * T).step_by(4) {
         let four = totals_of([sum(first), sum(first + 1), sum(first + 2), sum(first + 3)]);
-        // SAFETY: `first` is at most 12, and there are 16.
+        // SAFETY: `first` is at most 12, and `totals` has 16 numbers.
         unsafe { _mm_storeu_ps(totals.as_mut_ptr().add(first), four) };
     }
     for (r, totals) in totals.chunks_exact(T).take(R).enumerate() {
@@ -103,7 +107,8 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// Where each of the first and of the last sixteen weights of a vector goes: the upper half of a word of 32 bits.
+/// Where each of the first and of the last sixteen weights of a vector goes: to the upper half of a
+/// 32-bit word.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn spread() -> [__m512i; 2] {
@@ -112,7 +117,7 @@ fn spread() -> [__m512i; 2] {
     [first, _mm512_add_epi32(first, _mm512_set1_epi32(16 << 16))]
 }
 
-/// Two vectors of weights as FP32.
+/// Loads two vectors of weights as FP32.
 ///
 /// # Safety
 /// Needs AVX-512, and 32 weights of `B` bytes.
@@ -120,7 +125,7 @@ fn spread() -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load_two<const B: usize>(weights: *const u8, spread: [__m512i; 2]) -> [__m512; 2] {
     const UPPER: __mmask32 = 0xaaaa_aaaa;
-    // SAFETY: 64 bytes, and another 64 of FP32.
+    // SAFETY: 32 weights have 64 bytes, and another 64 if they are FP32.
     let first = unsafe { _mm512_loadu_si512(weights.cast()) };
     if B == 4 {
         // SAFETY: as above.
@@ -133,7 +138,7 @@ unsafe fn load_two<const B: usize>(weights: *const u8, spread: [__m512i; 2]) -> 
     ]
 }
 
-/// Some of sixteen weights, and zeros.
+/// Loads some of sixteen weights, and zeros for the others.
 ///
 /// # Safety
 /// Needs AVX-512, and those of the weights whose lanes are set.
@@ -141,7 +146,7 @@ unsafe fn load_two<const B: usize>(weights: *const u8, spread: [__m512i; 2]) -> 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load_some<const B: usize>(lanes: __mmask16, weights: *const u8) -> __m512 {
     if B == 4 {
-        // SAFETY: only the lanes that are there are read.
+        // SAFETY: only lanes that exist are read.
         return unsafe { _mm512_maskz_loadu_ps(lanes, weights.cast()) };
     }
     // SAFETY: as above.
@@ -149,7 +154,8 @@ unsafe fn load_some<const B: usize>(lanes: __mmask16, weights: *const u8) -> __m
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
 }
 
-/// The totals of four sums, each in the order of the tree: halves, quarters and so on are added for all of them at once.
+/// The totals of four sums, each added as a tree: halves, then quarters and so on, for all four at
+/// once.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn totals_of([a, b, c, d]: [__m512; 4]) -> __m128 {

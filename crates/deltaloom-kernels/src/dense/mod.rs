@@ -1,8 +1,11 @@
-//! Products of rows of weights with activations in FP32, added in one order: the same bits for any number of tokens or threads and on every instruction set.
-//! Who patches the rows, and which of them are multiplied where, is decided above.
+//! Products of rows of weights with activations in FP32, added in one order. They have the same
+//! bits for any number of tokens or threads and on every instruction set.
 //!
-//! The order: element `i` of a row belongs to lane `i mod 16`; each lane starts at 0 and adds its products by growing `i`, not fused; then lane `j` adds lane `j + 8`, and so on
-//! with 4, 2 and 1.
+//! Which rows are patched, and where each is multiplied, is decided above.
+//!
+//! The order: element `i` of a row belongs to lane `i mod 16`. Each lane starts at 0 and adds its
+//! products by increasing `i`, not fused. Then lane `j` adds lane `j + 8`, and so on with 4, 2 and
+//! 1.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -16,7 +19,7 @@ use crate::isa::per_isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 
-/// Lanes of a sum.
+/// Number of lanes of a sum.
 pub const LANES: usize = 16;
 
 /// Rows of weights, one after another; bytes are little-endian.
@@ -26,7 +29,7 @@ pub enum Weights<'a> {
     Bf16(&'a [u8]),
     /// FP32.
     F32(&'a [u8]),
-    /// FP32 as numbers of this machine.
+    /// FP32 as numbers in this machine's byte order.
     Numbers(&'a [f32]),
 }
 
@@ -42,10 +45,11 @@ impl Weights<'_> {
     }
 }
 
-/// Products of all rows of `cols` weights with all tokens: `x` is [tokens, cols], `y` [rows, tokens].
+/// Multiplies all rows of `cols` weights with all tokens: `x` is [tokens, cols], `y` is
+/// [rows, tokens].
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn products(weights: Weights<'_>, cols: usize, x: &[f32], y: &mut [f32]) {
     assert!(cols > 0 && weights.elems().is_multiple_of(cols) && x.len().is_multiple_of(cols));
     let (rows, tokens) = (weights.elems() / cols, x.len() / cols);
@@ -57,10 +61,10 @@ pub fn products(weights: Weights<'_>, cols: usize, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// Weights as FP32, which every BF16 number is exactly.
+/// Converts weights to FP32, which holds every BF16 number exactly.
 ///
 /// # Panics
-/// When there are not as many numbers as weights.
+/// If there are not as many numbers as weights.
 pub fn widen(weights: Weights<'_>, out: &mut [f32]) {
     assert_eq!(weights.elems(), out.len());
     match weights {
@@ -70,22 +74,22 @@ pub fn widen(weights: Weights<'_>, out: &mut [f32]) {
     }
 }
 
-/// Numbers as the bytes that they are in memory, or where that has the other order, as a copy.
+/// The numbers as little-endian bytes: borrowed if memory already has that order, else a copy.
 fn little_endian(numbers: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "big") {
         return Cow::Owned(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
     }
     #[expect(unsafe_code, reason = "looking at numbers as bytes")]
-    // SAFETY: the bytes of numbers are bytes, as many as they take, and live as long.
+    // SAFETY: numbers may be read as bytes; the slice has their size and their lifetime.
     Cow::Borrowed(unsafe { slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) })
 }
 
-/// Products of weights of `B` bytes on the instruction set in use.
+/// Multiplies weights of `B` bytes on the instruction set in use.
 fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and `products` has compared the lengths.
+        // SAFETY: `isa` returns only what was detected, and `products` has compared the lengths.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::products::<B>(weights, cols, x, y),
@@ -96,7 +100,8 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
     products_body::<B, ROWS, TOKENS>(weights, cols, x, y);
 }
 
-/// Rows and tokens of a tile, so many that its sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
+/// Rows and tokens of a tile. Their sums must stay in registers: 16 registers of 16 bytes, or 32
+/// with NEON.
 const ROWS: usize = 2;
 const TOKENS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 
@@ -117,10 +122,11 @@ fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
     out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = number::<4>(*bytes));
 }
 
-/// The number of which these are the upper bytes.
+/// The number with these upper bytes.
 #[inline(always)]
 fn number<const B: usize>(bytes: [u8; B]) -> f32 {
-    // Shifted: what is written in parts and read as a whole waits, and becomes no vector.
+    // Shifted, because a value written in parts and read as a whole stalls and prevents
+    // vectorisation.
     f32::from_bits(match bytes[..] {
         [a, b] => u32::from(u16::from_le_bytes([a, b])) << 16,
         [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
@@ -128,11 +134,13 @@ fn number<const B: usize>(bytes: [u8; B]) -> f32 {
     })
 }
 
-/// Bytes of activations that are multiplied with all rows before the next ones are: half of a second cache.
+/// Bytes of activations that are multiplied with all rows before the next ones: half of a
+/// second-level cache.
 const X_BYTES: usize = 1 << 19;
 
-/// Cuts a product into register tiles of some rows and up to `group` tokens: `tile` gets their bytes, their activations and the products from the first of them on. Rows of weights
-/// come in groups of 4, 2 and 1.
+/// Cuts a product into register tiles of some rows and up to `group` tokens. `tile` gets their
+/// bytes, their activations, and the products from the tile's first one on. Rows of weights come in
+/// groups of 4, 2 and 1.
 #[inline(always)]
 fn for_tiles(
     row_bytes: usize,
@@ -185,7 +193,7 @@ fn products_body<const B: usize, const R: usize, const T: usize>(
     });
 }
 
-/// Products of `R` rows with `T` tokens.
+/// Multiplies `R` rows with `T` tokens.
 fn tile<const B: usize, const R: usize, const T: usize>(
     weights: &[u8],
     cols: usize,
@@ -205,7 +213,8 @@ fn tile<const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// Adds the products of all whole blocks. A function of its own: where it is part of another one, the compiler does not always find its vectors.
+/// Adds the products of all whole blocks. A separate function, because the compiler does not always
+/// vectorise it as a part of another one.
 #[inline(never)]
 fn add_blocks<const B: usize, const R: usize, const T: usize>(
     rows: [&[[u8; B]]; R],
@@ -224,7 +233,7 @@ fn add_blocks<const B: usize, const R: usize, const T: usize>(
     *sums = all;
 }
 
-/// The total of a sum, after the products behind the last whole block have been added to its lanes.
+/// The total of a sum, after adding the products past the last whole block to its lanes.
 #[inline(always)]
 fn total<const B: usize>(mut sums: [f32; LANES], weights: &[[u8; B]], x: &[f32]) -> f32 {
     for (sum, (weight, x)) in sums.iter_mut().zip(weights.iter().zip(x)) {
@@ -245,7 +254,8 @@ fn wide<const B: usize>(weights: &[[u8; B]; LANES]) -> [f32; LANES] {
     all
 }
 
-/// Sums as values, which stay in registers; through a reference to them the compiler finds no vectors.
+/// Takes the sums by value, so that they stay in registers; through a reference the compiler does
+/// not vectorise.
 #[inline(always)]
 fn add_products(mut sums: [f32; LANES], weights: &[f32; LANES], x: &[f32; LANES]) -> [f32; LANES] {
     for lane in 0..LANES {
@@ -265,7 +275,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// The order of the module's first lines, word by word.
+    /// The order from the module documentation, word by word.
     fn in_order(row: &[f32], x: &[f32]) -> f32 {
         let mut lanes = [0.0f32; LANES];
         for (i, (w, x)) in row.iter().zip(x).enumerate() {

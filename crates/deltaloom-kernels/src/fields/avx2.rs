@@ -1,4 +1,5 @@
-//! Stand-alone 16- and 32-bit floats, a vector at a time: raw fields are moved by byte shuffles, multiplications and shifts, escapes one by one.
+//! Stand-alone 16- and 32-bit floats, a vector at a time. Byte shuffles, multiplications and shifts
+//! move the raw fields; escapes are handled one by one.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks and counts of a few bits")]
 
@@ -8,28 +9,29 @@ use super::{ESCAPE, FieldSplit, decode_elements, encode_elements, push_escapes, 
 use crate::DecodeError;
 use crate::bits::{BitReader, BitWriter};
 
-/// Elements of a vector. Their fields start and end at bytes.
+/// Number of elements in a vector. Their fields together start and end at byte boundaries.
 const WIDE: usize = 16;
 const NARROW: usize = 8;
 /// Widest raw field of 32-bit floats, at any of 8 bit positions.
 const NARROW_BITS: usize = 25;
-/// Bytes that the fields of a vector lie in, with what a load of its second half reads behind them.
+/// Bytes that hold the fields of a vector, plus what a load of its second half reads past them.
 const WINDOW: usize = 32;
 
-/// Whether the kernels below have this split.
+/// Whether the kernels below support this split.
 pub(super) fn supports(split: FieldSplit, zero_bits: u32) -> bool {
     let field_bits = split.field_bits(zero_bits) as usize;
     split.is_float()
         && field_bits > 0
         && match split.number.bits() {
-            // A field lies within two bytes: at any of 8 bit positions, at any even one, or at any fourth one.
+            // A field must lie within two bytes: at any of 8 bit positions, at any even one, or at
+            // any fourth one.
             16 => field_bits <= 10 || field_bits == 12,
             32 => field_bits <= NARROW_BITS,
             _ => false,
         }
 }
 
-/// Counts of shifts, as the vector instructions want them.
+/// Shift counts in the form that vector instructions need.
 struct Shifts {
     zero_bits: __m128i,
     mantissa_bits: __m128i,
@@ -54,7 +56,8 @@ fn count(bits: u32) -> __m128i {
     _mm_cvtsi32_si128(bits as i32)
 }
 
-/// Joins the low bits of the words of each 16 bytes to one number of 128 bits: words of `bits` bits, in the upper half moved up by `extra`.
+/// Joins the low bits of the words of each 16 bytes into one number of 128 bits. Words have `bits`
+/// bits; those of the upper half are shifted up by `extra`.
 struct Join {
     first: __m256i,
     second_up: __m256i,
@@ -108,7 +111,8 @@ fn push(fields: &mut BitWriter, low: __m128i, high: __m128i, lens: [usize; 2]) {
 /// See [`super::encode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, as many in `target` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, and as many elements in
+/// `target` as symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn encode_16(
     split: FieldSplit,
@@ -151,7 +155,8 @@ pub(super) unsafe fn encode_16(
 /// See [`super::encode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, as many in `target` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, and as many elements in
+/// `target` as symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn encode_32(
     split: FieldSplit,
@@ -166,7 +171,8 @@ pub(super) unsafe fn encode_32(
     let magnitude = _mm256_set1_epi32(i32::MAX);
     let mantissa = _mm256_set1_epi32(low_bits_32(split.max_zero_bits() - zero_bits));
     let lowest = _mm256_set1_epi32(low_16(split.lowest).into());
-    // Four fields may end in the middle of a byte, which is then the first one of the upper half as well.
+    // Four fields may end in the middle of a byte, which then is also the first byte of the upper
+    // half.
     let (half_bytes, half_bits) = (field_bits as usize / 2, i64::from(4 * field_bits % 8));
     let join = Join::new(i64::from(2 * field_bits), half_bits);
     let shared_byte = _mm_insert_epi8::<0>(_mm_set1_epi8(-1), half_bytes as i32);
@@ -197,7 +203,8 @@ pub(super) unsafe fn encode_32(
 /// See [`super::decode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, as many in `out` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, and as many elements in
+/// `out` as symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn decode_16(
     split: FieldSplit,
@@ -245,7 +252,7 @@ pub(super) unsafe fn decode_16(
             top = _mm256_blendv_epi8(top, tops, _mm256_cvtepi8_epi16(is_escape));
         }
         unknown = _mm256_or_si256(unknown, _mm256_srl_epi16(top, top_bits));
-        // Eight fields take `field_bits` bytes.
+        // Eight fields need `field_bits` bytes.
         let words = halves(fields, &mut padded, field_bits as usize);
         fields.skip(WIDE * field_bits as usize);
         let field = _mm256_mullo_epi16(_mm256_shuffle_epi8(words, bytes), powers);
@@ -262,7 +269,8 @@ pub(super) unsafe fn decode_16(
 /// See [`super::decode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, as many in `out` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, and as many elements in
+/// `out` as symbols.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn decode_32(
     split: FieldSplit,
@@ -278,7 +286,8 @@ pub(super) unsafe fn decode_32(
     let lowest = _mm256_set1_epi32(low_16(split.lowest).into());
     let top_bits = count(split.top_bits());
     let half_bytes = field_bits / 2;
-    // The four bytes of each field from those of its half, and its bit in the first of them.
+    // The four bytes of each field, counted within its half, and its bit position in the first of
+    // them.
     let (mut bytes, mut bits) = ([0u8; 32], [0u32; NARROW]);
     for (i, bits) in bits.iter_mut().enumerate() {
         let bit = i * field_bits - i / 4 * 8 * half_bytes;
@@ -322,7 +331,8 @@ pub(super) unsafe fn decode_32(
     if _mm256_testz_si256(unknown, unknown) == 1 { Ok(()) } else { Err(DecodeError::BadSymbol) }
 }
 
-/// The next 16 bytes and those from byte `second` on, at most 16; the position must be at a byte.
+/// The next 16 bytes, and the 16 bytes from byte `second` on, which is at most 16. The position
+/// must be at a byte boundary.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn halves(fields: &BitReader<'_>, padded: &mut [u8; WINDOW], second: usize) -> __m256i {

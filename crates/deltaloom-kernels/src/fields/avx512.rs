@@ -1,4 +1,5 @@
-//! Stand-alone 16- and 32-bit floats, a vector at a time: raw fields are moved by byte permutes and shifts, escapes one by one.
+//! Stand-alone 16- and 32-bit floats, a vector at a time. Byte permutes and shifts move the raw
+//! fields; escapes are handled one by one.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes, and constants of a few bits")]
 
@@ -8,13 +9,14 @@ use super::{ESCAPE, FieldSplit, decode_elements, encode_elements, push_escapes, 
 use crate::DecodeError;
 use crate::bits::{BitReader, BitWriter};
 
-/// Elements of a vector. Their fields start and end at bytes, and together take at most a vector.
+/// Number of elements in a vector. Their fields together start and end at byte boundaries and need
+/// at most a vector.
 const WIDE: usize = 32;
 const NARROW: usize = 16;
 /// Widest raw field of 32-bit floats, at any of 8 bit positions.
 const NARROW_BITS: usize = 25;
 
-/// Whether the kernels below have this split.
+/// Whether the kernels below support this split.
 pub(super) fn supports(split: FieldSplit, zero_bits: u32) -> bool {
     let field_bits = split.field_bits(zero_bits) as usize;
     split.is_float()
@@ -26,7 +28,7 @@ pub(super) fn supports(split: FieldSplit, zero_bits: u32) -> bool {
         }
 }
 
-/// Counts of shifts, as the vector instructions want them.
+/// Shift counts in the form that vector instructions need.
 struct Shifts {
     zero_bits: __m128i,
     mantissa_bits: __m128i,
@@ -51,7 +53,8 @@ fn shifts(split: FieldSplit, zero_bits: u32) -> Shifts {
 /// See [`super::encode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, as many in `target` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, and as many elements in
+/// `target` as symbols.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -71,7 +74,7 @@ pub(super) unsafe fn encode_16(
     let two_fields = _mm_cvtsi64_si128((2 * field_bits).into());
     let four_fields = _mm_cvtsi64_si128((4 * field_bits).into());
     let rest_of_four = _mm_cvtsi64_si128((64 - 4 * field_bits).into());
-    // Eight fields take `field_bits` bytes of each 16.
+    // Eight fields need `field_bits` bytes of each 16.
     let packed = u64::from(low_bits_16(field_bits).cast_unsigned()) * 0x0001_0001_0001_0001;
     for (symbols, values) in symbols.chunks_mut(WIDE).zip(target.chunks(2 * WIDE)) {
         if symbols.len() < WIDE {
@@ -116,7 +119,8 @@ pub(super) unsafe fn encode_16(
 /// See [`super::decode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, as many in `out` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 16-bit floats, and as many elements in
+/// `out` as symbols.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -133,7 +137,8 @@ pub(super) unsafe fn decode_16(
     let mantissa = _mm512_set1_epi16(low_bits_16(split.max_zero_bits() - zero_bits));
     let lowest = _mm512_set1_epi16((split.lowest & 0xffff) as u16 as i16);
     let top_bits = _mm_cvtsi64_si128(split.top_bits().into());
-    // Four fields to a word: its bytes, and for each byte of its 16-bit numbers the bits to start at.
+    // Four fields per word: the bytes of the word, and the bit at which each byte of its 16-bit
+    // numbers starts.
     let (mut bytes, mut bits) = ([0u8; 64], [0u8; 64]);
     for i in 0..64 {
         let first_bit = i / 8 * 4 * field_bits;
@@ -175,7 +180,8 @@ pub(super) unsafe fn decode_16(
 /// See [`super::decode`].
 ///
 /// # Safety
-/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, as many in `out` as symbols.
+/// Needs the features below, `supports(split, zero_bits)`, 32-bit floats, and as many elements in
+/// `out` as symbols.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt"
 )]
@@ -232,7 +238,8 @@ pub(super) unsafe fn decode_32(
 }
 
 impl BitReader<'_> {
-    /// The next `len` bytes, at most 64, and whatever follows them; the position must be at a byte.
+    /// The next `len` bytes, at most 64, followed by arbitrary bytes. The position must be at a
+    /// byte boundary.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     fn block(&mut self, len: usize) -> __m512i {

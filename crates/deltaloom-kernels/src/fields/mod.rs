@@ -1,5 +1,5 @@
-//! Stand-alone elements split into a modelled part (exponent and top mantissa bits) and raw fields; docs/format.md section 9.
-//! It does not choose how many mantissa bits are modelled.
+//! Splits stand-alone elements into a modelled part (exponent and top mantissa bits) and raw
+//! fields; docs/format.md section 9. How many mantissa bits are modelled is chosen elsewhere.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -13,12 +13,12 @@ use crate::isa::{Isa, isa};
 use crate::number::{by_number, load, store};
 use crate::{DecodeError, Number, NumberKind};
 
-/// The symbol that is followed by the whole modelled part.
+/// The symbol that announces a whole modelled part.
 const ESCAPE: u8 = 255;
 /// Most mantissa bits that a symbol can include.
 pub const MAX_MODELLED_BITS: u32 = 3;
 
-/// Which bits of an element are modelled, and which of those values have symbols of their own.
+/// Which bits of an element are modelled, and which values of them have their own symbols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldSplit {
     number: Number,
@@ -28,8 +28,9 @@ pub struct FieldSplit {
 }
 
 impl FieldSplit {
-    /// A split of floats with `modelled_bits` top mantissa bits in the symbol, or of 8-bit integers with none; `lowest` is the modelled part that gets symbol 0.
-    /// `None` where docs/format.md does not allow it.
+    /// Creates a split of floats with `modelled_bits` top mantissa bits in the symbol, or of 8-bit
+    /// integers with none. The modelled part `lowest` gets symbol 0. `None` if docs/format.md does
+    /// not allow it.
     #[must_use]
     pub fn new(number: Number, modelled_bits: u32, lowest: u64) -> Option<Self> {
         let allowed = match number.kind() {
@@ -40,7 +41,7 @@ impl FieldSplit {
         (allowed && lowest >> split.top_bits() == 0).then_some(split)
     }
 
-    /// The same split for elements whose top bits are all 0 and are left out.
+    /// The same split for elements whose top bits are all 0 and are omitted.
     #[must_use]
     pub fn without_signs(self) -> Self {
         Self { has_signs: false, ..self }
@@ -58,13 +59,13 @@ impl FieldSplit {
         if self.is_float() { self.number.mantissa_bits() - self.modelled_bits } else { 0 }
     }
 
-    /// Raw field bits of an element, without escapes, when `zero_bits` low mantissa bits are zero.
+    /// Raw field bits of an element, without escapes, if `zero_bits` low mantissa bits are zero.
     #[must_use]
     pub fn field_bits(self, zero_bits: u32) -> u32 {
         if self.is_float() { u32::from(self.has_signs) + self.max_zero_bits() - zero_bits } else { 0 }
     }
 
-    /// By how much a sign is shifted: out of the element where there is none.
+    /// How far a sign is shifted; without signs, out of the element.
     #[cfg(target_arch = "x86_64")]
     #[inline]
     fn sign_shift(self) -> u32 {
@@ -94,7 +95,8 @@ impl FieldSplit {
         }
     }
 
-    /// Symbols of all elements, escapes into `escapes`, raw fields into `fields`.
+    /// Encodes all elements: symbols into `symbols`, escapes into `escapes`, raw fields into
+    /// `fields`.
     pub fn encode(
         self,
         target: &[u8],
@@ -107,14 +109,16 @@ impl FieldSplit {
         #[cfg(target_arch = "x86_64")]
         if isa() == Isa::Avx512 && self.number.bits() == 16 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling a function with detected target features")]
-            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
+            // were checked.
             return unsafe { avx512::encode_16(self, target, zero_bits, symbols, escapes, fields) };
         }
         // Wider vectors gained nothing for 32 bits: docs/benchmarks/kernels.md.
         #[cfg(target_arch = "x86_64")]
         if isa() >= Isa::Avx2 && avx2::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
-            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
+            // were checked.
             return unsafe {
                 match self.number.bits() {
                     16 => avx2::encode_16(self, target, zero_bits, symbols, escapes, fields),
@@ -141,7 +145,8 @@ impl FieldSplit {
         #[cfg(target_arch = "x86_64")]
         if isa() == Isa::Avx2 && avx2::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
-            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
+            // were checked.
             return unsafe {
                 match self.number.bits() {
                     16 => avx2::decode_16(self, symbols, zero_bits, escapes, fields, out),
@@ -152,7 +157,8 @@ impl FieldSplit {
         #[cfg(target_arch = "x86_64")]
         if isa() == Isa::Avx512 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
-            // SAFETY: `isa` gives what was detected; the split is supported and the lengths were checked.
+            // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
+            // were checked.
             return unsafe {
                 match self.number.bits() {
                     16 => avx512::decode_16(self, symbols, zero_bits, escapes, fields, out),
@@ -163,13 +169,14 @@ impl FieldSplit {
         decode(self, symbols, zero_bits, escapes, fields, out)
     }
 
-    /// The same split with a number type that the compiler knows.
+    /// The same split, with a number type that is a constant to the compiler.
     #[inline(always)]
     fn with_number(self, number: Number) -> Self {
         Self { number, ..self }
     }
 
-    /// How many fields of `field_bits` go into one push or take: each waits for the one before it.
+    /// How many fields of `field_bits` fit one push or take. Fewer calls are faster, because each
+    /// waits for the one before it.
     #[inline(always)]
     fn fields_at_once(field_bits: u32) -> usize {
         (SHORT_BITS / field_bits.max(1)).clamp(1, 8) as usize
@@ -221,7 +228,7 @@ fn encode_elements<const B: usize>(
     escapes: &mut BitWriter,
     all_fields: &mut BitWriter,
 ) {
-    // A writer of its own stays in registers; one behind a reference is stored at every push.
+    // A local writer stays in registers; one behind a reference is stored at every push.
     let mut fields = std::mem::take(all_fields);
     let (field_bits, mantissa_bits) = (split.field_bits(zero_bits), split.max_zero_bits() - zero_bits);
     let at_once = FieldSplit::fields_at_once(field_bits);
@@ -309,7 +316,7 @@ fn decode_elements<const B: usize>(
                 x = top << split.max_zero_bits()
                     | (bits & ((1 << mantissa_bits) - 1)) << zero_bits
                     | (bits >> mantissa_bits & u64::from(split.has_signs)) << (split.number.bits() - 1);
-                // Two shifts: a field may be as wide as the word.
+                // Two shifts, because a field may be as wide as the word.
                 bits = bits >> (field_bits / 2) >> (field_bits - field_bits / 2);
             }
             store::<B>(value, 0, x);
@@ -319,7 +326,7 @@ fn decode_elements<const B: usize>(
     if unknown == 0 { Ok(()) } else { Err(DecodeError::BadSymbol) }
 }
 
-/// Modelled parts of the elements that have no symbol of their own.
+/// Writes the modelled parts of the elements that have no symbol of their own.
 #[cfg(target_arch = "x86_64")]
 fn push_escapes<const B: usize>(split: FieldSplit, symbols: &[u8], values: &[u8], escapes: &mut BitWriter) {
     for (_, value) in symbols.iter().zip(values.chunks_exact(B)).filter(|(symbol, _)| **symbol == ESCAPE) {
@@ -343,16 +350,18 @@ fn read_escapes<const N: usize>(
     }
 }
 
-/// Counts the modelled part with [`MAX_MODELLED_BITS`] mantissa bits (or as many as there are) into `histogram`, one counter per value.
+/// Counts the modelled parts with [`MAX_MODELLED_BITS`] mantissa bits (or all if there are fewer)
+/// in `histogram`, which has one counter per value.
 ///
 /// # Panics
-/// When the histogram is too short for the number type.
+/// If the histogram is too short for the number type.
 pub fn count_tops(split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
     fn run<const B: usize>(number: Number, split: FieldSplit, target: &[u8], histogram: &mut [u32]) {
         let split = split.with_number(number);
         #[expect(clippy::cast_possible_truncation, reason = "at most 14 bits")]
         let top_of = |value: &[u8]| split.top(load::<B>(value, 0)) as usize;
-        // Neighbours are often alike, and a counter waits for its last addition: four take turns.
+        // Neighbours are often equal, and an addition waits for the last one to the same counter,
+        // so four histograms take turns.
         let mut turns = vec![[0u32; 4]; 1 << split.top_bits()];
         let fours = target.chunks_exact(4 * B);
         for value in fours.remainder().chunks_exact(B) {
@@ -383,13 +392,13 @@ fn common_zero_bits_body(number: Number, target: &[u8]) -> u32 {
     let last = words.remainder();
     let any = words.fold(0, |any, word| any | load::<8>(word, 0));
     let any = last.iter().zip((0..64).step_by(8)).fold(any, |any, (byte, at)| any | u64::from(*byte) << at);
-    // Elements lie beside each other in a word.
+    // A word holds several elements side by side.
     let any = (0..64).step_by(number.bits() as usize).fold(0, |all, at| all | any >> at);
     (any & number.mask()).trailing_zeros().min(number.bits())
 }
 
 per_isa! {
-    /// Bits that the escapes among `symbols` take from the raw bit stream.
+    /// Raw bits that the escapes among `symbols` need.
     #[must_use]
     pub fn escape_bits(split: FieldSplit, symbols: &[u8]) -> u64 = escape_bits_body;
 }
@@ -407,7 +416,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// Splits and joins on every instruction set; all give the same bits.
+    /// Splits and joins on every instruction set; all must give the same bits.
     fn roundtrip(split: FieldSplit, zero_bits: u32, target: &[u8]) {
         let count = target.len() / split.number.bytes();
         let mut first = None;
@@ -440,7 +449,7 @@ mod tests {
             ] {
                 let Some(split) = FieldSplit::new(number, m, lowest) else { continue };
                 let zero_bits = zero_bits.min(split.max_zero_bits());
-                // Few escapes or nearly nothing else.
+                // Few escapes, or almost only escapes.
                 let top = |w: u64| if near && split.is_float() { (w % 2) << (number.bits() - 1) | (lowest + w % 250) << split.max_zero_bits() | w >> 40 & ((1 << split.max_zero_bits().min(24)) - 1) } else { w };
                 let word = |w: &u64| top(*w) >> zero_bits << zero_bits;
                 let target: Vec<u8> = words.iter().flat_map(|w| word(w).to_le_bytes()[..number.bytes()].to_vec()).collect();

@@ -1,11 +1,12 @@
-//! Tables of keys, a vector at a time. The keys themselves the compiler vectorises as well from their portable body.
+//! Maps keys to tables, a vector at a time. Computing the keys needs no code here: the compiler
+//! vectorises the portable body as well.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 
 use std::arch::x86_64::*;
 
 use super::KEYS;
 
-/// Keys of a vector.
+/// Number of keys in a vector.
 const BYTES: usize = 32;
 
 /// Replaces every key by its table.
@@ -14,8 +15,9 @@ const BYTES: usize = 32;
 /// Needs the features below.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
-    // Sixteen tables to a list. A lookup of a byte below 0 gives 0, so lists from the first one on are added up while 16 at a time are taken off a
-    // key: each is stored as what it differs from the one before it.
+    // Sixteen tables per list. The key is lowered by 16 per list, and a lookup with a negative byte
+    // gives 0, so the lists up to the key's own are combined by xor. Each list therefore stores its
+    // xor with the list before it.
     let mut lists = [_mm256_setzero_si256(); KEYS / 16];
     for (i, list) in lists.iter_mut().enumerate() {
         // SAFETY: both reads are within the map.
@@ -29,7 +31,7 @@ pub(super) unsafe fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     for keys in &mut vectors {
         // SAFETY: there are 32 bytes.
         let key = unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) };
-        // Keys from 128 on are below 0.
+        // As signed bytes, keys from 128 on are negative.
         let (mut low, mut high) = (key, _mm256_xor_si256(key, _mm256_set1_epi8(-128)));
         let mut table = _mm256_setzero_si256();
         for (low_list, high_list) in low_lists.iter().zip(high_lists) {

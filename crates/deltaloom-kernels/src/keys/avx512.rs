@@ -1,4 +1,4 @@
-//! Keys of 16- and 32-bit floats and their tables, a vector at a time.
+//! Computes keys of 16- and 32-bit floats and maps them to tables, a vector at a time.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 
 use std::arch::x86_64::*;
@@ -6,7 +6,8 @@ use std::arch::x86_64::*;
 use super::KEYS;
 use crate::Number;
 
-/// Keys of a part of a row of 16-bit floats; `col_scales` is empty or has one per element.
+/// Computes the keys of a part of a row of 16-bit floats; `col_scales` is empty or has one scale
+/// per element.
 ///
 /// # Safety
 /// Needs the features below; `values` has two bytes for every byte of `out`.
@@ -23,7 +24,8 @@ pub(super) unsafe fn row_keys_16(
     let shift = _mm_cvtsi64_si128(number.mantissa_bits().into());
     let mask = _mm512_set1_epi16((1 << number.exponent_bits()) - 1);
     let base = _mm512_set1_epi32(base);
-    // Saturation keeps its side: exponents take at most 10 bits, so beyond 15 the key is 0 or 255 anyway.
+    // Saturation is harmless: exponents have at most 10 bits, so beyond 15 bits the key is 0 or 255
+    // anyway.
     let half = |scales| _mm512_cvtsepi32_epi16(_mm512_add_epi32(base, scales));
     let join = |low, high| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
     let mut subtrahend = join(half(_mm512_setzero_si512()), half(_mm512_setzero_si512()));
@@ -32,7 +34,7 @@ pub(super) unsafe fn row_keys_16(
         if !col_scales.is_empty() {
             let [low, high] = [0, 16].map(|from| {
                 let scales = col_scales.get(32 * i + from..).unwrap_or_default();
-                // SAFETY: lanes behind the end are not read.
+                // SAFETY: lanes past the end are not read.
                 unsafe {
                     _mm512_maskz_loadu_epi32(
                         (lanes >> from & 0xffff) as u16 & present(scales),
@@ -47,12 +49,12 @@ pub(super) unsafe fn row_keys_16(
         let exponent = _mm512_and_si512(_mm512_srl_epi16(x, shift), mask);
         let key = _mm512_subs_epi16(_mm512_slli_epi16::<2>(exponent), subtrahend);
         let key = _mm512_cvtusepi16_epi8(_mm512_max_epi16(key, _mm512_setzero_si512()));
-        // SAFETY: lanes behind the end are not written.
+        // SAFETY: lanes past the end are not written.
         unsafe { _mm256_mask_storeu_epi8(out.as_mut_ptr().cast(), lanes, key) };
     }
 }
 
-/// Keys of a part of a row of 32-bit floats; as [`row_keys_16`].
+/// Computes the keys of a part of a row of 32-bit floats; as [`row_keys_16`].
 ///
 /// # Safety
 /// Needs the features below; `values` has four bytes for every byte of `out`.
@@ -72,7 +74,7 @@ pub(super) unsafe fn row_keys_32(
     for (i, out) in out.chunks_mut(16).enumerate() {
         let lanes: u16 = lowest(out.len());
         let scales = col_scales.get(16 * i..).unwrap_or_default();
-        // SAFETY: lanes behind the ends are not read: there are four bytes for each of the lanes.
+        // SAFETY: lanes past the ends are not read: there are four bytes for each of the lanes.
         let (scales, x) = unsafe {
             (
                 _mm512_maskz_loadu_epi32(lanes & present(scales), scales.as_ptr()),
@@ -82,7 +84,7 @@ pub(super) unsafe fn row_keys_32(
         let exponent = _mm512_and_si512(_mm512_srl_epi32(x, shift), mask);
         let key = _mm512_sub_epi32(_mm512_slli_epi32::<2>(exponent), _mm512_add_epi32(base, scales));
         let key = _mm512_cvtusepi32_epi8(_mm512_max_epi32(key, _mm512_setzero_si512()));
-        // SAFETY: lanes behind the end are not written.
+        // SAFETY: lanes past the end are not written.
         unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), lanes, key) };
     }
 }
@@ -100,7 +102,7 @@ pub(super) unsafe fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     let [a, b, c, d] = [quarter(0), quarter(1), quarter(2), quarter(3)];
     for keys in keys.chunks_mut(64) {
         let lanes: u64 = lowest(keys.len());
-        // SAFETY: lanes behind the end are not read or written.
+        // SAFETY: lanes past the end are not read or written.
         unsafe {
             let key = _mm512_maskz_loadu_epi8(lanes, keys.as_ptr().cast());
             let (low, high) = (_mm512_permutex2var_epi8(a, key, b), _mm512_permutex2var_epi8(c, key, d));
@@ -116,7 +118,7 @@ fn lowest<M: TryFrom<u64> + Default>(count: usize) -> M {
     M::try_from(mask).unwrap_or_default()
 }
 
-/// Lanes for which there are scales.
+/// The lanes that have scales.
 fn present(scales: &[i32]) -> u16 {
     lowest(scales.len().min(16))
 }

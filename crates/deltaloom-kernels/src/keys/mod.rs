@@ -1,5 +1,6 @@
-//! Keys: how many ULPs a weight is expected to move, from the exponent of its prediction and the step scales of its row and column; docs/format.md section 8.
-//! Which table serves a key is the caller's.
+//! Keys: how many ULPs a weight is expected to move, from the exponent of its prediction and the
+//! step scales of its row and column; docs/format.md section 8. The caller decides which table a
+//! key uses.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -14,17 +15,18 @@ use crate::isa::per_isa;
 use crate::isa::{Isa, isa};
 use crate::number::{by_number, by_size, load};
 
-/// Quarter octaves of an exponent step in a key.
+/// Key steps per octave, that is per step of the exponent.
 pub const KEY_STEPS_PER_OCTAVE: i32 = 4;
-/// Number of keys; a key picks the table.
+/// Number of keys; a key selects the table.
 pub const KEYS: usize = 256;
 
-/// How the keys of a run of whole rows are computed: `4 E(p) - offset - row scale - column scale`, clamped to 0..=255.
+/// How the keys of a run of whole rows are computed: `4 E(p) - offset - row scale - column scale`,
+/// clamped to 0..=255.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyRule<'a> {
     /// Bit layout of the elements.
     pub number: Number,
-    /// Elements of a row.
+    /// Number of elements of a row.
     pub cols: usize,
     /// Offset of all keys, in quarter octaves.
     pub offset: i32,
@@ -35,23 +37,24 @@ pub struct KeyRule<'a> {
 }
 
 impl KeyRule<'_> {
-    /// Keys of all elements of `prediction`.
+    /// Computes the keys of all elements of `prediction`.
     ///
     /// # Panics
-    /// When scales are given and their number is not that of the rows or columns.
+    /// If the scales are not empty and their number is not that of the rows or columns.
     pub fn keys(&self, prediction: &[u8], out: &mut [u8]) {
         assert!(self.row_scales.is_empty() || self.row_scales.len() * self.cols == out.len());
         assert!(self.col_scales.is_empty() || self.col_scales.len() == self.cols);
         all_keys(self, prediction, out);
     }
 
-    /// Elements that share a row scale: all of `elems` where nothing depends on rows and columns.
+    /// Number of elements that share a row scale: all of `elems` if nothing depends on rows and
+    /// columns.
     fn elems_of_row(&self, elems: usize) -> usize {
         let is_matrix = !self.row_scales.is_empty() || !self.col_scales.is_empty();
         if is_matrix { self.cols } else { elems.max(1) }
     }
 
-    /// Keys of the elements of `prediction` at `positions`.
+    /// Computes the keys of the elements of `prediction` at `positions`.
     #[must_use]
     pub fn keys_at(&self, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
         fn run<const B: usize>(rule: &KeyRule<'_>, prediction: &[u8], positions: &[u32]) -> Vec<u8> {
@@ -72,7 +75,7 @@ impl KeyRule<'_> {
 }
 
 per_isa! {
-    /// Keys by a rule whose scales fit.
+    /// Computes keys by a rule whose scales fit.
     fn all_keys(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) = all_keys_body;
 }
 
@@ -85,7 +88,7 @@ fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
     }
 }
 
-/// Keys of a part of a row; `col_scales` starts with that of its first element.
+/// Computes the keys of a part of a row; `col_scales` starts with the scale of its first element.
 #[inline(always)]
 fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], out: &mut [u8]) {
     #[inline(always)]
@@ -106,7 +109,7 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
         && matches!(rule.number.bits(), 16 | 32)
     {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the length was checked.
+        // SAFETY: `isa` returns only what was detected, and the length was checked.
         return unsafe {
             match rule.number.bits() {
                 16 => avx512::row_keys_16(rule.number, base, col_scales, values, out),
@@ -122,7 +125,7 @@ pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected.
+        // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::map_keys(keys, map),
@@ -138,14 +141,15 @@ fn key(exponent: u32, shift: i32) -> u8 {
     (KEY_STEPS_PER_OCTAVE * exponent.cast_signed() - shift).clamp(0, 255) as u8
 }
 
-/// Keys that are computed before they are counted.
+/// Number of keys that are computed before they are counted.
 const KEY_BLOCK: usize = 1024;
 
 per_isa! {
-    /// Adds the pairs (key, symbol) of all elements of `prediction` to `histogram[key * 256 + symbol]`.
+    /// Adds the pairs (key, symbol) of all elements of `prediction` to
+    /// `histogram[key * 256 + symbol]`.
     ///
     /// # Panics
-    /// When the slices differ in length or the histogram has not `KEYS * 256` counters.
+    /// If the slices differ in length, or the histogram does not have `KEYS * 256` counters.
     pub fn count_pairs(rule: &KeyRule<'_>, prediction: &[u8], symbols: &[u8], histogram: &mut [u32]) = count_pairs_body;
 }
 

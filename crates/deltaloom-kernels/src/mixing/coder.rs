@@ -1,5 +1,5 @@
-//! The binary arithmetic coder under the mixed codec: 32 bits, no carries, probabilities of 16 bits; docs/format.md section 13.
-//! It knows nothing of models: each bit comes with its probability.
+//! The binary arithmetic coder of the mixed codec: 32 bits, no carries, probabilities of 16 bits;
+//! docs/format.md section 13. It knows no models: each bit comes with its probability.
 
 use crate::DecodeError;
 
@@ -8,16 +8,17 @@ pub(super) trait BitCoder {
     /// Whether elements are known before they are coded.
     const ENCODES: bool;
 
-    /// Codes a bit whose probability of being 1 is `p` / 65536, `p` in 1..=65535. An encoder codes `bit`; a decoder ignores it and gives what was coded.
+    /// Codes a bit that is 1 with probability `p` / 65536, where `p` is in 1..=65535. An encoder
+    /// codes `bit`; a decoder ignores it. Returns the coded bit.
     fn code(&mut self, bit: bool, p: u32) -> bool;
 
-    /// Codes the low `bits` bits of `value` as they are, lowest first.
+    /// Codes the low `bits` bits of `value` without a model, lowest first.
     fn code_raw(&mut self, value: u64, bits: u32) -> u64 {
         (0..bits).map(|i| u64::from(self.code(value >> i & 1 == 1, 1 << 15)) << i).sum()
     }
 }
 
-/// The bounds that both directions narrow; `high` included.
+/// The bounds that both directions narrow; `high` is inclusive.
 #[derive(Debug)]
 struct Range {
     low: u32,
@@ -27,7 +28,7 @@ struct Range {
 impl Range {
     const FULL: Self = Self { low: 0, high: u32::MAX };
 
-    /// The last place of the part that stands for a 1.
+    /// The last point of the part that represents a 1.
     #[expect(clippy::cast_possible_truncation, reason = "below the width of the range")]
     #[inline(always)]
     fn split(&self, p: u32) -> u32 {
@@ -61,7 +62,7 @@ impl BitEncoder {
         Self { range: Range::FULL, out }
     }
 
-    /// One byte more is enough: a reader takes what follows for zeros.
+    /// One more byte is enough, because a reader treats missing bytes as zeros.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.out.push((self.range.high >> 24) as u8);
         self.out
@@ -86,11 +87,11 @@ pub(super) struct BitDecoder<'a> {
     range: Range,
     at: u32,
     bytes: &'a [u8],
-    /// Bytes taken, those behind the end included.
+    /// Bytes taken, including those past the end.
     taken: usize,
 }
 
-/// Bytes that a decoder has taken and not used at the end.
+/// Bytes that a decoder has taken but not used at the end.
 const AHEAD: usize = 3;
 
 impl<'a> BitDecoder<'a> {
@@ -106,12 +107,12 @@ impl<'a> BitDecoder<'a> {
         self.taken += 1;
     }
 
-    /// Whether so much was read behind the end that no encoder can have meant it.
+    /// Whether more was read past the end than any encoder leaves out.
     pub(super) fn is_past_end(&self) -> bool {
         self.taken > self.bytes.len() + AHEAD
     }
 
-    /// Checks that just the bytes that are there were used.
+    /// Checks that exactly the available bytes were used.
     pub(super) fn finish(self) -> Result<(), DecodeError> {
         match self.taken.cmp(&(self.bytes.len() + AHEAD)) {
             std::cmp::Ordering::Less => Err(DecodeError::Trailing),

@@ -1,17 +1,21 @@
-//! Predicts the step of an element from the rows before it and the elements to its left, as a product of low rank that is learned on the way; docs/format.md section 13.
-//! Single precision in a fixed order of operations, none of them contracted: the same bits on every machine. Its results are contexts and predictions, never probabilities.
+//! Predicts the step of an element from the rows before it and the elements to its left, as a
+//! low-rank product that is learned along the way; docs/format.md section 13.
+//!
+//! It uses single precision in a fixed order of operations without contraction, so every machine
+//! computes the same bits. Its results are contexts and predictions, never probabilities.
 
-/// Rank of the product: each doubling saves 4 % more of a fine-tune with an FP32 master, and takes four times the arithmetic.
+/// Rank of the product. Each doubling saves 4 % more on a fine-tune with an FP32 master and costs
+/// four times the arithmetic.
 pub(super) const RANK: usize = 24;
-/// What a row adds to the statistics of those before it loses this much with every row.
+/// Factor by which each row's contribution to the statistics decays with every further row.
 const MEMORY: f32 = 0.999;
-/// Steps and predicted steps are cut here, in units of the chunk's scale.
+/// Steps and predicted steps are clamped to this, in units of the chunk's scale.
 pub(super) const STEP_MAX: f32 = 64.0;
 
 type Vector = [f32; RANK];
 type Matrix = [Vector; RANK];
 
-/// Sum of products: eight sums, which are added up in pairs.
+/// Sum of products in eight sums, which are added in pairs.
 #[inline(always)]
 fn dot(a: &Vector, b: &Vector) -> f32 {
     let mut sums = [0f32; 8];
@@ -23,7 +27,7 @@ fn dot(a: &Vector, b: &Vector) -> f32 {
     ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]))
 }
 
-/// Product of a symmetric matrix and a vector, the rows added up in order.
+/// Product of a symmetric matrix and a vector; rows are added in order.
 #[inline(always)]
 fn product(matrix: &Matrix, vector: &Vector) -> Vector {
     let mut out = [0f32; RANK];
@@ -52,26 +56,27 @@ fn identity() -> Matrix {
     matrix
 }
 
-/// Factors of columns, and those of the present row as a Kalman filter estimates them from left to right.
+/// Factors of the columns, and factors of the current row as a Kalman filter estimates them from
+/// left to right.
 pub(super) struct StepFilter {
     columns: Vec<Vector>,
     row: Vector,
     /// Covariance of `row`.
     spread: Matrix,
-    /// Sum of the outer products of the rows before.
+    /// Sum of the outer products of the previous rows.
     rows: Matrix,
     row_count: f32,
-    /// Inverse of that sum, for the least squares of columns.
+    /// Inverse of that sum, for the least-squares fit of columns.
     inverse: Matrix,
-    /// `spread` times the factors of the present column.
+    /// `spread` times the factors of the current column.
     gain: Vector,
 }
 
-/// A step as it is foreseen.
+/// A predicted step.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Foreseen {
     pub(super) step: f32,
-    /// How uncertain the factors make it.
+    /// Variance of the step due to the uncertain factors.
     pub(super) variance: f32,
 }
 
@@ -111,12 +116,13 @@ impl StepFilter {
         let factors = &self.columns[column];
         self.gain = product(&self.spread, factors);
         let (step, variance) = (dot(factors, &self.row), dot(factors, &self.gain));
-        // Also where it is not a number.
+        // Also replaces NaN.
         let step = if step.abs() <= STEP_MAX { step } else { 0.0 };
         Foreseen { step, variance: if variance > 0.0 { variance } else { 0.0 } }
     }
 
-    /// Learns the step of the column last foreseen, `error` more than that, given the noise of steps.
+    /// Learns the step of the last predicted column, which was `error` above the prediction, given
+    /// the noise of steps.
     #[inline(always)]
     pub(super) fn learn(&mut self, foreseen: Foreseen, error: f32, noise: f32) {
         let by = 1.0 / (foreseen.variance + noise);
@@ -127,7 +133,7 @@ impl StepFilter {
         downdate(&mut self.spread, &self.gain, by);
     }
 
-    /// Learns the columns from the steps of a whole row; those that are not numbers say nothing.
+    /// Learns the columns from the steps of a whole row; steps that are NaN carry no information.
     pub(super) fn end_row(&mut self, steps: &[f32]) {
         for i in 0..RANK {
             for k in 0..RANK {
@@ -152,7 +158,8 @@ impl StepFilter {
     }
 }
 
-/// Mean square of what steps are off by: of all elements, and of the present row relative to that.
+/// Mean square of the prediction errors of steps: of all elements, and of the current row relative
+/// to that.
 pub(super) struct Noise {
     all: f32,
     row: f32,
@@ -172,7 +179,7 @@ impl Noise {
         self.all * self.row
     }
 
-    /// Mean square of what the next element is off by.
+    /// Mean square of the prediction error of the next element.
     #[inline(always)]
     pub(super) fn with(&self, variance: f32) -> f32 {
         (variance + self.all) * self.row

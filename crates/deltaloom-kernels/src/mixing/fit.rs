@@ -1,11 +1,11 @@
-//! Chooses how the steps of a chunk are used, from one look at its elements. An encoder may as well do otherwise.
-//! Nothing is learned or coded here.
+//! Chooses how the steps of a chunk are used, from one look at its elements. An encoder is free to
+//! choose otherwise. Nothing is learned or coded here.
 
 use super::{MIN_TRACKED_ROWS, MixRule, MixShape, SCALE_MAX, value};
 use crate::number::{by_number, load};
 use crate::{Number, NumberKind};
 
-/// What one exponent's elements did.
+/// How the elements of one exponent moved.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moves {
     elems: u64,
@@ -21,11 +21,11 @@ impl Moves {
     }
 }
 
-/// Below this share of elements those that move are too few to learn from alone.
+/// Below 1 in this many, the elements that move are too few to learn from alone.
 const LEAST_SHARE: u64 = 64;
 
 impl MixRule {
-    /// A rule for coding `target` given `prediction`.
+    /// Chooses a rule for coding `target` with `prediction`.
     #[must_use]
     pub fn fit(shape: MixShape, target: &[u8], prediction: &[u8]) -> Self {
         let number = shape.number;
@@ -33,7 +33,8 @@ impl MixRule {
         by_number!(number, count(&mut moves, target, prediction));
         let mut all = Moves::default();
         moves.iter().for_each(|of_exponent| all.add(of_exponent));
-        // Where a ULP is too large for the steps nothing moves, and what stands still says nothing of how far it would have.
+        // Where a ULP is too large for the steps, nothing moves, and an element that stands still
+        // does not show how far it would have moved.
         let moving = moves.iter().rposition(|m| m.changed > 0 && m.changed * 2 >= m.elems);
         let mut highest = moving.unwrap_or(moves.len() - 1);
         let sum = |moves: &[Moves]| {

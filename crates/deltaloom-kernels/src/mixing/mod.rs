@@ -1,5 +1,7 @@
-//! Residuals coded bit by bit with mixed contexts, the step of each element foreseen from those before it; docs/format.md section 13.
-//! It does not decide where that pays, and its payload is all that it knows of containers.
+//! Residuals coded bit by bit with mixed contexts; each element's step is predicted from those
+//! before it; docs/format.md section 13.
+//!
+//! It does not decide where this pays off, and it knows nothing of containers but its own payload.
 
 mod coder;
 mod filter;
@@ -15,55 +17,57 @@ use filter::{Foreseen, Noise, RANK, STEP_MAX, StepFilter};
 use model::{CONTEXTS, Mixer, Place};
 use value::{FAR, Parts};
 
-/// Scales are within plus and minus this.
+/// Scales lie within plus and minus this.
 pub const SCALE_MAX: i32 = 1000;
-/// Fewest rows for which steps can be foreseen: each takes as many columns' factors in memory as it has elements.
+/// Fewest rows for which steps can be predicted: the factors, `RANK` per column, then take no more
+/// numbers than the chunk has elements.
 pub const MIN_TRACKED_ROWS: usize = RANK;
 
 /// How the steps of a chunk are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MixRule {
-    /// Steps are foreseen, for which a chunk needs [`MIN_TRACKED_ROWS`].
+    /// Whether steps are predicted, for which a chunk needs [`MIN_TRACKED_ROWS`].
     pub tracks: bool,
-    /// Predictions are moved by the steps that are foreseen.
+    /// Whether predictions are shifted by the predicted steps.
     pub shifts: bool,
     /// log2 of the unit of steps, within [`SCALE_MAX`].
     pub scale: i32,
-    /// Elements of a higher exponent stand still, and tell nothing of steps.
+    /// Elements with a higher exponent do not move and say nothing about steps.
     pub highest: u32,
 }
 
-/// Bit layout of a chunk and its rows.
+/// Layout of a chunk: its elements and its rows.
 #[derive(Debug, Clone, Copy)]
 pub struct MixShape {
     /// Bit layout of the elements.
     pub number: Number,
-    /// Elements of a row.
+    /// Number of elements of a row.
     pub cols: usize,
 }
 
-/// Nodes of shapes: 0 whether there is a residual, its sign, whether its group is small, and trees for which.
+/// Nodes of shapes: node 0 is whether there is a residual; then come its sign, whether its group is
+/// small, and trees for the group.
 const SHAPE_NODES: usize = 64;
 const SIZE_NODE: usize = 1;
 const SIGN_NODE: usize = 2;
 const SMALL_TREE: usize = 8;
 const LARGE_TREE: usize = 32;
 const SMALL_GROUPS: u32 = 8;
-/// The first context whose later nodes also depend on the sign.
+/// The first context in which the later nodes also depend on the sign.
 const UNSIGNED: usize = 2;
 /// Nodes of details: 8 for each group, 128 for [`FAR`].
 const DETAIL_NODES: usize = 8 * FAR as usize + 128;
 const NODES: usize = SHAPE_NODES + DETAIL_NODES;
-/// Values of the contexts of shapes, and of those of details.
+/// Number of values of the contexts of shapes, and of those of details.
 const SHAPE_VALUES: [usize; CONTEXTS] = [128, 128, 2 * 64 * 16, 2 * 64 * 8, 2 * 4096, 2 * 64 * 32];
 const DETAIL_VALUES: [usize; CONTEXTS] = [128, 128, 2 * 16, 2 * 8, 2 * 32, 2 * 32];
-/// Kinds of bits that selectors tell apart, and how often each occurs.
+/// Kinds of bits that selectors distinguish, and levels of how often each occurs.
 const KINDS: usize = 9;
 const LEVELS: usize = 64;
-/// Mean sizes start here, in 1/65536 of the scale.
+/// Mean sizes start at this, in 1/65536 of the scale.
 const FIRST_MEAN: u32 = 20_000;
 
-/// First counters of the contexts, of shapes and of details, and the number of all.
+/// First counters of the contexts of shapes and of details, and the number of all counters.
 const LAYOUT: ([usize; CONTEXTS], [usize; CONTEXTS], usize) = {
     let (mut shapes, mut details, mut at, mut i) = ([0; CONTEXTS], [0; CONTEXTS], 0, 0);
     while i < CONTEXTS {
@@ -76,7 +80,7 @@ const LAYOUT: ([usize; CONTEXTS], [usize; CONTEXTS], usize) = {
     (shapes, details, at)
 };
 
-/// log2 of a mean size in quarters, 65536 being 0.
+/// log2 of a mean size in quarters; 65536 gives 0.
 #[inline(always)]
 fn quarters(mean: u32) -> i32 {
     let mean = mean.max(1);
@@ -85,14 +89,14 @@ fn quarters(mean: u32) -> i32 {
     4 * log2.cast_signed() - 64 + below.cast_signed()
 }
 
-/// Half the log2 of a positive number in quarters.
+/// Half the log2 of a positive number, in quarters.
 #[inline(always)]
 fn root_quarters(square: f32) -> i32 {
     let square = if square > 1e-24 { square } else { 1e-24 };
     (square.to_bits() >> 22).cast_signed() - 254
 }
 
-/// Moves a mean by a part of the distance.
+/// Moves a mean by a part of its distance to `size`.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "between the two")]
 fn approach(mean: &mut u32, size: u32, part_of_4096: i64) {
@@ -100,17 +104,17 @@ fn approach(mean: &mut u32, size: u32, part_of_4096: i64) {
     *mean = (i64::from(*mean) + ((distance * part_of_4096) >> 12)) as u32;
 }
 
-/// What is learned of a chunk while its elements go by in order.
+/// State learned from a chunk while its elements are processed in order.
 struct Elements {
     rule: MixRule,
     mixer: Mixer,
     filter: Option<StepFilter>,
     noise: Noise,
-    /// Mean sizes of what steps are off by, of each column, the present row, and all.
+    /// Mean sizes of the prediction errors of steps: of each column, the current row, and all.
     columns: Vec<u32>,
     row: u32,
     all: u32,
-    /// Steps of the present row; not a number where they say nothing.
+    /// Steps of the current row; NaN where they carry no information.
     steps: Vec<f32>,
 }
 
@@ -151,7 +155,7 @@ impl Elements {
         }
     }
 
-    /// Codes the element of the next column, `t` if that is known; gives it.
+    /// Codes the element of the next column, which is `t` if known, and returns it.
     #[inline(always)]
     fn code<C: BitCoder>(
         &mut self,
@@ -215,7 +219,7 @@ impl Elements {
         let spread = root_quarters(self.noise.with(foreseen.variance));
         let by_column = quarters(self.columns[column]);
         let by_place = by_column + quarters(self.row) - quarters(self.all);
-        // Where between two numbers the step leads, in eighths, away from zero being up.
+        // Where the step ends between two numbers, in eighths; up is away from zero.
         let eighths = (rest * 8.0).clamp(-8.0, 7.0).floor() as i32 + 8;
         let eighths = (if is_negative { 15 - eighths } else { eighths }) as usize;
         let (top, below) = match number.kind() {
@@ -325,10 +329,10 @@ fn code_tree<C: BitCoder>(
     prefix - (1 << bits)
 }
 
-/// Codes `target` given `prediction`, of whole rows.
+/// Codes whole rows of `target` with `prediction`.
 ///
 /// # Panics
-/// When the lengths differ or are not those of whole rows.
+/// If the lengths differ or are not those of whole rows.
 #[must_use]
 pub fn encode(shape: MixShape, rule: MixRule, target: &[u8], prediction: &[u8], out: Vec<u8>) -> Vec<u8> {
     assert!(
@@ -340,10 +344,10 @@ pub fn encode(shape: MixShape, rule: MixRule, target: &[u8], prediction: &[u8], 
 /// Turns `values`, whole rows of the prediction, into the elements.
 ///
 /// # Errors
-/// When `payload` cannot be what an encoder wrote for so many elements.
+/// If `payload` cannot be what an encoder wrote for this many elements.
 ///
 /// # Panics
-/// When the length of `values` is not that of whole rows.
+/// If the length of `values` is not that of whole rows.
 pub fn decode(shape: MixShape, rule: MixRule, payload: &[u8], values: &mut [u8]) -> Result<(), DecodeError> {
     assert!(values.len().is_multiple_of(shape.cols * shape.number.bytes()));
     decode_chunk(shape, rule, payload, values)
@@ -372,7 +376,7 @@ fn encode_body(shape: MixShape, rule: MixRule, target: &[u8], prediction: &[u8],
             elements.start_row();
             for column in 0..cols {
                 let (t, p) = (load::<B>(target, column), load::<B>(prediction, column));
-                // An encoder knows only residuals that exist.
+                // An encoder meets only residuals that exist.
                 let _ = elements.code(number, coder, column, p, t);
             }
             elements.end_row();

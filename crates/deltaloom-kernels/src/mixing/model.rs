@@ -1,17 +1,19 @@
-//! Probabilities of bits: adaptive counters in several contexts, mixed in the logistic domain, refined at the end; docs/format.md section 13.
-//! Integers only. What the contexts and nodes mean is the caller's.
+//! Probabilities of bits: adaptive counters in several contexts, mixed in the logistic domain and
+//! refined at the end; docs/format.md section 13.
+//!
+//! Integers only. The caller knows what the contexts and nodes mean.
 
 use super::coder::BitCoder;
 
-/// Contexts of every bit.
+/// Number of contexts of every bit.
 pub(super) const CONTEXTS: usize = 6;
-/// The contexts, and a constant; one place is not used.
+/// The contexts and a constant; one slot is unused.
 const INPUTS: usize = 8;
 /// Stretched probabilities: 256 is one unit of ln(p / (1 - p)).
 const STRETCH_MAX: i32 = 2047;
-/// Counters stop slowing down at this many bits.
+/// Counters stop slowing down after this many bits.
 const COUNT_MAX: u32 = 1000;
-/// Weight of each context at the start: 0.35 of 65536.
+/// Initial weight of each context: 0.35 of 65536.
 const FIRST_WEIGHT: i32 = 22_938;
 const WEIGHT_MAX: i32 = 8 << 16;
 const REFINED_STEPS: usize = 33;
@@ -23,7 +25,7 @@ const SQUASH: [i32; REFINED_STEPS] = [
     65_500, 65_514,
 ];
 
-/// Probability of a stretched one, in 1/65536: between the places of the table on straight lines.
+/// Probability of a stretched value, in 1/65536: the table, with linear interpolation.
 const fn squash(x: i32) -> i32 {
     let at = x + 2048;
     let step = (at >> 7) as usize;
@@ -44,7 +46,7 @@ static SQUASHED: [u16; 4096] = {
     table
 };
 
-/// For each probability in 1/4096 the least x whose squash is at least that.
+/// For each probability in 1/4096, the least x whose squash is at least that.
 static STRETCHED: [i16; 4096] = {
     let mut table = [0; 4096];
     let mut x: i16 = -2047;
@@ -59,7 +61,7 @@ static STRETCHED: [i16; 4096] = {
     table
 };
 
-/// 65536 / (n + 2): how far a counter that has seen n bits goes to the next.
+/// 65536 / (n + 2): how far a counter that has seen n bits moves towards the next one.
 static RATES: [u16; COUNT_MAX as usize + 1] = {
     let mut rates = [0; COUNT_MAX as usize + 1];
     let mut n = 0;
@@ -72,7 +74,7 @@ static RATES: [u16; COUNT_MAX as usize + 1] = {
     rates
 };
 
-/// A probability of 22 bits over how often it was updated, in 10 bits.
+/// A probability of 22 bits above its number of updates in 10 bits.
 #[derive(Debug, Clone, Copy)]
 struct Counter(u32);
 
@@ -96,17 +98,17 @@ impl Counter {
 
 type Weights = [i32; INPUTS];
 
-/// Where a bit's statistics are.
+/// Location of a bit's statistics.
 pub(super) struct Place {
     /// Its counter in each context.
     pub(super) counters: [usize; CONTEXTS],
-    /// Chooses weights and the refinement.
+    /// Selects weights and the refinement.
     pub(super) node: usize,
-    /// Chooses the other weights.
+    /// Selects the other weights.
     pub(super) selector: usize,
 }
 
-/// All that is learned about bits.
+/// Everything learned about bits.
 pub(super) struct Mixer {
     counters: Vec<Counter>,
     by_node: Vec<Weights>,
@@ -128,7 +130,7 @@ impl Mixer {
         }
     }
 
-    /// Codes a bit and learns it.
+    /// Codes a bit and learns from it.
     #[inline(always)]
     pub(super) fn code<C: BitCoder>(&mut self, coder: &mut C, bit: bool, place: &Place) -> bool {
         let mut inputs = [0i32; INPUTS];
@@ -139,7 +141,7 @@ impl Mixer {
         let (first, second) = (&mut self.by_node[place.node], &mut self.by_selector[place.selector]);
         let (x1, x2) = (mixed(&inputs, first), mixed(&inputs, second));
         let x = (x1 + x2) >> 1;
-        // The refinement learns what probabilities near two places of the table turned out to be.
+        // The refinement learns the actual probability near two points of the table.
         let position = x + 2048;
         let (step, between) = ((position >> 7) as usize, position & 127);
         let refined = &mut self.refined[place.node];

@@ -24,7 +24,7 @@ fn next(state: &mut u64) -> u64 {
     *state ^ *state >> 29
 }
 
-/// A prediction of any bits, and a target that is mostly near it.
+/// A prediction of arbitrary bits, and a target that is mostly near it.
 fn chunk(number: Number, elems: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
     let (mut target, mut prediction, mut state) = (Vec::new(), Vec::new(), seed);
     for _ in 0..elems {
@@ -97,7 +97,7 @@ proptest! {
     ) {
         let (_, mut values) = chunk(number, 30 * 11, seed);
         let rule = MixRule { tracks, shifts, scale, highest: u32::MAX };
-        // Nothing is asked of the result but that there is one.
+        // Any result is fine, as long as it returns.
         let _ = decode(MixShape { number, cols: 11 }, rule, &payload, &mut values);
     }
 }

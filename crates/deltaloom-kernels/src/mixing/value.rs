@@ -1,9 +1,9 @@
-//! Elements as numbers and back, exactly as docs/format.md section 13 has it: values, shifted predictions, and residuals in parts.
-//! It learns nothing and codes nothing.
+//! Converts elements to numbers and back, exactly as in docs/format.md section 13: values, shifted
+//! predictions, and residuals in parts. It learns nothing and codes nothing.
 
 use crate::{Number, NumberKind};
 
-/// 2^k, for k of normal numbers; others are cut to those.
+/// 2^k for exponents of normal numbers; other k are clamped to those.
 #[inline(always)]
 pub(super) fn power_of_two(k: i32) -> f64 {
     f64::from_bits(((k.clamp(-1022, 1023) + 1023) as u64) << 52)
@@ -14,7 +14,7 @@ fn bias(number: Number) -> i32 {
     (1 << (number.exponent_bits() - 1)) - 1
 }
 
-/// Value of a float, the largest exponent being taken for a number like any other.
+/// Value of a float. The largest exponent is treated like any other.
 #[inline(always)]
 fn float_value(number: Number, x: u64) -> f64 {
     let magnitude = (x & (number.top_bit() - 1)) << (52 - number.mantissa_bits());
@@ -33,7 +33,7 @@ fn nearest_float(number: Number, v: f64) -> u64 {
     sign | rounded.min(largest)
 }
 
-/// Step from `p` to `t` in units of 2^scale; not finite where the values are not.
+/// Step from `p` to `t` in units of 2^scale; not finite if a value is not.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "single precision is what steps have")]
 pub(super) fn step(number: Number, p: u64, t: u64, scale: i32) -> f32 {
@@ -58,7 +58,7 @@ pub(super) fn ulp_log2(number: Number, x: u64) -> i32 {
     }
 }
 
-/// A prediction that was moved by a step, and how many ULPs are left of that.
+/// A prediction shifted by a step, and how many ULPs of the step are left over.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "a cast saturates")]
 pub(super) fn shifted(number: Number, p: u64, step: f32, scale: i32) -> (u64, f64) {
@@ -79,17 +79,17 @@ pub(super) fn shifted(number: Number, p: u64, step: f32, scale: i32) -> (u64, f6
     }
 }
 
-/// A residual that is not 0, in the parts that are coded.
+/// The parts in which a nonzero residual is coded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Parts {
     pub(super) negative: bool,
-    /// Bits of |d| less one, or [`FAR`] for a detail that says more.
+    /// Number of bits of |d| minus one, or [`FAR`] if the detail says more.
     pub(super) group: u32,
     pub(super) detail: u32,
     pub(super) raw: u64,
 }
 
-/// The group of all that is rare: |d| of 32 bits and more, and jumps.
+/// The group of everything rare: |d| of 32 bits or more, and jumps.
 pub(super) const FAR: u32 = 31;
 /// First detail of jumps.
 const JUMPS: u32 = 33;
@@ -102,7 +102,7 @@ pub(super) fn detail_bits(group: u32) -> u32 {
     if group == FAR { 7 } else { group.min(3) }
 }
 
-/// Number of raw bits, `None` where group and detail are those of no residual.
+/// Number of raw bits, or `None` if no residual has this group and detail.
 #[inline(always)]
 pub(super) fn raw_bits(number: Number, group: u32, detail: u32) -> Option<u32> {
     if group < FAR {
@@ -117,7 +117,7 @@ pub(super) fn raw_bits(number: Number, group: u32, detail: u32) -> Option<u32> {
     is_jump.then(|| if is_far { number.bits() - 1 } else { number.mantissa_bits() })
 }
 
-/// Parts of the residual of `t` given `q`, which differs from it.
+/// Parts of the residual of `t` for `q`, which differs from it.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "112 at most, and 3 bits")]
 pub(super) fn parts(number: Number, t: u64, q: u64) -> Parts {
@@ -145,7 +145,7 @@ pub(super) fn parts(number: Number, t: u64, q: u64) -> Parts {
     Parts { negative, group: bits, detail: (below >> raw_bits) as u32, raw: below & ((1 << raw_bits) - 1) }
 }
 
-/// Inverse of [`parts`], `raw_bits` being what [`raw_bits`] says of them.
+/// Inverse of [`parts`]; `raw_bits` is what [`raw_bits`] returns for them.
 #[inline(always)]
 pub(super) fn joined(number: Number, parts: Parts, raw_bits: u32, q: u64) -> u64 {
     if parts.group == FAR && parts.detail >= JUMPS {

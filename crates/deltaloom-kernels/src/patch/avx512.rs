@@ -1,5 +1,8 @@
-//! Rows patched a word of the mask at a time: bytes that stand side by side are expanded into vectors of the base.
-//! Rows follow each other as the portable loops have them; where a row or a list ends, vectors are read and written in part.
+//! Patches rows one word of the mask at a time: adjacent bytes are expanded into vectors of the
+//! base.
+//!
+//! Rows follow each other as in the portable loops. Where a row or a list ends, only a part of a
+//! vector is read or written.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "parts of a mask")]
 
@@ -7,7 +10,7 @@ use std::arch::{asm, x86_64::*};
 
 use super::{Planes, WORD_ELEMS, bits_at, row_words};
 
-/// Bytes of a vector.
+/// Number of bytes of a vector.
 const VECTOR: usize = 64;
 
 /// See [`super::bitmap_rows`], for elements of `B` bytes.
@@ -31,7 +34,8 @@ pub(super) unsafe fn bitmap<const B: usize>(
         for ((base, out), word) in words {
             let values = &values[taken..];
             taken += B * word.count_ones() as usize;
-            // SAFETY: the base and `out` have the same length; whole words have 64 elements of each, and for others it is asked what is there.
+            // SAFETY: the base and `out` have the same length. Whole words have 64 elements of
+            // each; for other words the length is checked.
             unsafe {
                 if base.len() == WORD_ELEMS * B && values.len() >= WORD_ELEMS * B {
                     bitmap_word::<B, true>(base, *word, values, out);
@@ -45,14 +49,14 @@ pub(super) unsafe fn bitmap<const B: usize>(
     taken
 }
 
-/// Whether all bits of a word are those of elements.
+/// Whether all set bits of a word belong to elements.
 #[inline]
 #[target_feature(enable = "bmi2")]
 fn is_inside<const B: usize>(word: u64, elements: &[u8]) -> bool {
     _bzhi_u64(word, (elements.len() / B) as u32) == word
 }
 
-/// Patches the elements of a word. If it is `WHOLE`, there are 64 elements of everything.
+/// Patches the elements of a word. If it is `WHOLE`, every slice has 64 elements.
 ///
 /// # Safety
 /// Needs AVX-512, and as many bytes in `out` as in the base.
@@ -67,7 +71,8 @@ unsafe fn bitmap_word<const B: usize, const WHOLE: bool>(
     let mut taken = 0;
     for part in 0..B {
         let these = word & (u64::MAX >> (64 - VECTOR / B));
-        // SAFETY: of a whole word, the base and `out` have `B` vectors, and at most as many values were taken as there are elements before these.
+        // SAFETY: for a whole word, the base and `out` have `B` vectors, and no more values were
+        // taken than there are elements before these.
         unsafe {
             let before = load::<WHOLE>(base, part * VECTOR);
             let values = in_register(load::<WHOLE>(values, taken));
@@ -107,7 +112,8 @@ pub(super) unsafe fn planes<const B: usize>(
             changed += count;
             high += top.count_ones() as usize;
             let is_whole = base.len() == WORD_ELEMS * B;
-            // SAFETY: the base and `out` have the same length; whole words have 64 elements of each, and for others it is asked what is there.
+            // SAFETY: the base and `out` have the same length. Whole words have 64 elements of
+            // each; for other words the length is checked.
             unsafe {
                 if is_whole && lows.len() >= WORD_ELEMS * B && highs.len() >= WORD_ELEMS + VECTOR {
                     planes_word::<B, true>(base, [*word, top], [lows, highs], out);
@@ -122,7 +128,8 @@ pub(super) unsafe fn planes<const B: usize>(
     (changed * (B - 1), high)
 }
 
-/// Patches the elements of a word. If it is `WHOLE`, there are 64 elements of everything, and another vector of top bytes.
+/// Patches the elements of a word. If it is `WHOLE`, every slice has 64 elements, and there is
+/// another vector of top bytes.
 ///
 /// # Safety
 /// Needs AVX-512, and as many bytes in `out` as in the base.
@@ -134,12 +141,13 @@ unsafe fn planes_word<const B: usize, const WHOLE: bool>(
     [lows, highs]: [&[u8]; 2],
     out: &mut [u8],
 ) {
-    // The lowest byte of every element, and all of its bytes but the top one as multiples of it.
+    // The lowest byte of every element, and all its bytes but the top one as a multiple of that.
     let (lowest, all_lows) = if B == 2 { (0x5555_5555_5555_5555, 1) } else { (0x1111_1111_1111_1111, 7) };
     let (mut low_at, mut high_at) = (0, 0);
     for part in 0..B {
         let (low, high) = (_pdep_u64(word, lowest) * all_lows, _pdep_u64(top, lowest) << (B - 1));
-        // SAFETY: of a whole word, the base and `out` have `B` vectors, and at most as many bytes were taken as there are elements before these.
+        // SAFETY: for a whole word, the base and `out` have `B` vectors, and no more bytes were
+        // taken than there are elements before these.
         unsafe {
             let before = load::<WHOLE>(base, part * VECTOR);
             let patched = _mm512_mask_expand_epi8(before, low, in_register(load::<WHOLE>(lows, low_at)));
@@ -153,14 +161,14 @@ unsafe fn planes_word<const B: usize, const WHOLE: bool>(
     }
 }
 
-/// A vector from `at` on; what is not there is zero if it is not `WHOLE`.
+/// Loads a vector at `at`. Unless it is `WHOLE`, missing bytes are zero.
 ///
 /// # Safety
 /// Needs AVX-512, and 64 bytes if it is `WHOLE`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,bmi2")]
 unsafe fn load<const WHOLE: bool>(bytes: &[u8], at: usize) -> __m512i {
-    // SAFETY: as the caller says; else only what is there is read.
+    // SAFETY: the caller's promise if it is `WHOLE`; else only existing bytes are read.
     unsafe {
         if WHOLE {
             return _mm512_loadu_si512(bytes.as_ptr().add(at).cast());
@@ -170,14 +178,14 @@ unsafe fn load<const WHOLE: bool>(bytes: &[u8], at: usize) -> __m512i {
     }
 }
 
-/// Writes a vector from `at` on, or what there is room for if it is not `WHOLE`.
+/// Stores a vector at `at`. Unless it is `WHOLE`, only as much as there is room for.
 ///
 /// # Safety
 /// As for [`load`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,bmi2")]
 unsafe fn store<const WHOLE: bool>(bytes: &mut [u8], at: usize, vector: __m512i) {
-    // SAFETY: as the caller says; else only what is there is written.
+    // SAFETY: the caller's promise if it is `WHOLE`; else only existing bytes are written.
     unsafe {
         if WHOLE {
             return _mm512_storeu_si512(bytes.as_mut_ptr().add(at).cast(), vector);
@@ -188,18 +196,19 @@ unsafe fn store<const WHOLE: bool>(bytes: &mut [u8], at: usize, vector: __m512i)
     }
 }
 
-/// As many lanes of bytes, or all.
+/// The first `count` byte lanes, or all.
 #[inline]
 #[target_feature(enable = "bmi2")]
 fn first_lanes(count: usize) -> __mmask64 {
     _bzhi_u64(u64::MAX, count.min(VECTOR) as u32)
 }
 
-/// The same vector, in a register: the compiler would else expand from memory, which is many times slower on Zen 4.
+/// Forces the vector into a register: otherwise the compiler expands from memory, which is many
+/// times slower on Zen 4.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn in_register(mut vector: __m512i) -> __m512i {
-    // SAFETY: no instruction at all.
+    // SAFETY: emits no instruction.
     unsafe { asm!("/* {0} */", inout(zmm_reg) vector, options(pure, nomem, nostack, preserves_flags)) };
     vector
 }

@@ -1,7 +1,10 @@
-//! Rows of a tensor from the rows of its base and what is different in them, as masks and bytes that stand ready in memory: nothing is decoded bit by bit.
-//! It copies bits and knows no numbers; where a row's bytes begin is known above.
+//! Builds rows of a tensor from the rows of its base and the differences, which are masks and bytes
+//! in memory. Nothing is decoded bit by bit.
 //!
-//! A mask has a bit for every element, the lowest bit of a 64-bit word first; a row begins with a new word.
+//! It copies bits and knows no numbers; the caller knows where a row's bytes begin.
+//!
+//! A mask has a bit for every element, the lowest bit of a 64-bit word first. A row begins with a
+//! new word.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -9,36 +12,38 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 
-/// Elements of a word of a mask.
+/// Number of elements per word of a mask.
 pub const WORD_ELEMS: usize = 64;
 
-/// Words of a mask of one row.
+/// Number of words in the mask of one row.
 #[must_use]
 pub fn row_words(cols: usize) -> usize {
     cols.div_ceil(WORD_ELEMS)
 }
 
-/// Sizes of the rows of a tensor.
+/// Size of the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowShape {
-    /// Elements of a row.
+    /// Number of elements of a row.
     pub cols: usize,
     /// Bytes of an element: 2 or 4.
     pub element_bytes: usize,
 }
 
 impl RowShape {
-    /// Bytes of a row.
+    /// Number of bytes of a row.
     #[must_use]
     pub fn row_bytes(self) -> usize {
         self.cols * self.element_bytes
     }
 }
 
-/// Writes rows into `out`: those of `base`, with elements whose bit in `mask` is set taken from `values`, one after another. Returns how many bytes of `values` were taken.
+/// Copies the rows of `base` to `out` and replaces the elements whose bit in `mask` is set by
+/// `values`, one after another. Returns how many bytes of `values` were used.
 ///
 /// # Panics
-/// When `base`, `out` and `mask` are not of the same number of rows, a bit is set behind the last element of a row, or `values` ends too early.
+/// If `base`, `out` and `mask` do not have the same number of rows, a bit is set past the last
+/// element of a row, or `values` ends too early.
 pub fn bitmap_rows(shape: RowShape, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize {
     check(shape, base, mask, out);
     match shape.element_bytes {
@@ -47,25 +52,27 @@ pub fn bitmap_rows(shape: RowShape, base: &[u8], mask: &[u64], values: &[u8], ou
     }
 }
 
-/// What is different in rows: elements that change get new low bytes; their top byte (sign and the upper bits of the exponent) changes only in some of them.
+/// The differences of rows. Changed elements get new low bytes; their top byte (sign and the upper
+/// bits of the exponent) changes in only some of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Planes<'a> {
     /// Which elements change.
     pub mask: &'a [u64],
-    /// For each element that changes, in order and from the lowest bit of the first word on: whether its top byte changes. Rows follow each other without gaps.
+    /// For each changed element, in order and from the lowest bit of the first word on: whether its
+    /// top byte changes. Rows follow each other without gaps.
     pub tops: &'a [u64],
-    /// The bit of `tops` at which the rows begin.
+    /// The bit of `tops` at which these rows begin.
     pub first_top: usize,
-    /// All bytes but the top one of elements that change.
+    /// All bytes but the top one of the changed elements.
     pub lows: &'a [u8],
-    /// Top bytes that change.
+    /// The new top bytes.
     pub highs: &'a [u8],
 }
 
-/// As [`bitmap_rows`], from planes. Returns how many bytes of `lows` and of `highs` were taken.
+/// As [`bitmap_rows`], from planes. Returns how many bytes of `lows` and of `highs` were used.
 ///
 /// # Panics
-/// As [`bitmap_rows`], and when `lows`, `highs` or `tops` end too early.
+/// As [`bitmap_rows`], and if `lows`, `highs` or `tops` end too early.
 pub fn planes_rows(shape: RowShape, base: &[u8], planes: Planes<'_>, out: &mut [u8]) -> (usize, usize) {
     check(shape, base, planes.mask, out);
     match shape.element_bytes {
@@ -81,12 +88,12 @@ fn check(shape: RowShape, base: &[u8], mask: &[u64], out: &[u8]) {
     assert_eq!(mask.len(), rows * row_words(shape.cols));
 }
 
-/// Elements of `B` bytes on the instruction set in use.
+/// Patches elements of `B` bytes on the instruction set in use.
 fn bitmap_of<const B: usize>(cols: usize, base: &[u8], mask: &[u64], values: &[u8], out: &mut [u8]) -> usize {
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and lengths have been checked.
+        // SAFETY: `isa` returns only what was detected, and lengths have been checked.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::bitmap::<B>(cols, base, mask, values, out),
@@ -102,7 +109,7 @@ fn planes_of<const B: usize>(cols: usize, base: &[u8], planes: Planes<'_>, out: 
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and lengths have been checked.
+        // SAFETY: `isa` returns only what was detected, and lengths have been checked.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::planes::<B>(cols, base, planes, out),
@@ -188,10 +195,10 @@ fn planes_body<const B: usize>(
     (low, high)
 }
 
-/// Words of a mask that are worked on together.
+/// Number of words of a mask that are processed together.
 const PIECE: usize = 32;
 
-/// Calls `change` with the elements of pieces of rows and which of them change.
+/// Calls `change` with the elements of each piece of a row and the positions of those that change.
 #[inline(always)]
 fn for_pieces<const B: usize>(
     cols: usize,
@@ -208,7 +215,7 @@ fn for_pieces<const B: usize>(
     }
 }
 
-/// Where bits are set.
+/// Positions of set bits.
 struct Found([u16; PIECE * WORD_ELEMS + Self::AT_ONCE]);
 
 impl Default for Found {
@@ -218,7 +225,8 @@ impl Default for Found {
 }
 
 impl Found {
-    /// Places that are written before it is asked whether there are so many: most words of a sparse mask have fewer, so that the processor can foresee the answer.
+    /// Positions that are written before checking whether there are that many. Most words of a
+    /// sparse mask have fewer, so the branch is easy to predict.
     const AT_ONCE: usize = 4;
 
     #[inline(always)]
@@ -228,7 +236,7 @@ impl Found {
             let (mut left, end) = (*word, count + word.count_ones() as usize);
             while count < end {
                 for place in self.0[count..].iter_mut().take(Self::AT_ONCE) {
-                    // The remainder matters only behind the last bit.
+                    // The remainder matters only past the last bit.
                     *place = first + (left.trailing_zeros() % 64) as u16;
                     left &= left.wrapping_sub(1);
                 }
@@ -240,10 +248,10 @@ impl Found {
     }
 }
 
-/// Up to 64 bits of a list of words, from the given one on.
+/// Reads `count` bits, up to 64, of a list of words from bit `first` on.
 ///
 /// # Panics
-/// When they are not there.
+/// If the list has fewer bits.
 #[inline(always)]
 fn bits_at(words: &[u64], first: usize, count: usize) -> u64 {
     if count == 0 {
@@ -263,7 +271,7 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// A base, which of its elements change, what to, and what comes of it.
+    /// A base, its changes, and the expected result.
     #[derive(Debug)]
     struct Case {
         shape: RowShape,
@@ -355,7 +363,7 @@ mod tests {
         ) {
             let mut case = case(rows, cols, if wide { 4 } else { 2 }, [density, top_density], first_top, seed);
             let taken = (case.values.len(), case.lows.len(), case.highs.len());
-            // What follows belongs to rows behind these.
+            // These belong to the rows that follow.
             for list in [&mut case.values, &mut case.lows, &mut case.highs] {
                 list.extend(vec![0xee; behind]);
             }

@@ -1,5 +1,8 @@
-//! A reference plus a product of two small factors, rounded to the reference's dtype; docs/format.md section 3.1.
-//! The arithmetic is the format's to the last bit: products are added in the order of the rank, and nothing is fused.
+//! A reference plus a product of two small factors, rounded to the reference's dtype;
+//! docs/format.md section 3.1.
+//!
+//! The arithmetic matches the format to the last bit: products are added in the order of the rank,
+//! and nothing is fused.
 
 use crate::Number;
 #[cfg(target_arch = "x86_64")]
@@ -8,23 +11,23 @@ use crate::isa::{Isa, isa};
 /// How the product and the reference become the prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductRule {
-    /// Reference and product are added, and the sum is rounded.
+    /// Add reference and product, then round the sum.
     Sum,
-    /// The product is rounded before it is added, as adding two tensors of this dtype does.
+    /// Round the product before adding it, as adding two tensors of this dtype does.
     RoundedProduct,
 }
 
-/// Scales from here on are not taken, so that no sum of products overflows: 2^56.
+/// Scales must be below this, so that no sum of products overflows: 2^56.
 pub const MAX_SCALE: f32 = (1u64 << 56) as f32;
 /// Largest rank.
 pub const MAX_RANK: usize = 256;
 
-/// Columns of a panel in single precision, and half of it in double precision: two lines of a cache.
+/// Columns of a panel in single and in double precision. Either run is two cache lines.
 const SINGLES: usize = 32;
 const DOUBLES: usize = 16;
 
-/// The right factor times the scale, in panels of as many columns as are computed together: a panel has `rank` runs of its columns.
-/// The last panel is filled up with zeros.
+/// The right factor times the scale, in panels of columns that are computed together: a panel has
+/// `rank` runs of its columns. The last panel is padded with zeros.
 #[derive(Debug, Clone)]
 enum Panels {
     /// For 16-bit floats.
@@ -33,7 +36,7 @@ enum Panels {
     Double(Vec<[f64; DOUBLES]>),
 }
 
-/// A right factor ready to be multiplied with rows of the left one.
+/// A right factor, ready to be multiplied with rows of the left one.
 #[derive(Debug, Clone)]
 pub struct RightFactor {
     number: Number,
@@ -46,14 +49,15 @@ const BF16: Number = Number::float(8, 7);
 const F16: Number = Number::float(5, 10);
 const F32: Number = Number::float(8, 23);
 
-/// Whether tensors of this number can be predicted by a product: BF16, F16 and F32.
+/// Whether a product can predict tensors of this number type: BF16, F16 and F32.
 #[must_use]
 pub fn is_supported(number: Number) -> bool {
     matches!(number, BF16 | F16 | F32)
 }
 
 impl RightFactor {
-    /// `factor` has `rank` rows of `cols`. `None` when the number, the scale or the sizes are not what a product can have.
+    /// Prepares `factor`, which has `rank` rows of `cols`. `None` if a product cannot have this
+    /// number type, scale or size.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -78,16 +82,17 @@ impl RightFactor {
         Some(Self { number, rank, cols, panels })
     }
 
-    /// Bytes of a row of the tensor.
+    /// Number of bytes of a row of the tensor.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
         self.cols * self.number.bytes()
     }
 
-    /// Turns `values`, whole rows of the reference, into their prediction. `left` has the `rank` factors of each of these rows.
+    /// Turns `values`, whole rows of the reference, into their prediction. `left` has the `rank`
+    /// factors of each of these rows.
     ///
     /// # Panics
-    /// When the lengths are not those of the same number of rows.
+    /// If the lengths do not describe the same number of rows.
     pub fn predict(&self, rule: ProductRule, left: &[i32], values: &mut [u8]) {
         let rows = left.len() / self.rank;
         assert!(left.len().is_multiple_of(self.rank) && values.len() == rows * self.row_bytes());
@@ -133,7 +138,7 @@ fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected.
+        // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
                 Isa::Avx512 => wide::singles_avx512(shape, left, panels, values),
@@ -149,7 +154,7 @@ fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected.
+        // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
                 Isa::Avx512 => wide::doubles_avx512(shape, left, panels, values),
@@ -160,10 +165,11 @@ fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values
     predict_doubles_body::<ROWS>(shape, left, panels, values);
 }
 
-/// Rows whose products are computed together, so many that their sums stay in registers: with 16 registers of 16 bytes, or with 32 of NEON.
+/// Rows whose products are computed together. Their sums must stay in registers: 16 registers of 16
+/// bytes, or 32 with NEON.
 const ROWS: usize = if cfg!(target_arch = "aarch64") { 2 } else { 1 };
 
-/// The same loops for longer vectors. Nothing is fused: the compiler does that only where it is told to.
+/// The same loops for longer vectors. Nothing is fused: the compiler fuses only if told to.
 #[cfg(target_arch = "x86_64")]
 mod wide {
     use super::{DOUBLES, SINGLES, Shape, predict_doubles_body, predict_singles_body};
@@ -236,7 +242,8 @@ fn predict_doubles_body<const R: usize>(
     }
 }
 
-/// All panels of all rows; `predict` makes the prediction of a reference and its product, in the low bits.
+/// Computes all panels of all rows. `predict` returns the prediction of a reference and its product
+/// in the low bits.
 #[inline(always)]
 fn panels_of<T, const C: usize, const B: usize, const R: usize>(
     shape: Shape,
@@ -298,7 +305,7 @@ fn finish<T: Copy, const C: usize, const B: usize>(
         word[..B].copy_from_slice(value);
         value.copy_from_slice(&predict(u32::from_le_bytes(word), sum).to_le_bytes()[..B]);
     };
-    // A whole panel has a loop of its own, whose length is known.
+    // A whole panel gets its own loop with a known length.
     if let Ok(values) = <&mut [[u8; B]; C]>::try_from(&mut *values) {
         for c in 0..C {
             one(&mut values[c], sums[c]);
@@ -327,7 +334,7 @@ fn f16_sum(reference: u32, product: f32) -> u32 {
 
 #[inline(always)]
 fn f16_rounded_product(reference: u32, product: f32) -> u32 {
-    // A product beyond the largest number is infinite, and f16_value gives no infinity.
+    // A product beyond the largest number is infinite, and f16_value never returns infinity.
     let bits = f16_bits(product);
     let rounded = f16_value(bits);
     let infinite = f32::from_bits(f32::INFINITY.to_bits() | product.to_bits() & 0x8000_0000);
@@ -343,32 +350,34 @@ fn f32_sum(reference: u32, product: f64) -> u32 {
 
 #[inline(always)]
 fn f32_rounded_product(reference: u32, product: f64) -> u32 {
-    // Single numbers added in double precision and rounded are the rounded sum: 53 bits are twice 24 and more.
+    // Adding single-precision numbers in double precision and rounding gives the rounded sum,
+    // because 53 bits exceed twice 24.
     #[expect(clippy::cast_possible_truncation, reason = "the rounding of the format")]
     f32_sum(reference, f64::from(product as f32))
 }
 
-/// One or the other by arithmetic: which of them is as good as random, and a branch would be guessed wrong.
+/// Selects by arithmetic: the choice is effectively random, so a branch would be mispredicted.
 #[inline(always)]
 fn select(is_first: bool, first: u32, second: u32) -> u32 {
     second ^ (first ^ second) & u32::from(is_first).wrapping_neg()
 }
 
-/// A number that is not NaN, rounded to BF16.
+/// Rounds a number that is not NaN to BF16.
 #[inline(always)]
 fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
     (bits + 0x7fff + (bits >> 16 & 1)) >> 16
 }
 
-/// A finite F16: its fields where f32 has them, the bias mended by a product, which is exact.
+/// The value of a finite F16: its fields move to where f32 has them, and a product, which is exact,
+/// corrects the bias.
 #[inline(always)]
 fn f16_value(bits: u32) -> f32 {
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
-/// A number that is not NaN, rounded to F16.
+/// Rounds a number that is not NaN to F16.
 #[inline(always)]
 fn f16_bits(value: f32) -> u32 {
     const HALF: u32 = 126 << 23;
@@ -388,7 +397,8 @@ mod tests {
     use crate::isa::for_each_isa;
     use proptest::prelude::*;
 
-    /// One element as docs/format.md has it, from exact arithmetic of the standard library and a search for the nearest value.
+    /// Computes one element as in docs/format.md, with exact standard-library arithmetic and a
+    /// search for the nearest value.
     #[expect(clippy::cast_possible_truncation, reason = "the roundings of the format")]
     fn expected(number: Number, rule: ProductRule, scale: f32, pairs: &[(i32, i32)], reference: u32) -> u32 {
         let value = |bits: u32| match number {
@@ -409,7 +419,8 @@ mod tests {
         }
         let round = |x: f64| {
             let sign = if x.is_sign_negative() { top } else { 0 };
-            // The magnitudes are in order, so the nearest is found by halving; the largest one stands for what lies behind it.
+            // The magnitudes are in order, so bisection finds the nearest. The largest one
+            // represents everything beyond it.
             let (mut low, mut high) = (0, infinite);
             while high - low > 1 {
                 let middle = u32::midpoint(low, high);

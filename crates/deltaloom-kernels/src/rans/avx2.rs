@@ -1,11 +1,11 @@
-//! rANS on eight lanes a vector: tables by gather, words by permutations that a mask picks.
+//! rANS on eight lanes per vector: tables by gather, words by permutations that a mask selects.
 #![expect(unsafe_code, reason = "vector loads, stores and gathers")]
 
 use std::arch::x86_64::*;
 
 use super::{Contexts, Decoder, Encoder, LANES};
 
-/// Lanes of a vector.
+/// Number of lanes of a vector.
 const WIDTH: usize = 8;
 const VECTORS: usize = LANES / WIDTH;
 
@@ -32,7 +32,7 @@ const fn permutations(expand: bool) -> [u64; 256] {
     all
 }
 
-/// Permutation of a table for the sign bits of `of`, and how many are set.
+/// The permutation in a table for the sign bits of `of`, and how many are set.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn permutation(table: &[u64; 256], of: __m256i) -> (__m256i, usize) {
@@ -56,12 +56,13 @@ pub(super) unsafe fn decode(decoder: &mut Decoder<'_>) {
             let slot = match decoder.contexts {
                 Contexts::Single => slot_in_table,
                 Contexts::PerSymbol(contexts) => {
-                    // SAFETY: contexts are as many as symbols, of which a whole step is left.
+                    // SAFETY: there are as many contexts as symbols, and a whole step of symbols is
+                    // left.
                     let contexts = unsafe { _mm_loadl_epi64(contexts.as_ptr().add(first).cast()) };
                     _mm256_or_si256(_mm256_slli_epi32::<12>(_mm256_cvtepu8_epi32(contexts)), slot_in_table)
                 }
             };
-            // SAFETY: contexts name tables, and each has a slot for all 12-bit numbers.
+            // SAFETY: contexts name tables, and each table has a slot for all 12-bit numbers.
             let slot = unsafe { _mm256_i32gather_epi32::<4>(slots, slot) };
             // SAFETY: a whole step of symbols is left.
             unsafe { _mm_storel_epi64(decoder.out.as_mut_ptr().add(first).cast(), low_bytes(slot)) };
@@ -72,7 +73,8 @@ pub(super) unsafe fn decode(decoder: &mut Decoder<'_>) {
                 _mm256_add_epi32(_mm256_mullo_epi32(frequency, quotient), _mm256_srli_epi32::<20>(slot));
             let is_short = _mm256_cmpeq_epi32(_mm256_srli_epi32::<16>(next), _mm256_setzero_si256());
             let (expansion, count) = permutation(&EXPAND, is_short);
-            // SAFETY: the step has 64 bytes of words; this part takes at most 16, and so did each before it.
+            // SAFETY: the step has 64 bytes of words; this part takes at most 16, as did each part
+            // before it.
             let words = unsafe { _mm_loadu_si128(decoder.words.as_ptr().add(decoder.at).cast()) };
             let words = _mm256_permutevar8x32_epi32(_mm256_cvtepu16_epi32(words), expansion);
             let refilled = _mm256_or_si256(_mm256_slli_epi32::<16>(next), words);
@@ -96,7 +98,8 @@ fn low_bytes(x: __m256i) -> __m128i {
 /// Encodes `encoder.symbols[..full]`, last ones first; `full` is a multiple of [`LANES`].
 ///
 /// # Safety
-/// Needs the features below; every context must name a table of `encoder.entries`, and there must be `full` symbols and contexts.
+/// Needs the features below; every context must name a table of `encoder.entries`, and there must
+/// be `full` symbols and contexts.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
     let entries = encoder.entries.as_ptr().cast::<i32>();
@@ -111,18 +114,18 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
             let index = match encoder.contexts {
                 Contexts::Single => symbols,
                 Contexts::PerSymbol(contexts) => {
-                    // SAFETY: contexts are as many as symbols.
+                    // SAFETY: there are as many contexts as symbols.
                     let contexts = unsafe { _mm_loadl_epi64(contexts.as_ptr().add(first).cast()) };
                     let contexts = _mm256_cvtepu8_epi32(contexts);
                     _mm256_or_si256(_mm256_slli_epi32::<8>(contexts), symbols)
                 }
             };
-            // SAFETY: contexts name tables, and each has an entry for all 8-bit symbols.
+            // SAFETY: contexts name tables, and each table has an entry for all 8-bit symbols.
             let entry = unsafe { _mm256_i32gather_epi32::<4>(entries, index) };
             let frequency = _mm256_and_si256(entry, _mm256_set1_epi32(0xffff));
             absent = _mm256_or_si256(absent, _mm256_cmpeq_epi32(frequency, _mm256_setzero_si256()));
             let x = states[part];
-            // Both sides have at most 13 bits, so a signed comparison does.
+            // Both sides have at most 13 bits, so a signed comparison suffices.
             let is_room = _mm256_cmpgt_epi32(frequency, _mm256_srli_epi32::<20>(x));
             let is_full = _mm256_xor_si256(is_room, _mm256_set1_epi32(-1));
             let (compression, count) = permutation(&COMPRESS, is_full);
@@ -130,7 +133,8 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
                 _mm256_permutevar8x32_epi32(_mm256_and_si256(x, _mm256_set1_epi32(0xffff)), compression);
             let words = _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             debug_assert!(encoder.start >= 2 * WIDTH);
-            // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols took no more than that.
+            // SAFETY: the buffer has two bytes for every symbol and 64 more; words of later symbols
+            // needed no more than that.
             unsafe {
                 _mm_storeu_si128(encoder.buffer.as_mut_ptr().add(encoder.start - 2 * WIDTH).cast(), words)
             };
@@ -149,11 +153,12 @@ pub(super) unsafe fn encode(encoder: &mut Encoder<'_>, full: usize) {
     store_states(states, &mut encoder.states);
 }
 
-/// x / f for quotients below 2^20: it and its three roundings are off by less than 2^-2, which the last factor moves above the quotient and below the one after it.
+/// x / f for quotients below 2^20. Three roundings leave an error below 2^-2. The last factor
+/// shifts the result up, so that truncation gives the quotient or one more.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn quotient_or_one_more(x: __m256i, frequency: __m256i) -> __m256i {
-    // There is no conversion from unsigned numbers.
+    // AVX2 cannot convert unsigned numbers.
     let high = _mm256_cvtepi32_ps(_mm256_srli_epi32::<16>(x));
     let low = _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff)));
     let x = _mm256_add_ps(_mm256_mul_ps(high, _mm256_set1_ps(65536.0)), low);
@@ -166,7 +171,7 @@ fn quotient_or_one_more(x: __m256i, frequency: __m256i) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn load_states(states: &[u32]) -> [__m256i; VECTORS] {
     assert_eq!(states.len(), LANES);
-    // SAFETY: the assertion above.
+    // SAFETY: the assertion above checks the length.
     std::array::from_fn(|i| unsafe { _mm256_loadu_si256(states.as_ptr().add(i * WIDTH).cast()) })
 }
 
@@ -175,7 +180,7 @@ fn load_states(states: &[u32]) -> [__m256i; VECTORS] {
 fn store_states(vectors: [__m256i; VECTORS], states: &mut [u32]) {
     assert_eq!(states.len(), LANES);
     for (i, vector) in vectors.into_iter().enumerate() {
-        // SAFETY: the assertion above.
+        // SAFETY: the assertion above checks the length.
         unsafe { _mm256_storeu_si256(states.as_mut_ptr().add(i * WIDTH).cast(), vector) };
     }
 }

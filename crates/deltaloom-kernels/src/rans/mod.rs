@@ -1,7 +1,10 @@
-//! Static rANS with 12-bit frequencies, 32-bit states and 16-bit renormalisation, interleaved over up to 32 lanes.
+//! Static rANS with 12-bit frequencies, 32-bit states and 16-bit renormalisation, interleaved over
+//! up to 32 lanes.
 //!
-//! Source of the coder: J. Duda, "Asymmetric numeral systems" (arXiv 0902.0271, 1311.2540); of interleaving: F. Giesen, "Interleaved entropy
-//! coders" (arXiv 1402.3392). A stream here is one interleaved run; blocks of streams and their headers belong to the caller.
+//! Sources: for the coder, J. Duda, "Asymmetric numeral systems" (arXiv 0902.0271, 1311.2540); for
+//! interleaving, F. Giesen, "Interleaved entropy coders" (arXiv 1402.3392).
+//!
+//! A stream here is one interleaved run. The caller handles blocks of streams and their headers.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,26 +22,28 @@ use crate::isa::{Isa, isa};
 pub const PROB_BITS: u32 = 12;
 /// Sum of the frequencies of a table.
 pub const PROB_SCALE: u32 = 1 << PROB_BITS;
-/// Lanes of a wide stream. A format constant.
+/// Number of lanes of a wide stream, fixed by the format.
 pub const LANES: usize = 32;
-/// Lowest state between symbols; an encoder's lane starts at this plus the 16 bits it carries.
+/// Lowest state between symbols. A lane of an encoder starts at this plus the 16 bits that it
+/// carries.
 pub const STATE_LOW: u32 = 1 << 16;
-/// Symbols of an alphabet.
+/// Number of symbols of an alphabet.
 pub const ALPHABET: usize = 256;
 
 const SLOTS: usize = PROB_SCALE as usize;
 
-/// Encoder side of a list of tables: one 32-bit entry per symbol, `frequency | start << 16`.
+/// A list of tables for encoding: one 32-bit entry per symbol, `frequency | start << 16`.
 #[derive(Debug, Clone)]
 pub struct EncodeTables {
     entries: Vec<u32>,
 }
 
 impl EncodeTables {
-    /// From frequencies per table; each table sums to [`PROB_SCALE`].
+    /// Builds the tables from frequencies.
     ///
     /// # Panics
-    /// When a table does not sum to [`PROB_SCALE`]: that is a fault of the caller, not of input.
+    /// If the frequencies of a table do not sum to [`PROB_SCALE`]. That is a bug in the caller, not
+    /// bad input.
     #[must_use]
     pub fn new(tables: &[[u16; ALPHABET]]) -> Self {
         let mut entries = Vec::with_capacity(tables.len() * ALPHABET);
@@ -55,14 +60,15 @@ impl EncodeTables {
     }
 }
 
-/// Decoder side of a list of tables: one 32-bit entry per slot, `symbol | (frequency - 1) << 8 | (slot - start) << 20`.
+/// A list of tables for decoding: one 32-bit entry per slot,
+/// `symbol | (frequency - 1) << 8 | (slot - start) << 20`.
 #[derive(Debug, Clone)]
 pub struct DecodeTables {
     slots: Vec<u32>,
 }
 
 impl DecodeTables {
-    /// From frequencies per table, each summing to [`PROB_SCALE`]; `None` when one does not.
+    /// Builds the tables from frequencies. `None` if those of a table do not sum to [`PROB_SCALE`].
     #[must_use]
     pub fn new(tables: &[[u16; ALPHABET]]) -> Option<Self> {
         let mut slots = Vec::with_capacity(tables.len() * SLOTS);
@@ -90,7 +96,7 @@ pub enum Contexts<'a> {
 }
 
 impl<'a> Contexts<'a> {
-    /// Those of a part of the symbols.
+    /// The contexts of a part of the symbols.
     #[must_use]
     pub fn slice(self, range: std::ops::Range<usize>) -> Self {
         match self {
@@ -107,7 +113,8 @@ impl<'a> Contexts<'a> {
         }
     }
 
-    /// Proves once what lets kernels read tables without asking again: a context for each of `symbols` symbols, each naming one of `tables` tables.
+    /// Checks once that each of `symbols` symbols has a context and that each context names one of
+    /// `tables` tables. Kernels may then read tables unchecked.
     fn check(self, symbols: usize, tables: usize) {
         let highest = match self {
             Self::Single => 0,
@@ -120,25 +127,29 @@ impl<'a> Contexts<'a> {
     }
 }
 
-/// What [`encode`] gives beside the words in its buffer.
+/// The result of [`encode`] in addition to the words in its buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
     /// States to start decoding with, one per lane.
     pub states: Vec<u32>,
-    /// Where the words start in the buffer, 16 bits each, little-endian, in the order in which a decoder takes them.
+    /// Where the words start in the buffer: 16 bits each, little-endian, in the order in which a
+    /// decoder takes them.
     pub start: usize,
 }
 
-/// Length of the buffer that [`encode`] needs for so many symbols: each gives at most one word, and vectors write a few more.
+/// Length of the buffer that [`encode`] needs for `symbols` symbols: each emits at most one word,
+/// and vector stores write a few more.
 #[must_use]
 pub const fn buffer_bytes(symbols: usize) -> usize {
     2 * symbols + 2 * LANES
 }
 
-/// Encodes every symbol with its table over `carry.len()` lanes; lane l starts at `STATE_LOW + carry[l]`. The words go to the end of `buffer`.
+/// Encodes every symbol with its table over `carry.len()` lanes; lane l starts at
+/// `STATE_LOW + carry[l]`. The words go to the end of `buffer`.
 ///
 /// # Panics
-/// When a symbol has frequency 0 in its table, contexts do not fit symbols and tables, or the buffer is shorter than [`buffer_bytes`]: faults of the caller.
+/// If a symbol has frequency 0 in its table, contexts do not fit symbols and tables, or the buffer
+/// is shorter than [`buffer_bytes`]. These are bugs in the caller.
 #[must_use]
 pub fn encode(
     tables: &EncodeTables,
@@ -158,7 +169,7 @@ pub fn encode(
     Encoded { states: encoder.states, start: encoder.start }
 }
 
-/// A stream while it is encoded, from its last symbol to its first.
+/// A stream that is being encoded, from its last symbol to its first.
 struct Encoder<'a> {
     entries: &'a [u32],
     symbols: &'a [u8],
@@ -175,7 +186,7 @@ impl Encoder<'_> {
         #[cfg(target_arch = "x86_64")]
         if self.states.len() == LANES && isa() >= Isa::Avx2 {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
-            // SAFETY: `isa` gives what was detected, and contexts were checked.
+            // SAFETY: `isa` returns only what was detected, and contexts were checked.
             return unsafe {
                 match isa() {
                     Isa::Avx512 => avx512::encode(self, full),
@@ -194,19 +205,20 @@ pub struct StreamReader<'a> {
     pub states: &'a mut [u32],
     /// The 16-bit words, little-endian.
     pub words: &'a [u8],
-    /// Table of every symbol.
+    /// The table of every symbol.
     pub contexts: Contexts<'a>,
-    /// The symbols; all are filled.
+    /// Receives the symbols; all of it is filled.
     pub out: &'a mut [u8],
 }
 
 /// Decodes streams side by side.
 ///
 /// # Errors
-/// [`DecodeError::Truncated`] when words run out, [`DecodeError::Trailing`] when some are left or a lane does not end where encoders start.
+/// [`DecodeError::Truncated`] if a stream runs out of words, [`DecodeError::Trailing`] if words are
+/// left over or a lane does not end where encoders start.
 ///
 /// # Panics
-/// When contexts do not fit symbols and tables: a fault of the caller.
+/// If contexts do not fit symbols and tables, which is a bug in the caller.
 pub fn decode(tables: &DecodeTables, streams: &mut [StreamReader<'_>]) -> Result<(), DecodeError> {
     for stream in &mut *streams {
         stream.contexts.check(stream.out.len(), tables.slots.len() / SLOTS);
@@ -223,7 +235,7 @@ pub fn decode(tables: &DecodeTables, streams: &mut [StreamReader<'_>]) -> Result
         && b.states.len() == LANES
     {
         #[expect(unsafe_code, reason = "calling a function with detected target features")]
-        // SAFETY: `isa` gives what was detected, and contexts were checked.
+        // SAFETY: `isa` returns only what was detected, and contexts were checked.
         unsafe {
             avx512::decode_two(a, b);
         }
@@ -231,14 +243,14 @@ pub fn decode(tables: &DecodeTables, streams: &mut [StreamReader<'_>]) -> Result
     decoders.into_iter().try_for_each(Decoder::finish)
 }
 
-/// A stream while it is decoded.
+/// A stream that is being decoded.
 struct Decoder<'a> {
     slots: &'a [u32],
     states: &'a mut [u32],
     words: &'a [u8],
     contexts: Contexts<'a>,
     out: &'a mut [u8],
-    /// Symbols decoded and bytes of words taken.
+    /// Symbols decoded, and bytes of words taken.
     done: usize,
     at: usize,
 }
@@ -256,7 +268,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Whether all lanes can take a step, and a word each, without asking how many are left.
+    /// Whether every lane can decode a step and take a word without further checks.
     #[inline(always)]
     fn has_wide_step(&self) -> bool {
         self.done + LANES <= self.out.len() && self.at + 2 * LANES <= self.words.len()
@@ -267,7 +279,7 @@ impl<'a> Decoder<'a> {
         #[cfg(target_arch = "x86_64")]
         if self.states.len() == LANES && isa() >= Isa::Avx2 {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
-            // SAFETY: `isa` gives what was detected, and contexts were checked.
+            // SAFETY: `isa` returns only what was detected, and contexts were checked.
             unsafe {
                 match isa() {
                     Isa::Avx512 => avx512::decode(self),
@@ -292,7 +304,7 @@ impl<'a> Decoder<'a> {
         if self.done == self.out.len() {
             return self.check_end(rest.is_empty());
         }
-        // The last words again with zeros behind them, so that steps may read past the end.
+        // A copy of the last words, padded with zeros, so that steps may read past the end.
         let mut padded = [0; 4 * LANES];
         let rest = &rest[..rest.len().min(2 * LANES)];
         padded[..rest.len()].copy_from_slice(rest);
@@ -360,7 +372,7 @@ mod tests {
             for_each_isa(|_| {
                 let by_isa = encode(&EncodeTables::new(&tables), &symbols, Contexts::PerSymbol(&contexts), &carry);
                 prop_assert_eq!(&by_isa, &coded);
-                // Two streams side by side, the second a little shorter in symbols.
+                // Two streams side by side, the second one a little shorter in symbols.
                 let cut = symbols.len() - symbols.len().min(40);
                 let contexts = Contexts::PerSymbol(&contexts);
                 let second = encode(&EncodeTables::new(&tables), &symbols[..cut], contexts.slice(0..cut), &carry);
@@ -390,7 +402,7 @@ mod tests {
         }
     }
 
-    /// An independent coder of the same model bounds ours: same size to within its own rounding.
+    /// Compares with an independent coder of the same model: the sizes agree up to its rounding.
     #[test]
     fn size_agrees_with_constriction() {
         use constriction::stream::model::DefaultContiguousCategoricalEntropyModel as Model;
@@ -418,7 +430,8 @@ mod tests {
         assert_eq!(coded.0, vec![STATE_LOW + 7; LANES]);
     }
 
-    /// Every frequency, with states on both sides of multiples of it, where a rounded quotient could be wrong.
+    /// Every frequency, with states on both sides of its multiples, where a rounded quotient could
+    /// be wrong.
     #[test]
     fn quotients_are_exact_at_their_borders() {
         for f in 1u32..=4096 {

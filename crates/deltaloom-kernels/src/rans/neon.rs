@@ -1,4 +1,5 @@
-//! rANS decoding on four lanes a vector for aarch64: tables by single loads, words by a table permutation.
+//! rANS decoding on four lanes per vector for aarch64: tables by single loads, words by a table
+//! permutation.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 
 use std::arch::aarch64::*;
@@ -7,7 +8,7 @@ use super::{Decoder, LANES, SLOTS};
 
 const WIDTH: usize = 4;
 const VECTORS: usize = LANES / WIDTH;
-/// Lane weights whose sum over a comparison is its mask.
+/// Lane weights; their sum over the lanes of a comparison is its mask.
 static WEIGHTS: [u32; WIDTH] = [1, 2, 4, 8];
 
 /// For every mask of lanes, which bytes of the next words they take; 0xff gives zero.

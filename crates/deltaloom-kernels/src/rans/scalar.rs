@@ -1,4 +1,4 @@
-//! rANS for every machine, and for the few symbols that do not fill all lanes.
+//! rANS for every machine, and for the last symbols that do not fill all lanes.
 
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ impl Decoder<'_> {
                 let slot = self.slots[self.contexts.at(i) * SLOTS + (*state & (PROB_SCALE - 1)) as usize];
                 self.out[i] = (slot & 0xff) as u8;
                 let x = ((slot >> 8 & 0xfff) + 1).wrapping_mul(*state >> PROB_BITS).wrapping_add(slot >> 20);
-                // Without a branch: whether a word is due is as good as random.
+                // Without a branch, because whether a word is due is effectively random.
                 let is_short = x < STATE_LOW;
                 let word = u16::from_le_bytes([self.words[self.at], self.words[self.at + 1]]);
                 *state = if is_short { x << 16 | u32::from(word) } else { x };

@@ -1,5 +1,9 @@
-//! Products of sparse differences with 512-bit vectors: for one token products of entries side by side, which rows then sum; for more, a sum per row in registers.
-//! Columns are masked or bounded before they are used, so that no entry reads outside of the activations.
+//! Products of sparse differences with 512-bit vectors. For one token, it computes the products of
+//! entries side by side and then sums them by row. For more tokens, each row's sum stays in
+//! registers.
+//!
+//! Columns are masked or bounded before they are used, so no entry reads outside of the
+//! activations.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes, and columns in 32 bits")]
 
@@ -7,9 +11,9 @@ use std::arch::x86_64::*;
 
 use super::{COL, GROUP, Group, NARROW_COLS, Narrow, Wide, groups};
 
-/// Lanes of a vector.
+/// Number of lanes of a vector.
 const LANES: usize = 16;
-/// Products that are computed before they are summed: half of a first cache.
+/// Products that are computed before they are summed: half of a first-level cache.
 const BUFFER: usize = 4096;
 /// Rows whose sums are written before they are added.
 const ROWS: usize = 16;
@@ -22,7 +26,7 @@ const ROWS: usize = 16;
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt,fma"
 )]
 pub(super) unsafe fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller's promise.
     unsafe {
         if tokens == 1 {
             add_to_one(entries, ends, x.len().div_ceil(NARROW_COLS), x, y);
@@ -40,7 +44,7 @@ pub(super) unsafe fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize,
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi1,bmi2,lzcnt,popcnt,fma"
 )]
 pub(super) unsafe fn add_wide(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f32]) {
-    // SAFETY: as the caller says.
+    // SAFETY: the caller's promise.
     unsafe {
         if tokens == 1 {
             add_to_one(entries, ends, 1, x, y);
@@ -78,7 +82,7 @@ impl Entry for Narrow {
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl")]
     unsafe fn four(entries: *const Self, cols: usize) -> ([usize; 4], __m128) {
-        // Two at a time, since loads are what there is too much of.
+        // Two at a time, because loads are the bottleneck.
         let pairs = entries.cast::<u64>();
         // SAFETY: four entries are 16 bytes.
         let (four, low, high) = unsafe {
@@ -115,10 +119,11 @@ impl Entry for Wide {
     }
 }
 
-/// One token: the sum of a row has its `i`-th entry in lane `i mod 16`, wherever the row begins.
+/// Adds the products of one token. The `i`-th entry of a row goes to lane `i mod 16` of the row's
+/// sum, wherever the row begins.
 ///
 /// # Safety
-/// Needs AVX-512, and lengths and ends that fit: `blocks` for each row.
+/// Needs AVX-512, lengths and ends that fit, and `blocks` ends for each row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,bmi1,bmi2,fma")]
 unsafe fn add_to_one<E: Entry>(entries: &[E], ends: &[u32], blocks: usize, x: &[f32], y: &mut [f32]) {
     let mut products = [0.0f32; BUFFER + 2 * LANES];
@@ -132,10 +137,10 @@ unsafe fn add_to_one<E: Entry>(entries: &[E], ends: &[u32], blocks: usize, x: &[
         }
         let ends = &ends[row * blocks..=next * blocks];
         if end_of(next) - first > BUFFER {
-            // SAFETY: as the caller says.
+            // SAFETY: the caller's promise.
             y[row] += unsafe { long_row(entries, ends, x, &mut products) };
         } else if blocks == 1 {
-            // SAFETY: the buffer has room for these entries, and two vectors.
+            // SAFETY: the buffer has room for these entries and two more vectors.
             unsafe {
                 fill(&entries[first..], end_of(next) - first, x, products.as_mut_ptr());
                 add_rows(&products, ends, blocks, &mut y[row..next]);
@@ -143,7 +148,7 @@ unsafe fn add_to_one<E: Entry>(entries: &[E], ends: &[u32], blocks: usize, x: &[
         } else {
             for ([start, end], x) in ends.array_windows().zip(x.chunks(NARROW_COLS).cycle()) {
                 let (start, end) = (*start as usize, *end as usize);
-                // SAFETY: as above; what is written behind a run is written again by the next one.
+                // SAFETY: as above; what is written past a run is overwritten by the next one.
                 unsafe { fill(&entries[start..], end - start, x, products.as_mut_ptr().add(start - first)) };
             }
             // SAFETY: as above.
@@ -212,7 +217,7 @@ unsafe fn fill<E: Entry>(entries: &[E], count: usize, x: &[f32], products: *mut 
     }
 }
 
-/// Adds the totals of rows whose products are there, to four rows at a time.
+/// Adds the totals of rows whose products are in the buffer, four rows at a time.
 ///
 /// # Safety
 /// Needs AVX-512, and as many products as the ends say.
@@ -226,7 +231,7 @@ unsafe fn add_rows(products: &[f32; BUFFER + 2 * LANES], ends: &[u32], blocks: u
         let mut sums = [_mm512_setzero_ps(); 4];
         for sum in sums.iter_mut().take(y.len()) {
             let end = ends.next().map_or(start, |end| end - first);
-            // SAFETY: these products are in the buffer, and two vectors behind it.
+            // SAFETY: the buffer holds these products and two vectors past them.
             *sum = unsafe { sum_of(products.as_ptr().add(start), end - start) };
             start = end;
         }
@@ -234,14 +239,15 @@ unsafe fn add_rows(products: &[f32; BUFFER + 2 * LANES], ends: &[u32], blocks: u
     }
 }
 
-/// The sum of some products, lane by lane.
+/// Sums the products lane by lane.
 ///
 /// # Safety
-/// Needs AVX-512, and that `count` numbers and two vectors can be read.
+/// Needs AVX-512; `count` numbers and two vectors must be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,bmi1,bmi2")]
 unsafe fn sum_of(products: *const f32, count: usize) -> __m512 {
-    // Two vectors whether there is anything in them or not: most short rows end in them, and the processor need not foresee where.
+    // Always two vectors, even if they are empty: most short rows end in them, and the branch would
+    // be hard to predict.
     let lanes = _bzhi_u32(u32::MAX, count.min(2 * LANES) as u32);
     // SAFETY: lanes that are not set are not read.
     let mut sum = unsafe {
@@ -279,8 +285,12 @@ fn add_totals([a, b, c, d]: [__m512; 4], y: &mut [f32]) {
     y.iter_mut().zip(all).for_each(|(y, total)| *y += total);
 }
 
-/// Several tokens: their sums stay in registers for a whole row, a group at a time, which is four vectors. Sums of some rows are written side by side before they are added to `y`: rows of less than a
-/// vector would else wait for each other, since what masks write cannot be read at once.
+/// Adds the products of several tokens. The sums of a group of tokens, four vectors, stay in
+/// registers for a whole row.
+///
+/// The sums of several rows are written side by side before they are added to `y`. Otherwise rows
+/// shorter than a vector would wait for each other, because the result of a masked store cannot be
+/// read back at once.
 ///
 /// # Safety
 /// Needs AVX-512, and lengths and ends that fit.
@@ -306,7 +316,8 @@ unsafe fn add_to_many<E: Entry>(
                 for ([start, end], x) in ends.array_windows().zip(x.chunks_exact(block * tokens)) {
                     let run = &entries[*start as usize..*end as usize];
                     let x = Columns { x, cols: block, tokens, last };
-                    // SAFETY: in each column the last vector has the lanes `last`, and there are four vectors of sums.
+                    // SAFETY: in each column the last vector has the lanes `last`, and `sums` has
+                    // four vectors.
                     unsafe {
                         match tokens.div_ceil(LANES) {
                             1 => add_run::<E, 1, 4>(run, x, sums),
@@ -328,7 +339,7 @@ unsafe fn add_to_many<E: Entry>(
     }
 }
 
-/// A block of columns, `tokens` each.
+/// A block of columns of `tokens` numbers each.
 #[derive(Clone, Copy)]
 struct Columns<'a> {
     x: &'a [f32],
@@ -339,7 +350,7 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// `V` vectors of the column of an entry.
+    /// Loads `V` vectors of the column of an entry.
     ///
     /// # Safety
     /// Needs AVX-512, and that many vectors in each column.
@@ -347,7 +358,7 @@ impl Columns<'_> {
     #[target_feature(enable = "avx512f")]
     unsafe fn load<E: Entry, const V: usize>(self, entry: E) -> [__m512; V] {
         let mut vectors = [_mm512_setzero_ps(); V];
-        // SAFETY: the column is below `cols`, and lanes that are no tokens are not read.
+        // SAFETY: the column is below `cols`, and lanes without tokens are not read.
         unsafe {
             let column = self.x.as_ptr().add(entry.col(self.cols) * self.tokens);
             for (v, vector) in vectors.iter_mut().enumerate() {
@@ -359,7 +370,8 @@ impl Columns<'_> {
     }
 }
 
-/// Adds the products of a run with `V` vectors of tokens to four vectors of sums; `U` sums are under way.
+/// Adds the products of a run with `V` vectors of tokens to four vectors of sums. `U` sums are
+/// computed in turn.
 ///
 /// # Safety
 /// Needs AVX-512, and `V` vectors in every column of `x`.
@@ -371,7 +383,7 @@ unsafe fn add_run<E: Entry, const V: usize, const U: usize>(run: &[E], x: Column
     for group in groups {
         for u in 0..U {
             let difference = _mm512_set1_ps(group[u].difference());
-            // SAFETY: as the caller says.
+            // SAFETY: the caller's promise.
             let columns = unsafe { x.load::<E, V>(group[u]) };
             for v in 0..V {
                 totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);
@@ -381,7 +393,7 @@ unsafe fn add_run<E: Entry, const V: usize, const U: usize>(run: &[E], x: Column
     for u in 0..U - 1 {
         if u < rest.len() {
             let difference = _mm512_set1_ps(rest[u].difference());
-            // SAFETY: as the caller says.
+            // SAFETY: the caller's promise.
             let columns = unsafe { x.load::<E, V>(rest[u]) };
             for v in 0..V {
                 totals[u][v] = _mm512_fmadd_ps(difference, columns[v], totals[u][v]);

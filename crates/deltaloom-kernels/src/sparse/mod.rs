@@ -1,7 +1,10 @@
-//! Products of sparse differences of weights with activations, added to products that are there.
-//! It knows nothing of bases; how a difference becomes entries is said here, since entries must give it back exactly.
+//! Adds products of sparse weight differences with activations to existing products.
 //!
-//! A matrix is divided into blocks of columns; the entries of one row in one block stand together, and `ends` has for every row and block, rows first, the number of entries up to its end.
+//! It knows nothing of bases. But it defines how a difference becomes entries, because they must
+//! restore it exactly.
+//!
+//! A matrix is divided into blocks of columns. The entries of one row in one block are adjacent.
+//! For every row and block, rows first, `ends` holds the number of entries up to its end.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -12,17 +15,20 @@ pub use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 
-/// An entry in four bytes: the upper 20 bits of an FP32 difference, and the column in its block of 4096. For weights of 16 bits.
+/// An entry in four bytes: the upper 20 bits of an FP32 difference, and the column in its block of
+/// 4096. For weights of 16 bits.
 pub type Narrow = u32;
-/// An entry in eight bytes: an FP32 difference, and the column in the lower half. For weights of 32 bits; there is one block.
+/// An entry in eight bytes: an FP32 difference, and the column in the lower half. For weights of 32
+/// bits; there is only one block.
 pub type Wide = u64;
 
-/// Columns of a block of narrow entries.
+/// Number of columns of a block of narrow entries.
 pub const NARROW_COLS: usize = 4096;
-/// Bits of a narrow entry that are the column.
+/// The column bits of a narrow entry.
 const COL: u32 = 0xfff;
 
-/// Calls `push` with values of which each is exact in a narrow entry and which, added one after another to `from` in FP32, give `to`. `None` where there are none: not finite numbers.
+/// Calls `push` with values that a narrow entry holds exactly and that, added one after another to
+/// `from` in FP32, give `to`. `None` if there are none, because a number is not finite.
 pub fn narrow_parts(from: f32, to: f32, mut push: impl FnMut(f32)) -> Option<()> {
     if !(from.is_finite() && to.is_finite()) {
         return None;
@@ -33,7 +39,7 @@ pub fn narrow_parts(from: f32, to: f32, mut push: impl FnMut(f32)) -> Option<()>
             let mut rest = difference;
             let mut parts = [0.0; 3];
             let mut count = 0;
-            // Parts of one sign, so that all sums on the way lie between the two values.
+            // The parts have one sign, so all intermediate sums lie between the two values.
             while rest != 0.0 && count < parts.len() {
                 parts[count] = f32::from_bits(rest.to_bits() & !COL);
                 rest -= parts[count];
@@ -54,7 +60,7 @@ pub fn narrow_parts(from: f32, to: f32, mut push: impl FnMut(f32)) -> Option<()>
     })
 }
 
-/// The same for wide entries, which every finite FP32 number fits into.
+/// The same for wide entries, which hold every finite FP32 number.
 pub fn wide_parts(from: f32, to: f32, mut push: impl FnMut(f32)) -> Option<()> {
     if !(from.is_finite() && to.is_finite()) {
         return None;
@@ -70,23 +76,24 @@ pub fn wide_parts(from: f32, to: f32, mut push: impl FnMut(f32)) -> Option<()> {
     Some(())
 }
 
-/// What two different numbers differ by, if that is an FP32 number.
+/// The difference of two different numbers, if it is an FP32 number.
 fn exact_difference(from: f32, to: f32) -> Option<f32> {
     let difference = to - from;
-    // Exact in double precision, unless the exponents are so far apart that the difference is not exact in single either.
+    // Exact in double precision, unless the exponents are so far apart that the difference is not
+    // exact in single precision either.
     let is_exact = f64::from(from) + f64::from(difference) == f64::from(to)
         && f64::from(to) - f64::from(difference) == f64::from(from);
     (difference != 0.0 && difference.is_finite() && is_exact && from + difference == to).then_some(difference)
 }
 
-/// A narrow entry; the column is below [`NARROW_COLS`].
+/// Makes a narrow entry; the column is below [`NARROW_COLS`].
 #[must_use]
 pub fn narrow(col: u16, value: f32) -> Narrow {
     debug_assert!(value.to_bits() & COL == 0 && u32::from(col) <= COL);
     value.to_bits() | u32::from(col)
 }
 
-/// A wide entry.
+/// Makes a wide entry.
 #[must_use]
 pub fn wide(col: u32, value: f32) -> Wide {
     u64::from(value.to_bits()) << 32 | u64::from(col)
@@ -95,14 +102,15 @@ pub fn wide(col: u32, value: f32) -> Wide {
 /// Sparse differences of some rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Differences<'a> {
-    /// Of 16-bit weights.
+    /// Differences of 16-bit weights.
     Narrow {
         /// Entries of all rows of the tensor.
         entries: &'a [Narrow],
-        /// Where entries of the rows and their blocks end, after where those of the first one begin.
+        /// The start of the first row's entries, followed by the end of the entries of each block
+        /// of these rows.
         ends: &'a [u32],
     },
-    /// Of 32-bit weights.
+    /// Differences of 32-bit weights.
     Wide {
         /// As above.
         entries: &'a [Wide],
@@ -111,20 +119,22 @@ pub enum Differences<'a> {
     },
 }
 
-/// Columns that activations are filled up to, so that no column of an entry lies outside: whole blocks, or a power of two in the first one.
+/// Number of columns to which activations are padded, so that no column of an entry lies outside:
+/// whole blocks, or a power of two within the first one.
 #[must_use]
 fn filled_cols(cols: usize) -> usize {
     if cols < NARROW_COLS { cols.next_power_of_two() } else { cols.next_multiple_of(NARROW_COLS) }
 }
 
-/// Tokens whose activations stand side by side.
+/// Number of tokens whose activations are adjacent.
 const GROUP: usize = 64;
 
-/// Activations as the products want them: of every 64 tokens, and of the rest, [columns, tokens], the columns filled up with zeros to a power of two below [`NARROW_COLS`] or to whole
-/// blocks. More tokens side by side would have columns that displace each other in the caches.
+/// Lays activations out for the products: every 64 tokens, and the rest, as [columns, tokens].
+/// Columns are padded with zeros to a power of two below [`NARROW_COLS`], or to whole blocks. With
+/// more adjacent tokens, columns would evict each other from the caches.
 ///
 /// # Panics
-/// When `x`, [tokens, cols], is not of whole tokens.
+/// If `x`, which is [tokens, cols], does not hold whole tokens.
 #[must_use]
 pub fn token_contiguous(x: &[f32], cols: usize) -> Vec<f32> {
     let mut out = Vec::new();
@@ -132,7 +142,7 @@ pub fn token_contiguous(x: &[f32], cols: usize) -> Vec<f32> {
     out
 }
 
-/// As [`token_contiguous`], into a list that is used again.
+/// As [`token_contiguous`], into a reused list.
 ///
 /// # Panics
 /// As [`token_contiguous`].
@@ -147,7 +157,7 @@ pub fn token_contiguous_into(x: &[f32], cols: usize, out: &mut Vec<f32>) {
     }
 }
 
-/// Products of some tokens: where the first one stands in each row of `y`, [rows, all tokens].
+/// Some tokens, and where the first one is in each row of `y`, [rows, all tokens].
 #[derive(Debug, Clone, Copy)]
 struct Group {
     first: usize,
@@ -164,10 +174,11 @@ fn groups(all_tokens: usize, x: &[f32]) -> impl Iterator<Item = (Group, &[f32])>
         .map(move |(x, first)| (Group { first, tokens: x.len() / cols, all_tokens }, x))
 }
 
-/// Adds the products of differences with activations to `y`, [rows, tokens]; `x` is what [`token_contiguous`] gives.
+/// Adds the products of differences with activations to `y`, [rows, tokens]; `x` comes from
+/// [`token_contiguous`].
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn add_products(differences: Differences<'_>, tokens: usize, x: &[f32], y: &mut [f32]) {
     if tokens == 0 {
         return;
@@ -188,7 +199,7 @@ pub fn add_products(differences: Differences<'_>, tokens: usize, x: &[f32], y: &
     }
 }
 
-/// Whether the entries that are told of are there and in order.
+/// Checks that the ends are in order and that their entries exist.
 fn check_ends(entries: usize, ends: &[u32], runs: usize) {
     assert_eq!(ends.len(), runs + 1);
     let in_order = ends.array_windows().fold(true, |in_order, [start, end]| in_order & (start <= end));
@@ -199,7 +210,8 @@ fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mu
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and `add_products` has checked lengths and ends.
+        // SAFETY: `isa` returns only what was detected, and `add_products` has checked lengths and
+        // ends.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::add_narrow(entries, ends, tokens, x, y),
@@ -214,7 +226,8 @@ fn add_wide(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and `add_products` has checked lengths and ends.
+        // SAFETY: `isa` returns only what was detected, and `add_products` has checked lengths and
+        // ends.
         return unsafe {
             match isa() {
                 Isa::Avx512 => avx512::add_wide(entries, ends, tokens, x, y),
@@ -292,14 +305,15 @@ fn add_body<E: Copy>(
     }
 }
 
-/// Sums as values, which stay in registers.
+/// Takes the sums by value, so that they stay in registers.
 #[inline(always)]
 fn plus<const T: usize>(mut sums: [f32; T], difference: f32, x: &[f32; T]) -> [f32; T] {
     sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += difference * x);
     sums
 }
 
-/// Adds the products of a run with `T` tokens of every `tokens`. `U` sums are under way, so that an addition need not wait for the one before.
+/// Adds the products of a run with `T` of the `tokens` tokens. `U` sums are computed in turn, so
+/// that an addition does not wait for the one before it.
 #[inline(always)]
 fn add_run<E: Copy, const T: usize, const U: usize>(
     run: &[E],
@@ -323,10 +337,10 @@ fn add_run<E: Copy, const T: usize, const U: usize>(
     *y = plus(*y, 1.0, &total);
 }
 
-/// Turns rows of a base in FP32, `cols` elements each, into the rows that the differences lead to: exactly.
+/// Applies differences to base rows of FP32, `cols` elements each. The result is exact.
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn patch_rows(differences: Differences<'_>, cols: usize, rows: &mut [f32]) {
     match differences {
         Differences::Narrow { entries, ends } => {
@@ -373,7 +387,7 @@ mod tests {
         if parts.is_some() {
             let sum = values.iter().fold(from, |sum, part| sum + part);
             prop_assert_eq!(sum, to, "{:?}", values);
-            // Their sum is the difference itself, or from and to cancel.
+            // The parts sum to the difference itself, or they cancel `from` and then add `to`.
             prop_assert!(values.len() < 2 || values[0] == -from || values.len() <= 3);
         }
         Ok(())
@@ -395,7 +409,7 @@ mod tests {
         }
     }
 
-    /// The next of a row of random numbers of 31 bits.
+    /// The next number of 31 bits from a random sequence.
     fn random(seed: &mut u64) -> u32 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         u32::try_from(*seed >> 33).unwrap()

@@ -1,5 +1,5 @@
-//! Transposition of matrices of FP32: activations before the products, and products after them.
-//! It knows no tokens.
+//! Transposes FP32 matrices: activations before the products, and products after them. It knows no
+//! tokens.
 #![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "vector loads and stores"))]
 
 #[cfg(target_arch = "x86_64")]
@@ -8,13 +8,14 @@ use std::arch::x86_64::*;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 
-/// Rows and columns of a square: its lines stay in the first cache, and fit the vectors of AVX-512.
+/// Rows and columns of a square. Its cache lines stay in the first-level cache and fit the vectors
+/// of AVX-512.
 const SIDE: usize = 16;
 
 /// Writes the transpose of `x`, [rows, cols], into `out`, [cols, rows].
 ///
 /// # Panics
-/// When the lengths do not fit.
+/// If the lengths do not fit.
 pub fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
     assert!(rows.checked_mul(cols) == Some(x.len()) && out.len() == x.len());
     if rows <= 1 || cols <= 1 {
@@ -44,7 +45,7 @@ pub fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
 /// Transposes a square, or a part of one, at the beginning of `x` and `out`.
 ///
 /// # Safety
-/// Needs AVX-512, and in matrices of `rows` and `cols` a square of that height and width.
+/// Needs AVX-512, and a square of `height` and `width` within matrices of `rows` and `cols`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,bmi2")]
 unsafe fn square(x: &[f32], [rows, cols]: [usize; 2], [height, width]: [usize; 2], out: &mut [f32]) {
@@ -52,10 +53,11 @@ unsafe fn square(x: &[f32], [rows, cols]: [usize; 2], [height, width]: [usize; 2
     let (read, written) = (lanes(width), lanes(height));
     let mut lines = [_mm512_setzero_ps(); SIDE];
     for (row, line) in lines.iter_mut().enumerate().take(height) {
-        // SAFETY: `width` numbers of a row of the matrix.
+        // SAFETY: reads `width` numbers of a row of the matrix.
         *line = unsafe { _mm512_maskz_loadu_ps(read, x.as_ptr().add(row * cols)) };
     }
-    // Afterwards lane `q` of 128 bits in `fours[4 * i + c]` has column `4 * q + c` of the rows from `4 * i` on.
+    // Now 128-bit lane `q` of `fours[4 * i + c]` gets column `4 * q + c` of the four rows from
+    // `4 * i` on.
     let mut fours = [_mm512_setzero_ps(); SIDE];
     for i in (0..SIDE).step_by(4) {
         let low =
@@ -85,7 +87,7 @@ unsafe fn square(x: &[f32], [rows, cols]: [usize; 2], [height, width]: [usize; 2
         for (q, column) in columns.into_iter().enumerate() {
             let col = 4 * q + c;
             if col < width {
-                // SAFETY: `height` numbers of a column of the matrix.
+                // SAFETY: writes `height` numbers of a column of the matrix.
                 unsafe {
                     let out = out.as_mut_ptr().add(col * rows);
                     if height == SIDE {

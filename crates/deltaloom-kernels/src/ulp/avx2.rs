@@ -1,7 +1,9 @@
-//! Residuals of 16- and 32-bit floats, a vector at a time. A vector with a far jump or a long residual is left to the scalar code, which knows all symbols.
+//! Residuals of 16- and 32-bit floats, a vector at a time. A vector with a far jump or a long
+//! residual is left to the scalar code, which handles all symbols.
 //!
-//! Raw bits of the elements in a 64-bit word are one PEXT or PDEP with the mask of their widths, which are fast on Intel and from Zen 3 on.
-//! Zen 1 and 2 have them in microcode: results are the same, but slow.
+//! One PEXT or PDEP moves the raw bits of the elements in a 64-bit word, with a mask of their
+//! widths. Both are fast on Intel and from Zen 3 on. Zen 1 and 2 have them in microcode: results
+//! are the same, but slow.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "constants of a few bits, and counts of elements")]
 
@@ -12,25 +14,26 @@ use crate::bits::{BitReader, BitWriter};
 use crate::tokens::{JUMPS, token_base, token_of_bits};
 use crate::{DecodeError, Number};
 
-/// Elements of 16 bits that go together, and residual bits that they take: three hexadecimal digits.
+/// Number of 16-bit elements per iteration, and most residual bits that they may have: three
+/// hexadecimal digits.
 const WIDE: usize = 32;
 const WIDE_BITS: u32 = 12;
-/// The same of 32 bits: below this number of bits, two raw fields fit a word.
+/// The same for 32 bits: below this number of bits, two raw fields fit a word.
 const NARROW: usize = 8;
 const NARROW_BITS: u32 = 28;
-/// Most raw bits of a word, so that they fit beside the up to 7 before them.
+/// Most raw bits of a word that fit next to up to 7 pending bits.
 const WORD_BITS: u32 = 56;
-/// Bytes that the raw bits of eight words may lie in.
+/// Bytes that may hold the raw bits of eight words.
 const WINDOW: usize = 64;
 
-/// For the second and the third digit of residuals: raw bits if that digit is the first one in use, and what is then added to the bits above
-/// them to make the symbol.
+/// For the second and the third hexadecimal digit of a residual: the number of raw bits if it is
+/// the highest nonzero digit.
 pub(super) static RAW_BITS_OF_SECOND: [u8; 16] = by_digit(4);
 pub(super) static RAW_BITS_OF_THIRD: [u8; 16] = by_digit(8);
-/// By number of raw bits.
+/// By number of raw bits: the number to add to the bits above them to get the symbol.
 pub(super) static SYMBOL_OF_RAW_BITS: [u8; 16] = by_raw_bits();
-/// For symbols below 64, by their upper four bits: raw bits as a mask, low and high byte, and the residual bits above them,
-/// on which the lowest two bits of the symbol count up.
+/// For symbols below 64, by their upper four bits: the mask of raw bits (low and high byte), and
+/// the residual bits above them. The lowest two bits of the symbol count up from those.
 static MASK_LOW: [u8; 16] = by_symbol(Part::MaskLow);
 static MASK_HIGH: [u8; 16] = by_symbol(Part::MaskHigh);
 static HEAD: [u8; 16] = by_symbol(Part::Head);
@@ -79,7 +82,8 @@ const fn by_symbol(part: Part) -> [u8; 16] {
     all
 }
 
-/// Whether the kernels below have this type of float: a word of four or two mantissas must fit [`WORD_BITS`].
+/// Whether the kernels below support this float type: four mantissas of 16-bit or two of 32-bit
+/// floats must fit [`WORD_BITS`].
 pub(super) fn supports(number: Number) -> bool {
     match number.bits() {
         16 => 4 * number.mantissa_bits() <= WORD_BITS,
@@ -88,7 +92,7 @@ pub(super) fn supports(number: Number) -> bool {
     }
 }
 
-/// Constants of 16-bit floats.
+/// Constants for 16-bit floats.
 struct Wide {
     mantissa_bits: __m128i,
     exponent: __m256i,
@@ -108,10 +112,11 @@ fn wide(number: Number) -> Wide {
     }
 }
 
-/// Symbols and raw bits of 16-bit floats; see [`super::encode`].
+/// Computes symbols and raw bits of 16-bit floats; see [`super::encode`].
 ///
 /// # Safety
-/// Needs the features below and `supports(number)`. `target`, `prediction` and `symbols` must have the same number of elements.
+/// Needs the features below and `supports(number)`. `target`, `prediction` and `symbols` must have
+/// the same number of elements.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn encode_16(
     number: Number,
@@ -156,7 +161,8 @@ pub(super) unsafe fn encode_16(
     }
 }
 
-/// Tokens of the elements of a vector: symbols, and bits of which those in the masks are raw. Lanes of `beyond` that are not 0 have no token here.
+/// Tokens of the elements of a vector: symbols, and bits, of which those in the masks are raw.
+/// Lanes with nonzero `beyond` have no token here.
 struct Tokens {
     symbol: __m256i,
     bits: __m256i,
@@ -169,19 +175,19 @@ struct Tokens {
 fn tokens_16(wide: &Wide, t: __m256i, p: __m256i) -> Tokens {
     let word = |x: u32| _mm256_set1_epi16(x as i16);
     let d = _mm256_sub_epi16(ordered_16(wide, t), ordered_16(wide, p));
-    // The sign of p, but 1 where it is 0: counts away from zero.
+    // The sign of p, or 1 if p is 0, so that d counts away from zero.
     let d = _mm256_sign_epi16(d, _mm256_or_si256(p, word(1)));
     let z = _mm256_xor_si256(_mm256_slli_epi16::<1>(d), _mm256_srai_epi16::<15>(d));
     let exponent = |x| _mm256_srl_epi16(_mm256_and_si256(x, wide.exponent), wide.mantissa_bits);
     let distance = _mm256_sub_epi16(exponent(t), exponent(p));
     let is_flipped = _mm256_srai_epi16::<15>(_mm256_xor_si256(t, p));
     let is_jump = _mm256_or_si256(is_flipped, _mm256_cmpgt_epi16(_mm256_abs_epi16(distance), word(1)));
-    // Neither the first nor the last jump symbol.
+    // Excludes the first and the last jump symbol.
     let jump = _mm256_add_epi16(distance, word(JUMP_CENTER - 1));
     let over_span = _mm256_subs_epu16(jump, word(JUMP_SPAN - 3));
     let over_bits = _mm256_srli_epi16::<{ WIDE_BITS as i32 }>(z);
     let beyond = _mm256_blendv_epi8(over_bits, over_span, is_jump);
-    // Digits of z in both bytes of each number.
+    // Both bytes of each number hold the digits of z.
     let third = _mm256_shuffle_epi8(z, in_lanes([1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15]));
     let second = _mm256_shuffle_epi8(z, in_lanes([0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14]));
     let second = _mm256_and_si256(_mm256_srli_epi16::<4>(second), _mm256_set1_epi8(15));
@@ -189,7 +195,7 @@ fn tokens_16(wide: &Wide, t: __m256i, p: __m256i) -> Tokens {
         _mm256_shuffle_epi8(in_lanes(RAW_BITS_OF_THIRD), third),
         _mm256_shuffle_epi8(in_lanes(RAW_BITS_OF_SECOND), second),
     );
-    // Powers of two of 16 bits, a byte at a time: indices below 0 give 0.
+    // 16-bit powers of two, one byte at a time: negative indices give 0.
     let power = in_lanes([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0]);
     let mask = _mm256_shuffle_epi8(power, _mm256_sub_epi8(raw_bits, word(0x0800)));
     let mask = _mm256_add_epi16(mask, word(0xffff));
@@ -235,15 +241,16 @@ fn words(x: __m256i) -> [u64; 4] {
     ]
 }
 
-/// The next raw bits of a stream, spread over the masks of four words.
+/// Spreads the next raw bits of a stream over the masks of four words.
 ///
 /// # Safety
-/// There must be 8 bytes in the window from the one in which the bits of each word start, and at most [`WORD_BITS`] in each mask.
+/// The window must have 8 bytes from the one in which the bits of each word start, and each mask at
+/// most [`WORD_BITS`] bits.
 #[inline]
 #[target_feature(enable = "avx2,bmi2,popcnt")]
 unsafe fn spread(window: &[u8; WINDOW], at: &mut usize, masks: __m256i) -> __m256i {
     let mut words = words(masks);
-    // Not a closure: one that is passed on is not inlined, for it has features that its caller has not.
+    // Not a closure: a closure has features that its caller lacks, so it would not be inlined.
     for word in &mut words {
         let mask = *word;
         debug_assert!(*at / 8 + 8 <= WINDOW && mask.count_ones() <= WORD_BITS);
@@ -256,7 +263,7 @@ unsafe fn spread(window: &[u8; WINDOW], at: &mut usize, masks: __m256i) -> __m25
     _mm256_setr_epi64x(a.cast_signed(), b.cast_signed(), c.cast_signed(), d.cast_signed())
 }
 
-/// Symbols and raw bits of 32-bit floats; see [`super::encode`].
+/// Computes symbols and raw bits of 32-bit floats; see [`super::encode`].
 ///
 /// # Safety
 /// As for [`encode_16`].
@@ -281,14 +288,14 @@ pub(super) unsafe fn encode_32(
         // SAFETY: both are 32 bytes.
         let (t, p) = unsafe { (load(target), load(prediction)) };
         let d = _mm256_sub_epi32(ordered_32(t), ordered_32(p));
-        // The sign of p, but 1 where it is 0: counts away from zero.
+        // The sign of p, or 1 if p is 0, so that d counts away from zero.
         let d = _mm256_sign_epi32(d, _mm256_or_si256(p, word(1)));
         let z = _mm256_xor_si256(_mm256_slli_epi32::<1>(d), _mm256_srai_epi32::<31>(d));
         let exponent = |x| _mm256_srl_epi32(_mm256_and_si256(x, magnitude), mantissa_bits);
         let distance = _mm256_sub_epi32(exponent(t), exponent(p));
         let is_flipped = _mm256_srai_epi32::<31>(_mm256_xor_si256(t, p));
         let is_jump = _mm256_or_si256(is_flipped, _mm256_cmpgt_epi32(_mm256_abs_epi32(distance), word(1)));
-        // Neither the first nor the last jump symbol.
+        // Excludes the first and the last jump symbol.
         let jump = _mm256_add_epi32(distance, word(JUMP_CENTER - 1));
         let in_span = _mm256_cmpeq_epi32(_mm256_min_epu32(jump, word(JUMP_SPAN - 3)), jump);
         let over_span = _mm256_xor_si256(in_span, word(u32::MAX));
@@ -298,7 +305,8 @@ pub(super) unsafe fn encode_32(
             encode_elements::<4>(number, target, prediction, symbols, raw);
             continue;
         }
-        // As a float z is its number of bits with those below the top one; low ones are cleared lest they round it up.
+        // As a float, z consists of its number of bits and the bits below the top one. Low bits are
+        // cleared so that they cannot round it up.
         let float = _mm256_cvtepi32_ps(_mm256_andnot_si256(_mm256_srli_epi32::<8>(z), z));
         let float = _mm256_castps_si256(float);
         let is_small = _mm256_cmpgt_epi32(word(16), z);
@@ -353,14 +361,15 @@ pub(super) unsafe fn apply_16(
         }
         // SAFETY: there are 32 symbols and 64 bytes of values.
         let (symbol, [p0, p1]) = unsafe { (load(symbols), [load(values), load(&values[32..])]) };
-        // Bytes in the order in which unpacking takes both halves of them.
+        // Bytes in the order in which unpacking needs both halves.
         let symbol = _mm256_permute4x64_epi64::<0b11_01_10_00>(symbol);
         let is_at_least = |x, least| _mm256_cmpeq_epi8(_mm256_max_epu8(x, least), x);
         let is_jump = is_at_least(symbol, byte(JUMPS));
         let is_flipped = is_at_least(symbol, byte(JUMPS + JUMP_SPAN));
         let jump = _mm256_sub_epi8(symbol, byte(JUMPS + 1));
         let jump = _mm256_sub_epi8(jump, _mm256_and_si256(is_flipped, byte(JUMP_SPAN)));
-        // The first and the last jump have all bits raw; symbols between residuals and jumps are none of 16 bits.
+        // The first and the last jump have all bits raw; 16-bit floats have no symbols between
+        // residuals and jumps.
         let over_span = is_at_least(jump, byte(JUMP_SPAN - 2));
         let over_bits = _mm256_and_si256(symbol, byte(0xc0));
         let beyond = _mm256_blendv_epi8(over_bits, over_span, is_jump);
@@ -381,7 +390,8 @@ pub(super) unsafe fn apply_16(
             let mut at = raw.position_bits() % 8;
             let start = at;
             let window = raw.window(&mut padded);
-            // SAFETY: eight words of at most 56 bits are 56 bytes, and the last one starts in byte 49 or before.
+            // SAFETY: eight words of at most 56 bits are 56 bytes, and the last one starts in byte
+            // 49 or before.
             bits = unsafe { [spread(window, &mut at, masks[0]), spread(window, &mut at, masks[1])] };
             raw.skip(at - start);
         }
@@ -391,7 +401,7 @@ pub(super) unsafe fn apply_16(
                 head: _mm256_unpacklo_epi8(head, zero),
                 mask: masks[0],
                 bits: bits[0],
-                // Bytes twice, so that both halves of the numbers have the sign of the byte.
+                // Each byte twice, so that a 16-bit shift extends its sign.
                 moved: _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(moved, moved)),
                 is_jump: _mm256_unpacklo_epi8(is_jump, is_jump),
                 is_flipped: _mm256_unpacklo_epi8(is_flipped, is_flipped),
@@ -414,7 +424,7 @@ pub(super) unsafe fn apply_16(
     Ok(())
 }
 
-/// What the values of half of the elements are made of.
+/// The parts of the values of half of the elements.
 struct Half {
     p: __m256i,
     head: __m256i,
@@ -430,7 +440,7 @@ impl Half {
     #[target_feature(enable = "avx2")]
     fn target(&self, wide: &Wide) -> __m256i {
         let one = _mm256_set1_epi16(1);
-        // The mask of n bits and 1 is 2 to the n.
+        // The mask of n bits plus 1 is 2^n.
         let z = _mm256_or_si256(_mm256_mullo_epi16(self.head, _mm256_add_epi16(self.mask, one)), self.bits);
         let d = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_and_si256(z, one));
         let d = _mm256_xor_si256(_mm256_srli_epi16::<1>(z), d);
@@ -476,7 +486,8 @@ pub(super) unsafe fn apply_32(
         let is_flipped = _mm256_cmpgt_epi32(symbol, word(JUMPS + JUMP_SPAN - 1));
         let jump = _mm256_sub_epi32(symbol, word(JUMPS + 1));
         let jump = _mm256_sub_epi32(jump, _mm256_and_si256(is_flipped, word(JUMP_SPAN)));
-        // The first and the last jump have all bits raw; long residuals are beyond bit 7 of their symbols.
+        // The first and the last jump have all bits raw; long residuals have symbols of 128 or
+        // more.
         let over_span = _mm256_cmpeq_epi32(_mm256_max_epu32(jump, word(JUMP_SPAN - 2)), jump);
         let over_bits = _mm256_and_si256(symbol, word(0x80));
         let beyond = _mm256_blendv_epi8(over_bits, over_span, is_jump);
@@ -484,7 +495,7 @@ pub(super) unsafe fn apply_32(
             apply_elements::<4>(number, values, symbols, raw)?;
             continue;
         }
-        // Eight symbols to a number of bits from 16 on, four from 48 on.
+        // From 16 on, eight symbols share a number of bits; from 48 on, four do.
         let has_four = _mm256_cmpgt_epi32(symbol, word(47));
         let is_small = _mm256_cmpgt_epi32(word(16), symbol);
         let raw_bits = _mm256_blendv_epi8(
@@ -532,7 +543,7 @@ pub(super) unsafe fn apply_32(
     Ok(())
 }
 
-/// A list in both halves of a vector.
+/// Copies a list to both halves of a vector.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn in_lanes(list: [u8; 16]) -> __m256i {

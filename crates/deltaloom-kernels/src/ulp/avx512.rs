@@ -1,4 +1,5 @@
-//! Residuals of 16- and 32-bit floats applied a vector at a time. A vector with a far jump or a long residual is left to the scalar code, which knows all symbols.
+//! Applies residuals of 16- and 32-bit floats, a vector at a time. A vector with a far jump or a
+//! long residual is left to the scalar code, which handles all symbols.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "masks of lanes, and constants of a few bits")]
 
@@ -9,14 +10,15 @@ use crate::bits::BitReader;
 use crate::tokens::{JUMPS, token_base};
 use crate::{DecodeError, Number};
 
-/// Elements of a vector of 16 bits: a field of up to 9 raw bits, at any of 8 bit positions, fits one.
+/// Number of 16-bit elements in a vector; each lane holds a field of up to 9 raw bits, at any of 8
+/// bit positions.
 const WIDE: usize = 32;
-/// The same of 32 bits, with fields of up to 25.
+/// The same for 32 bits, with fields of up to 25 bits.
 const NARROW: usize = 16;
 /// Bytes of bits that one vector may need.
 const WINDOW: usize = 64;
 
-/// For symbols below 128: raw bits, and the bits above them.
+/// For symbols below 128: the number of raw bits, and the bits above them.
 static RAW_BITS: [u8; 128] = by_symbol(true);
 static HEADS: [u8; 128] = by_symbol(false);
 
@@ -96,7 +98,8 @@ pub(super) unsafe fn apply_16(
         let mut bits = _mm512_setzero_si512();
         if _mm512_test_epi16_mask(raw_bits, raw_bits) != 0 {
             let head = _mm512_maskz_permutexvar_epi8(even, symbol, head_of);
-            // Bits before each field: sums inside of each word of four, then of the words before.
+            // The number of bits before each field: sums within each word of four fields, plus
+            // those of earlier words.
             let pairs = _mm512_add_epi64(raw_bits, _mm512_slli_epi64::<16>(raw_bits));
             let fours = _mm512_add_epi64(pairs, _mm512_slli_epi64::<32>(pairs));
             let (before_words, total) = sums_before(_mm512_srli_epi64::<48>(fours));
@@ -192,7 +195,8 @@ pub(super) unsafe fn apply_32(
             let position =
                 _mm512_add_epi32(_mm512_sub_epi32(pairs, raw_bits), _mm512_add_epi32(in_both, start));
             let window = window(raw);
-            // The byte in all four bytes of a number, which then are its neighbours too.
+            // Copies the byte to all four bytes of a number, which then also address its
+            // neighbours.
             let byte = _mm512_shuffle_epi8(_mm512_srli_epi32::<3>(position), every_fourth());
             let bytes = _mm512_add_epi32(byte, _mm512_set1_epi32(0x0302_0100));
             let field = _mm512_permutexvar_epi8(bytes, window);
@@ -262,14 +266,14 @@ pub(super) unsafe fn changed_positions<const B: usize>(target: &[u8], prediction
     positions
 }
 
-/// Byte 0 of every 32-bit number in all of its bytes.
+/// Copies byte 0 of every 32-bit number to all of its bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn every_fourth() -> __m512i {
     _mm512_broadcast_i32x4(_mm_set_epi8(12, 12, 12, 12, 8, 8, 8, 8, 4, 4, 4, 4, 0, 0, 0, 0))
 }
 
-/// For eight numbers the sums of those before them, and the sum of all.
+/// For each of eight numbers, the sum of those before it; and the sum of all.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
 fn sums_before(x: __m512i) -> (__m512i, usize) {
@@ -281,7 +285,7 @@ fn sums_before(x: __m512i) -> (__m512i, usize) {
     (_mm512_sub_epi64(all, x), _mm_extract_epi64::<1>(last).cast_unsigned() as usize)
 }
 
-/// The next bytes of a stream from the one that its position is in; zeros behind its end.
+/// The next bytes of a stream, from the one at its position on; zeros past its end.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn window(raw: &BitReader<'_>) -> __m512i {
@@ -294,7 +298,7 @@ fn window(raw: &BitReader<'_>) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi8(mask, rest.as_ptr().cast()) }
 }
 
-/// Shift that brings the exponent of a float down, and its mask.
+/// The shift that brings the exponent of a float down, and its mask.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn shift_and_mask(number: Number) -> (__m128i, u16) {

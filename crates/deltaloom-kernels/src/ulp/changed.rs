@@ -1,4 +1,5 @@
-//! Where elements differ from their prediction, with AVX2: masks of lanes, and a list of lanes for every mask.
+//! Finds elements that differ from their prediction, with AVX2: masks of lanes, and a list of lanes
+//! for every mask.
 #![expect(unsafe_code, reason = "vector loads and stores")]
 #![expect(clippy::cast_possible_truncation, reason = "elements of a vector")]
 
@@ -24,10 +25,11 @@ static LANES_OF_MASK: [u64; 256] = {
     all
 };
 
-/// Positions of the elements of `B` bytes, 2 or 4, that differ; see [`super::changed_positions`].
+/// Returns the positions of the elements of `B` bytes, 2 or 4, that differ; see
+/// [`super::changed_positions`].
 ///
 /// # Safety
-/// Needs the features below. Both sides must have the same length, of whole elements.
+/// Needs the features below. Both sides must have the same length, in whole elements.
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn changed_positions<const B: usize>(target: &[u8], prediction: &[u8]) -> Vec<u32> {
     let mut positions: Vec<u32> = Vec::new();
@@ -37,7 +39,7 @@ pub(super) unsafe fn changed_positions<const B: usize>(target: &[u8], prediction
         let mut ends = [[0; 64]; 2];
         let (mut t, mut p) = (target, prediction);
         if target.len() < 64 {
-            // Zeros behind both ends are alike.
+            // The padding at both ends is equal.
             ends[0][..target.len()].copy_from_slice(target);
             ends[1][..target.len()].copy_from_slice(prediction);
             (t, p) = (&ends[0], &ends[1]);

@@ -1,5 +1,5 @@
-//! Residuals in ULPs: from target and prediction to symbols with raw bits, and back; docs/format.md section 8.
-//! It does not choose tables or scales and does not entropy-code.
+//! Residuals in ULPs: from target and prediction to symbols with raw bits, and back; docs/format.md
+//! section 8. It does not choose tables or scales and does not entropy-code.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -16,11 +16,11 @@ use crate::number::{by_number, by_size, load, load_32, store};
 use crate::tokens::{JUMPS, SMALL, Token, read_token, small_token, token, token_base};
 use crate::{DecodeError, Number, NumberKind};
 
-/// Jump symbols per sign; the first and the last stand for any farther exponent.
+/// Number of jump symbols per sign; the first and the last mean any exponent farther away.
 const JUMP_SPAN: u32 = 40;
 const JUMP_CENTER: u32 = 12;
 
-/// Token of target `t` given prediction `p`.
+/// Token of target `t` for prediction `p`.
 #[inline(always)]
 fn residual(number: Number, t: u64, p: u64) -> Token {
     if number.kind() == NumberKind::Float {
@@ -68,12 +68,12 @@ fn apply_token(number: Number, symbol: u8, p: u64, raw: &mut BitReader<'_>) -> R
     Ok(number.unordered(number.ordered(p).wrapping_add(d) & number.mask()))
 }
 
-/// Elements of a block of [`near_residuals`].
+/// Number of elements of a block of [`near_residuals`].
 const NEAR_BLOCK: usize = 240;
-/// Stands for a residual that is a jump or does not fit 32 bits.
+/// Marks a residual that is a jump or does not fit 32 bits.
 const NOT_NEAR: u32 = u32::MAX;
 
-/// z of every element of a block, or [`NOT_NEAR`].
+/// Computes z of every element of a block, or [`NOT_NEAR`].
 #[inline(always)]
 fn near_residuals<const B: usize>(
     number: Number,
@@ -100,17 +100,17 @@ fn near_residuals<const B: usize>(
     }
 }
 
-/// Symbols of all elements; appends their raw bits.
+/// Computes the symbols of all elements and appends their raw bits.
 ///
 /// # Panics
-/// When the slices do not have the same number of elements.
+/// If the slices do not have the same number of elements.
 pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
     assert!(target.len() == symbols.len() * number.bytes() && target.len() == prediction.len());
-    // Wider vectors gain nothing here: what takes the time is one PEXT for every 64 bits.
+    // Wider vectors gain nothing here, because one PEXT per 64 bits dominates the time.
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
             match number.bits() {
                 16 => avx2::encode_16(number, target, prediction, symbols, raw),
@@ -121,7 +121,7 @@ pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u
     encode_in_blocks(number, target, prediction, symbols, raw);
 }
 
-/// [`encode`] one element after another.
+/// [`encode`], one element after another.
 #[inline(always)]
 fn encode_elements<const B: usize>(
     number: Number,
@@ -139,10 +139,11 @@ fn encode_elements<const B: usize>(
     *raw = writer;
 }
 
-/// Appends those bits of each word that are in its mask, at most [`SHORT_BITS`].
+/// Appends the bits of each word that are in its mask, at most [`SHORT_BITS`].
 ///
 /// # Safety
-/// Needs BMI2. It is not a feature of this function, which then could not be inlined always; a call would take longer than it does.
+/// Needs BMI2. This function does not enable it, because it could then not always be inlined, and a
+/// call would take longer than the work.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "intrinsics of features that only the caller has")]
 #[inline(always)]
@@ -179,19 +180,20 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
         if B > 4 || number.kind() != NumberKind::Float {
             return encode_elements::<B>(number, target, prediction, symbols, raw);
         }
-        // A writer of its own stays in registers; one behind a reference is stored at every push.
+        // A local writer stays in registers; one behind a reference is stored at every push.
         let mut writer = std::mem::take(raw);
         let mut near = [0u32; NEAR_BLOCK];
         let blocks = target.chunks(NEAR_BLOCK * B).zip(prediction.chunks(NEAR_BLOCK * B));
         for (symbols, (t, p)) in symbols.chunks_mut(NEAR_BLOCK).zip(blocks) {
-            // Two passes: the first has no branch and no table and is vectorised.
+            // Two passes: the first has neither branches nor tables and is vectorised.
             near_residuals::<B>(number, t, p, &mut near);
             let far_token = |i: usize| residual(number, load::<B>(t, i), load::<B>(p, i));
             for (k, (symbols, near)) in symbols.chunks_mut(3).zip(near.chunks(3)).enumerate() {
                 if let ([s0, s1, s2], &[a, b, c]) = (&mut *symbols, near)
                     && (a | b | c) < SMALL
                 {
-                    // Nearly always. Three tokens of at most 7 raw bits in one push: each push waits for the one before it.
+                    // The common case. One push for three tokens of at most 7 raw bits each,
+                    // because each push waits for the one before it.
                     let (a, b, c) = (small_token(a), small_token(b), small_token(c));
                     [*s0, *s1, *s2] = [a.symbol, b.symbol, c.symbol];
                     let bits = a.raw | b.raw << a.raw_bits | c.raw << (a.raw_bits + b.raw_bits);
@@ -240,7 +242,7 @@ fn apply_near<const B: usize>(number: Number, values: &mut [u8], near: &[u32; NE
 /// [`DecodeError::BadSymbol`] for a symbol that this number type does not have.
 ///
 /// # Panics
-/// When there is not a symbol for every element.
+/// If there is not one symbol per element.
 pub fn apply(
     number: Number,
     values: &mut [u8],
@@ -251,7 +253,7 @@ pub fn apply(
     #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
             match number.bits() {
                 16 => avx2::apply_16(number, values, symbols, raw),
@@ -262,7 +264,7 @@ pub fn apply(
     #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
             match number.bits() {
                 16 => avx512::apply_16(number, values, symbols, raw),
@@ -273,7 +275,7 @@ pub fn apply(
     apply_in_blocks(number, values, symbols, raw)
 }
 
-/// [`apply`] one element after another.
+/// [`apply`], one element after another.
 #[inline(always)]
 fn apply_elements<const B: usize>(
     number: Number,
@@ -317,7 +319,8 @@ fn apply_body(
             *raw = reader;
             return Ok(());
         }
-        // As in `encode_body`: a pass with all that needs branches and tables, and one that is vectorised.
+        // As in `encode_body`: one pass for everything that needs branches and tables, and one that
+        // is vectorised.
         let mut near = [0u32; NEAR_BLOCK];
         let mut far = Vec::with_capacity(NEAR_BLOCK);
         let mut bad = 0;
@@ -329,7 +332,8 @@ fn apply_body(
                         (token_base(a), token_base(b), token_base(c))
                     && a + b + c <= SHORT_BITS
                 {
-                    // Nearly always; jumps have too many bits. One take, since each waits for the one before it.
+                    // The common case; jumps have too many bits. One take for three fields, because
+                    // each take waits for the one before it.
                     let bits = reader.take(a + b + c);
                     let field = |from: u32, width: u32| bits >> from & ((1 << width) - 1);
                     let z = [base_a + field(0, a), base_b + field(a, b), base_c + field(a + b, c)];
@@ -363,17 +367,17 @@ fn apply_body(
     by_number!(number, run(values, symbols, raw))
 }
 
-/// Where the elements that differ from the prediction are.
+/// Positions of the elements that differ from the prediction.
 ///
 /// # Panics
-/// When the slices differ in length.
+/// If the slices differ in length.
 #[must_use]
 pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Vec<u32> {
     assert_eq!(target.len(), prediction.len());
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 && matches!(number.bytes(), 2 | 4) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
-        // SAFETY: `isa` gives what was detected, and the lengths were checked.
+        // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
             match (isa(), number.bytes()) {
                 (Isa::Avx512, 2) => avx512::changed_positions::<2>(target, prediction),
@@ -397,7 +401,7 @@ per_isa! {
 
 #[inline(always)]
 fn count_changed_body(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
-    /// Blocks in which a 16-bit counter cannot overflow, so that counting is vectorised.
+    /// In a block of this size a 16-bit counter cannot overflow, so counting is vectorised.
     const BLOCK_BYTES: usize = 1 << 15;
     #[inline(always)]
     fn run<const B: usize>(target: &[u8], prediction: &[u8]) -> u64 {
@@ -414,7 +418,7 @@ fn count_changed_body(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
 /// Collects the elements at `positions`, in order.
 ///
 /// # Panics
-/// When a position is beyond the values.
+/// If a position is past the end of the values.
 #[must_use]
 pub fn gather(number: Number, values: &[u8], positions: &[u32]) -> Vec<u8> {
     fn run<const B: usize>(values: &[u8], positions: &[u32]) -> Vec<u8> {
@@ -427,10 +431,10 @@ pub fn gather(number: Number, values: &[u8], positions: &[u32]) -> Vec<u8> {
     by_size!(number, run(values, positions))
 }
 
-/// Puts `elements` at `positions`, in order.
+/// Writes `elements` to `positions`, in order.
 ///
 /// # Panics
-/// When a position is beyond the values.
+/// If a position is past the end of the values.
 pub fn scatter(number: Number, values: &mut [u8], positions: &[u32], elements: &[u8]) {
     fn run<const B: usize>(values: &mut [u8], positions: &[u32], elements: &[u8]) {
         for (element, &i) in elements.chunks_exact(B).zip(positions) {
@@ -463,14 +467,14 @@ mod tests {
         &bytes[i as usize * number.bytes()..][..number.bytes()]
     }
 
-    /// Encodes and applies on every instruction set; all give the same symbols and bits.
+    /// Encodes and applies on every instruction set; all must give the same symbols and bits.
     fn roundtrip(number: Number, target: &[u8], prediction: &[u8]) {
         let count = target.len() / number.bytes();
         let mut first: Option<(Vec<u8>, Vec<u8>)> = None;
         for_each_isa(|isa| {
             let mut symbols = vec![0; count];
             let mut raw = BitWriter::default();
-            // Some bits before, so that fields do not start at bytes.
+            // Some bits first, so that fields do not start at byte boundaries.
             raw.push(5, 3);
             encode(number, target, prediction, &mut symbols, &mut raw);
             let raw = raw.finish();
@@ -490,7 +494,8 @@ mod tests {
         .unwrap();
     }
 
-    /// How far targets are from their predictions: whole vectors of one kind are rare by chance.
+    /// How far targets are from their predictions; whole vectors of one kind would rarely occur by
+    /// chance.
     #[derive(Debug, Clone, Copy)]
     enum Near {
         Anywhere,
@@ -517,7 +522,8 @@ mod tests {
         }
     }
 
-    /// Symbols of all kinds with streams that end early: every instruction set reads zeros there and goes on.
+    /// Streams of all kinds of symbols that end early: every instruction set reads zeros past the
+    /// end and continues.
     #[test]
     fn streams_that_end_early_read_as_zeros() {
         for number in [NUMBERS[0], NUMBERS[1], NUMBERS[2]] {
@@ -559,7 +565,7 @@ mod tests {
         assert_eq!(residual(bf16, 0x3f81, 0x3f80).symbol, 2);
         assert_eq!(residual(bf16, 0xbf81, 0xbf80).symbol, 2);
         assert_eq!(residual(bf16, 0xbf7f, 0xbf80).symbol, 1);
-        // Sign change and two octaves up are jumps with the mantissa raw.
+        // A sign change and two octaves up are jumps with the mantissa raw.
         assert_eq!(residual(bf16, 0xbf80, 0x3f80), Token { symbol: 176 + 40 + 12, raw_bits: 7, raw: 0 });
         assert_eq!(residual(bf16, 0x4085, 0x3f80), Token { symbol: 176 + 14, raw_bits: 7, raw: 5 });
     }

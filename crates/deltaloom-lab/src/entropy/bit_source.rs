@@ -1,5 +1,5 @@
-//! Bits that come from a reader, most significant first, for codes that are decoded many at a time.
-//! It keeps one buffer and does not know the codes.
+//! Bits from a reader, most significant first, for codes that are decoded in batches. It keeps one
+//! buffer and knows no codes.
 
 use std::io::Read;
 
@@ -12,11 +12,11 @@ use deltaloom::{Error, Result};
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// A reader with what was read and not yet decoded.
+/// A reader, and the bytes that were read but not yet decoded.
 pub(crate) struct BitSource<R> {
     source: R,
     buffer: Vec<u8>,
-    /// End of what was read.
+    /// End of the bytes that were read.
     end: usize,
     at_bit: usize,
     rest: Rest,
@@ -27,7 +27,7 @@ impl<R: Read> BitSource<R> {
         Self { source, buffer: vec![0; BUFFER_BYTES], end: 0, at_bit: 0, rest: Rest::Follows }
     }
 
-    /// Fills all of `numbers` with what `decode` makes of the bits.
+    /// Fills all of `numbers` with what `decode` decodes from the bits.
     pub(crate) fn fill(
         &mut self,
         numbers: &mut [u64],
@@ -62,7 +62,7 @@ impl<R: Read> BitSource<R> {
         Ok(())
     }
 
-    /// Checks that all was decoded and that the last byte ends with zero bits.
+    /// Checks that everything was decoded and that the last byte ends with zero bits.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.refill()?;
         let mut reader = MsbReader::new(&self.buffer[..self.end], self.at_bit);

@@ -1,5 +1,5 @@
-//! Streams of numbers in the Elias delta code; which numbers they are is not known here.
-//! The loops are in `deltaloom_kernels::prefix`.
+//! Streams of numbers in the Elias delta code. The loops are in `deltaloom_kernels::prefix`, and
+//! the caller knows what the numbers mean.
 
 use std::io::Read;
 
@@ -16,7 +16,7 @@ pub(crate) struct EliasEncoder {
 }
 
 impl EliasEncoder {
-    /// Appends the bytes that are full after these numbers.
+    /// Encodes the numbers and appends the full bytes.
     pub(crate) fn push(&mut self, numbers: &[u64], out: &mut Vec<u8>) {
         encode_elias_delta(numbers, &mut self.bits);
         self.bits.drain_to(out);
@@ -28,7 +28,7 @@ impl EliasEncoder {
     }
 }
 
-/// Decodes them from a reader.
+/// Decodes such numbers from a reader.
 pub(crate) struct EliasDecoder<R> {
     bits: BitSource<R>,
 }
@@ -49,13 +49,13 @@ impl<R: Read> EliasDecoder<R> {
     }
 }
 
-/// Bits of the code of `n`, which is at least 1.
+/// Number of bits of the code of `n`, which is at least 1.
 pub(crate) fn code_bits(n: u64) -> u64 {
     let bits = u64::from(n.max(1).ilog2()) + 1;
     2 * u64::from(bits.ilog2()) + bits
 }
 
-/// Codes numbers, each at least 1; the last byte is filled up with zeros.
+/// Encodes numbers, each at least 1; the last byte is padded with zeros.
 pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
     let numbers: Vec<u64> = numbers.collect();
     let (mut encoder, mut out) = (EliasEncoder::default(), Vec::new());
@@ -64,11 +64,11 @@ pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
     out
 }
 
-/// Decodes `count` numbers, which are all that `bytes` have.
+/// Decodes `count` numbers, which must be all that `bytes` contain.
 pub(crate) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u64>> {
-    // Each takes a bit at least.
+    // Each number needs at least one bit.
     if count > bytes.len().saturating_mul(8) {
-        return Err(Error::corrupt("fewer numbers are there than are said to be"));
+        return Err(Error::corrupt("there are fewer numbers than announced"));
     }
     let mut numbers = vec![0; count];
     let mut decoder = EliasDecoder::new(bytes);

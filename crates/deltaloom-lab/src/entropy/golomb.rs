@@ -1,5 +1,7 @@
-//! Golomb and Rice codes of many numbers: streams with a given divisor, and pieces with a fitted one.
-//! The loops are in `deltaloom_kernels::prefix`; scales have their own Rice code in [`super::rice`].
+//! Golomb and Rice codes of many numbers: streams with a fixed divisor, and pieces with a fitted
+//! one.
+//!
+//! The loops are in `deltaloom_kernels::prefix`; scales have their own Rice code in `deltaloom`.
 
 use std::io::Read;
 
@@ -11,10 +13,10 @@ use super::bit_source::BitSource;
 use deltaloom::__internals::narrow;
 use deltaloom::{Error, Result};
 
-/// So many numbers are enough to fit a divisor.
+/// This many numbers are enough to fit a divisor.
 const SAMPLE: usize = 1 << 13;
 
-/// Encodes a stream of numbers with a given divisor, as published.
+/// Encodes a stream of numbers with a fixed divisor, as published.
 pub(crate) struct GolombEncoder {
     code: Golomb,
     bits: MsbWriter,
@@ -25,7 +27,7 @@ impl GolombEncoder {
         Ok(Self { code: published(divisor)?, bits: MsbWriter::default() })
     }
 
-    /// Appends the bytes that are full after these numbers.
+    /// Encodes the numbers and appends the full bytes.
     pub(crate) fn push(&mut self, numbers: &[u64], out: &mut Vec<u8>) -> Result<()> {
         encode_golomb(&self.code, numbers, &mut self.bits).map_err(|_| Error::LimitExceeded {
             what: "the largest gap for the published Golomb code",
@@ -70,17 +72,17 @@ impl<R: Read> GolombDecoder<R> {
     }
 }
 
-/// Divisors to choose from.
+/// Which divisors to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Divisors {
     /// Powers of two: a Rice code.
     PowersOfTwo,
-    /// Also those between, in eighths of the best power.
+    /// Also those between them, in eighths of the best power.
     All,
 }
 
-/// The divisor with which a sample of `distances`, all at least 1, takes the fewest bits. All powers of two are tried: the mean says nothing of
-/// distances that are either tiny or huge.
+/// Returns the divisor that codes a sample of `distances`, all at least 1, in the fewest bits. It
+/// tries all powers of two, because a mean is misleading if distances are either tiny or huge.
 pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
     let step = distances.len().div_ceil(SAMPLE).max(1);
     let sample: Vec<u64> = distances.iter().copied().step_by(step).collect();
@@ -89,7 +91,7 @@ pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
     if divisors == Divisors::PowersOfTwo {
         return power;
     }
-    // Eighths of it from the power below to the one above.
+    // Eighths of it, from the power below to the one above.
     let near = (4..16).map(|eighths| (power * eighths / 8).max(1));
     std::iter::once(power).chain(near).min_by_key(bits).unwrap_or(power)
 }
@@ -107,10 +109,10 @@ pub(crate) fn push_distances(divisor: u64, distances: &[u64], out: &mut Vec<u8>)
     Ok(())
 }
 
-/// Decodes `count` distances, which take exactly `bytes`.
+/// Decodes `count` distances, which occupy exactly `bytes`.
 pub(crate) fn read_distances(divisor: u64, bytes: &[u8], count: usize) -> Result<Vec<u64>> {
     let code = of_distances(divisor)?;
-    // Each takes at least a bit, so this bounds the allocation by the bytes that are there.
+    // Each distance needs at least one bit, so the available bytes bound the allocation.
     if count > bytes.len().saturating_mul(8) {
         return Err(DecodeError::Truncated.into());
     }
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn tiny_and_huge_distances_get_a_divisor_for_both() {
-        // As many bits inside a byte as between bytes far apart.
+        // As many bits within a byte as between bytes far apart.
         let distances: Vec<u64> = (0..2000).map(|i| if i % 2 == 0 { 1 } else { 30_000 + i }).collect();
         let divisor = fit(&distances, Divisors::PowersOfTwo);
         let bits = Golomb::of_distances(divisor).map_or(0, |code| code.len_bits(&distances));

@@ -1,5 +1,5 @@
-//! What the layer experiment works on: one layer of a base and of a fine-tune, and the second packed against the first, all in memory.
-//! It times nothing.
+//! Input of the layer experiment: one layer of a base and of a fine-tune, and the latter packed
+//! against the former, all in memory. It does no timing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +36,8 @@ impl LayerCase {
     /// Takes a layer from both checkpoints and packs it. Only the tensors of the layer are read.
     ///
     /// # Errors
-    /// What [`LayerNames::recognise`] refuses; [`Error::InvalidArgument`] where base and fine-tune differ in dtype or shape; what reading and packing give.
+    /// What [`LayerNames::recognise`] refuses; [`Error::InvalidArgument`] if base and fine-tune
+    /// differ in dtype or shape; errors of reading and packing.
     pub fn new(
         base: &Checkpoint,
         tuned: &Checkpoint,
@@ -96,7 +97,7 @@ impl LayerCase {
         &self.container
     }
 
-    /// What packing it said.
+    /// The report from packing it.
     #[must_use]
     pub fn packed(&self) -> &PackReport {
         &self.packed
@@ -105,7 +106,7 @@ impl LayerCase {
     /// Reads the container's index and finds the references of its tensors.
     ///
     /// # Errors
-    /// None that a case gives.
+    /// None for a valid case.
     pub fn resolve(&self) -> Result<Arc<ResolvedContainer>> {
         let source = Box::new(self.container.clone());
         let container = Container::from_source(Path::new(PACKED), source, &Limits::default())?;
@@ -114,12 +115,12 @@ impl LayerCase {
         Ok(Arc::new(ResolvedContainer::new(container, &bases)?))
     }
 
-    /// What the difference takes in every form.
+    /// Sizes of the difference in every form.
     pub(super) fn statistics(&self, progress: &dyn Progress) -> Result<LayerStatistics> {
         statistics::measure(&self.base, &self.tuned, self.resolve()?.container(), progress)
     }
 
-    /// The layer in a resident form.
+    /// Opens the layer in a resident form.
     ///
     /// # Errors
     /// As [`PackedLayer::open`].
@@ -135,7 +136,7 @@ impl LayerCase {
         DenseMatrix::of_checkpoint(checkpoint, member, info)
     }
 
-    /// The layer of the fine-tune as its file has it.
+    /// Opens the layer of the fine-tune with the weights of its file.
     ///
     /// # Errors
     /// As [`PackedLayer::of_checkpoint`].
@@ -144,7 +145,7 @@ impl LayerCase {
     }
 }
 
-/// Some tensors of a checkpoint, as a checkpoint in memory, ordered by name.
+/// Copies some tensors to a checkpoint in memory, ordered by name.
 fn excerpt(checkpoint: &Checkpoint, wanted: &BTreeSet<&str>) -> Result<Checkpoint> {
     let mut header = Map::new();
     let mut data = Vec::new();

@@ -1,5 +1,7 @@
-//! Where a fine-tune differs from its base: each row of each tensor in numbers, and any part of a tensor as a grid for pictures.
-//! Differences are taken in F64 and are for looking at; nothing is coded with them.
+//! Where a fine-tune differs from its base: numbers for each row of each tensor, and any part of a
+//! tensor as a grid for pictures.
+//!
+//! Differences are in F64 and only for display; nothing is coded with them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Missing, Result};
 
-/// What changed in a row.
+/// How much changed in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct RowDelta {
-    /// Elements whose bits differ.
+    /// Number of elements whose bits differ.
     pub changed_elems: u64,
     /// Mean of the absolute difference over all elements.
     pub mean_abs: f64,
@@ -66,7 +68,8 @@ impl TensorDelta {
     fn new(case: &LayerCase, name: &str) -> Result<Self> {
         let (base, tuned) = (Version::of(case.base(), name)?, Version::of(case.tuned(), name)?);
         let dtype = &tuned.info.dtype;
-        let unknown = || Error::InvalidArgument(format!("tensor {name:?} is of {dtype}"));
+        let unknown =
+            || Error::InvalidArgument(format!("tensor {name:?} has dtype {dtype}, not F32, BF16 or F16"));
         let element = Element::of(dtype).ok_or_else(unknown)?;
         let shape = match tuned.info.shape[..] {
             [rows, cols] => [to_usize(rows), to_usize(cols)],
@@ -85,7 +88,7 @@ impl TensorDelta {
         Ok(delta)
     }
 
-    /// Absolute differences of a row; how many of its elements differ.
+    /// Computes the absolute differences of a row. Returns how many of its elements differ.
     fn differences(&self, row: usize, out: &mut [f64]) -> u64 {
         let bytes = self.element.bytes();
         let [base, tuned] =
@@ -115,7 +118,8 @@ impl TensorDelta {
         &self.rows
     }
 
-    /// Mean absolute difference of some rows in cells of so many rows and columns; the last ones of each direction may be smaller.
+    /// Mean absolute difference of some rows, in cells of `cell` rows and columns; the last cells
+    /// in each direction may be smaller.
     #[must_use]
     pub fn grid(&self, rows: Range<usize>, cell: [usize; 2]) -> Vec<Vec<Option<f64>>> {
         let rows = rows.start.min(self.shape[0])..rows.end.min(self.shape[0]);

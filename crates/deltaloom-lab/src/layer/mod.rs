@@ -1,5 +1,7 @@
-//! A transformer layer on packed weights beside the dense one: sizes, times by phase and parameter, memory of many tenants, and whether every output has the same bits.
-//! The layer itself is [`deltaloom_lm::layer`]; this measures it.
+//! Compares a transformer layer on packed weights with the dense one: sizes, times by phase and
+//! parameter, memory of many tenants, and whether every output has the same bits.
+//!
+//! [`deltaloom_lm::layer`] is the layer; this measures it.
 
 mod case;
 mod delta;
@@ -25,13 +27,13 @@ use repeat::{Difference, Repeat, Role, repeat, worst_product};
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct LayerOptions {
-    /// Numbers of tokens of one sequence.
+    /// Token counts of one sequence.
     pub tokens: Vec<usize>,
     /// Resident forms.
     pub choices: Vec<Choice>,
-    /// How often each is opened and computed, after once that does not count.
+    /// How often each form is opened and computed, after one warm-up.
     pub repeats: usize,
-    /// Numbers of tenants to say the memory of.
+    /// Tenant counts to report memory for.
     pub tenants: Vec<u64>,
     /// Seed of the activations.
     pub seed: u64,
@@ -52,40 +54,40 @@ impl Default for LayerOptions {
 /// Time of one parameter in a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct ParameterTimes {
-    /// Tensor.
+    /// Its tensor.
     pub name: String,
-    /// On the wall, its bias not counted.
+    /// Wall time without its bias.
     pub total: Seconds,
     /// Decoding of coded tiles.
     pub decode: Seconds,
-    /// Making rows, or the vector, from the base and what is different.
+    /// Building rows, or the vector, from the base and the differences.
     pub patch: Seconds,
     /// Multiplying.
     pub multiply: Seconds,
 }
 
-/// A layer in one form with so many tokens.
+/// A layer in one form with one token count.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunReport {
-    /// The form, `budget` where one was given, or `file` for the fine-tune's own weights.
+    /// The form, `budget` if a budget was set, or `file` for the fine-tune's own weights.
     pub form: String,
     /// How its matrices are multiplied.
     pub mode: &'static str,
-    /// Tokens of the sequence.
+    /// Number of tokens of the sequence.
     pub tokens: usize,
-    /// Memory of the weights beside the base.
+    /// Memory of the weights in addition to the base.
     pub resident_bytes: u64,
-    /// Whether all output bits are those of the fine-tune's own weights.
+    /// Whether all output bits equal those of the fine-tune's own weights.
     pub is_bit_exact: bool,
-    /// Length of the difference to them over their length.
+    /// Length of the difference from those outputs, over their length.
     pub relative_error: f64,
     /// Largest error of any product, as a fraction of the sum of its absolute products.
     pub product_error: f64,
-    /// Whether it keeps what its mode promises.
+    /// Whether it keeps the promise of its mode.
     pub is_right: bool,
     /// Reading the index, finding references, building the form.
     pub load: Seconds,
-    /// Bringing activations into order.
+    /// Rearranging activations.
     pub arrange: Seconds,
     /// Decoding of coded tiles.
     pub decode: Seconds,
@@ -93,68 +95,68 @@ pub struct RunReport {
     pub patch: Seconds,
     /// Multiplying.
     pub multiply: Seconds,
-    /// Bringing results into order.
+    /// Rearranging results.
     pub finish: Seconds,
     /// Norms, attention between its projections, activations, biases.
     pub between: Seconds,
     /// The whole layer.
     pub forward: Seconds,
-    /// Load and layer.
+    /// Loading and computing the layer.
     pub total: Seconds,
-    /// `total` if nothing had to be patched: no such method is faster.
+    /// `total` if nothing had to be patched: a bound for any such method.
     pub without_patch_seconds: f64,
     /// `total` if nothing had to be patched or decoded.
     pub without_patch_and_decode_seconds: f64,
-    /// Median of the whole layer, which a busy machine spoils less than the mean.
+    /// Median of the whole layer, which a busy machine affects less than the mean.
     pub forward_median_seconds: f64,
-    /// That over the same of the fine-tune's own weights.
+    /// That median over the median for the fine-tune's own weights.
     pub over_dense: f64,
-    /// Every parameter, the slowest first.
+    /// All parameters, slowest first.
     pub parameters: Vec<ParameterTimes>,
 }
 
 /// Memory of many fine-tunes of one base in one form.
 #[derive(Debug, Clone, Serialize)]
 pub struct TenantMemory {
-    /// How many.
+    /// Number of fine-tunes.
     pub tenants: u64,
-    /// Form.
+    /// The form.
     pub form: String,
-    /// The base once and all tenants.
+    /// Bytes of the base once and all tenants.
     pub bytes: u64,
-    /// The same over that many dense copies without a base.
+    /// That over the same number of dense copies without a base.
     pub over_copies: f64,
 }
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerReport {
     /// Shape of the layer.
     pub config: LayerConfig,
     /// Instruction set.
     pub isa: &'static str,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
     /// Repeats of each run.
     pub repeats: usize,
-    /// What the difference takes in every form, and how sparse it is.
+    /// Sizes of the difference in every form, and how sparse it is.
     pub statistics: LayerStatistics,
-    /// The layer restored whole before it is computed.
+    /// Results for restoring the whole layer before computing it.
     pub restored: Vec<RestoredReport>,
-    /// The runs; the first of each number of tokens is of the fine-tune's own weights.
+    /// The runs. For each token count, the first one uses the fine-tune's own weights.
     pub runs: Vec<RunReport>,
     /// Memory by number of tenants, in the forms that were run.
     pub memory: Vec<TenantMemory>,
     /// The same in forms that are only counted.
     pub counted_memory: Vec<TenantBytes>,
-    /// Whether every run is as right as its mode promises.
+    /// Whether every run keeps the promise of its mode.
     pub is_right: bool,
 }
 
-/// Computes a layer in all forms and modes and numbers of tokens, on the threads of the current rayon pool.
+/// Computes a layer in all forms, modes and token counts, on the threads of the current rayon pool.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for no repeats, what forms refuse, [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] if there are no repeats; what forms refuse; [`Error::Cancelled`].
 pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) -> Result<LayerReport> {
     let rounds = Rounds::new(options.repeats)?;
     let statistics = case.statistics(progress)?;
@@ -164,7 +166,7 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
     let (mut runs, mut restored): (Vec<RunReport>, Vec<RestoredReport>) = (Vec::new(), Vec::new());
     for &tokens in &options.tokens {
         let x = activations(options.seed, tokens, case.config().width)?;
-        // What comes first are the fine-tune's own weights.
+        // The fine-tune's own weights come first.
         let mut expected: Option<Vec<f32>> = None;
         let repeats = rounds.run(&mut ways, progress, |way, turn| {
             if turn.is_warm_up {
@@ -200,11 +202,11 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
     })
 }
 
-/// One way to compute the layer; without a choice with the fine-tune's own weights.
+/// One way to compute the layer; without a choice, with the fine-tune's own weights.
 struct Way {
     choice: Option<Choice>,
     mode: Mode,
-    /// Largest error of any product with the tokens that were measured last.
+    /// Largest error of any product for the last token count.
     error: f64,
 }
 
@@ -233,7 +235,7 @@ fn describe(case: &LayerCase, way: &Way, tokens: usize, repeats: &[Repeat], dens
     let forward_median_seconds = median(repeats.iter().map(|it| it.forward).collect()).unwrap_or(0.0);
     let is_bit_exact = repeats.iter().all(|it| it.difference.is_bit_exact);
     let relative_error = repeats.iter().map(|it| it.difference.relative_error).fold(0.0, worse);
-    // Threads add up what they do at once.
+    // Phases add up over threads, so divide by their number.
     let threads = rayon::current_num_threads() as f64;
     let without_patch_seconds = (total.mean - patch.mean / threads).max(0.0);
     RunReport {
@@ -283,7 +285,7 @@ fn parameters(case: &LayerCase, repeats: &[Repeat]) -> Vec<ParameterTimes> {
     parameters
 }
 
-/// The larger of two errors; one that is not a number is larger than any.
+/// The larger of two errors; NaN is the largest.
 fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }

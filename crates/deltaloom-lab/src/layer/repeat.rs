@@ -1,5 +1,5 @@
-//! One layer multiplied in one resident form: what it takes, phase by phase and parameter by parameter, and whether it is right.
-//! What is compared with what is decided by [`super::run`].
+//! Multiplies one layer in one resident form: time by phase and parameter, and whether the result
+//! is right. [`super::run`] decides what is compared.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -19,14 +19,14 @@ pub(super) enum Role {
     Vector(VectorRole),
 }
 
-/// Time of one parameter: on the wall, and of matrices also by phases, which threads add up.
+/// Time of one parameter: wall time, and for matrices also phases, which are sums over threads.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ParameterTime {
     pub(super) wall: f64,
     pub(super) phases: Times,
 }
 
-/// Weights that note how long they take.
+/// Weights that record how long they take.
 struct Watched<'a> {
     weights: &'a PackedLayer,
     times: RefCell<BTreeMap<Role, ParameterTime>>,
@@ -66,18 +66,18 @@ impl LayerWeights for Watched<'_> {
 pub(super) struct Repeat {
     /// Reading the index, finding references, building the resident form.
     pub(super) open: f64,
-    /// The whole layer on the wall.
+    /// Wall time of the whole layer.
     pub(super) forward: f64,
     pub(super) parameters: BTreeMap<Role, ParameterTime>,
     pub(super) resident_bytes: u64,
     pub(super) difference: Difference,
 }
 
-/// An output beside the expected one.
+/// Comparison of an output with the expected one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Difference {
     pub(super) is_bit_exact: bool,
-    /// Length of the difference over that of the expected output; not a number where they cannot be compared.
+    /// Length of the difference over that of the expected output; NaN if they cannot be compared.
     pub(super) relative_error: f64,
 }
 
@@ -85,7 +85,7 @@ impl Difference {
     pub(super) fn of(output: &[f32], expected: &[f32]) -> Self {
         let is_bit_exact = output.iter().map(|x| x.to_bits()).eq(expected.iter().map(|x| x.to_bits()));
         let length = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-        // Equal bits differ by nothing, also where they are no number.
+        // Equal bits do not differ, even if they are NaN.
         let pairs = output.iter().zip(expected).filter(|(a, b)| a.to_bits() != b.to_bits());
         let difference = length(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
         let finite = expected.iter().filter(|x| x.is_finite());
@@ -98,18 +98,18 @@ impl Difference {
 }
 
 impl Repeat {
-    /// All phases of all parameters.
+    /// Sums the phases of all parameters.
     pub(super) fn phases(&self) -> Times {
         self.parameters.values().fold(Times::default(), |all, time| all + time.phases)
     }
 
-    /// What is not in a parameter: attention between projections, norms, activations.
+    /// Time outside of parameters: attention between projections, norms, activations.
     pub(super) fn between(&self) -> f64 {
         self.forward - self.parameters.values().map(|time| time.wall).sum::<f64>()
     }
 }
 
-/// What products of a case are compared with.
+/// The reference for products of a case.
 struct OfCase<'a>(&'a LayerCase);
 
 impl Reference for OfCase<'_> {
@@ -120,7 +120,7 @@ impl Reference for OfCase<'_> {
     }
 }
 
-/// Computes the layer once and compares every product; the largest error.
+/// Computes the layer once and compares every product. Returns the largest error.
 pub(super) fn worst_product(
     case: &LayerCase,
     choice: Option<Choice>,
@@ -135,7 +135,7 @@ pub(super) fn worst_product(
     Ok(checked.error.get())
 }
 
-/// Opens the layer: of the container, or as the fine-tune's file has it.
+/// Opens the layer from the container, or with the weights of the fine-tune's file.
 fn open(case: &LayerCase, choice: Option<Choice>) -> Result<PackedLayer> {
     match choice {
         Some(choice) => case.open(choice),

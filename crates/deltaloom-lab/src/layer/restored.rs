@@ -1,5 +1,7 @@
-//! The layer as other tools compute it: the fine-tune is restored whole from what is stored, and only then multiplied.
-//! Restoring is timed by [`crate::timing`]; here is the forward pass that it asks for.
+//! The layer as other tools compute it: restores the whole fine-tune from its stored form, then
+//! multiplies.
+//!
+//! [`crate::timing`] times the restoring; here is the forward pass that it calls.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,20 +18,20 @@ use deltaloom_lm::layer::{
     Batch, LayerConfig, LayerNames, LayerWeights, MatrixRole, TenantId, VectorRole, forward,
 };
 
-/// A layer that was restored and then computed.
+/// A layer that was restored before it was computed.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestoredReport {
-    /// What was stored: `container`, or `xor + zstd 10`.
+    /// The stored form: `container`, or `xor + zstd 10`.
     pub stored: &'static str,
-    /// Tokens of the sequence.
+    /// Number of tokens of the sequence.
     pub tokens: usize,
-    /// Whether all output bits are those of the fine-tune's own weights.
+    /// Whether all output bits equal those of the fine-tune's own weights.
     pub is_bit_exact: bool,
     /// Load, decompress, apply, state load, forward.
     pub timing: Timing,
 }
 
-/// Restores and computes from both stored forms.
+/// Restores from both stored forms and computes the layer.
 pub(super) fn measure(
     case: &LayerCase,
     repeats: usize,
@@ -58,7 +60,7 @@ fn by_name(state: &[Weights]) -> BTreeMap<&str, &[f32]> {
     state.iter().map(|weights| (weights.name.as_str(), weights.values.as_slice())).collect()
 }
 
-/// Weights in FP32, all there.
+/// The restored weights in FP32.
 struct Restored<'a> {
     config: &'a LayerConfig,
     names: &'a LayerNames,
@@ -79,7 +81,9 @@ impl LayerWeights for Restored<'_> {
         let weights = self.names.matrix(role).and_then(|name| self.tensors.get(name)).ok_or_else(missing)?;
         let tokens = y.len() / rows;
         if weights.len() != rows * cols || x.len() != tokens * cols {
-            return Err(Error::InvalidArgument(format!("the matrix {role:?} is not [{rows}, {cols}]")));
+            return Err(Error::InvalidArgument(format!(
+                "the matrix {role:?} does not have the shape [{rows}, {cols}]"
+            )));
         }
         let mut by_row = vec![0.0; y.len()];
         dense::products(Rows::Numbers(weights), cols, x, &mut by_row);

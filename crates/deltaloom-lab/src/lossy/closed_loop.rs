@@ -1,4 +1,6 @@
-//! One step of a corrected series: every tensor is compared with what the reader has, so that what was left out once counts again in the next step.
+//! One step of a corrected series. Every tensor is compared with what the reader has, so an omitted
+//! difference counts again in the next step.
+//!
 //! The first checkpoint of a series does not come here: it is an ordinary container.
 
 use std::collections::HashMap;
@@ -17,7 +19,8 @@ use deltaloom::checkpoint::{Checkpoint, Contents, Layout, Member};
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Limits, Progress, Result};
 
-/// What the index takes for a tensor beside its name, and for all else, in a file that should have a given size.
+/// Estimated index bytes per tensor in addition to its name, and for everything else, for a file
+/// with a target size.
 const INDEX_BYTES_PER_TENSOR: u64 = 160;
 const INDEX_BYTES: u64 = 400;
 
@@ -28,14 +31,15 @@ pub(super) struct Step<'a> {
     pub(super) number: u64,
     pub(super) previous_number: u64,
     pub(super) checkpoint: &'a Checkpoint,
-    /// The original one step before.
+    /// The original of the previous step.
     pub(super) before: &'a Checkpoint,
-    /// What the reader has of that.
+    /// The reader's version of that.
     pub(super) held: &'a Checkpoint,
 }
 
 impl Step<'_> {
-    /// Writes the file of the step to `out`, and what a reader has after it into an empty folder.
+    /// Writes the file of the step to `out`, and the checkpoint that a reader then has into an
+    /// empty folder.
     pub(super) fn store(
         &self,
         out: impl Write,
@@ -56,7 +60,7 @@ impl Step<'_> {
         for (i, &(member, info)) in places.iter().enumerate() {
             check_cancelled(progress)?;
             let original = self.checkpoint.read_tensor(member, info)?;
-            // State is exact, so it is never tied to weights, which may not be.
+            // State is exact, so it is never tied to weights, which may be inexact.
             let is_state = tensors::is_optimizer_state(&self.checkpoint.members[member].path, info);
             let key = (blake3::hash(&original), info.dtype.name(), &info.shape[..], is_state);
             let held_values = held.read(&info.name, |held| held.same_type(info))?;
@@ -119,7 +123,7 @@ impl Step<'_> {
     }
 }
 
-/// Writes the payload of a tensor, and decodes it to what the reader gets.
+/// Writes the payload of a tensor and decodes it to what the reader gets.
 fn thresholded(
     element: Element,
     coded: &Coded,
@@ -142,14 +146,14 @@ fn thresholded(
     Ok((coding, values))
 }
 
-/// The least F32 number that is not below.
+/// The least F32 number that is not below `x`.
 fn rounded_up(x: f64) -> f32 {
     #[expect(clippy::cast_possible_truncation, reason = "what is rounded down is mended")]
     let near = x as f32;
     if f64::from(near) < x { near.next_up() } else { near }
 }
 
-/// Adds the errors of a tensor given as original and reconstruction, each now and before.
+/// Adds the errors of a tensor: its original and reconstruction, each now and one step before.
 fn add(errors: &mut Errors, element: Element, [original, values, before, held]: [&[u8]; 4]) {
     errors.add(&Tensor {
         original: &load_singles(element, original),
@@ -159,7 +163,7 @@ fn add(errors: &mut Errors, element: Element, [original, values, before, held]: 
     });
 }
 
-/// Bytes that are left for payloads, and of tensors that share them.
+/// Bytes left for payloads, and bytes of the tensors that share them.
 struct Budget {
     bytes: u64,
     tensor_bytes: u64,
@@ -175,7 +179,8 @@ impl Budget {
         Self { bytes: target.saturating_sub(index), tensor_bytes }
     }
 
-    /// What a tensor may take: of what is left, as much as of all tensors that are left it is.
+    /// Bytes that a tensor may use: its share of the bytes left, in proportion to its size among
+    /// the tensors left.
     fn share(&self, info: &TensorInfo) -> u64 {
         let share =
             u128::from(self.bytes) * u128::from(info.len_bytes()) / u128::from(self.tensor_bytes.max(1));

@@ -1,4 +1,6 @@
-//! The corrected form of the threshold methods, one tensor at a time: elements that differ enough from what the reader has become exact, the others stay as the reader has them.
+//! The corrected form of the threshold methods, one tensor at a time. Elements that differ enough
+//! from the reader's version become exact; the others stay as the reader has them.
+//!
 //! It reads and writes no files; [`super::file`] does.
 
 use deltaloom_kernels::Number;
@@ -10,17 +12,17 @@ use deltaloom::__internals::bytes::{ByteReader, push_varint};
 use deltaloom::__internals::{Element, load_singles};
 use deltaloom::Result;
 
-/// A target size is met when what is coded takes at least this share of it.
+/// A target size is met if the coded bytes use at least this fraction of it.
 const NEAR_ENOUGH: f64 = 0.97;
-/// From one kept element in so many on, a residual for every element is tried.
+/// If at least one element in this many is kept, try a residual for every element.
 const DENSE: usize = 64;
-/// Most thresholds that are tried for a target size.
+/// Most thresholds to try for a target size.
 const TRIES: u32 = 14;
 
-/// A tensor as it is stored.
+/// A stored tensor.
 #[derive(Debug)]
 pub(super) struct Coded {
-    /// Empty where nothing is kept.
+    /// Empty if nothing is kept.
     pub(super) payload: Vec<u8>,
     pub(super) kept: usize,
     pub(super) positions: Positions,
@@ -28,7 +30,7 @@ pub(super) struct Coded {
     pub(super) threshold: Threshold,
 }
 
-/// Codes `target`, of which the reader holds `held`. `budget_bytes` is for [`Rule::Bytes`].
+/// Codes `target` against `held`, the reader's version. `budget_bytes` is for [`Rule::Bytes`].
 pub(super) fn encode(element: Element, rule: &Rule, target: &[u8], held: &[u8], budget_bytes: u64) -> Coded {
     let differences = differences(element, target, held);
     let code = |threshold| code(element.number(), threshold, &differences, target, held);
@@ -38,14 +40,16 @@ pub(super) fn encode(element: Element, rule: &Rule, target: &[u8], held: &[u8], 
     }
 }
 
-/// What elements differ by, as FP32: rounded, but what is below a threshold then was below it before.
+/// Differences of the elements in FP32. Rounding is harmless: a rounded difference below a
+/// threshold was below it before.
 pub(super) fn differences(element: Element, target: &[u8], held: &[u8]) -> Vec<f32> {
     load_singles(element, target).iter().zip(load_singles(element, held)).map(|(a, b)| a - b).collect()
 }
 
 fn code(number: Number, threshold: Threshold, differences: &[f32], target: &[u8], held: &[u8]) -> Coded {
     let size = number.bytes();
-    // A threshold that is no number keeps everything, and so does what is no number.
+    // A threshold that is not finite keeps everything, and differences that are NaN are always
+    // kept.
     let threshold =
         Threshold { value: if threshold.value.is_finite() { threshold.value } else { 0.0 }, ..threshold };
     let is_small = |i: usize| differences[i].abs() < threshold.value;
@@ -71,7 +75,7 @@ fn code(number: Number, threshold: Threshold, differences: &[f32], target: &[u8]
     Coded { payload, kept: kept.len(), positions, threshold }
 }
 
-/// The lowest threshold found with which no more than `budget_bytes` are stored.
+/// Finds the lowest threshold with which at most `budget_bytes` are stored.
 fn within(budget_bytes: u64, differences: &[f32], code: impl Fn(f32) -> Coded) -> Coded {
     let mut sizes: Vec<f32> = differences.iter().map(|d| d.abs()).filter(|d| *d > 0.0).collect();
     sizes.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -80,10 +84,10 @@ fn within(budget_bytes: u64, differences: &[f32], code: impl Fn(f32) -> Coded) -
     if len_bytes(&everything) <= budget_bytes {
         return everything;
     }
-    // Above all that are numbers, so that only what is none is kept.
+    // Above all finite differences, so that only the others are kept.
     let finite = sizes.iter().find(|size| size.is_finite());
     let mut best = code(finite.map_or(0.0, |size| size.next_up()));
-    // Of the elements in falling order, `low` surely fit and `high` do not.
+    // In descending order, keeping the elements up to `low` fits and up to `high` does not.
     let (mut low, mut high) = (0, sizes.len());
     for _ in 0..TRIES {
         let is_near = len_bytes(&best) as f64 >= NEAR_ENOUGH * budget_bytes as f64;
@@ -102,7 +106,7 @@ fn within(budget_bytes: u64, differences: &[f32], code: impl Fn(f32) -> Coded) -
     best
 }
 
-/// Turns `values`, what the reader holds of a tensor, into its next reconstruction.
+/// Turns `values`, the reader's version of a tensor, into its next reconstruction.
 pub(super) fn decode(
     number: Number,
     positions: Positions,

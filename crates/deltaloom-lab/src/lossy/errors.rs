@@ -1,34 +1,35 @@
-//! How far a reconstruction is from the original, summed over tensors.
-//! It compares numbers; which tensors are compared is decided elsewhere.
+//! How far a reconstruction is from the original, summed over tensors. It compares numbers; which
+//! tensors are compared is decided elsewhere.
 
-/// Sums of squares and the greatest distance. Equal bits are no distance, whatever they mean.
+/// Sums of squares and the greatest distance. Equal bits have no distance, even if they are NaN.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Errors {
-    /// Greatest absolute distance of an element from its original; not a number if one of the two is none.
+    /// Greatest absolute distance of an element from its original; NaN if one of the two is NaN.
     pub(super) max: f64,
-    /// Of the reconstruction from the original.
+    /// Distance of the reconstruction from the original.
     state: f64,
-    /// Of the reconstructed update from the true one.
+    /// Distance of the reconstructed update from the true one.
     update: f64,
-    /// Of the true update.
+    /// Length of the true update.
     true_update: f64,
 }
 
-/// A tensor now and one step before, as it is and as the reader has it.
+/// A tensor now and one step before, as the original and as the reader has it.
 pub(super) struct Tensor<'a> {
     pub(super) original: &'a [f32],
     pub(super) reconstructed: &'a [f32],
-    /// Zeros where there was none.
+    /// Zeros if there was none.
     pub(super) original_before: &'a [f32],
     pub(super) reconstructed_before: &'a [f32],
 }
 
-/// The greatest absolute distance between elements of two tensors; not a number where one of two elements that differ is none.
+/// The greatest absolute distance between elements of two tensors; NaN if one of two differing
+/// elements is NaN.
 pub(super) fn greatest(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).fold(0.0, |max, (a, b)| greater(max, distance(*a, *b)))
 }
 
-/// The greater of a maximum and a distance, where what is not a number stays.
+/// The greater of a maximum and a distance; NaN stays.
 fn greater(max: f64, distance: f64) -> f64 {
     if distance.is_nan() || distance.abs() > max { distance.abs() } else { max }
 }
@@ -46,12 +47,13 @@ impl Errors {
         }
     }
 
-    /// Distance of the reconstruction from the original over the length of the true update.
+    /// Distance of the reconstruction from the original, relative to the length of the true update.
     pub(super) fn relative_state(&self) -> Option<f64> {
         relative(self.state, self.true_update)
     }
 
-    /// Distance of the reconstructed update from the true one over the length of the latter.
+    /// Distance of the reconstructed update from the true one, relative to the length of the
+    /// latter.
     pub(super) fn relative_update(&self) -> Option<f64> {
         relative(self.update, self.true_update)
     }
@@ -61,7 +63,7 @@ fn distance(a: f32, b: f32) -> f64 {
     if a.to_bits() == b.to_bits() { 0.0 } else { f64::from(a) - f64::from(b) }
 }
 
-/// None where it is not a number.
+/// `None` if it is not finite.
 fn relative(error: f64, whole: f64) -> Option<f64> {
     if error == 0.0 { Some(0.0) } else { Some((error / whole).sqrt()).filter(|r| r.is_finite()) }
 }

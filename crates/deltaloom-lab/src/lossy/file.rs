@@ -1,4 +1,6 @@
-//! The file of a lossy step: payloads, and an index in JSON that says `lossy`, with the bound and the digest of every tensor; docs/lossy.md.
+//! The file of a lossy step: payloads, and an index in JSON that says `lossy`, with the bound and
+//! the digest of every tensor; docs/lossy.md.
+//!
 //! It does not choose what is kept; see [`super::closed_loop`].
 
 use std::io::Write;
@@ -23,7 +25,7 @@ const TRAILER_BYTES: u64 = 32;
 const END_MAGIC: [u8; 8] = *b"LOSSYEND";
 const LEVEL: i32 = 3;
 
-/// Where a payload is.
+/// Location of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     offset: u64,
@@ -35,10 +37,11 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "coding", rename_all = "snake_case")]
 pub(super) enum Coding {
-    /// Elements that differ by the threshold or more are exact, the others stay as they were.
+    /// Elements that differ by the threshold or more are exact; the others stay unchanged.
     Thresholded {
         threshold: f32,
-        /// Greatest absolute error of an element, rounded up; zero, or not above the threshold. In F32, whose decimals every reader of JSON gets right.
+        /// Greatest absolute error of an element, rounded up: zero, or at most the threshold. It is
+        /// F32, because every JSON reader gets its decimals right.
         bound: f32,
         kept: u64,
         positions: Positions,
@@ -46,11 +49,11 @@ pub(super) enum Coding {
         previous: String,
         payload: Option<Place>,
     },
-    /// As in the previous reconstruction.
+    /// The same as in the previous reconstruction.
     Same,
     /// The bytes of an earlier tensor of this file.
     Tied { to: usize },
-    /// All bytes, in zstd.
+    /// All bytes, compressed by zstd.
     Exact { payload: Place },
 }
 
@@ -70,14 +73,14 @@ pub(super) struct TensorEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MemberEntry {
     pub(super) path: String,
-    /// Its safetensors header, in zstd; none for other files.
+    /// Its safetensors header, compressed by zstd; `None` for other files.
     pub(super) header: Option<Place>,
 }
 
-/// What the index says.
+/// Contents of the index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Index {
-    /// Always true: this is what tells a person who looks.
+    /// Always true, for people who look at the file.
     pub(super) lossy: bool,
     pub(super) form: String,
     pub(super) method: String,
@@ -89,7 +92,7 @@ pub(super) struct Index {
     pub(super) tensors: Vec<TensorEntry>,
 }
 
-/// A file being written.
+/// A file that is being written.
 pub(super) struct LossyWriter<W: Write> {
     out: W,
     offset: u64,
@@ -116,7 +119,7 @@ impl<W: Write> LossyWriter<W> {
         self.push(&frame::compress(bytes, LEVEL).map_err(Error::io(""))?)
     }
 
-    /// Writes index and trailer; the size of the file.
+    /// Writes index and trailer. Returns the size of the file.
     pub(super) fn finish(mut self, index: &Index) -> Result<u64> {
         let too_large = || Error::InvalidArgument("the index of a lossy file is too large".to_owned());
         let json = serde_json::to_vec(index).map_err(|_| too_large())?;
@@ -134,7 +137,7 @@ impl<W: Write> LossyWriter<W> {
     }
 }
 
-/// A lossy step opened for reading.
+/// An open lossy step.
 pub struct LossyFile {
     pub(super) path: PathBuf,
     source: FileSource,
@@ -146,13 +149,13 @@ impl LossyFile {
     /// Opens a file and checks its index.
     ///
     /// # Errors
-    /// What is wrong with it, with its path.
+    /// What is wrong with the file, with its path.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
         let source = FileSource::open(path)?;
         Self::read(path, source, limits).map_err(|e| e.in_file(path))
     }
 
-    /// Its number in the series, and that of the step it changes.
+    /// The step's number in the series, and the number of the step that it changes.
     #[must_use]
     pub fn steps(&self) -> (u64, u64) {
         (self.index.step, self.index.previous_step)
@@ -183,20 +186,20 @@ impl LossyFile {
         let (offset, stored_bytes) = (reader.u64()?, u64::from(reader.u32()?));
         let (json_bytes, crc) = (u64::from(reader.u32()?), reader.u32()?);
         if reader.u32()? != 0 || reader.array()? != END_MAGIC {
-            return Err(Error::corrupt("the trailer is not that of a lossy file"));
+            return Err(Error::corrupt("the file does not end with the trailer of a lossy file"));
         }
         let end = offset.checked_add(stored_bytes).and_then(|end| end.checked_add(TRAILER_BYTES));
         if offset < HEAD_BYTES || end != Some(available) {
-            return Err(Error::corrupt("the index is not where the trailer says"));
+            return Err(Error::corrupt("the index is not at the offset in the trailer"));
         }
-        Limits::check("the index in bytes", json_bytes.max(stored_bytes), limits.index_bytes)?;
+        Limits::check("the size of the index in bytes", json_bytes.max(stored_bytes), limits.index_bytes)?;
         let stored = read(offset, stored_bytes)?;
         if crc32fast::hash(&stored) != crc {
-            return Err(Error::corrupt("the index does not have its checksum"));
+            return Err(Error::corrupt("wrong checksum of the index"));
         }
         let json = frame::decompress(&stored, json_bytes)?;
         if json.len() as u64 != json_bytes {
-            return Err(Error::corrupt("the index does not have its length"));
+            return Err(Error::corrupt("wrong length of the index"));
         }
         let index: Index =
             serde_json::from_slice(&json).map_err(|e| Error::corrupt(format!("the index: {e}")))?;
@@ -217,12 +220,12 @@ impl LossyFile {
             place.offset < HEAD_BYTES || end.is_none_or(|end| end > payloads_end)
         };
         if !index.lossy || headers.chain(payloads).any(|place| is_outside(&place)) {
-            return Err(Error::corrupt("the index names payloads that are not there"));
+            return Err(Error::corrupt("the index refers to payloads that do not exist"));
         }
         let is_tied_wrongly =
             |(i, tensor): (usize, &TensorEntry)| matches!(tensor.coding, Coding::Tied { to } if to >= i);
         if index.tensors.iter().enumerate().any(is_tied_wrongly) {
-            return Err(Error::corrupt("a tensor is tied to one that does not come before it"));
+            return Err(Error::corrupt("a tensor is tied to a later one"));
         }
         Ok(())
     }
@@ -249,12 +252,12 @@ impl LossyFile {
                 })
             };
             if !member.tensors.iter().all(agrees) {
-                return Err(Error::corrupt("the tensors of the index are not those of the headers"));
+                return Err(Error::corrupt("the index and the headers have different tensors"));
             }
             members.push(member);
         }
         if entries.next().is_some() {
-            return Err(Error::corrupt("the index has tensors of no file"));
+            return Err(Error::corrupt("the index has tensors that belong to no file"));
         }
         check_paths(self.layout(), &members)?;
         Ok(members)
@@ -268,10 +271,7 @@ impl LossyFile {
         let mut payload = vec![0; to_usize(place.len_bytes)];
         self.source.read_at(place.offset, &mut payload).map_err(Error::io(&self.path))?;
         if crc32fast::hash(&payload) != place.crc32 {
-            return Err(Error::corrupt(format!(
-                "the payload at byte {} does not have its checksum",
-                place.offset
-            )));
+            return Err(Error::corrupt(format!("wrong checksum of the payload at byte {}", place.offset)));
         }
         Ok(payload)
     }
@@ -280,7 +280,8 @@ impl LossyFile {
         frame::decompress(&self.payload(place)?, limit_bytes)
     }
 
-    /// Writes the reconstruction of this step into an empty folder, given that of the step before. Every digest is checked.
+    /// Writes the reconstruction of this step into an empty folder, from the reconstruction of the
+    /// step before. Checks every digest.
     pub(super) fn reconstruct(
         &self,
         previous: &Checkpoint,
@@ -328,12 +329,12 @@ impl LossyFile {
         };
         let previous = |expected: &str| {
             let values = held.read(&info.name, |held| held.same_type(info))?;
-            let values = values.ok_or_else(|| missing(expected, "it has no such tensor".to_owned()))?;
+            let values = values.ok_or_else(|| missing(expected, "found no such tensor".to_owned()))?;
             let found = blake3::hash(&values).to_hex();
             if found.as_str() == expected {
                 Ok(values)
             } else {
-                Err(missing(expected, format!("it has {found}")))
+                Err(missing(expected, format!("found {found}")))
             }
         };
         match &entry.coding {

@@ -1,5 +1,7 @@
-//! Runs methods side by side over the checkpoints of a series, in order, and keeps what a reader of each has after every step.
-//! Where the checkpoints come from, and what they are evaluated with, is the caller's.
+//! Runs methods side by side over the checkpoints of a series, in order, and keeps what a reader of
+//! each has after every step.
+//!
+//! The caller provides the checkpoints and evaluates the reconstructions.
 
 use std::fs::File;
 use std::io::{self, BufWriter};
@@ -18,14 +20,14 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::checkpoint::output::Inputs;
 use deltaloom::{Bases, Error, PackOptions, Progress, Result, pack_to};
 
-/// What a row of the table runs.
+/// The method behind a row of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
     /// The ordinary lossless container, packed against the step before.
     Exact,
-    /// A published method to the letter.
+    /// A published method, exactly as described.
     Published(Method),
-    /// A rule in the corrected form, under the name of what it corrects.
+    /// A rule in the corrected form, under the name of the method that it corrects.
     Corrected(String, Rule),
 }
 
@@ -39,7 +41,7 @@ impl Row {
         }
     }
 
-    /// Corrected rows for these methods: those that have the same rule are one.
+    /// Corrected rows for these methods. Methods with the same rule share a row.
     #[must_use]
     pub fn corrected(methods: &[Method]) -> Vec<Self> {
         let mut rows: Vec<(Vec<&str>, Rule)> = Vec::new();
@@ -53,7 +55,7 @@ impl Row {
     }
 }
 
-/// A row and what its reader has.
+/// A row, and the checkpoint that its reader has.
 struct Bench {
     row: Row,
     folder: PathBuf,
@@ -61,7 +63,7 @@ struct Bench {
     steps: Vec<StepReport>,
 }
 
-/// Methods at work on a series.
+/// Methods running over a series.
 pub struct Laboratory {
     benches: Vec<Bench>,
     previous: Option<(u64, Checkpoint)>,
@@ -71,7 +73,8 @@ pub struct Laboratory {
 }
 
 impl Laboratory {
-    /// Begins with no checkpoint. Files of corrected rows go to `output`, a folder that appears when [`Self::finish`] is called.
+    /// Begins without a checkpoint. Files of corrected rows go to `output`, a folder that appears
+    /// when [`Self::finish`] is called.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] for the output, [`Error::Io`].
@@ -92,22 +95,23 @@ impl Laboratory {
         self.benches.len()
     }
 
-    /// Bytes of work that a checkpoint makes, for a progress bar.
+    /// Amount of work for a checkpoint in bytes, for a progress bar.
     #[must_use]
     pub fn work_bytes(&self, checkpoint: &Checkpoint) -> u64 {
         checkpoint.len_bytes() * self.benches.len() as u64
     }
 
-    /// Stores the next checkpoint with every row. `progress` is not started anew.
+    /// Stores the next checkpoint with every row. Does not restart `progress`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a step that is not after the one before; what reading, writing or decoding gives; [`Error::Cancelled`].
+    /// [`Error::InvalidArgument`] if the step is not after the one before; errors of reading,
+    /// writing or decoding; [`Error::Cancelled`].
     pub fn push(&mut self, number: u64, checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<()> {
         if let Some((before, _)) = self.previous.as_ref().filter(|(before, _)| *before >= number) {
-            return Err(Error::InvalidArgument(format!("step {number} comes after step {before}")));
+            return Err(Error::InvalidArgument(format!("step {number} does not come after step {before}")));
         }
         if let Some(member) = checkpoint.members.iter().find(|member| member.tail_bytes > 0) {
-            let what = "has bytes behind its last tensor, which these methods would lose";
+            let what = "has bytes after its last tensor, which these methods would lose";
             return Err(Error::InvalidArgument(format!("{} {what}", member.path)));
         }
         let (output, previous, threads) = (self.output.as_ref(), self.previous.as_ref(), self.threads);
@@ -122,19 +126,19 @@ impl Laboratory {
         Ok(())
     }
 
-    /// Where the reconstruction of a row after the last step is; none where it is the original.
+    /// Path of a row's reconstruction after the last step; `None` if it is the original.
     #[must_use]
     pub fn reconstruction(&self, row: usize) -> Option<&Path> {
         self.benches.get(row)?.held.as_ref().map(|held| held.path.as_path())
     }
 
-    /// Notes what evaluating the reconstruction of a row after the last step gave.
+    /// Records the loss of evaluating a row's reconstruction after the last step.
     pub fn set_loss(&mut self, row: usize, loss: f64) {
         let step = self.benches.get_mut(row).and_then(|bench| bench.steps.last_mut());
         step.into_iter().for_each(|step| step.loss = Some(loss));
     }
 
-    /// Gives the output its name, and says what came out.
+    /// Gives the output its name and returns the results.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::Io`].
@@ -148,7 +152,7 @@ impl Laboratory {
     }
 }
 
-/// Packs a step as a series does, into a file that is written over.
+/// Packs a step as a series does, into a file that is overwritten.
 fn pack_exactly(
     number: u64,
     checkpoint: &Checkpoint,
@@ -165,7 +169,7 @@ fn pack_exactly(
     Ok(StepReport::exact(number, checkpoint.len_bytes(), report.packed_bytes))
 }
 
-/// Lets packing stop when it should, and says nothing of how far it is.
+/// Passes on cancellation but no progress.
 struct OnlyCancel<'a>(&'a dyn Progress);
 
 impl Progress for OnlyCancel<'_> {
@@ -178,7 +182,7 @@ impl Progress for OnlyCancel<'_> {
     }
 }
 
-/// A step for all rows.
+/// The input of a step for all rows.
 struct Input<'a> {
     number: u64,
     checkpoint: &'a Checkpoint,
@@ -195,7 +199,7 @@ impl Bench {
         let folder = self.folder.join(input.number.to_string());
         std::fs::create_dir_all(&folder).map_err(Error::writing(&folder))?;
         let previous = input.previous.map(|(number, original)| {
-            // A corrected series begins with its first checkpoint as it is.
+            // A corrected series begins with its unchanged first checkpoint.
             (*number, original, old.as_ref().map_or(original, |old| &old.checkpoint))
         });
         let (report, held) = match (&self.row, previous) {
@@ -244,10 +248,10 @@ impl Bench {
         Ok(())
     }
 
-    /// The file of a step in the output, if there is one.
+    /// Creates the step's file in the output, if there is an output.
     fn file(&self, input: &Input<'_>, extension: &str) -> Result<Option<File>> {
         let (name, _) = self.row.names();
-        // Of methods that are the same, the first.
+        // For methods that share a row, the first name.
         let name = name.split(", ").next().unwrap_or_default();
         let path = format!("{name}/step-{:08}.{extension}", input.number);
         input.output.map(|output| output.create_file(&path)).transpose()

@@ -1,5 +1,8 @@
-//! LOSSY: threshold methods over checkpoint series, as published and corrected, measured beside the exact container.
-//! Nothing here is used by packing, unpacking or series; what it writes has a magic of its own and says `lossy` in its index (docs/lossy.md).
+//! LOSSY: threshold methods over checkpoint series, as published and corrected, measured next to
+//! the exact container.
+//!
+//! Packing, unpacking and series use nothing from here. Its files have their own magic and say
+//! `lossy` in their index (docs/lossy.md).
 
 mod closed_loop;
 mod corrected;

@@ -1,5 +1,8 @@
-//! One step of a published method: differences between originals, decoded again and added to what the reader has, errors and all.
-//! Tensors that are no floats of up to 32 bits, state of optimisers and other files are left out, as the methods do; the sizes say so.
+//! One step of a published method. It codes differences between originals; a reader decodes them
+//! and adds them to its version, errors included.
+//!
+//! Like the methods, it omits tensors that are not floats of up to 32 bits, optimiser state and
+//! other files. The sizes say so.
 
 use std::path::Path;
 
@@ -13,10 +16,12 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::DType;
 use deltaloom::{Limits, Progress, Result};
 
-/// Numbers that P3+ stores of a step beside its tensors: average, least and greatest threshold.
+/// Bytes that P3+ stores per step in addition to the tensors: average, least and greatest
+/// threshold.
 const DYNAMIC_BYTES: u64 = 12;
 
-/// Codes a checkpoint, given the original and the reconstruction one step before, and writes what a reader has after it into an empty folder.
+/// Codes a checkpoint, from the original and the reconstruction of the step before. Writes the
+/// checkpoint that a reader then has into an empty folder.
 pub(super) fn store(
     method: Method,
     number: u64,
@@ -38,7 +43,7 @@ pub(super) fn store(
         let is_state = tensors::is_optimizer_state(&checkpoint.members[member].path, info);
         let Some(element) = Element::of(&info.dtype).filter(|_| !is_state) else {
             report.left_out_bytes += info.len_bytes();
-            // As FP32 where it has such numbers, since the file says so.
+            // Converted to FP32 like all floats, because the header says so.
             let bytes =
                 Element::of(&info.dtype).map_or(bytes.clone(), |e| singles_bytes(&load_singles(e, &bytes)));
             out.push(member, &bytes)?;

@@ -1,5 +1,8 @@
-//! Which elements are kept, as the cheapest of a bitmap, Rice, Elias and rANS codes of the gaps between them.
-//! It knows nothing of values, and nothing of shapes: positions count elements of the whole tensor. [`Positions::Dense`] needs nothing of it.
+//! Codes which elements are kept, with the smallest of a bitmap and Rice, Elias and rANS codes of
+//! the gaps between them.
+//!
+//! It knows no values and no shapes: positions count elements of the whole tensor.
+//! [`Positions::Dense`] does not use it.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::rans::{Contexts, DecodeTables, EncodeTables};
@@ -13,34 +16,34 @@ use deltaloom::__internals::bytes::ByteReader;
 use deltaloom::__internals::table::{Counts, TableSet, normalise};
 use deltaloom::{Error, Result};
 
-/// Rice parameters that are tried.
+/// Rice parameters to try.
 const PARAMETERS: std::ops::Range<u32> = 0..40;
 
 /// How positions are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Positions {
-    /// Every element is kept, or none: there is nothing to say.
+    /// Every element is kept, or none, so nothing is stored.
     Implied,
     /// A bit for every element.
     Bitmap,
-    /// Rice codes of the elements left out before each kept one.
+    /// Rice codes of the number of elements omitted before each kept one.
     Rice,
     /// Elias delta codes of the distances between kept elements.
     Elias,
-    /// Tokens of the elements left out before each kept one, in rANS.
+    /// Tokens of the number of elements omitted before each kept one, in rANS.
     Rans,
-    /// Every element has a residual, which is zero where it is not kept.
+    /// Every element has a residual, which is zero if it is not kept.
     Dense,
 }
 
-/// Elements that are left out before each kept one.
+/// Number of elements omitted before each kept one.
 fn skips(positions: &[usize]) -> impl Iterator<Item = u64> + Clone {
     let before = std::iter::once(0).chain(positions.iter().map(|at| at + 1));
     positions.iter().zip(before).map(|(at, from)| (at - from) as u64)
 }
 
-/// Codes strictly rising positions among `elems` elements in the fewest bytes.
+/// Codes strictly increasing positions among `elems` elements in the fewest bytes.
 pub(super) fn encode(positions: &[usize], elems: usize) -> (Positions, Vec<u8>) {
     if positions.is_empty() || positions.len() == elems {
         return (Positions::Implied, Vec::new());
@@ -112,7 +115,7 @@ fn rans(positions: &[usize]) -> Vec<u8> {
 pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -> Result<Vec<usize>> {
     let bad = |what: &str| Error::corrupt(format!("positions: {what}"));
     if count > elems {
-        return Err(bad("more elements are kept than there are"));
+        return Err(bad("more elements are kept than exist"));
     }
     let mut positions = Vec::new();
     let mut next = 0usize;
@@ -127,7 +130,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
         Positions::Implied if bytes.is_empty() && (count == 0 || count == elems) => {
             return Ok((0..count).collect());
         }
-        Positions::Implied | Positions::Dense => return Err(bad("they are not implied")),
+        Positions::Implied | Positions::Dense => return Err(bad("they cannot be implied")),
         Positions::Bitmap => {
             let is_kept = |at: usize| bytes[at / 8] >> (at % 8) & 1 == 1;
             if bytes.len() != elems.div_ceil(8) || (elems..bytes.len() * 8).any(is_kept) {
@@ -139,7 +142,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
             let (parameter, coded) = bytes.split_first().ok_or_else(|| bad("Rice codes are missing"))?;
             let parameter = u32::from(*parameter);
             if !PARAMETERS.contains(&parameter) || count > coded.len().saturating_mul(8) {
-                return Err(bad("Rice codes are not well-formed"));
+                return Err(bad("malformed Rice codes"));
             }
             let mut bits = BitReader::new(coded);
             for _ in 0..count {
@@ -158,7 +161,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
         Positions::Rans => {
             let mut reader = ByteReader::new(bytes, "positions");
             let set = TableSet::parse(&mut reader, false)?;
-            let tables = DecodeTables::new(&set.tables).ok_or_else(|| bad("tables are not well-formed"))?;
+            let tables = DecodeTables::new(&set.tables).ok_or_else(|| bad("malformed tables"))?;
             let mut symbols = vec![0; count];
             let header = block::read_block(&mut reader, count)?;
             let raw = header.decode_with_rest(&tables, Contexts::Single, &mut symbols, reader)?;
@@ -167,7 +170,7 @@ pub(super) fn decode(how: Positions, bytes: &[u8], count: usize, elems: usize) -
             raw.finish(bits)?;
         }
     }
-    if positions.len() == count { Ok(positions) } else { Err(bad("their number is another")) }
+    if positions.len() == count { Ok(positions) } else { Err(bad("wrong number of positions")) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! The published threshold methods to the letter: a difference of FP32 tensors to bytes and back, with every loss that their formulas have.
-//! Nothing here is meant for use; [`super::corrected`] is.
+//! The published threshold methods, exactly as described: they turn a difference of FP32 tensors
+//! into bytes and back, with every loss in their formulas.
+//!
+//! Not meant for use; use [`super::corrected`].
 
 use super::threshold::{self, Threshold, USUAL};
 use crate::entropy::elias;
@@ -10,38 +12,40 @@ use deltaloom::{Error, Result};
 
 /// zstd level of the published methods.
 const LEVEL: i32 = 3;
-/// Quantile of P3+.
+/// The quantile of P3+.
 const QUANTILE: f64 = 0.97;
-/// Longest Elias delta code of a gap, in bytes, rounded up.
+/// Length of the longest Elias delta code of a gap in bytes, rounded up.
 const MAX_GAP_BYTES: u64 = 10;
 
-/// A published method, named as its authors do. The third early form is P1 under another name.
+/// A published method under its authors' name. The third early form is P1 under another name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// First early form: differences below 1e-5 become zero, the whole difference in zstd.
+    /// First early form: differences below 1e-5 become zero, the whole difference is in zstd.
     V1,
-    /// Second early form: differences below 1e-3 become zero, the whole difference as FP16 in zstd.
+    /// Second early form: differences below 1e-3 become zero, the whole difference is FP16 in zstd.
     V2,
-    /// "TPDE": differences of at least 1e-3.
+    /// "TPDE": keeps differences of at least 1e-3.
     P1,
     /// P1 with values normalised to their range.
     P1Plus,
-    /// "NoPE zone": 5e-4 instead of 1e-3 for tensors of which more than 90 % change less than 1e-3.
+    /// "NoPE zone": 5e-4 instead of 1e-3 for tensors in which more than 90 % of the elements change
+    /// by less than 1e-3.
     P2,
     /// P2 with values normalised to their range.
     P2Plus,
     /// "Interpolation": the formulas of P1+.
     P3,
-    /// First form of P3: the whole tensor is normalised to its range, and what is at least 1e-3 then is kept.
+    /// First form of P3: normalises the whole tensor to its range, then keeps what is at least
+    /// 1e-3.
     P3First,
-    /// "Dynamic": differences of at least the 97 % quantile of the tensor.
+    /// "Dynamic": keeps differences of at least the 97 % quantile of the tensor.
     P3Plus,
     /// "Context scaling": the formulas of P3.
     P4,
 }
 
 impl Method {
-    /// All of them, as they are listed.
+    /// All methods, in the order in which they are listed.
     pub const ALL: [Self; 10] = [
         Self::P1,
         Self::P1Plus,
@@ -72,7 +76,7 @@ impl Method {
         }
     }
 
-    /// The rule for thresholds that is right in it.
+    /// The threshold rule of this method, without its losses.
     #[must_use]
     pub fn rule(self) -> super::Rule {
         use super::Rule;
@@ -96,32 +100,33 @@ impl Method {
     }
 }
 
-/// What is stored of a difference.
+/// The stored part of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// Every element, zeros included.
+    /// Every element, including zeros.
     Dense,
-    /// The same in FP16.
+    /// Every element in FP16.
     DenseHalf,
     /// Kept elements.
     Values,
     /// Kept elements, normalised to their range.
     Normalised,
-    /// Kept elements of the tensor normalised to its range.
+    /// Kept elements of the tensor, which is normalised to its range.
     WholeNormalised,
 }
 
 /// A difference as a published method stores it.
 pub(super) struct Coded {
-    /// Bytes that its authors count: compressed positions and values, and the numbers beside them. Of tensors of several dimensions they store the first index alone.
+    /// Bytes that its authors count: compressed positions and values, and the extra numbers. For
+    /// tensors of several dimensions they store the first index alone.
     pub(super) published_bytes: u64,
-    /// Everything that a reader needs, name and shape included.
+    /// Everything that a reader needs, including name and shape.
     pub(super) bytes: Vec<u8>,
     pub(super) kept: usize,
     pub(super) threshold: Threshold,
 }
 
-/// Codes the difference of tensor `info`, as many elements as its shape has.
+/// Codes the difference of tensor `info`, which has as many elements as its shape.
 pub(super) fn encode(method: Method, info: &TensorInfo, difference: &[f32]) -> Result<Coded> {
     let mut bytes = Vec::new();
     push_text(&mut bytes, &info.name);
@@ -177,13 +182,15 @@ pub(super) fn encode(method: Method, info: &TensorInfo, difference: &[f32]) -> R
     Ok(Coded { published_bytes, bytes, kept, threshold })
 }
 
-/// What is published of positions: the first of the indices that numpy gives for a tensor of several dimensions.
+/// Positions as published: the first of the indices that numpy returns for a tensor of several
+/// dimensions.
 fn first_indices(info: &TensorInfo, positions: &[usize]) -> impl Iterator<Item = usize> {
     let row: u64 = info.shape.iter().skip(1).product();
     positions.iter().map(move |at| *at / to_usize(row.max(1)))
 }
 
-/// The published gaps: `diff(p, prepend=-1) + 1`. They are at least 2, unless positions repeat, as rows do.
+/// The published gaps: `diff(p, prepend=-1) + 1`. They are at least 2, unless positions repeat, as
+/// rows do.
 fn gaps(positions: impl Iterator<Item = usize>) -> impl Iterator<Item = u64> {
     let mut next = 0;
     positions.map(move |at| {
@@ -202,7 +209,7 @@ fn compress(bytes: &[u8]) -> Result<Vec<u8>> {
     frame::compress(bytes, LEVEL).map_err(Error::io(""))
 }
 
-/// The difference that a reader gets.
+/// Decodes the difference that a reader gets.
 pub(super) fn decode(method: Method, info: &TensorInfo, coded: &[u8], elems: usize) -> Result<Vec<f32>> {
     let bad = |what: &str| Error::corrupt(format!("difference of tensor {:?}: {what}", info.name));
     let mut reader = ByteReader::new(coded, "a published difference");
@@ -233,7 +240,7 @@ pub(super) fn decode(method: Method, info: &TensorInfo, coded: &[u8], elems: usi
     }
     let kept = reader.size()?;
     if kept > elems {
-        return Err(bad("more elements are kept than there are"));
+        return Err(bad("more elements are kept than exist"));
     }
     let mut number = || Ok::<_, Error>(f32::from_le_bytes(reader.array()?));
     let (least, greatest) = if form == Form::Values { (0.0, 0.0) } else { (number()?, number()?) };
@@ -248,14 +255,14 @@ pub(super) fn decode(method: Method, info: &TensorInfo, coded: &[u8], elems: usi
         return Err(bad("values are missing"));
     }
     let restore = |v: f32| if form == Form::Values { v } else { v * (greatest - least) + least };
-    // What the first form of P3 leaves out is zero of the normalised tensor.
+    // Elements that the first form of P3 omits are zeros of the normalised tensor.
     let dropped = if form == Form::WholeNormalised { least } else { 0.0 };
     let mut difference = vec![dropped; elems];
     let mut next = 0usize;
     for (gap, value) in elias::decode(&flat, kept)?.into_iter().zip(values) {
         let at = usize::try_from(gap).ok().and_then(|gap| next.checked_add(gap)?.checked_sub(2));
         let element = at.and_then(|at| difference.get_mut(at));
-        *element.ok_or_else(|| bad("a position is outside of it"))? = restore(value);
+        *element.ok_or_else(|| bad("a position lies outside of it"))? = restore(value);
         next = at.map_or(next, |at| at + 1);
     }
     Ok(difference)
@@ -343,7 +350,7 @@ mod tests {
 
     #[test]
     fn one_more_than_the_gap_wastes_a_quarter_of_a_bit() {
-        // Of 200,000 elements about every 33rd, as the 97 % quantile keeps them.
+        // About every 33rd of 200,000 elements, as the 97 % quantile keeps them.
         let kept: Vec<usize> =
             differences(200_000).iter().enumerate().filter(|(_, d)| **d > 1.88e-3).map(|(i, _)| i).collect();
         let published: u64 = gaps(kept.iter().copied()).map(elias::code_bits).sum();

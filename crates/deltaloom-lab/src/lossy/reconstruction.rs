@@ -1,5 +1,7 @@
-//! Writes what a reader of a lossy method has after a step, as a checkpoint on disk that others can open.
-//! Tensors come one after another in the order of their places; none is kept in memory.
+//! Writes what a reader of a lossy method has after a step, as a checkpoint on disk that other
+//! programs can open.
+//!
+//! Tensors arrive in the order of their places; none is kept in memory.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,17 +14,17 @@ use deltaloom::checkpoint::{Checkpoint, Contents, FileSource, Layout, Member, Re
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Limits, Result};
 
-/// A checkpoint being written.
+/// A checkpoint that is being written.
 pub(super) struct Reconstruction {
     folder: PathBuf,
     layout: Layout,
     members: Vec<Member>,
-    /// The one that tensors are appended to.
+    /// The file to which tensors are appended.
     open: Option<(usize, File)>,
 }
 
 impl Reconstruction {
-    /// Starts a checkpoint of these members in an empty folder; a single file keeps its name in it.
+    /// Starts a checkpoint of these members in an empty folder. A single file keeps its name there.
     pub(super) fn create(folder: &Path, layout: Layout, members: Vec<Member>) -> Result<Self> {
         for member in &members {
             let path = folder.join(&member.path);
@@ -55,7 +57,7 @@ impl Reconstruction {
         Ok(())
     }
 
-    /// A tensor that was pushed before.
+    /// Reads a tensor that was pushed before.
     pub(super) fn read_back(&self, member: usize, tensor: &TensorInfo) -> Result<Vec<u8>> {
         let path = self.member_path(member);
         let mut bytes = vec![0; to_usize(tensor.len_bytes())];
@@ -64,7 +66,7 @@ impl Reconstruction {
         Ok(bytes)
     }
 
-    /// Opens it, now that all tensors are there.
+    /// Opens the checkpoint after the last tensor.
     pub(super) fn finish(self, limits: &Limits) -> Result<Reconstructed> {
         let path = match (self.layout, self.members.first()) {
             (Layout::File, Some(member)) => self.folder.join(&member.path),
@@ -81,7 +83,7 @@ pub(super) struct Reconstructed {
     pub(super) checkpoint: Checkpoint,
 }
 
-/// A member with every tensor that the methods know as FP32.
+/// A member in which every tensor that the methods treat as FP32 is FP32.
 pub(super) fn widened(member: &Member) -> Member {
     if member.contents == Contents::Opaque {
         return member.clone();

@@ -1,5 +1,5 @@
-//! What a method made of each step and of all of them: sizes, thresholds, errors.
-//! It computes from sums; nothing is measured here.
+//! The result of a method for each step and for all of them: sizes, thresholds, errors. It computes
+//! them from sums and measures nothing.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use deltaloom::__internals::ratio;
 /// Thresholds of the tensors of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Thresholds {
-    /// Sum of all, for the average.
+    /// Sum of all thresholds, for the average.
     #[serde(skip)]
     sum: f64,
     #[serde(skip)]
@@ -21,7 +21,7 @@ pub struct Thresholds {
     pub min: f64,
     /// Greatest of them.
     pub max: f64,
-    /// Tensors that are in the zone of P2.
+    /// Number of tensors in the zone of P2.
     pub zone_tensors: u64,
 }
 
@@ -43,33 +43,36 @@ impl Thresholds {
 pub struct StepReport {
     /// Its number.
     pub step: u64,
-    /// Bytes of the original that the method takes care of, as they are in the checkpoint.
+    /// Bytes of the original that the method stores, as they are in the checkpoint.
     pub in_bytes: u64,
-    /// Everything that a reader needs.
+    /// Bytes of everything that a reader needs.
     pub out_bytes: u64,
-    /// What the authors of a published method compare with: four bytes for every element, whatever its dtype.
+    /// The size that the authors of a published method compare with: four bytes per element,
+    /// whatever its dtype.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fp32_bytes: Option<u64>,
-    /// What they count of the output.
+    /// The bytes of the output that they count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_bytes: Option<u64>,
     /// Bytes of tensors and files that a published method does not store at all.
     pub left_out_bytes: u64,
-    /// Elements of the float tensors.
+    /// Number of elements of the float tensors.
     pub elems: u64,
-    /// Elements that are kept.
+    /// Number of elements that are kept.
     pub kept_elems: u64,
-    /// Kept over all; none where every element is exact.
+    /// Kept elements over all; `None` if every element is exact.
     pub kept_fraction: Option<f64>,
-    /// None where nothing has a threshold.
+    /// `None` if nothing has a threshold.
     pub thresholds: Option<Thresholds>,
-    /// Greatest absolute error of an element; none where it is not a number.
+    /// Greatest absolute error of an element; `None` if it is NaN.
     pub max_error: Option<f64>,
-    /// Length of the error of the reconstructed update over the length of the true one; none where it is not a number.
+    /// Length of the error of the reconstructed update over the length of the true one; `None` if
+    /// it is not finite.
     pub relative_update_error: Option<f64>,
-    /// Distance of the reconstruction from the original over the length of the true update: the errors of all steps so far.
+    /// Distance of the reconstruction from the original over the length of the true update: the
+    /// errors of all steps so far. `None` if it is not finite.
     pub relative_state_error: Option<f64>,
-    /// What an evaluation of the reconstruction gave.
+    /// Loss from an evaluation of the reconstruction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
 }
@@ -124,25 +127,25 @@ impl StepReport {
 /// All steps of one method.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RowReport {
-    /// Name of the method; of all methods that are the same in this form.
+    /// Name of the method, or names of all methods that are the same in this form.
     pub method: String,
     /// `exact`, `published` or `corrected`.
     pub form: &'static str,
-    /// Whether what a reader gets is not what was stored.
+    /// Whether a reader gets something other than what was stored.
     pub lossy: bool,
-    /// All input over all output.
+    /// Total input over total output.
     pub ratio: f64,
     /// The same without the first step.
     pub ratio_after_first: Option<f64>,
-    /// Mean of the steps' ratios, which published tables give.
+    /// Mean of the steps' ratios, which published tables show.
     pub mean_ratio: f64,
     /// All bytes as FP32 over all bytes that the authors of a published method count.
     pub published_ratio: Option<f64>,
     /// Mean of the steps' ratios of these.
     pub published_mean_ratio: Option<f64>,
-    /// Input of all steps.
+    /// Input bytes of all steps.
     pub in_bytes: u64,
-    /// Output of all steps.
+    /// Output bytes of all steps.
     pub out_bytes: u64,
     /// The steps.
     pub steps: Vec<StepReport>,

@@ -1,5 +1,5 @@
-//! Tensors of checkpoints as the methods see them: read whole, found again by name, and told from the state of optimisers.
-//! It codes nothing.
+//! Tensors of checkpoints as the methods see them: read whole, found by name, and distinguished
+//! from optimiser state. It codes nothing.
 
 use std::collections::HashMap;
 
@@ -7,16 +7,16 @@ use deltaloom::Result;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 
-/// Parts of names that say that a tensor belongs to an optimiser.
+/// Parts of names that mark a tensor of an optimiser.
 const OPTIMIZER_PARTS: [&str; 4] = ["optimizer", "exp_avg", "exp_avg_sq", "momentum_buffer"];
 
-/// Whether a tensor is state of an optimiser: values of any size, which no threshold for weights fits.
+/// Whether a tensor is optimiser state. Its values have any size, so no threshold for weights fits.
 pub(super) fn is_optimizer_state(member_path: &str, info: &TensorInfo) -> bool {
     let mut parts = member_path.split('/').chain(info.name.split(['.', '/']));
     parts.any(|part| OPTIMIZER_PARTS.contains(&part) || part == "optimizer.safetensors")
 }
 
-/// A checkpoint whose tensors are looked up by name, whatever file they are in.
+/// A checkpoint whose tensors are found by name, in any of its files.
 pub(super) struct Named<'a> {
     checkpoint: &'a Checkpoint,
     by_name: HashMap<&'a str, (usize, &'a TensorInfo)>,
@@ -31,7 +31,7 @@ impl<'a> Named<'a> {
         Self { checkpoint, by_name }
     }
 
-    /// Bytes of the tensor of that name, if it is as `fits` wants it.
+    /// Reads the tensor of that name, if `fits` accepts it.
     pub(super) fn read(&self, name: &str, fits: impl Fn(&TensorInfo) -> bool) -> Result<Option<Vec<u8>>> {
         match self.by_name.get(name) {
             Some((member, info)) if fits(info) => self.checkpoint.read_tensor(*member, info).map(Some),

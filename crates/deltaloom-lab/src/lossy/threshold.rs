@@ -5,26 +5,29 @@ use serde::{Deserialize, Serialize};
 
 /// Threshold of most published methods.
 pub(super) const USUAL: f32 = 1e-3;
-/// Threshold inside of the zone of P2.
+/// Threshold inside the zone of P2.
 const ZONE: f32 = 5e-4;
-/// Share of small differences from which on a tensor is in the zone of P2.
+/// Fraction of small differences from which a tensor is in the zone of P2.
 const ZONE_SHARE: f64 = 0.9;
 
-/// How the threshold of each tensor is found. Elements whose difference is at least the threshold are kept.
+/// How the threshold of each tensor is found. Elements whose difference is at least the threshold
+/// are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// The same for all tensors; 0 keeps every element that differs, which is lossless.
+    /// The same for all tensors. 0 keeps every element that differs, which is lossless.
     Fixed(f32),
-    /// 5e-4 for a tensor of which more than 90 % of the differences are below 1e-3, otherwise 1e-3.
+    /// 5e-4 for a tensor in which more than 90 % of the differences are below 1e-3, otherwise 1e-3.
     Zone,
-    /// This share of the range of the tensor's differences.
+    /// This fraction of the range of the tensor's differences.
     Range(f32),
-    /// The quantile of the tensor's absolute differences.
+    /// This quantile of the tensor's absolute differences.
     Quantile(f64),
-    /// What lets a step's file have at most so many bytes, shared out among tensors by their elements.
+    /// The threshold with which a step's file has at most this many bytes, divided among tensors by
+    /// their elements.
     Bytes(u64),
-    /// The learning rate times the optimiser's steps between two checkpoints: how far Adam moves a weight that always goes one way.
+    /// The learning rate times the number of optimiser steps between two checkpoints, which is how
+    /// far Adam moves a weight that always goes the same way.
     LrSteps {
         /// Learning rate.
         lr: f32,
@@ -41,7 +44,7 @@ pub(super) struct Threshold {
 }
 
 impl Rule {
-    /// The threshold of a tensor with these differences; `None` where only the size of what is coded can tell.
+    /// The threshold of a tensor with these differences; `None` if it depends on the coded size.
     pub(super) fn threshold(&self, differences: &[f32]) -> Option<Threshold> {
         let value = match *self {
             Self::Fixed(value) => value,
@@ -65,14 +68,15 @@ pub(super) fn zone(differences: &[f32]) -> Threshold {
     Threshold { value: if zone { ZONE } else { USUAL }, zone }
 }
 
-/// Least and greatest of the differences that are numbers; zeros where there are none.
+/// Least and greatest of the differences that are not NaN; zeros if there are none.
 pub(super) fn range(differences: &[f32]) -> (f32, f32) {
     let start = (f32::INFINITY, f32::NEG_INFINITY);
     let (least, greatest) = differences.iter().fold(start, |(low, high), d| (low.min(*d), high.max(*d)));
     if least <= greatest { (least, greatest) } else { (0.0, 0.0) }
 }
 
-/// The quantile of the absolute differences, between two of them as numpy does by default. What is not a number counts as infinite.
+/// The quantile of the absolute differences, interpolated as numpy does by default. NaN counts as
+/// infinite.
 pub(super) fn quantile(differences: &[f32], q: f64) -> f32 {
     let absolute = |d: &f32| if d.is_nan() { f32::INFINITY } else { d.abs() };
     let mut sizes: Vec<f32> = differences.iter().map(absolute).collect();

@@ -1,5 +1,7 @@
-//! Values of kept elements as residuals in ULPs from what the reader has, in rANS with the exponent of that as context.
-//! Which elements are kept is not its business.
+//! Values of kept elements as residuals in ULPs from the reader's version. rANS codes them with the
+//! exponent of that version as context.
+//!
+//! Which elements are kept is decided elsewhere.
 
 use deltaloom_kernels::bits::BitWriter;
 use deltaloom_kernels::rans::{Contexts, DecodeTables, EncodeTables};
@@ -38,14 +40,14 @@ fn exponents(number: Number, elements: &[u8]) -> Vec<u8> {
     elements.chunks_exact(number.bytes()).map(exponent).collect()
 }
 
-/// Cost of symbols with their table as it is written here, in 1/65536 bits.
+/// Cost of symbols including their table as it is written here, in 1/65536 bits.
 fn cost(counts: &Counts) -> u64 {
     let used = counts.iter().filter(|count| **count > 0).count();
     let written = 3 + counts.iter().rposition(|count| *count > 0).unwrap_or(0) as u64;
     own_table_cost(counts) + (8 * written).saturating_sub(table_bits(used)) * log2::ONE_BIT
 }
 
-/// Tables for runs of exponents: one is joined to those before it where that is cheaper.
+/// Tables for runs of exponents. A table is joined to the one before it if that is cheaper.
 fn tables(symbols: &[u8], keys: &[u8]) -> TableSet {
     let mut by_key: Vec<Counts> = vec![[0; 256]; 256];
     for (symbol, key) in symbols.iter().zip(keys) {
@@ -76,12 +78,12 @@ fn contexts(set: &TableSet, keys: &[u8]) -> Vec<u8> {
     keys.iter().map(|key| map[usize::from(*key)]).collect()
 }
 
-/// Codes the elements of `target` at `positions`, given the elements of `held` there.
+/// Codes the elements of `target` at `positions`, from the elements of `held` there.
 pub(super) fn encode(number: Number, target: &[u8], held: &[u8], positions: &[usize]) -> Vec<u8> {
     encode_all(number, &gather(number, target, positions), &gather(number, held, positions))
 }
 
-/// Codes all elements of `target`, given those of `held`.
+/// Codes all elements of `target`, from those of `held`.
 pub(super) fn encode_all(number: Number, target: &[u8], held: &[u8]) -> Vec<u8> {
     if target.is_empty() {
         return Vec::new();
@@ -105,7 +107,8 @@ pub(super) fn encode_all(number: Number, target: &[u8], held: &[u8]) -> Vec<u8> 
     out
 }
 
-/// Writes what [`encode`] coded to the elements of `values` at `positions`, which are inside of it.
+/// Decodes the output of [`encode`] into the elements of `values` at `positions`, which must be
+/// within it.
 pub(super) fn decode(number: Number, coded: &[u8], positions: &[usize], values: &mut [u8]) -> Result<()> {
     let mut elements = gather(number, values, positions);
     decode_all(number, coded, &mut elements)?;
@@ -113,7 +116,7 @@ pub(super) fn decode(number: Number, coded: &[u8], positions: &[usize], values: 
     Ok(())
 }
 
-/// Turns `elements`, what the reader holds, into what [`encode_all`] coded.
+/// Turns `elements`, the reader's version, into what [`encode_all`] coded.
 pub(super) fn decode_all(number: Number, coded: &[u8], elements: &mut [u8]) -> Result<()> {
     let mut reader = ByteReader::new(coded, "values");
     if elements.is_empty() {
@@ -128,8 +131,8 @@ pub(super) fn decode_all(number: Number, coded: &[u8], elements: &mut [u8]) -> R
         }
         RESIDUALS => {
             let set = TableSet::parse(&mut reader, false)?;
-            let coder = DecodeTables::new(&set.tables)
-                .ok_or_else(|| Error::corrupt("values: tables are not well-formed"))?;
+            let coder =
+                DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("values: malformed tables"))?;
             let contexts = contexts(&set, &exponents(number, elements));
             let header = block::read_block(&mut reader, count)?;
             let mut symbols = vec![0; count];
@@ -139,7 +142,7 @@ pub(super) fn decode_all(number: Number, coded: &[u8], elements: &mut [u8]) -> R
             ulp::apply(number, elements, &symbols, &mut bits)?;
             raw.finish(bits)?;
         }
-        other => return Err(Error::corrupt(format!("values are coded in an unknown way, {other}"))),
+        other => return Err(Error::corrupt(format!("unknown coding of values, {other}"))),
     }
     Ok(())
 }

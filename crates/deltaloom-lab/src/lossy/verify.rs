@@ -1,5 +1,8 @@
-//! Checks lossy steps again: digests of what they change and of what they give, and against the original the bound that they promise.
-//! It restores nothing for others; a program that wants the weights keeps the reconstruction that is made here.
+//! Checks lossy steps: the digests of their input and output and, if the original is available, the
+//! promised bound.
+//!
+//! It restores nothing for others; a program that wants the weights keeps the reconstruction that
+//! is made here.
 
 use std::path::{Path, PathBuf};
 
@@ -15,30 +18,31 @@ use deltaloom::{
     Bases, Container, Error, Limits, Progress, ResolvedContainer, Result, UnpackOptions, unpack,
 };
 
-/// What was checked of a step.
+/// Result of checking a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepCheck {
     /// The file.
     pub path: PathBuf,
     /// Its number.
     pub step: u64,
-    /// Whether it is an ordinary container, as the first of a series is.
+    /// Whether it is an ordinary container, as the first step of a series is.
     pub lossless: bool,
-    /// `digests`, or `digests and bound` where the original was there.
+    /// `digests`, or `digests and bound` if the original was available.
     pub checked: &'static str,
-    /// Greatest absolute error that the index promises.
+    /// Greatest absolute error that the index allows.
     pub bound: f64,
-    /// Greatest absolute error found, where the original was there.
+    /// Greatest absolute error found, if the original was available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_error: Option<f64>,
-    /// What is wrong, a line each.
+    /// The faults, one line each.
     pub faults: Vec<String>,
 }
 
-/// Checks a lossy step against the reconstruction of the step before and, where it is at hand, the original.
+/// Checks a lossy step against the reconstruction of the step before and, if available, the
+/// original.
 ///
 /// # Errors
-/// Only what keeps it from checking: [`Error::Cancelled`], [`Error::Io`]. Faults are in the report.
+/// Only what prevents the check: [`Error::Cancelled`], [`Error::Io`]. Faults are in the report.
 pub fn verify(
     file: &LossyFile,
     previous: &Checkpoint,
@@ -91,7 +95,7 @@ fn check_bounds(
     let mut max = 0.0;
     for (entry, (member, info)) in file.index.tensors.iter().zip(reconstructed.tensors()) {
         let Some(expected) = originals.read(&info.name, |other| other.same_type(info))? else {
-            check.faults.push(format!("the original has no such tensor as {:?}", entry.name));
+            check.faults.push(format!("the original has no tensor {:?}", entry.name));
             continue;
         };
         let found = reconstructed.read_tensor(member, info)?;
@@ -106,11 +110,11 @@ fn check_bounds(
             }
             _ => f64::INFINITY,
         };
-        // Also when it is not a number.
+        // Also false if the error is NaN.
         let is_kept = error <= bound;
         if !is_kept {
             check.faults.push(format!(
-                "tensor {:?} is {error:e} from its original, the bound is {bound:e}",
+                "tensor {:?} is {error:e} away from its original, but the bound is {bound:e}",
                 entry.name
             ));
         }
@@ -120,10 +124,12 @@ fn check_bounds(
     Ok(())
 }
 
-/// Checks a folder of steps as [`super::Laboratory`] writes it: a container, then lossy steps that each change the one before. `originals` are those of the steps in order, or none.
+/// Checks a folder of steps that [`super::Laboratory`] wrote: a container, then lossy steps that
+/// each change the one before. `originals` are those of the steps in order, or empty.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a folder of another kind; [`Error::Io`]; [`Error::Cancelled`]. Faults are in the report.
+/// [`Error::InvalidArgument`] for a folder of another kind; [`Error::Io`]; [`Error::Cancelled`].
+/// Faults are in the report.
 pub fn verify_steps(
     folder: &Path,
     originals: &[Checkpoint],
@@ -150,9 +156,7 @@ pub fn verify_steps(
                 (Ok(file), Some((held, before))) if file.steps() == (*number, before.step) => {
                     check(&file, &held.checkpoint, original, &folder, progress)?
                 }
-                (Ok(_), _) => {
-                    (failed(*number, path, "the step that it changes is not there".to_owned()), None)
-                }
+                (Ok(_), _) => (failed(*number, path, "the step that it changes is missing".to_owned()), None),
                 (Err(e @ Error::Io { .. }), _) => return Err(e),
                 (Err(e), _) => (failed(*number, path, e.detail()), None),
             }
@@ -172,7 +176,7 @@ fn failed(step: u64, path: &Path, fault: String) -> StepCheck {
     StepCheck { path, step, lossless: false, checked: "index", bound: 0.0, max_error: None, faults }
 }
 
-/// Restores and checks the container that a series begins with.
+/// Restores and checks the container at the start of a series.
 fn first(
     number: u64,
     path: &Path,
@@ -208,7 +212,7 @@ fn first(
                     })?;
                 check.max_error = same.then_some(0.0);
                 if !same {
-                    check.faults.push("it is not its original".to_owned());
+                    check.faults.push("it differs from its original".to_owned());
                 }
             }
             Ok((check, Some(restored)))
@@ -228,13 +232,13 @@ fn step_files(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(Error::InvalidArgument(format!("{}: there are no steps in it", folder.display())));
+        return Err(Error::InvalidArgument(format!("{}: contains no steps", folder.display())));
     }
     Ok(files)
 }
 
 impl Coding {
-    /// Greatest absolute error of an element; of tied tensors, that of the other.
+    /// Greatest absolute error of an element; for a tied tensor, that of the other.
     fn bound(&self) -> f64 {
         match self {
             Self::Thresholded { bound, .. } => f64::from(*bound),

@@ -1,5 +1,8 @@
-//! Matrices that zstd has compressed piece by piece, decoded while they are multiplied: what one would build without this library.
-//! They get the same panels, products and transpositions as our forms; only what makes rows differs.
+//! Matrices that zstd has compressed piece by piece, decoded during the product: what one would
+//! build without this library.
+//!
+//! They use the same panels, products and transpositions as our forms; only the way to make rows
+//! differs.
 
 use std::io;
 use std::ops::Range;
@@ -11,7 +14,7 @@ use deltaloom::{Error, Result};
 use deltaloom_compute::__internals::{Rows, multiply_by, panel_rows};
 use deltaloom_compute::{DenseMatrix, MatrixShape, Phase, Run};
 
-/// Level of compression; decoding is about as fast at the others.
+/// Compression level; the others decode about as fast.
 const LEVEL: i32 = 1;
 /// Bytes of a tile, rounded down to whole rows.
 const TILE_BYTES: usize = 64 << 10;
@@ -30,15 +33,15 @@ pub(super) enum Cut {
 /// A compressed matrix.
 pub(super) struct Compressed {
     shape: MatrixShape,
-    /// What was XORed with it.
+    /// The base, if the matrix was XORed with it.
     base: Option<DenseMatrix>,
-    /// Rows and bytes of a row of a piece; those at the edges have fewer.
+    /// Rows of a piece, and bytes of a row of it; pieces at the edges are smaller.
     piece_rows: usize,
     piece_row_bytes: usize,
     frames: Vec<u8>,
     /// Ends of the frames, after a 0.
     ends: Vec<u32>,
-    /// Decoders that wait for a panel, with memory for a piece.
+    /// Idle decoders, each with memory for a piece.
     decoders: Mutex<Vec<(Decompressor<'static>, Vec<u8>)>>,
 }
 
@@ -85,7 +88,7 @@ impl Compressed {
         Ok(())
     }
 
-    /// Bytes of a row that each piece in it has.
+    /// The byte ranges of the pieces within a row.
     fn places(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (row_bytes, step) = (self.shape.row_bytes(), self.piece_row_bytes);
         (0..row_bytes).step_by(step.max(1)).map(move |start| start..(start + step).min(row_bytes))
@@ -98,7 +101,7 @@ impl Compressed {
     pub(super) fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let shape = self.shape;
         let tokens = shape.tokens(x, y)?;
-        // Whole pieces, and no fewer rows than our forms have in a panel.
+        // Whole pieces, and at least as many rows as a panel of our forms.
         let rows = panel_rows(shape, tokens, run).next_multiple_of(self.piece_rows);
         multiply_by(shape, rows, tokens, x, y, run, &|rows, panel| {
             self.rows_into(rows.clone(), panel.bytes(rows.len() * shape.row_bytes()), run)?;
@@ -106,7 +109,7 @@ impl Compressed {
         })
     }
 
-    /// Makes rows; the first is the first of a piece.
+    /// Makes rows; the first one must begin a piece.
     fn rows_into(&self, rows: Range<usize>, out: &mut [u8], run: &Run<'_>) -> Result<()> {
         let waiting = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut decoder = match waiting {
@@ -124,7 +127,7 @@ impl Compressed {
         Ok(())
     }
 
-    /// Makes the rows of one row of pieces, `number` being the first of them.
+    /// Makes the rows of one row of pieces, of which `number` is the first.
     fn pieces_into(
         &self,
         row: usize,
@@ -168,7 +171,7 @@ fn xor(out: &mut [u8], other: &[u8]) {
 fn check_length(decoded: io::Result<usize>, expected: usize) -> Result<()> {
     match decoded {
         Ok(length) if length == expected => Ok(()),
-        Ok(_) => Err(Error::corrupt("a zstd frame is shorter than what it stands for")),
+        Ok(_) => Err(Error::corrupt("a zstd frame is shorter than its piece")),
         Err(e) => Err(failed(e)),
     }
 }

@@ -1,11 +1,13 @@
-//! Goals for computing on packed weights, and whether a run has reached them: computed from its report, never stated.
-//! A goal about a certain matrix is also computed for others, and then marked as not being about them.
+//! Goals for computing on packed weights. Whether a run reached them is computed from its report.
+//!
+//! A goal that was set for certain matrices is also computed for others, and marked as not being
+//! about them.
 
 use serde::Serialize;
 
 use super::report::{MatmulReport, ProductReport};
 
-/// A goal and what the run says of it.
+/// A goal and the run's result for it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Goal {
     /// Name.
@@ -14,17 +16,17 @@ pub struct Goal {
     pub measures: String,
     /// What was measured.
     pub measured: f64,
-    /// Whether the limit is the least that it may be, and not the most.
+    /// Whether the limit is a minimum rather than a maximum.
     pub is_minimum: bool,
     /// The limit.
     pub limit: f64,
-    /// Whether it is kept.
+    /// Whether the goal is reached.
     pub reached: bool,
-    /// Whether the goal was set for a matrix such as this one.
+    /// Whether the goal was set for matrices like this one.
     pub is_about_this_matrix: bool,
 }
 
-/// Name, way, tokens, most times of raw, and which matrices it is about.
+/// Name, way, tokens, limit relative to raw, and the matrices that it is about.
 const OF_RAW: [(&str, &str, usize, f64, About); 6] = [
     ("bitmap-1-token", "bitmap", 1, 2.0, About::LargeSparse),
     ("bitmap-256-tokens", "bitmap", 256, 1.05, About::LargeSparse),
@@ -34,12 +36,12 @@ const OF_RAW: [(&str, &str, usize, f64, About); 6] = [
     ("csr-differences-64-tokens", "csr-differences", 64, 0.12, About::SmallSparse),
 ];
 
-/// Times that our tiles are to be faster than the fastest tiles of zstd, at one token.
+/// Our tiles should be this many times faster than the fastest tiles of zstd, with one token.
 const FASTER_THAN_ZSTD: f64 = 5.0;
-/// Share of the bandwidth of memcpy that a product with one token is to have.
+/// Fraction of the memcpy bandwidth that a product with one token should reach.
 const OF_BANDWIDTH: f64 = 0.8;
 
-/// Matrices that a goal was set for.
+/// Matrices for which a goal was set.
 #[derive(Clone, Copy)]
 enum About {
     /// 4096 x 4096 BF16, 3 % changed.
@@ -68,9 +70,9 @@ impl About {
     }
 }
 
-/// The goals that a report has numbers for.
+/// The goals for which a report has numbers.
 pub(super) fn of(report: &MatmulReport) -> Vec<Goal> {
-    // Goals are about fast products; where there are none, the others are better than nothing.
+    // Goals are about fast products; without those, bit-exact ones are better than nothing.
     let product = |way: &str, tokens| {
         report.product(way, "fast", tokens).or_else(|| report.product(way, "bit-exact", tokens))
     };

@@ -1,4 +1,4 @@
-//! Products are checked against the dense fine-tune in the first round and timed in the others.
+//! Checks products against the dense fine-tune in the first round and times them in the others.
 //! [`super::goals`] compares the numbers with the goals.
 
 use std::hint::black_box;
@@ -16,39 +16,40 @@ use deltaloom::{Error, Progress, Result, with_threads};
 use deltaloom_compute::{DenseMatrix, Mode, Run, Timers, Tolerance, WeightType};
 use deltaloom_report::median;
 
-/// Seconds that a sample takes at least; a short product is repeated.
+/// Least duration of a sample in seconds; a short product is repeated.
 const SAMPLE_SECONDS: f64 = 0.002;
-/// The most repetitions of a sample.
+/// Most repetitions in a sample.
 const REPEATS: u32 = 400;
 /// Most tokens.
 const TOKENS: usize = 4096;
-/// Runs in which phases are timed.
+/// Number of runs in which phases are timed.
 const PHASE_RUNS: usize = 7;
 
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct MatmulOptions {
-    /// Numbers of tokens.
+    /// Token counts.
     pub tokens: Vec<usize>,
-    /// Ways; raw is always measured.
+    /// Ways to measure; raw is always measured.
     pub ways: Vec<Way>,
     /// Modes.
     pub modes: Vec<Mode>,
-    /// Rounds.
+    /// Number of timed rounds.
     pub rounds: usize,
     /// Threads; 0 means one per core.
     pub threads: usize,
-    /// Of the activations.
+    /// Seed of the activations.
     pub seed: u64,
 }
 
-/// Measures every way, mode and number of tokens on a matrix.
+/// Measures every way, mode and token count on a matrix.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for zero rounds or tokens, or too many; [`Error::Cancelled`]; what decoding gives.
+/// [`Error::InvalidArgument`] if there are no rounds or tokens, or too many tokens;
+/// [`Error::Cancelled`]; errors of decoding.
 pub fn run(pair: &Pair, options: &MatmulOptions, progress: &dyn Progress) -> Result<MatmulReport> {
     if let Some(tokens) = options.tokens.iter().find(|tokens| !(1..=TOKENS).contains(*tokens)) {
-        return Err(Error::InvalidArgument(format!("{tokens} tokens: between 1 and {TOKENS}")));
+        return Err(Error::InvalidArgument(format!("{tokens} tokens: must be between 1 and {TOKENS}")));
     }
     if options.tokens.is_empty() || options.modes.is_empty() {
         return Err(Error::InvalidArgument("no tokens or modes: nothing to measure".into()));
@@ -64,7 +65,7 @@ struct Measurement<'a> {
     reports: Vec<WayReport>,
     tolerance: Tolerance,
     rounds: Rounds,
-    /// Room for a copy of the matrix.
+    /// Memory for a copy of the matrix.
     copy: Vec<u8>,
     copy_seconds: Vec<f64>,
 }
@@ -78,7 +79,7 @@ impl<'a> Measurement<'a> {
             let prepared = Prepared::new(way, pair);
             let (resident_bytes, missing) = match &prepared {
                 Ok(prepared) => (Some(prepared.resident_bytes()), None),
-                // A form that these weights cannot have.
+                // These weights cannot have this form.
                 Err(Error::InvalidArgument(why)) => (None, Some(why.clone())),
                 Err(_) => (None, None),
             };
@@ -195,7 +196,7 @@ impl<'a> Measurement<'a> {
             prepared.product(&reference.x, y, &timed)?;
             runs.push(timers.take());
         }
-        // Phases are timed on the wall: the fastest run was disturbed least.
+        // Phases are wall times, so the fastest run was disturbed least.
         let phases = runs.into_iter().min_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
         let times_raw = row.samples.iter().zip(raw).map(|(seconds, raw)| seconds / raw).collect();
         let median_seconds = median(row.samples).unwrap_or(f64::NAN);
@@ -215,15 +216,15 @@ impl<'a> Measurement<'a> {
     }
 }
 
-/// What one product counts for in progress: about its time.
+/// Weight of a product in the progress, roughly its time.
 fn work(pair: &Pair, tokens: usize) -> u64 {
     (pair.shape().len_bytes() as u64).saturating_mul(16 + tokens as u64) / 16
 }
 
-/// What takes turns: products, by place, and a copy of the matrix, which is the limit.
+/// What takes turns: products, by index, and a copy of the matrix, which is the limit.
 struct Subject {
     way: Option<usize>,
-    /// Products of a sample, known after the first round.
+    /// Products per sample, known after the first round.
     repeats: u32,
     error: f64,
 }
@@ -234,14 +235,14 @@ impl Subject {
     }
 }
 
-/// A product that was measured.
+/// A product to measure.
 struct Row {
     index: usize,
     error: f64,
     samples: Vec<f64>,
 }
 
-/// Activations, and what products with them are to be.
+/// Activations, and the expected products with them.
 struct Reference {
     tokens: usize,
     x: Vec<f32>,
@@ -265,7 +266,7 @@ impl Reference {
         Ok(Self { tokens, dense, base, x })
     }
 
-    /// The largest error of a product; infinite where bits should be equal and are not.
+    /// The largest error of a product; infinite if bits should be equal but differ.
     fn error(&self, tolerance: &Tolerance, y: &[f32], mode: Mode) -> Result<f64> {
         match tolerance.error(&self.x, y, &self.dense)? {
             error if mode == Mode::BitExact && error > 0.0 => Ok(f64::INFINITY),
@@ -274,10 +275,11 @@ impl Reference {
     }
 }
 
-/// Seconds of a product, as the mean of `repeats`.
+/// Seconds of a product: the mean of `repeats` products.
 fn sample(repeats: u32, mut product: impl FnMut() -> Result<()>) -> Result<f64> {
     if repeats > 1 {
-        // What fits into a cache is brought there first: forms that share the base with the one before would find it there.
+        // Bring data that fits into the cache: otherwise forms that share the base with the
+        // previous one would have an advantage.
         product()?;
     }
     let watch = Stopwatch::start();
@@ -287,7 +289,7 @@ fn sample(repeats: u32, mut product: impl FnMut() -> Result<()>) -> Result<f64> 
     Ok(watch.seconds() / f64::from(repeats))
 }
 
-/// How often something that takes so long is repeated.
+/// Number of repetitions for a product of this duration.
 fn repeats(seconds: f64) -> u32 {
     (1..REPEATS).find(|repeats| f64::from(*repeats) * seconds >= SAMPLE_SECONDS).unwrap_or(REPEATS)
 }

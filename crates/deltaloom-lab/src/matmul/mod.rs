@@ -1,5 +1,7 @@
-//! One matrix of a fine-tune, multiplied in every way that there is: our resident forms and, beside them, tiles and blocks that zstd has compressed.
-//! It measures and checks; what comes out of it is said by [`MatmulReport`], and nothing here is used outside the laboratory.
+//! Multiplies one matrix of a fine-tune in every way: with our resident forms and, for comparison,
+//! with tiles and blocks that zstd has compressed.
+//!
+//! It measures and checks, and [`MatmulReport`] holds the results. Only the laboratory uses it.
 
 mod compressed;
 mod goals;

@@ -1,5 +1,5 @@
-//! A matrix and its counterpart in a base: of files, or made from a seed.
-//! Both are in memory, and a container has the one against the other.
+//! A matrix and its counterpart in a base, from files or generated from a seed. Both are in memory,
+//! and a container holds one relative to the other.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Limits, PackOptions, ResolvedContainer, Result, Silent, pack_to};
 use deltaloom_compute::{Choice, DenseMatrix, Form, MatrixShape, PackedMatrix, WeightType};
 
-/// Elements of the largest matrix that is made.
+/// Most elements of a generated matrix.
 const MADE_ELEMS: usize = 1 << 30;
-/// Matrices that an error lists.
+/// Number of matrices that an error lists.
 const LISTED: usize = 12;
 
 /// A matrix of a fine-tune, its base, and the container that leads from one to the other.
@@ -28,20 +28,21 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Weights about normal, of which a share moves by one ULP or a few, as a step of training at a low rate moves them; the same for the same seed.
+    /// Generates approximately normal weights. The fraction `changed` is shifted by one ULP or a
+    /// few, as a training step at a low rate does. The same seed gives the same weights.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an empty or too large matrix and a share that is none.
+    /// [`Error::InvalidArgument`] for an empty or too large matrix, or a fraction outside 0 to 1.
     pub fn made(rows: usize, cols: usize, weight: WeightType, changed: f64, seed: u64) -> Result<Self> {
         let elems = rows.checked_mul(cols).filter(|elems| (1..=MADE_ELEMS).contains(elems));
         let Some(elems) = elems else {
             return Err(Error::InvalidArgument(format!(
-                "a matrix [{rows}, {cols}]: between 1 and 2^30 elements can be made"
+                "matrix [{rows}, {cols}]: must have between 1 and 2^30 elements"
             )));
         };
         if !(changed > 0.0 && changed <= 1.0) {
             return Err(Error::InvalidArgument(format!(
-                "a changed share of {changed}: more than 0, at most 1"
+                "changed fraction {changed}: must be above 0 and at most 1"
             )));
         }
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -50,7 +51,7 @@ impl Pair {
         for _ in 0..elems {
             let value = 0.02 * normal(&mut random);
             let word = random.next_u64();
-            // The low bits decide whether, the others by how many ULPs.
+            // The low bits decide whether an element moves, the others by how many ULPs.
             let step = if unit(word << 32) < changed { 1 + (word >> 34).trailing_zeros().min(3) } else { 0 };
             let is_up = (word >> 33) & 1 == 0;
             let moved = |bits: u32, unit: u32| {
@@ -122,7 +123,7 @@ impl Pair {
         Self::packed(source, false, tensor, own(&base)?, own(&tuned)?)
     }
 
-    /// Packs the one against the other.
+    /// Packs the fine-tune against the base.
     fn packed(
         source: String,
         is_made: bool,
@@ -143,7 +144,7 @@ impl Pair {
         Ok(Self { source, is_made, tensor, base, tuned, container })
     }
 
-    /// Elements that differ.
+    /// Number of elements that differ.
     pub(super) fn changed(&self) -> u64 {
         let size = self.base.shape().weight.bytes();
         let elements = self.base.bytes().chunks_exact(size).zip(self.tuned.bytes().chunks_exact(size));
@@ -157,7 +158,7 @@ impl Pair {
     }
 }
 
-/// The named tensor, or the largest matrix that differs, with its counterpart.
+/// Finds the named tensor, or the largest matrix that differs, with its counterpart.
 fn chosen(
     infos: &[TensorInfo],
     name: Option<&str>,
@@ -170,7 +171,8 @@ fn chosen(
         let info = infos.iter().find(|info| info.name == name);
         let info = info.filter(|info| info.len_bytes() > 0 && MatrixShape::of(info).is_ok());
         let Some(info) = info else {
-            let what = if infos.iter().any(|info| info.name == name) { "is no" } else { "is not there as a" };
+            let what =
+                if infos.iter().any(|info| info.name == name) { "is not a" } else { "does not exist as a" };
             return Err(Error::InvalidArgument(format!(
                 "tensor {name:?} {what} matrix of BF16 or F32; {}",
                 listed(&matrices)
@@ -178,19 +180,22 @@ fn chosen(
         };
         let (base, tuned) = pair(info)?;
         if base.bytes() == tuned.bytes() {
-            let what = format!("tensor {name:?} is the same in the base: there is nothing to compare");
+            let what = format!("tensor {name:?} equals the base; there is nothing to compare");
             return Err(Error::InvalidArgument(what));
         }
         return Ok((info.name.clone(), base, tuned));
     }
     for info in matrices.iter().filter(|info| info.len_bytes() > 0) {
-        // One without a counterpart is not compared.
+        // A matrix without a counterpart is not compared.
         let Ok((base, tuned)) = pair(info) else { continue };
         if base.bytes() != tuned.bytes() {
             return Ok((info.name.clone(), base, tuned));
         }
     }
-    Err(Error::InvalidArgument(format!("no matrix differs from one of the base; {}", listed(&matrices))))
+    Err(Error::InvalidArgument(format!(
+        "no matrix differs from its counterpart in the base; {}",
+        listed(&matrices)
+    )))
 }
 
 fn listed(matrices: &[&TensorInfo]) -> String {
@@ -206,7 +211,7 @@ fn listed(matrices: &[&TensorInfo]) -> String {
     format!("the matrices are {}{more}", names.join(", "))
 }
 
-/// The tensor of a mapped checkpoint that has the name, dtype and shape of another.
+/// The tensor of a mapped checkpoint with the name, dtype and shape of another.
 fn counterpart(checkpoint: &Arc<Checkpoint>, of: &TensorInfo) -> Result<DenseMatrix> {
     let is_it = |(_, info): &(usize, &TensorInfo)| info.name == of.name && info.same_type(of);
     let Some((member, info)) = checkpoint.tensors().find(is_it) else {
@@ -216,13 +221,13 @@ fn counterpart(checkpoint: &Arc<Checkpoint>, of: &TensorInfo) -> Result<DenseMat
     DenseMatrix::of_checkpoint(checkpoint, member, info)
 }
 
-/// A copy in memory of its own, so that all lie alike.
+/// Copies the matrix, so that all matrices have the same memory layout.
 fn own(matrix: &DenseMatrix) -> Result<DenseMatrix> {
     let shape = matrix.shape();
     DenseMatrix::new(shape.rows, shape.cols, shape.weight, matrix.bytes().to_vec())
 }
 
-/// A safetensors file with one tensor.
+/// Writes a safetensors file with one tensor.
 fn safetensors(name: &str, matrix: &DenseMatrix) -> Vec<u8> {
     let shape = matrix.shape();
     let dtype = match shape.weight {
@@ -236,12 +241,12 @@ fn safetensors(name: &str, matrix: &DenseMatrix) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), matrix.bytes()].concat()
 }
 
-/// From 0 to 1, of the upper half of a word.
+/// Maps the upper half of a word to 0 to 1.
 fn unit(word: u64) -> f64 {
     f64::from((word >> 32) as u32) / 4_294_967_296.0
 }
 
-/// About normal: the sum of twelve uniform numbers.
+/// Approximately normal: the sum of twelve uniform numbers.
 pub(super) fn normal(random: &mut Xoshiro256PlusPlus) -> f32 {
     let mut sum = -6.0;
     for _ in 0..3 {

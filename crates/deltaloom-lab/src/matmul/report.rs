@@ -1,5 +1,4 @@
-//! What one run of the comparison has found, as data with stable names.
-//! It draws nothing.
+//! Results of one run of the comparison, as data with stable names. It draws nothing.
 
 use serde::Serialize;
 
@@ -9,15 +8,15 @@ use deltaloom_compute::Times;
 /// The report of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MatmulReport {
-    /// Where the matrix is from.
+    /// Where the matrix comes from.
     pub source: String,
-    /// Whether it was made from a seed.
+    /// Whether it was generated from a seed.
     pub is_made: bool,
     /// Its name.
     pub tensor: String,
-    /// Length of a result.
+    /// Number of rows: the length of a result.
     pub rows: usize,
-    /// Length of an activation.
+    /// Number of columns: the length of an activation.
     pub cols: usize,
     /// BF16 or F32.
     pub dtype: &'static str,
@@ -25,21 +24,21 @@ pub struct MatmulReport {
     pub weight_bytes: u64,
     /// Elements that differ from the base.
     pub changed_elems: u64,
-    /// Their share.
+    /// Their fraction.
     pub changed_fraction: f64,
     /// Instruction set.
     pub isa: &'static str,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
-    /// Rounds of which medians are taken.
+    /// Number of rounds behind each median.
     pub rounds: usize,
-    /// Median bandwidth of copying the bytes of the matrix, bytes copied per second.
+    /// Median bandwidth of copying the bytes of the matrix, in bytes copied per second.
     pub memcpy_bytes_per_second: f64,
-    /// The ways, with what they take of memory.
+    /// The ways, with their memory.
     pub ways: Vec<WayReport>,
     /// Every product that was measured.
     pub products: Vec<ProductReport>,
-    /// The goals that this run has something to say about.
+    /// The goals for which this run has a result.
     pub goals: Vec<Goal>,
     /// Whether every product was right.
     pub verified: bool,
@@ -52,41 +51,42 @@ pub struct WayReport {
     pub way: &'static str,
     /// dense, ours, part or zstd.
     pub group: &'static str,
-    /// Bytes of memory that it takes, the base not counted.
+    /// Bytes of memory without the base.
     pub resident_bytes: Option<u64>,
-    /// Their share of the bytes of the matrix.
+    /// Their fraction of the bytes of the matrix.
     pub resident_fraction: Option<f64>,
     /// Why the matrix cannot have this form.
     pub missing: Option<String>,
 }
 
-/// The products of one way, in one mode, with so many tokens.
+/// The products of one way, in one mode, with one token count.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProductReport {
     /// Name of the way.
     pub way: &'static str,
     /// fast or bit-exact.
     pub mode: &'static str,
-    /// Tokens.
+    /// Number of tokens.
     pub tokens: usize,
-    /// Median over the rounds: processor time on one thread, time on the wall on several.
+    /// Median over the rounds: processor time on one thread, wall time on several.
     pub median_seconds: f64,
-    /// Median over the rounds of the quotient to raw in the same round.
+    /// Median over the rounds of the ratio to raw in the same round.
     pub times_raw: Option<f64>,
-    /// Bytes of the dense matrix per second of the median.
+    /// Bytes of the dense matrix per second, from the median.
     pub weight_bytes_per_second: f64,
-    /// Two operations for each weight and token, per second of the median.
+    /// Two operations for each weight and token, per second, from the median.
     pub flops_per_second: f64,
-    /// Seconds in each phase, of the fastest of a few runs of their own, on the wall: noting the time costs some.
+    /// Seconds in each phase, as wall time of the fastest of a few separate runs, because reading
+    /// the clock takes time.
     pub phases: Times,
-    /// Largest error, as a share of the sum of the absolute products; 0 where all bits are equal.
+    /// Largest error, as a fraction of the sum of the absolute products; 0 if all bits are equal.
     pub error: f64,
     /// Whether the product was right.
     pub verified: bool,
 }
 
 impl MatmulReport {
-    /// A product that was measured.
+    /// Finds a measured product.
     #[must_use]
     pub fn product(&self, way: &str, mode: &str, tokens: usize) -> Option<&ProductReport> {
         self.products.iter().find(|row| row.way == way && row.mode == mode && row.tokens == tokens)

@@ -25,7 +25,7 @@ fn every_way_gives_the_product_of_the_fine_tune_at_odd_shapes() {
         let report = run(&pair, &options(), &Silent).unwrap();
         assert!(report.verified, "{report:?}");
         assert_eq!(report.changed_elems, (rows * cols) as u64);
-        // Differences are not added where products are bit-exact.
+        // Bit-exact products do not add differences.
         assert_eq!(report.products.len(), 2 * (2 * Way::ALL.len() - 1));
         assert!(report.ways.iter().all(|way| way.missing.is_none()), "{:?}", report.ways);
     }
@@ -35,7 +35,7 @@ fn every_way_gives_the_product_of_the_fine_tune_at_odd_shapes() {
 fn a_wrong_product_is_found() {
     let pair = Pair::made(40, 64, WeightType::Bf16, 0.1, 1).unwrap();
     let mut other = Pair::made(40, 64, WeightType::Bf16, 0.1, 1).unwrap();
-    // Forms are now made of another matrix than the one whose product is expected.
+    // Now forms come from another matrix than the one whose product is expected.
     other.base = pair.tuned.clone();
     other.container = Pair::made(40, 64, WeightType::Bf16, 0.2, 1).unwrap().container;
     let report =

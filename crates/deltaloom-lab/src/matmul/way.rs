@@ -1,5 +1,5 @@
-//! The ways of multiplying a fine-tune's matrix, and one matrix made ready for each of them.
-//! It takes no time.
+//! The ways of multiplying a fine-tune's matrix, and a matrix prepared for one of them. It does no
+//! timing.
 
 use super::compressed::{Compressed, Cut};
 use super::pair::Pair;
@@ -9,22 +9,23 @@ use deltaloom_compute::{Choice, Form, Mode, PackedMatrix, Run};
 /// A way of multiplying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// The fine-tune as it is: what the others are compared with.
+    /// The dense fine-tune, the reference for the others.
     Raw,
     /// One of our resident forms.
     Ours(Form),
-    /// Only adding the sparse differences to a product of the base that is there: what a fine-tune costs on a base that others share.
+    /// Only adds the sparse differences to an existing product of the base: the cost of a fine-tune
+    /// on a base that others share.
     Differences,
     /// Tiles of 64 KiB, each compressed by zstd.
     ZstdTiles,
-    /// The same of the XOR with the base.
+    /// Tiles of the XOR with the base.
     XorZstdTiles,
-    /// The XOR of every block of 16 x 16 elements, each compressed by zstd on its own.
+    /// The XOR of every block of 16 x 16 elements, each compressed separately by zstd.
     XorZstdBlocks,
 }
 
 impl Way {
-    /// All of them, in the order of reports.
+    /// All ways, in the order of reports.
     pub const ALL: [Self; 9] = [
         Self::Raw,
         Self::Ours(Form::Tiles),
@@ -61,10 +62,10 @@ impl Way {
         }
     }
 
-    /// The ways of a name: one, or those of `all`, `ours` and `zstd`.
+    /// The ways with a name: a single one, or those of `all`, `ours` or `zstd`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a name that none has.
+    /// [`Error::InvalidArgument`] for an unknown name.
     pub fn named(name: &str) -> Result<Vec<Self>> {
         let of_name = |way: &Self| match name {
             "all" => true,
@@ -76,19 +77,19 @@ impl Way {
         if found.is_empty() {
             let names = Self::ALL.map(Self::name).join(", ");
             return Err(Error::InvalidArgument(format!(
-                "there is no form {name:?}; there are all, ours, zstd, {names}"
+                "unknown form {name:?}; expected all, ours, zstd, {names}"
             )));
         }
         Ok(found)
     }
 
-    /// Whether it is done in a mode: differences are only ever added in fast products.
+    /// Whether it exists in a mode: only fast products add differences.
     pub(super) fn has_mode(self, mode: Mode) -> bool {
         self != Self::Differences || mode == Mode::Fast
     }
 }
 
-/// A matrix that is ready to be multiplied in some way.
+/// A matrix prepared for one of the ways.
 pub(super) enum Prepared {
     Matrix(PackedMatrix),
     Differences(PackedMatrix),
@@ -116,7 +117,7 @@ impl Prepared {
         })
     }
 
-    /// Bytes of memory, the base not counted.
+    /// Bytes of memory without the base.
     pub(super) fn resident_bytes(&self) -> u64 {
         match self {
             Self::Matrix(matrix) | Self::Differences(matrix) => matrix.resident_bytes(),
@@ -124,7 +125,7 @@ impl Prepared {
         }
     }
 
-    /// The product; differences are added to what `y` has.
+    /// Computes the product; differences are added to what `y` holds.
     pub(super) fn product(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         match self {
             Self::Matrix(matrix) => matrix.matmul(x, y, run),
@@ -133,11 +134,11 @@ impl Prepared {
         }
     }
 
-    /// What `y` has before the product is computed.
+    /// Sets `y` to what it must hold before the product.
     pub(super) fn begin(&self, base_product: &[f32], y: &mut [f32]) {
         match self {
             Self::Differences(_) => y.copy_from_slice(base_product),
-            // Whoever leaves a place out is found out.
+            // NaN exposes a way that skips an element.
             _ => y.fill(f32::NAN),
         }
     }

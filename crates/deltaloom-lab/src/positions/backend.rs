@@ -1,5 +1,5 @@
-//! zlib, LZ4 frames and zstd behind one pair of streams.
-//! Levels are those of the published runs; nothing is tuned.
+//! zlib, LZ4 frames and zstd behind one pair of streams, with the levels of the published runs.
+//! Nothing is tuned.
 
 use std::io::{self, BufReader, Read, Write};
 
@@ -10,7 +10,7 @@ use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInf
 use super::method::Backend;
 use deltaloom::{Error, Result};
 
-/// Compresses a stream; what is written waits in the vector inside.
+/// Compresses a stream; output is collected in the vector inside.
 pub(super) enum Compressor {
     Zlib(ZlibEncoder<Vec<u8>>),
     Lz4(Box<FrameEncoder<Vec<u8>>>),
@@ -27,7 +27,7 @@ impl Compressor {
         Ok(match backend {
             Backend::Zlib => Self::Zlib(ZlibEncoder::new(Vec::new(), Compression::new(9))),
             Backend::Lz4 => {
-                // What the reference implementation writes unless told otherwise.
+                // The defaults of the reference implementation.
                 let info = FrameInfo::new().block_mode(BlockMode::Linked).block_size(BlockSize::Max64KB);
                 Self::Lz4(Box::new(FrameEncoder::with_frame_info(info, Vec::new())))
             }
@@ -36,7 +36,7 @@ impl Compressor {
         })
     }
 
-    /// Compresses `bytes` and appends what can be written already.
+    /// Compresses `bytes` and appends the output that is available so far.
     pub(super) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Zlib(encoder) => encoder.write_all(bytes).map_err(failed)?,
@@ -66,16 +66,16 @@ impl Compressor {
 /// A stream that is being decoded.
 pub(super) type Stream<'a> = Box<dyn Read + Send + 'a>;
 
-/// What `backend` has compressed to `stream`.
+/// Decompresses `stream`, which `backend` has compressed.
 pub(super) fn decompress<'a>(backend: Backend, stream: Stream<'a>) -> Result<Stream<'a>> {
     Ok(match backend {
         Backend::Zlib => Box::new(flate2::read::ZlibDecoder::new(stream)),
-        // The decoder reads nothing behind the end of its frame.
+        // The decoder reads nothing past the end of its frame.
         Backend::Lz4 => Box::new(FrameDecoder::new(stream)),
         Backend::Zstd3 | Backend::Zstd19 => {
             let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(1 << 16, stream));
             let mut decoder = decoder.map_err(|e| Error::corrupt(format!("zstd: {e}")))?;
-            // What level 19 needs, and no hostile frame more.
+            // What level 19 needs; a hostile frame gets no more.
             decoder.window_log_max(23).map_err(|e| Error::corrupt(format!("zstd: {e}")))?;
             Box::new(decoder)
         }

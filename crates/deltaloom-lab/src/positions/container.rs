@@ -1,5 +1,7 @@
-//! The container of a method: a header of 48 bytes that says all that decoding needs, and the coded body. Bodies wait in temporary files.
-//! It is not the container of docs/format.md, and nothing but this laboratory reads it.
+//! The container of a method: a header of 48 bytes with everything that decoding needs, and the
+//! coded body. Bodies are kept in temporary files.
+//!
+//! It is not the container of docs/format.md, and only this laboratory reads it.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -9,19 +11,19 @@ use super::pattern::Source;
 use deltaloom::__internals::bytes::ByteReader;
 use deltaloom::{Error, Result};
 
-/// Bytes before the body.
+/// Number of bytes before the body.
 pub(super) const HEADER_BYTES: u64 = 48;
 const MAGIC: [u8; 8] = *b"LOOMGAPS";
 const VERSION: u8 = 1;
 const IS_RAW: u8 = 1;
 
-/// What the header says.
+/// Contents of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) method: Method,
-    /// Whether the body is the data as it was, since coding would have made it larger.
+    /// Whether the body is the original data, because coding would have enlarged it.
     pub(super) is_raw: bool,
-    /// Divisor of the published Golomb code; 0 where there is none.
+    /// Divisor of the published Golomb code, or 0.
     pub(super) divisor: u32,
     pub(super) original_bytes: u64,
     pub(super) gaps: u64,
@@ -44,10 +46,10 @@ impl Header {
 
     pub(super) fn read(stream: &mut dyn Read) -> Result<Self> {
         let mut bytes = [0; 48];
-        stream.read_exact(&mut bytes).map_err(|e| Error::corrupt(format!("a header of positions: {e}")))?;
-        let mut reader = ByteReader::new(&bytes, "a header of positions");
+        stream.read_exact(&mut bytes).map_err(|e| Error::corrupt(format!("positions header: {e}")))?;
+        let mut reader = ByteReader::new(&bytes, "a positions header");
         if reader.array::<8>()? != MAGIC {
-            return Err(Error::corrupt("not a container of positions"));
+            return Err(Error::corrupt("not a positions container"));
         }
         let [version, method, flags, zero] = reader.array()?;
         if version != VERSION {
@@ -57,7 +59,7 @@ impl Header {
         let [original_bytes, gaps, body_bytes] = [reader.u64()?, reader.u64()?, reader.u64()?];
         let (crc, of_header) = (reader.u32()?, reader.u32()?);
         reader.finish()?;
-        let bad = || Error::corrupt("a header of positions is not well-formed");
+        let bad = || Error::corrupt("malformed positions header");
         if crc32fast::hash(&bytes[..44]) != of_header || flags & !IS_RAW != 0 || zero != 0 {
             return Err(bad());
         }
@@ -70,11 +72,11 @@ impl Header {
     }
 }
 
-/// Takes the body of a container while it is coded, into a file without a name that the system removes.
+/// Collects the coded body of a container in an anonymous file, which the system removes.
 pub(super) struct Spool {
     file: BufWriter<File>,
     body_bytes: u64,
-    /// With more than these the data itself is the better body.
+    /// If the body needs more bytes than this, the data itself is the better body.
     most_bytes: u64,
 }
 
@@ -89,7 +91,7 @@ impl Spool {
         Ok(Self { file, body_bytes: 0, most_bytes: original_bytes })
     }
 
-    /// Appends to the body; what would make it larger than the data is only counted.
+    /// Appends to the body. Bytes that would make it larger than the data are only counted.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<()> {
         self.body_bytes += bytes.len() as u64;
         if self.body_bytes <= self.most_bytes {
@@ -98,7 +100,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes the header, and the data itself where coding did not make it smaller.
+    /// Writes the header, and the data itself if coding did not shrink it.
     pub(super) fn finish(mut self, source: &Source, mut header: Header) -> Result<Stored> {
         header.body_bytes = self.body_bytes;
         if self.body_bytes > self.most_bytes {
@@ -113,7 +115,7 @@ impl Spool {
             }
         }
         let mut file = self.file.into_inner().map_err(|e| temporary(e.into_error()))?;
-        // The body that was given up may have been longer.
+        // The abandoned body may have been longer.
         file.set_len(HEADER_BYTES + header.body_bytes).map_err(temporary)?;
         file.rewind().and_then(|()| file.write_all(&header.to_bytes())).map_err(temporary)?;
         file.rewind().map_err(temporary)?;
@@ -121,10 +123,10 @@ impl Spool {
     }
 }
 
-/// A whole container, ready to be read from its beginning.
+/// A whole container, ready to be read from its start.
 pub(super) struct Stored {
     pub(super) file: File,
-    /// Size of the coded body, also where the data itself was stored instead.
+    /// Size of the coded body, even if the data itself was stored instead.
     pub(super) coded_bytes: u64,
     pub(super) header: Header,
 }

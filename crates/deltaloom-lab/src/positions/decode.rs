@@ -1,5 +1,7 @@
-//! Reads containers back, each by itself: body to gaps, gaps to bits, and for a check, bits beside the source, which is made or read again block by block.
-//! Memory is bounded by a few blocks whatever a container says.
+//! Reads each container back: body to gaps, and gaps to bits. A check compares the bits with the
+//! source, which is generated or read again block by block.
+//!
+//! Memory stays within a few blocks, whatever a container says.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::entropy::golomb::GolombDecoder;
 use deltaloom::__internals::{check_cancelled, to_usize};
 use deltaloom::{Error, Limits, Progress, Result};
 
-/// Gaps that are decoded at once.
+/// Number of gaps that are decoded at once.
 const BATCH: u64 = 1 << 15;
 
 /// Where the time of reading a container goes.
@@ -31,10 +33,10 @@ pub(super) struct DecodeSeconds {
     pub(super) verify: f64,
 }
 
-/// What came of a check.
+/// Result of a check.
 pub(super) struct Checked {
     pub(super) seconds: DecodeSeconds,
-    /// Why the data did not come back, where it did not.
+    /// Why the data did not come back, if it did not.
     pub(super) fault: Option<String>,
 }
 
@@ -71,7 +73,7 @@ impl<'a> Gaps<'a> {
     }
 }
 
-/// Gaps as words of 32 bits, or of 64 behind a zero.
+/// Gaps as words of 32 bits, or as a zero followed by 64 bits.
 struct Words<'a> {
     stream: Stream<'a>,
     buffer: Vec<u8>,
@@ -86,7 +88,8 @@ impl<'a> Words<'a> {
         self.buffer.resize(4 * gaps.len(), 0);
         read_exact(&mut self.stream, &mut self.buffer)?;
         let mut words = self.buffer.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
-        // A gap of 64 bits takes three words; as many as that are then read behind those that were meant for it.
+        // A gap of 64 bits needs three words, so words beyond the buffered ones are read from the
+        // stream.
         let mut stream = &mut self.stream;
         let mut next = move || -> Result<u32> {
             if let Some(word) = words.next() {
@@ -102,7 +105,7 @@ impl<'a> Words<'a> {
                 let low = u64::from(next()?);
                 *gap = low | u64::from(next()?) << 32;
                 if *gap >> 32 == 0 {
-                    return Err(Error::corrupt("a gap of 32 bits is written in 64"));
+                    return Err(Error::corrupt("a gap of 32 bits is stored in 64"));
                 }
             }
         }
@@ -110,7 +113,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The body of a container; how much of it is left can be asked from outside of what decodes it.
+/// The body of a container. The caller can check how much of it is left while a decoder reads it.
 struct BodyStream<'a> {
     container: &'a mut (dyn Read + Send),
     left_bytes: Arc<AtomicU64>,
@@ -126,10 +129,11 @@ impl Read for BodyStream<'_> {
     }
 }
 
-/// Reads what a decoder did not need of its body, such as the mark at the end of a frame, all of which must be there.
+/// Reads the part of a body that a decoder did not need, such as the mark at the end of a frame.
+/// All of it must be there.
 fn expect_rest(container: &mut (dyn Read + Send), left_bytes: u64) -> Result<()> {
     let read = io::copy(&mut container.take(left_bytes), &mut io::sink()).map_err(bad_stream)?;
-    let what = "a body of positions";
+    let what = "a positions body";
     if read == left_bytes {
         Ok(())
     } else {
@@ -138,18 +142,18 @@ fn expect_rest(container: &mut (dyn Read + Send), left_bytes: u64) -> Result<()>
 }
 
 fn bad_stream(e: io::Error) -> Error {
-    Error::corrupt(format!("a body of positions: {e}"))
+    Error::corrupt(format!("positions body: {e}"))
 }
 
 fn read_exact(stream: &mut dyn Read, bytes: &mut [u8]) -> Result<()> {
     stream.read_exact(bytes).map_err(bad_stream)
 }
 
-/// Reading on to the end also lets a decompressor check its own sums.
+/// Reading to the end also lets a decompressor check its own checksums.
 fn expect_end(stream: &mut dyn Read) -> Result<()> {
     match stream.read(&mut [0]).map_err(bad_stream)? {
         0 => Ok(()),
-        _ => Err(Error::corrupt("a body of positions goes on behind its end")),
+        _ => Err(Error::corrupt("a positions body continues past its end")),
     }
 }
 
@@ -173,7 +177,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(container: &'a mut (dyn Read + Send), limit_bytes: u64) -> Result<Self> {
         let header = Header::read(container)?;
-        Limits::check("size of the data of a container of positions", header.original_bytes, limit_bytes)?;
+        Limits::check("the size of the data in a positions container", header.original_bytes, limit_bytes)?;
         let body_left_bytes = Arc::new(AtomicU64::new(header.body_bytes));
         let stream: Stream<'a> = Box::new(BodyStream { container, left_bytes: Arc::clone(&body_left_bytes) });
         let body = match header.method {
@@ -200,7 +204,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Puts the next piece of data into `piece`; `false` when all of it was given.
+    /// Reads the next piece of data into `piece`; `false` if there is none left.
     fn next(&mut self, piece: &mut Vec<u8>) -> Result<bool> {
         if self.left_bytes == 0 {
             return Ok(false);
@@ -248,19 +252,20 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    /// Checks that the data is what was encoded, and gives how much of the body was not needed for that.
+    /// Checks that the data is what was encoded. Returns how much of the body was not needed for
+    /// that.
     fn finish(self) -> Result<(DecodeSeconds, u64)> {
         match self.body {
             Body::Data(mut stream) | Body::Own { mut stream, .. } => expect_end(&mut stream)?,
             Body::Gaps { source, left, batch, used } => {
                 if left > 0 || used < batch.len() {
-                    return Err(Error::corrupt("gaps lead behind the end of the data"));
+                    return Err(Error::corrupt("gaps lead past the end of the data"));
                 }
                 source.finish()?;
             }
         }
         if self.crc.finalize() != self.header.crc {
-            return Err(Error::corrupt("the data does not have its checksum"));
+            return Err(Error::corrupt("wrong checksum of the data"));
         }
         Ok((self.seconds, self.body_left_bytes.load(Ordering::Relaxed)))
     }
@@ -282,7 +287,7 @@ pub(super) fn decode(
     Ok(method)
 }
 
-/// Reads every container and compares what it gives with the source.
+/// Reads every container and compares its data with the source.
 pub(super) fn check_all(
     source: &Source,
     encoded: &[EncodedMethod],
@@ -291,7 +296,7 @@ pub(super) fn check_all(
     encoded.par_iter().with_max_len(1).map(|method| check(source, method, progress)).collect()
 }
 
-/// A fault of the container is what the check is for; one of the source ends it.
+/// A fault of the container is a result; a fault of the source ends the check.
 fn check(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) -> Result<Checked> {
     match compare(source, encoded, progress) {
         Ok(seconds) => Ok(Checked { seconds, fault: None }),
@@ -311,7 +316,7 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
         while !rest.is_empty() {
             if at == block.len() {
                 if !source.block(number, &mut block)? {
-                    return Err(Error::corrupt("there is more data than before"));
+                    return Err(Error::corrupt("there is more data than in the source"));
                 }
                 number += 1;
                 at = 0;
@@ -319,7 +324,7 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
             let started = Clock::start();
             let (these, others) = rest.split_at(rest.len().min(block.len() - at));
             if these != &block[at..at + these.len()] {
-                return Err(Error::corrupt(format!("block {} does not come back as it was", number - 1)));
+                return Err(Error::corrupt(format!("block {} differs from the source", number - 1)));
             }
             verify_seconds += started.seconds();
             at += these.len();
@@ -328,7 +333,7 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
         progress.advance(piece.len() as u64);
     }
     if reader.header.original_bytes != source.len_bytes() {
-        return Err(Error::corrupt("there is less data than before"));
+        return Err(Error::corrupt("there is less data than in the source"));
     }
     let (mut seconds, left_bytes) = reader.finish()?;
     expect_rest(&mut container, left_bytes)?;
@@ -336,7 +341,7 @@ fn compare(source: &Source, encoded: &EncodedMethod, progress: &dyn Progress) ->
     Ok(seconds)
 }
 
-/// The gaps in such a body.
+/// Reads the gaps in a body of this coder.
 #[cfg(test)]
 pub(super) fn gaps_of(coder: Coder, mut body: &[u8], count: usize) -> Result<Vec<u64>> {
     let (mut source, mut gaps) = (Gaps::new(coder, 256, Box::new(&mut body))?, vec![0; count]);

@@ -1,5 +1,8 @@
-//! Encodes a source by many methods in one pass: gaps are extracted once, and what methods have in common is computed once.
-//! Segment by segment, all coders run side by side; each keeps its own stream, so nothing depends on the number of threads.
+//! Encodes a source by many methods in one pass. Gaps are extracted once, and steps that methods
+//! share are computed once.
+//!
+//! All coders run side by side on each segment. Each has its own stream, so nothing depends on the
+//! number of threads.
 
 use rayon::prelude::*;
 
@@ -17,10 +20,10 @@ use deltaloom::{Progress, Result};
 
 /// Divisor of the published Golomb code.
 const DIVISOR: u32 = 256;
-/// Numbers that become words at once.
+/// Number of gaps that become words at once.
 const WORDS: usize = 1 << 13;
 
-/// All containers, and what making them has told.
+/// All containers, and statistics gathered on the way.
 pub(super) struct Encoded {
     pub(super) methods: Vec<EncodedMethod>,
     pub(super) extract_seconds: f64,
@@ -42,7 +45,7 @@ impl EncodedMethod {
     }
 }
 
-/// The first step of a method: segments to bytes.
+/// The first step of a method: from segments to bytes.
 enum Stage {
     Words(Compressor),
     Golomb(GolombEncoder),
@@ -94,7 +97,8 @@ impl Stage {
     }
 }
 
-/// Gaps as little-endian words of 32 bits. A gap that needs more follows a zero, which no gap is, in 64 bits.
+/// Gaps as little-endian words of 32 bits. A larger gap is stored in 64 bits after a zero, because
+/// no gap is zero.
 fn push_words(gaps: &[u64], out: &mut Vec<u8>) {
     for &gap in gaps {
         match u32::try_from(gap) {
@@ -107,7 +111,7 @@ fn push_words(gaps: &[u64], out: &mut Vec<u8>) {
     }
 }
 
-/// Compression of what a stage writes: the second step of a method.
+/// Compression of a stage's output: the second step of a method.
 struct Second {
     method: Method,
     compressor: Compressor,
@@ -140,7 +144,7 @@ impl Second {
 struct Line {
     first: Method,
     stage: Stage,
-    /// Where the first step is a method by itself that was asked for.
+    /// Present if the first step was requested as a method of its own.
     spool: Option<Spool>,
     seconds: f64,
     second_steps: Vec<Second>,
@@ -160,7 +164,7 @@ impl Line {
         self.second_steps.par_iter_mut().with_max_len(1).try_for_each(|second| second.push(out))
     }
 
-    /// Bodies with the seconds that they took.
+    /// Finishes the bodies; each comes with the seconds that it needed.
     fn finish(self) -> Result<Vec<(Method, Spool, f64)>> {
         let Self { first, stage, spool, mut seconds, second_steps, .. } = self;
         let started = Clock::start();
@@ -180,7 +184,7 @@ impl Line {
     }
 }
 
-/// The first step of a method as a method by itself.
+/// The first step of a method, as a method of its own.
 fn first_of(method: Method) -> Method {
     match method {
         Method::Published(coder, _) => Method::Published(coder, None),
@@ -188,7 +192,7 @@ fn first_of(method: Method) -> Method {
     }
 }
 
-/// Where a line stands in time that it takes, the longest first, so that the short ones fill up the other threads.
+/// Rank of a line by running time, longest first, so that the short ones fill up the other threads.
 fn place(first: Method) -> usize {
     match first {
         Method::Baseline(Backend::Zstd19) => 0,
@@ -234,7 +238,7 @@ fn lines(methods: &[Method], original_bytes: u64) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// Whether a method codes the gaps of bits.
+/// Whether a method codes gaps between bits.
 fn takes_gaps(method: Method) -> bool {
     match method {
         Method::Published(..) => true,
@@ -243,7 +247,7 @@ fn takes_gaps(method: Method) -> bool {
     }
 }
 
-/// Encodes `source` by every one of `methods`, which are given in the order of the table.
+/// Encodes `source` by every one of `methods`, which are in the order of the table.
 pub(super) fn encode(source: &Source, methods: &[Method], progress: &dyn Progress) -> Result<Encoded> {
     let mut lines = lines(methods, source.len_bytes())?;
     let with_gaps = methods.iter().any(|method| takes_gaps(*method));
@@ -259,7 +263,7 @@ pub(super) fn encode(source: &Source, methods: &[Method], progress: &dyn Progres
             }
             lines.par_iter_mut().with_max_len(1).try_for_each(|line| line.push(&segment))
         };
-        // The next segment is made while this one is coded.
+        // Prepare the next segment while this one is coded.
         let (next, pushed) = rayon::join(|| segments.next(with_gaps), push);
         pushed?;
         progress.advance(segment.bytes.len() as u64 * methods.len() as u64);
@@ -293,7 +297,7 @@ pub(super) fn encode(source: &Source, methods: &[Method], progress: &dyn Progres
     Ok(Encoded { methods, extract_seconds, gaps, counts })
 }
 
-/// The body of a method without a second step for a single segment.
+/// The body of a method without a second step, for a single segment.
 #[cfg(test)]
 pub(super) fn body_of(method: Method, segment: &Segment) -> Result<Vec<u8>> {
     let (mut stage, mut body) = (Stage::new(method)?, Vec::new());

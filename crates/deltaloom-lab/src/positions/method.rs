@@ -1,5 +1,5 @@
-//! The methods and their names, the published ones as published.
-//! What they do is told by [`super::encode`] and [`super::decode`].
+//! The methods and their names; the published ones are as published. What they do is in
+//! [`super::encode`] and [`super::decode`].
 
 use deltaloom::{Error, Result};
 
@@ -12,12 +12,12 @@ pub enum Backend {
     Lz4,
     /// zstd, level 3.
     Zstd3,
-    /// zstd, level 19; published for the data itself only.
+    /// zstd, level 19; published only for the data itself.
     Zstd19,
 }
 
 impl Backend {
-    /// Those of the 17 combinations.
+    /// The backends of the 17 combinations.
     const PUBLISHED: [Self; 3] = [Self::Zlib, Self::Lz4, Self::Zstd3];
 
     fn name(self) -> &'static str {
@@ -30,42 +30,42 @@ impl Backend {
     }
 }
 
-/// What turns gaps into bytes in a published combination.
+/// Turns gaps into bytes in a published combination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coder {
-    /// Compression of the gaps as little-endian numbers of 32 bits.
+    /// Compresses the gaps as little-endian numbers of 32 bits.
     Words(Backend),
-    /// Golomb with the divisor 256, of the gap itself.
+    /// Golomb with divisor 256, of the gap itself.
     Golomb,
     /// Elias delta.
     EliasDelta,
 }
 
-/// Codings of our own.
+/// Our own codings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// Rice of gap - 1 with a parameter for each segment.
+    /// Rice of gap - 1, with a parameter per segment.
     Rice,
-    /// Golomb of gap - 1 with a divisor for each segment.
+    /// Golomb of gap - 1, with a divisor per segment.
     Golomb,
-    /// rANS of gap - 1 as tokens, with a table for each segment.
+    /// rANS of gap - 1 as tokens, with a table per segment.
     Rans,
-    /// Positions of bytes that are not zero by Rice, and those bytes.
+    /// Positions of nonzero bytes by Rice, and those bytes.
     ByteRice,
-    /// A bit for each byte, and the bytes that are not zero.
+    /// A bit for each byte, and the nonzero bytes.
     Bitmap,
-    /// Lengths of runs of zeros and of other bytes, and those bytes.
+    /// Lengths of runs of zero and nonzero bytes, and the nonzero bytes.
     RunLength,
 }
 
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// One of the 17: a coder of gaps, and compression of what it writes.
+    /// One of the 17: a coder of gaps, and compression of its output.
     Published(Coder, Option<Backend>),
     /// One of ours.
     Own(Own),
-    /// Compression of the data as it is.
+    /// Compression of the data itself.
     Baseline(Backend),
 }
 
@@ -86,7 +86,7 @@ impl Method {
         alone.chain(pairs).collect()
     }
 
-    /// Ours.
+    /// Our own codings.
     #[must_use]
     pub fn ours() -> Vec<Self> {
         OWN.map(Self::Own).to_vec()
@@ -98,16 +98,16 @@ impl Method {
         BASELINES.map(Self::Baseline).to_vec()
     }
 
-    /// All of them, in the order of the table.
+    /// All methods, in the order of the table.
     #[must_use]
     pub fn all() -> Vec<Self> {
         [Self::published(), Self::ours(), Self::baselines()].concat()
     }
 
-    /// The methods that a name stands for: `all`, `published`, `ours`, `baselines`, or one.
+    /// The methods with a name: `all`, `published`, `ours`, `baselines`, or one.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] with the names that there are.
+    /// [`Error::InvalidArgument`] with the available names.
     pub fn named(name: &str) -> Result<Vec<Self>> {
         match name {
             "all" => return Ok(Self::all()),
@@ -122,7 +122,7 @@ impl Method {
                 let names: Vec<String> = Self::all().into_iter().map(Self::name).collect();
                 let names = names.join(", ");
                 Err(Error::InvalidArgument(format!(
-                    "no method is named {name:?}; there are all, published, ours, baselines, and {names}"
+                    "unknown method {name:?}; expected all, published, ours, baselines, {names}"
                 )))
             }
         }
@@ -165,7 +165,7 @@ impl Method {
         }
     }
 
-    /// Its byte in a container: the place in [`Self::all`], to which new ones are added at the end.
+    /// Its byte in a container: the index in [`Self::all`], to which new ones are appended.
     pub(super) fn wire_id(self) -> u8 {
         let place = Self::all().iter().position(|method| *method == self);
         place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
@@ -176,7 +176,7 @@ impl Method {
     }
 }
 
-/// The methods, each once, in the order of the table.
+/// The methods without duplicates, in the order of the table.
 pub(super) fn unique(methods: &[Method]) -> Vec<Method> {
     Method::all().into_iter().filter(|method| methods.contains(method)).collect()
 }

@@ -1,5 +1,7 @@
-//! Position coding of sparse data: the bits that are set become gaps, and gaps become bytes, by 17 published combinations, by ours, and beside general-purpose compression of
-//! the data itself. Every method writes a container, which is read back and compared byte for byte.
+//! Position coding of sparse data: set bits become gaps, and gaps become bytes. It compares 17
+//! published combinations, our own codings, and general-purpose compression of the data itself.
+//!
+//! Every method writes a container, which is read back and compared byte for byte.
 
 mod backend;
 mod container;
@@ -21,14 +23,17 @@ pub use method::{Backend, Coder, Method, Own};
 pub use pattern::{Pattern, Source};
 pub use report::{MethodReport, PositionsReport};
 
-/// Data is made, read and compared in blocks of this size; gaps run on across them.
+/// Data is generated, read and compared in blocks of this size; gaps continue across blocks.
 pub const BLOCK_BYTES: usize = 4 << 20;
 
-/// Encodes `source` by every one of `methods`, decodes each and compares, on the threads of the pool in which it is called.
+/// Encodes `source` by every one of `methods`, decodes each and compares, on the threads of the
+/// current pool.
+///
+/// If a method does not return its data, that is not an error; the report says so.
 ///
 /// # Errors
-/// [`Error::Io`] for the source or for temporary files; [`Error::LimitExceeded`] for a gap of more than 2^36 bits where a published Golomb code is asked for;
-/// [`Error::Cancelled`]. That a method does not give back its data is no error but said in the report.
+/// [`Error::Io`] for the source or for temporary files; [`Error::LimitExceeded`] for a gap of more
+/// than 2^36 bits with a published Golomb code; [`Error::Cancelled`].
 pub fn run(source: &Source, methods: &[Method], progress: &dyn Progress) -> Result<PositionsReport> {
     let methods = method::unique(methods);
     progress.start(source.len_bytes().saturating_mul(2 * methods.len() as u64));
@@ -50,10 +55,11 @@ pub fn encode(source: &Source, method: Method, out: &mut dyn std::io::Write) -> 
     container.copy_to(out)
 }
 
-/// Restores what a container holds, at most `limit_bytes`, piece by piece.
+/// Restores the data of a container, at most `limit_bytes`, piece by piece.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for anything that is not a whole container, [`Error::LimitExceeded`] when its data is larger, [`Error::UnsupportedVersion`]; those of `sink`.
+/// [`Error::Corrupt`] for anything but a whole container, [`Error::LimitExceeded`] if its data is
+/// larger, [`Error::UnsupportedVersion`]; errors of `sink`.
 pub fn decode(
     container: &mut (dyn Read + Send),
     limit_bytes: u64,

@@ -1,5 +1,8 @@
-//! Our codings, a frame for each segment: kind (0 raw, 1 coded), length of the data, length of the payload, payload.
-//! A segment that would not become smaller is stored as it is, so that nothing grows by more than a frame's head.
+//! Our codings, a frame per segment: kind (0 raw, 1 coded), length of the data, length of the
+//! payload, payload.
+//!
+//! A segment that would not shrink is stored raw, so nothing grows by more than the head of a
+//! frame.
 
 use std::io::Read;
 
@@ -22,7 +25,7 @@ use deltaloom::{Error, Result};
 const RAW: u8 = 0;
 const CODED: u8 = 1;
 
-/// Whether a method codes the gaps of bits, which run on from segment to segment.
+/// Whether a method codes gaps between bits, which continue from segment to segment.
 pub(super) fn takes_gaps(own: Own) -> bool {
     match own {
         Own::Rice | Own::Golomb | Own::Rans => true,
@@ -67,7 +70,7 @@ fn payload(own: Own, Segment { bytes, gaps }: &Segment) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Distances of bytes that are not zero, each from the one before, the first from before the segment.
+/// Distances of nonzero bytes, each from the one before; the first is from just before the segment.
 fn byte_gaps(bytes: &[u8]) -> Vec<u64> {
     let (mut gaps, mut next) = (Vec::with_capacity(bytes.len() / 16), 0);
     for_each_value(bytes, |at, _| {
@@ -81,7 +84,7 @@ fn push_values(bytes: &[u8], out: &mut Vec<u8>) {
     for_each_value(bytes, |_, byte| out.push(byte));
 }
 
-/// Calls `see` with place and value of every byte that is not zero.
+/// Calls `see` with position and value of every nonzero byte.
 #[inline(always)]
 fn for_each_value(bytes: &[u8], mut see: impl FnMut(usize, u8)) {
     for (word, eight) in bytes.chunks(8).enumerate() {
@@ -93,7 +96,7 @@ fn for_each_value(bytes: &[u8], mut see: impl FnMut(usize, u8)) {
     }
 }
 
-/// Count, divisor, length of the codes, codes.
+/// Writes count, divisor, length of the codes, codes.
 fn push_golomb(gaps: &[u64], divisors: Divisors, out: &mut Vec<u8>) -> Result<()> {
     let divisor = golomb::fit(gaps, divisors);
     let mut codes = Vec::new();
@@ -103,7 +106,7 @@ fn push_golomb(gaps: &[u64], divisors: Divisors, out: &mut Vec<u8>) -> Result<()
     Ok(())
 }
 
-/// Count, table, and a rANS block with the raw bits of the tokens.
+/// Writes count, table, and a rANS block with the raw bits of the tokens.
 fn push_rans(gaps: &[u64], out: &mut Vec<u8>) {
     push_varint(out, gaps.len() as u64);
     if gaps.is_empty() {
@@ -125,7 +128,7 @@ fn push_rans(gaps: &[u64], out: &mut Vec<u8>) {
     block::push_with_raw(out, &tables, lanes, &symbols, Contexts::Single, &raw.finish());
 }
 
-/// Runs of zeros and of other bytes by turns, each with its length, the others with their bytes.
+/// Writes alternating runs of zero and nonzero bytes, each with its length, and the nonzero bytes.
 fn push_runs(bytes: &[u8], out: &mut Vec<u8>) {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -140,27 +143,27 @@ fn push_runs(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// What a frame says, still coded.
+/// Contents of a frame, still coded.
 pub(super) struct Frame {
     kind: u8,
     len_bytes: usize,
     payload: Vec<u8>,
 }
 
-/// Reads the next frame, of data of at most `left_bytes`.
+/// Reads the next frame, which holds at most `left_bytes` of data.
 pub(super) fn read_frame(stream: &mut dyn Read, left_bytes: u64) -> Result<Frame> {
     let kind = read_byte(stream)?;
     let len_bytes = read_size(stream)?;
     if len_bytes == 0 || len_bytes > BLOCK_BYTES || len_bytes as u64 > left_bytes {
-        return Err(Error::corrupt("a segment of positions has a length that it cannot have"));
+        return Err(Error::corrupt("a positions segment has an impossible length"));
     }
     let payload_bytes = match kind {
         RAW => len_bytes,
         CODED => read_size(stream)?,
-        _ => return Err(Error::corrupt("a segment of positions is of no known kind")),
+        _ => return Err(Error::corrupt("a positions segment has an unknown kind")),
     };
     if payload_bytes > len_bytes {
-        return Err(Error::corrupt("a segment of positions is larger than its data"));
+        return Err(Error::corrupt("a positions segment is larger than its data"));
     }
     let mut payload = vec![0; payload_bytes];
     stream.read_exact(&mut payload).map_err(short)?;
@@ -168,7 +171,7 @@ pub(super) fn read_frame(stream: &mut dyn Read, left_bytes: u64) -> Result<Frame
 }
 
 fn short(e: std::io::Error) -> Error {
-    Error::corrupt(format!("a segment of positions ends early: {e}"))
+    Error::corrupt(format!("a positions segment ends early: {e}"))
 }
 
 fn read_byte(stream: &mut dyn Read) -> Result<u8> {
@@ -177,16 +180,16 @@ fn read_byte(stream: &mut dyn Read) -> Result<u8> {
     Ok(byte[0])
 }
 
-/// A varint, byte by byte, since it is not known how many there are.
+/// Reads a varint byte by byte, because its length is not known in advance.
 fn read_size(stream: &mut dyn Read) -> Result<usize> {
     let mut bytes = Vec::new();
     while bytes.last().is_none_or(|byte| byte & 0x80 != 0) && bytes.len() < 10 {
         bytes.push(read_byte(stream)?);
     }
-    ByteReader::new(&bytes, "a segment of positions").size()
+    ByteReader::new(&bytes, "a positions segment").size()
 }
 
-/// What a frame holds, decoded but for putting the bits where they belong.
+/// Contents of a frame, decoded except for putting the bits in place.
 pub(super) enum Decoded {
     Bytes(Vec<u8>),
     Gaps { gaps: Vec<u64>, len_bytes: usize },
@@ -198,7 +201,7 @@ impl Frame {
             return Ok(Decoded::Bytes(self.payload));
         }
         let len_bytes = self.len_bytes;
-        let mut reader = ByteReader::new(&self.payload, "a segment of positions");
+        let mut reader = ByteReader::new(&self.payload, "a positions segment");
         let decoded = match own {
             Own::Rice | Own::Golomb => Decoded::Gaps { gaps: read_golomb(&mut reader)?, len_bytes },
             Own::Rans => return Ok(Decoded::Gaps { gaps: read_rans(reader)?, len_bytes }),
@@ -247,13 +250,12 @@ fn read_rans(mut reader: ByteReader<'_>) -> Result<Vec<u64>> {
         reader.finish()?;
         return Ok(Vec::new());
     }
-    // Symbols can take less than a bit, so the bytes that are there bound nothing.
+    // A symbol can need less than a bit, so the available bytes are no bound.
     if count > MOST_GAPS {
-        return Err(Error::corrupt("a segment has more positions than any has"));
+        return Err(Error::corrupt("a segment has more positions than fit"));
     }
     let set = table::TableSet::parse(&mut reader, false)?;
-    let tables = DecodeTables::new(&set.tables)
-        .ok_or_else(|| Error::corrupt("a frequency table is not well-formed"))?;
+    let tables = DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("malformed frequency table"))?;
     let block = block::read_block(&mut reader, count)?;
     let mut symbols = vec![0; count];
     let raw = block.decode_with_rest(&tables, Contexts::Single, &mut symbols, reader)?;
@@ -279,7 +281,7 @@ fn read_runs(reader: &mut ByteReader<'_>, len_bytes: usize) -> Result<Vec<u8>> {
 }
 
 impl Decoded {
-    /// Puts the bytes into `piece` and moves on over them.
+    /// Writes the bytes to `piece` and moves past them.
     pub(super) fn rebuild(self, own: Own, since: &mut Since, piece: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Bytes(bytes) => {

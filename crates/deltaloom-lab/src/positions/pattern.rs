@@ -1,5 +1,7 @@
-//! What is coded: bits of a file, or patterns made from a seed, block by block and without floating point, so that every machine makes the same bytes.
-//! Any block can be made again alone; that is how results are compared without keeping the data.
+//! The data to code: the bits of a file, or patterns generated from a seed. Patterns use no
+//! floating point, so every machine generates the same bytes.
+//!
+//! Any block can be generated again on its own, so results are compared without keeping the data.
 
 use std::path::PathBuf;
 
@@ -13,26 +15,27 @@ use deltaloom::{Error, Result};
 /// Kinds of sparse data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pattern {
-    /// A 1 at every stride, which is 40 to 60 bytes and drawn for each block.
+    /// A 1 at every stride, which is 40 to 60 bytes and drawn per block.
     Structured,
-    /// Each byte is not zero with probability 0.02, and then any value from 1 to 255.
+    /// Each byte is nonzero with probability 0.02, and then uniform from 1 to 255.
     Random,
-    /// The same, with a probability from 1e-6 to 1e-2 that is drawn for each block.
+    /// The same, with a probability from 1e-6 to 1e-2 that is drawn per block.
     Sparse,
-    /// Bursts of 32 bytes in the mean, lengths and distances geometric, 0.02 of all bytes.
+    /// Bursts of 32 bytes on average, with geometric lengths and distances; 0.02 of all bytes.
     Clustered,
 }
 
 /// Probabilities are in units of 2^-32.
 const ONE: f64 = 4_294_967_296.0;
-/// 0.02 to six digits, in 20 bits, so that a draw takes 18 random words and not 32.
+/// 0.02 to six digits, in 20 bits, so that a draw needs 18 random words instead of 32.
 const RANDOM: u32 = 20_972 << 12;
 /// 1e-6, 3e-6, 1e-5 and so on to 1e-2.
 const SPARSE: [u32; 9] =
     [4_295, 12_885, 42_950, 128_849, 429_497, 1_288_490, 4_294_967, 12_884_902, 42_949_673];
-/// A burst ends with each of its bytes with this probability: 1 in 32.
+/// Each byte of a burst is its last one with this probability: 1 in 32.
 const BURST_ENDS: u32 = 1 << 27;
-/// Outside, a burst begins with this one: 1 in 1568, for 49 times as many bytes are outside.
+/// Each byte outside begins a burst with this probability: 1 in 1568, because 49 times as many
+/// bytes are outside.
 const BURST_BEGINS: u32 = 2_739_137;
 const STRIDES: std::ops::RangeInclusive<usize> = 40..=60;
 
@@ -48,7 +51,7 @@ impl Pattern {
         }
     }
 
-    /// Random numbers of a block, which no other block has.
+    /// Random numbers that only this block has.
     fn numbers(self, seed: u64, block: u64) -> Xoshiro256PlusPlus {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"deltaloom positions ");
@@ -58,7 +61,7 @@ impl Pattern {
         Xoshiro256PlusPlus::from_seed(hasher.finalize().into())
     }
 
-    /// Makes a block in `bytes`, which are zeros.
+    /// Generates a block in `bytes`, which are zeros.
     fn make(self, seed: u64, block: u64, bytes: &mut [u8]) {
         let mut numbers = self.numbers(seed, block);
         match self {
@@ -85,7 +88,7 @@ impl Pattern {
         }
     }
 
-    /// Entropy of a block in bits: what no coder of such blocks can beat in the mean.
+    /// Entropy of a block in bits, which no coder of such blocks beats on average.
     fn block_entropy_bits(self, seed: u64, block: u64, bytes: usize) -> f64 {
         let mut numbers = self.numbers(seed, block);
         let values = 255f64.log2();
@@ -128,7 +131,8 @@ fn value(numbers: &mut Xoshiro256PlusPlus) -> u8 {
     u8::try_from(1 + (product >> 32)).unwrap_or(u8::MAX)
 }
 
-/// 64 independent bits, each set with the given probability: one random word for each of its binary digits, the last one first.
+/// 64 independent bits, each set with the given probability: one random word for each binary digit
+/// of it, the last digit first.
 fn draws(numbers: &mut Xoshiro256PlusPlus, probability: u32) -> u64 {
     (probability.trailing_zeros()..32).fold(0, |set, digit| {
         let word = numbers.next_u64();
@@ -136,7 +140,7 @@ fn draws(numbers: &mut Xoshiro256PlusPlus, probability: u32) -> u64 {
     })
 }
 
-/// Failures before the first success, as far as it matters.
+/// Number of failures before the first success, at most `most`.
 fn failures(numbers: &mut Xoshiro256PlusPlus, probability: u32, most: usize) -> usize {
     let mut count = 0;
     while count < most {
@@ -162,18 +166,18 @@ fn scatter_values(numbers: &mut Xoshiro256PlusPlus, probability: u32, bytes: &mu
 
 /// Data to be coded.
 pub enum Source {
-    /// Made when it is needed.
+    /// Generated on demand.
     Made {
-        /// What kind.
+        /// Which pattern.
         pattern: Pattern,
-        /// Another seed makes other data.
+        /// Each seed gives different data.
         seed: u64,
         /// Size in bytes.
         len_bytes: u64,
     },
-    /// Read when it is needed.
+    /// Read on demand.
     Stored {
-        /// What it is called in reports.
+        /// Name in reports.
         name: PathBuf,
         /// Its bytes.
         bytes: Box<dyn ReadAt>,
@@ -181,7 +185,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The bits of a file.
+    /// Opens the bits of a file.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -198,7 +202,7 @@ impl Source {
         }
     }
 
-    /// Pattern or file.
+    /// Name of the pattern or file.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -207,14 +211,14 @@ impl Source {
         }
     }
 
-    /// Size of block `number`; 0 behind the end.
+    /// Size of block `number`; 0 past the end.
     fn block_bytes(&self, number: u64) -> usize {
         let before = number.saturating_mul(BLOCK_BYTES as u64);
         let left = self.len_bytes().saturating_sub(before);
         usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK_BYTES)
     }
 
-    /// Puts block `number` into `block`; says whether there is one.
+    /// Fills `block` with block `number`. Returns whether there is one.
     pub(super) fn block(&self, number: u64, block: &mut Vec<u8>) -> Result<bool> {
         block.clear();
         block.resize(self.block_bytes(number), 0);
@@ -230,7 +234,7 @@ impl Source {
         Ok(true)
     }
 
-    /// Entropy of the pattern in bits, where the data is of one.
+    /// Entropy of the pattern in bits, if the data comes from one.
     pub(super) fn entropy_bits(&self) -> Option<f64> {
         let Self::Made { pattern, seed, len_bytes } = self else { return None };
         let blocks = 0..len_bytes.div_ceil(BLOCK_BYTES as u64);

@@ -1,5 +1,4 @@
-//! What a run has measured, with names that stay as they are.
-//! It knows no layout; programs draw tables.
+//! The measurements of a run, with stable names. It defines no layout; programs draw the tables.
 
 use serde::Serialize;
 
@@ -8,34 +7,36 @@ use super::decode::Checked;
 use super::encode::{Encoded, EncodedMethod};
 use super::pattern::Source;
 
-/// A row: one method. All its seconds are processor time of one thread, where the system tells it.
+/// The row of one method. All its seconds are processor time of one thread, if the system reports
+/// it.
 #[derive(Debug, Clone, Serialize)]
 pub struct MethodReport {
     /// Its name.
     pub method: String,
     /// `published`, `ours` or `baseline`.
     pub group: &'static str,
-    /// Size of what was coded, without a header, as the published tables count; also where the data is stored as it is because that is smaller.
+    /// Size of the coded data without a header, as the published tables count it, even if the data
+    /// is stored raw because that is smaller.
     pub coded_bytes: u64,
     /// Size of the whole container.
     pub container_bytes: u64,
-    /// Whether the container holds the data as it is.
+    /// Whether the container holds the original data.
     pub is_raw: bool,
     /// Original over coded bytes.
     pub ratio: f64,
-    /// Finding the gaps; once for all methods that need it.
+    /// Seconds to find the gaps, counted once for all methods that need them.
     pub extract_seconds: f64,
-    /// Coding, with the first step where methods share it.
+    /// Seconds to code, including a first step that methods share.
     pub compress_seconds: f64,
-    /// From the container to gaps, or to bytes.
+    /// Seconds from the container to gaps, or to bytes.
     pub decompress_seconds: f64,
-    /// From gaps to bytes.
+    /// Seconds from gaps to bytes.
     pub reconstruct_seconds: f64,
-    /// Checksum and comparison.
+    /// Seconds for checksum and comparison.
     pub verify_seconds: f64,
-    /// Original bytes by the seconds of extract and compress, in 10^6 a second.
+    /// Original bytes over the seconds of extract and compress, in 10^6 per second.
     pub encode_mb_per_second: f64,
-    /// Original bytes by the seconds of decompress and reconstruct, in 10^6 a second.
+    /// Original bytes over the seconds of decompress and reconstruct, in 10^6 per second.
     pub decode_mb_per_second: f64,
     /// Whether every byte came back.
     pub verified: bool,
@@ -54,24 +55,25 @@ pub struct PositionsReport {
     pub seed: Option<u64>,
     /// Size of the data.
     pub original_bytes: u64,
-    /// Bits that are set, where a method has asked.
+    /// Number of set bits, if a method needs it.
     pub gaps: u64,
-    /// Entropy of the pattern, in bytes; of a file, that of its bytes as if they were independent, which is no bound.
+    /// Entropy of the pattern in bytes. For a file, the entropy of its bytes as if they were
+    /// independent, which is not a bound.
     pub entropy_bytes: f64,
-    /// Original bytes over that; absent where it is 0.
+    /// Original bytes over that; absent if it is 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy_ratio: Option<f64>,
     /// `pattern` or `order 0`.
     pub entropy_of: &'static str,
-    /// Threads that worked.
+    /// Number of threads.
     pub threads: usize,
-    /// Seconds on the wall of encoding by all methods, beside each other.
+    /// Wall time in seconds of encoding by all methods side by side.
     pub encode_seconds: f64,
-    /// Seconds on the wall of everything.
+    /// Wall time in seconds of everything.
     pub total_seconds: f64,
-    /// The method with the smallest coded size among those that were verified.
+    /// The verified method with the smallest coded size.
     pub best: Option<String>,
-    /// The one with the highest speed of encoding.
+    /// The verified method that encodes fastest.
     pub fastest: Option<String>,
     /// The rows.
     pub methods: Vec<MethodReport>,

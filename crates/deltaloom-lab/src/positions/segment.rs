@@ -1,5 +1,7 @@
 //! Cuts a source into segments with their gaps, which all methods share.
-//! The cuts depend on the data alone, so that the same data gives the same bytes on any number of threads.
+//!
+//! The cuts depend only on the data, so the same data gives the same bytes on any number of
+//! threads.
 
 use deltaloom_kernels::gaps::{Since, extract};
 
@@ -10,18 +12,19 @@ use deltaloom::Result;
 
 /// Bytes whose gaps are extracted at once.
 const STEP_BYTES: usize = 64 << 10;
-/// A segment ends with the step in which it gets this many gaps, so it has at most [`MOST_GAPS`].
+/// A segment ends after the step in which it reaches this many gaps, so it has at most
+/// [`MOST_GAPS`].
 const ENOUGH_GAPS: usize = 1 << 19;
 /// No segment has more gaps.
 pub(super) const MOST_GAPS: usize = ENOUGH_GAPS + 8 * STEP_BYTES;
 
-/// A piece of a block and the gaps of the bits that are set in it.
+/// A piece of a block, and the gaps of its set bits.
 pub(super) struct Segment {
     pub(super) bytes: Vec<u8>,
     pub(super) gaps: Vec<u64>,
 }
 
-/// Reads a source from its beginning to its end.
+/// Reads a source from start to end.
 pub(super) struct Segments<'a> {
     source: &'a Source,
     next_block: u64,
@@ -47,7 +50,7 @@ impl<'a> Segments<'a> {
         }
     }
 
-    /// The next segment; without gaps where nobody wants them. `None` at the end.
+    /// The next segment, without gaps if no method needs them. `None` at the end.
     pub(super) fn next(&mut self, with_gaps: bool) -> Result<Option<Segment>> {
         if self.at_byte == self.block.len() {
             if !self.source.block(self.next_block, &mut self.block)? {

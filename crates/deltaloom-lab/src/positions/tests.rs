@@ -1,4 +1,4 @@
-//! Every method on every kind of edge, and what a damaged container does.
+//! Every method on every kind of edge case, and on damaged containers.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ fn there_are_seventeen_published_methods() {
 fn edges_come_back_by_every_method() {
     let mut cases: Vec<Vec<u8>> =
         vec![vec![], vec![0], vec![1], vec![0x80], vec![0xff], vec![0; 100_000], vec![0xff; 70_000]];
-    // One bit at either end, over more than a step.
+    // One bit at either end, across more than one step.
     for (at, value) in [(0, 1), (99_999, 0x80)] {
         let mut bytes = vec![0; 100_000];
         bytes[at] = value;
@@ -103,7 +103,7 @@ fn patterns_reach_their_ratios() {
     let ratio = |report: &PositionsReport, name: &str| {
         report.methods.iter().find(|row| row.method == name).unwrap().ratio
     };
-    // A block and a bit, so that gaps run on across blocks.
+    // A block and a bit, so that gaps continue across blocks.
     let methods = [Method::published(), Method::ours()].concat();
     let random = run(&made(Pattern::Random, (4 << 20) + 1001), &methods, &Silent).unwrap();
     assert!(random.methods.iter().all(|row| row.verified));
@@ -188,7 +188,7 @@ fn sample() -> Vec<u8> {
 #[test]
 fn damage_is_noticed() {
     let bytes = sample();
-    // What holds for level 3 of zstd holds for level 19, which takes long to begin.
+    // zstd level 19 behaves like level 3 but is slow to start.
     for method in Method::all().into_iter().filter(|method| *method != Method::Baseline(Backend::Zstd19)) {
         let good = container(&bytes, method);
         assert_eq!(restored(&good, bytes.len() as u64).unwrap(), bytes, "{}", method.name());
@@ -199,7 +199,7 @@ fn damage_is_noticed() {
         for at in (0..48).chain((48..good.len()).step_by(31)) {
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
-            // Where a bit means nothing to its decompressor, the data must be right.
+            // If the decompressor ignores the changed bit, the data must be right.
             if let Ok(out) = restored(&bad, 1 << 20) {
                 assert!(at >= 48 && out == bytes, "{}: byte {at}", method.name());
             }
@@ -207,7 +207,7 @@ fn damage_is_noticed() {
     }
 }
 
-/// A header with any numbers and its right checksum.
+/// A header with arbitrary numbers and a valid checksum.
 fn header(method: u8, flags: u8, divisor: u32, original: u64, gaps: u64, body: u64) -> Vec<u8> {
     let mut out = b"LOOMGAPS".to_vec();
     out.extend([1, method, flags, 0]);

@@ -1,5 +1,8 @@
-//! Exact columns of a matrix beside an estimate: the top ones by |x_j| x norm of the column, or an unbiased sample of them.
-//! The columns lie one after another, so a few of them are read without the rest; which ones depends on the activations, so all of them are held.
+//! Exact columns of a matrix that correct an estimate: the top ones by |x_j| x norm of the column,
+//! or an unbiased sample of them.
+//!
+//! Columns are stored one after another, so a few of them can be read without the rest. Which ones
+//! depends on the activations, so all are kept in memory.
 
 use super::dense::Dense;
 use super::directions::uniforms;
@@ -17,31 +20,33 @@ pub struct ColumnStore {
 /// Which columns are multiplied exactly.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Selection {
-    /// So many with the largest |x_j| x norm; the product of the others is left out, or estimated from what is left of x.
+    /// This many with the largest |x_j| x norm. The product of the others is omitted, or estimated
+    /// from the rest of x.
     Top(usize),
-    /// So many draws with these probabilities, each divided by its own and their number, so that the mean over seeds is the exact product.
+    /// This many draws with these probabilities. Each is divided by its probability and the number
+    /// of draws, so the mean over seeds is the exact product.
     Sampled {
-        /// Draws, of which some may be of the same column.
+        /// Number of draws; several may hit the same column.
         draws: usize,
-        /// Another seed draws other columns.
+        /// Each seed draws different columns.
         seed: u64,
     },
 }
 
-/// How many of `cols` columns a fraction is, at least 1.
+/// Number of columns in a fraction of `cols`, at least 1.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] when it is not above 0 and at most 1.
+/// [`Error::InvalidArgument`] unless the fraction is above 0 and at most 1.
 #[expect(clippy::cast_possible_truncation, reason = "between 1 and the columns")]
 pub fn share_of(cols: usize, fraction: f64) -> Result<usize> {
     if fraction > 0.0 && fraction <= 1.0 {
         return Ok(((cols as f64 * fraction).round() as usize).clamp(1, cols.max(1)));
     }
-    Err(Error::InvalidArgument(format!("a fraction of {fraction}: it is above 0 and at most 1")))
+    Err(Error::InvalidArgument(format!("fraction {fraction}: must be above 0 and at most 1")))
 }
 
 impl ColumnStore {
-    /// The columns of a matrix.
+    /// Stores the columns of a matrix.
     ///
     /// # Errors
     /// As [`Dense::new`].
@@ -51,22 +56,23 @@ impl ColumnStore {
         Ok(Self { columns: Dense::new(&transposed)?, rows: matrix.rows(), norms })
     }
 
-    /// Rows of the matrix.
+    /// Number of rows of the matrix.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bits that a weight takes.
+    /// Bits per weight.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         self.columns.bits_per_weight()
     }
 
-    /// Products of the selected columns added to `out`, which has a row for each row of `x`. Gives what is left of x: zero where a column is done.
+    /// Adds the products of the selected columns to `out`, which has a row for each row of `x`.
+    /// Returns the rest of x, which is zero where a column is done.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the sizes do not fit.
+    /// [`Error::InvalidArgument`] if the sizes do not fit.
     pub fn add_selected(&self, selection: Selection, x: &Matrix, out: &mut [f32]) -> Result<Vec<f32>> {
         check_cols(self.norms.len(), x)?;
         if out.len() != self.rows * x.rows() {
@@ -106,7 +112,7 @@ impl ColumnStore {
         x.iter().zip(&self.norms).map(|(x, norm)| f64::from(x.abs()) * norm).collect()
     }
 
-    /// The columns with the largest scores, in order; of equal ones the first.
+    /// The columns with the largest scores, in order; the first of equal ones.
     fn top(&self, x: &[f32], count: usize) -> Vec<usize> {
         let scores = self.scores(x);
         let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -118,7 +124,7 @@ impl ColumnStore {
         order
     }
 
-    /// Columns drawn in proportion to their scores, each with its factor.
+    /// Draws columns in proportion to their scores, each with its factor.
     #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
     fn draw(&self, x: &[f32], draws: usize, uniform: &mut impl Iterator<Item = f64>) -> Vec<(usize, f32)> {
         let scores = self.scores(x);
@@ -135,11 +141,12 @@ impl ColumnStore {
         }
         let drawn = uniform.take(draws).map(|u| sums.partition_point(|sum| *sum <= u * total));
         let factor = |j: usize| f64::from(x[j]) * total / (scores[j] * draws as f64);
-        // The last sum may be reached by rounding; its column has a score then.
+        // Rounding may reach the last sum; its column then has a score.
         drawn.map(|j| j.min(scores.len() - 1)).map(|j| (j, factor(j) as f32)).collect()
     }
 
-    /// The NMSE to expect of a sample: variance of the mean of so many draws, over the energy of the exact products.
+    /// Expected NMSE of a sample: the variance of the mean of this many draws, over the energy of
+    /// the exact products.
     #[must_use]
     pub fn predicted_sample_nmse(&self, x: &Matrix, draws: usize, exact_energy: f64) -> f64 {
         let sums = x.each_row().map(|x| self.scores(x).iter().sum::<f64>());

@@ -1,5 +1,7 @@
-//! Dense weights as they are multiplied exactly: BF16 where every weight is one, F32 otherwise.
-//! It is the measure of the experiment's speed; products are those of [`deltaloom_compute::DenseMatrix`].
+//! Dense weights for exact products: BF16 if every weight fits, F32 otherwise.
+//!
+//! They are the reference for the experiment's speed; products are those of
+//! [`deltaloom_compute::DenseMatrix`].
 
 use deltaloom_kernels::quantised::add_scaled;
 
@@ -12,10 +14,10 @@ use deltaloom_compute::{DenseMatrix, Mode, Run, WeightType};
 pub struct Dense(DenseMatrix);
 
 impl Dense {
-    /// The same numbers.
+    /// Copies the numbers.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidArgument`] for sizes that memory does not hold.
+    /// [`crate::Error::InvalidArgument`] if the matrix does not fit in memory.
     pub fn new(matrix: &Matrix) -> Result<Self> {
         let is_bf16 = matrix.values().iter().all(|v| v.to_bits() & 0xffff == 0);
         let weight = if is_bf16 { WeightType::Bf16 } else { WeightType::F32 };
@@ -23,7 +25,7 @@ impl Dense {
         DenseMatrix::new(matrix.rows(), matrix.cols(), weight, bytes.collect()).map(Self)
     }
 
-    /// Bits that a weight takes.
+    /// Bits per weight.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         match self.0.shape().weight {
@@ -32,10 +34,11 @@ impl Dense {
         }
     }
 
-    /// The product with each row of `x`: a row of results for each.
+    /// Computes the product with each row of `x`: a row of results for each.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidArgument`] when the rows of `x` do not have as many elements as there are columns.
+    /// [`crate::Error::InvalidArgument`] if the rows of `x` do not have as many elements as there
+    /// are columns.
     pub fn product(&self, x: &Matrix) -> Result<Vec<f32>> {
         check_cols(self.0.shape().cols, x)?;
         let mut out = vec![0.0; self.0.shape().rows * x.rows()];
@@ -43,7 +46,7 @@ impl Dense {
         Ok(out)
     }
 
-    /// Adds row `row` times `factor`.
+    /// Adds row `row` times `factor` to `out`.
     pub(super) fn add_row(&self, row: usize, factor: f32, out: &mut [f32]) {
         add_scaled(self.0.shape().weight.weights(self.0.rows(row..row + 1)), factor, out);
     }

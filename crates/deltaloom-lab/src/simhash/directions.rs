@@ -1,5 +1,7 @@
-//! Random directions, whose hyperplanes give the bits of signatures, and the seeded numbers behind them.
-//! Directions are made again from the seed, never stored.
+//! Random directions, whose hyperplanes give the bits of signatures, and the seeded numbers behind
+//! them.
+//!
+//! Directions are generated from the seed, never stored.
 
 use std::f64::consts::TAU;
 
@@ -14,13 +16,14 @@ use deltaloom::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
-    /// Normal numbers: an angle is then exactly the chance of a differing bit.
+    /// Normal numbers: the probability of a differing bit is then exactly proportional to the
+    /// angle.
     Gaussian,
-    /// Signs; the same in the limit of many dimensions.
+    /// Signs; equivalent in the limit of many dimensions.
     Rademacher,
 }
 
-/// Uniform numbers from 0 up to 1, without 1.
+/// Uniform numbers from 0 to 1, excluding 1.
 pub(super) fn uniforms(seed: u64) -> impl Iterator<Item = f64> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     std::iter::repeat_with(move || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64)
@@ -39,7 +42,7 @@ pub(super) fn normals(seed: u64) -> impl Iterator<Item = f32> {
     .flatten()
 }
 
-/// Signs, of which each word of the generator gives 64.
+/// Signs; each word of the generator gives 64.
 pub(super) fn signs(seed: u64) -> impl Iterator<Item = f32> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     std::iter::repeat_with(move || {
@@ -49,7 +52,7 @@ pub(super) fn signs(seed: u64) -> impl Iterator<Item = f32> {
     .flatten()
 }
 
-/// Directions in the order in which [`sign`] takes them.
+/// Directions in the order that [`sign`] needs.
 #[derive(Debug, Clone)]
 pub(super) struct Directions {
     dims: usize,
@@ -58,7 +61,7 @@ pub(super) struct Directions {
 }
 
 impl Directions {
-    /// 64 `words` directions of `dims` components; the product was checked by the caller.
+    /// 64 `words` directions of `dims` components; the caller has checked the product.
     pub(super) fn new(projection: Projection, words: usize, dims: usize, seed: u64) -> Self {
         let count = words * dims * WORD_BITS;
         let components = match projection {
@@ -68,24 +71,24 @@ impl Directions {
         Self { dims, words, components }
     }
 
-    /// Words of a signature.
+    /// Number of words of a signature.
     pub(super) fn words(&self) -> usize {
         self.words
     }
 
-    /// The signature of a vector of at most `dims` components.
+    /// Computes the signature of a vector of at most `dims` components.
     pub(super) fn sign(&self, vector: &[f32], signature: &mut [u64]) {
         sign(&self.components, self.dims, vector, signature);
     }
 }
 
-/// Words of a signature of so many bits.
+/// Number of words of a signature of `bits` bits.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] unless they are 64, 128 and so on up to 1024.
+/// [`Error::InvalidArgument`] unless `bits` is a multiple of 64 up to 1024.
 pub(super) fn words_of(bits: usize) -> Result<usize> {
     if bits.is_multiple_of(WORD_BITS) && (WORD_BITS..=1024).contains(&bits) {
         return Ok(bits / WORD_BITS);
     }
-    Err(Error::InvalidArgument(format!("signatures of {bits} bits: they have 64, 128 and so on up to 1024")))
+    Err(Error::InvalidArgument(format!("signatures of {bits} bits: must be a multiple of 64 up to 1024")))
 }

@@ -1,5 +1,5 @@
-//! A matrix as signatures and norms of its rows, or of their pieces in blocks, and products estimated from Hamming distances.
-//! The matrix itself is not kept.
+//! A matrix as signatures and norms of its rows, or of their pieces in blocks. Products are
+//! estimated from Hamming distances. The matrix itself is not kept.
 
 use std::f64::consts::PI;
 
@@ -11,17 +11,18 @@ use super::directions::{Directions, Projection, words_of};
 use super::matrix::{Matrix, check_cols};
 use deltaloom::{Error, Result};
 
-/// What has a signature and a norm.
+/// The parts of a matrix that get a signature and a norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pieces {
     /// Each row.
     Rows,
-    /// Each row of each block; the signatures of a block lie together and are compared with one of the activations.
+    /// Each row of each block. The signatures of a block are adjacent, and are compared with one of
+    /// the activations.
     Blocks {
-        /// Rows of a block.
+        /// Number of rows of a block.
         rows: usize,
-        /// Columns of a block: elements of a piece.
+        /// Number of columns of a block: elements of a piece.
         cols: usize,
     },
 }
@@ -31,11 +32,11 @@ pub enum Pieces {
 pub struct HashSettings {
     /// Bits of a signature: a multiple of 64 up to 1024.
     pub bits: usize,
-    /// What has one.
+    /// The parts that get a signature.
     pub pieces: Pieces,
     /// How directions are drawn.
     pub projection: Projection,
-    /// Another seed draws other directions.
+    /// Each seed draws different directions.
     pub seed: u64,
 }
 
@@ -47,15 +48,15 @@ pub struct HashedMatrix {
     block_rows: usize,
     piece: usize,
     directions: Directions,
-    /// Block after block along the rows, in each the pieces from above.
+    /// Blocks in order along the rows; within each, pieces from top to bottom.
     signatures: Vec<u64>,
     /// BF16, in the same order.
     norms: Vec<u16>,
-    /// Of each Hamming distance.
+    /// The cosine for each Hamming distance.
     cosines: Vec<f32>,
 }
 
-/// Signatures and norms of activations: for each token those of its pieces.
+/// Signatures and norms of activations: for each token, those of its pieces.
 #[derive(Debug, Clone)]
 pub struct HashedActivations {
     tokens: usize,
@@ -67,7 +68,8 @@ impl HashedMatrix {
     /// Hashes a matrix.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the bits are not a multiple of 64 up to 1024, or a block is larger than the matrix or empty.
+    /// [`Error::InvalidArgument`] unless the bits are a multiple of 64 up to 1024, or if a block is
+    /// empty or larger than the matrix.
     pub fn new(matrix: &Matrix, settings: &HashSettings) -> Result<Self> {
         let words = words_of(settings.bits)?;
         let (rows, cols) = (matrix.rows(), matrix.cols());
@@ -93,7 +95,7 @@ impl HashedMatrix {
                     let norm = half::bf16::from_f64(squares(piece).sqrt());
                     if !norm.is_finite() {
                         return Err(Error::InvalidArgument(
-                            "weights that are too large for a norm".to_owned(),
+                            "the weights are too large for a norm".to_owned(),
                         ));
                     }
                     norms.push(norm.to_bits());
@@ -110,13 +112,15 @@ impl HashedMatrix {
         Ok(Self { rows, cols, block_rows, piece, directions, signatures, norms, cosines })
     }
 
-    /// Bits that a weight takes with its share of signature and norm (BF16). Directions come from the seed and are not counted.
+    /// Bits per weight, including its share of signature and norm (BF16). Directions come from the
+    /// seed and are not counted.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         (self.signatures.len() * WORD_BITS + self.norms.len() * 16) as f64 / (self.rows * self.cols) as f64
     }
 
-    /// What the law of signatures expects for activations without a relation to the weights: pi^2 / 4 x dimensions of a signature / bits, 2.47 d / b.
+    /// Expected NMSE by the law of signatures if activations and weights are unrelated: pi^2 / 4 x
+    /// dimensions of a signature / bits, 2.47 d / b.
     #[must_use]
     pub fn predicted_nmse(&self) -> f64 {
         let (whole, last) = (self.cols / self.piece, self.cols % self.piece);
@@ -128,13 +132,13 @@ impl HashedMatrix {
     /// Hashes the rows of `x`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when they do not have as many elements as the matrix has columns.
+    /// [`Error::InvalidArgument`] if they do not have as many elements as the matrix has columns.
     pub fn hash(&self, x: &Matrix) -> Result<HashedActivations> {
         check_cols(self.cols, x)?;
         Ok(self.hash_values(x.values()))
     }
 
-    /// The same for finite numbers, whole rows of them.
+    /// The same for whole rows of finite numbers.
     pub(crate) fn hash_values(&self, values: &[f32]) -> HashedActivations {
         let words = self.directions.words();
         let (mut signatures, mut norms) = (Vec::new(), Vec::new());
@@ -153,7 +157,8 @@ impl HashedMatrix {
     /// Adds the estimated product to `out`, which has a row for each token.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when sizes do not fit: the activations were hashed for another matrix.
+    /// [`Error::InvalidArgument`] if the sizes do not fit, because the activations were hashed for
+    /// another matrix.
     pub fn add_estimate(&self, x: &HashedActivations, out: &mut [f32]) -> Result<()> {
         let words = self.directions.words();
         let pieces = self.cols.div_ceil(self.piece);
@@ -161,7 +166,7 @@ impl HashedMatrix {
             && x.signatures.len() == x.norms.len() * words
             && out.len() == x.tokens * self.rows;
         if !fits {
-            return Err(Error::InvalidArgument("activations that were hashed for another matrix".to_owned()));
+            return Err(Error::InvalidArgument("the activations were hashed for another matrix".to_owned()));
         }
         let mut start = 0;
         for first_row in (0..self.rows).step_by(self.block_rows) {

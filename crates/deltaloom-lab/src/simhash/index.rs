@@ -1,5 +1,8 @@
-//! Near-duplicate tensors across checkpoints: a signature for each tensor, and the nearest one by Hamming distance among those of its shape.
-//! What it finds is a candidate: the cosine of the samples stands beside the estimate, and only equal digests make an exact duplicate.
+//! Near-duplicate tensors across checkpoints: a signature for each tensor, and the nearest one by
+//! Hamming distance among those of the same shape.
+//!
+//! It finds candidates. The estimate comes with the cosine of the samples, and only equal digests
+//! prove an exact duplicate.
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
@@ -15,9 +18,9 @@ use deltaloom::checkpoint::{Checkpoint, Contents};
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Progress, Result};
 
-/// Elements of a sample, and sums into which a whole tensor is folded.
+/// Elements of a sample, and number of sums into which a whole tensor is folded.
 const DIMS: usize = 4096;
-/// Bytes of a tensor that are read at a time.
+/// Bytes of a tensor to read at a time.
 const READ_BYTES: u64 = 1 << 20;
 
 /// How tensors are compared.
@@ -25,24 +28,25 @@ const READ_BYTES: u64 = 1 << 20;
 pub struct IndexSettings {
     /// Bits of a signature: a multiple of 64 up to 1024.
     pub bits: usize,
-    /// Least cosine, by estimate, of a pair that is reported.
+    /// Least estimated cosine of a reported pair.
     pub least_similarity: f64,
-    /// Every element is read, and not only a sample of 4096: 4096 sums of elements with random signs take its place.
+    /// Whether every element is read, instead of a sample of 4096. It is replaced by 4096 sums of
+    /// elements with random signs.
     pub whole: bool,
-    /// Another seed draws other directions.
+    /// Each seed draws different directions.
     pub seed: u64,
 }
 
-/// A tensor and the nearest one to it in another checkpoint.
+/// A tensor and the nearest one in another checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DuplicatePair {
-    /// Number of the first one's checkpoint, in the order given.
+    /// Index of the first tensor's checkpoint, in the order of the arguments.
     pub first_checkpoint: usize,
     /// Its name.
     pub first_tensor: String,
     /// Its dtype.
     pub first_dtype: String,
-    /// Number of the other one's checkpoint.
+    /// Index of the second tensor's checkpoint.
     pub second_checkpoint: usize,
     /// Its name.
     pub second_tensor: String,
@@ -50,34 +54,34 @@ pub struct DuplicatePair {
     pub second_dtype: String,
     /// Shape of both.
     pub shape: Vec<u64>,
-    /// Bits in which the signatures differ.
+    /// Number of bits in which the signatures differ.
     pub distance: u16,
-    /// Cosine of the angle that this distance stands for.
+    /// Cosine of the angle for this distance.
     pub similarity: f64,
-    /// Cosine of the centred samples themselves, to check the estimate; none for constants.
+    /// Cosine of the centred samples themselves, to check the estimate; `None` for constants.
     pub sample_cosine: Option<f64>,
-    /// Same dtype and same digest: an exact duplicate. Otherwise a near one.
+    /// Whether dtype and digest are equal: an exact duplicate. Otherwise a near one.
     pub exact: bool,
 }
 
-/// What an index has found.
+/// Result of an index.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct IndexReport {
-    /// Checkpoints compared.
+    /// Number of checkpoints compared.
     pub checkpoints: usize,
-    /// Tensors with a signature.
+    /// Number of tensors with a signature.
     pub tensors: u64,
-    /// Tensors that are not of F32, BF16 or F16, or empty.
+    /// Number of tensors that are empty or not F32, BF16 or F16.
     pub skipped_tensors: u64,
     /// Bits of a signature.
     pub bits: usize,
     /// Bytes of all signatures.
     pub signature_bytes: u64,
-    /// Bytes of tensors that were read to make them.
+    /// Bytes of tensors that were read for them.
     pub read_bytes: u64,
-    /// Deviation of an estimated cosine of unrelated tensors: pi / (2 sqrt(bits)).
+    /// Standard deviation of the estimated cosine of unrelated tensors: pi / (2 sqrt(bits)).
     pub deviation: f64,
-    /// Pairs, the most similar first.
+    /// Pairs, most similar first.
     pub pairs: Vec<DuplicatePair>,
 }
 
@@ -88,13 +92,14 @@ struct Entry<'a> {
     element: Element,
 }
 
-/// Shape, and of a constant tensor its value: only tensors that agree in both are compared.
+/// Shape, and the value of a constant tensor: only tensors that agree in both are compared.
 type Kind<'a> = (&'a [u64], Option<u32>);
 
-/// Compares the tensors of checkpoints by signatures; those of one checkpoint with each other.
+/// Compares the tensors of checkpoints by signatures; those of a single checkpoint with each other.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a number of bits or a similarity that cannot be; [`Error::Io`]; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] for an invalid number of bits or similarity; [`Error::Io`];
+/// [`Error::Cancelled`].
 pub fn index(
     checkpoints: &[Checkpoint],
     settings: &IndexSettings,
@@ -103,7 +108,7 @@ pub fn index(
     let words = words_of(settings.bits)?;
     if !(-1.0..=1.0).contains(&settings.least_similarity) {
         return Err(Error::InvalidArgument(format!(
-            "a similarity of {}: it is a cosine, from -1 to 1",
+            "similarity {}: must be a cosine from -1 to 1",
             settings.least_similarity
         )));
     }
@@ -186,7 +191,7 @@ pub fn index(
     })
 }
 
-/// Tensors of floats, in the order of the checkpoints, and how many others there are.
+/// Float tensors in the order of the checkpoints, and the number of other tensors.
 fn entries(checkpoints: &[Checkpoint]) -> (Vec<Entry<'_>>, u64) {
     let (mut entries, mut skipped) = (Vec::new(), 0);
     for (number, checkpoint) in checkpoints.iter().enumerate() {
@@ -205,7 +210,8 @@ fn entries(checkpoints: &[Checkpoint]) -> (Vec<Entry<'_>>, u64) {
     (entries, skipped)
 }
 
-/// For each of some tensors the nearest in each later checkpoint; in the same one, among those after it, if there is only one.
+/// Finds the nearest tensor in each later checkpoint for each of some tensors. If there is only one
+/// checkpoint, among the later tensors in it.
 fn nearest<'a>(
     entries: &[Entry<'_>],
     members: &[usize],
@@ -242,7 +248,7 @@ fn nearest<'a>(
     found
 }
 
-/// A vector, or the one value of a constant tensor.
+/// A vector, or the value of a constant tensor.
 type Centred = Result<Vec<f32>, f32>;
 
 impl Entry<'_> {
@@ -255,7 +261,7 @@ impl Entry<'_> {
         checkpoints[self.checkpoint].digest(self.member, self.info, |_| Ok(()))
     }
 
-    /// The sample less its mean.
+    /// The sample minus its mean.
     fn centred_sample(&self, checkpoints: &[Checkpoint]) -> Result<Centred> {
         let checkpoint = &checkpoints[self.checkpoint];
         let bytes = sample::read(self.info, sample::ELEMS, |offset, len| {
@@ -273,7 +279,8 @@ impl Entry<'_> {
     }
 }
 
-/// Sums of elements with random signs, less what the mean has in them: products of such vectors are, on average, those of the centred tensors.
+/// Sums of elements with random signs, minus the part of the mean. On average, products of such
+/// vectors equal those of the centred tensors.
 fn folded(entry: &Entry<'_>, checkpoint: &Checkpoint, seed: u64) -> Result<Centred> {
     let (mut sums, mut ones) = (vec![0.0f64; DIMS], vec![0.0f64; DIMS]);
     let (mut total, mut count, mut first, mut is_constant) = (0.0, 0usize, None, true);
@@ -298,7 +305,7 @@ fn folded(entry: &Entry<'_>, checkpoint: &Checkpoint, seed: u64) -> Result<Centr
     Ok(Ok(sums.iter().zip(&ones).map(|(sum, one)| narrow(sum - mean * one)).collect()))
 }
 
-/// Other elements than finite ones count as zero.
+/// Elements that are not finite count as zero.
 fn finite(mut values: Vec<f32>) -> Vec<f32> {
     values.iter_mut().filter(|v| !v.is_finite()).for_each(|v| *v = 0.0);
     values

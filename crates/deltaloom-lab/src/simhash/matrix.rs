@@ -1,5 +1,5 @@
-//! Matrices of finite numbers in single precision: weights, and activations with a row per token.
-//! It multiplies nothing but for the reference in double precision.
+//! Matrices of finite numbers in single precision: weights, and activations with one row per token.
+//! It multiplies only for the reference in double precision.
 
 use deltaloom::__internals::{Element, load_singles, to_usize};
 use deltaloom::checkpoint::Checkpoint;
@@ -17,10 +17,11 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix of these elements.
+    /// Creates a matrix of these elements.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there are none, not as many as the shape says, or NaN or infinity among them.
+    /// [`Error::InvalidArgument`] if there are none, their number does not match the shape, or any
+    /// is NaN or infinite.
     pub fn new(rows: usize, cols: usize, values: Vec<f32>) -> Result<Self> {
         let wrong = |what: String| Err(Error::InvalidArgument(what));
         if rows == 0 || cols == 0 {
@@ -39,21 +40,22 @@ impl Matrix {
         Ok(Self { rows, cols, values })
     }
 
-    /// Independent normal numbers of that deviation.
+    /// Independent normal numbers with the standard deviation `deviation`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when there are none, or more than 2^31.
+    /// [`Error::InvalidArgument`] if there are none, or more than 2^31.
     pub fn normal(rows: usize, cols: usize, deviation: f32, seed: u64) -> Result<Self> {
         let count = rows.checked_mul(cols).filter(|count| *count <= 1 << 31);
         let count =
-            count.ok_or_else(|| Error::InvalidArgument(format!("{rows} x {cols} numbers are too many")))?;
+            count.ok_or_else(|| Error::InvalidArgument(format!("too many numbers: {rows} x {cols}")))?;
         Self::new(rows, cols, normals(seed).take(count).map(|v| v * deviation).collect())
     }
 
-    /// A tensor of two dimensions; without a name, the one with the most elements.
+    /// Reads a tensor of two dimensions; without a name, the one with the most elements.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::InvalidArgument`] when it is no matrix of finite F32, BF16 or F16 numbers; [`Error::Io`].
+    /// [`Error::NotFound`]; [`Error::InvalidArgument`] if it is not a matrix of finite F32, BF16 or
+    /// F16 numbers; [`Error::Io`].
     pub fn read(checkpoint: &Checkpoint, name: Option<&str>) -> Result<(String, Self)> {
         let is_matrix = |info: &TensorInfo| info.shape.len() == 2 && Element::of(&info.dtype).is_some();
         let found = match name {
@@ -77,40 +79,40 @@ impl Matrix {
         Ok((info.name.clone(), matrix))
     }
 
-    /// Rows.
+    /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// Number of columns.
     #[must_use]
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// Elements, row by row.
+    /// The elements, row by row.
     #[must_use]
     pub fn values(&self) -> &[f32] {
         &self.values
     }
 
-    /// Each row.
+    /// Iterates over the rows.
     pub fn each_row(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.cols)
     }
 
-    /// Rows and columns exchanged.
+    /// Exchanges rows and columns.
     #[must_use]
     pub fn transposed(&self) -> Self {
         let column = |c: usize| self.values[c..].iter().step_by(self.cols).copied();
         Self { rows: self.cols, cols: self.rows, values: (0..self.cols).flat_map(column).collect() }
     }
 
-    /// This matrix less another of its shape, rounded to F32.
+    /// Subtracts another matrix of the same shape, rounded to F32.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the shapes differ, or a difference is too large.
+    /// [`Error::InvalidArgument`] if the shapes differ, or a difference is too large.
     pub fn less(&self, other: &Self) -> Result<Self> {
         if (self.rows, self.cols) != (other.rows, other.cols) {
             return Err(Error::InvalidArgument(format!(
@@ -122,10 +124,11 @@ impl Matrix {
         Self::new(self.rows, self.cols, values)
     }
 
-    /// The product with each row of `x` in double precision: a row of results for each.
+    /// Computes the product with each row of `x` in double precision: a row of results for each.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the rows of `x` do not have as many elements as this matrix has columns.
+    /// [`Error::InvalidArgument`] if the rows of `x` do not have as many elements as this matrix
+    /// has columns.
     pub fn exact_product(&self, x: &Self) -> Result<Vec<f64>> {
         self.check_activations(x)?;
         let dot = |row: &[f32], x: &[f32]| {
@@ -134,18 +137,21 @@ impl Matrix {
         Ok(x.each_row().flat_map(|x| self.each_row().map(move |row| dot(row, x))).collect())
     }
 
-    /// Whether `x` has a number for each column.
+    /// Checks that `x` has a number for each column.
     pub(super) fn check_activations(&self, x: &Self) -> Result<()> {
         check_cols(self.cols, x)
     }
 }
 
-/// Whether activations have a number for each column.
+/// Checks that activations have a number for each column.
 pub(super) fn check_cols(cols: usize, x: &Matrix) -> Result<()> {
     if x.cols == cols {
         return Ok(());
     }
-    Err(Error::InvalidArgument(format!("activations of {} numbers for {cols} columns", x.cols)))
+    Err(Error::InvalidArgument(format!(
+        "activations have {} numbers, but the matrix has {cols} columns",
+        x.cols
+    )))
 }
 
 fn elems(info: &TensorInfo) -> u64 {

@@ -1,4 +1,6 @@
-//! EXPERIMENT: products estimated from signatures of random hyperplanes (SimHash; Charikar, 2002), with exact columns to correct them, and an index of near-duplicate tensors.
+//! EXPERIMENT: estimates products from signatures of random hyperplanes (SimHash; Charikar, 2002),
+//! with exact columns to correct them, and indexes near-duplicate tensors.
+//!
 //! Estimates are far from exact; nothing that packs, unpacks or serves uses them.
 
 mod columns;

@@ -1,4 +1,4 @@
-//! The law of signatures, exact columns, samples, and what is refused.
+//! The law of signatures, exact columns, samples, and rejected arguments.
 
 use super::*;
 use deltaloom::checkpoint::Checkpoint;
@@ -62,7 +62,7 @@ fn seeds_decide_everything() {
     let first = estimate(&weights, &x, &settings(128, blocks, 9));
     assert_eq!(first, estimate(&weights, &x, &settings(128, blocks, 9)));
     assert_ne!(first, estimate(&weights, &x, &settings(128, blocks, 10)));
-    // How many rows lie together is a matter of speed.
+    // The number of rows in a block only affects speed.
     assert_eq!(first, estimate(&weights, &x, &settings(128, Pieces::Blocks { rows: 20, cols: 16 }, 9)));
 }
 

@@ -1,5 +1,7 @@
-//! What the experiment works on: a layer of a base and fine-tunes of it, as dense tensors and packed, all in memory.
-//! It times nothing. Fine-tunes after the first are variations, since there is one real one or none.
+//! Input of the experiment: a layer of a base and fine-tunes of it, as dense tensors and packed,
+//! all in memory. It does no timing.
+//!
+//! Fine-tunes after the first are variations, because there is at most one real one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +18,7 @@ use deltaloom::{Bases, Container, Error, Limits, Missing, PackOptions, Progress,
 use deltaloom_compute::{DenseMatrix, WeightType};
 use deltaloom_lm::layer::{LayerConfig, LayerHints, LayerNames, MatrixRole};
 
-/// Bytes of some tensors by name.
+/// Bytes of tensors by name.
 pub(super) type Tensors = BTreeMap<String, Vec<u8>>;
 
 /// A layer of a base and its fine-tunes.
@@ -37,19 +39,20 @@ struct Part {
     bytes: Vec<u8>,
 }
 
-/// LLaMA-shaped: 320 wide, 5 heads, 864 inside.
+/// LLaMA-shaped: 320 wide, 5 heads, hidden width 864.
 const CONFIG: &str = r#"{"model_type": "llama", "num_attention_heads": 5, "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "hidden_act": "silu"}"#;
 const WIDTH: u64 = 320;
 const HIDDEN: u64 = 864;
 
 impl TenantsCase {
-    /// A layer that is made from a seed, and fine-tunes in which a share of `density` of the elements is a few ULPs away.
+    /// Generates a layer from a seed, and fine-tunes in which the fraction `density` of the
+    /// elements is a few ULPs away.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a density that is not from 0 to 1; [`Error::Cancelled`].
+    /// [`Error::InvalidArgument`] unless the density is between 0 and 1; [`Error::Cancelled`].
     pub fn generated(tenants: usize, density: f64, seed: u64, progress: &dyn Progress) -> Result<Self> {
         if !(0.0..=1.0).contains(&density) {
-            return Err(Error::InvalidArgument(format!("a share of {density} of the elements")));
+            return Err(Error::InvalidArgument(format!("density {density}: must be between 0 and 1")));
         }
         let base = generated_base(seed);
         let about = format!(
@@ -68,11 +71,12 @@ impl TenantsCase {
         )
     }
 
-    /// A layer of two checkpoints. The first fine-tune is the real one; every other one changes the same elements by as many ULPs, half of them in the other
-    /// direction.
+    /// Takes a layer of two checkpoints. The first fine-tune is the real one. Every other one
+    /// changes the same elements by as many ULPs, half of them in the other direction.
     ///
     /// # Errors
-    /// What [`LayerNames::recognise`] refuses, [`Error::InvalidArgument`] where the checkpoints differ in shapes or have other dtypes than BF16 and F32; what reading gives.
+    /// What [`LayerNames::recognise`] refuses; [`Error::InvalidArgument`] if the shapes differ or a
+    /// dtype is not BF16 or F32; errors of reading.
     pub fn varied(
         base: &Checkpoint,
         tuned: &Checkpoint,
@@ -127,7 +131,7 @@ impl TenantsCase {
         Ok(case)
     }
 
-    /// Share of the elements of matrices that differ from the base's, over all tenants.
+    /// Fraction of matrix elements that differ from the base, over all tenants.
     pub(super) fn changed_fraction(&self) -> f64 {
         let (mut changed, mut all) = (0u64, 0u64);
         for (member, info) in self.base.tensors().filter(|(_, info)| info.shape.len() == 2) {
@@ -151,14 +155,14 @@ impl TenantsCase {
         DenseMatrix::new(rows, cols, WeightType::of(info)?, self.base.read_tensor(member, info)?)
     }
 
-    /// A tenant's container, as a file in memory.
+    /// Opens a tenant's container from memory.
     pub(super) fn container(&self, tenant: usize) -> Result<Container> {
         let missing = || Error::not_found(Missing::Tenant, format!("tenant {tenant}"));
         let bytes = self.containers.get(tenant).ok_or_else(missing)?.clone();
         Container::from_source(Path::new("tenant"), Box::new(bytes), &Limits::default())
     }
 
-    /// Bytes of a dense copy of every tenant.
+    /// Bytes of dense copies of all tenants.
     #[must_use]
     pub fn dense_bytes(&self) -> u64 {
         self.base_bytes() * self.tuned.len() as u64
@@ -170,7 +174,7 @@ impl TenantsCase {
     }
 }
 
-/// These tensors of a checkpoint.
+/// Reads these tensors of a checkpoint.
 fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
     let read = |name: &&str| {
         let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?}"));
@@ -178,7 +182,7 @@ fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
             checkpoint.tensors().find(|(_, info)| info.name == **name).ok_or_else(missing)?;
         if !matches!(info.dtype, DType::BF16 | DType::F32) {
             return Err(Error::InvalidArgument(format!(
-                "tensor {name:?} is of {}, not BF16 or F32",
+                "tensor {name:?} has dtype {}, not BF16 or F32",
                 info.dtype
             )));
         }
@@ -189,7 +193,7 @@ fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
     wanted.iter().map(read).collect()
 }
 
-/// A file in memory with the tensors of `parts`, their bytes from `tensors`.
+/// A checkpoint in memory with the tensors of `parts`; their bytes come from `tensors`.
 fn checkpoint(parts: &[Part], tensors: &Tensors) -> Result<Checkpoint> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for part in parts {
@@ -227,7 +231,7 @@ fn generated_base(seed: u64) -> Vec<Part> {
     let part = |(name, shape): (&str, &[u64])| {
         let mut random = generator(seed, name, 0);
         let mut number = || {
-            // About normal: a sum of eight.
+            // Approximately normal: a sum of eight.
             let words = random.next_u64().to_le_bytes();
             let sum: f32 = words.map(|byte| f32::from(byte) - 127.5).iter().sum();
             if shape.len() == 1 { 1.0 + sum * 1e-4 } else { sum * 1e-4 }
@@ -239,7 +243,7 @@ fn generated_base(seed: u64) -> Vec<Part> {
     names.map(part).into()
 }
 
-/// A fine-tune: some elements a few ULPs away, most of them one.
+/// A fine-tune: some elements are a few ULPs away, most of them one.
 fn perturbed(part: &Part, tenant: usize, density: f64, seed: u64) -> Vec<u8> {
     let mut random = generator(seed, &part.name, tenant + 1);
     let step = |_| {
@@ -257,10 +261,12 @@ fn perturbed(part: &Part, tenant: usize, density: f64, seed: u64) -> Vec<u8> {
     stepped(&part.bytes, &part.dtype, step)
 }
 
-/// Steps up to this are turned around in variations. Longer ones lead across zero: turned around they would lead far away.
+/// Variations reverse steps up to this. Longer steps cross zero, and reversing them would lead far
+/// away.
 const SMALL_STEP: i32 = 64;
 
-/// A variation of a real fine-tune: the elements that it changes move by as many ULPs, half of them in the other direction. The first is the real one.
+/// A variation of a real fine-tune: the elements that it changes move by as many ULPs, half of them
+/// in the other direction. The first one is the real fine-tune.
 fn varied(base: &Part, real: &[u8], tenant: usize) -> Vec<u8> {
     let mut random = generator(0, &base.name, tenant);
     let steps: Vec<i32> = match base.dtype {
@@ -279,7 +285,7 @@ fn steps<const N: usize>(base: &[[u8; N]], real: &[[u8; N]], ordered: impl Fn(&[
     base.iter().zip(real).map(|(base, real)| ordered(real).wrapping_sub(ordered(base))).collect()
 }
 
-/// Moves each element by so many ULPs.
+/// Moves each element i by `step(i)` ULPs.
 fn stepped(bytes: &[u8], dtype: &DType, mut step: impl FnMut(usize) -> i32) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     if *dtype == DType::F32 {

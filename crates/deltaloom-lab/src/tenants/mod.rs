@@ -1,5 +1,8 @@
-//! A batch of tokens of many fine-tunes of one base, through a [`Family`] and by other means: tokens per second, memory, and whether the outputs are the dense ones.
-//! The serving itself is [`deltaloom_lm::tenancy`]; this measures it. Other means are in `rivals`, requests in `requests`.
+//! Runs a batch of tokens of many fine-tunes of one base, through a [`Family`] and by other means.
+//! It reports tokens per second, memory, and whether the outputs equal the dense ones.
+//!
+//! [`deltaloom_lm::tenancy`] does the serving; this measures it. Other means are in `rivals`,
+//! requests in `requests`.
 
 mod case;
 mod requests;
@@ -28,13 +31,13 @@ use rivals::{DenseCopies, Swapped};
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct TenantsOptions {
-    /// Tokens of each tenant in the batch.
+    /// Tokens per tenant in the batch.
     pub tokens: usize,
-    /// Bytes for resident forms of all tenants where forms are chosen.
+    /// Memory budget in bytes for the resident forms of all tenants, if forms are chosen.
     pub budget_bytes: u64,
-    /// How often each way is timed.
+    /// Number of timed rounds for each way.
     pub rounds: usize,
-    /// Requests, if budgets that are too small are to be measured.
+    /// Requests, if budgets that are too small are measured.
     pub requests: Option<RequestOptions>,
     /// Seed of the activations and requests.
     pub seed: u64,
@@ -43,55 +46,55 @@ pub struct TenantsOptions {
 /// One way to serve the batch.
 #[derive(Debug, Clone, Serialize)]
 pub struct WayReport {
-    /// What is done.
+    /// Its name.
     pub name: String,
     /// Median of all rounds.
     pub tokens_per_second: f64,
-    /// Memory of weights: the base where it is needed, and what all tenants have.
+    /// Memory of weights: the base if it is needed, and the weights of all tenants.
     pub resident_bytes: u64,
-    /// Whether every bit is that of the dense fine-tunes, token by token.
+    /// Whether every bit equals that of the dense fine-tunes, token by token.
     pub is_bit_exact: bool,
     /// Largest error of any product, as a fraction of the sum of its absolute products.
     pub error: f64,
-    /// Whether the outputs keep what the mode promises.
+    /// Whether the outputs keep the promise of the mode.
     pub is_right: bool,
-    /// How many matrices of all tenants have which form; of families.
+    /// For families, the number of matrices of all tenants in each form.
     pub forms: String,
 }
 
-/// Something to be reached.
+/// A goal and its result.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
-    /// What.
+    /// The goal.
     pub goal: String,
     /// What was measured.
     pub value: f64,
-    /// What it is to be.
+    /// The limit.
     pub limit: f64,
-    /// Whether it is.
+    /// Whether the goal is met.
     pub is_met: bool,
 }
 
-/// What was measured.
+/// Results.
 #[derive(Debug, Clone, Serialize)]
 pub struct TenantsReport {
-    /// What it was measured on.
+    /// Description of the input.
     pub about: String,
     /// Shape of the layer.
     pub config: LayerConfig,
     /// Instruction set.
     pub isa: &'static str,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
-    /// Whether time is that of the processor, as with one thread, or that on the wall.
+    /// Whether times are processor time, as with one thread, or wall time.
     pub is_processor_time: bool,
-    /// Rounds.
+    /// Number of rounds.
     pub rounds: usize,
-    /// Tenants.
+    /// Number of tenants.
     pub tenants: usize,
-    /// Tokens of each.
+    /// Tokens per tenant.
     pub tokens_per_tenant: usize,
-    /// Share of elements of matrices that differ from the base.
+    /// Fraction of matrix elements that differ from the base.
     pub changed_fraction: f64,
     /// Bytes of the layer.
     pub base_bytes: u64,
@@ -99,11 +102,11 @@ pub struct TenantsReport {
     pub packed_bytes: u64,
     /// Ways to serve one batch.
     pub ways: Vec<WayReport>,
-    /// Bytes that a tenant has in memory beside the base, by form.
+    /// Bytes of memory per tenant in addition to the base, by form.
     pub tenant_bytes: Vec<(String, u64)>,
-    /// Budgets that are too small.
+    /// Results for budgets that are too small.
     pub pressure: Vec<PressureReport>,
-    /// The requests of those.
+    /// Their requests.
     pub requests: Option<RequestOptions>,
     /// Goals.
     pub verdicts: Vec<Verdict>,
@@ -121,7 +124,7 @@ fn family(case: &TenantsCase, options: FamilyOptions) -> Result<Family> {
     Ok(family)
 }
 
-/// A way to serve the batch: what it promises, and how it is done.
+/// A way to serve the batch: its promise and its means.
 struct Way<'a> {
     name: String,
     mode: Mode,
@@ -136,8 +139,8 @@ enum Serve<'a> {
 }
 
 impl Way<'_> {
-    /// The output; and if products are to be compared with those of dense copies, their largest
-    /// error.
+    /// Serves the batch. Returns the output and, if products are compared with those of dense
+    /// copies, their largest error.
     fn run(
         &mut self,
         case: &TenantsCase,
@@ -172,7 +175,7 @@ impl Way<'_> {
 
     fn resident_bytes(&self, case: &TenantsCase, copies: &DenseCopies) -> u64 {
         match &self.serve {
-            // Where nothing is decoded from a base none is needed.
+            // Copies decode nothing, so they need no base.
             Serve::Copies(_) => copies.matrix_bytes(),
             Serve::Decoded(swapped) => case.base_bytes() + swapped.layer.matrix_bytes(),
             Serve::Copied(swapped, copies) => copies.matrix_bytes() + swapped.layer.matrix_bytes(),
@@ -184,7 +187,7 @@ impl Way<'_> {
     }
 }
 
-/// What products of a case are compared with. The tenants of a batch count from `first` on.
+/// The reference for products of a case. The tenants of a batch count from `first` on.
 struct OfCase<'a> {
     case: &'a TenantsCase,
     copies: &'a DenseCopies,
@@ -199,7 +202,7 @@ impl Reference for OfCase<'_> {
     }
 }
 
-/// Turns the resident weights into each tenant's and then multiplies its tokens.
+/// Turns the resident weights into those of each tenant and then multiplies its tokens.
 fn one_by_one(
     case: &TenantsCase,
     batch: &Batch,
@@ -223,11 +226,11 @@ fn one_by_one(
 /// Serves a batch in all ways, and requests with small budgets.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for no tenants, tokens or rounds; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] if there are no tenants, tokens or rounds; [`Error::Cancelled`].
 pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress) -> Result<TenantsReport> {
     let tenants = case.tuned.len();
     if tenants == 0 || options.tokens == 0 {
-        return Err(Error::InvalidArgument("no tenants or no tokens".into()));
+        return Err(Error::InvalidArgument("there are no tenants or no tokens".into()));
     }
     let sequence = |tenant| Sequence { tenant: TenantId::new(tenant), tokens: options.tokens, position: 0 };
     let batch = Batch::new((0..tenants).map(sequence).collect())?;
@@ -238,7 +241,7 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
 
     let rounds = Rounds::new(options.rounds)?;
     progress.start(rounds.turns(ways.len()));
-    // Of the first round, in which every product is compared.
+    // From the first round, in which every product is compared.
     let mut checked = Vec::new();
     let times = rounds.run(&mut ways, progress, |way, turn| {
         let watch = Stopwatch::start();
@@ -354,7 +357,7 @@ fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopie
     Ok(ways)
 }
 
-/// What a tenant takes on average, in each form; of tiles what their containers do.
+/// Average bytes per tenant in each form; for tiles, those of the containers.
 fn tenant_bytes(case: &TenantsCase) -> Result<Vec<(String, u64)>> {
     let tenants = case.tuned.len();
     let one_token = |tenant| Sequence { tenant: TenantId::new(tenant), tokens: 1, position: 0 };

@@ -1,5 +1,8 @@
-//! Requests for tenants, as a server gets them, and how a family that holds fewer than there are keeps up with them.
-//! Every token is one of a sequence's; there is no cache of keys and values here, which costs all the same.
+//! Requests for tenants, as a server gets them, and how well a family keeps up that cannot hold all
+//! tenants.
+//!
+//! Every token belongs to a sequence. There is no cache of keys and values here, because it costs
+//! the same in any case.
 
 use std::collections::VecDeque;
 
@@ -18,14 +21,14 @@ use deltaloom_lm::layer::{Batch, Sequence, TenantId};
 use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms, Residency};
 use deltaloom_report::median;
 
-/// Requests that come.
+/// The requests to serve.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct RequestOptions {
-    /// How many requests are served before and while time is taken.
+    /// Number of requests, served once before and once during the measurement.
     pub requests: usize,
-    /// Tokens of each.
+    /// Tokens per request.
     pub tokens: usize,
-    /// How many run at a time, one token of each in a batch.
+    /// Number of requests at a time, with one token of each in a batch.
     pub active: usize,
 }
 
@@ -35,36 +38,36 @@ impl Default for RequestOptions {
     }
 }
 
-/// In which order tenants are asked for.
+/// In which order tenants are requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     /// Requests of some tokens for random tenants.
     Random,
-    /// Every tenant one token, in turn: no other order is worse.
+    /// One token for every tenant in turn; no other order is worse.
     InTurn,
 }
 
-/// How a family kept up.
+/// How well a family kept up.
 #[derive(Debug, Clone, Serialize)]
 pub struct PressureReport {
-    /// How requests came.
+    /// Order of the requests.
     pub arrivals: Arrivals,
-    /// The forms that matrices had: `csr`, or `share` where each was chosen.
+    /// The forms of the matrices: `csr`, or `share` if each was chosen.
     pub forms: &'static str,
-    /// What all tenants take as sparse rows, over the budget.
+    /// Memory of all tenants as sparse rows, over the budget.
     pub tenants_over_budget: f64,
     /// The budget.
     pub budget_bytes: u64,
     /// Median over the rounds.
     pub tokens_per_second: f64,
-    /// That of the same forms when all tenants fit, over this.
+    /// Tokens per second of the same forms when all tenants fit, over this.
     pub slowdown: f64,
     /// What was in memory after the last round, and what was done in all rounds.
     pub residency: Residency,
 }
 
-/// One batch after another: the tenants of its tokens, and their positions.
+/// The batches in order: for each token its tenant and position.
 fn steps(
     arrivals: Arrivals,
     tenants: usize,
@@ -99,7 +102,7 @@ fn steps(
     }
 }
 
-/// Serves all steps; seconds that it took.
+/// Serves all steps. Returns the seconds.
 fn serve(family: &mut Family, steps: &[Vec<(usize, usize)>], x: &[f32], width: usize) -> Result<f64> {
     let watch = Stopwatch::start();
     for step in steps {
@@ -114,7 +117,8 @@ fn serve(family: &mut Family, steps: &[Vec<(usize, usize)>], x: &[f32], width: u
     Ok(watch.seconds())
 }
 
-/// Serves the same requests with budgets for all tenants, half and a quarter of them, and less; `all_bytes` is what all tenants take.
+/// Serves the same requests with budgets for all tenants, a half and a quarter of them, and less.
+/// `all_bytes` is the memory of all tenants.
 pub(super) fn run(
     case: &TenantsCase,
     options: &RequestOptions,

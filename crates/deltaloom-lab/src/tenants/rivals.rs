@@ -1,4 +1,6 @@
-//! What serving many fine-tunes is done with otherwise: dense copies of all of them, or one that becomes the next tenant before each product.
+//! The alternatives for serving many fine-tunes: dense copies of all of them, or one that becomes
+//! the next tenant before each product.
+//!
 //! They multiply with the same kernels as [`deltaloom_lm::tenancy`].
 
 use std::borrow::Cow;
@@ -94,12 +96,12 @@ impl LayerWeights for DenseCopies {
     }
 }
 
-/// One dense layer, which is turned into a tenant's before it multiplies for it.
+/// One dense layer, which is turned into each tenant before it multiplies for it.
 pub(super) struct Swapped {
-    /// Of tenant 0 alone, as far as batches see.
+    /// To batches it looks like tenant 0 alone.
     pub(super) layer: DenseCopies,
     resolved: Vec<ResolvedContainer>,
-    /// Numbers of the tensors in the containers.
+    /// Indices of the tensors in the containers.
     matrices: Vec<(MatrixRole, usize)>,
     vectors: Vec<(VectorRole, usize, WeightType)>,
 }
@@ -110,17 +112,18 @@ impl Swapped {
         bases.push_checkpoint(Path::new("base"), case.base.clone());
         let open = |tenant| ResolvedContainer::new(case.container(tenant)?, &bases);
         let resolved = (0..case.tuned.len()).map(open).collect::<Result<Vec<_>>>()?;
-        let first = resolved.first().ok_or_else(|| Error::InvalidArgument("no tenants".into()))?;
+        let first = resolved.first().ok_or_else(|| Error::InvalidArgument("there are no tenants".into()))?;
         let names: &LayerNames = &case.names;
         let find = |name: &str| first.find(name);
         let matrices = names.matrices().map(|(role, name)| Ok((role, find(name)?))).collect::<Result<_>>()?;
         let vectors = names.vectors().map(|(role, name)| Ok((role, find(name)?, weight_of(case, name)?)));
         let vectors = vectors.collect::<Result<_>>()?;
-        let tuned = case.tuned.first().ok_or_else(|| Error::InvalidArgument("no tenants".into()))?;
+        let tuned =
+            case.tuned.first().ok_or_else(|| Error::InvalidArgument("there are no tenants".into()))?;
         Ok(Self { layer: DenseCopies(vec![DenseLayer::new(case, tuned)?]), resolved, matrices, vectors })
     }
 
-    /// Decodes a tenant's container over what is there.
+    /// Decodes a tenant's container over the current weights.
     pub(super) fn decode(&mut self, tenant: usize) -> Result<()> {
         let unknown = || Error::not_found(Missing::Tenant, format!("tenant {tenant}"));
         let resolved = self.resolved.get(tenant).ok_or_else(unknown)?;
@@ -138,7 +141,7 @@ impl Swapped {
         Ok(())
     }
 
-    /// Copies a tenant's dense weights over what is there.
+    /// Copies a tenant's dense weights over the current ones.
     pub(super) fn copy(&mut self, copies: &DenseCopies, tenant: usize) -> Result<()> {
         let from = copies.layer(tenant)?;
         let Some(layer) = self.layer.0.first_mut() else { return Ok(()) };

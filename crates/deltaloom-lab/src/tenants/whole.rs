@@ -1,5 +1,5 @@
-//! A whole fine-tune in each resident form: all matrices, and vectors.
-//! Layers are not run here, which is why any model will do.
+//! A whole fine-tune in each resident form: all matrices, and vectors. Layers are not run here, so
+//! any model works.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,21 +11,22 @@ use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Limits, PackOptions, Progress, ResolvedContainer, Result, pack_to};
 use deltaloom_compute::{Choice, Form, PackedMatrix};
 
-/// Bytes of a model's fine-tune beside its base.
+/// Bytes of a model's fine-tune in addition to its base.
 #[derive(Debug, Clone, Serialize)]
 pub struct WholeModel {
     /// Bytes of the base.
     pub base_bytes: u64,
-    /// The container.
+    /// Bytes of the container.
     pub packed_bytes: u64,
-    /// Matrices in each form. What is no matrix of BF16 or F32 counts as it is, in every one.
+    /// Bytes of the matrices in each form. Tensors that are not BF16 or F32 matrices count fully in
+    /// every form.
     pub form_bytes: Vec<(String, u64)>,
 }
 
 /// Packs a fine-tune against its base, whose files are in memory or mapped, and builds every form.
 ///
 /// # Errors
-/// What packing gives; [`crate::Error::InvalidArgument`] for weights that a form does not hold.
+/// Errors of packing; [`crate::Error::InvalidArgument`] for weights that a form cannot hold.
 pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress) -> Result<WholeModel> {
     let mut bases = Bases::default();
     bases.push_checkpoint(Path::new("base"), base);
@@ -35,7 +36,7 @@ pub fn whole_model(base: Checkpoint, tuned: &Checkpoint, progress: &dyn Progress
     let packed_bytes = container.len() as u64;
     let container = Container::from_source(Path::new("tuned"), Box::new(container), &Limits::default())?;
     let resolved = Arc::new(ResolvedContainer::new(container, &bases)?);
-    // Without files beside the weights, which a directory also has.
+    // Without other files, which a directory may contain as well.
     let base_bytes = resolved.tensors().map(TensorInfo::len_bytes).sum();
     let of_form = |form: Form| -> Result<u64> {
         let mut sum = 0;

@@ -1,14 +1,17 @@
-//! The nonlinear functions of feed-forward networks: GELU (Hendrycks and Gimpel, 2016) and SwiGLU (Shazeer, 2020).
-//! `exp`, `erf` and `tanh` are those of the crate libm, which gives the same bits on every machine; a system's own need not.
+//! The nonlinear functions of feed-forward networks: GELU (Hendrycks and Gimpel, 2016) and SwiGLU
+//! (Shazeer, 2020).
+//!
+//! `exp`, `erf` and `tanh` come from the crate libm, which gives the same bits on every machine.
+//! Those of the system need not.
 
 use rayon::prelude::*;
 
 use super::config::Gelu;
 
-/// Elements that one thread does at once; fewer are done where they are.
+/// Number of elements that a thread processes at once; fewer are processed on the current thread.
 const RUN_ELEMS: usize = 4096;
 
-/// GELU of every element, in place.
+/// Applies GELU to every element in place.
 pub(super) fn gelu(form: Gelu, x: &mut [f32]) {
     let each = |x: &mut f32| {
         *x = match form {

@@ -1,5 +1,7 @@
-//! Attention of grouped heads inside each sequence, and rotary positions (Su et al., 2021) in the half-split convention of Hugging Face's LLaMA.
-//! Projections to and from the heads are the layer's.
+//! Attention of grouped heads within each sequence, and rotary positions (Su et al., 2021) in the
+//! half-split convention of Hugging Face's LLaMA.
+//!
+//! The layer computes the projections to and from the heads.
 
 use std::iter;
 
@@ -9,7 +11,7 @@ use super::batch::Batch;
 use super::config::Mask;
 use super::vector::{add_scaled, dot};
 
-/// How many heads of which size look at what.
+/// Number and size of the heads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Heads {
     pub(super) query: usize,
@@ -19,7 +21,7 @@ pub(super) struct Heads {
     pub(super) mask: Mask,
 }
 
-/// Queries, keys or values: one row per token, in which they begin at `first`.
+/// Queries, keys or values: they begin at `first` in each token's row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) values: &'a [f32],
@@ -34,7 +36,8 @@ impl<'a> Part<'a> {
     }
 }
 
-/// For every token and head the mean of values, weighted by softmax of query times key over the square root of the head's size: `[tokens, heads x size]`.
+/// For every token and head, the mean of values weighted by softmax of query times key over the
+/// square root of the head's size: `[tokens, heads x size]`.
 pub(super) fn attend(
     heads: &Heads,
     batch: &Batch,
@@ -70,7 +73,7 @@ pub(super) fn attend(
     out
 }
 
-/// Turns scores into shares of 1. NaN among them makes all of them NaN.
+/// Turns scores into fractions that add up to 1. A NaN makes all of them NaN.
 fn softmax(scores: &mut [f32]) {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter_mut().for_each(|score| *score = libm::expf(*score - largest));
@@ -78,7 +81,8 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= factor);
 }
 
-/// Cosine and sine for every token and every pair of elements of a head, in FP32 as the models were trained with: `[tokens, size / 2]`.
+/// Cosine and sine for every token and every pair of elements of a head: `[tokens, size / 2]`. In
+/// FP32, which the models were trained with.
 pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 2]> {
     let single = |number: usize| number as f32;
     let rates: Vec<f32> =
@@ -97,7 +101,8 @@ pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 
         .collect()
 }
 
-/// Turns the heads in the first `width` of each `stride` elements: element `i` of a head and element `i + size / 2` are a pair.
+/// Rotates the heads in the first `width` of each `stride` elements: element `i` of a head and
+/// element `i + size / 2` form a pair.
 pub(super) fn rotate(table: &[[f32; 2]], size: usize, stride: usize, width: usize, values: &mut [f32]) {
     let half = size / 2;
     for (row, turns) in iter::zip(values.chunks_exact_mut(stride), table.chunks_exact(half)) {

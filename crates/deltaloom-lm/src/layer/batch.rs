@@ -1,18 +1,18 @@
-//! Which tokens are computed together: sequences of one or many tenants, one after another.
-//! It holds no activations.
+//! Which tokens are computed together: sequences of one or many tenants, one after another. It
+//! holds no activations.
 
 use std::fmt;
 use std::ops::Range;
 
 use deltaloom::{Error, Result};
 
-/// A fine-tune whose weights tokens run on. [`crate::tenancy::Family`] gives them out; a layer of
+/// A fine-tune on whose weights tokens run. [`crate::tenancy::Family`] assigns the ids; a layer of
 /// one fine-tune knows [`TenantId::ONLY`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(usize);
 
 impl TenantId {
-    /// The tenant of a layer or model that has one.
+    /// The tenant of a layer or model with a single one.
     pub const ONLY: Self = Self(0);
 
     /// The tenant with this number. A family numbers its tenants from 0 in the order in which they
@@ -38,15 +38,15 @@ impl fmt::Display for TenantId {
 /// A run of consecutive tokens of one tenant. Attention never leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
-    /// Whose weights it runs on.
+    /// The tenant on whose weights it runs.
     pub tenant: TenantId,
-    /// How many tokens it has.
+    /// Number of its tokens.
     pub tokens: usize,
-    /// Position of the first of them, for rotary positions.
+    /// Position of its first token, for rotary positions.
     pub position: usize,
 }
 
-/// Sequences whose tokens lie one after another: activations are `[tokens, width]`.
+/// Sequences with their tokens one after another: activations are `[tokens, width]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     sequences: Vec<Sequence>,
@@ -54,15 +54,18 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Combines sequences into a batch.
+    ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when tokens or positions cannot be counted.
+    /// [`Error::InvalidArgument`] if the number of tokens or a position overflows.
     pub fn new(sequences: Vec<Sequence>) -> Result<Self> {
         let total = |sum: usize, it: &Sequence| {
             it.position.checked_add(it.tokens)?;
             sum.checked_add(it.tokens)
         };
         let tokens = sequences.iter().try_fold(0, total);
-        let tokens = tokens.ok_or_else(|| Error::InvalidArgument("a batch of too many tokens".to_owned()))?;
+        let tokens =
+            tokens.ok_or_else(|| Error::InvalidArgument("the batch has too many tokens".to_owned()))?;
         Ok(Self { sequences, tokens })
     }
 
@@ -78,17 +81,17 @@ impl Batch {
         &self.sequences
     }
 
-    /// Tokens of all sequences.
+    /// Number of tokens of all sequences.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Each sequence with the numbers of its tokens.
+    /// Each sequence with the range of its tokens.
     pub fn places(&self) -> impl Iterator<Item = (&Sequence, Range<usize>)> {
         let mut start = 0;
         self.sequences.iter().map(move |sequence| {
-            // Their sum was checked.
+            // The sum was checked, so this cannot overflow.
             let place = start..start + sequence.tokens;
             start = place.end;
             (sequence, place)

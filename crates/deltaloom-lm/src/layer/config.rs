@@ -1,20 +1,20 @@
-//! The shape of a layer: widths, heads, norms, and which functions it has.
-//! It holds no weights; [`super::LayerNames`] finds it from the tensors of a checkpoint.
+//! The shape of a layer: widths, heads, norms and functions. It holds no weights;
+//! [`super::LayerNames`] finds the shape from the tensors of a checkpoint.
 
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
-/// How tokens are normed before attention and before the feed-forward network.
+/// How tokens are normalised before attention and before the feed-forward network.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Norm {
-    /// Less the mean, over the standard deviation.
+    /// Subtracts the mean and divides by the standard deviation.
     LayerNorm {
         /// Added to the variance.
         epsilon: f32,
     },
-    /// Over the root of the mean square.
+    /// Divides by the root of the mean square.
     RmsNorm {
         /// Added to the mean square.
         epsilon: f32,
@@ -26,20 +26,20 @@ pub enum Norm {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Projection {
-    /// One, its rows in this order: PyTorch's `in_proj`.
+    /// One matrix with rows in this order: PyTorch's `in_proj`.
     Fused,
-    /// Three.
+    /// Three matrices.
     Separate,
 }
 
-/// Two forms of one function.
+/// Two forms of GELU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Gelu {
-    /// By the error function, as PyTorch does unless told otherwise.
+    /// With the error function, PyTorch's default.
     Erf,
-    /// By the hyperbolic tangent, which approximates it.
+    /// With the hyperbolic tangent, which approximates it.
     Tanh,
 }
 
@@ -54,29 +54,29 @@ pub enum FeedForward {
     SwiGlu,
 }
 
-/// Which tokens of its sequence a token looks at.
+/// Which tokens of its sequence a token attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mask {
     /// Itself and those before it.
     Causal,
-    /// All.
+    /// All of them.
     Full,
 }
 
 /// A pre-norm layer.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LayerConfig {
-    /// Elements of a token.
+    /// Number of elements of a token.
     pub width: usize,
-    /// Heads of queries.
+    /// Number of query heads.
     pub query_heads: usize,
-    /// Heads of keys and of values, a divisor of the heads of queries.
+    /// Number of key heads and of value heads, a divisor of the number of query heads.
     pub key_value_heads: usize,
-    /// Elements of a head.
+    /// Number of elements of a head.
     pub head_size: usize,
-    /// Elements of a token inside the feed-forward network.
+    /// Number of elements of a token inside the feed-forward network.
     pub hidden_width: usize,
     /// Both norms.
     pub norm: Norm,
@@ -84,32 +84,32 @@ pub struct LayerConfig {
     pub projection: Projection,
     /// The feed-forward network.
     pub feed_forward: FeedForward,
-    /// Base of the wavelengths of rotary positions; none where the layer has no positions.
+    /// Base of the wavelengths of rotary positions; `None` if the layer has no positions.
     pub rotary_theta: Option<f32>,
-    /// What tokens look at.
+    /// What tokens attend to.
     pub mask: Mask,
 }
 
 impl LayerConfig {
-    /// Elements of all queries of a token.
+    /// Number of elements of all queries of a token.
     #[must_use]
     pub fn query_width(&self) -> usize {
         self.query_heads * self.head_size
     }
 
-    /// Elements of all keys of a token, and of all values.
+    /// Number of elements of all keys of a token; the same for values.
     #[must_use]
     pub fn key_value_width(&self) -> usize {
         self.key_value_heads * self.head_size
     }
 
-    /// Queries, keys and values of a token.
+    /// Number of elements of queries, keys and values of a token.
     #[must_use]
     pub fn fused_width(&self) -> usize {
         self.query_width() + 2 * self.key_value_width()
     }
 
-    /// Rows and columns that a matrix has, whether or not this layer has it.
+    /// Rows and columns of a matrix, whether or not this layer has it.
     #[must_use]
     pub fn shape(&self, role: MatrixRole) -> [usize; 2] {
         match role {
@@ -122,7 +122,7 @@ impl LayerConfig {
         }
     }
 
-    /// The matrices of this layer in the order in which they are multiplied.
+    /// The matrices of this layer, in the order of their products.
     #[must_use]
     pub fn matrices(&self) -> Vec<MatrixRole> {
         let attention: &[MatrixRole] = match self.projection {
@@ -145,7 +145,7 @@ impl LayerConfig {
         norms.map(|role| (role, self.width)).into_iter().chain(biases).collect()
     }
 
-    /// Whether a layer can be so.
+    /// Checks that such a layer can exist.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] says what is wrong.
@@ -158,10 +158,10 @@ impl LayerConfig {
             ("head size", self.head_size),
             ("hidden width", self.hidden_width),
         ];
-        // So that products of two of them can be counted, and widths are exact in FP32.
+        // So that products of two of them do not overflow, and widths are exact in FP32.
         const LARGEST: usize = 1 << 24;
         if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
-            return wrong(format!("the {name} of a layer is {size}: from 1 to {LARGEST} is possible"));
+            return wrong(format!("the {name} of a layer is {size}: must be from 1 to {LARGEST}"));
         }
         let heads = self.query_heads.checked_mul(self.head_size).filter(|width| *width <= LARGEST);
         if heads.is_none() || !self.query_heads.is_multiple_of(self.key_value_heads) {
@@ -172,11 +172,11 @@ impl LayerConfig {
         }
         let (Norm::LayerNorm { epsilon } | Norm::RmsNorm { epsilon }) = self.norm;
         if !(epsilon >= 0.0 && epsilon.is_finite()) {
-            return wrong(format!("the epsilon of a norm is {epsilon}"));
+            return wrong(format!("the epsilon of a norm is {epsilon}: must be finite and not negative"));
         }
         match self.rotary_theta {
             Some(theta) if !(theta > 0.0 && theta.is_finite()) => {
-                wrong(format!("the theta of rotary positions is {theta}"))
+                wrong(format!("the theta of rotary positions is {theta}: must be finite and positive"))
             }
             Some(_) if !self.head_size.is_multiple_of(2) => {
                 wrong(format!("rotary positions need an even head size, not {}", self.head_size))

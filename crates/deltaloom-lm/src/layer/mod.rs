@@ -1,5 +1,8 @@
-//! A pre-norm transformer layer, `y = x + attention(norm1(x))`, `z = y + feed_forward(norm2(y))`, over the tokens of a [`Batch`].
-//! It does not know how weights lie in memory, nor whose they are: it asks [`LayerWeights`] for products and vectors by their role.
+//! A pre-norm transformer layer, `y = x + attention(norm1(x))`, `z = y + feed_forward(norm2(y))`,
+//! over the tokens of a [`Batch`].
+//!
+//! It does not know how weights are stored nor to whom they belong: it asks [`LayerWeights`] for
+//! products and vectors by their role.
 
 mod activation;
 mod attention;
@@ -30,11 +33,15 @@ use deltaloom_compute::Run;
 
 use attention::{Heads, Part};
 
-/// The layer's output `[tokens, width]` for `x` of the same shape, row-major, the tokens of `batch` one after another.
-/// All arithmetic outside the products is FP32 in an order that depends on shapes alone: as many bits are equal with one thread as with many.
+/// Computes the layer's output `[tokens, width]` for `x` of the same shape, row-major, with the
+/// tokens of `batch` one after another.
+///
+/// All arithmetic outside the products is FP32, in an order that depends only on shapes. The number
+/// of threads changes no bit.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a configuration that cannot be, for `x` of another shape and for vectors of another length; what `weights` gives.
+/// [`Error::InvalidArgument`] for an invalid configuration, `x` of another shape, or a vector of
+/// another length; errors of `weights`.
 pub fn forward(
     config: &LayerConfig,
     weights: &dyn LayerWeights,
@@ -45,7 +52,7 @@ pub fn forward(
     config.check()?;
     if batch.tokens().checked_mul(config.width) != Some(x.len()) {
         return Err(Error::InvalidArgument(format!(
-            "activations of {} elements for {} tokens of width {}",
+            "activations have {} elements, which do not fit {} tokens of width {}",
             x.len(),
             batch.tokens(),
             config.width
@@ -106,7 +113,7 @@ impl Layer<'_> {
         if let Some(theta) = config.rotary_theta {
             let table = attention::rotary_table(theta, config.head_size, self.batch);
             match &mut parts.fused {
-                // Queries and keys are neighbours in a row.
+                // Queries and keys are adjacent in a row.
                 Some(fused) => {
                     attention::rotate(&table, config.head_size, config.fused_width(), queries + keys, fused);
                 }
@@ -173,7 +180,7 @@ impl Layer<'_> {
     }
 }
 
-/// What is projected from the tokens: all in one matrix, or three.
+/// The projections of the tokens: all in one matrix, or three.
 #[derive(Default)]
 struct Parts {
     fused: Option<Vec<f32>>,

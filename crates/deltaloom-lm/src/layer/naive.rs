@@ -16,7 +16,7 @@ pub(super) struct Tenant {
     pub(super) vectors: BTreeMap<VectorRole, Vec<f32>>,
 }
 
-/// Weights of tenants, dense.
+/// Dense weights of tenants.
 pub(super) struct Dense {
     pub(super) config: LayerConfig,
     pub(super) tenants: Vec<Tenant>,
@@ -29,7 +29,7 @@ pub(super) fn random(seed: u64, count: usize) -> Vec<f32> {
 }
 
 impl Tenant {
-    /// Weights of about the size that layers have; those of norms are near 1.
+    /// Weights of about the usual size; those of norms are near 1.
     pub(super) fn random(config: &LayerConfig, seed: u64) -> Self {
         let matrix = |role: MatrixRole| {
             let [rows, cols] = config.shape(role);
@@ -126,7 +126,8 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     };
     let size = config.head_size;
     if let Some(theta) = config.rotary_theta {
-        // As a complex number: element i of a head is the real part, element i + size / 2 the imaginary one.
+        // As a complex number: element i of a head is the real part, element i + size / 2 the
+        // imaginary part.
         let turn = |rows: &mut Rows| {
             for (t, row) in rows.iter_mut().enumerate() {
                 for head in row.chunks_mut(size) {
@@ -177,7 +178,7 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     add(&y, &linear(MatrixRole::Down, &hidden)).concat()
 }
 
-/// The share of the normal distribution below `x`: by its power series, or by tanh.
+/// The fraction of the normal distribution below `x`: by its power series, or by tanh.
 fn normal_share(form: Gelu, x: f64) -> f64 {
     match form {
         Gelu::Erf => {

@@ -1,5 +1,8 @@
-//! Recognises a layer among the tensors of a checkpoint: PyTorch's `TransformerEncoderLayer` and Hugging Face's LLaMA.
-//! Only names, shapes and `config.json` are looked at; a layer with a tensor that is not understood is refused, since what it computes is not known.
+//! Recognises a layer among the tensors of a checkpoint: PyTorch's `TransformerEncoderLayer` and
+//! Hugging Face's LLaMA.
+//!
+//! It reads only names, shapes and `config.json`. A layer with an unknown tensor is refused,
+//! because it is unclear what it computes.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +12,13 @@ use super::config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Missing, Result};
 
-/// What tensors alone do not tell.
+/// Information that is not in the tensors.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct LayerHints<'a> {
-    /// Which layer, where there are several.
+    /// Number of the layer, if there are several.
     pub layer: usize,
-    /// Heads of a PyTorch layer.
+    /// Number of heads of a PyTorch layer.
     pub heads: Option<usize>,
     /// Text of the `config.json` of a Hugging Face model.
     pub config: Option<&'a str>,
@@ -41,21 +44,21 @@ impl<'a> LayerHints<'a> {
     }
 }
 
-/// Which tensor has which role.
+/// Maps roles to tensors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerNames {
     matrices: BTreeMap<MatrixRole, String>,
     vectors: BTreeMap<VectorRole, String>,
 }
 
-/// Names of a kind of layer, after what all of a layer's names begin with.
+/// Names in a kind of layer, without the prefix that all names of a layer share.
 struct Convention {
     kind: &'static str,
-    /// The name that shows it.
+    /// The name that identifies the convention.
     sign: &'static str,
     matrices: &'static [(MatrixRole, &'static str)],
     vectors: &'static [(VectorRole, &'static str)],
-    /// Tensors that are computed again from the configuration.
+    /// Tensors that can be computed from the configuration.
     ignored: &'static [&'static str],
 }
 
@@ -111,8 +114,9 @@ impl LayerNames {
     /// Finds a layer, its configuration and its names among tensors with their shapes.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where no layer of a known kind is, or not the wanted one; [`Error::InvalidArgument`] for hints that are missing or cannot be, for tensors of
-    /// other shapes and for tensors that a layer of its kind does not have.
+    /// [`Error::NotFound`] if there is no layer of a known kind, or not the requested one.
+    /// [`Error::InvalidArgument`] for missing or invalid hints, for tensors of other shapes, and
+    /// for tensors that a layer of its kind does not have.
     pub fn recognise<'a>(
         tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>,
         hints: &LayerHints<'_>,
@@ -130,8 +134,8 @@ impl LayerNames {
                 return Ok((config, names));
             }
         }
-        let kinds = [PYTORCH.kind, LLAMA.kind].join(" nor of ");
-        Err(Error::not_found(Missing::Layer, format!("a layer with the names neither of {kinds}")))
+        let kinds = [PYTORCH.kind, LLAMA.kind].join(" or ");
+        Err(Error::not_found(Missing::Layer, format!("a transformer layer with the names of {kinds}")))
     }
 
     /// Tensor of a matrix.
@@ -140,7 +144,7 @@ impl LayerNames {
         self.matrices.get(&role).map(String::as_str)
     }
 
-    /// Tensor of a vector; none where the model has none.
+    /// Tensor of a vector; `None` if the model does not have it.
     #[must_use]
     pub fn vector(&self, role: VectorRole) -> Option<&str> {
         self.vectors.get(&role).map(String::as_str)
@@ -157,7 +161,8 @@ impl LayerNames {
     }
 }
 
-/// What all names of the wanted layer begin with; none where no layer is of this convention.
+/// The common prefix of all names of the requested layer; `None` if no layer follows this
+/// convention.
 fn find_prefix<'a>(
     convention: &Convention,
     tensors: &BTreeMap<&'a str, &[u64]>,
@@ -168,7 +173,7 @@ fn find_prefix<'a>(
         .filter_map(|name| name.strip_suffix(convention.sign))
         .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
         .collect();
-    // A layer on its own has no number.
+    // A single layer has no number.
     let number = |prefix: &str| prefix.trim_end_matches('.').rsplit('.').next()?.parse::<usize>().ok();
     let wanted: Vec<&str> =
         prefixes.iter().copied().filter(|prefix| number(prefix).unwrap_or(0) == layer).collect();
@@ -176,7 +181,7 @@ fn find_prefix<'a>(
         ([], _) => Ok(None),
         (_, [prefix]) => Ok(Some(*prefix)),
         (_, []) => {
-            let what = format!("layer {layer} among {} of {}", prefixes.len(), convention.kind);
+            let what = format!("layer {layer} (of {} with the names of {})", prefixes.len(), convention.kind);
             Err(Error::not_found(Missing::Layer, what))
         }
         (_, several) => Err(Error::InvalidArgument(format!(
@@ -195,7 +200,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The matrices and vectors, once all shapes are as the configuration says.
+    /// The matrices and vectors, after checking all shapes against the configuration.
     fn names(&self, config: &LayerConfig) -> Result<LayerNames> {
         let mut names = LayerNames::default();
         for (role, suffix) in self.convention.matrices {
@@ -220,13 +225,13 @@ impl Found<'_> {
             let vectors = self.convention.vectors.iter().map(|(_, name)| *name);
             matrices.chain(vectors).chain(self.convention.ignored.iter().copied()).any(|name| name == suffix)
         };
-        // A layer on its own stands among the tensors of whatever else the file has.
+        // A file with a single layer without a prefix may have any other tensors.
         let mut others = self.tensors.keys().filter(|name| {
             name.strip_prefix(self.prefix).is_some_and(|suffix| !known(suffix)) && !self.prefix.is_empty()
         });
         match others.next() {
             Some(name) => Err(Error::InvalidArgument(format!(
-                "tensor {name:?} is not part of a layer of {}, so what this layer computes is not known",
+                "tensor {name:?} is not part of a layer of {}, so it is unclear what this layer computes",
                 self.convention.kind
             ))),
             None => Ok(names),
@@ -251,7 +256,7 @@ impl Found<'_> {
             _ => None,
         };
         let (rows, cols) = sizes.ok_or_else(|| {
-            Error::InvalidArgument(format!("tensor {name:?} of shape {shape:?} is no matrix"))
+            Error::InvalidArgument(format!("tensor {name:?} has shape {shape:?}, which is not a matrix"))
         })?;
         Ok([rows, cols])
     }
@@ -261,12 +266,14 @@ impl Found<'_> {
         let [hidden_width, _] = self.size("linear1.weight")?;
         let heads = hints.heads.ok_or_else(|| {
             Error::InvalidArgument(format!(
-                "the tensors of {} do not tell the number of heads: give it",
+                "the tensors of {} do not show the number of heads, so it must be specified",
                 self.convention.kind
             ))
         })?;
         if heads == 0 || !width.is_multiple_of(heads) {
-            return Err(Error::InvalidArgument(format!("a width of {width} has no {heads} heads")));
+            return Err(Error::InvalidArgument(format!(
+                "a width of {width} cannot be divided into {heads} heads"
+            )));
         }
         Ok(LayerConfig {
             width,
@@ -295,7 +302,8 @@ impl Found<'_> {
         let [hidden_width, _] = self.size("mlp.up_proj.weight")?;
         let query_heads = settings.num_attention_heads;
         if query_heads == 0 || !query_width.is_multiple_of(query_heads) {
-            let what = format!("queries of {query_width} elements have no {query_heads} heads");
+            let what =
+                format!("queries of {query_width} elements cannot be divided into {query_heads} heads");
             return Err(Error::InvalidArgument(what));
         }
         Ok(LayerConfig {
@@ -320,7 +328,8 @@ fn check_shape(name: &str, shape: &[u64], expected: &[usize]) -> Result<()> {
     Err(Error::InvalidArgument(format!("tensor {name:?} has shape {shape:?}, the layer needs {expected:?}")))
 }
 
-/// What is read of a LLaMA's `config.json`. Absent settings are what transformers takes them to be.
+/// The settings that are read from a LLaMA's `config.json`. Absent settings have the defaults of
+/// transformers.
 #[derive(Debug, Deserialize)]
 struct LlamaSettings {
     model_type: String,
@@ -331,7 +340,7 @@ struct LlamaSettings {
     rms_norm_eps: f32,
     rope_theta: Option<f32>,
     rope_scaling: Option<Rotary>,
-    /// Where transformers has them from version 5 on.
+    /// Where transformers stores them from version 5 on.
     rope_parameters: Option<Rotary>,
     hidden_act: Option<String>,
 }
@@ -359,9 +368,9 @@ impl LlamaSettings {
             scaled.map(|kind| ("rope_type", kind))
         };
         match refused {
-            Some((setting, value)) => Err(Error::InvalidArgument(format!(
-                "config.json: {setting} {value:?} is not a layer that can be computed here"
-            ))),
+            Some((setting, value)) => {
+                Err(Error::InvalidArgument(format!("config.json: {setting} {value:?} is not supported")))
+            }
             None => Ok(()),
         }
     }

@@ -1,17 +1,17 @@
-//! LayerNorm (Ba, Kiros and Hinton, 2016) and RMSNorm (Zhang and Sennrich, 2019) of each token.
-//! Their weights and biases are given.
+//! LayerNorm (Ba, Kiros and Hinton, 2016) and RMSNorm (Zhang and Sennrich, 2019) of each token. The
+//! caller provides their weights and biases.
 
 use super::config::Norm;
 use super::vector::sum_of;
 
-/// What a normed token is multiplied with, and what is added to it then.
+/// The factors of a normalised token, and the numbers added to it then.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Affine<'a> {
     pub(super) weight: Option<&'a [f32]>,
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Norms each token of `width` elements in `x` into `out`.
+/// Normalises each token of `width` elements from `x` into `out`.
 pub(super) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out: &mut [f32]) {
     let count = width as f32;
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {

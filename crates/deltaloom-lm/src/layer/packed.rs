@@ -1,5 +1,5 @@
-//! The layer of one fine-tune: every matrix in a resident form on the base, every vector patched when it is used.
-//! Many fine-tunes of one base are what [`crate::tenancy`] is for.
+//! The layer of one fine-tune: every matrix in a resident form on top of the base, every vector
+//! patched on use. For many fine-tunes of one base, use [`crate::tenancy`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Missing, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, DenseMatrix, Form, PackedMatrix, PatchedVector, Run};
 
-/// A layer whose weights are never resident whole, unless it is opened dense.
+/// A layer whose whole weights are never resident, unless it is opened dense.
 #[derive(Clone)]
 pub struct PackedLayer {
     config: LayerConfig,
@@ -23,11 +23,13 @@ pub struct PackedLayer {
 }
 
 impl PackedLayer {
-    /// A layer of a container. A budget is divided among the matrices by their sizes; vectors take what they need, which is little.
+    /// Opens a layer of a container. A budget is divided among the matrices by their sizes; vectors
+    /// use what they need, which is little.
     ///
     /// # Errors
-    /// [`Error::NotFound`] and [`Error::InvalidArgument`] for tensors that are not there or not of BF16 or F32 and the shapes that `config` says;
-    /// [`Error::LimitExceeded`] for a budget that is too small; what decoding gives.
+    /// [`Error::NotFound`] and [`Error::InvalidArgument`] for tensors that are missing, are not
+    /// BF16 or F32, or do not have the shapes in `config`; [`Error::LimitExceeded`] for a budget
+    /// that is too small; errors of decoding.
     pub fn open(
         resolved: &Arc<ResolvedContainer>,
         config: &LayerConfig,
@@ -51,7 +53,8 @@ impl PackedLayer {
         )
     }
 
-    /// A layer of a checkpoint whose files are in memory or mapped, multiplied as it lies there.
+    /// Opens a layer of a checkpoint whose files are in memory or mapped. Its weights are
+    /// multiplied in place.
     ///
     /// # Errors
     /// As [`Self::open`]; [`Error::InvalidArgument`] for a checkpoint that is neither.
@@ -118,14 +121,14 @@ impl PackedLayer {
         self.matrices.get(&role)
     }
 
-    /// Bytes of memory that all its weights take, their base not counted.
+    /// Bytes of memory of all its weights, without their base.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
         let matrices: u64 = self.matrices.values().map(PackedMatrix::resident_bytes).sum();
         matrices + self.vectors.values().map(PatchedVector::resident_bytes).sum::<u64>()
     }
 
-    /// The same of one vector; none where the model has none.
+    /// The same for one vector; `None` if the model does not have it.
     #[must_use]
     pub fn vector_bytes(&self, role: VectorRole) -> Option<u64> {
         self.vectors.get(&role).map(PatchedVector::resident_bytes)
@@ -146,11 +149,11 @@ impl LayerWeights for PackedLayer {
 }
 
 impl PackedLayer {
-    /// It is the layer of one tenant.
+    /// Checks that the batch has only the tenant of this layer.
     fn check_tenants(tenants: impl IntoIterator<Item = TenantId>) -> Result<()> {
         match tenants.into_iter().find(|tenant| *tenant != TenantId::ONLY) {
             Some(tenant) => {
-                Err(Error::not_found(Missing::Tenant, format!("{tenant} of a layer of one fine-tune")))
+                Err(Error::not_found(Missing::Tenant, format!("{tenant} of a layer with a single fine-tune")))
             }
             None => Ok(()),
         }

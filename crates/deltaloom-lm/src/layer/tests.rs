@@ -1,4 +1,5 @@
-//! The layer against formulas in F64, and what it promises of batches, threads and bad input.
+//! Compares the layer with formulas in F64, and checks its promises about batches, threads and bad
+//! input.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ fn pytorch() -> LayerConfig {
     }
 }
 
-/// With heads that are not the width over their number, and shared keys and values.
+/// With a head size that is not the width over the number of heads, and with shared keys and
+/// values.
 fn llama() -> LayerConfig {
     LayerConfig {
         width: 20,
@@ -73,7 +75,7 @@ fn it_computes_the_formulas() {
     }
 }
 
-/// A layer in a file, with the names that its convention has.
+/// A layer in a file, with the names of its convention.
 fn checkpoint(weights: &Tenant, names: &LayerNames, config: &LayerConfig) -> Checkpoint {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     let mut push = |name: &str, shape: &[usize], values: &[f32]| {
@@ -101,7 +103,7 @@ fn a_layer_of_a_file_computes_the_formulas() {
         let (found, names) = recognise(&tensors, &hints).unwrap();
         assert_eq!(found, config);
         let mut weights = Tenant::random(&config, 9);
-        // Those that the file does not have.
+        // Keep only the vectors that the file has.
         weights.vectors.retain(|role, _| names.vector(*role).is_some());
         let checkpoint = Arc::new(checkpoint(&weights, &names, &config));
         let layer = PackedLayer::of_checkpoint(&checkpoint, &config, &names).unwrap();
@@ -190,7 +192,10 @@ fn wrong_shapes_are_told() {
     let error = |config: &LayerConfig, weights: &Dense, x: &[f32]| {
         forward(config, weights, &Batch::of_one(2), x, &Run::default()).unwrap_err().to_string()
     };
-    assert_eq!(error(&config, &weights, &[0.0; 47]), "activations of 47 elements for 2 tokens of width 24");
+    assert_eq!(
+        error(&config, &weights, &[0.0; 47]),
+        "activations have 47 elements, which do not fit 2 tokens of width 24"
+    );
     let mut short = Dense { config: config.clone(), tenants: weights.tenants.clone() };
     short.tenants[0].vectors.insert(VectorRole::UpBias, vec![0.0; 3]);
     assert_eq!(error(&config, &short, &[0.0; 48]), "UpBias of tenant 0 has 3 elements, the layer needs 40");
@@ -287,10 +292,10 @@ fn unknown_layers_are_refused() {
         let error = recognise(tensors, hints).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     };
-    told(&[("weight".to_owned(), vec![3, 3])], &heads, "neither of");
+    told(&[("weight".to_owned(), vec![3, 3])], &heads, "with the names of");
     told(&reference_tensors(""), &LayerHints::default(), "number of heads");
-    told(&reference_tensors(""), &LayerHints { heads: Some(5), ..heads }, "no 5 heads");
-    told(&reference_tensors("layers.3."), &heads, "layer 0 among 1");
+    told(&reference_tensors(""), &LayerHints { heads: Some(5), ..heads }, "into 5 heads");
+    told(&reference_tensors("layers.3."), &heads, "layer 0 (of 1");
     let twice = [reference_tensors("encoder.layers.0."), reference_tensors("decoder.layers.0.")].concat();
     told(&twice, &heads, "2 layers have the number 0");
     let mut decoder = reference_tensors("layers.0.");
@@ -302,7 +307,7 @@ fn unknown_layers_are_refused() {
     wide[4].1 = vec![24, 25];
     told(&wide, &heads, "has shape [24, 25], the layer needs [24, 24]");
     wide[2].1 = vec![1728];
-    told(&wide, &heads, "no matrix");
+    told(&wide, &heads, "not a matrix");
     for (setting, other, words) in [
         ("\"llama\"", "\"gemma\"", "model_type \"gemma\""),
         ("\"silu\"", "\"gelu\"", "hidden_act \"gelu\""),

@@ -1,9 +1,9 @@
-//! Sums over short vectors of FP32 in a fixed order: eight partial sums, then the rest, so that vector registers can be used without changing a bit.
-//! Products with weights are not computed here.
+//! Sums over short vectors of FP32 in a fixed order: eight partial sums, then the rest, so that
+//! vector registers change no bit. Products with weights are not computed here.
 
 const LANES: usize = 8;
 
-/// `a . b`, of the shorter length.
+/// `a . b`, over the shorter length.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     let mut lanes = [0.0; LANES];

@@ -1,5 +1,5 @@
-//! What a layer asks of its weights: products and vectors by role, for the tenants of a batch.
-//! It says nothing of how they are stored; [`super::forward`] needs no more than this.
+//! The interface of a layer to its weights: products and vectors by role, for the tenants of a
+//! batch. It is all that [`super::forward`] needs, and does not say how weights are stored.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use super::batch::{Batch, TenantId};
 use deltaloom::Result;
 use deltaloom_compute::Run;
 
-/// A matrix by what it does in the layer. A [`super::LayerConfig`] says which of them there are.
+/// A matrix by its role in the layer. A [`super::LayerConfig`] says which ones exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ pub enum MatrixRole {
     Value,
     /// From attention back to the width of the layer.
     Output,
-    /// Into the feed-forward network; with SwiGLU what the gate is multiplied with.
+    /// Into the feed-forward network; with SwiGLU, the factor of the gate.
     Up,
     /// The gate of SwiGLU.
     Gate,
@@ -47,7 +47,8 @@ impl MatrixRole {
     }
 }
 
-/// A vector by what it does in the layer. Every one may be absent: a bias is then 0, the weight of a norm 1.
+/// A vector by its role in the layer. Any of them may be absent: a bias is then 0, the weight of a
+/// norm 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "each is named for its norm or its matrix")]
@@ -67,18 +68,19 @@ pub enum VectorRole {
     DownBias,
 }
 
-/// Weights of a layer, of one tenant or of many.
+/// Weights of a layer, for one tenant or many.
 pub trait LayerWeights {
-    /// `y[t] = W x[t]` without bias for every token `t` of the batch, with the matrix of the token's tenant; `x` is `[tokens, in]`, `y` is `[tokens, out]`,
-    /// row-major. What `y` held before does not matter.
+    /// Computes `y[t] = W x[t]` without bias for every token `t` of the batch, with the matrix of
+    /// the token's tenant. `x` is `[tokens, in]`, `y` is `[tokens, out]`, row-major. The previous
+    /// contents of `y` do not matter.
     ///
     /// # Errors
-    /// For a matrix or a tenant that is not there, for other shapes, and what reading weights gives.
+    /// For a missing matrix or tenant, for other shapes, and errors of reading weights.
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()>;
 
-    /// A vector of a tenant; `None` where the model has none in this role.
+    /// A vector of a tenant; `None` if the model has none in this role.
     ///
     /// # Errors
-    /// For a tenant that is not there, and what reading weights gives.
+    /// For a missing tenant, and errors of reading weights.
     fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>>;
 }

@@ -1,5 +1,7 @@
-//! Which matrices of which tenants are in memory, to the byte: what is used stays, what was not used for longest goes.
-//! It decodes nothing; [`super::RunningBatch`] fills the places it gives.
+//! Which matrices of which tenants are in memory, accurate to the byte. Used matrices stay; the
+//! least recently used go first.
+//!
+//! It decodes nothing; [`super::RunningBatch`] fills the places that it reserves.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,39 +19,40 @@ pub(super) struct Key {
     pub(super) role: MatrixRole,
 }
 
-/// What is in memory, and what was done to have it there. Counts go on from the beginning of the family.
+/// Memory in use, and the work done for it. Counts start with the family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Residency {
-    /// Bytes that resident forms may take.
+    /// Budget in bytes for resident forms.
     pub budget_bytes: u64,
-    /// Bytes that matrices take, the base and mapped containers not counted.
+    /// Bytes of matrices, without the base and mapped containers.
     pub matrix_bytes: u64,
-    /// Bytes that vectors of tenants take. They always stay, and leave that much less of the budget to matrices.
+    /// Bytes of vectors of tenants. They always stay, and reduce the budget for matrices.
     pub vector_bytes: u64,
-    /// The most that matrices and vectors have taken.
+    /// The most bytes that matrices and vectors have used.
     pub peak_bytes: u64,
-    /// Uses of a matrix that was there.
+    /// Uses of a matrix in memory.
     pub hits: u64,
-    /// Uses of one that was not.
+    /// Uses of a matrix that was not in memory.
     pub misses: u64,
-    /// Misses that were multiplied straight from the container's tiles, and left no trace.
+    /// Misses that were multiplied directly from the container's tiles and left no trace.
     pub direct: u64,
-    /// Matrices that gave way to others.
+    /// Matrices that were evicted for others.
     pub evictions: u64,
-    /// Dense bytes of what was decoded, to be kept or multiplied. Choosing a form decodes once more.
+    /// Dense bytes of everything decoded, to be kept or multiplied. Choosing a form decodes once
+    /// more.
     pub decoded_bytes: u64,
-    /// Matrices decoded ahead of their use, in the background.
+    /// Matrices decoded in the background before their use.
     pub prefetched: u64,
-    /// Misses for which that had been done, or begun.
+    /// Misses whose matrix was already prefetched, or being prefetched.
     pub prefetch_hits: u64,
 }
 
-/// The places of matrices. A place may be taken before its matrix is decoded.
+/// The places of matrices. A place may be reserved before its matrix is decoded.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     entries: HashMap<Key, Entry>,
-    /// By last use.
+    /// In order of last use.
     by_age: BTreeMap<u64, Key>,
     uses: u64,
     pub(super) residency: Residency,
@@ -67,17 +70,17 @@ impl Cache {
         Self { residency: Residency { budget_bytes, ..Residency::default() }, ..Self::default() }
     }
 
-    /// Bytes that matrices may take.
+    /// Budget in bytes for matrices.
     pub(super) fn matrix_budget(&self) -> u64 {
         self.residency.budget_bytes.saturating_sub(self.residency.vector_bytes)
     }
 
-    /// Whether a matrix is there, without using it.
+    /// Whether a matrix is in memory, without using it.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.matrix.is_some())
     }
 
-    /// A matrix that is there, which then is the one used last.
+    /// Uses a matrix in memory, which becomes the most recently used.
     pub(super) fn get(&mut self, key: &Key) -> Option<Arc<PackedMatrix>> {
         let entry = self.entries.get_mut(key)?;
         let matrix = entry.matrix.clone()?;
@@ -88,17 +91,18 @@ impl Cache {
         Some(matrix)
     }
 
-    /// Whether so many bytes are free.
+    /// Whether this many bytes are free.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.residency.matrix_bytes.checked_add(bytes).is_some_and(|sum| sum <= self.matrix_budget())
     }
 
-    /// Whether so many bytes can be had when everything may go that `may_go` allows.
+    /// Whether this many bytes could be freed if everything may go that `may_go` allows.
     pub(super) fn can_make_room(&self, bytes: u64, may_go: impl Fn(&Key) -> bool) -> bool {
         self.victims(bytes, may_go).is_some()
     }
 
-    /// Takes a place of so many bytes, for which others may have to go, longest unused first; none goes where that is not enough. What the place held before is given back.
+    /// Reserves a place of this many bytes and evicts others for it, least recently used first. If
+    /// that is not enough, evicts none. A previous place of the key is released.
     pub(super) fn reserve(&mut self, key: Key, bytes: u64, may_go: impl Fn(&Key) -> bool) -> bool {
         self.remove(&key);
         let Some(victims) = self.victims(bytes, may_go) else { return false };
@@ -112,7 +116,7 @@ impl Cache {
         true
     }
 
-    /// Puts a matrix into the place that was taken for it.
+    /// Puts a matrix into the place reserved for it.
     pub(super) fn fill(&mut self, key: &Key, matrix: &Arc<PackedMatrix>) {
         if let Some(entry) = self.entries.get_mut(key) {
             debug_assert_eq!(entry.bytes, matrix.resident_bytes());
@@ -120,7 +124,7 @@ impl Cache {
         }
     }
 
-    /// Gives a place back.
+    /// Releases a place.
     pub(super) fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.by_age.remove(&entry.age);
@@ -128,13 +132,14 @@ impl Cache {
         }
     }
 
-    /// Gives back all places of a tenant.
+    /// Releases all places of a tenant.
     pub(super) fn remove_tenant(&mut self, tenant: TenantId) {
         let keys: Vec<Key> = self.entries.keys().filter(|key| key.tenant == tenant).copied().collect();
         keys.iter().for_each(|key| self.remove(key));
     }
 
-    /// Counts vectors of a tenant that comes; matrices that then are too many go, longest unused first.
+    /// Counts vectors of a new tenant and evicts matrices over the budget, least recently used
+    /// first.
     pub(super) fn add_vectors(&mut self, bytes: u64) {
         self.residency.vector_bytes += bytes;
         let victims = self.victims(0, |_| true).unwrap_or_default();
@@ -143,7 +148,7 @@ impl Cache {
         self.note_peak();
     }
 
-    /// Counts vectors of a tenant that goes.
+    /// Stops counting vectors of a removed tenant.
     pub(super) fn remove_vectors(&mut self, bytes: u64) {
         self.residency.vector_bytes -= bytes;
     }
@@ -153,7 +158,7 @@ impl Cache {
         residency.peak_bytes = residency.peak_bytes.max(residency.matrix_bytes + residency.vector_bytes);
     }
 
-    /// Who has to go for so many bytes; none where that is not enough.
+    /// The matrices to evict for this many bytes; `None` if that is not enough.
     fn victims(&self, bytes: u64, may_go: impl Fn(&Key) -> bool) -> Option<Vec<Key>> {
         let budget = self.matrix_budget().checked_sub(bytes)?;
         let mut left = self.residency.matrix_bytes;

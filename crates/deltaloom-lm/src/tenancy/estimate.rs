@@ -1,5 +1,8 @@
-//! How much memory serving so many fine-tunes of a base takes, form by form, before anything is loaded; and loading one, so that an estimate can be checked.
-//! It allocates for a tensor at a time. What the machine has, and what a process really takes, is for programs to find out.
+//! Estimates the memory for serving a number of fine-tunes of a base, form by form, before anything
+//! is loaded. It can also load one, to check an estimate.
+//!
+//! It allocates for one tensor at a time. Programs find out what the machine has, and how much a
+//! process really uses.
 
 use std::sync::Arc;
 
@@ -10,42 +13,43 @@ use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, ResolvedContainer, Result};
 use deltaloom_compute::{Changes, Choice, Form, MatrixShape, PackedMatrix};
 
-/// Bytes of one tenant beside its base.
+/// Bytes of one tenant in addition to its base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct TenantBytes {
-    /// Elements that differ.
+    /// Number of elements that differ.
     pub changed_elems: u64,
-    /// All elements.
+    /// Number of all elements.
     pub elems: u64,
-    /// Tensors.
+    /// Number of tensors.
     pub tensors: u64,
-    /// Those that the base has too, with the same type and shape.
+    /// Number of tensors that the base has too, with the same type and shape.
     pub matched_tensors: u64,
-    /// A raw copy.
+    /// Bytes of a raw copy.
     pub raw: u64,
-    /// The container.
+    /// Bytes of the container.
     pub packed: u64,
-    /// The container, and its frequency tables in memory. Decoders that are kept ready while tiles are multiplied come on top.
+    /// The container, and its frequency tables in memory. Decoders that are kept ready during
+    /// products are not included.
     pub tiles: u64,
     /// Masks and the bytes that change.
     pub planes: u64,
     /// Masks and the values that change.
     pub bitmap: u64,
-    /// Compressed sparse rows of FP32 differences; as planes where one is not finite.
+    /// Compressed sparse rows of FP32 differences; as planes if one is not finite.
     pub csr: u64,
-    /// Coordinates of 32 bits and a value: 12 bytes of each element that differs.
+    /// Coordinates of 32 bits and a value: 12 bytes per changed element.
     pub coo32: u64,
     /// Coordinates of 64 bits and a value: 20 bytes.
     pub coo64: u64,
 }
 
 impl TenantBytes {
-    /// Counts what differs, tensor by tensor. What is no matrix counts as it is where it differs;
-    /// small files do not count.
+    /// Counts the differences, tensor by tensor. Tensors that are not matrices count fully if they
+    /// differ; small files do not count.
     ///
     /// # Errors
-    /// What decoding gives.
+    /// Errors of decoding.
     pub fn of(resolved: &ResolvedContainer, base: &Checkpoint) -> Result<Self> {
         let container = resolved.container();
         let packed = container.len_bytes();
@@ -62,13 +66,19 @@ impl TenantBytes {
         Ok(sum)
     }
 
-    /// What a tenant takes of which a share of the elements differs, by one or a few ULPs each. The container is then the entropy of the places and 4.5 bits of each: so much were they of a fine-tune of lm12m in BF16 that changed 13 %.
+    /// Estimated memory of a tenant in which the fraction `changed` of the elements differs, by one
+    /// or a few ULPs each.
+    ///
+    /// The container is the entropy of the positions plus 4.5 bits per change, as measured on a
+    /// fine-tune of lm12m in BF16 that changed 13 %.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a share that is not from 0 to 1.
+    /// [`Error::InvalidArgument`] unless the fraction is between 0 and 1.
     pub fn assumed(base: &Checkpoint, changed: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&changed) {
-            return Err(Error::InvalidArgument(format!("a share of {changed} of the elements")));
+            return Err(Error::InvalidArgument(format!(
+                "changed fraction {changed}: must be between 0 and 1"
+            )));
         }
         let entropy = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
         let packed_bits = entropy(changed) + entropy(1.0 - changed) + 4.5 * changed;
@@ -81,7 +91,8 @@ impl TenantBytes {
                 continue;
             };
             let differ = share(elems, changed);
-            // A step of an ULP reaches the top byte of BF16 once in 256, larger ones more often.
+            // A step of one ULP reaches the top byte of BF16 once in 256; larger steps reach it
+            // more often.
             let changes = Changes::new(differ, differ / 32, Some(differ));
             sum.add_changes(info, elems, shape, &changes);
             let packed = share(elems, packed_bits / 8.0);
@@ -126,7 +137,7 @@ impl TenantBytes {
         }
         let bytes = |form| changes.resident_bytes(shape, form);
         let planes = bytes(Form::Planes).unwrap_or(info.len_bytes());
-        // Vectors are whole where a mask does not pay.
+        // Vectors are stored whole if a mask does not pay off.
         let most = if info.shape.len() == 2 { u64::MAX } else { info.len_bytes() };
         self.planes += planes.min(most);
         self.bitmap += bytes(Form::Bitmap).unwrap_or(info.len_bytes()).min(most);
@@ -148,7 +159,7 @@ impl TenantBytes {
     }
 }
 
-/// Elements of a tensor of BF16 or FP32, and its shape as a matrix: a vector is one row.
+/// Number of elements of a BF16 or FP32 tensor, and its shape as a matrix: a vector is one row.
 fn elems_of(info: &TensorInfo) -> Option<(u64, MatrixShape)> {
     let weight = deltaloom_compute::WeightType::of(info).ok()?;
     let shape = MatrixShape::of(info).or_else(|_| MatrixShape::row_of(info)).ok()?;
@@ -160,7 +171,7 @@ fn share(elems: u64, share: f64) -> u64 {
     (elems as f64 * share).round() as u64
 }
 
-/// What `config.json` says of a model, as far as memory depends on it.
+/// The fields of a model's `config.json` on which memory depends.
 #[derive(Debug, Clone, Deserialize)]
 #[non_exhaustive]
 pub struct ModelSizes {
@@ -174,14 +185,14 @@ pub struct ModelSizes {
 }
 
 impl ModelSizes {
-    /// Reads it.
+    /// Reads a `config.json`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] where a size is missing or cannot be.
+    /// [`Error::InvalidArgument`] for a missing or invalid size.
     pub fn parse(config: &str) -> Result<Self> {
         let wrong = |what: String| Error::InvalidArgument(format!("config.json: {what}"));
         let sizes: Self = serde_json::from_str(config).map_err(|e| wrong(e.to_string()))?;
-        if sizes.num_attention_heads == 0 { Err(wrong("0 attention heads".into())) } else { Ok(sizes) }
+        if sizes.num_attention_heads == 0 { Err(wrong("num_attention_heads is 0".into())) } else { Ok(sizes) }
     }
 
     fn head(&self) -> u64 {
@@ -192,14 +203,16 @@ impl ModelSizes {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads).checked_mul(self.head())
     }
 
-    /// Bytes of keys and values of so many sequences of so many tokens: two for every layer, head and token. None where that cannot be counted.
+    /// Bytes of keys and values of `batch` sequences of `context` tokens: one key and one value per
+    /// layer, head and token. `None` if it overflows.
     #[must_use]
     pub fn cache_bytes(&self, context: u64, batch: u64, element_bytes: u64) -> Option<u64> {
         let factors = [2, self.num_hidden_layers, self.keys()?, context, batch, element_bytes];
         factors.into_iter().try_fold(1u64, u64::checked_mul)
     }
 
-    /// Bytes of FP32 activations of a step of so many tokens at their most: attention's, the feed-forward network's or, with the last layer's output, the logits.
+    /// Peak bytes of FP32 activations in a step of this many tokens: the most of attention, the
+    /// feed-forward network and, with the last layer's output, the logits.
     #[must_use]
     pub fn activation_bytes(&self, tokens: u64) -> Option<u64> {
         let sum = |parts: &[(u64, u64)]| {
@@ -213,17 +226,18 @@ impl ModelSizes {
     }
 }
 
-/// A fine-tune in memory, all of its weights.
+/// A fine-tune with all weights in memory.
 pub struct LoadedTenant {
     matrices: Vec<PackedMatrix>,
     others: Vec<Vec<u8>>,
 }
 
 impl LoadedTenant {
-    /// Loads one with all matrices in a form. Where a matrix cannot be in it, it is in planes; what is no matrix is there as it is, where it differs.
+    /// Loads a fine-tune with all matrices in a form. A matrix that cannot have the form is in
+    /// planes. Other tensors are stored whole if they differ.
     ///
     /// # Errors
-    /// What decoding gives.
+    /// Errors of decoding.
     pub fn load(resolved: &Arc<ResolvedContainer>, base: &Checkpoint, form: Form) -> Result<Self> {
         let mut loaded = Self { matrices: Vec::new(), others: Vec::new() };
         for (number, info) in resolved.weights() {
@@ -246,7 +260,7 @@ impl LoadedTenant {
         Ok(loaded)
     }
 
-    /// Bytes that it takes, its base not counted; of tiles the payloads.
+    /// Bytes in memory without its base; for tiles, the payloads.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
         let others: u64 = self.others.iter().map(|bytes| bytes.len() as u64).sum();
@@ -266,7 +280,7 @@ mod tests {
         let sizes = ModelSizes::parse(CONFIG).unwrap();
         assert_eq!(sizes.cache_bytes(256, 4, 2), Some(2 * 8 * 64 * 256 * 4 * 2));
         assert_eq!(sizes.cache_bytes(u64::MAX, 4, 2), None);
-        // Logits, as in all small models.
+        // The logits dominate, as in all small models.
         assert_eq!(sizes.activation_bytes(3), Some(3 * 4 * (640 + 8192)));
         let no_vocabulary = ModelSizes { vocab_size: 0, ..sizes.clone() };
         assert_eq!(no_vocabulary.activation_bytes(1), Some(4 * (4 * 320 + 2 * 864)));

@@ -1,5 +1,5 @@
-//! A base and its tenants: who is there, and how much memory they may take.
-//! What happens in a batch is in [`super::running`].
+//! A base and its tenants: the registry, and the memory that they may use. [`super::running`] runs
+//! batches.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,26 +15,28 @@ use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, DenseMatrix, Form, Run};
 
-/// In which forms matrices of tenants lie in memory.
+/// In which forms matrices of tenants are stored in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Forms {
-    /// Each in the fastest one that its share of the budget holds, or else in the smallest that is not the container's.
+    /// Each in the fastest form that fits its share of the budget, or else in the smallest that is
+    /// not the container's.
     #[default]
     ByShare,
-    /// All in this one, if they can be.
+    /// All in this form, if possible.
     All(Form),
 }
 
-/// How much memory tenants may take, and what for.
+/// How much memory tenants may use, and for what.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct FamilyOptions {
-    /// Bytes for the resident forms of all tenants together.
+    /// Memory budget in bytes for the resident forms of all tenants together.
     pub budget_bytes: u64,
-    /// In which forms.
+    /// The forms.
     pub forms: Forms,
-    /// Matrices that a thread in the background decodes ahead of their use; with 0 there is none. So many may be in memory beside the budget.
+    /// Number of matrices that a background thread decodes ahead of their use; 0 means no thread.
+    /// This many may be in memory in addition to the budget.
     pub prefetch: usize,
 }
 
@@ -77,9 +79,9 @@ pub struct Family {
     pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(super) cache: Mutex<Cache>,
     pub(super) prefetcher: Option<Prefetcher>,
-    /// Batches so far.
+    /// Number of batches so far.
     batches: u64,
-    /// The last batch that each tenant ran in.
+    /// The last batch in which each tenant ran.
     pub(super) last_batches: BTreeMap<TenantId, u64>,
     bases: Bases,
     options: FamilyOptions,
@@ -87,11 +89,12 @@ pub struct Family {
 }
 
 impl Family {
-    /// A base whose files are in memory or mapped ([`Checkpoint::into_memory`],
-    /// [`Checkpoint::into_mapped`]), with the layers to run; `path` is for messages.
+    /// Creates a family from a base whose files are in memory or mapped (see
+    /// [`Checkpoint::into_mapped`]), with the layers to run. `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::NotFound`] and [`Error::InvalidArgument`] for matrices that are not there, not in memory, not of BF16 or F32, or of another shape than the layer's.
+    /// [`Error::NotFound`] and [`Error::InvalidArgument`] for matrices that are missing, not in
+    /// memory, not BF16 or F32, or not of the layer's shape.
     pub fn new(
         path: &Path,
         checkpoint: Checkpoint,
@@ -99,7 +102,9 @@ impl Family {
         options: FamilyOptions,
     ) -> Result<Self> {
         if options.forms == Forms::All(Form::Base) {
-            return Err(Error::InvalidArgument("tenants cannot all be their base".into()));
+            return Err(Error::InvalidArgument(
+                "form `base` is not possible for tenants, because they differ from the base".into(),
+            ));
         }
         let checkpoint = Arc::new(checkpoint);
         let open = |(config, names)| Layer::open(&checkpoint, config, names);
@@ -119,11 +124,14 @@ impl Family {
         })
     }
 
-    /// Adds a fine-tune, packed against the base, whose bytes stay where they are: mapped, if [`Container::open`] has opened it. Its vectors are decoded, its matrices when they
-    /// are needed. Returns the id that its tokens are tagged with, which no other tenant will have.
+    /// Adds a fine-tune that is packed against the base. Its bytes stay where they are, which is
+    /// mapped if [`Container::open`] has opened it. Vectors are decoded now, matrices on demand.
+    ///
+    /// Returns the id for its tokens, which no other tenant will ever have.
     ///
     /// # Errors
-    /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and [`Error::InvalidArgument`] where it has not the base's layers; what decoding gives.
+    /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and
+    /// [`Error::InvalidArgument`] if it does not have the base's layers; errors of decoding.
     pub fn add(&mut self, container: Container) -> Result<TenantId> {
         let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.layers)?;
         self.cache().add_vectors(tenant.vector_bytes());
@@ -133,10 +141,10 @@ impl Family {
         Ok(id)
     }
 
-    /// Removes a tenant with all that it has in memory.
+    /// Removes a tenant and everything that it has in memory.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a tenant that is not there.
+    /// [`Error::NotFound`] for an unknown tenant.
     pub fn remove(&mut self, tenant: TenantId) -> Result<()> {
         let removed = self.tenants.remove(&tenant).ok_or_else(|| unknown(tenant))?;
         self.last_batches.remove(&tenant);
@@ -156,7 +164,7 @@ impl Family {
         self.layers.iter().map(|layer| &layer.config)
     }
 
-    /// How many matrices of all tenants have which form, of those that have been decoded.
+    /// Number of matrices of all tenants in each form, among those that have been decoded.
     #[must_use]
     pub fn forms(&self) -> BTreeMap<Form, usize> {
         let mut forms = BTreeMap::new();
@@ -166,7 +174,7 @@ impl Family {
         forms
     }
 
-    /// What is in memory, and what was done for it.
+    /// Memory in use, and the work done for it.
     #[must_use]
     pub fn residency(&self) -> Residency {
         let mut residency = self.cache().residency;
@@ -174,10 +182,11 @@ impl Family {
         residency
     }
 
-    /// Begins a batch: what its tenants have in memory stays until it ends. Only one runs at a time.
+    /// Begins a batch. The memory of its tenants stays until it ends. Only one batch runs at a
+    /// time.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a tenant that is not there.
+    /// [`Error::NotFound`] for an unknown tenant.
     pub fn start<'a>(&'a mut self, batch: &'a Batch) -> Result<RunningBatch<'a>> {
         let now: BTreeSet<TenantId> =
             batch.sequences().iter().filter(|s| s.tokens > 0).map(|sequence| sequence.tenant).collect();
@@ -191,10 +200,11 @@ impl Family {
         Ok(RunningBatch::new(self, batch, before))
     }
 
-    /// Runs all layers, one after another, on the tokens of a batch: `x` and the result are `[tokens, width]`.
+    /// Runs all layers, one after another, on the tokens of a batch: `x` and the result are
+    /// `[tokens, width]`.
     ///
     /// # Errors
-    /// As [`Self::start`]; [`Error::InvalidArgument`] for `x` of another shape; what decoding gives.
+    /// As [`Self::start`]; [`Error::InvalidArgument`] for `x` of another shape; errors of decoding.
     pub fn forward(&mut self, batch: &Batch, x: &[f32], run: &Run<'_>) -> Result<Vec<f32>> {
         let running = self.start(batch)?;
         let mut x = x.to_vec();
@@ -209,7 +219,8 @@ impl Family {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a matrix is to become that has no form yet: its share is what its elements are of those of all matrices of all tenants.
+    /// The choice for a matrix that has no form yet. Its share of the budget is its fraction of the
+    /// matrix elements of all tenants.
     pub(super) fn wanted(&self, layer: usize, role: MatrixRole) -> Choice {
         if let Forms::All(form) = self.options.forms {
             return Choice::Form(form);
@@ -241,7 +252,7 @@ impl Layer {
             let matrix = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
             let (shape, [rows, cols]) = (matrix.shape(), config.shape(role));
             if [shape.rows, shape.cols] != [rows, cols] {
-                let what = format!("tensor {name:?} is {shape:?}, the layer needs [{rows}, {cols}]");
+                let what = format!("tensor {name:?} has shape {shape:?}, the layer needs [{rows}, {cols}]");
                 return Err(Error::InvalidArgument(what));
             }
             base.insert(role, matrix);

@@ -1,8 +1,12 @@
-//! Many fine-tunes of one base, served together: the base is there once, and each tenant's matrices as what differs from it, within a budget of bytes.
-//! It says which weights a token is multiplied with and which of them stay in memory; products are [`deltaloom_compute`]'s, and requests are whoever calls it.
+//! Serves many fine-tunes of one base together. The base is in memory once, and each tenant's
+//! matrices as differences from it, within a budget of bytes.
 //!
-//! A [`Family`] is a base with its layers; tenants are added and removed between batches. [`Family::start`] begins a batch of tokens of any tenants and gives the weights of
-//! every layer to [`crate::layer::forward`]; [`Family::forward`] does it for all layers.
+//! It decides which weights multiply a token and which of them stay in memory.
+//! [`deltaloom_compute`] computes the products, and the caller brings the requests.
+//!
+//! A [`Family`] is a base with its layers; tenants are added and removed between batches.
+//! [`Family::start`] begins a batch of tokens of any tenants and provides the weights of every
+//! layer for [`crate::layer::forward`]; [`Family::forward`] does this for all layers.
 
 mod cache;
 mod estimate;

@@ -1,5 +1,7 @@
 //! A thread that decodes matrices ahead of their use, a few at a time, while others are multiplied.
-//! What it decodes, and whether that is kept, is said by [`super::running`]: results do not depend on how far it has come.
+//!
+//! [`super::running`] decides what it decodes and what is kept. Results do not depend on its
+//! progress.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -18,14 +20,14 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Does it. None for a matrix that the tenant has not.
+    /// Runs the job. `None` for a matrix that the tenant does not have.
     pub(super) fn run(&self) -> Option<Result<Loaded>> {
         let slot = self.tenant.slot(self.key.layer, self.key.role)?;
         Some(self.tenant.load(slot, self.wanted))
     }
 }
 
-/// The thread, which ends with this value.
+/// The thread, which ends when this value is dropped.
 pub(super) struct Prefetcher {
     desk: Arc<Desk>,
     worker: Option<JoinHandle<()>>,
@@ -43,7 +45,7 @@ struct State {
     jobs: VecDeque<Job>,
     working_on: Option<Key>,
     results: BTreeMap<Key, Result<Loaded>>,
-    /// Rises when everything is forgotten.
+    /// Incremented when everything is forgotten.
     generation: u64,
     prefetched: u64,
     is_closed: bool,
@@ -85,7 +87,7 @@ impl Desk {
 }
 
 impl Prefetcher {
-    /// Starts it. Where no thread can be had, nothing is decoded ahead.
+    /// Starts the thread. If that fails, nothing is prefetched.
     pub(super) fn new(ahead: usize) -> Self {
         let desk = Arc::new(Desk { state: Mutex::default(), changed: Condvar::new(), ahead });
         let own = Arc::clone(&desk);
@@ -93,7 +95,7 @@ impl Prefetcher {
         Self { desk, worker }
     }
 
-    /// Replaces what is to be done after what is being done.
+    /// Replaces the waiting jobs; the current one continues.
     pub(super) fn ask(&self, jobs: Vec<Job>) {
         if self.worker.is_none() {
             return;
@@ -106,7 +108,8 @@ impl Prefetcher {
         self.desk.changed.notify_all();
     }
 
-    /// What was decoded, waited for if it is being decoded; none if it is not even begun, and then it will not be.
+    /// Takes the result of a job, and waits for it if it is being decoded. A job that has not begun
+    /// is dropped and gives `None`.
     pub(super) fn take(&self, key: &Key) -> Option<Result<Loaded>> {
         let mut state = self.desk.lock();
         state.jobs.retain(|job| job.key != *key);
@@ -118,7 +121,7 @@ impl Prefetcher {
         result
     }
 
-    /// Forgets everything; what is being decoded will be dropped.
+    /// Forgets everything; the current result will be dropped.
     pub(super) fn cancel(&self) {
         let mut state = self.desk.lock();
         state.jobs.clear();
@@ -127,7 +130,7 @@ impl Prefetcher {
         self.desk.changed.notify_all();
     }
 
-    /// Matrices decoded so far.
+    /// Number of matrices decoded so far.
     pub(super) fn prefetched(&self) -> u64 {
         self.desk.lock().prefetched
     }
@@ -139,7 +142,7 @@ impl Drop for Prefetcher {
         self.desk.lock().is_closed = true;
         self.desk.changed.notify_all();
         if let Some(worker) = self.worker.take() {
-            // Decoding does not panic; if it did, everything here is as it was.
+            // Decoding does not panic. Even if it did, everything here would be unchanged.
             let _ended = worker.join();
         }
     }

@@ -1,9 +1,16 @@
-//! A batch while it runs: its tokens are brought together tenant by tenant, and every matrix of theirs is found in memory, decoded into it, or multiplied where it is.
-//! Which of the three is decided in the order of the tokens and from what was used before alone, so that no bit depends on threads or on what was prefetched.
+//! A running batch: its tokens are grouped by tenant, and each of their matrices is found in
+//! memory, decoded into memory, or multiplied from the container.
 //!
-//! What a running batch uses is never evicted. While there is room every matrix that is decoded stays. When there is none, only matrices of tenants go that have not run for
-//! at least as long as the one that comes was away (the rule of LIRS: Jiang and Zhang, 2002): tenants that come for a token each, one after another, do not drive out those
-//! that are there, but are multiplied from their containers; a tenant that ran in the batch before gets all the room that others do not use now.
+//! The choice among the three depends only on the order of the tokens and on earlier uses. So no
+//! bit depends on threads or on prefetching.
+//!
+//! Matrices in use by the running batch are never evicted. While there is room, every decoded
+//! matrix stays. Without room, a matrix is evicted only if its tenant has been idle for at least as
+//! long as the incoming one was away (the rule of LIRS: Jiang and Zhang, 2002).
+//!
+//! So tenants that come for one token each, one after another, do not drive out those in memory,
+//! but are multiplied from their containers. A tenant that also ran in the previous batch gets all
+//! the room that others do not use now.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,18 +26,19 @@ use crate::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, Vecto
 use deltaloom::{Error, Missing, Result};
 use deltaloom_compute::{Form, PackedMatrix, Phase, Run, Segment, matmul_shared};
 
-/// Matrices ahead of the one that is multiplied, of every tenant, that may be prefetched.
+/// How many matrices ahead of the current one may be prefetched, for every tenant.
 const STEPS_AHEAD: usize = 2;
 
-/// A batch that has begun. It ends with this value.
+/// A running batch. It ends when this value is dropped.
 pub struct RunningBatch<'a> {
     family: &'a Family,
     batch: &'a Batch,
-    /// Tokens of each tenant, tenants in the order of their first token.
+    /// Number of tokens of each tenant, with tenants in the order of their first token.
     groups: Vec<(TenantId, usize)>,
-    /// Where each token of these groups is in the batch; none where they are in its order.
+    /// Where each token of these groups is in the batch; `None` if the batch is already in this
+    /// order.
     places: Option<Vec<usize>>,
-    /// Its tenants, with the batch in which each ran before.
+    /// Its tenants, with the previous batch in which each ran.
     before: BTreeMap<TenantId, Option<u64>>,
 }
 
@@ -55,7 +63,7 @@ impl<'a> RunningBatch<'a> {
             order.push((group, tokens));
         }
         let is_grouped = order.is_sorted_by_key(|(group, _)| *group);
-        // Sequences of a tenant stay in their order.
+        // Sequences of a tenant keep their order.
         order.sort_by_key(|(group, _)| *group);
         let places = (!is_grouped).then(|| order.into_iter().flat_map(|(_, tokens)| tokens).collect());
         let running = Self { family, batch, groups, places, before };
@@ -63,7 +71,7 @@ impl<'a> RunningBatch<'a> {
         running
     }
 
-    /// How many layers there are.
+    /// Number of layers.
     #[must_use]
     pub fn layers(&self) -> usize {
         self.family.layers.len()
@@ -72,7 +80,7 @@ impl<'a> RunningBatch<'a> {
     /// The weights of a layer.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a number that no layer has.
+    /// [`Error::NotFound`] for an unknown layer number.
     pub fn layer(&self, number: usize) -> Result<RunningLayer<'_>> {
         let missing = || Error::not_found(Missing::Layer, format!("layer {number} of the family"));
         let layer = self.family.layers.get(number).ok_or_else(missing)?;
@@ -86,13 +94,13 @@ impl<'a> RunningBatch<'a> {
         tenant.slot(key.layer, key.role).ok_or_else(missing)
     }
 
-    /// Whether a matrix of so many bytes is to be in memory from now on.
+    /// Whether a matrix of this many bytes should be kept in memory.
     fn is_welcome(&self, key: &Key, bytes: u64) -> bool {
         let cache = self.family.cache();
         cache.has_room(bytes) || cache.can_make_room(bytes, |other| self.may_go(other, key))
     }
 
-    /// Whether a matrix may go so that another can come.
+    /// Whether one matrix may be evicted for another.
     fn may_go(&self, key: &Key, other: &Key) -> bool {
         let last = self.family.last_batches.get(&key.tenant);
         let before = self.before.get(&other.tenant).copied().flatten();
@@ -121,7 +129,8 @@ impl<'a> RunningBatch<'a> {
         }
         let missing =
             |found: &[Option<_>]| -> Vec<usize> { (0..keys.len()).filter(|i| found[*i].is_none()).collect() };
-        // Those whose form is not known are decoded to find it, as many at a time as there are threads, and kept if they are welcome.
+        // Decode matrices with an unknown form to find it, as many at a time as there are threads.
+        // Keep them if they are welcome.
         let mut formless = Vec::new();
         for i in missing(&found) {
             if self.slot(&keys[i])?.chosen().is_none() {
@@ -134,7 +143,7 @@ impl<'a> RunningBatch<'a> {
                 found[*i] = Some(self.keep_or_leave(&keys[*i], bytes, matrix)?);
             }
         }
-        // The others have their places before they are decoded.
+        // Reserve places for the others before decoding them.
         let mut welcome = Vec::new();
         for i in missing(&found) {
             let (key, slot) = (&keys[i], self.slot(&keys[i])?);
@@ -167,7 +176,7 @@ impl<'a> RunningBatch<'a> {
         Ok(matrix)
     }
 
-    /// A matrix as it is in its container, decoded while it is multiplied.
+    /// Uses a matrix from its container, decoded during the product.
     fn leave(&self, key: &Key) -> Result<Arc<PackedMatrix>> {
         let direct = Arc::clone(self.slot(key)?.direct());
         let residency = &mut self.family.cache().residency;
@@ -176,7 +185,7 @@ impl<'a> RunningBatch<'a> {
         Ok(direct)
     }
 
-    /// Decodes some of these matrices, on all threads.
+    /// Decodes some of these matrices on all threads.
     fn load_all(&self, some: &[usize], keys: &[Key]) -> Result<Vec<Arc<PackedMatrix>>> {
         if some.len() < 2 {
             return some.iter().map(|i| self.load(&keys[*i])).collect();
@@ -200,7 +209,8 @@ impl<'a> RunningBatch<'a> {
         Some(Job { key: *key, tenant, wanted: self.family.wanted(key.layer, key.role) })
     }
 
-    /// Has what the next matrices will need decoded, as far as that can be foreseen; `step` counts matrices through all layers.
+    /// Requests prefetching for the next matrices, as far as they are predictable. `step` counts
+    /// matrices through all layers.
     fn prefetch_from(&self, step: usize) {
         let Some(prefetcher) = &self.family.prefetcher else { return };
         let layers = self.family.layers.iter().enumerate();
@@ -239,7 +249,7 @@ impl RunningLayer<'_> {
         &self.layer.config
     }
 
-    /// How many matrices come before one of this layer.
+    /// Number of matrices before this one, through all layers.
     fn step(&self, role: MatrixRole) -> usize {
         let before = &self.running.family.layers[..self.number];
         let before: usize = before.iter().map(|layer| layer.config.matrices().len()).sum();
@@ -251,7 +261,7 @@ impl LayerWeights for RunningLayer<'_> {
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let running = self.running;
         if batch != running.batch {
-            return Err(Error::InvalidArgument("another batch than the one that was started".into()));
+            return Err(Error::InvalidArgument("this is another batch than the one that was started".into()));
         }
         let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
         let base = self.layer.base.get(&role).ok_or_else(missing)?;

@@ -1,4 +1,4 @@
-//! One fine-tune of a family: its container, how each of its matrices is to lie in memory, and its vectors.
+//! One fine-tune of a family: its container, the form of each of its matrices, and its vectors.
 //! Whether a matrix is in memory is not known here.
 
 use std::collections::BTreeMap;
@@ -20,23 +20,23 @@ struct TenantLayer {
     vectors: BTreeMap<VectorRole, PatchedVector>,
 }
 
-/// A matrix that can be had.
+/// A matrix of the tenant.
 pub(super) struct Slot {
     name: String,
-    /// As it is in the container, which is mapped; or the base, where it is no other.
+    /// The matrix in the mapped container, or the base if it does not differ.
     direct: Arc<PackedMatrix>,
-    /// Found when it is first decoded.
+    /// Set when the matrix is first decoded.
     chosen: OnceLock<Chosen>,
 }
 
-/// A form, and the bytes that it takes.
+/// A form, and its size in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chosen {
     pub(super) form: Form,
     pub(super) bytes: u64,
 }
 
-/// A matrix that was decoded, how often for that.
+/// A decoded matrix, and how often it was decoded for that.
 pub(super) struct Loaded {
     pub(super) matrix: Arc<PackedMatrix>,
     pub(super) decodes: u64,
@@ -54,7 +54,7 @@ impl Tenant {
         self.layers.get(layer)?.matrices.get(&role)
     }
 
-    /// The forms of matrices that have one.
+    /// The known forms of matrices.
     pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
         let slots = self.layers.iter().flat_map(|layer| layer.matrices.values());
         slots.filter_map(|slot| {
@@ -71,7 +71,8 @@ impl Tenant {
         vectors.map(PatchedVector::resident_bytes).sum()
     }
 
-    /// Decodes a matrix into the form that was chosen, or chooses one. What cannot be in a form is in the next that holds any bits, and at last stays as it is.
+    /// Decodes a matrix into the chosen form, or chooses one. A matrix that cannot have the form
+    /// gets the next one that holds any bits, or else stays in the container.
     pub(super) fn load(&self, slot: &Slot, wanted: Choice) -> Result<Loaded> {
         let open = |choice| PackedMatrix::open_shared(&self.resolved, &slot.name, choice);
         if let Some(chosen) = slot.chosen.get() {
@@ -80,7 +81,7 @@ impl Tenant {
         if wanted == Choice::Form(Form::Tiles) {
             return Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes: 0 });
         }
-        // To choose is to count first.
+        // Choosing decodes once to count.
         let decodes = if matches!(wanted, Choice::Budget(_)) { 2 } else { 1 };
         match open(wanted) {
             Ok(matrix) if matrix.form() != Form::Tiles => {
@@ -119,7 +120,7 @@ fn check_shape(name: &str, found: MatrixShape, base: MatrixShape) -> Result<()> 
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "tensor {name:?} is [{}, {}] of {:?}, in the base [{}, {}] of {:?}: a tenant has the shape of its base",
+        "tensor {name:?} is [{}, {}] of {:?}, not [{}, {}] of {:?}: it must have the shape of its base",
         found.rows, found.cols, found.weight, base.rows, base.cols, base.weight
     )))
 }
@@ -129,15 +130,15 @@ impl Slot {
         &self.direct
     }
 
-    /// Its form, once that is known.
+    /// Its form, if known.
     pub(super) fn chosen(&self) -> Option<Chosen> {
         self.chosen.get().copied()
     }
 
-    /// Notes the form of what was decoded.
+    /// Records the form of a decoded matrix.
     pub(super) fn choose(&self, matrix: &PackedMatrix) -> Chosen {
         let form = matrix.form();
-        // Containers are mapped, and not counted.
+        // Mapped containers are not counted.
         let bytes = if form == Form::Tiles { 0 } else { matrix.resident_bytes() };
         *self.chosen.get_or_init(|| Chosen { form, bytes })
     }

@@ -1,5 +1,7 @@
-//! EXPERIMENT: hash-based products beside quantisation and the exact product, on one matrix: bits per weight, error, time.
-//! Estimates are made by [`crate::simhash`]; here they are only measured, and verdicts come from the measurements.
+//! EXPERIMENT: compares hash-based products with quantisation and the exact product on one matrix:
+//! bits per weight, error, time.
+//!
+//! [`crate::simhash`] makes the estimates; this module measures them and derives verdicts.
 
 mod quantised;
 mod report;
@@ -21,9 +23,9 @@ use deltaloom::{Error, Progress, Result};
 use deltaloom_report::median;
 use quantised::Quantised;
 
-/// Rounds in which every method is timed once; their median counts.
+/// Rounds in which every method is timed once; the median counts.
 const ROUNDS: usize = 5;
-/// Seconds of a measurement, at least.
+/// Least duration of a measurement in seconds.
 const LEAST_SECONDS: f64 = 5e-4;
 
 /// Bytes of weights whose packed size is estimated together.
@@ -35,72 +37,72 @@ const PACKED_BYTES: usize = 1 << 20;
 pub enum Correction {
     /// Not at all.
     None,
-    /// Columns with the largest |x_j| x norm are exact, the rest is estimated.
+    /// Columns with the largest |x_j| x norm are exact, and the rest is estimated.
     TopK,
     /// For comparison: an unbiased sample of columns, without signatures.
     Sample,
 }
 
-/// What is compared.
+/// What to compare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Bits of signatures.
+    /// Numbers of bits of signatures.
     pub bits: Vec<usize>,
-    /// What has a signature.
+    /// The parts that get a signature.
     pub pieces: Vec<Pieces>,
     /// Corrections.
     pub corrections: Vec<Correction>,
-    /// Columns of a correction, as a fraction.
+    /// Fraction of the columns that a correction uses.
     pub fraction: f64,
     /// Rows of random normal activations.
     pub tokens: usize,
     /// How directions are drawn.
     pub projection: Projection,
-    /// Another seed makes other activations, directions and samples.
+    /// Each seed gives different activations, directions and samples.
     pub seed: u64,
 }
 
 /// Methods side by side on one matrix. Everything but exact and packed is LOSSY.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SimHashReport {
-    /// Always true: this is an experiment.
+    /// Always true, because this is an experiment.
     pub experiment: bool,
-    /// What was hashed: `weights`, or `delta`, the difference to an exact base.
+    /// What was hashed: `weights`, or `delta`, the difference from an exact base.
     pub on: &'static str,
-    /// Rows of the matrix.
+    /// Number of rows of the matrix.
     pub rows: usize,
-    /// Its columns.
+    /// Number of its columns.
     pub cols: usize,
     /// Rows of random normal activations.
     pub tokens: usize,
     /// How directions were drawn.
     pub projection: Projection,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// Columns of a correction, as a fraction.
+    /// Fraction of the columns that a correction uses.
     pub fraction: f64,
     /// Instruction set of the loops.
     pub isa: &'static str,
-    /// Squares of the difference's product over those of the whole product, with a base.
+    /// With a base: squares of the difference's product over those of the whole product.
     pub delta_energy: Option<f64>,
-    /// Each method.
+    /// The methods.
     pub methods: Vec<MethodReport>,
-    /// What follows from them.
+    /// Conclusions from them.
     pub verdicts: Vec<String>,
 }
 
 type Product<'a> = Box<dyn Fn(&mut [f32]) -> Result<()> + 'a>;
 
-/// A method before it was measured.
+/// A method before it is measured.
 struct Method<'a> {
     name: String,
     kind: Kind,
     bits_per_weight: f64,
     read_bits_per_weight: f64,
     predicted_nmse: Option<f64>,
-    /// Adds its product to what is there; none for what is not computed with.
+    /// Adds its product to the output; `None` for methods that compute nothing.
     add_product: Option<Product<'a>>,
-    /// Hashing the activations alone.
+    /// Hashes the activations alone.
     hash: Option<Product<'a>>,
 }
 
@@ -122,10 +124,11 @@ impl<'a> Method<'a> {
     }
 }
 
-/// Compares methods on `weights`, or on their difference to `base`, whose product is exact.
+/// Compares methods on `weights`, or on their difference from `base`, whose product is exact.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for what cannot be hashed so, no tokens, a fraction out of range, or a base of another shape; [`Error::Cancelled`].
+/// [`Error::InvalidArgument`] for sizes that cannot be hashed, no tokens, a fraction out of range,
+/// or a base of another shape; [`Error::Cancelled`].
 pub fn run(
     weights: &Matrix,
     base: Option<&Matrix>,
@@ -219,12 +222,12 @@ pub fn run(
     })
 }
 
-/// Seeds of what must not depend on each other.
+/// Seeds of random streams that must be independent.
 fn stream(seed: u64, number: u64) -> u64 {
     seed.wrapping_mul(4).wrapping_add(number)
 }
 
-/// The quantised points.
+/// The quantised variants.
 fn stored(matrix: &Matrix) -> Vec<(String, Quantised)> {
     let widths = [CodeBits::Eight, CodeBits::Four, CodeBits::Two];
     let groups = [(None, "per row"), (Some(64), "per 64"), (Some(32), "per 32")];
@@ -256,7 +259,7 @@ fn signatures(matrix: &Matrix, comparison: &Comparison) -> Result<Vec<(String, H
     Ok(out)
 }
 
-/// Estimates with each correction, and what the corrections are without them.
+/// Estimates with each correction, and the corrections alone.
 fn estimates<'a>(
     x: &'a Matrix,
     columns: &'a ColumnStore,
@@ -319,7 +322,7 @@ fn estimates<'a>(
     Ok(methods)
 }
 
-/// The whole product of a method: of the base, where there is one, and its own.
+/// The whole product of a method: that of the base, if there is one, plus its own.
 fn product(method: &Method<'_>, x: &Matrix, rows: usize, base: Option<&Dense>) -> Result<Vec<f32>> {
     let mut out = match base {
         Some(base) if method.kind != Kind::Exact => base.product(x)?,
@@ -331,7 +334,7 @@ fn product(method: &Method<'_>, x: &Matrix, rows: usize, base: Option<&Dense>) -
     Ok(out)
 }
 
-/// Seconds of one call, from as many calls as take a measurable time.
+/// Seconds of one call, averaged over enough calls for a measurable time.
 fn seconds(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let watch = Stopwatch::start();
     let mut calls = 0u32;
@@ -345,7 +348,7 @@ fn seconds(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     }
 }
 
-/// Estimated bits per weight of the same numbers as deltaloom would pack them.
+/// Estimated bits per weight if deltaloom packed the same numbers.
 fn packed_bits(weights: &Matrix, base: Option<&Matrix>) -> f64 {
     let all = [Some(weights), base];
     let is_bf16 = all.iter().flatten().all(|m| m.values().iter().all(|v| v.to_bits() & 0xffff == 0));

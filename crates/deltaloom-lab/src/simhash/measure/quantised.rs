@@ -1,15 +1,17 @@
-//! Symmetric quantisation of a matrix to 2, 4 or 8 bits with a scale per row or group: what hashed products are compared with.
-//! Scales are searched for the least squared error of the weights; activations stay as they are.
+//! Symmetric quantisation of a matrix to 2, 4 or 8 bits with a scale per row or group, for
+//! comparison with hashed products.
+//!
+//! Scales are searched for the least squared error of the weights; activations are unchanged.
 
 use deltaloom_kernels::dense::{Weights, products};
 use deltaloom_kernels::quantised::{BLOCK, CodeBits, pack_block, widen_codes};
 
 use crate::simhash::Matrix;
 
-/// Scales that are tried, in 1/32 of the one with which the largest weight has the largest code.
+/// Scales to try, in 1/32 of the one that maps the largest weight to the largest code.
 const TRIED: std::ops::RangeInclusive<u16> = 8..=32;
 
-/// A quantised matrix; rows are filled up with zeros to whole blocks.
+/// A quantised matrix; rows are padded with zeros to whole blocks.
 pub(super) struct Quantised {
     width: CodeBits,
     rows: usize,
@@ -22,7 +24,8 @@ pub(super) struct Quantised {
 }
 
 impl Quantised {
-    /// Quantises with a scale for each `group` weights of a row, a multiple of [`BLOCK`], or for each row.
+    /// Quantises with one scale per `group` weights of a row, which is a multiple of [`BLOCK`], or
+    /// per row.
     pub(super) fn new(matrix: &Matrix, width: CodeBits, group: Option<usize>) -> Self {
         let row_codes = matrix.cols().next_multiple_of(BLOCK);
         let group = group.unwrap_or(row_codes);
@@ -40,12 +43,13 @@ impl Quantised {
         Self { width, rows: matrix.rows(), elems: matrix.values().len(), group, row_codes, codes, scales }
     }
 
-    /// Bits that a weight takes with its share of scales and padding.
+    /// Bits per weight, including its share of scales and padding.
     pub(super) fn bits_per_weight(&self) -> f64 {
         (self.codes.len() * 8 + self.scales.len() * 16) as f64 / self.elems as f64
     }
 
-    /// Adds the product with each row of `x` to `out`: a row of weights is widened once for all tokens.
+    /// Adds the product with each row of `x` to `out`. A row of weights is widened once for all
+    /// tokens.
     pub(super) fn add_product(&self, x: &Matrix, out: &mut [f32]) {
         let (mut weights, mut sums) = (vec![0.0; self.row_codes], vec![0.0; x.rows()]);
         let row_bytes = self.row_codes * self.width.bits() / 8;
@@ -65,7 +69,7 @@ fn code_of(weight: f32, scale: f32, width: CodeBits) -> i8 {
     if scale > 0.0 { (weight / scale).round().clamp(-largest, largest) as i8 } else { 0 }
 }
 
-/// The scale with the least squared error; of equal ones the largest.
+/// The scale with the least squared error; the largest of equal ones.
 fn best_scale(weights: &[f32], width: CodeBits) -> half::bf16 {
     let most = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
     let whole = most / f32::from(width.largest());
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn weights_are_off_by_half_a_step_at_most_where_none_is_clipped() {
         let weights = Matrix::normal(6, 70, 0.02, 1).unwrap();
-        // Unit vectors give the weights back.
+        // Unit vectors return the weights.
         let units = (0..70).flat_map(|i| (0..70).map(move |j| if i == j { 1.0 } else { 0.0 })).collect();
         let units = Matrix::new(70, 70, units).unwrap();
         let largest = weights.values().iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -105,7 +109,7 @@ mod tests {
         for (j, column) in columns.chunks_exact(6).enumerate() {
             for (i, found) in column.iter().enumerate() {
                 let weight = weights.values()[i * 70 + j];
-                // Half a step of the largest scale there can be, and what a BF16 scale rounds.
+                // Half a step of the largest possible scale, plus the rounding of a BF16 scale.
                 assert!((found - weight).abs() <= largest * (0.5 / 127.0 + 1.0 / 256.0), "{found} {weight}");
             }
         }
@@ -121,7 +125,8 @@ mod tests {
             let found = product(&Quantised::new(&weights, width, group), &x);
             found.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>() / energy
         };
-        // The best three levels for normal numbers leave 0.19, the best fifteen even ones 0.012 (Max, 1960).
+        // For normal numbers the best three levels leave 0.19, the best fifteen equidistant ones
+        // 0.012 (Max, 1960).
         assert!((0.17..0.21).contains(&nmse(CodeBits::Two, None)), "{}", nmse(CodeBits::Two, None));
         assert!((0.009..0.016).contains(&nmse(CodeBits::Four, None)), "{}", nmse(CodeBits::Four, None));
         assert!(nmse(CodeBits::Four, Some(32)) < nmse(CodeBits::Four, None));

@@ -1,32 +1,33 @@
-//! What a comparison of hashed products says: a row for each method, and verdicts that follow from the rows.
-//! It measures nothing.
+//! Results of a comparison of hashed products: a row for each method, and verdicts that follow from
+//! the rows. It measures nothing.
 
 use serde::Serialize;
 
-/// What kind of method a row is.
+/// The kind of method in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The dense product in single precision, by which times are measured.
+    /// The dense product in single precision, the reference for times.
     Exact,
-    /// The same weights packed as deltaloom stores them, by estimated cost; they are decoded before use, so there is no time.
+    /// The same weights packed by deltaloom, by estimated cost. They are decoded before use, so
+    /// there is no time.
     Packed,
     /// Symmetric quantisation.
     Quantised,
     /// Products estimated from signatures.
     Simhash,
-    /// The same for what is left of the activations after exact top columns.
+    /// The same for the activations that remain after exact top columns.
     SimhashTop,
     /// The top columns alone.
     Top,
     /// An unbiased sample of columns alone.
     Sample,
-    /// No product at all: zeros.
+    /// No product at all, only zeros.
     Nothing,
 }
 
 impl Kind {
-    /// In a few words.
+    /// A short description.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -41,7 +42,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is one of those under examination.
+    /// Whether it is a method under examination.
     #[must_use]
     pub fn is_hashed(self) -> bool {
         matches!(self, Self::Simhash | Self::SimhashTop)
@@ -53,33 +54,34 @@ impl Kind {
 pub struct MethodReport {
     /// Name.
     pub method: String,
-    /// What it is.
+    /// What kind of method it is.
     pub kind: Kind,
-    /// Bits of memory that a weight takes, with norms, scales and padding; beside a base, without the base.
+    /// Bits of memory per weight, including norms, scales and padding, but without a base.
     pub bits_per_weight: f64,
-    /// Bits of a weight that a product of one token reads of them, where that differs.
+    /// Bits per weight that a product of one token reads, if different.
     pub read_bits_per_weight: f64,
-    /// Squared error over the squares of the product that is approximated; none where that is zero throughout.
+    /// Squared error over the squares of the approximated product; `None` if that is zero
+    /// throughout.
     pub nmse: Option<f64>,
-    /// What theory expects of it, for methods that have a theory.
+    /// NMSE predicted by theory, for methods that have one.
     pub predicted_nmse: Option<f64>,
-    /// Squared error over the squares of the whole product: with a base, also what the base gives.
+    /// Squared error over the squares of the whole product, including that of a base.
     pub output_nmse: Option<f64>,
-    /// Median seconds of a product of all tokens, by processor time of one thread.
+    /// Median seconds of a product of all tokens, as processor time of one thread.
     pub seconds: Option<f64>,
-    /// Seconds of those that go into hashing the activations.
+    /// Seconds of that spent on hashing the activations.
     pub hash_seconds: Option<f64>,
     /// Seconds over those of the exact product.
     pub time_ratio: Option<f64>,
-    /// Whether no other method has less error and no more bits, or fewer bits and no more error.
+    /// Whether no other method has less error with no more bits, or fewer bits with no more error.
     pub on_frontier: bool,
-    /// The quantised method with the least error at no more bits, or zeros where there is none.
+    /// The quantised method with the least error and no more bits, or zeros if there is none.
     pub rival: Option<String>,
     /// Error of this method over that of its rival.
     pub error_over_rival: Option<f64>,
 }
 
-/// Marks what is on the frontier and names rivals.
+/// Marks the methods on the frontier and finds rivals.
 pub(super) fn compare(rows: &mut [MethodReport]) {
     let points: Vec<(f64, f64)> =
         rows.iter().map(|row| (row.bits_per_weight, row.nmse.unwrap_or(f64::INFINITY))).collect();
@@ -103,7 +105,7 @@ pub(super) fn compare(rows: &mut [MethodReport]) {
     }
 }
 
-/// What follows from the rows, in sentences.
+/// Conclusions from the rows, in sentences.
 pub(super) fn verdicts(rows: &[MethodReport]) -> Vec<String> {
     let hashed: Vec<&MethodReport> = rows.iter().filter(|row| row.kind.is_hashed()).collect();
     if hashed.iter().all(|row| row.nmse.is_none()) {
@@ -173,7 +175,7 @@ pub(super) fn verdicts(rows: &[MethodReport]) -> Vec<String> {
     out
 }
 
-/// How fast estimates were, and those that are nearer than zeros.
+/// How fast the estimates were, and how fast those were that beat zeros.
 fn speed(hashed: &[&MethodReport]) -> Vec<String> {
     let sentence = |rows: &[&MethodReport], of: &str| {
         let fastest = best(rows, |row| row.time_ratio)?;
@@ -238,7 +240,7 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |range, v| range.map_or(Some((v, v)), |(a, b): (f64, f64)| Some((a.min(v), b.max(v)))))
 }
 
-/// Three figures.
+/// Formats with three significant figures.
 fn figures(value: f64) -> String {
     match value.abs() {
         v if v == 0.0 || !v.is_finite() => format!("{value}"),
@@ -295,7 +297,7 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
-        // Where estimates win, that is said as well.
+        // If estimates win, it says so as well.
         rows[2].nmse = Some(0.001);
         rows[3].time_ratio = Some(3.0);
         compare(&mut rows);
