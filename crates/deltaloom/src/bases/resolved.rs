@@ -1,4 +1,4 @@
-//! A container together with the references of its tensors: any chunk of any tensor can be decoded.
+//! A container together with the references of its tensors, so that any chunk can be decoded.
 //! It does not look for references; [`super::Bases`] does.
 
 use std::ops::Range;
@@ -20,16 +20,17 @@ use crate::predict::{Predictor, cast};
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
-/// A container whose references were found, so that any of its tensors can be read.
+/// A container whose references are known, so that any of its tensors can be read.
 pub struct ResolvedContainer {
     container: Container,
-    /// Per tensor those of its predictor; none where it is not to be read.
+    /// For each tensor, the references of its predictor. Empty if the tensor cannot be read.
     references: Vec<Vec<TensorSource>>,
     inputs: Inputs,
 }
 
 impl ResolvedContainer {
-    /// Finds the references of all tensors of `container` in `bases`, hashing on the threads of the current rayon pool.
+    /// Finds the references of all tensors of `container` in `bases`. Hashes on the threads of the
+    /// current rayon pool.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] for the first tensor whose reference no base has.
@@ -37,7 +38,8 @@ impl ResolvedContainer {
         Self::resolve(container, bases, |_| true)
     }
 
-    /// Finds only what one tensor needs, so that reading it costs no more than it must; the others cannot be read then.
+    /// Finds only what one tensor needs, so that reading it costs no more than necessary. Other
+    /// tensors cannot be read then.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a tensor that it does not have, [`Error::BaseMismatch`].
@@ -47,7 +49,8 @@ impl ResolvedContainer {
         Self::resolve(container, bases, |i| needed.contains(&i))
     }
 
-    /// With references that were found in another way than by their digests: for each tensor those of its predictor.
+    /// With references that were found without their digests: for each tensor, those of its
+    /// predictor.
     pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
         Self { container, references, inputs: Inputs::default() }
     }
@@ -61,8 +64,7 @@ impl ResolvedContainer {
         Ok(Self { container, references, inputs })
     }
 
-    /// The files of the container and of all bases that it was resolved with, so that no target
-    /// takes their place.
+    /// The files of the container and of all bases, so that no target replaces one.
     #[must_use]
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
@@ -80,7 +82,8 @@ impl ResolvedContainer {
             let found = references.iter().zip(&tensor.reference_digests);
             found.map(|(reference, digest)| bases.find(reference, *digest)).collect()
         };
-        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
+        // Candidates are hashed, which takes as long as reading them. The error of the first tensor
+        // is reported.
         let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
         found.into_iter().collect()
     }
@@ -96,7 +99,7 @@ impl ResolvedContainer {
         &self.references[number]
     }
 
-    /// Whether a reference is of the same checkpoint or container as this tensor.
+    /// Whether a reference comes from the same checkpoint or container as this tensor.
     pub(crate) fn rests_on(&self, source: &TensorSource) -> bool {
         self.references.iter().flatten().any(|reference| reference.has_origin_of(source))
     }
@@ -109,13 +112,13 @@ impl ResolvedContainer {
         self.container.index().info(self.tensor(number))
     }
 
-    /// The tensors of all files in the order of the container, which is the order of their numbers.
+    /// The tensors of all files. Their order in the container is the order of their numbers.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         let index = self.container.index();
         index.tensors.iter().map(|tensor| index.info(tensor))
     }
 
-    /// Those that are no small files, with their places in [`Self::tensors`].
+    /// The tensors except small files, with their numbers in [`Self::tensors`].
     pub(crate) fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
         let index = self.container.index();
         let is_weights =
@@ -123,17 +126,20 @@ impl ResolvedContainer {
         (0..index.tensors.len()).filter(is_weights).map(|number| (number, index.info(&index.tensors[number])))
     }
 
-    /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.
-    /// Every chunk's CRC-32 is checked; [`Self::check`] also checks the digest.
+    /// Decodes a tensor, given by its number in [`Self::tensors`], into `out`, which must have its
+    /// length. Works chunk by chunk on the threads of the current rayon pool. Checks the CRC-32 of
+    /// every chunk; [`Self::check`] also checks the digest.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a number that no tensor has or a buffer of another length; what reading or decoding gives. `out` may be partly written then.
+    /// [`Error::InvalidArgument`] for an unknown number or a buffer of another length; what reading
+    /// or decoding gives. `out` may be partly written then.
     pub fn read_into(&self, number: usize, out: &mut [u8]) -> Result<()> {
         self.check_number(number)?;
         self.read_run_into(number..number + 1, out)
     }
 
-    /// Decodes all tensors, one after another in the order of [`Self::tensors`], into `out`, which has the length of all; otherwise as [`Self::read_into`].
+    /// Decodes all tensors into `out`, one after another in the order of [`Self::tensors`]. `out`
+    /// must have the length of all. Otherwise as [`Self::read_into`].
     ///
     /// # Errors
     /// As [`Self::read_into`].
@@ -157,9 +163,12 @@ impl ResolvedContainer {
         self.for_chunks(numbers, out, |number, i, values| self.chunk_into(number, i, values))
     }
 
-    /// Turns references into the tensors where they are: `values` has the bytes of all tensors one after another in the order of [`Self::tensors`], those with a
-    /// reference holding its bytes, which are not looked at: only what changes is touched. Runs on the threads of the current rayon pool and checks the CRC-32 of
-    /// every chunk it decodes; [`Self::check`] finds out whether the references were the right ones.
+    /// Turns references into tensors where they are. `values` holds all tensors one after another
+    /// in the order of [`Self::tensors`], and starts with the bytes of their references. These are
+    /// not examined, and only changed bytes are written.
+    ///
+    /// Runs on the threads of the current rayon pool, and checks the CRC-32 of every chunk that it
+    /// decodes. [`Self::check`] shows whether the references were the right ones.
     ///
     /// # Errors
     /// As [`Self::read_into`]; `values` may be partly changed then.
@@ -174,7 +183,8 @@ impl ResolvedContainer {
         })
     }
 
-    /// Fills `values` with what [`Self::apply_all`] starts from: the reference of each tensor that has one of its size, and anything for the others.
+    /// Fills `values` as [`Self::apply_all`] needs it: with the references of all tensors that have
+    /// one of their size. The bytes of other tensors may be anything.
     ///
     /// # Errors
     /// As [`Self::read_into`].
@@ -190,7 +200,7 @@ impl ResolvedContainer {
         })
     }
 
-    /// Runs `each` on all chunks of tensors that lie one after another in `values`.
+    /// Calls `each` for all chunks of tensors that are stored one after another in `values`.
     fn for_chunks(
         &self,
         numbers: Range<usize>,
@@ -216,10 +226,10 @@ impl ResolvedContainer {
         chunks.into_par_iter().try_for_each(|(number, i, values)| each(number, i, values))
     }
 
-    /// Checks that `bytes` are those of a tensor, by its place in [`Self::tensors`], that was packed.
+    /// Checks that `bytes` are those of the packed tensor with this number in [`Self::tensors`].
     ///
     /// # Errors
-    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for a number that no tensor has.
+    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for an unknown number.
     pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
         self.check_number(number)?;
         self.check_digest(number, blake3::hash(bytes))
@@ -244,13 +254,13 @@ impl ResolvedContainer {
         Ok(values)
     }
 
-    /// Decodes chunk `i` of a tensor into `out`, which has its length and may hold anything.
+    /// Decodes chunk `i` of a tensor into `out`, which must have its length and may hold anything.
     pub(crate) fn chunk_into(&self, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let keeps = matches!(self.tensor(number).predictor, Predictor::History { .. });
         self.chunk_with(&mut Memo::new(keeps), number, i, out)
     }
 
-    /// The same with what was read for it before.
+    /// The same, reusing what was read for the chunk before.
     fn chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(number);
         let start = tensor.grid.chunk_bytes(i as u64).start;
@@ -268,12 +278,13 @@ impl ResolvedContainer {
         }
         match &tensor.predictor {
             Predictor::Tied(target) => return self.chunk_into(*target, i, out),
-            // The grids agree: they depend on the shape, which is the same, and not on the element's size.
+            // The chunk grids agree: they depend on the shape, which is the same, and not on the
+            // size of elements.
             Predictor::CastInternal(target) => {
                 cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
                 return Ok(());
             }
-            // Likewise, and so few steps lead from one to the next that this ends.
+            // The same holds here, and chains are so short that this ends.
             Predictor::Companion(companion) if tensor.chunks[i].codec.uses_prediction() => {
                 self.chunk_into(*companion, i, out)?;
                 return self.container.decode_chunk(tensor, i, out);
@@ -296,7 +307,7 @@ impl ResolvedContainer {
         if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
     }
 
-    /// Classes of the elements of a chunk, if its coding has them by their history.
+    /// Classes of the elements of a chunk by their history, if its coding has them.
     fn classes(&self, memo: &mut Memo, number: usize, i: usize) -> Result<Option<Rc<Scratch>>> {
         let tensor = self.tensor(number);
         let chunk = &tensor.chunks[i];
@@ -314,12 +325,13 @@ impl ResolvedContainer {
         Ok(out)
     }
 
-    /// Fills `out` with the bytes of a tensor from `offset` on, decoding only the chunks that hold them.
+    /// Fills `out` with the bytes of a tensor from `offset` on. Decodes only the chunks that hold
+    /// them.
     pub(crate) fn read_part_into(&self, number: usize, offset: u64, out: &mut [u8]) -> Result<()> {
         self.for_parts(number, offset, out, |i, part| self.chunk_into(number, i, part))
     }
 
-    /// The same with what was read before for the chunk that this is a part of.
+    /// The same, reusing what was read before for the same chunk.
     pub(super) fn read_part_with(
         &self,
         memo: &mut Memo,

@@ -1,4 +1,5 @@
-//! The changed elements and the gaps between them; docs/format.md section 8. Its cost follows what changed.
+//! The changed elements and the gaps between them; docs/format.md section 8. Its cost depends on
+//! the number of changes.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::rans::Contexts;

@@ -1,5 +1,5 @@
 //! Bytes of meta and checks: docs/format.md sections 2 to 5, and nothing else.
-//! It checks each field on its own and what fields say of each other; payloads are not looked at.
+//! It checks each field on its own and fields against each other. It does not read payloads.
 
 use deltaloom_kernels::Number;
 
@@ -22,7 +22,8 @@ use super::predictors;
 
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
-/// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
+/// Most bytes of tensors that all files can claim together. Far above any disk, and so low that no
+/// sum of sizes overflows.
 const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
 
 fn codec_id(codec: Codec) -> u8 {
@@ -56,7 +57,7 @@ fn codec_of(id: u8) -> Result<Codec> {
     })
 }
 
-/// Serialised index: meta and tables before compression, and checks.
+/// A serialised index: meta and tables before compression, and checks.
 pub(super) struct IndexParts {
     pub(super) meta: Vec<u8>,
     pub(super) tables: Vec<u8>,
@@ -64,7 +65,7 @@ pub(super) struct IndexParts {
 }
 
 pub(super) fn serialise(index: &Index) -> IndexParts {
-    // Headers may be long, and a buffer that grows is there twice for a while.
+    // Headers may be long, and a growing buffer exists twice for a while.
     let headers: u64 = index.members.iter().map(Member::data_offset).sum();
     let mut meta = Vec::with_capacity(to_usize(headers) + 64 * index.tensors.len());
     meta.extend([u8::from(index.layout == Layout::Directory), index.chunk_log2]);
@@ -251,7 +252,7 @@ fn parse_members(meta: &mut ByteReader<'_>, ids: WireIds, limits: &Limits) -> Re
     Ok(members)
 }
 
-/// Where the next payload starts, how many there were, and what they may name.
+/// Where the next payload starts, the number of chunks so far, and what tensors may refer to.
 struct Places {
     offset: u64,
     chunks: u64,
@@ -280,7 +281,7 @@ fn parse_tensor(
         tensor.factors = Some(PayloadEntry { offset: next.offset, len_bytes, crc: 0 });
         next.offset += len_bytes as u64;
     }
-    // Also of tensors without payloads: reading them takes as many steps.
+    // Also for tensors without payloads: reading them takes as many steps.
     let chunk_count = grid.chunk_count();
     Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
     next.chunks += chunk_count;
@@ -324,7 +325,8 @@ fn parse_tensor(
             }
             let payload = PayloadEntry { offset: next.offset, len_bytes, crc: 0 };
             tensor.chunks.push(ChunkEntry { codec, group, payload });
-            // Bounded by Limits: a payload is at most a chunk, and the number of chunks is limited.
+            // Bounded by Limits: a payload is at most as long as its chunk, and the number of
+            // chunks is limited.
             next.offset += len_bytes as u64;
         }
     }
@@ -396,7 +398,7 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<GroupScal
     Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
 }
 
-/// Sets that serve cells are for histories, and histories have no others.
+/// Sets that serve cells belong to histories, and histories have no other sets.
 fn check_cells(index: &Index) -> Result<()> {
     let fits = |coding: &Coding<usize>| {
         let has_cells = coding.tables().is_some_and(|set| !index.table_sets[*set].cells.is_empty());
@@ -418,7 +420,7 @@ fn check_internal_targets(index: &Index) -> Result<()> {
                 ))
             };
             let target = index.tensors.get(*target).ok_or_else(bad)?;
-            // So that no tensor comes from itself, and chains are short.
+            // Then no tensor depends on itself, and chains are short.
             let is_lower = target.predictor.level() < tensor.predictor.level();
             let (own, theirs) = (index.info(tensor), index.info(target));
             let fits = match tensor.predictor {
@@ -479,7 +481,7 @@ mod tests {
     use super::*;
     use crate::entropy::table::{self, CellRun};
 
-    /// A file of eight bytes with a history of so many ancestors, in a group of that kind.
+    /// A file of eight bytes with a history of `hops` ancestors, in a group of the given kind.
     fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
         let members = vec![Member::opaque("x".to_owned(), 8)];
         let predictor = Predictor::History { reference: None, hops };

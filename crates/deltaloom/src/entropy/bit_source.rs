@@ -1,4 +1,4 @@
-//! Bits that come from a reader, most significant first, for codes that are decoded many at a time.
+//! Bits from a reader, most significant first, for codes that are decoded many at a time.
 //! It keeps one buffer and does not know the codes.
 
 use std::io::Read;
@@ -12,11 +12,11 @@ use crate::limits::narrow;
 
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// A reader with what was read and not yet decoded.
+/// A reader, and what was read but not decoded yet.
 pub(crate) struct BitSource<R> {
     source: R,
     buffer: Vec<u8>,
-    /// End of what was read.
+    /// End of the bytes that were read.
     end: usize,
     at_bit: usize,
     rest: Rest,
@@ -62,7 +62,7 @@ impl<R: Read> BitSource<R> {
         Ok(())
     }
 
-    /// Checks that all was decoded and that the last byte ends with zero bits.
+    /// Checks that everything was decoded and that the last byte ends with zero bits.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.refill()?;
         let mut reader = MsbReader::new(&self.buffer[..self.end], self.at_bit);

@@ -1,4 +1,4 @@
-//! Streams of numbers in the Elias delta code; which numbers they are is not known here.
+//! Streams of numbers in the Elias delta code. What the numbers mean is not known here.
 //! The loops are in `deltaloom_kernels::prefix`.
 
 use std::io::Read;
@@ -9,14 +9,14 @@ use deltaloom_kernels::prefix::{decode_elias_delta, encode_elias_delta};
 use super::bit_source::BitSource;
 use crate::error::{Error, Result};
 
-/// Encodes numbers from 1.
+/// Encodes numbers, each at least 1.
 #[derive(Debug, Default)]
 pub(crate) struct EliasEncoder {
     bits: MsbWriter,
 }
 
 impl EliasEncoder {
-    /// Appends the bytes that are full after these numbers.
+    /// Appends the bytes that these numbers complete.
     pub(crate) fn push(&mut self, numbers: &[u64], out: &mut Vec<u8>) {
         encode_elias_delta(numbers, &mut self.bits);
         self.bits.drain_to(out);
@@ -28,7 +28,7 @@ impl EliasEncoder {
     }
 }
 
-/// Decodes them from a reader.
+/// Decodes such numbers from a reader.
 pub(crate) struct EliasDecoder<R> {
     bits: BitSource<R>,
 }
@@ -55,7 +55,7 @@ pub(crate) fn code_bits(n: u64) -> u64 {
     2 * u64::from(bits.ilog2()) + bits
 }
 
-/// Codes numbers, each at least 1; the last byte is filled up with zeros.
+/// Codes numbers, each at least 1. The last byte is filled up with zeros.
 pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
     let numbers: Vec<u64> = numbers.collect();
     let (mut encoder, mut out) = (EliasEncoder::default(), Vec::new());
@@ -64,9 +64,9 @@ pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
     out
 }
 
-/// Decodes `count` numbers, which are all that `bytes` have.
+/// Decodes `count` numbers, which must use up `bytes`.
 pub(crate) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u64>> {
-    // Each takes a bit at least.
+    // Each takes at least one bit.
     if count > bytes.len().saturating_mul(8) {
         return Err(Error::corrupt("fewer numbers are there than are said to be"));
     }

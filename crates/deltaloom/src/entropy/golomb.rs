@@ -1,5 +1,7 @@
-//! Golomb and Rice codes of many numbers: streams with a given divisor, and pieces with a fitted one.
-//! The loops are in `deltaloom_kernels::prefix`; scales have their own Rice code in [`super::rice`].
+//! Golomb and Rice codes of many numbers: streams with a fixed divisor, and pieces with a fitted
+//! one.
+//! The loops are in `deltaloom_kernels::prefix`. Scales have their own Rice code in
+//! [`super::rice`].
 
 use std::io::Read;
 
@@ -11,10 +13,10 @@ use super::bit_source::BitSource;
 use crate::error::{Error, Result};
 use crate::limits::narrow;
 
-/// So many numbers are enough to fit a divisor.
+/// This many numbers are enough to fit a divisor.
 const SAMPLE: usize = 1 << 13;
 
-/// Encodes a stream of numbers with a given divisor, as published.
+/// Encodes a stream of numbers with a fixed divisor, as published.
 pub(crate) struct GolombEncoder {
     code: Golomb,
     bits: MsbWriter,
@@ -25,7 +27,7 @@ impl GolombEncoder {
         Ok(Self { code: published(divisor)?, bits: MsbWriter::default() })
     }
 
-    /// Appends the bytes that are full after these numbers.
+    /// Appends the bytes that these numbers complete.
     pub(crate) fn push(&mut self, numbers: &[u64], out: &mut Vec<u8>) -> Result<()> {
         encode_golomb(&self.code, numbers, &mut self.bits).map_err(|_| Error::LimitExceeded {
             what: "the largest gap for the published Golomb code",
@@ -75,12 +77,13 @@ impl<R: Read> GolombDecoder<R> {
 pub(crate) enum Divisors {
     /// Powers of two: a Rice code.
     PowersOfTwo,
-    /// Also those between, in eighths of the best power.
+    /// Also the divisors between, in eighths of the best power.
     All,
 }
 
-/// The divisor with which a sample of `distances`, all at least 1, takes the fewest bits. All powers of two are tried: the mean says nothing of
-/// distances that are either tiny or huge.
+/// The divisor with which a sample of `distances`, all at least 1, takes the fewest bits. All
+/// powers of two are tried, since the mean says little about distances that are either tiny or
+/// huge.
 pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
     let step = distances.len().div_ceil(SAMPLE).max(1);
     let sample: Vec<u64> = distances.iter().copied().step_by(step).collect();
@@ -89,7 +92,7 @@ pub(crate) fn fit(distances: &[u64], divisors: Divisors) -> u64 {
     if divisors == Divisors::PowersOfTwo {
         return power;
     }
-    // Eighths of it from the power below to the one above.
+    // In eighths of it, from the power below to the power above.
     let near = (4..16).map(|eighths| (power * eighths / 8).max(1));
     std::iter::once(power).chain(near).min_by_key(bits).unwrap_or(power)
 }
@@ -107,10 +110,10 @@ pub(crate) fn push_distances(divisor: u64, distances: &[u64], out: &mut Vec<u8>)
     Ok(())
 }
 
-/// Decodes `count` distances, which take exactly `bytes`.
+/// Decodes `count` distances, which must use up `bytes`.
 pub(crate) fn read_distances(divisor: u64, bytes: &[u8], count: usize) -> Result<Vec<u64>> {
     let code = of_distances(divisor)?;
-    // Each takes at least a bit, so this bounds the allocation by the bytes that are there.
+    // Each takes at least one bit, so the bytes that exist bound the allocation.
     if count > bytes.len().saturating_mul(8) {
         return Err(DecodeError::Truncated.into());
     }

@@ -1,5 +1,6 @@
-//! The bytes of a journal: what the batch that is being written puts where, and how far the work is after it.
-//! docs/format.md, appendix A. It touches no file.
+//! The bytes of a journal: the bytes and places of the batch that is being written, and how far the
+//! work is after it; docs/format.md, appendix A.
+//! It touches no file.
 
 use std::io;
 use std::sync::Arc;
@@ -35,21 +36,21 @@ impl Record {
     }
 }
 
-/// A journal that was read and whose checksums are right.
+/// A journal that was read and whose checksums match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Journal {
     /// Identity of the work.
     pub(super) work: Digest,
     /// Size of the file.
     pub(super) file_bytes: u64,
-    /// Jobs that are done when the records are written.
+    /// Number of jobs that are done when the records are written.
     pub(super) done: u64,
-    /// The header of the file before any change, its length bytes included.
+    /// The header of the file before any change, with its length bytes.
     pub(super) old_header: Vec<u8>,
     pub(super) records: Vec<Record>,
 }
 
-/// All of a journal that comes before the bytes of its records.
+/// The part of a journal before the bytes of its records.
 pub(super) fn head(work: &Work, done: usize, records: &[Record]) -> Result<Vec<u8>> {
     let size = |size: usize| {
         u32::try_from(size).map_err(|_| Error::corrupt("a batch has more than a journal can hold"))
@@ -113,7 +114,8 @@ impl Journal {
         Ok(Self { work, file_bytes, done, old_header, records })
     }
 
-    /// Checks that it was left by this very work, and that its records are some of the jobs up to where it says that the work is. Gives their number.
+    /// Checks that the same work left it, and that its records are jobs before the place that the
+    /// work has reached. Returns the number of jobs done.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for other work, [`Error::Corrupt`].
@@ -133,11 +135,11 @@ impl Journal {
     }
 }
 
-/// The file as it will be when the records of its journal are written, behind the header that it had at first. A file whose change was cut short is so read
-/// as if it had been cut between two batches.
+/// The file as it will be when the records of its journal are written, with its first header. A
+/// file whose change was cut short is read this way as if it had been cut between two batches.
 pub(super) struct Repaired {
     disk: Arc<dyn Disk>,
-    /// Bytes by offset, in rising order.
+    /// Bytes by offset, in rising order of the offsets.
     patches: Vec<(u64, Vec<u8>)>,
 }
 
@@ -166,7 +168,7 @@ impl ReadAt for Repaired {
         let first = self.patches.partition_point(|(at, bytes)| at + bytes.len() as u64 <= offset);
         for (at, bytes) in self.patches[first..].iter().take_while(|(at, _)| *at < end) {
             let (from, to) = (offset.max(*at), end.min(at + bytes.len() as u64));
-            // Patches of a journal that is not checked yet may overlap.
+            // Patches of an unchecked journal may overlap.
             if from < to {
                 buffer[to_usize(from - offset)..to_usize(to - offset)]
                     .copy_from_slice(&bytes[to_usize(from - at)..to_usize(to - at)]);
