@@ -182,7 +182,7 @@ pub enum Error {
         candidates: usize,
     },
     /// A decoded tensor does not match its digest.
-    #[error("tensor {tensor:?} does not have its digest: expected BLAKE3 {expected}, found {found}")]
+    #[error("tensor {tensor:?} does not match its digest: expected BLAKE3 {expected}, found {found}")]
     DigestMismatch {
         /// The tensor.
         tensor: String,

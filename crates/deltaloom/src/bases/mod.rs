@@ -297,7 +297,7 @@ impl Bases {
 
     fn number_of(&self, path: &Path) -> Result<usize> {
         let found = self.bases.iter().position(|base| base.path == path);
-        found.ok_or_else(|| Error::InvalidArgument(format!("{} is not among the bases", path.display())))
+        found.ok_or_else(|| Error::InvalidArgument(format!("{} is not one of the bases", path.display())))
     }
 
     /// Declares bases, given by the paths they were added under, to be steps of one series, newest

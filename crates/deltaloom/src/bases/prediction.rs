@@ -67,7 +67,8 @@ pub(crate) fn adam_into(
 }
 
 fn element_of(info: &TensorInfo) -> Result<Element> {
-    Element::of(&info.dtype).ok_or_else(|| Error::corrupt(format!("{} is not computed with", info.dtype)))
+    Element::of(&info.dtype)
+        .ok_or_else(|| Error::corrupt(format!("{} has no computed predictions", info.dtype)))
 }
 
 /// The rows of a matrix that `out` holds, from byte `start` on.

@@ -151,7 +151,7 @@ impl ResolvedContainer {
         if self.numbers().contains(&number) {
             return Ok(());
         }
-        Err(Error::InvalidArgument(format!("there is no tensor number {number}")))
+        Err(Error::InvalidArgument(format!("tensor number {number} does not exist")))
     }
 
     /// The numbers of all tensors.
@@ -209,7 +209,7 @@ impl ResolvedContainer {
     ) -> Result<()> {
         let (given, needed) =
             (values.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
-        let wrong = || Error::InvalidArgument(format!("a buffer of {given} bytes for {needed}"));
+        let wrong = || Error::InvalidArgument(format!("the buffer has {given} bytes, {needed} are needed"));
         if given != needed {
             return Err(wrong());
         }

@@ -39,7 +39,7 @@ fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
         .last()
         .is_some_and(|last| std::path::is_separator(char::from(*last)))
     {
-        return Err(protected(path, "ends as a folder does, and it is to be a file".to_owned()));
+        return Err(protected(path, "ends like a folder, but must be a file".to_owned()));
     }
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -57,7 +57,7 @@ fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
             Ok(behind) if behind.is_file() => path.canonicalize().map_err(Error::writing(path)),
             Ok(behind) if behind.is_dir() => refuse("a link to a folder"),
             Ok(_) => refuse("a link to something that is not a regular file"),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => refuse("a link to a file that is not there"),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => refuse("a link to a file that does not exist"),
             Err(e) => Err(Error::writing(path)(e)),
         };
     }

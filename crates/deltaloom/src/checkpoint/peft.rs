@@ -82,7 +82,9 @@ impl Config {
             .map_err(|e| Error::corrupt(format!("an adapter's configuration: {e}")))?;
         if config.peft_type != "LORA" || config.use_dora {
             let kind = if config.use_dora { "DoRA" } else { &config.peft_type };
-            return Err(Error::InvalidArgument(format!("adapters of type {kind} are not known, only LORA")));
+            return Err(Error::InvalidArgument(format!(
+                "adapters of type {kind} are not supported, only LORA"
+            )));
         }
         Ok(config)
     }

@@ -136,7 +136,9 @@ pub(super) fn decode(
     values: &mut [u8],
 ) -> Result<()> {
     if !grid.fits(shape.number) || tables.count != grid.table_count() {
-        return Err(Error::corrupt("a grid group has parameters or tables that its dtype does not allow"));
+        return Err(Error::corrupt(
+            "a grid group has parameters or tables that are not allowed for its dtype",
+        ));
     }
     let mut reader = ByteReader::new(payload, "a grid chunk");
     let row_elems = row_elems(shape);
@@ -170,7 +172,8 @@ fn read_numbers(
     lowest: u64,
     count: usize,
 ) -> Result<Vec<f32>> {
-    let split = split_of_numbers(lowest).ok_or_else(|| Error::corrupt("numbers of a grid start too high"))?;
+    let split = split_of_numbers(lowest)
+        .ok_or_else(|| Error::corrupt("the lowest step or origin of a grid is out of range"))?;
     let mut bytes = Scratch::of_len(count * SINGLE.bytes());
     let contexts = contexts_of_numbers(which, count);
     float::read(reader, tables, Contexts::PerSymbol(&contexts), split, &mut bytes)?;

@@ -217,8 +217,8 @@ pub(crate) fn encoder(set: &TableSet) -> Encoder {
 }
 
 pub(crate) fn decoder(set: &TableSet) -> Result<Decoder> {
-    let coder =
-        DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("a frequency table does not sum"))?;
+    let coder = DecodeTables::new(&set.tables)
+        .ok_or_else(|| Error::corrupt("the frequencies of a table have a wrong sum"))?;
     Ok(Arc::new(ReadyTables::new(coder, set)))
 }
 
@@ -236,7 +236,7 @@ impl<K> ReadyTables<K> {
             (Some(classes), Some(cells)) if classes.len() == keys.len() => {
                 history::map_cells(keys, classes, cells);
             }
-            _ => return Err(Error::corrupt("a history is missing, or has no tables")),
+            _ => return Err(Error::corrupt("a group needs a history, or tables for one, that do not exist")),
         }
         Ok(())
     }
@@ -247,7 +247,7 @@ impl<K> ReadyTables<K> {
 
     fn sparse_map(&self) -> Result<[u8; KEYS]> {
         if self.count < 2 {
-            return Err(Error::corrupt("a sparse chunk needs a gap table and another"));
+            return Err(Error::corrupt("a sparse chunk needs a gap table and at least one other table"));
         }
         Ok(self.set.key_map(1))
     }
@@ -255,7 +255,7 @@ impl<K> ReadyTables<K> {
 
 fn split_of(number: Number, modelled_bits: u8, lowest: u64) -> Result<FieldSplit> {
     FieldSplit::new(number, modelled_bits.into(), lowest)
-        .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
+        .ok_or_else(|| Error::corrupt("a float group has parameters that are not allowed for its dtype"))
 }
 
 /// Whether all elements are equal.
@@ -373,6 +373,6 @@ pub(crate) fn decode(
             let split = split_of(shape.number, *modelled_bits, *lowest)?;
             scaled::decode(shape, tables, split, rule, payload, values)
         }
-        _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
+        _ => Err(Error::corrupt("the codec or length of a chunk does not match its group")),
     }
 }

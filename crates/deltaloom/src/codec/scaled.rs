@@ -68,7 +68,7 @@ pub(super) fn decode(
 ) -> Result<()> {
     let mut reader = ByteReader::new(payload, "a scaled chunk");
     let row_scales = read_row_scales(&mut reader, shape, &rule.scales)?;
-    let not_allowed = || Error::corrupt("a scaled chunk is of a dtype that has none");
+    let not_allowed = || Error::corrupt("scaled coding is not defined for this dtype");
     let expectation = rule.expectation(shape, &row_scales).ok_or_else(not_allowed)?;
     let mut relative = Scratch::of_len(values.len());
     float::read(&mut reader, tables, Contexts::Single, rule.split(split), &mut relative)?;

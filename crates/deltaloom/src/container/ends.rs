@@ -151,7 +151,7 @@ impl Trailer {
             ));
         }
         if crc != crc32fast::hash(bytes.get(..36).unwrap_or_default()) || reserved != 0 {
-            return Err(Error::corrupt("the trailer does not have its checksum"));
+            return Err(Error::corrupt("the trailer does not match its checksum"));
         }
         let trailer =
             Self { index_offset, meta_packed, meta_len, tables_packed, tables_len, checks_len, index_crc };

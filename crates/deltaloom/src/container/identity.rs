@@ -186,7 +186,7 @@ fn parse_texts(part: &mut ByteReader<'_>) -> Result<Texts> {
             return Err(Error::corrupt(format!("the key of a text has {} bytes", key.len())));
         }
         if texts.last_key_value().is_some_and(|(before, _)| before.as_str() >= key) {
-            return Err(Error::corrupt(format!("the text {key:?} is not in order")));
+            return Err(Error::corrupt(format!("the text {key:?} is out of order")));
         }
         texts.insert(key.to_owned(), part.text()?.to_owned());
     }

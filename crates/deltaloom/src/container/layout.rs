@@ -182,7 +182,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     };
     let chunk_log2 = meta.u8()?;
     if !CHUNK_LOG2.contains(&chunk_log2) {
-        return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements")));
+        return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements are not allowed")));
     }
     let members = parse_members(&mut meta, ids, limits)?;
     check_paths(layout, &members)?;
@@ -302,14 +302,17 @@ fn parse_tensor(
         let chunks_of_group = meta.varint()?;
         if chunks_of_group == 0 || chunks_of_group > chunk_count - tensor.chunks.len() as u64 {
             return Err(Error::corrupt(format!(
-                "the groups of tensor {:?} do not add up to its chunks",
+                "the groups of tensor {:?} do not match its chunks",
                 info.name
             )));
         }
         let coding = parse_coding(meta, &grid, info.number(), next)?;
         if matches!((&coding, &tensor.predictor), (Coding::History { .. }, predictor) if !matches!(predictor, Predictor::History { .. }))
         {
-            return Err(Error::corrupt(format!("tensor {:?} has no history", info.name)));
+            return Err(Error::corrupt(format!(
+                "tensor {:?} has no history, but a chunk needs one",
+                info.name
+            )));
         }
         tensor.groups.push(coding);
         for _ in 0..chunks_of_group {
@@ -331,10 +334,7 @@ fn parse_tensor(
         }
     }
     if tensor.chunks.len() as u64 != chunk_count {
-        return Err(Error::corrupt(format!(
-            "the groups of tensor {:?} do not add up to its chunks",
-            info.name
-        )));
+        return Err(Error::corrupt(format!("the groups of tensor {:?} do not match its chunks", info.name)));
     }
     Ok(tensor)
 }
@@ -366,7 +366,7 @@ fn parse_coding(
             let has_signs = match meta.u8()? {
                 0 => false,
                 1 => true,
-                other => return Err(Error::corrupt(format!("signs of kind {other} do not exist"))),
+                other => return Err(Error::corrupt(format!("sign mode {other} does not exist"))),
             };
             let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
             Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
@@ -375,7 +375,7 @@ fn parse_coding(
             let kind = match meta.u8()? {
                 0 => HistoryKind::Changes,
                 1 => HistoryKind::Residuals,
-                other => return Err(Error::corrupt(format!("a history of kind {other} does not exist"))),
+                other => return Err(Error::corrupt(format!("history kind {other} does not exist"))),
             };
             Ok(Coding::History { tables, scales: parse_scales(meta, grid)?, kind })
         }
@@ -407,7 +407,7 @@ fn check_cells(index: &Index) -> Result<()> {
     if index.tensors.iter().flat_map(|tensor| &tensor.groups).all(fits) {
         return Ok(());
     }
-    Err(Error::corrupt("a group uses a table set of another family"))
+    Err(Error::corrupt("a group uses a table set of the wrong kind"))
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {

@@ -106,7 +106,7 @@ fn name(meta: &mut ByteReader<'_>) -> Result<Option<String>> {
 }
 
 fn bad(what: &str) -> Error {
-    Error::corrupt(format!("a predictor has an impossible {what}"))
+    Error::corrupt(format!("a predictor has an invalid {what}"))
 }
 
 const ELEMENTS: [Element; 3] = [Element::F32, Element::BF16, Element::F16];

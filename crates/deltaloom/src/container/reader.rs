@@ -187,7 +187,7 @@ impl Container {
         if crc32fast::hash(&payload) != entry.crc {
             let name = &self.index.info(tensor).name;
             let fault =
-                format!("a payload of tensor {name:?} at byte {} does not have its checksum", entry.offset);
+                format!("a payload of tensor {name:?} at byte {} does not match its checksum", entry.offset);
             return Err(Error::corrupt_at(entry.offset, fault).in_file(&self.path));
         }
         Ok(payload)
@@ -257,7 +257,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
     if ends::index_crc(ids.covered(&head), &stored) != trailer.index_crc {
-        return Err(Error::corrupt("the index does not have its checksum"));
+        return Err(Error::corrupt("the index does not match its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
     let (tables, checks) = rest.split_at(trailer.tables_packed as usize);
@@ -287,7 +287,7 @@ fn decompress(frame: &[u8], length: u32) -> Result<Vec<u8>> {
     let mut limited = decoder.take(u64::from(length) + 1);
     limited.read_to_end(&mut out).map_err(bad)?;
     if out.len() != length as usize || !limited.into_inner().finish().is_empty() {
-        return Err(Error::corrupt("a part of the index does not have its length"));
+        return Err(Error::corrupt("a part of the index does not match its length"));
     }
     Ok(out)
 }

@@ -68,7 +68,7 @@ pub(crate) fn encode(numbers: impl Iterator<Item = u64>) -> Vec<u8> {
 pub(crate) fn decode(bytes: &[u8], count: usize) -> Result<Vec<u64>> {
     // Each takes at least one bit.
     if count > bytes.len().saturating_mul(8) {
-        return Err(Error::corrupt("fewer numbers are there than are said to be"));
+        return Err(Error::corrupt("there are fewer numbers than claimed"));
     }
     let mut numbers = vec![0; count];
     let mut decoder = EliasDecoder::new(bytes);

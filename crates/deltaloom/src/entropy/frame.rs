@@ -34,7 +34,7 @@ pub(crate) fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
     let mut limited = decoder.take(limit_bytes.saturating_add(1));
     limited.read_to_end(&mut out).map_err(bad)?;
     if out.len() as u64 > limit_bytes || !limited.into_inner().finish().is_empty() {
-        return Err(Error::corrupt("a zstd frame is longer than what it stands for"));
+        return Err(Error::corrupt("a zstd frame has trailing bytes"));
     }
     Ok(out)
 }

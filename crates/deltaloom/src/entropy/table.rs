@@ -194,18 +194,20 @@ impl TableSet {
             cells = Self::parse_cells(reader, count)?;
         }
         if !(1..=MAX_TABLES).contains(&count) {
-            return Err(Error::corrupt(format!("a table set has {count} tables")));
+            return Err(Error::corrupt(format!(
+                "a table set has {count} tables, 1 to {MAX_TABLES} are allowed"
+            )));
         }
         let first_keys = if cells.is_empty() { reader.take(count - 1)?.to_vec() } else { Vec::new() };
         if first_keys.first() == Some(&0) || first_keys.windows(2).any(|w| w[0] >= w[1]) {
-            return Err(Error::corrupt("the keys of a table set do not rise"));
+            return Err(Error::corrupt("the keys of a table set are not increasing"));
         }
         let tables = (0..count).map(|_| Self::parse_table(reader)).collect::<Result<_>>()?;
         Ok(Self { first_keys, cells, tables })
     }
 
     fn parse_cells(reader: &mut ByteReader<'_>, table_count: usize) -> Result<Vec<CellRun>> {
-        let bad = || Error::corrupt("the cells of a table set do not rise, or name a table that it has not");
+        let bad = || Error::corrupt("table-set cells are not increasing, or refer to a missing table");
         let run_count = reader.size()?;
         if !(1..=MAX_CELL_RUNS).contains(&run_count) {
             return Err(bad());

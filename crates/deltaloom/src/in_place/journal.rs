@@ -52,9 +52,8 @@ pub(super) struct Journal {
 
 /// The part of a journal before the bytes of its records.
 pub(super) fn head(work: &Work, done: usize, records: &[Record]) -> Result<Vec<u8>> {
-    let size = |size: usize| {
-        u32::try_from(size).map_err(|_| Error::corrupt("a batch has more than a journal can hold"))
-    };
+    let size =
+        |size: usize| u32::try_from(size).map_err(|_| Error::corrupt("a batch is too large for a journal"));
     let mut head = MAGIC.to_vec();
     head.extend(VERSION.to_le_bytes());
     head.extend([0; 6]);
@@ -84,7 +83,7 @@ impl Journal {
             return Err(Error::corrupt("this is not a journal (wrong magic)"));
         }
         if u16::from_le_bytes(reader.array()?) != VERSION || reader.array()? != [0u8; 6] {
-            return Err(Error::corrupt("the journal is of an unknown version"));
+            return Err(Error::corrupt("the journal has an unknown version"));
         }
         let work = Digest::from_bytes(reader.array()?);
         let (file_bytes, done) = (reader.u64()?, reader.u64()?);
@@ -96,17 +95,17 @@ impl Journal {
         }
         let head = &bytes[..bytes.len() - reader.clone().rest().len()];
         if crc32fast::hash(head) != reader.u32()? {
-            return Err(Error::corrupt("the head of the journal does not have its checksum"));
+            return Err(Error::corrupt("the head of the journal does not match its checksum"));
         }
         let mut records = Vec::with_capacity(entries.len());
         for (offset, length, crc) in entries {
             let bytes = reader.take(to_usize(length.into()))?;
             if offset.checked_add(length.into()).is_none_or(|end| end > file_bytes) {
-                return Err(Error::corrupt("a record of the journal lies outside of the file"));
+                return Err(Error::corrupt("a record of the journal lies outside the file"));
             }
             let record = Record::new(offset, bytes.to_vec().into());
             if record.crc != crc {
-                return Err(Error::corrupt("a record of the journal does not have its checksum"));
+                return Err(Error::corrupt("a record of the journal does not match its checksum"));
             }
             records.push(record);
         }
@@ -125,12 +124,12 @@ impl Journal {
             return Err(Error::InvalidArgument(message.to_owned()));
         }
         let done = usize::try_from(self.done).ok().filter(|done| *done <= work.jobs().len());
-        let done = done.ok_or_else(|| Error::corrupt("the journal counts more chunks than there are"))?;
+        let done = done.ok_or_else(|| Error::corrupt("the journal counts more chunks than exist"))?;
         let mut places = work.jobs()[..done].iter().map(|job| (job.offset, job.len_bytes));
         if self.records.iter().all(|record| places.any(|place| place == record.place())) {
             Ok(done)
         } else {
-            Err(Error::corrupt("the journal has a record that is none of the chunks to write"))
+            Err(Error::corrupt("the journal has a record for a chunk that is not to be written"))
         }
     }
 }

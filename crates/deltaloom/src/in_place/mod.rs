@@ -313,7 +313,7 @@ fn record(work: &Work, checked: &Checked, number: usize) -> Result<Option<Record
     if checked.agrees(number, record.crc) {
         return Ok(Some(record));
     }
-    Err(Error::corrupt("the file has changed while it was worked on").in_file(work.path()))
+    Err(Error::corrupt("the file was changed by another process").in_file(work.path()))
 }
 
 /// Consecutive jobs from number `done` on, of at most `batch_bytes` together unless one has more.

@@ -69,7 +69,7 @@ impl Work {
         let refuse = |why: String| Error::NotInPlace { path: path.to_path_buf(), why };
         let member = single_member(&container).map_err(refuse)?;
         let new_header =
-            header_bytes(member).ok_or_else(|| refuse("it is no safetensors file".to_owned()))?;
+            header_bytes(member).ok_or_else(|| refuse("it is not a safetensors file".to_owned()))?;
         let old_header = header_bytes(&base.members[0]).unwrap_or_default();
         check_layout(&base.members[0], member).map_err(refuse)?;
 

@@ -118,7 +118,10 @@ pub(crate) fn pack_and_see(
     see: &(dyn Fn(usize, &[u8]) + Sync),
 ) -> Result<PackReport> {
     if !(10..=20).contains(&options.chunk_log2) {
-        return Err(Error::InvalidArgument(format!("chunks of 2^{} elements", options.chunk_log2)));
+        return Err(Error::InvalidArgument(format!(
+            "chunks have 2^10 to 2^20 elements, not 2^{}",
+            options.chunk_log2
+        )));
     }
     let start = Instant::now();
     tracing::info!(files = checkpoint.members.len(), tensors = checkpoint.tensors().count(), "packing");

@@ -93,7 +93,7 @@ impl Factors {
     /// The right factor ready for predicting.
     pub(crate) fn right_factor(&self, number: Number) -> Result<RightFactor> {
         RightFactor::new(number, self.scale, &self.right, self.rank, self.right.len() / self.rank)
-            .ok_or_else(|| Error::corrupt("the scale or the size of factors is not allowed"))
+            .ok_or_else(|| Error::corrupt("the scale or size of the factors is not allowed"))
     }
 }
 

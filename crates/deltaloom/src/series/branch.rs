@@ -90,15 +90,16 @@ impl Branch {
 
 /// Checks the branches of a manifest. A parent comes after its children, so there are no cycles.
 pub(super) fn check_branches(branches: &[Branch]) -> Result<()> {
-    let fault = |what: &str| Err(Error::corrupt(format!("the branches of the manifest: {what}")));
+    let fault =
+        |what: &str| Err(Error::corrupt(format!("the branches of the manifest are not valid: {what}")));
     if branches.len() > MAX_BRANCHES {
-        return fault("there are too many");
+        return fault("there are too many of them");
     }
     for (i, branch) in branches.iter().enumerate() {
-        check_name(&branch.name).or_else(|_| fault("a name"))?;
+        check_name(&branch.name).or_else(|_| fault("a name is not allowed"))?;
         check_pages(std::slice::from_ref(&branch.page), MAX_LEVEL)?;
         if branches[..i].iter().any(|other| other.name == branch.name) {
-            return fault("two have one name");
+            return fault("two have the same name");
         }
         if branch.fork.is_some_and(|fork| fork >= branch.page.first)
             || branch.totals.steps != branch.page.count
@@ -107,7 +108,7 @@ pub(super) fn check_branches(branches: &[Branch]) -> Result<()> {
         }
         let parent = branch.parent.as_ref();
         if parent.is_some_and(|parent| branches[i + 1..].iter().all(|other| other.name != *parent)) {
-            return fault("one leaves what is not there");
+            return fault("one forks from a line that does not exist");
         }
     }
     Ok(())
@@ -134,7 +135,7 @@ pub(super) fn new_name(manifest: &Manifest, asked: Option<&str>, fork: Option<u6
     if let Some(name) = asked {
         check_name(name)?;
         if is_taken(name) {
-            return Err(Error::InvalidArgument(format!("there is a branch {name:?} already")));
+            return Err(Error::InvalidArgument(format!("branch {name:?} already exists")));
         }
         return Ok(name.to_owned());
     }

@@ -49,12 +49,12 @@ impl<'a> Catalog<'a> {
         let read = || {
             let source = self.store.open(&key)?;
             if source.len_bytes() > MAX_PAGE_BYTES {
-                return Err(Error::corrupt("a page is too large"));
+                return Err(Error::corrupt("a manifest page is too large"));
             }
             let mut bytes = vec![0; to_usize(source.len_bytes())];
             source.read_at(0, &mut bytes).map_err(Error::io(&key))?;
             if blake3::hash(&bytes).to_hex().as_str() != reference.page {
-                return Err(Error::corrupt("a page does not have its digest"));
+                return Err(Error::corrupt("a manifest page does not match its digest"));
             }
             Page::parse(&bytes, reference.level).map(Arc::new)
         };
@@ -277,7 +277,7 @@ impl<'a> Catalog<'a> {
         let mut at = entry.clone();
         while let Some(reference) = at.reference {
             let missing =
-                || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
+                || Error::corrupt(format!("step {} needs step {reference}, which does not exist", at.step));
             let next = self.find_below(reference)?.ok_or_else(missing)?;
             if next.hops + 1 != at.hops {
                 return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));

@@ -86,7 +86,7 @@ struct ShardIndex {
 fn check(path: &Path, limits: &Limits) -> Result<()> {
     let checkpoint = Checkpoint::open(path, limits)?;
     if !checkpoint.members.iter().any(|member| member.path.ends_with(".safetensors")) && path.is_dir() {
-        return Err(Error::InvalidArgument(format!("{}: there is no safetensors file yet", path.display())));
+        return Err(Error::InvalidArgument(format!("{}: no safetensors file yet", path.display())));
     }
     let names: HashSet<&str> = checkpoint.members.iter().map(|member| member.path.as_str()).collect();
     for index in names.iter().filter(|name| name.ends_with(".safetensors.index.json")) {

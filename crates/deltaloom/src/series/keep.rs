@@ -138,7 +138,11 @@ impl FromStr for KeepRules {
     fn from_str(text: &str) -> Result<Self> {
         let rule = |part: &str| {
             let wrong = || {
-                Error::InvalidArgument(format!("{:?} is no rule; rules are: {}", part.trim(), Self::SYNTAX))
+                Error::InvalidArgument(format!(
+                    "{:?} is not a rule; the rules are: {}",
+                    part.trim(),
+                    Self::SYNTAX
+                ))
             };
             Rule::parse(part).ok_or_else(wrong)
         };

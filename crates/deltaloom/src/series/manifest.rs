@@ -272,7 +272,7 @@ impl PageReference {
     /// Writes a page of entries or page references, at least one, and returns a reference to it.
     fn put(store: &dyn Store, page: &Page) -> Result<Self> {
         let name = put_page(store, page)?;
-        let empty = || Error::InvalidArgument("a page of nothing".to_owned());
+        let empty = || Error::InvalidArgument("a manifest page without entries".to_owned());
         Ok(match page {
             Page::Entries(entries) => {
                 let (begin, end) = entries.first().zip(entries.last()).ok_or_else(empty)?;
@@ -319,11 +319,12 @@ pub(super) enum Page {
 impl Page {
     /// Reads and checks a page of the given level.
     pub(super) fn parse(bytes: &[u8], level: u32) -> Result<Self> {
-        let page = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("a page: {e}")))?;
+        let page =
+            serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("a manifest page: {e}")))?;
         match (&page, level.checked_sub(1)) {
             (Self::Entries(entries), None) => check_entries(entries)?,
             (Self::Pages(pages), Some(level)) => check_pages(pages, level)?,
-            _ => return Err(Error::corrupt("a page is not of its level")),
+            _ => return Err(Error::corrupt("a manifest page has the wrong level")),
         }
         Ok(page)
     }
@@ -368,7 +369,7 @@ impl Manifest {
         let bad = |e: serde_json::Error| Error::corrupt(format!("the manifest: {e}"));
         let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
         if head.format != FORMAT {
-            return Err(Error::corrupt(format!("the manifest is of the format {:?}", head.format)));
+            return Err(Error::corrupt(format!("the manifest has the unknown format {:?}", head.format)));
         }
         if head.version > VERSION {
             return Err(Error::UnsupportedSeries { found: head.version });

@@ -238,7 +238,10 @@ impl Series {
         let checkpoint = self.restore(&catalog.chain(entry)?, options.threads, &Silent)?;
         let packed = self.pack_step(&checkpoint, entry.parts, candidates, options, &Silent)?;
         if packed.entry().content != entry.content {
-            return Err(Error::corrupt(format!("step {} is not what was added", entry.step)));
+            return Err(Error::corrupt(format!(
+                "step {} does not match the content that was added",
+                entry.step
+            )));
         }
         self.store.put_file(&packed.entry().key(), packed.file())?;
         Ok(Packed { entry: packed.entry().clone(), chain: packed.chain().to_vec() })

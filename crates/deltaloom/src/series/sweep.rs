@@ -144,11 +144,11 @@ impl Series {
         catalog.chain(entry)?;
         let container = self.container(entry)?;
         if content::of_index(container.index()) != entry.content {
-            return Err(Error::corrupt("its container is that of other content"));
+            return Err(Error::corrupt("its container holds another step's content"));
         }
         let source = self.store.open(&entry.key())?;
         if hash(&*source, progress)? != entry.object {
-            return Err(Error::corrupt("its container does not have its digest"));
+            return Err(Error::corrupt("its container does not match its digest"));
         }
         Ok(())
     }
