@@ -1,6 +1,6 @@
 //! Keeps the checkpoints of a training run in a folder, each packed against an earlier one, and
 //! restores the newest:
-//! `cargo run --release --example series -- run restored.safetensors step-1.safetensors step-2.safetensors`
+//! `cargo run --release --example series -- run restored.safetensors step-1.safetensors ...`
 #![expect(clippy::print_stdout, reason = "a program that says what it did")]
 
 use std::error::Error;
@@ -20,16 +20,16 @@ pub(crate) fn run(arguments: &[PathBuf]) -> Result<(), Box<dyn Error>> {
     };
     // A directory is one kind of store; the crate deltaloom-object-store has S3 and others.
     let store = Box::new(Directory::new(folder));
-    // Every 16th step is packed on its own, so that restoring one stays cheap; the others are deltas.
+    // Every 16th step is packed on its own, so that restoring stays cheap. The others are deltas.
     let options = SeriesOptions::default().with_keyframe_every(16);
     let series = Series::init(store, &options)?;
     for checkpoint in checkpoints {
-        // Without a number a step comes after the newest one. Whether it is a delta is seen from its entry.
+        // Without a number, a step follows the newest one. Only a keyframe has no reference.
         let added = series.add(&NewStep::new(checkpoint), &AddOptions::default(), &Silent)?;
         let entry = added.entry;
         println!("step {}: {} bytes, reference {:?}", entry.step, entry.stored_bytes, entry.reference);
     }
-    // A program that comes later starts with `Series::open`.
+    // A later program starts with `Series::open`.
     let newest = series.last(1)?.pop().ok_or("no checkpoint was given")?;
     series.extract(newest.step, Part::Model, target, &UnpackOptions::default(), &Silent)?;
     println!("step {} restored to {}", newest.step, target.display());

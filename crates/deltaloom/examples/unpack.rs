@@ -20,9 +20,10 @@ pub(crate) fn run(arguments: &[PathBuf]) -> Result<(), Box<dyn Error>> {
     // Opening reads the index only.
     let container = Container::open(container, &limits)?;
     let bases = Bases::open(std::slice::from_ref(base), &limits)?;
-    // Finds every reference by its digest: a wrong base is an error here, before anything is decoded.
+    // Finds every reference by its digest. A wrong base is an error here, before anything is
+    // decoded.
     let resolved = ResolvedContainer::new(container, &bases)?;
-    // The target gets its name only when it is whole and every tensor has its digest.
+    // The target gets its name only when it is complete and every tensor has its digest.
     let report = unpack(&resolved, target, &UnpackOptions::default(), &Silent)?;
     println!("{} bytes restored to {}", report.original_bytes, target.display());
     Ok(())

@@ -17,7 +17,8 @@ use crate::summary::ratio;
 
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Elements by how many ULPs apart they are; the key is the largest distance of a bucket: 0, 1, 2, 4, 8, ...
+/// Number of elements by their distance in ULPs. The key is the largest distance of a bucket: 0, 1,
+/// 2, 4, 8, ...
 pub type UlpHistogram = BTreeMap<u64, u64>;
 
 /// One tensor of either checkpoint.
@@ -26,17 +27,17 @@ pub type UlpHistogram = BTreeMap<u64, u64>;
 pub struct TensorDiff {
     /// Name.
     pub name: String,
-    /// `identical`, `changed`, `only_a`, `only_b`, or `retyped` where dtype or shape (or, of unknown dtypes, length) differ.
+    /// `identical`, `changed`, `only_a`, `only_b`, or `retyped` if dtype, shape or length differ.
     pub status: &'static str,
-    /// dtype, of the second checkpoint where it has the tensor.
+    /// dtype in the second checkpoint, or in the first if only that has the tensor.
     pub dtype: String,
-    /// Shape, likewise.
+    /// Shape, from the same checkpoint.
     pub shape: Vec<u64>,
     /// Share of elements whose bits differ.
     pub changed_fraction: Option<f64>,
     /// Distances in ULPs.
     pub ulp_histogram: Option<UlpHistogram>,
-    /// L2 norm of the difference over that of the first; none where it is not a number.
+    /// L2 norm of the difference over that of the first. `None` if it is not a number.
     pub relative_l2: Option<f64>,
 }
 
@@ -46,30 +47,30 @@ pub struct TensorDiff {
 pub struct Uncompared {
     /// Tensors.
     pub tensors: u64,
-    /// Their elements; of dtypes that are not known, their bytes.
+    /// Their elements. For unknown dtypes: bytes.
     pub weights: u64,
     /// Their size.
     pub bytes: u64,
 }
 
-/// All weights together. Files that are no weights, such as a tokenizer, are left out.
+/// All weights together, without other files such as a tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DiffTotal {
-    /// Weights that were compared; of dtypes that are not known, bytes.
+    /// Weights that were compared. For unknown dtypes: bytes.
     pub weights: u64,
-    /// Those of them whose bits differ.
+    /// Compared weights whose bits differ.
     pub changed_weights: u64,
-    /// The latter over the former; none where nothing was compared.
+    /// Changed weights over compared ones. `None` if nothing was compared.
     pub changed_fraction: Option<f64>,
-    /// L2 norm of the difference over that of the first, of all floats compared; none where it is
+    /// L2 norm of the difference over that of the first, for all compared floats. `None` if it is
     /// not a number.
     pub relative_l2: Option<f64>,
-    /// What only the first has.
+    /// Tensors that only the first has.
     pub only_a: Uncompared,
-    /// What only the second has.
+    /// Tensors that only the second has.
     pub only_b: Uncompared,
-    /// What has another dtype or shape in the second, in the sizes that it has there.
+    /// Tensors with another dtype or shape in the second. Sizes are those in the second.
     pub retyped: Uncompared,
 }
 
@@ -85,7 +86,8 @@ pub struct DiffReport {
     pub tensors: Vec<TensorDiff>,
 }
 
-/// Compares the tensors of two sets of bases by name; small files of directories count as tensors of bytes.
+/// Compares the tensors of two sets of bases by name. Small files of directories count as tensors
+/// of bytes.
 ///
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].
@@ -105,14 +107,14 @@ pub fn diff(a: &Bases, b: &Bases, threads: usize, progress: &dyn Progress) -> Re
     Ok(DiffReport { identical: tensors.iter().all(|tensor| tensor.status == "identical"), total, tensors })
 }
 
-/// A tensor compared, with what it adds to the total.
+/// A compared tensor, with its contribution to the total.
 struct Compared {
     diff: TensorDiff,
     number: Number,
-    /// Whether it is weights, and not a file of any kind.
+    /// Whether it holds weights, rather than being any file.
     is_weights: bool,
     len_bytes: u64,
-    /// Where both have it.
+    /// `None` if only one checkpoint has it.
     distances: Option<Distances>,
 }
 
@@ -178,7 +180,7 @@ fn distances(a: &TensorSource, b: &TensorSource, progress: &dyn Progress) -> Res
 }
 
 fn histogram(distances: &Distances) -> UlpHistogram {
-    // The last bucket is of distances above 2^63, of which the largest is 2^64 - 1.
+    // The last bucket holds distances above 2^63. Its largest is 2^64 - 1.
     let largest =
         |bits: u32| if bits <= 1 { bits.into() } else { 1u64.checked_shl(bits - 1).unwrap_or(u64::MAX) };
     let buckets = (0..).zip(distances.by_bits).filter(|(_, count)| *count > 0);

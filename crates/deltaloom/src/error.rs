@@ -41,7 +41,7 @@ pub enum Missing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A request that makes no sense.
+    /// A request that cannot be carried out as given.
     Usage,
     /// A file or object is not there.
     NotFound,
@@ -53,7 +53,7 @@ pub enum ErrorKind {
     DiskFull,
     /// A name inside a file or series does not exist: a tensor, a step.
     NoSuchName,
-    /// Bytes break their format, or are not what their digest says.
+    /// Bytes break their format or do not match their digest.
     Corrupt,
     /// A file ends too early.
     Truncated,
@@ -63,7 +63,7 @@ pub enum ErrorKind {
     LimitExceeded,
     /// The bases at hand are not those that are needed.
     WrongBase,
-    /// No candidate is near enough to be a base.
+    /// No candidate is similar enough to serve as a base.
     NoUsefulBase,
     /// The target exists.
     Exists,
@@ -71,7 +71,7 @@ pub enum ErrorKind {
     Protected,
     /// A file changed while it was read.
     Changed,
-    /// A change in place began and did not end.
+    /// An in-place change began and did not finish.
     Unfinished,
     /// The series has this step already, or a later one.
     StepTaken,
@@ -123,7 +123,7 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Something is wrong in a named file.
+    /// Something is wrong in a file whose name is known.
     #[error("{}", path.display())]
     InFile {
         /// The file.
@@ -136,7 +136,7 @@ pub enum Error {
     Corrupt {
         /// Which rule is broken, and where.
         what: String,
-        /// The byte of the file at which it is, where that is known.
+        /// Offset in the file, where it is known.
         offset: Option<u64>,
     },
     /// A file that ends too early.
@@ -149,16 +149,16 @@ pub enum Error {
         /// Bytes that are there.
         available: u64,
     },
-    /// A container of a version that this reader does not know.
+    /// A container whose version this reader does not know.
     #[error("container version {found} is not supported")]
     UnsupportedVersion {
         /// Version in the file.
         found: u16,
     },
-    /// A step of a lossy threshold method where something exact is wanted.
+    /// A lossy step of a threshold method, where exact data is needed.
     #[error("this is a lossy step of a threshold method, from which nothing can be restored exactly")]
     Lossy,
-    /// The bases at hand do not hold a reference tensor.
+    /// None of the bases holds a reference tensor.
     #[error(
         "{}no base has the reference of tensor {tensor:?}: expected BLAKE3 {expected}, {found}",
         needing(needed)
@@ -170,19 +170,19 @@ pub enum Error {
         expected: String,
         /// What the bases have instead.
         found: String,
-        /// The bases that the container names, with their digests; empty where it names none.
+        /// The bases that the container names, with their digests. Empty if it names none.
         needed: String,
     },
-    /// None of many checkpoints is near enough to be a base.
+    /// None of the candidates is similar enough to serve as a base.
     #[error("{}: no useful base (candidates: {candidates})", folder.display())]
     NoUsefulBase {
-        /// Where they were looked for.
+        /// The folder that was searched.
         folder: PathBuf,
-        /// How many could be compared.
+        /// Number of candidates that were compared.
         candidates: usize,
     },
-    /// A decoded tensor is not what was packed.
-    #[error("tensor {tensor:?} does not have its digest: expected BLAKE3 {expected}, found {found}")]
+    /// A decoded tensor does not match its digest.
+    #[error("tensor {tensor:?} does not match its digest: expected BLAKE3 {expected}, found {found}")]
     DigestMismatch {
         /// The tensor.
         tensor: String,
@@ -205,14 +205,14 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
-    /// The target must not be replaced, whatever the caller allows.
+    /// The target must not be replaced, even with the permission to overwrite.
     #[error("{} {why}", path.display())]
     Protected {
         /// The target.
         path: PathBuf,
-        /// What it is: a link, a device, a file that is read.
+        /// What it is: a link, a device, an input file.
         why: String,
-        /// Whether it is a file that is read.
+        /// Whether it is an input file.
         is_input: bool,
     },
     /// A file that another process changed while it was read.
@@ -221,7 +221,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A request that makes no sense.
+    /// A request that cannot be carried out as given.
     #[error("{0}")]
     InvalidArgument(String),
     /// A size beyond [`crate::Limits`].
@@ -242,15 +242,15 @@ pub enum Error {
         /// Why not.
         why: String,
     },
-    /// A file that may be in use under another name.
+    /// A file that other names lead to, so that others may be using it.
     #[error("{} {how}", path.display())]
     SharedFile {
         /// The file.
         path: PathBuf,
-        /// Under which.
+        /// The other names: a link or hard links.
         how: &'static str,
     },
-    /// A change in place that began and did not end; it can go on.
+    /// An in-place change that began and did not finish. Running it again resumes it.
     #[error("{} is changed in part", path.display())]
     Unfinished {
         /// The file.
@@ -258,13 +258,13 @@ pub enum Error {
         /// Why it ended early.
         source: Box<Error>,
     },
-    /// A file that is changed in part, where it is to be read.
+    /// A file that is changed in part, where it should be read.
     #[error("{}: a change in place was cut short: it is neither what it was nor what it was to become", path.display())]
     CutShort {
         /// The file.
         path: PathBuf,
     },
-    /// A journal that does not fit what is being done.
+    /// A journal that does not belong to this operation.
     #[error("{}: {what}", path.display())]
     Journal {
         /// The journal.
@@ -272,19 +272,19 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
-    /// A place that holds no series.
+    /// A place without a series.
     #[error("{location}: there is no series here")]
     NotASeries {
         /// The folder or URL.
         location: String,
     },
-    /// A series of a version that this reader does not know.
+    /// A series whose version this reader does not know.
     #[error("series version {found} is not supported")]
     UnsupportedSeries {
         /// Version in the manifest.
         found: u32,
     },
-    /// Another checkpoint has this step already.
+    /// The series already has this step, with other content.
     #[error("step {step} is in the series with other content")]
     StepTaken {
         /// The step.
@@ -301,7 +301,7 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
-    /// A file of another kind than the one that is wanted.
+    /// A file of another kind than expected.
     #[error("this is {found}, not {wanted}")]
     Foreign {
         /// What it is.
@@ -309,24 +309,24 @@ pub enum Error {
         /// What it should be.
         wanted: Wanted,
     },
-    /// A folder does not hold what a container rests on.
+    /// A folder does not contain the bases of a container.
     #[error("{}: {} is not among its {candidates} candidates: none has the reference of tensor {tensor:?}{skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
     BaseNotFound {
-        /// Where it was looked for.
+        /// The folder that was searched.
         folder: PathBuf,
-        /// The bases that the container names, with their digests; empty where it names none.
+        /// The bases that the container names, with their digests. Empty if it names none.
         needed: String,
-        /// Tensor that needs a reference that was not found.
+        /// A tensor whose reference was not found.
         tensor: String,
-        /// Checkpoints and containers that were looked at.
+        /// Number of checkpoints and containers that were compared.
         candidates: usize,
-        /// Which of them could not be read and why; empty if all could.
+        /// Which of them could not be read, and why. Empty if all could.
         skipped: String,
     },
-    /// Rules of pruning that keep nothing, or name what is not there.
+    /// Pruning rules that keep nothing or name steps that do not exist.
     #[error("{what}")]
     KeepRule {
-        /// Which, and what is there.
+        /// Which rule, and which steps exist.
         what: String,
     },
     /// A checkpoint whose tensors are not those of the step before.
@@ -339,7 +339,7 @@ pub enum Error {
     },
 }
 
-/// The beginning of a message about bases, where they have names.
+/// The start of a message about bases, if the bases have names.
 fn needing(needed: &str) -> String {
     if needed.is_empty() { String::new() } else { format!("this container needs {needed}; ") }
 }
@@ -361,19 +361,19 @@ impl Error {
         Self::NotFound { kind, what: what.into() }
     }
 
-    /// For what failed while something was looked for or read.
+    /// For a failure while looking for or reading a file.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Io { path, access: Access::Read, source }
     }
 
-    /// For what failed while something was written.
+    /// For a failure while writing a file.
     pub fn writing(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Io { path, access: Access::Write, source }
     }
 
-    /// The same error, said of a file.
+    /// The same error, with the file that it is about.
     #[must_use]
     pub fn in_file(self, path: &Path) -> Self {
         match self {
@@ -389,7 +389,7 @@ impl Error {
         }
     }
 
-    /// The same error of a writer that has a name here; the writer itself did not know it.
+    /// The same error with the name of the writer's file, which the writer did not know.
     pub(crate) fn of_writer(self, name: &Path) -> Self {
         match self {
             Self::Io { path, access, source } if path.as_os_str().is_empty() => {
@@ -399,7 +399,7 @@ impl Error {
         }
     }
 
-    /// What is wrong, without the file in which it is.
+    /// What is wrong, without the name of the file.
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
@@ -414,7 +414,7 @@ impl Error {
         match self {
             Self::Io { access, source, .. } => io_kind(*access, source.kind()),
             Self::InFile { source, .. } => source.kind(),
-            // Why it stopped says who must act; that it goes on says the hint.
+            // The cause says who must act; the hint says that running again resumes the change.
             Self::Unfinished { source, .. } => match source.kind() {
                 ErrorKind::Corrupt => ErrorKind::Unfinished,
                 why => why,
@@ -445,7 +445,7 @@ impl Error {
         }
     }
 
-    /// The file that it is about, where there is one.
+    /// The file that the error is about, if any.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -466,7 +466,7 @@ impl Error {
         .map(PathBuf::as_path)
     }
 
-    /// The tensor that it is about, where there is one.
+    /// The tensor that the error is about, if any.
     #[must_use]
     pub fn tensor(&self) -> Option<&str> {
         match self {

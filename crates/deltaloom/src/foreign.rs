@@ -9,34 +9,34 @@ pub(crate) const START_BYTES: u64 = 512;
 /// The first bytes of a container.
 pub(crate) const CONTAINER_MAGIC: [u8; 8] = *b"\x89LOOM\r\n\x1a";
 
-/// A kind of file that is not what a reader wants.
+/// A kind of file other than the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Foreign {
-    /// Nothing at all.
+    /// An empty file.
     Empty,
-    /// What Git keeps in place of a large file.
+    /// The placeholder that Git LFS keeps for a large file.
     LfsPointer,
-    /// A page, such as that of an error or a login.
+    /// A web page, such as an error or a login page.
     Html,
-    /// Such as the answer of an object store.
+    /// For example the answer of an object store.
     Xml,
-    /// Such as the answer of a server, or a configuration.
+    /// For example the answer of a server, or a configuration.
     Json,
     /// The list of the shards of a checkpoint.
     ShardIndex,
-    /// A safetensors file where a container is wanted.
+    /// A safetensors file where a container is expected.
     Safetensors,
-    /// A container where a safetensors file is wanted.
+    /// A container where a safetensors file is expected.
     Container,
     /// GGUF, or GGML before it.
     Gguf,
     /// A model in ONNX.
     Onnx,
-    /// What `torch.save` writes, or TorchScript.
+    /// Written by `torch.save`, or TorchScript.
     TorchArchive,
-    /// What `torch.save` wrote before, or any other pickle.
+    /// Written by `torch.save` of older versions, or any other pickle.
     Pickle,
     /// A NumPy array.
     Npy,
@@ -60,7 +60,7 @@ pub enum Foreign {
     Bzip2,
 }
 
-/// What a reader wants a file to be.
+/// The kind of file that a reader expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wanted {
@@ -112,7 +112,7 @@ impl fmt::Display for Foreign {
 }
 
 impl Foreign {
-    /// The word for such a file.
+    /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -160,8 +160,8 @@ impl Foreign {
             .or_else(|| of_protobuf(start))
     }
 
-    /// Whether it holds weights, or stands for them, in a form that is not read where any file may
-    /// be.
+    /// Whether it holds weights, or stands for weights, in a form that cannot be read. Asked where
+    /// any file is allowed.
     #[must_use]
     pub fn is_weights(self) -> bool {
         matches!(
@@ -198,7 +198,7 @@ const MAGICS: [(&[u8], Foreign); 14] = [
     (b"model_checkpoint_path: ", Foreign::TensorFlow),
 ];
 
-/// The length of a header below 4 GiB, and the beginning of a JSON object.
+/// A header length below 4 GiB, then the start of a JSON object.
 fn begins_as_safetensors(start: &[u8]) -> bool {
     let json = start.get(8..).unwrap_or_default();
     start.get(4..8) == Some(&[0; 4]) && json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
@@ -215,7 +215,7 @@ fn of_zip(start: &[u8]) -> Option<Foreign> {
     let length = start.get(26..28).map_or(0, |bytes| usize::from(u16::from_le_bytes([bytes[0], bytes[1]])));
     let name = start.get(30..).unwrap_or_default();
     let name = String::from_utf8_lossy(&name[..length.min(name.len())]);
-    // What torch.save and TorchScript put into the one folder of their archives.
+    // Files that torch.save and TorchScript put into the one folder of their archives.
     let of_torch = ["data.pkl", "constants.pkl", "version", "byteorder", ".format_version"];
     let inner = name.split_once('/').map(|(_, inner)| inner);
     Some(match inner {
@@ -247,17 +247,17 @@ fn of_text(start: &[u8]) -> Option<Foreign> {
     }
 }
 
-/// A protocol that has a magic, and then an opcode, none of which is zero.
+/// A protocol with a magic, then an opcode, none of which is zero.
 fn is_pickle(start: &[u8]) -> bool {
     matches!(start, [0x80, 2..=5, opcode, ..] if *opcode != 0)
 }
 
-/// Messages of Protocol Buffers have no magic. They are told by several fields in a row that only
-/// such a model has.
+/// Messages of Protocol Buffers have no magic. They are recognised by several consecutive fields
+/// that only such a model has.
 fn of_protobuf(start: &[u8]) -> Option<Foreign> {
     let mut fields = Fields(start);
     match fields.next()? {
-        // ModelProto: ir_version, then texts on who made it, then the graph or its operators.
+        // ModelProto: ir_version, then texts about its producer, then the graph or its operators.
         Field { number: 1, value: Value::Varint(1..=64) } => {
             let mut texts = 0;
             loop {
@@ -271,8 +271,8 @@ fn of_protobuf(start: &[u8]) -> Option<Foreign> {
                     }
                     // The first node of a graph.
                     Field { number: 7, value: Value::Bytes([0x0a, ..]) } => return Some(Foreign::Onnx),
-                    // SavedModel: the schema's version, then a graph that begins with what is said
-                    // of it.
+                    // SavedModel: the schema's version, then a graph that begins with its meta
+                    // information.
                     Field { number: 2, value: Value::Bytes([0x0a, ..]) } if texts == 0 => {
                         return Some(Foreign::TensorFlow);
                     }
@@ -300,7 +300,7 @@ fn is_printable(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Fields of a message; of the last one perhaps only the beginning.
+/// The fields of a message. The last one may be cut off.
 struct Fields<'a>(&'a [u8]);
 
 struct Field<'a> {
@@ -352,7 +352,7 @@ impl<'a> Iterator for Fields<'a> {
 mod tests {
     use super::*;
 
-    /// Beginnings as the programs named write them.
+    /// Beginnings as the named programs write them.
     #[test]
     fn kinds_are_told_by_their_first_bytes() {
         let zip = |name: &str| {
@@ -413,7 +413,7 @@ mod tests {
         ];
         for (start, kind) in cases {
             assert_eq!(Foreign::of(start), *kind, "{}", start.escape_ascii());
-            // Every shorter beginning is looked at as well, and need not be told.
+            // Every shorter beginning is tried as well; it need not be recognised.
             (0..start.len()).for_each(|end| _ = Foreign::of(&start[..end]));
         }
     }

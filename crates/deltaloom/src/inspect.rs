@@ -1,9 +1,9 @@
-//! Describes a container from its index: no base, no payload is read.
+//! Describes a container from its index. It reads no base and no payload.
 
 use crate::container::{Container, PackedTensor};
 use crate::summary::{self, PackReport};
 
-/// What a container holds.
+/// The contents of a container.
 #[must_use]
 pub fn inspect(container: &Container) -> PackReport {
     let index = container.index();
@@ -11,7 +11,7 @@ pub fn inspect(container: &Container) -> PackReport {
     summary::of(index, container.len_bytes(), container.len_bytes() - payloads)
 }
 
-/// Whether a container takes any tensor from a base.
+/// Whether restoring a container needs a base.
 #[must_use]
 pub fn needs_base(container: &Container) -> bool {
     container.index().needs_base()

@@ -1,8 +1,12 @@
-//! deltaloom packs neural-network weights exactly: each tensor is predicted from what the reader already has, the residual is counted in ULPs and
-//! entropy-coded in the context of the prediction.
+//! deltaloom packs neural-network weights exactly. It predicts each tensor from what the reader
+//! already has, counts the residual in ULPs, and entropy-codes it in the context of the prediction.
 //!
-//! [`pack`] writes a container, [`unpack`] restores its files byte for byte, [`unpack_in_place`] turns the base itself into the fine-tune, [`verify`] checks one, [`inspect`] describes one without decoding, [`diff`] compares
-//! two checkpoints. The library is synchronous and never touches a network; `docs/format.md` is the container, `ARCHITECTURE.md` the map of the modules.
+//! [`pack`] writes a container and [`unpack`] restores its files byte for byte. [`unpack_in_place`]
+//! turns the base itself into the fine-tune. [`verify`] checks a container, [`inspect`] describes
+//! one without decoding it, and [`diff`] compares two checkpoints.
+//!
+//! The library is synchronous and never touches a network. `docs/format.md` specifies the
+//! container, and `ARCHITECTURE.md` is the map of the modules.
 
 // Sizes in files and in memory are the same numbers; see `limits::to_usize`.
 const _: () = assert!(usize::BITS >= 64, "deltaloom needs a 64-bit machine");
@@ -88,7 +92,7 @@ pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack, unpack_to};
 pub use verify::{Verifiable, VerifyReport, verify};
 pub use weights::{FieldEntropy, WeightStatistics, weights};
 
-/// Name of the instruction set that the loops over elements run on: what speeds are measured with.
+/// The instruction set that the hot loops use: reports of speed should name it.
 #[must_use]
 pub fn isa_name() -> &'static str {
     deltaloom_kernels::isa::isa().name()

@@ -45,17 +45,17 @@ impl Limits {
     }
 }
 
-/// A size or place as an index; the crate compiles only where all of them fit.
+/// A size or offset as an index. The crate compiles only where every size fits.
 #[expect(clippy::cast_possible_truncation, reason = "usize has at least 64 bits, as lib.rs asserts")]
 pub const fn to_usize(size: u64) -> usize {
     size as usize
 }
 
-/// Converts an integer that is known to fit. For writers: a broken invariant must stop them and not
-/// become a wrong byte. Readers of files check and return errors.
+/// Converts an integer that is known to fit. For writers: a broken invariant must stop them, not
+/// become a wrong byte. Readers of files check instead, and return errors.
 ///
 /// # Panics
-/// When the value does not fit, with the reason why it should have.
+/// If the value does not fit. The message gives the reason why it should have.
 #[track_caller]
 pub fn narrow<T>(value: impl TryInto<T>, why_it_fits: &str) -> T {
     match value.try_into() {

@@ -1,5 +1,5 @@
-//! Chainable setters of options: their fields may grow, so they cannot be written as literals outside
-//! this crate.
+//! Chainable setters for options. Options may gain fields, so callers outside this crate cannot
+//! write them as literals.
 
 /// Gives a type one setter for each of the named fields.
 macro_rules! setters {

@@ -1,16 +1,17 @@
-//! Runs a long operation in windows: while one window is computed, the one before it is hashed and written, in order.
+//! Runs a long operation in windows: while one window is computed, the one before it is hashed and
+//! written, in order.
 //! Memory is bounded by two windows, and nothing depends on the number of threads.
 
 use crate::error::{Error, Result};
 
-/// Chunks of a window where its size shows in the result.
+/// Chunks of a window, where the size of windows affects the result.
 pub(crate) const WINDOW_CHUNKS: usize = 32;
 
-/// Runs `work`, and what of this library is called in it, on a rayon pool of as many threads as asked for; 0 means one per core. On a thread of such a pool
-/// already, it stays there.
+/// Runs `work`, and everything of this library that it calls, on a rayon pool with this many
+/// threads. 0 means one per core. If called on a thread of such a pool, it stays there.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] where the system gives no such threads; those of `work`.
+/// [`Error::InvalidArgument`] if the system cannot start that many threads; the errors of `work`.
 pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let is_in_pool = rayon::current_thread_index().is_some();
     if is_in_pool && (threads == 0 || threads == rayon::current_num_threads()) {
@@ -21,7 +22,8 @@ pub fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> Result<T> + 
     pool.install(work)
 }
 
-/// Feeds every window through `produce` and its result through `consume`, in order; `consume` of one overlaps `produce` of the next.
+/// Passes every window through `produce` and its result through `consume`, in order. `consume`
+/// overlaps with `produce` of the next window.
 pub(crate) fn overlapped<W: Send, T: Send>(
     windows: impl IntoIterator<Item = W>,
     mut produce: impl FnMut(W) -> Result<T> + Send,
@@ -37,7 +39,8 @@ pub(crate) fn overlapped<W: Send, T: Send>(
     previous.map_or(Ok(()), consume)
 }
 
-/// Feeds every window through three stages, each in order, which work on three windows at a time.
+/// Passes every window through three stages, each in order. The stages work on three windows at a
+/// time.
 pub(crate) fn staged<W: Send, A: Send, B: Send>(
     windows: impl IntoIterator<Item = W>,
     mut first: impl FnMut(W) -> Result<A> + Send,
@@ -56,14 +59,15 @@ pub(crate) fn staged<W: Send, A: Send, B: Send>(
                 )
             },
         );
-        // The fault of the earliest window is the one to tell of.
+        // The error of the earliest window is reported.
         done?;
         (after_second, after_first) = (next_second?, next_first?);
     }
     Ok(())
 }
 
-/// Cuts runs of chunks, given by their lengths, into windows of at most `window_chunks` unless one run has more; a run is never cut.
+/// Groups runs of chunks, whose lengths `chunks_of` gives, into windows of at most `window_chunks`.
+/// A run is never cut, so a longer one has a window of its own.
 pub(crate) fn windows<T>(runs: Vec<T>, window_chunks: usize, chunks_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
     let mut windows: Vec<Vec<T>> = Vec::new();
     let mut filled = window_chunks;

@@ -1,5 +1,5 @@
-//! How long work tells how far it is and learns that it should stop.
-//! It draws nothing: programs do.
+//! Lets an operation report its progress and learn that it should stop.
+//! It draws nothing: programs do that.
 
 use crate::error::{Error, Result};
 
@@ -15,7 +15,7 @@ pub trait Progress: Sync {
     }
 }
 
-/// Progress for callers that do not want any.
+/// For callers that want no progress reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

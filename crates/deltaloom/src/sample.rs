@@ -1,4 +1,5 @@
-//! Samples of tensors: runs of elements at places that depend on dtype and shape alone, so that two tensors of a kind are compared element by element.
+//! Samples of tensors: runs of elements at places that depend only on dtype and shape, so that two
+//! tensors of a kind are compared element by element.
 //! It chooses nothing.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -13,7 +14,8 @@ pub const ELEMS: u64 = 4096;
 /// Evenly spaced runs of a sample.
 const RUNS: u64 = 4;
 
-/// A sample of so many elements of a tensor, or all of them; `read` gives bytes of it by offset and length.
+/// A sample of `elems` elements of a tensor, or all of them. `read` returns bytes of it by offset
+/// and length.
 pub fn read(
     info: &TensorInfo,
     sample_elems: u64,
@@ -38,7 +40,7 @@ pub(crate) fn of(source: &TensorSource) -> Result<Vec<u8>> {
     read(source.info(), ELEMS, |offset, len| source.read(offset, len))
 }
 
-/// By what tensors that may be equal are found, in one process.
+/// A key for finding tensors that may be equal, valid in one process.
 pub(crate) fn fingerprint(shape: &[u64], dtype: &DType, sample: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (shape, dtype, sample).hash(&mut hasher);

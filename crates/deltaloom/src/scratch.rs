@@ -1,10 +1,11 @@
-//! Buffers that are used again on the thread that drops them: fresh memory has its pages cleared, which costs as much as coding does.
-//! They hold no meaning; their memory ends with the thread.
+//! Buffers that the thread that drops them uses again. The system clears the pages of fresh memory,
+//! which costs as much as coding does.
+//! Buffers carry no content from one use to the next. Their memory ends with the thread.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Most bytes that a thread keeps, and that all threads of a pool keep together.
+/// Most bytes that one thread keeps, and that all threads of a pool keep together.
 const KEPT_BYTES: usize = 48 << 20;
 const KEPT_BYTES_OF_POOL: usize = 96 << 20;
 
@@ -21,7 +22,7 @@ struct Free {
 /// A buffer for work in progress.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scratch {
-    /// At least `len` bytes: what is there already need not be filled again.
+    /// At least `len` bytes. They are not cleared again.
     bytes: Vec<u8>,
     len: usize,
 }
@@ -36,7 +37,8 @@ impl Scratch {
         Self { bytes, len }
     }
 
-    /// An empty vector with room for `capacity` bytes; made a buffer again, its memory is used again.
+    /// An empty vector with room for `capacity` bytes. Turned back into a buffer, its memory is
+    /// reused.
     pub(crate) fn vec(capacity: usize) -> Vec<u8> {
         let mut bytes = take(capacity);
         bytes.clear();
@@ -53,7 +55,7 @@ fn take(capacity: usize) -> Vec<u8> {
         free.bytes -= free.buffers[best].capacity();
         Some(free.buffers.swap_remove(best))
     });
-    // While a thread ends, its buffers are gone already.
+    // While a thread ends, its buffers are already gone.
     reused.ok().flatten().unwrap_or_else(|| Vec::with_capacity(capacity))
 }
 
@@ -88,11 +90,12 @@ impl DerefMut for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.bytes);
-        // Small ones are cheap to make.
+        // Small buffers are cheap to allocate.
         if buffer.capacity() < 4096 {
             return;
         }
-        // Threads of a pool end with their operation, or are many; those of a program's own keep nothing.
+        // Threads of a pool end with their operation, or there are many. A program's own threads
+        // keep nothing.
         let limit = match rayon::current_thread_index() {
             Some(_) => KEPT_BYTES.min(KEPT_BYTES_OF_POOL / rayon::current_num_threads()),
             None => 0,
@@ -104,12 +107,12 @@ impl Drop for Scratch {
                 free.buffers.push(buffer);
             }
         };
-        // An error means that the thread ends, and the buffer with it.
+        // An error means that the thread is ending, and the buffer with it.
         FREE.try_with(keep).unwrap_or_default();
     }
 }
 
-/// Bytes that are in memory anyway, or were read into a buffer.
+/// Bytes that are in memory anyway, or that were read into a buffer.
 #[derive(Debug)]
 pub(crate) enum Bytes<'a> {
     Held(&'a [u8]),

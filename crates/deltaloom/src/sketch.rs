@@ -1,5 +1,6 @@
-//! Sketches of checkpoints: samples of the tensors in which most of its bytes are, and how near those of a base come to them.
-//! It reads samples only, and lists and ranks nothing; [`crate::base_search`] does.
+//! Sketches of checkpoints: samples of the tensors that hold most of the bytes, and how similar the
+//! tensors of a base are to them.
+//! It reads samples only. [`crate::search`] lists and ranks bases.
 
 use rayon::prelude::*;
 
@@ -12,59 +13,60 @@ use crate::predict::cast;
 use crate::sample;
 use crate::tensor::{DType, TensorInfo};
 
-/// Tensors that are sampled; of a checkpoint that has more, those in which so many evenly spaced bytes lie.
+/// Number of sampled tensors. In a checkpoint with more, evenly spaced bytes choose the tensors.
 const TENSORS: usize = 128;
 
 /// A sampled tensor of the checkpoint that bases are compared with.
 struct TensorSketch {
     info: TensorInfo,
-    /// Bytes of the checkpoint that it stands for.
+    /// Bytes of the checkpoint that it represents.
     weight_bytes: u64,
     sample: Vec<u8>,
     /// Estimated bits of the sample on its own, in 1/65536.
     alone: u64,
 }
 
-/// A checkpoint as far as it is compared with bases.
+/// A checkpoint, as far as bases are compared with it.
 pub(crate) struct Sketch {
     tensors: Vec<TensorSketch>,
 }
 
-/// The sample of a base's tensor that has the place of a sketched one.
+/// The sample of the base's tensor that corresponds to a sketched one.
 struct Counterpart {
     dtype: DType,
     sample: Vec<u8>,
 }
 
-/// Estimated bytes of a checkpoint, all counted by the tensors that stand for them.
+/// Estimated bytes of a checkpoint, extrapolated from its sampled tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Nearness {
-    /// Of the checkpoint as it is.
+    /// Original size.
     pub(crate) original_bytes: u64,
-    /// Packed on its own.
+    /// Size if packed on its own.
     pub(crate) alone_bytes: u64,
-    /// Packed against the base.
+    /// Size if packed against the base.
     pub(crate) given_bytes: u64,
-    /// Of tensors that have a counterpart of their shape.
+    /// Size of the tensors that have a counterpart of their shape.
     pub(crate) matched_bytes: u64,
-    /// Of tensors whose sample the base has, also rounded.
+    /// Size of the tensors whose sample is in the base, perhaps after rounding.
     pub(crate) identical_bytes: u64,
-    /// Of those, packed on their own.
+    /// Packed size of those on their own.
     pub(crate) identical_alone_bytes: u64,
 }
 
-/// Least saving in tensors that differ, in 1/10000 of what they take alone, and least share of identical tensors, likewise: one of them makes a base
-/// (docs/adr/0021).
+/// Smallest useful saving in tensors that differ, in 1/10000 of their size alone, and smallest
+/// useful share of identical tensors, in the same unit. Either makes a base (docs/adr/0021).
 pub(crate) const LEAST_SAVING: u64 = 200;
 pub(crate) const LEAST_IDENTICAL: u64 = 2500;
 
 impl Nearness {
-    /// What the base saves, in 1/10000 of packing alone.
+    /// The saving of the base, in 1/10000 of packing alone.
     pub(crate) fn saving(&self) -> u64 {
         per_myriad(self.alone_bytes.saturating_sub(self.given_bytes), self.alone_bytes)
     }
 
-    /// The same in tensors that are not identical. Constants, which independent trainings share, do not count here.
+    /// The same for tensors that are not identical. Constants, which independent trainings share,
+    /// do not count.
     pub(crate) fn changed_saving(&self) -> u64 {
         let alone = self.alone_bytes.saturating_sub(self.identical_alone_bytes);
         per_myriad(alone.saturating_sub(self.given_bytes), alone)
@@ -78,7 +80,7 @@ impl Nearness {
 }
 
 impl Sketch {
-    /// Samples the tensors of a checkpoint; small files are left out.
+    /// Samples the tensors of a checkpoint, except small files.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let is_weights =
             |member: usize| matches!(checkpoint.members[member].contents, Contents::Safetensors(_));
@@ -111,7 +113,7 @@ impl Sketch {
         self.tensors.iter().map(|tensor| tensor.nearness(None)).fold(Nearness::default(), Nearness::plus)
     }
 
-    /// How near a base comes, of which only the samples of counterparts are read.
+    /// How similar a base is. Only samples of its counterparts are read.
     pub(crate) fn compare(&self, base: &Base) -> Result<Nearness> {
         let each = |tensor: &TensorSketch| {
             let counterpart = tensor.counterpart(base)?;
@@ -136,7 +138,8 @@ impl Nearness {
 }
 
 impl TensorSketch {
-    /// What the base has in its place: a tensor of its kind, or else the F32 tensor of which it may be the rounding.
+    /// The base's counterpart: a tensor of the same kind, or else the F32 tensor that may have been
+    /// rounded to this one.
     fn counterpart(&self, base: &Base) -> Result<Option<Counterpart>> {
         let is_master = |info: &TensorInfo| {
             cast::is_target(&self.info.dtype) && info.dtype == DType::F32 && info.shape == self.info.shape
@@ -186,7 +189,7 @@ fn saturated(estimate: u128) -> u64 {
     u64::try_from(estimate).unwrap_or(u64::MAX)
 }
 
-/// Which of so many bytes' tensors are sampled, and how many bytes each stands for.
+/// Which tensors are sampled, given the sizes of all, and how many bytes each represents.
 fn weights(sizes: &[u64]) -> Vec<(usize, u64)> {
     if sizes.len() <= TENSORS {
         return sizes.iter().copied().enumerate().collect();

@@ -1,5 +1,6 @@
 //! Restores the files of a container byte for byte, or one tensor of it.
-//! Every reference is found, by digest, before the first chunk is decoded; every result is checked against its digest.
+//! Every reference is found by digest before the first chunk is decoded, and every result is
+//! checked against its digest.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,7 +22,8 @@ use crate::progress::{Progress, check_cancelled};
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
-/// Chunks that are decoded at a time for each thread, and at least: enough to keep threads busy, few enough that decoding, hashing and writing overlap.
+/// Chunks that are decoded at a time for each thread, and at least in total. Enough to keep threads
+/// busy, and few enough that decoding, hashing and writing overlap.
 const CHUNKS_PER_THREAD: usize = 4;
 const LEAST_WINDOW_CHUNKS: usize = 8;
 
@@ -31,7 +33,7 @@ const LEAST_WINDOW_CHUNKS: usize = 8;
 pub struct UnpackOptions {
     /// Threads; 0 means one per core.
     pub threads: usize,
-    /// Replace an existing file; in an existing folder, the files that are restored, and no others.
+    /// Replace an existing file. In an existing folder: only the files that are restored.
     pub overwrite: bool,
 }
 
@@ -50,24 +52,26 @@ pub struct UnpackReport {
     pub packed_bytes: u64,
     /// Files restored.
     pub files: usize,
-    /// Time it took.
+    /// Duration.
     pub seconds: f64,
     /// Threads it ran on.
     pub threads: usize,
 }
 
-/// Which files of a container are restored, and how.
+/// Which files of a container are restored, and under which paths.
 pub(crate) struct Selection {
     /// One file or a directory.
     pub(crate) layout: Layout,
-    /// For every member the path that it gets, if it is restored.
+    /// For every member, the path of its restored file. `None` if it is not restored.
     pub(crate) paths: Vec<Option<String>>,
 }
 
-/// Restores the checkpoint of a container under the name `target`, which appears only when it is whole and every tensor has its digest.
+/// Restores the checkpoint of a container under the name `target`, which appears only when it is
+/// complete and every tensor has its digest.
 ///
 /// # Errors
-/// What reading or writing gives; [`Error::DigestMismatch`]; [`Error::AlreadyExists`]; [`Error::Cancelled`].
+/// What reading or writing gives; [`Error::DigestMismatch`]; [`Error::AlreadyExists`];
+/// [`Error::Cancelled`].
 pub fn unpack(
     resolved: &ResolvedContainer,
     target: &Path,
@@ -80,7 +84,7 @@ pub fn unpack(
     unpack_selected(resolved, &selection, target, resolved.inputs(), options, progress)
 }
 
-/// Restores some files of a container, none in the place of one of `inputs`.
+/// Restores some files of a container. No file may replace one of `inputs`.
 pub(crate) fn unpack_selected(
     resolved: &ResolvedContainer,
     selection: &Selection,
@@ -121,12 +125,12 @@ pub(crate) fn unpack_selected(
     })
 }
 
-/// Writes the one file of a container to any writer, such as a pipe. Each tensor is compared with
-/// its digest after its last byte: what was written before an error is not to be used.
+/// Writes the only file of a container to any writer, such as a pipe. Each tensor is compared with
+/// its digest after its last byte. So after an error, the bytes written before must not be used.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a container of a directory; [`Error::DigestMismatch`]; what
-/// reading and decoding give; faults of the writer have an empty path.
+/// reading and decoding give. Errors of the writer have an empty path.
 pub fn unpack_to(
     resolved: &ResolvedContainer,
     out: &mut (dyn Write + Send),
@@ -138,7 +142,7 @@ pub fn unpack_to(
     unpack_selected_to(resolved, &Selection { layout: index.layout, paths }, out, options, progress)
 }
 
-/// Writes the one file of a selection.
+/// Writes the only file of a selection.
 pub(crate) fn unpack_selected_to(
     resolved: &ResolvedContainer,
     selection: &Selection,
@@ -186,7 +190,8 @@ fn restore(
     let members = &index.members;
     let mut current: Option<(usize, File)> = None;
     let mut next_member = 0;
-    // Opens members up to and including `member`: those in between have no tensor and are headers only.
+    // Opens members up to and including `member`. Those in between have no tensors and consist of
+    // headers.
     let mut open_up_to = |member: usize, current: &mut Option<(usize, File)>| -> Result<()> {
         while next_member <= member {
             let number = next_member;
@@ -221,14 +226,15 @@ fn restore(
     Ok(threads)
 }
 
-/// The next bytes of a tensor; or, after its last ones, what is wrong with it as a whole.
+/// The next bytes of a tensor. After the last bytes: what is wrong with the tensor as a whole.
 pub(crate) struct Piece<'a> {
     pub(crate) tensor: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) fault: Option<Error>,
 }
 
-/// Decodes every tensor in file order and checks its digest; `take` gets the pieces. Gives the number of threads.
+/// Decodes every tensor in file order and checks its digest. Calls `take` for each piece. Returns
+/// the number of threads.
 pub(crate) fn decode_all(
     resolved: &ResolvedContainer,
     threads: usize,
@@ -239,7 +245,7 @@ pub(crate) fn decode_all(
     decode_each(resolved, tensors, threads, progress, |tensor, i| resolved.chunk(tensor, i), take)
 }
 
-/// As [`decode_all`], for the tensors named, whose chunks `chunk` gives.
+/// As [`decode_all`], but for the given tensors. `chunk` returns their chunks.
 pub(crate) fn decode_each(
     resolved: &ResolvedContainer,
     tensors: impl IntoIterator<Item = usize> + Send,
@@ -250,7 +256,7 @@ pub(crate) fn decode_each(
 ) -> Result<usize> {
     pipeline::with_threads(threads, || {
         let window_chunks = (CHUNKS_PER_THREAD * rayon::current_num_threads()).max(LEAST_WINDOW_CHUNKS);
-        // Tensors without elements have one empty run, so that they come by too.
+        // A tensor without elements gets one empty run, so that it is checked, too.
         let runs = tensors.into_iter().flat_map(|tensor| {
             let chunks = to_usize(resolved.tensor(tensor).grid.chunk_count());
             (0..chunks.max(1)).step_by(window_chunks / 2).map(move |start| {
@@ -308,7 +314,7 @@ fn decode_window(
     window.into_par_iter().map(decode).collect()
 }
 
-/// Where rows of the first dimension of a tensor are.
+/// Byte range of rows, which are those of the first dimension of a tensor.
 fn bytes_of_rows(info: &TensorInfo, rows: &impl RangeBounds<u64>) -> Result<Range<u64>> {
     let name = &info.name;
     let Some(&count) = info.shape.first() else {
@@ -341,12 +347,13 @@ fn bytes_of_rows(info: &TensorInfo, rows: &impl RangeBounds<u64>) -> Result<Rang
     Ok(start * row_bytes..end * row_bytes)
 }
 
-/// Writes the bytes of `rows` of one tensor, which are those of its first dimension, or with `..`
-/// of all of it, decoding only the chunks that hold them. A tensor that is read whole is checked
-/// against its digest.
+/// Writes the bytes of `rows` of one tensor, which are those of its first dimension. `..` stands
+/// for the whole tensor. Decodes only the chunks that hold these rows. A tensor that is read as a
+/// whole is checked against its digest.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::DigestMismatch`], [`Error::InvalidArgument`] for rows that it does not have or that are not whole bytes, what decoding or writing gives (the latter with an empty path).
+/// [`Error::NotFound`], [`Error::DigestMismatch`]. [`Error::InvalidArgument`] for rows that do not
+/// exist or are not whole bytes. What decoding or writing gives, the latter with an empty path.
 pub fn read_tensor(
     resolved: &ResolvedContainer,
     name: &str,

@@ -1,5 +1,5 @@
-//! Checks a container: every checksum, and with the bases every tensor's digest.
-//! It reports all faults it finds rather than the first.
+//! Checks a container: every checksum and, if the bases are given, the digest of every tensor.
+//! It reports all faults, not just the first.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -11,23 +11,23 @@ use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::unpack;
 
-/// What was checked and what is wrong.
+/// The result of a verification.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// Whether nothing is wrong.
+    /// Whether there are no faults.
     pub ok: bool,
-    /// `checksums` of all payloads, or `digests` of all decoded tensors too.
+    /// `checksums` of all payloads, or also `digests` of all decoded tensors.
     pub checked: &'static str,
     /// Tensors in the container.
     pub tensors: usize,
     /// Chunks in the container.
     pub chunks: usize,
-    /// What is wrong, a line each.
+    /// The faults, one line each.
     pub faults: Vec<String>,
 }
 
-/// What there is to verify with.
+/// A container, with or without its references.
 pub enum Verifiable<'a> {
     /// The container alone: checksums.
     Alone(&'a Container),
@@ -38,7 +38,8 @@ pub enum Verifiable<'a> {
 /// Verifies a container.
 ///
 /// # Errors
-/// Only what keeps it from checking: [`Error::Cancelled`], [`Error::Io`]. Faults are in the report.
+/// Only what prevents the verification: [`Error::Cancelled`], [`Error::Io`]. Faults are in the
+/// report.
 pub fn verify(what: &Verifiable<'_>, threads: usize, progress: &dyn Progress) -> Result<VerifyReport> {
     let container = match what {
         Verifiable::Alone(container) => container,

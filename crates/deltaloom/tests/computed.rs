@@ -1,4 +1,5 @@
-//! Predictions that are computed: special values, threads, parts, chains of containers, and changing a file in place.
+//! Computed predictions: special values, threads, parts, chains of containers, and changing a file
+//! in place.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -52,7 +53,7 @@ fn blends_are_found_in_every_dtype_and_survive_special_values() {
         for (i, special) in SPECIAL.into_iter().enumerate() {
             models.iter_mut().for_each(|values| values[50 * i] = special);
             merged[50 * i] = special;
-            // And where nothing follows from them.
+            // And nothing follows from them.
             models[1][50 * i + 1] = if special.is_finite() { models[2][50 * i + 1] } else { special };
         }
         let files = models.map(|values| matrix(dtype, &values));
@@ -65,7 +66,7 @@ fn blends_are_found_in_every_dtype_and_survive_special_values() {
             let again = pack_with(&tuned, &against, &options().with_threads(threads)).0;
             assert!(again == container, "{dtype} with {threads} threads");
         }
-        // Any missing base is named.
+        // The error names any missing base.
         let missing = format!("{:?}", unpack(&container, &against[..2]).unwrap_err());
         assert!(missing.contains("BaseMismatch"), "{missing}");
     }
@@ -161,7 +162,7 @@ fn adapters_of_other_kinds_and_other_models_are_refused_or_ignored() {
     for bad in ["", "{", "[]", r#"{"peft_type": "IA3"}"#, r#"{"peft_type": "LORA", "use_dora": true}"#] {
         assert!(open(bad).is_err(), "{bad}");
     }
-    // With a scale that is not the one of the merge it explains nothing.
+    // With another scale than that of the merge, the adapter explains nothing.
     let (all, tuned) = open(r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 1}"#).unwrap();
     let mut container = Vec::new();
     let report =
@@ -244,7 +245,7 @@ fn files_are_changed_in_place_by_computed_predictions() {
     assert!(ResolvedContainer::new(open(&container).unwrap(), &bases(&[&base])).is_err());
 }
 
-/// A file of training state: moments and weights of two tensors, and what serving needs of one.
+/// A file of training state: moments and weights of two tensors, and the serving copy of one.
 fn state(seed: u64, v_is_first: bool) -> [Vec<u8>; 2] {
     let mut random = Random::new(seed);
     let count = ROWS * COLS;
@@ -286,7 +287,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
             let options = options().with_threads(threads).with_chunk_log2(10);
             assert!(pack_with(&tuned, &[&base], &options).0 == container, "{threads} threads");
         }
-        // One tensor on its own, through all that it comes from.
+        // One tensor on its own, through everything that it depends on.
         let resolved =
             ResolvedContainer::for_tensor(open(&container).unwrap(), &bases(&[&base]), "model.a").unwrap();
         let mut rows = Vec::new();

@@ -1,4 +1,5 @@
-//! Damaged, foreign and hostile files: a clear error, never a panic, never wrong bytes, nothing left behind.
+//! Damaged, foreign and hostile files: a clear error, but never a panic, wrong bytes, or files left
+//! behind.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -16,7 +17,8 @@ struct Model {
     container: Vec<u8>,
 }
 
-/// A container of a few KB with all codecs and all predictors, scales among them, every chunk being a tensor of its own.
+/// A container of a few KB with all codecs, all predictors, and scales. Every chunk is a tensor of
+/// its own.
 fn model() -> Model {
     let mut rng = Random::new(1);
     let near = bf16_bytes(&rng.weights(1024));
@@ -66,7 +68,7 @@ fn model() -> Model {
     Model { bases: vec![base], file, container }
 }
 
-/// A container that says much of itself, of a file with a tail.
+/// A container with a full identity, of a file with a tail.
 fn said() -> Model {
     let values = bf16_bytes(&Random::new(2).weights(300));
     let with_tail = |step: i64, tail: &[u8]| {
@@ -85,7 +87,7 @@ fn said() -> Model {
     Model { bases: vec![base], file, container }
 }
 
-/// Both, and the golden containers whose predictions are computed.
+/// Both, and the golden containers with computed predictions.
 fn models() -> Vec<Model> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/golden/v2");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
@@ -196,7 +198,7 @@ impl Parts {
         }
     }
 
-    /// A container with all lengths and checksums of the index as they must be.
+    /// A container whose index has correct lengths and checksums everywhere.
     fn join(&self) -> Vec<u8> {
         let [meta, tables] = [&self.meta, &self.tables].map(|part| zstd::bulk::compress(part, 1).unwrap());
         let index = [&meta[..], &tables, &self.checks].concat();
@@ -300,7 +302,8 @@ fn change(rng: &mut Random, bytes: &mut Vec<u8>, may_resize: bool) {
     }
 }
 
-/// Runs `count` changed containers through all readers. Names and headers have no digest, so those may come out changed; tensors may not.
+/// Runs `count` changed containers through all readers. Names and headers have no digest, so they
+/// may come out changed. Tensors may not.
 fn attack(model: &Model, count: u64, mut hostile: impl FnMut(&mut Random, &mut Parts)) -> u64 {
     let bases = model.open_bases();
     let folder = tempfile::tempdir().unwrap();
@@ -323,7 +326,7 @@ fn attack(model: &Model, count: u64, mut hostile: impl FnMut(&mut Random, &mut P
         }
         let report = deltaloom::verify(&Verifiable::Resolved(&resolved), 1, &Silent).unwrap();
         survivors += u64::from(report.ok);
-        // Success waits for the disk, so only some of it is looked at.
+        // Success waits for the disk, so only some of it is checked.
         if !report.ok || survivors % 16 == 1 {
             let unpacked = unpack_in(folder.path(), &container, &bases);
             assert_eq!(unpacked.is_ok(), report.ok, "seed {seed}");
@@ -347,7 +350,7 @@ fn hostile_payloads_with_right_checksums() {
         parts.payloads[chunks[i].clone()].copy_from_slice(&payload);
         parts.mend(i, chunks.len(), chunks[i].clone());
     });
-    // A change that decodes to the same elements is the only one that may come through.
+    // Only a change that decodes to the same elements may go unnoticed.
     assert!(survivors < 100, "{survivors}");
 }
 
@@ -371,7 +374,7 @@ fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push((value & 0x7f) as u8);
 }
 
-/// A container of one safetensors file with this header, its tensors described by `tensors`.
+/// A container of one safetensors file with this header. `tensors` describes its tensors.
 fn claiming(header: &str, tensors: &[u8], checks: usize) -> Vec<u8> {
     let mut meta = vec![0, 10, 1, 1, b'm', 1];
     push_varint(&mut meta, header.len() as u64);
@@ -408,7 +411,7 @@ fn sizes_that_cannot_be_are_refused_without_allocating() {
         };
         assert!(!fault.to_string().is_empty());
     }
-    // Two files whose sizes do not fit a number together.
+    // Two files whose total size overflows.
     let mut meta = vec![1, 10, 2];
     for name in [b'a', b'b'] {
         let header = one("X", "[1]", u64::MAX / 2 + 1);
@@ -433,7 +436,8 @@ fn smallest_signed_numbers_are_out_of_range() {
         (0, least_i32, false),
         (0, u64::MAX, false),
     ] {
-        // Reference, own name, 1 changed, one group of one chunk, family 2, set 0, column scales; codec raw.
+        // Reference, own name, 1 changed, one group of one chunk, family 2, set 0, column scales,
+        // codec raw.
         let mut tensors = vec![1, 0, 1, 1, 1, 2, 0, 2];
         push_varint(&mut tensors, offset);
         push_varint(&mut tensors, base);
@@ -480,7 +484,7 @@ fn only_the_right_base_will_do_and_nothing_is_decoded_before() {
     let (swapped, _) = pack(&model.bases[0], &[&model.file]);
     assert!(unpack(&swapped, &[&model.bases[0]]).is_err());
     assert!(unpack(&swapped, &[&model.file]).unwrap() == model.bases[0]);
-    // Where it lies and what it is called does not matter.
+    // Place and name of the base do not matter.
     assert!(unpack(&model.container, &[&other, &model.file, &model.bases[0]]).unwrap() == model.file);
 }
 
@@ -534,7 +538,7 @@ fn hostile_safetensors_files_are_refused() {
     assert!(checkpoint(&not_utf8).is_err());
 }
 
-/// Headers that are damaged at random and still parse describe tensors that can be packed and come back.
+/// Randomly damaged headers that still parse describe tensors that can be packed and restored.
 #[test]
 fn random_damage_to_a_header_is_refused_or_harmless() {
     let model = model();
@@ -571,7 +575,7 @@ fn members_that_would_escape_are_refused() {
     }
 }
 
-/// Files that are no checkpoints, or change while they are open.
+/// Files that are not checkpoints, or that change while they are open.
 #[test]
 fn sources_that_end_early_are_errors() {
     struct Shrunk(Vec<u8>);

@@ -1,5 +1,5 @@
-//! What a container says of itself: which bases it names, what that costs, how the bases are found,
-//! and hostile forms of it.
+//! What a container says about itself: the names of its bases, what they cost, how the bases are
+//! found, and hostile forms of it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -51,7 +51,7 @@ fn a_container_without_identity_and_tail_is_of_version_3_and_has_the_same_bytes(
     let (base, tuned) = (safetensors(&model(1, 0)), safetensors(&model(1, 3)));
     let (plain, report) = pack(&tuned, &bases(&[&base]), &options());
     assert_eq!((plain[8], report.format_version, report.bases.len()), (3, 3, 0));
-    // Nothing to say is not said: no base, no text.
+    // Without a base and a text, nothing is stored.
     assert_eq!(pack(&tuned, &Bases::default(), &named()).0, pack(&tuned, &Bases::default(), &options()).0);
     let (with, report) = pack(&tuned, &bases(&[&base]), &named());
     assert_eq!((with[8], report.format_version, report.bases.len(), report.needs_base), (4, 4, 1, true));
@@ -93,7 +93,7 @@ fn used_bases_are_named_in_the_order_given_and_all_if_none_is_used() {
         ("b/model.safetensors", safetensors(&second)),
     ];
     let mut bases = open_bases(folder.path(), &files);
-    // The paths are absolute: only the last part is told.
+    // The paths are absolute, so only the last part is shown.
     let (_, report) = pack(&tuned, &bases, &named());
     assert_eq!(names(&report), ["model.safetensors"; 2]);
     assert_ne!(report.bases[0].digest, report.bases[1].digest);
@@ -217,7 +217,8 @@ fn search(
     find_needed_bases(&container, tensor, given, &folder.join("models"), &Limits::default(), 2, &Silent)
 }
 
-/// Paths of what was found, below the folder; the container comes back whole with it.
+/// Paths of the bases that were found, relative to the folder. Restoring the container with them
+/// must work.
 fn found(folder: &Path, container: &[u8], original: &[u8]) -> Vec<String> {
     let found = search(folder, container, Bases::default(), None).unwrap();
     assert!(unpack_with(container, &found.bases).unwrap() == original);
@@ -249,9 +250,9 @@ fn the_base_is_found_among_siblings_that_share_what_is_small() {
         assert_eq!(found(folder.path(), &container, &tuned), ["run/step4.safetensors"]);
     }
     let (container, _) = pack(&tuned, &base, &named());
-    // Nothing is looked for where nothing is missing.
+    // If nothing is missing, nothing is searched.
     assert!(search(Path::new("/nowhere"), &container, base, None).unwrap().paths.is_empty());
-    // One tensor needs what it needs.
+    // A single tensor needs fewer bases.
     let norm = search(folder.path(), &container, Bases::default(), Some("norm.weight")).unwrap();
     assert_eq!(norm.paths.len(), 1);
     assert!(matches!(
@@ -289,7 +290,7 @@ fn bases_in_shards_under_other_names_and_in_containers_are_found() {
     write_tree(folder.path(), &[("models/renamed.safetensors", safetensors(&renamed))]);
     assert_eq!(found(folder.path(), &container, &tuned), ["renamed.safetensors"]);
 
-    // As a container that rests on another one.
+    // As a container that needs another one.
     std::fs::remove_dir_all(folder.path().join("models")).unwrap();
     let origin = safetensors(&model(1, 40));
     let chain = pack(&safetensors(&base), &bases(&[&origin]), &named()).0;
@@ -314,7 +315,7 @@ fn a_cache_of_a_hub_is_searched_through_its_links() {
     let (old, new) = (model(1, 0), model(1, 1));
     let tuned = safetensors(&model(1, 9));
     let repository = "models/hub/models--org--model";
-    // Two revisions that share a shard, and links that lead round.
+    // Two revisions that share a shard, and links that form a cycle.
     write_tree(
         folder.path(),
         &[

@@ -1,4 +1,4 @@
-//! Every finding of `lineage` on checkpoints made by the operation that it names.
+//! Every finding of `lineage`, on checkpoints that were made by the operation that it names.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -104,7 +104,7 @@ fn blends_have_their_weights() {
     };
     let half = mixed(&a, &b, |a, b| 0.5 * a + 0.5 * b);
     assert_eq!(weights_of(&half, &ancestors[..2]), [0.5, 0.5]);
-    // Ancestors that have no part, and one that is given twice.
+    // Ancestors without a part in it, and one that is given twice.
     assert_eq!(weights_of(&half, &ancestors), [0.5, 0.5]);
     assert_eq!(weights_of(&half, &[ancestors[0], ancestors[0], ancestors[1]]), [0.5, 0.5]);
     // Task arithmetic: a + 0.4 (b - c).

@@ -1,5 +1,6 @@
-//! Looking tensors up by name takes no longer for each the more there are. Measured as processor
-//! time beside that of packing as many under equal names, so that a busy machine does not matter.
+//! Looking up a tensor by name takes the same time however many tensors there are. Measured as
+//! processor time, compared with packing as many tensors under equal names, so that a busy machine
+//! does not matter.
 
 mod common;
 
@@ -10,11 +11,11 @@ use deltaloom::{ErrorKind, read_tensor};
 
 const TENSORS: usize = 20_000;
 const ELEMS: usize = 16;
-/// What may take so many times as long as packing under equal names. With a scan of all names for
-/// each it was 12 times, and 80 times with a base that lacks the references.
+/// Largest allowed time, compared with packing under equal names. When each look-up scanned all
+/// names it was 12, and with a base that lacks the references 80.
 const MOST: f64 = 4.0;
 
-/// Ticks of processor time that this process took, or where the system does not say so, of a clock.
+/// Ticks of this process's processor time, or of a clock if the system does not tell.
 fn ticks(start: Instant) -> f64 {
     let of_process = || {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
@@ -26,7 +27,7 @@ fn ticks(start: Instant) -> f64 {
     of_process().unwrap_or_else(|| start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// A file of experts, each tensor a few values around one of another seed.
+/// A file of experts. Each tensor has a few values; a step moves some of them.
 fn experts(prefix: &str, step: u64) -> Vec<u8> {
     let mut rng = Random::new(3);
     let mut moves = Random::new(4);

@@ -1,4 +1,5 @@
-//! The bound of docs/format.md section 12, under attack: a packed checkpoint is never much larger than the original.
+//! The bound of docs/format.md section 12 under attack: a packed checkpoint is never much larger
+//! than the original.
 
 mod common;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 use common::*;
 use deltaloom::{Preset, Silent, Texts};
 
-/// Packs a file in every way and checks the bound each time.
+/// Packs a file in all variants and checks the bound each time.
 #[track_caller]
 fn check(what: &str, file: &[u8], against: &[&[u8]]) {
     check_with(what, file, against, &Preset::ALL, &[10, 12, 17]);
@@ -139,7 +140,7 @@ fn files_with_tails_and_containers_that_say_much() {
     }
 }
 
-/// Data that looks good to a plan that samples or averages and is bad where it is coded.
+/// Data that looks good to a plan that samples or averages, but is bad where it is coded.
 #[test]
 fn data_that_deceives_the_plan() {
     let mut rng = Random::new(4);
@@ -164,7 +165,8 @@ fn data_that_deceives_the_plan() {
     }
 }
 
-/// Savings so small that tables, states and scales may cost what coding gains, in many groups, so that the fixed part of the bound does not hide it.
+/// Savings so small that tables, states and scales may cost what coding gains. In many groups, so
+/// that the fixed part of the bound does not hide it.
 #[test]
 fn savings_too_small_for_their_overhead() {
     let mut rng = Random::new(5);
@@ -176,11 +178,12 @@ fn savings_too_small_for_their_overhead() {
             let mut leaning = rng.bytes(elems * size);
             let mut related = leaning.clone();
             for i in (0..elems * size).step_by(size).filter(|_| rng.below(4000) < skew * skew / 2) {
-                // Alone, the top bits lean to one side; with a reference, some elements are equal to it.
+                // On their own, the top bits are biased. With a reference, some elements are equal
+                // to it.
                 leaning[i + size - 1] &= 0x3f;
                 related[i..i + size].copy_from_slice(&base[i..i + size]);
             }
-            // Where a tensor is sampled it looks better than it is.
+            // The sampled parts of a tensor look better than the rest.
             base[..1024 * size].copy_from_slice(&related[..1024 * size]);
             for (file, against) in [(of(leaning), vec![]), (of(related), vec![of(base)])] {
                 let against: Vec<&[u8]> = against.iter().map(Vec::as_slice).collect();

@@ -1,4 +1,4 @@
-//! Reading a part gives that part of the whole, and touches no more of the container than it must.
+//! Reading a part gives that part of the whole, and reads no more of the container than necessary.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -124,7 +124,7 @@ fn threads_do_not_change_what_is_decoded() {
     assert!(decoded[0] == decoded[1] && decoded[0] == decoded[2]);
 }
 
-/// A chunk that does not have its checksum must not be taken because its bytes are at hand.
+/// A chunk with a wrong checksum must not be accepted just because its bytes are in memory.
 #[test]
 fn damage_is_noticed_in_memory_too() {
     let mut damaged = MODEL.container.clone();

@@ -1,4 +1,5 @@
-//! What goes in comes out, bit for bit: every dtype, odd shapes, special values, every kind of predictor, files and directories.
+//! Everything comes back bit for bit: every dtype, odd shapes, special values, every kind of
+//! predictor, files and directories.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -10,7 +11,8 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, PackReport, Preset, ResolvedContainer, Silent};
 use proptest::prelude::*;
 
-/// Names and bits of an element; the last are opaque to the coder, F3_X also to us: a byte per element.
+/// Names and bits of an element. The last ones are opaque to the coder, and F3_X is unknown even to
+/// us: one byte per element.
 const DTYPES: [(&str, u64); 19] = [
     ("BOOL", 8),
     ("U8", 8),
@@ -33,7 +35,8 @@ const DTYPES: [(&str, u64); 19] = [
     ("F3_X", 8),
 ];
 
-/// Scalars, empty, one element, one row, one column, three dimensions, rows longer than a chunk, several chunks and several groups of chunks.
+/// Scalars, empty, one element, one row, one column, three dimensions, rows longer than a chunk,
+/// several chunks, and several groups of chunks.
 const SHAPES: [&[u64]; 16] = [
     &[],
     &[0],
@@ -110,7 +113,7 @@ fn bytes_of(rng: &mut Random, dtype: &str, count: usize, fill: Fill) -> Vec<u8> 
     (0..count).flat_map(|_| (element() & mask).to_le_bytes()[..size].to_vec()).collect()
 }
 
-/// Bytes that are moved as one number; nibbles in pairs.
+/// Bytes that are moved as one number. Nibbles are moved in pairs.
 fn size_of(dtype: &str) -> usize {
     let bits = DTYPES.iter().find(|(name, _)| *name == dtype).unwrap().1;
     usize::try_from(bits / 8).unwrap().max(1)
@@ -186,7 +189,7 @@ proptest! {
     }
 }
 
-/// The random test above would only now and then meet a given pair of these.
+/// The random test above reaches a given pair of these only now and then.
 #[test]
 fn every_dtype_comes_back_in_every_shape() {
     for preset in Preset::ALL {
@@ -226,7 +229,8 @@ fn headers_come_back_as_they_were_written() {
     for header in [
         "{}".to_owned(),
         r#"{"__metadata__":{"only":"metadata"}}  "#.to_owned(),
-        // Members in another order than their places, metadata in between, spaces, escapes, keys we do not know.
+        // Members in another order than their places, metadata in between, spaces, escapes, unknown
+        // keys.
         format!(
             "{{ \"b\" : {{\"shape\":[4],\"data_offsets\":[8,24],\"dtype\":\"F32\",\"more\":[{{}}]}},\n\t\"__metadata__\":{{\"z\":\"\\u00e9\",\"a\":\"\"}}, \
             \"a\":{{\"dtype\":\"U8\",\"data_offsets\":[0,8],\"shape\":[2,4]}} }}{}",
@@ -356,7 +360,7 @@ fn moments_are_coded_by_how_large_they_should_be() {
     let (kinds, bytes_alone) = alone(&[]);
     assert_eq!(kinds, [("companion", "scaled"), ("zero", "scaled")]);
     assert!(bytes < bytes_alone && bytes_alone < file.len() as u64 * 7 / 8, "{bytes} {bytes_alone}");
-    // Renamed so that nothing says they belong together.
+    // Renamed so that nothing shows that they belong together.
     let apart = safetensors(&[
         tensor("m.w", "F32", &[96, 80], f32_bytes(&first)),
         tensor("v.x", "F32", &[96, 80], f32_bytes(&second)),
@@ -401,7 +405,7 @@ fn roundings_of_a_master_cost_nothing_whichever_comes_first() {
         let report = roundtrip(&safetensors(&file), &[]);
         assert!(all_cast(&report), "{report:?}");
     }
-    // From a master in the base, whatever it is called there.
+    // From a master in the base under any name.
     let renamed = Tensor { name: "other name".to_owned(), ..master.clone() };
     let base = safetensors(&[renamed]);
     let report = roundtrip(&safetensors(&copies), &[&base]);
@@ -409,7 +413,7 @@ fn roundings_of_a_master_cost_nothing_whichever_comes_first() {
         all_cast(&report) && report.tensors.iter().all(|t| t.reference.as_deref() == Some("other name")),
         "{report:?}"
     );
-    // One element that is not the rounding, and it is none.
+    // One element differs from the rounding, so the tensor is not a rounding.
     let mut almost = copies[0].clone();
     *almost.bytes.last_mut().unwrap() ^= 1;
     assert_eq!(roundtrip(&safetensors(&[almost, master]), &[]).tensors[0].predictor, "zero");
@@ -438,7 +442,8 @@ fn of_several_bases_the_cheaper_is_taken_tensor_by_tensor() {
     }
 }
 
-/// Opaque dtypes of unknown size may have the same shape and different lengths: such tensors are no references.
+/// Opaque dtypes of unknown size may have the same shape and different lengths. Such tensors cannot
+/// be references.
 #[test]
 fn unknown_dtypes_of_one_shape_and_two_lengths_are_different_types() {
     let of = |seed, len| tensor("x", "F3_X", &[1000], Random::new(seed).bytes(len));
@@ -530,7 +535,8 @@ fn containers_are_bases_in_any_order() {
     for (i, tensors) in generations.iter().enumerate() {
         std::fs::write(at(i, "safetensors"), safetensors(tensors)).unwrap();
     }
-    // Each rests on the one before: 0 <- 1 <- 2 <- 3; the last two are only ever reached through containers.
+    // Each needs the one before: 0 <- 1 <- 2 <- 3. The last two are only ever reached through
+    // containers.
     pack_path(&at(1, "safetensors"), &[at(0, "safetensors")], &at(1, "loom"));
     pack_path(&at(2, "safetensors"), &[at(1, "loom"), at(0, "safetensors")], &at(2, "loom"));
     let chain = [at(0, "safetensors"), at(1, "loom"), at(2, "loom")];

@@ -1,4 +1,4 @@
-//! A series keeps every step, exactly, whatever happens to those who write it.
+//! A series keeps every step exactly, whatever happens to its writers.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -13,7 +13,8 @@ use deltaloom::checkpoint::ReadAt;
 use deltaloom::series::*;
 use deltaloom::{Error, Result, Silent, UnpackOptions};
 
-/// A training run: weights that drift in memory, with an optimizer's state, written as a trainer writes them.
+/// A training run: weights that drift in memory and an optimizer's state, saved the way a trainer
+/// saves them.
 struct Run {
     rng: Random,
     master: Vec<f32>,
@@ -86,7 +87,7 @@ impl Run {
     }
 }
 
-/// Some steps of a run have a tensor under another name, which is no slip here.
+/// Some steps of a run rename a tensor, which is no mistake here.
 fn add_options() -> AddOptions {
     AddOptions::default().with_pack(options()).with_force(true)
 }
@@ -156,7 +157,7 @@ fn every_step_comes_back_within_its_hops() {
     let mut tensor = Vec::new();
     series.read_tensor(22, "exp_avg_sq.model.w", &mut tensor).unwrap();
     assert!(data_of(&std::fs::read(steps[21].optimizer.as_ref().unwrap()).unwrap()).ends_with(&tensor));
-    // The BF16 copy and its twin take nothing beside the master.
+    // The BF16 copy and its twin take nothing in addition to the master.
     let inspected = series.inspect(&entries[21]).unwrap();
     let predictors = predictors(&inspected);
     assert_eq!((predictors["model.w"], predictors["lm_head"]), ("cast", "cast"));
@@ -204,7 +205,7 @@ fn pruning_packs_again_only_what_rested_on_what_goes() {
         let was_repacked = report.repacked.contains(&entry.step);
         assert!(was_repacked || before[&entry.step] == entry.object, "{}", entry.step);
     }
-    // Steps 7 and 19 are keyframes, 8 and 20 rest on them alone.
+    // Steps 7 and 19 are keyframes. Steps 8 and 20 depend only on them.
     assert!([7, 8, 19, 20].iter().all(|step| !report.repacked.contains(step)), "{:?}", report.repacked);
     let gone = series.gc(Duration::ZERO, false).unwrap();
     assert!(gone.removed >= 11, "{gone:?}");
@@ -283,7 +284,7 @@ fn damage_is_found_and_named() {
     assert!(series.summary().is_err());
 }
 
-/// A store that fails: before or after each change, as if its process had been killed there.
+/// A store that fails before or after each change, as if its process had been killed there.
 struct Failing {
     inner: Directory,
     rng: std::sync::Mutex<Random>,
@@ -366,7 +367,8 @@ fn two_writers_that_fail_anywhere_lose_nothing() {
                 let store =
                     Failing { inner: Directory::new(&root), rng: std::sync::Mutex::new(rng), one_in: 6 };
                 let done = Series::open(Box::new(store)).and_then(|s| s.add(&step, &add_options(), &Silent));
-                // After a failure the writer looks whether its step is there, as one that starts again would.
+                // After a failure the writer checks whether its step exists, as a restarted writer
+                // would.
                 let entries =
                     Series::open(Box::new(Directory::new(&root))).unwrap().last(usize::MAX).unwrap();
                 if entries.iter().any(|entry| entry.meta == step.meta) {
@@ -436,7 +438,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         let options = add_options().with_keyframe(run.step == 3);
         pending.snapshot(&step, &options, &deltaloom::Limits::default(), &Silent).unwrap();
         steps.push((step.clone(), tree(&step.model)));
-        // The trainer goes on writing to the same place.
+        // The trainer keeps writing to the same place.
         if run.step == 1 {
             std::fs::write(step.model.join("config.json"), "overwritten").unwrap();
         }
@@ -456,7 +458,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         series.extract(step.step.unwrap(), Part::Model, &out, &one_thread(), &Silent).unwrap();
         assert!(tree(&out) == *files);
     }
-    // What cannot be added keeps waiting, and so does what comes after it.
+    // A step that cannot be added keeps waiting, and so do those after it.
     let late = steps[2].0.clone().with_step(Some(2));
     pending.snapshot(&late, &add_options(), &deltaloom::Limits::default(), &Silent).unwrap();
     let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));

@@ -28,10 +28,10 @@ fn tails_of_every_length_come_back() {
         assert_eq!((container[8], report.original_bytes), (4, tuned.len() as u64));
         let report = roundtrip(&tuned, &[&base]);
         assert_eq!(predictors(&report)["__tail__"], "identical", "{len} bytes");
-        // Against a base without one it stands by itself.
+        // If the base has no tail, the tail is packed on its own.
         let report = roundtrip(&tuned, &[&safetensors(&weights(0))]);
         assert_eq!(predictors(&report), [("__tail__", "zero"), ("w", "reference")].into());
-        // And a file without one has none from a base that has.
+        // A file without a tail gets none from a base that has one.
         let (container, _) = roundtrip_with(&safetensors(&weights(2)), &[&base], &options());
         assert_eq!(container[8], 3);
     }

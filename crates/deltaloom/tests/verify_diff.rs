@@ -1,4 +1,5 @@
-//! What `verify` finds and what `diff` measures, against answers made by hand.
+//! The faults that `verify` finds and the distances that `diff` measures, compared with answers
+//! made by hand.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -34,7 +35,8 @@ fn verify_names_every_damaged_chunk_and_is_content_otherwise() {
         assert!(report.ok && report.faults.is_empty(), "{:?}", report.faults);
         assert_eq!((report.checked, report.tensors, report.chunks), (checked, 3, chunks));
     }
-    // The first byte of the first tensor, the last of the second: payloads follow the head in order.
+    // The first byte of the first tensor and the last of the second. Payloads follow the head in
+    // order.
     let payloads =
         usize::try_from(report.tensors.iter().map(|tensor| tensor.packed_bytes).sum::<u64>()).unwrap();
     let mut damaged = container;
@@ -167,7 +169,8 @@ fn diff_reads_containers_and_directories() {
     let open = |paths: &[PathBuf]| Bases::open(paths, &Limits::default()).unwrap();
     let (plain, packed) =
         (open(&[at("base.safetensors")]), open(&[at("tuned.loom"), at("base.safetensors")]));
-    // The container's own base comes before it in the set, so the container's tensor is the one of that name.
+    // The container's own base comes before it in the set, so the container has the tensor with
+    // that name.
     assert_eq!(deltaloom::diff(&plain, &packed, 1, &Silent).unwrap().tensors[0].changed_fraction, Some(0.1));
     let report = deltaloom::diff(&plain, &open(&[at("tuned")]), 1, &Silent).unwrap();
     assert_eq!((report.tensors[0].name.as_str(), report.tensors[0].status), ("config.json", "only_b"));

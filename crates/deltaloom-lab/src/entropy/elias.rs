@@ -9,7 +9,7 @@ use deltaloom_kernels::prefix::{decode_elias_delta, encode_elias_delta};
 use super::bit_source::BitSource;
 use deltaloom::{Error, Result};
 
-/// Encodes numbers from 1.
+/// Encodes numbers, each at least 1.
 #[derive(Debug, Default)]
 pub(crate) struct EliasEncoder {
     bits: MsbWriter,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
-/// Folders inside folders.
+/// Depth of nested folders.
 const MAX_DEPTH: u32 = 32;
-/// Files and folders that are looked at in all: a search of a whole disk ends.
+/// Most files and folders that are looked at, so that a search of a whole disk ends.
 const MAX_ENTRIES: u64 = 1 << 20;
 
 /// A checkpoint in the folder: what to call it, and its files.
@@ -24,28 +24,28 @@ pub(super) struct Plain {
 pub(super) struct List {
     pub(super) plain: Vec<Plain>,
     pub(super) containers: Vec<PathBuf>,
-    /// Names of small files that are taken along where they lie beside one model.
+    /// Names of small files that belong to a model in the same folder.
     small_files: BTreeSet<String>,
-    /// Files that are no candidates, and all that was seen, by their canonical paths.
+    /// Canonical paths of files that are no candidates, and of everything seen so far.
     excluded: BTreeSet<PathBuf>,
     seen: BTreeSet<PathBuf>,
     entries: u64,
 }
 
 impl List {
-    /// Lists a folder and those in it, without the files `excluded`, which need not exist. Small
-    /// files of these names are taken along.
+    /// Lists a folder and its subfolders, without the files `excluded`, which need not exist. Small
+    /// files with the given names are included.
     ///
     /// # Errors
     /// [`Error::Io`] for the folder itself; [`Error::InvalidArgument`] and [`Error::LimitExceeded`]
-    /// where there is too much in it.
+    /// if there is too much in it.
     pub(super) fn of<'a>(
         folder: &Path,
         excluded: impl Iterator<Item = &'a Path>,
         small_files: BTreeSet<String>,
         limits: &Limits,
     ) -> Result<Self> {
-        // Folders inside it that cannot be listed are passed over; this one must be there.
+        // Subfolders that cannot be listed are skipped, but this folder must exist.
         std::fs::read_dir(folder).map_err(Error::io(folder))?;
         let excluded = excluded.filter_map(|path| path.canonicalize().ok()).collect();
         let mut list = Self { small_files, excluded, ..Self::default() };
@@ -53,7 +53,7 @@ impl List {
         Ok(list)
     }
 
-    /// Links are followed, once: caches of hubs are made of them.
+    /// Follows each link once: hub caches are made of links.
     fn walk(&mut self, folder: &Path, depth: u32, limits: &Limits) -> Result<()> {
         if depth > MAX_DEPTH || !self.is_unseen(folder) {
             return Ok(());
@@ -69,7 +69,7 @@ impl List {
             return Err(Error::InvalidArgument(what));
         }
         let (mut shards, mut singles, mut small) = (Vec::new(), Vec::new(), Vec::new());
-        // Hidden files are unfinished targets, or what other systems leave beside files.
+        // Hidden files are unfinished targets, or files that other systems leave.
         for name in names.into_iter().filter(|name| !name.starts_with('.')) {
             let path = folder.join(&name);
             if path.is_dir() {
@@ -84,7 +84,7 @@ impl List {
                 small.push(name);
             }
         }
-        // Another revision in a cache may have all shards but one in common with this.
+        // Another revision in a cache may share all shards but one with this one.
         shards.retain(|name| !self.is_excluded(&folder.join(name)));
         let unseen = shards.iter().filter(|name| self.is_unseen(&folder.join(name))).count();
         if unseen == 0 {

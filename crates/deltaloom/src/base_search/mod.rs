@@ -1,5 +1,7 @@
-//! Finds the best base of a checkpoint among the files of a folder: lists them, compares each with a [`Sketch`], and ranks them.
-//! Of plain files only headers, samples and a few small tensors are read; what containers rest on is hashed, since nothing less proves it.
+//! Finds the best base of a checkpoint among the files of a folder: lists them, compares each with
+//! a [`Sketch`], and ranks them.
+//! Of plain files it reads only headers, samples and a few small tensors. References of containers
+//! are hashed, since nothing less proves them.
 
 mod list;
 mod needed;
@@ -26,27 +28,29 @@ use crate::tensor::TensorInfo;
 use list::{List, Plain};
 pub use needed::{FoundBases, find_needed_bases};
 
-/// Smallest reference tensors of a container by whose digests its bases are recognised.
+/// Number of a container's smallest references by whose digests its bases are recognised.
 const KEYS: usize = 8;
 
-/// A checkpoint or container that was compared. Sizes are estimates from samples.
+/// A checkpoint or container that was compared. Sizes are estimated from samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct BaseCandidate {
-    /// What to give as a base.
+    /// The path to pass as a base.
     pub path: String,
-    /// Bases that a container takes its own tensors from, to be given as well.
+    /// Further bases that a container needs. They must be passed as well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
-    /// Original over packed, against this base.
+    /// Original size over packed size against this base.
     pub estimated_ratio: f64,
-    /// Share of what packing alone takes that this base saves.
+    /// Share of the size of packing alone that this base saves.
     pub estimated_saving: f64,
-    /// The same of tensors that it does not have: what shows a common origin, other than constants that anybody has.
+    /// The same for tensors that are not identical. It shows a common origin, while constants may
+    /// be equal by chance.
     pub estimated_changed_saving: f64,
-    /// Share of the bytes that are in tensors that it seems to have, also as a rounding of its own.
+    /// Share of the bytes in tensors that seem to be identical in the base, directly or after
+    /// rounding.
     pub identical_fraction: f64,
-    /// Share of the bytes that are in tensors of which it has one of the same place and shape.
+    /// Share of the bytes in tensors with a counterpart of the same place and shape in the base.
     pub matched_fraction: f64,
 }
 
@@ -54,19 +58,19 @@ pub struct BaseCandidate {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SkippedFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: String,
     /// What is wrong with it.
     pub why: String,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SearchReport {
-    /// Path of the best candidate, where it is good enough.
+    /// Path of the best candidate, if it is good enough.
     pub chosen: Option<String>,
-    /// Original over packed without a base.
+    /// Original size over packed size without a base.
     pub alone_ratio: f64,
     /// A base is good enough with this `estimated_changed_saving`,
     pub least_changed_saving: f64,
@@ -74,22 +78,23 @@ pub struct SearchReport {
     pub least_identical_fraction: f64,
     /// All candidates, the best first.
     pub candidates: Vec<BaseCandidate>,
-    /// What could not be used.
+    /// Files that could not be used.
     pub skipped: Vec<SkippedFile>,
-    /// Time it took.
+    /// Duration of the search.
     pub seconds: f64,
 }
 
 /// A finished search.
 pub struct BaseSearch {
-    /// How near each candidate was.
+    /// How similar each candidate is.
     pub report: SearchReport,
-    /// The best base, with those that it rests on.
+    /// The best base, and the bases that it needs.
     bases: Option<Bases>,
 }
 
 impl BaseSearch {
-    /// The best base and what it rests on, ready to pack against; `folder` is for the message.
+    /// The best base and the bases that it needs, ready to pack against. `folder` is for the
+    /// message.
     ///
     /// # Errors
     /// [`Error::NoUsefulBase`].
@@ -100,11 +105,13 @@ impl BaseSearch {
     }
 }
 
-/// Compares a checkpoint with every safetensors file, sharded checkpoint and container under `folder`, except with its own files and `exclude` (which need not exist).
-/// Containers take part if all that they rest on is there.
+/// Compares a checkpoint with every safetensors file, sharded checkpoint and container under
+/// `folder`, except its own files and `exclude` (which need not exist). Containers take part if
+/// everything that they need is there.
 ///
 /// # Errors
-/// [`Error::Io`] for the folder itself or the checkpoint; [`Error::Cancelled`]. What is wrong with a candidate is in the report.
+/// [`Error::Io`] for the folder itself or the checkpoint; [`Error::Cancelled`]. Faults of
+/// candidates are in the report.
 pub fn find_base(
     checkpoint: &Checkpoint,
     folder: &Path,
@@ -115,7 +122,7 @@ pub fn find_base(
 ) -> Result<BaseSearch> {
     let start = Instant::now();
     let own = checkpoint.file_paths().chain(exclude.iter().copied());
-    // Of other directories, small files of these names are taken along.
+    // Directories have small files with these names, too, which are compared as well.
     let small = checkpoint.members.iter().filter(|member| member.contents == Contents::Opaque);
     let small: BTreeSet<String> = match checkpoint.layout {
         Layout::Directory => small.map(|member| member.path.clone()).collect(),
@@ -129,14 +136,14 @@ pub fn find_base(
     Ok(found)
 }
 
-/// A reference by which the bases of a container are recognised.
+/// A reference that helps to recognise a container's bases.
 struct Key {
     wanted: TensorInfo,
     digest: Digest,
 }
 
 impl Key {
-    /// Whether a base has the tensor, under the name that it had.
+    /// Whether a base has the tensor under its name at the time of packing.
     fn is_in(&self, base: &Base) -> bool {
         let mut named = base.named(&self.wanted.name).filter(|source| source.is_like(&self.wanted));
         named.any(|source| source.digest().is_ok_and(|digest| digest == self.digest))
@@ -158,15 +165,15 @@ fn keys(container: &Container) -> Vec<Key> {
     keys
 }
 
-/// Plain checkpoints that containers rest on, open, by the number of the container.
+/// Open plain checkpoints that containers need, by the number of the container.
 type Origins = BTreeMap<usize, Vec<Base>>;
 
-/// A base that was compared, and which others it needs.
+/// A base that was compared, and the other bases that it needs.
 struct Compared {
     path: PathBuf,
     needs: Vec<PathBuf>,
     nearness: Nearness,
-    /// Open only where it takes effort to open it again.
+    /// Open only if opening it again would be expensive.
     bases: Vec<Base>,
 }
 
@@ -221,7 +228,7 @@ impl Search<'_> {
         Ok(Base::of_checkpoint(&plain.path, checkpoint))
     }
 
-    /// What the indexes in the folder of a base say that is not so.
+    /// Warnings about the indexes in the folder of a base.
     fn warnings_of(&self, plain: &Plain) -> Result<Vec<Warning>> {
         if plain.path != plain.root {
             return Ok(Vec::new());
@@ -237,7 +244,8 @@ impl Search<'_> {
         Container::from_source(path, Box::new(FileSource::open(path)?), self.limits)
     }
 
-    /// Compares the plain checkpoints, each open only meanwhile; also gives those that containers rest on, open, by the number of the container.
+    /// Compares the plain checkpoints, and keeps each open only as long as necessary. Also returns
+    /// those that containers need, open, by the number of the container.
     fn compare_plain(
         &self,
         list: &List,
@@ -273,7 +281,8 @@ impl Search<'_> {
         Ok((done, origins))
     }
 
-    /// Compares the containers whose references are in checkpoints of the folder, or in containers that were resolved before.
+    /// Compares the containers whose references are in checkpoints of the folder, or in containers
+    /// that were resolved before.
     fn compare_containers(
         &self,
         containers: &[(&Path, Vec<Key>)],
@@ -331,7 +340,7 @@ impl Search<'_> {
     }
 }
 
-/// What a container may rest on, with what that rests on in turn.
+/// A base that a container may need, and the bases that it needs in turn.
 #[derive(Clone)]
 struct Origin {
     base: Base,

@@ -1,6 +1,6 @@
-//! Finds in a folder what a container rests on: by the digests of its bases where it names them, by
-//! those of single tensors otherwise. Headers and samples rule candidates out. What is found here
-//! is proven when the references are, by the digest of each.
+//! Finds the bases of a container in a folder: by their digests if the container names them,
+//! otherwise by digests of single tensors. Headers and samples rule candidates out. The digest of
+//! each reference is the final proof.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,25 +18,25 @@ use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::tensor::TensorInfo;
 
-/// Containers that rest on containers.
+/// Depth of containers whose references are in containers.
 const MAX_DEPTH: usize = 16;
-/// Larger tensors are only looked for under their names.
+/// Larger tensors are searched only by their names.
 const RENAMED_BYTES: u64 = 1 << 20;
-/// Unreadable candidates that a message names.
+/// Number of unreadable candidates that a message names.
 const SHOWN_FAULTS: usize = 3;
 
-/// What a container rests on.
+/// The bases that a container needs.
 #[non_exhaustive]
 pub struct FoundBases {
     /// The given bases and those that were found.
     pub bases: Bases,
-    /// Where the latter are.
+    /// Paths of the bases that were found.
     pub paths: Vec<PathBuf>,
 }
 
-/// Finds under `folder` the bases of a container, or only of its tensor of that name, that are not
-/// among those given. The folder may be a cache of a hub. Nothing is looked for if nothing is
-/// missing.
+/// Finds under `folder` the bases of a container that are not among those given. With a name, only
+/// the bases of that tensor. The folder may be a hub cache. If no base is missing, nothing is
+/// searched.
 ///
 /// # Errors
 /// [`Error::BaseNotFound`]; [`Error::Io`] for the folder itself; [`Error::NotFound`] for a tensor
@@ -84,7 +84,7 @@ struct Reference {
 }
 
 impl Reference {
-    /// Whether a plain base has it: under its name, or if it is small under any.
+    /// Whether a plain base has it under its name, or under any name if it is small.
     fn is_in(&self, base: &Base) -> Result<bool> {
         let is_small = self.wanted.len_bytes() <= RENAMED_BYTES;
         let fits = |source: &&crate::bases::TensorSource| {
@@ -101,7 +101,7 @@ impl Reference {
         Ok(false)
     }
 
-    /// Whether a container restores it, by what its index says.
+    /// Whether a container restores it, according to its index.
     fn is_in_container(&self, container: &Container) -> bool {
         let index = container.index();
         let mut tensors = index.tensors.iter();
@@ -123,7 +123,7 @@ fn references(container: &Container, numbers: &[usize]) -> Vec<Reference> {
     all
 }
 
-/// Those that the bases do not have.
+/// The references that the bases do not have.
 fn missing(wanted: Vec<Reference>, bases: &Bases) -> Result<Vec<Reference>> {
     let lacks = |reference: Reference| match bases.find(&reference.wanted, reference.digest) {
         Ok(_) => Ok(None),
@@ -134,8 +134,7 @@ fn missing(wanted: Vec<Reference>, bases: &Bases) -> Result<Vec<Reference>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Names of the small files of bases that a container takes references from: plain relative paths
-/// only.
+/// Names of the small files from which a container takes references. Only plain relative paths.
 fn small_files(container: &Container) -> BTreeSet<String> {
     let index = container.index();
     let of_files =
@@ -147,8 +146,8 @@ fn small_files(container: &Container) -> BTreeSet<String> {
     names.map(|wanted| wanted.name).filter(is_below).collect()
 }
 
-/// How many parts of a base's name occur in a path: `org/model@revision` in
-/// `models--org--model/snapshots/revision`, too.
+/// How many parts of a base's name occur in a path. `org/model@revision` also matches
+/// `models--org--model/snapshots/revision`.
 fn likeness(name: &str, path: &Path) -> usize {
     let parts: Vec<String> =
         path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
@@ -166,9 +165,9 @@ struct Search<'a> {
     list: &'a List,
     limits: &'a Limits,
     progress: &'a dyn Progress,
-    /// Of the plain checkpoints, where they were computed.
+    /// Digests of the plain checkpoints that were computed.
     digests: Vec<Option<BaseDigest>>,
-    /// Which are among the bases already, or in the way to be, or cannot be.
+    /// Checkpoints and containers that are bases already, are being completed, or cannot be used.
     plain_done: Vec<bool>,
     containers_done: Vec<bool>,
     faults: Vec<String>,
@@ -187,7 +186,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Adds what the tensors of a container need; the first reference that cannot be found.
+    /// Adds the bases that the tensors of a container need. Returns the first reference that cannot
+    /// be found.
     fn complete(
         &mut self,
         container: &Container,
@@ -219,8 +219,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Numbers of the plain checkpoints that are left, those first whose paths are like one of the
-    /// names.
+    /// Numbers of the remaining plain checkpoints. Those whose paths resemble one of the names come
+    /// first.
     fn ordered(&self, names: &[&str]) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.list.plain.len()).filter(|i| !self.plain_done[*i]).collect();
         let like = |i: &usize| names.iter().map(|name| likeness(name, &self.list.plain[*i].path)).max();
@@ -228,7 +228,7 @@ impl<'a> Search<'a> {
         order
     }
 
-    /// The plain checkpoint of that digest.
+    /// The plain checkpoint with that digest.
     fn find_by_digest(
         &mut self,
         name: &str,
@@ -242,7 +242,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let Some(base) = self.open_plain(i, small)? else { continue };
-            // Nothing but the header is read of models of another kind.
+            // Of models of another kind, only the header is read.
             let is_kin = |reference: &Reference| {
                 base.named(&reference.wanted.name).any(|source| source.is_like(&reference.wanted))
             };
@@ -261,8 +261,8 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// A plain checkpoint that has the smallest missing tensor; if there are several, one that has
-    /// the largest, too: fine-tunes share what was frozen.
+    /// A plain checkpoint that has the smallest missing tensor. If there are several, one that also
+    /// has the largest, since fine-tunes share frozen tensors.
     fn find_by_tensor(
         &mut self,
         names: Vec<&str>,
@@ -291,7 +291,7 @@ impl<'a> Search<'a> {
         }))
     }
 
-    /// A container that restores a tensor, if all that it rests on is there.
+    /// A container that restores a tensor, if all its bases are available.
     fn find_container(
         &mut self,
         wanted: &Reference,
@@ -320,7 +320,7 @@ impl<'a> Search<'a> {
             if !wanted.is_in_container(&container) {
                 continue;
             }
-            // Also while it is being completed, so that no two rest on each other.
+            // Set even while it is being completed, so that no two containers need each other.
             self.containers_done[i] = true;
             let numbers: Vec<usize> = (0..container.index().tensors.len()).collect();
             if self.complete(&container, &numbers, found, depth + 1)?.is_none() {
@@ -347,7 +347,7 @@ impl<'a> Search<'a> {
         self.note(path, error)
     }
 
-    /// Remembers why a candidate is passed over.
+    /// Remembers why a candidate is skipped.
     fn note(&mut self, path: &Path, error: Error) -> Result<()> {
         if matches!(error, Error::Cancelled) {
             return Err(error);

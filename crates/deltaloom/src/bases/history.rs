@@ -1,5 +1,6 @@
-//! What decoding one chunk has read of references and their ancestors: each part once, however many steps of a chain rest on it.
-//! It lives as long as the chunk is decoded; it does not find references.
+//! What decoding one chunk has read of references and their ancestors. Each part is read once,
+//! however many steps of a chain need it.
+//! It lives while the chunk is decoded. It does not find references.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,15 +16,15 @@ use crate::scratch::Scratch;
 /// Parts of tensors, and states of changes that lead to them.
 #[derive(Default)]
 pub(crate) struct Memo {
-    /// Whether parts are kept: where no history is needed none is read twice.
+    /// Whether parts are kept. Without a history, nothing is read twice.
     keeps: bool,
     parts: Vec<(TensorId, Range<u64>, Rc<Scratch>)>,
-    /// By the tensors that were followed, newest first.
+    /// By the tensors that led to the state, newest first.
     states: Vec<(Vec<TensorId>, Range<u64>, Rc<Scratch>)>,
 }
 
 impl Memo {
-    /// One that keeps what it reads if `keeps` says so.
+    /// Keeps what it reads if `keeps` is set.
     pub(crate) fn new(keeps: bool) -> Self {
         Self { keeps, ..Self::default() }
     }
@@ -50,7 +51,8 @@ impl Memo {
         Ok(part)
     }
 
-    /// Classes of the elements in a range by their history: `references` are the reference and its ancestors, newest first.
+    /// Classes of the elements in a range by their history. `references` are the reference and its
+    /// ancestors, newest first.
     pub(crate) fn classes(
         &mut self,
         kind: HistoryKind,
@@ -73,7 +75,8 @@ impl Memo {
         }
     }
 
-    /// States of changes up to the newest of `references`: from those up to the one before it where they are known, otherwise from the oldest on.
+    /// States of changes up to the newest of `references`. Continues from the one before it if its
+    /// state is known, otherwise from the oldest.
     fn states(
         &mut self,
         number: Number,
@@ -81,7 +84,8 @@ impl Memo {
         range: Range<u64>,
     ) -> Result<Rc<Scratch>> {
         let ids: Vec<TensorId> = references.iter().map(TensorSource::id).collect();
-        // Newest first, also of the parts: while a chain is decoded, the reference's own history was followed last.
+        // Newest first, and so are the parts: while a chain is decoded, the reference's own history
+        // came last.
         let known = |followed: &[TensorId]| {
             let found = self.states.iter().rev().find(|(ids, at, _)| ids == followed && *at == range);
             found.map(|(.., states)| Rc::clone(states))

@@ -1,5 +1,5 @@
-//! What a base is called and by which digest it is known: docs/format.md section 16.
-//! The digest is of samples, so that it costs little; it proves nothing.
+//! The names of bases in containers, and the digests that identify them: docs/format.md section 16.
+//! A digest covers samples only, so that it costs little. It proves nothing.
 
 use std::path::{Component, Path};
 
@@ -11,14 +11,14 @@ use crate::entropy::bytes::{push_text, push_varint};
 use crate::error::Result;
 use crate::limits::to_usize;
 
-/// Tensors of at most this many bytes are sampled as a whole.
+/// Tensors up to this size are sampled as a whole.
 const WHOLE_BYTES: u64 = 2048;
-/// Bytes of each of the two samples of others.
+/// Bytes of each of the two samples of larger tensors.
 const SAMPLE_BYTES: usize = 512;
 
-/// The name of a base that was given as `path`: of a relative path its last two parts, of any other
-/// the last one, so that no container tells where its writer keeps files. A snapshot in a cache of
-/// a hub is called as it is there: `org/model@revision`.
+/// The name of a base that was given as `path`: the last two parts of a relative path, or the last
+/// part of any other, so that no container shows where its writer keeps files. A snapshot in a hub
+/// cache is called `org/model@revision`, as on the hub.
 pub(super) fn name_of(path: &Path) -> String {
     let parts: Vec<String> = path
         .components()
@@ -36,13 +36,13 @@ pub(super) fn name_of(path: &Path) -> String {
     if !name.is_empty() {
         return name;
     }
-    // `.` and `..` say nothing.
+    // `.` and `..` are no names.
     let real = path.canonicalize().ok();
     let last = real.as_deref().and_then(Path::file_name);
     last.map_or_else(|| "base".to_owned(), |last| last.to_string_lossy().into_owned())
 }
 
-/// `org/model@revision`, if that is what a path in a cache says:
+/// `org/model@revision`, if the path is one of a hub cache:
 /// `models--org--model/snapshots/revision`.
 fn hub_name(parts: &[String]) -> Option<String> {
     let [repository, _, revision] = parts.windows(3).rev().find(|w| w[1] == "snapshots")? else {

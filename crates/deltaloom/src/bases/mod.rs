@@ -1,5 +1,7 @@
-//! What the reader already has: the tensors of all bases, found by digest, whether they lie in plain files or in other containers.
-//! It reads, decodes and predicts, also straight into a caller's memory; it does not choose among references.
+//! What the reader already has: the tensors of all bases, in plain files or in other containers,
+//! found by digest.
+//! It reads, decodes and predicts, also directly into a caller's memory. It does not choose among
+//! references.
 
 mod access;
 mod hashed;
@@ -31,13 +33,13 @@ pub(crate) use source::TensorSource;
 #[derive(Clone)]
 pub(crate) struct Base {
     path: PathBuf,
-    /// What it is called in containers, where that does not follow from the path.
+    /// Its name in containers, if that does not follow from the path.
     name: Option<String>,
     tensors: Vec<TensorSource>,
     names: Names,
-    /// Numbers of the tensors, in such an order that those alike lie together.
+    /// Numbers of the tensors, ordered so that tensors that are alike are adjacent.
     by_kind: OnceLock<Vec<usize>>,
-    /// If it is an adapter, what its tensors change, and the names of that.
+    /// If it is an adapter: the tensors that it changes, and their names.
     modules: Vec<Module>,
     targets: Names,
 }
@@ -65,7 +67,7 @@ impl Base {
         &self.path
     }
 
-    /// Its name and digest, as containers have them.
+    /// Its name and digest, as containers store them.
     ///
     /// # Errors
     /// What reading gives.
@@ -74,7 +76,7 @@ impl Base {
         Ok(NamedBase { name, digest: self.digest()? })
     }
 
-    /// By what it is known among others.
+    /// The digest that identifies it.
     ///
     /// # Errors
     /// What reading gives.
@@ -82,7 +84,7 @@ impl Base {
         identity::digest(self)
     }
 
-    /// Whether a tensor is one of its.
+    /// Whether a tensor belongs to this base.
     pub(crate) fn has_origin_of(&self, source: &TensorSource) -> bool {
         self.tensors.first().is_some_and(|tensor| tensor.has_origin_of(source))
     }
@@ -97,7 +99,8 @@ impl Base {
         &self.tensors
     }
 
-    /// Of the tensors that fit, the one that has the place of a tensor of this name: the same name, or the only one that a prefix makes of it.
+    /// The tensor with the place of the tensor `name`, among those that fit: the one with the same
+    /// name, or the only one whose name differs just by a leading prefix.
     pub(crate) fn counterpart(
         &self,
         name: &str,
@@ -112,7 +115,7 @@ impl Base {
         renamed.next().is_none().then_some(first)
     }
 
-    /// If it is an adapter: the modules that change a tensor of one of these names, each with the
+    /// If it is an adapter: the modules that change a tensor with one of these names, each with the
     /// factors A and B.
     pub(crate) fn modules_of<'a>(
         &'a self,
@@ -138,7 +141,7 @@ impl Base {
         &self.tensors[tensor].info().name
     }
 
-    /// Numbers of the tensors that are like one, and where they start in an order of all.
+    /// Numbers of the tensors with the same dtype and shape, and where they start in `by_kind`.
     fn alike(&self, wanted: &TensorInfo) -> (usize, &[usize]) {
         fn kind(info: &TensorInfo) -> (&str, &[u64], u64) {
             (info.dtype.name(), &info.shape, info.len_bytes())
@@ -160,24 +163,26 @@ impl Base {
 pub struct Bases {
     bases: Vec<Base>,
     hashed: Mutex<Hashed>,
-    /// Steps of a series among the bases, newest first, by number.
+    /// Numbers of the bases that are steps of a series, newest first.
     history: Vec<usize>,
-    /// Of checkpoints that were opened.
+    /// From opening checkpoints.
     warnings: Vec<Warning>,
 }
 
 impl Bases {
-    /// Opens safetensors files, directories and containers. Containers take their references from the other bases, in whatever order they are given.
+    /// Opens safetensors files, directories and containers, in any order. Containers take their
+    /// references from the other bases.
     ///
     /// # Errors
-    /// What is wrong with a file; [`Error::BaseMismatch`] for a container whose references are in none of the others.
+    /// What is wrong with a file; [`Error::BaseMismatch`] for a container whose references are in
+    /// none of the others.
     pub fn open(paths: &[PathBuf], limits: &Limits) -> Result<Self> {
         let mut bases = Self::default();
         bases.push_paths(paths, limits)?;
         Ok(bases)
     }
 
-    /// Adds what [`Self::open`] opens, to references that are there already.
+    /// Opens more bases, as [`Self::open`] does.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -190,11 +195,11 @@ impl Bases {
                 self.open_checkpoint(path, limits)?;
             }
         }
-        // A container may rest on another: go round until nobody gets further.
+        // A container may need another one: repeat until no more can be opened.
         loop {
             let mut stuck = Vec::new();
             for path in &waiting {
-                // Read and not mapped: a base is gone through as a whole more often than not.
+                // Read and not mapped: most bases are read as a whole.
                 let source = Box::new(FileSource::open(path)?);
                 match ResolvedContainer::new(Container::from_source(path, source, limits)?, self) {
                     Ok(resolved) => self.push(Base::of_container(path, resolved)),
@@ -211,7 +216,8 @@ impl Bases {
         }
     }
 
-    /// Opens a checkpoint, or a container whose references these bases have, as the one base of others.
+    /// Opens a checkpoint, or a container whose references are in these bases, as the only base of
+    /// a new set.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -234,7 +240,7 @@ impl Bases {
         Ok(())
     }
 
-    /// What is odd about the checkpoints that were opened by their paths.
+    /// Warnings about the checkpoints that were opened by their paths.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -255,10 +261,12 @@ impl Bases {
         self.bases.push(base);
     }
 
-    /// Adds the adapter in a directory, in the format of peft: its tensors, and what they change.
+    /// Adds the adapter in a directory, in the format of peft: its tensors, and which tensors they
+    /// change.
     ///
     /// # Errors
-    /// What is wrong with its two files; [`Error::InvalidArgument`] for other kinds of adapters than LoRA and for one in which no pair of factors is found.
+    /// What is wrong with its two files. [`Error::InvalidArgument`] for adapters other than LoRA,
+    /// and if no pair of factors is found.
     pub fn push_adapter(&mut self, directory: &Path, limits: &Limits) -> Result<()> {
         let config = peft::Config::open(directory)?;
         let checkpoint = Checkpoint::open(&peft::weights_of(directory), limits)?;
@@ -274,11 +282,12 @@ impl Bases {
         Ok(())
     }
 
-    /// Says what bases are called in the containers that are packed against them, by the paths they
-    /// were added under. Without it that is the last part or the last two parts of the path.
+    /// Sets the names of bases in the containers that are packed against them. Bases are given by
+    /// the paths they were added under. By default, a name is the last part or the last two parts
+    /// of the path.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a path that is no base.
+    /// [`Error::InvalidArgument`] for a path that is not a base.
     pub fn set_names<'a>(&mut self, names: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Result<()> {
         for (path, name) in names {
             let number = self.number_of(path)?;
@@ -289,20 +298,21 @@ impl Bases {
 
     fn number_of(&self, path: &Path) -> Result<usize> {
         let found = self.bases.iter().position(|base| base.path == path);
-        found.ok_or_else(|| Error::InvalidArgument(format!("{} is not among the bases", path.display())))
+        found.ok_or_else(|| Error::InvalidArgument(format!("{} is not one of the bases", path.display())))
     }
 
-    /// Says which of the bases, by the paths they were added under, are steps of one series, newest first: packing predicts from the newest, and takes what a weight
-    /// was in the others as a context. They are then no references of their own.
+    /// Declares bases, given by the paths they were added under, to be steps of one series, newest
+    /// first. Packing predicts from the newest and uses the earlier states of a weight as a
+    /// context. The earlier steps are then no references of their own.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a path that is no base.
+    /// [`Error::InvalidArgument`] for a path that is not a base.
     pub fn set_history(&mut self, newest_first: &[PathBuf]) -> Result<()> {
         self.history = newest_first.iter().map(|path| self.number_of(path)).collect::<Result<_>>()?;
         Ok(())
     }
 
-    /// The steps before the newest one of the history, if a tensor is of that.
+    /// If a tensor belongs to the newest step of the history: the steps before that one.
     pub(crate) fn ancestors_of(&self, reference: &TensorSource) -> impl Iterator<Item = &Base> {
         let newest = self.history.first().and_then(|newest| self.bases[*newest].tensors.first());
         let is_newest = newest.is_some_and(|tensor| tensor.has_origin_of(reference));
@@ -319,14 +329,14 @@ impl Bases {
         self.bases.iter()
     }
 
-    /// Whether a plain base is, or has among its files, the one at this canonical path.
+    /// Whether a plain base is, or contains, the file at this canonical path.
     pub(crate) fn has_file(&self, canonical: &Path) -> bool {
         self.checkpoints()
             .flat_map(|checkpoint| checkpoint.file_paths())
             .any(|path| path.canonicalize().is_ok_and(|path| path == canonical))
     }
 
-    /// Those bases that are plain files.
+    /// The bases that are plain files.
     fn checkpoints(&self) -> impl Iterator<Item = &Arc<Checkpoint>> {
         self.iter().filter_map(|base| match base.tensors.first()? {
             TensorSource::Plain { checkpoint, .. } => Some(checkpoint),
@@ -334,7 +344,7 @@ impl Bases {
         })
     }
 
-    /// The files of all bases, so that no target takes their place.
+    /// The files of all bases, so that no target replaces one.
     #[must_use]
     pub fn inputs(&self) -> Inputs {
         let mut inputs = Inputs::default();
@@ -361,7 +371,8 @@ impl Bases {
         self.bases.is_empty()
     }
 
-    /// The reference that `wanted` describes, with this digest. Those with its name are looked at first.
+    /// The reference that `wanted` describes and that has this digest. Tensors with its name are
+    /// tried first.
     pub(crate) fn find(&self, wanted: &TensorInfo, expected: KnownDigest) -> Result<TensorSource> {
         let alike = self.bases.iter().map(|base| base.alike(wanted)).enumerate();
         let alike = alike.map(|(number, (start, alike))| ((number, start), alike));
@@ -390,8 +401,8 @@ impl Bases {
             }
         }
         for (kind, alike) in &alike {
-            // On from where the last search stopped. It is asked for first: another thread may add to
-            // what is known meanwhile.
+            // Continue where the last search stopped. Ask for that place first: another thread may
+            // add digests meanwhile.
             loop {
                 let next = self.hashed().in_order(*kind);
                 if let Some(found) = known() {

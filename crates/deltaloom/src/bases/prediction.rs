@@ -1,5 +1,5 @@
-//! Reads references and makes the prediction of a part of a tensor from them.
-//! It does not know where the part's residual is.
+//! Reads references and computes the prediction of a part of a tensor from them.
+//! It does not know where the residual of that part is.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::limits::to_usize;
 use crate::predict::{ADAM_INPUTS, Adam, Adapter, Blend, Element, Predictor, ReadyFactors, cast};
 use crate::tensor::TensorInfo;
 
-/// Fills `out` with the prediction of a tensor from byte `start` on, which is whole rows where the predictor works by rows. `references` and
-/// `factors` are those of the predictor.
+/// Fills `out` with the prediction of a tensor from byte `start` on. If the predictor works by
+/// rows, `out` must be whole rows. `references` and `factors` belong to the predictor.
 pub(crate) fn predict_into(
     predictor: &Predictor,
     references: &[TensorSource],
@@ -48,7 +48,8 @@ pub(crate) fn predict_into(
     }
 }
 
-/// Fills `out` with the prediction of a tensor of F32 from byte `start` on; `tensors` are the bytes there of those of the same file that it needs.
+/// Fills `out` with the prediction of an F32 tensor from byte `start` on. `tensors` are the same
+/// bytes of the tensors that it needs from the same file.
 pub(crate) fn adam_into(
     adam: &Adam,
     references: &[TensorSource],
@@ -66,10 +67,11 @@ pub(crate) fn adam_into(
 }
 
 fn element_of(info: &TensorInfo) -> Result<Element> {
-    Element::of(&info.dtype).ok_or_else(|| Error::corrupt(format!("{} is not computed with", info.dtype)))
+    Element::of(&info.dtype)
+        .ok_or_else(|| Error::corrupt(format!("{} has no computed predictions", info.dtype)))
 }
 
-/// Rows of a matrix that lie in `out` from byte `start` on.
+/// The rows of a matrix that `out` holds, from byte `start` on.
 fn rows_of(info: &TensorInfo, start: u64, out: &[u8]) -> Range<u64> {
     let cols = info.shape.last().copied().unwrap_or(1).max(1);
     let row_bytes = cols * info.number().bytes() as u64;
@@ -101,7 +103,7 @@ fn add_adapter(
 ) -> Result<()> {
     let element = element_of(info)?;
     let rows = rows_of(info, start, out);
-    // A has all of V; of B only the rows of U, unless it is the other way round.
+    // All of V is in A. Of B only the rows of U are needed, or the reverse.
     let b_row_bytes = b.info().len_bytes() / b.info().shape.first().copied().unwrap_or(1).max(1);
     let part_of_b = if adapter.merge.transposed {
         0..b.info().len_bytes()

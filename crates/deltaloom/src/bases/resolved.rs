@@ -1,4 +1,4 @@
-//! A container together with the references of its tensors: any chunk of any tensor can be decoded.
+//! A container together with the references of its tensors, so that any chunk can be decoded.
 //! It does not look for references; [`super::Bases`] does.
 
 use std::ops::Range;
@@ -19,16 +19,17 @@ use crate::predict::{Predictor, cast};
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
-/// A container whose references were found, so that any of its tensors can be read.
+/// A container whose references are known, so that any of its tensors can be read.
 pub struct ResolvedContainer {
     container: Container,
-    /// Per tensor those of its predictor; none where it is not to be read.
+    /// For each tensor, the references of its predictor. Empty if the tensor cannot be read.
     references: Vec<Vec<TensorSource>>,
     inputs: Inputs,
 }
 
 impl ResolvedContainer {
-    /// Finds the references of all tensors of `container` in `bases`, hashing on the threads of the current rayon pool.
+    /// Finds the references of all tensors of `container` in `bases`. Hashes on the threads of the
+    /// current rayon pool.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] for the first tensor whose reference no base has.
@@ -36,7 +37,8 @@ impl ResolvedContainer {
         Self::resolve(container, bases, |_| true)
     }
 
-    /// Finds only what one tensor needs, so that reading it costs no more than it must; the others cannot be read then.
+    /// Finds only what one tensor needs, so that reading it costs no more than necessary. Other
+    /// tensors cannot be read then.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a tensor that it does not have, [`Error::BaseMismatch`].
@@ -46,7 +48,8 @@ impl ResolvedContainer {
         Self::resolve(container, bases, |i| needed.contains(&i))
     }
 
-    /// With references that were found in another way than by their digests: for each tensor those of its predictor.
+    /// With references that were found without their digests: for each tensor, those of its
+    /// predictor.
     pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
         Self { container, references, inputs: Inputs::default() }
     }
@@ -60,8 +63,7 @@ impl ResolvedContainer {
         Ok(Self { container, references, inputs })
     }
 
-    /// The files of the container and of all bases that it was resolved with, so that no target
-    /// takes their place.
+    /// The files of the container and of all bases, so that no target replaces one.
     #[must_use]
     pub fn inputs(&self) -> &Inputs {
         &self.inputs
@@ -79,7 +81,8 @@ impl ResolvedContainer {
             let found = references.iter().zip(&tensor.reference_digests);
             found.map(|(reference, digest)| bases.find(reference, *digest)).collect()
         };
-        // Candidates are hashed, which takes as long as reading them; the fault of the first tensor is the one to tell of.
+        // Candidates are hashed, which takes as long as reading them. The error of the first tensor
+        // is reported.
         let found: Vec<Result<_>> = index.tensors.par_iter().enumerate().map(find).collect();
         found.into_iter().collect()
     }
@@ -95,7 +98,7 @@ impl ResolvedContainer {
         &self.references[number]
     }
 
-    /// Whether a reference is of the same checkpoint or container as this tensor.
+    /// Whether a reference comes from the same checkpoint or container as this tensor.
     pub(crate) fn rests_on(&self, source: &TensorSource) -> bool {
         self.references.iter().flatten().any(|reference| reference.has_origin_of(source))
     }
@@ -104,23 +107,26 @@ impl ResolvedContainer {
         &self.container.index().tensors[number]
     }
 
-    /// The tensors of all files in the order of the container, which is the order of their numbers.
+    /// The tensors of all files. Their order in the container is the order of their numbers.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         let index = self.container.index();
         index.tensors.iter().map(|tensor| index.info(tensor))
     }
 
-    /// Decodes a tensor, by its place in [`Self::tensors`], into `out`, which has its length: chunk by chunk, on the threads of the current rayon pool.
-    /// Every chunk's CRC-32 is checked; [`Self::check`] also checks the digest.
+    /// Decodes a tensor, given by its number in [`Self::tensors`], into `out`, which must have its
+    /// length. Works chunk by chunk on the threads of the current rayon pool. Checks the CRC-32 of
+    /// every chunk; [`Self::check`] also checks the digest.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a number that no tensor has or a buffer of another length; what reading or decoding gives. `out` may be partly written then.
+    /// [`Error::InvalidArgument`] for an unknown number or a buffer of another length; what reading
+    /// or decoding gives. `out` may be partly written then.
     pub fn read_into(&self, number: usize, out: &mut [u8]) -> Result<()> {
         self.check_number(number)?;
         self.read_run_into(number..number + 1, out)
     }
 
-    /// Decodes all tensors, one after another in the order of [`Self::tensors`], into `out`, which has the length of all; otherwise as [`Self::read_into`].
+    /// Decodes all tensors into `out`, one after another in the order of [`Self::tensors`]. `out`
+    /// must have the length of all. Otherwise as [`Self::read_into`].
     ///
     /// # Errors
     /// As [`Self::read_into`].
@@ -132,7 +138,7 @@ impl ResolvedContainer {
         if self.numbers().contains(&number) {
             return Ok(());
         }
-        Err(Error::InvalidArgument(format!("there is no tensor number {number}")))
+        Err(Error::InvalidArgument(format!("tensor number {number} does not exist")))
     }
 
     /// The numbers of all tensors.
@@ -144,9 +150,12 @@ impl ResolvedContainer {
         self.for_chunks(numbers, out, |number, i, values| self.chunk_into(number, i, values))
     }
 
-    /// Turns references into the tensors where they are: `values` has the bytes of all tensors one after another in the order of [`Self::tensors`], those with a
-    /// reference holding its bytes, which are not looked at: only what changes is touched. Runs on the threads of the current rayon pool and checks the CRC-32 of
-    /// every chunk it decodes; [`Self::check`] finds out whether the references were the right ones.
+    /// Turns references into tensors where they are. `values` holds all tensors one after another
+    /// in the order of [`Self::tensors`], and starts with the bytes of their references. These are
+    /// not examined, and only changed bytes are written.
+    ///
+    /// Runs on the threads of the current rayon pool, and checks the CRC-32 of every chunk that it
+    /// decodes. [`Self::check`] shows whether the references were the right ones.
     ///
     /// # Errors
     /// As [`Self::read_into`]; `values` may be partly changed then.
@@ -161,7 +170,8 @@ impl ResolvedContainer {
         })
     }
 
-    /// Fills `values` with what [`Self::apply_all`] starts from: the reference of each tensor that has one of its size, and anything for the others.
+    /// Fills `values` as [`Self::apply_all`] needs it: with the references of all tensors that have
+    /// one of their size. The bytes of other tensors may be anything.
     ///
     /// # Errors
     /// As [`Self::read_into`].
@@ -177,7 +187,7 @@ impl ResolvedContainer {
         })
     }
 
-    /// Runs `each` on all chunks of tensors that lie one after another in `values`.
+    /// Calls `each` for all chunks of tensors that are stored one after another in `values`.
     fn for_chunks(
         &self,
         numbers: Range<usize>,
@@ -186,7 +196,7 @@ impl ResolvedContainer {
     ) -> Result<()> {
         let (given, needed) =
             (values.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
-        let wrong = || Error::InvalidArgument(format!("a buffer of {given} bytes for {needed}"));
+        let wrong = || Error::InvalidArgument(format!("the buffer has {given} bytes, {needed} are needed"));
         if given != needed {
             return Err(wrong());
         }
@@ -203,10 +213,10 @@ impl ResolvedContainer {
         chunks.into_par_iter().try_for_each(|(number, i, values)| each(number, i, values))
     }
 
-    /// Checks that `bytes` are those of a tensor, by its place in [`Self::tensors`], that was packed.
+    /// Checks that `bytes` are those of the packed tensor with this number in [`Self::tensors`].
     ///
     /// # Errors
-    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for a number that no tensor has.
+    /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for an unknown number.
     pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
         self.check_number(number)?;
         self.check_digest(number, blake3::hash(bytes))
@@ -231,13 +241,13 @@ impl ResolvedContainer {
         Ok(values)
     }
 
-    /// Decodes chunk `i` of a tensor into `out`, which has its length and may hold anything.
+    /// Decodes chunk `i` of a tensor into `out`, which must have its length and may hold anything.
     pub(crate) fn chunk_into(&self, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let keeps = matches!(self.tensor(number).predictor, Predictor::History { .. });
         self.chunk_with(&mut Memo::new(keeps), number, i, out)
     }
 
-    /// The same with what was read for it before.
+    /// The same, reusing what was read for the chunk before.
     fn chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
         let tensor = self.tensor(number);
         let start = tensor.grid.chunk_bytes(i as u64).start;
@@ -255,12 +265,13 @@ impl ResolvedContainer {
         }
         match &tensor.predictor {
             Predictor::Tied(target) => return self.chunk_into(*target, i, out),
-            // The grids agree: they depend on the shape, which is the same, and not on the element's size.
+            // The chunk grids agree: they depend on the shape, which is the same, and not on the
+            // size of elements.
             Predictor::CastInternal(target) => {
                 cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
                 return Ok(());
             }
-            // Likewise, and so few steps lead from one to the next that this ends.
+            // The same holds here, and chains are so short that this ends.
             Predictor::Companion(companion) if tensor.chunks[i].codec.uses_prediction() => {
                 self.chunk_into(*companion, i, out)?;
                 return self.container.decode_chunk(tensor, i, out);
@@ -283,7 +294,7 @@ impl ResolvedContainer {
         if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
     }
 
-    /// Classes of the elements of a chunk, if its coding has them by their history.
+    /// Classes of the elements of a chunk by their history, if its coding has them.
     fn classes(&self, memo: &mut Memo, number: usize, i: usize) -> Result<Option<Rc<Scratch>>> {
         let tensor = self.tensor(number);
         let chunk = &tensor.chunks[i];
@@ -294,7 +305,7 @@ impl ResolvedContainer {
         memo.classes(kind, self.info(number).number(), &self.references[number], range).map(Some)
     }
 
-    /// [`Self::read_part_into`] with what was read before for the chunk that this is a part of.
+    /// [`Self::read_part_into`], reusing what was read before for the same chunk.
     pub(super) fn read_part_with(
         &self,
         memo: &mut Memo,

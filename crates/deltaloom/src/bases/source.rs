@@ -1,4 +1,5 @@
-//! One tensor that the reader has, in a plain file or in a container, read and hashed alike.
+//! One tensor that the reader has, in a plain file or in a container. It is read and hashed the
+//! same way.
 //! It does not know what the tensor is for.
 
 use std::ops::Range;
@@ -25,7 +26,7 @@ pub(crate) enum TensorSource {
 /// Which tensor of which open file or container it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TensorId {
-    /// Where the open file or container is in memory: it lives as long as the bases do.
+    /// Address of the open file or container, which lives as long as the bases do.
     origin: usize,
     member: usize,
     place: u64,
@@ -61,7 +62,7 @@ impl TensorSource {
         member.contents == Contents::Opaque
     }
 
-    /// Whether it is of the same checkpoint or container as another.
+    /// Whether it comes from the same checkpoint or container as another tensor.
     pub(crate) fn has_origin_of(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Plain { checkpoint: a, .. }, Self::Plain { checkpoint: b, .. }) => Arc::ptr_eq(a, b),
@@ -70,7 +71,8 @@ impl TensorSource {
         }
     }
 
-    /// Whether it has the dtype, shape and length of another: where the size of a dtype is not known, the first two do not give the third.
+    /// Whether it has the dtype, shape and length of another tensor. If the size of a dtype is
+    /// unknown, the length does not follow from the other two.
     pub(crate) fn is_like(&self, other: &TensorInfo) -> bool {
         self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
     }
@@ -82,7 +84,7 @@ impl TensorSource {
         Ok(buffer)
     }
 
-    /// Bytes of a range: where they are in memory, or read.
+    /// The bytes of a range: borrowed if they are in memory, else read.
     pub(crate) fn bytes(&self, range: Range<u64>) -> Result<Bytes<'_>> {
         match self {
             Self::Plain { checkpoint, member, .. } => checkpoint.bytes(*member, self.info(), range),
@@ -102,7 +104,7 @@ impl TensorSource {
         }
     }
 
-    /// The same with what was read for the chunk before.
+    /// The same, reusing what was read for the chunk before.
     pub(super) fn read_with(&self, memo: &mut Memo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         match self {
             Self::Plain { .. } => self.read_into(offset, buffer),
@@ -110,8 +112,8 @@ impl TensorSource {
         }
     }
 
-    /// BLAKE3 of the tensor: computed once for plain files, taken from the index for containers (whose chunks have checksums, and whose results are
-    /// checked in turn when they are decoded whole).
+    /// BLAKE3 of the tensor. Computed once for plain files, and taken from the index for
+    /// containers: their chunks have checksums, and whatever is decoded whole is checked again.
     pub(crate) fn digest(&self) -> Result<Digest> {
         match self {
             Self::Packed { resolved, number } => Ok(resolved.tensor(*number).digest),

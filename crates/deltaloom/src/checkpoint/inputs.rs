@@ -1,5 +1,5 @@
-//! Which files are being read, so that no target takes the place of one of them. A file is known by
-//! device and inode, not by its path: links and other spellings are the same file.
+//! Which files are being read, so that no target replaces one of them. A file is identified by
+//! device and inode, not by its path: links and other spellings lead to the same file.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Folders inside each other that are looked through at most; links may go round in circles.
+/// Depth to which nested folders are searched. Links may form cycles.
 const MAX_DEPTH: u32 = 32;
 
-/// What makes a file the same file.
+/// What identifies a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FileId(#[cfg(unix)] (u64, u64), #[cfg(not(unix))] PathBuf);
 
@@ -22,23 +22,23 @@ impl FileId {
         Ok(Self((metadata.dev(), metadata.ino())))
     }
 
-    /// Elsewhere the standard library does not say; hard links are then taken for other files.
+    /// The standard library cannot tell on other systems; hard links then count as other files.
     #[cfg(not(unix))]
     pub(crate) fn of(path: &Path, _metadata: &Metadata) -> io::Result<Self> {
         path.canonicalize().map(Self)
     }
 }
 
-/// Files that a command reads, and folders in which it may write nothing.
+/// The files that a command reads, and folders in which it must not write.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     files: HashMap<FileId, PathBuf>,
-    /// Canonical paths, and how they were named.
+    /// Canonical paths, and the paths as they were named.
     stores: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Inputs {
-    /// Adds a file, or all files in a folder and the folders inside it. What is not there cannot be
+    /// Adds a file, or all files in a folder and its subfolders. What does not exist cannot be
     /// replaced.
     pub fn add(&mut self, path: &Path) {
         self.add_inside(path, 0);
@@ -73,7 +73,7 @@ impl Inputs {
         self
     }
 
-    /// Checks that a target is no input, whatever its path says.
+    /// Checks that a target is no input, whatever its path looks like.
     ///
     /// # Errors
     /// [`Error::Protected`].
@@ -110,7 +110,7 @@ impl Inputs {
     }
 }
 
-/// The canonical path of a target, which need not be there yet, nor its folder.
+/// The canonical path of a target. The target and its folder need not exist yet.
 fn place_of(target: &Path) -> Option<PathBuf> {
     let there = target.ancestors().find_map(|path| Some((path, path.canonicalize().ok()?)));
     match there {
@@ -119,12 +119,12 @@ fn place_of(target: &Path) -> Option<PathBuf> {
     }
 }
 
-/// For a target that is an input.
+/// The error for a target that is an input.
 fn is_input(path: &Path, why: String) -> Error {
     Error::Protected { path: path.to_path_buf(), why, is_input: true }
 }
 
-/// For a target that is something else that must stay.
+/// The error for a target that must stay for another reason.
 pub(super) fn protected(path: &Path, why: String) -> Error {
     Error::Protected { path: path.to_path_buf(), why, is_input: false }
 }

@@ -1,5 +1,5 @@
 //! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
-//! It reads structure and bytes; it codes nothing and writes nothing but whole targets (see [`output`]).
+//! It reads structure and bytes. It codes nothing, and writes only whole targets (see [`output`]).
 
 pub(crate) mod explain;
 mod inputs;
@@ -26,11 +26,11 @@ use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
-/// Files of up to this size that are no weights are not worth a word.
+/// Files up to this size that hold no weights are not worth a message.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
 /// Bytes that are hashed at a time.
 const HASH_BLOCK_BYTES: u64 = 1 << 20;
-/// What the tail of a safetensors file is called, if no tensor is.
+/// The name of a safetensors file's tail, unless a tensor has that name.
 const TAIL_NAME: &str = "__tail__";
 
 /// One file or a directory of files.
@@ -42,25 +42,25 @@ pub enum Layout {
     Directory,
 }
 
-/// What a member's bytes are.
+/// What the bytes of a member are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Contents {
-    /// Any file; it is carried as one tensor of bytes.
+    /// Any file. It is carried as one tensor of bytes.
     Opaque,
-    /// A safetensors file with this header (without the 8 length bytes), perhaps with a tail: bytes
+    /// A safetensors file with this header (without the 8 length bytes). It may have a tail: bytes
     /// behind its last tensor.
     Safetensors(Vec<u8>),
 }
 
-/// A file of a checkpoint: its path, what it is, and its tensors in the order of their places.
+/// A file of a checkpoint: its path, its kind, and its tensors in the order of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Member {
-    /// Relative path with `/` between parts; the file name for a single file.
+    /// Relative path with `/` between parts; for a single file, the file name.
     pub path: String,
     /// What it is.
     pub contents: Contents,
-    /// Its tensors; the tail of a safetensors file is the last of them.
+    /// Its tensors. The tail of a safetensors file is the last of them.
     pub tensors: Vec<TensorInfo>,
     /// Bytes behind the last tensor of the header.
     pub tail_bytes: u64,
@@ -80,8 +80,8 @@ impl Member {
         Self { path, contents: Contents::Opaque, tensors: vec![tensor], tail_bytes: 0 }
     }
 
-    /// A safetensors file: its header, the tensors that it names in the order of their places, and
-    /// how many bytes follow them.
+    /// A safetensors file: its header, its tensors in the order of their places, and the number of
+    /// bytes behind them.
     #[doc(hidden)]
     #[must_use]
     pub fn safetensors(path: String, header: Vec<u8>, mut tensors: Vec<TensorInfo>, tail_bytes: u64) -> Self {
@@ -101,7 +101,7 @@ impl Member {
         }
     }
 
-    /// Writes what is before the first tensor.
+    /// Writes everything before the first tensor.
     pub(crate) fn write_header(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
         let Contents::Safetensors(header) = &self.contents else { return Ok(()) };
         out.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -130,7 +130,7 @@ impl Member {
     }
 }
 
-/// A file of a checkpoint that is stored as it is, though it may hold weights.
+/// A file of a checkpoint that is stored as it is, although it may hold weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnreadFile {
@@ -138,11 +138,11 @@ pub struct UnreadFile {
     pub path: String,
     /// Its size.
     pub bytes: u64,
-    /// What it is, if that can be told.
+    /// Its kind, if it can be told.
     pub kind: Option<Foreign>,
 }
 
-/// What lies behind the tensors of a header, as one more tensor under a name that none of them has.
+/// The bytes behind the last tensor, as one more tensor with a name that is still free.
 fn tail(tensors: &[TensorInfo], begin: u64, len_bytes: u64) -> TensorInfo {
     let mut name = TAIL_NAME.to_owned();
     while tensors.iter().any(|tensor| tensor.name == name) {
@@ -163,7 +163,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or a directory with everything in it. Files ending in `.safetensors` must be valid; any other file is opaque.
+    /// Opens a safetensors file, or a directory with everything in it. Files ending in
+    /// `.safetensors` must be valid; all others are opaque.
     ///
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
@@ -175,13 +176,13 @@ impl Checkpoint {
         Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
 
-    /// A single safetensors file in any source; its name and messages have it from `path`.
+    /// A single safetensors file in any source. `path` gives its name, also in messages.
     pub(crate) fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Arc::from(source))], limits)
     }
 
-    /// A single safetensors file that is in memory.
+    /// A single safetensors file in memory.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -203,7 +204,7 @@ impl Checkpoint {
         Self::open_files(root, files, limits)
     }
 
-    /// Some files of a directory, by relative paths in order.
+    /// Some files of a directory, given by relative paths in order.
     pub(crate) fn open_files(root: &Path, names: Vec<String>, limits: &Limits) -> Result<Self> {
         let sources = names
             .into_iter()
@@ -216,7 +217,7 @@ impl Checkpoint {
         Self::from_sources(Layout::Directory, sources, limits)
     }
 
-    /// Checkpoints side by side in the folders of one directory, in order of their names.
+    /// Several checkpoints in subfolders of one directory, in the order of their names.
     pub(crate) fn side_by_side(parts: Vec<(&str, Self)>, limits: &Limits) -> Result<Self> {
         let (mut members, mut sources) = (Vec::new(), Vec::new());
         for (folder, part) in parts {
@@ -263,7 +264,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// A directory of files in any sources, which have the lengths that `members` say.
+    /// A directory of files in any sources, whose lengths must match `members`.
     pub(crate) fn of_members(
         members: impl Into<Arc<[Member]>>,
         sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
@@ -279,7 +280,7 @@ impl Checkpoint {
         Limits::check("the number of tensors", self.tensors().count() as u64, limits.tensors)
     }
 
-    /// The same checkpoint with all its files read into memory: what is done with it then waits for no disk.
+    /// The same checkpoint with all files read into memory, so that later work waits for no disk.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.
@@ -296,11 +297,8 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The same checkpoint with its files mapped, to compute with weights where they are.
-    ///
-    /// # Safety
-    /// Nobody writes to the files or shortens them as long as the checkpoint, or anything opened
-    /// with it, exists: see [`MmapSource::open`].
+    /// The same checkpoint with its files mapped, to compute with weights where they are. Nobody
+    /// may change the files meanwhile.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.
@@ -316,7 +314,7 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The bytes of a tensor of member `member`, where its file is in memory.
+    /// The bytes of a tensor of member `member`, if its file is in memory.
     #[must_use]
     pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {
         let data = usize::try_from(self.members[member].data_offset()).ok()?;
@@ -324,12 +322,12 @@ impl Checkpoint {
         self.sources[member].1.in_memory()?.get(data..)?.get(place)
     }
 
-    /// Where its files are.
+    /// The paths of its files.
     pub(crate) fn file_paths(&self) -> impl Iterator<Item = &Path> {
         self.sources.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Its files, so that no target takes their place.
+    /// Its files, so that no target replaces one.
     #[must_use]
     pub fn inputs(&self) -> output::Inputs {
         let mut inputs = output::Inputs::default();
@@ -337,8 +335,8 @@ impl Checkpoint {
         inputs
     }
 
-    /// Checks that no file has changed since it was opened: what was read of it may else be half
-    /// old and half new.
+    /// Checks that no file has changed since it was opened. Otherwise what was read may be half old
+    /// and half new.
     ///
     /// # Errors
     /// [`Error::Changed`], [`Error::Io`].
@@ -357,8 +355,7 @@ impl Checkpoint {
         self.members.iter().map(Member::len_bytes).sum()
     }
 
-    /// Files that are no weights that are read: those that are weights in another format, and large
-    /// ones of any kind.
+    /// Files whose weights are not read: weights in another format, and large files of any kind.
     #[must_use]
     pub fn unread_files(&self) -> Vec<UnreadFile> {
         let opaque =
@@ -380,12 +377,12 @@ impl Checkpoint {
         self.members.iter().enumerate().flat_map(|(m, member)| member.tensors.iter().map(move |t| (m, t)))
     }
 
-    /// The same without files that are no weights.
+    /// The same without files that hold no weights.
     pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
         self.tensors().filter(|(member, _)| self.members[*member].contents != Contents::Opaque)
     }
 
-    /// Member and number in it of every tensor, in the order of [`Self::tensors`].
+    /// Every tensor's member and its number in the member, in the order of [`Self::tensors`].
     pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
         self.members.iter().enumerate().flat_map(|(m, member)| (0..member.tensors.len()).map(move |t| (m, t)))
     }
@@ -430,7 +427,7 @@ impl Checkpoint {
         Ok(hasher.finalize())
     }
 
-    /// Bytes of a range of a tensor: where they are in memory, or read.
+    /// The bytes of a range of a tensor: borrowed if they are in memory, else read.
     pub(crate) fn bytes(&self, member: usize, tensor: &TensorInfo, range: Range<u64>) -> Result<Bytes<'_>> {
         let (offset, len) = (range.start, to_usize(range.end - range.start));
         let held = usize::try_from(offset).ok().and_then(|offset| {
@@ -458,7 +455,7 @@ fn list_files(
     }
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        // Following links is wanted: hub caches are directories of links to blobs.
+        // Links are followed on purpose: hub caches are directories of links to blobs.
         let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
         if metadata.is_dir() {
             list_files(root, &path, limits, files, depth + 1)?;
@@ -475,7 +472,7 @@ fn list_files(
     Ok(())
 }
 
-/// What keeps the path of a file from being the same path on every system.
+/// Why a file's path is not valid on every system, if so.
 fn unsupported_name(path: &str) -> Option<&'static str> {
     match () {
         () if path.contains('\\') => Some("with a backslash"),

@@ -1,6 +1,6 @@
-//! Targets that appear under their name whole or not at all: written under a temporary name,
-//! synced, renamed. Dropping one before its commit removes what was written. No target is an input,
-//! and none but a regular file is replaced.
+//! Targets that appear under their name whole or not at all. They are written under a temporary
+//! name, synced, and renamed. Dropping one before its commit removes what was written. No target is
+//! an input, and only regular files are replaced.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub use super::inputs::Inputs;
 pub(crate) use super::temporary::file_in as temporary_in;
 
-/// The folder that a path lies in.
+/// The folder of a path.
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -30,8 +30,7 @@ fn check_folder(folder: &Path) -> Result<()> {
     Err(Error::writing(folder)(io::ErrorKind::NotADirectory.into()))
 }
 
-/// The path of the regular file that a target is to become: behind a link, that of the file it
-/// leads to.
+/// The path of the regular file that a target will replace or become. Links are followed.
 fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
     inputs.check(path)?;
     if path
@@ -40,7 +39,7 @@ fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
         .last()
         .is_some_and(|last| std::path::is_separator(char::from(*last)))
     {
-        return Err(protected(path, "ends as a folder does, and it is to be a file".to_owned()));
+        return Err(protected(path, "ends like a folder, but must be a file".to_owned()));
     }
     let found = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -58,7 +57,7 @@ fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
             Ok(behind) if behind.is_file() => path.canonicalize().map_err(Error::writing(path)),
             Ok(behind) if behind.is_dir() => refuse("a link to a folder"),
             Ok(_) => refuse("a link to something that is not a regular file"),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => refuse("a link to a file that is not there"),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => refuse("a link to a file that does not exist"),
             Err(e) => Err(Error::writing(path)(e)),
         };
     }
@@ -70,24 +69,23 @@ fn resolve(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<PathBuf> {
     }
 }
 
-/// A file to be.
+/// A file that is being written.
 #[derive(Debug)]
 pub struct NewFile {
     temporary: tempfile::NamedTempFile,
     path: PathBuf,
-    /// Differs from `path` where that is a link.
+    /// Differs from `path` if that is a link.
     place: PathBuf,
     overwrite: bool,
 }
 
 impl NewFile {
-    /// Starts a file that will be named `path`. Where that is a link to a regular file, `overwrite`
+    /// Starts a file that will be named `path`. If that is a link to a regular file, `overwrite`
     /// replaces the latter.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] without `overwrite`; [`Error::Protected`] for one of the `inputs`,
-    /// and for what is neither a regular file nor a link to one;
-    /// [`Error::Io`].
+    /// [`Error::AlreadyExists`] without `overwrite`. [`Error::Protected`] for one of the `inputs`,
+    /// and for anything but a regular file or a link to one. [`Error::Io`].
     pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
         let place = resolve(path, overwrite, inputs)?;
         let temporary = temporary_in(parent(&place)).map_err(Error::writing(path))?;
@@ -105,10 +103,10 @@ impl NewFile {
         &self.path
     }
 
-    /// Syncs it and gives it its name.
+    /// Syncs the file and gives it its name.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when someone else has made the target meanwhile, [`Error::Io`].
+    /// [`Error::AlreadyExists`] if someone else has made the target meanwhile, [`Error::Io`].
     pub fn commit(self) -> Result<()> {
         self.temporary.as_file().sync_all().map_err(Error::writing(&self.path))?;
         let renamed = if self.overwrite {
@@ -126,11 +124,11 @@ impl NewFile {
     }
 }
 
-/// Files to be, in one folder: a new one, which appears whole; or one that is there, in which each
-/// file appears whole and all others stay.
+/// Files that are being written in one folder. A new folder appears whole. In an existing one each
+/// file appears whole, and all other files stay.
 #[derive(Debug)]
 pub struct NewDirectory {
-    /// Where the files grow.
+    /// Where the files are written.
     temporary: temporary::Folder,
     path: PathBuf,
     inputs: Inputs,
@@ -139,8 +137,8 @@ pub struct NewDirectory {
 }
 
 impl NewDirectory {
-    /// Starts a folder that will be named `path`. If it is there and has files, `overwrite` is
-    /// needed; it then replaces those that are created here, and no others.
+    /// Starts a folder that will be named `path`. If it exists and has files, `overwrite` is
+    /// needed, and replaces only the files that are created here.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] without `overwrite`, [`Error::Protected`] for a file,
@@ -193,7 +191,8 @@ impl NewDirectory {
                 Ok(_) => {
                     return Err(protected(&folder, "is a file; it is not replaced by a folder".to_owned()));
                 }
-                // So are all folders inside it. A link to nothing is found when the folder is made.
+                // Then no folder inside it exists either. A link to nothing is found when the
+                // folder is made.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     self.inputs.check(&named)?;
                     return Ok(named);
@@ -221,7 +220,7 @@ impl NewDirectory {
     /// Gives the files their names. They must have been synced.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when someone else has made the folder meanwhile, [`Error::Io`].
+    /// [`Error::AlreadyExists`] if someone else has made the folder meanwhile, [`Error::Io`].
     pub fn commit(self) -> Result<()> {
         if self.is_there {
             return self.move_each();
@@ -249,7 +248,7 @@ impl NewDirectory {
     }
 }
 
-/// Renames, also where a folder or link leads to another file system: by way of a copy there.
+/// Renames a file. If a folder or link leads to another file system, the file is copied there.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {

@@ -1,5 +1,6 @@
-//! Low-rank adapters as the peft library stores them: `adapter_config.json` and `adapter_model.safetensors`.
-//! It says which tensors belong to which module and how they are scaled; it multiplies nothing.
+//! Low-rank adapters as the peft library stores them: `adapter_config.json` and
+//! `adapter_model.safetensors`.
+//! It says which tensors belong to which module and how they are scaled. It multiplies nothing.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,14 +14,14 @@ use crate::tensor::TensorInfo;
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// Written before safetensors was; it is opened only to say what it is.
+/// The format before safetensors. It is opened only to say what it is.
 const OLD_WEIGHTS: &str = "adapter_model.bin";
-/// What names of modules start with, because of how the library wraps a model.
+/// Prefix of module names: the library wraps the model.
 const WRAPPER: &str = "base_model.model.";
 /// A configuration is a page of text.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// What a configuration says that matters for merging; other keys are for training.
+/// The keys of a configuration that matter for merging; all others are for training.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct Config {
     peft_type: String,
@@ -40,13 +41,13 @@ pub(crate) struct Config {
     alpha_pattern: BTreeMap<String, f64>,
 }
 
-/// Where the weights of the adapter in a directory are.
+/// Path of the weights of the adapter in a directory.
 pub(crate) fn weights_of(directory: &Path) -> PathBuf {
     let (weights, old) = (directory.join(WEIGHTS), directory.join(OLD_WEIGHTS));
     if !weights.exists() && old.exists() { old } else { weights }
 }
 
-/// The factors of a module, by their place in the list of tensors.
+/// The factors of a module, by their numbers in the list of tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Module {
     /// Name of the tensor that they change.
@@ -54,7 +55,7 @@ pub(crate) struct Module {
     pub(crate) a: usize,
     pub(crate) b: usize,
     pub(crate) rank: u64,
-    /// Of the product, as far as the configuration tells.
+    /// Scale of the product, as far as the configuration says.
     pub(crate) scale: f64,
     /// Whether a square tensor is stored as (inputs, outputs).
     pub(crate) fan_in_fan_out: bool,
@@ -82,12 +83,14 @@ impl Config {
             .map_err(|e| Error::corrupt(format!("an adapter's configuration: {e}")))?;
         if config.peft_type != "LORA" || config.use_dora {
             let kind = if config.use_dora { "DoRA" } else { &config.peft_type };
-            return Err(Error::InvalidArgument(format!("adapters of type {kind} are not known, only LORA")));
+            return Err(Error::InvalidArgument(format!(
+                "adapters of type {kind} are not supported, only LORA"
+            )));
         }
         Ok(config)
     }
 
-    /// The modules whose two factors are among `tensors`.
+    /// The modules that have both factors among `tensors`.
     pub(crate) fn modules<'a>(&self, tensors: impl Iterator<Item = &'a TensorInfo>) -> Vec<Module> {
         let tensors: Vec<&TensorInfo> = tensors.collect();
         let mut by_name = HashMap::new();
@@ -118,7 +121,8 @@ impl Config {
     }
 }
 
-/// The value of the pattern that a module's name ends with; patterns that are regular expressions beyond that are not looked up.
+/// The value whose key is an end of the module's name. Keys that are longer regular expressions are
+/// not looked up.
 fn of_pattern<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
     let matches =
         |key: &str| module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));

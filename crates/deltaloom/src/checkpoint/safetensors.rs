@@ -13,7 +13,8 @@ use crate::tensor::{DType, TensorInfo};
 
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
-/// What a lossy step begins with, see docs/lossy.md; as the length of a header it would be far too long.
+/// First bytes of a lossy step, see docs/lossy.md. As the length of a header they would be far too
+/// large.
 pub const LOSSY_MAGIC: [u8; 8] = *b"\x89LOSSY\r\n";
 
 #[derive(serde::Deserialize)]
@@ -23,7 +24,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// All entries in file order; a map would silently keep one of two equal names.
+/// All entries in file order. A map would silently drop one of two equal names.
 struct Entries(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -52,7 +53,8 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Tensors of a header, ordered by place, checked: sizes follow from dtype and shape, no overlap, no hole, unique names.
+/// The tensors of a header in the order of their places. Sizes follow from dtype and shape, no
+/// tensors overlap or leave a hole, and names are unique.
 ///
 /// # Errors
 /// [`Error::Corrupt`] or [`Error::LimitExceeded`].
@@ -98,12 +100,13 @@ pub fn parse_header(json: &[u8], limits: &Limits) -> Result<Vec<TensorInfo>> {
     Ok(tensors)
 }
 
-/// Reads and checks the header of a safetensors file, and that its data is as long as the header
-/// says; also gives the bytes that follow it, of which the header says nothing. Files with such a
-/// tail are in circulation, and loaders that map files do not look there.
+/// Reads and checks the header of a safetensors file, and checks that its data has the length that
+/// the header says. Also returns the number of bytes behind the data. Files with such a tail exist,
+/// and loaders that map files ignore it.
 ///
 /// # Errors
-/// [`Error::Corrupt`], [`Error::Truncated`], [`Error::LimitExceeded`], or what reading gives (named `path`).
+/// [`Error::Corrupt`], [`Error::Truncated`], [`Error::LimitExceeded`], or what reading gives (named
+/// `path`).
 pub(crate) fn read_header(
     source: &dyn ReadAt,
     path: &std::path::Path,
@@ -120,7 +123,7 @@ pub(crate) fn read_header(
         return Err(Error::Lossy);
     }
     let header_bytes = u64::from_le_bytes(length);
-    // No header of terabytes was ever written.
+    // Nobody ever wrote a header of terabytes.
     let what = if header_bytes >> 40 == 0 {
         "a safetensors header in bytes"
     } else {

@@ -1,6 +1,5 @@
-//! Compares the index of a sharded checkpoint with the files that are there: an interrupted
-//! download leaves half a model. It reads the index only, and holds no more of it than what is
-//! missing.
+//! Compares the index of a sharded checkpoint with the files that exist, since an interrupted
+//! download leaves half a model. It reads the index only, and keeps only what is missing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -11,35 +10,35 @@ use super::{Checkpoint, Contents};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 
-/// Missing names that a warning tells.
+/// Missing names that a warning shows.
 const TOLD: usize = 5;
 
-/// Something about an input that is no error, but most likely not as it was meant.
+/// Something about an input that is no error, but probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// An index of shards names files that are not there.
+    /// An index of shards names files that do not exist.
     MissingFiles {
-        /// Where the index is.
+        /// Path of the index.
         index: String,
-        /// How many.
+        /// Number of missing files.
         count: u64,
         /// The first of them, by name.
         names: Vec<String>,
     },
-    /// An index of shards names tensors that no file has, though their shards are there.
+    /// An index of shards names tensors that are in no file, although their shards exist.
     MissingTensors {
-        /// Where the index is.
+        /// Path of the index.
         index: String,
-        /// How many.
+        /// Number of missing tensors.
         count: u64,
         /// The first of them, in the order of the index.
         names: Vec<String>,
     },
-    /// An index of shards that cannot be read.
+    /// An index of shards cannot be read.
     UnreadableIndex {
-        /// Where it is.
+        /// Path of the index.
         index: String,
         /// What is wrong with it.
         why: String,
@@ -72,7 +71,7 @@ pub(crate) fn is_index(path: &str) -> bool {
 }
 
 impl Checkpoint {
-    /// What is said of this checkpoint by an index in it and is not so.
+    /// Statements of the checkpoint's own indexes that are not true.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.
@@ -114,9 +113,9 @@ impl Checkpoint {
     }
 }
 
-/// Looks up what an index names.
+/// Looks up the names in an index.
 struct Missing<'a> {
-    /// In which the index is, and what it names.
+    /// The folder of the index, and what exists.
     folder: &'a str,
     files: &'a HashSet<&'a str>,
     tensors: &'a HashSet<&'a str>,
@@ -132,7 +131,7 @@ struct Found {
 }
 
 impl Missing<'_> {
-    /// Whether the index may go on.
+    /// Returns whether reading the index may continue.
     fn look_up(&mut self, tensor: String, file: String) -> bool {
         let has_file = if self.folder.is_empty() {
             self.files.contains(file.as_str())
@@ -169,7 +168,7 @@ impl Found {
 /// The whole file, of which only the map matters.
 struct Index<'a, 'b>(&'a mut Missing<'b>);
 
-/// From names of tensors to names of files.
+/// A map from names of tensors to names of files.
 struct WeightMap<'a, 'b>(&'a mut Missing<'b>);
 
 impl<'de> DeserializeSeed<'de> for Index<'_, '_> {

@@ -1,5 +1,5 @@
 //! Where bytes come from: a file read at offsets, a mapped file, or memory.
-//! Streaming work reads files, random access maps them: see docs/adr/0011.
+//! Streaming work reads files, random access maps them; see docs/adr/0011.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -15,26 +15,26 @@ use crate::error::{Error, Result};
 pub trait ReadAt: Send + Sync {
     /// Length in bytes.
     fn len_bytes(&self) -> u64;
-    /// Fills `buffer` from `offset`; an error when the end comes first.
+    /// Fills `buffer` from `offset` on. It is an error if the source ends first.
     ///
     /// # Errors
-    /// Whatever the system says, or `UnexpectedEof`.
+    /// What the system says, or `UnexpectedEof`.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// All bytes, where they are in memory that nobody changes, so that they need not be copied to be looked at.
+    /// All bytes, if they are in memory that nobody changes, so that no copy is needed.
     fn in_memory(&self) -> Option<&[u8]> {
         None
     }
-    /// Whether the file at `path` is still the one that was opened, as it was then: length, time of
+    /// Whether the file at `path` is still the one that was opened, and unchanged: length, time of
     /// change, and identity.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// What the system says.
     fn is_unchanged(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
 }
 
-/// Where the journal of an unfinished change in place of a file is; `real` is its canonical path.
+/// Path of the journal of an unfinished in-place change; `real` is the canonical path of the file.
 pub(crate) fn journal_of(real: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(real.file_name().unwrap_or_default());
@@ -42,8 +42,7 @@ pub(crate) fn journal_of(real: &Path) -> PathBuf {
     real.with_file_name(name)
 }
 
-/// A file that is half one thing and half another has a journal beside it, under the name that
-/// links lead to.
+/// Refuses a file that is half changed: it has a journal next to it. Links are followed.
 fn check_finished(path: &Path) -> Result<()> {
     let is_link = fs::symlink_metadata(path).map_err(Error::io(path))?.is_symlink();
     let real = if is_link { path.canonicalize().map_err(Error::io(path))? } else { path.to_path_buf() };
@@ -53,7 +52,7 @@ fn check_finished(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What tells that a file was changed, or that another one took its name.
+/// Shows that a file was changed, or that another file took its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     id: FileId,
@@ -68,12 +67,12 @@ impl Stamp {
     }
 }
 
-/// A file read with positioned reads, so that its pages are not counted as this process's memory.
+/// A file read at offsets, so that its pages do not count as memory of this process.
 #[derive(Debug)]
 pub struct FileSource {
     file: File,
     len_bytes: u64,
-    /// None for a file without a name.
+    /// `None` for a file without a name.
     stamp: Option<Stamp>,
 }
 
@@ -81,9 +80,9 @@ impl FileSource {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::CutShort`] for one that is changed in part.
+    /// [`Error::Io`]; [`Error::CutShort`] for a file that is changed in part.
     pub fn open(path: &Path) -> Result<Self> {
-        // Asked before opening: opening a pipe waits for its writer.
+        // Checked before opening: opening a pipe waits for its writer.
         if !fs::metadata(path).map_err(Error::io(path))?.is_file() {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
             return Err(Error::io(path)(source));
@@ -121,7 +120,8 @@ impl FileSource {
         Ok(())
     }
 
-    /// Waits until what was written is on the disk. Length and place of a file that is changed in place stay as they are.
+    /// Waits until everything written is on the disk. An in-place change keeps the length and place
+    /// of a file.
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -134,8 +134,7 @@ impl ReadAt for FileSource {
 
     fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
         let Some(stamp) = &self.stamp else { return Ok(true) };
-        // The open file may have lost its name to another one; or the name stays, and bytes have
-        // changed.
+        // The open file may have lost its name to another one, or its bytes may have changed.
         let (opened, named) = (self.file.metadata()?, fs::metadata(path));
         let same = |metadata: &Metadata| Stamp::new(path, metadata).map(|found| found == *stamp);
         match named {
@@ -198,6 +197,7 @@ impl ReadAt for MmapSource {
         self.map[..].read_at(offset, buffer)
     }
 
+    // Another process may write to a file behind a reference to it, unless that is ruled out.
     fn in_memory(&self) -> Option<&[u8]> {
         Some(&self.map[..])
     }
@@ -239,7 +239,7 @@ impl ReadAt for Vec<u8> {
     }
 }
 
-/// What several readers share, such as a container that its writer goes on holding.
+/// A source with several readers, such as a container that its writer still holds.
 impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn len_bytes(&self) -> u64 {
         (**self).len_bytes()

@@ -1,20 +1,20 @@
-//! Files and folders under temporary names, beside the targets they become. Each is locked while it
-//! grows. Whoever writes to the same folder next removes those whose writer was killed: their locks
-//! died with it.
+//! Files and folders with temporary names, next to the targets that they become. Each is locked
+//! while it grows. A killed writer loses its locks, and the next writer to the same folder removes
+//! its files.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// A name that no person gives by chance: what is found under it is removed.
+/// A name that no person chooses by chance: whatever has it is removed.
 const PREFIX: &str = ".deltaloom-";
 const SUFFIX: &str = ".tmp";
 const RANDOM_CHARS: usize = 12;
-/// Names that are tried until one is ours: another process may sweep a file before it is locked.
+/// Number of names to try: another process may sweep a file before it is locked.
 const TRIES: usize = 8;
 
-/// A file under a temporary name, with the permissions of any new file: it will get a name that
-/// others may read.
+/// A file with a temporary name and the permissions of any new file, since others may read it once
+/// it has its name.
 pub(crate) fn file_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     sweep(folder);
     for _ in 0..TRIES {
@@ -22,7 +22,7 @@ pub(crate) fn file_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(unnamed)?;
-        // A file system without locks has none to be found by others either.
+        // If a file system has no locks, other processes find none either.
         let _ignored = file.as_file().try_lock();
         if file.path().try_exists()? {
             return Ok(file);
@@ -39,7 +39,7 @@ pub(super) struct Folder {
     _lock: Option<File>,
 }
 
-/// Likewise, a folder.
+/// A folder with a temporary name.
 pub(super) fn folder_in(folder: &Path) -> io::Result<Folder> {
     sweep(folder);
     for _ in 0..TRIES {
@@ -61,13 +61,13 @@ fn builder() -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// Whether a name is one that this module gives.
+/// Whether a name is one of those that this module makes.
 pub(crate) fn is_temporary(name: &str) -> bool {
     let middle = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
     middle.is_some_and(|m| m.len() == RANDOM_CHARS && m.bytes().all(|c| c.is_ascii_alphanumeric()))
 }
 
-/// Removes what killed writers left in a folder. What cannot be looked at or removed stays.
+/// Removes what killed writers left in a folder. What cannot be examined or removed stays.
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -79,7 +79,7 @@ fn sweep(folder: &Path) {
 
 fn remove_unlocked(entry: &fs::DirEntry) -> io::Result<()> {
     let (path, kind) = (entry.path(), entry.file_type()?);
-    // A link or a pipe is nothing that was made here.
+    // This module never makes links or pipes.
     if !kind.is_file() && !kind.is_dir() {
         return Ok(());
     }
@@ -88,7 +88,7 @@ fn remove_unlocked(entry: &fs::DirEntry) -> io::Result<()> {
     if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
 }
 
-/// An error without the temporary name, which the user never asked for.
+/// The error without the temporary name, which means nothing to the user.
 fn unnamed(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|e| e.source()).and_then(|e| e.downcast_ref::<io::Error>());
     match inner.and_then(io::Error::raw_os_error) {

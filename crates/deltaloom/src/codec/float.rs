@@ -1,5 +1,6 @@
-//! Elements without a prediction: exponent and top mantissa bits coded, the rest raw; docs/format.md section 9.
-//! Also the numbers inside other payloads that are coded so.
+//! Elements without a prediction: exponent and top mantissa bits are coded, the rest is raw;
+//! docs/format.md section 9.
+//! Also for the numbers inside other payloads that are coded this way.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::fields::{FieldSplit, common_zero_bits, escape_bits};

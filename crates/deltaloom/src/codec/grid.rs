@@ -1,4 +1,5 @@
-//! Elements that lie on a grid: the number of the grid point by rANS, and the step and origin of every block; docs/format.md section 14.
+//! Elements that lie on a grid: the number of the grid point by rANS, and the step and origin of
+//! every block; docs/format.md section 14.
 //! It does not find grids; [`crate::plan`] does.
 
 use deltaloom_kernels::bits::BitReader;
@@ -23,10 +24,11 @@ const MODELLED_BITS: u32 = 3;
 /// The points that elements of a group may lie on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ValueGrid {
-    /// These elements, rising.
+    /// These elements, in rising order.
     Palette(Vec<u64>),
-    /// Multiples of a step of their own for every so many elements of a row, counted from an origin if there are any. Of steps and of origins this
-    /// has the modelled part that gets symbol 0.
+    /// Multiples of a step, counted from an origin if there is one. Every `block_elems` elements of
+    /// a row have their own step and origin. `lowest_step` and `lowest_origin` are the modelled
+    /// parts that get symbol 0.
     Blocks { block_elems: usize, lowest_step: u64, lowest_origin: Option<u64> },
 }
 
@@ -43,7 +45,7 @@ impl ValueGrid {
         }
     }
 
-    /// Tables of a set.
+    /// Number of tables in a set.
     pub(crate) fn table_count(&self) -> usize {
         match self {
             Self::Palette(_) => 1,
@@ -63,7 +65,8 @@ pub(crate) fn split_of_numbers(lowest: u64) -> Option<FieldSplit> {
     FieldSplit::new(SINGLE, MODELLED_BITS, lowest)
 }
 
-/// The point of a symbol, as bits. Product and sum are rounded each on its own, everywhere alike.
+/// The point of a symbol, as bits. Product and sum are rounded separately, the same way on every
+/// machine.
 #[inline]
 pub(crate) fn point(number: Number, step: f32, origin: Option<f32>, symbol: u8) -> u64 {
     let value = match origin {
@@ -77,7 +80,7 @@ pub(crate) fn point(number: Number, step: f32, origin: Option<f32>, symbol: u8) 
     }
 }
 
-/// Elements of a row of blocks: those of a matrix, or else all of the chunk.
+/// Elements of a row of blocks: a row of a matrix, or else the whole chunk.
 pub(crate) fn row_elems(shape: &ChunkShape) -> usize {
     if shape.cols == 1 { shape.rows } else { shape.cols }
 }
@@ -86,14 +89,14 @@ pub(crate) fn row_elems(shape: &ChunkShape) -> usize {
 #[derive(Debug, Default)]
 pub(crate) struct GridSymbols {
     pub(crate) symbols: Scratch,
-    /// Raw bits of the elements that are no points.
+    /// Raw bits of the elements that are not points.
     pub(crate) escapes: Vec<u8>,
-    /// One F32 number per block each, or none.
+    /// One F32 number per block in each, or nothing.
     pub(crate) steps: Vec<u8>,
     pub(crate) origins: Vec<u8>,
 }
 
-/// `None` where the plan has found no points in the chunk.
+/// `None` if the plan has found no points in the chunk.
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, grid: &ValueGrid) -> Option<Vec<u8>> {
     let points = input.points?;
     let mut payload = input.empty_payload();
@@ -133,7 +136,9 @@ pub(super) fn decode(
     values: &mut [u8],
 ) -> Result<()> {
     if !grid.fits(shape.number) || tables.count != grid.table_count() {
-        return Err(Error::corrupt("a grid group has parameters or tables that its dtype does not allow"));
+        return Err(Error::corrupt(
+            "a grid group has parameters or tables that are not allowed for its dtype",
+        ));
     }
     let mut reader = ByteReader::new(payload, "a grid chunk");
     let row_elems = row_elems(shape);
@@ -167,7 +172,8 @@ fn read_numbers(
     lowest: u64,
     count: usize,
 ) -> Result<Vec<f32>> {
-    let split = split_of_numbers(lowest).ok_or_else(|| Error::corrupt("numbers of a grid start too high"))?;
+    let split = split_of_numbers(lowest)
+        .ok_or_else(|| Error::corrupt("the lowest step or origin of a grid is out of range"))?;
     let mut bytes = Scratch::of_len(count * SINGLE.bytes());
     let contexts = contexts_of_numbers(which, count);
     float::read(reader, tables, Contexts::PerSymbol(&contexts), split, &mut bytes)?;
@@ -197,7 +203,7 @@ fn look_up(number: Number, elements: &[u64], symbols: &[u8], values: &mut [u8]) 
     Ok(())
 }
 
-/// Points of all symbols; escapes get one, too, that is replaced later.
+/// Points of all symbols. Escapes get one, too, which is replaced later.
 fn multiply(
     number: Number,
     row_elems: usize,
@@ -233,7 +239,7 @@ fn fill(number: Number, symbols: &[u8], values: &mut [u8], point: impl Fn(u8) ->
 
 fn fill_escapes(number: Number, symbols: &[u8], bits: &mut BitReader<'_>, values: &mut [u8]) {
     let size = number.bytes();
-    // Most blocks have none, which is seen soonest without a branch for each symbol.
+    // Most blocks have no escapes. Without a branch for each symbol that is seen fastest.
     for (symbols, values) in symbols.chunks(64).zip(values.chunks_mut(64 * size)) {
         if symbols.iter().fold(false, |any, symbol| any | (*symbol == ESCAPE)) {
             let escaped = symbols.iter().zip(values.chunks_exact_mut(size));
@@ -325,7 +331,8 @@ mod tests {
 
     #[test]
     fn points_are_rounded_after_every_operation() {
-        // 3 (1 + 2^-23) = 3 + 3 * 2^-23 lies in the middle of two numbers and becomes 3 + 2^-21. Fused, 2^-24 less would not have been in the middle.
+        // 3 (1 + 2^-23) = 3 + 3 * 2^-23 lies halfway between two numbers and becomes 3 + 2^-21. A
+        // fused operation would subtract 2^-24 first, which is not halfway.
         let (step, origin) = (1.0 + f32::EPSILON, -f32::EPSILON / 2.0);
         assert_eq!(point(SINGLE, step, Some(origin), 3), u64::from((3.0 + 4.0 * f32::EPSILON).to_bits()));
         assert_ne!(step.mul_add(3.0, origin), 3.0 + 4.0 * f32::EPSILON);
@@ -339,7 +346,7 @@ mod tests {
     }
 
     proptest! {
-        /// Payloads that nobody has written: an answer, whatever it is.
+        /// Payloads that nobody has written: any answer will do, but there must be one.
         #[test]
         fn hostile_payloads(
             has_origin in any::<bool>(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),

@@ -1,5 +1,6 @@
 //! Residuals coded bit by bit in mixed contexts; docs/format.md section 13.
-//! The modelling is in deltaloom-kernels; here are the payload's first fields and their bounds.
+//! The model is in deltaloom-kernels. This file has the first fields of the payload and their
+//! bounds.
 
 use deltaloom_kernels::mixing::{self, MIN_TRACKED_ROWS, MixRule, MixShape, SCALE_MAX};
 
@@ -7,7 +8,7 @@ use super::ChunkShape;
 use crate::entropy::bytes::{ByteReader, push_varint, push_zigzag};
 use crate::error::{Error, Result};
 
-/// What has no columns is one row.
+/// Elements without columns form one row.
 fn mix_shape(shape: &ChunkShape) -> MixShape {
     let cols = if shape.cols == 1 { shape.elems() } else { shape.cols };
     MixShape { number: shape.number, cols }

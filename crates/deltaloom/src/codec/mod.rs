@@ -1,5 +1,6 @@
 //! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5, 8 to 10 and 13.
-//! It does not choose parameters; [`crate::plan`] does. It never gives more bytes than the chunk has.
+//! It does not choose parameters; [`crate::plan`] does. A payload never has more bytes than the
+//! chunk.
 
 mod float;
 pub(crate) mod grid;
@@ -28,7 +29,7 @@ pub(crate) use scaled::MagnitudeRule;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
 
-/// How the bytes of a chunk are coded; wire ids are in the container's layout.
+/// How the bytes of a chunk are coded. The wire ids are in the container's layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Codec {
@@ -38,7 +39,7 @@ pub enum Codec {
     Constant,
     /// The elements as they are.
     Raw,
-    /// Byte planes of the difference, each zstd.
+    /// Byte planes of the difference, each compressed by zstd.
     Planes,
     /// Exponent and top mantissa bits by rANS, the rest raw.
     Float,
@@ -46,16 +47,17 @@ pub enum Codec {
     Ulp,
     /// Residuals of the changed elements only, and the gaps between them.
     Sparse,
-    /// A residual for every element, bit by bit in mixed contexts that are learned on the way.
+    /// A residual for every element, bit by bit in mixed contexts that adapt while coding.
     Mixed,
     /// Points of a grid: multiples of a step per block of elements, or a palette.
     Grid,
-    /// As `Float`, with magnitudes relative to what prediction, row and column lead to expect.
+    /// As `Float`, with magnitudes relative to those that prediction, row and column suggest.
     Scaled,
 }
 
 impl Codec {
-    /// Whether decoding a chunk needs its prediction; otherwise what is there before does not matter.
+    /// Whether decoding a chunk needs its prediction. Otherwise the old contents of the buffer do
+    /// not matter.
     pub(crate) fn uses_prediction(self) -> bool {
         match self {
             Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed | Self::Scaled => true,
@@ -63,7 +65,7 @@ impl Codec {
         }
     }
 
-    /// Word for reports.
+    /// Name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,7 +97,7 @@ impl ChunkShape {
     }
 }
 
-/// Where a group's keys start, and its column scales; row scales are in the chunks.
+/// Where a group's keys start, and its column scales. Row scales are in the chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupScales {
     pub(crate) offset: i32,
@@ -115,7 +117,7 @@ impl GroupScales {
     }
 }
 
-/// What the chunks of a group share, `T` being how table sets are named or held.
+/// What the chunks of a group share. `T` is a table set or a name of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Coding<T> {
     Plain,
@@ -143,7 +145,7 @@ pub(crate) enum Coding<T> {
         lowest: u64,
         rule: MagnitudeRule,
     },
-    /// As `Ulp`, the history of an element being a context too.
+    /// As `Ulp`, with the history of an element as a further context.
     History {
         tables: T,
         scales: GroupScales,
@@ -151,17 +153,17 @@ pub(crate) enum Coding<T> {
     },
 }
 
-/// What of an element's history its class says.
+/// What the class of an element says about its history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HistoryKind {
-    /// Which way it changed last, how long ago, and how often it did.
+    /// The direction of its last change, how long ago that was, and how often it changed.
     Changes,
     /// The size of its last residual, and the sign of the one before.
     Residuals,
 }
 
 impl<T> Coding<T> {
-    /// The same coding with its tables named or held in another way.
+    /// The same coding with other names or holders of its tables.
     pub(crate) fn map<'a, U, E>(&'a self, f: impl FnOnce(&'a T) -> Result<U, E>) -> Result<Coding<U>, E> {
         Ok(match self {
             Self::Plain => Coding::Plain,
@@ -203,7 +205,7 @@ pub(crate) struct ReadyTables<K> {
     coder: K,
     count: usize,
     set: TableSet,
-    /// Of a set for histories.
+    /// Of a set for histories only.
     cells: Option<Box<CellMap>>,
 }
 
@@ -215,8 +217,8 @@ pub(crate) fn encoder(set: &TableSet) -> Encoder {
 }
 
 pub(crate) fn decoder(set: &TableSet) -> Result<Decoder> {
-    let coder =
-        DecodeTables::new(&set.tables).ok_or_else(|| Error::corrupt("a frequency table does not sum"))?;
+    let coder = DecodeTables::new(&set.tables)
+        .ok_or_else(|| Error::corrupt("the frequencies of a table have a wrong sum"))?;
     Ok(Arc::new(ReadyTables::new(coder, set)))
 }
 
@@ -226,14 +228,15 @@ impl<K> ReadyTables<K> {
         Self { coder, count: set.tables.len(), set: set.clone(), cells }
     }
 
-    /// Turns keys into tables; `classes` has one per key in a history, and none elsewhere.
+    /// Turns keys into tables. `classes` has one class per key in a history, and is `None`
+    /// elsewhere.
     fn map(&self, keys: &mut [u8], classes: Option<&[u8]>) -> Result<()> {
         match (classes, &self.cells) {
             (None, None) => keys::map_keys(keys, &self.dense_map()),
             (Some(classes), Some(cells)) if classes.len() == keys.len() => {
                 history::map_cells(keys, classes, cells);
             }
-            _ => return Err(Error::corrupt("a history is missing, or has no tables")),
+            _ => return Err(Error::corrupt("a group needs a history, or tables for one, that do not exist")),
         }
         Ok(())
     }
@@ -244,7 +247,7 @@ impl<K> ReadyTables<K> {
 
     fn sparse_map(&self) -> Result<[u8; KEYS]> {
         if self.count < 2 {
-            return Err(Error::corrupt("a sparse chunk needs a gap table and another"));
+            return Err(Error::corrupt("a sparse chunk needs a gap table and at least one other table"));
         }
         Ok(self.set.key_map(1))
     }
@@ -252,7 +255,7 @@ impl<K> ReadyTables<K> {
 
 fn split_of(number: Number, modelled_bits: u8, lowest: u64) -> Result<FieldSplit> {
     FieldSplit::new(number, modelled_bits.into(), lowest)
-        .ok_or_else(|| Error::corrupt("a float group has parameters that its dtype does not allow"))
+        .ok_or_else(|| Error::corrupt("a float group has parameters that are not allowed for its dtype"))
 }
 
 /// Whether all elements are equal.
@@ -266,17 +269,17 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) shape: ChunkShape,
     pub(crate) target: &'a [u8],
     pub(crate) prediction: &'a [u8],
-    /// Classes of the elements by their history, where the group's coding has such.
+    /// Classes of the elements by their history, if the group's coding has them.
     pub(crate) classes: Option<&'a [u8]>,
     /// One per row, or empty.
     pub(crate) row_scales: &'a [i32],
-    /// Residuals, where the plan has computed them.
+    /// Residuals, if the plan has computed them.
     pub(crate) symbols: Option<&'a UlpSymbols>,
-    /// The payload of a mixed chunk, where the plan has tried it.
+    /// The payload of a mixed chunk, if the plan has tried it.
     pub(crate) mixed: Option<&'a [u8]>,
-    /// Points of a grid, where the plan has found one.
+    /// Points of a grid, if the plan has found one.
     pub(crate) points: Option<&'a GridSymbols>,
-    /// What the plan expects, for choosing lanes.
+    /// The size that the plan expects, for choosing lanes.
     pub(crate) estimated_bytes: u64,
     pub(crate) zstd_level: i32,
 }
@@ -289,13 +292,13 @@ impl ChunkInput<'_> {
         }
     }
 
-    /// Where a payload is written, with room for a usual one.
+    /// An empty buffer with room for a usual payload.
     fn empty_payload(&self) -> Vec<u8> {
         Scratch::vec(self.target.len() / 2)
     }
 }
 
-/// Encodes a chunk with its group's coding, or cheaper where the chunk allows it.
+/// Encodes a chunk with its group's coding, or with a cheaper one if the chunk allows it.
 pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec, Scratch) {
     let number = input.shape.number;
     if input.target == input.prediction {
@@ -330,7 +333,8 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
     }
 }
 
-/// Turns `values`, which holds the prediction of the chunk, into its elements. `classes` are those of their history, where the coding has such.
+/// Turns `values`, which holds the prediction of the chunk, into its elements. `classes` are the
+/// classes of their history, if the coding has them.
 pub(crate) fn decode(
     shape: &ChunkShape,
     codec: Codec,
@@ -369,6 +373,6 @@ pub(crate) fn decode(
             let split = split_of(shape.number, *modelled_bits, *lowest)?;
             scaled::decode(shape, tables, split, rule, payload, values)
         }
-        _ => Err(Error::corrupt("a chunk's codec or length does not fit its group")),
+        _ => Err(Error::corrupt("the codec or length of a chunk does not match its group")),
     }
 }

@@ -1,4 +1,5 @@
-//! Byte planes of the difference to the prediction, each zstd or stored; docs/format.md section 10. For integers and structured bytes.
+//! Byte planes of the difference to the prediction, each compressed by zstd or stored;
+//! docs/format.md section 10. For integers and structured bytes.
 
 use deltaloom_kernels::Number;
 
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 fn plane_of(number: Number, target: &[u8], prediction: &[u8], plane: usize) -> Vec<u8> {
     let size = number.bytes();
     let difference = |(t, p): (&[u8], &[u8])| {
-        // The borrow into this byte comes from all the lower ones.
+        // The borrow into this byte comes from all lower ones.
         let mut borrow = false;
         let mut byte = 0;
         for i in 0..=plane {
@@ -25,7 +26,7 @@ fn plane_of(number: Number, target: &[u8], prediction: &[u8], plane: usize) -> V
     target.chunks_exact(size).zip(prediction.chunks_exact(size)).map(difference).collect()
 }
 
-/// A zstd frame of the plane, where it is smaller.
+/// A zstd frame of the plane, if it is smaller.
 fn compress(plane: &[u8], level: i32) -> Option<Vec<u8>> {
     frame::compress(plane, level).ok().filter(|packed| packed.len() < plane.len())
 }
@@ -47,7 +48,7 @@ pub(super) fn encode(input: &ChunkInput<'_>) -> Vec<u8> {
     payload
 }
 
-/// What planes would cost for a sample, in bytes.
+/// Estimated size of the planes of a sample, in bytes.
 pub(crate) fn sample_cost(number: Number, target: &[u8], prediction: &[u8]) -> u64 {
     let plane_cost = |plane| {
         let bytes = plane_of(number, target, prediction, plane);

@@ -1,5 +1,5 @@
-//! Floats by how far their magnitude is from the expected one; docs/format.md section 9.1.
-//! What is coded then is what [`super::float`] codes.
+//! Floats by the distance of their magnitude from the expected one; docs/format.md section 9.1.
+//! [`super::float`] codes the result.
 
 use deltaloom_kernels::fields::FieldSplit;
 use deltaloom_kernels::rans::Contexts;
@@ -13,12 +13,12 @@ use crate::entropy::rice;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
 
-/// How a group's magnitudes are expected.
+/// How the magnitudes of a group are predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MagnitudeRule {
-    /// Of the prediction's magnitude, in sixteenths.
+    /// Slope over the prediction's magnitude, in sixteenths.
     pub(crate) slope: u8,
-    /// Otherwise all elements have a top bit of 0.
+    /// Without signs, all elements have a top bit of 0.
     pub(crate) has_signs: bool,
     pub(crate) scales: GroupScales,
 }
@@ -28,7 +28,7 @@ impl MagnitudeRule {
         if self.has_signs { split } else { split.without_signs() }
     }
 
-    /// The rule of a chunk; `None` for number types that have none.
+    /// The rule for a chunk; `None` for number types without one.
     pub(crate) fn expectation<'a>(
         &'a self,
         shape: &ChunkShape,
@@ -68,7 +68,7 @@ pub(super) fn decode(
 ) -> Result<()> {
     let mut reader = ByteReader::new(payload, "a scaled chunk");
     let row_scales = read_row_scales(&mut reader, shape, &rule.scales)?;
-    let not_allowed = || Error::corrupt("a scaled chunk is of a dtype that has none");
+    let not_allowed = || Error::corrupt("scaled coding is not defined for this dtype");
     let expectation = rule.expectation(shape, &row_scales).ok_or_else(not_allowed)?;
     let mut relative = Scratch::of_len(values.len());
     float::read(&mut reader, tables, Contexts::Single, rule.split(split), &mut relative)?;

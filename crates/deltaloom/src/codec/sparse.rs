@@ -1,4 +1,5 @@
-//! The changed elements and the gaps between them; docs/format.md section 8. Its cost follows what changed.
+//! The changed elements and the gaps between them; docs/format.md section 8. Its cost depends on
+//! the number of changes.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 use deltaloom_kernels::rans::Contexts;
@@ -70,7 +71,7 @@ pub(super) fn decode(
     let row_scales = read_row_scales(&mut reader, shape, scales)?;
     let count = reader.size()?;
     if !(1..=shape.elems()).contains(&count) {
-        return Err(Error::corrupt("a sparse chunk changes more elements than it has, or none"));
+        return Err(Error::corrupt("a sparse chunk changes no elements, or more than it has"));
     }
     let map = tables.sparse_map()?;
 
@@ -100,7 +101,7 @@ fn read_positions(symbols: &[u8], bits: &mut BitReader<'_>, elems: usize) -> Res
     for symbol in symbols {
         let at = next.saturating_add(tokens::read_token(*symbol, bits)?);
         let inside = u32::try_from(at).ok().filter(|at| (*at as usize) < elems);
-        let beyond = || Error::corrupt("a sparse chunk names an element beyond its end");
+        let beyond = || Error::corrupt("a sparse chunk refers to an element beyond its end");
         positions.push(inside.ok_or_else(beyond)?);
         next = at + 1;
     }

@@ -11,7 +11,8 @@ use crate::entropy::rice;
 use crate::error::Result;
 use crate::scratch::Scratch;
 
-/// Residuals of a chunk: symbols and raw bits. They do not depend on contexts, so that several can be tried on them.
+/// Residuals of a chunk: symbols and raw bits. They do not depend on contexts, so several contexts
+/// can be tried.
 #[derive(Debug)]
 pub(crate) struct UlpSymbols {
     pub(crate) symbols: Scratch,
@@ -39,7 +40,7 @@ impl UlpSymbols {
     }
 }
 
-/// `None` where classes that the tables need are missing.
+/// `None` if the tables need classes and there are none.
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupScales) -> Option<Vec<u8>> {
     let elems = input.shape.elems();
     let mut payload = input.empty_payload();

@@ -1,6 +1,6 @@
-//! Head and trailer of a container, and what each version of the format has: docs/format.md,
-//! section 1 and the table of versions. The trailer says where the parts of the index are; what is
-//! in them is [`super::layout`]'s.
+//! Head and trailer of a container, and the features of each format version: docs/format.md,
+//! section 1 and the table of versions. The trailer says where the parts of the index are.
+//! [`super::layout`] knows their contents.
 
 use crate::checkpoint::Member;
 use crate::checkpoint::safetensors::LOSSY_MAGIC;
@@ -14,12 +14,12 @@ use super::identity::Identity;
 pub(super) const HEAD_BYTES: u64 = 16;
 pub(super) const TRAILER_BYTES: u64 = 48;
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
-/// The version that is written where nothing needs a later one.
+/// The version that is written if nothing needs a later one.
 pub(super) const LEAST_VERSION: u16 = 3;
-/// Since this one there are parts after the tensors and tails of files.
+/// From this version on, there are parts after the tensors, and files may have tails.
 const OPEN_VERSION: u16 = 4;
 
-/// The lowest version that has what such a container uses, of those that are written.
+/// The lowest of the written versions that has everything that such a container uses.
 pub(crate) fn version_for(members: &[Member], identity: &Identity) -> u16 {
     let has_tail = members.iter().any(|member| member.tail_bytes > 0);
     if has_tail || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION }
@@ -83,8 +83,8 @@ impl WireIds {
     }
 }
 
-/// CRC-32 of a stored index, and of the head before it: a damaged version is then not taken for
-/// another one. The head of the first versions is left out.
+/// CRC-32 of a stored index and the head before it, so that a damaged version is not taken for
+/// another one. The first versions leave out the head.
 pub(super) fn index_crc(head: Option<&[u8]>, stored: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     head.into_iter().chain([stored]).for_each(|bytes| crc.update(bytes));
@@ -92,18 +92,18 @@ pub(super) fn index_crc(head: Option<&[u8]>, stored: &[u8]) -> u32 {
 }
 
 impl WireIds {
-    /// The head, where the checksum of the index covers it.
+    /// The head, if the checksum of the index covers it.
     pub(super) fn covered(self, head: &[u8]) -> Option<&[u8]> {
         Some(head).filter(|_| self.covers_head)
     }
 }
 
-/// Checks a head; the wire ids that its version has.
+/// Checks a head and returns the wire ids of its version.
 pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
     if head.starts_with(&LOSSY_MAGIC) {
         return Err(Error::Lossy);
     }
-    // A file that is cut off within it may have been one.
+    // A shorter file may be a container that was cut off.
     if !head.starts_with(&MAGIC) && !MAGIC.starts_with(head) {
         return Err(Error::corrupt("this is not a deltaloom container (wrong magic)"));
     }
@@ -139,7 +139,7 @@ impl Trailer {
         out
     }
 
-    /// Checks everything that a trailer can say wrong of a file of `file_bytes`.
+    /// Checks everything that can be wrong with the trailer of a file of `file_bytes`.
     pub(super) fn parse(bytes: &[u8], file_bytes: u64, limits: &Limits) -> Result<Self> {
         let mut reader = ByteReader::new(bytes, "the trailer");
         let index_offset = reader.u64()?;
@@ -151,7 +151,7 @@ impl Trailer {
             ));
         }
         if crc != crc32fast::hash(bytes.get(..36).unwrap_or_default()) || reserved != 0 {
-            return Err(Error::corrupt("the trailer does not have its checksum"));
+            return Err(Error::corrupt("the trailer does not match its checksum"));
         }
         let trailer =
             Self { index_offset, meta_packed, meta_len, tables_packed, tables_len, checks_len, index_crc };

@@ -1,5 +1,5 @@
 //! Bytes of the parameters of a grid group: docs/format.md section 5.
-//! The points themselves are in payloads, which are not looked at.
+//! The points themselves are in payloads, which this file does not read.
 
 use deltaloom_kernels::Number;
 

@@ -1,6 +1,6 @@
-//! What a container says of itself: the bases that its references were taken from, and free texts.
-//! docs/format.md section 16. Nothing here is needed to decode, and nothing is computed: the
-//! digests of bases are [`crate::bases`]'.
+//! What a container says about itself: the bases of its references, and free texts; docs/format.md
+//! section 16. Nothing here is needed to decode, and nothing is computed: [`crate::bases`] computes
+//! the digests of bases.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,27 +43,27 @@ impl Serialize for BaseDigest {
     }
 }
 
-/// A base by its name.
+/// A base with its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NamedBase {
-    /// As it was given to the packer.
+    /// The name that the packer was given.
     pub name: String,
-    /// What it holds.
+    /// Digest of its tensors.
     pub digest: BaseDigest,
 }
 
 impl fmt::Display for NamedBase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A name is whatever the file says, also for a terminal.
+        // A name is whatever the file says, so it is escaped for terminals.
         write!(f, "{} (digest {})", self.name.escape_debug(), self.digest)
     }
 }
 
-/// What a container says of itself.
+/// What a container says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// In the order in which they were given.
+    /// In the order in which the packer was given them.
     pub(crate) bases: Vec<NamedBase>,
     pub(crate) texts: Texts,
 }
@@ -73,13 +73,13 @@ impl Identity {
         self.bases.is_empty() && self.texts.is_empty()
     }
 
-    /// The bases in a sentence; empty if none is named.
+    /// The bases in a sentence. Empty if none is named.
     pub(crate) fn needed(&self) -> String {
         let names: Vec<String> = self.bases.iter().map(NamedBase::to_string).collect();
         names.join(" and ")
     }
 
-    /// Whether a reader takes it.
+    /// Checks that readers accept it.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for names and keys that are empty or too long,
@@ -157,7 +157,7 @@ fn check_size(bytes: usize, limits: &Limits) -> Result<()> {
     Limits::check("what a container says of itself in bytes", bytes as u64, limits.identity_bytes)
 }
 
-/// The number of entries of a part, which is not empty.
+/// The number of entries of a part, which must not be empty.
 fn parse_count(part: &mut ByteReader<'_>) -> Result<u64> {
     match part.varint()? {
         0 => Err(Error::corrupt("a part of the index is empty")),
@@ -167,7 +167,7 @@ fn parse_count(part: &mut ByteReader<'_>) -> Result<u64> {
 
 fn parse_bases(part: &mut ByteReader<'_>) -> Result<Vec<NamedBase>> {
     let mut bases = Vec::new();
-    // Each takes bytes that are there: a count that claims more ends early.
+    // Each entry takes bytes that must exist, so a count that claims too much ends early.
     for _ in 0..parse_count(part)? {
         let name = part.text()?.to_owned();
         if !NAME_BYTES.contains(&name.len()) {
@@ -186,7 +186,7 @@ fn parse_texts(part: &mut ByteReader<'_>) -> Result<Texts> {
             return Err(Error::corrupt(format!("the key of a text has {} bytes", key.len())));
         }
         if texts.last_key_value().is_some_and(|(before, _)| before.as_str() >= key) {
-            return Err(Error::corrupt(format!("the text {key:?} is not in order")));
+            return Err(Error::corrupt(format!("the text {key:?} is out of order")));
         }
         texts.insert(key.to_owned(), part.text()?.to_owned());
     }
@@ -232,7 +232,7 @@ mod tests {
     fn what_breaks_a_rule_is_refused() {
         let good = bytes(&identity());
         for len in 1..good.len() {
-            // What is left when a whole part is cut off is an identity, too.
+            // If a whole part is cut off, the rest is a valid identity, too.
             let is_whole_part = good[1] as usize + 2 == len;
             assert_eq!(parse(&good[..len]).is_ok(), is_whole_part, "{len} bytes");
         }

@@ -1,5 +1,5 @@
-//! What a container holds: members, tensors, chunks and table sets, checked and in memory.
-//! It has no bytes of payloads.
+//! The contents of a container: members, tensors, chunks and table sets, checked and in memory.
+//! It holds no payloads.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::tensor::{ChunkGrid, TensorInfo};
 
 use super::{Digest, Identity};
 
-/// What an index says of the digest of a reference.
+/// What an index knows of a reference's digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownDigest {
     Whole(Digest),
-    /// Of the ancestors in a history, of which there are many: a wrong one is noticed by the digest of the result.
+    /// Of the many ancestors in a history. The digest of the result reveals a wrong one.
     Start([u8; DIGEST_START_BYTES]),
 }
 
-/// Bytes of a digest that are known of an ancestor.
+/// Known bytes of an ancestor's digest.
 pub(crate) const DIGEST_START_BYTES: usize = 8;
 
 impl KnownDigest {
@@ -58,7 +58,7 @@ impl KnownDigest {
 /// The index of a container.
 #[derive(Debug, Clone)]
 pub(crate) struct Index {
-    /// Of the format.
+    /// Version of the format.
     pub(crate) version: u16,
     pub(crate) layout: Layout,
     pub(crate) chunk_log2: u8,
@@ -77,14 +77,14 @@ pub(crate) struct PackedTensor {
     pub(crate) place: (usize, usize),
     pub(crate) predictor: Predictor,
     pub(crate) grid: ChunkGrid,
-    /// Elements that differ from the prediction; 0 where there is none.
+    /// Elements that differ from the prediction; 0 if there is none.
     pub(crate) changed: u64,
     pub(crate) groups: Vec<Coding<usize>>,
-    /// Payload before those of the chunks, if the predictor is LowRank.
+    /// The payload before those of the chunks, if the predictor is LowRank.
     pub(crate) factors: Option<PayloadEntry>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
-    /// Of each reference of the predictor, in its order.
+    /// One for each reference of the predictor, in the same order.
     pub(crate) reference_digests: Vec<KnownDigest>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct PayloadEntry {
 }
 
 impl PackedTensor {
-    /// A tensor without chunks and digests yet.
+    /// A tensor that has no chunks and digests yet.
     pub(crate) fn new(place: (usize, usize), predictor: Predictor, grid: ChunkGrid) -> Self {
         Self {
             place,
@@ -137,11 +137,11 @@ impl Index {
         &self.members[tensor.place.0].tensors[tensor.place.1]
     }
 
-    /// A tensor, and all of the file that it is decoded from.
+    /// A tensor and all tensors of the file that decoding it needs.
     pub(crate) fn needed_for(&self, number: usize) -> Vec<usize> {
         let mut needed = vec![number];
         let mut next = 0;
-        // Levels fall from each to those it comes from: it ends.
+        // Ends because levels decrease from each tensor to those it needs.
         while let Some(tensor) = needed.get(next) {
             needed.extend(self.tensors[*tensor].predictor.internals());
             next += 1;
@@ -149,7 +149,7 @@ impl Index {
         needed
     }
 
-    /// What is wrong with the bases, with the names of those that are needed.
+    /// Adds the names of the needed bases to an error about bases.
     pub(crate) fn named_in(&self, error: Error) -> Error {
         match error {
             Error::BaseMismatch { tensor, expected, found, .. } => {

@@ -1,5 +1,5 @@
 //! Bytes of meta and checks: docs/format.md sections 2 to 5, and nothing else.
-//! It checks each field on its own and what fields say of each other; payloads are not looked at.
+//! It checks each field on its own and fields against each other. It does not read payloads.
 
 use deltaloom_kernels::Number;
 
@@ -22,7 +22,8 @@ use super::predictors;
 
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
-/// Most bytes of tensors that all files can claim together: far above any disk, and so low that no sum of sizes overflows.
+/// Most bytes of tensors that all files can claim together. Far above any disk, and so low that no
+/// sum of sizes overflows.
 const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
 
 fn codec_id(codec: Codec) -> u8 {
@@ -56,7 +57,7 @@ fn codec_of(id: u8) -> Result<Codec> {
     })
 }
 
-/// Serialised index: meta and tables before compression, and checks.
+/// A serialised index: meta and tables before compression, and checks.
 pub(super) struct IndexParts {
     pub(super) meta: Vec<u8>,
     pub(super) tables: Vec<u8>,
@@ -64,7 +65,7 @@ pub(super) struct IndexParts {
 }
 
 pub(super) fn serialise(index: &Index) -> IndexParts {
-    // Headers may be long, and a buffer that grows is there twice for a while.
+    // Headers may be long, and a growing buffer exists twice for a while.
     let headers: u64 = index.members.iter().map(Member::data_offset).sum();
     let mut meta = Vec::with_capacity(to_usize(headers) + 64 * index.tensors.len());
     meta.extend([u8::from(index.layout == Layout::Directory), index.chunk_log2]);
@@ -181,7 +182,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     };
     let chunk_log2 = meta.u8()?;
     if !CHUNK_LOG2.contains(&chunk_log2) {
-        return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements")));
+        return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements are not allowed")));
     }
     let members = parse_members(&mut meta, ids, limits)?;
     check_paths(layout, &members)?;
@@ -251,7 +252,7 @@ fn parse_members(meta: &mut ByteReader<'_>, ids: WireIds, limits: &Limits) -> Re
     Ok(members)
 }
 
-/// Where the next payload starts, how many there were, and what they may name.
+/// Where the next payload starts, the number of chunks so far, and what tensors may refer to.
 struct Places {
     offset: u64,
     chunks: u64,
@@ -280,7 +281,7 @@ fn parse_tensor(
         tensor.factors = Some(PayloadEntry { offset: next.offset, len_bytes, crc: 0 });
         next.offset += len_bytes as u64;
     }
-    // Also of tensors without payloads: reading them takes as many steps.
+    // Also for tensors without payloads: reading them takes as many steps.
     let chunk_count = grid.chunk_count();
     Limits::check("the number of chunks", next.chunks.saturating_add(chunk_count), next.max_chunks)?;
     next.chunks += chunk_count;
@@ -301,14 +302,17 @@ fn parse_tensor(
         let chunks_of_group = meta.varint()?;
         if chunks_of_group == 0 || chunks_of_group > chunk_count - tensor.chunks.len() as u64 {
             return Err(Error::corrupt(format!(
-                "the groups of tensor {:?} do not add up to its chunks",
+                "the groups of tensor {:?} do not match its chunks",
                 info.name
             )));
         }
         let coding = parse_coding(meta, &grid, info.number(), next)?;
         if matches!((&coding, &tensor.predictor), (Coding::History { .. }, predictor) if !matches!(predictor, Predictor::History { .. }))
         {
-            return Err(Error::corrupt(format!("tensor {:?} has no history", info.name)));
+            return Err(Error::corrupt(format!(
+                "tensor {:?} has no history, but a chunk needs one",
+                info.name
+            )));
         }
         tensor.groups.push(coding);
         for _ in 0..chunks_of_group {
@@ -324,15 +328,13 @@ fn parse_tensor(
             }
             let payload = PayloadEntry { offset: next.offset, len_bytes, crc: 0 };
             tensor.chunks.push(ChunkEntry { codec, group, payload });
-            // Bounded by Limits: a payload is at most a chunk, and the number of chunks is limited.
+            // Bounded by Limits: a payload is at most as long as its chunk, and the number of
+            // chunks is limited.
             next.offset += len_bytes as u64;
         }
     }
     if tensor.chunks.len() as u64 != chunk_count {
-        return Err(Error::corrupt(format!(
-            "the groups of tensor {:?} do not add up to its chunks",
-            info.name
-        )));
+        return Err(Error::corrupt(format!("the groups of tensor {:?} do not match its chunks", info.name)));
     }
     Ok(tensor)
 }
@@ -364,7 +366,7 @@ fn parse_coding(
             let has_signs = match meta.u8()? {
                 0 => false,
                 1 => true,
-                other => return Err(Error::corrupt(format!("signs of kind {other} do not exist"))),
+                other => return Err(Error::corrupt(format!("sign mode {other} does not exist"))),
             };
             let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
             Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
@@ -373,7 +375,7 @@ fn parse_coding(
             let kind = match meta.u8()? {
                 0 => HistoryKind::Changes,
                 1 => HistoryKind::Residuals,
-                other => return Err(Error::corrupt(format!("a history of kind {other} does not exist"))),
+                other => return Err(Error::corrupt(format!("history kind {other} does not exist"))),
             };
             Ok(Coding::History { tables, scales: parse_scales(meta, grid)?, kind })
         }
@@ -396,7 +398,7 @@ fn parse_scales(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<GroupScal
     Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
 }
 
-/// Sets that serve cells are for histories, and histories have no others.
+/// Sets that serve cells belong to histories, and histories have no other sets.
 fn check_cells(index: &Index) -> Result<()> {
     let fits = |coding: &Coding<usize>| {
         let has_cells = coding.tables().is_some_and(|set| !index.table_sets[*set].cells.is_empty());
@@ -405,7 +407,7 @@ fn check_cells(index: &Index) -> Result<()> {
     if index.tensors.iter().flat_map(|tensor| &tensor.groups).all(fits) {
         return Ok(());
     }
-    Err(Error::corrupt("a group uses a table set of another family"))
+    Err(Error::corrupt("a group uses a table set of the wrong kind"))
 }
 
 fn check_internal_targets(index: &Index) -> Result<()> {
@@ -418,7 +420,7 @@ fn check_internal_targets(index: &Index) -> Result<()> {
                 ))
             };
             let target = index.tensors.get(*target).ok_or_else(bad)?;
-            // So that no tensor comes from itself, and chains are short.
+            // Then no tensor depends on itself, and chains are short.
             let is_lower = target.predictor.level() < tensor.predictor.level();
             let (own, theirs) = (index.info(tensor), index.info(target));
             let fits = match tensor.predictor {
@@ -479,7 +481,7 @@ mod tests {
     use super::*;
     use crate::entropy::table::{self, CellRun};
 
-    /// A file of eight bytes with a history of so many ancestors, in a group of that kind.
+    /// A file of eight bytes with a history of `hops` ancestors, in a group of the given kind.
     fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
         let members = vec![Member::opaque("x".to_owned(), 8)];
         let predictor = Predictor::History { reference: None, hops };

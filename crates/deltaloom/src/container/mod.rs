@@ -1,5 +1,5 @@
 //! The `.loom` file: layout, index, reader and writer.
-//! It does not predict or plan; readers hand it predictions, writers hand it coded chunks.
+//! It does not predict or plan: readers pass it predictions, and writers pass it coded chunks.
 
 mod ends;
 mod grid;

@@ -1,5 +1,6 @@
 //! Bytes of predictors in the index: docs/format.md section 3, and nothing else.
-//! It checks what their fields say of each other and of the tensor; tensors of the same file are looked at when all are known.
+//! It checks their fields against each other and against the tensor. Tensors of the same file are
+//! checked when all are known.
 
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
     }
 }
 
-/// Reads a predictor of a tensor; `highest_id` is that of the file's version.
+/// Reads the predictor of a tensor. `highest_id` is that of the file's version.
 pub(super) fn parse(
     meta: &mut ByteReader<'_>,
     info: &TensorInfo,
@@ -105,7 +106,7 @@ fn name(meta: &mut ByteReader<'_>) -> Result<Option<String>> {
 }
 
 fn bad(what: &str) -> Error {
-    Error::corrupt(format!("a predictor has an impossible {what}"))
+    Error::corrupt(format!("a predictor has an invalid {what}"))
 }
 
 const ELEMENTS: [Element; 3] = [Element::F32, Element::BF16, Element::F16];
@@ -122,7 +123,7 @@ fn element(meta: &mut ByteReader<'_>) -> Result<Element> {
     ELEMENTS.get(usize::from(meta.u8()?)).copied().ok_or_else(|| bad("dtype"))
 }
 
-/// 0 for no rounding, which rounding to F32 is here.
+/// 0 for no rounding, which here includes rounding to F32.
 fn rounding(meta: &mut ByteReader<'_>) -> Result<Option<Element>> {
     Ok(Some(element(meta)?).filter(|element| *element != Element::F32))
 }

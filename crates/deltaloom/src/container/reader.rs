@@ -1,5 +1,5 @@
-//! Opens a container, checks its index, and decodes chunks, given their predictions.
-//! It touches the head, the trailer, the index, and then only the payloads that are asked for.
+//! Opens a container, checks its index, and decodes chunks from their predictions.
+//! It reads the head, the trailer and the index, and then only the requested payloads.
 
 use std::collections::VecDeque;
 use std::io::Read as _;
@@ -20,7 +20,8 @@ use super::ends::{self, HEAD_BYTES, TRAILER_BYTES, Trailer};
 use super::index::{Index, PackedTensor, PayloadEntry};
 use super::layout::{self, IndexParts};
 
-/// Decoders of table sets, and factors, kept ready; one takes up to some mebibytes.
+/// Number of decoders of table sets, and of factors, that are kept ready. One takes up to some
+/// mebibytes.
 const READY_COUNT: usize = 8;
 
 /// Stored sizes of the parts of a container; they add up to its length.
@@ -29,7 +30,7 @@ const READY_COUNT: usize = 8;
 pub struct PartBytes {
     /// Payloads of chunks and factors.
     pub payload_bytes: u64,
-    /// What the index says of files, tensors, groups and chunks.
+    /// The index of files, tensors, groups and chunks.
     pub meta_bytes: u64,
     /// Frequency tables.
     pub tables_bytes: u64,
@@ -48,14 +49,14 @@ pub struct Container {
     names: OnceLock<Names>,
     parts: PartBytes,
     decoders: Ready<Decoder>,
-    /// By the number of their payload's place.
+    /// By the offset of their payload.
     factors: Ready<Arc<ReadyFactors>>,
 }
 
-/// The latest of what is needed again and again, by number.
+/// The items that were used last, by number.
 type Ready<T> = Mutex<VecDeque<(u64, T)>>;
 
-/// What is there under a number, or is made and kept then.
+/// Returns the item with a number from the cache, or makes it and keeps it.
 fn ready<T: Clone>(kept: &Ready<T>, number: u64, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, ready)) = kept.iter().find(|(id, _)| *id == number) {
@@ -78,7 +79,7 @@ impl Container {
         Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
 
-    /// Reads the index of a container in any source; `path` is for messages.
+    /// Reads the index of a container in any source. `path` is for messages.
     ///
     /// # Errors
     /// What is wrong with the container, with the path.
@@ -96,7 +97,7 @@ impl Container {
         })
     }
 
-    /// Whether a file starts as a container does.
+    /// Whether a file begins like a container.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -119,13 +120,14 @@ impl Container {
         self.source.len_bytes()
     }
 
-    /// Where its bytes are.
+    /// Stored sizes of its parts.
     #[must_use]
     pub fn part_bytes(&self) -> PartBytes {
         self.parts
     }
 
-    /// BLAKE3 of the index and the trailer, in which every digest and the checksum of every payload are.
+    /// BLAKE3 of the index and the trailer, which contain every digest and the checksum of every
+    /// payload.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -137,7 +139,8 @@ impl Container {
         Ok(blake3::hash(&index))
     }
 
-    /// Bytes of memory that the frequency tables of the index take. Decoders made of them while chunks are decoded come on top.
+    /// Memory of the frequency tables in the index, in bytes. The decoders that are made while
+    /// decoding are not included.
     #[must_use]
     pub fn table_bytes(&self) -> u64 {
         let tables = self.index.table_sets.iter().map(|set| set.tables.len());
@@ -151,10 +154,10 @@ impl Container {
         (self.index.layout == crate::checkpoint::Layout::File).then_some(member.path.as_str())
     }
 
-    /// Number of the tensor of that name.
+    /// Number of the tensor with that name.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::InvalidArgument`] when several files have one.
+    /// [`Error::NotFound`]; [`Error::InvalidArgument`] if several files have one.
     pub(crate) fn find(&self, name: &str) -> Result<usize> {
         let name_of = |number: usize| self.index.info(&self.index.tensors[number]).name.as_str();
         let names = self.names.get_or_init(|| Names::new(self.index.tensors.len(), name_of));
@@ -185,7 +188,7 @@ impl Container {
         if crc32fast::hash(&payload) != entry.crc {
             let name = &self.index.info(tensor).name;
             let fault =
-                format!("a payload of tensor {name:?} at byte {} does not have its checksum", entry.offset);
+                format!("a payload of tensor {name:?} at byte {} does not match its checksum", entry.offset);
             return Err(Error::corrupt_at(entry.offset, fault).in_file(&self.path));
         }
         Ok(payload)
@@ -255,7 +258,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
     if ends::index_crc(ids.covered(&head), &stored) != trailer.index_crc {
-        return Err(Error::corrupt("the index does not have its checksum"));
+        return Err(Error::corrupt("the index does not match its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
     let (tables, checks) = rest.split_at(trailer.tables_packed as usize);
@@ -276,7 +279,8 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     Ok((index, part_bytes))
 }
 
-/// Decompresses to exactly `length` bytes, growing with what is really there rather than with what is claimed.
+/// Decompresses to exactly `length` bytes. Memory grows with the bytes that exist, not with what is
+/// claimed.
 fn decompress(frame: &[u8], length: u32) -> Result<Vec<u8>> {
     let bad = |e: std::io::Error| Error::corrupt(format!("the index: {e}"));
     let mut out = Vec::new();
@@ -284,7 +288,7 @@ fn decompress(frame: &[u8], length: u32) -> Result<Vec<u8>> {
     let mut limited = decoder.take(u64::from(length) + 1);
     limited.read_to_end(&mut out).map_err(bad)?;
     if out.len() != length as usize || !limited.into_inner().finish().is_empty() {
-        return Err(Error::corrupt("a part of the index does not have its length"));
+        return Err(Error::corrupt("a part of the index does not match its length"));
     }
     Ok(out)
 }

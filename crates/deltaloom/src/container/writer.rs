@@ -23,11 +23,11 @@ pub(crate) struct WrittenBytes {
     pub(crate) payloads: u64,
 }
 
-/// Small payloads are collected to this; larger ones are written as they are.
+/// Small payloads are collected up to this size. Larger ones are written directly.
 const BUFFER_BYTES: usize = 64 << 10;
 
 impl<W: Write> ContainerWriter<W> {
-    /// Begins a container of a version, which is to be the one of its index.
+    /// Begins a container. `version` must be that of its index.
     pub(crate) fn new(out: W, version: u16) -> io::Result<Self> {
         let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, out);
         let head = ends::head(version);
@@ -35,7 +35,7 @@ impl<W: Write> ContainerWriter<W> {
         Ok(Self { out, head, offset: HEAD_BYTES })
     }
 
-    /// Appends a payload and gives its entry.
+    /// Appends a payload and returns its entry.
     pub(crate) fn push(&mut self, payload: &[u8], crc: u32) -> io::Result<PayloadEntry> {
         self.out.write_all(payload)?;
         let entry = PayloadEntry { offset: self.offset, len_bytes: payload.len(), crc };

@@ -1,4 +1,5 @@
-//! rANS blocks: the symbols of a chunk as one or two interleaved streams, with the start of the raw bits carried in their states; docs/format.md section 7.
+//! rANS blocks: the symbols of a chunk as one or two interleaved streams. The states carry the
+//! start of the raw bits. See docs/format.md section 7.
 //! The coder itself is in deltaloom-kernels.
 
 use deltaloom_kernels::bits::BitReader;
@@ -9,17 +10,19 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::scratch::Scratch;
 
-/// Up to this many symbols one lane is enough: more would cost more bytes than time.
+/// Up to this many symbols, one lane is enough: more lanes would cost more bytes than they save
+/// time.
 const ONE_LANE_SYMBOLS: usize = 4096;
-/// Up to this many it is enough if they take few bytes: 31 more lanes take 34; docs/adr/0034.
+/// Up to this many symbols, one lane is enough if they take few bytes: 31 more lanes take 34 bytes
+/// (docs/adr/0034).
 const FEW_BYTES_SYMBOLS: usize = 16 << 10;
 const FEW_BYTES: u64 = 2 << 10;
-/// From this estimated size on, two streams: their states no longer count.
+/// From this estimated size on, two streams are used: the size of their states no longer matters.
 const TWO_STREAM_BYTES: u64 = 16 << 10;
 
 const _: () = assert!(LANES == 32, "the format has blocks of 1, 32 and 64 lanes");
 
-/// Lanes of a block: the byte that the format has for them.
+/// Lanes of a block, by the byte that the format has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lanes {
     /// One lane: small blocks.
@@ -107,7 +110,7 @@ fn push_block(
     }
 }
 
-/// A block whose header was read, so that a reader can go on behind it.
+/// A block whose header was read, so that the reader can continue behind it.
 pub struct BlockHeader<'a> {
     lanes: Lanes,
     states: Vec<u32>,
@@ -130,7 +133,7 @@ pub fn read_block<'a>(reader: &mut ByteReader<'a>, symbols: usize) -> Result<Blo
 }
 
 impl BlockHeader<'_> {
-    /// Decodes the symbols into `out`; gives the carried words as bytes.
+    /// Decodes the symbols into `out`; returns the carried words as bytes.
     fn decode(mut self, tables: &DecodeTables, contexts: Contexts<'_>, out: &mut [u8]) -> Result<Vec<u8>> {
         let split = self.lanes.split(out.len());
         let per_stream = self.lanes.count() / split.len();
@@ -152,7 +155,7 @@ impl BlockHeader<'_> {
     }
 }
 
-/// Appends a block and the raw bit stream that it carries the start of.
+/// Appends a block and its raw bit stream. The block carries the start of that stream.
 pub fn push_with_raw(
     out: &mut Vec<u8>,
     tables: &EncodeTables,
@@ -166,7 +169,7 @@ pub fn push_with_raw(
     out.extend_from_slice(rest);
 }
 
-/// A raw bit stream put together again from what lanes carried and the bytes behind the block.
+/// A raw bit stream, joined from what the lanes carried and the bytes behind the block.
 pub struct RawBits {
     bytes: Scratch,
     carried_bytes: usize,
@@ -192,7 +195,7 @@ impl RawBits {
 }
 
 impl BlockHeader<'_> {
-    /// Decodes the symbols; all that `reader` still has is the rest of the raw bit stream.
+    /// Decodes the symbols. All bytes left in `reader` are the rest of the raw bit stream.
     pub fn decode_with_rest(
         self,
         tables: &DecodeTables,
@@ -204,7 +207,8 @@ impl BlockHeader<'_> {
         Ok(RawBits::new(&carried, reader.rest()))
     }
 
-    /// Decodes the symbols and takes the rest of the raw bit stream from `reader`, `raw_bits` of the symbols being its length in bits.
+    /// Decodes the symbols and takes the rest of the raw bit stream from `reader`. `raw_bits`
+    /// computes the stream's length in bits from the symbols.
     pub fn decode_with_raw(
         self,
         tables: &DecodeTables,
@@ -219,7 +223,7 @@ impl BlockHeader<'_> {
     }
 }
 
-/// Splits the bytes of a raw bit stream into the words that lanes carry and the bytes that follow the blocks.
+/// Splits a raw bit stream into the words that the lanes carry and the bytes behind the block.
 fn split_carry(raw: &[u8], lanes: usize) -> (Vec<u16>, &[u8]) {
     let byte = |i: usize| raw.get(i).copied().unwrap_or(0);
     let words = (0..lanes).map(|lane| u16::from_le_bytes([byte(2 * lane), byte(2 * lane + 1)])).collect();

@@ -1,5 +1,5 @@
 //! Reading and writing the small numbers of the format: fixed fields, varints, zigzag.
-//! Every read is checked against the bytes that are there.
+//! Every read is checked against the bytes that exist.
 
 use crate::error::{Error, Result};
 

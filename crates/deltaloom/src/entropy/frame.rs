@@ -1,4 +1,5 @@
-//! zstd frames, with a compressor that each thread keeps: making one takes longer than compressing a sample or an index.
+//! zstd frames. Each thread keeps its compressor: making one takes longer than compressing a sample
+//! or an index.
 
 use std::cell::RefCell;
 use std::io::{self, Read as _};
@@ -24,7 +25,8 @@ pub fn compress(bytes: &[u8], level: i32) -> io::Result<Vec<u8>> {
     })
 }
 
-/// All bytes of a frame, which must be one and of at most `limit_bytes`; memory grows with what is really there.
+/// All bytes of one frame, at most `limit_bytes`. Memory grows with the bytes that exist, not with
+/// what the frame claims.
 pub fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
     let bad = |e: io::Error| Error::corrupt(format!("a zstd frame: {e}"));
     let mut out = Vec::new();
@@ -32,7 +34,7 @@ pub fn decompress(frame: &[u8], limit_bytes: u64) -> Result<Vec<u8>> {
     let mut limited = decoder.take(limit_bytes.saturating_add(1));
     limited.read_to_end(&mut out).map_err(bad)?;
     if out.len() as u64 > limit_bytes || !limited.into_inner().finish().is_empty() {
-        return Err(Error::corrupt("a zstd frame is longer than what it stands for"));
+        return Err(Error::corrupt("a zstd frame has trailing bytes"));
     }
     Ok(out)
 }

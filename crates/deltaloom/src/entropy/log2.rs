@@ -14,7 +14,7 @@ const INDEX_BITS: u32 = 12;
 /// log2(1 + i / 4096) for i in 0..=4096.
 static FRACTIONS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     let fraction = |i: u64| {
-        // Squaring doubles the logarithm: each overflow past 2 is the next bit of it. x stays below 2^32.
+        // Squaring doubles the logarithm: each overflow past 2 is its next bit. x stays below 2^32.
         let mut x = (1u64 << 31) + (i << (31 - INDEX_BITS));
         let mut bits = 0u32;
         for _ in 0..=FRACTION_BITS {
@@ -36,13 +36,13 @@ pub fn log2(n: u64) -> u64 {
     let exponent = n.ilog2();
     let normalised = n << (63 - exponent) << 1;
     let index = (normalised >> (64 - INDEX_BITS)) as usize;
-    // Straight lines between the entries: exact to a unit in the last place at this table size.
+    // Straight lines between the entries: at this table size, exact to one unit in the last place.
     let (low, high) = (u64::from(FRACTIONS[index]), u64::from(FRACTIONS[index + 1]));
     let between = normalised << INDEX_BITS >> (64 - FRACTION_BITS);
     (u64::from(exponent) << FRACTION_BITS) + low + (((high - low) * between) >> FRACTION_BITS)
 }
 
-/// n log2(n) of small n, which most counts are.
+/// n log2(n) for small n. Most counts are small.
 static SMALL_N_LOG2: LazyLock<Vec<u64>> = LazyLock::new(|| (0..4096).map(|n| n * log2(n)).collect());
 
 /// n log2(n): the building block of entropies.

@@ -1,4 +1,5 @@
-//! Coders that know symbols and bytes and nothing of tensors: varints, fixed-point logarithms, frequency tables, rANS blocks, Rice codes.
+//! Coders that know symbols and bytes, but no tensors: varints, fixed-point logarithms, frequency
+//! tables, rANS blocks, and Rice, Golomb and Elias codes.
 
 pub mod block;
 pub mod bytes;

@@ -1,4 +1,5 @@
-//! Scales as Rice codes around a base; docs/format.md section 7. Source: R. F. Rice, "Some practical universal noiseless coding techniques", JPL 79-22.
+//! Scales as Rice codes around a base; docs/format.md section 7.
+//! Source: R. F. Rice, "Some practical universal noiseless coding techniques", JPL 79-22.
 
 use deltaloom_kernels::bits::{BitReader, BitWriter};
 
@@ -50,7 +51,7 @@ pub(crate) fn read_scales(reader: &mut ByteReader<'_>, count: usize) -> Result<V
     let parameter = reader.u8()?;
     let length = reader.size()?;
     let coded = reader.take(length)?;
-    // A scale takes at least one bit, so this bounds the allocation by the bytes that are there.
+    // A scale takes at least one bit, so the bytes that exist bound the allocation.
     if parameter > MAX_PARAMETER
         || base.unsigned_abs() > u64::from(MAX_SCALE.unsigned_abs())
         || count > length.saturating_mul(8)

@@ -1,5 +1,6 @@
-//! Frequency tables: from counts to 12-bit frequencies that the format can write, and their bytes; docs/format.md section 6.
-//! It does not decide how many tables there are; see [`crate::plan`].
+//! Frequency tables: from counts to 12-bit frequencies that the format can write, and their bytes;
+//! docs/format.md section 6.
+//! The number of tables is decided in [`crate::plan`].
 
 use deltaloom_kernels::history::CellMap;
 use deltaloom_kernels::keys::KEYS;
@@ -19,14 +20,15 @@ pub type Counts = [u32; ALPHABET];
 pub const MAX_TABLES: usize = 64;
 /// Most runs of cells of a set: one per cell.
 const MAX_CELL_RUNS: usize = 1 << 16;
-/// Frequencies up to this have codes of their own.
+/// Frequencies up to this value have codes of their own.
 const DIRECT: u16 = 32;
 const MAX_CODE: u8 = 143;
-/// What a used symbol adds to a table's bytes, in bits, after compression: measured on the lm12m pairs, see docs/adr/0008.
+/// Bits that a used symbol adds to a table after compression, as measured on the lm12m pairs; see
+/// docs/adr/0008.
 const BITS_PER_USED_SYMBOL: u64 = 5;
 const BITS_PER_TABLE: u64 = 24;
 
-/// Frequency that a code stands for.
+/// The frequency of a code.
 fn frequency_of(code: u8) -> u16 {
     match code.checked_sub(33) {
         None => u16::from(code),
@@ -34,7 +36,7 @@ fn frequency_of(code: u8) -> u16 {
     }
 }
 
-/// Code of the largest frequency that is at most `frequency`.
+/// The code of the largest frequency that is at most `frequency`.
 fn code_of(frequency: u16) -> u8 {
     if frequency <= DIRECT {
         return (frequency & 0xff) as u8;
@@ -47,7 +49,7 @@ fn code_of(frequency: u16) -> u8 {
     low
 }
 
-/// Code of the frequency nearest to `frequency`.
+/// The code of the frequency nearest to `frequency`.
 fn nearest_code(frequency: u16) -> u8 {
     let below = code_of(frequency);
     let above = (below + 1).min(MAX_CODE);
@@ -59,11 +61,12 @@ fn nearest_code(frequency: u16) -> u8 {
 }
 
 fn mode_of<T: Ord + Copy>(values: &[T]) -> usize {
-    // The first of the largest: max_by_key gives the last, so run backwards.
+    // The first of the largest. max_by_key returns the last, so iterate backwards.
     values.iter().enumerate().rev().max_by_key(|(_, value)| **value).map_or(0, |(symbol, _)| symbol)
 }
 
-/// Frequencies for `counts` that sum to 4096, are at least 1 for every counted symbol, and can be written. At least one count must be positive.
+/// Frequencies for `counts` that can be written, sum to 4096, and are at least 1 for every symbol
+/// that occurs. At least one count must be positive.
 pub fn normalise(counts: &Counts) -> Frequencies {
     let total: u64 = counts.iter().map(|&c| u64::from(c)).sum::<u64>().max(1);
     let mode = mode_of(counts);
@@ -73,7 +76,7 @@ pub fn normalise(counts: &Counts) -> Frequencies {
         *frequency = frequency_of(nearest_code(exact.clamp(1, 4095) as u16));
     }
     frequencies[mode] = 0;
-    // The mode takes what the others leave; when they leave nothing, the largest of them step down.
+    // The mode gets what the others leave. If they leave nothing, the largest of them are lowered.
     let others = |f: &Frequencies| f.iter().map(|&f| u32::from(f)).sum::<u32>();
     while others(&frequencies) >= PROB_SCALE {
         let largest = mode_of(&frequencies);
@@ -83,17 +86,18 @@ pub fn normalise(counts: &Counts) -> Frequencies {
     frequencies
 }
 
-/// Estimated size in the index of a table in which so many symbols occur, in bits.
+/// Estimated bits that a table with this many used symbols takes in the index.
 pub fn table_bits(used_symbols: usize) -> u64 {
     BITS_PER_TABLE + BITS_PER_USED_SYMBOL * used_symbols as u64
 }
 
-/// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. An estimate by entropy.
+/// Cost of coding `counts` with a table of their own, table included, in 1/65536 bits. Estimated by
+/// entropy.
 pub fn own_table_cost(counts: &Counts) -> u64 {
     own_table_cost_of(counts.iter().copied().filter(|count| *count > 0))
 }
 
-/// The same from the counts of the symbols that occur.
+/// The same, from the counts of the symbols that occur.
 pub fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
     let add = |(total, used, parts): (u64, usize, u64), count: u32| {
         (total + u64::from(count), used + 1, parts + log2::n_log2(u64::from(count)))
@@ -102,7 +106,8 @@ pub fn own_table_cost_of(counts: impl Iterator<Item = u32>) -> u64 {
     log2::n_log2(total).saturating_sub(parts) + table_bits(used) * log2::ONE_BIT
 }
 
-/// Cost of coding symbols by their counts with `frequencies`, table not included; `None` when one has no frequency.
+/// Cost of coding symbols with `frequencies`, table not included. `None` if a symbol has no
+/// frequency.
 pub fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &Frequencies) -> Option<u64> {
     counts.filter(|(_, count)| *count > 0).try_fold(0, |cost, (symbol, count)| {
         let frequency = frequencies[usize::from(symbol)];
@@ -116,13 +121,13 @@ pub fn coded_cost(counts: impl Iterator<Item = (u8, u32)>, frequencies: &Frequen
 pub struct TableSet {
     /// First key of every table but the first; strictly rising.
     pub first_keys: Vec<u8>,
-    /// In a set for histories, in place of first keys: which cells each table serves.
+    /// In a set for histories, instead of first keys: which cells each table serves.
     pub cells: Vec<CellRun>,
     /// The tables.
     pub tables: Vec<Frequencies>,
 }
 
-/// Cells, which are 256 * class + key, from one to that of the next run.
+/// A run of cells up to the first cell of the next run. Cells are numbered 256 * class + key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CellRun {
     /// Its first cell.
@@ -131,7 +136,7 @@ pub struct CellRun {
     pub table: u8,
 }
 
-/// Marks the number of tables of a set that serves cells.
+/// Marks the table count of a set that serves cells.
 const SERVES_CELLS: u8 = 0x80;
 
 impl TableSet {
@@ -140,7 +145,7 @@ impl TableSet {
         Self { first_keys, cells: Vec::new(), tables }
     }
 
-    /// Table of every key in every class.
+    /// The table of every key in every class.
     pub fn cell_map(&self) -> Box<CellMap> {
         let mut map: Box<CellMap> = Box::new([[0; KEYS]; 256]);
         let cells = map.as_flattened_mut();
@@ -151,7 +156,8 @@ impl TableSet {
         map
     }
 
-    /// Table of every key, counted from table `from`: 0, or 1 in sets that begin with a gap table.
+    /// The table of every key. Keys below the first one have table `from`, which is 1 in sets that
+    /// begin with a gap table, else 0.
     pub fn key_map(&self, from: u8) -> [u8; KEYS] {
         let mut map = [from; KEYS];
         let first_keys = self.first_keys.iter().skip(from.into());
@@ -172,7 +178,8 @@ impl TableSet {
             out.extend(self.cells.iter().map(|run| run.table));
         }
         for frequencies in &self.tables {
-            // The frequency that has no code, if any, is the one that must not need one.
+            // The frequency that has no code, if there is one, must be stored as the mode, which
+            // needs none.
             let uncoded = frequencies.iter().position(|f| frequency_of(code_of(*f)) != *f);
             let mode = uncoded.unwrap_or_else(|| mode_of(frequencies));
             let last = frequencies.iter().rposition(|f| *f > 0).unwrap_or(0);
@@ -181,7 +188,7 @@ impl TableSet {
         }
     }
 
-    /// Reads a set; `may_serve_cells` says whether the file's version has such.
+    /// Reads a set. `may_serve_cells` says whether the file's version has sets for cells.
     pub fn parse(reader: &mut ByteReader<'_>, may_serve_cells: bool) -> Result<Self> {
         let mut count = usize::from(reader.u8()?);
         let mut cells = Vec::new();
@@ -190,18 +197,20 @@ impl TableSet {
             cells = Self::parse_cells(reader, count)?;
         }
         if !(1..=MAX_TABLES).contains(&count) {
-            return Err(Error::corrupt(format!("a table set has {count} tables")));
+            return Err(Error::corrupt(format!(
+                "a table set has {count} tables, 1 to {MAX_TABLES} are allowed"
+            )));
         }
         let first_keys = if cells.is_empty() { reader.take(count - 1)?.to_vec() } else { Vec::new() };
         if first_keys.first() == Some(&0) || first_keys.windows(2).any(|w| w[0] >= w[1]) {
-            return Err(Error::corrupt("the keys of a table set do not rise"));
+            return Err(Error::corrupt("the keys of a table set are not increasing"));
         }
         let tables = (0..count).map(|_| Self::parse_table(reader)).collect::<Result<_>>()?;
         Ok(Self { first_keys, cells, tables })
     }
 
     fn parse_cells(reader: &mut ByteReader<'_>, table_count: usize) -> Result<Vec<CellRun>> {
-        let bad = || Error::corrupt("the cells of a table set do not rise, or name a table that it has not");
+        let bad = || Error::corrupt("table-set cells are not increasing, or refer to a missing table");
         let run_count = reader.size()?;
         if !(1..=MAX_CELL_RUNS).contains(&run_count) {
             return Err(bad());
@@ -331,7 +340,8 @@ mod tests {
         let table = [0, 0, 0];
         assert!(parse(&[&[129, 2, 5, 0, 0][..], &table].concat()).is_ok());
         for bad in [
-            // No runs, a step of 0, a step beyond the last cell, a table that is not there, no table at all, runs that are not there.
+            // No runs, a step of 0, a step beyond the last cell, a table that does not exist, no
+            // table at all, missing runs.
             &[129, 0][..],
             &[129, 2, 0, 0, 0],
             &[129, 2, 0x80, 0x80, 4, 0, 0],

@@ -1,5 +1,6 @@
-//! Proves, before the first byte is written, that the file is the base: every tensor that is looked at comes out with its digest.
-//! A tensor that has its result's digest already needs no writing.
+//! Proves, before the first byte is written, that the file is the base: every checked tensor must
+//! come out with its digest.
+//! A tensor that already has the digest of its result needs no writing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -15,9 +16,9 @@ use crate::unpack::decode_each;
 /// What the check found.
 #[derive(Default)]
 pub(super) struct Checked {
-    /// Tensors that are what they are to be.
+    /// Tensors that already have their new bytes.
     applied: HashSet<usize>,
-    /// Per job, the checksum of what it will write, where it was computed.
+    /// For each job, the checksum of the bytes that it will write, if it was computed.
     sums: Vec<OnceLock<u32>>,
 }
 
@@ -26,23 +27,24 @@ impl Checked {
         self.applied.contains(&tensor)
     }
 
-    /// Whether a job writes what the check saw, as far as it saw it.
+    /// Whether the bytes of a job are those that the check saw, if it saw them.
     pub(super) fn agrees(&self, job: usize, crc: u32) -> bool {
         self.sums.get(job).and_then(OnceLock::get).is_none_or(|sum| *sum == crc)
     }
 }
 
-/// Tensors to look at when the first `done` jobs are done.
+/// The tensors to check when the first `done` jobs are done.
 pub(super) fn tensors_to_check(work: &Work, check: Check, done: usize) -> Vec<usize> {
     let index = work.resolved().container().index();
     let all = 0..index.tensors.len();
     let written = all.clone().filter(|tensor| !work.jobs_of(*tensor).is_empty()).collect::<Vec<_>>();
     match check {
-        // Where nothing is to be written, what is there can only be proven as a whole.
+        // If nothing will be written, only a check of everything proves the file.
         Check::Changed if !written.is_empty() => written,
         Check::Changed | Check::All => all.collect(),
         Check::One => {
-            // One of which all is done or nothing, and that the base must have at its place. One that is done also tells whether the journal fits the file.
+            // A tensor whose jobs are all done or all to do, and that needs the base at its place.
+            // If its jobs are done, it also shows whether the journal belongs to the file.
             let tells = |tensor: &usize| {
                 let jobs = work.jobs_of(*tensor);
                 let is_whole = jobs.start >= done || jobs.end <= done;
@@ -56,13 +58,13 @@ pub(super) fn tensors_to_check(work: &Work, check: Check, done: usize) -> Vec<us
     }
 }
 
-/// Looks at one tensor as it is: it must be the base's, or the fine-tune's.
+/// Checks one tensor as it is: it must be the base's or the fine-tune's.
 pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Checked> {
     let found = work.current(tensor).digest()?;
     let packed = work.resolved().tensor(tensor);
     let is_begun = work.jobs_of(tensor).start < done;
     if found == packed.digest {
-        // It speaks for all, unless a journal says how far the others are.
+        // It represents all tensors, unless a journal says how far the others are.
         let all = 0..work.resolved().container().index().tensors.len();
         let applied = all.filter(|other| done == 0 || *other == tensor).collect();
         return Ok(Checked { applied, sums: Vec::new() });
@@ -75,7 +77,8 @@ pub(super) fn check_one(work: &Work, tensor: usize, done: usize) -> Result<Check
     }
 }
 
-/// Computes the results of tensors and compares them with their digests, the first `done` jobs being done.
+/// Computes the results of tensors and compares them with their digests. The first `done` jobs are
+/// done.
 pub(super) fn check_results(
     work: &Work,
     tensors: &[usize],
@@ -95,7 +98,7 @@ pub(super) fn check_results(
                 Ok(bytes)
             }
             Err(e @ Error::Io { .. }) => Err(e),
-            // What is in the file may not be the base, and need not.
+            // The file need not hold the base there.
             Err(e) => {
                 faults.lock().unwrap_or_else(PoisonError::into_inner).entry(tensor).or_insert(e);
                 Ok(Scratch::default())
@@ -114,7 +117,8 @@ pub(super) fn check_results(
     Ok(Checked { applied, sums })
 }
 
-/// Why a tensor does not come out right; it is no fault when it is the fine-tune's already.
+/// The reason why a tensor does not come out right. It is no error if the tensor is the fine-tune's
+/// already.
 fn explain(work: &Work, tensor: usize, fault: Error) -> Result<()> {
     let resolved = work.resolved();
     if work.current(tensor).digest()? == resolved.tensor(tensor).digest {

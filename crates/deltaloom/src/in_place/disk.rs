@@ -1,5 +1,6 @@
-//! The file that is changed in place and the journal beside it, as the few operations between which a crash can come.
-//! It knows nothing of containers; tests put a disk that fails in its place.
+//! The file that is changed in place and its journal, as the few operations between which a crash
+//! can happen.
+//! It knows nothing about containers. Tests replace it by a disk that fails.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -11,26 +12,28 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 
-/// Most bytes of a journal: two safetensors headers and a batch fit; a hostile one takes no more memory.
+/// Most bytes of a journal: enough for two safetensors headers and a batch. A hostile journal
+/// cannot use more memory.
 const MAX_JOURNAL_BYTES: u64 = 256 << 20;
 
 /// A file, read at offsets, and its journal.
 pub(super) trait Disk: ReadAt {
-    /// Writes bytes of the file. They may reach the storage in part and in any order until [`Disk::sync`].
+    /// Writes bytes of the file. Until [`Disk::sync`], they may reach the storage in part and in
+    /// any order.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Waits until all that was written to the file is on the storage.
+    /// Waits until everything written to the file is on the storage.
     fn sync(&self) -> io::Result<()>;
-    /// The journal, where there is one.
+    /// The journal, if there is one.
     fn read_journal(&self) -> Result<Option<Vec<u8>>>;
-    /// Writes a journal under another name and syncs it. When that fails, it is removed.
+    /// Writes a journal under another name and syncs it. Removes it if that fails.
     fn draft_journal(&self, parts: &[&[u8]]) -> io::Result<()>;
-    /// Gives the draft the journal's name, in place of the one before, and syncs the name.
+    /// Renames the draft to the journal, which it replaces, and syncs the name.
     fn publish_journal(&self) -> Result<()>;
-    /// Removes journal and draft, where they are, and syncs that.
+    /// Removes journal and draft, if they exist, and syncs that.
     fn remove_journal(&self) -> Result<()>;
 }
 
-/// A real file, locked against a second process that would change it in place.
+/// A real file, locked so that no second process changes it in place.
 #[derive(Debug)]
 pub(super) struct RealDisk {
     source: FileSource,
@@ -40,7 +43,7 @@ pub(super) struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens a file for reading and writing, after a look at whether it is one that may be changed.
+    /// Opens a file for reading and writing, after checking that it may be changed.
     ///
     /// # Errors
     /// [`Error::NotInPlace`]; [`Error::SharedFile`] without `overwrite`; [`Error::Io`].
@@ -48,7 +51,7 @@ impl RealDisk {
         check_file(path, overwrite)?;
         let real = path.canonicalize().map_err(Error::io(path))?;
         let file = File::options().read(true).write(true).open(&real).map_err(Error::writing(path))?;
-        // Where the file system has no locks, there is none; the digests are checked all the same.
+        // Some file systems have no locks. The digests are checked in any case.
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             let message = format!("{}: another process is changing it in place", path.display());
             return Err(Error::InvalidArgument(message));
@@ -65,7 +68,7 @@ impl RealDisk {
         })
     }
 
-    /// Where the journal is, if there is one.
+    /// Path of the journal, if there is one.
     pub(super) fn journal_path(&self) -> &Path {
         &self.journal
     }
@@ -81,7 +84,7 @@ fn check_file(path: &Path, overwrite: bool) -> Result<()> {
     if !metadata.is_file() {
         return refuse("it is not a regular file");
     }
-    // Asked, because the administrator can write to it all the same.
+    // Checked explicitly, because an administrator could write to it anyway.
     if metadata.permissions().readonly() {
         return refuse("it is read-only");
     }
@@ -102,7 +105,7 @@ fn link_count(metadata: &fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::nlink(metadata)
 }
 
-/// Elsewhere the standard library does not say.
+/// The standard library cannot tell on other systems.
 #[cfg(not(unix))]
 fn link_count(_metadata: &fs::Metadata) -> u64 {
     1
@@ -140,7 +143,8 @@ impl Disk for RealDisk {
 
     fn draft_journal(&self, parts: &[&[u8]]) -> io::Result<()> {
         let write = || {
-            // Made anew, so that no link that somebody put there is followed; and for the owner only, since the file may be.
+            // Created anew, so that no link planted there is followed. Only the owner can read it,
+            // since the same may hold for the file.
             match fs::remove_file(&self.draft) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

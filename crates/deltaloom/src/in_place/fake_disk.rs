@@ -1,4 +1,4 @@
-//! A disk in memory, for tests: it fails at any operation and forgets what was not synced.
+//! A disk in memory, for tests. It fails at any operation and forgets what was not synced.
 
 use std::io;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use super::disk::Disk;
 use crate::checkpoint::ReadAt;
 use crate::error::{Error, Result};
 
-/// How the operation at which a crash comes ends.
+/// How the operation during which the crash happens ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Fault {
     NotBegun,
@@ -15,7 +15,7 @@ pub(super) enum Fault {
     Done,
 }
 
-/// What of the writes that were not synced is there after a crash.
+/// Which of the writes that were not synced survive a crash.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kept {
     /// The process was killed, but not the machine.
@@ -28,7 +28,7 @@ pub(super) enum Kept {
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
     pub(super) durable: Vec<u8>,
-    /// Written and not synced.
+    /// Written, but not synced.
     pub(super) pending: Vec<(usize, Vec<u8>)>,
     pub(super) journal: Option<Vec<u8>>,
     pub(super) draft: Option<Vec<u8>>,
@@ -79,7 +79,8 @@ impl FakeDisk {
         Self { state: Mutex::new(state), works_for, fault }
     }
 
-    /// Does `whole` while the disk works, `half` or nothing at the moment of the crash, and nothing ever after.
+    /// Does `whole` while the disk works, `half` or nothing at the moment of the crash, and nothing
+    /// afterwards.
     fn operate(&self, whole: impl FnOnce(&mut State), half: impl FnOnce(&mut State)) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         state.operations += 1;
@@ -145,7 +146,7 @@ impl Disk for FakeDisk {
     }
 
     fn publish_journal(&self) -> Result<()> {
-        // A name changes as a whole.
+        // A name changes completely or not at all.
         let publish = |s: &mut State| s.journal = s.draft.take();
         self.operate(publish, publish).map_err(Error::writing("journal"))
     }

@@ -1,5 +1,6 @@
-//! The bytes of a journal: what the batch that is being written puts where, and how far the work is after it.
-//! docs/format.md, appendix A. It touches no file.
+//! The bytes of a journal: the bytes and places of the batch that is being written, and how far the
+//! work is after it; docs/format.md, appendix A.
+//! It touches no file.
 
 use std::io;
 use std::sync::Arc;
@@ -35,25 +36,24 @@ impl Record {
     }
 }
 
-/// A journal that was read and whose checksums are right.
+/// A journal that was read and whose checksums match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Journal {
     /// Identity of the work.
     pub(super) work: Digest,
     /// Size of the file.
     pub(super) file_bytes: u64,
-    /// Jobs that are done when the records are written.
+    /// Number of jobs that are done when the records are written.
     pub(super) done: u64,
-    /// The header of the file before any change, its length bytes included.
+    /// The header of the file before any change, with its length bytes.
     pub(super) old_header: Vec<u8>,
     pub(super) records: Vec<Record>,
 }
 
-/// All of a journal that comes before the bytes of its records.
+/// The part of a journal before the bytes of its records.
 pub(super) fn head(work: &Work, done: usize, records: &[Record]) -> Result<Vec<u8>> {
-    let size = |size: usize| {
-        u32::try_from(size).map_err(|_| Error::corrupt("a batch has more than a journal can hold"))
-    };
+    let size =
+        |size: usize| u32::try_from(size).map_err(|_| Error::corrupt("a batch is too large for a journal"));
     let mut head = MAGIC.to_vec();
     head.extend(VERSION.to_le_bytes());
     head.extend([0; 6]);
@@ -83,7 +83,7 @@ impl Journal {
             return Err(Error::corrupt("this is not a journal (wrong magic)"));
         }
         if u16::from_le_bytes(reader.array()?) != VERSION || reader.array()? != [0u8; 6] {
-            return Err(Error::corrupt("the journal is of an unknown version"));
+            return Err(Error::corrupt("the journal has an unknown version"));
         }
         let work = Digest::from_bytes(reader.array()?);
         let (file_bytes, done) = (reader.u64()?, reader.u64()?);
@@ -95,17 +95,17 @@ impl Journal {
         }
         let head = &bytes[..bytes.len() - reader.clone().rest().len()];
         if crc32fast::hash(head) != reader.u32()? {
-            return Err(Error::corrupt("the head of the journal does not have its checksum"));
+            return Err(Error::corrupt("the head of the journal does not match its checksum"));
         }
         let mut records = Vec::with_capacity(entries.len());
         for (offset, length, crc) in entries {
             let bytes = reader.take(to_usize(length.into()))?;
             if offset.checked_add(length.into()).is_none_or(|end| end > file_bytes) {
-                return Err(Error::corrupt("a record of the journal lies outside of the file"));
+                return Err(Error::corrupt("a record of the journal lies outside the file"));
             }
             let record = Record::new(offset, bytes.to_vec().into());
             if record.crc != crc {
-                return Err(Error::corrupt("a record of the journal does not have its checksum"));
+                return Err(Error::corrupt("a record of the journal does not match its checksum"));
             }
             records.push(record);
         }
@@ -113,7 +113,8 @@ impl Journal {
         Ok(Self { work, file_bytes, done, old_header, records })
     }
 
-    /// Checks that it was left by this very work, and that its records are some of the jobs up to where it says that the work is. Gives their number.
+    /// Checks that the same work left it, and that its records are jobs before the place that the
+    /// work has reached. Returns the number of jobs done.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for other work, [`Error::Corrupt`].
@@ -123,21 +124,21 @@ impl Journal {
             return Err(Error::InvalidArgument(message.to_owned()));
         }
         let done = usize::try_from(self.done).ok().filter(|done| *done <= work.jobs().len());
-        let done = done.ok_or_else(|| Error::corrupt("the journal counts more chunks than there are"))?;
+        let done = done.ok_or_else(|| Error::corrupt("the journal counts more chunks than exist"))?;
         let mut places = work.jobs()[..done].iter().map(|job| (job.offset, job.len_bytes));
         if self.records.iter().all(|record| places.any(|place| place == record.place())) {
             Ok(done)
         } else {
-            Err(Error::corrupt("the journal has a record that is none of the chunks to write"))
+            Err(Error::corrupt("the journal has a record for a chunk that is not to be written"))
         }
     }
 }
 
-/// The file as it will be when the records of its journal are written, behind the header that it had at first. A file whose change was cut short is so read
-/// as if it had been cut between two batches.
+/// The file as it will be when the records of its journal are written, with its first header. A
+/// file whose change was cut short is read this way as if it had been cut between two batches.
 pub(super) struct Repaired {
     disk: Arc<dyn Disk>,
-    /// Bytes by offset, in rising order.
+    /// Bytes by offset, in rising order of the offsets.
     patches: Vec<(u64, Vec<u8>)>,
 }
 
@@ -166,7 +167,7 @@ impl ReadAt for Repaired {
         let first = self.patches.partition_point(|(at, bytes)| at + bytes.len() as u64 <= offset);
         for (at, bytes) in self.patches[first..].iter().take_while(|(at, _)| *at < end) {
             let (from, to) = (offset.max(*at), end.min(at + bytes.len() as u64));
-            // Patches of a journal that is not checked yet may overlap.
+            // Patches of an unchecked journal may overlap.
             if from < to {
                 buffer[to_usize(from - offset)..to_usize(to - offset)]
                     .copy_from_slice(&bytes[to_usize(from - at)..to_usize(to - at)]);

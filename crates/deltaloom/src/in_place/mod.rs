@@ -1,19 +1,26 @@
-//! Turns a base file into the fine-tune in place: only chunks that change are written, and a crash at any point can be made good.
+//! Turns a base file into the fine-tune in place. Only chunks that change are written, and a crash
+//! at any point can be repaired.
 //!
-//! **Which files.** Base and fine-tune are single safetensors files whose tensors have the same places, so that data never shifts. A chunk that
-//! equals the base's costs nothing. References that are not in the file come from other bases, by digest.
+//! **Which files.** Base and fine-tune are single safetensors files whose tensors have the same
+//! places, so that data never shifts. A chunk that equals the base's costs nothing. References that
+//! are not in the file come from other bases, by digest.
 //!
-//! **Nothing is written before it is proven.** By default every tensor that changes is decoded once without being written and must come out with its digest;
-//! the base needs no check of its own then. The checksums of the chunks are kept, and what is decoded again for writing must agree with them. [`Check`] says more,
-//! and what is not checked.
+//! **Nothing is written before it is proven.** By default, every tensor that changes is decoded
+//! once without being written, and must come out with its digest. The base then needs no check of
+//! its own. The checksums of the chunks are kept, and what is decoded again for writing must agree
+//! with them. [`Check`] has the details, and what is not checked.
 //!
-//! **The journal holds what is about to be written, not what was there.** The bytes of a batch of chunks go to a journal beside the file, which gets its name
-//! when it is whole and synced; only then are they written to the file, and only when that is synced does the next batch's journal take the name. So a
-//! journal is always whole, the file is always as batches left it but for the chunks of that one, and to write these again, as often as it takes, makes it good:
-//! no torn chunk is ever decoded. The disk space needed is that of two batches. docs/adr/0015 compares the alternatives.
+//! **The journal holds what will be written, not what was there.** The bytes of a batch of chunks
+//! go to a journal next to the file. The journal gets its name when it is whole and synced. Only
+//! then is the batch written to the file. Only when that is synced does the next batch's journal
+//! take the name. So a journal is always whole. The file is always as complete batches left it,
+//! except for the chunks of the current one, and writing these again repairs it, however often that
+//! takes. No torn chunk is ever decoded. This needs disk space for two batches. docs/adr/0015
+//! compares the alternatives.
 //!
-//! **Order.** A chunk at its own place reads nothing but the bytes it replaces. A tensor that reads another place of the file (renamed, cast, or tied to one that
-//! does) is written before that place is; where that is impossible, because tensors change places, the file is refused.
+//! **Order.** A chunk at its own place reads only the bytes that it replaces. Some tensors read
+//! another place of the file: they were renamed, cast, or tied to such a tensor. They are written
+//! before that place is. If that is impossible because tensors change places, the file is refused.
 
 mod check;
 mod disk;
@@ -47,18 +54,22 @@ use disk::{Disk, RealDisk};
 use journal::{Journal, Record, Repaired};
 use work::{Job, What, Work};
 
-/// New bytes that are in memory and in the journal together, unless one chunk has more.
+/// New bytes in memory and in the journal at a time, unless a single chunk has more.
 const BATCH_BYTES: u64 = 16 << 20;
 
-/// How much of the file is checked before anything is written. Stored bytes of the container have checksums in each case.
+/// How much of the file is checked before anything is written. The checksums of the container's
+/// stored bytes are checked in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Check {
-    /// Every tensor that changes must come out with its digest; of the others only places and sizes are compared. When nothing changes, every tensor.
+    /// Every tensor that changes must come out with its digest. Of the others only places and sizes
+    /// are compared. If nothing changes, every tensor is checked.
     #[default]
     Changed,
-    /// Every tensor must, also those that do not change: the whole file is read.
+    /// Every tensor must come out with its digest, even if it does not change: the whole file is
+    /// read.
     All,
-    /// Of the tensors that change, the smallest must be the base's. If another one is not, it is ruined, and nobody notices.
+    /// Only the smallest of the tensors that change must be the base's. If the base is wrong
+    /// anywhere else, the file is destroyed, and nobody notices.
     One,
 }
 
@@ -70,7 +81,7 @@ pub struct InPlaceOptions {
     pub threads: usize,
     /// What is checked before anything is written.
     pub check: Check,
-    /// Change the file also if it is a link or has hard links.
+    /// Change the file even if it is a link or has hard links.
     pub overwrite: bool,
 }
 
@@ -94,7 +105,7 @@ pub struct InPlaceReport {
     pub checked_tensors: usize,
     /// Whether the file was the fine-tune already, so that nothing was written.
     pub already_applied: bool,
-    /// Whether an earlier run was cut short and this one went on with it.
+    /// Whether an earlier run was interrupted and this one resumed it.
     pub resumed: bool,
     /// Time it took.
     pub seconds: f64,
@@ -102,13 +113,16 @@ pub struct InPlaceReport {
     pub threads: usize,
 }
 
-/// Turns the file `base` into the checkpoint of a container. `others` are the bases with references that are not in that file.
+/// Turns the file `base` into the checkpoint of a container. `others` are bases with references
+/// that are not in that file.
 ///
-/// Stopped at any point, by an error or a crash, the file is as it was, or a journal is beside it and the same call finishes the work.
+/// If an error or a crash stops it at any point, the file is unchanged, or a journal is next to it
+/// and the same call finishes the work.
 ///
 /// # Errors
-/// [`Error::NotInPlace`], [`Error::SharedFile`], [`Error::BaseMismatch`] and [`Error::Journal`] before anything is written; [`Error::Unfinished`] for what ends
-/// the work in the middle; what reading, decoding and writing give.
+/// Before anything is written: [`Error::NotInPlace`], [`Error::SharedFile`],
+/// [`Error::BaseMismatch`] and [`Error::Journal`]. For whatever interrupts the work:
+/// [`Error::Unfinished`]. Also what reading, decoding and writing give.
 pub fn unpack_in_place(
     container: Container,
     base: &Path,
@@ -126,11 +140,11 @@ pub fn unpack_in_place(
     task.run(container, others, options, progress)
 }
 
-/// A file to change, and how.
+/// A file to change, and what that needs.
 struct Task {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// Where the journal is, for messages.
+    /// Path of the journal, for messages.
     journal: PathBuf,
     batch_bytes: u64,
 }
@@ -171,7 +185,7 @@ impl Task {
         Error::Journal { path: self.journal.clone(), what: why.detail() }
     }
 
-    /// An error, in the light of what it left behind.
+    /// The error, extended by the state in which it leaves the file.
     fn unfinished(&self, error: Error) -> Error {
         match (error, self.disk.read_journal()) {
             (e @ Error::Journal { .. }, _) | (e, Ok(None)) => e,
@@ -179,7 +193,8 @@ impl Task {
         }
     }
 
-    /// Checks, writes what the journal has, does the jobs from number `done` on, and removes the journal. The report has no time yet.
+    /// Checks, writes the records of the journal, does the jobs from number `done` on, and removes
+    /// the journal. The duration in the report is not set yet.
     fn finish(
         &self,
         work: &Work,
@@ -201,7 +216,7 @@ impl Task {
             _ => check::check_results(work, &tensors, done, options.threads, progress),
         };
         let checked = checked.map_err(|e| match e {
-            // A journal from before the file was replaced.
+            // The journal is older than the file, which was replaced.
             mismatch if journal.is_some() && is_mismatch(&mismatch) => self.misfit(&mismatch),
             other => other,
         })?;
@@ -221,7 +236,8 @@ impl Task {
         })
     }
 
-    /// Decodes and writes, batch by batch, the jobs from number `done` on. Gives the bytes written and the number of threads.
+    /// Decodes and writes, batch by batch, the jobs from number `done` on. Returns the bytes
+    /// written and the number of threads.
     fn apply(
         &self,
         work: &Work,
@@ -264,7 +280,7 @@ impl Task {
         self.disk.publish_journal()
     }
 
-    /// Writes records to the file and syncs them. Gives their size.
+    /// Writes records to the file and syncs them. Returns their size.
     fn write(&self, records: &[Record]) -> Result<u64> {
         let write = |record: &Record| self.disk.write_at(record.offset, &record.bytes);
         records
@@ -284,7 +300,7 @@ fn is_mismatch(error: &Error) -> bool {
     }
 }
 
-/// What a job writes, if anything.
+/// The bytes that a job writes, if any.
 fn record(work: &Work, checked: &Checked, number: usize) -> Result<Option<Record>> {
     let job = &work.jobs()[number];
     if let What::Chunk(tensor, _) = job.what
@@ -297,7 +313,7 @@ fn record(work: &Work, checked: &Checked, number: usize) -> Result<Option<Record
     if checked.agrees(number, record.crc) {
         return Ok(Some(record));
     }
-    Err(Error::corrupt("the file has changed while it was worked on").in_file(work.path()))
+    Err(Error::corrupt("the file was changed by another process").in_file(work.path()))
 }
 
 /// Consecutive jobs from number `done` on, of at most `batch_bytes` together unless one has more.

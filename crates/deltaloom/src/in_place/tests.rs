@@ -17,7 +17,7 @@ impl Random {
         self.0 >> 33
     }
 
-    /// About as weights are distributed.
+    /// Distributed approximately as weights are.
     fn weights(&mut self, count: usize) -> Vec<f32> {
         let mut weight = || (0..8).map(|_| f32::from((self.next() & 0xff) as u8) - 127.5).sum::<f32>() / 2e4;
         (0..count).map(|_| weight()).collect()
@@ -27,7 +27,7 @@ impl Random {
         rounded(&self.weights(count))
     }
 
-    /// Moves 16-bit elements for which `moves` holds by one or two ULPs.
+    /// Moves those 16-bit elements for which `moves` holds by one or two ULPs.
     fn stepped(&mut self, bytes: &[u8], moves: impl Fn(usize) -> bool) -> Vec<u8> {
         let step = |(i, word): (usize, &[u8])| {
             let step = if moves(i) { u16::try_from(1 + self.next() % 2).unwrap() } else { 0 };
@@ -88,18 +88,19 @@ struct Model {
     container: Vec<u8>,
 }
 
-/// Numbers of about the size of those given.
+/// Numbers of about the same magnitudes as those given.
 fn of_size(rng: &mut Random, sizes: &[f32]) -> Vec<f32> {
     sizes.iter().zip(rng.weights(sizes.len())).map(|(size, w)| size * (w * 50.0).exp2()).collect()
 }
 
-/// Every kind of predictor, and tensors that moved to their neighbour's place, so that the last must be written first.
+/// Every kind of predictor, and tensors that moved to their neighbour's place, so that the last one
+/// must be written first.
 fn model() -> Model {
     let mut rng = Random(1);
     let master = rng.weights(1500);
     let halves: Vec<Vec<u8>> = (0..4).map(|_| rng.halves(2400)).collect();
     let sparse = rng.halves(64 * 64);
-    // Nearly a product of row and column, as Adam's second moments are.
+    // Almost a product of row and column, as Adam's second moments are.
     let factors: Vec<f32> = rng.weights(100).iter().map(|w| (w * 500.0).exp2()).collect();
     let sizes: Vec<f32> = (0..2400).map(|i| factors[i / 60] * factors[40 + i % 60]).collect();
     let old = of_size(&mut rng, &sizes);
@@ -128,7 +129,7 @@ fn model() -> Model {
         ("z", "BF16", vec![40, 60], rng.halves(2400)),
         bf16("a", &moved),
         bf16("b", &rng.stepped(&halves[1], |i| i % 3 > 0)),
-        // The first and the last chunk stay as they are.
+        // The first and the last chunk are unchanged.
         ("s", "BF16", vec![64, 64], rng.stepped(&sparse, |i| (1100..2900).contains(&i) && i % 50 == 0)),
         ("i", "BF16", vec![500], halves[0][..1000].to_vec()),
         bf16("t", &moved),
@@ -142,7 +143,7 @@ fn model() -> Model {
     use crate::predict::Predictor::*;
     let cast = Cast(Some("m".to_owned()));
     let own = Reference(None);
-    // The last but one is written before what its companion is predicted from.
+    // The last but one is written before the tensor from which its companion is predicted.
     let expected = [
         own.clone(),
         Zero,
@@ -160,7 +161,7 @@ fn model() -> Model {
     Model { base, tuned, container }
 }
 
-/// Runs on a disk; gives the answer and what is on the disk then.
+/// Runs on a disk. Returns the result and the contents of the disk.
 fn run_on(
     disk: FakeDisk,
     container: &[u8],
@@ -196,7 +197,7 @@ fn the_file_becomes_the_fine_tune_and_stays_it() {
         assert!(state.file() == model.tuned && state.journal.is_none() && state.draft.is_none());
         assert_eq!(report.written_bytes, state.written_bytes as u64);
         assert!(!report.already_applied && !report.resumed);
-        // Two chunks of one tensor, a tensor, and no more are left out.
+        // Two chunks of one tensor and one whole tensor are left out, and nothing else.
         assert_eq!(model.base.len() - state.written_bytes, 2 * 2048 + 1000);
 
         let before = state.written_bytes;
@@ -207,7 +208,8 @@ fn the_file_becomes_the_fine_tune_and_stays_it() {
     }
 }
 
-/// Every operation fails in each of its ways, each time with every outcome for what was not synced.
+/// Every operation fails in every possible way, each time with every outcome for writes that were
+/// not synced.
 #[test]
 fn a_crash_at_any_operation_can_be_made_good() {
     let model = model();
@@ -233,7 +235,7 @@ fn a_crash_at_any_operation_can_be_made_good() {
                 assert_eq!(report.resumed, crashed.journal.is_some(), "{what}");
                 resumed += u64::from(report.resumed);
 
-                // A second crash, while the first is made good.
+                // A second crash, while the first one is being repaired.
                 let disk = FakeDisk::new(again, 1 + works_for % 7, fault);
                 let (_, crashed) = run_on(disk, &model.container, &[], Check::Changed, &Silent);
                 let (answer, after) =
@@ -245,7 +247,7 @@ fn a_crash_at_any_operation_can_be_made_good() {
     assert!(resumed > operations * 6, "{resumed}");
 }
 
-/// Whatever makes the file another one than the base is found before it is touched.
+/// Every difference between the file and the base is found before the file is touched.
 #[test]
 fn a_wrong_base_is_left_as_it_is() {
     let model = model();
@@ -255,7 +257,8 @@ fn a_wrong_base_is_left_as_it_is() {
         let tensor = member.tensors.iter().find(|t| t.name == name).unwrap();
         usize::try_from(member.data_offset() + tensor.begin).unwrap()
     };
-    // The fine-tune's "a" and "b" are predicted from what lies at the place before theirs; what was at that of "b" is of no use.
+    // The fine-tune's "a" and "b" are predicted from the places before theirs. Nothing needs what
+    // was at the place of "b".
     for (name, is_needed) in [("m", true), ("z", true), ("a", true), ("b", false), ("s", true), ("i", false)]
     {
         let mut wrong = model.base.clone();
@@ -281,7 +284,8 @@ fn a_wrong_base_is_left_as_it_is() {
     assert!(state.file() == wrong && state.operations == 0);
 }
 
-/// What is wrong with most of a base that was to be trusted may be noticed too late, and then nobody is told to go on.
+/// If a trusted base is wrong in most places, that may be noticed too late. Then nobody is advised
+/// to resume.
 #[test]
 fn a_trusted_base_that_is_wrong_gives_an_answer() {
     let model = model();
@@ -332,7 +336,7 @@ fn other_bases_are_found_by_digest() {
     let tuned = rng.stepped(&near, |i| i % 9 == 0);
     let own =
         |w: &[u8]| safetensors(&[("w", "BF16", vec![50, 60], w.to_vec()), ("x", "U8", vec![4], vec![1; 4])]);
-    // The same name in both, and the other one is the reference.
+    // Both have the same name, and the other one is the reference.
     let (base, other, tuned) = (own(&far), own(&near), own(&tuned));
     let container = pack(&tuned, &[&base, &other]);
     let disk = || FakeDisk::new(State::new(&base), u64::MAX, Fault::NotBegun);
@@ -447,7 +451,7 @@ fn a_journal_beside_a_file_that_was_replaced_changes_nothing() {
     }
 }
 
-/// Says to stop from the `after`-th question on.
+/// Asks to stop from the `after`-th question on.
 struct Stop {
     after: u64,
     asked: AtomicU64,
@@ -484,7 +488,7 @@ fn work_that_is_cancelled_again_and_again_gets_done() {
     assert!(stops > 3 && state.file() == model.tuned);
 }
 
-/// Changes a byte of the file at the `at`-th question, when nobody expects it.
+/// Changes a byte of the file at the `at`-th question, unexpectedly.
 struct Meddler {
     disk: Arc<FakeDisk>,
     byte: usize,
@@ -515,7 +519,7 @@ fn a_file_that_changes_while_it_is_worked_on_is_noticed() {
             journal: PathBuf::from("journal"),
             batch_bytes: TEST_BATCH_BYTES,
         };
-        // The last chunk of the first tensor is the last that is written.
+        // The last chunk of the first tensor is written last.
         let byte = usize::try_from(checkpoint(&model.base).members[0].data_offset()).unwrap() + 5990;
         let meddler = Meddler { disk, byte, at, asked: AtomicU64::new(0) };
         let options = InPlaceOptions::default().with_threads(1);
@@ -524,13 +528,13 @@ fn a_file_that_changes_while_it_is_worked_on_is_noticed() {
             assert!(answer.is_ok() && refused > 5, "{refused} of {at}");
             return;
         }
-        // Once the byte is written it comes too late.
+        // A change after that byte is written comes too late.
         assert!(answer.is_ok() || refused == at, "{refused} of {at}");
         refused += u64::from(answer.is_err());
     }
 }
 
-/// Plain unpacking is the measure.
+/// The expected result is that of plain unpacking.
 #[test]
 fn plain_unpacking_gives_the_same() {
     let model = model();

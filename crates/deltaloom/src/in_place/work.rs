@@ -1,5 +1,6 @@
-//! What is to be done to turn a base into the fine-tune in place: which chunks are written, and in which order.
-//! It is a function of the container, the header of the base, and the other bases; it writes nothing.
+//! The work of turning a base into the fine-tune in place: which chunks are written, and in which
+//! order.
+//! It depends on the container, the header of the base, and the other bases. It writes nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -29,7 +30,7 @@ pub(super) enum What {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Job {
     pub(super) what: What,
-    /// Where in the file.
+    /// Offset in the file.
     pub(super) offset: u64,
     pub(super) len_bytes: u64,
     /// Whether the new bytes follow from the old ones, so that they cannot be there already.
@@ -42,32 +43,33 @@ pub(super) struct Work {
     resolved: ResolvedContainer,
     base: Arc<Checkpoint>,
     jobs: Vec<Job>,
-    /// Per tensor, its jobs.
+    /// The jobs of each tensor.
     jobs_of: Vec<Range<usize>>,
-    /// Per tensor, the digest of the reference that lies at its place.
+    /// For each tensor, the digest of the reference at its place.
     digests_before: Vec<Option<Digest>>,
     old_header: Vec<u8>,
     new_header: Vec<u8>,
     identity: Digest,
 }
 
-/// From where a tensor is predicted.
+/// Where the reference of a tensor is.
 struct Reference {
     source: TensorSource,
-    /// Number of the tensor at whose place in the file it lies; none for another base.
+    /// The number of the tensor whose place in the file it has. `None` for another base.
     place: Option<usize>,
 }
 
 impl Work {
-    /// Finds the references and puts the chunks to write in order.
+    /// Finds the references and orders the chunks to write.
     ///
     /// # Errors
-    /// [`Error::NotInPlace`] when base and fine-tune are laid out differently or tensors would have to change places; [`Error::BaseMismatch`].
+    /// [`Error::NotInPlace`] if base and fine-tune have different layouts, or if tensors would have
+    /// to swap places; [`Error::BaseMismatch`].
     pub(super) fn new(path: &Path, container: Container, base: Checkpoint, others: &Bases) -> Result<Self> {
         let refuse = |why: String| Error::NotInPlace { path: path.to_path_buf(), why };
         let member = single_member(&container).map_err(refuse)?;
         let new_header =
-            header_bytes(member).ok_or_else(|| refuse("it is no safetensors file".to_owned()))?;
+            header_bytes(member).ok_or_else(|| refuse("it is not a safetensors file".to_owned()))?;
         let old_header = header_bytes(&base.members[0]).unwrap_or_default();
         check_layout(&base.members[0], member).map_err(refuse)?;
 
@@ -93,7 +95,7 @@ impl Work {
             );
             jobs_of[number] = start..jobs.len();
         }
-        // Last, so that a file that is changed in part still has a header.
+        // Last, so that a partly changed file still has a header.
         if old_header != new_header {
             let len_bytes = new_header.len() as u64;
             jobs.push(Job { what: What::Header, offset: 0, len_bytes, is_change: true });
@@ -137,7 +139,8 @@ impl Work {
         self.jobs_of[tensor].clone()
     }
 
-    /// What a tensor's place must have before it is written, if the tensor is predicted from it.
+    /// The digest that a tensor's place must have before it is written, if the tensor is predicted
+    /// from it.
     pub(super) fn digest_before(&self, tensor: usize) -> Option<Digest> {
         self.digests_before[tensor]
     }
@@ -146,7 +149,7 @@ impl Work {
         &self.old_header
     }
 
-    /// Tells this work from any other: the container and what it writes where.
+    /// Identifies this work by the container and by what it writes where.
     pub(super) fn identity(&self) -> Digest {
         self.identity
     }
@@ -165,12 +168,12 @@ impl Work {
         self.jobs[range.clone()].binary_search_by_key(&chunk, key).ok().map(|i| range.start + i)
     }
 
-    /// What is in the file now at the place of a tensor.
+    /// The present contents of a tensor's place.
     pub(super) fn current(&self, tensor: usize) -> TensorSource {
         in_file(&self.base, tensor)
     }
 
-    /// What is in the file now at the place of a chunk.
+    /// The present contents of a chunk's place.
     pub(super) fn current_chunk(&self, tensor: usize, chunk: usize) -> Result<Scratch> {
         let range = self.resolved.tensor(tensor).grid.chunk_bytes(chunk as u64);
         let mut bytes = Scratch::of_len(to_usize(range.end - range.start));
@@ -178,7 +181,8 @@ impl Work {
         Ok(bytes)
     }
 
-    /// What is to be at the place of a job, computed from what is there now; and nothing when it is there already.
+    /// The new bytes for the place of a job, computed from the present contents. `None` if they are
+    /// there already.
     pub(super) fn new_bytes(&self, job: &Job) -> Result<Option<Scratch>> {
         match job.what {
             What::Header => Ok(Some(self.new_header.clone().into())),
@@ -226,9 +230,9 @@ fn check_layout(base: &Member, tuned: &Member) -> Result<(), String> {
     }
 }
 
-/// The other bases are asked by digest; what they do not have must be in the file, under the reference's name or at the tensor's own place. Nothing of the
-/// file is hashed for that: a wrong guess is found when the results are. `places` has the tensors
-/// of the file by their names.
+/// Asks the other bases by digest. References that they do not have must be in the file, under
+/// their name or at the tensor's own place. The file is not hashed for that: the results reveal a
+/// wrong guess. `places` has the tensors of the file by name.
 fn find_references(
     container: &Container,
     number: usize,
@@ -252,14 +256,15 @@ fn find_references(
             Some(place) if digest.whole().is_some() => {
                 Ok(Reference { source: in_file(base, place), place: Some(place) })
             }
-            // Says what is missing. An ancestor is never in the file, which has one step only.
+            // The error says what is missing. An ancestor is never in the file, which holds only
+            // one step.
             _ => others.find(wanted, *digest).map(|source| Reference { source, place: None }),
         }
     };
     wanted.iter().zip(&tensor.reference_digests).map(find).collect()
 }
 
-/// Whether a tensor is predicted from what is at its own place.
+/// Whether a tensor is predicted from its own place.
 fn is_at_home(number: usize, references: &[Vec<Reference>]) -> bool {
     references[number].iter().any(|reference| reference.place == Some(number))
 }
@@ -290,15 +295,16 @@ fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[V
     }
 }
 
-/// Tensors with chunks to write, so ordered that a place is read for another tensor before it is written: first of all in file order, a tensor that reads the
-/// place of another one before that one.
+/// The tensors with chunks to write, ordered so that a place is read for another tensor before it
+/// is written. In file order, except that a tensor that reads another one's place comes before that
+/// one.
 fn order(
     container: &Container,
     references: &[Vec<Reference>],
     chunks: &[Vec<usize>],
 ) -> Result<Vec<usize>, String> {
     let writes = |number: &usize| !chunks[*number].is_empty();
-    // A tensor that comes from another one of the file reads what that reads.
+    // A tensor that depends on another one of the file reads what that one reads.
     let successors = |number: usize| {
         let needed = container.index().needed_for(number);
         let places =

@@ -1,12 +1,14 @@
-//! What can be found out about a tensor's history, in words and for JSON, and how equal findings are put together.
-//! It looks at no weights.
+//! What can be found out about a tensor's history, in words and for JSON, and how equal findings
+//! are grouped.
+//! It reads no weights.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// How a tensor came from its ancestors, with the evidence. `residual` is the L2 norm of what the finding leaves unexplained over that of rounding to the dtype:
-/// about 1 where nothing but rounding is left.
+/// How a tensor came from its ancestors, with the evidence. `residual` compares the L2 norm of what
+/// the finding leaves unexplained with that of rounding to the dtype. It is about 1 if only
+/// rounding is left.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -21,9 +23,9 @@ pub enum Finding {
         /// The other tensor.
         tensor: String,
     },
-    /// The rounding of an F32 tensor.
+    /// A rounded F32 tensor.
     Cast {
-        /// The ancestor that has it; none when it is in the same checkpoint.
+        /// The ancestor that has it. `None` if it is in the same checkpoint.
         #[serde(skip_serializing_if = "Option::is_none")]
         ancestor: Option<String>,
         /// The F32 tensor.
@@ -31,27 +33,27 @@ pub enum Finding {
     },
     /// A linear combination of several ancestors.
     Blend {
-        /// Their weights, which add up to 1.
+        /// Their weights, which sum to 1.
         parts: Vec<BlendPart>,
-        /// What is left, see above.
+        /// Unexplained remainder, see above.
         residual: f64,
     },
-    /// A multiple.
+    /// A multiple of an ancestor.
     Rescaled {
         /// The ancestor.
         ancestor: String,
         /// The factor.
         factor: f64,
-        /// What is left, see above.
+        /// Unexplained remainder, see above.
         residual: f64,
     },
-    /// The ancestor and a matrix of low rank, as a merged LoRA is.
+    /// The ancestor plus a low-rank matrix, such as a merged LoRA.
     LowRank {
         /// The ancestor.
         ancestor: String,
-        /// Singular values above what rounding makes.
+        /// Number of singular values above those that rounding causes.
         rank: usize,
-        /// What is left, see above.
+        /// Unexplained remainder, see above.
         residual: f64,
         /// Norm of the difference over that of the ancestor.
         relative_l2: f64,
@@ -78,14 +80,15 @@ pub enum Finding {
     },
     /// The ancestor says nothing about it.
     Unrelated {
-        /// The nearest ancestor.
+        /// The most similar ancestor.
         ancestor: String,
         /// Correlation of the elements.
         correlation: f64,
-        /// Estimated bits of an element on its own, and given the ancestor; none where their dtypes differ.
+        /// Estimated bits of an element on its own, and with the ancestor. `None` if their dtypes
+        /// differ.
         bits_per_element: Option<[f64; 2]>,
     },
-    /// No ancestor has a tensor of its place and shape.
+    /// No ancestor has a tensor with its place and shape.
     New,
 }
 
@@ -126,7 +129,8 @@ pub struct FindingGroup {
     pub tensors: u64,
     /// Their size.
     pub bytes: u64,
-    /// The number that tells how much, where there is one: its key, and the least and largest of the tensors.
+    /// The number that measures the finding, if it has one: its key, and its least and largest
+    /// value among the tensors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
 }
@@ -135,16 +139,16 @@ pub struct FindingGroup {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Evidence {
-    /// Which, as in the tensors' own keys.
+    /// The number's key in the tensors' own entries.
     pub key: &'static str,
-    /// The least.
+    /// The least value.
     pub least: f64,
-    /// The largest.
+    /// The largest value.
     pub most: f64,
 }
 
 impl Finding {
-    /// In words, with what has to be equal for two tensors to have the same history.
+    /// The finding in words. Two tensors have the same history if these words are equal.
     #[must_use]
     pub fn words(&self) -> String {
         match self {
@@ -173,7 +177,7 @@ impl Finding {
         }
     }
 
-    /// The number that tells how much.
+    /// The number that measures the finding.
     fn evidence(&self) -> Option<(&'static str, f64)> {
         match self {
             Self::Blend { residual, .. } | Self::Rescaled { residual, .. } => Some(("residual", *residual)),
@@ -186,13 +190,13 @@ impl Finding {
     }
 }
 
-/// At most two decimals, no more than are needed.
+/// At most two decimals, and no trailing zeros.
 fn hundredths(value: f64) -> String {
     let text = format!("{value:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Findings of the same words together, those of most bytes first.
+/// Groups findings with the same words. Groups with the most bytes come first.
 pub(super) fn group(tensors: &[TensorLineage]) -> Vec<FindingGroup> {
     let mut groups: BTreeMap<String, FindingGroup> = BTreeMap::new();
     for tensor in tensors {

@@ -1,5 +1,6 @@
-//! Reports what the history of each tensor looks like, given checkpoints it may come from: equality, rounding, blends, low rank, sparse and dense change.
-//! It packs nothing, and what it finds does not decide what packing does.
+//! Reports the history of each tensor, compared with checkpoints that it may come from: equality,
+//! rounding, blends, low rank, sparse and dense change.
+//! It packs nothing, and packing does not use its findings.
 
 mod finding;
 mod moments;
@@ -24,20 +25,22 @@ use crate::tensor::{DType, TensorInfo};
 pub use finding::{BlendPart, Evidence, Finding, FindingGroup, TensorLineage};
 use moments::Moments;
 
-/// What a finding leaves unexplained may be this many times what rounding makes (in squares): merges round more than once.
+/// What a finding leaves unexplained may be this many times what rounding causes (in squares),
+/// since merges round more than once.
 const LEFT: f64 = 4.0;
-/// And at most this part of what the nearest ancestor alone leaves.
+/// It may also be at most this share of what the most similar ancestor alone leaves.
 const PART_LEFT: f64 = 0.1;
-/// Elements that a tensor needs to have for an operation to be read off them.
+/// Smaller tensors show no operation.
 const LEAST_ELEMS: u64 = 16;
-/// Weights of a blend that count.
+/// Smallest weight of a blend that counts.
 const LEAST_WEIGHT: f64 = 0.005;
-/// Below this share of changed elements nothing else is looked for, and below that a change is sparse.
+/// Below the first share of changed elements, no other operation is considered. Below the second, a
+/// change counts as sparse.
 const CLEARLY_SPARSE: f64 = 0.05;
 const SPARSE: f64 = 1.0 / 3.0;
-/// Shortest side of a matrix whose rank says something.
+/// Shortest side of a matrix whose rank is meaningful.
 const LEAST_SIDE: u64 = 16;
-/// Rows that are read together where the rank is measured.
+/// Number of runs of rows that are read to measure the rank.
 const ROW_RUNS: u64 = 8;
 /// Bytes compared at a time when equality is proven.
 const COMPARE_BYTES: u64 = 1 << 20;
@@ -46,16 +49,17 @@ const COMPARE_BYTES: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LineageReport {
-    /// The ancestors by their paths.
+    /// Paths of the ancestors.
     pub ancestors: Vec<String>,
-    /// What was found, those of most bytes first.
+    /// The findings. Those with the most bytes come first.
     pub findings: Vec<FindingGroup>,
     /// The tensors, in file order.
     pub tensors: Vec<TensorLineage>,
 }
 
-/// Finds how the tensors of a checkpoint came from those of `ancestors`; small files of directories are left out. All bytes are read, and of matrices also a part
-/// of at most 384 rows and columns whose rank is measured.
+/// Finds how the tensors of a checkpoint came from those of `ancestors`, without the small files of
+/// directories. All bytes are read. To measure the rank of a matrix, a part of at most 384 rows and
+/// columns is read once more.
 ///
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].
@@ -80,7 +84,7 @@ fn name_of(base: &Base) -> String {
     base.path().display().to_string()
 }
 
-/// A tensor of an ancestor, which is known by its number.
+/// A tensor of an ancestor, and the number of that ancestor.
 struct Counterpart<'a> {
     ancestor: usize,
     source: &'a TensorSource,
@@ -90,7 +94,8 @@ struct Study<'a> {
     tensors: Vec<&'a TensorSource>,
     samples: Vec<Vec<u8>>,
     ancestors: Vec<&'a Base>,
-    /// Tensors by what their samples look like, and F32 tensors by what their rounded samples do.
+    /// Tensors by the fingerprints of their samples, and F32 tensors by those of their rounded
+    /// samples.
     ties: HashMap<u64, Vec<usize>>,
     casts: HashMap<u64, Vec<usize>>,
     progress: &'a dyn Progress,
@@ -133,7 +138,7 @@ impl<'a> Study<'a> {
         name_of(self.ancestors[ancestor])
     }
 
-    /// From each ancestor the tensor that has the place of one by name and fits.
+    /// From each ancestor, the tensor that fits and has the place of `name`.
     fn counterparts(&self, name: &str, fits: impl Fn(&TensorInfo) -> bool) -> Vec<Counterpart<'a>> {
         let of = |(ancestor, base): (usize, &&'a Base)| {
             let source = base.counterpart(name, |source| fits(source.info()))?;
@@ -142,7 +147,7 @@ impl<'a> Study<'a> {
         self.ancestors.iter().enumerate().filter_map(of).collect()
     }
 
-    /// What can be said by comparing bits: samples rule out, all bytes prove.
+    /// Findings from comparing bits. Samples rule out, and only all bytes prove.
     fn equal_to_something(&self, i: usize) -> Result<Option<Finding>> {
         let (tensor, sample) = (self.tensors[i], &self.samples[i]);
         let info = tensor.info();
@@ -197,7 +202,7 @@ impl<'a> Study<'a> {
         Ok(true)
     }
 
-    /// What can be said by calculating.
+    /// Findings from calculation.
     fn numeric(&self, i: usize) -> Result<Finding> {
         let tensor = self.tensors[i];
         let info = tensor.info();
@@ -232,7 +237,8 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// A blend of several ancestors, or a multiple of one, that explains all but the rounding.
+    /// A blend of several ancestors, or a multiple of one, that explains everything except
+    /// rounding.
     fn blend(
         &self,
         tensor: &TensorSource,
@@ -271,7 +277,7 @@ impl<'a> Study<'a> {
         Ok(Some(Finding::Blend { parts: parts.collect(), residual: residual(left) }))
     }
 
-    /// The rank of the difference of two matrices, on a part of them.
+    /// The rank of the difference of two matrices, from a part of them.
     fn low_rank(&self, tensor: &TensorSource, reference: &TensorSource) -> Result<Option<rank::LowRank>> {
         let info = tensor.info();
         let elems = info.len_bytes() / info.number().bytes() as u64;
@@ -303,14 +309,14 @@ impl<'a> Study<'a> {
         Ok(rank::rank_of(&difference, height, width, noise))
     }
 
-    /// Estimated bits of an element on its own and given a reference of its dtype.
+    /// Estimated bits of an element on its own, and with a reference of the same dtype.
     fn bits_per_element(&self, i: usize, reference: &TensorSource) -> Result<Option<[f64; 2]>> {
         let (tensor, sample) = (self.tensors[i].info(), &self.samples[i]);
         if !is_like(reference.info(), tensor) {
             return Ok(None);
         }
         let number = tensor.number();
-        // What does not get smaller is stored as it is.
+        // Elements that do not shrink are stored as they are.
         let elems = (sample.len() / number.bytes()) as u64;
         let bits = |cost: u64| ratio(cost, 65_536 * elems).min(f64::from(number.bits()));
         let given = plan::residual_cost(number, sample, &sample::of(reference)?);
@@ -325,16 +331,16 @@ fn is_like(a: &TensorInfo, b: &TensorInfo) -> bool {
 /// Whether an ancestor says anything about a tensor that differs from it in most elements.
 fn is_related(moments: &Moments, nearest: usize, bits_per_element: Option<[f64; 2]>) -> bool {
     const LEAST_GAIN: f64 = 0.02;
-    // A few elements show no correlation, only that they are near.
+    // A few elements show no correlation, only similarity.
     let clearly_near = if moments.elems < LEAST_ELEMS { 0.1 } else { 0.01 };
     let is_cheaper = bits_per_element.is_some_and(|[alone, given]| given < (1.0 - LEAST_GAIN) * alone);
-    // Four standard deviations of what independent elements show.
+    // Four standard deviations of the correlation of independent elements.
     let by_chance = 4.0 / (moments.elems.max(1) as f64).sqrt();
     let is_correlated = moments.correlation(nearest) > by_chance.max(0.25);
     is_cheaper || is_correlated || moments.relative_l2(nearest) < clearly_near
 }
 
-/// At most `most` of so many rows, in a few evenly spaced runs.
+/// At most `most` of the rows, in a few evenly spaced runs.
 fn runs(rows: u64, most: u64) -> Vec<(u64, u64)> {
     if rows <= most {
         return vec![(0, rows)];

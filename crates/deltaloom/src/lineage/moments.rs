@@ -1,4 +1,5 @@
-//! Sums over the elements of a tensor and those of its references, in one pass and in a fixed order, and what follows from them by least squares.
+//! Sums over the elements of a tensor and those of its references, in one pass and in a fixed
+//! order, and the least-squares results that follow from them.
 //! Elements that are not finite somewhere count as zeros.
 
 use deltaloom_kernels::{Number, NumberKind, steps};
@@ -12,26 +13,26 @@ use crate::progress::{Progress, check_cancelled};
 /// Elements of a block.
 const BLOCK_ELEMS: u64 = 1 << 17;
 
-/// Sums about one tensor t and references r, of which the first is a.
+/// Sums for one tensor t and references r, of which the first is a.
 #[derive(Debug, Clone)]
 pub(super) struct Moments {
     pub(super) elems: u64,
-    /// Variance that rounding to the tensor's dtype makes, summed.
+    /// Variance that rounding to the tensor's dtype causes, summed.
     pub(super) rounding: f64,
     sum: f64,
     squares: f64,
     pub(super) references: Vec<OfReference>,
-    /// Products of r - a with each other, row by row, and with t - a; that of a itself is zero.
+    /// Products of r - a with each other, row by row, and with t - a. Those of a itself are zero.
     products: Vec<f64>,
     with_target: Vec<f64>,
 }
 
-/// Sums about one reference.
+/// Sums for one reference.
 #[derive(Debug, Clone, Default)]
 pub(super) struct OfReference {
     /// Elements that differ from those of the tensor.
     pub(super) changed: u64,
-    /// Squares of the differences.
+    /// Sum of the squared differences.
     pub(super) distance: f64,
     sum: f64,
     squares: f64,
@@ -68,7 +69,7 @@ impl Moments {
         self
     }
 
-    /// The reference at the least distance.
+    /// The reference with the least distance.
     pub(super) fn nearest(&self) -> Option<usize> {
         let distance = |i: &usize| self.references[*i].distance;
         (0..self.references.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)))
@@ -80,7 +81,7 @@ impl Moments {
         (one.distance / one.squares.max(f64::MIN_POSITIVE)).sqrt()
     }
 
-    /// Correlation of the elements with those of a reference, 0 where one of them is constant.
+    /// Correlation with the elements of a reference. 0 if one of the two is constant.
     pub(super) fn correlation(&self, reference: usize) -> f64 {
         let (one, count) = (&self.references[reference], (self.elems.max(1)) as f64);
         let shared = one.product - self.sum * one.sum / count;
@@ -88,13 +89,14 @@ impl Moments {
         if spread > 0.0 { (shared / spread.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
-    /// By what the tensor is a multiple of a reference, by least squares.
+    /// The factor that makes a reference most similar to the tensor, by least squares.
     pub(super) fn factor(&self, reference: usize) -> f64 {
         let one = &self.references[reference];
         one.product / one.squares.max(f64::MIN_POSITIVE)
     }
 
-    /// Weights of the references, which add up to 1, by least squares; references that say nothing new have none.
+    /// Weights of the references by least squares. They sum to 1. References that add nothing new
+    /// have weight 0.
     pub(super) fn linear_blend(&self) -> Vec<f64> {
         let count = self.references.len();
         let mut weights = vec![0.0; count];
@@ -107,7 +109,8 @@ impl Moments {
     }
 }
 
-/// Solves a symmetric system of no negative eigenvalues by Gauss's elimination; unknowns that depend on others are 0.
+/// Solves a symmetric system without negative eigenvalues by Gaussian elimination. Unknowns that
+/// depend on others are 0.
 fn solve(mut matrix: Vec<f64>, mut right: Vec<f64>) -> Vec<f64> {
     const DEPENDENT: f64 = 1e-10;
     let side = right.len();
@@ -140,7 +143,7 @@ fn solve(mut matrix: Vec<f64>, mut right: Vec<f64>) -> Vec<f64> {
 struct Block {
     target: Vec<f64>,
     references: Vec<Vec<f64>>,
-    /// Elements that differ, by reference.
+    /// Number of elements that differ, for each reference.
     changed: Vec<u64>,
 }
 
@@ -217,7 +220,7 @@ impl Block {
         out
     }
 
-    /// Squares of what is left of the tensor without the references, weighted.
+    /// Squares of what remains of the tensor after subtracting the weighted references.
     fn left(&self, weights: &[f64]) -> f64 {
         let left = |(i, t): (usize, &f64)| {
             let parts = self.references.iter().zip(weights).map(|(values, weight)| weight * values[i]);
@@ -227,7 +230,7 @@ impl Block {
     }
 }
 
-/// All moments of a tensor and its references, which have its shape.
+/// All moments of a tensor and its references, which must have its shape.
 pub(super) fn moments(
     target: &TensorSource,
     references: &[&TensorSource],
@@ -238,7 +241,7 @@ pub(super) fn moments(
     Ok(parts.iter().fold(Moments::zero(references.len()), Moments::plus))
 }
 
-/// Squares of what is left of a tensor without its references, weighted.
+/// Squares of what remains of a tensor after subtracting its weighted references.
 pub(super) fn left(
     target: &TensorSource,
     references: &[&TensorSource],
@@ -264,7 +267,7 @@ fn by_blocks<T: Send>(
     blocks.into_par_iter().map(of_block).collect()
 }
 
-/// Variance of the error of rounding to an element near `value`: that of a uniform error within half a ULP.
+/// Variance of the error of rounding to an element near `value`: a uniform error within half a ULP.
 pub(super) fn rounding_variance(number: Number, value: f64) -> f64 {
     if number.kind() != NumberKind::Float {
         return 1.0 / 12.0;

@@ -1,28 +1,31 @@
-//! The rank of a difference of two matrices, as far as it stands out of the noise that rounding makes.
+//! The rank of a difference of two matrices, as far as it exceeds the noise of rounding.
 //! It finds no factors.
 
-/// Rows and columns that are looked at, at most: the rank of a part is that of the whole, up to its size.
+/// Most rows and columns that are used. A part has the same rank as the whole, up to its own size.
 pub(super) const SIDE: usize = 384;
-/// Singular values count from this many times the largest that rounding alone would have (in squares): the base may have been rounded too.
+/// Singular values count from this many times the largest one that rounding alone would cause (in
+/// squares), since the base may have been rounded, too.
 const ABOVE_NOISE: f64 = 3.0;
-/// The least of them must be this many times higher still: training leaves singular values of all sizes, a factorisation a gap.
+/// The least of them must be this many times larger than the next: training leaves singular values
+/// of all sizes, but a factorisation leaves a gap.
 const GAP: f64 = 2.0;
-/// What is left may be this many times the noise: merges round more than once.
+/// The remainder may be this many times the noise, since merges round more than once.
 const LEFT: f64 = 4.0;
-/// And at most this part of the whole: changes about as large as rounding have no rank.
+/// It may also be at most this share of the whole: changes about as large as rounding have no rank.
 const PART_LEFT: f64 = 0.5;
-/// Eigenvalues below this part of the largest are errors of the arithmetic.
+/// Eigenvalues below this share of the largest are errors of the arithmetic.
 const PRECISION: f64 = 1e-12;
 
-/// A matrix of low rank and noise.
+/// A low-rank matrix plus noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LowRank {
     pub(super) rank: usize,
-    /// Norm of what is left over that of the noise.
+    /// Norm of the remainder over that of the noise.
     pub(super) residual: f64,
 }
 
-/// The rank of a row-major matrix whose elements have noise of the variance `noise`, if it is at most a quarter of full and explains all but the noise.
+/// The rank of a row-major matrix whose elements have noise of variance `noise`. `None` unless it
+/// is at most a quarter of full rank and explains everything but the noise.
 pub(super) fn rank_of(matrix: &[f64], rows: usize, cols: usize, noise: f64) -> Option<LowRank> {
     let squares = eigenvalues(gram(matrix, rows, cols), rows);
     let largest = squares.first().copied().filter(|largest| *largest > 0.0)?;
@@ -37,7 +40,7 @@ pub(super) fn rank_of(matrix: &[f64], rows: usize, cols: usize, noise: f64) -> O
     (is_low && is_all).then(|| LowRank { rank, residual: (left / of_noise.max(f64::MIN_POSITIVE)).sqrt() })
 }
 
-/// The products of all rows with all rows.
+/// The products of every row with every row.
 fn gram(matrix: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     let row = |i: usize| &matrix[i * cols..(i + 1) * cols];
     let mut out = vec![0.0; rows * rows];
@@ -50,7 +53,7 @@ fn gram(matrix: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     out
 }
 
-/// Eight sums side by side, in a fixed order.
+/// Eight partial sums, in a fixed order.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
     let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
@@ -69,7 +72,8 @@ fn eigenvalues(matrix: Vec<f64>, side: usize) -> Vec<f64> {
     diagonal
 }
 
-/// Householder's reduction (Golub and Van Loan, Matrix Computations, 8.3.1): the diagonal, and the elements beside it.
+/// Householder's reduction (Golub and Van Loan, Matrix Computations, 8.3.1). Returns the diagonal
+/// and the elements next to it.
 fn tridiagonal(mut matrix: Vec<f64>, side: usize) -> (Vec<f64>, Vec<f64>) {
     let mut beside = vec![0.0; side];
     let mut product = vec![0.0; side];
@@ -103,7 +107,8 @@ fn tridiagonal(mut matrix: Vec<f64>, side: usize) -> (Vec<f64>, Vec<f64>) {
     ((0..side).map(|i| matrix[i * side + i]).collect(), beside)
 }
 
-/// QL with implicit shifts on a symmetric tridiagonal matrix (EISPACK's imtql1): `diagonal` becomes the eigenvalues.
+/// QL with implicit shifts on a symmetric tridiagonal matrix (EISPACK's imtql1). Replaces
+/// `diagonal` by the eigenvalues.
 fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64]) {
     const MAX_ROUNDS: usize = 50;
     let side = diagonal.len();
@@ -152,7 +157,7 @@ fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64]) {
 mod tests {
     use super::*;
 
-    /// About normal, of variance 1.
+    /// Approximately normal, of variance 1.
     fn normals(count: usize, seed: u64) -> Vec<f64> {
         let mut state = seed;
         let mut uniform = || {
@@ -186,7 +191,7 @@ mod tests {
             .map(|k| 2.0 - 2.0 * (f64::from(k) * std::f64::consts::PI / 41.0).cos())
             .collect();
         close(eigenvalues((0..side * side).map(element).collect(), side), &expected);
-        // The sum of the squares is that of the matrix.
+        // The sum of squares equals that of the matrix.
         let matrix = normals(30 * 50, 3);
         let sum: f64 = eigenvalues(gram(&matrix, 30, 50), 30).iter().sum();
         assert!((sum / dot(&matrix, &matrix) - 1.0).abs() < 1e-12);

@@ -1,12 +1,15 @@
-//! Linear algebra of matrices as small as a rank: Cholesky factors, solutions, eigenvectors, in one order of plain double arithmetic.
-//! Large products are in deltaloom-kernels. Sources: Golub and Van Loan, "Matrix Computations", sections 4.2 and 8.5.
+//! Linear algebra of matrices as small as a rank: Cholesky factors, solutions, eigenvectors. All in
+//! plain double arithmetic with one order of operations.
+//! Large products are in deltaloom-kernels. Sources: Golub and Van Loan, "Matrix Computations",
+//! sections 4.2 and 8.5.
 
-/// Index of element (i, j), j <= i, of a symmetric matrix whose lower half is kept by rows.
+/// Index of element (i, j), j <= i, of a symmetric matrix whose lower half is stored by rows.
 pub(super) fn packed(i: usize, j: usize) -> usize {
     i * (i + 1) / 2 + j
 }
 
-/// Replaces a packed symmetric matrix by its Cholesky factor. A pivot that is not above 0 by more than rounding drops its row: its solution is 0.
+/// Replaces a packed symmetric matrix by its Cholesky factor. If a pivot is not clearly above 0,
+/// its row is dropped, and its solution is 0.
 pub(super) fn factorise(matrix: &mut [f64], n: usize) {
     for i in 0..n {
         let diagonal = matrix[packed(i, i)];
@@ -47,7 +50,7 @@ pub(super) fn solve_upper(factor: &[f64], b: &mut [f64]) {
     }
 }
 
-/// The packed products of the columns of rows of `n` elements.
+/// The packed products of the columns, from rows of `n` elements.
 pub(super) fn gram(rows: &[f64], n: usize) -> Vec<f64> {
     let mut gram = vec![0.0; packed(n, 0)];
     for row in rows.chunks_exact(n) {
@@ -60,7 +63,8 @@ pub(super) fn gram(rows: &[f64], n: usize) -> Vec<f64> {
     gram
 }
 
-/// Eigenvalues of a packed symmetric matrix, the largest first, and their eigenvectors as rows. Cyclic Jacobi.
+/// Eigenvalues of a packed symmetric matrix, the largest first, and their eigenvectors as rows. By
+/// cyclic Jacobi rotations.
 pub(super) fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     const SWEEPS: usize = 30;
     let mut a: Vec<f64> =
@@ -102,7 +106,8 @@ pub(super) fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
     (values, vectors)
 }
 
-/// Replaces rows of `n` elements by ones with orthonormal columns of the same span: a Cholesky factor of their products, twice.
+/// Replaces rows of `n` elements by rows whose columns are orthonormal and span the same space.
+/// Uses a Cholesky factor of their products, twice.
 pub(super) fn orthonormalise(rows: &mut [f64], n: usize) {
     for _ in 0..2 {
         let mut factor = gram(rows, n);

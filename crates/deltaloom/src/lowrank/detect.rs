@@ -1,27 +1,30 @@
-//! Whether a difference looks like a product of small factors, from a sample as small as the cube root of the tensor on each side.
-//! It says yes too often rather than fit every tensor; the fit has the last word.
+//! Tells from a small sample whether a difference looks like a product of small factors. Each side
+//! of the sample is about the cube root of the tensor's size.
+//! It says yes too often, to spare most tensors a fit. The fit decides.
 
 use deltaloom_kernels::matrix;
 
 use super::{ReadRows, Shape, intervals};
 use crate::error::Result;
 
-/// Columns that are sampled side by side.
+/// Number of adjacent columns that are sampled together.
 const RUN: usize = 16;
-/// Sampled rows and columns.
+/// Number of sampled rows and columns.
 const SIDES: std::ops::RangeInclusive<usize> = 32..=192;
-/// Ranks that are seen, as a part of the side.
+/// Detectable ranks, as a part of the side.
 const SIDES_PER_RANK: usize = 3;
-/// Most that may be left, in mean squares of what rounding leaves, and least by which the difference must be above that.
+/// Largest remainder, in mean squares of what rounding leaves, and how far above that the
+/// difference must be.
 const MOST_LEFT: f64 = 2.0;
 const LEAST_EXPLAINED: f64 = 6.0;
 
-/// Rows, or columns, of a matrix that are looked at: their squares take a time that grows with the number of elements, far below that of packing them.
+/// Number of rows, or columns, of a matrix to sample. Their cost grows with the number of elements,
+/// but stays far below that of packing them.
 fn side(rows: usize, cols: usize) -> usize {
     cube_root(rows.saturating_mul(cols)).clamp(*SIDES.start(), *SIDES.end())
 }
 
-/// The rows of a matrix that are looked at, in their order.
+/// The rows of a matrix to sample, in order.
 fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
     let count = side(rows, cols).min(rows);
     (0..count).map(move |i| place(i, count, rows.saturating_sub(1)))
@@ -32,13 +35,13 @@ fn place(i: usize, count: usize, last: usize) -> usize {
     if count > 1 { i * last / (count - 1) } else { 0 }
 }
 
-/// Whether the difference of a tensor and its reference looks so; rows are read one by one.
+/// Whether the difference of a tensor and its reference looks low-rank. Rows are read one by one.
 pub(crate) fn looks_low_rank(shape: Shape, read: ReadRows<'_>) -> Result<bool> {
     let sampled: Vec<usize> = sampled_rows(shape.rows, shape.cols).collect();
     let runs = side(shape.rows, shape.cols).min(shape.cols) / RUN;
     let rows = sampled.len();
     let cols = runs * RUN;
-    // A row for every sampled column of the matrix.
+    // One row for every sampled column of the matrix.
     let mut sample = differences(shape, &sampled, runs, read)?;
     let whole: f64 = sample.iter().map(|d| d * d).sum();
     let ranks = rows.min(cols) / SIDES_PER_RANK;
@@ -47,7 +50,8 @@ pub(crate) fn looks_low_rank(shape: Shape, read: ReadRows<'_>) -> Result<bool> {
     Ok(left <= MOST_LEFT * freedom && whole * freedom >= LEAST_EXPLAINED * left * (rows * cols) as f64)
 }
 
-/// Differences of a sample in units of what rounding leaves in their row and column, a row of `rows` for every column.
+/// Differences of a sample in units of what rounding leaves in their row and column. The result has
+/// a row of `rows` for every column.
 fn differences(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) -> Result<Vec<f64>> {
     let size = shape.number.bytes();
     let cols = runs * RUN;

@@ -1,10 +1,12 @@
-//! Between which bounds a change of the reference must lie so that it rounds to the target, element by element.
-//! For fitting only: the bounds may be off by a rounding where an octave begins.
+//! The bounds between which a change of the reference must lie, element by element, so that it
+//! rounds to the target.
+//! For fitting only: the bounds may be off by one rounding where an octave begins.
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::product::ProductRule;
 
-/// The bounds of a run of elements as centres and half widths. The width is infinite where target or reference says nothing.
+/// The bounds of a run of elements, as centres and half widths. The width is infinite if target or
+/// reference says nothing.
 pub(super) fn intervals(
     number: Number,
     rule: ProductRule,
@@ -20,7 +22,8 @@ pub(super) fn intervals(
     }
 }
 
-/// Targets less references, and half the distance of neighbours about the target; infinite as above.
+/// Targets minus references, and half the spacing of numbers around the target. Infinite as in
+/// [`intervals`].
 pub(super) fn differences(
     number: Number,
     target: &[u8],
@@ -84,7 +87,7 @@ fn interval<const E: u32, const M: u32>(rule: ProductRule, target: u32, referenc
     let infinite = ((1 << E) - 1) << M;
     let sign = |bits: u32| if bits >> (E + M) == 0 { 1.0 } else { -1.0 };
     let magnitude = target & magnitude_bits;
-    // The largest number is left out with infinity: it stands for all that lies behind it.
+    // The largest number is left out like infinity: it stands for everything beyond it.
     if magnitude + 1 >= infinite || reference & magnitude_bits >= infinite {
         return (0.0, f64::INFINITY);
     }
@@ -95,7 +98,8 @@ fn interval<const E: u32, const M: u32>(rule: ProductRule, target: u32, referenc
     let (from, to) = (sign(target) * toward - reference, sign(target) * away - reference);
     let (mut low, mut high) = (from.min(to), from.max(to));
     if rule == ProductRule::RoundedProduct {
-        // The product as rounded lies between the bounds, and the product itself up to half a step beyond that.
+        // The rounded product lies between the bounds, and the product itself up to half a step
+        // beyond them.
         let (step, steps) = step::<E, M>(f64::midpoint(low, high));
         let (first, last) = ((low * steps).ceil() * step, (high * steps).floor() * step);
         if first <= last {
@@ -105,18 +109,19 @@ fn interval<const E: u32, const M: u32>(rule: ProductRule, target: u32, referenc
     (f64::midpoint(low, high), (high - low) / 2.0)
 }
 
-/// A finite magnitude, its fields moved to where f32 has them and its bias mended by a product.
+/// A finite magnitude. Its fields are moved to their places in f32, and a product corrects the
+/// bias.
 #[inline(always)]
 fn value<const E: u32, const M: u32>(magnitude: u32) -> f64 {
     let rebias = f32::from_bits((254 - ((1 << (E - 1)) - 1)) << 23);
     f64::from(f32::from_bits(magnitude << (23 - M)) * rebias)
 }
 
-/// The distance of neighbouring numbers about `x`, a power of two, and its inverse.
+/// The spacing of numbers around `x`, a power of two, and its inverse.
 #[inline(always)]
 fn step<const E: u32, const M: u32>(x: f64) -> (f64, f64) {
     let exponent = x.to_bits() >> 52 & 0x7ff;
-    // The exponent of the smallest normal number is that of all smaller ones.
+    // All smaller numbers have the exponent of the smallest normal number.
     let exponent = exponent.max(1025u64 - (1 << (E - 1))) - u64::from(M);
     (f64::from_bits(exponent << 52), f64::from_bits((2046 - exponent) << 52))
 }

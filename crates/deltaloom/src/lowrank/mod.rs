@@ -1,5 +1,6 @@
-//! Low-rank factors of the difference between a tensor and its reference, such as a merged LoRA adapter leaves: found without the adapter.
-//! Whether they are used is decided where predictors are chosen; that the result is exact is the residual's work.
+//! Low-rank factors of the difference between a tensor and its reference, such as a merged LoRA
+//! adapter leaves. They are found without the adapter.
+//! The choice of predictors decides whether they are used. The residual makes the result exact.
 
 mod algebra;
 mod detect;
@@ -20,13 +21,13 @@ use algebra::packed;
 pub(crate) use detect::looks_low_rank;
 use refine::{Norm, Pass};
 
-/// Some rows of a tensor and of its reference, in their order: little-endian rows of `cols` elements.
+/// Some rows of a tensor and of its reference, in order, as little-endian rows of `cols` elements.
 #[derive(Debug, Clone, Copy)]
 struct Matrix<'a> {
     number: Number,
     /// Rows of the tensor.
     of_rows: usize,
-    /// Rows that are here.
+    /// Rows of this sample.
     rows: usize,
     cols: usize,
     target: &'a [u8],
@@ -50,12 +51,12 @@ struct Real {
     rank: usize,
     /// One row of `rank` for each row of the sample.
     left: Vec<f64>,
-    /// `rank` rows of as many as the matrix has columns.
+    /// `rank` rows, each with one number per column of the matrix.
     right: Vec<f64>,
 }
 
 impl Shape {
-    /// `None` when tensors like this are never predicted by a product.
+    /// `None` if such tensors are never predicted by a product.
     pub(crate) fn new(number: Number, rows: u64, cols: u64) -> Option<Self> {
         let is_large = rows.min(cols) >= MIN_SIDE as u64;
         let shape = Self { number, rows: usize::try_from(rows).ok()?, cols: usize::try_from(cols).ok()? };
@@ -104,29 +105,30 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows and columns below which factors are no smaller than what they save.
+/// With fewer rows or columns than this, factors are no smaller than what they save.
 const MIN_SIDE: usize = 32;
-/// Rank that is found at most: the time of a pass grows with its square.
+/// Highest rank that is tried: the time of a pass grows with its square.
 const MAX_FITTED_RANK: usize = 64;
 /// Elements from which the right factor is found.
 const FITTED_ELEMS: usize = 1 << 21;
-/// Columns with which these are not less than [`MIN_SIDE`] rows.
+/// With more columns, the fitted elements would have fewer than [`MIN_SIDE`] rows.
 const MAX_COLS: usize = FITTED_ELEMS / MIN_SIDE;
-/// Sums that columns are solved from, in doubles: 64 MiB.
+/// Most sums for solving columns, in doubles: 64 MiB.
 const MAX_COLUMN_SUMS: usize = 1 << 23;
-/// Passes over them: in two of least squares the factors settle, three more bring them between the bounds.
+/// Passes over the sample. After two of least squares the factors are stable; three more bring them
+/// between the bounds.
 const SQUARES_PASSES: usize = 2;
 const SIXTH_PASSES: usize = 3;
-/// Part of the middle half width that is added to all.
+/// Share of the median half width that is added to every half width.
 const FLOOR: f64 = 0.1;
 
 /// Reads rows.
 pub(crate) type ReadRows<'a> = &'a dyn Fn(Range<usize>) -> Result<Rows>;
 
-/// Factors that make a tensor smaller, with their residual, than it is without; `None` when there are none. Only a sample and one block of rows are in
-/// memory at a time.
+/// Factors that make a tensor and its residual together smaller than the tensor without them.
+/// `None` if there are none. Only a sample and one block of rows are in memory at a time.
 pub(crate) fn fit(shape: Shape, read: ReadRows<'_>, progress: &dyn Progress) -> Result<Option<Factors>> {
-    // The right factor is found on a part of the rows, and the left one then row by row.
+    // The right factor is found from a part of the rows, then the left one row by row.
     let step = (shape.rows * shape.cols).div_ceil(FITTED_ELEMS).clamp(1, shape.rows / MIN_SIDE);
     let sample = shape.read_every(step, read)?;
     let matrix = &shape.matrix(&sample);
@@ -174,7 +176,7 @@ pub(crate) fn fit(shape: Shape, read: ReadRows<'_>, progress: &dyn Progress) -> 
     Ok(quantise::is_worth_it(&shape.matrix(&costed), &factors, &left).then_some(factors))
 }
 
-/// Rank that is found at most, so that sums of the products of its pairs fit in memory for all columns.
+/// Highest rank for which the sums for solving all columns fit in memory.
 fn max_rank(cols: usize) -> usize {
     (1..=MAX_FITTED_RANK).take_while(|rank| cols * packed(*rank, 0) <= MAX_COLUMN_SUMS).last().unwrap_or(0)
 }

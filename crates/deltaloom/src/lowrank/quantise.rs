@@ -1,4 +1,4 @@
-//! Factors rounded to integers, the step chosen by the bits of factors and residual together.
+//! Factors rounded to integers. The step minimises the bits of factors and residual together.
 //! Costs are those of the plan; nothing is encoded.
 
 use deltaloom_kernels::matrix::{self, Strided};
@@ -15,17 +15,18 @@ use crate::progress::Progress;
 
 /// Elements on which costs are compared.
 const SAMPLE_ELEMS: usize = 1 << 18;
-/// First step: its error is this part of the middle half width.
+/// The first step has an error of this share of the median half width.
 const FIRST_ERROR: f64 = 0.05;
 /// Largest magnitude of a factor.
 const MAX_FACTOR: f64 = (1u32 << 30) as f64;
 
-/// Every which row of a tensor is enough to compare costs.
+/// One in this many rows of a tensor is enough to compare costs.
 pub(super) fn step_of_costed_rows(rows: usize, cols: usize) -> usize {
     rows.div_ceil((SAMPLE_ELEMS / cols).max(1)).max(1)
 }
 
-/// Bits of the residual of the tensor, with factors whose left one is that of the rows of `matrix`, or without, estimated on some of these rows.
+/// Bits of the tensor's residual, estimated on some of the rows of `matrix`. With factors, whose
+/// left one belongs to these rows, or without.
 pub(super) fn cost(matrix: &Matrix<'_>, factors: Option<(&Factors, &[i32])>) -> u64 {
     let (mut target, mut prediction) = (Vec::new(), Vec::new());
     let ready =
@@ -45,12 +46,14 @@ pub(super) fn cost(matrix: &Matrix<'_>, factors: Option<(&Factors, &[i32])>) -> 
     bits * matrix.of_rows as u64 / sampled.max(1)
 }
 
-/// Whether factors and residual cost less than the residual without them; `left` has the factors of the rows of `matrix`.
+/// Whether factors and residual cost less than the residual without them. `left` is the left factor
+/// for the rows of `matrix`.
 pub(super) fn is_worth_it(matrix: &Matrix<'_>, factors: &Factors, left: &[i32]) -> bool {
     cost(matrix, Some((factors, left))) + 8 * (factors.to_bytes().len() as u64) < cost(matrix, None)
 }
 
-/// Cuts the rank where the singular values fall most, if that costs less than keeping all, and gives the rule that costs less.
+/// Cuts the rank where the singular values drop most, if that costs less than keeping all. Returns
+/// the rule that costs less.
 pub(super) fn choose_rank_and_rule(matrix: &Matrix<'_>, real: &mut Real, half: f64) -> Option<ProductRule> {
     let singular = balance(real, matrix.of_rows as f64 / matrix.rows as f64);
     let fall = |rank: &usize| singular[*rank - 1] / singular[*rank].max(f64::MIN_POSITIVE);
@@ -80,14 +83,15 @@ fn cut(real: &Real, rank: usize) -> Real {
     Real { rank, left, right: real.right[..rank * cols].to_vec() }
 }
 
-/// Bits of residual and factors, if those of the rows that are not here were like those of `matrix`.
+/// Bits of residual and factors, assuming that all other rows are like those of `matrix`.
 fn total_bits(matrix: &Matrix<'_>, factors: &Factors) -> u64 {
     let factor_bits = 8 * factors.to_bytes().len() as u64;
     let whole = factor_bits * (matrix.of_rows + matrix.cols) as u64 / (matrix.rows + matrix.cols) as u64;
     cost(matrix, Some((factors, &factors.left))) + whole
 }
 
-/// The step that costs least and factors for it, the right one in multiples of it, the left one fitted to make good what that changed.
+/// The cheapest step, and factors for it. The right one is rounded to multiples of it, and the left
+/// one is fitted to compensate for that.
 pub(super) fn quantise(
     matrix: &Matrix<'_>,
     pass: Pass,
@@ -109,7 +113,7 @@ pub(super) fn quantise(
         }
         Ok(is_better)
     };
-    // Downhill from the first step, to either side.
+    // Downhill from the first step, in either direction.
     let first = first_step(&real, half);
     try_step(first)?;
     for factor in [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2] {
@@ -124,7 +128,7 @@ pub(super) fn quantise(
     Ok(best.map(|(_, step, real)| (step, real)))
 }
 
-/// A step with which the product is off by a small part of the half width.
+/// A step with which the product is off by a small share of the half width.
 fn first_step(real: &Real, half: f64) -> f64 {
     let error = FIRST_ERROR * half;
     let mean_square =
@@ -132,7 +136,7 @@ fn first_step(real: &Real, half: f64) -> f64 {
     (12.0 * error * error / (mean_square(&real.left) + mean_square(&real.right))).sqrt()
 }
 
-/// Factors in multiples of a step. `None` when they are too large for it.
+/// Factors in multiples of a step. `None` if they are too large for it.
 pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Factors> {
     #[expect(clippy::cast_possible_truncation, reason = "any scale will do if it is the one that is stored")]
     let scale = (step * step) as f32;
@@ -143,7 +147,7 @@ pub(super) fn rounded(real: &Real, rule: ProductRule, step: f64) -> Option<Facto
     Some(Factors { rule, scale, rank: real.rank, left, right })
 }
 
-/// One factor in multiples of a step. `None` when it is too large for it.
+/// One factor in multiples of a step. `None` if it is too large for it.
 pub(super) fn integers(factor: &[f64], step: f64) -> Option<Vec<i32>> {
     let largest = factor.iter().fold(0.0f64, |most, x| most.max(x.abs()));
     #[expect(clippy::cast_possible_truncation, reason = "below 2^30")]
@@ -151,8 +155,9 @@ pub(super) fn integers(factor: &[f64], step: f64) -> Option<Vec<i32>> {
     (largest / step < MAX_FACTOR).then(integers)
 }
 
-/// Makes the columns of the left factor and the rows of the right one orthogonal and pairwise of one length, without changing their product: with one
-/// step for all of them the product then has the least error for the bits they take. Gives the singular values.
+/// Makes the columns of the left factor and the rows of the right one orthogonal, and gives each
+/// pair the same length, without changing the product. With a single step, the product then has the
+/// least error for its bits. Returns the singular values.
 fn balance(real: &mut Real, rows_per_row: f64) -> Vec<f64> {
     let rank = real.rank;
     let cols = real.right.len() / rank;
@@ -171,7 +176,8 @@ fn balance(real: &mut Real, rows_per_row: f64) -> Vec<f64> {
     let columns: Vec<f64> = (0..turned.len()).map(|at| turned[at % rank * cols + at / rank]).collect();
     let (values, vectors) = eigen(&gram(&columns, rank), rank);
     let singular: Vec<f64> = values.iter().map(|value| value.max(0.0).sqrt()).collect();
-    // Lengths are to be one for all rows, of which there are as many for each row that is here.
+    // The lengths should match for all rows of the tensor, of which there are `rows_per_row` for
+    // each row of the sample.
     let tilt = rows_per_row.sqrt().sqrt();
     let root = |k: usize| singular[k].sqrt() / tilt;
     // right becomes S^-1/2 E L^T right, and left becomes left L^-T E^T S^1/2.

@@ -1,5 +1,6 @@
 //! The rank of a difference and its row space, from products with random signs.
-//! Source: Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53 (2011), algorithm 4.4.
+//! Source: Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53 (2011),
+//! algorithm 4.4.
 
 use deltaloom_kernels::matrix::{self, Strided};
 use deltaloom_kernels::product::ProductRule;
@@ -9,27 +10,28 @@ use super::{Matrix, Real};
 use crate::error::Result;
 use crate::progress::{Progress, check_cancelled};
 
-/// Directions beyond the rank that is looked for.
+/// Directions in addition to the expected rank.
 const OVERSAMPLING: usize = 8;
-/// Directions tried first.
+/// Number of directions of the first attempt.
 const FIRST: usize = 24;
-/// How far a singular value must be above the largest that rounding alone makes.
+/// How far a singular value must be above the largest one that rounding alone causes.
 const ABOVE_ROUNDING: f64 = 1.02;
 /// Rows of a block.
 const BLOCK_ROWS: usize = 32;
 
-/// What a look at the difference gives.
+/// The result of a scan of the difference.
 pub(super) struct Scan {
-    /// A first pair of factors; the left one is of the rows that were looked at.
+    /// A first pair of factors. The left one belongs to the rows of the sample.
     pub(super) factors: Real,
-    /// Half width of the bounds of a middling element.
+    /// Half width of the bounds of a median element.
     pub(super) middle_half: f64,
 }
 
-/// Finds the directions that rise above rounding. `None` when there are none, or more than `max_rank`.
+/// Finds the directions that rise above rounding. `None` if there are none, or more than
+/// `max_rank`.
 pub(super) fn scan(matrix: &Matrix<'_>, max_rank: usize, progress: &dyn Progress) -> Result<Option<Scan>> {
     let Some((whitening, middle_half)) = Whitening::new(matrix) else { return Ok(None) };
-    // The largest singular value of a matrix of independent numbers is about this: Marchenko and Pastur.
+    // Approximate largest singular value of a matrix of independent numbers: Marchenko and Pastur.
     let edge = (matrix.rows as f64).sqrt() + (matrix.cols as f64).sqrt();
     let least = edge * ABOVE_ROUNDING;
     let mut directions = FIRST.min(matrix.rows).min(matrix.cols);
@@ -51,15 +53,15 @@ pub(super) fn scan(matrix: &Matrix<'_>, max_rank: usize, progress: &dyn Progress
     }
 }
 
-/// What rows and columns are multiplied with, so that what rounding leaves has a mean square of 1 in each of them: else a few coarse rows would look
-/// like a direction.
+/// Factors for rows and columns, so that what rounding leaves has a mean square of 1 in each.
+/// Otherwise a few coarse rows would look like a direction.
 struct Whitening {
     rows: Vec<f64>,
     cols: Vec<f64>,
 }
 
 impl Whitening {
-    /// With the middle half width of a sample. `None` where nothing has bounds.
+    /// Also returns the median half width of a sample. `None` if no element has bounds.
     fn new(matrix: &Matrix<'_>) -> Option<(Self, f64)> {
         const SAMPLE_ROWS: usize = 16;
         let (mut centres, mut halves) = (vec![0.0; matrix.cols], vec![0.0; matrix.cols]);
@@ -87,7 +89,8 @@ impl Whitening {
     }
 }
 
-/// Squares of the largest singular values of the whitened difference, and as many rows of length 1 that span its row space.
+/// The squares of the largest singular values of the whitened difference, and an equal number of
+/// rows of length 1 that span its row space.
 fn row_space(
     matrix: &Matrix<'_>,
     whitening: &Whitening,
@@ -107,14 +110,15 @@ fn row_space(
     images_of(matrix, whitening, &columns, directions, progress, &mut images)?;
     let (values, vectors) = eigen(&gram(&images, directions), directions);
     let mut right = vec![0.0; directions * matrix.cols];
-    // Row k is the sum of the columns with the weights of eigenvector k.
+    // Row k is the sum of the columns, weighted with eigenvector k.
     let columns: Vec<f64> =
         (0..columns.len()).map(|at| columns[at % matrix.cols * directions + at / matrix.cols]).collect();
     matrix::add_product(Strided::rows(&vectors, directions), &columns, directions, matrix.cols, &mut right);
     Ok((values, right))
 }
 
-/// The difference times `columns`, which has a row of `directions` for every column of the matrix.
+/// The difference times `columns`, which has one row of `directions` for every column of the
+/// matrix.
 fn images_of(
     matrix: &Matrix<'_>,
     whitening: &Whitening,
@@ -151,7 +155,7 @@ fn add_preimages(
     })
 }
 
-/// Calls `f` with the first place, the number of rows and the differences of each block.
+/// Calls `f` with the first row, the number of rows, and the differences of each block.
 fn for_blocks(
     matrix: &Matrix<'_>,
     whitening: &Whitening,
@@ -174,7 +178,8 @@ fn for_blocks(
     Ok(())
 }
 
-/// 1 and -1, as the bits of splitmix64 fall: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// 1 and -1 from the bits of splitmix64: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom
+/// number generators", OOPSLA 2014.
 fn signs(count: usize) -> Vec<f64> {
     let mut state = 0u64;
     let mut next = || {

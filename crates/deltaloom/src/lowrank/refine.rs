@@ -1,4 +1,5 @@
-//! Factors whose product lies within the bounds of as many elements as possible: rows and columns are solved in turn, each by weighted least squares.
+//! Factors whose product lies within the bounds of as many elements as possible. Rows and columns
+//! are solved in turn, each by weighted least squares.
 //! It chooses no rank and rounds no factor.
 
 use std::ops::Range;
@@ -13,15 +14,16 @@ use crate::progress::{Progress, check_cancelled};
 
 /// Elements of a block of rows.
 const BLOCK_ELEMS: usize = 1 << 16;
-/// Columns whose pairs of factors are in memory at a time, for solving rows.
+/// Columns whose pairs of factors are in memory at a time while rows are solved.
 const PAIRED_COLS: usize = 1 << 10;
 
-/// What a pass makes of the distance between product and bounds.
+/// What a pass minimises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Norm {
-    /// Least squares about the centres.
+    /// The squares of the distances to the centres.
     Squares,
-    /// Nearly the least largest distance in half widths: sixth powers, as weighted least squares with shortened steps.
+    /// Almost the largest distance in half widths: sixth powers, as weighted least squares with
+    /// shortened steps.
     Sixth,
 }
 
@@ -30,7 +32,7 @@ pub(super) enum Norm {
 pub(super) struct Pass {
     pub(super) rule: ProductRule,
     pub(super) norm: Norm,
-    /// Added to every half width, as squares are: what the factors cannot resolve anyway.
+    /// Added to every half width, as squares: what the factors cannot resolve anyway.
     pub(super) floor: f64,
 }
 
@@ -86,7 +88,7 @@ impl Block {
         for (((weight, weighted), (centre, half)), product) in outs.zip(bounds).zip(&self.products) {
             let inverse = 1.0 / (half * half + floor);
             let off = centre - product;
-            // Fourth power of the distance in half widths, kept from 0 and from running away.
+            // Fourth power of the distance in half widths, limited at both ends.
             let squared = (off * off * inverse).clamp(1e-6, 9.0);
             *weight = squared * squared * inverse;
             *weighted = *weight * (product + off * 0.2);
@@ -110,12 +112,12 @@ impl Solver {
         Self { rank, weights: empty(), weighted: empty(), pairs: empty(), grams: empty(), sides: empty() }
     }
 
-    /// Solves what [`add`] has added up, into rows of `rank`.
+    /// Solves the sums of [`add`] into rows of `rank`.
     fn solve(&mut self, out: &mut [f64]) {
         let (rank, packed_len) = (self.rank, packed(self.rank, 0));
         let systems = self.grams.chunks_exact_mut(packed_len).zip(self.sides.chunks_exact_mut(rank));
         for (out, (gram, side)) in out.chunks_exact_mut(rank).zip(systems) {
-            // A row without weight keeps what it has.
+            // A row without weight keeps its old values.
             if (0..rank).any(|k| gram[packed(k, k)] > 0.0) {
                 factorise(gram, rank);
                 solve_lower(gram, side);
@@ -125,7 +127,8 @@ impl Solver {
         }
     }
 
-    /// Adds the sums of all rows, whose weights are there; pairs of some columns at a time.
+    /// Adds the sums of all rows, whose weights are known, with the pairs of some columns at a
+    /// time.
     fn add_rows(&mut self, right: &[f64], cols: usize) {
         let packed_len = packed(self.rank, 0);
         matrix::add_product(Strided::rows(&self.weighted, cols), right, cols, self.rank, &mut self.sides);
@@ -160,12 +163,12 @@ fn transposed(right: &[f64], rank: usize) -> Vec<f64> {
     (0..right.len()).map(|at| right[at % rank * cols + at / rank]).collect()
 }
 
-/// Rows that are solved together.
+/// Number of rows that are solved together.
 pub(super) fn rows_per_block(cols: usize) -> usize {
     (BLOCK_ELEMS / cols).max(4).next_multiple_of(4)
 }
 
-/// Solves the rows, and then, if wanted, all columns.
+/// Solves the rows and then, if requested, all columns.
 pub(super) fn pass(
     matrix: &Matrix<'_>,
     pass: Pass,

@@ -1,4 +1,4 @@
-//! Fits of matrices that were made by adding a product, and of some that were not.
+//! Fits of matrices that were made by adding a product, and of others.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,7 +17,7 @@ const BF16: Number = Number::float(8, 7);
 const F16: Number = Number::float(5, 10);
 const F32: Number = Number::float(8, 23);
 
-/// Numbers that are nearly normal: sums of twelve even ones.
+/// Almost normal numbers: sums of twelve uniform ones.
 struct Normal(u64);
 
 impl Normal {
@@ -43,7 +43,8 @@ fn rounded_to(number: Number, x: f64) -> (f64, Vec<u8>) {
     }
 }
 
-/// Normal weights as a reference, and as a target the same with a product of random factors added, or with other numbers of the same size.
+/// Normal weights as a reference. The target is the same with a product of random factors added, or
+/// with other numbers of the same size.
 fn merged(number: Number, rows: usize, cols: usize, rank: usize, rule: ProductRule) -> Rows {
     let mut normal = Normal(7);
     let mut change: Vec<f64> =
@@ -84,7 +85,7 @@ impl Pair {
         fit(self.shape, &|rows| Ok(self.read(rows)), &Silent).unwrap()
     }
 
-    /// Elements that a product predicts wrongly.
+    /// Number of elements that a product predicts wrongly.
     fn changed(&self, factors: &Factors) -> usize {
         let (target, mut prediction) = self.rows.clone();
         let right = factors.right_factor(self.shape.number).unwrap();
@@ -93,7 +94,7 @@ impl Pair {
         prediction.chunks(size).zip(target.chunks(size)).filter(|(a, b)| a != b).count()
     }
 
-    /// What the detector says.
+    /// The detector's answer.
     fn looks(&self) -> bool {
         looks_low_rank(self.shape, &|rows| Ok(self.read(rows))).unwrap()
     }
@@ -160,7 +161,7 @@ fn no_more_rows_are_read_at_a_time_than_a_sample_and_a_block() {
 
 #[test]
 fn a_fit_can_be_cancelled_anywhere() {
-    /// Stops when it is asked for the last time of so many.
+    /// Stops when it is asked for the last of a given number of times.
     struct Countdown(std::sync::atomic::AtomicUsize);
     impl Progress for Countdown {
         fn start(&self, _total_bytes: u64) {}
@@ -206,7 +207,7 @@ fn infinities_and_nans_do_not_spoil_the_fit() {
     let factors = pair.fit().unwrap();
     assert_eq!(factors.rank, 4);
     assert!(pair.changed(&factors) * 10 < 160 * 224);
-    // Nothing but such numbers gives nothing.
+    // If all numbers are like that, nothing is found.
     let odd: Vec<u8> = [0xff, 0x7f].repeat(160 * 224);
     assert_eq!(Pair::new(BF16, 224, (odd.clone(), reference)).unwrap().fit(), None);
     assert_eq!(Pair::new(BF16, 224, (target, odd)).unwrap().fit(), None);
@@ -222,7 +223,8 @@ fn only_matrices_of_floats_that_a_product_can_predict() {
     assert!(!is_shape(BF16, u64::MAX, 64) && !is_shape(BF16, 64, u64::MAX));
 }
 
-/// `LM12M=dir PAIR=base,tuned cargo test --release -p deltaloom --lib -- --ignored --nocapture sizes_and_times`
+/// `LM12M=dir PAIR=base,tuned cargo test --release -p deltaloom --lib --
+/// --ignored --nocapture sizes_and_times`
 #[test]
 #[ignore = "a measurement of two checkpoints, which are named in the environment"]
 fn sizes_and_times() {
@@ -251,7 +253,7 @@ fn sizes_and_times() {
             f();
             start.elapsed().as_secs_f64()
         };
-        // The least of some: the first run fetches the weights.
+        // The shortest of several runs: the first one fetches the weights.
         let detector = (0..5).map(|_| {
             seconds(&mut || {
                 std::hint::black_box(pair.looks());

@@ -1,5 +1,7 @@
-//! Finds out whether a base is the state one step of Adam before: fits the rates of the step on a sample, snaps them to what people write, and keeps what saves a bit per element.
-//! The arithmetic is [`crate::predict::Adam`]'s. Names and signs limit what is tried.
+//! Finds out whether a base is the state before one step of Adam. Fits the rates of the step on a
+//! sample, snaps them to numbers that people use, and accepts them if they save one bit per
+//! element.
+//! [`crate::predict::Adam`] has the arithmetic. Names and signs limit the candidates.
 
 use std::collections::HashMap;
 
@@ -17,20 +19,21 @@ use crate::predict::{ADAM_INPUTS, Adam, AdamForm, Element, Predictor, load};
 use crate::sample;
 use crate::tensor::DType;
 
-/// Elements that the numbers are fitted on: step sizes need more than a usual sample.
+/// Elements for fitting the numbers. Step sizes need a larger sample than usual.
 const SAMPLE_ELEMS: u64 = 16_384;
-/// Tensors that are tried for one, as its first moments or as its weights.
+/// Number of tensors that are tried as first moments, or as weights, of one tensor.
 const MAX_CANDIDATES: usize = 8;
-/// Decay rates are tried in steps of these, and as they were fitted.
+/// Decay rates are tried as multiples of these, and as fitted.
 const RATE_STEPS: [f64; 3] = [1e-3, 1e-4, 1e-5];
-/// Most of the mean square of a moment's relative error, for a fit to be looked at.
+/// Largest mean square of a moment's relative error with which a fit is accepted for a closer look.
 const MAX_ERROR: f64 = 1e-3;
 /// Step sizes that are tried on either side of the fitted one, in ULPs.
 const RATE_ULPS: i64 = 8;
-/// Powers of ten for what is added to the root of the second moment.
+/// Negative powers of ten for the number that is added to the root of the second moment.
 const EPSILONS: std::ops::RangeInclusive<i32> = 5..=15;
 
-/// Tensors that a step explains, and how. Second moments come first and then the weights that they belong to; both need the first moments to stand by themselves.
+/// Tensors that a step of Adam explains, with their predictors. Second moments come first, then
+/// their weights. Both need first moments of level 0.
 pub(super) fn find(
     targets: &[Target<'_>],
     samples: &[Vec<u8>],
@@ -76,7 +79,8 @@ pub(super) fn find(
     Ok(compatible(found.into_iter().flatten(), predictors))
 }
 
-/// Those whose tensors keep a lower level: none is explained that has to stand by itself for another.
+/// Keeps those that only need tensors of a lower level. A tensor that others need at its present
+/// level is not explained.
 fn compatible(
     found: impl Iterator<Item = (usize, Choice)>,
     predictors: &[&Predictor],
@@ -100,7 +104,7 @@ fn has_signs(sample: &[u8]) -> bool {
     sample.as_chunks::<4>().0.iter().any(|bytes| bytes[3] & 0x80 != 0)
 }
 
-/// Tensors whose names may be those of weights of moments that have the key in common.
+/// Tensors whose names may belong to the weights of moments that share a key.
 fn named_by<'a, 'n>(
     names: &'a Names,
     (before, after): (&str, &str),
@@ -111,14 +115,14 @@ fn named_by<'a, 'n>(
     if after.is_empty() { names.starting_with(before, name) } else { names.ending_with(after, name) }
 }
 
-/// The same elements of a tensor and of what it may follow from.
+/// The same elements of a tensor and of the tensors that it may follow from.
 struct Sample {
     target: Vec<u8>,
     inputs: [Vec<u8>; ADAM_INPUTS],
 }
 
 impl Sample {
-    /// Of a target with references and other targets.
+    /// Reads a target, its references, and other targets.
     fn read(target: &Target<'_>, references: &[&TensorSource], tensors: &[&Target<'_>]) -> Result<Self> {
         let of_target =
             |target: &Target<'_>| sample::read(target.info, SAMPLE_ELEMS, |at, len| target.read(at, len));
@@ -151,7 +155,7 @@ impl Sample {
         out
     }
 
-    /// Of those that cost least, the first, if it saves a bit per element.
+    /// The first of the cheapest candidates, if it saves one bit per element.
     fn best_of(&self, candidates: impl Iterator<Item = Adam>) -> Option<Adam> {
         let number = Element::F32.number();
         let cost = |prediction: &[u8]| plan::residual_cost(number, &self.target, prediction);
@@ -212,12 +216,12 @@ fn weights(targets: &[Target<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Resu
             numbers: numbers.to_vec(),
         };
         let rounded = fitted.map(single);
-        // In F32 the right step size makes every element come out, and one beside it does not.
+        // In F32, the right step size reproduces every element, and its neighbours do not.
         let near = (-RATE_ULPS..=RATE_ULPS).map(|ulps| {
             let rate = f64::from(step_ulps(rounded[1], ulps));
             adam(true, [rounded[0].into(), rate, fitted[2]])
         });
-        // The nearest to the fitted one of those that are as good.
+        // Among equally good ones, the nearest to the fitted one.
         let single = near.enumerate().max_by_key(|(i, adam)| {
             (sample.count_right(adam), std::cmp::Reverse((*i as i64 - RATE_ULPS).abs()))
         });
@@ -240,7 +244,8 @@ fn step_ulps(x: f32, ulps: i64) -> f32 {
     (0..ulps.abs()).fold(x, |x, _| step(x))
 }
 
-/// Decay rates of both moments: v' = b2 v + (1 - b2) ((m' - b1 m) / (1 - b1))^2 is linear in v and the products of m' and m.
+/// Decay rates of both moments. v' = b2 v + (1 - b2) ((m' - b1 m) / (1 - b1))^2 is linear in v and
+/// in the products of m' and m.
 fn fit_rates(elements: &[[f64; 4]]) -> Option<[f64; 2]> {
     let row = |[new_v, v, m, new_m]: &[f64; 4]| {
         [v / new_v, new_m * new_m / new_v, new_m * m / new_v, m * m / new_v, 1.0]
@@ -259,9 +264,10 @@ fn fit_rates(elements: &[[f64; 4]]) -> Option<[f64; 2]> {
     is_fit.then_some(rates)
 }
 
-/// Decay, step size and what is added to the root: w' = d w - r m' / (root of v' + e).
+/// Decay, step size, and the number that is added to the root: w' = d w - r m' / (root of v' + e).
 fn fit_step(elements: &[[f64; 4]]) -> Option<[f64; 3]> {
-    // Each element relative to its size, as its rounding is. Times the root the step is linear in e too.
+    // Each element is scaled by its size, as its rounding is. Multiplied by the root, the step is
+    // linear in e, too.
     let usable = || {
         elements.iter().filter_map(|[new_w, w, new_m, new_v]| {
             let (root, size) = (new_v.sqrt(), w.abs());
@@ -283,7 +289,8 @@ fn fit_step(elements: &[[f64; 4]]) -> Option<[f64; 3]> {
     fitted.iter().all(|number| number.is_finite()).then_some(fitted)
 }
 
-/// Weights with which all numbers of a row but the last come nearest to that; rows that are not finite do not count.
+/// Weights for all numbers of a row but the last, chosen to approximate the last by least squares.
+/// Rows that are not finite do not count.
 fn least_squares<const N: usize>(rows: impl Iterator<Item = [f64; N]>) -> Vec<f64> {
     let mut equations = NormalEquations::new(N - 1);
     rows.for_each(|row| equations.add(&row));

@@ -1,5 +1,6 @@
-//! Finds out how an adapter was merged: tries the orders of operations that libraries use on some rows, and keeps the one with which most of them come out.
-//! The arithmetic is [`crate::predict::Adapter`]'s.
+//! Finds out how an adapter was merged: tries the orders of operations that libraries use on some
+//! rows, and keeps the one that reproduces most elements.
+//! [`crate::predict::Adapter`] has the arithmetic.
 
 use crate::bases::{self, Bases, TensorSource};
 use crate::error::Result;
@@ -9,10 +10,11 @@ use crate::tensor::TensorInfo;
 
 use super::choose::{Choice, Target};
 
-/// Rows on which the orders of operations are compared.
+/// Number of rows for comparing the orders of operations.
 const SAMPLE_ROWS: u64 = 16;
 
-/// The prediction of a tensor from `reference` and the adapter that changes it, if there is one and it explains at least half of what is different.
+/// The prediction of a tensor from `reference` and the adapter that changes it. `None` if there is
+/// none, or if it explains less than half of the differences.
 pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Bases) -> Result<Option<Choice>> {
     let Some(element) = Element::of(&target.info.dtype).filter(|_| target.info.shape.len() == 2) else {
         return Ok(None);
@@ -52,7 +54,7 @@ pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Base
     best.map(|(_, choice)| choice.with_reference_digests()).transpose()
 }
 
-/// The orders of operations, the usual ones first.
+/// The orders of operations. The usual ones come first.
 fn merges(element: Element, dtype: Element, transposed: bool) -> Vec<Merge> {
     let narrow = |element: Element| Some(element).filter(|element| *element != Element::F32);
     let mut narrower: Vec<Element> = [narrow(dtype), narrow(element)].into_iter().flatten().collect();

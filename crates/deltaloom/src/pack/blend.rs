@@ -1,5 +1,6 @@
-//! Finds out how models were merged: fits weights by least squares on a sample, snaps them to what merge tools are given, and keeps what costs least.
-//! The arithmetic is [`crate::predict::Blend`]'s.
+//! Finds out how models were merged: fits weights by least squares on a sample, snaps them to
+//! numbers that people use with merge tools, and keeps the cheapest.
+//! [`crate::predict::Blend`] has the arithmetic.
 
 use super::least_squares::{NormalEquations, snap};
 use crate::entropy::log2::ONE_BIT;
@@ -8,18 +9,19 @@ use crate::predict::{Blend, BlendForm, Element, Precision};
 
 /// Steps that weights are snapped to: tenths, twentieths, thirds.
 const STEPS: [f64; 3] = [0.1, 0.05, 1.0 / 3.0];
-/// Quantiles of the differences that TIES may have trimmed at.
+/// Quantiles of the differences where TIES may have trimmed.
 const TRIM_QUANTILES: [f64; 5] = [1.0, 0.999, 0.99, 0.97, 0.9];
-/// Squares that a weighted sum may leave of those that the best reference leaves, to be worth a closer look.
+/// A weighted sum must leave at most this share of the squares that the best reference leaves, to
+/// deserve a closer look.
 const LINEAR_GAIN: f64 = 0.5;
-/// Likewise for trimmed differences.
+/// The same for trimmed differences.
 const TIES_GAIN: f64 = 0.2;
-/// A recipe with at most a bit for so many elements needs no better one.
+/// A recipe that costs at most one bit per this many elements is good enough.
 const EXACT_ELEMS: u64 = 100;
-/// A share of elements that only trimming leaves as they were.
+/// Share of unchanged elements that only trimming leaves.
 const TRIMMED_SHARE: f64 = 0.05;
 
-/// The same elements of a tensor and of references that it may be a blend of.
+/// The same elements of a tensor and of references that may have been blended into it.
 pub(super) struct Sample<'a> {
     element: Element,
     target: &'a [u8],
@@ -28,7 +30,7 @@ pub(super) struct Sample<'a> {
     reference_values: Vec<Vec<f64>>,
 }
 
-/// A way to combine references: form, precision, which references in which order, numbers.
+/// A way to combine references: form, precision, references in order, and numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Recipe {
     pub(super) form: BlendForm,
@@ -38,7 +40,7 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// The blend that the recipe makes of references with these names.
+    /// The blend that the recipe describes for references with these names.
     pub(super) fn blend(&self, names: &[Option<String>]) -> Blend {
         Blend {
             form: self.form,
@@ -56,12 +58,12 @@ impl<'a> Sample<'a> {
         Self { element, target, references, target_values, reference_values }
     }
 
-    /// Whether the references together say clearly more than the best of them.
+    /// Whether all references together say clearly more than the best of them.
     pub(super) fn looks_blended(&self) -> bool {
         self.fitted_weights().is_some() || !self.ties_recipes().is_empty()
     }
 
-    /// The recipe that costs least, and its estimated cost on the sample; `hints` are tried too.
+    /// The cheapest recipe and its estimated cost on the sample. `hints` are tried, too.
     pub(super) fn best_recipe(&self, hints: &[Recipe]) -> Option<(Recipe, u64)> {
         let mut recipes: Vec<Recipe> = hints.to_vec();
         recipes.extend(self.fitted_weights().into_iter().flat_map(|weights| self.linear_recipes(&weights)));
@@ -99,7 +101,7 @@ impl<'a> Sample<'a> {
         out
     }
 
-    /// Weights of a sum that leaves clearly less than the best reference.
+    /// Weights of a sum that leaves clearly less than the best reference does.
     fn fitted_weights(&self) -> Option<Vec<f64>> {
         let references = &self.reference_values;
         let fitted = fit_weights(&self.target_values, references)?;
@@ -110,7 +112,7 @@ impl<'a> Sample<'a> {
         (self.squares(blended) <= least_of_one * LINEAR_GAIN).then_some(fitted)
     }
 
-    /// Weighted sums and task arithmetic with these weights, as they are and snapped.
+    /// Weighted sums and task arithmetic with these weights, both exact and snapped.
     fn linear_recipes(&self, fitted: &[f64]) -> Vec<Recipe> {
         let all: Vec<usize> = (0..fitted.len()).collect();
         let mut recipes = Vec::new();
@@ -122,12 +124,12 @@ impl<'a> Sample<'a> {
                 numbers: numbers.to_vec(),
             }));
         };
-        // The usual ones first, which are taken where others cost the same.
+        // The usual ones first. They win if others cost the same.
         let every = [Precision::Single, Precision::Own, Precision::Double];
         let rounded = &every[..2];
         for step in STEPS {
             let snapped: Vec<f64> = fitted.iter().map(|weight| snap(*weight, step)).collect();
-            // What has no weight is no part of it.
+            // References with weight 0 are no part of it.
             let used: Vec<usize> = all.iter().copied().filter(|i| snapped[*i] != 0.0).collect();
             let reversed: Vec<usize> = used.iter().rev().copied().collect();
             for (order, precisions) in [(used, &every[..]), (reversed, rounded)] {
@@ -138,7 +140,7 @@ impl<'a> Sample<'a> {
             }
             for origin in all.iter().copied() {
                 for first in all.iter().copied() {
-                    // A + s (B - C): the weight of A is 1 unless A is C, where it is whatever is left.
+                    // A + s (B - C): the weight of A is 1, unless A is C. Then it is the remainder.
                     if first != origin && (snapped[first] - 1.0).abs() > step {
                         continue;
                     }
@@ -156,13 +158,14 @@ impl<'a> Sample<'a> {
         recipes
     }
 
-    /// Sum of squares of what a prediction leaves.
+    /// Sum of the squares that a prediction leaves.
     fn squares(&self, prediction: impl Fn(usize) -> f64) -> f64 {
         let differences = self.target_values.iter().enumerate().map(|(i, x)| x - prediction(i));
         differences.map(|d| d * d).filter(|square| square.is_finite()).sum()
     }
 
-    /// Trimmed differences to the reference that most elements equal, if so many do that some were trimmed.
+    /// Trimmed differences to the reference that equals most elements. Only if so many are equal
+    /// that some were trimmed.
     fn ties_recipes(&self) -> Vec<Recipe> {
         let (target, references) = (&self.target_values, &self.reference_values);
         let count_equal = |values: &Vec<f64>| values.iter().zip(target).filter(|(a, b)| a == b).count();
@@ -198,7 +201,7 @@ impl<'a> Sample<'a> {
                 order: order.clone(),
                 numbers: numbers.to_vec(),
             };
-            // With the thresholds known the scale is a matter of one more fit.
+            // With known thresholds, the scale takes only one more fit.
             let merged = values(self.element, &self.predict(&recipe(Precision::Double, &numbers)));
             let (mut product, mut square) = (0.0, 0.0);
             for i in 0..target.len() {
@@ -229,7 +232,8 @@ fn values(element: Element, bytes: &[u8]) -> Vec<f64> {
     out
 }
 
-/// The next F32 number above a quantile of sorted sizes: what is at least as large was not trimmed.
+/// The next F32 number above a quantile of sorted sizes. Elements of at least this size were not
+/// trimmed.
 fn just_above(sizes: &[f64], quantile: f64) -> f64 {
     #[expect(clippy::cast_possible_truncation, reason = "a place in a sample")]
     let place = ((sizes.len() as f64 * quantile) as usize).min(sizes.len().saturating_sub(1));
@@ -238,8 +242,9 @@ fn just_above(sizes: &[f64], quantile: f64) -> f64 {
     size.next_up().into()
 }
 
-/// Weights with which the references come nearest to the target, by least squares. Fine-tunes of one base are almost parallel, so it is the first reference and
-/// the differences of the others to it that are fitted.
+/// Weights with which the references best approximate the target, by least squares. Fine-tunes of
+/// one base are almost parallel. So the fit uses the first reference and the differences of the
+/// others to it.
 fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
     let (first, others) = references.split_first()?;
     let regressor = |k: usize, i: usize| if k == 0 { first[i] } else { others[k - 1][i] - first[i] };
@@ -261,7 +266,7 @@ fn fit_weights(target: &[f64], references: &[Vec<f64>]) -> Option<Vec<f64>> {
 mod tests {
     use super::*;
 
-    /// Pseudo-random numbers around 0, none of them 0.
+    /// Pseudo-random numbers around 0, but never 0.
     fn noise(seed: u32) -> impl Iterator<Item = f32> {
         (0u32..).map(move |i| {
             let bits = (i ^ seed.wrapping_mul(0x85eb_ca6b)).wrapping_mul(0x9e37_79b9);
@@ -293,7 +298,7 @@ mod tests {
         Sample::new(Element::F32, &target, references).best_recipe(&[]).unwrap()
     }
 
-    /// Bits that an exact prediction of the sample may take: a table.
+    /// Bits that an exact prediction of the sample may cost: one table.
     const NOTHING: u64 = 200 << 16;
 
     #[test]

@@ -1,5 +1,6 @@
-//! Chooses the predictor of every tensor: equal to something known, near a reference, or on its own.
-//! Samples rule candidates out; equality is always proven on all bytes.
+//! Chooses the predictor of every tensor: equal to a known tensor, similar to a reference, or on
+//! its own.
+//! Samples rule candidates out. Equality is always proven on all bytes.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,9 +25,9 @@ use crate::sample::{self, fingerprint};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
-/// Elements that weights of blends are fitted on.
+/// Elements for fitting the weights of blends.
 const BLEND_SAMPLE_ELEMS: u64 = 16_384;
-/// Tensors whose blends are tried on all others.
+/// Number of tensors whose blends are tried for all others.
 const BLEND_HINTS: usize = 3;
 /// Bytes compared at a time when equality is proven.
 const COMPARE_BYTES: u64 = 1 << 20;
@@ -34,13 +35,13 @@ const COMPARE_BYTES: u64 = 1 << 20;
 /// How a tensor will be predicted.
 pub(super) struct Choice {
     pub(super) predictor: Predictor,
-    /// What the tensor comes from.
+    /// The tensors that it is predicted from.
     pub(super) references: Vec<TensorSource>,
-    /// Of a tensor that was compared as a whole.
+    /// The tensor's digest, if the whole tensor was compared.
     pub(super) digest: Option<Digest>,
-    /// Of the references, unless they are hashed as the tensor is packed.
+    /// The digests of the references, unless they are hashed while the tensor is packed.
     pub(super) reference_digests: Option<Vec<Digest>>,
-    /// Of a low-rank prediction.
+    /// The factors of a low-rank prediction.
     pub(super) factors: Option<ChosenFactors>,
 }
 
@@ -49,19 +50,20 @@ impl Choice {
         Self::coded(Predictor::Zero, Vec::new())
     }
 
-    /// With chunks to come.
+    /// A choice whose chunks will be coded.
     pub(super) fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
         Self { predictor, references, digest: None, reference_digests: None, factors: None }
     }
 
-    /// With the references hashed now, since they do not come by as predictions.
+    /// Hashes the references now, since they are not read as predictions later.
     pub(super) fn with_reference_digests(mut self) -> Result<Self> {
         let digests = self.references.iter().map(TensorSource::digest).collect::<Result<_>>()?;
         self.reference_digests = Some(digests);
         Ok(self)
     }
 
-    /// The prediction of a range of the tensor, `None` where it is zero: where it is in memory, read, or computed.
+    /// The prediction of a range of the tensor: borrowed from memory, read, or computed. `None` if
+    /// it is zero.
     pub(super) fn predict(&self, info: &TensorInfo, bytes: Range<u64>) -> Result<Option<Bytes<'_>>> {
         match (&self.predictor, &self.references[..]) {
             (_, []) => Ok(None),
@@ -75,7 +77,7 @@ impl Choice {
         }
     }
 
-    /// Without a residual. The references, if there are any, have these digests.
+    /// A choice without a residual. `reference_digests` are those of the references.
     fn proven(
         predictor: Predictor,
         digest: Digest,
@@ -112,10 +114,10 @@ impl Target<'_> {
     }
 }
 
-/// Tensors by what their sample looks like, as they are or rounded to a narrower dtype.
+/// Tensors by the fingerprint of their sample, as it is or rounded to a narrower dtype.
 type Lookalikes<T> = HashMap<u64, Vec<T>>;
 
-/// Chooses for all tensors, in their order.
+/// Chooses for all tensors, in order.
 pub(super) fn choose(
     checkpoint: &Checkpoint,
     bases: &Bases,
@@ -145,7 +147,8 @@ pub(super) fn choose(
     }
     let candidates: Vec<Vec<&TensorSource>> =
         targets.par_iter().map(|target| candidates(target.info, bases)).collect();
-    // Of equal tensors one is packed, if possible one that a base knows, and the others are tied to it.
+    // Of equal tensors, one is packed and the others are tied to it: the first one that a base
+    // knows, or else the first.
     for alike in ties.values_mut() {
         alike.sort_by_key(|i| (candidates[*i].is_empty(), *i));
     }
@@ -164,7 +167,8 @@ pub(super) fn choose(
     context.blends = context.blends_of_largest()?;
     let mut choices: Vec<Choice> =
         (0..targets.len()).into_par_iter().map(|i| context.choose_one(i)).collect::<Result<_>>()?;
-    // A tensor may only come from one that stands by itself: a tie to a rounding becomes a rounding, all others are packed on their own after all.
+    // A tensor may only depend on tensors of level 0. A tie to a rounded tensor becomes a rounding,
+    // and all others are packed on their own after all.
     for i in 0..choices.len() {
         let is_allowed = |choice: &Choice| {
             choice.predictor.internals().iter().all(|target| choices[*target].predictor.is_root())
@@ -193,7 +197,7 @@ pub(super) fn choose(
     Ok(choices)
 }
 
-/// From each base the tensor that has this one's place by name, dtype and shape.
+/// From each base, the tensor with this one's place, dtype and shape.
 fn candidates<'a>(info: &TensorInfo, bases: &'a Bases) -> Vec<&'a TensorSource> {
     let of_base = |base: &'a Base| base.counterpart(&info.name, |source| source.is_like(info));
     bases.direct().filter_map(of_base).collect()
@@ -224,7 +228,7 @@ struct Context<'a> {
     bases: &'a Bases,
     base_casts: Lookalikes<&'a TensorSource>,
     own_casts: Lookalikes<usize>,
-    /// In the order in which they are to be packed themselves.
+    /// In order of preference for being packed, not tied.
     ties: Lookalikes<usize>,
     blends: Vec<Recipe>,
     progress: &'a dyn Progress,
@@ -255,7 +259,7 @@ impl Context<'_> {
         self.choose_untied(i)
     }
 
-    /// A rounding where it is one, else coded.
+    /// A rounding if it is one, else coded.
     fn choose_untied(&self, i: usize) -> Result<Choice> {
         match self.choose_cast(i)? {
             Some(choice) => Ok(choice),
@@ -295,7 +299,8 @@ impl Context<'_> {
         Ok(None)
     }
 
-    /// The reference whose residual costs least on a sample, or none when the tensor alone costs no more.
+    /// The reference whose residual costs least on a sample. None if the tensor on its own costs no
+    /// more.
     fn choose_coded(&self, i: usize) -> Result<Choice> {
         let (target, sample) = (&self.targets[i], &self.samples[i]);
         if target.info.len_bytes() == 0 {
@@ -324,7 +329,7 @@ impl Context<'_> {
             costed.sort_by_key(|(cost, _)| *cost);
             candidates = costed.into_iter().map(|(_, reference)| reference).collect();
         }
-        // What is nearest need not be what a product was added to.
+        // The product need not have been added to the most similar reference.
         for reference in &candidates {
             if !low_rank::changes_enough(number, sample, &sample::of(reference)?) {
                 continue;
@@ -339,7 +344,7 @@ impl Context<'_> {
         Ok(if is_better_alone { Choice::zero() } else { reference_choice(best) })
     }
 
-    /// A combination of several candidates where that costs clearly less than the best of them.
+    /// A combination of several candidates, if it costs clearly less than the best of them.
     fn choose_blend(&self, target: &Target<'_>, candidates: &[&TensorSource]) -> Result<Option<Choice>> {
         let Some(found) = fit_blend(target, candidates, &self.blends)? else { return Ok(None) };
         if found.cost * 20 > found.least_of_one * 19 {
@@ -351,7 +356,7 @@ impl Context<'_> {
         Choice::coded(predictor, references).with_reference_digests().map(Some)
     }
 
-    /// Recipes that the largest tensors were made by: small ones cannot tell weights from noise.
+    /// The recipes of the largest tensors. Small ones cannot tell weights from noise.
     fn blends_of_largest(&self) -> Result<Vec<Recipe>> {
         let mut largest: Vec<usize> =
             (0..self.targets.len()).filter(|i| self.candidates[*i].len() > 1).collect();
@@ -364,7 +369,7 @@ impl Context<'_> {
         Ok(recipes)
     }
 
-    /// Whether all bytes of a tensor equal those that `read` gives; its digest when they do.
+    /// The digest of a tensor if all its bytes equal those of `read`.
     fn equal(
         &self,
         target: &Target<'_>,
@@ -385,7 +390,7 @@ impl Context<'_> {
     }
 }
 
-/// A way to combine candidates.
+/// A combination of candidates.
 struct FoundBlend {
     recipe: Recipe,
     cost: u64,
@@ -393,7 +398,7 @@ struct FoundBlend {
     least_of_one: u64,
 }
 
-/// The best combination of several candidates on a sample, where the dtype can be computed with.
+/// The best combination of several candidates on a sample, if its dtype has arithmetic here.
 fn fit_blend(
     target: &Target<'_>,
     candidates: &[&TensorSource],
@@ -424,7 +429,7 @@ fn fit_blend(
     Ok(best.map(|(recipe, cost)| FoundBlend { recipe, cost, least_of_one: sample.least_of_one() }))
 }
 
-/// Name of the reference where it is not the tensor's own.
+/// Name of the reference, unless it is the tensor's own.
 pub(super) fn reference_name(target: &Target<'_>, reference: &TensorSource) -> Option<String> {
     let name = &reference.info().name;
     (*name != target.info.name).then(|| name.clone())

@@ -1,5 +1,7 @@
-//! Finds for tensors that no base is near to another one of the same file that says how large their elements are, as Adam's second moment does for its first.
-//! Names limit what is tried, and samples decide; nothing is proven, since any companion gives the right bytes.
+//! For tensors that no base is similar to, finds another tensor of the same file that tells the
+//! magnitude of their elements, as Adam's second moment does for the first.
+//! Names limit the candidates, and samples decide. Nothing is proven, since any companion gives the
+//! right bytes.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,11 +13,11 @@ use crate::plan;
 use crate::predict::Predictor;
 use crate::tensor::TensorInfo;
 
-/// Tensors that are tried for one.
+/// Number of tensors that are tried for one.
 const MAX_CANDIDATES: usize = 8;
 
-/// The names that differ from `name` in one part have one of these in common with it. Neither a number is left out, as other layers have nothing to
-/// say, nor the whole name.
+/// Two names that differ in one part have one of these keys in common. A part that is a number is
+/// never left out, since other layers say nothing about this one. Nor is the whole name.
 pub(super) fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
     let is_end = |c: char| c == '.' || c == '/';
     let mut start = 0;
@@ -27,8 +29,8 @@ pub(super) fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Tensors and the ones they go with, given the predictors chosen so far, samples of all tensors, and those of references. Tensors that are near their
-/// reference have none.
+/// Tensors and their companions, from the predictors chosen so far, the samples of all tensors, and
+/// those of references. Tensors that are similar to their reference have no companion.
 pub(super) fn find(
     tensors: &[&TensorInfo],
     samples: &[Vec<u8>],
@@ -43,7 +45,7 @@ pub(super) fn find(
         }
     }
     let savings_of = |i: usize| -> Result<Vec<(u64, usize, usize)>> {
-        // One more than are tried of each: the tensor itself may be among them.
+        // One more of each than are tried, since the tensor itself may be among them.
         let near = |key| {
             let near = alike.get(&(key, &tensors[i].dtype, &tensors[i].shape)).into_iter().flatten();
             near.take(MAX_CANDIDATES + 1)
@@ -70,10 +72,10 @@ pub(super) fn find(
     let coded: Vec<usize> = (0..tensors.len()).filter(|i| is_coded(i)).collect();
     let savings: Vec<_> = coded.into_par_iter().map(savings_of).collect::<Result<_>>()?;
     let mut savings = savings.concat();
-    // The largest first; of a pair that could both take the other, one does.
+    // The largest savings first. If two tensors could be each other's companion, only one is.
     savings.sort_unstable_by_key(|(saving, i, other)| (Reverse(*saving), *i, *other));
     let (mut has_one, mut is_one) = (vec![false; tensors.len()], vec![false; tensors.len()]);
-    // What others come from already stays as it is.
+    // Tensors that others depend on stay as they are.
     predictors.iter().flat_map(|predictor| predictor.internals()).for_each(|other| is_one[*other] = true);
     savings.retain(|(_, i, other)| {
         let is_free = !has_one[*i] && !is_one[*i] && !has_one[*other];

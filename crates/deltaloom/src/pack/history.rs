@@ -1,5 +1,6 @@
-//! Histories of tensors whose reference has known ancestors: which they are, what they give a group, and whether that was of use.
-//! What it saves is costed by [`crate::plan`].
+//! Histories of tensors whose reference has known ancestors: finds the ancestors, loads the history
+//! of a group, and drops what was of no use.
+//! [`crate::plan`] costs what a history saves.
 
 use std::ops::Range;
 
@@ -16,12 +17,13 @@ use crate::predict::{MAX_HOPS, Predictor};
 use crate::scratch::Scratch;
 use crate::tensor::{ChunkGrid, TensorInfo};
 
-/// Ancestors whose residuals count.
+/// Number of ancestors whose residuals count.
 const RESIDUAL_HOPS: usize = 2;
 /// Bits of an ancestor in the index.
 const BITS_PER_HOP: u64 = 64;
 
-/// Gives a reference that is in the history of the bases its ancestors there: the tensors of the same name, dtype and shape, as far back as every step has one.
+/// Adds the ancestors of a reference from the history of the bases: the tensors with the same name,
+/// dtype and shape, as long as every step has one.
 pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -> Result<Choice> {
     let (Predictor::Reference(name), [reference]) = (&choice.predictor, &choice.references[..]) else {
         return Ok(choice);
@@ -40,7 +42,7 @@ pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -
     Choice::coded(predictor, references).with_reference_digests()
 }
 
-/// Prediction and history of a group of chunks. Of each chunk every ancestor is decoded once.
+/// Prediction and history of a group of chunks. Every ancestor of a chunk is decoded once.
 pub(super) fn load(
     choice: &Choice,
     info: &TensorInfo,
@@ -71,7 +73,7 @@ pub(super) fn load(
     Ok((prediction.into(), GroupHistory { changes, residuals, index_bits }))
 }
 
-/// Names no more ancestors than the groups of a tensor need: without any it is an ordinary reference.
+/// Drops the ancestors that no group of a tensor needs. Without any, it has an ordinary reference.
 pub(super) fn settle(tensor: &mut PackedTensor) {
     let Predictor::History { reference, hops } = &tensor.predictor else { return };
     let needed = |coding: &Coding<usize>| match coding {

@@ -1,9 +1,9 @@
-//! Least squares of a few unknowns, and the numbers that people write near what is found.
-//! What is fitted is the business of those who add rows.
+//! Least squares with a few unknowns, and snapping to numbers that people use.
+//! The callers decide what is fitted.
 
-/// Sums of products of rows, whose last number is what the others are to give.
+/// Sums of products of rows. The last number of a row is the one to approximate.
 pub(super) struct NormalEquations {
-    /// A line for every unknown, ending with its right side.
+    /// One line for every unknown, followed by its right side.
     lines: Vec<Vec<f64>>,
 }
 
@@ -12,7 +12,7 @@ impl NormalEquations {
         Self { lines: vec![vec![0.0; unknowns + 1]; unknowns] }
     }
 
-    /// Adds a row, unless a number of it is not finite.
+    /// Adds a row, unless one of its numbers is not finite.
     pub(super) fn add(&mut self, row: &[f64]) {
         if row.iter().any(|x| !x.is_finite()) {
             return;
@@ -22,7 +22,7 @@ impl NormalEquations {
         }
     }
 
-    /// Solves them by elimination; unknowns that nothing depends on are 0.
+    /// Solves them by elimination. Unknowns without influence are 0.
     pub(super) fn solve(self) -> Vec<f64> {
         let mut lines = self.lines;
         let count = lines.len();
@@ -44,6 +44,6 @@ impl NormalEquations {
 
 /// The nearest multiple of a step.
 pub(super) fn snap(number: f64, step: f64) -> f64 {
-    // Dividing gives the number that people write: 3 / 10 and not 3 times a tenth.
+    // Dividing gives the number that people write: 3 / 10, not 3 times a tenth.
     (number / step).round() / (1.0 / step).round()
 }

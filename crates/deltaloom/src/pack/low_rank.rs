@@ -1,5 +1,6 @@
-//! Decides on a sample of rows whether a tensor is its reference plus a product of small factors, and has the factors found.
-//! Finding them is [`crate::lowrank`]'s work.
+//! Decides on a sample of rows whether a tensor is its reference plus a product of small factors,
+//! and has the factors found.
+//! [`crate::lowrank`] finds them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,14 +17,16 @@ use crate::tensor::ChunkGrid;
 
 use super::choose::{Choice, Target, reference_name};
 
-/// Factors of a prediction, as they are stored and as they are used.
+/// The factors of a prediction, as stored and as used.
 pub(super) struct ChosenFactors {
     pub(super) payload: Vec<u8>,
     pub(super) ready: Arc<ReadyFactors>,
 }
 
-/// A product changes nearly all weights that it moves by an ULP or more. Where fewer than one in so many differ, most moves are lost in the rounding and no factors follow from the
-/// rest; steps of training at a small rate are so, and fitting them in vain took 15 times as long as packing them.
+/// A product changes nearly all weights that it moves by a ULP or more. If fewer than one in this
+/// many differ, rounding has lost most moves, and the rest does not determine factors. Training
+/// steps at a small rate are like that, and fitting them in vain took 15 times as long as packing
+/// them.
 const LEAST_CHANGED_OF: usize = 16;
 
 /// Whether enough elements of a sample differ from those of a reference.
@@ -33,7 +36,8 @@ pub(super) fn changes_enough(number: Number, target: &[u8], reference: &[u8]) ->
     changed * LEAST_CHANGED_OF >= target.len() / size
 }
 
-/// The prediction of a tensor by `reference` and a product, if that costs less. `grid` is that of its chunks.
+/// The prediction of a tensor from `reference` and a product, if that costs less. `grid` is its
+/// chunk grid.
 pub(super) fn choose(
     target: &Target<'_>,
     reference: &TensorSource,

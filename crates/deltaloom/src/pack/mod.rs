@@ -1,5 +1,6 @@
-//! Packs a checkpoint: choose a predictor for every tensor, then plan, encode and write its chunks window by window.
-//! The order of work is fixed, so the container depends on the input and the preset only.
+//! Packs a checkpoint: chooses a predictor for every tensor, then plans, encodes and writes its
+//! chunks window by window.
+//! The order of work is fixed, so the container depends only on the input and the preset.
 
 mod adam;
 mod adapter;
@@ -39,7 +40,7 @@ use crate::tensor::{ChunkGrid, TensorInfo};
 
 use choose::Choice;
 
-/// Chunks that share tables and scales: half a window, so that windows fill up.
+/// Chunks that share tables and scales. Half a window, so that windows fill up.
 const GROUP_CHUNKS: u64 = 16;
 
 /// How to pack.
@@ -54,7 +55,7 @@ pub struct PackOptions {
     pub overwrite: bool,
     /// log2 of the elements of a chunk, 10 to 20.
     pub chunk_log2: u8,
-    /// Whether the container names its bases, and what else it says of itself.
+    /// Makes the container name its bases, and adds these texts. `None` leaves both out.
     pub identity: Option<Texts>,
 }
 
@@ -72,7 +73,8 @@ impl Default for PackOptions {
     }
 }
 
-/// Packs `checkpoint` against `bases` into the file `target`, which appears only when it is whole.
+/// Packs `checkpoint` against `bases` into the file `target`, which appears only when it is
+/// complete.
 ///
 /// # Errors
 /// What reading or writing gives; [`Error::AlreadyExists`]; [`Error::Cancelled`].
@@ -94,7 +96,7 @@ pub fn pack(
 /// Packs `checkpoint` against `bases` into any writer.
 ///
 /// # Errors
-/// As [`pack`]; faults of the writer have an empty path.
+/// As [`pack`]. Errors of the writer have an empty path.
 pub fn pack_to(
     checkpoint: &Checkpoint,
     bases: &Bases,
@@ -105,8 +107,8 @@ pub fn pack_to(
     pack_and_see(checkpoint, bases, out, options, progress, &|_, _| {})
 }
 
-/// As [`pack_to`]; `see` is shown the bytes of every tensor that has chunks, by its number, while
-/// they are at hand.
+/// As [`pack_to`]. Calls `see` with the number and bytes of every tensor that has chunks, while the
+/// bytes are in memory.
 pub(crate) fn pack_and_see(
     checkpoint: &Checkpoint,
     bases: &Bases,
@@ -116,7 +118,10 @@ pub(crate) fn pack_and_see(
     see: &(dyn Fn(usize, &[u8]) + Sync),
 ) -> Result<PackReport> {
     if !(10..=20).contains(&options.chunk_log2) {
-        return Err(Error::InvalidArgument(format!("chunks of 2^{} elements", options.chunk_log2)));
+        return Err(Error::InvalidArgument(format!(
+            "chunks have 2^10 to 2^20 elements, not 2^{}",
+            options.chunk_log2
+        )));
     }
     let start = Instant::now();
     tracing::info!(files = checkpoint.members.len(), tensors = checkpoint.tensors().count(), "packing");
@@ -124,7 +129,7 @@ pub(crate) fn pack_and_see(
     let (mut report, threads) = pipeline::with_threads(options.threads, || {
         Ok((pack_windows(checkpoint, bases, out, options, progress, see)?, rayon::current_num_threads()))
     })?;
-    // A container of files that changed meanwhile would hold tensors that never were.
+    // If files changed meanwhile, the container would hold tensors that never existed.
     checkpoint.check_unchanged()?;
     bases.check_unchanged()?;
     report.seconds = Some(start.elapsed().as_secs_f64());
@@ -132,24 +137,24 @@ pub(crate) fn pack_and_see(
     Ok(report)
 }
 
-/// A run of chunks of one tensor that is planned as one.
+/// A run of chunks of one tensor that is planned together.
 struct Group {
     tensor: usize,
     chunks: std::ops::Range<u64>,
 }
 
-/// A group with its bytes read.
+/// A group whose bytes were read.
 struct LoadedGroup<'a> {
     tensor: usize,
     target: Bytes<'a>,
-    /// `None` where the prediction is zero.
+    /// `None` if the prediction is zero.
     prediction: Option<Bytes<'a>>,
     history: Option<GroupHistory>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
 
-/// A group ready to be written.
+/// A group that is ready to be written.
 struct EncodedGroup {
     tensor: usize,
     len_bytes: usize,
@@ -226,8 +231,8 @@ fn pack_windows(
     Ok(summary::of(&index, written.total, written.total - written.payloads))
 }
 
-/// What the container says of itself: of the bases, those that a tensor comes from; or all, where
-/// none does.
+/// The identity of the container. It names the bases that a tensor is predicted from, or all bases
+/// if there is no such tensor.
 fn identity(bases: &Bases, choices: &[Choice], options: &PackOptions) -> Result<Identity> {
     let Some(texts) = &options.identity else { return Ok(Identity::default()) };
     let references = || choices.iter().flat_map(|choice| &choice.references);
@@ -252,7 +257,7 @@ fn groups_of(tensors: &[PackedTensor]) -> Vec<Group> {
     groups
 }
 
-/// What encoding a window needs to know.
+/// Everything that encoding a window needs.
 struct Packer<'a> {
     checkpoint: &'a Checkpoint,
     tensors: &'a [(usize, &'a TensorInfo)],
@@ -260,9 +265,9 @@ struct Packer<'a> {
     grids: &'a [ChunkGrid],
     preset: Preset,
     progress: &'a dyn Progress,
-    /// The prediction of all groups that have none.
+    /// The prediction of all groups without one.
     zeros: Vec<u8>,
-    /// Shown what is read of each tensor.
+    /// Called with the bytes of each tensor.
     see: &'a (dyn Fn(usize, &[u8]) + Sync),
 }
 
@@ -396,7 +401,7 @@ impl<'a> Packer<'a> {
 }
 
 impl Group {
-    /// Where its bytes are in the tensor.
+    /// The place of its bytes in the tensor.
     fn byte_range(&self, grid: &ChunkGrid) -> std::ops::Range<u64> {
         let last = grid.chunk_bytes(self.chunks.end.saturating_sub(1));
         grid.chunk_bytes(self.chunks.start).start..last.end
@@ -404,13 +409,13 @@ impl Group {
 }
 
 impl LoadedGroup<'_> {
-    /// Classes of the elements of a chunk, where its coding has them.
+    /// Classes of the elements of a chunk, if its coding has them.
     fn classes(&self, coding: &Coding<usize>, chunk: usize) -> Option<&[u8]> {
         let Coding::History { kind, .. } = coding else { return None };
         self.history.as_ref()?.classes(*kind).get(chunk).map(|classes| &**classes)
     }
 
-    /// Target and prediction of every chunk; `zeros` is at least as long as the group.
+    /// Target and prediction of every chunk. `zeros` must be at least as long as the group.
     fn pairs<'a>(&'a self, zeros: &'a [u8]) -> Vec<(&'a [u8], &'a [u8])> {
         let prediction = self.prediction.as_deref().unwrap_or(zeros);
         let mut at = 0;
@@ -423,17 +428,18 @@ impl LoadedGroup<'_> {
     }
 }
 
-/// Hashes tensors, and the references that are predictions as they are, as their groups come by, in file order.
+/// Hashes tensors while their groups pass in file order. Also hashes references that are unmodified
+/// predictions.
 struct Digester {
     digests: Vec<(Digest, Vec<Digest>)>,
-    /// Whether the predictions that come by are the reference.
+    /// Whether a tensor's predictions are the bytes of its reference.
     hashes_predictions: Vec<bool>,
     current: Option<(usize, blake3::Hasher, blake3::Hasher)>,
 }
 
 impl Digester {
     fn new(choices: &[Choice]) -> Self {
-        // Tensors without elements never come by.
+        // Tensors without elements never pass.
         let empty = blake3::hash(b"");
         let known = |choice: &Choice| {
             let of_references = choice.reference_digests.clone();
@@ -478,7 +484,7 @@ impl Digester {
     fn finish(mut self, tensors: &mut [PackedTensor]) {
         self.close();
         for (i, tensor) in tensors.iter_mut().enumerate() {
-            // A tied tensor has the digest of its target, whenever that was packed.
+            // A tied tensor has the digest of its target, no matter when that was packed.
             let tied = if let Predictor::Tied(target) = tensor.predictor { target } else { i };
             tensor.digest = self.digests[tied].0;
             let of_references = std::mem::take(&mut self.digests[i].1);

@@ -1,5 +1,7 @@
-//! Which cells of a history share a table. A cell is a key in a class; there are hundreds, and tables for thirty.
-//! It joins like cells wherever they are, and neighbours where that is cheaper; it does not count.
+//! Decides which cells of a history share a table. A cell is a key in a class. Hundreds of cells
+//! occur, and there are about thirty tables.
+//! It joins similar cells wherever they are, or neighbours if that is cheaper. It does not count
+//! symbols.
 
 use std::cmp::Ordering;
 
@@ -7,9 +9,9 @@ use super::tables::{Fit, Histogram, KeyRun, join_neighbours};
 use crate::entropy::log2::ONE_BIT;
 use crate::entropy::table::CellRun;
 
-/// What a run of cells takes in the index after compression, in bits.
+/// Bits that a run of cells takes in the index after compression.
 const BITS_PER_CELL_RUN: u64 = 10;
-/// Symbols from 1 to this that are odd go down, those that are even up.
+/// Odd symbols from 1 to this one go down, even ones go up.
 const SIGNED_SYMBOLS: u8 = 15;
 
 /// Tables for the cells of a histogram.
@@ -27,7 +29,8 @@ pub(super) fn fit_cells(histogram: &Histogram) -> Fit {
     if b.cost < a.cost { b } else { a }
 }
 
-/// Orders cells so that those with like symbols are near: first by the side that changes are on, then by how few there are.
+/// Orders cells so that similar ones are near each other: first by the direction of their changes,
+/// then by how rare changes are.
 struct Likeness {
     side: u8,
     unchanged: u64,
@@ -63,7 +66,7 @@ impl Likeness {
     }
 }
 
-/// What the index takes to say which cells each table serves, in bits.
+/// Bits that the index takes to say which cells each table serves.
 pub(super) fn cells_bits(runs: &[KeyRun]) -> u64 {
     cell_runs(runs).len() as u64 * BITS_PER_CELL_RUN
 }

@@ -1,5 +1,6 @@
-//! Finds out whether the elements of a group lie on a grid: few different ones, or what a quantiser has written block by block.
-//! A small sample decides whether it is worth a look; then every element is proven.
+//! Finds out whether the elements of a group lie on a grid: few distinct ones, or blocks that a
+//! quantiser wrote.
+//! A small sample decides whether a closer look pays. Then every element is proven.
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::bits::BitWriter;
@@ -17,26 +18,26 @@ use crate::residual::scales::Pair;
 use crate::scratch::Scratch;
 
 const F32: Number = Number::float(8, 23);
-/// Smaller groups are not worth a look for blocks.
+/// In smaller groups, looking for blocks does not pay.
 const LEAST_ELEMS: u64 = 1024;
 /// Blocks of a sample, and how many of them must be on a grid.
 const SAMPLE_BLOCKS: usize = 4;
 const SAMPLE_FITS: usize = 3;
 /// Elements that must be on a grid before longer blocks are tried.
 const PIECE_ELEMS: usize = 16;
-/// About what a step costs.
+/// Approximate cost of a step.
 const BITS_OF_NUMBER: u64 = 16;
-/// Blocks that quantisers use, beside whole rows of up to so many elements.
+/// Block sizes that quantisers use, in addition to whole rows of up to `LONGEST_ROW` elements.
 const BLOCK_ELEMS: [usize; 5] = [256, 128, 64, 32, 16];
 const LONGEST_ROW: usize = 1 << 16;
 
-/// The cheapest grid, where there is one.
+/// The cheapest grid, if there is one.
 pub(super) fn draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
     let drafts = [palette_draft(group, changed), blocks_draft(group, changed)];
     drafts.into_iter().flatten().min_by_key(|draft| draft.cost)
 }
 
-/// Counts different elements, or a few less: enough to see that they are many.
+/// Counts distinct elements, perhaps a few too few: enough to see that there are many.
 struct Seen {
     places: [u64; 64],
     count: usize,
@@ -59,7 +60,7 @@ impl Seen {
     }
 }
 
-/// Different elements, rising, or none if they are too many for a palette.
+/// The distinct elements, in rising order. `None` if they are too many for a palette.
 fn add_elements(palette: &mut Vec<u64>, number: Number, bytes: &[u8]) -> Option<()> {
     let mut last = None;
     for bits in bytes.chunks_exact(number.bytes()).map(load) {
@@ -107,7 +108,7 @@ fn palette_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         Some(a)
     };
     let palette = chunks.par_iter().map(of_chunk).try_reduce(Vec::new, join)?;
-    // One element is a constant, which needs no palette.
+    // A single element is a constant, which needs no palette.
     if !(2..=usize::from(ESCAPE)).contains(&palette.len()) {
         return None;
     }
@@ -135,12 +136,12 @@ fn count_symbols(points: &[Option<GridSymbols>]) -> Counts {
     counts
 }
 
-/// How the blocks of a group are made, as a sample says.
+/// How the blocks of a group are made, according to a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     kind: Kind,
     block_elems: usize,
-    /// The usual one.
+    /// The most frequent one.
     reach: u16,
 }
 
@@ -165,9 +166,9 @@ fn sample_blocks<'b>(group: &'b GroupInput<'_>, block_elems: usize) -> Vec<&'b [
     let block = |i: usize| {
         let (_, chunk) = *chunks.get(i * count / SAMPLE_BLOCKS)?;
         let row_elems = group.row_elems(chunk);
-        // Every time another place in the row and in the chunk.
+        // A different place in the row and in the chunk each time.
         let row = (chunk.0.len() / (row_elems * size)) * (2 * i + 1) / (2 * SAMPLE_BLOCKS);
-        // Whole blocks, if there is one.
+        // A whole block, if there is one.
         let in_row = row_elems / block_elems * (2 * i + 1) / (2 * SAMPLE_BLOCKS);
         let start = row * row_elems + in_row * block_elems;
         let end = (start + block_elems).min((row + 1) * row_elems);
@@ -183,7 +184,7 @@ fn is_repetitive(bytes: &[u8], number: Number) -> bool {
     bytes.chunks_exact(number.bytes()).all(|bytes| seen.add(load(bytes)) <= most)
 }
 
-/// How far the blocks of a sample reach.
+/// How far the blocks of a sample reach, in steps.
 struct Reaches {
     usual: u16,
     farthest: u16,
@@ -195,7 +196,7 @@ fn sample_reaches(group: &GroupInput<'_>, kind: Kind, block_elems: usize) -> Opt
     let mut reaches = Vec::new();
     let mut missed = 0;
     for bytes in sample_blocks(group, block_elems) {
-        // To try origins is dear, and quantisers with origins have few levels.
+        // Trying origins is expensive, and quantisers with origins have few levels.
         let is_worth_it = kind == Kind::Steps || is_repetitive(bytes, group.number);
         let found = if is_worth_it { fitter.fit(bytes, kind.reaches(), 1.0) } else { None };
         match found {
@@ -206,7 +207,7 @@ fn sample_reaches(group: &GroupInput<'_>, kind: Kind, block_elems: usize) -> Opt
             return None;
         }
     }
-    // Constant blocks say nothing.
+    // Constant blocks have no reach.
     let usual = reaches.iter().copied().filter(|reach| *reach > 0).max_by_key(|reach| {
         let same = reaches.iter().filter(|other| *other == reach).count();
         (same, *reach)
@@ -220,7 +221,8 @@ fn find_layout(group: &GroupInput<'_>) -> Option<Layout> {
     let shorter = || BLOCK_ELEMS.into_iter().filter(|elems| *elems < row_elems);
     let try_layout = |kind: Kind, block_elems: usize| {
         let reaches = sample_reaches(group, kind, block_elems)?;
-        // About what an element costs. BF16 elements of two short blocks may look like one block of many small steps.
+        // Approximate cost of an element. BF16 elements of two short blocks may look like one block
+        // of many small steps.
         let levels = log2::log2(u64::from(reaches.farthest) * 2 + 1);
         let cost = levels + BITS_OF_NUMBER * ONE_BIT / block_elems as u64;
         Some((cost, Layout { kind, block_elems, reach: reaches.usual }))
@@ -281,7 +283,7 @@ fn cost_numbers(
     Some((lowest, counts, cost))
 }
 
-/// All blocks of a chunk. Where there is no grid, elements are escapes.
+/// All blocks of a chunk. Elements without a grid are escapes.
 fn fit_chunk(group: &GroupInput<'_>, chunk: Pair<'_>, layout: Layout) -> GridSymbols {
     let number = group.number;
     let mut fitter = Fitter::new(number, layout.kind);
@@ -295,7 +297,7 @@ fn fit_chunk(group: &GroupInput<'_>, chunk: Pair<'_>, layout: Layout) -> GridSym
         let found = fitter.fit(bytes, &[layout.reach], block.step);
         match found.or_else(|| fitter.fit(bytes, layout.kind.reaches(), block.step)) {
             Some(found) => block = found,
-            // The block before serves: its numbers cost least.
+            // The previous block is used: repeating its numbers costs least.
             None => fitter.symbols_with(&block),
         }
         for ((symbol, bits), place) in fitter.symbols().zip(&mut places) {

@@ -1,5 +1,5 @@
 //! Costs what histories of elements save as contexts; docs/format.md section 15.
-//! It does not compute classes; whoever has the ancestors does.
+//! It does not compute classes: the owner of the ancestors does.
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::keys::KEYS;
@@ -15,13 +15,13 @@ use crate::limits::narrow;
 use crate::residual::scales::{self, Scales};
 use crate::scratch::Scratch;
 
-/// Classes of the elements of a group by their history, and what saying where they come from takes.
+/// Classes of a group's elements by their history, and the cost of naming the ancestors.
 pub(crate) struct GroupHistory {
     /// By chunk.
     pub(crate) changes: Vec<Scratch>,
     /// By chunk.
     pub(crate) residuals: Vec<Scratch>,
-    /// This group's part of what the index says of the ancestors, in bits.
+    /// This group's share of the bits by which the index names the ancestors.
     pub(crate) index_bits: u64,
 }
 
@@ -34,8 +34,9 @@ impl GroupHistory {
     }
 }
 
-/// A group coded with one kind of history, with given scales. For changes these are the same for all tensors: optimisers move all weights by about as much,
-/// and tables are then shared by many.
+/// A group coded with one kind of history, with fixed scales. For changes, all tensors have the
+/// same scales: optimisers move all weights by about the same amount, and many tensors can then
+/// share tables.
 pub(super) fn draft(
     group: &GroupInput<'_>,
     history: &GroupHistory,
@@ -53,12 +54,12 @@ pub(super) fn draft(
     Draft { row_scales: scales.rows, ..Draft::new(coding, changed, cost) }
 }
 
-/// Scales for changes.
+/// The scales for changes.
 pub(super) fn absolute(number: Number) -> Scales {
     Scales { offset: scales::absolute_offset(number), rows: Vec::new(), cols: Vec::new() }
 }
 
-/// Symbols by cell.
+/// Counts of symbols by cell.
 fn count(
     group: &GroupInput<'_>,
     classes: &[Scratch],
@@ -84,9 +85,9 @@ fn count(
     chunks.par_chunks(per_part).map(count_part).reduce_with(|a, b| a.joined(&b)).unwrap_or_default()
 }
 
-/// Counts of symbols for the few of all cells that occur.
+/// Counts of symbols for the few cells that occur.
 struct CellCounts {
-    /// Number of a cell's counts, from 1 on; 0 for none.
+    /// The number of each cell's counts, from 1 on. 0 if the cell does not occur.
     numbers: Vec<u16>,
     cells: Vec<(u16, [u32; ALPHABET])>,
 }

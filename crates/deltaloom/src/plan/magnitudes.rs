@@ -1,5 +1,7 @@
-//! What to expect of the magnitudes of a group: fits slope, offset and scales of a scaled draft; docs/adr/0020.
-//! It counts in whole numbers, so the answer is the same everywhere; readers take it from the container.
+//! Predicts the magnitudes of a group: fits slope, offset and scales of a scaled draft;
+//! docs/adr/0020.
+//! It computes in integers, so the result is the same everywhere. Readers take it from the
+//! container.
 
 use deltaloom_kernels::scaled::{self, LEVELS_PER_STEP, STEPS_LOG2, UNIT_SLOPE};
 use deltaloom_kernels::{Number, NumberKind};
@@ -13,40 +15,43 @@ use crate::limits::{narrow, to_usize};
 use crate::residual::scales::{Pair, Scales};
 use crate::scratch::Scratch;
 
-/// Rows and columns that tell whether expectations pay.
+/// Rows and columns of the sample that shows whether expectations pay.
 const SAMPLE_ROWS: usize = 32;
 const SAMPLE_COLS: usize = 64;
-/// Rows of a group that column scales are taken from, about.
+/// Approximate number of rows of a group that column scales are taken from.
 const COLUMN_ROWS: usize = 256;
-/// Expectations that save less than this of an element on a sample may as well be chance.
+/// Expectations that save less than this per element of a sample may be chance.
 const LEAST_SAVING: u64 = ONE_BIT / 16;
-/// Likewise for what has signs and no prediction, as weights on their own have: packing them takes half as long again, for what was 0.55 % of a model.
+/// The same for elements with signs and no prediction, such as weights on their own. Packing them
+/// takes half as long again, and saved 0.55 % of a model.
 const LEAST_SAVING_OF_WEIGHTS: u64 = ONE_BIT / 2;
-/// Tensors of fewer elements have no companion: it could not save what it costs to need one.
+/// Tensors with fewer elements have no companion: it could not save what naming it costs.
 const LEAST_ELEMS: usize = 1024;
-/// Bits of a group's parameters, about, and of a table unlike others.
+/// Approximate bits of a group's parameters and of a table that no other group shares.
 const OVERHEAD: u64 = 512 * ONE_BIT;
-/// Symbols that occur in a scaled group, about.
+/// Approximate number of symbols that occur in a scaled group.
 const USUAL_SYMBOLS: usize = 64;
-/// Where what is expected comes to lie, in steps: as many octaves above as below it have symbols of their own.
+/// The position of the expected magnitude, in steps. As many octaves above it as below have symbols
+/// of their own.
 const CENTRE: i32 = 128;
 /// Steepest slope that is tried, in sixteenths.
 const MAX_SLOPE: i64 = 32;
 const MEAN_FITS: &str = "a mean is between the numbers it is of";
 
-/// A form of expectation.
+/// The form of an expectation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Form {
     slope: u8,
     by_place: bool,
 }
 
-/// Levels of elements and of their predictions, in rows of `cols`: logarithms of the magnitudes, 0 where that is zero.
+/// Levels of elements and of their predictions, in rows of `cols`. A level is the logarithm of a
+/// magnitude, or 0 for zero.
 struct Levels {
     cols: usize,
     target: Vec<i32>,
     prediction: Vec<i32>,
-    /// Low mantissa bits, but for those that are always zero.
+    /// Low mantissa bits, except those that are always zero.
     raw_bits: u64,
     has_signs: bool,
 }
@@ -66,7 +71,7 @@ fn levels_of(number: Number, values: &[u8]) -> Vec<i32> {
 }
 
 impl Levels {
-    /// Evenly spaced parts of evenly spaced rows of a group, or runs where it is no matrix.
+    /// Evenly spaced parts of evenly spaced rows of a group. If the group is no matrix, runs of it.
     fn sample(group: &GroupInput<'_>) -> Self {
         let size = group.number.bytes();
         let row = if group.is_matrix { group.cols } else { SAMPLE_COLS.min(to_usize(group.elems())).max(1) };
@@ -82,7 +87,7 @@ impl Levels {
                     if group.is_predicted {
                         prediction.extend(levels_of(group.number, p).iter().step_by(col_stride));
                     }
-                    // The lowest byte is enough to see whether there are zero bits at all.
+                    // The lowest byte is enough to see whether there are any zero bits.
                     any = t.iter().step_by(size).fold(any, |any, byte| any | byte);
                     has_signs |= has_negatives(group.number, t);
                     next = row_stride;
@@ -96,7 +101,7 @@ impl Levels {
         Self { cols: row.div_ceil(col_stride), target, prediction, raw_bits, has_signs }
     }
 
-    /// Takes the mean of all elements, or those of row and column, from levels of elements that are not zero.
+    /// Subtracts the mean of all elements, or the means of rows and columns. Zeros do not count.
     fn centre(&self, levels: &mut [i32], by_place: bool) {
         let is_there = |target: &i32| i32::from(*target != 0);
         let mean = |sum: i64, count: i32| narrow::<i32>(sum / i64::from(count.max(1)), MEAN_FITS);
@@ -122,7 +127,7 @@ impl Levels {
         }
     }
 
-    /// The form of the least squares, by place or not, and its bits for all elements of the sample.
+    /// The form with the least squares, by place or not, and its bits for the whole sample.
     fn fit(&self, by_place: bool) -> (Form, u64) {
         let (mut target, mut prediction) = (self.target.clone(), self.prediction.clone());
         self.centre(&mut target, by_place);
@@ -147,7 +152,7 @@ impl Levels {
         (Form { slope, by_place }, bits)
     }
 
-    /// Bits of all elements of the sample, when these are the levels to code.
+    /// Bits of the whole sample if these levels are coded.
     fn bits(&self, levels: impl Iterator<Item = i32>, has_signs: bool) -> u64 {
         let steps: Vec<i32> = levels.map(|level| level.div_euclid(LEVELS_PER_STEP)).collect();
         let (least, most) =
@@ -158,15 +163,15 @@ impl Levels {
             counts[step.abs_diff(least) as usize] += 1;
         }
         counts.retain(|count| *count > 0);
-        // Whole groups have one table, too, but many more elements.
+        // A whole group has one table, too, but many more elements.
         let table_bits = table::table_bits(counts.len());
         table::own_table_cost_of(counts.into_iter()) - table_bits * ONE_BIT
             + self.target.len() as u64 * (self.raw_bits + u64::from(has_signs)) * ONE_BIT
     }
 
-    /// The cheapest form, if it saves something against `bits` for the sample.
+    /// The cheapest form, if it saves enough compared with `bits` for the sample.
     fn best(&self, is_predicted: bool, may_have_places: bool, bits: u64) -> Option<(Form, u64)> {
-        // Without a prediction, places and signs it is what stand-alone floats are coded with anyway.
+        // Without a prediction, places and signs, this is how stand-alone floats are coded anyway.
         let has_use =
             |by_place: bool| if by_place { may_have_places } else { is_predicted || !self.has_signs };
         let saving = if is_predicted || !self.has_signs { LEAST_SAVING } else { LEAST_SAVING_OF_WEIGHTS };
@@ -178,7 +183,7 @@ impl Levels {
             .filter(|(_, bits)| *bits < least)
     }
 
-    /// Bits of one element, of those of the sample.
+    /// Bits of one element, from those of the sample.
     fn of_one(&self, bits: u64) -> u64 {
         bits / (self.target.len() as u64).max(1)
     }
@@ -189,7 +194,8 @@ impl Levels {
     }
 }
 
-/// Estimated bits of a whole sample, with one expectation for all its elements; none where the prediction says nothing of them.
+/// Estimated bits of a whole sample with one expectation for all its elements. `None` if the
+/// prediction says nothing about them.
 pub(super) fn sample_cost(group: &GroupInput<'_>) -> Option<u64> {
     if !has_form(group.number) {
         return None;
@@ -203,7 +209,7 @@ pub(super) fn sample_cost(group: &GroupInput<'_>) -> Option<u64> {
     Some(bits * group.elems() / (sample.target.len() as u64).max(1) + table_bits)
 }
 
-/// The sample of a tensor whose companion is looked for.
+/// The sample of a tensor for which a companion is searched.
 fn companion_sample(number: Number, (target, other): Pair<'_>) -> Option<Levels> {
     let is_large = target.len() >= LEAST_ELEMS * number.bytes();
     let chunks = vec![(target, other)];
@@ -211,8 +217,9 @@ fn companion_sample(number: Number, (target, other): Pair<'_>) -> Option<Levels>
     (is_large && has_form(number)).then(|| Levels::sample(&group))
 }
 
-/// Bits of an element, less what a companion must save: on its own or, if that says no more than how large it is, with the reference; `ulps` are those of
-/// residuals against it. None where there can be no companion.
+/// Bits that an element may cost with a companion for the companion to pay. The limit is its cost
+/// on its own or, if the reference only tells its magnitude, with the reference. `ulps` is the cost
+/// of residuals against the reference. `None` if there can be no companion.
 pub(super) fn cost_without_companion(number: Number, pair: Pair<'_>, ulps: Option<u64>) -> Option<u64> {
     let sample = companion_sample(number, pair)?;
     let bits = match ulps {
@@ -222,28 +229,30 @@ pub(super) fn cost_without_companion(number: Number, pair: Pair<'_>, ulps: Optio
     Some(bits.saturating_sub(LEAST_SAVING))
 }
 
-/// Bits of an element with a companion; `ulps` are those of residuals against it.
+/// Bits of an element with a companion. `ulps` is the cost of residuals against it.
 pub(super) fn cost_with_companion(number: Number, pair: Pair<'_>, ulps: u64) -> Option<u64> {
-    // What has no signs is a measure of size itself: rows and columns tell more of it than what it measures.
+    // An element without a sign measures a magnitude itself. Rows and columns predict it better
+    // than what it measures.
     if has_negatives(number, pair.1) && !has_negatives(number, pair.0) {
         return None;
     }
     let sample = companion_sample(number, pair)?;
     let (form, scaled) = sample.fit(false);
-    // Residuals of what is not near say how large it is, too, but not so well.
+    // Residuals against a dissimilar tensor show the magnitude, too, but less well.
     let is_near = ulps + 2 * ONE_BIT < sample.of_one(sample.bits_alone(sample.has_signs));
     let scaled = (form.slope > 0).then(|| sample.of_one(scaled));
     [scaled, is_near.then_some(ulps)].into_iter().flatten().min()
 }
 
-/// A scaled draft, where a sample says that it may cost less than `cost` for the whole group.
+/// A scaled draft, if a sample says that it may cost less than `cost` for the whole group.
 pub(super) fn draft(group: &GroupInput<'_>, changed: u64, cost: u64) -> Option<Draft> {
     let is_trivial =
         |(target, prediction): &Pair<'_>| target == prediction || is_constant(group.number, target);
     if !has_form(group.number) || group.chunks.iter().all(is_trivial) {
         return None;
     }
-    // Low mantissa bits are never foretold; a byte of them that is always zero would be seen by others, too.
+    // Low mantissa bits are never predicted. If a whole byte of them is always zero, other codecs
+    // see that, too.
     let least_bits = u64::from(group.number.mantissa_bits() - STEPS_LOG2) * ONE_BIT;
     if group.is_predicted && cost < group.elems() * least_bits {
         return None;
@@ -279,13 +288,13 @@ pub(super) fn draft(group: &GroupInput<'_>, changed: u64, cost: u64) -> Option<D
     })
 }
 
-/// What elements are above their predictions, in levels.
+/// How far elements are above their predictions, in levels.
 fn above(slope: u8, target: &[i32], prediction: &[i32]) -> Vec<i32> {
     let slope = i32::from(slope);
     target.iter().zip(prediction).map(|(t, p)| t - slope * p / UNIT_SLOPE).collect()
 }
 
-/// Mean of what is above predictions, where elements are not zero; none where all are.
+/// Mean distance above the predictions of the elements that are not zero. `None` if all are zero.
 fn mean_above(target: &[i32], above: &[i32]) -> Option<i32> {
     let is_there = |target: &i32| i32::from(*target != 0);
     let sum: i64 = above.iter().zip(target).map(|(level, t)| i64::from(level * is_there(t))).sum();
@@ -302,7 +311,8 @@ fn offset_alone(sample: &Levels, slope: u8) -> Scales {
     Scales { offset: steps(mean.unwrap_or(0)) - CENTRE, rows: Vec::new(), cols: Vec::new() }
 }
 
-/// Row and column scales of a matrix. Columns come from evenly spaced rows, relative to the mean of each; rows from all elements, relative to their columns.
+/// Row and column scales of a matrix. Columns come from evenly spaced rows, relative to the mean of
+/// each. Rows come from all elements, relative to their columns.
 fn scales_by_place(group: &GroupInput<'_>, slope: u8) -> Scales {
     let row_bytes = group.cols * group.number.bytes();
     let rows: usize = group.chunks.iter().map(|(target, _)| target.len() / row_bytes).sum();

@@ -1,4 +1,5 @@
-//! Chooses codec and parameters of a group of chunks from costed histograms; pure functions of the bytes.
+//! Chooses the codec and parameters of a group of chunks from costed histograms, by pure functions
+//! of the bytes.
 //! It encodes nothing; [`crate::codec`] does.
 
 mod cells;
@@ -6,6 +7,7 @@ mod grid;
 mod history;
 mod magnitudes;
 mod points;
+mod preset;
 mod tables;
 
 use std::convert::Infallible;
@@ -24,66 +26,18 @@ use crate::residual::scales::{self, Pair, Scales};
 use crate::scratch::Scratch;
 
 pub(crate) use history::GroupHistory;
+pub use preset::Preset;
 pub(crate) use tables::SetPool;
 use tables::{Histogram, Row, TableRequest};
 
-/// How much time packing may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Preset {
-    /// One context per exponent, light zstd.
-    Fast,
-    /// Row and column scales where they pay.
-    #[default]
-    Default,
-    /// Also the strongest zstd, scales tried everywhere, and mixed contexts: some MB/s in both directions.
-    Max,
-}
-
-impl Preset {
-    /// All presets, the fastest first.
-    pub const ALL: [Self; 3] = [Self::Fast, Self::Default, Self::Max];
-
-    /// Its name on command lines and in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fast => "fast",
-            Self::Default => "default",
-            Self::Max => "max",
-        }
-    }
-
-    /// zstd level for the index, and for planes of so many bytes: where there are many, levels above 3 take ten times as long for 1 % (position embeddings of MiniLM).
-    pub(crate) fn zstd_level(self, len_bytes: usize) -> i32 {
-        match self {
-            Self::Fast => 1,
-            Self::Default if len_bytes > SMALL_PLANES_BYTES => 3,
-            Self::Default => 9,
-            Self::Max => 19,
-        }
-    }
-
-    /// Least changed elements in 1024 for which scales are tried: rounded sparse updates never gained, docs/adr/0008.
-    fn scales_from(self) -> Option<u64> {
-        match self {
-            Self::Fast => None,
-            Self::Default => Some(341),
-            Self::Max => Some(1),
-        }
-    }
-}
-
-/// Chunks up to this are compressed at a level for which time does not matter.
-const SMALL_PLANES_BYTES: usize = 64 << 10;
 /// Sparse is tried below one change in this many elements.
 const SPARSE_BELOW: u64 = 16;
-/// Groups of fewer elements are over before mixed contexts have learned anything.
+/// Smaller groups end before mixed contexts have learned anything.
 const MIXED_FROM_ELEMS: u64 = 2048;
-/// Elements of a planes sample, and how many samples a group gives.
+/// Elements of a sample of planes, and number of samples per group.
 const SAMPLE_ELEMS: usize = 2048;
 const SAMPLES: usize = 4;
-/// Elements that tell whether residuals are small.
+/// Elements that show whether residuals are small.
 const START_ELEMS: usize = 1024;
 
 /// Chunks of a tensor that are planned together.
@@ -92,9 +46,9 @@ pub(crate) struct GroupInput<'a> {
     pub(crate) cols: usize,
     pub(crate) is_matrix: bool,
     pub(crate) chunks: Vec<Pair<'a>>,
-    /// Whether the prediction says anything; otherwise it is all zero.
+    /// Whether there is a prediction. Otherwise it is all zero.
     pub(crate) is_predicted: bool,
-    /// What its elements were before the prediction.
+    /// Earlier states of its elements.
     pub(crate) history: Option<&'a GroupHistory>,
 }
 
@@ -119,19 +73,19 @@ impl GroupInput<'_> {
     }
 }
 
-/// What a group will be coded with, before table sets are shared out.
+/// How a group will be coded, before table sets are assigned.
 #[derive(Debug)]
 pub(crate) struct Draft {
     coding: Coding<Option<Box<TableRequest>>>,
-    /// Tables of a float or grid group, which are never shared.
+    /// Counts for the tables of a float or grid group, which are never shared.
     own_counts: Vec<Counts>,
-    /// Residuals of a ulp group by chunk, to be encoded as they are.
+    /// Residuals of a ulp group by chunk, ready to encode.
     symbols: Vec<Option<UlpSymbols>>,
     /// Payloads of a mixed group by chunk.
     mixed: Vec<Option<Scratch>>,
     /// Points of a grid group by chunk.
     points: Vec<Option<GridSymbols>>,
-    /// Per chunk; empty when rows have none.
+    /// Per chunk. Empty if rows have none.
     row_scales: Vec<Vec<i32>>,
     /// Elements that differ from the prediction.
     pub(crate) changed: u64,
@@ -139,7 +93,7 @@ pub(crate) struct Draft {
     cost: u64,
 }
 
-/// A group ready to encode: its coding with table sets by number.
+/// A group that is ready to encode: its coding with numbers of table sets.
 #[derive(Debug)]
 pub(crate) struct GroupPlan {
     pub(crate) coding: Coding<usize>,
@@ -159,7 +113,7 @@ impl GroupPlan {
         self.symbols.get(chunk)?.as_ref()
     }
 
-    /// The payload of a chunk that was mixed.
+    /// The payload of a mixed chunk.
     pub(crate) fn mixed(&self, chunk: usize) -> Option<&[u8]> {
         self.mixed.get(chunk)?.as_deref()
     }
@@ -194,7 +148,7 @@ impl Draft {
         Some(Scales { offset: scales.offset, rows: self.row_scales.clone(), cols })
     }
 
-    /// Least that it can cost if others pay for its tables.
+    /// Its lowest possible cost, if other groups pay for its tables.
     fn cost_without_tables(&self) -> u64 {
         let request = self.coding.tables().and_then(Option::as_ref);
         self.cost - request.map_or(0, |request| request.own.table_bits() * ONE_BIT)
@@ -231,7 +185,7 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         }
     } else {
         offer(float_draft(group, true, changed));
-        // Estimates are not good to the last byte, and where there is a grid it is clearly better.
+        // Estimates are not exact to the byte, and a real grid is clearly better.
         if let Some(grid) = grid::draft(group, changed)
             && grid.cost + grid.cost / 32 < best.cost
         {
@@ -244,7 +198,7 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     }
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, changed);
-        // A sparse chunk is decoded in the time of its changes, which is worth a few bytes.
+        // Decoding a sparse chunk takes time only for its changes, which is worth a few bytes.
         if sparse.cost < best.cost + best.cost / 64 {
             best = sparse;
         }
@@ -258,7 +212,7 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     best
 }
 
-/// Shares table sets out among the groups of a window, in order.
+/// Assigns table sets to the groups of a window, in order.
 pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64]) -> Vec<GroupPlan> {
     let requests: Vec<&TableRequest> =
         drafts.iter().filter_map(|draft| draft.coding.tables()?.as_deref()).collect();
@@ -286,7 +240,8 @@ pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64])
     drafts.drain(..).zip(elems).map(plan).collect()
 }
 
-/// Evenly spaced pieces of a buffer of `size`-byte elements, at most [`SAMPLES`] of [`SAMPLE_ELEMS`] elements.
+/// Evenly spaced pieces of a run of elements: at most [`SAMPLES`] pieces of [`SAMPLE_ELEMS`]
+/// elements.
 fn sample_ranges(elems: usize) -> Vec<std::ops::Range<usize>> {
     if elems <= SAMPLES * SAMPLE_ELEMS {
         return std::iter::once(0..elems).collect();
@@ -295,7 +250,8 @@ fn sample_ranges(elems: usize) -> Vec<std::ops::Range<usize>> {
     (0..SAMPLES).map(|i| i * stride..i * stride + SAMPLE_ELEMS).collect()
 }
 
-/// Estimated bits of planes (or raw, when those are no smaller), from samples of the chunks that changed.
+/// Estimated bits of planes, or of raw chunks if those are no larger, from samples of the changed
+/// chunks.
 fn plain_cost(group: &GroupInput<'_>) -> u64 {
     let size = group.number.bytes();
     let changed = group.changed_chunks();
@@ -316,7 +272,7 @@ fn plain_cost(group: &GroupInput<'_>) -> u64 {
     bytes * 8 * ONE_BIT / sampled.max(1) * packed
 }
 
-/// Elements that differ from the prediction: those whose symbol is not 0, where there are symbols.
+/// Elements that differ from the prediction. If there are symbols: those that are not 0.
 fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 {
     let of_chunk = |(i, (target, prediction)): (usize, &Pair<'_>)| match symbols.get(i) {
         Some(Some(chunk)) => chunk.symbols.chunks(255).map(count_nonzero).sum(),
@@ -326,7 +282,7 @@ fn changed_elems(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>]) -> u64 
     group.chunks.par_iter().enumerate().map(of_chunk).sum()
 }
 
-/// Symbols of at most 255 that are not 0: counted in bytes, which is vectorised.
+/// How many of at most 255 symbols are not 0. Counted in bytes, which is vectorised.
 fn count_nonzero(symbols: &[u8]) -> u64 {
     symbols.iter().fold(0u8, |count, symbol| count + u8::from(*symbol != 0)).into()
 }
@@ -359,7 +315,8 @@ fn scales_cost(scales: &Scales) -> u64 {
     bytes.len() as u64 * 8 * ONE_BIT
 }
 
-/// The scales that cost less: the same for all elements, or by row and column where `try_rows_and_cols` says so.
+/// The cheaper of two kinds of scales: one for all elements, or by row and column if
+/// `try_rows_and_cols` allows them.
 fn best_ulp_draft(
     group: &GroupInput<'_>,
     symbols: &[Option<UlpSymbols>],
@@ -377,7 +334,8 @@ fn best_ulp_draft(
         let [by_place, uniform] = drafts;
         return if by_place.cost < uniform.cost { by_place } else { uniform };
     }
-    // Their difference is large where there is one, so a part of the chunks is enough to see it.
+    // If their costs differ at all, they differ much, so a part of the chunks is enough to compare
+    // them.
     let cost = |scales: &Scales| {
         let own = tables::fit(&count_ulps(group, symbols, scales, stride), None);
         own.cost * stride as u64 + scales_cost(scales)
@@ -386,7 +344,7 @@ fn best_ulp_draft(
     ulp_draft(group, symbols, scales, changed)
 }
 
-/// Symbols by key of every `stride`th chunk.
+/// Counts of symbols by key, of every `stride`th chunk.
 fn count_ulps(
     group: &GroupInput<'_>,
     symbols: &[Option<UlpSymbols>],
@@ -447,7 +405,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     Draft::new(coding, changed, cost)
 }
 
-/// Chunks coded in mixed contexts. What they take is known when they are encoded and not before.
+/// Chunks coded in mixed contexts. Their size is known only after encoding them.
 fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let encode = |pair: &Pair<'_>| {
         (pair.0 != pair.1).then(|| Scratch::from(codec::encode_mixed(&group.shape(*pair), pair.0, pair.1)))
@@ -457,7 +415,7 @@ fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     Draft { mixed, ..Draft::new(Coding::Mixed, changed, bytes * 8 * ONE_BIT) }
 }
 
-/// The best split of stand-alone elements, where the number type has one.
+/// The best split of stand-alone elements, if the number type has one.
 fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<Draft> {
     let number = group.number;
     let max_bits: u8 = match number.kind() {
@@ -493,7 +451,7 @@ fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<
     best
 }
 
-/// The 255 neighbouring values that occur most, as symbols, and all the others as the escape.
+/// The 255 adjacent values that occur most often, as symbols, and all others as the escape.
 fn window(tops: &[u32]) -> (u64, Counts) {
     let direct = (ALPHABET - 1).min(tops.len());
     let mut inside: u64 = tops[..direct].iter().map(|c| u64::from(*c)).sum();
@@ -511,32 +469,35 @@ fn window(tops: &[u32]) -> (u64, Counts) {
     (lowest as u64, counts)
 }
 
-/// Whether a sample is so near to its prediction that nothing else can be cheaper: residuals of one table take less than half of its size, which
-/// weights alone never come near.
+/// Whether a sample is so similar to its prediction that nothing else can be cheaper: with one
+/// table, residuals take less than half of its size. Weights on their own never come near that.
 pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
     ulp_cost(number, sample, prediction) < sample.len() as u64 * 4 * ONE_BIT
 }
 
-/// Bits in 1/65536 that an element of a sample must cost less with a companion than it does with its reference, if any; `None` where it is to have no companion.
+/// Bits in 1/65536 that an element may cost with a companion for the companion to pay, compared
+/// with its reference if it has one. `None` if it should have no companion.
 pub(crate) fn cost_without_companion(number: Number, sample: &[u8], reference: Option<&[u8]>) -> Option<u64> {
     let ulps = reference.map(|reference| ulp_cost_of_start(number, sample, reference));
     magnitudes::cost_without_companion(number, (sample, reference.unwrap_or(sample)), ulps)
 }
 
-/// Bits in 1/65536 of an element of a sample with a companion; `None` where it cannot be one.
+/// Bits in 1/65536 of a sample's element with a companion. `None` if that tensor cannot be its
+/// companion.
 pub(crate) fn cost_with_companion(number: Number, sample: &[u8], companion: &[u8]) -> Option<u64> {
     let ulps = ulp_cost_of_start(number, sample, companion);
     magnitudes::cost_with_companion(number, (sample, companion), ulps)
 }
 
-/// Bits in 1/65536 of an element's residual, from so many as are enough to tell what is near from what is not.
+/// Bits in 1/65536 of an element's residual, from as many elements as are enough to tell similar
+/// tensors from others.
 fn ulp_cost_of_start(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let len_bytes = sample.len().min(START_ELEMS * number.bytes());
     let elems = (len_bytes / number.bytes()).max(1) as u64;
     ulp_cost(number, &sample[..len_bytes], &prediction[..len_bytes]) / elems
 }
 
-/// Bits in 1/65536 of residuals of one table.
+/// Bits in 1/65536 of residuals with one table.
 fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let residuals = UlpSymbols::of(number, sample, prediction);
     let mut counts: Counts = [0; ALPHABET];
@@ -544,14 +505,14 @@ fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT
 }
 
-/// Estimated bits in 1/65536 of coding a sample with its prediction; for choosing among predictions.
+/// Estimated bits in 1/65536 of a sample coded with its prediction, for comparing predictions.
 pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let group = sample_group(number, sample, prediction, true);
     let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
     magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
 }
 
-/// Estimated bits in 1/65536 of coding a sample on its own.
+/// Estimated bits in 1/65536 of a sample coded on its own.
 pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
     let group = sample_group(number, sample, &zeros, false);

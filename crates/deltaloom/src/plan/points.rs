@@ -1,30 +1,33 @@
-//! Finds the step, and the origin if there is one, of a block of elements that a quantiser has written.
-//! It proves every point with the arithmetic of the decoder; what is no point becomes an escape.
+//! Finds the step and, if there is one, the origin of a block of elements that a quantiser wrote.
+//! It proves every point with the decoder's arithmetic. Elements that are not points become
+//! escapes.
 
 use deltaloom_kernels::Number;
 
 use crate::codec::grid::{ESCAPE, MIDDLE, point};
 
-/// Added and taken away again, it rounds numbers below it to integers, ties to even.
+/// Adding and subtracting this rounds smaller numbers to integers, ties to even.
 const ROUND: f64 = 4_503_599_627_370_496.0;
 /// Low mantissa bits of an F32 number that was an F16 number.
 const HALF_ZERO_BITS: u32 = 13;
-/// At most so many numbers are proven for a block: a BF16 element leaves no more F16 numbers to its step.
+/// At most this many numbers are proven for a block. A BF16 element leaves its step no more F16
+/// numbers than that.
 const MAX_STEPS: usize = 16;
-/// Of so many elements one may be no point.
+/// One in this many elements may be no point.
 const ELEMS_PER_ESCAPE: usize = 8;
 
-/// What is tried for a block.
+/// The kinds of grids that are tried for a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Multiples of a step, the largest by size being this many steps.
+    /// Multiples of a step. The largest element by magnitude determines the number of steps.
     Steps,
-    /// Multiples of a step from the least element up.
+    /// Multiples of a step, counted from the least element.
     Origins,
 }
 
 impl Kind {
-    /// How many steps the farthest element can be away: any number without an origin; with one what n-bit quantisers have, which use both ends.
+    /// Possible distances of the farthest element, in steps. Without an origin, any. With one,
+    /// those of n-bit quantisers, which use both ends.
     pub(super) fn reaches(self) -> &'static [u16] {
         const ALL: [u16; 127] = {
             let mut all = [0; 127];
@@ -52,14 +55,14 @@ pub(super) struct Block {
     pub(super) reach: u16,
 }
 
-/// How far a finite element is from the origin, and how far it may have been rounded.
+/// The distance of a finite element from the origin, and how far it may have been rounded.
 #[derive(Debug, Clone, Copy)]
 struct Distance {
     size: f64,
     error: f64,
 }
 
-/// Buffers and number type, for many blocks.
+/// Buffers and the number type, reused for many blocks.
 pub(super) struct Fitter {
     number: Number,
     kind: Kind,
@@ -73,7 +76,8 @@ impl Fitter {
         Self { number, kind, elements: Vec::new(), distances: Vec::new(), symbols: Vec::new() }
     }
 
-    /// The grid of a block of elements, with one of the `reaches`; `previous` stands in where the elements do not say a step.
+    /// The grid of a block of elements with one of the `reaches`. `previous` is the step if the
+    /// elements do not determine one.
     pub(super) fn fit(&mut self, bytes: &[u8], reaches: &[u16], previous: f32) -> Option<Block> {
         let number = self.number;
         self.elements.clear();
@@ -98,12 +102,12 @@ impl Fitter {
         Some(block)
     }
 
-    /// The symbols of the block that was fitted last, and its elements as bits.
+    /// The symbols of the block that was fitted last, with its elements as bits.
     pub(super) fn symbols(&self) -> impl Iterator<Item = (u8, u64)> {
         self.symbols.iter().copied().zip(self.elements.iter().map(|(bits, _)| *bits))
     }
 
-    /// Symbols of the elements of the last block for another one.
+    /// Computes the symbols of the last block's elements with another grid.
     pub(super) fn symbols_with(&mut self, block: &Block) {
         let number = self.number;
         let symbols = self.elements.iter().map(symbol_of(number, block));
@@ -115,7 +119,7 @@ impl Fitter {
         self.elements.iter().map(|(_, value)| *value).filter(|value| value.is_finite())
     }
 
-    /// Sign of a step: zeros have it; without any, quantisers reach farther below zero.
+    /// The sign of the step. Zeros show it. Without zeros: quantisers reach farther below zero.
     fn sign(&self) -> f32 {
         let zeros = || self.finite().filter(|value| *value == 0.0);
         let is_negative = match zeros().next() {
@@ -137,12 +141,12 @@ impl Fitter {
         distances.clear();
         distances.extend(self.finite().map(|value| {
             let size = (f64::from(value) - f64::from(origin.unwrap_or(0.0))).abs();
-            // With an origin the product was rounded before it was added.
+            // With an origin, the product was rounded before the addition.
             let of_product = if origin.is_some() { half_ulp(Number::float(8, 23), size) } else { 0.0 };
             Distance { size, error: half_ulp(number, f64::from(value)) + of_product }
         }));
         if number.mantissa_bits() < 10 && self.kind == Kind::Steps {
-            // The nearest first: they know their level although the step is not known well yet.
+            // The nearest first: their levels are certain even while the step is not known well.
             distances.sort_unstable_by(|a, b| a.size.total_cmp(&b.size));
         }
         self.distances = distances;
@@ -150,7 +154,7 @@ impl Fitter {
         if farthest.size <= farthest.error {
             return self.best_of(std::iter::once(Block { step: previous.abs() * sign, origin, reach: 0 }));
         }
-        // Where several origins are tried they were F16 numbers, and so was the step.
+        // If several origins are tried, they were F16 numbers, and so was the step.
         let is_half = origin.is_some() && number.mantissa_bits() < 10;
         let is_likely = |step: &f32| !is_half || step.to_bits().trailing_zeros() >= HALF_ZERO_BITS;
         reaches.iter().find_map(|reach| {
@@ -163,7 +167,8 @@ impl Fitter {
         })
     }
 
-    /// The steps with which every element may be a point, the farthest being `reach` steps away.
+    /// The range of steps with which every element may be a point, if the farthest is `reach` steps
+    /// away.
     fn interval(&self, farthest: Distance, reach: u16) -> Option<(f64, f64)> {
         let reach = f64::from(reach);
         let mut low = (farthest.size - farthest.error) / reach;
@@ -199,7 +204,7 @@ impl Fitter {
         best
     }
 
-    /// Finite elements that are no points, if they are fewer than `limit`.
+    /// Number of finite elements that are not points, if it is below `limit`.
     fn count_escapes(&mut self, block: &Block, limit: usize) -> Option<usize> {
         let symbol_of = symbol_of(self.number, block);
         let mut escapes = 0;
@@ -216,7 +221,7 @@ impl Fitter {
     }
 }
 
-/// Gives the symbol of an element, or the escape.
+/// Returns a function from an element to its symbol, or to the escape.
 fn symbol_of(number: Number, block: &Block) -> impl Fn(&(u64, f32)) -> u8 {
     let Block { step, origin, .. } = *block;
     let per_step = 1.0 / f64::from(step);
@@ -226,7 +231,7 @@ fn symbol_of(number: Number, block: &Block) -> impl Fn(&(u64, f32)) -> u8 {
     };
     move |(bits, value)| {
         let level = (f64::from(*value) - from) * per_step + middle;
-        // Also for what is not a number: nothing compares with it.
+        // Also true for NaN, which compares with nothing.
         if !(-0.5..254.5).contains(&level) {
             return ESCAPE;
         }
@@ -256,7 +261,7 @@ pub(super) fn element(number: Number, bytes: &[u8]) -> (u64, f32) {
     }
 }
 
-/// Half of the unit in the last place of a number of this type and size.
+/// Half a unit in the last place of a number of this type and size.
 fn half_ulp(number: Number, size: f64) -> f64 {
     const F64_BIAS: u64 = 1023;
     let bias = (1u64 << (number.exponent_bits() - 1)) - 1;
@@ -264,11 +269,11 @@ fn half_ulp(number: Number, size: f64) -> f64 {
     f64::from_bits((exponent - u64::from(number.mantissa_bits()) - 1) << 52)
 }
 
-/// What may have been rounded to the least element of a block.
+/// Numbers that may have been rounded to the least element of a block.
 fn origins(number: Number, least: f32) -> Vec<Option<f32>> {
     let mut origins = vec![Some(least)];
     if number.mantissa_bits() < 10 {
-        // F16 numbers have eight times as many.
+        // F16 numbers lie eight times as close.
         let eighth = half_ulp(number, f64::from(least)) / 4.0;
         let near =
             [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0].map(|i| single(f64::from(least) + i * eighth));
@@ -282,7 +287,8 @@ fn single(x: f64) -> f32 {
     x as f32
 }
 
-/// F32 numbers from `low` to `high` that are likely to be a step: the one of the shortest mantissa, then those that were F16 numbers, or else the middle.
+/// F32 numbers from `low` to `high` that are likely steps. The one with the shortest mantissa comes
+/// first, then numbers that were F16 numbers, or else the middle.
 fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
     let (mut first, mut last) = (single(low).to_bits(), single(high).to_bits());
     if f64::from(f32::from_bits(first)) < low {
@@ -293,14 +299,14 @@ fn steps(low: f64, high: f64) -> impl Iterator<Item = f32> {
     }
     let is_empty = first > last || !f32::from_bits(last).is_finite() || first == 0;
     let halves = first.div_ceil(1 << HALF_ZERO_BITS)..=last >> HALF_ZERO_BITS;
-    // Longer mantissas would cost all steps of the chunk their zero bits.
+    // A longer mantissa would cost all steps of the chunk their zero bits.
     let middle = Some(first.midpoint(last)).filter(|_| halves.is_empty());
     let halves = halves.map(|x| x << HALF_ZERO_BITS).take(MAX_STEPS);
     let all = std::iter::once(shortest(first, last)).chain(halves).chain(middle);
     all.filter(move |_| !is_empty).map(f32::from_bits)
 }
 
-/// The number of a range that has most zeros at its end.
+/// The number in a range with the most trailing zeros.
 fn shortest(first: u32, last: u32) -> u32 {
     let Some(differing) = (first ^ last).checked_ilog2() else { return first };
     if first.trailing_zeros() > differing { first } else { last >> differing << differing }
@@ -327,7 +333,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever an F16 step has made is found again, in every dtype, up to what BF16 rounds onto one another.
+        /// Whatever an F16 step made is found again, in every dtype, except where BF16 rounds
+        /// points onto one another.
         #[test]
         fn blocks_of_quantisers_are_found(
             step in 0x1000u16..0x3c00, origin in 0x8000u16..0xbc00, levels in prop::collection::vec(0u8..16, 30),
@@ -344,7 +351,7 @@ mod tests {
             }
             for number in [F32, F16] {
                 let bytes = write(number, step, Some(origin), &symbols);
-                // A step that is lost in the rounding of the origin makes a constant block.
+                // If rounding the origin swallows the step, the block is constant.
                 let mut fitter = Fitter::new(number, Kind::Origins);
                 let block = fitter.fit(&bytes, Kind::Origins.reaches(), 1.0);
                 if number == F32 || step * 64.0 > -origin {

@@ -1,5 +1,5 @@
-//! Which keys share a table and which groups share a table set, by cost.
-//! It counts in fixed point, so the answer is the same everywhere; docs/adr/0005.
+//! Decides by cost which keys share a table and which groups share a table set.
+//! It counts in fixed point, so the result is the same everywhere; docs/adr/0005.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -12,22 +12,23 @@ use crate::entropy::log2::{self, n_log2};
 use crate::entropy::table::{self, Counts, TableSet};
 use crate::limits::narrow;
 
-/// A writer stays below the format's limit: more tables than this cost decoders their cache.
+/// Writers stay below the format's limit: more tables than this no longer fit the cache of
+/// decoders.
 const MAX_TABLES: usize = 32;
-/// Newest table sets that a group may use again.
+/// Number of the newest table sets that a group may reuse.
 const RECENT_SETS: usize = 4;
 
 /// Counts the pairs of key and symbol that `add` adds to the counters `key * 256 + symbol`.
 pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
     thread_local! {
-        // All zero between uses: a fresh array of this size would cost more than most counting.
+        // All zero between uses. A new array of this size would cost more than most counting.
         static COUNTERS: RefCell<Vec<u32>> = RefCell::new(vec![0; KEYS * ALPHABET]);
     }
     COUNTERS.with_borrow_mut(|counters| {
         add(counters);
         let mut rows = Vec::new();
         for (key, counts) in (0..).zip(counters.chunks_mut(ALPHABET)) {
-            // Most rows are empty, which is seen soonest without a branch for each counter.
+            // Most rows are empty, which is seen fastest without a branch for each counter.
             if counts.iter().fold(0, |any, count| any | count) != 0 {
                 rows.push((key, Row::new(counts)));
                 counts.fill(0);
@@ -37,7 +38,7 @@ pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
     })
 }
 
-/// The symbols that occur, rising, with their counts.
+/// The symbols that occur, in rising order, with their counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
     counts: Vec<(u8, u32)>,
@@ -59,7 +60,7 @@ impl Row {
         Self { counts }
     }
 
-    /// Gives every symbol of the two with its counts added up, symbols rising.
+    /// Calls `take` with every symbol of the two and the sum of its counts, in rising order.
     fn merge(&self, other: &Self, mut take: impl FnMut(u8, u32)) {
         let (mut a, mut b) = (self.counts.iter().peekable(), other.counts.iter().peekable());
         while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
@@ -82,19 +83,19 @@ impl Row {
         sum.entropy()
     }
 
-    /// How many bits the two cost more together than each on its own, in 1/65536 bits.
+    /// How many more bits the two cost together than separately, in 1/65536 bits.
     fn joining_loses(&self, other: &Self) -> u64 {
         let mut joined = EntropySum::default();
         self.merge(other, |_, count| joined.add(count));
         joined.entropy().saturating_sub(self.entropy() + other.entropy())
     }
 
-    /// Cost of a table of their own, with it.
+    /// Cost with a table of its own, which is included.
     fn cost(&self) -> u64 {
         table::own_table_cost_of(self.counts.iter().map(|(_, count)| *count))
     }
 
-    /// Cost of one table for both, with it.
+    /// Cost of both with one table, which is included.
     fn joined_cost(&self, other: &Self) -> u64 {
         let (mut sum, mut used) = (EntropySum::default(), 0);
         self.merge(other, |_, count| {
@@ -111,19 +112,20 @@ impl Row {
     }
 }
 
-/// Counts of the symbols of every key that occurs, keys rising. In histories these are cells: 256 * class + key.
+/// Counts of the symbols of every key that occurs, keys in rising order. In histories the keys are
+/// cells: 256 * class + key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Histogram {
     rows: Vec<(u16, Row)>,
 }
 
 impl Histogram {
-    /// From rows whose keys rise.
+    /// From rows in rising order of their keys.
     pub(super) fn of_rows(rows: Vec<(u16, Row)>) -> Self {
         Self { rows }
     }
 
-    /// Gives every key of the two with its rows.
+    /// Calls `take` with every key of the two and its rows.
     fn merge<'a>(&'a self, other: &'a Self, mut take: impl FnMut(u16, &'a Row, Option<&'a Row>)) {
         let (mut a, mut b) = (self.rows.iter().peekable(), other.rows.iter().peekable());
         while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
@@ -155,7 +157,7 @@ impl Histogram {
     }
 }
 
-/// Entropy of counts that come one after another.
+/// Entropy of counts that arrive one after another.
 #[derive(Default)]
 struct EntropySum {
     total: u64,
@@ -173,7 +175,7 @@ impl EntropySum {
     }
 }
 
-/// Keys that share a table: neighbours, or any cells.
+/// Keys that share a table: adjacent keys, or any cells.
 #[derive(Debug, Clone)]
 pub(super) struct KeyRun {
     pub(super) cells: Vec<u16>,
@@ -182,7 +184,7 @@ pub(super) struct KeyRun {
 }
 
 impl KeyRun {
-    /// A run of its own for each key.
+    /// One run for each key.
     pub(super) fn of(histogram: &Histogram) -> Vec<Self> {
         let run = |(key, row): &(u16, Row)| Self { cells: vec![*key], row: row.clone(), cost: row.cost() };
         histogram.rows.iter().map(run).collect()
@@ -193,7 +195,8 @@ impl KeyRun {
     }
 }
 
-/// Tables that fit a histogram, and what coding it with them costs, tables included, in 1/65536 bits.
+/// Tables that fit a histogram, and the cost of coding it with them, tables included, in 1/65536
+/// bits.
 #[derive(Debug, Clone)]
 pub(crate) struct Fit {
     pub(super) gaps: Option<Row>,
@@ -203,20 +206,20 @@ pub(crate) struct Fit {
     pub(crate) cost: u64,
 }
 
-/// Joins neighbouring keys while that saves bits. `gaps` becomes a table before the others.
+/// Joins adjacent keys while that saves bits. `gaps` gets a table in front of the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Row>) -> Fit {
     let runs = join_neighbours(KeyRun::of(histogram));
     let cost = runs.iter().map(|run| run.cost).chain(gaps.map(Row::cost)).sum();
     Fit { gaps: gaps.cloned(), runs, serves_cells: false, cost }
 }
 
-/// Joins neighbouring runs while that saves bits, or there are too many.
+/// Joins adjacent runs while that saves bits, or while there are too many.
 pub(super) fn join_neighbours(mut runs: Vec<KeyRun>) -> Vec<KeyRun> {
     let mut joined_costs: Vec<u64> = runs.windows(2).map(|w| w[0].row.joined_cost(&w[1].row)).collect();
     loop {
         let saving =
             |i: usize| (runs[i].cost + runs[i + 1].cost).cast_signed() - joined_costs[i].cast_signed();
-        // The first of the largest, so that the result does not depend on anything but the counts.
+        // The first of the largest, so that the result depends only on the counts.
         let best = (0..joined_costs.len()).rev().max_by_key(|i| saving(*i));
         let Some(best) = best.filter(|best| saving(*best) > 0 || runs.len() > MAX_TABLES) else { break };
         let next = runs.remove(best + 1);
@@ -244,7 +247,8 @@ impl Fit {
         for (i, run) in self.runs.iter().enumerate() {
             set.tables.push(table::normalise(&run.row.to_counts()));
             if i > 0 {
-                // In a set with a gap table the key before is at least 1, since 1 stands for 0 there.
+                // In a set with a gap table, the key before is at least 1, since 0 is stored as 1
+                // there.
                 let first_key = run.first_key();
                 set.first_keys.push(if self.gaps.is_some() { first_key.max(2) } else { first_key });
             }
@@ -260,7 +264,7 @@ impl Fit {
     }
 }
 
-/// Cost of a histogram with a set that is there already; `None` when it lacks a symbol.
+/// Cost of a histogram with an existing set. `None` if the set lacks a symbol.
 fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Option<u64> {
     let map: Box<[u8]> = match &set.cells[..] {
         [] => Box::new(set.key_map(gaps.is_some().into())),
@@ -274,7 +278,7 @@ fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Optio
     histogram.rows.iter().map(row_cost).try_fold(gap_cost, |sum, cost| Some(sum + cost?))
 }
 
-/// What a group wants coded.
+/// The statistics of a group that needs tables.
 #[derive(Debug, Clone)]
 pub(crate) struct TableRequest {
     pub(crate) histogram: Histogram,
@@ -283,7 +287,7 @@ pub(crate) struct TableRequest {
     pub(crate) own: Fit,
 }
 
-/// All table sets of a container, and those that groups may use again.
+/// All table sets of a container, and those that groups may reuse.
 #[derive(Debug, Default)]
 pub(crate) struct SetPool {
     pub(crate) sets: Vec<TableSet>,
@@ -293,13 +297,14 @@ pub(crate) struct SetPool {
 }
 
 impl SetPool {
-    /// Adds a set that nobody else will use.
+    /// Adds a set that no other group will use.
     pub(crate) fn push(&mut self, set: TableSet) -> usize {
         self.sets.push(set);
         self.sets.len() - 1
     }
 
-    /// A set for every request: one that is there already, one shared with other requests, or its own. The order of requests is the only input besides them.
+    /// Returns a set for every request: an existing one, one shared with other requests, or its
+    /// own. The result depends only on the requests and their order.
     pub(crate) fn assign(&mut self, requests: &[&TableRequest]) -> Vec<usize> {
         enum Choice {
             Set(usize),
@@ -385,7 +390,8 @@ impl Cluster<'_> {
         }
     }
 
-    /// Bits saved by coding the request with this cluster: its tables, less what common statistics cost.
+    /// Bits saved by coding the request with this cluster: the request's own tables, minus the cost
+    /// of common statistics.
     fn joining_saves(&self, request: &TableRequest) -> i64 {
         if self.serves_cells() != request.own.serves_cells {
             return i64::MIN;

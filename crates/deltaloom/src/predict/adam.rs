@@ -1,7 +1,9 @@
-//! A step of Adam from the state before it: the second moment from the first ones, the weights from both; docs/format.md section 3.4.
-//! It computes the prediction from given numbers; finding them is [`crate::pack`]'s work.
+//! A step of Adam from the state before it: the second moment from the first ones, the weights from
+//! both; docs/format.md section 3.4.
+//! It computes a prediction from known numbers. [`crate::pack`] finds the numbers.
 //!
-//! Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014; Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2017.
+//! Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014; Loshchilov, Hutter, "Decoupled
+//! Weight Decay Regularization", 2017.
 
 use std::fmt;
 
@@ -10,28 +12,31 @@ use super::number::{Element, load, round_to_single, store_or};
 /// What is predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum AdamForm {
-    /// The mean of squares: the gradient follows from the first moments before and after the step.
+    /// The mean of squares. The gradient follows from the first moments before and after the step.
     SecondMoment,
     /// The weights.
     Weights,
 }
 
-/// A step of Adam. Its inputs are its references, which are tensors of bases, and then its tensors, which are of the same container.
+/// A step of Adam. Its inputs are first its references, which are tensors of bases, then its
+/// tensors, which are in the same container.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Adam {
-    /// Of what.
+    /// What is predicted.
     pub form: AdamForm,
     /// Whether operations are rounded to F32; otherwise they are those of F64.
     pub is_single: bool,
-    /// Names of the old second and first moment, or of the old weights; `None` for the tensor's own name.
+    /// Names of the old second and first moment, or of the old weights. `None` stands for the
+    /// tensor's own name.
     pub references: Vec<Option<String>>,
     /// Numbers of the new first moment, or of both new moments.
     pub tensors: Vec<usize>,
-    /// The decay rates of both moments, or what the old weights are multiplied by, the step size, and what is added to the root.
+    /// The decay rates of both moments. Or for weights: their decay factor, the step size, and the
+    /// number that is added to the root.
     pub numbers: Vec<f64>,
 }
 
-/// References and tensors of any form.
+/// Number of references and tensors together, the same for every form.
 pub(crate) const ADAM_INPUTS: usize = 3;
 /// Elements computed at a time.
 const BLOCK: usize = 256;
@@ -53,7 +58,7 @@ impl AdamForm {
 }
 
 impl Adam {
-    /// Computes the prediction of a run of F32 elements from the bytes of each input at the same place.
+    /// Computes the prediction of a run of F32 elements. Each input has the bytes of the same run.
     pub(crate) fn predict(&self, inputs: [&[u8]; ADAM_INPUTS], out: &mut [u8]) {
         if self.is_single {
             self.compute(inputs, out, round_to_single)
@@ -78,7 +83,7 @@ impl Adam {
                     round(round(decay * w) - round(round(rate * new_m) / root))
                 });
             }
-            // Parsing gives each form its numbers.
+            // Parsing guarantees that each form has its numbers.
             _ => out.copy_from_slice(inputs[0]),
         }
     }

@@ -1,5 +1,6 @@
-//! A low-rank adapter merged into its base the way adapter libraries do it, operation by operation; docs/format.md section 3.2.
-//! It computes the prediction from a given order of operations; finding which one made a file is [`crate::pack`]'s work.
+//! A low-rank adapter, merged into its base operation by operation as adapter libraries do it;
+//! docs/format.md section 3.2.
+//! It computes a prediction from a known order of operations. [`crate::pack`] finds the order.
 //!
 //! LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 
@@ -17,13 +18,13 @@ pub(crate) const MAX_RANK: u64 = 1024;
 /// How an adapter was merged.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Adapter {
-    /// Name of the tensor it was added to, `None` for the tensor's own name.
+    /// Name of the tensor it was added to. `None` stands for the tensor's own name.
     pub reference: Option<String>,
     /// Names of the factors: A of shape (rank, inputs), B of shape (outputs, rank).
     pub factors: [String; 2],
     /// Columns of B.
     pub rank: u64,
-    /// Factor of the product.
+    /// Scale of the product.
     pub scale: f32,
     /// The order of operations.
     pub merge: Merge,
@@ -35,7 +36,7 @@ pub(crate) struct Adapter {
 pub(crate) struct Merge {
     /// Products and sums are rounded together.
     pub fused: bool,
-    /// B is scaled, and not the product.
+    /// B is scaled before the product, not the product after it.
     pub scale_first: bool,
     /// The tensor is stored as (inputs, outputs).
     pub transposed: bool,
@@ -43,14 +44,15 @@ pub(crate) struct Merge {
     pub(crate) update: Option<Element>,
 }
 
-/// The factors of a tensor, or of some of its rows: U (rows, rank) by rows, V (rank, columns) by rows.
+/// The factors of a tensor, or of some of its rows, stored row by row: U (rows, rank) and V (rank,
+/// columns).
 pub(crate) struct Factors {
     pub(crate) u: Vec<f32>,
     pub(crate) v: Vec<f32>,
 }
 
 impl Adapter {
-    /// The tensors it needs: `reference`, A and B.
+    /// The tensors that it needs: `reference`, A and B.
     pub(super) fn references(&self, info: &TensorInfo, reference: TensorInfo) -> Vec<TensorInfo> {
         let (rows, cols) = match info.shape[..] {
             [rows, cols] if !self.merge.transposed => (rows, cols),
@@ -62,7 +64,8 @@ impl Adapter {
         vec![reference, factor(a, vec![self.rank, cols]), factor(b, vec![rows, self.rank])]
     }
 
-    /// U and V for some rows of the tensor, from the bytes of A and B; for a plain merge `b` has these rows only, for a transposed one `a` has all columns.
+    /// U and V for some rows of the tensor, from the bytes of A and B. For a plain merge, `b` has
+    /// only these rows. For a transposed one, `a` has all columns.
     pub(crate) fn factors(&self, a: &[u8], b: &[u8], rows: std::ops::Range<usize>) -> Factors {
         let rank = to_usize(self.rank);
         let (a, b) = (load_singles(self.dtype, a), load_singles(self.dtype, b));
@@ -80,7 +83,7 @@ impl Adapter {
         factors
     }
 
-    /// Turns rows of the reference into the prediction of these rows.
+    /// Turns rows of the reference into their prediction.
     pub(crate) fn apply(&self, element: Element, factors: &Factors, values: &mut [u8]) {
         let rank = to_usize(self.rank);
         let cols = factors.v.len() / rank;

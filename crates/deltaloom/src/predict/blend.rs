@@ -1,7 +1,9 @@
-//! Combinations of several references, as tools merge models: weighted sums, task arithmetic, TIES; docs/format.md section 3.3.
-//! It computes the prediction from given numbers; finding them is [`crate::pack`]'s work.
+//! Combinations of several references, as merge tools make them: weighted sums, task arithmetic,
+//! TIES; docs/format.md section 3.3.
+//! It computes a prediction from known numbers. [`crate::pack`] finds the numbers.
 //!
-//! Task arithmetic: Ilharco et al., "Editing Models with Task Arithmetic", 2022. TIES: Yadav et al., "TIES-Merging", 2023.
+//! Task arithmetic: Ilharco et al., "Editing Models with Task Arithmetic", 2022. TIES: Yadav et
+//! al., "TIES-Merging", 2023.
 
 use std::fmt;
 
@@ -14,14 +16,15 @@ pub(crate) enum BlendForm {
     Linear,
     /// The first reference plus weighted differences of later ones to the second.
     Task,
-    /// The first reference plus the trimmed differences of the others to it that agree on the sign.
+    /// The first reference plus the differences of the others to it, trimmed, where they agree on
+    /// the sign.
     Ties,
 }
 
 /// What each operation is rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Precision {
-    /// F64, and the result to F32 before the tensor's dtype.
+    /// F64. The result is rounded to F32 before the tensor's dtype.
     Double,
     /// F32.
     Single,
@@ -32,11 +35,11 @@ pub(crate) enum Precision {
 /// A combination of references.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Blend {
-    /// How.
+    /// The form of the combination.
     pub form: BlendForm,
-    /// In which arithmetic.
+    /// The arithmetic of the combination.
     pub precision: Precision,
-    /// Names of the references, `None` for the tensor's own name.
+    /// Names of the references. `None` stands for the tensor's own name.
     pub references: Vec<Option<String>>,
     /// As many as the form needs.
     pub numbers: Vec<f64>,
@@ -48,7 +51,7 @@ pub(crate) const MAX_REFERENCES: usize = 16;
 const BLOCK: usize = 256;
 
 impl BlendForm {
-    /// How many numbers so many references need; `None` if the form cannot have so many.
+    /// How many numbers this many references need. `None` if the form cannot have this many.
     pub(crate) fn number_count(self, references: usize) -> Option<usize> {
         if references > MAX_REFERENCES {
             return None;
@@ -62,7 +65,7 @@ impl BlendForm {
 }
 
 impl Blend {
-    /// Computes the prediction of a run of elements from the bytes of each reference at the same place.
+    /// Computes the prediction of a run of elements. Each reference has the bytes of the same run.
     pub(crate) fn predict(&self, element: Element, references: &[&[u8]], out: &mut [u8]) {
         let size = element.bytes();
         let round = match (self.precision, element) {

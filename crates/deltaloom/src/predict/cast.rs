@@ -1,8 +1,9 @@
-//! Rounding of F32 to the 16-bit floats, to nearest and ties to even, as trainers make their BF16 and F16 copies.
+//! Rounding of F32 to the 16-bit floats, to nearest with ties to even, as trainers make BF16 and
+//! F16 copies.
 
 use crate::tensor::DType;
 
-/// Whether a tensor of this dtype can be the rounding of an F32 tensor.
+/// Whether a tensor of this dtype can be a rounded F32 tensor.
 pub(crate) fn is_target(dtype: &DType) -> bool {
     matches!(dtype, DType::BF16 | DType::F16)
 }
@@ -14,7 +15,7 @@ pub(crate) fn round(dtype: &DType, singles: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Rounds little-endian F32 elements into as many of BF16 or F16.
+/// Rounds little-endian F32 elements into the same number of BF16 or F16 elements.
 pub(crate) fn round_into(dtype: &DType, singles: &[u8], out: &mut [u8]) {
     let values = singles.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let pairs = out.chunks_exact_mut(2).zip(values);

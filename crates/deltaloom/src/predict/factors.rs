@@ -1,4 +1,4 @@
-//! Two factors in integers and their bytes; docs/format.md section 3.1.
+//! Two factors in integers, and their bytes; docs/format.md section 3.1.
 //! How they were found is not known here.
 
 use deltaloom_kernels::Number;
@@ -22,7 +22,7 @@ pub(crate) struct Factors {
     pub(crate) rank: usize,
     /// Rows of `rank`.
     pub(crate) left: Vec<i32>,
-    /// `rank` rows of as many as the matrix has columns.
+    /// `rank` rows, each with one number per column of the matrix.
     pub(crate) right: Vec<i32>,
 }
 
@@ -66,7 +66,7 @@ impl Factors {
         let right_parameters = reader.take(rank)?;
         let coded = reader.rest();
         let is_parameter = |k: &u8| u32::from(*k) <= MAX_PARAMETER;
-        // A number takes at least one bit, so this bounds the allocations by the bytes that are there.
+        // A number takes at least one bit, so the bytes that exist bound the allocations.
         let needed = rows.checked_add(cols).and_then(|sum| sum.checked_mul(rank)).ok_or_else(bad)?;
         if needed > coded.len().saturating_mul(8)
             || !left_parameters.iter().chain(right_parameters).all(is_parameter)
@@ -93,11 +93,11 @@ impl Factors {
     /// The right factor ready for predicting.
     pub(crate) fn right_factor(&self, number: Number) -> Result<RightFactor> {
         RightFactor::new(number, self.scale, &self.right, self.rank, self.right.len() / self.rank)
-            .ok_or_else(|| Error::corrupt("the scale or the size of factors is not allowed"))
+            .ok_or_else(|| Error::corrupt("the scale or size of the factors is not allowed"))
     }
 }
 
-/// Factors as predicting needs them.
+/// Factors in the form that predicting needs.
 pub(crate) struct ReadyFactors {
     factors: Factors,
     right: RightFactor,
@@ -109,7 +109,7 @@ impl ReadyFactors {
         Ok(Self { factors, right })
     }
 
-    /// Turns rows of the reference, the first of them being row `first`, into their prediction.
+    /// Turns rows of the reference into their prediction. `first` is the number of the first row.
     pub(crate) fn apply(&self, first: usize, values: &mut [u8]) {
         let Factors { rule, rank, left, .. } = &self.factors;
         let rows = values.len() / self.right.row_bytes();
@@ -117,11 +117,12 @@ impl ReadyFactors {
     }
 }
 
-/// The parameter with which numbers take the fewest bits.
+/// The parameter with which the numbers take the fewest bits.
 fn parameter(values: impl Iterator<Item = i32> + Clone) -> u8 {
     let largest = values.clone().map(fold).max().unwrap_or(0);
     let least = (u32::BITS - largest.leading_zeros()).saturating_sub(MAX_UNARY.ilog2() + 1);
-    // Codes are shortest where the quotients are about 1; its neighbours are tried, too.
+    // Codes are shortest if the quotients are about 1. The neighbours of that parameter are tried,
+    // too.
     let mean = values.clone().map(|value| u64::from(fold(value))).sum::<u64>()
         / values.clone().count().max(1) as u64;
     let near = (u64::BITS - mean.leading_zeros()).saturating_sub(1);

@@ -1,5 +1,5 @@
 //! How a reader guesses a tensor before the residual corrects it; docs/format.md section 3.
-//! It names references; finding and reading them is [`crate::bases`]' work.
+//! It names references. [`crate::bases`] finds and reads them.
 
 mod adam;
 mod adapter;
@@ -24,19 +24,21 @@ use crate::tensor::{DType, TensorInfo};
 /// Where the prediction of a tensor comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Predictor {
-    /// All bits zero: the tensor is packed stand-alone.
+    /// All bits zero: the tensor is packed on its own.
     Zero,
-    /// A tensor of a base with the same dtype and shape; `None` means that it has the same name.
+    /// A tensor of a base with the same dtype and shape. `None` means that its name is the same,
+    /// too.
     Reference(Option<String>),
     /// Equal to such a tensor.
     Identical(Option<String>),
     /// Equal to another tensor of the same container.
     Tied(usize),
-    /// The rounding of an F32 tensor of a base; `None` means that it has the same name.
+    /// A rounded F32 tensor of a base. `None` means that its name is the same.
     Cast(Option<String>),
-    /// The rounding of an F32 tensor of the same container.
+    /// A rounded F32 tensor of the same container.
     CastInternal(usize),
-    /// A tensor of a base plus a product of two factors, which are in the container; `None` means that it has the same name.
+    /// A tensor of a base plus a product of two factors, which are in the container. `None` means
+    /// that its name is the same.
     LowRank {
         /// Name of that tensor.
         reference: Option<String>,
@@ -47,15 +49,16 @@ pub(crate) enum Predictor {
     Adapter(Box<Adapter>),
     /// A combination of several tensors of bases.
     Blend(Box<Blend>),
-    /// Another tensor of the same container, of the same dtype and shape: to be near it, or only as large.
+    /// Another tensor of the same container with the same dtype and shape. It is similar, or at
+    /// least of similar magnitude.
     Companion(usize),
     /// A step of Adam from tensors of a base and of the same container.
     Adam(Box<Adam>),
-    /// As `Reference`; what the tensor was before that is a context.
+    /// As `Reference`, with earlier states of the tensor as a context.
     History {
-        /// Name of the reference and of its ancestors; `None` means that it is the tensor's own.
+        /// Name of the reference and of its ancestors. `None` stands for the tensor's own name.
         reference: Option<String>,
-        /// How many ancestors there are.
+        /// Number of ancestors.
         hops: usize,
     },
 }
@@ -64,7 +67,7 @@ pub(crate) enum Predictor {
 pub(crate) const MAX_HOPS: usize = 16;
 
 impl Predictor {
-    /// Word for reports.
+    /// Name in reports.
     #[must_use]
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -82,7 +85,7 @@ impl Predictor {
         }
     }
 
-    /// Whether chunks follow; otherwise the tensor equals its prediction.
+    /// Whether chunks follow. Otherwise the tensor equals its prediction.
     #[must_use]
     pub(crate) fn has_chunks(&self) -> bool {
         match self {
@@ -98,7 +101,8 @@ impl Predictor {
         }
     }
 
-    /// The tensors of bases that it needs, in the order of their digests: names, dtypes and shapes, `info` being the predicted tensor.
+    /// The tensors of bases that the prediction needs, in the order of their digests: names, dtypes
+    /// and shapes. `info` describes the predicted tensor.
     pub(crate) fn references(&self, info: &TensorInfo) -> Vec<TensorInfo> {
         let like = |name: &Option<String>| TensorInfo {
             name: name.as_ref().unwrap_or(&info.name).clone(),
@@ -120,7 +124,7 @@ impl Predictor {
         }
     }
 
-    /// How many tensors of bases it needs.
+    /// Number of tensors of bases that the prediction needs.
     pub(crate) fn reference_count(&self) -> usize {
         match self {
             Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => 0,
@@ -132,7 +136,8 @@ impl Predictor {
         }
     }
 
-    /// A tensor may only come from tensors of the same container whose level is lower, so that decoding it ends soon.
+    /// A tensor may only depend on tensors of the same container with a lower level, so that
+    /// decoding it ends soon.
     pub(crate) fn level(&self) -> u8 {
         match self {
             Self::Zero
@@ -150,22 +155,23 @@ impl Predictor {
         }
     }
 
-    /// Whether it stands by itself.
+    /// Whether its level is 0, so that any other tensor may depend on it.
     pub(crate) fn is_root(&self) -> bool {
         self.level() == 0
     }
 
-    /// Whether elements that differ from the prediction are counted: where that says how much has changed.
+    /// Whether changed elements are counted. They are if their number says how much has changed.
     pub(crate) fn counts_changes(&self) -> bool {
         self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
     }
 
-    /// Whether the prediction is a tensor of a base as it is, so that elements that differ from the one differ from the other.
+    /// Whether the prediction is an unmodified tensor of a base. Then elements that differ from one
+    /// differ from the other.
     pub(crate) fn is_reference(&self) -> bool {
         matches!(self, Self::Reference(_) | Self::Identical(_) | Self::History { .. })
     }
 
-    /// Numbers of the tensors of the same container that are needed.
+    /// Numbers of the tensors of the same container that the prediction needs.
     #[must_use]
     pub(crate) fn internals(&self) -> &[usize] {
         match self {

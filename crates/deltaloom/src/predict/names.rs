@@ -1,15 +1,15 @@
-//! Finds tensors by name: those of a name, and those whose place in a model is the same although one
-//! name has a leading prefix that the other lacks. Dtype, shape and bytes are compared elsewhere.
+//! Finds tensors by name: those with exactly a name, and those whose name differs only by a leading
+//! prefix. Dtype, shape and bytes are compared elsewhere.
 
 use std::cmp::Ordering;
 use std::sync::OnceLock;
 
-/// Numbers of named things in the order of their names. The names themselves, which may be long,
-/// stay where they are: every call is given a function from a number to its name.
+/// Numbers of named things in the order of their names. Names may be long and stay where they are:
+/// every call passes a function from a number to its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     by_name: Vec<usize>,
-    /// In the order of the reversed names; made when names are first looked up by their ends.
+    /// In the order of the reversed names. Made when a name is first looked up by its end.
     by_end: OnceLock<Vec<usize>>,
 }
 
@@ -21,12 +21,12 @@ impl Names {
         Self { by_name, by_end: OnceLock::new() }
     }
 
-    /// Numbers of that name, rising.
+    /// Numbers of the things with that name, in rising order.
     pub(crate) fn named<'a>(&self, wanted: &str, name: impl Fn(usize) -> &'a str) -> &[usize] {
         run(&self.by_name, |i| name(i).cmp(wanted))
     }
 
-    /// Numbers of the names that start so, in any order.
+    /// Numbers of the things whose names have that start, in any order.
     pub(crate) fn starting_with<'a>(&self, start: &str, name: impl Fn(usize) -> &'a str) -> &[usize] {
         run(&self.by_name, |i| match name(i).starts_with(start) {
             true => Ordering::Equal,
@@ -34,7 +34,7 @@ impl Names {
         })
     }
 
-    /// Numbers of the names that end so, in any order.
+    /// Numbers of the things whose names have that end, in any order.
     pub(crate) fn ending_with<'a>(&self, end: &str, name: impl Fn(usize) -> &'a str) -> &[usize] {
         let by_end = self.by_end.get_or_init(|| {
             let mut by_end = self.by_name.clone();
@@ -47,8 +47,8 @@ impl Names {
         })
     }
 
-    /// Numbers of the names that a leading prefix, such as `model.`, makes of the wanted name, or
-    /// that are the wanted name without one.
+    /// Numbers of the things whose names are the wanted name with a leading prefix, such as
+    /// `model.`, or the wanted name without one.
     pub(crate) fn renamed<'a>(
         &self,
         wanted: &str,
@@ -60,7 +60,7 @@ impl Names {
     }
 }
 
-/// The elements that compare as equal; the others lie before and behind them.
+/// The elements that compare as equal. All others lie before or behind them.
 fn run(sorted: &[usize], compare: impl Fn(usize) -> Ordering) -> &[usize] {
     let start = sorted.partition_point(|i| compare(*i).is_lt());
     let rest = &sorted[start..];
@@ -71,7 +71,7 @@ fn reversed(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().rev()
 }
 
-/// What is left of a name after each of its dots, where anything is left.
+/// The rest of a name behind each of its dots, unless it is empty.
 pub(crate) fn tails(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('.').map(|(dot, _)| &name[dot + 1..]).filter(|tail| !tail.is_empty())
 }
@@ -98,7 +98,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same as going through all names.
+        /// Gives the same results as a scan of all names.
         #[test]
         fn every_look_up_finds_what_a_scan_finds(
             names in prop::collection::vec("[ab.é]{0,5}", 0..40), wanted in "[ab.é]{0,4}",

@@ -1,5 +1,6 @@
-//! Elements of the predictors that compute: little-endian floats to F64 and back, with the last rounding of docs/format.md section 3.
-//! It knows the three dtypes that they are for and no others.
+//! Elements of the computed predictors: little-endian floats to F64 and back, with the last
+//! rounding of docs/format.md section 3.
+//! It supports three dtypes only.
 
 use deltaloom_kernels::Number;
 
@@ -85,18 +86,22 @@ pub(super) fn narrow(x: f64) -> f32 {
     x as f32
 }
 
-/// Sums, differences, products, quotients and roots of F32 numbers rounded from F64 are those of F32 arithmetic: F64 has more than twice the digits (Figueroa, "When is double rounding innocuous?", 1995).
+/// Rounds to F32. Sums, differences, products, quotients and roots of F32 numbers, computed in F64
+/// and rounded once, are those of F32 arithmetic: F64 has more than twice the digits (Figueroa,
+/// "When is double rounding innocuous?", 1995).
 pub(super) fn round_to_single(x: f64) -> f64 {
     f64::from(narrow(x))
 }
 
-/// Rounds to F32 and then to the dtype; what is not finite becomes the element of `fallback`.
+/// Rounds to F32 and then to the dtype. A number that is not finite becomes the element of
+/// `fallback`.
 pub(crate) fn store_or(element: Element, values: &[f64], fallback: &[u8], out: &mut [u8]) {
     let singles = values.iter().map(|x| narrow(*x));
     store_singles_or(element, singles, fallback, out);
 }
 
-/// Rounds F32 numbers to the dtype; what is not finite, before or after, becomes the element of `fallback`.
+/// Rounds F32 numbers to the dtype. A number that is not finite, before or after, becomes the
+/// element of `fallback`.
 pub(crate) fn store_singles_or(
     element: Element,
     values: impl Iterator<Item = f32>,

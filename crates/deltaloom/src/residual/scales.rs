@@ -1,5 +1,5 @@
 //! Estimates step scales of rows and columns from a group of chunks; docs/adr/0008.
-//! The estimate is the writer's alone: readers take the scales from the container.
+//! Only the writer estimates. Readers take the scales from the container.
 
 use deltaloom_kernels::keys::KEY_STEPS_PER_OCTAVE;
 use deltaloom_kernels::{Number, NumberKind, steps};
@@ -7,31 +7,32 @@ use rayon::prelude::*;
 
 /// Key of a weight whose ULP is as large as the expected step.
 const KEY_OF_ONE_ULP: i32 = 128;
-/// A row or column that does not move at all is this far below the least that does.
+/// A row or column that does not move at all lies this far below the one that moves least.
 const UNMOVED: i32 = 6 * KEY_STEPS_PER_OCTAVE;
-/// Elements of a run that a uniform scale is taken from, and how many runs there are for each of them.
+/// Elements of a run for a uniform scale, and how many runs there are for each one that is used.
 const UNIFORM_RUN: usize = 512;
 const UNIFORM_STRIDE: usize = 16;
-/// Rows of a group that column steps are taken from, about.
+/// Approximate number of rows of a group that column steps are taken from.
 const COLUMN_ROWS: usize = 256;
-/// Thresholds of rounding log2 to quarters: 2^(1/8), 2^(3/8), 2^(5/8), 2^(7/8).
+/// Thresholds for rounding log2 to quarters: 2^(1/8), 2^(3/8), 2^(5/8), 2^(7/8).
 const QUARTERS: [f64; 4] =
     [1.090_507_732_665_257_7, 1.296_839_554_651_009_6, 1.542_210_825_407_940_7, 1.834_008_086_409_342_4];
 
-/// Scales of a group: an offset and, for matrices, one scale per row of each chunk and one per column.
+/// Scales of a group: an offset and, for matrices, one scale per row of each chunk and one per
+/// column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scales {
     pub(crate) offset: i32,
-    /// Per chunk of the group its row scales; empty when rows have none.
+    /// The row scales of each chunk of the group. Empty if rows have none.
     pub(crate) rows: Vec<Vec<i32>>,
-    /// Empty when columns have none.
+    /// Empty if columns have none.
     pub(crate) cols: Vec<i32>,
 }
 
 /// Target and prediction of a chunk, of the same length.
 pub(crate) type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// Quarter octaves of x, rounded; `None` when x is not positive.
+/// Quarter octaves of x, rounded; `None` if x is not positive.
 fn quarter_octaves(x: f64) -> Option<i32> {
     if x.is_nan() || x < f64::MIN_POSITIVE {
         return None;
@@ -43,14 +44,14 @@ fn quarter_octaves(x: f64) -> Option<i32> {
     Some(KEY_STEPS_PER_OCTAVE * exponent + quarters)
 }
 
-/// Rounded quarter octaves of all values; those that are zero go below the rest.
+/// Rounded quarter octaves of all values. Zeros go below all others.
 fn all_quarter_octaves(values: &[f64]) -> Vec<i32> {
     let moved: Vec<Option<i32>> = values.iter().map(|x| quarter_octaves(*x)).collect();
     let least = moved.iter().flatten().min().copied().unwrap_or(0);
     moved.into_iter().map(|scale| scale.unwrap_or(least - UNMOVED)).collect()
 }
 
-/// Elements below 2^-this have the lowest of absolute keys.
+/// Elements below 2^-48 have the lowest of the absolute keys.
 const LEAST_OCTAVE: i32 = 48;
 
 /// Offset for which a step of 1.0 puts a ULP of 1.0 at [`KEY_OF_ONE_ULP`].
@@ -62,7 +63,8 @@ fn unit_offset(number: Number) -> i32 {
     KEY_STEPS_PER_OCTAVE * octaves - KEY_OF_ONE_ULP
 }
 
-/// Offset of keys that do not depend on steps: from 2^-48 on, a key for every quarter of an octave of the element.
+/// Offset of keys that do not depend on steps: from 2^-48 on, one key for every quarter octave of
+/// the element.
 pub(crate) fn absolute_offset(number: Number) -> i32 {
     let bias = match number.kind() {
         NumberKind::Float => (1 << (number.exponent_bits() - 1)) - 1,
@@ -71,7 +73,8 @@ pub(crate) fn absolute_offset(number: Number) -> i32 {
     KEY_STEPS_PER_OCTAVE * (bias - LEAST_OCTAVE)
 }
 
-/// One scale for all elements, from the mean step of a sample: it only places the keys, so that tensors with like steps can share tables.
+/// One scale for all elements, from the mean step of a sample. It only places the keys, so that
+/// tensors with similar steps can share tables.
 pub(crate) fn uniform(number: Number, chunks: &[Pair<'_>]) -> Scales {
     let run_bytes = UNIFORM_RUN * number.bytes();
     let mut steps = vec![0.0; UNIFORM_RUN];
@@ -90,8 +93,9 @@ pub(crate) fn uniform(number: Number, chunks: &[Pair<'_>]) -> Scales {
     Scales { offset: unit_offset(number) + step, rows: Vec::new(), cols: Vec::new() }
 }
 
-/// Row and column scales of a matrix: the step of an element is modelled as row step times column step. Column steps come from evenly spaced rows, relative to
-/// the mean of each; row steps from all elements, relative to their columns.
+/// Row and column scales of a matrix. The step of an element is modelled as row step times column
+/// step. Column steps come from evenly spaced rows, relative to the mean of each. Row steps come
+/// from all elements, relative to their columns.
 pub(crate) fn rows_and_cols(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Scales {
     let col_steps = col_steps(number, cols, chunks);
     let weights: Vec<f32> = col_steps.iter().map(|step| inverse(*step)).collect();
@@ -110,7 +114,7 @@ pub(crate) fn rows_and_cols(number: Number, cols: usize, chunks: &[Pair<'_>]) ->
     Scales { offset: unit_offset(number), rows, cols: all_quarter_octaves(&col_steps) }
 }
 
-/// Mean step of every column, in units of the mean steps of the rows.
+/// Mean step of every column, in units of the rows' mean steps.
 fn col_steps(number: Number, cols: usize, chunks: &[Pair<'_>]) -> Vec<f64> {
     let row_bytes = cols * number.bytes();
     let rows: usize = chunks.iter().map(|(target, _)| target.len() / row_bytes).sum();
@@ -140,7 +144,7 @@ fn row_steps(number: Number, weights: &[f32], (target, prediction): Pair<'_>) ->
     .collect()
 }
 
-/// Sum of products, in sixteen partial sums so that it is vectorised.
+/// A sum of products, in sixteen partial sums so that it is vectorised.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 16];
     let (a_runs, b_runs) = (a.chunks_exact(16), b.chunks_exact(16));

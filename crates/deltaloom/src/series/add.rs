@@ -1,5 +1,7 @@
-//! Adds a step: packs it against an earlier one, stores the container, then names it in the manifest by compare-and-swap.
-//! Until the manifest names it nothing has changed for anyone; a lost race is repeated on what the winner left.
+//! Adds a step: packs it against an earlier one, stores the container, then names it in the
+//! manifest by compare-and-swap.
+//! Until the manifest names it, nothing has changed for anyone. A lost race is repeated on the
+//! winner's manifest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -29,25 +31,25 @@ use crate::progress::Progress;
 use crate::sketch::Sketch;
 use crate::summary::PackReport;
 
-/// A delta of this share of what a keyframe is expected to take does not pay any more.
+/// A delta does not pay if it takes at least this share of the expected size of a keyframe.
 const KEYFRAME_SHARE: f64 = 0.96;
-/// How much larger than the delta a keyframe may then be: it makes chains shorter.
+/// How much larger than the delta the keyframe may then be, since it makes chains shorter.
 const KEYFRAME_ALLOWANCE: f64 = 1.03;
-/// What an older reference must be expected to save for it to be tried, so that chance does not
-/// make chains odd.
+/// An older reference is tried if its expected size is at most this share. So chance does not make
+/// chains irregular.
 const NEARER: f64 = 0.9;
 
-/// A checkpoint to be added.
+/// A checkpoint to add.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct NewStep {
-    /// Its number; `None` for one more than the newest has when it is added.
+    /// Its number. `None` for one more than the newest step when it is added.
     pub step: Option<u64>,
     /// A safetensors file or a directory.
     pub model: PathBuf,
     /// The optimizer's state: a safetensors file or a directory.
     pub optimizer: Option<PathBuf>,
-    /// Text by name, kept with the step.
+    /// Texts by name, stored with the step.
     pub meta: BTreeMap<String, String>,
 }
 
@@ -73,10 +75,10 @@ pub struct AddOptions {
     pub pack: PackOptions,
     /// Pack it without a reference.
     pub keyframe: bool,
-    /// Add it even if its tensors are not those of the newest step.
+    /// Add it even if its tensors differ from those of the newest step.
     pub force: bool,
-    /// Where it is not after the newest step: close the steps from it on as a branch, and go on
-    /// from there.
+    /// If it does not follow the newest step: close the later steps as a branch, and continue
+    /// before them.
     pub rewind: bool,
     /// The name of that branch.
     pub branch: Option<String>,
@@ -90,35 +92,36 @@ setters!(AddOptions {
     with_branch(branch: Option<String>),
 });
 
-/// What was added.
+/// The result of adding a step.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Added {
     /// The step.
     #[serde(flatten)]
     pub entry: StepEntry,
-    /// Whether it was not there before.
+    /// Whether it was added now. Otherwise it existed before.
     pub is_new: bool,
-    /// The branch that later steps are on now.
+    /// The branch that now has the later steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed: Option<BranchInfo>,
-    /// Text that was given for a step that was there, and was not stored: `series set` does that.
+    /// Texts for a step that already existed. They were not stored; `series set` does that.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub meta_not_stored: BTreeMap<String, String>,
-    /// What its container holds.
+    /// Contents of its container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<PackReport>,
 }
 
-/// A container that is ready to be stored, and the entry for it but for what depends on its neighbours.
+/// A container that is ready to be stored, and its entry without the fields that depend on its
+/// neighbours.
 pub(super) struct PackedStep {
-    /// Open until it has its name: its lock tells other writers that it is in use.
+    /// Open until it has its name. Its lock tells other writers that it is in use.
     file: NamedTempFile,
     entry: StepEntry,
-    /// What it was packed against, and the steps below.
+    /// The step that it was packed against, and the steps below that.
     chain: Vec<StepEntry>,
     report: PackReport,
-    /// Matrices of one value.
+    /// Matrices with a single value.
     constant: Vec<(String, String)>,
 }
 
@@ -127,9 +130,8 @@ impl Series {
     ///
     /// # Errors
     /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading,
-    /// packing and storing give. The series is unchanged then, except that after an [`Error::Io`]
-    /// from
-    /// replacing the manifest the step may be there.
+    /// packing and storing give. The series is unchanged then. The exception is an [`Error::Io`]
+    /// from replacing the manifest: the step may be there after it.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
         let catalog = self.main_line()?;
@@ -168,7 +170,7 @@ impl Series {
                 }
                 _ => None,
             };
-            // Someone else may have removed what the container rests on.
+            // Someone else may have removed the steps that the container needs.
             let ready = match packed.take() {
                 Some(ready) if ready.stands_on(&catalog)? => ready,
                 _ => {
@@ -213,13 +215,13 @@ impl Series {
         }
     }
 
-    /// Replaces the manifest; gives whether nobody else had.
+    /// Replaces the manifest. Returns false if another writer was faster.
     pub(super) fn replace_manifest(&self, catalog: &mut Catalog<'_>) -> Result<bool> {
         catalog.manifest.next_generation();
         self.store.replace_manifest(&catalog.manifest.to_bytes()?, Some(&catalog.revision))
     }
 
-    /// Whether a checkpoint could be added now, as far as that is known before it is packed.
+    /// Checks whether a checkpoint could be added now, as far as that is known before packing.
     ///
     /// # Errors
     /// As [`Self::add`].
@@ -235,7 +237,7 @@ impl Series {
         self.check_likeness(&catalog, &checkpoint)
     }
 
-    /// The branch on which a checkpoint is under the same step, where there is one.
+    /// The branch that has this checkpoint under the same step, if there is one.
     ///
     /// # Errors
     /// What reading gives.
@@ -267,7 +269,7 @@ impl Series {
         Ok(())
     }
 
-    /// Counts matrices that have one value only and had more at the step before.
+    /// Counts matrices that have a single value now and had more at the step before.
     fn count_constant(&self, catalog: &Catalog<'_>, ready: &mut PackedStep) -> Result<()> {
         let before = match ready.chain.last() {
             _ if ready.constant.is_empty() => return Ok(()),
@@ -282,8 +284,8 @@ impl Series {
         Ok(())
     }
 
-    /// Packs a checkpoint against what the rule names, against an older step where that one is odd,
-    /// or on its own where that is nearly as small.
+    /// Packs a checkpoint against the step that the rule names. If that step is unusual, against an
+    /// older one. If a keyframe is almost as small, on its own.
     pub(super) fn pack_step(
         &self,
         checkpoint: &Checkpoint,
@@ -310,15 +312,15 @@ impl Series {
         Ok(if keyframe_pays { alone } else { packed })
     }
 
-    /// The chain of an older step that is clearly nearer to a checkpoint than the one that the rule
-    /// names: then that one is odd. Only samples are compared.
+    /// The chain of an older step that is clearly more similar to a checkpoint than the step that
+    /// the rule names, which then is unusual. Only samples are compared.
     fn nearer(&self, checkpoint: &Checkpoint, candidates: &Candidates<'_>) -> Result<Option<Vec<StepEntry>>> {
         let older = candidates.older()?;
         if older.is_empty() {
             return Ok(None);
         }
         let sketch = Sketch::of(checkpoint)?;
-        // Chains share their beginnings.
+        // Chains share their first steps.
         let mut open = HashMap::new();
         let mut expected = |chain: &[StepEntry]| -> Result<u64> {
             let (_, resolved) = self.open_chain_with(chain, &mut open)?;
@@ -386,8 +388,8 @@ impl Series {
         Ok(PackedStep { file, entry, chain, report, constant: oddities.constant })
     }
 
-    /// The last step of a chain, decoded, as base, with the steps below it as what its weights were
-    /// before; and that step again.
+    /// The last step of a chain, decoded, as a base, with the steps below it as its history. Also
+    /// returns that step.
     fn bases_of(
         &self,
         chain: &[StepEntry],
@@ -409,12 +411,12 @@ impl Series {
         temporary_in(&folder).map_err(Error::writing(folder))
     }
 
-    /// Where files grow that will be stored or thrown away.
+    /// Where files are written that will be stored or dropped.
     fn scratch_folder(&self) -> PathBuf {
         self.store.scratch_folder().map_or_else(std::env::temp_dir, ToOwned::to_owned)
     }
 
-    /// The last step of a chain that begins with a keyframe, with its bytes at hand.
+    /// The last step of a chain that begins with a keyframe, decoded to a temporary file.
     pub(super) fn restore(
         &self,
         chain: &[StepEntry],
@@ -439,19 +441,19 @@ impl PackedStep {
         self.entry.stored_bytes as f64
     }
 
-    /// What it was packed against, and the steps below.
+    /// The step that it was packed against, and the steps below that.
     pub(super) fn chain(&self) -> &[StepEntry] {
         &self.chain
     }
 
-    /// Whether it takes clearly less than it would on its own, as the keyframe below it has that;
-    /// true of a keyframe.
+    /// Whether it takes clearly less than it would on its own, estimated from its keyframe. True
+    /// for a keyframe.
     fn pays(&self) -> bool {
         let expected = |keyframe| expected_keyframe_bytes(keyframe, self.entry.original_bytes);
         self.chain.first().is_none_or(|keyframe| self.stored_bytes() <= KEYFRAME_SHARE * expected(keyframe))
     }
 
-    /// Whether all it rests on is still there as it was.
+    /// Whether all steps that it needs still exist unchanged.
     fn stands_on(&self, catalog: &Catalog<'_>) -> Result<bool> {
         for entry in &self.chain {
             let found = catalog.find(entry.step)?;
@@ -463,7 +465,7 @@ impl PackedStep {
     }
 }
 
-/// Gives an entry its place after the newest one.
+/// Sets the fields of an entry that depend on the newest one before it.
 pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: u64) {
     entry.ordinal = ordinal;
     entry.since_keyframe = match newest {
@@ -488,13 +490,13 @@ fn check_order(catalog: &Catalog<'_>, step: u64) -> Result<()> {
     }
 }
 
-/// What a checkpoint of this size would take on its own, as the last keyframe has it.
+/// Expected size of a checkpoint of this size on its own, estimated from the last keyframe.
 fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
-/// Share of the weights that differ from those of the reference; none where nothing was compared.
-/// Files that are no weights do not count.
+/// Share of the weights that differ from those of the reference. `None` if nothing was compared.
+/// Only files with weights count.
 fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
     let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;
     let is_weights = |member: usize| index.members[member].contents != Contents::Opaque;

@@ -1,6 +1,5 @@
-//! Branches of a series: steps that were closed when the run went back before them, as
-//! docs/series.md has them. A branch is never added to; what it rests on is found by
-//! [`super::catalog`].
+//! Branches of a series, as in docs/series.md: steps that were closed when the run went back before
+//! them. Nothing is added to a branch. [`super::catalog`] finds the steps that it depends on.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,18 +9,18 @@ use super::manifest::{MAX_LEVEL, Manifest, PageReference, StepEntry, Totals, che
 use super::store::Store;
 use crate::error::{Error, Result};
 
-/// Branches that a series may have: the manifest stays small.
+/// Most branches of a series, so that the manifest stays small.
 const MAX_BRANCHES: usize = 256;
 const MAX_NAME_BYTES: usize = 64;
 
-/// Steps that were closed, oldest first in the pages below one.
+/// Closed steps, oldest first, in the pages below the root page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Branch {
     pub(crate) name: String,
-    /// The branch on which the steps up to the fork are; the main line where it is absent.
+    /// The branch with the steps up to the fork. Absent for the main line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
-    /// The last step before the branch; absent where it begins with the first one.
+    /// The last step before the branch. Absent if the branch begins with the first step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fork: Option<u64>,
     closed_unix: u64,
@@ -35,7 +34,7 @@ pub(crate) struct Branch {
 pub struct BranchInfo {
     /// Its name.
     pub name: String,
-    /// The branch that it leaves; the main line where it is absent.
+    /// The branch from which it forks. Absent for the main line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The last step before it.
@@ -51,7 +50,7 @@ pub struct BranchInfo {
 }
 
 impl Branch {
-    /// Closes steps, of which there is at least one.
+    /// Closes steps, at least one.
     pub(crate) fn close(
         name: String,
         parent: Option<String>,
@@ -89,18 +88,18 @@ impl Branch {
     }
 }
 
-/// Checks what a manifest says of its branches. A parent comes after its children: so nothing leads
-/// in a circle.
+/// Checks the branches of a manifest. A parent comes after its children, so there are no cycles.
 pub(super) fn check_branches(branches: &[Branch]) -> Result<()> {
-    let fault = |what: &str| Err(Error::corrupt(format!("the branches of the manifest: {what}")));
+    let fault =
+        |what: &str| Err(Error::corrupt(format!("the branches of the manifest are not valid: {what}")));
     if branches.len() > MAX_BRANCHES {
-        return fault("there are too many");
+        return fault("there are too many of them");
     }
     for (i, branch) in branches.iter().enumerate() {
-        check_name(&branch.name).or_else(|_| fault("a name"))?;
+        check_name(&branch.name).or_else(|_| fault("a name is not allowed"))?;
         check_pages(std::slice::from_ref(&branch.page), MAX_LEVEL)?;
         if branches[..i].iter().any(|other| other.name == branch.name) {
-            return fault("two have one name");
+            return fault("two have the same name");
         }
         if branch.fork.is_some_and(|fork| fork >= branch.page.first)
             || branch.totals.steps != branch.page.count
@@ -109,7 +108,7 @@ pub(super) fn check_branches(branches: &[Branch]) -> Result<()> {
         }
         let parent = branch.parent.as_ref();
         if parent.is_some_and(|parent| branches[i + 1..].iter().all(|other| other.name != *parent)) {
-            return fault("one leaves what is not there");
+            return fault("one forks from a line that does not exist");
         }
     }
     Ok(())
@@ -126,7 +125,7 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::InvalidArgument(what))
 }
 
-/// The name that a new branch gets: the one that was asked for, or one after its fork.
+/// The name of a new branch: the requested one, or one derived from its fork.
 pub(super) fn new_name(manifest: &Manifest, asked: Option<&str>, fork: Option<u64>) -> Result<String> {
     if manifest.branches.len() >= MAX_BRANCHES {
         let what = format!("a series has at most {MAX_BRANCHES} branches; prune some first");
@@ -136,7 +135,7 @@ pub(super) fn new_name(manifest: &Manifest, asked: Option<&str>, fork: Option<u6
     if let Some(name) = asked {
         check_name(name)?;
         if is_taken(name) {
-            return Err(Error::InvalidArgument(format!("there is a branch {name:?} already")));
+            return Err(Error::InvalidArgument(format!("branch {name:?} already exists")));
         }
         return Ok(name.to_owned());
     }

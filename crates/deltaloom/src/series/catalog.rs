@@ -1,5 +1,6 @@
-//! The manifest of a store with its pages, read when they are needed: finds entries, the newest ones, and chains.
-//! It changes nothing; [`super::manifest`] says what is right.
+//! The manifest of a store with its pages, which are read when needed. Finds entries, the newest
+//! ones, and chains.
+//! It changes nothing. [`super::manifest`] knows the rules.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,22 +11,22 @@ use super::store::{Revision, Store};
 use crate::error::{Error, Missing, Result};
 use crate::limits::to_usize;
 
-/// The error for a step that is not there.
+/// The error for a step that does not exist.
 pub(crate) fn no_step(step: u64) -> Error {
     Error::not_found(Missing::Step, format!("step {step}"))
 }
 
-/// The error for a branch that is not there.
+/// The error for a branch that does not exist.
 pub(crate) fn no_branch(name: &str) -> Error {
     Error::not_found(Missing::Step, format!("branch {name:?}"))
 }
 
-/// A manifest with its pages, which are read when they are needed and held.
+/// A manifest with its pages, which are read when needed and kept.
 pub(crate) struct Catalog<'a> {
     store: &'a dyn Store,
     pub(crate) manifest: Manifest,
     pub(crate) revision: Revision,
-    /// The branch whose steps are looked at; the main line where there is none.
+    /// The branch whose steps are used. `None` for the main line.
     pub(crate) branch: Option<Branch>,
     pages: Mutex<HashMap<String, Arc<Page>>>,
 }
@@ -48,12 +49,12 @@ impl<'a> Catalog<'a> {
         let read = || {
             let source = self.store.open(&key)?;
             if source.len_bytes() > MAX_PAGE_BYTES {
-                return Err(Error::corrupt("a page is too large"));
+                return Err(Error::corrupt("a manifest page is too large"));
             }
             let mut bytes = vec![0; to_usize(source.len_bytes())];
             source.read_at(0, &mut bytes).map_err(Error::io(&key))?;
             if blake3::hash(&bytes).to_hex().as_str() != reference.page {
-                return Err(Error::corrupt("a page does not have its digest"));
+                return Err(Error::corrupt("a manifest page does not match its digest"));
             }
             Page::parse(&bytes, reference.level).map(Arc::new)
         };
@@ -62,20 +63,20 @@ impl<'a> Catalog<'a> {
         Ok(page)
     }
 
-    /// Turns to the steps of a branch.
+    /// Switches to the steps of a branch.
     pub(crate) fn turn_to(&mut self, name: &str) -> Result<()> {
         let found = self.manifest.branches.iter().find(|branch| branch.name == name);
         self.branch = Some(found.ok_or_else(|| no_branch(name))?.clone());
         Ok(())
     }
 
-    /// All lines: the main one, then the branches, each after the one that it leaves.
+    /// All lines: the main one, then the branches, each after the line from which it forks.
     pub(crate) fn lines(&self) -> Vec<Option<Branch>> {
         let branches = self.manifest.branches.iter().rev().cloned().map(Some);
         std::iter::once(None).chain(branches).collect()
     }
 
-    /// The newest step of the line that is looked at.
+    /// The newest step of the current line.
     pub(crate) fn newest_step(&self) -> Option<u64> {
         match &self.branch {
             Some(branch) => Some(branch.page.last),
@@ -83,7 +84,7 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// The entry of a step of the line that is looked at.
+    /// The entry of a step of the current line.
     pub(crate) fn find(&self, step: u64) -> Result<Option<StepEntry>> {
         match &self.branch {
             Some(branch) => self.find_in(vec![branch.page.clone()], step),
@@ -91,8 +92,8 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// An entry that one of this line may rest on: of the line itself, or of those that it leaves,
-    /// before its fork.
+    /// An entry that one of this line may depend on: an entry of this line, or of the lines from
+    /// which it forks, before the fork.
     fn find_below(&self, step: u64) -> Result<Option<StepEntry>> {
         let mut at = self.branch.as_ref();
         while let Some(branch) = at {
@@ -134,12 +135,12 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// The entry of a step that must be there.
+    /// The entry of a step that must exist.
     pub(crate) fn get(&self, step: u64) -> Result<StepEntry> {
         self.find(step)?.ok_or_else(|| no_step(step))
     }
 
-    /// The newest `count` entries, oldest first; reads only the pages that hold them.
+    /// The newest `count` entries, oldest first. Reads only the pages that hold them.
     pub(crate) fn last(&self, count: usize) -> Result<Vec<StepEntry>> {
         let (pages, recent) = self.line();
         let mut entries: Vec<StepEntry> = recent.iter().rev().take(count).cloned().collect();
@@ -148,7 +149,7 @@ impl<'a> Catalog<'a> {
         Ok(entries)
     }
 
-    /// Pages and recent entries of the line that is looked at.
+    /// Pages and recent entries of the current line.
     fn line(&self) -> (&[PageReference], &[StepEntry]) {
         match &self.branch {
             Some(branch) => (std::slice::from_ref(&branch.page), &[]),
@@ -171,7 +172,7 @@ impl<'a> Catalog<'a> {
         Ok(())
     }
 
-    /// Puts an entry in the place of that of its step; rewrites the pages above it and no other.
+    /// Replaces the entry of a step. Rewrites the pages above it and no others.
     pub(crate) fn replace(&mut self, entry: StepEntry) -> Result<()> {
         if let Ok(at) = self.manifest.recent.binary_search_by_key(&entry.step, |entry| entry.step) {
             self.manifest.recent[at] = entry;
@@ -198,8 +199,7 @@ impl<'a> Catalog<'a> {
         Ok(pages)
     }
 
-    /// Closes the steps of the main line from `step` on, of which there is at least one, as a
-    /// branch.
+    /// Closes the steps of the main line from `step` on, at least one, as a branch.
     pub(crate) fn rewind(&mut self, step: u64, name: Option<&str>) -> Result<Branch> {
         let mut later = self.all()?;
         let fork = later.iter().rev().find(|entry| entry.step < step).map(|entry| entry.step);
@@ -212,7 +212,7 @@ impl<'a> Catalog<'a> {
         let manifest = &mut self.manifest;
         (manifest.pages, manifest.recent) = (pages, recent);
         manifest.totals = manifest.totals.minus(&branch.totals);
-        // Branches that left the main line among these steps leave the new branch now.
+        // Branches that forked from the main line at these steps now fork from the new branch.
         for other in &mut manifest.branches {
             if other.parent.is_none() && other.fork.is_some_and(|other| fork.is_none_or(|fork| other > fork))
             {
@@ -223,8 +223,8 @@ impl<'a> Catalog<'a> {
         Ok(branch)
     }
 
-    /// Of pages, those with steps before `step` only, and the entries before it of the page that
-    /// has others too.
+    /// The pages that have only steps before `step`, and the earlier entries of the page that has
+    /// both.
     fn keep_before(
         &self,
         step: u64,
@@ -252,7 +252,7 @@ impl<'a> Catalog<'a> {
         self.last(usize::MAX)
     }
 
-    /// Keys of all pages of the line that is looked at.
+    /// Keys of all pages of the current line.
     pub(crate) fn page_keys(&self) -> Result<Vec<String>> {
         fn collect(catalog: &Catalog<'_>, pages: &[PageReference], keys: &mut Vec<String>) -> Result<()> {
             for reference in pages {
@@ -270,13 +270,14 @@ impl<'a> Catalog<'a> {
         Ok(keys)
     }
 
-    /// The entries from a keyframe up to and including `entry`: what must be decoded for it.
+    /// The entries from a keyframe up to and including `entry`, all of which must be decoded for
+    /// it.
     pub(crate) fn chain(&self, entry: &StepEntry) -> Result<Vec<StepEntry>> {
         let mut chain = vec![entry.clone()];
         let mut at = entry.clone();
         while let Some(reference) = at.reference {
             let missing =
-                || Error::corrupt(format!("step {} rests on {reference}, which is not there", at.step));
+                || Error::corrupt(format!("step {} needs step {reference}, which does not exist", at.step));
             let next = self.find_below(reference)?.ok_or_else(missing)?;
             if next.hops + 1 != at.hops {
                 return Err(Error::corrupt(format!("step {} does not follow from its reference", at.step)));

@@ -1,26 +1,29 @@
-//! Which step a new one is packed against, so that any step is few hops from its keyframe and most deltas are small; docs/series.md.
-//! Pure functions of the entries that are there; nothing is read.
+//! Chooses the reference of a new step, so that any step is few hops from its keyframe and most
+//! deltas are small; docs/series.md.
+//! Pure functions of the existing entries. Nothing is read.
 
 use super::manifest::{SeriesOptions, StepEntry};
 use crate::error::Result;
 
-/// How many places before a new step its reference may be, besides the keyframe.
+/// Possible distances of the reference from a new step, in addition to the keyframe.
 const SKIPS: [usize; 4] = [1, 2, 4, 8];
 
-/// Entries before a new one that [`choose_reference`] looks at.
+/// Number of entries before a new one that [`choose_reference`] uses.
 pub(crate) const LOOK_BACK: usize = SKIPS[SKIPS.len() - 1];
 
-/// Deltas grow with the distance s as s^0.65: from 3.0 to 22 % of the weights in one and eight steps of real training at a rate of 1e-6 (docs/adr/0025).
+/// Deltas grow with the distance s as s^0.65: from 3.0 to 22 % of the weights in one and eight
+/// steps of real training at a rate of 1e-6 (docs/adr/0025).
 const GROWTH: f64 = 0.65;
 
-/// Older entries that are looked at where a delta takes much more than those before it.
+/// Number of older entries to consider if a delta takes much more than those before it.
 const OLDER: usize = 3;
-/// A delta of this many times the least of the entries before it is looked into.
+/// A delta is unusual if it takes this many times the smallest of those before it.
 const UNUSUAL: f64 = 1.25;
 
-/// What the next step may be packed against.
+/// The possible references of the next step.
 pub(crate) struct Candidates<'a> {
-    /// From its keyframe up to the entry that the rule names; empty where that is a keyframe.
+    /// From its keyframe up to the entry that the rule names. Empty if the next step becomes a
+    /// keyframe.
     pub(crate) chain: Vec<StepEntry>,
     before: Vec<StepEntry>,
     max_chain: u32,
@@ -28,13 +31,13 @@ pub(crate) struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// None: a keyframe.
+    /// No references: the next step is a keyframe.
     pub(crate) fn none(chain_of: &'a dyn Fn(&StepEntry) -> Result<Vec<StepEntry>>) -> Self {
         Self { chain: Vec::new(), before: Vec::new(), max_chain: 0, chain_of }
     }
 
-    /// Those for the step after `before`, which are the newest entries in order, at least
-    /// [`LOOK_BACK`] where there are so many.
+    /// The candidates for the step after `before`, which holds the newest entries in order, at
+    /// least [`LOOK_BACK`] if so many exist.
     pub(crate) fn new(
         before: Vec<StepEntry>,
         options: &SeriesOptions,
@@ -47,21 +50,20 @@ impl<'a> Candidates<'a> {
         Ok(Self { chain, before, max_chain: options.max_chain, chain_of })
     }
 
-    /// Whether a delta of this share of its checkpoint is about as small as those of the entries
-    /// before it.
+    /// Whether a delta of this share of its checkpoint is about as small as the deltas before it.
     pub(crate) fn is_usual(&self, share: f64) -> bool {
         let deltas = self.before.iter().filter(|entry| !entry.is_keyframe() && entry.is_sound());
         let least = deltas.map(|entry| 1.0 / entry.ratio()).min_by(f64::total_cmp);
         least.is_none_or(|least| share <= UNUSUAL * least)
     }
 
-    /// Chains of entries before the one of the rule that have room for another, newest first.
+    /// Chains that end before the entry of the rule and have room for another step, newest first.
     pub(crate) fn older(&self) -> Result<Vec<Vec<StepEntry>>> {
         let Some(reference) = self.chain.last() else { return Ok(Vec::new()) };
         let older = || self.before.iter().rev().filter(|entry| entry.step < reference.step);
         let open = older().filter(|entry| entry.hops < self.max_chain);
         let mut chains = open.take(OLDER).map(|entry| (self.chain_of)(entry)).collect::<Result<Vec<_>>>()?;
-        // Where all are full, the keyframe below them has room.
+        // If all are full, the keyframe below them has room.
         if let (true, Some(entry)) = (chains.is_empty(), older().next()) {
             chains.push((self.chain_of)(entry)?[..1].to_vec());
         }
@@ -69,8 +71,8 @@ impl<'a> Candidates<'a> {
     }
 }
 
-/// The entry against which the one after `before` is packed, or `None` for a keyframe. `before` are the newest entries in order, at least [`LOOK_BACK`] where there are
-/// so many; `keyframe` is the last keyframe.
+/// The reference of the entry after `before`, or `None` for a keyframe. `before` holds the newest
+/// entries in order, at least [`LOOK_BACK`] if so many exist. `keyframe` is the last keyframe.
 pub(crate) fn choose_reference<'a>(
     before: &'a [StepEntry],
     keyframe: &'a StepEntry,
@@ -94,7 +96,8 @@ pub(crate) fn choose_reference<'a>(
     least.map(|(_, candidate)| candidate)
 }
 
-/// Expected size per entry, in deltas to the entry before, of a skip and of the entries after it until the chain is full again.
+/// Expected size per entry of a skip and of the entries after it until the chain is full again. In
+/// units of a delta to the entry before.
 fn mean_size(skip: usize, room: u32) -> f64 {
     let room = f64::from(room);
     ((skip as f64).powf(GROWTH) + room - 1.0) / room
@@ -105,7 +108,7 @@ mod tests {
     use super::super::manifest::tests::entry;
     use super::*;
 
-    /// A series of `count` entries that is built by the rule.
+    /// A series of `count` entries, built by the rule.
     fn series(count: u64, options: &SeriesOptions) -> Vec<StepEntry> {
         let mut entries: Vec<StepEntry> = Vec::new();
         let mut keyframe = entry(0, None, 0, 0);
@@ -151,7 +154,7 @@ mod tests {
             Some(5),
             Some(6),
             Some(7),
-            // Eight hops are used up: a skip to step 0 leaves room for all that follow.
+            // All eight hops are used: a skip to step 0 leaves room for all that follow.
             Some(0),
             Some(9),
             Some(10),

@@ -1,4 +1,4 @@
-//! What a step is, apart from how it is packed: the digest of its files, and its parts.
+//! The content of a step, however it is packed: the digest of its files, and its parts.
 //! It packs nothing.
 
 use std::path::{Path, PathBuf};
@@ -33,13 +33,13 @@ pub(crate) fn open(
     Ok((Checkpoint::side_by_side(all.collect(), limits)?, parts))
 }
 
-/// Digest of what a container restores.
+/// Digest of the files that a container restores.
 pub(crate) fn of_index(index: &Index) -> String {
     let mut digests = index.tensors.iter().map(|tensor| tensor.digest);
     content(&index.members, &mut digests)
 }
 
-/// Digest of the files of a checkpoint, which are all read.
+/// Digest of the files of a checkpoint. Reads all of them.
 pub(crate) fn of_checkpoint(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<String> {
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();

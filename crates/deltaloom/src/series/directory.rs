@@ -1,5 +1,6 @@
-//! A store in a folder: objects are files, the manifest is replaced by rename under a lock that dies with its process.
-//! It does not interpret what it stores.
+//! A store in a folder: objects are files. The manifest is replaced by a rename under a lock that
+//! ends with its process.
+//! It does not interpret its objects.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,7 +14,7 @@ use crate::error::{Error, Missing, Result};
 
 const MANIFEST: &str = "series.json";
 const LOCK: &str = "series.lock";
-/// Where files grow until they get their names.
+/// Folder of files that do not have their names yet.
 const GROWING: &str = "tmp";
 
 /// A store in a folder of a local or shared file system that has locks.
@@ -34,12 +35,12 @@ impl Directory {
         self.root.join(key)
     }
 
-    /// Writes, syncs and renames, so that `path` appears whole.
+    /// Writes, syncs and renames, so that `path` appears complete.
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = temporary_in(self.growing()?).map_err(Error::writing(path))?;
         file.write_all(bytes).map_err(Error::writing(path))?;
         self.rename_whole(file.as_file(), file.path(), path)?;
-        // It has another name now.
+        // It has its final name now.
         let _path = file.into_temp_path().keep();
         Ok(())
     }
@@ -68,7 +69,7 @@ impl Directory {
         for entry in entries {
             let path = entry.map_err(Error::io(folder))?.path();
             let metadata = match fs::symlink_metadata(&path) {
-                // Renamed or removed by another process meanwhile.
+                // Another process renamed or removed it meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata.map_err(Error::io(&path))?,
             };
@@ -108,7 +109,8 @@ impl Store for Directory {
     }
 
     fn scratch_folder(&self) -> Option<&Path> {
-        // Made here, since a file is about to grow in it; a fault will show then.
+        // Created now, since a file will be written in it. If that fails, writing the file reports
+        // it.
         fs::create_dir_all(&self.growing).ok()?;
         Some(&self.growing)
     }
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!(store.len_bytes("pages/a.json").unwrap(), None);
         assert!(matches!(store.open("pages/a.json"), Err(Error::NotFound { .. })));
         assert!(store.list("tmp/").unwrap().is_empty());
-        // Who may read the folder may read the objects.
+        // Everyone who may read the folder may read the objects.
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

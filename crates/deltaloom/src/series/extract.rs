@@ -1,5 +1,6 @@
-//! Restores a step, or a part of it, by decoding the containers from its keyframe on, chunk by chunk.
-//! It writes no store.
+//! Restores a step, or a part of it, by decoding the containers from its keyframe on, chunk by
+//! chunk.
+//! It never writes to the store.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -18,23 +19,26 @@ use crate::unpack::{
     Selection, UnpackOptions, UnpackReport, read_tensor, unpack_selected, unpack_selected_to,
 };
 
-/// What of a step is restored.
+/// The part of a step to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Part {
-    /// Everything: as the model was given, if there is only that; else a directory with `model` and `optimizer` in it.
+    /// Everything. If the step has only a model: the model as it was added. Else a directory with
+    /// `model` and `optimizer` in it.
     All,
-    /// The model, as it was given.
+    /// The model, as it was added.
     Model,
-    /// The optimizer's state, as it was given.
+    /// The optimizer's state, as it was added.
     Optimizer,
 }
 
 impl Series {
-    /// Restores a step under the name `target`, which appears only when it is whole and every tensor has its digest.
+    /// Restores a step under the name `target`, which appears only when it is complete and every
+    /// tensor has its digest.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a step or part that is not there; what reading, decoding and writing give.
+    /// [`Error::NotFound`] for a step or part that does not exist; what reading, decoding and
+    /// writing give.
     pub fn extract(
         &self,
         step: u64,
@@ -47,11 +51,11 @@ impl Series {
         unpack_selected(&resolved, &selection, target, &self.inputs(), options, progress)
     }
 
-    /// Writes the one file of a step, or of a part of it, to any writer, as [`crate::unpack_to`]
+    /// Writes the only file of a step, or of a part of it, to any writer, as [`crate::unpack_to`]
     /// does.
     ///
     /// # Errors
-    /// As [`Self::extract`]; [`Error::InvalidArgument`] where it is more than one file.
+    /// As [`Self::extract`]; [`Error::InvalidArgument`] if there are several files.
     pub fn extract_to(
         &self,
         step: u64,
@@ -64,7 +68,7 @@ impl Series {
         unpack_selected_to(&resolved, &selection, out, options, progress)
     }
 
-    /// Opens a step, and says which of its files a part is.
+    /// Opens a step and selects the files of a part.
     fn open_part(&self, step: u64, part: Part) -> Result<(Arc<ResolvedContainer>, Selection)> {
         let catalog = self.catalog()?;
         let entry = catalog.get(step)?;
@@ -73,7 +77,7 @@ impl Series {
         Ok((resolved, selection))
     }
 
-    /// The folder of the series, where it is in one, so that nothing is written into it.
+    /// The folder of the series, if it is in one, so that nothing else is written into it.
     #[must_use]
     pub fn inputs(&self) -> Inputs {
         let mut inputs = Inputs::default();
@@ -84,7 +88,8 @@ impl Series {
     /// Writes the bytes of one tensor of a step.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a step or tensor that is not there; what reading and decoding give.
+    /// [`Error::NotFound`] for a step or tensor that does not exist; what reading and decoding
+    /// give.
     pub fn read_tensor(&self, step: u64, name: &str, out: &mut dyn Write) -> Result<()> {
         let catalog = self.catalog()?;
         let resolved = self.resolve(&catalog.chain(&catalog.get(step)?)?)?;
@@ -96,12 +101,13 @@ impl Series {
         Ok(self.open_chain(chain)?.1)
     }
 
-    /// Opens a chain that begins with a keyframe: the steps before the last one as bases, and the last one.
+    /// Opens a chain that begins with a keyframe: all steps but the last one as bases, and the last
+    /// one.
     pub(super) fn open_chain(&self, chain: &[StepEntry]) -> Result<(Bases, Arc<ResolvedContainer>)> {
         self.open_chain_with(chain, &mut HashMap::new())
     }
 
-    /// The same, with containers that are open already, by their objects.
+    /// The same, reusing containers that are already open, by their objects.
     pub(super) fn open_chain_with(
         &self,
         chain: &[StepEntry],
@@ -128,7 +134,7 @@ impl Series {
     }
 }
 
-/// The members of a part, and where they go.
+/// The members of a part, and their paths.
 fn select(resolved: &ResolvedContainer, entry: &StepEntry, part: Part) -> Result<Selection> {
     let layout_of = |layout| match layout {
         PartLayout::File => Layout::File,

@@ -1,4 +1,5 @@
-//! Checkpoints that a trainer writes into a folder: which there are, their steps, and whether they are complete.
+//! Checkpoints that a trainer writes into a folder: lists them, with their steps and whether they
+//! are complete.
 //! It adds nothing and waits for nothing.
 
 use std::collections::HashSet;
@@ -11,34 +12,36 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
-/// Names of trainers for checkpoints that are not complete begin with these.
+/// Prefixes of the names that trainers give to unfinished checkpoints.
 const UNFINISHED_PREFIXES: [&str; 3] = [".", "tmp", "_"];
 
 /// A checkpoint in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Incoming {
-    /// Its step, by its name.
+    /// Its step, from its name.
     pub step: u64,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Files with sizes and times: while this changes, someone writes.
+    /// Files with sizes and times. While these change, someone is still writing.
     pub state: Vec<(PathBuf, u64, Option<SystemTime>)>,
-    /// Why it is not complete, if it is not.
+    /// Why it is not complete. `None` if it is.
     pub incomplete: Option<String>,
 }
 
-/// The step that a name such as `checkpoint-500`, `global_step500` or `step_000500.safetensors` has: its last number.
+/// The step in a name such as `checkpoint-500`, `global_step500` or `step_000500.safetensors`: its
+/// last number.
 #[must_use]
 pub fn step_of_name(name: &str) -> Option<u64> {
     let stem = name.strip_suffix(".safetensors").unwrap_or(name);
     stem.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
 }
 
-/// The checkpoints in a folder that have a step, in order of their steps.
+/// The checkpoints in a folder whose names have a step, in order of their steps.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder cannot be read; [`Error::InvalidArgument`] where two have the same step.
+/// [`Error::Io`] if the folder cannot be read; [`Error::InvalidArgument`] if two have the same
+/// step.
 pub fn incoming(folder: &Path, limits: &Limits) -> Result<Vec<Incoming>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
@@ -73,17 +76,17 @@ fn list(path: &Path, state: &mut Vec<(PathBuf, u64, Option<SystemTime>)>) -> Res
     Ok(())
 }
 
-/// The part of a shard index that names shards.
+/// The part of a shard index that names the shards.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
-/// Checks that headers and lengths agree and that every shard that an index names is there.
+/// Checks that headers and lengths agree, and that every shard named by an index exists.
 fn check(path: &Path, limits: &Limits) -> Result<()> {
     let checkpoint = Checkpoint::open(path, limits)?;
     if !checkpoint.members.iter().any(|member| member.path.ends_with(".safetensors")) && path.is_dir() {
-        return Err(Error::InvalidArgument(format!("{}: there is no safetensors file yet", path.display())));
+        return Err(Error::InvalidArgument(format!("{}: no safetensors file yet", path.display())));
     }
     let names: HashSet<&str> = checkpoint.members.iter().map(|member| member.path.as_str()).collect();
     for index in names.iter().filter(|name| name.ends_with(".safetensors.index.json")) {

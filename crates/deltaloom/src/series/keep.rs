@@ -1,4 +1,5 @@
-//! Which steps pruning keeps: rules as people write them, such as `last 20, every 100, best loss 3`.
+//! Which steps pruning keeps: rules as people write them, such as `last 20, every 100, best loss
+//! 3`.
 //! It removes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,42 +13,42 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Rule {
-    /// The newest so many.
+    /// The newest N steps.
     Last(usize),
-    /// Those whose step is a multiple.
+    /// Steps whose number is a multiple.
     Every(u64),
-    /// Those so many with the least (or greatest) number under a name.
+    /// The N steps with the least (or greatest) number under a name.
     Extreme { name: String, count: usize, greatest: bool },
-    /// One.
+    /// A single step.
     Step(u64),
-    /// Those that stand by themselves.
+    /// All keyframes.
     Keyframes,
 }
 
-/// A step that is kept, and why.
+/// A step that is kept, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct KeptStep {
     /// The step.
     pub step: u64,
-    /// The rules that keep it; `newest` for the newest step.
+    /// The rules that keep it. `newest` stands for the newest step.
     pub rules: Vec<String>,
 }
 
-/// Rules of which each keeps some steps; the newest step is always kept.
+/// Rules that each keep some steps. The newest step is always kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepRules(Vec<Rule>);
 
 impl KeepRules {
-    /// What the rules may be, for messages.
+    /// The possible rules, for messages.
     pub const SYNTAX: &str =
         "last N | every N | best NAME [N] | highest NAME [N] | step N | keyframes, with commas between";
 
     /// The steps that are kept, in order, with the rules that keep them.
     ///
     /// # Errors
-    /// [`Error::KeepRule`] for a name or step that is not there, and where no rule keeps anything:
-    /// each is a slip that would cost steps.
+    /// [`Error::KeepRule`] for a name or step that does not exist, and if no rule keeps anything.
+    /// Each is a mistake that would lose steps.
     pub(crate) fn kept(&self, entries: &[StepEntry]) -> Result<Vec<KeptStep>> {
         let mut kept: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         let Some(newest) = entries.last() else { return Ok(Vec::new()) };
@@ -86,7 +87,7 @@ impl Rule {
         })
     }
 
-    /// Whether what it names is there.
+    /// Checks that the names and steps in it exist.
     fn check(&self, entries: &[StepEntry]) -> Result<()> {
         let what = match self {
             Self::Step(step) if entries.iter().all(|entry| entry.step != *step) => {
@@ -137,7 +138,11 @@ impl FromStr for KeepRules {
     fn from_str(text: &str) -> Result<Self> {
         let rule = |part: &str| {
             let wrong = || {
-                Error::InvalidArgument(format!("{:?} is no rule; rules are: {}", part.trim(), Self::SYNTAX))
+                Error::InvalidArgument(format!(
+                    "{:?} is not a rule; the rules are: {}",
+                    part.trim(),
+                    Self::SYNTAX
+                ))
             };
             Rule::parse(part).ok_or_else(wrong)
         };

@@ -1,4 +1,4 @@
-//! Whether a checkpoint has the tensors of the step before it: a wrong path is a slip that must not
+//! Compares a checkpoint's tensors with those of the step before it, so that a wrong path does not
 //! become a step. It compares names, dtypes and shapes, and reads no weights.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -7,17 +7,17 @@ use std::fmt;
 use crate::checkpoint::{Contents, Member};
 use crate::tensor::TensorInfo;
 
-/// From this share of the bytes on that have no counterpart, a checkpoint is not taken for the next
+/// If at least this share of the bytes has no counterpart, a checkpoint does not count as the next
 /// step of the same model.
 const UNLIKE_SHARE: f64 = 0.25;
 
-/// Tensors of a checkpoint beside those of the step before.
+/// Differences between the tensors of a checkpoint and those of the step before.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Difference {
     missing: usize,
     new: usize,
     retyped: usize,
-    /// Of the larger of both, the share of the bytes that has no counterpart in the other.
+    /// Share of the bytes without a counterpart, in the larger of the two.
     share: f64,
 }
 
@@ -36,13 +36,13 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Model or optimizer, by the path of a member.
+/// The part that a member belongs to, model or optimizer, from its path.
 pub(super) fn part_of(path: &str) -> &str {
     path.split('/').next().unwrap_or(path)
 }
 
-/// Compares the tensors of the parts that both have; an optimizer's state may be given with some
-/// steps only.
+/// Compares the tensors of the parts that both have, since only some steps may have an optimizer's
+/// state.
 pub(super) fn difference(before: &[Member], now: &[Member]) -> Difference {
     let parts = |members: &[Member]| -> BTreeSet<String> {
         members.iter().map(|member| part_of(&member.path).to_owned()).collect()
@@ -62,8 +62,8 @@ pub(super) fn difference(before: &[Member], now: &[Member]) -> Difference {
     }
 }
 
-/// Part, name, and how many of that name come before: shards may be cut in another place from step
-/// to step.
+/// Part, name, and the number of tensors with the same part and name before. Shards may be cut
+/// differently from step to step.
 type Key<'a> = (&'a str, &'a str, usize);
 
 fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<'a>, &'a TensorInfo> {

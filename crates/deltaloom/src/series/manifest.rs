@@ -1,5 +1,6 @@
-//! The manifest of a series and its pages, as docs/series.md has them: what steps there are, where, and what each rests on.
-//! It writes pages and reads none: [`super::catalog`] does.
+//! The manifest of a series and its pages, as in docs/series.md: which steps exist, where they are,
+//! and what each depends on.
+//! It writes pages but reads none: [`super::catalog`] does.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +12,25 @@ use crate::error::{Error, Result};
 use crate::options::setters;
 
 const FORMAT: &str = "deltaloom series";
-/// The version of a series with branches; without, it is 1.
+/// The version of a series with branches. Without branches it is 1.
 const VERSION: u32 = 2;
-/// Entries, or references to pages of one level, that become a page when there are twice as many.
+/// Entries, or references to pages of one level, that form a page. A page is written when there are
+/// twice as many.
 const PAGE_ENTRIES: usize = 32;
-/// A page beyond this is not one of ours.
+/// A larger page was not written by this library.
 pub(super) const MAX_PAGE_BYTES: u64 = 16 << 20;
-/// Levels of pages: 32^8 entries are more than there will be.
+/// Levels of pages: 32^8 entries are more than any series has.
 pub(super) const MAX_LEVEL: u32 = 8;
-/// The most that `max_chain` may be.
+/// The largest possible `max_chain`.
 pub(crate) const MAX_CHAIN: u32 = 256;
 
-/// How references of a series are chosen.
+/// How the references of a series are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SeriesOptions {
-    /// Steps from one keyframe to the next at most.
+    /// Maximum number of steps between keyframes.
     pub keyframe_every: u32,
-    /// Containers besides the keyframe that must be decoded for any step at most.
+    /// Maximum number of deltas to decode on top of a keyframe.
     pub max_chain: u32,
 }
 
@@ -55,7 +57,7 @@ impl SeriesOptions {
     }
 }
 
-/// How a part of a step was given, and is given back.
+/// Whether a part of a step is a file or a directory, when it is added and restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartLayout {
@@ -65,13 +67,13 @@ pub enum PartLayout {
     Directory,
 }
 
-/// What a step consists of.
+/// The parts of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Parts {
     /// The model.
     pub model: PartLayout,
-    /// The optimizer's state, where it was given.
+    /// The optimizer's state, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer: Option<PartLayout>,
 }
@@ -82,20 +84,20 @@ pub struct Parts {
 pub struct StepEntry {
     /// Its number.
     pub step: u64,
-    /// How many steps had been added before it.
+    /// Number of steps that had been added before it.
     pub ordinal: u64,
     /// BLAKE3 of its container, in hexadecimal.
     pub object: String,
     /// Size of its container.
     pub stored_bytes: u64,
-    /// BLAKE3 of what it restores, in hexadecimal.
+    /// BLAKE3 of the restored files, in hexadecimal.
     pub content: String,
     /// Size of its files.
     pub original_bytes: u64,
-    /// The step it was packed against; none for a keyframe.
+    /// The step that it was packed against. `None` for a keyframe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<u64>,
-    /// Containers besides the keyframe that must be decoded for it.
+    /// Number of deltas to decode on top of its keyframe.
     pub hops: u32,
     /// Steps since the last keyframe.
     pub since_keyframe: u32,
@@ -105,34 +107,34 @@ pub struct StepEntry {
     /// Weights that are NaN or infinite.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nonfinite_weights: u64,
-    /// Matrices that have one value only and had more at the step it was compared with.
+    /// Matrices that have a single value, but had several at the step that it was compared with.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub constant_matrices: u64,
-    /// What it consists of.
+    /// Its parts.
     pub parts: Parts,
     /// Text by name, as given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<String, String>,
     /// When it was added, in seconds since 1970.
     pub added_unix: u64,
-    /// How long that took.
+    /// How long adding it took.
     pub seconds: f64,
 }
 
 impl StepEntry {
-    /// Where its container is.
+    /// Key of its container in the store.
     #[must_use]
     pub fn key(&self) -> String {
         object_key(&self.object)
     }
 
-    /// Whether it stands by itself.
+    /// Whether it is a keyframe, which needs no other step.
     #[must_use]
     pub fn is_keyframe(&self) -> bool {
         self.reference.is_none()
     }
 
-    /// Takes the container of another entry of the same content, and what that rests on.
+    /// Uses the container of another entry with the same content, and the steps that it needs.
     pub(crate) fn rest_on(&mut self, packed: &Self) {
         self.object.clone_from(&packed.object);
         self.stored_bytes = packed.stored_bytes;
@@ -147,7 +149,7 @@ impl StepEntry {
         crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
-    /// Whether nothing is odd about its weights.
+    /// Whether its weights show nothing unusual.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.nonfinite_weights == 0 && self.constant_matrices == 0
@@ -188,13 +190,13 @@ pub struct Totals {
     pub original_bytes: u64,
     /// Size of all containers.
     pub stored_bytes: u64,
-    /// Keyframes among them.
+    /// Number of keyframes among them.
     pub keyframes: u64,
     /// Size of the keyframes' files.
     pub keyframe_original_bytes: u64,
     /// Size of the keyframes' containers.
     pub keyframe_bytes: u64,
-    /// Ratios of the steps that are no keyframes, added up.
+    /// Sum of the ratios of the steps that are not keyframes.
     pub ratio_sum: f64,
 }
 
@@ -205,7 +207,7 @@ impl Totals {
         totals
     }
 
-    /// Without these, which it counts.
+    /// The sums without the given ones, which are part of them.
     pub(super) fn minus(&self, other: &Self) -> Self {
         Self {
             steps: self.steps.saturating_sub(other.steps),
@@ -239,7 +241,7 @@ impl Totals {
         crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
-    /// The same without keyframes, where there are others.
+    /// The same without keyframes, if there are other steps.
     #[must_use]
     pub fn delta_ratio(&self) -> Option<f64> {
         let original = self.original_bytes.saturating_sub(self.keyframe_original_bytes);
@@ -247,7 +249,7 @@ impl Totals {
         (stored > 0).then(|| crate::summary::ratio(original, stored))
     }
 
-    /// Mean of the ratios of steps that are no keyframes, where there are any.
+    /// Mean of the ratios of the steps that are not keyframes, if there are any.
     #[must_use]
     pub fn mean_delta_ratio(&self) -> Option<f64> {
         let deltas = self.steps.saturating_sub(self.keyframes);
@@ -255,7 +257,7 @@ impl Totals {
     }
 }
 
-/// Entries that are elsewhere.
+/// A reference to entries in a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PageReference {
     pub(super) page: String,
@@ -267,10 +269,10 @@ pub(super) struct PageReference {
 }
 
 impl PageReference {
-    /// To a page of these entries or pages, of which there is at least one.
+    /// Writes a page of entries or page references, at least one, and returns a reference to it.
     fn put(store: &dyn Store, page: &Page) -> Result<Self> {
         let name = put_page(store, page)?;
-        let empty = || Error::InvalidArgument("a page of nothing".to_owned());
+        let empty = || Error::InvalidArgument("a manifest page without entries".to_owned());
         Ok(match page {
             Page::Entries(entries) => {
                 let (begin, end) = entries.first().zip(entries.last()).ok_or_else(empty)?;
@@ -306,7 +308,7 @@ fn page_key(page: &str) -> String {
     format!("pages/{page}.json")
 }
 
-/// An object with entries, or with references to such.
+/// An object with entries, or with references to pages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Page {
@@ -315,19 +317,20 @@ pub(super) enum Page {
 }
 
 impl Page {
-    /// Reads and checks a page of a level.
+    /// Reads and checks a page of the given level.
     pub(super) fn parse(bytes: &[u8], level: u32) -> Result<Self> {
-        let page = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("a page: {e}")))?;
+        let page =
+            serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("a manifest page: {e}")))?;
         match (&page, level.checked_sub(1)) {
             (Self::Entries(entries), None) => check_entries(entries)?,
             (Self::Pages(pages), Some(level)) => check_pages(pages, level)?,
-            _ => return Err(Error::corrupt("a page is not of its level")),
+            _ => return Err(Error::corrupt("a manifest page has the wrong level")),
         }
         Ok(page)
     }
 }
 
-/// The manifest itself.
+/// The root object of a series.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     format: String,
@@ -357,7 +360,7 @@ impl Manifest {
 
     /// Reads and checks a manifest.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        /// What any version has.
+        /// The fields of every version.
         #[derive(Deserialize)]
         struct Head {
             format: String,
@@ -366,7 +369,7 @@ impl Manifest {
         let bad = |e: serde_json::Error| Error::corrupt(format!("the manifest: {e}"));
         let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
         if head.format != FORMAT {
-            return Err(Error::corrupt(format!("the manifest is of the format {:?}", head.format)));
+            return Err(Error::corrupt(format!("the manifest has the unknown format {:?}", head.format)));
         }
         if head.version > VERSION {
             return Err(Error::UnsupportedSeries { found: head.version });
@@ -387,7 +390,7 @@ impl Manifest {
     }
 
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        // Those who know no branches must not write to a series that has some.
+        // Programs that do not know branches must not write to a series that has some.
         let version = if self.branches.is_empty() { 1 } else { VERSION };
         to_json(&Self { version, ..self.clone() })
     }
@@ -396,13 +399,13 @@ impl Manifest {
         self.recent.last()
     }
 
-    /// The ordinal that the next entry gets.
+    /// The ordinal of the next entry.
     pub(crate) fn next_ordinal(&self) -> u64 {
         let last = self.newest().map(|entry| entry.ordinal);
         last.or(self.pages.last().map(|page| page.last_ordinal)).map_or(0, |last| last + 1)
     }
 
-    /// Adds an entry, and writes the pages that this fills.
+    /// Adds an entry, and writes the pages that it completes.
     pub(crate) fn push(&mut self, entry: StepEntry, store: &dyn Store) -> Result<()> {
         self.totals.add(&entry);
         self.recent.push(entry);
@@ -424,7 +427,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Size of the containers of all steps, those of branches too.
+    /// Size of the containers of all steps, including branches.
     pub(crate) fn stored_bytes(&self) -> u64 {
         let branches = self.branches.iter().map(|branch| branch.totals.stored_bytes);
         branches.fold(self.totals.stored_bytes, u64::saturating_add)
@@ -459,7 +462,7 @@ pub(super) fn put_page(store: &dyn Store, page: &Page) -> Result<String> {
     Ok(name)
 }
 
-/// Writes entries, of which there is at least one, as pages below one.
+/// Writes entries, at least one, as a tree of pages, and returns its root.
 pub(super) fn put_tree(store: &dyn Store, entries: &[StepEntry]) -> Result<PageReference> {
     let pages =
         entries.chunks(PAGE_ENTRIES).map(|page| PageReference::put(store, &Page::Entries(page.to_vec())));

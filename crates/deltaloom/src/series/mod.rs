@@ -1,5 +1,7 @@
-//! The checkpoints of a training run, every one kept: packed against each other in a store that two writers cannot spoil.
-//! It decides what rests on what and keeps the books (docs/series.md); packing and unpacking are those of any container.
+//! All checkpoints of a training run, packed against each other in a store that concurrent writers
+//! cannot damage.
+//! It chooses references and keeps the manifest (docs/series.md). Packing and unpacking are those
+//! of any container.
 
 mod add;
 mod branch;
@@ -52,15 +54,15 @@ use manifest::Manifest;
 pub struct Series {
     store: Box<dyn Store>,
     limits: Limits,
-    /// The branch that is read; the main line where there is none.
+    /// The branch to read. `None` for the main line.
     branch: Option<String>,
 }
 
-/// A series as a whole.
+/// A summary of a series.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct SeriesInfo {
-    /// Where it is.
+    /// Its folder or URL.
     pub location: String,
     /// How references are chosen.
     pub options: SeriesOptions,
@@ -68,16 +70,16 @@ pub struct SeriesInfo {
     pub totals: Totals,
     /// Its last step.
     pub newest: Option<u64>,
-    /// Steps that were closed when the run went back, in the order in which they were.
+    /// Steps that were closed when the run went back, in the order of closing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<BranchInfo>,
 }
 
 impl Series {
-    /// Makes an empty series.
+    /// Creates an empty series.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] where there is one, [`Error::InvalidArgument`], what the store gives.
+    /// [`Error::AlreadyExists`] if there is one, [`Error::InvalidArgument`], what the store gives.
     pub fn init(store: Box<dyn Store>, options: &SeriesOptions) -> Result<Self> {
         options.check()?;
         let manifest = Manifest::new(options.clone()).to_bytes()?;
@@ -97,8 +99,8 @@ impl Series {
         Ok(series)
     }
 
-    /// The same, reading the steps of a branch. Nothing is added to a branch, and its steps are
-    /// changed by [`Self::repack`] and [`Self::prune_branch`] only.
+    /// Reads the steps of a branch from now on. Nothing can be added to a branch. Only
+    /// [`Self::repack`] and [`Self::prune_branch`] change its steps.
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`Self::open`].
@@ -108,7 +110,7 @@ impl Series {
         Ok(series)
     }
 
-    /// Where it is.
+    /// Its folder or URL.
     #[must_use]
     pub fn location(&self) -> String {
         self.store.location()
@@ -130,7 +132,7 @@ impl Series {
         self.catalog()
     }
 
-    /// What there is, without its steps.
+    /// A summary without the steps.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -155,7 +157,7 @@ impl Series {
         self.catalog()?.last(count)
     }
 
-    /// A step, if it is there.
+    /// A step, if it exists.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -163,11 +165,11 @@ impl Series {
         self.catalog()?.find(step)
     }
 
-    /// Changes the text of a step: `Some` sets a name, `None` removes it. Gives the entry as it is
-    /// now.
+    /// Changes the texts of a step: `Some` sets the text with a name, `None` removes it. Returns
+    /// the new entry.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a step that is not there, or a name to be removed that it does not
+    /// [`Error::NotFound`] for a step that does not exist, or for a name to remove that it does not
     /// have; as [`Self::open`]. The series is unchanged then.
     pub fn set_meta(&self, step: u64, changes: &BTreeMap<String, Option<String>>) -> Result<StepEntry> {
         loop {
@@ -202,7 +204,7 @@ impl Series {
         catalog.chain(&catalog.get(step)?)
     }
 
-    /// What the container of a step holds, from its index.
+    /// The contents of a step's container, from its index.
     ///
     /// # Errors
     /// What reading gives.
@@ -210,7 +212,7 @@ impl Series {
         Ok(inspect(&self.container(entry)?))
     }
 
-    /// Where the container of a step is, for messages.
+    /// Path of the container of a step, for messages.
     fn path(&self, entry: &StepEntry) -> PathBuf {
         PathBuf::from(format!("{}/{}", self.location(), entry.key()))
     }

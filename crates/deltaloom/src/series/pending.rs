@@ -1,5 +1,6 @@
-//! Checkpoints that are safe on the local disk and wait to be added: adding then stalls nobody.
-//! A step that waits is no step of the series yet; it becomes one when somebody drains the folder.
+//! Checkpoints that are safe on the local disk and wait to be added, so that adding delays no
+//! training.
+//! A waiting step does not belong to the series yet. It does when somebody drains the folder.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,12 +21,13 @@ const MODEL: &str = "model";
 const OPTIMIZER: &str = "optimizer";
 const LOCK: &str = "lock";
 
-/// What is written beside a snapshot.
+/// The file that describes a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Request {
     step: Option<u64>,
     keyframe: bool,
-    /// It was compared with the step before when it was copied, or was to be added in any case.
+    /// Whether the step need not be compared with the one before: that was done when it was copied,
+    /// or is not wanted.
     #[serde(default)]
     force: bool,
     #[serde(default)]
@@ -33,12 +35,12 @@ struct Request {
     #[serde(default)]
     branch: Option<String>,
     meta: BTreeMap<String, String>,
-    /// File names of parts that are single files.
+    /// File names of the parts that are single files.
     model_file: Option<String>,
     optimizer_file: Option<String>,
 }
 
-/// A folder of checkpoints that wait.
+/// A folder of waiting checkpoints.
 #[derive(Debug, Clone)]
 pub struct Pending {
     folder: PathBuf,
@@ -51,8 +53,8 @@ impl Pending {
         Self { folder: folder.to_path_buf() }
     }
 
-    /// Copies a checkpoint into the folder, whole and synced or not at all. [`Series::check_new`]
-    /// says before whether it can be added.
+    /// Copies a checkpoint into the folder, completely and synced, or not at all.
+    /// [`Series::check_new`] tells in advance whether it can be added.
     ///
     /// # Errors
     /// What is wrong with the checkpoint; what reading and writing give.
@@ -103,7 +105,7 @@ impl Pending {
         snapshot.commit()
     }
 
-    /// How many wait.
+    /// Number of waiting checkpoints.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -111,10 +113,11 @@ impl Pending {
         Ok(self.waiting()?.len())
     }
 
-    /// Adds all that wait, in their order, and removes each when the series has it. One process does this at a time; others wait for it and do what is left then.
+    /// Adds all waiting checkpoints in order, and removes each when the series has it. Only one
+    /// process does this at a time. Others wait for it and then add the rest.
     ///
     /// # Errors
-    /// What [`Series::add`] gives for the first that fails; it and those after it keep waiting.
+    /// What [`Series::add`] gives for the first that fails. It and those after it keep waiting.
     pub fn drain(
         &self,
         series: &Series,

@@ -1,5 +1,7 @@
-//! Makes the series anew from some of its steps: pruning leaves steps out, repacking packs all of them again.
-//! What rests only on steps that stay as they are is not touched; objects that nothing names any more are [`super::sweep`]'s work.
+//! Rebuilds a series from some of its steps: pruning drops steps, and repacking packs all of them
+//! again.
+//! Steps that depend only on unchanged steps are not touched. [`super::sweep`] removes objects that
+//! are no longer named.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,15 +19,15 @@ use crate::options::setters;
 use crate::pack::PackOptions;
 use crate::progress::{Progress, Silent, check_cancelled};
 
-/// How to make a series anew.
+/// How to rebuild a series.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RebuildOptions {
-    /// How to pack what must be packed again.
+    /// How to pack steps again.
     pub pack: PackOptions,
-    /// Other options for the series.
+    /// New options for the series.
     pub series: Option<SeriesOptions>,
-    /// Only say what would be done.
+    /// Only report what would be done.
     pub dry_run: bool,
 }
 
@@ -35,25 +37,26 @@ setters!(RebuildOptions {
     with_dry_run(dry_run: bool),
 });
 
-/// What was done.
+/// The result of a rebuild.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct RebuildReport {
-    /// Steps that are there now.
+    /// Number of remaining steps.
     pub kept: u64,
-    /// The same, one by one, with the rules that keep them; only of pruning.
+    /// The remaining steps with the rules that keep them. Only after pruning.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept_steps: Vec<KeptStep>,
-    /// Steps that were left out, of the main line or of the branch that goes.
+    /// Dropped steps, of the main line or of the dropped branch.
     pub dropped: Vec<u64>,
-    /// Steps that were packed again, since what they rested on was left out or was packed again.
+    /// Steps that were packed again, since a step that they depended on was dropped or packed
+    /// again.
     pub repacked: Vec<u64>,
     /// The same on branches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repacked_on_branches: Vec<BranchSteps>,
     /// Size of all containers before.
     pub stored_bytes_before: u64,
-    /// Size of all containers now; not known in a dry run.
+    /// Size of all containers now. Unknown in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_bytes: Option<u64>,
 }
@@ -71,7 +74,7 @@ pub struct BranchSteps {
 /// Which steps of the main line are kept.
 type Keep<'a> = &'a dyn Fn(&[StepEntry]) -> Result<Vec<KeptStep>>;
 
-/// What becomes of a series.
+/// The kind of rebuild.
 #[derive(Clone, Copy)]
 enum Change<'a> {
     Keep(Keep<'a>),
@@ -80,8 +83,8 @@ enum Change<'a> {
 }
 
 impl Series {
-    /// Leaves out all steps but those that the rules keep; what rested on them, also on branches,
-    /// is packed again first. Objects stay until [`Self::gc`].
+    /// Drops all steps except those that the rules keep. Steps that depended on them, also on
+    /// branches, are packed again first. Objects stay until [`Self::gc`].
     ///
     /// # Errors
     /// [`Error::KeepRule`]; what reading, packing and storing give. The series is unchanged then.
@@ -94,7 +97,7 @@ impl Series {
         self.rebuild(Change::Keep(&|entries| keep.kept(entries)), options, progress)
     }
 
-    /// Leaves out a branch; branches that leave it are packed again where they rested on it.
+    /// Drops a branch. Branches that fork from it are packed again where they depended on it.
     /// Objects stay until [`Self::gc`].
     ///
     /// # Errors
@@ -108,7 +111,7 @@ impl Series {
         self.rebuild(Change::DropBranch(name), options, progress)
     }
 
-    /// Leaves out these steps; what rested on them is packed again first. Objects stay until
+    /// Drops these steps. Steps that depended on them are packed again first. Objects stay until
     /// [`Self::gc`].
     ///
     /// # Errors
@@ -129,7 +132,7 @@ impl Series {
         self.rebuild(Change::Keep(&keep), options, progress)
     }
 
-    /// Packs all steps again, with other options.
+    /// Packs all steps again with other options.
     ///
     /// # Errors
     /// As [`Self::prune`].
@@ -143,7 +146,8 @@ impl Series {
         options: &RebuildOptions,
         progress: &dyn Progress,
     ) -> Result<RebuildReport> {
-        // Steps that were packed again, by what they restore and rest on: a lost race then repeats only the books.
+        // Repacked steps, by their content and their references: after a lost race, only the
+        // manifest is made again.
         let mut done = Done::new();
         loop {
             let mut catalog = self.main_line()?;
@@ -185,7 +189,7 @@ impl Series {
                         false => branch.rebuilt(parent.clone(), fork, &new.entries[own..], &*self.store)?,
                     });
                 }
-                // What leaves a branch that goes leaves the line before it.
+                // A branch that forked from a dropped branch now forks from the line before it.
                 let name = plan.branch.as_ref().map(|branch| branch.name.clone());
                 let of = if is_left { name.clone() } else { parent };
                 lines.insert(name, Line { name: of, entries: new });
@@ -201,7 +205,7 @@ impl Series {
         }
     }
 
-    /// Packs a step again, unless that was done already for the same reference.
+    /// Packs a step again, unless that was already done for the same reference.
     fn pack_once(
         &self,
         catalog: &Catalog<'_>,
@@ -223,7 +227,7 @@ impl Series {
         Ok(())
     }
 
-    /// Packs a step against those before it in the series to be.
+    /// Packs a step against those before it in the new series.
     fn pack_again(
         &self,
         catalog: &Catalog<'_>,
@@ -234,39 +238,42 @@ impl Series {
         let checkpoint = self.restore(&catalog.chain(entry)?, options.threads, &Silent)?;
         let packed = self.pack_step(&checkpoint, entry.parts, candidates, options, &Silent)?;
         if packed.entry().content != entry.content {
-            return Err(Error::corrupt(format!("step {} is not what was added", entry.step)));
+            return Err(Error::corrupt(format!(
+                "step {} does not match the content that was added",
+                entry.step
+            )));
         }
         self.store.put_file(&packed.entry().key(), packed.file())?;
         Ok(Packed { entry: packed.entry().clone(), chain: packed.chain().to_vec() })
     }
 }
 
-/// A step that was packed again, and the steps it rests on.
+/// A step that was packed again, and the steps that it needs.
 struct Packed {
     entry: StepEntry,
     chain: Vec<StepEntry>,
 }
 
-/// Steps that no rule keeps, but which stay.
+/// Steps that stay although no rule keeps them.
 fn unruled<'a>(entries: impl Iterator<Item = &'a StepEntry>) -> Vec<KeptStep> {
     entries.map(|entry| KeptStep { step: entry.step, rules: Vec::new() }).collect()
 }
 
 type Done = HashMap<(String, Option<String>), Packed>;
 
-/// What becomes of the steps of a line.
+/// What happens to the steps of a line.
 struct Plan {
     branch: Option<Branch>,
     entries: Vec<StepEntry>,
     kept: HashSet<u64>,
     to_pack: HashSet<u64>,
-    /// Steps on which nothing can rest as they were, of the line and of those that it leaves.
+    /// Steps that no step can depend on any more, of the line and of those from which it forks.
     gone: HashSet<u64>,
 }
 
 impl Plan {
-    /// All steps that are kept are packed again, or those that rest on one that is left out or
-    /// packed again.
+    /// Either all kept steps are packed again, or only those that depend on a dropped or repacked
+    /// step.
     fn new(
         branch: Option<Branch>,
         entries: Vec<StepEntry>,
@@ -306,8 +313,8 @@ impl Plan {
     }
 }
 
-/// A plan for each line, after that of the line it leaves; and the steps of the main line that are
-/// kept.
+/// A plan for each line, after the plan of the line from which it forks. Also returns the kept
+/// steps of the main line.
 fn plan(catalog: &mut Catalog<'_>, change: Change<'_>) -> Result<(Vec<Plan>, Vec<KeptStep>)> {
     if let Change::DropBranch(name) = change {
         catalog.turn_to(name)?;
@@ -340,7 +347,7 @@ fn plan(catalog: &mut Catalog<'_>, change: Change<'_>) -> Result<(Vec<Plan>, Vec
 
 fn report(plans: &[Plan], mut kept_steps: Vec<KeptStep>) -> RebuildReport {
     let kept = kept_steps.len() as u64;
-    // Without rules there is nothing to say of each.
+    // Without rules, single steps need no mention.
     kept_steps.retain(|kept| !kept.rules.is_empty());
     let steps = |entries: &mut dyn Iterator<Item = &StepEntry>| entries.map(|entry| entry.step).collect();
     let on_branches = plans.iter().filter_map(|plan| {
@@ -362,22 +369,22 @@ fn report(plans: &[Plan], mut kept_steps: Vec<KeptStep>) -> RebuildReport {
     }
 }
 
-/// A line of the series to be.
+/// A line of the new series.
 struct Line {
-    /// Its name; of a branch that goes, that of the line it left.
+    /// Its name. For a dropped branch: the name of the line from which it forked.
     name: Option<String>,
-    /// Its entries, and those of the lines it leaves up to their forks.
+    /// Its entries, and those of the lines from which it forks, up to the forks.
     entries: Rebuilt,
 }
 
-/// The entries of a line to be, with those that it leaves up to the fork.
+/// The entries of a new line, with those of the lines from which it forks, up to the forks.
 #[derive(Default)]
 struct Rebuilt {
     entries: Vec<StepEntry>,
 }
 
 impl Rebuilt {
-    /// Those up to a step.
+    /// The entries up to a step.
     fn up_to(&self, step: u64) -> Self {
         Self { entries: self.entries.iter().filter(|entry| entry.step <= step).cloned().collect() }
     }
@@ -388,12 +395,12 @@ impl Rebuilt {
         self.entries.push(entry);
     }
 
-    /// The newest entries, as many as a reference is looked for in.
+    /// The newest entries, as many as the choice of a reference needs.
     fn newest(&self) -> Vec<StepEntry> {
         self.entries[self.entries.len().saturating_sub(LOOK_BACK)..].to_vec()
     }
 
-    /// Whether all these entries are there as they were.
+    /// Whether all these entries exist unchanged.
     fn has(&self, chain: &[StepEntry]) -> bool {
         chain.iter().all(|entry| self.find(entry.step).is_some_and(|found| found.object == entry.object))
     }

@@ -1,5 +1,6 @@
-//! What reports need to know of the steps, tensor by tensor, from the indexes of their containers or by decoding them.
-//! It judges and draws nothing: that is for whoever reports.
+//! What reports need to know about the steps, tensor by tensor. It comes from the indexes of their
+//! containers, or from decoding them.
+//! It judges and draws nothing; [`crate::report`] does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -62,7 +63,8 @@ pub struct StepRecord {
 }
 
 impl Series {
-    /// A step as a checkpoint with the files `model/...` and `optimizer/...`; they are in a temporary file that goes with it.
+    /// A step as a checkpoint with the files `model/...` and `optimizer/...`. They are in a
+    /// temporary file that is removed together with it.
     ///
     /// # Errors
     /// What reading and decoding give; [`crate::Error::Cancelled`].
@@ -71,13 +73,13 @@ impl Series {
         self.restore(&catalog.chain(entry)?, 0, progress)
     }
 
-    /// What the containers of steps hold, in the order of `entries`.
+    /// The contents of the steps' containers, in the order of `entries`.
     ///
     /// # Errors
     /// What reading gives; [`crate::Error::Cancelled`].
     pub fn records(&self, entries: &[StepEntry], progress: &dyn Progress) -> Result<Vec<StepRecord>> {
         progress.start(entries.iter().map(|entry| entry.stored_bytes).sum());
-        // Names repeat from step to step.
+        // The same names occur in every step.
         let mut names: BTreeMap<String, Arc<str>> = BTreeMap::new();
         let mut name_of =
             |name: &str| Arc::clone(names.entry(name.to_owned()).or_insert_with(|| Arc::from(name)));
@@ -108,8 +110,8 @@ impl Series {
                 original_bytes: entry.original_bytes,
                 stored_bytes: entry.stored_bytes,
                 is_keyframe: entry.is_keyframe(),
-                // The index does not count changes of what was packed on its own; the manifest
-                // does.
+                // For tensors that were packed on their own, the index does not count changes; the
+                // manifest does.
                 changed_fraction: entry
                     .changed_fraction
                     .filter(|_| weights().any(|(_, packed)| packed.predictor == Predictor::Zero)),
@@ -123,7 +125,8 @@ impl Series {
         Ok(records)
     }
 
-    /// Decodes a step and its reference and gives, by name, the share of each float tensor's elements that moved by less than `threshold`.
+    /// Decodes a step and its reference. Returns, by name, the share of each float tensor's
+    /// elements that moved by less than `threshold`.
     ///
     /// # Errors
     /// What reading and decoding give; [`crate::Error::Cancelled`].

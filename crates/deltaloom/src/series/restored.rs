@@ -1,5 +1,7 @@
-//! A stored step as a checkpoint whose bytes are at hand: decoded once into a file without a name, which goes when it is dropped.
-//! Packing looks at a reference many times; decoding a chain each time would take many times as long.
+//! A stored step as a checkpoint that can be read directly. It is decoded once into an anonymous
+//! file, which is gone when the checkpoint is dropped.
+//! Packing reads a reference many times, and decoding a chain each time would take many times as
+//! long.
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use crate::limits::Limits;
 use crate::progress::Progress;
 use crate::unpack::decode_all;
 
-/// A file of the checkpoint in the file that has them all.
+/// One file of the checkpoint, as a section of the file that holds all.
 struct Section {
     file: Arc<FileSource>,
     start: u64,
@@ -32,7 +34,8 @@ impl ReadAt for Section {
     }
 }
 
-/// The files of a container, under the paths that they have there; every tensor has its digest. They grow in `folder`.
+/// The files of a container under their paths there. Every tensor has its digest. They are written
+/// in `folder`.
 pub(crate) fn checkpoint(
     resolved: &ResolvedContainer,
     folder: &Path,

@@ -1,5 +1,6 @@
-//! Whether the weights of a step are what training leaves behind: counts NaN and infinite ones, and
-//! finds tensors of one value. It looks at bytes as packing has them at hand, and judges nothing.
+//! Whether the weights of a step look like those of a training. Counts NaN and infinite weights,
+//! and finds tensors with a single value. It sees the bytes that packing has in memory, and judges
+//! nothing.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,10 +14,10 @@ use crate::limits::to_usize;
 use crate::predict::Predictor;
 use crate::tensor::{DType, TensorInfo};
 
-/// Bytes that are read at a time where packing did not.
+/// Bytes that are read at a time if packing did not read a tensor.
 const BLOCK_BYTES: u64 = 1 << 20;
 
-/// Of a word, the bits that say whether it is a number, and what they are where it is none.
+/// The bits of a word that tell whether it is a finite number, and their value if it is not.
 #[derive(Debug, Clone, Copy)]
 enum NoNumber {
     Byte(u8, u8),
@@ -41,7 +42,8 @@ impl NoNumber {
     }
 
     fn count(self, bytes: &[u8]) -> u64 {
-        // Lanes of the words' width, summed before they can run over: the loops become vector code.
+        // Counts in lanes of the words' width, summed before they can overflow, so that the loops
+        // are vectorised.
         macro_rules! count {
             ($word:ty, $block:expr, $is:expr) => {{
                 let words = bytes.as_chunks::<{ size_of::<$word>() }>().0;
@@ -62,7 +64,7 @@ impl NoNumber {
     }
 }
 
-/// Whether all elements that were seen have one value.
+/// Whether all elements so far have the same value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 enum Values {
     #[default]
@@ -78,13 +80,13 @@ impl Values {
             (Self::One(first), _) => first.clone(),
             (Self::None, Some(first)) => first.to_vec(),
         };
-        // All equal to the first, and each to the one before it.
+        // The first equals `first`, and each other one equals the one before it.
         let is_one = bytes[..elem_bytes] == first && bytes[elem_bytes..] == bytes[..bytes.len() - elem_bytes];
         *self = if is_one { Self::One(first) } else { Self::Many };
     }
 }
 
-/// What was seen of a tensor.
+/// What is known about a tensor.
 #[derive(Debug, Default)]
 struct Seen {
     nonfinite: u64,
@@ -92,19 +94,19 @@ struct Seen {
     bytes: u64,
 }
 
-/// Looks at the tensors of a checkpoint.
+/// Inspects the tensors of a checkpoint.
 pub(super) struct Inspection<'a> {
     checkpoint: &'a Checkpoint,
     tensors: Vec<(usize, &'a TensorInfo)>,
     seen: Vec<Mutex<Seen>>,
 }
 
-/// What is odd about a step.
+/// Unusual weights of a step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Oddities {
     /// Weights that are NaN or infinite.
     pub(super) nonfinite: u64,
-    /// Matrices of one value: part and name.
+    /// Matrices with a single value: part and name.
     pub(super) constant: Vec<(String, String)>,
 }
 
@@ -115,7 +117,7 @@ impl<'a> Inspection<'a> {
         Self { checkpoint, tensors, seen }
     }
 
-    /// Looks at bytes of a tensor, whole elements, in any order and from any thread.
+    /// Inspects bytes of a tensor. They must be whole elements, in any order and from any thread.
     pub(super) fn see(&self, number: usize, bytes: &[u8]) {
         let (member, info) = self.tensors[number];
         if self.checkpoint.members[member].contents == Contents::Opaque {
@@ -131,8 +133,8 @@ impl<'a> Inspection<'a> {
         }
     }
 
-    /// What is odd, after the checkpoint was packed; looks at what packing did not read. Tensors
-    /// that are those of a sound reference are sound.
+    /// The unusual weights, after the checkpoint was packed. Reads what packing did not read.
+    /// Tensors that are taken from a sound reference are sound.
     pub(super) fn finish(self, index: &Index, is_reference_sound: bool) -> Result<Oddities> {
         let mut counts = vec![0; self.tensors.len()];
         for (number, packed) in index.tensors.iter().enumerate() {
@@ -163,7 +165,7 @@ impl<'a> Inspection<'a> {
         Ok(oddities)
     }
 
-    /// Non-finite weights of a tensor, and whether it has one value only.
+    /// Number of non-finite weights of a tensor, and whether it has a single value.
     fn seen_of(&self, number: usize) -> (u64, bool) {
         let seen = self.seen[number].lock().unwrap_or_else(PoisonError::into_inner);
         let is_whole = seen.bytes == self.tensors[number].1.len_bytes();
@@ -175,7 +177,7 @@ fn is_matrix(info: &TensorInfo) -> bool {
     info.shape.iter().filter(|size| **size > 1).count() >= 2
 }
 
-/// Of matrices that have one value now, how many were there before with more than one.
+/// How many of the matrices that have a single value now existed before with several.
 pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedContainer) -> Result<u64> {
     if constant.is_empty() {
         return Ok(0);
@@ -201,8 +203,8 @@ pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedCo
     Ok(count)
 }
 
-/// How many elements of tensors that were packed on their own differ from those of the same name in
-/// another checkpoint, of how many.
+/// Among the elements of tensors that were packed on their own: how many differ from those of the
+/// same name in another checkpoint, and how many were compared.
 pub(super) fn changed_of_zero<'a>(
     checkpoint: &'a Checkpoint,
     index: &Index,

@@ -1,4 +1,4 @@
-//! Looks after the objects of a series: removes those that nothing names, and checks those that are named.
+//! Maintains the objects of a series: removes those that nothing names, and checks the others.
 //! It changes no manifest.
 
 use std::collections::HashSet;
@@ -21,42 +21,44 @@ use crate::verify::{Verifiable, verify};
 /// Bytes that are read and hashed at a time.
 const HASH_BLOCK_BYTES: u64 = 1 << 20;
 
-/// What was removed.
+/// The result of removing objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct GcReport {
-    /// Objects that nothing names and that are gone now, or would be.
+    /// Objects without a name that were removed, or would be.
     pub removed: u64,
     /// Their size.
     pub removed_bytes: u64,
-    /// Objects that nothing names, too young to be removed: someone may be about to name them.
+    /// Objects without a name that are too young to remove: someone may be about to name them.
     pub too_young: u64,
 }
 
-/// What was checked, and what is wrong.
+/// The result of a verification.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct SeriesVerifyReport {
-    /// Whether nothing is wrong.
+    /// Whether there are no faults.
     pub ok: bool,
     /// Whether every step was decoded.
     pub deep: bool,
     /// Steps in the series.
     pub steps: u64,
-    /// Steps on branches, where there are any.
+    /// Steps on branches, if there are any.
     #[serde(skip_serializing_if = "is_zero")]
     pub branch_steps: u64,
-    /// What is wrong, a line each.
+    /// The faults, one line each.
     pub faults: Vec<String>,
 }
 
 impl Series {
-    /// Removes objects that no manifest names and that are older than `grace`, which must be longer than adding a step takes.
+    /// Removes objects that no manifest names and that are older than `grace`. That must be longer
+    /// than adding a step takes.
     ///
     /// # Errors
     /// What the store gives.
     pub fn gc(&self, grace: Duration, dry_run: bool) -> Result<GcReport> {
-        // In this order: what is named after the listing is not in it, or was named before.
+        // The order matters: an object that is named after the listing is not in it, or was named
+        // before.
         let listed = self.store.list("")?;
         let mut catalog = self.main_line()?;
         let mut named: HashSet<String> = HashSet::new();
@@ -80,11 +82,13 @@ impl Series {
         Ok(report)
     }
 
-    /// Checks that every step can be restored: pages, the bytes and digests of all containers, that each rests on what is there; with `deep` also by decoding every tensor
-    /// and comparing its digest.
+    /// Checks that every step can be restored. Checks pages, the bytes and digests of all
+    /// containers, and that the steps which each needs exist. With `deep`, also decodes every
+    /// tensor and compares its digest.
     ///
     /// # Errors
-    /// Only what keeps it from checking: [`Error::Cancelled`], [`Error::NotASeries`], a manifest that cannot be read. Faults are in the report.
+    /// Only what prevents the verification: [`Error::Cancelled`], [`Error::NotASeries`], a manifest
+    /// that cannot be read. Faults are in the report.
     pub fn verify(&self, deep: bool, threads: usize, progress: &dyn Progress) -> Result<SeriesVerifyReport> {
         let mut catalog = self.main_line()?;
         let mut report = SeriesVerifyReport { ok: true, deep, steps: 0, branch_steps: 0, faults: Vec::new() };
@@ -99,7 +103,7 @@ impl Series {
         Ok(report)
     }
 
-    /// Checks the steps of the line that a catalog looks at; gives how many there are.
+    /// Checks the steps of a catalog's current line. Returns their number.
     fn verify_line(
         &self,
         catalog: &Catalog<'_>,
@@ -135,16 +139,16 @@ impl Series {
         Ok(entries.len() as u64)
     }
 
-    /// Checks the bytes of a container, and that it is what the manifest says.
+    /// Checks the bytes of a container, and that it is the one that the manifest names.
     fn check_object(&self, catalog: &Catalog<'_>, entry: &StepEntry, progress: &dyn Progress) -> Result<()> {
         catalog.chain(entry)?;
         let container = self.container(entry)?;
         if content::of_index(container.index()) != entry.content {
-            return Err(Error::corrupt("its container is that of other content"));
+            return Err(Error::corrupt("its container holds another step's content"));
         }
         let source = self.store.open(&entry.key())?;
         if hash(&*source, progress)? != entry.object {
-            return Err(Error::corrupt("its container does not have its digest"));
+            return Err(Error::corrupt("its container does not match its digest"));
         }
         Ok(())
     }
@@ -168,7 +172,8 @@ impl Series {
     }
 }
 
-/// Objects of a series, and files that did not become one; a store may hold what others put there.
+/// Objects of a series, and leftover files that did not become one. A store may also hold files of
+/// others.
 fn is_ours(key: &str) -> bool {
     ["objects/", "pages/", "tmp/"].iter().any(|prefix| key.starts_with(prefix))
 }

@@ -24,7 +24,7 @@ pub enum DType {
     BF16,
     F32,
     F64,
-    /// Any other type, by name: coded as bytes.
+    /// Any other type, by name. Its elements are coded as bytes.
     Opaque(Box<str>),
 }
 
@@ -63,8 +63,8 @@ impl DType {
         }
     }
 
-    /// Bit layout of an element; `None` for opaque types. For crates of this workspace, since the
-    /// type is one of deltaloom-kernels.
+    /// Bit layout of an element; `None` for opaque types. For the crates of this workspace only,
+    /// since the type belongs to deltaloom-kernels.
     #[doc(hidden)]
     #[must_use]
     pub fn number(&self) -> Option<Number> {
@@ -87,7 +87,7 @@ impl DType {
         })
     }
 
-    /// Bits of an element, where they are known: also of some opaque types, for checking sizes.
+    /// Bits of an element, if known. Some opaque types have a known size, too.
     #[must_use]
     pub fn bits(&self) -> Option<u64> {
         match self {

@@ -11,7 +11,7 @@ const OPAQUE_FILE_CHUNK_LOG2: u32 = 20;
 /// Rows, columns and chunks of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkGrid {
-    /// Rows; for tensors that are not cut along rows, elements.
+    /// Rows. For a tensor that is not cut along rows: its elements.
     pub rows: u64,
     /// Elements of a row.
     pub cols: u64,

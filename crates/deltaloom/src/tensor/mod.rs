@@ -1,4 +1,4 @@
-//! Tensors as files describe them: dtype, shape, place, and the grid of chunks they are coded in.
+//! Tensors as files describe them: dtype, shape, place, and the grid of chunks.
 //! It holds no weights.
 
 mod dtype;
@@ -26,7 +26,7 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// A description without a place in a file, for a dtype whose size is known.
+    /// A description without a place in a file, for a dtype of known size.
     #[must_use]
     pub fn sized(name: String, dtype: DType, shape: Vec<u64>) -> Self {
         let bits = dtype.bits().unwrap_or(0);
@@ -40,8 +40,8 @@ impl TensorInfo {
         self.end - self.begin
     }
 
-    /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes. For crates of
-    /// this workspace, since the type is one of deltaloom-kernels.
+    /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes. For the crates
+    /// of this workspace only, since the type belongs to deltaloom-kernels.
     #[doc(hidden)]
     #[must_use]
     pub fn number(&self) -> deltaloom_kernels::Number {
@@ -54,7 +54,7 @@ impl TensorInfo {
         self.dtype == other.dtype && self.shape == other.shape
     }
 
-    /// Checks that the byte range is as long as dtype and shape say.
+    /// Checks that the byte range has the length that dtype and shape require.
     pub(crate) fn check_size(&self) -> Result<()> {
         let Some(bits) = self.dtype.bits() else { return Ok(()) };
         let expected = self

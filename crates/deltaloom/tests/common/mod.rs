@@ -41,20 +41,21 @@ impl Random {
         words.take(count).collect()
     }
 
-    /// About normal, of variance 1.
+    /// Approximately normal, of variance 1.
     pub(crate) fn normal(&mut self) -> f32 {
         let twelve: f32 =
             (0..12).map(|_| f32::from(u16::try_from(self.next() >> 48).unwrap()) / 65536.0).sum();
         twelve - 6.0
     }
 
-    /// Weights as trained layers have them.
+    /// Weights as in trained layers.
     pub(crate) fn weights(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| 0.02 * self.normal()).collect()
     }
 }
 
-/// First and second moments as Adam keeps them for a matrix: the second is nearly a product of row and column, the first as large as its root.
+/// First and second moments of a matrix as Adam keeps them. The second is almost a product of row
+/// and column, and the first is as large as its root.
 pub(crate) fn moments(rng: &mut Random, rows: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
     let mut factors =
         |count: usize| -> Vec<f32> { (0..count).map(|_| (3.0 * rng.normal()).exp2()).collect() };
@@ -87,7 +88,7 @@ pub(crate) fn stepped(bytes: &[u8], size: usize, mut step: impl FnMut(usize) -> 
     bytes.chunks_exact(size).enumerate().flat_map(moved).collect()
 }
 
-/// A tensor of a file to be made.
+/// A tensor of a file to create.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
@@ -100,7 +101,7 @@ pub(crate) fn tensor(name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) -> 
     Tensor { name: name.to_owned(), dtype: dtype.to_owned(), shape: shape.to_vec(), bytes }
 }
 
-/// A safetensors file with these tensors one after another.
+/// A safetensors file with these tensors in order.
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
@@ -118,7 +119,7 @@ pub(crate) fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// What comes after the header of a safetensors file.
+/// The bytes behind the header of a safetensors file.
 pub(crate) fn data_of(file: &[u8]) -> &[u8] {
     let header = u64::from_le_bytes(file[..8].try_into().unwrap());
     &file[8 + usize::try_from(header).unwrap()..]
@@ -137,7 +138,7 @@ pub(crate) fn bases(files: &[&[u8]]) -> Bases {
     bases
 }
 
-/// Small chunks, so that small tensors have many; one thread, since tests run side by side already.
+/// Small chunks, so that small tensors have many. One thread, since tests run in parallel anyway.
 pub(crate) fn options() -> PackOptions {
     PackOptions::default().with_threads(1).with_chunk_log2(10)
 }
@@ -176,7 +177,7 @@ pub(crate) fn unpack_with(container: &[u8], bases: &Bases) -> Result<Vec<u8>> {
     unpack_in(tempfile::tempdir().unwrap().path(), container, bases)
 }
 
-/// Unpacks a single file in an empty folder; when that fails, checks that nothing was left behind.
+/// Unpacks a single file in an empty folder. If that fails, checks that nothing was left behind.
 pub(crate) fn unpack_in(folder: &Path, container: &[u8], bases: &Bases) -> Result<Vec<u8>> {
     let resolved = resolve(container, bases)?;
     let target = folder.join("out");
@@ -193,7 +194,8 @@ pub(crate) fn unpack_in(folder: &Path, container: &[u8], bases: &Bases) -> Resul
     }
 }
 
-/// Packs, opens, unpacks and compares; also that the index says what packing reported. Gives container and report.
+/// Packs, opens, unpacks and compares. Also checks that the index agrees with the report of
+/// packing. Returns container and report.
 #[track_caller]
 pub(crate) fn roundtrip_with(file: &[u8], against: &[&[u8]], options: &PackOptions) -> (Vec<u8>, PackReport) {
     let (container, mut report) = pack_with(file, against, options);
@@ -240,7 +242,7 @@ pub(crate) fn write_tree(folder: &Path, files: &[(&str, Vec<u8>)]) {
     }
 }
 
-/// Memory that notes what is read of it.
+/// Memory that records all reads.
 #[derive(Clone)]
 pub(crate) struct Watched {
     bytes: Arc<Vec<u8>>,
@@ -252,7 +254,7 @@ impl Watched {
         Self { bytes: Arc::new(bytes), reads: Arc::default() }
     }
 
-    /// What was read since the last call.
+    /// The ranges that were read since the last call.
     pub(crate) fn take_reads(&self) -> Vec<Range<u64>> {
         std::mem::take(&mut *self.reads.lock().unwrap())
     }
