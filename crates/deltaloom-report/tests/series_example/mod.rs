@@ -1,12 +1,12 @@
-//! A made-up series for tests and pictures: a model of some layers whose steps change a few percent of the weights.
-//! Its numbers look like those of training and mean nothing.
+//! A made-up series for tests and pictures: a model of some layers whose steps change a few percent
+//! of the weights. Its numbers resemble training but mean nothing.
 
 use std::sync::Arc;
 
 use deltaloom::series::{StepRecord, TensorRecord};
 use deltaloom_report::{FrontierPoint, MethodRatios, SeriesSummary};
 
-/// A small generator of numbers between 0 and 1, the same everywhere.
+/// A small generator of numbers between 0 and 1, the same on every machine.
 pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {
@@ -23,7 +23,8 @@ fn whole(x: f64) -> u64 {
     x as u64
 }
 
-/// Keyframes every 64 steps, references one step back with skips of 8, an outlier at three quarters, layer 2 frozen from the middle on.
+/// Keyframes every 64 steps, references one step back with skips of 8, an outlier at three
+/// quarters, and layer 2 frozen from the middle on.
 pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let mut names: Vec<(Arc<str>, u64)> = vec![("model.embed_tokens.weight".into(), 2_621_440)];
@@ -83,7 +84,7 @@ pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
     }
 }
 
-/// Methods beside the series: ratios that wander, and errors that fall with the bytes.
+/// Methods next to the series: ratios that wander, and errors that fall with the bytes.
 pub(crate) fn add_methods(summary: &mut SeriesSummary, names: &[&str]) {
     let mut noise = Noise(77);
     summary.error_label = "relative L2 error of the update".to_owned();
