@@ -1,4 +1,4 @@
-//! The best base in a folder of files: what is compared, what is chosen, what is refused.
+//! The best base in a folder of files: what is compared, chosen and refused.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -25,7 +25,7 @@ fn model(prefix: &str, values: &[f32]) -> Vec<u8> {
     ])
 }
 
-/// Values that moved a little.
+/// Values after a small change.
 fn tuned(values: &[f32], size: f32) -> Vec<f32> {
     let mut random = Random::new(99);
     values.iter().map(|value| value + size * random.normal()).collect()
@@ -39,7 +39,7 @@ fn search(folder: &Path, checkpoint: &str, exclude: &[&str]) -> BaseSearch {
     find_base(&checkpoint, &folder.join("models"), &exclude, &limits, 1, &Silent).unwrap()
 }
 
-/// Paths of the candidates below the folder, the best first.
+/// Paths of the candidates below the folder, best first.
 fn order(folder: &Path, found: &BaseSearch) -> Vec<String> {
     let below = |path: &String| {
         let relative = Path::new(path).strip_prefix(folder.join("models")).unwrap();
@@ -78,7 +78,7 @@ fn the_nearest_is_chosen_wherever_it_is_and_whatever_its_prefix() {
     assert!(skipped.path.ends_with("broken.safetensors"));
     assert_eq!(found.report.chosen.as_deref(), Some(near.path.as_str()));
 
-    // What was estimated is about what packing gives.
+    // The estimate is close to the result of packing.
     let estimated = near.estimated_ratio;
     let bases = found.into_bases(folder.path()).unwrap();
     let checkpoint = Checkpoint::open(&folder.path().join("tuned.safetensors"), &Limits::default()).unwrap();
@@ -91,7 +91,7 @@ fn the_nearest_is_chosen_wherever_it_is_and_whatever_its_prefix() {
 #[test]
 fn independent_weights_are_no_base_even_with_equal_constants() {
     let folder = tempfile::tempdir().unwrap();
-    // An eighth of the bytes is a constant that everybody has.
+    // An eighth of the bytes is a constant that every file has.
     let with_constant = |seed| {
         let constant: Vec<f32> = (0..ELEMS / 8).map(|i| f32::from(u16::try_from(i).unwrap()).sin()).collect();
         safetensors(&[
@@ -213,7 +213,7 @@ fn containers_take_part_when_all_they_rest_on_is_there() {
     pack_against("second.safetensors", &["first.safetensors"], "orphan.loom");
     std::fs::rename(path("orphan.loom"), path("models/orphan.loom")).unwrap();
     let found = search(folder.path(), "third.safetensors", &[]);
-    // `orphan` rests on what z.loom holds.
+    // `orphan` depends on the contents of z.loom.
     let ordered = order(folder.path(), &found);
     assert_eq!(ordered.len(), 4);
     assert_eq!(ordered[2..], ["z.loom", "base.safetensors"]);
@@ -222,7 +222,7 @@ fn containers_take_part_when_all_they_rest_on_is_there() {
         best.needs,
         [path("models/base.safetensors"), path("models/z.loom")].map(|p| p.display().to_string())
     );
-    // What it needs is enough to open it as a base.
+    // The listed needs are enough to open it as a base.
     let all: Vec<_> = std::iter::once(&best.path).chain(&best.needs).map(std::path::PathBuf::from).collect();
     Bases::open(&all, &limits).unwrap();
     let checkpoint = Checkpoint::open(&path("third.safetensors"), &limits).unwrap();

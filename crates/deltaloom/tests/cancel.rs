@@ -1,4 +1,4 @@
-//! A cancelled operation says so and leaves nothing behind, whenever it is cancelled.
+//! A cancelled operation says so and leaves nothing behind, at whatever point it is cancelled.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -10,7 +10,7 @@ use common::*;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Error, Limits, Progress, ResolvedContainer, UnpackOptions, Verifiable};
 
-/// Says to stop from the `after`-th question on, and adds up what it is told.
+/// Requests a stop from the `after`-th query on, and adds up the reported progress.
 struct Stop {
     after: u64,
     asked: AtomicU64,
@@ -36,7 +36,8 @@ impl Progress for Stop {
     }
 }
 
-/// Cancels `work` after 0, 1, 2, ... questions until it gets through; `check` looks at what each cancelled run left. Gives the number of cancelled runs.
+/// Cancels `work` after 0, 1, 2, ... queries until it finishes; `check` inspects what each
+/// cancelled run left. Returns the number of cancelled runs.
 fn cancel_everywhere(mut work: impl FnMut(&Stop) -> deltaloom::Result<()>, check: impl Fn()) -> u64 {
     for after in 0.. {
         let stop = Stop::after(after);
@@ -45,7 +46,7 @@ fn cancel_everywhere(mut work: impl FnMut(&Stop) -> deltaloom::Result<()>, check
             Err(e) => panic!("after {after}: {e}"),
             Ok(()) => {
                 let (done, total) = (stop.done.into_inner(), stop.total.into_inner());
-                // Headers count in the total and are not worth a report.
+                // Headers count in the total but are too small to be reported.
                 assert!(done <= total && total - done < total / 50, "{done} of {total}");
                 return after;
             }
@@ -54,7 +55,7 @@ fn cancel_everywhere(mut work: impl FnMut(&Stop) -> deltaloom::Result<()>, check
     0
 }
 
-/// Four tensors of several windows each; as one file, or as shards and a small file.
+/// Four tensors of several windows each, as one file, or as shards and a small file.
 fn write_models(folder: &Path, is_directory: bool) -> (PathBuf, PathBuf) {
     let mut rng = Random::new(1);
     let base: Vec<Tensor> = (0..4)
@@ -118,7 +119,7 @@ fn nothing_is_left_of_a_cancelled_operation() {
         let restored = if out.is_dir() { tree(&out) } else { tree(&inputs.path().join("tuned")) };
         assert!(restored == tree(&inputs.path().join("tuned")));
 
-        // What a target had before stays until the new one is whole.
+        // The previous target stays until the new one is complete.
         let kept = || assert_eq!(names(folder.path()), ["out", "packed.loom"]);
         let before = tree(folder.path());
         let overwrite = UnpackOptions { threads: 1, overwrite: true };

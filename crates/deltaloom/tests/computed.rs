@@ -1,4 +1,5 @@
-//! Predictions that are computed: special values, threads, parts, chains of containers, and changing a file in place.
+//! Computed predictions: special values, threads, parts, chains of containers, and changing a file
+//! in place.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -52,7 +53,7 @@ fn blends_are_found_in_every_dtype_and_survive_special_values() {
         for (i, special) in SPECIAL.into_iter().enumerate() {
             models.iter_mut().for_each(|values| values[50 * i] = special);
             merged[50 * i] = special;
-            // And where nothing follows from them.
+            // Also where nothing follows from them.
             models[1][50 * i + 1] = if special.is_finite() { models[2][50 * i + 1] } else { special };
         }
         let files = models.map(|values| matrix(dtype, &values));
@@ -65,7 +66,7 @@ fn blends_are_found_in_every_dtype_and_survive_special_values() {
             let again = pack_with(&tuned, &against, &PackOptions { threads, ..options() }).0;
             assert!(again == container, "{dtype} with {threads} threads");
         }
-        // Any missing base is named.
+        // Any missing base is reported.
         let missing = format!("{:?}", unpack(&container, &against[..2]).unwrap_err());
         assert!(missing.contains("BaseMismatch"), "{missing}");
     }
@@ -82,7 +83,7 @@ fn models_that_are_no_blend_are_not_taken_for_one() {
     assert_eq!(alone.tensors[0].predictor, "zero");
 }
 
-/// A base, what it becomes with an adapter, and the adapter's folder.
+/// A base, the base with an adapter merged into it, and the adapter's folder.
 fn merged(folder: &Path, dtype: &str, config: &str, update: impl Fn(f32) -> f32) -> (Vec<u8>, Vec<u8>) {
     let rank = 3;
     let mut random = Random::new(3);
@@ -139,7 +140,7 @@ fn merged_adapters_leave_nothing() {
                 .unwrap();
         assert_eq!((report.tensors[0].predictor, report.tensors[0].packed_bytes), ("adapter", 0), "{dtype}");
         assert!(unpack_with(&container, &all).unwrap() == tuned);
-        // Rows on their own, which take rows of B on their own.
+        // Single rows need only single rows of B.
         let resolved = resolve(&container, &all).unwrap();
         let mut rows = Vec::new();
         deltaloom::read_tensor(&resolved, "w.weight", 50..53, &mut rows).unwrap();
@@ -161,7 +162,7 @@ fn adapters_of_other_kinds_and_other_models_are_refused_or_ignored() {
     for bad in ["", "{", "[]", r#"{"peft_type": "IA3"}"#, r#"{"peft_type": "LORA", "use_dora": true}"#] {
         assert!(open(bad).is_err(), "{bad}");
     }
-    // With a scale that is not the one of the merge it explains nothing.
+    // With a scale other than that of the merge, the adapter explains nothing.
     let (all, tuned) = open(r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 1}"#).unwrap();
     let mut container = Vec::new();
     let report =
@@ -244,7 +245,7 @@ fn files_are_changed_in_place_by_computed_predictions() {
     assert!(ResolvedContainer::new(open(&container).unwrap(), &bases(&[&base])).is_err());
 }
 
-/// A file of training state: moments and weights of two tensors, and what serving needs of one.
+/// A file of training state: moments and weights of two tensors, and the serving weights of one.
 fn state(seed: u64, v_is_first: bool) -> [Vec<u8>; 2] {
     let mut random = Random::new(seed);
     let count = ROWS * COLS;
@@ -280,14 +281,14 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         for name in ["opt.exp_avg_sq.a", "master.a"] {
             let (predictor, bytes) = sizes[name];
             assert_eq!(predictor, "adam", "{name}");
-            // A quarter of a bit for each.
+            // A quarter of a bit per element.
             assert!(bytes * 32 < (ROWS * COLS) as u64, "{name}: {bytes}");
         }
         for threads in [2, 3] {
             let options = PackOptions { threads, chunk_log2: 10, ..options() };
             assert!(pack_with(&tuned, &[&base], &options).0 == container, "{threads} threads");
         }
-        // One tensor on its own, through all that it comes from.
+        // A single tensor, through everything that it is derived from.
         let resolved =
             ResolvedContainer::for_tensor(open(&container).unwrap(), &bases(&[&base]), "model.a").unwrap();
         let mut rows = Vec::new();
@@ -296,7 +297,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         let mut expected = Vec::new();
         deltaloom::read_tensor(&all, "model.a", .., &mut expected).unwrap();
         assert!(rows == expected[40 * 2 * COLS..42 * 2 * COLS]);
-        // A container of it serves as a base.
+        // A container of it can be a base.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("step.loom");
         std::fs::write(&path, &container).unwrap();
@@ -305,7 +306,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         let mut last = Vec::new();
         deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &chain, &mut last, &options(), &Silent).unwrap();
         assert!(unpack_with(&last, &chain).unwrap() == tuned);
-        // In place, twice, and not on another file.
+        // In place, twice, and refused for another file.
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, &base).unwrap();
         for _ in 0..2 {

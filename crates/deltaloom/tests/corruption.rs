@@ -1,4 +1,5 @@
-//! Damaged, foreign and hostile files: a clear error, never a panic, never wrong bytes, nothing left behind.
+//! Damaged, foreign and hostile files cause a clear error, never a panic, never wrong bytes, and
+//! leave nothing behind.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -18,7 +19,8 @@ struct Model {
     container: Vec<u8>,
 }
 
-/// A container of a few KB with all codecs and all predictors, scales among them, every chunk being a tensor of its own.
+/// A container of a few KB with all codecs and all predictors, including scales. Every tensor has a
+/// single chunk.
 fn model() -> Model {
     let mut rng = Random::new(1);
     let near = bf16_bytes(&rng.weights(1024));
@@ -68,7 +70,7 @@ fn model() -> Model {
     Model { bases: vec![base], file, container }
 }
 
-/// A container that says much of itself, of a file with a tail.
+/// A container with many statements about itself, of a file with a tail.
 fn said() -> Model {
     let values = bf16_bytes(&Random::new(2).weights(300));
     let with_tail = |step: i64, tail: &[u8]| {
@@ -87,7 +89,7 @@ fn said() -> Model {
     Model { bases: vec![base], file, container }
 }
 
-/// Both, and the golden containers whose predictions are computed.
+/// Both, and the golden containers with computed predictions.
 fn models() -> Vec<Model> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/golden/v2");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
@@ -120,7 +122,7 @@ fn every_flipped_bit_is_found() {
         let bases = model.open_bases();
         assert!(unpack_with(&model.container, &bases).unwrap() == model.file);
         let bits = model.container.len() * 8;
-        // Both cores: half of the bits each.
+        // Both cores, with half of the bits each.
         std::thread::scope(|scope| {
             for half in 0..2 {
                 let (model, bases) = (&model, &bases);
@@ -153,7 +155,7 @@ fn every_cut_is_found(model: &Model) {
         assert!(open(cut).is_err(), "{len} bytes");
         assert!(open(&model.container[model.container.len() - len..]).is_err(), "the last {len} bytes");
     }
-    // Mapped files, too, down to the empty one.
+    // Mapped files too, down to the empty one.
     for len in (0..model.container.len()).step_by(97) {
         std::fs::write(&path, &model.container[..len]).unwrap();
         assert!(Container::open(&path, &Limits::default()).is_err(), "{len} bytes");
@@ -173,7 +175,7 @@ fn every_cut_is_found(model: &Model) {
     }
 }
 
-/// The parts of a container, by docs/format.md section 1, decompressed.
+/// The parts of a container, as in docs/format.md section 1, decompressed.
 #[derive(Clone, PartialEq)]
 struct Parts {
     head: Vec<u8>,
@@ -198,7 +200,7 @@ impl Parts {
         }
     }
 
-    /// A container with all lengths and checksums of the index as they must be.
+    /// Writes a container with correct lengths and checksums of the index.
     fn join(&self) -> Vec<u8> {
         let [meta, tables] = [&self.meta, &self.tables].map(|part| zstd::bulk::compress(part, 1).unwrap());
         let index = [&meta[..], &tables, &self.checks].concat();
@@ -206,7 +208,7 @@ impl Parts {
         for size in [meta.len(), self.meta.len(), tables.len(), self.tables.len(), self.checks.len(), 0] {
             trailer.extend(u32::try_from(size).unwrap().to_le_bytes());
         }
-        // Since version 3 the head is covered, too.
+        // Since version 3 the checksum covers the head too.
         let head = if self.head[8] >= 3 { &self.head[..] } else { &[] };
         trailer.extend(crc32fast::hash(&[head, &index].concat()).to_le_bytes());
         trailer.extend(crc32fast::hash(&trailer).to_le_bytes());
@@ -214,7 +216,7 @@ impl Parts {
         [&self.head[..], &self.payloads, &index, &trailer].concat()
     }
 
-    /// Sets the checksum of chunk `i` of `chunks`, which lies at `range` of the payloads.
+    /// Sets the checksum of chunk `i` of `chunks`, which is at `range` of the payloads.
     fn mend(&mut self, i: usize, chunks: usize, range: Range<usize>) {
         let at = self.checks.len() - 4 * (chunks - i);
         let crc = crc32fast::hash(&self.payloads[range]);
@@ -233,7 +235,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
         let fault = open(&parts.join()).err().unwrap();
         assert!(fault.to_string().contains("packed.loom"), "{fault}");
     }
-    // A part alone is too much for version 3, and an empty version 4 is none too few.
+    // Version 3 refuses a part, and version 4 also allows none.
     let mut plain = Parts::of(&pack(&safetensors(&[tensor("w", "U8", &[4], vec![1; 4])]), &[]).0);
     let old = plain.clone();
     plain.head[8] = 4;
@@ -244,7 +246,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
         with_part.head[8] = version;
         assert_eq!(open(&with_part.join()).is_ok(), is_right, "version {version}");
     }
-    // Of another id, twice, and a tail without a byte.
+    // An unknown id, a duplicate, and a tail without a byte.
     for bad in [&[3, 1, 0][..], &[parts, parts].concat(), &[2, 7, 1, 1, b'k', 2, b'v', b'w']] {
         let mut bad = Parts { meta: [&old.meta[..], bad].concat(), ..old.clone() };
         bad.head[8] = 4;
@@ -263,7 +265,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
     }
 }
 
-/// Payloads by chunk: in this model every tensor that has chunks has one.
+/// Payloads by chunk: in this model every tensor with chunks has one.
 fn chunks_of(container: &[u8]) -> Vec<Range<usize>> {
     let report = deltaloom::inspect(&open(container).unwrap());
     let mut at = 0;
@@ -295,14 +297,15 @@ fn change(rng: &mut Random, bytes: &mut Vec<u8>, may_resize: bool) {
             2 => bytes[at] = bytes[at].wrapping_add(1),
             3 => bytes[at] = [0, 0x7f, 0x80, 0xff][usize::from(byte % 4)],
             4 => bytes.insert(at, byte),
-            // A varint of up to ten bytes: huge sizes and numbers.
+            // A varint of up to ten bytes, for huge sizes and numbers.
             5 => drop(bytes.splice(at..=at, std::iter::repeat_n(0xff, usize::from(byte % 10)).chain([1]))),
             _ => drop(bytes.remove(at)),
         }
     }
 }
 
-/// Runs `count` changed containers through all readers. Names and headers have no digest, so those may come out changed; tensors may not.
+/// Runs `count` changed containers through all readers. Names and headers have no digest, so those
+/// may change; tensors may not.
 fn attack(model: &Model, count: u64, mut hostile: impl FnMut(&mut Random, &mut Parts)) -> u64 {
     let bases = model.open_bases();
     let folder = tempfile::tempdir().unwrap();
@@ -325,7 +328,7 @@ fn attack(model: &Model, count: u64, mut hostile: impl FnMut(&mut Random, &mut P
         }
         let report = deltaloom::verify(&Verifiable::Resolved(&resolved), 1, &Silent).unwrap();
         survivors += u64::from(report.ok);
-        // Success waits for the disk, so only some of it is looked at.
+        // A success waits for the disk, so only some are checked.
         if !report.ok || survivors % 16 == 1 {
             let unpacked = unpack_in(folder.path(), &container, &bases);
             assert_eq!(unpacked.is_ok(), report.ok, "seed {seed}");
@@ -349,7 +352,7 @@ fn hostile_payloads_with_right_checksums() {
         parts.payloads[chunks[i].clone()].copy_from_slice(&payload);
         parts.mend(i, chunks.len(), chunks[i].clone());
     });
-    // A change that decodes to the same elements is the only one that may come through.
+    // Only a change that decodes to the same elements may survive.
     assert!(survivors < 100, "{survivors}");
 }
 
@@ -373,7 +376,7 @@ fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push((value & 0x7f) as u8);
 }
 
-/// A container of one safetensors file with this header, its tensors described by `tensors`.
+/// A container of one safetensors file with this header; `tensors` describes its tensors.
 fn claiming(header: &str, tensors: &[u8], checks: usize) -> Vec<u8> {
     let mut meta = vec![0, 10, 1, 1, b'm', 1];
     push_varint(&mut meta, header.len() as u64);
@@ -401,7 +404,7 @@ fn sizes_that_cannot_be_are_refused_without_allocating() {
     ] {
         let container = claiming(&header, tensors, 32);
         let fault = match open(&container) {
-            // A claim that needs no chunks can only be refused once a base is asked for it.
+            // A claim without chunks can be refused only when a base is requested for it.
             Ok(opened) => {
                 let _ = deltaloom::inspect(&opened);
                 ResolvedContainer::new(opened, &bases(&[])).err().unwrap()
@@ -410,7 +413,7 @@ fn sizes_that_cannot_be_are_refused_without_allocating() {
         };
         assert!(!fault.to_string().is_empty());
     }
-    // Two files whose sizes do not fit a number together.
+    // Two files whose sizes overflow together.
     let mut meta = vec![1, 10, 2];
     for name in [b'a', b'b'] {
         let header = one("X", "[1]", u64::MAX / 2 + 1);
@@ -435,7 +438,8 @@ fn smallest_signed_numbers_are_out_of_range() {
         (0, least_i32, false),
         (0, u64::MAX, false),
     ] {
-        // Reference, own name, 1 changed, one group of one chunk, family 2, set 0, column scales; codec raw.
+        // Reference, own name, 1 changed, one group of one chunk, family 2, set 0, column scales;
+        // codec raw.
         let mut tensors = vec![1, 0, 1, 1, 1, 2, 0, 2];
         push_varint(&mut tensors, offset);
         push_varint(&mut tensors, base);
@@ -482,7 +486,7 @@ fn only_the_right_base_will_do_and_nothing_is_decoded_before() {
     let (swapped, _) = pack(&model.bases[0], &[&model.file]);
     assert!(unpack(&swapped, &[&model.bases[0]]).is_err());
     assert!(unpack(&swapped, &[&model.file]).unwrap() == model.bases[0]);
-    // Where it lies and what it is called does not matter.
+    // Its location and name do not matter.
     assert!(unpack(&model.container, &[&other, &model.file, &model.bases[0]]).unwrap() == model.file);
 }
 
@@ -536,7 +540,7 @@ fn hostile_safetensors_files_are_refused() {
     assert!(checkpoint(&not_utf8).is_err());
 }
 
-/// Headers that are damaged at random and still parse describe tensors that can be packed and come back.
+/// Randomly damaged headers that still parse describe tensors that can be packed and restored.
 #[test]
 fn random_damage_to_a_header_is_refused_or_harmless() {
     let model = model();
@@ -573,7 +577,7 @@ fn members_that_would_escape_are_refused() {
     }
 }
 
-/// Files that are no checkpoints, or change while they are open.
+/// Files that are not checkpoints, or change while they are open.
 #[test]
 fn sources_that_end_early_are_errors() {
     struct Shrunk(Vec<u8>);

@@ -1,4 +1,5 @@
-//! Tensors whose elements lie on a grid, as quantisers write them: they come back bit for bit, and take the bits of their levels.
+//! Tensors whose elements lie on a grid, as quantisers write them, are restored bit for bit and
+//! cost as many bits as their levels.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -7,7 +8,7 @@ use common::*;
 use deltaloom::{PackOptions, Preset};
 use proptest::prelude::*;
 
-/// A quantiser of blocks, as their common formats are defined.
+/// A block quantiser, as the common formats define it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Quantiser {
     /// step * level, levels -127 to 127.
@@ -57,7 +58,8 @@ fn what_a_quantiser_wrote_takes_the_bits_of_its_levels() {
     let weights = rng.weights(256 * 160);
     for quantiser in ALL {
         for dtype in ["F32", "F16", "BF16"] {
-            // Entropy of the levels, an F16 step and origin for 32 elements, and a little for the tables.
+            // Entropy of the levels, an F16 step and origin per 32 elements, and a little for the
+            // tables.
             let bits = match quantiser {
                 Quantiser::Q8 => 7.7 + 0.5,
                 Quantiser::Q4 => 3.8 + 0.5,
@@ -192,7 +194,8 @@ fn threads_do_not_change_a_byte() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
-    /// Grids with anything strewn over them: other elements, signed zeros, NaNs, whole rows without a grid.
+    /// Grids with arbitrary exceptions: other elements, signed zeros, NaNs, whole rows without a
+    /// grid.
     #[test]
     fn whatever_is_strewn_over_a_grid_comes_back(
         seed in any::<u64>(), quantiser in prop::sample::select(&ALL[..]), dtype in prop::sample::select(&["F32", "F16", "BF16"][..]),

@@ -1,4 +1,5 @@
-//! What a weight was at earlier steps is a context: the same content in fewer bytes, from plain steps and from containers, whole and in parts.
+//! Earlier values of a weight are a context: the same content in fewer bytes, from plain steps and
+//! from containers, whole and in parts.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -14,7 +15,8 @@ const ROWS: usize = 300;
 const COLS: usize = 100;
 const STEPS: usize = 8;
 
-/// Steps of a run, oldest first: masters that drift by amounts of their own, so that one that has just been rounded to another value will not be again soon.
+/// Steps of a run, oldest first. Each master drifts at its own rate, so a weight that has just been
+/// rounded to another value will not change again soon.
 fn steps() -> Vec<Vec<u8>> {
     let mut random = Random::new(7);
     let elems = ROWS * COLS;
@@ -34,7 +36,7 @@ fn steps() -> Vec<Vec<u8>> {
     (0..STEPS).map(|_| next()).collect()
 }
 
-/// Plain steps, newest first, of which the history consists.
+/// Plain steps, newest first, that form the history.
 fn plain(newest_first: &[&[u8]]) -> Bases {
     let mut bases = bases(newest_first);
     let paths: Vec<PathBuf> = (0..newest_first.len()).map(|i| format!("base-{i}").into()).collect();
@@ -65,7 +67,7 @@ fn the_same_content_takes_fewer_bytes() {
     assert_eq!((predictors["a.weight"], predictors["kept"]), ("history", "identical"));
     assert_eq!(report.tensors[0].changed_fraction, plain_report.tensors[0].changed_fraction);
     assert!(unpack_with(&with, &bases).unwrap() == *last);
-    // The order of bases matters to the writer only.
+    // The order of bases matters only to the writer.
     let mut shuffled = before.clone();
     shuffled.rotate_left(3);
     assert!(unpack_with(&with, &common::bases(&shuffled)).unwrap() == *last);
@@ -84,7 +86,7 @@ fn a_history_that_says_nothing_is_not_stored() {
     assert!(with == pack(&steps[2], &[&steps[1]]).0);
 }
 
-/// Packs each step against the ones before it, all of them containers.
+/// Packs each step against the previous ones, all of them containers.
 fn chain(folder: &Path, steps: &[Vec<u8>]) -> Vec<PathBuf> {
     let mut newest_first: Vec<PathBuf> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
@@ -117,7 +119,7 @@ fn chains_of_containers_decode_whole_and_in_parts() {
         let bytes = |row: u64| usize::try_from(row).unwrap() * COLS * 2;
         assert!(out == all[bytes(rows.start)..bytes(rows.end)], "{rows:?}");
     }
-    // The same steps as plain files are as good.
+    // The same steps work as plain files too.
     let plain = common::bases(&before_last(&steps));
     assert!(unpack_with(&container, &plain).unwrap() == steps[STEPS - 1]);
 }

@@ -1,5 +1,5 @@
-//! What a container says of itself: which bases it names, what that costs, how the bases are found,
-//! and hostile forms of it.
+//! What a container says about itself: which bases it names, how much that costs, how the bases are
+//! found, and hostile variants.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -39,7 +39,7 @@ fn names(report: &PackReport) -> Vec<&str> {
     report.bases.iter().map(|base| base.name.as_str()).collect()
 }
 
-/// Bases on disk, opened as given.
+/// Bases on disk, opened by the supplied paths.
 fn open_bases(folder: &Path, files: &[(&str, Vec<u8>)]) -> Bases {
     write_tree(folder, files);
     let paths: Vec<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
@@ -51,7 +51,7 @@ fn a_container_without_identity_and_tail_is_of_version_3_and_has_the_same_bytes(
     let (base, tuned) = (safetensors(&model(1, 0)), safetensors(&model(1, 3)));
     let (plain, report) = pack(&tuned, &bases(&[&base]), &options());
     assert_eq!((plain[8], report.format_version, report.bases.len()), (3, 3, 0));
-    // Nothing to say is not said: no base, no text.
+    // Without bases or texts, nothing is stored.
     assert_eq!(pack(&tuned, &Bases::default(), &named()).0, pack(&tuned, &Bases::default(), &options()).0);
     let (with, report) = pack(&tuned, &bases(&[&base]), &named());
     assert_eq!((with[8], report.format_version, report.bases.len(), report.needs_base), (4, 4, 1, true));
@@ -94,7 +94,7 @@ fn used_bases_are_named_in_the_order_given_and_all_if_none_is_used() {
         ("b/model.safetensors", safetensors(&second)),
     ];
     let mut bases = open_bases(folder.path(), &files);
-    // The paths are absolute: only the last part is told.
+    // The paths are absolute, so only the last part is stored.
     let (_, report) = pack(&tuned, &bases, &named());
     assert_eq!(names(&report), ["model.safetensors"; 2]);
     assert_ne!(report.bases[0].digest, report.bases[1].digest);
@@ -103,7 +103,7 @@ fn used_bases_are_named_in_the_order_given_and_all_if_none_is_used() {
     assert_eq!(names(&pack(&tuned, &bases, &named()).1), ["model.safetensors", "org/second@1"]);
     assert!(matches!(bases.set_names([(Path::new("x"), "x")]), Err(Error::InvalidArgument(_))));
 
-    // A tensor that equals its reference, and one that was rounded, use a base, too.
+    // A tensor that equals its reference uses a base too, and so does a rounded one.
     let identical = pack(&safetensors(&second), &bases, &named()).1;
     assert_eq!(names(&identical), ["org/second@1"]);
     let stranger = safetensors(&[tensor("stranger", "F64", &[8], Random::new(9).bytes(64))]);
@@ -121,7 +121,7 @@ fn a_rounding_of_a_base_names_it() {
     assert_eq!((report.tensors[0].predictor, names(&report)), ("cast", vec!["base-0"]));
 }
 
-/// The digest of a base, taken from a container that names it.
+/// The digest of a base, from a container that names it.
 fn digest_in(folder: &Path, path: &str, tuned: &[u8]) -> NamedBase {
     let bases = Bases::open(&[folder.join(path)], &Limits::default()).unwrap();
     pack(tuned, &bases, &named()).1.bases.remove(0)
@@ -218,7 +218,7 @@ fn search(
     find_needed_bases(&container, tensor, given, &folder.join("models"), &Limits::default(), 2, &Silent)
 }
 
-/// Paths of what was found, below the folder; the container comes back whole with it.
+/// Paths of the files found, below the folder. Restores the whole container with them.
 fn found(folder: &Path, container: &[u8], original: &[u8]) -> Vec<String> {
     let found = search(folder, container, Bases::default(), None).unwrap();
     assert!(unpack_with(container, &found.bases).unwrap() == original);
@@ -244,15 +244,15 @@ fn the_base_is_found_among_siblings_that_share_what_is_small() {
     write_tree(folder.path(), &files);
     let base =
         Bases::open(&[folder.path().join("models/run/step4.safetensors")], &Limits::default()).unwrap();
-    // With the digest, and with nothing but the digests of tensors.
+    // With the digest, and with only the digests of tensors.
     for options in [named(), options()] {
         let (container, _) = pack(&tuned, &base, &options);
         assert_eq!(found(folder.path(), &container, &tuned), ["run/step4.safetensors"]);
     }
     let (container, _) = pack(&tuned, &base, &named());
-    // Nothing is looked for where nothing is missing.
+    // If nothing is missing, nothing is searched.
     assert!(search(Path::new("/nowhere"), &container, base, None).unwrap().paths.is_empty());
-    // One tensor needs what it needs.
+    // A single tensor needs only its own bases.
     let norm = search(folder.path(), &container, Bases::default(), Some("norm.weight")).unwrap();
     assert_eq!(norm.paths.len(), 1);
     assert!(matches!(
@@ -283,14 +283,14 @@ fn bases_in_shards_under_other_names_and_in_containers_are_found() {
     );
     assert_eq!(found(folder.path(), &container, &tuned), ["m"]);
 
-    // Other names of tensors have another digest, and small tensors are found under any.
+    // Tensors with other names have another digest, but small tensors are found under any name.
     std::fs::remove_dir_all(folder.path().join("models")).unwrap();
     let renamed: Vec<Tensor> =
         base.iter().map(|t| Tensor { name: format!("model.{}", t.name), ..t.clone() }).collect();
     write_tree(folder.path(), &[("models/renamed.safetensors", safetensors(&renamed))]);
     assert_eq!(found(folder.path(), &container, &tuned), ["renamed.safetensors"]);
 
-    // As a container that rests on another one.
+    // As a container that depends on another one.
     std::fs::remove_dir_all(folder.path().join("models")).unwrap();
     let origin = safetensors(&model(1, 40));
     let chain = pack(&safetensors(&base), &bases(&[&origin]), &named()).0;
@@ -315,7 +315,7 @@ fn a_cache_of_a_hub_is_searched_through_its_links() {
     let (old, new) = (model(1, 0), model(1, 1));
     let tuned = safetensors(&model(1, 9));
     let repository = "models/hub/models--org--model";
-    // Two revisions that share a shard, and links that lead round.
+    // Two revisions that share a shard, and a cycle of links.
     write_tree(
         folder.path(),
         &[

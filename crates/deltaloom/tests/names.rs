@@ -1,5 +1,7 @@
-//! Looking tensors up by name takes no longer for each the more there are. Measured as processor
-//! time beside that of packing as many under equal names, so that a busy machine does not matter.
+//! A lookup by name does not get slower with the number of tensors.
+//!
+//! Measured as processor time relative to packing the same number of tensors under equal names, so
+//! that a busy machine does not matter.
 
 mod common;
 
@@ -10,11 +12,11 @@ use deltaloom::{ErrorKind, read_tensor};
 
 const TENSORS: usize = 20_000;
 const ELEMS: usize = 16;
-/// What may take so many times as long as packing under equal names. With a scan of all names for
-/// each it was 12 times, and 80 times with a base that lacks the references.
+/// Most processor time, relative to packing under equal names. Scanning all names for each lookup
+/// took 12 times as long, and 80 times with a base that lacks the references.
 const MOST: f64 = 4.0;
 
-/// Ticks of processor time that this process took, or where the system does not say so, of a clock.
+/// Ticks of processor time of this process, or of a clock if the system does not report them.
 fn ticks(start: Instant) -> f64 {
     let of_process = || {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
@@ -26,7 +28,7 @@ fn ticks(start: Instant) -> f64 {
     of_process().unwrap_or_else(|| start.elapsed().as_secs_f64() * 100.0)
 }
 
-/// A file of experts, each tensor a few values around one of another seed.
+/// A file of experts; each tensor has a few values from its own random numbers.
 fn experts(prefix: &str, step: u64) -> Vec<u8> {
     let mut rng = Random::new(3);
     let mut moves = Random::new(4);

@@ -1,4 +1,5 @@
-//! The bound of docs/format.md section 12, under attack: a packed checkpoint is never much larger than the original.
+//! Attacks the bound of docs/format.md section 12: a packed checkpoint is never much larger than
+//! the original.
 
 mod common;
 
@@ -9,7 +10,7 @@ use deltaloom::{PackOptions, Preset, Silent, Texts};
 
 const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
 
-/// Packs a file in every way and checks the bound each time.
+/// Packs a file with every option and checks the bound each time.
 #[track_caller]
 fn check(what: &str, file: &[u8], against: &[&[u8]]) {
     check_with(what, file, against, &PRESETS, &[10, 12, 17]);
@@ -86,7 +87,7 @@ fn many_tiny_tensors() {
     let mut rng = Random::new(3);
     for (dtype, size) in [("BF16", 2), ("F32", 4), ("U8", 1)] {
         for elems in [0, 1, 2, 9, 40] {
-            // Names that no compressor makes shorter.
+            // Names that do not compress.
             let names: Vec<String> =
                 (0..150).map(|_| format!("{:016x}{:016x}", rng.next(), rng.next())).collect();
             let mut of = |noise: bool| {
@@ -141,13 +142,13 @@ fn files_with_tails_and_containers_that_say_much() {
     }
 }
 
-/// Data that looks good to a plan that samples or averages and is bad where it is coded.
+/// Data that looks good to a plan that samples or averages, but is bad where it is coded.
 #[test]
 fn data_that_deceives_the_plan() {
     let mut rng = Random::new(4);
     let elems = 32 * 1024;
     let one = |dtype: &str, bytes: Vec<u8>| safetensors(&[tensor("w", dtype, &[512, 64], bytes)]);
-    // Constant and noise take turns, by chunk or by element.
+    // Constant and noise alternate, by chunk or by element.
     let (mut by_chunk, mut by_element) = (rng.bytes(2 * elems), rng.bytes(2 * elems));
     by_chunk.chunks_mut(2048).step_by(2).for_each(|chunk| chunk.fill(0x3f));
     by_element.chunks_mut(2).step_by(2).for_each(|element| element.fill(0x3f));
@@ -166,7 +167,8 @@ fn data_that_deceives_the_plan() {
     }
 }
 
-/// Savings so small that tables, states and scales may cost what coding gains, in many groups, so that the fixed part of the bound does not hide it.
+/// Savings so small that tables, states and scales may cost as much as coding saves. There are many
+/// groups, so that the fixed part of the bound does not hide it.
 #[test]
 fn savings_too_small_for_their_overhead() {
     let mut rng = Random::new(5);
@@ -178,11 +180,11 @@ fn savings_too_small_for_their_overhead() {
             let mut leaning = rng.bytes(elems * size);
             let mut related = leaning.clone();
             for i in (0..elems * size).step_by(size).filter(|_| rng.below(4000) < skew * skew / 2) {
-                // Alone, the top bits lean to one side; with a reference, some elements are equal to it.
+                // Without a reference, the top bits are biased; with one, some elements equal it.
                 leaning[i + size - 1] &= 0x3f;
                 related[i..i + size].copy_from_slice(&base[i..i + size]);
             }
-            // Where a tensor is sampled it looks better than it is.
+            // The sampled places look better than the rest.
             base[..1024 * size].copy_from_slice(&related[..1024 * size]);
             for (file, against) in [(of(leaning), vec![]), (of(related), vec![of(base)])] {
                 let against: Vec<&[u8]> = against.iter().map(Vec::as_slice).collect();

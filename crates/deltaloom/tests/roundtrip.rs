@@ -1,4 +1,5 @@
-//! What goes in comes out, bit for bit: every dtype, odd shapes, special values, every kind of predictor, files and directories.
+//! What goes in comes out, bit for bit: every dtype, odd shapes, special values, every kind of
+//! predictor, files and directories.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -12,7 +13,8 @@ use proptest::prelude::*;
 
 const PRESETS: [Preset; 3] = [Preset::Fast, Preset::Default, Preset::Max];
 
-/// Names and bits of an element; the last are opaque to the coder, F3_X also to us: a byte per element.
+/// Names and bits per element. The last ones are opaque to the coder; F3_X is also unknown to us,
+/// with one byte per element.
 const DTYPES: [(&str, u64); 19] = [
     ("BOOL", 8),
     ("U8", 8),
@@ -35,7 +37,8 @@ const DTYPES: [(&str, u64); 19] = [
     ("F3_X", 8),
 ];
 
-/// Scalars, empty, one element, one row, one column, three dimensions, rows longer than a chunk, several chunks and several groups of chunks.
+/// Scalars, empty, one element, one row, one column, three dimensions, rows longer than a chunk,
+/// several chunks and several groups of chunks.
 const SHAPES: [&[u64]; 16] = [
     &[],
     &[0],
@@ -78,7 +81,7 @@ enum Distance {
 fn bytes_of(rng: &mut Random, dtype: &str, count: usize, fill: Fill) -> Vec<u8> {
     let size = size_of(dtype);
     let (mask, top) = (u64::MAX >> (64 - 8 * size), 1u64 << (8 * size - 1));
-    // Infinity, where the dtype is a float.
+    // Infinity, if the dtype is a float.
     let inf = match dtype {
         "BF16" => 0x7f80,
         "F16" => 0x7c00,
@@ -112,7 +115,7 @@ fn bytes_of(rng: &mut Random, dtype: &str, count: usize, fill: Fill) -> Vec<u8> 
     (0..count).flat_map(|_| (element() & mask).to_le_bytes()[..size].to_vec()).collect()
 }
 
-/// Bytes that are moved as one number; nibbles in pairs.
+/// Bytes that are stepped as one number; nibbles in pairs.
 fn size_of(dtype: &str) -> usize {
     let bits = DTYPES.iter().find(|(name, _)| *name == dtype).unwrap().1;
     usize::try_from(bits / 8).unwrap().max(1)
@@ -161,7 +164,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     (0..DTYPES.len(), 0..SHAPES.len(), fill, distance, any::<u64>())
 }
 
-/// A tensor of the base and what became of it.
+/// A tensor of the base and its changed version.
 fn pair(number: usize, &(dtype, shape, fill, distance, seed): &Recipe) -> (Tensor, Tensor) {
     let mut rng = Random::new(seed);
     let ((dtype, bits), mut shape) = (DTYPES[dtype], SHAPES[shape].to_vec());
@@ -188,7 +191,7 @@ proptest! {
     }
 }
 
-/// The random test above would only now and then meet a given pair of these.
+/// The random test above would rarely meet a given combination of these.
 #[test]
 fn every_dtype_comes_back_in_every_shape() {
     for preset in PRESETS {
@@ -231,7 +234,7 @@ fn headers_come_back_as_they_were_written() {
     for header in [
         "{}".to_owned(),
         r#"{"__metadata__":{"only":"metadata"}}  "#.to_owned(),
-        // Members in another order than their places, metadata in between, spaces, escapes, keys we do not know.
+        // Members out of order, metadata in between, spaces, escapes, unknown keys.
         format!(
             "{{ \"b\" : {{\"shape\":[4],\"data_offsets\":[8,24],\"dtype\":\"F32\",\"more\":[{{}}]}},\n\t\"__metadata__\":{{\"z\":\"\\u00e9\",\"a\":\"\"}}, \
             \"a\":{{\"dtype\":\"U8\",\"data_offsets\":[0,8],\"shape\":[2,4]}} }}{}",
@@ -341,7 +344,7 @@ fn moments_are_coded_by_how_large_they_should_be() {
     let mut rng = Random::new(14);
     let (_, old) = moments(&mut rng, 96, 80);
     let mut second: Vec<f32> = old.iter().map(|v| v * (0.7 * rng.normal()).exp2()).collect();
-    // A row without any, one of the smallest and one of the largest.
+    // One row of zeros, one of the smallest values and one of the largest.
     for (row, value) in [(3, 0.0), (4, f32::from_bits(1)), (5, f32::MAX)] {
         second[row * 80..(row + 1) * 80].fill(value);
     }
@@ -361,7 +364,7 @@ fn moments_are_coded_by_how_large_they_should_be() {
     let (kinds, bytes_alone) = alone(&[]);
     assert_eq!(kinds, [("companion", "scaled"), ("zero", "scaled")]);
     assert!(bytes < bytes_alone && bytes_alone < file.len() as u64 * 7 / 8, "{bytes} {bytes_alone}");
-    // Renamed so that nothing says they belong together.
+    // Renamed so that nothing shows that they belong together.
     let apart = safetensors(&[
         tensor("m.w", "F32", &[96, 80], f32_bytes(&first)),
         tensor("v.x", "F32", &[96, 80], f32_bytes(&second)),
@@ -406,7 +409,7 @@ fn roundings_of_a_master_cost_nothing_whichever_comes_first() {
         let report = roundtrip(&safetensors(&file), &[]);
         assert!(all_cast(&report), "{report:?}");
     }
-    // From a master in the base, whatever it is called there.
+    // From a master in the base, under any name.
     let renamed = Tensor { name: "other name".to_owned(), ..master.clone() };
     let base = safetensors(&[renamed]);
     let report = roundtrip(&safetensors(&copies), &[&base]);
@@ -414,7 +417,7 @@ fn roundings_of_a_master_cost_nothing_whichever_comes_first() {
         all_cast(&report) && report.tensors.iter().all(|t| t.reference.as_deref() == Some("other name")),
         "{report:?}"
     );
-    // One element that is not the rounding, and it is none.
+    // If a single element is not rounded from the master, the tensor is not derived from it.
     let mut almost = copies[0].clone();
     *almost.bytes.last_mut().unwrap() ^= 1;
     assert_eq!(roundtrip(&safetensors(&[almost, master]), &[]).tensors[0].predictor, "zero");
@@ -436,14 +439,15 @@ fn of_several_bases_the_cheaper_is_taken_tensor_by_tensor() {
     let alone = [&near_a, &near_b].map(|base| roundtrip(&tuned, &[base]));
     let both = roundtrip(&tuned, &[&near_a, &near_b]);
     assert!(both.packed_bytes * 3 < 2 * alone[0].packed_bytes.min(alone[1].packed_bytes));
-    // Readers may name them in any order, and more than are needed.
+    // Readers may supply them in any order, and more than are needed.
     let (container, _) = pack(&tuned, &[&near_b, &near_a]);
     for order in [[&near_a, &near_b, &tuned], [&tuned, &near_b, &near_a]] {
         assert!(unpack(&container, &order.map(Vec::as_slice)).unwrap() == tuned);
     }
 }
 
-/// Opaque dtypes of unknown size may have the same shape and different lengths: such tensors are no references.
+/// Opaque dtypes of unknown size may have the same shape but different lengths: such tensors are
+/// not references.
 #[test]
 fn unknown_dtypes_of_one_shape_and_two_lengths_are_different_types() {
     let of = |seed, len| tensor("x", "F3_X", &[1000], Random::new(seed).bytes(len));
@@ -535,7 +539,8 @@ fn containers_are_bases_in_any_order() {
     for (i, tensors) in generations.iter().enumerate() {
         std::fs::write(at(i, "safetensors"), safetensors(tensors)).unwrap();
     }
-    // Each rests on the one before: 0 <- 1 <- 2 <- 3; the last two are only ever reached through containers.
+    // Each depends on the one before: 0 <- 1 <- 2 <- 3. The last two are reached only through
+    // containers.
     pack_path(&at(1, "safetensors"), &[at(0, "safetensors")], &at(1, "loom"));
     pack_path(&at(2, "safetensors"), &[at(1, "loom"), at(0, "safetensors")], &at(2, "loom"));
     let chain = [at(0, "safetensors"), at(1, "loom"), at(2, "loom")];

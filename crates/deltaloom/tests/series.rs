@@ -1,4 +1,4 @@
-//! A series keeps every step, exactly, whatever happens to those who write it.
+//! A series keeps every step exactly, whatever happens to its writers.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -13,7 +13,8 @@ use deltaloom::checkpoint::ReadAt;
 use deltaloom::series::*;
 use deltaloom::{Error, Result, Silent, UnpackOptions};
 
-/// A training run: weights that drift in memory, with an optimizer's state, written as a trainer writes them.
+/// A training run: weights that drift in memory, with optimiser state, saved as a trainer saves
+/// them.
 struct Run {
     rng: Random,
     master: Vec<f32>,
@@ -45,7 +46,7 @@ impl Run {
         let head = bf16_bytes(&self.master);
         let mut tensors =
             vec![tensor("model.w", "BF16", &shape, head.clone()), tensor("lm_head", "BF16", &shape, head)];
-        // Tensors come, go, and change their names and shapes.
+        // Tensors appear, disappear, and change their names and shapes.
         match self.step % 4 {
             1 => tensors.push(tensor("extra", "F32", &[2, 3], f32_bytes(&self.master[..6]))),
             2 => tensors.push(tensor("extra", "F32", &[6], f32_bytes(&self.master[..6]))),
@@ -88,7 +89,7 @@ impl Run {
     }
 }
 
-/// Some steps of a run have a tensor under another name, which is no slip here.
+/// Some steps of a run rename a tensor, which is intended here.
 fn add_options() -> AddOptions {
     AddOptions { pack: options(), force: true, ..AddOptions::default() }
 }
@@ -97,7 +98,7 @@ fn init(root: &Path, keyframe_every: u32, max_chain: u32) -> Series {
     Series::init(Box::new(Directory::new(root)), &SeriesOptions { keyframe_every, max_chain }).unwrap()
 }
 
-/// A series of `count` steps, and what was added.
+/// A series of `count` steps, and the steps added.
 fn filled(folder: &Path, count: u64, keyframe_every: u32, max_chain: u32) -> (Series, Vec<NewStep>) {
     let series = init(&folder.join("store"), keyframe_every, max_chain);
     let mut run = Run::new(1);
@@ -111,7 +112,7 @@ fn filled(folder: &Path, count: u64, keyframe_every: u32, max_chain: u32) -> (Se
     (series, steps)
 }
 
-/// Checks that every part of a step comes back byte for byte.
+/// Checks that every part of a step is restored byte for byte.
 fn check_step(series: &Series, step: &NewStep) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -154,7 +155,7 @@ fn every_step_comes_back_within_its_hops() {
     let mut tensor = Vec::new();
     series.read_tensor(22, "exp_avg_sq.model.w", &mut tensor).unwrap();
     assert!(data_of(&std::fs::read(steps[21].optimizer.as_ref().unwrap()).unwrap()).ends_with(&tensor));
-    // The BF16 copy and its twin take nothing beside the master.
+    // The BF16 copy and its twin cost nothing in addition to the master.
     let inspected = series.inspect(&entries[21]).unwrap();
     let predictors = predictors(&inspected);
     assert_eq!((predictors["model.w"], predictors["lm_head"]), ("cast", "cast"));
@@ -202,7 +203,7 @@ fn pruning_packs_again_only_what_rested_on_what_goes() {
         let was_repacked = report.repacked.contains(&entry.step);
         assert!(was_repacked || before[&entry.step] == entry.object, "{}", entry.step);
     }
-    // Steps 7 and 19 are keyframes, 8 and 20 rest on them alone.
+    // Steps 7 and 19 are keyframes; 8 and 20 depend on them alone.
     assert!([7, 8, 19, 20].iter().all(|step| !report.repacked.contains(step)), "{:?}", report.repacked);
     let gone = series.gc(Duration::ZERO, false).unwrap();
     assert!(gone.removed >= 11, "{gone:?}");
@@ -269,7 +270,7 @@ fn damage_is_found_and_named() {
     assert!(!target.exists());
     std::fs::write(path(&entries[1]), &whole).unwrap();
     assert_clean(&series);
-    // A container in the place of another has other content.
+    // A container in another one's place has other content.
     std::fs::copy(path(&entries[2]), path(&entries[3])).unwrap();
     assert!(!series.verify(false, 1, &Silent).unwrap().ok);
 
@@ -283,7 +284,7 @@ fn damage_is_found_and_named() {
     assert!(series.summary().is_err());
 }
 
-/// A store that fails: before or after each change, as if its process had been killed there.
+/// A store that fails before or after each change, as if its process had been killed there.
 struct Failing {
     inner: Directory,
     rng: std::sync::Mutex<Random>,
@@ -366,7 +367,7 @@ fn two_writers_that_fail_anywhere_lose_nothing() {
                 let store =
                     Failing { inner: Directory::new(&root), rng: std::sync::Mutex::new(rng), one_in: 6 };
                 let done = Series::open(Box::new(store)).and_then(|s| s.add(&step, &add_options(), &Silent));
-                // After a failure the writer looks whether its step is there, as one that starts again would.
+                // After a failure, the writer checks whether its step is there, as after a restart.
                 let entries =
                     Series::open(Box::new(Directory::new(&root))).unwrap().last(usize::MAX).unwrap();
                 if entries.iter().any(|entry| entry.meta == step.meta) {
@@ -407,7 +408,7 @@ fn a_single_file_comes_back_as_a_file() {
     let mut run = Run::new(4);
     for step in 0..3 {
         run.next();
-        // A name that says nothing about what it is.
+        // A file name that does not show its type.
         let model = folder.path().join("weights.bin");
         std::fs::write(&model, run.model()).unwrap();
         let new = NewStep { step: None, model: model.clone(), optimizer: None, meta: BTreeMap::new() };
@@ -419,7 +420,7 @@ fn a_single_file_comes_back_as_a_file() {
             series.extract(step, Part::Optimizer, &folder.path().join("no"), &one_thread(), &Silent);
         assert!(matches!(optimizer, Err(Error::NotFound { .. })));
     }
-    // Unrelated weights: the delta does not pay, a keyframe is as small.
+    // Unrelated weights: a delta does not pay off, because a keyframe is as small.
     let model = folder.path().join("weights.bin");
     std::fs::write(&model, Run::new(77).model()).unwrap();
     let new = NewStep { step: None, model, optimizer: None, meta: BTreeMap::new() };
@@ -439,7 +440,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         let options = AddOptions { keyframe: run.step == 3, ..add_options() };
         pending.snapshot(&step, &options, &deltaloom::Limits::default(), &Silent).unwrap();
         steps.push((step.clone(), tree(&step.model)));
-        // The trainer goes on writing to the same place.
+        // The trainer keeps writing to the same place.
         if run.step == 1 {
             std::fs::write(step.model.join("config.json"), "overwritten").unwrap();
         }
@@ -459,7 +460,7 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         series.extract(step.step.unwrap(), Part::Model, &out, &one_thread(), &Silent).unwrap();
         assert!(tree(&out) == *files);
     }
-    // What cannot be added keeps waiting, and so does what comes after it.
+    // A step that cannot be added stays pending, and so do those after it.
     let late = NewStep { step: Some(2), ..steps[2].0.clone() };
     pending.snapshot(&late, &add_options(), &deltaloom::Limits::default(), &Silent).unwrap();
     let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));

@@ -1,4 +1,4 @@
-//! What `verify` finds and what `diff` measures, against answers made by hand.
+//! Compares the findings of `verify` and the measurements of `diff` with answers computed by hand.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -34,7 +34,8 @@ fn verify_names_every_damaged_chunk_and_is_content_otherwise() {
         assert!(report.ok && report.faults.is_empty(), "{:?}", report.faults);
         assert_eq!((report.checked, report.tensors, report.chunks), (checked, 3, chunks));
     }
-    // The first byte of the first tensor, the last of the second: payloads follow the head in order.
+    // The first byte of the first tensor, the last of the second: payloads follow the head in
+    // order.
     let payloads =
         usize::try_from(report.tensors.iter().map(|tensor| tensor.packed_bytes).sum::<u64>()).unwrap();
     let mut damaged = container;
@@ -82,7 +83,7 @@ fn diff_counts_ulps_in_powers_of_two() {
     let found = only(of(&before), of(&after));
     assert_eq!(found.status, "changed");
     assert_eq!(found.changed_fraction, Some(8.0 / 9.0));
-    // -1 and 1 in the least subnormal are three steps apart: -0 and +0 are between them.
+    // -1 and 1 in the least subnormal are three steps apart, because -0 and +0 are between them.
     assert_eq!(histogram(&found), [(0, 1), (1, 3), (2, 1), (4, 3), (8, 1)]);
 
     let bytes = |value: u64| value.to_le_bytes().to_vec();
@@ -106,7 +107,7 @@ fn diff_measures_the_relative_l2_norm() {
     assert_eq!(only(power(300, 1.0), power(300, 1.5)).relative_l2, Some(0.5));
     let integers = |x: u8| tensor("w", "I8", &[1], vec![x]);
     assert_eq!(only(integers(0xfc), integers(0xfb)).relative_l2, Some(0.25));
-    // More than a block of a mebibyte.
+    // More than a block of one mebibyte.
     let long: Vec<f32> = vec![2.0; 600_000];
     let mut moved = long.clone();
     moved[599_999] = 2.0 + 600_000f32.sqrt();
@@ -167,7 +168,7 @@ fn diff_reads_containers_and_directories() {
     let open = |paths: &[PathBuf]| Bases::open(paths, &Limits::default()).unwrap();
     let (plain, packed) =
         (open(&[at("base.safetensors")]), open(&[at("tuned.loom"), at("base.safetensors")]));
-    // The container's own base comes before it in the set, so the container's tensor is the one of that name.
+    // The container's own base precedes it in the set, so the container's tensor has the name.
     assert_eq!(deltaloom::diff(&plain, &packed, 1, &Silent).unwrap().tensors[0].changed_fraction, Some(0.1));
     let report = deltaloom::diff(&plain, &open(&[at("tuned")]), 1, &Silent).unwrap();
     assert_eq!((report.tensors[0].name.as_str(), report.tensors[0].status), ("config.json", "only_b"));

@@ -1,4 +1,4 @@
-//! Small checkpoints made by the test itself, packed and unpacked in memory.
+//! Small checkpoints that the test generates, packed and unpacked in memory.
 #![allow(dead_code)] // Every test file uses a part of it.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
@@ -41,20 +41,21 @@ impl Random {
         words.take(count).collect()
     }
 
-    /// About normal, of variance 1.
+    /// Approximately normal, with variance 1.
     pub(crate) fn normal(&mut self) -> f32 {
         let twelve: f32 =
             (0..12).map(|_| f32::from(u16::try_from(self.next() >> 48).unwrap()) / 65536.0).sum();
         twelve - 6.0
     }
 
-    /// Weights as trained layers have them.
+    /// Weights like those of trained layers.
     pub(crate) fn weights(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| 0.02 * self.normal()).collect()
     }
 }
 
-/// First and second moments as Adam keeps them for a matrix: the second is nearly a product of row and column, the first as large as its root.
+/// First and second moments as Adam keeps them for a matrix: the second is almost a product of row
+/// and column, the first as large as its root.
 pub(crate) fn moments(rng: &mut Random, rows: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
     let mut factors =
         |count: usize| -> Vec<f32> { (0..count).map(|_| (3.0 * rng.normal()).exp2()).collect() };
@@ -77,7 +78,7 @@ pub(crate) fn f16_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
 }
 
-/// Adds `step(i)` to the bits of element i, each `size` bytes wide.
+/// Adds `step(i)` to the bits of element i; elements are `size` bytes wide.
 pub(crate) fn stepped(bytes: &[u8], size: usize, mut step: impl FnMut(usize) -> i64) -> Vec<u8> {
     let moved = |(i, element): (usize, &[u8])| {
         let mut word = [0; 8];
@@ -87,7 +88,7 @@ pub(crate) fn stepped(bytes: &[u8], size: usize, mut step: impl FnMut(usize) -> 
     bytes.chunks_exact(size).enumerate().flat_map(moved).collect()
 }
 
-/// A tensor of a file to be made.
+/// A tensor of a file to write.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
@@ -118,7 +119,7 @@ pub(crate) fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
-/// What comes after the header of a safetensors file.
+/// Everything after the header of a safetensors file.
 pub(crate) fn data_of(file: &[u8]) -> &[u8] {
     let header = u64::from_le_bytes(file[..8].try_into().unwrap());
     &file[8 + usize::try_from(header).unwrap()..]
@@ -137,7 +138,8 @@ pub(crate) fn bases(files: &[&[u8]]) -> Bases {
     bases
 }
 
-/// Small chunks, so that small tensors have many; one thread, since tests run side by side already.
+/// Small chunks, so that small tensors have many; one thread, because tests already run in
+/// parallel.
 pub(crate) fn options() -> PackOptions {
     PackOptions { threads: 1, chunk_log2: 10, ..PackOptions::default() }
 }
@@ -176,7 +178,7 @@ pub(crate) fn unpack_with(container: &[u8], bases: &Bases) -> Result<Vec<u8>> {
     unpack_in(tempfile::tempdir().unwrap().path(), container, bases)
 }
 
-/// Unpacks a single file in an empty folder; when that fails, checks that nothing was left behind.
+/// Unpacks a single file in an empty folder; if that fails, checks that nothing was left behind.
 pub(crate) fn unpack_in(folder: &Path, container: &[u8], bases: &Bases) -> Result<Vec<u8>> {
     let resolved = resolve(container, bases)?;
     let target = folder.join("out");
@@ -193,7 +195,8 @@ pub(crate) fn unpack_in(folder: &Path, container: &[u8], bases: &Bases) -> Resul
     }
 }
 
-/// Packs, opens, unpacks and compares; also that the index says what packing reported. Gives container and report.
+/// Packs, opens, unpacks and compares, and checks that the index agrees with the report of packing.
+/// Returns container and report.
 #[track_caller]
 pub(crate) fn roundtrip_with(file: &[u8], against: &[&[u8]], options: &PackOptions) -> (Vec<u8>, PackReport) {
     let (container, mut report) = pack_with(file, against, options);
@@ -240,7 +243,7 @@ pub(crate) fn write_tree(folder: &Path, files: &[(&str, Vec<u8>)]) {
     }
 }
 
-/// Memory that notes what is read of it.
+/// Memory that records which parts are read.
 #[derive(Clone)]
 pub(crate) struct Watched {
     bytes: Arc<Vec<u8>>,
@@ -252,7 +255,7 @@ impl Watched {
         Self { bytes: Arc::new(bytes), reads: Arc::default() }
     }
 
-    /// What was read since the last call.
+    /// The ranges read since the last call.
     pub(crate) fn take_reads(&self) -> Vec<Range<u64>> {
         std::mem::take(&mut *self.reads.lock().unwrap())
     }
