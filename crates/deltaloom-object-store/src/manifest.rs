@@ -1,9 +1,9 @@
 //! Compare-and-swap of the manifest by conditional writes. Its answer is reliable even if requests
 //! and answers get lost. It does not know the contents of a manifest.
 //!
-//! A store refuses a conditional write in two cases that look the same: another writer was faster,
-//! or an earlier try of this same write succeeded and its answer was lost. Comparing contents does
-//! not distinguish them, because two writers may write the same bytes.
+//! A store refuses a conditional write in two cases that look the same. Either another writer was
+//! faster, or an earlier try of this same write succeeded and its answer was lost. Comparing
+//! contents does not distinguish them, because two writers may write the same bytes.
 //!
 //! So each replacement has its own number. The object carries it as metadata, together with the
 //! numbers of the replacements before it. A writer that finds its number there has written, even if

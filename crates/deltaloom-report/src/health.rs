@@ -9,8 +9,8 @@ use deltaloom::series::StepRecord;
 use serde::Serialize;
 
 /// When a step deserves attention. The natural logarithm of a step's changed fraction is compared
-/// with earlier steps at the same distance from their references, because more changes over eight
-/// steps than over one.
+/// with earlier steps at the same distance from their references: more changes over eight steps
+/// than over one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WarningRule {
     /// Number of earlier steps to compare with.

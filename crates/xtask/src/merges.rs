@@ -1,5 +1,5 @@
-//! Merges the lm12m models by the rules of common tools and packs the merges against the models, to
-//! see how small they become once the rule is found.
+//! Merges the lm12m models by the rules of common tools and packs the merges against the models.
+//! This shows how small they become once the rule is found.
 //!
 //! The merges are computed here in plain single precision, not by the library. Each is restored and
 //! compared.

@@ -10,8 +10,8 @@ pub(crate) const COLOURS: usize = 8;
 /// Number of steps in the colour scale of heat maps.
 pub(crate) const HEAT: usize = 16;
 
-// Any two of the first six keep a distance of 0.087 (light) and 0.062 (dark) in OKLab under
-// simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009, severity 1). Their
+// Any two of the first six keep a distance of 0.087 (light) and 0.062 (dark) in OKLab. This holds
+// under simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009, severity 1). Their
 // contrast to the background is at least 3.
 const LIGHT: [&str; COLOURS] =
     ["#0068b5", "#e07b00", "#0b4f3a", "#9b2d8a", "#2fa39a", "#33241a", "#c4485f", "#7d8793"];

@@ -54,8 +54,8 @@ impl Random {
     }
 }
 
-/// First and second moments as Adam keeps them for a matrix: the second is almost a product of row
-/// and column, the first as large as its root.
+/// First and second moments of a matrix as Adam keeps them. The second is almost a product of row
+/// and column, and the first is as large as its root.
 pub(crate) fn moments(rng: &mut Random, rows: usize, cols: usize) -> (Vec<f32>, Vec<f32>) {
     let mut factors =
         |count: usize| -> Vec<f32> { (0..count).map(|_| (3.0 * rng.normal()).exp2()).collect() };

@@ -455,7 +455,7 @@ fn training_state() -> Case {
 fn step_of_adam() -> Case {
     let mut random = Random::new(14);
     let (rows, cols) = (32, 25);
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
     let mut numbers =
         |size: f64| -> Vec<f32> { random.normals(rows * cols, size).into_iter().map(|x| x as f32).collect() };
     let (w, gradients, mut m) = (numbers(0.02), numbers(1e-3), numbers(3e-4));

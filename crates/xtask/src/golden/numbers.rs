@@ -59,7 +59,7 @@ pub(super) fn f16s(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| f16::from_f64(*value).to_le_bytes()).collect()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is intended")]
 pub(super) fn f32s(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect()
 }
