@@ -1,5 +1,5 @@
-//! Meta, tables (each after its length as a u16) and payloads, made into a container with right checksums and decoded
-//! against the golden bases.
+//! Meta, tables (each after its length as a u16) and payloads, assembled into a container with
+//! correct checksums and decoded against the golden bases.
 
 #![no_main]
 

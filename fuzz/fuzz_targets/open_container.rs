@@ -1,4 +1,5 @@
-//! Any bytes as a container, as they are and with the checksums of index and trailer put right: an answer, never a panic.
+//! Opens any bytes as a container, unchanged and with corrected checksums of index and trailer. The
+//! result must be an answer, never a panic.
 
 #![no_main]
 

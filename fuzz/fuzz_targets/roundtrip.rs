@@ -1,6 +1,8 @@
-//! Any bytes as a tensor, or as a pair of them, of any dtype and a shape: packed, restored, compared, and within the size bound.
+//! Packs any bytes as a tensor, or as a pair of them, of any dtype and shape. The result is
+//! restored and compared, and must stay within the size bound.
 //!
-//! Input: dtype, columns, flags (1: the second half is the base; 2, 4: preset; 8: several tensors), chunk size; data.
+//! Input: dtype, columns, flags (1: the second half is the base; 2, 4: preset; 8: several tensors),
+//! chunk size; data.
 
 #![no_main]
 
@@ -29,7 +31,8 @@ const DTYPES: [(&str, usize); 17] = [
     ("UNKNOWN", 1),
 ];
 
-/// A safetensors file of whole rows of `data`; the second tensor, if any, takes the last half of the rows.
+/// A safetensors file of whole rows of `data`; the second tensor, if any, gets the last half of the
+/// rows.
 fn file(dtype: (&str, usize), cols: usize, tensors: usize, data: &[u8]) -> Vec<u8> {
     let row_bytes = cols * dtype.1;
     let rows = data.len() / row_bytes;

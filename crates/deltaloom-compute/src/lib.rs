@@ -3,8 +3,8 @@
 //!
 //! A [`PackedMatrix`] is opened from a tensor of a container in one of five [`Form`]s. It
 //! multiplies activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::BitExact`] the
-//! result has the bits of the dense product for any form, number of tokens, number of threads and
-//! instruction set; [`Mode::Fast`] stays within a [`Tolerance`].
+//! result has the bits of the dense product for any form, token count, thread count and instruction
+//! set. [`Mode::Fast`] stays within a [`Tolerance`].
 
 mod dense;
 mod forms;

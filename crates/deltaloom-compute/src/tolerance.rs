@@ -6,7 +6,7 @@ use crate::dense::DenseMatrix;
 use crate::timing::Run;
 
 /// The promise of [`crate::Mode::Fast`]: element `i` of a product differs from the bit-exact one by
-/// at most [`Self::LIMIT`] times `sum_j |x_j| (|w_ij| + |b_ij|)`, where `w` is the matrix and `b`
+/// at most [`Self::LIMIT`] times `sum_j |x_j| (|w_ij| + |b_ij|)`. Here `w` is the matrix and `b`
 /// its base.
 ///
 /// The sum includes the base because its product is computed first. If a weight of the fine-tune is

@@ -175,8 +175,8 @@ fn activations_and_weights_that_are_not_finite_give_what_the_dense_product_gives
                 }
                 let packed = opened.unwrap();
                 assert_eq!(bits(&product(&packed, &x, &Run::default())), bits(&dense), "{form:?}");
-                // Only the kind of a non-finite result is compared: in a sum that overflows on the
-                // way, a blocked product may get an infinity of the other sign.
+                // Only the kind of a non-finite result is compared. If a sum overflows on the way,
+                // a blocked product may get an infinity of the other sign.
                 let fast = product(&packed, &x, &Run::new(Mode::Fast));
                 for (fast, dense) in fast.iter().zip(&dense) {
                     assert_eq!(fast.is_finite(), dense.is_finite(), "{form:?} {fast} {dense}");

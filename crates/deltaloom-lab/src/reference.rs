@@ -175,12 +175,12 @@ impl ReferenceCase {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding down is what is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding down is intended")]
 fn share(elems: usize, fraction: f64) -> usize {
     (fraction * elems as f64) as usize
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is intended")]
 fn rounded(x: f64) -> f32 {
     x as f32
 }

@@ -1,5 +1,5 @@
-//! Reading an object at offsets by blocks, a few of which are held, so that neighbouring reads cost one request.
-//! It does not know where blocks come from.
+//! Reads an object at offsets in blocks. A few blocks are cached, so that neighbouring reads cost
+//! one request. The source of the blocks is not known here.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -11,36 +11,36 @@ use deltaloom::checkpoint::ReadAt;
 
 /// Size of a block. A chunk of a container is smaller.
 pub(crate) const BLOCK_BYTES: u64 = 1 << 20;
-/// Blocks that are held of one object.
+/// Number of cached blocks per object.
 const HELD: usize = 16;
-/// Blocks of one request at most. Fewer than are held, so that none is dropped before it is read.
+/// Most blocks of one request. Fewer than are cached, so that none is dropped before it is read.
 const MAX_RUN: u64 = 8;
-/// Blocks that may be skipped in reading that still counts as sequential; threads do not ask in order.
+/// Blocks that a read may skip and still count as sequential, because threads do not read in order.
 const MAX_SKIP: u64 = 2;
 
-/// An object that is read by blocks, from any thread.
+/// An object that any thread reads in blocks.
 pub(crate) struct Blocks<F> {
     fetch: F,
     len_bytes: u64,
     state: Mutex<State>,
-    /// Blocks arrived, or will not arrive.
+    /// Blocks have arrived, or will not arrive.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Used last, at the end.
+    /// Most recently used at the end.
     held: VecDeque<(u64, Bytes)>,
-    /// Some thread is fetching them.
+    /// Blocks that some thread is fetching.
     loading: HashSet<u64>,
     /// The block after the last run.
     next: u64,
-    /// Blocks of the last run: doubled while reading goes on where it ended.
+    /// Blocks of the last run, doubled while reads continue where it ended.
     run: u64,
 }
 
 impl<F: Fn(Range<u64>) -> io::Result<Bytes>> Blocks<F> {
-    /// An object of `len_bytes`, whose first bytes are there. `fetch` gives the bytes of a range.
+    /// An object of `len_bytes` whose first bytes are known. `fetch` returns the bytes of a range.
     pub(crate) fn new(len_bytes: u64, first: Bytes, fetch: F) -> Self {
         let mut state = State { next: 1, run: 1, ..State::default() };
         if first.len() as u64 == len_bytes.min(BLOCK_BYTES) {
@@ -53,12 +53,12 @@ impl<F: Fn(Range<u64>) -> io::Result<Bytes>> Blocks<F> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the blocks of a run.
+    /// Byte range of the blocks of a run.
     fn bytes_of(&self, run: &Range<u64>) -> Range<u64> {
         run.start * BLOCK_BYTES..run.end.saturating_mul(BLOCK_BYTES).min(self.len_bytes)
     }
 
-    /// A block; with it come those up to `last`, as far as one request goes.
+    /// Returns a block and fetches those up to `last` with it, as far as one request goes.
     fn block(&self, index: u64, last: u64) -> io::Result<Bytes> {
         let mut state = self.state();
         loop {
@@ -89,7 +89,7 @@ impl<F: Fn(Range<u64>) -> io::Result<Bytes>> Blocks<F> {
         let mut first = None;
         for block in run {
             let len = rest.len().min(usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX));
-            // Copied: a part of a run would keep all of it in memory.
+            // Copied, because a part of a run would keep all of it in memory.
             let piece = Bytes::copy_from_slice(&rest.split_to(len));
             first.get_or_insert_with(|| piece.clone());
             state.hold(block, piece);
@@ -114,7 +114,7 @@ impl State {
         }
     }
 
-    /// Which blocks to fetch in one request for one that is missing. They are marked.
+    /// Which blocks to fetch in one request for a missing one. Marks them as loading.
     fn begin(&mut self, index: u64, last: u64, count: u64) -> Range<u64> {
         let goes_on = index.checked_sub(self.next).is_some_and(|skipped| skipped <= MAX_SKIP);
         self.run = if goes_on { (self.run * 2).min(MAX_RUN) } else { 1 };
@@ -166,7 +166,7 @@ mod tests {
         (0..len).map(|at| u8::try_from((at / 7 + at / BLOCK) % 251).unwrap()).collect()
     }
 
-    /// An object, and how often it was asked for bytes.
+    /// An object, and how often bytes were requested from it.
     fn object(
         whole: &Bytes,
         asked: &AtomicUsize,

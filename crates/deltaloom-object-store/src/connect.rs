@@ -1,5 +1,5 @@
-//! From a URL and the environment to a store.
-//! Nothing is asked of the network yet: what is wrong with names or credentials shows with the first request.
+//! From a URL and the environment to a store. No request is made yet: wrong names or credentials
+//! show with the first one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use crate::fault::{Cause, Fault, store_error};
 use crate::remote::RemoteStore;
 use crate::service::Service;
 
-/// Time for one request, whose body is at most a part of an upload or a run of blocks. The default of `object_store`, 30 s, asks for 9 Mbit/s.
+/// Timeout of one request, whose body is at most a part of an upload or a run of blocks. The
+/// default of `object_store`, 30 s, would require 9 Mbit/s.
 const REQUEST_TIME: &str = "120 seconds";
 
-/// Ten tries in 3 minutes, the default, is long to wait for the message that a name is wrong.
+/// The default, ten tries in 3 minutes, takes too long to report a wrong name.
 fn retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig {
@@ -34,7 +35,7 @@ fn retries() -> RetryConfig {
     }
 }
 
-/// Whether a place is given as a URL, rather than as a path.
+/// Whether a place is a URL rather than a path.
 #[must_use]
 pub fn is_url(place: &str) -> bool {
     place.split_once("://").is_some_and(|(scheme, _)| {
@@ -42,16 +43,18 @@ pub fn is_url(place: &str) -> bool {
     })
 }
 
-/// The store at `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `az://CONTAINER/PATH`. Endpoints and credentials come from the environment: variables that
-/// begin with `AWS_`, `GOOGLE_` or `AZURE_`, as the crate `object_store` reads them.
+/// Opens the store at `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `az://CONTAINER/PATH`. Endpoints
+/// and credentials come from environment variables that begin with `AWS_`, `GOOGLE_` or `AZURE_`,
+/// as the crate `object_store` reads them.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a URL that is none of these; [`Error::Io`] with a [`Fault`] when the environment does not fit.
+/// [`Error::InvalidArgument`] for any other URL; [`Error::Io`] with a [`Fault`] if the environment
+/// does not fit.
 pub fn open(url: &str) -> Result<Box<dyn Store>> {
     if let Some(folder) =
         Url::parse(url).ok().filter(|url| url.scheme() == "file").map(|url| url.to_file_path())
     {
-        let folder = folder.map_err(|()| invalid(url, "it names no local folder"))?;
+        let folder = folder.map_err(|()| invalid(url, "it is not a path of a local folder"))?;
         return Ok(Box::new(Directory::new(&folder)));
     }
     let is_ours = |name: &str| {
@@ -65,7 +68,7 @@ pub fn open(url: &str) -> Result<Box<dyn Store>> {
     Ok(Box::new(open_with(url, &settings)?))
 }
 
-/// Like [`open`], with names and values of settings in place of the environment.
+/// Like [`open`], with names and values of settings instead of the environment.
 ///
 /// # Errors
 /// Those of [`open`].
@@ -78,23 +81,25 @@ pub fn open_with(url: &str, settings: &[(String, String)]) -> Result<RemoteStore
         "s3" | "s3a" => Service::S3,
         "gs" => Service::Google,
         "az" | "abfs" | "abfss" => Service::Azure,
-        "file" => return Err(invalid(url, "it is a directory: give its path")),
+        "file" => return Err(invalid(url, "it is a local directory; use its path instead")),
         scheme => {
-            return Err(invalid(url, &format!("unknown scheme {scheme:?}; there are s3, gs and az")));
+            return Err(invalid(url, &format!("unknown scheme {scheme:?}; expected s3, gs or az")));
         }
     };
     if parsed.host_str().is_none_or(str::is_empty) {
         return Err(invalid(url, "it names no bucket"));
     }
     let path = Path::from_url_path(parsed.path()).map_err(|why| invalid(url, &why.to_string()))?;
-    // Without OpenSSL or aws-lc, TLS has to be told which cryptography to use; that a program has told it already is well.
+    // Without OpenSSL or aws-lc, rustls needs an explicit cryptography provider. It is fine if the
+    // program has already set one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let store = connect(service, url, settings)
         .map_err(|error| store_error(PathBuf::from(url), refusal(service, &error)))?;
     Ok(RemoteStore::new(store, service, url, path))
 }
 
-/// A builder of `object_store` with all settings that it knows. The three builders have the same methods and no trait for them.
+/// A builder of `object_store` with all settings that it knows. The three builders have the same
+/// methods but no common trait.
 macro_rules! build {
     ($builder:ty, $client:path, $url:expr, $settings:expr) => {{
         let first = <$builder>::new().with_config($client(ClientConfigKey::Timeout), REQUEST_TIME);
@@ -119,7 +124,7 @@ fn connect(
     })
 }
 
-/// What is wrong before any request was made is a matter of settings.
+/// Errors before the first request are problems of settings.
 fn refusal(service: Service, error: &object_store::Error) -> Fault {
     let fault = Fault::of(service, error);
     match fault.cause() {

@@ -1,5 +1,5 @@
-//! What went wrong with a store, by who must act, and what they can do.
-//! It only reads errors; deciding whether to try again is done elsewhere.
+//! What went wrong with a store, grouped by who must act, and what they can do. It only reads
+//! errors; whether to try again is decided elsewhere.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,31 +11,31 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::service::Service;
 
-/// Why a store did not do what was asked.
+/// Why a store did not do what was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// Nothing to sign requests with was found.
+    /// No credentials to sign requests were found.
     NoCredentials,
-    /// The credentials are unknown or do not suffice.
+    /// The credentials are unknown or insufficient.
     Denied,
     /// The bucket, or container, does not exist.
     NoBucket,
-    /// Nobody answers at the endpoint.
+    /// The endpoint does not answer.
     Unreachable,
     /// The bucket is in another region.
     WrongRegion,
-    /// The endpoint is not encrypted, and that was not allowed.
+    /// The endpoint is not encrypted, which the settings do not allow.
     NotEncrypted,
-    /// The store does not make writes depend on conditions, so that one writer would undo what another wrote.
+    /// The store ignores conditions of writes, so one writer would undo another's writes.
     NoConditions,
-    /// The settings make no sense.
+    /// The settings are invalid.
     Settings,
-    /// An answer that does not fit the request.
+    /// The answer does not fit the request.
     BadAnswer,
-    /// Whether the manifest was replaced is not known.
+    /// It is unknown whether the manifest was replaced.
     Undecided,
-    /// Anything else: what the store said is all there is.
+    /// Anything else; the store's own message says it all.
     Other,
 }
 
@@ -62,7 +62,7 @@ impl Fault {
         self.cause
     }
 
-    /// What can be done about it, where something can be said.
+    /// What can be done about it, if known.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match (self.cause, self.service) {
@@ -70,13 +70,13 @@ impl Fault {
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN); profiles in ~/.aws are not read: `aws configure export-credentials --format env` prints them",
             ),
             (Cause::NoCredentials, Service::Google) => {
-                Some("set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT to the file of a key")
+                Some("set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT to a key file")
             }
             (Cause::NoCredentials, Service::Azure) => Some(
                 "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_KEY or AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID",
             ),
             (Cause::Denied, Service::S3) => Some(
-                "the key in AWS_ACCESS_KEY_ID needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket there",
+                "the key in AWS_ACCESS_KEY_ID needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket for the bucket",
             ),
             (Cause::Denied, Service::Google) => {
                 Some("the account needs the role Storage Object User on the bucket")
@@ -84,7 +84,9 @@ impl Fault {
             (Cause::Denied, Service::Azure) => {
                 Some("the account needs the role Storage Blob Data Contributor on the container")
             }
-            (Cause::NoBucket, _) => Some("create it first, or correct its name; deltaloom makes no buckets"),
+            (Cause::NoBucket, _) => {
+                Some("create it first, or correct its name; deltaloom does not create buckets")
+            }
             (Cause::Unreachable, Service::S3) => {
                 Some("is the network up, and AWS_ENDPOINT (or AWS_REGION) right?")
             }
@@ -92,13 +94,13 @@ impl Fault {
                 Some("is the network up, and the name of the account or bucket right?")
             }
             (Cause::WrongRegion, _) => Some("set AWS_REGION to the region of the bucket"),
-            (Cause::NotEncrypted, Service::S3) => Some("set AWS_ALLOW_HTTP=true if that is meant"),
-            (Cause::NotEncrypted, Service::Google) => Some("set GOOGLE_ALLOW_HTTP=true if that is meant"),
-            (Cause::NotEncrypted, Service::Azure) => Some("set AZURE_ALLOW_HTTP=true if that is meant"),
+            (Cause::NotEncrypted, Service::S3) => Some("set AWS_ALLOW_HTTP=true if this is intended"),
+            (Cause::NotEncrypted, Service::Google) => Some("set GOOGLE_ALLOW_HTTP=true if this is intended"),
+            (Cause::NotEncrypted, Service::Azure) => Some("set AZURE_ALLOW_HTTP=true if this is intended"),
             (Cause::NoConditions, Service::S3) => {
                 Some("unset AWS_CONDITIONAL_PUT, or use a server that honours If-Match and If-None-Match")
             }
-            (Cause::Undecided, _) => Some("run the same again: what is there already is not done twice"),
+            (Cause::Undecided, _) => Some("run the same command again; nothing is done twice"),
             _ => None,
         }
     }
@@ -113,10 +115,10 @@ impl fmt::Display for Fault {
             Cause::Unreachable => "the endpoint cannot be reached",
             Cause::WrongRegion => "the bucket is in another region",
             Cause::NotEncrypted => "the endpoint is not encrypted",
-            Cause::NoConditions => "the store does not honour conditions of writes",
+            Cause::NoConditions => "the store does not support conditional writes",
             Cause::Settings => "wrong settings",
-            Cause::BadAnswer => "an answer that does not fit the request",
-            Cause::Undecided => "the manifest was replaced or not, which of the two is not known",
+            Cause::BadAnswer => "the answer does not fit the request",
+            Cause::Undecided => "it is unknown whether the manifest was replaced",
             Cause::Other => return f.write_str(&self.detail),
         };
         write!(f, "{what}: {}", self.detail)
@@ -140,7 +142,7 @@ impl From<Fault> for io::Error {
     }
 }
 
-/// The error of a store that an error of the library is, where it is one.
+/// The store error inside a library error, if it is one.
 #[must_use]
 pub fn fault(error: &Error) -> Option<&Fault> {
     match error {
@@ -154,7 +156,7 @@ pub(crate) fn store_error(path: PathBuf, fault: Fault) -> Error {
     Error::Io { path, access: Access::Read, source: fault.into() }
 }
 
-/// Whether it is a bucket that was not found, rather than an object in it.
+/// Whether the bucket was not found, rather than an object in it.
 pub(crate) fn is_no_bucket(error: &object_store::Error) -> bool {
     cause_of(error) == Cause::NoBucket
 }
@@ -163,7 +165,8 @@ fn cause_of(error: &object_store::Error) -> Cause {
     use object_store::Error as E;
     let text = chain_text(error);
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    // Where machines in a cloud are given credentials: asked last, when nothing else was set.
+    // Cloud machines get their credentials from these places. They are queried last, if nothing
+    // else was set.
     if says(&[
         "/latest/api/token",
         "/latest/meta-data",
@@ -176,7 +179,7 @@ fn cause_of(error: &object_store::Error) -> Cause {
     if says(&["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"]) {
         return Cause::NoBucket;
     }
-    // S3 answers with a redirection without a target, or names the region that it expects.
+    // S3 answers with a redirect without a target, or names the region that it expects.
     if says(&[
         "incorrectly configured region",
         "AuthorizationHeaderMalformed",
@@ -209,7 +212,8 @@ fn cause_of(error: &object_store::Error) -> Cause {
     Cause::Other
 }
 
-/// The error and its causes on one line, each said once: some repeat theirs in their own text.
+/// The error and its causes on one line, without repetitions: some errors include their cause in
+/// their own text.
 fn chain_text(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut link = error.source();

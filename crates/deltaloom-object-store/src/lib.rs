@@ -1,7 +1,10 @@
 //! Stores of a series in S3, Google Cloud Storage and Azure, through the crate `object_store`.
-//! It moves bytes and says who must act when that fails; what the objects mean is the library's matter, and a directory is the library's own store.
 //!
-//! The library is synchronous and has no network; so is this interface. One runtime with two threads, shared by all stores of the process, does the waiting.
+//! It moves bytes, and says who must act if that fails. The library knows what the objects mean,
+//! and has its own store for local directories.
+//!
+//! The library is synchronous and has no network; this interface is synchronous too. One runtime
+//! with two threads, shared by all stores of the process, does the waiting.
 
 mod blocks;
 mod connect;

@@ -1,9 +1,13 @@
-//! Compare-and-swap of the manifest by conditional writes, with an answer that holds although requests and answers get lost.
-//! It does not know what a manifest says.
+//! Compare-and-swap of the manifest by conditional writes. Its answer is reliable even if requests
+//! and answers get lost. It does not know the contents of a manifest.
 //!
-//! A store refuses a conditional write in two cases that look the same: another writer was faster, or an earlier try of this very write took effect and its
-//! answer was lost. Comparing contents does not tell them apart, since two writers may write the same. So each replacement has a number of its own, which
-//! goes with the object as metadata together with those of the replacements before it: who finds its number there has written, even if others have since.
+//! A store refuses a conditional write in two cases that look the same. Either another writer was
+//! faster, or an earlier try of this same write succeeded and its answer was lost. Comparing
+//! contents does not distinguish them, because two writers may write the same bytes.
+//!
+//! So each replacement has its own number. The object carries it as metadata, together with the
+//! numbers of the replacements before it. A writer that finds its number there has written, even if
+//! others have since.
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -14,15 +18,17 @@ use object_store::{
 use crate::fault::{Cause, Fault, is_no_bucket};
 use crate::service::Service;
 
-/// Name of the metadata with the numbers of the last replacements, newest first. Azure allows no hyphen in it.
+/// Name of the metadata with the numbers of the last replacements, newest first. Azure allows no
+/// hyphens in it.
 const WRITES: &str = "deltaloomwrites";
-/// Replacements that are remembered: as many may come between a lost answer and the reading that makes up for it. S3 takes 2 kB of metadata.
+/// Number of remembered replacements: this many may happen between a lost answer and the read that
+/// makes up for it. S3 allows 2 kB of metadata.
 const REMEMBERED: usize = 160;
 /// Hexadecimal digits of a number.
 const DIGITS: usize = 12;
-/// Tries for one replacement, above those that `object_store` makes for each request.
+/// Tries per replacement, in addition to those that `object_store` makes per request.
 const TRIES: usize = 4;
-/// No manifest is larger: older steps lie in pages.
+/// No manifest is larger, because older steps are in pages.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// What a replacement relies on: the version of the object, and the numbers that came with it.
@@ -34,13 +40,14 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// As one string. None of its parts contains a line break, since all were in a header of HTTP.
+    /// The stamp as one string. None of its parts contains a line break, because all were in an
+    /// HTTP header.
     pub(crate) fn to_text(&self) -> String {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
         format!("{}\n{}\n{}", part(&self.e_tag), part(&self.version), self.writes.concat())
     }
 
-    /// The stamp that gave this string.
+    /// Parses a string from [`Self::to_text`].
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let mut lines = text.split('\n');
         let mut part = || lines.next().map(|line| (!line.is_empty()).then(|| line.to_owned()));
@@ -58,7 +65,7 @@ fn numbers(text: &str) -> Vec<String> {
     digits.map(|number| String::from_utf8_lossy(number).into_owned()).collect()
 }
 
-/// The manifest as it is now.
+/// Reads the current manifest.
 pub(crate) async fn read(
     store: &dyn ObjectStore,
     path: &Path,
@@ -73,7 +80,7 @@ pub(crate) async fn read(
         };
         let size = found.meta.size;
         if size > MAX_BYTES {
-            let what = format!("a manifest has at most {MAX_BYTES} bytes, this has {size}");
+            let what = format!("the manifest has {size} bytes, the limit is {MAX_BYTES}");
             return Err(Fault::new(Cause::BadAnswer, service, what));
         }
         let writes = found.attributes.get(&Attribute::Metadata(WRITES.into())).map(|value| numbers(value));
@@ -94,28 +101,29 @@ pub(crate) async fn read(
     Err(why)
 }
 
-/// How the manifest stands after a write whose success is in doubt.
+/// State of the manifest after a write that may or may not have succeeded.
 #[derive(Debug, PartialEq, Eq)]
 enum Standing {
     /// It was replaced by this write, and possibly by others since.
     Replaced,
-    /// It is as it was before.
+    /// It is unchanged.
     Unchanged,
-    /// Somebody else has replaced it, which also keeps this write from taking effect later.
+    /// Someone else has replaced it, so this write cannot take effect later either.
     Lost,
-    /// It was replaced more often than is remembered, and one of those times may have been this one.
+    /// It was replaced more often than is remembered, possibly by this write.
     Forgotten,
 }
 
 fn standing(now: Option<&(Bytes, Stamp)>, expected: Option<&Stamp>, number: &str, bytes: &Bytes) -> Standing {
     match (now, expected) {
         (Some((_, stamp)), _) if stamp.writes.iter().any(|write| write == number) => Standing::Replaced,
-        // A store that keeps no metadata: then the contents have to do.
+        // The store keeps no metadata, so only the contents can be compared.
         (Some((there, stamp)), _) if stamp.writes.is_empty() && there == bytes => Standing::Replaced,
         (Some((_, stamp)), Some(expected)) if stamp.is_version_of(expected) => Standing::Unchanged,
         (None, None) => Standing::Unchanged,
         (Some((_, stamp)), _) if stamp.writes.len() == REMEMBERED => {
-            // What followed the expected version is only known where the write that made that version is.
+            // The replacements after the expected version are known only if the write of that
+            // version is remembered.
             let before = expected.and_then(|expected| expected.writes.first());
             if before.is_some_and(|before| stamp.writes.contains(before)) {
                 Standing::Lost
@@ -127,7 +135,8 @@ fn standing(now: Option<&(Bytes, Stamp)>, expected: Option<&Stamp>, number: &str
     }
 }
 
-/// Replaces the manifest if it is still at `expected`; gives whether it was. After an error it may have been replaced or not.
+/// Replaces the manifest if it is still at `expected`. Returns whether it was. After an error it
+/// may have been replaced or not.
 pub(crate) async fn replace(
     store: &dyn ObjectStore,
     path: &Path,
@@ -161,7 +170,8 @@ pub(crate) async fn replace(
             return Err(fault);
         }
         all_refused &= is_refusal(&error);
-        // The same write again is safe in either case: it has its number, and only one of its tries can meet the condition.
+        // Repeating the write is safe in either case: it keeps its number, and only one of its
+        // tries can meet the condition.
         match standing(read(store, path, service).await?.as_ref(), expected.as_ref(), &number, &bytes) {
             Standing::Replaced => return Ok(true),
             Standing::Lost => return Ok(false),
@@ -185,10 +195,10 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. })
 }
 
-/// Has the store refuse two writes that it must refuse, once for each new series: a server that takes no notice of conditions would let writers undo each
-/// other's steps, and nothing would tell.
+/// Tries two writes that the store must refuse, once for each new series. If a server ignores
+/// conditions, writers undo each other's steps without any error.
 async fn prove_conditions(store: &dyn ObjectStore, manifest: &Path, service: Service) -> Result<(), Fault> {
-    // Under a name of its own, so that nobody else's proof gets in the way.
+    // Under a unique name, so that no other probe interferes.
     let probe = Path::parse(format!("{manifest}.probe-{}", random(service)?))
         .map_err(|why| Fault::new(Cause::Settings, service, why.to_string()))?;
     let failed = |error: Error| Fault::of(service, &error);
@@ -201,8 +211,7 @@ async fn prove_conditions(store: &dyn ObjectStore, manifest: &Path, service: Ser
             Err(error) if is_refusal(&error) => {}
             Err(error) => proof = Err(failed(error)),
             Ok(_) => {
-                let what =
-                    format!("it wrote where {header} forbids it, so writers would undo each other's steps");
+                let what = format!("it ignored {header}, so writers would undo each other's steps");
                 proof = Err(Fault::new(Cause::NoConditions, service, what));
             }
         }
@@ -210,7 +219,7 @@ async fn prove_conditions(store: &dyn ObjectStore, manifest: &Path, service: Ser
             break;
         }
     }
-    // Left behind it is in nobody's way.
+    // If it stays behind, it does no harm.
     let _ = store.delete(&probe).await;
     proof
 }

@@ -1,5 +1,7 @@
-//! The library's `Store` on any `object_store::ObjectStore`: keys to paths, waiting, and errors with the URL they belong to.
-//! How the manifest is replaced, files are sent and blocks are held is each another module's work.
+//! The library's `Store` on any `object_store::ObjectStore`: maps keys to paths, waits, and adds
+//! URLs to errors.
+//!
+//! Replacing the manifest, sending files and caching blocks are other modules.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +27,7 @@ use crate::upload::{self, UploadError};
 
 /// Key of the manifest.
 const MANIFEST: &str = "series.json";
-/// Tries for a body that ends early, above those that `object_store` makes for each request.
+/// Tries for a body that ends early, in addition to those that `object_store` makes per request.
 const TRIES: usize = 3;
 
 /// A series under a path of an object store.
@@ -38,7 +40,7 @@ pub struct RemoteStore {
 }
 
 impl RemoteStore {
-    /// The series under `prefix` of a store that was opened otherwise; `url` is what messages call it.
+    /// The series under `prefix` of an open store; messages call it `url`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>, service: Service, url: &str, prefix: Path) -> Self {
         Self { store, service, url: url.trim_end_matches('/').to_owned(), prefix }
@@ -56,12 +58,12 @@ impl RemoteStore {
         store_error(self.url_of(key), fault)
     }
 
-    /// The error of a request, said of an object.
+    /// Turns an error of a request into one about an object.
     fn refused(&self, key: &str) -> impl FnOnce(object_store::Error) -> Error {
         move |error| self.fault(key, Fault::of(self.service, &error))
     }
 
-    /// Runs a request on this store and the path of an object.
+    /// Runs a request with this store and the path of an object.
     fn ask<T, R>(&self, key: &str, request: impl FnOnce(Arc<dyn ObjectStore>, Path) -> R) -> Result<T>
     where
         T: Send + 'static,
@@ -80,7 +82,7 @@ impl RemoteStore {
     }
 }
 
-/// The bytes of a range, or of what the object has of it, and the size of the object.
+/// The bytes of a range, as far as the object has them, and the size of the object.
 async fn fetch(
     store: &dyn ObjectStore,
     path: &Path,
@@ -102,7 +104,7 @@ async fn fetch(
 async fn fetch_first(store: &dyn ObjectStore, path: &Path) -> object_store::Result<Option<(Bytes, u64)>> {
     match fetch(store, path, 0..BLOCK_BYTES).await {
         Err(error) if !RemoteStore::is_absent(&error) => {
-            // An object without bytes has no first one, which is an error of its own in each store.
+            // An empty object has no first byte, which each store reports as a different error.
             let is_empty = store.head(path).await.is_ok_and(|meta| meta.size == 0);
             if is_empty { Ok(Some((Bytes::new(), 0))) } else { Err(error) }
         }
@@ -192,7 +194,7 @@ impl Store for RemoteStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        // Object stores list by whole parts of a path; the rest of the prefix is looked at here.
+        // Object stores list by whole path segments; the rest of the prefix is checked here.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         let listed = self.ask(folder, |store, path| async move {
             let path = (!path.as_ref().is_empty()).then_some(path);
@@ -202,7 +204,7 @@ impl Store for RemoteStore {
         let root = if self.prefix.as_ref().is_empty() { String::new() } else { format!("{}/", self.prefix) };
         let objects = listed.map_err(self.refused(folder))?.into_iter().filter_map(|meta| {
             let key = meta.location.as_ref().strip_prefix(&root)?.to_owned();
-            // Clocks differ: what was written in the future is new.
+            // Clocks differ, so an object written in the future counts as new.
             let age = now.duration_since(SystemTime::from(meta.last_modified)).unwrap_or(Duration::ZERO);
             (key.starts_with(prefix) && key != MANIFEST).then(|| ObjectInfo::new(key, meta.size, age))
         });

@@ -1,5 +1,5 @@
-//! Where requests wait, so that callers need no runtime of their own.
-//! It knows nothing of what is asked.
+//! Where requests wait, so that callers need no runtime of their own. It knows nothing of the
+//! requests.
 
 use std::future::Future;
 use std::io;
@@ -7,16 +7,18 @@ use std::sync::{OnceLock, mpsc};
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads that move bytes: one is enough for waiting, the second sends while the first reads a file.
+/// Threads that move bytes: one is enough for waiting, and the second sends while the first reads a
+/// file.
 const THREADS: usize = 2;
 
-/// The result of a future, run by the shared runtime while this thread waits.
+/// Runs a future on the shared runtime and blocks this thread until its result.
 ///
-/// The future is handed over rather than run here: a caller may itself be on a runtime, where waiting for another one is refused with a panic.
+/// The future must not run on this thread: if the caller is itself on a runtime, blocking on
+/// another one panics.
 pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     shared()?.spawn(async move {
-        // A receiver that is gone has nobody waiting behind it.
+        // If the receiver is gone, nobody waits for the result.
         let _ = sender.send(future.await);
     });
     receiver.recv().map_err(|_| io::Error::other("a request ended without an answer"))
@@ -33,7 +35,7 @@ fn shared() -> io::Result<&'static Runtime> {
         .enable_all()
         .build()?;
     if let Err(late) = RUNTIME.set(runtime) {
-        // Another thread was faster. Not dropped, which waits and must not be done on a runtime.
+        // Another thread was faster. A plain drop would block, which panics on a runtime.
         late.shutdown_background();
     }
     RUNTIME.get().ok_or_else(|| io::Error::other("no runtime"))

@@ -1,9 +1,9 @@
-//! The services whose interfaces stores speak.
+//! The services whose interfaces stores use.
 
-/// Whose interface a store speaks: what its errors and settings are called.
+/// The interface of a store, which determines its errors and the names of its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// Amazon S3 and servers that are compatible with it.
+    /// Amazon S3 and compatible servers.
     S3,
     /// Google Cloud Storage.
     Google,

@@ -1,5 +1,6 @@
-//! Sending a local file: in one request when it is small, in parts when it is large.
-//! The object appears whole or not at all, and a part that was sent in vain is withdrawn.
+//! Sends a local file: in one request if it is small, in parts if it is large.
+//!
+//! The object appears whole or not at all, and the parts of a failed upload are withdrawn.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,11 +10,11 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::task::JoinSet;
 
-/// Files up to this size are sent in one request; also the usual size of a part.
+/// Files up to this size are sent in one request. Also the usual size of a part.
 const PART_BYTES: u64 = 8 << 20;
-/// What S3 allows.
+/// The limit of S3.
 const MAX_PARTS: u64 = 10_000;
-/// Parts on their way at a time; with [`PART_BYTES`], what memory an upload takes.
+/// Parts in flight at a time. Times [`PART_BYTES`], this is the memory of an upload.
 const MAX_IN_FLIGHT: usize = 4;
 
 /// Why a file did not arrive.
@@ -41,13 +42,14 @@ pub(crate) async fn send(
     }
     let mut upload = store.put_multipart(path).await?;
     if let Err(error) = send_parts(&mut *upload, file, len_bytes).await {
-        // What cannot be withdrawn now is left to the bucket's own rules; the first error says more.
+        // If withdrawing fails, the bucket's own rules clean up; the first error says more.
         let _ = upload.abort().await;
         return Err(error);
     }
     match upload.complete().await {
         Ok(_) => Ok(()),
-        // The answer may have been lost, or a repeated request have found its work done. Keys are made from contents: what is there now is the file.
+        // The answer may have been lost, or a repeated request may have found its work done. Keys
+        // are derived from contents, so the object there is the file.
         Err(_) if store.head(path).await.is_ok_and(|meta| meta.size == len_bytes) => Ok(()),
         Err(error) => {
             let _ = upload.abort().await;
@@ -88,7 +90,7 @@ fn arrived(joined: Option<Joined>) -> object_store::Result<()> {
     }
 }
 
-/// The next `len_bytes` of a file; an error where it has become shorter.
+/// The next `len_bytes` of a file; an error if the file has become shorter.
 fn read_part(file: &mut File, len_bytes: u64) -> io::Result<Bytes> {
     let mut part = Vec::new();
     file.take(len_bytes).read_to_end(&mut part)?;

@@ -1,4 +1,5 @@
-//! What is said when a URL, a setting or a server is wrong. The server is a stub on loopback with one answer for everything.
+//! Messages about a wrong URL, setting or server. The server is a stub on loopback with one answer
+//! for everything.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -8,7 +9,7 @@ use deltaloom::Error;
 use deltaloom::series::Store;
 use deltaloom_object_store::{Cause, Fault, fault, is_url, open, open_with};
 
-/// Answers every connection with the same bytes, for as long as the test runs.
+/// Answers every connection with the same bytes until the test ends.
 fn stub(status: &str, headers: &str, body: &str) -> SocketAddr {
     let length = body.len();
     let answer =
@@ -120,7 +121,7 @@ fn a_server_that_ignores_conditions_is_refused() {
 fn a_manifest_beyond_all_measure_is_refused_unread() {
     let headers = "ETag: \"e\"\r\nLast-Modified: Sun, 22 Nov 2026 12:00:00 GMT\r\n";
     let address = {
-        // Says that a petabyte follows, and sends none of it.
+        // Announces a petabyte and sends none of it.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000\r\n{headers}\r\n");

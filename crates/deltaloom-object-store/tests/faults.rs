@@ -24,7 +24,7 @@ fn remote(store: Arc<dyn ObjectStore>) -> RemoteStore {
     RemoteStore::new(store, Service::S3, "memory://series", Path::from("runs/a"))
 }
 
-/// Writers whose requests meet with mishaps, and the store without.
+/// Writers whose requests suffer mishaps, and the store without them.
 struct Setting {
     clean: RemoteStore,
     memory: Arc<InMemory>,
@@ -67,7 +67,7 @@ fn writers_lose_no_record_and_write_none_twice() {
 
 #[test]
 fn of_equal_replacements_one_is_said_to_have_happened() {
-    // Each writer adds 1 to the same number: what they write is often the same, byte for byte.
+    // Each writer adds 1 to the same number, so they often write the same bytes.
     const WRITERS: usize = 4;
     const TIMES: u64 = 12;
     for seed in 0..25 {

@@ -1,5 +1,7 @@
-//! The store against a real S3 server, which `tools/s3.sh` starts on loopback; the environment says where it is.
-//! What happens when requests get lost is asked once more here, since the client of HTTP repeats some of them by itself.
+//! The store on a real S3 server, which `tools/s3.sh` starts on loopback; the environment says
+//! where it is.
+//!
+//! Lost requests are tested here again, because the HTTP client repeats some of them itself.
 
 #[path = "layer/log.rs"]
 mod log;
@@ -31,7 +33,7 @@ fn server() -> SocketAddr {
     endpoint.strip_prefix("http://").and_then(|address| address.parse().ok()).expect("an address on loopback")
 }
 
-/// The store of the environment with some settings changed.
+/// The store from the environment with some settings changed.
 fn open_changed(url: &str, changed: &[(&str, &str)]) -> RemoteStore {
     let mut settings: Vec<(String, String)> =
         std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();

@@ -1,5 +1,7 @@
-//! Writes pages of made-up series of several sizes into a folder, with their pictures as files: what `just check-page` looks at.
-//! With a checkpoint as second argument its weights are shown too.
+//! Writes pages of made-up series of several sizes into a folder, with their pictures as files, for
+//! `just check-page`.
+//!
+//! With a checkpoint as the second argument, it also shows its weights.
 
 use std::path::{Path, PathBuf};
 

@@ -1,13 +1,12 @@
-//! What can be drawn: charts as plain data, for any page.
-//! It knows nothing of colours and pixels; see [`super::svg`].
+//! Charts as plain data, for any page. It knows nothing of colours and pixels; see [`super::svg`].
 
-/// How the values of an axis are written.
+/// How the values of an axis are formatted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unit {
     /// Plain numbers.
     Number,
-    /// Whole numbers of things, such as steps: nothing lies between two of them.
+    /// Whole numbers of things, such as steps, with nothing in between.
     Count,
     /// Fractions, written as percentages.
     Percent,
@@ -15,16 +14,16 @@ pub enum Unit {
     Bytes,
     /// Seconds, written as µs, ms or s.
     Seconds,
-    /// Quotients, written with a times sign.
+    /// Ratios, written with a times sign.
     Ratio,
 }
 
-/// How values are spread along an axis.
+/// How values are distributed along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Equal differences, equal distances.
+    /// Equal differences have equal distances.
     Linear,
-    /// Equal quotients, equal distances. Zeros stand in a lane of their own beside the smallest value.
+    /// Equal ratios have equal distances. Zeros get their own lane next to the smallest value.
     Log,
 }
 
@@ -33,54 +32,55 @@ pub enum Scale {
 pub struct Axis {
     /// What it measures.
     pub label: String,
-    /// How its values are written.
+    /// How its values are formatted.
     pub unit: Unit,
-    /// How they are spread.
+    /// How they are distributed.
     pub scale: Scale,
 }
 
 impl Axis {
-    /// A linear axis.
+    /// Creates a linear axis.
     pub fn linear(label: impl Into<String>, unit: Unit) -> Self {
         Self { label: label.into(), unit, scale: Scale::Linear }
     }
 
-    /// A logarithmic axis.
+    /// Creates a logarithmic axis.
     pub fn log(label: impl Into<String>, unit: Unit) -> Self {
         Self { label: label.into(), unit, scale: Scale::Log }
     }
 }
 
-/// How the points of a curve are shown.
+/// How the points of a curve are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drawn {
     /// Joined by a line; a value that is not finite interrupts it.
     Line,
-    /// Each by itself.
+    /// As separate points.
     Points,
 }
 
-/// Points with a name, in the order of their x.
+/// Named points, in the order of their x.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     /// Name in the legend.
     pub name: String,
-    /// x and y.
+    /// Pairs of x and y.
     pub points: Vec<(f64, f64)>,
-    /// How they are shown.
+    /// How they are drawn.
     pub drawn: Drawn,
 }
 
-/// Something that happened at an x.
+/// An event at an x.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mark {
-    /// Where.
+    /// Its position.
     pub x: f64,
-    /// What; in full as a tooltip, and written out where there is room.
+    /// Its description: in full as a tooltip, and as text if there is room.
     pub label: String,
 }
 
-/// Curves over a common axis. Curves of more than 1,000 points are thinned: smallest and largest of each interval stay.
+/// Curves over a common axis. A curve of more than 1,000 points is thinned, keeping the smallest
+/// and the largest of each interval.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lines {
     /// Horizontal axis.
@@ -93,75 +93,77 @@ pub struct Lines {
     pub marks: Vec<Mark>,
 }
 
-/// Curves over common axes, each in a panel of its own: for more than can be told apart in one.
+/// Curves over common axes, each in its own panel: for more than one chart can distinguish.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panels {
     /// Horizontal axis.
     pub x: Axis,
     /// Vertical axis.
     pub y: Axis,
-    /// The curves; their names stand above the panels.
+    /// The curves; their names are above the panels.
     pub curves: Vec<Curve>,
 }
 
-/// How several values of one bar stand.
+/// How several values of one bar are arranged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrangement {
-    /// One under the other, each from zero.
+    /// One below the other, each from zero.
     Beside,
-    /// One after the other: their sum is the bar.
+    /// One after the other: the bar is their sum.
     Stacked,
 }
 
 /// A row of horizontal bars.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bar {
-    /// Name in front of it.
+    /// Name in front of the bar.
     pub name: String,
-    /// A value of each part.
+    /// One value per part.
     pub values: Vec<f64>,
 }
 
 /// Horizontal bars, for things with names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bars {
-    /// What the bars measure; always from zero.
+    /// What the bars measure, always from zero.
     pub axis: Axis,
-    /// Names of the parts; one without a legend.
+    /// Names of the parts; a single part has no legend.
     pub parts: Vec<String>,
-    /// The bars, from above.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
-    /// How parts stand.
+    /// How the parts are arranged.
     pub arrangement: Arrangement,
 }
 
-/// Columns that are divided into parts, side by side along an axis. More than 200 are averaged in intervals.
+/// Columns divided into parts, side by side along an axis. More than 200 are averaged in intervals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stacks {
     /// Horizontal axis.
     pub x: Axis,
     /// Vertical axis, from zero.
     pub y: Axis,
-    /// Places of the columns.
+    /// Positions of the columns.
     pub columns: Vec<f64>,
     /// Name of each part, and its value in each column.
     pub parts: Vec<(String, Vec<f64>)>,
 }
 
-/// Colours for values in rows and columns. More than 200 columns or 256 rows are averaged in intervals.
+/// Colours for values in rows and columns. More than 200 columns or 256 rows are averaged in
+/// intervals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeatMap {
     /// Horizontal axis.
     pub x: Axis,
     /// What the colours mean.
     pub value: Axis,
-    /// Places of the columns.
+    /// Positions of the columns.
     pub columns: Vec<f64>,
-    /// Name of each row, and its value in each column, where there is one.
+    /// Name of each row, and its value in each column, if there is one.
     pub rows: Vec<(String, Vec<Option<f64>>)>,
 }
 
-/// A heat map of the whole, and pictures of its parts in more detail. A page shows them folded away; a file of its own has the whole alone.
+/// A heat map of the whole, and more detailed pictures of its parts. A page folds them away; a
+/// separate file shows only the whole.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Zoom {
     /// All of it.
@@ -170,27 +172,27 @@ pub struct Zoom {
     pub parts: Vec<(String, Figure)>,
 }
 
-/// How often values lie in intervals.
+/// How often values fall into intervals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     /// The values.
     pub x: Axis,
-    /// What the heights mean; from zero.
+    /// What the heights mean, from zero.
     pub y: Axis,
     /// Ends of the intervals, one more than heights.
     pub edges: Vec<f64>,
-    /// Heights.
+    /// The heights.
     pub heights: Vec<f64>,
 }
 
-/// A point with a name.
+/// A named point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// Name; written beside the point where there is room.
+    /// Name, written next to the point if there is room.
     pub label: String,
-    /// Horizontal.
+    /// Horizontal position.
     pub x: f64,
-    /// Vertical.
+    /// Vertical position.
     pub y: f64,
 }
 

@@ -1,28 +1,34 @@
-//! Whether training goes on as it did: how much of the weights changes per step and layer, which layers are frozen, which steps depart from those before.
-//! Pure functions on what a series knows of its steps; they read no weights.
+//! Whether training continues as before: how much of the weights changes per step and layer, which
+//! layers are frozen, and which steps depart from those before.
+//!
+//! Pure functions on a series' records of its steps; they read no weights.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use deltaloom::series::StepRecord;
 use serde::Serialize;
 
-/// When a step is worth a look. The changed fraction of a step, as its natural logarithm, is compared with the steps before it that are as far from their references: more changes over eight steps than over one.
+/// When a step deserves attention. The natural logarithm of a step's changed fraction is compared
+/// with earlier steps at the same distance from their references: more changes over eight steps
+/// than over one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WarningRule {
-    /// Earlier steps that are compared with.
+    /// Number of earlier steps to compare with.
     pub window: usize,
-    /// Fewer than so many earlier steps say nothing.
+    /// With fewer earlier steps than this, no judgement is made.
     pub min_window: usize,
-    /// How many deviations (1.4826 times the median absolute deviation) from the median are too many.
+    /// How many deviations (1.4826 times the median absolute deviation) from the median are too
+    /// many.
     pub threshold: f64,
-    /// Deviations are taken to be at least this, so that a steady run is not warned of trifles; 0.05 is 5 %.
+    /// Least deviation, so that a steady run does not cause trivial warnings; 0.05 is 5 %.
     pub min_deviation: f64,
-    /// From this changed fraction on everything has changed; said only where the median before is below 0.9.
+    /// Changed fraction from which everything counts as changed. Reported only if the median before
+    /// is below 0.9.
     pub everything: f64,
-    /// Last steps in which frozen layers are looked for.
+    /// Number of last steps in which frozen layers are searched.
     pub frozen_window: usize,
-    /// A layer is frozen if in each of them at least this share of it is bit-identical.
+    /// A layer is frozen if at least this fraction of it is bit-identical in each of them.
     pub frozen_share: f64,
 }
 
@@ -69,15 +75,15 @@ pub struct StepHealth {
     /// The step it was packed against.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<u64>,
-    /// Whether it stands by itself.
+    /// Whether it is self-contained.
     pub is_keyframe: bool,
     /// Original bytes over stored bytes.
     pub ratio: f64,
     /// Stored bits per element.
     pub bits_per_weight: f64,
-    /// Share of elements that differ from the reference step.
+    /// Fraction of elements that differ from the reference step.
     pub changed_fraction: Option<f64>,
-    /// Deviations from the median of the steps before, where these are enough.
+    /// Deviations from the median of the earlier steps, if there are enough of them.
     pub deviations: Option<f64>,
 }
 
@@ -92,16 +98,16 @@ pub enum WarningKind {
     Less,
     /// No element changed.
     Nothing,
-    /// All elements changed, which was not so before.
+    /// All elements changed, unlike before.
     Everything,
     /// Weights are NaN or infinite.
     NonFinite,
-    /// Matrices have one value only, which had more before.
+    /// Matrices that had several values before now have only one.
     Constant,
 }
 
 impl WarningKind {
-    /// What is said of the steps.
+    /// Description of the affected steps.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -114,7 +120,7 @@ impl WarningKind {
         }
     }
 
-    /// The same with the number of what it is said of, where that is known.
+    /// The same with the number of affected weights or matrices, if known.
     #[must_use]
     pub fn counted(self, count: Option<u64>) -> String {
         match (self, count) {
@@ -126,28 +132,29 @@ impl WarningKind {
     }
 }
 
-/// Steps, one after the other, that depart in the same way from those before.
+/// Consecutive steps that depart in the same way from those before.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Warning {
-    /// How.
+    /// How they depart.
     pub kind: WarningKind,
-    /// First of them.
+    /// The first of them.
     pub step: u64,
-    /// Last of them.
+    /// The last of them.
     pub last_step: u64,
-    /// Changed fraction of the one that is farthest from what was expected.
+    /// Changed fraction of the step that is farthest from the expected one.
     pub changed_fraction: Option<f64>,
-    /// How many weights or matrices, where these are what is wrong; of the one that has most.
+    /// Number of affected weights or matrices, for warnings about them; from the step with the
+    /// most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// Median of the steps before that one.
     pub expected_fraction: Option<f64>,
-    /// Its deviations from that.
+    /// Its deviations from that median.
     pub deviations: Option<f64>,
 }
 
-/// What a layer is by its name.
+/// The kind of a layer, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -167,9 +174,9 @@ pub enum LayerKind {
 /// Tensors that belong together by their names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Layer {
-    /// What it is.
+    /// Its kind.
     pub kind: LayerKind,
-    /// The common beginning of their names, up to the number where there is one.
+    /// The common prefix of their names, up to the number if there is one.
     pub name: String,
 }
 
@@ -208,7 +215,7 @@ impl Layer {
         known.unwrap_or_else(|| up_to(LayerKind::Other, without_last))
     }
 
-    /// By kind, then by name with the number as a number.
+    /// Sorts by kind, then by name, with the number compared as a number.
     fn order(&self) -> (LayerKind, String, u64, String) {
         let digits = self.name.bytes().rev().take_while(u8::is_ascii_digit).count();
         let (name, number) = self.name.split_at(self.name.len() - digits);
@@ -220,22 +227,23 @@ impl Layer {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LayerHealth {
-    /// Which.
+    /// The layer.
     #[serde(flatten)]
     pub layer: Layer,
-    /// Its elements, at the last step that has it.
+    /// Number of its elements, at the last step that has it.
     pub elems: u64,
-    /// Share of elements that differ from the reference step, for each step of the report; none for keyframes.
+    /// Fraction of elements that differ from the reference step, for each step of the report;
+    /// `None` for keyframes.
     pub changed_fractions: Vec<Option<f64>>,
     /// Steps of the frozen window that have a changed fraction.
     pub window_steps: usize,
-    /// Mean share of bit-identical elements in the window.
+    /// Mean fraction of bit-identical elements in the window.
     pub identical_share: Option<f64>,
-    /// Mean share of elements that moved by less than the caller's threshold, in the window.
+    /// Mean fraction of elements that moved by less than the caller's threshold, in the window.
     pub below_share: Option<f64>,
     /// Whether it is frozen by the rule.
     pub is_frozen: bool,
-    /// Since which step no element of it changed, where none did at the last.
+    /// The step since which none of its elements changed, if none changed at the last step.
     pub unchanged_since: Option<u64>,
 }
 
@@ -243,17 +251,17 @@ pub struct LayerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Health {
-    /// By which rule.
+    /// The rule that was applied.
     pub rule: WarningRule,
     /// Its steps.
     pub steps: Vec<StepHealth>,
     /// Its layers: embeddings, numbered layers, others, norms, heads.
     pub layers: Vec<LayerHealth>,
-    /// What is worth a look.
+    /// What deserves attention.
     pub warnings: Vec<Warning>,
 }
 
-/// A sum of shares of elements.
+/// A weighted sum of fractions of elements.
 #[derive(Debug, Clone, Copy, Default)]
 struct Mean {
     elems: f64,
@@ -273,12 +281,12 @@ impl Mean {
     }
 }
 
-/// The state of a series after its steps, in their order.
+/// Judges a series by its steps, in their order.
 #[must_use]
 pub fn health(records: &[StepRecord], rule: &WarningRule) -> Health {
     let mut windows: BTreeMap<u64, VecDeque<f64>> = BTreeMap::new();
     let mut warnings: Vec<Warning> = Vec::new();
-    // The step before, and the one before that has a changed fraction.
+    // The previous step, and the previous one with a changed fraction.
     let (mut previous, mut previous_delta) = (None, None);
     let mut steps = Vec::with_capacity(records.len());
     for record in records {
@@ -345,7 +353,7 @@ fn odd(step: u64, kind: WarningKind, count: u64, changed_fraction: Option<f64>) 
     }
 }
 
-/// Joins the warning to one of its kind that ends with the step before.
+/// Joins the warning to one of the same kind that ends with the previous step.
 fn add_warning(warnings: &mut Vec<Warning>, warning: Warning, previous: Option<u64>) {
     let joins = |last: &&mut Warning| last.kind == warning.kind && Some(last.last_step) == previous;
     match warnings.iter_mut().rev().find(joins) {
@@ -397,12 +405,12 @@ fn judge(
     (kind.map(|kind| warning(kind, Some(centre), Some(z))), Some(z))
 }
 
-/// Six significant digits: the last ones of a logarithm may differ among machines.
+/// Six significant digits, because the last ones of a logarithm may differ among machines.
 fn rounded(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
 
-/// The middle one of some values, or the mean of the two in the middle.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -411,7 +419,7 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 fn layers(records: &[StepRecord], rule: &WarningRule) -> Vec<LayerHealth> {
-    // Names are parsed once each: a series has the same ones at all its steps.
+    // Names are parsed once each, because a series repeats them at every step.
     let mut by_tensor: BTreeMap<&str, Layer> = BTreeMap::new();
     let mut tables: BTreeMap<Layer, Vec<(u64, Mean, Mean)>> = BTreeMap::new();
     for (i, record) in records.iter().enumerate() {

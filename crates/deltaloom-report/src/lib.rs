@@ -1,5 +1,5 @@
-//! Figures, tables, HTML pages, TensorBoard event files, and the health of a training run.
-//! It draws and judges what it is handed; it reads no checkpoints and no containers.
+//! Figures, tables, HTML pages, TensorBoard event files, and the health of a training run. It draws
+//! and judges its arguments; it reads no checkpoints and no containers.
 
 mod figure;
 mod health;
@@ -20,7 +20,7 @@ pub use series::{FrontierPoint, MethodRatios, SeriesSummary, methods_page, serie
 pub use svg::{human, standalone};
 pub use tensorboard::EventWriter;
 
-/// Quotient for people to read.
+/// Ratio for people to read.
 fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b.max(1) as f64
 }

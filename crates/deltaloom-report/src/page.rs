@@ -1,5 +1,6 @@
-//! A report as one HTML file that needs nothing else: no network, no fonts, no script.
-//! Same input, same bytes: it adds no time and no name of a machine.
+//! A report as one self-contained HTML file: no network, no fonts, no script.
+//!
+//! The same input gives the same bytes: it adds neither a time nor the name of a machine.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,17 +8,17 @@ use std::fmt::Write as _;
 use super::figure::{Figure, Unit};
 use super::svg::{self, escape, human};
 
-/// Rows that a page shows of a table; the rest is in its CSV.
+/// Most rows of a table on a page; the rest is in its CSV.
 const ROWS: usize = 200;
 
-/// An entry of a table.
+/// A cell of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// Text.
     Text(String),
-    /// A number: short for people in the table, with nine digits in the CSV.
+    /// A number: short in the table, with nine digits in the CSV.
     Value(f64, Unit),
-    /// Nothing is known.
+    /// No value.
     Empty,
 }
 
@@ -40,7 +41,7 @@ impl Cell {
             }
             Self::Text(text) => text.clone(),
             Self::Value(value, _) if value.is_finite() && value.fract() == 0.0 => value.to_string(),
-            // Nine digits tell any two F32 numbers apart.
+            // Nine digits distinguish any two F32 numbers.
             Self::Value(value, _) if value.is_finite() => {
                 format!("{value:.8e}").parse::<f64>().unwrap_or(*value).to_string()
             }
@@ -54,7 +55,7 @@ impl Cell {
 pub struct Table {
     /// Names of the columns.
     pub columns: Vec<String>,
-    /// The rows, each with an entry per column.
+    /// The rows, each with a cell per column.
     pub rows: Vec<Vec<Cell>>,
 }
 
@@ -80,7 +81,7 @@ impl Table {
     fn html(&self) -> String {
         let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
         for (i, name) in self.columns.iter().enumerate() {
-            // A heading stands over its numbers.
+            // A heading is aligned with its numbers.
             let is_number = self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Value(..))));
             let class = if is_number { " class=\"n\"" } else { "" };
             let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(name));
@@ -121,11 +122,11 @@ impl Table {
 pub struct Section {
     /// Heading; also the title of its picture.
     pub heading: String,
-    /// What is seen. An empty line begins a paragraph; what stands between backticks is shown as code.
+    /// Visible text. An empty line begins a paragraph; text between backticks is shown as code.
     pub text: String,
     /// Picture.
     pub figure: Option<Figure>,
-    /// Its numbers: folded away beside a picture, open without one.
+    /// Its numbers: folded away below a picture, open without one.
     pub table: Option<Table>,
 }
 
@@ -134,9 +135,9 @@ pub struct Section {
 pub struct Page {
     /// Title.
     pub title: String,
-    /// What it is about and which command made it; written as the text of a section.
+    /// What it is about and which command made it, formatted like the text of a section.
     pub subtitle: String,
-    /// Its parts.
+    /// Its sections.
     pub sections: Vec<Section>,
 }
 
@@ -165,7 +166,7 @@ impl Page {
         out
     }
 
-    /// Its pictures as files of their own: name and contents.
+    /// Its pictures as separate files: name and contents.
     #[must_use]
     pub fn pictures(&self) -> Vec<(String, String)> {
         let pictures = self.sections.iter().zip(self.file_names());
@@ -177,7 +178,7 @@ impl Page {
             .collect()
     }
 
-    /// A name of lower-case letters, digits and hyphens for each section, none twice.
+    /// A unique name of lower-case letters, digits and hyphens for each section.
     fn file_names(&self) -> Vec<String> {
         let mut taken = BTreeSet::new();
         let mut names = Vec::new();

@@ -1,7 +1,8 @@
-//! Event files for TensorBoard: scalars as protobuf messages in the framing of TFRecord.
-//! It follows no training run: who has a store writes its steps out.
+//! Event files for TensorBoard: scalars as protobuf messages in TFRecord framing. It follows no
+//! training run; the owner of a store writes its steps out.
 //!
-//! Messages by field number: Event {1: wall_time double, 2: step int64, 3: file_version string, 5: Summary}, Summary {1: Value}, Value {1: tag string, 2: simple_value float}.
+//! Messages by field number: Event {1: wall_time double, 2: step int64, 3: file_version string, 5:
+//! Summary}, Summary {1: Value}, Value {1: tag string, 2: simple_value float}.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -18,10 +19,11 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Creates a file in `dir`, which is made if it is not there. Events are said to have happened at `wall_time`, in seconds since 1970: it is part of the file's name, and orders runs.
+    /// Creates a file in `dir`, and `dir` if it does not exist. Events get the time `wall_time`, in
+    /// seconds since 1970. It is also part of the file's name, and orders runs.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] if a file of that time is there, [`Error::Io`].
+    /// [`Error::AlreadyExists`] if a file of that time exists, [`Error::Io`].
     pub fn create(dir: &Path, wall_time: f64) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(Error::writing(dir))?;
         let path = dir.join(format!("events.out.tfevents.{:010.0}.deltaloom", wall_time.floor()));
@@ -37,18 +39,18 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// Where the file is.
+    /// Path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// From now on events are said to have happened then.
+    /// Sets the time of the events that follow.
     pub fn set_wall_time(&mut self, wall_time: f64) {
         self.wall_time = wall_time;
     }
 
-    /// A value of the curve `tag` at a step. Values are stored as F32.
+    /// Writes a value of the curve `tag` at a step. Values are stored as F32.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -98,7 +100,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// CRC-32C, turned and shifted so that a checksum of bytes that hold checksums is not weak.
+/// CRC-32C, rotated and shifted so that a checksum of bytes that contain checksums is not weak.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }

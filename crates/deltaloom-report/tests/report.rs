@@ -1,4 +1,5 @@
-//! Pages and pictures of made-up series: they need nothing but themselves, escape what they are given, and no text lies over another.
+//! Pages and pictures of made-up series are self-contained, escape their input, and have no
+//! overlapping text.
 
 use deltaloom_report::{
     Axis, Bar, Bars, Cell, Curve, Drawn, EventWriter, Figure, HeatMap, Lines, Mark, Page, Scatter, Section,
@@ -13,9 +14,9 @@ fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
     element.split_once(&format!(" {name}=\""))?.1.split_once('"').map(|(value, _)| value)
 }
 
-/// Left, right and baseline of every text, by a width that no letter of the font exceeds on average.
+/// Left, right and baseline of every text, with a width that underestimates most text.
 fn texts(svg: &str) -> Vec<(f64, f64, f64, String)> {
-    // The title stands above the picture, which has coordinates of its own.
+    // The title is above the picture, which has its own coordinates.
     let (_, picture) = svg.split_once("<g transform").expect("a picture");
     let elements = picture.split("<text").skip(1);
     elements
@@ -24,7 +25,7 @@ fn texts(svg: &str) -> Vec<(f64, f64, f64, String)> {
             let text = rest.split_once("</text>").expect("its end").0.to_owned();
             let number = |name| attribute(head, name).and_then(|n| n.parse::<f64>().ok()).expect("a number");
             let (x, y) = (number("x"), number("y"));
-            // Narrower than most text: what overlaps by this measure overlaps in any font.
+            // Narrower than most text, so text that overlaps by this measure overlaps in any font.
             let width = 5.0 * text.replace("&lt;", "<").replace("&amp;", "&").chars().count() as f64;
             let left = match attribute(head, "text-anchor") {
                 Some("middle") => x - width / 2.0,
@@ -54,7 +55,7 @@ fn pages_of_any_length_stand_alone_and_are_reproducible() {
         let page = series_page(&summary);
         let html = page.html();
         assert_eq!(html, series_page(&summary).html());
-        // The one place where the word is meant.
+        // The only place where the word is intended.
         let html = html.replace("NaN or infinite", "");
         for outside in ["http://", "https://", "src=", "@import", "url(", "<script", "NaN", "inf\""] {
             assert!(!html.contains(outside), "{steps} steps: {outside}");
@@ -119,7 +120,8 @@ fn tables_keep_digits_and_quotes_in_csv() {
     assert!(html.contains("id=\"same\"") && html.contains("id=\"same-2\""));
 }
 
-/// Charts of whatever sizes and values, nonsense among them, are drawn without a panic and without text over text.
+/// Charts of arbitrary sizes and values, including nonsense, are drawn without a panic and without
+/// overlapping text.
 #[test]
 fn charts_of_anything_are_drawn() {
     let mut noise = Noise(5);

@@ -39,7 +39,7 @@ fn search(folder: &Path, checkpoint: &str, exclude: &[&str]) -> BaseSearch {
     find_base(&checkpoint, &folder.join("models"), &exclude, &limits, 1, &Silent).unwrap()
 }
 
-/// Paths of the candidates below the folder, the best first.
+/// Paths of the candidates below the folder, best first.
 fn order(folder: &Path, found: &BaseSearch) -> Vec<String> {
     let below = |path: &String| {
         let relative = Path::new(path).strip_prefix(folder.join("models")).unwrap();

@@ -1,4 +1,4 @@
-//! A cancelled operation says so and leaves nothing behind, whenever it is cancelled.
+//! A cancelled operation says so and leaves nothing behind, at whatever point it is cancelled.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -55,7 +55,7 @@ fn cancel_everywhere(mut work: impl FnMut(&Stop) -> deltaloom::Result<()>, check
     0
 }
 
-/// Four tensors of several windows each; as one file, or as shards and a small file.
+/// Four tensors of several windows each, as one file, or as shards and a small file.
 fn write_models(folder: &Path, is_directory: bool) -> (PathBuf, PathBuf) {
     let mut rng = Random::new(1);
     let base: Vec<Tensor> = (0..4)

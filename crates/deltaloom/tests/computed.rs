@@ -83,7 +83,7 @@ fn models_that_are_no_blend_are_not_taken_for_one() {
     assert_eq!(alone.tensors[0].predictor, "zero");
 }
 
-/// A base, what it becomes with an adapter, and the adapter's folder.
+/// A base, the base with an adapter merged into it, and the adapter's folder.
 fn merged(folder: &Path, dtype: &str, config: &str, update: impl Fn(f32) -> f32) -> (Vec<u8>, Vec<u8>) {
     let rank = 3;
     let mut random = Random::new(3);
@@ -140,7 +140,7 @@ fn merged_adapters_leave_nothing() {
                 .unwrap();
         assert_eq!((report.tensors[0].predictor, report.tensors[0].packed_bytes), ("adapter", 0), "{dtype}");
         assert!(unpack_with(&container, &all).unwrap() == tuned);
-        // Rows on their own, which take rows of B on their own.
+        // Single rows need only single rows of B.
         let resolved = resolve(&container, &all).unwrap();
         let mut rows = Vec::new();
         deltaloom::read_tensor(&resolved, "w.weight", 50..53, &mut rows).unwrap();
@@ -280,7 +280,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         for name in ["opt.exp_avg_sq.a", "master.a"] {
             let (predictor, bytes) = sizes[name];
             assert_eq!(predictor, "adam", "{name}");
-            // A quarter of a bit for each.
+            // A quarter of a bit per element.
             assert!(bytes * 32 < (ROWS * COLS) as u64, "{name}: {bytes}");
         }
         for threads in [2, 3] {
@@ -296,7 +296,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         let mut expected = Vec::new();
         deltaloom::read_tensor(&all, "model.a", .., &mut expected).unwrap();
         assert!(rows == expected[40 * 2 * COLS..42 * 2 * COLS]);
-        // A container of it serves as a base.
+        // A container of it can be a base.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("step.loom");
         std::fs::write(&path, &container).unwrap();
@@ -305,7 +305,7 @@ fn a_step_of_adam_is_found_and_leaves_little() {
         let mut last = Vec::new();
         deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &chain, &mut last, &options(), &Silent).unwrap();
         assert!(unpack_with(&last, &chain).unwrap() == tuned);
-        // In place, twice, and not on another file.
+        // In place, twice, and refused for another file.
         let path = folder.path().join("model.safetensors");
         std::fs::write(&path, &base).unwrap();
         for _ in 0..2 {

@@ -120,7 +120,7 @@ fn every_flipped_bit_is_found() {
         let bases = model.open_bases();
         assert!(unpack_with(&model.container, &bases).unwrap() == model.file);
         let bits = model.container.len() * 8;
-        // Both cores: half of the bits each.
+        // Both cores, with half of the bits each.
         std::thread::scope(|scope| {
             for half in 0..2 {
                 let (model, bases) = (&model, &bases);
@@ -153,7 +153,7 @@ fn every_cut_is_found(model: &Model) {
         assert!(open(cut).is_err(), "{len} bytes");
         assert!(open(&model.container[model.container.len() - len..]).is_err(), "the last {len} bytes");
     }
-    // Mapped files, too, down to the empty one.
+    // Mapped files too, down to the empty one.
     for len in (0..model.container.len()).step_by(97) {
         std::fs::write(&path, &model.container[..len]).unwrap();
         assert!(Container::open(&path, &Limits::default()).is_err(), "{len} bytes");
@@ -173,7 +173,7 @@ fn every_cut_is_found(model: &Model) {
     }
 }
 
-/// The parts of a container, by docs/format.md section 1, decompressed.
+/// The parts of a container, as in docs/format.md section 1, decompressed.
 #[derive(Clone, PartialEq)]
 struct Parts {
     head: Vec<u8>,
@@ -206,7 +206,7 @@ impl Parts {
         for size in [meta.len(), self.meta.len(), tables.len(), self.tables.len(), self.checks.len(), 0] {
             trailer.extend(u32::try_from(size).unwrap().to_le_bytes());
         }
-        // Since version 3 the head is covered, too.
+        // Since version 3 the checksum covers the head too.
         let head = if self.head[8] >= 3 { &self.head[..] } else { &[] };
         trailer.extend(crc32fast::hash(&[head, &index].concat()).to_le_bytes());
         trailer.extend(crc32fast::hash(&trailer).to_le_bytes());
@@ -214,7 +214,7 @@ impl Parts {
         [&self.head[..], &self.payloads, &index, &trailer].concat()
     }
 
-    /// Sets the checksum of chunk `i` of `chunks`, which lies at `range` of the payloads.
+    /// Sets the checksum of chunk `i` of `chunks`, which is at `range` of the payloads.
     fn mend(&mut self, i: usize, chunks: usize, range: Range<usize>) {
         let at = self.checks.len() - 4 * (chunks - i);
         let crc = crc32fast::hash(&self.payloads[range]);
@@ -233,7 +233,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
         let fault = open(&parts.join()).err().unwrap();
         assert!(fault.to_string().contains("packed.loom"), "{fault}");
     }
-    // A part alone is too much for version 3, and an empty version 4 is none too few.
+    // Version 3 refuses a part, and version 4 also allows none.
     let mut plain = Parts::of(&pack(&safetensors(&[tensor("w", "U8", &[4], vec![1; 4])]), &[]).0);
     let old = plain.clone();
     plain.head[8] = 4;
@@ -244,7 +244,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
         with_part.head[8] = version;
         assert_eq!(open(&with_part.join()).is_ok(), is_right, "version {version}");
     }
-    // Of another id, twice, and a tail without a byte.
+    // An unknown id, a duplicate, and a tail without a byte.
     for bad in [&[3, 1, 0][..], &[parts, parts].concat(), &[2, 7, 1, 1, b'k', 2, b'v', b'w']] {
         let mut bad = Parts { meta: [&old.meta[..], bad].concat(), ..old.clone() };
         bad.head[8] = 4;
@@ -263,7 +263,7 @@ fn what_is_new_in_version_4_is_an_error_in_a_file_that_says_it_is_older() {
     }
 }
 
-/// Payloads by chunk: in this model every tensor that has chunks has one.
+/// Payloads by chunk: in this model every tensor with chunks has one.
 fn chunks_of(container: &[u8]) -> Vec<Range<usize>> {
     let report = deltaloom::inspect(&open(container).unwrap());
     let mut at = 0;
@@ -295,7 +295,7 @@ fn change(rng: &mut Random, bytes: &mut Vec<u8>, may_resize: bool) {
             2 => bytes[at] = bytes[at].wrapping_add(1),
             3 => bytes[at] = [0, 0x7f, 0x80, 0xff][usize::from(byte % 4)],
             4 => bytes.insert(at, byte),
-            // A varint of up to ten bytes: huge sizes and numbers.
+            // A varint of up to ten bytes, for huge sizes and numbers.
             5 => drop(bytes.splice(at..=at, std::iter::repeat_n(0xff, usize::from(byte % 10)).chain([1]))),
             _ => drop(bytes.remove(at)),
         }
@@ -402,7 +402,7 @@ fn sizes_that_cannot_be_are_refused_without_allocating() {
     ] {
         let container = claiming(&header, tensors, 32);
         let fault = match open(&container) {
-            // A claim that needs no chunks can only be refused once a base is asked for it.
+            // A claim without chunks can be refused only when a base is requested for it.
             Ok(opened) => {
                 let _ = deltaloom::inspect(&opened);
                 ResolvedContainer::new(opened, &bases(&[])).err().unwrap()

@@ -8,7 +8,7 @@ use common::*;
 use deltaloom::Preset;
 use proptest::prelude::*;
 
-/// A quantiser of blocks, as their common formats are defined.
+/// A block quantiser, as the common formats define it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Quantiser {
     /// step * level, levels -127 to 127.

@@ -86,7 +86,7 @@ fn a_history_that_says_nothing_is_not_stored() {
     assert!(with == pack(&steps[2], &[&steps[1]]).0);
 }
 
-/// Packs each step against the ones before it, all of them containers.
+/// Packs each step against the previous ones, all of them containers.
 fn chain(folder: &Path, steps: &[Vec<u8>]) -> Vec<PathBuf> {
     let mut newest_first: Vec<PathBuf> = Vec::new();
     for (i, step) in steps.iter().enumerate() {

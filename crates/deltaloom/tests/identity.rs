@@ -39,7 +39,7 @@ fn names(report: &PackReport) -> Vec<&str> {
     report.bases.iter().map(|base| base.name.as_str()).collect()
 }
 
-/// Bases on disk, opened as given.
+/// Bases on disk, opened by the supplied paths.
 fn open_bases(folder: &Path, files: &[(&str, Vec<u8>)]) -> Bases {
     write_tree(folder, files);
     let paths: Vec<PathBuf> = files.iter().map(|(name, _)| folder.join(name)).collect();
@@ -102,7 +102,7 @@ fn used_bases_are_named_in_the_order_given_and_all_if_none_is_used() {
     assert_eq!(names(&pack(&tuned, &bases, &named()).1), ["model.safetensors", "org/second@1"]);
     assert!(matches!(bases.set_names([(Path::new("x"), "x")]), Err(Error::InvalidArgument(_))));
 
-    // A tensor that equals its reference, and one that was rounded, use a base, too.
+    // A tensor that equals its reference uses a base too, and so does a rounded one.
     let identical = pack(&safetensors(&second), &bases, &named()).1;
     assert_eq!(names(&identical), ["org/second@1"]);
     let stranger = safetensors(&[tensor("stranger", "F64", &[8], Random::new(9).bytes(64))]);
@@ -120,7 +120,7 @@ fn a_rounding_of_a_base_names_it() {
     assert_eq!((report.tensors[0].predictor, names(&report)), ("cast", vec!["base-0"]));
 }
 
-/// The digest of a base, taken from a container that names it.
+/// The digest of a base, from a container that names it.
 fn digest_in(folder: &Path, path: &str, tuned: &[u8]) -> NamedBase {
     let bases = Bases::open(&[folder.join(path)], &Limits::default()).unwrap();
     pack(tuned, &bases, &named()).1.bases.remove(0)
@@ -244,7 +244,7 @@ fn the_base_is_found_among_siblings_that_share_what_is_small() {
     write_tree(folder.path(), &files);
     let base =
         Bases::open(&[folder.path().join("models/run/step4.safetensors")], &Limits::default()).unwrap();
-    // With the digest, and with nothing but the digests of tensors.
+    // With the digest, and with only the digests of tensors.
     for options in [named(), options()] {
         let (container, _) = pack(&tuned, &base, &options);
         assert_eq!(found(folder.path(), &container, &tuned), ["run/step4.safetensors"]);
@@ -283,7 +283,7 @@ fn bases_in_shards_under_other_names_and_in_containers_are_found() {
     );
     assert_eq!(found(folder.path(), &container, &tuned), ["m"]);
 
-    // Other names of tensors have another digest, and small tensors are found under any.
+    // Tensors with other names have another digest, but small tensors are found under any name.
     std::fs::remove_dir_all(folder.path().join("models")).unwrap();
     let renamed: Vec<Tensor> =
         base.iter().map(|t| Tensor { name: format!("model.{}", t.name), ..t.clone() }).collect();

@@ -28,12 +28,12 @@ fn weights(seed: u64) -> Vec<f32> {
     Random::new(seed).weights(ROWS * COLS)
 }
 
-/// Element by element.
+/// Mixes element by element.
 fn mixed(a: &[f32], b: &[f32], mix: impl Fn(f32, f32) -> f32) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| mix(*a, *b)).collect()
 }
 
-/// Rows times columns of rank `rank`.
+/// A product of rows and columns with rank `rank`.
 fn product(rank: usize, size: f32) -> Vec<f32> {
     let mut random = Random::new(77);
     let left: Vec<f32> = (0..ROWS * rank).map(|_| random.normal()).collect();
@@ -140,7 +140,7 @@ fn training_shows_as_sparse_or_dense_change_of_the_nearest() {
     };
     assert!((0.9e-3..1.1e-3).contains(&relative_l2), "{relative_l2}");
     assert!(changed_fraction > 0.99 && correlation > 0.99);
-    // Another dtype does not hide it.
+    // A different dtype does not hide it.
     let other_type = only(found(&matrix("BF16", bf16_bytes(&moved)), &[&base]));
     assert!(matches!(other_type, Finding::Drift { .. }), "{other_type:?}");
 }
@@ -156,7 +156,8 @@ fn independent_weights_are_unrelated_whatever_they_hold() {
         panic!("related")
     };
     assert!(correlation.abs() < 0.05 && given > 0.98 * alone, "{correlation} {alone} {given}");
-    // Bytes and integers have no operations, and do not stop the others.
+    // Operations do not apply to bytes and integers, which do not prevent the others from being
+    // found.
     let words = |seed| Random::new(seed).bytes(4096);
     let file = |seed| {
         let [a, b] = [1u64, 2].map(|salt| words(seed + salt));

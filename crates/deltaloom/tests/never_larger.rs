@@ -85,7 +85,7 @@ fn many_tiny_tensors() {
     let mut rng = Random::new(3);
     for (dtype, size) in [("BF16", 2), ("F32", 4), ("U8", 1)] {
         for elems in [0, 1, 2, 9, 40] {
-            // Names that no compressor makes shorter.
+            // Names that do not compress.
             let names: Vec<String> =
                 (0..150).map(|_| format!("{:016x}{:016x}", rng.next(), rng.next())).collect();
             let mut of = |noise: bool| {
@@ -146,7 +146,7 @@ fn data_that_deceives_the_plan() {
     let mut rng = Random::new(4);
     let elems = 32 * 1024;
     let one = |dtype: &str, bytes: Vec<u8>| safetensors(&[tensor("w", dtype, &[512, 64], bytes)]);
-    // Constant and noise take turns, by chunk or by element.
+    // Constant and noise alternate, by chunk or by element.
     let (mut by_chunk, mut by_element) = (rng.bytes(2 * elems), rng.bytes(2 * elems));
     by_chunk.chunks_mut(2048).step_by(2).for_each(|chunk| chunk.fill(0x3f));
     by_element.chunks_mut(2).step_by(2).for_each(|element| element.fill(0x3f));

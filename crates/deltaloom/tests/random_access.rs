@@ -192,7 +192,7 @@ fn what_is_not_there_is_an_error() {
     }
 }
 
-/// Where the payloads of every tensor are: they follow the head in the order of the tensors.
+/// Location of every tensor's payloads: they follow the head in the order of the tensors.
 fn payloads(resolved: &ResolvedContainer) -> BTreeMap<String, Range<u64>> {
     let mut at = 16;
     let mut place = |bytes: u64| {
@@ -235,7 +235,7 @@ fn one_tensor_costs_the_index_and_its_own_chunks() {
             let reads = watched.take_reads();
             assert_eq!(reads.first().unwrap().start..reads.last().unwrap().end, own);
             assert!(reads.windows(2).all(|pair| pair[0].end == pair[1].start), "each chunk once");
-            // A few rows: their chunk alone. 50 000 elements are 49 chunks of 6 rows.
+            // A few rows read only their chunk. 50 000 elements are 49 chunks of 6 rows.
             assert_eq!(read(&resolved, name, Some(12..18)).unwrap(), tuned[number].bytes[12 * 400..18 * 400]);
             assert_eq!(watched.take_reads(), reads[2..3]);
         }

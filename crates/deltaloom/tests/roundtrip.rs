@@ -79,7 +79,7 @@ enum Distance {
 fn bytes_of(rng: &mut Random, dtype: &str, count: usize, fill: Fill) -> Vec<u8> {
     let size = size_of(dtype);
     let (mask, top) = (u64::MAX >> (64 - 8 * size), 1u64 << (8 * size - 1));
-    // Infinity, where the dtype is a float.
+    // Infinity, if the dtype is a float.
     let inf = match dtype {
         "BF16" => 0x7f80,
         "F16" => 0x7c00,
@@ -162,7 +162,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     (0..DTYPES.len(), 0..SHAPES.len(), fill, distance, any::<u64>())
 }
 
-/// A tensor of the base and what became of it.
+/// A tensor of the base and its changed version.
 fn pair(number: usize, &(dtype, shape, fill, distance, seed): &Recipe) -> (Tensor, Tensor) {
     let mut rng = Random::new(seed);
     let ((dtype, bits), mut shape) = (DTYPES[dtype], SHAPES[shape].to_vec());
@@ -340,7 +340,7 @@ fn moments_are_coded_by_how_large_they_should_be() {
     let mut rng = Random::new(14);
     let (_, old) = moments(&mut rng, 96, 80);
     let mut second: Vec<f32> = old.iter().map(|v| v * (0.7 * rng.normal()).exp2()).collect();
-    // A row without any, one of the smallest and one of the largest.
+    // One row of zeros, one of the smallest values and one of the largest.
     for (row, value) in [(3, 0.0), (4, f32::from_bits(1)), (5, f32::MAX)] {
         second[row * 80..(row + 1) * 80].fill(value);
     }
@@ -435,7 +435,7 @@ fn of_several_bases_the_cheaper_is_taken_tensor_by_tensor() {
     let alone = [&near_a, &near_b].map(|base| roundtrip(&tuned, &[base]));
     let both = roundtrip(&tuned, &[&near_a, &near_b]);
     assert!(both.packed_bytes * 3 < 2 * alone[0].packed_bytes.min(alone[1].packed_bytes));
-    // Readers may name them in any order, and more than are needed.
+    // Readers may supply them in any order, and more than are needed.
     let (container, _) = pack(&tuned, &[&near_b, &near_a]);
     for order in [[&near_a, &near_b, &tuned], [&tuned, &near_b, &near_a]] {
         assert!(unpack(&container, &order.map(Vec::as_slice)).unwrap() == tuned);

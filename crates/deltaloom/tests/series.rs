@@ -46,7 +46,7 @@ impl Run {
         let head = bf16_bytes(&self.master);
         let mut tensors =
             vec![tensor("model.w", "BF16", &shape, head.clone()), tensor("lm_head", "BF16", &shape, head)];
-        // Tensors come, go, and change their names and shapes.
+        // Tensors appear, disappear, and change their names and shapes.
         match self.step % 4 {
             1 => tensors.push(tensor("extra", "F32", &[2, 3], f32_bytes(&self.master[..6]))),
             2 => tensors.push(tensor("extra", "F32", &[6], f32_bytes(&self.master[..6]))),
@@ -100,7 +100,7 @@ fn init(root: &Path, keyframe_every: u32, max_chain: u32) -> Series {
     .unwrap()
 }
 
-/// A series of `count` steps, and what was added.
+/// A series of `count` steps, and the steps added.
 fn filled(folder: &Path, count: u64, keyframe_every: u32, max_chain: u32) -> (Series, Vec<NewStep>) {
     let series = init(&folder.join("store"), keyframe_every, max_chain);
     let mut run = Run::new(1);
@@ -114,7 +114,7 @@ fn filled(folder: &Path, count: u64, keyframe_every: u32, max_chain: u32) -> (Se
     (series, steps)
 }
 
-/// Checks that every part of a step comes back byte for byte.
+/// Checks that every part of a step is restored byte for byte.
 fn check_step(series: &Series, step: &NewStep) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -270,7 +270,7 @@ fn damage_is_found_and_named() {
     assert!(!target.exists());
     std::fs::write(path(&entries[1]), &whole).unwrap();
     assert_clean(&series);
-    // A container in the place of another has other content.
+    // A container in another one's place has other content.
     std::fs::copy(path(&entries[2]), path(&entries[3])).unwrap();
     assert!(!series.verify(false, 1, &Silent).unwrap().ok);
 
@@ -406,7 +406,7 @@ fn a_single_file_comes_back_as_a_file() {
     let mut run = Run::new(4);
     for step in 0..3 {
         run.next();
-        // A name that says nothing about what it is.
+        // A file name that does not show its type.
         let model = folder.path().join("weights.bin");
         std::fs::write(&model, run.model()).unwrap();
         let new = NewStep::new(&model);
@@ -418,7 +418,7 @@ fn a_single_file_comes_back_as_a_file() {
             series.extract(step, Part::Optimizer, &folder.path().join("no"), &one_thread(), &Silent);
         assert!(matches!(optimizer, Err(Error::NotFound { .. })));
     }
-    // Unrelated weights: the delta does not pay, a keyframe is as small.
+    // Unrelated weights: a delta does not pay off, because a keyframe is as small.
     let model = folder.path().join("weights.bin");
     std::fs::write(&model, Run::new(77).model()).unwrap();
     let new = NewStep::new(model);

@@ -1,5 +1,5 @@
-//! Safetensors files with bytes behind their last tensor: packed, restored, predicted, compared and
-//! changed in place like any other.
+//! Safetensors files with bytes after their last tensor are packed, restored, predicted, compared
+//! and changed in place like any other.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn tails_of_every_length_come_back() {
         let (container, _) = roundtrip_with(&safetensors(&weights(2)), &[&base], &options());
         assert_eq!(container[8], 3);
     }
-    // Nothing but a tail, and a tensor without elements before it.
+    // Only a tail, and a tail after a tensor without elements.
     roundtrip(&file("{}", b"all of it"), &[]);
     roundtrip(&with_tail(&[tensor("none", "F32", &[0], Vec::new())], &[7; 9]), &[]);
 }
@@ -60,7 +60,7 @@ fn a_tail_is_a_tensor_with_chunks_of_its_own() {
     let report = deltaloom::diff(&bases(&[&base]), &bases(&[&tuned]), 1, &Silent).unwrap();
     let statuses: Vec<_> = report.tensors.iter().map(|t| (t.name.as_str(), t.status)).collect();
     assert_eq!(statuses, [("__tail__", "changed"), ("w", "changed")]);
-    // It is a base like any other, also as a container.
+    // It can be a base like any other, also as a container.
     let next = with_tail(&weights(2), &new);
     let mut both = bases(&[&base]);
     let folder = tempfile::tempdir().unwrap();

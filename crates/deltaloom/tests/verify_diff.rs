@@ -84,7 +84,7 @@ fn diff_counts_ulps_in_powers_of_two() {
     let found = only(of(&before), of(&after));
     assert_eq!(found.status, "changed");
     assert_eq!(found.changed_fraction, Some(8.0 / 9.0));
-    // -1 and 1 in the least subnormal are three steps apart: -0 and +0 are between them.
+    // -1 and 1 in the least subnormal are three steps apart, because -0 and +0 are between them.
     assert_eq!(histogram(&found), [(0, 1), (1, 3), (2, 1), (4, 3), (8, 1)]);
 
     let bytes = |value: u64| value.to_le_bytes().to_vec();
@@ -108,7 +108,7 @@ fn diff_measures_the_relative_l2_norm() {
     assert_eq!(only(power(300, 1.0), power(300, 1.5)).relative_l2, Some(0.5));
     let integers = |x: u8| tensor("w", "I8", &[1], vec![x]);
     assert_eq!(only(integers(0xfc), integers(0xfb)).relative_l2, Some(0.25));
-    // More than a block of a mebibyte.
+    // More than a block of one mebibyte.
     let long: Vec<f32> = vec![2.0; 600_000];
     let mut moved = long.clone();
     moved[599_999] = 2.0 + 600_000f32.sqrt();

@@ -1,5 +1,5 @@
-//! The demo weights in assets/demo: one layer's tensors, cut from lm12m, and where they come from.
-//! Without lm12m only their digests are checked.
+//! The demo weights in assets/demo: one layer's tensors, cut from lm12m, and their provenance.
+//! Without lm12m, only their digests are checked.
 
 use std::fs;
 use std::path::Path;
@@ -21,10 +21,10 @@ const TENSORS: [&str; 7] = [
     "self_attn.v_proj",
 ];
 
-/// Cuts the demo weights, or checks them: against lm12m where that is, and against their digests.
+/// Cuts the demo weights, or checks them against lm12m (if available) and against their digests.
 ///
 /// # Errors
-/// What would change, in check mode; absent lm12m weights otherwise.
+/// In check mode, what would change; otherwise, missing lm12m weights.
 pub fn run(mode: Mode, data: &Path) -> Result<()> {
     let lm12m = data.join("lm12m");
     if lm12m.is_dir() {
@@ -33,7 +33,7 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
             settle(mode, &format!("{FOLDER}/{name}.safetensors"), &file, "assets")?;
         }
     } else {
-        ensure!(mode == Mode::Check, "no lm12m/ in {}: there is nothing to cut from", data.display());
+        ensure!(mode == Mode::Check, "no lm12m/ in {}, from which the demo weights are cut", data.display());
         let note =
             "note: the lm12m weights are absent: the demo weights are only compared with their digests";
         say(note)?;
@@ -49,7 +49,7 @@ pub fn check_digests() -> Result<()> {
     settle(Mode::Check, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")
 }
 
-/// The tensors of layer 0 as a file of their own.
+/// Copies the tensors of layer 0 to a new file.
 fn cut(path: &Path) -> Result<Vec<u8>> {
     let file = fs::read(path).with_context(|| path.display().to_string())?;
     let (header, data) = files::split(&file).with_context(|| path.display().to_string())?;
@@ -59,7 +59,7 @@ fn cut(path: &Path) -> Result<Vec<u8>> {
         let number = |value: &serde_json::Value| usize::try_from(value.as_u64()?).ok();
         let numbers = |key: &str| entry[key].as_array()?.iter().map(number).collect::<Option<Vec<_>>>();
         let range = numbers("data_offsets").with_context(|| name.clone())?;
-        ensure!(entry["dtype"] == "BF16" && range.len() == 2, "{name} is not as expected");
+        ensure!(entry["dtype"] == "BF16" && range.len() == 2, "{name} is not a BF16 tensor with two offsets");
         let bytes = data.get(range[0]..range[1]).with_context(|| name.clone())?;
         let shape = numbers("shape").with_context(|| name.clone())?;
         Ok(Tensor::new(&name, "BF16", &shape, bytes.to_vec()))

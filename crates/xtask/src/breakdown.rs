@@ -1,5 +1,8 @@
-//! docs/benchmarks/breakdown.*: where the processor time of `deltaloom pack` and `unpack` goes, stage by stage, sampled by Linux perf.
-//! Shares are published and nothing fails by them; instructions.rs has the counts that may not grow.
+//! docs/benchmarks/breakdown.*: where the processor time of `deltaloom pack` and `unpack` goes,
+//! stage by stage, sampled by Linux perf.
+//!
+//! The shares are published, but no check depends on them; instructions.rs has the counts that may
+//! not grow.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,9 +19,9 @@ use crate::{Mode, root, say, settle};
 const JSON: &str = "docs/benchmarks/breakdown.json";
 const PAGE: &str = "docs/benchmarks/breakdown.md";
 const RECIPE: &str = "breakdown";
-/// Samples per second of processor time; odd, to stay out of step with the clock.
+/// Samples per second of processor time; odd, so that they do not run in step with the clock.
 const SAMPLE_HZ: u32 = 4999;
-/// Largest share of samples, in per cent, that may belong to no stage.
+/// Most samples, in per cent, that may belong to no stage.
 const MAX_OTHER: f64 = 10.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +45,7 @@ use Stage::{
     Checksum, Choose, Clear, Code, Contexts, Hash, Memory, Move, Other, Read, Residual, Start, Write,
 };
 
-/// Every stage in the order of the table, with its name and what is in it.
+/// Every stage in the order of the table, with its name and its contents.
 const STAGES: [(Stage, &str, &str); 13] = [
     (Read, "read", "system calls that read, headers, the index of the container"),
     (Contexts, "contexts", "predictions and the context of each element"),
@@ -59,8 +62,10 @@ const STAGES: [(Stage, &str, &str); 13] = [
     (Other, "other", "what no rule knows"),
 ];
 
-/// Which stage a function belongs to: the first text that its name, with a space before it, contains.
-/// Of the frames of a sample the innermost that has a rule decides: helpers without one belong to their callers.
+/// Which stage a function belongs to: the first text that its name, after a space, contains.
+///
+/// The innermost frame of a sample with a rule decides, so helpers without a rule belong to their
+/// callers.
 const RULES: &[(Stage, &[&str])] = &[
     // The system
     (Clear, &["clear_page", "clear_huge_page", "folio_zero_user"]),
@@ -102,7 +107,7 @@ const RULES: &[(Stage, &[&str])] = &[
     (Read, &["deltaloom::checkpoint", "deltaloom::bases", "container::layout", "container::index"]),
 ];
 
-/// A command to be measured: packing `tuned` with `base`, or unpacking what that gave.
+/// A command to measure: packs `tuned` with `base`, or unpacks the result.
 struct Case {
     name: &'static str,
     is_unpack: bool,
@@ -131,25 +136,25 @@ const CASES: [Case; 6] = [
 /// The samples of a command.
 #[derive(Debug, Default)]
 struct Samples {
-    /// How many each stage has in each run.
+    /// Number of samples per stage, for each run.
     runs: Vec<BTreeMap<Stage, u32>>,
-    /// Innermost frames of those in no stage.
+    /// Innermost frames of samples without a stage.
     unmapped: BTreeMap<String, u32>,
 }
 
-/// What is published of a command.
+/// Published numbers of a command.
 #[derive(Debug, Serialize)]
 struct Breakdown {
     name: String,
-    /// Of `cpu_ms`.
+    /// Percentages of `cpu_ms`.
     percent: BTreeMap<&'static str, f64>,
     /// Processor time of a run without page clearing.
     cpu_ms: f64,
-    /// Quartiles of what page clearing takes besides.
+    /// Quartiles of the additional time for page clearing.
     page_clearing_ms: [f64; 2],
 }
 
-/// What is published.
+/// The published report.
 #[derive(Debug, Serialize)]
 struct Report {
     command: String,
@@ -164,7 +169,8 @@ struct Report {
 /// Samples every command `runs` times and writes the shares of the stages.
 ///
 /// # Errors
-/// Without perf, the weights or the right to sample the system; when a command fails, or too many samples belong to no stage.
+/// If perf, the weights or the permission to sample the system is missing, a command fails, or too
+/// many samples belong to no stage.
 pub fn run(runs: u32, data: &Path) -> Result<()> {
     ensure!(
         is_installed("perf"),
@@ -197,14 +203,16 @@ pub fn run(runs: u32, data: &Path) -> Result<()> {
     })
 }
 
-/// Where the program with frame pointers is built, and files are written: on the disk of the checkout, as a user's would be.
+/// Where the program with frame pointers is built and files are written: on the disk of the
+/// checkout, as a user's would be.
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root().join("target"), PathBuf::from)
         .join("breakdown")
 }
 
-/// Builds the program as released but with frame pointers, by which perf finds the callers, and gives its path.
+/// Builds the program as released but with frame pointers, which perf needs to find callers.
+/// Returns its path.
 fn build() -> Result<PathBuf> {
     let mut cargo = cargo(&["build", "--quiet", "--release", "-p", "deltaloom-cli"]);
     stdout_of(cargo.env("CARGO_TARGET_DIR", target()).env("RUSTFLAGS", "-C force-frame-pointers=yes"))?;
@@ -218,7 +226,8 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// The samples of each command. The runs of all commands take turns, so that what else the machine does meets them alike.
+    /// Samples each command. The runs of all commands take turns, so that other work on the machine
+    /// affects all of them alike.
     fn sample(&self, runs: u32) -> Result<Vec<Samples>> {
         let mut samples: Vec<Samples> = CASES.iter().map(|_| Samples::default()).collect();
         for run in 0..=runs {
@@ -233,11 +242,11 @@ impl Bench<'_> {
         Ok(samples)
     }
 
-    /// Runs the command once under perf and gives its samples as text.
+    /// Runs the command once under perf and returns its samples as text.
     fn record(&self, case: &Case) -> Result<String> {
         let profile = self.scratch.join("perf.data");
         let mut record = Command::new("perf");
-        // The software clock is there in virtual machines too.
+        // The software clock exists in virtual machines too.
         record.args(["record", "--quiet", "-g", "-e", "cpu-clock", "-F", &SAMPLE_HZ.to_string(), "-o"]);
         stdout_of(record.arg(&profile).arg("--").arg(self.program).args(self.arguments(case)))?;
         let mut script = Command::new("perf");
@@ -259,7 +268,7 @@ impl Bench<'_> {
 }
 
 impl Samples {
-    /// Adds what `perf script` prints of a run: paragraphs of frames, the innermost first.
+    /// Adds the output of `perf script` for a run: paragraphs of frames, innermost first.
     fn add_run(&mut self, script: &str) {
         let mut by_stage = BTreeMap::new();
         for sample in script.split("\n\n").filter(|sample| !sample.trim().is_empty()) {
@@ -272,7 +281,7 @@ impl Samples {
         self.runs.push(by_stage);
     }
 
-    /// The middle half of the runs' counts.
+    /// The counts of the middle half of the runs.
     fn middle(&self, stage: Stage) -> Vec<f64> {
         let count = |run: &BTreeMap<Stage, u32>| f64::from(run.get(&stage).copied().unwrap_or(0));
         let mut counts: Vec<f64> = self.runs.iter().map(count).collect();
@@ -281,7 +290,7 @@ impl Samples {
         counts[quarter..counts.len() - quarter].to_vec()
     }
 
-    /// Samples of a run in all stages but page clearing.
+    /// Samples per run in all stages but page clearing.
     fn of_a_run(&self) -> f64 {
         shared_stages().map(|(stage, ..)| mean(&self.middle(stage))).sum()
     }
@@ -297,8 +306,10 @@ impl Samples {
     }
 }
 
-/// The stages that share out the time: all but page clearing, which is told apart. A virtual machine gets some pages from its host only
-/// when they are cleared, and that takes from a tenth of a run to more than all the rest of it.
+/// The stages that share the time: all but page clearing, which is reported separately.
+///
+/// A virtual machine may get pages from its host only when they are cleared. That takes from a
+/// tenth of a run to more than all the rest of it.
 fn shared_stages() -> impl Iterator<Item = (Stage, &'static str, &'static str)> {
     STAGES.into_iter().filter(|(stage, ..)| *stage != Clear)
 }
@@ -312,12 +323,12 @@ fn mean(values: &[f64]) -> f64 {
     if count > 0.0 { sum / count } else { 0.0 }
 }
 
-/// The names in a sample, each with a space before it.
+/// The names in a sample, each after a space.
 fn frames(sample: &str) -> impl Iterator<Item = &str> {
     sample.lines().filter_map(|line| line.trim_start().find(' ').map(|at| &line.trim_start()[at..]))
 }
 
-/// The stage of a sample, by its innermost frame that has a rule.
+/// The stage of a sample, from its innermost frame with a rule.
 fn stage_of(sample: &str) -> Stage {
     let stage_of_frame = |frame: &str| {
         let knows = |(_, texts): &&(Stage, &[&str])| texts.iter().any(|text| frame.contains(text));
@@ -326,13 +337,13 @@ fn stage_of(sample: &str) -> Stage {
     frames(sample).find_map(stage_of_frame).unwrap_or(Other)
 }
 
-/// The innermost frames of a sample, for the list of what has no rule.
+/// The innermost frames of a sample, for the list of frames without a rule.
 fn innermost(sample: &str) -> String {
     let name = |frame: &str| frame.rsplit_once(" (").map_or(frame, |(name, _)| name).trim().to_owned();
     frames(sample).take(3).map(name).collect::<Vec<_>>().join(" < ")
 }
 
-/// The shares of a command on one line, and the most frequent of what has no rule.
+/// The shares of a command on one line, and the most frequent frames without a rule.
 fn summary(name: &str, samples: &Samples) -> String {
     let mut text = format!("{name}:");
     for (stage, name, _) in shared_stages() {
@@ -370,7 +381,7 @@ fn breakdown(name: &str, samples: &Samples) -> Breakdown {
     }
 }
 
-/// What the program calls itself, and the commit that it was built from.
+/// The program's version, and the commit that it was built from.
 fn version(program: &Path) -> Result<String> {
     let version = stdout_of(Command::new(program).arg("--version"))?;
     let mut git = Command::new("git");

@@ -1,5 +1,5 @@
-//! docs/cli.md: every command and option as `--help` prints them, the JSON keys and the exit codes.
-//! The texts of the commands are defined in deltaloom-cli.
+//! docs/cli.md: every command and option as in `--help`, the JSON keys and the exit codes.
+//! deltaloom-cli defines the texts of the commands.
 
 use anyhow::Result;
 
@@ -309,7 +309,7 @@ written; if their process was killed, the next command that writes to the folder
 /// Writes or checks docs/cli.md.
 ///
 /// # Errors
-/// What would change, in check mode; what writing gives.
+/// In check mode, what would change; errors of writing.
 pub fn run(mode: Mode) -> Result<()> {
     // Help texts have spaces at the ends of lines.
     let commands: String =

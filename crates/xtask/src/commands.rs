@@ -1,4 +1,4 @@
-//! Other programs that measurements are made with: whether they are there, and what they print.
+//! Other programs that measurements use: whether they are installed, and their output.
 
 use std::process::{Command, Stdio};
 
@@ -12,18 +12,18 @@ pub(crate) fn is_installed(program: &str) -> bool {
     command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-/// Cargo with these arguments, at the root of the workspace.
+/// Cargo with these arguments, in the root of the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(root());
     cargo
 }
 
-/// Runs a command to its end and gives what it printed; what it says on standard error is shown if it fails.
+/// Runs a command to its end and returns its output. If it fails, shows its standard error.
 pub(crate) fn stdout_of(command: &mut Command) -> Result<String> {
     let name = command.get_program().display().to_string();
     let output = command.stdin(Stdio::null()).output().with_context(|| name.clone())?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{name}: {}\n{complaint}", output.status);
-    String::from_utf8(output.stdout).with_context(|| format!("{name} prints what is not UTF-8"))
+    String::from_utf8(output.stdout).with_context(|| format!("{name} does not print UTF-8"))
 }

@@ -1,5 +1,5 @@
-//! Seeds of the fuzz targets in fuzz/corpus, made from the golden containers.
-//! The form of each target's input is defined beside the target, in fuzz/.
+//! Seeds of the fuzz targets in fuzz/corpus, made from the golden containers. Each target defines
+//! the form of its input, in fuzz/.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ const TRAILER_BYTES: usize = 48;
 /// Writes or checks the seeds.
 ///
 /// # Errors
-/// What would change, in check mode; what reading and writing gives.
+/// In check mode, what would change; errors of reading and writing.
 pub fn run(mode: Mode) -> Result<()> {
     let (mut seeds_written, mut seeds_there) = (0, 0);
     let of_folder = |folder: &'static str| {
@@ -45,7 +45,8 @@ pub fn run(mode: Mode) -> Result<()> {
     say(&format!("fuzz/corpus: {seeds_written} seeds written, {seeds_there} up to date"))
 }
 
-/// Input of `decode_chunk`: meta and tables decompressed, each after its length as a u16, then the payloads.
+/// Input of `decode_chunk`: meta and tables decompressed, each after its length as a u16, then the
+/// payloads.
 fn opened(container: &[u8]) -> Result<Vec<u8>> {
     let trailer = container.last_chunk::<TRAILER_BYTES>().context("no trailer")?;
     let number = |at: usize| -> Result<usize> {
@@ -68,7 +69,7 @@ fn opened(container: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Input of `roundtrip`: four bytes that choose, then the data of the original and of its base.
+/// Input of `roundtrip`: four bytes of choices, then the data of the original and of its base.
 fn pair(folder: &Path, original: &str, base: Option<&String>) -> Result<Vec<u8>> {
     let data = |name: &str| -> Result<Vec<u8>> {
         let path = folder.join(name);

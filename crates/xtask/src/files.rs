@@ -1,10 +1,10 @@
-//! Safetensors files in memory, for golden inputs and the demo weights.
-//! It writes headers as they should be; odd ones are given as text.
+//! Safetensors files in memory, for golden inputs and the demo weights. It writes regular headers;
+//! callers pass odd ones as text.
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-/// A tensor to be written.
+/// A tensor to write.
 #[derive(Debug, Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
@@ -27,7 +27,8 @@ impl Tensor {
     }
 }
 
-/// A file of these tensors in this order, its header padded with spaces to a multiple of 8.
+/// Writes a file of these tensors in this order, with its header padded with spaces to a multiple
+/// of 8.
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     let mut begin = 0;
     let mut entries = Vec::new();
@@ -42,7 +43,7 @@ pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
     with_header(&header, tensors)
 }
 
-/// A file with this header, whatever it says.
+/// Writes a file with this header, whatever it contains.
 pub(crate) fn with_header(header: &str, tensors: &[Tensor]) -> Vec<u8> {
     let mut out = (header.len() as u64).to_le_bytes().to_vec();
     out.extend(header.as_bytes());
@@ -50,7 +51,7 @@ pub(crate) fn with_header(header: &str, tensors: &[Tensor]) -> Vec<u8> {
     out
 }
 
-/// Header and data of a file.
+/// Splits a file into header and data.
 pub(crate) fn split(file: &[u8]) -> Result<(Value, &[u8])> {
     let (length, rest) = file.split_first_chunk::<8>().context("no header length")?;
     let length = usize::try_from(u64::from_le_bytes(*length))?;

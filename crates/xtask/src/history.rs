@@ -1,4 +1,6 @@
-//! A series packed step by step, each against the one before, with and without the history of its weights as a context: sizes, and the time to get a step.
+//! Packs a series step by step, each against the previous one, with and without the history of its
+//! weights as a context. Reports sizes, and the time to restore a step.
+//!
 //! The steps come from `just make-series`; every one is restored and compared.
 
 use std::path::{Path, PathBuf};
@@ -10,28 +12,30 @@ use deltaloom::{Bases, Container, Limits, PackOptions, PackReport, ResolvedConta
 
 use crate::say;
 
-/// What is measured.
+/// What to measure.
 pub struct Series<'a> {
     /// Folder of the steps: directories with a file model.safetensors, in the order of their names.
     pub folder: &'a Path,
-    /// Most steps that a step's container rests on, the keyframe included.
+    /// Most steps on which a step's container depends, including the keyframe.
     pub chain: usize,
-    /// Take every so manieth step.
+    /// Use every Nth step.
     pub stride: usize,
-    /// Steps to pack; 0 for all.
+    /// Number of steps to pack; 0 for all.
     pub steps: usize,
     /// log2 of the elements of a chunk.
     pub chunk_log2: u8,
-    /// Rest on the steps as they are, the last `chain` of them, and not on their containers: sizes are the same.
+    /// Pack against the last `chain` steps as plain files instead of their containers; the sizes
+    /// are the same.
     pub plain: bool,
-    /// Where to leave the containers, if anywhere.
+    /// Where to keep the containers, if anywhere.
     pub keep: Option<&'a Path>,
 }
 
-/// Packs the series and prints a line for each step. The steps that one rests on are the last `chain` before it, the oldest a keyframe.
+/// Packs the series and prints a line for each step. A step depends on up to `chain` steps before
+/// it, the oldest of which is a keyframe.
 ///
 /// # Errors
-/// What reading or packing gives; a step that does not come back.
+/// Errors of reading or packing; a step that is not restored exactly.
 pub fn run(series: &Series<'_>) -> Result<()> {
     ensure!(series.chain > 0, "a chain has at least one step");
     let mut steps: Vec<PathBuf> = std::fs::read_dir(series.folder)
@@ -87,7 +91,7 @@ pub fn run(series: &Series<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the next step rests on, newest first.
+/// The steps on which the next one depends, newest first.
 struct Chain {
     most: usize,
     plain: bool,
@@ -118,7 +122,7 @@ impl Chain {
         let mut direct = Bases::open(&self.steps, &limits)?;
         match self.steps.first() {
             Some(_) if has_history => direct.set_history(&self.steps)?,
-            // The reference is the newest step here, too.
+            // Here, too, the reference is the newest step.
             Some(newest) => direct = direct.open_against(newest, &limits)?,
             None => {}
         }
@@ -133,7 +137,7 @@ impl Chain {
             deltaloom::with_threads(1, || resolved.read_all_into(&mut out))?;
             best = best.min(start.elapsed().as_secs_f64() * 1e3);
         }
-        ensure!(out == original, "{} does not come back", step.display());
+        ensure!(out == original, "{} is not restored exactly", step.display());
         let hops = self.steps.len();
         self.steps.insert(0, if self.plain { step } else { target }.to_path_buf());
         Ok(Packed { report, hops, get_ms: best })

@@ -1,5 +1,7 @@
 //! docs/benchmarks/instructions.*: instructions per element of every kernel, which may not grow.
-//! Counted by valgrind's callgrind on the data of benches/kernels.rs. Time is not measured here, and neither is AVX-512, which valgrind does not have.
+//!
+//! valgrind's callgrind counts them on the data of benches/kernels.rs. It measures no time, and no
+//! AVX-512, which valgrind does not support.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +17,11 @@ use crate::{Mode, root, say, settle};
 const JSON: &str = "docs/benchmarks/instructions.json";
 const TABLE: &str = "docs/benchmarks/instructions.md";
 const RECIPE: &str = "instructions";
-/// As `DELTALOOM_ISA` takes them.
+/// The values of `DELTALOOM_ISA`.
 const ISAS: [&str; 2] = ["scalar", "avx2"];
 /// The function of the harness whose calls are counted.
 const COUNTED: &str = "kernels::counted";
-/// Counts repeat exactly; smaller changes come from the code around a kernel.
+/// Counts are reproducible; smaller changes come from the code around a kernel.
 const TOLERANCE: f64 = 0.02;
 
 /// A kernel and its instructions per element on each instruction set.
@@ -33,23 +35,24 @@ struct Kernel {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Counts {
     command: String,
-    /// Another compiler or target makes other instructions of the same source.
+    /// Another compiler or target generates other instructions from the same source.
     compiler: String,
     notes: Vec<String>,
     kernels: Vec<Kernel>,
 }
 
-/// What a comparison has found.
+/// Results of a comparison.
 #[derive(Debug, Default, PartialEq)]
 struct Findings {
     faults: Vec<String>,
     notes: Vec<String>,
 }
 
-/// Records the counts, or checks that none has grown and that all kernels are recorded. Checks nothing where valgrind is missing.
+/// Records the counts, or checks that none has grown and that all kernels are recorded. Checks
+/// nothing if valgrind is missing.
 ///
 /// # Errors
-/// A count that has grown, a kernel that is new or gone, a harness that cannot be built or run.
+/// A count that has grown, a new or missing kernel, or a harness that cannot be built or run.
 pub fn run(mode: Mode) -> Result<()> {
     if !is_installed("valgrind") {
         let note = "valgrind is missing: instructions cannot be counted; install it with the system's package manager";
@@ -66,7 +69,7 @@ pub fn run(mode: Mode) -> Result<()> {
 fn write(now: &Counts) -> Result<()> {
     for isa in ISAS {
         let is_counted = |kernel: &Kernel| kernel.per_element.contains_key(isa);
-        ensure!(now.kernels.iter().all(is_counted), "this machine has no {isa}: record on one that does");
+        ensure!(now.kernels.iter().all(is_counted), "this machine has no {isa}; record on one that has it");
     }
     let mut json = serde_json::to_vec_pretty(now)?;
     json.push(b'\n');
@@ -86,23 +89,23 @@ fn check(now: &Counts) -> Result<()> {
     say(&format!("{JSON}: no count has grown by more than {:.0} %", 100.0 * TOLERANCE))
 }
 
-/// What has changed since the counts were recorded.
+/// Compares the counts with the recorded ones.
 fn compare(recorded: &Counts, now: &Counts) -> Findings {
     let mut found = Findings::default();
     let is_same_compiler = recorded.compiler == now.compiler;
     if !is_same_compiler {
         let (then, now) = (&recorded.compiler, &now.compiler);
-        found.notes.push(format!("recorded with {then}, this is {now}: counts that have grown are no fault"));
+        found.notes.push(format!("recorded with {then}, but this is {now}: larger counts are not an error"));
     }
     for name in names_only_in(&recorded.kernels, &now.kernels) {
-        found.faults.push(format!("{name}: recorded, but no kernel any more"));
+        found.faults.push(format!("{name}: recorded, but the kernel no longer exists"));
     }
     for name in names_only_in(&now.kernels, &recorded.kernels) {
-        found.faults.push(format!("{name}: a new kernel, not recorded"));
+        found.faults.push(format!("{name}: new kernel, not recorded"));
     }
     for (name, isa, then, now) in pairs(&recorded.kernels, &now.kernels) {
         let change = now / then - 1.0;
-        let text = format!("{name}, {isa}: {now} instructions per element, recorded are {then}");
+        let text = format!("{name}, {isa}: {now} instructions per element, recorded: {then}");
         if change > TOLERANCE && is_same_compiler {
             found.faults.push(format!("{text} ({:+.1} %)", 100.0 * change));
         } else if change.abs() > TOLERANCE {
@@ -117,7 +120,7 @@ fn names_only_in<'a>(these: &'a [Kernel], those: &[Kernel]) -> Vec<&'a str> {
     these.iter().filter(is_missing).map(|kernel| kernel.name.as_str()).collect()
 }
 
-/// Name, instruction set, recorded and present count of what both have.
+/// Name, instruction set, recorded count and current count of everything that both have.
 fn pairs<'a>(recorded: &'a [Kernel], now: &'a [Kernel]) -> Vec<(&'a str, &'a str, f64, f64)> {
     let mut pairs = Vec::new();
     for then in recorded {
@@ -131,7 +134,7 @@ fn pairs<'a>(recorded: &'a [Kernel], now: &'a [Kernel]) -> Vec<(&'a str, &'a str
     pairs
 }
 
-/// Counts all kernels on all instruction sets of this machine that valgrind knows.
+/// Counts all kernels on all instruction sets of this machine that valgrind supports.
 fn count() -> Result<Counts> {
     let harness = build()?;
     let mut kernels: Vec<Kernel> = Vec::new();
@@ -155,7 +158,7 @@ fn count() -> Result<Counts> {
     })
 }
 
-/// Builds the harness and gives its path.
+/// Builds the harness and returns its path.
 fn build() -> Result<PathBuf> {
     let arguments = ["bench", "--quiet", "-p", "deltaloom-kernels", "--bench", "kernels", "--no-run"];
     let messages = stdout_of(cargo(&arguments).arg("--message-format=json"))?;
@@ -172,18 +175,20 @@ fn compiler() -> Result<String> {
     Ok(format!("{} for {host}", version.lines().next().unwrap_or("?")))
 }
 
-/// Names of the kernels and their instructions per element; nothing when this machine does not have the instruction set.
+/// Names of the kernels and their instructions per element; empty if this machine does not have the
+/// instruction set.
 fn count_on(isa: &str, harness: &Path) -> Result<Vec<(String, f64)>> {
     let scratch = tempfile::tempdir()?;
     let out = scratch.path().join("profile");
     let mut valgrind = Command::new("valgrind");
-    // Each call of the counted function becomes a profile of its own: profile.1, profile.2, ...
+    // Each call of the counted function writes its own profile: profile.1, profile.2, ...
     valgrind.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", out.display()));
     valgrind.args(["--toggle-collect=", "--dump-after="].map(|option| format!("{option}{COUNTED}")));
     let lines = stdout_of(valgrind.arg(harness).arg("--once").env("DELTALOOM_ISA", isa))?;
     let mut counts = Vec::new();
     for (line, number) in lines.lines().zip(1..) {
-        let (ran_on, elements, name) = fields(line).with_context(|| format!("the harness prints {line}"))?;
+        let (ran_on, elements, name) =
+            fields(line).with_context(|| format!("unexpected output of the harness: {line}"))?;
         if ran_on != isa {
             say(&format!("note: this machine has no {isa}, which is not counted"))?;
             return Ok(Vec::new());
@@ -197,7 +202,7 @@ fn count_on(isa: &str, harness: &Path) -> Result<Vec<(String, f64)>> {
     Ok(counts)
 }
 
-/// Instruction set, elements and name, as the harness prints them.
+/// Instruction set, elements and name from a line of the harness.
 fn fields(line: &str) -> Option<(&str, f64, &str)> {
     let (isa, rest) = line.split_once('\t')?;
     let (elements, name) = rest.split_once('\t')?;

@@ -1,5 +1,5 @@
-//! Makes the generated files of this repository and checks that they are as they would be made.
-//! It codes nothing itself: containers come from the library, help texts from the program.
+//! Makes the generated files of this repository, and checks that they are up to date. It codes
+//! nothing itself: containers come from the library, help texts from the program.
 
 pub mod assets;
 pub mod breakdown;
@@ -23,16 +23,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Whether to write what is generated or to compare it with what is there.
+/// Whether to write the generated files or to compare them with the existing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Write.
     Write,
-    /// Change nothing, and fail when something would change.
+    /// Change nothing, and fail if something would change.
     Check,
 }
 
-/// The folder of the workspace.
+/// The root folder of the workspace.
 #[must_use]
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -43,13 +43,14 @@ pub(crate) fn say(line: &str) -> Result<()> {
     writeln!(std::io::stdout(), "{line}").context("standard output")
 }
 
-/// Writes `contents` as a file, given from the root, or checks that it has them; `recipe` is what makes it.
+/// Writes `contents` to a file, with its path relative to the root, or checks that it has them.
+/// `recipe` is the command that generates it.
 pub(crate) fn settle(mode: Mode, path: &str, contents: &[u8], recipe: &str) -> Result<()> {
     let is_new = settle_quietly(mode, path, contents, recipe)?;
     say(&format!("{path}: {}", if is_new { "written" } else { "up to date" }))
 }
 
-/// Likewise, and says whether it was written.
+/// Likewise, without a report. Returns whether the file was written.
 pub(crate) fn settle_quietly(mode: Mode, path: &str, contents: &[u8], recipe: &str) -> Result<bool> {
     let full = root().join(path);
     let found = fs::read(&full).ok();
@@ -57,7 +58,7 @@ pub(crate) fn settle_quietly(mode: Mode, path: &str, contents: &[u8], recipe: &s
         return Ok(false);
     }
     if mode == Mode::Check {
-        let fault = if found.is_none() { "is missing" } else { "is not what would be generated" };
+        let fault = if found.is_none() { "is missing" } else { "is out of date" };
         bail!("{path} {fault}; run `just {recipe}` and commit the result");
     }
     if let Some(folder) = full.parent() {

@@ -1,5 +1,5 @@
-//! The program `xtask`: makes the generated files of this repository, or checks them with `--check`.
-//! The work is in the library.
+//! The program `xtask`: makes the generated files of this repository, or checks them with
+//! `--check`. The library does the work.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,8 @@ use xtask::{
     rooms, series_scale, sizes,
 };
 
-/// Makes the generated files of this repository; with --check, only says whether they are as they would be made.
+/// Makes the generated files of this repository; with --check, only reports whether they are up to
+/// date.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -19,35 +20,36 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Golden containers: adds those that are missing, never touches one that is there
+    /// Add missing golden containers; existing ones are never changed
     Golden(CheckArgument),
-    /// Whether imports between crates and rooms go down the order of ARCHITECTURE.md
+    /// Check that imports between crates and rooms follow the order in ARCHITECTURE.md
     Rooms(CheckArgument),
-    /// Whether comments are at most 100 columns wide
+    /// Check that comments are at most 100 columns wide
     Comments(CheckArgument),
-    /// Packed sizes of the lm12m pairs and the demo weights
+    /// Record the packed sizes of the lm12m pairs and the demo weights
     Sizes(DataArguments),
-    /// The table of ratios in the README, from the recorded sizes
+    /// Write the table of ratios in the README from the recorded sizes
     ReadmeNumbers(CheckArgument),
-    /// docs/cli.md, from the definitions behind --help
+    /// Write docs/cli.md from the definitions behind --help
     CliReference(CheckArgument),
-    /// The demo weights, cut from lm12m
+    /// Cut the demo weights from lm12m
     Assets(DataArguments),
-    /// Seeds of the fuzz targets, from the golden containers
+    /// Make the seeds of the fuzz targets from the golden containers
     Corpus(CheckArgument),
-    /// Instructions per element of the kernels, counted by valgrind
+    /// Count the instructions per element of the kernels with valgrind
     Instructions(CheckArgument),
-    /// Where the processor time of pack and unpack goes, sampled by Linux perf
+    /// Sample the processor time of each stage of pack and unpack with Linux perf
     Breakdown(BreakdownArguments),
-    /// Merge the lm12m models by usual rules, pack the merges against them, and say how small they become
+    /// Merge the lm12m models by common rules, pack the merges against the models, and print their
+    /// sizes
     Merges(DataArgument),
-    /// Count what adding, listing and restoring ask of a store as a series grows
+    /// Count the requests of adding, listing and restoring as a series grows
     SeriesScale {
-        /// Steps to add; the page and the picture are written from 10,000 on
+        /// Number of steps to add; from 10,000 on, the page and the picture are written
         #[arg(long, value_name = "N", default_value_t = 10_040)]
         steps: u64,
     },
-    /// Pack a series step by step with and without histories, and say how small the steps become
+    /// Pack a series step by step, with and without histories, and print the sizes of the steps
     History(HistoryArguments),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
@@ -55,7 +57,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct CheckArgument {
-    /// Change nothing; exit code 1 when something would change
+    /// Change nothing; exit code 1 if something would change
     #[arg(long)]
     check: bool,
 }
@@ -70,14 +72,14 @@ struct DataArguments {
 
 #[derive(Debug, Args)]
 struct DataArgument {
-    /// The folder that holds lm12m/
+    /// Folder that holds lm12m/
     #[arg(long = "data", env = "DELTALOOM_DATA", value_name = "DIR", default_value = "../shared/data")]
     folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct PairsArguments {
-    /// Where to write the containers
+    /// Folder for the containers
     target: PathBuf,
     #[command(flatten)]
     data: DataArgument,
@@ -85,31 +87,31 @@ struct PairsArguments {
 
 #[derive(Debug, Args)]
 struct HistoryArguments {
-    /// Folder with a directory for each step, as `just make-series` makes it
+    /// Folder with one directory per step, as made by `just make-series`
     folder: PathBuf,
-    /// Most steps that a step rests on; the next one then is a keyframe
+    /// Maximum number of steps that a step depends on; the next one is a keyframe
     #[arg(long, value_name = "N", default_value_t = 9)]
     chain: usize,
-    /// Take every so manieth step
+    /// Use every Nth step
     #[arg(long, value_name = "N", default_value_t = 1)]
     stride: usize,
-    /// Steps to pack; 0 for all
+    /// Number of steps to pack; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0)]
     steps: usize,
-    /// log2 of the elements of a chunk
+    /// log2 of the number of elements per chunk
     #[arg(long, value_name = "N", default_value_t = 17)]
     chunk_log2: u8,
-    /// Rest on the steps as they are and not on their containers, which is faster
+    /// Pack against plain files instead of containers, which is faster
     #[arg(long)]
     plain: bool,
-    /// Leave the containers in this folder
+    /// Keep the containers in this folder
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct BreakdownArguments {
-    /// Runs of each command
+    /// Number of runs of each command
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     #[command(flatten)]

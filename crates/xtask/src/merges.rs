@@ -1,5 +1,8 @@
-//! Merges of the lm12m models by the rules of usual tools, packed against the models: how small they become once the rule is found.
-//! The merges are computed here in plain single precision, not by the library; each is restored and compared.
+//! Merges the lm12m models by the rules of common tools and packs the merges against the models.
+//! This shows how small they become once the rule is found.
+//!
+//! The merges are computed here in plain single precision, not by the library. Each is restored and
+//! compared.
 
 use std::path::Path;
 
@@ -11,7 +14,7 @@ use half::bf16;
 use crate::files::{Tensor, safetensors};
 use crate::say;
 
-/// The least ratio of a merge that was computed in single precision by a linear rule.
+/// Least ratio of a merge that a linear rule computed in single precision.
 const GOAL: f64 = 8.0;
 
 /// A tensor of all models: name, shape, and the values of base, ft_bf16 and ft_master.
@@ -21,7 +24,7 @@ struct Layer {
     values: [Vec<f32>; 3],
 }
 
-/// How models are merged: what becomes of a layer, and which of the models are given as bases.
+/// A merge rule: what a layer becomes, and which models are bases.
 struct Rule {
     name: &'static str,
     models: &'static [usize],
@@ -69,7 +72,7 @@ fn each(models: &[Vec<f32>; 3], f: fn(f32, f32, f32) -> f32) -> Vec<f32> {
     a.iter().zip(b).zip(c).map(|((a, b), c)| f(*a, *b, *c)).collect()
 }
 
-/// On the arc between the second and the third, by the angle between them.
+/// Spherical interpolation between the second and the third, by the angle between them.
 fn slerp([_, b, c]: &[Vec<f32>; 3]) -> Vec<f32> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = dot(b, c) / (dot(b, b) * dot(c, c)).sqrt();
@@ -84,7 +87,7 @@ fn slerp([_, b, c]: &[Vec<f32>; 3]) -> Vec<f32> {
     b.iter().zip(c).map(|(b, c)| of_b * b + of_c * c).collect()
 }
 
-/// The largest 30 % of each difference to the first; of those the ones that agree on the sign, averaged.
+/// The largest 30 % of each difference from the first; the average of those that agree on the sign.
 fn ties([a, b, c]: &[Vec<f32>; 3]) -> Vec<f32> {
     let trimmed = |tuned: &[f32]| -> Vec<f32> {
         let updates: Vec<f32> = tuned.iter().zip(a).map(|(x, a)| x - a).collect();
@@ -123,7 +126,8 @@ fn read_layers(data: &Path) -> Result<Vec<Layer>> {
     names.into_iter().map(layer).collect()
 }
 
-/// Single precision with all bits in use: as if the models had been trained so and rounded afterwards.
+/// Single precision with all bits in use, as if the models had been trained this way and rounded
+/// afterwards.
 fn unrounded(mut layers: Vec<Layer>) -> Vec<Layer> {
     let mut state = 1u64;
     let mut noise = || {
@@ -152,7 +156,7 @@ fn file(layers: &[Layer], dtype: &'static str, values: impl Fn(&Layer) -> Vec<f3
 /// Makes all merges in both dtypes and packs them.
 ///
 /// # Errors
-/// A merge that does not come back, one by a linear rule that misses its goal, and weights that are absent.
+/// A merge that is not restored exactly, a linear merge that misses its goal, and missing weights.
 pub fn run(data: &Path) -> Result<()> {
     if !data.join("lm12m").is_dir() {
         bail!("the lm12m weights are absent: no lm12m/ in {}", data.display());
@@ -181,7 +185,7 @@ pub fn run(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs and restores a merge; its packed size.
+/// Packs and restores a merge. Returns its packed size.
 fn pack<'a>(merged: &[u8], models: impl Iterator<Item = &'a Vec<u8>>) -> Result<usize> {
     let open = |bytes: &[u8]| Checkpoint::from_bytes("model.safetensors", bytes.to_vec(), &Limits::default());
     let mut bases = Bases::default();

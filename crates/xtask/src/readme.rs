@@ -1,5 +1,5 @@
-//! The table of ratios in README.md, between two marker lines, from the recorded sizes.
-//! It measures nothing.
+//! The table of ratios in README.md, between two marker lines, from the recorded sizes. It measures
+//! nothing.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ const README: &str = "README.md";
 const START: &str = "<!-- numbers -->";
 const END: &str = "<!-- /numbers -->";
 
-/// Puts the table between the markers of the README, or checks that it is there.
+/// Writes the table between the markers of the README, or checks it.
 ///
 /// # Errors
-/// A README without markers; in check mode one that says otherwise.
+/// A README without markers; in check mode, one with another table.
 pub fn run(mode: Mode) -> Result<()> {
     let table = table(&recorded()?.sizes);
     say(&table)?;

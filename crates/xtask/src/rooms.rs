@@ -1,6 +1,7 @@
-//! Checks that imports between crates and between rooms, the top-level modules of a crate, only
-//! go down the order that ARCHITECTURE.md lists.
-//! It reads text and parses no Rust: paths that begin with `crate::` or `super::`, tests left out.
+//! Checks that imports between crates and between rooms, the top-level modules of a crate, only go
+//! down the order that ARCHITECTURE.md lists.
+//!
+//! It reads text and parses no Rust: paths that begin with `crate::` or `super::`, without tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -39,7 +40,7 @@ struct Order {
 /// Checks every crate of the workspace.
 ///
 /// # Errors
-/// When an import goes up, or when a crate or room is missing from the list or left in it.
+/// If an import goes up, or the list lacks a crate or room or has one that does not exist.
 pub fn run() -> Result<()> {
     let map = fs::read_to_string(root().join(MAP)).context(MAP)?;
     let order = Order::parse(&map)?;
@@ -127,7 +128,7 @@ fn crates_of(folder: &Path) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// The crates of the workspace that one depends on, for its tests too.
+/// The crates of the workspace on which a crate depends, including for its tests.
 fn dependencies(name: &str, all: &BTreeSet<String>) -> Result<Vec<String>> {
     let path = root().join("crates").join(name).join("Cargo.toml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -135,7 +136,7 @@ fn dependencies(name: &str, all: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(keys.filter(|key| *key != name && all.contains(*key)).map(str::to_owned).collect())
 }
 
-/// Compares the imports of a crate's rooms with their order; answers how many there are.
+/// Compares the imports of a crate's rooms with their order. Returns the number of imports.
 fn check_rooms(name: &str, rooms: &[String], faults: &mut Vec<String>) -> Result<usize> {
     let source = root().join("crates").join(name).join("src");
     let library = fs::read_to_string(source.join("lib.rs")).unwrap_or_default();
@@ -175,7 +176,7 @@ fn check_rooms(name: &str, rooms: &[String], faults: &mut Vec<String>) -> Result
     }
     let place = |room: &str| rooms.iter().position(|listed| listed == room);
     for ((room, used), path) in &arrows {
-        // What is no room is an item of the root itself.
+        // A name that is not a room is an item of the crate root.
         if let (Some(room_at), Some(used_at)) = (place(room), place(used))
             && used_at > room_at
         {
@@ -200,7 +201,7 @@ fn exports(library: &str) -> BTreeMap<String, String> {
 }
 
 /// Names below the root of the crate that a file imports, where the file's module is `depth`
-/// modules below the root. What comes after the first test module is left out.
+/// modules below the root. Everything from the first test module on is ignored.
 fn imports(text: &str, depth: usize) -> BTreeSet<String> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).fold(
         String::new(),
@@ -271,7 +272,7 @@ fn modules_of(path: &Path) -> Vec<String> {
     modules
 }
 
-/// Files of modules that only tests have.
+/// Files of modules that only tests use.
 fn test_files(files: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
     for path in files {

@@ -1,4 +1,6 @@
-//! What reading and writing a series asks of its store as the series grows: requests and bytes for adding, listing and restoring.
+//! Cost of a series at its store as the series grows: requests and bytes for adding, listing and
+//! restoring.
+//!
 //! Counts are exact and the same on every machine; the store is a folder behind a counter.
 
 use std::path::Path;
@@ -17,12 +19,12 @@ use deltaloom_report::{Axis, Curve, Drawn, Figure, Lines, Unit, standalone};
 use crate::files::{Tensor, safetensors};
 use crate::{Mode, say, settle};
 
-/// Steps after which the store is asked.
+/// Series lengths at which requests are counted.
 const MEASURED: [u64; 9] = [10, 30, 100, 300, 1_000, 2_000, 4_000, 7_000, 10_000];
-/// Operations of each kind over which the greatest count is taken.
+/// Number of operations of each kind over which the greatest count is taken.
 const REPEATED: u64 = 40;
 
-/// What was asked of a store.
+/// Requests to a store and their bytes.
 #[derive(Default)]
 struct Counts {
     requests: AtomicU64,
@@ -113,10 +115,10 @@ impl Store for Counting {
     }
 }
 
-/// What operations asked for at one size of the series.
+/// Counts of the operations at one length of the series.
 struct Row {
     steps: u64,
-    /// For each of [`OPERATIONS`] the most requests and bytes.
+    /// For each of [`OPERATIONS`], the most requests and bytes.
     most: [(u64, u64); 3],
 }
 
@@ -142,7 +144,7 @@ fn model(step: u64) -> Vec<u8> {
 /// Adds steps, measures, and writes docs/benchmarks/series.md and series.svg.
 ///
 /// # Errors
-/// When a step does not come back, or what is asked for grows with the series.
+/// If a step is not restored exactly, or the cost grows with the series.
 pub fn run(last: u64) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let counts = Arc::new(Counts::default());
@@ -158,7 +160,8 @@ pub fn run(last: u64) -> Result<()> {
         counts.take();
         series.add(&new, &options, &Silent)?;
         let added = counts.take();
-        // The greatest of many: what is asked for goes up and down with the length of the chain and the page.
+        // The greatest of many, because the cost goes up and down with the lengths of the chain and
+        // the page.
         let Some(steps) = MEASURED.into_iter().find(|steps| (*steps..steps + REPEATED).contains(&step))
         else {
             continue;
@@ -182,7 +185,7 @@ pub fn run(last: u64) -> Result<()> {
     }
     let text = table(&rows);
     say(&text)?;
-    // From 100 steps on the manifest is as large as it gets.
+    // From 100 steps on, the manifest does not grow.
     let grown = |at: usize| -> Option<(f64, f64)> {
         let most = |row: &Row| row.most[at];
         let full = rows.iter().find(|row| row.steps >= 300).map(most)?;

@@ -1,4 +1,6 @@
-//! docs/benchmarks/sizes.json: packed bytes of the lm12m pairs and of the demo weights, which may not grow.
+//! docs/benchmarks/sizes.json: packed bytes of the lm12m pairs and of the demo weights, which may
+//! not grow.
+//!
 //! Every pair is also restored and compared; speed is not measured here.
 
 use std::fs;
@@ -14,15 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::golden::{Entry, Manifest};
 use crate::{Mode, root, say};
 
-/// Where the sizes are recorded.
+/// File of the recorded sizes.
 pub const SIZES: &str = "docs/benchmarks/sizes.json";
 const XOR_LEVEL: i32 = 1;
 
-/// Where the weights of a pair are.
+/// Location of a pair's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
-    /// In the data folder, which may be absent.
+    /// In the data folder, which may be missing.
     Lm12m,
     /// In assets/demo.
     Demo,
@@ -32,7 +34,7 @@ struct Pair {
     name: &'static str,
     weights: Weights,
     base: Option<&'static str>,
-    /// Folder of a LoRA adapter that is given, too.
+    /// Folder of a LoRA adapter that is also a base.
     adapter: Option<&'static str>,
     tuned: &'static str,
     goal_ratio: Option<f64>,
@@ -60,12 +62,12 @@ const fn demo(name: &'static str, base: Option<&'static str>, tuned: &'static st
     }
 }
 
-/// The same with the adapter of lm12m's merged LoRA given.
+/// The same pair, with the adapter of lm12m's merged LoRA as a base.
 const fn with_adapter(pair: Pair) -> Pair {
     Pair { adapter: Some("ft_lora_merged"), ..pair }
 }
 
-/// The same with the preset that takes the most time.
+/// The same pair with the slowest preset.
 const fn at_max(pair: Pair) -> Pair {
     Pair { preset: Preset::Max, ..pair }
 }
@@ -139,50 +141,50 @@ const PAIRS: [Pair; 17] = [
 /// One pair and its sizes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Size {
-    /// Words for tables.
+    /// Name in tables.
     pub name: String,
-    /// Where the weights are.
+    /// Location of the weights.
     pub weights: Weights,
-    /// The base, where there is one.
+    /// The base, if there is one.
     pub base: Option<String>,
-    /// What is packed.
+    /// The packed file.
     pub tuned: String,
     /// Size of the file.
     pub original_bytes: u64,
     /// Size of the container.
     pub packed_bytes: u64,
-    /// Original over packed.
+    /// Original bytes over packed bytes.
     pub ratio: f64,
-    /// The least ratio that is asked for.
+    /// Least ratio that is required.
     pub goal_ratio: Option<f64>,
     /// zstd of the XOR of both files' tensors.
     pub xor_zstd1_bytes: u64,
-    /// Original over that.
+    /// Original bytes over that.
     pub xor_zstd1_ratio: f64,
 }
 
 /// The recorded sizes.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sizes {
-    /// How to make them again.
+    /// The command that measures them again.
     pub command: String,
     /// What the columns mean.
     pub notes: Vec<String>,
-    /// In the order of the tables.
+    /// The sizes in the order of the tables.
     pub sizes: Vec<Size>,
 }
 
 /// Reads the recorded sizes.
 ///
 /// # Errors
-/// When they are not there or not readable.
+/// If they are missing or unreadable.
 pub fn recorded() -> Result<Sizes> {
     let json = fs::read(root().join(SIZES)).with_context(|| format!("{SIZES}; run `just sizes`"))?;
     serde_json::from_slice(&json).context(SIZES)
 }
 
 impl Pair {
-    /// The path of one of its files, given the data folder.
+    /// The path of one of its files, below the data folder.
     fn path(&self, data: &Path, file: &str) -> PathBuf {
         match self.weights {
             Weights::Lm12m => data.join("lm12m").join(file),
@@ -200,13 +202,13 @@ impl Pair {
         let adapter = self.adapter.map(|adapter| self.path(data, adapter));
         adapter.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
         bases.push_paths(&paths, &Limits::default())?;
-        // As they would be given in the folder that they are in.
+        // Named by their paths relative to their own folder.
         let given = paths.iter().zip(self.base).chain(adapter.iter().zip(self.adapter));
         bases.set_names(given.map(|(path, name)| (path.as_path(), name)))?;
         Ok(bases)
     }
 
-    /// Packs it into `target` and gives the size.
+    /// Packs it into `target` and returns the size.
     fn pack(&self, data: &Path, target: &Path) -> Result<u64> {
         let (checkpoint, bases) = (self.open(data, self.tuned)?, self.open_bases(data)?);
         let options = PackOptions::default().with_preset(self.preset).with_identity(Some(Texts::new()));
@@ -238,7 +240,8 @@ impl Pair {
         })
     }
 
-    /// The bytes of all tensors, each XORed with the tensor of that name in the base where it has the same type.
+    /// The bytes of all tensors, each XORed with the base's tensor of the same name if it has the
+    /// same type.
     fn xor(&self, data: &Path) -> Result<Vec<u8>> {
         let tuned = self.open(data, self.tuned)?;
         let base = self.base.map(|base| self.open(data, base)).transpose()?;
@@ -262,7 +265,7 @@ impl Pair {
     }
 }
 
-/// Quotient with three decimals.
+/// Ratio with three decimals.
 fn ratio(original_bytes: u64, packed_bytes: u64) -> f64 {
     (1000.0 * original_bytes as f64 / packed_bytes as f64).round() / 1000.0
 }
@@ -270,7 +273,7 @@ fn ratio(original_bytes: u64, packed_bytes: u64) -> f64 {
 /// Records the sizes, or checks that none has grown and every goal is met.
 ///
 /// # Errors
-/// A size that has grown, a goal that is missed, or weights that do not come back.
+/// A size that has grown, a missed goal, or weights that are not restored exactly.
 pub fn run(mode: Mode, data: &Path) -> Result<()> {
     let with_lm12m = data.join("lm12m").is_dir();
     if !with_lm12m {
@@ -300,7 +303,7 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
     if faults.is_empty() { Ok(()) } else { bail!("{}", faults.join("\n")) }
 }
 
-/// Checks the sizes of the demo weights, which are always there.
+/// Checks the sizes of the demo weights, which are always available.
 ///
 /// # Errors
 /// As [`run`].
@@ -344,7 +347,7 @@ fn fault(size: &Size, old: Option<&Size>, mode: Mode) -> Option<String> {
         (Mode::Check, None) => Some(format!("{name} is not in {SIZES}; run `just sizes`")),
         (Mode::Check, Some(old)) => (size.packed_bytes > old.packed_bytes).then(|| {
             let (now, before) = (size.packed_bytes, old.packed_bytes);
-            format!("{name}: {now} bytes, recorded are {before}; a size may only grow with an ADR")
+            format!("{name}: {now} bytes, recorded: {before}; a size may only grow with an ADR")
         }),
     }
 }
@@ -365,10 +368,10 @@ fn write(sizes: Vec<Size>) -> Result<()> {
     crate::settle(Mode::Write, SIZES, &json, "sizes")
 }
 
-/// Packs the lm12m pairs into `folder`, with a manifest beside them, for readers in other languages.
+/// Packs the lm12m pairs into `folder`, with a manifest, for readers in other languages.
 ///
 /// # Errors
-/// What reading and writing gives, also when the weights are absent.
+/// Errors of reading and writing, including missing weights.
 pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;

@@ -1,4 +1,5 @@
-//! What is in the repository and can be checked without other weights: golden containers, demo sizes, demo digests.
+//! Checks what needs no other weights than those in the repository: golden containers, demo sizes,
+//! demo digests.
 
 #[test]
 fn every_golden_container_is_restored() {

@@ -16,7 +16,7 @@ const BYTES: usize = 32;
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 pub(super) unsafe fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
     // Sixteen tables per list. The key is lowered by 16 per list, and a lookup with a negative byte
-    // gives 0, so the lists up to the key's own are combined by xor. Each list therefore stores its
+    // gives 0. So the lists up to the key's own are combined by xor. Each list therefore stores its
     // xor with the list before it.
     let mut lists = [_mm256_setzero_si256(); KEYS / 16];
     for (i, list) in lists.iter_mut().enumerate() {

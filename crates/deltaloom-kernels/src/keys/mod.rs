@@ -1,6 +1,6 @@
-//! Keys: how many ULPs a weight is expected to move, from the exponent of its prediction and the
-//! step scales of its row and column; docs/format.md section 8. The caller decides which table a
-//! key uses.
+//! Keys: how many ULPs a weight is expected to move; docs/format.md section 8. A key depends on the
+//! exponent of the prediction and the step scales of row and column. The caller decides which table
+//! a key uses.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -1,5 +1,5 @@
-//! Predicts the step of an element from the rows before it and the elements to its left, as a
-//! low-rank product that is learned along the way; docs/format.md section 13.
+//! Predicts the step of an element from the rows before it and the elements to its left;
+//! docs/format.md section 13. The prediction is a low-rank product that is learned along the way.
 //!
 //! It uses single precision in a fixed order of operations without contraction, so every machine
 //! computes the same bits. Its results are contexts and predictions, never probabilities.

@@ -15,8 +15,8 @@ pub use transpose::transpose;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 
-/// An entry in four bytes: the upper 20 bits of an FP32 difference, and the column in its block of
-/// 4096. For weights of 16 bits.
+/// An entry in four bytes, for weights of 16 bits: the upper 20 bits of an FP32 difference, and the
+/// column in its block of 4096.
 pub type Narrow = u32;
 /// An entry in eight bytes: an FP32 difference, and the column in the lower half. For weights of 32
 /// bits; there is only one block.
@@ -119,8 +119,8 @@ pub enum Differences<'a> {
     },
 }
 
-/// Number of columns to which activations are padded, so that no column of an entry lies outside:
-/// whole blocks, or a power of two within the first one.
+/// Number of columns to which activations are padded: whole blocks, or a power of two within the
+/// first one. So no column of an entry lies outside.
 #[must_use]
 fn filled_cols(cols: usize) -> usize {
     if cols < NARROW_COLS { cols.next_power_of_two() } else { cols.next_multiple_of(NARROW_COLS) }

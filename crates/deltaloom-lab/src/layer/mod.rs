@@ -1,5 +1,5 @@
 //! Compares a transformer layer on packed weights with the dense one: sizes, times by phase and
-//! parameter, memory of many tenants, and whether every output has the same bits.
+//! parameter, and memory of many tenants. Also checks whether every output has the same bits.
 //!
 //! [`deltaloom_lm::layer`] is the layer; this measures it.
 

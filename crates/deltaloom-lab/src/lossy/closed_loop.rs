@@ -148,7 +148,7 @@ fn thresholded(
 
 /// The least F32 number that is not below `x`.
 fn rounded_up(x: f64) -> f32 {
-    #[expect(clippy::cast_possible_truncation, reason = "what is rounded down is mended")]
+    #[expect(clippy::cast_possible_truncation, reason = "a result that is rounded down is corrected")]
     let near = x as f32;
     if f64::from(near) < x { near.next_up() } else { near }
 }

@@ -90,7 +90,7 @@ pub(super) fn quantile(differences: &[f32], q: f64) -> f32 {
     if part == 0.0 || low == high {
         return low;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
     let between = (f64::from(low) + part * (f64::from(high) - f64::from(low))) as f32;
     between
 }

@@ -125,7 +125,7 @@ impl ColumnStore {
     }
 
     /// Draws columns in proportion to their scores, each with its factor.
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
     fn draw(&self, x: &[f32], draws: usize, uniform: &mut impl Iterator<Item = f64>) -> Vec<(usize, f32)> {
         let scores = self.scores(x);
         let sums: Vec<f64> = scores

@@ -30,7 +30,7 @@ pub(super) fn uniforms(seed: u64) -> impl Iterator<Item = f64> {
 }
 
 /// Independent standard normal numbers (Box and Muller, 1958).
-#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
 pub(super) fn normals(seed: u64) -> impl Iterator<Item = f32> {
     let mut uniform = uniforms(seed);
     std::iter::repeat_with(move || {

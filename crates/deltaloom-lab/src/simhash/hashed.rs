@@ -106,7 +106,7 @@ impl HashedMatrix {
             }
         }
         let bits = settings.bits;
-        #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
         // The sine of the complement is exactly zero in the middle and odd around it.
         let cosines = (0..=bits).map(|h| (PI * (0.5 - h as f64 / bits as f64)).sin() as f32).collect();
         Ok(Self { rows, cols, block_rows, piece, directions, signatures, norms, cosines })
@@ -144,7 +144,7 @@ impl HashedMatrix {
         let (mut signatures, mut norms) = (Vec::new(), Vec::new());
         for row in values.chunks_exact(self.cols) {
             for piece in row.chunks(self.piece) {
-                #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+                #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
                 norms.push(squares(piece).sqrt() as f32);
                 let start = signatures.len();
                 signatures.resize(start + words, 0);

@@ -311,7 +311,7 @@ fn finite(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
 fn narrow(x: f64) -> f32 {
     x as f32
 }

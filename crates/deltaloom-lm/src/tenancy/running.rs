@@ -5,8 +5,8 @@
 //! bit depends on threads or on prefetching.
 //!
 //! Matrices in use by the running batch are never evicted. While there is room, every decoded
-//! matrix stays. Without room, a matrix is evicted only if its tenant has been idle for at least as
-//! long as the incoming one was away (the rule of LIRS: Jiang and Zhang, 2002).
+//! matrix stays. Without room, the rule of LIRS applies (Jiang and Zhang, 2002): a matrix is
+//! evicted only if its tenant has been idle for at least as long as the incoming one was away.
 //!
 //! So tenants that come for one token each, one after another, do not drive out those in memory,
 //! but are multiplied from their containers. A tenant that also ran in the previous batch gets all

@@ -1,5 +1,6 @@
-//! An object store that loses, delays, repeats and cuts off requests, by a seed.
-//! It does not wait for time to pass; a delay is a number of turns of the runtime.
+//! An object store that loses, delays, repeats and truncates requests, by a seed.
+//!
+//! It never waits for time to pass; a delay is a number of turns of the runtime.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,9 +21,9 @@ enum Mishap {
     None,
     /// The request does not arrive.
     Before,
-    /// It takes effect, and the answer does not arrive.
+    /// It takes effect, but the answer does not arrive.
     After,
-    /// The sender gives up, and it takes effect later, if it then can.
+    /// The sender gives up, and it takes effect later if it then can.
     Late,
     /// It arrives twice; the answer is the second one.
     Twice,
@@ -32,7 +33,7 @@ enum Mishap {
     Short,
 }
 
-/// A store in whose requests mishaps happen, to about every other of them.
+/// A store with mishaps in about every other request.
 pub(crate) struct Faulty {
     inner: Arc<dyn ObjectStore>,
     dice: Mutex<Dice>,

@@ -1,4 +1,4 @@
-//! A log that several writers append to, and the chance that decides what happens to their requests.
+//! A log to which several writers append, and the dice that decide what happens to their requests.
 //! It knows nothing of how requests fail.
 
 use deltaloom::series::{Revision, Store};
@@ -19,7 +19,8 @@ impl Dice {
     }
 }
 
-/// Appends `count` lines to the manifest, which has a line for each record, by reading, adding and replacing; each is there when this returns.
+/// Appends `count` lines to the manifest, which has a line per record, by reading, adding and
+/// replacing. Each line is in the manifest when this returns.
 pub(crate) fn append(store: &dyn Store, writer: usize, count: usize) {
     for record in 0..count {
         let line = format!("writer {writer} record {record}\n");
@@ -41,13 +42,13 @@ pub(crate) fn append(store: &dyn Store, writer: usize, count: usize) {
     }
 }
 
-/// The manifest and its revision, empty where there is none; nothing when the request fails.
+/// The manifest and its revision, empty if there is none; `None` if the request fails.
 pub(crate) fn read(store: &dyn Store) -> Option<(Vec<u8>, Option<Revision>)> {
     let found = store.read_manifest().ok()?;
     Some(found.map_or((Vec::new(), None), |(bytes, revision)| (bytes, Some(revision))))
 }
 
-/// Every record of every writer is there once, in the writer's order.
+/// Checks that every record of every writer is there once, in the writer's order.
 pub(crate) fn check_log(store: &dyn Store, writers: usize, count: usize) {
     let (bytes, _) = store.read_manifest().expect("readable").expect("a manifest");
     let text = String::from_utf8(bytes).expect("text");

@@ -1,5 +1,7 @@
-//! A proxy on loopback that loses, repeats and cuts off requests and answers of HTTP by a seed, so that the client's own repetitions are met, too.
-//! One request goes through a connection; nothing waits for time to pass.
+//! A proxy on loopback that loses, repeats and truncates HTTP requests and answers by a seed, so
+//! that the client's own retries are tested too.
+//!
+//! Each connection carries one request; nothing waits for time to pass.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +11,7 @@ use std::thread;
 
 use crate::log::Dice;
 
-/// What happens to a request; the first few numbers of a die, every other leaves it alone.
+/// What happens to a request: the first few numbers of a die; any other number passes it on.
 const BEFORE: u64 = 0;
 const AFTER: u64 = 1;
 const LATE: u64 = 2;
@@ -27,7 +29,7 @@ pub(crate) struct Proxy {
 struct State {
     server: SocketAddr,
     dice: Mutex<Dice>,
-    /// Requests that their senders have given up and that reach the server after the next one.
+    /// Requests whose senders have given up and that reach the server after the next one.
     late: Mutex<Vec<Vec<u8>>>,
     is_over: AtomicBool,
 }
@@ -70,7 +72,8 @@ impl Drop for Proxy {
 }
 
 impl State {
-    /// Answers one request, or does not. A connection that breaks is what this is about, so errors end it and no more.
+    /// Answers one request, or not. Broken connections are the point, so errors only end the
+    /// connection.
     fn serve(&self, mut client: TcpStream) -> Option<()> {
         let request = read_request(&mut client).ok()?;
         let side = self.dice.lock().ok()?.below(SIDES);
@@ -112,13 +115,14 @@ fn busy() -> Vec<u8> {
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec()
 }
 
-/// The head of an answer and half of its body, where it has one.
+/// The head of an answer and half of its body, if it has one.
 fn cut(answer: &[u8]) -> Vec<u8> {
     let head = answer.windows(4).position(|end| end == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
     answer[..head + (answer.len() - head) / 2].to_vec()
 }
 
-/// A request as it goes on: whole, and asking the server to close the connection after its answer, so that its end is seen.
+/// Reads a whole request and makes it ask the server to close the connection after the answer, so
+/// that its end is seen.
 fn read_request(client: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 1 << 16];

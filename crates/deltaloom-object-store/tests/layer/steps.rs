@@ -1,4 +1,5 @@
-//! Writers that add steps to one series, whatever becomes of their requests, and what must be there afterwards.
+//! Writers that add steps to one series, whatever happens to their requests, and what must be there
+//! afterwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +26,8 @@ pub(crate) fn init(store: Box<dyn Store>) {
         .expect("a new series");
 }
 
-/// Adds `count` steps through stores of `open`; a writer whose request failed looks first whether its step is there.
+/// Adds `count` steps through stores of `open`. After a failed request, a writer first checks
+/// whether its step is there.
 pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
@@ -47,7 +49,8 @@ pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize
     }
 }
 
-/// Checks that every step of every writer is there once and comes back, prunes, and checks again.
+/// Checks that every step of every writer is there once and can be restored, prunes, and checks
+/// again.
 pub(crate) fn check(store: Box<dyn Store>, writers: usize, count: usize) {
     let series = Series::open(store).expect("a series");
     let entries = series.last(usize::MAX).expect("entries");

@@ -1,12 +1,12 @@
-//! Warnings, frozen layers and names of layers on made-up steps.
-//! Whole series are in tests/report.rs.
+//! Warnings, frozen layers and names of layers on made-up steps. Whole series are in
+//! tests/report.rs.
 
 use super::*;
 use deltaloom::series::TensorRecord;
 
 const ELEMS: u64 = 1000;
 
-/// A step with one tensor for each changed fraction; none make a keyframe.
+/// A step with one tensor per changed fraction; without any, it is a keyframe.
 fn step(step: u64, distance: u64, fractions: &[f64]) -> StepRecord {
     let tensor = |(i, changed): (usize, &f64)| TensorRecord {
         name: format!("model.layers.{i}.weight").into(),

@@ -1,5 +1,5 @@
-//! Sections on what changes from step to step: changed fractions, warnings, the map of layers, frozen layers.
-//! The judgement itself is in [`crate::health`].
+//! Sections about changes from step to step: changed fractions, warnings, the map of layers, frozen
+//! layers. [`crate::health`] makes the judgements.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::health::{Health, LayerHealth, StepHealth};
 use crate::page::{Cell, Section, Table};
 use crate::svg::human;
 
-/// How many steps the reference is back; 0 where that is not known.
+/// How many steps back the reference is; 0 if unknown.
 fn distance(step: &StepHealth) -> u64 {
     step.reference.map_or(0, |reference| step.step.abs_diff(reference))
 }
 
-/// The distance that most steps with a reference have.
+/// The most common distance of steps from their reference.
 fn commonest_distance(health: &Health) -> u64 {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     for step in health.steps.iter().filter(|step| !step.is_keyframe) {
@@ -23,7 +23,8 @@ fn commonest_distance(health: &Health) -> u64 {
     counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(0, |(distance, _)| distance)
 }
 
-/// One value of each step: a curve of those with the commonest distance from their reference, points for other distances and for keyframes.
+/// One value of each step: a curve of those with the most common distance from their reference, and
+/// points for other distances and for keyframes.
 pub(super) fn by_step(health: &Health, value: impl Fn(&StepHealth) -> Option<f64>) -> Vec<Curve> {
     let commonest = commonest_distance(health);
     let mut curves: BTreeMap<(bool, bool, u64), Vec<(f64, f64)>> = BTreeMap::new();
@@ -103,7 +104,8 @@ pub(super) fn warnings(health: &Health) -> Section {
 }
 
 pub(super) fn layer_map(health: &Health) -> Section {
-    // Steps that are farther from their references than most would be stripes across all layers.
+    // Steps that are farther from their references than most would appear as stripes across all
+    // layers.
     let commonest = commonest_distance(health);
     let is_known = |i: &usize| health.steps[*i].changed_fraction.is_some();
     let known: Vec<usize> = (0..health.steps.len()).filter(is_known).collect();

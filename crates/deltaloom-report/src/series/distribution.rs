@@ -1,5 +1,5 @@
-//! Sections on the weights of one checkpoint: their histogram and the entropy of their fields.
-//! The counting is in [`crate::weights`].
+//! Sections about the weights of one checkpoint: their histogram and the entropy of their fields.
+//! `deltaloom::weights` does the counting.
 
 use super::section;
 use crate::figure::{Arrangement, Axis, Bar, Bars, Figure, Histogram, Unit};

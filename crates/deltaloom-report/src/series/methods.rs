@@ -1,5 +1,5 @@
-//! Sections that compare methods: totals, step by step, bytes against error.
-//! It runs no method.
+//! Sections that compare methods: in total, step by step, and bytes against error. It runs no
+//! method.
 
 use super::{SeriesSummary, section, steps_axis, totals};
 use crate::figure::{
@@ -43,7 +43,7 @@ pub(super) fn method_totals(summary: &SeriesSummary) -> Section {
     section("Methods in total", text.to_owned(), Figure::Bars(chart), table)
 }
 
-/// The ratio of each step by every method, the exact series first.
+/// The ratio of each step for every method, with the exact series first.
 fn curves(summary: &SeriesSummary, health: &Health) -> Vec<Curve> {
     let exact = health.steps.iter().map(|step| (step.step as f64, step.ratio)).collect();
     let exact = Curve { name: EXACT.to_owned(), points: exact, drawn: Drawn::Line };

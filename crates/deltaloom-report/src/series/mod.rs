@@ -1,5 +1,5 @@
-//! The page and the event files of a series: what its steps take, what changes, how other methods compare.
-//! It draws nothing itself and opens no store.
+//! The page and the event files of a series: sizes of its steps, changes, and comparison with other
+//! methods. It draws nothing itself and opens no store.
 
 mod changes;
 mod distribution;
@@ -17,31 +17,31 @@ use distribution::{distribution, fields};
 use methods::{frontier, method_panels, method_steps, method_totals};
 use steps::{bits, overview, parts, predictors, ratios};
 
-/// What a method of coding makes of the steps.
+/// The ratios of a coding method on the steps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MethodRatios {
     /// Name.
     pub name: String,
-    /// Original bytes over stored bytes, all steps together.
+    /// Original bytes over stored bytes, for all steps together.
     pub total_ratio: f64,
-    /// The same of each step, in their order.
+    /// The same for each step, in order.
     pub ratios: Vec<(u64, f64)>,
 }
 
-/// What a method pays for its error.
+/// Size and error of a method.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrontierPoint {
-    /// Kind of method: points of a group have a colour.
+    /// Kind of method: the points of a group share a colour.
     pub group: String,
     /// Name.
     pub name: String,
     /// Stored bytes.
     pub bytes: f64,
-    /// Error; zero is exact.
+    /// Error; zero means exact.
     pub error: f64,
 }
 
-/// What a page shows of a series.
+/// Contents of a series' page.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SeriesSummary {
     /// Name of the series.
@@ -50,11 +50,11 @@ pub struct SeriesSummary {
     pub command: String,
     /// Its steps, in order.
     pub steps: Vec<StepRecord>,
-    /// By which rule steps and layers are judged.
+    /// The rule by which steps and layers are judged.
     pub rule: WarningRule,
     /// Other methods on the same steps.
     pub methods: Vec<MethodRatios>,
-    /// Bytes against error, and what the error is.
+    /// Bytes against error of methods.
     pub frontier: Vec<FrontierPoint>,
     /// What the error of the frontier is.
     pub error_label: String,
@@ -62,7 +62,7 @@ pub struct SeriesSummary {
     pub weights: Option<WeightStatistics>,
 }
 
-/// The page of a series. Sections without data are left out.
+/// Builds the page of a series. Sections without data are omitted.
 #[must_use]
 pub fn series_page(summary: &SeriesSummary) -> Page {
     let health = health(&summary.steps, &summary.rule);
@@ -99,7 +99,8 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
     Page { title: format!("Series {}", summary.name), subtitle, sections }
 }
 
-/// A page of methods on the same steps, of which only `methods`, `frontier` and `error_label` are shown.
+/// Builds a page about methods on the same steps. It shows only `methods`, `frontier` and
+/// `error_label`.
 #[must_use]
 pub fn methods_page(title: &str, subtitle: &str, summary: &SeriesSummary) -> Page {
     let health = health(&[], &summary.rule);
@@ -111,7 +112,8 @@ pub fn methods_page(title: &str, subtitle: &str, summary: &SeriesSummary) -> Pag
     Page { title: title.to_owned(), subtitle: subtitle.to_owned(), sections }
 }
 
-/// Ratio, changed fraction and stored bits of every step as curves for TensorBoard, and the changed fraction of every layer.
+/// Writes ratio, changed fraction and stored bits of every step as curves for TensorBoard, and the
+/// changed fraction of every layer.
 ///
 /// # Errors
 /// Those of writing the file.

@@ -1,5 +1,5 @@
-//! Sections on what the steps take: overview, ratios, bits, predictors, where the bytes are.
-//! What changes between steps is in [`super::changes`].
+//! Sections about the size of the steps: overview, ratios, bits, predictors, and where the bytes
+//! are. Changes between steps are in [`super::changes`].
 
 use std::collections::BTreeMap;
 
@@ -114,7 +114,7 @@ pub(super) fn bits(health: &Health) -> Section {
     )
 }
 
-/// Kinds of predictors of a series, those of most elements first.
+/// Kinds of predictors in a series, by decreasing number of elements.
 fn predictor_kinds(steps: &[StepRecord]) -> Vec<&str> {
     let mut elems: BTreeMap<&str, u64> = BTreeMap::new();
     for tensor in steps.iter().flat_map(|step| &step.tensors) {

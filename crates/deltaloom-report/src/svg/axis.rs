@@ -1,13 +1,12 @@
-//! Axes: which range they span, where their ticks are, and where a value lies in pixels.
-//! It draws nothing.
+//! Axes: their range, their ticks, and the position of a value in pixels. It draws nothing.
 
 use super::text::{exponent10, pow10, round, tick_labels};
 use crate::figure::{Axis, Scale, Unit};
 
-/// Pixels of the lane for zeros beside a logarithmic axis.
+/// Pixels of the lane for zeros next to a logarithmic axis.
 const ZERO_LANE_PX: f64 = 26.0;
 
-/// A tick: where it is and what it says.
+/// A tick: its position and its text.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Tick {
     pub(crate) value: f64,
@@ -24,19 +23,20 @@ pub(crate) struct Span {
     pub(crate) ticks: Vec<Tick>,
 }
 
-/// What of the range is fixed beforehand.
+/// Which ends of the range are fixed in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ends {
     /// The values' own ends.
     Tight,
-    /// The next ticks; zero, where the values are not far from it.
+    /// The next ticks, or zero if the values are not far from it.
     Round,
     /// From zero to the next tick.
     FromZero,
 }
 
 impl Span {
-    /// The range of some values, with about `count` ticks. Values that are not finite do not count; a logarithmic axis counts only positive ones.
+    /// The range of some values, with about `count` ticks. Values that are not finite are ignored;
+    /// a logarithmic axis also ignores those that are not positive.
     pub(crate) fn of(
         axis: &Axis,
         values: impl Iterator<Item = f64> + Clone,
@@ -75,7 +75,8 @@ impl Span {
             let from_zero = ends == Ends::FromZero || (only >= 0.0 && ends == Ends::Round);
             (self.low, self.high) = (if from_zero { 0.0 } else { only - around }, only + around);
         }
-        // Percentages are steps of a hundredth, and so on: one rule for all units, since their factors are powers of ten.
+        // One rule for all units, because their factors are powers of ten: percentages have steps
+        // of a hundredth, and so on.
         let rough = nice_step((self.high - self.low) / count.max(1) as f64);
         let step = if unit == Unit::Count { rough.max(1.0) } else { rough };
         if ends != Ends::Tight {
@@ -101,7 +102,7 @@ impl Span {
         // With few decades there is room for ticks between them.
         let is_wide = (self.high.log10() - self.low.log10()) * 3.0 > count as f64 * 2.0;
         if ends != Ends::Tight || self.high <= self.low {
-            // No value lies on the very edge.
+            // Keeps values off the very edge.
             (self.low, self.high) = (round_down(self.low / 1.04), round_up(self.high * 1.04));
             if is_wide {
                 self.low = pow10(exponent10(self.low));
@@ -160,7 +161,7 @@ fn round_up(x: f64) -> f64 {
         .unwrap_or(10.0 * base)
 }
 
-/// A span laid between two places, in pixels.
+/// Maps a span to the pixels between two positions.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Projection {
     scale: Scale,
@@ -168,7 +169,7 @@ pub(crate) struct Projection {
     high: f64,
     from: f64,
     to: f64,
-    /// Where zeros are, beside a logarithmic axis.
+    /// Position of zeros next to a logarithmic axis.
     pub(crate) zero: Option<f64>,
 }
 
@@ -179,7 +180,7 @@ impl Projection {
         Self { scale: span.scale, low: span.low, high: span.high, from: from + lane, to, zero }
     }
 
-    /// Where a value lies; `None` where it is not finite.
+    /// Position of a value; `None` if it is not finite.
     pub(crate) fn place(&self, value: f64) -> Option<f64> {
         let share = match self.scale {
             _ if !value.is_finite() => return None,
@@ -190,7 +191,7 @@ impl Projection {
         Some(self.from + share * (self.to - self.from)).filter(|place| place.is_finite())
     }
 
-    /// A span laid over the steps of a colour scale; zeros stay outside.
+    /// Maps a span to the steps of a colour scale; zeros stay outside.
     pub(crate) fn of_colours(span: &Span, steps: f64) -> Self {
         let zero = span.has_zero_lane.then_some(-1.0);
         Self { scale: span.scale, low: span.low, high: span.high, from: 0.0, to: steps, zero }

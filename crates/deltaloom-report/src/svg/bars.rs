@@ -1,5 +1,4 @@
-//! Bars: horizontal ones with names, divided columns, and histograms.
-//! It computes no frequencies.
+//! Bars: horizontal ones with names, divided columns, and histograms. It computes no frequencies.
 
 use super::axis::{Ends, Projection, Span};
 use super::canvas::{Anchor, Canvas, Columns, Frame, MIDDLE_PX, WIDTH, intervals, mean, x_ticks};
@@ -7,12 +6,12 @@ use super::style::COLOURS;
 use super::text::{human, width};
 use crate::figure::{Arrangement, Axis, Bars, Histogram, Scale, Stacks};
 
-/// Width that the names of bars may take.
+/// Most width for the names of bars.
 const NAMES_PX: f64 = 230.0;
-/// Columns of divided ones.
+/// Most divided columns.
 const COLUMNS: usize = 200;
 
-/// Whatever the axis says: the length of a bar means something only from zero on.
+/// Always linear, whatever the axis says: the length of a bar is meaningful only from zero.
 fn linear(axis: &Axis) -> Axis {
     Axis { scale: Scale::Linear, ..axis.clone() }
 }
@@ -118,7 +117,7 @@ pub(crate) fn stacks(canvas: &mut Canvas, chart: &Stacks) {
     canvas.x_axis(&chart.x, &columns.ticks, (frame.left, frame.right), frame.bottom, None);
 }
 
-/// Places of columns that stand for several: the middle one.
+/// Positions of columns that represent several: the middle one.
 pub(crate) fn averaged_places(columns: &[f64], bins: &[std::ops::Range<usize>]) -> Vec<f64> {
     bins.iter().map(|bin| columns[(bin.start + bin.end - 1) / 2]).collect()
 }

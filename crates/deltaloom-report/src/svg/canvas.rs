@@ -1,5 +1,7 @@
-//! Writes the elements of a picture, and the parts that several kinds of pictures have: legend, frame with ticks, rows of labels.
-//! Where things go is decided by the kinds themselves.
+//! Writes the elements of a picture, and the parts that several kinds of pictures share: legend,
+//! frame with ticks, rows of labels.
+//!
+//! Each kind decides where things go.
 
 use std::fmt::Write as _;
 
@@ -10,12 +12,12 @@ use crate::figure::{Axis, Drawn, Unit};
 
 /// Width of every picture, in pixels; pages scale it.
 pub(crate) const WIDTH: f64 = 760.0;
-/// Distance of two lines of text.
+/// Distance between two lines of text.
 pub(crate) const LINE_PX: f64 = 17.0;
-/// From the middle of a line of text down to its baseline.
+/// Distance from the middle of a line of text down to its baseline.
 pub(crate) const MIDDLE_PX: f64 = 4.2;
 
-/// Which side of a text its place is.
+/// Which side of a text is at its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
     Start,
@@ -30,13 +32,13 @@ pub(crate) struct Canvas {
     pub(crate) height: f64,
 }
 
-/// A coordinate with a tenth of a pixel.
+/// A coordinate to a tenth of a pixel.
 fn px(x: f64) -> f64 {
     let x = (x * 10.0).round() / 10.0;
     if x.is_finite() && x != 0.0 { x } else { 0.0 }
 }
 
-/// Class of the dash for the `i`-th of several things: those that share a colour differ by it.
+/// Class of the dash for the `i`-th of several things: it distinguishes those with the same colour.
 pub(crate) fn dash(i: usize) -> &'static str {
     ["", " d1", " d2"].get(i / COLOURS).copied().unwrap_or(" d2")
 }
@@ -58,7 +60,7 @@ impl Canvas {
         );
     }
 
-    /// A text that is cut to fit, with the whole of it as tooltip.
+    /// Writes a text that is cut to fit, with the whole text as tooltip.
     pub(crate) fn text_within(&mut self, x: f64, y: f64, anchor: Anchor, text: &str, max: f64) {
         let short = fit(text, max);
         if short == text {
@@ -78,7 +80,7 @@ impl Canvas {
         let _ = writeln!(self.body, "<path class=\"{class}\" d=\"{d}\"/>");
     }
 
-    /// A rectangle by its corner and extent; with a tooltip, if there is one.
+    /// Draws a rectangle from its corner and extent, with an optional tooltip.
     pub(crate) fn rect(&mut self, class: &str, corner: (f64, f64), extent: (f64, f64), title: &str) {
         let (x, y, w, h) = (px(corner.0), px(corner.1), px(extent.0.max(0.0)), px(extent.1.max(0.0)));
         let _ = write!(self.body, "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"");
@@ -103,7 +105,7 @@ impl Canvas {
         };
     }
 
-    /// The sign of the `i`-th thing in a legend, 14 pixels wide around a height.
+    /// Draws the sign of the `i`-th thing in a legend, 14 pixels wide and centred on a height.
     pub(crate) fn swatch(&mut self, i: usize, drawn: Option<Drawn>, x: f64, y: f64) {
         let colour = i % COLOURS;
         match drawn {
@@ -113,7 +115,7 @@ impl Canvas {
         }
     }
 
-    /// A legend in rows from `(left, top)` on; the height that it takes.
+    /// Draws a legend in rows from `(left, top)` on. Returns its height.
     pub(crate) fn legend(&mut self, entries: &[(Option<Drawn>, &str)], left: f64, top: f64) -> f64 {
         let room = WIDTH - left;
         let (mut x, mut y) = (left, top);
@@ -129,14 +131,15 @@ impl Canvas {
         if entries.is_empty() { 0.0 } else { y + LINE_PX - top }
     }
 
-    /// Tick labels under `y`, none over another, all inside the picture. Labels that are too near to their neighbour are left out.
+    /// Draws tick labels below `y`, without overlaps and within the picture. Labels too close to
+    /// their neighbour are omitted.
     pub(crate) fn x_labels(&mut self, ticks: &[(f64, String)], y: f64) {
         for (x, label) in spread(ticks) {
             self.text(x, y, Anchor::Middle, "w", &label);
         }
     }
 
-    /// Axis, ticks and label of a horizontal axis at height `y`, with grid lines up to `top`.
+    /// Draws axis, ticks and label of a horizontal axis at height `y`, with grid lines up to `top`.
     pub(crate) fn x_axis(
         &mut self,
         axis: &Axis,
@@ -158,7 +161,7 @@ impl Canvas {
     }
 }
 
-/// Centres of labels moved into the picture, without those that would touch the one before.
+/// Moves the centres of labels into the picture, without those that would touch the one before.
 fn spread(ticks: &[(f64, String)]) -> Vec<(f64, String)> {
     let mut out = Vec::new();
     let mut end = f64::NEG_INFINITY;
@@ -173,7 +176,7 @@ fn spread(ticks: &[(f64, String)]) -> Vec<(f64, String)> {
     out
 }
 
-/// Ticks of a horizontal span as many as fit, with their places.
+/// As many ticks of a horizontal span as fit, with their positions.
 pub(crate) fn x_ticks(
     span: impl Fn(usize) -> Span,
     place: impl Fn(&Span, f64) -> Option<f64>,
@@ -207,7 +210,8 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Draws the vertical axis with its label above and grid lines; `above` is drawn between label and area and says how high it is.
+    /// Draws the vertical axis with grid lines and its label above. `above` draws between label and
+    /// area, and returns its height.
     pub(crate) fn new(
         canvas: &mut Canvas,
         axis: &Axis,
@@ -232,7 +236,7 @@ impl Frame {
     }
 }
 
-/// Columns side by side between two places, with ticks at round values.
+/// Columns side by side between two positions, with ticks at round values.
 pub(crate) struct Columns {
     pub(crate) left: f64,
     pub(crate) column_px: f64,
@@ -240,9 +244,9 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// `places` in increasing order are the values of the columns.
+    /// `places`, in increasing order, are the values of the columns.
     pub(crate) fn new(axis: &Axis, places: &[f64], left: f64, right: f64) -> Self {
-        // A few columns are no walls.
+        // A few columns should not fill the whole width.
         let column_px = ((right - left) / places.len().max(1) as f64).min(80.0);
         let middle = |i: usize| left + (i as f64 + 0.5) * column_px;
         let place = |value: f64| -> Option<f64> {
@@ -266,13 +270,13 @@ impl Columns {
     }
 }
 
-/// How values are averaged when there are more than `most`: the intervals of their numbers.
+/// How more than `most` values are averaged: the intervals of their indices.
 pub(crate) fn intervals(count: usize, most: usize) -> Vec<std::ops::Range<usize>> {
     let kept = count.min(most);
     (0..kept).map(|i| i * count / kept..(i + 1) * count / kept).collect()
 }
 
-/// Mean of the finite ones.
+/// Mean of the finite values.
 pub(crate) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.filter(|v| v.is_finite()).fold((0.0, 0u32), |(s, n), v| (s + v, n + 1));
     (count > 0).then(|| sum / f64::from(count))

@@ -1,5 +1,5 @@
-//! Heat maps: values as colours in rows and columns, with a scale of colours above.
-//! Neighbours of one colour in a row are drawn as one.
+//! Heat maps: values as colours in rows and columns, with a scale of colours above. Neighbours of
+//! one colour in a row are drawn as one.
 
 use super::axis::{Ends, Projection, Span};
 use super::bars::averaged_places;
@@ -10,12 +10,12 @@ use crate::figure::HeatMap;
 
 const COLUMNS: usize = 200;
 const ROWS: usize = 256;
-/// Width that the names of rows may take.
+/// Most width for the names of rows.
 const NAMES_PX: f64 = 230.0;
-/// Cells that each have a tooltip of their own; with more, runs of a colour have one.
+/// Up to this many cells have their own tooltips; with more, runs of a colour share one.
 const TITLED_CELLS: usize = 3000;
 
-/// Class of a value.
+/// CSS class of a value.
 fn class(value: Option<f64>, colours: &Projection) -> String {
     let Some(value) = value else { return "hn".to_owned() };
     match colours.place(value) {
@@ -25,7 +25,7 @@ fn class(value: Option<f64>, colours: &Projection) -> String {
     }
 }
 
-/// Step of the colour scale at a place between 0 and [`HEAT`].
+/// Step of the colour scale at a position between 0 and [`HEAT`].
 fn colour(place: f64) -> usize {
     (1..HEAT).take_while(|step| *step as f64 <= place).count()
 }
@@ -50,14 +50,14 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
         .collect();
     let values = rows.iter().flat_map(|(_, row)| row.iter().copied().flatten());
     let span = Span::of(&map.value, values, Ends::Tight, 4);
-    // On this axis a place is a step of the scale; the lane for zeros is outside it.
+    // On this axis a position is a step of the scale; the lane for zeros is outside.
     let colours = Projection::of_colours(&span, HEAT as f64);
     let has_missing = rows.iter().any(|(_, row)| row.iter().any(Option::is_none));
     scale(canvas, map, &span, has_missing);
 
     let left = rows.iter().map(|(name, _)| width(name)).fold(30.0, f64::max).min(NAMES_PX) + 10.0;
     let (right, top) = (WIDTH - 16.0, 2.0 * LINE_PX + 14.0);
-    // Whole pixels: fractions would leave lines between some rows.
+    // Whole pixels, because fractions would leave lines between some rows.
     let row_px = (320.0 / rows.len().max(1) as f64).round().clamp(6.0, 22.0);
     let columns = Columns::new(&map.x, &places, left, right);
     let every = (1..)
@@ -89,7 +89,7 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
                     human(places[from + run - 1], map.x.unit)
                 ),
             };
-            // A little wider than its column, so that no background shows between neighbours.
+            // Slightly wider than its column, so that no background shows between neighbours.
             canvas.rect(&kind, (x, y), (columns.column_px * run as f64 + 0.3, row_px - gap), &title);
             from += run;
         }
@@ -97,7 +97,7 @@ pub(crate) fn draw(canvas: &mut Canvas, map: &HeatMap) {
     canvas.x_axis(&map.x, &columns.ticks, (left, right), top + row_px * rows.len() as f64 + 2.0, None);
 }
 
-/// What the colours mean.
+/// Draws the legend of the colours.
 fn scale(canvas: &mut Canvas, map: &HeatMap, span: &Span, has_missing: bool) {
     let unit = map.value.unit;
     canvas.text_within(0.0, 13.0, Anchor::Start, &map.value.label, WIDTH);

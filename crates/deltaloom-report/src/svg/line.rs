@@ -1,5 +1,5 @@
-//! Curves: thinned where they have many points, labelled at their ends where they are few.
-//! It chooses no data.
+//! Curves: thinned if they have many points, labelled at their ends if there are few curves. It
+//! chooses no data.
 
 use std::fmt::Write as _;
 
@@ -9,13 +9,13 @@ use super::style::COLOURS;
 use super::text::{human, width};
 use crate::figure::{Curve, Drawn, Lines};
 
-/// Points that a curve keeps at most.
+/// Most points of a curve.
 const POINTS: usize = 1000;
-/// Curves that are labelled at their ends; more have a legend.
+/// Up to this many curves are labelled at their ends; more get a legend.
 const LABELLED: usize = 6;
-/// Width that such a label may have.
+/// Most width of such a label.
 const LABEL_PX: f64 = 150.0;
-/// Strips that show values under the pointer.
+/// Number of strips that show values under the pointer.
 const STRIPS: usize = 120;
 
 /// Smallest and largest of each interval, in order, so that no peak is lost.
@@ -91,7 +91,7 @@ fn marks(canvas: &mut Canvas, chart: &Lines, frame: &Frame, x: &Projection) {
     }
 }
 
-/// Line and points of the `i`-th curve.
+/// Draws line and points of the `i`-th curve.
 pub(crate) fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Projection, y: &Projection) {
     let colour = i % COLOURS;
     let points = thin(&curve.points);
@@ -108,7 +108,7 @@ pub(crate) fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Proje
         }
         canvas.path(&format!("ln s{colour}{}", dash(i)), &d);
     }
-    // Few points are shown as such; a point between two gaps would not be seen otherwise.
+    // Draw few points as dots; otherwise a point between two gaps would be invisible.
     let is_few = placed.len() <= 40;
     for (k, place) in placed.iter().enumerate() {
         let alone = |k: Option<usize>| k.and_then(|k| placed.get(k)).is_none_or(Option::is_none);
@@ -116,14 +116,14 @@ pub(crate) fn draw_curve(canvas: &mut Canvas, i: usize, curve: &Curve, x: &Proje
         if let Some(at) = place
             && (curve.drawn == Drawn::Points || is_few || is_single)
         {
-            // Where points lie close, a ring around each would hide its neighbours.
+            // If points are dense, a ring around each would hide its neighbours.
             let (ring, radius) = if placed.len() > 100 { ("", 1.8) } else { (" ring", 3.2) };
             canvas.dot(&format!("f{colour}{ring}"), *at, radius, "");
         }
     }
 }
 
-/// Names beside the last points, moved apart so that none touches another.
+/// Draws names next to the last points, moved apart so that none touch.
 fn end_labels(canvas: &mut Canvas, curves: &[Curve], frame: &Frame) {
     let mut ends: Vec<(f64, usize)> = curves
         .iter()
@@ -148,7 +148,7 @@ fn end_labels(canvas: &mut Canvas, curves: &[Curve], frame: &Frame) {
     }
 }
 
-/// Invisible strips whose tooltips say the values there.
+/// Draws invisible strips whose tooltips show the values there.
 fn strips(canvas: &mut Canvas, chart: &Lines, frame: &Frame, x: &Projection) {
     let mut places: Vec<f64> = chart.curves.iter().flat_map(|c| c.points.iter().map(|p| p.0)).collect();
     places.retain(|p| p.is_finite());

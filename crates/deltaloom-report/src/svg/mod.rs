@@ -1,5 +1,7 @@
-//! Draws figures as SVG: readable in light and dark, text that never overlaps, tooltips without a script.
-//! What is drawn comes from [`super::figure`]; a page shares one style sheet among its pictures.
+//! Draws figures as SVG: readable in light and dark, without overlapping text, with tooltips but no
+//! script.
+//!
+//! [`super::figure`] says what is drawn; the pictures of a page share one style sheet.
 
 mod axis;
 mod bars;
@@ -33,7 +35,7 @@ fn body(figure: &Figure) -> Canvas {
     canvas
 }
 
-/// A picture for a page that has the style sheet.
+/// Draws a picture for a page that has the style sheet.
 pub(crate) fn within_page(figure: &Figure, title: &str) -> String {
     let Canvas { body, height } = body(figure);
     format!(
@@ -42,7 +44,7 @@ pub(crate) fn within_page(figure: &Figure, title: &str) -> String {
     )
 }
 
-/// A picture as a file of its own, with its title above it.
+/// Draws a picture as a separate file, with its title above it.
 #[must_use]
 pub fn standalone(figure: &Figure, title: &str) -> String {
     const MARGIN: f64 = 16.0;

@@ -1,5 +1,5 @@
-//! Small panels with a curve each, all over the same axes.
-//! Ticks are written at the left and under the last panel of each column only.
+//! Small panels with a curve each, all over the same axes. Ticks are only at the left, and below
+//! the last panel of each column.
 
 use super::axis::{Ends, Projection, Span};
 use super::canvas::{Anchor, Canvas, LINE_PX, MIDDLE_PX, WIDTH, x_ticks};
@@ -47,7 +47,7 @@ pub(crate) fn draw(canvas: &mut Canvas, chart: &Panels) {
         if i + columns >= curves.len() {
             labels.extend(ticks);
         }
-        // Under the last panel of each column: in the last row, or in the one before.
+        // Below the last panel of each column, which is in the last row or the one before.
         if i + 1 == curves.len() || (i + 1) % columns == 0 {
             canvas.x_labels(&std::mem::take(&mut labels), bottom + 18.0);
         }

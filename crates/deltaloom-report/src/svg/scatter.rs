@@ -1,5 +1,5 @@
-//! Named points over two axes; a name is written where it touches nothing.
-//! Names that find no such place are tooltips only.
+//! Named points over two axes. A name is written where it touches nothing, or else is only a
+//! tooltip.
 
 use super::axis::{Ends, Projection, Span};
 use super::canvas::{Anchor, Canvas, Frame, MIDDLE_PX, WIDTH, x_ticks};
@@ -55,11 +55,11 @@ pub(crate) fn draw(canvas: &mut Canvas, chart: &Scatter) {
         );
         canvas.dot(&format!("f{} ring", i % COLOURS), *at, RADIUS_PX, &title);
     }
-    // Beside and above the area there is room too, as far as the legend.
+    // Next to and above the area there is room too, up to the legend.
     let limits = [frame.left, frame.top - 9.0, WIDTH, frame.bottom];
     for (_, _, point, at) in placed.iter().filter(|(_, _, point, _)| !point.label.is_empty()) {
         let label_px = width(&point.label);
-        // Beside it, above it, below it, and then slanting away.
+        // To the side, above, below, and then diagonally.
         let offsets = [
             (8.0, 0.0),
             (-8.0, 0.0),

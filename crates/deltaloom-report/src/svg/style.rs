@@ -1,21 +1,24 @@
 //! Colours of pictures, as one style sheet for light and dark.
-//! Pictures name classes only, and the sheet uses no variables, so that viewers other than browsers show them too.
+//!
+//! Pictures name only classes, and the sheet uses no variables, so that viewers other than browsers
+//! show them too.
 
 use std::fmt::Write as _;
 
-/// Colours for kinds of things; more kinds use them again with another dash.
+/// Number of colours for kinds of things; further kinds reuse them with another dash.
 pub(crate) const COLOURS: usize = 8;
-/// Steps of the colour scale of heat maps.
+/// Number of steps in the colour scale of heat maps.
 pub(crate) const HEAT: usize = 16;
 
-// Chosen so that any two of the first six keep a distance of 0.087 (light) and 0.062 (dark) in OKLab under simulated protanopia, deuteranopia and tritanopia
-// (Machado et al. 2009, severity 1), with a contrast of at least 3 to the background.
+// Any two of the first six keep a distance of 0.087 (light) and 0.062 (dark) in OKLab. This holds
+// under simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009, severity 1). Their
+// contrast to the background is at least 3.
 const LIGHT: [&str; COLOURS] =
     ["#0068b5", "#e07b00", "#0b4f3a", "#9b2d8a", "#2fa39a", "#33241a", "#c4485f", "#7d8793"];
 const DARK: [&str; COLOURS] =
     ["#4f9fe8", "#ffb84d", "#2a9a72", "#e36fd0", "#d6f5ec", "#c8622a", "#8a6fd8", "#8b96a3"];
 
-// Even steps in OKLab between four colours, lightness falling (light) or rising (dark) all the way.
+// Even steps in OKLab between four colours; lightness falls (light) or rises (dark) throughout.
 const HEAT_LIGHT: [&str; HEAT] = [
     "#e9eff4", "#d7e6f0", "#c5ddeb", "#b4d5e6", "#a1cce2", "#8fc3dd", "#7bb4d5", "#68a5cd", "#5496c5",
     "#3f87bd", "#2878b5", "#2467a2", "#205790", "#1b477e", "#17376d", "#13285c",
@@ -25,7 +28,7 @@ const HEAT_DARK: [&str; HEAT] = [
     "#3b9bc2", "#43acd0", "#6cbcd0", "#90cbce", "#b0dacc", "#d0e9c9", "#f0f7c4",
 ];
 
-/// Background, text, weaker text, axes, grid lines, values that are zero, values that are missing.
+/// Background, text, weaker text, axes, grid lines, zero values, missing values.
 struct Neutrals([&'static str; 7]);
 
 const NEUTRAL_LIGHT: Neutrals =

@@ -1,12 +1,12 @@
-//! Text in pictures: how wide it is, how numbers are written for people, and what must be escaped.
-//! It places nothing.
+//! Text in pictures: its width, formatting of numbers, and escaping. It places nothing.
 
 use crate::figure::Unit;
 
 /// Size of all text in pictures, in pixels.
 pub(crate) const FONT_PX: f64 = 12.0;
 
-/// Widths of DejaVu Sans from the space to the tilde, in hundredths of the font size: the widest of the usual sans-serif fonts, so that text in any of them fits.
+/// Widths of DejaVu Sans from the space to the tilde, in hundredths of the font size. It is the
+/// widest of the usual sans-serif fonts, so text in any of them fits.
 const WIDTHS: [u8; 95] = [
     32, 40, 46, 84, 64, 95, 78, 27, 39, 39, 50, 84, 32, 36, 32, 34, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64,
     34, 34, 84, 84, 84, 53, 100, 68, 69, 70, 77, 63, 58, 77, 75, 29, 29, 66, 56, 86, 75, 79, 60, 79, 69, 63,
@@ -31,7 +31,8 @@ pub(crate) fn width(text: &str) -> f64 {
     text.chars().map(char_width).sum()
 }
 
-/// The text, or its beginning and end around an ellipsis where it is wider than `max` pixels: names of tensors differ at either end.
+/// The text or, if it is wider than `max` pixels, its beginning and end around an ellipsis, because
+/// names of tensors differ at either end.
 pub(crate) fn fit(text: &str, max: f64) -> String {
     if width(text) <= max {
         return text.to_owned();
@@ -52,7 +53,8 @@ pub(crate) fn fit(text: &str, max: f64) -> String {
     head + "…" + &tail.chars().rev().collect::<String>()
 }
 
-/// Text for HTML and XML, between tags and in attributes. Control characters, which XML does not allow, are replaced.
+/// Escapes text for HTML and XML, between tags and in attributes. Control characters, which XML
+/// does not allow, are replaced.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -71,7 +73,7 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// Ten to a power, exactly as the decimal number is read.
+/// Ten to a power, exactly as the decimal number is parsed.
 pub(crate) fn pow10(exponent: i32) -> f64 {
     format!("1e{exponent}").parse().unwrap_or(f64::INFINITY)
 }
@@ -82,7 +84,7 @@ pub(crate) fn exponent10(x: f64) -> i32 {
     text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0)
 }
 
-/// With commas between thousands.
+/// Formats a number with commas between thousands.
 fn grouped(x: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", x.abs());
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -99,7 +101,7 @@ fn grouped(x: f64, decimals: usize) -> String {
     out + rest
 }
 
-/// Factor and suffix with which values up to `largest` are written.
+/// Factor and suffix for values up to `largest`.
 fn scaled(unit: Unit, largest: f64) -> (f64, &'static str) {
     let pick = |steps: &[(f64, &'static str)]| {
         let fits = steps.iter().find(|(size, _)| largest >= *size);
@@ -124,13 +126,13 @@ fn scaled(unit: Unit, largest: f64) -> (f64, &'static str) {
     (1.0 / size, suffix)
 }
 
-/// A single value with three significant digits, or all of a whole number.
+/// Formats a value with three significant digits, or all digits of a whole number.
 #[must_use]
 pub fn human(value: f64, unit: Unit) -> String {
     written(value, unit, false)
 }
 
-/// The same without zeros at the end: for round values.
+/// The same without trailing zeros, for round values.
 pub(crate) fn round(value: f64, unit: Unit) -> String {
     written(value, unit, true)
 }
@@ -161,7 +163,7 @@ fn scientific(x: f64) -> String {
     format!("{digits}e{exponent}").replace('-', "−")
 }
 
-/// Labels of values that are `step` apart, all in one measure and with as many decimals as needed.
+/// Labels of values that are `step` apart, all in one unit and with as many decimals as needed.
 pub(crate) fn tick_labels(ticks: &[f64], step: f64, unit: Unit) -> Vec<String> {
     let largest = ticks.iter().fold(0.0f64, |max, tick| max.max(tick.abs()));
     let (factor, suffix) = scaled(unit, largest);
@@ -171,7 +173,7 @@ pub(crate) fn tick_labels(ticks: &[f64], step: f64, unit: Unit) -> Vec<String> {
         let write = |x: f64| if x == 0.0 { "0".to_owned() } else { scientific(x * factor) + suffix };
         return ticks.iter().map(|tick| write(*tick)).collect();
     }
-    // A step of 2.5 needs one decimal more than its exponent says.
+    // A step of 2.5 needs one decimal more than its exponent suggests.
     let mut decimals = usize::try_from(-exponent10(step)).unwrap_or(0);
     let scale = pow10(i32::try_from(decimals).unwrap_or(0));
     if (step * scale - (step * scale).round()).abs() > 1e-6 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use deltaloom::series::{StepRecord, TensorRecord};
 use deltaloom_report::{FrontierPoint, MethodRatios, SeriesSummary};
 
-/// A small generator of numbers between 0 and 1, the same everywhere.
+/// A small generator of numbers between 0 and 1, the same on every machine.
 pub(crate) struct Noise(pub(crate) u64);
 
 impl Noise {

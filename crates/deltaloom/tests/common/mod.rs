@@ -1,4 +1,4 @@
-//! Small checkpoints made by the test itself, packed and unpacked in memory.
+//! Small checkpoints that the test generates, packed and unpacked in memory.
 #![allow(dead_code)] // Every test file uses a part of it.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
@@ -78,7 +78,7 @@ pub(crate) fn f16_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
 }
 
-/// Adds `step(i)` to the bits of element i, each `size` bytes wide.
+/// Adds `step(i)` to the bits of element i; elements are `size` bytes wide.
 pub(crate) fn stepped(bytes: &[u8], size: usize, mut step: impl FnMut(usize) -> i64) -> Vec<u8> {
     let moved = |(i, element): (usize, &[u8])| {
         let mut word = [0; 8];

@@ -1,5 +1,7 @@
-//! What the golden containers hold: each case is one checkpoint and the bases it is packed against.
-//! A case is never changed once its container is in the repository; new ones are added.
+//! Contents of the golden containers: each case is one checkpoint and the bases it is packed
+//! against.
+//!
+//! A case never changes once its container is in the repository; new ones are added.
 
 use deltaloom::Preset;
 use half::f16;
@@ -16,10 +18,10 @@ pub(crate) enum Input {
     Directory(Vec<(&'static str, Vec<u8>)>),
 }
 
-/// A golden container to be.
+/// A golden container to make.
 pub(crate) struct Case {
     pub(super) name: &'static str,
-    /// What it is there for.
+    /// What it covers.
     pub(super) covers: &'static str,
     pub(super) preset: Preset,
     pub(super) chunk_log2: u8,
@@ -27,7 +29,7 @@ pub(crate) struct Case {
     pub(super) bases: Vec<Input>,
     /// Whether the bases are the steps before it, newest first.
     pub(super) has_history: bool,
-    /// What the container says of itself; nothing in most.
+    /// What the container says about itself, which is nothing in most cases.
     pub(super) said: Option<Said>,
 }
 
@@ -52,7 +54,7 @@ impl Case {
     }
 }
 
-/// The cases of version 1, in the order they were added.
+/// The cases of version 1, in the order in which they were added.
 pub(super) fn all() -> Vec<Case> {
     vec![
         scales(),
@@ -71,7 +73,7 @@ pub(super) fn all() -> Vec<Case> {
     ]
 }
 
-/// Cases of format version 2, in the order they were added.
+/// Cases of format version 2, in the order in which they were added.
 pub(super) fn since_2() -> Vec<Case> {
     let mut cases = computed::all();
     cases.extend([mixed(), grids(), training_state(), step_of_adam()]);
@@ -83,7 +85,8 @@ fn mixed() -> Case {
     let (rows, cols) = (64, 48);
     let base = random.normals(rows * cols, 0.02);
     let factors = random.normals(rows + cols, 1.0);
-    // Steps of rank one, so large that mixed contexts gain what a small tensor makes them pay.
+    // Steps of rank one, large enough that mixed contexts save more than their overhead in a small
+    // tensor.
     let step = |i: usize| 4e-4 * factors[i / cols] * factors[rows + i % cols];
     let tuned: Vec<f64> =
         base.iter().enumerate().map(|(i, value)| value + step(i) + 2e-5 * random.normal()).collect();
@@ -107,7 +110,7 @@ fn mixed() -> Case {
     }
 }
 
-/// Adds to each value a normal step of `step` of its own size and of `floor`.
+/// Adds a normal step to each value, of `step` times its size plus `floor`.
 fn moved(random: &mut Random, values: &[f64], step: f64, floor: f64) -> Vec<f64> {
     let moves = |value: &f64| value + random.normal() * (value.abs() * step + floor);
     values.iter().map(moves).collect()
@@ -149,7 +152,7 @@ fn lanes() -> Case {
     let tuned = [
         Tensor::new("one", "F32", &[400], f32s(&moved(&mut random, &small, 1e-4, 0.0))),
         Tensor::new("wide", "F8_E5M2", &[4100], f8_e5m2s(&moved(&mut random, &medium, 0.1, 0.0))),
-        // Nearly nothing in common, so that few symbols take many bytes.
+        // Almost nothing in common, so that few symbols need many bytes.
         Tensor::new("two_wide", "F32", &[5400], f32s(&moved(&mut random, &large, 0.4, 0.0))),
     ];
     Case::new("lanes", "ulp without scales with 1, 32 and 64 lanes", &tuned, &[&base])
@@ -159,7 +162,8 @@ fn float_deltas() -> Case {
     let mut random = Random::new(4);
     let mut values = random.normals(400, 0.5);
     let mut others = moved(&mut random, &values, 0.01, 1e-3);
-    // Signs that flip, zeros of both signs, infinities, a NaN, a subnormal, and jumps over many octaves.
+    // Sign changes, zeros of both signs, infinities, a NaN, a subnormal, and jumps over many
+    // octaves.
     let special = [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e-7, 1e4, -1e-4, 3.0, -3.0];
     values[..10].copy_from_slice(&special);
     others[5..15].copy_from_slice(&special);
@@ -259,7 +263,7 @@ fn derived() -> Case {
     Case::new("derived", "identical, tied, cast from the base and cast in the file", &tuned, &[&base])
 }
 
-/// The rounding of the rounding to F32, as a cast is.
+/// Rounds to F32 and then to BF16, as a cast does.
 fn bf16s_of_f32s(values: &[f64]) -> Vec<u8> {
     bf16s(&singles(values))
 }
@@ -291,7 +295,7 @@ fn chunked() -> Case {
     let mut random = Random::new(9);
     let base = random.normals(100 * 31, 0.02);
     let mut tuned = base.clone();
-    // Of the three chunks the first is unchanged and the last becomes constant.
+    // Of the three chunks, the first is unchanged and the last becomes constant.
     let middle = moved(&mut random, &base[34 * 31..68 * 31], 0.1, 0.0);
     tuned[34 * 31..68 * 31].copy_from_slice(&middle);
     tuned[68 * 31..].fill(0.5);
@@ -322,7 +326,7 @@ fn edges() -> Case {
         Tensor::new("unheard_of", "X3_NEW", &[7, 11], vec![7; 29]),
         Tensor::new("deep", "U8", &[1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2], random.bytes(256)),
     ];
-    // Entries out of order, metadata in the middle, odd spaces: the header is carried as it is.
+    // Entries out of order, metadata in the middle, odd spaces: the header is stored unchanged.
     let mut begin = 0;
     let mut entries = Vec::new();
     for tensor in &tensors {
@@ -380,7 +384,8 @@ fn two_bases() -> Case {
     Case::new("two_bases", "each tensor near another base", &tuned, &[&first, &second])
 }
 
-/// Normal numbers as multiples of a step per block of 32, from the least of them up if `has_origin`: steps and origins are F16 numbers.
+/// Normal numbers as multiples of a step per block of 32; with `has_origin`, counted from the least
+/// of them. Steps and origins are F16 numbers.
 fn quantised(random: &mut Random, rows: usize, cols: usize, has_origin: bool) -> Vec<f64> {
     let half = |x: f64| f16::from_f64(x).to_f64();
     let block = |cols: usize, random: &mut Random| {
@@ -450,7 +455,7 @@ fn training_state() -> Case {
 fn step_of_adam() -> Case {
     let mut random = Random::new(14);
     let (rows, cols) = (32, 25);
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
     let mut numbers =
         |size: f64| -> Vec<f32> { random.normals(rows * cols, size).into_iter().map(|x| x as f32).collect() };
     let (w, gradients, mut m) = (numbers(0.02), numbers(1e-3), numbers(3e-4));
@@ -463,12 +468,12 @@ fn step_of_adam() -> Case {
             tensor("v.w", &doubles(v)),
             tensor("w", &doubles(w)),
             Tensor::new("half.w", "BF16", &[rows, cols], bf16s(&doubles(w))),
-            // The same step with its sign turned.
+            // The same step with opposite sign.
             tensor("exp_avg.u", &doubles(m).iter().map(|x| -x).collect::<Vec<_>>()),
             tensor("exp_avg_sq.u", rounded),
         ]
     };
-    // Where nothing follows: infinite, not a number, never trained.
+    // Elements from which nothing follows: infinite, NaN, never trained.
     v[7] = f32::INFINITY;
     m[8] = f32::NAN;
     let base = file(&m, &v, &w, &doubles(&v));

@@ -1,5 +1,6 @@
 //! Golden cases whose predictions are computed: merged adapters, blends, low-rank updates.
-//! Like all cases they are never changed once their container is in the repository.
+//!
+//! Like all cases, they never change once their container is in the repository.
 
 use half::{bf16, f16};
 
@@ -140,7 +141,7 @@ fn low_rank() -> Case {
     for (name, dtype) in names {
         let values = singles(&mut random, ROWS * COLS, 0.02);
         let (left, right) = (singles(&mut random, ROWS * RANK, 0.2), singles(&mut random, RANK * COLS, 0.02));
-        // Only two of the rank are left.
+        // Only two of the rank remain.
         let left: Vec<f32> =
             left.iter().enumerate().map(|(i, x)| if i % RANK < 2 { *x } else { 0.0 }).collect();
         let update = product(&left, &right, |u, v, sum| sum + u * v);

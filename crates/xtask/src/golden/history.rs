@@ -1,5 +1,6 @@
-//! Golden cases whose contexts are what elements were at earlier steps.
-//! Like all cases they are never changed once their container is in the repository.
+//! Golden cases whose contexts are the elements at earlier steps.
+//!
+//! Like all cases, they never change once their container is in the repository.
 
 use super::cases::Case;
 use super::numbers::{Random, bf16s, f16s};
@@ -7,12 +8,13 @@ use crate::files::Tensor;
 
 const STEPS: usize = 5;
 
-/// Cases of format version 3, in the order they were added.
+/// Cases of format version 3, in the order in which they were added.
 pub(super) fn since_3() -> Vec<Case> {
     vec![histories()]
 }
 
-/// Weights of which a third drifts so steadily that it changes every third step, and weights that move by steps of very different sizes.
+/// Weights of which a third drifts so steadily that each changes every third step, and weights that
+/// move by steps of very different sizes.
 fn histories() -> Case {
     let mut random = Random::new(31);
     let drifting = random.normals(8000, 0.02);
@@ -20,7 +22,7 @@ fn histories() -> Case {
     let sizes: Vec<f64> = random.normals(moving.len(), 2.5).iter().map(|size| 1e-4 * size.exp2()).collect();
     let mut at = moving;
     let mut file = |step: usize| {
-        // A third of an octave's smallest step, 2^-8 of the value, at each step.
+        // At each step, a third of the smallest step of an octave, which is 2^-8 of the value.
         let drifted = |(i, value): (usize, &f64)| {
             let steps = if i % 3 == 0 { (step + i % 7) / 3 } else { 0 };
             value * (1.0 + steps as f64 / 128.0)

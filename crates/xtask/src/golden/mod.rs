@@ -1,5 +1,7 @@
-//! The golden containers in assets/golden, a folder per format version: small files of every kind that every later reader must restore.
-//! Writing only adds what is missing; checking restores all of them and packs their originals again.
+//! The golden containers in assets/golden, one folder per format version: small files of every kind
+//! that every later reader must restore.
+//!
+//! Writing only adds missing ones; checking restores all of them and packs their originals again.
 
 mod cases;
 mod computed;
@@ -31,7 +33,7 @@ const FOLDERS: [(&str, Cases); 4] = [
     ("assets/golden/v4", said::since_4),
 ];
 const MANIFEST: &str = "manifest.json";
-/// All containers, originals and bases of a folder together.
+/// Most bytes of all containers, originals and bases of a folder together.
 const MAX_BYTES: u64 = 300_000;
 
 /// One container; paths are relative to its folder.
@@ -39,20 +41,20 @@ const MAX_BYTES: u64 = 300_000;
 pub struct Entry {
     /// The container.
     pub container: String,
-    /// What it restores to, a file or a directory.
+    /// The file or directory that it restores.
     pub original: String,
-    /// What it is packed against.
+    /// The bases it is packed against.
     pub bases: Vec<String>,
-    /// What it is there for.
+    /// What it covers.
     pub covers: String,
-    /// Preset it was packed with.
+    /// The preset it was packed with.
     pub preset: String,
     /// log2 of the elements of a chunk.
     pub chunk_log2: u8,
     /// Whether the bases are the steps before it, newest first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_history: bool,
-    /// What the container says of itself.
+    /// What the container says about itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
 }
@@ -60,16 +62,16 @@ pub struct Entry {
 /// Names of the bases, and texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
-    /// As many as there are bases.
+    /// One name per base.
     pub base_names: Vec<String>,
-    /// By their keys.
+    /// The texts by their keys.
     pub texts: Texts,
 }
 
 /// The containers of a folder.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// In the order they were added.
+    /// In the order in which they were added.
     pub containers: Vec<Entry>,
 }
 
@@ -84,7 +86,7 @@ impl Manifest {
 /// Adds the missing golden files, or checks them all.
 ///
 /// # Errors
-/// What is wrong with them; what reading and writing gives.
+/// What is wrong with them; errors of reading and writing.
 pub fn run(mode: Mode) -> Result<()> {
     for (folder, cases) in FOLDERS {
         let cases = cases();
@@ -106,7 +108,7 @@ pub(crate) fn folders() -> impl Iterator<Item = &'static str> {
 }
 
 impl Manifest {
-    /// That of a folder of golden containers.
+    /// Reads the manifest of a folder of golden containers.
     pub(crate) fn of(folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         let json = fs::read(&path).with_context(|| path.display().to_string())?;
@@ -163,7 +165,7 @@ impl Entry {
     }
 }
 
-/// Writes the files of a case unless its container is there.
+/// Writes the files of a case unless its container exists.
 fn add(name: &str, case: &Case) -> Result<()> {
     let folder = &root().join(name);
     let entry = case.entry();
@@ -190,10 +192,10 @@ fn add(name: &str, case: &Case) -> Result<()> {
     say(&format!("{name}/{}: added, {} bytes", entry.container, report.packed_bytes))
 }
 
-/// Restores every container of the repository and compares it with its original, and packs that again.
+/// Restores every container of the repository, compares it with its original, and packs that again.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first fault found.
 pub fn check_all() -> Result<()> {
     let mut seen = Seen::default();
     folders().try_for_each(|folder| check(folder, &mut seen))?;
@@ -229,7 +231,7 @@ fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
     ensure!(
         names == expected.map_or(&[][..], |identity| &identity.base_names)
             && said.texts == expected.map_or_else(Texts::new, |identity| identity.texts.clone()),
-        "it says something else of itself"
+        "its names and texts differ from the manifest"
     );
     let verified = deltaloom::verify(&Verifiable::Resolved(&resolved), 1, &Silent)?;
     ensure!(verified.ok, "{:?}", verified.faults);
@@ -241,11 +243,11 @@ fn check_one(folder: &Path, entry: &Entry, seen: &mut Seen) -> Result<()> {
     let mut again = Vec::new();
     deltaloom::pack_to(&checkpoint, &bases, &mut again, &entry.options()?, &Silent)?;
     let golden = resolved.container().len_bytes();
-    ensure!(again.len() as u64 <= golden, "packed again it has {} bytes instead of {golden}", again.len());
+    ensure!(again.len() as u64 <= golden, "packed again, it has {} bytes instead of {golden}", again.len());
     Ok(())
 }
 
-/// All files of a directory by their relative path, or the one file under an empty path.
+/// All files of a directory by their relative path, or a single file under an empty path.
 fn files(path: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     if !path.is_dir() {
         return Ok(vec![(PathBuf::new(), fs::read(path).with_context(|| path.display().to_string())?)]);
@@ -260,12 +262,12 @@ fn files(path: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     Ok(out)
 }
 
-/// What occurs in the containers.
+/// Features that occur in the containers.
 #[derive(Debug, Default)]
 struct Seen {
     predictors: BTreeSet<&'static str>,
     codecs: BTreeSet<&'static str>,
-    /// First bytes of unscaled ulp payloads, which say how many lanes they have.
+    /// First bytes of unscaled ulp payloads, which encode the number of lanes.
     lanes: BTreeSet<u8>,
 }
 

@@ -1,5 +1,7 @@
-//! A small deterministic generator and the dtypes' bytes, for golden inputs.
-//! What it makes is stored; it only has to give the same numbers for as long as nobody needs new ones.
+//! A small deterministic generator, and the bytes of each dtype, for golden inputs.
+//!
+//! The results are stored, so the generator only has to stay the same for as long as nobody needs
+//! new numbers.
 
 use half::{bf16, f16};
 
@@ -24,7 +26,7 @@ impl Random {
         self.next() % end
     }
 
-    /// Likewise, for places in a list.
+    /// Likewise, for indices of a list.
     pub(super) fn index(&mut self, end: u64) -> usize {
         usize::try_from(self.below(end)).unwrap_or(0)
     }
@@ -34,7 +36,8 @@ impl Random {
         (self.next() >> 32) as f64 / 4_294_967_296.0
     }
 
-    /// Nearly normal, with mean 0 and deviation 1: the sum of twelve uniform numbers. No library function is involved.
+    /// Approximately normal, with mean 0 and deviation 1: the sum of twelve uniform numbers,
+    /// without any library function.
     pub(super) fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
@@ -56,7 +59,7 @@ pub(super) fn f16s(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| f16::from_f64(*value).to_le_bytes()).collect()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is intended")]
 pub(super) fn f32s(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| (*value as f32).to_le_bytes()).collect()
 }
@@ -65,12 +68,12 @@ pub(super) fn f64s(values: &[f64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// The top bytes of halves: E5M2 by cutting off.
+/// E5M2: the top bytes of truncated halves.
 pub(super) fn f8_e5m2s(values: &[f64]) -> Vec<u8> {
     f16s(values).chunks_exact(2).map(|half| half[1]).collect()
 }
 
-/// E4M3 by cutting off halves; exponents beyond its range are clamped.
+/// E4M3: truncated halves; exponents beyond its range are clamped.
 pub(super) fn f8_e4m3s(values: &[f64]) -> Vec<u8> {
     let cut = |half: f16| {
         let bits = half.to_bits();
@@ -81,7 +84,7 @@ pub(super) fn f8_e4m3s(values: &[f64]) -> Vec<u8> {
     values.iter().map(|value| cut(f16::from_f64(*value))).collect()
 }
 
-/// Whole numbers of `size` bytes, two's complement.
+/// Integers of `size` bytes in two's complement.
 pub(super) fn integers(values: &[i64], size: usize) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size).collect::<Vec<_>>()).collect()
 }

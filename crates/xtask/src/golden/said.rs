@@ -1,17 +1,18 @@
-//! Golden cases of what version 4 brought: what a container says of itself, and tails of files.
-//! Like all cases they are never changed once their container is in the repository.
+//! Golden cases for the features of version 4: what a container says about itself, and tails of
+//! files.
+//!
+//! Like all cases, they never change once their container is in the repository.
 
 use super::cases::{Case, Input};
 use super::numbers::{Random, bf16s, f32s};
 use crate::files::{Tensor, safetensors};
 
-/// Cases of format version 4, in the order they were added.
+/// Cases of format version 4, in the order in which they were added.
 pub(super) fn since_4() -> Vec<Case> {
     vec![identity(), tails()]
 }
 
-/// Names and texts with characters of several bytes; a base whose samples are a part of its
-/// tensors.
+/// Names and texts with multi-byte characters; a base whose samples are a part of its tensors.
 fn identity() -> Case {
     let mut random = Random::new(41);
     let (mut large, small) = (random.normals(3000, 0.02), random.normals(40, 1.0));
@@ -31,8 +32,8 @@ fn identity() -> Case {
     Case { said: Some(said), ..case }
 }
 
-/// Shards with bytes behind their last tensor, one of them with a tensor that is called as a tail
-/// is.
+/// Shards with bytes after their last tensor, one of them with a tensor that has the name of a
+/// tail.
 fn tails() -> Case {
     let mut random = Random::new(42);
     let (mut first, mut second) = (random.normals(1200, 0.02), random.normals(900, 0.02));
@@ -53,7 +54,7 @@ fn tails() -> Case {
     Case { original: folder(&first, &second, &bytes), bases: vec![base], ..case }
 }
 
-/// What a container says of itself.
+/// What a container says about itself.
 pub(crate) struct Said {
     pub(super) base_names: Vec<&'static str>,
     pub(super) texts: Vec<(&'static str, &'static str)>,
