@@ -188,7 +188,10 @@ fn standard_input_is_refused_with_the_reason() {
         "series add series - --step 1",
     ] {
         let error = scratch.refused(arguments);
-        assert!(error.contains("cannot read standard input") && error.contains("at arbitrary positions"), "{error}");
+        assert!(
+            error.contains("cannot read standard input") && error.contains("at arbitrary positions"),
+            "{error}"
+        );
     }
 }
 

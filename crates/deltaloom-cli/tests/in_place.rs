@@ -142,7 +142,10 @@ fn a_journal_that_is_none_is_not_followed() {
     for journal in [&b""[..], b"not a journal", &[0; 5000]] {
         scratch.write(JOURNAL, journal);
         let error = scratch.refused(IN_PLACE);
-        assert!(error.contains(JOURNAL) && error.contains("hint: run the command that left the journal again"), "{error}");
+        assert!(
+            error.contains(JOURNAL) && error.contains("hint: run the command that left the journal again"),
+            "{error}"
+        );
     }
 }
 

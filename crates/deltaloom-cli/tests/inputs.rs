@@ -391,7 +391,10 @@ fn an_estimate_is_of_a_fine_tune_and_of_numbers_that_can_be() {
         for rest in ["", "--json", "--tuned tuned.loom"] {
             let error =
                 scratch.refused(&format!("estimate base.safetensors --tenants 3 --tuned {other} {rest}"));
-            assert!(error.contains(other) && error.contains("none of its 2 tensors has a counterpart"), "{error}");
+            assert!(
+                error.contains(other) && error.contains("none of its 2 tensors has a counterpart"),
+                "{error}"
+            );
         }
     }
     for (wrong, said) in [

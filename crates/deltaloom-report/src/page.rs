@@ -17,6 +17,13 @@ pub enum Cell {
     Text(String),
     /// A number: short for people in the table, with nine digits in the CSV.
     Value(f64, Unit),
+    /// A number that its maker has written: for people, and exactly for the CSV.
+    Written {
+        /// For people.
+        shown: String,
+        /// For the CSV.
+        exact: String,
+    },
     /// Nothing is known.
     Empty,
 }
@@ -44,6 +51,7 @@ impl Cell {
             Self::Value(value, _) if value.is_finite() => {
                 format!("{value:.8e}").parse::<f64>().unwrap_or(*value).to_string()
             }
+            Self::Written { exact, .. } => exact.clone(),
             Self::Value(..) | Self::Empty => String::new(),
         }
     }
@@ -81,7 +89,9 @@ impl Table {
         let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
         for (i, name) in self.columns.iter().enumerate() {
             // A heading stands over its numbers.
-            let is_number = self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Value(..))));
+            let is_number =
+                |row: &Vec<Cell>| matches!(row.get(i), Some(Cell::Value(..) | Cell::Written { .. }));
+            let is_number = self.rows.iter().any(is_number);
             let class = if is_number { " class=\"n\"" } else { "" };
             let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(name));
         }
@@ -105,6 +115,9 @@ impl Table {
                     Cell::Text(text) => write!(out, "<td>{}</td>", escape(text)),
                     Cell::Value(value, unit) => {
                         write!(out, "<td class=\"n\">{}</td>", escape(&human(*value, *unit)))
+                    }
+                    Cell::Written { shown, .. } => {
+                        write!(out, "<td class=\"n\">{}</td>", escape(shown))
                     }
                     Cell::Empty => write!(out, "<td class=\"n\">–</td>"),
                 };
