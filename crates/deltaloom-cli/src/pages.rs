@@ -11,6 +11,7 @@ use deltaloom_report::Page;
 use crate::args::page::PageArguments;
 use crate::target::{self, Target};
 use crate::ui;
+use crate::ui::table::{Cell, Table};
 
 /// Writes a page, and its pictures where that is asked for, none in the place of what was read.
 pub(crate) fn write(
@@ -60,4 +61,21 @@ fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> 
     let mut file = NewFile::create(path, overwrite, inputs)?;
     file.file().write_all(text.as_bytes()).map_err(|e| target::writing(path, e))?;
     Ok(file.commit()?)
+}
+
+/// The part of a table for people, on a page.
+pub(crate) fn table<T>(table: &Table<'_, T>) -> deltaloom_report::Table {
+    use deltaloom_report::Cell as OnPage;
+    let on_page = |cell: &Cell| match cell.clone() {
+        Cell::Text { shown, .. } => OnPage::Text(shown),
+        Cell::Number { shown, exact } => OnPage::Written { shown, exact },
+        Cell::Empty => OnPage::Empty,
+    };
+    let mut out = deltaloom_report::Table { columns: Vec::new(), rows: Vec::new() };
+    for (title, cells) in table.for_people() {
+        out.columns.push(title.to_owned());
+        out.rows.resize(cells.len(), Vec::new());
+        out.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.push(on_page(cell)));
+    }
+    out
 }

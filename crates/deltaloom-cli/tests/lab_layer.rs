@@ -21,7 +21,8 @@ fn the_reference_layer_as_json_table_and_page() {
 
     let ended = scratch.ok("lab layer --tokens 1 --repeats 1 --form tiles --budget 20kB --html layer.html");
     let text = ended.text();
-    for part in ["tiles bit-exact, 1", "budget fast, 1", "hottest", "XOR zstd 10", "self_attn.in_proj_weight"]
+    for part in
+        ["tiles   bit-exact", "budget  fast", "Slowest parameters", "XOR zstd 10", "self_attn.in_proj_weight"]
     {
         assert!(text.contains(part), "{part} in {text}");
     }
@@ -32,6 +33,15 @@ fn the_reference_layer_as_json_table_and_page() {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("<script") && !page.contains("NaN"));
+    // Terminal and page show the same tables.
+    let headings = text.lines().filter(|line| {
+        ["tensor ", "format ", "stored ", "tenants "].iter().any(|first| line.starts_with(first))
+    });
+    let headings: Vec<&str> = headings.flat_map(|line| line.split("  ")).collect();
+    assert!(headings.len() > 50, "{headings:?}");
+    for heading in headings.iter().map(|heading| heading.trim()).filter(|heading| !heading.is_empty()) {
+        assert!(page.contains(&format!(">{heading}</th>")), "{heading}");
+    }
 }
 
 #[test]
@@ -41,7 +51,7 @@ fn what_cannot_be_computed_is_told() {
         let error = scratch.refused(&format!("lab layer {arguments}"));
         assert!(error.contains(words), "{error}");
     };
-    refused("--repeats 0", "0 repeats");
+    refused("--repeats 0", "nothing would be measured");
     refused("--form tiles --budget 10", "the limit is");
     refused("--heads 4", "required");
     refused("base.safetensors ft_bf16.safetensors", "config.json is needed");

@@ -85,12 +85,12 @@ fn tables_and_csv_say_what_is_lossy() {
     let scratch = series();
     let arguments = format!("lab tpde {SERIES} --methods P2,v2");
     let table = scratch.ok(&arguments);
-    assert!(table.text().starts_with("All steps; every row but the exact one is LOSSY"));
+    assert!(table.text().starts_with("All steps; every row except the exact one is LOSSY"));
     let csv = scratch.ok(&format!("{arguments} --csv"));
     let lines: Vec<&str> = csv.text().lines().collect();
     assert_eq!(lines.len(), 1 + 5 * 3);
-    assert!(lines[1].starts_with("0,\"exact\",exact,false,"));
-    assert!(lines[4].starts_with("0,\"P2\",published,true,"));
+    assert!(lines[1].starts_with("0,exact,exact,false,"));
+    assert!(lines[4].starts_with("0,P2,published,true,"));
 }
 
 #[cfg(unix)]
@@ -110,7 +110,7 @@ fn reconstructions_are_evaluated() {
     assert!(loss(1) > 1.8 * loss(0));
     assert!((loss(2) - loss(0)).abs() < 1.0);
     for (command, what) in
-        [("false {}", "ended with"), ("echo {}", "did not print a number"), ("true", "no {}")]
+        [("false {}", "false failed"), ("echo {}", "does not end with a number"), ("true", "needs {}")]
     {
         assert!(scratch.refuses(run(command), command).contains(what), "{command}");
     }

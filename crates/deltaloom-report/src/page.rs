@@ -18,7 +18,14 @@ pub enum Cell {
     Text(String),
     /// A number: short in the table, with nine digits in the CSV.
     Value(f64, Unit),
-    /// No value.
+    /// A number that its maker has written: for people, and exactly for the CSV.
+    Written {
+        /// For people.
+        shown: String,
+        /// For the CSV.
+        exact: String,
+    },
+    /// Nothing is known.
     Empty,
 }
 
@@ -45,6 +52,7 @@ impl Cell {
             Self::Value(value, _) if value.is_finite() => {
                 format!("{value:.8e}").parse::<f64>().unwrap_or(*value).to_string()
             }
+            Self::Written { exact, .. } => exact.clone(),
             Self::Value(..) | Self::Empty => String::new(),
         }
     }
@@ -81,8 +89,10 @@ impl Table {
     fn html(&self) -> String {
         let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
         for (i, name) in self.columns.iter().enumerate() {
-            // A heading is aligned with its numbers.
-            let is_number = self.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Value(..))));
+            // A heading stands over its numbers.
+            let is_number =
+                |row: &Vec<Cell>| matches!(row.get(i), Some(Cell::Value(..) | Cell::Written { .. }));
+            let is_number = self.rows.iter().any(is_number);
             let class = if is_number { " class=\"n\"" } else { "" };
             let _ = write!(out, "<th scope=\"col\"{class}>{}</th>", escape(name));
         }
@@ -106,6 +116,9 @@ impl Table {
                     Cell::Text(text) => write!(out, "<td>{}</td>", escape(text)),
                     Cell::Value(value, unit) => {
                         write!(out, "<td class=\"n\">{}</td>", escape(&human(*value, *unit)))
+                    }
+                    Cell::Written { shown, .. } => {
+                        write!(out, "<td class=\"n\">{}</td>", escape(shown))
                     }
                     Cell::Empty => write!(out, "<td class=\"n\">–</td>"),
                 };

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::args::demo::DemoArguments;
 use crate::assets::{Asset, BASE, FINE_TUNES};
 use crate::progress::Bar;
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
 
 /// Sizes of one fine-tune, in bytes.
@@ -86,30 +87,22 @@ fn planes(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn describe(rows: &[Row]) -> String {
-    let header = [
-        "fine-tune of one base, restored",
-        "original",
-        "deltaloom",
-        "XOR planes+zstd-10",
-        "XOR+zstd-10",
-        "zstd-19",
-    ];
-    let mut lines = vec![header.map(str::to_owned).to_vec()];
-    let cell = |row: &Row, bytes: u64| {
-        format!("{} ({:.2}x)", ui::bytes(bytes), row.original_bytes as f64 / bytes as f64)
+    type Size = fn(&Row) -> u64;
+    let packed = |size: Size| {
+        move |row: &Row| {
+            let ratio = row.original_bytes as f64 / size(row) as f64;
+            Cell::number(ratio, format!("{} ({ratio:.2}x)", ui::bytes(size(row))))
+        }
     };
-    lines.extend(rows.iter().map(|row| {
-        vec![
-            row.name.to_owned(),
-            ui::bytes(row.original_bytes),
-            cell(row, row.deltaloom_bytes),
-            cell(row, row.xor_planes_zstd10_bytes),
-            cell(row, row.xor_zstd10_bytes),
-            cell(row, row.zstd19_bytes),
-        ]
-    }));
+    let table = Table::of(rows)
+        .shown("fine-tune of one base, restored", |row| Cell::text(row.name))
+        .shown("original", |row| Cell::bytes(row.original_bytes))
+        .shown("deltaloom", packed(|row| row.deltaloom_bytes))
+        .shown("XOR planes+zstd-10", packed(|row| row.xor_planes_zstd10_bytes))
+        .shown("XOR+zstd-10", packed(|row| row.xor_zstd10_bytes))
+        .shown("zstd-19", packed(|row| row.zstd19_bytes));
     format!(
         "{}\nThe weights are part of a 12.5 M-parameter model that was trained for minutes. Larger models are not shown here.\n",
-        ui::table(&lines)
+        table.text()
     )
 }

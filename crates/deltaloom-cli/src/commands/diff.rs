@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use deltaloom::{DiffReport, DiffTotal, Limits, UlpHistogram, Uncompared};
+use deltaloom::{DiffReport, DiffTotal, Limits, TensorDiff, UlpHistogram, Uncompared};
 
 use crate::args::DiffArguments;
 use crate::progress::Bar;
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, inputs, ui};
 
 /// Ends of the histogram's columns, in ULPs.
@@ -34,39 +35,35 @@ pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {
 }
 
 fn describe(report: &DiffReport) -> String {
-    let mut rows = vec![["tensor", "status", "dtype", "changed", "rel. L2"].map(str::to_owned).to_vec()];
-    rows[0].extend(COLUMNS.map(|(name, _)| format!("{name} ULP")));
-    let identical = report.tensors.iter().filter(|tensor| tensor.status == "identical").count();
-    for tensor in report.tensors.iter().filter(|tensor| tensor.status != "identical") {
-        let mut row = vec![
-            ui::printable(&tensor.name),
-            tensor.status.to_owned(),
-            ui::printable(&tensor.dtype),
-            tensor.changed_fraction.map_or_else(|| "-".to_owned(), percent),
-            tensor.relative_l2.map_or_else(|| "-".to_owned(), |r| format!("{r:.2e}")),
-        ];
-        if let Some(histogram) = &tensor.ulp_histogram {
-            row.extend(columns(histogram).map(percent));
-        }
-        rows.push(row);
+    let different: Vec<&TensorDiff> =
+        report.tensors.iter().filter(|tensor| tensor.status != "identical").collect();
+    let mut table = Table::of(&different)
+        .shown("tensor", |tensor| Cell::text(&*tensor.name))
+        .shown("status", |tensor| Cell::text(tensor.status))
+        .shown("dtype", |tensor| Cell::text(&*tensor.dtype))
+        .shown("changed", |tensor| Cell::maybe(tensor.changed_fraction, |share| Cell::percent(share, 2)))
+        .shown("rel. L2", |tensor| Cell::maybe(tensor.relative_l2, |norm| Cell::power(norm, 2)));
+    let mut from = 1;
+    for (name, to) in COLUMNS {
+        table = table.shown(&format!("{name} ULP"), |tensor| {
+            Cell::maybe(tensor.ulp_histogram.as_ref(), |all| Cell::percent(share(all, from, to), 2))
+        });
+        from = to.saturating_add(1);
     }
     let summary = format!(
-        "{} tensors: {identical} identical, {} different\n{}\n",
+        "{} tensors: {} identical, {} different\n{}\n",
         report.tensors.len(),
-        report.tensors.len() - identical,
+        report.tensors.len() - different.len(),
+        different.len(),
         total(&report.total)
     );
-    if report.identical { summary } else { format!("{}\n{summary}", ui::table(&rows)) }
-}
-
-fn percent(fraction: f64) -> String {
-    format!("{:.2} %", 100.0 * fraction)
+    if report.identical { summary } else { format!("{}\n{summary}", table.text()) }
 }
 
 fn total(total: &DiffTotal) -> String {
     let mut line = format!("total: {} of {} weights changed", total.changed_weights, total.weights);
     if let Some(fraction) = total.changed_fraction {
-        line.push_str(&format!(" ({})", percent(fraction)));
+        line.push_str(&format!(" ({})", ui::percent(fraction, 2)));
         line.push_str(&total.relative_l2.map_or_else(
             || ", relative L2 is not a number".to_owned(),
             |relative| format!(", relative L2 {relative:.2e}"),
@@ -83,13 +80,9 @@ fn total(total: &DiffTotal) -> String {
     line
 }
 
-/// Shares of the elements in each column.
-fn columns(histogram: &UlpHistogram) -> [f64; COLUMNS.len()] {
-    let total = histogram.values().sum::<u64>().max(1) as f64;
-    let mut from = 1;
-    COLUMNS.map(|(_, to)| {
-        let count: u64 = histogram.range(from..=to).map(|(_, count)| count).sum();
-        from = to.saturating_add(1);
-        count as f64 / total
-    })
+/// The fraction of the elements whose distance is in a range.
+fn share(histogram: &UlpHistogram, from: u64, to: u64) -> f64 {
+    let total = histogram.values().sum::<u64>().max(1);
+    let count: u64 = histogram.range(from..=to).map(|(_, count)| count).sum();
+    count as f64 / total as f64
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::args::estimate::EstimateArguments;
 use crate::inputs::config_of;
 use crate::progress::Bar;
+use crate::ui::table::{Cell, Table};
 use crate::values::compute::{CacheType, FormName};
 use crate::{Answer, inputs, ui};
 
@@ -301,16 +302,12 @@ fn describe(report: &Report) -> String {
     } else {
         out.push_str("keys, values and activations are not included: no config.json next to the base\n");
     }
-    let mut rows = vec![["format", "per tenant", "base and tenants", "total"].map(str::to_owned).to_vec()];
-    for row in &report.forms {
-        rows.push(vec![
-            row.form.to_owned(),
-            ui::bytes(row.tenant_bytes),
-            ui::bytes(row.weight_bytes),
-            ui::bytes(row.total_bytes),
-        ]);
-    }
-    out.push_str(&format!("\n{}", ui::table(&rows)));
+    let table = Table::of(&report.forms)
+        .shown("format", |row| Cell::text(row.form))
+        .shown("per tenant", |row| Cell::bytes(row.tenant_bytes))
+        .shown("base and tenants", |row| Cell::bytes(row.weight_bytes))
+        .shown("total", |row| Cell::bytes(row.total_bytes));
+    out.push_str(&format!("\n{}", table.text()));
     if let Some(check) = &report.check {
         out.push_str(&format!(
             "\nloaded as {}: estimated {}, measured {}, which is {:.3} of the estimate: {}\n",

@@ -5,6 +5,7 @@ use deltaloom::{Bases, Evidence, Limits, LineageReport};
 
 use crate::args::LineageArguments;
 use crate::progress::Bar;
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &LineageArguments) -> Result<Answer> {
@@ -25,29 +26,20 @@ pub(crate) fn run(arguments: &LineageArguments) -> Result<Answer> {
 }
 
 fn describe(report: &LineageReport, with_tensors: bool) -> String {
-    let mut rows = vec![["finding", "tensors", "size", "evidence"].map(str::to_owned).to_vec()];
-    rows.extend(report.findings.iter().map(|group| {
-        vec![
-            ui::printable(&group.finding),
-            group.tensors.to_string(),
-            ui::bytes(group.bytes),
-            group.evidence.as_ref().map_or_else(|| "-".to_owned(), evidence),
-        ]
-    }));
-    let mut out = ui::table(&rows);
+    let findings = Table::of(&report.findings)
+        .shown("finding", |group| Cell::text(&*group.finding))
+        .shown("tensors", |group| Cell::count(group.tensors))
+        .shown("size", |group| Cell::bytes(group.bytes))
+        .shown("evidence", |group| Cell::maybe(group.evidence.as_ref(), |shown| Cell::text(evidence(shown))));
+    let mut out = findings.text();
     if with_tensors {
-        let mut rows = vec![["tensor", "dtype", "shape", "finding"].map(str::to_owned).to_vec()];
-        rows.extend(report.tensors.iter().map(|tensor| {
-            let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
-            vec![
-                ui::printable(&tensor.name),
-                ui::printable(&tensor.dtype),
-                format!("[{}]", shape.join(",")),
-                ui::printable(&tensor.finding.words()),
-            ]
-        }));
+        let tensors = Table::of(&report.tensors)
+            .shown("tensor", |tensor| Cell::text(&*tensor.name))
+            .shown("dtype", |tensor| Cell::text(&*tensor.dtype))
+            .shown("shape", |tensor| Cell::shape(&tensor.shape))
+            .shown("finding", |tensor| Cell::text(tensor.finding.words()));
         out.push('\n');
-        out.push_str(&ui::table(&rows));
+        out.push_str(&tensors.text());
     }
     out
 }
@@ -59,7 +51,7 @@ fn evidence(evidence: &Evidence) -> String {
         if least == most { least } else { format!("{least} to {most}") }
     };
     match evidence.key {
-        "changed_fraction" => format!("changed {}", range(&|share| format!("{:.2} %", 100.0 * share))),
+        "changed_fraction" => format!("changed {}", range(&|share| ui::percent(share, 2))),
         "relative_l2" => format!("relative L2 {}", range(&|norm| format!("{norm:.1e}"))),
         "correlation" => format!("correlation {}", range(&|value| format!("{value:.2}"))),
         _ => format!("residual {}", range(&|value| format!("{value:.2}"))),

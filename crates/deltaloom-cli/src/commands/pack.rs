@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::args::{BaseArguments, IdentityArguments, PackArguments};
 use crate::progress::Bar;
 use crate::target::{self, Target};
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, inputs, ui};
 
 /// Candidates to show; JSON has all of them.
@@ -184,30 +185,21 @@ fn search(checkpoint: &Checkpoint, folder: &Path, arguments: &PackArguments) -> 
 }
 
 fn describe_search(report: &SearchReport) -> String {
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    let mut rows = vec![
-        ["base", "est. ratio", "saving", "identical", "saving on the rest", "matched"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    let alone = [String::from("(none)"), format!("{:.2}", report.alone_ratio)];
-    rows.push(alone.into_iter().chain(std::iter::repeat_n("-".to_owned(), 4)).collect());
-    for candidate in report.candidates.iter().take(SHOWN_CANDIDATES) {
-        rows.push(vec![
-            ui::printable(&candidate.path),
-            if candidate.identical_fraction < 1.0 {
-                format!("{:.2}", candidate.estimated_ratio)
-            } else {
-                "identical".to_owned()
-            },
-            percent(candidate.estimated_saving),
-            percent(candidate.identical_fraction),
-            percent(candidate.estimated_changed_saving),
-            percent(candidate.matched_fraction),
-        ]);
-    }
-    let mut out = String::new();
-    out.push_str(&ui::table(&rows));
+    let shown = report.candidates.iter().take(SHOWN_CANDIDATES);
+    let rows: Vec<_> = std::iter::once(None).chain(shown.map(Some)).collect();
+    let percent = |share: Option<f64>| Cell::maybe(share, |share| Cell::percent(share, 1));
+    let table = Table::of(&rows)
+        .shown("base", |row| Cell::text(row.map_or("(none)", |candidate| &candidate.path)))
+        .shown("est. ratio", |row| match row {
+            Some(candidate) if candidate.identical_fraction >= 1.0 => Cell::text("identical"),
+            Some(candidate) => Cell::fixed(candidate.estimated_ratio, 2),
+            None => Cell::fixed(report.alone_ratio, 2),
+        })
+        .shown("saving", |row| percent(row.map(|candidate| candidate.estimated_saving)))
+        .shown("identical", |row| percent(row.map(|candidate| candidate.identical_fraction)))
+        .shown("saving on the rest", |row| percent(row.map(|candidate| candidate.estimated_changed_saving)))
+        .shown("matched", |row| percent(row.map(|candidate| candidate.matched_fraction)));
+    let mut out = table.text();
     let hidden = report.candidates.len().saturating_sub(SHOWN_CANDIDATES);
     if hidden > 0 {
         out.push_str(&format!("and {hidden} others with less in common\n"));
@@ -222,6 +214,7 @@ fn describe_search(report: &SearchReport) -> String {
             out.push_str(&format!("base: {}, which needs {needs}\n", ui::printable(&best.path)));
         }
         None => {
+            let percent = |share| ui::percent(share, 1);
             let (identical, saving) =
                 (percent(report.least_identical_fraction), percent(report.least_changed_saving));
             out.push_str(&format!(

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use deltaloom::{PackReport, Share};
+use deltaloom::{PackReport, Share, TensorReport};
 
 use crate::ui;
+use crate::ui::table::{Cell, Table};
 
 /// One line with sizes, ratio and, if known, time.
 pub(crate) fn summary(report: &PackReport) -> String {
@@ -58,37 +59,35 @@ pub(crate) fn body(report: &PackReport, with_tensors: bool) -> String {
     out.push_str(&shares("codec", "chunks", &report.codecs));
     if with_tensors {
         out.push('\n');
-        out.push_str(&tensor_table(report));
+        out.push_str(&tensors(report).text());
     }
     out
 }
 
 fn shares(kind: &str, counted: &str, shares: &BTreeMap<&'static str, Share>) -> String {
-    let mut rows = vec![vec![kind.to_owned(), counted.to_owned(), "packed".to_owned()]];
-    rows.extend(
-        shares
-            .iter()
-            .map(|(name, share)| vec![(*name).to_owned(), share.count.to_string(), ui::bytes(share.bytes)]),
-    );
-    ui::table(&rows)
+    let shares: Vec<_> = shares.iter().collect();
+    let table = Table::of(&shares)
+        .shown(kind, |(name, _)| Cell::text(**name))
+        .shown(counted, |(_, share)| Cell::count(share.count))
+        .shown("packed", |(_, share)| Cell::bytes(share.bytes));
+    table.text()
 }
 
-fn tensor_table(report: &PackReport) -> String {
-    let header = ["tensor", "dtype", "shape", "predictor", "codec", "original", "packed", "changed"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(report.tensors.iter().map(|tensor| {
-        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
-        let predictor = tensor.predictor;
-        vec![
-            ui::printable(&tensor.name),
-            ui::printable(&tensor.dtype),
-            format!("[{}]", shape.join(",")),
-            tensor.rule.as_ref().map_or_else(|| predictor.to_owned(), |rule| format!("{predictor}, {rule}")),
-            tensor.codec.to_owned(),
-            ui::bytes(tensor.original_bytes),
-            ui::bytes(tensor.packed_bytes),
-            tensor.changed_fraction.map_or_else(|| "-".to_owned(), |f| format!("{:.2} %", 100.0 * f)),
-        ]
-    }));
-    ui::table(&rows)
+/// Every tensor of a container.
+pub(crate) fn tensors(report: &PackReport) -> Table<'_, TensorReport> {
+    Table::of(&report.tensors)
+        .both("tensor", "tensor", |tensor| Cell::text(&*tensor.name))
+        .both("dtype", "dtype", |tensor| Cell::text(&*tensor.dtype))
+        .both("shape", "shape", |tensor| Cell::shape(&tensor.shape))
+        .both("predictor", "predictor", |tensor| {
+            let exact = tensor.predictor.to_owned();
+            let shown = tensor.rule.as_ref().map_or_else(|| exact.clone(), |rule| format!("{exact}, {rule}"));
+            Cell::Text { shown, exact }
+        })
+        .both("codec", "codec", |tensor| Cell::text(tensor.codec))
+        .both("original", "original_bytes", |tensor| Cell::bytes(tensor.original_bytes))
+        .both("packed", "packed_bytes", |tensor| Cell::bytes(tensor.packed_bytes))
+        .both("changed", "changed_fraction", |tensor| {
+            Cell::maybe(tensor.changed_fraction, |share| Cell::percent(share, 2))
+        })
 }

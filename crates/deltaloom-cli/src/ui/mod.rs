@@ -1,6 +1,7 @@
 //! What a person sees: tables, notes, warnings, errors with hints. Nothing here makes decisions.
 
 pub(crate) mod container;
+pub(crate) mod table;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
@@ -126,38 +127,33 @@ pub(crate) fn print_error(message: &str, hint: Option<&str>) {
 
 /// Bytes for people: exact below 10,000, otherwise three significant digits.
 pub(crate) fn bytes(count: u64) -> String {
-    let units = ["kB", "MB", "GB", "TB", "PB"];
     if count < 10_000 {
         return format!("{count} B");
     }
-    let mut value = count as f64 / 1e3;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < units.len() {
-        value /= 1e3;
-        unit += 1;
-    }
-    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
-    format!("{value:.digits$} {}", units[unit])
+    three_digits(count as f64, &[(1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")])
 }
 
-/// A table with a header line; columns after the first are right-aligned.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| {
-        rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let cells = row.iter().enumerate().map(|(c, cell)| match c {
-            0 => format!("{cell:<width$}", width = widths[0]),
-            _ => format!("{cell:>width$}", width = widths[c]),
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        out.push_str(line.trim_end());
-        out.push('\n');
+/// Seconds for people, in three significant digits.
+pub(crate) fn seconds(value: f64) -> String {
+    if value == 0.0 {
+        return "0 s".to_owned();
     }
-    out
+    three_digits(value, &[(1e-9, "ns"), (1e-6, "us"), (1e-3, "ms"), (1.0, "s")])
+}
+
+/// A fraction in percent.
+pub(crate) fn percent(fraction: f64, digits: usize) -> String {
+    format!("{:.digits$} %", 100.0 * fraction)
+}
+
+/// A value in the largest unit that leaves something before the point.
+fn three_digits(value: f64, units: &[(f64, &str)]) -> String {
+    let is_small = |size: &f64| value.abs() < 0.9995 * size;
+    let fits = units.iter().rev().find(|(size, _)| !is_small(size)).or(units.first());
+    let (size, unit) = *fits.unwrap_or(&(1.0, ""));
+    let value = value / size;
+    let digits = if value.abs() < 9.995 { 2 } else { usize::from(value.abs() < 99.95) };
+    format!("{value:.digits$} {unit}")
 }
 
 /// Control characters in names must not reach a terminal.
@@ -183,6 +179,21 @@ mod tests {
         ];
         for (count, text) in cases {
             assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn times_have_three_figures_too() {
+        let cases = [
+            (0.0, "0 s"),
+            (4.2e-3, "4.20 ms"),
+            (0.99949, "999 ms"),
+            (0.99951, "1.00 s"),
+            (-12.34e-6, "-12.3 us"),
+            (1234.5, "1234 s"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(seconds(value), text);
         }
     }
 

@@ -19,8 +19,8 @@ use crate::values::measure::parse_size;
 /// --heads, or Hugging Face's LLaMA, which needs config.json next to the weights.
 ///
 /// Every in-memory format is measured in two modes. In mode bit-exact, every output must have the bits
-/// of the dense layer. In mode fast, the relative error must be below 1e-5. Exit code 1 if any output
-/// misses its tolerance.
+/// of the dense layer. In mode fast, every product must be within 1e-5 of the sum of its absolute
+/// products. Exit code 1 if any output misses its tolerance.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab layer

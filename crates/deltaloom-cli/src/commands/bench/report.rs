@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::args::BenchArguments;
 use crate::ui;
+use crate::ui::table::{Cell, Table};
 use crate::values::bench::Row;
 
 const NOTES: &str = "\
@@ -126,28 +127,21 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let header = ["", "packed bytes", "of original", "ratio", "encode MB/s", "decode MB/s", "of memcpy"];
-        let mut lines = vec![header.map(str::to_owned).to_vec()];
         let original = self.original_bytes as f64;
         let rate = |seconds: &[f64]| original / 1e6 / median(seconds).max(1e-9);
         let copied = self.rows.iter().find(|row| row.name == Row::Memcpy.name());
-        lines.extend(self.rows.iter().map(|row| {
-            let packed = row.packed_bytes as f64;
-            let decode = rate(&row.decode_seconds);
-            vec![
-                row.name.clone(),
-                row.packed_bytes.to_string(),
-                format!("{:.2} %", 100.0 * packed / original),
-                format!("{:.3}", original / packed.max(1.0)),
-                format!("{:.0}", rate(&row.encode_seconds)),
-                format!("{decode:.0}"),
-                copied.map_or_else(
-                    || "-".to_owned(),
-                    |copy| format!("{:.3}", decode / rate(&copy.decode_seconds)),
-                ),
-            ]
-        }));
-        ui::table(&lines)
+        let table = Table::of(&self.rows)
+            .shown("", |row| Cell::text(&*row.name))
+            .shown("packed bytes", |row| Cell::count(row.packed_bytes))
+            .shown("of original", |row| Cell::percent(row.packed_bytes as f64 / original, 2))
+            .shown("ratio", |row| Cell::fixed(original / row.packed_bytes.max(1) as f64, 3))
+            .shown("encode MB/s", |row| Cell::fixed(rate(&row.encode_seconds), 0))
+            .shown("decode MB/s", |row| Cell::fixed(rate(&row.decode_seconds), 0))
+            .shown("of memcpy", |row| {
+                let of = |copy: &RowReport| rate(&row.decode_seconds) / rate(&copy.decode_seconds);
+                Cell::maybe(copied, |copy| Cell::fixed(of(copy), 3))
+            });
+        table.text()
     }
 
     /// pco uses the instructions that the compiler may use; ours and zstd's are chosen at run time.

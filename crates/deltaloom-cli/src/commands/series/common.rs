@@ -84,7 +84,7 @@ fn describe_added(added: &Added) -> String {
         (Some(reference), changed) => {
             let hops = count(entry.hops.into(), "hop");
             let changed =
-                changed.map_or_else(String::new, |share| format!("{:.2} % changed, ", 100.0 * share));
+                changed.map_or_else(String::new, |share| format!("{} changed, ", ui::percent(share, 2)));
             format!("against step {reference}, {changed}{hops}")
         }
         _ => "a keyframe".to_owned(),
@@ -103,8 +103,8 @@ pub(super) fn time(unix: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix)).to_string()
 }
 
-pub(super) fn changed(entry: &StepEntry) -> String {
-    entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| format!("{:.2} %", 100.0 * changed))
+fn changed(entry: &StepEntry) -> String {
+    entry.changed_fraction.map_or_else(|| "-".to_owned(), |changed| ui::percent(changed, 2))
 }
 
 pub(super) fn describe(entry: &StepEntry) -> String {

@@ -4,9 +4,10 @@ use anyhow::Result;
 use deltaloom::series::{BranchInfo, SeriesInfo, StepEntry};
 use serde::Serialize;
 
-use super::common::{changed, count, describe, entry_of, open_on, time};
+use super::common::{count, describe, entry_of, open_on, time};
 use crate::args::series::{ListArguments, ShowArguments};
 use crate::ui::container;
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
 
 /// What `--json` prints of a list.
@@ -29,23 +30,25 @@ struct Step<'a> {
 }
 
 pub(super) fn ls(arguments: &ListArguments) -> Result<Answer> {
-    list(arguments, |entries| {
-        let header = ["step", "from", "hops", "original", "stored", "ratio", "changed", "seconds"];
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
-        rows.extend(entries.iter().map(|entry| {
-            vec![
-                entry.step.to_string(),
-                entry.reference.map_or_else(|| "keyframe".to_owned(), |reference| reference.to_string()),
-                entry.hops.to_string(),
-                ui::bytes(entry.original_bytes),
-                ui::bytes(entry.stored_bytes),
-                format!("{:.2}", entry.ratio()),
-                changed(entry),
-                format!("{:.2}", entry.seconds),
-            ]
-        }));
-        if entries.is_empty() { String::new() } else { ui::table(&rows) }
-    })
+    list(arguments, |entries| if entries.is_empty() { String::new() } else { table(entries).text() })
+}
+
+fn table(entries: &[StepEntry]) -> Table<'_, StepEntry> {
+    Table::of(entries)
+        .both("step", "step", |entry| Cell::count(entry.step))
+        .both("from", "reference", |entry| match entry.reference {
+            Some(reference) => Cell::count(reference),
+            None => Cell::Text { shown: "keyframe".to_owned(), exact: String::new() },
+        })
+        .both("hops", "hops", |entry| Cell::count(entry.hops))
+        .both("original", "original_bytes", |entry| Cell::bytes(entry.original_bytes))
+        .both("stored", "stored_bytes", |entry| Cell::bytes(entry.stored_bytes))
+        .both("ratio", "ratio", |entry| Cell::fixed(entry.ratio(), 2))
+        .both("changed", "changed_fraction", |entry| {
+            Cell::maybe(entry.changed_fraction, |share| Cell::percent(share, 2))
+        })
+        .both("seconds", "seconds", |entry| Cell::fixed(entry.seconds, 2))
+        .exact("added_unix", |entry| Cell::count(entry.added_unix))
 }
 
 pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
@@ -69,7 +72,7 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
             steps: entries.iter().map(|entry| Step { entry, ratio: entry.ratio() }).collect(),
         })?;
     } else if arguments.csv {
-        ui::print(&csv(&entries))?;
+        ui::print(&table(&entries).csv())?;
     } else {
         ui::print(&text(&entries))?;
         let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
@@ -97,21 +100,16 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
         ui::note("no branches");
         return Ok(Answer::Yes);
     }
-    let header = ["branch", "parent", "after", "first", "last", "steps", "stored", "closed"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(branches.iter().map(|branch| {
-        vec![
-            branch.name.clone(),
-            branch.parent.clone().unwrap_or_else(|| "main line".to_owned()),
-            branch.fork.map_or_else(|| "-".to_owned(), |fork| fork.to_string()),
-            branch.first.to_string(),
-            branch.last.to_string(),
-            branch.totals.steps.to_string(),
-            ui::bytes(branch.totals.stored_bytes),
-            time(branch.closed_unix),
-        ]
-    }));
-    ui::print(&ui::table(&rows))?;
+    let table = Table::of(branches)
+        .shown("branch", |branch| Cell::text(&*branch.name))
+        .shown("parent", |branch| Cell::text(branch.parent.as_deref().unwrap_or("main line")))
+        .shown("after", |branch| Cell::maybe(branch.fork, Cell::count))
+        .shown("first", |branch| Cell::count(branch.first))
+        .shown("last", |branch| Cell::count(branch.last))
+        .shown("steps", |branch| Cell::count(branch.totals.steps))
+        .shown("stored", |branch| Cell::bytes(branch.totals.stored_bytes))
+        .shown("closed", |branch| Cell::text(time(branch.closed_unix)));
+    ui::print(&table.text())?;
     Ok(Answer::Yes)
 }
 
@@ -135,28 +133,6 @@ fn totals(summary: &SeriesInfo) -> String {
     )
 }
 
-fn csv(entries: &[StepEntry]) -> String {
-    let mut out =
-        "step,reference,hops,original_bytes,stored_bytes,ratio,changed_fraction,seconds,added_unix\n"
-            .to_owned();
-    for entry in entries {
-        let text = |value: Option<String>| value.unwrap_or_default();
-        out.push_str(&format!(
-            "{},{},{},{},{},{},{},{},{}\n",
-            entry.step,
-            text(entry.reference.map(|reference| reference.to_string())),
-            entry.hops,
-            entry.original_bytes,
-            entry.stored_bytes,
-            entry.ratio(),
-            text(entry.changed_fraction.map(|changed| changed.to_string())),
-            entry.seconds,
-            entry.added_unix,
-        ));
-    }
-    out
-}
-
 pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
     let series = open_on(&arguments.store.location, &arguments.branch)?;
     let Some(step) = arguments.step else {
@@ -176,7 +152,7 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
         return Ok(Answer::Yes);
     };
     let entry = entry_of(&series, step)?;
-    let container = series.inspect(&entry)?;
+    let report = series.inspect(&entry)?;
     if arguments.json {
         #[derive(Serialize)]
         struct Shown<'a> {
@@ -184,32 +160,12 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
             entry: &'a StepEntry,
             container: &'a deltaloom::PackReport,
         }
-        ui::print_json(&Shown { entry: &entry, container: &container })?;
+        ui::print_json(&Shown { entry: &entry, container: &report })?;
     } else if arguments.csv {
-        ui::print(&tensors_csv(&container))?;
+        ui::print(&container::tensors(&report).csv())?;
     } else {
-        let container = container::describe(&container, arguments.tensors);
+        let container = container::describe(&report, arguments.tensors);
         ui::print(&format!("{}\n{container}", describe(&entry)))?;
     }
     Ok(Answer::Yes)
-}
-
-fn tensors_csv(container: &deltaloom::PackReport) -> String {
-    let mut out =
-        "tensor,dtype,shape,predictor,codec,original_bytes,packed_bytes,changed_fraction\n".to_owned();
-    for tensor in &container.tensors {
-        let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
-        out.push_str(&format!(
-            "\"{}\",{},{},{},{},{},{},{}\n",
-            tensor.name.replace('"', "\"\""),
-            tensor.dtype,
-            shape.join("x"),
-            tensor.predictor,
-            tensor.codec,
-            tensor.original_bytes,
-            tensor.packed_bytes,
-            tensor.changed_fraction.map(|changed| changed.to_string()).unwrap_or_default(),
-        ));
-    }
-    out
 }

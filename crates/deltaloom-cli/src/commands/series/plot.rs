@@ -7,8 +7,7 @@ use deltaloom::series::StepRecord;
 use deltaloom::series::{Series, StepEntry};
 use deltaloom::weights;
 use deltaloom_report::{
-    Cell, EventWriter, Health, SeriesSummary, Table, Unit, Warning, health as judge, series_events,
-    series_page,
+    EventWriter, Health, SeriesSummary, StepHealth, Warning, health as judge, series_events, series_page,
 };
 
 use super::common::count;
@@ -17,6 +16,7 @@ use crate::pages;
 use crate::progress::Bar;
 use crate::store::open;
 use crate::target::Target;
+use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
 
 pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
@@ -94,20 +94,20 @@ fn add_below(
     Ok(())
 }
 
+/// A line for each step.
 fn csv(health: &Health) -> String {
-    let mut table = Table::new(&["step", "reference", "ratio", "bits_per_weight", "changed_fraction"]);
-    table.columns.extend(health.layers.iter().map(|layer| layer.layer.name.clone()));
-    let whole = |number: u64| number as f64;
-    for (i, step) in health.steps.iter().enumerate() {
-        let of_step = [
-            Some(whole(step.step)),
-            step.reference.map(whole),
-            Some(step.ratio),
-            Some(step.bits_per_weight),
-            step.changed_fraction,
-        ];
-        let of_layers = health.layers.iter().map(|layer| layer.changed_fractions.get(i).copied().flatten());
-        table.rows.push(of_step.into_iter().chain(of_layers).map(|v| Cell::maybe(v, Unit::Number)).collect());
+    let steps: Vec<(usize, &StepHealth)> = health.steps.iter().enumerate().collect();
+    let number = |value: f64| Cell::number(value, String::new());
+    let mut table = Table::of(&steps)
+        .exact("step", |(_, step)| Cell::count(step.step))
+        .exact("reference", |(_, step)| Cell::maybe(step.reference, Cell::count))
+        .exact("ratio", |(_, step)| number(step.ratio))
+        .exact("bits_per_weight", |(_, step)| number(step.bits_per_weight))
+        .exact("changed_fraction", |(_, step)| Cell::maybe(step.changed_fraction, number));
+    for layer in &health.layers {
+        table = table.exact(&layer.layer.name, |(i, _)| {
+            Cell::maybe(layer.changed_fractions.get(*i).copied().flatten(), number)
+        });
     }
     table.csv()
 }
@@ -117,30 +117,23 @@ fn describe(health: &Health) -> String {
     if health.steps.is_empty() {
         return "the series has no steps yet\n".to_owned();
     }
-    let percent =
-        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", 100.0 * share));
-    let header = ["layer", "elements", "changed, last step", "identical, window", "below", "frozen"];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(health.layers.iter().map(|layer| {
-        vec![
-            ui::printable(&layer.layer.name),
-            layer.elems.to_string(),
-            percent(layer.changed_fractions.last().copied().flatten()),
-            percent(layer.identical_share),
-            percent(layer.below_share),
-            match (layer.is_frozen, layer.unchanged_since) {
-                (true, Some(step)) => format!("since step {step}"),
-                (true, None) => "yes".to_owned(),
-                (false, _) => "no".to_owned(),
-            },
-        ]
-    }));
-    let mut out = ui::table(&rows);
+    let percent = |share: Option<f64>| Cell::maybe(share, |share| Cell::percent(share, 2));
+    let table = Table::of(&health.layers)
+        .shown("layer", |layer| Cell::text(&*layer.layer.name))
+        .shown("elements", |layer| Cell::count(layer.elems))
+        .shown("changed, last step", |layer| percent(layer.changed_fractions.last().copied().flatten()))
+        .shown("identical, window", |layer| percent(layer.identical_share))
+        .shown("below", |layer| percent(layer.below_share))
+        .shown("frozen", |layer| match (layer.is_frozen, layer.unchanged_since) {
+            (true, Some(step)) => Cell::text(format!("since step {step}")),
+            (is_frozen, _) => Cell::yes(is_frozen),
+        });
+    let mut out = table.text();
     if let Some(last) = health.steps.last() {
         out.push_str(&format!(
             "\nlast step {}: {} changed, {:.3} bits stored per weight\n",
             last.step,
-            percent(last.changed_fraction),
+            last.changed_fraction.map_or_else(|| "-".to_owned(), |share| ui::percent(share, 2)),
             last.bits_per_weight,
         ));
     }

@@ -1,53 +1,48 @@
-//! The page of `deltaloom lab positions`.
+//! The page of `deltaloom lab positions`: ratios and speeds.
 
 use deltaloom_lab::positions::{MethodReport, PositionsReport};
-use deltaloom_report::{Arrangement, Axis, Bar, Bars, Cell, Figure, Page, Section, Table, Unit};
+use deltaloom_report::{Arrangement, Axis, Bar, Bars, Figure, Page, Section, Unit};
 
-/// The methods on one pattern: ratios, and time against them.
+use super::table::methods;
+use crate::pages::table;
+
 pub(super) fn page(report: &PositionsReport) -> Page {
     let mut rows: Vec<_> = report.methods.iter().collect();
     rows.sort_by(|a, b| b.ratio.total_cmp(&a.ratio));
-    let bars = |heading: &str, text: String, unit: Unit, value: fn(&MethodReport) -> f64| {
-        let axis = Axis::linear(heading, unit);
-        let mut table = Table::new(&["method", "group", heading, "verified"]);
-        table.rows = rows
-            .iter()
-            .map(|row| {
-                let verified = if row.verified { "yes" } else { "no" };
-                vec![
-                    Cell::text(&*row.method),
-                    Cell::text(row.group),
-                    Cell::Value(value(row), unit),
-                    Cell::text(verified),
-                ]
-            })
-            .collect();
-        let bars =
-            rows.iter().map(|row| Bar { name: row.method.clone(), values: vec![value(row)] }).collect();
-        let parts = vec![heading.to_owned()];
-        let figure = Figure::Bars(Bars { axis, parts, bars, arrangement: Arrangement::Stacked });
-        Section { heading: heading.to_owned(), text, figure: Some(figure), table: Some(table) }
+    let section = |heading: &str, text: String, unit: Unit, value: fn(&MethodReport) -> f64| {
+        let bar = |row: &&MethodReport| Bar { name: row.method.clone(), values: vec![value(row)] };
+        let figure = Figure::Bars(Bars {
+            axis: Axis::linear(heading, unit),
+            parts: vec![heading.to_owned()],
+            bars: rows.iter().map(bar).collect(),
+            arrangement: Arrangement::Stacked,
+        });
+        Section { heading: heading.to_owned(), text, figure: Some(figure), table: None }
     };
     let bound = report.entropy_ratio.map_or_else(String::new, |ratio| {
-        format!("The entropy of the {} allows {ratio:.2}. ", report.entropy_of)
+        format!("The entropy of the {} allows a ratio of {ratio:.2}. ", report.entropy_of)
     });
     let text = format!(
-        "{bound}Coded bytes without headers. Methods of the group baseline compress the data itself."
+        "{bound}Coded bytes without headers. Methods in the group `baseline` compress the data itself."
     );
+    let ratios = section("ratio", text, Unit::Ratio, |row| row.ratio);
     Page {
         title: format!("Position coding: {}", report.source),
         subtitle: format!(
-            "{} bytes, {} set bits; every method was decoded and compared byte for byte.",
+            "{} bytes with {} set bits. The output of every method was decoded and compared byte for byte.",
             report.original_bytes, report.gaps
         ),
         sections: vec![
-            bars("ratio", text, Unit::Ratio, |row| row.ratio),
-            bars("encoding, MB/s", "Extraction and compression, one thread.".into(), Unit::Number, |row| {
-                row.encode_mb_per_second
-            }),
-            bars(
+            Section { table: Some(table(&methods(report, &rows))), ..ratios },
+            section(
+                "encoding, MB/s",
+                "Extraction and compression, on one thread.".into(),
+                Unit::Number,
+                |row| row.encode_mb_per_second,
+            ),
+            section(
                 "decoding, MB/s",
-                "Decompression and reconstruction, one thread.".into(),
+                "Decompression and reconstruction, on one thread.".into(),
                 Unit::Number,
                 |row| row.decode_mb_per_second,
             ),

@@ -1,13 +1,14 @@
-//! `deltaloom lab simhash`: tables, JSON or comma-separated values of an EXPERIMENT that the library has measured.
+//! `deltaloom lab simhash`: runs an EXPERIMENT and prints it as text, JSON or CSV.
 
 mod page;
+mod table;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::Limits;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom_lab::simhash::measure::{self, Comparison, MethodReport, SimHashReport};
+use deltaloom_lab::simhash::measure::{self, Comparison, SimHashReport};
 use deltaloom_lab::simhash::{IndexReport, IndexSettings, Matrix, index};
 use serde::Serialize;
 
@@ -17,9 +18,9 @@ use crate::progress::Bar;
 use crate::values::lab::HashOn;
 use crate::{Answer, target, ui};
 
-/// The tensor of the bundled weights that is taken when none is named.
+/// The default tensor of the bundled weights.
 const BUNDLED_TENSOR: &str = "model.layers.0.mlp.down_proj.weight";
-/// Bits of signatures that are tried, and those of an index, unless others are asked for.
+/// The default sizes of signatures, and that of an index.
 const BITS: [usize; 3] = [64, 128, 256];
 const INDEX_BITS: usize = 256;
 /// Deviation of random weights; errors and times do not depend on it.
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
-        ui::print(&page::table(&report.report).csv())?;
+        ui::print(&table::methods(&report.report).csv())?;
     } else {
         ui::print(&describe(&report))?;
     }
@@ -77,7 +78,7 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
     let is_delta = arguments.on == HashOn::Delta;
     if let Some((rows, cols)) = arguments.random {
         if is_delta {
-            bail!("--on delta needs two checkpoints, and --random makes one matrix");
+            bail!("--on delta needs two checkpoints, but --random generates one matrix");
         }
         let weights = Matrix::normal(rows, cols, DEVIATION, arguments.seed.wrapping_mul(4).wrapping_add(3))?;
         return Ok(Subject { source: format!("random normal {rows}x{cols}"), weights, base: None });
@@ -88,7 +89,7 @@ fn subject(arguments: &SimHashArguments) -> Result<Subject> {
             (open(tuned)?, Some(open(base)?), arguments.tensor.as_deref(), tuned.display().to_string())
         }
         (Some(one), None) | (None, Some(one)) if is_delta => {
-            bail!("--on delta needs --base and --tuned; there is only {}", one.display())
+            bail!("--on delta needs both --base and --tuned, but there is only {}", one.display())
         }
         (Some(one), None) | (None, Some(one)) => {
             (open(one)?, None, arguments.tensor.as_deref(), one.display().to_string())
@@ -122,57 +123,21 @@ fn bundled() -> Result<(Checkpoint, Checkpoint)> {
 
 fn describe(report: &Report) -> String {
     let it = &report.report;
-    let header = [
-        "method",
-        "bits/weight",
-        "read/token",
-        "NMSE",
-        "predicted",
-        "time",
-        "x exact",
-        "hashing",
-        "frontier",
-        "error / best quantised at its bits",
-    ];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    rows.extend(it.methods.iter().map(row));
     let delta = it.delta_energy.map_or_else(String::new, |energy| {
-        format!("Only the difference to the base is approximated; it makes {energy:.2e} of the squares of the product. NMSE is of the difference, and the times include the base's exact product.\n")
+        format!("Only the difference from the base is estimated; it is {energy:.2e} of the squared product. NMSE refers to the difference, and times include the base's exact product.\n")
     });
     let verdicts: String = it.verdicts.iter().map(|verdict| format!("- {verdict}\n")).collect();
     format!(
-        "EXPERIMENT, everything but exact and packed is LOSSY: products of {}, {} x {}, on {}, {} random tokens, seed {}\n\n{}\n{delta}Bits count signatures, norms and scales (BF16); directions come from the seed. Exact columns are BF16 or F32 beside the signatures. Times are medians of processor time of one thread, {}.\n\nVerdicts of this run\n{verdicts}",
+        "EXPERIMENT, everything except exact and packed is LOSSY: products of {}, {} x {}, on {}, {} random tokens, seed {}\n\n{}\n{delta}Bits include signatures, norms and scales (BF16); the hyperplanes come from the seed. Exact columns are stored as BF16 or F32 in addition to the signatures. Times are medians of processor time on one thread, {}.\n\nVerdicts of this run\n{verdicts}",
         ui::printable(&report.source),
         it.rows,
         it.cols,
         it.on,
         it.tokens,
         it.seed,
-        ui::table(&rows),
+        table::methods(it).text(),
         it.isa,
     )
-}
-
-fn row(row: &MethodReport) -> Vec<String> {
-    let nmse = |value: Option<f64>| match value {
-        Some(0.0) => "0".to_owned(),
-        Some(value) => format!("{value:.2e}"),
-        None => "-".to_owned(),
-    };
-    let time = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |s| format!("{:.1} us", s * 1e6));
-    let rival = row.rival.as_ref().zip(row.error_over_rival);
-    vec![
-        row.method.clone(),
-        format!("{:.2}", row.bits_per_weight),
-        format!("{:.2}", row.read_bits_per_weight),
-        nmse(row.nmse),
-        nmse(row.predicted_nmse),
-        time(row.seconds),
-        row.time_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
-        time(row.hash_seconds),
-        if row.on_frontier { "yes" } else { "" }.to_owned(),
-        rival.map_or_else(String::new, |(name, ratio)| format!("{ratio:.1} x {name}")),
-    ]
 }
 
 fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
@@ -181,7 +146,7 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
     let bits = match arguments.bits[..] {
         [] => INDEX_BITS,
         [bits] => bits,
-        _ => bail!("--index takes one number of bits"),
+        _ => bail!("--index uses one signature size: name one with --bits"),
     };
     let settings = IndexSettings {
         bits,
@@ -192,7 +157,7 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
     let bar = Bar::new("signing");
     let report = deltaloom::with_threads(arguments.threads.count, || index(&checkpoints, &settings, &bar))?;
     bar.finish();
-    let table = page::pairs(&report, &arguments.index);
+    let table = table::pairs(&report, &arguments.index);
     if arguments.report.json {
         #[derive(Serialize)]
         struct Named<'a> {
@@ -205,38 +170,21 @@ fn run_index(arguments: &SimHashArguments) -> Result<Answer> {
     } else if arguments.report.csv {
         ui::print(&table.csv())?;
     } else {
-        ui::print(&describe_index(&report, &arguments.index))?;
+        ui::print(&describe_index(&report, &table.text()))?;
     }
     Ok(Answer::Yes)
 }
 
-fn describe_index(report: &IndexReport, names: &[std::path::PathBuf]) -> String {
-    let header = ["tensor", "nearest", "bits apart", "cosine, estimated", "of the samples", ""];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let full = |checkpoint: usize, tensor: &str| {
-        let path = names.get(checkpoint).map_or_else(String::new, |path| path.display().to_string());
-        ui::printable(&format!("{path}: {tensor}"))
-    };
-    rows.extend(report.pairs.iter().map(|pair| {
-        vec![
-            full(pair.first_checkpoint, &pair.first_tensor),
-            full(pair.second_checkpoint, &pair.second_tensor),
-            pair.distance.to_string(),
-            format!("{:.4}", pair.similarity),
-            pair.sample_cosine.map_or_else(|| "-".to_owned(), |cosine| format!("{cosine:.6}")),
-            if pair.exact { "exact duplicate" } else { "near" }.to_owned(),
-        ]
-    }));
+fn describe_index(report: &IndexReport, pairs: &str) -> String {
     let exact = report.pairs.iter().filter(|pair| pair.exact).count();
     format!(
-        "EXPERIMENT: {} tensors of {} checkpoints by signatures of {} bits ({} in all, made from {} of weights); {} others skipped\n\n{}\n{exact} exact duplicates by digest, {} near ones. Estimated cosines of unrelated tensors deviate by {:.3}; only the nearest of each checkpoint is looked at.\n",
+        "EXPERIMENT: {} tensors of {} checkpoints, compared by signatures of {} bits ({} in total, from {} of weights); {} tensors skipped\n\n{pairs}\n{exact} exact duplicates by digest, {} near-duplicates. The estimated cosine of unrelated tensors has a standard deviation of {:.3}. Only the nearest tensor of each checkpoint is considered.\n",
         report.tensors,
         report.checkpoints,
         report.bits,
         ui::bytes(report.signature_bytes),
         ui::bytes(report.read_bytes),
         report.skipped_tensors,
-        ui::table(&rows),
         report.pairs.len() - exact,
         report.deviation,
     )

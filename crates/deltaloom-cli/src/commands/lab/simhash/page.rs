@@ -1,106 +1,38 @@
-//! The page of `deltaloom lab simhash`, and its numbers as tables.
-//! Everything shown is from the report.
+//! The page of `deltaloom lab simhash`. Every number is the report's.
 
-use std::path::PathBuf;
-
-use deltaloom_lab::simhash::IndexReport;
 use deltaloom_lab::simhash::measure::{Kind, MethodReport, SimHashReport};
 use deltaloom_report::{
-    Arrangement, Axis, Bar, Bars, Cell, Curve, Drawn, Figure, Lines, Page, Point, Scatter, Section, Table,
-    Unit,
+    Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Point, Scatter, Section, Unit,
 };
 
-/// Every row with all its numbers.
-pub(super) fn table(report: &SimHashReport) -> Table {
-    let mut table = Table::new(&[
-        "method",
-        "kind",
-        "bits_per_weight",
-        "read_bits_per_weight",
-        "nmse",
-        "predicted_nmse",
-        "output_nmse",
-        "seconds",
-        "hash_seconds",
-        "time_ratio",
-        "on_frontier",
-        "rival",
-        "error_over_rival",
-    ]);
-    let number = |value| Cell::Value(value, Unit::Number);
-    table.rows.extend(report.methods.iter().map(|row| {
-        vec![
-            Cell::text(&*row.method),
-            Cell::text(row.kind.words()),
-            number(row.bits_per_weight),
-            number(row.read_bits_per_weight),
-            Cell::maybe(row.nmse, Unit::Number),
-            Cell::maybe(row.predicted_nmse, Unit::Number),
-            Cell::maybe(row.output_nmse, Unit::Number),
-            Cell::maybe(row.seconds, Unit::Seconds),
-            Cell::maybe(row.hash_seconds, Unit::Seconds),
-            Cell::maybe(row.time_ratio, Unit::Ratio),
-            Cell::text(if row.on_frontier { "yes" } else { "no" }),
-            row.rival.as_ref().map_or(Cell::Empty, Cell::text),
-            Cell::maybe(row.error_over_rival, Unit::Ratio),
-        ]
-    }));
-    table
-}
-
-/// Every pair of an index.
-pub(super) fn pairs(report: &IndexReport, names: &[PathBuf]) -> Table {
-    let mut table = Table::new(&[
-        "first_checkpoint",
-        "first_tensor",
-        "second_checkpoint",
-        "second_tensor",
-        "distance",
-        "similarity",
-        "sample_cosine",
-        "exact",
-    ]);
-    let name = |i: usize| names.get(i).map_or(Cell::Empty, |path| Cell::text(path.display().to_string()));
-    table.rows.extend(report.pairs.iter().map(|pair| {
-        vec![
-            name(pair.first_checkpoint),
-            Cell::text(&*pair.first_tensor),
-            name(pair.second_checkpoint),
-            Cell::text(&*pair.second_tensor),
-            Cell::Value(pair.distance.into(), Unit::Count),
-            Cell::Value(pair.similarity, Unit::Number),
-            Cell::maybe(pair.sample_cosine, Unit::Number),
-            Cell::text(if pair.exact { "yes" } else { "no" }),
-        ]
-    }));
-    table
-}
+use super::table::methods;
+use crate::pages::table;
 
 pub(super) fn page(source: &str, it: &SimHashReport) -> Page {
     let verdicts = it.verdicts.join("\n\n");
     Page {
         title: format!("EXPERIMENT: hash-based products of {source}"),
         subtitle: format!(
-            "Matrix of {} x {}, estimated on {}, {} tokens of random normal activations, seed {}. Everything but the exact product and the packed weights is LOSSY. Made by `deltaloom lab simhash`.",
+            "A matrix of {} x {}, estimated on {}, with {} tokens of random normal activations, seed {}. Everything except the exact product and the packed weights is LOSSY. `deltaloom lab simhash` made this page.",
             it.rows, it.cols, it.on, it.tokens, it.seed
         ),
         sections: vec![
             Section { heading: "Verdicts of this run".into(), text: verdicts, ..Section::default() },
             Section {
                 heading: "Error against size".into(),
-                text: "Lower and further left is better. Bits of a weight include signatures, norms, scales and, for exact columns, the weights themselves. Exact products show the rounding of single precision.".into(),
+                text: "Lower and further left is better. Bits per weight include signatures, norms, scales and, for exact columns, the weights themselves. The error of exact products is the rounding of single precision.".into(),
                 figure: Some(frontier(it)),
-                table: Some(table(it)),
+                table: Some(table(&methods(it))),
             },
             Section {
                 heading: "Measured and predicted error".into(),
-                text: "The law is NMSE = 2.47 d / b for d dimensions and b bits, times what exact columns leave of the activations; samples have the variance of their draws. Short pieces are often far from a right angle, where signatures err less than it says.".into(),
+                text: "The law is NMSE = 2.47 d / b for d dimensions and b bits, times the part of the activations that exact columns leave; samples have the variance of their draws. Short pieces are often far from a right angle, where signatures have a smaller error than the law predicts.".into(),
                 figure: Some(law(it)),
                 table: None,
             },
             Section {
                 heading: "Time of a product".into(),
-                text: format!("Median processor time of one thread for all tokens, {}; hashing the activations is a part of it.", it.isa),
+                text: format!("Median processor time on one thread for all tokens, {}. It includes hashing the activations.", it.isa),
                 figure: Some(times(it)),
                 table: None,
             },

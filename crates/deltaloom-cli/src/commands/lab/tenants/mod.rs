@@ -1,6 +1,7 @@
-//! `deltaloom lab tenants`: tables, JSON or comma-separated values of what the library has measured of many tenants.
+//! `deltaloom lab tenants`: runs the benchmark and prints it as text, JSON or CSV.
 
 mod page;
+mod table;
 
 use std::path::Path;
 
@@ -54,7 +55,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
     if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
     } else if arguments.report.csv {
-        ui::print(&page::ways(&report).csv())?;
+        ui::print(&table::ways(&report).csv())?;
     } else {
         ui::print(&describe(&report, whole.as_ref()))?;
     }
@@ -81,7 +82,7 @@ fn open(path: &Path) -> Result<Checkpoint> {
 }
 
 fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
-    let time = if report.is_processor_time { "processor time" } else { "time on the wall" };
+    let time = if report.is_processor_time { "processor time" } else { "wall-clock time" };
     let mut out = format!(
         "{}: {} tenants, {} tokens each, {:.1} % of elements changed; layer {}, container {}; {} on {} threads, {time}, median of {} rounds\n\n",
         ui::printable(&report.about),
@@ -94,93 +95,21 @@ fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
         report.threads,
         report.rounds,
     );
-    let mut rows = vec![
-        ["one batch", "tokens/s", "resident", "same bits", "error", "right", "matrices"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
-    for way in &report.ways {
-        rows.push(vec![
-            way.name.clone(),
-            format!("{:.0}", way.tokens_per_second),
-            ui::bytes(way.resident_bytes),
-            if way.is_bit_exact { "yes" } else { "no" }.to_owned(),
-            if way.error == 0.0 { "0".to_owned() } else { format!("{:.1e}", way.error) },
-            page::yes(way.is_right),
-            way.forms.clone(),
-        ]);
-    }
-    out.push_str(&ui::table(&rows));
-    let mut rows = vec![["a tenant in memory", "layer", "of the base"].map(str::to_owned).to_vec()];
-    for (form, bytes) in &report.tenant_bytes {
-        rows.push(vec![
-            form.clone(),
-            ui::bytes(*bytes),
-            format!("{:.3}", *bytes as f64 / report.base_bytes as f64),
-        ]);
-    }
-    out.push_str(&format!("\n{}", ui::table(&rows)));
+    out.push_str(&table::ways(report).text());
+    let mut tables = vec![table::memory("layer", &report.tenant_bytes, report.base_bytes).text()];
     if let Some(whole) = whole {
-        let mut rows = vec![["a tenant in memory", "model", "of the base"].map(str::to_owned).to_vec()];
-        let packed = [("container".to_owned(), whole.packed_bytes)];
-        for (form, bytes) in packed.iter().chain(&whole.form_bytes) {
-            rows.push(vec![
-                form.clone(),
-                ui::bytes(*bytes),
-                format!("{:.3}", *bytes as f64 / whole.base_bytes as f64),
-            ]);
-        }
-        out.push_str(&format!("\n{}", ui::table(&rows)));
+        let mut forms = vec![("container".to_owned(), whole.packed_bytes)];
+        forms.extend(whole.form_bytes.iter().cloned());
+        tables.push(table::memory("model", &forms, whole.base_bytes).text());
     }
-    out.push_str(&format!("\n{}", pressure(report)));
-    let mut rows = vec![["goal", "measured", "limit", "met"].map(str::to_owned).to_vec()];
-    for verdict in &report.verdicts {
-        rows.push(vec![
-            verdict.goal.clone(),
-            format!("{:.3}", verdict.value),
-            format!("{}", verdict.limit),
-            page::yes(verdict.is_met),
-        ]);
+    if let Some(requests) = &report.requests {
+        let heading = format!(
+            "{} requests for random tenants, {} tokens each, {} at a time; and one token for every tenant in turn",
+            requests.requests, requests.tokens, requests.active,
+        );
+        tables.push(format!("{heading}\n{}", table::pressure(report).text()));
     }
-    out.push_str(&format!("\n{}", ui::table(&rows)));
+    tables.push(table::verdicts(report).text());
+    tables.iter().for_each(|table| out.push_str(&format!("\n{table}")));
     out
-}
-
-fn pressure(report: &TenantsReport) -> String {
-    let Some(requests) = &report.requests else { return String::new() };
-    let header = [
-        "requests",
-        "forms",
-        "tenants/budget",
-        "tokens/s",
-        "slowdown",
-        "hits",
-        "misses",
-        "direct",
-        "evicted",
-        "resident",
-    ];
-    let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for row in &report.pressure {
-        let residency = &row.residency;
-        rows.push(vec![
-            page::arrivals(row.arrivals).to_owned(),
-            row.forms.to_owned(),
-            format!("{}", row.tenants_over_budget),
-            format!("{:.0}", row.tokens_per_second),
-            format!("{:.2}", row.slowdown),
-            residency.hits.to_string(),
-            residency.misses.to_string(),
-            residency.direct.to_string(),
-            residency.evictions.to_string(),
-            ui::bytes(residency.matrix_bytes + residency.vector_bytes),
-        ]);
-    }
-    format!(
-        "{} requests for random tenants, {} tokens each, {} at a time; and every tenant a token in turn\n{}",
-        requests.requests,
-        requests.tokens,
-        requests.active,
-        ui::table(&rows)
-    )
 }

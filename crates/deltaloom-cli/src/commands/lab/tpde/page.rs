@@ -29,6 +29,6 @@ pub(super) fn page(rows: &[RowReport]) -> Page {
         error_label: "error of the last step, relative to its update".to_owned(),
         ..SeriesSummary::default()
     };
-    let subtitle = "Every row but the exact one is LOSSY: what a reader gets is not what was stored.";
+    let subtitle = "Every row except the exact one is LOSSY: what is restored is not what was stored.";
     methods_page("Threshold methods over a series", subtitle, &summary)
 }
