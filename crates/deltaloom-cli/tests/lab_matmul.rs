@@ -79,7 +79,7 @@ fn what_cannot_be_multiplied_is_said_with_what_can() {
     fails(&format!("{files} --tensor norm"), &["is not a matrix", "weight [60, 50]"]);
     fails(&format!("{files} --tensor wait"), &["does not exist", "weight [60, 50]"]);
     fails("lab matmul --base base.safetensors --tuned base.safetensors", &["no matrix differs"]);
-    fails("lab matmul --base tuned.loom --tuned base.safetensors", &["tuned.loom", "unpack it"]);
+    fails("lab matmul --base tuned.loom --tuned base.safetensors", &["tuned.loom", "deltaloom unpack"]);
     let none = scratch.fails(3, "lab matmul --base base.safetensors --tuned none.safetensors");
     assert!(none.contains("none.safetensors"), "{none}");
     fails("lab matmul --base base.safetensors", &["--tuned"]);

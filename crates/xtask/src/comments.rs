@@ -15,7 +15,7 @@ const COLUMNS: usize = 100;
 /// When a line that is a comment is wider.
 pub fn run() -> Result<()> {
     let mut wide = Vec::new();
-    for folder in ["crates", "fuzz/fuzz_targets"] {
+    for folder in ["crates", "fuzz/src", "fuzz/fuzz_targets"] {
         check(&root().join(folder), &mut wide)?;
     }
     if wide.is_empty() {

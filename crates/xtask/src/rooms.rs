@@ -316,9 +316,18 @@ mod tests {
 
     #[test]
     fn imports_are_found_wherever_they_are_written() {
-        let text = "use crate::{a::{b, c}, d};\nuse super::super::e::f;\nfn g() -> crate::h::I { super::own() }\n\
-                    // use crate::comment;\nuse xcrate::no;\n#[cfg(test)]\nmod tests {\n use crate::test;\n}";
-        assert_eq!(imports(text, 2), set(&["a", "d", "e", "h"]));
+        let text = [
+            "use crate::{a::{b, c}, d};",
+            "use super::super::e::f;",
+            "fn g() -> crate::h::I { super::own() }",
+            "// use crate::comment;",
+            "use xcrate::no;",
+            "#[cfg(test)]",
+            "mod tests {",
+            "    use crate::test;",
+            "}",
+        ];
+        assert_eq!(imports(&text.join("\n"), 2), set(&["a", "d", "e", "h"]));
         assert_eq!(imports("use super::e::f;", 1), set(&["e"]));
         assert_eq!(imports("use super::e::f;", 2), set(&[]));
     }
