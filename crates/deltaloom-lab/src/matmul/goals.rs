@@ -3,28 +3,7 @@
 //! A goal that was set for certain matrices is also computed for others, and marked as not being
 //! about them.
 
-use serde::Serialize;
-
-use super::report::{MatmulReport, ProductReport};
-
-/// A goal and the run's result for it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Goal {
-    /// Name.
-    pub goal: &'static str,
-    /// What is compared with what.
-    pub measures: String,
-    /// What was measured.
-    pub measured: f64,
-    /// Whether the limit is a minimum rather than a maximum.
-    pub is_minimum: bool,
-    /// The limit.
-    pub limit: f64,
-    /// Whether the goal is reached.
-    pub reached: bool,
-    /// Whether the goal was set for matrices like this one.
-    pub is_about_this_matrix: bool,
-}
+use super::report::{Goal, MatmulReport, ProductReport};
 
 /// Name, way, tokens, limit relative to raw, and the matrices that it is about.
 const OF_RAW: [(&str, &str, usize, f64, About); 6] = [

@@ -12,8 +12,7 @@ mod report;
 mod tests;
 mod way;
 
-pub use goals::Goal;
 pub use measure::{MatmulOptions, run};
 pub use pair::Pair;
-pub use report::{MatmulReport, ProductReport, WayReport};
+pub use report::{Goal, MatmulReport, ProductReport, WayReport};
 pub use way::Way;

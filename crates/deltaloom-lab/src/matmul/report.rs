@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::goals::Goal;
 use deltaloom_compute::Times;
 
 /// The report of a run.
@@ -91,4 +90,23 @@ impl MatmulReport {
     pub fn product(&self, way: &str, mode: &str, tokens: usize) -> Option<&ProductReport> {
         self.products.iter().find(|row| row.way == way && row.mode == mode && row.tokens == tokens)
     }
+}
+
+/// A goal and the run's result for it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Goal {
+    /// Name.
+    pub goal: &'static str,
+    /// What is compared with what.
+    pub measures: String,
+    /// What was measured.
+    pub measured: f64,
+    /// Whether the limit is a minimum rather than a maximum.
+    pub is_minimum: bool,
+    /// The limit.
+    pub limit: f64,
+    /// Whether the goal is reached.
+    pub reached: bool,
+    /// Whether the goal was set for matrices like this one.
+    pub is_about_this_matrix: bool,
 }

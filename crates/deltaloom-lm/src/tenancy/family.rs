@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::base::Layer;
 use super::cache::{Cache, Residency};
 use super::prefetch::Prefetcher;
 use super::running::RunningBatch;
 use super::tenant::Tenant;
 use crate::layer::{Batch, LayerConfig, LayerNames, MatrixRole, TenantId, forward};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
-use deltaloom_compute::{Choice, DenseMatrix, Form, Run};
+use deltaloom_compute::{Choice, Form, Run};
 
 /// In which forms matrices of tenants are stored in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,13 +64,6 @@ impl FamilyOptions {
     pub fn with_prefetch(self, prefetch: usize) -> Self {
         Self { prefetch, ..self }
     }
-}
-
-/// A layer of the base.
-pub(super) struct Layer {
-    pub(super) config: LayerConfig,
-    pub(super) names: LayerNames,
-    pub(super) base: BTreeMap<MatrixRole, DenseMatrix>,
 }
 
 /// One base and its tenants.
@@ -234,30 +227,6 @@ impl Family {
         let of_matrix = self.layers.get(layer).map_or(0, |layer| elems(&layer.config, role));
         let budget = self.cache().matrix_budget();
         Choice::Budget(u64::try_from(u128::from(budget).saturating_mul(of_matrix) / all).unwrap_or(budget))
-    }
-}
-
-impl Layer {
-    fn open(checkpoint: &Arc<Checkpoint>, config: LayerConfig, names: LayerNames) -> Result<Self> {
-        config.check()?;
-        let tensors: BTreeMap<&str, (usize, &TensorInfo)> =
-            checkpoint.tensors().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
-        let mut base = BTreeMap::new();
-        for role in config.matrices() {
-            let unnamed =
-                || Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"));
-            let name = names.matrix(role).ok_or_else(unnamed)?;
-            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
-            let (member, info) = *tensors.get(name).ok_or_else(missing)?;
-            let matrix = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
-            let (shape, [rows, cols]) = (matrix.shape(), config.shape(role));
-            if [shape.rows, shape.cols] != [rows, cols] {
-                let what = format!("tensor {name:?} has shape {shape:?}, the layer needs [{rows}, {cols}]");
-                return Err(Error::InvalidArgument(what));
-            }
-            base.insert(role, matrix);
-        }
-        Ok(Self { config, names, base })
     }
 }
 

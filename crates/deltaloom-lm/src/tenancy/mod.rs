@@ -8,6 +8,7 @@
 //! [`Family::start`] begins a batch of tokens of any tenants and provides the weights of every
 //! layer for [`crate::layer::forward`]; [`Family::forward`] does this for all layers.
 
+mod base;
 mod cache;
 mod estimate;
 mod family;

@@ -18,8 +18,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::base::Layer;
 use super::cache::Key;
-use super::family::{Family, Layer, unknown};
+use super::family::{Family, unknown};
 use super::prefetch::Job;
 use super::tenant::{Loaded, Slot};
 use crate::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, VectorRole};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::family::Layer;
+use super::base::Layer;
 use crate::layer::{MatrixRole, VectorRole};
 use deltaloom::{Error, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, Form, MatrixShape, PackedMatrix, PatchedVector};
