@@ -15,6 +15,8 @@ use crate::values::compute::{CacheType, FormName, parse_fraction};
 ///
 /// With --check, the base and the fine-tunes are loaded in one format, and the memory used by the
 /// process is compared with the estimate. Exit code 1 if they differ by more than 10 %.
+///
+/// The base is mapped: do not change its files while the command runs.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom estimate base/ --tenants 100

@@ -297,8 +297,11 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The same checkpoint with its files mapped, to compute with weights where they are. Nobody
-    /// may change the files meanwhile.
+    /// The same checkpoint with its files mapped, to compute with weights where they are.
+    ///
+    /// # Safety
+    /// Nobody writes to the files or shortens them while the checkpoint, or anything opened with
+    /// it, exists. See [`MmapSource::open`].
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.

@@ -12,6 +12,8 @@ use clap::{Args, Subcommand};
 /// Compare other methods for storing and multiplying weights with deltaloom's own.
 ///
 /// These are experiments. Nothing here is needed to pack or unpack.
+///
+/// Some of them map the files of models: do not change those files while a command runs.
 #[derive(Debug, Args)]
 pub(crate) struct LabArguments {
     #[command(subcommand)]
