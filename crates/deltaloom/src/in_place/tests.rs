@@ -424,11 +424,11 @@ fn a_journal_that_does_not_fit_changes_nothing() {
         (forged(&journal, 16, &[7; 32]), "another container"),
         (forged(&journal, 48, &12u64.to_le_bytes()), ""),
         (forged(&journal, 48, &u64::MAX.to_le_bytes()), "a file of"),
-        (forged(&journal, 56, &u64::MAX.to_le_bytes()), "more chunks than there are"),
+        (forged(&journal, 56, &u64::MAX.to_le_bytes()), "more chunks than exist"),
         (forged(&journal, 56, &(done + 3).to_le_bytes()), ""),
-        (forged(&journal, 56, &0u64.to_le_bytes()), "none of the chunks"),
-        (forged(&journal, table, &3u64.to_le_bytes()), "none of the chunks"),
-        (forged(&journal, table, &u64::MAX.to_le_bytes()), "outside of the file"),
+        (forged(&journal, 56, &0u64.to_le_bytes()), "not to be written"),
+        (forged(&journal, table, &3u64.to_le_bytes()), "not to be written"),
+        (forged(&journal, table, &u64::MAX.to_le_bytes()), "outside the file"),
         (forged(&journal, 72 + 10, b"\""), ""),
     ];
     for (i, (forged, why)) in journals.into_iter().enumerate() {
