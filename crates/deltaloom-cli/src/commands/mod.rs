@@ -1,4 +1,4 @@
-//! One module per subcommand.
+//! One module per subcommand. They do not import each other.
 
 pub(crate) mod bench;
 pub(crate) mod cat;

@@ -7,8 +7,6 @@ use deltaloom_lab::lossy::{Method, Rule};
 use deltaloom_lab::simhash::measure::Correction;
 use deltaloom_lab::simhash::{Pieces, Projection};
 
-use super::parse_size;
-
 /// A published threshold method by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MethodName(Method);
@@ -124,7 +122,7 @@ impl Modes {
     }
 }
 
-/// What signatures are made of.
+/// What is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HashOn {
     /// The whole matrix
@@ -154,7 +152,7 @@ impl CorrectionName {
     }
 }
 
-/// How the directions of signatures are drawn.
+/// How hyperplanes are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProjectionName {
     /// Normally distributed
@@ -183,6 +181,27 @@ pub(crate) fn parse_pieces(text: &str) -> Result<Pieces, String> {
 pub(crate) fn parse_shape(text: &str) -> Result<(usize, usize), String> {
     let shape = text.split_once('x').and_then(|(rows, cols)| Some((rows.parse().ok()?, cols.parse().ok()?)));
     shape.ok_or_else(|| format!("{text:?} is not ROWSxCOLS such as 16x16"))
+}
+
+/// A number of bytes with or without a unit: kB, MB and GB are powers of 1000, KiB, MiB and GiB
+/// of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit_bytes: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("unknown unit {other:?}; use B, kB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number = number.parse::<u64>().map_err(|_| "expected a size such as 64MiB".to_owned())?;
+    // More could not be expressed in bits.
+    let bytes = number.checked_mul(unit_bytes).filter(|bytes| *bytes <= 1 << 60);
+    bytes.ok_or_else(|| "at most 2^60 bytes".to_owned())
 }
 
 /// A memory budget: a number of bytes, or a percentage of dense copies.
@@ -227,5 +246,16 @@ mod tests {
         }
         assert!(["-1%", "x%", "%", "NaN%", "4"].iter().filter(|text| Budget::parse(text).is_ok()).eq(&["4"]));
         assert_eq!((Budget::Percent(25.0).of(1000), Budget::Bytes(7).of(1000)), (250, 7));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
+        for (text, bytes) in good {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
     }
 }

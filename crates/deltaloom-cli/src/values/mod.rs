@@ -1,5 +1,5 @@
-//! Values on the command line, as clap parses them: the closed sets, sizes, ranges and pairs that
-//! commands read. They know nothing of options and commands.
+//! Types and parsers of values on the command line: closed sets, sizes, ranges and pairs. They do
+//! not depend on options or commands.
 
 pub(crate) mod bench;
 pub(crate) mod compute;
@@ -25,7 +25,7 @@ pub(crate) enum Color {
 }
 
 impl Color {
-    /// Looked for before the command line is parsed, for messages about the command line itself.
+    /// Found before the command line is parsed, for errors in the command line itself.
     pub(crate) fn of_words(words: &[OsString]) -> Self {
         let text = |i: usize| words.get(i).and_then(|word| word.to_str());
         let value = (0..words.len()).find_map(|i| match text(i)? {
@@ -118,41 +118,4 @@ pub(crate) fn threads() -> RangedU64ValueParser<usize> {
 /// How often something is measured.
 pub(crate) fn rounds() -> RangedU64ValueParser<usize> {
     count(1..=1000)
-}
-
-/// A number of bytes with or without a unit: kB, MB and GB are powers of 1000, KiB, MiB and GiB
-/// of 1024.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let unit_bytes: u64 = match unit.trim() {
-        "" | "B" => 1,
-        "kB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        other => return Err(format!("unknown unit {other:?}; use B, kB, MB, GB, KiB, MiB or GiB")),
-    };
-    let number = number.parse::<u64>().map_err(|_| "expected a size such as 64MiB".to_owned())?;
-    // More could not be counted in bits.
-    let bytes = number.checked_mul(unit_bytes).filter(|bytes| *bytes <= 1 << 60);
-    bytes.ok_or_else(|| "at most 2^60 bytes".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let good = [("0", 0), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("3kB", 3000), ("7B", 7)];
-        for (text, bytes) in good {
-            assert_eq!(parse_size(text), Ok(bytes));
-        }
-        for bad in ["", "MiB", "1.5GiB", "-1", "4 parsecs", "99999999999999999999", "2000000000GiB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -32,7 +32,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.page, &inputs)?;
+    crate::page::check(&arguments.page, &inputs)?;
     let options = LayerOptions {
         tokens: arguments.tokens.clone(),
         choices: choices(arguments),
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     bar.finish();
     if arguments.page.html.is_some() {
         let page = page::page(&subject.name, &case, &report)?;
-        ui::page::write_asked(|| page, &arguments.page, &inputs)?;
+        crate::page::write_asked(|| page, &arguments.page, &inputs)?;
     }
     if arguments.json {
         ui::print_json(&Printed { layer: &subject.name, report: &report })?;
@@ -65,7 +65,7 @@ fn choices(arguments: &LayerArguments) -> Vec<Choice> {
     forms.chain(arguments.budget.map(Choice::Budget)).collect()
 }
 
-/// The two versions and what is known of them.
+/// The base, the fine-tune and the facts about them.
 struct Subject {
     name: String,
     base: Checkpoint,

@@ -12,7 +12,7 @@ use crate::{Answer, target, ui};
 
 pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.report.page, &inputs)?;
+    crate::page::check(&arguments.report.page, &inputs)?;
     let ways = arguments.forms.iter().map(|name| Way::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let options = MatmulOptions {
         tokens: arguments.tokens.clone(),
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let bar = Bar::new("multiplying");
     let report = matmul::run(&pair, &options, &bar)?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    crate::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -16,7 +16,7 @@ const PATTERNS: [Pattern; 4] = [Pattern::Structured, Pattern::Random, Pattern::S
 
 pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
     let inputs = target::inputs([Path::new(&arguments.pattern)]);
-    ui::page::check(&arguments.report.page, &inputs)?;
+    crate::page::check(&arguments.report.page, &inputs)?;
     let source = source(arguments)?;
     let methods =
         arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    crate::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
@@ -68,8 +68,10 @@ fn describe(report: &PositionsReport) -> String {
     }
     out.push_str(&format!(
         "Coded bytes exclude the container's header. Bits are extracted once for all methods. Times of a method are processor time on one thread; MB/s are 10^6 original bytes per second of it.\n\
-         raw: coding would have made the data larger, so the container holds it unchanged. Wall-clock time of all methods on {} threads: {:.1} s for encoding, {:.1} s including verification.\n",
-        report.threads, report.encode_seconds, report.total_seconds,
+         raw: coding would have made the data larger, so the container holds it unchanged. Wall-clock time of all methods on {}: {:.1} s for encoding, {:.1} s including verification.\n",
+        ui::count(report.threads as u64, "thread"),
+        report.encode_seconds,
+        report.total_seconds,
     ));
     out
 }

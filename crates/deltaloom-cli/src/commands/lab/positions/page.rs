@@ -4,7 +4,7 @@ use deltaloom_lab::positions::{MethodReport, PositionsReport};
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Figure, Page, Section, Unit};
 
 use super::table::methods;
-use crate::ui::page::table;
+use crate::page::table;
 
 pub(super) fn page(report: &PositionsReport) -> Page {
     let mut rows: Vec<_> = report.methods.iter().collect();

@@ -25,7 +25,7 @@ const INDEX_BITS: usize = 256;
 /// Deviation of random weights; errors and times do not depend on it.
 const DEVIATION: f32 = 0.02;
 
-/// What was compared, and the comparison.
+/// The subject of the comparison, and its results.
 #[derive(Debug, Serialize)]
 struct Report {
     source: String,
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         return run_index(arguments);
     }
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.report.page, &inputs)?;
+    crate::page::check(&arguments.report.page, &inputs)?;
     let subject = subject(arguments)?;
     let comparison = Comparison {
         bits: if arguments.bits.is_empty() { BITS.to_vec() } else { arguments.bits.clone() },
@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    ui::page::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
+    crate::page::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {
@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// The matrix to hash: of files, random, or bundled.
+/// The matrix to hash: from files, random, or bundled.
 fn subject(arguments: &SimHashArguments) -> Result<Subject> {
     let is_delta = arguments.on == HashOn::Delta;
     if let Some((rows, cols)) = arguments.random {

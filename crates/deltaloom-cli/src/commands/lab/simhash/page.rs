@@ -6,7 +6,7 @@ use deltaloom_report::{
 };
 
 use super::table::methods;
-use crate::ui::page::table;
+use crate::page::table;
 
 pub(super) fn page(source: &str, it: &SimHashReport) -> Page {
     let verdicts = it.verdicts.join("\n\n");

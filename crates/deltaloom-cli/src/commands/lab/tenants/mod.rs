@@ -19,7 +19,7 @@ use crate::inputs::config_of;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
-/// What is printed as JSON.
+/// The JSON that is printed.
 #[derive(Serialize)]
 struct Printed<'a> {
     #[serde(flatten)]
@@ -29,7 +29,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    ui::page::check(&arguments.report.page, &inputs)?;
+    crate::page::check(&arguments.report.page, &inputs)?;
     let files = match (&arguments.base, &arguments.tuned) {
         (Some(base), Some(tuned)) => Some((open(base)?, open(tuned)?)),
         _ => None,
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    crate::page::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
     } else if arguments.report.csv {
@@ -80,16 +80,16 @@ fn open(path: &Path) -> Result<Checkpoint> {
 fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
     let time = if report.is_processor_time { "processor time" } else { "wall-clock time" };
     let mut out = format!(
-        "{}: {} tenants, {} tokens each, {:.1} % of elements changed; layer {}, container {}; {} on {} threads, {time}, median of {} rounds\n\n",
+        "{}: {}, {} each, {:.1} % of elements changed; layer {}, container {}; {} on {}, {time}, median of {}\n\n",
         ui::printable(&report.about),
-        report.tenants,
-        report.tokens_per_tenant,
+        ui::count(report.tenants as u64, "tenant"),
+        ui::count(report.tokens_per_tenant as u64, "token"),
         100.0 * report.changed_fraction,
         ui::bytes(report.base_bytes),
         ui::bytes(report.packed_bytes),
         report.isa,
-        report.threads,
-        report.rounds,
+        ui::count(report.threads as u64, "thread"),
+        ui::count(report.rounds as u64, "round"),
     );
     out.push_str(&table::ways(report).text());
     let mut tables = vec![table::memory("layer", &report.tenant_bytes, report.base_bytes).text()];
@@ -100,8 +100,10 @@ fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
     }
     if let Some(requests) = &report.requests {
         let heading = format!(
-            "{} requests for random tenants, {} tokens each, {} at a time; and one token for every tenant in turn",
-            requests.requests, requests.tokens, requests.active,
+            "{} for random tenants, {} each, {} at a time; and one token for every tenant in turn",
+            ui::count(requests.requests as u64, "request"),
+            ui::count(requests.tokens as u64, "token"),
+            requests.active,
         );
         tables.push(format!("{heading}\n{}", table::pressure(report).text()));
     }

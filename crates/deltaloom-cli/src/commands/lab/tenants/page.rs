@@ -4,7 +4,7 @@ use deltaloom_lab::tenants::TenantsReport;
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Section, Unit};
 
 use super::table::{arrivals, memory as memory_table, pressure, ways};
-use crate::ui::page::table;
+use crate::page::table;
 
 pub(super) fn page(report: &TenantsReport) -> Page {
     let bars =
@@ -44,7 +44,7 @@ pub(super) fn page(report: &TenantsReport) -> Page {
         },
         Section {
             heading: "Memory".into(),
-            text: "The base once, and every tenant in one format; dense copies need no base.".into(),
+            text: "The base once, and every tenant in one form; dense copies need no base.".into(),
             figure: Some(Figure::Lines(memory)),
             table: Some(table(&memory_table("layer", &report.tenant_bytes, report.base_bytes))),
         },

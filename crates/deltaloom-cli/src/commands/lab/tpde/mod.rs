@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
         return verify(arguments, folder);
     }
     let inputs = target::inputs(&arguments.checkpoints);
-    ui::page::check(&arguments.report.page, &inputs)?;
+    crate::page::check(&arguments.report.page, &inputs)?;
     let rows = rows(arguments);
     let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    ui::page::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
+    crate::page::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {
