@@ -76,7 +76,7 @@ impl Adaptive {
 pub(crate) enum MethodForm {
     /// Exactly as published
     Published,
-    /// As it would be used in practice
+    /// As they would be used in practice
     Corrected,
     /// Measure both
     Both,

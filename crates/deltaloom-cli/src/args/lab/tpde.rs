@@ -24,7 +24,7 @@ use crate::values::lab::{Adaptive, MethodForm, MethodName};
   deltaloom lab tpde step1.safetensors step2.safetensors step3.safetensors
   deltaloom lab tpde runs/7b --methods P1,P3+ --html methods.html
   deltaloom lab tpde step*.safetensors --methods P1,P3+ --form published --csv > steps.csv
-  deltaloom lab tpde step*.safetensors --form corrected --adaptive quantile=0.97 --adaptive bytes=200000 -o lossy
+  deltaloom lab tpde step*.safetensors --form corrected --adaptive bytes=200000 -o lossy
   deltaloom lab tpde step*.safetensors --evaluate 'python3 evaluate.py {}'
   deltaloom lab tpde --verify lossy step*.safetensors")]
 pub(crate) struct TpdeArguments {
