@@ -96,9 +96,9 @@ pub(crate) enum Command {
 
 /// Pack a checkpoint losslessly, as its difference from what the recipient already has.
 ///
-/// Each tensor is predicted from a tensor of a base, or of the checkpoint itself, whichever makes it
-/// smallest. Only the difference from that prediction is stored. Without --base, the checkpoint is
-/// packed on its own.
+/// Each tensor is predicted from a tensor of a base, or of the checkpoint itself, whichever makes
+/// it smallest. Only the difference from that prediction is stored. Without --base, the checkpoint
+/// is packed on its own.
 ///
 /// --base-dir searches a folder for the best base: it compares samples of every file in it and
 /// prints how close each one is. If none is close enough, nothing is packed.
@@ -157,8 +157,8 @@ pub(crate) struct PackArguments {
 /// change are written. First, every tensor that changes is decoded and checked against its digest;
 /// for the other tensors, only position and size are compared. Running the command again writes
 /// nothing. If it is interrupted, even by a power failure, rerun the same command to resume: it
-/// keeps a journal, .NAME.loom-journal, next to the file. Until it has finished, the file is neither
-/// the base nor the fine-tune and must not be used.
+/// keeps a journal, .NAME.loom-journal, next to the file. Until it has finished, the file is
+/// neither the base nor the fine-tune and must not be used.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom unpack tuned.loom --base base.safetensors -o tuned.safetensors
@@ -172,8 +172,8 @@ pub(crate) struct UnpackArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
-    /// cache works
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging
+    /// Face cache works
     #[arg(long, value_name = "MODELS", conflicts_with = "in_place")]
     pub(crate) base_dir: Option<PathBuf>,
     /// File or folder to restore, depending on what was packed; `-` is standard output (one file
@@ -188,8 +188,8 @@ pub(crate) struct UnpackArguments {
     /// file
     #[arg(long, requires = "in_place", conflicts_with_all = ["output", "trust_base"])]
     pub(crate) check_all: bool,
-    /// With --in-place: skip full verification. Only one small tensor of the base is checked; if the
-    /// base is wrong anywhere else, the file is destroyed
+    /// With --in-place: skip full verification. Only one small tensor of the base is checked; if
+    /// the base is wrong anywhere else, the file is destroyed
     #[arg(long, requires = "in_place", conflicts_with = "output")]
     pub(crate) trust_base: bool,
     #[command(flatten)]
@@ -197,8 +197,8 @@ pub(crate) struct UnpackArguments {
     /// Print the report as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Replace existing files of the output, and no others. With --in-place: change the file even if
-    /// it is a link or has hard links
+    /// Replace existing files of the output, and no others. With --in-place: change the file even
+    /// if it is a link or has hard links
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
@@ -224,8 +224,8 @@ pub(crate) struct InspectArguments {
 
 /// Check a container for damage.
 ///
-/// Every checksum is verified. With the bases, or if it needs none, every tensor is also decoded and
-/// checked against its digest. Exit code 1 if anything is wrong.
+/// Every checksum is verified. With the bases, or if it needs none, every tensor is also decoded
+/// and checked against its digest. Exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom verify tuned.loom
@@ -237,8 +237,8 @@ pub(crate) struct VerifyArguments {
     pub(crate) container: PathBuf,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
-    /// cache works
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging
+    /// Face cache works
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -250,8 +250,8 @@ pub(crate) struct VerifyArguments {
 
 /// Compare two checkpoints tensor by tensor: changed weights, distances in ULPs, relative L2.
 ///
-/// The last line is the total over all weights. Files that are not weights are compared too, but the
-/// total leaves them out. Exit code 1 if the checkpoints differ.
+/// The last line is the total over all weights. Files that are not weights are compared too, but
+/// the total leaves them out. Exit code 1 if the checkpoints differ.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom diff base.safetensors tuned.safetensors
@@ -318,8 +318,8 @@ pub(crate) struct CatArguments {
     pub(crate) rows: Option<Rows>,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
-    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging Face
-    /// cache works
+    /// Find bases that are not named with --base in this folder, searched recursively; a Hugging
+    /// Face cache works
     #[arg(long, value_name = "MODELS")]
     pub(crate) base_dir: Option<PathBuf>,
     /// File to write; `-` is standard output, which must not be a terminal
@@ -334,9 +334,9 @@ pub(crate) struct CatArguments {
 /// Measure size and speed on your own weights, next to other compressors.
 ///
 /// The compressors take turns: in every round each of them encodes and then decodes the checkpoint
-/// once. A warm-up round, which is not counted, checks that each one restores every byte. Nothing is
-/// written to disk: everything runs in memory and needs about five times the size of the checkpoint,
-/// plus the bases, plus 300 MB.
+/// once. A warm-up round, which is not counted, checks that each one restores every byte. Nothing
+/// is written to disk: everything runs in memory and needs about five times the size of the
+/// checkpoint, plus the bases, plus 300 MB.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom bench tuned.safetensors --base base.safetensors
@@ -413,8 +413,8 @@ impl BaseArguments {
 /// What a container records about its origin.
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArguments {
-    /// Name to record for a base; may be repeated, in the order of --base. With --base-dir, the name
-    /// of the base that is found
+    /// Name to record for a base; may be repeated, in the order of --base. With --base-dir, the
+    /// name of the base that is found
     #[arg(long = "base-name", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) base_names: Vec<String>,
     /// Text to record in the container, shown by `inspect`; may be repeated

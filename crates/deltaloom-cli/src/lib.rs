@@ -1,6 +1,9 @@
-//! The command line of deltaloom: one module per subcommand, thin over the library. Data goes to
-//! standard output, everything else to standard error. Exit codes are those of [`failure`] and
-//! docs/cli.md.
+//! The command line of deltaloom: one module per subcommand, thin over the library. Results go to
+//! standard output, everything else to standard error. [`failure`] and docs/cli.md list the exit
+//! codes.
+//!
+//! Imports go one way: from `commands` to `inputs`, `page`, `target`, `store`, `failure`, `hints`,
+//! `progress`, `signals`, `ui`, `args`, `values` and `assets`. Commands do not import each other.
 
 mod args;
 #[cfg(feature = "demo")]
@@ -129,11 +132,12 @@ fn start_log(verbose: u8) {
     let targets = Targets::new().with_default(others).with_target("deltaloom", ours);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ui::has_color());
     let log = tracing_subscriber::registry().with(targets).with(lines);
-    // Nobody else sets one.
+    // It is set only here.
     let _ignored = tracing::subscriber::set_global_default(log);
 }
 
-/// The reference of all commands and options in Markdown, made from the same definitions as `--help`.
+/// The reference of all commands and options in Markdown, made from the same definitions as
+/// `--help`.
 #[must_use]
 pub fn reference() -> String {
     // A fixed width, whatever terminal this runs in.

@@ -6,6 +6,7 @@ fn main() -> ExitCode {
     deltaloom_cli::run()
 }
 
-/// Windows of chunks are allocated and freed all the time; this allocator gives their pages back later than the system's does.
+/// Windows of chunks are allocated and freed all the time. This allocator returns their pages to
+/// the system later than the default one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -13,7 +13,7 @@ use crate::target::{self, Target};
 use crate::ui;
 use crate::ui::table::{Cell, Table};
 
-/// Writes a page, and its pictures where that is asked for, none in the place of what was read.
+/// Writes a page, and its pictures if there is a folder for them. Never replaces an input.
 pub(crate) fn write(
     page: &Page,
     output: &Path,
@@ -29,7 +29,7 @@ pub(crate) fn write(
     })
 }
 
-/// Writes a page if one is asked for.
+/// Writes the page if the command line asks for one.
 pub(crate) fn write_asked(
     page: impl FnOnce() -> Page,
     arguments: &PageArguments,
@@ -41,7 +41,7 @@ pub(crate) fn write_asked(
     }
 }
 
-/// Says that a page or picture cannot be written, before anything is measured.
+/// Fails if the page cannot be written, before anything is measured.
 pub(crate) fn check(arguments: &PageArguments, inputs: &Inputs) -> Result<()> {
     match &arguments.html {
         Some(output) if Target::new(output) == Target::Stdout => {
@@ -63,7 +63,7 @@ fn write_text(target: &Target, text: &str, overwrite: bool, inputs: &Inputs) -> 
     Ok(file.commit()?)
 }
 
-/// The part of a table for people, on a page.
+/// The columns of a table for people, as a table of a page.
 pub(crate) fn table<T>(table: &Table<'_, T>) -> deltaloom_report::Table {
     use deltaloom_report::Cell as OnPage;
     let on_page = |cell: &Cell| match cell.clone() {

@@ -1,5 +1,5 @@
-//! What the program does when it is asked to stop: it finishes the current chunk and cleans up. If it
-//! is asked again, it quits at once.
+//! What the program does when it is asked to stop: it finishes the current chunk and cleans up. If
+//! it is asked again, it quits at once.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 

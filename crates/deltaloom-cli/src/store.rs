@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use deltaloom::series::{Directory, Series, Store};
 
-/// A folder, or what a URL names.
+/// The store in a folder or at a URL.
 pub(crate) fn store(location: &str) -> Result<Box<dyn Store>> {
     if !is_url(location) {
         return Ok(Box::new(Directory::new(Path::new(location))));
@@ -20,7 +20,7 @@ pub(crate) fn is_url(location: &str) -> bool {
     location.contains("://")
 }
 
-/// Whether there is a series at a place.
+/// Whether there is a series at this location.
 pub(crate) fn is_store(location: &str) -> Result<bool> {
     Ok(is_url(location) || store(location)?.read_manifest()?.is_some())
 }

@@ -1,4 +1,4 @@
-//! Bad input, bad targets, full disks: a clear error, exit code 2, nothing written or lost.
+//! Bad inputs, bad outputs and full disks: a clear error, nothing written or lost.
 
 mod common;
 
@@ -176,7 +176,8 @@ fn a_short_text_is_no_container_and_a_slash_names_no_file() {
     }
 }
 
-/// Opening a pipe that nobody writes to would wait for ever, and renaming over a device would remove it.
+/// Opening a pipe without a writer would block for ever, and renaming over a device would delete
+/// it.
 #[cfg(unix)]
 #[test]
 fn pipes_and_devices_are_neither_read_nor_replaced() {

@@ -1,4 +1,4 @@
-//! `deltaloom bench`: what it measures, but never how fast that is.
+//! `deltaloom bench`: what it measures, except for the speed.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -118,7 +118,7 @@ fn the_table_has_a_line_for_every_row() {
     assert!(scratch.ok("bench tuned.safetensors --only lz4 --rounds 1").text().contains("  -\n"));
 }
 
-/// A row that does not give back what it was given is an error, so this is a round trip of every coder.
+/// A row that does not restore its input is an error, so this is a round trip of every coder.
 #[test]
 fn every_dtype_and_odd_shapes_come_back_from_every_row() {
     let scratch = Scratch::new();

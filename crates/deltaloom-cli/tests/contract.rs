@@ -331,7 +331,7 @@ fn the_store_of_a_series_may_come_from_the_environment() {
         assert_eq!(ended.code, Some(0), "{arguments}: {}", ended.err);
     }
     assert!(scratch.read("restored.safetensors") == scratch.read("tuned.safetensors"));
-    // What the command line says comes first.
+    // The command line takes precedence.
     scratch.ok("series init runs/two");
     let ended = run("series ls runs/two --json");
     assert_eq!(ended.json()["steps"], serde_json::json!([]));

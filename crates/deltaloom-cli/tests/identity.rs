@@ -1,5 +1,5 @@
-//! What a container says of itself, through the program: names, digests and texts; errors that name
-//! the base; folders and caches in which it is found; files with tails.
+//! What a container records: names, digests and texts. Errors that name the base, folders and
+//! caches in which it is found, and files with tails.
 
 mod common;
 
@@ -74,11 +74,11 @@ fn several_bases_and_adapters_are_named_in_order() {
     let many = scratch.refused(&format!("{pack} --base-name a --base-name b --base-name c"));
     assert!(many.contains("3 names") && many.contains("2 bases"), "{many}");
     scratch.refused(&format!("{pack} --base-name="));
-    // Of a base that is of no use nothing is said.
+    // An unused base is not recorded.
     scratch.ok("pack tuned.safetensors --base base.safetensors --base second.safetensors -o one.loom");
     let one = scratch.ok("inspect one.loom --json").json();
     assert_eq!(one["bases"].as_array().unwrap().len(), 1);
-    // Unless none is.
+    // Unless no base is used.
     scratch.write("alone.safetensors", &safetensors(&[("x", "F64", &[2], (0..16).collect())]));
     scratch.ok("pack alone.safetensors --base base.safetensors -o alone.loom");
     let alone = scratch.ok("inspect alone.loom");

@@ -1,4 +1,5 @@
-//! Unpacking in place with the real program: the same bytes as plain unpacking, or nothing written, or a journal with which the next run finishes.
+//! Unpacking in place with the real program: the same bytes as plain unpacking, or nothing written,
+//! or a journal from which the next run resumes.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -73,7 +74,7 @@ fn a_wrong_base_is_left_as_it_is() {
         let error = scratch.refused(&format!("{IN_PLACE} {mode}"));
         assert!(error.contains("no base has the reference of tensor \"weight\""), "{error}");
     }
-    // What does not change is compared when asked for.
+    // --check-all also checks tensors that do not change.
     let mut other_norm = scratch.read("base.safetensors");
     let at = other_norm.windows(16).position(|w| w == [0x3f; 16]).unwrap();
     other_norm[at] ^= 1;
@@ -278,7 +279,7 @@ fn an_interrupt_says_how_to_go_on() {
     };
     assert!(error.contains("model.safetensors is changed in part: interrupted"), "{error}");
     assert!(error.contains("hint: run the same command again"), "{error}");
-    // What is in it may be meant for the owner only.
+    // Its contents may be private.
     let journal = fs::metadata(scratch.path().join(JOURNAL)).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&journal.permissions()) & 0o777, 0o600);
     let again = scratch.ok(IN_PLACE);

@@ -1,5 +1,4 @@
-//! Inputs that are not what they should be: other kinds of files, half a checkpoint, odd names,
-//! names and rows that are not there.
+//! Wrong inputs: other kinds of files, incomplete checkpoints, odd names, missing names and rows.
 
 mod common;
 
@@ -20,7 +19,7 @@ fn tar() -> Vec<u8> {
     tar
 }
 
-/// Files that are given in place of checkpoints, with what is said of each, and what to do.
+/// Files that are no checkpoints, with their description and advice in the error.
 fn strangers() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let pointer = format!(
         "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 4970000000\n",
@@ -116,7 +115,7 @@ fn a_broken_adapter_is_named_as_well() {
         scratch.write("lora/adapter_config.json", &bytes);
         let error = scratch.refused(pack);
         assert!(error.contains("adapter_config.json"), "{error}");
-        // That it is JSON is no news.
+        // A configuration is JSON itself.
         assert!(kind == "JSON text" || error.contains(kind) && error.contains(advice), "{kind}: {error}");
     }
     fs::remove_file(scratch.path().join("lora/adapter_model.safetensors")).unwrap();
@@ -163,7 +162,7 @@ fn valid_files_are_read_however_they_begin() {
         let error = scratch.refused("pack cut.safetensors -o out.loom");
         assert!(error.contains("truncated"), "{error}");
     }
-    // What nobody knows is still said not to be a safetensors file.
+    // An unknown kind is reported as not being a safetensors file.
     scratch.write("notes.safetensors", b"some notes, and nothing that is a model");
     let error = scratch.refused("pack notes.safetensors -o out.loom");
     assert!(error.contains("not a safetensors file"), "{error}");
@@ -429,7 +428,7 @@ fn an_estimate_is_of_a_fine_tune_and_of_numbers_that_can_be() {
             assert_eq!(bytes(&files), bytes(&folders), "{form}");
         }
     }
-    // A part of a fine-tune is told as such.
+    // A fine-tune of a part of the base is reported.
     let mut part = common::tensors_of(&scratch.read("tuned.safetensors"));
     part.truncate(1);
     let (name, shape, bytes) = part.remove(0);

@@ -1,4 +1,4 @@
-//! Ctrl-C in the middle of work: no half a file, no rest, and what was there stays.
+//! Ctrl-C during work: no partial output, no temporary files, and existing files stay.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
@@ -67,7 +67,7 @@ fn an_interrupted_bench_ends_without_a_table() {
     }
 }
 
-/// Finding references by their digests asks nobody whether to go on, but there is nothing to clean up yet.
+/// Hashing references does not check for interrupts, but there is nothing to clean up yet.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_before_the_first_chunk_ends_at_once() {
@@ -95,7 +95,8 @@ fn an_interrupt_before_the_first_chunk_ends_at_once() {
     }
 }
 
-/// Waits until the child catches SIGINT and, beside its first thread and the one that waits for signals, has one that works.
+/// Waits until the child catches SIGINT and, beside its first thread and the one that waits for
+/// signals, has one that works.
 #[cfg(target_os = "linux")]
 fn wait_until_at_work(child: &Child) {
     let threads = || std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();

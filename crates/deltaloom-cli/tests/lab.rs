@@ -1,4 +1,4 @@
-//! `deltaloom lab`: what it prints and refuses; what methods do to bytes is tested in the library.
+//! `deltaloom lab positions`: output and errors. The library tests the methods.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! `deltaloom lab layer`: what it prints, writes and refuses; what the layer computes is tested in the library.
+//! `deltaloom lab layer`: output, pages and errors. The library tests what the layer computes.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn the_reference_layer_as_json_table_and_page() {
     assert!(!page.contains("<script") && !page.contains("NaN"));
     // Terminal and page show the same tables.
     let headings = text.lines().filter(|line| {
-        ["tensor ", "format ", "stored ", "tenants "].iter().any(|first| line.starts_with(first))
+        ["tensor ", "form ", "stored ", "tenants "].iter().any(|first| line.starts_with(first))
     });
     let headings: Vec<&str> = headings.flat_map(|line| line.split("  ")).collect();
     assert!(headings.len() > 50, "{headings:?}");

@@ -1,4 +1,4 @@
-//! `deltaloom lab matmul`: what it prints and refuses; what products are is tested in the library.
+//! `deltaloom lab matmul`: output and errors. The library tests the products.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;

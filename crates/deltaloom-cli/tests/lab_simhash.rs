@@ -1,4 +1,4 @@
-//! `deltaloom lab simhash`: what it prints, writes and refuses; estimates themselves are tested in the library.
+//! `deltaloom lab simhash`: output, pages and errors. The library tests the estimates.
 
 mod common;
 

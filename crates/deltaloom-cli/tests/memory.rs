@@ -1,4 +1,4 @@
-//! Packing and unpacking take memory by the window, whatever the size of the model.
+//! Packing and unpacking need memory for a window, whatever the size of the model.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
@@ -40,8 +40,8 @@ fn header(is_tuned: bool) -> Vec<u8> {
     common::with_header(&json!(header).to_string(), b"")
 }
 
-/// A model of holes, but for three tensors of weights, five of noise, and two patches in each of the others.
-/// The noise makes the container itself larger than the memory allowed.
+/// A model of holes, but for three tensors of weights, five of noise, and two patches in each of
+/// the others. The noise makes the container itself larger than the memory allowed.
 fn write_model(path: &Path, weights: &[u8], noise: &[u8], patches: &[u8]) {
     let file = File::create_new(path).unwrap();
     let header = header(!noise.is_empty());
@@ -156,7 +156,7 @@ fn write_long_header(scratch: &Scratch, name: &str, value: u8) -> u64 {
     header.len() as u64
 }
 
-/// What a header takes is counted by its length: the bound of README.md.
+/// The memory of a header is bounded by its length, as README.md says.
 #[test]
 fn long_headers_take_a_multiple_of_their_length() {
     let scratch = Scratch::new();

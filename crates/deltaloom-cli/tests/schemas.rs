@@ -1,5 +1,4 @@
-//! The keys and types of all that `--json` prints: a key that goes, or changes its type, breaks
-//! somebody's script.
+//! The keys and types of all JSON output. Removing a key or changing its type breaks scripts.
 
 mod common;
 
@@ -11,7 +10,7 @@ use serde_json::Value;
 /// Objects whose keys are data and no schema.
 const MAPS: [&str; 7] = ["predictors", "codecs", "ulp_histogram", "dtype_bytes", "meta", "kinds", "texts"];
 
-/// Types by path; what all elements of a list have in common is written once.
+/// Types by path. The elements of a list share their paths.
 type Schema = BTreeMap<String, std::collections::BTreeSet<&'static str>>;
 
 fn add(value: &Value, path: &str, schema: &mut Schema) {

@@ -1,4 +1,5 @@
-//! A series as its user sees it: commands, bad input, a trainer that is still writing, writers that are killed.
+//! A series from its user's point of view: commands, bad input, a trainer that is still writing,
+//! killed writers.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -135,7 +136,8 @@ fn watch_waits_until_a_checkpoint_is_complete() {
     let write = |name: &str, bytes: &[u8]| scratch.write(&format!("out/{name}"), bytes);
     write("checkpoint-1.safetensors", &model(1));
     wait(&mut child, || steps_of(&scratch) == 1);
-    // Half a file, then a shard index whose shard comes later, beside a later step that is complete.
+    // Half a file, then a shard index whose shard comes later, beside a later step that is
+    // complete.
     write("checkpoint-2.safetensors", &model(2)[..700]);
     let index = br#"{"weight_map": {"weight": "model-1-of-1.safetensors"}}"#;
     write("checkpoint-3/model.safetensors.index.json", index);
@@ -172,7 +174,8 @@ fn what_is_added_in_the_background_is_a_copy() {
     check_steps(&scratch, 0..4);
 }
 
-/// Killed at any time, also while another one writes: every step that was reported is there, and nothing is half there.
+/// Writers are killed at any time, even while another one writes: every reported step exists, and
+/// none exists in part.
 #[cfg(unix)]
 #[test]
 fn killed_writers_lose_nothing() {
@@ -204,7 +207,7 @@ fn killed_writers_lose_nothing() {
         reported += 1;
         let found = steps_of(&scratch);
         assert!(found >= reported, "{found} of {reported}");
-        // One that was killed after it had named its step is there too.
+        // A writer killed after it had named its step has added it.
         reported = found;
     }
     scratch.ok("series gc runs --grace 0s");

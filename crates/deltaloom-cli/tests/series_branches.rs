@@ -1,4 +1,4 @@
-//! Runs that go back: later steps become a branch, and every step stays there byte for byte.
+//! Runs that go back: later steps become a branch, and no step changes.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -218,7 +218,7 @@ fn watch_goes_back_with_the_trainer() {
     (1..6).for_each(|step| write(step, &model(0, 0, step)));
     let mut child = scratch.command("series watch runs out --interval 20ms").spawn().unwrap();
     wait(&mut child, || steps(&scratch, "") == [1, 2, 3, 4, 5]);
-    // Resumed from step 2; a checkpoint that is written anew as it was is no news.
+    // Resumed from step 2; an unchanged checkpoint that is written again is ignored.
     write(2, &model(0, 0, 2));
     write(3, &model(1, 3, 3));
     wait(&mut child, || steps(&scratch, "") == [1, 2, 3]);

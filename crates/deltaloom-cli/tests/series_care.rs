@@ -1,4 +1,4 @@
-//! A series is safe from slips of the hand, from steps that went wrong and from runs that go back.
+//! A series is safe from typos, from bad steps and from runs that go back.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -39,7 +39,7 @@ fn steps(scratch: &Scratch) -> Vec<u64> {
     listed["steps"].as_array().unwrap().iter().map(|step| step["step"].as_u64().unwrap()).collect()
 }
 
-/// Every step is there byte for byte, and nothing is wrong.
+/// Every step is restored byte for byte, and verification finds no fault.
 fn check(scratch: &Scratch, expected: &[u32]) {
     assert_eq!(steps(scratch), expected.iter().map(|step| u64::from(*step)).collect::<Vec<_>>());
     for step in expected {

@@ -1,5 +1,4 @@
-//! No command loses a file that it was not asked to replace: every refusal leaves every file as it
-//! was.
+//! No command loses a file that it was not asked to replace. A refusal changes no file.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;

@@ -1,4 +1,5 @@
-//! `deltaloom lab tenants` and `deltaloom estimate`: what they print and refuse; what tenants compute is tested in the library.
+//! `deltaloom lab tenants` and `deltaloom estimate`: output and errors. The library tests what
+//! tenants compute.
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
@@ -50,7 +51,7 @@ fn tenants_that_cannot_be_are_refused() {
     {
         scratch.refused(&format!("lab tenants {wrong}"));
     }
-    // Without its config.json a LLaMA is not understood.
+    // A LLaMA layer needs its config.json.
     let told = scratch.refused("lab tenants base.safetensors ft_bf16.safetensors");
     assert!(told.contains("config.json"), "{told}");
 }

@@ -9,11 +9,11 @@ use crate::values::compute::{CacheType, FormName, parse_fraction};
 
 /// Estimate the memory that many fine-tunes of one base need.
 ///
-/// Prints the total for every in-memory format. Keys, values and activations are included if
+/// Prints the total for every in-memory form. Keys, values and activations are included if
 /// config.json is next to the base; activations are those of one decoding step, with one token per
 /// sequence. Without --tuned, a fixed fraction of the elements is assumed to have changed.
 ///
-/// With --check, the base and the fine-tunes are loaded in one format, and the memory used by the
+/// With --check, the base and the fine-tunes are loaded in one form, and the memory used by the
 /// process is compared with the estimate. Exit code 1 if they differ by more than 10 %.
 ///
 /// The base is mapped: do not change its files while the command runs.
@@ -48,7 +48,7 @@ pub(crate) struct EstimateArguments {
     /// Load everything and compare the memory used with the estimate (Linux only)
     #[arg(long, requires = "tuned")]
     pub(crate) check: bool,
-    /// With --check: in-memory format of the matrices
+    /// With --check: in-memory form of the matrices
     #[arg(long, value_enum, value_name = "FORM", default_value_t = FormName::Csr)]
     pub(crate) form: FormName,
     #[command(flatten)]

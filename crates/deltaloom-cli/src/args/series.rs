@@ -114,8 +114,8 @@ pub(crate) struct InitArguments {
 /// It is packed against an earlier step, and appears in the series completely or not at all. Adding
 /// the same content as the same step again changes nothing. It is an error to add other content as
 /// an existing step, to add a step older than the newest one, or to add a checkpoint of another
-/// model: one in which more than a quarter of the bytes are in tensors that the newest step does not
-/// have in the same dtype and shape. NaN and infinite weights, and matrices that have become
+/// model: one in which more than a quarter of the bytes are in tensors that the newest step does
+/// not have in the same dtype and shape. NaN and infinite weights, and matrices that have become
 /// constant, are stored, counted and reported.
 #[derive(Debug, Args)]
 #[command(
@@ -221,8 +221,8 @@ pub(crate) struct ShowArguments {
 
 /// Restore a step, byte for byte.
 ///
-/// OUT becomes the file or folder that was added. If optimizer state was stored too, OUT is a folder
-/// that contains `model` and `optimizer`.
+/// OUT becomes the file or folder that was added. If optimizer state was stored too, OUT is a
+/// folder that contains `model` and `optimizer`.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series get runs/7b --step 500 -o checkpoint-500
@@ -299,11 +299,11 @@ pub(crate) struct RemoveArguments {
 
 /// Remove all steps except those that a rule keeps.
 ///
-/// Rules are separated by commas: `last N`, `every N` (steps that are multiples of N), `best NAME [N]`
-/// (the N smallest numbers stored as NAME with --meta), `highest NAME [N]`, `step N`, `keyframes`. The
-/// newest step is always kept. It is an error if a rule names something that does not exist, or if
-/// the rules keep nothing. Only steps that depended on a removed step are repacked. Run `gc`
-/// afterwards to free the space.
+/// Rules are separated by commas: `last N`, `every N` (steps that are multiples of N), `best NAME
+/// [N]` (the N smallest numbers stored as NAME with --meta), `highest NAME [N]`, `step N`,
+/// `keyframes`. The newest step is always kept. It is an error if a rule names something that does
+/// not exist, or if the rules keep nothing. Only steps that depended on a removed step are
+/// repacked. Run `gc` afterwards to free the space.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series prune runs/7b --keep 'last 20, every 100, best loss 3' --dry-run
@@ -336,8 +336,8 @@ pub(crate) struct RepackArguments {
     /// Maximum number of steps between keyframes; also applies to steps added later
     #[arg(long, value_name = "N")]
     pub(crate) keyframe_every: Option<u32>,
-    /// Maximum number of deltas to decode on top of a keyframe, to restore any step; also applies to
-    /// steps added later
+    /// Maximum number of deltas to decode on top of a keyframe, to restore any step; also applies
+    /// to steps added later
     #[arg(long, value_name = "N")]
     pub(crate) max_chain: Option<u32>,
     /// Trade packing time for size
@@ -357,8 +357,8 @@ pub(crate) struct RepackArguments {
 pub(crate) struct GcArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
-    /// Keep objects younger than this, such as 30s, 90m, 2h or 1day: another process may be about to
-    /// use them
+    /// Keep objects younger than this, such as 30s, 90m, 2h or 1day: another process may be about
+    /// to use them
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(crate) grace: Duration,
     /// Only print what would be deleted
@@ -371,8 +371,8 @@ pub(crate) struct GcArguments {
 
 /// Check that every step can be restored.
 ///
-/// Checks the manifest, its pages, and the stored bytes of every container. With --deep, every tensor
-/// is decoded too. Exit code 1 if anything is wrong.
+/// Checks the manifest, its pages, and the stored bytes of every container. With --deep, every
+/// tensor is decoded too. Exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 pub(crate) struct VerifySeriesArguments {
     #[command(flatten)]
@@ -390,10 +390,10 @@ pub(crate) struct VerifySeriesArguments {
 /// Add every checkpoint that a training program writes to a folder, as soon as it is complete.
 ///
 /// A folder or .safetensors file with a number in its name, such as checkpoint-500 or
-/// global_step500, is the checkpoint of that step. It is complete when its headers match its length,
-/// all shards listed in its index exist, and nothing has changed between two scans. If the trainer
-/// restarts from an earlier step, the later steps become a branch, as with `add --rewind`. Checkpoints
-/// of another model are skipped. Runs until it is interrupted.
+/// global_step500, is the checkpoint of that step. It is complete when its headers match its
+/// length, all shards listed in its index exist, and nothing has changed between two scans. If the
+/// trainer restarts from an earlier step, the later steps become a branch, as with `add --rewind`.
+/// Checkpoints of another model are skipped. Runs until it is interrupted.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",

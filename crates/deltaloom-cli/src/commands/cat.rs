@@ -9,8 +9,7 @@ use crate::args::CatArguments;
 use crate::target::{self, Target};
 use crate::{Answer, inputs, ui};
 
-/// Longer names are not compared, nor more of them, since a file may have very long ones, and very
-/// many.
+/// Limits of the search for a similar name: a file may have very long names, and very many.
 const COMPARED_BYTES: usize = 512;
 const COMPARED_NAMES: usize = 100_000;
 
@@ -28,7 +27,7 @@ pub(crate) fn run(arguments: &CatArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Offers the name that was most likely meant, where there is no tensor of the given one.
+/// If there is no tensor of this name, suggests the most similar one.
 fn with_nearest(error: Error, arguments: &CatArguments) -> anyhow::Error {
     let is_not_found =
         matches!(&error, Error::InFile { source, .. } if matches!(**source, Error::NotFound { .. }));
@@ -44,8 +43,8 @@ fn with_nearest(error: Error, arguments: &CatArguments) -> anyhow::Error {
     }
 }
 
-/// The name that takes the fewest changes, of at most a third of its letters; else one that ends
-/// with what was given.
+/// The name with the fewest edits, at most one per three letters; otherwise one that ends with
+/// `given`.
 fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let names = names.take(COMPARED_NAMES).filter(|name| name.len() <= COMPARED_BYTES);
     if given.is_empty() || given.len() > COMPARED_BYTES {

@@ -10,7 +10,7 @@ use crate::progress::Bar;
 use crate::ui::table::{Cell, Table};
 use crate::{Answer, inputs, ui};
 
-/// Ends of the histogram's columns, in ULPs.
+/// Names and upper ends of the histogram's columns, in ULPs.
 const COLUMNS: [(&str, u64); 5] = [("1", 1), ("2-4", 4), ("5-16", 16), ("17-256", 256), (">256", u64::MAX)];
 
 pub(crate) fn run(arguments: &DiffArguments) -> Result<Answer> {

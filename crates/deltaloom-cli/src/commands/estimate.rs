@@ -1,4 +1,4 @@
-//! `deltaloom estimate`: bytes of a base and many tenants, and whether this process takes them.
+//! `deltaloom estimate`: the memory of a base and many tenants, and a check of that estimate.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -38,9 +38,9 @@ struct Report {
 struct FormRow {
     form: &'static str,
     tenant_bytes: u64,
-    /// Base and all tenants; of raw copies without a base.
+    /// Base and all tenants; raw copies need no base.
     weight_bytes: u64,
-    /// With keys, values and activations, where they are known.
+    /// With keys, values and activations, if they are known.
     total_bytes: u64,
 }
 
@@ -54,7 +54,7 @@ struct Check {
     is_within: bool,
 }
 
-/// Takes one number of a tenant.
+/// One of a tenant's sizes.
 type Bytes = fn(&TenantBytes) -> u64;
 
 /// Settings of the allocator for a check: free memory is given back at once, and there are no huge
@@ -287,10 +287,9 @@ fn resident_bytes() -> Result<u64> {
 fn describe(report: &Report) -> String {
     let assumed = if report.is_assumed { " (assumed)" } else { "" };
     let mut out = format!(
-        "base {}, {} tenant{}, {:.1} % of elements changed{assumed}\n",
+        "base {}, {}, {:.1} % of elements changed{assumed}\n",
         ui::bytes(report.base_bytes),
-        report.tenants,
-        if report.tenants == 1 { "" } else { "s" },
+        ui::count(report.tenants.into(), "tenant"),
         100.0 * report.changed_fraction
     );
     if let (Some(cache), Some(activations)) = (report.cache_bytes, report.activation_bytes) {
@@ -303,7 +302,7 @@ fn describe(report: &Report) -> String {
         out.push_str("keys, values and activations are not included: no config.json next to the base\n");
     }
     let table = Table::of(&report.forms)
-        .shown("format", |row| Cell::text(row.form))
+        .shown("form", |row| Cell::text(row.form))
         .shown("per tenant", |row| Cell::bytes(row.tenant_bytes))
         .shown("base and tenants", |row| Cell::bytes(row.weight_bytes))
         .shown("total", |row| Cell::bytes(row.total_bytes));

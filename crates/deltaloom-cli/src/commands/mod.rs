@@ -1,4 +1,4 @@
-//! One module per subcommand.
+//! One module per subcommand. They do not import each other.
 
 #[cfg(feature = "lab")]
 pub(crate) mod bench;

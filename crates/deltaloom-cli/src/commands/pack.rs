@@ -17,7 +17,7 @@ use crate::{Answer, inputs, ui};
 /// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
 
-/// What `--json` prints.
+/// The JSON that is printed.
 #[derive(Serialize)]
 struct Report<'a> {
     #[serde(flatten)]
@@ -57,9 +57,8 @@ impl Unread {
                 "{files} files ({size}) are not in a format of weights that deltaloom reads, and are stored unchanged"
             )
         };
-        let kind = |(kind, count): (&Foreign, &usize)| {
-            format!("{count} {} file{}", kind.name(), if *count == 1 { "" } else { "s" })
-        };
+        let kind =
+            |(kind, count): (&Foreign, &usize)| ui::count(*count as u64, &format!("{} file", kind.name()));
         let kinds: Vec<String> = self.kinds.iter().map(kind).collect();
         if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) }
     }
@@ -115,7 +114,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// `x.safetensors` and the folder `x` become `x.loom` beside them.
+/// `x.safetensors` and the folder `x` become `x.loom` in the same folder.
 fn default_output(checkpoint: &Path) -> PathBuf {
     // A path such as `.` does not contain its name.
     let named = match checkpoint.file_name() {

@@ -125,6 +125,11 @@ pub(crate) fn print_error(message: &str, hint: Option<&str>) {
     }
 }
 
+/// A number and its noun.
+pub(crate) fn count(number: u64, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Bytes for people: exact below 10,000, otherwise three significant digits.
 pub(crate) fn bytes(count: u64) -> String {
     if count < 10_000 {
@@ -133,21 +138,13 @@ pub(crate) fn bytes(count: u64) -> String {
     three_digits(count as f64, &[(1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"), (1e15, "PB")])
 }
 
-/// Seconds for people, in three significant digits.
-pub(crate) fn seconds(value: f64) -> String {
-    if value == 0.0 {
-        return "0 s".to_owned();
-    }
-    three_digits(value, &[(1e-9, "ns"), (1e-6, "us"), (1e-3, "ms"), (1.0, "s")])
-}
-
 /// A fraction in percent.
 pub(crate) fn percent(fraction: f64, digits: usize) -> String {
     format!("{:.digits$} %", 100.0 * fraction)
 }
 
-/// A value in the largest unit that leaves something before the point.
-fn three_digits(value: f64, units: &[(f64, &str)]) -> String {
+/// A value with three significant digits, in the largest unit in which it is at least 1.
+pub(crate) fn three_digits(value: f64, units: &[(f64, &str)]) -> String {
     let is_small = |size: &f64| value.abs() < 0.9995 * size;
     let fits = units.iter().rev().find(|(size, _)| !is_small(size)).or(units.first());
     let (size, unit) = *fits.unwrap_or(&(1.0, ""));
@@ -156,7 +153,7 @@ fn three_digits(value: f64, units: &[(f64, &str)]) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Control characters in names must not reach a terminal.
+/// Escapes control characters, which must not reach a terminal.
 pub(crate) fn printable(name: &str) -> String {
     name.chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
@@ -179,21 +176,6 @@ mod tests {
         ];
         for (count, text) in cases {
             assert_eq!(bytes(count), text);
-        }
-    }
-
-    #[test]
-    fn times_have_three_figures_too() {
-        let cases = [
-            (0.0, "0 s"),
-            (4.2e-3, "4.20 ms"),
-            (0.99949, "999 ms"),
-            (0.99951, "1.00 s"),
-            (-12.34e-6, "-12.3 us"),
-            (1234.5, "1234 s"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(seconds(value), text);
         }
     }
 

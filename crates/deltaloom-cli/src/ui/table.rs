@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{bytes, percent, printable, seconds};
+use super::{bytes, percent, printable};
 
 /// An entry: as people see it, and exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +20,6 @@ impl Cell {
 
     pub(crate) fn yes(is: bool) -> Self {
         Self::Text { shown: if is { "yes" } else { "no" }.to_owned(), exact: is.to_string() }
-    }
-
-    /// A condition that should hold.
-    pub(crate) fn holds(is: bool) -> Self {
-        Self::Text { shown: if is { "yes" } else { "NO" }.to_owned(), exact: is.to_string() }
     }
 
     /// Sizes of dimensions.
@@ -60,10 +55,6 @@ impl Cell {
         Self::number(fraction, percent(fraction, digits))
     }
 
-    pub(crate) fn seconds(value: f64) -> Self {
-        Self::number(value, seconds(value))
-    }
-
     pub(crate) fn maybe<V>(value: Option<V>, cell: impl FnOnce(V) -> Self) -> Self {
         value.map_or(Self::Empty, cell)
     }
@@ -84,14 +75,14 @@ impl Cell {
 }
 
 struct Column {
-    /// Its heading for people, who do not see it without one.
+    /// Its heading for people; without one, it is not shown to them.
     title: Option<String>,
-    /// Its name in CSV, which leaves it out without one.
+    /// Its name in CSV; without one, it is not in CSV.
     key: Option<String>,
     cells: Vec<Cell>,
 }
 
-/// A table with a row for each of some values.
+/// A table with one row per value of a slice.
 pub(crate) struct Table<'a, T> {
     rows: &'a [T],
     columns: Vec<Column>,
@@ -181,8 +172,8 @@ mod tests {
             .both("large", "is_large", |row| Cell::yes(row.1 > 10));
         assert_eq!(
             table.text(),
-            "name       size  changed  large\n\
-             a,\"b\"  12.3 kB   25.0 %  yes\n\
+            "name        size  changed  large\n\
+             a,\"b\"    12.3 kB   25.0 %  yes\n\
              c\\u{1b}      7 B        -  no\n"
         );
         assert_eq!(

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use deltaloom_compute::Form;
 
-/// The format in which a fine-tune's matrices are kept in memory.
+/// The form in which a fine-tune's matrices are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormName {
     /// Entropy-coded tiles, decoded during multiplication

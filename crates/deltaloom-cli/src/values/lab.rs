@@ -78,7 +78,7 @@ impl Adaptive {
 pub(crate) enum MethodForm {
     /// Exactly as published
     Published,
-    /// As it would be used in practice
+    /// As they would be used in practice
     Corrected,
     /// Measure both
     Both,
@@ -124,7 +124,7 @@ impl Modes {
     }
 }
 
-/// What signatures are made of.
+/// What is hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HashOn {
     /// The whole matrix
@@ -154,7 +154,7 @@ impl CorrectionName {
     }
 }
 
-/// How the directions of signatures are drawn.
+/// How hyperplanes are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProjectionName {
     /// Normally distributed

@@ -1,5 +1,5 @@
-//! Values on the command line, as clap parses them: the closed sets, sizes, ranges and pairs that
-//! commands read. They know nothing of options and commands.
+//! Types and parsers of values on the command line: closed sets, sizes, ranges and pairs. They do
+//! not depend on options or commands.
 
 #[cfg(feature = "lab")]
 pub(crate) mod bench;
@@ -30,7 +30,7 @@ pub(crate) enum Color {
 }
 
 impl Color {
-    /// Looked for before the command line is parsed, for messages about the command line itself.
+    /// Found before the command line is parsed, for errors in the command line itself.
     pub(crate) fn of_words(words: &[OsString]) -> Self {
         let text = |i: usize| words.get(i).and_then(|word| word.to_str());
         let value = (0..words.len()).find_map(|i| match text(i)? {

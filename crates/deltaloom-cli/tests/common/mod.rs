@@ -1,4 +1,5 @@
-//! Runs the program in a folder of its own, on small checkpoints made here and on the bundled weights.
+//! Runs the program in a folder of its own, on small checkpoints made here and on the bundled
+//! weights.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
@@ -53,7 +54,8 @@ impl Scratch {
         scratch
     }
 
-    /// With `base.safetensors`, the fine-tune `tuned.safetensors`, and the latter packed as `tuned.loom`.
+    /// With `base.safetensors`, the fine-tune `tuned.safetensors`, and the latter packed as
+    /// `tuned.loom`.
     pub(crate) fn with_small_pair() -> Self {
         let scratch = Self::new();
         let words = |salt: u16| (0..3000u16).flat_map(move |i| (0x3c00 + i % 700 + salt).to_le_bytes());
@@ -82,7 +84,7 @@ impl Scratch {
         fs::read(self.path().join(name)).unwrap()
     }
 
-    /// All that lies in the folder: links and folders by name, files with their bytes.
+    /// Everything in the folder: links and folders by name, files with their bytes.
     pub(crate) fn tree(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut tree = BTreeMap::new();
         let mut folders = vec![self.path().to_path_buf()];
@@ -107,7 +109,7 @@ impl Scratch {
         entries.any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(".deltaloom-"))
     }
 
-    /// The program with these arguments, which blanks separate.
+    /// The program with these arguments, separated by spaces.
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deltaloom"));
         command.args(arguments.split_whitespace());
@@ -125,14 +127,15 @@ impl Scratch {
         finish(self.command(arguments).spawn().unwrap())
     }
 
-    /// Runs what must succeed.
+    /// Runs a command that must succeed.
     pub(crate) fn ok(&self, arguments: &str) -> Ended {
         let ended = self.run(arguments);
         assert_eq!(ended.code, Some(0), "{arguments}: {}", ended.err);
         ended
     }
 
-    /// Runs a shell script in which `disk` is a file system of its own, of this size, and `$0` the program; `None` where the system does not allow that.
+    /// Runs a shell script in which `disk` is a file system of its own, of this size, and `$0` the
+    /// program; `None` where the system does not allow that.
     #[cfg(target_os = "linux")]
     pub(crate) fn with_disk(&self, size: &str, script: &str) -> Option<Ended> {
         fs::create_dir(self.path().join("disk")).unwrap();
@@ -145,12 +148,13 @@ impl Scratch {
         (ended.code == Some(0) && ended.text() != "skipped\n").then_some(ended)
     }
 
-    /// Runs what must be refused: exit code 2, an error said, and nothing written or lost. Gives what was said.
+    /// Runs a command that must be refused: exit code 2, an error, and nothing written or lost.
+    /// Returns standard error.
     pub(crate) fn refused(&self, arguments: &str) -> String {
         self.fails(2, arguments)
     }
 
-    /// Runs what must fail with an exit code; otherwise as [`Self::refused`].
+    /// Runs a command that must fail with this exit code; otherwise like [`Self::refused`].
     pub(crate) fn fails(&self, code: i32, arguments: &str) -> String {
         self.fails_as(code, self.command(arguments), arguments)
     }

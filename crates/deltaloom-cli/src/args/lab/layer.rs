@@ -14,13 +14,13 @@ use crate::values::measure::parse_size;
 /// Compares it with the layer on the fine-tune's own weights: sizes, times, memory of many tenants,
 /// and whether the outputs have the same bits. Activations are random numbers.
 ///
-/// Without files, it uses a generated reference layer (33,472 FP32 parameters) and a fine-tune of it.
-/// With files, it uses one layer of the two checkpoints: PyTorch's TransformerEncoderLayer, which needs
-/// --heads, or Hugging Face's LLaMA, which needs config.json next to the weights.
+/// Without files, it uses a generated reference layer (33,472 FP32 parameters) and a fine-tune of
+/// it. With files, it uses one layer of the two checkpoints: PyTorch's TransformerEncoderLayer,
+/// which needs --heads, or Hugging Face's LLaMA, which needs config.json next to the weights.
 ///
-/// Every in-memory format is measured in two modes. In mode bit-exact, every output must have the bits
-/// of the dense layer. In mode fast, every product must be within 1e-5 of the sum of its absolute
-/// products. Exit code 1 if any output misses its tolerance.
+/// Every in-memory form is measured in two modes. In mode bit-exact, every output must have the
+/// bits of the dense layer. In mode fast, every product must be within 1e-5 of the sum of its
+/// absolute products. Exit code 1 if any output misses its tolerance.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab layer
@@ -43,7 +43,7 @@ pub(crate) struct LayerArguments {
     /// Sequence lengths in tokens; each one is measured
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16")]
     pub(crate) tokens: Vec<usize>,
-    /// In-memory formats of the matrices
+    /// In-memory forms of the matrices
     #[arg(
         long,
         value_enum,
@@ -52,7 +52,7 @@ pub(crate) struct LayerArguments {
         default_value = "tiles,planes,bitmap,csr,dense"
     )]
     pub(crate) form: Vec<FormName>,
-    /// Also measure the fastest formats that fit in this much memory on top of the base
+    /// Also measure the fastest forms that fit in this much memory on top of the base
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) budget: Option<u64>,
     /// Number of timed repeats

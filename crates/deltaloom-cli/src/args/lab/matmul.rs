@@ -8,17 +8,17 @@ use crate::args::page::ReportArguments;
 use crate::values;
 use crate::values::lab::{Modes, Weight};
 
-/// Benchmark one matrix product: dense weights, in-memory formats, and zstd-compressed blocks.
+/// Benchmark one matrix product: dense weights, in-memory forms, and zstd-compressed blocks.
 ///
-/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to within 1e-5
-/// of the sum of the absolute products in mode fast. The variants are then timed in alternating
-/// rounds. Times are medians; "x raw" is the median of each round's time over that of the dense
-/// product. Exit code 1 if a product is wrong.
+/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to within
+/// 1e-5 of the sum of the absolute products in mode fast. The variants are then timed in
+/// alternating rounds. Times are medians; "x raw" is the median of each round's time over that of
+/// the dense product. Exit code 1 if a product is wrong.
 ///
-/// Without files, a matrix is generated, and a fraction of its weights moves by one to four ULPs. With
-/// files, it is a matrix of a checkpoint and its counterpart in the base; if the fine-tune is a
-/// container, its chunks are the tiles. csr-differences is only the part that a fine-tune adds to a
-/// base product shared with others.
+/// Without files, a matrix is generated, and a fraction of its weights moves by one to four ULPs.
+/// With files, it is a matrix of a checkpoint and its counterpart in the base; if the fine-tune is
+/// a container, its chunks are the tiles. csr-differences is only the part that a fine-tune adds to
+/// a base product shared with others.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab matmul
@@ -54,7 +54,7 @@ pub(crate) struct MatmulArguments {
     /// Batch sizes in tokens; each one is measured
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64,256")]
     pub(crate) tokens: Vec<usize>,
-    /// Formats to measure, separated by commas: all, ours, zstd, or single formats. raw, the dense
+    /// Forms to measure, separated by commas: all, ours, zstd, or single forms. raw, the dense
     /// matrix, is always measured
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all")]
     pub(crate) forms: Vec<String>,

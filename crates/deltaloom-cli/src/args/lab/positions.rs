@@ -11,7 +11,8 @@ use crate::values::measure::parse_size;
 /// Measures the 17 published combinations of zlib, LZ4, zstd, Golomb and Elias delta codes, our own
 /// methods, and plain compression of the data. Every method writes a container to a temporary file,
 /// reads it back and compares every byte. As in published tables, the ratio counts the coded bytes
-/// without the header. Data is generated or read block by block, and never held in memory as a whole.
+/// without the header. Data is generated or read block by block, and never held in memory as a
+/// whole.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab positions

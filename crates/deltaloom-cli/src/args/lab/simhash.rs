@@ -14,11 +14,11 @@ use crate::values::lab::{CorrectionName, HashOn, ProjectionName, parse_pieces, p
 /// Measures error, size and speed, next to int8, int4, int2 and the exact product. The rows of a
 /// matrix, or of its blocks, are replaced by their norms and by signatures of random hyperplanes. A
 /// product is estimated from the Hamming distance to the signature of the activations. The expected
-/// error is NMSE = 2.47 d / b for d dimensions and b bits, so estimates are far from exact. No other
-/// part of deltaloom uses them.
+/// error is NMSE = 2.47 d / b for d dimensions and b bits, so estimates are far from exact. No
+/// other part of deltaloom uses them.
 ///
-/// Activations are random normal numbers. Verdicts are computed from the results of the run. Times are
-/// processor time on one thread.
+/// Activations are random normal numbers. Verdicts are computed from the results of the run. Times
+/// are processor time on one thread.
 ///
 /// With --index, signatures of whole tensors are used to find near-duplicates across checkpoints
 /// instead.
@@ -42,7 +42,8 @@ pub(crate) struct SimHashArguments {
     /// Use a matrix of random normal weights instead of a file
     #[arg(long, value_name = "ROWSxCOLS", value_parser = parse_shape, conflicts_with_all = ["base", "tuned", "tensor", "index"])]
     pub(crate) random: Option<(usize, usize)>,
-    /// Signature sizes in bits, multiples of 64 up to 1024 [default: 64,128,256, or 256 with --index]
+    /// Signature sizes in bits, multiples of 64 up to 1024 [default: 64,128,256, or 256 with
+    /// --index]
     #[arg(long, value_name = "BITS", value_delimiter = ',')]
     pub(crate) bits: Vec<usize>,
     /// Unit that gets one signature: each row of a block of ROWSxCOLS, or each whole row

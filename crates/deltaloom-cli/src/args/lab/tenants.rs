@@ -10,10 +10,11 @@ use crate::values::lab::Budget;
 
 /// Benchmark one batch with tokens of many fine-tunes ("tenants") of one base.
 ///
-/// The base's product is computed once and the differences of each tenant are added. This is compared
-/// with swapping dense weights and with a dense copy per tenant. Then requests are served for more
-/// tenants than the memory budget holds: random ones, and each tenant one token in turn. Every output
-/// is compared with that of the dense fine-tune. Exit code 1 if any output misses its tolerance.
+/// The base's product is computed once and the differences of each tenant are added. This is
+/// compared with swapping dense weights and with a dense copy per tenant. Then requests are served
+/// for more tenants than the memory budget holds: random ones, and each tenant one token in turn.
+/// Every output is compared with that of the dense fine-tune. Exit code 1 if any output misses its
+/// tolerance.
 ///
 /// Without files, it generates a LLaMA-shaped layer (320 wide, 5 heads, feed-forward width 864) and
 /// fine-tunes of it. With files, it uses one layer of both: the first tenant is the fine-tune; the

@@ -10,20 +10,21 @@ use crate::values::lab::{Adaptive, MethodForm, MethodName};
 
 /// LOSSY: measure threshold methods ("TPDE") on the checkpoints of one training run.
 ///
-/// They are compared with the lossless container. The published form follows the published formulas,
-/// including their losses. The corrected form stores the first checkpoint exactly, compares each later
-/// one with what the recipient has, stores elements exactly that differ by the threshold or more, and
-/// records the largest error of every tensor. With -o, its files are written to one folder per method.
+/// They are compared with the lossless container. The published form follows the published
+/// formulas, including their losses. The corrected form stores the first checkpoint exactly,
+/// compares each later one with what the recipient has, stores elements exactly that differ by the
+/// threshold or more, and records the largest error of every tensor. With -o, its files are written
+/// to one folder per method.
 ///
-/// A ratio is all input bytes over all output bytes; the mean of the per-step ratios is shown next to
-/// it. "update error" and "state error" are relative to the length of the true update: at 1, nothing
-/// of the update was preserved. With --verify, exit code 1 if anything is wrong.
+/// A ratio is all input bytes over all output bytes; the mean of the per-step ratios is shown next
+/// to it. "update error" and "state error" are relative to the length of the true update: at 1,
+/// nothing of the update was preserved. With --verify, exit code 1 if anything is wrong.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab tpde step1.safetensors step2.safetensors step3.safetensors
   deltaloom lab tpde runs/7b --methods P1,P3+ --html methods.html
   deltaloom lab tpde step*.safetensors --methods P1,P3+ --form published --csv > steps.csv
-  deltaloom lab tpde step*.safetensors --form corrected --adaptive quantile=0.97 --adaptive bytes=200000 -o lossy
+  deltaloom lab tpde step*.safetensors --form corrected --adaptive bytes=200000 -o lossy
   deltaloom lab tpde step*.safetensors --evaluate 'python3 evaluate.py {}'
   deltaloom lab tpde --verify lossy step*.safetensors")]
 pub(crate) struct TpdeArguments {

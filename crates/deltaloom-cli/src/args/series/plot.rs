@@ -42,8 +42,8 @@ pub(crate) struct PlotArguments {
 
 /// Check a series for signs of trouble in training.
 ///
-/// Reports changed weights and stored bits per step, frozen layers, and steps that differ from those
-/// before them. Exit code 1 if there is a warning.
+/// Reports changed weights and stored bits per step, frozen layers, and steps that differ from
+/// those before them. Exit code 1 if there is a warning.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series health runs/7b
@@ -57,15 +57,15 @@ pub(crate) struct HealthArguments {
     pub(crate) last: Option<usize>,
     #[command(flatten)]
     pub(crate) rule: RuleArguments,
-    /// Also decode the steps of the frozen window, and report the fraction of each layer that moved by
-    /// less than T
+    /// Also decode the steps of the frozen window, and report the fraction of each layer that moved
+    /// by less than T
     #[arg(long, value_name = "T")]
     pub(crate) below: Option<f64>,
     /// Print the report as JSON
     #[arg(long, conflicts_with = "csv")]
     pub(crate) json: bool,
-    /// Print one CSV line per step: ratio, bits per weight, and the changed fraction of all weights and
-    /// of each layer
+    /// Print one CSV line per step: ratio, bits per weight, and the changed fraction of all weights
+    /// and of each layer
     #[arg(long)]
     pub(crate) csv: bool,
 }
@@ -76,8 +76,8 @@ pub(crate) struct RuleArguments {
     /// Number of earlier steps to compare a step with
     #[arg(long, value_name = "N", default_value_t = WarningRule::default().window)]
     pub(crate) window: usize,
-    /// Warn if the logarithm of the changed fraction is more than X deviations from the median of the
-    /// earlier steps (estimated from the median absolute deviation)
+    /// Warn if the logarithm of the changed fraction is more than X deviations from the median of
+    /// the earlier steps (estimated from the median absolute deviation)
     #[arg(long, value_name = "X", default_value_t = WarningRule::default().threshold)]
     pub(crate) threshold: f64,
     /// Number of newest steps in which to look for frozen layers

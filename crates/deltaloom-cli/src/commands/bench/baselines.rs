@@ -21,7 +21,7 @@ pub(super) enum Baseline {
     Zstd(i32),
     /// LZ4 blocks.
     Lz4,
-    /// pco on differences of ordered integers, or on the numbers where there is no reference.
+    /// pco on differences of ordered integers, or on the numbers if there is no reference.
     Pco,
     /// zstd at a level on the XOR with the reference.
     XorZstd(i32),

@@ -1,5 +1,5 @@
-//! `deltaloom bench`: size and speed on a user's own weights, compared with other compressors on the
-//! same bytes, all in memory. The rows take turns, so that a busy machine slows all of them.
+//! `deltaloom bench`: size and speed on a user's own weights, compared with other compressors on
+//! the same bytes, all in memory. The rows take turns, so that a busy machine slows all of them.
 
 mod baselines;
 mod frames;

@@ -1,5 +1,6 @@
 //! Passes tensors to pco in the form that suits it: residuals as signed integers of the element's
-//! width, or the numbers themselves. Tensors are cut where pco would cut them, to stay in the cache.
+//! width, or the numbers themselves. Tensors are cut where pco would cut them, to stay in the
+//! cache.
 
 use anyhow::{Context as _, Result};
 use deltaloom::tensor::DType;

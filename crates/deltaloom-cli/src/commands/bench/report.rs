@@ -18,7 +18,7 @@ in-place: the same container, applied to the base in memory; unchanged chunks ar
 Others: one thread, tensor by tensor; headers and the lengths of frames are not counted.
 ";
 
-/// Where it was measured.
+/// The machine of the measurement.
 #[derive(Debug, Serialize)]
 pub(super) struct Machine {
     cpu: String,
@@ -66,7 +66,7 @@ impl RowReport {
     }
 }
 
-/// All that was measured.
+/// The results.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     deltaloom: &'static str,

@@ -1,5 +1,6 @@
-//! `deltaloom lab`: other ways to code weights, measured beside ours.
+//! `deltaloom lab`: compares other methods with ours.
 
+mod cells;
 mod layer;
 mod matmul;
 mod positions;

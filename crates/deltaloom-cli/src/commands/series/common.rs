@@ -1,4 +1,4 @@
-//! What several commands of a series share: finding its steps, and describing them.
+//! Finding and describing the steps of a series, for its commands.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use deltaloom::{Error, Missing, PackOptions};
 use crate::args::ThreadsArgument;
 use crate::args::series::BranchArgument;
 use crate::store::open;
-use crate::ui;
+use crate::ui::{self, count};
 use crate::values::Preset;
 use crate::values::series::ExistingStep;
 
@@ -30,11 +30,6 @@ pub(super) fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry>
     let missing =
         || Error::NotFound { kind: Missing::Step, what: format!("step {number} of {}", series.location()) };
     Ok(series.find(number)?.ok_or_else(missing)?)
-}
-
-/// A number and its noun.
-pub(super) fn count(number: u64, word: &str) -> String {
-    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
 pub(super) fn pack_options(preset: Preset, threads: &ThreadsArgument) -> PackOptions {

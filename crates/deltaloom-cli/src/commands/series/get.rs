@@ -4,7 +4,7 @@ use anyhow::Result;
 use deltaloom::UnpackOptions;
 use deltaloom::series::Part;
 
-use super::common::{count, entry_of, open_on};
+use super::common::{entry_of, open_on};
 use crate::args::series::GetArguments;
 use crate::progress::Bar;
 use crate::target::{self, Target};
@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         ui::print_json(&report)?;
     } else {
         let (size, seconds) = (ui::bytes(report.original_bytes), report.seconds);
-        let (step, hops) = (entry.step, count(entry.hops.into(), "hop"));
+        let (step, hops) = (entry.step, ui::count(entry.hops.into(), "hop"));
         ui::note(&format!("step {step}: {size} restored ({hops}), every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)

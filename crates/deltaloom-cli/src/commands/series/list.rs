@@ -4,13 +4,13 @@ use anyhow::Result;
 use deltaloom::series::{BranchInfo, SeriesInfo, StepEntry};
 use serde::Serialize;
 
-use super::common::{count, describe, entry_of, open_on, time};
+use super::common::{describe, entry_of, open_on, time};
 use crate::args::series::{ListArguments, ShowArguments};
 use crate::ui::container;
 use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
 
-/// What `--json` prints of a list.
+/// The JSON that is printed of a list.
 #[derive(Serialize)]
 struct List<'a> {
     #[serde(flatten)]
@@ -77,7 +77,7 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
         ui::print(&text(&entries))?;
         let hidden = summary.totals.steps.saturating_sub(entries.len() as u64);
         if hidden > 0 {
-            ui::note(&format!("and {} (--all)", count(hidden, "older step")));
+            ui::note(&format!("and {} (--all)", ui::count(hidden, "older step")));
         }
         ui::note(&totals(&summary));
         if !summary.branches.is_empty() && arguments.branch.name.is_none() {
@@ -125,8 +125,8 @@ fn totals(summary: &SeriesInfo) -> String {
     };
     format!(
         "{}, {}: {} -> {}, ratio {:.2}{deltas}",
-        count(totals.steps, "step"),
-        count(totals.keyframes, "keyframe"),
+        ui::count(totals.steps, "step"),
+        ui::count(totals.keyframes, "keyframe"),
         ui::bytes(totals.original_bytes),
         ui::bytes(totals.stored_bytes),
         totals.ratio(),
@@ -144,8 +144,8 @@ pub(super) fn show(arguments: &ShowArguments) -> Result<Answer> {
             ui::print(&format!(
                 "{}\nnewest step {newest}, a keyframe at least every {}, at most {}\n{}\n",
                 summary.location,
-                count(summary.options.keyframe_every.into(), "step"),
-                count(summary.options.max_chain.into(), "hop"),
+                ui::count(summary.options.keyframe_every.into(), "step"),
+                ui::count(summary.options.max_chain.into(), "hop"),
                 totals(&summary),
             ))?;
         }

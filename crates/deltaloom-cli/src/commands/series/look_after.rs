@@ -3,7 +3,7 @@
 use anyhow::Result;
 use deltaloom::series::{RebuildOptions, RebuildReport, SeriesOptions};
 
-use super::common::{count, describe, entry_of, pack_options};
+use super::common::{describe, entry_of, pack_options};
 use crate::args::series::{
     GcArguments, PruneArguments, RemoveArguments, RepackArguments, SetArguments, VerifySeriesArguments,
 };
@@ -95,7 +95,7 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
         0 => repacked.to_string(),
         more => format!("{} ({more} on branches)", repacked + more),
     };
-    let kept = count(report.kept, "step");
+    let kept = ui::count(report.kept, "step");
     ui::note(&format!("{kept} {would}kept, {dropped} removed, {repacked} repacked{sizes}{space}"));
     Ok(Answer::Yes)
 }
@@ -128,7 +128,7 @@ pub(super) fn gc(arguments: &GcArguments) -> Result<Answer> {
     };
     ui::note(&format!(
         "{} {would}deleted, {}{young}",
-        count(report.removed, "object"),
+        ui::count(report.removed, "object"),
         ui::bytes(report.removed_bytes)
     ));
     Ok(Answer::Yes)
@@ -149,9 +149,9 @@ pub(super) fn verify(arguments: &VerifySeriesArguments) -> Result<Answer> {
         };
         let branches = match report.branch_steps {
             0 => String::new(),
-            steps => format!(" and {} on branches", count(steps, "step")),
+            steps => format!(" and {} on branches", ui::count(steps, "step")),
         };
-        ui::print(&format!("ok: {}{branches}, {checked}\n", count(report.steps, "step")))?;
+        ui::print(&format!("ok: {}{branches}, {checked}\n", ui::count(report.steps, "step")))?;
     } else {
         let faults = report.faults.iter().map(|fault| format!("fault: {}\n", ui::printable(fault)));
         ui::print(&faults.collect::<String>())?;

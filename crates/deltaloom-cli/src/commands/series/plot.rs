@@ -10,7 +10,6 @@ use deltaloom_report::{
     EventWriter, Health, SeriesSummary, StepHealth, Warning, health as judge, series_events, series_page,
 };
 
-use super::common::count;
 use crate::args::series::plot::{HealthArguments, PlotArguments};
 use crate::pages;
 use crate::progress::Bar;
@@ -49,7 +48,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
         series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
         events.finish()?;
     }
-    let steps = count(summary.steps.len() as u64, "step");
+    let steps = ui::count(summary.steps.len() as u64, "step");
     ui::note(&format!("{}: page with {steps}", arguments.output.display()));
     Ok(Answer::Yes)
 }
@@ -146,7 +145,7 @@ fn describe(health: &Health) -> String {
     if deltas <= rule.min_window {
         out.push_str(&format!(
             "{} with a reference so far; changes are judged once there are {}\n",
-            count(deltas as u64, "step"),
+            ui::count(deltas as u64, "step"),
             rule.min_window + 1
         ));
     }

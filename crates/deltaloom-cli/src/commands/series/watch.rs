@@ -55,7 +55,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// Adds what is complete and new, in order of steps. Returns whether nothing is left to wait for.
+    /// Adds what is complete and new, in order of steps. Returns whether nothing is left to wait
+    /// for.
     fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &Bar) -> Result<bool> {
         let newest = series.last(1)?.pop();
         let found = incoming(folder, &Limits::default())?;

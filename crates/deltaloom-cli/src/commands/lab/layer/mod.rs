@@ -66,7 +66,7 @@ fn choices(arguments: &LayerArguments) -> Vec<Choice> {
     forms.chain(arguments.budget.map(Choice::Budget)).collect()
 }
 
-/// The two versions and what is known of them.
+/// The base, the fine-tune and the facts about them.
 struct Subject {
     name: String,
     base: Checkpoint,

@@ -1,5 +1,5 @@
-//! The page of `deltaloom lab layer`: times, sizes, memory of tenants, and where the fine-tune differs
-//! from its base. Every number is the report's, or counted in the weights.
+//! The page of `deltaloom lab layer`: times, sizes, memory of tenants, and where the fine-tune
+//! differs from its base. Every number is the report's, or counted in the weights.
 
 use std::ops::Range;
 
@@ -12,14 +12,15 @@ use deltaloom_report::{
 
 use super::table;
 use crate::pages::table as on_page;
+use crate::ui;
 use crate::ui::table::{Cell, Table};
 
 /// Cells of a map of a whole tensor.
 const MAP_ROWS: usize = 64;
 const MAP_COLS: usize = 64;
-/// Rows of a part that is shown row by row.
+/// Rows of a part whose rows are shown one by one.
 const PART_ROWS: usize = 64;
-/// Parts of a tensor that are shown if it has more: those that changed most.
+/// Of a tensor with more than `FEW_PARTS`, the parts to show: those that changed most.
 const PARTS: usize = 2;
 const FEW_PARTS: usize = 4;
 
@@ -61,7 +62,7 @@ fn tokens(report: &LayerReport) -> Vec<usize> {
 }
 
 fn count(tokens: usize) -> String {
-    if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
+    ui::count(tokens as u64, "token")
 }
 
 /// Packed bytes of each tensor, and those of XOR with zstd.
@@ -94,7 +95,7 @@ fn sizes(report: &LayerReport) -> Section {
     }
 }
 
-/// The layer as other tools compute it.
+/// The layer as other tools compute it: after restoring all weights.
 fn restored(report: &LayerReport) -> Section {
     let names = ["load", "decompress", "apply", "state load", "forward"];
     let mut bars = Vec::new();
@@ -146,7 +147,7 @@ fn forms(report: &LayerReport) -> Section {
         bars,
         arrangement: Arrangement::Beside,
     };
-    let text = "The layer computed on each in-memory format of the weights. The format `file` is the fine-tune's own file; the other outputs are compared with its output.";
+    let text = "The layer computed on each in-memory form of the weights. The form `file` is the fine-tune's own file; the other outputs are compared with its output.";
     Section {
         heading: "Forms".to_owned(),
         text: text.to_owned(),
@@ -170,7 +171,7 @@ fn phases(report: &LayerReport, tokens: usize) -> Section {
         bars,
         arrangement: Arrangement::Stacked,
     };
-    let text = "`load` is reading the index, finding the base's tensors and building the format. `between` is norms, attention between its projections, activations and biases. Times of several threads are added up. The last two columns of the table are bounds: the total if nothing had to be patched, and if nothing had to be patched or decoded.";
+    let text = "`load` is reading the index, finding the base's tensors and building the form. `between` is norms, attention between its projections, activations and biases. Times of several threads are added up. The last two columns of the table are bounds: the total if nothing had to be patched, and if nothing had to be patched or decoded.";
     Section {
         heading: format!("Phases, {}", count(tokens)),
         text: text.to_owned(),
@@ -198,7 +199,7 @@ fn parameters(report: &LayerReport) -> Option<Section> {
     Some(Section {
         heading: "Parameters".to_owned(),
         text: format!(
-            "Where the time of the format `{}` goes with {}, slowest parameter first. The table has the other runs too.",
+            "Where the time of the form `{}` goes with {}, slowest parameter first. The table has the other runs too.",
             label(run),
             count(run.tokens)
         ),
@@ -227,7 +228,7 @@ fn memory(report: &LayerReport) -> Section {
     };
     Section {
         heading: "Memory of tenants".to_owned(),
-        text: "The base once, and N fine-tunes like this one; copies need no base. The first formats were kept in memory and multiplied in this run. The others are only counted: containers and XOR with zstd must be decoded before use, and COO stores a row and a column of 32 or 64 bits per element.".to_owned(),
+        text: "The base once, and N fine-tunes like this one; copies need no base. The first forms were kept in memory and multiplied in this run. The others are only counted: containers and XOR with zstd must be decoded before use, and COO stores a row and a column of 32 or 64 bits per element.".to_owned(),
         figure: Some(Figure::Lines(figure)),
         table: Some(on_page(&table::memory(report))),
     }
@@ -284,7 +285,7 @@ fn matrix(delta: &TensorDelta) -> Section {
     }
 }
 
-/// Bands of rows to show row by row: all of a few, or those that changed most.
+/// Bands whose rows are shown one by one: all if there are few, otherwise those that changed most.
 fn hottest(delta: &TensorDelta) -> Vec<Range<usize>> {
     let rows = delta.shape()[0];
     let mut bands: Vec<Range<usize>> =
@@ -302,7 +303,7 @@ fn hottest(delta: &TensorDelta) -> Vec<Range<usize>> {
     bands
 }
 
-/// All vectors below each other, each from its first element.
+/// One map of all vectors, a row for each.
 fn vector_map(vectors: &[&TensorDelta]) -> Section {
     let longest = vectors.iter().map(|delta| delta.shape()[1]).max().unwrap_or(0);
     let step = longest.div_ceil(MAP_COLS).max(1);

@@ -4,6 +4,7 @@ use deltaloom_lab::layer::{LayerReport, ParameterTimes, RestoredReport, RunRepor
 use deltaloom_lab::statistics::{LayerStatistics, TenantBytes, TensorStatistics};
 use deltaloom_lab::timing::Seconds;
 
+use super::super::cells;
 use crate::ui::table::{Cell, Table};
 
 /// The tensors, and all of them together.
@@ -47,24 +48,24 @@ pub(super) fn tensors(all: &LayerStatistics) -> Vec<TensorStatistics> {
 }
 
 fn time(of: fn(&RunReport) -> Seconds) -> impl Fn(&&RunReport) -> Cell {
-    move |run| Cell::seconds(of(run).mean)
+    move |run| cells::seconds(of(run).mean)
 }
 
-/// The layer computed in each format.
+/// The layer computed in each form.
 pub(super) fn runs<'a>(runs: &'a [&'a RunReport]) -> Table<'a, &'a RunReport> {
     named(runs)
         .shown("resident", |run| Cell::bytes(run.resident_bytes))
-        .shown("median", |run| Cell::seconds(run.forward_median_seconds))
-        .shown("mean", |run| Cell::seconds(run.forward.mean))
-        .shown("deviation", |run| Cell::seconds(run.forward.deviation))
+        .shown("median", |run| cells::seconds(run.forward_median_seconds))
+        .shown("mean", |run| cells::seconds(run.forward.mean))
+        .shown("deviation", |run| cells::seconds(run.forward.deviation))
         .shown("over dense", |run| Cell::fixed(run.over_dense, 2))
         .shown("same bits", |run| Cell::yes(run.is_bit_exact))
         .shown("error", |run| Cell::power(run.relative_error, 1))
         .shown("error of a product", |run| Cell::power(run.product_error, 1))
-        .shown("right", |run| Cell::holds(run.is_right))
+        .shown("right", |run| cells::holds(run.is_right))
 }
 
-/// Where their time goes.
+/// Their times by phase.
 pub(super) fn phases<'a>(runs: &'a [&'a RunReport]) -> Table<'a, &'a RunReport> {
     named(runs)
         .shown("load", time(|run| run.load))
@@ -75,13 +76,13 @@ pub(super) fn phases<'a>(runs: &'a [&'a RunReport]) -> Table<'a, &'a RunReport> 
         .shown("finish", time(|run| run.finish))
         .shown("between", time(|run| run.between))
         .shown("total", time(|run| run.total))
-        .shown("without patch", |run| Cell::seconds(run.without_patch_seconds))
-        .shown("without patch, decode", |run| Cell::seconds(run.without_patch_and_decode_seconds))
+        .shown("without patch", |run| cells::seconds(run.without_patch_seconds))
+        .shown("without patch, decode", |run| cells::seconds(run.without_patch_and_decode_seconds))
 }
 
 fn named<'a>(runs: &'a [&'a RunReport]) -> Table<'a, &'a RunReport> {
     Table::of(runs)
-        .shown("format", |run| Cell::text(&*run.form))
+        .shown("form", |run| Cell::text(&*run.form))
         .shown("mode", |run| Cell::text(run.mode))
         .shown("tokens", |run| Cell::count(run.tokens))
 }
@@ -91,27 +92,27 @@ pub(super) fn parameters<'a>(
     rows: &'a [(&'a RunReport, &'a ParameterTimes)],
 ) -> Table<'a, (&'a RunReport, &'a ParameterTimes)> {
     type Row<'a> = (&'a RunReport, &'a ParameterTimes);
-    let time = |of: fn(&ParameterTimes) -> Seconds| move |row: &Row<'_>| Cell::seconds(of(row.1).mean);
+    let time = |of: fn(&ParameterTimes) -> Seconds| move |row: &Row<'_>| cells::seconds(of(row.1).mean);
     Table::of(rows)
-        .shown("format", |(run, _)| Cell::text(&*run.form))
+        .shown("form", |(run, _)| Cell::text(&*run.form))
         .shown("mode", |(run, _)| Cell::text(run.mode))
         .shown("tokens", |(run, _)| Cell::count(run.tokens))
         .shown("parameter", |(_, parameter)| Cell::text(&*parameter.name))
         .shown("total", time(|parameter| parameter.total))
-        .shown("deviation", |(_, parameter)| Cell::seconds(parameter.total.deviation))
+        .shown("deviation", |(_, parameter)| cells::seconds(parameter.total.deviation))
         .shown("decode", time(|parameter| parameter.decode))
         .shown("patch", time(|parameter| parameter.patch))
         .shown("multiply", time(|parameter| parameter.multiply))
 }
 
-/// The run whose parameters are shown first: of the first format that is packed.
+/// The first run in a packed form, whose parameters are shown first.
 pub(super) fn first_packed(report: &LayerReport) -> Option<&RunReport> {
     report.runs.iter().find(|run| run.form != "file")
 }
 
 /// The layer computed after all weights have been restored.
 pub(super) fn restored(report: &LayerReport) -> Table<'_, RestoredReport> {
-    let time = |of: fn(&RestoredReport) -> f64| move |run: &RestoredReport| Cell::seconds(of(run));
+    let time = |of: fn(&RestoredReport) -> f64| move |run: &RestoredReport| cells::seconds(of(run));
     Table::of(&report.restored)
         .shown("stored", |run| Cell::text(run.stored))
         .shown("tokens", |run| Cell::count(run.tokens))
@@ -124,10 +125,10 @@ pub(super) fn restored(report: &LayerReport) -> Table<'_, RestoredReport> {
         .shown("deviation", time(|run| run.timing.end_to_end.deviation))
         .shown("without apply", time(|run| run.timing.what_if.without_apply))
         .shown("without apply, decompress", time(|run| run.timing.what_if.without_apply_and_decompress))
-        .shown("same bits", |run| Cell::holds(run.is_bit_exact))
+        .shown("same bits", |run| cells::holds(run.is_bit_exact))
 }
 
-/// Memory of a base and its tenants: for each number of tenants, the bytes of each format.
+/// Memory of a base and its tenants: for each number of tenants, the bytes of each form.
 pub(super) fn memory(report: &LayerReport) -> Table<'_, TenantBytes> {
     let mut table = Table::of(&report.counted_memory).shown("tenants", |row| Cell::count(row.tenants));
     for form in forms(report) {
@@ -143,7 +144,7 @@ pub(super) fn memory(report: &LayerReport) -> Table<'_, TenantBytes> {
     table
 }
 
-/// The formats that were run.
+/// The forms that were run.
 pub(super) fn forms(report: &LayerReport) -> Vec<&str> {
     let mut forms: Vec<&str> = Vec::new();
     for row in &report.memory {
@@ -154,7 +155,7 @@ pub(super) fn forms(report: &LayerReport) -> Vec<&str> {
     forms
 }
 
-/// A form of differences whose bytes are only counted.
+/// A form whose bytes are only counted.
 type Counted = (&'static str, fn(&TenantBytes) -> u64);
 
 pub(super) const COUNTED: [Counted; 6] = [

@@ -1,5 +1,5 @@
-//! The page of `deltaloom lab matmul`: goals, sizes, bars of time for each number of tokens, and time
-//! against tokens.
+//! The page of `deltaloom lab matmul`: goals, sizes, bars of time for each number of tokens, and
+//! time against tokens.
 
 use deltaloom_lab::matmul::{MatmulReport, ProductReport};
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Section, Unit};
@@ -32,7 +32,7 @@ fn sizes(report: &MatmulReport) -> Section {
     let sizes = report.ways.iter().filter_map(|way| Some((way.way, way.resident_bytes?)));
     Section {
         heading: "Resident bytes".into(),
-        text: "Memory of the matrix in each format, on top of the base.".into(),
+        text: "Memory of the matrix in each form, on top of the base.".into(),
         figure: Some(Figure::Bars(Bars {
             axis: Axis::linear("resident bytes", Unit::Bytes),
             parts: vec!["resident bytes".into()],
@@ -43,14 +43,14 @@ fn sizes(report: &MatmulReport) -> Section {
     }
 }
 
-/// Phases of each format, scaled to its median.
+/// Phases of each form, scaled to its median.
 fn times(report: &MatmulReport, group: (&str, usize)) -> Section {
     let (heading, rows) = table::group(report, group);
     let parts = ["load", "decode", "patch", "multiply", "finish", "other"];
     let bar = |row: &&ProductReport| {
         let phases = &row.phases;
         let phases = [phases.load, phases.decode, phases.patch, phases.multiply, phases.finish];
-        // Runs in which phases are noted are a little slower.
+        // Runs that time their phases are a little slower.
         let scale = (row.median_seconds / phases.iter().sum::<f64>()).min(1.0);
         let mut values: Vec<f64> = phases.iter().map(|seconds| seconds * scale).collect();
         values.push((row.median_seconds - values.iter().sum::<f64>()).max(0.0));

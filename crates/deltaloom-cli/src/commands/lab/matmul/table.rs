@@ -2,10 +2,11 @@
 
 use deltaloom_lab::matmul::{Goal, MatmulReport, ProductReport, WayReport};
 
+use super::super::cells;
 use crate::ui;
 use crate::ui::table::{Cell, Table};
 
-/// Products, of all groups or of one.
+/// The products of all groups, or of one.
 pub(super) fn products<'a>(
     report: &MatmulReport,
     rows: &'a [&'a ProductReport],
@@ -20,7 +21,7 @@ pub(super) fn products<'a>(
     let billions = |value: f64| Cell::number(value, format!("{:.1}", value / 1e9));
     let way = |row: &ProductReport| report.ways.iter().find(|way| way.way == row.way);
     Table::of(rows)
-        .both("format", "way", |row| Cell::text(row.way))
+        .both("form", "way", |row| Cell::text(row.way))
         .exact("mode", |row| Cell::text(row.mode))
         .exact("tokens", |row| Cell::count(row.tokens))
         .both("ms", "median_seconds", |row| ms(row.median_seconds))
@@ -40,10 +41,10 @@ pub(super) fn products<'a>(
             Cell::Number { exact, .. } if !row.verified => Cell::Number { shown: "WRONG".to_owned(), exact },
             cell => cell,
         })
-        .exact("verified", |row| Cell::holds(row.verified))
+        .exact("verified", |row| cells::holds(row.verified))
 }
 
-/// The products that were measured together: modes and numbers of tokens, in order.
+/// The groups of products, by mode and number of tokens, in order.
 pub(super) fn groups(report: &MatmulReport) -> Vec<(&str, usize)> {
     let mut groups: Vec<(&str, usize)> = Vec::new();
     for row in &report.products {
@@ -60,14 +61,16 @@ pub(super) fn group<'a>(
     (mode, tokens): (&str, usize),
 ) -> (String, Vec<&'a ProductReport>) {
     let is_member = |row: &&ProductReport| (row.mode, row.tokens) == (mode, tokens);
-    let plural = if tokens == 1 { "" } else { "s" };
-    (format!("{tokens} token{plural}, {mode}"), report.products.iter().filter(is_member).collect())
+    (
+        format!("{}, {mode}", ui::count(tokens as u64, "token")),
+        report.products.iter().filter(is_member).collect(),
+    )
 }
 
-/// Memory of the matrix in each format.
+/// Memory of the matrix in each form.
 pub(super) fn sizes(report: &MatmulReport) -> Table<'_, WayReport> {
     Table::of(&report.ways)
-        .shown("format", |way| Cell::text(way.way))
+        .shown("form", |way| Cell::text(way.way))
         .shown("group", |way| Cell::text(way.group))
         .shown("resident", |way| Cell::maybe(way.resident_bytes, Cell::bytes))
         .shown("of the matrix", |way| Cell::maybe(way.resident_fraction, |share| Cell::percent(share, 1)))
@@ -91,7 +94,7 @@ pub(super) fn goals(report: &MatmulReport) -> Table<'_, Goal> {
 /// The matrix and the conditions of the measurement.
 pub(super) fn conditions(report: &MatmulReport) -> String {
     format!(
-        "{} [{}, {}] {}, {}, {:.2} % changed; {}, {} threads, {} rounds; memcpy {:.1} GB/s",
+        "{} [{}, {}] {}, {}, {:.2} % changed; {}, {}, {}; memcpy {:.1} GB/s",
         report.tensor,
         report.rows,
         report.cols,
@@ -99,8 +102,8 @@ pub(super) fn conditions(report: &MatmulReport) -> String {
         ui::bytes(report.weight_bytes),
         100.0 * report.changed_fraction,
         report.isa,
-        report.threads,
-        report.rounds,
+        ui::count(report.threads as u64, "thread"),
+        ui::count(report.rounds as u64, "round"),
         report.memcpy_bytes_per_second / 1e9,
     )
 }

@@ -69,8 +69,10 @@ fn describe(report: &PositionsReport) -> String {
     }
     out.push_str(&format!(
         "Coded bytes exclude the container's header. Bits are extracted once for all methods. Times of a method are processor time on one thread; MB/s are 10^6 original bytes per second of it.\n\
-         raw: coding would have made the data larger, so the container holds it unchanged. Wall-clock time of all methods on {} threads: {:.1} s for encoding, {:.1} s including verification.\n",
-        report.threads, report.encode_seconds, report.total_seconds,
+         raw: coding would have made the data larger, so the container holds it unchanged. Wall-clock time of all methods on {}: {:.1} s for encoding, {:.1} s including verification.\n",
+        ui::count(report.threads as u64, "thread"),
+        report.encode_seconds,
+        report.total_seconds,
     ));
     out
 }

@@ -2,6 +2,7 @@
 
 use deltaloom_lab::positions::{MethodReport, PositionsReport};
 
+use super::super::cells;
 use crate::ui::table::{Cell, Table};
 
 /// A row for each method, in any order.
@@ -27,7 +28,7 @@ pub(super) fn methods<'a>(
         .both("verify s", "verify_seconds", seconds(|row| row.verify_seconds))
         .both("encode MB/s", "encode_mb_per_second", rate(|row| row.encode_mb_per_second))
         .both("decode MB/s", "decode_mb_per_second", rate(|row| row.decode_mb_per_second))
-        .both("verified", "verified", |row| Cell::holds(row.verified))
+        .both("verified", "verified", |row| cells::holds(row.verified))
         .shown("", |row| Cell::text(marks(report, row)))
 }
 

@@ -26,7 +26,7 @@ const INDEX_BITS: usize = 256;
 /// Deviation of random weights; errors and times do not depend on it.
 const DEVIATION: f32 = 0.02;
 
-/// What was compared, and the comparison.
+/// The subject of the comparison, and its results.
 #[derive(Debug, Serialize)]
 struct Report {
     source: String,
@@ -73,7 +73,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// The matrix to hash: of files, random, or bundled.
+/// The matrix to hash: from files, random, or bundled.
 fn subject(arguments: &SimHashArguments) -> Result<Subject> {
     let is_delta = arguments.on == HashOn::Delta;
     if let Some((rows, cols)) = arguments.random {

@@ -20,7 +20,7 @@ use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
-/// What is printed as JSON.
+/// The JSON that is printed.
 #[derive(Serialize)]
 struct Printed<'a> {
     #[serde(flatten)]
@@ -84,16 +84,16 @@ fn open(path: &Path) -> Result<Checkpoint> {
 fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
     let time = if report.is_processor_time { "processor time" } else { "wall-clock time" };
     let mut out = format!(
-        "{}: {} tenants, {} tokens each, {:.1} % of elements changed; layer {}, container {}; {} on {} threads, {time}, median of {} rounds\n\n",
+        "{}: {}, {} each, {:.1} % of elements changed; layer {}, container {}; {} on {}, {time}, median of {}\n\n",
         ui::printable(&report.about),
-        report.tenants,
-        report.tokens_per_tenant,
+        ui::count(report.tenants as u64, "tenant"),
+        ui::count(report.tokens_per_tenant as u64, "token"),
         100.0 * report.changed_fraction,
         ui::bytes(report.base_bytes),
         ui::bytes(report.packed_bytes),
         report.isa,
-        report.threads,
-        report.rounds,
+        ui::count(report.threads as u64, "thread"),
+        ui::count(report.rounds as u64, "round"),
     );
     out.push_str(&table::ways(report).text());
     let mut tables = vec![table::memory("layer", &report.tenant_bytes, report.base_bytes).text()];
@@ -104,8 +104,10 @@ fn describe(report: &TenantsReport, whole: Option<&WholeModel>) -> String {
     }
     if let Some(requests) = &report.requests {
         let heading = format!(
-            "{} requests for random tenants, {} tokens each, {} at a time; and one token for every tenant in turn",
-            requests.requests, requests.tokens, requests.active,
+            "{} for random tenants, {} each, {} at a time; and one token for every tenant in turn",
+            ui::count(requests.requests as u64, "request"),
+            ui::count(requests.tokens as u64, "token"),
+            requests.active,
         );
         tables.push(format!("{heading}\n{}", table::pressure(report).text()));
     }

@@ -44,7 +44,7 @@ pub(super) fn page(report: &TenantsReport) -> Page {
         },
         Section {
             heading: "Memory".into(),
-            text: "The base once, and every tenant in one format; dense copies need no base.".into(),
+            text: "The base once, and every tenant in one form; dense copies need no base.".into(),
             figure: Some(Figure::Lines(memory)),
             table: Some(table(&memory_table("layer", &report.tenant_bytes, report.base_bytes))),
         },

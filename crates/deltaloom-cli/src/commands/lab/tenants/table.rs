@@ -2,9 +2,10 @@
 
 use deltaloom_lab::tenants::{Arrivals, PressureReport, TenantsReport, Verdict, WayReport};
 
+use super::super::cells;
 use crate::ui::table::{Cell, Table};
 
-/// The ways to serve one batch.
+/// The methods of serving one batch.
 pub(super) fn ways(report: &TenantsReport) -> Table<'_, WayReport> {
     Table::of(&report.ways)
         .both("one batch", "way", |way| Cell::text(&*way.name))
@@ -12,11 +13,11 @@ pub(super) fn ways(report: &TenantsReport) -> Table<'_, WayReport> {
         .both("resident", "resident_bytes", |way| Cell::bytes(way.resident_bytes))
         .both("same bits", "is_bit_exact", |way| Cell::yes(way.is_bit_exact))
         .both("error", "error", |way| Cell::power(way.error, 1))
-        .both("right", "is_right", |way| Cell::holds(way.is_right))
+        .both("right", "is_right", |way| cells::holds(way.is_right))
         .both("matrices", "forms", |way| Cell::text(&*way.forms))
 }
 
-/// Memory of one tenant of a layer or a model, by format.
+/// Memory of one tenant of a layer or a model, by form.
 pub(super) fn memory<'a>(
     of_what: &str,
     forms: &'a [(String, u64)],
@@ -32,7 +33,7 @@ pub(super) fn memory<'a>(
 pub(super) fn pressure(report: &TenantsReport) -> Table<'_, PressureReport> {
     Table::of(&report.pressure)
         .shown("requests", |row| Cell::text(arrivals(row.arrivals)))
-        .shown("formats", |row| Cell::text(row.forms))
+        .shown("forms", |row| Cell::text(row.forms))
         .shown("tenants/budget", |row| Cell::count(row.tenants_over_budget))
         .shown("tokens/s", |row| Cell::fixed(row.tokens_per_second, 0))
         .shown("slowdown", |row| Cell::fixed(row.slowdown, 2))
@@ -55,5 +56,5 @@ pub(super) fn verdicts(report: &TenantsReport) -> Table<'_, Verdict> {
         .shown("goal", |verdict| Cell::text(&*verdict.goal))
         .shown("measured", |verdict| Cell::fixed(verdict.value, 3))
         .shown("limit", |verdict| Cell::count(verdict.limit))
-        .shown("met", |verdict| Cell::holds(verdict.is_met))
+        .shown("met", |verdict| cells::holds(verdict.is_met))
 }
