@@ -1,5 +1,6 @@
-//! Builds a container from meta and tables as they are before compression, and from payloads: lengths and checksums
-//! are computed, everything else is as hostile as the parts. docs/format.md says what is read here.
+//! Builds a container from meta and tables as they are before compression, and from payloads:
+//! lengths and checksums are computed, everything else is as hostile as the parts. docs/format.md
+//! says what is read here.
 
 use super::GoldenBases;
 
@@ -128,7 +129,8 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
     Some(out)
 }
 
-/// Reads the fields of a predictor, but for the length of factors; the tensors of bases that it needs.
+/// Reads the fields of a predictor, but for the length of factors; the tensors of bases that it
+/// needs.
 fn references(meta: &mut Meta<'_>, predictor: u8, tensor: &Tensor) -> Option<Vec<Tensor>> {
     let like = |name: &str, dtype: &str, shape: &[u64]| Tensor {
         name: if name.is_empty() { &tensor.name } else { name }.to_owned(),

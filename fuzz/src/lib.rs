@@ -1,5 +1,5 @@
-//! What the fuzz targets share: golden bases, limits, a way to decode everything, and a writer of containers whose
-//! checksums are right whatever their parts say.
+//! What the fuzz targets share: golden bases, limits, a way to decode everything, and a writer of
+//! containers whose checksums are right whatever their parts say.
 
 pub mod assemble;
 

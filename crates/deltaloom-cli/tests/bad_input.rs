@@ -172,7 +172,7 @@ fn a_short_text_is_no_container_and_a_slash_names_no_file() {
     }
     for command in ["unpack tuned.loom --base base.safetensors", "pack tuned.safetensors"] {
         let error = scratch.refused(&format!("{command} -o new/"));
-        assert!(error.contains("new/ ends as a folder does") && error.contains("hint: "), "{error}");
+        assert!(error.contains("new/ ends like a folder") && error.contains("hint: "), "{error}");
     }
 }
 

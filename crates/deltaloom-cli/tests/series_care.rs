@@ -56,9 +56,9 @@ fn prune_refuses_slips_and_names_what_goes() {
     let cases = [
         ("best los 3", "\"los\" in its text; there are: loss"),
         ("last 2, highest los", "there are: loss"),
-        ("last 0", "\"last 0\" is no rule"),
-        ("best loss 0", "is no rule"),
-        ("every 1000, last 0", "is no rule"),
+        ("last 0", "\"last 0\" is not a rule"),
+        ("best loss 0", "is not a rule"),
+        ("every 1000, last 0", "is not a rule"),
         ("step 77, last 2", "there is no step 77"),
     ];
     for (rules, said) in cases {

@@ -1,5 +1,5 @@
-//! How the weights of a checkpoint are distributed, and how many bits the fields of a float carry: from a sample of stated size.
-//! It compares nothing with anything.
+//! How the weights of a checkpoint are distributed, and how many bits the fields of a float carry:
+//! from a sample of stated size. It compares nothing with anything.
 
 use serde::Serialize;
 
@@ -53,7 +53,8 @@ pub struct WeightStatistics {
     pub fields: Vec<FieldEntropy>,
 }
 
-/// Statistics of about `sample_elems` weights, taken from every tensor in proportion to its size; `None` where no tensor is F32, BF16 or F16.
+/// Statistics of about `sample_elems` weights, taken from every tensor in proportion to its size;
+/// `None` where no tensor is F32, BF16 or F16.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Cancelled`].
@@ -122,7 +123,8 @@ fn statistics(element: Element, total: u64, bytes: &[u8]) -> WeightStatistics {
     }
 }
 
-/// Intervals of one width around zero that leave out only the farthest weights, and the weights in each.
+/// Intervals of one width around zero that leave out only the farthest weights, and the weights in
+/// each.
 fn histogram(values: &mut [f64]) -> (Vec<f64>, Vec<u64>) {
     values.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
     #[expect(clippy::cast_possible_truncation, reason = "an index below the length")]
@@ -182,7 +184,8 @@ mod tests {
 
     #[test]
     fn fields_of_known_floats_carry_known_bits() {
-        // Eight exponents, both signs, all mantissas of the first two bits and zeros below, equally often.
+        // Eight exponents, both signs, all mantissas of the first two bits and zeros below, equally
+        // often.
         let mut bytes = Vec::new();
         for sign in 0..2u16 {
             for exponent in 120..128u16 {

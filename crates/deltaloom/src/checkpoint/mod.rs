@@ -287,9 +287,7 @@ impl Checkpoint {
     pub fn into_memory(mut self) -> Result<Self> {
         for (path, source) in &mut self.sources {
             if source.in_memory().is_none() {
-                let too_large =
-                    |_| Error::InvalidArgument(format!("{}: too large for memory", path.display()));
-                let mut bytes = vec![0; usize::try_from(source.len_bytes()).map_err(too_large)?];
+                let mut bytes = vec![0; to_usize(source.len_bytes())];
                 source.read_at(0, &mut bytes).map_err(Error::io(&*path))?;
                 *source = Arc::new(bytes);
             }
@@ -320,9 +318,8 @@ impl Checkpoint {
     /// The bytes of a tensor of member `member`, if its file is in memory.
     #[must_use]
     pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {
-        let data = usize::try_from(self.members[member].data_offset()).ok()?;
-        let place = usize::try_from(tensor.begin).ok()?..usize::try_from(tensor.end).ok()?;
-        self.sources[member].1.in_memory()?.get(data..)?.get(place)
+        let data = self.sources[member].1.in_memory()?.get(to_usize(self.members[member].data_offset())..)?;
+        data.get(to_usize(tensor.begin)..to_usize(tensor.end))
     }
 
     /// The paths of its files.
@@ -433,10 +430,8 @@ impl Checkpoint {
     /// The bytes of a range of a tensor: borrowed if they are in memory, else read.
     pub(crate) fn bytes(&self, member: usize, tensor: &TensorInfo, range: Range<u64>) -> Result<Bytes<'_>> {
         let (offset, len) = (range.start, to_usize(range.end - range.start));
-        let held = usize::try_from(offset).ok().and_then(|offset| {
-            let tensor = self.in_memory(member, tensor)?;
-            tensor.get(offset..offset.checked_add(len)?)
-        });
+        let held =
+            self.in_memory(member, tensor).and_then(|tensor| tensor.get(to_usize(offset)..)?.get(..len));
         if let Some(bytes) = held {
             return Ok(Bytes::Held(bytes));
         }

@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::source::ReadAt;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::limits::{Limits, to_usize};
 use crate::tensor::{DType, TensorInfo};
 
 /// Bytes before the header: its length.
@@ -134,8 +134,7 @@ pub(crate) fn read_header(
     if data_offset > available {
         return Err(truncated("the safetensors header", data_offset));
     }
-    let size = usize::try_from(header_bytes).map_err(|_| truncated("the safetensors header", data_offset))?;
-    let mut json = vec![0; size];
+    let mut json = vec![0; to_usize(header_bytes)];
     source.read_at(LENGTH_BYTES, &mut json).map_err(Error::io(path))?;
     let tensors = parse_header(&json, limits)?;
     let data_bytes = tensors.last().map_or(0, |last| last.end);

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::inputs::FileId;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 
 /// Bytes that can be read at any offset, from any thread.
 pub trait ReadAt: Send + Sync {
@@ -213,9 +214,8 @@ impl ReadAt for [u8] {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let range =
-            usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(buffer.len())?));
-        let bytes = range.and_then(|range| self.get(range)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let rest = self.get(to_usize(offset)..).and_then(|rest| rest.get(..buffer.len()));
+        let bytes = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(bytes);
         Ok(())
     }

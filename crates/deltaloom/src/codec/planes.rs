@@ -7,6 +7,7 @@ use super::ChunkInput;
 use crate::entropy::bytes::{ByteReader, push_varint};
 use crate::entropy::frame;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 
 /// Bytes at position `plane` of every difference.
 fn plane_of(number: Number, target: &[u8], prediction: &[u8], plane: usize) -> Vec<u8> {
@@ -64,7 +65,7 @@ pub(super) fn decode(number: Number, payload: &[u8], values: &mut [u8]) -> Resul
     let headers = (0..size).map(|_| reader.varint()).collect::<Result<Vec<_>>>()?;
     let mut planes = Vec::with_capacity(size);
     for header in headers {
-        let length = usize::try_from(header >> 1).map_err(|_| Error::corrupt("a plane is too long"))?;
+        let length = to_usize(header >> 1);
         let stored = reader.take(length)?;
         let plane = if header & 1 == 1 {
             stored.to_vec()

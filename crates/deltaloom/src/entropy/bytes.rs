@@ -2,6 +2,7 @@
 //! Every read is checked against the bytes that exist.
 
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 
 /// A cursor over bytes that belong to `what`.
 #[derive(Debug, Clone)]
@@ -66,8 +67,7 @@ impl<'a> ByteReader<'a> {
 
     /// A varint that counts things in memory.
     pub fn size(&mut self) -> Result<usize> {
-        usize::try_from(self.varint()?)
-            .map_err(|_| Error::corrupt(format!("{}: a size is too large", self.what)))
+        self.varint().map(to_usize)
     }
 
     /// A signed varint in zigzag order.

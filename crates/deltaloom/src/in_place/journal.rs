@@ -123,7 +123,7 @@ impl Journal {
             let message = "this journal was left by another container, or with other bases";
             return Err(Error::InvalidArgument(message.to_owned()));
         }
-        let done = usize::try_from(self.done).ok().filter(|done| *done <= work.jobs().len());
+        let done = Some(to_usize(self.done)).filter(|done| *done <= work.jobs().len());
         let done = done.ok_or_else(|| Error::corrupt("the journal counts more chunks than exist"))?;
         let mut places = work.jobs()[..done].iter().map(|job| (job.offset, job.len_bytes));
         if self.records.iter().all(|record| places.any(|place| place == record.place())) {

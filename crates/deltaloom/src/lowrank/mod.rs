@@ -15,6 +15,7 @@ use deltaloom_kernels::Number;
 use deltaloom_kernels::product::{self, ProductRule};
 
 use crate::error::Result;
+use crate::limits::to_usize;
 use crate::predict::Factors;
 use crate::progress::{Progress, check_cancelled};
 use algebra::packed;
@@ -59,7 +60,7 @@ impl Shape {
     /// `None` if such tensors are never predicted by a product.
     pub(crate) fn new(number: Number, rows: u64, cols: u64) -> Option<Self> {
         let is_large = rows.min(cols) >= MIN_SIDE as u64;
-        let shape = Self { number, rows: usize::try_from(rows).ok()?, cols: usize::try_from(cols).ok()? };
+        let shape = Self { number, rows: to_usize(rows), cols: to_usize(cols) };
         let is_counted = shape.rows.checked_mul(shape.cols)?.checked_mul(number.bytes()).is_some();
         (product::is_supported(number) && is_large && is_counted && shape.cols <= MAX_COLS).then_some(shape)
     }

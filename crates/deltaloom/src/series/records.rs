@@ -23,9 +23,11 @@ pub struct TensorRecord {
     pub name: Arc<str>,
     /// Elements.
     pub elems: u64,
-    /// Share of elements whose bits differ from the same tensor of the reference step; `None` where it was not compared with that.
+    /// Share of elements whose bits differ from the same tensor of the reference step; `None` where
+    /// it was not compared with that.
     pub changed_fraction: Option<f64>,
-    /// Share of elements that moved by less than a threshold of the caller's, where it was measured.
+    /// Share of elements that moved by less than a threshold of the caller's, where it was
+    /// measured.
     pub below_fraction: Option<f64>,
     /// Size of its payloads.
     pub stored_bytes: u64,
