@@ -6,8 +6,6 @@ pub(crate) mod demo;
 pub(crate) mod estimate;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
-#[cfg(feature = "report")]
-pub(crate) mod page;
 pub(crate) mod series;
 
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //! standard output, everything else to standard error. [`failure`] and docs/cli.md list the exit
 //! codes.
 //!
-//! Imports go one way: from `commands` to `inputs`, `page`, `target`, `store`, `failure`, `hints`,
+//! Imports go one way: from `commands` to `inputs`, `pages`, `target`, `store`, `failure`, `hints`,
 //! `progress`, `signals`, `ui`, `args`, `values` and `assets`. Commands do not import each other.
 
 mod args;

@@ -11,6 +11,7 @@ use crate::predict::Predictor;
 
 /// A part of a container: how many of a kind, and their packed bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Share {
     /// Tensors, or chunks.
     pub count: u64,
@@ -20,6 +21,7 @@ pub struct Share {
 
 /// A tensor in a container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct TensorReport {
     /// Name; the path for opaque files.
     pub name: String,
@@ -50,6 +52,7 @@ pub struct TensorReport {
 
 /// A container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PackReport {
     /// Size of the checkpoint's files.
     pub original_bytes: u64,

@@ -18,10 +18,6 @@ impl Cell {
         Self::Text { shown: text.clone(), exact: text }
     }
 
-    pub(crate) fn yes(is: bool) -> Self {
-        Self::Text { shown: if is { "yes" } else { "no" }.to_owned(), exact: is.to_string() }
-    }
-
     /// Sizes of dimensions.
     pub(crate) fn shape(sizes: &[u64]) -> Self {
         let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
@@ -169,12 +165,12 @@ mod tests {
             .both("size", "size_bytes", |row| Cell::bytes(row.1))
             .exact("fraction", |row| Cell::maybe(row.2, |fraction| Cell::percent(fraction, 1)))
             .shown("changed", |row| Cell::maybe(row.2, |fraction| Cell::percent(fraction, 1)))
-            .both("large", "is_large", |row| Cell::yes(row.1 > 10));
+            .both("large", "is_large", |row| Cell::text((row.1 > 10).to_string()));
         assert_eq!(
             table.text(),
             "name        size  changed  large\n\
-             a,\"b\"    12.3 kB   25.0 %  yes\n\
-             c\\u{1b}      7 B        -  no\n"
+             a,\"b\"    12.3 kB   25.0 %  true\n\
+             c\\u{1b}      7 B        -  false\n"
         );
         assert_eq!(
             table.csv(),

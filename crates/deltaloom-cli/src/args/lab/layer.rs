@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::page::PageArguments;
 use crate::args::ThreadsArgument;
-use crate::args::page::PageArguments;
 use crate::values::compute::FormName;
 use crate::values::measure::parse_size;
 

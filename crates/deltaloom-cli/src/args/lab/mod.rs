@@ -2,6 +2,7 @@
 
 pub(crate) mod layer;
 pub(crate) mod matmul;
+pub(crate) mod page;
 pub(crate) mod positions;
 pub(crate) mod simhash;
 pub(crate) mod tenants;

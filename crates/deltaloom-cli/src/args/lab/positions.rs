@@ -2,8 +2,8 @@
 
 use clap::Args;
 
+use super::page::ReportArguments;
 use crate::args::ThreadsArgument;
-use crate::args::page::ReportArguments;
 use crate::values::measure::parse_size;
 
 /// Compare methods for coding the positions of set bits.

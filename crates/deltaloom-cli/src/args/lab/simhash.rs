@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use deltaloom_lab::simhash::Pieces;
 
+use super::page::ReportArguments;
 use crate::args::ThreadsArgument;
-use crate::args::page::ReportArguments;
 use crate::values::lab::{CorrectionName, HashOn, ProjectionName, parse_pieces, parse_shape};
 
 /// EXPERIMENT, LOSSY: estimate products from bit signatures (SimHash).

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::args::page::ReportArguments;
+use super::page::ReportArguments;
 use crate::values;
 use crate::values::lab::Budget;
 

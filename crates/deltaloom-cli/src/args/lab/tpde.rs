@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::page::ReportArguments;
 use crate::args::ThreadsArgument;
-use crate::args::page::ReportArguments;
 use crate::values::lab::{Adaptive, MethodForm, MethodName};
 
 /// LOSSY: measure threshold methods ("TPDE") on the checkpoints of one training run.

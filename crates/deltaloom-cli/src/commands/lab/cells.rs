@@ -3,6 +3,10 @@
 use crate::ui;
 use crate::ui::table::Cell;
 
+pub(super) fn yes(is: bool) -> Cell {
+    Cell::Text { shown: if is { "yes" } else { "no" }.to_owned(), exact: is.to_string() }
+}
+
 /// A condition that should hold.
 pub(super) fn holds(is: bool) -> Cell {
     Cell::Text { shown: if is { "yes" } else { "NO" }.to_owned(), exact: is.to_string() }

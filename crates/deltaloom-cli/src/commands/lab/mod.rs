@@ -1,6 +1,7 @@
 //! `deltaloom lab`: compares other methods with ours.
 
 mod cells;
+mod html;
 mod layer;
 mod matmul;
 mod positions;

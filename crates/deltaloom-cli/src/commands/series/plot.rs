@@ -125,7 +125,8 @@ fn describe(health: &Health) -> String {
         .shown("below", |layer| percent(layer.below_share))
         .shown("frozen", |layer| match (layer.is_frozen, layer.unchanged_since) {
             (true, Some(step)) => Cell::text(format!("since step {step}")),
-            (is_frozen, _) => Cell::yes(is_frozen),
+            (true, None) => Cell::text("yes"),
+            (false, _) => Cell::text("no"),
         });
     let mut out = table.text();
     if let Some(last) = health.steps.last() {

@@ -59,7 +59,7 @@ pub(super) fn runs<'a>(runs: &'a [&'a RunReport]) -> Table<'a, &'a RunReport> {
         .shown("mean", |run| cells::seconds(run.forward.mean))
         .shown("deviation", |run| cells::seconds(run.forward.deviation))
         .shown("over dense", |run| Cell::fixed(run.over_dense, 2))
-        .shown("same bits", |run| Cell::yes(run.is_bit_exact))
+        .shown("same bits", |run| cells::yes(run.is_bit_exact))
         .shown("error", |run| Cell::power(run.relative_error, 1))
         .shown("error of a product", |run| Cell::power(run.product_error, 1))
         .shown("right", |run| cells::holds(run.is_right))

@@ -19,7 +19,7 @@ pub(super) fn methods<'a>(
         .both("group", "group", |row| Cell::text(row.group))
         .both("coded bytes", "coded_bytes", |row| Cell::count(row.coded_bytes))
         .exact("container_bytes", |row| Cell::count(row.container_bytes))
-        .exact("is_raw", |row| Cell::yes(row.is_raw))
+        .exact("is_raw", |row| cells::yes(row.is_raw))
         .both("ratio", "ratio", |row| Cell::fixed(row.ratio, 2))
         .both("extract s", "extract_seconds", seconds(|row| row.extract_seconds))
         .both("compress s", "compress_seconds", seconds(|row| row.compress_seconds))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use deltaloom_lab::simhash::measure::{MethodReport, SimHashReport};
 use deltaloom_lab::simhash::{DuplicatePair, IndexReport};
 
+use super::super::cells;
 use crate::ui::table::{Cell, Table};
 
 /// A row for each method.
@@ -27,7 +28,7 @@ pub(super) fn methods(report: &SimHashReport) -> Table<'_, MethodReport> {
         .both("time", "seconds", time(|row| row.seconds))
         .both("hashing", "hash_seconds", time(|row| row.hash_seconds))
         .both("x exact", "time_ratio", |row| Cell::maybe(row.time_ratio, |ratio| Cell::fixed(ratio, 2)))
-        .both("frontier", "on_frontier", |row| Cell::yes(row.on_frontier))
+        .both("frontier", "on_frontier", |row| cells::yes(row.on_frontier))
         .exact("rival", |row| Cell::maybe(row.rival.as_deref(), Cell::text))
         .exact("error_over_rival", |row| Cell::maybe(row.error_over_rival, |ratio| Cell::fixed(ratio, 1)))
         .shown("error / best quantised of its size", |row| {
@@ -52,6 +53,6 @@ pub(super) fn pairs<'a>(report: &'a IndexReport, names: &[PathBuf]) -> Table<'a,
         .both("cosine of samples", "sample_cosine", |pair| {
             Cell::maybe(pair.sample_cosine, |cosine| Cell::fixed(cosine, 6))
         })
-        .exact("exact", |pair| Cell::yes(pair.exact))
+        .exact("exact", |pair| cells::yes(pair.exact))
         .shown("", |pair| Cell::text(if pair.exact { "exact duplicate" } else { "near" }))
 }

@@ -11,7 +11,7 @@ pub(super) fn ways(report: &TenantsReport) -> Table<'_, WayReport> {
         .both("one batch", "way", |way| Cell::text(&*way.name))
         .both("tokens/s", "tokens_per_second", |way| Cell::fixed(way.tokens_per_second, 0))
         .both("resident", "resident_bytes", |way| Cell::bytes(way.resident_bytes))
-        .both("same bits", "is_bit_exact", |way| Cell::yes(way.is_bit_exact))
+        .both("same bits", "is_bit_exact", |way| cells::yes(way.is_bit_exact))
         .both("error", "error", |way| Cell::power(way.error, 1))
         .both("right", "is_right", |way| cells::holds(way.is_right))
         .both("matrices", "forms", |way| Cell::text(&*way.forms))

@@ -2,6 +2,7 @@
 
 use deltaloom_lab::lossy::{RowReport, StepCheck, StepReport, Thresholds};
 
+use super::super::cells;
 use crate::ui::table::{Cell, Table};
 
 fn power(value: Option<f64>) -> Cell {
@@ -48,7 +49,7 @@ pub(super) fn steps<'a>(entries: &'a [Entry<'a>], has_loss: bool) -> Table<'a, E
         .both("step", "step", |(_, step)| Cell::count(step.step))
         .both("method", "method", |(row, _)| Cell::text(&*row.method))
         .both("form", "form", |(row, _)| Cell::text(row.form))
-        .exact("lossy", |(row, _)| Cell::yes(row.lossy))
+        .exact("lossy", |(row, _)| cells::yes(row.lossy))
         .exact("in_bytes", |(_, step)| Cell::count(step.in_bytes))
         .both("out", "out_bytes", |(_, step)| Cell::bytes(step.out_bytes))
         .shown("ratio", |(_, step)| Cell::fixed(step.ratio(), 2))
