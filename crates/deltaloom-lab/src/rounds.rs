@@ -40,12 +40,12 @@ impl Rounds {
     ///
     /// # Errors
     /// Those of `turn`; [`Error::Cancelled`], checked before each turn.
-    pub fn run<V, T>(
+    pub fn run<V, T, E: From<Error>>(
         self,
         variants: &mut [V],
         progress: &dyn Progress,
-        mut turn: impl FnMut(&mut V, Turn) -> Result<T>,
-    ) -> Result<Vec<Vec<T>>> {
+        mut turn: impl FnMut(&mut V, Turn) -> Result<T, E>,
+    ) -> Result<Vec<Vec<T>>, E> {
         let mut results: Vec<Vec<T>> = variants.iter().map(|_| Vec::new()).collect();
         for round in 0..=self.0 {
             for place in 0..variants.len() {
@@ -71,7 +71,7 @@ mod tests {
         let mut order = Vec::new();
         let mut variants = [10, 20, 30];
         let rounds = Rounds::new(2).unwrap();
-        let results = rounds.run(&mut variants, &Silent, |variant, turn| {
+        let results = rounds.run(&mut variants, &Silent, |variant, turn| -> Result<_> {
             *variant += 1;
             order.push((turn.variant, turn.is_warm_up));
             Ok(*variant)
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_fault_or_a_wish_to_stop_ends_it() {
         let rounds = Rounds::new(5).unwrap();
-        let failed = rounds.run(&mut [()], &Silent, |(), _| Err::<(), _>(Error::Cancelled));
+        let failed = rounds.run(&mut [()], &Silent, |(), _| Err::<(), Error>(Error::Cancelled));
         assert!(matches!(failed, Err(Error::Cancelled)));
         struct Stop;
         impl Progress for Stop {

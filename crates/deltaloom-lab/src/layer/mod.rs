@@ -168,7 +168,7 @@ pub fn run(case: &LayerCase, options: &LayerOptions, progress: &dyn Progress) ->
         let x = activations(options.seed, tokens, case.config().width)?;
         // The fine-tune's own weights come first.
         let mut expected: Option<Vec<f32>> = None;
-        let repeats = rounds.run(&mut ways, progress, |way, turn| {
+        let repeats = rounds.run(&mut ways, progress, |way, turn| -> Result<_> {
             if turn.is_warm_up {
                 way.error = worst_product(case, way.choice, way.mode, &x, tokens)?;
             }

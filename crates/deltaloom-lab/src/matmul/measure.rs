@@ -147,7 +147,7 @@ impl<'a> Measurement<'a> {
         let mut subjects: Vec<Subject> = of_mode.map(|(index, _)| Subject::of(Some(index))).collect();
         subjects.push(Subject::of(None));
         let (ways, tuned, copy) = (&self.ways, self.pair.tuned.bytes(), &mut self.copy);
-        let samples = self.rounds.run(&mut subjects, self.progress, |subject, turn| {
+        let samples = self.rounds.run(&mut subjects, self.progress, |subject, turn| -> Result<_> {
             let Some(index) = subject.way else {
                 let seconds = sample(subject.repeats, || {
                     copy.copy_from_slice(black_box(tuned));

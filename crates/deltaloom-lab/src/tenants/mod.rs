@@ -243,7 +243,7 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
     progress.start(rounds.turns(ways.len()));
     // From the first round, in which every product is compared.
     let mut checked = Vec::new();
-    let times = rounds.run(&mut ways, progress, |way, turn| {
+    let times = rounds.run(&mut ways, progress, |way, turn| -> Result<_> {
         let watch = Stopwatch::start();
         let (output, error) = way.run(case, &batch, &x, turn.is_warm_up.then_some(&copies))?;
         let seconds = watch.seconds();

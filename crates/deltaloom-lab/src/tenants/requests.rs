@@ -148,7 +148,7 @@ pub(super) fn run(
         };
         let mut families = OVER.iter().map(open).collect::<Result<Vec<_>>>()?;
         // The first round fills the budget.
-        let times = rounds.run(&mut families, progress, |family, _| {
+        let times = rounds.run(&mut families, progress, |family, _| -> Result<_> {
             let seconds = serve(family, &steps, &x, case.config.width);
             progress.advance(1);
             seconds

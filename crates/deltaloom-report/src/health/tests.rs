@@ -129,3 +129,10 @@ fn layers_are_told_by_name() {
     layers.sort_by_cached_key(Layer::order);
     assert_eq!(layers.map(|layer| layer.name), ["a.embed", "a.layers.9", "a.layers.10", "lm_head"]);
 }
+
+#[test]
+fn the_median_does_not_depend_on_order_or_outliers() {
+    assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+    assert_eq!(median(vec![4.0, 1.0, 2.0, 900.0]), Some(3.0));
+    assert_eq!(median(Vec::new()), None);
+}

@@ -15,6 +15,7 @@ use clap::ValueEnum as _;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Bases, Container, Error, Limits, PackOptions, Progress, ResolvedContainer, Texts};
+use deltaloom_lab::Rounds;
 
 use crate::args::BenchArguments;
 use crate::progress::Bar;
@@ -119,44 +120,53 @@ fn measure(
     let mut ours = Ours::new(arguments, checkpoint, bases);
     let has_baseline = rows.iter().any(|row| baseline(*row).is_some());
     let mut frames = Frames::new(if has_baseline { &tensors } else { &[] });
-    let mut coders = Vec::new();
+    let mut subjects = Vec::new();
     for row in rows {
-        coders.push(baseline(*row).map(Coder::new).transpose()?);
+        let coder = baseline(*row).map(Coder::new).transpose()?;
+        subjects.push(Subject { row: *row, coder, packed_bytes: 0 });
     }
-    let mut reports: Vec<RowReport> = rows.iter().map(|row| RowReport::new(row.name())).collect();
-    bar.start((data_bytes * rows.len() * (arguments.rounds + 1)) as u64);
-    // Round 0 warms up: it checks that every row restores its input, and touches all memory.
-    for round in 0..=arguments.rounds {
-        for ((row, coder), report) in rows.iter().zip(&mut coders).zip(&mut reports) {
-            if round == 0 {
-                out.fill(0xa5);
-            }
-            let start = Instant::now();
-            let packed_bytes = match coder {
-                None => ours.encode(bar)?,
-                Some(coder) => encode(coder, &tensors, &mut frames, bar)?,
-            };
-            let encode_seconds = start.elapsed().as_secs_f64();
-            if *row == Row::InPlace {
-                ours.resolved()?.read_references_into(&mut out)?;
-            }
-            let start = Instant::now();
-            match coder {
-                None => ours.decode(&mut out, *row)?,
-                Some(coder) => decode(coder, &tensors, &frames, &mut out, bar)?,
-            }
-            let decode_seconds = start.elapsed().as_secs_f64();
-            if round == 0 {
-                check(&tensors, &out).with_context(|| format!("row {}", report.name))?;
-                report.packed_bytes = packed_bytes;
-            } else {
-                report.encode_seconds.push(encode_seconds);
-                report.decode_seconds.push(decode_seconds);
-            }
-            bar.advance(data_bytes as u64);
+    let rounds = Rounds::new(arguments.rounds)?;
+    bar.start(rounds.turns(rows.len()).saturating_mul(data_bytes as u64));
+    let seconds = rounds.run(&mut subjects, &OnlyStops(bar), |subject, turn| -> Result<_> {
+        if turn.is_warm_up {
+            out.fill(0xa5);
         }
-    }
-    Ok(reports)
+        let start = Instant::now();
+        let packed_bytes = match &mut subject.coder {
+            None => ours.encode(bar)?,
+            Some(coder) => encode(coder, &tensors, &mut frames, bar)?,
+        };
+        let encode_seconds = start.elapsed().as_secs_f64();
+        if subject.row == Row::InPlace {
+            ours.resolved()?.read_references_into(&mut out)?;
+        }
+        let start = Instant::now();
+        match &mut subject.coder {
+            None => ours.decode(&mut out, subject.row)?,
+            Some(coder) => decode(coder, &tensors, &frames, &mut out, bar)?,
+        }
+        let decode_seconds = start.elapsed().as_secs_f64();
+        // The round that is not timed checks that every row restores its input.
+        if turn.is_warm_up {
+            check(&tensors, &out).with_context(|| format!("row {}", subject.row.name()))?;
+            subject.packed_bytes = packed_bytes;
+        }
+        bar.advance(data_bytes as u64);
+        Ok((encode_seconds, decode_seconds))
+    })?;
+    let report = |(subject, seconds): (Subject, Vec<_>)| {
+        let (encode_seconds, decode_seconds) = seconds.into_iter().unzip();
+        let (name, packed_bytes) = (subject.row.name(), subject.packed_bytes);
+        RowReport { name, packed_bytes, encode_seconds, decode_seconds }
+    };
+    Ok(subjects.into_iter().zip(seconds).map(report).collect())
+}
+
+/// A row while it is measured; without a coder it is one of ours.
+struct Subject {
+    row: Row,
+    coder: Option<Coder>,
+    packed_bytes: u64,
 }
 
 /// The tensors with their counterparts: among the tensors of the same name, dtype and shape in any

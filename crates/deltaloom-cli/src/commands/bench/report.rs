@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use deltaloom::checkpoint::Checkpoint;
+use deltaloom_report::median;
 use serde::Serialize;
 
 use crate::args::BenchArguments;
@@ -58,12 +59,6 @@ pub(super) struct RowReport {
     pub(super) packed_bytes: u64,
     pub(super) encode_seconds: Vec<f64>,
     pub(super) decode_seconds: Vec<f64>,
-}
-
-impl RowReport {
-    pub(super) fn new(name: String) -> Self {
-        Self { name, packed_bytes: 0, encode_seconds: Vec::new(), decode_seconds: Vec::new() }
-    }
 }
 
 /// The results.
@@ -128,7 +123,7 @@ impl Report {
 
     fn table(&self) -> String {
         let original = self.original_bytes as f64;
-        let rate = |seconds: &[f64]| original / 1e6 / median(seconds).max(1e-9);
+        let rate = |seconds: &[f64]| original / 1e6 / median(seconds.to_vec()).unwrap_or(0.0).max(1e-9);
         let copied = self.rows.iter().find(|row| row.name == Row::Memcpy.name());
         let table = Table::of(&self.rows)
             .shown("", |row| Cell::text(&*row.name))
@@ -152,26 +147,5 @@ impl Report {
         } else {
             ""
         }
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        count if count % 2 == 1 => sorted[count / 2],
-        count => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_does_not_care_for_order_or_outliers() {
-        assert!((median(&[9.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
-        assert!((median(&[4.0, 1.0, 2.0, 900.0]) - 3.0).abs() < 1e-12);
     }
 }

@@ -166,7 +166,7 @@ pub fn run(
     let rounds = Rounds::new(ROUNDS)?;
     progress.start(weight_bytes * rounds.turns(methods.len()));
     let mut scratch = vec![0.0; exact.len()];
-    let times = rounds.run(&mut methods, progress, |method, _| {
+    let times = rounds.run(&mut methods, progress, |method, _| -> Result<_> {
         let whole = || {
             let out = product(method, &x, weights.rows(), dense_base.as_ref())?;
             std::hint::black_box(out);
