@@ -1,5 +1,5 @@
 //! Time per element of every kernel on every instruction set of this machine:
-//! `cargo bench -p deltaloom-kernels`.
+//! `cargo bench -p deltaloom-kernels --features lab`.
 //!
 //! Rounds are interleaved. It prints medians as a table for docs/benchmarks/kernels.md.
 //!

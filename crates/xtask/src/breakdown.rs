@@ -211,11 +211,12 @@ fn target() -> PathBuf {
         .join("breakdown")
 }
 
-/// Builds the program as released but with frame pointers, which perf needs to find callers.
+/// Builds the program as released, but with the frame pointers and names that perf needs.
 /// Returns its path.
 fn build() -> Result<PathBuf> {
     let mut cargo = cargo(&["build", "--quiet", "--release", "-p", "deltaloom-cli"]);
-    stdout_of(cargo.env("CARGO_TARGET_DIR", target()).env("RUSTFLAGS", "-C force-frame-pointers=yes"))?;
+    cargo.env("CARGO_TARGET_DIR", target()).env("RUSTFLAGS", "-C force-frame-pointers=yes");
+    stdout_of(cargo.env("CARGO_PROFILE_RELEASE_STRIP", "none"))?;
     Ok(target().join("release/deltaloom"))
 }
 

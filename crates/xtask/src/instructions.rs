@@ -160,7 +160,17 @@ fn count() -> Result<Counts> {
 
 /// Builds the harness and returns its path.
 fn build() -> Result<PathBuf> {
-    let arguments = ["bench", "--quiet", "-p", "deltaloom-kernels", "--bench", "kernels", "--no-run"];
+    let arguments = [
+        "bench",
+        "--quiet",
+        "-p",
+        "deltaloom-kernels",
+        "--features",
+        "lab",
+        "--bench",
+        "kernels",
+        "--no-run",
+    ];
     let messages = stdout_of(cargo(&arguments).arg("--message-format=json"))?;
     let mut path = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;

@@ -109,7 +109,7 @@ impl Base {
         if let Some(same) = self.named(name).find(|source| fits(source)) {
             return Some(same);
         }
-        let renamed = self.names.renamed(name, |i| self.name_of(i));
+        let renamed = self.names.renamed(name, |i| self.name_of(i)).into_iter();
         let mut renamed = renamed.map(|i| &self.tensors[i]).filter(|source| fits(source));
         let first = renamed.next()?;
         renamed.next().is_none().then_some(first)
