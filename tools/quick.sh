@@ -14,7 +14,7 @@ fi
 # The whole workspace is named, so that cargo picks the same features as everywhere else and builds
 # no dependency twice; only the tests of changed crates run.
 cargo clippy --workspace --all-targets -- -D warnings
-tests=$(cargo test --workspace --lib --no-run --message-format json 2>/dev/null |
+tests=$(cargo test --workspace --lib --no-run --message-format json |
     sed -n 's|.*"executable":"\([^"]*\)".*|\1|p' | sort -u)
 for name in $changed; do
     for test in $tests; do

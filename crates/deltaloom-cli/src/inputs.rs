@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use deltaloom::checkpoint::{Checkpoint, FileSource, Warning};
+use deltaloom::checkpoint::{Checkpoint, Warning};
 use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer};
 use serde::Serialize;
 
@@ -61,16 +61,11 @@ pub(crate) fn mapped(checkpoint: Checkpoint) -> deltaloom::Result<Checkpoint> {
     unsafe { checkpoint.into_mapped() }
 }
 
-#[cfg(feature = "compute")]
 /// The `config.json` in a folder, or next to a file.
+#[cfg(feature = "compute")]
 pub(crate) fn config_of(path: &Path) -> Option<String> {
     let folder = if path.is_dir() { path } else { path.parent()? };
     std::fs::read_to_string(folder.join("config.json")).ok()
-}
-
-/// Opens a container to read all of it once. Mapped pages would count as memory of this process.
-pub(crate) fn open_to_stream(path: &Path) -> Result<Container> {
-    Ok(Container::from_source(path, Box::new(FileSource::open(path)?), &Limits::default())?)
 }
 
 /// Opens the named bases and, if there is a folder, finds the others that a container or one of its
@@ -101,7 +96,7 @@ pub(crate) fn open_or_find_bases(
                 given.paths.iter().cloned().partition(|path| Container::is_container(path).unwrap_or(false));
             let mut bases = open_bases(&BaseArguments { paths: others, adapters: given.adapters.clone() })?;
             for path in containers {
-                bases = find(&open_to_stream(&path)?, None, bases)?;
+                bases = find(&Container::open(&path, &Limits::default())?, None, bases)?;
                 bases.push_paths(&[path], &limits)?;
             }
             bases

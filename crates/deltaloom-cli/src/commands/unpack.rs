@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use deltaloom::{Check, Container, Error, InPlaceOptions, InPlaceReport, UnpackOptions};
+use deltaloom::{Check, Container, Error, InPlaceOptions, InPlaceReport, Limits, UnpackOptions};
 
 use crate::args::{BaseArguments, UnpackArguments};
 use crate::progress::Bar;
@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &UnpackArguments) -> Result<Answer> {
 }
 
 fn to_output(arguments: &UnpackArguments, output: Option<&Path>) -> Result<()> {
-    let container = inputs::open_to_stream(&arguments.container)?;
+    let container = Container::open(&arguments.container, &Limits::default())?;
     let target = match output {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(&arguments.container, &container)),
@@ -61,7 +61,7 @@ fn default_output(path: &Path, container: &Container) -> PathBuf {
 }
 
 fn in_place(arguments: &UnpackArguments, base: &Path) -> Result<()> {
-    let container = inputs::open_to_stream(&arguments.container)?;
+    let container = Container::open(&arguments.container, &Limits::default())?;
     let others = inputs::open_bases(&arguments.bases)?;
     let check = match () {
         () if arguments.trust_base => Check::One,

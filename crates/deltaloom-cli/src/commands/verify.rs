@@ -1,14 +1,14 @@
 //! `deltaloom verify`.
 
 use anyhow::Result;
-use deltaloom::Verifiable;
+use deltaloom::{Container, Limits, Verifiable};
 
 use crate::args::VerifyArguments;
 use crate::progress::Bar;
 use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &VerifyArguments) -> Result<Answer> {
-    let container = inputs::open_to_stream(&arguments.container)?;
+    let container = Container::open(&arguments.container, &Limits::default())?;
     let resolved;
     let mut warnings = Vec::new();
     let nothing_is_given = arguments.bases.is_empty() && arguments.base_dir.is_none();

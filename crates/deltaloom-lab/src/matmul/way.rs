@@ -1,4 +1,4 @@
-//! The ways of multiplying a fine-tune's matrix, and a matrix prepared for one of them. It does no
+//! Methods of multiplying a fine-tune's matrix, and a matrix prepared for one of them. It does no
 //! timing.
 
 use super::compressed::{Compressed, Cut};
@@ -6,7 +6,7 @@ use super::pair::Pair;
 use deltaloom::{Error, Result};
 use deltaloom_compute::{Choice, Form, Mode, PackedMatrix, Run};
 
-/// A way of multiplying.
+/// A method of multiplying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// The dense fine-tune, the reference for the others.
