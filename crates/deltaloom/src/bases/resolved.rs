@@ -298,7 +298,8 @@ impl ResolvedContainer {
     fn classes(&self, memo: &mut Memo, number: usize, i: usize) -> Result<Option<Rc<Scratch>>> {
         let tensor = self.tensor(number);
         let chunk = &tensor.chunks[i];
-        let (&Coding::History { kind, .. }, Codec::Ulp) = (&tensor.groups[chunk.group], chunk.codec) else {
+        let (&Coding::History { kind, .. }, Codec::Ulp) = (&tensor.groups[chunk.group].coding, chunk.codec)
+        else {
             return Ok(None);
         };
         let range = tensor.grid.chunk_bytes(i as u64);

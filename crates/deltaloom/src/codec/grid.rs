@@ -7,10 +7,11 @@ use deltaloom_kernels::fields::FieldSplit;
 use deltaloom_kernels::rans::Contexts;
 use deltaloom_kernels::{Number, NumberKind};
 
-use super::{ChunkInput, ChunkShape, Decoder, Encoder, float};
+use super::{ChunkInput, ChunkShape, Decoder, Encoder, Material, float};
 use crate::entropy::block::{self, Lanes};
-use crate::entropy::bytes::ByteReader;
+use crate::entropy::bytes::{ByteReader, push_varint};
 use crate::error::{Error, Result};
+use crate::limits::narrow;
 use crate::scratch::Scratch;
 
 /// The symbol that is followed by the element itself.
@@ -52,6 +53,46 @@ impl ValueGrid {
             Self::Blocks { lowest_origin: None, .. } => 2,
             Self::Blocks { .. } => 3,
         }
+    }
+
+    /// Appends it; docs/format.md section 5.
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>, number: Number) {
+        match self {
+            Self::Palette(elements) => {
+                meta.push(0);
+                meta.push(narrow(elements.len(), "a palette has at most 255 elements"));
+                meta.extend(elements.iter().flat_map(|x| x.to_le_bytes().into_iter().take(number.bytes())));
+            }
+            Self::Blocks { block_elems, lowest_step, lowest_origin } => {
+                meta.push(if lowest_origin.is_some() { 2 } else { 1 });
+                push_varint(meta, *block_elems as u64);
+                push_varint(meta, *lowest_step);
+                lowest_origin.iter().for_each(|lowest| push_varint(meta, *lowest));
+            }
+        }
+    }
+
+    pub(super) fn parse(meta: &mut ByteReader<'_>, number: Number) -> Result<Self> {
+        let bad = || Error::corrupt("a grid is not well-formed");
+        let grid = match meta.u8()? {
+            0 if number.bits() >= 16 => {
+                let count = usize::from(meta.u8()?);
+                let element = |bytes: &[u8]| bytes.iter().rev().fold(0, |x, byte| x << 8 | u64::from(*byte));
+                let elements: Vec<u64> =
+                    meta.take(count * number.bytes())?.chunks_exact(number.bytes()).map(element).collect();
+                if elements.windows(2).any(|w| w[0] >= w[1]) {
+                    return Err(bad());
+                }
+                Self::Palette(elements)
+            }
+            kind @ (1 | 2) => Self::Blocks {
+                block_elems: meta.size()?,
+                lowest_step: meta.varint()?,
+                lowest_origin: if kind == 2 { Some(meta.varint()?) } else { None },
+            },
+            _ => return Err(bad()),
+        };
+        if grid.fits(number) { Ok(grid) } else { Err(bad()) }
     }
 }
 
@@ -98,7 +139,7 @@ pub(crate) struct GridSymbols {
 
 /// `None` if the plan has found no points in the chunk.
 pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, grid: &ValueGrid) -> Option<Vec<u8>> {
-    let points = input.points?;
+    let Some(Material::Points(points)) = input.material else { return None };
     let mut payload = input.empty_payload();
     if let ValueGrid::Blocks { lowest_step, lowest_origin, .. } = grid {
         let lowest_of = [Some(*lowest_step), *lowest_origin];
@@ -278,12 +319,12 @@ mod tests {
             }
             elements.extend_from_slice(&bits.to_le_bytes()[..number.bytes()]);
         }
-        let points = GridSymbols {
+        let points = Material::Points(GridSymbols {
             symbols: symbols.into(),
             escapes: escapes.finish(),
             origins: if has_origin { bytes.clone() } else { Vec::new() },
             steps: bytes,
-        };
+        });
         let lowest = 900;
         let grid = ValueGrid::Blocks {
             block_elems: 32,
@@ -299,9 +340,7 @@ mod tests {
             prediction: &[],
             classes: None,
             row_scales: &[],
-            symbols: None,
-            mixed: None,
-            points: Some(&points),
+            material: Some(&points),
             estimated_bytes: 900,
             zstd_level: 1,
         };

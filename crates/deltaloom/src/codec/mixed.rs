@@ -4,7 +4,7 @@
 
 use deltaloom_kernels::mixing::{self, MIN_TRACKED_ROWS, MixRule, MixShape, SCALE_MAX};
 
-use super::ChunkShape;
+use super::{ChunkInput, ChunkShape, Material};
 use crate::entropy::bytes::{ByteReader, push_varint, push_zigzag};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,14 @@ pub(crate) fn encode(shape: &ChunkShape, target: &[u8], prediction: &[u8]) -> Ve
     push_zigzag(&mut payload, rule.scale.into());
     push_varint(&mut payload, rule.highest.into());
     mixing::encode(shape, rule, target, prediction, payload)
+}
+
+/// The payload that the plan has made, or a new one.
+pub(super) fn encode_input(input: &ChunkInput<'_>) -> Vec<u8> {
+    match input.material {
+        Some(Material::Payload(payload)) => payload.to_vec(),
+        _ => encode(&input.shape, input.target, input.prediction),
+    }
 }
 
 pub(super) fn decode(shape: &ChunkShape, payload: &[u8], values: &mut [u8]) -> Result<()> {

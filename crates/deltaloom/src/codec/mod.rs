@@ -1,4 +1,5 @@
 //! One chunk in, bytes out, and back: the codecs of docs/format.md sections 5, 8 to 10 and 13.
+//! What the index stores of a codec stands here, too: its id, and the parameters of a group.
 //! It does not choose parameters; [`crate::plan`] does. A payload never has more bytes than the
 //! chunk.
 
@@ -6,30 +7,31 @@ mod float;
 pub(crate) mod grid;
 mod mixed;
 mod planes;
+mod ready;
 mod scaled;
 mod sparse;
 mod ulp;
 
-use std::sync::Arc;
-
 use deltaloom_kernels::Number;
 use deltaloom_kernels::fields::FieldSplit;
-use deltaloom_kernels::history::{self, CellMap};
-use deltaloom_kernels::keys::{self, KEYS, KeyRule};
-use deltaloom_kernels::rans::{DecodeTables, EncodeTables};
+use deltaloom_kernels::keys::KeyRule;
 
-use crate::entropy::table::TableSet;
+use crate::entropy::bytes::{ByteReader, push_varint, push_zigzag};
+use crate::entropy::rice;
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
 use crate::scratch::Scratch;
+use crate::tensor::ChunkGrid;
 
 pub(crate) use grid::{GridSymbols, ValueGrid};
 pub(crate) use mixed::encode as encode_mixed;
 pub(crate) use planes::sample_cost as planes_sample_cost;
+pub(crate) use ready::{Decoder, Encoder, decoder, encoder};
 pub(crate) use scaled::MagnitudeRule;
 pub(crate) use sparse::{changed_symbols, gaps};
 pub(crate) use ulp::UlpSymbols;
 
-/// How the bytes of a chunk are coded. The wire ids are in the container's layout.
+/// How the bytes of a chunk are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Codec {
@@ -55,31 +57,68 @@ pub enum Codec {
     Scaled,
 }
 
+/// A codec as files and reports name it.
+struct CodecFacts {
+    id: u8,
+    /// The first version of the format that has it.
+    since: u16,
+    name: &'static str,
+    /// Whether decoding a chunk needs its prediction.
+    uses_prediction: bool,
+}
+
 impl Codec {
+    const ALL: [Self; 10] = [
+        Self::Same,
+        Self::Constant,
+        Self::Raw,
+        Self::Planes,
+        Self::Float,
+        Self::Ulp,
+        Self::Sparse,
+        Self::Mixed,
+        Self::Grid,
+        Self::Scaled,
+    ];
+
+    fn facts(self) -> CodecFacts {
+        let (id, since, name, uses_prediction) = match self {
+            Self::Same => (0, 1, "same", true),
+            Self::Constant => (1, 1, "constant", false),
+            Self::Raw => (2, 1, "raw", false),
+            Self::Planes => (3, 1, "planes", true),
+            Self::Float => (4, 1, "float", false),
+            Self::Ulp => (5, 1, "ulp", true),
+            Self::Sparse => (6, 1, "sparse", true),
+            Self::Mixed => (7, 2, "mixed", true),
+            Self::Grid => (8, 2, "grid", false),
+            Self::Scaled => (9, 2, "scaled", true),
+        };
+        CodecFacts { id, since, name, uses_prediction }
+    }
+
+    /// Its id in files.
+    pub(crate) fn id(self) -> u8 {
+        self.facts().id
+    }
+
+    /// The codec with an id in files of this version of the format.
+    pub(crate) fn of_id(id: u8, version: u16) -> Result<Self> {
+        let is_wanted = |codec: &Self| codec.facts().id == id && codec.facts().since <= version;
+        let found = Self::ALL.into_iter().find(is_wanted);
+        found.ok_or_else(|| Error::corrupt(format!("codec {id} does not exist")))
+    }
+
     /// Whether decoding a chunk needs its prediction. Otherwise the old contents of the buffer do
     /// not matter.
     pub(crate) fn uses_prediction(self) -> bool {
-        match self {
-            Self::Same | Self::Planes | Self::Ulp | Self::Sparse | Self::Mixed | Self::Scaled => true,
-            Self::Constant | Self::Raw | Self::Float | Self::Grid => false,
-        }
+        self.facts().uses_prediction
     }
 
     /// Name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Constant => "constant",
-            Self::Raw => "raw",
-            Self::Planes => "planes",
-            Self::Float => "float",
-            Self::Ulp => "ulp",
-            Self::Sparse => "sparse",
-            Self::Mixed => "mixed",
-            Self::Grid => "grid",
-            Self::Scaled => "scaled",
-        }
+        self.facts().name
     }
 }
 
@@ -115,42 +154,176 @@ impl GroupScales {
             col_scales: self.cols.as_deref().unwrap_or_default(),
         }
     }
+
+    fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.push(u8::from(self.has_rows) | u8::from(self.cols.is_some()) << 1);
+        push_zigzag(meta, i64::from(self.offset));
+        if let Some(cols) = &self.cols {
+            rice::push_scales(meta, cols);
+        }
+    }
+
+    fn parse(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<Self> {
+        let mode = meta.u8()?;
+        if mode > 3 || (mode != 0 && !grid.is_matrix) {
+            return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));
+        }
+        let bad_offset = || Error::corrupt("a key offset is out of range");
+        let offset = i32::try_from(meta.zigzag()?).map_err(|_| bad_offset())?;
+        if offset.unsigned_abs() > rice::MAX_SCALE.unsigned_abs() {
+            return Err(bad_offset());
+        }
+        let columns = to_usize(grid.cols);
+        let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
+        Ok(Self { offset, has_rows: mode & 1 != 0, cols })
+    }
 }
 
-/// What the chunks of a group share. `T` is a table set or a name of one.
+/// How the chunks of a group are coded, with the parameters that they share. Most codings also need
+/// a table set: [`Family::has_tables`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Coding<T> {
+pub(crate) enum Coding {
     Plain,
     Float {
-        tables: T,
         modelled_bits: u8,
         lowest: u64,
     },
-    Ulp {
-        tables: T,
-        scales: GroupScales,
-    },
-    Sparse {
-        tables: T,
-        scales: GroupScales,
-    },
+    Ulp(GroupScales),
+    Sparse(GroupScales),
     Mixed,
-    Grid {
-        tables: T,
-        grid: ValueGrid,
-    },
+    Grid(ValueGrid),
     Scaled {
-        tables: T,
         modelled_bits: u8,
         lowest: u64,
         rule: MagnitudeRule,
     },
     /// As `Ulp`, with the history of an element as a further context.
     History {
-        tables: T,
         scales: GroupScales,
         kind: HistoryKind,
     },
+}
+
+/// Which coding it is, as files name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Plain,
+    Float,
+    Ulp,
+    Sparse,
+    Mixed,
+    Grid,
+    Scaled,
+    History,
+}
+
+impl Family {
+    const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::Float,
+        Self::Ulp,
+        Self::Sparse,
+        Self::Mixed,
+        Self::Grid,
+        Self::Scaled,
+        Self::History,
+    ];
+
+    /// Its id in files, and the first version of the format that has it.
+    fn id_and_version(self) -> (u8, u16) {
+        match self {
+            Self::Plain => (0, 1),
+            Self::Float => (1, 1),
+            Self::Ulp => (2, 1),
+            Self::Sparse => (3, 1),
+            Self::Mixed => (4, 2),
+            Self::Grid => (5, 2),
+            Self::Scaled => (6, 2),
+            Self::History => (7, 3),
+        }
+    }
+
+    pub(crate) fn id(self) -> u8 {
+        self.id_and_version().0
+    }
+
+    /// The family with an id in files of this version of the format.
+    pub(crate) fn of_id(id: u8, version: u16) -> Result<Self> {
+        let is_wanted = |family: &Self| {
+            let (own, since) = family.id_and_version();
+            own == id && since <= version
+        };
+        let found = Self::ALL.into_iter().find(is_wanted);
+        found.ok_or_else(|| Error::corrupt(format!("group family {id} does not exist")))
+    }
+
+    /// Whether its groups need a table set.
+    pub(crate) fn has_tables(self) -> bool {
+        !matches!(self, Self::Plain | Self::Mixed)
+    }
+}
+
+impl Coding {
+    pub(crate) fn family(&self) -> Family {
+        match self {
+            Self::Plain => Family::Plain,
+            Self::Float { .. } => Family::Float,
+            Self::Ulp(_) => Family::Ulp,
+            Self::Sparse(_) => Family::Sparse,
+            Self::Mixed => Family::Mixed,
+            Self::Grid(_) => Family::Grid,
+            Self::Scaled { .. } => Family::Scaled,
+            Self::History { .. } => Family::History,
+        }
+    }
+
+    /// Appends the parameters, as [`Self::parse`] reads them.
+    pub(crate) fn push_to(&self, meta: &mut Vec<u8>, number: Number) {
+        match self {
+            Self::Plain | Self::Mixed => {}
+            Self::Float { modelled_bits, lowest } => {
+                meta.push(*modelled_bits);
+                push_varint(meta, *lowest);
+            }
+            Self::Ulp(scales) | Self::Sparse(scales) => scales.push_to(meta),
+            Self::Grid(grid) => grid.push_to(meta, number),
+            Self::Scaled { modelled_bits, lowest, rule } => {
+                meta.push(*modelled_bits);
+                push_varint(meta, *lowest);
+                rule.push_to(meta);
+            }
+            Self::History { scales, kind } => {
+                meta.push(kind.id());
+                scales.push_to(meta);
+            }
+        }
+    }
+
+    /// Reads the parameters of a group of a tensor with this grid; docs/format.md section 5.
+    pub(crate) fn parse(
+        family: Family,
+        meta: &mut ByteReader<'_>,
+        grid: &ChunkGrid,
+        number: Number,
+    ) -> Result<Self> {
+        Ok(match family {
+            Family::Plain => Self::Plain,
+            Family::Float => Self::Float { modelled_bits: meta.u8()?, lowest: meta.varint()? },
+            Family::Ulp => Self::Ulp(GroupScales::parse(meta, grid)?),
+            Family::Sparse => Self::Sparse(GroupScales::parse(meta, grid)?),
+            Family::Mixed => Self::Mixed,
+            Family::Grid => Self::Grid(ValueGrid::parse(meta, number)?),
+            Family::Scaled => Self::Scaled {
+                modelled_bits: meta.u8()?,
+                lowest: meta.varint()?,
+                rule: MagnitudeRule::parse(meta, grid)?,
+            },
+            Family::History => {
+                let kind = HistoryKind::of_id(meta.u8()?)?;
+                Self::History { scales: GroupScales::parse(meta, grid)?, kind }
+            }
+        })
+    }
 }
 
 /// What the class of an element says about its history.
@@ -162,94 +335,17 @@ pub(crate) enum HistoryKind {
     Residuals,
 }
 
-impl<T> Coding<T> {
-    /// The same coding with other names or holders of its tables.
-    pub(crate) fn map<'a, U, E>(&'a self, f: impl FnOnce(&'a T) -> Result<U, E>) -> Result<Coding<U>, E> {
-        Ok(match self {
-            Self::Plain => Coding::Plain,
-            Self::Float { tables, modelled_bits, lowest } => {
-                Coding::Float { tables: f(tables)?, modelled_bits: *modelled_bits, lowest: *lowest }
-            }
-            Self::Ulp { tables, scales } => Coding::Ulp { tables: f(tables)?, scales: scales.clone() },
-            Self::Sparse { tables, scales } => Coding::Sparse { tables: f(tables)?, scales: scales.clone() },
-            Self::Mixed => Coding::Mixed,
-            Self::Grid { tables, grid } => Coding::Grid { tables: f(tables)?, grid: grid.clone() },
-            Self::Scaled { tables, modelled_bits, lowest, rule } => Coding::Scaled {
-                tables: f(tables)?,
-                modelled_bits: *modelled_bits,
-                lowest: *lowest,
-                rule: rule.clone(),
-            },
-            Self::History { tables, scales, kind } => {
-                Coding::History { tables: f(tables)?, scales: scales.clone(), kind: *kind }
-            }
-        })
-    }
-
-    pub(crate) fn tables(&self) -> Option<&T> {
+impl HistoryKind {
+    fn id(self) -> u8 {
         match self {
-            Self::Plain | Self::Mixed => None,
-            Self::Float { tables, .. }
-            | Self::Ulp { tables, .. }
-            | Self::Sparse { tables, .. }
-            | Self::Grid { tables, .. }
-            | Self::Scaled { tables, .. }
-            | Self::History { tables, .. } => Some(tables),
+            Self::Changes => 0,
+            Self::Residuals => 1,
         }
     }
-}
 
-/// A table set ready for one direction, with the map from keys to tables.
-#[derive(Debug)]
-pub(crate) struct ReadyTables<K> {
-    coder: K,
-    count: usize,
-    set: TableSet,
-    /// Of a set for histories only.
-    cells: Option<Box<CellMap>>,
-}
-
-pub(crate) type Encoder = Arc<ReadyTables<EncodeTables>>;
-pub(crate) type Decoder = Arc<ReadyTables<DecodeTables>>;
-
-pub(crate) fn encoder(set: &TableSet) -> Encoder {
-    Arc::new(ReadyTables::new(EncodeTables::new(&set.tables), set))
-}
-
-pub(crate) fn decoder(set: &TableSet) -> Result<Decoder> {
-    let coder = DecodeTables::new(&set.tables)
-        .ok_or_else(|| Error::corrupt("the frequencies of a table have a wrong sum"))?;
-    Ok(Arc::new(ReadyTables::new(coder, set)))
-}
-
-impl<K> ReadyTables<K> {
-    fn new(coder: K, set: &TableSet) -> Self {
-        let cells = (!set.cells.is_empty()).then(|| set.cell_map());
-        Self { coder, count: set.tables.len(), set: set.clone(), cells }
-    }
-
-    /// Turns keys into tables. `classes` has one class per key in a history, and is `None`
-    /// elsewhere.
-    fn map(&self, keys: &mut [u8], classes: Option<&[u8]>) -> Result<()> {
-        match (classes, &self.cells) {
-            (None, None) => keys::map_keys(keys, &self.dense_map()),
-            (Some(classes), Some(cells)) if classes.len() == keys.len() => {
-                history::map_cells(keys, classes, cells);
-            }
-            _ => return Err(Error::corrupt("a group needs a history, or tables for one, that do not exist")),
-        }
-        Ok(())
-    }
-
-    fn dense_map(&self) -> [u8; KEYS] {
-        self.set.key_map(0)
-    }
-
-    fn sparse_map(&self) -> Result<[u8; KEYS]> {
-        if self.count < 2 {
-            return Err(Error::corrupt("a sparse chunk needs a gap table and at least one other table"));
-        }
-        Ok(self.set.key_map(1))
+    fn of_id(id: u8) -> Result<Self> {
+        let found = [Self::Changes, Self::Residuals].into_iter().find(|kind| kind.id() == id);
+        found.ok_or_else(|| Error::corrupt(format!("history kind {id} does not exist")))
     }
 }
 
@@ -273,33 +369,33 @@ pub(crate) struct ChunkInput<'a> {
     pub(crate) classes: Option<&'a [u8]>,
     /// One per row, or empty.
     pub(crate) row_scales: &'a [i32],
-    /// Residuals, if the plan has computed them.
-    pub(crate) symbols: Option<&'a UlpSymbols>,
-    /// The payload of a mixed chunk, if the plan has tried it.
-    pub(crate) mixed: Option<&'a [u8]>,
-    /// Points of a grid, if the plan has found one.
-    pub(crate) points: Option<&'a GridSymbols>,
+    pub(crate) material: Option<&'a Material>,
     /// The size that the plan expects, for choosing lanes.
     pub(crate) estimated_bytes: u64,
     pub(crate) zstd_level: i32,
 }
 
-impl ChunkInput<'_> {
-    fn mixed_payload(&self) -> Vec<u8> {
-        match self.mixed {
-            Some(payload) => payload.to_vec(),
-            None => mixed::encode(&self.shape, self.target, self.prediction),
-        }
-    }
+/// What the plan has computed of a chunk, ready to encode. Each coding has one kind.
+#[derive(Debug)]
+pub(crate) enum Material {
+    /// Residuals of all elements, for `Ulp` and `History`.
+    Residuals(UlpSymbols),
+    /// The whole payload, for `Mixed`.
+    Payload(Scratch),
+    /// Points, for `Grid`.
+    Points(GridSymbols),
+}
 
+impl ChunkInput<'_> {
     /// An empty buffer with room for a usual payload.
     fn empty_payload(&self) -> Vec<u8> {
         Scratch::vec(self.target.len() / 2)
     }
 }
 
-/// Encodes a chunk with its group's coding, or with a cheaper one if the chunk allows it.
-pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec, Scratch) {
+/// Encodes a chunk with its group's coding and tables, or with a cheaper codec if the chunk allows
+/// it.
+pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding, tables: Option<&Encoder>) -> (Codec, Scratch) {
     let number = input.shape.number;
     if input.target == input.prediction {
         return (Codec::Same, Scratch::default());
@@ -307,25 +403,26 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
     if is_constant(number, input.target) {
         return (Codec::Constant, input.target[..number.bytes()].to_vec().into());
     }
-    let coded = match coding {
-        Coding::Plain => Some((Codec::Planes, planes::encode(input))),
-        Coding::Float { tables, modelled_bits, lowest } => {
-            FieldSplit::new(number, (*modelled_bits).into(), *lowest)
-                .map(|split| (Codec::Float, float::encode(input, tables, split)))
+    let split = |modelled_bits: &u8, lowest: &u64| FieldSplit::new(number, (*modelled_bits).into(), *lowest);
+    let coded = match (coding, tables) {
+        (Coding::Plain, _) => Some((Codec::Planes, planes::encode(input))),
+        (Coding::Mixed, _) => Some((Codec::Mixed, mixed::encode_input(input))),
+        (Coding::Float { modelled_bits, lowest }, Some(tables)) => {
+            split(modelled_bits, lowest).map(|split| (Codec::Float, float::encode(input, tables, split)))
         }
-        Coding::Ulp { tables, scales } | Coding::History { tables, scales, .. } => {
+        (Coding::Ulp(scales) | Coding::History { scales, .. }, Some(tables)) => {
             ulp::encode(input, tables, scales).map(|payload| (Codec::Ulp, payload))
         }
-        Coding::Sparse { tables, scales } => Some((Codec::Sparse, sparse::encode(input, tables, scales))),
-        Coding::Mixed => Some((Codec::Mixed, input.mixed_payload())),
-        Coding::Grid { tables, grid } => {
+        (Coding::Sparse(scales), Some(tables)) => {
+            Some((Codec::Sparse, sparse::encode(input, tables, scales)))
+        }
+        (Coding::Grid(grid), Some(tables)) => {
             grid::encode(input, tables, grid).map(|payload| (Codec::Grid, payload))
         }
-        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
-            FieldSplit::new(number, (*modelled_bits).into(), *lowest)
-                .and_then(|split| scaled::encode(input, tables, split, rule))
-                .map(|payload| (Codec::Scaled, payload))
-        }
+        (Coding::Scaled { modelled_bits, lowest, rule }, Some(tables)) => split(modelled_bits, lowest)
+            .and_then(|split| scaled::encode(input, tables, split, rule))
+            .map(|payload| (Codec::Scaled, payload)),
+        (_, None) => None,
     };
     match coded {
         Some((codec, payload)) if payload.len() < input.target.len() => (codec, payload.into()),
@@ -338,41 +435,59 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding<Encoder>) -> (Codec
 pub(crate) fn decode(
     shape: &ChunkShape,
     codec: Codec,
-    coding: &Coding<Decoder>,
+    coding: &Coding,
+    tables: Option<&Decoder>,
     payload: &[u8],
     classes: Option<&[u8]>,
     values: &mut [u8],
 ) -> Result<()> {
     let size = shape.number.bytes();
-    match (codec, coding) {
-        (Codec::Same, _) if payload.is_empty() => Ok(()),
-        (Codec::Constant, _) if payload.len() == size => {
+    match (codec, coding, tables) {
+        (Codec::Same, ..) if payload.is_empty() => Ok(()),
+        (Codec::Constant, ..) if payload.len() == size => {
             values.chunks_exact_mut(size).for_each(|value| value.copy_from_slice(payload));
             Ok(())
         }
-        (Codec::Raw, _) if payload.len() == values.len() => {
+        (Codec::Raw, ..) if payload.len() == values.len() => {
             values.copy_from_slice(payload);
             Ok(())
         }
-        (Codec::Planes, _) => planes::decode(shape.number, payload, values),
-        (Codec::Float, Coding::Float { tables, modelled_bits, lowest }) => {
+        (Codec::Planes, ..) => planes::decode(shape.number, payload, values),
+        (Codec::Mixed, Coding::Mixed, _) => mixed::decode(shape, payload, values),
+        (Codec::Float, Coding::Float { modelled_bits, lowest }, Some(tables)) => {
             float::decode(split_of(shape.number, *modelled_bits, *lowest)?, tables, payload, values)
         }
-        (Codec::Ulp, Coding::Ulp { tables, scales }) => {
+        (Codec::Ulp, Coding::Ulp(scales), Some(tables)) => {
             ulp::decode(shape, tables, scales, payload, None, values)
         }
-        (Codec::Ulp, Coding::History { tables, scales, .. }) => {
+        (Codec::Ulp, Coding::History { scales, .. }, Some(tables)) => {
             ulp::decode(shape, tables, scales, payload, classes, values)
         }
-        (Codec::Sparse, Coding::Sparse { tables, scales }) => {
+        (Codec::Sparse, Coding::Sparse(scales), Some(tables)) => {
             sparse::decode(shape, tables, scales, payload, values)
         }
-        (Codec::Mixed, Coding::Mixed) => mixed::decode(shape, payload, values),
-        (Codec::Grid, Coding::Grid { tables, grid }) => grid::decode(shape, tables, grid, payload, values),
-        (Codec::Scaled, Coding::Scaled { tables, modelled_bits, lowest, rule }) => {
+        (Codec::Grid, Coding::Grid(grid), Some(tables)) => grid::decode(shape, tables, grid, payload, values),
+        (Codec::Scaled, Coding::Scaled { modelled_bits, lowest, rule }, Some(tables)) => {
             let split = split_of(shape.number, *modelled_bits, *lowest)?;
             scaled::decode(shape, tables, split, rule, payload, values)
         }
         _ => Err(Error::corrupt("the codec or length of a chunk does not match its group")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_the_format() {
+        for (id, codec) in (0u8..).zip(Codec::ALL) {
+            assert_eq!((codec.id(), Codec::of_id(id, u16::MAX).unwrap()), (id, codec));
+        }
+        for (id, family) in (0u8..).zip(Family::ALL) {
+            assert_eq!((family.id(), Family::of_id(id, u16::MAX).unwrap()), (id, family));
+        }
+        assert!(Codec::of_id(10, u16::MAX).is_err() && Family::of_id(8, u16::MAX).is_err());
+        assert!(Codec::of_id(7, 1).is_err() && Family::of_id(7, 2).is_err());
     }
 }

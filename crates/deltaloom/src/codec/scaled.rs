@@ -12,6 +12,7 @@ use crate::entropy::bytes::ByteReader;
 use crate::entropy::rice;
 use crate::error::{Error, Result};
 use crate::scratch::Scratch;
+use crate::tensor::ChunkGrid;
 
 /// How the magnitudes of a group are predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,21 @@ pub(crate) struct MagnitudeRule {
 impl MagnitudeRule {
     fn split(&self, split: FieldSplit) -> FieldSplit {
         if self.has_signs { split } else { split.without_signs() }
+    }
+
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.extend([self.slope, self.has_signs.into()]);
+        self.scales.push_to(meta);
+    }
+
+    pub(super) fn parse(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<Self> {
+        let slope = meta.u8()?;
+        let has_signs = match meta.u8()? {
+            0 => false,
+            1 => true,
+            other => return Err(Error::corrupt(format!("sign mode {other} does not exist"))),
+        };
+        Ok(Self { slope, has_signs, scales: GroupScales::parse(meta, grid)? })
     }
 
     /// The rule for a chunk; `None` for number types without one.

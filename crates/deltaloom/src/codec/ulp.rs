@@ -4,7 +4,7 @@ use deltaloom_kernels::bits::BitWriter;
 use deltaloom_kernels::rans::Contexts;
 use deltaloom_kernels::{Number, ulp};
 
-use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales};
+use super::{ChunkInput, ChunkShape, Decoder, Encoder, GroupScales, Material};
 use crate::entropy::block::{self, Lanes};
 use crate::entropy::bytes::ByteReader;
 use crate::entropy::rice;
@@ -52,9 +52,11 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     tables.map(&mut contexts, input.classes).ok()?;
     let lanes = Lanes::choose(elems, input.estimated_bytes);
     let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
-    match input.symbols {
-        Some(symbols) => symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
-        None => of_input().push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
+    match input.material {
+        Some(Material::Residuals(symbols)) => {
+            symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts));
+        }
+        _ => of_input().push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
     }
     Some(payload)
 }

@@ -36,14 +36,12 @@ pub(super) fn is_magic(bytes: &[u8]) -> bool {
     bytes == MAGIC
 }
 
-/// A version and its highest wire ids.
+/// What a version of the format has. The ids of predictors, group families and codecs say for
+/// themselves which version brought them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WireIds {
+pub(super) struct Features {
     pub(super) version: u16,
-    pub(super) member: u8,
-    pub(super) predictor: u8,
-    pub(super) family: u8,
-    pub(super) codec: u8,
+    highest_member: u8,
     /// Whether table sets may serve cells.
     pub(super) has_cells: bool,
     /// Whether the checksum of the index covers the head.
@@ -52,34 +50,25 @@ pub(super) struct WireIds {
     pub(super) has_parts: bool,
 }
 
-impl WireIds {
+impl Features {
     pub(super) fn of_version(version: u16) -> Option<Self> {
-        let of_first = Self {
-            version,
-            member: 1,
-            predictor: 5,
-            family: 3,
-            codec: 6,
-            has_cells: false,
-            covers_head: false,
-            has_parts: false,
-        };
-        let of_second = Self { predictor: 10, family: 6, codec: 9, ..of_first };
-        let of_third = Self { predictor: 11, family: 7, has_cells: true, covers_head: true, ..of_second };
+        let of_first =
+            Self { version, highest_member: 1, has_cells: false, covers_head: false, has_parts: false };
+        let of_third = Self { has_cells: true, covers_head: true, ..of_first };
         match version {
-            1 => Some(of_first),
-            2 => Some(of_second),
+            1 | 2 => Some(of_first),
             LEAST_VERSION => Some(of_third),
-            OPEN_VERSION => Some(Self { member: 2, has_parts: true, ..of_third }),
+            OPEN_VERSION => Some(Self { highest_member: 2, has_parts: true, ..of_third }),
             _ => None,
         }
     }
 
-    pub(super) fn check(what: &str, id: u8, highest: u8) -> Result<u8> {
-        if id > highest {
-            return Err(Error::corrupt(format!("{what} {id} does not exist")));
+    /// The kind of a member, if this version has it.
+    pub(super) fn check_member(self, kind: u8) -> Result<u8> {
+        if kind > self.highest_member {
+            return Err(Error::corrupt(format!("member kind {kind} does not exist")));
         }
-        Ok(id)
+        Ok(kind)
     }
 }
 
@@ -91,15 +80,15 @@ pub(super) fn index_crc(head: Option<&[u8]>, stored: &[u8]) -> u32 {
     crc.finalize()
 }
 
-impl WireIds {
+impl Features {
     /// The head, if the checksum of the index covers it.
     pub(super) fn covered(self, head: &[u8]) -> Option<&[u8]> {
         Some(head).filter(|_| self.covers_head)
     }
 }
 
-/// Checks a head and returns the wire ids of its version.
-pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
+/// Checks a head and returns what its version has.
+pub(super) fn check_head(head: &[u8]) -> Result<Features> {
     if head.starts_with(&LOSSY_MAGIC) {
         return Err(Error::Lossy);
     }
@@ -110,11 +99,11 @@ pub(super) fn check_head(head: &[u8]) -> Result<WireIds> {
     let mut reader = ByteReader::new(head, "the head");
     reader.take(MAGIC.len())?;
     let found = u16::from_le_bytes(reader.array()?);
-    let ids = WireIds::of_version(found).ok_or(Error::UnsupportedVersion { found })?;
+    let features = Features::of_version(found).ok_or(Error::UnsupportedVersion { found })?;
     if reader.array()? != [0u8; 6] {
         return Err(Error::corrupt("reserved bytes of the head are not zero"));
     }
-    Ok(ids)
+    Ok(features)
 }
 
 /// Where the parts of the index are.

@@ -79,13 +79,21 @@ pub(crate) struct PackedTensor {
     pub(crate) grid: ChunkGrid,
     /// Elements that differ from the prediction; 0 if there is none.
     pub(crate) changed: u64,
-    pub(crate) groups: Vec<Coding<usize>>,
+    pub(crate) groups: Vec<GroupEntry>,
     /// The payload before those of the chunks, if the predictor is LowRank.
     pub(crate) factors: Option<PayloadEntry>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
     /// One for each reference of the predictor, in the same order.
     pub(crate) reference_digests: Vec<KnownDigest>,
+}
+
+/// What the chunks of a group share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupEntry {
+    pub(crate) coding: Coding,
+    /// The number of its table set, if its family has one.
+    pub(crate) tables: Option<usize>,
 }
 
 /// Where a chunk's payload is and how it is coded.

@@ -5,19 +5,17 @@ use deltaloom_kernels::Number;
 
 use crate::checkpoint::safetensors::parse_header;
 use crate::checkpoint::{Contents, Layout, Member, check_paths};
-use crate::codec::{Codec, Coding, GroupScales, HistoryKind, MagnitudeRule};
-use crate::entropy::bytes::{ByteReader, push_text, push_varint, push_zigzag};
-use crate::entropy::rice;
+use crate::codec::{Codec, Coding, Family};
+use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::predict::Predictor;
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
-use super::ends::{HEAD_BYTES, WireIds};
-use super::grid::{parse_grid, push_grid};
+use super::ends::{Features, HEAD_BYTES};
 use super::identity::Identity;
-use super::index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
+use super::index::{ChunkEntry, GroupEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 use super::predictors;
 
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
@@ -25,37 +23,6 @@ const DIGEST_BYTES: usize = 32;
 /// Most bytes of tensors that all files can claim together. Far above any disk, and so low that no
 /// sum of sizes overflows.
 const MAX_CLAIMED_BYTES: u64 = u64::MAX >> 8;
-
-fn codec_id(codec: Codec) -> u8 {
-    match codec {
-        Codec::Same => 0,
-        Codec::Constant => 1,
-        Codec::Raw => 2,
-        Codec::Planes => 3,
-        Codec::Float => 4,
-        Codec::Ulp => 5,
-        Codec::Sparse => 6,
-        Codec::Mixed => 7,
-        Codec::Grid => 8,
-        Codec::Scaled => 9,
-    }
-}
-
-fn codec_of(id: u8) -> Result<Codec> {
-    Ok(match id {
-        0 => Codec::Same,
-        1 => Codec::Constant,
-        2 => Codec::Raw,
-        3 => Codec::Planes,
-        4 => Codec::Float,
-        5 => Codec::Ulp,
-        6 => Codec::Sparse,
-        7 => Codec::Mixed,
-        8 => Codec::Grid,
-        9 => Codec::Scaled,
-        _ => return Err(Error::corrupt(format!("codec {id} does not exist"))),
-    })
-}
 
 /// A serialised index: meta and tables before compression, and checks.
 pub(super) struct IndexParts {
@@ -114,66 +81,24 @@ fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
         push_varint(meta, tensor.changed);
     }
     push_varint(meta, tensor.groups.len() as u64);
-    for (coding, chunks) in tensor.groups.iter().zip(tensor.chunks.chunk_by(|a, b| a.group == b.group)) {
+    for (group, chunks) in tensor.groups.iter().zip(tensor.chunks.chunk_by(|a, b| a.group == b.group)) {
         push_varint(meta, chunks.len() as u64);
-        push_coding(meta, coding, number);
+        meta.push(group.coding.family().id());
+        group.tables.iter().for_each(|tables| push_varint(meta, *tables as u64));
+        group.coding.push_to(meta, number);
         for chunk in chunks {
-            meta.push(codec_id(chunk.codec));
+            meta.push(chunk.codec.id());
             push_varint(meta, chunk.payload.len_bytes as u64);
         }
     }
 }
 
-fn push_coding(meta: &mut Vec<u8>, coding: &Coding<usize>, number: Number) {
-    match coding {
-        Coding::Plain => meta.push(0),
-        Coding::Mixed => meta.push(4),
-        Coding::Grid { tables, grid } => {
-            meta.push(5);
-            push_varint(meta, *tables as u64);
-            push_grid(meta, grid, number);
-        }
-        Coding::Float { tables, modelled_bits, lowest } => {
-            meta.push(1);
-            push_varint(meta, *tables as u64);
-            meta.push(*modelled_bits);
-            push_varint(meta, *lowest);
-        }
-        Coding::Ulp { tables, scales } | Coding::Sparse { tables, scales } => {
-            meta.push(if matches!(coding, Coding::Ulp { .. }) { 2 } else { 3 });
-            push_varint(meta, *tables as u64);
-            push_scales(meta, scales);
-        }
-        Coding::Scaled { tables, modelled_bits, lowest, rule } => {
-            meta.push(6);
-            push_varint(meta, *tables as u64);
-            meta.push(*modelled_bits);
-            push_varint(meta, *lowest);
-            meta.push(rule.slope);
-            meta.push(rule.has_signs.into());
-            push_scales(meta, &rule.scales);
-        }
-        Coding::History { tables, scales, kind } => {
-            meta.push(7);
-            push_varint(meta, *tables as u64);
-            meta.push(match kind {
-                HistoryKind::Changes => 0,
-                HistoryKind::Residuals => 1,
-            });
-            push_scales(meta, scales);
-        }
-    }
-}
-
-fn push_scales(meta: &mut Vec<u8>, scales: &GroupScales) {
-    meta.push(u8::from(scales.has_rows) | u8::from(scales.cols.is_some()) << 1);
-    push_zigzag(meta, i64::from(scales.offset));
-    if let Some(cols) = &scales.cols {
-        rice::push_scales(meta, cols);
-    }
-}
-
-pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits: &Limits) -> Result<Index> {
+pub(super) fn parse(
+    parts: &IndexParts,
+    payload_bytes: u64,
+    features: Features,
+    limits: &Limits,
+) -> Result<Index> {
     let mut meta = ByteReader::new(&parts.meta, "the index");
     let layout = match meta.u8()? {
         0 => Layout::File,
@@ -184,12 +109,12 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     if !CHUNK_LOG2.contains(&chunk_log2) {
         return Err(Error::corrupt(format!("chunks of 2^{chunk_log2} elements are not allowed")));
     }
-    let members = parse_members(&mut meta, ids, limits)?;
+    let members = parse_members(&mut meta, features, limits)?;
     check_paths(layout, &members)?;
     let set_count = meta.varint()?;
     Limits::check("the number of table sets", set_count, limits.chunks)?;
     let mut tensors = Vec::new();
-    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks, set_count, ids };
+    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks, set_count, features };
     for (m, member) in members.iter().enumerate() {
         for (t, info) in member.tensors.iter().enumerate() {
             let grid = member.grid(info, u32::from(chunk_log2));
@@ -197,7 +122,7 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
             Limits::check("the number of tensors", tensors.len() as u64, limits.tensors)?;
         }
     }
-    let identity = if ids.has_parts {
+    let identity = if features.has_parts {
         Identity::parse(meta, limits)?
     } else {
         meta.finish()?;
@@ -207,11 +132,11 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
         return Err(Error::corrupt("the payloads do not fill the space before the index"));
     }
     let mut tables = ByteReader::new(&parts.tables, "the tables");
-    let parse_set = |_| TableSet::parse(&mut tables, ids.has_cells);
+    let parse_set = |_| TableSet::parse(&mut tables, features.has_cells);
     let table_sets = (0..set_count).map(parse_set).collect::<Result<Vec<_>>>()?;
     tables.finish()?;
     let mut index = Index {
-        version: ids.version,
+        version: features.version,
         layout,
         chunk_log2,
         members: members.into(),
@@ -225,14 +150,14 @@ pub(super) fn parse(parts: &IndexParts, payload_bytes: u64, ids: WireIds, limits
     Ok(index)
 }
 
-fn parse_members(meta: &mut ByteReader<'_>, ids: WireIds, limits: &Limits) -> Result<Vec<Member>> {
+fn parse_members(meta: &mut ByteReader<'_>, features: Features, limits: &Limits) -> Result<Vec<Member>> {
     let count = meta.varint()?;
     Limits::check("the number of files", count, limits.members)?;
     let mut members: Vec<Member> = Vec::new();
     let mut claimed = 0u64;
     for _ in 0..count {
         let path = meta.text()?.to_owned();
-        let member = match WireIds::check("member kind", meta.u8()?, ids.member)? {
+        let member = match features.check_member(meta.u8()?)? {
             0 => Member::opaque(path, meta.varint()?),
             kind => {
                 let length = meta.size()?;
@@ -258,7 +183,7 @@ struct Places {
     chunks: u64,
     max_chunks: u64,
     set_count: u64,
-    ids: WireIds,
+    features: Features,
 }
 
 fn parse_tensor(
@@ -268,7 +193,7 @@ fn parse_tensor(
     grid: ChunkGrid,
     next: &mut Places,
 ) -> Result<PackedTensor> {
-    let predictor = predictors::parse(meta, info, &grid, next.ids.predictor)?;
+    let predictor = predictors::parse(meta, info, &grid, next.features.version)?;
     let mut tensor = PackedTensor::new(place, predictor, grid);
     if let Predictor::LowRank { .. } = tensor.predictor {
         let len_bytes = meta.size()?;
@@ -306,17 +231,17 @@ fn parse_tensor(
                 info.name
             )));
         }
-        let coding = parse_coding(meta, &grid, info.number(), next)?;
-        if matches!((&coding, &tensor.predictor), (Coding::History { .. }, predictor) if !matches!(predictor, Predictor::History { .. }))
-        {
+        let entry = parse_group(meta, &grid, info.number(), next)?;
+        let has_history = matches!(tensor.predictor, Predictor::History { .. });
+        if entry.coding.family() == Family::History && !has_history {
             return Err(Error::corrupt(format!(
                 "tensor {:?} has no history, but a chunk needs one",
                 info.name
             )));
         }
-        tensor.groups.push(coding);
+        tensor.groups.push(entry);
         for _ in 0..chunks_of_group {
-            let codec = codec_of(WireIds::check("codec", meta.u8()?, next.ids.codec)?)?;
+            let codec = Codec::of_id(meta.u8()?, next.features.version)?;
             let len_bytes = meta.size()?;
             let range = grid.chunk_bytes(tensor.chunks.len() as u64);
             let raw_bytes = range.end - range.start;
@@ -339,70 +264,25 @@ fn parse_tensor(
     Ok(tensor)
 }
 
-fn parse_coding(
+fn parse_group(
     meta: &mut ByteReader<'_>,
     grid: &ChunkGrid,
     number: Number,
     known: &Places,
-) -> Result<Coding<usize>> {
-    let family = WireIds::check("group family", meta.u8()?, known.ids.family)?;
-    match family {
-        0 => return Ok(Coding::Plain),
-        4 => return Ok(Coding::Mixed),
-        _ => {}
-    }
-    let tables = meta.size()?;
-    if tables as u64 >= known.set_count {
+) -> Result<GroupEntry> {
+    let family = Family::of_id(meta.u8()?, known.features.version)?;
+    let tables = if family.has_tables() { Some(meta.size()?) } else { None };
+    if let Some(tables) = tables.filter(|tables| *tables as u64 >= known.set_count) {
         return Err(Error::corrupt(format!("table set {tables} does not exist")));
     }
-    match family {
-        1 => Ok(Coding::Float { tables, modelled_bits: meta.u8()?, lowest: meta.varint()? }),
-        2 => Ok(Coding::Ulp { tables, scales: parse_scales(meta, grid)? }),
-        3 => Ok(Coding::Sparse { tables, scales: parse_scales(meta, grid)? }),
-        5 => Ok(Coding::Grid { tables, grid: parse_grid(meta, number)? }),
-        6 => {
-            let (modelled_bits, lowest) = (meta.u8()?, meta.varint()?);
-            let slope = meta.u8()?;
-            let has_signs = match meta.u8()? {
-                0 => false,
-                1 => true,
-                other => return Err(Error::corrupt(format!("sign mode {other} does not exist"))),
-            };
-            let rule = MagnitudeRule { slope, has_signs, scales: parse_scales(meta, grid)? };
-            Ok(Coding::Scaled { tables, modelled_bits, lowest, rule })
-        }
-        7 => {
-            let kind = match meta.u8()? {
-                0 => HistoryKind::Changes,
-                1 => HistoryKind::Residuals,
-                other => return Err(Error::corrupt(format!("history kind {other} does not exist"))),
-            };
-            Ok(Coding::History { tables, scales: parse_scales(meta, grid)?, kind })
-        }
-        other => Err(Error::corrupt(format!("group family {other} does not exist"))),
-    }
-}
-
-fn parse_scales(meta: &mut ByteReader<'_>, grid: &ChunkGrid) -> Result<GroupScales> {
-    let mode = meta.u8()?;
-    if mode > 3 || (mode != 0 && !grid.is_matrix) {
-        return Err(Error::corrupt(format!("scale mode {mode} is not allowed here")));
-    }
-    let bad_offset = || Error::corrupt("a key offset is out of range");
-    let offset = i32::try_from(meta.zigzag()?).map_err(|_| bad_offset())?;
-    if offset.unsigned_abs() > rice::MAX_SCALE.unsigned_abs() {
-        return Err(bad_offset());
-    }
-    let columns = to_usize(grid.cols);
-    let cols = if mode & 2 != 0 { Some(rice::read_scales(meta, columns)?) } else { None };
-    Ok(GroupScales { offset, has_rows: mode & 1 != 0, cols })
+    Ok(GroupEntry { coding: Coding::parse(family, meta, grid, number)?, tables })
 }
 
 /// Sets that serve cells belong to histories, and histories have no other sets.
 fn check_cells(index: &Index) -> Result<()> {
-    let fits = |coding: &Coding<usize>| {
-        let has_cells = coding.tables().is_some_and(|set| !index.table_sets[*set].cells.is_empty());
-        has_cells == matches!(coding, Coding::History { .. })
+    let fits = |group: &GroupEntry| {
+        let has_cells = group.tables.is_some_and(|set| !index.table_sets[set].cells.is_empty());
+        has_cells == (group.coding.family() == Family::History)
     };
     if index.tensors.iter().flat_map(|tensor| &tensor.groups).all(fits) {
         return Ok(());
@@ -479,15 +359,16 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
 mod tests {
     use super::super::ends::LEAST_VERSION;
     use super::*;
+    use crate::codec::{GroupScales, HistoryKind};
     use crate::entropy::table::{self, CellRun};
 
     /// A file of eight bytes with a history of `hops` ancestors, in a group of the given kind.
-    fn with_history(hops: usize, coding: Coding<usize>, set: TableSet) -> Index {
+    fn with_history(hops: usize, coding: Coding, set: TableSet) -> Index {
         let members = vec![Member::opaque("x".to_owned(), 8)];
         let predictor = Predictor::History { reference: None, hops };
         let mut tensor = PackedTensor::new((0, 0), predictor, members[0].grid(&members[0].tensors[0], 17));
         let payload = PayloadEntry { offset: HEAD_BYTES, len_bytes: 3, crc: 5 };
-        tensor.groups.push(coding);
+        tensor.groups.push(GroupEntry { coding, tables: Some(0) });
         tensor.chunks.push(ChunkEntry { codec: Codec::Ulp, group: 0, payload });
         let digest = super::super::Digest::from([7; 32]);
         tensor.reference_digests = vec![KnownDigest::start_of(&digest); hops];
@@ -504,14 +385,14 @@ mod tests {
     }
 
     fn parsed(index: &Index, version: u16) -> Result<Index> {
-        let ids = WireIds::of_version(version).unwrap();
-        parse(&serialise(index), 3, ids, &Limits::default())
+        let features = Features::of_version(version).unwrap();
+        parse(&serialise(index), 3, features, &Limits::default())
     }
 
     #[test]
     fn histories_need_their_version_predictor_and_tables() {
         let scales = || GroupScales { offset: 0, has_rows: false, cols: None };
-        let of_kind = |kind| Coding::History { tables: 0, scales: scales(), kind };
+        let of_kind = |kind| Coding::History { scales: scales(), kind };
         let tables = || vec![table::normalise(&[1; 256])];
         let cells = || {
             let cells = vec![CellRun { first: 0, table: 0 }, CellRun { first: 300, table: 0 }];
@@ -534,19 +415,11 @@ mod tests {
             with_history(0, changes(), cells()),
             with_history(17, changes(), cells()),
             with_history(1, changes(), by_key),
-            with_history(1, Coding::Ulp { tables: 0, scales: scales() }, cells()),
+            with_history(1, Coding::Ulp(scales()), cells()),
             no_history,
         ];
         for index in bad {
             assert!(matches!(parsed(&index, 3), Err(Error::Corrupt { .. })), "{:?}", index.tensors[0]);
         }
-    }
-
-    #[test]
-    fn codec_ids_are_those_of_the_format() {
-        for id in 0..=9 {
-            assert_eq!(codec_id(codec_of(id).unwrap()), id);
-        }
-        assert!(codec_of(10).is_err());
     }
 }

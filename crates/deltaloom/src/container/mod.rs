@@ -2,7 +2,6 @@
 //! It does not predict or plan: readers pass it predictions, and writers pass it coded chunks.
 
 mod ends;
-mod grid;
 mod identity;
 mod index;
 mod layout;
@@ -13,7 +12,7 @@ mod writer;
 pub(crate) use ends::version_for;
 pub(crate) use identity::Identity;
 pub use identity::{BaseDigest, NamedBase, Texts};
-pub(crate) use index::{ChunkEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
+pub(crate) use index::{ChunkEntry, GroupEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
 pub use reader::{Container, PartBytes};
 pub(crate) use writer::ContainerWriter;
 

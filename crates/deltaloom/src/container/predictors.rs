@@ -48,15 +48,20 @@ pub(super) fn push(meta: &mut Vec<u8>, predictor: &Predictor) {
     }
 }
 
-/// Reads the predictor of a tensor. `highest_id` is that of the file's version.
+/// Reads the predictor of a tensor in a file of this version of the format.
 pub(super) fn parse(
     meta: &mut ByteReader<'_>,
     info: &TensorInfo,
     grid: &ChunkGrid,
-    highest_id: u8,
+    version: u16,
 ) -> Result<Predictor> {
     let id = meta.u8()?;
     let unknown = || Error::corrupt(format!("predictor {id} does not exist"));
+    let highest_id = match version {
+        1 => 5,
+        2 => 10,
+        _ => 11,
+    };
     if id > highest_id {
         return Err(unknown());
     }

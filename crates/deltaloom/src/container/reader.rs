@@ -209,15 +209,19 @@ impl Container {
     ) -> Result<()> {
         let chunk = &tensor.chunks[i];
         let payload = self.read_payload(tensor, &chunk.payload)?;
-        let coding = tensor.groups[chunk.group].map(|set| self.decoder(*set));
+        let group = &tensor.groups[chunk.group];
         let rows = tensor.grid.chunk_rows(i as u64);
         let shape = ChunkShape {
             number: self.index.info(tensor).number(),
             rows: to_usize(rows.end - rows.start),
             cols: to_usize(tensor.grid.cols),
         };
-        coding
-            .and_then(|coding| codec::decode(&shape, chunk.codec, &coding, &payload, classes, values))
+        let tables = group.tables.map(|set| self.decoder(set)).transpose();
+        tables
+            .and_then(|tables| {
+                let (codec, tables) = (chunk.codec, tables.as_ref());
+                codec::decode(&shape, codec, &group.coding, tables, &payload, classes, values)
+            })
             .map_err(|e| e.in_file(&self.path))
     }
 
@@ -247,7 +251,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let read = |offset, buffer: &mut [u8]| source.read_at(offset, buffer).map_err(Error::io(path));
     let mut head = vec![0; to_usize(HEAD_BYTES.min(available))];
     read(0, &mut head)?;
-    let ids = ends::check_head(&head)?;
+    let features = ends::check_head(&head)?;
     if available < HEAD_BYTES + TRAILER_BYTES {
         let what = "a container's head and trailer";
         return Err(Error::Truncated { what, needed: HEAD_BYTES + TRAILER_BYTES, available });
@@ -257,7 +261,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
     let trailer = Trailer::parse(&trailer, available, limits)?;
     let mut stored = vec![0; to_usize(trailer.index_bytes())];
     read(trailer.index_offset, &mut stored)?;
-    if ends::index_crc(ids.covered(&head), &stored) != trailer.index_crc {
+    if ends::index_crc(features.covered(&head), &stored) != trailer.index_crc {
         return Err(Error::corrupt("the index does not match its checksum"));
     }
     let (meta, rest) = stored.split_at(trailer.meta_packed as usize);
@@ -268,7 +272,7 @@ fn read_index(path: &Path, source: &dyn ReadAt, limits: &Limits) -> Result<(Inde
         checks: checks.to_vec(),
     };
     let payload_bytes = trailer.index_offset - HEAD_BYTES;
-    let index = layout::parse(&parts, payload_bytes, ids, limits)?;
+    let index = layout::parse(&parts, payload_bytes, features, limits)?;
     let part_bytes = PartBytes {
         payload_bytes,
         meta_bytes: meta.len() as u64,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::choose::Choice;
 use crate::bases::{Bases, Memo, TensorSource};
 use crate::codec::{Coding, HistoryKind};
-use crate::container::{KnownDigest, PackedTensor};
+use crate::container::{GroupEntry, KnownDigest, PackedTensor};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan::GroupHistory;
@@ -76,7 +76,7 @@ pub(super) fn load(
 /// Drops the ancestors that no group of a tensor needs. Without any, it has an ordinary reference.
 pub(super) fn settle(tensor: &mut PackedTensor) {
     let Predictor::History { reference, hops } = &tensor.predictor else { return };
-    let needed = |coding: &Coding<usize>| match coding {
+    let needed = |group: &GroupEntry| match group.coding {
         Coding::History { kind: HistoryKind::Changes, .. } => *hops,
         Coding::History { kind: HistoryKind::Residuals, .. } => RESIDUAL_HOPS.min(*hops),
         _ => 0,

@@ -11,7 +11,6 @@ mod history;
 mod least_squares;
 mod low_rank;
 
-use std::convert::Infallible;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +21,10 @@ use rayon::prelude::*;
 use crate::bases::{self, Base, Bases};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
-use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Encoder};
+use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding};
 use crate::container::{
-    ChunkEntry, ContainerWriter, Digest, Identity, Index, KnownDigest, PackedTensor, Texts, version_for,
+    ChunkEntry, ContainerWriter, Digest, GroupEntry, Identity, Index, KnownDigest, PackedTensor, Texts,
+    version_for,
 };
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
@@ -158,7 +158,7 @@ struct LoadedGroup<'a> {
 struct EncodedGroup {
     tensor: usize,
     len_bytes: usize,
-    coding: Coding<usize>,
+    entry: GroupEntry,
     changed: u64,
     chunks: Vec<(Codec, Scratch, u32)>,
 }
@@ -207,7 +207,7 @@ fn pack_windows(
                     tensor.factors = Some(writer.push(&factors.payload, crc).map_err(Error::writing(""))?);
                 }
                 tensor.changed += group.changed;
-                tensor.groups.push(group.coding);
+                tensor.groups.push(group.entry);
                 for (codec, payload, crc) in group.chunks {
                     let payload = writer.push(&payload, crc).map_err(Error::writing(""))?;
                     tensor.chunks.push(ChunkEntry { codec, group: tensor.groups.len() - 1, payload });
@@ -314,7 +314,7 @@ impl<'a> Packer<'a> {
             tensor: group.tensor,
             len_bytes: group.target.len(),
             chunks: self.encode_group(&group, &plan, &pool.sets),
-            coding: plan.coding,
+            entry: GroupEntry { coding: plan.coding, tables: plan.tables },
             changed: if self.choices[group.tensor].predictor.counts_changes() { changed } else { 0 },
         };
         loaded.into_par_iter().zip(plans).zip(changed).map(encode).collect()
@@ -376,7 +376,7 @@ impl<'a> Packer<'a> {
         sets: &[TableSet],
     ) -> Vec<(Codec, Scratch, u32)> {
         let number = self.tensors[loaded.tensor].1.number();
-        let Ok(coding) = plan.coding.map(|set| Ok::<Encoder, Infallible>(codec::encoder(&sets[*set])));
+        let tables = plan.tables.map(|set| codec::encoder(&sets[set]));
         let cols = to_usize(self.grids[loaded.tensor].cols);
         let encode = |(i, (target, prediction)): (usize, (&[u8], &[u8]))| {
             let rows = target.len() / number.bytes() / cols;
@@ -386,13 +386,11 @@ impl<'a> Packer<'a> {
                 prediction,
                 classes: loaded.classes(&plan.coding, i),
                 row_scales: plan.row_scales(i),
-                symbols: plan.symbols(i),
-                mixed: plan.mixed(i),
-                points: plan.points(i),
+                material: plan.material(i),
                 estimated_bytes: plan.estimated_bytes(rows * cols),
                 zstd_level: self.preset.zstd_level(target.len()),
             };
-            let (codec, payload) = codec::encode(&input, &coding);
+            let (codec, payload) = codec::encode(&input, &plan.coding, tables.as_ref());
             let crc = crc32fast::hash(&payload);
             (codec, payload, crc)
         };
@@ -410,7 +408,7 @@ impl Group {
 
 impl LoadedGroup<'_> {
     /// Classes of the elements of a chunk, if its coding has them.
-    fn classes(&self, coding: &Coding<usize>, chunk: usize) -> Option<&[u8]> {
+    fn classes(&self, coding: &Coding, chunk: usize) -> Option<&[u8]> {
         let Coding::History { kind, .. } = coding else { return None };
         self.history.as_ref()?.classes(*kind).get(chunk).map(|classes| &**classes)
     }

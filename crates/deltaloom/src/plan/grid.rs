@@ -8,9 +8,9 @@ use deltaloom_kernels::fields::{common_zero_bits, count_tops};
 use rayon::prelude::*;
 
 use super::points::{Block, Fitter, Kind};
-use super::{Draft, GroupInput, SAMPLES, sample_ranges, window};
+use super::{Draft, DraftTables, GroupInput, SAMPLES, sample_ranges, window};
 use crate::codec::grid::{ESCAPE, has_blocks, row_elems, split_of_numbers};
-use crate::codec::{Coding, GridSymbols, ValueGrid};
+use crate::codec::{Coding, GridSymbols, Material, ValueGrid};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::table::{self, Counts};
 use crate::limits::to_usize;
@@ -125,8 +125,18 @@ fn palette_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
     let counts = count_symbols(&points);
     let listed_bits = palette.len() as u64 * u64::from(number.bits());
     let cost = table::own_table_cost(&counts) + listed_bits * ONE_BIT;
-    let coding = Coding::Grid { tables: None, grid: ValueGrid::Palette(palette) };
-    Some(Draft { own_counts: vec![counts], points, ..Draft::new(coding, changed, cost) })
+    Some(grid_draft(ValueGrid::Palette(palette), points, vec![counts], changed, cost))
+}
+
+fn grid_draft(
+    grid: ValueGrid,
+    points: Vec<Option<GridSymbols>>,
+    counts: Vec<Counts>,
+    changed: u64,
+    cost: u64,
+) -> Draft {
+    let material = points.into_iter().map(|points| points.map(Material::Points)).collect();
+    Draft { material, ..Draft::new(Coding::Grid(grid), DraftTables::Own(counts), changed, cost) }
 }
 
 fn count_symbols(points: &[Option<GridSymbols>]) -> Counts {
@@ -260,8 +270,7 @@ fn blocks_draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
         Kind::Origins => Some(add_numbers(|points| &points.origins)?),
     };
     let grid = ValueGrid::Blocks { block_elems: layout.block_elems, lowest_step, lowest_origin };
-    let coding = Coding::Grid { tables: None, grid };
-    Some(Draft { own_counts, points, ..Draft::new(coding, changed, cost) })
+    Some(grid_draft(grid, points, own_counts, changed, cost))
 }
 
 /// Steps or origins: their lowest modelled part, their counts, and what they cost.

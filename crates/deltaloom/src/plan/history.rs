@@ -50,8 +50,8 @@ pub(super) fn draft(
     let raw_bits: u64 = symbols.iter().flatten().map(|chunk| chunk.raw_bits).sum();
     let cost = own.cost + (raw_bits + history.index_bits) * ONE_BIT + scales_cost(&scales);
     let request = TableRequest { histogram, gaps: None, own };
-    let coding = Coding::History { tables: Some(Box::new(request)), scales: group_scales(&scales), kind };
-    Draft { row_scales: scales.rows, ..Draft::new(coding, changed, cost) }
+    let coding = Coding::History { scales: group_scales(&scales), kind };
+    Draft { row_scales: scales.rows, ..Draft::sharing(coding, request, changed, cost) }
 }
 
 /// The scales for changes.

@@ -279,9 +279,9 @@ pub(super) fn draft(group: &GroupInput<'_>, changed: u64, cost: u64) -> Option<D
     let chunks =
         relative.iter().zip(&group.chunks).map(|(relative, (_, prediction))| (&**relative, *prediction));
     let drafted = float_draft(&GroupInput { chunks: chunks.collect(), ..*group }, has_signs, changed)?;
-    let Coding::Float { tables, modelled_bits, lowest } = drafted.coding else { return None };
+    let Coding::Float { modelled_bits, lowest } = drafted.coding else { return None };
     Some(Draft {
-        coding: Coding::Scaled { tables, modelled_bits, lowest, rule },
+        coding: Coding::Scaled { modelled_bits, lowest, rule },
         cost: drafted.cost + scales_cost(&scales) + OVERHEAD,
         row_scales: scales.rows,
         ..drafted

@@ -10,14 +10,12 @@ mod points;
 mod preset;
 mod tables;
 
-use std::convert::Infallible;
-
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
 use deltaloom_kernels::rans::ALPHABET;
 use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
-use crate::codec::{self, ChunkShape, Coding, GridSymbols, GroupScales, HistoryKind, UlpSymbols};
+use crate::codec::{self, ChunkShape, Coding, GroupScales, HistoryKind, Material, UlpSymbols};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
@@ -76,15 +74,10 @@ impl GroupInput<'_> {
 /// How a group will be coded, before table sets are assigned.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    coding: Coding<Option<Box<TableRequest>>>,
-    /// Counts for the tables of a float or grid group, which are never shared.
-    own_counts: Vec<Counts>,
-    /// Residuals of a ulp group by chunk, ready to encode.
-    symbols: Vec<Option<UlpSymbols>>,
-    /// Payloads of a mixed group by chunk.
-    mixed: Vec<Option<Scratch>>,
-    /// Points of a grid group by chunk.
-    points: Vec<Option<GridSymbols>>,
+    coding: Coding,
+    tables: DraftTables,
+    /// Per chunk, or empty.
+    material: Vec<Option<Material>>,
     /// Per chunk. Empty if rows have none.
     row_scales: Vec<Vec<i32>>,
     /// Elements that differ from the prediction.
@@ -93,13 +86,22 @@ pub(crate) struct Draft {
     cost: u64,
 }
 
-/// A group that is ready to encode: its coding with numbers of table sets.
+/// The tables that a group needs.
+#[derive(Debug)]
+enum DraftTables {
+    None,
+    /// Tables that it may share with other groups.
+    Shared(Box<TableRequest>),
+    /// Counts for tables of its own.
+    Own(Vec<Counts>),
+}
+
+/// A group that is ready to encode: its coding with the number of its table set.
 #[derive(Debug)]
 pub(crate) struct GroupPlan {
-    pub(crate) coding: Coding<usize>,
-    symbols: Vec<Option<UlpSymbols>>,
-    mixed: Vec<Option<Scratch>>,
-    points: Vec<Option<GridSymbols>>,
+    pub(crate) coding: Coding,
+    pub(crate) tables: Option<usize>,
+    material: Vec<Option<Material>>,
     row_scales: Vec<Vec<i32>>,
     bytes_per_elem_q16: u64,
 }
@@ -109,17 +111,8 @@ impl GroupPlan {
         self.row_scales.get(chunk).map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn symbols(&self, chunk: usize) -> Option<&UlpSymbols> {
-        self.symbols.get(chunk)?.as_ref()
-    }
-
-    /// The payload of a mixed chunk.
-    pub(crate) fn mixed(&self, chunk: usize) -> Option<&[u8]> {
-        self.mixed.get(chunk)?.as_deref()
-    }
-
-    pub(crate) fn points(&self, chunk: usize) -> Option<&GridSymbols> {
-        self.points.get(chunk)?.as_ref()
+    pub(crate) fn material(&self, chunk: usize) -> Option<&Material> {
+        self.material.get(chunk)?.as_ref()
     }
 
     pub(crate) fn estimated_bytes(&self, elems: usize) -> u64 {
@@ -128,30 +121,35 @@ impl GroupPlan {
 }
 
 impl Draft {
-    fn new(coding: Coding<Option<Box<TableRequest>>>, changed: u64, cost: u64) -> Self {
-        Self {
-            coding,
-            own_counts: Vec::new(),
-            symbols: Vec::new(),
-            mixed: Vec::new(),
-            points: Vec::new(),
-            row_scales: Vec::new(),
-            changed,
-            cost,
-        }
+    fn new(coding: Coding, tables: DraftTables, changed: u64, cost: u64) -> Self {
+        Self { coding, tables, material: Vec::new(), row_scales: Vec::new(), changed, cost }
+    }
+
+    fn sharing(coding: Coding, request: TableRequest, changed: u64, cost: u64) -> Self {
+        Self::new(coding, DraftTables::Shared(Box::new(request)), changed, cost)
+    }
+
+    fn plain(changed: u64, cost: u64) -> Self {
+        Self::new(Coding::Plain, DraftTables::None, changed, cost)
     }
 
     /// Its scales, if it has residuals of all elements.
     fn scales(&self) -> Option<Scales> {
-        let Coding::Ulp { scales, .. } = &self.coding else { return None };
+        let Coding::Ulp(scales) = &self.coding else { return None };
         let cols = scales.cols.clone().unwrap_or_default();
         Some(Scales { offset: scales.offset, rows: self.row_scales.clone(), cols })
     }
 
     /// Its lowest possible cost, if other groups pay for its tables.
     fn cost_without_tables(&self) -> u64 {
-        let request = self.coding.tables().and_then(Option::as_ref);
-        self.cost - request.map_or(0, |request| request.own.table_bits() * ONE_BIT)
+        self.cost - self.request().map_or(0, |request| request.own.table_bits() * ONE_BIT)
+    }
+
+    fn request(&self) -> Option<&TableRequest> {
+        match &self.tables {
+            DraftTables::Shared(request) => Some(request),
+            DraftTables::None | DraftTables::Own(_) => None,
+        }
     }
 }
 
@@ -160,9 +158,9 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     let symbols = if group.is_predicted { symbolise(group) } else { Vec::new() };
     let changed = changed_elems(group, &symbols);
     if changed == 0 {
-        return Draft::new(Coding::Plain, 0, 0);
+        return Draft::plain(0, 0);
     }
-    let mut best = Draft::new(Coding::Plain, changed, plain_cost(group));
+    let mut best = Draft::plain(changed, plain_cost(group));
     let mut offer = |candidate: Option<Draft>| {
         if let Some(candidate) = candidate.filter(|candidate| candidate.cost < best.cost) {
             best = candidate;
@@ -180,8 +178,8 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
                 offer(Some(history::draft(group, history, &symbols, kind, scales, changed)));
             }
         }
-        if let Coding::Ulp { .. } | Coding::History { .. } = best.coding {
-            best.symbols = symbols;
+        if let Coding::Ulp(_) | Coding::History { .. } = best.coding {
+            best.material = symbols.into_iter().map(|chunk| chunk.map(Material::Residuals)).collect();
         }
     } else {
         offer(float_draft(group, true, changed));
@@ -214,28 +212,21 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
 
 /// Assigns table sets to the groups of a window, in order.
 pub(crate) fn finish(drafts: &mut Vec<Draft>, pool: &mut SetPool, elems: &[u64]) -> Vec<GroupPlan> {
-    let requests: Vec<&TableRequest> =
-        drafts.iter().filter_map(|draft| draft.coding.tables()?.as_deref()).collect();
+    let requests: Vec<&TableRequest> = drafts.iter().filter_map(Draft::request).collect();
     let mut assigned = pool.assign(&requests).into_iter();
     let plan = |(draft, elems): (Draft, &u64)| {
-        let Ok(coding) = draft.coding.map(|request| {
-            Ok::<_, Infallible>(match request {
-                Some(_) => assigned.next().expect("the pool assigns a set to every request"),
-                None => {
-                    let tables = draft.own_counts.iter().map(table::normalise).collect();
-                    let first_keys = (1..=u8::MAX).take(draft.own_counts.len().saturating_sub(1)).collect();
-                    pool.push(table::TableSet::of_keys(first_keys, tables))
-                }
-            })
-        });
-        GroupPlan {
-            coding,
-            symbols: draft.symbols,
-            mixed: draft.mixed,
-            points: draft.points,
-            row_scales: draft.row_scales,
-            bytes_per_elem_q16: draft.cost / 8 / (*elems).max(1),
-        }
+        let tables = match draft.tables {
+            DraftTables::None => None,
+            DraftTables::Shared(_) => Some(assigned.next().expect("the pool assigns a set to every request")),
+            DraftTables::Own(counts) => {
+                let tables = counts.iter().map(table::normalise).collect();
+                let first_keys = (1..=u8::MAX).take(counts.len().saturating_sub(1)).collect();
+                Some(pool.push(table::TableSet::of_keys(first_keys, tables)))
+            }
+        };
+        let bytes_per_elem_q16 = draft.cost / 8 / (*elems).max(1);
+        let Draft { coding, material, row_scales, .. } = draft;
+        GroupPlan { coding, tables, material, row_scales, bytes_per_elem_q16 }
     };
     drafts.drain(..).zip(elems).map(plan).collect()
 }
@@ -371,8 +362,8 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
     let raw_bits: u64 = symbols.iter().flatten().map(|chunk| chunk.raw_bits).sum();
     let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);
     let request = TableRequest { histogram, gaps: None, own };
-    let coding = Coding::Ulp { tables: Some(Box::new(request)), scales: group_scales(&scales) };
-    Draft { row_scales: scales.rows, ..Draft::new(coding, changed, cost) }
+    let coding = Coding::Ulp(group_scales(&scales));
+    Draft { row_scales: scales.rows, ..Draft::sharing(coding, request, changed, cost) }
 }
 
 fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
@@ -401,8 +392,7 @@ fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let own = tables::fit(&histogram, Some(&gaps));
     let cost = own.cost + raw_bits * ONE_BIT;
     let request = TableRequest { histogram, gaps: Some(gaps), own };
-    let coding = Coding::Sparse { tables: Some(Box::new(request)), scales: coding_scales };
-    Draft::new(coding, changed, cost)
+    Draft::sharing(Coding::Sparse(coding_scales), request, changed, cost)
 }
 
 /// Chunks coded in mixed contexts. Their size is known only after encoding them.
@@ -410,9 +400,11 @@ fn mixed_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
     let encode = |pair: &Pair<'_>| {
         (pair.0 != pair.1).then(|| Scratch::from(codec::encode_mixed(&group.shape(*pair), pair.0, pair.1)))
     };
-    let mixed: Vec<Option<Scratch>> = group.chunks.par_iter().map(encode).collect();
-    let bytes: u64 = mixed.iter().flatten().map(|payload| payload.len() as u64).sum();
-    Draft { mixed, ..Draft::new(Coding::Mixed, changed, bytes * 8 * ONE_BIT) }
+    let payloads: Vec<Option<Scratch>> = group.chunks.par_iter().map(encode).collect();
+    let bytes: u64 = payloads.iter().flatten().map(|payload| payload.len() as u64).sum();
+    let material = payloads.into_iter().map(|payload| payload.map(Material::Payload)).collect();
+    let draft = Draft::new(Coding::Mixed, DraftTables::None, changed, bytes * 8 * ONE_BIT);
+    Draft { material, ..draft }
 }
 
 /// The best split of stand-alone elements, if the number type has one.
@@ -443,8 +435,8 @@ fn float_draft(group: &GroupInput<'_>, has_signs: bool, changed: u64) -> Option<
         let escape_bits = u64::from(counts[ALPHABET - 1]) * u64::from(split.top_bits());
         let cost = table::own_table_cost(&counts) + (field_bits + escape_bits) * ONE_BIT;
         if best.as_ref().is_none_or(|best| cost < best.cost) {
-            let coding = Coding::Float { tables: None, modelled_bits, lowest };
-            best = Some(Draft { own_counts: vec![counts], ..Draft::new(coding, changed, cost) });
+            let coding = Coding::Float { modelled_bits, lowest };
+            best = Some(Draft::new(coding, DraftTables::Own(vec![counts]), changed, cost));
         }
         tops = tops.chunks(2).map(|pair| pair.iter().sum()).collect();
     }
