@@ -25,7 +25,7 @@ use crate::tensor::TensorInfo;
 
 use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
-pub(crate) use prediction::{adam_into, predict_into};
+pub(crate) use prediction::{Inputs as PredictionInputs, predict_into};
 pub use resolved::ResolvedContainer;
 pub(crate) use source::TensorSource;
 

@@ -8,14 +8,14 @@ use rayon::prelude::*;
 
 use super::Bases;
 use super::history::Memo;
-use super::prediction;
+use super::prediction::Inputs;
 use super::source::TensorSource;
-use crate::checkpoint::output::Inputs;
+use crate::checkpoint::output;
 use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Predictor, cast};
+use crate::predict::Predictor;
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
@@ -24,7 +24,7 @@ pub struct ResolvedContainer {
     container: Container,
     /// For each tensor, the references of its predictor. Empty if the tensor cannot be read.
     references: Vec<Vec<TensorSource>>,
-    inputs: Inputs,
+    inputs: output::Inputs,
 }
 
 impl ResolvedContainer {
@@ -51,7 +51,7 @@ impl ResolvedContainer {
     /// With references that were found without their digests: for each tensor, those of its
     /// predictor.
     pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
-        Self { container, references, inputs: Inputs::default() }
+        Self { container, references, inputs: output::Inputs::default() }
     }
 
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
@@ -65,7 +65,7 @@ impl ResolvedContainer {
 
     /// The files of the container and of all bases, so that no target replaces one.
     #[must_use]
-    pub fn inputs(&self) -> &Inputs {
+    pub fn inputs(&self) -> &output::Inputs {
         &self.inputs
     }
 
@@ -163,7 +163,7 @@ impl ResolvedContainer {
         self.for_chunks(self.numbers(), values, |number, i, values| {
             let tensor = self.tensor(number);
             match &tensor.predictor {
-                Predictor::Reference(_) => self.container.decode_chunk(tensor, i, values),
+                Predictor::Reference(_) => self.container.decode_chunk(tensor, i, None, values),
                 Predictor::Identical(_) => Ok(()),
                 _ => self.chunk_into(number, i, values),
             }
@@ -249,49 +249,26 @@ impl ResolvedContainer {
 
     /// The same, reusing what was read for the chunk before.
     fn chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
-        let tensor = self.tensor(number);
-        let start = tensor.grid.chunk_bytes(i as u64).start;
-        match (&tensor.predictor, &self.references[number][..]) {
-            (Predictor::Identical(_), [reference]) => return memo.read_into(reference, start, out),
-            (Predictor::Reference(_) | Predictor::History { .. }, [reference, ..]) => {
-                if tensor.chunks[i].codec.uses_prediction() {
-                    memo.read_into(reference, start, out)?;
-                }
-                let classes = self.classes(memo, number, i)?;
-                let classes = classes.as_ref().map(|classes| &***classes);
-                return self.container.decode_chunk_with(tensor, i, classes, out);
-            }
-            _ => {}
-        }
-        match &tensor.predictor {
-            Predictor::Tied(target) => return self.chunk_into(*target, i, out),
-            // The chunk grids agree: they depend on the shape, which is the same, and not on the
-            // size of elements.
-            Predictor::CastInternal(target) => {
-                cast::round_into(&self.info(number).dtype, &self.chunk(*target, i)?, out);
-                return Ok(());
-            }
-            // The same holds here, and chains are so short that this ends.
-            Predictor::Companion(companion) if tensor.chunks[i].codec.uses_prediction() => {
-                self.chunk_into(*companion, i, out)?;
-                return self.container.decode_chunk(tensor, i, out);
-            }
-            Predictor::Adam(adam) if tensor.chunks[i].codec.uses_prediction() => {
-                let tensors =
-                    adam.tensors.iter().map(|other| self.chunk(*other, i)).collect::<Result<Vec<_>>>()?;
-                let tensors: Vec<&[u8]> = tensors.iter().map(|values| &**values).collect();
-                prediction::adam_into(adam, &self.references[number], &tensors, start, out)?;
-                return self.container.decode_chunk(tensor, i, out);
-            }
-            _ => {}
-        }
+        let (tensor, info) = (self.tensor(number), self.info(number));
         let has_chunks = tensor.predictor.has_chunks();
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
-            let (references, factors) = (&self.references[number], self.container.factors(tensor)?);
-            let (predictor, info) = (&tensor.predictor, self.info(number));
-            prediction::predict_into(predictor, references, factors.as_deref(), info, start, out)?;
+            let factors = self.container.factors(tensor)?;
+            let mut inputs = Inputs {
+                references: &self.references[number],
+                tensors: tensor.predictor.internals(),
+                // Chains of tensors are so short that this ends.
+                own: |other, start, out: &mut [u8]| self.read_part_into(other, start, out),
+                factors: factors.as_deref(),
+                memo: Some(memo),
+            };
+            let start = tensor.grid.chunk_bytes(i as u64).start;
+            tensor.predictor.predict(info, start, &mut inputs, out)?;
         }
-        if has_chunks { self.container.decode_chunk(tensor, i, out) } else { Ok(()) }
+        if !has_chunks {
+            return Ok(());
+        }
+        let classes = self.classes(memo, number, i)?;
+        self.container.decode_chunk(tensor, i, classes.as_ref().map(|classes| &***classes), out)
     }
 
     /// Classes of the elements of a chunk by their history, if its coding has them.

@@ -16,7 +16,6 @@ use crate::tensor::{ChunkGrid, DType, TensorInfo};
 use super::ends::{Features, HEAD_BYTES};
 use super::identity::Identity;
 use super::index::{ChunkEntry, GroupEntry, Index, KnownDigest, PackedTensor, PayloadEntry};
-use super::predictors;
 
 const CHUNK_LOG2: std::ops::RangeInclusive<u8> = 10..=20;
 const DIGEST_BYTES: usize = 32;
@@ -72,7 +71,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
 }
 
 fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
-    predictors::push(meta, &tensor.predictor);
+    tensor.predictor.push_to(meta);
     tensor.factors.iter().for_each(|factors| push_varint(meta, factors.len_bytes as u64));
     if !tensor.predictor.has_chunks() {
         return;
@@ -193,7 +192,7 @@ fn parse_tensor(
     grid: ChunkGrid,
     next: &mut Places,
 ) -> Result<PackedTensor> {
-    let predictor = predictors::parse(meta, info, &grid, next.features.version)?;
+    let predictor = Predictor::parse(meta, info, &grid, next.features.version)?;
     let mut tensor = PackedTensor::new(place, predictor, grid);
     if let Predictor::LowRank { .. } = tensor.predictor {
         let len_bytes = meta.size()?;
@@ -299,7 +298,7 @@ fn check_internal_targets(index: &Index) -> Result<()> {
                     index.info(tensor).name
                 ))
             };
-            let target = index.tensors.get(*target).ok_or_else(bad)?;
+            let target = index.tensors.get(target).ok_or_else(bad)?;
             // Then no tensor depends on itself, and chains are short.
             let is_lower = target.predictor.level() < tensor.predictor.level();
             let (own, theirs) = (index.info(tensor), index.info(target));

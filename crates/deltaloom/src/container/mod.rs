@@ -5,7 +5,6 @@ mod ends;
 mod identity;
 mod index;
 mod layout;
-mod predictors;
 mod reader;
 mod writer;
 

@@ -194,13 +194,9 @@ impl Container {
         Ok(payload)
     }
 
-    /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements.
-    pub(crate) fn decode_chunk(&self, tensor: &PackedTensor, i: usize, values: &mut [u8]) -> Result<()> {
-        self.decode_chunk_with(tensor, i, None, values)
-    }
-
-    /// The same for a chunk whose elements have classes by their history.
-    pub(crate) fn decode_chunk_with(
+    /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements. `classes` are
+    /// those of their history, if the coding has them.
+    pub(crate) fn decode_chunk(
         &self,
         tensor: &PackedTensor,
         i: usize,

@@ -13,7 +13,6 @@ use crate::codec::Codec;
 use crate::container::{Container, Digest, KnownDigest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::Predictor;
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
@@ -272,13 +271,11 @@ fn is_at_home(number: usize, references: &[Vec<Reference>]) -> bool {
 fn chunks_to_write(container: &Container, number: usize, references: &[Vec<Reference>]) -> Vec<usize> {
     let tensor = &container.index().tensors[number];
     let chunks = 0..to_usize(tensor.grid.chunk_count());
-    match tensor.predictor {
-        Predictor::Identical(_) if is_at_home(number, references) => Vec::new(),
-        Predictor::Reference(_) | Predictor::History { .. } if is_at_home(number, references) => {
-            chunks.filter(|i| tensor.chunks[*i].codec != Codec::Same).collect()
-        }
-        _ => chunks.collect(),
+    if !tensor.predictor.is_reference() || !is_at_home(number, references) {
+        return chunks.collect();
     }
+    let differs = |i: &usize| tensor.chunks.get(*i).is_some_and(|chunk| chunk.codec != Codec::Same);
+    chunks.filter(differs).collect()
 }
 
 fn chunk_job(container: &Container, number: usize, chunk: usize, references: &[Vec<Reference>]) -> Job {

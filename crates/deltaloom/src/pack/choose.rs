@@ -3,7 +3,6 @@
 //! Samples rule candidates out. Equality is always proven on all bytes.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -13,7 +12,7 @@ use super::blend::{self, Recipe};
 use super::companion;
 use super::history;
 use super::low_rank::{self, ChosenFactors};
-use crate::bases::{self, Base, Bases, TensorSource};
+use crate::bases::{Base, Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
 use crate::error::Result;
@@ -22,7 +21,6 @@ use crate::plan;
 use crate::predict::{Element, MAX_REFERENCES, Predictor, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::sample::{self, fingerprint};
-use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Elements for fitting the weights of blends.
@@ -60,21 +58,6 @@ impl Choice {
         let digests = self.references.iter().map(TensorSource::digest).collect::<Result<_>>()?;
         self.reference_digests = Some(digests);
         Ok(self)
-    }
-
-    /// The prediction of a range of the tensor: borrowed from memory, read, or computed. `None` if
-    /// it is zero.
-    pub(super) fn predict(&self, info: &TensorInfo, bytes: Range<u64>) -> Result<Option<Bytes<'_>>> {
-        match (&self.predictor, &self.references[..]) {
-            (_, []) => Ok(None),
-            (Predictor::Reference(_), [reference]) => reference.bytes(bytes).map(Some),
-            (predictor, references) => {
-                let mut out = Scratch::of_len(to_usize(bytes.end - bytes.start));
-                let factors = self.factors.as_ref().map(|factors| &*factors.ready);
-                bases::predict_into(predictor, references, factors, info, bytes.start, &mut out)?;
-                Ok(Some(Bytes::Read(out)))
-            }
-        }
     }
 
     /// A choice without a residual. `reference_digests` are those of the references.

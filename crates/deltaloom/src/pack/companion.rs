@@ -76,7 +76,7 @@ pub(super) fn find(
     savings.sort_unstable_by_key(|(saving, i, other)| (Reverse(*saving), *i, *other));
     let (mut has_one, mut is_one) = (vec![false; tensors.len()], vec![false; tensors.len()]);
     // Tensors that others depend on stay as they are.
-    predictors.iter().flat_map(|predictor| predictor.internals()).for_each(|other| is_one[*other] = true);
+    predictors.iter().flat_map(|predictor| predictor.internals()).for_each(|other| is_one[other] = true);
     savings.retain(|(_, i, other)| {
         let is_free = !has_one[*i] && !is_one[*i] && !has_one[*other];
         if is_free {

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::bases::{self, Base, Bases};
+use crate::bases::{Base, Bases, PredictionInputs};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding};
@@ -32,7 +32,7 @@ use crate::limits::{Limits, to_usize};
 use crate::options::setters;
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
-use crate::predict::Predictor;
+use crate::predict::{Predictor, ReadInputs as _};
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
 use crate::summary::{self, PackReport};
@@ -327,10 +327,6 @@ impl<'a> Packer<'a> {
         let bytes = group.byte_range(grid);
         let target = self.checkpoint.bytes(member, info, bytes.clone())?;
         (self.see)(group.tensor, &target);
-        let of_tensor = |other: &usize| {
-            let (member, info) = self.tensors[*other];
-            self.checkpoint.bytes(member, info, bytes.clone())
-        };
         let choice = &self.choices[group.tensor];
         if let Predictor::History { .. } = choice.predictor {
             let (prediction, history) = history::load(choice, info, grid, group.chunks.clone())?;
@@ -343,18 +339,39 @@ impl<'a> Packer<'a> {
                 chunk_bytes,
             });
         }
-        let prediction = match &choice.predictor {
-            Predictor::Companion(other) => Some(of_tensor(other)?),
-            Predictor::Adam(adam) => {
-                let tensors = adam.tensors.iter().map(of_tensor).collect::<Result<Vec<_>>>()?;
-                let tensors: Vec<&[u8]> = tensors.iter().map(|values| &**values).collect();
-                let mut out = Scratch::of_len(target.len());
-                bases::adam_into(adam, &choice.references, &tensors, bytes.start, &mut out)?;
-                Some(Bytes::Read(out))
-            }
-            _ => choice.predict(info, bytes)?,
-        };
+        let prediction = self.predict(choice, info, bytes)?;
         Ok(LoadedGroup { tensor: group.tensor, target, prediction, history: None, chunk_bytes })
+    }
+
+    /// The prediction of a range of a tensor: borrowed from memory, read, or computed. `None` if it
+    /// is zero.
+    fn predict(
+        &self,
+        choice: &'a Choice,
+        info: &TensorInfo,
+        range: std::ops::Range<u64>,
+    ) -> Result<Option<Bytes<'a>>> {
+        let predictor = &choice.predictor;
+        if *predictor == Predictor::Zero {
+            return Ok(None);
+        }
+        let own = |other: usize, start: u64, out: &mut [u8]| {
+            let (member, info) = self.tensors[other];
+            self.checkpoint.read(member, info, start, out)
+        };
+        let mut inputs = PredictionInputs {
+            references: &choice.references,
+            tensors: predictor.internals(),
+            own,
+            factors: choice.factors.as_ref().map(|factors| &*factors.ready),
+            memo: None,
+        };
+        if predictor.is_unmodified() {
+            return inputs.bytes(0, range).map(Some);
+        }
+        let mut out = Scratch::of_len(to_usize(range.end - range.start));
+        predictor.predict(info, range.start, &mut inputs, &mut out)?;
+        Ok(Some(Bytes::Read(out)))
     }
 
     fn input<'b>(&'b self, loaded: &'b LoadedGroup<'_>) -> GroupInput<'b> {

@@ -7,7 +7,10 @@
 
 use std::fmt;
 
+use super::fields;
 use super::number::{Element, load, round_to_single, store_or};
+use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::error::Result;
 
 /// What is predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +39,8 @@ pub(crate) struct Adam {
     pub numbers: Vec<f64>,
 }
 
+const FORMS: [AdamForm; 2] = [AdamForm::SecondMoment, AdamForm::Weights];
+
 /// Number of references and tensors together, the same for every form.
 pub(crate) const ADAM_INPUTS: usize = 3;
 /// Elements computed at a time.
@@ -58,6 +63,32 @@ impl AdamForm {
 }
 
 impl Adam {
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.push(match self.form {
+            AdamForm::SecondMoment => 0,
+            AdamForm::Weights => 1,
+        });
+        meta.push(u8::from(self.is_single));
+        self.references.iter().for_each(|name| fields::push_name(meta, name));
+        self.tensors.iter().for_each(|tensor| push_varint(meta, *tensor as u64));
+        meta.extend(self.numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+
+    pub(super) fn parse(meta: &mut ByteReader<'_>) -> Result<Self> {
+        let form = *FORMS.get(usize::from(meta.u8()?)).ok_or_else(|| fields::bad("form"))?;
+        let is_single = match meta.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(fields::bad("precision")),
+        };
+        let reference_count = form.reference_count();
+        let references = (0..reference_count).map(|_| fields::name(meta)).collect::<Result<_>>()?;
+        let tensors = (reference_count..ADAM_INPUTS).map(|_| meta.size()).collect::<Result<_>>()?;
+        let mut number = || fields::finite(f64::from_le_bytes(meta.array()?), "number");
+        let numbers = (0..form.number_count()).map(|_| number()).collect::<Result<_>>()?;
+        Ok(Self { form, is_single, references, tensors, numbers })
+    }
+
     /// Computes the prediction of a run of F32 elements. Each input has the bytes of the same run.
     pub(crate) fn predict(&self, inputs: [&[u8]; ADAM_INPUTS], out: &mut [u8]) {
         if self.is_single {

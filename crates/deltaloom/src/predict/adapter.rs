@@ -7,8 +7,12 @@
 use deltaloom_kernels::adapter;
 
 use std::fmt;
+use std::ops::Range;
 
+use super::fields;
 use super::number::{Element, load_singles, store_singles_or};
+use crate::entropy::bytes::{ByteReader, push_text, push_varint};
+use crate::error::Result;
 use crate::limits::to_usize;
 use crate::tensor::TensorInfo;
 
@@ -52,21 +56,29 @@ pub(crate) struct Factors {
 }
 
 impl Adapter {
-    /// The tensors that it needs: `reference`, A and B.
-    pub(super) fn references(&self, info: &TensorInfo, reference: TensorInfo) -> Vec<TensorInfo> {
+    /// Name, dtype and shape of A (0) or B (1), if the predicted tensor is `info`.
+    pub(super) fn factor(&self, which: usize, info: &TensorInfo) -> TensorInfo {
         let (rows, cols) = match info.shape[..] {
             [rows, cols] if !self.merge.transposed => (rows, cols),
             [rows, cols] => (cols, rows),
             _ => (0, 0),
         };
-        let factor = |name: &String, shape| TensorInfo::sized(name.clone(), self.dtype.dtype(), shape);
-        let [a, b] = &self.factors;
-        vec![reference, factor(a, vec![self.rank, cols]), factor(b, vec![rows, self.rank])]
+        let shape = if which == 0 { vec![self.rank, cols] } else { vec![rows, self.rank] };
+        TensorInfo::sized(self.factors[which].clone(), self.dtype.dtype(), shape)
+    }
+
+    /// The bytes of A and B that some rows of the tensor need: all of V, which is in A, and the rows
+    /// of U from B; or the reverse, which needs all of both.
+    pub(super) fn parts(&self, rows: &Range<u64>, info: &TensorInfo) -> [Range<u64>; 2] {
+        let [a, b] = [0, 1].map(|which| self.factor(which, info).len_bytes());
+        let row_bytes = self.rank * self.dtype.bytes() as u64;
+        let of_b = if self.merge.transposed { 0..b } else { rows.start * row_bytes..rows.end * row_bytes };
+        [0..a, of_b]
     }
 
     /// U and V for some rows of the tensor, from the bytes of A and B. For a plain merge, `b` has
     /// only these rows. For a transposed one, `a` has all columns.
-    pub(crate) fn factors(&self, a: &[u8], b: &[u8], rows: std::ops::Range<usize>) -> Factors {
+    pub(crate) fn factors(&self, a: &[u8], b: &[u8], rows: Range<usize>) -> Factors {
         let rank = to_usize(self.rank);
         let (a, b) = (load_singles(self.dtype, a), load_singles(self.dtype, b));
         let mut factors = if self.merge.transposed {
@@ -81,6 +93,42 @@ impl Adapter {
             factors.u.iter_mut().for_each(|u| *u *= self.scale);
         }
         factors
+    }
+
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        fields::push_name(meta, &self.reference);
+        self.factors.iter().for_each(|name| push_text(meta, name));
+        meta.push(fields::element_id(self.dtype));
+        push_varint(meta, self.rank);
+        meta.extend(self.scale.to_le_bytes());
+        let Merge { fused, scale_first, transposed, product, update } = self.merge;
+        meta.push(u8::from(fused) | u8::from(scale_first) << 1 | u8::from(transposed) << 2);
+        meta.extend([product, update].map(|rounding| rounding.map_or(0, fields::element_id)));
+    }
+
+    pub(super) fn parse(meta: &mut ByteReader<'_>) -> Result<Self> {
+        let reference = fields::name(meta)?;
+        let mut factor = || fields::name(meta)?.ok_or_else(|| fields::bad("name of a factor"));
+        let factors = [factor()?, factor()?];
+        let dtype = fields::element(meta)?;
+        let rank = fields::within(meta, 1..=MAX_RANK, "rank")?;
+        let scale = f32::from_le_bytes(meta.array()?);
+        fields::finite(scale.into(), "scale")?;
+        let flags = meta.u8()?;
+        if flags > 7 {
+            return Err(fields::bad("flag"));
+        }
+        // 0 stands for no rounding, which includes rounding to F32.
+        let mut rounding = || fields::element(meta).map(|to| Some(to).filter(|to| *to != Element::F32));
+        let (product, update) = (rounding()?, rounding()?);
+        let merge = Merge {
+            fused: flags & 1 != 0,
+            scale_first: flags & 2 != 0,
+            transposed: flags & 4 != 0,
+            product,
+            update,
+        };
+        Ok(Self { reference, factors, rank, scale, merge, dtype })
     }
 
     /// Turns rows of the reference into their prediction.

@@ -7,7 +7,10 @@
 
 use std::fmt;
 
+use super::fields;
 use super::number::{Element, load, narrow, round_to_single, store_or};
+use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::error::Result;
 
 /// How references are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +48,9 @@ pub(crate) struct Blend {
     pub numbers: Vec<f64>,
 }
 
+const FORMS: [BlendForm; 3] = [BlendForm::Linear, BlendForm::Task, BlendForm::Ties];
+const PRECISIONS: [Precision; 3] = [Precision::Double, Precision::Single, Precision::Own];
+
 /// Most references of a blend.
 pub(crate) const MAX_REFERENCES: usize = 16;
 /// Elements computed at a time.
@@ -65,6 +71,34 @@ impl BlendForm {
 }
 
 impl Blend {
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.push(match self.form {
+            BlendForm::Linear => 0,
+            BlendForm::Task => 1,
+            BlendForm::Ties => 2,
+        });
+        meta.push(match self.precision {
+            Precision::Double => 0,
+            Precision::Single => 1,
+            Precision::Own => 2,
+        });
+        push_varint(meta, self.references.len() as u64);
+        self.references.iter().for_each(|name| fields::push_name(meta, name));
+        meta.extend(self.numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+
+    pub(super) fn parse(meta: &mut ByteReader<'_>) -> Result<Self> {
+        let form = *FORMS.get(usize::from(meta.u8()?)).ok_or_else(|| fields::bad("form"))?;
+        let precision = *PRECISIONS.get(usize::from(meta.u8()?)).ok_or_else(|| fields::bad("precision"))?;
+        let reference_count = meta.size()?;
+        let number_count =
+            form.number_count(reference_count).ok_or_else(|| fields::bad("number of references"))?;
+        let references = (0..reference_count).map(|_| fields::name(meta)).collect::<Result<_>>()?;
+        let mut number = || fields::finite(f64::from_le_bytes(meta.array()?), "number");
+        let numbers = (0..number_count).map(|_| number()).collect::<Result<_>>()?;
+        Ok(Self { form, precision, references, numbers })
+    }
+
     /// Computes the prediction of a run of elements. Each reference has the bytes of the same run.
     pub(crate) fn predict(&self, element: Element, references: &[&[u8]], out: &mut [u8]) {
         let size = element.bytes();

@@ -1,4 +1,6 @@
-//! How a reader guesses a tensor before the residual corrects it; docs/format.md section 3.
+//! How a reader guesses a tensor before the residual corrects it; docs/format.md section 3. A
+//! predictor lists its inputs, computes the prediction from their bytes, and says what the index
+//! stores of it.
 //! It names references. [`crate::bases`] finds and reads them.
 
 mod adam;
@@ -6,6 +8,7 @@ mod adapter;
 mod blend;
 pub(crate) mod cast;
 mod factors;
+mod fields;
 pub(crate) mod names;
 pub(crate) mod number;
 
@@ -19,7 +22,13 @@ pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub use number::{Element, load};
 
-use crate::tensor::{DType, TensorInfo};
+use std::ops::Range;
+
+use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::error::{Error, Result};
+use crate::limits::to_usize;
+use crate::scratch::Bytes;
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Where the prediction of a tensor comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,23 +75,285 @@ pub(crate) enum Predictor {
 /// Most ancestors of a reference that a history has.
 pub(crate) const MAX_HOPS: usize = 16;
 
+/// A tensor that a prediction needs. `None` stands for the name of the predicted tensor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// A tensor of a base with the dtype and shape of the predicted one.
+    Base(&'a Option<String>),
+    /// An F32 tensor of a base with the shape of the predicted one.
+    Master(&'a Option<String>),
+    /// One of the two factors of an adapter.
+    Factor(&'a Adapter, usize),
+    /// Another tensor of the same container, by number.
+    Own(usize),
+}
+
+impl Input<'_> {
+    /// Name, dtype and shape of an input from a base, if the predicted tensor is `info`.
+    fn reference(self, info: &TensorInfo) -> Option<TensorInfo> {
+        let name_or_own = |name: &Option<String>| name.as_ref().unwrap_or(&info.name).clone();
+        Some(match self {
+            Self::Base(name) => TensorInfo { name: name_or_own(name), ..info.clone() },
+            Self::Master(name) => TensorInfo::sized(name_or_own(name), DType::F32, info.shape.clone()),
+            Self::Factor(adapter, which) => adapter.factor(which, info),
+            Self::Own(_) => return None,
+        })
+    }
+}
+
+/// Reads the inputs of a prediction, by their places in [`Predictor::inputs`].
+pub(crate) trait ReadInputs<'a> {
+    /// Bytes of an input: borrowed if they are in memory.
+    fn bytes(&self, input: usize, range: Range<u64>) -> Result<Bytes<'a>>;
+
+    /// Fills `out` with bytes of an input from `start` on.
+    fn read_into(&mut self, input: usize, start: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The factors in the container.
+    fn factors(&self) -> Result<&ReadyFactors>;
+}
+
+/// Which predictor it is, as files and reports name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Zero,
+    Reference,
+    Identical,
+    Tied,
+    Cast,
+    CastInternal,
+    LowRank,
+    Adapter,
+    Blend,
+    Companion,
+    Adam,
+    History,
+}
+
+impl Kind {
+    const ALL: [Self; 12] = [
+        Self::Zero,
+        Self::Reference,
+        Self::Identical,
+        Self::Tied,
+        Self::Cast,
+        Self::CastInternal,
+        Self::LowRank,
+        Self::Adapter,
+        Self::Blend,
+        Self::Companion,
+        Self::Adam,
+        Self::History,
+    ];
+
+    /// Its id in files, the first version of the format that has it, and its name in reports.
+    fn facts(self) -> (u8, u16, &'static str) {
+        match self {
+            Self::Zero => (0, 1, "zero"),
+            Self::Reference => (1, 1, "reference"),
+            Self::Identical => (2, 1, "identical"),
+            Self::Tied => (3, 1, "tied"),
+            Self::Cast => (4, 1, "cast"),
+            Self::CastInternal => (5, 1, "cast"),
+            Self::LowRank => (6, 2, "lowrank"),
+            Self::Adapter => (7, 2, "adapter"),
+            Self::Blend => (8, 2, "blend"),
+            Self::Companion => (9, 2, "companion"),
+            Self::Adam => (10, 2, "adam"),
+            Self::History => (11, 3, "history"),
+        }
+    }
+
+    fn of_id(id: u8, version: u16) -> Result<Self> {
+        let is_wanted = |kind: &Self| {
+            let (own, since, _) = kind.facts();
+            own == id && since <= version
+        };
+        let found = Self::ALL.into_iter().find(is_wanted);
+        found.ok_or_else(|| Error::corrupt(format!("predictor {id} does not exist")))
+    }
+
+    /// Whether a tensor can have it.
+    fn fits(self, info: &TensorInfo, grid: &ChunkGrid) -> bool {
+        let is_computed = || Element::of(&info.dtype).is_some();
+        match self {
+            Self::Cast | Self::CastInternal => cast::is_target(&info.dtype),
+            Self::LowRank => is_computed() && grid.is_matrix,
+            Self::Adapter => is_computed() && info.shape.len() == 2 && grid.is_matrix,
+            Self::Blend => is_computed(),
+            Self::Adam => info.dtype == DType::F32,
+            _ => true,
+        }
+    }
+}
+
 impl Predictor {
+    fn of_kind(&self) -> Kind {
+        match self {
+            Self::Zero => Kind::Zero,
+            Self::Reference(_) => Kind::Reference,
+            Self::Identical(_) => Kind::Identical,
+            Self::Tied(_) => Kind::Tied,
+            Self::Cast(_) => Kind::Cast,
+            Self::CastInternal(_) => Kind::CastInternal,
+            Self::LowRank { .. } => Kind::LowRank,
+            Self::Adapter(_) => Kind::Adapter,
+            Self::Blend(_) => Kind::Blend,
+            Self::Companion(_) => Kind::Companion,
+            Self::Adam(_) => Kind::Adam,
+            Self::History { .. } => Kind::History,
+        }
+    }
+
     /// Name in reports.
     #[must_use]
     pub(crate) fn kind(&self) -> &'static str {
+        self.of_kind().facts().2
+    }
+
+    /// Appends the bytes that [`Self::parse`] reads.
+    pub(crate) fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.push(self.of_kind().facts().0);
         match self {
-            Self::Zero => "zero",
-            Self::Reference(_) => "reference",
-            Self::Identical(_) => "identical",
-            Self::Tied(_) => "tied",
-            Self::Cast(_) | Self::CastInternal(_) => "cast",
-            Self::LowRank { .. } => "lowrank",
-            Self::Adapter(_) => "adapter",
-            Self::Blend(_) => "blend",
-            Self::Companion(_) => "companion",
-            Self::Adam(_) => "adam",
-            Self::History { .. } => "history",
+            Self::Zero => {}
+            Self::Reference(name) | Self::Identical(name) | Self::Cast(name) => fields::push_name(meta, name),
+            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
+                push_varint(meta, *tensor as u64);
+            }
+            Self::LowRank { reference, rank: count } | Self::History { reference, hops: count } => {
+                fields::push_name(meta, reference);
+                push_varint(meta, *count as u64);
+            }
+            Self::Adapter(adapter) => adapter.push_to(meta),
+            Self::Blend(blend) => blend.push_to(meta),
+            Self::Adam(adam) => adam.push_to(meta),
         }
+    }
+
+    /// Reads the predictor of a tensor in a file of this version of the format. Tensors of the same
+    /// file are checked when all are known.
+    pub(crate) fn parse(
+        meta: &mut ByteReader<'_>,
+        info: &TensorInfo,
+        grid: &ChunkGrid,
+        version: u16,
+    ) -> Result<Self> {
+        let kind = Kind::of_id(meta.u8()?, version)?;
+        let predictor = match kind {
+            Kind::Zero => Self::Zero,
+            Kind::Reference => Self::Reference(fields::name(meta)?),
+            Kind::Identical => Self::Identical(fields::name(meta)?),
+            Kind::Tied => Self::Tied(meta.size()?),
+            Kind::Cast => Self::Cast(fields::name(meta)?),
+            Kind::CastInternal => Self::CastInternal(meta.size()?),
+            Kind::LowRank => Self::LowRank {
+                reference: fields::name(meta)?,
+                rank: to_usize(fields::within(meta, 1..=MAX_FACTORS_RANK as u64, "rank")?),
+            },
+            Kind::Adapter => Self::Adapter(Box::new(Adapter::parse(meta)?)),
+            Kind::Blend => Self::Blend(Box::new(Blend::parse(meta)?)),
+            Kind::Companion => Self::Companion(meta.size()?),
+            Kind::Adam => Self::Adam(Box::new(Adam::parse(meta)?)),
+            Kind::History => Self::History {
+                reference: fields::name(meta)?,
+                hops: to_usize(fields::within(meta, 1..=MAX_HOPS as u64, "number of ancestors")?),
+            },
+        };
+        if kind.fits(info, grid) {
+            return Ok(predictor);
+        }
+        let (name, dtype, shape, kind) = (&info.name, &info.dtype, &info.shape, predictor.kind());
+        Err(Error::corrupt(format!("tensor {name:?} of {dtype} {shape:?} cannot have the predictor {kind}")))
+    }
+
+    /// All tensors that the prediction needs: first those of bases, in the order of their digests.
+    pub(crate) fn inputs(&self) -> Vec<Input<'_>> {
+        match self {
+            Self::Zero => Vec::new(),
+            Self::Reference(name) | Self::Identical(name) | Self::LowRank { reference: name, .. } => {
+                vec![Input::Base(name)]
+            }
+            Self::History { reference, hops } => vec![Input::Base(reference); hops + 1],
+            Self::Cast(name) => vec![Input::Master(name)],
+            Self::Adapter(adapter) => {
+                let factor = |which| Input::Factor(adapter, which);
+                vec![Input::Base(&adapter.reference), factor(0), factor(1)]
+            }
+            Self::Blend(blend) => blend.references.iter().map(Input::Base).collect(),
+            Self::Adam(adam) => {
+                let tensors = adam.tensors.iter().map(|tensor| Input::Own(*tensor));
+                adam.references.iter().map(Input::Base).chain(tensors).collect()
+            }
+            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
+                vec![Input::Own(*tensor)]
+            }
+        }
+    }
+
+    /// Names, dtypes and shapes of the inputs from bases. `info` describes the predicted tensor.
+    pub(crate) fn references(&self, info: &TensorInfo) -> Vec<TensorInfo> {
+        self.inputs().into_iter().filter_map(|input| input.reference(info)).collect()
+    }
+
+    /// Number of inputs from bases.
+    pub(crate) fn reference_count(&self) -> usize {
+        self.inputs().iter().filter(|input| !matches!(input, Input::Own(_))).count()
+    }
+
+    /// Numbers of the inputs from the same container.
+    pub(crate) fn internals(&self) -> Vec<usize> {
+        let own = |input: Input<'_>| match input {
+            Input::Own(tensor) => Some(tensor),
+            Input::Base(_) | Input::Master(_) | Input::Factor(..) => None,
+        };
+        self.inputs().into_iter().filter_map(own).collect()
+    }
+
+    /// Fills `out` with the prediction of a tensor from byte `start` on. If the predictor works by
+    /// rows, `out` must be whole rows.
+    pub(crate) fn predict<'a>(
+        &self,
+        info: &TensorInfo,
+        start: u64,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let range = start..start + out.len() as u64;
+        match self {
+            Self::Zero => out.fill(0),
+            Self::Reference(_)
+            | Self::Identical(_)
+            | Self::History { .. }
+            | Self::Tied(_)
+            | Self::Companion(_) => inputs.read_into(0, start, out)?,
+            Self::Cast(_) | Self::CastInternal(_) => {
+                cast::round_into(&info.dtype, &inputs.bytes(0, 2 * range.start..2 * range.end)?, out);
+            }
+            Self::LowRank { .. } => {
+                inputs.read_into(0, start, out)?;
+                inputs.factors()?.apply(to_usize(rows_of(info, &range).start), out);
+            }
+            Self::Adapter(adapter) => {
+                inputs.read_into(0, start, out)?;
+                let rows = rows_of(info, &range);
+                let [a, b] = adapter.parts(&rows, info);
+                let (a, b) = (inputs.bytes(1, a)?, inputs.bytes(2, b)?);
+                let factors = adapter.factors(&a, &b, to_usize(rows.start)..to_usize(rows.end));
+                adapter.apply(element_of(info)?, &factors, out);
+            }
+            Self::Blend(blend) => {
+                let all = self.all_bytes(inputs, range)?;
+                let all: Vec<&[u8]> = all.iter().map(|bytes| &**bytes).collect();
+                blend.predict(element_of(info)?, &all, out);
+            }
+            Self::Adam(adam) => {
+                let all = self.all_bytes(inputs, range)?;
+                let all: Vec<&[u8]> = all.iter().map(|bytes| &**bytes).collect();
+                let missing = |_| Error::corrupt("a reference is missing");
+                adam.predict(<[&[u8]; ADAM_INPUTS]>::try_from(all).map_err(missing)?, out);
+            }
+        }
+        Ok(())
     }
 
     /// Whether chunks follow. Otherwise the tensor equals its prediction.
@@ -98,41 +369,6 @@ impl Predictor {
             | Self::Adam(_)
             | Self::History { .. } => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
-        }
-    }
-
-    /// The tensors of bases that the prediction needs, in the order of their digests: names, dtypes
-    /// and shapes. `info` describes the predicted tensor.
-    pub(crate) fn references(&self, info: &TensorInfo) -> Vec<TensorInfo> {
-        let like = |name: &Option<String>| TensorInfo {
-            name: name.as_ref().unwrap_or(&info.name).clone(),
-            ..info.clone()
-        };
-        match self {
-            Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => Vec::new(),
-            Self::Reference(name) | Self::Identical(name) | Self::LowRank { reference: name, .. } => {
-                vec![like(name)]
-            }
-            Self::Cast(name) => {
-                let master = like(name);
-                vec![TensorInfo::sized(master.name, DType::F32, master.shape)]
-            }
-            Self::Adapter(adapter) => adapter.references(info, like(&adapter.reference)),
-            Self::Blend(blend) => blend.references.iter().map(like).collect(),
-            Self::Adam(adam) => adam.references.iter().map(like).collect(),
-            Self::History { reference, hops } => vec![like(reference); hops + 1],
-        }
-    }
-
-    /// Number of tensors of bases that the prediction needs.
-    pub(crate) fn reference_count(&self) -> usize {
-        match self {
-            Self::Zero | Self::Tied(_) | Self::CastInternal(_) | Self::Companion(_) => 0,
-            Self::Reference(_) | Self::Identical(_) | Self::LowRank { .. } | Self::Cast(_) => 1,
-            Self::Adapter(_) => 3,
-            Self::Blend(blend) => blend.references.len(),
-            Self::Adam(adam) => adam.references.len(),
-            Self::History { hops, .. } => hops + 1,
         }
     }
 
@@ -165,22 +401,20 @@ impl Predictor {
         self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
     }
 
+    /// The same range of all inputs.
+    fn all_bytes<'a>(&self, inputs: &impl ReadInputs<'a>, range: Range<u64>) -> Result<Vec<Bytes<'a>>> {
+        (0..self.inputs().len()).map(|input| inputs.bytes(input, range.clone())).collect()
+    }
+
+    /// Whether the prediction is an unmodified input, so that its bytes can be used where they are.
+    pub(crate) fn is_unmodified(&self) -> bool {
+        self.is_reference() || matches!(self, Self::Tied(_) | Self::Companion(_))
+    }
+
     /// Whether the prediction is an unmodified tensor of a base. Then elements that differ from one
     /// differ from the other.
     pub(crate) fn is_reference(&self) -> bool {
         matches!(self, Self::Reference(_) | Self::Identical(_) | Self::History { .. })
-    }
-
-    /// Numbers of the tensors of the same container that the prediction needs.
-    #[must_use]
-    pub(crate) fn internals(&self) -> &[usize] {
-        match self {
-            Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
-                std::slice::from_ref(tensor)
-            }
-            Self::Adam(adam) => &adam.tensors,
-            _ => &[],
-        }
     }
 
     /// The rule of a computed prediction, for people.
@@ -193,5 +427,31 @@ impl Predictor {
             Self::History { hops, .. } => Some(format!("{hops} ancestors")),
             _ => None,
         }
+    }
+}
+
+fn element_of(info: &TensorInfo) -> Result<Element> {
+    Element::of(&info.dtype)
+        .ok_or_else(|| Error::corrupt(format!("{} has no computed predictions", info.dtype)))
+}
+
+/// The rows of a matrix in a range of bytes.
+fn rows_of(info: &TensorInfo, range: &Range<u64>) -> Range<u64> {
+    let cols = info.shape.last().copied().unwrap_or(1).max(1);
+    let row_bytes = cols * info.number().bytes() as u64;
+    range.start / row_bytes..range.end / row_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_those_of_the_format() {
+        for (id, kind) in (0u8..).zip(Kind::ALL) {
+            assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
+        }
+        assert!(Kind::of_id(12, u16::MAX).is_err());
+        assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err());
     }
 }
