@@ -25,7 +25,7 @@ impl<T: Copy> Fingerprints<T> {
 
     /// Sorts the tensors that have one fingerprint.
     pub(super) fn sorted_by_key<K: Ord>(mut self, key: impl Fn(&T) -> K) -> Self {
-        self.0.values_mut().for_each(|alike| alike.sort_by_key(&key));
+        self.0.values_mut().for_each(|alike| alike.sort_by_cached_key(&key));
         self
     }
 
