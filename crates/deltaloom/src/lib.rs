@@ -32,6 +32,7 @@ mod lowrank;
 mod base_search;
 mod bases;
 mod container;
+mod origin;
 mod sample;
 mod sketch;
 mod summary;

@@ -8,8 +8,8 @@ use crate::bases::{Base, TensorSource};
 use crate::checkpoint::{Checkpoint, Contents};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
+use crate::origin::{cast, identical};
 use crate::plan;
-use crate::predict::cast;
 use crate::sample;
 use crate::tensor::{DType, TensorInfo};
 
@@ -141,13 +141,9 @@ impl TensorSketch {
     /// The base's counterpart: a tensor of the same kind, or else the F32 tensor that may have been
     /// rounded to this one.
     fn counterpart(&self, base: &Base) -> Result<Option<Counterpart>> {
-        let is_master = |info: &TensorInfo| {
-            cast::is_target(&self.info.dtype) && info.dtype == DType::F32 && info.shape == self.info.shape
-        };
-        let name = &self.info.name;
-        let found = base
-            .counterpart(name, |source| source.is_like(&self.info))
-            .or_else(|| base.counterpart(name, |source| is_master(source.info())));
+        let may_be_master = |source: &TensorSource| cast::may_be_master(source.info(), &self.info);
+        let found = identical::counterpart(&self.info, base)
+            .or_else(|| base.counterpart(&self.info.name, may_be_master));
         let read = |source: &TensorSource| {
             Ok(Counterpart { dtype: source.info().dtype.clone(), sample: sample::of(source)? })
         };
@@ -161,7 +157,7 @@ impl TensorSketch {
         let given = match counterpart {
             None => self.alone,
             Some(other) if other.dtype != self.info.dtype => {
-                if cast::round(&self.info.dtype, &other.sample) == self.sample { 0 } else { self.alone }
+                if cast::score(&self.info.dtype, &self.sample, &other.sample) { 0 } else { self.alone }
             }
             Some(other) if other.sample == self.sample => 0,
             Some(other) => {

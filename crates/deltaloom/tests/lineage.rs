@@ -77,6 +77,26 @@ fn equality_is_found_in_all_its_forms() {
 }
 
 #[test]
+fn masters_have_any_name_and_what_an_ancestor_knows_is_not_tied() {
+    let values = weights(21);
+    let base = safetensors(&[
+        tensor("optimizer.master.3", "F32", &[500], f32_bytes(&values[..500])),
+        tensor("known", "F32", &[700], f32_bytes(&weights(22)[..700])),
+    ]);
+    let tuned = safetensors(&[
+        tensor("layer.weight", "BF16", &[500], bf16_bytes(&values[..500])),
+        tensor("a copy", "F32", &[700], f32_bytes(&values[500..1200])),
+        tensor("known", "F32", &[700], f32_bytes(&values[500..1200])),
+    ]);
+    let report = found(&tuned, &[&base]);
+    let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
+    let tensor = "optimizer.master.3".to_owned();
+    assert_eq!(*findings[0], Finding::Cast { ancestor: Some("base-0".to_owned()), tensor });
+    assert_eq!(*findings[1], Finding::Tied { tensor: "known".to_owned() });
+    assert!(matches!(findings[2], Finding::Unrelated { .. }), "{:?}", findings[2]);
+}
+
+#[test]
 fn a_merged_lora_has_its_rank() {
     let base = weights(2);
     let merged = mixed(&base, &product(5, 0.001), |a, b| a + b);

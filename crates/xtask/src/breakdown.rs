@@ -99,7 +99,7 @@ const RULES: &[(Stage, &[&str])] = &[
         &["keys::count_pairs", "fields::count_tops", "ulp::count_changed", "common_zero_bits", "escape_bits"],
     ),
     (Choose, &["kernels::steps", "residual::scales", "deltaloom::plan", "entropy::table", "entropy::log2"]),
-    (Choose, &["pack::choose"]),
+    (Choose, &["deltaloom::origin", "pack::choose"]),
     (Contexts, &["kernels::keys", "deltaloom::predict"]),
     (Code, &["kernels::rans", "entropy::block", "entropy::rice", "codec::planes"]),
     (Residual, &["kernels::ulp", "kernels::fields", "kernels::bits", "kernels::tokens", "deltaloom::codec"]),

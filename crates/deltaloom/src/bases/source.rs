@@ -71,10 +71,9 @@ impl TensorSource {
         }
     }
 
-    /// Whether it has the dtype, shape and length of another tensor. If the size of a dtype is
-    /// unknown, the length does not follow from the other two.
+    /// Whether it has the dtype, shape and length of another tensor.
     pub(crate) fn is_like(&self, other: &TensorInfo) -> bool {
-        self.info().same_type(other) && self.info().len_bytes() == other.len_bytes()
+        self.info().is_like(other)
     }
 
     /// Bytes from `offset` on.

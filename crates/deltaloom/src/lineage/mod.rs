@@ -1,12 +1,11 @@
 //! Reports the history of each tensor, compared with checkpoints that it may come from: equality,
 //! rounding, blends, low rank, sparse and dense change.
-//! It packs nothing, and packing does not use its findings.
+//! It packs nothing. Equality, ties and rounding are found as packing finds them, in
+//! [`crate::origin`].
 
 mod finding;
 mod moments;
 mod rank;
-
-use std::collections::HashMap;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -14,13 +13,14 @@ use serde::Serialize;
 use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
+use crate::origin::cast::{Master, Masters};
+use crate::origin::{Subject, Ties, identical};
 use crate::pipeline;
 use crate::plan;
-use crate::predict::cast;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::summary::ratio;
-use crate::tensor::{DType, TensorInfo};
+use crate::tensor::TensorInfo;
 
 pub use finding::{BlendPart, Evidence, Finding, FindingGroup, TensorLineage};
 use moments::Moments;
@@ -42,8 +42,6 @@ const SPARSE: f64 = 1.0 / 3.0;
 const LEAST_SIDE: u64 = 16;
 /// Number of runs of rows that are read to measure the rank.
 const ROW_RUNS: u64 = 8;
-/// Bytes compared at a time when equality is proven.
-const COMPARE_BYTES: u64 = 1 << 20;
 
 /// The history of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,29 +90,27 @@ struct Counterpart<'a> {
 
 struct Study<'a> {
     tensors: Vec<&'a TensorSource>,
+    /// The same tensors, as the detectors want them.
+    subjects: Vec<Subject<'a>>,
     samples: Vec<Vec<u8>>,
     ancestors: Vec<&'a Base>,
-    /// Tensors by the fingerprints of their samples, and F32 tensors by those of their rounded
-    /// samples.
-    ties: HashMap<u64, Vec<usize>>,
-    casts: HashMap<u64, Vec<usize>>,
+    ties: Ties,
+    masters: Masters<'a>,
     progress: &'a dyn Progress,
 }
 
 impl<'a> Study<'a> {
     fn new(tensors: Vec<&'a TensorSource>, ancestors: &'a Bases, progress: &'a dyn Progress) -> Result<Self> {
-        let samples: Vec<Vec<u8>> =
-            tensors.par_iter().map(|tensor| sample::of(tensor)).collect::<Result<_>>()?;
-        let (mut ties, mut casts) = (HashMap::<u64, Vec<usize>>::new(), HashMap::<u64, Vec<usize>>::new());
-        for (i, (tensor, sample)) in tensors.iter().zip(&samples).enumerate() {
-            let info = tensor.info();
-            ties.entry(sample::fingerprint(&info.shape, &info.dtype, sample)).or_default().push(i);
-            for dtype in [DType::BF16, DType::F16].into_iter().filter(|_| info.dtype == DType::F32) {
-                let print = sample::fingerprint(&info.shape, &dtype, &cast::round(&dtype, sample));
-                casts.entry(print).or_default().push(i);
-            }
-        }
-        Ok(Self { tensors, samples, ancestors: ancestors.iter().collect(), ties, casts, progress })
+        let subjects: Vec<Subject<'_>> = tensors.iter().map(|tensor| Subject::Source(tensor)).collect();
+        let samples: Vec<Vec<u8>> = subjects.par_iter().map(Subject::sample).collect::<Result<_>>()?;
+        let ancestors: Vec<&Base> = ancestors.iter().collect();
+        let has_counterpart = |i: usize| {
+            let info = tensors[i].info();
+            ancestors.iter().any(|base| identical::counterpart(info, base).is_some())
+        };
+        let ties = Ties::new(&subjects, &samples, has_counterpart);
+        let masters = Masters::new(&subjects, &samples, ancestors.iter().copied())?;
+        Ok(Self { tensors, subjects, samples, ancestors, ties, masters, progress })
     }
 
     fn tensor(&self, i: usize) -> Result<TensorLineage> {
@@ -147,59 +143,27 @@ impl<'a> Study<'a> {
         self.ancestors.iter().enumerate().filter_map(of).collect()
     }
 
-    /// Findings from comparing bits. Samples rule out, and only all bytes prove.
+    /// Findings from comparing bits, as packing makes them.
     fn equal_to_something(&self, i: usize) -> Result<Option<Finding>> {
-        let (tensor, sample) = (self.tensors[i], &self.samples[i]);
-        let info = tensor.info();
-        for other in self.counterparts(&info.name, |other| is_like(other, info)) {
-            let is_equal = sample::of(other.source)? == *sample
-                && self.equal(tensor, |offset, len| other.source.read(offset, len))?;
-            if is_equal {
-                return Ok(Some(Finding::Identical { ancestor: self.name(other.ancestor) }));
+        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        for (ancestor, base) in self.ancestors.iter().enumerate() {
+            let Some(other) = identical::counterpart(subject.info(), base) else { continue };
+            if identical::prove(subject, sample, other, self.progress)?.is_some() {
+                return Ok(Some(Finding::Identical { ancestor: self.name(ancestor) }));
             }
         }
-        let print = sample::fingerprint(&info.shape, &info.dtype, sample);
-        for other in self.ties.get(&print).into_iter().flatten().take_while(|other| **other < i) {
-            let other = self.tensors[*other];
-            if self.equal(tensor, |offset, len| other.read(offset, len))? {
-                return Ok(Some(Finding::Tied { tensor: other.info().name.clone() }));
+        let name_of_own = |other: usize| self.tensors[other].info().name.clone();
+        if let Some((other, _)) = self.ties.prove(i, &self.subjects, &self.samples, self.progress)? {
+            return Ok(Some(Finding::Tied { tensor: name_of_own(other) }));
+        }
+        let found = self.masters.prove(i, &self.subjects, &self.samples, self.progress)?;
+        Ok(found.map(|(master, _)| match master {
+            Master::Own(other) => Finding::Cast { ancestor: None, tensor: name_of_own(other) },
+            Master::OfBase(ancestor, source) => {
+                let tensor = source.info().name.clone();
+                Finding::Cast { ancestor: Some(self.name(ancestor)), tensor }
             }
-        }
-        if !cast::is_target(&info.dtype) {
-            return Ok(None);
-        }
-        let rounded = |master: &TensorSource| {
-            let round =
-                |offset: u64, len: usize| Ok(cast::round(&info.dtype, &master.read(2 * offset, 2 * len)?));
-            self.equal(tensor, round)
-        };
-        for other in self.casts.get(&print).into_iter().flatten() {
-            if rounded(self.tensors[*other])? {
-                let tensor = self.tensors[*other].info().name.clone();
-                return Ok(Some(Finding::Cast { ancestor: None, tensor }));
-            }
-        }
-        let is_master = |other: &TensorInfo| other.dtype == DType::F32 && other.shape == info.shape;
-        for other in self.counterparts(&info.name, is_master) {
-            let is_equal = cast::round(&info.dtype, &sample::of(other.source)?) == *sample;
-            if is_equal && rounded(other.source)? {
-                let (ancestor, tensor) = (self.name(other.ancestor), other.source.info().name.clone());
-                return Ok(Some(Finding::Cast { ancestor: Some(ancestor), tensor }));
-            }
-        }
-        Ok(None)
-    }
-
-    fn equal(&self, tensor: &TensorSource, read: impl Fn(u64, usize) -> Result<Vec<u8>>) -> Result<bool> {
-        let total = tensor.info().len_bytes();
-        for offset in (0..total).step_by(to_usize(COMPARE_BYTES)) {
-            check_cancelled(self.progress)?;
-            let len_bytes = to_usize(COMPARE_BYTES.min(total - offset));
-            if tensor.read(offset, len_bytes)? != read(offset, len_bytes)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        }))
     }
 
     /// Findings from calculation.
@@ -208,7 +172,7 @@ impl<'a> Study<'a> {
         let info = tensor.info();
         let mut others = self.counterparts(&info.name, |other| {
             let is_number = |info: &TensorInfo| info.dtype.number().is_some();
-            is_like(other, info) || (other.shape == info.shape && is_number(other) && is_number(info))
+            other.is_like(info) || (other.shape == info.shape && is_number(other) && is_number(info))
         });
         others.retain(|other| other.source.info().len_bytes() > 0);
         let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
@@ -312,7 +276,7 @@ impl<'a> Study<'a> {
     /// Estimated bits of an element on its own, and with a reference of the same dtype.
     fn bits_per_element(&self, i: usize, reference: &TensorSource) -> Result<Option<[f64; 2]>> {
         let (tensor, sample) = (self.tensors[i].info(), &self.samples[i]);
-        if !is_like(reference.info(), tensor) {
+        if !reference.is_like(tensor) {
             return Ok(None);
         }
         let number = tensor.number();
@@ -322,10 +286,6 @@ impl<'a> Study<'a> {
         let given = plan::residual_cost(number, sample, &sample::of(reference)?);
         Ok(Some([bits(plan::stand_alone_cost(number, sample)), bits(given)]))
     }
-}
-
-fn is_like(a: &TensorInfo, b: &TensorInfo) -> bool {
-    a.same_type(b) && a.len_bytes() == b.len_bytes()
 }
 
 /// Whether an ancestor says anything about a tensor that differs from it in most elements.

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
+use crate::origin::least_squares::NormalEquations;
 use crate::progress::{Progress, check_cancelled};
 
 /// Elements of a block.
@@ -100,43 +101,13 @@ impl Moments {
     pub(super) fn linear_blend(&self) -> Vec<f64> {
         let count = self.references.len();
         let mut weights = vec![0.0; count];
-        let rest = solve(self.products.clone(), self.with_target.clone());
+        let rest = NormalEquations::from_sums(&self.products, &self.with_target).solve();
         weights.iter_mut().zip(&rest).skip(1).for_each(|(weight, found)| *weight = *found);
         if let Some(first) = weights.first_mut() {
             *first = 1.0 - rest.iter().skip(1).sum::<f64>();
         }
         weights
     }
-}
-
-/// Solves a symmetric system without negative eigenvalues by Gaussian elimination. Unknowns that
-/// depend on others are 0.
-fn solve(mut matrix: Vec<f64>, mut right: Vec<f64>) -> Vec<f64> {
-    const DEPENDENT: f64 = 1e-10;
-    let side = right.len();
-    let first: Vec<f64> = (0..side).map(|i| matrix[i * side + i]).collect();
-    let is_free: Vec<bool> = (0..side)
-        .map(|k| {
-            let pivot = matrix[k * side + k];
-            if pivot <= DEPENDENT * first[k] {
-                return false;
-            }
-            for i in k + 1..side {
-                let factor = matrix[i * side + k] / pivot;
-                for j in k..side {
-                    matrix[i * side + j] -= factor * matrix[k * side + j];
-                }
-                right[i] -= factor * right[k];
-            }
-            true
-        })
-        .collect();
-    let mut out = vec![0.0; side];
-    for k in (0..side).rev().filter(|k| is_free[*k]) {
-        let known: f64 = (k + 1..side).map(|j| matrix[k * side + j] * out[j]).sum();
-        out[k] = (right[k] - known) / matrix[k * side + k];
-    }
-    out
 }
 
 /// The elements of a tensor and its references in one block.
@@ -281,15 +252,6 @@ pub(super) fn rounding_variance(number: Number, value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn systems_are_solved_and_what_depends_left_out() {
-        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12);
-        assert!(close(&solve(vec![4.0, 2.0, 2.0, 3.0], vec![10.0, 8.0]), &[1.75, 1.5]));
-        assert!(close(&solve(vec![4.0, 4.0, 4.0, 4.0], vec![8.0, 8.0]), &[2.0, 0.0]));
-        assert!(close(&solve(vec![0.0, 0.0, 0.0, 2.0], vec![0.0, 1.0]), &[0.0, 0.5]));
-        assert!(solve(Vec::new(), Vec::new()).is_empty());
-    }
 
     #[test]
     fn rounding_is_a_twelfth_of_a_square_ulp() {

@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::choose::Choice;
 use crate::bases::{Bases, Memo, TensorSource};
 use crate::codec::{Coding, HistoryKind};
 use crate::container::{GroupEntry, KnownDigest, PackedTensor};
 use crate::error::Result;
 use crate::limits::to_usize;
+use crate::origin::Origin;
 use crate::plan::GroupHistory;
 use crate::predict::{MAX_HOPS, Predictor};
 use crate::scratch::Scratch;
@@ -24,7 +24,7 @@ const BITS_PER_HOP: u64 = 64;
 
 /// Adds the ancestors of a reference from the history of the bases: the tensors with the same name,
 /// dtype and shape, as long as every step has one.
-pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -> Result<Choice> {
+pub(super) fn with_ancestors(choice: Origin, info: &TensorInfo, bases: &Bases) -> Result<Origin> {
     let (Predictor::Reference(name), [reference]) = (&choice.predictor, &choice.references[..]) else {
         return Ok(choice);
     };
@@ -39,12 +39,12 @@ pub(super) fn with_ancestors(choice: Choice, info: &TensorInfo, bases: &Bases) -
     }
     let predictor = Predictor::History { reference: name.clone(), hops: ancestors.len() };
     let references = std::iter::once(reference.clone()).chain(ancestors).collect();
-    Choice::coded(predictor, references).with_reference_digests()
+    Origin::coded(predictor, references).with_reference_digests()
 }
 
 /// Prediction and history of a group of chunks. Every ancestor of a chunk is decoded once.
 pub(super) fn load(
-    choice: &Choice,
+    choice: &Origin,
     info: &TensorInfo,
     grid: &ChunkGrid,
     chunks: Range<u64>,

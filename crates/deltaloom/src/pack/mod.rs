@@ -2,14 +2,8 @@
 //! chunks window by window.
 //! The order of work is fixed, so the container depends only on the input and the preset.
 
-mod adam;
-mod adapter;
-mod blend;
 mod choose;
-mod companion;
 mod history;
-mod least_squares;
-mod low_rank;
 
 use std::io::Write;
 use std::path::Path;
@@ -30,6 +24,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::options::setters;
+use crate::origin::Origin;
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::{Predictor, ReadInputs as _};
@@ -37,8 +32,6 @@ use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
 use crate::summary::{self, PackReport};
 use crate::tensor::{ChunkGrid, TensorInfo};
-
-use choose::Choice;
 
 /// Chunks that share tables and scales. Half a window, so that windows fill up.
 const GROUP_CHUNKS: u64 = 16;
@@ -233,7 +226,7 @@ fn pack_windows(
 
 /// The identity of the container. It names the bases that a tensor is predicted from, or all bases
 /// if there is no such tensor.
-fn identity(bases: &Bases, choices: &[Choice], options: &PackOptions) -> Result<Identity> {
+fn identity(bases: &Bases, choices: &[Origin], options: &PackOptions) -> Result<Identity> {
     let Some(texts) = &options.identity else { return Ok(Identity::default()) };
     let references = || choices.iter().flat_map(|choice| &choice.references);
     let none_is_used = references().next().is_none();
@@ -261,7 +254,7 @@ fn groups_of(tensors: &[PackedTensor]) -> Vec<Group> {
 struct Packer<'a> {
     checkpoint: &'a Checkpoint,
     tensors: &'a [(usize, &'a TensorInfo)],
-    choices: &'a [Choice],
+    choices: &'a [Origin],
     grids: &'a [ChunkGrid],
     preset: Preset,
     progress: &'a dyn Progress,
@@ -275,7 +268,7 @@ impl<'a> Packer<'a> {
     fn new(
         checkpoint: &'a Checkpoint,
         tensors: &'a [(usize, &'a TensorInfo)],
-        choices: &'a [Choice],
+        choices: &'a [Origin],
         grids: &'a [ChunkGrid],
         groups: &[Group],
         preset: Preset,
@@ -347,7 +340,7 @@ impl<'a> Packer<'a> {
     /// is zero.
     fn predict(
         &self,
-        choice: &'a Choice,
+        choice: &'a Origin,
         info: &TensorInfo,
         range: std::ops::Range<u64>,
     ) -> Result<Option<Bytes<'a>>> {
@@ -453,10 +446,10 @@ struct Digester {
 }
 
 impl Digester {
-    fn new(choices: &[Choice]) -> Self {
+    fn new(choices: &[Origin]) -> Self {
         // Tensors without elements never pass.
         let empty = blake3::hash(b"");
-        let known = |choice: &Choice| {
+        let known = |choice: &Origin| {
             let of_references = choice.reference_digests.clone();
             let of_references =
                 of_references.unwrap_or_else(|| choice.references.iter().map(|_| empty).collect());

@@ -54,6 +54,12 @@ impl TensorInfo {
         self.dtype == other.dtype && self.shape == other.shape
     }
 
+    /// Whether the other tensor has the same dtype, shape and length. If the size of a dtype is
+    /// unknown, the length does not follow from the other two.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.same_type(other) && self.len_bytes() == other.len_bytes()
+    }
+
     /// Checks that the byte range has the length that dtype and shape require.
     pub(crate) fn check_size(&self) -> Result<()> {
         let Some(bits) = self.dtype.bits() else { return Ok(()) };

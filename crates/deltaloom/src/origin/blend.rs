@@ -3,9 +3,20 @@
 //! [`crate::predict::Blend`] has the arithmetic.
 
 use super::least_squares::{NormalEquations, snap};
+use super::subject::Subject;
+use super::{Origin, reference_name};
+use crate::bases::TensorSource;
 use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
 use crate::plan;
-use crate::predict::{Blend, BlendForm, Element, Precision};
+use crate::predict::{Blend, BlendForm, Element, MAX_REFERENCES, Precision, Predictor};
+use crate::sample;
+use crate::tensor::TensorInfo;
+
+/// Elements for fitting the weights.
+const SAMPLE_ELEMS: u64 = 16_384;
+/// Number of tensors whose recipes are tried for all others.
+const HINTS: usize = 3;
 
 /// Steps that weights are snapped to: tenths, twentieths, thirds.
 const STEPS: [f64; 3] = [0.1, 0.05, 1.0 / 3.0];
@@ -21,8 +32,72 @@ const EXACT_ELEMS: u64 = 100;
 /// Share of unchanged elements that only trimming leaves.
 const TRIMMED_SHARE: f64 = 0.05;
 
+/// A combination of references.
+struct Found {
+    recipe: Recipe,
+    cost: u64,
+    /// Cost of the best reference on its own.
+    least_of_one: u64,
+}
+
+/// The arithmetic of a tensor that several references may have been blended into.
+fn applies(info: &TensorInfo, references: &[&TensorSource]) -> Option<Element> {
+    Element::of(&info.dtype).filter(|_| references.len() > 1)
+}
+
+/// The best combination of several references on a sample, and what it costs.
+fn score(subject: Subject<'_>, references: &[&TensorSource], hints: &[Recipe]) -> Result<Option<Found>> {
+    let Some(element) = applies(subject.info(), references) else { return Ok(None) };
+    let references = &references[..references.len().min(MAX_REFERENCES)];
+    let read = |elems: u64| -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+        let of_one = |source: &&TensorSource| Subject::Source(source).sample_of(elems);
+        Ok((subject.sample_of(elems)?, references.iter().map(of_one).collect::<Result<_>>()?))
+    };
+    let (target, of_references) = read(sample::ELEMS)?;
+    let of_references = of_references.iter().map(Vec::as_slice).collect();
+    if !Sample::new(element, &target, of_references).looks_blended() {
+        return Ok(None);
+    }
+    let (target, of_references) = read(SAMPLE_ELEMS)?;
+    let of_references = of_references.iter().map(Vec::as_slice).collect();
+    let fitting = hints.iter().filter(|hint| hint.order.iter().all(|i| *i < references.len()));
+    let hints: Vec<Recipe> = fitting.cloned().collect();
+    let sample = Sample::new(element, &target, of_references);
+    let best = sample.best_recipe(&hints);
+    Ok(best.map(|(recipe, cost)| Found { recipe, cost, least_of_one: sample.least_of_one() }))
+}
+
+/// A combination of several references, if it costs clearly less than the best of them.
+pub(super) fn fit(
+    subject: Subject<'_>,
+    references: &[&TensorSource],
+    hints: &[Recipe],
+) -> Result<Option<Origin>> {
+    let Some(found) = score(subject, references, hints)? else { return Ok(None) };
+    if found.cost * 20 > found.least_of_one * 19 {
+        return Ok(None);
+    }
+    let names: Vec<_> =
+        references.iter().map(|reference| reference_name(subject.info(), reference)).collect();
+    let used = found.recipe.order.iter().map(|i| references[*i].clone()).collect();
+    let predictor = Predictor::Blend(Box::new(found.recipe.blend(&names)));
+    Origin::coded(predictor, used).with_reference_digests().map(Some)
+}
+
+/// The recipes of the largest tensors. Small ones cannot tell weights from noise.
+pub(super) fn hints(subjects: &[Subject<'_>], references: &[Vec<&TensorSource>]) -> Result<Vec<Recipe>> {
+    let mut largest: Vec<usize> = (0..subjects.len()).filter(|i| references[*i].len() > 1).collect();
+    largest.sort_by_key(|i| std::cmp::Reverse(subjects[*i].info().len_bytes()));
+    let mut recipes: Vec<Recipe> = Vec::new();
+    for i in largest.into_iter().take(HINTS) {
+        let found = score(subjects[i], &references[i], &[])?.map(|found| found.recipe);
+        recipes.extend(found.filter(|recipe| !recipes.contains(recipe)));
+    }
+    Ok(recipes)
+}
+
 /// The same elements of a tensor and of references that may have been blended into it.
-pub(super) struct Sample<'a> {
+struct Sample<'a> {
     element: Element,
     target: &'a [u8],
     references: Vec<&'a [u8]>,
@@ -33,15 +108,15 @@ pub(super) struct Sample<'a> {
 /// A way to combine references: form, precision, references in order, and numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Recipe {
-    pub(super) form: BlendForm,
-    pub(super) precision: Precision,
-    pub(super) order: Vec<usize>,
-    pub(super) numbers: Vec<f64>,
+    form: BlendForm,
+    precision: Precision,
+    order: Vec<usize>,
+    numbers: Vec<f64>,
 }
 
 impl Recipe {
     /// The blend that the recipe describes for references with these names.
-    pub(super) fn blend(&self, names: &[Option<String>]) -> Blend {
+    fn blend(&self, names: &[Option<String>]) -> Blend {
         Blend {
             form: self.form,
             precision: self.precision,
@@ -52,19 +127,19 @@ impl Recipe {
 }
 
 impl<'a> Sample<'a> {
-    pub(super) fn new(element: Element, target: &'a [u8], references: Vec<&'a [u8]>) -> Self {
+    fn new(element: Element, target: &'a [u8], references: Vec<&'a [u8]>) -> Self {
         let target_values = values(element, target);
         let reference_values = references.iter().map(|bytes| values(element, bytes)).collect();
         Self { element, target, references, target_values, reference_values }
     }
 
     /// Whether all references together say clearly more than the best of them.
-    pub(super) fn looks_blended(&self) -> bool {
+    fn looks_blended(&self) -> bool {
         self.fitted_weights().is_some() || !self.ties_recipes().is_empty()
     }
 
     /// The cheapest recipe and its estimated cost on the sample. `hints` are tried, too.
-    pub(super) fn best_recipe(&self, hints: &[Recipe]) -> Option<(Recipe, u64)> {
+    fn best_recipe(&self, hints: &[Recipe]) -> Option<(Recipe, u64)> {
         let mut recipes: Vec<Recipe> = hints.to_vec();
         recipes.extend(self.fitted_weights().into_iter().flat_map(|weights| self.linear_recipes(&weights)));
         recipes.extend(self.ties_recipes());
@@ -83,7 +158,7 @@ impl<'a> Sample<'a> {
     }
 
     /// Cost of the best reference on its own.
-    pub(super) fn least_of_one(&self) -> u64 {
+    fn least_of_one(&self) -> u64 {
         let cost = |reference: &&[u8]| plan::residual_cost(self.element.number(), self.target, reference);
         self.references.iter().map(cost).min().unwrap_or(0)
     }

@@ -8,24 +8,29 @@ use crate::limits::to_usize;
 use crate::predict::{Adapter, Element, MAX_RANK, Merge, Predictor};
 use crate::tensor::TensorInfo;
 
-use super::choose::{Choice, Target};
+use super::Origin;
+use super::subject::Subject;
 
 /// Number of rows for comparing the orders of operations.
 const SAMPLE_ROWS: u64 = 16;
 
+/// The arithmetic of a tensor that an adapter may change.
+fn applies(info: &TensorInfo) -> Option<Element> {
+    Element::of(&info.dtype).filter(|_| info.shape.len() == 2)
+}
+
 /// The prediction of a tensor from `reference` and the adapter that changes it. `None` if there is
 /// none, or if it explains less than half of the differences.
-pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Bases) -> Result<Option<Choice>> {
-    let Some(element) = Element::of(&target.info.dtype).filter(|_| target.info.shape.len() == 2) else {
-        return Ok(None);
-    };
-    let names = [target.info.name.as_str(), &reference.info().name];
-    let mut best: Option<(u64, Choice)> = None;
+pub(super) fn fit(subject: Subject<'_>, reference: &TensorSource, bases: &Bases) -> Result<Option<Origin>> {
+    let info = subject.info();
+    let Some(element) = applies(info) else { return Ok(None) };
+    let names = [info.name.as_str(), &reference.info().name];
+    let mut best: Option<(u64, Origin)> = None;
     for (module, [a, b]) in bases.direct().flat_map(|base| base.modules_of(names)) {
         let Some(dtype) = Element::of(&a.info().dtype).filter(|_| module.rank <= MAX_RANK) else { continue };
         let fits = |transposed: bool| {
             let [inputs, outputs] = [a.info().shape[1], b.info().shape[0]];
-            target.info.shape == if transposed { [inputs, outputs] } else { [outputs, inputs] }
+            info.shape == if transposed { [inputs, outputs] } else { [outputs, inputs] }
         };
         let Some(transposed) =
             [module.fan_in_fan_out, !module.fan_in_fan_out].into_iter().find(|transposed| fits(*transposed))
@@ -33,10 +38,10 @@ pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Base
             continue;
         };
         let references = vec![reference.clone(), a.clone(), b.clone()];
-        let sample = SampleRows::read(target, element, reference)?;
+        let sample = SampleRows::read(subject, element, reference)?;
         for merge in merges(element, dtype, transposed) {
             let adapter = Adapter {
-                reference: super::choose::reference_name(target, reference),
+                reference: super::reference_name(info, reference),
                 factors: [a.info().name.clone(), b.info().name.clone()],
                 rank: module.rank,
                 #[expect(clippy::cast_possible_truncation, reason = "libraries scale F32 tensors")]
@@ -45,13 +50,13 @@ pub(super) fn choose(target: &Target<'_>, reference: &TensorSource, bases: &Base
                 dtype,
             };
             let predictor = Predictor::Adapter(Box::new(adapter));
-            let wrong = sample.count_wrong(&predictor, &references, target.info)?;
+            let wrong = sample.score(&predictor, &references, info)?;
             if wrong * 2 < sample.changed && best.as_ref().is_none_or(|(least, _)| wrong < *least) {
-                best = Some((wrong, Choice::coded(predictor, references.clone())));
+                best = Some((wrong, Origin::coded(predictor, references.clone())));
             }
         }
     }
-    best.map(|(_, choice)| choice.with_reference_digests()).transpose()
+    best.map(|(_, origin)| origin.with_reference_digests()).transpose()
 }
 
 /// The orders of operations. The usual ones come first.
@@ -82,24 +87,20 @@ struct SampleRows {
 }
 
 impl SampleRows {
-    fn read(target: &Target<'_>, element: Element, reference: &TensorSource) -> Result<Self> {
+    fn read(subject: Subject<'_>, element: Element, reference: &TensorSource) -> Result<Self> {
         let size = element.bytes();
-        let (count, row_bytes) = (target.info.shape[0], target.info.shape[1] * size as u64);
+        let (count, row_bytes) = (subject.info().shape[0], subject.info().shape[1] * size as u64);
         let step = count.div_ceil(SAMPLE_ROWS).max(1);
         let starts: Vec<u64> = (0..count).step_by(to_usize(step)).map(|row| row * row_bytes).collect();
         let rows: Vec<Vec<u8>> =
-            starts.iter().map(|start| target.read(*start, to_usize(row_bytes))).collect::<Result<_>>()?;
+            starts.iter().map(|start| subject.read(*start, to_usize(row_bytes))).collect::<Result<_>>()?;
         let mut sample = Self { row_bytes, starts, rows, size, changed: 0 };
         sample.changed = sample.count_different(|start| reference.read(start, to_usize(sample.row_bytes)))?;
         Ok(sample)
     }
 
-    fn count_wrong(
-        &self,
-        predictor: &Predictor,
-        references: &[TensorSource],
-        info: &TensorInfo,
-    ) -> Result<u64> {
+    /// Elements that the predictor gets wrong.
+    fn score(&self, predictor: &Predictor, references: &[TensorSource], info: &TensorInfo) -> Result<u64> {
         self.count_different(|start| {
             let mut out = vec![0; to_usize(self.row_bytes)];
             bases::predict_into(predictor, references, None, info, start, &mut out)?;

@@ -15,12 +15,13 @@ use crate::predict::{Predictor, ReadyFactors};
 use crate::progress::Progress;
 use crate::tensor::ChunkGrid;
 
-use super::choose::{Choice, Target, reference_name};
+use super::subject::Subject;
+use super::{Origin, reference_name};
 
 /// The factors of a prediction, as stored and as used.
-pub(super) struct ChosenFactors {
-    pub(super) payload: Vec<u8>,
-    pub(super) ready: Arc<ReadyFactors>,
+pub(crate) struct FoundFactors {
+    pub(crate) payload: Vec<u8>,
+    pub(crate) ready: Arc<ReadyFactors>,
 }
 
 /// A product changes nearly all weights that it moves by a ULP or more. If fewer than one in this
@@ -29,8 +30,13 @@ pub(super) struct ChosenFactors {
 /// them.
 const LEAST_CHANGED_OF: usize = 16;
 
+/// The sizes of a tensor that a product may predict. `grid` is its chunk grid.
+pub(super) fn applies(number: Number, grid: &ChunkGrid) -> Option<Shape> {
+    Shape::new(number, grid.rows, grid.cols).filter(|_| grid.is_matrix)
+}
+
 /// Whether enough elements of a sample differ from those of a reference.
-pub(super) fn changes_enough(number: Number, target: &[u8], reference: &[u8]) -> bool {
+pub(super) fn score(number: Number, target: &[u8], reference: &[u8]) -> bool {
     let size = number.bytes();
     let changed = target.chunks_exact(size).zip(reference.chunks_exact(size)).filter(|(a, b)| a != b).count();
     changed * LEAST_CHANGED_OF >= target.len() / size
@@ -38,20 +44,19 @@ pub(super) fn changes_enough(number: Number, target: &[u8], reference: &[u8]) ->
 
 /// The prediction of a tensor from `reference` and a product, if that costs less. `grid` is its
 /// chunk grid.
-pub(super) fn choose(
-    target: &Target<'_>,
+pub(super) fn fit(
+    subject: Subject<'_>,
     reference: &TensorSource,
     grid: &ChunkGrid,
     progress: &dyn Progress,
-) -> Result<Option<Choice>> {
-    let number = target.info.number();
-    let shape = Shape::new(number, grid.rows, grid.cols).filter(|_| grid.is_matrix);
-    let Some(shape) = shape else { return Ok(None) };
+) -> Result<Option<Origin>> {
+    let number = subject.info().number();
+    let Some(shape) = applies(number, grid) else { return Ok(None) };
     let read = |rows: Range<usize>| -> Result<Rows> {
         let (offset, len_bytes) =
             (rows.start as u64 * grid.row_bytes(), rows.len() as u64 * grid.row_bytes());
         let len_bytes = to_usize(len_bytes);
-        Ok((target.read(offset, len_bytes)?, reference.read(offset, len_bytes)?))
+        Ok((subject.read(offset, len_bytes)?, reference.read(offset, len_bytes)?))
     };
     if !lowrank::looks_low_rank(shape, &read)? {
         return Ok(None);
@@ -60,8 +65,8 @@ pub(super) fn choose(
     let payload = factors.to_bytes();
     let rank = factors.rank;
     let ready = Arc::new(ReadyFactors::new(factors, number)?);
-    let predictor = Predictor::LowRank { reference: reference_name(target, reference), rank };
-    let mut choice = Choice::coded(predictor, vec![reference.clone()]).with_reference_digests()?;
-    choice.factors = Some(ChosenFactors { payload, ready });
-    Ok(Some(choice))
+    let predictor = Predictor::LowRank { reference: reference_name(subject.info(), reference), rank };
+    let mut origin = Origin::coded(predictor, vec![reference.clone()]).with_reference_digests()?;
+    origin.factors = Some(FoundFactors { payload, ready });
+    Ok(Some(origin))
 }

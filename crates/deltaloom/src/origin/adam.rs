@@ -7,17 +7,17 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::choose::{Choice, Target, reference_name};
 use super::companion;
 use super::least_squares::{NormalEquations, snap};
+use super::subject::Subject;
+use super::{Origin, reference_name};
 use crate::bases::{Bases, TensorSource};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::plan;
 use crate::predict::names::Names;
 use crate::predict::{ADAM_INPUTS, Adam, AdamForm, Element, Predictor, load};
-use crate::sample;
-use crate::tensor::DType;
+use crate::tensor::{DType, TensorInfo};
 
 /// Elements for fitting the numbers. Step sizes need a larger sample than usual.
 const SAMPLE_ELEMS: u64 = 16_384;
@@ -35,38 +35,40 @@ const EPSILONS: std::ops::RangeInclusive<i32> = 5..=15;
 /// Tensors that a step of Adam explains, with their predictors. Second moments come first, then
 /// their weights. Both need first moments of level 0.
 pub(super) fn find(
-    targets: &[Target<'_>],
+    subjects: &[Subject<'_>],
     samples: &[Vec<u8>],
     predictors: &[&Predictor],
     bases: &Bases,
-) -> Result<Vec<(usize, Choice)>> {
-    let is_single = |i: &usize| targets[*i].info.dtype == DType::F32 && targets[*i].info.len_bytes() > 0;
+) -> Result<Vec<(usize, Origin)>> {
+    let is_single = |i: &usize| applies(subjects[*i].info());
     let is_coded =
         |i: &usize| is_single(i) && matches!(predictors[*i], Predictor::Zero | Predictor::Reference(_));
     let is_first = |i: &usize| is_single(i) && predictors[*i].is_root() && has_signs(&samples[*i]);
     let mut firsts: HashMap<_, Vec<usize>> = HashMap::new();
     if !bases.is_empty() {
-        for i in (0..targets.len()).filter(is_first) {
-            for key in companion::keys(&targets[i].info.name) {
-                firsts.entry((key, &targets[i].info.shape)).or_default().push(i);
+        for i in (0..subjects.len()).filter(is_first) {
+            for key in companion::keys(&subjects[i].info().name) {
+                firsts.entry((key, &subjects[i].info().shape)).or_default().push(i);
             }
         }
     }
-    let names = Names::new(targets.len(), |i| &targets[i].info.name);
-    let explain = |v: usize| -> Result<Vec<(usize, Choice)>> {
-        for key in companion::keys(&targets[v].info.name) {
-            let near = firsts.get(&(key, &targets[v].info.shape)).into_iter().flatten();
+    let names = Names::new(subjects.len(), |i| &subjects[i].info().name);
+    let explain = |v: usize| -> Result<Vec<(usize, Origin)>> {
+        for key in companion::keys(&subjects[v].info().name) {
+            let near = firsts.get(&(key, &subjects[v].info().shape)).into_iter().flatten();
             for m in near.take(MAX_CANDIDATES).copied() {
-                let Some(choice) = second_moment(targets, [v, m], bases)? else { continue };
-                let mut found = vec![(v, choice)];
+                let Some(origin) = fit_second_moment(subjects, [v, m], bases)? else { continue };
+                let mut found = vec![(v, origin)];
                 let may_be_weights = |i: &usize| {
-                    ![v, m].contains(i) && targets[*i].info.shape == targets[v].info.shape && is_coded(i)
+                    ![v, m].contains(i)
+                        && subjects[*i].info().shape == subjects[v].info().shape
+                        && is_coded(i)
                 };
-                let named = named_by(&names, key, |i| &targets[i].info.name);
+                let named = named_by(&names, key, |i| &subjects[i].info().name);
                 let mut near: Vec<usize> = named.iter().copied().filter(may_be_weights).collect();
                 near.sort_unstable();
                 for w in near.into_iter().take(MAX_CANDIDATES) {
-                    found.extend(weights(targets, [w, m, v], bases)?.map(|choice| (w, choice)));
+                    found.extend(fit_weights(subjects, [w, m, v], bases)?.map(|origin| (w, origin)));
                 }
                 return Ok(found);
             }
@@ -74,22 +76,27 @@ pub(super) fn find(
         Ok(Vec::new())
     };
     let seconds: Vec<usize> =
-        (0..targets.len()).filter(|i| is_coded(i) && !has_signs(&samples[*i])).collect();
+        (0..subjects.len()).filter(|i| is_coded(i) && !has_signs(&samples[*i])).collect();
     let found: Vec<_> = seconds.into_par_iter().map(explain).collect::<Result<_>>()?;
     Ok(compatible(found.into_iter().flatten(), predictors))
+}
+
+/// Whether a tensor may be a moment, or weights.
+fn applies(info: &TensorInfo) -> bool {
+    info.dtype == DType::F32 && info.len_bytes() > 0
 }
 
 /// Keeps those that only need tensors of a lower level. A tensor that others need at its present
 /// level is not explained.
 fn compatible(
-    found: impl Iterator<Item = (usize, Choice)>,
+    found: impl Iterator<Item = (usize, Origin)>,
     predictors: &[&Predictor],
-) -> Vec<(usize, Choice)> {
+) -> Vec<(usize, Origin)> {
     let mut levels: Vec<u8> = predictors.iter().map(|predictor| predictor.level()).collect();
     let mut is_needed = vec![false; levels.len()];
-    let is_kept = |(i, choice): &(usize, Choice)| {
-        let level = choice.predictor.level();
-        let tensors = choice.predictor.internals();
+    let is_kept = |(i, origin): &(usize, Origin)| {
+        let level = origin.predictor.level();
+        let tensors = origin.predictor.internals();
         let fits = levels[*i] == 0 && !is_needed[*i] && tensors.iter().all(|other| levels[*other] < level);
         if fits {
             levels[*i] = level;
@@ -122,20 +129,16 @@ struct Sample {
 }
 
 impl Sample {
-    /// Reads a target, its references, and other targets.
-    fn read(target: &Target<'_>, references: &[&TensorSource], tensors: &[&Target<'_>]) -> Result<Self> {
-        let of_target =
-            |target: &Target<'_>| sample::read(target.info, SAMPLE_ELEMS, |at, len| target.read(at, len));
-        let of_reference =
-            |source: &TensorSource| sample::read(source.info(), SAMPLE_ELEMS, |at, len| source.read(at, len));
+    /// Reads a tensor, its references, and other tensors.
+    fn read(subject: Subject<'_>, references: &[&TensorSource], tensors: &[Subject<'_>]) -> Result<Self> {
         let mut inputs: [Vec<u8>; ADAM_INPUTS] = Default::default();
         for (input, reference) in inputs.iter_mut().zip(references) {
-            *input = of_reference(reference)?;
+            *input = Subject::Source(reference).sample_of(SAMPLE_ELEMS)?;
         }
         for (input, tensor) in inputs[references.len()..].iter_mut().zip(tensors) {
-            *input = of_target(tensor)?;
+            *input = tensor.sample_of(SAMPLE_ELEMS)?;
         }
-        Ok(Self { target: of_target(target)?, inputs })
+        Ok(Self { target: subject.sample_of(SAMPLE_ELEMS)?, inputs })
     }
 
     /// Each element of the target with its inputs.
@@ -156,7 +159,7 @@ impl Sample {
     }
 
     /// The first of the cheapest candidates, if it saves one bit per element.
-    fn best_of(&self, candidates: impl Iterator<Item = Adam>) -> Option<Adam> {
+    fn score(&self, candidates: impl Iterator<Item = Adam>) -> Option<Adam> {
         let number = Element::F32.number();
         let cost = |prediction: &[u8]| plan::residual_cost(number, &self.target, prediction);
         let best = candidates.map(|adam| (cost(&self.predict(&adam)), adam)).min_by_key(|(cost, _)| *cost);
@@ -172,16 +175,16 @@ impl Sample {
     }
 }
 
-fn second_moment(targets: &[Target<'_>], [v, m]: [usize; 2], bases: &Bases) -> Result<Option<Choice>> {
+fn fit_second_moment(subjects: &[Subject<'_>], [v, m]: [usize; 2], bases: &Bases) -> Result<Option<Origin>> {
     for base in bases.direct() {
         let old = |i: usize| {
-            let info = targets[i].info;
+            let info = subjects[i].info();
             base.counterpart(&info.name, |source| source.is_like(info))
         };
         let (Some(old_v), Some(old_m)) = (old(v), old(m)) else { continue };
-        let sample = Sample::read(&targets[v], &[old_v, old_m], &[&targets[m]])?;
+        let sample = Sample::read(subjects[v], &[old_v, old_m], &[subjects[m]])?;
         let Some(fitted) = fit_rates(&sample.elements()) else { continue };
-        let names = [reference_name(&targets[v], old_v), Some(old_m.info().name.clone())];
+        let names = [reference_name(subjects[v].info(), old_v), Some(old_m.info().name.clone())];
         let adam = |rates: [f64; 2], is_single| Adam {
             form: AdamForm::SecondMoment,
             is_single,
@@ -192,26 +195,26 @@ fn second_moment(targets: &[Target<'_>], [v, m]: [usize; 2], bases: &Bases) -> R
         let snapped = RATE_STEPS.iter().map(|step| fitted.map(|rate| snap(rate, *step)));
         let rates = snapped.chain([fitted]);
         let candidates = rates.flat_map(|rates| [true, false].map(|is_single| adam(rates, is_single)));
-        if let Some(adam) = sample.best_of(candidates) {
+        if let Some(adam) = sample.score(candidates) {
             let predictor = Predictor::Adam(Box::new(adam));
             let references = vec![old_v.clone(), old_m.clone()];
-            return Choice::coded(predictor, references).with_reference_digests().map(Some);
+            return Origin::coded(predictor, references).with_reference_digests().map(Some);
         }
     }
     Ok(None)
 }
 
-fn weights(targets: &[Target<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Result<Option<Choice>> {
-    let info = targets[w].info;
+fn fit_weights(subjects: &[Subject<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Result<Option<Origin>> {
+    let info = subjects[w].info();
     for base in bases.direct() {
         let Some(old) = base.counterpart(&info.name, |source| source.is_like(info)) else { continue };
-        let sample = Sample::read(&targets[w], &[old], &[&targets[m], &targets[v]])?;
+        let sample = Sample::read(subjects[w], &[old], &[subjects[m], subjects[v]])?;
         let elements = sample.elements();
         let Some(fitted) = fit_step(&elements) else { continue };
         let adam = |is_single, numbers: [f64; 3]| Adam {
             form: AdamForm::Weights,
             is_single,
-            references: vec![reference_name(&targets[w], old)],
+            references: vec![reference_name(info, old)],
             tensors: vec![m, v],
             numbers: numbers.to_vec(),
         };
@@ -226,9 +229,9 @@ fn weights(targets: &[Target<'_>], [w, m, v]: [usize; 3], bases: &Bases) -> Resu
             (sample.count_right(adam), std::cmp::Reverse((*i as i64 - RATE_ULPS).abs()))
         });
         let candidates = single.map(|(_, adam)| adam).into_iter().chain([adam(false, fitted)]);
-        if let Some(adam) = sample.best_of(candidates) {
+        if let Some(adam) = sample.score(candidates) {
             let predictor = Predictor::Adam(Box::new(adam));
-            return Choice::coded(predictor, vec![old.clone()]).with_reference_digests().map(Some);
+            return Origin::coded(predictor, vec![old.clone()]).with_reference_digests().map(Some);
         }
     }
     Ok(None)

@@ -2,7 +2,7 @@
 //! The callers decide what is fitted.
 
 /// Sums of products of rows. The last number of a row is the one to approximate.
-pub(super) struct NormalEquations {
+pub(crate) struct NormalEquations {
     /// One line for every unknown, followed by its right side.
     lines: Vec<Vec<f64>>,
 }
@@ -10,6 +10,15 @@ pub(super) struct NormalEquations {
 impl NormalEquations {
     pub(super) fn new(unknowns: usize) -> Self {
         Self { lines: vec![vec![0.0; unknowns + 1]; unknowns] }
+    }
+
+    /// From sums that are known: those of each pair of unknowns, row by row, and the right sides.
+    pub(crate) fn from_sums(products: &[f64], right: &[f64]) -> Self {
+        let line = |(i, goal): (usize, &f64)| {
+            let of_unknowns = &products[i * right.len()..(i + 1) * right.len()];
+            of_unknowns.iter().chain([goal]).copied().collect()
+        };
+        Self { lines: right.iter().enumerate().map(line).collect() }
     }
 
     /// Adds a row, unless one of its numbers is not finite.
@@ -23,7 +32,7 @@ impl NormalEquations {
     }
 
     /// Solves them by elimination. Unknowns without influence are 0.
-    pub(super) fn solve(self) -> Vec<f64> {
+    pub(crate) fn solve(self) -> Vec<f64> {
         let mut lines = self.lines;
         let count = lines.len();
         let scale: Vec<f64> = (0..count).map(|k| lines[k][k]).collect();
@@ -46,4 +55,19 @@ impl NormalEquations {
 pub(super) fn snap(number: f64, step: f64) -> f64 {
     // Dividing gives the number that people write: 3 / 10, not 3 times a tenth.
     (number / step).round() / (1.0 / step).round()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_solved_and_what_depends_left_out() {
+        let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12);
+        let solve = |products: &[f64], right: &[f64]| NormalEquations::from_sums(products, right).solve();
+        assert!(close(&solve(&[4.0, 2.0, 2.0, 3.0], &[10.0, 8.0]), &[1.75, 1.5]));
+        assert!(close(&solve(&[4.0, 4.0, 4.0, 4.0], &[8.0, 8.0]), &[2.0, 0.0]));
+        assert!(close(&solve(&[0.0, 0.0, 0.0, 2.0], &[0.0, 1.0]), &[0.0, 0.5]));
+        assert!(solve(&[], &[]).is_empty());
+    }
 }

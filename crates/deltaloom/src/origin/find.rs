@@ -1,0 +1,149 @@
+//! The order in which the detectors are asked for the tensors of a checkpoint.
+
+use rayon::prelude::*;
+
+use super::blend::{self, Recipe};
+use super::cast::{Master, Masters};
+use super::subject::Subject;
+use super::tied::Ties;
+use super::{Origin, adam, adapter, companion, identical, low_rank, nearest, reference_name};
+use crate::bases::{Bases, TensorSource};
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::predict::Predictor;
+use crate::progress::{Progress, check_cancelled};
+use crate::sample;
+use crate::tensor::{ChunkGrid, TensorInfo};
+
+/// The origins of all tensors, in order.
+pub(crate) fn find(
+    checkpoint: &Checkpoint,
+    bases: &Bases,
+    tensors: &[(usize, &TensorInfo)],
+    grids: &[ChunkGrid],
+    progress: &dyn Progress,
+) -> Result<Vec<Origin>> {
+    let subjects: Vec<Subject<'_>> =
+        tensors.iter().map(|&(member, info)| Subject::Member { checkpoint, member, info }).collect();
+    let samples: Vec<Vec<u8>> = subjects.par_iter().map(Subject::sample).collect::<Result<_>>()?;
+    let masters = Masters::new(&subjects, &samples, bases.direct())?;
+    let of_bases = |subject: &Subject<'_>| {
+        let info = subject.info();
+        bases.direct().filter_map(|base| identical::counterpart(info, base)).collect()
+    };
+    let candidates: Vec<Vec<&TensorSource>> = subjects.par_iter().map(of_bases).collect();
+    let ties = Ties::new(&subjects, &samples, |i| !candidates[i].is_empty());
+    let blends = blend::hints(&subjects, &candidates)?;
+    let context = Context {
+        subjects: &subjects,
+        candidates,
+        grids,
+        samples: &samples,
+        bases,
+        masters,
+        ties,
+        blends,
+        progress,
+    };
+    let mut origins: Vec<Origin> =
+        (0..subjects.len()).into_par_iter().map(|i| context.of_one(i)).collect::<Result<_>>()?;
+    // A tensor may only depend on tensors of level 0. A tie to a rounded tensor becomes a rounding,
+    // and all others are packed on their own after all.
+    for i in 0..origins.len() {
+        let is_allowed = |origin: &Origin| {
+            origin.predictor.internals().iter().all(|other| origins[*other].predictor.is_root())
+        };
+        if !is_allowed(&origins[i]) {
+            let untied = context.untied(i)?;
+            origins[i] = if is_allowed(&untied) { untied } else { context.coded(i)? };
+        }
+    }
+    let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
+    for (i, origin) in adam::find(&subjects, &samples, &predictors, bases)? {
+        origins[i] = origin;
+    }
+    let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
+    let infos: Vec<&TensorInfo> = tensors.iter().map(|(_, info)| *info).collect();
+    let reference_sample = |i: usize| origins[i].references.first().map(sample::of).transpose();
+    for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
+        origins[i] = Origin::coded(Predictor::Companion(other), Vec::new());
+    }
+    Ok(origins)
+}
+
+struct Context<'a> {
+    subjects: &'a [Subject<'a>],
+    /// Of each tensor, the counterparts in the bases.
+    candidates: Vec<Vec<&'a TensorSource>>,
+    grids: &'a [ChunkGrid],
+    samples: &'a [Vec<u8>],
+    bases: &'a Bases,
+    masters: Masters<'a>,
+    ties: Ties,
+    blends: Vec<Recipe>,
+    progress: &'a dyn Progress,
+}
+
+impl Context<'_> {
+    fn of_one(&self, i: usize) -> Result<Origin> {
+        check_cancelled(self.progress)?;
+        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        if subject.info().len_bytes() == 0 {
+            return Ok(Origin::unknown());
+        }
+        for reference in &self.candidates[i] {
+            if let Some(digest) = identical::prove(subject, sample, reference, self.progress)? {
+                let predictor = Predictor::Identical(reference_name(subject.info(), reference));
+                return Ok(Origin::proven(predictor, digest, vec![(*reference).clone()], vec![digest]));
+            }
+        }
+        if let Some((other, digest)) = self.ties.prove(i, self.subjects, self.samples, self.progress)? {
+            return Ok(Origin::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new()));
+        }
+        self.untied(i)
+    }
+
+    /// A rounding if it is one, else coded.
+    fn untied(&self, i: usize) -> Result<Origin> {
+        let found = self.masters.prove(i, self.subjects, self.samples, self.progress)?;
+        let Some((master, digest)) = found else { return self.coded(i) };
+        Ok(match master {
+            Master::Own(other) => {
+                Origin::proven(Predictor::CastInternal(other), digest, Vec::new(), Vec::new())
+            }
+            Master::OfBase(_, source) => {
+                let predictor = Predictor::Cast(reference_name(self.subjects[i].info(), source));
+                Origin::proven(predictor, digest, vec![source.clone()], vec![source.digest()?])
+            }
+        })
+    }
+
+    /// The prediction that leaves the least residual, as far as a sample tells.
+    fn coded(&self, i: usize) -> Result<Origin> {
+        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        let info = subject.info();
+        if info.len_bytes() == 0 {
+            return Ok(Origin::unknown());
+        }
+        let candidates = &self.candidates[i];
+        for reference in candidates {
+            if let Some(origin) = adapter::fit(subject, reference, self.bases)? {
+                return Ok(origin);
+            }
+        }
+        if let Some(origin) = blend::fit(subject, candidates, &self.blends)? {
+            return Ok(origin);
+        }
+        let candidates = nearest::sorted(info, sample, candidates)?;
+        // The product need not have been added to the most similar reference.
+        for reference in &candidates {
+            if !low_rank::score(info.number(), sample, &sample::of(reference)?) {
+                continue;
+            }
+            if let Some(origin) = low_rank::fit(subject, reference, &self.grids[i], self.progress)? {
+                return Ok(origin);
+            }
+        }
+        candidates.first().map_or_else(|| Ok(Origin::unknown()), |best| nearest::fit(info, sample, best))
+    }
+}

@@ -1,0 +1,89 @@
+//! How a tensor was made, with evidence. Samples rule out, and only all bytes prove.
+//! There is one file for each answer, in which these functions have the same meaning:
+//!
+//! - `applies` looks at dtype and shape only: whether the answer is possible at all.
+//! - `score` looks at a sample: whether the answer is possible, or what it costs.
+//! - `prove` compares all bytes and returns their digest. `fit` finds the numbers of an answer that
+//!   a residual makes exact.
+//!
+//! Packing takes the answers as predictions, and reports of lineage take them as findings. Nothing
+//! is written here.
+
+mod adam;
+mod adapter;
+mod blend;
+pub(crate) mod cast;
+mod companion;
+mod equality;
+mod find;
+mod fingerprints;
+pub(crate) mod identical;
+pub(crate) mod least_squares;
+mod low_rank;
+mod nearest;
+mod subject;
+mod tied;
+
+use crate::bases::TensorSource;
+use crate::container::Digest;
+use crate::error::Result;
+use crate::predict::Predictor;
+use crate::tensor::TensorInfo;
+
+pub(crate) use find::find;
+use low_rank::FoundFactors;
+pub(crate) use subject::Subject;
+pub(crate) use tied::Ties;
+
+/// How a tensor is predicted, and the evidence.
+pub(crate) struct Origin {
+    pub(crate) predictor: Predictor,
+    /// The tensors that it is predicted from.
+    pub(crate) references: Vec<TensorSource>,
+    /// The tensor's digest, if the whole tensor was compared.
+    pub(crate) digest: Option<Digest>,
+    /// The digests of the references, unless they are hashed while the tensor is packed.
+    pub(crate) reference_digests: Option<Vec<Digest>>,
+    /// The factors of a low-rank prediction.
+    pub(crate) factors: Option<FoundFactors>,
+}
+
+impl Origin {
+    fn unknown() -> Self {
+        Self::coded(Predictor::Zero, Vec::new())
+    }
+
+    /// An origin that leaves a residual.
+    pub(crate) fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
+        Self { predictor, references, digest: None, reference_digests: None, factors: None }
+    }
+
+    /// An origin without a residual. `reference_digests` are those of the references.
+    fn proven(
+        predictor: Predictor,
+        digest: Digest,
+        references: Vec<TensorSource>,
+        reference_digests: Vec<Digest>,
+    ) -> Self {
+        Self {
+            predictor,
+            references,
+            digest: Some(digest),
+            reference_digests: Some(reference_digests),
+            factors: None,
+        }
+    }
+
+    /// Hashes the references now, since they are not read as predictions later.
+    pub(crate) fn with_reference_digests(mut self) -> Result<Self> {
+        let digests = self.references.iter().map(TensorSource::digest).collect::<Result<_>>()?;
+        self.reference_digests = Some(digests);
+        Ok(self)
+    }
+}
+
+/// Name of the reference, unless it is the tensor's own.
+fn reference_name(info: &TensorInfo, reference: &TensorSource) -> Option<String> {
+    let name = &reference.info().name;
+    (*name != info.name).then(|| name.clone())
+}
