@@ -6,7 +6,7 @@ use super::blend::{self, Recipe};
 use super::cast::{Master, Masters};
 use super::subject::Subject;
 use super::tied::Ties;
-use super::{Origin, adam, adapter, companion, identical, low_rank, nearest, reference_name};
+use super::{Origin, adam, adapter, companion, content, identical, low_rank, nearest, reference_name};
 use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -14,6 +14,9 @@ use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::tensor::{ChunkGrid, TensorInfo};
+
+/// Up to this size, a tie is better than an equal tensor of a base, which has a digest.
+const TINY_BYTES: u64 = 64;
 
 /// The origins of all tensors, in order.
 pub(crate) fn find(
@@ -32,11 +35,13 @@ pub(crate) fn find(
         bases.direct().filter_map(|base| identical::counterpart(info, base)).collect()
     };
     let candidates: Vec<Vec<&TensorSource>> = subjects.par_iter().map(of_bases).collect();
+    let found = content::find(&candidates, &subjects, &samples, bases)?;
     let ties = Ties::new(&subjects, &samples, |i| !candidates[i].is_empty());
     let blends = blend::hints(&subjects, &candidates)?;
     let context = Context {
         subjects: &subjects,
         candidates,
+        found,
         grids,
         samples: &samples,
         bases,
@@ -75,6 +80,8 @@ struct Context<'a> {
     subjects: &'a [Subject<'a>],
     /// Of each tensor, the counterparts in the bases.
     candidates: Vec<Vec<&'a TensorSource>>,
+    /// Further tensors of bases, found by content.
+    found: Vec<Vec<&'a TensorSource>>,
     grids: &'a [ChunkGrid],
     samples: &'a [Vec<u8>],
     bases: &'a Bases,
@@ -87,24 +94,45 @@ struct Context<'a> {
 impl Context<'_> {
     fn of_one(&self, i: usize) -> Result<Origin> {
         check_cancelled(self.progress)?;
-        let (subject, sample) = (self.subjects[i], &self.samples[i]);
-        if subject.info().len_bytes() == 0 {
+        let len_bytes = self.subjects[i].info().len_bytes();
+        if len_bytes == 0 {
             return Ok(Origin::unknown());
         }
-        for reference in &self.candidates[i] {
-            if let Some(digest) = identical::prove(subject, sample, reference, self.progress)? {
-                let predictor = Predictor::Identical(reference_name(subject.info(), reference));
-                return Ok(Origin::proven(predictor, digest, vec![(*reference).clone()], vec![digest]));
+        let named = || self.identical(i, &self.candidates[i]);
+        let tied = || self.tied(i);
+        let detectors: [&dyn Fn() -> Result<Option<Origin>>; 2] =
+            if len_bytes <= TINY_BYTES { [&tied, &named] } else { [&named, &tied] };
+        for detect in detectors {
+            if let Some(origin) = detect()? {
+                return Ok(origin);
             }
-        }
-        if let Some((other, digest)) = self.ties.prove(i, self.subjects, self.samples, self.progress)? {
-            return Ok(Origin::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new()));
         }
         self.untied(i)
     }
 
-    /// A rounding if it is one, else coded.
+    fn identical(&self, i: usize, references: &[&TensorSource]) -> Result<Option<Origin>> {
+        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        for reference in references {
+            if let Some(digest) = identical::prove(subject, sample, reference, self.progress)? {
+                let predictor = Predictor::Identical(reference_name(subject.info(), reference));
+                let references = vec![(*reference).clone()];
+                return Ok(Some(Origin::proven(predictor, digest, references, vec![digest])));
+            }
+        }
+        Ok(None)
+    }
+
+    fn tied(&self, i: usize) -> Result<Option<Origin>> {
+        let found = self.ties.prove(i, self.subjects, self.samples, self.progress)?;
+        Ok(found
+            .map(|(other, digest)| Origin::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new())))
+    }
+
+    /// Equal to a tensor of a base that was found by content, a rounding, or else coded.
     fn untied(&self, i: usize) -> Result<Origin> {
+        if let Some(origin) = self.identical(i, &self.found[i])? {
+            return Ok(origin);
+        }
         let found = self.masters.prove(i, self.subjects, self.samples, self.progress)?;
         let Some((master, digest)) = found else { return self.coded(i) };
         Ok(match master {
@@ -125,16 +153,16 @@ impl Context<'_> {
         if info.len_bytes() == 0 {
             return Ok(Origin::unknown());
         }
-        let candidates = &self.candidates[i];
-        for reference in candidates {
+        let candidates = [&self.candidates[i][..], &self.found[i]].concat();
+        for reference in &candidates {
             if let Some(origin) = adapter::fit(subject, reference, self.bases)? {
                 return Ok(origin);
             }
         }
-        if let Some(origin) = blend::fit(subject, candidates, &self.blends)? {
+        if let Some(origin) = blend::fit(subject, &candidates, &self.blends)? {
             return Ok(origin);
         }
-        let candidates = nearest::sorted(info, sample, candidates)?;
+        let candidates = nearest::sorted(info, sample, &candidates)?;
         // The product need not have been added to the most similar reference.
         for reference in &candidates {
             if !low_rank::score(info.number(), sample, &sample::of(reference)?) {

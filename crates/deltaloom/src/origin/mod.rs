@@ -14,6 +14,7 @@ mod adapter;
 mod blend;
 pub(crate) mod cast;
 mod companion;
+mod content;
 mod equality;
 mod find;
 mod fingerprints;

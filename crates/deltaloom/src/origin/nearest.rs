@@ -2,11 +2,15 @@
 
 use super::{Origin, reference_name};
 use crate::bases::TensorSource;
+use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::plan;
 use crate::predict::Predictor;
 use crate::sample;
 use crate::tensor::TensorInfo;
+
+/// What the digest of a reference costs, in the unit of estimates. It decides for tiny tensors.
+const DIGEST_COST: u128 = 256 * ONE_BIT as u128;
 
 /// Cost of the residual on a sample.
 fn score(info: &TensorInfo, sample: &[u8], reference: &TensorSource) -> Result<u64> {
@@ -32,8 +36,10 @@ pub(super) fn sorted<'a>(
 /// The prediction from `reference`, unless the tensor on its own costs no more.
 pub(super) fn fit(info: &TensorInfo, sample: &[u8], reference: &TensorSource) -> Result<Origin> {
     let number = info.number();
+    let of_tensor = |cost: u64| u128::from(cost) * u128::from(info.len_bytes()) / sample.len().max(1) as u128;
+    let alone = || of_tensor(plan::stand_alone_cost(number, sample));
     let is_better_alone = !plan::is_clearly_near(number, sample, &sample::of(reference)?)
-        && plan::stand_alone_cost(number, sample) <= score(info, sample, reference)?;
+        && alone() <= of_tensor(score(info, sample, reference)?) + DIGEST_COST;
     if is_better_alone {
         return Ok(Origin::unknown());
     }

@@ -1,0 +1,148 @@
+//! Finds tensors by what they hold, whatever their names are: equal ones by a fingerprint of their
+//! sample, similar ones by short runs of it.
+//! It reads samples only, so what it finds must be costed or proven.
+//!
+//! Runs are compared by the signs and exponents of their elements, which training seldom changes.
+//! That is locality-sensitive hashing by bands (Broder, "On the Resemblance and Containment of
+//! Documents", 1997; Indyk and Motwani, "Approximate Nearest Neighbors", 1998).
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use deltaloom_kernels::{Number, NumberKind};
+use rayon::prelude::*;
+
+use super::subject::Subject;
+use crate::bases::{Base, Bases, TensorSource};
+use crate::error::Result;
+use crate::plan;
+use crate::sample;
+use crate::tensor::TensorInfo;
+
+/// Runs of a sample, and elements of a run. By chance, two runs of independent weights agree with a
+/// probability of about 2^-36.
+const RUNS: usize = 32;
+const RUN_ELEMS: usize = 12;
+/// Tensors with the same run that are looked at.
+const MOST_PER_RUN: usize = 16;
+/// Similar tensors that are returned.
+const MOST_FOUND: usize = 4;
+
+/// Tensors of bases by their samples.
+pub(super) struct ContentIndex<'a> {
+    sources: Vec<&'a TensorSource>,
+    /// Numbers of the tensors, by the fingerprint of the whole sample.
+    equal: HashMap<u64, Vec<usize>>,
+    /// By the hash of a run.
+    alike: HashMap<u64, Vec<usize>>,
+}
+
+impl<'a> ContentIndex<'a> {
+    /// Samples all tensors, on the threads of the current rayon pool.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub(super) fn new(sources: Vec<&'a TensorSource>) -> Result<Self> {
+        let hashes = |source: &&TensorSource| {
+            let sample = sample::of(source)?;
+            Ok((fingerprint(source.info(), &sample), runs(source.info(), &sample)))
+        };
+        let hashed: Vec<(u64, Vec<u64>)> = sources.par_iter().map(hashes).collect::<Result<_>>()?;
+        let (mut equal, mut alike) = (HashMap::<_, Vec<usize>>::new(), HashMap::<_, Vec<usize>>::new());
+        for (i, (whole, runs)) in hashed.into_iter().enumerate() {
+            equal.entry(whole).or_default().push(i);
+            for run in runs {
+                let found = alike.entry(run).or_default();
+                if found.len() < MOST_PER_RUN && found.last() != Some(&i) {
+                    found.push(i);
+                }
+            }
+        }
+        Ok(Self { sources, equal, alike })
+    }
+
+    /// Tensors of the same dtype and shape whose sample equals this one, or else is similar to it;
+    /// the most similar first.
+    pub(super) fn find(&self, info: &TensorInfo, sample: &[u8]) -> Vec<&'a TensorSource> {
+        let is_like = |i: &&usize| self.sources[**i].is_like(info);
+        let equal = self.equal.get(&fingerprint(info, sample)).into_iter().flatten();
+        let equal: Vec<usize> = equal.filter(is_like).copied().take(MOST_FOUND).collect();
+        if !equal.is_empty() {
+            return equal.into_iter().map(|i| self.sources[i]).collect();
+        }
+        let mut votes: HashMap<usize, usize> = HashMap::new();
+        for run in runs(info, sample) {
+            let found = self.alike.get(&run).into_iter().flatten();
+            found.filter(is_like).for_each(|i| *votes.entry(*i).or_default() += 1);
+        }
+        let mut votes: Vec<(usize, usize)> = votes.into_iter().collect();
+        votes.sort_unstable_by_key(|(i, votes)| (std::cmp::Reverse(*votes), *i));
+        votes.into_iter().take(MOST_FOUND).map(|(i, _)| self.sources[i]).collect()
+    }
+}
+
+/// Tensors of bases that are equal or similar, for the subjects that none of `candidates`, which
+/// have the place of their name, is near to.
+///
+/// # Errors
+/// What reading gives.
+pub(super) fn find<'a>(
+    candidates: &[Vec<&'a TensorSource>],
+    subjects: &[Subject<'_>],
+    samples: &[Vec<u8>],
+    bases: &'a Bases,
+) -> Result<Vec<Vec<&'a TensorSource>>> {
+    let applies = |(i, candidates): (usize, &Vec<&TensorSource>)| {
+        let (info, sample) = (subjects[i].info(), &samples[i]);
+        for candidate in candidates {
+            let other = sample::of(candidate)?;
+            if other == *sample || plan::is_clearly_near(info.number(), sample, &other) {
+                return Ok(false);
+            }
+        }
+        Ok(info.len_bytes() > 0)
+    };
+    let applies: Vec<bool> = candidates.par_iter().enumerate().map(applies).collect::<Result<_>>()?;
+    let sources: Vec<&TensorSource> = bases.direct().flat_map(Base::tensors).collect();
+    if sources.is_empty() || !applies.contains(&true) {
+        return Ok(vec![Vec::new(); candidates.len()]);
+    }
+    let index = ContentIndex::new(sources)?;
+    let of_one = |i: usize| {
+        let found = if applies[i] { index.find(subjects[i].info(), &samples[i]) } else { Vec::new() };
+        let is_new = |source: &&TensorSource| candidates[i].iter().all(|known| known.id() != source.id());
+        found.into_iter().filter(is_new).collect()
+    };
+    Ok((0..candidates.len()).into_par_iter().map(of_one).collect())
+}
+
+fn fingerprint(info: &TensorInfo, sample: &[u8]) -> u64 {
+    sample::fingerprint(&info.shape, &info.dtype, sample)
+}
+
+/// Hashes of evenly spaced runs of a sample. Runs of equal signs and exponents say nothing.
+fn runs(info: &TensorInfo, sample: &[u8]) -> Vec<u64> {
+    let number = info.number();
+    let tops: Vec<u64> = sample.chunks_exact(number.bytes()).map(|bytes| top(number, bytes)).collect();
+    let Some(last) = tops.len().checked_sub(RUN_ELEMS) else { return Vec::new() };
+    let hash = |run: usize| {
+        let start = run * last / (RUNS - 1);
+        let run_tops = &tops[start..start + RUN_ELEMS];
+        let says_something = run_tops.iter().any(|top| *top != run_tops[0]);
+        says_something.then(|| {
+            let mut hasher = DefaultHasher::new();
+            (&info.dtype, info.len_bytes(), start, run_tops).hash(&mut hasher);
+            hasher.finish()
+        })
+    };
+    (0..RUNS).filter_map(hash).collect()
+}
+
+/// Sign and exponent of a float, or all bits of any other element.
+fn top(number: Number, bytes: &[u8]) -> u64 {
+    let bits = bytes.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+    match number.kind() {
+        NumberKind::Float => bits >> number.mantissa_bits(),
+        _ => bits,
+    }
+}
