@@ -214,3 +214,21 @@ fn threads_do_not_change_what_is_found() {
     let with = |threads| lineage(&bases(&[&tuned]), &bases(&[&file(&base)]), threads, &Silent).unwrap();
     assert_eq!(with(1), with(3));
 }
+
+#[test]
+fn renamed_tensors_are_found_as_packing_finds_them() {
+    let (a, b) = (weights(1), weights(2));
+    let file = |tensors: &[(&str, &[f32])]| {
+        let of = |(name, values): &(&str, &[f32])| {
+            tensor(name, "BF16", &[ROWS as u64, COLS as u64], bf16_bytes(values))
+        };
+        safetensors(&tensors.iter().map(of).collect::<Vec<_>>())
+    };
+    let moved = mixed(&b, &weights(3), |x, noise| x + 1e-2 * noise);
+    let base = file(&[("a", &a), ("b", &b)]);
+    let tuned = file(&[("x.of.a", &a), ("y.of.b", &moved)]);
+    let report = found(&tuned, &[&base]);
+    let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
+    assert_eq!(*findings[0], Finding::Identical { ancestor: "base-0".to_owned() });
+    assert!(matches!(findings[1], Finding::Drift { .. }), "{:?}", findings[1]);
+}

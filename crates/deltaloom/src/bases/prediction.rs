@@ -57,8 +57,8 @@ fn missing() -> Error {
     Error::corrupt("a reference is missing")
 }
 
-/// Fills `out` with the prediction of a tensor from byte `start` on, for a predictor that needs only
-/// tensors of bases. If it works by rows, `out` must be whole rows.
+/// Fills `out` with the prediction of a tensor from byte `start` on, for a predictor that needs
+/// only tensors of bases. If it works by rows, `out` must be whole rows.
 pub(crate) fn predict_into(
     predictor: &Predictor,
     references: &[TensorSource],

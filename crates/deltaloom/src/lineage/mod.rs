@@ -14,7 +14,7 @@ use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::origin::cast::{Master, Masters};
-use crate::origin::{Subject, Ties, identical};
+use crate::origin::{Subject, Ties, content, identical};
 use crate::pipeline;
 use crate::plan;
 use crate::progress::{Progress, check_cancelled};
@@ -94,6 +94,8 @@ struct Study<'a> {
     subjects: Vec<Subject<'a>>,
     samples: Vec<Vec<u8>>,
     ancestors: Vec<&'a Base>,
+    /// Of each tensor, those of ancestors that were found by content.
+    found: Vec<Vec<&'a TensorSource>>,
     ties: Ties,
     masters: Masters<'a>,
     progress: &'a dyn Progress,
@@ -103,14 +105,16 @@ impl<'a> Study<'a> {
     fn new(tensors: Vec<&'a TensorSource>, ancestors: &'a Bases, progress: &'a dyn Progress) -> Result<Self> {
         let subjects: Vec<Subject<'_>> = tensors.iter().map(|tensor| Subject::Source(tensor)).collect();
         let samples: Vec<Vec<u8>> = subjects.par_iter().map(Subject::sample).collect::<Result<_>>()?;
-        let ancestors: Vec<&Base> = ancestors.iter().collect();
-        let has_counterpart = |i: usize| {
-            let info = tensors[i].info();
-            ancestors.iter().any(|base| identical::counterpart(info, base).is_some())
+        let of_ancestors = |tensor: &&TensorSource| {
+            let info = tensor.info();
+            ancestors.iter().filter_map(|base| identical::counterpart(info, base)).collect()
         };
-        let ties = Ties::new(&subjects, &samples, has_counterpart);
+        let candidates: Vec<Vec<&TensorSource>> = tensors.par_iter().map(of_ancestors).collect();
+        let found = content::find(&candidates, &subjects, &samples, ancestors)?;
+        let ties = Ties::new(&subjects, &samples, |i| !candidates[i].is_empty());
+        let ancestors: Vec<&Base> = ancestors.iter().collect();
         let masters = Masters::new(&subjects, &samples, ancestors.iter().copied())?;
-        Ok(Self { tensors, subjects, samples, ancestors, ties, masters, progress })
+        Ok(Self { tensors, subjects, samples, ancestors, found, ties, masters, progress })
     }
 
     fn tensor(&self, i: usize) -> Result<TensorLineage> {
@@ -143,6 +147,15 @@ impl<'a> Study<'a> {
         self.ancestors.iter().enumerate().filter_map(of).collect()
     }
 
+    /// The tensors that were found by content.
+    fn found(&self, i: usize) -> impl Iterator<Item = Counterpart<'a>> {
+        let of = |source: &'a TensorSource| {
+            let ancestor = self.ancestors.iter().position(|base| base.has_origin_of(source))?;
+            Some(Counterpart { ancestor, source })
+        };
+        self.found[i].iter().filter_map(move |source| of(source))
+    }
+
     /// Findings from comparing bits, as packing makes them.
     fn equal_to_something(&self, i: usize) -> Result<Option<Finding>> {
         let (subject, sample) = (self.subjects[i], &self.samples[i]);
@@ -155,6 +168,11 @@ impl<'a> Study<'a> {
         let name_of_own = |other: usize| self.tensors[other].info().name.clone();
         if let Some((other, _)) = self.ties.prove(i, &self.subjects, &self.samples, self.progress)? {
             return Ok(Some(Finding::Tied { tensor: name_of_own(other) }));
+        }
+        for other in self.found(i) {
+            if identical::prove(subject, sample, other.source, self.progress)?.is_some() {
+                return Ok(Some(Finding::Identical { ancestor: self.name(other.ancestor) }));
+            }
         }
         let found = self.masters.prove(i, &self.subjects, &self.samples, self.progress)?;
         Ok(found.map(|(master, _)| match master {
@@ -174,6 +192,7 @@ impl<'a> Study<'a> {
             let is_number = |info: &TensorInfo| info.dtype.number().is_some();
             other.is_like(info) || (other.shape == info.shape && is_number(other) && is_number(info))
         });
+        others.extend(self.found(i));
         others.retain(|other| other.source.info().len_bytes() > 0);
         let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
         let moments = moments::moments(tensor, &references, self.progress)?;

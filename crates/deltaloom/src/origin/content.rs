@@ -86,7 +86,7 @@ impl<'a> ContentIndex<'a> {
 ///
 /// # Errors
 /// What reading gives.
-pub(super) fn find<'a>(
+pub(crate) fn find<'a>(
     candidates: &[Vec<&'a TensorSource>],
     subjects: &[Subject<'_>],
     samples: &[Vec<u8>],

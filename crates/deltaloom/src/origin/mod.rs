@@ -14,7 +14,7 @@ mod adapter;
 mod blend;
 pub(crate) mod cast;
 mod companion;
-mod content;
+pub(crate) mod content;
 mod equality;
 mod find;
 mod fingerprints;

@@ -67,8 +67,8 @@ impl Adapter {
         TensorInfo::sized(self.factors[which].clone(), self.dtype.dtype(), shape)
     }
 
-    /// The bytes of A and B that some rows of the tensor need: all of V, which is in A, and the rows
-    /// of U from B; or the reverse, which needs all of both.
+    /// The bytes of A and B that some rows of the tensor need: all of V, which is in A, and the
+    /// rows of U from B; or the reverse, which needs all of both.
     pub(super) fn parts(&self, rows: &Range<u64>, info: &TensorInfo) -> [Range<u64>; 2] {
         let [a, b] = [0, 1].map(|which| self.factor(which, info).len_bytes());
         let row_bytes = self.rank * self.dtype.bytes() as u64;
