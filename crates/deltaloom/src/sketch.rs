@@ -1,6 +1,6 @@
 //! Sketches of checkpoints: samples of the tensors that hold most of the bytes, and how similar the
 //! tensors of a base are to them.
-//! It reads samples only. [`crate::search`] lists and ranks bases.
+//! It reads samples only. [`crate::base_search`] lists and ranks bases.
 
 use rayon::prelude::*;
 
@@ -8,6 +8,7 @@ use crate::bases::{Base, TensorSource};
 use crate::checkpoint::{Checkpoint, Contents};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
+use crate::origin::content::{self, ContentIndex};
 use crate::origin::{cast, identical};
 use crate::plan;
 use crate::sample;
@@ -113,14 +114,37 @@ impl Sketch {
         self.tensors.iter().map(|tensor| tensor.nearness(None)).fold(Nearness::default(), Nearness::plus)
     }
 
-    /// How similar a base is. Only samples of its counterparts are read.
+    /// How similar a base is. Only samples are read: those of the counterparts, and where a tensor
+    /// has none that is near, those of all tensors of its kind.
     pub(crate) fn compare(&self, base: &Base) -> Result<Nearness> {
-        let each = |tensor: &TensorSketch| {
-            let counterpart = tensor.counterpart(base)?;
-            Ok(tensor.nearness(counterpart.as_ref()))
+        let named = |tensor: &TensorSketch| tensor.counterpart(base);
+        let named: Vec<Option<Counterpart>> = self.tensors.par_iter().map(named).collect::<Result<_>>()?;
+        let pairs: Vec<(&TensorSketch, Option<Counterpart>)> = self.tensors.iter().zip(named).collect();
+        let lacking: Vec<&TensorInfo> = pairs
+            .iter()
+            .filter(|(tensor, named)| !named.as_ref().is_some_and(|other| tensor.is_near(other)))
+            .map(|(tensor, _)| &tensor.info)
+            .collect();
+        let is_wanted = |source: &&TensorSource| lacking.iter().any(|info| source.is_like(info));
+        let index = ContentIndex::new(base.tensors().iter().filter(is_wanted).collect())?;
+        let each = |(tensor, named): &(&TensorSketch, Option<Counterpart>)| {
+            let by_name = tensor.nearness(named.as_ref());
+            if named.as_ref().is_some_and(|other| tensor.is_near(other)) {
+                return Ok(by_name);
+            }
+            let found = index.find(&tensor.info, &tensor.sample).first().copied();
+            let found = found.map(Counterpart::read).transpose()?;
+            let by_content = tensor.nearness(found.as_ref());
+            Ok(if by_content.given_bytes < by_name.given_bytes { by_content } else { by_name })
         };
-        let all = self.tensors.par_iter().map(each).collect::<Result<Vec<Nearness>>>()?;
+        let all = pairs.par_iter().map(each).collect::<Result<Vec<Nearness>>>()?;
         Ok(all.into_iter().fold(Nearness::default(), Nearness::plus))
+    }
+}
+
+impl Counterpart {
+    fn read(source: &TensorSource) -> Result<Self> {
+        Ok(Self { dtype: source.info().dtype.clone(), sample: sample::of(source)? })
     }
 }
 
@@ -144,10 +168,16 @@ impl TensorSketch {
         let may_be_master = |source: &TensorSource| cast::may_be_master(source.info(), &self.info);
         let found = identical::counterpart(&self.info, base)
             .or_else(|| base.counterpart(&self.info.name, may_be_master));
-        let read = |source: &TensorSource| {
-            Ok(Counterpart { dtype: source.info().dtype.clone(), sample: sample::of(source)? })
-        };
-        found.map(read).transpose()
+        found.map(Counterpart::read).transpose()
+    }
+
+    /// Whether no better counterpart is looked for.
+    fn is_near(&self, other: &Counterpart) -> bool {
+        if other.dtype == self.info.dtype {
+            content::is_near(&self.info, &self.sample, &other.sample)
+        } else {
+            cast::score(&self.info.dtype, &self.sample, &other.sample)
+        }
     }
 
     fn nearness(&self, counterpart: Option<&Counterpart>) -> Nearness {

@@ -89,6 +89,34 @@ fn the_nearest_is_chosen_wherever_it_is_and_whatever_its_prefix() {
 }
 
 #[test]
+fn a_base_whose_tensors_have_other_names_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = weights(1);
+    let file = |values: &[f32], names: [&str; 4]| {
+        let part = values.len() / 4;
+        let tensor_of = |(values, name): (&[f32], &str)| tensor(name, "BF16", &[20, 375], bf16_bytes(values));
+        safetensors(&values.chunks(part).zip(names).map(tensor_of).collect::<Vec<_>>())
+    };
+    let names = ["layers.0.w", "layers.1.w", "layers.2.w", "layers.3.w"];
+    write_tree(
+        folder.path(),
+        &[
+            ("tuned.safetensors", file(&tuned(&base, 1e-4), names)),
+            ("models/moved.safetensors", file(&base, ["q", "c", "x", "a"])),
+            ("models/other.safetensors", file(&weights(2), names)),
+        ],
+    );
+    let found = search(folder.path(), "tuned.safetensors", &[]);
+    assert_eq!(order(folder.path(), &found)[0], "moved.safetensors");
+    assert_eq!(found.report.candidates[0].matched_fraction, 1.0);
+    let bases = found.into_bases(folder.path()).unwrap();
+    let checkpoint = Checkpoint::open(&folder.path().join("tuned.safetensors"), &Limits::default()).unwrap();
+    let target = folder.path().join("tuned.loom");
+    let report = pack(&checkpoint, &bases, &target, &PackOptions::default(), &Silent).unwrap();
+    assert!(report.tensors.iter().all(|tensor| tensor.predictor == "reference"));
+}
+
+#[test]
 fn independent_weights_are_no_base_even_with_equal_constants() {
     let folder = tempfile::tempdir().unwrap();
     // An eighth of the bytes is a constant that any model may have.

@@ -87,7 +87,7 @@ Each of `candidates` has:
 | `estimated_saving` | fraction of the size packed without a base that it saves |
 | `estimated_changed_saving` | the same, for the tensors that it does not contain unchanged |
 | `identical_fraction` | fraction of bytes in tensors that exist identically in the candidate (directly or after rounding) |
-| `matched_fraction` | fraction of bytes in tensors with a counterpart of the same name and shape |
+| `matched_fraction` | fraction of bytes in tensors with a counterpart of the same shape: by name, or by content |
 
 ### lab positions
 
@@ -220,7 +220,7 @@ Each of `tensors` has:
 | `sparse` | fewer than a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2` |
 | `drift` | at least a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2`, `correlation` |
 | `unrelated` | the closest ancestor does not help to predict it | `ancestor`, `correlation`, `bits_per_element`: estimated size alone and given the ancestor (null if dtypes differ) |
-| `new` | no ancestor has a tensor of the same name and shape | none |
+| `new` | no ancestor has a tensor of its shape and name, or one that is similar | none |
 
 `residual` is the L2 norm of the part that the finding does not explain, over that of rounding to the dtype. It is about 1
 if only rounding is left.

@@ -29,7 +29,7 @@ const MOST_PER_RUN: usize = 16;
 const MOST_FOUND: usize = 4;
 
 /// Tensors of bases by their samples.
-pub(super) struct ContentIndex<'a> {
+pub(crate) struct ContentIndex<'a> {
     sources: Vec<&'a TensorSource>,
     /// Numbers of the tensors, by the fingerprint of the whole sample.
     equal: HashMap<u64, Vec<usize>>,
@@ -42,7 +42,7 @@ impl<'a> ContentIndex<'a> {
     ///
     /// # Errors
     /// What reading gives.
-    pub(super) fn new(sources: Vec<&'a TensorSource>) -> Result<Self> {
+    pub(crate) fn new(sources: Vec<&'a TensorSource>) -> Result<Self> {
         let hashes = |source: &&TensorSource| {
             let sample = sample::of(source)?;
             Ok((fingerprint(source.info(), &sample), runs(source.info(), &sample)))
@@ -63,7 +63,7 @@ impl<'a> ContentIndex<'a> {
 
     /// Tensors of the same dtype and shape whose sample equals this one, or else is similar to it;
     /// the most similar first.
-    pub(super) fn find(&self, info: &TensorInfo, sample: &[u8]) -> Vec<&'a TensorSource> {
+    pub(crate) fn find(&self, info: &TensorInfo, sample: &[u8]) -> Vec<&'a TensorSource> {
         let is_like = |i: &&usize| self.sources[**i].is_like(info);
         let equal = self.equal.get(&fingerprint(info, sample)).into_iter().flatten();
         let equal: Vec<usize> = equal.filter(is_like).copied().take(MOST_FOUND).collect();
@@ -81,6 +81,12 @@ impl<'a> ContentIndex<'a> {
     }
 }
 
+/// Whether a sample is so near to that of another tensor of its kind that no better one is looked
+/// for.
+pub(crate) fn is_near(info: &TensorInfo, sample: &[u8], other: &[u8]) -> bool {
+    other == sample || plan::is_clearly_near(info.number(), sample, other)
+}
+
 /// Tensors of bases that are equal or similar, for the subjects that none of `candidates`, which
 /// have the place of their name, is near to.
 ///
@@ -93,10 +99,9 @@ pub(crate) fn find<'a>(
     bases: &'a Bases,
 ) -> Result<Vec<Vec<&'a TensorSource>>> {
     let applies = |(i, candidates): (usize, &Vec<&TensorSource>)| {
-        let (info, sample) = (subjects[i].info(), &samples[i]);
+        let info = subjects[i].info();
         for candidate in candidates {
-            let other = sample::of(candidate)?;
-            if other == *sample || plan::is_clearly_near(info.number(), sample, &other) {
+            if is_near(info, &samples[i], &sample::of(candidate)?) {
                 return Ok(false);
             }
         }
