@@ -1,6 +1,6 @@
 //! A step of Adam from the state before it: the second moment from the first ones, the weights from
 //! both; docs/format.md section 3.4.
-//! It computes a prediction from known numbers. [`crate::pack`] finds the numbers.
+//! It computes a prediction from known numbers. [`crate::origin`] finds the numbers.
 //!
 //! Kingma, Ba, "Adam: A Method for Stochastic Optimization", 2014; Loshchilov, Hutter, "Decoupled
 //! Weight Decay Regularization", 2017.

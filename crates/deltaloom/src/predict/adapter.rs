@@ -1,6 +1,6 @@
 //! A low-rank adapter, merged into its base operation by operation as adapter libraries do it;
 //! docs/format.md section 3.2.
-//! It computes a prediction from a known order of operations. [`crate::pack`] finds the order.
+//! It computes a prediction from a known order of operations. [`crate::origin`] finds the order.
 //!
 //! LoRA: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
 

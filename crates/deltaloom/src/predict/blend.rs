@@ -1,6 +1,6 @@
 //! Combinations of several references, as merge tools make them: weighted sums, task arithmetic,
 //! TIES; docs/format.md section 3.3.
-//! It computes a prediction from known numbers. [`crate::pack`] finds the numbers.
+//! It computes a prediction from known numbers. [`crate::origin`] finds the numbers.
 //!
 //! Task arithmetic: Ilharco et al., "Editing Models with Task Arithmetic", 2022. TIES: Yadav et
 //! al., "TIES-Merging", 2023.
