@@ -26,25 +26,28 @@ pub(crate) fn init(store: Box<dyn Store>) {
         .expect("a new series");
 }
 
-/// Adds `count` steps through stores of `open`. After a failed request, a writer first checks
-/// whether its step is there.
+/// Adds `count` steps through stores of `open`. A writer repeats a failed request with the same
+/// step number, because a request without an answer may take effect at any later time. It takes
+/// another number only once another step has its own: then the old request can only be refused.
 pub(crate) fn add(open: &dyn Fn() -> Box<dyn Store>, writer: usize, count: usize) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
+    let next_step = || -> Result<u64, Error> {
+        Ok(Series::open(open())?.last(1)?.last().map_or(0, |newest| newest.step + 1))
+    };
     for step in 0..count {
         fs::write(&path, model(writer, step)).expect("written");
         let meta = BTreeMap::from([("by".to_owned(), format!("{writer}-{step}"))]);
-        let new = NewStep::new(&path).with_meta(meta.clone());
         let options = AddOptions::default().with_pack(pack_options());
-        let is_there = || -> Result<bool, Error> {
-            let entries = Series::open(open())?.last(usize::MAX)?;
-            Ok(entries.iter().any(|entry| entry.meta == meta))
-        };
-        while Series::open(open()).and_then(|series| series.add(&new, &options, &Silent)).is_err() {
-            let found = std::iter::repeat_with(is_there).find_map(Result::ok);
-            if found == Some(true) {
-                break;
-            }
+        let mut number = None;
+        loop {
+            let Some(of_series) = number.or_else(|| next_step().ok()) else { continue };
+            let new = NewStep::new(&path).with_step(Some(of_series)).with_meta(meta.clone());
+            number = match Series::open(open()).and_then(|series| series.add(&new, &options, &Silent)) {
+                Ok(_) => break,
+                Err(Error::StepTaken { .. } | Error::StepOutOfOrder { .. }) => None,
+                Err(_) => Some(of_series),
+            };
         }
     }
 }

@@ -131,7 +131,8 @@ impl Series {
     /// # Errors
     /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading,
     /// packing and storing give. The series is unchanged then. The exception is an [`Error::Io`]
-    /// from replacing the manifest: the step may be there after it.
+    /// from replacing the manifest: the step may be there after it, or appear later. Repeat it with
+    /// the same step number; without one, the step may be added twice.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
         let catalog = self.main_line()?;
