@@ -47,6 +47,10 @@ ci-long: ci
 reader:
     tools/reader.sh
 
+# Pack the pairs of tools/field and write docs/benchmarks/field.md; fails if a ratio misses its bar
+field:
+    tools/field.sh --out docs/benchmarks/field.md
+
 # Add missing golden containers and fuzz seeds (--check: restore them all)
 golden *check:
     {{ xtask }} golden {{ check }}

@@ -1,4 +1,4 @@
-"""Predictions that are computed (docs/format.md sections 3.1 to 3.4), for the plain reader in loom_reader.py.
+"""Predictions that are computed (docs/format.md sections 3.1 to 3.6), for the plain reader in loom_reader.py.
 
 Elements come and go as unsigned numbers; the arithmetic is numpy's, which rounds every operation and fuses none.
 """
@@ -6,7 +6,8 @@ import struct, types
 import numpy as np
 
 DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
-LOW_RANK, ADAPTER, BLEND, ADAM = 6, 7, 8, 10
+VIEWED = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"]  # by the ids of views and conversions, minus 1
+LOW_RANK, ADAPTER, BLEND, ADAM, VIEW = 6, 7, 8, 10, 12
 
 def must(ok, what):
     if not ok:
@@ -48,8 +49,81 @@ def fused(a, b, c):
     odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
     return np.where((error != 0) & even, odd, total).astype(np.float32)
 
+# Of an F8: exponent bits, mantissa bits, and the bits of what is too large.
+SMALL = {"F8_E4M3": (4, 3, 0x7F), "F8_E5M2": (5, 2, 0x7C)}
+
+def convert(bits, own, other):
+    """Elements of one dtype as elements of another, by F32 (section 3.5)."""
+    if own == other:
+        return bits
+    nan_of = lambda x: (x & 0x7FFFFFFF) > 0x7F800000
+    if own in SMALL:
+        e, m, top = SMALL[own]
+        magnitude, sign = bits.astype(np.uint32) & 0x7F, (bits.astype(np.uint32) & 0x80) << 24
+        exponent, mantissa = (magnitude >> m).astype(np.int64), (magnitude & ((1 << m) - 1)).astype(np.float64)
+        value = (np.where(exponent > 0, 1 << m, 0) + mantissa) * 2.0 ** (np.maximum(exponent, 1) - (1 << (e - 1)) + 1 - m)
+        x = value.astype(np.float32).view(np.uint32)
+        x = np.where(magnitude == top, 0x7FC00000 if e == 4 else 0x7F800000, x)
+        x = np.where(magnitude > top, 0x7FC00000 | mantissa.astype(np.uint32) << (23 - m), x) | sign
+    elif own == "F16":
+        x = widen(bits, own).view(np.uint32)
+        x = np.where((bits & 0x7FFF) > 0x7C00, (bits.astype(np.uint32) & 0x8000) << 16 | 0x7FC00000 | (bits.astype(np.uint32) & 0x3FF) << 13, x)
+    else:
+        x = bits.astype(np.uint32) << 16 if own == "BF16" else bits
+        x = np.where(nan_of(x), x | 0x400000, x) if own == "BF16" else x
+    x = x.astype(np.uint32)
+    if other == "F32":
+        return x
+    if other in SMALL:
+        e, m, top = SMALL[other]
+        bias, value = (1 << (e - 1)) - 1, np.abs(x.view(np.float32).astype(np.float64))
+        step = np.maximum((x >> 23 & 255).astype(np.int64) - 127, 1 - bias) - m
+        with np.errstate(invalid="ignore", over="ignore"):
+            code = np.minimum(((step + m + bias) << m) + np.rint(value * 2.0 ** -step) - (1 << m), top)
+        code = np.where(nan_of(x), 0x7F if e == 4 else 0x7E | x >> 21 & 3, np.nan_to_num(code)).astype(np.uint8)
+        return (x >> 24 & 0x80).astype(np.uint8) | code
+    safe = narrow(np.where(nan_of(x), 0, x).astype(np.uint32).view(np.float32), other)
+    nan = x >> 16 | 0x40 if other == "BF16" else x >> 16 & 0x8000 | 0x7E00 | x >> 13 & 0x3FF
+    return np.where(nan_of(x), nan, safe).astype(np.uint16)
+
+def read_view(cur, t):
+    """The references and the pieces of a view: (source, start, count), in elements."""
+    dtype = cur.u8()
+    dtype = VIEWED[dtype - 1] if dtype else t.dtype
+    must(dtype == t.dtype or {dtype, t.dtype} <= set(VIEWED), "a dtype that is not converted")
+    t.references, t.transposed = [], []
+    for _ in range(cur.varint()):
+        name = cur.take(cur.varint()).decode("utf-8") or t.name
+        t.transposed.append(cur.u8())
+        t.references.append((name, dtype, tuple(cur.varint() for _ in range(cur.varint()))))
+    unit, pieces, ends = cur.varint(), [], [0] * len(t.references)
+    for _ in range(cur.varint()):
+        source, start = cur.varint(), 0
+        if source:
+            zigzag = cur.varint()
+            start = ends[source - 1] + ((zigzag >> 1) ^ -(zigzag & 1))
+        count = cur.varint()
+        must(count and start >= 0, "a bad piece")
+        if source:
+            ends[source - 1] = start + count
+            must(ends[source - 1] * unit <= np.prod(t.references[source - 1][2], dtype=object), "a piece beyond its reference")
+        pieces.append((source, start * unit, count * unit))
+    must(sum(count for _, _, count in pieces) == t.n, "pieces do not fill the tensor")
+    t.rule = types.SimpleNamespace(pieces=pieces, dtype=dtype)
+
+def view(t, *references):
+    swapped = lambda r, shape: r.reshape(shape).swapaxes(-1, -2).reshape(-1)
+    references = [swapped(r, shape) if is_transposed else r
+                  for r, (_, _, shape), is_transposed in zip(references, t.references, t.transposed)]
+    zeros = lambda count: np.zeros(count, f"<u{t.kind.bits // 8}")
+    parts = [convert(references[source - 1][start:start + count], t.rule.dtype, t.dtype) if source else zeros(count)
+             for source, start, count in t.rule.pieces]
+    return np.concatenate(parts)
+
 def read_fields(cur, predictor, t, payloads, tensors):
     """What the predictor's fields say: t.references as (name, dtype, shape), t.targets, t.rule, t.factors."""
+    if predictor == VIEW:
+        return read_view(cur, t)
     name = lambda: cur.take(cur.varint()).decode("utf-8")
     own = lambda: (name() or t.name, t.dtype, tuple(t.shape))
     must(t.dtype in DTYPES, "a dtype that is not computed with")
@@ -164,4 +238,4 @@ def adam(t, *inputs):
     return finite_or(out, t.dtype, inputs[0])
 
 def predict(t, references):
-    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam}[t.predictor](t, *references)
+    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view}[t.predictor](t, *references)

@@ -3,7 +3,7 @@
 It restores the packed file or directory, or compares it with the original. It verifies every CRC-32 and BLAKE3 digest,
 but not every MUST, and no limit of section 11: the Rust reader is the strict one.
 """
-import argparse, collections, io, json, math, pathlib, re, struct, sys, types, zlib
+import argparse, collections, copy, io, json, math, pathlib, re, struct, sys, types, zlib
 import numpy as np
 import loom_history as history
 import loom_predictors as computed
@@ -16,7 +16,7 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
-COMPUTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM)
+COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW), 13
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
 
 def must(ok, what):
@@ -310,7 +310,16 @@ def rounded(x, dtype):
 
 def read_tensor(t, meta, sets, tensors, payloads):
     """The predictor of a tensor and its chunks, each as (group, codec, payload)."""
-    t.predictor, t.coded, t.references, t.targets, t.factors = meta.u8(), [], [], [], None
+    t.predictor, t.coded, t.references, t.targets, t.factors, t.inner = meta.u8(), [], [], [], None, None
+    if t.predictor == CONVERTED:
+        dtype = computed.VIEWED[meta.u8() - 1]
+        must(dtype != t.dtype and t.dtype in computed.VIEWED, "a conversion between dtypes that are not converted")
+        t.inner = inner = copy.copy(t)
+        inner.dtype, inner.kind = dtype, TYPES[dtype]
+        read_tensor(inner, meta, sets, tensors, payloads)
+        must(inner.predictor in (REFERENCE, IDENTICAL, computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.VIEW), "a predictor that is not converted")
+        t.references, t.factors, t.coded, inner.digest = inner.references, inner.factors, inner.coded, None
+        return
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         t.targets = [tensors[meta.varint()]]
     elif t.predictor in COMPUTED:
@@ -372,7 +381,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= history.HISTORY, "unknown predictor")
+        must(t.predictor <= (CONVERTED if data[8] >= 4 else history.HISTORY), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -389,6 +398,11 @@ def level(t):
 
 def values(t, bases):
     """The elements of a tensor as unsigned numbers."""
+    if t.inner:
+        t.inner.reference_digests = t.reference_digests
+        out = computed.convert(values(t.inner, bases), t.inner.dtype, t.dtype)
+        must(t.digest == blake3(out), f"tensor {t.name!r} does not have its digest")
+        return out
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
     must(all(level(target) < level(t) for target in t.targets), "a target is not of a lower level")
     targets = [values(target, bases) for target in t.targets]

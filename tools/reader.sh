@@ -5,13 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data="${DELTALOOM_DATA:-../shared/data}"
-venv=target/reader-venv
-if ! cmp -s tools/requirements.txt "$venv/requirements.txt"; then
-    echo "making $venv"
-    python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r tools/requirements.txt
-    cp tools/requirements.txt "$venv/requirements.txt"
-fi
+source tools/venv.sh
 
 manifests=(assets/golden/*/manifest.json)
 if [ -d "$data/lm12m" ]; then

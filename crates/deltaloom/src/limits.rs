@@ -17,6 +17,8 @@ pub struct Limits {
     pub tensors: u64,
     /// Chunks in a container.
     pub chunks: u64,
+    /// Pieces of views in a container.
+    pub pieces: u64,
     /// Dimensions of a tensor.
     pub dimensions: u64,
     /// Names of bases and texts in a container, in bytes.
@@ -31,6 +33,7 @@ impl Default for Limits {
             members: 1 << 16,
             tensors: 1 << 20,
             chunks: 1 << 22,
+            pieces: 1 << 22,
             dimensions: 16,
             identity_bytes: 1 << 20,
         }

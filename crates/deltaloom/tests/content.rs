@@ -94,3 +94,19 @@ fn tensors_without_elements_and_constants_do_not_confuse_it() {
     let (_, rows) = found(&safetensors(&tensors), &[&base]);
     assert_eq!(rows[1], pair("identical", "zeros"));
 }
+
+#[test]
+fn near_copies_of_one_file_are_predicted_from_the_first() {
+    let names: Vec<String> = (0..40).map(|i| format!("layer{i}.w")).collect();
+    let changed = |i: usize| {
+        let mut bytes = Random::new(8).bytes(9000);
+        bytes[4000 + i] ^= 1;
+        tensor(&names[i], "U8", &[9000], bytes)
+    };
+    let mut tensors: Vec<Tensor> = (0..40).map(changed).collect();
+    tensors.push(tensor("other", "U8", &[9000], Random::new(9).bytes(9000)));
+    let (report, rows) = found(&safetensors(&tensors), &[]);
+    let companions = rows.iter().filter(|(predictor, _)| predictor == "companion").count();
+    assert_eq!(companions, 39);
+    assert!(report.packed_bytes < 24_000, "{}", report.packed_bytes);
+}

@@ -89,7 +89,7 @@ fn said() -> Model {
 
 /// Both, and the golden containers with computed predictions.
 fn models() -> Vec<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/golden/v2");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/golden");
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let golden = |name: &str, bases: &[&str]| Model {
         bases: bases.iter().map(|base| read(&format!("{name}.{base}"))).collect(),
@@ -99,10 +99,12 @@ fn models() -> Vec<Model> {
     let [one, two, three] = ["base1.safetensors", "base2.safetensors", "base3.safetensors"];
     vec![
         model(),
-        golden("adapters", &[one, "base2/adapter_model.safetensors"]),
-        golden("blends", &[one, two, three]),
-        golden("low_rank", &[one]),
-        golden("step_of_adam", &[one]),
+        golden("v2/adapters", &[one, "base2/adapter_model.safetensors"]),
+        golden("v2/blends", &[one, two, three]),
+        golden("v2/low_rank", &[one]),
+        golden("v2/step_of_adam", &[one]),
+        golden("v4/views", &[one]),
+        golden("v4/conversions", &[one]),
         said(),
     ]
 }

@@ -15,7 +15,7 @@ use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::Predictor;
+use crate::predict::{Predictor, cast};
 use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
 
@@ -249,20 +249,34 @@ impl ResolvedContainer {
 
     /// The same, reusing what was read for the chunk before.
     fn chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
-        let (tensor, info) = (self.tensor(number), self.info(number));
-        let has_chunks = tensor.predictor.has_chunks();
+        let tensor = self.tensor(number);
+        let Some(dtype) = tensor.predictor.coded_dtype() else {
+            return self.coded_chunk_with(memo, number, i, out);
+        };
+        let place = tensor.coded_grid().chunk_bytes(i as u64);
+        let mut coded = Scratch::of_len(to_usize(place.end - place.start));
+        self.coded_chunk_with(memo, number, i, &mut coded)?;
+        cast::convert_into(dtype, &self.info(number).dtype, &coded, out);
+        Ok(())
+    }
+
+    /// Decodes what is coded of a chunk.
+    fn coded_chunk_with(&self, memo: &mut Memo, number: usize, i: usize, out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensor(number);
+        let (info, predictor) = tensor.predictor.coded(self.info(number));
+        let has_chunks = predictor.has_chunks();
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
             let factors = self.container.factors(tensor)?;
             let mut inputs = Inputs {
                 references: &self.references[number],
-                tensors: tensor.predictor.internals(),
+                tensors: predictor.internals(),
                 // Chains of tensors are so short that this ends.
                 own: |other, start, out: &mut [u8]| self.read_part_into(other, start, out),
                 factors: factors.as_deref(),
                 memo: Some(memo),
             };
-            let start = tensor.grid.chunk_bytes(i as u64).start;
-            tensor.predictor.predict(info, start, &mut inputs, out)?;
+            let start = tensor.coded_grid().chunk_bytes(i as u64).start;
+            predictor.predict(&info, start, &mut inputs, out)?;
         }
         if !has_chunks {
             return Ok(());

@@ -8,6 +8,7 @@ use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
 use crate::foreign::CONTAINER_MAGIC as MAGIC;
 use crate::limits::Limits;
+use crate::predict::Predictor;
 
 use super::identity::Identity;
 
@@ -20,9 +21,14 @@ pub(super) const LEAST_VERSION: u16 = 3;
 const OPEN_VERSION: u16 = 4;
 
 /// The lowest of the written versions that has everything that such a container uses.
-pub(crate) fn version_for(members: &[Member], identity: &Identity) -> u16 {
+pub(crate) fn version_for<'a>(
+    members: &[Member],
+    predictors: impl Iterator<Item = &'a Predictor>,
+    identity: &Identity,
+) -> u16 {
     let has_tail = members.iter().any(|member| member.tail_bytes > 0);
-    if has_tail || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION }
+    let needed = if has_tail || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION };
+    predictors.map(Predictor::since).fold(needed, u16::max)
 }
 
 pub(super) fn head(version: u16) -> [u8; 16] {

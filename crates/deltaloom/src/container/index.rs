@@ -1,6 +1,7 @@
 //! The contents of a container: members, tensors, chunks and table sets, checked and in memory.
 //! It holds no payloads.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::checkpoint::{Layout, Member};
@@ -128,6 +129,11 @@ impl PackedTensor {
         }
     }
 
+    /// The grid of what is coded.
+    pub(crate) fn coded_grid(&self) -> ChunkGrid {
+        self.predictor.coded_dtype().map_or(self.grid, |dtype| self.grid.of_dtype(dtype))
+    }
+
     /// All payloads, in the order in which they lie in the file.
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &PayloadEntry> {
         self.factors.iter().chain(self.chunks.iter().map(|chunk| &chunk.payload))
@@ -143,6 +149,11 @@ impl Index {
     /// Name, dtype, shape and place of a tensor.
     pub(crate) fn info(&self, tensor: &PackedTensor) -> &TensorInfo {
         &self.members[tensor.place.0].tensors[tensor.place.1]
+    }
+
+    /// What is coded of a tensor: the tensor itself, or the one that it is converted from.
+    pub(crate) fn coded_info<'a>(&'a self, tensor: &'a PackedTensor) -> Cow<'a, TensorInfo> {
+        tensor.predictor.coded(self.info(tensor)).0
     }
 
     /// A tensor and all tensors of the file that decoding it needs.

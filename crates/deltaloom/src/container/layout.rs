@@ -56,7 +56,7 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
     push_varint(&mut meta, index.table_sets.len() as u64);
     let mut checks = Vec::new();
     for tensor in &index.tensors {
-        push_tensor(&mut meta, tensor, index.info(tensor).number());
+        push_tensor(&mut meta, tensor, index.coded_info(tensor).number());
         if !matches!(tensor.predictor, Predictor::Identical(_) | Predictor::Tied(_)) {
             checks.extend_from_slice(tensor.digest.as_bytes());
         }
@@ -113,7 +113,14 @@ pub(super) fn parse(
     let set_count = meta.varint()?;
     Limits::check("the number of table sets", set_count, limits.chunks)?;
     let mut tensors = Vec::new();
-    let mut next = Places { offset: HEAD_BYTES, chunks: 0, max_chunks: limits.chunks, set_count, features };
+    let mut next = Places {
+        offset: HEAD_BYTES,
+        chunks: 0,
+        max_chunks: limits.chunks,
+        pieces_left: limits.pieces,
+        set_count,
+        features,
+    };
     for (m, member) in members.iter().enumerate() {
         for (t, info) in member.tensors.iter().enumerate() {
             let grid = member.grid(info, u32::from(chunk_log2));
@@ -181,6 +188,8 @@ struct Places {
     offset: u64,
     chunks: u64,
     max_chunks: u64,
+    /// Pieces that views may still have.
+    pieces_left: u64,
     set_count: u64,
     features: Features,
 }
@@ -193,8 +202,12 @@ fn parse_tensor(
     next: &mut Places,
 ) -> Result<PackedTensor> {
     let predictor = Predictor::parse(meta, info, &grid, next.features.version)?;
+    Limits::check("the number of pieces of views", predictor.piece_count(), next.pieces_left)?;
+    next.pieces_left -= predictor.piece_count();
+    let number = predictor.coded(info).0.number();
     let mut tensor = PackedTensor::new(place, predictor, grid);
-    if let Predictor::LowRank { .. } = tensor.predictor {
+    let coded_grid = tensor.coded_grid();
+    if tensor.predictor.rank().is_some() {
         let len_bytes = meta.size()?;
         if len_bytes as u64 > info.len_bytes() {
             return Err(Error::corrupt(format!(
@@ -230,7 +243,7 @@ fn parse_tensor(
                 info.name
             )));
         }
-        let entry = parse_group(meta, &grid, info.number(), next)?;
+        let entry = parse_group(meta, &grid, number, next)?;
         let has_history = matches!(tensor.predictor, Predictor::History { .. });
         if entry.coding.family() == Family::History && !has_history {
             return Err(Error::corrupt(format!(
@@ -242,7 +255,7 @@ fn parse_tensor(
         for _ in 0..chunks_of_group {
             let codec = Codec::of_id(meta.u8()?, next.features.version)?;
             let len_bytes = meta.size()?;
-            let range = grid.chunk_bytes(tensor.chunks.len() as u64);
+            let range = coded_grid.chunk_bytes(tensor.chunks.len() as u64);
             let raw_bytes = range.end - range.start;
             if len_bytes as u64 > raw_bytes || (codec == Codec::Raw && len_bytes as u64 != raw_bytes) {
                 return Err(Error::corrupt(format!(

@@ -12,7 +12,7 @@ use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
 use crate::predict::names::Names;
-use crate::predict::{Factors, Predictor, ReadyFactors};
+use crate::predict::{Factors, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
@@ -194,7 +194,8 @@ impl Container {
         Ok(payload)
     }
 
-    /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements. `classes` are
+    /// Turns `values`, the prediction of chunk `i` of a tensor, into its elements: those that are
+    /// coded, if the tensor is converted from another dtype. `classes` are
     /// those of their history, if the coding has them.
     pub(crate) fn decode_chunk(
         &self,
@@ -208,7 +209,7 @@ impl Container {
         let group = &tensor.groups[chunk.group];
         let rows = tensor.grid.chunk_rows(i as u64);
         let shape = ChunkShape {
-            number: self.index.info(tensor).number(),
+            number: self.index.coded_info(tensor).number(),
             rows: to_usize(rows.end - rows.start),
             cols: to_usize(tensor.grid.cols),
         };
@@ -227,14 +228,14 @@ impl Container {
 
     /// The factors of a tensor's prediction, if it has any.
     pub(crate) fn factors(&self, tensor: &PackedTensor) -> Result<Option<Arc<ReadyFactors>>> {
-        let (Some(entry), &Predictor::LowRank { rank, .. }) = (&tensor.factors, &tensor.predictor) else {
+        let (Some(entry), Some(rank)) = (&tensor.factors, tensor.predictor.rank()) else {
             return Ok(None);
         };
         let make = || {
             let payload = self.read_payload(tensor, entry)?;
             let (rows, cols) = (to_usize(tensor.grid.rows), to_usize(tensor.grid.cols));
             let factors = Factors::parse(&payload, rank, rows, cols);
-            let number = self.index.info(tensor).number();
+            let number = self.index.coded_info(tensor).number();
             let factors = factors.and_then(|factors| ReadyFactors::new(factors, number));
             factors.map(Arc::new).map_err(|e| e.in_file(&self.path))
         };

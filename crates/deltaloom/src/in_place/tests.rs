@@ -544,3 +544,27 @@ fn plain_unpacking_gives_the_same() {
     crate::unpack(&resolved, &target, &UnpackOptions::default(), &Silent).unwrap();
     assert!(std::fs::read(target).unwrap() == model.tuned);
 }
+
+#[test]
+fn a_matrix_that_is_turned_where_it_lies_is_refused_and_one_that_moves_is_not() {
+    let (rows, cols) = (40, 60);
+    let old: Vec<[u8; 2]> =
+        (0..rows * cols).map(|i| (0x3c00 + u16::try_from(i * i % 977).unwrap()).to_le_bytes()).collect();
+    let turned: Vec<[u8; 2]> =
+        (0..cols).flat_map(|c| (0..rows).map(move |r| r * cols + c)).map(|i| old[i]).collect();
+    let tensor = |name, shape: [u64; 2], elements: &[[u8; 2]]| {
+        (name, "BF16", shape.to_vec(), elements.as_flattened().to_vec())
+    };
+    let file = |tensors: [Tensor; 2]| safetensors(&tensors);
+    let zeros = vec![[0; 2]; rows * cols];
+    let base = file([tensor("a", [40, 60], &old), tensor("b", [60, 40], &zeros)]);
+    let at_home = pack(&file([tensor("a", [60, 40], &turned), tensor("b", [60, 40], &zeros)]), &[&base]);
+    let (report, state) = run(State::new(&base), &at_home, Check::All);
+    assert!(matches!(report, Err(Error::NotInPlace { .. })), "{report:?}");
+    assert!(state.file() == base && state.written_bytes == 0);
+    let tuned = file([tensor("a", [40, 60], &old), tensor("b", [60, 40], &turned)]);
+    let container = pack(&tuned, &[&base]);
+    let (report, state) = run(State::new(&base), &container, Check::All);
+    report.unwrap();
+    assert!(state.file() == tuned);
+}

@@ -81,6 +81,13 @@ impl Work {
         };
         let references: Vec<Vec<Reference>> =
             (0..container.index().tensors.len()).map(find).collect::<Result<_>>()?;
+        for (number, tensor) in container.index().tensors.iter().enumerate() {
+            let info = container.index().info(tensor);
+            if is_at_home(number, &references) && !tensor.predictor.is_aligned(info) {
+                let why = "is predicted from other parts of itself, which would be overwritten";
+                return Err(refuse(format!("tensor {:?} {why}", info.name)));
+            }
+        }
         let chunks: Vec<Vec<usize>> =
             (0..references.len()).map(|number| chunks_to_write(&container, number, &references)).collect();
         let order = order(&container, &references, &chunks).map_err(refuse)?;

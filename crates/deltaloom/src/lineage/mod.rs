@@ -110,8 +110,8 @@ impl<'a> Study<'a> {
             ancestors.iter().filter_map(|base| identical::counterpart(info, base)).collect()
         };
         let candidates: Vec<Vec<&TensorSource>> = tensors.par_iter().map(of_ancestors).collect();
-        let found = content::find(&candidates, &subjects, &samples, ancestors)?;
-        let ties = Ties::new(&subjects, &samples, |i| !candidates[i].is_empty());
+        let found = content::find(&candidates, &subjects, &samples, ancestors)?.alike;
+        let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
         let ancestors: Vec<&Base> = ancestors.iter().collect();
         let masters = Masters::new(&subjects, &samples, ancestors.iter().copied())?;
         Ok(Self { tensors, subjects, samples, ancestors, found, ties, masters, progress })
@@ -166,7 +166,7 @@ impl<'a> Study<'a> {
             }
         }
         let name_of_own = |other: usize| self.tensors[other].info().name.clone();
-        if let Some((other, _)) = self.ties.prove(i, &self.subjects, &self.samples, self.progress)? {
+        if let Some((other, _)) = self.ties.of(i) {
             return Ok(Some(Finding::Tied { tensor: name_of_own(other) }));
         }
         for other in self.found(i) {

@@ -1,13 +1,15 @@
-//! For tensors that no base is similar to, finds another tensor of the same file that tells the
-//! magnitude of their elements, as Adam's second moment does for the first.
-//! Names limit the candidates, and samples decide. Nothing is proven, since any companion gives the
-//! right bytes.
+//! For tensors that no base is similar to, finds another tensor of the same file: one that is
+//! nearly equal, or one that tells the magnitude of their elements, as Adam's second moment does
+//! for the first.
+//! Contents or names limit the candidates, and samples decide. Nothing is proven, since any
+//! companion gives the right bytes.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 
+use super::content;
 use crate::error::Result;
 use crate::plan;
 use crate::predict::Predictor;
@@ -27,6 +29,35 @@ pub(super) fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
         let says_much = part.len() < name.len() && !part.bytes().all(|byte| byte.is_ascii_digit());
         says_much.then_some((&name[..from], &name[to..]))
     })
+}
+
+/// Tensors without a prediction that are nearly equal to an earlier one, and that one.
+pub(super) fn near_copies(
+    tensors: &[&TensorInfo],
+    samples: &[Vec<u8>],
+    predictors: &[&Predictor],
+) -> Vec<(usize, usize)> {
+    let is_one: HashSet<usize> = predictors.iter().flat_map(|predictor| predictor.internals()).collect();
+    let alone = (0..tensors.len()).filter(|i| *predictors[*i] == Predictor::Zero);
+    let alone: Vec<(usize, Vec<u64>)> = alone
+        .collect::<Vec<_>>()
+        .into_par_iter()
+        .map(|i| (i, content::runs(tensors[i], &samples[i])))
+        .collect();
+    let mut first_with: HashMap<u64, usize> = HashMap::new();
+    let mut found = Vec::new();
+    for (i, runs) in alone {
+        let near = |other: &&usize| {
+            tensors[**other].is_like(tensors[i])
+                && content::is_near(tensors[i], &samples[i], &samples[**other])
+        };
+        match runs.iter().filter_map(|run| first_with.get(run)).find(near) {
+            // Tensors that others depend on stay as they are.
+            Some(other) if !is_one.contains(&i) => found.push((i, *other)),
+            _ => runs.into_iter().for_each(|run| _ = first_with.entry(run).or_insert(i)),
+        }
+    }
+    found
 }
 
 /// Tensors and their companions, from the predictors chosen so far, the samples of all tensors, and

@@ -9,10 +9,10 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use deltaloom_kernels::{Number, NumberKind};
 use rayon::prelude::*;
 
 use super::subject::Subject;
+use super::{codes, view};
 use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
 use crate::plan;
@@ -64,16 +64,26 @@ impl<'a> ContentIndex<'a> {
     /// Tensors of the same dtype and shape whose sample equals this one, or else is similar to it;
     /// the most similar first.
     pub(crate) fn find(&self, info: &TensorInfo, sample: &[u8]) -> Vec<&'a TensorSource> {
-        let is_like = |i: &&usize| self.sources[**i].is_like(info);
+        let is_like = |source: &TensorSource| source.is_like(info);
         let equal = self.equal.get(&fingerprint(info, sample)).into_iter().flatten();
-        let equal: Vec<usize> = equal.filter(is_like).copied().take(MOST_FOUND).collect();
-        if !equal.is_empty() {
-            return equal.into_iter().map(|i| self.sources[i]).collect();
-        }
+        let equal = equal.map(|i| self.sources[*i]).filter(|source| is_like(source));
+        let equal: Vec<&TensorSource> = equal.take(MOST_FOUND).collect();
+        if equal.is_empty() { self.similar(info, sample, is_like) } else { equal }
+    }
+
+    /// Tensors that fit and have similar samples, the most similar first. They have as many
+    /// elements, perhaps of another dtype or in another shape.
+    pub(super) fn similar(
+        &self,
+        info: &TensorInfo,
+        sample: &[u8],
+        fits: impl Fn(&TensorSource) -> bool,
+    ) -> Vec<&'a TensorSource> {
+        let fits = |i: &&usize| fits(self.sources[**i]);
         let mut votes: HashMap<usize, usize> = HashMap::new();
         for run in runs(info, sample) {
             let found = self.alike.get(&run).into_iter().flatten();
-            found.filter(is_like).for_each(|i| *votes.entry(*i).or_default() += 1);
+            found.filter(fits).for_each(|i| *votes.entry(*i).or_default() += 1);
         }
         let mut votes: Vec<(usize, usize)> = votes.into_iter().collect();
         votes.sort_unstable_by_key(|(i, votes)| (std::cmp::Reverse(*votes), *i));
@@ -87,21 +97,29 @@ pub(crate) fn is_near(info: &TensorInfo, sample: &[u8], other: &[u8]) -> bool {
     other == sample || plan::is_clearly_near(info.number(), sample, other)
 }
 
-/// Tensors of bases that are equal or similar, for the subjects that none of `candidates`, which
-/// have the place of their name, is near to.
+/// What the bases have of each subject that none of its candidates is near to.
+pub(crate) struct Found<'a> {
+    /// Tensors of the same dtype and shape, equal or similar.
+    pub(crate) alike: Vec<Vec<&'a TensorSource>>,
+    /// Similar tensors of another dtype or shape.
+    pub(crate) others: Vec<Vec<&'a TensorSource>>,
+}
+
+/// Finds tensors of bases that are equal or similar, for the subjects that none of `candidates`,
+/// which have the place of their name, is near to.
 ///
 /// # Errors
 /// What reading gives.
 pub(crate) fn find<'a>(
     candidates: &[Vec<&'a TensorSource>],
     subjects: &[Subject<'_>],
-    samples: &[Vec<u8>],
+    samples: &[impl AsRef<[u8]> + Sync],
     bases: &'a Bases,
-) -> Result<Vec<Vec<&'a TensorSource>>> {
+) -> Result<Found<'a>> {
     let applies = |(i, candidates): (usize, &Vec<&TensorSource>)| {
         let info = subjects[i].info();
         for candidate in candidates {
-            if is_near(info, &samples[i], &sample::of(candidate)?) {
+            if is_near(info, samples[i].as_ref(), &sample::of(candidate)?) {
                 return Ok(false);
             }
         }
@@ -110,15 +128,25 @@ pub(crate) fn find<'a>(
     let applies: Vec<bool> = candidates.par_iter().enumerate().map(applies).collect::<Result<_>>()?;
     let sources: Vec<&TensorSource> = bases.direct().flat_map(Base::tensors).collect();
     if sources.is_empty() || !applies.contains(&true) {
-        return Ok(vec![Vec::new(); candidates.len()]);
+        let none = vec![Vec::new(); candidates.len()];
+        return Ok(Found { alike: none.clone(), others: none });
     }
     let index = ContentIndex::new(sources)?;
     let of_one = |i: usize| {
-        let found = if applies[i] { index.find(subjects[i].info(), &samples[i]) } else { Vec::new() };
-        let is_new = |source: &&TensorSource| candidates[i].iter().all(|known| known.id() != source.id());
-        found.into_iter().filter(is_new).collect()
+        if !applies[i] {
+            return (Vec::new(), Vec::new());
+        }
+        let info = subjects[i].info();
+        let mut alike = index.find(info, samples[i].as_ref());
+        alike.retain(|source| candidates[i].iter().all(|known| known.id() != source.id()));
+        let others = match alike[..] {
+            [] => index.similar(info, samples[i].as_ref(), |source| view::applies(info, source)),
+            _ => Vec::new(),
+        };
+        (alike, others)
     };
-    Ok((0..candidates.len()).into_par_iter().map(of_one).collect())
+    let (alike, others) = (0..candidates.len()).into_par_iter().map(of_one).unzip();
+    Ok(Found { alike, others })
 }
 
 fn fingerprint(info: &TensorInfo, sample: &[u8]) -> u64 {
@@ -126,28 +154,19 @@ fn fingerprint(info: &TensorInfo, sample: &[u8]) -> u64 {
 }
 
 /// Hashes of evenly spaced runs of a sample. Runs of equal signs and exponents say nothing.
-fn runs(info: &TensorInfo, sample: &[u8]) -> Vec<u64> {
-    let number = info.number();
-    let tops: Vec<u64> = sample.chunks_exact(number.bytes()).map(|bytes| top(number, bytes)).collect();
-    let Some(last) = tops.len().checked_sub(RUN_ELEMS) else { return Vec::new() };
+pub(super) fn runs(info: &TensorInfo, sample: &[u8]) -> Vec<u64> {
+    let codes = codes::of(info, sample);
+    let elems = info.len_bytes() / info.number().bytes() as u64;
+    let Some(last) = codes.len().checked_sub(RUN_ELEMS) else { return Vec::new() };
     let hash = |run: usize| {
         let start = run * last / (RUNS - 1);
-        let run_tops = &tops[start..start + RUN_ELEMS];
-        let says_something = run_tops.iter().any(|top| *top != run_tops[0]);
+        let run_codes = &codes[start..start + RUN_ELEMS];
+        let says_something = run_codes.iter().any(|code| *code != run_codes[0]);
         says_something.then(|| {
             let mut hasher = DefaultHasher::new();
-            (&info.dtype, info.len_bytes(), start, run_tops).hash(&mut hasher);
+            (elems, start, run_codes).hash(&mut hasher);
             hasher.finish()
         })
     };
     (0..RUNS).filter_map(hash).collect()
-}
-
-/// Sign and exponent of a float, or all bits of any other element.
-fn top(number: Number, bytes: &[u8]) -> u64 {
-    let bits = bytes.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
-    match number.kind() {
-        NumberKind::Float => bits >> number.mantissa_bits(),
-        _ => bits,
-    }
 }

@@ -1,12 +1,19 @@
 //! The order in which the detectors are asked for the tensors of a checkpoint.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::blend::{self, Recipe};
 use super::cast::{Master, Masters};
+use super::content::Found;
 use super::subject::Subject;
 use super::tied::Ties;
-use super::{Origin, adam, adapter, companion, content, identical, low_rank, nearest, reference_name};
+use super::view::Viewing;
+use super::{
+    Origin, adam, adapter, companion, content, converted, identical, low_rank, nearest, reference_name,
+    scaled, view,
+};
 use crate::bases::{Bases, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
@@ -30,20 +37,38 @@ pub(crate) fn find(
         tensors.iter().map(|&(member, info)| Subject::Member { checkpoint, member, info }).collect();
     let samples: Vec<Vec<u8>> = subjects.par_iter().map(Subject::sample).collect::<Result<_>>()?;
     let masters = Masters::new(&subjects, &samples, bases.direct())?;
+    let stored = stored_from(&subjects, &samples, bases, progress)?;
+    let coded: Vec<Subject<'_>> = subjects.iter().zip(&stored).map(coded_subject).collect();
+    let coded_samples: Vec<Cow<'_, [u8]>> = (0..coded.len())
+        .map(|i| match &stored[i] {
+            None => Cow::Borrowed(&samples[i][..]),
+            Some(info) => Cow::Owned(converted::converted(&samples[i], &tensors[i].1.dtype, &info.dtype)),
+        })
+        .collect();
     let of_bases = |subject: &Subject<'_>| {
         let info = subject.info();
         bases.direct().filter_map(|base| identical::counterpart(info, base)).collect()
     };
-    let candidates: Vec<Vec<&TensorSource>> = subjects.par_iter().map(of_bases).collect();
-    let found = content::find(&candidates, &subjects, &samples, bases)?;
-    let ties = Ties::new(&subjects, &samples, |i| !candidates[i].is_empty());
-    let blends = blend::hints(&subjects, &candidates)?;
+    let candidates: Vec<Vec<&TensorSource>> = coded.par_iter().map(of_bases).collect();
+    let mut found = content::find(&candidates, &coded, &coded_samples, bases)?;
+    for (i, others) in found.others.iter_mut().enumerate() {
+        let info = coded[i].info();
+        if candidates[i].is_empty() && found.alike[i].is_empty() {
+            others.extend(bases.direct().filter_map(|base| view::counterpart(info, base)));
+        }
+    }
+    let views = views(&coded, &coded_samples, &candidates, &found, bases, progress)?;
+    let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
+    let blends = blend::hints(&coded, &candidates)?;
     let context = Context {
         subjects: &subjects,
-        candidates,
-        found,
-        grids,
         samples: &samples,
+        coded: &coded,
+        coded_samples: &coded_samples,
+        candidates,
+        found: found.alike,
+        views,
+        grids,
         bases,
         masters,
         ties,
@@ -67,8 +92,12 @@ pub(crate) fn find(
     for (i, origin) in adam::find(&subjects, &samples, &predictors, bases)? {
         origins[i] = origin;
     }
-    let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
     let infos: Vec<&TensorInfo> = tensors.iter().map(|(_, info)| *info).collect();
+    let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
+    for (i, other) in companion::near_copies(&infos, &samples, &predictors) {
+        origins[i] = Origin::coded(Predictor::Companion(other), Vec::new());
+    }
+    let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
     let reference_sample = |i: usize| origins[i].references.first().map(sample::of).transpose();
     for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
         origins[i] = Origin::coded(Predictor::Companion(other), Vec::new());
@@ -76,14 +105,88 @@ pub(crate) fn find(
     Ok(origins)
 }
 
+/// Descriptions of the tensors that were stored in a wider dtype, as they were before. Only where
+/// that helps: if the bases have a tensor of such a name, but no equal one.
+fn stored_from(
+    subjects: &[Subject<'_>],
+    samples: &[Vec<u8>],
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<TensorInfo>>> {
+    if bases.direct().next().is_none() {
+        return Ok(vec![None; subjects.len()]);
+    }
+    let of_one = |(subject, sample): (&Subject<'_>, &Vec<u8>)| {
+        let info = subject.info();
+        let Some(dtype) = converted::score(&info.dtype, sample) else { return Ok(None) };
+        for same in bases.direct().filter_map(|base| identical::counterpart(info, base)) {
+            if sample::of(same)? == *sample {
+                return Ok(None);
+            }
+        }
+        let is_stored = info.len_bytes() > 0 && converted::prove(*subject, &dtype, progress)?;
+        Ok(is_stored.then(|| info.of_dtype(dtype)))
+    };
+    subjects.par_iter().zip(samples).map(of_one).collect()
+}
+
+fn coded_subject<'a>((subject, stored): (&'a Subject<'a>, &'a Option<TensorInfo>)) -> Subject<'a> {
+    stored.as_ref().map_or(*subject, |info| Subject::Converted { of: subject, info })
+}
+
+/// The views that each tensor may be: whole tensors, or, if nothing else is near, pieces.
+fn views(
+    subjects: &[Subject<'_>],
+    samples: &[Cow<'_, [u8]>],
+    candidates: &[Vec<&TensorSource>],
+    found: &Found<'_>,
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<Vec<Viewing>>> {
+    let whole = |i: usize| -> Vec<Viewing> {
+        found.others[i].iter().map(|source| view::of_whole(subjects[i].info(), source)).collect()
+    };
+    let mut views: Vec<Vec<Viewing>> = (0..subjects.len()).into_par_iter().map(whole).collect();
+    if bases.direct().next().is_none() {
+        return Ok(views);
+    }
+    let is_unexplained = |i: usize| {
+        let (info, sample) = (subjects[i].info(), &samples[i]);
+        if info.len_bytes() == 0 {
+            return Ok(false);
+        }
+        // A reference that saves an eighth is related, so that no other one is looked for.
+        let enough = nearest::cost_alone(info, sample) / 8 * 7;
+        for reference in candidates[i].iter().chain(&found.alike[i]) {
+            if content::is_near(info, sample, &sample::of(reference)?)
+                || nearest::cost(info, sample, reference)? < enough
+            {
+                return Ok(false);
+            }
+        }
+        Ok(view::score(info, sample, views[i].clone())?.is_none_or(|(cost, _)| cost >= enough))
+    };
+    let wanted: Vec<bool> = (0..subjects.len()).into_par_iter().map(is_unexplained).collect::<Result<_>>()?;
+    for (i, found) in view::find(subjects, &wanted, bases, progress)?.into_iter().enumerate() {
+        views[i].extend(found);
+    }
+    Ok(views)
+}
+
 struct Context<'a> {
     subjects: &'a [Subject<'a>],
-    /// Of each tensor, the counterparts in the bases.
+    samples: &'a [Vec<u8>],
+    /// What will be coded: the tensors, or those that they were before they were stored in a wider
+    /// dtype.
+    coded: &'a [Subject<'a>],
+    coded_samples: &'a [Cow<'a, [u8]>],
+    /// Of each coded tensor, the counterparts in the bases.
     candidates: Vec<Vec<&'a TensorSource>>,
     /// Further tensors of bases, found by content.
     found: Vec<Vec<&'a TensorSource>>,
+    /// Views that each may be.
+    views: Vec<Vec<Viewing>>,
     grids: &'a [ChunkGrid],
-    samples: &'a [Vec<u8>],
     bases: &'a Bases,
     masters: Masters<'a>,
     ties: Ties,
@@ -99,7 +202,7 @@ impl Context<'_> {
             return Ok(Origin::unknown());
         }
         let named = || self.identical(i, &self.candidates[i]);
-        let tied = || self.tied(i);
+        let tied = || Ok(self.tied(i));
         let detectors: [&dyn Fn() -> Result<Option<Origin>>; 2] =
             if len_bytes <= TINY_BYTES { [&tied, &named] } else { [&named, &tied] };
         for detect in detectors {
@@ -111,21 +214,21 @@ impl Context<'_> {
     }
 
     fn identical(&self, i: usize, references: &[&TensorSource]) -> Result<Option<Origin>> {
-        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        let (subject, sample) = (self.coded[i], &self.coded_samples[i]);
         for reference in references {
             if let Some(digest) = identical::prove(subject, sample, reference, self.progress)? {
                 let predictor = Predictor::Identical(reference_name(subject.info(), reference));
                 let references = vec![(*reference).clone()];
-                return Ok(Some(Origin::proven(predictor, digest, references, vec![digest])));
+                let origin = Origin::proven(predictor, digest, references, vec![digest]);
+                return self.as_stored(i, origin).map(Some);
             }
         }
         Ok(None)
     }
 
-    fn tied(&self, i: usize) -> Result<Option<Origin>> {
-        let found = self.ties.prove(i, self.subjects, self.samples, self.progress)?;
-        Ok(found
-            .map(|(other, digest)| Origin::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new())))
+    fn tied(&self, i: usize) -> Option<Origin> {
+        let (other, digest) = self.ties.of(i)?;
+        Some(Origin::proven(Predictor::Tied(other), digest, Vec::new(), Vec::new()))
     }
 
     /// Equal to a tensor of a base that was found by content, a rounding, or else coded.
@@ -146,9 +249,28 @@ impl Context<'_> {
         })
     }
 
+    /// The origin of a tensor from that of what is coded of it.
+    fn as_stored(&self, i: usize, origin: Origin) -> Result<Origin> {
+        let Subject::Converted { of, info } = self.coded[i] else { return Ok(origin) };
+        if !origin.predictor.can_be_converted() {
+            return Ok(Origin::unknown());
+        }
+        let digest = match origin.predictor.has_chunks() {
+            true => None,
+            false => Some(of.digest()?),
+        };
+        let predictor = Predictor::Converted(info.dtype.clone(), Box::new(origin.predictor));
+        Ok(Origin { predictor, digest, ..origin })
+    }
+
     /// The prediction that leaves the least residual, as far as a sample tells.
     fn coded(&self, i: usize) -> Result<Origin> {
-        let (subject, sample) = (self.subjects[i], &self.samples[i]);
+        let origin = self.predicted(i)?;
+        self.as_stored(i, origin)
+    }
+
+    fn predicted(&self, i: usize) -> Result<Origin> {
+        let (subject, sample) = (self.coded[i], &self.coded_samples[i]);
         let info = subject.info();
         if info.len_bytes() == 0 {
             return Ok(Origin::unknown());
@@ -165,13 +287,28 @@ impl Context<'_> {
         let candidates = nearest::sorted(info, sample, &candidates)?;
         // The product need not have been added to the most similar reference.
         for reference in &candidates {
-            if !low_rank::score(info.number(), sample, &sample::of(reference)?) {
+            let of_reference = sample::of(reference)?;
+            if let Some(origin) = scaled::fit(subject, sample, reference, &of_reference, self.progress)? {
+                return Ok(origin);
+            }
+            if !low_rank::score(info.number(), sample, &of_reference) {
                 continue;
             }
-            if let Some(origin) = low_rank::fit(subject, reference, &self.grids[i], self.progress)? {
+            let grid = self.grids[i].of_dtype(&info.dtype);
+            if let Some(origin) = low_rank::fit(subject, reference, &grid, self.progress)? {
                 return Ok(origin);
             }
         }
-        candidates.first().map_or_else(|| Ok(Origin::unknown()), |best| nearest::fit(info, sample, best))
+        let best = match candidates.first() {
+            Some(best) => nearest::fit(info, sample, best)?,
+            None => Origin::unknown(),
+        };
+        let Some((cost, view)) = view::score(info, sample, self.views[i].clone())? else { return Ok(best) };
+        let of_best = match (&best.predictor, candidates.first()) {
+            (Predictor::Reference(_), Some(reference)) => nearest::cost(info, sample, reference)?,
+            _ => nearest::cost_alone(info, sample),
+        };
+        // Costs are estimates, and what is simpler to read wins a tie.
+        if cost + cost / 32 < of_best { view.with_reference_digests() } else { Ok(best) }
     }
 }

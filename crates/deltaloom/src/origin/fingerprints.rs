@@ -23,12 +23,6 @@ impl<T: Copy> Fingerprints<T> {
         Self(tensors)
     }
 
-    /// Sorts the tensors that have one fingerprint.
-    pub(super) fn sorted_by_key<K: Ord>(mut self, key: impl Fn(&T) -> K) -> Self {
-        self.0.values_mut().for_each(|alike| alike.sort_by_cached_key(&key));
-        self
-    }
-
     /// The tensors that may equal the one with this dtype, shape and sample, in order.
     pub(super) fn alike(&self, info: &TensorInfo, sample: &[u8]) -> impl Iterator<Item = T> {
         let print = print(&info.shape, &info.dtype, sample);

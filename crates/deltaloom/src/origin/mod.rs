@@ -11,10 +11,13 @@
 
 mod adam;
 mod adapter;
+mod anchors;
 mod blend;
 pub(crate) mod cast;
+mod codes;
 mod companion;
 pub(crate) mod content;
+mod converted;
 mod equality;
 mod find;
 mod fingerprints;
@@ -22,8 +25,10 @@ pub(crate) mod identical;
 pub(crate) mod least_squares;
 mod low_rank;
 mod nearest;
+mod scaled;
 mod subject;
 mod tied;
+mod view;
 
 use crate::bases::TensorSource;
 use crate::container::Digest;

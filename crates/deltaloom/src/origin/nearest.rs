@@ -33,13 +33,25 @@ pub(super) fn sorted<'a>(
     Ok(costed.into_iter().map(|(_, reference)| reference).collect())
 }
 
+/// Cost of a tensor, from that of its sample.
+fn of_tensor(info: &TensorInfo, sample: &[u8], cost: u64) -> u128 {
+    u128::from(cost) * u128::from(info.len_bytes()) / sample.len().max(1) as u128
+}
+
+/// What a tensor costs with a reference.
+pub(super) fn cost(info: &TensorInfo, sample: &[u8], reference: &TensorSource) -> Result<u128> {
+    Ok(of_tensor(info, sample, score(info, sample, reference)?) + DIGEST_COST)
+}
+
+/// What a tensor costs on its own.
+pub(super) fn cost_alone(info: &TensorInfo, sample: &[u8]) -> u128 {
+    of_tensor(info, sample, plan::stand_alone_cost(info.number(), sample))
+}
+
 /// The prediction from `reference`, unless the tensor on its own costs no more.
 pub(super) fn fit(info: &TensorInfo, sample: &[u8], reference: &TensorSource) -> Result<Origin> {
-    let number = info.number();
-    let of_tensor = |cost: u64| u128::from(cost) * u128::from(info.len_bytes()) / sample.len().max(1) as u128;
-    let alone = || of_tensor(plan::stand_alone_cost(number, sample));
-    let is_better_alone = !plan::is_clearly_near(number, sample, &sample::of(reference)?)
-        && alone() <= of_tensor(score(info, sample, reference)?) + DIGEST_COST;
+    let is_better_alone = !plan::is_clearly_near(info.number(), sample, &sample::of(reference)?)
+        && cost_alone(info, sample) <= cost(info, sample, reference)?;
     if is_better_alone {
         return Ok(Origin::unknown());
     }

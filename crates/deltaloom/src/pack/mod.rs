@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use deltaloom_kernels::Number;
 use rayon::prelude::*;
 
 use crate::bases::{Base, Bases, PredictionInputs};
@@ -27,7 +28,7 @@ use crate::options::setters;
 use crate::origin::Origin;
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
-use crate::predict::{Predictor, ReadInputs as _};
+use crate::predict::{Predictor, ReadInputs as _, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
 use crate::summary::{self, PackReport};
@@ -139,7 +140,10 @@ struct Group {
 /// A group whose bytes were read.
 struct LoadedGroup<'a> {
     tensor: usize,
+    /// What is coded.
     target: Bytes<'a>,
+    /// The bytes of the tensor, if other ones are coded.
+    original: Option<Bytes<'a>>,
     /// `None` if the prediction is zero.
     prediction: Option<Bytes<'a>>,
     history: Option<GroupHistory>,
@@ -185,7 +189,7 @@ fn pack_windows(
     let mut pool = SetPool::default();
     let mut digester = Digester::new(&choices);
     let identity = identity(bases, &choices, options)?;
-    let version = version_for(&checkpoint.members, &identity);
+    let version = version_for(&checkpoint.members, choices.iter().map(|choice| &choice.predictor), &identity);
     let mut writer = ContainerWriter::new(out, version).map_err(Error::writing(""))?;
     pipeline::staged(
         pipeline::windows(groups, WINDOW_CHUNKS, |group| to_usize(group.chunks.end - group.chunks.start)),
@@ -298,14 +302,12 @@ impl<'a> Packer<'a> {
     fn encode_window(&self, drafted: Vec<(LoadedGroup<'_>, Draft)>, pool: &mut SetPool) -> Vec<EncodedGroup> {
         let (loaded, mut drafts): (Vec<LoadedGroup<'_>>, Vec<Draft>) = drafted.into_iter().unzip();
         let changed: Vec<u64> = drafts.iter().map(|draft| draft.changed).collect();
-        let elems = |group: &LoadedGroup<'_>| {
-            (group.target.len() / self.tensors[group.tensor].1.number().bytes()) as u64
-        };
+        let elems = |group: &LoadedGroup<'_>| (group.target.len() / self.number(group.tensor).bytes()) as u64;
         let elems: Vec<u64> = loaded.iter().map(elems).collect();
         let plans = plan::finish(&mut drafts, pool, &elems);
         let encode = |((group, plan), changed): ((LoadedGroup<'_>, GroupPlan), u64)| EncodedGroup {
             tensor: group.tensor,
-            len_bytes: group.target.len(),
+            len_bytes: group.original().len(),
             chunks: self.encode_group(&group, &plan, &pool.sets),
             entry: GroupEntry { coding: plan.coding, tables: plan.tables },
             changed: if self.choices[group.tensor].predictor.counts_changes() { changed } else { 0 },
@@ -316,24 +318,39 @@ impl<'a> Packer<'a> {
     fn load(&self, group: &Group) -> Result<LoadedGroup<'_>> {
         let (member, info) = self.tensors[group.tensor];
         let grid = &self.grids[group.tensor];
-        let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
-        let bytes = group.byte_range(grid);
-        let target = self.checkpoint.bytes(member, info, bytes.clone())?;
-        (self.see)(group.tensor, &target);
         let choice = &self.choices[group.tensor];
-        if let Predictor::History { .. } = choice.predictor {
+        let own_bytes = self.checkpoint.bytes(member, info, group.byte_range(grid))?;
+        (self.see)(group.tensor, &own_bytes);
+        let (target, original) = match choice.predictor.coded_dtype() {
+            None => (own_bytes, None),
+            Some(dtype) => {
+                let grid = grid.of_dtype(dtype);
+                let mut coded = Scratch::of_len(group.byte_range(&grid).count());
+                cast::convert_into(&info.dtype, dtype, &own_bytes, &mut coded);
+                (Bytes::Read(coded), Some(own_bytes))
+            }
+        };
+        let grid = &self.coded_grid(group.tensor);
+        let bytes = group.byte_range(grid);
+        let chunk_bytes = group.chunks.clone().map(|i| grid.chunk_bytes(i).count()).collect();
+        let (prediction, history) = if let Predictor::History { .. } = choice.predictor {
             let (prediction, history) = history::load(choice, info, grid, group.chunks.clone())?;
-            let prediction = Some(Bytes::Read(prediction));
-            return Ok(LoadedGroup {
-                tensor: group.tensor,
-                target,
-                prediction,
-                history: Some(history),
-                chunk_bytes,
-            });
-        }
-        let prediction = self.predict(choice, info, bytes)?;
-        Ok(LoadedGroup { tensor: group.tensor, target, prediction, history: None, chunk_bytes })
+            (Some(Bytes::Read(prediction)), Some(history))
+        } else {
+            (self.predict(choice, info, bytes)?, None)
+        };
+        Ok(LoadedGroup { tensor: group.tensor, target, original, prediction, history, chunk_bytes })
+    }
+
+    /// The grid of what is coded of a tensor.
+    fn coded_grid(&self, tensor: usize) -> ChunkGrid {
+        let grid = self.grids[tensor];
+        self.choices[tensor].predictor.coded_dtype().map_or(grid, |dtype| grid.of_dtype(dtype))
+    }
+
+    /// The type of what is coded of a tensor.
+    fn number(&self, tensor: usize) -> Number {
+        self.choices[tensor].predictor.coded(self.tensors[tensor].1).0.number()
     }
 
     /// The prediction of a range of a tensor: borrowed from memory, read, or computed. `None` if it
@@ -341,10 +358,10 @@ impl<'a> Packer<'a> {
     fn predict(
         &self,
         choice: &'a Origin,
-        info: &TensorInfo,
+        info: &'a TensorInfo,
         range: std::ops::Range<u64>,
     ) -> Result<Option<Bytes<'a>>> {
-        let predictor = &choice.predictor;
+        let (info, predictor) = choice.predictor.coded(info);
         if *predictor == Predictor::Zero {
             return Ok(None);
         }
@@ -363,14 +380,14 @@ impl<'a> Packer<'a> {
             return inputs.bytes(0, range).map(Some);
         }
         let mut out = Scratch::of_len(to_usize(range.end - range.start));
-        predictor.predict(info, range.start, &mut inputs, &mut out)?;
+        predictor.predict(&info, range.start, &mut inputs, &mut out)?;
         Ok(Some(Bytes::Read(out)))
     }
 
     fn input<'b>(&'b self, loaded: &'b LoadedGroup<'_>) -> GroupInput<'b> {
         let grid = &self.grids[loaded.tensor];
         GroupInput {
-            number: self.tensors[loaded.tensor].1.number(),
+            number: self.number(loaded.tensor),
             cols: to_usize(grid.cols),
             is_matrix: grid.is_matrix,
             chunks: loaded.pairs(&self.zeros),
@@ -385,7 +402,7 @@ impl<'a> Packer<'a> {
         plan: &GroupPlan,
         sets: &[TableSet],
     ) -> Vec<(Codec, Scratch, u32)> {
-        let number = self.tensors[loaded.tensor].1.number();
+        let number = self.number(loaded.tensor);
         let tables = plan.tables.map(|set| codec::encoder(&sets[set]));
         let cols = to_usize(self.grids[loaded.tensor].cols);
         let encode = |(i, (target, prediction)): (usize, (&[u8], &[u8]))| {
@@ -417,6 +434,11 @@ impl Group {
 }
 
 impl LoadedGroup<'_> {
+    /// The bytes of the tensor.
+    fn original(&self) -> &[u8] {
+        self.original.as_ref().unwrap_or(&self.target)
+    }
+
     /// Classes of the elements of a chunk, if its coding has them.
     fn classes(&self, coding: &Coding, chunk: usize) -> Option<&[u8]> {
         let Coding::History { kind, .. } = coding else { return None };
@@ -469,7 +491,7 @@ impl Digester {
                 self.current = Some((group.tensor, blake3::Hasher::new(), blake3::Hasher::new()));
             }
             if let Some((tensor, target, reference)) = &mut self.current {
-                target.update(&group.target);
+                target.update(group.original());
                 if let Some(prediction) =
                     group.prediction.as_ref().filter(|_| self.hashes_predictions[*tensor])
                 {

@@ -11,6 +11,7 @@ mod factors;
 mod fields;
 pub(crate) mod names;
 pub(crate) mod number;
+mod view;
 
 pub(crate) use adam::{Adam, AdamForm};
 pub(crate) use adapter::{Adapter, Merge};
@@ -21,7 +22,9 @@ pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub use number::{Element, load};
+pub(crate) use view::{MAX_PIECES, MAX_VIEWED, Piece, View, Viewed};
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::entropy::bytes::{ByteReader, push_varint};
@@ -70,6 +73,10 @@ pub(crate) enum Predictor {
         /// Number of ancestors.
         hops: usize,
     },
+    /// Pieces of tensors of bases, which may have another shape or dtype.
+    View(Box<View>),
+    /// A tensor of another dtype, with this predictor and the chunks that follow, then converted.
+    Converted(DType, Box<Self>),
 }
 
 /// Most ancestors of a reference that a history has.
@@ -84,6 +91,8 @@ pub(crate) enum Input<'a> {
     Master(&'a Option<String>),
     /// One of the two factors of an adapter.
     Factor(&'a Adapter, usize),
+    /// One of the references of a view.
+    Viewed(&'a View, usize),
     /// Another tensor of the same container, by number.
     Own(usize),
 }
@@ -96,6 +105,7 @@ impl Input<'_> {
             Self::Base(name) => TensorInfo { name: name_or_own(name), ..info.clone() },
             Self::Master(name) => TensorInfo::sized(name_or_own(name), DType::F32, info.shape.clone()),
             Self::Factor(adapter, which) => adapter.factor(which, info),
+            Self::Viewed(view, which) => view.reference(which, &info.name),
             Self::Own(_) => return None,
         })
     }
@@ -128,10 +138,12 @@ enum Kind {
     Companion,
     Adam,
     History,
+    View,
+    Converted,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -144,6 +156,8 @@ impl Kind {
         Self::Companion,
         Self::Adam,
         Self::History,
+        Self::View,
+        Self::Converted,
     ];
 
     /// Its id in files, the first version of the format that has it, and its name in reports.
@@ -161,6 +175,8 @@ impl Kind {
             Self::Companion => (9, 2, "companion"),
             Self::Adam => (10, 2, "adam"),
             Self::History => (11, 3, "history"),
+            Self::View => (12, 4, "view"),
+            Self::Converted => (13, 4, "converted"),
         }
     }
 
@@ -182,6 +198,7 @@ impl Kind {
             Self::Adapter => is_computed() && info.shape.len() == 2 && grid.is_matrix,
             Self::Blend => is_computed(),
             Self::Adam => info.dtype == DType::F32,
+            Self::View => info.dtype.number().is_some(),
             _ => true,
         }
     }
@@ -202,6 +219,8 @@ impl Predictor {
             Self::Companion(_) => Kind::Companion,
             Self::Adam(_) => Kind::Adam,
             Self::History { .. } => Kind::History,
+            Self::View(_) => Kind::View,
+            Self::Converted(..) => Kind::Converted,
         }
     }
 
@@ -227,6 +246,11 @@ impl Predictor {
             Self::Adapter(adapter) => adapter.push_to(meta),
             Self::Blend(blend) => blend.push_to(meta),
             Self::Adam(adam) => adam.push_to(meta),
+            Self::View(view) => view.push_to(meta),
+            Self::Converted(dtype, inner) => {
+                meta.push(view::dtype_id(dtype));
+                inner.push_to(meta);
+            }
         }
     }
 
@@ -239,7 +263,13 @@ impl Predictor {
         version: u16,
     ) -> Result<Self> {
         let kind = Kind::of_id(meta.u8()?, version)?;
-        let predictor = match kind {
+        if !kind.fits(info, grid) {
+            let (name, dtype, shape, kind) = (&info.name, &info.dtype, &info.shape, kind.facts().2);
+            return Err(Error::corrupt(format!(
+                "tensor {name:?} of {dtype} {shape:?} cannot have the predictor {kind}"
+            )));
+        }
+        Ok(match kind {
             Kind::Zero => Self::Zero,
             Kind::Reference => Self::Reference(fields::name(meta)?),
             Kind::Identical => Self::Identical(fields::name(meta)?),
@@ -258,12 +288,76 @@ impl Predictor {
                 reference: fields::name(meta)?,
                 hops: to_usize(fields::within(meta, 1..=MAX_HOPS as u64, "number of ancestors")?),
             },
-        };
-        if kind.fits(info, grid) {
-            return Ok(predictor);
+            Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
+            Kind::Converted => {
+                let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
+                let dtype = dtype.filter(|dtype| cast::converts(dtype, &info.dtype));
+                let dtype = dtype.ok_or_else(|| fields::bad("dtype"))?;
+                let inner = Self::parse(meta, &info.of_dtype(dtype.clone()), grid, version)?;
+                if !inner.can_be_converted() {
+                    return Err(fields::bad("inner predictor"));
+                }
+                Self::Converted(dtype, Box::new(inner))
+            }
+        })
+    }
+
+    /// What is coded of a tensor: the tensor itself, or the one that it is converted from.
+    pub(crate) fn coded<'a>(&'a self, info: &'a TensorInfo) -> (Cow<'a, TensorInfo>, &'a Self) {
+        match self {
+            Self::Converted(dtype, inner) => (Cow::Owned(info.of_dtype(dtype.clone())), inner),
+            _ => (Cow::Borrowed(info), self),
         }
-        let (name, dtype, shape, kind) = (&info.name, &info.dtype, &info.shape, predictor.kind());
-        Err(Error::corrupt(format!("tensor {name:?} of {dtype} {shape:?} cannot have the predictor {kind}")))
+    }
+
+    /// The dtype that elements are coded in, if it is not the tensor's own.
+    pub(crate) fn coded_dtype(&self) -> Option<&DType> {
+        if let Self::Converted(dtype, _) = self { Some(dtype) } else { None }
+    }
+
+    /// The rank of the factors that are a payload of the tensor.
+    pub(crate) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::LowRank { rank, .. } => Some(*rank),
+            Self::Converted(_, inner) => inner.rank(),
+            _ => None,
+        }
+    }
+
+    /// Whether each chunk is predicted from the places that its bytes have in the references.
+    /// `info` describes the tensor.
+    pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
+        match self.coded(info) {
+            (coded, Self::View(view)) => view.is_aligned(&coded),
+            _ => true,
+        }
+    }
+
+    /// Number of pieces that the index lists.
+    pub(crate) fn piece_count(&self) -> u64 {
+        match self {
+            Self::View(view) => view.piece_count() as u64,
+            Self::Converted(_, inner) => inner.piece_count(),
+            _ => 0,
+        }
+    }
+
+    /// Whether a tensor with this predictor can be converted. Then it needs only tensors of bases.
+    pub(crate) fn can_be_converted(&self) -> bool {
+        matches!(
+            self,
+            Self::Reference(_)
+                | Self::Identical(_)
+                | Self::LowRank { .. }
+                | Self::Adapter(_)
+                | Self::Blend(_)
+                | Self::View(_)
+        )
+    }
+
+    /// The first version of the format that has it.
+    pub(crate) fn since(&self) -> u16 {
+        self.of_kind().facts().1
     }
 
     /// All tensors that the prediction needs: first those of bases, in the order of their digests.
@@ -284,6 +378,8 @@ impl Predictor {
                 let tensors = adam.tensors.iter().map(|tensor| Input::Own(*tensor));
                 adam.references.iter().map(Input::Base).chain(tensors).collect()
             }
+            Self::View(view) => (0..view.references().len()).map(|i| Input::Viewed(view, i)).collect(),
+            Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 vec![Input::Own(*tensor)]
             }
@@ -292,7 +388,8 @@ impl Predictor {
 
     /// Names, dtypes and shapes of the inputs from bases. `info` describes the predicted tensor.
     pub(crate) fn references(&self, info: &TensorInfo) -> Vec<TensorInfo> {
-        self.inputs().into_iter().filter_map(|input| input.reference(info)).collect()
+        let (info, coded) = self.coded(info);
+        coded.inputs().into_iter().filter_map(|input| input.reference(&info)).collect()
     }
 
     /// Number of inputs from bases.
@@ -304,13 +401,13 @@ impl Predictor {
     pub(crate) fn internals(&self) -> Vec<usize> {
         let own = |input: Input<'_>| match input {
             Input::Own(tensor) => Some(tensor),
-            Input::Base(_) | Input::Master(_) | Input::Factor(..) => None,
+            Input::Base(_) | Input::Master(_) | Input::Factor(..) | Input::Viewed(..) => None,
         };
         self.inputs().into_iter().filter_map(own).collect()
     }
 
-    /// Fills `out` with the prediction of a tensor from byte `start` on. If the predictor works by
-    /// rows, `out` must be whole rows.
+    /// Fills `out` with the prediction of a tensor from byte `start` on. The tensor must be the
+    /// coded one. If the predictor works by rows, `out` must be whole rows.
     pub(crate) fn predict<'a>(
         &self,
         info: &TensorInfo,
@@ -352,6 +449,10 @@ impl Predictor {
                 let missing = |_| Error::corrupt("a reference is missing");
                 adam.predict(<[&[u8]; ADAM_INPUTS]>::try_from(all).map_err(missing)?, out);
             }
+            Self::View(view) => view.predict(info, start, inputs, out)?,
+            Self::Converted(..) => {
+                return Err(Error::corrupt("a conversion has no prediction, only what it converts"));
+            }
         }
         Ok(())
     }
@@ -360,6 +461,7 @@ impl Predictor {
     #[must_use]
     pub(crate) fn has_chunks(&self) -> bool {
         match self {
+            Self::Converted(_, inner) => inner.has_chunks(),
             Self::Zero
             | Self::Reference(_)
             | Self::LowRank { .. }
@@ -367,7 +469,8 @@ impl Predictor {
             | Self::Blend(_)
             | Self::Companion(_)
             | Self::Adam(_)
-            | Self::History { .. } => true,
+            | Self::History { .. }
+            | Self::View(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -382,7 +485,9 @@ impl Predictor {
             | Self::LowRank { .. }
             | Self::Adapter(_)
             | Self::Blend(_)
-            | Self::History { .. } => 0,
+            | Self::History { .. }
+            | Self::View(_)
+            | Self::Converted(..) => 0,
             Self::Adam(adam) => match adam.form {
                 AdamForm::SecondMoment => 1,
                 AdamForm::Weights => 2,
@@ -425,6 +530,11 @@ impl Predictor {
             Self::Blend(blend) => Some(blend.to_string()),
             Self::Adam(adam) => Some(adam.to_string()),
             Self::History { hops, .. } => Some(format!("{hops} ancestors")),
+            Self::View(view) => Some(view.to_string()),
+            Self::Converted(dtype, inner) => {
+                let rule = inner.rule().map_or_else(String::new, |rule| format!(", {rule}"));
+                Some(format!("from {dtype}, {}{rule}", inner.kind()))
+            }
             _ => None,
         }
     }
@@ -451,7 +561,7 @@ mod tests {
         for (id, kind) in (0u8..).zip(Kind::ALL) {
             assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
-        assert!(Kind::of_id(12, u16::MAX).is_err());
-        assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err());
+        assert!(Kind::of_id(14, u16::MAX).is_err());
+        assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::TensorInfo;
+use super::{DType, TensorInfo};
 
 /// log2 of the target size of an opaque file's chunk, in bytes.
 const OPAQUE_FILE_CHUNK_LOG2: u32 = 20;
@@ -46,6 +46,13 @@ impl ChunkGrid {
         Self::new(tensor, OPAQUE_FILE_CHUNK_LOG2)
     }
 
+    /// The same grid of elements of another dtype.
+    #[must_use]
+    pub(crate) fn of_dtype(self, dtype: &DType) -> Self {
+        let bits = dtype.number().map_or(8, |number| number.bits());
+        Self { element_bytes: u64::from(bits) / 8, ..self }
+    }
+
     /// Number of chunks; 0 for a tensor without elements.
     #[must_use]
     pub fn chunk_count(&self) -> u64 {
@@ -85,7 +92,6 @@ impl ChunkGrid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::DType;
 
     fn grid(dtype: DType, shape: &[u64], log2: u32) -> ChunkGrid {
         let bytes = shape.iter().product::<u64>() * dtype.bits().unwrap_or(8) / 8;

@@ -34,6 +34,11 @@ impl TensorInfo {
         Self { name, dtype, shape, begin: 0, end }
     }
 
+    /// The same tensor in another dtype of known size.
+    pub(crate) fn of_dtype(&self, dtype: DType) -> Self {
+        Self::sized(self.name.clone(), dtype, self.shape.clone())
+    }
+
     /// Size in bytes.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {

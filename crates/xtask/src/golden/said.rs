@@ -1,15 +1,15 @@
-//! Golden cases for the features of version 4: what a container says about itself, and tails of
-//! files.
+//! Golden cases for the features of version 4: what a container says about itself, tails of files,
+//! views and conversions.
 //!
 //! Like all cases, they never change once their container is in the repository.
 
 use super::cases::{Case, Input};
-use super::numbers::{Random, bf16s, f32s};
+use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s};
 use crate::files::{Tensor, safetensors};
 
 /// Cases of format version 4, in the order in which they were added.
 pub(super) fn since_4() -> Vec<Case> {
-    vec![identity(), tails()]
+    vec![identity(), tails(), views(), conversions()]
 }
 
 /// Names and texts with multi-byte characters; a base whose samples are a part of its tensors.
@@ -52,6 +52,79 @@ fn tails() -> Case {
     bytes.iter_mut().step_by(100).for_each(|byte| *byte ^= 1);
     let case = Case::new("tails", "bytes behind the last tensor", &[], &[]);
     Case { original: folder(&first, &second, &bytes), bases: vec![base], ..case }
+}
+
+/// Tensors with other rows, fused, stacked and transposed, in another order, and of another shape.
+fn views() -> Case {
+    let mut random = Random::new(43);
+    let mut matrix = || random.normals(1920, 0.02);
+    let [a, b, c, d] = [matrix(), matrix(), matrix(), matrix()];
+    let trained = |values: &[f64]| -> Vec<f64> {
+        values.iter().enumerate().map(|(i, value)| if i % 5 == 0 { value * 1.01 } else { *value }).collect()
+    };
+    let rows = |values: &[f64], of: &[usize]| -> Vec<f64> {
+        of.iter().flat_map(|row| values[row * 48..(row + 1) * 48].to_vec()).collect()
+    };
+    let turned = |values: &[f64]| -> Vec<f64> {
+        (0..48).flat_map(|column| (0..40).map(move |row| values[row * 48 + column])).collect()
+    };
+    let matrix = |name, shape: &[usize], values: &[f64]| Tensor::new(name, "BF16", shape, bf16s(values));
+    let base =
+        [("a", &a), ("b", &b), ("c", &c), ("d", &d)].map(|(name, values)| matrix(name, &[40, 48], values));
+    let grown = [trained(&a), vec![0.0; 96], vec![0.5; 48]].concat();
+    let kept: Vec<usize> = (0..40).filter(|row| row % 3 != 1).collect();
+    let halves: Vec<usize> = (0..40).map(|row| row % 2 * 20 + row / 2).collect();
+    let original = [
+        matrix("grown", &[43, 48], &grown),
+        matrix("trimmed", &[kept.len(), 48], &rows(&b, &kept)),
+        matrix("interleaved", &[40, 48], &trained(&rows(&c, &halves))),
+        matrix("fused", &[80, 48], &trained(&[a.clone(), d.clone()].concat())),
+        matrix("stacked", &[2, 48, 40], &[turned(&trained(&b)), turned(&c)].concat()),
+        matrix("reshaped", &[40, 48, 1], &d),
+    ];
+    Case { chunk_log2: 10, ..Case::new("views", "pieces of tensors of a base", &original, &[&base]) }
+}
+
+/// References of every float dtype, and tensors that were stored in a wider one, equal or not.
+fn conversions() -> Case {
+    let mut random = Random::new(44);
+    let of = |name, dtype, values: &[f64]| {
+        let bytes = match dtype {
+            "F32" => f32s(values),
+            "F16" => f16s(values),
+            "F8_E4M3" => f8_e4m3s(values),
+            "F8_E5M2" => f8_e5m2s(values),
+            _ => bf16s(values),
+        };
+        Tensor::new(name, dtype, &[30, 40], bytes)
+    };
+    let rounded = |values: &[f64]| -> Vec<f64> {
+        let widened = |b: &[u8]| f64::from(f32::from_le_bytes([0, 0, b[0], b[1]]));
+        bf16s(values).chunks_exact(2).map(widened).collect()
+    };
+    let (mut base, mut original) = (Vec::new(), Vec::new());
+    let pairs = [
+        ("f32_to_bf16", "F32", "BF16"),
+        ("bf16_to_f16", "BF16", "F16"),
+        ("f16_to_f32", "F16", "F32"),
+        ("f32_to_e4m3", "F32", "F8_E4M3"),
+        ("f16_to_e5m2", "F16", "F8_E5M2"),
+        ("e4m3_to_bf16", "F8_E4M3", "BF16"),
+        ("e5m2_to_f32", "F8_E5M2", "F32"),
+    ];
+    for (name, from, to) in pairs {
+        let values = random.normals(1200, 0.02);
+        let moved: Vec<f64> = values.iter().map(|value| value * 1.002).collect();
+        base.push(of(name, from, &values));
+        original.push(of(name, to, &moved));
+    }
+    for (name, wide, step) in [("wide", "F32", 1.002), ("wide_16", "F16", 1.002), ("equal", "F32", 1.0)] {
+        let values = random.normals(1200, 0.02);
+        let moved: Vec<f64> = values.iter().map(|value| value * step).collect();
+        base.push(of(name, "BF16", &values));
+        original.push(of(name, wide, &rounded(&moved)));
+    }
+    Case::new("conversions", "references of other dtypes", &original, &[&base])
 }
 
 /// What a container says about itself.

@@ -1,0 +1,431 @@
+//! A tensor that consists of pieces of tensors of bases: with more or fewer rows, fused, split,
+//! stacked, transposed, in another order, or of another dtype or shape.
+//! [`super::anchors`] says where the bases have the same runs of weights; here they become pieces.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::anchors::{Anchors, Sequence, WINDOW};
+use super::subject::Subject;
+use super::{Origin, codes, reference_name};
+use crate::bases::{Base, Bases, TensorSource, predict_into};
+use crate::entropy::log2::ONE_BIT;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::plan;
+use crate::predict::{MAX_PIECES, MAX_VIEWED, Piece, Predictor, View, Viewed, cast};
+use crate::progress::{Progress, check_cancelled};
+use crate::sample;
+use crate::tensor::{DType, TensorInfo};
+
+/// Smaller tensors are not worth a search.
+const LEAST_ELEMS: u64 = 256;
+/// Elements that are compared to prove that two runs are related, and how many must agree.
+const PROOF: usize = 32;
+const AGREE_OF_FOUR: usize = 3;
+/// Shorter pieces are chance, or not worth their place in the index.
+const LEAST_PIECE: u64 = 32;
+/// Elements that are read at once.
+const BLOCK: u64 = 1 << 20;
+const STEP: u64 = 256;
+/// A piece is not extended any further when this many more elements differ than agree.
+const GIVE_UP: i64 = 64;
+/// Rows begin at most this far from where a piece seems to begin.
+const SNAP: u64 = 8;
+/// What the digest of a reference costs, and about what its name does, in the unit of estimates.
+const REFERENCE_COST: u128 = 320 * ONE_BIT as u128;
+
+/// Whether a whole tensor of another dtype or shape may be the reference.
+pub(super) fn applies(info: &TensorInfo, source: &TensorSource) -> bool {
+    let other = source.info();
+    let has_number = |info: &TensorInfo| info.dtype.number().is_some();
+    let elems = |info: &TensorInfo| info.len_bytes() / info.number().bytes() as u64;
+    has_number(info)
+        && has_number(other)
+        && cast::converts(&other.dtype, &info.dtype)
+        && elems(info) == elems(other)
+        && !source.is_like(info)
+}
+
+/// The tensor of a base with this one's place, if it has another dtype or shape.
+pub(super) fn counterpart<'a>(info: &TensorInfo, base: &'a Base) -> Option<&'a TensorSource> {
+    base.counterpart(&info.name, |source| applies(info, source))
+}
+
+/// A view and its references.
+pub(super) type Viewing = (View, Vec<TensorSource>);
+
+/// The view of a whole tensor.
+pub(super) fn of_whole(info: &TensorInfo, source: &TensorSource) -> Viewing {
+    let name = reference_name(info, source);
+    (View::of_whole(&info.dtype, name, source.info()), vec![source.clone()])
+}
+
+/// The cheapest of some views on a sample, with its cost for the whole tensor.
+pub(super) fn score(info: &TensorInfo, sample: &[u8], views: Vec<Viewing>) -> Result<Option<(u128, Origin)>> {
+    let mut best: Option<(u128, Origin)> = None;
+    for (view, references) in views {
+        let predictor = Predictor::View(Box::new(view));
+        let read = |offset, len| {
+            let mut out = vec![0; len];
+            predict_into(&predictor, &references, None, info, offset, &mut out)?;
+            Ok(out)
+        };
+        let prediction = sample::read(info, sample::ELEMS, read)?;
+        let cost = u128::from(plan::residual_cost(info.number(), sample, &prediction));
+        let cost = cost * u128::from(info.len_bytes()) / sample.len().max(1) as u128
+            + REFERENCE_COST * references.len() as u128;
+        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+            best = Some((cost, Origin::coded(predictor, references)));
+        }
+    }
+    Ok(best)
+}
+
+/// Looks for pieces of the subjects that are `wanted` in all tensors of the bases: row by row, and
+/// where that finds little, column by column.
+///
+/// # Errors
+/// What reading gives.
+pub(super) fn find(
+    subjects: &[Subject<'_>],
+    wanted: &[bool],
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Viewing>>> {
+    let is_wanted = |i: &usize| {
+        let info = subjects[*i].info();
+        wanted[*i] && info.dtype.number().is_some() && elems_of(info) >= LEAST_ELEMS
+    };
+    let wanted: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
+    let mut found: Vec<Option<Viewing>> = vec![None; subjects.len()];
+    let mut left = wanted;
+    for is_transposed in [false, true] {
+        let sequences = sequences(&left, subjects, bases, is_transposed);
+        if sequences.is_empty() {
+            continue;
+        }
+        let anchors = Anchors::new(sequences)?;
+        if anchors.is_empty() {
+            continue;
+        }
+        let covered: Vec<(usize, Vec<Placed>)> = left
+            .into_par_iter()
+            .map(|i| {
+                check_cancelled(progress)?;
+                Ok((i, Cover { subject: subjects[i], anchors: &anchors }.pieces()?))
+            })
+            .collect::<Result<_>>()?;
+        left = Vec::new();
+        for (i, placed) in covered {
+            let info = subjects[i].info();
+            let elems = elems_of(info);
+            let known: u64 = placed.iter().map(|piece| piece.target.end - piece.target.start).sum();
+            if known * 4 < elems * 3 {
+                left.push(i);
+            }
+            let before = found[i].as_ref().map_or(0, |(view, _)| view.known_elems());
+            if known > before {
+                found[i] = viewing(info, elems, &placed, &anchors);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The tensors of bases that subjects may have pieces of.
+fn sequences<'a>(
+    wanted: &[usize],
+    subjects: &[Subject<'_>],
+    bases: &'a Bases,
+    is_transposed: bool,
+) -> Vec<Sequence<'a>> {
+    let mut dtypes: Vec<&DType> = wanted.iter().map(|i| &subjects[*i].info().dtype).collect();
+    dtypes.sort_unstable_by_key(|dtype| dtype.name());
+    dtypes.dedup();
+    let fits = |source: &&TensorSource| {
+        let info = source.info();
+        info.dtype.number().is_some()
+            && elems_of(info) >= PROOF as u64
+            && (!is_transposed || matches!(info.shape[..], [.., rows, cols] if rows > 1 && cols > 1))
+            && dtypes.iter().any(|dtype| cast::converts(&info.dtype, dtype))
+    };
+    let sources = bases.direct().flat_map(Base::tensors).filter(fits);
+    sources.map(|source| Sequence { source, is_transposed }).collect()
+}
+
+fn elems_of(info: &TensorInfo) -> u64 {
+    info.len_bytes() / info.number().bytes() as u64
+}
+
+/// A run of a tensor that a sequence has, too.
+#[derive(Debug, Clone)]
+struct Placed {
+    target: Range<u64>,
+    sequence: u32,
+    /// Where the run starts in the sequence.
+    from: u64,
+}
+
+impl Placed {
+    /// Where an element of the target is in the sequence.
+    fn place_of(&self, target: u64) -> Option<u64> {
+        (self.from + target).checked_sub(self.target.start)
+    }
+
+    /// Whether an element of the target is at that place of a sequence.
+    fn continues(&self, sequence: u32, target: u64, place: u64) -> bool {
+        self.sequence == sequence && self.place_of(target) == Some(place)
+    }
+}
+
+/// The view that places give, if a view may have so many.
+fn viewing(info: &TensorInfo, elems: u64, placed: &[Placed], anchors: &Anchors<'_>) -> Option<Viewing> {
+    let mut used: Vec<u32> = Vec::new();
+    let mut pieces = Vec::new();
+    let mut end = 0;
+    let mut skip_to = |pieces: &mut Vec<Piece>, start: u64, next: u64| {
+        if end < start {
+            pieces.push(Piece { source: None, start: 0, count: start - end });
+        }
+        end = next;
+    };
+    let mut numbers = HashMap::new();
+    // All references have one dtype: that of most elements.
+    let mut by_dtype: Vec<(&DType, u64)> = Vec::new();
+    for piece in placed {
+        let dtype = &anchors.sequence(to_usize(piece.sequence.into())).source.info().dtype;
+        let count = piece.target.end - piece.target.start;
+        match by_dtype.iter_mut().find(|(known, _)| *known == dtype) {
+            Some((_, sum)) => *sum += count,
+            None => by_dtype.push((dtype, count)),
+        }
+    }
+    let (dtype, _) = by_dtype.into_iter().max_by_key(|(_, count)| *count)?;
+    for piece in placed {
+        if anchors.sequence(to_usize(piece.sequence.into())).source.info().dtype != *dtype {
+            continue;
+        }
+        let number = *numbers.entry(piece.sequence).or_insert_with(|| {
+            used.push(piece.sequence);
+            used.len() - 1
+        });
+        skip_to(&mut pieces, piece.target.start, piece.target.end);
+        let count = piece.target.end - piece.target.start;
+        pieces.push(Piece { source: Some(number), start: piece.from, count });
+    }
+    skip_to(&mut pieces, elems, elems);
+    if used.len() > MAX_VIEWED || pieces.len() > MAX_PIECES {
+        return None;
+    }
+    let sequences: Vec<Sequence<'_>> =
+        used.iter().map(|number| anchors.sequence(to_usize((*number).into()))).collect();
+    let viewed = sequences.iter().map(|sequence| Viewed {
+        name: reference_name(info, sequence.source),
+        shape: sequence.source.info().shape.clone(),
+        is_transposed: sequence.is_transposed,
+    });
+    let view = View::new(&info.dtype, dtype.clone(), viewed.collect(), &pieces);
+    Some((view, sequences.iter().map(|sequence| sequence.source.clone()).collect()))
+}
+
+/// Covers a tensor by runs of indexed sequences.
+struct Cover<'a> {
+    subject: Subject<'a>,
+    anchors: &'a Anchors<'a>,
+}
+
+impl Cover<'_> {
+    /// Runs in the order of the tensor. They do not overlap.
+    fn pieces(&self) -> Result<Vec<Placed>> {
+        let mut runs: Vec<Placed> = Vec::new();
+        for run in self.runs()? {
+            // A short run between two with the same places is chance.
+            if let [.., before, between] = &runs[..]
+                && between.target.end - between.target.start < LEAST_PIECE
+                && before.continues(run.sequence, run.target.start, run.from)
+            {
+                runs.pop();
+            }
+            runs.push(run);
+        }
+        runs.dedup_by(|later, earlier| {
+            let is_same = earlier.continues(later.sequence, later.target.start, later.from);
+            if is_same {
+                earlier.target.end = later.target.end;
+            }
+            is_same
+        });
+        self.meet(&mut runs)?;
+        runs.retain(|run| run.target.end - run.target.start >= LEAST_PIECE);
+        Ok(runs)
+    }
+
+    fn elems(&self) -> u64 {
+        elems_of(self.subject.info())
+    }
+
+    fn codes(&self, elems: Range<u64>) -> Result<Vec<u16>> {
+        let info = self.subject.info();
+        let size = info.number().bytes() as u64;
+        let bytes = self.subject.read(elems.start * size, to_usize((elems.end - elems.start) * size))?;
+        Ok(codes::of(info, &bytes))
+    }
+
+    /// Runs from their first anchor to their last.
+    fn runs(&self) -> Result<Vec<Placed>> {
+        let elems = self.elems();
+        let mut runs: Vec<Placed> = Vec::new();
+        let step = BLOCK - WINDOW as u64 + 1;
+        for start in (0..elems).step_by(to_usize(step)) {
+            let codes = self.codes(start..elems.min(start + BLOCK))?;
+            self.anchors.for_each(&codes, |at, equal| {
+                let target = start + at as u64;
+                let goes_on =
+                    |run: &Placed| equal.iter().any(|anchor| run.continues(anchor.source, target, anchor.at));
+                if let Some(run) = runs.last_mut().filter(|run| goes_on(run)) {
+                    run.target.end = target + WINDOW as u64;
+                    return Ok(());
+                }
+                let proof = &codes[at..codes.len().min(at + PROOF)];
+                for anchor in equal {
+                    let sequence = self.anchors.sequence(to_usize(anchor.source.into()));
+                    if !cast::converts(&sequence.source.info().dtype, &self.subject.info().dtype) {
+                        continue;
+                    }
+                    let there = sequence.elems().min(anchor.at + proof.len() as u64);
+                    let there = sequence.codes(anchor.at..there)?;
+                    let agree = proof.iter().zip(&there).filter(|(a, b)| a == b).count();
+                    if agree * 4 >= there.len() * AGREE_OF_FOUR {
+                        let sequence = anchor.source;
+                        let end = target + agree.max(WINDOW) as u64;
+                        runs.push(Placed { target: target..end, sequence, from: anchor.at });
+                        break;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(runs)
+    }
+
+    /// Extends all runs until they meet, as far as elements agree.
+    fn meet(&self, runs: &mut [Placed]) -> Result<()> {
+        for i in 0..=runs.len() {
+            let (before, after) = runs.split_at_mut(i);
+            let (mut before, mut after) = (before.last_mut(), after.first_mut());
+            // The proof of a run may reach beyond the start of the next.
+            let last = before.as_ref().map_or(0, |run| run.target.end);
+            let first = after.as_ref().map_or(self.elems(), |run| run.target.start);
+            let gap = last.min(first)..first;
+            let forward = match &before {
+                Some(run) => self.extended(run, gap.clone(), true)?,
+                None => gap.start,
+            };
+            let backward = match &after {
+                Some(run) => self.extended(run, gap.clone(), false)?,
+                None => gap.end,
+            };
+            let (end, start) = if forward > backward {
+                let split = match (&before, &after) {
+                    (Some(a), Some(b)) => self.split(a, b, backward..forward)?,
+                    _ => forward,
+                };
+                let split = self.snapped(split, before.as_deref(), after.as_deref());
+                (split, split)
+            } else {
+                (
+                    self.snapped(forward, before.as_deref(), None),
+                    self.snapped(backward, None, after.as_deref()),
+                )
+            };
+            if let Some(run) = &mut before {
+                run.target.end = end;
+            }
+            if let Some(run) = &mut after {
+                run.from = run.place_of(start).unwrap_or(run.from);
+                run.target.start = start;
+            }
+        }
+        Ok(())
+    }
+
+    /// How far a run reaches into a gap after it, or before it.
+    fn extended(&self, run: &Placed, gap: Range<u64>, is_forward: bool) -> Result<u64> {
+        let sequence = self.anchors.sequence(to_usize(run.sequence.into()));
+        // The part of the gap that the sequence has.
+        let first = (run.target.start.saturating_sub(run.from)).max(gap.start);
+        let last = (run.target.start + sequence.elems()).saturating_sub(run.from).min(gap.end);
+        let (mut best, mut score, mut most) = (if is_forward { gap.start } else { gap.end }, 0i64, 0i64);
+        let mut at = best;
+        while (is_forward && at < last) || (!is_forward && at > first) {
+            let block =
+                if is_forward { at..last.min(at + STEP) } else { first.max(at.saturating_sub(STEP))..at };
+            let mut agree = self.agree(run, block.clone())?;
+            if !is_forward {
+                agree.reverse();
+            }
+            for (agrees, done) in agree.into_iter().zip(1..) {
+                score += if agrees { 1 } else { -1 };
+                if score > most {
+                    most = score;
+                    best = if is_forward { block.start + done } else { block.end - done };
+                }
+                if score < most - GIVE_UP {
+                    return Ok(best);
+                }
+            }
+            at = if is_forward { block.end } else { block.start };
+        }
+        Ok(best)
+    }
+
+    /// Which elements of a range agree with a run that is extended to it.
+    fn agree(&self, run: &Placed, target: Range<u64>) -> Result<Vec<bool>> {
+        let sequence = self.anchors.sequence(to_usize(run.sequence.into()));
+        let place = run.place_of(target.start).unwrap_or(0);
+        let there = sequence.codes(place..place + (target.end - target.start))?;
+        Ok(self.codes(target)?.iter().zip(&there).map(|(a, b)| a == b).collect())
+    }
+
+    /// Where the first of two runs ends and the second begins, if both could have a range.
+    fn split(&self, a: &Placed, b: &Placed, range: Range<u64>) -> Result<u64> {
+        // Both agree with nearly all of a long range, so any split will do.
+        let range = range.start..range.end.min(range.start + BLOCK);
+        let of_a = self.agree(a, range.clone())?;
+        let of_b = self.agree(b, range.clone())?;
+        let mut score = of_b.iter().filter(|agrees| **agrees).count();
+        let (mut best, mut most) = (range.start, score);
+        for ((in_a, in_b), split) in of_a.into_iter().zip(of_b).zip(range.start + 1..) {
+            score = score + usize::from(in_a) - usize::from(in_b);
+            if score > most {
+                (best, most) = (split, score);
+            }
+        }
+        Ok(best)
+    }
+
+    /// A place near this one where a row of the tensor begins, or a tensor of a base ends or
+    /// begins.
+    fn snapped(&self, at: u64, before: Option<&Placed>, after: Option<&Placed>) -> u64 {
+        let end_of = |run: &Placed| {
+            let elems = self.anchors.sequence(to_usize(run.sequence.into())).elems();
+            (run.target.start + elems).checked_sub(run.from)
+        };
+        let start_of = |run: &Placed| run.target.start.checked_sub(run.from);
+        let cols = self.subject.info().shape.last().copied().unwrap_or(1).max(1);
+        let row = (at + cols / 2) / cols * cols;
+        let candidates = [before.and_then(end_of), after.and_then(start_of), Some(row)];
+        let fits = |place: &u64| {
+            place.abs_diff(at) <= SNAP
+                && *place <= self.elems()
+                && before.is_none_or(|run| {
+                    *place > run.target.start && end_of(run).is_some_and(|end| *place <= end)
+                })
+                && after.is_none_or(|run| *place < run.target.end && run.place_of(*place).is_some())
+        };
+        candidates.into_iter().flatten().find(fits).unwrap_or(at)
+    }
+}

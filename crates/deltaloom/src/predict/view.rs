@@ -1,0 +1,488 @@
+//! A view: a tensor as pieces of tensors of bases, which may have another shape, dtype, or order of
+//! rows and columns; docs/format.md section 3.5.
+//! It does not look for pieces; [`crate::origin`] does.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::{ReadInputs, cast, fields};
+use crate::entropy::bytes::{ByteReader, push_varint, push_zigzag};
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::scratch::Scratch;
+use crate::tensor::{DType, TensorInfo};
+
+/// Most references of a view.
+pub(crate) const MAX_VIEWED: usize = 4096;
+/// Most pieces of a view.
+pub(crate) const MAX_PIECES: usize = 1 << 20;
+const MAX_DIMENSIONS: u64 = 16;
+/// Pieces of one reference are read at once if what lies between them is at most this many times as
+/// much.
+const READ_AT_ONCE: u64 = 8;
+
+/// A tensor as pieces of others.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct View {
+    /// The dtype of all references.
+    dtype: DType,
+    /// Whether it is another dtype than the tensor's own.
+    is_cast: bool,
+    references: Vec<Viewed>,
+    /// Elements of the unit in which pieces are counted.
+    unit: u64,
+    /// They follow each other and fill the tensor.
+    pieces: Vec<Piece>,
+    /// Where each piece ends in the tensor, in units.
+    ends: Vec<u64>,
+}
+
+/// A reference of a view.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Viewed {
+    /// `None` stands for the name of the predicted tensor.
+    pub(crate) name: Option<String>,
+    pub(crate) shape: Vec<u64>,
+    /// Whether it is read as if its last two dimensions were swapped.
+    pub(crate) is_transposed: bool,
+}
+
+/// A run of elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Number of a reference. `None` for zeros.
+    pub(crate) source: Option<usize>,
+    /// Where it starts in the reference.
+    pub(crate) start: u64,
+    pub(crate) count: u64,
+}
+
+impl View {
+    /// A view of a tensor of dtype `own`. Its pieces are given in elements and fill the tensor.
+    pub(crate) fn new(own: &DType, dtype: DType, references: Vec<Viewed>, pieces: &[Piece]) -> Self {
+        let is_cast = *own != dtype;
+        let sizes = pieces.iter().flat_map(|piece| [piece.start, piece.count]);
+        let unit = sizes.fold(0, greatest_common_divisor).max(1);
+        let in_units =
+            |piece: &Piece| Piece { start: piece.start / unit, count: piece.count / unit, ..*piece };
+        let pieces: Vec<Piece> = pieces.iter().map(in_units).collect();
+        let ends = ends(&pieces);
+        Self { dtype, is_cast, references, unit, pieces, ends }
+    }
+
+    /// A tensor of dtype `own` as a whole tensor of another dtype or shape.
+    pub(crate) fn of_whole(own: &DType, name: Option<String>, reference: &TensorInfo) -> Self {
+        let viewed = Viewed { name, shape: reference.shape.clone(), is_transposed: false };
+        let piece = Piece { source: Some(0), start: 0, count: elems_of(&reference.shape) };
+        Self::new(own, reference.dtype.clone(), vec![viewed], &[piece])
+    }
+
+    /// Number of pieces.
+    pub(crate) fn piece_count(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Whether every element is predicted from the bytes that a reference has at its place.
+    pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
+        let is_whole = matches!(self.pieces[..], [Piece { source: Some(_), start: 0, .. }]);
+        is_whole
+            && self.size() == info.number().bytes() as u64
+            && self.references.iter().all(|viewed| !viewed.is_transposed)
+    }
+
+    /// Elements that are not zeros.
+    pub(crate) fn known_elems(&self) -> u64 {
+        let known = self.pieces.iter().filter(|piece| piece.source.is_some());
+        known.map(|piece| piece.count * self.unit).sum()
+    }
+
+    pub(crate) fn references(&self) -> &[Viewed] {
+        &self.references
+    }
+
+    /// Name, dtype and shape of a reference.
+    pub(super) fn reference(&self, which: usize, own_name: &str) -> TensorInfo {
+        let viewed = &self.references[which];
+        let name = viewed.name.clone().unwrap_or_else(|| own_name.to_owned());
+        TensorInfo::sized(name, self.dtype.clone(), viewed.shape.clone())
+    }
+
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        meta.push(if self.is_cast { dtype_id(&self.dtype) } else { 0 });
+        push_varint(meta, self.references.len() as u64);
+        for viewed in &self.references {
+            fields::push_name(meta, &viewed.name);
+            meta.push(u8::from(viewed.is_transposed));
+            push_varint(meta, viewed.shape.len() as u64);
+            viewed.shape.iter().for_each(|dim| push_varint(meta, *dim));
+        }
+        push_varint(meta, self.unit);
+        push_varint(meta, self.pieces.len() as u64);
+        let mut expected = vec![0; self.references.len()];
+        for piece in &self.pieces {
+            push_varint(meta, piece.source.map_or(0, |source| source as u64 + 1));
+            if let Some(source) = piece.source {
+                push_zigzag(meta, piece.start.wrapping_sub(expected[source]).cast_signed());
+                expected[source] = piece.start + piece.count;
+            }
+            push_varint(meta, piece.count);
+        }
+    }
+
+    /// Reads a view of the tensor `info`. Every piece lies in its reference, and together they have
+    /// as many elements as the tensor.
+    pub(super) fn parse(meta: &mut ByteReader<'_>, info: &TensorInfo) -> Result<Self> {
+        let bad = fields::bad;
+        let dtype = of_dtype_id(meta.u8()?, &info.dtype).ok_or_else(|| bad("dtype"))?;
+        if !cast::converts(&dtype, &info.dtype) {
+            return Err(bad("dtype"));
+        }
+        let count = fields::within(meta, 0..=MAX_VIEWED as u64, "number of references")?;
+        let mut references = Vec::new();
+        let mut sizes = Vec::new();
+        for _ in 0..count {
+            let name = fields::name(meta)?;
+            let flags = meta.u8()?;
+            let dimensions = fields::within(meta, 0..=MAX_DIMENSIONS, "number of dimensions")?;
+            let shape = (0..dimensions).map(|_| meta.varint()).collect::<Result<Vec<u64>>>()?;
+            let elems = shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
+            // So low that no sum of sizes in bytes overflows.
+            let elems = elems.filter(|elems| *elems < 1 << 56).ok_or_else(|| bad("shape"))?;
+            if flags > 1 || (flags == 1 && shape.len() < 2) {
+                return Err(bad("reference"));
+            }
+            references.push(Viewed { name, shape, is_transposed: flags == 1 });
+            sizes.push(elems);
+        }
+        let elems = info.len_bytes() / info.number().bytes() as u64;
+        let unit = fields::within(meta, 1..=elems, "unit")?;
+        let piece_count = fields::within(meta, 1..=(MAX_PIECES as u64).min(elems), "number of pieces")?;
+        let mut pieces = Vec::new();
+        let mut expected = vec![0u64; references.len()];
+        let mut left = elems / unit;
+        for _ in 0..piece_count {
+            let source = meta.size()?.checked_sub(1);
+            let start = match source {
+                None => 0,
+                Some(source) => {
+                    let expected = expected.get(source).ok_or_else(|| bad("piece"))?;
+                    expected.checked_add_signed(meta.zigzag()?).ok_or_else(|| bad("piece"))?
+                }
+            };
+            let count = fields::within(meta, 1..=left, "piece")?;
+            left -= count;
+            if let Some(source) = source {
+                let end = start.checked_add(count).ok_or_else(|| bad("piece"))?;
+                if end.checked_mul(unit).is_none_or(|end| end > sizes[source]) {
+                    return Err(bad("piece"));
+                }
+                expected[source] = end;
+            }
+            pieces.push(Piece { source, start, count });
+        }
+        if left != 0 || !elems.is_multiple_of(unit) {
+            return Err(bad("number of elements"));
+        }
+        let ends = ends(&pieces);
+        let is_cast = dtype != info.dtype;
+        Ok(Self { dtype, is_cast, references, unit, pieces, ends })
+    }
+
+    /// Fills `out` with the prediction of the tensor from byte `start` on.
+    pub(super) fn predict<'a>(
+        &self,
+        info: &TensorInfo,
+        start: u64,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let size = info.number().bytes();
+        let first = start / size as u64;
+        let wanted = first..first + (out.len() / size) as u64;
+        let runs = self.runs(&wanted);
+        let held = Held::of(self, &runs, inputs)?;
+        let mut rest = out;
+        for run in runs {
+            let (now, later) = rest.split_at_mut(to_usize(run.elems.end - run.elems.start) * size);
+            rest = later;
+            let Some(source) = run.source else {
+                now.fill(0);
+                continue;
+            };
+            let range = run.elems.start * self.size()..run.elems.end * self.size();
+            let convert = |bytes: &[u8], out| cast::convert_into(&self.dtype, &info.dtype, bytes, out);
+            match held.part(source, &range) {
+                Some(bytes) => convert(bytes, now),
+                None if self.references[source].is_transposed => {
+                    convert(&self.transposed(source, &run.elems, inputs)?, now);
+                }
+                None => convert(&inputs.bytes(source, range)?, now),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pieces of a range of elements, with their places in the references in elements.
+    fn runs(&self, wanted: &Range<u64>) -> Vec<Run> {
+        let first = self.ends.partition_point(|end| end * self.unit <= wanted.start);
+        let mut runs = Vec::new();
+        for (piece, end) in self.pieces[first..].iter().zip(&self.ends[first..]) {
+            let place = (end - piece.count) * self.unit..end * self.unit;
+            if place.start >= wanted.end {
+                break;
+            }
+            let (from, to) = (place.start.max(wanted.start), place.end.min(wanted.end));
+            let start = piece.start * self.unit + from - place.start;
+            runs.push(Run { source: piece.source, elems: start..start + (to - from) });
+        }
+        runs
+    }
+
+    /// Elements of a reference whose last two dimensions are swapped.
+    fn transposed<'a>(
+        &self,
+        source: usize,
+        elems: &Range<u64>,
+        inputs: &impl ReadInputs<'a>,
+    ) -> Result<Scratch> {
+        let size = self.size();
+        let mut out = Scratch::of_len(to_usize((elems.end - elems.start) * size));
+        let (rows, cols) = self.references[source].last_two();
+        let mut at = elems.start;
+        while at < elems.end {
+            let matrix = at / (rows * cols) * rows * cols;
+            let end = elems.end.min(matrix + rows * cols);
+            // The rows of the view that hold the range are columns of the reference.
+            let columns = (at - matrix) / rows..(end - matrix).div_ceil(rows);
+            for row in 0..rows {
+                let start = matrix + row * cols;
+                let range = (start + columns.start) * size..(start + columns.end) * size;
+                let bytes = inputs.bytes(source, range)?;
+                for (column, bytes) in columns.clone().zip(bytes.chunks_exact(to_usize(size))) {
+                    let place = matrix + column * rows + row;
+                    if (at..end).contains(&place) {
+                        let start = to_usize((place - elems.start) * size);
+                        out[start..start + bytes.len()].copy_from_slice(bytes);
+                    }
+                }
+            }
+            at = end;
+        }
+        Ok(out)
+    }
+
+    fn size(&self) -> u64 {
+        self.dtype.bits().unwrap_or(8) / 8
+    }
+}
+
+/// A run of elements of a reference.
+struct Run {
+    source: Option<usize>,
+    elems: Range<u64>,
+}
+
+/// Parts of references that were read at once, since many pieces lie in them.
+struct Held(Vec<Option<(u64, Scratch)>>);
+
+impl Held {
+    fn of<'a>(view: &View, runs: &[Run], inputs: &mut impl ReadInputs<'a>) -> Result<Self> {
+        if runs.len() < 3 {
+            return Ok(Self(Vec::new()));
+        }
+        // Of each reference: where its runs start and end, and what they have together.
+        let mut spans = vec![(u64::MAX, 0, 0); view.references.len()];
+        for run in runs {
+            let Some(source) = run.source else { continue };
+            let (start, end, used) = &mut spans[source];
+            *start = run.elems.start.min(*start);
+            *end = run.elems.end.max(*end);
+            *used += run.elems.end - run.elems.start;
+        }
+        let hold = |(source, (start, end, used)): (usize, (u64, u64, u64))| {
+            let pays = used > 0 && end - start <= READ_AT_ONCE * used;
+            if !pays || view.references[source].is_transposed {
+                return Ok(None);
+            }
+            let mut bytes = Scratch::of_len(to_usize((end - start) * view.size()));
+            inputs.read_into(source, start * view.size(), &mut bytes)?;
+            Ok(Some((start * view.size(), bytes)))
+        };
+        spans.into_iter().enumerate().map(hold).collect::<Result<_>>().map(Self)
+    }
+
+    fn part(&self, source: usize, bytes: &Range<u64>) -> Option<&[u8]> {
+        let (start, held) = self.0.get(source)?.as_ref()?;
+        held.get(to_usize(bytes.start.checked_sub(*start)?)..to_usize(bytes.end.checked_sub(*start)?))
+    }
+}
+
+impl Viewed {
+    /// Rows and columns of each of its matrices.
+    pub(crate) fn last_two(&self) -> (u64, u64) {
+        match self.shape[..] {
+            [.., rows, cols] => (rows.max(1), cols.max(1)),
+            _ => (1, 1),
+        }
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted =
+            |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let used = self.references.len();
+        write!(
+            f,
+            "{} of {} of {}",
+            counted(self.pieces.len(), "piece"),
+            counted(used, "tensor"),
+            self.dtype
+        )?;
+        if self.references.iter().any(|viewed| viewed.is_transposed) {
+            f.write_str(", transposed")?;
+        }
+        Ok(())
+    }
+}
+
+/// Number of elements of a shape that exists.
+fn elems_of(shape: &[u64]) -> u64 {
+    shape.iter().product()
+}
+
+fn ends(pieces: &[Piece]) -> Vec<u64> {
+    let mut end = 0;
+    let sums = pieces.iter().map(|piece| {
+        end += piece.count;
+        end
+    });
+    sums.collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Dtypes of references by their ids; 0 is the tensor's own dtype.
+const DTYPES: [DType; 5] = [DType::F32, DType::BF16, DType::F16, DType::F8E4M3, DType::F8E5M2];
+
+pub(super) fn dtype_id(dtype: &DType) -> u8 {
+    let found = (1..).zip(&DTYPES).find(|(_, known)| *known == dtype);
+    found.expect("only these dtypes are converted").0
+}
+
+pub(super) fn of_dtype_id(id: u8, own: &DType) -> Option<DType> {
+    match id.checked_sub(1) {
+        None => Some(own.clone()),
+        Some(other) => DTYPES.get(usize::from(other)).filter(|dtype| *dtype != own).cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::predict::Predictor;
+    use crate::tensor::ChunkGrid;
+
+    fn info() -> TensorInfo {
+        TensorInfo::sized("w".to_owned(), DType::BF16, vec![6, 4])
+    }
+
+    fn view() -> View {
+        let viewed = |name: &str, shape: &[u64], is_transposed| Viewed {
+            name: Some(name.to_owned()),
+            shape: shape.to_vec(),
+            is_transposed,
+        };
+        let references = vec![viewed("a", &[5, 4], false), viewed("b", &[4, 3], true)];
+        let piece = |source, start, count| Piece { source, start, count };
+        let pieces = [
+            piece(Some(0), 8, 8),
+            piece(None, 0, 4),
+            piece(Some(1), 4, 4),
+            piece(Some(0), 0, 4),
+            piece(Some(1), 0, 4),
+        ];
+        View::new(&DType::BF16, DType::F32, references, &pieces)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Predictor> {
+        let (info, grid) = (info(), ChunkGrid::new(&info(), 17));
+        let mut reader = ByteReader::new(bytes, "a test");
+        let parsed = Predictor::parse(&mut reader, &info, &grid, 4)?;
+        reader.finish()?;
+        Ok(parsed)
+    }
+
+    #[test]
+    fn views_are_stored_and_count_in_the_largest_unit() {
+        let view = view();
+        assert_eq!(view.unit, 4);
+        let predictor = Predictor::View(Box::new(view));
+        let mut bytes = Vec::new();
+        predictor.push_to(&mut bytes);
+        assert_eq!(parse(&bytes).unwrap(), predictor);
+        for cut in 0..bytes.len() {
+            assert!(parse(&bytes[..cut]).is_err(), "{cut}");
+        }
+        // Whatever one byte becomes, the pieces fill the tensor and lie in their references.
+        for at in 0..bytes.len() {
+            for value in 0..=255 {
+                let mut changed = bytes.clone();
+                changed[at] = value;
+                if let Ok(Predictor::View(view)) = parse(&changed) {
+                    assert_eq!(view.ends.last().map(|end| end * view.unit), Some(24));
+                    let lies_within = |piece: &Piece| {
+                        let Some(source) = piece.source else { return true };
+                        (piece.start + piece.count) * view.unit <= elems_of(&view.references[source].shape)
+                    };
+                    assert!(view.pieces.iter().all(lies_within));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn senseless_views_are_refused() {
+        // dtype, references, name, order, dims, unit, pieces, source, start, count.
+        let good = [12, 0, 1, 1, b'a', 0, 1, 24, 1, 1, 1, 0, 24];
+        assert!(parse(&good).is_ok());
+        let with = |at: usize, value: u8| {
+            let mut bytes = good;
+            bytes[at] = value;
+            parse(&bytes)
+        };
+        for (at, value, why) in [
+            (1, 2, "the tensor's own dtype as another"),
+            (1, 6, "an unknown dtype"),
+            (2, 0, "a piece of no reference"),
+            (5, 1, "a vector that is transposed"),
+            (5, 2, "an unknown order"),
+            (7, 23, "a piece beyond its reference"),
+            (8, 0, "no unit"),
+            (8, 5, "a unit that does not divide the tensor"),
+            (9, 0, "no pieces"),
+            (10, 2, "an unknown reference"),
+            (10, 0, "fields of a reference for zeros"),
+            (11, 1, "a start before the reference"),
+            (11, 2, "an end behind the reference"),
+            (12, 23, "too few elements"),
+            (12, 25, "too many elements"),
+        ] {
+            assert!(with(at, value).is_err(), "{why}");
+        }
+        let mut huge = vec![12, 0, 1, 1, b'a', 0, 2];
+        push_varint(&mut huge, u64::MAX);
+        push_varint(&mut huge, 2);
+        huge.extend([1, 1, 1, 0, 24]);
+        assert!(parse(&huge).is_err(), "a size that overflows");
+        let mut many = vec![12, 0];
+        push_varint(&mut many, u64::MAX);
+        assert!(parse(&many).is_err(), "more references than are allowed");
+        let converted = |dtype: u8, inner: u8| parse(&[13, dtype, inner, 0]);
+        assert!(converted(1, 1).is_ok() && converted(3, 2).is_ok());
+        assert!(converted(0, 1).is_err() && converted(2, 1).is_err() && converted(6, 1).is_err());
+        assert!(converted(1, 3).is_err() && converted(1, 13).is_err() && parse(&[13, 1, 0]).is_err());
+    }
+}
