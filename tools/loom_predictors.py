@@ -88,7 +88,7 @@ def convert(bits, own, other):
 
 def read_view(cur, t):
     """The references and the pieces of a view: (source, start, count), in elements."""
-    dtype = cur.u8()
+    transposed, dtype = divmod(cur.u8(), 128)
     dtype = VIEWED[dtype - 1] if dtype else t.dtype
     must(dtype == t.dtype or {dtype, t.dtype} <= set(VIEWED), "a dtype that is not converted")
     t.references, t.transposed = [], []
@@ -109,7 +109,7 @@ def read_view(cur, t):
             must(ends[source - 1] * unit <= np.prod(t.references[source - 1][2], dtype=object), "a piece beyond its reference")
         pieces.append((source, start * unit, count * unit))
     must(sum(count for _, _, count in pieces) == t.n, "pieces do not fill the tensor")
-    t.rule = types.SimpleNamespace(pieces=pieces, dtype=dtype)
+    t.rule = types.SimpleNamespace(pieces=pieces, dtype=dtype, transposed=transposed)
 
 def view(t, *references):
     swapped = lambda r, shape: r.reshape(shape).swapaxes(-1, -2).reshape(-1)
@@ -118,7 +118,8 @@ def view(t, *references):
     zeros = lambda count: np.zeros(count, f"<u{t.kind.bits // 8}")
     parts = [convert(references[source - 1][start:start + count], t.rule.dtype, t.dtype) if source else zeros(count)
              for source, start, count in t.rule.pieces]
-    return np.concatenate(parts)
+    out, shape = np.concatenate(parts), tuple(t.shape)
+    return swapped(out, shape[:-2] + shape[:-3:-1]) if t.rule.transposed else out
 
 def read_fields(cur, predictor, t, payloads, tensors):
     """What the predictor's fields say: t.references as (name, dtype, shape), t.targets, t.rule, t.factors."""

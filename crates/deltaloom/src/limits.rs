@@ -17,7 +17,7 @@ pub struct Limits {
     pub tensors: u64,
     /// Chunks in a container.
     pub chunks: u64,
-    /// Pieces of views in a container.
+    /// Pieces of views in a container, with their references.
     pub pieces: u64,
     /// Dimensions of a tensor.
     pub dimensions: u64,

@@ -46,6 +46,7 @@ fn product(rank: usize, size: f32) -> Vec<f32> {
 #[test]
 fn equality_is_found_in_all_its_forms() {
     let values = weights(1);
+    let new = weights(2)[..700].to_vec();
     let base = safetensors(&[
         tensor("same", "F32", &[40, 40], f32_bytes(&values[..1600])),
         tensor("model.moved", "F32", &[30], f32_bytes(&values[..30])),
@@ -55,9 +56,9 @@ fn equality_is_found_in_all_its_forms() {
         tensor("same", "F32", &[40, 40], f32_bytes(&values[..1600])),
         tensor("moved", "F32", &[30], f32_bytes(&values[..30])),
         tensor("master", "BF16", &[500], bf16_bytes(&values[..500])),
-        tensor("own", "F32", &[700], f32_bytes(&values[900..1600])),
-        tensor("own again", "F32", &[700], f32_bytes(&values[900..1600])),
-        tensor("own rounded", "BF16", &[700], bf16_bytes(&values[900..1600])),
+        tensor("own", "F32", &[700], f32_bytes(&new)),
+        tensor("own again", "F32", &[700], f32_bytes(&new)),
+        tensor("own rounded", "BF16", &[700], bf16_bytes(&new)),
         tensor("empty", "F32", &[0], Vec::new()),
     ]);
     let report = found(&tuned, &[&base]);
@@ -231,4 +232,36 @@ fn renamed_tensors_are_found_as_packing_finds_them() {
     let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
     assert_eq!(*findings[0], Finding::Identical { ancestor: "base-0".to_owned() });
     assert!(matches!(findings[1], Finding::Drift { .. }), "{:?}", findings[1]);
+}
+
+#[test]
+fn pieces_of_ancestors_are_named() {
+    let values = weights(31);
+    let bytes = bf16_bytes(&values);
+    let rows: Vec<[u8; 2]> = bytes.as_chunks().0.to_vec();
+    let turned: Vec<[u8; 2]> = (0..COLS)
+        .flat_map(|column| (0..ROWS).map(move |row| row * COLS + column))
+        .map(|at| rows[at])
+        .collect();
+    let grown = [stepped(&bytes, 2, |i| i64::from(i % 4 == 0)), vec![0; 6 * COLS]].concat();
+    let tuned = safetensors(&[
+        tensor("turned", "BF16", &[COLS as u64, ROWS as u64], turned.as_flattened().to_vec()),
+        tensor("weight", "BF16", &[ROWS as u64 + 3, COLS as u64], grown),
+        tensor(
+            "unlike",
+            "BF16",
+            &[ROWS as u64 + 1, COLS as u64],
+            Random::new(33).bytes(2 * (ROWS + 1) * COLS),
+        ),
+    ]);
+    let report = found(&tuned, &[&matrix("BF16", bytes)]);
+    for (i, most) in [(0, 0.001), (1, 0.3)] {
+        let Finding::View { ancestors, of, changed_fraction, .. } = &report.tensors[i].finding else {
+            panic!("{:?}", report.tensors[i])
+        };
+        assert_eq!((&ancestors[..], &of[..]), (&["base-0".to_owned()][..], &["weight".to_owned()][..]));
+        assert!(*changed_fraction < most, "{changed_fraction}");
+    }
+    assert_eq!(report.tensors[2].finding, Finding::New);
+    assert_eq!(report.findings[0].finding, "pieces of base-0");
 }

@@ -141,6 +141,21 @@ fn rows_of_heads_may_be_interleaved() {
 }
 
 #[test]
+fn columns_of_two_matrices_may_alternate() {
+    let (gate, up) = (matrix(15), matrix(16));
+    let base = [bf16("gate", &[ROWS, COLS], &gate), bf16("up", &[ROWS, COLS], &up)];
+    let woven = |gate: &Matrix, up: &Matrix| -> Matrix {
+        gate.iter().zip(up).flat_map(|(gate, up)| [*gate, *up]).collect()
+    };
+    let wide = woven(&trained(&gate), &trained(&up));
+    view_of(&[bf16("gate_up", &[ROWS, 2 * COLS], &wide)], &base, 0.3);
+    // As one expert of several, and transposed.
+    let turned = woven(&transposed(&trained(&gate), COLS), &transposed(&trained(&up), COLS));
+    let experts = [turned.clone(), vec![[0; 2]; turned.len()], turned].concat();
+    view_of(&[bf16("gate_up", &[3, COLS, 2 * ROWS], &experts)], &base, 0.3);
+}
+
+#[test]
 fn flat_partitions_may_be_cut_elsewhere() {
     let all = matrix_of(6, 1, 30_000);
     let cut = |of: &Matrix, at: [usize; 2]| {

@@ -48,8 +48,8 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `codecs` | for each codec, `count` of its chunks and `bytes` of their payloads |
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
-The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `blend`, `companion`
-and `adam`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`.
+The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `blend`,
+`companion`, `adam`, `history`, `view` and `converted`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`.
 Each of `tensors` has:
 
 | key | value |
@@ -219,6 +219,7 @@ Each of `tensors` has:
 | `low_rank` | a matrix of low rank was added | `ancestor`, `rank`, `residual`, `relative_l2` |
 | `sparse` | fewer than a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2` |
 | `drift` | at least a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2`, `correlation` |
+| `view` | it consists of pieces of tensors of ancestors | `ancestors`, the tensors that it is made `of`, the `rule` in words, `changed_fraction` |
 | `unrelated` | the closest ancestor does not help to predict it | `ancestor`, `correlation`, `bits_per_element`: estimated size alone and given the ancestor (null if dtypes differ) |
 | `new` | no ancestor has a tensor of its shape and name, or one that is similar | none |
 

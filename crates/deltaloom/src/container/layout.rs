@@ -188,7 +188,7 @@ struct Places {
     offset: u64,
     chunks: u64,
     max_chunks: u64,
-    /// Pieces that views may still have.
+    /// Pieces and references that views may still have.
     pieces_left: u64,
     set_count: u64,
     features: Features,
@@ -202,8 +202,8 @@ fn parse_tensor(
     next: &mut Places,
 ) -> Result<PackedTensor> {
     let predictor = Predictor::parse(meta, info, &grid, next.features.version)?;
-    Limits::check("the number of pieces of views", predictor.piece_count(), next.pieces_left)?;
-    next.pieces_left -= predictor.piece_count();
+    Limits::check("the number of pieces of views", predictor.part_count(), next.pieces_left)?;
+    next.pieces_left -= predictor.part_count();
     let number = predictor.coded(info).0.number();
     let mut tensor = PackedTensor::new(place, predictor, grid);
     let coded_grid = tensor.coded_grid();

@@ -78,6 +78,18 @@ pub enum Finding {
         /// Correlation of the elements.
         correlation: f64,
     },
+    /// Pieces of tensors of ancestors, perhaps changed afterwards: with rows added or removed, fused,
+    /// split, stacked, transposed, in another order, or of another dtype or shape.
+    View {
+        /// The ancestors that have the pieces.
+        ancestors: Vec<String>,
+        /// The tensors that have them.
+        of: Vec<String>,
+        /// What the view is, in words.
+        rule: String,
+        /// Share of elements whose bits differ from the pieces.
+        changed_fraction: f64,
+    },
     /// The ancestor says nothing about it.
     Unrelated {
         /// The most similar ancestor.
@@ -172,6 +184,7 @@ impl Finding {
             Self::LowRank { ancestor, rank, .. } => format!("low rank r = {rank} on {ancestor}"),
             Self::Sparse { ancestor, .. } => format!("sparse change of {ancestor}"),
             Self::Drift { ancestor, .. } => format!("dense drift of {ancestor}"),
+            Self::View { ancestors, .. } => format!("pieces of {}", ancestors.join(" and ")),
             Self::Unrelated { .. } => "unrelated".to_owned(),
             Self::New => "no counterpart".to_owned(),
         }
@@ -182,7 +195,9 @@ impl Finding {
         match self {
             Self::Blend { residual, .. } | Self::Rescaled { residual, .. } => Some(("residual", *residual)),
             Self::LowRank { residual, .. } => Some(("residual", *residual)),
-            Self::Sparse { changed_fraction, .. } => Some(("changed_fraction", *changed_fraction)),
+            Self::Sparse { changed_fraction, .. } | Self::View { changed_fraction, .. } => {
+                Some(("changed_fraction", *changed_fraction))
+            }
             Self::Drift { relative_l2, .. } => Some(("relative_l2", *relative_l2)),
             Self::Unrelated { correlation, .. } => Some(("correlation", *correlation)),
             Self::Identical { .. } | Self::Tied { .. } | Self::Cast { .. } | Self::New => None,

@@ -1,20 +1,21 @@
 //! Reports the history of each tensor, compared with checkpoints that it may come from: equality,
 //! rounding, blends, low rank, sparse and dense change.
-//! It packs nothing. Equality, ties and rounding are found as packing finds them, in
+//! It packs nothing. Equality, ties, rounding and views are found as packing finds them, in
 //! [`crate::origin`].
 
 mod finding;
 mod moments;
 mod rank;
 
+use deltaloom_kernels::ulp::count_changed;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::bases::{Base, Bases, TensorSource};
+use crate::bases::{Base, Bases, TensorSource, predict_into};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::origin::cast::{Master, Masters};
-use crate::origin::{Subject, Ties, content, identical};
+use crate::origin::{self, Origin, Subject, Ties, content, identical};
 use crate::pipeline;
 use crate::plan;
 use crate::progress::{Progress, check_cancelled};
@@ -40,6 +41,8 @@ const CLEARLY_SPARSE: f64 = 0.05;
 const SPARSE: f64 = 1.0 / 3.0;
 /// Shortest side of a matrix whose rank is meaningful.
 const LEAST_SIDE: u64 = 16;
+/// Bytes that are compared at a time.
+const BLOCK_BYTES: u64 = 1 << 20;
 /// Number of runs of rows that are read to measure the rank.
 const ROW_RUNS: u64 = 8;
 
@@ -72,7 +75,10 @@ pub fn lineage(
     progress.start(tensors.iter().map(|tensor| tensor.info().len_bytes()).sum());
     let tensors = pipeline::with_threads(threads, || {
         let study = Study::new(tensors, ancestors, progress)?;
-        (0..study.tensors.len()).into_par_iter().map(|i| study.tensor(i)).collect::<Result<Vec<_>>>()
+        let mut found: Vec<TensorLineage> =
+            (0..study.tensors.len()).into_par_iter().map(|i| study.tensor(i)).collect::<Result<_>>()?;
+        study.look_for_views(&mut found, ancestors)?;
+        Ok(found)
     })?;
     let ancestors = ancestors.iter().map(name_of).collect();
     Ok(LineageReport { ancestors, findings: finding::group(&tensors), tensors })
@@ -131,6 +137,38 @@ impl<'a> Study<'a> {
             shape: info.shape.clone(),
             bytes: info.len_bytes(),
             finding,
+        })
+    }
+
+    /// Replaces findings that say nothing, where a tensor consists of pieces of others.
+    fn look_for_views(&self, found: &mut [TensorLineage], ancestors: &Bases) -> Result<()> {
+        let is_unexplained =
+            |tensor: &TensorLineage| matches!(tensor.finding, Finding::New | Finding::Unrelated { .. });
+        let wanted: Vec<bool> = found.iter().map(is_unexplained).collect();
+        let views = origin::views(&self.subjects, &self.samples, &wanted, ancestors, self.progress)?;
+        for (i, view) in views {
+            found[i].finding = self.view(i, &view)?;
+        }
+        Ok(())
+    }
+
+    fn view(&self, i: usize, view: &Origin) -> Result<Finding> {
+        let (subject, info) = (self.subjects[i], self.tensors[i].info());
+        let total = info.len_bytes();
+        let mut changed = 0;
+        for offset in (0..total).step_by(to_usize(BLOCK_BYTES)) {
+            check_cancelled(self.progress)?;
+            let mut predicted = vec![0; to_usize(BLOCK_BYTES.min(total - offset))];
+            predict_into(&view.predictor, &view.references, None, info, offset, &mut predicted)?;
+            let bytes = subject.read(offset, predicted.len())?;
+            changed += count_changed(info.number(), &bytes, &predicted);
+        }
+        let has_any = |base: &&&Base| view.references.iter().any(|source| base.has_origin_of(source));
+        Ok(Finding::View {
+            ancestors: self.ancestors.iter().filter(has_any).map(|base| name_of(base)).collect(),
+            of: view.references.iter().map(|source| source.info().name.clone()).collect(),
+            rule: view.predictor.rule().unwrap_or_default(),
+            changed_fraction: ratio(changed, total / info.number().bytes() as u64),
         })
     }
 

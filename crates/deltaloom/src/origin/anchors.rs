@@ -80,10 +80,6 @@ impl<'a> Anchors<'a> {
         self.sequences[number]
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.sorted.is_empty()
-    }
-
     /// Calls `each` for every anchor of a run of elements that an indexed tensor has, too: with its
     /// place, and with those there.
     pub(super) fn for_each(

@@ -57,7 +57,7 @@ pub(crate) fn find(
             others.extend(bases.direct().filter_map(|base| view::counterpart(info, base)));
         }
     }
-    let views = views(&coded, &coded_samples, &candidates, &found, bases, progress)?;
+    let views = views_of(&coded, &coded_samples, &candidates, &found, bases, progress)?;
     let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
     let blends = blend::hints(&coded, &candidates)?;
     let context = Context {
@@ -135,7 +135,7 @@ fn coded_subject<'a>((subject, stored): (&'a Subject<'a>, &'a Option<TensorInfo>
 }
 
 /// The views that each tensor may be: whole tensors, or, if nothing else is near, pieces.
-fn views(
+fn views_of(
     subjects: &[Subject<'_>],
     samples: &[Cow<'_, [u8]>],
     candidates: &[Vec<&TensorSource>],
@@ -155,8 +155,7 @@ fn views(
         if info.len_bytes() == 0 {
             return Ok(false);
         }
-        // A reference that saves an eighth is related, so that no other one is looked for.
-        let enough = nearest::cost_alone(info, sample) / 8 * 7;
+        let enough = enough(info, sample);
         for reference in candidates[i].iter().chain(&found.alike[i]) {
             if content::is_near(info, sample, &sample::of(reference)?)
                 || nearest::cost(info, sample, reference)? < enough
@@ -171,6 +170,37 @@ fn views(
         views[i].extend(found);
     }
     Ok(views)
+}
+
+/// What a tensor costs with a reference that saves an eighth. It is related, so that no other one
+/// is looked for.
+fn enough(info: &TensorInfo, sample: &[u8]) -> u128 {
+    nearest::cost_alone(info, sample) / 8 * 7
+}
+
+/// The views that explain the subjects which are `wanted`, by their numbers.
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn views(
+    subjects: &[Subject<'_>],
+    samples: &[Vec<u8>],
+    wanted: &[bool],
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<(usize, Origin)>> {
+    let mut found = Vec::new();
+    for (i, pieces) in view::find(subjects, wanted, bases, progress)?.into_iter().enumerate() {
+        let (info, sample) = (subjects[i].info(), &samples[i]);
+        if !wanted[i] || info.len_bytes() == 0 {
+            continue;
+        }
+        let named = bases.direct().filter_map(|base| view::counterpart(info, base));
+        let whole = named.map(|source| view::of_whole(info, source));
+        let best = view::score(info, sample, whole.chain(pieces).collect())?;
+        found.extend(best.filter(|(cost, _)| *cost < enough(info, sample)).map(|(_, origin)| (i, origin)));
+    }
+    Ok(found)
 }
 
 struct Context<'a> {

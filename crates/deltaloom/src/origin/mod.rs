@@ -36,7 +36,7 @@ use crate::error::Result;
 use crate::predict::Predictor;
 use crate::tensor::TensorInfo;
 
-pub(crate) use find::find;
+pub(crate) use find::{find, views};
 use low_rank::FoundFactors;
 pub(crate) use subject::Subject;
 pub(crate) use tied::Ties;

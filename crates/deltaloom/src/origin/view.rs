@@ -2,12 +2,13 @@
 //! stacked, transposed, in another order, or of another dtype or shape.
 //! [`super::anchors`] says where the bases have the same runs of weights; here they become pieces.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::anchors::{Anchors, Sequence, WINDOW};
+use super::anchors::{Anchors, Sequence, WINDOW, last_two};
 use super::subject::Subject;
 use super::{Origin, codes, reference_name};
 use crate::bases::{Base, Bases, TensorSource, predict_into};
@@ -34,6 +35,8 @@ const STEP: u64 = 256;
 const GIVE_UP: i64 = 64;
 /// Rows begin at most this far from where a piece seems to begin.
 const SNAP: u64 = 8;
+/// Elements of the largest matrix that is looked at column by column.
+const MOST_TURNED: u64 = 1 << 25;
 /// What the digest of a reference costs, and about what its name does, in the unit of estimates.
 const REFERENCE_COST: u128 = 320 * ONE_BIT as u128;
 
@@ -85,7 +88,7 @@ pub(super) fn score(info: &TensorInfo, sample: &[u8], views: Vec<Viewing>) -> Re
 }
 
 /// Looks for pieces of the subjects that are `wanted` in all tensors of the bases: row by row, and
-/// where that finds little, column by column.
+/// where that finds little, column by column, of the subject, of the base, and of both.
 ///
 /// # Errors
 /// What reading gives.
@@ -99,40 +102,74 @@ pub(super) fn find(
         let info = subjects[*i].info();
         wanted[*i] && info.dtype.number().is_some() && elems_of(info) >= LEAST_ELEMS
     };
-    let wanted: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
+    let mut left: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
     let mut found: Vec<Option<Viewing>> = vec![None; subjects.len()];
-    let mut left = wanted;
     for is_transposed in [false, true] {
         let sequences = sequences(&left, subjects, bases, is_transposed);
         if sequences.is_empty() {
             continue;
         }
         let anchors = Anchors::new(sequences)?;
-        if anchors.is_empty() {
-            continue;
-        }
-        let covered: Vec<(usize, Vec<Placed>)> = left
-            .into_par_iter()
-            .map(|i| {
+        for is_turned in [false, true] {
+            let cover = |i: usize| {
                 check_cancelled(progress)?;
-                Ok((i, Cover { subject: subjects[i], anchors: &anchors }.pieces()?))
-            })
-            .collect::<Result<_>>()?;
-        left = Vec::new();
-        for (i, placed) in covered {
-            let info = subjects[i].info();
-            let elems = elems_of(info);
-            let known: u64 = placed.iter().map(|piece| piece.target.end - piece.target.start).sum();
-            if known * 4 < elems * 3 {
-                left.push(i);
-            }
-            let before = found[i].as_ref().map_or(0, |(view, _)| view.known_elems());
-            if known > before {
-                found[i] = viewing(info, elems, &placed, &anchors);
+                Ok((i, covered(subjects[i], is_turned, &anchors)?))
+            };
+            // The codes of a turned matrix are in memory, so they are made one after another.
+            let covered: Vec<(usize, Vec<Placed>)> = match is_turned {
+                false => left.par_iter().copied().map(cover).collect::<Result<_>>()?,
+                true => left.iter().copied().map(cover).collect::<Result<_>>()?,
+            };
+            left.clear();
+            for (i, placed) in covered {
+                let info = subjects[i].info();
+                let known: u64 = placed.iter().map(|piece| piece.target.end - piece.target.start).sum();
+                if known * 4 < elems_of(info) * 3 {
+                    left.push(i);
+                }
+                if known > found[i].as_ref().map_or(0, |(view, _)| view.known_elems()) {
+                    found[i] = viewing(info, is_turned, &placed, &anchors);
+                }
             }
         }
     }
     Ok(found)
+}
+
+/// The runs of a tensor that an index has, too.
+fn covered(subject: Subject<'_>, is_turned: bool, anchors: &Anchors<'_>) -> Result<Vec<Placed>> {
+    let info = subject.info();
+    if !is_turned {
+        let row = info.shape.last().copied().unwrap_or(1).max(1);
+        return Cover { target: Target::Rows(subject), row, dtype: &info.dtype, anchors }.pieces();
+    }
+    let (rows, cols) = last_two(info);
+    let elems = rows * cols;
+    if rows < 2 || cols < 2 || elems > MOST_TURNED {
+        return Ok(Vec::new());
+    }
+    let mut pieces = Vec::new();
+    for first in (0..elems_of(info)).step_by(to_usize(elems)) {
+        let target = Target::Columns(turned(subject, first, rows, cols)?);
+        let of_matrix = Cover { target, row: rows, dtype: &info.dtype, anchors }.pieces()?;
+        let moved =
+            |piece: Placed| Placed { target: piece.target.start + first..piece.target.end + first, ..piece };
+        pieces.extend(of_matrix.into_iter().map(moved));
+    }
+    Ok(pieces)
+}
+
+/// Codes of a matrix, column by column. It starts at element `first` of the tensor.
+fn turned(subject: Subject<'_>, first: u64, rows: u64, cols: u64) -> Result<Vec<u16>> {
+    let info = subject.info();
+    let size = info.number().bytes() as u64;
+    let mut out = vec![0; to_usize(rows * cols)];
+    for row in 0..rows {
+        let bytes = subject.read((first + row * cols) * size, to_usize(cols * size))?;
+        let places = out[to_usize(row)..].iter_mut().step_by(to_usize(rows));
+        places.zip(codes::of(info, &bytes)).for_each(|(place, code)| *place = code);
+    }
+    Ok(out)
 }
 
 /// The tensors of bases that subjects may have pieces of.
@@ -182,7 +219,8 @@ impl Placed {
 }
 
 /// The view that places give, if a view may have so many.
-fn viewing(info: &TensorInfo, elems: u64, placed: &[Placed], anchors: &Anchors<'_>) -> Option<Viewing> {
+fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anchors<'_>) -> Option<Viewing> {
+    let elems = elems_of(info);
     let mut used: Vec<u32> = Vec::new();
     let mut pieces = Vec::new();
     let mut end = 0;
@@ -227,13 +265,22 @@ fn viewing(info: &TensorInfo, elems: u64, placed: &[Placed], anchors: &Anchors<'
         shape: sequence.source.info().shape.clone(),
         is_transposed: sequence.is_transposed,
     });
-    let view = View::new(&info.dtype, dtype.clone(), viewed.collect(), &pieces);
+    let view = View::new(&info.dtype, is_turned, dtype.clone(), viewed.collect(), &pieces);
     Some((view, sequences.iter().map(|sequence| sequence.source.clone()).collect()))
 }
 
-/// Covers a tensor by runs of indexed sequences.
+/// What is covered: a tensor row by row, or the codes of a matrix column by column.
+enum Target<'a> {
+    Rows(Subject<'a>),
+    Columns(Vec<u16>),
+}
+
+/// Covers a target by runs of indexed sequences.
 struct Cover<'a> {
-    subject: Subject<'a>,
+    target: Target<'a>,
+    /// Elements of a row of the target.
+    row: u64,
+    dtype: &'a DType,
     anchors: &'a Anchors<'a>,
 }
 
@@ -264,14 +311,22 @@ impl Cover<'_> {
     }
 
     fn elems(&self) -> u64 {
-        elems_of(self.subject.info())
+        match &self.target {
+            Target::Rows(subject) => elems_of(subject.info()),
+            Target::Columns(codes) => codes.len() as u64,
+        }
     }
 
-    fn codes(&self, elems: Range<u64>) -> Result<Vec<u16>> {
-        let info = self.subject.info();
-        let size = info.number().bytes() as u64;
-        let bytes = self.subject.read(elems.start * size, to_usize((elems.end - elems.start) * size))?;
-        Ok(codes::of(info, &bytes))
+    fn codes(&self, elems: Range<u64>) -> Result<Cow<'_, [u16]>> {
+        match &self.target {
+            Target::Rows(subject) => {
+                let info = subject.info();
+                let size = info.number().bytes() as u64;
+                let bytes = subject.read(elems.start * size, to_usize((elems.end - elems.start) * size))?;
+                Ok(codes::of(info, &bytes).into())
+            }
+            Target::Columns(codes) => Ok(codes[to_usize(elems.start)..to_usize(elems.end)].into()),
+        }
     }
 
     /// Runs from their first anchor to their last.
@@ -292,7 +347,7 @@ impl Cover<'_> {
                 let proof = &codes[at..codes.len().min(at + PROOF)];
                 for anchor in equal {
                     let sequence = self.anchors.sequence(to_usize(anchor.source.into()));
-                    if !cast::converts(&sequence.source.info().dtype, &self.subject.info().dtype) {
+                    if !cast::converts(&sequence.source.info().dtype, self.dtype) {
                         continue;
                     }
                     let there = sequence.elems().min(anchor.at + proof.len() as u64);
@@ -415,8 +470,7 @@ impl Cover<'_> {
             (run.target.start + elems).checked_sub(run.from)
         };
         let start_of = |run: &Placed| run.target.start.checked_sub(run.from);
-        let cols = self.subject.info().shape.last().copied().unwrap_or(1).max(1);
-        let row = (at + cols / 2) / cols * cols;
+        let row = (at + self.row / 2) / self.row * self.row;
         let candidates = [before.and_then(end_of), after.and_then(start_of), Some(row)];
         let fits = |place: &u64| {
             place.abs_diff(at) <= SNAP

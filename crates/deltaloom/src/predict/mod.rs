@@ -333,11 +333,11 @@ impl Predictor {
         }
     }
 
-    /// Number of pieces that the index lists.
-    pub(crate) fn piece_count(&self) -> u64 {
+    /// Number of pieces and references of a view.
+    pub(crate) fn part_count(&self) -> u64 {
         match self {
-            Self::View(view) => view.piece_count() as u64,
-            Self::Converted(_, inner) => inner.piece_count(),
+            Self::View(view) => view.part_count() as u64,
+            Self::Converted(_, inner) => inner.part_count(),
             _ => 0,
         }
     }

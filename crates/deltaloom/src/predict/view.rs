@@ -17,6 +17,8 @@ pub(crate) const MAX_VIEWED: usize = 4096;
 /// Most pieces of a view.
 pub(crate) const MAX_PIECES: usize = 1 << 20;
 const MAX_DIMENSIONS: u64 = 16;
+/// In the byte of the dtype: the pieces give the tensor with its last two dimensions swapped.
+const TRANSPOSED: u8 = 0x80;
 /// Pieces of one reference are read at once if what lies between them is at most this many times as
 /// much.
 const READ_AT_ONCE: u64 = 8;
@@ -28,6 +30,8 @@ pub(crate) struct View {
     dtype: DType,
     /// Whether it is another dtype than the tensor's own.
     is_cast: bool,
+    /// Whether the pieces give the tensor with its last two dimensions swapped.
+    is_transposed: bool,
     references: Vec<Viewed>,
     /// Elements of the unit in which pieces are counted.
     unit: u64,
@@ -58,8 +62,15 @@ pub(crate) struct Piece {
 }
 
 impl View {
-    /// A view of a tensor of dtype `own`. Its pieces are given in elements and fill the tensor.
-    pub(crate) fn new(own: &DType, dtype: DType, references: Vec<Viewed>, pieces: &[Piece]) -> Self {
+    /// A view of a tensor of dtype `own`, or, if `is_transposed`, of that tensor with its last two
+    /// dimensions swapped. Its pieces are given in elements and fill the tensor.
+    pub(crate) fn new(
+        own: &DType,
+        is_transposed: bool,
+        dtype: DType,
+        references: Vec<Viewed>,
+        pieces: &[Piece],
+    ) -> Self {
         let is_cast = *own != dtype;
         let sizes = pieces.iter().flat_map(|piece| [piece.start, piece.count]);
         let unit = sizes.fold(0, greatest_common_divisor).max(1);
@@ -67,25 +78,26 @@ impl View {
             |piece: &Piece| Piece { start: piece.start / unit, count: piece.count / unit, ..*piece };
         let pieces: Vec<Piece> = pieces.iter().map(in_units).collect();
         let ends = ends(&pieces);
-        Self { dtype, is_cast, references, unit, pieces, ends }
+        Self { dtype, is_cast, is_transposed, references, unit, pieces, ends }
     }
 
     /// A tensor of dtype `own` as a whole tensor of another dtype or shape.
     pub(crate) fn of_whole(own: &DType, name: Option<String>, reference: &TensorInfo) -> Self {
         let viewed = Viewed { name, shape: reference.shape.clone(), is_transposed: false };
         let piece = Piece { source: Some(0), start: 0, count: elems_of(&reference.shape) };
-        Self::new(own, reference.dtype.clone(), vec![viewed], &[piece])
+        Self::new(own, false, reference.dtype.clone(), vec![viewed], &[piece])
     }
 
-    /// Number of pieces.
-    pub(crate) fn piece_count(&self) -> usize {
-        self.pieces.len()
+    /// Number of pieces and references, which all take memory.
+    pub(crate) fn part_count(&self) -> usize {
+        self.pieces.len() + self.references.len()
     }
 
     /// Whether every element is predicted from the bytes that a reference has at its place.
     pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
         let is_whole = matches!(self.pieces[..], [Piece { source: Some(_), start: 0, .. }]);
         is_whole
+            && !self.is_transposed
             && self.size() == info.number().bytes() as u64
             && self.references.iter().all(|viewed| !viewed.is_transposed)
     }
@@ -108,7 +120,8 @@ impl View {
     }
 
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
-        meta.push(if self.is_cast { dtype_id(&self.dtype) } else { 0 });
+        let dtype = if self.is_cast { dtype_id(&self.dtype) } else { 0 };
+        meta.push(dtype | if self.is_transposed { TRANSPOSED } else { 0 });
         push_varint(meta, self.references.len() as u64);
         for viewed in &self.references {
             fields::push_name(meta, &viewed.name);
@@ -133,9 +146,14 @@ impl View {
     /// as many elements as the tensor.
     pub(super) fn parse(meta: &mut ByteReader<'_>, info: &TensorInfo) -> Result<Self> {
         let bad = fields::bad;
-        let dtype = of_dtype_id(meta.u8()?, &info.dtype).ok_or_else(|| bad("dtype"))?;
+        let id = meta.u8()?;
+        let is_transposed = id & TRANSPOSED != 0;
+        let dtype = of_dtype_id(id & !TRANSPOSED, &info.dtype).ok_or_else(|| bad("dtype"))?;
         if !cast::converts(&dtype, &info.dtype) {
             return Err(bad("dtype"));
+        }
+        if is_transposed && info.shape.len() < 2 {
+            return Err(bad("order"));
         }
         let count = fields::within(meta, 0..=MAX_VIEWED as u64, "number of references")?;
         let mut references = Vec::new();
@@ -185,7 +203,7 @@ impl View {
         }
         let ends = ends(&pieces);
         let is_cast = dtype != info.dtype;
-        Ok(Self { dtype, is_cast, references, unit, pieces, ends })
+        Ok(Self { dtype, is_cast, is_transposed, references, unit, pieces, ends })
     }
 
     /// Fills `out` with the prediction of the tensor from byte `start` on.
@@ -199,6 +217,41 @@ impl View {
         let size = info.number().bytes();
         let first = start / size as u64;
         let wanted = first..first + (out.len() / size) as u64;
+        if !self.is_transposed {
+            return self.fill(info, wanted, inputs, out);
+        }
+        let (rows, cols) = last_two(&info.shape);
+        let mut at = wanted.start;
+        while at < wanted.end {
+            let matrix = at / (rows * cols) * rows * cols;
+            let end = wanted.end.min(matrix + rows * cols);
+            let of_rows = (at - matrix) / cols..(end - matrix).div_ceil(cols);
+            let mut of_column = Scratch::of_len(to_usize(of_rows.end - of_rows.start) * size);
+            for column in 0..cols {
+                let place = matrix + column * rows;
+                self.fill(info, place + of_rows.start..place + of_rows.end, inputs, &mut of_column)?;
+                for (row, element) in of_rows.clone().zip(of_column.chunks_exact(size)) {
+                    let place = matrix + row * cols + column;
+                    if (at..end).contains(&place) {
+                        let start = to_usize(place - wanted.start) * size;
+                        out[start..start + size].copy_from_slice(element);
+                    }
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with a range of the elements that the pieces give.
+    fn fill<'a>(
+        &self,
+        info: &TensorInfo,
+        wanted: Range<u64>,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let size = info.number().bytes();
         let runs = self.runs(&wanted);
         let held = Held::of(self, &runs, inputs)?;
         let mut rest = out;
@@ -247,7 +300,7 @@ impl View {
     ) -> Result<Scratch> {
         let size = self.size();
         let mut out = Scratch::of_len(to_usize((elems.end - elems.start) * size));
-        let (rows, cols) = self.references[source].last_two();
+        let (rows, cols) = last_two(&self.references[source].shape);
         let mut at = elems.start;
         while at < elems.end {
             let matrix = at / (rows * cols) * rows * cols;
@@ -317,16 +370,6 @@ impl Held {
     }
 }
 
-impl Viewed {
-    /// Rows and columns of each of its matrices.
-    pub(crate) fn last_two(&self) -> (u64, u64) {
-        match self.shape[..] {
-            [.., rows, cols] => (rows.max(1), cols.max(1)),
-            _ => (1, 1),
-        }
-    }
-}
-
 impl fmt::Display for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted =
@@ -339,10 +382,18 @@ impl fmt::Display for View {
             counted(used, "tensor"),
             self.dtype
         )?;
-        if self.references.iter().any(|viewed| viewed.is_transposed) {
+        if self.is_transposed || self.references.iter().any(|viewed| viewed.is_transposed) {
             f.write_str(", transposed")?;
         }
         Ok(())
+    }
+}
+
+/// Rows and columns of each matrix of a shape.
+fn last_two(shape: &[u64]) -> (u64, u64) {
+    match shape[..] {
+        [.., rows, cols] => (rows.max(1), cols.max(1)),
+        _ => (1, 1),
     }
 }
 
@@ -389,7 +440,7 @@ mod tests {
         TensorInfo::sized("w".to_owned(), DType::BF16, vec![6, 4])
     }
 
-    fn view() -> View {
+    fn view(is_transposed: bool) -> View {
         let viewed = |name: &str, shape: &[u64], is_transposed| Viewed {
             name: Some(name.to_owned()),
             shape: shape.to_vec(),
@@ -404,7 +455,7 @@ mod tests {
             piece(Some(0), 0, 4),
             piece(Some(1), 0, 4),
         ];
-        View::new(&DType::BF16, DType::F32, references, &pieces)
+        View::new(&DType::BF16, is_transposed, DType::F32, references, &pieces)
     }
 
     fn parse(bytes: &[u8]) -> Result<Predictor> {
@@ -417,12 +468,15 @@ mod tests {
 
     #[test]
     fn views_are_stored_and_count_in_the_largest_unit() {
-        let view = view();
-        assert_eq!(view.unit, 4);
-        let predictor = Predictor::View(Box::new(view));
         let mut bytes = Vec::new();
-        predictor.push_to(&mut bytes);
-        assert_eq!(parse(&bytes).unwrap(), predictor);
+        for is_transposed in [true, false] {
+            let view = view(is_transposed);
+            assert_eq!(view.unit, 4);
+            let predictor = Predictor::View(Box::new(view));
+            bytes.clear();
+            predictor.push_to(&mut bytes);
+            assert_eq!(parse(&bytes).unwrap(), predictor);
+        }
         for cut in 0..bytes.len() {
             assert!(parse(&bytes[..cut]).is_err(), "{cut}");
         }

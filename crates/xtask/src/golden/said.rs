@@ -74,6 +74,7 @@ fn views() -> Case {
     let grown = [trained(&a), vec![0.0; 96], vec![0.5; 48]].concat();
     let kept: Vec<usize> = (0..40).filter(|row| row % 3 != 1).collect();
     let halves: Vec<usize> = (0..40).map(|row| row % 2 * 20 + row / 2).collect();
+    let woven: Vec<f64> = a.iter().zip(trained(&c)).flat_map(|(a, c)| [*a, c]).collect();
     let original = [
         matrix("grown", &[43, 48], &grown),
         matrix("trimmed", &[kept.len(), 48], &rows(&b, &kept)),
@@ -81,6 +82,7 @@ fn views() -> Case {
         matrix("fused", &[80, 48], &trained(&[a.clone(), d.clone()].concat())),
         matrix("stacked", &[2, 48, 40], &[turned(&trained(&b)), turned(&c)].concat()),
         matrix("reshaped", &[40, 48, 1], &d),
+        matrix("woven", &[40, 96], &woven),
     ];
     Case { chunk_log2: 10, ..Case::new("views", "pieces of tensors of a base", &original, &[&base]) }
 }
