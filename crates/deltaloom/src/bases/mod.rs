@@ -27,7 +27,7 @@ use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
 pub(crate) use prediction::{Inputs as PredictionInputs, predict_into};
 pub use resolved::ResolvedContainer;
-pub(crate) use source::TensorSource;
+pub(crate) use source::{TensorId, TensorSource};
 
 /// One base: a name for messages and its tensors. Clones share them.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ pub(crate) enum TensorSource {
 }
 
 /// Which tensor of which open file or container it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TensorId {
     /// Address of the open file or container, which lives as long as the bases do.
     origin: usize,

@@ -1,6 +1,7 @@
 //! The order in which the detectors are asked for the tensors of a checkpoint.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use rayon::prelude::*;
 
@@ -14,7 +15,7 @@ use super::{
     Origin, adam, adapter, companion, content, converted, identical, low_rank, nearest, reference_name,
     scaled, view,
 };
-use crate::bases::{Bases, TensorSource};
+use crate::bases::{Bases, TensorId, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::predict::Predictor;
@@ -150,23 +151,31 @@ fn views_of(
     if bases.direct().next().is_none() {
         return Ok(views);
     }
-    let is_unexplained = |i: usize| {
+    // Of each subject, whether it is unexplained, and the tensor that explains it.
+    let explained = |i: usize| {
         let (info, sample) = (subjects[i].info(), &samples[i]);
         if info.len_bytes() == 0 {
-            return Ok(false);
+            return Ok((false, None));
         }
         let enough = enough(info, sample);
         for reference in candidates[i].iter().chain(&found.alike[i]) {
             if content::is_near(info, sample, &sample::of(reference)?)
                 || nearest::cost(info, sample, reference)? < enough
             {
-                return Ok(false);
+                return Ok((false, Some(reference.id())));
             }
         }
-        Ok(view::score(info, sample, views[i].clone())?.is_none_or(|(cost, _)| cost >= enough))
+        Ok(match view::score(info, sample, views[i].clone())? {
+            Some((cost, origin)) if cost < enough => (false, origin.references.first().map(TensorSource::id)),
+            _ => (true, None),
+        })
     };
-    let wanted: Vec<bool> = (0..subjects.len()).into_par_iter().map(is_unexplained).collect::<Result<_>>()?;
-    for (i, found) in view::find(subjects, &wanted, bases, progress)?.into_iter().enumerate() {
+    let explained: Vec<(bool, Option<TensorId>)> =
+        (0..subjects.len()).into_par_iter().map(explained).collect::<Result<_>>()?;
+    let (wanted, used): (Vec<bool>, Vec<Option<TensorId>>) = explained.into_iter().unzip();
+    let used: HashSet<TensorId> = used.into_iter().flatten().collect();
+    let is_used = |source: &TensorSource| used.contains(&source.id());
+    for (i, found) in view::find(subjects, &wanted, bases, is_used, progress)?.into_iter().enumerate() {
         views[i].extend(found);
     }
     Ok(views)
@@ -190,7 +199,7 @@ pub(crate) fn views(
     progress: &dyn Progress,
 ) -> Result<Vec<(usize, Origin)>> {
     let mut found = Vec::new();
-    for (i, pieces) in view::find(subjects, wanted, bases, progress)?.into_iter().enumerate() {
+    for (i, pieces) in view::find(subjects, wanted, bases, |_| false, progress)?.into_iter().enumerate() {
         let (info, sample) = (subjects[i].info(), &samples[i]);
         if !wanted[i] || info.len_bytes() == 0 {
             continue;

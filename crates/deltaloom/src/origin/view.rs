@@ -87,8 +87,9 @@ pub(super) fn score(info: &TensorInfo, sample: &[u8], views: Vec<Viewing>) -> Re
     Ok(best)
 }
 
-/// Looks for pieces of the subjects that are `wanted` in all tensors of the bases: row by row, and
-/// where that finds little, column by column, of the subject, of the base, and of both.
+/// Looks for pieces of the subjects that are `wanted` in tensors of the bases: row by row, and where
+/// that finds little, column by column, of the subject, of the base, and of both. First in those
+/// that `is_used` says nothing is near to, since few tensors have more anchors each, then in all.
 ///
 /// # Errors
 /// What reading gives.
@@ -96,6 +97,7 @@ pub(super) fn find(
     subjects: &[Subject<'_>],
     wanted: &[bool],
     bases: &Bases,
+    is_used: impl Fn(&TensorSource) -> bool,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<Viewing>>> {
     let is_wanted = |i: &usize| {
@@ -104,8 +106,12 @@ pub(super) fn find(
     };
     let mut left: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
     let mut found: Vec<Option<Viewing>> = vec![None; subjects.len()];
-    for is_transposed in [false, true] {
-        let sequences = sequences(&left, subjects, bases, is_transposed);
+    let sources: Vec<&TensorSource> = bases.direct().flat_map(Base::tensors).collect();
+    let unused: Vec<&TensorSource> = sources.iter().copied().filter(|source| !is_used(source)).collect();
+    let are_all_unused = unused.len() == sources.len();
+    let tries = [(&unused, false), (&unused, true), (&sources, false), (&sources, true)];
+    for (sources, is_transposed) in tries.into_iter().take(if are_all_unused { 2 } else { 4 }) {
+        let sequences = sequences(&left, subjects, sources, is_transposed);
         if sequences.is_empty() {
             continue;
         }
@@ -172,11 +178,11 @@ fn turned(subject: Subject<'_>, first: u64, rows: u64, cols: u64) -> Result<Vec<
     Ok(out)
 }
 
-/// The tensors of bases that subjects may have pieces of.
+/// The tensors that subjects may have pieces of.
 fn sequences<'a>(
     wanted: &[usize],
     subjects: &[Subject<'_>],
-    bases: &'a Bases,
+    sources: &[&'a TensorSource],
     is_transposed: bool,
 ) -> Vec<Sequence<'a>> {
     let mut dtypes: Vec<&DType> = wanted.iter().map(|i| &subjects[*i].info().dtype).collect();
@@ -189,7 +195,7 @@ fn sequences<'a>(
             && (!is_transposed || matches!(info.shape[..], [.., rows, cols] if rows > 1 && cols > 1))
             && dtypes.iter().any(|dtype| cast::converts(&info.dtype, dtype))
     };
-    let sources = bases.direct().flat_map(Base::tensors).filter(fits);
+    let sources = sources.iter().copied().filter(fits);
     sources.map(|source| Sequence { source, is_transposed }).collect()
 }
 
