@@ -233,6 +233,46 @@ fn several_fine_tunes_share_the_product_of_their_base() {
 }
 
 #[test]
+fn views_and_conversions_multiply_like_any_other_matrix() {
+    let (rows, cols) = (96, 256);
+    let halves = |seed: u64| bf16_bytes(&Random::new(seed).weights(rows * cols));
+    let moved = |bytes: &[u8]| stepped(bytes, 2, |i| i64::from(i % 3 == 0));
+    let wide =
+        |bytes: &[u8]| -> Vec<u8> { bytes.as_chunks().0.iter().flat_map(|[a, b]| [0, 0, *a, *b]).collect() };
+    let (a, b, c) = (halves(1), halves(2), halves(3));
+    let shape = [rows as u64, cols as u64];
+    let base = safetensors(&[
+        tensor("a", "BF16", &shape, a.clone()),
+        tensor("b", "BF16", &shape, b.clone()),
+        tensor("c", "BF16", &shape, c.clone()),
+    ]);
+    let fused = [moved(&a), moved(&b)].concat();
+    let widened = wide(&moved(&c));
+    let tuned = safetensors(&[
+        tensor("fused", "BF16", &[2 * rows as u64, cols as u64], fused.clone()),
+        tensor("c", "F32", &shape, widened.clone()),
+    ]);
+    let (container, report) = pack(&tuned, &[&base]);
+    assert_eq!(predictors(&report)["fused"], "view");
+    assert_eq!(predictors(&report)["c"], "converted");
+    let resolved = Arc::new(resolve(&container, &bases(&[&base])).unwrap());
+    let x = Random::new(4).weights(3 * cols);
+    let run = Run::new(Mode::BitExact);
+    for (name, rows, weight, bytes) in
+        [("fused", 2 * rows, WeightType::Bf16, fused), ("c", rows, WeightType::F32, widened)]
+    {
+        let mut expected = vec![0.0; 3 * rows];
+        DenseMatrix::new(rows, cols, weight, bytes).unwrap().matmul(&x, &mut expected, &run).unwrap();
+        for form in [Form::Tiles, Form::Dense] {
+            let packed = PackedMatrix::open(&resolved, name, Choice::Form(form)).unwrap();
+            assert_eq!(bits(&product(&packed, &x, &run)), bits(&expected), "{name} as {form:?}");
+        }
+        let without_base = PackedMatrix::open(&resolved, name, Choice::Form(Form::Planes));
+        assert!(matches!(without_base, Err(Error::InvalidArgument(_))));
+    }
+}
+
+#[test]
 fn a_budget_picks_the_fastest_form_that_fits() {
     let forms = |every, weight| {
         let pair = Pair::new(1, 200, 512, weight, every);

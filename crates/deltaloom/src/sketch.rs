@@ -9,33 +9,29 @@ use crate::checkpoint::{Checkpoint, Contents};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::origin::content::{self, ContentIndex};
-use crate::origin::{cast, identical};
+use crate::origin::{converted, identical, view};
 use crate::plan;
 use crate::sample;
-use crate::tensor::{DType, TensorInfo};
+use crate::tensor::TensorInfo;
 
 /// Number of sampled tensors. In a checkpoint with more, evenly spaced bytes choose the tensors.
 const TENSORS: usize = 128;
 
-/// A sampled tensor of the checkpoint that bases are compared with.
+/// A sampled tensor of the checkpoint that bases are compared with, in the dtype in which it would
+/// be coded.
 struct TensorSketch {
     info: TensorInfo,
     /// Bytes of the checkpoint that it represents.
     weight_bytes: u64,
     sample: Vec<u8>,
-    /// Estimated bits of the sample on its own, in 1/65536.
+    /// Bits of the sample as it is stored, and estimated bits on its own, in 1/65536.
+    stored: u64,
     alone: u64,
 }
 
 /// A checkpoint, as far as bases are compared with it.
 pub(crate) struct Sketch {
     tensors: Vec<TensorSketch>,
-}
-
-/// The sample of the base's tensor that corresponds to a sketched one.
-struct Counterpart {
-    dtype: DType,
-    sample: Vec<u8>,
 }
 
 /// Estimated bytes of a checkpoint, extrapolated from its sampled tensors.
@@ -97,8 +93,15 @@ impl Sketch {
                 checkpoint.read(member, info, offset, &mut bytes)?;
                 Ok(bytes)
             })?;
-            let alone = plan::stand_alone_cost(info.number(), &sample).min(sample.len() as u64 * 8 * ONE_BIT);
-            Ok(TensorSketch { info: info.clone(), weight_bytes, sample, alone })
+            let stored = sample.len() as u64 * 8 * ONE_BIT;
+            let alone = plan::stand_alone_cost(info.number(), &sample).min(stored);
+            Ok(match converted::score(&info.dtype, &sample) {
+                None => TensorSketch { info: info.clone(), weight_bytes, sample, stored, alone },
+                Some(dtype) => {
+                    let sample = converted::converted(&sample, &info.dtype, &dtype);
+                    TensorSketch { info: info.of_dtype(dtype), weight_bytes, sample, stored, alone }
+                }
+            })
         };
         let tensors = weights(&sizes).into_par_iter().map(sketch).collect::<Result<_>>()?;
         Ok(Self { tensors })
@@ -118,33 +121,33 @@ impl Sketch {
     /// has none that is near, those of all tensors of its kind.
     pub(crate) fn compare(&self, base: &Base) -> Result<Nearness> {
         let named = |tensor: &TensorSketch| tensor.counterpart(base);
-        let named: Vec<Option<Counterpart>> = self.tensors.par_iter().map(named).collect::<Result<_>>()?;
-        let pairs: Vec<(&TensorSketch, Option<Counterpart>)> = self.tensors.iter().zip(named).collect();
+        let named: Vec<Option<Vec<u8>>> = self.tensors.par_iter().map(named).collect::<Result<_>>()?;
+        let pairs: Vec<(&TensorSketch, Option<Vec<u8>>)> = self.tensors.iter().zip(named).collect();
         let lacking: Vec<&TensorInfo> = pairs
             .iter()
             .filter(|(tensor, named)| !named.as_ref().is_some_and(|other| tensor.is_near(other)))
             .map(|(tensor, _)| &tensor.info)
             .collect();
-        let is_wanted = |source: &&TensorSource| lacking.iter().any(|info| source.is_like(info));
+        let is_wanted = |source: &&TensorSource| {
+            lacking.iter().any(|info| source.is_like(info) || view::applies(info, source))
+        };
         let index = ContentIndex::new(base.tensors().iter().filter(is_wanted).collect())?;
-        let each = |(tensor, named): &(&TensorSketch, Option<Counterpart>)| {
+        let each = |(tensor, named): &(&TensorSketch, Option<Vec<u8>>)| {
             let by_name = tensor.nearness(named.as_ref());
             if named.as_ref().is_some_and(|other| tensor.is_near(other)) {
                 return Ok(by_name);
             }
-            let found = index.find(&tensor.info, &tensor.sample).first().copied();
-            let found = found.map(Counterpart::read).transpose()?;
+            let alike = index.find(&tensor.info, &tensor.sample).first().copied();
+            let others = || {
+                let fits = |source: &TensorSource| view::applies(&tensor.info, source);
+                index.similar(&tensor.info, &tensor.sample, fits).first().copied()
+            };
+            let found = alike.or_else(others).map(|source| tensor.sample_of(source)).transpose()?;
             let by_content = tensor.nearness(found.as_ref());
             Ok(if by_content.given_bytes < by_name.given_bytes { by_content } else { by_name })
         };
         let all = pairs.par_iter().map(each).collect::<Result<Vec<Nearness>>>()?;
         Ok(all.into_iter().fold(Nearness::default(), Nearness::plus))
-    }
-}
-
-impl Counterpart {
-    fn read(source: &TensorSource) -> Result<Self> {
-        Ok(Self { dtype: source.info().dtype.clone(), sample: sample::of(source)? })
     }
 }
 
@@ -162,37 +165,31 @@ impl Nearness {
 }
 
 impl TensorSketch {
-    /// The base's counterpart: a tensor of the same kind, or else the F32 tensor that may have been
-    /// rounded to this one.
-    fn counterpart(&self, base: &Base) -> Result<Option<Counterpart>> {
-        let may_be_master = |source: &TensorSource| cast::may_be_master(source.info(), &self.info);
-        let found = identical::counterpart(&self.info, base)
-            .or_else(|| base.counterpart(&self.info.name, may_be_master));
-        found.map(Counterpart::read).transpose()
+    /// The sample of the base's counterpart: a tensor of the same kind, or else of another dtype or
+    /// shape.
+    fn counterpart(&self, base: &Base) -> Result<Option<Vec<u8>>> {
+        let found = identical::counterpart(&self.info, base).or_else(|| view::counterpart(&self.info, base));
+        found.map(|source| self.sample_of(source)).transpose()
+    }
+
+    /// The sample of a tensor in the dtype of this one.
+    fn sample_of(&self, source: &TensorSource) -> Result<Vec<u8>> {
+        Ok(converted::converted(&sample::of(source)?, &source.info().dtype, &self.info.dtype))
     }
 
     /// Whether no better counterpart is looked for.
-    fn is_near(&self, other: &Counterpart) -> bool {
-        if other.dtype == self.info.dtype {
-            content::is_near(&self.info, &self.sample, &other.sample)
-        } else {
-            cast::score(&self.info.dtype, &self.sample, &other.sample)
-        }
+    fn is_near(&self, other: &[u8]) -> bool {
+        content::is_near(&self.info, &self.sample, other)
     }
 
-    fn nearness(&self, counterpart: Option<&Counterpart>) -> Nearness {
-        let sample_bits = (self.sample.len() as u64 * 8 * ONE_BIT).max(1);
-        let bytes =
-            |bits: u64| saturated(u128::from(self.weight_bytes) * u128::from(bits) / u128::from(sample_bits));
+    fn nearness(&self, counterpart: Option<&Vec<u8>>) -> Nearness {
+        let bytes = |bits: u64| {
+            saturated(u128::from(self.weight_bytes) * u128::from(bits) / u128::from(self.stored.max(1)))
+        };
         let given = match counterpart {
             None => self.alone,
-            Some(other) if other.dtype != self.info.dtype => {
-                if cast::score(&self.info.dtype, &self.sample, &other.sample) { 0 } else { self.alone }
-            }
-            Some(other) if other.sample == self.sample => 0,
-            Some(other) => {
-                plan::residual_cost(self.info.number(), &self.sample, &other.sample).min(self.alone)
-            }
+            Some(other) if *other == self.sample => 0,
+            Some(other) => plan::residual_cost(self.info.number(), &self.sample, other).min(self.alone),
         };
         Nearness {
             original_bytes: self.weight_bytes,

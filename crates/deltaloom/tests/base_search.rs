@@ -117,6 +117,33 @@ fn a_base_whose_tensors_have_other_names_is_found() {
 }
 
 #[test]
+fn a_base_of_another_dtype_or_shape_is_found() {
+    let base = weights(21);
+    let near = tuned(&base, 2e-5);
+    let rounded = bf16_bytes(&near);
+    let widened: Vec<u8> = rounded.as_chunks().0.iter().flat_map(|[a, b]| [0, 0, *a, *b]).collect();
+    let of = |dtype: &str, shape: &[u64], bytes: Vec<u8>| safetensors(&[tensor("w", dtype, shape, bytes)]);
+    for (case, file) in [
+        ("rounded", of("BF16", &[100, 300], rounded.clone())),
+        ("widened", of("F32", &[100, 300], widened)),
+        ("reshaped", of("BF16", &[30_000], rounded)),
+    ] {
+        for (dtype, bytes) in [("BF16", bf16_bytes(&base)), ("F32", f32_bytes(&base))] {
+            let folder = tempfile::tempdir().unwrap();
+            let models = [
+                ("tuned.safetensors", file.clone()),
+                ("models/base.safetensors", of(dtype, &[100, 300], bytes)),
+                ("models/other.safetensors", of("BF16", &[100, 300], bf16_bytes(&weights(22)))),
+            ];
+            write_tree(folder.path(), &models);
+            let found = search(folder.path(), "tuned.safetensors", &[]);
+            assert_eq!(order(folder.path(), &found)[0], "base.safetensors", "{case} from {dtype}");
+            assert!(found.into_bases(folder.path()).is_ok(), "{case} from {dtype}");
+        }
+    }
+}
+
+#[test]
 fn independent_weights_are_no_base_even_with_equal_constants() {
     let folder = tempfile::tempdir().unwrap();
     // An eighth of the bytes is a constant that any model may have.

@@ -31,16 +31,6 @@ pub(crate) fn applies(info: &TensorInfo) -> bool {
     cast::is_target(&info.dtype)
 }
 
-/// Whether a tensor may be the master of another one.
-pub(crate) fn may_be_master(master: &TensorInfo, info: &TensorInfo) -> bool {
-    applies(info) && master.dtype == DType::F32 && master.shape == info.shape
-}
-
-/// Whether a sample is the rounded sample of a master.
-pub(crate) fn score(dtype: &DType, sample: &[u8], of_master: &[u8]) -> bool {
-    cast::round(dtype, of_master) == sample
-}
-
 /// All tensors that may be masters.
 pub(crate) struct Masters<'a> {
     own: Fingerprints<usize>,

@@ -73,7 +73,7 @@ impl<'a> ContentIndex<'a> {
 
     /// Tensors that fit and have similar samples, the most similar first. They have as many
     /// elements, perhaps of another dtype or in another shape.
-    pub(super) fn similar(
+    pub(crate) fn similar(
         &self,
         info: &TensorInfo,
         sample: &[u8],
@@ -99,6 +99,8 @@ pub(crate) fn is_near(info: &TensorInfo, sample: &[u8], other: &[u8]) -> bool {
 
 /// What the bases have of each subject that none of its candidates is near to.
 pub(crate) struct Found<'a> {
+    /// Whether none of its candidates is near to it.
+    pub(crate) is_open: Vec<bool>,
     /// Tensors of the same dtype and shape, equal or similar.
     pub(crate) alike: Vec<Vec<&'a TensorSource>>,
     /// Similar tensors of another dtype or shape.
@@ -129,7 +131,7 @@ pub(crate) fn find<'a>(
     let sources: Vec<&TensorSource> = bases.direct().flat_map(Base::tensors).collect();
     if sources.is_empty() || !applies.contains(&true) {
         let none = vec![Vec::new(); candidates.len()];
-        return Ok(Found { alike: none.clone(), others: none });
+        return Ok(Found { is_open: applies, alike: none.clone(), others: none });
     }
     let index = ContentIndex::new(sources)?;
     let of_one = |i: usize| {
@@ -146,7 +148,7 @@ pub(crate) fn find<'a>(
         (alike, others)
     };
     let (alike, others) = (0..candidates.len()).into_par_iter().map(of_one).unzip();
-    Ok(Found { alike, others })
+    Ok(Found { is_open: applies, alike, others })
 }
 
 fn fingerprint(info: &TensorInfo, sample: &[u8]) -> u64 {

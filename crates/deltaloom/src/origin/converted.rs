@@ -27,7 +27,7 @@ fn survives(bytes: &[u8], own: &DType, other: &DType) -> bool {
 }
 
 /// The elements in another dtype.
-pub(super) fn converted(bytes: &[u8], own: &DType, other: &DType) -> Vec<u8> {
+pub(crate) fn converted(bytes: &[u8], own: &DType, other: &DType) -> Vec<u8> {
     let size = |dtype: &DType| dtype.number().map_or(1, |number| number.bytes());
     let mut out = vec![0; bytes.len() / size(own) * size(other)];
     cast::convert_into(own, other, bytes, &mut out);
@@ -35,7 +35,7 @@ pub(super) fn converted(bytes: &[u8], own: &DType, other: &DType) -> Vec<u8> {
 }
 
 /// The dtype of the tensor that was stored in a wider one, as far as a sample tells.
-pub(super) fn score(own: &DType, sample: &[u8]) -> Option<DType> {
+pub(crate) fn score(own: &DType, sample: &[u8]) -> Option<DType> {
     applies(own).into_iter().find(|other| survives(sample, own, other))
 }
 

@@ -154,8 +154,8 @@ fn views_of(
     // Of each subject, whether it is unexplained, and the tensor that explains it.
     let explained = |i: usize| {
         let (info, sample) = (subjects[i].info(), &samples[i]);
-        if info.len_bytes() == 0 {
-            return Ok((false, None));
+        if !found.is_open[i] {
+            return Ok((false, candidates[i].first().map(|reference| reference.id())));
         }
         let enough = enough(info, sample);
         for reference in candidates[i].iter().chain(&found.alike[i]) {

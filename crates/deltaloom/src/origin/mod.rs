@@ -17,7 +17,7 @@ pub(crate) mod cast;
 mod codes;
 mod companion;
 pub(crate) mod content;
-mod converted;
+pub(crate) mod converted;
 mod equality;
 mod find;
 mod fingerprints;
@@ -28,7 +28,7 @@ mod nearest;
 mod scaled;
 mod subject;
 mod tied;
-mod view;
+pub(crate) mod view;
 
 use crate::bases::TensorSource;
 use crate::container::Digest;

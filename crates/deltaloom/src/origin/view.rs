@@ -35,13 +35,18 @@ const STEP: u64 = 256;
 const GIVE_UP: i64 = 64;
 /// Rows begin at most this far from where a piece seems to begin.
 const SNAP: u64 = 8;
+/// Elements of bases that are read for each that is looked for, at most: what is new in a fine-tune
+/// is often small, and no base has it.
+const MOST_PER_WANTED: u64 = 16;
+/// So many are read in any case. They take a fraction of a second.
+const FREE_ELEMS: u64 = 1 << 24;
 /// Elements of the largest matrix that is looked at column by column.
 const MOST_TURNED: u64 = 1 << 25;
 /// What the digest of a reference costs, and about what its name does, in the unit of estimates.
 const REFERENCE_COST: u128 = 320 * ONE_BIT as u128;
 
 /// Whether a whole tensor of another dtype or shape may be the reference.
-pub(super) fn applies(info: &TensorInfo, source: &TensorSource) -> bool {
+pub(crate) fn applies(info: &TensorInfo, source: &TensorSource) -> bool {
     let other = source.info();
     let has_number = |info: &TensorInfo| info.dtype.number().is_some();
     let elems = |info: &TensorInfo| info.len_bytes() / info.number().bytes() as u64;
@@ -53,7 +58,7 @@ pub(super) fn applies(info: &TensorInfo, source: &TensorSource) -> bool {
 }
 
 /// The tensor of a base with this one's place, if it has another dtype or shape.
-pub(super) fn counterpart<'a>(info: &TensorInfo, base: &'a Base) -> Option<&'a TensorSource> {
+pub(crate) fn counterpart<'a>(info: &TensorInfo, base: &'a Base) -> Option<&'a TensorSource> {
     base.counterpart(&info.name, |source| applies(info, source))
 }
 
@@ -112,7 +117,9 @@ pub(super) fn find(
     let tries = [(&unused, false), (&unused, true), (&sources, false), (&sources, true)];
     for (sources, is_transposed) in tries.into_iter().take(if are_all_unused { 2 } else { 4 }) {
         let sequences = sequences(&left, subjects, sources, is_transposed);
-        if sequences.is_empty() {
+        let elems: u64 = sequences.iter().map(Sequence::elems).sum();
+        let wanted: u64 = left.iter().map(|i| elems_of(subjects[*i].info())).sum();
+        if elems == 0 || elems > MOST_PER_WANTED.saturating_mul(wanted).max(FREE_ELEMS) {
             continue;
         }
         let anchors = Anchors::new(sequences)?;
