@@ -51,6 +51,11 @@ impl TensorSource {
         }
     }
 
+    /// Whether it is in a container, so that any part of it costs a chunk.
+    pub(crate) fn is_in_container(&self) -> bool {
+        matches!(self, Self::Packed { .. })
+    }
+
     /// Whether it is a small file of a directory.
     pub(crate) fn is_small_file(&self) -> bool {
         let member = match self {

@@ -16,7 +16,7 @@ use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan;
-use crate::predict::{MAX_PIECES, MAX_VIEWED, Piece, Predictor, View, Viewed, cast};
+use crate::predict::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, Predictor, View, Viewed, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::tensor::{DType, TensorInfo};
@@ -273,6 +273,13 @@ fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anch
     }
     let sequences: Vec<Sequence<'_>> =
         used.iter().map(|number| anchors.sequence(to_usize((*number).into()))).collect();
+    let takes_columns = |sequence: &Sequence<'_>| is_turned || sequence.is_transposed;
+    let is_slow = |sequence: &Sequence<'_>| {
+        sequence.source.is_in_container() && sequence.source.info().len_bytes() > MOST_HELD
+    };
+    if sequences.iter().any(|sequence| takes_columns(sequence) && is_slow(sequence)) {
+        return None;
+    }
     let viewed = sequences.iter().map(|sequence| Viewed {
         name: reference_name(info, sequence.source),
         shape: sequence.source.info().shape.clone(),

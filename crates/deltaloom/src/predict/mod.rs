@@ -22,7 +22,7 @@ pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub use number::{Element, load};
-pub(crate) use view::{MAX_PIECES, MAX_VIEWED, Piece, View, Viewed};
+pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -118,6 +118,9 @@ pub(crate) trait ReadInputs<'a> {
 
     /// Fills `out` with bytes of an input from `start` on.
     fn read_into(&mut self, input: usize, start: u64, out: &mut [u8]) -> Result<()>;
+
+    /// Whether an input is in a container, so that any part of it costs a chunk.
+    fn is_in_container(&self, input: usize) -> bool;
 
     /// The factors in the container.
     fn factors(&self) -> Result<&ReadyFactors>;

@@ -19,6 +19,11 @@ pub(crate) const MAX_PIECES: usize = 1 << 20;
 const MAX_DIMENSIONS: u64 = 16;
 /// In the byte of the dtype: the pieces give the tensor with its last two dimensions swapped.
 const TRANSPOSED: u8 = 0x80;
+/// A reference in a container is decoded whole for a chunk that needs columns of it, up to so many
+/// bytes. A writer takes no columns of larger ones.
+pub(crate) const MOST_HELD: u64 = 8 << 20;
+/// More pieces of a reference in a container are not read one by one.
+const MANY_PIECES: usize = 8;
 /// Pieces of one reference are read at once if what lies between them is at most this many times as
 /// much.
 const READ_AT_ONCE: u64 = 8;
@@ -218,7 +223,8 @@ impl View {
         let first = start / size as u64;
         let wanted = first..first + (out.len() / size) as u64;
         if !self.is_transposed {
-            return self.fill(info, wanted, inputs, out);
+            let whole = self.hold_whole(&wanted, inputs)?;
+            return self.fill(info, wanted, &whole, inputs, out);
         }
         let (rows, cols) = last_two(&info.shape);
         let mut at = wanted.start;
@@ -226,10 +232,12 @@ impl View {
             let matrix = at / (rows * cols) * rows * cols;
             let end = wanted.end.min(matrix + rows * cols);
             let of_rows = (at - matrix) / cols..(end - matrix).div_ceil(cols);
+            let whole = self.hold_whole(&(matrix..matrix + rows * cols), inputs)?;
             let mut of_column = Scratch::of_len(to_usize(of_rows.end - of_rows.start) * size);
             for column in 0..cols {
                 let place = matrix + column * rows;
-                self.fill(info, place + of_rows.start..place + of_rows.end, inputs, &mut of_column)?;
+                let part = place + of_rows.start..place + of_rows.end;
+                self.fill(info, part, &whole, inputs, &mut of_column)?;
                 for (row, element) in of_rows.clone().zip(of_column.chunks_exact(size)) {
                     let place = matrix + row * cols + column;
                     if (at..end).contains(&place) {
@@ -248,6 +256,7 @@ impl View {
         &self,
         info: &TensorInfo,
         wanted: Range<u64>,
+        whole: &Held,
         inputs: &mut impl ReadInputs<'a>,
         out: &mut [u8],
     ) -> Result<()> {
@@ -264,12 +273,12 @@ impl View {
             };
             let range = run.elems.start * self.size()..run.elems.end * self.size();
             let convert = |bytes: &[u8], out| cast::convert_into(&self.dtype, &info.dtype, bytes, out);
-            match held.part(source, &range) {
-                Some(bytes) => convert(bytes, now),
-                None if self.references[source].is_transposed => {
-                    convert(&self.transposed(source, &run.elems, inputs)?, now);
-                }
-                None => convert(&inputs.bytes(source, range)?, now),
+            if self.references[source].is_transposed {
+                convert(&self.transposed(source, &run.elems, whole, inputs)?, now);
+            } else if let Some(bytes) = whole.part(source, &range).or_else(|| held.part(source, &range)) {
+                convert(bytes, now);
+            } else {
+                convert(&inputs.bytes(source, range)?, now);
             }
         }
         Ok(())
@@ -291,11 +300,34 @@ impl View {
         runs
     }
 
+    /// Decodes the references of a range of elements whose columns, or many pieces, are needed, if
+    /// they are in containers.
+    fn hold_whole<'a>(&self, wanted: &Range<u64>, inputs: &mut impl ReadInputs<'a>) -> Result<Held> {
+        if !(0..self.references.len()).any(|source| inputs.is_in_container(source)) {
+            return Ok(Held(Vec::new()));
+        }
+        let mut uses = vec![0; self.references.len()];
+        self.runs(wanted).iter().filter_map(|run| run.source).for_each(|source| uses[source] += 1);
+        let hold = |(source, uses): (usize, usize)| {
+            let is_turned = self.is_transposed || self.references[source].is_transposed;
+            let is_needed = uses > MANY_PIECES || (uses > 0 && is_turned);
+            let len_bytes = elems_of(&self.references[source].shape) * self.size();
+            if !is_needed || !inputs.is_in_container(source) || len_bytes > MOST_HELD {
+                return Ok(None);
+            }
+            let mut bytes = Scratch::of_len(to_usize(len_bytes));
+            inputs.read_into(source, 0, &mut bytes)?;
+            Ok(Some((0, bytes)))
+        };
+        uses.into_iter().enumerate().map(hold).collect::<Result<_>>().map(Held)
+    }
+
     /// Elements of a reference whose last two dimensions are swapped.
     fn transposed<'a>(
         &self,
         source: usize,
         elems: &Range<u64>,
+        whole: &Held,
         inputs: &impl ReadInputs<'a>,
     ) -> Result<Scratch> {
         let size = self.size();
@@ -307,10 +339,19 @@ impl View {
             let end = elems.end.min(matrix + rows * cols);
             // The rows of the view that hold the range are columns of the reference.
             let columns = (at - matrix) / rows..(end - matrix).div_ceil(rows);
-            for row in 0..rows {
+            let is_one = columns.end - columns.start == 1;
+            let of_rows = if is_one { (at - matrix) % rows..(end - 1 - matrix) % rows + 1 } else { 0..rows };
+            for row in of_rows {
                 let start = matrix + row * cols;
                 let range = (start + columns.start) * size..(start + columns.end) * size;
-                let bytes = inputs.bytes(source, range)?;
+                let read;
+                let bytes = match whole.part(source, &range) {
+                    Some(bytes) => bytes,
+                    None => {
+                        read = inputs.bytes(source, range)?;
+                        &*read
+                    }
+                };
                 for (column, bytes) in columns.clone().zip(bytes.chunks_exact(to_usize(size))) {
                     let place = matrix + column * rows + row;
                     if (at..end).contains(&place) {
