@@ -78,8 +78,8 @@ pub enum Finding {
         /// Correlation of the elements.
         correlation: f64,
     },
-    /// Pieces of tensors of ancestors, perhaps changed afterwards: with rows added or removed, fused,
-    /// split, stacked, transposed, in another order, or of another dtype or shape.
+    /// Pieces of tensors of ancestors, perhaps changed afterwards: with rows added or removed,
+    /// fused, split, stacked, transposed, in another order, or of another dtype or shape.
     View {
         /// The ancestors that have the pieces.
         ancestors: Vec<String>,

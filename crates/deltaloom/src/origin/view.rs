@@ -92,9 +92,10 @@ pub(super) fn score(info: &TensorInfo, sample: &[u8], views: Vec<Viewing>) -> Re
     Ok(best)
 }
 
-/// Looks for pieces of the subjects that are `wanted` in tensors of the bases: row by row, and where
-/// that finds little, column by column, of the subject, of the base, and of both. First in those
-/// that `is_used` says nothing is near to, since few tensors have more anchors each, then in all.
+/// Looks for pieces of the subjects that are `wanted` in tensors of the bases: row by row, and
+/// where that finds little, column by column, of the subject, of the base, and of both. First in
+/// those that `is_used` says nothing is near to, since few tensors have more anchors each, then in
+/// all.
 ///
 /// # Errors
 /// What reading gives.
