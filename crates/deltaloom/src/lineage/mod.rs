@@ -168,7 +168,7 @@ impl<'a> Study<'a> {
             ancestors: self.ancestors.iter().filter(has_any).map(|base| name_of(base)).collect(),
             of: view.references.iter().map(|source| source.info().name.clone()).collect(),
             rule: view.predictor.rule().unwrap_or_default(),
-            changed_fraction: ratio(changed, total / info.number().bytes() as u64),
+            changed_fraction: ratio(changed, info.elems()),
         })
     }
 

@@ -59,7 +59,7 @@ impl<'a> Anchors<'a> {
     /// # Errors
     /// What reading gives.
     pub(super) fn new(sequences: Vec<Sequence<'a>>) -> Result<Self> {
-        let elems: u64 = sequences.iter().map(|sequence| elems_of(sequence.source.info())).sum();
+        let elems: u64 = sequences.iter().map(|sequence| sequence.source.info().elems()).sum();
         let log2 = (elems / MOST_ANCHORS).checked_ilog2().map_or(LEAST_LOG2, |log2| LEAST_LOG2.max(log2 + 1));
         let found = sequences.par_iter().enumerate().map(|(number, sequence)| {
             let mut found = Vec::new();
@@ -70,9 +70,9 @@ impl<'a> Anchors<'a> {
         let found: Vec<Vec<Anchor>> = found.collect::<Result<_>>()?;
         let mut sorted = found.concat();
         sorted.par_sort_unstable();
-        let frequent = |equal: &&[Anchor]| equal.len() <= MOST_EQUAL;
+        let is_rare = |equal: &&[Anchor]| equal.len() <= MOST_EQUAL;
         let sorted: Vec<Anchor> =
-            sorted.chunk_by(|a, b| a.key == b.key).filter(frequent).flatten().copied().collect();
+            sorted.chunk_by(|a, b| a.key == b.key).filter(is_rare).flatten().copied().collect();
         Ok(Self { sequences, log2, sorted })
     }
 
@@ -102,7 +102,7 @@ impl<'a> Anchors<'a> {
 
 impl Sequence<'_> {
     pub(super) fn elems(&self) -> u64 {
-        elems_of(self.source.info())
+        self.source.info().elems()
     }
 
     /// Codes of a range of elements.
@@ -166,15 +166,11 @@ impl Sequence<'_> {
     }
 }
 
-fn elems_of(info: &TensorInfo) -> u64 {
-    info.len_bytes() / info.number().bytes() as u64
-}
-
 /// Rows and columns of the matrices of a tensor.
 pub(super) fn last_two(info: &TensorInfo) -> (u64, u64) {
     match info.shape[..] {
         [.., rows, cols] => (rows, cols),
-        _ => (1, elems_of(info)),
+        _ => (1, info.elems()),
     }
 }
 

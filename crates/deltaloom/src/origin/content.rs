@@ -158,7 +158,7 @@ fn fingerprint(info: &TensorInfo, sample: &[u8]) -> u64 {
 /// Hashes of evenly spaced runs of a sample. Runs of equal signs and exponents say nothing.
 pub(super) fn runs(info: &TensorInfo, sample: &[u8]) -> Vec<u64> {
     let codes = codes::of(info, sample);
-    let elems = info.len_bytes() / info.number().bytes() as u64;
+    let elems = info.elems();
     let Some(last) = codes.len().checked_sub(RUN_ELEMS) else { return Vec::new() };
     let hash = |run: usize| {
         let start = run * last / (RUNS - 1);

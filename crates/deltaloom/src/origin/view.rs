@@ -38,7 +38,7 @@ const SNAP: u64 = 8;
 /// Elements of bases that are read for each that is looked for, at most: what is new in a fine-tune
 /// is often small, and no base has it.
 const MOST_PER_WANTED: u64 = 16;
-/// So many are read in any case. They take a fraction of a second.
+/// Up to this many elements are always read, since that takes a fraction of a second.
 const FREE_ELEMS: u64 = 1 << 24;
 /// Elements of the largest matrix that is looked at column by column.
 const MOST_TURNED: u64 = 1 << 25;
@@ -49,11 +49,10 @@ const REFERENCE_COST: u128 = 320 * ONE_BIT as u128;
 pub(crate) fn applies(info: &TensorInfo, source: &TensorSource) -> bool {
     let other = source.info();
     let has_number = |info: &TensorInfo| info.dtype.number().is_some();
-    let elems = |info: &TensorInfo| info.len_bytes() / info.number().bytes() as u64;
     has_number(info)
         && has_number(other)
         && cast::converts(&other.dtype, &info.dtype)
-        && elems(info) == elems(other)
+        && info.elems() == other.elems()
         && !source.is_like(info)
 }
 
@@ -108,7 +107,7 @@ pub(super) fn find(
 ) -> Result<Vec<Option<Viewing>>> {
     let is_wanted = |i: &usize| {
         let info = subjects[*i].info();
-        wanted[*i] && info.dtype.number().is_some() && elems_of(info) >= LEAST_ELEMS
+        wanted[*i] && info.dtype.number().is_some() && info.elems() >= LEAST_ELEMS
     };
     let mut left: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
     let mut found: Vec<Option<Viewing>> = vec![None; subjects.len()];
@@ -119,7 +118,7 @@ pub(super) fn find(
     for (sources, is_transposed) in tries.into_iter().take(if are_all_unused { 2 } else { 4 }) {
         let sequences = sequences(&left, subjects, sources, is_transposed);
         let elems: u64 = sequences.iter().map(Sequence::elems).sum();
-        let wanted: u64 = left.iter().map(|i| elems_of(subjects[*i].info())).sum();
+        let wanted: u64 = left.iter().map(|i| subjects[*i].info().elems()).sum();
         if elems == 0 || elems > MOST_PER_WANTED.saturating_mul(wanted).max(FREE_ELEMS) {
             continue;
         }
@@ -138,7 +137,7 @@ pub(super) fn find(
             for (i, placed) in covered {
                 let info = subjects[i].info();
                 let known: u64 = placed.iter().map(|piece| piece.target.end - piece.target.start).sum();
-                if known * 4 < elems_of(info) * 3 {
+                if known * 4 < info.elems() * 3 {
                     left.push(i);
                 }
                 if known > found[i].as_ref().map_or(0, |(view, _)| view.known_elems()) {
@@ -163,7 +162,7 @@ fn covered(subject: Subject<'_>, is_turned: bool, anchors: &Anchors<'_>) -> Resu
         return Ok(Vec::new());
     }
     let mut pieces = Vec::new();
-    for first in (0..elems_of(info)).step_by(to_usize(elems)) {
+    for first in (0..info.elems()).step_by(to_usize(elems)) {
         let target = Target::Columns(turned(subject, first, rows, cols)?);
         let of_matrix = Cover { target, row: rows, dtype: &info.dtype, anchors }.pieces()?;
         let moved =
@@ -199,16 +198,12 @@ fn sequences<'a>(
     let fits = |source: &&TensorSource| {
         let info = source.info();
         info.dtype.number().is_some()
-            && elems_of(info) >= PROOF as u64
+            && info.elems() >= PROOF as u64
             && (!is_transposed || matches!(info.shape[..], [.., rows, cols] if rows > 1 && cols > 1))
             && dtypes.iter().any(|dtype| cast::converts(&info.dtype, dtype))
     };
     let sources = sources.iter().copied().filter(fits);
     sources.map(|source| Sequence { source, is_transposed }).collect()
-}
-
-fn elems_of(info: &TensorInfo) -> u64 {
-    info.len_bytes() / info.number().bytes() as u64
 }
 
 /// A run of a tensor that a sequence has, too.
@@ -232,9 +227,10 @@ impl Placed {
     }
 }
 
-/// The view that places give, if a view may have so many.
+/// The view that consists of these places. `None` if it would have too many pieces or references,
+/// or if reading it would be slow.
 fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anchors<'_>) -> Option<Viewing> {
-    let elems = elems_of(info);
+    let elems = info.elems();
     let mut used: Vec<u32> = Vec::new();
     let mut pieces = Vec::new();
     let mut end = 0;
@@ -333,7 +329,7 @@ impl Cover<'_> {
 
     fn elems(&self) -> u64 {
         match &self.target {
-            Target::Rows(subject) => elems_of(subject.info()),
+            Target::Rows(subject) => subject.info().elems(),
             Target::Columns(codes) => codes.len() as u64,
         }
     }

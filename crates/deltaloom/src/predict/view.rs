@@ -177,7 +177,7 @@ impl View {
             references.push(Viewed { name, shape, is_transposed: flags == 1 });
             sizes.push(elems);
         }
-        let elems = info.len_bytes() / info.number().bytes() as u64;
+        let elems = info.elems();
         let unit = fields::within(meta, 1..=elems, "unit")?;
         let piece_count = fields::within(meta, 1..=(MAX_PIECES as u64).min(elems), "number of pieces")?;
         let mut pieces = Vec::new();

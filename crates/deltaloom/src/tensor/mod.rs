@@ -45,6 +45,11 @@ impl TensorInfo {
         self.end - self.begin
     }
 
+    /// Number of elements; opaque dtypes are coded as bytes.
+    pub(crate) fn elems(&self) -> u64 {
+        self.len_bytes() / self.number().bytes() as u64
+    }
+
     /// Bit layout in which the elements are coded; opaque dtypes are coded as bytes. For the crates
     /// of this workspace only, since the type belongs to deltaloom-kernels.
     #[doc(hidden)]
