@@ -6,6 +6,7 @@
 mod float;
 pub(crate) mod grid;
 mod mixed;
+pub(crate) mod nibbles;
 mod planes;
 mod ready;
 mod scaled;
@@ -25,6 +26,7 @@ use crate::tensor::ChunkGrid;
 
 pub(crate) use grid::{GridSymbols, ValueGrid};
 pub(crate) use mixed::encode as encode_mixed;
+pub(crate) use nibbles::Nibbles;
 pub(crate) use planes::sample_cost as planes_sample_cost;
 pub(crate) use ready::{Decoder, Encoder, decoder, encoder};
 pub(crate) use scaled::MagnitudeRule;
@@ -202,6 +204,8 @@ pub(crate) enum Coding {
         scales: GroupScales,
         kind: HistoryKind,
     },
+    /// As `Ulp` or `Sparse`, for each code of words of 4-bit codes.
+    Nibbles(Nibbles),
 }
 
 /// Which coding it is, as files name it.
@@ -215,10 +219,11 @@ pub(crate) enum Family {
     Grid,
     Scaled,
     History,
+    Nibbles,
 }
 
 impl Family {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Plain,
         Self::Float,
         Self::Ulp,
@@ -227,6 +232,7 @@ impl Family {
         Self::Grid,
         Self::Scaled,
         Self::History,
+        Self::Nibbles,
     ];
 
     /// Its id in files, and the first version of the format that has it.
@@ -240,6 +246,7 @@ impl Family {
             Self::Grid => (5, 2),
             Self::Scaled => (6, 2),
             Self::History => (7, 3),
+            Self::Nibbles => (8, 4),
         }
     }
 
@@ -255,6 +262,11 @@ impl Family {
         };
         let found = Self::ALL.into_iter().find(is_wanted);
         found.ok_or_else(|| Error::corrupt(format!("group family {id} does not exist")))
+    }
+
+    /// Whether files of this version of the format may have it.
+    pub(crate) fn is_in(self, version: u16) -> bool {
+        self.id_and_version().1 <= version
     }
 
     /// Whether its groups need a table set.
@@ -274,6 +286,7 @@ impl Coding {
             Self::Grid(_) => Family::Grid,
             Self::Scaled { .. } => Family::Scaled,
             Self::History { .. } => Family::History,
+            Self::Nibbles(_) => Family::Nibbles,
         }
     }
 
@@ -296,6 +309,7 @@ impl Coding {
                 meta.push(kind.id());
                 scales.push_to(meta);
             }
+            Self::Nibbles(kind) => meta.push(kind.id()),
         }
     }
 
@@ -322,6 +336,7 @@ impl Coding {
                 let kind = HistoryKind::of_id(meta.u8()?)?;
                 Self::History { scales: GroupScales::parse(meta, grid)?, kind }
             }
+            Family::Nibbles => Self::Nibbles(Nibbles::of_id(meta.u8()?, number)?),
         })
     }
 }
@@ -422,6 +437,7 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding, tables: Option<&En
         (Coding::Scaled { modelled_bits, lowest, rule }, Some(tables)) => split(modelled_bits, lowest)
             .and_then(|split| scaled::encode(input, tables, split, rule))
             .map(|payload| (Codec::Scaled, payload)),
+        (Coding::Nibbles(kind), Some(tables)) => nibbles::encode(input, tables, *kind),
         (_, None) => None,
     };
     match coded {
@@ -471,6 +487,9 @@ pub(crate) fn decode(
             let split = split_of(shape.number, *modelled_bits, *lowest)?;
             scaled::decode(shape, tables, split, rule, payload, values)
         }
+        (codec, Coding::Nibbles(kind), Some(tables)) => {
+            nibbles::decode(shape, codec, tables, *kind, payload, values)
+        }
         _ => Err(Error::corrupt("the codec or length of a chunk does not match its group")),
     }
 }
@@ -487,7 +506,7 @@ mod tests {
         for (id, family) in (0u8..).zip(Family::ALL) {
             assert_eq!((family.id(), Family::of_id(id, u16::MAX).unwrap()), (id, family));
         }
-        assert!(Codec::of_id(10, u16::MAX).is_err() && Family::of_id(8, u16::MAX).is_err());
+        assert!(Codec::of_id(10, u16::MAX).is_err() && Family::of_id(9, u16::MAX).is_err());
         assert!(Codec::of_id(7, 1).is_err() && Family::of_id(7, 2).is_err());
     }
 }

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::bases::{Base, Bases, PredictionInputs};
 use crate::checkpoint::output::NewFile;
 use crate::checkpoint::{Checkpoint, Member};
-use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding};
+use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Family};
 use crate::container::{
     ChunkEntry, ContainerWriter, Digest, GroupEntry, Identity, Index, KnownDigest, PackedTensor, Texts,
     version_for,
@@ -185,11 +185,11 @@ fn pack_windows(
     let mut packed: Vec<PackedTensor> = packed.collect();
     let groups = groups_of(&packed);
     let packer = Packer::new(checkpoint, &tensors, &choices, &grids, &groups, options.preset, progress);
-    let packer = Packer { see, ..packer };
-    let mut pool = SetPool::default();
-    let mut digester = Digester::new(&choices);
     let identity = identity(bases, &choices, options)?;
     let version = version_for(&checkpoint.members, choices.iter().map(|choice| &choice.predictor), &identity);
+    let packer = Packer { see, has_nibbles: Family::Nibbles.is_in(version), ..packer };
+    let mut pool = SetPool::default();
+    let mut digester = Digester::new(&choices);
     let mut writer = ContainerWriter::new(out, version).map_err(Error::writing(""))?;
     pipeline::staged(
         pipeline::windows(groups, WINDOW_CHUNKS, |group| to_usize(group.chunks.end - group.chunks.start)),
@@ -264,6 +264,8 @@ struct Packer<'a> {
     progress: &'a dyn Progress,
     /// The prediction of all groups without one.
     zeros: Vec<u8>,
+    /// Whether words of 4-bit codes may be coded code by code.
+    has_nibbles: bool,
     /// Called with the bytes of each tensor.
     see: &'a (dyn Fn(usize, &[u8]) + Sync),
 }
@@ -281,7 +283,17 @@ impl<'a> Packer<'a> {
         let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor == Predictor::Zero);
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
-        Self { checkpoint, tensors, choices, grids, preset, progress, zeros, see: &|_, _| {} }
+        Self {
+            checkpoint,
+            tensors,
+            choices,
+            grids,
+            preset,
+            progress,
+            zeros,
+            has_nibbles: false,
+            see: &|_, _| {},
+        }
     }
 
     /// Reads a window, and hashes its bytes while its groups are drafted.
@@ -392,6 +404,7 @@ impl<'a> Packer<'a> {
             is_matrix: grid.is_matrix,
             chunks: loaded.pairs(&self.zeros),
             is_predicted: loaded.prediction.is_some(),
+            may_have_nibbles: self.has_nibbles && grid.is_matrix,
             history: loaded.history.as_ref(),
         }
     }

@@ -213,7 +213,15 @@ pub(super) fn sample_cost(group: &GroupInput<'_>) -> Option<u64> {
 fn companion_sample(number: Number, (target, other): Pair<'_>) -> Option<Levels> {
     let is_large = target.len() >= LEAST_ELEMS * number.bytes();
     let chunks = vec![(target, other)];
-    let group = GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted: true, history: None };
+    let group = GroupInput {
+        number,
+        cols: 1,
+        is_matrix: false,
+        chunks,
+        is_predicted: true,
+        may_have_nibbles: false,
+        history: None,
+    };
     (is_large && has_form(number)).then(|| Levels::sample(&group))
 }
 

@@ -15,7 +15,7 @@ use deltaloom_kernels::rans::ALPHABET;
 use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
-use crate::codec::{self, ChunkShape, Coding, GroupScales, HistoryKind, Material, UlpSymbols};
+use crate::codec::{self, ChunkShape, Coding, GroupScales, HistoryKind, Material, Nibbles, UlpSymbols};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::table::{self, Counts};
@@ -46,6 +46,8 @@ pub(crate) struct GroupInput<'a> {
     pub(crate) chunks: Vec<Pair<'a>>,
     /// Whether there is a prediction. Otherwise it is all zero.
     pub(crate) is_predicted: bool,
+    /// Whether its elements may be coded as words of 4-bit codes.
+    pub(crate) may_have_nibbles: bool,
     /// Earlier states of its elements.
     pub(crate) history: Option<&'a GroupHistory>,
 }
@@ -195,10 +197,16 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         best = scaled;
     }
     if changed * SPARSE_BELOW < group.elems() {
-        let sparse = sparse_draft(group, changed);
+        let sparse = sparse_draft(group, scales::uniform(group.number, &group.chunks), changed);
         // Decoding a sparse chunk takes time only for its changes, which is worth a few bytes.
         if sparse.cost < best.cost + best.cost / 64 {
             best = sparse;
+        }
+    }
+    if group.may_have_nibbles && codec::nibbles::applies(group.number) {
+        let nibbles = nibble_draft(group, changed);
+        if nibbles.cost + nibbles.cost / 32 < best.cost {
+            best = nibbles;
         }
     }
     if preset == Preset::Max && group.is_predicted && group.elems() >= MIXED_FROM_ELEMS {
@@ -366,9 +374,31 @@ fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Sca
     Draft { row_scales: scales.rows, ..Draft::sharing(coding, request, changed, cost) }
 }
 
-fn sparse_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
+/// Words of 4-bit codes, code by code: all of them, or those that changed.
+fn nibble_draft(group: &GroupInput<'_>, changed: u64) -> Draft {
+    let split = |(target, prediction): &Pair<'_>| match target == prediction {
+        true => Default::default(),
+        false => (codec::nibbles::split(target), codec::nibbles::split(prediction)),
+    };
+    let codes: Vec<(Scratch, Scratch)> = group.chunks.par_iter().map(split).collect();
+    let codes = GroupInput {
+        number: codec::nibbles::number(),
+        cols: 1,
+        is_matrix: false,
+        chunks: codes.iter().map(|(target, prediction)| (&**target, &**prediction)).collect(),
+        ..*group
+    };
+    let symbols = symbolise(&codes);
+    let changed_codes = changed_elems(&codes, &symbols);
+    let scales = || Scales { offset: 0, rows: Vec::new(), cols: Vec::new() };
+    let all = ulp_draft(&codes, &symbols, scales(), changed);
+    let some = sparse_draft(&codes, scales(), changed_codes);
+    let (draft, kind) = if some.cost < all.cost { (some, Nibbles::Changed) } else { (all, Nibbles::All) };
+    Draft { coding: Coding::Nibbles(kind), changed, ..draft }
+}
+
+fn sparse_draft(group: &GroupInput<'_>, scales: Scales, changed: u64) -> Draft {
     let number = group.number;
-    let scales = scales::uniform(number, &group.chunks);
     let coding_scales = group_scales(&scales);
     let mut gaps = [0; ALPHABET];
     let mut raw_bits = 0;
@@ -518,7 +548,15 @@ fn sample_group<'a>(
     is_predicted: bool,
 ) -> GroupInput<'a> {
     let chunks = vec![(sample, prediction)];
-    GroupInput { number, cols: 1, is_matrix: false, chunks, is_predicted, history: None }
+    GroupInput {
+        number,
+        cols: 1,
+        is_matrix: false,
+        chunks,
+        is_predicted,
+        may_have_nibbles: false,
+        history: None,
+    }
 }
 
 #[cfg(test)]
