@@ -296,3 +296,16 @@ fn a_wrong_base_is_refused() {
         assert!(format!("{fault:?}").contains("BaseMismatch"), "{fault:?}");
     }
 }
+
+#[test]
+fn pieces_do_not_overlap_where_a_base_ends_and_begins_again() {
+    let bytes = Random::new(77).bytes(3000);
+    let other = Random::new(78).bytes(20);
+    for (end, between, start) in [(2995, 1, 3), (2993, 0, 7), (2999, 2, 1), (2996, 9, 4), (2900, 3, 100)] {
+        let joined = [&bytes[..end], &other[..between], &bytes[start..]].concat();
+        let len = joined.len() as u64;
+        let tuned = safetensors(&[tensor("w", "U8", &[len], joined)]);
+        let base = safetensors(&[tensor("w", "U8", &[3000], bytes.clone())]);
+        assert_eq!(predictors(&roundtrip(&tuned, &[&base]))["w"], "view");
+    }
+}

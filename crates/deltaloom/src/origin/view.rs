@@ -265,6 +265,8 @@ fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anch
         pieces.push(Piece { source: Some(number), start: piece.from, count });
     }
     skip_to(&mut pieces, elems, elems);
+    let covered: u64 = pieces.iter().map(|piece| piece.count).sum();
+    assert!(covered == elems, "pieces that were found for a tensor do not overlap");
     if used.len() > MAX_VIEWED || pieces.len() > MAX_PIECES {
         return None;
     }
@@ -408,10 +410,10 @@ impl Cover<'_> {
                 let split = self.snapped(split, before.as_deref(), after.as_deref());
                 (split, split)
             } else {
-                (
-                    self.snapped(forward, before.as_deref(), None),
-                    self.snapped(backward, None, after.as_deref()),
-                )
+                let end = self.snapped(forward, before.as_deref(), None);
+                let start = self.snapped(backward, None, after.as_deref());
+                // In a short gap, the two may have moved past each other.
+                if end <= start { (end, start) } else { (forward, backward) }
             };
             if let Some(run) = &mut before {
                 run.target.end = end;
