@@ -58,6 +58,16 @@ RATIOS = {
     "m_zero_flat_repartition": ("re-cut", MEASURED, 2.06, True),
     "m_passthrough_scaled": ("scaled", "about", 1000, True),
     "near_copies_in_one_file": ("copies", MEASURED, 2.65, False),
+    "q_bf16_to_fp8_block": ("quantised", ABOVE, 100, True),
+    "q_fp8_block_to_bf16": ("quantised", ABOVE, 1000, True),
+    "q_mxfp4_to_bf16": ("quantised", ABOVE, 1000, True),
+    "q_gptq_from_base": ("quantised", ABOVE, 50, True),
+    "q_fp8_finetune_rescaled": ("quantised", MEASURED, 8.13, False),
+    "q_mlx_u32_pair": ("codes", MEASURED, 12.21, True),
+    "q_gptq_pair": ("codes", MEASURED, 5.10, False),
+    "q_bnb_nf4_pair": ("codes", MEASURED, 9.78, False),
+    "q_nvfp4_pair": ("codes", MEASURED, 9.49, False),
+    "q_opaque_dtypes_pair": ("codes", MEASURED, 41.6, False),
 }
 # Name: kind. With the base, the container should be no larger than without; the bar is 85 % of that ratio, too.
 OVERHEADS = {"tiny_tensors_base_hurts": "digests", "equal_scalars_base_hurts": "digests"}

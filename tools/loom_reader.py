@@ -7,6 +7,7 @@ import argparse, collections, copy, io, json, math, pathlib, re, struct, sys, ty
 import numpy as np
 import loom_history as history
 import loom_predictors as computed
+import loom_quantised as quantised
 from blake3_numpy import digest as blake3
 from mixed_numpy import decode_mixed
 from zstandard import ZstdDecompressor, ZstdError
@@ -18,6 +19,7 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
 COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW), 13
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
+NIBBLES = 8  # a family whose codecs are ULP and SPARSE
 
 def must(ok, what):
     if not ok:
@@ -207,6 +209,8 @@ def decode_chunk(t, g, codec, p, cur, classes):
         lengths = [cur.varint() for _ in range(size)]
         planes = [cur.take(v >> 1) if v & 1 else unzstd(cur.take(v >> 1), len(p)) for v in lengths]
         out = p + np.frombuffer(b"".join(planes), np.uint8).reshape(size, -1).T.copy().view(f"<u{size}")[:, 0]
+    elif codec in (ULP, SPARSE) and g.family == NIBBLES:
+        return decode_nibbles(t, g, codec, p, cur)
     elif codec != SAME:
         must(g.family and codec == (ULP if g.family == history.FAMILY else g.family + 3), "codec not allowed here")
         if codec == MIXED:
@@ -215,6 +219,18 @@ def decode_chunk(t, g, codec, p, cur, classes):
         out = decode(t, g, p, cur) if decode else decode_ulp_or_sparse(t, g, p, cur, classes)
     must(not cur.read(1), "bytes left over in a chunk")
     return out.astype(f"<u{size}")
+
+def decode_nibbles(t, g, codec, p, cur):
+    """Words of 4-bit codes, each code as a U8 (section 8.1)."""
+    must(codec == (ULP, SPARSE)[g.inner], "codec not allowed here")
+    count = t.kind.bits // 4
+    codes = (p[:, None] >> np.arange(0, t.kind.bits, 4, dtype=np.uint64) & np.uint64(15)).reshape(-1)
+    inner = types.SimpleNamespace(kind=Type(8), cols=t.cols * count, dtype="U8")
+    group = types.SimpleNamespace(family=codec - 3, first=g.first, slots=g.slots, scales=0, offset=0, columns=0)
+    codes = decode_chunk(inner, group, codec, codes, cur, None).astype(np.uint64)
+    must((codes < 16).all(), "a code has more than 4 bits")
+    words = codes.reshape(-1, count) << np.arange(0, t.kind.bits, 4, dtype=np.uint64)
+    return words.sum(1, dtype=np.uint64).astype(f"<u{t.kind.bits // 8}")
 
 class Tensor:
     def __init__(self, name, dtype, shape, begin, end, target):
@@ -322,6 +338,8 @@ def read_tensor(t, meta, sets, tensors, payloads):
         return
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         t.targets = [tensors[meta.varint()]]
+    elif t.predictor == quantised.QUANTISED:
+        quantised.read(meta, t, tensors)
     elif t.predictor in COMPUTED:
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
     elif t.predictor != ZERO:
@@ -329,7 +347,7 @@ def read_tensor(t, meta, sets, tensors, payloads):
         hops = meta.varint() if t.predictor == history.HISTORY else 0
         must((1 <= hops <= 16) == (t.predictor == history.HISTORY), "bad number of ancestors")
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))] * (hops + 1)
-    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, *COMPUTED):
+    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, *COMPUTED):
         t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
@@ -353,6 +371,9 @@ def read_tensor(t, meta, sets, tensors, payloads):
             if g.family in (ULP - 3, SPARSE - 3, SCALED - 3, history.FAMILY):
                 g.scales, g.offset = meta.u8(), unzigzag(meta.varint())
                 g.columns = read_scales(meta, t.cols) if g.scales & 2 else 0
+            if g.family == NIBBLES:
+                g.inner = meta.u8()
+                must(g.inner < 2 and t.dtype in TYPES and not t.kind.exp and t.kind.bits in (8, 32), "nibbles of other elements")
             t.coded += [(g, meta.u8(), payloads.take(meta.varint())) for _ in range(g.count)]
         must(len(t.coded) == len(t.chunks), "groups do not add up to the chunks")
 
@@ -381,7 +402,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= (CONVERTED if data[8] >= 4 else history.HISTORY), "unknown predictor")
+        must(t.predictor <= (quantised.QUANTISED if data[8] >= 4 else history.HISTORY), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -394,6 +415,8 @@ def read_loom(data):
 
 def level(t):
     """A tensor comes from tensors of lower levels only."""
+    if t.predictor == quantised.QUANTISED:
+        return int(bool(t.targets))
     return t.rule.form + 1 if t.predictor == computed.ADAM else 3 * (t.predictor in (TIED, CAST, CAST_INTERNAL, COMPANION))
 
 def values(t, bases):
@@ -415,7 +438,10 @@ def values(t, bases):
             must(fits, f"no base has the right tensor {name!r}, {dtype} {shape}")
             references.append(bases[fits[0]])
         as_it_is = t.predictor <= CAST_INTERNAL or t.predictor == history.HISTORY
-        p = references[0] if as_it_is else computed.predict(t, references + targets)
+        if t.predictor == quantised.QUANTISED:
+            p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
+        else:
+            p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end))
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]

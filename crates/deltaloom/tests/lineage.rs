@@ -64,10 +64,10 @@ fn equality_is_found_in_all_its_forms() {
     let report = found(&tuned, &[&base]);
     let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
     let ancestor = "base-0".to_owned();
-    let identical = Finding::Identical { ancestor: ancestor.clone() };
-    assert_eq!(*findings[0], identical);
-    assert_eq!(*findings[1], identical);
-    assert_eq!(*findings[2], Finding::Cast { ancestor: Some(ancestor), tensor: "master".to_owned() });
+    let identical = |tensor| Finding::Identical { ancestor: ancestor.clone(), tensor };
+    assert_eq!(*findings[0], identical(None));
+    assert_eq!(*findings[1], identical(Some("model.moved".to_owned())));
+    assert_eq!(*findings[2], Finding::Cast { ancestor: Some(ancestor.clone()), tensor: "master".to_owned() });
     assert_eq!(*findings[3], Finding::New);
     assert_eq!(*findings[4], Finding::Tied { tensor: "own".to_owned() });
     assert_eq!(*findings[5], Finding::Cast { ancestor: None, tensor: "own".to_owned() });
@@ -230,7 +230,8 @@ fn renamed_tensors_are_found_as_packing_finds_them() {
     let tuned = file(&[("x.of.a", &a), ("y.of.b", &moved)]);
     let report = found(&tuned, &[&base]);
     let findings: Vec<&Finding> = report.tensors.iter().map(|tensor| &tensor.finding).collect();
-    assert_eq!(*findings[0], Finding::Identical { ancestor: "base-0".to_owned() });
+    let tensor = Some("a".to_owned());
+    assert_eq!(*findings[0], Finding::Identical { ancestor: "base-0".to_owned(), tensor });
     assert!(matches!(findings[1], Finding::Drift { .. }), "{:?}", findings[1]);
 }
 
@@ -264,4 +265,30 @@ fn pieces_of_ancestors_are_named() {
     }
     assert_eq!(report.tensors[2].finding, Finding::New);
     assert_eq!(report.findings[0].finding, "pieces of base-0");
+}
+
+#[test]
+fn codes_of_numbers_are_explained() {
+    let mut random = Random::new(31);
+    let numbers = bf16_bytes(&random.weights(64 * 96));
+    let values: Vec<f32> =
+        numbers.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect();
+    let largest = |row: &[f32]| row.iter().fold(0f32, |most, x| x.abs().max(most)) / 127.0;
+    let scales: Vec<f32> = values.chunks(96).map(largest).collect();
+    #[expect(clippy::cast_possible_truncation, reason = "codes have 8 bits")]
+    let codes: Vec<u8> = values
+        .iter()
+        .enumerate()
+        .map(|(i, x)| ((x / scales[i / 96]).round_ties_even() as i8).cast_unsigned())
+        .collect();
+    let base = safetensors(&[tensor("a.weight", "BF16", &[64, 96], numbers)]);
+    let tuned = safetensors(&[
+        tensor("a.weight", "I8", &[64, 96], codes),
+        tensor("a.weight_scale", "F32", &[64, 1], f32_bytes(&scales)),
+    ]);
+    let report = lineage(&bases(&[&tuned]), &bases(&[&base]), 1, &Silent).unwrap();
+    let Finding::Quantised { of, changed_fraction, .. } = &report.tensors[0].finding else {
+        panic!("{:?}", report.tensors[0].finding)
+    };
+    assert_eq!((of.as_slice(), *changed_fraction), (&["a.weight".to_owned()][..], 0.0));
 }

@@ -304,19 +304,22 @@ fn check_cells(index: &Index) -> Result<()> {
 
 fn check_internal_targets(index: &Index) -> Result<()> {
     for tensor in &index.tensors {
-        for target in tensor.predictor.internals() {
+        for target_number in tensor.predictor.internals() {
             let bad = || {
                 Error::corrupt(format!(
                     "tensor {:?} points at a tensor it cannot come from",
                     index.info(tensor).name
                 ))
             };
-            let target = index.tensors.get(target).ok_or_else(bad)?;
+            let target = index.tensors.get(target_number).ok_or_else(bad)?;
             // Then no tensor depends on itself, and chains are short.
             let is_lower = target.predictor.level() < tensor.predictor.level();
             let (own, theirs) = (index.info(tensor), index.info(target));
             let fits = match tensor.predictor {
                 Predictor::CastInternal(_) => theirs.dtype == DType::F32 && own.shape == theirs.shape,
+                Predictor::Quantised(ref quantised) => quantised.own().all(|(number, dtype, shape)| {
+                    number != target_number || (theirs.dtype == *dtype && theirs.shape == shape)
+                }),
                 _ => own.same_type(theirs) && tensor.grid == target.grid,
             };
             if !is_lower || !fits {

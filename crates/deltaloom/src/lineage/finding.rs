@@ -17,6 +17,9 @@ pub enum Finding {
     Identical {
         /// The ancestor, by its path.
         ancestor: String,
+        /// The tensor, if it has another name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tensor: Option<String>,
     },
     /// Equal to another tensor of the same checkpoint.
     Tied {
@@ -88,6 +91,18 @@ pub enum Finding {
         /// What the view is, in words.
         rule: String,
         /// Share of elements whose bits differ from the pieces.
+        changed_fraction: f64,
+    },
+    /// Codes of an ancestor's numbers, or numbers of its codes, perhaps changed afterwards; or rows
+    /// or columns that are multiples of an ancestor's.
+    Quantised {
+        /// The ancestors that have the numbers or codes.
+        ancestors: Vec<String>,
+        /// The tensors that have them, and scales.
+        of: Vec<String>,
+        /// The layout, in words.
+        rule: String,
+        /// Share of elements whose bits differ from what the layout gives.
         changed_fraction: f64,
     },
     /// The ancestor says nothing about it.
@@ -164,7 +179,7 @@ impl Finding {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Identical { ancestor } => format!("identical to {ancestor}"),
+            Self::Identical { ancestor, .. } => format!("identical to {ancestor}"),
             Self::Tied { .. } => "tied to another tensor".to_owned(),
             Self::Cast { ancestor: Some(ancestor), .. } => format!("rounding of F32 in {ancestor}"),
             Self::Cast { ancestor: None, .. } => "rounding of another tensor".to_owned(),
@@ -185,6 +200,7 @@ impl Finding {
             Self::Sparse { ancestor, .. } => format!("sparse change of {ancestor}"),
             Self::Drift { ancestor, .. } => format!("dense drift of {ancestor}"),
             Self::View { ancestors, .. } => format!("pieces of {}", ancestors.join(" and ")),
+            Self::Quantised { ancestors, .. } => format!("codes or numbers of {}", ancestors.join(" and ")),
             Self::Unrelated { .. } => "unrelated".to_owned(),
             Self::New => "no counterpart".to_owned(),
         }
@@ -195,9 +211,9 @@ impl Finding {
         match self {
             Self::Blend { residual, .. } | Self::Rescaled { residual, .. } => Some(("residual", *residual)),
             Self::LowRank { residual, .. } => Some(("residual", *residual)),
-            Self::Sparse { changed_fraction, .. } | Self::View { changed_fraction, .. } => {
-                Some(("changed_fraction", *changed_fraction))
-            }
+            Self::Sparse { changed_fraction, .. }
+            | Self::View { changed_fraction, .. }
+            | Self::Quantised { changed_fraction, .. } => Some(("changed_fraction", *changed_fraction)),
             Self::Drift { relative_l2, .. } => Some(("relative_l2", *relative_l2)),
             Self::Unrelated { correlation, .. } => Some(("correlation", *correlation)),
             Self::Identical { .. } | Self::Tied { .. } | Self::Cast { .. } | Self::New => None,

@@ -1,6 +1,6 @@
 //! Reports the history of each tensor, compared with checkpoints that it may come from: equality,
 //! rounding, blends, low rank, sparse and dense change.
-//! It packs nothing. Equality, ties, rounding and views are found as packing finds them, in
+//! It packs nothing. Equality, ties, rounding, views and codes are found as packing finds them, in
 //! [`crate::origin`].
 
 mod finding;
@@ -11,13 +11,14 @@ use deltaloom_kernels::ulp::count_changed;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::bases::{Base, Bases, TensorSource, predict_into};
+use crate::bases::{Base, Bases, PredictionInputs, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::origin::cast::{Master, Masters};
 use crate::origin::{self, Origin, Subject, Ties, content, identical};
 use crate::pipeline;
 use crate::plan;
+use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::summary::ratio;
@@ -77,7 +78,7 @@ pub fn lineage(
         let study = Study::new(tensors, ancestors, progress)?;
         let mut found: Vec<TensorLineage> =
             (0..study.tensors.len()).into_par_iter().map(|i| study.tensor(i)).collect::<Result<_>>()?;
-        study.look_for_views(&mut found, ancestors)?;
+        study.look_further(&mut found, ancestors)?;
         Ok(found)
     })?;
     let ancestors = ancestors.iter().map(name_of).collect();
@@ -140,35 +141,48 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// Replaces findings that say nothing, where a tensor consists of pieces of others.
-    fn look_for_views(&self, found: &mut [TensorLineage], ancestors: &Bases) -> Result<()> {
+    /// Replaces findings that say nothing, where a tensor consists of pieces of others, or has codes
+    /// of them.
+    fn look_further(&self, found: &mut [TensorLineage], ancestors: &Bases) -> Result<()> {
         let is_unexplained =
             |tensor: &TensorLineage| matches!(tensor.finding, Finding::New | Finding::Unrelated { .. });
-        let wanted: Vec<bool> = found.iter().map(is_unexplained).collect();
-        let views = origin::views(&self.subjects, &self.samples, &wanted, ancestors, self.progress)?;
-        for (i, view) in views {
-            found[i].finding = self.view(i, &view)?;
+        let mut wanted: Vec<bool> = found.iter().map(is_unexplained).collect();
+        for (i, origin) in origin::by_codes(&self.subjects, &wanted, ancestors, self.progress)? {
+            wanted[i] = false;
+            found[i].finding = self.predicted(i, &origin)?;
+        }
+        for (i, origin) in origin::views(&self.subjects, &self.samples, &wanted, ancestors, self.progress)? {
+            found[i].finding = self.predicted(i, &origin)?;
         }
         Ok(())
     }
 
-    fn view(&self, i: usize, view: &Origin) -> Result<Finding> {
+    /// The finding that a tensor is predicted as packing does it.
+    fn predicted(&self, i: usize, origin: &Origin) -> Result<Finding> {
         let (subject, info) = (self.subjects[i], self.tensors[i].info());
+        let own = |other: usize, start: u64, out: &mut [u8]| {
+            out.copy_from_slice(&self.subjects[other].read(start, out.len())?);
+            Ok(())
+        };
+        let (references, tensors) = (&origin.references[..], origin.predictor.internals());
+        let mut inputs = PredictionInputs { references, tensors, own, factors: None, memo: None };
         let total = info.len_bytes();
         let mut changed = 0;
         for offset in (0..total).step_by(to_usize(BLOCK_BYTES)) {
             check_cancelled(self.progress)?;
             let mut predicted = vec![0; to_usize(BLOCK_BYTES.min(total - offset))];
-            predict_into(&view.predictor, &view.references, None, info, offset, &mut predicted)?;
+            origin.predictor.predict(info, offset, &mut inputs, &mut predicted)?;
             let bytes = subject.read(offset, predicted.len())?;
             changed += count_changed(info.number(), &bytes, &predicted);
         }
-        let has_any = |base: &&&Base| view.references.iter().any(|source| base.has_origin_of(source));
-        Ok(Finding::View {
-            ancestors: self.ancestors.iter().filter(has_any).map(|base| name_of(base)).collect(),
-            of: view.references.iter().map(|source| source.info().name.clone()).collect(),
-            rule: view.predictor.rule().unwrap_or_default(),
-            changed_fraction: ratio(changed, info.elems()),
+        let has_any = |base: &&&Base| references.iter().any(|source| base.has_origin_of(source));
+        let ancestors = self.ancestors.iter().filter(has_any).map(|base| name_of(base)).collect();
+        let of = references.iter().map(|source| source.info().name.clone()).collect();
+        let rule = origin.predictor.rule().unwrap_or_default();
+        let changed_fraction = ratio(changed, info.elems());
+        Ok(match origin.predictor {
+            Predictor::Quantised(_) => Finding::Quantised { ancestors, of, rule, changed_fraction },
+            _ => Finding::View { ancestors, of, rule, changed_fraction },
         })
     }
 
@@ -200,7 +214,7 @@ impl<'a> Study<'a> {
         for (ancestor, base) in self.ancestors.iter().enumerate() {
             let Some(other) = identical::counterpart(subject.info(), base) else { continue };
             if identical::prove(subject, sample, other, self.progress)?.is_some() {
-                return Ok(Some(Finding::Identical { ancestor: self.name(ancestor) }));
+                return Ok(Some(self.identical(i, ancestor, other)));
             }
         }
         let name_of_own = |other: usize| self.tensors[other].info().name.clone();
@@ -209,7 +223,7 @@ impl<'a> Study<'a> {
         }
         for other in self.found(i) {
             if identical::prove(subject, sample, other.source, self.progress)?.is_some() {
-                return Ok(Some(Finding::Identical { ancestor: self.name(other.ancestor) }));
+                return Ok(Some(self.identical(i, other.ancestor, other.source)));
             }
         }
         let found = self.masters.prove(i, &self.subjects, &self.samples, self.progress)?;
@@ -220,6 +234,11 @@ impl<'a> Study<'a> {
                 Finding::Cast { ancestor: Some(self.name(ancestor)), tensor }
             }
         }))
+    }
+
+    fn identical(&self, i: usize, ancestor: usize, other: &TensorSource) -> Finding {
+        let (own, other) = (&self.tensors[i].info().name, &other.info().name);
+        Finding::Identical { ancestor: self.name(ancestor), tensor: (own != other).then(|| other.clone()) }
     }
 
     /// Findings from calculation.

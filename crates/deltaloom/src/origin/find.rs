@@ -12,12 +12,12 @@ use super::subject::Subject;
 use super::tied::Ties;
 use super::view::Viewing;
 use super::{
-    Origin, adam, adapter, companion, content, converted, identical, low_rank, nearest, reference_name,
-    scaled, view,
+    Origin, adam, adapter, companion, content, converted, identical, lines, low_rank, nearest, quantised,
+    reference_name, scaled, view,
 };
 use crate::bases::{Bases, TensorId, TensorSource};
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
@@ -58,6 +58,17 @@ pub(crate) fn find(
             others.extend(bases.direct().filter_map(|base| view::counterpart(info, base)));
         }
     }
+    let is_open = |i: usize| {
+        let (info, sample) = (subjects[i].info(), &samples[i]);
+        let near = candidates[i].iter().chain(&found.alike[i]);
+        let near = near.filter(|reference| reference.is_like(info));
+        let mut costs = near.map(|reference| nearest::cost(info, sample, reference));
+        Ok(!costs.try_fold(false, |is_near, cost| Ok::<_, Error>(is_near || cost? < enough(info, sample)))?)
+    };
+    let quantised = quantised::find(&subjects, is_open, bases, progress)?;
+    for (is_open, found) in found.is_open.iter_mut().zip(&quantised) {
+        *is_open &= found.is_none();
+    }
     let views = views_of(&coded, &coded_samples, &candidates, &found, bases, progress)?;
     let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
     let blends = blend::hints(&coded, &candidates)?;
@@ -69,6 +80,7 @@ pub(crate) fn find(
         candidates,
         found: found.alike,
         views,
+        quantised,
         grids,
         bases,
         masters,
@@ -81,13 +93,22 @@ pub(crate) fn find(
     // A tensor may only depend on tensors of level 0. A tie to a rounded tensor becomes a rounding,
     // and all others are packed on their own after all.
     for i in 0..origins.len() {
-        let is_allowed = |origin: &Origin| {
-            origin.predictor.internals().iter().all(|other| origins[*other].predictor.is_root())
-        };
-        if !is_allowed(&origins[i]) {
-            let untied = context.untied(i)?;
-            origins[i] = if is_allowed(&untied) { untied } else { context.coded(i)? };
+        if depends_on_roots(&origins[i].predictor, &origins) {
+            continue;
         }
+        let of_tied = |number: usize| match origins[number].predictor {
+            Predictor::Tied(target) => target,
+            _ => number,
+        };
+        let other = match &origins[i].predictor {
+            Predictor::Quantised(quantised) => {
+                let predictor = Predictor::Quantised(Box::new(quantised.as_ref().clone().with_own(of_tied)));
+                Origin::coded(predictor, origins[i].references.clone()).with_reference_digests()?
+            }
+            _ => context.untied(i)?,
+        };
+        let is_allowed = depends_on_roots(&other.predictor, &origins);
+        origins[i] = if is_allowed { other } else { context.otherwise(i)? };
     }
     let predictors: Vec<&Predictor> = origins.iter().map(|origin| &origin.predictor).collect();
     for (i, origin) in adam::find(&subjects, &samples, &predictors, bases)? {
@@ -104,6 +125,11 @@ pub(crate) fn find(
         origins[i] = Origin::coded(Predictor::Companion(other), Vec::new());
     }
     Ok(origins)
+}
+
+/// Whether a tensor with this predictor depends on no tensor that depends on others.
+fn depends_on_roots(predictor: &Predictor, origins: &[Origin]) -> bool {
+    predictor.internals().iter().all(|other| origins[*other].predictor.is_root())
 }
 
 /// Descriptions of the tensors that were stored in a wider dtype, as they were before. Only where
@@ -212,6 +238,20 @@ pub(crate) fn views(
     Ok(found)
 }
 
+/// The codes, or numbers of codes, that explain the subjects which are `wanted`, by their numbers.
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn by_codes(
+    subjects: &[Subject<'_>],
+    wanted: &[bool],
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<(usize, Origin)>> {
+    let found = quantised::find(subjects, |i| Ok(wanted[i]), bases, progress)?;
+    Ok(found.into_iter().enumerate().filter_map(|(i, found)| Some((i, found?.origin))).collect())
+}
+
 struct Context<'a> {
     subjects: &'a [Subject<'a>],
     samples: &'a [Vec<u8>],
@@ -225,6 +265,8 @@ struct Context<'a> {
     found: Vec<Vec<&'a TensorSource>>,
     /// Views that each may be.
     views: Vec<Vec<Viewing>>,
+    /// Codes, or numbers of codes, that each may be.
+    quantised: Vec<Option<quantised::Found>>,
     grids: &'a [ChunkGrid],
     bases: &'a Bases,
     masters: Masters<'a>,
@@ -304,50 +346,75 @@ impl Context<'_> {
 
     /// The prediction that leaves the least residual, as far as a sample tells.
     fn coded(&self, i: usize) -> Result<Origin> {
-        let origin = self.predicted(i)?;
-        self.as_stored(i, origin)
+        let (cost, origin) = self.predicted(i)?;
+        match &self.quantised[i] {
+            // Costs are estimates, and what is simpler to read wins a tie.
+            Some(found) if cost.is_none_or(|cost| found.cost + found.cost / 32 < cost) => {
+                let (predictor, references) =
+                    (found.origin.predictor.clone(), found.origin.references.clone());
+                Origin::coded(predictor, references).with_reference_digests()
+            }
+            _ => self.as_stored(i, origin),
+        }
     }
 
-    fn predicted(&self, i: usize) -> Result<Origin> {
+    /// The same without tensors of the same file.
+    fn otherwise(&self, i: usize) -> Result<Origin> {
+        self.as_stored(i, self.predicted(i)?.1)
+    }
+
+    /// How what is coded is predicted, and the cost. `None` if a rule explains it.
+    fn predicted(&self, i: usize) -> Result<(Option<u128>, Origin)> {
         let (subject, sample) = (self.coded[i], &self.coded_samples[i]);
         let info = subject.info();
         if info.len_bytes() == 0 {
-            return Ok(Origin::unknown());
+            return Ok((Some(0), Origin::unknown()));
         }
         let candidates = [&self.candidates[i][..], &self.found[i]].concat();
         for reference in &candidates {
             if let Some(origin) = adapter::fit(subject, reference, self.bases)? {
-                return Ok(origin);
+                return Ok((None, origin));
             }
         }
         if let Some(origin) = blend::fit(subject, &candidates, &self.blends)? {
-            return Ok(origin);
+            return Ok((None, origin));
         }
         let candidates = nearest::sorted(info, sample, &candidates)?;
         // The product need not have been added to the most similar reference.
         for reference in &candidates {
             let of_reference = sample::of(reference)?;
             if let Some(origin) = scaled::fit(subject, sample, reference, &of_reference, self.progress)? {
-                return Ok(origin);
+                return Ok((None, origin));
             }
             if !low_rank::score(info.number(), sample, &of_reference) {
                 continue;
             }
             let grid = self.grids[i].of_dtype(&info.dtype);
             if let Some(origin) = low_rank::fit(subject, reference, &grid, self.progress)? {
-                return Ok(origin);
+                return Ok((None, origin));
             }
         }
         let best = match candidates.first() {
             Some(best) => nearest::fit(info, sample, best)?,
             None => Origin::unknown(),
         };
-        let Some((cost, view)) = view::score(info, sample, self.views[i].clone())? else { return Ok(best) };
         let of_best = match (&best.predictor, candidates.first()) {
             (Predictor::Reference(_), Some(reference)) => nearest::cost(info, sample, reference)?,
             _ => nearest::cost_alone(info, sample),
         };
-        // Costs are estimates, and what is simpler to read wins a tie.
-        if cost + cost / 32 < of_best { view.with_reference_digests() } else { Ok(best) }
+        if let Some(reference) = candidates.first()
+            && of_best > nearest::DIGEST_COST
+            && !matches!(subject, Subject::Converted { .. })
+            && let Some((cost, origin)) = lines::fit(subject, sample, reference, self.progress)?
+            && cost < of_best
+        {
+            return Ok((Some(cost), origin));
+        }
+        match view::score(info, sample, self.views[i].clone())? {
+            Some((cost, view)) if cost + cost / 32 < of_best => {
+                Ok((Some(cost), view.with_reference_digests()?))
+            }
+            _ => Ok((Some(of_best), best)),
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::sample;
 use crate::tensor::TensorInfo;
 
 /// What the digest of a reference costs, in the unit of estimates. It decides for tiny tensors.
-const DIGEST_COST: u128 = 256 * ONE_BIT as u128;
+pub(super) const DIGEST_COST: u128 = 256 * ONE_BIT as u128;
 
 /// Cost of the residual on a sample.
 fn score(info: &TensorInfo, sample: &[u8], reference: &TensorSource) -> Result<u64> {
@@ -34,7 +34,7 @@ pub(super) fn sorted<'a>(
 }
 
 /// Cost of a tensor, from that of its sample.
-fn of_tensor(info: &TensorInfo, sample: &[u8], cost: u64) -> u128 {
+pub(super) fn of_tensor(info: &TensorInfo, sample: &[u8], cost: u64) -> u128 {
     u128::from(cost) * u128::from(info.len_bytes()) / sample.len().max(1) as u128
 }
 

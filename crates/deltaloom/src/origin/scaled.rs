@@ -17,7 +17,7 @@ const LEAST_ELEMS: usize = 64;
 
 /// The numbers that turn all elements of a reference into those of a tensor.
 #[derive(Debug, Clone, Copy)]
-struct Numbers {
+pub(super) struct Numbers {
     low: f64,
     high: f64,
     /// The sign, once an element has shown it.
@@ -26,21 +26,21 @@ struct Numbers {
 }
 
 impl Numbers {
-    const ALL: Self = Self { low: 0.0, high: f64::MAX, sign: None, elems: 0 };
+    pub(super) const ALL: Self = Self { low: 0.0, high: f64::MAX, sign: None, elems: 0 };
 
     /// Only those that also turn these elements into each other. `None` if there are none.
-    fn and(mut self, element: Element, target: &[u8], reference: &[u8]) -> Option<Self> {
+    pub(super) fn and(mut self, element: Element, target: &[u8], reference: &[u8]) -> Option<Self> {
         let size = element.bytes();
-        let mut values = [0.0; 3];
         for (target, reference) in target.chunks_exact(size).zip(reference.chunks_exact(size)) {
             let bits =
                 |bytes: &[u8]| bytes.iter().rev().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
             let top = 1u64 << (8 * size - 1);
             let (target, reference) = (bits(target), bits(reference));
             let (target_size, reference_size) = (target & (top - 1), reference & (top - 1));
-            let of_sizes = [target_size.saturating_sub(1), target_size, target_size + 1];
-            let [below, exact, above] = element_values(element, of_sizes, &mut values);
-            let [reference_value, ..] = element_values(element, [reference_size; 3], &mut [0.0; 3]);
+            let of_size = |size: u64| value_of(element, &size.to_le_bytes());
+            let [below, exact, above] =
+                [target_size.saturating_sub(1), target_size, target_size + 1].map(of_size);
+            let reference_value = of_size(reference_size);
             if !above.is_finite() || !reference_value.is_finite() || reference_size == 0 {
                 // Zero stays zero. What is not finite is left to the residual.
                 if reference_size == 0 && target_size != 0 {
@@ -64,13 +64,15 @@ impl Numbers {
         Some(self)
     }
 
-    /// The F32 number in the middle, unless 1 is one of the numbers.
+    /// The number in the middle, if there are enough elements.
     fn number(self) -> Option<f64> {
-        let is_negative = self.sign? && self.elems >= LEAST_ELEMS;
-        if self.elems < LEAST_ELEMS || self.high == f64::MAX {
-            return None;
-        }
-        if !is_negative && (self.low..=self.high).contains(&1.0) {
+        self.middle().filter(|_| self.elems >= LEAST_ELEMS)
+    }
+
+    /// The F32 number in the middle, unless 1 is one of the numbers.
+    pub(super) fn middle(self) -> Option<f64> {
+        let is_negative = self.sign?;
+        if self.high == f64::MAX || (!is_negative && (self.low..=self.high).contains(&1.0)) {
             return None;
         }
         #[expect(clippy::cast_possible_truncation, reason = "it is rounded")]
@@ -79,14 +81,11 @@ impl Numbers {
     }
 }
 
-/// Sizes of elements, which are bits without a sign, as numbers.
-fn element_values(element: Element, sizes: [u64; 3], out: &mut [f64; 3]) -> [f64; 3] {
-    let mut bytes = [0; 12];
-    for (bytes, size) in bytes.chunks_exact_mut(element.bytes()).zip(sizes) {
-        bytes.copy_from_slice(&size.to_le_bytes()[..element.bytes()]);
-    }
-    load(element, &bytes[..3 * element.bytes()], out);
-    *out
+/// The number of the first element in some bytes.
+pub(super) fn value_of(element: Element, bytes: &[u8]) -> f64 {
+    let mut value = [0.0];
+    load(element, &bytes[..element.bytes()], &mut value);
+    value[0]
 }
 
 /// The numbers that explain a sample.

@@ -78,6 +78,15 @@ fn widen_into(from: &DType, bytes: &[u8], out: &mut [u8]) {
     }
 }
 
+/// The largest number of an F8.
+pub(super) fn largest_f8(dtype: &DType) -> Option<f32> {
+    match dtype {
+        DType::F8E4M3 => Some(448.0),
+        DType::F8E5M2 => Some(57344.0),
+        _ => None,
+    }
+}
+
 /// The value of an F8.
 fn of_f8(dtype: &DType, code: u8) -> f32 {
     if *dtype == DType::F8E5M2 {
@@ -94,7 +103,7 @@ fn of_f8(dtype: &DType, code: u8) -> f32 {
 }
 
 /// Rounds to an F8. Too large becomes infinity in E5M2, and NaN in E4M3, which has no infinity.
-fn to_f8(dtype: &DType, value: f32) -> u8 {
+pub(super) fn to_f8(dtype: &DType, value: f32) -> u8 {
     let (mantissa_bits, bias) = if *dtype == DType::F8E5M2 { (2, 15) } else { (3, 7) };
     let bits = value.to_bits();
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };

@@ -11,6 +11,7 @@ mod factors;
 mod fields;
 pub(crate) mod names;
 pub(crate) mod number;
+mod quantised;
 mod view;
 
 pub(crate) use adam::{Adam, AdamForm};
@@ -22,6 +23,7 @@ pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub use number::{Element, load};
+pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Place, Quantised, Ties, Values};
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
@@ -77,6 +79,8 @@ pub(crate) enum Predictor {
     View(Box<View>),
     /// A tensor of another dtype, with this predictor and the chunks that follow, then converted.
     Converted(DType, Box<Self>),
+    /// The numbers that codes stand for, or the codes of numbers.
+    Quantised(Box<Quantised>),
 }
 
 /// Most ancestors of a reference that a history has.
@@ -91,8 +95,8 @@ pub(crate) enum Input<'a> {
     Master(&'a Option<String>),
     /// One of the two factors of an adapter.
     Factor(&'a Adapter, usize),
-    /// One of the references of a view.
-    Viewed(&'a View, usize),
+    /// A tensor of a base with its own dtype and shape.
+    Shaped(&'a Option<String>, &'a DType, &'a [u64]),
     /// Another tensor of the same container, by number.
     Own(usize),
 }
@@ -105,7 +109,9 @@ impl Input<'_> {
             Self::Base(name) => TensorInfo { name: name_or_own(name), ..info.clone() },
             Self::Master(name) => TensorInfo::sized(name_or_own(name), DType::F32, info.shape.clone()),
             Self::Factor(adapter, which) => adapter.factor(which, info),
-            Self::Viewed(view, which) => view.reference(which, &info.name),
+            Self::Shaped(name, dtype, shape) => {
+                TensorInfo::sized(name_or_own(name), dtype.clone(), shape.to_vec())
+            }
             Self::Own(_) => return None,
         })
     }
@@ -143,10 +149,11 @@ enum Kind {
     History,
     View,
     Converted,
+    Quantised,
 }
 
 impl Kind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -161,6 +168,7 @@ impl Kind {
         Self::History,
         Self::View,
         Self::Converted,
+        Self::Quantised,
     ];
 
     /// Its id in files, the first version of the format that has it, and its name in reports.
@@ -180,6 +188,7 @@ impl Kind {
             Self::History => (11, 3, "history"),
             Self::View => (12, 4, "view"),
             Self::Converted => (13, 4, "converted"),
+            Self::Quantised => (15, 4, "quantised"),
         }
     }
 
@@ -224,6 +233,7 @@ impl Predictor {
             Self::History { .. } => Kind::History,
             Self::View(_) => Kind::View,
             Self::Converted(..) => Kind::Converted,
+            Self::Quantised(_) => Kind::Quantised,
         }
     }
 
@@ -250,6 +260,7 @@ impl Predictor {
             Self::Blend(blend) => blend.push_to(meta),
             Self::Adam(adam) => adam.push_to(meta),
             Self::View(view) => view.push_to(meta),
+            Self::Quantised(quantised) => quantised.push_to(meta),
             Self::Converted(dtype, inner) => {
                 meta.push(view::dtype_id(dtype));
                 inner.push_to(meta);
@@ -292,6 +303,7 @@ impl Predictor {
                 hops: to_usize(fields::within(meta, 1..=MAX_HOPS as u64, "number of ancestors")?),
             },
             Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
+            Kind::Quantised => Self::Quantised(Box::new(Quantised::parse(meta, info)?)),
             Kind::Converted => {
                 let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
                 let dtype = dtype.filter(|dtype| cast::converts(dtype, &info.dtype));
@@ -332,15 +344,17 @@ impl Predictor {
     pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
         match self.coded(info) {
             (coded, Self::View(view)) => view.is_aligned(&coded),
+            (_, Self::Quantised(_)) => false,
             _ => true,
         }
     }
 
-    /// Number of pieces and references of a view.
+    /// Number of pieces and references of a view, or of numbers that the index has.
     pub(crate) fn part_count(&self) -> u64 {
         match self {
             Self::View(view) => view.part_count() as u64,
             Self::Converted(_, inner) => inner.part_count(),
+            Self::Quantised(quantised) => quantised.part_count() as u64,
             _ => 0,
         }
     }
@@ -381,7 +395,14 @@ impl Predictor {
                 let tensors = adam.tensors.iter().map(|tensor| Input::Own(*tensor));
                 adam.references.iter().map(Input::Base).chain(tensors).collect()
             }
-            Self::View(view) => (0..view.references().len()).map(|i| Input::Viewed(view, i)).collect(),
+            Self::View(view) => {
+                view.shaped().map(|(name, dtype, shape)| Input::Shaped(name, dtype, shape)).collect()
+            }
+            Self::Quantised(quantised) => {
+                let of_bases =
+                    quantised.of_bases().map(|(name, dtype, shape)| Input::Shaped(name, dtype, shape));
+                of_bases.chain(quantised.own().map(|(tensor, ..)| Input::Own(tensor))).collect()
+            }
             Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 vec![Input::Own(*tensor)]
@@ -404,7 +425,7 @@ impl Predictor {
     pub(crate) fn internals(&self) -> Vec<usize> {
         let own = |input: Input<'_>| match input {
             Input::Own(tensor) => Some(tensor),
-            Input::Base(_) | Input::Master(_) | Input::Factor(..) | Input::Viewed(..) => None,
+            Input::Base(_) | Input::Master(_) | Input::Factor(..) | Input::Shaped(..) => None,
         };
         self.inputs().into_iter().filter_map(own).collect()
     }
@@ -453,6 +474,7 @@ impl Predictor {
                 adam.predict(<[&[u8]; ADAM_INPUTS]>::try_from(all).map_err(missing)?, out);
             }
             Self::View(view) => view.predict(info, start, inputs, out)?,
+            Self::Quantised(quantised) => quantised.predict(info, start, inputs, out)?,
             Self::Converted(..) => {
                 return Err(Error::corrupt("a conversion has no prediction, only what it converts"));
             }
@@ -473,7 +495,8 @@ impl Predictor {
             | Self::Companion(_)
             | Self::Adam(_)
             | Self::History { .. }
-            | Self::View(_) => true,
+            | Self::View(_)
+            | Self::Quantised(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -491,6 +514,7 @@ impl Predictor {
             | Self::History { .. }
             | Self::View(_)
             | Self::Converted(..) => 0,
+            Self::Quantised(quantised) => u8::from(quantised.own().next().is_some()),
             Self::Adam(adam) => match adam.form {
                 AdamForm::SecondMoment => 1,
                 AdamForm::Weights => 2,
@@ -534,6 +558,7 @@ impl Predictor {
             Self::Adam(adam) => Some(adam.to_string()),
             Self::History { hops, .. } => Some(format!("{hops} ancestors")),
             Self::View(view) => Some(view.to_string()),
+            Self::Quantised(quantised) => Some(quantised.to_string()),
             Self::Converted(dtype, inner) => {
                 let rule = inner.rule().map_or_else(String::new, |rule| format!(", {rule}"));
                 Some(format!("from {dtype}, {}{rule}", inner.kind()))
@@ -561,10 +586,12 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_format() {
-        for (id, kind) in (0u8..).zip(Kind::ALL) {
-            assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
+        let ids: Vec<u8> = Kind::ALL.iter().map(|kind| kind.facts().0).collect();
+        assert!(ids.iter().copied().eq((0..14).chain([15])), "{ids:?}");
+        for (id, kind) in ids.into_iter().zip(Kind::ALL) {
+            assert_eq!(Kind::of_id(id, u16::MAX).unwrap(), kind);
         }
-        assert!(Kind::of_id(14, u16::MAX).is_err());
+        assert!(Kind::of_id(14, u16::MAX).is_err() && Kind::of_id(15, 3).is_err());
         assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
     }
 }

@@ -113,15 +113,9 @@ impl View {
         known.map(|piece| piece.count * self.unit).sum()
     }
 
-    pub(crate) fn references(&self) -> &[Viewed] {
-        &self.references
-    }
-
-    /// Name, dtype and shape of a reference.
-    pub(super) fn reference(&self, which: usize, own_name: &str) -> TensorInfo {
-        let viewed = &self.references[which];
-        let name = viewed.name.clone().unwrap_or_else(|| own_name.to_owned());
-        TensorInfo::sized(name, self.dtype.clone(), viewed.shape.clone())
+    /// Names, dtypes and shapes of the references.
+    pub(super) fn shaped(&self) -> impl Iterator<Item = (&Option<String>, &DType, &[u64])> {
+        self.references.iter().map(|viewed| (&viewed.name, &self.dtype, &viewed.shape[..]))
     }
 
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {

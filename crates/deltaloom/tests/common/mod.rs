@@ -270,3 +270,19 @@ impl ReadAt for Watched {
         self.bytes.as_slice().read_at(offset, buffer)
     }
 }
+
+/// Reads odd parts of every tensor, which must agree with the whole.
+pub(crate) fn assert_parts(container: &[u8], base: &[u8], tuned: &[u8]) {
+    let resolved = resolve(container, &bases(&[base])).unwrap();
+    let mut at = 0;
+    for number in 0..resolved.tensors().len() {
+        let len = usize::try_from(resolved.info(number).len_bytes()).unwrap();
+        let whole = &data_of(tuned)[at..at + len];
+        for (start, end) in [(0, len.min(3)), (len / 3, len / 2), (len.saturating_sub(700), len)] {
+            let mut part = vec![0; end - start];
+            resolved.read_part_into(number, start as u64, &mut part).unwrap();
+            assert!(part == whole[start..end], "tensor {number}, bytes {start}..{end}");
+        }
+        at += len;
+    }
+}

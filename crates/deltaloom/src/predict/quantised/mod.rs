@@ -1,0 +1,604 @@
+//! Codes of numbers, with scales: a tensor as the numbers that the codes of a reference stand for,
+//! or as the codes of a reference's numbers; docs/format.md section 3.7.
+//! It computes with a known layout and a known order of operations. [`crate::origin`] finds them.
+
+mod groups;
+mod operand;
+mod packing;
+mod values;
+
+pub(crate) use groups::{Groups, Numbers};
+pub(crate) use operand::{Operand, Place};
+pub(crate) use packing::{Order, Packing};
+pub(crate) use values::{NF4, Ties, Values};
+
+use std::fmt;
+use std::ops::Range;
+
+use super::{ReadInputs, cast, fields};
+use crate::entropy::bytes::{ByteReader, push_zigzag};
+use crate::error::Result;
+use crate::limits::{narrow, to_usize};
+use crate::scratch::Scratch;
+use crate::tensor::{DType, TensorInfo};
+
+/// Most scales of a number.
+const MAX_SCALES: u64 = 2;
+
+const TO_CODES: u8 = 1;
+const TRANSPOSED: u8 = 2;
+const SCALES_FIRST: u8 = 4;
+const RECIPROCAL: u8 = 8;
+
+/// How codes and numbers belong together, and which of the two is predicted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Quantised {
+    /// Whether the tensor has the codes, and the reference the numbers.
+    pub(crate) is_to_codes: bool,
+    /// Whether the matrix of numbers is that of codes with rows and columns swapped.
+    pub(crate) is_transposed: bool,
+    /// Whether two scales are multiplied with each other before they are used.
+    pub(crate) scales_first: bool,
+    /// Whether a number is multiplied by the reciprocal of the scale, not divided by it.
+    pub(crate) is_reciprocal: bool,
+    pub(crate) reference: Operand,
+    pub(crate) packing: Packing,
+    pub(crate) values: Values,
+    pub(crate) scales: Vec<Groups>,
+    /// The code that stands for 0.
+    pub(crate) zero: Option<Groups>,
+    /// What is added to the product.
+    pub(crate) bias: Option<Groups>,
+    /// What the product, or quotient, is rounded to.
+    pub(crate) rounding: super::Element,
+    pub(crate) ties: Ties,
+    /// The least and the greatest code, if codes are integers.
+    pub(crate) range: (i64, i64),
+}
+
+/// The matrices of codes: how many there are, and their rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Matrices {
+    pub(super) count: u64,
+    pub(super) rows: u64,
+    pub(super) cols: u64,
+}
+
+/// A part of a matrix of codes.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) matrix: u64,
+    pub(super) rows: Range<u64>,
+    pub(super) cols: Range<u64>,
+}
+
+impl Block {
+    fn width(&self) -> usize {
+        to_usize(self.cols.end - self.cols.start)
+    }
+}
+
+impl Quantised {
+    /// The operands, in the order of the record.
+    fn operands(&self) -> impl Iterator<Item = &Operand> {
+        let groups = self.scales.iter().chain(&self.zero).chain(&self.bias);
+        std::iter::once(&self.reference).chain(groups.filter_map(Groups::operand))
+    }
+
+    /// The operands that are in bases.
+    pub(super) fn of_bases(&self) -> impl Iterator<Item = (&Option<String>, &DType, &[u64])> {
+        self.operands().filter_map(Operand::in_base)
+    }
+
+    /// The operands that are in the same file: number, dtype and shape.
+    pub(crate) fn own(&self) -> impl Iterator<Item = (usize, &DType, &[u64])> {
+        self.operands().filter_map(Operand::own)
+    }
+
+    /// The same with other numbers for tensors of the same file.
+    pub(crate) fn with_own(mut self, number: impl Fn(usize) -> usize) -> Self {
+        let groups = self.scales.iter_mut().chain(&mut self.zero).chain(&mut self.bias);
+        for operand in groups.filter_map(Groups::operand_mut) {
+            if let Place::Own(own) = &mut operand.place {
+                *own = number(*own);
+            }
+        }
+        self
+    }
+
+    /// Where an operand is among the inputs: those of bases come first.
+    fn input_of(&self, operand: &Operand) -> usize {
+        let mut before = self.operands().take_while(|other| !std::ptr::eq(*other, operand));
+        if operand.own().is_some() {
+            return self.of_bases().count() + before.filter(|other| other.own().is_some()).count();
+        }
+        before.by_ref().filter(|other| other.own().is_none()).count()
+    }
+
+    /// Numbers that are stored in the record, as pieces that take as much memory.
+    pub(super) fn part_count(&self) -> usize {
+        let groups = self.scales.iter().chain(&self.zero).chain(&self.bias);
+        groups.map(Groups::number_count).sum::<usize>().div_ceil(8)
+    }
+
+    /// The matrices of codes, if the predicted tensor is `info`. `None` if codes and numbers are
+    /// not equally many, or if words of codes are cut by rows or columns.
+    pub(super) fn matrices(&self, info: &TensorInfo) -> Option<Matrices> {
+        let (numbers, codes) = match self.is_to_codes {
+            true => (&self.reference.shape[..], &info.shape[..]),
+            false => (&info.shape[..], &self.reference.shape[..]),
+        };
+        let (count, rows, cols) = match *numbers {
+            [] => (1, 1, 1),
+            [cols] => (1, 1, cols),
+            [ref leading @ .., rows, cols] => (product(leading)?, rows, cols),
+        };
+        let (rows, cols) = if self.is_transposed { (cols, rows) } else { (rows, cols) };
+        let dtype = if self.is_to_codes { &info.dtype } else { &self.reference.dtype };
+        let per_word = self.packing.per_word(dtype)?;
+        let cut = if self.packing.by_columns { rows } else { cols };
+        let elems = product(&[count, rows, cols])?;
+        let fits =
+            elems > 0 && product(codes)?.checked_mul(per_word) == Some(elems) && cut.is_multiple_of(per_word);
+        fits.then_some(Matrices { count, rows, cols })
+    }
+
+    /// Whether a tensor can have this record.
+    pub(crate) fn is_valid(&self, info: &TensorInfo) -> bool {
+        let mut record = Vec::new();
+        self.push_to(&mut record);
+        Self::parse(&mut ByteReader::new(&record, "a predictor"), info).is_ok()
+    }
+
+    pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        meta.push(
+            flag(self.is_to_codes, TO_CODES)
+                | flag(self.is_transposed, TRANSPOSED)
+                | flag(self.scales_first, SCALES_FIRST)
+                | flag(self.is_reciprocal, RECIPROCAL),
+        );
+        self.reference.push_to(meta);
+        self.packing.push_to(meta);
+        self.values.push_to(meta);
+        meta.push(fields::element_id(self.rounding));
+        meta.push(self.ties.id());
+        push_zigzag(meta, self.range.0);
+        push_zigzag(meta, self.range.1);
+        meta.push(
+            narrow::<u8>(self.scales.len(), "there are at most two scales")
+                | u8::from(self.zero.is_some()) << 4
+                | u8::from(self.bias.is_some()) << 5,
+        );
+        self.scales.iter().chain(&self.zero).chain(&self.bias).for_each(|groups| groups.push_to(meta));
+    }
+
+    /// Reads the record of the tensor `info`. All sizes fit each other.
+    pub(super) fn parse(meta: &mut ByteReader<'_>, info: &TensorInfo) -> Result<Self> {
+        let bad = fields::bad;
+        let flags = meta.u8()?;
+        if flags > 15 {
+            return Err(bad("flag"));
+        }
+        let is_to_codes = flags & TO_CODES != 0;
+        let reference = Operand::parse(meta)?;
+        if reference.own().is_some() {
+            return Err(bad("reference"));
+        }
+        let packing = Packing::parse(meta)?;
+        let values = Values::parse(meta, packing)?;
+        let rounding = fields::element(meta)?;
+        let ties = Ties::of_id(meta.u8()?).ok_or_else(|| bad("rounding"))?;
+        let range = (meta.zigzag()?, meta.zigzag()?);
+        if range.0 > range.1 || range.0 < -(1 << 24) || range.1 > 1 << 24 {
+            return Err(bad("range of codes"));
+        }
+        let counts = meta.u8()?;
+        let scale_count = u64::from(counts & 15);
+        if scale_count > MAX_SCALES || counts > 63 {
+            return Err(bad("number of scales"));
+        }
+        let mut quantised = Self {
+            is_to_codes,
+            is_transposed: flags & TRANSPOSED != 0,
+            scales_first: flags & SCALES_FIRST != 0,
+            is_reciprocal: flags & RECIPROCAL != 0,
+            reference,
+            packing,
+            values,
+            scales: Vec::new(),
+            zero: None,
+            bias: None,
+            rounding,
+            ties,
+            range,
+        };
+        let (codes, numbers) = match is_to_codes {
+            true => (&info.dtype, &quantised.reference.dtype),
+            false => (&quantised.reference.dtype, &info.dtype),
+        };
+        if !is_number(numbers) || !quantised.values.fit(quantised.packing, codes, is_to_codes) {
+            return Err(bad("dtype"));
+        }
+        let size = quantised.matrices(info).ok_or_else(|| bad("shape"))?;
+        for _ in 0..scale_count {
+            quantised.scales.push(Groups::parse(meta, size)?);
+        }
+        if counts & 16 != 0 {
+            quantised.zero = Some(Groups::parse(meta, size)?);
+        }
+        if counts & 32 != 0 {
+            quantised.bias = Some(Groups::parse(meta, size)?);
+        }
+        Ok(quantised)
+    }
+
+    /// Fills `out` with the prediction of the tensor from byte `start` on.
+    pub(super) fn predict<'a>(
+        &self,
+        info: &TensorInfo,
+        start: u64,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let size = self.matrices(info).ok_or_else(|| fields::bad("shape"))?;
+        let bytes = info.number().bytes() as u64;
+        let wanted = start / bytes..(start + out.len() as u64) / bytes;
+        if self.is_to_codes {
+            self.predict_codes(info, size, wanted, inputs, out)
+        } else {
+            self.predict_numbers(info, size, wanted, inputs, out)
+        }
+    }
+
+    fn predict_numbers<'a>(
+        &self,
+        info: &TensorInfo,
+        size: Matrices,
+        wanted: Range<u64>,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        // Rows of the tensor are columns of the codes if it is transposed.
+        let (rows, cols) = if self.is_transposed { (size.cols, size.rows) } else { (size.rows, size.cols) };
+        let element = info.number().bytes();
+        for (matrix, part) in parts(&wanted, rows * cols) {
+            let of_rows = part.start / cols..part.end.div_ceil(cols);
+            let block = match self.is_transposed {
+                true => Block { matrix, rows: 0..size.rows, cols: of_rows.clone() },
+                false => Block { matrix, rows: of_rows.clone(), cols: 0..size.cols },
+            };
+            let numbers = self.numbers(size, &block, inputs)?;
+            let mut singles = Scratch::of_len(to_usize(part.end - part.start) * 4);
+            let first = part.start - of_rows.start * cols;
+            for (place, single) in (to_usize(first)..).zip(singles.as_chunks_mut::<4>().0) {
+                let place = match self.is_transposed {
+                    true => place % to_usize(cols) * block.width() + place / to_usize(cols),
+                    false => place,
+                };
+                *single = numbers[place].to_le_bytes();
+            }
+            let begin = to_usize(matrix * rows * cols + part.start - wanted.start) * element;
+            let end = begin + to_usize(part.end - part.start) * element;
+            cast::convert_into(&DType::F32, &info.dtype, &singles, &mut out[begin..end]);
+        }
+        Ok(())
+    }
+
+    /// The numbers that a block of codes stands for.
+    fn numbers<'a>(
+        &self,
+        size: Matrices,
+        block: &Block,
+        inputs: &mut impl ReadInputs<'a>,
+    ) -> Result<Vec<f32>> {
+        let input = self.input_of(&self.reference);
+        let mut numbers =
+            self.packing.values_of(&self.values, &self.reference.dtype, input, size, block, inputs)?;
+        let mut rows = GroupRows::new(self, size, block, inputs)?;
+        for (row, numbers) in block.rows.clone().zip(numbers.chunks_exact_mut(block.width().max(1))) {
+            rows.move_to(row);
+            for (j, number) in numbers.iter_mut().enumerate() {
+                let value = *number - rows.zero[j];
+                let product = match self.scales.len() {
+                    0 => value,
+                    1 => value * rows.scales[0][j],
+                    _ if self.scales_first => value * (rows.scales[0][j] * rows.scales[1][j]),
+                    _ => value * rows.scales[0][j] * rows.scales[1][j],
+                };
+                let product = rounded(product, self.rounding);
+                // Adding 0 would change the sign of -0.
+                *number = if self.bias.is_some() { product + rows.bias[j] } else { product };
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn predict_codes<'a>(
+        &self,
+        info: &TensorInfo,
+        size: Matrices,
+        wanted: Range<u64>,
+        inputs: &mut impl ReadInputs<'a>,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let per_word = self.packing.per_word(&info.dtype).unwrap_or(1);
+        let word_bytes = info.number().bytes();
+        // Words of a row of words, and rows of codes that each has.
+        let (row_words, row_codes) = match self.packing.by_columns {
+            true => (size.cols, per_word),
+            false => (size.cols / per_word, 1),
+        };
+        let matrix_words = size.rows * size.cols / per_word;
+        for (matrix, part) in parts(&wanted, matrix_words) {
+            let word_rows = part.start / row_words..part.end.div_ceil(row_words);
+            let rows = word_rows.start * row_codes..word_rows.end * row_codes;
+            let block = Block { matrix, rows, cols: 0..size.cols };
+            let codes = self.codes(&info.dtype, size, &block, inputs)?;
+            let words = self.packing.words(&codes, block.width(), &info.dtype);
+            let skipped = to_usize(part.start - word_rows.start * row_words) * word_bytes;
+            let begin = to_usize(matrix * matrix_words + part.start - wanted.start) * word_bytes;
+            let len = to_usize(part.end - part.start) * word_bytes;
+            out[begin..begin + len].copy_from_slice(&words[skipped..skipped + len]);
+        }
+        Ok(())
+    }
+
+    /// The codes of a block.
+    fn codes<'a>(
+        &self,
+        dtype: &DType,
+        size: Matrices,
+        block: &Block,
+        inputs: &mut impl ReadInputs<'a>,
+    ) -> Result<Vec<u8>> {
+        let input = self.input_of(&self.reference);
+        let numbers = self.reference.singles_of(input, size, block, self.is_transposed, inputs)?;
+        let mut rows = GroupRows::new(self, size, block, inputs)?;
+        let coder = self.values.coder(self.packing, dtype, self.ties, self.range);
+        let mut codes = vec![0; numbers.len()];
+        let width = block.width().max(1);
+        let pairs = numbers.chunks_exact(width).zip(codes.chunks_exact_mut(width));
+        for (row, (numbers, codes)) in block.rows.clone().zip(pairs) {
+            rows.move_to(row);
+            for (j, (number, code)) in numbers.iter().zip(codes).enumerate() {
+                let mut quotient = if self.bias.is_some() { *number - rows.bias[j] } else { *number };
+                let scales = rows.scales.iter().map(|scales| scales[j]);
+                let divide =
+                    |x: f32, scale: f32| if self.is_reciprocal { x * (1.0 / scale) } else { x / scale };
+                if self.scales_first {
+                    quotient = divide(quotient, scales.product());
+                } else {
+                    quotient = scales.fold(quotient, divide);
+                }
+                *code = coder.code(rounded(quotient, self.rounding), rows.zero[j]);
+            }
+        }
+        Ok(codes)
+    }
+}
+
+/// The scales, zeros and biases of a block, expanded row by row.
+struct GroupRows<'a> {
+    scales: Vec<Vec<f32>>,
+    zero: Vec<f32>,
+    bias: Vec<f32>,
+    loaded: Vec<(&'a Groups, groups::Loaded)>,
+    scale_count: usize,
+    has_zero: bool,
+}
+
+impl<'a> GroupRows<'a> {
+    fn new<'b>(
+        quantised: &'a Quantised,
+        size: Matrices,
+        block: &Block,
+        inputs: &mut impl ReadInputs<'b>,
+    ) -> Result<Self> {
+        let groups = quantised.scales.iter().chain(&quantised.zero).chain(&quantised.bias);
+        let mut load = |groups: &'a Groups| {
+            let input = groups.operand().map(|operand| quantised.input_of(operand));
+            Ok((groups, groups.load(input, size, block, inputs)?))
+        };
+        let loaded = groups.map(&mut load).collect::<Result<_>>()?;
+        let width = block.width();
+        Ok(Self {
+            scales: vec![vec![1.0; width]; quantised.scales.len()],
+            zero: vec![0.0; width],
+            bias: vec![0.0; width],
+            loaded,
+            scale_count: quantised.scales.len(),
+            has_zero: quantised.zero.is_some(),
+        })
+    }
+
+    fn move_to(&mut self, row: u64) {
+        for (i, (groups, loaded)) in self.loaded.iter_mut().enumerate() {
+            let out = match i {
+                _ if i < self.scale_count => &mut self.scales[i],
+                _ if self.has_zero && i == self.scale_count => &mut self.zero,
+                _ => &mut self.bias,
+            };
+            loaded.expand(groups, row, out);
+        }
+    }
+}
+
+impl fmt::Display for Quantised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_to_codes { "codes" } else { "from codes" })?;
+        write!(f, " {}", self.values.name(self.packing))?;
+        for groups in &self.scales {
+            write!(f, ", scales of {groups}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The matrices that a range of places touches, with the part of each.
+fn parts(wanted: &Range<u64>, matrix: u64) -> Vec<(u64, Range<u64>)> {
+    let touched = wanted.start / matrix..wanted.end.div_ceil(matrix);
+    let part = |i: u64| {
+        let (start, end) = (wanted.start.max(i * matrix), wanted.end.min((i + 1) * matrix));
+        (i, start - i * matrix..end - i * matrix)
+    };
+    touched.map(part).collect()
+}
+
+fn rounded(x: f32, element: super::Element) -> f32 {
+    match element {
+        super::Element::F32 => x,
+        super::Element::BF16 => half::bf16::from_f32(x).to_f32(),
+        super::Element::F16 => half::f16::from_f32(x).to_f32(),
+    }
+}
+
+/// Whether a tensor of numbers can have this dtype.
+fn is_number(dtype: &DType) -> bool {
+    super::Element::of(dtype).is_some()
+}
+
+pub(super) fn product(sizes: &[u64]) -> Option<u64> {
+    sizes.iter().try_fold(1u64, |n, size| n.checked_mul(*size)).filter(|n| *n < 1 << 56)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::predict::{Element, ReadyFactors};
+    use crate::scratch::Bytes;
+
+    /// Inputs of zeros, which end where their tensors do.
+    struct Zeros(Vec<u64>);
+
+    impl<'a> ReadInputs<'a> for Zeros {
+        fn bytes(&self, input: usize, range: Range<u64>) -> Result<Bytes<'a>> {
+            assert!(range.start <= range.end && range.end <= self.0[input], "input {input}, bytes {range:?}");
+            Ok(Bytes::Read(vec![0; to_usize(range.end - range.start)].into()))
+        }
+
+        fn read_into(&mut self, input: usize, start: u64, out: &mut [u8]) -> Result<()> {
+            self.bytes(input, start..start + out.len() as u64)?;
+            out.fill(0);
+            Ok(())
+        }
+
+        fn is_in_container(&self, input: usize) -> bool {
+            input.is_multiple_of(2)
+        }
+
+        fn factors(&self) -> Result<&ReadyFactors> {
+            Err(Error::corrupt("none"))
+        }
+    }
+
+    fn operand(place: Place, dtype: DType, shape: &[u64]) -> Operand {
+        Operand { place, dtype, shape: shape.to_vec() }
+    }
+
+    fn groups(rows: u64, cols: u64, operand: Operand, packing: Packing) -> Groups {
+        Groups { rows, cols, source: Numbers::Tensor { operand, packing, is_exponent: false }, plus: 1.0 }
+    }
+
+    /// Words of codes in columns, with everything that a record can have.
+    fn quantised(is_to_codes: bool) -> (Quantised, TensorInfo) {
+        let codes = Packing { bits: 4, order: Order::LowFirst, by_columns: true };
+        let zeros = Packing { by_columns: false, ..codes };
+        let base = |name: &str| Place::Base(Some(name.to_owned()));
+        let stored = Groups { rows: 16, cols: 8, source: Numbers::Stored(vec![0.5]), plus: 0.0 };
+        let (words, numbers) = ((DType::I32, vec![2, 8]), (DType::F16, vec![8, 16]));
+        let (own, other) = if is_to_codes { (words, numbers) } else { (numbers, words) };
+        let record = Quantised {
+            is_to_codes,
+            is_transposed: true,
+            scales_first: true,
+            is_reciprocal: true,
+            reference: operand(base("r"), other.0, &other.1),
+            packing: codes,
+            values: Values::Numbers,
+            scales: vec![
+                groups(4, 1, operand(Place::Own(1), DType::F16, &[4, 8]), Packing::ELEMENTS),
+                stored,
+            ],
+            zero: Some(groups(4, 1, operand(base("z"), DType::I32, &[4, 1]), zeros)),
+            bias: Some(groups(16, 8, operand(base("b"), DType::F32, &[1]), Packing::ELEMENTS)),
+            rounding: Element::BF16,
+            ties: Ties::Away,
+            range: (0, 15),
+        };
+        (record, TensorInfo::sized("w".to_owned(), own.0, own.1))
+    }
+
+    fn parse(bytes: &[u8], info: &TensorInfo) -> Result<Quantised> {
+        let mut reader = ByteReader::new(bytes, "a test");
+        let parsed = Quantised::parse(&mut reader, info)?;
+        reader.finish()?;
+        Ok(parsed)
+    }
+
+    #[test]
+    fn records_are_stored_and_whatever_one_says_reads_its_operands_only() {
+        for is_to_codes in [false, true] {
+            let (record, info) = quantised(is_to_codes);
+            let mut bytes = Vec::new();
+            record.push_to(&mut bytes);
+            assert_eq!(parse(&bytes, &info).unwrap(), record);
+            for cut in 0..bytes.len() {
+                assert!(parse(&bytes[..cut], &info).is_err(), "{cut}");
+            }
+            let mut good = 0;
+            for at in 0..bytes.len() {
+                for value in 0..=255 {
+                    let mut changed = bytes.clone();
+                    changed[at] = value;
+                    let Ok(record) = parse(&changed, &info) else { continue };
+                    good += 1;
+                    let len = |dtype: &DType, shape: &[u64]| {
+                        TensorInfo::sized(String::new(), dtype.clone(), shape.to_vec()).len_bytes()
+                    };
+                    let of_bases = record.of_bases().map(|(_, dtype, shape)| len(dtype, shape));
+                    let own = record.own().map(|(_, dtype, shape)| len(dtype, shape));
+                    let mut inputs = Zeros(of_bases.chain(own).collect());
+                    for range in [0..info.len_bytes(), 4..info.len_bytes() - 4] {
+                        let mut out = vec![0; to_usize(range.end - range.start)];
+                        record.predict(&info, range.start, &mut inputs, &mut out).unwrap();
+                    }
+                }
+            }
+            assert!(good > 500, "{good} records could be read");
+        }
+    }
+
+    #[test]
+    fn codes_are_numbers_of_the_nearest_values() {
+        let info = TensorInfo::sized("w".to_owned(), DType::BF16, vec![1, 8]);
+        let record = Quantised {
+            is_to_codes: false,
+            is_transposed: false,
+            scales_first: false,
+            is_reciprocal: false,
+            reference: operand(Place::Base(None), DType::U8, &[4]),
+            packing: Packing { bits: 4, order: Order::HighFirst, by_columns: false },
+            values: Values::E2m1,
+            scales: Vec::new(),
+            zero: None,
+            bias: None,
+            rounding: Element::F32,
+            ties: Ties::Even,
+            range: (0, 15),
+        };
+        assert!(record.is_valid(&info));
+        let coder = record.values.coder(record.packing, &DType::U8, Ties::Even, (0, 15));
+        // In the middle of 0.5 and 1, and of 1 and 1.5, the even code is that of 1.
+        let codes = [0.0, -0.0, 0.75, 1.25, -6.0, 100.0].map(|x| coder.code(x, 0.0));
+        assert_eq!(codes, [0, 8, 2, 2, 15, 7]);
+        let integers = |ties| {
+            let coder = Values::Signed.coder(record.packing, &DType::U8, ties, (-8, 7));
+            [0.5, 1.5, -0.5, -2.5, 9.0, f32::NAN].map(|x| coder.code(x, 0.0).cast_signed())
+        };
+        assert_eq!(integers(Ties::Even), [0, 2, 0, -2, 7, 0]);
+        assert_eq!(integers(Ties::Away), [1, 2, -1, -3, 7, 0]);
+        assert_eq!(integers(Ties::ToZero), [0, 1, 0, -2, 7, 0]);
+    }
+}
