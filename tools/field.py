@@ -69,6 +69,27 @@ RATIOS = {
     "q_nvfp4_pair": ("codes", MEASURED, 9.49, False),
     "q_opaque_dtypes_pair": ("codes", MEASURED, 41.6, False),
 }
+# The same with adapters, which are given as well.
+RATIOS |= {
+    "lora_plain": ("adapter", MEASURED, 1178, True),
+    "lora_rslora_embed": ("adapter", MEASURED, 81.6, False),
+    "lora_bias_all": ("adapter", MEASURED, 898, False),
+    "lora_modules_to_save": ("adapter", MEASURED, 1345, False),
+    "lora_modules_to_save_f32": ("adapter", MEASURED, 1330, False),
+    "lora_alpha_pattern_order": ("adapter", MEASURED, 1178, True),
+    "lora_pattern_regex": ("adapter", MEASURED, 1178, True),
+    "lora_null_fields": ("adapter", MEASURED, 1178, False),
+    "lora_dora": ("adapter", ABOVE, 500, False),
+    "lora_vocab_grown": ("adapter", ABOVE, 1000, False),
+    "lora_gpt2_fan_in_fan_out": ("adapter", MEASURED, 1100, True),
+    "lora_two_sequential": ("adapter", "about", 1000, True),
+    "lora_weighted_merge": ("adapter", MEASURED, 1178, True),
+    "lora_moe_target_parameters": ("adapter", ABOVE, 300, True),
+    "lora_conv": ("adapter", ABOVE, 200, True),
+    "lora_kohya_file": ("adapter", MEASURED, 300, True),
+    "lora_layer_replicated": ("adapter", ABOVE, 500, True),
+    "lora_qkv_fused_base": ("adapter", ABOVE, 500, True),
+}
 # Name: kind. With the base, the container should be no larger than without; the bar is 85 % of that ratio, too.
 OVERHEADS = {"tiny_tensors_base_hurts": "digests", "equal_scalars_base_hurts": "digests"}
 # Name: kind, two sizes. User time must grow at most as fast as the number of tensors, with some room.
@@ -78,13 +99,13 @@ ROOM = 1.5
 
 def make(name, folder, *arguments):
     subprocess.run([sys.executable, HERE / "field" / f"{name}.py", folder, *map(str, arguments)], check=True)
-    bases = sorted(path for path in folder.glob("base*") if path.name.startswith("base"))
+    bases = sorted([*folder.glob("base*"), *folder.glob("adapter*")])
     tuned = next(path for path in (folder / "tuned", folder / "tuned.safetensors") if path.exists())
     return tuned, bases
 
 
 def with_bases(bases):
-    return [part for base in bases for part in ("--base", base)]
+    return [part for base in bases for part in ("--adapter" if base.name.startswith("adapter") else "--base", base)]
 
 
 def pack(program, tuned, bases, target):
@@ -106,7 +127,8 @@ def files_of(path):
 
 def tensors_of(path):
     found = {}
-    for data in files_of(path).values():
+    # Configurations of adapters have no header.
+    for data in (data for data in files_of(path).values() if data[8:9] == b"{"):
         size = struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:8 + size]).items():
             if name != "__metadata__":

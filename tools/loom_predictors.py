@@ -7,7 +7,7 @@ import numpy as np
 
 DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
 VIEWED = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"]  # by the ids of views and conversions, minus 1
-LOW_RANK, ADAPTER, BLEND, ADAM, VIEW = 6, 7, 8, 10, 12
+LOW_RANK, ADAPTER, BLEND, ADAM, VIEW, ADAPTERS = 6, 7, 8, 10, 12, 14
 
 def must(ok, what):
     if not ok:
@@ -121,10 +121,66 @@ def view(t, *references):
     out, shape = np.concatenate(parts), tuple(t.shape)
     return swapped(out, shape[:-2] + shape[:-3:-1]) if t.rule.transposed else out
 
+def read_adapters(cur, t):
+    """The factors, and the steps: flags, roundings, rank, scale, rows, columns, places of matrices."""
+    must(t.dtype in DTYPES, "a dtype that is not computed with")
+    reference, width = cur.take(cur.varint()).decode("utf-8") or t.name, cur.varint()
+    must(width and t.n % width == 0, "bad width")
+    factors, steps, products = [], [], 0
+    for _ in range(cur.varint()):
+        name, dtype = cur.take(cur.varint()).decode("utf-8"), DTYPES[cur.u8()]
+        must(name or len(factors) >= 2, "a factor without a name")
+        factors.append((name or factors[-2][0], dtype, tuple(cur.varint() for _ in range(cur.varint()))))
+        must(len(factors[-1][2]) <= 16, "a bad factor")
+    for i in range(cur.varint()):
+        s = types.SimpleNamespace(flags=cur.u8(), product=DTYPES[cur.u8()], update=DTYPES[cur.u8()], rank=cur.varint())
+        s.scale = np.frombuffer(cur.take(4), "<f4")[0]
+        four = lambda: [cur.varint() for _ in range(4)]
+        whole = s.flags & 16
+        top, height, left, cols = (0, t.n // width, 0, width) if whole else four()
+        must(s.flags < 32 and 1 <= s.rank <= 1024 and np.isfinite(s.scale), "a bad step")
+        must(height and cols and top + height <= t.n // width and left + cols <= width, "a step beyond the tensor")
+        s.rows, s.cols = slice(top, top + height), slice(left, left + cols)
+        places = [(2 * i + 1, 0, s.rank, 1), (2 * i, 0, width, 1)] if whole else [four(), four()]
+        places += [four()] if s.flags & 8 else []
+        s.places = [(size, *place) for size, place in zip([(height, s.rank), (s.rank, cols), (height, 1)], places)]
+        for (n, m), factor, start, by_row, by_col in s.places:
+            elems = np.prod(factors[factor][2], dtype=object)
+            must(start + (n - 1) * by_row + (m - 1) * by_col < elems and n * m <= elems, "a place beyond its factor")
+        steps.append(s)
+        products += s.rank * height * cols
+    must(1 <= len(factors) <= 4096 and 1 <= len(steps) <= 4096 and products <= t.n << 14, "bad numbers of factors or steps")
+    whole = all(s.cols == slice(0, width) for s in steps)
+    must(width == t.cols and whole or not any(s.flags & 8 for s in steps), "lengths of parts of rows")
+    t.references = [(reference, t.dtype, tuple(t.shape)), *factors]
+    t.rule = types.SimpleNamespace(width=width, steps=steps)
+
+def adapters(t, reference, *factors):
+    x = widen(reference, t.dtype).reshape(-1, t.rule.width).copy()
+    flat = [widen(bits, dtype).reshape(-1) for bits, (_, dtype, _) in zip(factors, t.references[1:])]
+    place = lambda size, factor, start, by_row, by_col: \
+        flat[factor][start + np.arange(size[0])[:, None] * by_row + np.arange(size[1]) * by_col]
+    with np.errstate(all="ignore"):
+        for s in t.rule.steps:
+            u, v, *lengths = (place(*p) for p in s.places)
+            u = u * s.scale if s.flags & 2 else u
+            p = u[:, :1] * v[:1]
+            for k in range(1, s.rank):
+                p = fused(u[:, k:k + 1], v[k], p) if s.flags & 1 else p + u[:, k:k + 1] * v[k]
+            p = rounded(p, s.product)
+            y = x[s.rows, s.cols] + rounded(p if s.flags & 2 else p * s.scale, s.update)
+            if lengths:
+                squares = np.cumsum(y.astype(np.float64) ** 2, axis=1)[:, -1:]
+                y = y * (lengths[0] / np.sqrt(squares).astype(np.float32))
+            x[s.rows, s.cols] = y if s.flags & 4 else rounded(y, t.dtype)
+        return finite_or(x.reshape(-1), t.dtype, reference)
+
 def read_fields(cur, predictor, t, payloads, tensors):
     """What the predictor's fields say: t.references as (name, dtype, shape), t.targets, t.rule, t.factors."""
     if predictor == VIEW:
         return read_view(cur, t)
+    if predictor == ADAPTERS:
+        return read_adapters(cur, t)
     name = lambda: cur.take(cur.varint()).decode("utf-8")
     own = lambda: (name() or t.name, t.dtype, tuple(t.shape))
     must(t.dtype in DTYPES, "a dtype that is not computed with")
@@ -239,4 +295,5 @@ def adam(t, *inputs):
     return finite_or(out, t.dtype, inputs[0])
 
 def predict(t, references):
-    return {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view}[t.predictor](t, *references)
+    rules = {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view, ADAPTERS: adapters}
+    return rules[t.predictor](t, *references)

@@ -17,7 +17,8 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          "F64": Type(64, 11, 52, True), "F8_E4M3": Type(8, 4, 3, True), "F8_E5M2": Type(8, 5, 2, True), "BOOL": Type(8),
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
-COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW), 13
+COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW,
+                       computed.ADAPTERS), 13
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
 NIBBLES = 8  # a family whose codecs are ULP and SPARSE
 
@@ -333,7 +334,8 @@ def read_tensor(t, meta, sets, tensors, payloads):
         t.inner = inner = copy.copy(t)
         inner.dtype, inner.kind = dtype, TYPES[dtype]
         read_tensor(inner, meta, sets, tensors, payloads)
-        must(inner.predictor in (REFERENCE, IDENTICAL, computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.VIEW), "a predictor that is not converted")
+        must(inner.predictor in (REFERENCE, IDENTICAL, computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.VIEW,
+                                computed.ADAPTERS), "a predictor that is not converted")
         t.references, t.factors, t.coded, inner.digest = inner.references, inner.factors, inner.coded, None
         return
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):

@@ -396,8 +396,9 @@ pub(crate) struct BaseArguments {
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) paths: Vec<PathBuf>,
     /// A LoRA adapter that was merged into a base: a PEFT folder with adapter_config.json and
-    /// adapter_model.safetensors
-    #[arg(long = "adapter", value_name = "DIR")]
+    /// adapter_model.safetensors, or a .safetensors file of factors (lora_down, lora_up); may be
+    /// repeated, in the order in which adapters were merged
+    #[arg(long = "adapter", value_name = "PATH")]
     pub(crate) adapters: Vec<PathBuf>,
 }
 

@@ -50,6 +50,20 @@ pub struct TensorReport {
     pub changed_fraction: Option<f64>,
 }
 
+/// What packing used of an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AdapterReport {
+    /// Path it was opened by.
+    pub path: String,
+    /// Modules with factors.
+    pub modules: u64,
+    /// Modules that a tensor is predicted from.
+    pub used_modules: u64,
+    /// Names of the others: they explain nothing. At most 20.
+    pub unused: Vec<String>,
+}
+
 /// A container.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -76,6 +90,9 @@ pub struct PackReport {
     pub bases: Vec<NamedBase>,
     /// Texts that it was given.
     pub texts: Texts,
+    /// The adapters that were given; only where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<AdapterReport>,
     /// Files of the checkpoint.
     pub files: Vec<String>,
     /// Tensors by kind of predictor.
@@ -117,6 +134,7 @@ pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackRepo
         needs_base: index.needs_base(),
         bases: index.identity.bases.clone(),
         texts: index.identity.texts.clone(),
+        adapters: Vec::new(),
         files: index.members.iter().map(|member| member.path.clone()).collect(),
         predictors,
         codecs,

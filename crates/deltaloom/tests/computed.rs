@@ -152,23 +152,30 @@ fn merged_adapters_leave_nothing() {
 }
 
 #[test]
-fn adapters_of_other_kinds_and_other_models_are_refused_or_ignored() {
+fn adapters_of_other_kinds_are_ignored_and_strengths_fitted() {
     let folder = tempfile::tempdir().unwrap();
     let open = |config: &str| {
         let (base, tuned) = merged(folder.path(), "F32", config, |x| 100.0 * x);
         let mut all = bases(&[&base]);
         all.push_adapter(folder.path(), &Limits::default()).map(|()| (all, tuned))
     };
-    for bad in ["", "{", "[]", r#"{"peft_type": "IA3"}"#, r#"{"peft_type": "LORA", "use_dora": true}"#] {
+    for bad in ["", "{", "[]", r#"{"r": 3}"#, r#"{"peft_type": "LORA", "r": "3"}"#] {
         assert!(open(bad).is_err(), "{bad}");
     }
-    // With another scale than that of the merge, the adapter explains nothing.
-    let (all, tuned) = open(r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 1}"#).unwrap();
-    let mut container = Vec::new();
-    let report =
-        deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &all, &mut container, &options(), &Silent).unwrap();
-    assert_ne!(report.tensors[0].predictor, "adapter");
-    assert!(unpack_with(&container, &all).unwrap() == tuned);
+    for (config, is_adapter, warning_count) in [
+        (r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 1}"#, true, 0),
+        (r#"{"peft_type": "LORA", "r": null, "lora_alpha": null, "use_dora": true}"#, true, 0),
+        (r#"{"peft_type": "LOKR", "r": 3, "lora_alpha": 300}"#, false, 1),
+    ] {
+        let (all, tuned) = open(config).unwrap();
+        assert_eq!(all.warnings().len(), warning_count, "{config}");
+        let mut container = Vec::new();
+        let report =
+            deltaloom::pack_to(&checkpoint(&tuned).unwrap(), &all, &mut container, &options(), &Silent)
+                .unwrap();
+        assert_eq!(report.tensors[0].predictor == "adapter", is_adapter, "{config}");
+        assert!(unpack_with(&container, &all).unwrap() == tuned);
+    }
 }
 
 #[test]

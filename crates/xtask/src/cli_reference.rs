@@ -28,6 +28,8 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `missing_files` | the index names files that do not exist | `count`, `names` (the first five) |
 | `missing_tensors` | the index names tensors that are in no file, although their shards exist | `count`, `names` |
 | `unreadable_index` | the index cannot be read | `why` |
+| `ignored_adapter` | an adapter is of a type whose merge is not computed, so that only tensors that it has whole are used | `adapter` instead of `index`, `adapter_type` |
+| `unfit_modules` | factors of modules of an adapter do not fit together | `adapter` instead of `index`, `count`, `names` (the first five) |
 
 ### pack, inspect
 
@@ -42,13 +44,14 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `needs_base` | whether a base is needed to restore it |
 | `bases` | list of the recorded bases, each with its `name` and `digest` (32 hexadecimal digits) |
 | `texts` | texts recorded with `--meta`, by key |
+| `adapters` | list of the adapters, each with its `path`, the number of its `modules` and of its `used_modules`, and names of `unused` modules (the first 20), which explain nothing; absent if there are none; only `pack` |
 | `files` | paths of the checkpoint's files |
 | `unread` | files of a folder that may contain weights but are stored unchanged: `files`, `bytes`, and a count for each of `kinds`; absent if there are none; only `pack` |
 | `predictors` | for each kind of predictor, `count` of its tensors and `bytes` of their payloads |
 | `codecs` | for each codec, `count` of its chunks and `bytes` of their payloads |
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
-The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `blend`,
+The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `adapters`, `blend`,
 `companion`, `adam`, `history`, `view` and `converted`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`.
 Each of `tensors` has:
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use deltaloom::checkpoint::{Checkpoint, Foreign};
-use deltaloom::{BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
+use deltaloom::{AdapterReport, BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
 use crate::args::{BaseArguments, IdentityArguments, PackArguments};
@@ -16,6 +16,9 @@ use crate::{Answer, inputs, ui};
 
 /// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
+
+/// Unused modules of an adapter to show; JSON has more.
+const SHOWN_MODULES: usize = 5;
 
 /// The JSON that is printed.
 #[derive(Serialize)]
@@ -110,8 +113,26 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     } else {
         ui::note(&ui::container::summary(&report));
         unread.iter().for_each(|unread| ui::note(&unread.describe()));
+        report.adapters.iter().filter_map(unused).for_each(|text| ui::note(&text));
     }
     Ok(Answer::Yes)
+}
+
+/// What an adapter does not explain, if there is anything.
+fn unused(adapter: &AdapterReport) -> Option<String> {
+    let AdapterReport { path, modules, used_modules, unused, .. } = adapter;
+    let count = modules - used_modules;
+    if count == 0 {
+        return None;
+    }
+    let path = ui::printable(path);
+    if *used_modules == 0 {
+        return Some(format!("{path}: this adapter explains nothing ({})", ui::count(*modules, "module")));
+    }
+    let names: Vec<_> = unused.iter().take(SHOWN_MODULES).map(|name| ui::printable(name)).collect();
+    let more = if count > names.len() as u64 { ", .." } else { "" };
+    let explain = if count == 1 { "explains" } else { "explain" };
+    Some(format!("{path}: {count} of {modules} modules {explain} nothing: {}{more}", names.join(", ")))
 }
 
 /// `x.safetensors` and the folder `x` become `x.loom` in the same folder.

@@ -7,6 +7,7 @@ mod access;
 mod hashed;
 mod history;
 mod identity;
+mod modules;
 mod prediction;
 mod resolved;
 mod source;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::checkpoint::output::Inputs;
-use crate::checkpoint::peft::{self, Module};
+use crate::checkpoint::peft::{Adapter, Module};
 use crate::checkpoint::{Checkpoint, FileSource, Warning};
 use crate::container::{BaseDigest, Container, KnownDigest, NamedBase};
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ use crate::tensor::TensorInfo;
 
 use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
-pub(crate) use prediction::{Inputs as PredictionInputs, predict_into};
+pub(crate) use modules::Modules;
+pub(crate) use prediction::{Inputs as PredictionInputs, predict_into, read_matrix};
 pub use resolved::ResolvedContainer;
 pub(crate) use source::{TensorId, TensorSource};
 
@@ -39,9 +41,8 @@ pub(crate) struct Base {
     names: Names,
     /// Numbers of the tensors, ordered so that tensors that are alike are adjacent.
     by_kind: OnceLock<Vec<usize>>,
-    /// If it is an adapter: the tensors that it changes, and their names.
-    modules: Vec<Module>,
-    targets: Names,
+    /// If it is an adapter: what it changes.
+    modules: Option<Modules>,
 }
 
 impl Base {
@@ -91,8 +92,7 @@ impl Base {
 
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
         let names = Names::new(tensors.len(), |i| &tensors[i].info().name);
-        let (by_kind, modules, targets) = (OnceLock::new(), Vec::new(), Names::new(0, |_| ""));
-        Self { path, name: None, tensors, names, by_kind, modules, targets }
+        Self { path, name: None, tensors, names, by_kind: OnceLock::new(), modules: None }
     }
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
@@ -115,18 +115,18 @@ impl Base {
         renamed.next().is_none().then_some(first)
     }
 
-    /// If it is an adapter: the modules that change a tensor with one of these names, each with the
-    /// factors A and B.
-    pub(crate) fn modules_of<'a>(
-        &'a self,
-        names: [&str; 2],
-    ) -> impl Iterator<Item = (&'a Module, [&'a TensorSource; 2])> + use<'a> {
-        let target = |i: usize| self.modules[i].target.as_str();
-        let mut numbers = names.map(|name| self.targets.named(name, target)).concat();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let with_factors = |module: &'a Module| (module, [module.a, module.b].map(|i| &self.tensors[i]));
-        numbers.into_iter().map(move |i| with_factors(&self.modules[i]))
+    /// If it is an adapter: what it changes.
+    pub(crate) fn modules(&self) -> Option<&Modules> {
+        self.modules.as_ref()
+    }
+
+    /// The factors A and B of a module, and the lengths of rows.
+    pub(crate) fn factors_of(&self, module: &Module) -> Vec<&TensorSource> {
+        [Some(module.a), Some(module.b), module.magnitude]
+            .into_iter()
+            .flatten()
+            .map(|i| &self.tensors[i])
+            .collect()
     }
 
     pub(crate) fn named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a TensorSource> + use<'a> {
@@ -139,6 +139,15 @@ impl Base {
 
     fn name_of(&self, tensor: usize) -> &str {
         &self.tensors[tensor].info().name
+    }
+
+    /// The tensors with the same dtype and shape whose names differ just by numbers, as those of
+    /// layers do.
+    pub(crate) fn in_other_layers<'a>(&'a self, info: &TensorInfo) -> impl Iterator<Item = &'a TensorSource> {
+        let alike = self.alike(info).1.iter().map(|i| &self.tensors[*i]);
+        alike.filter(|source| {
+            source.info().name != info.name && is_same_but_numbers(&source.info().name, &info.name)
+        })
     }
 
     /// Numbers of the tensors with the same dtype and shape, and where they start in `by_kind`.
@@ -155,6 +164,19 @@ impl Base {
         let start = by_kind.partition_point(|i| kind_of(i) < kind(wanted));
         let count = by_kind[start..].partition_point(|i| kind_of(i) == kind(wanted));
         (start, &by_kind[start..start + count])
+    }
+}
+
+/// Whether names differ just by decimal numbers between dots.
+fn is_same_but_numbers(a: &str, b: &str) -> bool {
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return true,
+            (Some(a), Some(b)) if a == b || (is_number(a) && is_number(b)) => {}
+            _ => return false,
+        }
     }
 }
 
@@ -261,23 +283,18 @@ impl Bases {
         self.bases.push(base);
     }
 
-    /// Adds the adapter in a directory, in the format of peft: its tensors, and which tensors they
-    /// change.
+    /// Adds an adapter: a folder in the format of peft, or a file of factors. Its tensors become a
+    /// base, and tensors are predicted from the modules that change them. There are warnings about
+    /// an adapter of a type that is not LoRA, and about modules that cannot be used.
     ///
     /// # Errors
-    /// What is wrong with its two files. [`Error::InvalidArgument`] for adapters other than LoRA,
-    /// and if no pair of factors is found.
-    pub fn push_adapter(&mut self, directory: &Path, limits: &Limits) -> Result<()> {
-        let config = peft::Config::open(directory)?;
-        let checkpoint = Checkpoint::open(&peft::weights_of(directory), limits)?;
-        let modules = config.modules(checkpoint.tensors().map(|(_, info)| info));
-        if modules.is_empty() {
-            let what = format!("{}: no tensor has a lora_A and a lora_B", directory.display());
-            return Err(Error::InvalidArgument(what));
-        }
-        let mut base = Base::of_checkpoint(directory, checkpoint);
-        base.targets = Names::new(modules.len(), |i| &modules[i].target);
-        base.modules = modules;
+    /// What is wrong with its files. [`Error::InvalidArgument`] if nothing in them is part of an
+    /// adapter.
+    pub fn push_adapter(&mut self, path: &Path, limits: &Limits) -> Result<()> {
+        let Adapter { checkpoint, modules, is_flat, warnings } = Adapter::open(path, limits)?;
+        self.warnings.extend(warnings);
+        let mut base = Base::of_checkpoint(path, checkpoint);
+        base.modules = Some(Modules::new(modules, is_flat));
         self.push(base);
         Ok(())
     }
@@ -323,6 +340,11 @@ impl Bases {
     pub(crate) fn direct(&self) -> impl Iterator<Item = &Base> {
         let is_direct = |number: &usize| !self.history.iter().skip(1).any(|ancestor| ancestor == number);
         (0..self.bases.len()).filter(is_direct).map(|number| &self.bases[number])
+    }
+
+    /// The adapters among them, in the order in which they were added.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = (&Base, &Modules)> {
+        self.direct().filter_map(|base| Some((base, base.modules()?)))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Base> {

@@ -8,7 +8,7 @@ use super::history::Memo;
 use super::source::TensorSource;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Predictor, ReadInputs, ReadyFactors};
+use crate::predict::{Factor, Predictor, ReadInputs, ReadyFactors, Strided};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
@@ -74,4 +74,17 @@ pub(crate) fn predict_into(
     let own = |_, _, _: &mut [u8]| Err(missing());
     let mut inputs = Inputs { references, tensors: Vec::new(), own, factors, memo: None };
     predictor.predict(info, start, &mut inputs, out)
+}
+
+/// Some rows of a matrix that lies in a factor of adapters. The first reference is no factor.
+pub(crate) fn read_matrix(
+    matrix: &Strided,
+    factors: &[Factor],
+    references: &[TensorSource],
+    rows: &Range<u64>,
+    cols: u64,
+) -> Result<Vec<f32>> {
+    let own = |_, _, _: &mut [u8]| Err(missing());
+    let inputs = Inputs { references, tensors: Vec::new(), own, factors: None, memo: None };
+    matrix.read(factors, rows, cols, &inputs)
 }

@@ -43,6 +43,32 @@ pub enum Warning {
         /// What is wrong with it.
         why: String,
     },
+    /// An adapter is of a type whose merge is not computed. Only tensors that it has as they are
+    /// can be used.
+    IgnoredAdapter {
+        /// Path of the adapter.
+        adapter: String,
+        /// Its type.
+        adapter_type: String,
+    },
+    /// Modules of an adapter have factors that do not fit together, and are not used.
+    UnfitModules {
+        /// Path of the adapter.
+        adapter: String,
+        /// Number of such modules.
+        count: u64,
+        /// The first of them, in the order of their tensors.
+        names: Vec<String>,
+    },
+}
+
+impl Warning {
+    /// The warning about modules that do not fit, if there are any.
+    pub(super) fn unfit_modules(adapter: String, mut names: Vec<String>) -> Option<Self> {
+        let count = names.len() as u64;
+        names.truncate(TOLD);
+        (count > 0).then_some(Self::UnfitModules { adapter, count, names })
+    }
 }
 
 impl fmt::Display for Warning {
@@ -60,6 +86,20 @@ impl fmt::Display for Warning {
                 missing(index, count, names, ("a tensor that no file has", "tensors that no file has"))
             }
             Self::UnreadableIndex { index, why } => write!(f, "{index} cannot be read: {why}"),
+            Self::IgnoredAdapter { adapter, adapter_type } => {
+                write!(
+                    f,
+                    "{adapter}: merges of adapters of type {adapter_type} are not computed; only tensors that it has whole are used"
+                )
+            }
+            Self::UnfitModules { adapter, count, names } => {
+                let more = if *count > names.len() as u64 { ", ..." } else { "" };
+                let names = names.join(", ");
+                write!(
+                    f,
+                    "{adapter}: factors of {count} modules do not fit together and are not used: {names}{more}"
+                )
+            }
         }
     }
 }

@@ -26,6 +26,10 @@ use crate::tensor::{ChunkGrid, TensorInfo};
 /// Up to this size, a tie is better than an equal tensor of a base, which has a digest.
 const TINY_BYTES: u64 = 64;
 
+/// Layers that an adapted tensor may be copied from, and how many of the nearest are tried.
+const MOST_LAYERS: usize = 512;
+const COPIES_TO_TRY: usize = 2;
+
 /// The origins of all tensors, in order.
 pub(crate) fn find(
     checkpoint: &Checkpoint,
@@ -363,6 +367,30 @@ impl Context<'_> {
         self.as_stored(i, self.predicted(i)?.1)
     }
 
+    /// Adapters that were merged into one of the references; or else into a copy of a tensor from
+    /// another layer.
+    fn merged(&self, i: usize, references: &[&TensorSource], grid: &ChunkGrid) -> Result<Option<Origin>> {
+        let (subject, sample) = (self.coded[i], &self.coded_samples[i]);
+        let info = subject.info();
+        for reference in references {
+            if let Some(origin) = adapter::fit(subject, reference, grid, self.bases)? {
+                return Ok(Some(origin));
+            }
+        }
+        if !adapter::has_module(info, self.bases) {
+            return Ok(None);
+        }
+        let copies: Vec<&TensorSource> =
+            self.bases.direct().flat_map(|base| base.in_other_layers(info)).take(MOST_LAYERS).collect();
+        let nearest = nearest::sorted(info, sample, &copies)?;
+        for reference in nearest.into_iter().take(COPIES_TO_TRY) {
+            if let Some(origin) = adapter::fit(subject, reference, grid, self.bases)? {
+                return Ok(Some(origin));
+            }
+        }
+        Ok(None)
+    }
+
     /// How what is coded is predicted, and the cost. `None` if a rule explains it.
     fn predicted(&self, i: usize) -> Result<(Option<u128>, Origin)> {
         let (subject, sample) = (self.coded[i], &self.coded_samples[i]);
@@ -371,10 +399,9 @@ impl Context<'_> {
             return Ok((Some(0), Origin::unknown()));
         }
         let candidates = [&self.candidates[i][..], &self.found[i]].concat();
-        for reference in &candidates {
-            if let Some(origin) = adapter::fit(subject, reference, self.bases)? {
-                return Ok((None, origin));
-            }
+        let grid = self.grids[i].of_dtype(&info.dtype);
+        if let Some(origin) = self.merged(i, &candidates, &grid)? {
+            return Ok((None, origin));
         }
         if let Some(origin) = blend::fit(subject, &candidates, &self.blends)? {
             return Ok((None, origin));
@@ -389,7 +416,6 @@ impl Context<'_> {
             if !low_rank::score(info.number(), sample, &of_reference) {
                 continue;
             }
-            let grid = self.grids[i].of_dtype(&info.dtype);
             if let Some(origin) = low_rank::fit(subject, reference, &grid, self.progress)? {
                 return Ok((None, origin));
             }

@@ -5,6 +5,7 @@
 mod choose;
 mod history;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use std::time::Instant;
 use deltaloom_kernels::Number;
 use rayon::prelude::*;
 
-use crate::bases::{Base, Bases, PredictionInputs};
+use crate::bases::{Base, Bases, Modules, PredictionInputs, TensorId, TensorSource};
 use crate::checkpoint::output::NewFile;
+use crate::checkpoint::peft::Module;
 use crate::checkpoint::{Checkpoint, Member};
 use crate::codec::{self, ChunkInput, ChunkShape, Codec, Coding, Family};
 use crate::container::{
@@ -31,11 +33,14 @@ use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetP
 use crate::predict::{Predictor, ReadInputs as _, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::{Bytes, Scratch};
-use crate::summary::{self, PackReport};
+use crate::summary::{self, AdapterReport, PackReport};
 use crate::tensor::{ChunkGrid, TensorInfo};
 
 /// Chunks that share tables and scales. Half a window, so that windows fill up.
 const GROUP_CHUNKS: u64 = 16;
+
+/// Names of unused modules of an adapter in a report.
+const UNUSED_TOLD: usize = 20;
 
 /// How to pack.
 #[derive(Debug, Clone)]
@@ -225,7 +230,28 @@ fn pack_windows(
         identity,
     };
     let written = writer.finish(&index, options.preset.zstd_level(0)).map_err(Error::writing(""))?;
-    Ok(summary::of(&index, written.total, written.total - written.payloads))
+    let mut report = summary::of(&index, written.total, written.total - written.payloads);
+    report.adapters = adapters(bases, &choices);
+    Ok(report)
+}
+
+/// What is used of each adapter.
+fn adapters(bases: &Bases, choices: &[Origin]) -> Vec<AdapterReport> {
+    let used: HashSet<TensorId> =
+        choices.iter().flat_map(|choice| &choice.references).map(TensorSource::id).collect();
+    let report = |(base, modules): (&Base, &Modules)| {
+        let is_used =
+            |module: &&Module| base.factors_of(module).iter().all(|factor| used.contains(&factor.id()));
+        let unused = modules.all().iter().filter(|module| !is_used(module));
+        let unused: Vec<String> = unused.map(|module| module.name.clone()).collect();
+        AdapterReport {
+            path: base.path().display().to_string(),
+            modules: modules.all().len() as u64,
+            used_modules: (modules.all().len() - unused.len()) as u64,
+            unused: unused.into_iter().take(UNUSED_TOLD).collect(),
+        }
+    };
+    bases.adapters().map(report).collect()
 }
 
 /// The identity of the container. It names the bases that a tensor is predicted from, or all bases

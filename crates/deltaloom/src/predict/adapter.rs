@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::fields;
-use super::number::{Element, load_singles, store_singles_or};
+use super::number::{Element, load_singles, rounded, store_singles_or};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -55,6 +55,29 @@ pub(crate) struct Factors {
     pub(crate) v: Vec<f32>,
 }
 
+impl Merge {
+    /// Scales the left matrix, if that comes first.
+    pub(crate) fn prepare(&self, u: &mut [f32], scale: f32) {
+        if self.scale_first {
+            u.iter_mut().for_each(|u| *u *= scale);
+        }
+    }
+
+    /// What is added to a row, from the row of the left matrix and the right matrix.
+    pub(crate) fn update_row(&self, u: &[f32], v: &[f32], scale: f32, update: &mut [f32]) {
+        adapter::product_row(u, v, self.fused, update);
+        if let Some(product) = self.product {
+            update.iter_mut().for_each(|x| *x = rounded(*x, product));
+        }
+        if !self.scale_first {
+            update.iter_mut().for_each(|x| *x *= scale);
+        }
+        if let Some(to) = self.update {
+            update.iter_mut().for_each(|x| *x = rounded(*x, to));
+        }
+    }
+}
+
 impl Adapter {
     /// Name, dtype and shape of A (0) or B (1), if the predicted tensor is `info`.
     pub(super) fn factor(&self, which: usize, info: &TensorInfo) -> TensorInfo {
@@ -89,9 +112,7 @@ impl Adapter {
         } else {
             Factors { u: b, v: a }
         };
-        if self.merge.scale_first {
-            factors.u.iter_mut().for_each(|u| *u *= self.scale);
-        }
+        self.merge.prepare(&mut factors.u, self.scale);
         factors
     }
 
@@ -118,9 +139,7 @@ impl Adapter {
         if flags > 7 {
             return Err(fields::bad("flag"));
         }
-        // 0 stands for no rounding, which includes rounding to F32.
-        let mut rounding = || fields::element(meta).map(|to| Some(to).filter(|to| *to != Element::F32));
-        let (product, update) = (rounding()?, rounding()?);
+        let (product, update) = (fields::rounding(meta)?, fields::rounding(meta)?);
         let merge = Merge {
             fused: flags & 1 != 0,
             scale_first: flags & 2 != 0,
@@ -137,16 +156,7 @@ impl Adapter {
         let cols = factors.v.len() / rank;
         let mut update = vec![0.0; cols];
         for (u, row) in factors.u.chunks_exact(rank).zip(values.chunks_exact_mut(cols * element.bytes())) {
-            adapter::product_row(u, &factors.v, self.merge.fused, &mut update);
-            if let Some(product) = self.merge.product {
-                update.iter_mut().for_each(|x| *x = rounded(*x, product));
-            }
-            if !self.merge.scale_first {
-                update.iter_mut().for_each(|x| *x *= self.scale);
-            }
-            if let Some(to) = self.merge.update {
-                update.iter_mut().for_each(|x| *x = rounded(*x, to));
-            }
+            self.merge.update_row(u, &factors.v, self.scale, &mut update);
             let reference = load_singles(element, row);
             let sums = reference.iter().zip(&update).map(|(x, update)| x + update);
             let fallback = row.to_vec();
@@ -158,13 +168,5 @@ impl Adapter {
 impl fmt::Display for Adapter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rank {}, scale {}", self.rank, self.scale)
-    }
-}
-
-fn rounded(x: f32, element: Element) -> f32 {
-    match element {
-        Element::F32 => x,
-        Element::BF16 => half::bf16::from_f32(x).to_f32(),
-        Element::F16 => half::f16::from_f32(x).to_f32(),
     }
 }

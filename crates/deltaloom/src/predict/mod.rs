@@ -5,6 +5,7 @@
 
 mod adam;
 mod adapter;
+mod adapters;
 mod blend;
 pub(crate) mod cast;
 mod factors;
@@ -16,6 +17,7 @@ mod view;
 
 pub(crate) use adam::{Adam, AdamForm};
 pub(crate) use adapter::{Adapter, Merge};
+pub(crate) use adapters::{Adapters, Factor, MAX_STEPS, Step, Strided};
 pub(crate) use blend::{Blend, BlendForm, Precision};
 
 pub(crate) use adam::ADAM_INPUTS;
@@ -23,6 +25,7 @@ pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
 pub use number::{Element, load};
+pub(crate) use number::{load_singles, store_singles_or};
 pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Place, Quantised, Ties, Values};
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
@@ -79,6 +82,8 @@ pub(crate) enum Predictor {
     View(Box<View>),
     /// A tensor of another dtype, with this predictor and the chunks that follow, then converted.
     Converted(DType, Box<Self>),
+    /// A tensor of a base plus adapters that were merged in turn, or into parts of it.
+    Adapters(Box<Adapters>),
     /// The numbers that codes stand for, or the codes of numbers.
     Quantised(Box<Quantised>),
 }
@@ -95,6 +100,8 @@ pub(crate) enum Input<'a> {
     Master(&'a Option<String>),
     /// One of the two factors of an adapter.
     Factor(&'a Adapter, usize),
+    /// One of the factors of several adapters.
+    FactorOf(&'a Adapters, usize),
     /// A tensor of a base with its own dtype and shape.
     Shaped(&'a Option<String>, &'a DType, &'a [u64]),
     /// Another tensor of the same container, by number.
@@ -109,6 +116,7 @@ impl Input<'_> {
             Self::Base(name) => TensorInfo { name: name_or_own(name), ..info.clone() },
             Self::Master(name) => TensorInfo::sized(name_or_own(name), DType::F32, info.shape.clone()),
             Self::Factor(adapter, which) => adapter.factor(which, info),
+            Self::FactorOf(adapters, which) => adapters.factor(which),
             Self::Shaped(name, dtype, shape) => {
                 TensorInfo::sized(name_or_own(name), dtype.clone(), shape.to_vec())
             }
@@ -149,11 +157,12 @@ enum Kind {
     History,
     View,
     Converted,
+    Adapters,
     Quantised,
 }
 
 impl Kind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -168,6 +177,7 @@ impl Kind {
         Self::History,
         Self::View,
         Self::Converted,
+        Self::Adapters,
         Self::Quantised,
     ];
 
@@ -188,6 +198,7 @@ impl Kind {
             Self::History => (11, 3, "history"),
             Self::View => (12, 4, "view"),
             Self::Converted => (13, 4, "converted"),
+            Self::Adapters => (14, 4, "adapters"),
             Self::Quantised => (15, 4, "quantised"),
         }
     }
@@ -208,7 +219,7 @@ impl Kind {
             Self::Cast | Self::CastInternal => cast::is_target(&info.dtype),
             Self::LowRank => is_computed() && grid.is_matrix,
             Self::Adapter => is_computed() && info.shape.len() == 2 && grid.is_matrix,
-            Self::Blend => is_computed(),
+            Self::Blend | Self::Adapters => is_computed(),
             Self::Adam => info.dtype == DType::F32,
             Self::View => info.dtype.number().is_some(),
             _ => true,
@@ -233,6 +244,7 @@ impl Predictor {
             Self::History { .. } => Kind::History,
             Self::View(_) => Kind::View,
             Self::Converted(..) => Kind::Converted,
+            Self::Adapters(_) => Kind::Adapters,
             Self::Quantised(_) => Kind::Quantised,
         }
     }
@@ -265,6 +277,7 @@ impl Predictor {
                 meta.push(view::dtype_id(dtype));
                 inner.push_to(meta);
             }
+            Self::Adapters(adapters) => adapters.push_to(meta),
         }
     }
 
@@ -314,6 +327,7 @@ impl Predictor {
                 }
                 Self::Converted(dtype, Box::new(inner))
             }
+            Kind::Adapters => Self::Adapters(Box::new(Adapters::parse(meta, info, grid)?)),
         })
     }
 
@@ -349,10 +363,12 @@ impl Predictor {
         }
     }
 
-    /// Number of pieces and references of a view, or of numbers that the index has.
+    /// Number of pieces and references of a view, of steps and factors of adapters, or of numbers
+    /// that the index has.
     pub(crate) fn part_count(&self) -> u64 {
         match self {
             Self::View(view) => view.part_count() as u64,
+            Self::Adapters(adapters) => adapters.part_count() as u64,
             Self::Converted(_, inner) => inner.part_count(),
             Self::Quantised(quantised) => quantised.part_count() as u64,
             _ => 0,
@@ -367,6 +383,7 @@ impl Predictor {
                 | Self::Identical(_)
                 | Self::LowRank { .. }
                 | Self::Adapter(_)
+                | Self::Adapters(_)
                 | Self::Blend(_)
                 | Self::View(_)
         )
@@ -389,6 +406,10 @@ impl Predictor {
             Self::Adapter(adapter) => {
                 let factor = |which| Input::Factor(adapter, which);
                 vec![Input::Base(&adapter.reference), factor(0), factor(1)]
+            }
+            Self::Adapters(adapters) => {
+                let factors = (0..adapters.factors.len()).map(|which| Input::FactorOf(adapters, which));
+                std::iter::once(Input::Base(&adapters.reference)).chain(factors).collect()
             }
             Self::Blend(blend) => blend.references.iter().map(Input::Base).collect(),
             Self::Adam(adam) => {
@@ -425,7 +446,11 @@ impl Predictor {
     pub(crate) fn internals(&self) -> Vec<usize> {
         let own = |input: Input<'_>| match input {
             Input::Own(tensor) => Some(tensor),
-            Input::Base(_) | Input::Master(_) | Input::Factor(..) | Input::Shaped(..) => None,
+            Input::Base(_)
+            | Input::Master(_)
+            | Input::Factor(..)
+            | Input::FactorOf(..)
+            | Input::Shaped(..) => None,
         };
         self.inputs().into_iter().filter_map(own).collect()
     }
@@ -473,6 +498,7 @@ impl Predictor {
                 let missing = |_| Error::corrupt("a reference is missing");
                 adam.predict(<[&[u8]; ADAM_INPUTS]>::try_from(all).map_err(missing)?, out);
             }
+            Self::Adapters(adapters) => adapters.predict(info, start, inputs, out)?,
             Self::View(view) => view.predict(info, start, inputs, out)?,
             Self::Quantised(quantised) => quantised.predict(info, start, inputs, out)?,
             Self::Converted(..) => {
@@ -491,6 +517,7 @@ impl Predictor {
             | Self::Reference(_)
             | Self::LowRank { .. }
             | Self::Adapter(_)
+            | Self::Adapters(_)
             | Self::Blend(_)
             | Self::Companion(_)
             | Self::Adam(_)
@@ -510,6 +537,7 @@ impl Predictor {
             | Self::Identical(_)
             | Self::LowRank { .. }
             | Self::Adapter(_)
+            | Self::Adapters(_)
             | Self::Blend(_)
             | Self::History { .. }
             | Self::View(_)
@@ -554,6 +582,7 @@ impl Predictor {
         match self {
             Self::LowRank { rank, .. } => Some(format!("rank {rank}")),
             Self::Adapter(adapter) => Some(adapter.to_string()),
+            Self::Adapters(adapters) => Some(adapters.to_string()),
             Self::Blend(blend) => Some(blend.to_string()),
             Self::Adam(adam) => Some(adam.to_string()),
             Self::History { hops, .. } => Some(format!("{hops} ancestors")),
@@ -586,12 +615,11 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_format() {
-        let ids: Vec<u8> = Kind::ALL.iter().map(|kind| kind.facts().0).collect();
-        assert!(ids.iter().copied().eq((0..14).chain([15])), "{ids:?}");
-        for (id, kind) in ids.into_iter().zip(Kind::ALL) {
-            assert_eq!(Kind::of_id(id, u16::MAX).unwrap(), kind);
+        for (id, kind) in (0u8..).zip(Kind::ALL) {
+            assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
-        assert!(Kind::of_id(14, u16::MAX).is_err() && Kind::of_id(15, 3).is_err());
+        assert!(Kind::of_id(16, u16::MAX).is_err());
         assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
+        assert!(Kind::of_id(14, 3).is_err());
     }
 }

@@ -100,6 +100,15 @@ pub(crate) fn store_or(element: Element, values: &[f64], fallback: &[u8], out: &
     store_singles_or(element, singles, fallback, out);
 }
 
+/// An F32 number, rounded to a dtype.
+pub(crate) fn rounded(x: f32, element: Element) -> f32 {
+    match element {
+        Element::F32 => x,
+        Element::BF16 => half::bf16::from_f32(x).to_f32(),
+        Element::F16 => half::f16::from_f32(x).to_f32(),
+    }
+}
+
 /// Rounds F32 numbers to the dtype. A number that is not finite, before or after, becomes the
 /// element of `fallback`.
 pub(crate) fn store_singles_or(
