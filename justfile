@@ -42,6 +42,8 @@ ci-long: ci
     just fuzz open_container 30
     just fuzz decode_chunk 30
     just fuzz roundtrip 30
+    just fuzz open_archive 30
+    just fuzz pickle 30
 
 # Decode every golden container, and the lm12m pairs, with the Python reader
 reader:
@@ -134,6 +136,6 @@ make-series *args:
 bench-history folder *args:
     cargo run --release -p xtask -- history {{ folder }} {{ args }}
 
-# Run a fuzz target: open_container, decode_chunk or roundtrip
+# Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive or pickle
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}

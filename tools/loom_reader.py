@@ -3,7 +3,7 @@
 It restores the packed file or directory, or compares it with the original. It verifies every CRC-32 and BLAKE3 digest,
 but not every MUST, and no limit of section 11: the Rust reader is the strict one.
 """
-import argparse, collections, copy, io, json, math, pathlib, re, struct, sys, types, zlib
+import argparse, collections, copy, io, json, math, pathlib, re, struct, sys, types, zipfile, zlib
 import numpy as np
 import loom_history as history
 import loom_predictors as computed
@@ -269,6 +269,48 @@ def open_safetensors(data, target):
     must(end <= len(data), "a safetensors file ends early")
     return safetensors_tensors(header, target, len(data) - end), data
 
+def framed_tensors(path, meta, target):
+    """A frame and the tensors of its file, each with the number of bytes of the frame that come before it."""
+    frame_bytes, used, end, listed = meta.varint(), 0, 0, []
+    text = lambda: meta.take(meta.varint()).decode("utf-8")
+    for _ in range(meta.varint()):
+        used += meta.varint()
+        name, dtype, shape = text(), text(), [meta.varint() for _ in range(meta.varint())]
+        must(dtype in TYPES and len(shape) <= 16, f"a bad tensor in {path!r}")
+        begin, end = end, end + math.prod(shape) * TYPES[dtype].bits // 8
+        listed.append(Tensor(name, dtype, shape, begin, end, target))
+        listed[-1].before = used
+    must(0 < frame_bytes <= 10**8 and used <= frame_bytes, f"a bad frame in {path!r}")
+    names, name = {t.name for t in listed}, "__frame__"
+    must(len(names) == len(listed), f"two tensors of {path!r} have one name")
+    while name in names:
+        name += "_"
+    frame = Tensor(name, "U8", [frame_bytes], 0, frame_bytes, target)
+    frame.before = None
+    return [frame, *listed]
+
+def assemble(tensors, parts):
+    """A framed file from the bytes of its frame and of its tensors."""
+    frame, out, at = parts[0], [], 0
+    for t, part in zip(tensors[1:], parts[1:]):
+        out += [frame[at:t.before], part]
+        at = t.before
+    return b"".join([*out, frame[at:]])
+
+def open_archive(file, data):
+    """The files in a zip archive below a folder `data`, and all other bytes. What they are is told by their digests."""
+    with zipfile.ZipFile(file) as archive:
+        places = []
+        for entry in archive.infolist():
+            start, size = entry.header_offset, entry.file_size
+            start += 30 + sum(struct.unpack("<HH", data[start + 26:start + 30].tobytes()))
+            if entry.compress_type == zipfile.ZIP_STORED and re.fullmatch(r"[^/]*/data/[^/]*", entry.filename):
+                places.append((start, start + size))
+    places.sort()
+    yield from (data[start:end] for start, end in places)
+    gaps = zip([0] + [end for _, end in places], [start for start, _ in places] + [len(data)])
+    yield np.concatenate([data[start:end] for start, end in gaps])
+
 def files_of(path):
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
@@ -282,6 +324,9 @@ def find_bases(paths):
         for t in tensors:
             elements = data[t.begin:t.end].view(f"<u{t.kind.bits // 8}")
             yield (blake3(elements), t.dtype, tuple(t.shape)), elements
+        if zipfile.is_zipfile(file):
+            for part in open_archive(file, data):
+                yield (blake3(part), None, None), part
 
 def base_digest(path):
     """By what a base is known (section 16): of names, dtypes, shapes and samples of its tensors."""
@@ -380,7 +425,7 @@ def read_tensor(t, meta, sets, tensors, payloads):
         must(len(t.coded) == len(t.chunks), "groups do not add up to the chunks")
 
 def read_loom(data):
-    """The layout, of every member its path, the bytes before its first tensor, and its tensors; and what the file says of itself."""
+    """The layout, of every member its path, the bytes before its first tensor (None if it is framed), and its tensors; and what the file says of itself."""
     must(data[:8] == b"\x89LOOM\r\n\x1a" and data[8] in (1, 2, 3, 4) and data[9:16] == bytes(7), "not a loom file of versions 1 to 4")
     start, meta_packed, meta_len, tables_packed, tables_len, checks_len, _, crc, trailer_crc, magic = \
         struct.unpack("<Q8I8s", data[-48:])
@@ -393,8 +438,13 @@ def read_loom(data):
     checks = Bytes(index.take(checks_len))
     layout, target, members, tensors = meta.u8(), 1 << meta.u8(), [], []
     for _ in range(meta.varint()):
-        path, kind, size = meta.take(meta.varint()).decode("utf-8"), meta.u8(), meta.varint()
-        must(kind <= (2 if data[8] >= 4 else 1) and not {"", ".", ".."} & set(path.split("/")) and "\\" not in path, f"bad member {path!r}")
+        path, kind = meta.take(meta.varint()).decode("utf-8"), meta.u8()
+        must(kind <= (3 if data[8] >= 4 else 1) and not {"", ".", ".."} & set(path.split("/")) and "\\" not in path, f"bad member {path!r}")
+        if kind == 3:
+            members.append((path, None, framed_tensors(path, meta, target)))
+            tensors += members[-1][2]
+            continue
+        size = meta.varint()
         head = meta.take(size) if kind else b""
         tail = meta.varint() if kind == 2 else 0
         must(tail or kind != 2, "an empty tail")
@@ -436,9 +486,9 @@ def values(t, bases):
     elif t.predictor != ZERO:
         references = []
         for digest, (name, dtype, shape) in zip(t.reference_digests, t.references):
-            fits = [key for key in bases if key[0].startswith(digest) and key[1:] == (dtype, shape)]
+            fits = [key for key in bases if key[0].startswith(digest) and key[1:] in ((dtype, shape), (None, None))]
             must(fits, f"no base has the right tensor {name!r}, {dtype} {shape}")
-            references.append(bases[fits[0]])
+            references.append(bases[fits[0]].view(f"<u{TYPES.get(dtype, Type(8)).bits // 8}"))
         as_it_is = t.predictor <= CAST_INTERNAL or t.predictor == history.HISTORY
         if t.predictor == quantised.QUANTISED:
             p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
@@ -467,8 +517,10 @@ def main():
             print(json.dumps(identity))
             return 0
         bases, root = dict(find_bases(args.base)), args.check or args.out
-        files = {root / path if layout else root: head + b"".join(values(t, bases).tobytes() for t in tensors)
-                 for path, head, tensors in members}
+        files = {}
+        for path, head, tensors in members:
+            parts = [values(t, bases).tobytes() for t in tensors]
+            files[root / path if layout else root] = assemble(tensors, parts) if head is None else head + b"".join(parts)
         if args.check:
             return int(files != {file: file.read_bytes() for file in files_of(root)})
         for file, data in files.items():

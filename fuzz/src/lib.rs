@@ -83,3 +83,16 @@ pub fn decode_all(bytes: Vec<u8>, bases: &Bases) -> deltaloom::Result<()> {
     }
     Ok(())
 }
+
+/// Opens bytes as an archive; packs, restores and compares what is opened.
+pub fn archive_roundtrip(bytes: &[u8]) {
+    let Ok(checkpoint) = Checkpoint::from_bytes("a.pt", bytes.to_vec(), &limits()) else { return };
+    let mut packed = Vec::new();
+    let options = deltaloom::PackOptions::default().with_threads(1);
+    deltaloom::pack_to(&checkpoint, &Bases::default(), &mut packed, &options, &deltaloom::Silent).expect("packed");
+    let container = Container::from_source(Path::new("fuzz"), Box::new(packed), &Limits::default()).expect("a container");
+    let resolved = ResolvedContainer::new(container, &Bases::default()).expect("nothing is needed");
+    let (mut restored, options) = (Vec::new(), deltaloom::UnpackOptions::default().with_threads(1));
+    deltaloom::unpack_to(&resolved, &mut restored, &options, &deltaloom::Silent).expect("restored");
+    assert!(restored == bytes, "other bytes were restored");
+}

@@ -63,7 +63,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::UnsupportedVersion { .. } | Error::UnsupportedSeries { .. } => {
             "a newer version of deltaloom wrote this file; update deltaloom to read it"
         }
-        Error::Foreign { found, .. } => of_foreign(*found),
+        Error::Foreign { found, .. } | Error::Unread { found, .. } => of_foreign(*found),
         Error::Lossy => {
             "`deltaloom lab tpde --verify` checks the folder that contains it; no other command reads it"
         }

@@ -136,7 +136,7 @@ impl Compared {
                 relative_l2: None,
             },
             number: source.info().number(),
-            is_weights: !source.is_small_file(),
+            is_weights: source.is_weights(),
             len_bytes: source.info().len_bytes(),
             distances: None,
         };

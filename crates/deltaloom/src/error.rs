@@ -309,6 +309,14 @@ pub enum Error {
         /// What it should be.
         wanted: Wanted,
     },
+    /// A file of a kind that can be read, but not this one.
+    #[error("this is {found} that cannot be read: {why}")]
+    Unread {
+        /// What it is.
+        found: Foreign,
+        /// What is wrong with it, or needs more than is known.
+        why: String,
+    },
     /// A folder does not contain the bases of a container.
     #[error("{}: {} is not among its {candidates} candidates: none has the reference of tensor {tensor:?}{skipped}", folder.display(), if needed.is_empty() { "the base" } else { needed })]
     BaseNotFound {
@@ -434,7 +442,7 @@ impl Error {
                 ErrorKind::Protected
             }
             Self::Changed { .. } => ErrorKind::Changed,
-            Self::Foreign { .. } => ErrorKind::Unsupported,
+            Self::Foreign { .. } | Self::Unread { .. } => ErrorKind::Unsupported,
             Self::InvalidArgument(_) => ErrorKind::Usage,
             Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
             Self::Journal { .. } | Self::CutShort { .. } => ErrorKind::Unfinished,

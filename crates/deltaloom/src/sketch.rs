@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::bases::{Base, TensorSource};
-use crate::checkpoint::{Checkpoint, Contents};
+use crate::checkpoint::Checkpoint;
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::origin::content::{self, ContentIndex};
@@ -79,12 +79,8 @@ impl Nearness {
 impl Sketch {
     /// Samples the tensors of a checkpoint, except small files.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let is_weights =
-            |member: usize| matches!(checkpoint.members[member].contents, Contents::Safetensors(_));
-        let tensors: Vec<(usize, &TensorInfo)> = checkpoint
-            .tensors()
-            .filter(|(member, info)| is_weights(*member) && info.len_bytes() > 0)
-            .collect();
+        let tensors: Vec<(usize, &TensorInfo)> =
+            checkpoint.weights().filter(|(_, info)| info.len_bytes() > 0).collect();
         let sizes: Vec<u64> = tensors.iter().map(|(_, info)| info.len_bytes()).collect();
         let sketch = |(i, weight_bytes): (usize, u64)| {
             let (member, info) = tensors[i];

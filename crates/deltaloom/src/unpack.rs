@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::Layout;
 use crate::checkpoint::output::{Inputs, NewDirectory, NewFile};
+use crate::checkpoint::{Layout, MemberWriter};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::options::setters;
@@ -159,15 +159,19 @@ pub(crate) fn unpack_selected_to(
     };
     let member = &index.members[number];
     progress.start(member.data_bytes());
-    member.write_header(out).map_err(Error::writing(""))?;
+    let mut writer = MemberWriter::start(member, out).map_err(Error::writing(""))?;
     let tensors: Vec<usize> =
         (0..index.tensors.len()).filter(|tensor| index.tensors[*tensor].place.0 == number).collect();
     let chunk = |tensor, i| resolved.chunk(tensor, i);
     let threads =
         decode_each(resolved, tensors, options.threads, progress, chunk, |piece| match piece.fault {
             Some(fault) => Err(fault),
-            None => out.write_all(piece.bytes).map_err(Error::writing("")),
+            None => {
+                let place = resolved.tensor(piece.tensor).place.1;
+                writer.write(place, piece.bytes, out).map_err(Error::writing(""))
+            }
         })?;
+    writer.finish(out).map_err(Error::writing(""))?;
     out.flush().map_err(Error::writing(""))?;
     Ok(UnpackReport {
         original_bytes: member.len_bytes(),
@@ -178,8 +182,8 @@ pub(crate) fn unpack_selected_to(
     })
 }
 
-fn restore(
-    resolved: &ResolvedContainer,
+fn restore<'a>(
+    resolved: &'a ResolvedContainer,
     selection: &Selection,
     target: &Path,
     options: &UnpackOptions,
@@ -188,21 +192,22 @@ fn restore(
 ) -> Result<usize> {
     let index = resolved.container().index();
     let members = &index.members;
-    let mut current: Option<(usize, File)> = None;
+    let mut current: Option<(MemberWriter<'a>, File)> = None;
+    let close = |(writer, mut file): (MemberWriter<'_>, File)| {
+        writer.finish(&mut file).and_then(|()| file.sync_all()).map_err(Error::writing(target))
+    };
     let mut next_member = 0;
     // Opens members up to and including `member`. Those in between have no tensors and consist of
     // headers.
-    let mut open_up_to = |member: usize, current: &mut Option<(usize, File)>| -> Result<()> {
+    let mut open_up_to = |member: usize, current: &mut Option<(MemberWriter<'a>, File)>| -> Result<()> {
         while next_member <= member {
             let number = next_member;
             next_member += 1;
             let Some(path) = &selection.paths[number] else { continue };
-            if let Some((_, file)) = current.take() {
-                file.sync_all().map_err(Error::writing(target))?;
-            }
+            current.take().map(close).transpose()?;
             let mut file = create(path)?;
-            members[number].write_header(&mut file).map_err(Error::writing(target))?;
-            *current = Some((number, file));
+            let writer = MemberWriter::start(&members[number], &mut file).map_err(Error::writing(target))?;
+            *current = Some((writer, file));
         }
         Ok(())
     };
@@ -210,19 +215,18 @@ fn restore(
     let tensors: Vec<usize> = (0..index.tensors.len()).filter(is_selected).collect();
     let chunk = |tensor, i| resolved.chunk(tensor, i);
     let threads = decode_each(resolved, tensors, options.threads, progress, chunk, |piece| {
+        let (member, place) = resolved.tensor(piece.tensor).place;
         match piece.fault {
             Some(fault) => return Err(fault),
-            None => open_up_to(resolved.tensor(piece.tensor).place.0, &mut current)?,
+            None => open_up_to(member, &mut current)?,
         }
-        let Some((_, file)) = &mut current else { return Ok(()) };
-        file.write_all(piece.bytes).map_err(Error::writing(target))
+        let Some((writer, file)) = &mut current else { return Ok(()) };
+        writer.write(place, piece.bytes, file).map_err(Error::writing(target))
     })?;
     if let Some(last) = members.len().checked_sub(1) {
         open_up_to(last, &mut current)?;
     }
-    if let Some((_, file)) = current {
-        file.sync_all().map_err(Error::writing(target))?;
-    }
+    current.map(close).transpose()?;
     Ok(threads)
 }
 

@@ -46,7 +46,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `texts` | texts recorded with `--meta`, by key |
 | `adapters` | list of the adapters, each with its `path`, the number of its `modules` and of its `used_modules`, and names of `unused` modules (the first 20), which explain nothing; absent if there are none; only `pack` |
 | `files` | paths of the checkpoint's files |
-| `unread` | files of a folder that may contain weights but are stored unchanged: `files`, `bytes`, and a count for each of `kinds`; absent if there are none; only `pack` |
+| `unread` | files of a folder that may contain weights but are stored unchanged: `files`, `bytes`, a count for each of `kinds`, and `reasons` by path why PyTorch archives or GGUF files could not be read; absent if there are none; only `pack` |
 | `predictors` | for each kind of predictor, `count` of its tensors and `bytes` of their payloads |
 | `codecs` | for each codec, `count` of its chunks and `bytes` of their payloads |
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |

@@ -38,6 +38,9 @@ struct Unread {
     bytes: u64,
     /// Files of each known kind.
     kinds: BTreeMap<Foreign, usize>,
+    /// Why files of a kind that can be read cannot be, by their paths.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    reasons: BTreeMap<String, String>,
 }
 
 impl Unread {
@@ -46,7 +49,9 @@ impl Unread {
         let mut kinds = BTreeMap::new();
         unread.iter().filter_map(|file| file.kind).for_each(|kind| *kinds.entry(kind).or_default() += 1);
         let bytes = unread.iter().map(|file| file.bytes).sum();
-        (!unread.is_empty()).then_some(Self { files: unread.len(), bytes, kinds })
+        let files = unread.len();
+        let reasons = unread.into_iter().filter_map(|file| Some((file.path, file.why?))).collect();
+        (files > 0).then_some(Self { files, bytes, kinds, reasons })
     }
 
     fn describe(&self) -> String {
@@ -63,7 +68,11 @@ impl Unread {
         let kind =
             |(kind, count): (&Foreign, &usize)| ui::count(*count as u64, &format!("{} file", kind.name()));
         let kinds: Vec<String> = self.kinds.iter().map(kind).collect();
-        if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) }
+        let stored = if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) };
+        match self.reasons.first_key_value() {
+            Some((path, why)) => format!("{stored} ({}: {})", ui::printable(path), ui::printable(why)),
+            None => stored,
+        }
     }
 }
 

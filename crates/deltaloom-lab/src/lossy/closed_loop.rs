@@ -115,7 +115,7 @@ impl Step<'_> {
         let entry = |member: &Member| {
             let header = match &member.contents {
                 Contents::Safetensors(header) => Some(writer.push_frame(header)?),
-                Contents::Opaque => None,
+                Contents::Opaque | Contents::Framed(_) => None,
             };
             Ok(MemberEntry { path: member.path.clone(), header })
         };

@@ -16,8 +16,8 @@ use super::reconstruction::Reconstructed;
 use super::report::{RowReport, StepReport};
 use super::threshold::Rule;
 use deltaloom::__internals::NewDirectory;
-use deltaloom::checkpoint::Checkpoint;
 use deltaloom::checkpoint::output::Inputs;
+use deltaloom::checkpoint::{Checkpoint, Contents, Member};
 use deltaloom::{Bases, Error, PackOptions, Progress, Result, pack_to};
 
 /// The method behind a row of the table.
@@ -112,6 +112,11 @@ impl Laboratory {
         }
         if let Some(member) = checkpoint.members.iter().find(|member| member.tail_bytes > 0) {
             let what = "has bytes after its last tensor, which these methods would lose";
+            return Err(Error::InvalidArgument(format!("{} {what}", member.path)));
+        }
+        let is_framed = |member: &&Member| matches!(member.contents, Contents::Framed(_));
+        if let Some(member) = checkpoint.members.iter().find(is_framed) {
+            let what = "is not a safetensors file, and these methods write no other";
             return Err(Error::InvalidArgument(format!("{} {what}", member.path)));
         }
         let (output, previous, threads) = (self.output.as_ref(), self.previous.as_ref(), self.threads);

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::directions::{Directions, Projection, signs, words_of};
 use deltaloom::__internals::{Element, check_cancelled, load_singles, sample, to_usize};
-use deltaloom::checkpoint::{Checkpoint, Contents};
+use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Progress, Result};
 
@@ -196,7 +196,7 @@ fn entries(checkpoints: &[Checkpoint]) -> (Vec<Entry<'_>>, u64) {
     let (mut entries, mut skipped) = (Vec::new(), 0);
     for (number, checkpoint) in checkpoints.iter().enumerate() {
         for (member, info) in checkpoint.tensors() {
-            if checkpoint.members[member].contents == Contents::Opaque {
+            if !checkpoint.members[member].is_weights(info) {
                 continue;
             }
             match Element::of(&info.dtype) {

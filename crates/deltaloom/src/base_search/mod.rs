@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::bases::{Base, Bases, ResolvedContainer};
 use crate::checkpoint::shards::is_index;
-use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout, Warning};
+use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout, Member, Warning};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -122,8 +122,9 @@ pub fn find_base(
 ) -> Result<BaseSearch> {
     let start = Instant::now();
     let own = checkpoint.file_paths().chain(exclude.iter().copied());
-    // Directories have small files with these names, too, which are compared as well.
-    let small = checkpoint.members.iter().filter(|member| member.contents == Contents::Opaque);
+    // Directories have other files with these names, too, which are compared as well.
+    let is_other = |member: &&Member| !matches!(member.contents, Contents::Safetensors(_));
+    let small = checkpoint.members.iter().filter(is_other);
     let small: BTreeSet<String> = match checkpoint.layout {
         Layout::Directory => small.map(|member| member.path.clone()).collect(),
         Layout::File => BTreeSet::new(),

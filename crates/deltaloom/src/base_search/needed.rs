@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::list::{List, Plain};
 use crate::bases::{Base, Bases, ResolvedContainer};
 use crate::checkpoint::{Checkpoint, Contents, FileSource};
-use crate::container::{BaseDigest, Container, KnownDigest};
+use crate::container::{BaseDigest, Container, KnownDigest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::pipeline;
@@ -134,16 +134,24 @@ fn missing(wanted: Vec<Reference>, bases: &Bases) -> Result<Vec<Reference>> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// Names of the small files from which a container takes references. Only plain relative paths.
+/// Names of the other files from which a container takes references. Only plain relative paths.
 fn small_files(container: &Container) -> BTreeSet<String> {
     let index = container.index();
-    let of_files =
-        index.tensors.iter().filter(|tensor| index.members[tensor.place.0].contents == Contents::Opaque);
-    let names = of_files.flat_map(|tensor| tensor.predictor.references(index.info(tensor)));
+    let names = |tensor: &PackedTensor| -> Vec<String> {
+        let member = &index.members[tensor.place.0];
+        match member.contents {
+            Contents::Safetensors(_) => Vec::new(),
+            Contents::Opaque => {
+                let wanted = tensor.predictor.references(index.info(tensor));
+                wanted.into_iter().map(|wanted| wanted.name).collect()
+            }
+            Contents::Framed(_) => vec![member.path.clone()],
+        }
+    };
     let is_below = |name: &String| {
         !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
     };
-    names.map(|wanted| wanted.name).filter(is_below).collect()
+    index.tensors.iter().flat_map(names).filter(is_below).collect()
 }
 
 /// How many parts of a base's name occur in a path. `org/model@revision` also matches

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::resolved::ResolvedContainer;
 use super::source::TensorSource;
-use crate::checkpoint::{Checkpoint, Contents};
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::predict::Predictor;
@@ -27,12 +27,11 @@ impl ResolvedContainer {
         self.container().index().info(self.tensor(number))
     }
 
-    /// The tensors that hold weights, with their numbers: all but the small files of a directory.
+    /// The tensors that hold weights, with their numbers: all but frames and the small files of a
+    /// directory.
     pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
         let index = self.container().index();
-        self.tensors()
-            .enumerate()
-            .filter(|(number, _)| index.members[index.tensors[*number].place.0].contents != Contents::Opaque)
+        self.tensors().enumerate().filter(|(number, _)| index.is_weights(&index.tensors[*number]))
     }
 
     /// Whether the tensor equals its reference, so that nothing else is stored of it.

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{Adapter, Module};
-use crate::checkpoint::{Checkpoint, FileSource, Warning};
+use crate::checkpoint::{Checkpoint, Contents, FileSource, Member, Warning};
 use crate::container::{BaseDigest, Container, KnownDigest, NamedBase};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -38,6 +38,9 @@ pub(crate) struct Base {
     /// Its name in containers, if that does not follow from the path.
     name: Option<String>,
     tensors: Vec<TensorSource>,
+    /// Framed files as wholes, as containers know them that were packed before a reader could read
+    /// them.
+    files: Vec<TensorSource>,
     names: Names,
     /// Numbers of the tensors, ordered so that tensors that are alike are adjacent.
     by_kind: OnceLock<Vec<usize>>,
@@ -54,7 +57,10 @@ impl Base {
             place,
             digest: Arc::default(),
         };
-        Self::new(path.to_path_buf(), checkpoint.places().map(source).collect())
+        let framed = |(_, member): &(usize, &Member)| matches!(member.contents, Contents::Framed(_));
+        let framed = checkpoint.members.iter().enumerate().filter(framed);
+        let files = framed.map(|(number, member)| source((number, member.tensors.len()))).collect();
+        Self { files, ..Self::new(path.to_path_buf(), checkpoint.places().map(source).collect()) }
     }
 
     pub(crate) fn of_container(path: &Path, resolved: impl Into<Arc<ResolvedContainer>>) -> Self {
@@ -92,7 +98,8 @@ impl Base {
 
     fn new(path: PathBuf, tensors: Vec<TensorSource>) -> Self {
         let names = Names::new(tensors.len(), |i| &tensors[i].info().name);
-        Self { path, name: None, tensors, names, by_kind: OnceLock::new(), modules: None }
+        let by_kind = OnceLock::new();
+        Self { path, name: None, tensors, files: Vec::new(), names, by_kind, modules: None }
     }
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
@@ -435,6 +442,11 @@ impl Bases {
                 let mut hashed = self.hashed();
                 hashed.insert(*kind, digest, *tensor);
                 hashed.set_in_order(*kind, next + 1);
+            }
+        }
+        for file in self.bases.iter().flat_map(|base| &base.files).filter(|file| file.is_like(wanted)) {
+            if expected.is_of(&file.digest()?) {
+                return Ok(file.clone());
             }
         }
         let given = || {

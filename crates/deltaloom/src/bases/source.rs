@@ -17,7 +17,8 @@ use crate::tensor::TensorInfo;
 /// A tensor that the reader has.
 #[derive(Clone)]
 pub(crate) enum TensorSource {
-    /// In a plain file: the number of the file, and of the tensor in it.
+    /// In a plain file: the number of the file, and of the tensor in it. The number after the last
+    /// is a framed file as a whole.
     Plain { checkpoint: Arc<Checkpoint>, member: usize, place: usize, digest: Arc<OnceLock<Digest>> },
     /// In a container, by number.
     Packed { resolved: Arc<ResolvedContainer>, number: usize },
@@ -46,7 +47,13 @@ impl TensorSource {
 
     pub(crate) fn info(&self) -> &TensorInfo {
         match self {
-            Self::Plain { checkpoint, member, place, .. } => &checkpoint.members[*member].tensors[*place],
+            Self::Plain { checkpoint, member, place, .. } => {
+                let member = &checkpoint.members[*member];
+                match &member.contents {
+                    Contents::Framed(frame) if *place == member.tensors.len() => frame.whole(),
+                    _ => &member.tensors[*place],
+                }
+            }
             Self::Packed { resolved, number } => resolved.info(*number),
         }
     }
@@ -56,15 +63,15 @@ impl TensorSource {
         matches!(self, Self::Packed { .. })
     }
 
-    /// Whether it is a small file of a directory.
-    pub(crate) fn is_small_file(&self) -> bool {
+    /// Whether it holds weights: it is no small file of a directory, and no frame.
+    pub(crate) fn is_weights(&self) -> bool {
         let member = match self {
             Self::Plain { checkpoint, member, .. } => &checkpoint.members[*member],
             Self::Packed { resolved, number } => {
                 &resolved.container().index().members[resolved.tensor(*number).place.0]
             }
         };
-        member.contents == Contents::Opaque
+        member.is_weights(self.info())
     }
 
     /// Whether it comes from the same checkpoint or container as another tensor.

@@ -1,7 +1,9 @@
-//! Checkpoints on disk: one safetensors file, or a directory of shards and small files.
+//! Checkpoints on disk: one file with tensors, or a directory of shards and small files.
 //! It reads structure and bytes. It codes nothing, and writes only whole targets (see [`output`]).
 
+mod archive;
 pub(crate) mod explain;
+mod frame;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;
@@ -11,12 +13,13 @@ mod source;
 mod temporary;
 
 pub use crate::foreign::{Foreign, Wanted};
+pub use frame::Frame;
+pub(crate) use frame::{MemberWriter, Placed};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
 
 use std::collections::HashSet;
-use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +53,8 @@ pub enum Contents {
     /// A safetensors file with this header (without the 8 length bytes). It may have a tail: bytes
     /// behind its last tensor.
     Safetensors(Vec<u8>),
+    /// A file of another format, with tensors between the bytes of this frame.
+    Framed(Frame),
 }
 
 /// A file of a checkpoint: its path, its kind, and its tensors in the order of their places.
@@ -60,7 +65,7 @@ pub struct Member {
     pub path: String,
     /// What it is.
     pub contents: Contents,
-    /// Its tensors. The tail of a safetensors file is the last of them.
+    /// Its tensors. The tail of a safetensors file is the last of them, and a frame is the first.
     pub tensors: Vec<TensorInfo>,
     /// Bytes behind the last tensor of the header.
     pub tail_bytes: u64,
@@ -92,20 +97,46 @@ impl Member {
         Self { path, contents: Contents::Safetensors(header), tensors, tail_bytes }
     }
 
-    /// Bytes before the first tensor.
+    /// Bytes before the first tensor that belong to none.
     #[must_use]
     pub fn data_offset(&self) -> u64 {
         match &self.contents {
-            Contents::Opaque => 0,
+            Contents::Opaque | Contents::Framed(_) => 0,
             Contents::Safetensors(header) => safetensors::LENGTH_BYTES + header.len() as u64,
         }
     }
 
-    /// Writes everything before the first tensor.
-    pub(crate) fn write_header(&self, out: &mut (impl Write + ?Sized)) -> io::Result<()> {
-        let Contents::Safetensors(header) = &self.contents else { return Ok(()) };
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(header)
+    /// The places in the file of a range of a tensor's bytes, in order. Only a frame has several.
+    pub(crate) fn places_of(
+        &self,
+        tensor: &TensorInfo,
+        range: Range<u64>,
+    ) -> impl Iterator<Item = Range<u64>> {
+        let at = tensor.begin + range.start;
+        let mut rest = at..at + (range.end - range.start);
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (place, len_bytes) = match &self.contents {
+                Contents::Framed(frame) => frame.place_of(tensor, &rest, &self.tensors),
+                Contents::Opaque | Contents::Safetensors(_) => {
+                    (self.data_offset() + rest.start, rest.end - rest.start)
+                }
+            };
+            rest.start += len_bytes;
+            Some(place..place + len_bytes)
+        })
+    }
+
+    /// Whether a tensor of this member holds weights, and not the other bytes of a file.
+    #[must_use]
+    pub fn is_weights(&self, tensor: &TensorInfo) -> bool {
+        match &self.contents {
+            Contents::Opaque => false,
+            Contents::Safetensors(_) => true,
+            Contents::Framed(frame) => tensor.begin >= frame.len_bytes(),
+        }
     }
 
     /// Size of the file.
@@ -125,7 +156,7 @@ impl Member {
     pub fn grid(&self, tensor: &TensorInfo, chunk_log2: u32) -> ChunkGrid {
         match self.contents {
             Contents::Opaque => ChunkGrid::of_opaque_file(tensor),
-            Contents::Safetensors(_) => ChunkGrid::new(tensor, chunk_log2),
+            Contents::Safetensors(_) | Contents::Framed(_) => ChunkGrid::new(tensor, chunk_log2),
         }
     }
 }
@@ -140,6 +171,8 @@ pub struct UnreadFile {
     pub bytes: u64,
     /// Its kind, if it can be told.
     pub kind: Option<Foreign>,
+    /// Why it cannot be read, if its kind can be.
+    pub why: Option<String>,
 }
 
 /// The bytes behind the last tensor, as one more tensor with a name that is still free.
@@ -163,8 +196,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or a directory with everything in it. Files ending in
-    /// `.safetensors` must be valid; all others are opaque.
+    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in
+    /// it. Files of a directory that end in `.safetensors` must be valid. The others are opaque if
+    /// they cannot be read.
     ///
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
@@ -176,13 +210,13 @@ impl Checkpoint {
         Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
 
-    /// A single safetensors file in any source. `path` gives its name, also in messages.
+    /// A single file with tensors in any source. `path` gives its name, also in messages.
     pub(crate) fn from_source(path: &Path, source: Box<dyn ReadAt>, limits: &Limits) -> Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Self::from_sources(Layout::File, vec![(name, path.to_path_buf(), Arc::from(source))], limits)
     }
 
-    /// A single safetensors file in memory.
+    /// A single file with tensors in memory.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -225,7 +259,7 @@ impl Checkpoint {
                 let path = format!("{folder}/{}", member.path);
                 match member.contents {
                     Contents::Opaque => Member::opaque(path, member.len_bytes()),
-                    Contents::Safetensors(_) => Member { path, ..member.clone() },
+                    Contents::Safetensors(_) | Contents::Framed(_) => Member { path, ..member.clone() },
                 }
             };
             members.extend(part.members.iter().map(moved));
@@ -247,15 +281,7 @@ impl Checkpoint {
                     "{path}: file names {fault} are not supported; rename the file or leave it out"
                 )));
             }
-            let is_opaque = layout == Layout::Directory && !name.ends_with(".safetensors");
-            let member = if is_opaque {
-                Member::opaque(name, source.len_bytes())
-            } else {
-                let read = safetensors::read_header(&*source, &path, limits);
-                let (header, tensors, tail_bytes) =
-                    read.map_err(|e| explain::explain(e, &*source, Wanted::Safetensors).in_file(&path))?;
-                Member::safetensors(name, header, tensors, tail_bytes)
-            };
+            let member = read_member(layout, name, &*source, &path, limits)?;
             members.push(member);
             sources.push((path, source));
         }
@@ -318,8 +344,13 @@ impl Checkpoint {
     /// The bytes of a tensor of member `member`, if its file is in memory.
     #[must_use]
     pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {
-        let data = self.sources[member].1.in_memory()?.get(to_usize(self.members[member].data_offset())..)?;
-        data.get(to_usize(tensor.begin)..to_usize(tensor.end))
+        let bytes = self.sources[member].1.in_memory()?;
+        let mut places = self.members[member].places_of(tensor, 0..tensor.len_bytes());
+        let place = places.next().unwrap_or(0..0);
+        if places.next().is_some() {
+            return None;
+        }
+        bytes.get(to_usize(place.start)..to_usize(place.end))
     }
 
     /// The paths of its files.
@@ -360,16 +391,23 @@ impl Checkpoint {
     pub fn unread_files(&self) -> Vec<UnreadFile> {
         let opaque =
             self.members.iter().zip(&self.sources).filter(|(member, _)| member.contents == Contents::Opaque);
-        let files = opaque.map(|(member, (_, source))| UnreadFile {
-            path: member.path.clone(),
-            bytes: member.len_bytes(),
-            kind: explain::kind_of(&**source),
-        });
+        let unread = |(member, (path, source)): (&Member, &(PathBuf, Arc<dyn ReadAt>))| {
+            let kind = explain::kind_of(&**source);
+            // One that can be read has no tensors.
+            let read = archive::read(&member.path, &**source, path, &Limits::default());
+            let why = match read {
+                Ok(Some(_)) => return None,
+                Ok(None) => None,
+                Err(Error::Unread { why, .. }) => Some(why),
+                Err(fault) => Some(fault.detail()),
+            };
+            Some(UnreadFile { path: member.path.clone(), bytes: member.len_bytes(), kind, why })
+        };
         let is_told = |file: &UnreadFile| match file.kind {
             Some(Foreign::ShardIndex) => false,
             kind => file.bytes > SMALL_FILE_BYTES || kind.is_some_and(Foreign::is_weights),
         };
-        files.filter(is_told).collect()
+        opaque.filter_map(unread).filter(is_told).collect()
     }
 
     /// All tensors with the index of their member.
@@ -377,9 +415,9 @@ impl Checkpoint {
         self.members.iter().enumerate().flat_map(|(m, member)| member.tensors.iter().map(move |t| (m, t)))
     }
 
-    /// The same without files that hold no weights.
+    /// The same without what holds no weights: other files, and frames.
     pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
-        self.tensors().filter(|(member, _)| self.members[*member].contents != Contents::Opaque)
+        self.tensors().filter(|(member, info)| self.members[*member].is_weights(info))
     }
 
     /// Every tensor's member and its number in the member, in the order of [`Self::tensors`].
@@ -393,8 +431,14 @@ impl Checkpoint {
     /// [`Error::Io`] with the file's path; also when the file has become shorter.
     pub fn read(&self, member: usize, tensor: &TensorInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let (path, source) = &self.sources[member];
-        let start = self.members[member].data_offset() + tensor.begin + offset;
-        source.read_at(start, buffer).map_err(Error::io(path))
+        let mut rest = buffer;
+        let range = offset..offset + rest.len() as u64;
+        for place in self.members[member].places_of(tensor, range) {
+            let (part, after) = rest.split_at_mut(to_usize(place.end - place.start));
+            source.read_at(place.start, part).map_err(Error::io(path))?;
+            rest = after;
+        }
+        Ok(())
     }
 
     /// Reads all bytes of a tensor of member `member`.
@@ -439,6 +483,34 @@ impl Checkpoint {
         self.read(member, tensor, offset, &mut bytes)?;
         Ok(Bytes::Read(bytes))
     }
+}
+
+/// Reads the structure of a file. In a directory, what is not a safetensors file need not be
+/// readable: [`Checkpoint::unread_files`] says why it is not.
+fn read_member(
+    layout: Layout,
+    name: String,
+    source: &dyn ReadAt,
+    path: &Path,
+    limits: &Limits,
+) -> Result<Member> {
+    let is_safetensors = name.ends_with(".safetensors");
+    let may_be_opaque = layout == Layout::Directory && !is_safetensors;
+    if !is_safetensors {
+        match archive::read(&name, source, path, limits) {
+            // An archive without tensors is one of the small files of a directory.
+            Ok(Some(member)) if !may_be_opaque || member.tensors.len() > 1 => return Ok(member),
+            Err(e) if !may_be_opaque || matches!(e, Error::Io { .. }) => return Err(e.in_file(path)),
+            _ => {}
+        }
+    }
+    if may_be_opaque {
+        return Ok(Member::opaque(name, source.len_bytes()));
+    }
+    let read = safetensors::read_header(source, path, limits);
+    let (header, tensors, tail_bytes) =
+        read.map_err(|e| explain::explain(e, source, Wanted::Safetensors).in_file(path))?;
+    Ok(Member::safetensors(name, header, tensors, tail_bytes))
 }
 
 fn list_files(

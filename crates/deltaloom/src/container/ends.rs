@@ -2,8 +2,8 @@
 //! section 1 and the table of versions. The trailer says where the parts of the index are.
 //! [`super::layout`] knows their contents.
 
-use crate::checkpoint::Member;
 use crate::checkpoint::safetensors::LOSSY_MAGIC;
+use crate::checkpoint::{Contents, Member};
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
 use crate::foreign::CONTAINER_MAGIC as MAGIC;
@@ -17,7 +17,7 @@ pub(super) const TRAILER_BYTES: u64 = 48;
 const END_MAGIC: [u8; 8] = *b"LOOMEND\n";
 /// The version that is written if nothing needs a later one.
 pub(super) const LEAST_VERSION: u16 = 3;
-/// From this version on, there are parts after the tensors, and files may have tails.
+/// From this version on, there are parts after the tensors, and files may have tails or frames.
 const OPEN_VERSION: u16 = 4;
 
 /// The lowest of the written versions that has everything that such a container uses.
@@ -26,8 +26,9 @@ pub(crate) fn version_for<'a>(
     predictors: impl Iterator<Item = &'a Predictor>,
     identity: &Identity,
 ) -> u16 {
-    let has_tail = members.iter().any(|member| member.tail_bytes > 0);
-    let needed = if has_tail || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION };
+    let is_new = |member: &Member| member.tail_bytes > 0 || matches!(member.contents, Contents::Framed(_));
+    let needed =
+        if members.iter().any(is_new) || !identity.is_empty() { OPEN_VERSION } else { LEAST_VERSION };
     predictors.map(Predictor::since).fold(needed, u16::max)
 }
 
@@ -64,7 +65,7 @@ impl Features {
         match version {
             1 | 2 => Some(of_first),
             LEAST_VERSION => Some(of_third),
-            OPEN_VERSION => Some(Self { highest_member: 2, has_parts: true, ..of_third }),
+            OPEN_VERSION => Some(Self { highest_member: 3, has_parts: true, ..of_third }),
             _ => None,
         }
     }

@@ -151,6 +151,11 @@ impl Index {
         &self.members[tensor.place.0].tensors[tensor.place.1]
     }
 
+    /// Whether a tensor holds weights, and not the other bytes of a file.
+    pub(crate) fn is_weights(&self, tensor: &PackedTensor) -> bool {
+        self.members[tensor.place.0].is_weights(self.info(tensor))
+    }
+
     /// What is coded of a tensor: the tensor itself, or the one that it is converted from.
     pub(crate) fn coded_info<'a>(&'a self, tensor: &'a PackedTensor) -> Cow<'a, TensorInfo> {
         tensor.predictor.coded(self.info(tensor)).0

@@ -4,7 +4,7 @@
 use deltaloom_kernels::Number;
 
 use crate::checkpoint::safetensors::parse_header;
-use crate::checkpoint::{Contents, Layout, Member, check_paths};
+use crate::checkpoint::{Contents, Layout, Member, Placed, check_paths};
 use crate::codec::{Codec, Coding, Family};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::entropy::table::TableSet;
@@ -51,6 +51,14 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
                     push_varint(&mut meta, member.tail_bytes);
                 }
             }
+            Contents::Framed(frame) => {
+                meta.push(3);
+                push_varint(&mut meta, frame.len_bytes());
+                push_varint(&mut meta, member.tensors.len() as u64 - 1);
+                for (tensor, gap) in member.tensors[1..].iter().zip(frame.gaps()) {
+                    push_placed(&mut meta, tensor, gap);
+                }
+            }
         }
     }
     push_varint(&mut meta, index.table_sets.len() as u64);
@@ -68,6 +76,24 @@ pub(super) fn serialise(index: &Index) -> IndexParts {
     let mut tables = Vec::new();
     index.table_sets.iter().for_each(|set| set.push_to(&mut tables));
     IndexParts { meta, tables, checks }
+}
+
+fn push_placed(meta: &mut Vec<u8>, tensor: &TensorInfo, gap: u64) {
+    push_varint(meta, gap);
+    push_text(meta, &tensor.name);
+    push_text(meta, tensor.dtype.name());
+    push_varint(meta, tensor.shape.len() as u64);
+    tensor.shape.iter().for_each(|dim| push_varint(meta, *dim));
+}
+
+fn parse_placed(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Placed> {
+    let gap = meta.varint()?;
+    let name = meta.text()?.to_owned();
+    let dtype = DType::from_name(meta.text()?);
+    let dims = meta.varint()?;
+    Limits::check("the number of dimensions", dims, limits.dimensions)?;
+    let shape = (0..dims).map(|_| meta.varint()).collect::<Result<_>>()?;
+    Ok(Placed { name, dtype, shape, gap })
 }
 
 fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
@@ -165,6 +191,12 @@ fn parse_members(meta: &mut ByteReader<'_>, features: Features, limits: &Limits)
         let path = meta.text()?.to_owned();
         let member = match features.check_member(meta.u8()?)? {
             0 => Member::opaque(path, meta.varint()?),
+            3 => {
+                let (frame_bytes, count) = (meta.varint()?, meta.varint()?);
+                Limits::check("the number of tensors", count, limits.tensors)?;
+                let placed = (0..count).map(|_| parse_placed(meta, limits)).collect::<Result<_>>()?;
+                Member::framed(path, frame_bytes, placed, limits)?
+            }
             kind => {
                 let length = meta.size()?;
                 let header = meta.take(length)?.to_vec();

@@ -215,7 +215,7 @@ fn single_member(container: &Container) -> Result<&Member, String> {
 fn header_bytes(member: &Member) -> Option<Vec<u8>> {
     match &member.contents {
         Contents::Safetensors(header) => Some([&(header.len() as u64).to_le_bytes(), &header[..]].concat()),
-        Contents::Opaque => None,
+        Contents::Opaque | Contents::Framed(_) => None,
     }
 }
 

@@ -72,7 +72,7 @@ pub fn lineage(
     progress: &dyn Progress,
 ) -> Result<LineageReport> {
     let tensors: Vec<&TensorSource> =
-        tuned.iter().flat_map(Base::tensors).filter(|source| !source.is_small_file()).collect();
+        tuned.iter().flat_map(Base::tensors).filter(|source| source.is_weights()).collect();
     progress.start(tensors.iter().map(|tensor| tensor.info().len_bytes()).sum());
     let tensors = pipeline::with_threads(threads, || {
         let study = Study::new(tensors, ancestors, progress)?;
@@ -141,16 +141,21 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// Replaces findings that say nothing, where a tensor consists of pieces of others, or has codes
-    /// of them.
+    /// Replaces findings that say little, where a tensor has codes or numbers of others, and those
+    /// that say nothing, where it consists of pieces.
     fn look_further(&self, found: &mut [TensorLineage], ancestors: &Bases) -> Result<()> {
-        let is_unexplained =
-            |tensor: &TensorLineage| matches!(tensor.finding, Finding::New | Finding::Unrelated { .. });
-        let mut wanted: Vec<bool> = found.iter().map(is_unexplained).collect();
+        // Codes are similar to their numbers, which does not say what they are.
+        let says_little = |tensor: &TensorLineage| {
+            matches!(tensor.finding, Finding::New | Finding::Unrelated { .. } | Finding::Drift { .. })
+                || matches!(tensor.finding, Finding::Rescaled { .. })
+        };
+        let wanted: Vec<bool> = found.iter().map(says_little).collect();
         for (i, origin) in origin::by_codes(&self.subjects, &wanted, ancestors, self.progress)? {
-            wanted[i] = false;
             found[i].finding = self.predicted(i, &origin)?;
         }
+        let says_nothing =
+            |tensor: &TensorLineage| matches!(tensor.finding, Finding::New | Finding::Unrelated { .. });
+        let wanted: Vec<bool> = found.iter().map(says_nothing).collect();
         for (i, origin) in origin::views(&self.subjects, &self.samples, &wanted, ancestors, self.progress)? {
             found[i].finding = self.predicted(i, &origin)?;
         }

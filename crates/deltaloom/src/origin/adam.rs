@@ -1,7 +1,8 @@
 //! Finds out whether a base is the state before one step of Adam. Fits the rates of the step on a
 //! sample, snaps them to numbers that people use, and accepts them if they save one bit per
 //! element.
-//! [`crate::predict::Adam`] has the arithmetic. Names and signs limit the candidates.
+//! [`crate::predict::Adam`] has the arithmetic. Names and signs limit the candidates; where names
+//! say nothing of weights, the signs of their steps do.
 
 use std::collections::HashMap;
 
@@ -9,6 +10,7 @@ use rayon::prelude::*;
 
 use super::companion;
 use super::least_squares::{NormalEquations, snap};
+use super::steps::Steps;
 use super::subject::Subject;
 use super::{Origin, reference_name};
 use crate::bases::{Bases, TensorSource};
@@ -53,6 +55,11 @@ pub(super) fn find(
         }
     }
     let names = Names::new(subjects.len(), |i| &subjects[i].info().name);
+    let steps = if firsts.is_empty() {
+        Steps::none()
+    } else {
+        Steps::of(subjects, samples, (0..subjects.len()).filter(is_coded).collect(), bases)?
+    };
     let explain = |v: usize| -> Result<Vec<(usize, Origin)>> {
         for key in companion::keys(&subjects[v].info().name) {
             let near = firsts.get(&(key, &subjects[v].info().shape)).into_iter().flatten();
@@ -67,6 +74,9 @@ pub(super) fn find(
                 let named = named_by(&names, key, |i| &subjects[i].info().name);
                 let mut near: Vec<usize> = named.iter().copied().filter(may_be_weights).collect();
                 near.sort_unstable();
+                if near.is_empty() {
+                    near = steps.against(&samples[m], may_be_weights);
+                }
                 for w in near.into_iter().take(MAX_CANDIDATES) {
                     found.extend(fit_weights(subjects, [w, m, v], bases)?.map(|origin| (w, origin)));
                 }

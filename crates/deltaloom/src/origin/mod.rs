@@ -29,6 +29,7 @@ mod low_rank;
 mod nearest;
 mod quantised;
 mod scaled;
+mod steps;
 mod subject;
 mod tied;
 pub(crate) mod view;

@@ -22,7 +22,7 @@ use super::restored;
 use super::soundness::{self, Inspection};
 use crate::bases::{Base, Bases};
 use crate::checkpoint::output::temporary_in;
-use crate::checkpoint::{Checkpoint, Contents, FileSource};
+use crate::checkpoint::{Checkpoint, FileSource};
 use crate::container::{Container, Index};
 use crate::error::{Error, Result};
 use crate::options::setters;
@@ -500,8 +500,7 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
 /// Only files with weights count.
 fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
     let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;
-    let is_weights = |member: usize| index.members[member].contents != Contents::Opaque;
-    let counted = index.tensors.iter().filter(|tensor| is_weights(tensor.place.0));
+    let counted = index.tensors.iter().filter(|tensor| index.is_weights(tensor));
     for tensor in counted.filter(|tensor| tensor.predictor.is_reference()) {
         changed += tensor.changed;
         elems += tensor.grid.rows.saturating_mul(tensor.grid.cols);

@@ -66,6 +66,14 @@ fn content(members: &[Member], digests: &mut impl Iterator<Item = Digest>) -> St
         match &member.contents {
             Contents::Opaque => push(b""),
             Contents::Safetensors(header) => push(header),
+            Contents::Framed(frame) => {
+                let mut places = Vec::new();
+                for (tensor, gap) in member.tensors[1..].iter().zip(frame.gaps()) {
+                    places.extend(gap.to_le_bytes());
+                    places.extend(tensor.len_bytes().to_le_bytes());
+                }
+                push(&places);
+            }
         }
         all.clear();
         for digest in digests.take(member.tensors.len()) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use crate::checkpoint::{Contents, Member};
+use crate::checkpoint::Member;
 use crate::tensor::TensorInfo;
 
 /// If at least this share of the bytes has no counterpart, a checkpoint does not count as the next
@@ -69,9 +69,10 @@ type Key<'a> = (&'a str, &'a str, usize);
 fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<'a>, &'a TensorInfo> {
     let mut tensors = BTreeMap::new();
     let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
-    for member in members.iter().filter(|member| member.contents != Contents::Opaque) {
+    for member in members {
         let part = part_of(&member.path);
-        for info in member.tensors.iter().filter(|_| parts.contains(part)) {
+        let weights = member.tensors.iter().filter(|info| member.is_weights(info));
+        for info in weights.filter(|_| parts.contains(part)) {
             let nth = seen.entry((part, &info.name)).or_default();
             tensors.insert((part, info.name.as_str(), *nth), info);
             *nth += 1;
@@ -87,6 +88,7 @@ fn bytes<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Contents;
     use crate::tensor::DType;
 
     fn member(path: &str, tensors: &[(&str, u64)]) -> Member {

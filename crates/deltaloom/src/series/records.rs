@@ -9,8 +9,7 @@ use rayon::prelude::*;
 
 use super::{Series, StepEntry};
 use crate::bases::{ResolvedContainer, TensorSource};
-use crate::checkpoint::{Checkpoint, Contents};
-use crate::container::PackedTensor;
+use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::predict::{Element, Predictor, load};
@@ -92,10 +91,8 @@ impl Series {
             let report = crate::inspect::inspect(&container);
             let index = container.index();
             let all = || report.tensors.iter().zip(&index.tensors);
-            let is_weights =
-                |packed: &PackedTensor| index.members[packed.place.0].contents != Contents::Opaque;
-            let weights = || all().filter(|(_, packed)| is_weights(packed));
-            let others = all().filter(|(_, packed)| !is_weights(packed));
+            let weights = || all().filter(|(_, packed)| index.is_weights(packed));
+            let others = all().filter(|(_, packed)| !index.is_weights(packed));
             let tensors = weights().map(|(tensor, packed)| TensorRecord {
                 name: name_of(&tensor.name),
                 elems: packed.grid.rows.saturating_mul(packed.grid.cols),

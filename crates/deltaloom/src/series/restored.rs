@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::{Checkpoint, FileSource, Member, ReadAt};
+use crate::checkpoint::{Checkpoint, FileSource, Member, MemberWriter, ReadAt};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::progress::Progress;
@@ -47,21 +47,35 @@ pub(crate) fn checkpoint(
     let members = &index.members;
     let file = tempfile::tempfile_in(folder).map_err(Error::writing(folder))?;
     let mut out = BufWriter::new(file.try_clone().map_err(Error::writing(folder))?);
+    let mut writer: Option<MemberWriter<'_>> = None;
     let mut begun = 0;
     progress.start(index.data_bytes());
     decode_all(resolved, threads, progress, |piece| {
         if let Some(fault) = piece.fault {
             return Err(fault);
         }
-        let member = index.tensors[piece.tensor].place.0;
-        for member in &members[begun.min(member + 1)..=member] {
-            member.write_header(&mut out).map_err(Error::writing(folder))?;
-        }
+        let (member, place) = index.tensors[piece.tensor].place;
+        let mut write = || {
+            for member in &members[begun.min(member + 1)..=member] {
+                if let Some(writer) = writer.take() {
+                    writer.finish(&mut out)?;
+                }
+                writer = Some(MemberWriter::start(member, &mut out)?);
+            }
+            writer.as_mut().map_or(Ok(()), |writer| writer.write(place, piece.bytes, &mut out))
+        };
+        write().map_err(Error::writing(folder))?;
         begun = begun.max(member + 1);
-        out.write_all(piece.bytes).map_err(Error::writing(folder))
+        Ok(())
     })?;
-    let rest = members[begun..].iter().try_for_each(|member| member.write_header(&mut out));
-    rest.and_then(|()| out.flush()).map_err(Error::writing(folder))?;
+    let finish = || {
+        writer.map_or(Ok(()), |writer| writer.finish(&mut out))?;
+        for member in &members[begun..] {
+            MemberWriter::start(member, &mut out)?.finish(&mut out)?;
+        }
+        out.flush()
+    };
+    finish().map_err(Error::writing(folder))?;
     let file = Arc::new(FileSource::from_file(file).map_err(Error::io(folder))?);
     let mut start = 0;
     let mut section = |member: &Member| -> (PathBuf, Arc<dyn ReadAt>) {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::likeness::part_of;
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::{Checkpoint, Contents};
+use crate::checkpoint::Checkpoint;
 use crate::container::Index;
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -120,7 +120,7 @@ impl<'a> Inspection<'a> {
     /// Inspects bytes of a tensor. They must be whole elements, in any order and from any thread.
     pub(super) fn see(&self, number: usize, bytes: &[u8]) {
         let (member, info) = self.tensors[number];
-        if self.checkpoint.members[member].contents == Contents::Opaque {
+        if !self.checkpoint.members[member].is_weights(info) {
             return;
         }
         let none = NoNumber::of(&info.dtype);
@@ -219,7 +219,7 @@ pub(super) fn changed_of_zero<'a>(
     }
     let (mut changed, mut elems) = (0, 0);
     for ((member, info), packed) in checkpoint.tensors().zip(&index.tensors) {
-        if packed.predictor != Predictor::Zero || checkpoint.members[member].contents == Contents::Opaque {
+        if packed.predictor != Predictor::Zero || !checkpoint.members[member].is_weights(info) {
             continue;
         }
         let Some(&(of, before)) = by_name.get(&key(checkpoint, member, info)) else { continue };
