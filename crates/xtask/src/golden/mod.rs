@@ -6,7 +6,9 @@
 mod cases;
 mod computed;
 mod history;
+mod merges;
 mod numbers;
+mod quantised;
 mod said;
 
 use std::collections::BTreeSet;

@@ -1,15 +1,17 @@
 //! Golden cases for the features of version 4: what a container says about itself, tails of files,
-//! views and conversions.
+//! views, conversions, and files of other formats.
 //!
 //! Like all cases, they never change once their container is in the repository.
 
 use super::cases::{Case, Input};
+use super::merges::merges;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s};
-use crate::files::{Tensor, safetensors};
+use super::quantised::{nibbles, quantised};
+use crate::files::{Tensor, gguf, safetensors, torch_archive};
 
 /// Cases of format version 4, in the order in which they were added.
 pub(super) fn since_4() -> Vec<Case> {
-    vec![identity(), tails(), views(), conversions()]
+    vec![identity(), tails(), views(), conversions(), quantised(), nibbles(), frames(), merges()]
 }
 
 /// Names and texts with multi-byte characters; a base whose samples are a part of its tensors.
@@ -127,6 +129,45 @@ fn conversions() -> Case {
         original.push(of(name, wide, &rounded(&moved)));
     }
     Case::new("conversions", "references of other dtypes", &original, &[&base])
+}
+
+/// A PyTorch archive that differs from one of the base, and a GGUF file whose tensors are in a
+/// safetensors file of the base.
+fn frames() -> Case {
+    let mut random = Random::new(45);
+    let mut values = || random.normals(1280, 0.02);
+    let (mut weights, mut moments, mut other) = (values(), values(), values());
+    let mut blocks: Vec<u8> = (0..34 * 30u32).map(|i| (i * i % 241).to_le_bytes()[0]).collect();
+    let archive = |weights: &[f64], moments: &[f64]| {
+        torch_archive(&[
+            Tensor::new("model.weight", "BF16", &[32, 40], bf16s(weights)),
+            Tensor::new("state.0.step", "F32", &[], f32s(&[3.0])),
+            Tensor::new("state.0.exp_avg", "F32", &[32, 40], f32s(moments)),
+            Tensor::new("__frame__", "U8", &[0], Vec::new()),
+        ])
+    };
+    let in_gguf = |other: &[f64], blocks: &[u8]| {
+        [
+            Tensor::new("other", "F32", &[32, 40], f32s(other)),
+            Tensor::new("blocks", "U8", &[15, 68], blocks.to_vec()),
+        ]
+    };
+    let base = Input::Directory(vec![
+        ("other.safetensors", safetensors(&in_gguf(&other, &blocks))),
+        ("training.pt", archive(&weights, &moments)),
+    ]);
+    weights.iter_mut().step_by(5).for_each(|value| *value *= 1.01);
+    moments.iter_mut().for_each(|value| *value *= 0.9);
+    other.iter_mut().step_by(3).for_each(|value| *value *= 0.99);
+    blocks.iter_mut().step_by(100).for_each(|byte| *byte ^= 1);
+    let key = [&13u64.to_le_bytes()[..], b"general.words", &9u32.to_le_bytes(), &8u32.to_le_bytes()].concat();
+    let words = [&1u64.to_le_bytes()[..], &4u64.to_le_bytes(), b"word"].concat();
+    let original = Input::Directory(vec![
+        ("model.gguf", gguf((1, &[key, words].concat()), &in_gguf(&other, &blocks))),
+        ("training.pt", archive(&weights, &moments)),
+    ]);
+    let case = Case::new("frames", "tensors in files of other formats", &[], &[]);
+    Case { original, bases: vec![base], ..case }
 }
 
 /// What a container says about itself.
