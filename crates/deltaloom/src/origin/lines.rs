@@ -23,6 +23,8 @@ use crate::tensor::TensorInfo;
 const PROBED: u64 = 8;
 /// Shorter lines do not pay for their number.
 const LEAST_ELEMS: u64 = 64;
+/// Norm of the change, relative to that of the reference, below which factors would save little.
+const LEAST_CHANGE: f64 = 0.01;
 /// Bytes that are read at a time, or a row.
 const BLOCK_BYTES: u64 = 1 << 20;
 /// What a number costs in the index, in the unit of estimates.
@@ -79,6 +81,15 @@ fn applies(info: &TensorInfo) -> Option<(Element, u64, u64)> {
     (info.len_bytes() > 0 && (is_long(rows) || is_long(cols))).then_some((element, info.elems() / cols, cols))
 }
 
+/// Whether a sample differs from that of its reference by more than training usually does.
+fn differs(element: Element, sample: &[u8], reference: &[u8]) -> bool {
+    let (own, others) = (load_singles(element, sample), load_singles(element, reference));
+    let both = own.iter().zip(&others).filter(|(x, y)| x.is_finite() && y.is_finite());
+    let squares = both.map(|(x, y)| (f64::from(x - y).powi(2), f64::from(*y).powi(2)));
+    let (change, size) = squares.fold((0.0, 0.0), |sums, (change, size)| (sums.0 + change, sums.1 + size));
+    change > LEAST_CHANGE * LEAST_CHANGE * size
+}
+
 /// The prediction from a reference of the same dtype and shape, and its cost, if numbers of rows
 /// or of columns pay. `plain` is the cost of the reference as it is.
 pub(super) fn fit(
@@ -89,6 +100,9 @@ pub(super) fn fit(
 ) -> Result<Option<(u128, Origin)>> {
     let info = subject.info();
     let Some((element, rows, cols)) = applies(info) else { return Ok(None) };
+    if !differs(element, sample, &sample::of(reference)?) {
+        return Ok(None);
+    }
     let row_bytes = cols * element.bytes() as u64;
     let count = PROBED.min(rows);
     let (mut target, mut other) = (Vec::new(), Vec::new());
