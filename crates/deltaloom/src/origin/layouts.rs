@@ -52,6 +52,12 @@ impl Layout {
         std::iter::once(self.reference).chain(tensors).collect()
     }
 
+    /// Siblings that may have scales, zeros or biases: they are in the file that has the codes.
+    fn operand_candidates(&self, siblings: &[Sibling<'_>]) -> impl Iterator<Item = usize> {
+        (0..siblings.len())
+            .filter(|which| *which != self.reference && self.is_to_codes == siblings[*which].is_own())
+    }
+
     /// The record for a tensor, if its sizes fit.
     pub(super) fn record(&self, info: &TensorInfo, operand: impl Fn(usize) -> Operand) -> Option<Quantised> {
         let groups = |shared: &Shared| Groups {
@@ -220,8 +226,7 @@ struct Shape {
 fn grouped(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout> {
     let mut scales: Vec<Vec<Shared>> = Vec::new();
     let (mut firsts, mut singles) = (Vec::new(), Vec::new());
-    let usable = |which: usize| which != plain.reference && (plain.is_to_codes == siblings[which].is_own());
-    for which in (0..siblings.len()).filter(|which| usable(*which)) {
+    for which in plain.operand_candidates(siblings) {
         let info = siblings[which].info();
         let is_exponent = info.dtype == DType::U8 || info.dtype.name() == "F8_E8M0";
         if !is_exponent && !is_number(&info.dtype) && !matches!(info.dtype, DType::F8E4M3 | DType::F8E5M2) {
@@ -311,8 +316,7 @@ fn zeros(plain: &Layout, scale: &Shared, shape: Shape, siblings: &[Sibling<'_>])
         found.push(at(OfGroup::Number(((high + 1) / 2) as f32), 0.0));
     }
     let groups = shape.batches * shape.rows.div_ceil(scale.rows) * shape.cols.div_ceil(scale.cols);
-    let usable = |which: usize| which != plain.reference && (plain.is_to_codes == siblings[which].is_own());
-    for which in (0..siblings.len()).filter(|which| usable(*which)) {
+    for which in plain.operand_candidates(siblings) {
         if is_same(scale, &at(OfGroup::Tensor(which, Packing::ELEMENTS, false), 0.0)) {
             continue;
         }

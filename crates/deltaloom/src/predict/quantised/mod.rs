@@ -15,6 +15,7 @@ pub(crate) use values::{NF4, Ties, Values};
 use std::fmt;
 use std::ops::Range;
 
+use super::number::rounded;
 use super::{ReadInputs, cast, fields};
 use crate::entropy::bytes::{ByteReader, push_zigzag};
 use crate::error::Result;
@@ -443,14 +444,6 @@ fn parts(wanted: &Range<u64>, matrix: u64) -> Vec<(u64, Range<u64>)> {
         (i, start - i * matrix..end - i * matrix)
     };
     touched.map(part).collect()
-}
-
-fn rounded(x: f32, element: super::Element) -> f32 {
-    match element {
-        super::Element::F32 => x,
-        super::Element::BF16 => half::bf16::from_f32(x).to_f32(),
-        super::Element::F16 => half::f16::from_f32(x).to_f32(),
-    }
 }
 
 /// Whether a tensor of numbers can have this dtype.
