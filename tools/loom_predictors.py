@@ -86,17 +86,26 @@ def convert(bits, own, other):
     nan = x >> 16 | 0x40 if other == "BF16" else x >> 16 & 0x8000 | 0x7E00 | x >> 13 & 0x3FF
     return np.where(nan_of(x), nan, safe).astype(np.uint16)
 
-def read_view(cur, t):
+def read_view(cur, t, tensors):
     """The references and the pieces of a view: (source, start, count), in elements."""
     transposed, dtype = divmod(cur.u8(), 128)
     dtype = VIEWED[dtype - 1] if dtype else t.dtype
     must(dtype == t.dtype or {dtype, t.dtype} <= set(VIEWED), "a dtype that is not converted")
-    t.references, t.transposed = [], []
+    t.references, t.targets, t.transposed, shapes = [], [], [], []
     for _ in range(cur.varint()):
-        name = cur.take(cur.varint()).decode("utf-8") or t.name
-        t.transposed.append(cur.u8())
-        t.references.append((name, dtype, tuple(cur.varint() for _ in range(cur.varint()))))
-    unit, pieces, ends = cur.varint(), [], [0] * len(t.references)
+        name, order = cur.take(cur.varint()).decode("utf-8"), cur.u8()
+        must(order < 4 and not (order & 2 and name), "a reference that is nowhere")
+        must(order & 2 or not t.targets, "a reference of a base after one of this file")
+        target = tensors[cur.varint()] if order & 2 else None
+        shape = tuple(cur.varint() for _ in range(cur.varint()))
+        t.transposed.append(order & 1)
+        shapes.append(shape)
+        if target is not None:
+            must((target.dtype, tuple(target.shape)) == (dtype, shape), "a reference is another tensor")
+            t.targets.append(target)
+        else:
+            t.references.append((name or t.name, dtype, shape))
+    unit, pieces, ends = cur.varint(), [], [0] * len(shapes)
     for _ in range(cur.varint()):
         source, start = cur.varint(), 0
         if source:
@@ -106,15 +115,15 @@ def read_view(cur, t):
         must(count and start >= 0, "a bad piece")
         if source:
             ends[source - 1] = start + count
-            must(ends[source - 1] * unit <= np.prod(t.references[source - 1][2], dtype=object), "a piece beyond its reference")
+            must(ends[source - 1] * unit <= np.prod(shapes[source - 1], dtype=object), "a piece beyond its reference")
         pieces.append((source, start * unit, count * unit))
     must(sum(count for _, _, count in pieces) == t.n, "pieces do not fill the tensor")
-    t.rule = types.SimpleNamespace(pieces=pieces, dtype=dtype, transposed=transposed)
+    t.rule = types.SimpleNamespace(pieces=pieces, dtype=dtype, transposed=transposed, shapes=shapes)
 
 def view(t, *references):
     swapped = lambda r, shape: r.reshape(shape).swapaxes(-1, -2).reshape(-1)
     references = [swapped(r, shape) if is_transposed else r
-                  for r, (_, _, shape), is_transposed in zip(references, t.references, t.transposed)]
+                  for r, shape, is_transposed in zip(references, t.rule.shapes, t.transposed)]
     zeros = lambda count: np.zeros(count, f"<u{t.kind.bits // 8}")
     parts = [convert(references[source - 1][start:start + count], t.rule.dtype, t.dtype) if source else zeros(count)
              for source, start, count in t.rule.pieces]
@@ -178,7 +187,7 @@ def adapters(t, reference, *factors):
 def read_fields(cur, predictor, t, payloads, tensors):
     """What the predictor's fields say: t.references as (name, dtype, shape), t.targets, t.rule, t.factors."""
     if predictor == VIEW:
-        return read_view(cur, t)
+        return read_view(cur, t, tensors)
     if predictor == ADAPTERS:
         return read_adapters(cur, t)
     name = lambda: cur.take(cur.varint()).decode("utf-8")

@@ -467,7 +467,7 @@ def read_loom(data):
 
 def level(t):
     """A tensor comes from tensors of lower levels only."""
-    if t.predictor == quantised.QUANTISED:
+    if t.predictor in (computed.VIEW, quantised.QUANTISED):
         return int(bool(t.targets))
     return t.rule.form + 1 if t.predictor == computed.ADAM else 3 * (t.predictor in (TIED, CAST, CAST_INTERNAL, COMPANION))
 

@@ -10,12 +10,9 @@ use serde::Serialize;
 
 use crate::bases::{Bases, TensorSource};
 use crate::error::Result;
-use crate::limits::to_usize;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::summary::ratio;
-
-const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Number of elements by their distance in ULPs. The key is the largest distance of a bucket: 0, 1,
 /// 2, 4, 8, ...
@@ -167,11 +164,9 @@ impl Compared {
 
 fn distances(a: &TensorSource, b: &TensorSource, progress: &dyn Progress) -> Result<Distances> {
     let number = a.info().number();
-    let total = a.info().len_bytes();
     let mut distances = Distances::default();
-    for offset in (0..total).step_by(to_usize(BLOCK_BYTES)) {
+    for (offset, len_bytes) in a.info().blocks(1) {
         check_cancelled(progress)?;
-        let len_bytes = to_usize(BLOCK_BYTES.min(total - offset));
         let (a, b) = (a.read(offset, len_bytes)?, b.read(offset, len_bytes)?);
         steps::add_distances(number, &a, &b, &mut distances);
         progress.advance(len_bytes as u64);

@@ -252,6 +252,44 @@ fn a_base_may_itself_be_a_container_of_views() {
 }
 
 #[test]
+fn tensors_may_consist_of_pieces_of_the_same_file() {
+    let (embedding, up, gate) = (matrix(1), matrix(2), matrix(3));
+    let new = matrix_of(9, 2, COLS);
+    let stored = |name: &str, shape: &[usize], bytes: Vec<u8>| {
+        tensor(name, "F32", &shape.iter().map(|dim| *dim as u64).collect::<Vec<_>>(), bytes)
+    };
+    let widened = |matrix: &Matrix| matrix.iter().flat_map(|[a, b]| [0, 0, *a, *b]).collect::<Vec<u8>>();
+    let rows = |matrix: &Matrix, range: std::ops::Range<usize>| {
+        matrix[range.start * COLS..range.end * COLS].to_vec()
+    };
+    let file = [
+        bf16("a.embed", &[ROWS, COLS], &embedding),
+        // More rows, fewer rows, turned, fused, in another shape or dtype, in another order.
+        bf16("b.head", &[ROWS + 2, COLS], &[trained(&embedding), new].concat()),
+        bf16("c.first", &[40, COLS], &rows(&embedding, 0..40)),
+        bf16("d.turned", &[COLS, ROWS], &transposed(&trained(&embedding), COLS)),
+        bf16("e.up", &[ROWS, COLS], &up),
+        bf16("f.gate", &[ROWS, COLS], &gate),
+        bf16("g.fused", &[2 * ROWS, COLS], &[gate.clone(), trained(&up)].concat()),
+        bf16("h.flat", &[ROWS / 2, 2 * COLS], &trained(&gate)),
+        stored("i.wide", &[ROWS - 1, COLS], widened(&rows(&up, 1..ROWS))),
+        bf16("j.moved", &[ROWS, COLS], &[rows(&gate, 50..ROWS), rows(&gate, 0..50)].concat()),
+    ];
+    let bytes = safetensors(&file);
+    for chunk_log2 in [10, 17] {
+        let (container, report) = pack_with(&bytes, &[], &options().with_chunk_log2(chunk_log2));
+        assert!(unpack(&container, &[]).unwrap() == bytes);
+        for row in &report.tensors {
+            let is_alone = ["a.embed", "e.up", "f.gate"].contains(&row.name.as_str());
+            assert_eq!(row.predictor == "zero", is_alone, "{}", row.name);
+            let share = row.packed_bytes as f64 / row.original_bytes as f64;
+            assert!(is_alone || share < 0.3, "{}: {share}", row.name);
+        }
+        assert_parts(&container, &bytes, &bytes);
+    }
+}
+
+#[test]
 fn what_is_new_or_too_small_stands_alone() {
     let base = [bf16("a", &[ROWS, COLS], &matrix(9)), bf16("n", &[8], &matrix_of(10, 1, 8))];
     let tuned =

@@ -3,7 +3,7 @@
 
 #[test]
 fn every_golden_container_is_restored() {
-    xtask::golden::check_all().unwrap();
+    xtask::golden::check_all(xtask::Mode::Check).unwrap();
 }
 
 #[test]

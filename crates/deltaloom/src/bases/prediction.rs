@@ -41,8 +41,8 @@ impl<'a, F: Fn(usize, u64, &mut [u8]) -> Result<()>> ReadInputs<'a> for Inputs<'
         }
     }
 
-    fn is_in_container(&self, input: usize) -> bool {
-        self.references.get(input).is_some_and(TensorSource::is_in_container)
+    fn is_decoded(&self, input: usize) -> bool {
+        self.references.get(input).is_none_or(TensorSource::is_in_container)
     }
 
     fn factors(&self) -> Result<&ReadyFactors> {

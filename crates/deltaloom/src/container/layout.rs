@@ -10,7 +10,7 @@ use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
-use crate::predict::Predictor;
+use crate::predict::{Input, Predictor};
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 use super::ends::{Features, HEAD_BYTES};
@@ -336,7 +336,12 @@ fn check_cells(index: &Index) -> Result<()> {
 
 fn check_internal_targets(index: &Index) -> Result<()> {
     for tensor in &index.tensors {
-        for target_number in tensor.predictor.internals() {
+        for input in tensor.predictor.inputs() {
+            let (target_number, described) = match input {
+                Input::Own(number) => (number, None),
+                Input::OwnShaped(number, dtype, shape) => (number, Some((dtype, shape))),
+                _ => continue,
+            };
             let bad = || {
                 Error::corrupt(format!(
                     "tensor {:?} points at a tensor it cannot come from",
@@ -347,11 +352,9 @@ fn check_internal_targets(index: &Index) -> Result<()> {
             // Then no tensor depends on itself, and chains are short.
             let is_lower = target.predictor.level() < tensor.predictor.level();
             let (own, theirs) = (index.info(tensor), index.info(target));
-            let fits = match tensor.predictor {
-                Predictor::CastInternal(_) => theirs.dtype == DType::F32 && own.shape == theirs.shape,
-                Predictor::Quantised(ref quantised) => quantised.own().all(|(number, dtype, shape)| {
-                    number != target_number || (theirs.dtype == *dtype && theirs.shape == shape)
-                }),
+            let fits = match (&tensor.predictor, described) {
+                (Predictor::CastInternal(_), _) => theirs.dtype == DType::F32 && own.shape == theirs.shape,
+                (_, Some((dtype, shape))) => theirs.dtype == *dtype && theirs.shape == shape,
                 _ => own.same_type(theirs) && tensor.grid == target.grid,
             };
             if !is_lower || !fits {

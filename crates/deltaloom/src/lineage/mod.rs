@@ -11,11 +11,11 @@ use deltaloom_kernels::ulp::count_changed;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::bases::{Base, Bases, PredictionInputs, TensorSource};
+use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::origin::cast::{Master, Masters};
-use crate::origin::{self, Origin, Subject, Ties, content, identical};
+use crate::origin::{self, Origin, Subject, Ties, content, identical, predict_from};
 use crate::pipeline;
 use crate::plan;
 use crate::predict::Predictor;
@@ -42,8 +42,6 @@ const CLEARLY_SPARSE: f64 = 0.05;
 const SPARSE: f64 = 1.0 / 3.0;
 /// Shortest side of a matrix whose rank is meaningful.
 const LEAST_SIDE: u64 = 16;
-/// Bytes that are compared at a time.
-const BLOCK_BYTES: u64 = 1 << 20;
 /// Number of runs of rows that are read to measure the rank.
 const ROW_RUNS: u64 = 8;
 
@@ -165,21 +163,15 @@ impl<'a> Study<'a> {
     /// The finding that a tensor is predicted as packing does it.
     fn predicted(&self, i: usize, origin: &Origin) -> Result<Finding> {
         let (subject, info) = (self.subjects[i], self.tensors[i].info());
-        let own = |other: usize, start: u64, out: &mut [u8]| {
-            out.copy_from_slice(&self.subjects[other].read(start, out.len())?);
-            Ok(())
-        };
-        let (references, tensors) = (&origin.references[..], origin.predictor.internals());
-        let mut inputs = PredictionInputs { references, tensors, own, factors: None, memo: None };
-        let total = info.len_bytes();
         let mut changed = 0;
-        for offset in (0..total).step_by(to_usize(BLOCK_BYTES)) {
+        for (offset, len) in info.blocks(1) {
             check_cancelled(self.progress)?;
-            let mut predicted = vec![0; to_usize(BLOCK_BYTES.min(total - offset))];
-            origin.predictor.predict(info, offset, &mut inputs, &mut predicted)?;
-            let bytes = subject.read(offset, predicted.len())?;
+            let mut predicted = vec![0; len];
+            predict_from(&self.subjects, origin, info, offset, &mut predicted)?;
+            let bytes = subject.read(offset, len)?;
             changed += count_changed(info.number(), &bytes, &predicted);
         }
+        let references = &origin.references;
         let has_any = |base: &&&Base| references.iter().any(|source| base.has_origin_of(source));
         let ancestors = self.ancestors.iter().filter(has_any).map(|base| name_of(base)).collect();
         let of = references.iter().map(|source| source.info().name.clone()).collect();

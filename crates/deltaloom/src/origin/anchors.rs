@@ -1,4 +1,4 @@
-//! Finds runs of weights of bases anywhere in another tensor, whatever the names, shapes and dtypes
+//! Finds runs of weights anywhere in another tensor, whatever the names, shapes and dtypes
 //! are and wherever the run was cut.
 //! Some places of every tensor are *anchors*: a hash of the elements around them chooses them, so
 //! equal runs have equal anchors. That is content-defined sampling, as of Schleimer, Wilkerson and
@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::codes;
-use crate::bases::TensorSource;
+use super::subject::Subject;
+use super::{codes, reference_name};
 use crate::error::Result;
 use crate::limits::{narrow, to_usize};
+use crate::predict::{Place, Viewed};
 use crate::tensor::TensorInfo;
 
 /// Elements that a hash sees: each is shifted out after as many others.
@@ -28,7 +29,7 @@ const BLOCK: u64 = 1 << 20;
 /// Columns of a matrix that are read at once.
 const COLUMNS: u64 = 256;
 
-/// A place of a base.
+/// A place of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Anchor {
     key: u32,
@@ -38,10 +39,12 @@ pub(super) struct Anchor {
     pub(super) at: u64,
 }
 
-/// A tensor of a base as a sequence of elements: row by row, or column by column.
+/// A tensor as a sequence of elements: row by row, or column by column.
 #[derive(Clone, Copy)]
 pub(super) struct Sequence<'a> {
-    pub(super) source: &'a TensorSource,
+    pub(super) subject: Subject<'a>,
+    /// Its number, if it belongs to the file that is packed.
+    pub(super) own: Option<usize>,
     pub(super) is_transposed: bool,
 }
 
@@ -59,7 +62,7 @@ impl<'a> Anchors<'a> {
     /// # Errors
     /// What reading gives.
     pub(super) fn new(sequences: Vec<Sequence<'a>>) -> Result<Self> {
-        let elems: u64 = sequences.iter().map(|sequence| sequence.source.info().elems()).sum();
+        let elems: u64 = sequences.iter().map(|sequence| sequence.info().elems()).sum();
         let log2 = (elems / MOST_ANCHORS).checked_ilog2().map_or(LEAST_LOG2, |log2| LEAST_LOG2.max(log2 + 1));
         let found = sequences.par_iter().enumerate().map(|(number, sequence)| {
             let mut found = Vec::new();
@@ -100,24 +103,46 @@ impl<'a> Anchors<'a> {
     }
 }
 
-impl Sequence<'_> {
+impl<'a> Sequence<'a> {
+    pub(super) fn info(&self) -> &'a TensorInfo {
+        self.subject.info()
+    }
+
     pub(super) fn elems(&self) -> u64 {
-        self.source.info().elems()
+        self.info().elems()
+    }
+
+    /// Whether a reader must decode it.
+    pub(super) fn is_decoded(&self) -> bool {
+        match self.subject {
+            Subject::Source(source) => source.is_in_container(),
+            Subject::Member { .. } | Subject::Converted { .. } => true,
+        }
+    }
+
+    /// The reference of a view of the tensor `info`.
+    pub(super) fn viewed(&self, info: &TensorInfo) -> Viewed {
+        let place = match (self.own, self.subject) {
+            (Some(number), _) => Place::Own(number),
+            (None, Subject::Source(source)) => Place::Base(reference_name(info, source)),
+            (None, _) => Place::Base(Some(self.info().name.clone())),
+        };
+        Viewed { place, shape: self.info().shape.clone(), is_transposed: self.is_transposed }
     }
 
     /// Codes of a range of elements.
     pub(super) fn codes(&self, elems: Range<u64>) -> Result<Vec<u16>> {
-        let info = self.source.info();
+        let info = self.info();
         let size = info.number().bytes() as u64;
         if !self.is_transposed {
-            return Ok(codes::of(info, &self.source.bytes(elems.start * size..elems.end * size)?));
+            return Ok(codes::of(info, &self.subject.bytes(elems.start * size..elems.end * size)?));
         }
         let (rows, cols) = last_two(info);
         let mut out = Vec::new();
         for place in elems {
             let (matrix, inside) = (place / (rows * cols), place % (rows * cols));
             let element = matrix * rows * cols + inside % rows * cols + inside / rows;
-            out.extend(codes::of(info, &self.source.bytes(element * size..(element + 1) * size)?));
+            out.extend(codes::of(info, &self.subject.bytes(element * size..(element + 1) * size)?));
         }
         Ok(out)
     }
@@ -138,7 +163,7 @@ impl Sequence<'_> {
 
     /// The same for the columns of all matrices. No hash sees two columns.
     fn scan_columns(&self, log2: u32, mut each: impl FnMut(u64, u32)) -> Result<()> {
-        let info = self.source.info();
+        let info = self.info();
         let size = info.number().bytes() as u64;
         let (rows, cols) = last_two(info);
         for matrix in 0..self.elems() / (rows * cols) {
@@ -148,7 +173,7 @@ impl Sequence<'_> {
                 let mut hashes = vec![0u64; to_usize(columns.end - columns.start)];
                 for row in 0..rows {
                     let at = first + row * cols;
-                    let bytes = self.source.bytes((at + columns.start) * size..(at + columns.end) * size)?;
+                    let bytes = self.subject.bytes((at + columns.start) * size..(at + columns.end) * size)?;
                     for (column, (hash, code)) in
                         columns.clone().zip(hashes.iter_mut().zip(codes::of(info, &bytes)))
                     {

@@ -1,8 +1,8 @@
 //! For tensors that no base is similar to, finds another tensor of the same file: one that is
 //! nearly equal, or one that tells the magnitude of their elements, as Adam's second moment does
 //! for the first.
-//! Contents or names limit the candidates, and samples decide. Nothing is proven, since any
-//! companion gives the right bytes.
+//! Contents or names limit the candidates, and samples decide. There is nothing to prove or to fit,
+//! since any companion gives the right bytes.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -29,6 +29,16 @@ pub(super) fn keys(name: &str) -> impl Iterator<Item = (&str, &str)> {
         let says_much = part.len() < name.len() && !part.bytes().all(|byte| byte.is_ascii_digit());
         says_much.then_some((&name[..from], &name[to..]))
     })
+}
+
+/// Whether a tensor may have a companion, or be one.
+fn applies(info: &TensorInfo) -> bool {
+    info.len_bytes() > 0
+}
+
+/// What a sample costs with that of a companion.
+fn score(info: &TensorInfo, sample: &[u8], other: &[u8]) -> Option<u64> {
+    plan::cost_with_companion(info.number(), sample, other)
 }
 
 /// Tensors without a prediction that are nearly equal to an earlier one, and that one.
@@ -68,7 +78,7 @@ pub(super) fn find(
     predictors: &[&Predictor],
     reference_sample: impl Fn(usize) -> Result<Option<Vec<u8>>> + Sync,
 ) -> Result<Vec<(usize, usize)>> {
-    let is_root = |i: &usize| tensors[*i].len_bytes() > 0 && predictors[*i].is_root();
+    let is_root = |i: &usize| applies(tensors[*i]) && predictors[*i].is_root();
     let mut alike: HashMap<_, Vec<usize>> = HashMap::new();
     for i in (0..tensors.len()).filter(is_root) {
         for key in keys(&tensors[i].name) {
@@ -88,15 +98,14 @@ pub(super) fn find(
         }
         candidates.sort_unstable();
         candidates.dedup();
-        let (number, sample) = (tensors[i].number(), &samples[i]);
         let reference = reference_sample(i)?;
-        let Some(without) = plan::cost_without_companion(number, sample, reference.as_deref()) else {
+        let number = tensors[i].number();
+        let Some(without) = plan::cost_without_companion(number, &samples[i], reference.as_deref()) else {
             return Ok(Vec::new());
         };
-        let saving =
-            |other: &usize| without.checked_sub(plan::cost_with_companion(number, sample, &samples[*other])?);
+        let saving = |other: usize| without.checked_sub(score(tensors[i], &samples[i], &samples[other])?);
         let tried = candidates.into_iter().take(MAX_CANDIDATES);
-        Ok(tried.filter_map(|other| Some((saving(&other)?, i, other))).collect())
+        Ok(tried.filter_map(|other| Some((saving(other)?, i, other))).collect())
     };
     let is_coded =
         |i: &usize| is_root(i) && matches!(predictors[*i], Predictor::Zero | Predictor::Reference(_));

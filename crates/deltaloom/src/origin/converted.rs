@@ -3,13 +3,9 @@
 
 use super::subject::Subject;
 use crate::error::Result;
-use crate::limits::to_usize;
 use crate::predict::cast;
 use crate::progress::{Progress, check_cancelled};
 use crate::tensor::DType;
-
-/// Bytes that are converted at a time.
-const BLOCK_BYTES: u64 = 1 << 20;
 
 /// The narrower dtypes that a tensor of this one may have been stored from.
 fn applies(dtype: &DType) -> Vec<DType> {
@@ -42,16 +38,11 @@ pub(crate) fn score(own: &DType, sample: &[u8]) -> Option<DType> {
 /// Whether all elements survive the conversion to the other dtype.
 pub(super) fn prove(subject: Subject<'_>, other: &DType, progress: &dyn Progress) -> Result<bool> {
     let info = subject.info();
-    let total = info.len_bytes();
-    let mut offset = 0;
-    while offset < total {
+    for (offset, len) in info.blocks(1) {
         check_cancelled(progress)?;
-        let len = BLOCK_BYTES.min(total - offset);
-        let bytes = subject.read(offset, to_usize(len))?;
-        if !survives(&bytes, &info.dtype, other) {
+        if !survives(&subject.read(offset, len)?, &info.dtype, other) {
             return Ok(false);
         }
-        offset += len;
     }
     Ok(true)
 }

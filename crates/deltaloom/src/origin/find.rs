@@ -12,8 +12,8 @@ use super::subject::Subject;
 use super::tied::Ties;
 use super::view::Viewing;
 use super::{
-    Origin, adam, adapter, companion, content, converted, identical, lines, low_rank, nearest, quantised,
-    reference_name, scaled, view,
+    Origin, adam, adapter, companion, content, converted, heads, identical, lines, low_rank, nearest,
+    quantised, reference_name, scaled, view,
 };
 use crate::bases::{Bases, TensorId, TensorSource};
 use crate::checkpoint::Checkpoint;
@@ -128,6 +128,9 @@ pub(crate) fn find(
     for (i, other) in companion::find(&infos, &samples, &predictors, reference_sample)? {
         origins[i] = Origin::coded(Predictor::Companion(other), Vec::new());
     }
+    for (i, origin) in own_views(&subjects, &samples, &origins, progress)? {
+        origins[i] = origin;
+    }
     Ok(origins)
 }
 
@@ -195,7 +198,7 @@ fn views_of(
                 return Ok((false, Some(reference.id())));
             }
         }
-        Ok(match view::score(info, sample, views[i].clone())? {
+        Ok(match view::score(subjects, info, sample, views[i].clone())? {
             Some((cost, origin)) if cost < enough => (false, origin.references.first().map(TensorSource::id)),
             _ => (true, None),
         })
@@ -209,6 +212,36 @@ fn views_of(
         views[i].extend(found);
     }
     Ok(views)
+}
+
+/// Views of tensors of the same file, for those without any prediction.
+fn own_views(
+    subjects: &[Subject<'_>],
+    samples: &[Vec<u8>],
+    origins: &[Origin],
+    progress: &dyn Progress,
+) -> Result<Vec<(usize, Origin)>> {
+    let needed: HashSet<usize> = origins.iter().flat_map(|origin| origin.predictor.internals()).collect();
+    let is_open =
+        |i: &usize| origins[*i].predictor == Predictor::Zero && view::is_wanted(subjects[*i].info());
+    // A tensor that others depend on stays as it is.
+    let (open, others): (Vec<usize>, Vec<usize>) = (0..subjects.len())
+        .filter(|i| origins[*i].predictor.is_root())
+        .partition(|i| is_open(i) && !needed.contains(i));
+    let elems = |numbers: &[usize]| numbers.iter().map(|i| subjects[*i].info().elems()).sum::<u64>();
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let others = if view::is_affordable(elems(&others), elems(&open)) { &others[..] } else { &[] };
+    let common = heads::find(subjects, &open, others)?;
+    let views = view::find_own(subjects, &common.wanted, &common.sources, progress)?;
+    let mut found = Vec::new();
+    for (i, view) in views.into_iter().enumerate() {
+        let (info, sample) = (subjects[i].info(), &samples[i]);
+        let best = view::score(subjects, info, sample, view.into_iter().collect())?;
+        found.extend(best.filter(|(cost, _)| *cost < enough(info, sample)).map(|(_, origin)| (i, origin)));
+    }
+    Ok(found)
 }
 
 /// What a tensor costs with a reference that saves an eighth. It is related, so that no other one
@@ -236,7 +269,7 @@ pub(crate) fn views(
         }
         let named = bases.direct().filter_map(|base| view::counterpart(info, base));
         let whole = named.map(|source| view::of_whole(info, source));
-        let best = view::score(info, sample, whole.chain(pieces).collect())?;
+        let best = view::score(subjects, info, sample, whole.chain(pieces).collect())?;
         found.extend(best.filter(|(cost, _)| *cost < enough(info, sample)).map(|(_, origin)| (i, origin)));
     }
     Ok(found)
@@ -436,7 +469,7 @@ impl Context<'_> {
         {
             return Ok((Some(cost), origin));
         }
-        match view::score(info, sample, self.views[i].clone())? {
+        match view::score(self.coded, info, sample, self.views[i].clone())? {
             Some((cost, view)) if cost + cost / 32 < of_best => {
                 Ok((Some(cost), view.with_reference_digests()?))
             }

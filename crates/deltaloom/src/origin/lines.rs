@@ -25,8 +25,6 @@ const PROBED: u64 = 8;
 const LEAST_ELEMS: u64 = 64;
 /// Norm of the change, relative to that of the reference, below which factors would save little.
 const LEAST_CHANGE: f64 = 0.01;
-/// Bytes that are read at a time, or a row.
-const BLOCK_BYTES: u64 = 1 << 20;
 /// What a number costs in the index, in the unit of estimates.
 const NUMBER_COST: u128 = 32 * ONE_BIT as u128;
 
@@ -133,22 +131,17 @@ pub(super) fn fit(
     }
     let Some((_, lines)) = best else { return Ok(None) };
     // What was seen of all numbers is all there is, or more rows narrow them down.
-    let per_block = (BLOCK_BYTES / row_bytes).max(1);
     let mut evidence = match lines {
         Lines::Rows => Vec::new(),
         Lines::Columns => vec![Evidence::NONE; to_usize(cols)],
     };
-    let mut row = 0;
-    while row < rows {
+    for (offset, len) in info.blocks(row_bytes) {
         check_cancelled(progress)?;
-        let now = per_block.min(rows - row);
-        let (offset, len) = (row * row_bytes, to_usize(now * row_bytes));
         let (target, other) = (subject.read(offset, len)?, reference.read(offset, len)?);
         match lines {
             Lines::Rows => evidence.extend(evidence_of(element, lines, to_usize(cols), &target, &other)),
             Lines::Columns => add_columns(element, &mut evidence, &target, &other),
         }
-        row += now;
     }
     let numbers: Vec<f32> = evidence.iter().map(Evidence::number).collect();
     let of_numbers = NUMBER_COST * numbers.len() as u128;

@@ -18,9 +18,11 @@ mod codes;
 mod companion;
 pub(crate) mod content;
 pub(crate) mod converted;
+mod cover;
 mod equality;
 mod find;
 mod fingerprints;
+mod heads;
 pub(crate) mod identical;
 mod layouts;
 pub(crate) mod least_squares;
@@ -42,7 +44,7 @@ use crate::tensor::TensorInfo;
 
 pub(crate) use find::{by_codes, find, views};
 use low_rank::FoundFactors;
-pub(crate) use subject::Subject;
+pub(crate) use subject::{Subject, predict_from};
 pub(crate) use tied::Ties;
 
 /// How a tensor is predicted, and the evidence.

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 
 use super::layouts::{self, Layout};
-use super::subject::Subject;
+use super::subject::{Subject, predict_from};
 use super::{Origin, nearest, reference_name};
-use crate::bases::{Bases, PredictionInputs, TensorSource};
+use crate::bases::{Bases, TensorSource};
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan;
-use crate::predict::{MOST_HELD, Operand, Place, Predictor, Quantised};
+use crate::predict::{MOST_HELD, Operand, Place, Predictor};
 use crate::progress::{Progress, check_cancelled};
 use crate::tensor::TensorInfo;
 
@@ -255,14 +255,14 @@ impl<'a> Probed<'a> {
         plan::stand_alone_cost(self.subject().info().number(), &self.sample) / 8 * 7
     }
 
-    /// The predictor of a layout, and the tensors of bases that it reads, in their order.
-    fn predictor(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Option<(Quantised, Vec<TensorSource>)> {
+    /// The origin by a layout.
+    fn origin(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Option<Origin> {
         let info = self.subject().info();
         let operand = |which: usize| siblings[which].operand(info);
         let quantised = layout.record(info, operand)?;
         let is_slow = |sibling: &Sibling<'_>| match sibling {
             Sibling::OfBase(source) => source.is_in_container() && source.info().len_bytes() > MOST_HELD,
-            Sibling::Own(..) => false,
+            Sibling::Own(_, info) => info.len_bytes() > MOST_HELD,
         };
         if quantised.is_transposed && layout.operands().iter().any(|which| is_slow(&siblings[*which])) {
             return None;
@@ -271,29 +271,22 @@ impl<'a> Probed<'a> {
             Sibling::OfBase(source) => Some(source.clone()),
             Sibling::Own(..) => None,
         };
-        Some((quantised, layout.operands().iter().filter_map(source).collect()))
+        let references = layout.operands().iter().filter_map(source).collect();
+        Some(Origin::coded(Predictor::Quantised(Box::new(quantised)), references))
     }
 
     /// What the sample costs with a layout.
     fn cost(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Result<Option<u64>> {
-        let Some((quantised, references)) = self.predictor(layout, siblings) else { return Ok(None) };
-        let predictor = Predictor::Quantised(Box::new(quantised));
-        self.cost_of(&predictor, &references).map(Some)
+        self.origin(layout, siblings).map(|origin| self.cost_of(&origin)).transpose()
     }
 
-    fn cost_of(&self, predictor: &Predictor, references: &[TensorSource]) -> Result<u64> {
+    fn cost_of(&self, origin: &Origin) -> Result<u64> {
         let info = self.subject().info();
-        let own = |other: usize, start: u64, out: &mut [u8]| {
-            out.copy_from_slice(&self.subjects[other].read(start, out.len())?);
-            Ok(())
-        };
-        let mut inputs =
-            PredictionInputs { references, tensors: predictor.internals(), own, factors: None, memo: None };
         let mut prediction = vec![0; self.sample.len()];
         let mut rest = &mut prediction[..];
         for (start, len) in &self.runs {
             let (now, later) = rest.split_at_mut(*len);
-            predictor.predict(info, *start, &mut inputs, now)?;
+            predict_from(self.subjects, origin, info, *start, now)?;
             rest = later;
         }
         Ok(plan::residual_cost(info.number(), &self.sample, &prediction))
@@ -301,16 +294,15 @@ impl<'a> Probed<'a> {
 
     /// The origin by a layout, if it pays.
     fn found(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Result<Option<Found>> {
-        let Some((quantised, references)) = self.predictor(layout, siblings) else { return Ok(None) };
+        let Some(origin) = self.origin(layout, siblings) else { return Ok(None) };
         let info = self.subject().info();
-        let predictor = Predictor::Quantised(Box::new(quantised));
-        let cost = self.cost_of(&predictor, &references)?;
+        let cost = self.cost_of(&origin)?;
         if cost >= self.enough() {
             return Ok(None);
         }
-        let cost =
-            nearest::of_tensor(info, &self.sample, cost) + nearest::DIGEST_COST * references.len() as u128;
-        Ok(Some(Found { origin: Origin::coded(predictor, references), cost }))
+        let cost = nearest::of_tensor(info, &self.sample, cost)
+            + nearest::DIGEST_COST * origin.references.len() as u128;
+        Ok(Some(Found { origin, cost }))
     }
 }
 

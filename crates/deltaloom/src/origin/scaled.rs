@@ -6,12 +6,9 @@ use super::subject::Subject;
 use super::{Origin, reference_name};
 use crate::bases::TensorSource;
 use crate::error::Result;
-use crate::limits::to_usize;
 use crate::predict::{Blend, BlendForm, Element, Precision, Predictor, load};
 use crate::progress::{Progress, check_cancelled};
 
-/// Bytes that are read at a time.
-const BLOCK_BYTES: u64 = 1 << 20;
 /// Fewer elements are no evidence.
 const LEAST_ELEMS: usize = 64;
 
@@ -106,9 +103,8 @@ pub(super) fn fit(
     let Some(element) = Element::of(&info.dtype) else { return Ok(None) };
     let Some(mut numbers) = score(element, sample, reference_sample) else { return Ok(None) };
     // All elements narrow it down. If some were changed afterwards, the sample has to do.
-    for offset in (0..info.len_bytes()).step_by(to_usize(BLOCK_BYTES)) {
+    for (offset, len) in info.blocks(1) {
         check_cancelled(progress)?;
-        let len = to_usize(BLOCK_BYTES.min(info.len_bytes() - offset));
         match numbers.and(element, &subject.read(offset, len)?, &reference.read(offset, len)?) {
             Some(narrower) => numbers = narrower,
             None => break,

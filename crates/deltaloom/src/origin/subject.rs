@@ -1,16 +1,16 @@
 //! The tensor whose origin is asked for: of a checkpoint, or of a base.
 
-use super::converted;
-use crate::bases::TensorSource;
+use std::ops::Range;
+
+use super::{Origin, converted};
+use crate::bases::{PredictionInputs, TensorSource};
 use crate::checkpoint::Checkpoint;
 use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::sample;
+use crate::scratch::Bytes;
 use crate::tensor::TensorInfo;
-
-/// Bytes that are hashed at a time.
-const BLOCK_BYTES: usize = 1 << 20;
 
 /// A tensor whose origin is asked for.
 #[derive(Clone, Copy)]
@@ -50,12 +50,21 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// The bytes of a range: borrowed if they are in memory, else read.
+    pub(super) fn bytes(&self, range: Range<u64>) -> Result<Bytes<'a>> {
+        match self {
+            Self::Member { checkpoint, member, info } => checkpoint.bytes(*member, info, range),
+            Self::Source(source) => source.bytes(range),
+            Self::Converted { .. } => {
+                Ok(Bytes::Read(self.read(range.start, to_usize(range.end - range.start))?.into()))
+            }
+        }
+    }
+
     /// BLAKE3 of its bytes.
     pub(crate) fn digest(&self) -> Result<Digest> {
         let mut hasher = blake3::Hasher::new();
-        let total = self.info().len_bytes();
-        for offset in (0..total).step_by(BLOCK_BYTES) {
-            let len = to_usize(total - offset).min(BLOCK_BYTES);
+        for (offset, len) in self.info().blocks(1) {
             hasher.update(&self.read(offset, len)?);
         }
         Ok(hasher.finalize())
@@ -70,4 +79,22 @@ impl<'a> Subject<'a> {
     pub(crate) fn sample_of(&self, elems: u64) -> Result<Vec<u8>> {
         sample::read(self.info(), elems, |offset, len| self.read(offset, len))
     }
+}
+
+/// Fills `out` with what an origin predicts of the tensor `info` from byte `start` on. Tensors of
+/// the same file are the subjects. There are no factors.
+pub(crate) fn predict_from(
+    subjects: &[Subject<'_>],
+    origin: &Origin,
+    info: &TensorInfo,
+    start: u64,
+    out: &mut [u8],
+) -> Result<()> {
+    let own = |other: usize, start: u64, out: &mut [u8]| {
+        out.copy_from_slice(&subjects[other].read(start, out.len())?);
+        Ok(())
+    };
+    let (references, tensors) = (&origin.references[..], origin.predictor.internals());
+    let mut inputs = PredictionInputs { references, tensors, own, factors: None, memo: None };
+    origin.predictor.predict(info, start, &mut inputs, out)
 }

@@ -2,39 +2,26 @@
 //! stacked, transposed, in another order, or of another dtype or shape.
 //! [`super::anchors`] says where the bases have the same runs of weights; here they become pieces.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::anchors::{Anchors, Sequence, WINDOW, last_two};
-use super::subject::Subject;
+use super::anchors::{Anchors, Sequence, last_two};
+use super::cover::{Cover, PROOF, Placed, Target};
+use super::subject::{Subject, predict_from};
 use super::{Origin, codes, reference_name};
-use crate::bases::{Base, Bases, TensorSource, predict_into};
+use crate::bases::{Base, Bases, TensorSource};
 use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan;
-use crate::predict::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, Predictor, View, Viewed, cast};
+use crate::predict::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, Predictor, View, cast};
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::tensor::{DType, TensorInfo};
 
 /// Smaller tensors are not worth a search.
 const LEAST_ELEMS: u64 = 256;
-/// Elements that are compared to prove that two runs are related, and how many must agree.
-const PROOF: usize = 32;
-const AGREE_OF_FOUR: usize = 3;
-/// Shorter pieces are chance, or not worth their place in the index.
-const LEAST_PIECE: u64 = 32;
-/// Elements that are read at once.
-const BLOCK: u64 = 1 << 20;
-const STEP: u64 = 256;
-/// A piece is not extended any further when this many more elements differ than agree.
-const GIVE_UP: i64 = 64;
-/// Rows begin at most this far from where a piece seems to begin.
-const SNAP: u64 = 8;
 /// Elements of bases that are read for each that is looked for, at most: what is new in a fine-tune
 /// is often small, and no base has it.
 const MOST_PER_WANTED: u64 = 16;
@@ -71,24 +58,39 @@ pub(super) fn of_whole(info: &TensorInfo, source: &TensorSource) -> Viewing {
 }
 
 /// The cheapest of some views on a sample, with its cost for the whole tensor.
-pub(super) fn score(info: &TensorInfo, sample: &[u8], views: Vec<Viewing>) -> Result<Option<(u128, Origin)>> {
+pub(super) fn score(
+    subjects: &[Subject<'_>],
+    info: &TensorInfo,
+    sample: &[u8],
+    views: Vec<Viewing>,
+) -> Result<Option<(u128, Origin)>> {
     let mut best: Option<(u128, Origin)> = None;
     for (view, references) in views {
-        let predictor = Predictor::View(Box::new(view));
+        let origin = Origin::coded(Predictor::View(Box::new(view)), references);
         let read = |offset, len| {
             let mut out = vec![0; len];
-            predict_into(&predictor, &references, None, info, offset, &mut out)?;
+            predict_from(subjects, &origin, info, offset, &mut out)?;
             Ok(out)
         };
         let prediction = sample::read(info, sample::ELEMS, read)?;
         let cost = u128::from(plan::residual_cost(info.number(), sample, &prediction));
         let cost = cost * u128::from(info.len_bytes()) / sample.len().max(1) as u128
-            + REFERENCE_COST * references.len() as u128;
+            + REFERENCE_COST * origin.references.len() as u128;
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-            best = Some((cost, Origin::coded(predictor, references)));
+            best = Some((cost, origin));
         }
     }
     Ok(best)
+}
+
+/// Whether pieces of a tensor are looked for.
+pub(super) fn is_wanted(info: &TensorInfo) -> bool {
+    info.dtype.number().is_some() && info.elems() >= LEAST_ELEMS
+}
+
+/// Whether so many elements are looked at for so many that are wanted.
+pub(super) fn is_affordable(elems: u64, wanted: u64) -> bool {
+    elems <= MOST_PER_WANTED.saturating_mul(wanted).max(FREE_ELEMS)
 }
 
 /// Looks for pieces of the subjects that are `wanted` in tensors of the bases: row by row, and
@@ -105,48 +107,110 @@ pub(super) fn find(
     is_used: impl Fn(&TensorSource) -> bool,
     progress: &dyn Progress,
 ) -> Result<Vec<Option<Viewing>>> {
-    let is_wanted = |i: &usize| {
-        let info = subjects[*i].info();
-        wanted[*i] && info.dtype.number().is_some() && info.elems() >= LEAST_ELEMS
-    };
-    let mut left: Vec<usize> = (0..subjects.len()).filter(is_wanted).collect();
-    let mut found: Vec<Option<Viewing>> = vec![None; subjects.len()];
+    let is_wanted = |i: &usize| wanted[*i] && is_wanted(subjects[*i].info());
+    let mut search = Search::new((0..subjects.len()).filter(is_wanted).collect(), subjects);
     let sources: Vec<&TensorSource> = bases.direct().flat_map(Base::tensors).collect();
     let unused: Vec<&TensorSource> = sources.iter().copied().filter(|source| !is_used(source)).collect();
     let are_all_unused = unused.len() == sources.len();
     let tries = [(&unused, false), (&unused, true), (&sources, false), (&sources, true)];
     for (sources, is_transposed) in tries.into_iter().take(if are_all_unused { 2 } else { 4 }) {
-        let sequences = sequences(&left, subjects, sources, is_transposed);
+        let sequences = sources.iter().map(|source| Sequence {
+            subject: Subject::Source(source),
+            own: None,
+            is_transposed,
+        });
+        search.look_in(sequences.collect(), progress)?;
+    }
+    Ok(search.found)
+}
+
+/// Looks for pieces of the subjects that are `wanted` in other subjects.
+///
+/// # Errors
+/// What reading gives.
+pub(super) fn find_own(
+    subjects: &[Subject<'_>],
+    wanted: &[usize],
+    sources: &[usize],
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Viewing>>> {
+    let mut search = Search::new(wanted.to_vec(), subjects);
+    for is_transposed in [false, true] {
+        let sequences = sources.iter().map(|number| Sequence {
+            subject: subjects[*number],
+            own: Some(*number),
+            is_transposed,
+        });
+        search.look_in(sequences.collect(), progress)?;
+    }
+    Ok(search.found)
+}
+
+/// A search for pieces of subjects.
+struct Search<'a> {
+    subjects: &'a [Subject<'a>],
+    /// Those that are not yet explained.
+    left: Vec<usize>,
+    /// The best view of each subject.
+    found: Vec<Option<Viewing>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(left: Vec<usize>, subjects: &'a [Subject<'a>]) -> Self {
+        Self { subjects, left, found: vec![None; subjects.len()] }
+    }
+
+    /// Looks in all sequences of a kind that subjects may have pieces of.
+    fn look_in(&mut self, mut sequences: Vec<Sequence<'_>>, progress: &dyn Progress) -> Result<()> {
+        self.keep_useful(&mut sequences);
         let elems: u64 = sequences.iter().map(Sequence::elems).sum();
-        let wanted: u64 = left.iter().map(|i| subjects[*i].info().elems()).sum();
-        if elems == 0 || elems > MOST_PER_WANTED.saturating_mul(wanted).max(FREE_ELEMS) {
-            continue;
+        let wanted: u64 = self.left.iter().map(|i| self.subjects[*i].info().elems()).sum();
+        if elems == 0 || !is_affordable(elems, wanted) {
+            return Ok(());
         }
         let anchors = Anchors::new(sequences)?;
         for is_turned in [false, true] {
             let cover = |i: usize| {
                 check_cancelled(progress)?;
-                Ok((i, covered(subjects[i], is_turned, &anchors)?))
+                Ok((i, covered(self.subjects[i], is_turned, &anchors)?))
             };
             // The codes of a turned matrix are in memory, so they are made one after another.
             let covered: Vec<(usize, Vec<Placed>)> = match is_turned {
-                false => left.par_iter().copied().map(cover).collect::<Result<_>>()?,
-                true => left.iter().copied().map(cover).collect::<Result<_>>()?,
+                false => self.left.par_iter().copied().map(cover).collect::<Result<_>>()?,
+                true => self.left.iter().copied().map(cover).collect::<Result<_>>()?,
             };
-            left.clear();
+            self.left.clear();
             for (i, placed) in covered {
-                let info = subjects[i].info();
+                let info = self.subjects[i].info();
                 let known: u64 = placed.iter().map(|piece| piece.target.end - piece.target.start).sum();
                 if known * 4 < info.elems() * 3 {
-                    left.push(i);
+                    self.left.push(i);
                 }
-                if known > found[i].as_ref().map_or(0, |(view, _)| view.known_elems()) {
-                    found[i] = viewing(info, is_turned, &placed, &anchors);
+                if known > self.found[i].as_ref().map_or(0, |(view, _)| view.known_elems()) {
+                    self.found[i] = viewing(info, is_turned, &placed, &anchors);
                 }
             }
         }
+        Ok(())
     }
-    Ok(found)
+
+    /// Keeps sequences that may have pieces of what is left.
+    fn keep_useful(&self, sequences: &mut Vec<Sequence<'_>>) {
+        let mut dtypes: Vec<&DType> = self.left.iter().map(|i| &self.subjects[*i].info().dtype).collect();
+        dtypes.sort_unstable_by_key(|dtype| dtype.name());
+        dtypes.dedup();
+        sequences.retain(|sequence| {
+            let info = sequence.info();
+            info.dtype.number().is_some()
+                && info.elems() >= PROOF as u64
+                && (!sequence.is_transposed || has_matrices(info))
+                && dtypes.iter().any(|dtype| cast::converts(&info.dtype, dtype))
+        });
+    }
+}
+
+fn has_matrices(info: &TensorInfo) -> bool {
+    matches!(info.shape[..], [.., rows, cols] if rows > 1 && cols > 1)
 }
 
 /// The runs of a tensor that an index has, too.
@@ -185,48 +249,6 @@ fn turned(subject: Subject<'_>, first: u64, rows: u64, cols: u64) -> Result<Vec<
     Ok(out)
 }
 
-/// The tensors that subjects may have pieces of.
-fn sequences<'a>(
-    wanted: &[usize],
-    subjects: &[Subject<'_>],
-    sources: &[&'a TensorSource],
-    is_transposed: bool,
-) -> Vec<Sequence<'a>> {
-    let mut dtypes: Vec<&DType> = wanted.iter().map(|i| &subjects[*i].info().dtype).collect();
-    dtypes.sort_unstable_by_key(|dtype| dtype.name());
-    dtypes.dedup();
-    let fits = |source: &&TensorSource| {
-        let info = source.info();
-        info.dtype.number().is_some()
-            && info.elems() >= PROOF as u64
-            && (!is_transposed || matches!(info.shape[..], [.., rows, cols] if rows > 1 && cols > 1))
-            && dtypes.iter().any(|dtype| cast::converts(&info.dtype, dtype))
-    };
-    let sources = sources.iter().copied().filter(fits);
-    sources.map(|source| Sequence { source, is_transposed }).collect()
-}
-
-/// A run of a tensor that a sequence has, too.
-#[derive(Debug, Clone)]
-struct Placed {
-    target: Range<u64>,
-    sequence: u32,
-    /// Where the run starts in the sequence.
-    from: u64,
-}
-
-impl Placed {
-    /// Where an element of the target is in the sequence.
-    fn place_of(&self, target: u64) -> Option<u64> {
-        (self.from + target).checked_sub(self.target.start)
-    }
-
-    /// Whether an element of the target is at that place of a sequence.
-    fn continues(&self, sequence: u32, target: u64, place: u64) -> bool {
-        self.sequence == sequence && self.place_of(target) == Some(place)
-    }
-}
-
 /// The view that consists of these places. `None` if it would have too many pieces or references,
 /// or if reading it would be slow.
 fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anchors<'_>) -> Option<Viewing> {
@@ -244,7 +266,7 @@ fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anch
     // All references have one dtype: that of most elements.
     let mut by_dtype: Vec<(&DType, u64)> = Vec::new();
     for piece in placed {
-        let dtype = &anchors.sequence(to_usize(piece.sequence.into())).source.info().dtype;
+        let dtype = &anchors.sequence(to_usize(piece.sequence.into())).info().dtype;
         let count = piece.target.end - piece.target.start;
         match by_dtype.iter_mut().find(|(known, _)| *known == dtype) {
             Some((_, sum)) => *sum += count,
@@ -253,7 +275,7 @@ fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anch
     }
     let (dtype, _) = by_dtype.into_iter().max_by_key(|(_, count)| *count)?;
     for piece in placed {
-        if anchors.sequence(to_usize(piece.sequence.into())).source.info().dtype != *dtype {
+        if anchors.sequence(to_usize(piece.sequence.into())).info().dtype != *dtype {
             continue;
         }
         let number = *numbers.entry(piece.sequence).or_insert_with(|| {
@@ -273,232 +295,15 @@ fn viewing(info: &TensorInfo, is_turned: bool, placed: &[Placed], anchors: &Anch
     let sequences: Vec<Sequence<'_>> =
         used.iter().map(|number| anchors.sequence(to_usize((*number).into()))).collect();
     let takes_columns = |sequence: &Sequence<'_>| is_turned || sequence.is_transposed;
-    let is_slow = |sequence: &Sequence<'_>| {
-        sequence.source.is_in_container() && sequence.source.info().len_bytes() > MOST_HELD
-    };
+    let is_slow = |sequence: &Sequence<'_>| sequence.is_decoded() && sequence.info().len_bytes() > MOST_HELD;
     if sequences.iter().any(|sequence| takes_columns(sequence) && is_slow(sequence)) {
         return None;
     }
-    let viewed = sequences.iter().map(|sequence| Viewed {
-        name: reference_name(info, sequence.source),
-        shape: sequence.source.info().shape.clone(),
-        is_transposed: sequence.is_transposed,
-    });
-    let view = View::new(&info.dtype, is_turned, dtype.clone(), viewed.collect(), &pieces);
-    Some((view, sequences.iter().map(|sequence| sequence.source.clone()).collect()))
-}
-
-/// What is covered: a tensor row by row, or the codes of a matrix column by column.
-enum Target<'a> {
-    Rows(Subject<'a>),
-    Columns(Vec<u16>),
-}
-
-/// Covers a target by runs of indexed sequences.
-struct Cover<'a> {
-    target: Target<'a>,
-    /// Elements of a row of the target.
-    row: u64,
-    dtype: &'a DType,
-    anchors: &'a Anchors<'a>,
-}
-
-impl Cover<'_> {
-    /// Runs in the order of the tensor. They do not overlap.
-    fn pieces(&self) -> Result<Vec<Placed>> {
-        let mut runs: Vec<Placed> = Vec::new();
-        for run in self.runs()? {
-            // A short run between two with the same places is chance.
-            if let [.., before, between] = &runs[..]
-                && between.target.end - between.target.start < LEAST_PIECE
-                && before.continues(run.sequence, run.target.start, run.from)
-            {
-                runs.pop();
-            }
-            runs.push(run);
-        }
-        runs.dedup_by(|later, earlier| {
-            let is_same = earlier.continues(later.sequence, later.target.start, later.from);
-            if is_same {
-                earlier.target.end = later.target.end;
-            }
-            is_same
-        });
-        self.meet(&mut runs)?;
-        runs.retain(|run| run.target.end - run.target.start >= LEAST_PIECE);
-        Ok(runs)
-    }
-
-    fn elems(&self) -> u64 {
-        match &self.target {
-            Target::Rows(subject) => subject.info().elems(),
-            Target::Columns(codes) => codes.len() as u64,
-        }
-    }
-
-    fn codes(&self, elems: Range<u64>) -> Result<Cow<'_, [u16]>> {
-        match &self.target {
-            Target::Rows(subject) => {
-                let info = subject.info();
-                let size = info.number().bytes() as u64;
-                let bytes = subject.read(elems.start * size, to_usize((elems.end - elems.start) * size))?;
-                Ok(codes::of(info, &bytes).into())
-            }
-            Target::Columns(codes) => Ok(codes[to_usize(elems.start)..to_usize(elems.end)].into()),
-        }
-    }
-
-    /// Runs from their first anchor to their last.
-    fn runs(&self) -> Result<Vec<Placed>> {
-        let elems = self.elems();
-        let mut runs: Vec<Placed> = Vec::new();
-        let step = BLOCK - WINDOW as u64 + 1;
-        for start in (0..elems).step_by(to_usize(step)) {
-            let codes = self.codes(start..elems.min(start + BLOCK))?;
-            self.anchors.for_each(&codes, |at, equal| {
-                let target = start + at as u64;
-                let goes_on =
-                    |run: &Placed| equal.iter().any(|anchor| run.continues(anchor.source, target, anchor.at));
-                if let Some(run) = runs.last_mut().filter(|run| goes_on(run)) {
-                    run.target.end = target + WINDOW as u64;
-                    return Ok(());
-                }
-                let proof = &codes[at..codes.len().min(at + PROOF)];
-                for anchor in equal {
-                    let sequence = self.anchors.sequence(to_usize(anchor.source.into()));
-                    if !cast::converts(&sequence.source.info().dtype, self.dtype) {
-                        continue;
-                    }
-                    let there = sequence.elems().min(anchor.at + proof.len() as u64);
-                    let there = sequence.codes(anchor.at..there)?;
-                    let agree = proof.iter().zip(&there).filter(|(a, b)| a == b).count();
-                    if agree * 4 >= there.len() * AGREE_OF_FOUR {
-                        let sequence = anchor.source;
-                        let end = target + agree.max(WINDOW) as u64;
-                        runs.push(Placed { target: target..end, sequence, from: anchor.at });
-                        break;
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        Ok(runs)
-    }
-
-    /// Extends all runs until they meet, as far as elements agree.
-    fn meet(&self, runs: &mut [Placed]) -> Result<()> {
-        for i in 0..=runs.len() {
-            let (before, after) = runs.split_at_mut(i);
-            let (mut before, mut after) = (before.last_mut(), after.first_mut());
-            // The proof of a run may reach beyond the start of the next.
-            let last = before.as_ref().map_or(0, |run| run.target.end);
-            let first = after.as_ref().map_or(self.elems(), |run| run.target.start);
-            let gap = last.min(first)..first;
-            let forward = match &before {
-                Some(run) => self.extended(run, gap.clone(), true)?,
-                None => gap.start,
-            };
-            let backward = match &after {
-                Some(run) => self.extended(run, gap.clone(), false)?,
-                None => gap.end,
-            };
-            let (end, start) = if forward > backward {
-                let split = match (&before, &after) {
-                    (Some(a), Some(b)) => self.split(a, b, backward..forward)?,
-                    _ => forward,
-                };
-                let split = self.snapped(split, before.as_deref(), after.as_deref());
-                (split, split)
-            } else {
-                let end = self.snapped(forward, before.as_deref(), None);
-                let start = self.snapped(backward, None, after.as_deref());
-                // In a short gap, the two may have moved past each other.
-                if end <= start { (end, start) } else { (forward, backward) }
-            };
-            if let Some(run) = &mut before {
-                run.target.end = end;
-            }
-            if let Some(run) = &mut after {
-                run.from = run.place_of(start).unwrap_or(run.from);
-                run.target.start = start;
-            }
-        }
-        Ok(())
-    }
-
-    /// How far a run reaches into a gap after it, or before it.
-    fn extended(&self, run: &Placed, gap: Range<u64>, is_forward: bool) -> Result<u64> {
-        let sequence = self.anchors.sequence(to_usize(run.sequence.into()));
-        // The part of the gap that the sequence has.
-        let first = (run.target.start.saturating_sub(run.from)).max(gap.start);
-        let last = (run.target.start + sequence.elems()).saturating_sub(run.from).min(gap.end);
-        let (mut best, mut score, mut most) = (if is_forward { gap.start } else { gap.end }, 0i64, 0i64);
-        let mut at = best;
-        while (is_forward && at < last) || (!is_forward && at > first) {
-            let block =
-                if is_forward { at..last.min(at + STEP) } else { first.max(at.saturating_sub(STEP))..at };
-            let mut agree = self.agree(run, block.clone())?;
-            if !is_forward {
-                agree.reverse();
-            }
-            for (agrees, done) in agree.into_iter().zip(1..) {
-                score += if agrees { 1 } else { -1 };
-                if score > most {
-                    most = score;
-                    best = if is_forward { block.start + done } else { block.end - done };
-                }
-                if score < most - GIVE_UP {
-                    return Ok(best);
-                }
-            }
-            at = if is_forward { block.end } else { block.start };
-        }
-        Ok(best)
-    }
-
-    /// Which elements of a range agree with a run that is extended to it.
-    fn agree(&self, run: &Placed, target: Range<u64>) -> Result<Vec<bool>> {
-        let sequence = self.anchors.sequence(to_usize(run.sequence.into()));
-        let place = run.place_of(target.start).unwrap_or(0);
-        let there = sequence.codes(place..place + (target.end - target.start))?;
-        Ok(self.codes(target)?.iter().zip(&there).map(|(a, b)| a == b).collect())
-    }
-
-    /// Where the first of two runs ends and the second begins, if both could have a range.
-    fn split(&self, a: &Placed, b: &Placed, range: Range<u64>) -> Result<u64> {
-        // Both agree with nearly all of a long range, so any split will do.
-        let range = range.start..range.end.min(range.start + BLOCK);
-        let of_a = self.agree(a, range.clone())?;
-        let of_b = self.agree(b, range.clone())?;
-        let mut score = of_b.iter().filter(|agrees| **agrees).count();
-        let (mut best, mut most) = (range.start, score);
-        for ((in_a, in_b), split) in of_a.into_iter().zip(of_b).zip(range.start + 1..) {
-            score = score + usize::from(in_a) - usize::from(in_b);
-            if score > most {
-                (best, most) = (split, score);
-            }
-        }
-        Ok(best)
-    }
-
-    /// A place near this one where a row of the tensor begins, or a tensor of a base ends or
-    /// begins.
-    fn snapped(&self, at: u64, before: Option<&Placed>, after: Option<&Placed>) -> u64 {
-        let end_of = |run: &Placed| {
-            let elems = self.anchors.sequence(to_usize(run.sequence.into())).elems();
-            (run.target.start + elems).checked_sub(run.from)
-        };
-        let start_of = |run: &Placed| run.target.start.checked_sub(run.from);
-        let row = (at + self.row / 2) / self.row * self.row;
-        let candidates = [before.and_then(end_of), after.and_then(start_of), Some(row)];
-        let fits = |place: &u64| {
-            place.abs_diff(at) <= SNAP
-                && *place <= self.elems()
-                && before.is_none_or(|run| {
-                    *place > run.target.start && end_of(run).is_some_and(|end| *place <= end)
-                })
-                && after.is_none_or(|run| *place < run.target.end && run.place_of(*place).is_some())
-        };
-        candidates.into_iter().flatten().find(fits).unwrap_or(at)
-    }
+    let viewed = sequences.iter().map(|sequence| sequence.viewed(info)).collect();
+    let view = View::new(&info.dtype, is_turned, dtype.clone(), viewed, &pieces);
+    let in_base = |sequence: &Sequence<'_>| match (sequence.own, sequence.subject) {
+        (None, Subject::Source(source)) => Some(source.clone()),
+        _ => None,
+    };
+    Some((view, sequences.iter().filter_map(in_base).collect()))
 }

@@ -6,6 +6,15 @@ use super::number::Element;
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::{Error, Result};
 
+/// Where a prediction finds one of its inputs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Place {
+    /// In a base. `None` stands for the name of the predicted tensor.
+    Base(Option<String>),
+    /// In the same file, by number.
+    Own(usize),
+}
+
 pub(super) fn push_name(meta: &mut Vec<u8>, name: &Option<String>) {
     push_text(meta, name.as_deref().unwrap_or_default());
 }

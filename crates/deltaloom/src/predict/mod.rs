@@ -24,9 +24,10 @@ pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
+pub(crate) use fields::Place;
 pub use number::{Element, load};
 pub(crate) use number::{load_singles, store_singles_or};
-pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Place, Quantised, Ties, Values};
+pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Quantised, Ties, Values};
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
@@ -78,7 +79,7 @@ pub(crate) enum Predictor {
         /// Number of ancestors.
         hops: usize,
     },
-    /// Pieces of tensors of bases, which may have another shape or dtype.
+    /// Pieces of tensors of bases or of the same container, which may have another shape or dtype.
     View(Box<View>),
     /// A tensor of another dtype, with this predictor and the chunks that follow, then converted.
     Converted(DType, Box<Self>),
@@ -106,6 +107,8 @@ pub(crate) enum Input<'a> {
     Shaped(&'a Option<String>, &'a DType, &'a [u64]),
     /// Another tensor of the same container, by number.
     Own(usize),
+    /// The same with its own dtype and shape.
+    OwnShaped(usize, &'a DType, &'a [u64]),
 }
 
 impl Input<'_> {
@@ -120,7 +123,7 @@ impl Input<'_> {
             Self::Shaped(name, dtype, shape) => {
                 TensorInfo::sized(name_or_own(name), dtype.clone(), shape.to_vec())
             }
-            Self::Own(_) => return None,
+            Self::Own(_) | Self::OwnShaped(..) => return None,
         })
     }
 }
@@ -133,8 +136,8 @@ pub(crate) trait ReadInputs<'a> {
     /// Fills `out` with bytes of an input from `start` on.
     fn read_into(&mut self, input: usize, start: u64, out: &mut [u8]) -> Result<()>;
 
-    /// Whether an input is in a container, so that any part of it costs a chunk.
-    fn is_in_container(&self, input: usize) -> bool;
+    /// Whether an input must be decoded, so that any part of it costs a chunk.
+    fn is_decoded(&self, input: usize) -> bool;
 
     /// The factors in the container.
     fn factors(&self) -> Result<&ReadyFactors>;
@@ -377,16 +380,16 @@ impl Predictor {
 
     /// Whether a tensor with this predictor can be converted. Then it needs only tensors of bases.
     pub(crate) fn can_be_converted(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Reference(_)
-                | Self::Identical(_)
-                | Self::LowRank { .. }
-                | Self::Adapter(_)
-                | Self::Adapters(_)
-                | Self::Blend(_)
-                | Self::View(_)
-        )
+            | Self::Identical(_)
+            | Self::LowRank { .. }
+            | Self::Adapter(_)
+            | Self::Adapters(_)
+            | Self::Blend(_) => true,
+            Self::View(view) => !view.has_own(),
+            _ => false,
+        }
     }
 
     /// The first version of the format that has it.
@@ -416,13 +419,13 @@ impl Predictor {
                 let tensors = adam.tensors.iter().map(|tensor| Input::Own(*tensor));
                 adam.references.iter().map(Input::Base).chain(tensors).collect()
             }
-            Self::View(view) => {
-                view.shaped().map(|(name, dtype, shape)| Input::Shaped(name, dtype, shape)).collect()
-            }
+            Self::View(view) => view.inputs().collect(),
             Self::Quantised(quantised) => {
                 let of_bases =
                     quantised.of_bases().map(|(name, dtype, shape)| Input::Shaped(name, dtype, shape));
-                of_bases.chain(quantised.own().map(|(tensor, ..)| Input::Own(tensor))).collect()
+                let own = quantised.own();
+                let own = own.map(|(tensor, dtype, shape)| Input::OwnShaped(tensor, dtype, shape));
+                of_bases.chain(own).collect()
             }
             Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
@@ -439,13 +442,14 @@ impl Predictor {
 
     /// Number of inputs from bases.
     pub(crate) fn reference_count(&self) -> usize {
-        self.inputs().iter().filter(|input| !matches!(input, Input::Own(_))).count()
+        let is_own = |input: &&Input<'_>| matches!(input, Input::Own(_) | Input::OwnShaped(..));
+        self.inputs().iter().filter(|input| !is_own(input)).count()
     }
 
     /// Numbers of the inputs from the same container.
     pub(crate) fn internals(&self) -> Vec<usize> {
         let own = |input: Input<'_>| match input {
-            Input::Own(tensor) => Some(tensor),
+            Input::Own(tensor) | Input::OwnShaped(tensor, ..) => Some(tensor),
             Input::Base(_)
             | Input::Master(_)
             | Input::Factor(..)
@@ -540,8 +544,8 @@ impl Predictor {
             | Self::Adapters(_)
             | Self::Blend(_)
             | Self::History { .. }
-            | Self::View(_)
             | Self::Converted(..) => 0,
+            Self::View(view) => u8::from(view.has_own()),
             Self::Quantised(quantised) => u8::from(quantised.own().next().is_some()),
             Self::Adam(adam) => match adam.form {
                 AdamForm::SecondMoment => 1,

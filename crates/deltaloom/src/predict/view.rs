@@ -1,11 +1,11 @@
-//! A view: a tensor as pieces of tensors of bases, which may have another shape, dtype, or order of
-//! rows and columns; docs/format.md section 3.5.
+//! A view: a tensor as pieces of tensors of bases or of the same file, which may have another
+//! shape, dtype, or order of rows and columns; docs/format.md section 3.5.
 //! It does not look for pieces; [`crate::origin`] does.
 
 use std::fmt;
 use std::ops::Range;
 
-use super::{ReadInputs, cast, fields};
+use super::{Input, Place, ReadInputs, cast, fields};
 use crate::entropy::bytes::{ByteReader, push_varint, push_zigzag};
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -19,6 +19,9 @@ pub(crate) const MAX_PIECES: usize = 1 << 20;
 const MAX_DIMENSIONS: u64 = 16;
 /// In the byte of the dtype: the pieces give the tensor with its last two dimensions swapped.
 const TRANSPOSED: u8 = 0x80;
+/// In the byte of a reference: its last two dimensions are swapped; it is in the same file.
+const REFERENCE_TRANSPOSED: u8 = 1;
+const REFERENCE_OWN: u8 = 2;
 /// A reference in a container is decoded whole for a chunk that needs columns of it, up to so many
 /// bytes. A writer takes no columns of larger ones.
 pub(crate) const MOST_HELD: u64 = 8 << 20;
@@ -37,6 +40,7 @@ pub(crate) struct View {
     is_cast: bool,
     /// Whether the pieces give the tensor with its last two dimensions swapped.
     is_transposed: bool,
+    /// Those of bases come first.
     references: Vec<Viewed>,
     /// Elements of the unit in which pieces are counted.
     unit: u64,
@@ -49,11 +53,16 @@ pub(crate) struct View {
 /// A reference of a view.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Viewed {
-    /// `None` stands for the name of the predicted tensor.
-    pub(crate) name: Option<String>,
+    pub(crate) place: Place,
     pub(crate) shape: Vec<u64>,
     /// Whether it is read as if its last two dimensions were swapped.
     pub(crate) is_transposed: bool,
+}
+
+impl Viewed {
+    fn is_own(&self) -> bool {
+        matches!(self.place, Place::Own(_))
+    }
 }
 
 /// A run of elements.
@@ -68,7 +77,8 @@ pub(crate) struct Piece {
 
 impl View {
     /// A view of a tensor of dtype `own`, or, if `is_transposed`, of that tensor with its last two
-    /// dimensions swapped. Its pieces are given in elements and fill the tensor.
+    /// dimensions swapped. Its pieces are given in elements and fill the tensor. References of
+    /// bases come before others.
     pub(crate) fn new(
         own: &DType,
         is_transposed: bool,
@@ -88,7 +98,8 @@ impl View {
 
     /// A tensor of dtype `own` as a whole tensor of another dtype or shape.
     pub(crate) fn of_whole(own: &DType, name: Option<String>, reference: &TensorInfo) -> Self {
-        let viewed = Viewed { name, shape: reference.shape.clone(), is_transposed: false };
+        let viewed =
+            Viewed { place: Place::Base(name), shape: reference.shape.clone(), is_transposed: false };
         let piece = Piece { source: Some(0), start: 0, count: elems_of(&reference.shape) };
         Self::new(own, false, reference.dtype.clone(), vec![viewed], &[piece])
     }
@@ -113,9 +124,17 @@ impl View {
         known.map(|piece| piece.count * self.unit).sum()
     }
 
-    /// Names, dtypes and shapes of the references.
-    pub(super) fn shaped(&self) -> impl Iterator<Item = (&Option<String>, &DType, &[u64])> {
-        self.references.iter().map(|viewed| (&viewed.name, &self.dtype, &viewed.shape[..]))
+    /// The references, in order.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = Input<'_>> {
+        self.references.iter().map(|viewed| match &viewed.place {
+            Place::Base(name) => Input::Shaped(name, &self.dtype, &viewed.shape),
+            Place::Own(tensor) => Input::OwnShaped(*tensor, &self.dtype, &viewed.shape),
+        })
+    }
+
+    /// Whether a reference is in the same file.
+    pub(super) fn has_own(&self) -> bool {
+        self.references.iter().any(Viewed::is_own)
     }
 
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
@@ -123,10 +142,19 @@ impl View {
         meta.push(dtype | if self.is_transposed { TRANSPOSED } else { 0 });
         push_varint(meta, self.references.len() as u64);
         for viewed in &self.references {
-            fields::push_name(meta, &viewed.name);
-            meta.push(u8::from(viewed.is_transposed));
-            push_varint(meta, viewed.shape.len() as u64);
-            viewed.shape.iter().for_each(|dim| push_varint(meta, *dim));
+            let order = if viewed.is_transposed { REFERENCE_TRANSPOSED } else { 0 };
+            match &viewed.place {
+                Place::Base(name) => {
+                    fields::push_name(meta, name);
+                    meta.push(order);
+                }
+                Place::Own(tensor) => {
+                    fields::push_name(meta, &None);
+                    meta.push(order | REFERENCE_OWN);
+                    push_varint(meta, *tensor as u64);
+                }
+            }
+            fields::push_shape(meta, &viewed.shape);
         }
         push_varint(meta, self.unit);
         push_varint(meta, self.pieces.len() as u64);
@@ -158,18 +186,21 @@ impl View {
         let mut references = Vec::new();
         let mut sizes = Vec::new();
         for _ in 0..count {
-            let name = fields::name(meta)?;
-            let flags = meta.u8()?;
-            let dimensions = fields::within(meta, 0..=MAX_DIMENSIONS, "number of dimensions")?;
-            let shape = (0..dimensions).map(|_| meta.varint()).collect::<Result<Vec<u64>>>()?;
-            let elems = shape.iter().try_fold(1u64, |n, dim| n.checked_mul(*dim));
-            // So low that no sum of sizes in bytes overflows.
-            let elems = elems.filter(|elems| *elems < 1 << 56).ok_or_else(|| bad("shape"))?;
-            if flags > 1 || (flags == 1 && shape.len() < 2) {
+            let (name, flags) = (fields::name(meta)?, meta.u8()?);
+            let follows_own = references.last().is_some_and(Viewed::is_own);
+            let place = match (flags & REFERENCE_OWN != 0, name) {
+                (true, None) => Place::Own(meta.size()?),
+                (false, name) if !follows_own => Place::Base(name),
+                _ => return Err(bad("reference")),
+            };
+            let is_transposed = flags & REFERENCE_TRANSPOSED != 0;
+            // Sizes are so low that no sum of them in bytes overflows.
+            let shape = fields::shape(meta, MAX_DIMENSIONS)?;
+            if flags > REFERENCE_OWN | REFERENCE_TRANSPOSED || (is_transposed && shape.len() < 2) {
                 return Err(bad("reference"));
             }
-            references.push(Viewed { name, shape, is_transposed: flags == 1 });
-            sizes.push(elems);
+            sizes.push(elems_of(&shape));
+            references.push(Viewed { place, shape, is_transposed });
         }
         let elems = info.elems();
         let unit = fields::within(meta, 1..=elems, "unit")?;
@@ -294,10 +325,10 @@ impl View {
         runs
     }
 
-    /// Decodes the references of a range of elements whose columns, or many pieces, are needed, if
-    /// they are in containers.
+    /// The references of a range of elements whose columns, or many pieces, are needed, if they
+    /// must be decoded.
     fn hold_whole<'a>(&self, wanted: &Range<u64>, inputs: &mut impl ReadInputs<'a>) -> Result<Held> {
-        if !(0..self.references.len()).any(|source| inputs.is_in_container(source)) {
+        if !(0..self.references.len()).any(|source| inputs.is_decoded(source)) {
             return Ok(Held(Vec::new()));
         }
         let mut uses = vec![0; self.references.len()];
@@ -306,7 +337,7 @@ impl View {
             let is_turned = self.is_transposed || self.references[source].is_transposed;
             let is_needed = uses > MANY_PIECES || (uses > 0 && is_turned);
             let len_bytes = elems_of(&self.references[source].shape) * self.size();
-            if !is_needed || !inputs.is_in_container(source) || len_bytes > MOST_HELD {
+            if !is_needed || !inputs.is_decoded(source) || len_bytes > MOST_HELD {
                 return Ok(None);
             }
             let mut bytes = Scratch::of_len(to_usize(len_bytes));
@@ -477,7 +508,7 @@ mod tests {
 
     fn view(is_transposed: bool) -> View {
         let viewed = |name: &str, shape: &[u64], is_transposed| Viewed {
-            name: Some(name.to_owned()),
+            place: Place::Base(Some(name.to_owned())),
             shape: shape.to_vec(),
             is_transposed,
         };

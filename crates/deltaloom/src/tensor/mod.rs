@@ -8,6 +8,10 @@ pub use dtype::DType;
 pub use grid::ChunkGrid;
 
 use crate::error::{Error, Result};
+use crate::limits::to_usize;
+
+/// Bytes of a tensor that are read at a time where all of it is looked at.
+const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Name, dtype, shape and place of a tensor in the data of its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,14 @@ impl TensorInfo {
     #[must_use]
     pub fn number(&self) -> deltaloom_kernels::Number {
         self.dtype.number().unwrap_or(deltaloom_kernels::Number::unsigned(8))
+    }
+
+    /// Offsets and lengths of blocks of about 1 MiB that fill the tensor. Each but the last is a
+    /// multiple of `unit` bytes, at least one.
+    pub(crate) fn blocks(&self, unit: u64) -> impl Iterator<Item = (u64, usize)> + use<> {
+        let total = self.len_bytes();
+        let block = (BLOCK_BYTES / unit).max(1) * unit;
+        (0..total).step_by(to_usize(block)).map(move |offset| (offset, to_usize(block.min(total - offset))))
     }
 
     /// Whether the other tensor has the same dtype and shape.

@@ -11,7 +11,7 @@ use crate::files::{Tensor, gguf, safetensors, torch_archive};
 
 /// Cases of format version 4, in the order in which they were added.
 pub(super) fn since_4() -> Vec<Case> {
-    vec![identity(), tails(), views(), conversions(), quantised(), nibbles(), frames(), merges()]
+    vec![identity(), tails(), views(), own_views(), conversions(), quantised(), nibbles(), frames(), merges()]
 }
 
 /// Names and texts with multi-byte characters; a base whose samples are a part of its tensors.
@@ -87,6 +87,27 @@ fn views() -> Case {
         matrix("woven", &[40, 96], &woven),
     ];
     Case { chunk_log2: 10, ..Case::new("views", "pieces of tensors of a base", &original, &[&base]) }
+}
+
+/// Pieces of tensors of the same file, and of none that has a base.
+fn own_views() -> Case {
+    let mut random = Random::new(47);
+    let (a, b) = (random.normals(2048, 0.02), random.normals(2048, 0.02));
+    let trained = |values: &[f64]| -> Vec<f64> {
+        values.iter().enumerate().map(|(i, value)| if i % 5 == 0 { value * 1.01 } else { *value }).collect()
+    };
+    let turned: Vec<f64> =
+        (0..64).flat_map(|column| (0..32).map(move |row| row * 64 + column)).map(|place| b[place]).collect();
+    let matrix = |name, shape: &[usize], values: &[f64]| Tensor::new(name, "BF16", shape, bf16s(values));
+    let original = [
+        matrix("a", &[32, 64], &a),
+        matrix("b", &[32, 64], &b),
+        matrix("grown", &[35, 64], &[trained(&a), vec![0.0; 128], vec![0.5; 64]].concat()),
+        matrix("halves", &[32, 64], &[&b[1024..], &trained(&a)[..1024]].concat()),
+        matrix("turned", &[64, 32], &trained(&turned)),
+        Tensor::new("wide", "F32", &[30, 64], f32s(&a[128..2048])),
+    ];
+    Case { chunk_log2: 10, ..Case::new("own_views", "pieces of tensors of the same file", &original, &[]) }
 }
 
 /// References of every float dtype, and tensors that were stored in a wider one, equal or not.

@@ -8,7 +8,7 @@ mod packing;
 mod values;
 
 pub(crate) use groups::{Groups, Numbers};
-pub(crate) use operand::{Operand, Place};
+pub(crate) use operand::Operand;
 pub(crate) use packing::{Order, Packing};
 pub(crate) use values::{NF4, Ties, Values};
 
@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::number::rounded;
-use super::{ReadInputs, cast, fields};
+use super::{Place, ReadInputs, cast, fields};
 use crate::entropy::bytes::{ByteReader, push_zigzag};
 use crate::error::Result;
 use crate::limits::{narrow, to_usize};
@@ -477,7 +477,7 @@ mod tests {
             Ok(())
         }
 
-        fn is_in_container(&self, input: usize) -> bool {
+        fn is_decoded(&self, input: usize) -> bool {
             input.is_multiple_of(2)
         }
 

@@ -6,7 +6,7 @@ use super::{Block, Matrices, product};
 use crate::entropy::bytes::{ByteReader, push_text, push_varint};
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::predict::{MOST_HELD, ReadInputs, cast, fields};
+use crate::predict::{MOST_HELD, Place, ReadInputs, cast, fields};
 use crate::scratch::Scratch;
 use crate::tensor::DType;
 
@@ -18,14 +18,6 @@ pub(crate) struct Operand {
     pub(crate) place: Place,
     pub(crate) dtype: DType,
     pub(crate) shape: Vec<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Place {
-    /// In a base. `None` stands for the name of the predicted tensor.
-    Base(Option<String>),
-    /// In the same file, by number.
-    Own(usize),
 }
 
 impl Operand {
@@ -125,7 +117,7 @@ impl Region {
             return Ok(out);
         }
         let mut out = Scratch::of_len(width * to_usize(rows));
-        if inputs.is_in_container(input) && rows * row_bytes <= MOST_HELD {
+        if inputs.is_decoded(input) && rows * row_bytes <= MOST_HELD {
             let mut all = Scratch::of_len(to_usize(rows * row_bytes));
             inputs.read_into(input, self.rows.start * row_bytes, &mut all)?;
             let range = to_usize(of_row.start)..to_usize(of_row.end);
