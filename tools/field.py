@@ -68,6 +68,7 @@ RATIOS = {
     "q_bnb_nf4_pair": ("codes", MEASURED, 9.78, False),
     "q_nvfp4_pair": ("codes", MEASURED, 9.49, False),
     "q_opaque_dtypes_pair": ("codes", MEASURED, 41.6, False),
+    "lora_rank_cliff": ("rank", "about", 9, True),
 }
 # The same with adapters, which are given as well.
 RATIOS |= {

@@ -13,6 +13,8 @@ use crate::values::ProgressStyle;
 use crate::{signals, ui};
 
 const TEMPLATE: &str = "{prefix} {bar:20} {percent}% {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}";
+/// Finding out how tensors were made, before they are packed.
+const SEARCH: &str = "searching";
 /// Time between two lines of JSON.
 const LINE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -39,6 +41,32 @@ impl Bar {
         }
     }
 
+    fn begin(&self, verb: &'static str, total_bytes: u64) {
+        if let Some(lines) = &self.lines {
+            lines.start(verb, total_bytes);
+        }
+        if !Self::is_drawn() {
+            return;
+        }
+        let bar = self.bar.get_or_init(|| ProgressBar::new(total_bytes));
+        bar.set_length(total_bytes);
+        bar.set_position(0);
+        bar.reset_eta();
+        if let Ok(style) = indicatif::ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(verb);
+    }
+
+    fn count(&self, verb: &str, bytes: u64) {
+        if let Some(bar) = self.bar.get() {
+            bar.inc(bytes);
+        }
+        if let Some(lines) = &self.lines {
+            lines.advance(verb, bytes);
+        }
+    }
+
     fn is_drawn() -> bool {
         ui::look().progress == ProgressStyle::Bar && !ui::look().quiet
     }
@@ -54,28 +82,19 @@ impl Drop for Bar {
 
 impl deltaloom::Progress for Bar {
     fn start(&self, total_bytes: u64) {
-        if let Some(lines) = &self.lines {
-            lines.start(self.verb, total_bytes);
-        }
-        if !Self::is_drawn() {
-            return;
-        }
-        let bar = self.bar.get_or_init(|| ProgressBar::new(total_bytes));
-        bar.set_length(total_bytes);
-        bar.set_position(0);
-        if let Ok(style) = indicatif::ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style);
-        }
-        bar.set_prefix(self.verb);
+        self.begin(self.verb, total_bytes);
     }
 
     fn advance(&self, bytes: u64) {
-        if let Some(bar) = self.bar.get() {
-            bar.inc(bytes);
-        }
-        if let Some(lines) = &self.lines {
-            lines.advance(self.verb, bytes);
-        }
+        self.count(self.verb, bytes);
+    }
+
+    fn search(&self, total_bytes: u64) {
+        self.begin(SEARCH, total_bytes);
+    }
+
+    fn searched(&self, bytes: u64) {
+        self.count(SEARCH, bytes);
     }
 
     fn is_cancelled(&self) -> bool {

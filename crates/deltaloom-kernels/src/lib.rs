@@ -9,6 +9,7 @@
 
 pub mod adapter;
 pub mod bits;
+pub mod bounds;
 #[cfg(feature = "lab")]
 pub mod carry;
 pub mod dense;

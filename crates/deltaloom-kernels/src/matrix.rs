@@ -1,23 +1,25 @@
-//! Products of matrices in double precision, for fitting, with one order of additions on every
-//! machine. Nothing that is decoded depends on it.
+//! Products of matrices and sums for fitting factors, with one order of additions on every machine.
+//! Nothing that is decoded depends on it.
+
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Sub, SubAssign};
 
 use crate::isa::per_isa;
 
 /// A matrix whose element (i, k) is `values[i * row_stride + k * col_stride]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Strided<'a> {
+pub struct Strided<'a, T> {
     /// The elements.
-    pub values: &'a [f64],
+    pub values: &'a [T],
     /// Distance between rows.
     pub row_stride: usize,
     /// Distance between columns.
     pub col_stride: usize,
 }
 
-impl<'a> Strided<'a> {
+impl<'a, T> Strided<'a, T> {
     /// A matrix of rows of `cols` elements, one after another.
     #[must_use]
-    pub fn rows(values: &'a [f64], cols: usize) -> Self {
+    pub fn rows(values: &'a [T], cols: usize) -> Self {
         Self { values, row_stride: cols, col_stride: 1 }
     }
 
@@ -28,33 +30,169 @@ impl<'a> Strided<'a> {
     }
 }
 
-/// Rows and columns of the sums that stay in registers.
+/// What a step of a fit makes small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norm {
+    /// The squares of the distances to the centres.
+    Squares,
+    /// Almost the largest distance in half widths: sixth powers, as weighted least squares with
+    /// shortened steps.
+    Sixth,
+}
+
+/// The numbers that factors are fitted in: f32 or f64.
+pub trait Scalar:
+    Copy
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + From<f32>
+    + Into<f64>
+    + Send
+    + Sync
+    + 'static
+{
+    /// The nearest one.
+    fn rounded(x: f64) -> Self;
+
+    /// Adds `a * b` to `out`, which has rows of `cols` elements; `b` has `inner` such rows.
+    /// Products are added in the order of `inner`, not fused.
+    ///
+    /// # Panics
+    /// If a slice is too short.
+    fn add_product(a: Strided<'_, Self>, b: &[Self], inner: usize, cols: usize, out: &mut [Self]);
+
+    /// Removes `directions` directions from `rows`, runs of `cols` elements: each time the
+    /// direction of the longest row left. Returns the sum of the squares that remain.
+    fn without_longest(rows: &mut [Self], cols: usize, directions: usize) -> f64;
+
+    /// Weights of elements, and their distances to the centres times the weights. `inverses` are
+    /// those of the squares of half widths.
+    fn weigh(
+        norm: Norm,
+        bounds: (&[Self], &[Self]),
+        products: &[Self],
+        weights: &mut [Self],
+        weighted: &mut [Self],
+    );
+
+    /// How far to go along a change of products: its sum with the weighted distances over the
+    /// weighted sum of its squares, or 0.
+    fn length(weights: &[Self], weighted: &[Self], change: &[Self]) -> Self;
+
+    /// Adds both sums of [`Self::length`] for each column of a row.
+    fn add_length_sums(
+        weights: &[Self],
+        weighted: &[Self],
+        change: &[Self],
+        along: &mut [Self],
+        squares: &mut [Self],
+    );
+
+    /// Adds `factor * x` to `out`.
+    fn add_multiple(out: &mut [Self], factor: Self, x: &[Self]);
+}
+
+macro_rules! scalar {
+    ($type:ident, $cols:literal) => {
+        mod $type {
+            use super::*;
+            per_isa! {
+                pub(super) fn add_product_rows(a: Strided<'_, $type>, b: &[$type], cols: usize, out: &mut [$type]) =
+                    add_product_body::<$type, $cols>;
+            }
+            per_isa! {
+                pub(super) fn without_longest(rows: &mut [$type], cols: usize, directions: usize) -> f64 =
+                    without_longest_body::<$type>;
+            }
+            per_isa! {
+                pub(super) fn weigh(
+                    norm: Norm, bounds: (&[$type], &[$type]), products: &[$type], weights: &mut [$type], weighted: &mut [$type],
+                ) = weigh_body::<$type>;
+            }
+            per_isa! {
+                pub(super) fn length(weights: &[$type], weighted: &[$type], change: &[$type]) -> $type =
+                    length_body::<$type>;
+            }
+            per_isa! {
+                pub(super) fn add_length_sums(
+                    weights: &[$type], weighted: &[$type], change: &[$type], along: &mut [$type], squares: &mut [$type],
+                ) = add_length_sums_body::<$type>;
+            }
+            per_isa! {
+                pub(super) fn add_multiple(out: &mut [$type], factor: $type, x: &[$type]) =
+                    add_multiple_body::<$type>;
+            }
+        }
+
+        impl Scalar for $type {
+            #[allow(clippy::cast_possible_truncation, reason = "the nearest one is wanted")]
+            fn rounded(x: f64) -> Self {
+                x as Self
+            }
+
+            fn add_product(a: Strided<'_, Self>, b: &[Self], inner: usize, cols: usize, out: &mut [Self]) {
+                if cols > 0 && inner > 0 {
+                    $type::add_product_rows(a, &b[..inner * cols], cols, out);
+                }
+            }
+
+            fn without_longest(rows: &mut [Self], cols: usize, directions: usize) -> f64 {
+                $type::without_longest(rows, cols, directions)
+            }
+
+            fn weigh(
+                norm: Norm,
+                bounds: (&[Self], &[Self]),
+                products: &[Self],
+                weights: &mut [Self],
+                weighted: &mut [Self],
+            ) {
+                $type::weigh(norm, bounds, products, weights, weighted);
+            }
+
+            fn length(weights: &[Self], weighted: &[Self], change: &[Self]) -> Self {
+                $type::length(weights, weighted, change)
+            }
+
+            fn add_length_sums(
+                weights: &[Self],
+                weighted: &[Self],
+                change: &[Self],
+                along: &mut [Self],
+                squares: &mut [Self],
+            ) {
+                $type::add_length_sums(weights, weighted, change, along, squares);
+            }
+
+            fn add_multiple(out: &mut [Self], factor: Self, x: &[Self]) {
+                $type::add_multiple(out, factor, x);
+            }
+        }
+    };
+}
+
+scalar!(f32, 16);
+scalar!(f64, 8);
+
+/// Rows of the sums that stay in registers.
 const TILE_ROWS: usize = 4;
-const TILE_COLS: usize = 8;
-/// Numbers of `b` that are reused: 24 KiB.
+/// Numbers of `b` that are reused: at most 24 KiB.
 const BLOCK_NUMBERS: usize = 3 << 10;
-
-/// Adds `a * b` to `out`, which has rows of `cols` elements; `b` has `inner` such rows. Products
-/// are added in the order of `inner`, not fused.
-///
-/// # Panics
-/// If a slice is too short.
-pub fn add_product(a: Strided<'_>, b: &[f64], inner: usize, cols: usize, out: &mut [f64]) {
-    if cols > 0 && inner > 0 {
-        add_product_rows(a, &b[..inner * cols], cols, out);
-    }
-}
-
-per_isa! {
-    /// As [`add_product`], for sizes above 0.
-    fn add_product_rows(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) = add_product_body;
-}
+/// Lanes of a sum, so that it is vectorised.
+const LANES: usize = 16;
 
 #[inline(always)]
-fn add_product_body(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) {
+fn add_product_body<T: Scalar, const COLS: usize>(a: Strided<'_, T>, b: &[T], cols: usize, out: &mut [T]) {
     // Multiplies one part of `b` with all of `a`, so that the part stays in the fastest cache.
     let depth = (BLOCK_NUMBERS / cols).max(16);
-    let mut packed = vec![[0.0; TILE_ROWS]; depth];
+    let mut packed = vec![[T::default(); TILE_ROWS]; depth];
     for (block, b) in b.chunks(depth * cols).enumerate() {
         for (tile, out) in out.chunks_mut(TILE_ROWS * cols).enumerate() {
             let rows = out.len() / cols;
@@ -65,52 +203,73 @@ fn add_product_body(a: Strided<'_>, b: &[f64], cols: usize, out: &mut [f64]) {
                     .enumerate()
                     .for_each(|(i, x)| *x = a.values[start + i * a.row_stride]);
             }
-            add_tile_rows(&packed[..b.len() / cols], b, cols, out);
+            add_tile_rows::<T, COLS>(&packed[..b.len() / cols], b, cols, out);
         }
     }
 }
 
 /// Adds the product of at most four packed rows.
 #[inline(always)]
-fn add_tile_rows(packed: &[[f64; TILE_ROWS]], b: &[f64], cols: usize, out: &mut [f64]) {
-    let whole_cols = if out.len() == TILE_ROWS * cols { cols - cols % TILE_COLS } else { 0 };
-    for col in (0..whole_cols).step_by(TILE_COLS) {
-        let mut sums = [[0.0; TILE_COLS]; TILE_ROWS];
+fn add_tile_rows<T: Scalar, const COLS: usize>(
+    packed: &[[T; TILE_ROWS]],
+    b: &[T],
+    cols: usize,
+    out: &mut [T],
+) {
+    let mut done = 0;
+    if out.len() == TILE_ROWS * cols {
+        done = add_tiles::<T, COLS>(packed, b, cols, done, out);
+        done = add_tiles::<T, 8>(packed, b, cols, done, out);
+        done = add_tiles::<T, 4>(packed, b, cols, done, out);
+    }
+    if done == cols {
+        return;
+    }
+    for (factors, b) in packed.iter().zip(b.chunks_exact(cols)) {
+        for (out, factor) in out.chunks_exact_mut(cols).zip(factors) {
+            let rest = out[done..].iter_mut().zip(&b[done..]);
+            rest.for_each(|(out, b)| *out += *factor * *b);
+        }
+    }
+}
+
+/// Adds the product of four packed rows from column `first` on, for runs of columns. Returns the
+/// column behind the last run.
+#[inline(always)]
+fn add_tiles<T: Scalar, const COLS: usize>(
+    packed: &[[T; TILE_ROWS]],
+    b: &[T],
+    cols: usize,
+    first: usize,
+    out: &mut [T],
+) -> usize {
+    let mut col = first;
+    while col + COLS <= cols {
+        let mut sums = [[T::default(); COLS]; TILE_ROWS];
         for (sums, out) in sums.iter_mut().zip(out.chunks_exact(cols)) {
-            sums.copy_from_slice(&out[col..][..TILE_COLS]);
+            sums.copy_from_slice(&out[col..][..COLS]);
         }
         for (factors, b) in packed.iter().zip(b.chunks_exact(cols)) {
-            let mut run = [0.0; TILE_COLS];
-            run.copy_from_slice(&b[col..][..TILE_COLS]);
+            let Some(run) = b[col..].first_chunk::<COLS>() else { break };
             for (sums, factor) in sums.iter_mut().zip(factors) {
-                for c in 0..TILE_COLS {
-                    sums[c] += factor * run[c];
+                for c in 0..COLS {
+                    sums[c] += *factor * run[c];
                 }
             }
         }
         for (sums, out) in sums.iter().zip(out.chunks_exact_mut(cols)) {
-            out[col..][..TILE_COLS].copy_from_slice(sums);
+            out[col..][..COLS].copy_from_slice(sums);
         }
+        col += COLS;
     }
-    for (factors, b) in packed.iter().zip(b.chunks_exact(cols)) {
-        for (out, factor) in out.chunks_exact_mut(cols).zip(factors) {
-            let rest = out[whole_cols..].iter_mut().zip(&b[whole_cols..]);
-            rest.for_each(|(out, b)| *out += factor * b);
-        }
-    }
-}
-
-per_isa! {
-    /// Removes `directions` directions from `rows`, runs of `cols` elements: each time the
-    /// direction of the longest row left. Returns the sum of the squares that remain.
-    pub fn without_longest(rows: &mut [f64], cols: usize, directions: usize) -> f64 = without_longest_body;
+    col
 }
 
 #[inline(always)]
-fn without_longest_body(rows: &mut [f64], cols: usize, directions: usize) -> f64 {
+fn without_longest_body<T: Scalar>(rows: &mut [T], cols: usize, directions: usize) -> f64 {
     let cols = cols.max(1);
-    let mut squares: Vec<f64> = rows.chunks_exact(cols).map(|row| dot(row, row)).collect();
-    let mut direction = vec![0.0; cols];
+    let mut squares: Vec<f64> = rows.chunks_exact(cols).map(|row| dot(row, row).into()).collect();
+    let mut direction = vec![T::default(); cols];
     for _ in 0..directions {
         let Some((longest, square)) = squares.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)) else {
             break;
@@ -118,28 +277,96 @@ fn without_longest_body(rows: &mut [f64], cols: usize, directions: usize) -> f64
         if *square <= 0.0 || !square.is_finite() {
             break;
         }
-        let inverse = 1.0 / square.sqrt();
-        direction.iter_mut().zip(&rows[longest * cols..]).for_each(|(d, x)| *d = x * inverse);
+        let inverse = T::rounded(1.0 / square.sqrt());
+        direction.iter_mut().zip(&rows[longest * cols..]).for_each(|(d, x)| *d = *x * inverse);
         for (row, square) in rows.chunks_exact_mut(cols).zip(&mut squares) {
             let part = dot(row, &direction);
-            row.iter_mut().zip(&direction).for_each(|(x, d)| *x -= part * d);
+            row.iter_mut().zip(&direction).for_each(|(x, d)| *x -= part * *d);
             // The removed part is orthogonal to the rest.
-            *square -= part * part;
+            *square -= (part * part).into();
         }
     }
-    rows.chunks_exact(cols).map(|row| dot(row, row)).sum()
+    rows.chunks_exact(cols).map(|row| -> f64 { dot(row, row).into() }).sum()
 }
 
-/// Sums in sixteen lanes, so that it is vectorised.
 #[inline(always)]
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 16];
-    let (a, rest_a) = a.as_chunks::<16>();
-    let (b, rest_b) = b.as_chunks::<16>();
-    for (a, b) in a.iter().zip(b) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+fn weigh_body<T: Scalar>(
+    norm: Norm,
+    (centres, inverses): (&[T], &[T]),
+    products: &[T],
+    weights: &mut [T],
+    weighted: &mut [T],
+) {
+    let (least, most, shortened) = (T::from(1e-6), T::from(9.0), T::rounded(0.2));
+    let bounds = centres.iter().zip(inverses).zip(products);
+    let outs = weights.iter_mut().zip(weighted);
+    if norm == Norm::Squares {
+        for (((centre, inverse), product), (weight, weighted)) in bounds.zip(outs) {
+            *weight = *inverse;
+            *weighted = *inverse * (*centre - *product);
+        }
+        return;
     }
-    sums.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
+    for (((centre, inverse), product), (weight, weighted)) in bounds.zip(outs) {
+        let off = *centre - *product;
+        // Fourth power of the distance in half widths, limited at both ends.
+        let squared = off * off * *inverse;
+        let squared = if squared > least { squared } else { least };
+        let squared = if squared < most { squared } else { most };
+        *weight = squared * squared * *inverse;
+        *weighted = *weight * off * shortened;
+    }
+}
+
+#[inline(always)]
+fn length_body<T: Scalar>(weights: &[T], weighted: &[T], change: &[T]) -> T {
+    let (mut along, mut squares) = ([T::default(); LANES], [T::default(); LANES]);
+    let [(a, rest_a), (b, rest_b), (c, rest_c)] = [weights, weighted, change].map(<[T]>::as_chunks::<LANES>);
+    for ((weights, weighted), change) in a.iter().zip(b).zip(c) {
+        for i in 0..LANES {
+            along[i] += weighted[i] * change[i];
+            squares[i] += weights[i] * change[i] * change[i];
+        }
+    }
+    for (i, ((weight, weighted), change)) in rest_a.iter().zip(rest_b).zip(rest_c).enumerate() {
+        along[i] += *weighted * *change;
+        squares[i] += *weight * *change * *change;
+    }
+    let sum = |lanes: [T; LANES]| lanes.into_iter().fold(T::default(), |sum, x| sum + x);
+    let (along, squares) = (sum(along), sum(squares));
+    if squares > T::default() { along / squares } else { T::default() }
+}
+
+#[inline(always)]
+fn add_length_sums_body<T: Scalar>(
+    weights: &[T],
+    weighted: &[T],
+    change: &[T],
+    along: &mut [T],
+    squares: &mut [T],
+) {
+    let inputs = weights.iter().zip(weighted).zip(change);
+    for (((weight, weighted), change), (along, squares)) in inputs.zip(along.iter_mut().zip(squares)) {
+        *along += *weighted * *change;
+        *squares += *weight * *change * *change;
+    }
+}
+
+#[inline(always)]
+fn add_multiple_body<T: Scalar>(out: &mut [T], factor: T, x: &[T]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out += factor * *x);
+}
+
+#[inline(always)]
+fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
+    let mut sums = [T::default(); LANES];
+    let (a, rest_a) = a.as_chunks::<LANES>();
+    let (b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += *a * *b);
+    }
+    let whole = sums.into_iter().fold(T::default(), |sum, x| sum + x);
+    rest_a.iter().zip(rest_b).fold(whole, |sum, (a, b)| sum + *a * *b)
 }
 
 #[cfg(test)]
@@ -166,7 +393,7 @@ mod tests {
             }
             for_each_isa(|isa| {
                 let mut out = before.clone();
-                add_product(a, &b, inner, cols, &mut out);
+                f64::add_product(a, &b, inner, cols, &mut out);
                 prop_assert_eq!(&out, &expected, "{:?}", isa);
                 Ok(())
             })?;
@@ -184,13 +411,13 @@ mod tests {
                 product + if (i + j) % 2 == 0 { noise } else { -noise * ((i * j) % 5) as f64 }
             });
             let mut matrix: Vec<f64> = matrix.collect();
-            let left = without_longest(&mut matrix, cols, rank);
+            let left = f64::without_longest(&mut matrix, cols, rank);
             let size = (rows * cols) as f64;
             assert!(
                 left < size * (10.0 * noise * noise + 1e-18) && left >= 0.1 * size * noise * noise,
                 "{noise} {left}"
             );
         }
-        assert_eq!(without_longest(&mut [], 0, 3), 0.0);
+        assert_eq!(f64::without_longest(&mut [], 0, 3), 0.0);
     }
 }

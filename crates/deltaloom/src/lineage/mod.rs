@@ -1,11 +1,10 @@
 //! Reports the history of each tensor, compared with checkpoints that it may come from: equality,
 //! rounding, blends, low rank, sparse and dense change.
-//! It packs nothing. Equality, ties, rounding, views and codes are found as packing finds them, in
-//! [`crate::origin`].
+//! It packs nothing. All operations are found as packing finds them, in [`crate::origin`]; here is
+//! what the numbers say of the rest.
 
 mod finding;
 mod moments;
-mod rank;
 
 use deltaloom_kernels::ulp::count_changed;
 use rayon::prelude::*;
@@ -13,37 +12,27 @@ use serde::Serialize;
 
 use crate::bases::{Base, Bases, TensorSource};
 use crate::error::Result;
-use crate::limits::to_usize;
 use crate::origin::cast::{Master, Masters};
-use crate::origin::{self, Origin, Subject, Ties, content, identical, predict_from};
+use crate::origin::{self, Origin, Subject, Ties, blend, content, identical, predict_from};
 use crate::pipeline;
 use crate::plan;
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
 use crate::summary::ratio;
-use crate::tensor::TensorInfo;
+use crate::tensor::{ChunkGrid, TensorInfo};
 
 pub use finding::{BlendPart, Evidence, Finding, FindingGroup, TensorLineage};
 use moments::Moments;
 
-/// What a finding leaves unexplained may be this many times what rounding causes (in squares),
-/// since merges round more than once.
-const LEFT: f64 = 4.0;
-/// It may also be at most this share of what the most similar ancestor alone leaves.
-const PART_LEFT: f64 = 0.1;
+/// log2 of the elements of a chunk, as packing has it unless it is told otherwise.
+const CHUNK_LOG2: u32 = 17;
 /// Smaller tensors show no operation.
 const LEAST_ELEMS: u64 = 16;
-/// Smallest weight of a blend that counts.
-const LEAST_WEIGHT: f64 = 0.005;
 /// Below the first share of changed elements, no other operation is considered. Below the second, a
 /// change counts as sparse.
 const CLEARLY_SPARSE: f64 = 0.05;
 const SPARSE: f64 = 1.0 / 3.0;
-/// Shortest side of a matrix whose rank is meaningful.
-const LEAST_SIDE: u64 = 16;
-/// Number of runs of rows that are read to measure the rank.
-const ROW_RUNS: u64 = 8;
 
 /// The history of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,8 +47,7 @@ pub struct LineageReport {
 }
 
 /// Finds how the tensors of a checkpoint came from those of `ancestors`, without the small files of
-/// directories. All bytes are read. To measure the rank of a matrix, a part of at most 384 rows and
-/// columns is read once more.
+/// directories. All bytes are read, and once more where an operation explains a tensor.
 ///
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].
@@ -103,6 +91,8 @@ struct Study<'a> {
     found: Vec<Vec<&'a TensorSource>>,
     ties: Ties,
     masters: Masters<'a>,
+    /// Recipes of the largest tensors.
+    blends: Vec<blend::Recipe>,
     progress: &'a dyn Progress,
 }
 
@@ -119,7 +109,8 @@ impl<'a> Study<'a> {
         let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
         let ancestors: Vec<&Base> = ancestors.iter().collect();
         let masters = Masters::new(&subjects, &samples, ancestors.iter().copied())?;
-        Ok(Self { tensors, subjects, samples, ancestors, found, ties, masters, progress })
+        let blends = blend::hints(&subjects, &candidates)?;
+        Ok(Self { tensors, subjects, samples, ancestors, found, ties, masters, blends, progress })
     }
 
     fn tensor(&self, i: usize) -> Result<TensorLineage> {
@@ -251,16 +242,13 @@ impl<'a> Study<'a> {
         let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
         let moments = moments::moments(tensor, &references, self.progress)?;
         let Some(nearest) = moments.nearest() else { return Ok(Finding::New) };
-        if let Some(finding) = self.blend(tensor, &others, &moments, nearest)? {
-            return Ok(finding);
-        }
         let (one, ancestor) = (&moments.references[nearest], self.name(others[nearest].ancestor));
         let changed_fraction = ratio(one.changed, moments.elems);
         let relative_l2 = moments.relative_l2(nearest);
         if changed_fraction >= CLEARLY_SPARSE
-            && let Some(low) = self.low_rank(tensor, references[nearest])?
+            && let Some(finding) = self.computed(i, &others, &moments)?
         {
-            return Ok(Finding::LowRank { ancestor, rank: low.rank, residual: low.residual, relative_l2 });
+            return Ok(finding);
         }
         if changed_fraction < SPARSE {
             return Ok(Finding::Sparse { ancestor, changed_fraction, relative_l2 });
@@ -274,76 +262,50 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// A blend of several ancestors, or a multiple of one, that explains everything except
-    /// rounding.
-    fn blend(
-        &self,
-        tensor: &TensorSource,
-        others: &[Counterpart<'_>],
-        moments: &Moments,
-        nearest: usize,
-    ) -> Result<Option<Finding>> {
-        if moments.elems < LEAST_ELEMS {
+    /// A blend of several ancestors, a multiple of one, or one plus a product, as packing finds
+    /// them.
+    fn computed(&self, i: usize, others: &[Counterpart<'_>], moments: &Moments) -> Result<Option<Finding>> {
+        let (subject, sample, info) = (self.subjects[i], &self.samples[i], self.tensors[i].info());
+        let alike: Vec<&TensorSource> =
+            others.iter().map(|other| other.source).filter(|source| source.is_like(info)).collect();
+        let grid = ChunkGrid::new(info, CHUNK_LOG2);
+        let Some(origin) = origin::computed(subject, sample, &alike, &self.blends, &grid, self.progress)?
+        else {
             return Ok(None);
-        }
-        let references: Vec<&TensorSource> = others.iter().map(|other| other.source).collect();
-        let most = (LEFT * moments.rounding).min(PART_LEFT * moments.references[nearest].distance);
-        let residual = |left: f64| (left / moments.rounding.max(f64::MIN_POSITIVE)).sqrt();
-        for (i, other) in others.iter().enumerate() {
-            let factor = moments.factor(i);
-            let left = moments::left(tensor, &references[i..=i], &[factor], self.progress)?;
-            if factor != 0.0 && left <= most {
-                let ancestor = self.name(other.ancestor);
-                return Ok(Some(Finding::Rescaled { ancestor, factor, residual: residual(left) }));
-            }
-        }
-        let weights = moments.linear_blend();
-        let counts = |weight: &&f64| weight.abs() >= LEAST_WEIGHT;
-        if weights.iter().filter(counts).count() < 2 {
-            return Ok(None);
-        }
-        let left = moments::left(tensor, &references, &weights, self.progress)?;
-        if left > most {
-            return Ok(None);
-        }
-        let part = |(other, weight): (&Counterpart<'_>, &f64)| BlendPart {
-            ancestor: self.name(other.ancestor),
-            weight: *weight,
         };
-        let parts = others.iter().zip(&weights).filter(|(_, weight)| counts(weight)).map(part);
-        Ok(Some(Finding::Blend { parts: parts.collect(), residual: residual(left) }))
-    }
-
-    /// The rank of the difference of two matrices, from a part of them.
-    fn low_rank(&self, tensor: &TensorSource, reference: &TensorSource) -> Result<Option<rank::LowRank>> {
-        let info = tensor.info();
-        let elems = info.len_bytes() / info.number().bytes() as u64;
-        let rows = info.shape.first().copied().unwrap_or(0).max(1);
-        let cols = elems / rows;
-        if info.shape.len() < 2 || rows.min(cols) < LEAST_SIDE {
-            return Ok(None);
-        }
-        let side = rank::SIDE as u64;
-        let width = cols.min(side);
-        let (mut difference, mut rounding) = (Vec::new(), 0.0);
-        for (start, count) in runs(rows, side) {
+        let mut left = 0.0;
+        for (offset, len) in info.blocks(grid.row_bytes()) {
             check_cancelled(self.progress)?;
-            let values = moments::numbers(tensor, start * cols, count * cols)?;
-            let others = moments::numbers(reference, start * cols, count * cols)?;
-            for row in 0..count {
-                for k in 0..width {
-                    let at = to_usize(row * cols + k * cols / width);
-                    let (t, r) = (values[at], others[at]);
-                    let both = t.is_finite() && r.is_finite();
-                    difference.push(if both { t - r } else { 0.0 });
-                    rounding += moments::rounding_variance(info.number(), t);
-                }
-            }
+            let mut predicted = vec![0; len];
+            predict_from(&self.subjects, &origin, info, offset, &mut predicted)?;
+            left += moments::squares_between(info.number(), &subject.read(offset, len)?, &predicted);
         }
-        let width = to_usize(width);
-        let height = difference.len() / width;
-        let noise = rounding / difference.len() as f64;
-        Ok(rank::rank_of(&difference, height, width, noise))
+        let residual = (left / moments.rounding.max(f64::MIN_POSITIVE)).sqrt();
+        let place_of =
+            |source: &TensorSource| others.iter().position(|other| other.source.id() == source.id());
+        let places: Vec<usize> = origin.references.iter().filter_map(place_of).collect();
+        let Some(first) = places.first().copied() else { return Ok(None) };
+        let ancestor = self.name(others[first].ancestor);
+        Ok(match &origin.predictor {
+            Predictor::Blend(blend) => match &blend.weights()[..] {
+                [factor] => Some(Finding::Rescaled { ancestor, factor: *factor, residual }),
+                weights => {
+                    let mut parts: Vec<(usize, f64)> =
+                        places.into_iter().zip(weights.iter().copied()).collect();
+                    parts.sort_by_key(|(place, _)| *place);
+                    let part = |(place, weight): (usize, f64)| BlendPart {
+                        ancestor: self.name(others[place].ancestor),
+                        weight,
+                    };
+                    Some(Finding::Blend { parts: parts.into_iter().map(part).collect(), residual })
+                }
+            },
+            Predictor::LowRank { rank, .. } => {
+                let relative_l2 = moments.relative_l2(first);
+                Some(Finding::LowRank { ancestor, rank: *rank, residual, relative_l2 })
+            }
+            _ => None,
+        })
     }
 
     /// Estimated bits of an element on its own, and with a reference of the same dtype.
@@ -371,29 +333,4 @@ fn is_related(moments: &Moments, nearest: usize, bits_per_element: Option<[f64; 
     let by_chance = 4.0 / (moments.elems.max(1) as f64).sqrt();
     let is_correlated = moments.correlation(nearest) > by_chance.max(0.25);
     is_cheaper || is_correlated || moments.relative_l2(nearest) < clearly_near
-}
-
-/// At most `most` of the rows, in a few evenly spaced runs.
-fn runs(rows: u64, most: u64) -> Vec<(u64, u64)> {
-    if rows <= most {
-        return vec![(0, rows)];
-    }
-    let run = most / ROW_RUNS;
-    (0..ROW_RUNS).map(|i| (i * (rows - run) / (ROW_RUNS - 1), run)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_rows_are_inside_and_apart() {
-        assert_eq!(runs(384, 384), [(0, 384)]);
-        for rows in [385, 1000, 151_936] {
-            let runs = runs(rows, 384);
-            assert_eq!(runs.iter().map(|(_, count)| count).sum::<u64>(), 384);
-            assert!(runs.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0));
-            assert!(runs.last().is_some_and(|(start, count)| start + count == rows));
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! Sums over the elements of a tensor and those of its references, in one pass and in a fixed
-//! order, and the least-squares results that follow from them.
+//! order, and what follows from them.
 //! Elements that are not finite somewhere count as zeros.
 
 use deltaloom_kernels::{Number, NumberKind, steps};
@@ -8,13 +8,12 @@ use rayon::prelude::*;
 use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::origin::least_squares::NormalEquations;
 use crate::progress::{Progress, check_cancelled};
 
 /// Elements of a block.
 const BLOCK_ELEMS: u64 = 1 << 17;
 
-/// Sums for one tensor t and references r, of which the first is a.
+/// Sums for one tensor and its references.
 #[derive(Debug, Clone)]
 pub(super) struct Moments {
     pub(super) elems: u64,
@@ -23,9 +22,6 @@ pub(super) struct Moments {
     sum: f64,
     squares: f64,
     pub(super) references: Vec<OfReference>,
-    /// Products of r - a with each other, row by row, and with t - a. Those of a itself are zero.
-    products: Vec<f64>,
-    with_target: Vec<f64>,
 }
 
 /// Sums for one reference.
@@ -48,8 +44,6 @@ impl Moments {
             sum: 0.0,
             squares: 0.0,
             references: vec![OfReference::default(); references],
-            products: vec![0.0; references * references],
-            with_target: vec![0.0; references],
         }
     }
 
@@ -65,8 +59,6 @@ impl Moments {
             a.squares += b.squares;
             a.product += b.product;
         }
-        self.products.iter_mut().zip(&other.products).for_each(|(a, b)| *a += b);
-        self.with_target.iter_mut().zip(&other.with_target).for_each(|(a, b)| *a += b);
         self
     }
 
@@ -89,25 +81,6 @@ impl Moments {
         let spread = (self.squares - self.sum * self.sum / count) * (one.squares - one.sum * one.sum / count);
         if spread > 0.0 { (shared / spread.sqrt()).clamp(-1.0, 1.0) } else { 0.0 }
     }
-
-    /// The factor that makes a reference most similar to the tensor, by least squares.
-    pub(super) fn factor(&self, reference: usize) -> f64 {
-        let one = &self.references[reference];
-        one.product / one.squares.max(f64::MIN_POSITIVE)
-    }
-
-    /// Weights of the references by least squares. They sum to 1. References that add nothing new
-    /// have weight 0.
-    pub(super) fn linear_blend(&self) -> Vec<f64> {
-        let count = self.references.len();
-        let mut weights = vec![0.0; count];
-        let rest = NormalEquations::from_sums(&self.products, &self.with_target).solve();
-        weights.iter_mut().zip(&rest).skip(1).for_each(|(weight, found)| *weight = *found);
-        if let Some(first) = weights.first_mut() {
-            *first = 1.0 - rest.iter().skip(1).sum::<f64>();
-        }
-        weights
-    }
 }
 
 /// The elements of a tensor and its references in one block.
@@ -119,7 +92,7 @@ struct Block {
 }
 
 /// Reads a run of elements as numbers.
-pub(super) fn numbers(source: &TensorSource, start: u64, count: u64) -> Result<Vec<f64>> {
+fn numbers(source: &TensorSource, start: u64, count: u64) -> Result<Vec<f64>> {
     let number = source.info().number();
     let size = number.bytes() as u64;
     let mut out = vec![0.0; to_usize(count)];
@@ -159,45 +132,22 @@ impl Block {
         let count = self.references.len();
         let mut out = Moments::zero(count);
         out.elems = self.target.len() as u64;
-        let mut differences = vec![0.0; count];
         for (i, t) in self.target.iter().enumerate() {
             out.sum += t;
             out.squares += t * t;
             out.rounding += rounding_variance(number, *t);
-            let first = self.references.first().map_or(0.0, |values| values[i]);
             for (k, values) in self.references.iter().enumerate() {
                 let (r, one) = (values[i], &mut out.references[k]);
                 one.sum += r;
                 one.squares += r * r;
                 one.product += t * r;
                 one.distance += (t - r) * (t - r);
-                differences[k] = r - first;
-            }
-            for k in 1..count {
-                out.with_target[k] += differences[k] * (t - first);
-                for l in 1..=k {
-                    out.products[k * count + l] += differences[k] * differences[l];
-                }
-            }
-        }
-        for k in 1..count {
-            for l in 1..k {
-                out.products[l * count + k] = out.products[k * count + l];
             }
         }
         for (one, changed) in out.references.iter_mut().zip(&self.changed) {
             one.changed = *changed;
         }
         out
-    }
-
-    /// Squares of what remains of the tensor after subtracting the weighted references.
-    fn left(&self, weights: &[f64]) -> f64 {
-        let left = |(i, t): (usize, &f64)| {
-            let parts = self.references.iter().zip(weights).map(|(values, weight)| weight * values[i]);
-            (t - parts.sum::<f64>()).powi(2)
-        };
-        self.target.iter().enumerate().map(left).sum()
     }
 }
 
@@ -212,14 +162,15 @@ pub(super) fn moments(
     Ok(parts.iter().fold(Moments::zero(references.len()), Moments::plus))
 }
 
-/// Squares of what remains of a tensor after subtracting its weighted references.
-pub(super) fn left(
-    target: &TensorSource,
-    references: &[&TensorSource],
-    weights: &[f64],
-    progress: &dyn Progress,
-) -> Result<f64> {
-    Ok(by_blocks(target, references, progress, |block| block.left(weights))?.iter().sum())
+/// Squares of the differences of two runs of elements. Those that are not finite do not count.
+pub(super) fn squares_between(number: Number, a: &[u8], b: &[u8]) -> f64 {
+    let numbers = |bytes: &[u8]| {
+        let mut out = vec![0.0; bytes.len() / number.bytes()];
+        steps::to_doubles(number, bytes, &mut out);
+        out
+    };
+    let squares = numbers(a).into_iter().zip(numbers(b)).map(|(a, b)| (a - b) * (a - b));
+    squares.filter(|square| square.is_finite()).sum()
 }
 
 fn by_blocks<T: Send>(
@@ -239,7 +190,7 @@ fn by_blocks<T: Send>(
 }
 
 /// Variance of the error of rounding to an element near `value`: a uniform error within half a ULP.
-pub(super) fn rounding_variance(number: Number, value: f64) -> f64 {
+fn rounding_variance(number: Number, value: f64) -> f64 {
     if number.kind() != NumberKind::Float {
         return 1.0 / 12.0;
     }

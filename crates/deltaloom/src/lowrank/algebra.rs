@@ -1,7 +1,9 @@
 //! Linear algebra of matrices as small as a rank: Cholesky factors, solutions, eigenvectors. All in
 //! plain double arithmetic with one order of operations.
 //! Large products are in deltaloom-kernels. Sources: Golub and Van Loan, "Matrix Computations",
-//! sections 4.2 and 8.5.
+//! sections 4.2, 8.3 and 8.4.
+
+use deltaloom_kernels::matrix::{Scalar, Strided};
 
 /// Index of element (i, j), j <= i, of a symmetric matrix whose lower half is stored by rows.
 pub(super) fn packed(i: usize, j: usize) -> usize {
@@ -51,68 +53,167 @@ pub(super) fn solve_upper(factor: &[f64], b: &mut [f64]) {
 }
 
 /// The packed products of the columns, from rows of `n` elements.
-pub(super) fn gram(rows: &[f64], n: usize) -> Vec<f64> {
-    let mut gram = vec![0.0; packed(n, 0)];
-    for row in rows.chunks_exact(n) {
-        for i in 0..n {
-            for j in 0..=i {
-                gram[packed(i, j)] += row[i] * row[j];
-            }
-        }
+pub(super) fn gram<T: Scalar>(rows: &[T], n: usize) -> Vec<f64> {
+    let mut sums = vec![T::default(); n * n];
+    T::add_product(Strided::rows(rows, n).transposed(), rows, rows.len() / n, n, &mut sums);
+    (0..n).flat_map(|i| sums[i * n..=i * n + i].iter().map(|sum| (*sum).into())).collect()
+}
+
+/// The same with rows times `lengths`.
+pub(super) fn weighted_gram<T: Scalar>(rows: &[T], n: usize, lengths: &[T]) -> Vec<f64> {
+    let pairs = rows.chunks_exact(n).zip(lengths);
+    let rows: Vec<T> = pairs.flat_map(|(row, length)| row.iter().map(|x| *x * *length)).collect();
+    gram(&rows, n)
+}
+
+/// The inverse of a packed symmetric matrix, by rows. What [`factorise`] drops is 0.
+pub(super) fn inverse<T: Scalar>(gram: &[f64], n: usize) -> Vec<T> {
+    let mut factor = gram.to_vec();
+    factorise(&mut factor, n);
+    let mut out = Vec::with_capacity(n * n);
+    for i in 0..n {
+        let mut row = vec![0.0; n];
+        row[i] = 1.0;
+        solve_lower(&factor, &mut row);
+        solve_upper(&factor, &mut row);
+        out.extend(row.into_iter().map(T::rounded));
     }
-    gram
+    out
 }
 
 /// Eigenvalues of a packed symmetric matrix, the largest first, and their eigenvectors as rows. By
-/// cyclic Jacobi rotations.
+/// Householder reflections and QL with implicit shifts.
 pub(super) fn eigen(matrix: &[f64], n: usize) -> (Vec<f64>, Vec<f64>) {
-    const SWEEPS: usize = 30;
+    let mut vectors: Vec<f64> = (0..n * n).map(|at| if at / n == at % n { 1.0 } else { 0.0 }).collect();
+    let (mut diagonal, mut beside) = tridiagonal(matrix, n, &mut vectors);
+    implicit_ql(&mut diagonal, &mut beside, &mut vectors);
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by(|i, j| diagonal[*j].total_cmp(&diagonal[*i]));
+    let values = order.iter().map(|i| diagonal[*i]).collect();
+    let vectors = order.iter().flat_map(|i| &vectors[i * n..(i + 1) * n]).copied().collect();
+    (values, vectors)
+}
+
+/// Reflects a packed symmetric matrix until only its diagonal and the elements beside it are left:
+/// element i of the second result is right of element i of the diagonal. The reflections are
+/// applied to `vectors`, too.
+fn tridiagonal(matrix: &[f64], n: usize, vectors: &mut [f64]) -> (Vec<f64>, Vec<f64>) {
     let mut a: Vec<f64> =
         (0..n * n).map(|at| matrix[packed((at / n).max(at % n), (at / n).min(at % n))]).collect();
-    let mut vectors: Vec<f64> = (0..n * n).map(|at| if at / n == at % n { 1.0 } else { 0.0 }).collect();
-    for _ in 0..SWEEPS {
-        let mut is_done = true;
-        for p in 0..n {
-            for q in p + 1..n {
-                let off = a[p * n + q];
-                if off.abs() <= 1e-16 * (a[p * n + p] * a[q * n + q]).abs().sqrt() || off == 0.0 {
-                    continue;
-                }
-                is_done = false;
-                let theta = (a[q * n + q] - a[p * n + p]) / (2.0 * off);
-                let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                let cosine = 1.0 / (t * t + 1.0).sqrt();
-                let sine = t * cosine;
-                for k in 0..n {
-                    let (x, y) = (a[k * n + p], a[k * n + q]);
-                    (a[k * n + p], a[k * n + q]) = (cosine * x - sine * y, sine * x + cosine * y);
-                }
-                for k in 0..n {
-                    let (x, y) = (a[p * n + k], a[q * n + k]);
-                    (a[p * n + k], a[q * n + k]) = (cosine * x - sine * y, sine * x + cosine * y);
-                    let (x, y) = (vectors[p * n + k], vectors[q * n + k]);
-                    (vectors[p * n + k], vectors[q * n + k]) = (cosine * x - sine * y, sine * x + cosine * y);
-                }
-            }
+    let mut beside = vec![0.0; n];
+    let (mut v, mut w) = (vec![0.0; n], vec![0.0; n]);
+    for k in 0..n.saturating_sub(1) {
+        // The reflection that turns row k behind its diagonal into one number.
+        v.fill(0.0);
+        v[k + 1..].copy_from_slice(&a[k * n + k + 1..(k + 1) * n]);
+        let length = dot(&v, &v).sqrt();
+        beside[k] = if v[k + 1] > 0.0 { -length } else { length };
+        v[k + 1] -= beside[k];
+        let square = dot(&v, &v);
+        if square == 0.0 {
+            continue;
         }
-        if is_done {
-            break;
+        let scale = 2.0 / square;
+        for i in k + 1..n {
+            w[i] = scale * dot(&a[i * n + k + 1..(i + 1) * n], &v[k + 1..]);
+        }
+        let half = scale / 2.0 * dot(&w[k + 1..], &v[k + 1..]);
+        w[k + 1..].iter_mut().zip(&v[k + 1..]).for_each(|(w, v)| *w -= half * v);
+        for i in k + 1..n {
+            let (of_v, of_w) = (v[i], w[i]);
+            let row = a[i * n + k + 1..(i + 1) * n].iter_mut();
+            row.zip(v[k + 1..].iter().zip(&w[k + 1..])).for_each(|(a, (v, w))| *a -= of_v * w + of_w * v);
+        }
+        w.fill(0.0);
+        for i in k + 1..n {
+            let of_v = v[i];
+            w.iter_mut().zip(&vectors[i * n..(i + 1) * n]).for_each(|(w, x)| *w += of_v * x);
+        }
+        for i in k + 1..n {
+            let of_v = scale * v[i];
+            vectors[i * n..(i + 1) * n].iter_mut().zip(&w).for_each(|(x, w)| *x -= of_v * w);
         }
     }
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|i, j| a[j * n + j].total_cmp(&a[i * n + i]));
-    let values = order.iter().map(|i| a[i * n + i]).collect();
-    let vectors = order.iter().flat_map(|i| vectors[i * n..(i + 1) * n].to_vec()).collect();
-    (values, vectors)
+    ((0..n).map(|i| a[i * n + i]).collect(), beside)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a, rest_a) = a.as_chunks::<8>();
+    let (b, rest_b) = b.as_chunks::<8>();
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (a, b))| *sum += a * b);
+    }
+    sums.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
+}
+
+/// QL with implicit shifts on a symmetric tridiagonal matrix (EISPACK's imtql2). Replaces
+/// `diagonal` by the eigenvalues. The rotations are applied to the rows of `vectors`, too.
+fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
+    const MAX_ROUNDS: usize = 50;
+    let side = diagonal.len();
+    for l in 0..side {
+        for _ in 0..MAX_ROUNDS {
+            let is_small = |m: &usize| {
+                let size = diagonal[*m].abs() + diagonal[*m + 1].abs();
+                beside[*m].abs() <= f64::EPSILON * size
+            };
+            let m = (l..side - 1).find(is_small).unwrap_or(side - 1);
+            if m == l {
+                break;
+            }
+            let mut g = (diagonal[l + 1] - diagonal[l]) / (2.0 * beside[l]);
+            let r = g.hypot(1.0);
+            g = diagonal[m] - diagonal[l] + beside[l] / (g + r.copysign(g));
+            let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
+            let mut is_cut = false;
+            for i in (l..m).rev() {
+                let (f, b) = (s * beside[i], c * beside[i]);
+                let r = f.hypot(g);
+                beside[i + 1] = r;
+                if r == 0.0 {
+                    diagonal[i + 1] -= p;
+                    beside[m] = 0.0;
+                    is_cut = true;
+                    break;
+                }
+                (s, c) = (f / r, g / r);
+                g = diagonal[i + 1] - p;
+                let turned = (diagonal[i] - g) * s + 2.0 * c * b;
+                p = s * turned;
+                diagonal[i + 1] = g + p;
+                g = c * turned - b;
+                let (upper, lower) = vectors[i * side..(i + 2) * side].split_at_mut(side);
+                for (x, y) in upper.iter_mut().zip(lower) {
+                    (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
+                }
+            }
+            if !is_cut {
+                diagonal[l] -= p;
+                beside[l] = g;
+                beside[m] = 0.0;
+            }
+        }
+    }
 }
 
 /// Replaces rows of `n` elements by rows whose columns are orthonormal and span the same space.
 /// Uses a Cholesky factor of their products, twice.
-pub(super) fn orthonormalise(rows: &mut [f64], n: usize) {
+pub(super) fn orthonormalise<T: Scalar>(rows: &mut Vec<T>, n: usize) {
     for _ in 0..2 {
         let mut factor = gram(rows, n);
         factorise(&mut factor, n);
-        rows.chunks_exact_mut(n).for_each(|row| solve_lower(&factor, row));
+        // Column i of the inverse of L^T is row i of that of L.
+        let mut turn = vec![T::default(); n * n];
+        for i in 0..n {
+            let mut column = vec![0.0; n];
+            column[i] = 1.0;
+            solve_lower(&factor, &mut column);
+            turn[i * n..(i + 1) * n].iter_mut().zip(column).for_each(|(out, x)| *out = T::rounded(x));
+        }
+        let mut out = vec![T::default(); rows.len()];
+        T::add_product(Strided::rows(rows, n), &turn, n, n, &mut out);
+        *rows = out;
     }
 }
 
@@ -152,9 +253,31 @@ mod tests {
     }
 
     #[test]
+    fn eigenvalues_are_those_of_known_matrices() {
+        let close = |found: Vec<f64>, expected: &[f64]| {
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+        };
+        close(eigen(&[2.0, 1.0, 2.0], 2).0, &[3.0, 1.0]);
+        close(eigen(&[0.0; 6], 3).0, &[0.0; 3]);
+        // The second difference of n points has the eigenvalues 2 - 2 cos(k pi / (n + 1)).
+        let side = 40;
+        let of = |i: usize, j: usize| [2.0, -1.0].get(i - j).copied().unwrap_or(0.0);
+        let matrix: Vec<f64> = (0..side).flat_map(|i| (0..=i).map(move |j| of(i, j))).collect();
+        let expected: Vec<f64> = (1..=40u32)
+            .rev()
+            .map(|k| 2.0 - 2.0 * (f64::from(k) * std::f64::consts::PI / 41.0).cos())
+            .collect();
+        close(eigen(&matrix, side).0, &expected);
+    }
+
+    #[test]
     fn eigenvectors_are_orthonormal_and_give_the_matrix_back() {
-        let n = 6;
-        let matrix = gram(&sample(n, 8), n);
+        // The last one has dependent columns.
+        [(1, 3), (2, 5), (6, 8), (23, 30), (9, 4)].into_iter().for_each(|(n, count)| check_eigen(n, count));
+    }
+
+    fn check_eigen(n: usize, count: usize) {
+        let matrix = gram(&sample(n, count), n);
         let (values, vectors) = eigen(&matrix, n);
         assert!(values.windows(2).all(|pair| pair[0] >= pair[1]));
         for i in 0..n {

@@ -1,32 +1,44 @@
-//! Tells from a small sample whether a difference looks like a product of small factors. Each side
-//! of the sample is about the cube root of the tensor's size.
+//! Tells from a small sample whether a difference looks like a product of small factors, and of
+//! about which rank.
 //! It says yes too often, to spare most tensors a fit. The fit decides.
 
-use deltaloom_kernels::matrix;
+use deltaloom_kernels::bounds::{Bounded, differences};
 
-use super::{ReadRows, Shape, intervals};
+use super::{ReadRows, Shape};
 use crate::error::Result;
+use crate::predict::MAX_FACTORS_RANK;
 
 /// Number of adjacent columns that are sampled together.
 const RUN: usize = 16;
-/// Number of sampled rows and columns.
+/// Number of sampled rows and columns, first and at most.
 const SIDES: std::ops::RangeInclusive<usize> = 32..=192;
+const MOST_SIDE: usize = 4 * MAX_FACTORS_RANK;
+/// The cube of the largest side, as a multiple of the elements: removing directions takes a ninth.
+const MOST_WORK: usize = 64;
 /// Detectable ranks, as a part of the side.
 const SIDES_PER_RANK: usize = 3;
+/// Ranks that are worth a larger sample: directions of a sample are not the best ones.
+const MOST_RANK: usize = MAX_FACTORS_RANK + MAX_FACTORS_RANK / 4;
+/// Factors of a higher rank, as a part of the shorter side of the tensor, do not pay.
+const SHORT_SIDES_PER_RANK: usize = 4;
+/// Times that the remainder is looked at while directions are removed.
+const LOOKS: usize = 6;
 /// Largest remainder, in mean squares of what rounding leaves, and how far above that the
 /// difference must be.
 const MOST_LEFT: f64 = 2.0;
+/// Directions of a sample are not the best ones: so many leave another mean square of rounding.
+const RANK_PER_LEFT: f64 = 256.0;
 const LEAST_EXPLAINED: f64 = 6.0;
 
-/// Number of rows, or columns, of a matrix to sample. Their cost grows with the number of elements,
-/// but stays far below that of packing them.
-fn side(rows: usize, cols: usize) -> usize {
-    cube_root(rows.saturating_mul(cols)).clamp(*SIDES.start(), *SIDES.end())
+/// Number of rows, or columns, of a matrix to sample first. Their cost grows with the number of
+/// elements, but stays far below that of packing them.
+fn first_side(shape: Shape) -> usize {
+    cube_root(shape.rows.saturating_mul(shape.cols), *SIDES.end()).clamp(*SIDES.start(), *SIDES.end())
 }
 
 /// The rows of a matrix to sample, in order.
-fn sampled_rows(rows: usize, cols: usize) -> impl Iterator<Item = usize> {
-    let count = side(rows, cols).min(rows);
+fn sampled_rows(side: usize, rows: usize) -> impl Iterator<Item = usize> {
+    let count = side.min(rows);
     (0..count).map(move |i| place(i, count, rows.saturating_sub(1)))
 }
 
@@ -35,27 +47,89 @@ fn place(i: usize, count: usize, last: usize) -> usize {
     if count > 1 { i * last / (count - 1) } else { 0 }
 }
 
-/// Whether the difference of a tensor and its reference looks low-rank. Rows are read one by one.
-pub(crate) fn looks_low_rank(shape: Shape, read: ReadRows<'_>) -> Result<bool> {
-    let sampled: Vec<usize> = sampled_rows(shape.rows, shape.cols).collect();
-    let runs = side(shape.rows, shape.cols).min(shape.cols) / RUN;
-    let rows = sampled.len();
-    let cols = runs * RUN;
-    // One row for every sampled column of the matrix.
-    let mut sample = differences(shape, &sampled, runs, read)?;
-    let whole: f64 = sample.iter().map(|d| d * d).sum();
-    let ranks = rows.min(cols) / SIDES_PER_RANK;
-    let left = matrix::without_longest(&mut sample, rows, ranks);
-    let freedom = ((rows - ranks) * cols) as f64;
-    Ok(left <= MOST_LEFT * freedom && whole * freedom >= LEAST_EXPLAINED * left * (rows * cols) as f64)
+/// About the rank of the difference of a tensor and its reference, if it looks low. Rows are read
+/// one by one.
+pub(crate) fn expected_rank(shape: Shape, read: ReadRows<'_>) -> Result<Option<usize>> {
+    match shape.number.bits() {
+        16 => expected_in::<f32>(shape, read),
+        _ => expected_in::<f64>(shape, read),
+    }
+}
+
+fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<usize>> {
+    let shorter = shape.rows.min(shape.cols);
+    let mut most = MOST_RANK.min(shorter / SHORT_SIDES_PER_RANK);
+    let mut side = first_side(shape);
+    let most_side =
+        cube_root(MOST_WORK.saturating_mul(shape.rows).saturating_mul(shape.cols), MOST_SIDE).min(shorter);
+    loop {
+        let sampled: Vec<usize> = sampled_rows(side, shape.rows).collect();
+        let runs = side.min(shape.cols) / RUN;
+        // One row for every sampled column of the matrix.
+        let mut sample = whitened::<T>(shape, &sampled, runs, read)?;
+        match without_directions(&mut sample, sampled.len(), runs * RUN, most) {
+            Look::Explained(rank) => return Ok((rank <= most).then_some(rank)),
+            Look::AtLeast(rank) if rank <= most && side < most_side => {
+                let wanted = (rank + rank / 4) * SIDES_PER_RANK;
+                // A product needs about as many directions in a larger sample. Training needs more.
+                most = most.min(rank * 5 / 2);
+                side = wanted.max(2 * side).min(most_side);
+            }
+            Look::AtLeast(_) => return Ok(None),
+        }
+    }
+}
+
+/// What removing directions from a sample shows.
+enum Look {
+    /// So many leave no more than rounding does.
+    Explained(usize),
+    /// At least about so many would be needed.
+    AtLeast(usize),
+}
+
+/// Removes directions until the rest is what rounding leaves, or until it is clear that too few can
+/// be removed. The more are removed, the less each takes away. So the last ones tell how many are
+/// needed at least.
+fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, most: usize) -> Look {
+    let per_element = |left: f64, removed: usize| left / ((rows - removed) * cols).max(1) as f64;
+    let whole = T::without_longest(sample, rows, 0) / (rows * cols).max(1) as f64;
+    if whole < LEAST_EXPLAINED {
+        return Look::AtLeast(usize::MAX);
+    }
+    let last = rows.min(cols) / SIDES_PER_RANK;
+    let (mut removed, mut before, mut needed) = (0, whole, 0);
+    for look in 1..=LOOKS {
+        let now = last * look / LOOKS;
+        let left = per_element(T::without_longest(sample, rows, now - removed), now);
+        let most_left = MOST_LEFT + now as f64 / RANK_PER_LEFT;
+        if left <= most_left {
+            return if whole >= LEAST_EXPLAINED * left {
+                Look::Explained(now)
+            } else {
+                Look::AtLeast(usize::MAX)
+            };
+        }
+        let each = (before - left) / (now - removed).max(1) as f64;
+        #[expect(clippy::cast_possible_truncation, reason = "rounded towards 0, as it is meant")]
+        let more = if each > 0.0 { ((left - most_left) / each) as usize } else { usize::MAX };
+        needed = now.saturating_add(more);
+        if needed > most {
+            break;
+        }
+        (removed, before) = (now, left);
+    }
+    Look::AtLeast(needed)
 }
 
 /// Differences of a sample in units of what rounding leaves in their row and column. The result has
 /// a row of `rows` for every column.
-fn differences(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) -> Result<Vec<f64>> {
+fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) -> Result<Vec<T>> {
     let size = shape.number.bytes();
     let cols = runs * RUN;
-    let (mut centres, mut halves) = (vec![0.0; rows.len() * cols], vec![0.0; rows.len() * cols]);
+    let (mut centres, mut halves) =
+        (vec![T::default(); rows.len() * cols], vec![T::default(); rows.len() * cols]);
+    let mut sums = vec![0.0; cols];
     for (row, (centres, halves)) in
         rows.iter().zip(centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)))
     {
@@ -65,32 +139,36 @@ fn differences(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) ->
         {
             let start = place(j, runs, shape.cols - RUN) * size;
             let bytes = start..start + RUN * size;
-            let (target, reference) = (&target[bytes.clone()], &reference[bytes]);
-            intervals::differences(shape.number, target, reference, centres, halves);
+            differences(shape.number, (&target[bytes.clone()], &reference[bytes]), centres, halves);
         }
         // An element without bounds counts as one without a difference.
-        let squares = halves.iter_mut().map(|half| {
-            *half = if half.is_finite() { *half * *half } else { 0.0 };
-            *half
-        });
-        let inverse = 1.0 / (squares.sum::<f64>() / cols as f64).max(f64::MIN_POSITIVE);
-        halves.iter_mut().for_each(|half| *half *= inverse);
-        let inverse = inverse.sqrt();
-        centres.iter_mut().for_each(|centre| *centre *= inverse);
-    }
-    let mut sums = vec![0.0; cols];
-    for halves in halves.chunks_exact(cols) {
-        sums.iter_mut().zip(halves).for_each(|(sum, half)| *sum += half);
+        let squares: Vec<f64> = halves
+            .iter()
+            .map(|half| {
+                let half: f64 = (*half).into();
+                if half.is_finite() { half * half } else { 0.0 }
+            })
+            .collect();
+        let inverse = 1.0 / (squares.iter().sum::<f64>() / cols as f64).max(f64::MIN_POSITIVE);
+        sums.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square * inverse);
+        let by_row = inverse.sqrt();
+        for centre in centres {
+            let difference: f64 = (*centre).into();
+            *centre = T::rounded(difference * by_row);
+        }
     }
     // Errors are evenly spread between the bounds: a third of the square of the half width.
-    let inverses: Vec<f64> =
-        sums.iter().map(|sum| (3.0 * rows.len() as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()).collect();
+    let by_col: Vec<T> = sums
+        .iter()
+        .map(|sum| T::rounded((3.0 * rows.len() as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()))
+        .collect();
     let ordered = (0..cols)
         .flat_map(|j| (0..rows.len()).map(move |i| (i, j)))
-        .map(|(i, j)| centres[i * cols + j] * inverses[j]);
+        .map(|(i, j)| centres[i * cols + j] * by_col[j]);
     Ok(ordered.collect())
 }
 
-fn cube_root(n: usize) -> usize {
-    (1..=*SIDES.end()).take_while(|root| root * root * root <= n).last().unwrap_or(0)
+/// The largest number up to `most` whose cube is at most `n`.
+fn cube_root(n: usize, most: usize) -> usize {
+    (1..=most).take_while(|root| root * root * root <= n).last().unwrap_or(0)
 }

@@ -3,8 +3,8 @@
 //! The choice of predictors decides whether they are used. The residual makes the result exact.
 
 mod algebra;
+mod bounds;
 mod detect;
-mod intervals;
 mod quantise;
 mod range;
 mod refine;
@@ -12,15 +12,17 @@ mod refine;
 use std::ops::Range;
 
 use deltaloom_kernels::Number;
+use deltaloom_kernels::bounds::Bounded;
+use deltaloom_kernels::matrix::Norm;
 use deltaloom_kernels::product::{self, ProductRule};
 
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::predict::Factors;
+use crate::predict::{Factors, MAX_FACTORS_RANK};
 use crate::progress::{Progress, check_cancelled};
-use algebra::packed;
-pub(crate) use detect::looks_low_rank;
-use refine::{Norm, Pass};
+use bounds::Bounds;
+pub(crate) use detect::expected_rank;
+use refine::Left;
 
 /// Some rows of a tensor and of its reference, in order, as little-endian rows of `cols` elements.
 #[derive(Debug, Clone, Copy)]
@@ -46,14 +48,14 @@ pub(crate) struct Shape {
 /// Bytes of rows of a tensor and of its reference.
 pub(crate) type Rows = (Vec<u8>, Vec<u8>);
 
-/// Factors before they are rounded.
+/// Factors before they are rounded. Their product is in units of the middle half width.
 #[derive(Debug, Clone)]
-struct Real {
+struct Real<T> {
     rank: usize,
     /// One row of `rank` for each row of the sample.
-    left: Vec<f64>,
+    left: Vec<T>,
     /// `rank` rows, each with one number per column of the matrix.
-    right: Vec<f64>,
+    right: Vec<T>,
 }
 
 impl Shape {
@@ -92,6 +94,10 @@ impl<'a> Matrix<'a> {
         self.cols * self.number.bytes()
     }
 
+    fn elems(&self) -> usize {
+        self.rows * self.cols
+    }
+
     fn target_row(&self, row: usize) -> &'a [u8] {
         &self.target[row * self.row_bytes()..][..self.row_bytes()]
     }
@@ -100,76 +106,94 @@ impl<'a> Matrix<'a> {
         &self.reference[row * self.row_bytes()..][..self.row_bytes()]
     }
 
-    fn intervals(&self, rule: ProductRule, row: usize, centres: &mut [f64], halves: &mut [f64]) {
-        let (target, reference) = (self.target_row(row), self.reference_row(row));
-        intervals::intervals(self.number, rule, target, reference, centres, halves);
+    /// Every `step`th row: bytes of the tensor and of its reference.
+    fn every(&self, step: usize) -> Rows {
+        let rows = || (0..self.rows).step_by(step);
+        (
+            rows().flat_map(|row| self.target_row(row)).copied().collect(),
+            rows().flat_map(|row| self.reference_row(row)).copied().collect(),
+        )
     }
 }
 
 /// With fewer rows or columns than this, factors are no smaller than what they save.
 const MIN_SIDE: usize = 32;
-/// Highest rank that is tried: the time of a pass grows with its square.
-const MAX_FITTED_RANK: usize = 64;
-/// Elements from which the right factor is found.
+/// Elements from which the right factor is found, unless a high rank needs more rows.
 const FITTED_ELEMS: usize = 1 << 21;
+/// Rows of the sample, as a multiple of the rank that is expected, up to twice as many elements.
+const ROWS_PER_RANK: usize = 16;
 /// With more columns, the fitted elements would have fewer than [`MIN_SIDE`] rows.
 const MAX_COLS: usize = FITTED_ELEMS / MIN_SIDE;
-/// Most sums for solving columns, in doubles: 64 MiB.
-const MAX_COLUMN_SUMS: usize = 1 << 23;
-/// Passes over the sample. After two of least squares the factors are stable; three more bring them
-/// between the bounds.
+/// Steps of both factors over the sample. After those of least squares the factors are stable; the
+/// others bring products between the bounds.
 const SQUARES_PASSES: usize = 2;
-const SIXTH_PASSES: usize = 3;
-/// Share of the median half width that is added to every half width.
-const FLOOR: f64 = 0.1;
+const SIXTH_PASSES: usize = 6;
 
 /// Reads rows.
 pub(crate) type ReadRows<'a> = &'a dyn Fn(Range<usize>) -> Result<Rows>;
 
 /// Factors that make a tensor and its residual together smaller than the tensor without them.
-/// `None` if there are none. Only a sample and one block of rows are in memory at a time.
-pub(crate) fn fit(shape: Shape, read: ReadRows<'_>, progress: &dyn Progress) -> Result<Option<Factors>> {
+/// `None` if there are none. `expected` is about their rank. Only a sample and one block of rows
+/// are in memory at a time.
+pub(crate) fn fit(
+    shape: Shape,
+    expected: usize,
+    read: ReadRows<'_>,
+    progress: &dyn Progress,
+) -> Result<Option<Factors>> {
+    // Products of 16-bit numbers are compared with bounds of at most 12 bits.
+    match shape.number.bits() {
+        16 => fit_in::<f32>(shape, expected, read, progress),
+        _ => fit_in::<f64>(shape, expected, read, progress),
+    }
+}
+
+fn fit_in<T: Bounded>(
+    shape: Shape,
+    expected: usize,
+    read: ReadRows<'_>,
+    progress: &dyn Progress,
+) -> Result<Option<Factors>> {
     // The right factor is found from a part of the rows, then the left one row by row.
-    let step = (shape.rows * shape.cols).div_ceil(FITTED_ELEMS).clamp(1, shape.rows / MIN_SIDE);
-    let sample = shape.read_every(step, read)?;
+    let sample = shape.read_every(sample_step(shape, expected), read)?;
     let matrix = &shape.matrix(&sample);
-    let Some(scan) = range::scan(matrix, max_rank(shape.cols), progress)? else { return Ok(None) };
-    let mut real = scan.factors;
-    let floor = scan.middle_half * FLOOR;
-    let squares = Pass { rule: ProductRule::Sum, norm: Norm::Squares, floor };
+    let Some(unit) = bounds::middle_half(matrix) else { return Ok(None) };
+    let bounds = Bounds::<T>::new(matrix, ProductRule::Sum, unit);
+    let most = MAX_FACTORS_RANK.min(matrix.rows / 2).min(matrix.cols / 2);
+    let Some(scan) = range::scan(&bounds, most, expected, progress)? else { return Ok(None) };
+    let (mut real, whitening) = (scan.factors, scan.whitening);
+    let mut products = Vec::new();
     for _ in 0..SQUARES_PASSES {
-        refine::pass(matrix, squares, &mut real, true, progress)?;
+        refine::pass(&bounds, Norm::Squares, &whitening, &mut real, &mut products, progress)?;
     }
-    let Some(rule) = quantise::choose_rank_and_rule(matrix, &mut real, scan.middle_half) else {
-        return Ok(None);
+    let Some(rule) = quantise::choose_rank_and_rule(matrix, &mut real, unit) else { return Ok(None) };
+    let bounds = match rule {
+        ProductRule::Sum => bounds,
+        ProductRule::RoundedProduct => {
+            drop(bounds);
+            Bounds::new(matrix, rule, unit)
+        }
     };
-    let sixth = Pass { rule, norm: Norm::Sixth, floor };
     for _ in 0..SIXTH_PASSES {
-        refine::pass(matrix, sixth, &mut real, true, progress)?;
+        refine::pass(&bounds, Norm::Sixth, &whitening, &mut real, &mut products, progress)?;
     }
-    let Some((step_of_factors, real)) = quantise::quantise(matrix, sixth, real, scan.middle_half, progress)?
-    else {
+    drop((bounds, products));
+    let Some((step, right)) = quantise::quantise(matrix, rule, unit, &whitening, real, progress)? else {
         return Ok(None);
     };
-    let factors = quantise::rounded(&real, rule, step_of_factors);
-    let Some(mut factors) = factors else { return Ok(None) };
-    if step == 1 {
-        return Ok(quantise::is_worth_it(matrix, &factors, &factors.left).then_some(factors));
-    }
     drop(sample);
-    factors.left = Vec::new();
-    let mut block = Real { left: Vec::new(), ..real };
+    let rank = right.len() / shape.cols;
+    let mut solver = Left::new(&right, shape.cols, &whitening);
+    let mut left = Vec::new();
     let per_block = refine::rows_per_block(shape.cols);
     for start in (0..shape.rows).step_by(per_block) {
-        let rows = start..(start + per_block).min(shape.rows);
-        block.left = vec![0.0; rows.len() * block.rank];
-        let read = read(rows)?;
-        let matrix = shape.matrix(&read);
-        refine::pass(&matrix, Pass { rule, ..squares }, &mut block, false, progress)?;
-        refine::pass(&matrix, sixth, &mut block, false, progress)?;
-        let Some(left) = quantise::integers(&block.left, step_of_factors) else { return Ok(None) };
-        factors.left.extend(left);
+        check_cancelled(progress)?;
+        let read = read(start..(start + per_block).min(shape.rows))?;
+        let bounds = Bounds::new(&shape.matrix(&read), rule, unit);
+        let Some(found) = quantise::integers(&solver.solve(&bounds), step) else { return Ok(None) };
+        left.extend(found);
     }
+    let Some(factors) = quantise::factors(left, rank, &right, rule, (step, unit)) else { return Ok(None) };
     let step = quantise::step_of_costed_rows(shape.rows, shape.cols);
     let costed = shape.read_every(step, read)?;
     let left = factors.left.chunks_exact(factors.rank).step_by(step).flatten().copied().collect::<Vec<_>>();
@@ -177,9 +201,11 @@ pub(crate) fn fit(shape: Shape, read: ReadRows<'_>, progress: &dyn Progress) -> 
     Ok(quantise::is_worth_it(&shape.matrix(&costed), &factors, &left).then_some(factors))
 }
 
-/// Highest rank for which the sums for solving all columns fit in memory.
-fn max_rank(cols: usize) -> usize {
-    (1..=MAX_FITTED_RANK).take_while(|rank| cols * packed(*rank, 0) <= MAX_COLUMN_SUMS).last().unwrap_or(0)
+/// The distance between the rows of the sample.
+fn sample_step(shape: Shape, expected: usize) -> usize {
+    let of_elems = (shape.rows * shape.cols).div_ceil(FITTED_ELEMS);
+    let rows = (ROWS_PER_RANK * expected).clamp(MIN_SIDE, (2 * FITTED_ELEMS / shape.cols).max(MIN_SIDE));
+    of_elems.clamp(1, (shape.rows / rows).max(1))
 }
 
 #[cfg(test)]

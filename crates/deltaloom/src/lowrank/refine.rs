@@ -1,213 +1,177 @@
 //! Factors whose product lies within the bounds of as many elements as possible. Rows and columns
-//! are solved in turn, each by weighted least squares.
+//! take steps in turn, each along the gradient of weighted least squares as the products of the
+//! other factor shape it, and as far as is best for that row or column.
 //! It chooses no rank and rounds no factor.
 
-use std::ops::Range;
+use deltaloom_kernels::bounds::Bounded;
+use deltaloom_kernels::matrix::{Norm, Scalar, Strided};
 
-use deltaloom_kernels::matrix::{self, Strided};
-use deltaloom_kernels::product::ProductRule;
-
-use super::algebra::{factorise, packed, solve_lower, solve_upper};
-use super::{Matrix, Real};
+use super::Real;
+use super::algebra::{inverse, weighted_gram};
+use super::bounds::{Bounds, Whitening};
 use crate::error::Result;
 use crate::progress::{Progress, check_cancelled};
 
 /// Elements of a block of rows.
 const BLOCK_ELEMS: usize = 1 << 16;
-/// Columns whose pairs of factors are in memory at a time while rows are solved.
-const PAIRED_COLS: usize = 1 << 10;
+/// Steps that rows take from a start of their own.
+const STEPS: [Norm; 7] =
+    [Norm::Squares, Norm::Squares, Norm::Sixth, Norm::Sixth, Norm::Sixth, Norm::Sixth, Norm::Sixth];
 
-/// What a pass minimises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Norm {
-    /// The squares of the distances to the centres.
-    Squares,
-    /// Almost the largest distance in half widths: sixth powers, as weighted least squares with
-    /// shortened steps.
-    Sixth,
-}
-
-/// How a pass weighs elements.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pass {
-    pub(super) rule: ProductRule,
-    pub(super) norm: Norm,
-    /// Added to every half width, as squares: what the factors cannot resolve anyway.
-    pub(super) floor: f64,
-}
-
-/// A block of consecutive rows of the sample and its weights.
-struct Block {
-    centres: Vec<f64>,
-    halves: Vec<f64>,
-    products: Vec<f64>,
-}
-
-impl Block {
-    fn new() -> Self {
-        Self { centres: Vec::new(), halves: Vec::new(), products: Vec::new() }
-    }
-
-    /// Reads the bounds of rows.
-    fn load(&mut self, matrix: &Matrix<'_>, rule: ProductRule, rows: Range<usize>) {
-        let elems = rows.len() * matrix.cols;
-        self.centres.resize(elems, 0.0);
-        self.halves.resize(elems, 0.0);
-        let outs = self.centres.chunks_exact_mut(matrix.cols).zip(self.halves.chunks_exact_mut(matrix.cols));
-        for (row, (centres, halves)) in rows.zip(outs) {
-            matrix.intervals(rule, row, centres, halves);
-        }
-    }
-
-    /// Weights of the elements, and targets times weights.
-    fn weigh(
-        &mut self,
-        pass: Pass,
-        left: &[f64],
-        real: &Real,
-        weights: &mut Vec<f64>,
-        weighted: &mut Vec<f64>,
-    ) {
-        let elems = self.centres.len();
-        weights.resize(elems, 0.0);
-        weighted.resize(elems, 0.0);
-        let floor = pass.floor * pass.floor;
-        let outs = weights.iter_mut().zip(weighted.iter_mut());
-        let bounds = self.centres.iter().zip(&self.halves);
-        if pass.norm == Norm::Squares {
-            for ((weight, weighted), (centre, half)) in outs.zip(bounds) {
-                *weight = 1.0 / (half * half + floor);
-                *weighted = *weight * centre;
-            }
-            return;
-        }
-        self.products.clear();
-        self.products.resize(elems, 0.0);
-        let left = Strided::rows(left, real.rank);
-        matrix::add_product(left, &real.right, real.rank, real.right.len() / real.rank, &mut self.products);
-        for (((weight, weighted), (centre, half)), product) in outs.zip(bounds).zip(&self.products) {
-            let inverse = 1.0 / (half * half + floor);
-            let off = centre - product;
-            // Fourth power of the distance in half widths, limited at both ends.
-            let squared = (off * off * inverse).clamp(1e-6, 9.0);
-            *weight = squared * squared * inverse;
-            *weighted = *weight * (product + off * 0.2);
-        }
-    }
-}
-
-/// Buffers of weighted least squares.
-struct Solver {
-    rank: usize,
-    weights: Vec<f64>,
-    weighted: Vec<f64>,
-    pairs: Vec<f64>,
-    grams: Vec<f64>,
-    sides: Vec<f64>,
-}
-
-impl Solver {
-    fn new(rank: usize) -> Self {
-        let empty = Vec::new;
-        Self { rank, weights: empty(), weighted: empty(), pairs: empty(), grams: empty(), sides: empty() }
-    }
-
-    /// Solves the sums of [`add`] into rows of `rank`.
-    fn solve(&mut self, out: &mut [f64]) {
-        let (rank, packed_len) = (self.rank, packed(self.rank, 0));
-        let systems = self.grams.chunks_exact_mut(packed_len).zip(self.sides.chunks_exact_mut(rank));
-        for (out, (gram, side)) in out.chunks_exact_mut(rank).zip(systems) {
-            // A row without weight keeps its old values.
-            if (0..rank).any(|k| gram[packed(k, k)] > 0.0) {
-                factorise(gram, rank);
-                solve_lower(gram, side);
-                solve_upper(gram, side);
-                out.copy_from_slice(side);
-            }
-        }
-    }
-
-    /// Adds the sums of all rows, whose weights are known, with the pairs of some columns at a
-    /// time.
-    fn add_rows(&mut self, right: &[f64], cols: usize) {
-        let packed_len = packed(self.rank, 0);
-        matrix::add_product(Strided::rows(&self.weighted, cols), right, cols, self.rank, &mut self.sides);
-        for (at, right) in right.chunks(PAIRED_COLS * self.rank).enumerate() {
-            fill_pairs(right, self.rank, &mut self.pairs);
-            let weights = Strided { values: &self.weights[at * PAIRED_COLS..], ..Strided::rows(&[], cols) };
-            matrix::add_product(weights, &self.pairs, right.len() / self.rank, packed_len, &mut self.grams);
-        }
-    }
-
-    fn clear(&mut self, systems: usize) {
-        self.grams.clear();
-        self.grams.resize(systems * packed(self.rank, 0), 0.0);
-        self.sides.clear();
-        self.sides.resize(systems * self.rank, 0.0);
-    }
-}
-
-/// Products of the pairs of `factors` in rows of `rank`.
-fn fill_pairs(factors: &[f64], rank: usize, pairs: &mut Vec<f64>) {
-    pairs.clear();
-    for row in factors.chunks_exact(rank) {
-        for i in 0..rank {
-            pairs.extend(row[..=i].iter().map(|other| row[i] * other));
-        }
-    }
-}
-
-/// The right factor with its columns as rows.
-fn transposed(right: &[f64], rank: usize) -> Vec<f64> {
-    let cols = right.len() / rank;
-    (0..right.len()).map(|at| right[at % rank * cols + at / rank]).collect()
-}
-
-/// Number of rows that are solved together.
+/// Number of rows that are worked on together.
 pub(super) fn rows_per_block(cols: usize) -> usize {
     (BLOCK_ELEMS / cols).max(4).next_multiple_of(4)
 }
 
-/// Solves the rows and then, if requested, all columns.
-pub(super) fn pass(
-    matrix: &Matrix<'_>,
-    pass: Pass,
-    real: &mut Real,
-    with_columns: bool,
+/// A step of all rows and then one of all columns. `products` is working memory.
+pub(super) fn pass<T: Bounded>(
+    bounds: &Bounds<T>,
+    norm: Norm,
+    whitening: &Whitening<T>,
+    real: &mut Real<T>,
+    products: &mut Vec<T>,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let (rank, cols) = (real.rank, matrix.cols);
-    let packed_len = packed(rank, 0);
-    let mut block = Block::new();
-    let (mut by_row, mut by_col) = (Solver::new(rank), Solver::new(rank));
-    let right = transposed(&real.right, rank);
-    if with_columns {
-        by_col.clear(cols);
-    }
+    let (rank, cols) = (real.rank, bounds.cols);
     let per_block = rows_per_block(cols);
-    let mut left = std::mem::take(&mut real.left);
-    for (at, left) in left.chunks_mut(per_block * rank).enumerate() {
+    products.clear();
+    products.resize(bounds.centres.len(), T::default());
+    let mut gradient = vec![T::default(); rank * cols];
+    let mut rows = Left::new(&real.right, cols, whitening);
+    let blocks = products.chunks_mut(per_block * cols).zip(real.left.chunks_mut(per_block * rank));
+    for (at, (products, left)) in blocks.enumerate() {
         check_cancelled(progress)?;
-        let rows = at * per_block..at * per_block + left.len() / rank;
-        block.load(matrix, pass.rule, rows.clone());
-        block.weigh(pass, left, real, &mut by_row.weights, &mut by_row.weighted);
-        by_row.clear(rows.len());
-        by_row.add_rows(&right, cols);
-        by_row.solve(left);
-        if with_columns {
-            block.weigh(pass, left, real, &mut by_col.weights, &mut by_col.weighted);
-            fill_pairs(left, rank, &mut by_col.pairs);
-            let weights = Strided::rows(&by_col.weights, cols).transposed();
-            let weighted = Strided::rows(&by_col.weighted, cols).transposed();
-            matrix::add_product(weights, &by_col.pairs, rows.len(), packed_len, &mut by_col.grams);
-            matrix::add_product(weighted, left, rows.len(), rank, &mut by_col.sides);
+        let elems = at * per_block * cols..at * per_block * cols + products.len();
+        let bounds = bounds.part(elems);
+        T::add_product(Strided::rows(left, rank), &real.right, rank, cols, products);
+        rows.step(bounds, norm, left, products);
+        rows.weigh(bounds, norm, products);
+        let left = Strided::rows(&*left, rank);
+        T::add_product(left.transposed(), &rows.weighted, products.len() / cols, cols, &mut gradient);
+    }
+    let by_rows = weighted_gram(&real.left, rank, &whitening.rows);
+    let mut direction = vec![T::default(); rank * cols];
+    T::add_product(Strided::rows(&inverse(&by_rows, rank), rank), &gradient, rank, cols, &mut direction);
+    let (mut along, mut squares) = (vec![T::default(); cols], vec![T::default(); cols]);
+    let mut change = Vec::new();
+    for (at, products) in products.chunks_mut(per_block * cols).enumerate() {
+        check_cancelled(progress)?;
+        let elems = at * per_block * cols..at * per_block * cols + products.len();
+        rows.weigh(bounds.part(elems), norm, products);
+        change.clear();
+        change.resize(products.len(), T::default());
+        let left = &real.left[at * per_block * rank..][..products.len() / cols * rank];
+        T::add_product(Strided::rows(left, rank), &direction, rank, cols, &mut change);
+        let weights = rows.weights.chunks_exact(cols).zip(rows.weighted.chunks_exact(cols));
+        for ((weights, weighted), change) in weights.zip(change.chunks_exact(cols)) {
+            T::add_length_sums(weights, weighted, change, &mut along, &mut squares);
         }
     }
-    real.left = left;
-    if with_columns {
-        let mut right = right;
-        by_col.solve(&mut right);
-        real.right = transposed(&right, cols);
+    for (along, square) in along.iter_mut().zip(&squares) {
+        *along = if *square > T::default() { *along / *square } else { T::default() };
+    }
+    for (right, direction) in real.right.chunks_exact_mut(cols).zip(direction.chunks_exact(cols)) {
+        let steps = direction.iter().zip(&along);
+        right.iter_mut().zip(steps).for_each(|(right, (direction, length))| *right += *direction * *length);
     }
     Ok(())
+}
+
+/// Finds rows of the left factor for a right one.
+pub(super) struct Left<'a, T> {
+    rank: usize,
+    cols: usize,
+    right: &'a [T],
+    /// The right factor with its columns as rows, and that with whitened columns.
+    columns: Vec<T>,
+    whitened: Vec<T>,
+    /// Of the products of the rows of the right factor with whitened columns.
+    inverse: Vec<T>,
+    weights: Vec<T>,
+    weighted: Vec<T>,
+    change: Vec<T>,
+}
+
+impl<'a, T: Bounded> Left<'a, T> {
+    pub(super) fn new(right: &'a [T], cols: usize, whitening: &Whitening<T>) -> Self {
+        let rank = right.len() / cols;
+        let columns = transposed(right, rank);
+        let mut whitened = columns.clone();
+        for (column, by_col) in whitened.chunks_exact_mut(rank).zip(&whitening.cols) {
+            column.iter_mut().for_each(|x| *x *= *by_col * *by_col);
+        }
+        let inverse = inverse(&weighted_gram(&columns, rank, &whitening.cols), rank);
+        let empty = Vec::new;
+        Self {
+            rank,
+            cols,
+            right,
+            columns,
+            whitened,
+            inverse,
+            weights: empty(),
+            weighted: empty(),
+            change: empty(),
+        }
+    }
+
+    /// Rows of the left factor for these bounds.
+    pub(super) fn solve(&mut self, bounds: &Bounds<T>) -> Vec<T> {
+        let mut left = self.times(&bounds.centres, &self.whitened);
+        let mut products = vec![T::default(); bounds.centres.len()];
+        T::add_product(Strided::rows(&left, self.rank), self.right, self.rank, self.cols, &mut products);
+        let bounds = bounds.part(0..bounds.centres.len());
+        for norm in STEPS {
+            self.step(bounds, norm, &mut left, &mut products);
+        }
+        left
+    }
+
+    /// Rows of the left factor that were found for another right one, after a step for this one.
+    pub(super) fn improved(&mut self, bounds: &Bounds<T>, mut left: Vec<T>) -> Vec<T> {
+        let mut products = vec![T::default(); bounds.centres.len()];
+        T::add_product(Strided::rows(&left, self.rank), self.right, self.rank, self.cols, &mut products);
+        self.step(bounds.part(0..bounds.centres.len()), Norm::Sixth, &mut left, &mut products);
+        left
+    }
+
+    /// A step of some rows, whose products with the right factor are known.
+    pub(super) fn step(&mut self, bounds: (&[T], &[T]), norm: Norm, left: &mut [T], products: &mut [T]) {
+        let (rank, cols) = (self.rank, self.cols);
+        self.weigh(bounds, norm, products);
+        let direction = self.times(&self.weighted, &self.columns);
+        self.change.clear();
+        self.change.resize(products.len(), T::default());
+        T::add_product(Strided::rows(&direction, rank), self.right, rank, cols, &mut self.change);
+        let rows = left.chunks_exact_mut(rank).zip(products.chunks_exact_mut(cols));
+        for (row, (left, products)) in rows.enumerate() {
+            let elems = row * cols..(row + 1) * cols;
+            let change = &self.change[elems.clone()];
+            let length = T::length(&self.weights[elems.clone()], &self.weighted[elems], change);
+            T::add_multiple(left, length, &direction[row * rank..][..rank]);
+            T::add_multiple(products, length, change);
+        }
+    }
+
+    fn weigh(&mut self, bounds: (&[T], &[T]), norm: Norm, products: &[T]) {
+        self.weights.resize(products.len(), T::default());
+        self.weighted.resize(products.len(), T::default());
+        T::weigh(norm, bounds, products, &mut self.weights, &mut self.weighted);
+    }
+
+    /// Rows of elements times columns of the right factor, as it is whitened, times the inverse.
+    fn times(&self, rows: &[T], columns: &[T]) -> Vec<T> {
+        let (rank, cols) = (self.rank, self.cols);
+        let mut sums = vec![T::default(); rows.len() / cols * rank];
+        T::add_product(Strided::rows(rows, cols), columns, cols, rank, &mut sums);
+        let mut out = vec![T::default(); sums.len()];
+        T::add_product(Strided::rows(&sums, rank), &self.inverse, rank, rank, &mut out);
+        out
+    }
+}
+
+/// A matrix of `rows` rows with its columns as rows.
+pub(super) fn transposed<T: Scalar>(matrix: &[T], rows: usize) -> Vec<T> {
+    let cols = matrix.len() / rows;
+    (0..matrix.len()).map(|at| matrix[at % rows * cols + at / rows]).collect()
 }

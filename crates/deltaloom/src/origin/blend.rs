@@ -85,7 +85,7 @@ pub(super) fn fit(
 }
 
 /// The recipes of the largest tensors. Small ones cannot tell weights from noise.
-pub(super) fn hints(subjects: &[Subject<'_>], references: &[Vec<&TensorSource>]) -> Result<Vec<Recipe>> {
+pub(crate) fn hints(subjects: &[Subject<'_>], references: &[Vec<&TensorSource>]) -> Result<Vec<Recipe>> {
     let mut largest: Vec<usize> = (0..subjects.len()).filter(|i| references[*i].len() > 1).collect();
     largest.sort_by_key(|i| std::cmp::Reverse(subjects[*i].info().len_bytes()));
     let mut recipes: Vec<Recipe> = Vec::new();
@@ -107,7 +107,7 @@ struct Sample<'a> {
 
 /// A way to combine references: form, precision, references in order, and numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Recipe {
+pub(crate) struct Recipe {
     form: BlendForm,
     precision: Precision,
     order: Vec<usize>,

@@ -40,6 +40,7 @@ pub(crate) fn find(
 ) -> Result<Vec<Origin>> {
     let subjects: Vec<Subject<'_>> =
         tensors.iter().map(|&(member, info)| Subject::Member { checkpoint, member, info }).collect();
+    progress.search(subjects.iter().map(|subject| subject.info().len_bytes()).sum());
     let samples: Vec<Vec<u8>> = subjects.par_iter().map(Subject::sample).collect::<Result<_>>()?;
     let masters = Masters::new(&subjects, &samples, bases.direct())?;
     let stored = stored_from(&subjects, &samples, bases, progress)?;
@@ -73,7 +74,7 @@ pub(crate) fn find(
     for (is_open, found) in found.is_open.iter_mut().zip(&quantised) {
         *is_open &= found.is_none();
     }
-    let views = views_of(&coded, &coded_samples, &candidates, &found, bases, progress)?;
+    let views = views_of(&coded, &coded_samples, &candidates, &found, grids, bases, progress)?;
     let ties = Ties::prove(&subjects, &samples, |i| !candidates[i].is_empty(), progress)?;
     let blends = blend::hints(&coded, &candidates)?;
     let context = Context {
@@ -93,7 +94,7 @@ pub(crate) fn find(
         progress,
     };
     let mut origins: Vec<Origin> =
-        (0..subjects.len()).into_par_iter().map(|i| context.of_one(i)).collect::<Result<_>>()?;
+        (0..subjects.len()).into_par_iter().map(|i| context.found(i)).collect::<Result<_>>()?;
     // A tensor may only depend on tensors of level 0. A tie to a rounded tensor becomes a rounding,
     // and all others are packed on their own after all.
     for i in 0..origins.len() {
@@ -174,6 +175,7 @@ fn views_of(
     samples: &[Cow<'_, [u8]>],
     candidates: &[Vec<&TensorSource>],
     found: &Found<'_>,
+    grids: &[ChunkGrid],
     bases: &Bases,
     progress: &dyn Progress,
 ) -> Result<Vec<Vec<Viewing>>> {
@@ -191,9 +193,12 @@ fn views_of(
             return Ok((false, candidates[i].first().map(|reference| reference.id())));
         }
         let enough = enough(info, sample);
+        let grid = grids[i].of_dtype(&info.dtype);
         for reference in candidates[i].iter().chain(&found.alike[i]) {
-            if content::is_near(info, sample, &sample::of(reference)?)
+            let other = sample::of(reference)?;
+            if content::is_near(info, sample, &other)
                 || nearest::cost(info, sample, reference)? < enough
+                || low_rank::looks(subjects[i], sample, reference, &other, &grid)?
             {
                 return Ok((false, Some(reference.id())));
             }
@@ -275,6 +280,38 @@ pub(crate) fn views(
     Ok(found)
 }
 
+/// The blend of tensors of bases, the multiple of one, or the product added to one that explains a
+/// tensor. All have its dtype and shape.
+///
+/// # Errors
+/// What reading gives.
+pub(crate) fn computed(
+    subject: Subject<'_>,
+    sample: &[u8],
+    references: &[&TensorSource],
+    blends: &[Recipe],
+    grid: &ChunkGrid,
+    progress: &dyn Progress,
+) -> Result<Option<Origin>> {
+    if let Some(origin) = blend::fit(subject, references, blends)? {
+        return Ok(Some(origin));
+    }
+    let info = subject.info();
+    // The product need not have been added to the most similar reference.
+    for reference in nearest::sorted(info, sample, references)? {
+        let of_reference = sample::of(reference)?;
+        if let Some(origin) = scaled::fit(subject, sample, reference, &of_reference, progress)? {
+            return Ok(Some(origin));
+        }
+        if low_rank::score(info.number(), sample, &of_reference)
+            && let Some(origin) = low_rank::fit(subject, reference, grid, progress)?
+        {
+            return Ok(Some(origin));
+        }
+    }
+    Ok(None)
+}
+
 /// The codes, or numbers of codes, that explain the subjects which are `wanted`, by their numbers.
 ///
 /// # Errors
@@ -313,6 +350,12 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    fn found(&self, i: usize) -> Result<Origin> {
+        let origin = self.of_one(i)?;
+        self.progress.searched(self.subjects[i].info().len_bytes());
+        Ok(origin)
+    }
+
     fn of_one(&self, i: usize) -> Result<Origin> {
         check_cancelled(self.progress)?;
         let len_bytes = self.subjects[i].info().len_bytes();
@@ -436,23 +479,10 @@ impl Context<'_> {
         if let Some(origin) = self.merged(i, &candidates, &grid)? {
             return Ok((None, origin));
         }
-        if let Some(origin) = blend::fit(subject, &candidates, &self.blends)? {
+        if let Some(origin) = computed(subject, sample, &candidates, &self.blends, &grid, self.progress)? {
             return Ok((None, origin));
         }
         let candidates = nearest::sorted(info, sample, &candidates)?;
-        // The product need not have been added to the most similar reference.
-        for reference in &candidates {
-            let of_reference = sample::of(reference)?;
-            if let Some(origin) = scaled::fit(subject, sample, reference, &of_reference, self.progress)? {
-                return Ok((None, origin));
-            }
-            if !low_rank::score(info.number(), sample, &of_reference) {
-                continue;
-            }
-            if let Some(origin) = low_rank::fit(subject, reference, &grid, self.progress)? {
-                return Ok((None, origin));
-            }
-        }
         let best = match candidates.first() {
             Some(best) => nearest::fit(info, sample, best)?,
             None => Origin::unknown(),

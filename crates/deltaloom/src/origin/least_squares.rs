@@ -2,7 +2,7 @@
 //! The callers decide what is fitted.
 
 /// Sums of products of rows. The last number of a row is the one to approximate.
-pub(crate) struct NormalEquations {
+pub(super) struct NormalEquations {
     /// One line for every unknown, followed by its right side.
     lines: Vec<Vec<f64>>,
 }
@@ -10,15 +10,6 @@ pub(crate) struct NormalEquations {
 impl NormalEquations {
     pub(super) fn new(unknowns: usize) -> Self {
         Self { lines: vec![vec![0.0; unknowns + 1]; unknowns] }
-    }
-
-    /// From sums that are known: those of each pair of unknowns, row by row, and the right sides.
-    pub(crate) fn from_sums(products: &[f64], right: &[f64]) -> Self {
-        let line = |(i, goal): (usize, &f64)| {
-            let of_unknowns = &products[i * right.len()..(i + 1) * right.len()];
-            of_unknowns.iter().chain([goal]).copied().collect()
-        };
-        Self { lines: right.iter().enumerate().map(line).collect() }
     }
 
     /// Adds a row, unless one of its numbers is not finite.
@@ -32,7 +23,7 @@ impl NormalEquations {
     }
 
     /// Solves them by elimination. Unknowns without influence are 0.
-    pub(crate) fn solve(self) -> Vec<f64> {
+    pub(super) fn solve(self) -> Vec<f64> {
         let mut lines = self.lines;
         let count = lines.len();
         let scale: Vec<f64> = (0..count).map(|k| lines[k][k]).collect();
@@ -64,10 +55,15 @@ mod tests {
     #[test]
     fn systems_are_solved_and_what_depends_left_out() {
         let close = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| (x - y).abs() < 1e-12);
-        let solve = |products: &[f64], right: &[f64]| NormalEquations::from_sums(products, right).solve();
-        assert!(close(&solve(&[4.0, 2.0, 2.0, 3.0], &[10.0, 8.0]), &[1.75, 1.5]));
-        assert!(close(&solve(&[4.0, 4.0, 4.0, 4.0], &[8.0, 8.0]), &[2.0, 0.0]));
-        assert!(close(&solve(&[0.0, 0.0, 0.0, 2.0], &[0.0, 1.0]), &[0.0, 0.5]));
-        assert!(solve(&[], &[]).is_empty());
+        // Rows of two regressors and a goal.
+        let solve = |rows: &[[f64; 3]]| {
+            let mut equations = NormalEquations::new(2);
+            rows.iter().for_each(|row| equations.add(row));
+            equations.solve()
+        };
+        assert!(close(&solve(&[[2.0, 1.0, 5.0], [0.0, 1.0, 1.5], [1.0, 0.0, 1.75]]), &[1.75, 1.5]));
+        assert!(close(&solve(&[[2.0, 2.0, 4.0], [f64::NAN, 1.0, 1.0]]), &[2.0, 0.0]));
+        assert!(close(&solve(&[[0.0, 2.0, 1.0]]), &[0.0, 0.5]));
+        assert!(NormalEquations::new(0).solve().is_empty());
     }
 }

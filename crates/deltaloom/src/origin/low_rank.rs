@@ -42,6 +42,37 @@ pub(super) fn score(number: Number, target: &[u8], reference: &[u8]) -> bool {
     changed * LEAST_CHANGED_OF >= target.len() / size
 }
 
+/// Whether a tensor looks like `reference` plus a product. Both samples are the usual ones.
+pub(super) fn looks(
+    subject: Subject<'_>,
+    sample: &[u8],
+    reference: &TensorSource,
+    reference_sample: &[u8],
+    grid: &ChunkGrid,
+) -> Result<bool> {
+    let number = subject.info().number();
+    match applies(number, grid) {
+        Some(shape) if score(number, sample, reference_sample) => {
+            Ok(lowrank::expected_rank(shape, &reader(subject, reference, grid))?.is_some())
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Reads rows of a tensor and of its reference.
+fn reader<'a>(
+    subject: Subject<'a>,
+    reference: &'a TensorSource,
+    grid: &'a ChunkGrid,
+) -> impl Fn(Range<usize>) -> Result<Rows> + 'a {
+    move |rows: Range<usize>| {
+        let (offset, len_bytes) =
+            (rows.start as u64 * grid.row_bytes(), rows.len() as u64 * grid.row_bytes());
+        let len_bytes = to_usize(len_bytes);
+        Ok((subject.read(offset, len_bytes)?, reference.read(offset, len_bytes)?))
+    }
+}
+
 /// The prediction of a tensor from `reference` and a product, if that costs less. `grid` is its
 /// chunk grid.
 pub(super) fn fit(
@@ -52,16 +83,9 @@ pub(super) fn fit(
 ) -> Result<Option<Origin>> {
     let number = subject.info().number();
     let Some(shape) = applies(number, grid) else { return Ok(None) };
-    let read = |rows: Range<usize>| -> Result<Rows> {
-        let (offset, len_bytes) =
-            (rows.start as u64 * grid.row_bytes(), rows.len() as u64 * grid.row_bytes());
-        let len_bytes = to_usize(len_bytes);
-        Ok((subject.read(offset, len_bytes)?, reference.read(offset, len_bytes)?))
-    };
-    if !lowrank::looks_low_rank(shape, &read)? {
-        return Ok(None);
-    }
-    let Some(factors) = lowrank::fit(shape, &read, progress)? else { return Ok(None) };
+    let read = reader(subject, reference, grid);
+    let Some(expected) = lowrank::expected_rank(shape, &read)? else { return Ok(None) };
+    let Some(factors) = lowrank::fit(shape, expected, &read, progress)? else { return Ok(None) };
     let payload = factors.to_bytes();
     let rank = factors.rank;
     let ready = Arc::new(ReadyFactors::new(factors, number)?);

@@ -12,7 +12,7 @@
 mod adam;
 mod adapter;
 mod anchors;
-mod blend;
+pub(crate) mod blend;
 pub(crate) mod cast;
 mod codes;
 mod companion;
@@ -25,7 +25,7 @@ mod fingerprints;
 mod heads;
 pub(crate) mod identical;
 mod layouts;
-pub(crate) mod least_squares;
+mod least_squares;
 mod lines;
 mod low_rank;
 mod nearest;
@@ -42,7 +42,7 @@ use crate::error::Result;
 use crate::predict::Predictor;
 use crate::tensor::TensorInfo;
 
-pub(crate) use find::{by_codes, find, views};
+pub(crate) use find::{by_codes, computed, find, views};
 use low_rank::FoundFactors;
 pub(crate) use subject::{Subject, predict_from};
 pub(crate) use tied::Ties;

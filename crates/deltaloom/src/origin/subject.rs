@@ -82,7 +82,7 @@ impl<'a> Subject<'a> {
 }
 
 /// Fills `out` with what an origin predicts of the tensor `info` from byte `start` on. Tensors of
-/// the same file are the subjects. There are no factors.
+/// the same file are the subjects. A prediction that works by rows gets whole rows.
 pub(crate) fn predict_from(
     subjects: &[Subject<'_>],
     origin: &Origin,
@@ -95,6 +95,7 @@ pub(crate) fn predict_from(
         Ok(())
     };
     let (references, tensors) = (&origin.references[..], origin.predictor.internals());
-    let mut inputs = PredictionInputs { references, tensors, own, factors: None, memo: None };
+    let factors = origin.factors.as_ref().map(|factors| &*factors.ready);
+    let mut inputs = PredictionInputs { references, tensors, own, factors, memo: None };
     origin.predictor.predict(info, start, &mut inputs, out)
 }

@@ -124,7 +124,6 @@ pub(crate) fn pack_and_see(
     }
     let start = Instant::now();
     tracing::info!(files = checkpoint.members.len(), tensors = checkpoint.tensors().count(), "packing");
-    progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     let (mut report, threads) = pipeline::with_threads(options.threads, || {
         Ok((pack_windows(checkpoint, bases, out, options, progress, see)?, rayon::current_num_threads()))
     })?;
@@ -179,6 +178,7 @@ fn pack_windows(
     };
     let grids: Vec<ChunkGrid> = tensors.iter().map(grid_of).collect();
     let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
+    progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     for (choice, (_, info)) in choices.iter().zip(&tensors) {
         tracing::debug!(tensor = info.name, predictor = choice.predictor.kind(), "chose a predictor");
     }

@@ -71,6 +71,21 @@ impl BlendForm {
 }
 
 impl Blend {
+    /// The weights that the references have in the sum, trimmed differences as if they were whole.
+    pub(crate) fn weights(&self) -> Vec<f64> {
+        let count = self.references.len();
+        match self.form {
+            BlendForm::Linear => self.numbers.clone(),
+            BlendForm::Task => [&[1.0, -self.numbers.iter().sum::<f64>()][..], &self.numbers].concat(),
+            BlendForm::Ties => {
+                let scale = self.numbers.last().copied().unwrap_or(1.0);
+                let others = self.numbers.iter().skip(count - 1).take(count - 1).map(|weight| weight * scale);
+                let others: Vec<f64> = others.collect();
+                [&[1.0 - others.iter().sum::<f64>()][..], &others].concat()
+            }
+        }
+    }
+
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
         meta.push(match self.form {
             BlendForm::Linear => 0,
