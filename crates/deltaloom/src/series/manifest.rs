@@ -104,6 +104,10 @@ pub struct StepEntry {
     /// Share of weights that differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_fraction: Option<f64>,
+    /// The same of each tensor of weights whose prediction is computed, so that the index of its
+    /// container does not tell, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_of_computed: Vec<Option<f64>>,
     /// Weights that are NaN or infinite.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nonfinite_weights: u64,
@@ -141,6 +145,7 @@ impl StepEntry {
         self.reference = packed.reference;
         self.hops = packed.hops;
         self.changed_fraction = packed.changed_fraction;
+        self.changed_of_computed.clone_from(&packed.changed_of_computed);
     }
 
     /// Size of its files over that of its container.
@@ -511,6 +516,7 @@ pub(crate) mod tests {
             hops,
             since_keyframe,
             changed_fraction: None,
+            changed_of_computed: Vec::new(),
             nonfinite_weights: 0,
             constant_matrices: 0,
             parts: Parts { model: PartLayout::File, optimizer: None },
