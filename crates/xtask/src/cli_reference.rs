@@ -126,7 +126,7 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 | `location`, `options`, `newest` | location of the series; its `keyframe_every` and `max_chain`; its last step |
 | `totals` | `steps`, `original_bytes`, `stored_bytes`, `keyframes`, `keyframe_original_bytes`, `keyframe_bytes`, `ratio_sum` |
 | `ratio`, `delta_ratio`, `mean_delta_ratio` | original size over stored size of all steps; the same without keyframes; the mean ratio of the steps that are not keyframes |
-| `steps` | list of entries as described in [series.md](series.md), each with its `ratio` |
+| `steps` | list of entries as described in [series.md](series.md), each with its `ratio` and its `metrics`: the texts of `meta` that are numbers |
 
 `series show` prints the first two rows; with `--step` it prints an entry and, under `container`, the report of `inspect`.
 `series add` prints an entry, `is_new`, and `container` if the step is new. `series get` prints the same as `unpack`.

@@ -114,9 +114,12 @@ pub(crate) struct InitArguments {
 /// It is packed against an earlier step, and appears in the series completely or not at all. Adding
 /// the same content as the same step again changes nothing. It is an error to add other content as
 /// an existing step, to add a step older than the newest one, or to add a checkpoint of another
-/// model: one in which more than a quarter of the bytes are in tensors that the newest step does
-/// not have in the same dtype and shape. NaN and infinite weights, and matrices that have become
-/// constant, are stored, counted and reported.
+/// model: one in which more than a quarter of the bytes of its weights are in tensors that the
+/// newest step does not have in the same dtype and shape. NaN and infinite weights, and matrices
+/// that have become constant, are stored, counted and reported.
+///
+/// If there is a trainer_state.json in the folder of the checkpoint, or beside its file, the numbers
+/// that were logged last (loss, learning rate and others) are stored like those given with --meta.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CHECKPOINT>",

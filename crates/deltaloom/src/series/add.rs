@@ -54,13 +54,28 @@ pub struct NewStep {
     pub optimizer: Option<PathBuf>,
     /// Texts by name, stored with the step.
     pub meta: BTreeMap<String, String>,
+    /// The same, as a trainer logged them. `meta` comes first.
+    pub metrics: BTreeMap<String, String>,
 }
 
 impl NewStep {
     /// The checkpoint at `model`, after the newest step.
     #[must_use]
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self { step: None, model: model.into(), optimizer: None, meta: BTreeMap::new() }
+        Self {
+            step: None,
+            model: model.into(),
+            optimizer: None,
+            meta: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    /// All texts that are stored with it.
+    pub(super) fn texts(&self) -> BTreeMap<String, String> {
+        let mut texts = self.metrics.clone();
+        texts.extend(self.meta.clone());
+        texts
     }
 }
 
@@ -68,6 +83,7 @@ setters!(NewStep {
     with_step(step: Option<u64>),
     with_optimizer(optimizer: Option<PathBuf>),
     with_meta(meta: BTreeMap<String, String>),
+    with_metrics(metrics: BTreeMap<String, String>),
 });
 
 /// How to add.
@@ -201,7 +217,7 @@ impl Series {
             check_order(&catalog, step)?;
             let mut entry = ready.entry.clone();
             entry.step = step;
-            entry.meta.clone_from(&new.meta);
+            entry.meta = new.texts();
             entry.seconds = start.elapsed().as_secs_f64();
             place(&mut entry, newest, catalog.manifest.next_ordinal());
             catalog.manifest.push(entry.clone(), &*self.store)?;

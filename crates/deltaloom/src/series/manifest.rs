@@ -154,6 +154,19 @@ impl StepEntry {
         crate::summary::ratio(self.original_bytes, self.stored_bytes)
     }
 
+    /// A text of it as a number, if it is a finite one.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.meta.get(name)?.parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
+    /// All texts of it that are finite numbers.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let metric = |name: &String| Some((name.clone(), self.metric(name)?));
+        self.meta.keys().filter_map(metric).collect()
+    }
+
     /// Whether its weights show nothing unusual.
     #[must_use]
     pub fn is_sound(&self) -> bool {

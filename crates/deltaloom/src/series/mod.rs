@@ -21,6 +21,7 @@ mod restored;
 mod soundness;
 mod store;
 mod sweep;
+mod trainer;
 
 pub use add::{AddOptions, Added, NewStep};
 pub use branch::BranchInfo;
@@ -34,6 +35,7 @@ pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
 pub use records::{StepRecord, TensorRecord};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
+pub use trainer::trainer_metrics;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

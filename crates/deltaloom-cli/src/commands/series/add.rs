@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::series::{AddOptions, NewStep, Pending, Series};
 
-use super::common::{pack_options, tell};
+use super::common::{metrics, pack_options, tell};
 use crate::args::series::{AddArguments, FlushArguments, store_and_input};
 use crate::progress::Bar;
 use crate::store::{is_url, open};
@@ -16,12 +16,14 @@ use crate::{Answer, ui, values};
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = store_and_input(&arguments.store, arguments.checkpoint.as_ref())?;
     let series = open(&location)?;
+    let step = match arguments.step {
+        values::series::NewStep::Number(step) => Some(step),
+        values::series::NewStep::Next => None,
+    };
     let new = NewStep::new(checkpoint)
-        .with_step(match arguments.step {
-            values::series::NewStep::Number(step) => Some(step),
-            values::series::NewStep::Next => None,
-        })
+        .with_step(step)
         .with_optimizer(arguments.optimizer.clone())
+        .with_metrics(metrics(checkpoint, step))
         .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default()
