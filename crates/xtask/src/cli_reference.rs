@@ -260,7 +260,7 @@ Each of `rows` has:
 | code | meaning |
 |---|---|
 | 0 | success; `verify` found no damage, `diff` found no difference, `--dry-run` found a base |
-| 1 | the answer is no: `verify` found damage, `diff` found a difference, `series health` has a warning, `--dry-run` found no base, an experiment missed its tolerance |
+| 1 | the answer is no: `verify` found damage, `diff` found a difference, `series health` has a warning, `--dry-run` found no base, an experiment missed its tolerance, `series watch` left out a checkpoint that is incomplete or damaged |
 | 2 | refused: wrong usage, a wrong or missing base, corrupt or unsupported input, a name that does not exist in a container or series, an output that exists or is protected |
 | 3 | a named file (including a base), series or object is missing or unreadable |
 | 4 | cannot write: the disk is full, or permissions or the folder are missing |

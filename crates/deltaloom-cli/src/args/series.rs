@@ -394,16 +394,22 @@ pub(crate) struct VerifySeriesArguments {
 ///
 /// A folder or .safetensors file with a number in its name, such as checkpoint-500 or
 /// global_step500, is the checkpoint of that step. It is complete when its headers match its
-/// length, all shards listed in its index exist, and nothing has changed between two scans. If the
-/// trainer restarts from an earlier step, the later steps become a branch, as with `add --rewind`.
-/// Checkpoints of another model are skipped. Runs until it is interrupted.
+/// length, all shards listed in its index exist, and nothing has changed between two scans. The
+/// numbers of its trainer_state.json become texts of the step, as with `add`. If the trainer
+/// restarts from an earlier step, the later steps become a branch, as with `add --rewind`.
+///
+/// Checkpoints of another model, without a step in their name, or of a step that another one has
+/// are skipped. One that stays incomplete for a minute is left out once a later one is complete.
+/// Runs until it is interrupted, or as long as --once and --timeout say. Exit code 1 if a
+/// checkpoint was left out because it is incomplete or damaged.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",
     after_long_help = "Examples:
   deltaloom series watch runs/7b out
   deltaloom series watch s3://bucket/runs/7b out --interval 1m
-  deltaloom series watch runs/7b out --once"
+  deltaloom series watch runs/7b out --once
+  deltaloom series watch runs/7b out --timeout 2h"
 )]
 pub(crate) struct WatchArguments {
     /// The series: a folder or a URL; may be omitted if DELTALOOM_SERIES names it
@@ -415,9 +421,13 @@ pub(crate) struct WatchArguments {
     /// Time between two scans of the folder, such as 5s or 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
-    /// Stop once all existing checkpoints have been added
+    /// Stop once all existing checkpoints have been added. An incomplete one is waited for as long
+    /// as it changes, and a minute or --timeout more
     #[arg(long)]
     pub(crate) once: bool,
+    /// Stop if nothing in the folder has changed for this long, such as 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub(crate) timeout: Option<Duration>,
     /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,

@@ -17,6 +17,7 @@ pub use crate::foreign::{Foreign, Wanted};
 pub use frame::Frame;
 pub(crate) use frame::{MemberWriter, Placed};
 pub use roles::{Role, Roles};
+pub(crate) use roles::{have_weights, is_state_file};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};

@@ -47,6 +47,11 @@ impl Roles {
     }
 }
 
+/// Whether files hold weights, beside any states.
+pub(crate) fn have_weights(members: &[Member]) -> bool {
+    members.iter().any(|member| roles_of(member).contains(&Role::Weights))
+}
+
 fn roles_of(member: &Member) -> Vec<Role> {
     let is_state_file = is_state_file(&member.path);
     // Where an optimizer writes moments, it writes counters beside them.
@@ -137,7 +142,7 @@ fn moment_of(name: &str) -> Option<&str> {
 
 /// Whether a file holds states by its path: that of an optimizer, a scheduler, a scaler or random
 /// numbers, as trainers name them, or any file in the folder of an optimizer.
-fn is_state_file(path: &str) -> bool {
+pub(crate) fn is_state_file(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     let mut folders = path.split('/');
     let name = folders.next_back().unwrap_or_default();
@@ -221,8 +226,10 @@ mod tests {
         let states = || member("optimizer.pt", &["state.0.exp_avg", "state.0.step"]);
         let files = || Member::opaque("config.json".into(), 7);
         assert_eq!(weights(&[files(), states()]), ["state.0.exp_avg", "state.0.step"]);
+        assert!(!have_weights(&[files(), states()]));
         let all = [files(), member("model.safetensors", &["w"]), states()];
         assert_eq!(weights(&all), ["w"]);
+        assert!(have_weights(&all));
         assert_eq!(weights(&[files()]), [""; 0]);
     }
 

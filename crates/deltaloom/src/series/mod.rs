@@ -27,7 +27,7 @@ pub use add::{AddOptions, Added, NewStep};
 pub use branch::BranchInfo;
 pub use directory::Directory;
 pub use extract::Part;
-pub use incoming::{Incoming, incoming, step_of_name};
+pub use incoming::{Arrivals, Incoming, incoming, step_of_name};
 pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
