@@ -59,6 +59,8 @@ pub struct StepRecord {
     pub nonfinite_weights: u64,
     /// Matrices that have one value only and had more before.
     pub constant_matrices: u64,
+    /// Texts of it that are numbers, such as its loss.
+    pub metrics: BTreeMap<String, f64>,
     /// Stored bytes of what is no weights: states of the training, and other files.
     pub other_bytes: u64,
     /// Its weights.
@@ -123,6 +125,7 @@ impl Series {
                     .filter(|_| weights().any(|(_, packed)| !packed.predictor.is_reference())),
                 nonfinite_weights: entry.nonfinite_weights,
                 constant_matrices: entry.constant_matrices,
+                metrics: entry.metrics(),
                 other_bytes: others.map(|(tensor, _)| tensor.packed_bytes).sum(),
                 tensors: tensors.collect(),
             });

@@ -45,7 +45,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     if let Some(folder) = &arguments.tensorboard {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut events = EventWriter::create(folder, now.as_secs_f64())?;
-        series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
+        series_events(&summary.steps, &judge(&summary.steps, &summary.rule), &mut events)?;
         events.finish()?;
     }
     let steps = ui::count(summary.steps.len() as u64, "step");
