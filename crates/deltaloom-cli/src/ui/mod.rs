@@ -1,6 +1,7 @@
 //! What a person sees: tables, notes, warnings, errors with hints. Nothing here makes decisions.
 
 pub(crate) mod container;
+pub(crate) mod nearest;
 pub(crate) mod table;
 
 use std::io::{self, IsTerminal as _, Write};

@@ -1,5 +1,6 @@
 //! `deltaloom series add` and `flush`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -20,10 +21,14 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         values::series::NewStep::Number(step) => Some(step),
         values::series::NewStep::Next => None,
     };
+    let metrics = metrics(checkpoint, step).unwrap_or_else(|why| {
+        ui::warn(&why);
+        BTreeMap::new()
+    });
     let new = NewStep::new(checkpoint)
         .with_step(step)
         .with_optimizer(arguments.optimizer.clone())
-        .with_metrics(metrics(checkpoint, step))
+        .with_metrics(metrics)
         .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default()
@@ -57,7 +62,11 @@ pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default().with_pack(pack);
     let location = &arguments.store.location;
-    drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
+    let pending = Pending::new(&pending_folder(location)?);
+    if pending.count()? == 0 {
+        ui::note("nothing was waiting to be added");
+    }
+    drain(&series, &pending, &options, location)?;
     Ok(Answer::Yes)
 }
 

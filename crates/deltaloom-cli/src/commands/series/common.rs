@@ -38,12 +38,12 @@ pub(super) fn pack_options(preset: Preset, threads: &ThreadsArgument) -> PackOpt
     PackOptions::default().with_preset(preset.into()).with_threads(threads.count)
 }
 
-/// The numbers that a trainer logged for a checkpoint. A log that cannot be read is a warning.
-pub(super) fn metrics(checkpoint: &Path, step: Option<u64>) -> BTreeMap<String, String> {
-    trainer_metrics(checkpoint, step).unwrap_or_else(|error| {
-        ui::warn(&ui::printable(&format!("{}; its numbers are not stored with the step", error.with_path())));
-        BTreeMap::new()
-    })
+/// The numbers that a trainer logged for a checkpoint, or why its log cannot be read.
+pub(super) fn metrics(checkpoint: &Path, step: Option<u64>) -> Result<BTreeMap<String, String>, String> {
+    let unread = |error: Error| {
+        ui::printable(&format!("{}; its numbers are not stored with the step", error.with_path()))
+    };
+    trainer_metrics(checkpoint, step).map_err(unread)
 }
 
 /// Reports what was added, and what may be wrong with it.

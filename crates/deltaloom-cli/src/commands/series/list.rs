@@ -143,16 +143,14 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// One line about the whole series: totals first, then the mean of the ratios.
+/// One line about the whole series.
 fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
     if totals.steps == 0 {
         return "the series has no steps yet; add one with `deltaloom series add`".to_owned();
     }
-    let deltas = match (totals.delta_ratio(), totals.mean_delta_ratio()) {
-        (Some(ratio), Some(mean)) => format!("; deltas alone {ratio:.2} (mean of ratios {mean:.2})"),
-        _ => String::new(),
-    };
+    let deltas =
+        totals.delta_ratio().map_or_else(String::new, |ratio| format!("; without keyframes {ratio:.2}"));
     format!(
         "{}, {}: {} -> {}, ratio {:.2}{deltas}",
         ui::count(totals.steps, "step"),

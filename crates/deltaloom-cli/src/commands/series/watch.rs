@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use deltaloom::series::{AddOptions, Added, Incoming, NewStep, Series, StepEntry, incoming};
+use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incoming};
 use deltaloom::{Error, Limits, Progress as _};
 
 use super::common::{metrics, pack_options, tell};
@@ -215,7 +215,11 @@ impl<'a> Watch<'a> {
     ) -> Result<Result<bool, String>> {
         let path = &checkpoint.path;
         let step = Some(checkpoint.step);
-        let new = NewStep::new(path).with_step(step).with_metrics(metrics(path, step));
+        let metrics = metrics(path, step).unwrap_or_else(|why| {
+            self.warn(why);
+            BTreeMap::new()
+        });
+        let new = NewStep::new(path).with_step(step).with_metrics(metrics);
         // A trainer that went back writes earlier steps with other content.
         let options = options.clone().with_rewind(is_earlier);
         let added = match series.branch_with(&new, bar) {
@@ -233,15 +237,15 @@ impl<'a> Watch<'a> {
                 if added.is_new {
                     tell(&added, &series.location());
                 }
-                let Added { is_new, .. } = added;
-                Ok(Ok(is_new))
+                Ok(Ok(added.is_new))
             }
             Err(odd @ Error::StepDiffers { .. }) => {
-                let text = format!("{}: skipped: {odd}", ui::printable(&path.display().to_string()));
-                if self.said.insert(text.clone()) {
-                    ui::warn(&text);
-                }
+                self.warn(ui::printable(&format!("{}: skipped: {odd}", path.display())));
                 Ok(Ok(false))
+            }
+            // Another writer was faster; the next scan sees its step.
+            Err(error @ (Error::StepTaken { .. } | Error::StepOutOfOrder { .. })) => {
+                Ok(Err(error.to_string()))
             }
             // It may have been removed or changed meanwhile; the next scan sees that.
             Err(error) if error.path().is_some_and(|fault| fault.starts_with(path)) => {
@@ -268,6 +272,13 @@ impl<'a> Watch<'a> {
         let text = ui::printable(&text);
         if self.said.insert(text.clone()) {
             ui::note(&text);
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        if !self.said.contains(&text) {
+            ui::warn(&text);
+            self.said.insert(text);
         }
     }
 
