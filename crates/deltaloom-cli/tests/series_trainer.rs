@@ -71,7 +71,7 @@ fn counts_are_those_of_the_weights() {
     let health = scratch.ok("series health runs --json").json();
     assert_eq!(share(&health["steps"][1]["changed_fraction"]), share(&step["changed_fraction"]));
     assert_eq!(health["steps"][1]["weights"], alone["total"]["weights"]);
-    // The prediction of these weights is computed from the moments, which does not hide their changes.
+    // These weights are predicted from the moments, which does not hide their changes.
     for layer in health["layers"].as_array().unwrap() {
         assert!(layer["name"].as_str().unwrap().starts_with("model."), "{layer}");
         assert!(share(&layer["changed_fractions"][1]) > 0.5, "{layer}");

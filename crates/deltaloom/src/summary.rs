@@ -50,16 +50,16 @@ pub struct Portion {
 impl Portion {
     fn of(index: &Index, roles: &Roles, role: Role) -> Self {
         let mut portion = Self::default();
-        let (mut changed, mut compared) = (0, 0);
+        let (mut changed, mut compared) = (0u64, 0u64);
         for tensor in index.tensors.iter().filter(|tensor| roles.role(tensor.place) == role) {
             let elems = tensor.grid.rows.saturating_mul(tensor.grid.cols);
             portion.tensors += 1;
             portion.elems = portion.elems.saturating_add(elems);
-            portion.original_bytes += index.info(tensor).len_bytes();
-            portion.packed_bytes += tensor.packed_bytes();
+            portion.original_bytes = portion.original_bytes.saturating_add(index.info(tensor).len_bytes());
+            portion.packed_bytes = portion.packed_bytes.saturating_add(tensor.packed_bytes());
             if tensor.predictor.is_reference() {
-                changed += tensor.changed;
-                compared += elems;
+                changed = changed.saturating_add(tensor.changed);
+                compared = compared.saturating_add(elems);
             }
         }
         portion.bits_per_elem = (portion.elems > 0).then(|| 8.0 * ratio(portion.packed_bytes, portion.elems));

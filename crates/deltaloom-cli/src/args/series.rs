@@ -118,8 +118,9 @@ pub(crate) struct InitArguments {
 /// newest step does not have in the same dtype and shape. NaN and infinite weights, and matrices
 /// that have become constant, are stored, counted and reported.
 ///
-/// If there is a trainer_state.json in the folder of the checkpoint, or beside its file, the numbers
-/// that were logged last (loss, learning rate and others) are stored like those given with --meta.
+/// If there is a trainer_state.json in the folder of the checkpoint, or beside its file, the
+/// numbers that were logged last (loss, learning rate and others) are stored like those given with
+/// --meta.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CHECKPOINT>",

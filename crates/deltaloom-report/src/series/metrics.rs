@@ -1,5 +1,5 @@
-//! Sections about the numbers that were stored with the steps, such as the loss, and about the bytes
-//! that the series saves.
+//! Sections about the numbers that were stored with the steps, such as the loss, and about the
+//! bytes that the series saves.
 
 use std::collections::BTreeSet;
 

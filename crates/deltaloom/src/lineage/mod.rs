@@ -63,8 +63,7 @@ pub struct LineageReport {
 }
 
 /// Finds how the weights of a checkpoint came from the tensors of `ancestors`. All their bytes are
-/// read. To measure the rank of a matrix, a part of at most 384 rows and
-/// columns is read once more.
+/// read. To measure the rank of a matrix, a part of at most 384 rows and columns is read once more.
 ///
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].

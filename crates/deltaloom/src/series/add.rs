@@ -516,8 +516,8 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
-/// How the weights differ from those of the reference: as a whole, if anything was compared, and the
-/// shares of the tensors whose prediction is computed, as [`StepEntry`] has them.
+/// How the weights differ from those of the reference: as a whole, if anything was compared, and
+/// the shares of the tensors whose prediction is computed, as [`StepEntry`] has them.
 fn changes(
     checkpoint: &Checkpoint,
     index: &Index,

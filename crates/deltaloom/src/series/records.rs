@@ -118,8 +118,8 @@ impl Series {
                 original_bytes: entry.original_bytes,
                 stored_bytes: entry.stored_bytes,
                 is_keyframe: entry.is_keyframe(),
-                // For tensors whose prediction is computed, the index does not count changes from the
-                // reference; the manifest does.
+                // For tensors whose prediction is computed, the index does not count changes from
+                // the reference; the manifest does.
                 changed_fraction: entry
                     .changed_fraction
                     .filter(|_| weights().any(|(_, packed)| !packed.predictor.is_reference())),

@@ -88,11 +88,13 @@ fn blank_nonfinite(bytes: &mut [u8]) {
     }
 }
 
+/// A number to ten digits: the last ones of a float are noise, and parsing may change them.
 fn text(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         return format!("{value:.0}");
     }
-    serde_json::Number::from_f64(value).map_or_else(String::new, |number| number.to_string())
+    let rounded = format!("{value:.9e}").parse().unwrap_or(value);
+    serde_json::Number::from_f64(rounded).map_or_else(String::new, |number| number.to_string())
 }
 
 fn whole(value: f64) -> Option<u64> {
@@ -286,7 +288,7 @@ mod tests {
     }
 
     const LOG: &str = r#"{"best_metric": null, "global_step": 12, "log_history": [
-        {"epoch": 0.25, "grad_norm": NaN, "learning_rate": 1e-05, "loss": 3.9114, "step": 4},
+        {"epoch": 0.25, "grad_norm": NaN, "x": 0.9684236645698547, "learning_rate": 1e-05, "loss": 3.9114, "step": 4},
         {"eval_loss": 3.5, "eval_runtime": 2.5, "eval_samples_per_second": 7.1, "step": 8},
         {"epoch": 0.5, "learning_rate": 5e-06, "loss": Infinity, "note": "a NaN \" ]", "step": 8},
         {"epoch": 1.0, "learning_rate": 0.0, "loss": 3.8978, "rewards/margins": -0.5, "step": 12},
@@ -300,7 +302,7 @@ mod tests {
         assert_eq!(found(LOG, None, false), own);
         // Of step 8 the loss is no number, and that of step 4 is not its own.
         assert_eq!(found(LOG, Some(11), false), "epoch=0.5 eval_loss=3.5 learning_rate=5e-6");
-        assert_eq!(found(LOG, Some(4), false), "epoch=0.25 learning_rate=0.00001 loss=3.9114");
+        assert_eq!(found(LOG, Some(4), false), "epoch=0.25 learning_rate=0.00001 loss=3.9114 x=0.9684236646");
         assert_eq!(found(LOG, Some(3), false), "");
         assert_eq!(found(LOG, Some(99), false), "loss=1.5");
         let between = r#"{"log_history": [{"loss": 2, "step": 5}, {"eval_loss": 3, "epoch": 1, "step": 6},

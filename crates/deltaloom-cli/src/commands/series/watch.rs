@@ -167,8 +167,8 @@ impl<'a> Watch<'a> {
         Ok(look)
     }
 
-    /// The checkpoints of the folder, one for each step. None if the folder has vanished; it may come
-    /// back.
+    /// The checkpoints of the folder, one for each step. None if the folder has vanished; it may
+    /// come back.
     fn list(&mut self) -> Result<Option<Vec<Incoming>>> {
         let found = match incoming(self.folder, &Limits::default()) {
             Err(error @ Error::Io { .. }) if self.has_looked => {
