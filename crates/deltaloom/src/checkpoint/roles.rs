@@ -2,7 +2,10 @@
 //! a training, such as the moments of an optimizer. The names of files and tensors decide.
 //! Nothing that is stored depends on it.
 
+use std::collections::HashSet;
+
 use super::{Contents, Member};
+use crate::tensor::TensorInfo;
 
 /// What a tensor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,16 +58,16 @@ pub(crate) fn have_weights(members: &[Member]) -> bool {
 fn roles_of(member: &Member) -> Vec<Role> {
     let is_state_file = is_state_file(&member.path);
     // Where an optimizer writes moments, it writes counters beside them.
-    let groups: Vec<&str> = member.tensors.iter().filter_map(|info| moment_of(&info.name)).collect();
-    let groups: std::collections::HashSet<&str> = groups.into_iter().collect();
+    let groups: HashSet<&str> = member.tensors.iter().filter_map(|info| moment_of(&info.name)).collect();
+    let is_counter = |name: &str| {
+        let (group, last) = name.rsplit_once(SEPARATORS).unwrap_or(("", name));
+        COUNTERS.contains(&last) && groups.contains(group)
+    };
     let is_state = |name: &str| {
-        is_state_file || is_below_state_key(name) || moment_of(name).is_some() || {
-            let (group, last) = name.rsplit_once(SEPARATORS).unwrap_or(("", name));
-            COUNTERS.contains(&last) && groups.contains(group)
-        }
+        is_state_file || is_below_state_key(name) || moment_of(name).is_some() || is_counter(name)
     };
     let last = member.tensors.len().saturating_sub(1);
-    let role = |(number, info): (usize, &crate::tensor::TensorInfo)| {
+    let role = |(number, info): (usize, &TensorInfo)| {
         let is_tail = member.tail_bytes > 0 && number == last;
         if !member.is_typed(info) || (is_tail && matches!(member.contents, Contents::Safetensors(_))) {
             Role::Bytes
@@ -159,7 +162,7 @@ pub(crate) fn is_state_file(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{DType, TensorInfo};
+    use crate::tensor::DType;
 
     fn member(path: &str, names: &[&str]) -> Member {
         let info = |name: &&str| TensorInfo::sized((*name).into(), DType::F32, vec![2]);
