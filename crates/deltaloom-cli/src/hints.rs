@@ -72,7 +72,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
             "`deltaloom inspect --tensors` lists the tensors of a container"
         }
         Error::NotFound { kind: Missing::Step, .. } => {
-            "`deltaloom series ls --all` lists the steps of a series"
+            "`deltaloom series log --all` lists the steps of a series with their texts"
         }
         Error::Corrupt { .. } | Error::DigestMismatch { .. } | Error::LimitExceeded { .. } => {
             "the file is damaged or of another kind; compare it with its source"

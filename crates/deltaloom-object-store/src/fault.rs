@@ -88,7 +88,7 @@ impl Fault {
                 Some("create it first, or correct its name; deltaloom does not create buckets")
             }
             (Cause::Unreachable, Service::S3) => {
-                Some("is the network up, and AWS_ENDPOINT (or AWS_REGION) right?")
+                Some("is the network up, and AWS_ENDPOINT_URL (or AWS_REGION) right?")
             }
             (Cause::Unreachable, _) => {
                 Some("is the network up, and the name of the account or bucket right?")

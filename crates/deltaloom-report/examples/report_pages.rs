@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::remove_dir_all(&events)?;
     }
     let mut events = EventWriter::create(&events, 1_700_000_000.0)?;
-    series_events(&health(&example.steps, &example.rule), &mut events)?;
+    series_events(&example.steps, &health(&example.steps, &example.rule), &mut events)?;
     events.finish()?;
     Ok(())
 }

@@ -79,7 +79,13 @@ pub struct StepHealth {
     pub is_keyframe: bool,
     /// Original bytes over stored bytes.
     pub ratio: f64,
-    /// Stored bits per element.
+    /// Number of its weights.
+    pub weights: u64,
+    /// Stored bytes of its weights, with the index.
+    pub weights_bytes: u64,
+    /// Stored bytes of everything else: states of the training, and other files.
+    pub other_bytes: u64,
+    /// Stored bits per weight.
     pub bits_per_weight: f64,
     /// Fraction of elements that differ from the reference step.
     pub changed_fraction: Option<f64>,
@@ -319,13 +325,16 @@ pub fn health(records: &[StepRecord], rule: &WarningRule) -> Health {
             }
         }
         let elems: u64 = record.tensors.iter().map(|tensor| tensor.elems).sum();
+        let weights_bytes = record.stored_bytes.saturating_sub(record.other_bytes);
         steps.push(StepHealth {
             step: record.step,
             reference: record.reference,
             is_keyframe: record.is_keyframe,
             ratio: crate::ratio(record.original_bytes, record.stored_bytes),
-            bits_per_weight: record.stored_bytes.saturating_sub(record.other_bytes) as f64 * 8.0
-                / elems.max(1) as f64,
+            weights: elems,
+            weights_bytes,
+            other_bytes: record.other_bytes,
+            bits_per_weight: weights_bytes as f64 * 8.0 / elems.max(1) as f64,
             changed_fraction,
             deviations,
         });

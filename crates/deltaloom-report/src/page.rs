@@ -275,7 +275,7 @@ a{color:#0068b5;text-decoration:none}
 a:hover{text-decoration:underline}
 section{padding:26px 0 6px}
 figure{margin:14px 0 10px}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;background:linear-gradient(to left,#fff 30%,#fff0) right/48px 100% no-repeat local,linear-gradient(to left,#1f262d47,#1f262d00) right/14px 100% no-repeat scroll}
 svg.dl{display:block;width:100%;min-width:600px;height:auto}
 code,pre{font:.875em ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace}
 code{background:#f1f3f5;padding:.1em .3em;border-radius:3px}
@@ -293,6 +293,7 @@ header p,td.more,nav,summary{color:#a7b1bb}
 a{color:#7dbbf2}
 code{background:#242b32}
 pre{background:#1b2026}
+.scroll{background:linear-gradient(to left,#15191e 30%,#15191e00) right/48px 100% no-repeat local,linear-gradient(to left,#e4e8ec47,#e4e8ec00) right/14px 100% no-repeat scroll}
 nav,th,td{border-color:#2b333b}
 }
 ";

@@ -185,7 +185,7 @@ fn events_have_every_step_and_layer() {
     let summary = series(20, 2);
     let mut events = EventWriter::create(folder.path(), 5.0).unwrap();
     let path = events.path().to_path_buf();
-    series_events(&health(&summary.steps, &summary.rule), &mut events).unwrap();
+    series_events(&summary.steps, &health(&summary.steps, &summary.rule), &mut events).unwrap();
     events.finish().unwrap();
     let bytes = std::fs::read(path).unwrap();
     let count = |tag: &str| bytes.windows(tag.len()).filter(|window| *window == tag.as_bytes()).count();

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::{Bases, TensorSource};
+use crate::checkpoint::Role;
 use crate::error::Result;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
@@ -50,7 +51,7 @@ pub struct Uncompared {
     pub bytes: u64,
 }
 
-/// All weights together, without other files such as a tokenizer.
+/// All weights together, without states of the training and other files such as a tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DiffTotal {
@@ -71,6 +72,13 @@ pub struct DiffTotal {
     pub retyped: Uncompared,
 }
 
+impl DiffTotal {
+    /// Whether no tensor counted.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Two checkpoints compared.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -79,6 +87,9 @@ pub struct DiffReport {
     pub identical: bool,
     /// All weights together.
     pub total: DiffTotal,
+    /// The same of the states of a training, such as the moments of an optimizer.
+    #[serde(skip_serializing_if = "DiffTotal::is_empty")]
+    pub states: DiffTotal,
     /// The tensors, by name.
     pub tensors: Vec<TensorDiff>,
 }
@@ -89,27 +100,32 @@ pub struct DiffReport {
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].
 pub fn diff(a: &Bases, b: &Bases, threads: usize, progress: &dyn Progress) -> Result<DiffReport> {
-    let by_name = |bases: &Bases| -> BTreeMap<String, TensorSource> {
-        bases.iter().flat_map(|base| base.tensors()).map(|t| (t.info().name.clone(), t.clone())).collect()
+    let by_name = |bases: &Bases| -> BTreeMap<String, (TensorSource, Role)> {
+        let all = bases.iter().flat_map(|base| base.tensors().iter().zip(base.roles()));
+        all.map(|(source, role)| (source.info().name.clone(), (source.clone(), role))).collect()
     };
     let (first, second) = (by_name(a), by_name(b));
     let names: std::collections::BTreeSet<&String> = first.keys().chain(second.keys()).collect();
     let pairs: Vec<_> = names.into_iter().map(|name| (name, first.get(name), second.get(name))).collect();
-    progress.start(pairs.iter().filter_map(|(_, a, _)| a.map(|a| a.info().len_bytes())).sum());
+    progress.start(pairs.iter().filter_map(|(_, a, _)| a.map(|(a, _)| a.info().len_bytes())).sum());
     let compared = pipeline::with_threads(threads, || {
         pairs.par_iter().map(|(name, a, b)| Compared::of(name, *a, *b, progress)).collect::<Result<Vec<_>>>()
     })?;
-    let total = total(&compared);
+    let (total, states) = (total(&compared, Role::Weights), total(&compared, Role::State));
     let tensors: Vec<TensorDiff> = compared.into_iter().map(|compared| compared.diff).collect();
-    Ok(DiffReport { identical: tensors.iter().all(|tensor| tensor.status == "identical"), total, tensors })
+    Ok(DiffReport {
+        identical: tensors.iter().all(|tensor| tensor.status == "identical"),
+        total,
+        states,
+        tensors,
+    })
 }
 
 /// A compared tensor, with its contribution to the total.
 struct Compared {
     diff: TensorDiff,
     number: Number,
-    /// Whether it holds weights, rather than being any file.
-    is_weights: bool,
+    role: Role,
     len_bytes: u64,
     /// `None` if only one checkpoint has it.
     distances: Option<Distances>,
@@ -118,11 +134,11 @@ struct Compared {
 impl Compared {
     fn of(
         name: &str,
-        a: Option<&TensorSource>,
-        b: Option<&TensorSource>,
+        a: Option<&(TensorSource, Role)>,
+        b: Option<&(TensorSource, Role)>,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let describe = |source: &TensorSource, status| Self {
+        let describe = |(source, role): &(TensorSource, Role), status| Self {
             diff: TensorDiff {
                 name: name.to_owned(),
                 status,
@@ -133,17 +149,17 @@ impl Compared {
                 relative_l2: None,
             },
             number: source.info().number(),
-            is_weights: source.is_weights(),
+            role: *role,
             len_bytes: source.info().len_bytes(),
             distances: None,
         };
         let (a, b) = match (a, b) {
-            (Some(a), Some(b)) if a.is_like(b.info()) => (a, b),
+            (Some(a), Some(b)) if a.0.is_like(b.0.info()) => (a, b),
             (_, Some(b)) => return Ok(describe(b, if a.is_some() { "retyped" } else { "only_b" })),
             (Some(a), None) => return Ok(describe(a, "only_a")),
             (None, None) => unreachable!("every name comes from one of them"),
         };
-        let distances = distances(a, b, progress)?;
+        let distances = distances(&a.0, &b.0, progress)?;
         let mut compared = describe(b, "changed");
         let elems = compared.elems();
         let unchanged = distances.by_bits[0];
@@ -187,12 +203,12 @@ fn relative_l2(distances: &Distances, is_identical: bool) -> Option<f64> {
     if is_identical { Some(0.0) } else { Some(relative).filter(|relative| relative.is_finite()) }
 }
 
-/// Adds up in the order of the names, so that the sums do not depend on threads.
-fn total(compared: &[Compared]) -> DiffTotal {
+/// Adds up what has a role, in the order of the names, so that the sums do not depend on threads.
+fn total(compared: &[Compared], role: Role) -> DiffTotal {
     let mut total = DiffTotal::default();
     let mut of_floats = Distances::default();
     let mut has_changed_floats = false;
-    for tensor in compared.iter().filter(|compared| compared.is_weights) {
+    for tensor in compared.iter().filter(|compared| compared.role == role) {
         let elems = tensor.elems();
         let uncompared = match tensor.diff.status {
             "only_a" => Some(&mut total.only_a),

@@ -416,6 +416,15 @@ impl Error {
         }
     }
 
+    /// The error in words, with the file that it is about.
+    #[must_use]
+    pub fn with_path(&self) -> String {
+        match self {
+            Self::InFile { path, source } => format!("{}: {}", path.display(), source.detail()),
+            other => other.to_string(),
+        }
+    }
+
     /// The error in one word.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

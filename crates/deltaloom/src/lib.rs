@@ -88,7 +88,7 @@ pub use pack::{PackOptions, pack, pack_to};
 pub use pipeline::with_threads;
 pub use plan::Preset;
 pub use progress::{Progress, Silent};
-pub use summary::{AdapterReport, PackReport, Share, TensorReport};
+pub use summary::{AdapterReport, PackReport, Portion, Share, TensorReport};
 pub use unpack::{UnpackOptions, UnpackReport, read_tensor, unpack, unpack_to};
 pub use verify::{Verifiable, VerifyReport, verify};
 pub use weights::{FieldEntropy, WeightStatistics, weights};

@@ -80,7 +80,7 @@ impl Sketch {
     /// Samples the tensors of a checkpoint, except small files.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let tensors: Vec<(usize, &TensorInfo)> =
-            checkpoint.weights().filter(|(_, info)| info.len_bytes() > 0).collect();
+            checkpoint.typed().filter(|(_, info)| info.len_bytes() > 0).collect();
         let sizes: Vec<u64> = tensors.iter().map(|(_, info)| info.len_bytes()).collect();
         let sketch = |(i, weight_bytes): (usize, u64)| {
             let (member, info) = tensors[i];

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::checkpoint::{Role, Roles};
 use crate::codec::Codec;
 use crate::container::{Index, NamedBase, PackedTensor, Texts};
 use crate::predict::Predictor;
@@ -17,6 +18,54 @@ pub struct Share {
     pub count: u64,
     /// Bytes of their payloads.
     pub bytes: u64,
+}
+
+impl Share {
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The tensors of a container that have the same role: its weights, the states of the training, or
+/// plain bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Portion {
+    /// Number of tensors.
+    pub tensors: u64,
+    /// Number of their elements. For unknown dtypes: bytes.
+    pub elems: u64,
+    /// Their size.
+    pub original_bytes: u64,
+    /// Size of their payloads.
+    pub packed_bytes: u64,
+    /// Payload bits over elements; none without elements.
+    pub bits_per_elem: Option<f64>,
+    /// Share of elements that differ from the tensor of a base; none where no tensor is stored as a
+    /// difference to one.
+    pub changed_fraction: Option<f64>,
+}
+
+impl Portion {
+    fn of(index: &Index, roles: &Roles, role: Role) -> Self {
+        let mut portion = Self::default();
+        let (mut changed, mut compared) = (0u64, 0u64);
+        for tensor in index.tensors.iter().filter(|tensor| roles.role(tensor.place) == role) {
+            let elems = tensor.grid.rows.saturating_mul(tensor.grid.cols);
+            portion.tensors += 1;
+            portion.elems = portion.elems.saturating_add(elems);
+            portion.original_bytes = portion.original_bytes.saturating_add(index.info(tensor).len_bytes());
+            portion.packed_bytes = portion.packed_bytes.saturating_add(tensor.packed_bytes());
+            if tensor.predictor.is_reference() {
+                changed = changed.saturating_add(tensor.changed);
+                compared = compared.saturating_add(elems);
+            }
+        }
+        portion.bits_per_elem = (portion.elems > 0).then(|| 8.0 * ratio(portion.packed_bytes, portion.elems));
+        portion.changed_fraction = (compared > 0).then(|| ratio(changed, compared));
+        portion
+    }
 }
 
 /// A tensor in a container.
@@ -95,6 +144,12 @@ pub struct PackReport {
     pub adapters: Vec<AdapterReport>,
     /// Files of the checkpoint.
     pub files: Vec<String>,
+    /// Its weights: what trained models are compared by.
+    pub weights: Portion,
+    /// States of the training beside them, such as the moments of an optimizer.
+    pub states: Portion,
+    /// All other bytes: small files, and what surrounds tensors in their files.
+    pub other: Portion,
     /// Tensors by kind of predictor.
     pub predictors: BTreeMap<&'static str, Share>,
     /// Chunks by codec.
@@ -123,6 +178,8 @@ pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackRepo
         }
     }
     let original_bytes = index.original_bytes();
+    let roles = index.roles();
+    let portion = |role| Portion::of(index, &roles, role);
     PackReport {
         original_bytes,
         packed_bytes,
@@ -136,6 +193,9 @@ pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackRepo
         texts: index.identity.texts.clone(),
         adapters: Vec::new(),
         files: index.members.iter().map(|member| member.path.clone()).collect(),
+        weights: portion(Role::Weights),
+        states: portion(Role::State),
+        other: portion(Role::Bytes),
         predictors,
         codecs,
         tensors: index.tensors.iter().map(|tensor| tensor_report(index, tensor)).collect(),

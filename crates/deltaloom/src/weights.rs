@@ -63,8 +63,9 @@ pub fn weights(
     sample_elems: u64,
     progress: &dyn Progress,
 ) -> Result<Option<WeightStatistics>> {
+    let tensors: Vec<(usize, &TensorInfo)> = checkpoint.weights().collect();
     let elems_of = |dtype: &DType| -> u64 {
-        let tensors = checkpoint.tensors().filter(|(_, tensor)| tensor.dtype == *dtype);
+        let tensors = tensors.iter().filter(|(_, tensor)| tensor.dtype == *dtype);
         tensors.map(|(_, tensor)| elems(tensor)).sum()
     };
     let dtypes = [DType::F32, DType::BF16, DType::F16].map(|dtype| (elems_of(&dtype), dtype));
@@ -76,7 +77,7 @@ pub fn weights(
     let Some(element) = Element::of(&dtype) else { return Ok(None) };
     let mut bytes = Vec::new();
     progress.start(total.min(sample_elems).saturating_mul(element.bytes() as u64));
-    for (member, tensor) in checkpoint.tensors().filter(|(_, tensor)| tensor.dtype == dtype) {
+    for (member, tensor) in tensors.into_iter().filter(|(_, tensor)| tensor.dtype == dtype) {
         check_cancelled(progress)?;
         let share = u128::from(elems(tensor)) * u128::from(sample_elems) / u128::from(total);
         let wanted = u64::try_from(share).unwrap_or(u64::MAX).max(16);

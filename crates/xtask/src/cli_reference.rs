@@ -47,6 +47,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `adapters` | list of the adapters, each with its `path`, the number of its `modules` and of its `used_modules`, and names of `unused` modules (the first 20), which explain nothing; absent if there are none; only `pack` |
 | `files` | paths of the checkpoint's files |
 | `unread` | files of a folder that may contain weights but are stored unchanged: `files`, `bytes`, a count for each of `kinds`, and `reasons` by path why PyTorch archives or GGUF files could not be read; absent if there are none; only `pack` |
+| `weights`, `states`, `other` | tensors by what they are, as [series.md](series.md) defines it: weights, states of the training, and bytes of other files; each with the number of its `tensors` and their `elems`, `original_bytes`, `packed_bytes`, `bits_per_elem`, and `changed_fraction` from the tensors of a base (null if there is none to compare with) |
 | `predictors` | for each kind of predictor, `count` of its tensors and `bytes` of their payloads |
 | `codecs` | for each codec, `count` of its chunks and `bytes` of their payloads |
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
@@ -125,7 +126,7 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 | `location`, `options`, `newest` | location of the series; its `keyframe_every` and `max_chain`; its last step |
 | `totals` | `steps`, `original_bytes`, `stored_bytes`, `keyframes`, `keyframe_original_bytes`, `keyframe_bytes`, `ratio_sum` |
 | `ratio`, `delta_ratio`, `mean_delta_ratio` | original size over stored size of all steps; the same without keyframes; the mean ratio of the steps that are not keyframes |
-| `steps` | list of entries as described in [series.md](series.md), each with its `ratio` |
+| `steps` | list of entries as described in [series.md](series.md), each with its `ratio` and its `metrics`: the texts of `meta` that are numbers |
 
 `series show` prints the first two rows; with `--step` it prints an entry and, under `container`, the report of `inspect`.
 `series add` prints an entry, `is_new`, and `container` if the step is new. `series get` prints the same as `unpack`.
@@ -135,7 +136,7 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 | key | value |
 |---|---|
 | `rule` | parameters of the warning rule |
-| `steps` | list of `step`, `reference`, `is_keyframe`, `ratio`, `bits_per_weight`, `changed_fraction`, `deviations` |
+| `steps` | list of `step`, `reference`, `is_keyframe`, `ratio`, `weights` (their number), `weights_bytes` and `other_bytes` (stored, of the weights and of everything else), `bits_per_weight`, `changed_fraction`, `deviations` |
 | `layers` | list of `kind`, `name`, `elems`, `changed_fractions` (one per step), `window_steps`, `identical_share`, `below_share`, `is_frozen`, `unchanged_since` |
 | `warnings` | list of `kind` (`more`, `less`, `nothing`, `everything`, `non_finite`, `constant`), `step`, `last_step`, `count`, `changed_fraction`, `expected_fraction`, `deviations` |
 
@@ -181,7 +182,8 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 | key | value |
 |---|---|
 | `identical` | whether all tensors are bit-identical |
-| `total` | totals over all weights, without other files |
+| `total` | totals over all weights, as [series.md](series.md) defines them |
+| `states` | the same over states of the training, such as the moments of an optimizer; absent if there are none, or if they are counted as weights |
 | `tensors` | list of tensors by name; other files of a folder count as tensors of bytes |
 
 `total` has:
@@ -210,7 +212,8 @@ Each of `tensors` has:
 |---|---|
 | `ancestors` | their paths |
 | `findings` | list of findings, largest total size first: `finding` in words, number of `tensors`, their `bytes`, and `evidence`: the `key` of a number of these tensors, and its `least` and `most` (absent if no evidence is needed) |
-| `tensors` | list of tensors in file order: `name`, `dtype`, `shape`, `bytes`, `kind`, and the keys of that kind |
+| `left_out` | `count` and `bytes` of the states of the training beside the weights; absent if there are none |
+| `tensors` | list of weights in file order: `name`, `dtype`, `shape`, `bytes`, `kind`, and the keys of that kind |
 
 | kind | what happened to the tensor | keys |
 |---|---|---|
@@ -257,7 +260,7 @@ Each of `rows` has:
 | code | meaning |
 |---|---|
 | 0 | success; `verify` found no damage, `diff` found no difference, `--dry-run` found a base |
-| 1 | the answer is no: `verify` found damage, `diff` found a difference, `series health` has a warning, `--dry-run` found no base, an experiment missed its tolerance |
+| 1 | the answer is no: `verify` found damage, `diff` found a difference, `series health` has a warning, `--dry-run` found no base, an experiment missed its tolerance, `series watch` left out a checkpoint that is incomplete or damaged |
 | 2 | refused: wrong usage, a wrong or missing base, corrupt or unsupported input, a name that does not exist in a container or series, an output that exists or is protected |
 | 3 | a named file (including a base), series or object is missing or unreadable |
 | 4 | cannot write: the disk is full, or permissions or the folder are missing |

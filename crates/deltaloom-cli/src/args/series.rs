@@ -114,9 +114,13 @@ pub(crate) struct InitArguments {
 /// It is packed against an earlier step, and appears in the series completely or not at all. Adding
 /// the same content as the same step again changes nothing. It is an error to add other content as
 /// an existing step, to add a step older than the newest one, or to add a checkpoint of another
-/// model: one in which more than a quarter of the bytes are in tensors that the newest step does
-/// not have in the same dtype and shape. NaN and infinite weights, and matrices that have become
-/// constant, are stored, counted and reported.
+/// model: one in which more than a quarter of the bytes of its weights are in tensors that the
+/// newest step does not have in the same dtype and shape. NaN and infinite weights, and matrices
+/// that have become constant, are stored, counted and reported.
+///
+/// If there is a trainer_state.json in the folder of the checkpoint, or beside its file, the
+/// numbers that were logged last (loss, learning rate and others) are stored like those given with
+/// --meta.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series add [OPTIONS] --step <N|next> [STORE] <CHECKPOINT>",
@@ -136,7 +140,7 @@ pub(crate) struct AddArguments {
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: Option<PathBuf>,
     /// Number of the step, or `next` for the newest step plus one
-    #[arg(long, value_name = "N|next", value_parser = parse_new_step)]
+    #[arg(long, value_name = "N|next", value_parser = parse_new_step, allow_negative_numbers = true)]
     pub(crate) step: NewStep,
     /// Optimizer state to store with it: a .safetensors file or a folder
     #[arg(long, value_name = "FILE|DIR")]
@@ -204,7 +208,7 @@ pub(crate) struct ShowArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Describe this step; `newest` is the last one
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: Option<ExistingStep>,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
@@ -232,7 +236,7 @@ pub(crate) struct GetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of the step, or `newest`
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: ExistingStep,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
@@ -263,7 +267,7 @@ pub(crate) struct SetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of the step, or `newest`
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: ExistingStep,
     /// Text to set, or to remove if V is empty; may be repeated
     #[arg(long, value_name = "K=V", required = true, value_parser = parse_pair)]
@@ -285,7 +289,7 @@ pub(crate) struct RemoveArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of a step to remove, or `newest`; may be repeated
-    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: Vec<ExistingStep>,
     /// Only print what would be done
     #[arg(long)]
@@ -391,16 +395,22 @@ pub(crate) struct VerifySeriesArguments {
 ///
 /// A folder or .safetensors file with a number in its name, such as checkpoint-500 or
 /// global_step500, is the checkpoint of that step. It is complete when its headers match its
-/// length, all shards listed in its index exist, and nothing has changed between two scans. If the
-/// trainer restarts from an earlier step, the later steps become a branch, as with `add --rewind`.
-/// Checkpoints of another model are skipped. Runs until it is interrupted.
+/// length, all shards listed in its index exist, and nothing has changed between two scans. The
+/// numbers of its trainer_state.json become texts of the step, as with `add`. If the trainer
+/// restarts from an earlier step, the later steps become a branch, as with `add --rewind`.
+///
+/// Checkpoints of another model, without a step in their name, or of a step that another one has
+/// are skipped. One that stays incomplete for a minute is left out once a later one is complete.
+/// Runs until it is interrupted, or as long as --once and --timeout say. Exit code 1 if a
+/// checkpoint was left out because it is incomplete or damaged.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "deltaloom series watch [OPTIONS] [STORE] <DIR>",
     after_long_help = "Examples:
   deltaloom series watch runs/7b out
   deltaloom series watch s3://bucket/runs/7b out --interval 1m
-  deltaloom series watch runs/7b out --once"
+  deltaloom series watch runs/7b out --once
+  deltaloom series watch runs/7b out --timeout 2h"
 )]
 pub(crate) struct WatchArguments {
     /// The series: a folder or a URL; may be omitted if DELTALOOM_SERIES names it
@@ -412,9 +422,13 @@ pub(crate) struct WatchArguments {
     /// Time between two scans of the folder, such as 5s or 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
     pub(crate) interval: Duration,
-    /// Stop once all existing checkpoints have been added
+    /// Stop once all existing checkpoints have been added. An incomplete one is waited for as long
+    /// as it changes, and a minute or --timeout more
     #[arg(long)]
     pub(crate) once: bool,
+    /// Stop if nothing in the folder has changed for this long, such as 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_interval)]
+    pub(crate) timeout: Option<Duration>,
     /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,

@@ -55,13 +55,18 @@ fn describe(report: &DiffReport) -> String {
         report.tensors.len(),
         report.tensors.len() - different.len(),
         different.len(),
-        total(&report.total)
+        total("total", "weights", &report.total)
     );
+    let states = match report.states == DiffTotal::default() {
+        true => String::new(),
+        false => format!("{}\n", total("states of the training", "elements", &report.states)),
+    };
+    let summary = summary + &states;
     if report.identical { summary } else { format!("{}\n{summary}", table.text()) }
 }
 
-fn total(total: &DiffTotal) -> String {
-    let mut line = format!("total: {} of {} weights changed", total.changed_weights, total.weights);
+fn total(what: &str, counted: &str, total: &DiffTotal) -> String {
+    let mut line = format!("{what}: {} of {} {counted} changed", total.changed_weights, total.weights);
     if let Some(fraction) = total.changed_fraction {
         line.push_str(&format!(" ({})", ui::percent(fraction, 2)));
         line.push_str(&total.relative_l2.map_or_else(
@@ -75,7 +80,7 @@ fn total(total: &DiffTotal) -> String {
         ("with another dtype or shape", &total.retyped),
     ];
     for (which, part) in parts.into_iter().filter(|(_, part)| **part != Uncompared::default()) {
-        line.push_str(&format!("; {which}: {} weights, {}", part.weights, ui::bytes(part.bytes)));
+        line.push_str(&format!("; {which}: {} {counted}, {}", part.weights, ui::bytes(part.bytes)));
     }
     line
 }

@@ -32,6 +32,13 @@ fn describe(report: &LineageReport, with_tensors: bool) -> String {
         .shown("size", |group| Cell::bytes(group.bytes))
         .shown("evidence", |group| Cell::maybe(group.evidence.as_ref(), |shown| Cell::text(evidence(shown))));
     let mut out = findings.text();
+    if report.left_out.count > 0 {
+        out.push_str(&format!(
+            "without {} of the training's state ({})\n",
+            ui::count(report.left_out.count, "tensor"),
+            ui::bytes(report.left_out.bytes)
+        ));
+    }
     if with_tensors {
         let tensors = Table::of(&report.tensors)
             .shown("tensor", |tensor| Cell::text(&*tensor.name))

@@ -121,6 +121,9 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         inputs::print_report(&report, &warnings, &target)?;
     } else {
         ui::note(&ui::container::summary(&report));
+        if let Some(portions) = ui::container::portions(&report) {
+            ui::note(&portions);
+        }
         unread.iter().for_each(|unread| ui::note(&unread.describe()));
         report.adapters.iter().filter_map(unused).for_each(|text| ui::note(&text));
     }

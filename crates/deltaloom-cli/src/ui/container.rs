@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deltaloom::{PackReport, Share, TensorReport};
+use deltaloom::{PackReport, Portion, Share, TensorReport};
 
 use crate::ui;
 use crate::ui::table::{Cell, Table};
@@ -20,6 +20,21 @@ pub(crate) fn summary(report: &PackReport) -> String {
         Some(seconds) => format!("{sizes}, {seconds:.2} s, {:.0} MB/s", rate(seconds)),
         None => sizes,
     }
+}
+
+/// What of a container is weights, if it holds states of a training too.
+pub(crate) fn portions(report: &PackReport) -> Option<String> {
+    let (weights, states) = (&report.weights, &report.states);
+    if states.tensors == 0 {
+        return None;
+    }
+    let sizes = |portion: &Portion| {
+        format!("{} -> {}", ui::bytes(portion.original_bytes), ui::bytes(portion.packed_bytes))
+    };
+    let changed = |share: f64| format!(", {} changed", ui::percent(share, 2));
+    let changed = weights.changed_fraction.map_or_else(String::new, changed);
+    let bits = weights.bits_per_elem.map_or_else(String::new, |bits| format!(", {bits:.3} bits each"));
+    Some(format!("weights: {}{changed}{bits}; states of the training: {}", sizes(weights), sizes(states)))
 }
 
 /// Version, bases and texts, a line each.
@@ -46,7 +61,9 @@ pub(crate) fn describe(report: &PackReport, with_tensors: bool) -> String {
 }
 
 pub(crate) fn head(report: &PackReport) -> String {
-    let mut out = format!("{}, index {}\n\n", summary(report), ui::bytes(report.index_bytes));
+    let mut out = format!("{}, index {}\n", summary(report), ui::bytes(report.index_bytes));
+    out.push_str(&portions(report).map_or_else(String::new, |portions| format!("{portions}\n")));
+    out.push('\n');
     if report.files.len() > 1 {
         out.push_str(&format!("{} files\n\n", report.files.len()));
     }

@@ -1,6 +1,7 @@
 //! What a person sees: tables, notes, warnings, errors with hints. Nothing here makes decisions.
 
 pub(crate) mod container;
+pub(crate) mod nearest;
 pub(crate) mod table;
 
 use std::io::{self, IsTerminal as _, Write};
@@ -143,6 +144,20 @@ pub(crate) fn percent(fraction: f64, digits: usize) -> String {
     format!("{:.digits$} %", 100.0 * fraction)
 }
 
+/// Any number with four significant digits.
+pub(crate) fn significant(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e6 {
+        return format!("{value:.0}");
+    }
+    if !(1e-3..1e6).contains(&value.abs()) {
+        return format!("{value:.3e}");
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "-3 to 5")]
+    let magnitude = value.abs().log10().floor() as i32;
+    let digits = usize::try_from(3 - magnitude).unwrap_or(0);
+    format!("{value:.digits$}")
+}
+
 /// A value with three significant digits, in the largest unit in which it is at least 1.
 pub(crate) fn three_digits(value: f64, units: &[(f64, &str)]) -> String {
     let is_small = |size: &f64| value.abs() < 0.9995 * size;
@@ -176,6 +191,23 @@ mod tests {
         ];
         for (count, text) in cases {
             assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn any_number_has_four_figures() {
+        let cases = [
+            (2.31, "2.310"),
+            (0.0, "0"),
+            (12.0, "12"),
+            (1234.56, "1235"),
+            (0.0456, "0.04560"),
+            (5e-6, "5.000e-6"),
+            (-3.91144, "-3.911"),
+            (2e9, "2.000e9"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
         }
     }
 

@@ -19,15 +19,19 @@ pub(crate) enum ExistingStep {
 pub(crate) fn parse_new_step(text: &str) -> Result<NewStep, String> {
     match text {
         "next" => Ok(NewStep::Next),
-        number => number.parse().map(NewStep::Number).map_err(|e| e.to_string()),
+        number => parse_step(number, "next").map(NewStep::Number),
     }
 }
 
 pub(crate) fn parse_existing_step(text: &str) -> Result<ExistingStep, String> {
     match text {
         "newest" => Ok(ExistingStep::Newest),
-        number => number.parse().map(ExistingStep::Number).map_err(|e| e.to_string()),
+        number => parse_step(number, "newest").map(ExistingStep::Number),
     }
+}
+
+fn parse_step(text: &str, word: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("a step is a whole number from 0 on, or `{word}`"))
 }
 
 /// The time between two scans of a folder.

@@ -196,7 +196,7 @@ fn entries(checkpoints: &[Checkpoint]) -> (Vec<Entry<'_>>, u64) {
     let (mut entries, mut skipped) = (Vec::new(), 0);
     for (number, checkpoint) in checkpoints.iter().enumerate() {
         for (member, info) in checkpoint.tensors() {
-            if !checkpoint.members[member].is_weights(info) {
+            if !checkpoint.members[member].is_typed(info) {
                 continue;
             }
             match Element::of(&info.dtype) {

@@ -54,10 +54,11 @@ impl TenantBytes {
         let container = resolved.container();
         let packed = container.len_bytes();
         let mut sum = Self { packed, tiles: packed + container.table_bytes(), ..Self::default() };
+        let of_base: Vec<(usize, &TensorInfo)> = base.weights().collect();
         for (number, info) in resolved.weights() {
             let tuned = resolved.read(number)?;
             let same = |(_, other): &(usize, &TensorInfo)| other.name == info.name && other.same_type(info);
-            let counterpart = base.weights().find(same);
+            let counterpart = of_base.iter().copied().find(same);
             sum.tensors += 1;
             sum.matched_tensors += u64::from(counterpart.is_some());
             let reference = counterpart.and_then(|(member, info)| base.in_memory(member, info));
@@ -240,6 +241,7 @@ impl LoadedTenant {
     /// Errors of decoding.
     pub fn load(resolved: &Arc<ResolvedContainer>, base: &Checkpoint, form: Form) -> Result<Self> {
         let mut loaded = Self { matrices: Vec::new(), others: Vec::new() };
+        let of_base: Vec<(usize, &TensorInfo)> = base.weights().collect();
         for (number, info) in resolved.weights() {
             if MatrixShape::of(info).is_ok() {
                 let open = |form| PackedMatrix::open(resolved, &info.name, Choice::Form(form));
@@ -252,7 +254,8 @@ impl LoadedTenant {
             }
             let bytes = resolved.read(number)?;
             let same = |(_, other): &(usize, &TensorInfo)| other.name == info.name && other.same_type(info);
-            let reference = base.weights().find(same).and_then(|(member, info)| base.in_memory(member, info));
+            let reference = of_base.iter().copied().find(same);
+            let reference = reference.and_then(|(member, info)| base.in_memory(member, info));
             if reference != Some(&bytes[..]) {
                 loaded.others.push(bytes);
             }

@@ -4,6 +4,7 @@
 mod changes;
 mod distribution;
 mod methods;
+mod metrics;
 mod steps;
 
 use super::figure::{Axis, Figure, Unit};
@@ -15,6 +16,7 @@ use deltaloom::series::StepRecord;
 use deltaloom::{Result, WeightStatistics};
 use distribution::{distribution, fields};
 use methods::{frontier, method_panels, method_steps, method_totals};
+use metrics::{metrics, saved};
 use steps::{bits, overview, parts, predictors, ratios};
 
 /// The ratios of a coding method on the steps.
@@ -68,7 +70,8 @@ pub fn series_page(summary: &SeriesSummary) -> Page {
     let health = health(&summary.steps, &summary.rule);
     let mut sections = vec![overview(summary, &health)];
     if !health.steps.is_empty() {
-        sections.extend([ratios(summary, &health), bits(&health)]);
+        sections.extend(metrics(summary));
+        sections.extend([ratios(summary, &health), saved(summary), bits(&health)]);
         if health.steps.iter().any(|step| step.changed_fraction.is_some()) {
             sections.extend([changes(&health), warnings(&health), layer_map(&health), frozen(&health)]);
         } else if !health.warnings.is_empty() {
@@ -112,17 +115,20 @@ pub fn methods_page(title: &str, subtitle: &str, summary: &SeriesSummary) -> Pag
     Page { title: title.to_owned(), subtitle: subtitle.to_owned(), sections }
 }
 
-/// Writes ratio, changed fraction and stored bits of every step as curves for TensorBoard, and the
-/// changed fraction of every layer.
+/// Writes ratio, changed fraction, stored bits and the numbers of training of every step as curves
+/// for TensorBoard, and the changed fraction of every layer.
 ///
 /// # Errors
 /// Those of writing the file.
-pub fn series_events(health: &Health, events: &mut EventWriter) -> Result<()> {
-    for (i, step) in health.steps.iter().enumerate() {
+pub fn series_events(steps: &[StepRecord], health: &Health, events: &mut EventWriter) -> Result<()> {
+    for (i, (record, step)) in steps.iter().zip(&health.steps).enumerate() {
         events.scalar("series/ratio", step.step, step.ratio)?;
         events.scalar("series/bits_per_weight", step.step, step.bits_per_weight)?;
         if let Some(fraction) = step.changed_fraction {
             events.scalar("series/changed_fraction", step.step, fraction)?;
+        }
+        for (name, value) in &record.metrics {
+            events.scalar(&format!("train/{name}"), step.step, *value)?;
         }
         for layer in &health.layers {
             if let Some(Some(fraction)) = layer.changed_fractions.get(i) {

@@ -108,7 +108,7 @@ pub(super) fn bits(health: &Health) -> Section {
     };
     section(
         "Stored bits per weight",
-        "All tensors of a step count as weights, other files do not.".to_owned(),
+        "What is stored of the weights, with the index. States of the training, such as the moments of an optimizer, and other files do not count.".to_owned(),
         Figure::Lines(chart),
         table,
     )
@@ -179,7 +179,7 @@ pub(super) fn parts(summary: &SeriesSummary) -> Section {
     };
     if all > payloads {
         bars.push(Bar {
-            name: "index, tables, other files".to_owned(),
+            name: "index, tables, all but weights".to_owned(),
             values: vec![rest(false), rest(true)],
         });
     }

@@ -2,6 +2,7 @@
 //! percent of the weights.
 //! Its numbers look like those of a training, but mean nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltaloom::series::{StepRecord, TensorRecord};
@@ -73,6 +74,11 @@ pub(crate) fn series(steps: u64, layers: usize) -> SeriesSummary {
             original_bytes: elems * 2 + 4096,
             stored_bytes: tensors.iter().map(|t| t.stored_bytes).sum::<u64>() + 9000,
             is_keyframe,
+            metrics: BTreeMap::from([
+                ("loss".to_owned(), 2.0 + 3.0 / (1.0 + step as f64 / 20.0) + 0.1 * noise.next()),
+                ("learning_rate".to_owned(), 1e-4 * (1.0 - step as f64 / steps as f64)),
+                ("grad_norm".to_owned(), 0.5 + noise.next()),
+            ]),
             tensors,
             ..StepRecord::default()
         }

@@ -27,11 +27,11 @@ impl ResolvedContainer {
         self.container().index().info(self.tensor(number))
     }
 
-    /// The tensors that hold weights, with their numbers: all but frames and the small files of a
-    /// directory.
+    /// The tensors that count as weights, with their numbers.
     pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
         let index = self.container().index();
-        self.tensors().enumerate().filter(|(number, _)| index.is_weights(&index.tensors[*number]))
+        let roles = index.roles();
+        self.tensors().enumerate().filter(move |(number, _)| roles.is_weights(index.tensors[*number].place))
     }
 
     /// Whether the tensor equals its reference, so that nothing else is stored of it.

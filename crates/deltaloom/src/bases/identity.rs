@@ -57,7 +57,7 @@ fn hub_name(parts: &[String]) -> Option<String> {
 /// # Errors
 /// What reading gives.
 pub(super) fn digest(base: &Base) -> Result<BaseDigest> {
-    let tensors: Vec<&TensorSource> = base.tensors().iter().filter(|source| source.is_weights()).collect();
+    let tensors: Vec<&TensorSource> = base.tensors().iter().filter(|source| source.is_typed()).collect();
     let mut records = tensors.into_par_iter().map(record).collect::<Result<Vec<_>>>()?;
     records.sort_unstable();
     let mut hasher = blake3::Hasher::new();

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::checkpoint::output::Inputs;
 use crate::checkpoint::peft::{Adapter, Module};
-use crate::checkpoint::{Checkpoint, Contents, FileSource, Member, Warning};
+use crate::checkpoint::{Checkpoint, Contents, FileSource, Member, Role, Roles, Warning};
 use crate::container::{BaseDigest, Container, KnownDigest, NamedBase};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -104,6 +104,13 @@ impl Base {
 
     pub(crate) fn tensors(&self) -> &[TensorSource] {
         &self.tensors
+    }
+
+    /// The role of each tensor, in the same order.
+    pub(crate) fn roles(&self) -> Vec<Role> {
+        let Some(first) = self.tensors.first() else { return Vec::new() };
+        let roles = Roles::of(first.place().0);
+        self.tensors.iter().map(|source| roles.role(source.place().1)).collect()
     }
 
     /// The tensor with the place of the tensor `name`, among those that fit: the one with the same

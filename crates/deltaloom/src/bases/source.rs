@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::history::Memo;
 use super::resolved::ResolvedContainer;
-use crate::checkpoint::{Checkpoint, Contents};
+use crate::checkpoint::{Checkpoint, Contents, Member};
 use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -63,15 +63,20 @@ impl TensorSource {
         matches!(self, Self::Packed { .. })
     }
 
-    /// Whether it holds weights: it is no small file of a directory, and no frame.
-    pub(crate) fn is_weights(&self) -> bool {
-        let member = match self {
-            Self::Plain { checkpoint, member, .. } => &checkpoint.members[*member],
+    /// Whether it is more than bytes: no small file of a directory, and no frame.
+    pub(crate) fn is_typed(&self) -> bool {
+        let (members, (member, _)) = self.place();
+        members[member].is_typed(self.info())
+    }
+
+    /// The files that it is among, and its place in them.
+    pub(crate) fn place(&self) -> (&[Member], (usize, usize)) {
+        match self {
+            Self::Plain { checkpoint, member, place, .. } => (&checkpoint.members, (*member, *place)),
             Self::Packed { resolved, number } => {
-                &resolved.container().index().members[resolved.tensor(*number).place.0]
+                (&resolved.container().index().members, resolved.tensor(*number).place)
             }
-        };
-        member.is_weights(self.info())
+        }
     }
 
     /// Whether it comes from the same checkpoint or container as another tensor.

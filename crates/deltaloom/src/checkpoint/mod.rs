@@ -7,6 +7,7 @@ mod frame;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;
+mod roles;
 pub(crate) mod safetensors;
 pub(crate) mod shards;
 mod source;
@@ -15,6 +16,8 @@ mod temporary;
 pub use crate::foreign::{Foreign, Wanted};
 pub use frame::Frame;
 pub(crate) use frame::{MemberWriter, Placed};
+pub use roles::{Role, Roles};
+pub(crate) use roles::{have_weights, is_state_file};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
@@ -129,9 +132,10 @@ impl Member {
         })
     }
 
-    /// Whether a tensor of this member holds weights, and not the other bytes of a file.
+    /// Whether its file gives a tensor of this member a dtype and a shape, rather than it being the
+    /// other bytes of a file. Not all such tensors are weights: see [`Roles`].
     #[must_use]
-    pub fn is_weights(&self, tensor: &TensorInfo) -> bool {
+    pub fn is_typed(&self, tensor: &TensorInfo) -> bool {
         match &self.contents {
             Contents::Opaque => false,
             Contents::Safetensors(_) => true,
@@ -415,9 +419,16 @@ impl Checkpoint {
         self.members.iter().enumerate().flat_map(|(m, member)| member.tensors.iter().map(move |t| (m, t)))
     }
 
-    /// The same without what holds no weights: other files, and frames.
+    /// The same without what is only bytes: other files, and frames.
+    pub fn typed(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
+        self.tensors().filter(|(member, info)| self.members[*member].is_typed(info))
+    }
+
+    /// The tensors that count as weights, as [`Roles`] has them.
     pub fn weights(&self) -> impl Iterator<Item = (usize, &TensorInfo)> {
-        self.tensors().filter(|(member, info)| self.members[*member].is_weights(info))
+        let roles = Roles::of(&self.members);
+        let counted = move |place: &(usize, usize)| roles.is_weights(*place);
+        self.places().filter(counted).map(|(m, t)| (m, &self.members[m].tensors[t]))
     }
 
     /// Every tensor's member and its number in the member, in the order of [`Self::tensors`].

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::checkpoint::{Layout, Member};
+use crate::checkpoint::{Layout, Member, Roles};
 use crate::codec::{Codec, Coding};
 use crate::entropy::table::TableSet;
 use crate::error::Error;
@@ -151,9 +151,9 @@ impl Index {
         &self.members[tensor.place.0].tensors[tensor.place.1]
     }
 
-    /// Whether a tensor holds weights, and not the other bytes of a file.
-    pub(crate) fn is_weights(&self, tensor: &PackedTensor) -> bool {
-        self.members[tensor.place.0].is_weights(self.info(tensor))
+    /// Which tensors are weights.
+    pub(crate) fn roles(&self) -> Roles {
+        Roles::of(&self.members)
     }
 
     /// What is coded of a tensor: the tensor itself, or the one that it is converted from.

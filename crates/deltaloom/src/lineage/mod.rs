@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::bases::{Base, Bases, TensorSource};
+use crate::checkpoint::Role;
 use crate::error::Result;
 use crate::origin::cast::{Master, Masters};
 use crate::origin::{self, Origin, Subject, Ties, blend, content, identical, predict_from};
@@ -19,7 +20,7 @@ use crate::plan;
 use crate::predict::Predictor;
 use crate::progress::{Progress, check_cancelled};
 use crate::sample;
-use crate::summary::ratio;
+use crate::summary::{Share, ratio};
 use crate::tensor::{ChunkGrid, TensorInfo};
 
 pub use finding::{BlendPart, Evidence, Finding, FindingGroup, TensorLineage};
@@ -42,12 +43,16 @@ pub struct LineageReport {
     pub ancestors: Vec<String>,
     /// The findings. Those with the most bytes come first.
     pub findings: Vec<FindingGroup>,
-    /// The tensors, in file order.
+    /// States of a training beside the weights, such as the moments of an optimizer: how many
+    /// tensors, and their size. They are left out.
+    #[serde(skip_serializing_if = "Share::is_empty")]
+    pub left_out: Share,
+    /// The weights, in file order.
     pub tensors: Vec<TensorLineage>,
 }
 
-/// Finds how the tensors of a checkpoint came from those of `ancestors`, without the small files of
-/// directories. All bytes are read, and once more where an operation explains a tensor.
+/// Finds how the weights of a checkpoint came from the tensors of `ancestors`. All their bytes are
+/// read, and once more where an operation explains a tensor.
 ///
 /// # Errors
 /// What reading or decoding gives; [`crate::Error::Cancelled`].
@@ -57,8 +62,15 @@ pub fn lineage(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<LineageReport> {
-    let tensors: Vec<&TensorSource> =
-        tuned.iter().flat_map(Base::tensors).filter(|source| source.is_weights()).collect();
+    let of_role = |wanted: Role| -> Vec<&TensorSource> {
+        let all = tuned.iter().flat_map(|base| base.tensors().iter().zip(base.roles()));
+        all.filter(|(_, role)| *role == wanted).map(|(source, _)| source).collect()
+    };
+    let (tensors, states) = (of_role(Role::Weights), of_role(Role::State));
+    let left_out = Share {
+        count: states.len() as u64,
+        bytes: states.iter().map(|source| source.info().len_bytes()).sum(),
+    };
     progress.start(tensors.iter().map(|tensor| tensor.info().len_bytes()).sum());
     let tensors = pipeline::with_threads(threads, || {
         let study = Study::new(tensors, ancestors, progress)?;
@@ -68,7 +80,7 @@ pub fn lineage(
         Ok(found)
     })?;
     let ancestors = ancestors.iter().map(name_of).collect();
-    Ok(LineageReport { ancestors, findings: finding::group(&tensors), tensors })
+    Ok(LineageReport { ancestors, findings: finding::group(&tensors), left_out, tensors })
 }
 
 fn name_of(base: &Base) -> String {

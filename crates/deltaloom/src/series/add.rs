@@ -19,7 +19,7 @@ use super::content;
 use super::likeness::difference;
 use super::manifest::{Parts, StepEntry};
 use super::restored;
-use super::soundness::{self, Inspection};
+use super::soundness::{self, Changed, Inspection};
 use crate::bases::{Base, Bases};
 use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, FileSource};
@@ -39,6 +39,9 @@ const KEYFRAME_ALLOWANCE: f64 = 1.03;
 /// chains irregular.
 const NEARER: f64 = 0.9;
 
+/// With more tensors than this whose prediction is computed, an entry does not have their shares.
+const MOST_COMPUTED: usize = 1024;
+
 /// A checkpoint to add.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -51,13 +54,28 @@ pub struct NewStep {
     pub optimizer: Option<PathBuf>,
     /// Texts by name, stored with the step.
     pub meta: BTreeMap<String, String>,
+    /// The same, as a trainer logged them. `meta` comes first.
+    pub metrics: BTreeMap<String, String>,
 }
 
 impl NewStep {
     /// The checkpoint at `model`, after the newest step.
     #[must_use]
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self { step: None, model: model.into(), optimizer: None, meta: BTreeMap::new() }
+        Self {
+            step: None,
+            model: model.into(),
+            optimizer: None,
+            meta: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    /// All texts that are stored with it.
+    pub(super) fn texts(&self) -> BTreeMap<String, String> {
+        let mut texts = self.metrics.clone();
+        texts.extend(self.meta.clone());
+        texts
     }
 }
 
@@ -65,6 +83,7 @@ setters!(NewStep {
     with_step(step: Option<u64>),
     with_optimizer(optimizer: Option<PathBuf>),
     with_meta(meta: BTreeMap<String, String>),
+    with_metrics(metrics: BTreeMap<String, String>),
 });
 
 /// How to add.
@@ -198,7 +217,7 @@ impl Series {
             check_order(&catalog, step)?;
             let mut entry = ready.entry.clone();
             entry.step = step;
-            entry.meta.clone_from(&new.meta);
+            entry.meta = new.texts();
             entry.seconds = start.elapsed().as_secs_f64();
             place(&mut entry, newest, catalog.manifest.next_ordinal());
             catalog.manifest.push(entry.clone(), &*self.store)?;
@@ -363,9 +382,9 @@ impl Series {
         let container = Container::from_source(&path, Box::new(FileSource::open(&path)?), &self.limits)?;
         let reference = chain.last();
         let oddities = inspection.finish(container.index(), reference.is_some_and(StepEntry::is_sound))?;
-        let changed_fraction = match &before {
-            Some(before) => changed_fraction(checkpoint, container.index(), before)?,
-            None => None,
+        let (changed_fraction, changed_of_computed) = match &before {
+            Some(before) => changes(checkpoint, container.index(), before)?,
+            None => (None, Vec::new()),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let entry = StepEntry {
@@ -379,6 +398,7 @@ impl Series {
             hops: reference.map_or(0, |reference| reference.hops + 1),
             since_keyframe: 0,
             changed_fraction,
+            changed_of_computed,
             nonfinite_weights: oddities.nonfinite,
             constant_matrices: 0,
             parts,
@@ -496,14 +516,32 @@ fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
 }
 
-/// Share of the weights that differ from those of the reference. `None` if nothing was compared.
-/// Only files with weights count.
-fn changed_fraction(checkpoint: &Checkpoint, index: &Index, before: &Checkpoint) -> Result<Option<f64>> {
-    let (mut changed, mut elems) = soundness::changed_of_zero(checkpoint, index, before)?;
-    let counted = index.tensors.iter().filter(|tensor| index.is_weights(tensor));
-    for tensor in counted.filter(|tensor| tensor.predictor.is_reference()) {
+/// How the weights differ from those of the reference: as a whole, if anything was compared, and
+/// the shares of the tensors whose prediction is computed, as [`StepEntry`] has them.
+fn changes(
+    checkpoint: &Checkpoint,
+    index: &Index,
+    before: &Checkpoint,
+) -> Result<(Option<f64>, Vec<Option<f64>>)> {
+    let computed = soundness::changed_of_computed(checkpoint, index, before)?;
+    let roles = index.roles();
+    let counted = index.tensors.iter().filter(|tensor| roles.is_weights(tensor.place));
+    let of_references = counted.filter(|tensor| tensor.predictor.is_reference());
+    let of_references = of_references.map(|tensor| Changed {
+        changed: tensor.changed,
+        elems: tensor.grid.rows.saturating_mul(tensor.grid.cols),
+    });
+    let (mut changed, mut elems) = (0, 0);
+    for tensor in of_references.chain(computed.iter().copied().flatten()) {
         changed += tensor.changed;
-        elems += tensor.grid.rows.saturating_mul(tensor.grid.cols);
+        elems += tensor.elems;
     }
-    Ok((elems > 0).then(|| changed as f64 / elems as f64))
+    let share = |changed: u64, elems: u64| (elems > 0).then(|| changed as f64 / elems as f64);
+    let shares = computed.into_iter().map(|tensor| {
+        // Four digits, since every entry of the manifest may have hundreds of these.
+        let exact = tensor.and_then(|Changed { changed, elems }| share(changed, elems))?;
+        format!("{exact:.3e}").parse().ok()
+    });
+    let shares: Vec<Option<f64>> = shares.collect();
+    Ok((share(changed, elems), if shares.len() <= MOST_COMPUTED { shares } else { Vec::new() }))
 }

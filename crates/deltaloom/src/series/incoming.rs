@@ -1,5 +1,5 @@
 //! Checkpoints that a trainer writes into a folder: lists them, with their steps and whether they
-//! are complete.
+//! are complete, and the entries that are none.
 //! It adds nothing and waits for nothing.
 
 use std::collections::HashSet;
@@ -8,12 +8,28 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, have_weights, is_state_file};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
 /// Prefixes of the names that trainers give to unfinished checkpoints.
 const UNFINISHED_PREFIXES: [&str; 3] = [".", "tmp", "_"];
+
+/// Ends of the names of files that make a folder a checkpoint, complete or not.
+const MODEL_FILES: [&str; 8] =
+    [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".distcp", ".index.json"];
+/// Ends of the names of indexes that name shards.
+const INDEX_ENDS: [&str; 2] = [".safetensors.index.json", ".bin.index.json"];
+
+/// What is in a folder of checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Arrivals {
+    /// The checkpoints, in order of their steps. Several may have the same step.
+    pub checkpoints: Vec<Incoming>,
+    /// Other entries that may be checkpoints, but whose names do not have a step.
+    pub without_step: Vec<PathBuf>,
+}
 
 /// A checkpoint in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,37 +46,57 @@ pub struct Incoming {
 }
 
 /// The step in a name such as `checkpoint-500`, `global_step500` or `step_000500.safetensors`: its
-/// last number.
+/// last number. A fraction, as in `step-2.5`, is no step, nor is the number of a shard.
 #[must_use]
 pub fn step_of_name(name: &str) -> Option<u64> {
     let stem = name.strip_suffix(".safetensors").unwrap_or(name);
-    stem.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
+    let end = stem.rfind(|c: char| c.is_ascii_digit())? + 1;
+    let begin = stem[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| {
+        // What is before the number may be any character.
+        at + stem[at..].chars().next().map_or(1, char::len_utf8)
+    });
+    let ends_in_digit = |text: &str| text.ends_with(|c: char| c.is_ascii_digit());
+    let before = &stem[..begin];
+    let is_part = |mark: &str| before.strip_suffix(mark).is_some_and(ends_in_digit);
+    if is_part(".") || is_part("-of-") {
+        return None;
+    }
+    stem[begin..end].parse().ok()
 }
 
-/// The checkpoints in a folder whose names have a step, in order of their steps.
+/// The checkpoints in a folder. What is removed while it is looked at is left out.
 ///
 /// # Errors
-/// [`Error::Io`] if the folder cannot be read; [`Error::InvalidArgument`] if two have the same
-/// step.
-pub fn incoming(folder: &Path, limits: &Limits) -> Result<Vec<Incoming>> {
-    let mut found = Vec::new();
+/// [`Error::Io`] if the folder cannot be read.
+pub fn incoming(folder: &Path, limits: &Limits) -> Result<Arrivals> {
+    let mut found = Arrivals::default();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_candidate = path.is_dir() || name.ends_with(".safetensors");
-        let is_unfinished = UNFINISHED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-        let Some(step) = step_of_name(&name).filter(|_| is_candidate && !is_unfinished) else { continue };
+        if UNFINISHED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || is_state_file(&name) {
+            continue;
+        }
         let mut state = Vec::new();
         let listed = list(&path, &mut state);
         state.sort();
-        let incomplete = listed.and_then(|()| check(&path, limits)).err().map(|e| e.to_string());
-        found.push(Incoming { step, path, state, incomplete });
+        let ends = |(file, _, _): &(PathBuf, u64, Option<SystemTime>)| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            MODEL_FILES.iter().any(|end| name.ends_with(end))
+        };
+        let is_candidate =
+            if path.is_dir() { state.iter().any(ends) } else { name.ends_with(".safetensors") };
+        if !is_candidate || !path.exists() {
+            continue;
+        }
+        let Some(step) = step_of_name(&name) else {
+            found.without_step.push(path);
+            continue;
+        };
+        let incomplete = listed.and_then(|()| check(&path, limits)).err().map(|e| e.with_path());
+        found.checkpoints.push(Incoming { step, path, state, incomplete });
     }
-    found.sort_by_key(|incoming| incoming.step);
-    if let Some(pair) = found.windows(2).find(|pair| pair[0].step == pair[1].step) {
-        let (a, b) = (pair[0].path.display(), pair[1].path.display());
-        return Err(Error::InvalidArgument(format!("{a} and {b} are both step {}", pair[0].step)));
-    }
+    found.checkpoints.sort_by(|a, b| (a.step, &a.path).cmp(&(b.step, &b.path)));
+    found.without_step.sort();
     Ok(found)
 }
 
@@ -85,11 +121,11 @@ struct ShardIndex {
 /// Checks that headers and lengths agree, and that every shard named by an index exists.
 fn check(path: &Path, limits: &Limits) -> Result<()> {
     let checkpoint = Checkpoint::open(path, limits)?;
-    if !checkpoint.members.iter().any(|member| member.path.ends_with(".safetensors")) && path.is_dir() {
-        return Err(Error::InvalidArgument(format!("{}: no safetensors file yet", path.display())));
+    if !have_weights(&checkpoint.members) {
+        return Err(Error::InvalidArgument(format!("{}: no weights yet", path.display())));
     }
     let names: HashSet<&str> = checkpoint.members.iter().map(|member| member.path.as_str()).collect();
-    for index in names.iter().filter(|name| name.ends_with(".safetensors.index.json")) {
+    for index in names.iter().filter(|name| INDEX_ENDS.iter().any(|end| name.ends_with(end))) {
         let index_path = path.join(index);
         let bytes = std::fs::read(&index_path).map_err(Error::io(&index_path))?;
         let parsed = serde_json::from_slice::<ShardIndex>(&bytes);
@@ -119,6 +155,11 @@ mod tests {
             ("7", Some(7)),
             ("schritt\u{e4}9", Some(9)),
             ("final", None),
+            ("step-2.5", None),
+            ("v1.5-step7", Some(7)),
+            ("model-00001-of-00002.safetensors", None),
+            ("e1-of-x3", Some(3)),
+            ("2\u{e4}", Some(2)),
             ("99999999999999999999999", None),
         ];
         for (name, step) in cases {

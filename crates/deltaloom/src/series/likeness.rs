@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use crate::checkpoint::Member;
+use crate::checkpoint::{Member, Roles};
 use crate::tensor::TensorInfo;
 
 /// If at least this share of the bytes has no counterpart, a checkpoint does not count as the next
@@ -69,10 +69,11 @@ type Key<'a> = (&'a str, &'a str, usize);
 fn tensors<'a>(members: &'a [Member], parts: &BTreeSet<String>) -> BTreeMap<Key<'a>, &'a TensorInfo> {
     let mut tensors = BTreeMap::new();
     let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
-    for member in members {
+    let roles = Roles::of(members);
+    for (number, member) in members.iter().enumerate() {
         let part = part_of(&member.path);
-        let weights = member.tensors.iter().filter(|info| member.is_weights(info));
-        for info in weights.filter(|_| parts.contains(part)) {
+        let weights = member.tensors.iter().enumerate().filter(|(i, _)| roles.is_weights((number, *i)));
+        for (_, info) in weights.filter(|_| parts.contains(part)) {
             let nth = seen.entry((part, &info.name)).or_default();
             tensors.insert((part, info.name.as_str(), *nth), info);
             *nth += 1;

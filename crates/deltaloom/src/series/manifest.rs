@@ -104,6 +104,10 @@ pub struct StepEntry {
     /// Share of weights that differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed_fraction: Option<f64>,
+    /// The same of each tensor of weights whose prediction is computed, so that the index of its
+    /// container does not tell, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_of_computed: Vec<Option<f64>>,
     /// Weights that are NaN or infinite.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nonfinite_weights: u64,
@@ -141,12 +145,26 @@ impl StepEntry {
         self.reference = packed.reference;
         self.hops = packed.hops;
         self.changed_fraction = packed.changed_fraction;
+        self.changed_of_computed.clone_from(&packed.changed_of_computed);
     }
 
     /// Size of its files over that of its container.
     #[must_use]
     pub fn ratio(&self) -> f64 {
         crate::summary::ratio(self.original_bytes, self.stored_bytes)
+    }
+
+    /// A text of it as a number, if it is a finite one.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.meta.get(name)?.parse().ok().filter(|number: &f64| number.is_finite())
+    }
+
+    /// All texts of it that are finite numbers.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let metric = |name: &String| Some((name.clone(), self.metric(name)?));
+        self.meta.keys().filter_map(metric).collect()
     }
 
     /// Whether its weights show nothing unusual.
@@ -511,6 +529,7 @@ pub(crate) mod tests {
             hops,
             since_keyframe,
             changed_fraction: None,
+            changed_of_computed: Vec::new(),
             nonfinite_weights: 0,
             constant_matrices: 0,
             parts: Parts { model: PartLayout::File, optimizer: None },

@@ -21,12 +21,13 @@ mod restored;
 mod soundness;
 mod store;
 mod sweep;
+mod trainer;
 
 pub use add::{AddOptions, Added, NewStep};
 pub use branch::BranchInfo;
 pub use directory::Directory;
 pub use extract::Part;
-pub use incoming::{Incoming, incoming, step_of_name};
+pub use incoming::{Arrivals, Incoming, incoming, step_of_name};
 pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
 pub use pending::Pending;
@@ -34,6 +35,7 @@ pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
 pub use records::{StepRecord, TensorRecord};
 pub use store::{ObjectInfo, Revision, Store};
 pub use sweep::{GcReport, SeriesVerifyReport};
+pub use trainer::trainer_metrics;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -95,7 +95,7 @@ impl Pending {
             force: true,
             rewind: options.rewind,
             branch: options.branch.clone(),
-            meta: new.meta.clone(),
+            meta: new.texts(),
             model_file: file_name(&new.model),
             optimizer_file: new.optimizer.as_deref().and_then(file_name),
         };
@@ -211,6 +211,7 @@ fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
         model: part(MODEL, &request.model_file),
         optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file)),
         meta: request.meta.clone(),
+        metrics: BTreeMap::new(),
     };
     Ok((new, request))
 }

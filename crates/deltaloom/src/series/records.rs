@@ -10,10 +10,12 @@ use rayon::prelude::*;
 use super::{Series, StepEntry};
 use crate::bases::{ResolvedContainer, TensorSource};
 use crate::checkpoint::Checkpoint;
+use crate::container::PackedTensor;
 use crate::error::Result;
 use crate::limits::to_usize;
-use crate::predict::{Element, Predictor, load};
+use crate::predict::{Element, load};
 use crate::progress::{Progress, check_cancelled};
+use crate::summary::TensorReport;
 
 /// A tensor at one step.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,9 +59,11 @@ pub struct StepRecord {
     pub nonfinite_weights: u64,
     /// Matrices that have one value only and had more before.
     pub constant_matrices: u64,
-    /// Stored bytes of files that are no weights.
+    /// Texts of it that are numbers, such as its loss.
+    pub metrics: BTreeMap<String, f64>,
+    /// Stored bytes of what is no weights: states of the training, and other files.
     pub other_bytes: u64,
-    /// Its tensors.
+    /// Its weights.
     pub tensors: Vec<TensorRecord>,
 }
 
@@ -90,13 +94,18 @@ impl Series {
             let container = self.container(entry)?;
             let report = crate::inspect::inspect(&container);
             let index = container.index();
+            let roles = index.roles();
             let all = || report.tensors.iter().zip(&index.tensors);
-            let weights = || all().filter(|(_, packed)| index.is_weights(packed));
-            let others = all().filter(|(_, packed)| !index.is_weights(packed));
+            let weights = || all().filter(|(_, packed)| roles.is_weights(packed.place));
+            let others = all().filter(|(_, packed)| !roles.is_weights(packed.place));
+            let mut of_computed = entry.changed_of_computed.iter().copied();
+            let mut changed = |tensor: &TensorReport, packed: &PackedTensor| {
+                if packed.predictor.is_reference() { tensor.changed_fraction } else { of_computed.next()? }
+            };
             let tensors = weights().map(|(tensor, packed)| TensorRecord {
                 name: name_of(&tensor.name),
                 elems: packed.grid.rows.saturating_mul(packed.grid.cols),
-                changed_fraction: tensor.changed_fraction.filter(|_| packed.predictor.is_reference()),
+                changed_fraction: changed(tensor, packed),
                 below_fraction: None,
                 stored_bytes: tensor.packed_bytes,
                 predictor: name_of(tensor.predictor),
@@ -109,13 +118,14 @@ impl Series {
                 original_bytes: entry.original_bytes,
                 stored_bytes: entry.stored_bytes,
                 is_keyframe: entry.is_keyframe(),
-                // For tensors that were packed on their own, the index does not count changes; the
-                // manifest does.
+                // For tensors whose prediction is computed, the index does not count changes from
+                // the reference; the manifest does.
                 changed_fraction: entry
                     .changed_fraction
-                    .filter(|_| weights().any(|(_, packed)| packed.predictor == Predictor::Zero)),
+                    .filter(|_| weights().any(|(_, packed)| !packed.predictor.is_reference())),
                 nonfinite_weights: entry.nonfinite_weights,
                 constant_matrices: entry.constant_matrices,
+                metrics: entry.metrics(),
                 other_bytes: others.map(|(tensor, _)| tensor.packed_bytes).sum(),
                 tensors: tensors.collect(),
             });

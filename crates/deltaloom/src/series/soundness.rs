@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::likeness::part_of;
 use crate::bases::ResolvedContainer;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Roles};
 use crate::container::Index;
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -97,7 +97,8 @@ struct Seen {
 /// Inspects the tensors of a checkpoint.
 pub(super) struct Inspection<'a> {
     checkpoint: &'a Checkpoint,
-    tensors: Vec<(usize, &'a TensorInfo)>,
+    /// Its tensors, and whether they are weights.
+    tensors: Vec<(usize, &'a TensorInfo, bool)>,
     seen: Vec<Mutex<Seen>>,
 }
 
@@ -112,15 +113,18 @@ pub(super) struct Oddities {
 
 impl<'a> Inspection<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
-        let tensors: Vec<(usize, &TensorInfo)> = checkpoint.tensors().collect();
+        let roles = Roles::of(&checkpoint.members);
+        let places = checkpoint.places().map(|place| roles.is_weights(place));
+        let tensors: Vec<_> =
+            checkpoint.tensors().zip(places).map(|((member, info), is)| (member, info, is)).collect();
         let seen = tensors.iter().map(|_| Mutex::default()).collect();
         Self { checkpoint, tensors, seen }
     }
 
     /// Inspects bytes of a tensor. They must be whole elements, in any order and from any thread.
     pub(super) fn see(&self, number: usize, bytes: &[u8]) {
-        let (member, info) = self.tensors[number];
-        if !self.checkpoint.members[member].is_weights(info) {
+        let (_, info, is_weights) = self.tensors[number];
+        if !is_weights {
             return;
         }
         let none = NoNumber::of(&info.dtype);
@@ -138,10 +142,11 @@ impl<'a> Inspection<'a> {
     pub(super) fn finish(self, index: &Index, is_reference_sound: bool) -> Result<Oddities> {
         let mut counts = vec![0; self.tensors.len()];
         for (number, packed) in index.tensors.iter().enumerate() {
-            let (member, info) = self.tensors[number];
+            let (member, info, is_weights) = self.tensors[number];
             let is_known = match packed.predictor {
+                _ if !is_weights => true,
                 Predictor::Identical(_) => is_reference_sound,
-                Predictor::Tied(_) => true,
+                Predictor::Tied(target) => self.tensors[target].2,
                 _ => packed.predictor.has_chunks(),
             };
             if !is_known {
@@ -154,8 +159,14 @@ impl<'a> Inspection<'a> {
         }
         let mut oddities = Oddities::default();
         for (number, packed) in index.tensors.iter().enumerate() {
-            let (member, info) = self.tensors[number];
-            let counted = if let Predictor::Tied(target) = packed.predictor { target } else { number };
+            let (member, info, is_weights) = self.tensors[number];
+            if !is_weights {
+                continue;
+            }
+            let counted = match packed.predictor {
+                Predictor::Tied(target) if self.tensors[target].2 => target,
+                _ => number,
+            };
             oddities.nonfinite += counts[counted];
             if self.seen_of(number).1 {
                 let part = part_of(&self.checkpoint.members[member].path).to_owned();
@@ -203,13 +214,20 @@ pub(super) fn became_constant(constant: &[(String, String)], before: &ResolvedCo
     Ok(count)
 }
 
-/// Among the elements of tensors that were packed on their own: how many differ from those of the
-/// same name in another checkpoint, and how many were compared.
-pub(super) fn changed_of_zero<'a>(
+/// Elements of a tensor, and how many of them differ from those of another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Changed {
+    pub(super) changed: u64,
+    pub(super) elems: u64,
+}
+
+/// For each tensor of weights whose prediction is no tensor of another checkpoint: how it differs
+/// from the tensor of the same name in that; `None` if there is no such tensor.
+pub(super) fn changed_of_computed<'a>(
     checkpoint: &'a Checkpoint,
     index: &Index,
     other: &'a Checkpoint,
-) -> Result<(u64, u64)> {
+) -> Result<Vec<Option<Changed>>> {
     let key = |checkpoint: &'a Checkpoint, member: usize, info: &'a TensorInfo| {
         (part_of(&checkpoint.members[member].path), info.name.as_str(), &info.dtype, &info.shape[..])
     };
@@ -217,23 +235,28 @@ pub(super) fn changed_of_zero<'a>(
     for (of, info) in other.tensors() {
         by_name.entry(key(other, of, info)).or_insert((of, info));
     }
-    let (mut changed, mut elems) = (0, 0);
+    let roles = index.roles();
+    let mut all = Vec::new();
     for ((member, info), packed) in checkpoint.tensors().zip(&index.tensors) {
-        if packed.predictor != Predictor::Zero || !checkpoint.members[member].is_weights(info) {
+        if packed.predictor.is_reference() || !roles.is_weights(packed.place) {
             continue;
         }
-        let Some(&(of, before)) = by_name.get(&key(checkpoint, member, info)) else { continue };
+        let Some(&(of, before)) = by_name.get(&key(checkpoint, member, info)) else {
+            all.push(None);
+            continue;
+        };
         let elem_bytes = info.number().bytes();
+        let mut found = Changed { changed: 0, elems: info.len_bytes() / elem_bytes as u64 };
         for start in (0..info.len_bytes()).step_by(to_usize(BLOCK_BYTES)) {
             let range = start..(start + BLOCK_BYTES).min(info.len_bytes());
             let (now, before) =
                 (checkpoint.bytes(member, info, range.clone())?, other.bytes(of, before, range)?);
             let pairs = now.chunks_exact(elem_bytes).zip(before.chunks_exact(elem_bytes));
-            changed += pairs.filter(|(a, b)| a != b).count() as u64;
+            found.changed += pairs.filter(|(a, b)| a != b).count() as u64;
         }
-        elems += info.len_bytes() / elem_bytes as u64;
+        all.push(Some(found));
     }
-    Ok((changed, elems))
+    Ok(all)
 }
 
 #[cfg(test)]

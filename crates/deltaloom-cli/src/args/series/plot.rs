@@ -9,8 +9,9 @@ use super::StoreArgument;
 
 /// Draw a series as one self-contained HTML page, and as SVG and TensorBoard files.
 ///
-/// The charts show ratios, changed weights, stored bits and predictors per step, changes per layer,
-/// frozen layers, and the distribution of the newest weights.
+/// The charts show loss, learning rate and other numbers of the steps, ratios, bytes saved, changed
+/// weights, stored bits and predictors per step, changes per layer, frozen layers, and the
+/// distribution of the newest weights.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom series plot runs/7b -o series.html

@@ -1,5 +1,6 @@
 //! `deltaloom series add` and `flush`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::Limits;
 use deltaloom::series::{AddOptions, NewStep, Pending, Series};
 
-use super::common::{pack_options, tell};
+use super::common::{metrics, pack_options, tell};
 use crate::args::series::{AddArguments, FlushArguments, store_and_input};
 use crate::progress::Bar;
 use crate::store::{is_url, open};
@@ -16,12 +17,18 @@ use crate::{Answer, ui, values};
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = store_and_input(&arguments.store, arguments.checkpoint.as_ref())?;
     let series = open(&location)?;
+    let step = match arguments.step {
+        values::series::NewStep::Number(step) => Some(step),
+        values::series::NewStep::Next => None,
+    };
+    let metrics = metrics(checkpoint, step).unwrap_or_else(|why| {
+        ui::warn(&why);
+        BTreeMap::new()
+    });
     let new = NewStep::new(checkpoint)
-        .with_step(match arguments.step {
-            values::series::NewStep::Number(step) => Some(step),
-            values::series::NewStep::Next => None,
-        })
+        .with_step(step)
         .with_optimizer(arguments.optimizer.clone())
+        .with_metrics(metrics)
         .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default()
@@ -55,7 +62,11 @@ pub(super) fn flush(arguments: &FlushArguments) -> Result<Answer> {
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default().with_pack(pack);
     let location = &arguments.store.location;
-    drain(&series, &Pending::new(&pending_folder(location)?), &options, location)?;
+    let pending = Pending::new(&pending_folder(location)?);
+    if pending.count()? == 0 {
+        ui::note("nothing was waiting to be added");
+    }
+    drain(&series, &pending, &options, location)?;
     Ok(Answer::Yes)
 }
 

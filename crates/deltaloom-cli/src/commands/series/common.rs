@@ -1,9 +1,11 @@
 //! Finding and describing the steps of a series, for its commands.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use deltaloom::series::{Added, Series, StepEntry};
+use deltaloom::series::{Added, Series, StepEntry, trainer_metrics};
 use deltaloom::{Error, Missing, PackOptions};
 
 use crate::args::ThreadsArgument;
@@ -34,6 +36,14 @@ pub(super) fn entry_of(series: &Series, step: ExistingStep) -> Result<StepEntry>
 
 pub(super) fn pack_options(preset: Preset, threads: &ThreadsArgument) -> PackOptions {
     PackOptions::default().with_preset(preset.into()).with_threads(threads.count)
+}
+
+/// The numbers that a trainer logged for a checkpoint, or why its log cannot be read.
+pub(super) fn metrics(checkpoint: &Path, step: Option<u64>) -> Result<BTreeMap<String, String>, String> {
+    let unread = |error: Error| {
+        ui::printable(&format!("{}; its numbers are not stored with the step", error.with_path()))
+    };
+    trainer_metrics(checkpoint, step).map_err(unread)
 }
 
 /// Reports what was added, and what may be wrong with it.

@@ -1,13 +1,14 @@
 //! `deltaloom series get`.
 
 use anyhow::Result;
-use deltaloom::UnpackOptions;
-use deltaloom::series::Part;
+use deltaloom::series::{Part, Series, StepEntry};
+use deltaloom::{Error, UnpackOptions};
 
 use super::common::{entry_of, open_on};
 use crate::args::series::GetArguments;
 use crate::progress::Bar;
 use crate::target::{self, Target};
+use crate::ui::nearest;
 use crate::{Answer, ui};
 
 pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
@@ -20,9 +21,11 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         Some("model") => Part::Model,
         Some("optimizer") => Part::Optimizer,
         Some(tensor) => {
-            target::write_bytes(&target, arguments.overwrite, &series.inputs(), |out| {
+            let written = target::write_bytes(&target, arguments.overwrite, &series.inputs(), |out| {
                 series.read_tensor(entry.step, tensor, out)
-            })?;
+            });
+            written.map_err(|error| with_nearest(error, &series, &entry, tensor))?;
+            ui::note(&format!("step {}: tensor {} restored", entry.step, ui::printable(tensor)));
             return Ok(Answer::Yes);
         }
     };
@@ -46,4 +49,18 @@ pub(super) fn run(arguments: &GetArguments) -> Result<Answer> {
         ui::note(&format!("step {step}: {size} restored ({hops}), every digest matches, {seconds:.2} s"));
     }
     Ok(Answer::Yes)
+}
+
+/// If the step has no tensor of this name, suggests the most similar one, or where the names are.
+fn with_nearest(error: anyhow::Error, series: &Series, entry: &StepEntry, tensor: &str) -> anyhow::Error {
+    let names = || {
+        let report = series.inspect(entry).ok()?;
+        Some(report.tensors.into_iter().map(|tensor| tensor.name).collect())
+    };
+    let list =
+        format!("`deltaloom series show --step {} --tensors` lists the tensors of the step", entry.step);
+    match error.downcast::<Error>() {
+        Ok(error) => nearest::suggest(error, tensor, names, Some(list)),
+        Err(error) => error,
+    }
 }

@@ -1,5 +1,7 @@
 //! `deltaloom series ls`, `log` and `show`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::Result;
 use deltaloom::series::{BranchInfo, SeriesInfo, StepEntry};
 use serde::Serialize;
@@ -9,6 +11,11 @@ use crate::args::series::{ListArguments, ShowArguments};
 use crate::ui::container;
 use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
+
+/// Numbers of steps that are shown; CSV and JSON have all.
+const SHOWN_METRICS: usize = 3;
+/// The ones that are shown first.
+const FIRST_METRICS: [&str; 5] = ["loss", "eval_loss", "learning_rate", "lr", "grad_norm"];
 
 /// The JSON that is printed of a list.
 #[derive(Serialize)]
@@ -27,14 +34,24 @@ struct Step<'a> {
     #[serde(flatten)]
     entry: &'a StepEntry,
     ratio: f64,
+    metrics: BTreeMap<String, f64>,
 }
 
 pub(super) fn ls(arguments: &ListArguments) -> Result<Answer> {
     list(arguments, |entries| if entries.is_empty() { String::new() } else { table(entries).text() })
 }
 
+/// The names of the numbers that steps have: those of training first.
+fn metric_names(entries: &[StepEntry]) -> Vec<String> {
+    let names: BTreeSet<String> = entries.iter().flat_map(|entry| entry.metrics().into_keys()).collect();
+    let place = |name: &str| FIRST_METRICS.iter().position(|first| *first == name).unwrap_or(usize::MAX);
+    let mut names: Vec<String> = names.into_iter().collect();
+    names.sort_by_key(|name| place(name));
+    names
+}
+
 fn table(entries: &[StepEntry]) -> Table<'_, StepEntry> {
-    Table::of(entries)
+    let mut table = Table::of(entries)
         .both("step", "step", |entry| Cell::count(entry.step))
         .both("from", "reference", |entry| match entry.reference {
             Some(reference) => Cell::count(reference),
@@ -48,7 +65,17 @@ fn table(entries: &[StepEntry]) -> Table<'_, StepEntry> {
             Cell::maybe(entry.changed_fraction, |share| Cell::percent(share, 2))
         })
         .both("seconds", "seconds", |entry| Cell::fixed(entry.seconds, 2))
-        .exact("added_unix", |entry| Cell::count(entry.added_unix))
+        .exact("added_unix", |entry| Cell::count(entry.added_unix));
+    for (number, name) in metric_names(entries).into_iter().enumerate() {
+        let shown = |value: f64| Cell::number(value, ui::significant(value));
+        let cell = |entry: &StepEntry| Cell::maybe(entry.metric(&name), shown);
+        let key = format!("meta.{name}");
+        table = match number < SHOWN_METRICS {
+            true => table.both(&name, &key, cell),
+            false => table.exact(&key, cell),
+        };
+    }
+    table
 }
 
 pub(super) fn log(arguments: &ListArguments) -> Result<Answer> {
@@ -69,7 +96,10 @@ fn list(arguments: &ListArguments, text: impl Fn(&[StepEntry]) -> String) -> Res
             ratio: totals.ratio(),
             delta_ratio: totals.delta_ratio(),
             mean_delta_ratio: totals.mean_delta_ratio(),
-            steps: entries.iter().map(|entry| Step { entry, ratio: entry.ratio() }).collect(),
+            steps: entries
+                .iter()
+                .map(|entry| Step { entry, ratio: entry.ratio(), metrics: entry.metrics() })
+                .collect(),
         })?;
     } else if arguments.csv {
         ui::print(&table(&entries).csv())?;
@@ -113,16 +143,14 @@ fn list_branches(branches: &[BranchInfo], json: bool) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// One line about the whole series: totals first, then the mean of the ratios.
+/// One line about the whole series.
 fn totals(summary: &SeriesInfo) -> String {
     let totals = &summary.totals;
     if totals.steps == 0 {
         return "the series has no steps yet; add one with `deltaloom series add`".to_owned();
     }
-    let deltas = match (totals.delta_ratio(), totals.mean_delta_ratio()) {
-        (Some(ratio), Some(mean)) => format!("; deltas alone {ratio:.2} (mean of ratios {mean:.2})"),
-        _ => String::new(),
-    };
+    let deltas =
+        totals.delta_ratio().map_or_else(String::new, |ratio| format!("; without keyframes {ratio:.2}"));
     format!(
         "{}, {}: {} -> {}, ratio {:.2}{deltas}",
         ui::count(totals.steps, "step"),

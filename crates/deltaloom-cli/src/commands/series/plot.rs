@@ -45,7 +45,7 @@ pub(super) fn plot(arguments: &PlotArguments) -> Result<Answer> {
     if let Some(folder) = &arguments.tensorboard {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut events = EventWriter::create(folder, now.as_secs_f64())?;
-        series_events(&judge(&summary.steps, &summary.rule), &mut events)?;
+        series_events(&summary.steps, &judge(&summary.steps, &summary.rule), &mut events)?;
         events.finish()?;
     }
     let steps = ui::count(summary.steps.len() as u64, "step");
@@ -117,17 +117,21 @@ fn describe(health: &Health) -> String {
         return "the series has no steps yet\n".to_owned();
     }
     let percent = |share: Option<f64>| Cell::maybe(share, |share| Cell::percent(share, 2));
-    let table = Table::of(&health.layers)
+    let mut table = Table::of(&health.layers)
         .shown("layer", |layer| Cell::text(&*layer.layer.name))
         .shown("elements", |layer| Cell::count(layer.elems))
-        .shown("changed, last step", |layer| percent(layer.changed_fractions.last().copied().flatten()))
-        .shown("identical, window", |layer| percent(layer.identical_share))
-        .shown("below", |layer| percent(layer.below_share))
-        .shown("frozen", |layer| match (layer.is_frozen, layer.unchanged_since) {
-            (true, Some(step)) => Cell::text(format!("since step {step}")),
-            (true, None) => Cell::text("yes"),
-            (false, _) => Cell::text("no"),
+        .shown("changed in newest step", |layer| percent(layer.changed_fractions.last().copied().flatten()))
+        .shown(&format!("identical over {}", health.rule.frozen_window), |layer| {
+            percent(layer.identical_share)
         });
+    if health.layers.iter().any(|layer| layer.below_share.is_some()) {
+        table = table.shown("moved less than --below", |layer| percent(layer.below_share));
+    }
+    let table = table.shown("frozen", |layer| match (layer.is_frozen, layer.unchanged_since) {
+        (true, Some(step)) => Cell::text(format!("since step {step}")),
+        (true, None) => Cell::text("yes"),
+        (false, _) => Cell::text("no"),
+    });
     let mut out = table.text();
     if let Some(last) = health.steps.last() {
         out.push_str(&format!(
