@@ -216,10 +216,10 @@ fn range_of(packing: Packing, dtype: &DType, values: &Values) -> (i64, i64) {
 
 /// The matrices of codes.
 #[derive(Clone, Copy)]
-struct Shape {
-    batches: u64,
-    rows: u64,
-    cols: u64,
+pub(super) struct Shape {
+    pub(super) batches: u64,
+    pub(super) rows: u64,
+    pub(super) cols: u64,
 }
 
 /// A layout with every choice of scales, zeros and biases.
@@ -281,7 +281,7 @@ fn has_size(a: &Shared, b: &Shared) -> bool {
 }
 
 /// The sizes of groups that `count` numbers may belong to.
-fn group_sizes(count: u64, shape: Shape) -> Vec<(u64, u64)> {
+pub(super) fn group_sizes(count: u64, shape: Shape) -> Vec<(u64, u64)> {
     let Shape { batches, rows, cols } = shape;
     let mut sizes = vec![(rows, cols), (1, cols), (rows, 1)];
     for size in GROUP_SIZES {

@@ -9,6 +9,7 @@ mod values;
 
 pub(crate) use groups::{Groups, Numbers};
 pub(crate) use operand::Operand;
+pub(in crate::predict) use operand::Region;
 pub(crate) use packing::{Order, Packing};
 pub(crate) use values::{NF4, Ties, Values};
 
