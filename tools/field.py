@@ -69,6 +69,8 @@ RATIOS = {
     "gguf_q8_0_pair": ("codes", MEASURED, 15.8, False),
     "gguf_q4_0_pair": ("codes", MEASURED, 24.0, False),
     "int8_rows_scales": ("quantised", ABOVE, 500, True),
+    "gptq_act_order_from_base": ("quantised", ABOVE, 50, True),
+    "gptq_act_order_to_f16": ("quantised", ABOVE, 1000, True),
     "mxfp4_from_bf16": ("quantised", ABOVE, 200, True),
     "q_mlx_u32_pair": ("codes", MEASURED, 12.21, True),
     "q_gptq_pair": ("codes", MEASURED, 5.10, False),
