@@ -63,6 +63,15 @@ RATIOS = {
     "q_mxfp4_to_bf16": ("quantised", ABOVE, 1000, True),
     "q_gptq_from_base": ("quantised", ABOVE, 50, True),
     "q_fp8_finetune_rescaled": ("quantised", MEASURED, 8.13, False),
+    "gguf_q8_0_from_base": ("quantised", ABOVE, 100, True),
+    "gguf_q4_0_from_base": ("quantised", ABOVE, 100, True),
+    "gguf_q4_1_to_bf16": ("quantised", ABOVE, 1000, True),
+    "gguf_q8_0_pair": ("codes", MEASURED, 15.8, False),
+    "gguf_q4_0_pair": ("codes", MEASURED, 24.0, False),
+    "int8_rows_scales": ("quantised", ABOVE, 500, True),
+    "gptq_act_order_from_base": ("quantised", ABOVE, 50, True),
+    "gptq_act_order_to_f16": ("quantised", ABOVE, 1000, True),
+    "mxfp4_from_bf16": ("quantised", ABOVE, 200, True),
     "q_mlx_u32_pair": ("codes", MEASURED, 12.21, True),
     "q_gptq_pair": ("codes", MEASURED, 5.10, False),
     "q_bnb_nf4_pair": ("codes", MEASURED, 9.78, False),
@@ -101,7 +110,7 @@ ROOM = 1.5
 def make(name, folder, *arguments):
     subprocess.run([sys.executable, HERE / "field" / f"{name}.py", folder, *map(str, arguments)], check=True)
     bases = sorted([*folder.glob("base*"), *folder.glob("adapter*")])
-    tuned = next(path for path in (folder / "tuned", folder / "tuned.safetensors") if path.exists())
+    tuned = next(path for path in (folder / "tuned", folder / "tuned.safetensors", folder / "tuned.gguf") if path.exists())
     return tuned, bases
 
 
@@ -128,7 +137,9 @@ def files_of(path):
 
 def tensors_of(path):
     found = {}
-    # Configurations of adapters have no header.
+    # A GGUF file is compared as a whole. Configurations of adapters have no header.
+    for data in (data for data in files_of(path).values() if data[:4] == b"GGUF"):
+        found["GGUF", "U8", (len(data),)] = data
     for data in (data for data in files_of(path).values() if data[8:9] == b"{"):
         size = struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:8 + size]).items():

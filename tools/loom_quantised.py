@@ -16,7 +16,7 @@ def unzigzag(value):
 def read(cur, t, tensors):
     rule = t.rule = types.SimpleNamespace()
     flags = cur.u8()
-    must(flags < 16, "an unknown flag")
+    must(flags < 32, "an unknown flag")
     rule.to_codes, rule.transposed, rule.scales_first, rule.reciprocal = (bool(flags >> i & 1) for i in range(4))
 
     def operand():
@@ -57,6 +57,7 @@ def read(cur, t, tensors):
     rule.scales = [groups() for _ in range(counts & 15)]
     rule.zero = groups() if counts & 16 else None
     rule.bias = groups() if counts & 32 else None
+    rule.index = operand() if flags & 16 else None
 
 def fields(bits, order, words):
     """The lowest bit of each code of a word."""
@@ -100,6 +101,9 @@ def predict(t, references, targets, convert, rounded):
     count = math.prod(numbers_shape[:-2])
     size = (count, cols, rows) if rule.transposed else (count, rows, cols)
 
+    index = None if rule.index is None else elements(rule.index).view(np.int32).reshape(-1)
+    must(index is None or (len(index) == size[1] and count == 1 and (index >= 0).all()), "a bad index")
+
     def per_code(groups):
         """The number of each code."""
         p, q, source, plus = groups
@@ -118,7 +122,9 @@ def predict(t, references, targets, convert, rounded):
         numbers = numbers.reshape(-1) + plus
         if len(numbers) == 1:
             return np.broadcast_to(numbers, size)
-        return numbers.reshape(grid).repeat(p, 1)[:, :size[1]].repeat(q, 2)[:, :, :size[2]]
+        numbers = numbers.reshape(grid)
+        numbers = numbers[:, index] if index is not None and p < size[1] else numbers.repeat(p, 1)[:, :size[1]]
+        return numbers.repeat(q, 2)[:, :, :size[2]]
 
     scales = [per_code(groups) for groups in rule.scales]
     with np.errstate(all="ignore"):

@@ -8,6 +8,7 @@ import numpy as np
 import loom_history as history
 import loom_predictors as computed
 import loom_quantised as quantised
+import loom_blocks as blocks
 from blake3_numpy import digest as blake3
 from mixed_numpy import decode_mixed
 from zstandard import ZstdDecompressor, ZstdError
@@ -387,6 +388,8 @@ def read_tensor(t, meta, sets, tensors, payloads):
         t.targets = [tensors[meta.varint()]]
     elif t.predictor == quantised.QUANTISED:
         quantised.read(meta, t, tensors)
+    elif t.predictor == blocks.BLOCKS:
+        blocks.read(meta, t)
     elif t.predictor in COMPUTED:
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
     elif t.predictor != ZERO:
@@ -394,7 +397,8 @@ def read_tensor(t, meta, sets, tensors, payloads):
         hops = meta.varint() if t.predictor == history.HISTORY else 0
         must((1 <= hops <= 16) == (t.predictor == history.HISTORY), "bad number of ancestors")
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))] * (hops + 1)
-    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, *COMPUTED):
+    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, blocks.BLOCKS,
+                       *COMPUTED):
         t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
@@ -454,7 +458,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= (quantised.QUANTISED if data[8] >= 4 else history.HISTORY), "unknown predictor")
+        must(t.predictor <= (blocks.BLOCKS if data[8] >= 4 else history.HISTORY) and t.predictor != 16, "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -492,6 +496,8 @@ def values(t, bases):
         as_it_is = t.predictor <= CAST_INTERNAL or t.predictor == history.HISTORY
         if t.predictor == quantised.QUANTISED:
             p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
+        elif t.predictor == blocks.BLOCKS:
+            p = blocks.predict(t, references[0], computed.convert, computed.rounded)
         else:
             p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)

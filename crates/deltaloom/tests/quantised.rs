@@ -250,3 +250,43 @@ fn words_of_codes_are_coded_code_by_code() {
         }
     }
 }
+
+#[test]
+fn rows_of_codes_have_their_groups_by_an_index() {
+    const GROUP: usize = 32;
+    let weights: Vec<f32> = numbers(12).iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+    let index: Vec<usize> = (0..COLS).map(|col| (col * 7 + 3) % COLS / GROUP).collect();
+    let scale = |(group, row): (usize, usize)| {
+        let members = (0..COLS).filter(|col| index[*col] == group);
+        let largest = members.map(|col| weights[row * COLS + col].abs()).fold(0f32, f32::max);
+        half::f16::from_f32(largest / 7.0).to_f32()
+    };
+    let places = (0..COLS / GROUP).flat_map(|group| (0..ROWS).map(move |row| (group, row)));
+    let scales: Vec<f32> = places.map(scale).collect();
+    let code = |(i, x): (usize, &f32)| {
+        let scale = scales[index[i % COLS] * ROWS + i / COLS];
+        ((x / scale).round_ties_even() + 8.0).clamp(0.0, 15.0) as u8
+    };
+    let codes: Vec<u8> = weights.iter().enumerate().map(code).collect();
+    let value =
+        |(i, code): (usize, &u8)| (f32::from(*code) - 8.0) * scales[index[i % COLS] * ROWS + i / COLS];
+    let restored: Vec<f32> = codes.iter().enumerate().map(value).collect();
+    let word = |place: usize| {
+        let (row, first) = (place % ROWS, place / ROWS * 8);
+        (0..8).fold(0u32, |word, j| word | u32::from(codes[row * COLS + first + j]) << (4 * j)).to_le_bytes()
+    };
+    let indices = index.iter().flat_map(|group| (*group as u32).to_le_bytes()).collect();
+    let quantised = [
+        tensor(
+            "m.q.qweight",
+            "I32",
+            &[COLS as u64 / 8, ROWS as u64],
+            (0..COLS / 8 * ROWS).flat_map(word).collect(),
+        ),
+        f16("m.q.scales", &[(COLS / GROUP) as u64, ROWS as u64], &scales),
+        tensor("m.q.g_idx", "I32", &[COLS as u64], indices),
+    ];
+    let plain = |numbers: &[f32]| [f16("m.q.weight", &[ROWS as u64, COLS as u64], numbers)];
+    assert_quantised(&packed(&quantised, &plain(&weights)), "m.q.qweight", 0.01);
+    assert_quantised(&packed(&plain(&restored), &quantised), "m.q.weight", 0.0);
+}

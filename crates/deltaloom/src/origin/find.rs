@@ -12,8 +12,8 @@ use super::subject::Subject;
 use super::tied::Ties;
 use super::view::Viewing;
 use super::{
-    Origin, adam, adapter, companion, content, converted, heads, identical, lines, low_rank, nearest,
-    quantised, reference_name, scaled, view,
+    Origin, adam, adapter, blocks, companion, content, converted, heads, identical, lines, low_rank, nearest,
+    quantised, reference_name, scaled, scales, view,
 };
 use crate::bases::{Bases, TensorId, TensorSource};
 use crate::checkpoint::Checkpoint;
@@ -70,7 +70,7 @@ pub(crate) fn find(
         let mut costs = near.map(|reference| nearest::cost(info, sample, reference));
         Ok(!costs.try_fold(false, |is_near, cost| Ok::<_, Error>(is_near || cost? < enough(info, sample)))?)
     };
-    let quantised = quantised::find(&subjects, is_open, bases, progress)?;
+    let quantised = coded_numbers(&subjects, is_open, bases, progress)?;
     for (is_open, found) in found.is_open.iter_mut().zip(&quantised) {
         *is_open &= found.is_none();
     }
@@ -312,6 +312,23 @@ pub(crate) fn computed(
     Ok(None)
 }
 
+/// Codes with scales in other tensors, or else in blocks, and the scales.
+fn coded_numbers(
+    subjects: &[Subject<'_>],
+    wanted: impl Fn(usize) -> Result<bool> + Sync,
+    bases: &Bases,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<quantised::Found>>> {
+    let mut found = quantised::find(subjects, &wanted, bases, progress)?;
+    let is_left = |i: usize| Ok(found[i].is_none() && wanted(i)?);
+    let in_blocks = blocks::find(subjects, is_left, bases, progress)?;
+    found.iter_mut().zip(in_blocks).for_each(|(found, blocks)| *found = found.take().or(blocks));
+    let is_left = |i: usize| Ok(found[i].is_none() && wanted(i)?);
+    let of_groups = scales::find(subjects, is_left, bases, progress)?;
+    found.iter_mut().zip(of_groups).for_each(|(found, scales)| *found = found.take().or(scales));
+    Ok(found)
+}
+
 /// The codes, or numbers of codes, that explain the subjects which are `wanted`, by their numbers.
 ///
 /// # Errors
@@ -322,7 +339,7 @@ pub(crate) fn by_codes(
     bases: &Bases,
     progress: &dyn Progress,
 ) -> Result<Vec<(usize, Origin)>> {
-    let found = quantised::find(subjects, |i| Ok(wanted[i]), bases, progress)?;
+    let found = coded_numbers(subjects, |i| Ok(wanted[i]), bases, progress)?;
     Ok(found.into_iter().enumerate().filter_map(|(i, found)| Some((i, found?.origin))).collect())
 }
 

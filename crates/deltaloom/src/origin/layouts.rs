@@ -21,6 +21,8 @@ pub(super) struct Layout {
     scales: Vec<Shared>,
     zero: Option<Shared>,
     bias: Option<Shared>,
+    /// The row of groups of each row of codes.
+    index: Option<usize>,
     rounding: Element,
     ties: Ties,
     range: (i64, i64),
@@ -49,7 +51,7 @@ impl Layout {
             OfGroup::Tensor(which, ..) => Some(which),
             OfGroup::Number(_) => None,
         });
-        std::iter::once(self.reference).chain(tensors).collect()
+        std::iter::once(self.reference).chain(tensors).chain(self.index).collect()
     }
 
     /// Siblings that may have scales, zeros or biases: they are in the file that has the codes.
@@ -82,6 +84,7 @@ impl Layout {
             scales: self.scales.iter().map(groups).collect(),
             zero: self.zero.as_ref().map(groups),
             bias: self.bias.as_ref().map(groups),
+            index: self.index.map(&operand),
             rounding: self.rounding,
             ties: self.ties,
             range: self.range,
@@ -124,12 +127,16 @@ pub(super) fn all(info: &TensorInfo, siblings: &[Sibling<'_>]) -> Vec<Layout> {
                     scales: Vec::new(),
                     zero: None,
                     bias: None,
+                    index: None,
                     rounding: Element::F32,
                     ties: Ties::Even,
                     range: range_of(packing, &codes.dtype, &values),
                 };
                 let shape = Shape { batches: numbers.elems() / (rows * cols).max(1), rows, cols };
-                found.extend(grouped(&plain, shape, siblings));
+                let grouped = grouped(&plain, shape, siblings);
+                let indexed = indexed(&grouped, shape, siblings);
+                found.extend(grouped);
+                found.extend(indexed);
             }
         }
     }
@@ -216,10 +223,10 @@ fn range_of(packing: Packing, dtype: &DType, values: &Values) -> (i64, i64) {
 
 /// The matrices of codes.
 #[derive(Clone, Copy)]
-struct Shape {
-    batches: u64,
-    rows: u64,
-    cols: u64,
+pub(super) struct Shape {
+    pub(super) batches: u64,
+    pub(super) rows: u64,
+    pub(super) cols: u64,
 }
 
 /// A layout with every choice of scales, zeros and biases.
@@ -269,6 +276,22 @@ fn grouped(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout
     found
 }
 
+/// The layouts whose rows have their groups by an index.
+fn indexed(grouped: &[Layout], shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout> {
+    let is_several = |layout: &&Layout| layout.scales.iter().any(|scale| scale.rows < shape.rows);
+    let with_index = |layout: &Layout| {
+        let mut indices = layout.operand_candidates(siblings).filter(|which| {
+            let info = siblings[*which].info();
+            info.dtype == DType::I32 && info.elems() == shape.rows && info.name.ends_with("g_idx")
+        });
+        Some(Layout { index: Some(indices.next()?), ..layout.clone() })
+    };
+    if shape.batches > 1 {
+        return Vec::new();
+    }
+    grouped.iter().filter(is_several).filter_map(with_index).collect()
+}
+
 fn is_same(a: &Shared, b: &Shared) -> bool {
     match (&a.numbers, &b.numbers) {
         (OfGroup::Tensor(a, ..), OfGroup::Tensor(b, ..)) => a == b,
@@ -281,7 +304,7 @@ fn has_size(a: &Shared, b: &Shared) -> bool {
 }
 
 /// The sizes of groups that `count` numbers may belong to.
-fn group_sizes(count: u64, shape: Shape) -> Vec<(u64, u64)> {
+pub(super) fn group_sizes(count: u64, shape: Shape) -> Vec<(u64, u64)> {
     let Shape { batches, rows, cols } = shape;
     let mut sizes = vec![(rows, cols), (1, cols), (rows, 1)];
     for size in GROUP_SIZES {

@@ -168,6 +168,7 @@ pub(super) fn fit(
         scales: vec![groups],
         zero: None,
         bias: None,
+        index: None,
         rounding: Element::F32,
         ties: Ties::Even,
         range: (0, 0),

@@ -63,10 +63,10 @@ fn applies(info: &TensorInfo) -> bool {
 }
 
 /// Tensors by the stems of their names.
-struct Stems<'a>(HashMap<&'a str, Vec<Sibling<'a>>>);
+pub(super) struct Stems<'a>(HashMap<&'a str, Vec<Sibling<'a>>>);
 
 impl<'a> Stems<'a> {
-    fn new(tensors: impl Iterator<Item = Sibling<'a>>) -> Self {
+    pub(super) fn new(tensors: impl Iterator<Item = Sibling<'a>>) -> Self {
         let mut by_stem: HashMap<&'a str, Vec<Sibling<'a>>> = HashMap::new();
         for tensor in tensors {
             for stem in stems(&tensor.info().name) {
@@ -80,7 +80,7 @@ impl<'a> Stems<'a> {
     }
 
     /// The siblings of a tensor, those under more telling stems first.
-    fn of(&self, info: &TensorInfo) -> Vec<Sibling<'a>> {
+    pub(super) fn of(&self, info: &TensorInfo) -> Vec<Sibling<'a>> {
         let mut found: Vec<Sibling<'a>> = Vec::new();
         for stem in stems(&info.name) {
             for sibling in self.0.get(stem).into_iter().flatten() {
@@ -223,7 +223,7 @@ fn best_layout(subject: &Probed<'_>, siblings: &[Sibling<'_>]) -> Result<Option<
 }
 
 /// A subject with a sample of whole runs.
-struct Probed<'a> {
+pub(super) struct Probed<'a> {
     subjects: &'a [Subject<'a>],
     number: usize,
     sample: Vec<u8>,
@@ -231,7 +231,7 @@ struct Probed<'a> {
 }
 
 impl<'a> Probed<'a> {
-    fn new(subjects: &'a [Subject<'a>], number: usize) -> Result<Self> {
+    pub(super) fn new(subjects: &'a [Subject<'a>], number: usize) -> Result<Self> {
         let subject = &subjects[number];
         let info = subject.info();
         let (elems, size) = (info.elems(), info.number().bytes() as u64);
@@ -246,12 +246,12 @@ impl<'a> Probed<'a> {
         Ok(Self { subjects, number, sample, runs })
     }
 
-    fn subject(&self) -> &'a Subject<'a> {
+    pub(super) fn subject(&self) -> &'a Subject<'a> {
         &self.subjects[self.number]
     }
 
     /// What must be saved: an eighth.
-    fn enough(&self) -> u64 {
+    pub(super) fn enough(&self) -> u64 {
         plan::stand_alone_cost(self.subject().info().number(), &self.sample) / 8 * 7
     }
 
@@ -280,7 +280,8 @@ impl<'a> Probed<'a> {
         self.origin(layout, siblings).map(|origin| self.cost_of(&origin)).transpose()
     }
 
-    fn cost_of(&self, origin: &Origin) -> Result<u64> {
+    /// What the sample costs with an origin.
+    pub(super) fn cost_of(&self, origin: &Origin) -> Result<u64> {
         let info = self.subject().info();
         let mut prediction = vec![0; self.sample.len()];
         let mut rest = &mut prediction[..];
@@ -295,14 +296,15 @@ impl<'a> Probed<'a> {
     /// The origin by a layout, if it pays.
     fn found(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Result<Option<Found>> {
         let Some(origin) = self.origin(layout, siblings) else { return Ok(None) };
-        let info = self.subject().info();
         let cost = self.cost_of(&origin)?;
-        if cost >= self.enough() {
-            return Ok(None);
-        }
-        let cost = nearest::of_tensor(info, &self.sample, cost)
+        Ok(self.if_it_pays(origin, cost))
+    }
+
+    /// An origin with which the sample costs `cost`.
+    pub(super) fn if_it_pays(&self, origin: Origin, cost: u64) -> Option<Found> {
+        let cost_of_all = nearest::of_tensor(self.subject().info(), &self.sample, cost)
             + nearest::DIGEST_COST * origin.references.len() as u128;
-        Ok(Some(Found { origin, cost }))
+        (cost < self.enough()).then_some(Found { origin, cost: cost_of_all })
     }
 }
 

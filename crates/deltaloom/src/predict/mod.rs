@@ -7,6 +7,7 @@ mod adam;
 mod adapter;
 mod adapters;
 mod blend;
+mod blocks;
 pub(crate) mod cast;
 mod factors;
 mod fields;
@@ -19,6 +20,7 @@ pub(crate) use adam::{Adam, AdamForm};
 pub(crate) use adapter::{Adapter, Merge};
 pub(crate) use adapters::{Adapters, Factor, MAX_STEPS, Step, Strided};
 pub(crate) use blend::{Blend, BlendForm, Precision};
+pub(crate) use blocks::{Arithmetic, BLOCK, BlockKind, Blocks, CodedBlocks, Measure, Scales};
 
 pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
@@ -87,6 +89,8 @@ pub(crate) enum Predictor {
     Adapters(Box<Adapters>),
     /// The numbers that codes stand for, or the codes of numbers.
     Quantised(Box<Quantised>),
+    /// Blocks with codes and scales, or the numbers that they stand for.
+    Blocks(Box<Blocks>),
 }
 
 /// Most ancestors of a reference that a history has.
@@ -162,10 +166,11 @@ enum Kind {
     Converted,
     Adapters,
     Quantised,
+    Blocks,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -182,6 +187,7 @@ impl Kind {
         Self::Converted,
         Self::Adapters,
         Self::Quantised,
+        Self::Blocks,
     ];
 
     /// Its id in files, the first version of the format that has it, and its name in reports.
@@ -203,6 +209,7 @@ impl Kind {
             Self::Converted => (13, 4, "converted"),
             Self::Adapters => (14, 4, "adapters"),
             Self::Quantised => (15, 4, "quantised"),
+            Self::Blocks => (17, 4, "blocks"),
         }
     }
 
@@ -249,6 +256,7 @@ impl Predictor {
             Self::Converted(..) => Kind::Converted,
             Self::Adapters(_) => Kind::Adapters,
             Self::Quantised(_) => Kind::Quantised,
+            Self::Blocks(_) => Kind::Blocks,
         }
     }
 
@@ -276,6 +284,7 @@ impl Predictor {
             Self::Adam(adam) => adam.push_to(meta),
             Self::View(view) => view.push_to(meta),
             Self::Quantised(quantised) => quantised.push_to(meta),
+            Self::Blocks(blocks) => blocks.push_to(meta),
             Self::Converted(dtype, inner) => {
                 meta.push(view::dtype_id(dtype));
                 inner.push_to(meta);
@@ -320,6 +329,7 @@ impl Predictor {
             },
             Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
             Kind::Quantised => Self::Quantised(Box::new(Quantised::parse(meta, info)?)),
+            Kind::Blocks => Self::Blocks(Box::new(Blocks::parse(meta, info)?)),
             Kind::Converted => {
                 let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
                 let dtype = dtype.filter(|dtype| cast::converts(dtype, &info.dtype));
@@ -361,7 +371,7 @@ impl Predictor {
     pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
         match self.coded(info) {
             (coded, Self::View(view)) => view.is_aligned(&coded),
-            (_, Self::Quantised(_)) => false,
+            (_, Self::Quantised(_) | Self::Blocks(_)) => false,
             _ => true,
         }
     }
@@ -426,6 +436,10 @@ impl Predictor {
                 let own = quantised.own();
                 let own = own.map(|(tensor, dtype, shape)| Input::OwnShaped(tensor, dtype, shape));
                 of_bases.chain(own).collect()
+            }
+            Self::Blocks(blocks) => {
+                let (name, dtype, shape) = blocks.of_base();
+                vec![Input::Shaped(name, dtype, shape)]
             }
             Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
@@ -505,6 +519,7 @@ impl Predictor {
             Self::Adapters(adapters) => adapters.predict(info, start, inputs, out)?,
             Self::View(view) => view.predict(info, start, inputs, out)?,
             Self::Quantised(quantised) => quantised.predict(info, start, inputs, out)?,
+            Self::Blocks(blocks) => blocks.predict(info, start, inputs, out)?,
             Self::Converted(..) => {
                 return Err(Error::corrupt("a conversion has no prediction, only what it converts"));
             }
@@ -527,7 +542,8 @@ impl Predictor {
             | Self::Adam(_)
             | Self::History { .. }
             | Self::View(_)
-            | Self::Quantised(_) => true,
+            | Self::Quantised(_)
+            | Self::Blocks(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -544,6 +560,7 @@ impl Predictor {
             | Self::Adapters(_)
             | Self::Blend(_)
             | Self::History { .. }
+            | Self::Blocks(_)
             | Self::Converted(..) => 0,
             Self::View(view) => u8::from(view.has_own()),
             Self::Quantised(quantised) => u8::from(quantised.own().next().is_some()),
@@ -592,6 +609,7 @@ impl Predictor {
             Self::History { hops, .. } => Some(format!("{hops} ancestors")),
             Self::View(view) => Some(view.to_string()),
             Self::Quantised(quantised) => Some(quantised.to_string()),
+            Self::Blocks(blocks) => Some(blocks.to_string()),
             Self::Converted(dtype, inner) => {
                 let rule = inner.rule().map_or_else(String::new, |rule| format!(", {rule}"));
                 Some(format!("from {dtype}, {}{rule}", inner.kind()))
@@ -619,7 +637,7 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_format() {
-        for (id, kind) in (0u8..).zip(Kind::ALL) {
+        for (id, kind) in (0u8..16).chain([17]).zip(Kind::ALL) {
             assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
         assert!(Kind::of_id(16, u16::MAX).is_err());

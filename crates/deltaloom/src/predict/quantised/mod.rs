@@ -9,6 +9,7 @@ mod values;
 
 pub(crate) use groups::{Groups, Numbers};
 pub(crate) use operand::Operand;
+pub(in crate::predict) use operand::Region;
 pub(crate) use packing::{Order, Packing};
 pub(crate) use values::{NF4, Ties, Values};
 
@@ -30,6 +31,7 @@ const TO_CODES: u8 = 1;
 const TRANSPOSED: u8 = 2;
 const SCALES_FIRST: u8 = 4;
 const RECIPROCAL: u8 = 8;
+const INDEXED: u8 = 16;
 
 /// How codes and numbers belong together, and which of the two is predicted.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,8 @@ pub(crate) struct Quantised {
     pub(crate) zero: Option<Groups>,
     /// What is added to the product.
     pub(crate) bias: Option<Groups>,
+    /// The row of groups of each row of codes, where a column has several.
+    pub(crate) index: Option<Operand>,
     /// What the product, or quotient, is rounded to.
     pub(crate) rounding: super::Element,
     pub(crate) ties: Ties,
@@ -83,7 +87,7 @@ impl Quantised {
     /// The operands, in the order of the record.
     fn operands(&self) -> impl Iterator<Item = &Operand> {
         let groups = self.scales.iter().chain(&self.zero).chain(&self.bias);
-        std::iter::once(&self.reference).chain(groups.filter_map(Groups::operand))
+        std::iter::once(&self.reference).chain(groups.filter_map(Groups::operand)).chain(&self.index)
     }
 
     /// The operands that are in bases.
@@ -99,7 +103,7 @@ impl Quantised {
     /// The same with other numbers for tensors of the same file.
     pub(crate) fn with_own(mut self, number: impl Fn(usize) -> usize) -> Self {
         let groups = self.scales.iter_mut().chain(&mut self.zero).chain(&mut self.bias);
-        for operand in groups.filter_map(Groups::operand_mut) {
+        for operand in groups.filter_map(Groups::operand_mut).chain(&mut self.index) {
             if let Place::Own(own) = &mut operand.place {
                 *own = number(*own);
             }
@@ -114,6 +118,26 @@ impl Quantised {
             return self.of_bases().count() + before.filter(|other| other.own().is_some()).count();
         }
         before.by_ref().filter(|other| other.own().is_none()).count()
+    }
+
+    /// The rows of groups of the rows of a block.
+    fn index_of<'a>(
+        &self,
+        index: &Operand,
+        size: Matrices,
+        block: &Block,
+        inputs: &mut impl ReadInputs<'a>,
+    ) -> Result<Vec<u64>> {
+        let groups = self.scales.iter().chain(&self.zero).chain(&self.bias);
+        let of_column = groups.filter(|groups| groups.rows < size.rows);
+        let count = of_column.map(|groups| size.rows.div_ceil(groups.rows)).min().unwrap_or(u64::MAX);
+        let mut bytes = Scratch::of_len(to_usize(block.rows.end - block.rows.start) * 4);
+        inputs.read_into(self.input_of(index), block.rows.start * 4, &mut bytes)?;
+        let group = |bytes: &[u8; 4]| {
+            let group = u64::try_from(i32::from_le_bytes(*bytes)).ok().filter(|group| *group < count);
+            group.ok_or_else(|| fields::bad("index of groups"))
+        };
+        bytes.as_chunks().0.iter().map(group).collect()
     }
 
     /// Numbers that are stored in the record, as pieces that take as much memory.
@@ -157,7 +181,8 @@ impl Quantised {
             flag(self.is_to_codes, TO_CODES)
                 | flag(self.is_transposed, TRANSPOSED)
                 | flag(self.scales_first, SCALES_FIRST)
-                | flag(self.is_reciprocal, RECIPROCAL),
+                | flag(self.is_reciprocal, RECIPROCAL)
+                | flag(self.index.is_some(), INDEXED),
         );
         self.reference.push_to(meta);
         self.packing.push_to(meta);
@@ -172,13 +197,14 @@ impl Quantised {
                 | u8::from(self.bias.is_some()) << 5,
         );
         self.scales.iter().chain(&self.zero).chain(&self.bias).for_each(|groups| groups.push_to(meta));
+        self.index.iter().for_each(|index| index.push_to(meta));
     }
 
     /// Reads the record of the tensor `info`. All sizes fit each other.
     pub(super) fn parse(meta: &mut ByteReader<'_>, info: &TensorInfo) -> Result<Self> {
         let bad = fields::bad;
         let flags = meta.u8()?;
-        if flags > 15 {
+        if flags > 31 {
             return Err(bad("flag"));
         }
         let is_to_codes = flags & TO_CODES != 0;
@@ -210,6 +236,7 @@ impl Quantised {
             scales: Vec::new(),
             zero: None,
             bias: None,
+            index: None,
             rounding,
             ties,
             range,
@@ -230,6 +257,14 @@ impl Quantised {
         }
         if counts & 32 != 0 {
             quantised.bias = Some(Groups::parse(meta, size)?);
+        }
+        if flags & INDEXED != 0 {
+            let index = Operand::parse(meta)?;
+            let has_rows = index.dtype == DType::I32 && product(&index.shape) == Some(size.rows);
+            if !has_rows || size.count != 1 {
+                return Err(bad("index of groups"));
+            }
+            quantised.index = Some(index);
         }
         Ok(quantised)
     }
@@ -385,6 +420,9 @@ struct GroupRows<'a> {
     zero: Vec<f32>,
     bias: Vec<f32>,
     loaded: Vec<(&'a Groups, groups::Loaded)>,
+    /// The first row, and the row of groups of each from there on.
+    index: Option<(u64, Vec<u64>)>,
+    rows: u64,
     scale_count: usize,
     has_zero: bool,
 }
@@ -397,17 +435,26 @@ impl<'a> GroupRows<'a> {
         inputs: &mut impl ReadInputs<'b>,
     ) -> Result<Self> {
         let groups = quantised.scales.iter().chain(&quantised.zero).chain(&quantised.bias);
+        // An index may lead to any row of groups.
+        let all = Block { rows: 0..size.rows, ..block.clone() };
         let mut load = |groups: &'a Groups| {
             let input = groups.operand().map(|operand| quantised.input_of(operand));
-            Ok((groups, groups.load(input, size, block, inputs)?))
+            let is_indexed = quantised.index.is_some() && groups.rows < size.rows;
+            Ok((groups, groups.load(input, size, if is_indexed { &all } else { block }, inputs)?))
         };
         let loaded = groups.map(&mut load).collect::<Result<_>>()?;
+        let index = match &quantised.index {
+            Some(index) => Some((block.rows.start, quantised.index_of(index, size, block, inputs)?)),
+            None => None,
+        };
         let width = block.width();
         Ok(Self {
             scales: vec![vec![1.0; width]; quantised.scales.len()],
             zero: vec![0.0; width],
             bias: vec![0.0; width],
             loaded,
+            index,
+            rows: size.rows,
             scale_count: quantised.scales.len(),
             has_zero: quantised.zero.is_some(),
         })
@@ -420,6 +467,10 @@ impl<'a> GroupRows<'a> {
                 _ if self.has_zero && i == self.scale_count => &mut self.zero,
                 _ => &mut self.bias,
             };
+            let row = match &self.index {
+                Some((first, index)) if groups.rows < self.rows => index[to_usize(row - first)] * groups.rows,
+                _ => row,
+            };
             loaded.expand(groups, row, out);
         }
     }
@@ -429,6 +480,9 @@ impl fmt::Display for Quantised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_to_codes { "codes" } else { "from codes" })?;
         write!(f, " {}", self.values.name(self.packing))?;
+        if self.index.is_some() {
+            f.write_str(", rows by index")?;
+        }
         for groups in &self.scales {
             write!(f, ", scales of {groups}")?;
         }
@@ -516,6 +570,7 @@ mod tests {
             ],
             zero: Some(groups(4, 1, operand(base("z"), DType::I32, &[4, 1]), zeros)),
             bias: Some(groups(16, 8, operand(base("b"), DType::F32, &[1]), Packing::ELEMENTS)),
+            index: Some(operand(Place::Own(2), DType::I32, &[4, 4])),
             rounding: Element::BF16,
             ties: Ties::Away,
             range: (0, 15),
@@ -577,6 +632,7 @@ mod tests {
             scales: Vec::new(),
             zero: None,
             bias: None,
+            index: None,
             rounding: Element::F32,
             ties: Ties::Even,
             range: (0, 15),

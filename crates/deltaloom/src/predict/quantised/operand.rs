@@ -98,15 +98,19 @@ impl Operand {
 }
 
 /// A part of a matrix of elements that are stored row by row.
-pub(super) struct Region {
-    pub(super) element_bytes: u64,
-    pub(super) row_len: u64,
-    pub(super) rows: Range<u64>,
-    pub(super) cols: Range<u64>,
+pub(in crate::predict) struct Region {
+    pub(in crate::predict) element_bytes: u64,
+    pub(in crate::predict) row_len: u64,
+    pub(in crate::predict) rows: Range<u64>,
+    pub(in crate::predict) cols: Range<u64>,
 }
 
 impl Region {
-    pub(super) fn read<'a>(&self, input: usize, inputs: &mut impl ReadInputs<'a>) -> Result<Scratch> {
+    pub(in crate::predict) fn read<'a>(
+        &self,
+        input: usize,
+        inputs: &mut impl ReadInputs<'a>,
+    ) -> Result<Scratch> {
         let row_bytes = self.row_len * self.element_bytes;
         let of_row = self.cols.start * self.element_bytes..self.cols.end * self.element_bytes;
         let width = to_usize(of_row.end - of_row.start);

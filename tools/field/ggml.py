@@ -1,0 +1,61 @@
+"""Plain writers of GGUF and of its blocks of 32 numbers (numpy only)."""
+import struct
+import numpy as np
+
+TYPES = {"F32": 0, "F16": 1, "BF16": 30, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8}
+NAMES = {"embed_tokens": "token_embd", "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+         "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+         "mlp.down_proj": "ffn_down", "post_attention_layernorm": "ffn_norm"}
+
+def blocks(x, kind):
+    """Rows of blocks, as the reference quantisers of ggml have them."""
+    b = np.ascontiguousarray(x, np.float32).reshape(-1, 32); one = lambda d: np.where(d == 0, 0, 1 / d).astype(np.float32)
+    with np.errstate(all="ignore"):
+        if kind == "Q8_0":
+            d = np.abs(b).max(1, keepdims=True) / np.float32(127); y = b * one(d)
+            codes = (np.sign(y) * np.floor(np.abs(y) + np.float32(0.5))).astype(np.int8).view(np.uint8); parts = [d]
+        elif kind == "Q4_0":
+            a = np.take_along_axis(b, np.abs(b).argmax(1)[:, None], 1); d = a / np.float32(-8)
+            q = np.trunc(b * one(d) + np.float32(8.5)).clip(0, 15).astype(np.uint8); codes, parts = q[:, :16] | q[:, 16:] << 4, [d]
+        else:
+            m = b.min(1, keepdims=True); d = (b.max(1, keepdims=True) - m) / np.float32(15)
+            q = np.trunc((b - m) * one(d) + np.float32(0.5)).clip(0, 15).astype(np.uint8); codes, parts = q[:, :16] | q[:, 16:] << 4, [d, m]
+        return np.concatenate([p.astype(np.float16).view(np.uint8) for p in parts] + [codes], 1).reshape(x.shape[0], -1)
+
+def numbers(rows, kind, cols):
+    b = rows.reshape(-1, {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}[kind]); f16 = lambda at: np.ascontiguousarray(b[:, at:at + 2]).view(np.float16).astype(np.float32)
+    if kind == "Q8_0":
+        return (b[:, 2:].view(np.int8).astype(np.float32) * f16(0)).reshape(-1, cols)
+    low = b[:, -16:]; q = np.concatenate([low & 15, low >> 4], 1).astype(np.float32)
+    return ((q - 8) * f16(0) if kind == "Q4_0" else q * f16(0) + f16(2)).astype(np.float32).reshape(-1, cols)
+
+def paired(x, heads):
+    """Rows of heads with halves as pairs, as llama.cpp wants them."""
+    return x.reshape(heads, 2, x.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(x.shape)
+
+def renamed(name):
+    name = name.removeprefix("model.").replace("layers.", "blk.")
+    if name == "norm.weight":
+        return "output_norm.weight"
+    for old, new in NAMES.items():
+        name = name.replace(f"{old}.", f"{new}.")
+    return name
+
+def save_gguf(path, tensors):
+    """`tensors`: name to (type, array, shape of numbers)."""
+    text = lambda s: struct.pack("<Q", len(s)) + s.encode()
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 1) + text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    data = b""
+    for name, (kind, array, shape) in tensors.items():
+        head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), TYPES[kind], len(data))
+        raw = np.ascontiguousarray(array).tobytes(); data += raw + bytes(-len(raw) % 32)
+    with open(path, "wb") as f:
+        f.write(head + bytes(-len(head) % 32) + data)
+
+def of_llama(state, kind, heads=4):
+    """A LLaMA state as converters write it: matrices in blocks, norms in F32."""
+    out = {}
+    for name, v in state.items():
+        v = paired(v, heads) if "q_proj" in name or "k_proj" in name else v
+        out[renamed(name)] = (kind, blocks(v, kind), v.shape) if v.ndim == 2 else ("F32", v.astype(np.float32), v.shape)
+    return out

@@ -1,0 +1,20 @@
+# The base is a 4-bit GPTQ model whose rows are in groups by a permutation (act-order, `g_idx`); the checkpoint is what it stands for.
+import sys, numpy as np; from weights import *
+o = sys.argv[1]; rng = np.random.default_rng(3)
+
+def pack4(q):  # q [in, out] of 0..15 -> I32 [in/8, out]
+    q = q.reshape(-1, 8, q.shape[1]).astype(np.uint32); return sum(q[:, j] << np.uint32(4*j) for j in range(8)).astype(np.uint32).view(np.int32)
+def act_order(s, group=64):
+    out, back = {}, {}
+    for n, v in s.items():
+        if "_proj" in n:
+            w = v.T; idx = rng.permutation(w.shape[0]) // group; p = n[:-6]
+            sc = np.stack([np.abs(w[idx == g]).max(0) for g in range(w.shape[0] // group)]) / 7; sc = sc.astype(np.float16).astype(np.float32)
+            q = np.clip(np.rint(w / sc[idx]) + 8, 0, 15)
+            out[p + "qweight"] = T("I32", pack4(q)); out[p + "scales"] = H(sc); out[p + "g_idx"] = T("I32", idx.astype(np.int32))
+            out[p + "qzeros"] = T("I32", np.full((sc.shape[0], sc.shape[1] // 8), 0x77777777, np.int32)); back[n] = H(((q - 8) * sc[idx]).T)
+        else: out[n] = back[n] = H(v)
+    return out, back
+
+b, t = act_order(llama())
+save(f"{o}/base.safetensors", b); save(f"{o}/tuned.safetensors", t)
