@@ -163,7 +163,8 @@ fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
         codec: codec.name(),
         original_bytes: info.len_bytes(),
         packed_bytes: tensor.packed_bytes(),
-        changed_fraction: (!matches!(tensor.predictor, Predictor::Zero | Predictor::Companion(_)))
-            .then(|| ratio(tensor.changed, elems)),
+        changed_fraction: (!tensor.predictor.is_zero()
+            && !matches!(tensor.predictor, Predictor::Companion(_)))
+        .then(|| ratio(tensor.changed, elems)),
     }
 }

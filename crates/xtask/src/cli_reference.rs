@@ -52,7 +52,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
 The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `adapters`, `blend`,
-`companion`, `adam`, `history`, `view` and `converted`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`.
+`companion`, `adam`, `history`, `view`, `converted`, `quantised` and `text`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
 Each of `tensors` has:
 
 | key | value |

@@ -155,6 +155,13 @@ impl Draft {
     }
 }
 
+/// The plan of a group whose payloads are patches.
+pub(crate) fn draft_of_patches(patches: Vec<Option<Scratch>>) -> Draft {
+    let bytes: u64 = patches.iter().flatten().map(|patch| patch.len() as u64).sum();
+    let material = patches.into_iter().map(|patch| patch.map(Material::Payload)).collect();
+    Draft { material, ..Draft::plain(0, bytes * 8 * ONE_BIT) }
+}
+
 /// Plans a group on its own.
 pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     let symbols = if group.is_predicted { symbolise(group) } else { Vec::new() };

@@ -13,6 +13,7 @@ mod fields;
 pub(crate) mod names;
 pub(crate) mod number;
 mod quantised;
+mod text;
 mod view;
 
 pub(crate) use adam::{Adam, AdamForm};
@@ -28,6 +29,7 @@ pub(crate) use fields::Place;
 pub use number::{Element, load};
 pub(crate) use number::{load_singles, store_singles_or};
 pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Quantised, Ties, Values};
+pub(crate) use text::Text;
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
@@ -87,6 +89,8 @@ pub(crate) enum Predictor {
     Adapters(Box<Adapters>),
     /// The numbers that codes stand for, or the codes of numbers.
     Quantised(Box<Quantised>),
+    /// All bits zero, as `Zero`. Chunks may be patches of a file of a base, of any length.
+    Text(Text),
 }
 
 /// Most ancestors of a reference that a history has.
@@ -162,10 +166,11 @@ enum Kind {
     Converted,
     Adapters,
     Quantised,
+    Text,
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -182,6 +187,7 @@ impl Kind {
         Self::Converted,
         Self::Adapters,
         Self::Quantised,
+        Self::Text,
     ];
 
     /// Its id in files, the first version of the format that has it, and its name in reports.
@@ -203,6 +209,7 @@ impl Kind {
             Self::Converted => (13, 4, "converted"),
             Self::Adapters => (14, 4, "adapters"),
             Self::Quantised => (15, 4, "quantised"),
+            Self::Text => (16, 4, "text"),
         }
     }
 
@@ -225,6 +232,7 @@ impl Kind {
             Self::Blend | Self::Adapters => is_computed(),
             Self::Adam => info.dtype == DType::F32,
             Self::View => info.dtype.number().is_some(),
+            Self::Text => info.dtype == DType::U8,
             _ => true,
         }
     }
@@ -249,6 +257,7 @@ impl Predictor {
             Self::Converted(..) => Kind::Converted,
             Self::Adapters(_) => Kind::Adapters,
             Self::Quantised(_) => Kind::Quantised,
+            Self::Text(_) => Kind::Text,
         }
     }
 
@@ -276,6 +285,7 @@ impl Predictor {
             Self::Adam(adam) => adam.push_to(meta),
             Self::View(view) => view.push_to(meta),
             Self::Quantised(quantised) => quantised.push_to(meta),
+            Self::Text(text) => text.push_to(meta),
             Self::Converted(dtype, inner) => {
                 meta.push(view::dtype_id(dtype));
                 inner.push_to(meta);
@@ -320,6 +330,7 @@ impl Predictor {
             },
             Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
             Kind::Quantised => Self::Quantised(Box::new(Quantised::parse(meta, info)?)),
+            Kind::Text => Self::Text(Text::parse(meta)?),
             Kind::Converted => {
                 let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
                 let dtype = dtype.filter(|dtype| cast::converts(dtype, &info.dtype));
@@ -361,7 +372,7 @@ impl Predictor {
     pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
         match self.coded(info) {
             (coded, Self::View(view)) => view.is_aligned(&coded),
-            (_, Self::Quantised(_)) => false,
+            (_, Self::Quantised(_) | Self::Text(_)) => false,
             _ => true,
         }
     }
@@ -427,6 +438,10 @@ impl Predictor {
                 let own = own.map(|(tensor, dtype, shape)| Input::OwnShaped(tensor, dtype, shape));
                 of_bases.chain(own).collect()
             }
+            Self::Text(text) => {
+                let (name, dtype, shape) = text.shaped();
+                vec![Input::Shaped(name, dtype, shape)]
+            }
             Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 vec![Input::Own(*tensor)]
@@ -470,7 +485,7 @@ impl Predictor {
     ) -> Result<()> {
         let range = start..start + out.len() as u64;
         match self {
-            Self::Zero => out.fill(0),
+            Self::Zero | Self::Text(_) => out.fill(0),
             Self::Reference(_)
             | Self::Identical(_)
             | Self::History { .. }
@@ -527,7 +542,8 @@ impl Predictor {
             | Self::Adam(_)
             | Self::History { .. }
             | Self::View(_)
-            | Self::Quantised(_) => true,
+            | Self::Quantised(_)
+            | Self::Text(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
     }
@@ -544,7 +560,8 @@ impl Predictor {
             | Self::Adapters(_)
             | Self::Blend(_)
             | Self::History { .. }
-            | Self::Converted(..) => 0,
+            | Self::Converted(..)
+            | Self::Text(_) => 0,
             Self::View(view) => u8::from(view.has_own()),
             Self::Quantised(quantised) => u8::from(quantised.own().next().is_some()),
             Self::Adam(adam) => match adam.form {
@@ -562,7 +579,12 @@ impl Predictor {
 
     /// Whether changed elements are counted. They are if their number says how much has changed.
     pub(crate) fn counts_changes(&self) -> bool {
-        self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
+        self.has_chunks() && !self.is_zero() && !matches!(self, Self::Companion(_))
+    }
+
+    /// Whether all bits of the prediction are 0.
+    pub(crate) fn is_zero(&self) -> bool {
+        matches!(self, Self::Zero | Self::Text(_))
     }
 
     /// The same range of all inputs.
@@ -622,7 +644,7 @@ mod tests {
         for (id, kind) in (0u8..).zip(Kind::ALL) {
             assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
-        assert!(Kind::of_id(16, u16::MAX).is_err());
+        assert!(Kind::of_id(17, u16::MAX).is_err());
         assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
         assert!(Kind::of_id(14, 3).is_err());
     }

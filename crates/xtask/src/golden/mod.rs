@@ -322,12 +322,16 @@ impl Seen {
             "companion",
             "adam",
             "history",
+            "text",
         ];
         missing("predictor", &self.predictors, &predictors)?;
         missing(
             "codec",
             &self.codecs,
-            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed", "grid", "scaled"],
+            &[
+                "same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed", "grid", "scaled",
+                "patch",
+            ],
         )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),
