@@ -21,7 +21,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 ### Warnings
 
 `pack`, `unpack`, `verify`, `diff`, `lineage`, `bench` and `estimate` report problems with their inputs in a list
-`warnings`. Each entry has a `kind`, and `index`, the path of an index of shards:
+`warnings`. Each entry has a `kind`, and `index`, the path of an index of shards, or `folder`, the path of a folder:
 
 | kind | problem | keys |
 |---|---|---|
@@ -30,6 +30,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `unreadable_index` | the index cannot be read | `why` |
 | `ignored_adapter` | an adapter is of a type whose merge is not computed, so that only tensors that it has whole are used | `adapter` instead of `index`, `adapter_type` |
 | `unfit_modules` | factors of modules of an adapter do not fit together | `adapter` instead of `index`, `count`, `names` (the first five) |
+| `left_out` | parts of the folder are not packed: `why` is `dangling_link`, `git`, or `blob` (of a hub cache, whose snapshots have it under its name) | `why`, `count`, `paths` (the first three) |
 
 ### pack, inspect
 

@@ -3,6 +3,7 @@
 
 mod archive;
 pub(crate) mod explain;
+mod folder;
 mod frame;
 mod inputs;
 pub mod output;
@@ -13,6 +14,7 @@ mod source;
 mod temporary;
 
 pub use crate::foreign::{Foreign, Wanted};
+pub use folder::LeftOut;
 pub use frame::Frame;
 pub(crate) use frame::{MemberWriter, Placed};
 pub use shards::Warning;
@@ -193,12 +195,15 @@ pub struct Checkpoint {
     /// Its files, ordered by path.
     pub members: Arc<[Member]>,
     sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
+    /// What of its folder is left out.
+    of_folder: Vec<Warning>,
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in
-    /// it. Files of a directory that end in `.safetensors` must be valid. The others are opaque if
-    /// they cannot be read.
+    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in it but folders
+    /// of git, links that lead nowhere, and blobs of a hub cache that its snapshots link to. Files
+    /// of a directory that end in `.safetensors` must be valid. The others are opaque if they cannot
+    /// be read.
     ///
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
@@ -226,16 +231,15 @@ impl Checkpoint {
     }
 
     fn open_directory(root: &Path, limits: &Limits) -> Result<Self> {
-        let mut files = Vec::new();
-        list_files(root, root, limits, &mut files, 0)?;
-        if files.is_empty() {
+        let found = folder::list(root, limits)?;
+        if found.files.is_empty() {
             return Err(Error::InvalidArgument(format!(
                 "{}: there is no file in this directory",
                 root.display()
             )));
         }
-        files.sort();
-        Self::open_files(root, files, limits)
+        let checkpoint = Self::open_files(root, found.files, limits)?;
+        Ok(Self { of_folder: found.warnings, ..checkpoint })
     }
 
     /// Some files of a directory, given by relative paths in order.
@@ -285,7 +289,7 @@ impl Checkpoint {
             members.push(member);
             sources.push((path, source));
         }
-        let checkpoint = Self { layout, members: members.into(), sources };
+        let checkpoint = Self { layout, members: members.into(), sources, of_folder: Vec::new() };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
@@ -296,7 +300,8 @@ impl Checkpoint {
         sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
         limits: &Limits,
     ) -> Result<Self> {
-        let checkpoint = Self { layout: Layout::Directory, members: members.into(), sources };
+        let (layout, members) = (Layout::Directory, members.into());
+        let checkpoint = Self { layout, members, sources, of_folder: Vec::new() };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
@@ -511,35 +516,6 @@ fn read_member(
     let (header, tensors, tail_bytes) =
         read.map_err(|e| explain::explain(e, source, Wanted::Safetensors).in_file(path))?;
     Ok(Member::safetensors(name, header, tensors, tail_bytes))
-}
-
-fn list_files(
-    root: &Path,
-    folder: &Path,
-    limits: &Limits,
-    files: &mut Vec<String>,
-    depth: u32,
-) -> Result<()> {
-    if depth > 32 {
-        return Err(Error::InvalidArgument(format!("{}: folders nested too deeply", folder.display())));
-    }
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        // Links are followed on purpose: hub caches are directories of links to blobs.
-        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
-        if metadata.is_dir() {
-            list_files(root, &path, limits, files, depth + 1)?;
-            continue;
-        }
-        let parts: Option<Vec<&str>> =
-            path.strip_prefix(root).ok().and_then(|p| p.iter().map(|part| part.to_str()).collect());
-        let name = parts
-            .map(|parts| parts.join("/"))
-            .ok_or_else(|| Error::InvalidArgument(format!("{}: the name is not UTF-8", path.display())))?;
-        files.push(name);
-        Limits::check("the number of files", files.len() as u64, limits.members)?;
-    }
-    Ok(())
 }
 
 /// Why a file's path is not valid on every system, if so.
