@@ -83,8 +83,9 @@ fn edits_anywhere_cost_little() {
     };
     let (_, bytes) = edited(&|new| new.push("<|im_start|>".to_owned()));
     assert!(bytes < 700, "one token more: {bytes}");
+    // Here, a view costs about the same.
     let (kind, bytes) = edited(&|new| (0..100).for_each(|i| new[i * 190] = format!("new token {i}")));
-    assert!(kind == "text" && bytes < 2500, "tokens of other lengths: {kind}, {bytes}");
+    assert!(bytes < 1600, "tokens of other lengths: {kind}, {bytes}");
     let (kind, bytes) = edited(&|new| new[5000..15_000].reverse());
     assert!(kind == "text" && bytes < 80_000, "another order: {kind}, {bytes}");
     let (kind, bytes) = packed(&json(&old, "  "), &json(&old, "\t\t"));
