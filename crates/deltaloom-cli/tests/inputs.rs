@@ -184,7 +184,7 @@ fn a_folder_with_weights_of_other_formats_says_that_they_are_stored_as_they_are(
     scratch.write("model/tokenizer.json", format!("{{\"a\": {:?}}}", "x".repeat(70_000)).as_bytes());
     scratch.write("model/large.bin", &[7; 100_000]);
     let told = scratch.ok(pack).err;
-    for words in ["5 files (", "stored unchanged", "2 PyTorch files", "1 GGUF file", "1 JSON file"] {
+    for words in ["5 files (", "packed as plain bytes", "2 PyTorch files", "1 GGUF file", "1 JSON file"] {
         assert!(told.contains(words), "{words}: {told}");
     }
     let json = scratch.ok(&format!("{pack} --json"));

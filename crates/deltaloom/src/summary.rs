@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::checkpoint::Contents;
 use crate::codec::Codec;
 use crate::container::{Index, NamedBase, PackedTensor, Texts};
 use crate::predict::Predictor;
@@ -95,6 +96,10 @@ pub struct PackReport {
     pub adapters: Vec<AdapterReport>,
     /// Files of the checkpoint.
     pub files: Vec<String>,
+    /// Files without weights, as far as can be told, that are stored without help of the bases;
+    /// only if anything else needs a base.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stored_alone: Vec<String>,
     /// Tensors by kind of predictor.
     pub predictors: BTreeMap<&'static str, Share>,
     /// Chunks by codec.
@@ -136,9 +141,23 @@ pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackRepo
         texts: index.identity.texts.clone(),
         adapters: Vec::new(),
         files: index.members.iter().map(|member| member.path.clone()).collect(),
+        stored_alone: stored_alone(index),
         predictors,
         codecs,
         tensors: index.tensors.iter().map(|tensor| tensor_report(index, tensor)).collect(),
+    }
+}
+
+fn stored_alone(index: &Index) -> Vec<String> {
+    let is_alone = |tensor: &&PackedTensor| {
+        let is_file = index.members[tensor.place.0].contents == Contents::Opaque;
+        is_file && tensor.predictor == Predictor::Zero && tensor.packed_bytes() > 0
+    };
+    match index.needs_base() {
+        true => {
+            index.tensors.iter().filter(is_alone).map(|tensor| index.info(tensor).name.clone()).collect()
+        }
+        false => Vec::new(),
     }
 }
 

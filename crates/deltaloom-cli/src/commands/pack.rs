@@ -1,6 +1,6 @@
 //! `deltaloom pack`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -16,6 +16,9 @@ use crate::{Answer, inputs, ui};
 
 /// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
+
+/// Files that no base helped with to show; JSON has all of them.
+const SHOWN_FILES: usize = 3;
 
 /// Unused modules of an adapter to show; JSON has more.
 const SHOWN_MODULES: usize = 5;
@@ -58,11 +61,11 @@ impl Unread {
         let (files, size) = (self.files, ui::bytes(self.bytes));
         let stored = if files == 1 {
             format!(
-                "1 file ({size}) is not in a format of weights that deltaloom reads, and is stored unchanged"
+                "1 file ({size}) is not in a format of weights that deltaloom reads, and is packed as plain bytes"
             )
         } else {
             format!(
-                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are stored unchanged"
+                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are packed as plain bytes"
             )
         };
         let kind =
@@ -82,7 +85,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(path)),
     };
-    let (checkpoint, mut warnings) = inputs::open_checkpoint(path)?;
+    let (checkpoint, mut warnings) = inputs::open_checkpoint(path, &arguments.exclude.patterns)?;
     if !arguments.dry_run {
         // Before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
@@ -122,9 +125,33 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     } else {
         ui::note(&ui::container::summary(&report));
         unread.iter().for_each(|unread| ui::note(&unread.describe()));
+        stored_alone(&report).iter().for_each(|text| ui::note(text));
         report.adapters.iter().filter_map(unused).for_each(|text| ui::note(&text));
     }
     Ok(Answer::Yes)
+}
+
+/// The files that are stored without help of a base, the largest first, if there are any.
+fn stored_alone(report: &PackReport) -> Option<String> {
+    let names: HashSet<&str> = report.stored_alone.iter().map(String::as_str).collect();
+    let mut files: Vec<(u64, &str)> = report
+        .tensors
+        .iter()
+        .filter(|tensor| names.contains(tensor.name.as_str()))
+        .map(|tensor| (tensor.packed_bytes, tensor.name.as_str()))
+        .collect();
+    files.sort_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
+    let bytes: u64 = files.iter().map(|(bytes, _)| bytes).sum();
+    let shown: Vec<String> = files
+        .iter()
+        .take(SHOWN_FILES)
+        .map(|(bytes, name)| format!("{} ({})", ui::printable(name), ui::bytes(*bytes)))
+        .collect();
+    let more = if files.len() > shown.len() { ", .." } else { "" };
+    let count = ui::count(files.len() as u64, "file");
+    let shown = shown.join(", ");
+    (!files.is_empty())
+        .then(|| format!("{count} without help of a base: {shown}{more}, {} in all", ui::bytes(bytes)))
 }
 
 /// What an adapter does not explain, if there is anything.

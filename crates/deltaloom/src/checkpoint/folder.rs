@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::Warning;
+use super::{Exclude, Warning};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
@@ -21,6 +21,10 @@ const TOLD: usize = 3;
 pub enum LeftOut {
     /// A link that leads nowhere.
     DanglingLink,
+    /// A link to a folder that it is in.
+    Loop,
+    /// A pipe, socket or device.
+    Special,
     /// A folder in which git keeps versions.
     Git,
     /// A blob of a hub cache. Links in its snapshots lead to it and are packed as files.
@@ -31,6 +35,8 @@ impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DanglingLink => "links that lead nowhere",
+            Self::Loop => "links to a folder that they are in",
+            Self::Special => "pipes, sockets and devices",
             Self::Git => "folders of git",
             Self::Blob => "blobs that the snapshots have under their names",
         })
@@ -45,15 +51,21 @@ pub(super) struct Folder {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Lists all files of a folder and its folders. Links are followed: the snapshots of hub caches are
-/// folders of links to blobs.
+/// Lists all files of a folder and its folders but those that `exclude` fits. Links are followed:
+/// the snapshots of hub caches are folders of links to blobs.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::InvalidArgument`] for names that are not UTF-8 and for deep nesting;
 /// [`Error::LimitExceeded`].
-pub(super) fn list(root: &Path, limits: &Limits) -> Result<Folder> {
-    let mut listing =
-        Listing { root, limits, files: Vec::new(), left_out: BTreeMap::new(), linked: HashSet::new() };
+pub(super) fn list(root: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Folder> {
+    let mut listing = Listing {
+        root,
+        exclude,
+        limits,
+        files: Vec::new(),
+        left_out: BTreeMap::new(),
+        linked: HashSet::new(),
+    };
     listing.add(root, 0)?;
     listing.leave_blobs_out()?;
     let Listing { mut files, left_out, .. } = listing;
@@ -69,6 +81,7 @@ pub(super) fn list(root: &Path, limits: &Limits) -> Result<Folder> {
 
 struct Listing<'a> {
     root: &'a Path,
+    exclude: &'a [Exclude],
     limits: &'a Limits,
     files: Vec<String>,
     left_out: BTreeMap<LeftOut, Vec<String>>,
@@ -84,21 +97,29 @@ impl Listing<'_> {
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
             let entry = entry.map_err(Error::io(folder))?;
             let path = entry.path();
+            if self.exclude.iter().any(|exclude| exclude.fits_in(self.root, &path)) {
+                continue;
+            }
             let is_link = entry.file_type().map_err(Error::io(&path))?.is_symlink();
             let metadata = match std::fs::metadata(&path) {
-                Err(e) if is_link && e.kind() == std::io::ErrorKind::NotFound => {
-                    self.leave_out(LeftOut::DanglingLink, self.name(&path)?);
+                // Also one that leads to itself, whose kind of error has no stable name.
+                Err(e) if is_link && e.kind() != std::io::ErrorKind::PermissionDenied => {
+                    self.leave_out(LeftOut::DanglingLink, &path)?;
                     continue;
                 }
                 metadata => metadata.map_err(Error::io(&path))?,
             };
             if metadata.is_dir() && entry.file_name() == ".git" {
-                self.leave_out(LeftOut::Git, self.name(&path)?);
+                self.leave_out(LeftOut::Git, &path)?;
+            } else if metadata.is_dir() && is_link && is_loop(folder, &path)? {
+                self.leave_out(LeftOut::Loop, &path)?;
             } else if metadata.is_dir() {
                 self.add(&path, depth + 1)?;
+            } else if !metadata.is_file() {
+                self.leave_out(LeftOut::Special, &path)?;
             } else {
                 if is_link {
-                    self.linked.insert(path.canonicalize().map_err(Error::io(&path))?);
+                    self.linked.insert(real(&path)?);
                 }
                 self.files.push(self.name(&path)?);
                 Limits::check("the number of files", self.files.len() as u64, self.limits.members)?;
@@ -107,17 +128,21 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn leave_out(&mut self, why: LeftOut, name: String) {
+    fn leave_out(&mut self, why: LeftOut, path: &Path) -> Result<()> {
+        let name = self.name(path)?;
         self.left_out.entry(why).or_default().push(name);
+        Ok(())
     }
 
     /// The relative path of a file, as containers store it.
     fn name(&self, path: &Path) -> Result<String> {
         let parts: Option<Vec<&str>> =
             path.strip_prefix(self.root).ok().and_then(|p| p.iter().map(|part| part.to_str()).collect());
-        parts
-            .map(|parts| parts.join("/"))
-            .ok_or_else(|| Error::InvalidArgument(format!("{}: the name is not UTF-8", path.display())))
+        parts.map(|parts| parts.join("/")).ok_or_else(|| {
+            let path = path.display();
+            let what = "file names that are not UTF-8 are not supported; rename the file or leave it out";
+            Error::InvalidArgument(format!("{path}: {what}"))
+        })
     }
 
     /// In a hub cache, every file is a blob named by its hash, and has its name from a link. Where
@@ -132,8 +157,8 @@ impl Listing<'_> {
             let path = self.root.join(&name);
             let folder = path.parent().filter(|folder| folder.ends_with("blobs"));
             let has_snapshots = folder.is_some_and(|folder| folder.with_file_name("snapshots").is_dir());
-            if has_snapshots && self.linked.contains(&path.canonicalize().map_err(Error::io(&path))?) {
-                self.leave_out(LeftOut::Blob, name);
+            if has_snapshots && self.linked.contains(&real(&path)?) {
+                self.leave_out(LeftOut::Blob, &path)?;
             } else {
                 kept.push(name);
             }
@@ -143,6 +168,15 @@ impl Listing<'_> {
     }
 }
 
+fn real(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(Error::io(path))
+}
+
+/// Whether a link in `folder` leads to a folder that has it.
+fn is_loop(folder: &Path, link: &Path) -> Result<bool> {
+    Ok(real(folder)?.starts_with(real(link)?))
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -150,7 +184,7 @@ mod tests {
     use super::*;
 
     fn listed(root: &Path) -> (Vec<String>, Vec<String>) {
-        let folder = list(root, &Limits::default()).unwrap();
+        let folder = list(root, &[], &Limits::default()).unwrap();
         (folder.files, folder.warnings.iter().map(ToString::to_string).collect())
     }
 
@@ -170,6 +204,31 @@ mod tests {
         let kept = ["blobs/unused", "plain/blobs/5678", "plain/link", "refs/main", "snapshots/abc/model.bin"];
         assert_eq!(files, kept);
         assert!(told.len() == 1 && told[0].contains("blobs/1234"), "{told:?}");
+    }
+
+    #[test]
+    fn loops_and_pipes_are_left_out_and_what_a_pattern_fits() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(path("sub/logs")).unwrap();
+        for file in ["a.bin", "sub/b.bin", "sub/logs/c.txt", "sub/d.tmp"] {
+            std::fs::write(path(file), file).unwrap();
+        }
+        symlink("..", path("sub/up")).unwrap();
+        symlink("itself", path("itself")).unwrap();
+        symlink("sub/logs", path("other")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let (files, told) = listed(root.path());
+        assert_eq!(files, ["a.bin", "other/c.txt", "sub/b.bin", "sub/d.tmp", "sub/logs/c.txt"]);
+        let told = told.join("\n");
+        for words in ["nowhere are left out: itself", "are in are left out: sub/up", "devices are left out: socket"] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        let exclude: Vec<Exclude> =
+            ["*.tmp", "logs", "itself", "up"].map(|pattern| pattern.parse().unwrap()).to_vec();
+        let folder = list(root.path(), &exclude, &Limits::default()).unwrap();
+        assert_eq!(folder.files, ["a.bin", "other/c.txt", "sub/b.bin"]);
+        assert_eq!(folder.warnings.len(), 1);
     }
 
     #[test]

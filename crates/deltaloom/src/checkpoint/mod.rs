@@ -2,6 +2,7 @@
 //! It reads structure and bytes. It codes nothing, and writes only whole targets (see [`output`]).
 
 mod archive;
+mod exclude;
 pub(crate) mod explain;
 mod folder;
 mod frame;
@@ -14,6 +15,7 @@ mod source;
 mod temporary;
 
 pub use crate::foreign::{Foreign, Wanted};
+pub use exclude::Exclude;
 pub use folder::LeftOut;
 pub use frame::Frame;
 pub(crate) use frame::{MemberWriter, Placed};
@@ -208,9 +210,17 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
+        Self::open_without(path, &[], limits)
+    }
+
+    /// As [`Self::open`], without the files and folders of a directory that `exclude` fits.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_without(path: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if metadata.is_dir() {
-            return Self::open_directory(path, limits);
+            return Self::open_directory(path, exclude, limits);
         }
         Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
@@ -230,12 +240,13 @@ impl Checkpoint {
         Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
     }
 
-    fn open_directory(root: &Path, limits: &Limits) -> Result<Self> {
-        let found = folder::list(root, limits)?;
+    fn open_directory(root: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Self> {
+        let found = folder::list(root, exclude, limits)?;
         if found.files.is_empty() {
             return Err(Error::InvalidArgument(format!(
-                "{}: there is no file in this directory",
-                root.display()
+                "{}: there is no file in this directory{}",
+                root.display(),
+                if exclude.is_empty() { "" } else { " that is not excluded" }
             )));
         }
         let checkpoint = Self::open_files(root, found.files, limits)?;

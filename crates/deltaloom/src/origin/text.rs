@@ -135,6 +135,11 @@ fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> R
         return Ok(vec![0..len_bytes; to_usize(grid.chunk_count())]);
     }
     let anchors = Anchors::new(vec![Sequence { source, is_transposed: false }])?;
+    // The place in a file that grew or shrank evenly, such as one that was laid out anew.
+    let even = |at: u64| {
+        let scaled = u128::from(at) * u128::from(len_bytes) / u128::from(info.len_bytes().max(1));
+        u64::try_from(scaled).unwrap_or(len_bytes)
+    };
     let of_chunk = |chunk: u64| {
         let place = grid.chunk_bytes(chunk);
         let bytes = subject.read(place.start, to_usize(place.end - place.start))?;
@@ -145,7 +150,7 @@ fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> R
         })?;
         let middle = places.len() / 2;
         let middle = match places.is_empty() {
-            true => (place.start + place.end) / 2,
+            true => even((place.start + place.end) / 2),
             false => *places.select_nth_unstable(middle).1,
         };
         let start = middle.saturating_sub(PART_BYTES / 2).min(len_bytes - PART_BYTES);

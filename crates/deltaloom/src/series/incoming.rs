@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Exclude};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
@@ -37,12 +37,13 @@ pub fn step_of_name(name: &str) -> Option<u64> {
     stem.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
 }
 
-/// The checkpoints in a folder whose names have a step, in order of their steps.
+/// The checkpoints in a folder whose names have a step, in order of their steps. What `exclude` fits
+/// does not count.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read; [`Error::InvalidArgument`] if two have the same
 /// step.
-pub fn incoming(folder: &Path, limits: &Limits) -> Result<Vec<Incoming>> {
+pub fn incoming(folder: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Vec<Incoming>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
@@ -51,9 +52,9 @@ pub fn incoming(folder: &Path, limits: &Limits) -> Result<Vec<Incoming>> {
         let is_unfinished = UNFINISHED_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         let Some(step) = step_of_name(&name).filter(|_| is_candidate && !is_unfinished) else { continue };
         let mut state = Vec::new();
-        let listed = list(&path, &mut state);
+        let listed = list(&path, &path, exclude, &mut state);
         state.sort();
-        let incomplete = listed.and_then(|()| check(&path, limits)).err().map(|e| e.to_string());
+        let incomplete = listed.and_then(|()| check(&path, exclude, limits)).err().map(|e| e.to_string());
         found.push(Incoming { step, path, state, incomplete });
     }
     found.sort_by_key(|incoming| incoming.step);
@@ -64,14 +65,22 @@ pub fn incoming(folder: &Path, limits: &Limits) -> Result<Vec<Incoming>> {
     Ok(found)
 }
 
-fn list(path: &Path, state: &mut Vec<(PathBuf, u64, Option<SystemTime>)>) -> Result<()> {
+fn list(
+    root: &Path,
+    path: &Path,
+    exclude: &[Exclude],
+    state: &mut Vec<(PathBuf, u64, Option<SystemTime>)>,
+) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_dir() {
         state.push((path.to_path_buf(), metadata.len(), metadata.modified().ok()));
         return Ok(());
     }
     for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
-        list(&entry.map_err(Error::io(path))?.path(), state)?;
+        let path = entry.map_err(Error::io(path))?.path();
+        if !exclude.iter().any(|exclude| exclude.fits_in(root, &path)) {
+            list(root, &path, exclude, state)?;
+        }
     }
     Ok(())
 }
@@ -83,8 +92,8 @@ struct ShardIndex {
 }
 
 /// Checks that headers and lengths agree, and that every shard named by an index exists.
-fn check(path: &Path, limits: &Limits) -> Result<()> {
-    let checkpoint = Checkpoint::open(path, limits)?;
+fn check(path: &Path, exclude: &[Exclude], limits: &Limits) -> Result<()> {
+    let checkpoint = Checkpoint::open_without(path, exclude, limits)?;
     if !checkpoint.members.iter().any(|member| member.path.ends_with(".safetensors")) && path.is_dir() {
         return Err(Error::InvalidArgument(format!("{}: no safetensors file yet", path.display())));
     }

@@ -22,6 +22,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
             values::series::NewStep::Next => None,
         })
         .with_optimizer(arguments.optimizer.clone())
+        .with_exclude(arguments.exclude.patterns.clone())
         .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default()

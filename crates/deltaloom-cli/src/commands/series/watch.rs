@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use deltaloom::checkpoint::Exclude;
 use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incoming};
 use deltaloom::{Error, Limits, Progress as _};
 
@@ -25,7 +26,7 @@ pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let bar = Bar::new("adding");
     let mut watch = Watch::default();
     loop {
-        let is_done = watch.look(&series, folder, &options, &bar)?;
+        let is_done = watch.look(&series, folder, &arguments.exclude.patterns, &options, &bar)?;
         let start = Instant::now();
         while !bar.is_cancelled() && start.elapsed() < arguments.interval {
             std::thread::sleep(PATIENCE.min(arguments.interval));
@@ -57,9 +58,16 @@ struct Watch {
 impl Watch {
     /// Adds what is complete and new, in order of steps. Returns whether nothing is left to wait
     /// for.
-    fn look(&mut self, series: &Series, folder: &Path, options: &AddOptions, bar: &Bar) -> Result<bool> {
+    fn look(
+        &mut self,
+        series: &Series,
+        folder: &Path,
+        exclude: &[Exclude],
+        options: &AddOptions,
+        bar: &Bar,
+    ) -> Result<bool> {
         let newest = series.last(1)?.pop();
-        let found = incoming(folder, &Limits::default())?;
+        let found = incoming(folder, exclude, &Limits::default())?;
         let mut seen = HashMap::new();
         let mut is_waiting = false;
         // The newest step, including those that this scan has added.
@@ -88,7 +96,7 @@ impl Watch {
                 continue;
             }
             let (step, path) = (Some(checkpoint.step), checkpoint.path.clone());
-            let new = NewStep::new(&path).with_step(step);
+            let new = NewStep::new(&path).with_step(step).with_exclude(exclude.to_vec());
             if let Some(branch) = series.branch_with(&new, bar)? {
                 bar.finish();
                 self.say(format!("{}: skipped, already on branch {branch}", path.display()));
