@@ -420,7 +420,8 @@ impl Checkpoint {
             Some(UnreadFile { path: member.path.clone(), bytes: member.len_bytes(), kind, why })
         };
         let is_told = |file: &UnreadFile| match file.kind {
-            Some(Foreign::ShardIndex) => false,
+            // Tokenizers and the like.
+            Some(Foreign::ShardIndex | Foreign::Json) => false,
             kind => file.bytes > SMALL_FILE_BYTES || kind.is_some_and(Foreign::is_weights),
         };
         opaque.filter_map(unread).filter(is_told).collect()

@@ -9,9 +9,7 @@ use super::{Origin, codes, reference_name};
 use crate::bases::{Bases, TensorSource, predict_into};
 use crate::checkpoint::Contents;
 use crate::codec::patch::{self, MOST_PREFIX_BYTES};
-use crate::codec::planes_sample_cost;
 use crate::entropy::frame;
-use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan::{self, Preset};
@@ -30,8 +28,6 @@ const SAMPLED: u64 = 4;
 const MOST_TRIED: usize = 2;
 /// Bytes of a file that costs so little that nothing is looked for.
 const LITTLE_BYTES: u64 = 48;
-/// About what an element that differs costs: its gap and its bits.
-const CHANGE_BITS: u64 = 20;
 
 /// Whether patches may pay for a file of a checkpoint, from its size and a sample.
 fn applies(subject: &Subject<'_>, sample: &[u8]) -> bool {
@@ -193,14 +189,8 @@ fn cost_of_other(subject: &Subject<'_>, grid: &ChunkGrid, chunks: &[u64], other:
         let mut prediction = vec![0; target.len()];
         let start = grid.chunk_bytes(*chunk).start;
         predict_into(&other.predictor, &other.references, None, info, start, &mut prediction)?;
-        let number = info.number();
-        let planes = planes_sample_cost(number, &target, &prediction) * 8;
-        let residual = match other.predictor {
-            Predictor::Zero => plan::stand_alone_cost(number, &target),
-            _ => plan::residual_cost(number, &target, &prediction),
-        };
-        let changed = target.iter().zip(&prediction).filter(|(a, b)| a != b).count() as u64;
-        bits += planes.min(residual / ONE_BIT).min(changed * CHANGE_BITS);
+        let is_predicted = !other.predictor.is_zero();
+        bits += plan::chunk_cost(info.number(), &target, &prediction, is_predicted);
     }
     Ok(scaled(bits / 8, grid, chunks) + index_bytes(&other.predictor))
 }

@@ -541,6 +541,16 @@ pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
 }
 
+/// Estimated bits of a whole chunk, in the coding that [`draft`] would choose.
+pub(crate) fn chunk_cost(number: Number, target: &[u8], prediction: &[u8], is_predicted: bool) -> u64 {
+    let draft = draft(&sample_group(number, target, prediction, is_predicted), Preset::Default);
+    match draft.coding {
+        // Its estimate is from a small sample, in which a few changes may be missing.
+        Coding::Plain => codec::planes_sample_cost(number, target, prediction) * 8,
+        _ => draft.cost / ONE_BIT,
+    }
+}
+
 /// Estimated bits in 1/65536 of a sample coded on its own.
 pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
