@@ -35,7 +35,8 @@ fn a_vocabulary_that_grew_costs_what_it_grew_by() {
     let old = vocabulary(5000);
     scratch.write("base/tokenizer.json", old.as_bytes());
     let without = scratch.ok(&format!("{PACK} --json")).json()["packed_bytes"].as_u64().unwrap();
-    for new in [old.replace(": 2500,", ": 2500,\n  \"<|im_start|>\": 5000,"), old.replace("\": 1", "\":  1")] {
+    for new in [old.replace(": 2500,", ": 2500,\n  \"<|im_start|>\": 5000,"), old.replace("\": 1", "\":  1")]
+    {
         scratch.write("model/tokenizer.json", new.as_bytes());
         let report = scratch.ok(&format!("{PACK} --json")).json();
         let bytes = report["packed_bytes"].as_u64().unwrap() - without;
@@ -137,7 +138,32 @@ fn files_of_other_formats_are_candidates_for_a_base() {
     scratch.write("models/b/settings.bin", &[1; 100]);
     scratch.write("models/c/noise.bin", &[1; 100_000]);
     let report = scratch.ok("pack tuned.safetensors --base-dir models --dry-run --json").json();
-    let paths: Vec<_> = report["candidates"].as_array().unwrap().iter().map(|one| one["path"].clone()).collect();
+    let paths: Vec<_> =
+        report["candidates"].as_array().unwrap().iter().map(|one| one["path"].clone()).collect();
     assert_eq!(paths, [json!("models/a/base.safetensors")]);
     assert_eq!(report["skipped"], json!([]));
+}
+
+#[test]
+fn a_container_in_the_folder_that_is_packed_again_is_left_out() {
+    let scratch = scratch();
+    let pack = "pack model --base base -o model/out.loom --overwrite";
+    scratch.ok(pack);
+    let first = scratch.read("model/out.loom");
+    let again = scratch.ok(pack);
+    assert!(again.err.contains("out.loom is left out of the folder that it is in"), "{}", again.err);
+    assert!(scratch.read("model/out.loom") == first);
+}
+
+#[test]
+fn a_file_whose_name_is_not_supported_is_named() {
+    let scratch = scratch();
+    scratch.write("model/a\\b.txt", b"text");
+    let refused = scratch.refused(PACK);
+    for words in ["a\\b.txt: file names with a backslash are not supported", "--exclude"] {
+        assert!(refused.contains(words), "{refused}");
+    }
+    scratch.ok(&format!("{PACK} --exclude a*b.txt"));
+    let step = scratch.refused("series get runs --step -5 -o back");
+    assert!(step.contains("whole numbers from 0 on"), "{step}");
 }

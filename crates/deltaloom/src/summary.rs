@@ -154,9 +154,7 @@ fn stored_alone(index: &Index) -> Vec<String> {
         is_file && tensor.predictor == Predictor::Zero && tensor.packed_bytes() > 0
     };
     match index.needs_base() {
-        true => {
-            index.tensors.iter().filter(is_alone).map(|tensor| index.info(tensor).name.clone()).collect()
-        }
+        true => index.tensors.iter().filter(is_alone).map(|tensor| index.info(tensor).name.clone()).collect(),
         false => Vec::new(),
     }
 }

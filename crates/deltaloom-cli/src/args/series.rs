@@ -139,7 +139,7 @@ pub(crate) struct AddArguments {
     #[command(flatten)]
     pub(crate) exclude: ExcludeArgument,
     /// Number of the step, or `next` for the newest step plus one
-    #[arg(long, value_name = "N|next", value_parser = parse_new_step)]
+    #[arg(long, value_name = "N|next", value_parser = parse_new_step, allow_negative_numbers = true)]
     pub(crate) step: NewStep,
     /// Optimizer state to store with it: a file or a folder, as the checkpoint
     #[arg(long, value_name = "FILE|DIR")]
@@ -207,7 +207,7 @@ pub(crate) struct ShowArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Describe this step; `newest` is the last one
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: Option<ExistingStep>,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
@@ -235,7 +235,7 @@ pub(crate) struct GetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of the step, or `newest`
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: ExistingStep,
     #[command(flatten)]
     pub(crate) branch: BranchArgument,
@@ -266,7 +266,7 @@ pub(crate) struct SetArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of the step, or `newest`
-    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: ExistingStep,
     /// Text to set, or to remove if V is empty; may be repeated
     #[arg(long, value_name = "K=V", required = true, value_parser = parse_pair)]
@@ -288,7 +288,7 @@ pub(crate) struct RemoveArguments {
     #[command(flatten)]
     pub(crate) store: StoreArgument,
     /// Number of a step to remove, or `newest`; may be repeated
-    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step)]
+    #[arg(long, value_name = "N|newest", required = true, value_parser = parse_existing_step, allow_negative_numbers = true)]
     pub(crate) step: Vec<ExistingStep>,
     /// Only print what would be done
     #[arg(long)]

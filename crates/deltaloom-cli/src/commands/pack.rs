@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use deltaloom::checkpoint::{Checkpoint, Foreign};
+use deltaloom::checkpoint::{Checkpoint, Exclude, Foreign};
 use deltaloom::{AdapterReport, BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
@@ -85,7 +85,14 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(path)),
     };
-    let (checkpoint, mut warnings) = inputs::open_checkpoint(path, &arguments.exclude.patterns)?;
+    let mut exclude = arguments.exclude.patterns.clone();
+    if let Target::Path(output) = &target
+        && let Some(inside) = inside(output, path)
+    {
+        ui::note(&format!("{} is left out of the folder that it is in", ui::printable(&inside)));
+        exclude.push(Exclude::of_path(&inside)?);
+    }
+    let (checkpoint, mut warnings) = inputs::open_checkpoint(path, &exclude)?;
     if !arguments.dry_run {
         // Before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
@@ -169,6 +176,15 @@ fn unused(adapter: &AdapterReport) -> Option<String> {
     let more = if count > names.len() as u64 { ", .." } else { "" };
     let explain = if count == 1 { "explains" } else { "explain" };
     Some(format!("{path}: {count} of {modules} modules {explain} nothing: {}{more}", names.join(", ")))
+}
+
+/// The path in a folder of an output that is there, from an earlier run, so that no container packs
+/// the one before it.
+fn inside(output: &Path, folder: &Path) -> Option<String> {
+    let (output, folder) = (output.canonicalize().ok()?, folder.canonicalize().ok()?);
+    let path = output.strip_prefix(&folder).ok().filter(|path| path.extension() == Some("loom".as_ref()))?;
+    let parts: Option<Vec<&str>> = path.iter().map(std::ffi::OsStr::to_str).collect();
+    parts.map(|parts| parts.join("/"))
 }
 
 /// `x.safetensors` and the folder `x` become `x.loom` in the same folder.

@@ -16,17 +16,20 @@ pub(crate) enum ExistingStep {
     Newest,
 }
 
+/// Why a text is no step.
+const NO_STEP: &str = "steps are whole numbers from 0 on";
+
 pub(crate) fn parse_new_step(text: &str) -> Result<NewStep, String> {
     match text {
         "next" => Ok(NewStep::Next),
-        number => number.parse().map(NewStep::Number).map_err(|e| e.to_string()),
+        number => number.parse().map(NewStep::Number).map_err(|_| NO_STEP.to_owned()),
     }
 }
 
 pub(crate) fn parse_existing_step(text: &str) -> Result<ExistingStep, String> {
     match text {
         "newest" => Ok(ExistingStep::Newest),
-        number => number.parse().map(ExistingStep::Number).map_err(|e| e.to_string()),
+        number => number.parse().map(ExistingStep::Number).map_err(|_| NO_STEP.to_owned()),
     }
 }
 

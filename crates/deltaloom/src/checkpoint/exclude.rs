@@ -20,6 +20,16 @@ pub struct Exclude {
 }
 
 impl Exclude {
+    /// Fits one path only, which is given as it is.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a path that is too long.
+    pub fn of_path(path: &str) -> Result<Self> {
+        let pattern = Regex::new(&format!("^{}$", regex_lite::escape(path)));
+        let pattern = pattern.map_err(|_| too_long(path))?;
+        Ok(Self { text: path.to_owned(), pattern })
+    }
+
     /// Whether a file or folder in `root` is left out. Names that are not UTF-8 can be, too.
     pub(crate) fn fits_in(&self, root: &Path, path: &Path) -> bool {
         let Ok(path) = path.strip_prefix(root) else { return false };
@@ -50,10 +60,11 @@ impl FromStr for Exclude {
     /// # Errors
     /// [`Error::InvalidArgument`] for a pattern that fits nothing, or is too long.
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |why: &str| Error::InvalidArgument(format!("the pattern {text:?} {why}"));
         let path = text.strip_prefix("./").unwrap_or(text).trim_end_matches('/');
-        if path.is_empty() || path.starts_with('/') || path.split('/').any(|part| matches!(part, "." | "..")) {
-            return Err(bad("is not one of paths relative to the folder"));
+        if path.is_empty() || path.starts_with('/') || path.split('/').any(|part| matches!(part, "." | ".."))
+        {
+            let what = format!("the pattern {text:?} is not one of paths relative to the folder");
+            return Err(Error::InvalidArgument(what));
         }
         let mut regex = String::from(if path.contains('/') { "(?s)^" } else { "(?s)^(?:.*/)?" });
         let mut rest = path;
@@ -70,9 +81,13 @@ impl FromStr for Exclude {
             rest = &rest[taken..];
         }
         regex.push('$');
-        let pattern = Regex::new(&regex).map_err(|_| bad("is too long"))?;
+        let pattern = Regex::new(&regex).map_err(|_| too_long(text))?;
         Ok(Self { text: text.to_owned(), pattern })
     }
+}
+
+fn too_long(text: &str) -> Error {
+    Error::InvalidArgument(format!("the pattern {text:?} is too long"))
 }
 
 #[cfg(test)]
@@ -111,6 +126,8 @@ mod tests {
         ] {
             assert!(!fits(pattern, path), "{pattern} {path}");
         }
+        let path = Exclude::of_path("a/*.loom").unwrap();
+        assert!(path.fits("a/*.loom") && !path.fits("a/b.loom") && !path.fits("b/a/*.loom"));
         for bad in ["", "/", "/a", "../a", "a/./b", "."] {
             assert!(bad.parse::<Exclude>().is_err(), "{bad:?}");
         }

@@ -55,7 +55,7 @@ pub(super) struct Folder {
 /// the snapshots of hub caches are folders of links to blobs.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::InvalidArgument`] for names that are not UTF-8 and for deep nesting;
+/// [`Error::Io`]; [`Error::UnsupportedName`]; [`Error::InvalidArgument`] for deep nesting;
 /// [`Error::LimitExceeded`].
 pub(super) fn list(root: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Folder> {
     let mut listing = Listing {
@@ -138,11 +138,9 @@ impl Listing<'_> {
     fn name(&self, path: &Path) -> Result<String> {
         let parts: Option<Vec<&str>> =
             path.strip_prefix(self.root).ok().and_then(|p| p.iter().map(|part| part.to_str()).collect());
-        parts.map(|parts| parts.join("/")).ok_or_else(|| {
-            let path = path.display();
-            let what = "file names that are not UTF-8 are not supported; rename the file or leave it out";
-            Error::InvalidArgument(format!("{path}: {what}"))
-        })
+        parts
+            .map(|parts| parts.join("/"))
+            .ok_or_else(|| Error::UnsupportedName { path: path.to_path_buf(), why: "that are not UTF-8" })
     }
 
     /// In a hub cache, every file is a blob named by its hash, and has its name from a link. Where
@@ -221,7 +219,9 @@ mod tests {
         let (files, told) = listed(root.path());
         assert_eq!(files, ["a.bin", "other/c.txt", "sub/b.bin", "sub/d.tmp", "sub/logs/c.txt"]);
         let told = told.join("\n");
-        for words in ["nowhere are left out: itself", "are in are left out: sub/up", "devices are left out: socket"] {
+        for words in
+            ["nowhere are left out: itself", "are in are left out: sub/up", "devices are left out: socket"]
+        {
             assert!(told.contains(words), "{words}: {told}");
         }
         let exclude: Vec<Exclude> =

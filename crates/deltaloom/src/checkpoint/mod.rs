@@ -290,11 +290,8 @@ impl Checkpoint {
     ) -> Result<Self> {
         let (mut members, mut sources) = (Vec::new(), Vec::new());
         for (name, path, source) in files {
-            if let Some(fault) = unsupported_name(&name) {
-                let path = path.display();
-                return Err(Error::InvalidArgument(format!(
-                    "{path}: file names {fault} are not supported; rename the file or leave it out"
-                )));
+            if let Some(why) = unsupported_name(&name) {
+                return Err(Error::UnsupportedName { path, why });
             }
             let member = read_member(layout, name, &*source, &path, limits)?;
             members.push(member);

@@ -59,13 +59,7 @@ impl NewStep {
     /// The checkpoint at `model`, after the newest step.
     #[must_use]
     pub fn new(model: impl Into<PathBuf>) -> Self {
-        Self {
-            step: None,
-            model: model.into(),
-            optimizer: None,
-            exclude: Vec::new(),
-            meta: BTreeMap::new(),
-        }
+        Self { step: None, model: model.into(), optimizer: None, exclude: Vec::new(), meta: BTreeMap::new() }
     }
 }
 
