@@ -58,7 +58,7 @@ RATIOS = {
     "m_zero_flat_repartition": ("re-cut", MEASURED, 2.06, True),
     "m_passthrough_scaled": ("scaled", "about", 1000, True),
     "tokenizer_grown": ("files", MEASURED, 3200, True),
-    "tokenizer_renumbered": ("files", "about", 1000, True),
+    "tokenizer_renumbered": ("files", MEASURED, 84, True),
     "opaque_shifted": ("files", MEASURED, 6.65, True),
     "hub_cache_repo": ("files", MEASURED, 11.4, True),
     "near_copies_in_one_file": ("copies", MEASURED, 2.65, False),

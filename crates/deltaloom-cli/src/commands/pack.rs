@@ -12,7 +12,7 @@ use crate::args::{BaseArguments, IdentityArguments, PackArguments};
 use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::ui::table::{Cell, Table};
-use crate::{Answer, inputs, ui};
+use crate::{Answer, inputs, store, ui};
 
 /// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
@@ -96,7 +96,8 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     if !arguments.dry_run {
         // Before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
-        let inputs = target::inputs(paths.iter().chain(adapters).chain([path]));
+        let store = path.to_str().is_some_and(store::is_folder_store).then_some(path);
+        let inputs = target::inputs(paths.iter().chain(adapters).chain(store)).and(&checkpoint.inputs());
         target.check(arguments.overwrite, &inputs)?;
     }
     let texts = texts(&arguments.identity)?;
@@ -149,16 +150,11 @@ fn stored_alone(report: &PackReport) -> Option<String> {
         .collect();
     files.sort_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
     let bytes: u64 = files.iter().map(|(bytes, _)| bytes).sum();
-    let shown: Vec<String> = files
-        .iter()
-        .take(SHOWN_FILES)
-        .map(|(bytes, name)| format!("{} ({})", ui::printable(name), ui::bytes(*bytes)))
-        .collect();
+    let shown: Vec<_> = files.iter().take(SHOWN_FILES).map(|(_, name)| ui::printable(name)).collect();
     let more = if files.len() > shown.len() { ", .." } else { "" };
-    let count = ui::count(files.len() as u64, "file");
+    let (count, size) = (ui::count(files.len() as u64, "file"), ui::bytes(bytes));
     let shown = shown.join(", ");
-    (!files.is_empty())
-        .then(|| format!("{count} without help of a base: {shown}{more}, {} in all", ui::bytes(bytes)))
+    (!files.is_empty()).then(|| format!("{count} ({size}) without help of a base: {shown}{more}"))
 }
 
 /// What an adapter does not explain, if there is anything.

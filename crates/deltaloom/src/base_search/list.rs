@@ -91,7 +91,7 @@ impl List {
                 small.push(name);
             }
         }
-        // Beside safetensors files, other ones are mostly the same weights, or an optimizer's state.
+        // Beside safetensors files, others are mostly the same weights, or an optimizer's state.
         if shards.is_empty() && singles.is_empty() {
             (shards, singles) = others.into_iter().partition(|name| is_shard(name));
         } else {

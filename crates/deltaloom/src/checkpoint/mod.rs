@@ -202,10 +202,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in it but folders
-    /// of git, links that lead nowhere, and blobs of a hub cache that its snapshots link to. Files
-    /// of a directory that end in `.safetensors` must be valid. The others are opaque if they cannot
-    /// be read.
+    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in it but what
+    /// [`LeftOut`] lists. Files of a directory that end in `.safetensors` must be valid. The others
+    /// are opaque if they cannot be read.
     ///
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.

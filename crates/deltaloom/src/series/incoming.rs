@@ -37,8 +37,8 @@ pub fn step_of_name(name: &str) -> Option<u64> {
     stem.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
 }
 
-/// The checkpoints in a folder whose names have a step, in order of their steps. What `exclude` fits
-/// does not count.
+/// The checkpoints in a folder whose names have a step, in order of their steps. What `exclude`
+/// fits does not count.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read; [`Error::InvalidArgument`] if two have the same

@@ -67,8 +67,8 @@ fn tails() -> Case {
     Case { original: folder(&first, &second, &bytes), bases: vec![base], ..case }
 }
 
-/// A folder of small files: one that grew, one with edits everywhere, one of another folder, and one
-/// that is new.
+/// A folder of small files: one that grew, one with edits everywhere, one of another folder, and
+/// one that is new.
 fn texts() -> Case {
     let line = |i: u32| format!("  \"token{}\": {i}", i * i % 7919);
     let lines = |separator: &str, numbers: &mut dyn Iterator<Item = u32>| {
@@ -76,15 +76,15 @@ fn texts() -> Case {
         format!("{{\n{}\n}}\n", lines.join(separator)).into_bytes()
     };
     let base = Input::Directory(vec![
-        ("old/vocab.json", lines(",\n", &mut (0..300))),
-        ("tokenizer.json", lines(",\n", &mut (0..900))),
-        ("trainer_state.json", lines(",\n", &mut (100..400))),
+        ("old/vocab.json", lines(",\n", &mut (0..60))),
+        ("tokenizer.json", lines(",\n", &mut (0..180))),
+        ("trainer_state.json", lines(",\n", &mut (100..160))),
     ]);
     let original = Input::Directory(vec![
-        ("new/vocab.json", lines(", ", &mut (0..300).rev())),
+        ("new/vocab.json", lines(", ", &mut (0..60).rev())),
         ("notes.txt", b"nothing like it is in the base".to_vec()),
-        ("tokenizer.json", lines(" ,\n", &mut (0..900).filter(|i| i % 50 != 3))),
-        ("trainer_state.json", lines(",\n", &mut (100..450))),
+        ("tokenizer.json", lines(" ,\n", &mut (0..180).filter(|i| i % 50 != 3))),
+        ("trainer_state.json", lines(",\n", &mut (100..170))),
     ]);
     let case = Case::new("texts", "files that are patches of files of a base", &[], &[]);
     Case { original, bases: vec![base], ..case }
