@@ -130,7 +130,8 @@ fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> R
     if len_bytes <= MOST_PREFIX_BYTES {
         return Ok(vec![0..len_bytes; to_usize(grid.chunk_count())]);
     }
-    let anchors = Anchors::new(vec![Sequence { source, is_transposed: false }])?;
+    let reference = Sequence { subject: Subject::Source(source), own: None, is_transposed: false };
+    let anchors = Anchors::new(vec![reference])?;
     // The place in a file that grew or shrank evenly, such as one that was laid out anew.
     let even = |at: u64| {
         let scaled = u128::from(at) * u128::from(len_bytes) / u128::from(info.len_bytes().max(1));
