@@ -11,8 +11,6 @@ pub(crate) fn store(location: &str) -> Result<Box<dyn Store>> {
         return Ok(Box::new(Directory::new(Path::new(location))));
     }
     #[cfg(feature = "object-store")]
-    deltaloom_object_store::when_slow(|| crate::ui::note("waiting for an answer of the store"));
-    #[cfg(feature = "object-store")]
     return Ok(deltaloom_object_store::open(location)?);
     #[cfg(not(feature = "object-store"))]
     anyhow::bail!("{location}: this build does not support object stores");
