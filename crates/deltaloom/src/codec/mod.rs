@@ -514,7 +514,7 @@ mod tests {
         for (id, family) in (0u8..).zip(Family::ALL) {
             assert_eq!((family.id(), Family::of_id(id, u16::MAX).unwrap()), (id, family));
         }
-        assert!(Codec::of_id(10, u16::MAX).is_err() && Family::of_id(9, u16::MAX).is_err());
+        assert!(Codec::of_id(11, u16::MAX).is_err() && Family::of_id(9, u16::MAX).is_err());
         assert!(Codec::of_id(7, 1).is_err() && Family::of_id(7, 2).is_err());
     }
 }
