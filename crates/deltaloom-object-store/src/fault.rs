@@ -102,9 +102,9 @@ impl Fault {
             (Cause::Busy, _) => {
                 Some("try again later; the store limits how many requests it answers in a second")
             }
-            (Cause::NoStore, _) => {
-                Some("is the endpoint that of the store? A network may want a login first, or a proxy may answer")
-            }
+            (Cause::NoStore, _) => Some(
+                "is the endpoint that of the store? A network may want a login first, or a proxy may answer",
+            ),
             (Cause::NoBucket, _) => {
                 Some("create it first, or correct its name; deltaloom does not create buckets")
             }
