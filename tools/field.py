@@ -57,6 +57,10 @@ RATIOS = {
     "qk_permuted": ("permuted", MEASURED, 11.3, True),
     "m_zero_flat_repartition": ("re-cut", MEASURED, 2.06, True),
     "m_passthrough_scaled": ("scaled", "about", 1000, True),
+    "tokenizer_grown": ("files", MEASURED, 3200, True),
+    "tokenizer_renumbered": ("files", MEASURED, 84, True),
+    "opaque_shifted": ("files", MEASURED, 6.65, True),
+    "hub_cache_repo": ("files", MEASURED, 11.4, True),
     "near_copies_in_one_file": ("copies", MEASURED, 2.65, False),
     "q_bf16_to_fp8_block": ("quantised", ABOVE, 100, True),
     "q_fp8_block_to_bf16": ("quantised", ABOVE, 1000, True),
@@ -131,16 +135,19 @@ def pack(program, tuned, bases, target):
 
 
 def files_of(path):
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    # Blobs of a hub cache are packed under the names that the snapshots have for them.
+    is_blob = lambda file: file.parent.name == "blobs" and (file.parents[1] / "snapshots").is_dir()
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not is_blob(file)) if path.is_dir() else [path]
     return {file.relative_to(path): file.read_bytes() for file in files}
 
 
 def tensors_of(path):
     found = {}
-    # A GGUF file is compared as a whole. Configurations of adapters have no header.
-    for data in (data for data in files_of(path).values() if data[:4] == b"GGUF"):
-        found["GGUF", "U8", (len(data),)] = data
-    for data in (data for data in files_of(path).values() if data[8:9] == b"{"):
+    # What has no header of safetensors is compared as a whole.
+    for file, data in files_of(path).items():
+        if (path / file).suffix != ".safetensors":
+            found[str(file), "U8", (len(data),)] = data
+            continue
         size = struct.unpack("<Q", data[:8])[0]
         for name, entry in json.loads(data[8:8 + size]).items():
             if name != "__metadata__":

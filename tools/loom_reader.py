@@ -11,7 +11,7 @@ import loom_quantised as quantised
 import loom_blocks as blocks
 from blake3_numpy import digest as blake3
 from mixed_numpy import decode_mixed
-from zstandard import ZstdDecompressor, ZstdError
+from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompressor, ZstdError
 
 Type = collections.namedtuple("Type", "bits exp man signed", defaults=(0, 0, False))  # exp > 0: a float
 TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type(32, 8, 23, True),
@@ -20,8 +20,9 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
 COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW,
                        computed.ADAPTERS), 13
-SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED = range(10)  # from FLOAT on they belong to the family codec - 3
+SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED, PATCH = range(11)  # from FLOAT on they belong to the family codec - 3
 NIBBLES = 8  # a family whose codecs are ULP and SPARSE
+TEXT = 16
 
 def must(ok, what):
     if not ok:
@@ -50,6 +51,16 @@ def unzstd(frame, size):
     out = ZstdDecompressor().decompress(frame, max_output_size=max(size, 1), allow_extra_data=False)
     must(len(out) == size, "wrong size of a zstd frame")
     return out
+
+def unpatch(cur, reference, size):
+    """A chunk that refers to a part of a file (section 17)."""
+    start, length = cur.varint(), cur.varint()
+    must(start + length <= len(reference) and length <= 1 << 23, "a part that the reference does not have")
+    part = reference[start:start + length].tobytes()
+    prefix = {"dict_data": ZstdCompressionDict(part, dict_type=DICT_TYPE_RAWCONTENT)} if part else {}
+    out = ZstdDecompressor(**prefix).decompress(cur.read(), max_output_size=size, allow_extra_data=False)
+    must(len(out) == size, "wrong size of a patch")
+    return np.frombuffer(out, np.uint8)
 
 def read_fields(cur, carry, widths):
     """A bit stream of fields, which starts with the carried bytes and goes on with just the bytes it still needs."""
@@ -201,9 +212,12 @@ def decode_scaled(t, g, p, cur):
     a = (x & (top - 1)) + k & (top - 1)
     return x & top | np.where(x & (top - 1), np.where(a, a, k), 0)
 
-def decode_chunk(t, g, codec, p, cur, classes):
+def decode_chunk(t, g, codec, p, cur, classes, references):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
     out, size = p, t.kind.bits // 8
+    if codec == PATCH:
+        must(g.family == 0 and t.predictor == TEXT, "codec not allowed here")
+        return unpatch(cur, references[0], len(p))
     if codec in (CONSTANT, RAW):
         stored = cur.take(size if codec == CONSTANT else size * len(p))
         out = np.broadcast_to(np.frombuffer(stored, f"<u{size}"), len(p))
@@ -229,7 +243,7 @@ def decode_nibbles(t, g, codec, p, cur):
     codes = (p[:, None] >> np.arange(0, t.kind.bits, 4, dtype=np.uint64) & np.uint64(15)).reshape(-1)
     inner = types.SimpleNamespace(kind=Type(8), cols=t.cols * count, dtype="U8")
     group = types.SimpleNamespace(family=codec - 3, first=g.first, slots=g.slots, scales=0, offset=0, columns=0)
-    codes = decode_chunk(inner, group, codec, codes, cur, None).astype(np.uint64)
+    codes = decode_chunk(inner, group, codec, codes, cur, None, None).astype(np.uint64)
     must((codes < 16).all(), "a code has more than 4 bits")
     words = codes.reshape(-1, count) << np.arange(0, t.kind.bits, 4, dtype=np.uint64)
     return words.sum(1, dtype=np.uint64).astype(f"<u{t.kind.bits // 8}")
@@ -392,14 +406,19 @@ def read_tensor(t, meta, sets, tensors, payloads):
         blocks.read(meta, t)
     elif t.predictor in COMPUTED:
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
+    elif t.predictor == TEXT:
+        must(t.dtype == "U8", "a text that is not bytes")
+        name, length = meta.take(meta.varint()).decode("utf-8") or t.name, meta.varint()
+        must(1 <= length < 1 << 56, "bad length of a text")
+        t.references = [(name, "U8", (length,))]
     elif t.predictor != ZERO:
         name = meta.take(meta.varint()).decode("utf-8") or t.name
         hops = meta.varint() if t.predictor == history.HISTORY else 0
         must((1 <= hops <= 16) == (t.predictor == history.HISTORY), "bad number of ancestors")
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))] * (hops + 1)
-    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, blocks.BLOCKS,
+    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, TEXT, blocks.BLOCKS,
                        *COMPUTED):
-        t.changed = None if t.predictor in (ZERO, COMPANION) else meta.varint()
+        t.changed = None if t.predictor in (ZERO, COMPANION, TEXT) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family not in (0, MIXED - 3):
@@ -458,7 +477,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= (blocks.BLOCKS if data[8] >= 4 else history.HISTORY) and t.predictor != 16, "unknown predictor")
+        must(t.predictor <= (blocks.BLOCKS if data[8] >= 4 else history.HISTORY), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -485,10 +504,10 @@ def values(t, bases):
     p = np.zeros(t.n, f"<u{t.kind.bits // 8}")
     must(all(level(target) < level(t) for target in t.targets), "a target is not of a lower level")
     targets = [values(target, bases) for target in t.targets]
+    references = []
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
         p = targets[0]
     elif t.predictor != ZERO:
-        references = []
         for digest, (name, dtype, shape) in zip(t.reference_digests, t.references):
             fits = [key for key in bases if key[0].startswith(digest) and key[1:] in ((dtype, shape), (None, None))]
             must(fits, f"no base has the right tensor {name!r}, {dtype} {shape}")
@@ -498,13 +517,13 @@ def values(t, bases):
             p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
         elif t.predictor == blocks.BLOCKS:
             p = blocks.predict(t, references[0], computed.convert, computed.rounded)
-        else:
+        elif t.predictor != TEXT:
             p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)
-    parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end))
+    parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end), references)
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
-    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
+    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION, TEXT) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
     must(t.digest in (None, blake3(out)), f"tensor {t.name!r} does not have its digest")
     return out
 

@@ -11,6 +11,7 @@ pub(crate) mod series;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use deltaloom::checkpoint::Exclude;
 
 #[cfg(feature = "lab")]
 use crate::values::bench::Row;
@@ -19,7 +20,7 @@ use crate::values::{self, Color, Preset, ProgressStyle, Rows, parse_pair, parse_
 /// Store fine-tuned models as exact differences from a base model.
 ///
 /// A model is packed against a base that the recipient already has, and every file is restored byte
-/// for byte. A model is a safetensors file, or a folder of them.
+/// for byte. A model is a safetensors, GGUF or PyTorch file, or a folder of them.
 #[derive(Debug, Parser)]
 #[command(name = "deltaloom", version, max_term_width = 110)]
 #[command(after_help = "Examples:
@@ -101,6 +102,11 @@ pub(crate) enum Command {
 /// --base-dir searches a folder for the best base: it compares samples of every file in it and
 /// prints how close each one is. If none is close enough, nothing is packed.
 ///
+/// A folder is packed with everything in it, and links are packed as the files that they lead to.
+/// Left out, with a warning, are: folders named .git; pipes, sockets and devices; links that lead
+/// nowhere, or to a folder that they are in; and blobs of a Hugging Face cache, which its snapshots
+/// have under their names. What --exclude fits is left out, too.
+///
 /// The container records the names and digests of its bases, so that `unpack` can find them. By
 /// default a name is the last part of the base's path, or the last two parts if the path is
 /// relative; a snapshot in a Hugging Face cache is named org/model@revision. Use --base-name to set
@@ -109,6 +115,7 @@ pub(crate) enum Command {
 #[command(after_long_help = "Examples:
   deltaloom pack tuned.safetensors --base base.safetensors -o tuned.loom
   deltaloom pack ./tuned-model --base ./base-model -o tuned.loom --json
+  deltaloom pack ./tuned-model --base ./base-model --exclude '*.pt' --exclude 'runs/**' -o tuned.loom
   deltaloom pack step3.safetensors --base base.safetensors --base step2.loom -o step3.loom
   deltaloom pack merged.safetensors --base base.safetensors --adapter ./lora -o merged.loom
   deltaloom pack ./tuned --base ./llama --base-name org/llama@5f0b -o tuned.loom
@@ -116,9 +123,12 @@ pub(crate) enum Command {
   deltaloom pack tuned.safetensors --base-dir ./models --dry-run
   deltaloom pack model.safetensors -o model.loom")]
 pub(crate) struct PackArguments {
-    /// Checkpoint to pack: a .safetensors file, or a folder of shards and other files
+    /// Checkpoint to pack: a .safetensors, .gguf, .bin, .pt or .pth file, or a folder of such and
+    /// other files
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
+    #[command(flatten)]
+    pub(crate) exclude: ExcludeArgument,
     #[command(flatten)]
     pub(crate) bases: BaseArguments,
     /// Pack against the best base in this folder, searched recursively, instead of one named with
@@ -342,11 +352,12 @@ pub(crate) struct CatArguments {
   deltaloom bench model.safetensors --only deltaloom --only zstd-3 --only memcpy
   deltaloom bench tuned.safetensors --base base.safetensors --json | jq .rows")]
 pub(crate) struct BenchArguments {
-    /// Checkpoint to measure: a .safetensors file, or a folder of shards and other files
+    /// Checkpoint to measure: a .safetensors, .gguf, .bin, .pt or .pth file, or a folder of such
+    /// and other files
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: PathBuf,
-    /// A base that the recipient already has: a .safetensors file or a folder; may be repeated, in
-    /// any order
+    /// A base that the recipient already has: a file or a folder, as the checkpoint; may be
+    /// repeated, in any order
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) bases: Vec<PathBuf>,
     /// Threads for deltaloom; 0 means one per core. The other compressors run on one thread
@@ -389,10 +400,20 @@ pub(crate) struct ManArguments {
     pub(crate) command: Vec<String>,
 }
 
+/// What of a folder is not packed.
+#[derive(Debug, Args)]
+pub(crate) struct ExcludeArgument {
+    /// Leave out the files and folders of the checkpoint that this pattern fits; may be repeated.
+    /// `*` stands for any characters but `/`, `?` for one of them, and `**` for any characters. A
+    /// pattern with `/` is one of paths in the checkpoint, another one of names in any folder
+    #[arg(long = "exclude", id = "exclude", value_name = "GLOB")]
+    pub(crate) patterns: Vec<Exclude>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct BaseArguments {
-    /// A base that the recipient already has: a .safetensors file, a folder or a container; may be
-    /// repeated, in any order
+    /// A base that the recipient already has: a .safetensors, .gguf, .bin, .pt or .pth file, a
+    /// folder or a container; may be repeated, in any order
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) paths: Vec<PathBuf>,
     /// A LoRA adapter that was merged into a base: a PEFT folder with adapter_config.json and

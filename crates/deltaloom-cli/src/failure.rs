@@ -92,7 +92,9 @@ fn of_library(error: &Error) -> (&'static str, u8) {
     if let Some(fault) = deltaloom_object_store::fault(error) {
         use deltaloom_object_store::Cause;
         return match fault.cause() {
-            Cause::Denied | Cause::NoCredentials => ("store_denied", STORE),
+            Cause::Denied | Cause::NoCredentials | Cause::Expired | Cause::ClockSkew => {
+                ("store_denied", STORE)
+            }
             Cause::NoBucket => ("not_found", NOT_THERE),
             Cause::Settings | Cause::NotEncrypted | Cause::NoConditions => ("store_settings", REFUSED),
             _ => ("store_unreachable", STORE),

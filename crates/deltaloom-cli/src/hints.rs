@@ -27,6 +27,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
             "choose another --output; to turn a base into its fine-tune, use `unpack --in-place BASE`"
         }
         Error::Protected { .. } => "choose another --output, or `-` for standard output",
+        Error::UnsupportedName { .. } => "rename the file; --exclude leaves out files of the checkpoint",
         Error::Changed { .. } => "run the command again when nothing is writing to the file",
         Error::BaseMismatch { .. } => {
             "name every base that it was packed against with --base, or a folder that contains them with --base-dir; `deltaloom inspect` lists them"

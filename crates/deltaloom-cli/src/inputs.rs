@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use deltaloom::checkpoint::{Checkpoint, Warning};
+use anyhow::{Result, bail};
+use deltaloom::checkpoint::{Checkpoint, Exclude, Warning};
 use deltaloom::{Bases, Container, Error, Limits, ResolvedContainer};
 use serde::Serialize;
 
@@ -33,10 +33,13 @@ pub(crate) fn warn(warnings: &[Warning]) {
     warnings.iter().for_each(|warning| ui::warn(&ui::printable(&warning.to_string())));
 }
 
-/// Opens a checkpoint, and warns of problems with it.
-pub(crate) fn open_checkpoint(path: &Path) -> Result<(Checkpoint, Vec<Warning>)> {
+/// Opens a checkpoint without the files that `exclude` fits, and warns of problems with it.
+pub(crate) fn open_checkpoint(path: &Path, exclude: &[Exclude]) -> Result<(Checkpoint, Vec<Warning>)> {
     let limits = Limits::default();
-    let checkpoint = Checkpoint::open(path, &limits)?;
+    if let (Some(first), true) = (exclude.first(), path.is_file()) {
+        bail!("{}: this is a file, and --exclude {} is for folders", path.display(), first.as_str());
+    }
+    let checkpoint = Checkpoint::open_without(path, exclude, &limits)?;
     let warnings = checkpoint.warnings(&limits)?;
     warn(&warnings);
     Ok((checkpoint, warnings))

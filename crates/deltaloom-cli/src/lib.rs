@@ -51,6 +51,8 @@ pub fn run() -> ExitCode {
     };
     ui::set_look(has_json, &arguments.global);
     start_log(arguments.global.verbose);
+    #[cfg(feature = "object-store")]
+    deltaloom_object_store::when_slow(|| ui::note("waiting for an answer of the store"));
     let ready = refuse_stdin(&found).and_then(|()| signals::watch(|| Failure::interrupted().say()));
     let answer = ready.and_then(|()| dispatch(&arguments.command));
     match answer {

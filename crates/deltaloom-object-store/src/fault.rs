@@ -19,6 +19,14 @@ pub enum Cause {
     NoCredentials,
     /// The credentials are unknown or insufficient.
     Denied,
+    /// The credentials were valid, and are no longer.
+    Expired,
+    /// The clocks of this machine and of the store differ too much.
+    ClockSkew,
+    /// The store has too many requests to answer.
+    Busy,
+    /// What answers is no store, such as the login page of a network.
+    NoStore,
     /// The bucket, or container, does not exist.
     NoBucket,
     /// The endpoint does not answer.
@@ -84,6 +92,19 @@ impl Fault {
             (Cause::Denied, Service::Azure) => {
                 Some("the account needs the role Storage Blob Data Contributor on the container")
             }
+            (Cause::Expired, Service::S3) => Some(
+                "fetch new credentials: temporary ones, with AWS_SESSION_TOKEN, are valid for some hours",
+            ),
+            (Cause::Expired, _) => Some("fetch new credentials: temporary ones are valid for some hours"),
+            (Cause::ClockSkew, _) => {
+                Some("set the clock of this machine; the store refuses requests that are minutes off")
+            }
+            (Cause::Busy, _) => {
+                Some("try again later; the store limits how many requests it answers in a second")
+            }
+            (Cause::NoStore, _) => Some(
+                "is the endpoint that of the store? A network may want a login first, or a proxy may answer",
+            ),
             (Cause::NoBucket, _) => {
                 Some("create it first, or correct its name; deltaloom does not create buckets")
             }
@@ -111,6 +132,10 @@ impl fmt::Display for Fault {
         let what = match self.cause {
             Cause::NoCredentials => "no credentials were found",
             Cause::Denied => "permission denied",
+            Cause::Expired => "the credentials have expired",
+            Cause::ClockSkew => "the clock of this machine differs too much from that of the store",
+            Cause::Busy => "the store has too many requests to answer",
+            Cause::NoStore => "this is not an object store",
             Cause::NoBucket => "the bucket does not exist",
             Cause::Unreachable => "the endpoint cannot be reached",
             Cause::WrongRegion => "the bucket is in another region",
@@ -130,12 +155,14 @@ impl StdError for Fault {}
 impl From<Fault> for io::Error {
     fn from(fault: Fault) -> Self {
         let kind = match fault.cause {
-            Cause::NoCredentials | Cause::Denied => io::ErrorKind::PermissionDenied,
+            Cause::NoCredentials | Cause::Denied | Cause::Expired | Cause::ClockSkew => {
+                io::ErrorKind::PermissionDenied
+            }
             Cause::NoBucket => io::ErrorKind::NotFound,
-            Cause::BadAnswer => io::ErrorKind::InvalidData,
+            Cause::BadAnswer | Cause::NoStore => io::ErrorKind::InvalidData,
             Cause::NoConditions => io::ErrorKind::Unsupported,
             Cause::NotEncrypted | Cause::Settings => io::ErrorKind::InvalidInput,
-            Cause::Unreachable => io::ErrorKind::NotConnected,
+            Cause::Unreachable | Cause::Busy => io::ErrorKind::NotConnected,
             Cause::WrongRegion | Cause::Undecided | Cause::Other => io::ErrorKind::Other,
         };
         Self::new(kind, fault)
@@ -187,6 +214,16 @@ fn cause_of(error: &object_store::Error) -> Cause {
         "IllegalLocationConstraint",
     ]) {
         return Cause::WrongRegion;
+    }
+    // These come with the codes of refused keys, so they are first.
+    if says(&["RequestTimeTooSkewed", "RequestExpired"]) {
+        return Cause::ClockSkew;
+    }
+    if says(&["ExpiredToken", "TokenRefreshRequired"]) {
+        return Cause::Expired;
+    }
+    if says(&["SlowDown", "TooManyRequests", "ServerBusy", "503 Service Unavailable", "429 Too Many"]) {
+        return Cause::Busy;
     }
     if says(&["URL scheme is not allowed"]) {
         return Cause::NotEncrypted;

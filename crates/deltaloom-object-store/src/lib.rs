@@ -18,4 +18,5 @@ mod upload;
 pub use connect::{is_url, open, open_with};
 pub use fault::{Cause, Fault, fault};
 pub use remote::RemoteStore;
+pub use runtime::when_slow;
 pub use service::Service;

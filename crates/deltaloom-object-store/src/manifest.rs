@@ -90,7 +90,12 @@ pub(crate) async fn read(
             writes: writes.unwrap_or_default(),
         };
         if stamp.e_tag.is_none() && stamp.version.is_none() {
-            return Err(Fault::new(Cause::NoConditions, service, "objects have no e-tags"));
+            // Manifests are JSON.
+            let is_page = found.bytes().await.is_ok_and(|bytes| bytes.trim_ascii_start().starts_with(b"<"));
+            return Err(match is_page {
+                true => Fault::new(Cause::NoStore, service, "the answer is a web page"),
+                false => Fault::new(Cause::NoConditions, service, "objects have no e-tags"),
+            });
         }
         match found.bytes().await {
             Ok(bytes) if bytes.len() as u64 == size => return Ok(Some((bytes, stamp))),

@@ -78,6 +78,8 @@ fn answers_of_servers_are_told_by_who_must_act() {
         ("400 Bad Request", xml("AuthorizationHeaderMalformed"), Cause::WrongRegion),
         ("403 Forbidden", xml("AccessDenied"), Cause::Denied),
         ("400 Bad Request", xml("InvalidAccessKeyId"), Cause::Denied),
+        ("403 Forbidden", xml("RequestTimeTooSkewed"), Cause::ClockSkew),
+        ("400 Bad Request", xml("ExpiredToken"), Cause::Expired),
         ("404 Not Found", xml("NoSuchBucket"), Cause::NoBucket),
         ("418 I'm a teapot", xml("Teapot"), Cause::Other),
     ] {
@@ -107,6 +109,14 @@ fn credentials_that_a_machine_does_not_have_are_asked_for() {
     let (found, error) = cause(store.read_manifest());
     assert_eq!(found, Cause::NoCredentials, "{error}");
     assert!(fault(&error).and_then(Fault::hint).is_some_and(|hint| hint.contains("AWS_SECRET_ACCESS_KEY")));
+}
+
+#[test]
+fn a_web_page_is_no_store() {
+    let page = "\n<!DOCTYPE html><html>log in to this network</html>";
+    let store = store_at(stub("200 OK", "Last-Modified: Sun, 22 Nov 2026 12:00:00 GMT\r\n", page));
+    let (found, error) = cause(store.read_manifest());
+    assert_eq!(found, Cause::NoStore, "{error}");
 }
 
 #[test]

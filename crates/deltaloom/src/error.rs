@@ -221,6 +221,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A name of a file that not every system supports.
+    #[error("{}: file names {why} are not supported", path.display())]
+    UnsupportedName {
+        /// The file.
+        path: PathBuf,
+        /// What the name has.
+        why: &'static str,
+    },
     /// A request that cannot be carried out as given.
     #[error("{0}")]
     InvalidArgument(String),
@@ -392,6 +400,7 @@ impl Error {
             | Self::Changed { .. }
             | Self::CutShort { .. }
             | Self::Protected { .. }
+            | Self::UnsupportedName { .. }
             | Self::NotInPlace { .. } => self,
             other => Self::InFile { path: path.to_path_buf(), source: Box::new(other) },
         }
@@ -452,7 +461,7 @@ impl Error {
             }
             Self::Changed { .. } => ErrorKind::Changed,
             Self::Foreign { .. } | Self::Unread { .. } => ErrorKind::Unsupported,
-            Self::InvalidArgument(_) => ErrorKind::Usage,
+            Self::InvalidArgument(_) | Self::UnsupportedName { .. } => ErrorKind::Usage,
             Self::LimitExceeded { .. } => ErrorKind::LimitExceeded,
             Self::Journal { .. } | Self::CutShort { .. } => ErrorKind::Unfinished,
             Self::StepTaken { .. } | Self::StepOutOfOrder { .. } => ErrorKind::StepTaken,
@@ -471,6 +480,7 @@ impl Error {
             | Self::AlreadyExists { path }
             | Self::Protected { path, .. }
             | Self::Changed { path }
+            | Self::UnsupportedName { path, .. }
             | Self::CutShort { path }
             | Self::NotInPlace { path, .. }
             | Self::SharedFile { path, .. }

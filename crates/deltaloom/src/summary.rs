@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::checkpoint::{Role, Roles};
+use crate::checkpoint::{Contents, Role, Roles};
 use crate::codec::Codec;
 use crate::container::{Index, NamedBase, PackedTensor, Texts};
 use crate::predict::Predictor;
@@ -150,6 +150,10 @@ pub struct PackReport {
     pub states: Portion,
     /// All other bytes: small files, and what surrounds tensors in their files.
     pub other: Portion,
+    /// Files without weights, as far as can be told, that are stored without help of the bases;
+    /// only if anything else needs a base.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stored_alone: Vec<String>,
     /// Tensors by kind of predictor.
     pub predictors: BTreeMap<&'static str, Share>,
     /// Chunks by codec.
@@ -196,9 +200,21 @@ pub(crate) fn of(index: &Index, packed_bytes: u64, index_bytes: u64) -> PackRepo
         weights: portion(Role::Weights),
         states: portion(Role::State),
         other: portion(Role::Bytes),
+        stored_alone: stored_alone(index),
         predictors,
         codecs,
         tensors: index.tensors.iter().map(|tensor| tensor_report(index, tensor)).collect(),
+    }
+}
+
+fn stored_alone(index: &Index) -> Vec<String> {
+    let is_alone = |tensor: &&PackedTensor| {
+        let is_file = index.members[tensor.place.0].contents == Contents::Opaque;
+        is_file && tensor.predictor == Predictor::Zero && tensor.packed_bytes() > 0
+    };
+    match index.needs_base() {
+        true => index.tensors.iter().filter(is_alone).map(|tensor| index.info(tensor).name.clone()).collect(),
+        false => Vec::new(),
     }
 }
 
@@ -223,7 +239,8 @@ fn tensor_report(index: &Index, tensor: &PackedTensor) -> TensorReport {
         codec: codec.name(),
         original_bytes: info.len_bytes(),
         packed_bytes: tensor.packed_bytes(),
-        changed_fraction: (!matches!(tensor.predictor, Predictor::Zero | Predictor::Companion(_)))
-            .then(|| ratio(tensor.changed, elems)),
+        changed_fraction: (!tensor.predictor.is_zero()
+            && !matches!(tensor.predictor, Predictor::Companion(_)))
+        .then(|| ratio(tensor.changed, elems)),
     }
 }

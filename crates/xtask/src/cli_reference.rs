@@ -21,7 +21,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 ### Warnings
 
 `pack`, `unpack`, `verify`, `diff`, `lineage`, `bench` and `estimate` report problems with their inputs in a list
-`warnings`. Each entry has a `kind`, and `index`, the path of an index of shards:
+`warnings`. Each entry has a `kind`, and `index`, the path of an index of shards, or `folder`, the path of a folder:
 
 | kind | problem | keys |
 |---|---|---|
@@ -30,6 +30,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `unreadable_index` | the index cannot be read | `why` |
 | `ignored_adapter` | an adapter is of a type whose merge is not computed, so that only tensors that it has whole are used | `adapter` instead of `index`, `adapter_type` |
 | `unfit_modules` | factors of modules of an adapter do not fit together | `adapter` instead of `index`, `count`, `names` (the first five) |
+| `left_out` | parts of the folder are not packed: `why` is `dangling_link`, `loop` (a link to a folder that it is in), `special` (a pipe, socket or device), `git`, or `blob` (of a hub cache, whose snapshots have it under its name) | `why`, `count`, `paths` (the first three) |
 
 ### pack, inspect
 
@@ -46,14 +47,15 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `texts` | texts recorded with `--meta`, by key |
 | `adapters` | list of the adapters, each with its `path`, the number of its `modules` and of its `used_modules`, and names of `unused` modules (the first 20), which explain nothing; absent if there are none; only `pack` |
 | `files` | paths of the checkpoint's files |
-| `unread` | files of a folder that may contain weights but are stored unchanged: `files`, `bytes`, a count for each of `kinds`, and `reasons` by path why PyTorch archives or GGUF files could not be read; absent if there are none; only `pack` |
+| `stored_alone` | paths of the files that are not weights and are stored without help of a base; absent if there are none, or if nothing needs a base |
+| `unread` | files of a folder that may contain weights but are packed as plain bytes: `files`, `bytes`, a count for each of `kinds`, and `reasons` by path why PyTorch archives or GGUF files could not be read; absent if there are none; only `pack` |
 | `weights`, `states`, `other` | tensors by what they are, as [series.md](series.md) defines it: weights, states of the training, and bytes of other files; each with the number of its `tensors` and their `elems`, `original_bytes`, `packed_bytes`, `bits_per_elem`, and `changed_fraction` from the tensors of a base (null if there is none to compare with) |
 | `predictors` | for each kind of predictor, `count` of its tensors and `bytes` of their payloads |
 | `codecs` | for each codec, `count` of its chunks and `bytes` of their payloads |
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
 The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `adapters`, `blend`,
-`companion`, `adam`, `history`, `view` and `converted`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid` and `scaled`.
+`companion`, `adam`, `history`, `view`, `converted`, `quantised` and `text`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
 Each of `tensors` has:
 
 | key | value |

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use deltaloom::series::KeepRules;
 
-use super::ThreadsArgument;
+use super::{ExcludeArgument, ThreadsArgument};
 use crate::values::series::{ExistingStep, NewStep, parse_existing_step, parse_interval, parse_new_step};
 use crate::values::{Preset, parse_pair};
 
@@ -136,13 +136,16 @@ pub(crate) struct AddArguments {
     /// The series: a folder or a URL; may be omitted if DELTALOOM_SERIES names it
     #[arg(value_name = "STORE")]
     pub(crate) store: PathBuf,
-    /// The checkpoint: a .safetensors file, or a folder of shards and other files
+    /// The checkpoint: a .safetensors, .gguf, .bin, .pt or .pth file, or a folder of such and other
+    /// files
     #[arg(value_name = "CHECKPOINT")]
     pub(crate) checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) exclude: ExcludeArgument,
     /// Number of the step, or `next` for the newest step plus one
     #[arg(long, value_name = "N|next", value_parser = parse_new_step, allow_negative_numbers = true)]
     pub(crate) step: NewStep,
-    /// Optimizer state to store with it: a .safetensors file or a folder
+    /// Optimizer state to store with it: a file or a folder, as the checkpoint
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) optimizer: Option<PathBuf>,
     /// Text to store with the step; may be repeated
@@ -419,6 +422,8 @@ pub(crate) struct WatchArguments {
     /// The folder to watch
     #[arg(value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) exclude: ExcludeArgument,
     /// Time between two scans of the folder, such as 5s or 1m
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_interval)]
     pub(crate) interval: Duration,

@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &EstimateArguments, sizes: Option<&ModelSizes>, bar: &Bar) -> Result<Report> {
-    let (base, mut warnings) = inputs::open_checkpoint(&arguments.base)?;
+    let (base, mut warnings) = inputs::open_checkpoint(&arguments.base, &[])?;
     let base = inputs::mapped(base)?;
     let base_bytes: u64 = base.weights().map(|(_, info)| info.len_bytes()).sum();
     let folder = tempfile::tempdir()?;
@@ -188,7 +188,7 @@ fn containers(
         if arguments.check {
             return pack_elsewhere(arguments, path, folder.join(format!("{number}.loom")));
         }
-        let (tuned, of_tuned) = inputs::open_checkpoint(path)?;
+        let (tuned, of_tuned) = inputs::open_checkpoint(path, &[])?;
         warnings.extend(of_tuned);
         let mut bases = Bases::default();
         bases.push_checkpoint(&arguments.base, base.clone());

@@ -1,10 +1,10 @@
 //! `deltaloom pack`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use deltaloom::checkpoint::{Checkpoint, Foreign};
+use deltaloom::checkpoint::{Checkpoint, Exclude, Foreign};
 use deltaloom::{AdapterReport, BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
@@ -12,10 +12,13 @@ use crate::args::{BaseArguments, IdentityArguments, PackArguments};
 use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::ui::table::{Cell, Table};
-use crate::{Answer, inputs, ui};
+use crate::{Answer, inputs, store, ui};
 
 /// Candidates to show; JSON has all of them.
 const SHOWN_CANDIDATES: usize = 12;
+
+/// Files that no base helped with to show; JSON has all of them.
+const SHOWN_FILES: usize = 3;
 
 /// Unused modules of an adapter to show; JSON has more.
 const SHOWN_MODULES: usize = 5;
@@ -58,11 +61,11 @@ impl Unread {
         let (files, size) = (self.files, ui::bytes(self.bytes));
         let stored = if files == 1 {
             format!(
-                "1 file ({size}) is not in a format of weights that deltaloom reads, and is stored unchanged"
+                "1 file ({size}) is not in a format of weights that deltaloom reads, and is packed as plain bytes"
             )
         } else {
             format!(
-                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are stored unchanged"
+                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are packed as plain bytes"
             )
         };
         let kind =
@@ -82,11 +85,19 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         Some(output) => Target::new(output),
         None => Target::Path(default_output(path)),
     };
-    let (checkpoint, mut warnings) = inputs::open_checkpoint(path)?;
+    let mut exclude = arguments.exclude.patterns.clone();
+    if let Target::Path(output) = &target
+        && let Some(inside) = inside(output, path)
+    {
+        ui::note(&format!("{} is left out of the folder that it is in", ui::printable(&inside)));
+        exclude.push(Exclude::of_path(&inside)?);
+    }
+    let (checkpoint, mut warnings) = inputs::open_checkpoint(path, &exclude)?;
     if !arguments.dry_run {
         // Before the bases are read, which may take long.
         let BaseArguments { paths, adapters } = &arguments.bases;
-        let inputs = target::inputs(paths.iter().chain(adapters).chain([path]));
+        let store = path.to_str().is_some_and(store::is_folder_store).then_some(path);
+        let inputs = target::inputs(paths.iter().chain(adapters).chain(store)).and(&checkpoint.inputs());
         target.check(arguments.overwrite, &inputs)?;
     }
     let texts = texts(&arguments.identity)?;
@@ -125,9 +136,28 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
             ui::note(&portions);
         }
         unread.iter().for_each(|unread| ui::note(&unread.describe()));
+        stored_alone(&report).iter().for_each(|text| ui::note(text));
         report.adapters.iter().filter_map(unused).for_each(|text| ui::note(&text));
     }
     Ok(Answer::Yes)
+}
+
+/// The files that are stored without help of a base, the largest first, if there are any.
+fn stored_alone(report: &PackReport) -> Option<String> {
+    let names: HashSet<&str> = report.stored_alone.iter().map(String::as_str).collect();
+    let mut files: Vec<(u64, &str)> = report
+        .tensors
+        .iter()
+        .filter(|tensor| names.contains(tensor.name.as_str()))
+        .map(|tensor| (tensor.packed_bytes, tensor.name.as_str()))
+        .collect();
+    files.sort_by(|a, b| (b.0, a.1).cmp(&(a.0, b.1)));
+    let bytes: u64 = files.iter().map(|(bytes, _)| bytes).sum();
+    let shown: Vec<_> = files.iter().take(SHOWN_FILES).map(|(_, name)| ui::printable(name)).collect();
+    let more = if files.len() > shown.len() { ", .." } else { "" };
+    let (count, size) = (ui::count(files.len() as u64, "file"), ui::bytes(bytes));
+    let shown = shown.join(", ");
+    (!files.is_empty()).then(|| format!("{count} ({size}) without help of a base: {shown}{more}"))
 }
 
 /// What an adapter does not explain, if there is anything.
@@ -145,6 +175,15 @@ fn unused(adapter: &AdapterReport) -> Option<String> {
     let more = if count > names.len() as u64 { ", .." } else { "" };
     let explain = if count == 1 { "explains" } else { "explain" };
     Some(format!("{path}: {count} of {modules} modules {explain} nothing: {}{more}", names.join(", ")))
+}
+
+/// The path in a folder of an output that is there, from an earlier run, so that no container packs
+/// the one before it.
+fn inside(output: &Path, folder: &Path) -> Option<String> {
+    let (output, folder) = (output.canonicalize().ok()?, folder.canonicalize().ok()?);
+    let path = output.strip_prefix(&folder).ok().filter(|path| path.extension() == Some("loom".as_ref()))?;
+    let parts: Option<Vec<&str>> = path.iter().map(std::ffi::OsStr::to_str).collect();
+    parts.map(|parts| parts.join("/"))
 }
 
 /// `x.safetensors` and the folder `x` become `x.loom` in the same folder.

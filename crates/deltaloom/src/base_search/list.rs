@@ -9,6 +9,10 @@ use crate::limits::Limits;
 
 /// Depth of nested folders.
 const MAX_DEPTH: u32 = 32;
+/// Endings of files with weights besides safetensors.
+const OTHER_ENDINGS: [&str; 4] = [".gguf", ".bin", ".pt", ".pth"];
+/// Files with these endings that are smaller hold settings.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
 /// Most files and folders that are looked at, so that a search of a whole disk ends.
 const MAX_ENTRIES: u64 = 1 << 20;
 
@@ -69,6 +73,7 @@ impl List {
             return Err(Error::InvalidArgument(what));
         }
         let (mut shards, mut singles, mut small) = (Vec::new(), Vec::new(), Vec::new());
+        let mut others = Vec::new();
         // Hidden files are unfinished targets, or files that other systems leave.
         for name in names.into_iter().filter(|name| !name.starts_with('.')) {
             let path = folder.join(&name);
@@ -78,11 +83,19 @@ impl List {
                 shards.push(name);
             } else if name.ends_with(".safetensors") && self.is_unseen(&path) {
                 singles.push(name);
+            } else if is_of_other_format(&name, &path) && (is_shard(&name) || self.is_unseen(&path)) {
+                others.push(name);
             } else if name.ends_with(".loom") && self.is_unseen(&path) {
                 self.containers.push(path);
             } else if self.small_files.contains(&name) {
                 small.push(name);
             }
+        }
+        // Beside safetensors files, others are mostly the same weights, or an optimizer's state.
+        if shards.is_empty() && singles.is_empty() {
+            (shards, singles) = others.into_iter().partition(|name| is_shard(name));
+        } else {
+            small.extend(others.into_iter().filter(|name| self.small_files.contains(name)));
         }
         // Another revision in a cache may share all shards but one with this one.
         shards.retain(|name| !self.is_excluded(&folder.join(name)));
@@ -124,10 +137,16 @@ impl List {
     }
 }
 
+/// Whether a file may hold weights in another format than safetensors.
+fn is_of_other_format(name: &str, path: &Path) -> bool {
+    let is_large = || path.metadata().is_ok_and(|metadata| metadata.len() >= SMALL_FILE_BYTES);
+    OTHER_ENDINGS.iter().any(|ending| name.ends_with(ending)) && is_large()
+}
+
 /// Whether a file is one of several, as in `model-00001-of-00005.safetensors`.
 fn is_shard(name: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-"));
+    let parts = name.rsplit_once('.').and_then(|(stem, _)| stem.rsplit_once("-of-"));
     parts.is_some_and(|(head, total)| {
         is_number(total) && head.rsplit_once('-').is_some_and(|(_, number)| is_number(number))
     })
@@ -140,8 +159,8 @@ mod tests {
     #[test]
     fn shards_are_known_by_their_names() {
         assert!(is_shard("model-00001-of-00005.safetensors"));
-        for other in ["model.safetensors", "a-b-of-3.safetensors", "model-1-of-.safetensors", "x-1-of-2.bin"]
-        {
+        assert!(is_shard("pytorch_model-00001-of-00002.bin"));
+        for other in ["model.safetensors", "a-b-of-3.safetensors", "model-1-of-.safetensors", "x-1-of-2"] {
             assert!(!is_shard(other), "{other}");
         }
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::bases::{Base, Bases, ResolvedContainer};
+use crate::bases::{Base, Bases, ResolvedContainer, TensorSource};
 use crate::checkpoint::shards::is_index;
 use crate::checkpoint::{Checkpoint, Contents, FileSource, Layout, Member, Warning};
 use crate::container::{Container, Digest, PackedTensor};
@@ -105,7 +105,7 @@ impl BaseSearch {
     }
 }
 
-/// Compares a checkpoint with every safetensors file, sharded checkpoint and container under
+/// Compares a checkpoint with every file with weights, sharded checkpoint and container under
 /// `folder`, except its own files and `exclude` (which need not exist). Containers take part if
 /// everything that they need is there.
 ///
@@ -256,6 +256,9 @@ impl Search<'_> {
         let compare = |plain: &Plain| {
             check_cancelled(self.progress)?;
             let base = self.open_plain(plain)?;
+            if !base.tensors().iter().any(TensorSource::is_typed) {
+                return Ok(None);
+            }
             let nearness = self.sketch.compare(&base)?;
             let has = |key: &Key| key.is_in(&base);
             let rests = |(i, (_, keys)): (usize, &(&Path, Vec<Key>))| keys.iter().any(has).then_some(i);
@@ -263,13 +266,15 @@ impl Search<'_> {
             self.progress.advance(self.sketch.len_bytes());
             let compared =
                 Compared { path: plain.path.clone(), needs: Vec::new(), nearness, bases: Vec::new() };
-            Ok((compared, (!resting.is_empty()).then_some(base), resting))
+            Ok(Some((compared, (!resting.is_empty()).then_some(base), resting)))
         };
         let all: Vec<Result<_>> = list.plain.par_iter().map(compare).collect();
         let (mut done, mut origins) = (Vec::new(), Origins::new());
         for (plain, result) in list.plain.iter().zip(all) {
             match result {
-                Ok((compared, base, resting)) => {
+                // It has none of the weights that its name promises.
+                Ok(None) => {}
+                Ok(Some((compared, base, resting))) => {
                     done.push(compared);
                     for (i, base) in resting.into_iter().zip(base.iter().cycle()) {
                         origins.entry(i).or_default().push(base.clone());

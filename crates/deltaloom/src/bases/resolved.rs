@@ -1,8 +1,10 @@
 //! A container together with the references of its tensors, so that any chunk can be decoded.
 //! It does not look for references; [`super::Bases`] does.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -11,12 +13,13 @@ use super::history::Memo;
 use super::prediction::Inputs;
 use super::source::TensorSource;
 use crate::checkpoint::output;
+use crate::codec::patch::{self, MOST_PREFIX_BYTES};
 use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::predict::{Predictor, cast};
-use crate::scratch::Scratch;
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
 /// A container whose references are known, so that any of its tensors can be read.
@@ -25,7 +28,12 @@ pub struct ResolvedContainer {
     /// For each tensor, the references of its predictor. Empty if the tensor cannot be read.
     references: Vec<Vec<TensorSource>>,
     inputs: output::Inputs,
+    /// References of patches that are patched themselves, by the numbers of the tensors.
+    patched: Mutex<VecDeque<(usize, Arc<Scratch>)>>,
 }
+
+/// References of patches that are kept. Each has at most 8 MiB.
+const PATCHED_COUNT: usize = 4;
 
 impl ResolvedContainer {
     /// Finds the references of all tensors of `container` in `bases`. Hashes on the threads of the
@@ -51,7 +59,7 @@ impl ResolvedContainer {
     /// With references that were found without their digests: for each tensor, those of its
     /// predictor.
     pub(crate) fn with_references(container: Container, references: Vec<Vec<TensorSource>>) -> Self {
-        Self { container, references, inputs: output::Inputs::default() }
+        Self { container, references, inputs: output::Inputs::default(), patched: Mutex::default() }
     }
 
     fn resolve(container: Container, bases: &Bases, wanted: impl Fn(usize) -> bool + Sync) -> Result<Self> {
@@ -60,7 +68,7 @@ impl ResolvedContainer {
         tracing::info!(container = %container.path().display(), "found every reference");
         let mut inputs = bases.inputs();
         inputs.add(container.path());
-        Ok(Self { container, references, inputs })
+        Ok(Self { container, references, inputs, patched: Mutex::default() })
     }
 
     /// The files of the container and of all bases, so that no target replaces one.
@@ -265,6 +273,14 @@ impl ResolvedContainer {
         let tensor = self.tensor(number);
         let (info, predictor) = tensor.predictor.coded(self.info(number));
         let has_chunks = predictor.has_chunks();
+        if let Some(chunk) = tensor.chunks.get(i).filter(|chunk| chunk.codec == Codec::Patch) {
+            let payload = self.container.read_payload(tensor, &chunk.payload)?;
+            let reference = self.references[number].first();
+            let reference = reference.ok_or_else(|| Error::corrupt("a reference is missing"))?;
+            let read = |range| self.bytes_to_patch(number, reference, range);
+            let patched = patch::decode(&payload, reference.info().len_bytes(), read, out);
+            return patched.map_err(|e| e.in_file(self.container.path()));
+        }
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
             let factors = self.container.factors(tensor)?;
             let mut inputs = Inputs {
@@ -283,6 +299,39 @@ impl ResolvedContainer {
         }
         let classes = self.classes(memo, number, i)?;
         self.container.decode_chunk(tensor, i, classes.as_ref().map(|classes| &***classes), out)
+    }
+
+    /// Bytes of the reference that a chunk of a tensor is a patch of. Every chunk needs nearly all
+    /// of it, so one that is patched itself is decoded once: otherwise each step of a chain would
+    /// multiply the work.
+    fn bytes_to_patch<'a>(
+        &self,
+        number: usize,
+        reference: &'a TensorSource,
+        range: Range<u64>,
+    ) -> Result<Bytes<'a>> {
+        let len_bytes = reference.info().len_bytes();
+        if !reference.is_patched() || len_bytes > MOST_PREFIX_BYTES {
+            return reference.bytes(range);
+        }
+        let mut kept = self.patched.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.iter().find(|(of, _)| *of == number).map(|(_, whole)| Arc::clone(whole));
+        let whole = match known {
+            Some(whole) => whole,
+            None => {
+                let mut whole = Scratch::of_len(to_usize(len_bytes));
+                reference.read_into(0, &mut whole)?;
+                let whole = Arc::new(whole);
+                if kept.len() == PATCHED_COUNT {
+                    kept.pop_front();
+                }
+                kept.push_back((number, Arc::clone(&whole)));
+                whole
+            }
+        };
+        drop(kept);
+        let part = &whole[to_usize(range.start)..to_usize(range.end)];
+        Ok(Bytes::Read(part.to_vec().into()))
     }
 
     /// Classes of the elements of a chunk by their history, if its coding has them.

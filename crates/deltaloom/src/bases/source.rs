@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoint, Contents, Member};
 use crate::container::Digest;
 use crate::error::Result;
 use crate::limits::to_usize;
+use crate::predict::Predictor;
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
@@ -61,6 +62,17 @@ impl TensorSource {
     /// Whether it is in a container, so that any part of it costs a chunk.
     pub(crate) fn is_in_container(&self) -> bool {
         matches!(self, Self::Packed { .. })
+    }
+
+    /// Whether it is stored as patches of another file, so that any part of it may cost a part of
+    /// that one.
+    pub(crate) fn is_patched(&self) -> bool {
+        match self {
+            Self::Plain { .. } => false,
+            Self::Packed { resolved, number } => {
+                matches!(resolved.tensor(*number).predictor, Predictor::Text(_))
+            }
+        }
     }
 
     /// Whether it is more than bytes: no small file of a directory, and no frame.

@@ -2,7 +2,9 @@
 //! It reads structure and bytes. It codes nothing, and writes only whole targets (see [`output`]).
 
 mod archive;
+mod exclude;
 pub(crate) mod explain;
+mod folder;
 mod frame;
 mod inputs;
 pub mod output;
@@ -14,6 +16,8 @@ mod source;
 mod temporary;
 
 pub use crate::foreign::{Foreign, Wanted};
+pub use exclude::Exclude;
+pub use folder::LeftOut;
 pub use frame::Frame;
 pub(crate) use frame::{MemberWriter, Placed};
 pub use roles::{Role, Roles};
@@ -197,19 +201,29 @@ pub struct Checkpoint {
     /// Its files, ordered by path.
     pub members: Arc<[Member]>,
     sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
+    /// What of its folder is left out.
+    of_folder: Vec<Warning>,
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in
-    /// it. Files of a directory that end in `.safetensors` must be valid. The others are opaque if
-    /// they cannot be read.
+    /// Opens a safetensors file, a PyTorch archive, or a directory with everything in it but what
+    /// [`LeftOut`] lists. Files of a directory that end in `.safetensors` must be valid. The others
+    /// are opaque if they cannot be read.
     ///
     /// # Errors
     /// [`Error::Io`], or what is wrong with a safetensors file, with its path.
     pub fn open(path: &Path, limits: &Limits) -> Result<Self> {
+        Self::open_without(path, &[], limits)
+    }
+
+    /// As [`Self::open`], without the files and folders of a directory that `exclude` fits.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_without(path: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if metadata.is_dir() {
-            return Self::open_directory(path, limits);
+            return Self::open_directory(path, exclude, limits);
         }
         Self::from_source(path, Box::new(FileSource::open(path)?), limits)
     }
@@ -229,17 +243,17 @@ impl Checkpoint {
         Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
     }
 
-    fn open_directory(root: &Path, limits: &Limits) -> Result<Self> {
-        let mut files = Vec::new();
-        list_files(root, root, limits, &mut files, 0)?;
-        if files.is_empty() {
+    fn open_directory(root: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Self> {
+        let found = folder::list(root, exclude, limits)?;
+        if found.files.is_empty() {
             return Err(Error::InvalidArgument(format!(
-                "{}: there is no file in this directory",
-                root.display()
+                "{}: there is no file in this directory{}",
+                root.display(),
+                if exclude.is_empty() { "" } else { " that is not excluded" }
             )));
         }
-        files.sort();
-        Self::open_files(root, files, limits)
+        let checkpoint = Self::open_files(root, found.files, limits)?;
+        Ok(Self { of_folder: found.warnings, ..checkpoint })
     }
 
     /// Some files of a directory, given by relative paths in order.
@@ -279,17 +293,14 @@ impl Checkpoint {
     ) -> Result<Self> {
         let (mut members, mut sources) = (Vec::new(), Vec::new());
         for (name, path, source) in files {
-            if let Some(fault) = unsupported_name(&name) {
-                let path = path.display();
-                return Err(Error::InvalidArgument(format!(
-                    "{path}: file names {fault} are not supported; rename the file or leave it out"
-                )));
+            if let Some(why) = unsupported_name(&name) {
+                return Err(Error::UnsupportedName { path, why });
             }
             let member = read_member(layout, name, &*source, &path, limits)?;
             members.push(member);
             sources.push((path, source));
         }
-        let checkpoint = Self { layout, members: members.into(), sources };
+        let checkpoint = Self { layout, members: members.into(), sources, of_folder: Vec::new() };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
@@ -300,7 +311,8 @@ impl Checkpoint {
         sources: Vec<(PathBuf, Arc<dyn ReadAt>)>,
         limits: &Limits,
     ) -> Result<Self> {
-        let checkpoint = Self { layout: Layout::Directory, members: members.into(), sources };
+        let (layout, members) = (Layout::Directory, members.into());
+        let checkpoint = Self { layout, members, sources, of_folder: Vec::new() };
         checkpoint.check(limits)?;
         Ok(checkpoint)
     }
@@ -408,7 +420,8 @@ impl Checkpoint {
             Some(UnreadFile { path: member.path.clone(), bytes: member.len_bytes(), kind, why })
         };
         let is_told = |file: &UnreadFile| match file.kind {
-            Some(Foreign::ShardIndex) => false,
+            // Tokenizers and the like.
+            Some(Foreign::ShardIndex | Foreign::Json) => false,
             kind => file.bytes > SMALL_FILE_BYTES || kind.is_some_and(Foreign::is_weights),
         };
         opaque.filter_map(unread).filter(is_told).collect()
@@ -522,35 +535,6 @@ fn read_member(
     let (header, tensors, tail_bytes) =
         read.map_err(|e| explain::explain(e, source, Wanted::Safetensors).in_file(path))?;
     Ok(Member::safetensors(name, header, tensors, tail_bytes))
-}
-
-fn list_files(
-    root: &Path,
-    folder: &Path,
-    limits: &Limits,
-    files: &mut Vec<String>,
-    depth: u32,
-) -> Result<()> {
-    if depth > 32 {
-        return Err(Error::InvalidArgument(format!("{}: folders nested too deeply", folder.display())));
-    }
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        // Links are followed on purpose: hub caches are directories of links to blobs.
-        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
-        if metadata.is_dir() {
-            list_files(root, &path, limits, files, depth + 1)?;
-            continue;
-        }
-        let parts: Option<Vec<&str>> =
-            path.strip_prefix(root).ok().and_then(|p| p.iter().map(|part| part.to_str()).collect());
-        let name = parts
-            .map(|parts| parts.join("/"))
-            .ok_or_else(|| Error::InvalidArgument(format!("{}: the name is not UTF-8", path.display())))?;
-        files.push(name);
-        Limits::check("the number of files", files.len() as u64, limits.members)?;
-    }
-    Ok(())
 }
 
 /// Why a file's path is not valid on every system, if so.

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::{Checkpoint, Contents};
+use super::{Checkpoint, Contents, LeftOut};
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 
@@ -60,6 +60,17 @@ pub enum Warning {
         /// The first of them, in the order of their tensors.
         names: Vec<String>,
     },
+    /// Parts of a folder are no part of the checkpoint.
+    LeftOut {
+        /// Path of the folder.
+        folder: String,
+        /// Why they are left out.
+        why: LeftOut,
+        /// Number of files, links or folders.
+        count: u64,
+        /// The first of them, by name.
+        paths: Vec<String>,
+    },
 }
 
 impl Warning {
@@ -100,6 +111,10 @@ impl fmt::Display for Warning {
                     "{adapter}: factors of {count} modules do not fit together and are not used: {names}{more}"
                 )
             }
+            Self::LeftOut { folder, why, count, paths } => {
+                let more = if *count > paths.len() as u64 { ", ..." } else { "" };
+                write!(f, "{folder}: {why} are left out: {}{more}", paths.join(", "))
+            }
         }
     }
 }
@@ -111,7 +126,7 @@ pub(crate) fn is_index(path: &str) -> bool {
 }
 
 impl Checkpoint {
-    /// Statements of the checkpoint's own indexes that are not true.
+    /// What of its folder is left out, and statements of its own indexes that are not true.
     ///
     /// # Errors
     /// [`Error::Io`] with the file's path.
@@ -119,14 +134,14 @@ impl Checkpoint {
         let is_opaque_index =
             |m: &usize| self.members[*m].contents == Contents::Opaque && is_index(&self.members[*m].path);
         let indexes: Vec<usize> = (0..self.members.len()).filter(is_opaque_index).collect();
+        let mut warnings = self.of_folder.clone();
         if indexes.is_empty() {
-            return Ok(Vec::new());
+            return Ok(warnings);
         }
         let files: HashSet<&str> = self.members.iter().map(|member| member.path.as_str()).collect();
         let weights = self.members.iter().filter(|member| member.contents != Contents::Opaque);
         let tensors: HashSet<&str> =
             weights.flat_map(|member| &member.tensors).map(|tensor| tensor.name.as_str()).collect();
-        let mut warnings = Vec::new();
         for member in indexes {
             let folder = self.members[member].path.rsplit_once('/').map_or("", |(folder, _)| folder);
             let index = self.sources[member].0.display().to_string();

@@ -7,6 +7,7 @@ mod float;
 pub(crate) mod grid;
 mod mixed;
 pub(crate) mod nibbles;
+pub(crate) mod patch;
 mod planes;
 mod ready;
 mod scaled;
@@ -57,6 +58,8 @@ pub enum Codec {
     Grid,
     /// As `Float`, with magnitudes relative to those that prediction, row and column suggest.
     Scaled,
+    /// A zstd frame that refers to bytes of a file of a base.
+    Patch,
 }
 
 /// A codec as files and reports name it.
@@ -70,7 +73,7 @@ struct CodecFacts {
 }
 
 impl Codec {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Same,
         Self::Constant,
         Self::Raw,
@@ -81,6 +84,7 @@ impl Codec {
         Self::Mixed,
         Self::Grid,
         Self::Scaled,
+        Self::Patch,
     ];
 
     fn facts(self) -> CodecFacts {
@@ -95,6 +99,7 @@ impl Codec {
             Self::Mixed => (7, 2, "mixed", true),
             Self::Grid => (8, 2, "grid", false),
             Self::Scaled => (9, 2, "scaled", true),
+            Self::Patch => (10, 4, "patch", false),
         };
         CodecFacts { id, since, name, uses_prediction }
     }
@@ -395,7 +400,7 @@ pub(crate) struct ChunkInput<'a> {
 pub(crate) enum Material {
     /// Residuals of all elements, for `Ulp` and `History`.
     Residuals(UlpSymbols),
-    /// The whole payload, for `Mixed`.
+    /// The whole payload, for `Mixed`, and of patches for `Plain`.
     Payload(Scratch),
     /// Points, for `Grid`.
     Points(GridSymbols),
@@ -420,7 +425,10 @@ pub(crate) fn encode(input: &ChunkInput<'_>, coding: &Coding, tables: Option<&En
     }
     let split = |modelled_bits: &u8, lowest: &u64| FieldSplit::new(number, (*modelled_bits).into(), *lowest);
     let coded = match (coding, tables) {
-        (Coding::Plain, _) => Some((Codec::Planes, planes::encode(input))),
+        (Coding::Plain, _) => Some(match input.material {
+            Some(Material::Payload(patch)) => (Codec::Patch, patch.to_vec()),
+            _ => (Codec::Planes, planes::encode(input)),
+        }),
         (Coding::Mixed, _) => Some((Codec::Mixed, mixed::encode_input(input))),
         (Coding::Float { modelled_bits, lowest }, Some(tables)) => {
             split(modelled_bits, lowest).map(|split| (Codec::Float, float::encode(input, tables, split)))
@@ -506,7 +514,7 @@ mod tests {
         for (id, family) in (0u8..).zip(Family::ALL) {
             assert_eq!((family.id(), Family::of_id(id, u16::MAX).unwrap()), (id, family));
         }
-        assert!(Codec::of_id(10, u16::MAX).is_err() && Family::of_id(9, u16::MAX).is_err());
+        assert!(Codec::of_id(11, u16::MAX).is_err() && Family::of_id(9, u16::MAX).is_err());
         assert!(Codec::of_id(7, 1).is_err() && Family::of_id(7, 2).is_err());
     }
 }

@@ -286,6 +286,11 @@ fn parse_tensor(
         tensor.groups.push(entry);
         for _ in 0..chunks_of_group {
             let codec = Codec::of_id(meta.u8()?, next.features.version)?;
+            let is_plain = tensor.groups[group].coding.family() == Family::Plain;
+            if codec == Codec::Patch && !(is_plain && matches!(tensor.predictor, Predictor::Text(_))) {
+                let what = format!("tensor {:?} has a patch, but no file that it applies to", info.name);
+                return Err(Error::corrupt(what));
+            }
             let len_bytes = meta.size()?;
             let range = coded_grid.chunk_bytes(tensor.chunks.len() as u64);
             let raw_bytes = range.end - range.start;

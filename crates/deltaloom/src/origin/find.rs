@@ -13,7 +13,7 @@ use super::tied::Ties;
 use super::view::Viewing;
 use super::{
     Origin, adam, adapter, blocks, companion, content, converted, heads, identical, lines, low_rank, nearest,
-    quantised, reference_name, scaled, scales, view,
+    quantised, reference_name, scaled, scales, text, view,
 };
 use crate::bases::{Bases, TensorId, TensorSource};
 use crate::checkpoint::Checkpoint;
@@ -86,6 +86,7 @@ pub(crate) fn find(
         found: found.alike,
         views,
         quantised,
+        files: text::files(bases),
         grids,
         bases,
         masters,
@@ -358,6 +359,8 @@ struct Context<'a> {
     views: Vec<Vec<Viewing>>,
     /// Codes, or numbers of codes, that each may be.
     quantised: Vec<Option<quantised::Found>>,
+    /// Small files of the bases.
+    files: Vec<&'a TensorSource>,
     grids: &'a [ChunkGrid],
     bases: &'a Bases,
     masters: Masters<'a>,
@@ -444,6 +447,10 @@ impl Context<'_> {
     /// The prediction that leaves the least residual, as far as a sample tells.
     fn coded(&self, i: usize) -> Result<Origin> {
         let (cost, origin) = self.predicted(i)?;
+        let (subject, sample, grid) = (&self.subjects[i], &self.samples[i], &self.grids[i]);
+        if let Some(patches) = text::fit(subject, sample, grid, &self.files, &origin)? {
+            return Ok(patches);
+        }
         match &self.quantised[i] {
             // Costs are estimates, and what is simpler to read wins a tie.
             Some(found) if cost.is_none_or(|cost| found.cost + found.cost / 32 < cost) => {

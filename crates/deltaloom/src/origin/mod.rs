@@ -35,8 +35,11 @@ mod scaled;
 mod scales;
 mod steps;
 mod subject;
+pub(crate) mod text;
 mod tied;
 pub(crate) mod view;
+
+use std::ops::Range;
 
 use crate::bases::TensorSource;
 use crate::container::Digest;
@@ -60,6 +63,8 @@ pub(crate) struct Origin {
     pub(crate) reference_digests: Option<Vec<Digest>>,
     /// The factors of a low-rank prediction.
     pub(crate) factors: Option<FoundFactors>,
+    /// Of a file that is packed as patches: the part of the reference for each chunk.
+    pub(crate) prefixes: Vec<Range<u64>>,
 }
 
 impl Origin {
@@ -69,7 +74,14 @@ impl Origin {
 
     /// An origin that leaves a residual.
     pub(crate) fn coded(predictor: Predictor, references: Vec<TensorSource>) -> Self {
-        Self { predictor, references, digest: None, reference_digests: None, factors: None }
+        Self {
+            predictor,
+            references,
+            digest: None,
+            reference_digests: None,
+            factors: None,
+            prefixes: Vec::new(),
+        }
     }
 
     /// An origin without a residual. `reference_digests` are those of the references.
@@ -85,6 +97,7 @@ impl Origin {
             digest: Some(digest),
             reference_digests: Some(reference_digests),
             factors: None,
+            prefixes: Vec::new(),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::entropy::table::TableSet;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::options::setters;
-use crate::origin::Origin;
+use crate::origin::{Origin, text};
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::plan::{self, Draft, GroupHistory, GroupInput, GroupPlan, Preset, SetPool};
 use crate::predict::{Predictor, ReadInputs as _, cast};
@@ -151,6 +151,8 @@ struct LoadedGroup<'a> {
     /// `None` if the prediction is zero.
     prediction: Option<Bytes<'a>>,
     history: Option<GroupHistory>,
+    /// The payloads of the chunks, if they are patches of a file of a base.
+    patches: Option<Vec<Option<Scratch>>>,
     /// Byte lengths of the chunks.
     chunk_bytes: Vec<usize>,
 }
@@ -306,7 +308,7 @@ impl<'a> Packer<'a> {
         preset: Preset,
         progress: &'a dyn Progress,
     ) -> Self {
-        let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor == Predictor::Zero);
+        let unpredicted = groups.iter().filter(|group| choices[group.tensor].predictor.is_zero());
         let longest = unpredicted.map(|group| group.byte_range(&grids[group.tensor]).count()).max();
         let zeros = vec![0; longest.unwrap_or(0)];
         Self {
@@ -329,10 +331,14 @@ impl<'a> Packer<'a> {
         digester: &mut Digester,
     ) -> Result<Vec<(LoadedGroup<'_>, Draft)>> {
         check_cancelled(self.progress)?;
-        let loaded: Vec<LoadedGroup<'_>> =
+        let mut loaded: Vec<LoadedGroup<'_>> =
             window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
-        let draft = |group: &LoadedGroup<'_>| plan::draft(&self.input(group), self.preset);
-        let draft_all = || loaded.par_iter().map(draft).collect::<Vec<Draft>>();
+        let patches: Vec<_> = loaded.iter_mut().map(|group| group.patches.take()).collect();
+        let draft = |(group, patches): (&LoadedGroup<'_>, _)| match patches {
+            Some(patches) => plan::draft_of_patches(patches),
+            None => plan::draft(&self.input(group), self.preset),
+        };
+        let draft_all = || loaded.par_iter().zip(patches).map(draft).collect::<Vec<Draft>>();
         let (drafts, ()) = rayon::join(draft_all, || digester.update(&loaded));
         Ok(loaded.into_iter().zip(drafts).collect())
     }
@@ -377,7 +383,29 @@ impl<'a> Packer<'a> {
         } else {
             (self.predict(choice, info, bytes)?, None)
         };
-        Ok(LoadedGroup { tensor: group.tensor, target, original, prediction, history, chunk_bytes })
+        let patches = match (&choice.predictor, &choice.references[..]) {
+            (Predictor::Text(_), [reference]) => Some(self.patches(group, reference, &target)?),
+            _ => None,
+        };
+        Ok(LoadedGroup { tensor: group.tensor, target, original, prediction, history, patches, chunk_bytes })
+    }
+
+    /// The patches of the chunks of a group.
+    fn patches(
+        &self,
+        group: &Group,
+        reference: &TensorSource,
+        target: &[u8],
+    ) -> Result<Vec<Option<Scratch>>> {
+        let (grid, choice) = (&self.grids[group.tensor], &self.choices[group.tensor]);
+        let start = grid.chunk_bytes(group.chunks.start).start;
+        let patch = |chunk: u64| {
+            let place = grid.chunk_bytes(chunk);
+            let target = &target[to_usize(place.start - start)..to_usize(place.end - start)];
+            let prefix = &choice.prefixes[to_usize(chunk)];
+            Ok(text::encode(reference, prefix, target, self.preset)?.map(Scratch::from))
+        };
+        group.chunks.clone().into_par_iter().map(patch).collect()
     }
 
     /// The grid of what is coded of a tensor.
@@ -400,7 +428,7 @@ impl<'a> Packer<'a> {
         range: std::ops::Range<u64>,
     ) -> Result<Option<Bytes<'a>>> {
         let (info, predictor) = choice.predictor.coded(info);
-        if *predictor == Predictor::Zero {
+        if predictor.is_zero() {
             return Ok(None);
         }
         let own = |other: usize, start: u64, out: &mut [u8]| {

@@ -155,6 +155,13 @@ impl Draft {
     }
 }
 
+/// The plan of a group whose payloads are patches.
+pub(crate) fn draft_of_patches(patches: Vec<Option<Scratch>>) -> Draft {
+    let bytes: u64 = patches.iter().flatten().map(|patch| patch.len() as u64).sum();
+    let material = patches.into_iter().map(|patch| patch.map(Material::Payload)).collect();
+    Draft { material, ..Draft::plain(0, bytes * 8 * ONE_BIT) }
+}
+
 /// Plans a group on its own.
 pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     let symbols = if group.is_predicted { symbolise(group) } else { Vec::new() };
@@ -532,6 +539,16 @@ pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
     let group = sample_group(number, sample, prediction, true);
     let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
     magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
+}
+
+/// Estimated bits of a whole chunk, in the coding that [`draft`] would choose.
+pub(crate) fn chunk_cost(number: Number, target: &[u8], prediction: &[u8], is_predicted: bool) -> u64 {
+    let draft = draft(&sample_group(number, target, prediction, is_predicted), Preset::Default);
+    match draft.coding {
+        // Its estimate is from a small sample, in which a few changes may be missing.
+        Coding::Plain => codec::planes_sample_cost(number, target, prediction) * 8,
+        _ => draft.cost / ONE_BIT,
+    }
 }
 
 /// Estimated bits in 1/65536 of a sample coded on its own.

@@ -42,6 +42,15 @@ impl Preset {
         }
     }
 
+    /// zstd level for patches. Below 9, zstd finds few of the bytes in the reference. A tokenizer
+    /// of 2 MB in which most numbers changed takes 0.2 s at 10, and 3 s at 16 for 13 % less.
+    pub(crate) fn patch_level(self) -> i32 {
+        match self {
+            Self::Fast | Self::Default => 10,
+            Self::Max => 16,
+        }
+    }
+
     /// Smallest share of changed elements, in 1024ths, for which scales are tried. Rounded sparse
     /// updates never gained; see docs/adr/0008.
     pub(super) fn scales_from(self) -> Option<u64> {

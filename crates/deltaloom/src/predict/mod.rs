@@ -14,6 +14,7 @@ mod fields;
 pub(crate) mod names;
 pub(crate) mod number;
 mod quantised;
+mod text;
 mod view;
 
 pub(crate) use adam::{Adam, AdamForm};
@@ -30,6 +31,7 @@ pub(crate) use fields::Place;
 pub use number::{Element, load};
 pub(crate) use number::{load_singles, store_singles_or};
 pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Quantised, Ties, Values};
+pub(crate) use text::Text;
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
@@ -89,6 +91,8 @@ pub(crate) enum Predictor {
     Adapters(Box<Adapters>),
     /// The numbers that codes stand for, or the codes of numbers.
     Quantised(Box<Quantised>),
+    /// All bits zero, as `Zero`. Chunks may be patches of a file of a base, of any length.
+    Text(Text),
     /// Blocks with codes and scales, or the numbers that they stand for.
     Blocks(Box<Blocks>),
 }
@@ -166,11 +170,12 @@ enum Kind {
     Converted,
     Adapters,
     Quantised,
+    Text,
     Blocks,
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -187,6 +192,7 @@ impl Kind {
         Self::Converted,
         Self::Adapters,
         Self::Quantised,
+        Self::Text,
         Self::Blocks,
     ];
 
@@ -209,6 +215,7 @@ impl Kind {
             Self::Converted => (13, 4, "converted"),
             Self::Adapters => (14, 4, "adapters"),
             Self::Quantised => (15, 4, "quantised"),
+            Self::Text => (16, 4, "text"),
             Self::Blocks => (17, 4, "blocks"),
         }
     }
@@ -232,6 +239,7 @@ impl Kind {
             Self::Blend | Self::Adapters => is_computed(),
             Self::Adam => info.dtype == DType::F32,
             Self::View => info.dtype.number().is_some(),
+            Self::Text => info.dtype == DType::U8,
             _ => true,
         }
     }
@@ -256,6 +264,7 @@ impl Predictor {
             Self::Converted(..) => Kind::Converted,
             Self::Adapters(_) => Kind::Adapters,
             Self::Quantised(_) => Kind::Quantised,
+            Self::Text(_) => Kind::Text,
             Self::Blocks(_) => Kind::Blocks,
         }
     }
@@ -284,6 +293,7 @@ impl Predictor {
             Self::Adam(adam) => adam.push_to(meta),
             Self::View(view) => view.push_to(meta),
             Self::Quantised(quantised) => quantised.push_to(meta),
+            Self::Text(text) => text.push_to(meta),
             Self::Blocks(blocks) => blocks.push_to(meta),
             Self::Converted(dtype, inner) => {
                 meta.push(view::dtype_id(dtype));
@@ -329,6 +339,7 @@ impl Predictor {
             },
             Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
             Kind::Quantised => Self::Quantised(Box::new(Quantised::parse(meta, info)?)),
+            Kind::Text => Self::Text(Text::parse(meta)?),
             Kind::Blocks => Self::Blocks(Box::new(Blocks::parse(meta, info)?)),
             Kind::Converted => {
                 let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
@@ -371,7 +382,7 @@ impl Predictor {
     pub(crate) fn is_aligned(&self, info: &TensorInfo) -> bool {
         match self.coded(info) {
             (coded, Self::View(view)) => view.is_aligned(&coded),
-            (_, Self::Quantised(_) | Self::Blocks(_)) => false,
+            (_, Self::Quantised(_) | Self::Text(_) | Self::Blocks(_)) => false,
             _ => true,
         }
     }
@@ -441,6 +452,10 @@ impl Predictor {
                 let (name, dtype, shape) = blocks.of_base();
                 vec![Input::Shaped(name, dtype, shape)]
             }
+            Self::Text(text) => {
+                let (name, dtype, shape) = text.shaped();
+                vec![Input::Shaped(name, dtype, shape)]
+            }
             Self::Converted(_, inner) => inner.inputs(),
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 vec![Input::Own(*tensor)]
@@ -484,7 +499,7 @@ impl Predictor {
     ) -> Result<()> {
         let range = start..start + out.len() as u64;
         match self {
-            Self::Zero => out.fill(0),
+            Self::Zero | Self::Text(_) => out.fill(0),
             Self::Reference(_)
             | Self::Identical(_)
             | Self::History { .. }
@@ -543,6 +558,7 @@ impl Predictor {
             | Self::History { .. }
             | Self::View(_)
             | Self::Quantised(_)
+            | Self::Text(_)
             | Self::Blocks(_) => true,
             Self::Identical(_) | Self::Tied(_) | Self::Cast(_) | Self::CastInternal(_) => false,
         }
@@ -561,7 +577,8 @@ impl Predictor {
             | Self::Blend(_)
             | Self::History { .. }
             | Self::Blocks(_)
-            | Self::Converted(..) => 0,
+            | Self::Converted(..)
+            | Self::Text(_) => 0,
             Self::View(view) => u8::from(view.has_own()),
             Self::Quantised(quantised) => u8::from(quantised.own().next().is_some()),
             Self::Adam(adam) => match adam.form {
@@ -579,7 +596,12 @@ impl Predictor {
 
     /// Whether changed elements are counted. They are if their number says how much has changed.
     pub(crate) fn counts_changes(&self) -> bool {
-        self.has_chunks() && !matches!(self, Self::Zero | Self::Companion(_))
+        self.has_chunks() && !self.is_zero() && !matches!(self, Self::Companion(_))
+    }
+
+    /// Whether all bits of the prediction are 0.
+    pub(crate) fn is_zero(&self) -> bool {
+        matches!(self, Self::Zero | Self::Text(_))
     }
 
     /// The same range of all inputs.
@@ -637,10 +659,10 @@ mod tests {
 
     #[test]
     fn ids_are_those_of_the_format() {
-        for (id, kind) in (0u8..16).chain([17]).zip(Kind::ALL) {
+        for (id, kind) in (0u8..).zip(Kind::ALL) {
             assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
-        assert!(Kind::of_id(16, u16::MAX).is_err());
+        assert!(Kind::of_id(18, u16::MAX).is_err());
         assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
         assert!(Kind::of_id(14, 3).is_err());
     }

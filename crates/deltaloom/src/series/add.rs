@@ -22,7 +22,7 @@ use super::restored;
 use super::soundness::{self, Changed, Inspection};
 use crate::bases::{Base, Bases};
 use crate::checkpoint::output::temporary_in;
-use crate::checkpoint::{Checkpoint, FileSource};
+use crate::checkpoint::{Checkpoint, Exclude, FileSource};
 use crate::container::{Container, Index};
 use crate::error::{Error, Result};
 use crate::options::setters;
@@ -52,6 +52,8 @@ pub struct NewStep {
     pub model: PathBuf,
     /// The optimizer's state: a safetensors file or a directory.
     pub optimizer: Option<PathBuf>,
+    /// What of these directories is left out.
+    pub exclude: Vec<Exclude>,
     /// Texts by name, stored with the step.
     pub meta: BTreeMap<String, String>,
     /// The same, as a trainer logged them. `meta` comes first.
@@ -66,6 +68,7 @@ impl NewStep {
             step: None,
             model: model.into(),
             optimizer: None,
+            exclude: Vec::new(),
             meta: BTreeMap::new(),
             metrics: BTreeMap::new(),
         }
@@ -82,6 +85,7 @@ impl NewStep {
 setters!(NewStep {
     with_step(step: Option<u64>),
     with_optimizer(optimizer: Option<PathBuf>),
+    with_exclude(exclude: Vec<Exclude>),
     with_meta(meta: BTreeMap<String, String>),
     with_metrics(metrics: BTreeMap<String, String>),
 });
@@ -155,7 +159,7 @@ impl Series {
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
         let catalog = self.main_line()?;
-        let (checkpoint, parts) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+        let (checkpoint, parts) = content::open(new, &self.limits)?;
         if let Some(step) = new.step {
             match catalog.find(step)? {
                 Some(entry) => {
@@ -253,7 +257,7 @@ impl Series {
         if options.force {
             return Ok(());
         }
-        let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+        let (checkpoint, _) = content::open(new, &self.limits)?;
         self.check_likeness(&catalog, &checkpoint)
     }
 
@@ -269,7 +273,7 @@ impl Series {
             catalog.branch = Some(branch.clone());
             let Some(entry) = catalog.find(step)? else { continue };
             if content.is_none() {
-                let (checkpoint, _) = content::open(&new.model, new.optimizer.as_ref(), &self.limits)?;
+                let (checkpoint, _) = content::open(new, &self.limits)?;
                 content = Some(content::of_checkpoint(&checkpoint, progress)?);
             }
             if content.as_ref() == Some(&entry.content) {

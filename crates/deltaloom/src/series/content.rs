@@ -1,10 +1,11 @@
 //! The content of a step, however it is packed: the digest of its files, and its parts.
 //! It packs nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::NewStep;
 use super::manifest::{PartLayout, Parts};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::container::{Digest, Index};
@@ -17,13 +18,10 @@ pub(crate) const MODEL: &str = "model";
 pub(crate) const OPTIMIZER: &str = "optimizer";
 
 /// Opens the files of a step as one checkpoint.
-pub(crate) fn open(
-    model: &Path,
-    optimizer: Option<&PathBuf>,
-    limits: &Limits,
-) -> Result<(Checkpoint, Parts)> {
-    let model = Checkpoint::open(model, limits)?;
-    let optimizer = optimizer.map(|path| Checkpoint::open(path, limits)).transpose()?;
+pub(crate) fn open(new: &NewStep, limits: &Limits) -> Result<(Checkpoint, Parts)> {
+    let open = |path: &PathBuf| Checkpoint::open_without(path, &new.exclude, limits);
+    let model = open(&new.model)?;
+    let optimizer = new.optimizer.as_ref().map(open).transpose()?;
     let layout = |part: &Checkpoint| match part.layout {
         Layout::File => PartLayout::File,
         Layout::Directory => PartLayout::Directory,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use crate::checkpoint::{Checkpoint, have_weights, is_state_file};
+use crate::checkpoint::{Checkpoint, Exclude, have_weights, is_state_file};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 
@@ -64,11 +64,12 @@ pub fn step_of_name(name: &str) -> Option<u64> {
     stem[begin..end].parse().ok()
 }
 
-/// The checkpoints in a folder. What is removed while it is looked at is left out.
+/// The checkpoints in a folder. What is removed while it is looked at is left out, and what
+/// `exclude` fits does not count.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read.
-pub fn incoming(folder: &Path, limits: &Limits) -> Result<Arrivals> {
+pub fn incoming(folder: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Arrivals> {
     let mut found = Arrivals::default();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
@@ -77,7 +78,7 @@ pub fn incoming(folder: &Path, limits: &Limits) -> Result<Arrivals> {
             continue;
         }
         let mut state = Vec::new();
-        let listed = list(&path, &mut state);
+        let listed = list(&path, &path, exclude, &mut state);
         state.sort();
         let ends = |(file, _, _): &(PathBuf, u64, Option<SystemTime>)| {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -92,7 +93,7 @@ pub fn incoming(folder: &Path, limits: &Limits) -> Result<Arrivals> {
             found.without_step.push(path);
             continue;
         };
-        let incomplete = listed.and_then(|()| check(&path, limits)).err().map(|e| e.with_path());
+        let incomplete = listed.and_then(|()| check(&path, exclude, limits)).err().map(|e| e.with_path());
         found.checkpoints.push(Incoming { step, path, state, incomplete });
     }
     found.checkpoints.sort_by(|a, b| (a.step, &a.path).cmp(&(b.step, &b.path)));
@@ -100,14 +101,22 @@ pub fn incoming(folder: &Path, limits: &Limits) -> Result<Arrivals> {
     Ok(found)
 }
 
-fn list(path: &Path, state: &mut Vec<(PathBuf, u64, Option<SystemTime>)>) -> Result<()> {
+fn list(
+    root: &Path,
+    path: &Path,
+    exclude: &[Exclude],
+    state: &mut Vec<(PathBuf, u64, Option<SystemTime>)>,
+) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_dir() {
         state.push((path.to_path_buf(), metadata.len(), metadata.modified().ok()));
         return Ok(());
     }
     for entry in std::fs::read_dir(path).map_err(Error::io(path))? {
-        list(&entry.map_err(Error::io(path))?.path(), state)?;
+        let path = entry.map_err(Error::io(path))?.path();
+        if !exclude.iter().any(|exclude| exclude.fits_in(root, &path)) {
+            list(root, &path, exclude, state)?;
+        }
     }
     Ok(())
 }
@@ -119,8 +128,8 @@ struct ShardIndex {
 }
 
 /// Checks that headers and lengths agree, and that every shard named by an index exists.
-fn check(path: &Path, limits: &Limits) -> Result<()> {
-    let checkpoint = Checkpoint::open(path, limits)?;
+fn check(path: &Path, exclude: &[Exclude], limits: &Limits) -> Result<()> {
+    let checkpoint = Checkpoint::open_without(path, exclude, limits)?;
     if !have_weights(&checkpoint.members) {
         return Err(Error::InvalidArgument(format!("{}: no weights yet", path.display())));
     }

@@ -68,18 +68,18 @@ impl Pending {
         fs::create_dir_all(&self.folder).map_err(Error::writing(&self.folder))?;
         let parts = [Some((MODEL, &new.model)), new.optimizer.as_ref().map(|path| (OPTIMIZER, path))];
         let opened = parts.into_iter().flatten().map(|(name, path)| {
-            Checkpoint::open(path, limits).map(|checkpoint| (name, path, checkpoint.len_bytes()))
+            Checkpoint::open_without(path, &new.exclude, limits).map(|checkpoint| (name, checkpoint))
         });
         let opened = opened.collect::<Result<Vec<_>>>()?;
-        progress.start(opened.iter().map(|(.., len_bytes)| len_bytes).sum());
+        progress.start(opened.iter().map(|(_, checkpoint)| checkpoint.len_bytes()).sum());
         let number = self.next_number()?;
         let snapshot =
             NewDirectory::create(&self.folder.join(format!("{number:012}")), false, &Inputs::default())?;
-        for (name, path, _) in &opened {
-            for (from, to) in files_of(path, Path::new(name))? {
+        for (name, checkpoint) in &opened {
+            for (from, member) in checkpoint.file_paths().zip(&*checkpoint.members) {
                 check_cancelled(progress)?;
-                let mut target = snapshot.create_file(&to)?;
-                let mut source = File::open(&from).map_err(Error::io(&from))?;
+                let mut target = snapshot.create_file(&format!("{name}/{}", member.path))?;
+                let mut source = File::open(from).map_err(Error::io(from))?;
                 let copied = io::copy(&mut source, &mut target).map_err(Error::writing(&self.folder))?;
                 target.sync_all().map_err(Error::writing(&self.folder))?;
                 progress.advance(copied);
@@ -177,26 +177,6 @@ fn number_of(path: &Path) -> Option<u64> {
     (name.len() == 12).then(|| name.parse().ok()).flatten()
 }
 
-/// The files of a file or directory, and their paths in a snapshot.
-fn files_of(path: &Path, to: &Path) -> Result<Vec<(PathBuf, String)>> {
-    let mut files = Vec::new();
-    if !path.is_dir() {
-        let name = to.join(path.file_name().unwrap_or_default());
-        files.push((path.to_path_buf(), name.to_string_lossy().into_owned()));
-        return Ok(files);
-    }
-    for entry in fs::read_dir(path).map_err(Error::io(path))? {
-        let entry = entry.map_err(Error::io(path))?.path();
-        let to = to.join(entry.file_name().unwrap_or_default());
-        if entry.is_dir() {
-            files.extend(files_of(&entry, &to)?);
-        } else {
-            files.push((entry, to.to_string_lossy().into_owned()));
-        }
-    }
-    Ok(files)
-}
-
 fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
     let path = snapshot.join(REQUEST);
     let bytes = fs::read(&path).map_err(Error::io(&path))?;
@@ -210,6 +190,7 @@ fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
         step: request.step,
         model: part(MODEL, &request.model_file),
         optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file)),
+        exclude: Vec::new(),
         meta: request.meta.clone(),
         metrics: BTreeMap::new(),
     };

@@ -3,6 +3,7 @@
 //!
 //! Writing only adds missing ones; checking restores all of them and packs their originals again.
 
+mod blocks;
 mod cases;
 mod computed;
 mod history;
@@ -322,12 +323,16 @@ impl Seen {
             "companion",
             "adam",
             "history",
+            "text",
         ];
         missing("predictor", &self.predictors, &predictors)?;
         missing(
             "codec",
             &self.codecs,
-            &["same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed", "grid", "scaled"],
+            &[
+                "same", "constant", "raw", "planes", "float", "ulp", "sparse", "mixed", "grid", "scaled",
+                "patch",
+            ],
         )?;
         ensure!(
             self.lanes.iter().eq([1, 32, 64].iter()),

@@ -1,8 +1,9 @@
 //! Golden cases for the features of version 4: what a container says about itself, tails of files,
-//! views, conversions, and files of other formats.
+//! views, conversions, files of other formats, and patches of text.
 //!
 //! Like all cases, they never change once their container is in the repository.
 
+use super::blocks::blocks;
 use super::cases::{Case, Input};
 use super::merges::merges;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s};
@@ -11,7 +12,19 @@ use crate::files::{Tensor, gguf, safetensors, torch_archive};
 
 /// Cases of format version 4, in the order in which they were added.
 pub(super) fn since_4() -> Vec<Case> {
-    vec![identity(), tails(), views(), own_views(), conversions(), quantised(), nibbles(), frames(), merges()]
+    vec![
+        identity(),
+        tails(),
+        views(),
+        own_views(),
+        conversions(),
+        quantised(),
+        nibbles(),
+        frames(),
+        merges(),
+        texts(),
+        blocks(),
+    ]
 }
 
 /// Names and texts with multi-byte characters; a base whose samples are a part of its tensors.
@@ -54,6 +67,29 @@ fn tails() -> Case {
     bytes.iter_mut().step_by(100).for_each(|byte| *byte ^= 1);
     let case = Case::new("tails", "bytes behind the last tensor", &[], &[]);
     Case { original: folder(&first, &second, &bytes), bases: vec![base], ..case }
+}
+
+/// A folder of small files: one that grew, one with edits everywhere, one of another folder, and
+/// one that is new.
+fn texts() -> Case {
+    let line = |i: u32| format!("  \"token{}\": {i}", i * i % 7919);
+    let lines = |separator: &str, numbers: &mut dyn Iterator<Item = u32>| {
+        let lines: Vec<String> = numbers.map(line).collect();
+        format!("{{\n{}\n}}\n", lines.join(separator)).into_bytes()
+    };
+    let base = Input::Directory(vec![
+        ("old/vocab.json", lines(",\n", &mut (0..60))),
+        ("tokenizer.json", lines(",\n", &mut (0..180))),
+        ("trainer_state.json", lines(",\n", &mut (100..160))),
+    ]);
+    let original = Input::Directory(vec![
+        ("new/vocab.json", lines(", ", &mut (0..60).rev())),
+        ("notes.txt", b"nothing like it is in the base".to_vec()),
+        ("tokenizer.json", lines(" ,\n", &mut (0..180).filter(|i| i % 50 != 3))),
+        ("trainer_state.json", lines(",\n", &mut (100..170))),
+    ]);
+    let case = Case::new("texts", "files that are patches of files of a base", &[], &[]);
+    Case { original, bases: vec![base], ..case }
 }
 
 /// Tensors with other rows, fused, stacked and transposed, in another order, and of another shape.

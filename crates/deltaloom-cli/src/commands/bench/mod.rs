@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
     let rows = rows(arguments)?;
     let mut warnings = Vec::new();
     let mut open = |path: &Path| -> Result<Checkpoint> {
-        let (checkpoint, of_checkpoint) = inputs::open_checkpoint(path)?;
+        let (checkpoint, of_checkpoint) = inputs::open_checkpoint(path, &[])?;
         warnings.extend(of_checkpoint);
         Ok(checkpoint)
     };

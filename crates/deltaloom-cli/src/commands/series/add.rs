@@ -29,6 +29,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
         .with_step(step)
         .with_optimizer(arguments.optimizer.clone())
         .with_metrics(metrics)
+        .with_exclude(arguments.exclude.patterns.clone())
         .with_meta(arguments.meta.iter().cloned().collect());
     let pack = pack_options(arguments.preset, &arguments.threads);
     let options = AddOptions::default()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use deltaloom::checkpoint::Exclude;
 use deltaloom::series::{AddOptions, Incoming, NewStep, Series, StepEntry, incoming};
 use deltaloom::{Error, Limits, Progress as _};
 
@@ -27,7 +28,7 @@ pub(super) fn run(arguments: &WatchArguments) -> Result<Answer> {
     let options = AddOptions::default().with_pack(pack);
     let bar = Bar::new("adding");
     let abandoned = arguments.timeout.map_or(ABANDONED, |timeout| timeout.min(ABANDONED));
-    let mut watch = Watch::new(folder, abandoned, arguments.once);
+    let mut watch = Watch::new(folder, &arguments.exclude.patterns, abandoned, arguments.once);
     let mut last_news = Instant::now();
     loop {
         let look = watch.look(&series, &options, &bar)?;
@@ -66,6 +67,7 @@ struct Look {
 /// What earlier scans have found.
 struct Watch<'a> {
     folder: &'a Path,
+    exclude: &'a [Exclude],
     /// How long an incomplete checkpoint may stay unchanged.
     abandoned: Duration,
     is_once: bool,
@@ -83,9 +85,10 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(folder: &'a Path, abandoned: Duration, is_once: bool) -> Self {
+    fn new(folder: &'a Path, exclude: &'a [Exclude], abandoned: Duration, is_once: bool) -> Self {
         Self {
             folder,
+            exclude,
             abandoned,
             is_once,
             has_looked: false,
@@ -170,7 +173,7 @@ impl<'a> Watch<'a> {
     /// The checkpoints of the folder, one for each step. None if the folder has vanished; it may
     /// come back.
     fn list(&mut self) -> Result<Option<Vec<Incoming>>> {
-        let found = match incoming(self.folder, &Limits::default()) {
+        let found = match incoming(self.folder, self.exclude, &Limits::default()) {
             Err(error @ Error::Io { .. }) if self.has_looked => {
                 self.say(format!("waiting for {}: {error}", self.folder.display()));
                 return Ok(None);
@@ -219,7 +222,8 @@ impl<'a> Watch<'a> {
             self.warn(why);
             BTreeMap::new()
         });
-        let new = NewStep::new(path).with_step(step).with_metrics(metrics);
+        let new =
+            NewStep::new(path).with_step(step).with_exclude(self.exclude.to_vec()).with_metrics(metrics);
         // A trainer that went back writes earlier steps with other content.
         let options = options.clone().with_rewind(is_earlier);
         let added = match series.branch_with(&new, bar) {

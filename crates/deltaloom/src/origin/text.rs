@@ -1,0 +1,197 @@
+//! A small file that is a new state of a file of a base: a tokenizer with one token more, a
+//! configuration, a log that grew. It is packed as patches, whatever the two lengths are.
+
+use std::ops::Range;
+
+use super::anchors::{Anchors, Sequence};
+use super::subject::Subject;
+use super::{Origin, codes, reference_name};
+use crate::bases::{Bases, TensorSource, predict_into};
+use crate::checkpoint::Contents;
+use crate::codec::patch::{self, MOST_PREFIX_BYTES};
+use crate::entropy::frame;
+use crate::error::Result;
+use crate::limits::to_usize;
+use crate::plan::{self, Preset};
+use crate::predict::{Predictor, Text};
+use crate::tensor::{ChunkGrid, DType, TensorInfo};
+
+/// Patches are looked for in text up to this size, and in other bytes up to that one: what changes
+/// everywhere, as weights do, has none.
+const MOST_TEXT_BYTES: u64 = 256 << 20;
+const MOST_OTHER_BYTES: u64 = 4 << 20;
+/// Bytes of a longer reference that a chunk may refer to.
+const PART_BYTES: u64 = 4 << 20;
+/// Chunks that are packed to find out what patches cost.
+const SAMPLED: u64 = 4;
+/// Files of bases that are tried.
+const MOST_TRIED: usize = 2;
+/// Bytes of a file that costs so little that nothing is looked for.
+const LITTLE_BYTES: u64 = 48;
+
+/// Whether patches may pay for a file of a checkpoint, from its size and a sample.
+fn applies(subject: &Subject<'_>, sample: &[u8]) -> bool {
+    let Subject::Member { checkpoint, member, info } = subject else { return false };
+    let is_text = |byte: &&u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..);
+    let most = match sample.iter().filter(is_text).count() * 100 >= sample.len() * 99 {
+        true => MOST_TEXT_BYTES,
+        false => MOST_OTHER_BYTES,
+    };
+    let is_file = checkpoint.members[*member].contents == Contents::Opaque;
+    is_file && info.dtype == DType::U8 && (1..=most).contains(&info.len_bytes())
+}
+
+/// The small files of the bases.
+pub(super) fn files(bases: &Bases) -> Vec<&TensorSource> {
+    let tensors = bases.direct().flat_map(|base| base.tensors());
+    let fits = |source: &&TensorSource| {
+        let info = source.info();
+        !source.is_typed() && info.dtype == DType::U8 && info.len_bytes() > 0
+    };
+    tensors.filter(fits).collect()
+}
+
+/// The files of bases that this one may be a new state of, the likeliest first: of the same name,
+/// with the same end of the path, with the same ending and about the same size.
+fn counterparts<'a>(info: &TensorInfo, files: &[&'a TensorSource]) -> Vec<&'a TensorSource> {
+    let ending =
+        |path: &str| path.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map(|e| e.1.to_owned());
+    let own_ending = ending(&info.name);
+    let parts: Vec<&str> = info.name.rsplit('/').collect();
+    let likeness = |source: &TensorSource| {
+        let other = source.info();
+        let same_parts = parts.iter().zip(other.name.rsplit('/')).take_while(|(a, b)| **a == *b).count();
+        let (small, large) =
+            (info.len_bytes().min(other.len_bytes()), info.len_bytes().max(other.len_bytes()));
+        let is_alike = own_ending.is_some() && own_ending == ending(&other.name) && large / 4 <= small;
+        // Parts of a file that is patched itself cost too much if it is long.
+        let is_readable = !source.is_patched() || other.len_bytes() <= MOST_PREFIX_BYTES;
+        let key = (other.name == info.name, same_parts, small * 256 / large);
+        ((same_parts > 0 || is_alike) && is_readable).then_some(key)
+    };
+    let mut likely: Vec<_> = files.iter().filter_map(|source| Some((likeness(source)?, *source))).collect();
+    likely.sort_by(|(a, _), (b, _)| b.cmp(a));
+    likely.into_iter().map(|(_, source)| source).take(MOST_TRIED).collect()
+}
+
+/// Patches of a file of a base, if they cost less than another origin.
+pub(super) fn fit(
+    subject: &Subject<'_>,
+    sample: &[u8],
+    grid: &ChunkGrid,
+    files: &[&TensorSource],
+    other: &Origin,
+) -> Result<Option<Origin>> {
+    let info = subject.info();
+    if files.is_empty() || !applies(subject, sample) {
+        return Ok(None);
+    }
+    let chunks = sampled(grid);
+    let mut least = cost_of_other(subject, grid, &chunks, other)?;
+    if least <= LITTLE_BYTES {
+        return Ok(None);
+    }
+    let mut best = None;
+    for source in counterparts(info, files) {
+        let prefixes = prefixes(subject, grid, source)?;
+        let mut bytes = 0;
+        for chunk in &chunks {
+            let target = read_chunk(subject, grid, *chunk)?;
+            bytes += encode(source, &prefixes[to_usize(*chunk)], &target, Preset::Default)?
+                .map_or(target.len(), |patch| patch.len()) as u64;
+        }
+        let text = Text { name: reference_name(info, source), len_bytes: source.info().len_bytes() };
+        let predictor = Predictor::Text(text);
+        let cost = scaled(bytes, grid, &chunks) + index_bytes(&predictor);
+        // What is simpler to read wins a tie.
+        if cost + cost / 32 + 8 < least {
+            least = cost;
+            best = Some(Origin { prefixes, ..Origin::coded(predictor, vec![source.clone()]) });
+        }
+    }
+    best.map(Origin::with_reference_digests).transpose()
+}
+
+/// The patch of a chunk, if zstd has one.
+pub(crate) fn encode(
+    source: &TensorSource,
+    prefix: &Range<u64>,
+    target: &[u8],
+    preset: Preset,
+) -> Result<Option<Vec<u8>>> {
+    let bytes = source.bytes(prefix.clone())?;
+    Ok(patch::encode(&bytes, prefix.start, target, preset.patch_level()))
+}
+
+/// The part of a file of a base for every chunk: all of it, or if it is long, the part around the
+/// bytes that both have.
+fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> Result<Vec<Range<u64>>> {
+    let (info, len_bytes) = (subject.info(), source.info().len_bytes());
+    if len_bytes <= MOST_PREFIX_BYTES {
+        return Ok(vec![0..len_bytes; to_usize(grid.chunk_count())]);
+    }
+    let reference = Sequence { subject: Subject::Source(source), own: None, is_transposed: false };
+    let anchors = Anchors::new(vec![reference])?;
+    // The place in a file that grew or shrank evenly, such as one that was laid out anew.
+    let even = |at: u64| {
+        let scaled = u128::from(at) * u128::from(len_bytes) / u128::from(info.len_bytes().max(1));
+        u64::try_from(scaled).unwrap_or(len_bytes)
+    };
+    let of_chunk = |chunk: u64| {
+        let place = grid.chunk_bytes(chunk);
+        let bytes = subject.read(place.start, to_usize(place.end - place.start))?;
+        let mut places = Vec::new();
+        anchors.for_each(&codes::of(info, &bytes), |_, equal| {
+            places.extend(equal.iter().map(|anchor| anchor.at));
+            Ok(())
+        })?;
+        let middle = places.len() / 2;
+        let middle = match places.is_empty() {
+            true => even((place.start + place.end) / 2),
+            false => *places.select_nth_unstable(middle).1,
+        };
+        let start = middle.saturating_sub(PART_BYTES / 2).min(len_bytes - PART_BYTES);
+        Ok(start..start + PART_BYTES)
+    };
+    (0..grid.chunk_count()).map(of_chunk).collect()
+}
+
+/// Numbers of some evenly spaced chunks.
+fn sampled(grid: &ChunkGrid) -> Vec<u64> {
+    let count = grid.chunk_count();
+    let step = count.div_ceil(SAMPLED).max(1);
+    (0..count).step_by(to_usize(step)).collect()
+}
+
+fn read_chunk(subject: &Subject<'_>, grid: &ChunkGrid, chunk: u64) -> Result<Vec<u8>> {
+    let place = grid.chunk_bytes(chunk);
+    subject.read(place.start, to_usize(place.end - place.start))
+}
+
+/// Bytes of all chunks, from those of some.
+fn scaled(bytes: u64, grid: &ChunkGrid, chunks: &[u64]) -> u64 {
+    bytes * grid.chunk_count() / (chunks.len() as u64).max(1)
+}
+
+/// About what a predictor takes in the index, with the digests of its references.
+fn index_bytes(predictor: &Predictor) -> u64 {
+    let mut fields = Vec::new();
+    predictor.push_to(&mut fields);
+    let packed = frame::compress(&fields, 1).map_or(fields.len(), |packed| packed.len().min(fields.len()));
+    (packed + 32 * predictor.reference_count()) as u64
+}
+
+/// About the bytes that a file takes with another origin.
+fn cost_of_other(subject: &Subject<'_>, grid: &ChunkGrid, chunks: &[u64], other: &Origin) -> Result<u64> {
+    let info = subject.info();
+    let mut bits = 0;
+    for chunk in chunks {
+        let target = read_chunk(subject, grid, *chunk)?;
+        let mut prediction = vec![0; target.len()];
+        let start = grid.chunk_bytes(*chunk).start;
+        predict_into(&other.predictor, &other.references, None, info, start, &mut prediction)?;
+        let is_predicted = !other.predictor.is_zero();
+        bits += plan::chunk_cost(info.number(), &target, &prediction, is_predicted);
+    }
+    Ok(scaled(bits / 8, grid, chunks) + index_bytes(&other.predictor))
+}
