@@ -190,7 +190,9 @@ fn pipes_and_devices_are_neither_read_nor_replaced() {
     for input in ["pipe", "folder", "/dev/null"] {
         for command in ["pack", "pack tuned.safetensors --base", "unpack tuned.loom --base"] {
             let error = scratch.refused(&format!("{command} {input} -o out"));
-            assert!(error.contains("not a regular file"), "{error}");
+            // A pipe in a folder is left out, and nothing else is there.
+            let why = if input == "folder" { "there is no file in" } else { "not a regular file" };
+            assert!(error.contains(why), "{error}");
         }
         scratch.refused(&format!("inspect {input}"));
         scratch.refused(&format!("diff base.safetensors {input}"));

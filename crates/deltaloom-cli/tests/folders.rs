@@ -131,7 +131,8 @@ fn a_hub_cache_has_every_blob_once() {
 #[test]
 fn files_of_other_formats_are_candidates_for_a_base() {
     let scratch = Scratch::new();
-    let words = |salt: u32| (0..60_000u32).flat_map(move |i| ((i * i % 977 + salt) as u16).to_le_bytes());
+    let words =
+        |salt: u32| (0..60_000u32).flat_map(move |i| (i * i % 977 + salt).to_le_bytes()[..2].to_vec());
     let model = |salt| safetensors(&[("w", "BF16", &[300, 200], words(salt).collect())]);
     scratch.write("tuned.safetensors", &model(1));
     scratch.write("models/a/base.safetensors", &model(0));
@@ -164,6 +165,4 @@ fn a_file_whose_name_is_not_supported_is_named() {
         assert!(refused.contains(words), "{refused}");
     }
     scratch.ok(&format!("{PACK} --exclude a*b.txt"));
-    let step = scratch.refused("series get runs --step -5 -o back");
-    assert!(step.contains("whole numbers from 0 on"), "{step}");
 }

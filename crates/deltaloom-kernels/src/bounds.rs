@@ -236,7 +236,7 @@ mod tests {
             let ulp = 1.0 / 128.0;
             assert_eq!(of(ProductRule::Sum, 0x3f81, 0x3f80), (0.5 * ulp, 1.5 * ulp));
             assert_eq!(of(ProductRule::Sum, 0xbf81, 0xbf80), (-1.5 * ulp, -0.5 * ulp));
-            // Numbers about 2^-7 have steps of 2^-14: a quarter of an ULP wide at most on each side.
+            // Numbers about 2^-7 have steps of 2^-14: a quarter of an ULP wide at most on a side.
             let step = ulp / 128.0;
             assert_eq!(
                 of(ProductRule::RoundedProduct, 0x3f81, 0x3f80),

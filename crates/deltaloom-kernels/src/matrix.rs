@@ -100,7 +100,7 @@ pub trait Scalar:
 }
 
 macro_rules! scalar {
-    ($type:ident, $cols:literal) => {
+    ($type:ident, $cols:literal, $nearest:expr) => {
         mod $type {
             use super::*;
             per_isa! {
@@ -132,9 +132,8 @@ macro_rules! scalar {
         }
 
         impl Scalar for $type {
-            #[allow(clippy::cast_possible_truncation, reason = "the nearest one is wanted")]
             fn rounded(x: f64) -> Self {
-                x as Self
+                $nearest(x)
             }
 
             fn add_product(a: Strided<'_, Self>, b: &[Self], inner: usize, cols: usize, out: &mut [Self]) {
@@ -178,8 +177,13 @@ macro_rules! scalar {
     };
 }
 
-scalar!(f32, 16);
-scalar!(f64, 8);
+scalar!(f32, 16, single);
+scalar!(f64, 8, std::convert::identity);
+
+#[expect(clippy::cast_possible_truncation, reason = "the nearest one is wanted")]
+fn single(x: f64) -> f32 {
+    x as f32
+}
 
 /// Rows of the sums that stay in registers.
 const TILE_ROWS: usize = 4;

@@ -9,8 +9,8 @@ pub trait Progress: Sync {
     fn start(&self, total_bytes: u64);
     /// `bytes` more are done.
     fn advance(&self, bytes: u64);
-    /// Before the work, it is found out how tensors of `total_bytes` were made. That can take as long
-    /// as the work.
+    /// Before the work, it is found out how tensors of `total_bytes` were made. That can take as
+    /// long as the work.
     fn search(&self, _total_bytes: u64) {}
     /// It is known of `bytes` more.
     fn searched(&self, _bytes: u64) {}

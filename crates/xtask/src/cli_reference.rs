@@ -231,8 +231,8 @@ Each of `tensors` has:
 | `unrelated` | the closest ancestor does not help to predict it | `ancestor`, `correlation`, `bits_per_element`: estimated size alone and given the ancestor (null if dtypes differ) |
 | `new` | no ancestor has a tensor of its shape and name, or one that is similar | none |
 
-`residual` is the L2 norm of the part that the finding does not explain, over that of rounding to the dtype. It is about 1
-if only rounding is left.
+`residual` is the L2 norm of what the prediction of packing leaves, over that of rounding to the dtype: 0 if nothing is
+left, and at most about 1 if only rounding is.
 
 ### bench
 

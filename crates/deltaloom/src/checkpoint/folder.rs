@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn listed(root: &Path) -> (Vec<String>, Vec<String>) {
-        let folder = list(root, &[], &Limits::default()).unwrap();
+        let folder = list(root, &[], &Limits::default()).expect("a folder of a test is listed");
         (folder.files, folder.warnings.iter().map(ToString::to_string).collect())
     }
 

@@ -42,6 +42,7 @@ pub(crate) fn decode<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::to_usize;
 
     #[test]
     fn parts_that_the_reference_does_not_have_are_refused() {
@@ -53,7 +54,7 @@ mod tests {
         let mut decoded = |payload: &[u8], bytes: u64| {
             let read = |range: Range<u64>| {
                 assert!(range.end <= bytes, "only bytes that exist are read");
-                Ok(Bytes::Read(reference[range.start as usize..range.end as usize].to_vec().into()))
+                Ok(Bytes::Read(reference[to_usize(range.start)..to_usize(range.end)].to_vec().into()))
             };
             decode(payload, bytes, read, &mut out).map(|()| out.clone())
         };

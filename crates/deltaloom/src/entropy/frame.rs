@@ -80,7 +80,8 @@ mod tests {
         let bytes: Vec<u8> = (0..60_000u32).map(|i| (i * i % 253).to_le_bytes()[0]).collect();
         let (prefix, target) = bytes.split_at(30_000);
         let adjacent = compress_against(prefix, target, 9).unwrap();
-        assert_eq!(adjacent, compress_against(&prefix.to_vec(), &target.to_vec(), 9).unwrap());
+        let own = [prefix.to_vec(), target.to_vec()];
+        assert_eq!(adjacent, compress_against(&own[0], &own[1], 9).unwrap());
         let mut out = vec![0; target.len()];
         decompress_against(prefix, &adjacent, &mut out).unwrap();
         assert_eq!(out, target);

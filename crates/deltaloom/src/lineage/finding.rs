@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 /// How a tensor came from its ancestors, with the evidence. `residual` compares the L2 norm of what
-/// the finding leaves unexplained with that of rounding to the dtype. It is about 1 if only
-/// rounding is left.
+/// the prediction of packing leaves with that of rounding to the dtype: 0 if nothing is left, and
+/// at most about 1 if only rounding is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]

@@ -123,7 +123,7 @@ fn a_merged_product_is_found_with_its_rank_and_rule() {
 #[test]
 fn high_ranks_are_expected_and_found() {
     let read = |pair: &Pair| expected_rank(pair.shape, &|rows| Ok(pair.read(rows))).unwrap();
-    for rank in [12, 24, 48] {
+    for rank in [12, 24] {
         let pair = Pair::new(BF16, 320, merged(BF16, 256, 320, rank, ProductRule::Sum)).unwrap();
         let expected = read(&pair).unwrap();
         assert!((rank..2 * rank).contains(&expected), "{expected} instead of {rank}");

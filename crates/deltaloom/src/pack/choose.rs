@@ -10,7 +10,7 @@ use crate::origin::{self, Origin};
 use crate::progress::Progress;
 use crate::tensor::{ChunkGrid, TensorInfo};
 
-/// Chooses for all tensors, in order. Those without chunks are done then.
+/// Chooses for all tensors, in order.
 pub(super) fn choose(
     checkpoint: &Checkpoint,
     bases: &Bases,
@@ -21,9 +21,5 @@ pub(super) fn choose(
     let origins = origin::find(checkpoint, bases, tensors, grids, progress)?;
     let with_ancestors =
         |(origin, (_, info)): (Origin, &(usize, &TensorInfo))| history::with_ancestors(origin, info, bases);
-    let choices: Vec<Origin> =
-        origins.into_par_iter().zip(tensors).map(with_ancestors).collect::<Result<_>>()?;
-    let done = choices.iter().zip(tensors).filter(|(choice, _)| !choice.predictor.has_chunks());
-    progress.advance(done.map(|(_, (_, info))| info.len_bytes()).sum());
-    Ok(choices)
+    origins.into_par_iter().zip(tensors).map(with_ancestors).collect()
 }

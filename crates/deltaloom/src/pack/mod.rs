@@ -181,6 +181,9 @@ fn pack_windows(
     let grids: Vec<ChunkGrid> = tensors.iter().map(grid_of).collect();
     let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
+    // Tensors without chunks are done.
+    let done = choices.iter().zip(&tensors).filter(|(choice, _)| !choice.predictor.has_chunks());
+    progress.advance(done.map(|(_, (_, info))| info.len_bytes()).sum());
     for (choice, (_, info)) in choices.iter().zip(&tensors) {
         tracing::debug!(tensor = info.name, predictor = choice.predictor.kind(), "chose a predictor");
     }
