@@ -284,7 +284,8 @@ pub(crate) struct DiffArguments {
 /// A tensor is identical, rounded, blended, pieces of others (fused, split, transposed, with more
 /// rows), a low-rank, sparse or dense change, or unrelated. Every finding comes with evidence: the
 /// fraction of elements that changed, the relative L2 norm of the change, or, if an operation
-/// explains the whole tensor, the residual: 0 when nothing is left, at most about 1 when only rounding is.
+/// explains the whole tensor, the residual: 0 when nothing is left, at most about 1 when only
+/// rounding is.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lineage tuned.safetensors base.safetensors
