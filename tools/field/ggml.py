@@ -1,4 +1,5 @@
 """Plain writers of GGUF and of its blocks of 32 numbers (numpy only)."""
+import os
 import struct
 import numpy as np
 
@@ -49,6 +50,7 @@ def save_gguf(path, tensors):
     for name, (kind, array, shape) in tensors.items():
         head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), TYPES[kind], len(data))
         raw = np.ascontiguousarray(array).tobytes(); data += raw + bytes(-len(raw) % 32)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as f:
         f.write(head + bytes(-len(head) % 32) + data)
 
