@@ -23,6 +23,9 @@ const MOST_RANK: usize = MAX_FACTORS_RANK + MAX_FACTORS_RANK / 4;
 const SHORT_SIDES_PER_RANK: usize = 4;
 /// Times that the remainder is looked at while directions are removed.
 const LOOKS: usize = 6;
+/// Growth of the number of directions that seem to be needed, from the first look to the last, with
+/// which a larger sample is taken.
+const MOST_GROWTH: usize = 3;
 /// Largest remainder, in mean squares of what rounding leaves, and how far above that the
 /// difference must be.
 const MOST_LEFT: f64 = 2.0;
@@ -58,7 +61,7 @@ pub(crate) fn expected_rank(shape: Shape, read: ReadRows<'_>) -> Result<Option<u
 
 fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<usize>> {
     let shorter = shape.rows.min(shape.cols);
-    let mut most = MOST_RANK.min(shorter / SHORT_SIDES_PER_RANK);
+    let most = MOST_RANK.min(shorter / SHORT_SIDES_PER_RANK);
     let mut side = first_side(shape);
     let most_side =
         cube_root(MOST_WORK.saturating_mul(shape.rows).saturating_mul(shape.cols), MOST_SIDE).min(shorter);
@@ -71,8 +74,6 @@ fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<us
             Look::Explained(rank) => return Ok((rank <= most).then_some(rank)),
             Look::AtLeast(rank) if rank <= most && side < most_side => {
                 let wanted = (rank + rank / 4) * SIDES_PER_RANK;
-                // A product needs about as many directions in a larger sample. Training needs more.
-                most = most.min(rank * 5 / 2);
                 side = wanted.max(2 * side).min(most_side);
             }
             Look::AtLeast(_) => return Ok(None),
@@ -98,7 +99,7 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
         return Look::AtLeast(usize::MAX);
     }
     let last = rows.min(cols) / SIDES_PER_RANK;
-    let (mut removed, mut before, mut needed) = (0, whole, 0);
+    let (mut removed, mut before, mut first, mut needed) = (0, whole, None, 0);
     for look in 1..=LOOKS {
         let now = last * look / LOOKS;
         let left = per_element(T::without_longest(sample, rows, now - removed), now);
@@ -115,11 +116,14 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
         let more = if each > 0.0 { ((left - most_left) / each) as usize } else { usize::MAX };
         needed = now.saturating_add(more);
         if needed > most {
-            break;
+            return Look::AtLeast(usize::MAX);
         }
+        first.get_or_insert(needed);
         (removed, before) = (now, left);
     }
-    Look::AtLeast(needed)
+    // The directions of a product are alike. Those of training fall from the first one on.
+    let is_alike = first.is_some_and(|first| needed <= MOST_GROWTH * first);
+    Look::AtLeast(if is_alike { needed } else { usize::MAX })
 }
 
 /// Differences of a sample in units of what rounding leaves in their row and column. The result has

@@ -83,7 +83,18 @@ impl Cover<'_> {
             is_same
         });
         self.meet(&mut runs)?;
-        runs.retain(|run| run.target.end - run.target.start >= LEAST_PIECE);
+        // Where rows begin close to each other, a run may have been moved past the next one.
+        let mut end = 0;
+        runs.retain_mut(|run| {
+            let start = run.target.start.max(end);
+            let is_long = run.target.end >= start + LEAST_PIECE;
+            if is_long {
+                run.from += start - run.target.start;
+                run.target.start = start;
+                end = run.target.end;
+            }
+            is_long
+        });
         Ok(runs)
     }
 
