@@ -72,11 +72,11 @@ fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<us
         let mut sample = whitened::<T>(shape, &sampled, runs, read)?;
         match without_directions(&mut sample, sampled.len(), runs * RUN, most) {
             Look::Explained(rank) => return Ok((rank <= most).then_some(rank)),
-            Look::AtLeast(rank) if rank <= most && side < most_side => {
+            Look::AtLeast(rank) if side < most_side => {
                 let wanted = (rank + rank / 4) * SIDES_PER_RANK;
                 side = wanted.max(2 * side).min(most_side);
             }
-            Look::AtLeast(_) => return Ok(None),
+            Look::AtLeast(_) | Look::NoProduct => return Ok(None),
         }
     }
 }
@@ -85,8 +85,10 @@ fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<us
 enum Look {
     /// So many leave no more than rounding does.
     Explained(usize),
-    /// At least about so many would be needed.
+    /// At least about so many would be needed, which is more than the sample can show.
     AtLeast(usize),
+    /// Factors would not pay, or the directions are those of training.
+    NoProduct,
 }
 
 /// Removes directions until the rest is what rounding leaves, or until it is clear that too few can
@@ -96,7 +98,7 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
     let per_element = |left: f64, removed: usize| left / ((rows - removed) * cols).max(1) as f64;
     let whole = T::without_longest(sample, rows, 0) / (rows * cols).max(1) as f64;
     if whole < LEAST_EXPLAINED {
-        return Look::AtLeast(usize::MAX);
+        return Look::NoProduct;
     }
     let last = rows.min(cols) / SIDES_PER_RANK;
     let (mut removed, mut before, mut first, mut needed) = (0, whole, None, 0);
@@ -105,25 +107,21 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
         let left = per_element(T::without_longest(sample, rows, now - removed), now);
         let most_left = MOST_LEFT + now as f64 / RANK_PER_LEFT;
         if left <= most_left {
-            return if whole >= LEAST_EXPLAINED * left {
-                Look::Explained(now)
-            } else {
-                Look::AtLeast(usize::MAX)
-            };
+            return if whole >= LEAST_EXPLAINED * left { Look::Explained(now) } else { Look::NoProduct };
         }
         let each = (before - left) / (now - removed).max(1) as f64;
         #[expect(clippy::cast_possible_truncation, reason = "rounded towards 0, as it is meant")]
         let more = if each > 0.0 { ((left - most_left) / each) as usize } else { usize::MAX };
         needed = now.saturating_add(more);
         if needed > most {
-            return Look::AtLeast(usize::MAX);
+            return Look::NoProduct;
         }
         first.get_or_insert(needed);
         (removed, before) = (now, left);
     }
     // The directions of a product are alike. Those of training fall from the first one on.
     let is_alike = first.is_some_and(|first| needed <= MOST_GROWTH * first);
-    Look::AtLeast(if is_alike { needed } else { usize::MAX })
+    if is_alike { Look::AtLeast(needed) } else { Look::NoProduct }
 }
 
 /// Differences of a sample in units of what rounding leaves in their row and column. The result has
