@@ -129,12 +129,14 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
 fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRows<'_>) -> Result<Vec<T>> {
     let size = shape.number.bytes();
     let cols = runs * RUN;
-    let (mut centres, mut halves) =
-        (vec![T::default(); rows.len() * cols], vec![T::default(); rows.len() * cols]);
+    let (mut centres, mut halves) = (vec![T::default(); rows.len() * cols], vec![T::default(); cols]);
     let mut sums = vec![0.0; cols];
-    for (row, (centres, halves)) in
-        rows.iter().zip(centres.chunks_exact_mut(cols).zip(halves.chunks_exact_mut(cols)))
-    {
+    // An element without bounds counts as one without a difference.
+    let square = |half: &T| -> f64 {
+        let half: f64 = (*half).into();
+        if half.is_finite() { half * half } else { 0.0 }
+    };
+    for (row, centres) in rows.iter().zip(centres.chunks_exact_mut(cols)) {
         let (target, reference) = read(*row..row + 1)?;
         for (j, (centres, halves)) in
             centres.chunks_exact_mut(RUN).zip(halves.chunks_exact_mut(RUN)).enumerate()
@@ -143,16 +145,9 @@ fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRow
             let bytes = start..start + RUN * size;
             differences(shape.number, (&target[bytes.clone()], &reference[bytes]), centres, halves);
         }
-        // An element without bounds counts as one without a difference.
-        let squares: Vec<f64> = halves
-            .iter()
-            .map(|half| {
-                let half: f64 = (*half).into();
-                if half.is_finite() { half * half } else { 0.0 }
-            })
-            .collect();
-        let inverse = 1.0 / (squares.iter().sum::<f64>() / cols as f64).max(f64::MIN_POSITIVE);
-        sums.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square * inverse);
+        let mean = halves.iter().map(square).sum::<f64>() / cols as f64;
+        let inverse = 1.0 / mean.max(f64::MIN_POSITIVE);
+        sums.iter_mut().zip(&halves).for_each(|(sum, half)| *sum += square(half) * inverse);
         let by_row = inverse.sqrt();
         for centre in centres {
             let difference: f64 = (*centre).into();
@@ -164,10 +159,12 @@ fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRow
         .iter()
         .map(|sum| T::rounded((3.0 * rows.len() as f64 / sum.max(f64::MIN_POSITIVE)).sqrt()))
         .collect();
-    let ordered = (0..cols)
-        .flat_map(|j| (0..rows.len()).map(move |i| (i, j)))
-        .map(|(i, j)| centres[i * cols + j] * by_col[j]);
-    Ok(ordered.collect())
+    let mut ordered = vec![T::default(); centres.len()];
+    for (i, centres) in centres.chunks_exact(cols).enumerate() {
+        let places = ordered[i..].iter_mut().step_by(rows.len());
+        places.zip(centres.iter().zip(&by_col)).for_each(|(out, (centre, by_col))| *out = *centre * *by_col);
+    }
+    Ok(ordered)
 }
 
 /// The largest number up to `most` whose cube is at most `n`.

@@ -25,6 +25,10 @@ const PROBED: u64 = 8;
 const LEAST_ELEMS: u64 = 64;
 /// Norm of the change, relative to that of the reference, below which factors would save little.
 const LEAST_CHANGE: f64 = 0.01;
+/// Part of the square of the change that the number of a line explains, and part of the lines that
+/// changed of which that holds, below which numbers cannot pay.
+const LEAST_EXPLAINED: f64 = 0.25;
+const LEAST_LINES: f64 = 0.5;
 /// What a number costs in the index, in the unit of estimates.
 const NUMBER_COST: u128 = 32 * ONE_BIT as u128;
 
@@ -88,6 +92,32 @@ fn differs(element: Element, sample: &[u8], reference: &[u8]) -> bool {
     change > LEAST_CHANGE * LEAST_CHANGE * size
 }
 
+/// Whether numbers of lines explain some of the change, by least squares: most tensors are spared
+/// estimates of costs. `cols` is the length of a row.
+fn explains(lines: Lines, cols: usize, target: &[f32], reference: &[f32]) -> bool {
+    let count = if lines == Lines::Rows { target.len() / cols } else { cols };
+    // Of each line, the squares of the change and of the reference, and their product.
+    let mut sums = vec![(0.0, 0.0, 0.0); count];
+    let of_row = target.chunks_exact(cols).zip(reference.chunks_exact(cols));
+    for (row, (target, reference)) in of_row.enumerate() {
+        for (col, (x, y)) in target.iter().zip(reference).enumerate() {
+            if x.is_finite() && y.is_finite() {
+                let (change, size) = (f64::from(x - y), f64::from(*y));
+                let sums = &mut sums[if lines == Lines::Rows { row } else { col }];
+                sums.0 += change * change;
+                sums.1 += size * size;
+                sums.2 += change * size;
+            }
+        }
+    }
+    let changed = sums.iter().filter(|(change, _, _)| *change > 0.0).count();
+    let is_explained = |(change, size, product): &&(f64, f64, f64)| {
+        *change > 0.0 && product * product >= LEAST_EXPLAINED * change * size
+    };
+    let explained = sums.iter().filter(is_explained).count();
+    changed > 0 && explained as f64 >= LEAST_LINES * changed as f64
+}
+
 /// The prediction from a reference of the same dtype and shape, and its cost, if numbers of rows
 /// or of columns pay. `plain` is the cost of the reference as it is.
 pub(super) fn fit(
@@ -109,14 +139,23 @@ pub(super) fn fit(
         target.extend(subject.read(offset, to_usize(row_bytes))?);
         other.extend(reference.read(offset, to_usize(row_bytes))?);
     }
+    let (singles, of_reference) = (load_singles(element, &target), load_singles(element, &other));
+    let may_pay = |lines: &Lines| {
+        let is_long = match lines {
+            Lines::Rows => cols >= LEAST_ELEMS,
+            Lines::Columns => rows >= LEAST_ELEMS && info.shape.len() <= 2,
+        };
+        is_long && explains(*lines, to_usize(cols), &singles, &of_reference)
+    };
+    let possible: Vec<Lines> = [Lines::Rows, Lines::Columns].into_iter().filter(may_pay).collect();
+    if possible.is_empty() {
+        return Ok(None);
+    }
     let cost = |prediction: &[u8]| u128::from(plan::residual_cost(info.number(), &target, prediction));
     let without = cost(&other);
     let mut best: Option<(u128, Lines)> = None;
-    for lines in [Lines::Rows, Lines::Columns] {
-        let (length, number_count) = if lines == Lines::Rows { (cols, count) } else { (rows, cols) };
-        if length < LEAST_ELEMS || (lines == Lines::Columns && info.shape.len() > 2) {
-            continue;
-        }
+    for lines in possible {
+        let number_count = if lines == Lines::Rows { count } else { cols };
         let evidence = evidence_of(element, lines, to_usize(cols), &target, &other);
         let numbers: Vec<f32> = evidence.iter().map(Evidence::number).collect();
         let prediction = multiplied(element, lines, to_usize(cols), &other, &numbers);
