@@ -21,6 +21,8 @@ const SIDES_PER_RANK: usize = 3;
 const MOST_RANK: usize = MAX_FACTORS_RANK + MAX_FACTORS_RANK / 4;
 /// Factors of a higher rank, as a part of the shorter side of the tensor, do not pay.
 const SHORT_SIDES_PER_RANK: usize = 4;
+/// Bits of a number of a factor, at least.
+const FACTOR_BITS: f64 = 9.0;
 /// Times that the remainder is looked at while directions are removed.
 const LOOKS: usize = 6;
 /// Growth of the number of directions that seem to be needed, from the first look to the last, with
@@ -61,7 +63,6 @@ pub(crate) fn expected_rank(shape: Shape, read: ReadRows<'_>) -> Result<Option<u
 
 fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<usize>> {
     let shorter = shape.rows.min(shape.cols);
-    let most = MOST_RANK.min(shorter / SHORT_SIDES_PER_RANK);
     let mut side = first_side(shape);
     let most_side =
         cube_root(MOST_WORK.saturating_mul(shape.rows).saturating_mul(shape.cols), MOST_SIDE).min(shorter);
@@ -70,8 +71,8 @@ fn expected_in<T: Bounded>(shape: Shape, read: ReadRows<'_>) -> Result<Option<us
         let runs = side.min(shape.cols) / RUN;
         // One row for every sampled column of the matrix.
         let mut sample = whitened::<T>(shape, &sampled, runs, read)?;
-        match without_directions(&mut sample, sampled.len(), runs * RUN, most) {
-            Look::Explained(rank) => return Ok((rank <= most).then_some(rank)),
+        match without_directions(&mut sample, sampled.len(), runs * RUN, shape) {
+            Look::Explained(rank) => return Ok(Some(rank)),
             Look::AtLeast(rank) if side < most_side => {
                 let wanted = (rank + rank / 4) * SIDES_PER_RANK;
                 side = wanted.max(2 * side).min(most_side);
@@ -91,15 +92,25 @@ enum Look {
     NoProduct,
 }
 
+/// The largest rank that may pay in a tensor whose difference is `whole`, in mean squares of what
+/// rounding leaves: factors save at most that many bits of each element, and cost their own.
+fn most_rank(shape: Shape, whole: f64) -> usize {
+    let (rows, cols) = (shape.rows as f64, shape.cols as f64);
+    #[expect(clippy::cast_possible_truncation, reason = "rounded towards 0, as it is meant")]
+    let affordable = (whole.log2() / 2.0 * rows * cols / ((rows + cols) * FACTOR_BITS)) as usize;
+    MOST_RANK.min(shape.rows.min(shape.cols) / SHORT_SIDES_PER_RANK).min(affordable)
+}
+
 /// Removes directions until the rest is what rounding leaves, or until it is clear that too few can
 /// be removed. The more are removed, the less each takes away. So the last ones tell how many are
-/// needed at least.
-fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, most: usize) -> Look {
+/// needed at least. `shape` is that of the tensor.
+fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, shape: Shape) -> Look {
     let per_element = |left: f64, removed: usize| left / ((rows - removed) * cols).max(1) as f64;
     let whole = T::without_longest(sample, rows, 0) / (rows * cols).max(1) as f64;
     if whole < LEAST_EXPLAINED {
         return Look::NoProduct;
     }
+    let most = most_rank(shape, whole);
     let last = rows.min(cols) / SIDES_PER_RANK;
     let (mut removed, mut before, mut first, mut needed) = (0, whole, None, 0);
     for look in 1..=LOOKS {
@@ -107,7 +118,8 @@ fn without_directions<T: Bounded>(sample: &mut [T], rows: usize, cols: usize, mo
         let left = per_element(T::without_longest(sample, rows, now - removed), now);
         let most_left = MOST_LEFT + now as f64 / RANK_PER_LEFT;
         if left <= most_left {
-            return if whole >= LEAST_EXPLAINED * left { Look::Explained(now) } else { Look::NoProduct };
+            let pays = whole >= LEAST_EXPLAINED * left && now <= most;
+            return if pays { Look::Explained(now) } else { Look::NoProduct };
         }
         let each = (before - left) / (now - removed).max(1) as f64;
         #[expect(clippy::cast_possible_truncation, reason = "rounded towards 0, as it is meant")]
