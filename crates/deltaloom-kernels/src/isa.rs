@@ -13,6 +13,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 with byte permutes and compression (VBMI, VBMI2): Ice Lake, Zen 4 and later.
     Avx512,
+    /// The same with Intel's tile products of BF16 (AMX): Sapphire Rapids and later, on Linux.
+    Amx,
 }
 
 impl Isa {
@@ -24,6 +26,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 
@@ -36,10 +39,10 @@ impl Isa {
 
 /// What [`isa`] returns, as an index into [`LADDER`] plus 1; 0 before the first call.
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
-const LADDER: [Isa; 3] = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
+const LADDER: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
-/// The instruction set in use. `DELTALOOM_ISA=scalar`, `avx2` or `avx512` lowers it, but never
-/// raises it above what the machine has.
+/// The instruction set in use. `DELTALOOM_ISA=scalar`, `avx2`, `avx512` or `amx` lowers it, but
+/// never raises it above what the machine has.
 #[must_use]
 pub fn isa() -> Isa {
     match IN_USE.load(Ordering::Relaxed).checked_sub(1) {
@@ -47,7 +50,8 @@ pub fn isa() -> Isa {
         None => lower_to(match std::env::var("DELTALOOM_ISA").as_deref() {
             Ok("scalar") => Isa::Scalar,
             Ok("avx2") => Isa::Avx2,
-            _ => Isa::Avx512,
+            Ok("avx512") => Isa::Avx512,
+            _ => Isa::Amx,
         }),
     }
 }
@@ -62,6 +66,12 @@ pub fn lower_to(wanted: Isa) -> Isa {
 
 #[cfg(target_arch = "x86_64")]
 fn detected() -> Isa {
+    static DETECTED: std::sync::OnceLock<Isa> = std::sync::OnceLock::new();
+    *DETECTED.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Isa {
     let has_avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("bmi1")
@@ -76,9 +86,73 @@ fn detected() -> Isa {
         && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vbmi2");
     match (has_avx2, has_avx512) {
+        (true, true) if tiles::are_allowed() => Isa::Amx,
         (true, true) => Isa::Avx512,
         (true, false) => Isa::Avx2,
         _ => Isa::Scalar,
+    }
+}
+
+/// Whether this process may use tiles. Rust cannot tell yet, and Linux wants to be asked, because
+/// tiles make the state of every thread larger.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles {
+    use std::arch::asm;
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// In leaf 7 of CPUID: tiles, and their products of BF16.
+    const TILES: u32 = 1 << 24;
+    const BF16: u32 = 1 << 22;
+    /// In leaf 1 of CPUID: the system has enabled states, and `xgetbv` tells which.
+    const OSXSAVE: u32 = 1 << 27;
+    /// The states of tiles: their configuration and their data.
+    const STATES: u32 = 0b11 << 17;
+    /// `arch_prctl`, and its request for a state that is not there from the start.
+    const ARCH_PRCTL: usize = 158;
+    const REQUEST_STATE: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+
+    pub(super) fn are_allowed() -> bool {
+        if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 {
+            return false;
+        }
+        let has_tiles = __cpuid_count(7, 0).edx & (TILES | BF16) == TILES | BF16;
+        has_tiles && enabled_states() & STATES == STATES && is_granted()
+    }
+
+    fn enabled_states() -> u32 {
+        let states: u32;
+        #[expect(unsafe_code, reason = "an instruction without a function")]
+        // SAFETY: the caller has seen that this instruction exists. It only writes two registers.
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") states, out("edx") _, options(nomem, nostack, preserves_flags));
+        }
+        states
+    }
+
+    fn is_granted() -> bool {
+        let result: isize;
+        #[expect(unsafe_code, reason = "a request to the system")]
+        // SAFETY: this request reads and writes no memory of the process. It allows an instruction.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") REQUEST_STATE,
+                in("rsi") TILE_DATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+mod tiles {
+    pub(super) fn are_allowed() -> bool {
+        false
     }
 }
 

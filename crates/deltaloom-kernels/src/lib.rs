@@ -24,6 +24,7 @@ pub mod mixing;
 #[cfg(feature = "lab")]
 pub mod msb;
 pub mod number;
+pub mod pairs;
 pub mod patch;
 #[cfg(feature = "lab")]
 pub mod prefix;

@@ -92,7 +92,7 @@ fn products_of<const B: usize>(weights: &[u8], cols: usize, x: &[f32], y: &mut [
         // SAFETY: `isa` returns only what was detected, and `products` has compared the lengths.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::products::<B>(weights, cols, x, y),
+                Isa::Avx512 | Isa::Amx => avx512::products::<B>(weights, cols, x, y),
                 _ => avx2::products::<B>(weights, cols, x, y),
             }
         };

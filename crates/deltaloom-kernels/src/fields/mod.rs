@@ -107,7 +107,7 @@ impl FieldSplit {
     ) {
         assert_eq!(target.len(), symbols.len() * self.number.bytes());
         #[cfg(target_arch = "x86_64")]
-        if isa() == Isa::Avx512 && self.number.bits() == 16 && avx512::supports(self, zero_bits) {
+        if isa() >= Isa::Avx512 && self.number.bits() == 16 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling a function with detected target features")]
             // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
             // were checked.
@@ -155,7 +155,7 @@ impl FieldSplit {
             };
         }
         #[cfg(target_arch = "x86_64")]
-        if isa() == Isa::Avx512 && avx512::supports(self, zero_bits) {
+        if isa() >= Isa::Avx512 && avx512::supports(self, zero_bits) {
             #[expect(unsafe_code, reason = "calling functions with detected target features")]
             // SAFETY: `isa` returns only what was detected; the split is supported and the lengths
             // were checked.

@@ -104,7 +104,7 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
     let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
     assert_eq!(values.len(), out.len() * rule.number.bytes());
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512
+    if isa() >= Isa::Avx512
         && rule.number.kind() == NumberKind::Float
         && matches!(rule.number.bits(), 16 | 32)
     {
@@ -128,7 +128,7 @@ pub fn map_keys(keys: &mut [u8], map: &[u8; KEYS]) {
         // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::map_keys(keys, map),
+                Isa::Avx512 | Isa::Amx => avx512::map_keys(keys, map),
                 _ => avx2::map_keys(keys, map),
             }
         };

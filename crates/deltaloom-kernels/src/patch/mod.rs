@@ -96,7 +96,7 @@ fn bitmap_of<const B: usize>(cols: usize, base: &[u8], mask: &[u64], values: &[u
         // SAFETY: `isa` returns only what was detected, and lengths have been checked.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::bitmap::<B>(cols, base, mask, values, out),
+                Isa::Avx512 | Isa::Amx => avx512::bitmap::<B>(cols, base, mask, values, out),
                 _ => bitmap_avx2::<B>(cols, base, mask, values, out),
             }
         };
@@ -112,7 +112,7 @@ fn planes_of<const B: usize>(cols: usize, base: &[u8], planes: Planes<'_>, out: 
         // SAFETY: `isa` returns only what was detected, and lengths have been checked.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::planes::<B>(cols, base, planes, out),
+                Isa::Avx512 | Isa::Amx => avx512::planes::<B>(cols, base, planes, out),
                 _ => planes_avx2::<B>(cols, base, planes, out),
             }
         };

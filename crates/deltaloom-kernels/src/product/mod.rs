@@ -141,7 +141,7 @@ fn predict_singles(shape: Shape, left: &[f32], panels: &[[f32; SINGLES]], values
         // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
-                Isa::Avx512 => wide::singles_avx512(shape, left, panels, values),
+                Isa::Avx512 | Isa::Amx => wide::singles_avx512(shape, left, panels, values),
                 _ => wide::singles_avx2(shape, left, panels, values),
             }
         };
@@ -157,7 +157,7 @@ fn predict_doubles(shape: Shape, left: &[f64], panels: &[[f64; DOUBLES]], values
         // SAFETY: `isa` returns only what was detected.
         return unsafe {
             match isa() {
-                Isa::Avx512 => wide::doubles_avx512(shape, left, panels, values),
+                Isa::Avx512 | Isa::Amx => wide::doubles_avx512(shape, left, panels, values),
                 _ => wide::doubles_avx2(shape, left, panels, values),
             }
         };

@@ -189,7 +189,7 @@ impl Encoder<'_> {
             // SAFETY: `isa` returns only what was detected, and contexts were checked.
             return unsafe {
                 match isa() {
-                    Isa::Avx512 => avx512::encode(self, full),
+                    Isa::Avx512 | Isa::Amx => avx512::encode(self, full),
                     _ => avx2::encode(self, full),
                 }
             };
@@ -230,7 +230,7 @@ pub fn decode(tables: &DecodeTables, streams: &mut [StreamReader<'_>]) -> Result
     let mut decoders: Vec<Decoder<'_>> =
         streams.iter_mut().map(|stream| Decoder::new(tables, stream)).collect();
     #[cfg(target_arch = "x86_64")]
-    if let ([a, b], Isa::Avx512) = (&mut decoders[..], isa())
+    if let ([a, b], Isa::Avx512 | Isa::Amx) = (&mut decoders[..], isa())
         && a.states.len() == LANES
         && b.states.len() == LANES
     {
@@ -282,7 +282,7 @@ impl<'a> Decoder<'a> {
             // SAFETY: `isa` returns only what was detected, and contexts were checked.
             unsafe {
                 match isa() {
-                    Isa::Avx512 => avx512::decode(self),
+                    Isa::Avx512 | Isa::Amx => avx512::decode(self),
                     _ => avx2::decode(self),
                 }
             }

@@ -214,7 +214,7 @@ fn add_narrow(entries: &[Narrow], ends: &[u32], tokens: usize, x: &[f32], y: &mu
         // ends.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::add_narrow(entries, ends, tokens, x, y),
+                Isa::Avx512 | Isa::Amx => avx512::add_narrow(entries, ends, tokens, x, y),
                 _ => add_narrow_avx2(entries, ends, tokens, x, y),
             }
         };
@@ -230,7 +230,7 @@ fn add_wide(entries: &[Wide], ends: &[u32], tokens: usize, x: &[f32], y: &mut [f
         // ends.
         return unsafe {
             match isa() {
-                Isa::Avx512 => avx512::add_wide(entries, ends, tokens, x, y),
+                Isa::Avx512 | Isa::Amx => avx512::add_wide(entries, ends, tokens, x, y),
                 _ => add_wide_avx2(entries, ends, tokens, x, y),
             }
         };

@@ -22,7 +22,7 @@ pub fn transpose(x: &[f32], rows: usize, cols: usize, out: &mut [f32]) {
         return out.copy_from_slice(x);
     }
     #[cfg(target_arch = "x86_64")]
-    let is_wide = isa() == Isa::Avx512;
+    let is_wide = isa() >= Isa::Avx512;
     for first_row in (0..rows).step_by(SIDE) {
         for first_col in (0..cols).step_by(SIDE) {
             let (x, out) = (&x[first_row * cols + first_col..], &mut out[first_col * rows + first_row..]);

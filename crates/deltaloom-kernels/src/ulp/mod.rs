@@ -262,7 +262,7 @@ pub fn apply(
         };
     }
     #[cfg(target_arch = "x86_64")]
-    if isa() == Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
+    if isa() >= Isa::Avx512 && number.kind() == NumberKind::Float && matches!(number.bits(), 16 | 32) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]
         // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
@@ -380,8 +380,8 @@ pub fn changed_positions(number: Number, target: &[u8], prediction: &[u8]) -> Ve
         // SAFETY: `isa` returns only what was detected, and the lengths were checked.
         return unsafe {
             match (isa(), number.bytes()) {
-                (Isa::Avx512, 2) => avx512::changed_positions::<2>(target, prediction),
-                (Isa::Avx512, _) => avx512::changed_positions::<4>(target, prediction),
+                (Isa::Avx512 | Isa::Amx, 2) => avx512::changed_positions::<2>(target, prediction),
+                (Isa::Avx512 | Isa::Amx, _) => avx512::changed_positions::<4>(target, prediction),
                 (_, 2) => changed::changed_positions::<2>(target, prediction),
                 _ => changed::changed_positions::<4>(target, prediction),
             }
