@@ -45,7 +45,7 @@ fn json_has_its_keys_and_the_sizes_are_those_of_pack() {
     assert_eq!(keys(&report["machine"]), "cores cpu isa os");
     assert_eq!(report["deltaloom"], env!("CARGO_PKG_VERSION"));
     assert!(report["machine"]["cores"].as_u64().unwrap() > 0);
-    assert!(["scalar", "avx2", "avx512"].contains(&report["machine"]["isa"].as_str().unwrap()));
+    assert!(["scalar", "avx2", "avx512", "amx"].contains(&report["machine"]["isa"].as_str().unwrap()));
     assert_eq!(report["file"], "ft_bf16.safetensors");
     assert_eq!(report["bases"], json!(["base.safetensors"]));
     assert_eq!((&report["threads"], &report["rounds"]), (&json!(1), &json!(2)));

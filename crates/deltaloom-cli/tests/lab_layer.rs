@@ -22,7 +22,7 @@ fn the_reference_layer_as_json_table_and_page() {
     let ended = scratch.ok("lab layer --tokens 1 --repeats 1 --form tiles --budget 20kB --html layer.html");
     let text = ended.text();
     for part in
-        ["tiles   bit-exact", "budget  fast", "Slowest parameters", "XOR zstd 10", "self_attn.in_proj_weight"]
+        ["tiles   exact", "budget  fast", "Slowest parameters", "XOR zstd 10", "self_attn.in_proj_weight"]
     {
         assert!(text.contains(part), "{part} in {text}");
     }

@@ -27,7 +27,7 @@ fn a_made_matrix_as_json_csv_table_and_page() {
     // Raw is always there; differences are only added in fast products.
     let expected = [1, 9].into_iter().flat_map(|tokens| {
         let fast = ["raw", "planes", "csr-differences"].map(|way| (way, "fast", tokens));
-        fast.into_iter().chain(["raw", "planes"].map(|way| (way, "bit-exact", tokens)))
+        fast.into_iter().chain(["raw", "planes"].map(|way| (way, "exact", tokens)))
     });
     assert_eq!(products(&report), expected.collect::<Vec<_>>());
     assert_eq!(

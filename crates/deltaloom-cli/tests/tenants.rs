@@ -15,7 +15,7 @@ fn a_generated_batch_is_right_in_every_way() {
     let report = scratch.ok(&format!("{arguments} --json --html tenants.html")).json();
     let ways = report["ways"].as_array().unwrap();
     assert!(ways.len() == 12 && ways.iter().all(|way| way["is_right"] == true), "{report}");
-    for way in ways.iter().filter(|way| way["name"].as_str().unwrap().contains("bit-exact")) {
+    for way in ways.iter().filter(|way| way["name"].as_str().unwrap().contains("exact")) {
         assert_eq!(way["is_bit_exact"], true, "{way}");
     }
     let changed = report["changed_fraction"].as_f64().unwrap();

@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use deltaloom_kernels::dense::{self, Weights};
+use deltaloom_kernels::isa::{Isa, isa};
+use deltaloom_kernels::pairs::{self, Activations};
 use deltaloom_kernels::sparse::transpose;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -24,6 +26,8 @@ const BLOCKED_TOKENS: usize = 32;
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched and then multiplied row by row. It stays in the fastest cache.
 const PANEL_BYTES: usize = 16 << 10;
+/// Panels begin at a line of a cache.
+const LINE_BYTES: usize = 64;
 
 /// Types of weights that products support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,10 +272,10 @@ pub enum Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// The rows in the matrix's own type, unless they are in FP32; `made` is the panel's memory.
-    fn bytes(self, made: &'a [u8], len: usize) -> Option<&'a [u8]> {
+    fn bytes(self, made: &'a [u8]) -> Option<&'a [u8]> {
         match self {
             Self::Ready(bytes) => Some(bytes),
-            Self::Patched => Some(&made[..len]),
+            Self::Patched => Some(made),
             Self::Widened => None,
         }
     }
@@ -280,14 +284,15 @@ impl<'a> Rows<'a> {
 /// Reusable memory for rows.
 #[derive(Debug, Default)]
 pub struct Panel {
-    pub(super) bytes: Vec<u8>,
-    pub(super) numbers: Vec<f32>,
+    bytes: Vec<u8>,
+    numbers: Vec<f32>,
+    sums: Vec<f32>,
 }
 
 impl Panel {
     /// The first `len` bytes, with arbitrary contents.
     pub fn bytes(&mut self, len: usize) -> &mut [u8] {
-        grown(&mut self.bytes, len)
+        aligned(&mut self.bytes, len)
     }
 
     /// The first `len` numbers, with arbitrary contents.
@@ -325,6 +330,13 @@ impl Drop for KeptPanel {
     }
 }
 
+/// Bytes from a line of a cache on: kernels read such rows faster.
+fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    let all = grown(buffer, len + LINE_BYTES);
+    let start = all.as_ptr().align_offset(LINE_BYTES).min(LINE_BYTES);
+    &mut all[start..start + len]
+}
+
 fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, T::default());
@@ -332,22 +344,32 @@ fn grown<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     &mut buffer[..len]
 }
 
+/// Whether products are added in pair order: those of BF16 weights, unless another order is allowed
+/// and faster.
+fn are_in_pairs(shape: MatrixShape, run: &Run<'_>) -> bool {
+    shape.weight == WeightType::Bf16 && (run.mode != Mode::Fast || isa() == Isa::Amx)
+}
+
 /// Whether this many tokens are multiplied in one blocked product.
-fn is_blocked(tokens: usize, run: &Run<'_>) -> bool {
-    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS
+fn is_blocked(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> bool {
+    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS && !are_in_pairs(shape, run)
 }
 
 /// Number of rows of a panel for this many tokens.
 pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     let row_bytes = shape.row_bytes().max(1);
-    let rows = if is_blocked(tokens, run) {
+    let rows = if is_blocked(shape, tokens, run) {
         BLOCKED_PANEL_ELEMS / shape.cols.max(1)
     } else {
         // The data that the product of a panel reads again and again grows with the tokens.
         PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
     };
-    // A multiple of the rows that the kernels process at a time.
-    (rows / 16 * 16).clamp(16, shape.rows.max(16))
+    // A multiple of the rows that the kernels multiply at a time.
+    let at_once = match shape.weight {
+        WeightType::Bf16 => pairs::ROWS_AT_ONCE,
+        WeightType::F32 => 16,
+    };
+    (rows / at_once * at_once).clamp(at_once, shape.rows.max(at_once))
 }
 
 /// Multiplies rows that `make` provides panel by panel, from a range of rows and memory for them.
@@ -377,17 +399,18 @@ pub fn multiply_by<'a>(
         y.fill(0.0);
         return Ok(());
     }
-    if is_blocked(tokens, run) {
+    if is_blocked(shape, tokens, run) {
         blocked(shape, rows_per_panel, tokens, x, y, run, make)?;
-        let exact = Run { mode: Mode::BitExact, ..*run };
+        let exact = Run { mode: Mode::Exact, ..*run };
         return redo_not_finite(shape, x, y, |x, y| {
             multiply_by(shape, rows_per_panel, 1, x, y, &exact, make)
         });
     }
+    let x = Columns::new(shape, x, run);
     let each = |(number, y): (usize, &mut [f32]), panel: &mut Panel| {
         let start = number * rows_per_panel;
         let made = make(start..start + y.len() / tokens, panel)?;
-        product(shape, made, panel, x, y, run);
+        run.time(Phase::Multiply, || x.multiply(shape, made, panel, y));
         Ok(())
     };
     if tokens == 1 {
@@ -423,8 +446,8 @@ fn blocked<'a>(
     in_panels(shape, tokens, parts.into_iter(), |(number, y), panel| {
         let (start, rows) = (number * rows_per_panel, y.nrows());
         let made = make(start..start + rows, panel)?;
-        let Panel { bytes, numbers } = panel;
-        if let Some(bytes) = made.bytes(bytes, rows * shape.row_bytes()) {
+        let Panel { bytes, numbers, .. } = panel;
+        if let Some(bytes) = made.bytes(aligned(bytes, rows * shape.row_bytes())) {
             let numbers = grown(numbers, rows * cols);
             run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
         }
@@ -468,12 +491,43 @@ fn in_panels<Y: Send>(
     parts.into_par_iter().try_for_each_init(KeptPanel::take, |panel, part| each(part, &mut panel.0))
 }
 
-/// Products of the rows of a panel: `y` is [rows, tokens].
-fn product(shape: MatrixShape, made: Rows<'_>, panel: &mut Panel, x: &[f32], y: &mut [f32], run: &Run<'_>) {
-    let (cols, rows) = (shape.cols, y.len() * shape.cols / x.len());
-    let Panel { bytes, numbers } = panel;
-    run.time(Phase::Multiply, || match made.bytes(bytes, rows * shape.row_bytes()) {
-        Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
-        None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
-    });
+/// Activations in the form that the kernels of a product read.
+enum Columns<'a> {
+    /// For the order of lanes.
+    Numbers(&'a [f32]),
+    /// For pair order.
+    Pairs(Activations),
+}
+
+impl<'a> Columns<'a> {
+    fn new(shape: MatrixShape, x: &'a [f32], run: &Run<'_>) -> Self {
+        if are_in_pairs(shape, run) {
+            Self::Pairs(run.time(Phase::Load, || Activations::new(x, shape.cols, run.mode.parts())))
+        } else {
+            Self::Numbers(x)
+        }
+    }
+
+    /// Products of the rows of a panel: `y` is [rows, tokens].
+    fn multiply(&self, shape: MatrixShape, made: Rows<'_>, panel: &mut Panel, y: &mut [f32]) {
+        let cols = shape.cols;
+        let Panel { bytes, numbers, sums } = panel;
+        match self {
+            Self::Numbers(x) => {
+                let rows = y.len() * cols / x.len();
+                match made.bytes(aligned(bytes, rows * shape.row_bytes())) {
+                    Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
+                    None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
+                }
+            }
+            Self::Pairs(x) => {
+                let rows = y.len() / x.tokens();
+                let bytes = aligned(bytes, rows * shape.row_bytes());
+                if matches!(made, Rows::Widened) {
+                    dense::narrow(&numbers[..rows * cols], bytes);
+                }
+                pairs::products(made.bytes(bytes).unwrap_or(bytes), x, sums, y);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! base and their differences. It multiplies and times; it knows no layers, models or tenants.
 //!
 //! A [`PackedMatrix`] is opened from a tensor of a container in one of five [`Form`]s. It
-//! multiplies activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::BitExact`] the
+//! multiplies activations `x` [tokens, in] to `y` [tokens, out], in FP32. In [`Mode::Exact`] the
 //! result has the bits of the dense product for any form, token count, thread count and instruction
 //! set. [`Mode::Fast`] stays within a [`Tolerance`].
 

@@ -197,7 +197,7 @@ fn several_fine_tunes_share_the_product_of_their_base() {
         })
         .collect();
     let base = pairs[0].dense(&pairs[0].base);
-    for (form, mode) in [(Form::Csr, Mode::Fast), (Form::Csr, Mode::BitExact), (Form::Bitmap, Mode::Fast)] {
+    for (form, mode) in [(Form::Csr, Mode::Fast), (Form::Csr, Mode::Exact), (Form::Bitmap, Mode::Fast)] {
         let packed: Vec<PackedMatrix> = pairs
             .iter()
             .map(|pair| {
@@ -219,7 +219,7 @@ fn several_fine_tunes_share_the_product_of_their_base() {
             let (x, y) = (x.split_off(..tokens * 520).unwrap(), y.split_off(..tokens * 130).unwrap());
             let mut dense = vec![0.0; y.len()];
             pairs[of].dense(&pairs[of].tuned).matmul(x, &mut dense, &Run::default()).unwrap();
-            if mode == Mode::BitExact {
+            if mode == Mode::Exact {
                 assert_eq!(bits(y), bits(&dense));
             }
             for (y, (sum, absolute)) in y.iter().zip(pairs[of].expected(x)) {
@@ -257,7 +257,7 @@ fn views_and_conversions_multiply_like_any_other_matrix() {
     assert_eq!(predictors(&report)["c"], "converted");
     let resolved = Arc::new(resolve(&container, &bases(&[&base])).unwrap());
     let x = Random::new(4).weights(3 * cols);
-    let run = Run::new(Mode::BitExact);
+    let run = Run::new(Mode::Exact);
     for (name, rows, weight, bytes) in
         [("fused", 2 * rows, WeightType::Bf16, fused), ("c", rows, WeightType::F32, widened)]
     {
@@ -281,7 +281,7 @@ fn a_budget_picks_the_fastest_form_that_fits() {
             FORMS.iter().map(|form| (*form, pair.packed(&resolved, *form).resident_bytes())).collect();
         let bytes = |form| sizes.iter().find(|(of, _)| *of == form).unwrap().1;
         // More than the largest panel.
-        let panel = 16 << 10;
+        let panel = 32 << 10;
         let mut found = Vec::new();
         for (form, _) in &sizes {
             let matrix = PackedMatrix::open(&resolved, "w", Choice::Budget(bytes(*form) + panel)).unwrap();
@@ -337,16 +337,14 @@ fn times_are_those_of_the_phases_that_a_form_has() {
     let resolved = pair.container();
     let x = Random::new(4).weights(33 * 600);
     let timers = Timers::default();
-    for (form, mode) in [(Form::Tiles, Mode::BitExact), (Form::Planes, Mode::Fast), (Form::Csr, Mode::Fast)] {
+    for (form, mode) in [(Form::Tiles, Mode::Exact), (Form::Planes, Mode::Fast), (Form::Csr, Mode::Fast)] {
         product(&pair.packed(&resolved, form), &x, &Run::new(mode).timed_by(&timers));
         let times = timers.take();
         assert!(times.multiply > 0.0 && times.total() > times.multiply);
-        // Blocked products are written directly to their place.
-        assert_eq!(times.finish > 0.0, form != Form::Planes);
+        // Machines with a fast exact product have no blocked ones, which need neither.
+        assert!(form == Form::Planes || (times.load > 0.0 && times.finish > 0.0));
         assert_eq!(times.decode > 0.0, form == Form::Tiles);
-        // Blocked products widen the base.
-        assert_eq!(times.patch > 0.0, form != Form::Tiles);
-        assert_eq!(times.load > 0.0, form == Form::Csr);
+        assert!(form == Form::Csr || (times.patch > 0.0) == (form == Form::Planes));
     }
     assert_eq!(timers.take().total(), 0.0);
 }

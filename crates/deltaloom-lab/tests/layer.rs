@@ -56,7 +56,7 @@ fn reference_case(base: &Layer, tuned: &Layer) -> LayerCase {
 fn assert_exact(name: &str, layers: &[(Form, PackedLayer)], expected: &[Vec<u32>]) {
     for (form, layer) in layers {
         for (tokens, expected) in TOKENS.iter().zip(expected) {
-            let found = compute(layer, *tokens, Mode::BitExact);
+            let found = compute(layer, *tokens, Mode::Exact);
             assert!(bits(&found) == *expected, "{name} {form:?} {tokens} tokens on {:?}", isa());
         }
     }
@@ -72,18 +72,18 @@ fn every_parameter_alone_and_all_together_have_the_bits_of_the_dense_layer() {
         variants.push((parameter.name.to_owned(), variant));
     }
     assert_eq!(variants.len(), 13);
-    let untouched = compute(&reference_case(&base, &base).dense().unwrap(), 17, Mode::BitExact);
+    let untouched = compute(&reference_case(&base, &base).dense().unwrap(), 17, Mode::Exact);
     let mut cases = Vec::new();
     for (name, variant) in variants {
         let case = reference_case(&base, &variant);
         let dense = case.dense().unwrap();
         let expected: Vec<Vec<u32>> =
-            TOKENS.iter().map(|tokens| bits(&compute(&dense, *tokens, Mode::BitExact))).collect();
+            TOKENS.iter().map(|tokens| bits(&compute(&dense, *tokens, Mode::Exact))).collect();
         assert_ne!(expected[3], bits(&untouched), "{name} changes nothing");
         let layers: Vec<(Form, PackedLayer)> =
             Form::ALL.iter().map(|form| (*form, case.open(Choice::Form(*form)).unwrap())).collect();
         for (form, layer) in &layers {
-            let error = relative_error(&compute(layer, 33, Mode::Fast), &compute(&dense, 33, Mode::BitExact));
+            let error = relative_error(&compute(layer, 33, Mode::Fast), &compute(&dense, 33, Mode::Exact));
             assert!(error < 1e-5, "{name} {form:?}: {error}");
         }
         cases.push((name, layers, expected));
@@ -141,7 +141,7 @@ fn a_llama_layer_in_bf16_has_the_bits_of_the_dense_one() {
     let case = llama_case(&llama(|_| if random.below(8) == 0 { random.around_zero(3) } else { 0 }));
     let dense = case.dense().unwrap();
     let expected: Vec<Vec<u32>> =
-        TOKENS.iter().map(|tokens| bits(&compute(&dense, *tokens, Mode::BitExact))).collect();
+        TOKENS.iter().map(|tokens| bits(&compute(&dense, *tokens, Mode::Exact))).collect();
     let mut layers: Vec<(Form, PackedLayer)> =
         Form::ALL.iter().map(|form| (*form, case.open(Choice::Form(*form)).unwrap())).collect();
     layers.push((Form::Base, case.open(Choice::Budget(60_000)).unwrap()));
@@ -149,7 +149,7 @@ fn a_llama_layer_in_bf16_has_the_bits_of_the_dense_one() {
     let budget = &layers[5].1;
     assert!(budget.resident_bytes() <= 60_000, "{}", budget.resident_bytes());
     for (form, layer) in &layers {
-        let error = relative_error(&compute(layer, 8, Mode::Fast), &compute(&dense, 8, Mode::BitExact));
+        let error = relative_error(&compute(layer, 8, Mode::Fast), &compute(&dense, 8, Mode::Exact));
         assert!(error < 1e-5, "{form:?}: {error}");
     }
     assert!(matches!(case.open(Choice::Budget(100)), Err(Error::LimitExceeded { .. })));
@@ -194,8 +194,8 @@ fn a_layer_needs_its_base_in_memory_but_for_tiles() {
     let resolved = Arc::new(deltaloom::ResolvedContainer::new(container, &bases).unwrap());
     let open = |form| PackedLayer::open(&resolved, case.config(), case.names(), Choice::Form(form));
     assert_eq!(
-        bits(&compute(&open(Form::Tiles).unwrap(), 3, Mode::BitExact)),
-        bits(&compute(&case.dense().unwrap(), 3, Mode::BitExact))
+        bits(&compute(&open(Form::Tiles).unwrap(), 3, Mode::Exact)),
+        bits(&compute(&case.dense().unwrap(), 3, Mode::Exact))
     );
     assert!(matches!(open(Form::Bitmap), Err(Error::InvalidArgument(_))));
 }
@@ -209,7 +209,7 @@ fn the_report_says_what_is_exact_and_what_takes_how_much() {
     let report = run(&case, &options, &Silent).unwrap();
     assert!(report.is_right);
     assert_eq!(report.runs.len(), 11, "the file, and five forms in two modes");
-    assert!(report.runs.iter().filter(|run| run.mode == "bit-exact").all(|run| run.is_bit_exact));
+    assert!(report.runs.iter().filter(|run| run.mode == "exact").all(|run| run.is_bit_exact));
     let dense = report.runs.iter().find(|run| run.form == "dense").unwrap();
     assert_eq!(dense.resident_bytes - vectors_bytes(&case), 4 * 32_768);
     let tiles = report.runs.iter().find(|run| run.form == "tiles").unwrap();

@@ -80,7 +80,7 @@ pub(crate) enum MethodForm {
     Published,
     /// As they would be used in practice
     Corrected,
-    /// Measure both
+    /// Measure fast and exact
     Both,
 }
 
@@ -108,9 +108,11 @@ pub(crate) enum Modes {
     /// Results may differ in the last bits
     Fast,
     /// Identical bits, however the product is computed
-    #[value(alias = "bitexact")]
-    BitExact,
-    /// Measure both
+    #[value(alias = "bit-exact")]
+    Exact,
+    /// The same with activations rounded to BF16
+    Exact16,
+    /// Measure fast and exact
     Both,
 }
 
@@ -118,8 +120,9 @@ impl Modes {
     pub(crate) fn modes(self) -> Vec<Mode> {
         match self {
             Self::Fast => vec![Mode::Fast],
-            Self::BitExact => vec![Mode::BitExact],
-            Self::Both => vec![Mode::Fast, Mode::BitExact],
+            Self::Exact => vec![Mode::Exact],
+            Self::Exact16 => vec![Mode::Exact16],
+            Self::Both => vec![Mode::Fast, Mode::Exact],
         }
     }
 }

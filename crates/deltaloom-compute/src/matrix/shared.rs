@@ -133,7 +133,7 @@ pub(super) fn add_differences(
         run.time(Phase::Multiply, || in_row_panels(csr, tokens, &columns, &mut by_row));
         run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
     }
-    let exact = Run { mode: Mode::BitExact, ..*run };
+    let exact = Run { mode: Mode::Exact, ..*run };
     redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
 }
 

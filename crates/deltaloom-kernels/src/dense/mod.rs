@@ -122,6 +122,27 @@ fn widen_f32_body(weights: &[u8], out: &mut [f32]) {
     out.iter_mut().zip(weights.as_chunks().0).for_each(|(out, bytes)| *out = number::<4>(*bytes));
 }
 
+/// Converts numbers that BF16 holds to BF16.
+///
+/// # Panics
+/// If there are not two bytes for each.
+pub fn narrow(numbers: &[f32], out: &mut [u8]) {
+    assert_eq!(numbers.len() * 2, out.len());
+    narrow_all(numbers, out);
+}
+
+per_isa! {
+    fn narrow_all(numbers: &[f32], out: &mut [u8]) = narrow_body;
+}
+
+#[inline(always)]
+fn narrow_body(numbers: &[f32], out: &mut [u8]) {
+    for (out, x) in out.as_chunks_mut().0.iter_mut().zip(numbers) {
+        let [_, _, low, high] = x.to_le_bytes();
+        *out = [low, high];
+    }
+}
+
 /// The number with these upper bytes.
 #[inline(always)]
 fn number<const B: usize>(bytes: [u8; B]) -> f32 {

@@ -4,10 +4,8 @@
 
 use std::arch::asm;
 
-use super::{Activations, BLOCK, BLOCK_BYTES, Line, ROWS, TILE, WEIGHT, add_parts, block};
+use super::{Activations, BLOCK, BLOCK_BYTES, Line, ROWS, ROWS_AT_ONCE, TILE, WEIGHT, add_parts, block};
 
-/// Rows that are multiplied at a time.
-const TWO_TILES: usize = 2 * ROWS;
 /// Bytes of a sum.
 const SUM: usize = 4;
 /// From so many uses on, rows that are not aligned are copied first: their loads take twice as long.
@@ -57,7 +55,7 @@ impl<'a> Rows<'a> {
         let row_bytes = cols * WEIGHT;
         let is_aligned =
             weights.as_ptr().align_offset(BLOCK_BYTES) == 0 && row_bytes.is_multiple_of(BLOCK_BYTES);
-        let is_whole = weights.len() == TWO_TILES * row_bytes;
+        let is_whole = weights.len() == ROWS_AT_ONCE * row_bytes;
         let in_place = if is_whole && (is_aligned || uses < MOST_UNALIGNED) { cols / BLOCK } else { 0 };
         let (first, last) = weights.split_at(weights.len().min(ROWS * row_bytes));
         copied.clear();
@@ -71,9 +69,9 @@ impl<'a> Rows<'a> {
 pub(super) fn products(weights: &[u8], x: &Activations, words: &[Line], sums: &mut Vec<f32>, y: &mut [f32]) {
     let (columns, padded) = (x.columns(), x.padded());
     assert!(words.len() == columns * padded / 2 / TILE);
-    sums.resize(TWO_TILES * columns, 0.0);
+    sums.resize(ROWS_AT_ONCE * columns, 0.0);
     let (mut shapes, mut copied) = (None, Vec::new());
-    let rows = weights.chunks(TWO_TILES * x.cols * WEIGHT).zip(y.chunks_mut(TWO_TILES * x.tokens));
+    let rows = weights.chunks(ROWS_AT_ONCE * x.cols * WEIGHT).zip(y.chunks_mut(ROWS_AT_ONCE * x.tokens));
     for (weights, y) in rows {
         let rows = Rows::new(weights, x.cols, columns.div_ceil(2 * TILE), &mut copied);
         let mut fill = |sums: &mut [f32]| {
@@ -200,7 +198,7 @@ unsafe fn multiply(
     columns: usize,
 ) {
     assert!(words.len() >= (counts[0] + counts[1]) * padded / 2 / TILE);
-    assert!(sums.len() >= (TWO_TILES - 1) * columns + counts[0] + counts[1]);
+    assert!(sums.len() >= (ROWS_AT_ONCE - 1) * columns + counts[0] + counts[1]);
     let last = sums.as_mut_ptr().wrapping_add(ROWS * columns);
     let steps = Steps {
         columns: counts.map(|count| TILE * count * SUM),

@@ -22,9 +22,11 @@ use crate::isa::{Isa, isa};
 use crate::sparse::transpose;
 
 /// Columns whose products are added before the next ones: even and odd ones on their own.
-pub const BLOCK: usize = 32;
-/// Rows that are multiplied at a time.
-pub const ROWS: usize = 16;
+const BLOCK: usize = 32;
+/// Rows that are best multiplied in one call, or a multiple of them.
+pub const ROWS_AT_ONCE: usize = 2 * ROWS;
+/// Rows that are multiplied at a time: lanes of a vector, or rows of a tile.
+const ROWS: usize = 16;
 /// Bytes of a weight.
 const WEIGHT: usize = 2;
 /// Bytes of the weights of a row in a block.

@@ -221,9 +221,9 @@ impl Way {
 }
 
 fn ways(options: &LayerOptions) -> Vec<Way> {
-    let dense = Way { choice: None, mode: Mode::BitExact, error: 0.0 };
+    let dense = Way { choice: None, mode: Mode::Exact, error: 0.0 };
     let of = |choice: &Choice| {
-        [Mode::BitExact, Mode::Fast].map(|mode| Way { choice: Some(*choice), mode, error: 0.0 })
+        [Mode::Exact, Mode::Fast].map(|mode| Way { choice: Some(*choice), mode, error: 0.0 })
     };
     std::iter::once(dense).chain(options.choices.iter().flat_map(of)).collect()
 }

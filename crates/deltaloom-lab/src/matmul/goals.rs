@@ -53,7 +53,7 @@ impl About {
 pub(super) fn of(report: &MatmulReport) -> Vec<Goal> {
     // Goals are about fast products; without those, bit-exact ones are better than nothing.
     let product = |way: &str, tokens| {
-        report.product(way, "fast", tokens).or_else(|| report.product(way, "bit-exact", tokens))
+        report.product(way, "fast", tokens).or_else(|| report.product(way, "exact", tokens))
     };
     let goal = |goal, measures, measured: f64, is_minimum, limit: f64, about: About| Goal {
         goal,

@@ -259,7 +259,7 @@ impl Reference {
         let x: Vec<f32> = (0..tokens * shape.cols).map(|_| normal(&mut random)).collect();
         let product = |matrix: &DenseMatrix, x: &[f32]| {
             let mut y = vec![f32::NAN; tokens * shape.rows];
-            matrix.matmul(x, &mut y, &Run::new(Mode::BitExact))?;
+            matrix.matmul(x, &mut y, &Run::new(Mode::Exact))?;
             Ok::<_, Error>(y)
         };
         let (dense, base) = (product(&pair.tuned, &x)?, product(&pair.base, &x)?);
@@ -269,7 +269,7 @@ impl Reference {
     /// The largest error of a product; infinite if bits should be equal but differ.
     fn error(&self, tolerance: &Tolerance, y: &[f32], mode: Mode) -> Result<f64> {
         match tolerance.error(&self.x, y, &self.dense)? {
-            error if mode == Mode::BitExact && error > 0.0 => Ok(f64::INFINITY),
+            error if mode == Mode::Exact && error > 0.0 => Ok(f64::INFINITY),
             error => Ok(error),
         }
     }

@@ -63,7 +63,7 @@ pub struct WayReport {
 pub struct ProductReport {
     /// Name of the way.
     pub way: &'static str,
-    /// fast or bit-exact.
+    /// fast, exact or exact16.
     pub mode: &'static str,
     /// Number of tokens.
     pub tokens: usize,

@@ -256,7 +256,7 @@ pub fn run(case: &TenantsCase, options: &TenantsOptions, progress: &dyn Progress
     let describe = |way: &Way<'_>, times: Vec<f64>, output: &[f32], error: f64| {
         let is_bit_exact = output.iter().map(|y| y.to_bits()).eq(dense.iter().map(|y| y.to_bits()));
         let tokens_per_second = batch.tokens() as f64 / median(times).unwrap_or(0.0);
-        let is_right = if way.mode == Mode::BitExact { is_bit_exact } else { Tolerance::allows(error) };
+        let is_right = if way.mode == Mode::Exact { is_bit_exact } else { Tolerance::allows(error) };
         let forms = match &way.serve {
             Serve::Family(family) => {
                 family.forms().iter().map(|(form, n)| format!("{n} {}", form.name())).collect()
@@ -332,8 +332,8 @@ fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopie
         way(DENSE_COPIES, Mode::Fast, Serve::Copies(copies)),
         of_family(CHOSEN.to_owned(), Mode::Fast, Forms::ByShare, options.budget_bytes)?,
         of_family(
-            "family, chosen forms, bit-exact".to_owned(),
-            Mode::BitExact,
+            "family, chosen forms, exact".to_owned(),
+            Mode::Exact,
             Forms::ByShare,
             options.budget_bytes,
         )?,
@@ -348,8 +348,8 @@ fn ways<'a>(case: &TenantsCase, options: &TenantsOptions, copies: &'a DenseCopie
     }
     for form in [Form::Csr, Form::Bitmap] {
         ways.push(of_family(
-            format!("family, {}, bit-exact", form.name()),
-            Mode::BitExact,
+            format!("family, {}, exact", form.name()),
+            Mode::Exact,
             Forms::All(form),
             u64::MAX,
         )?);

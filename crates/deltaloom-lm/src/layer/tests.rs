@@ -109,7 +109,7 @@ fn a_layer_of_a_file_computes_the_formulas() {
         let layer = PackedLayer::of_checkpoint(&checkpoint, &config, &names).unwrap();
         let x = random(4, 9 * config.width);
         let expected = forward_f64(&config, &weights, 0, &x);
-        for mode in [Mode::BitExact, Mode::Fast] {
+        for mode in [Mode::Exact, Mode::Fast] {
             let output = forward(&config, &layer, &Batch::of_one(9), &x, &Run::new(mode)).unwrap();
             assert!(output.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
         }

@@ -18,7 +18,7 @@ use crate::values::measure::parse_size;
 /// it. With files, it uses one layer of the two checkpoints: PyTorch's TransformerEncoderLayer,
 /// which needs --heads, or Hugging Face's LLaMA, which needs config.json next to the weights.
 ///
-/// Every in-memory form is measured in two modes. In mode bit-exact, every output must have the
+/// Every in-memory form is measured in two modes. In mode exact, every output must have the
 /// bits of the dense layer. In mode fast, every product must be within 1e-5 of the sum of its
 /// absolute products. Exit code 1 if any output misses its tolerance.
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use crate::values::lab::{Modes, Weight};
 
 /// Benchmark one matrix product: dense weights, in-memory forms, and zstd-compressed blocks.
 ///
-/// Every product is checked against the dense fine-tune: bit for bit in mode bit-exact, to within
+/// Every product is checked against the dense fine-tune: bit for bit in mode exact, to within
 /// 1e-5 of the sum of the absolute products in mode fast. The variants are then timed in
 /// alternating rounds. Times are medians; "x raw" is the median of each round's time over that of
 /// the dense product. Exit code 1 if a product is wrong.

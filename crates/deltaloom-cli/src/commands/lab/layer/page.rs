@@ -40,7 +40,7 @@ pub(super) fn page(name: &str, case: &LayerCase, report: &LayerReport) -> Result
         sections.push(vector_map(&vectors));
     }
     let verdict = if report.is_right {
-        "In mode bit-exact, every output has the bits of the dense layer. In mode fast, every product is within its tolerance."
+        "In mode exact, every output has the bits of the dense layer. In mode fast, every product is within its tolerance."
     } else {
         "NOT every output keeps the promise of its mode."
     };
@@ -183,7 +183,7 @@ fn phases(report: &LayerReport, tokens: usize) -> Section {
 /// Times by parameter of the first packed form at each number of tokens.
 fn parameters(report: &LayerReport) -> Option<Section> {
     let form = &table::first_packed(report)?.form;
-    let run = report.runs.iter().find(|run| run.form == *form && run.mode == "bit-exact")?;
+    let run = report.runs.iter().find(|run| run.form == *form && run.mode == "exact")?;
     let rows: Vec<_> =
         report.runs.iter().flat_map(|run| run.parameters.iter().map(move |it| (run, it))).collect();
     let bar = |parameter: &deltaloom_lab::layer::ParameterTimes| Bar {

@@ -16,7 +16,7 @@ pub(super) fn page(report: &MatmulReport) -> Page {
     };
     let mut sections = vec![goals, sizes(report)];
     sections.extend(table::groups(report).into_iter().map(|group| times(report, group)));
-    for mode in ["fast", "bit-exact"] {
+    for mode in ["fast", "exact"] {
         sections.extend(against_tokens(report, mode));
     }
     let verdict = if report.verified { "Every product was right." } else { "A product was WRONG." };
