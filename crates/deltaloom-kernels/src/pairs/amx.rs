@@ -8,7 +8,7 @@ use super::{Activations, BLOCK, BLOCK_BYTES, Line, ROWS, ROWS_AT_ONCE, TILE, WEI
 
 /// Bytes of a sum.
 const SUM: usize = 4;
-/// From so many uses on, rows that are not aligned are copied first: their loads take twice as long.
+/// From so many uses on, rows that are not aligned are copied first: they load at half the speed.
 const MOST_UNALIGNED: usize = 2;
 
 /// What `ldtilecfg` reads.
@@ -184,11 +184,12 @@ macro_rules! all_blocks {
     };
 }
 
-/// Products of rows with one or two groups of columns, of `counts` each. Sums of a row are `columns`
-/// apart.
+/// Products of rows with one or two groups of columns, of `counts` each. Sums of a row are
+/// `columns` apart.
 ///
 /// # Safety
-/// Needs tiles of these shapes, two groups of `words`, and 32 rows of sums from the first column on.
+/// Needs tiles of these shapes, two groups of `words`, and 32 rows of sums from the first column
+/// on.
 unsafe fn multiply(
     rows: &Rows<'_>,
     words: &[Line],

@@ -32,6 +32,7 @@ const WEIGHT: usize = 2;
 /// Bytes of the weights of a row in a block.
 const BLOCK_BYTES: usize = BLOCK * WEIGHT;
 /// The most columns of activations in a tile.
+#[cfg(target_arch = "x86_64")]
 const TILE: usize = 16;
 
 /// Smallest parts of activations: those below count as 0. With weights of at least
@@ -81,8 +82,8 @@ pub struct Activations {
 enum Layout {
     /// Column by column, each filled up to whole blocks.
     Numbers(Vec<f32>),
-    /// For tiles: groups of up to [`TILE`] columns. In a group, words of two BF16 numbers follow one
-    /// another, each for all columns.
+    /// For tiles: groups of up to [`TILE`] columns. In a group, words of two BF16 numbers follow
+    /// one another, each for all columns.
     #[cfg(target_arch = "x86_64")]
     Words(Vec<Line>),
 }
