@@ -351,7 +351,7 @@ fn are_in_pairs(shape: MatrixShape, run: &Run<'_>) -> bool {
 }
 
 /// Whether this many tokens are multiplied in one blocked product.
-fn is_blocked(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> bool {
+pub(super) fn is_blocked(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> bool {
     run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS && !are_in_pairs(shape, run)
 }
 
@@ -406,19 +406,64 @@ pub fn multiply_by<'a>(
             multiply_by(shape, rows_per_panel, 1, x, y, &exact, make)
         });
     }
-    let x = Columns::new(shape, x, run);
-    let each = |(number, y): (usize, &mut [f32]), panel: &mut Panel| {
-        let start = number * rows_per_panel;
-        let made = make(start..start + y.len() / tokens, panel)?;
-        run.time(Phase::Multiply, || x.multiply(shape, made, panel, y));
-        Ok(())
-    };
-    if tokens == 1 {
-        return in_panels(shape, tokens, y.chunks_mut(rows_per_panel), each);
+    multiply_parts(shape, rows_per_panel, vec![Part { x, y, make: Box::new(make) }], run)
+}
+
+/// Makes rows of a matrix.
+type MakeRows<'a, 'rows> = dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'rows>> + Sync + 'a;
+
+/// Tokens that are multiplied with the same matrix.
+pub(super) struct Part<'a, 'rows> {
+    /// [tokens, cols], at least one token.
+    pub(super) x: &'a [f32],
+    /// [tokens, rows].
+    pub(super) y: &'a mut [f32],
+    pub(super) make: Box<MakeRows<'a, 'rows>>,
+}
+
+/// Multiplies several matrices of a shape panel by panel: what their rows have in common, such as
+/// those of their base, is then read once.
+pub(super) fn multiply_parts(
+    shape: MatrixShape,
+    rows_per_panel: usize,
+    mut parts: Vec<Part<'_, '_>>,
+    run: &Run<'_>,
+) -> Result<()> {
+    let columns: Vec<Columns<'_>> = parts.iter().map(|part| Columns::new(shape, part.x, run)).collect();
+    let tokens_of = |y: &[f32]| y.len() / shape.rows;
+    // One token is in order already.
+    let buffer =
+        |part: &Part<'_, '_>| if tokens_of(part.y) == 1 { Vec::new() } else { vec![0.0; part.y.len()] };
+    let mut by_row: Vec<Vec<f32>> = parts.iter().map(buffer).collect();
+    // Of each panel, the results of every part.
+    let mut panels: Vec<Vec<&mut [f32]>> = Vec::new();
+    panels.resize_with(shape.rows.div_ceil(rows_per_panel), Vec::new);
+    let (mut makes, mut outs) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
+    for Part { y, make, .. } in &mut parts {
+        makes.push(&**make);
+        outs.push(&mut **y);
     }
-    let mut by_row = vec![0.0; y.len()];
-    in_panels(shape, tokens, by_row.chunks_mut(rows_per_panel * tokens), each)?;
-    run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
+    let mut tokens = 0;
+    for (y, by_row) in outs.iter_mut().zip(&mut by_row) {
+        let of_part = tokens_of(y);
+        tokens += of_part;
+        let all = if of_part == 1 { &mut **y } else { &mut by_row[..] };
+        panels.iter_mut().zip(all.chunks_mut(rows_per_panel * of_part)).for_each(|(panel, y)| panel.push(y));
+    }
+    in_panels(shape, tokens, panels.into_iter(), |(number, ys), panel| {
+        let start = number * rows_per_panel;
+        let rows = start..shape.rows.min(start + rows_per_panel);
+        for ((columns, make), y) in columns.iter().zip(&makes).zip(ys) {
+            let made = make(rows.clone(), panel)?;
+            run.time(Phase::Multiply, || columns.multiply(shape, made, panel, y));
+        }
+        Ok(())
+    })?;
+    run.time(Phase::Finish, || {
+        for (y, by_row) in outs.into_iter().zip(&by_row).filter(|(_, by_row)| !by_row.is_empty()) {
+            transpose(by_row, shape.rows, tokens_of(y), y);
+        }
+    });
     Ok(())
 }
 

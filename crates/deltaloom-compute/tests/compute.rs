@@ -233,6 +233,29 @@ fn several_fine_tunes_share_the_product_of_their_base() {
 }
 
 #[test]
+fn fine_tunes_of_every_form_are_multiplied_side_by_side() {
+    let pair = Pair::new(8, 130, 520, WeightType::Bf16, 9);
+    let resolved = pair.container();
+    let same = Pair { tuned: pair.base.clone(), ..Pair::new(8, 130, 520, WeightType::Bf16, 9) };
+    let base = pair.packed(&resolved, Form::Csr).base().unwrap().clone();
+    let mut packed: Vec<PackedMatrix> = FORMS.iter().map(|form| pair.packed(&resolved, *form)).collect();
+    packed
+        .push(PackedMatrix::from_dense(&base, &same.dense(&same.tuned), Choice::Form(Form::Planes)).unwrap());
+    let x = Random::new(4).weights(520);
+    for (mode, tokens) in [(Mode::Exact, 1), (Mode::Exact, 3), (Mode::Exact16, 40), (Mode::Fast, 1)] {
+        let run = Run::new(mode);
+        let segments: Vec<Segment<'_>> = packed.iter().map(|matrix| Segment { tokens, matrix }).collect();
+        let x = x.repeat(tokens * packed.len());
+        let mut y = vec![f32::NAN; packed.len() * tokens * 130];
+        matmul_shared(&base, &segments, &x, &mut y, &run).unwrap();
+        for (matrix, y) in packed.iter().zip(y.chunks_exact(130 * tokens)) {
+            let alone = product(matrix, &x[..tokens * 520], &run);
+            assert_eq!(bits(y), bits(&alone), "{mode:?} {:?}", matrix.form());
+        }
+    }
+}
+
+#[test]
 fn views_and_conversions_multiply_like_any_other_matrix() {
     let (rows, cols) = (96, 256);
     let halves = |seed: u64| bf16_bytes(&Random::new(seed).weights(rows * cols));

@@ -14,6 +14,7 @@ pub mod bounds;
 pub mod carry;
 pub mod dense;
 pub mod fields;
+pub mod functions;
 #[cfg(feature = "lab")]
 pub mod gaps;
 pub mod history;

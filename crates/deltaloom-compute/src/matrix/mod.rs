@@ -14,7 +14,7 @@ use deltaloom_kernels::dense;
 use half::bf16;
 use serde::Serialize;
 
-use crate::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply, multiply_by, panel_rows};
+use crate::dense::{DenseMatrix, MatrixShape, Panel, Rows, multiply_by, panel_rows};
 use crate::forms::{Bitmap, Csr, Planes, Tiles};
 use crate::mode::Mode;
 use crate::timing::{Phase, Run};
@@ -242,47 +242,48 @@ impl PackedMatrix {
     /// Builds panels of the fine-tune's rows and multiplies them.
     pub(super) fn matmul_patched(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let shape = self.shape;
-        let mut in_bytes = |patch: &PatchRows<'_>| {
-            let base = self.base.as_ref().ok_or_else(no_base)?;
-            multiply(shape, x, y, run, |rows, panel| {
-                let out = panel.bytes(rows.len() * shape.row_bytes());
-                run.time(Phase::Patch, || patch(rows.clone(), base.rows(rows), out));
-                Ok(Rows::Patched)
-            })
-        };
+        let tokens = shape.tokens(x, y)?;
+        let rows = panel_rows(shape, tokens, run).next_multiple_of(self.rows_at_once());
+        multiply_by(shape, rows, tokens, x, y, run, &|rows, panel| self.make_rows(rows, panel, run))
+    }
+
+    /// Panels are a multiple of so many rows: whole tiles.
+    pub(super) fn rows_at_once(&self) -> usize {
+        if let Stored::Tiles(tiles) = &self.stored { tiles.rows_per_tile() } else { 1 }
+    }
+
+    /// Makes some rows of the fine-tune.
+    pub(super) fn make_rows(&self, rows: Range<usize>, panel: &mut Panel, run: &Run<'_>) -> Result<Rows<'_>> {
+        let shape = self.shape;
+        let base = |rows| Ok::<_, Error>(self.base.as_ref().ok_or_else(no_base)?.rows(rows));
+        let len_bytes = rows.len() * shape.row_bytes();
         match &self.stored {
-            Stored::Planes(planes) => in_bytes(&|rows, base, out| planes.rows_into(shape, rows, base, out)),
-            Stored::Bitmap(bitmap) => in_bytes(&|rows, base, out| bitmap.rows_into(shape, rows, base, out)),
-            Stored::Dense(matrix) => matrix.matmul(x, y, run),
-            Stored::Base => self.base.as_ref().ok_or_else(no_base)?.matmul(x, y, run),
+            Stored::Dense(matrix) => return Ok(Rows::Ready(matrix.rows(rows))),
+            Stored::Base => return base(rows).map(Rows::Ready),
             Stored::Csr(csr) => {
-                let base = self.base.as_ref().ok_or_else(no_base)?;
-                multiply(shape, x, y, run, |rows, panel| {
-                    let numbers = panel.numbers(rows.len() * shape.cols);
-                    run.time(Phase::Patch, || {
-                        dense::widen(shape.weight.weights(base.rows(rows.clone())), numbers);
-                        csr.patch(shape, rows, numbers);
-                    });
-                    Ok(Rows::Widened)
-                })
+                let (base, numbers) = (base(rows.clone())?, panel.numbers(rows.len() * shape.cols));
+                run.time(Phase::Patch, || {
+                    dense::widen(shape.weight.weights(base), numbers);
+                    csr.patch(shape, rows, numbers);
+                });
+                return Ok(Rows::Widened);
+            }
+            Stored::Planes(planes) => {
+                let (base, out) = (base(rows.clone())?, panel.bytes(len_bytes));
+                run.time(Phase::Patch, || planes.rows_into(shape, rows, base, out));
+            }
+            Stored::Bitmap(bitmap) => {
+                let (base, out) = (base(rows.clone())?, panel.bytes(len_bytes));
+                run.time(Phase::Patch, || bitmap.rows_into(shape, rows, base, out));
             }
             Stored::Tiles(tiles) => {
-                let tokens = shape.tokens(x, y)?;
-                let decode = |rows: Range<usize>, panel: &mut Panel| {
-                    let out = panel.bytes(rows.len() * shape.row_bytes());
-                    run.time(Phase::Decode, || tiles.rows_into(shape, rows, out))?;
-                    Ok(Rows::Patched)
-                };
-                // Whole tiles, and enough for a product of many tokens.
-                let rows = panel_rows(shape, tokens, run).next_multiple_of(tiles.rows_per_tile());
-                multiply_by(shape, rows, tokens, x, y, run, &decode)
+                run.time(Phase::Decode, || tiles.rows_into(shape, rows, panel.bytes(len_bytes)))?;
             }
         }
+        Ok(Rows::Patched)
     }
 }
 
-/// Writes some rows, from those of the base.
-type PatchRows<'a> = dyn Fn(Range<usize>, &[u8], &mut [u8]) + Sync + 'a;
 /// Writes some rows.
 type ReadRows<'a> = dyn Fn(Range<usize>, &mut [u8]) -> Result<()> + 'a;
 /// Receives a row of the base and the row of the matrix.

@@ -5,7 +5,10 @@ use deltaloom_kernels::sparse::{Differences, add_products, token_contiguous, tra
 use rayon::prelude::*;
 
 use super::{Form, PackedMatrix};
-use crate::dense::{DenseMatrix, pays_threads, redo_not_finite};
+use crate::dense::{
+    DenseMatrix, MatrixShape, Panel, Part, is_blocked, multiply_parts, panel_rows, pays_threads,
+    redo_not_finite,
+};
 use crate::forms::Csr;
 use crate::mode::Mode;
 use crate::timing::{Phase, Run};
@@ -57,22 +60,47 @@ pub fn matmul_shared(
     };
     base_product(base, segments, shares, x, y, run)?;
 
-    let mut parts = Vec::with_capacity(segments.len());
+    let (mut sparse, mut others) = (Vec::new(), Vec::new());
     let (mut x_rest, mut y_rest) = (x, y);
     for segment in segments.iter().filter(|segment| segment.tokens > 0) {
         let x = x_rest.split_off(..segment.tokens * shape.cols).unwrap_or_default();
         let y = y_rest.split_off_mut(..segment.tokens * shape.rows).unwrap_or_default();
-        parts.push((segment, x, y));
+        match segment.matrix.csr() {
+            Some(csr) if shares(segment) => sparse.push((csr, segment.matrix, x, y)),
+            _ if shares(segment) => {}
+            _ => others.push((segment.matrix, x, y)),
+        }
     }
-    let each = |(segment, x, y): (&Segment<'_>, &[f32], &mut [f32])| match segment.matrix.csr() {
-        Some(csr) if shares(segment) => add_differences(csr, segment.matrix, x, y, run),
-        _ if shares(segment) => Ok(()),
-        _ => segment.matrix.matmul_patched(x, y, run),
+    let add = |(csr, matrix, x, y)| add_differences(csr, matrix, x, y, run);
+    if sparse.len() > 1 && pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
+        sparse.into_par_iter().try_for_each(add)?;
+    } else {
+        sparse.into_iter().try_for_each(add)?;
+    }
+    multiply_in_turn(shape, others, run)
+}
+
+/// Multiplies each matrix with its tokens. Those whose rows can be made in small panels go side by
+/// side: a panel of the base is read once and patched for each in turn.
+fn multiply_in_turn<'a>(
+    shape: MatrixShape,
+    parts: Vec<(&'a PackedMatrix, &'a [f32], &'a mut [f32])>,
+    run: &'a Run<'a>,
+) -> Result<()> {
+    let (small, large): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(matrix, _, y)| {
+        matrix.rows_at_once() == 1 && !is_blocked(shape, y.len() / shape.rows, run)
+    });
+    large.into_iter().try_for_each(|(matrix, x, y)| matrix.matmul_patched(x, y, run))?;
+    if small.is_empty() {
+        return Ok(());
+    }
+    let rows = panel_rows(shape, 1, run);
+    let part = |(matrix, x, y): (&'a PackedMatrix, _, _)| Part {
+        x,
+        y,
+        make: Box::new(move |rows, panel: &mut Panel| matrix.make_rows(rows, panel, run)),
     };
-    if parts.len() > 1 && pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
-        return parts.into_par_iter().try_for_each(each);
-    }
-    parts.into_iter().try_for_each(each)
+    multiply_parts(shape, rows, small.into_iter().map(part).collect(), run)
 }
 
 /// The base's product for the tokens of all segments that share it.
