@@ -20,7 +20,7 @@ fn exp_of(x: f32) -> f32 {
     /// Added to a number, it leaves the nearest integer in the low bits.
     const ROUNDER: f32 = 12_582_912.0;
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    let limited = x.max(-104.0).min(89.0);
+    let limited = x.clamp(-104.0, 89.0);
     let shifted = limited * std::f32::consts::LOG2_E + ROUNDER;
     let power = shifted - ROUNDER;
     let rest = limited - power * LN_2[0] - power * LN_2[1];
@@ -125,8 +125,8 @@ pub fn place_of_largest(x: &[f32]) -> Option<usize> {
 }
 
 per_isa! {
-    /// Turns scores into fractions that add up to 1: e^x over the sum of all e^x. A NaN makes all of
-    /// them NaN.
+    /// Turns scores into fractions that add up to 1: e^x over the sum of all e^x. A NaN makes all
+    /// of them NaN.
     pub fn softmax(x: &mut [f32]) = softmax_body;
 }
 
@@ -169,7 +169,7 @@ per_isa! {
 #[inline(always)]
 fn gelu_tanh_body(x: &mut [f32]) {
     /// 2 sqrt(2 / pi): (1 + tanh t) / 2 is 1 / (1 + e^-2t).
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     x.iter_mut().for_each(|x| *x = gated(*x, SLOPE * (*x + 0.044_715 * *x * *x * *x)));
 }
 
