@@ -47,6 +47,10 @@ pub trait Bounded: Scalar {
         halves: &mut [Self],
     );
 
+    /// Divides the differences of a row by the root of the mean square of its half widths. Adds the
+    /// squares of those, over their mean, to `sums`. An infinite half width counts as 0.
+    fn whiten(differences: &mut [Self], halves: &[Self], sums: &mut [f64]);
+
     /// The spacing of numbers of a mantissa of so many bits around this one, a power of two, and
     /// its inverse. All numbers below 2^`least` have the spacing of those above it.
     fn spacing(self, least: i32, mantissa_bits: u32) -> (Self, Self);
@@ -75,6 +79,10 @@ macro_rules! bounded {
                 pub(super) fn f32(is_rounded: bool, bytes: Bytes<'_>, unit: $type, centres: &mut [$type], halves: &mut [$type]) =
                     run::<$type, 4, 8, 23>;
             }
+            per_isa! {
+                pub(super) fn whiten(differences: &mut [$type], halves: &[$type], sums: &mut [f64]) =
+                    whiten_body::<$type>;
+            }
         }
 
         impl Bounded for $type {
@@ -92,6 +100,10 @@ macro_rules! bounded {
                     (16, _) => $type::f16(is_rounded, bytes, inverse_unit, centres, halves),
                     _ => $type::f32(is_rounded, bytes, inverse_unit, centres, halves),
                 }
+            }
+
+            fn whiten(differences: &mut [Self], halves: &[Self], sums: &mut [f64]) {
+                $type::whiten(differences, halves, sums);
             }
 
             #[inline(always)]
@@ -137,6 +149,30 @@ fn run_differences<T: Bounded, const B: usize, const E: u32, const M: u32>(
         let spacing = signed(t).spacing(least::<E>(), M).0;
         *difference = if is_finite { signed(t) - signed(r) } else { T::default() };
         *half = if is_finite { T::from(0.5) * spacing } else { T::from(f32::INFINITY) };
+    }
+}
+
+#[inline(always)]
+fn whiten_body<T: Bounded>(differences: &mut [T], halves: &[T], sums: &mut [f64]) {
+    const LANES: usize = 8;
+    let square = |half: T| -> f64 {
+        let half: f64 = half.into();
+        if half < f64::INFINITY { half * half } else { 0.0 }
+    };
+    let (blocks, rest) = halves.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for block in blocks {
+        for i in 0..LANES {
+            lanes[i] += square(block[i]);
+        }
+    }
+    let total = lanes.iter().sum::<f64>() + rest.iter().map(|half| square(*half)).sum::<f64>();
+    let inverse = 1.0 / (total / halves.len().max(1) as f64).max(f64::MIN_POSITIVE);
+    sums.iter_mut().zip(halves).for_each(|(sum, half)| *sum += square(*half) * inverse);
+    let root = inverse.sqrt();
+    for difference in differences {
+        let wide: f64 = (*difference).into();
+        *difference = T::rounded(wide * root);
     }
 }
 

@@ -143,11 +143,6 @@ fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRow
     let cols = runs * RUN;
     let (mut centres, mut halves) = (vec![T::default(); rows.len() * cols], vec![T::default(); cols]);
     let mut sums = vec![0.0; cols];
-    // An element without bounds counts as one without a difference.
-    let square = |half: &T| -> f64 {
-        let half: f64 = (*half).into();
-        if half.is_finite() { half * half } else { 0.0 }
-    };
     for (row, centres) in rows.iter().zip(centres.chunks_exact_mut(cols)) {
         let (target, reference) = read(*row..row + 1)?;
         for (j, (centres, halves)) in
@@ -157,14 +152,8 @@ fn whitened<T: Bounded>(shape: Shape, rows: &[usize], runs: usize, read: ReadRow
             let bytes = start..start + RUN * size;
             differences(shape.number, (&target[bytes.clone()], &reference[bytes]), centres, halves);
         }
-        let mean = halves.iter().map(square).sum::<f64>() / cols as f64;
-        let inverse = 1.0 / mean.max(f64::MIN_POSITIVE);
-        sums.iter_mut().zip(&halves).for_each(|(sum, half)| *sum += square(half) * inverse);
-        let by_row = inverse.sqrt();
-        for centre in centres {
-            let difference: f64 = (*centre).into();
-            *centre = T::rounded(difference * by_row);
-        }
+        // An element without bounds has no difference.
+        T::whiten(centres, &halves, &mut sums);
     }
     // Errors are evenly spread between the bounds: a third of the square of the half width.
     let by_col: Vec<T> = sums

@@ -105,13 +105,17 @@ fn rows_of(subject: Subject<'_>) -> Result<Vec<u64>> {
         return Ok(heads);
     }
     let per_block = BLOCK_BYTES / (cols * size);
+    let (row_bytes, head_bytes) = (to_usize(cols * size), to_usize(HEAD * size));
+    let mut runs = Vec::new();
     for first in (0..count).step_by(to_usize(per_block)) {
         let bytes = subject.bytes(first * cols * size..count.min(first + per_block) * cols * size)?;
-        for row in bytes.chunks_exact(to_usize(cols * size)) {
+        runs.clear();
+        for row in bytes.chunks_exact(row_bytes) {
             for start in [0, to_usize(cols / 2 * size)] {
-                heads.extend(head(&codes::of(info, &row[start..][..to_usize(HEAD * size)])));
+                runs.extend_from_slice(&row[start..][..head_bytes]);
             }
         }
+        heads.extend(codes::of(info, &runs).chunks_exact(to_usize(HEAD)).filter_map(head));
     }
     Ok(heads)
 }
@@ -123,9 +127,13 @@ fn columns_of(subject: Subject<'_>) -> Result<Vec<u64>> {
     if rows < HEAD || cols == 0 || info.dtype.number().is_none() {
         return Ok(Vec::new());
     }
-    let codes: Vec<Vec<u16>> = (0..HEAD).map(|row| run(subject, row * cols, cols)).collect::<Result<_>>()?;
-    let column = |at: usize| head(&codes.iter().map(|codes| codes[at]).collect::<Vec<u16>>());
-    Ok((0..to_usize(cols)).filter_map(column).collect())
+    let head_len = to_usize(HEAD);
+    let mut columns = vec![0; to_usize(cols) * head_len];
+    for row in 0..head_len {
+        let codes = run(subject, row as u64 * cols, cols)?;
+        columns.iter_mut().skip(row).step_by(head_len).zip(codes).for_each(|(place, code)| *place = code);
+    }
+    Ok(columns.chunks_exact(head_len).filter_map(head).collect())
 }
 
 /// Codes of a run of elements.
