@@ -139,3 +139,8 @@ bench-history folder *args:
 # Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive or pickle
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
+
+# Products in pair order on every instruction set of this machine: docs/benchmarks/products.md
+bench-products:
+    cargo bench --quiet -p deltaloom-kernels --bench pairs > target/products.md
+    mv target/products.md docs/benchmarks/products.md

@@ -22,6 +22,11 @@ fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
+    println!("# Products with BF16 weights\n\nMachine: {}. Command: `just bench-products`.", machine());
+    println!("One thread, best of repeats; the time to split activations is counted. `lanes` is the order");
+    println!(
+        "of products with FP32 weights, which BF16 weights had before ([ADR 65](../adr/0065-pair-order.md)).\n"
+    );
     for (what, offset) in [("lines of a cache", 0), ("8 bytes behind them", 8)] {
         println!("| {IN_CACHE:?}, in cache, rows at {what} | tokens | lanes | 1 part | 2 parts | 3 parts |");
         println!("|---|--:|--:|--:|--:|--:|");
@@ -43,7 +48,14 @@ fn main() {
     let read = best(5, || {
         black_box(bytes.as_chunks::<8>().0).iter().map(|b| u64::from_le_bytes(*b)).fold(0, |a, b| a ^ b)
     });
-    println!("\nplain read from memory: {:.1} GB/s", bytes.len() as f64 / read / 1e9);
+    println!("\nA plain read of these bytes: {:.1} GB/s.", bytes.len() as f64 / read / 1e9);
+}
+
+/// The name of the processor, if the system tells.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    name.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 /// `offset` is where weights begin, in bytes from a line of a cache.
