@@ -1,5 +1,5 @@
-//! Functions of vectors that language models need: exponentials, softmax, SiLU, GELU, sums and
-//! maxima. Each has one order of additions and no fused ones, so it has the same bits on every
+//! Functions of vectors that language models need: exponentials, softmax, SiLU, GELU, attention,
+//! sums and maxima. Each has one order of additions and no fused ones, so it has the same bits on every
 //! instruction set.
 //!
 //! Sums go through 16 lanes: element `i` belongs to lane `i mod 16`; then lane `j` adds lane
@@ -193,6 +193,55 @@ fn squares_body(x: &[f32], mean: f32) -> f32 {
     total_of(x, |x| (x - mean) * (x - mean))
 }
 
+per_isa! {
+    /// Products of a query with keys, [keys, size], each times `scale`.
+    ///
+    /// # Panics
+    /// If there are fewer keys than `out` has places.
+    pub fn scores(query: &[f32], keys: &[f32], scale: f32, out: &mut [f32]) = scores_body;
+}
+
+#[inline(always)]
+fn scores_body(query: &[f32], keys: &[f32], scale: f32, out: &mut [f32]) {
+    let size = query.len();
+    assert!(keys.len() >= out.len() * size);
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = scale * dot(query, &keys[i * size..][..size]);
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a, rest_of_a), (b, rest_of_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(rest_of_a.iter().zip(rest_of_b)) {
+        *lane += a * b;
+    }
+    total(lanes)
+}
+
+per_isa! {
+    /// Adds values, [values, size], each times its weight, to `out`, one after another.
+    ///
+    /// # Panics
+    /// If there are fewer values than weights.
+    pub fn add_weighted(weights: &[f32], values: &[f32], out: &mut [f32]) = add_weighted_body;
+}
+
+#[inline(always)]
+fn add_weighted_body(weights: &[f32], values: &[f32], out: &mut [f32]) {
+    let size = out.len();
+    assert!(values.len() >= weights.len() * size);
+    for (i, weight) in weights.iter().enumerate() {
+        out.iter_mut().zip(&values[i * size..][..size]).for_each(|(out, value)| *out += weight * value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,8 +279,14 @@ mod tests {
                     x
                 };
                 let numbers = [largest(&x), sum_exp(&x, 1.5), sum(&x), squares(&x, 0.5)];
+                let size = x.len() / 5;
+                let mut products = vec![0.0; if size > 0 { 4 } else { 0 }];
+                scores(&x[..size], &x[size..], 0.25, &mut products);
+                let mut sums = vec![1.0; size];
+                add_weighted(&products, &x, &mut sums);
                 let vectors = [
                     map(&exp), map(&softmax), map(&gelu_tanh), map(&|y| silu_gate(&x, y)), numbers.to_vec(),
+                    products, sums,
                 ];
                 let bits = |x: &f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
                 vectors.iter().flatten().map(bits).collect::<Vec<_>>()
@@ -269,6 +324,18 @@ mod tests {
             near(gate[i], 2.0 * x / (1.0 + (-x).exp()));
             let tanh = ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh();
             assert!((f64::from(gelu[i]) - 0.5 * x * (1.0 + tanh)).abs() < 1e-6);
+        }
+        let mut products = [0.0; 4];
+        scores(&x[..10], &x[10..], 0.5, &mut products);
+        let mut sums = [1.0; 10];
+        add_weighted(&products, &x[10..], &mut sums);
+        // Large terms of both signs cancel.
+        let about = |found: f32, expected: f64| assert!((f64::from(found) - expected).abs() < 1e-4);
+        for (i, product) in products.iter().enumerate() {
+            about(*product, (0..10).map(|k| 0.5 * wide[k] * wide[10 + 10 * i + k]).sum());
+        }
+        for (k, sum) in sums.iter().enumerate() {
+            about(*sum, 1.0 + (0..4).map(|i| f64::from(products[i]) * wide[10 + 10 * i + k]).sum::<f64>());
         }
         let largest = wide.iter().copied().fold(f64::MIN, f64::max);
         near(super::largest(&x), largest);
