@@ -4,4 +4,5 @@
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
 pub mod layer;
+pub mod model;
 pub mod tenancy;
