@@ -295,6 +295,15 @@ impl Panel {
         aligned(&mut self.bytes, len)
     }
 
+    /// Writes rows that were made in it, or in place, as FP32.
+    pub(super) fn widen(&mut self, made: Rows<'_>, shape: MatrixShape, out: &mut [f32]) {
+        let Self { bytes, numbers, .. } = self;
+        match made.bytes(aligned(bytes, out.len() * shape.weight.bytes())) {
+            Some(bytes) => dense::widen(shape.weight.weights(bytes), out),
+            None => out.copy_from_slice(&numbers[..out.len()]),
+        }
+    }
+
     /// The first `len` numbers, with arbitrary contents.
     pub(super) fn numbers(&mut self, len: usize) -> &mut [f32] {
         grown(&mut self.numbers, len)

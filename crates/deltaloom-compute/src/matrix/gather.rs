@@ -2,7 +2,9 @@
 
 use deltaloom_kernels::dense::widen;
 
-use super::{PackedMatrix, Stored, no_base};
+use super::{PackedMatrix, Stored};
+use crate::dense::Panel;
+use crate::timing::Run;
 use deltaloom::{Error, Result};
 
 impl PackedMatrix {
@@ -41,25 +43,10 @@ impl PackedMatrix {
             }
             return Ok(());
         }
-        let mut patched = vec![0; shape.row_bytes()];
+        let mut panel = Panel::default();
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(shape.cols)) {
-            let row = *row..row + 1;
-            if let Stored::Dense(matrix) = &self.stored {
-                widen(shape.weight.weights(matrix.rows(row)), out);
-                continue;
-            }
-            let base = self.base.as_ref().ok_or_else(no_base)?.rows(row.clone());
-            match &self.stored {
-                Stored::Planes(planes) => planes.rows_into(shape, row, base, &mut patched),
-                Stored::Bitmap(bitmap) => bitmap.rows_into(shape, row, base, &mut patched),
-                Stored::Csr(csr) => {
-                    widen(shape.weight.weights(base), out);
-                    csr.patch(shape, row, out);
-                    continue;
-                }
-                Stored::Base | Stored::Tiles(_) | Stored::Dense(_) => patched.copy_from_slice(base),
-            }
-            widen(shape.weight.weights(&patched), out);
+            let made = self.make_rows(*row..row + 1, &mut panel, &Run::default())?;
+            panel.widen(made, shape, out);
         }
         Ok(())
     }

@@ -3,14 +3,14 @@
 //!
 //! The layer computes the projections to and from the heads.
 
-use std::iter;
+use std::{iter, slice};
 
+use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
 use super::batch::Batch;
 use super::config::{Heads, LayerConfig};
 use super::plan::{AttentionPlan, Reach};
-use super::vector::{add_scaled, dot};
 
 /// The attention of a layer, without its weights.
 #[derive(Debug, Clone, Copy)]
@@ -71,24 +71,19 @@ pub(super) fn attend(
         for (head, out) in out.chunks_exact_mut(heads.size).enumerate() {
             let shared = head / (heads.query / heads.key_value);
             let query = query.head(token, head, heads.size);
-            scores.clear();
-            scores.extend(seen[token].clone().map(|at| scale * dot(query, key.head(at, shared, heads.size))));
-            softmax(scores);
+            scores.resize(seen[token].len(), 0.0);
+            for (at, score) in seen[token].clone().zip(scores.iter_mut()) {
+                let score = slice::from_mut(score);
+                functions::scores(query, key.head(at, shared, heads.size), scale, score);
+            }
+            functions::softmax(scores);
             for (at, weight) in seen[token].clone().zip(scores.iter()) {
-                add_scaled(*weight, value.head(at, shared, heads.size), out);
+                functions::add_weighted(slice::from_ref(weight), value.head(at, shared, heads.size), out);
             }
         }
     };
     out.par_chunks_mut(width).enumerate().with_min_len(4).for_each_init(Vec::new, each);
     out
-}
-
-/// Turns scores into fractions that add up to 1. A NaN makes all of them NaN.
-fn softmax(scores: &mut [f32]) {
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|score| *score = libm::expf(*score - largest));
-    let factor = 1.0 / scores.iter().sum::<f32>();
-    scores.iter_mut().for_each(|score| *score *= factor);
 }
 
 /// Cosine and sine for every token and every pair of elements of a head: `[tokens, pairs]`. In

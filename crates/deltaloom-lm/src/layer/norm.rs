@@ -1,8 +1,9 @@
 //! LayerNorm (Ba, Kiros and Hinton, 2016) and RMSNorm (Zhang and Sennrich, 2019) of each token. The
 //! caller provides their weights and biases.
 
+use deltaloom_kernels::functions;
+
 use super::config::Norm;
-use super::vector::sum_of;
 
 /// The factors of a normalised token, and the numbers added to it then.
 #[derive(Debug, Clone, Copy)]
@@ -16,10 +17,10 @@ pub(crate) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out
     let count = width as f32;
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let (mean, epsilon) = match norm {
-            Norm::LayerNorm { epsilon } => (sum_of(x, |x| x) / count, epsilon),
+            Norm::LayerNorm { epsilon } => (functions::sum(x) / count, epsilon),
             Norm::RmsNorm { epsilon } => (0.0, epsilon),
         };
-        let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
+        let variance = functions::squares(x, mean) / count;
         let factor = 1.0 / (variance + epsilon).sqrt();
         out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - mean) * factor);
         if let Some(weight) = affine.weight {

@@ -1,21 +1,19 @@
 //! Attention whose keys and values are in pages. The order of all sums depends on positions alone:
-//! scores one by one, their largest, exponentials in sixteen partial sums by position, then values
-//! by growing position. So chunks, batches and threads change no bit.
+//! scores one by one, their largest, exponentials in sixteen lanes from the first position that is
+//! seen, then values by growing position. So chunks, batches and threads change no bit.
 
 use std::ops::Range;
 
+use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
 use super::attention::{Attention, Part};
 use super::batch::Batch;
 use super::pages::{PAGE_POSITIONS, Past, Place, SequenceId};
 use super::plan::Reach;
-use super::vector::{add_scaled, dot};
 
 /// Tokens that share the reading of a page.
 const TILE_TOKENS: usize = 16;
-/// Partial sums of exponentials.
-const LANES: usize = 16;
 
 /// Some consecutive tokens of a sequence.
 struct Tile {
@@ -88,8 +86,9 @@ fn attend_head(
     let place = |is_value| Place { sequence: tile.sequence, layer: past.layer, head, is_value };
     // The part of a block that a token sees.
     let in_block = |token: usize, block: usize| {
-        let (seen, start) = (seen(token), block * PAGE_POSITIONS);
-        seen.start.max(start)..seen.end.min(start + PAGE_POSITIONS)
+        let (seen, first) = (seen(token), block * PAGE_POSITIONS);
+        let start = seen.start.max(first);
+        start..seen.end.min(first + PAGE_POSITIONS).max(start)
     };
     let rows = || (0..tokens).flat_map(|token| (0..group).map(move |of_group| (token, of_group)));
 
@@ -97,43 +96,24 @@ fn attend_head(
         past.memory.read(place(false), block, page);
         for ((token, of_group), scores) in rows().zip(scores.chunks_exact_mut(stride)) {
             let query = query.head(tile.token + token, head * group + of_group, heads.size);
-            for position in in_block(token, block) {
-                let key = &page[position % PAGE_POSITIONS * heads.size..][..heads.size];
-                scores[position - origin] = scale * dot(query, key);
-            }
+            let seen = in_block(token, block);
+            let keys = &page[seen.start % PAGE_POSITIONS * heads.size..];
+            let scores = &mut scores[seen.start - origin..seen.end - origin];
+            functions::scores(query, keys, scale, scores);
         }
     }
     for ((token, _), scores) in rows().zip(scores.chunks_exact_mut(stride)) {
         let seen = seen(token);
-        softmax(seen.start, &mut scores[seen.start - origin..seen.end - origin]);
+        functions::softmax(&mut scores[seen.start - origin..seen.end - origin]);
     }
     let width = heads.query * heads.size;
     for block in blocks {
         past.memory.read(place(true), block, page);
         for ((token, of_group), scores) in rows().zip(scores.chunks_exact(stride)) {
             let out = &mut out[token * width + (head * group + of_group) * heads.size..][..heads.size];
-            for position in in_block(token, block) {
-                let value = &page[position % PAGE_POSITIONS * heads.size..][..heads.size];
-                add_scaled(scores[position - origin], value, out);
-            }
+            let seen = in_block(token, block);
+            let values = &page[seen.start % PAGE_POSITIONS * heads.size..];
+            functions::add_weighted(&scores[seen.start - origin..seen.end - origin], values, out);
         }
     }
-}
-
-/// Turns the scores of consecutive positions into fractions that add up to 1. A NaN makes all of
-/// them NaN.
-fn softmax(first: usize, scores: &mut [f32]) {
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0.0_f32; LANES];
-    for (position, score) in (first..).zip(scores.iter_mut()) {
-        *score = libm::expf(*score - largest);
-        lanes[position % LANES] += *score;
-    }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        (0..width).for_each(|lane| lanes[lane] += lanes[lane + width]);
-    }
-    let factor = 1.0 / lanes[0];
-    scores.iter_mut().for_each(|score| *score *= factor);
 }

@@ -6,6 +6,7 @@ use crate::model::ModelConfig;
 use crate::tenancy::RunningBatch;
 use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
+use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
 /// Bytes of logits that are computed at a time, unless one token has more.
@@ -73,7 +74,7 @@ impl<'a> Hidden<'a> {
     }
 
     /// Natural logarithms of the probabilities that these ids come next: after token `.0` of the
-    /// step comes `.1`. Sums are F64.
+    /// step comes `.1`.
     ///
     /// # Errors
     /// As [`Self::logits`]; [`Error::InvalidArgument`] for an id that is not in the vocabulary.
@@ -98,7 +99,7 @@ impl<'a> Hidden<'a> {
 
 /// The logarithm of the softmax of `logits` at `id`.
 fn log_prob(logits: &[f32], id: u32) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(libm::expf(logit - largest))).sum();
-    f64::from(logits[id as usize] - largest) - libm::log(sum)
+    let largest = functions::largest(logits);
+    let sum = functions::sum_exp(logits, largest);
+    f64::from(logits[id as usize] - largest) - libm::log(f64::from(sum))
 }
