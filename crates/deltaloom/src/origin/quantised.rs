@@ -250,6 +250,10 @@ impl<'a> Probed<'a> {
         &self.subjects[self.number]
     }
 
+    pub(super) fn sample_bytes(&self) -> u64 {
+        self.sample.len() as u64
+    }
+
     /// What must be saved: an eighth.
     pub(super) fn enough(&self) -> u64 {
         plan::stand_alone_cost(self.subject().info().number(), &self.sample) / 8 * 7

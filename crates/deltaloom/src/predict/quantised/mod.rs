@@ -513,7 +513,7 @@ pub(super) fn product(sizes: &[u64]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::predict::{Element, ReadyFactors};
+    use crate::predict::{Element, ReadyFactors, StoredScales};
     use crate::scratch::Bytes;
 
     /// Inputs of zeros, which end where their tensors do.
@@ -536,6 +536,10 @@ mod tests {
         }
 
         fn factors(&self) -> Result<&ReadyFactors> {
+            Err(Error::corrupt("none"))
+        }
+
+        fn scales(&self) -> Result<&StoredScales> {
             Err(Error::corrupt("none"))
         }
     }
