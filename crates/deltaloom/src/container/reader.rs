@@ -20,8 +20,8 @@ use super::ends::{self, HEAD_BYTES, TRAILER_BYTES, Trailer};
 use super::index::{Index, PackedTensor, PayloadEntry};
 use super::layout::{self, IndexParts};
 
-/// Number of decoders of table sets, and of payloads of predictions, that are kept ready. One takes up to some
-/// mebibytes.
+/// Number of decoders of table sets, and of payloads of predictions, that are kept ready. One takes
+/// up to some mebibytes.
 const READY_COUNT: usize = 8;
 
 /// Stored sizes of the parts of a container; they add up to its length.
