@@ -41,8 +41,14 @@ def read(cur, t, tensors):
 
     def groups():
         rows, cols, kind = cur.varint(), cur.varint(), cur.u8()
-        must(kind < 3 and rows and cols, "groups that do not exist")
-        if kind == 2:
+        must(kind < 5 and rows and cols, "groups that do not exist")
+        if kind == 4:
+            must(rows == 1 and rule.to_codes and not flags & 16, "the largest of what is not known")
+            source = "largest"
+        elif kind == 3:
+            source = operand(), operand(), operand(), cur.varint()
+            must(source[3] and source[0][2] == "U8" and source[1][2] == source[2][2] == "F32" and math.prod(source[1][3]) == 256, "bad nested scales")
+        elif kind == 2:
             source = np.frombuffer(cur.take(4 * cur.varint()), "<f4")
         else:
             source = operand(), packing(), kind == 1
@@ -110,6 +116,13 @@ def predict(t, references, targets, convert, rounded):
         grid = count, -(-size[1] // p), -(-size[2] // q)
         if isinstance(source, np.ndarray):
             numbers = source
+        elif source == "largest":
+            x = singles(rule.reference).reshape(numbers_shape)
+            x = np.abs((x.swapaxes(-1, -2) if rule.transposed else x).reshape(size))
+            numbers = np.maximum.reduceat(np.where(np.isnan(x), np.float32(0), x), np.arange(0, size[2], q), 2)
+        elif len(source) == 4:
+            codes, table, outer, each = elements(source[0]), singles(source[1]), singles(source[2]), source[3]
+            numbers = table[codes.reshape(-1)] * outer.repeat(each)[:codes.size]
         else:
             operand, packing, is_power = source
             if is_power:

@@ -326,6 +326,45 @@ def open_archive(file, data):
     gaps = zip([0] + [end for _, end in places], [start for start, _ in places] + [len(data)])
     yield np.concatenate([data[start:end] for start, end in gaps])
 
+def open_gguf(data):
+    """The tensors of a GGUF file; blocks are bytes, in rows. None if it cannot be read."""
+    cur = Bytes(data.tobytes())
+    number = lambda size: int.from_bytes(cur.take(size), "little")
+    text = lambda: cur.take(number(8)).decode("utf-8")
+    SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+    PLAIN = {0: "F32", 1: "F16", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 30: "BF16"}
+    OTHERS = {15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 21: (256, 110), 22: (256, 82),
+              29: (256, 56), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36)}
+    sizes = {key: (kind.numbers, kind.size) for key, kind in blocks.GGML_TYPES.items()} | OTHERS
+
+    def value(kind):
+        if kind == 8:
+            return text()
+        if kind == 9:
+            inner, count = number(4), number(8)
+            return cur.take(SIZES[inner] * count) if inner in SIZES else [value(inner) for _ in range(count)]
+        return number(SIZES[kind])
+
+    must(cur.take(4) == b"GGUF" and number(4) in (2, 3), "not a GGUF file that is known")
+    count, pairs = number(8), number(8)
+    metadata = {text(): value(number(4)) for _ in range(pairs)}
+    listed = []
+    for _ in range(count):
+        name, shape = text(), [number(8) for _ in range(number(4))][::-1]
+        kind, start = number(4), number(8)
+        if kind not in PLAIN:
+            elements, size = sizes[kind]
+            shape[-1] = shape[-1] // elements * size
+        listed.append((name, PLAIN.get(kind, "U8"), shape, start))
+    alignment = metadata.get("general.alignment", 32)
+    place = -(-cur.tell() // alignment) * alignment
+    ends = lambda dtype, shape, start: place + start + math.prod(shape) * TYPES[dtype].bits // 8
+    found = [Tensor(name, dtype, shape, place + start, ends(dtype, shape, start), 1 << 20) for name, dtype, shape, start in listed]
+    found.sort(key=lambda t: (t.begin, t.end))
+    gaps = zip([0] + [t.end for t in found], [t.begin for t in found] + [len(data)])
+    frame = np.concatenate([data[start:end] for start, end in gaps])
+    return found, frame
+
 def files_of(path):
     return sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
 
@@ -342,12 +381,24 @@ def find_bases(paths):
         if zipfile.is_zipfile(file):
             for part in open_archive(file, data):
                 yield (blake3(part), None, None), part
+        if data[:4].tobytes() == b"GGUF":
+            listed, frame = open_gguf(data)
+            yield (blake3(frame), "U8", (len(frame),)), frame
+            for t in listed:
+                elements = data[t.begin:t.end].view(f"<u{t.kind.bits // 8}")
+                yield (blake3(elements), t.dtype, tuple(t.shape)), elements
 
 def base_digest(path):
     """By what a base is known (section 16): of names, dtypes, shapes and samples of its tensors."""
     records = []
-    for file in (file for file in files_of(path) if file.suffix == ".safetensors"):
-        tensors, data = open_safetensors(np.frombuffer(file.read_bytes(), np.uint8), 1 << 20)
+    for file in files_of(path):
+        data = np.frombuffer(file.read_bytes(), np.uint8)
+        if file.suffix == ".safetensors":
+            tensors, data = open_safetensors(data, 1 << 20)
+        elif data[:4].tobytes() == b"GGUF":
+            tensors = open_gguf(data)[0]
+        else:
+            continue
         for t in tensors:
             values, texts = data[t.begin:t.end], [text.encode("utf-8") for text in (t.name, t.dtype)]
             record = b"".join(varint(len(text)) + text for text in texts) + varint(len(t.shape))
@@ -403,7 +454,7 @@ def read_tensor(t, meta, sets, tensors, payloads):
     elif t.predictor == quantised.QUANTISED:
         quantised.read(meta, t, tensors)
     elif t.predictor == blocks.BLOCKS:
-        blocks.read(meta, t)
+        blocks.read(meta, t, payloads, computed.read_view)
     elif t.predictor in COMPUTED:
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
     elif t.predictor == TEXT:
@@ -516,7 +567,7 @@ def values(t, bases):
         if t.predictor == quantised.QUANTISED:
             p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
         elif t.predictor == blocks.BLOCKS:
-            p = blocks.predict(t, references[0], computed.convert, computed.rounded)
+            p = blocks.predict(t, references, computed, unzstd)
         elif t.predictor != TEXT:
             p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)

@@ -10,6 +10,7 @@ mod common;
 
 use common::*;
 use deltaloom::PackReport;
+use deltaloom::checkpoint::gguf::{BlockKind, dequantise};
 
 const ROWS: usize = 96;
 const COLS: usize = 256;
@@ -55,6 +56,52 @@ fn of_q4_0(block: &[u8]) -> Vec<f32> {
     let scale = half::f16::from_le_bytes([block[0], block[1]]).to_f32();
     let number = |i: usize| (f32::from(block[2 + i % 16] >> (4 * (i / 16)) & 15) - 8.0) * scale;
     (0..32).map(number).collect()
+}
+
+/// A block of Q4_K whose scales and minima are those of the extremes of each group.
+fn q4_k(x: &[f32]) -> Vec<u8> {
+    let groups: Vec<&[f32]> = x.chunks(32).collect();
+    let least: Vec<f32> = groups.iter().map(|x| -x.iter().fold(0f32, |least, x| least.min(*x))).collect();
+    let spans = groups.iter().zip(&least).map(|(x, low)| x.iter().fold(0f32, |most, x| most.max(*x)) + low);
+    let spans: Vec<f32> = spans.map(|span| span / 15.0).collect();
+    let largest = |all: &[f32]| all.iter().fold(0f32, |most, x| most.max(*x));
+    let units = [half::f16::from_f32(largest(&spans) / 63.0), half::f16::from_f32(largest(&least) / 63.0)];
+    let [d, m] = units.map(half::f16::to_f32);
+    let whole = |x: f32, unit: f32| if unit == 0.0 { 0 } else { (x / unit).round().min(63.0) as u8 };
+    let u: Vec<u8> = spans.iter().map(|x| whole(*x, d)).collect();
+    let v: Vec<u8> = least.iter().map(|x| whole(*x, m)).collect();
+    let code = |i: usize| {
+        let (scale, low) = (d * f32::from(u[i / 32]), m * f32::from(v[i / 32]));
+        if scale == 0.0 { 0 } else { ((x[i] + low) / scale).round_ties_even().clamp(0.0, 15.0) as u8 }
+    };
+    let mut block: Vec<u8> = units.into_iter().flat_map(half::f16::to_le_bytes).collect();
+    block.extend((0..4).map(|i| u[i] | u[4 + i] >> 4 << 6));
+    block.extend((0..4).map(|i| v[i] | v[4 + i] >> 4 << 6));
+    block.extend((0..4).map(|i| u[4 + i] & 15 | v[4 + i] << 4));
+    block.extend((0..128).map(|i| code(i / 32 * 64 + i % 32) | code(i / 32 * 64 + 32 + i % 32) << 4));
+    block
+}
+
+/// A block of Q6_K whose scales are those of the largest magnitude of each group.
+fn q6_k(x: &[f32]) -> Vec<u8> {
+    let largest = |x: &[f32]| x.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let d = half::f16::from_f32(largest(x) / 31.0 / 127.0);
+    let unit = d.to_f32();
+    let whole = |x: &[f32]| if unit == 0.0 { 0 } else { (largest(x) / 31.0 / unit).round() as i8 };
+    let scales: Vec<i8> = x.chunks(16).map(whole).collect();
+    let code = |i: usize| {
+        let scale = unit * f32::from(scales[i / 16]);
+        if scale == 0.0 { 0 } else { ((x[i] / scale).round_ties_even().clamp(-32.0, 31.0) + 32.0) as u8 }
+    };
+    let low = (0..128).map(|i| i / 64 * 128 + i % 64).map(|i| code(i) & 15 | code(64 + i) << 4);
+    let high = (0..64).map(|i| i / 32 * 128 + i % 32);
+    let high = high.map(|i| (0..4).fold(0, |byte, k| byte | code(i + 32 * k) >> 4 << (2 * k)));
+    let scales = scales.iter().map(|scale| scale.cast_unsigned());
+    low.chain(high).chain(scales).chain(d.to_le_bytes()).collect()
+}
+
+fn blocks_of(len: usize, numbers: &[f32], block: fn(&[f32]) -> Vec<u8>) -> Vec<u8> {
+    numbers.chunks_exact(len).flat_map(block).collect()
 }
 
 /// Rows whose heads have pairs instead of halves.
@@ -154,4 +201,56 @@ fn scales_follow_from_the_numbers_of_their_groups() {
         // Only the scales of zeros may differ.
         assert_blocks(&report, &tensor.name, 0.15);
     }
+}
+
+#[test]
+fn codes_of_k_quants_follow_from_numbers_and_stored_scales() {
+    let (first, second) = (numbers(4), numbers(5));
+    let full = [ROWS as u64, COLS as u64];
+    let base =
+        [bf16("model.layers.0.q.weight", &full, &first), bf16("model.layers.0.v.weight", &full, &second)];
+    let pairs = paired(&first);
+    let (of_q, of_v) = (blocks_of(256, &pairs, q4_k), blocks_of(256, &second, q6_k));
+    let tuned = [
+        tensor("blk.0.attn_q.weight", "U8", &[ROWS as u64, 144], of_q.clone()),
+        tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], of_v.clone()),
+    ];
+    // What is left are the scales.
+    let report = packed(&tuned, &base);
+    assert_blocks(&report, "blk.0.attn_q.weight", 0.12);
+    assert_blocks(&report, "blk.0.attn_v.weight", 0.11);
+    // Codes that somebody changed are a residual.
+    let mut changed = of_v.clone();
+    changed.iter_mut().step_by(211).for_each(|byte| *byte ^= 1);
+    let tuned = [tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], changed)];
+    assert_blocks(&packed(&tuned, &base), "blk.0.attn_v.weight", 0.14);
+    // Numbers that were blocks.
+    let base = [tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], of_v.clone())];
+    let mut restored = vec![0.0; second.len()];
+    dequantise(BlockKind::Q6K, &of_v, &mut restored).unwrap();
+    assert_blocks(&packed(&[bf16("model.v.weight", &full, &restored)], &base), "model.v.weight", 0.0);
+}
+
+#[test]
+fn experts_that_gguf_stacks_come_from_tensors_of_their_own_and_back() {
+    let experts: Vec<Vec<f32>> = (10..16).map(numbers).collect();
+    let full = [ROWS as u64, COLS as u64];
+    let name = |i: usize| format!("model.layers.0.mlp.experts.{i}.up_proj.weight");
+    let own: Vec<Tensor> = experts.iter().enumerate().map(|(i, x)| bf16(&name(i), &full, x)).collect();
+    let stack = |len, block: fn(&[f32]) -> Vec<u8>| -> Vec<u8> {
+        experts.iter().flat_map(|x| blocks_of(len, x, block)).collect()
+    };
+    let of_q8: Vec<u8> = stack(32, q8_0);
+    let stacked = |bytes, row| tensor("blk.0.ffn_up_exps.weight", "U8", &[6, ROWS as u64, row], bytes);
+    assert_blocks(&packed(&[stacked(of_q8, 8 * 34)], &own), "blk.0.ffn_up_exps.weight", 0.0);
+    let of_q4 = stack(256, q4_k);
+    let report = packed(&[stacked(of_q4.clone(), 144)], &own);
+    assert_blocks(&report, "blk.0.ffn_up_exps.weight", 0.12);
+    // And back.
+    let mut restored = vec![0.0; 6 * ROWS * COLS];
+    dequantise(BlockKind::Q4K, &of_q4, &mut restored).unwrap();
+    let tuned: Vec<Tensor> =
+        restored.chunks(ROWS * COLS).enumerate().map(|(i, x)| bf16(&name(i), &full, x)).collect();
+    let report = packed(&tuned, &[stacked(of_q4, 144)]);
+    (0..6).for_each(|i| assert_blocks(&report, &name(i), 0.0));
 }

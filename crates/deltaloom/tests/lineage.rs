@@ -292,3 +292,27 @@ fn codes_of_numbers_are_explained() {
     };
     assert_eq!((of.as_slice(), *changed_fraction), (&["a.weight".to_owned()][..], 0.0));
 }
+
+#[test]
+fn lineage_names_the_type_of_blocks() {
+    let numbers: Vec<f32> = Random::new(5).weights(64 * 64);
+    let bytes: Vec<u8> = bf16_bytes(&numbers);
+    let stored: Vec<f32> =
+        bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect();
+    let block = |x: &[f32]| {
+        let scale = x.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+        #[expect(clippy::cast_possible_truncation, reason = "codes are small")]
+        let code = |x: &f32| ((x * (1.0 / scale)).round() as i8).cast_unsigned();
+        half::f16::from_f32(scale).to_le_bytes().into_iter().chain(x.iter().map(code)).collect::<Vec<u8>>()
+    };
+    let blocks = stored.chunks(32).flat_map(block).collect();
+    let base = safetensors(&[tensor("a.weight", "BF16", &[64, 64], bytes)]);
+    let tuned = safetensors(&[tensor("blk.a", "U8", &[64, 68], blocks)]);
+    let report = lineage(&bases(&[&tuned]), &bases(&[&base]), 1, &Silent).unwrap();
+    let Finding::Blocks { of, block_type, has, changed_fraction, .. } = &report.tensors[0].finding else {
+        panic!("{:?}", report.tensors[0].finding)
+    };
+    assert_eq!((of.as_slice(), *block_type, *has), (&["a.weight".to_owned()][..], Some("Q8_0"), "blocks"));
+    assert_eq!(*changed_fraction, 0.0);
+    assert!(report.findings[0].finding.starts_with("Q8_0 blocks of "));
+}

@@ -290,3 +290,64 @@ fn rows_of_codes_have_their_groups_by_an_index() {
     assert_quantised(&packed(&quantised, &plain(&weights)), "m.q.qweight", 0.01);
     assert_quantised(&packed(&plain(&restored), &quantised), "m.q.weight", 0.0);
 }
+
+/// The levels of NF4.
+const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+fn nearest(rising: &[f32], x: f32) -> u8 {
+    rising.windows(2).filter(|pair| (pair[0] + pair[1]) / 2.0 < x).count() as u8
+}
+
+#[test]
+fn nested_scales_of_bitsandbytes_have_a_table_scales_and_an_offset() {
+    let weights = numbers(70);
+    let scales = largest(&weights, (1, 64));
+    let offset = scales.iter().sum::<f32>() / scales.len() as f32;
+    let apart: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
+    let outer: Vec<f32> =
+        apart.chunks(256).map(|all| all.iter().fold(0f32, |most, x| most.max(x.abs()))).collect();
+    let table: Vec<f32> = (0..=255u8).map(|i| f32::from(i) / 127.5 - 1.0).collect();
+    let inner: Vec<u8> = (0..scales.len()).map(|i| nearest(&table, apart[i] / outer[i / 256])).collect();
+    let codes: Vec<u8> = (0..weights.len())
+        .map(|i| nearest(&NF4, weights[i] * (1.0 / of_group(&scales, (1, 64), i))))
+        .collect();
+    let words = codes.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let state =
+        format!("{{\"quant_type\": \"nf4\", \"blocksize\": 64, \"nested_offset\": {}}}", f64::from(offset));
+    let name = "layers.0.q_proj.weight";
+    let of = |part: &str| format!("{name}.{part}");
+    let four_bits = [
+        tensor(name, "U8", &[(ROWS * COLS / 2) as u64, 1], words),
+        tensor(&of("absmax"), "U8", &[scales.len() as u64], inner.clone()),
+        f32(&of("nested_absmax"), &[outer.len() as u64], &outer),
+        f32(&of("nested_quant_map"), &[256], &table),
+        f32(&of("quant_map"), &[16], &NF4),
+        tensor(&of("quant_state.bitsandbytes__nf4"), "U8", &[state.len() as u64], state.into_bytes()),
+    ];
+    let full = [ROWS as u64, COLS as u64];
+    assert_quantised(&packed(&four_bits, &[bf16(name, &full, &weights)]), name, 0.0);
+    let restored: Vec<f32> = (0..weights.len())
+        .map(|i| {
+            let scale = table[usize::from(inner[i / 64])] * outer[i / 64 / 256] + offset;
+            NF4[usize::from(codes[i])] * scale
+        })
+        .collect();
+    assert_quantised(&packed(&[bf16(name, &full, &restored)], &four_bits), name, 0.0);
+}

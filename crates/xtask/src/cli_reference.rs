@@ -55,7 +55,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
 The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `adapters`, `blend`,
-`companion`, `adam`, `history`, `view`, `converted`, `quantised` and `text`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
+`companion`, `adam`, `history`, `view`, `converted`, `quantised`, `text` and `blocks`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
 Each of `tensors` has:
 
 | key | value |
@@ -228,6 +228,8 @@ Each of `tensors` has:
 | `sparse` | fewer than a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2` |
 | `drift` | at least a third of the elements changed | `ancestor`, `changed_fraction`, `relative_l2`, `correlation` |
 | `view` | it consists of pieces of tensors of ancestors | `ancestors`, the tensors that it is made `of`, the `rule` in words, `changed_fraction` |
+| `blocks` | it has GGUF blocks of numbers of ancestors, numbers of their blocks, or scales of their numbers | `ancestors`, the tensors that it is made `of`, the `block_type` as ggml names it (absent for scales), what it `has` (`blocks`, `numbers` or `scales`), the `rule` in words, `changed_fraction` |
+| `quantised` | it has codes of numbers of ancestors, or numbers of their codes | `ancestors`, the tensors that it is made `of`, the `rule` in words, `changed_fraction` |
 | `unrelated` | the closest ancestor does not help to predict it | `ancestor`, `correlation`, `bits_per_element`: estimated size alone and given the ancestor (null if dtypes differ) |
 | `new` | no ancestor has a tensor of its shape and name, or one that is similar | none |
 

@@ -8,7 +8,7 @@ use super::history::Memo;
 use super::source::TensorSource;
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Factor, Predictor, ReadInputs, ReadyFactors, Strided};
+use crate::predict::{Factor, OwnPayload, Predictor, ReadInputs, ReadyFactors, StoredScales, Strided};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
@@ -19,7 +19,8 @@ pub(crate) struct Inputs<'a, F> {
     pub(crate) references: &'a [TensorSource],
     pub(crate) tensors: Vec<usize>,
     pub(crate) own: F,
-    pub(crate) factors: Option<&'a ReadyFactors>,
+    /// What the container has for this prediction.
+    pub(crate) payload: Option<&'a OwnPayload>,
     pub(crate) memo: Option<&'a mut Memo>,
 }
 
@@ -46,7 +47,17 @@ impl<'a, F: Fn(usize, u64, &mut [u8]) -> Result<()>> ReadInputs<'a> for Inputs<'
     }
 
     fn factors(&self) -> Result<&ReadyFactors> {
-        self.factors.ok_or_else(|| Error::corrupt("factors are missing"))
+        match self.payload {
+            Some(OwnPayload::Factors(factors)) => Ok(factors),
+            _ => Err(Error::corrupt("factors are missing")),
+        }
+    }
+
+    fn scales(&self) -> Result<&StoredScales> {
+        match self.payload {
+            Some(OwnPayload::Scales(scales)) => Ok(scales),
+            _ => Err(Error::corrupt("scales are missing")),
+        }
     }
 }
 
@@ -66,13 +77,13 @@ fn missing() -> Error {
 pub(crate) fn predict_into(
     predictor: &Predictor,
     references: &[TensorSource],
-    factors: Option<&ReadyFactors>,
+    payload: Option<&OwnPayload>,
     info: &TensorInfo,
     start: u64,
     out: &mut [u8],
 ) -> Result<()> {
     let own = |_, _, _: &mut [u8]| Err(missing());
-    let mut inputs = Inputs { references, tensors: Vec::new(), own, factors, memo: None };
+    let mut inputs = Inputs { references, tensors: Vec::new(), own, payload, memo: None };
     predictor.predict(info, start, &mut inputs, out)
 }
 
@@ -85,6 +96,6 @@ pub(crate) fn read_matrix(
     cols: u64,
 ) -> Result<Vec<f32>> {
     let own = |_, _, _: &mut [u8]| Err(missing());
-    let inputs = Inputs { references, tensors: Vec::new(), own, factors: None, memo: None };
+    let inputs = Inputs { references, tensors: Vec::new(), own, payload: None, memo: None };
     matrix.read(factors, rows, cols, &inputs)
 }

@@ -282,13 +282,13 @@ impl ResolvedContainer {
             return patched.map_err(|e| e.in_file(self.container.path()));
         }
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
-            let factors = self.container.factors(tensor)?;
+            let payload = self.container.own_payload(tensor)?;
             let mut inputs = Inputs {
                 references: &self.references[number],
                 tensors: predictor.internals(),
                 // Chains of tensors are so short that this ends.
                 own: |other, start, out: &mut [u8]| self.read_part_into(other, start, out),
-                factors: factors.as_deref(),
+                payload: payload.as_deref(),
                 memo: Some(memo),
             };
             let start = tensor.coded_grid().chunk_bytes(i as u64).start;

@@ -6,6 +6,7 @@ mod exclude;
 pub(crate) mod explain;
 mod folder;
 mod frame;
+pub mod gguf;
 mod inputs;
 pub mod output;
 pub(crate) mod peft;

@@ -81,8 +81,8 @@ pub(crate) struct PackedTensor {
     /// Elements that differ from the prediction; 0 if there is none.
     pub(crate) changed: u64,
     pub(crate) groups: Vec<GroupEntry>,
-    /// The payload before those of the chunks, if the predictor is LowRank.
-    pub(crate) factors: Option<PayloadEntry>,
+    /// The payload before those of the chunks, if the predictor has one.
+    pub(crate) own_payload: Option<PayloadEntry>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,
     /// One for each reference of the predictor, in the same order.
@@ -122,7 +122,7 @@ impl PackedTensor {
             grid,
             changed: 0,
             groups: Vec::new(),
-            factors: None,
+            own_payload: None,
             chunks: Vec::new(),
             digest: Digest::from([0; 32]),
             reference_digests: Vec::new(),
@@ -136,7 +136,7 @@ impl PackedTensor {
 
     /// All payloads, in the order in which they lie in the file.
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &PayloadEntry> {
-        self.factors.iter().chain(self.chunks.iter().map(|chunk| &chunk.payload))
+        self.own_payload.iter().chain(self.chunks.iter().map(|chunk| &chunk.payload))
     }
 
     /// Bytes of all payloads.

@@ -98,7 +98,7 @@ fn parse_placed(meta: &mut ByteReader<'_>, limits: &Limits) -> Result<Placed> {
 
 fn push_tensor(meta: &mut Vec<u8>, tensor: &PackedTensor, number: Number) {
     tensor.predictor.push_to(meta);
-    tensor.factors.iter().for_each(|factors| push_varint(meta, factors.len_bytes as u64));
+    tensor.own_payload.iter().for_each(|payload| push_varint(meta, payload.len_bytes as u64));
     if !tensor.predictor.has_chunks() {
         return;
     }
@@ -239,15 +239,15 @@ fn parse_tensor(
     let number = predictor.coded(info).0.number();
     let mut tensor = PackedTensor::new(place, predictor, grid);
     let coded_grid = tensor.coded_grid();
-    if tensor.predictor.rank().is_some() {
+    if tensor.predictor.has_payload() {
         let len_bytes = meta.size()?;
         if len_bytes as u64 > info.len_bytes() {
             return Err(Error::corrupt(format!(
-                "the factors of tensor {:?} are longer than it is",
+                "the payload before the chunks of tensor {:?} is longer than it is",
                 info.name
             )));
         }
-        tensor.factors = Some(PayloadEntry { offset: next.offset, len_bytes, crc: 0 });
+        tensor.own_payload = Some(PayloadEntry { offset: next.offset, len_bytes, crc: 0 });
         next.offset += len_bytes as u64;
     }
     // Also for tensors without payloads: reading them takes as many steps.
@@ -403,7 +403,7 @@ fn parse_checks(checks: &[u8], index: &mut Index) -> Result<()> {
     }
     for tensor in &mut index.tensors {
         let chunks = tensor.chunks.iter_mut().map(|chunk| &mut chunk.payload);
-        for payload in tensor.factors.iter_mut().chain(chunks) {
+        for payload in tensor.own_payload.iter_mut().chain(chunks) {
             payload.crc = reader.u32()?;
         }
     }

@@ -11,8 +11,8 @@ use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
+use crate::predict::OwnPayload;
 use crate::predict::names::Names;
-use crate::predict::{Factors, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
@@ -20,15 +20,15 @@ use super::ends::{self, HEAD_BYTES, TRAILER_BYTES, Trailer};
 use super::index::{Index, PackedTensor, PayloadEntry};
 use super::layout::{self, IndexParts};
 
-/// Number of decoders of table sets, and of factors, that are kept ready. One takes up to some
-/// mebibytes.
+/// Number of decoders of table sets, and of payloads of predictions, that are kept ready. One takes
+/// up to some mebibytes.
 const READY_COUNT: usize = 8;
 
 /// Stored sizes of the parts of a container; they add up to its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct PartBytes {
-    /// Payloads of chunks and factors.
+    /// Payloads of chunks and predictions.
     pub payload_bytes: u64,
     /// The index of files, tensors, groups and chunks.
     pub meta_bytes: u64,
@@ -50,7 +50,7 @@ pub struct Container {
     parts: PartBytes,
     decoders: Ready<Decoder>,
     /// By the offset of their payload.
-    factors: Ready<Arc<ReadyFactors>>,
+    own_payloads: Ready<Arc<OwnPayload>>,
 }
 
 /// The items that were used last, by number.
@@ -93,7 +93,7 @@ impl Container {
             names: OnceLock::new(),
             parts,
             decoders: Mutex::default(),
-            factors: Mutex::default(),
+            own_payloads: Mutex::default(),
         })
     }
 
@@ -226,20 +226,16 @@ impl Container {
         ready(&self.decoders, set as u64, || codec::decoder(&self.index.table_sets[set]))
     }
 
-    /// The factors of a tensor's prediction, if it has any.
-    pub(crate) fn factors(&self, tensor: &PackedTensor) -> Result<Option<Arc<ReadyFactors>>> {
-        let (Some(entry), Some(rank)) = (&tensor.factors, tensor.predictor.rank()) else {
-            return Ok(None);
-        };
+    /// The payload of a tensor's prediction, if it has one.
+    pub(crate) fn own_payload(&self, tensor: &PackedTensor) -> Result<Option<Arc<OwnPayload>>> {
+        let Some(entry) = &tensor.own_payload else { return Ok(None) };
         let make = || {
-            let payload = self.read_payload(tensor, entry)?;
-            let (rows, cols) = (to_usize(tensor.grid.rows), to_usize(tensor.grid.cols));
-            let factors = Factors::parse(&payload, rank, rows, cols);
-            let number = self.index.coded_info(tensor).number();
-            let factors = factors.and_then(|factors| ReadyFactors::new(factors, number));
-            factors.map(Arc::new).map_err(|e| e.in_file(&self.path))
+            let bytes = self.read_payload(tensor, entry)?;
+            let info = self.index.coded_info(tensor);
+            let payload = tensor.predictor.parse_payload(bytes.to_vec(), &info, &tensor.grid);
+            payload.map(Arc::new).map_err(|e| e.in_file(&self.path))
         };
-        ready(&self.factors, entry.offset, make).map(Some)
+        ready(&self.own_payloads, entry.offset, make).map(Some)
     }
 }
 

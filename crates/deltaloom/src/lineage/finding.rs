@@ -105,6 +105,23 @@ pub enum Finding {
         /// Share of elements whose bits differ from what the layout gives.
         changed_fraction: f64,
     },
+    /// Blocks of GGUF of an ancestor's numbers, numbers of its blocks, or scales of its numbers,
+    /// perhaps changed afterwards.
+    Blocks {
+        /// The ancestors that have the numbers or blocks.
+        ancestors: Vec<String>,
+        /// The tensors that have them.
+        of: Vec<String>,
+        /// The type of the blocks, as ggml names it. `None` for scales.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        block_type: Option<&'static str>,
+        /// `blocks`, `numbers` or `scales`: what the tensor has. The ancestor has the other side.
+        has: &'static str,
+        /// The layout, in words.
+        rule: String,
+        /// Share of elements whose bits differ from what the layout gives.
+        changed_fraction: f64,
+    },
     /// The ancestor says nothing about it.
     Unrelated {
         /// The most similar ancestor.
@@ -201,6 +218,14 @@ impl Finding {
             Self::Drift { ancestor, .. } => format!("dense drift of {ancestor}"),
             Self::View { ancestors, .. } => format!("pieces of {}", ancestors.join(" and ")),
             Self::Quantised { ancestors, .. } => format!("codes or numbers of {}", ancestors.join(" and ")),
+            Self::Blocks { ancestors, block_type, has, .. } => {
+                let ancestors = ancestors.join(" and ");
+                match (block_type, *has) {
+                    (Some(block_type), "blocks") => format!("{block_type} blocks of {ancestors}"),
+                    (Some(block_type), _) => format!("numbers of {block_type} blocks of {ancestors}"),
+                    (None, has) => format!("{has} of numbers of {ancestors}"),
+                }
+            }
             Self::Unrelated { .. } => "unrelated".to_owned(),
             Self::New => "no counterpart".to_owned(),
         }
@@ -213,6 +238,7 @@ impl Finding {
             Self::LowRank { residual, .. } => Some(("residual", *residual)),
             Self::Sparse { changed_fraction, .. }
             | Self::View { changed_fraction, .. }
+            | Self::Blocks { changed_fraction, .. }
             | Self::Quantised { changed_fraction, .. } => Some(("changed_fraction", *changed_fraction)),
             Self::Drift { relative_l2, .. } => Some(("relative_l2", *relative_l2)),
             Self::Unrelated { correlation, .. } => Some(("correlation", *correlation)),

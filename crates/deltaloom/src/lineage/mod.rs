@@ -180,7 +180,11 @@ impl<'a> Study<'a> {
         let of = references.iter().map(|source| source.info().name.clone()).collect();
         let rule = origin.predictor.rule().unwrap_or_default();
         let changed_fraction = ratio(changed, info.elems());
-        Ok(match origin.predictor {
+        Ok(match &origin.predictor {
+            Predictor::Blocks(blocks) => {
+                let (block_type, has) = (blocks.block_type(), blocks.content());
+                Finding::Blocks { ancestors, of, block_type, has, rule, changed_fraction }
+            }
             Predictor::Quantised(_) => Finding::Quantised { ancestors, of, rule, changed_fraction },
             _ => Finding::View { ancestors, of, rule, changed_fraction },
         })

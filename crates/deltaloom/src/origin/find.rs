@@ -454,9 +454,9 @@ impl Context<'_> {
         match &self.quantised[i] {
             // Costs are estimates, and what is simpler to read wins a tie.
             Some(found) if cost.is_none_or(|cost| found.cost + found.cost / 32 < cost) => {
-                let (predictor, references) =
-                    (found.origin.predictor.clone(), found.origin.references.clone());
-                Origin::coded(predictor, references).with_reference_digests()
+                let Origin { predictor, references, own_payload, .. } = &found.origin;
+                let origin = Origin::coded(predictor.clone(), references.clone());
+                Origin { own_payload: own_payload.clone(), ..origin }.with_reference_digests()
             }
             _ => self.as_stored(i, origin),
         }

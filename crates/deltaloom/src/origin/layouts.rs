@@ -41,16 +41,24 @@ struct Shared {
 enum OfGroup {
     Tensor(usize, Packing, bool),
     Number(f32),
+    /// Codes, table and scales of nested scales.
+    Nested([usize; 3]),
+    Largest,
 }
+
+/// Scales that share one of the nested scales of bitsandbytes.
+const NESTED: u64 = 256;
 
 impl Layout {
     /// Siblings that are read, in the order of the record.
     pub(super) fn operands(&self) -> Vec<usize> {
         let shared = self.scales.iter().chain(&self.zero).chain(&self.bias);
-        let tensors = shared.filter_map(|shared| match shared.numbers {
-            OfGroup::Tensor(which, ..) => Some(which),
-            OfGroup::Number(_) => None,
+        let tensors = shared.flat_map(|shared| match &shared.numbers {
+            OfGroup::Tensor(which, ..) => std::slice::from_ref(which),
+            OfGroup::Nested(all) => &all[..],
+            OfGroup::Number(_) | OfGroup::Largest => &[],
         });
+        let tensors = tensors.copied();
         std::iter::once(self.reference).chain(tensors).chain(self.index).collect()
     }
 
@@ -60,8 +68,18 @@ impl Layout {
             .filter(|which| *which != self.reference && self.is_to_codes == siblings[*which].is_own())
     }
 
-    /// The record for a tensor, if its sizes fit.
-    pub(super) fn record(&self, info: &TensorInfo, operand: impl Fn(usize) -> Operand) -> Option<Quantised> {
+    /// Whether scales are nested, so that a number is added to each.
+    pub(super) fn is_nested(&self) -> bool {
+        self.scales.iter().any(|scale| matches!(scale.numbers, OfGroup::Nested(_)))
+    }
+
+    /// The record for a tensor, if its sizes fit. `offset` is added to nested scales.
+    pub(super) fn record(
+        &self,
+        info: &TensorInfo,
+        operand: impl Fn(usize) -> Operand,
+        offset: f32,
+    ) -> Option<Quantised> {
         let groups = |shared: &Shared| Groups {
             rows: shared.rows,
             cols: shared.cols,
@@ -70,8 +88,13 @@ impl Layout {
                     Numbers::Tensor { operand: operand(which), packing, is_exponent }
                 }
                 OfGroup::Number(number) => Numbers::Stored(vec![number]),
+                OfGroup::Nested([codes, table, scales]) => {
+                    let [codes, table, scales] = [codes, table, scales].map(&operand);
+                    Numbers::Nested { codes, table, scales, each: NESTED }
+                }
+                OfGroup::Largest => Numbers::Largest,
             },
-            plus: shared.plus,
+            plus: if matches!(shared.numbers, OfGroup::Nested(_)) { offset } else { shared.plus },
         };
         let quantised = Quantised {
             is_to_codes: self.is_to_codes,
@@ -252,6 +275,12 @@ fn grouped(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout
             firsts.extend(sizes.into_iter().map(shared));
         }
     }
+    scales.extend(nested(plain, shape, siblings).into_iter().map(|scale| vec![scale]));
+    if plain.is_to_codes && matches!(plain.values, Values::Table(_)) {
+        let largest = |cols| Shared { rows: 1, cols, numbers: OfGroup::Largest, plus: 0.0 };
+        let sizes = GROUP_SIZES.into_iter().filter(|size| shape.cols.is_multiple_of(*size));
+        scales.extend(sizes.map(|size| vec![largest(size)]));
+    }
     for first in firsts.iter().chain(&singles) {
         scales.push(vec![first.clone()]);
         let others = singles.iter().filter(|other| !is_same(first, other));
@@ -274,6 +303,22 @@ fn grouped(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout
         }
     }
     found
+}
+
+/// Scales of bitsandbytes that have codes and scales themselves.
+fn nested(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Shared> {
+    let named = |end: &str| {
+        let mut all = plain.operand_candidates(siblings);
+        all.find(|which| siblings[*which].info().name.ends_with(end))
+    };
+    let (Some(table), Some(scales)) = (named(".nested_quant_map"), named(".nested_absmax")) else {
+        return Vec::new();
+    };
+    let Some(codes) = named(".absmax") else { return Vec::new() };
+    let sizes = group_sizes(siblings[codes].info().elems(), shape).into_iter();
+    let shared =
+        |(rows, cols)| Shared { rows, cols, numbers: OfGroup::Nested([codes, table, scales]), plus: 0.0 };
+    sizes.map(shared).collect()
 }
 
 /// The layouts whose rows have their groups by an index.

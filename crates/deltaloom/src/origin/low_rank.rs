@@ -11,18 +11,12 @@ use crate::bases::TensorSource;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::lowrank::{self, Rows, Shape};
-use crate::predict::{Predictor, ReadyFactors};
+use crate::predict::{OwnPayload, Predictor, ReadyFactors};
 use crate::progress::Progress;
 use crate::tensor::ChunkGrid;
 
 use super::subject::Subject;
-use super::{Origin, reference_name};
-
-/// The factors of a prediction, as stored and as used.
-pub(crate) struct FoundFactors {
-    pub(crate) payload: Vec<u8>,
-    pub(crate) ready: Arc<ReadyFactors>,
-}
+use super::{FoundPayload, Origin, reference_name};
 
 /// A product changes nearly all weights that it moves by a ULP or more. If fewer than one in this
 /// many differ, rounding has lost most moves, and the rest does not determine factors. Training
@@ -88,9 +82,9 @@ pub(super) fn fit(
     let Some(factors) = lowrank::fit(shape, expected, &read, progress)? else { return Ok(None) };
     let payload = factors.to_bytes();
     let rank = factors.rank;
-    let ready = Arc::new(ReadyFactors::new(factors, number)?);
+    let ready = Arc::new(OwnPayload::Factors(ReadyFactors::new(factors, number)?));
     let predictor = Predictor::LowRank { reference: reference_name(subject.info(), reference), rank };
     let mut origin = Origin::coded(predictor, vec![reference.clone()]).with_reference_digests()?;
-    origin.factors = Some(FoundFactors { payload, ready });
+    origin.own_payload = Some(FoundPayload { bytes: payload.into(), ready });
     Ok(Some(origin))
 }

@@ -40,17 +40,24 @@ mod tied;
 pub(crate) mod view;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::bases::TensorSource;
 use crate::container::Digest;
 use crate::error::Result;
-use crate::predict::Predictor;
+use crate::predict::{OwnPayload, Predictor};
 use crate::tensor::TensorInfo;
 
 pub(crate) use find::{by_codes, computed, find, views};
-use low_rank::FoundFactors;
 pub(crate) use subject::{Subject, predict_from};
 pub(crate) use tied::Ties;
+
+/// A payload of a prediction, as stored and as used.
+#[derive(Clone)]
+pub(crate) struct FoundPayload {
+    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) ready: Arc<OwnPayload>,
+}
 
 /// How a tensor is predicted, and the evidence.
 pub(crate) struct Origin {
@@ -61,8 +68,8 @@ pub(crate) struct Origin {
     pub(crate) digest: Option<Digest>,
     /// The digests of the references, unless they are hashed while the tensor is packed.
     pub(crate) reference_digests: Option<Vec<Digest>>,
-    /// The factors of a low-rank prediction.
-    pub(crate) factors: Option<FoundFactors>,
+    /// What the prediction has in the container.
+    pub(crate) own_payload: Option<FoundPayload>,
     /// Of a file that is packed as patches: the part of the reference for each chunk.
     pub(crate) prefixes: Vec<Range<u64>>,
 }
@@ -79,7 +86,7 @@ impl Origin {
             references,
             digest: None,
             reference_digests: None,
-            factors: None,
+            own_payload: None,
             prefixes: Vec::new(),
         }
     }
@@ -96,7 +103,7 @@ impl Origin {
             references,
             digest: Some(digest),
             reference_digests: Some(reference_digests),
-            factors: None,
+            own_payload: None,
             prefixes: Vec::new(),
         }
     }

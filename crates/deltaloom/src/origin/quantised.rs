@@ -16,7 +16,7 @@ use crate::limits::to_usize;
 use crate::plan;
 use crate::predict::{MOST_HELD, Operand, Place, Predictor};
 use crate::progress::{Progress, check_cancelled};
-use crate::tensor::TensorInfo;
+use crate::tensor::{DType, TensorInfo};
 
 /// Runs of elements of a sample, and elements of a run. A seventh of a matrix seldom is a whole
 /// number of words, so that all codes of a word are seen, and not only the first and the last.
@@ -24,6 +24,9 @@ const RUNS: u64 = 8;
 const RUN_ELEMS: u64 = 256;
 /// Tensors with the same stem that are looked at.
 const MOST_SIBLINGS: usize = 12;
+/// In the name of the tensor in which bitsandbytes describes codes as JSON, and its largest size.
+const QUANT_STATE: &str = ".quant_state.";
+const MOST_STATE_BYTES: u64 = 4096;
 /// Leading parts of a name that may differ.
 const MOST_PREFIXES: usize = 2;
 
@@ -106,6 +109,8 @@ fn stems(name: &str) -> Vec<&str> {
     let of_parts = last.match_indices('_').map(|(at, _)| &name[..name.len() - last.len() + at]);
     let mut whole: Vec<&str> = std::iter::once(name).chain(of_parts.rev()).chain(parent).collect();
     whole.retain(|stem| !stem.is_empty());
+    // The description of codes of bitsandbytes belongs to what it describes.
+    whole.extend(name.find(QUANT_STATE).map(|end| &name[..end]));
     let mut found = whole.clone();
     for prefixes in 1..=MOST_PREFIXES {
         let shorter = whole.iter().filter_map(|stem| stem.splitn(prefixes + 1, '.').nth(prefixes));
@@ -187,7 +192,9 @@ fn kind_of(info: &TensorInfo, siblings: &[Sibling<'_>]) -> String {
     for sibling in siblings {
         let other = sibling.info();
         let end = other.name.rsplit('.').next().unwrap_or_default();
-        kind += &format!("|{} {end} {} {:?}", sibling.is_own(), other.dtype, other.shape);
+        // The length of a description depends on its digits.
+        let shape = if other.name.contains(QUANT_STATE) { &[][..] } else { &other.shape };
+        kind += &format!("|{} {end} {} {shape:?}", sibling.is_own(), other.dtype);
     }
     kind
 }
@@ -250,16 +257,40 @@ impl<'a> Probed<'a> {
         &self.subjects[self.number]
     }
 
+    pub(super) fn sample_bytes(&self) -> u64 {
+        self.sample.len() as u64
+    }
+
     /// What must be saved: an eighth.
     pub(super) fn enough(&self) -> u64 {
         plan::stand_alone_cost(self.subject().info().number(), &self.sample) / 8 * 7
+    }
+
+    /// What bitsandbytes adds to nested scales: it says so in a tensor of JSON.
+    fn nested_offset(&self, siblings: &[Sibling<'a>]) -> Option<f32> {
+        let mut states = siblings.iter().filter(|sibling| {
+            let info = sibling.info();
+            info.name.contains(QUANT_STATE) && info.dtype == DType::U8 && info.len_bytes() <= MOST_STATE_BYTES
+        });
+        let sibling = states.next()?;
+        let len = to_usize(sibling.info().len_bytes());
+        let json = match sibling {
+            Sibling::OfBase(source) => source.read(0, len),
+            Sibling::Own(number, _) => self.subjects[*number].read(0, len),
+        };
+        let state: serde_json::Value = serde_json::from_slice(&json.ok()?).ok()?;
+        let offset = state.get("nested_offset")?.as_f64()?;
+        #[expect(clippy::cast_possible_truncation, reason = "it was an F32 number")]
+        let offset = offset as f32;
+        Some(offset).filter(|offset| offset.is_finite())
     }
 
     /// The origin by a layout.
     fn origin(&self, layout: &Layout, siblings: &[Sibling<'a>]) -> Option<Origin> {
         let info = self.subject().info();
         let operand = |which: usize| siblings[which].operand(info);
-        let quantised = layout.record(info, operand)?;
+        let offset = if layout.is_nested() { self.nested_offset(siblings)? } else { 0.0 };
+        let quantised = layout.record(info, operand, offset)?;
         let is_slow = |sibling: &Sibling<'_>| match sibling {
             Sibling::OfBase(source) => source.is_in_container() && source.info().len_bytes() > MOST_HELD,
             Sibling::Own(_, info) => info.len_bytes() > MOST_HELD,

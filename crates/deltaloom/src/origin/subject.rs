@@ -95,7 +95,7 @@ pub(crate) fn predict_from(
         Ok(())
     };
     let (references, tensors) = (&origin.references[..], origin.predictor.internals());
-    let factors = origin.factors.as_ref().map(|factors| &*factors.ready);
-    let mut inputs = PredictionInputs { references, tensors, own, factors, memo: None };
+    let payload = origin.own_payload.as_ref().map(|own| &*own.ready);
+    let mut inputs = PredictionInputs { references, tensors, own, payload, memo: None };
     origin.predictor.predict(info, start, &mut inputs, out)
 }

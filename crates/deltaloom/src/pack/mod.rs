@@ -209,9 +209,9 @@ fn pack_windows(
             for group in encoded {
                 progress.advance(group.len_bytes as u64);
                 let tensor = &mut packed[group.tensor];
-                if let (Some(factors), []) = (&choices[group.tensor].factors, &tensor.groups[..]) {
-                    let crc = crc32fast::hash(&factors.payload);
-                    tensor.factors = Some(writer.push(&factors.payload, crc).map_err(Error::writing(""))?);
+                if let (Some(own), []) = (&choices[group.tensor].own_payload, &tensor.groups[..]) {
+                    let crc = crc32fast::hash(&own.bytes);
+                    tensor.own_payload = Some(writer.push(&own.bytes, crc).map_err(Error::writing(""))?);
                 }
                 tensor.changed += group.changed;
                 tensor.groups.push(group.entry);
@@ -442,7 +442,7 @@ impl<'a> Packer<'a> {
             references: &choice.references,
             tensors: predictor.internals(),
             own,
-            factors: choice.factors.as_ref().map(|factors| &*factors.ready),
+            payload: choice.own_payload.as_ref().map(|own| &*own.ready),
             memo: None,
         };
         if predictor.is_unmodified() {

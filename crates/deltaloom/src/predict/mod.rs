@@ -21,7 +21,10 @@ pub(crate) use adam::{Adam, AdamForm};
 pub(crate) use adapter::{Adapter, Merge};
 pub(crate) use adapters::{Adapters, Factor, MAX_STEPS, Step, Strided};
 pub(crate) use blend::{Blend, BlendForm, Precision};
-pub(crate) use blocks::{Arithmetic, BLOCK, BlockKind, Blocks, CodedBlocks, Measure, Scales};
+pub(crate) use blocks::{
+    Arithmetic, Blocks, CodedBlocks, Form, Measure, PART_BLOCKS, Reference, Scales, StoredScales,
+    has_quantiser, push_part,
+};
 
 pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
@@ -149,6 +152,15 @@ pub(crate) trait ReadInputs<'a> {
 
     /// The factors in the container.
     fn factors(&self) -> Result<&ReadyFactors>;
+
+    /// The scales in the container.
+    fn scales(&self) -> Result<&StoredScales>;
+}
+
+/// What a prediction has in the container besides its fields and the residual.
+pub(crate) enum OwnPayload {
+    Factors(ReadyFactors),
+    Scales(StoredScales),
 }
 
 /// Which predictor it is, as files and reports name it.
@@ -368,12 +380,31 @@ impl Predictor {
         if let Self::Converted(dtype, _) = self { Some(dtype) } else { None }
     }
 
-    /// The rank of the factors that are a payload of the tensor.
-    pub(crate) fn rank(&self) -> Option<usize> {
+    /// Whether the prediction needs a payload of the tensor.
+    pub(crate) fn has_payload(&self) -> bool {
         match self {
-            Self::LowRank { rank, .. } => Some(*rank),
-            Self::Converted(_, inner) => inner.rank(),
-            _ => None,
+            Self::LowRank { .. } => true,
+            Self::Blocks(blocks) => blocks.has_payload(),
+            Self::Converted(_, inner) => inner.has_payload(),
+            _ => false,
+        }
+    }
+
+    /// Reads that payload. `info` and `grid` are those of the coded tensor.
+    pub(crate) fn parse_payload(
+        &self,
+        bytes: Vec<u8>,
+        info: &TensorInfo,
+        grid: &ChunkGrid,
+    ) -> Result<OwnPayload> {
+        match self {
+            Self::LowRank { rank, .. } => {
+                let factors = Factors::parse(&bytes, *rank, to_usize(grid.rows), to_usize(grid.cols))?;
+                Ok(OwnPayload::Factors(ReadyFactors::new(factors, info.number())?))
+            }
+            Self::Blocks(blocks) => Ok(OwnPayload::Scales(blocks.stored_scales(info, bytes)?)),
+            Self::Converted(_, inner) => inner.parse_payload(bytes, info, grid),
+            _ => Err(fields::bad("payload")),
         }
     }
 
@@ -395,6 +426,7 @@ impl Predictor {
             Self::Adapters(adapters) => adapters.part_count() as u64,
             Self::Converted(_, inner) => inner.part_count(),
             Self::Quantised(quantised) => quantised.part_count() as u64,
+            Self::Blocks(blocks) => blocks.part_count() as u64,
             _ => 0,
         }
     }
@@ -448,10 +480,7 @@ impl Predictor {
                 let own = own.map(|(tensor, dtype, shape)| Input::OwnShaped(tensor, dtype, shape));
                 of_bases.chain(own).collect()
             }
-            Self::Blocks(blocks) => {
-                let (name, dtype, shape) = blocks.of_base();
-                vec![Input::Shaped(name, dtype, shape)]
-            }
+            Self::Blocks(blocks) => blocks.inputs(),
             Self::Text(text) => {
                 let (name, dtype, shape) = text.shaped();
                 vec![Input::Shaped(name, dtype, shape)]

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::{File, Found};
+use crate::checkpoint::gguf::BlockKind;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
 use crate::tensor::DType;
@@ -209,6 +210,9 @@ fn size_of_value(kind: u32) -> Option<u64> {
 
 /// The types of `ggml_type` in ggml.h, with the sizes of their blocks.
 fn stored(kind: u32) -> Option<Stored> {
+    if let Some(kind) = BlockKind::of_type(kind) {
+        return Some(Stored::Blocks(kind.numbers() as u64, kind.bytes() as u64));
+    }
     Some(match kind {
         0 => Stored::As(DType::F32),
         1 => Stored::As(DType::F16),
@@ -218,28 +222,15 @@ fn stored(kind: u32) -> Option<Stored> {
         27 => Stored::As(DType::I64),
         28 => Stored::As(DType::F64),
         30 => Stored::As(DType::BF16),
-        // Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
-        2 => Stored::Blocks(32, 18),
-        3 => Stored::Blocks(32, 20),
-        6 => Stored::Blocks(32, 22),
-        7 => Stored::Blocks(32, 24),
-        8 => Stored::Blocks(32, 34),
-        // Q2_K to Q8_K.
-        10 => Stored::Blocks(256, 84),
-        11 => Stored::Blocks(256, 110),
-        12 => Stored::Blocks(256, 144),
-        13 => Stored::Blocks(256, 176),
-        14 => Stored::Blocks(256, 210),
+        // Q8_K.
         15 => Stored::Blocks(256, 292),
-        // IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S, IQ4_XS, IQ1_M.
+        // IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ3_S, IQ2_S, IQ1_M.
         16 => Stored::Blocks(256, 66),
         17 => Stored::Blocks(256, 74),
         18 => Stored::Blocks(256, 98),
         19 => Stored::Blocks(256, 50),
-        20 => Stored::Blocks(32, 18),
         21 => Stored::Blocks(256, 110),
         22 => Stored::Blocks(256, 82),
-        23 => Stored::Blocks(256, 136),
         29 => Stored::Blocks(256, 56),
         // TQ1_0, TQ2_0, MXFP4, NVFP4.
         34 => Stored::Blocks(256, 54),

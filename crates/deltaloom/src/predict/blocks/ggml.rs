@@ -1,18 +1,9 @@
-//! Blocks of 32 numbers as ggml stores them: `quantize_row_*_ref` and `dequantize_row_*` of
-//! ggml-quants.c, with the choices that compilers have left open.
+//! The blocks of numbers, as ggml quantises them: those of 32 by `quantize_row_*_ref` of
+//! ggml-quants.c, with the choices that compilers have left open; and those of which the scales are
+//! known by the nearest codes, which is the last step of all its quantisers.
 
-/// Numbers of a block.
-pub(crate) const BLOCK: usize = 32;
-
-/// A block format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum BlockKind {
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-}
+use crate::checkpoint::gguf::{BlockKind, MOST_NUMBERS};
+use crate::limits::narrow;
 
 /// How products and sums are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,124 +45,109 @@ impl Arithmetic {
     }
 }
 
-impl BlockKind {
-    pub(crate) const ALL: [Self; 5] = [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0];
-
-    pub(super) fn id(self) -> u8 {
-        match self {
-            Self::Q4_0 => 0,
-            Self::Q4_1 => 1,
-            Self::Q5_0 => 2,
-            Self::Q5_1 => 3,
-            Self::Q8_0 => 4,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Q4_0 => "Q4_0",
-            Self::Q4_1 => "Q4_1",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q8_0 => "Q8_0",
-        }
-    }
-
-    /// Bytes of a block.
-    pub(crate) fn bytes(self) -> usize {
-        match self {
-            Self::Q4_0 => 18,
-            Self::Q4_1 => 20,
-            Self::Q5_0 => 22,
-            Self::Q5_1 => 24,
-            Self::Q8_0 => 34,
-        }
-    }
-
-    fn has_least(self) -> bool {
-        matches!(self, Self::Q4_1 | Self::Q5_1)
-    }
-
-    /// The greatest code of those that are packed.
-    fn greatest(self) -> u8 {
-        match self {
-            Self::Q4_0 | Self::Q4_1 => 15,
-            Self::Q5_0 | Self::Q5_1 => 31,
-            Self::Q8_0 => u8::MAX,
-        }
-    }
-
-    /// The block of 32 numbers.
-    pub(crate) fn quantise(self, arithmetic: Arithmetic, numbers: &[f32; BLOCK], out: &mut [u8]) {
-        let (scale, least) = self.scale_and_least(numbers);
-        let reciprocal = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let (of_scale, rest) = out.split_at_mut(2);
-        of_scale.copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
-        if self == Self::Q8_0 {
-            for (x, code) in numbers.iter().zip(rest) {
-                *code = limited(arithmetic.product(*x, reciprocal).round(), -128.0, 127.0);
-            }
-            return;
-        }
-        let rest = if self.has_least() {
-            let (of_least, rest) = rest.split_at_mut(2);
-            of_least.copy_from_slice(&half::f16::from_f32(least).to_le_bytes());
-            rest
-        } else {
-            rest
-        };
-        let middle = match self {
-            Self::Q4_0 => 8.5,
-            Self::Q5_0 => 16.5,
-            _ => 0.5,
-        };
-        let greatest = f64::from(self.greatest());
-        let code = |x: f32| {
-            let x = if self.has_least() { x - least } else { x };
-            limited(arithmetic.product_and_sum(x, reciprocal, middle), 0.0, greatest)
-        };
-        pack(self.greatest() > 15, &numbers.map(code), rest);
-    }
-
-    /// The scale, and the least number if the kind has one.
-    fn scale_and_least(self, numbers: &[f32; BLOCK]) -> (f32, f32) {
-        let known = || numbers.iter().copied().filter(|x| !x.is_nan());
-        if self.has_least() {
-            let first = known().next().unwrap_or(0.0);
-            let least = known().fold(first, |least, x| if x < least { x } else { least });
-            let greatest = known().fold(first, |greatest, x| if x > greatest { x } else { greatest });
-            return ((greatest - least) / f32::from(self.greatest()), least);
-        }
-        let largest = known().fold(0f32, |largest, x| if x.abs() > largest.abs() { x } else { largest });
-        let scale = match self {
-            Self::Q4_0 => largest / -8.0,
-            Self::Q5_0 => largest / -16.0,
-            _ => largest.abs() / 127.0,
-        };
-        (scale, 0.0)
-    }
-
-    /// The numbers that a block stands for.
-    pub(crate) fn numbers(self, arithmetic: Arithmetic, block: &[u8]) -> [f32; BLOCK] {
-        let f16 = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-        let scale = f16(0);
-        match self {
-            Self::Q8_0 => std::array::from_fn(|i| f32::from(block[2 + i].cast_signed()) * scale),
-            Self::Q4_0 => unpack(false, &block[2..]).map(|code| (f32::from(code) - 8.0) * scale),
-            Self::Q5_0 => unpack(true, &block[2..]).map(|code| (f32::from(code) - 16.0) * scale),
-            Self::Q4_1 | Self::Q5_1 => {
-                let least = f16(2);
-                let number = |code: u8| single(arithmetic.product_and_sum(code.into(), scale, least));
-                unpack(self == Self::Q5_1, &block[4..]).map(number)
-            }
-        }
-    }
+/// The kind with this id in files.
+pub(super) fn of_id(id: u8) -> Option<BlockKind> {
+    BlockKind::ALL.get(usize::from(id)).copied()
 }
 
-/// The lowest 8 bits of a number without its fraction, within limits; those of 0 for NaN.
+pub(super) fn id(kind: BlockKind) -> u8 {
+    let found = (0..).zip(BlockKind::ALL).find(|(_, other)| *other == kind);
+    found.expect("all kinds are listed").0
+}
+
+/// Whether scales follow from the numbers of a block. Those of other kinds are searched for.
+pub(crate) fn has_quantiser(kind: BlockKind) -> bool {
+    matches!(kind, BlockKind::Q4_0 | BlockKind::Q4_1 | BlockKind::Q5_0 | BlockKind::Q5_1 | BlockKind::Q8_0)
+}
+
+fn has_least(kind: BlockKind) -> bool {
+    matches!(kind, BlockKind::Q4_1 | BlockKind::Q5_1)
+}
+
+/// The block of some numbers, for a kind that has a quantiser.
+pub(super) fn quantise(kind: BlockKind, arithmetic: Arithmetic, numbers: &[f32], out: &mut [u8]) {
+    let (scale, least) = scale_and_least(kind, numbers);
+    let reciprocal = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    out[..2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
+    if has_least(kind) {
+        out[2..4].copy_from_slice(&half::f16::from_f32(least).to_le_bytes());
+    }
+    let middle = match kind {
+        BlockKind::Q4_0 => 8.5,
+        BlockKind::Q5_0 => 16.5,
+        _ => 0.5,
+    };
+    let greatest = kind.greatest();
+    let code = |x: f32| match kind {
+        BlockKind::Q8_0 => {
+            let code = arithmetic.product(x, reciprocal).round();
+            if code.is_nan() { 128 } else { limited(code + 128.0, greatest) }
+        }
+        _ => {
+            let x = if has_least(kind) { x - least } else { x };
+            limited(arithmetic.product_and_sum(x, reciprocal, middle), greatest)
+        }
+    };
+    let mut codes = [0; MOST_NUMBERS];
+    codes.iter_mut().zip(numbers).for_each(|(to, x)| *to = code(*x));
+    kind.set_codes(&mut codes[..numbers.len()], out);
+}
+
+/// The scale, and the least number if the kind has one.
+fn scale_and_least(kind: BlockKind, numbers: &[f32]) -> (f32, f32) {
+    let known = || numbers.iter().copied().filter(|x| !x.is_nan());
+    if has_least(kind) {
+        let first = known().next().unwrap_or(0.0);
+        let least = known().fold(first, |least, x| if x < least { x } else { least });
+        let greatest = known().fold(first, |greatest, x| if x > greatest { x } else { greatest });
+        return ((greatest - least) / f32::from(kind.greatest()), least);
+    }
+    let largest = known().fold(0f32, |largest, x| if x.abs() > largest.abs() { x } else { largest });
+    let scale = match kind {
+        BlockKind::Q4_0 => largest / -8.0,
+        BlockKind::Q5_0 => largest / -16.0,
+        _ => largest.abs() / 127.0,
+    };
+    (scale, 0.0)
+}
+
+/// Sets the codes of a block that has its scales to those of the numbers.
+pub(super) fn set_nearest(kind: BlockKind, numbers: &[f32], block: &mut [u8]) {
+    let (groups, len) = kind.groups(block);
+    let mut codes = [0; MOST_NUMBERS];
+    for ((codes, numbers), group) in codes.chunks_mut(len).zip(numbers.chunks(len)).zip(groups) {
+        let bias = group.bias.unwrap_or(0.0);
+        let (scale, zero) = (group.scale, f32::from(kind.zero()));
+        let code = |x: f32| match kind.table() {
+            // In the file, such codes are 0.
+            _ if scale == 0.0 && kind == BlockKind::Q8_0 => 128,
+            _ if scale == 0.0 => 0,
+            Some(table) => nearest(table, x * (1.0 / scale)),
+            None => limited(f64::from(known((x - bias) / scale).round_ties_even() + zero), kind.greatest()),
+        };
+        codes.iter_mut().zip(numbers).for_each(|(to, x)| *to = code(*x));
+    }
+    kind.set_codes(&mut codes[..numbers.len()], block);
+}
+
+/// A number, or 0 for NaN.
+fn known(x: f32) -> f32 {
+    if x.is_nan() { 0.0 } else { x }
+}
+
+/// The number of the nearest of rising numbers; in the middle, of the greater one. 0 for NaN.
+fn nearest(table: &[i8; 16], x: f32) -> u8 {
+    let is_below = |pair: &&[i8]| {
+        let (low, high) = (f32::from(pair[0]), f32::from(pair[1]));
+        x >= high || (x > low && x - low >= high - x)
+    };
+    narrow(table.windows(2).take_while(is_below).count(), "a table has 16 numbers")
+}
+
+/// A number without its fraction, from 0 to `greatest`; 0 for NaN.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is limited, and NaN is 0")]
-fn limited(x: f64, least: f64, greatest: f64) -> u8 {
-    x.clamp(least, greatest) as i32 as u8
+fn limited(x: f64, greatest: u8) -> u8 {
+    x.clamp(0.0, greatest.into()) as u8
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is what is meant")]
@@ -179,50 +155,31 @@ fn single(x: f64) -> f32 {
     x as f32
 }
 
-/// Packs codes of 4 bits, or of 5.
-fn pack(has_high: bool, codes: &[u8; BLOCK], mut out: &mut [u8]) {
-    if has_high {
-        let high = codes.iter().enumerate().fold(0u32, |high, (i, code)| high | u32::from(code >> 4) << i);
-        let (of_high, rest) = out.split_at_mut(4);
-        of_high.copy_from_slice(&high.to_le_bytes());
-        out = rest;
-    }
-    let (low, high) = codes.split_at(BLOCK / 2);
-    for ((low, high), out) in low.iter().zip(high).zip(out) {
-        *out = low & 15 | high << 4;
-    }
-}
-
-fn unpack(has_high: bool, bytes: &[u8]) -> [u8; BLOCK] {
-    let (high, low) = if has_high { bytes.split_at(4) } else { (&[][..], bytes) };
-    std::array::from_fn(|i| {
-        let code = low[i % (BLOCK / 2)] >> (4 * (i / (BLOCK / 2))) & 15;
-        let bit = high.get(i / 8).map_or(0, |byte| byte >> (i % 8) & 1);
-        code | bit << 4
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::narrow;
 
     /// A block of numbers from -1 to 1 that are no multiples of a step.
-    fn numbers() -> [f32; BLOCK] {
-        std::array::from_fn(|i| {
-            let i: u16 = narrow(i * 37 % 64, "it is small");
-            f32::from(i) / 31.0 - 1.0
-        })
+    fn numbers(kind: BlockKind) -> Vec<f32> {
+        (0..kind.numbers())
+            .map(|i| f32::from(narrow::<u16>(i * 37 % 64, "it is small")) / 31.0 - 1.0)
+            .collect()
+    }
+
+    fn restored(kind: BlockKind, block: &[u8]) -> Vec<f32> {
+        let mut out = vec![0.0; kind.numbers()];
+        kind.dequantise(block, &mut out);
+        out
     }
 
     #[test]
     fn blocks_stand_for_numbers_that_are_near() {
-        for (kind, most) in BlockKind::ALL.into_iter().zip([0.13, 0.07, 0.07, 0.04, 0.005]) {
+        let kinds = BlockKind::ALL.into_iter().filter(|kind| has_quantiser(*kind));
+        for (kind, most) in kinds.zip([0.13, 0.07, 0.07, 0.04, 0.005]) {
             for arithmetic in Arithmetic::ALL {
                 let mut block = vec![0; kind.bytes()];
-                kind.quantise(arithmetic, &numbers(), &mut block);
-                let restored = kind.numbers(arithmetic, &block);
-                for (x, y) in numbers().into_iter().zip(restored) {
+                quantise(kind, arithmetic, &numbers(kind), &mut block);
+                for (x, y) in numbers(kind).into_iter().zip(restored(kind, &block)) {
                     assert!((x - y).abs() <= most, "{kind:?} {x} {y}");
                 }
             }
@@ -230,19 +187,51 @@ mod tests {
     }
 
     #[test]
+    fn what_a_block_stands_for_has_its_codes() {
+        for kind in BlockKind::ALL {
+            // Scales that are not 0.
+            let mut block = vec![0; kind.bytes()];
+            kind.scale_bytes().for_each(|at| block[at] = 0x35);
+            let mut codes: Vec<u8> = (0..kind.numbers())
+                .map(|i| narrow(i * 7 % (usize::from(kind.greatest()) + 1), "codes have at most 8 bits"))
+                .collect();
+            kind.set_codes(&mut codes, &mut block);
+            let mut again = block.clone();
+            kind.set_codes(&mut vec![0; kind.numbers()], &mut again);
+            set_nearest(kind, &restored(kind, &block), &mut again);
+            assert_eq!(again, block, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn odd_numbers_give_blocks_without_a_panic() {
         for kind in BlockKind::ALL {
             for x in [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-45] {
+                let numbers = vec![x; kind.numbers()];
+                for scales in [0, 0x3c, 0x7c, 0xfe] {
+                    let mut block = vec![scales; kind.bytes()];
+                    set_nearest(kind, &numbers, &mut block);
+                    restored(kind, &block);
+                }
                 for arithmetic in Arithmetic::ALL {
                     let mut block = vec![0; kind.bytes()];
-                    kind.quantise(arithmetic, &[x; BLOCK], &mut block);
-                    kind.numbers(arithmetic, &block);
+                    if has_quantiser(kind) {
+                        quantise(kind, arithmetic, &numbers, &mut block);
+                    }
+                    restored(kind, &block);
                 }
             }
         }
         // As ggml does it: the scale of zeros is -0, and the code of 0 is the middle.
         let mut block = [0; 18];
-        BlockKind::Q4_0.quantise(Arithmetic::Each, &[0.0; BLOCK], &mut block);
+        quantise(BlockKind::Q4_0, Arithmetic::Each, &[0.0; 32], &mut block);
         assert_eq!(block[..3], [0, 0x80, 0x88]);
+    }
+
+    #[test]
+    fn unequal_steps_have_the_nearest_number() {
+        let table = BlockKind::Iq4Nl.table().unwrap();
+        let codes = [-200.0, -127.0, -115.5, -116.0, 0.0, 112.0, 113.0, f32::NAN].map(|x| nearest(table, x));
+        assert_eq!(codes, [0, 0, 1, 0, 8, 15, 15, 0]);
     }
 }

@@ -5,19 +5,23 @@
 mod coded;
 mod ggml;
 mod scales;
+mod stored;
 
-pub(crate) use coded::CodedBlocks;
-pub(crate) use ggml::{Arithmetic, BLOCK, BlockKind};
+pub(crate) use coded::{CodedBlocks, Form, Reference};
+pub(crate) use ggml::{Arithmetic, has_quantiser};
 pub(crate) use scales::{Measure, Scales};
+pub(crate) use stored::{PART_BLOCKS, StoredScales, push_part};
 
 use std::fmt;
 
-use super::{ReadInputs, fields};
+use super::{Input, ReadInputs, fields};
 use crate::entropy::bytes::ByteReader;
 use crate::error::Result;
-use crate::tensor::{DType, TensorInfo};
+use crate::tensor::TensorInfo;
 
 const MAX_DIMENSIONS: u64 = 16;
+/// In the byte of the form: the reference is a view.
+const VIEWED: u8 = 4;
 
 /// What is predicted from a tensor of a base.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,17 +31,57 @@ pub(crate) enum Blocks {
 }
 
 impl Blocks {
-    pub(super) fn of_base(&self) -> (&Option<String>, &DType, &[u64]) {
+    pub(super) fn inputs(&self) -> Vec<Input<'_>> {
         match self {
-            Self::Coded(coded) => coded.of_base(),
-            Self::Scales(scales) => scales.of_base(),
+            Self::Coded(coded) => coded.inputs(),
+            Self::Scales(scales) => vec![scales.input()],
+        }
+    }
+
+    pub(super) fn part_count(&self) -> usize {
+        if let Self::Coded(coded) = self { coded.part_count() } else { 0 }
+    }
+
+    /// The type of blocks, as ggml names it, if there are some.
+    pub(crate) fn block_type(&self) -> Option<&'static str> {
+        match self {
+            Self::Coded(coded) => Some(coded.kind.name()),
+            Self::Scales(_) => None,
+        }
+    }
+
+    /// What the tensor has.
+    pub(crate) fn content(&self) -> &'static str {
+        match self {
+            Self::Coded(coded) if coded.form == Form::Numbers => "numbers",
+            Self::Coded(_) => "blocks",
+            Self::Scales(_) => "scales",
+        }
+    }
+
+    /// Whether scales are a payload of the tensor.
+    pub(super) fn has_payload(&self) -> bool {
+        matches!(self, Self::Coded(coded) if coded.form == Form::Codes)
+    }
+
+    /// Reads that payload of the tensor `info`.
+    pub(super) fn stored_scales(&self, info: &TensorInfo, payload: Vec<u8>) -> Result<StoredScales> {
+        match self {
+            Self::Coded(coded) => coded.stored_scales(info, payload),
+            Self::Scales(_) => Err(fields::bad("form")),
         }
     }
 
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {
         match self {
             Self::Coded(coded) => {
-                meta.push(u8::from(!coded.is_to_blocks));
+                let form = match coded.form {
+                    Form::Blocks => 0,
+                    Form::Numbers => 1,
+                    Form::Codes => 3,
+                };
+                let is_viewed = matches!(coded.reference, Reference::View(_));
+                meta.push(form | if is_viewed { VIEWED } else { 0 });
                 coded.push_to(meta);
             }
             Self::Scales(scales) => {
@@ -49,11 +93,15 @@ impl Blocks {
 
     /// Reads the record of the tensor `info`. All sizes fit each other.
     pub(super) fn parse(meta: &mut ByteReader<'_>, info: &TensorInfo) -> Result<Self> {
-        Ok(match meta.u8()? {
-            form @ (0 | 1) => Self::Coded(CodedBlocks::parse(meta, form == 0, info)?),
-            2 => Self::Scales(Scales::parse(meta, info)?),
+        let form = meta.u8()?;
+        let coded = match form & !VIEWED {
+            0 => Form::Blocks,
+            1 => Form::Numbers,
+            2 if form == 2 => return Ok(Self::Scales(Scales::parse(meta, info)?)),
+            3 => Form::Codes,
             _ => return Err(fields::bad("form")),
-        })
+        };
+        Ok(Self::Coded(CodedBlocks::parse(meta, coded, form & VIEWED != 0, info)?))
     }
 
     /// Fills `out` with the prediction of the tensor from byte `start` on.
@@ -85,17 +133,19 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
+    use crate::checkpoint::gguf::BlockKind;
     use crate::error::Error;
     use crate::limits::to_usize;
-    use crate::predict::{Element, ReadyFactors};
+    use crate::predict::{Element, Piece, Place, ReadyFactors, View, Viewed};
     use crate::scratch::Bytes;
+    use crate::tensor::DType;
 
-    /// A tensor of zeros of so many bytes.
-    struct Zeros(u64);
+    /// Tensors of zeros of so many bytes, and scales.
+    struct Zeros(Vec<u64>, Option<StoredScales>);
 
     impl<'a> ReadInputs<'a> for Zeros {
         fn bytes(&self, input: usize, range: Range<u64>) -> Result<Bytes<'a>> {
-            assert!(input == 0 && range.start <= range.end && range.end <= self.0, "bytes {range:?}");
+            assert!(range.start <= range.end && range.end <= self.0[input], "bytes {range:?}");
             Ok(Bytes::Read(vec![0; to_usize(range.end - range.start)].into()))
         }
 
@@ -112,15 +162,20 @@ mod tests {
         fn factors(&self) -> Result<&ReadyFactors> {
             Err(Error::corrupt("none"))
         }
+
+        fn scales(&self) -> Result<&StoredScales> {
+            Ok(self.1.as_ref().unwrap())
+        }
     }
 
-    fn coded(is_to_blocks: bool, other: (DType, Vec<u64>)) -> Blocks {
+    fn coded(form: Form, kind: BlockKind, reference: Reference, other: (DType, Vec<u64>)) -> Blocks {
+        let (dtype, shape) = other;
         Blocks::Coded(CodedBlocks {
-            is_to_blocks,
-            reference: Some("r".to_owned()),
-            dtype: other.0,
-            shape: other.1,
-            kind: BlockKind::Q5_1,
+            form,
+            reference,
+            dtype,
+            shape,
+            kind,
             arithmetic: Arithmetic::Each,
             head: 4,
         })
@@ -128,6 +183,16 @@ mod tests {
 
     fn records() -> Vec<(Blocks, TensorInfo)> {
         let (numbers, blocks) = ((DType::F16, vec![2, 4, 64]), (DType::U8, vec![8, 48]));
+        let (of_256, in_256) = ((DType::BF16, vec![8, 512]), (DType::U8, vec![8, 288]));
+        let named = || Reference::Tensor(Some("r".to_owned()));
+        let half = |name: &str| Viewed {
+            place: Place::Base(Some(name.to_owned())),
+            shape: vec![4, 512],
+            is_transposed: false,
+        };
+        let piece = |source| Piece { source: Some(source), start: 0, count: 4 * 512 };
+        let view =
+            View::new(&DType::BF16, false, DType::BF16, vec![half("a"), half("b")], &[piece(1), piece(0)]);
         let info = |(dtype, shape)| TensorInfo::sized("w".to_owned(), dtype, shape);
         let scales = Blocks::Scales(Scales {
             reference: None,
@@ -141,10 +206,21 @@ mod tests {
             rounding: Element::F16,
         });
         vec![
-            (coded(true, numbers.clone()), info(blocks.clone())),
-            (coded(false, blocks), info(numbers)),
+            (coded(Form::Blocks, BlockKind::Q5_1, named(), numbers.clone()), info(blocks.clone())),
+            (coded(Form::Numbers, BlockKind::Q5_1, named(), blocks), info(numbers)),
+            (coded(Form::Numbers, BlockKind::Q4K, named(), in_256.clone()), info(of_256.clone())),
+            (coded(Form::Codes, BlockKind::Q4K, named(), of_256.clone()), info(in_256.clone())),
+            (coded(Form::Codes, BlockKind::Q4K, Reference::View(Box::new(view)), of_256), info(in_256)),
             (scales, info((DType::F32, vec![2, 7, 3]))),
         ]
+    }
+
+    /// Scales that are 0.
+    fn scales_of(record: &Blocks, info: &TensorInfo) -> StoredScales {
+        let Blocks::Coded(coded) = record else { panic!("only codes have scales") };
+        let mut payload = Vec::new();
+        push_part(coded.kind, &vec![0; to_usize(info.len_bytes())], &mut payload);
+        record.stored_scales(info, payload).unwrap()
     }
 
     fn parse(bytes: &[u8], info: &TensorInfo) -> Result<Blocks> {
@@ -170,9 +246,14 @@ mod tests {
                     changed[at] = value;
                     let Ok(record) = parse(&changed, &info) else { continue };
                     good += 1;
-                    let (_, dtype, shape) = record.of_base();
-                    let reference = TensorInfo::sized(String::new(), dtype.clone(), shape.to_vec());
-                    let mut inputs = Zeros(reference.len_bytes());
+                    let len = |input: Input<'_>| match input {
+                        Input::Shaped(_, dtype, shape) => {
+                            TensorInfo::sized(String::new(), dtype.clone(), shape.to_vec()).len_bytes()
+                        }
+                        other => panic!("{other:?} is no tensor of a base"),
+                    };
+                    let scales = record.has_payload().then(|| scales_of(&record, &info));
+                    let mut inputs = Zeros(record.inputs().into_iter().map(len).collect(), scales);
                     for range in [0..info.len_bytes(), 4..info.len_bytes() - 4] {
                         let mut out = vec![0; to_usize(range.end - range.start)];
                         record.predict(&info, range.start, &mut inputs, &mut out).unwrap();

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::limits::to_usize;
 use crate::predict::number::{load_singles, rounded};
 use crate::predict::quantised::Region;
-use crate::predict::{Element, MOST_HELD, ReadInputs, cast, fields};
+use crate::predict::{Element, Input, MOST_HELD, ReadInputs, cast, fields};
 use crate::tensor::{DType, TensorInfo};
 
 /// Which number of a group.
@@ -95,8 +95,8 @@ impl Extremes {
 }
 
 impl Scales {
-    pub(super) fn of_base(&self) -> (&Option<String>, &DType, &[u64]) {
-        (&self.reference, &self.dtype, &self.shape)
+    pub(super) fn input(&self) -> Input<'_> {
+        Input::Shaped(&self.reference, &self.dtype, &self.shape)
     }
 
     pub(super) fn push_to(&self, meta: &mut Vec<u8>) {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::operand::{Operand, Region, has_singles, singles};
 use super::packing::Packing;
 use super::values::{Values, finite};
-use super::{Block, Matrices, product};
+use super::{Block, Matrices, Quantised, product};
 use crate::entropy::bytes::{ByteReader, push_varint};
 use crate::error::Result;
 use crate::limits::to_usize;
@@ -33,20 +33,29 @@ pub(crate) enum Numbers {
     Tensor { operand: Operand, packing: Packing, is_exponent: bool },
     /// In the record.
     Stored(Vec<f32>),
+    /// Numbers of a table by their codes, times scales that `each` of them share.
+    Nested { codes: Operand, table: Operand, scales: Operand, each: u64 },
+    /// The greatest magnitudes of the reference's numbers.
+    Largest,
 }
 
+/// Numbers of a table of nested scales.
+const TABLE: u64 = 256;
+
 impl Groups {
-    pub(super) fn operand(&self) -> Option<&Operand> {
+    pub(super) fn operands(&self) -> Vec<&Operand> {
         match &self.source {
-            Numbers::Tensor { operand, .. } => Some(operand),
-            Numbers::Stored(_) => None,
+            Numbers::Tensor { operand, .. } => vec![operand],
+            Numbers::Nested { codes, table, scales, .. } => vec![codes, table, scales],
+            Numbers::Stored(_) | Numbers::Largest => Vec::new(),
         }
     }
 
-    pub(super) fn operand_mut(&mut self) -> Option<&mut Operand> {
+    pub(super) fn operands_mut(&mut self) -> Vec<&mut Operand> {
         match &mut self.source {
-            Numbers::Tensor { operand, .. } => Some(operand),
-            Numbers::Stored(_) => None,
+            Numbers::Tensor { operand, .. } => vec![operand],
+            Numbers::Nested { codes, table, scales, .. } => vec![codes, table, scales],
+            Numbers::Stored(_) | Numbers::Largest => Vec::new(),
         }
     }
 
@@ -74,11 +83,18 @@ impl Groups {
                 push_varint(meta, numbers.len() as u64);
                 numbers.iter().for_each(|number| meta.extend(number.to_le_bytes()));
             }
+            Numbers::Nested { codes, table, scales, each } => {
+                meta.push(3);
+                [codes, table, scales].into_iter().for_each(|operand| operand.push_to(meta));
+                push_varint(meta, *each);
+            }
+            Numbers::Largest => meta.push(4),
         }
         meta.extend(self.plus.to_le_bytes());
     }
 
-    pub(super) fn parse(meta: &mut ByteReader<'_>, size: Matrices) -> Result<Self> {
+    /// Reads groups of matrices. `has_largest` tells whether they may be the reference's largest.
+    pub(super) fn parse(meta: &mut ByteReader<'_>, size: Matrices, has_largest: bool) -> Result<Self> {
         let bad = || fields::bad("group of codes");
         let rows = fields::within(meta, 1..=size.rows, "number of rows")?;
         let cols = fields::within(meta, 1..=size.cols, "number of columns")?;
@@ -113,6 +129,22 @@ impl Groups {
                 }
                 Numbers::Stored(numbers)
             }
+            3 => {
+                let (codes, table) = (Operand::parse(meta)?, Operand::parse(meta)?);
+                let scales = Operand::parse(meta)?;
+                let each = fields::within(meta, 1..=1 << 32, "number of nested scales")?;
+                let fits = |operand: &Operand, dtype: DType, elems: u64| {
+                    operand.dtype == dtype && product(&operand.shape) == Some(elems)
+                };
+                if !fits(&codes, DType::U8, count)
+                    || !fits(&table, DType::F32, TABLE)
+                    || !fits(&scales, DType::F32, count.div_ceil(each))
+                {
+                    return Err(bad());
+                }
+                Numbers::Nested { codes, table, scales, each }
+            }
+            4 if has_largest && rows == 1 => Numbers::Largest,
             _ => return Err(bad()),
         };
         Ok(Self { rows, cols, source, plus: finite(meta)? })
@@ -121,7 +153,7 @@ impl Groups {
     /// The numbers of the groups that a block touches.
     pub(super) fn load<'a>(
         &self,
-        input: Option<usize>,
+        quantised: &Quantised,
         size: Matrices,
         block: &Block,
         inputs: &mut impl ReadInputs<'a>,
@@ -142,7 +174,7 @@ impl Groups {
         let mut numbers = match &self.source {
             Numbers::Stored(numbers) => part(numbers),
             Numbers::Tensor { operand, packing, is_exponent } => {
-                let input = input.unwrap_or_default();
+                let input = quantised.input_of(operand);
                 let elems = operand.shape.iter().product::<u64>();
                 if elems == 1 && packing.bits == 0 {
                     let mut bytes = Scratch::of_len(to_usize(operand.element_bytes()));
@@ -170,6 +202,40 @@ impl Groups {
                         )?
                     }
                 }
+            }
+            Numbers::Nested { codes, table, scales, each } => {
+                let first_row = block.matrix * in_column;
+                let region = Region {
+                    element_bytes: 1,
+                    row_len: in_row,
+                    rows: first_row + rows.start..first_row + rows.end,
+                    cols: cols.clone(),
+                };
+                let codes = region.read(quantised.input_of(codes), inputs)?;
+                let table = singles_from(quantised.input_of(table), 0..TABLE, inputs)?;
+                let group = |row: u64, col: u64| (first_row + row) * in_row + col;
+                let outer =
+                    group(rows.start, cols.start) / each..group(rows.end - 1, cols.end - 1) / each + 1;
+                let scales = singles_from(quantised.input_of(scales), outer.clone(), inputs)?;
+                let places = rows.clone().flat_map(|row| cols.clone().map(move |col| (row, col)));
+                let number = |(code, (row, col)): (&u8, (u64, u64))| {
+                    table[usize::from(*code)] * scales[to_usize(group(row, col) / each - outer.start)]
+                };
+                codes.iter().zip(places).map(number).collect()
+            }
+            Numbers::Largest => {
+                let whole = Block {
+                    matrix: block.matrix,
+                    rows: block.rows.clone(),
+                    cols: cols.start * self.cols..(cols.end * self.cols).min(size.cols),
+                };
+                let reference = &quantised.reference;
+                let input = quantised.input_of(reference);
+                let all = reference.singles_of(input, size, &whole, quantised.is_transposed, inputs)?;
+                // NaN is no number.
+                let largest = |group: &[f32]| group.iter().fold(0f32, |most, x| most.max(x.abs()));
+                let group = to_usize(self.cols);
+                all.chunks(whole.width()).flat_map(|row| row.chunks(group).map(largest)).collect()
             }
         };
         numbers.iter_mut().for_each(|number| *number += self.plus);
@@ -232,4 +298,15 @@ fn exponents(bytes: &[u8]) -> Vec<f32> {
         byte => f32::from_bits(u32::from(*byte) << 23),
     };
     bytes.iter().map(power).collect()
+}
+
+/// Elements of an F32 tensor.
+fn singles_from<'a>(
+    input: usize,
+    elems: std::ops::Range<u64>,
+    inputs: &mut impl ReadInputs<'a>,
+) -> Result<Vec<f32>> {
+    let mut bytes = Scratch::of_len(to_usize((elems.end - elems.start) * 4));
+    inputs.read_into(input, elems.start * 4, &mut bytes)?;
+    Ok(singles(&DType::F32, &bytes))
 }

@@ -87,7 +87,7 @@ impl Quantised {
     /// The operands, in the order of the record.
     fn operands(&self) -> impl Iterator<Item = &Operand> {
         let groups = self.scales.iter().chain(&self.zero).chain(&self.bias);
-        std::iter::once(&self.reference).chain(groups.filter_map(Groups::operand)).chain(&self.index)
+        std::iter::once(&self.reference).chain(groups.flat_map(Groups::operands)).chain(&self.index)
     }
 
     /// The operands that are in bases.
@@ -103,7 +103,7 @@ impl Quantised {
     /// The same with other numbers for tensors of the same file.
     pub(crate) fn with_own(mut self, number: impl Fn(usize) -> usize) -> Self {
         let groups = self.scales.iter_mut().chain(&mut self.zero).chain(&mut self.bias);
-        for operand in groups.filter_map(Groups::operand_mut).chain(&mut self.index) {
+        for operand in groups.flat_map(Groups::operands_mut).chain(&mut self.index) {
             if let Place::Own(own) = &mut operand.place {
                 *own = number(*own);
             }
@@ -249,14 +249,15 @@ impl Quantised {
             return Err(bad("dtype"));
         }
         let size = quantised.matrices(info).ok_or_else(|| bad("shape"))?;
+        let has_largest = is_to_codes && flags & INDEXED == 0;
         for _ in 0..scale_count {
-            quantised.scales.push(Groups::parse(meta, size)?);
+            quantised.scales.push(Groups::parse(meta, size, has_largest)?);
         }
         if counts & 16 != 0 {
-            quantised.zero = Some(Groups::parse(meta, size)?);
+            quantised.zero = Some(Groups::parse(meta, size, false)?);
         }
         if counts & 32 != 0 {
-            quantised.bias = Some(Groups::parse(meta, size)?);
+            quantised.bias = Some(Groups::parse(meta, size, false)?);
         }
         if flags & INDEXED != 0 {
             let index = Operand::parse(meta)?;
@@ -438,9 +439,8 @@ impl<'a> GroupRows<'a> {
         // An index may lead to any row of groups.
         let all = Block { rows: 0..size.rows, ..block.clone() };
         let mut load = |groups: &'a Groups| {
-            let input = groups.operand().map(|operand| quantised.input_of(operand));
             let is_indexed = quantised.index.is_some() && groups.rows < size.rows;
-            Ok((groups, groups.load(input, size, if is_indexed { &all } else { block }, inputs)?))
+            Ok((groups, groups.load(quantised, size, if is_indexed { &all } else { block }, inputs)?))
         };
         let loaded = groups.map(&mut load).collect::<Result<_>>()?;
         let index = match &quantised.index {
@@ -513,7 +513,7 @@ pub(super) fn product(sizes: &[u64]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::predict::{Element, ReadyFactors};
+    use crate::predict::{Element, ReadyFactors, StoredScales};
     use crate::scratch::Bytes;
 
     /// Inputs of zeros, which end where their tensors do.
@@ -536,6 +536,10 @@ mod tests {
         }
 
         fn factors(&self) -> Result<&ReadyFactors> {
+            Err(Error::corrupt("none"))
+        }
+
+        fn scales(&self) -> Result<&StoredScales> {
             Err(Error::corrupt("none"))
         }
     }
@@ -578,6 +582,24 @@ mod tests {
         (record, TensorInfo::sized("w".to_owned(), own.0, own.1))
     }
 
+    /// The same with nested scales, and the largest of the reference if it has the numbers.
+    fn with_nested(is_to_codes: bool) -> (Quantised, TensorInfo) {
+        let (mut record, info) = quantised(is_to_codes);
+        let base = |name: &str| Place::Base(Some(name.to_owned()));
+        let nested = Numbers::Nested {
+            codes: operand(base("c"), DType::U8, &[32, 1]),
+            table: operand(base("t"), DType::F32, &[256]),
+            scales: operand(base("s"), DType::F32, &[7]),
+            each: 5,
+        };
+        record.scales[1] = Groups { rows: 4, cols: 1, source: nested, plus: 0.5 };
+        if is_to_codes {
+            record.index = None;
+            record.scales[0] = Groups { rows: 1, cols: 4, source: Numbers::Largest, plus: 0.0 };
+        }
+        (record, info)
+    }
+
     fn parse(bytes: &[u8], info: &TensorInfo) -> Result<Quantised> {
         let mut reader = ByteReader::new(bytes, "a test");
         let parsed = Quantised::parse(&mut reader, info)?;
@@ -587,8 +609,8 @@ mod tests {
 
     #[test]
     fn records_are_stored_and_whatever_one_says_reads_its_operands_only() {
-        for is_to_codes in [false, true] {
-            let (record, info) = quantised(is_to_codes);
+        let all = [quantised(false), quantised(true), with_nested(false), with_nested(true)];
+        for (record, info) in all {
             let mut bytes = Vec::new();
             record.push_to(&mut bytes);
             assert_eq!(parse(&bytes, &info).unwrap(), record);
