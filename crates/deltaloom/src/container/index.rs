@@ -81,7 +81,7 @@ pub(crate) struct PackedTensor {
     /// Elements that differ from the prediction; 0 if there is none.
     pub(crate) changed: u64,
     pub(crate) groups: Vec<GroupEntry>,
-    /// The payload before those of the chunks, if the predictor is LowRank.
+    /// The payload before those of the chunks, if the predictor is LowRank or LowRanks.
     pub(crate) factors: Option<PayloadEntry>,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) digest: Digest,

@@ -239,7 +239,7 @@ fn parse_tensor(
     let number = predictor.coded(info).0.number();
     let mut tensor = PackedTensor::new(place, predictor, grid);
     let coded_grid = tensor.coded_grid();
-    if tensor.predictor.rank().is_some() {
+    if tensor.predictor.products(info, &grid).is_some() {
         let len_bytes = meta.size()?;
         if len_bytes as u64 > info.len_bytes() {
             return Err(Error::corrupt(format!(

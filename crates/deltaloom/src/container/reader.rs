@@ -11,8 +11,8 @@ use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
 use crate::limits::{Limits, to_usize};
+use crate::predict::ReadyFactors;
 use crate::predict::names::Names;
-use crate::predict::{Factors, ReadyFactors};
 use crate::scratch::{Bytes, Scratch};
 
 use super::Digest;
@@ -228,15 +228,12 @@ impl Container {
 
     /// The factors of a tensor's prediction, if it has any.
     pub(crate) fn factors(&self, tensor: &PackedTensor) -> Result<Option<Arc<ReadyFactors>>> {
-        let (Some(entry), Some(rank)) = (&tensor.factors, tensor.predictor.rank()) else {
-            return Ok(None);
-        };
+        let Some(entry) = &tensor.factors else { return Ok(None) };
+        let info = self.index.coded_info(tensor);
+        let Some(products) = tensor.predictor.products(&info, &tensor.grid) else { return Ok(None) };
         let make = || {
             let payload = self.read_payload(tensor, entry)?;
-            let (rows, cols) = (to_usize(tensor.grid.rows), to_usize(tensor.grid.cols));
-            let factors = Factors::parse(&payload, rank, rows, cols);
-            let number = self.index.coded_info(tensor).number();
-            let factors = factors.and_then(|factors| ReadyFactors::new(factors, number));
+            let factors = ReadyFactors::parse(info.number(), &products, &payload);
             factors.map(Arc::new).map_err(|e| e.in_file(&self.path))
         };
         ready(&self.factors, entry.offset, make).map(Some)

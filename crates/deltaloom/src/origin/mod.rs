@@ -25,6 +25,7 @@ mod find;
 mod fingerprints;
 mod heads;
 pub(crate) mod identical;
+mod json;
 mod layouts;
 mod least_squares;
 mod lines;
@@ -65,6 +66,8 @@ pub(crate) struct Origin {
     pub(crate) factors: Option<FoundFactors>,
     /// Of a file that is packed as patches: the part of the reference for each chunk.
     pub(crate) prefixes: Vec<Range<u64>>,
+    /// The reference of patches, if it is laid out anew.
+    pub(crate) laid_out: Option<Vec<u8>>,
 }
 
 impl Origin {
@@ -81,6 +84,7 @@ impl Origin {
             reference_digests: None,
             factors: None,
             prefixes: Vec::new(),
+            laid_out: None,
         }
     }
 
@@ -98,6 +102,7 @@ impl Origin {
             reference_digests: Some(reference_digests),
             factors: None,
             prefixes: Vec::new(),
+            laid_out: None,
         }
     }
 
