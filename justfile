@@ -44,6 +44,7 @@ ci-long: ci
     just fuzz roundtrip 30
     just fuzz open_archive 30
     just fuzz pickle 30
+    just fuzz texts 30
 
 # Decode every golden container, and the lm12m pairs, with the Python reader
 reader:
@@ -140,7 +141,7 @@ make-series *args:
 bench-history folder *args:
     cargo run --release -p xtask -- history {{ folder }} {{ args }}
 
-# Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive or pickle
+# Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive, pickle or texts
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
 

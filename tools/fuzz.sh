@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs one fuzz target for some seconds on its seeds: tools/fuzz.sh open_container|decode_chunk|roundtrip|open_archive|pickle SECONDS
+# Runs one fuzz target for some seconds on its seeds: tools/fuzz.sh open_container|decode_chunk|roundtrip|open_archive|pickle|texts SECONDS
 # Needs cargo-fuzz (`cargo install cargo-fuzz --locked`); a stable compiler will do.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"

@@ -7,7 +7,7 @@ import numpy as np
 
 DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
 VIEWED = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"]  # by the ids of views and conversions, minus 1
-LOW_RANK, ADAPTER, BLEND, ADAM, VIEW, ADAPTERS = 6, 7, 8, 10, 12, 14
+LOW_RANK, ADAPTER, BLEND, ADAM, VIEW, ADAPTERS, LOW_RANKS = 6, 7, 8, 10, 12, 14, 18
 
 def must(ok, what):
     if not ok:
@@ -199,6 +199,13 @@ def read_fields(cur, predictor, t, payloads, tensors):
         r.rank = cur.varint()
         must(1 <= r.rank <= 256, "bad rank")
         t.factors = payloads.take(cur.varint())
+    elif predictor == LOW_RANKS:
+        t.references = [own()]
+        r.width, count = cur.varint(), cur.varint()
+        must(1 <= count <= 1 << 16 and t.n and r.width and t.n % (r.width * count) == 0, "bad matrices")
+        r.ranks = [cur.varint() for _ in range(count)]
+        must(max(r.ranks) and max(r.ranks) <= 256, "bad ranks")
+        t.factors = payloads.take(cur.varint())
     elif predictor == ADAPTER:
         reference, a, b = own(), name(), name()
         r.dtype, r.rank = DTYPES[cur.u8()], cur.varint()
@@ -221,9 +228,28 @@ def read_fields(cur, predictor, t, payloads, tensors):
         r.numbers = np.frombuffer(cur.take(8 * numbers), "<f8")
 
 def low_rank(t, reference):
-    rows, cols = t.n // t.cols, t.cols
-    rank, (rule, scale) = t.rule.rank, struct.unpack("<Bf", t.factors[:5])
-    parameters, coded = t.factors[5:5 + 2 * rank], t.factors[5 + 2 * rank:]
+    return add_product(t, reference, t.n // t.cols, t.cols, t.rule.rank, t.factors)
+
+def low_ranks(t, reference):
+    count, at, data, parts = len(t.rule.ranks), 0, t.factors, []
+    for rank, part in zip(t.rule.ranks, reference.reshape(count, -1)):
+        if rank:
+            size = shift = 0
+            while True:
+                byte, at = data[at], at + 1
+                size, shift = size | (byte & 127) << shift, shift + 7
+                if byte < 128:
+                    break
+            must(at + size <= len(data), "factors end early")
+            part = add_product(t, part, part.size // t.rule.width, t.rule.width, rank, data[at:at + size])
+            at += size
+        parts.append(part)
+    must(at == len(data), "factors are too long")
+    return np.concatenate(parts)
+
+def add_product(t, reference, rows, cols, rank, factors):
+    rule, scale = struct.unpack("<Bf", factors[:5])
+    parameters, coded = factors[5:5 + 2 * rank], factors[5 + 2 * rank:]
     bits = f"{int.from_bytes(coded, 'little'):0{8 * len(coded)}b}"[::-1]
     at, numbers = 0, []
     for k in [*parameters[:rank]] * rows + [k for k in parameters[rank:] for _ in range(cols)]:
@@ -304,5 +330,5 @@ def adam(t, *inputs):
     return finite_or(out, t.dtype, inputs[0])
 
 def predict(t, references):
-    rules = {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view, ADAPTERS: adapters}
+    rules = {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view, ADAPTERS: adapters, LOW_RANKS: low_ranks}
     return rules[t.predictor](t, *references)

@@ -9,6 +9,7 @@ import loom_history as history
 import loom_predictors as computed
 import loom_quantised as quantised
 import loom_blocks as blocks
+import loom_texts as texts
 from blake3_numpy import digest as blake3
 from mixed_numpy import decode_mixed
 from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompressor, ZstdError
@@ -19,10 +20,10 @@ TYPES = {"BF16": Type(16, 8, 7, True), "F16": Type(16, 5, 10, True), "F32": Type
          **{f"{c}{bits}": Type(bits, signed=c == "I") for c in "IU" for bits in (8, 16, 32, 64)}}
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
 COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW,
-                       computed.ADAPTERS), 13
+                       computed.ADAPTERS, computed.LOW_RANKS), 13
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED, PATCH = range(11)  # from FLOAT on they belong to the family codec - 3
 NIBBLES = 8  # a family whose codecs are ULP and SPARSE
-TEXT = 16
+TEXT, LAID_OUT = 16, 19
 
 def must(ok, what):
     if not ok:
@@ -216,7 +217,7 @@ def decode_chunk(t, g, codec, p, cur, classes, references):
     """The elements of a chunk. Up to here elements of w bits are kept in u64, modulo 2^64."""
     out, size = p, t.kind.bits // 8
     if codec == PATCH:
-        must(g.family == 0 and t.predictor == TEXT, "codec not allowed here")
+        must(g.family == 0 and t.predictor in (TEXT, LAID_OUT), "codec not allowed here")
         return unpatch(cur, references[0], len(p))
     if codec in (CONSTANT, RAW):
         stored = cur.take(size if codec == CONSTANT else size * len(p))
@@ -446,7 +447,7 @@ def read_tensor(t, meta, sets, tensors, payloads):
         inner.dtype, inner.kind = dtype, TYPES[dtype]
         read_tensor(inner, meta, sets, tensors, payloads)
         must(inner.predictor in (REFERENCE, IDENTICAL, computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.VIEW,
-                                computed.ADAPTERS), "a predictor that is not converted")
+                                computed.ADAPTERS, computed.LOW_RANKS), "a predictor that is not converted")
         t.references, t.factors, t.coded, inner.digest = inner.references, inner.factors, inner.coded, None
         return
     if t.predictor in (TIED, CAST_INTERNAL, COMPANION):
@@ -457,19 +458,22 @@ def read_tensor(t, meta, sets, tensors, payloads):
         blocks.read(meta, t, payloads, computed.read_view)
     elif t.predictor in COMPUTED:
         computed.read_fields(meta, t.predictor, t, payloads, tensors)
-    elif t.predictor == TEXT:
+    elif t.predictor in (TEXT, LAID_OUT):
         must(t.dtype == "U8", "a text that is not bytes")
         name, length = meta.take(meta.varint()).decode("utf-8") or t.name, meta.varint()
         must(1 <= length < 1 << 56, "bad length of a text")
         t.references = [(name, "U8", (length,))]
+        if t.predictor == LAID_OUT:
+            t.layout = meta.u8(), meta.u8(), meta.varint(), meta.varint()
+            must(length <= 1 << 26 and texts.is_layout(*t.layout), "a bad layout")
     elif t.predictor != ZERO:
         name = meta.take(meta.varint()).decode("utf-8") or t.name
         hops = meta.varint() if t.predictor == history.HISTORY else 0
         must((1 <= hops <= 16) == (t.predictor == history.HISTORY), "bad number of ancestors")
         t.references = [(name, "F32" if t.predictor == CAST else t.dtype, tuple(t.shape))] * (hops + 1)
-    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, TEXT, blocks.BLOCKS,
+    if t.predictor in (ZERO, REFERENCE, COMPANION, history.HISTORY, quantised.QUANTISED, TEXT, LAID_OUT, blocks.BLOCKS,
                        *COMPUTED):
-        t.changed = None if t.predictor in (ZERO, COMPANION, TEXT) else meta.varint()
+        t.changed = None if t.predictor in (ZERO, COMPANION, TEXT, LAID_OUT) else meta.varint()
         for _ in range(meta.varint()):
             g = types.SimpleNamespace(count=meta.varint(), family=meta.u8())
             if g.family not in (0, MIXED - 3):
@@ -528,7 +532,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= (blocks.BLOCKS if data[8] >= 4 else history.HISTORY), "unknown predictor")
+        must(t.predictor <= (LAID_OUT if data[8] >= 4 else history.HISTORY), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -568,13 +572,15 @@ def values(t, bases):
             p = quantised.predict(t, references, targets, computed.convert, computed.rounded)
         elif t.predictor == blocks.BLOCKS:
             p = blocks.predict(t, references, computed, unzstd)
+        elif t.predictor == LAID_OUT:
+            references = [np.frombuffer(texts.laid_out(references[0].tobytes(), *t.layout), np.uint8)]
         elif t.predictor != TEXT:
             p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end), references)
              for (begin, end), (g, codec, payload) in zip(t.chunks, t.coded)]
     out = np.concatenate(parts) if parts else rounded(p, t.dtype) if t.predictor in (CAST, CAST_INTERNAL) else p
-    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION, TEXT) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
+    must(t.predictor in (ZERO, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION, TEXT, LAID_OUT) or np.count_nonzero(out != p) == t.changed, "wrong number of changed elements")
     must(t.digest in (None, blake3(out)), f"tensor {t.name!r} does not have its digest")
     return out
 

@@ -123,13 +123,13 @@ fn checks(meta: &[u8], bases: &GoldenBases) -> Option<Checks> {
             let known = if i > 0 && ancestors > 0 { 8 } else { 32 };
             out.digests.extend(digest(like).iter().take(known));
         }
-        if predictor == 6 {
+        if matches!(predictor, 6 | 18) {
             out.payload_bytes.push(meta.size()?);
         }
         if matches!(predictor, 2..=5) {
             continue;
         }
-        if matches!(predictor, 1 | 6..=8 | 10 | 11) {
+        if matches!(predictor, 1 | 6..=8 | 10 | 11 | 17 | 18) {
             meta.varint()?;
         }
         for _ in 0..meta.varint()? {
@@ -193,6 +193,33 @@ fn references(meta: &mut Meta<'_>, predictor: u8, tensor: &Tensor) -> Option<Vec
             meta.take(if is_moment { 16 } else { 24 })?;
             references
         }
+        16 | 19 => {
+            let (name, length) = (meta.text()?, meta.varint()?);
+            if predictor == 19 {
+                meta.take(2)?;
+                (meta.varint()?, meta.varint()?);
+            }
+            vec![like(name, "U8", &[length])]
+        }
+        17 => {
+            let (form, name, dtype) = (meta.u8()?, meta.text()?, meta.text()?);
+            let dims = meta.varint()?;
+            let shape = (0..dims.min(17)).map(|_| meta.varint()).collect::<Option<Vec<u64>>>()?;
+            if form < 2 {
+                meta.take(2)?;
+                meta.varint()?;
+            } else {
+                meta.u8()?;
+                (meta.varint()?, meta.varint()?);
+                meta.take(6)?;
+            }
+            vec![like(name, dtype, &shape)]
+        }
+        18 => {
+            let (reference, _width, count) = (own(meta)?, meta.varint()?, meta.varint()?);
+            (0..count).try_for_each(|_| meta.varint().map(|_rank| ()))?;
+            vec![reference]
+        }
         _ => {
             meta.varint()?;
             Vec::new()
@@ -232,7 +259,7 @@ fn groups(meta: &mut Meta<'_>, dtype: &str, payload_bytes: &mut Vec<usize>) -> O
     if family == 6 {
         meta.take(2)?;
     }
-    if family == 7 {
+    if matches!(family, 7 | 8) {
         meta.u8()?;
     }
     if matches!(family, 2 | 3 | 6 | 7) {

@@ -201,6 +201,69 @@ fn low_rank_updates_are_found_and_a_base_can_be_a_container_of_them() {
     assert!(unpack_with(&last, &all).unwrap() == second);
 }
 
+/// Adds a product of rank `rank` to a matrix with rows of `cols`.
+fn add_product(random: &mut Random, matrix: &mut [f32], cols: usize, rank: usize) {
+    let rows = matrix.len() / cols;
+    let (left, right) = (random.weights(rows * rank), random.weights(rank * cols));
+    for (at, x) in matrix.iter_mut().enumerate() {
+        let (i, j) = (at / cols, at % cols);
+        *x += (0..rank).map(|k| 3.0 * left[i * rank + k] * right[k * cols + j]).sum::<f32>();
+    }
+}
+
+#[test]
+fn products_are_found_in_convolutions_and_in_each_expert() {
+    let mut random = Random::new(8);
+    let shapes: [(&str, &[u64]); 4] = [
+        ("conv", &[64, 40, 3, 3]),
+        ("kernel", &[40, 40, 3, 3]),
+        ("experts", &[5, 48, 40]),
+        ("one_expert", &[32, 36, 36]),
+    ];
+    let base: Vec<Vec<f32>> = shapes
+        .iter()
+        .map(|(_, shape)| random.weights(usize::try_from(shape.iter().product::<u64>()).unwrap()))
+        .collect();
+    let mut tuned = base.clone();
+    add_product(&mut random, &mut tuned[0], 360, 2);
+    add_product(&mut random, &mut tuned[1], 120, 2);
+    for (i, expert) in tuned[2].chunks_exact_mut(48 * 40).enumerate().filter(|(i, _)| *i != 2) {
+        add_product(&mut random, expert, 40, 1 + i % 2);
+    }
+    add_product(&mut random, &mut tuned[3][7 * 1296..8 * 1296], 36, 1);
+    let rules = [
+        "rank 2, rows of 360",
+        "rank 2, rows of 120",
+        "rank up to 2, 5 matrices, rows of 40",
+        "rank up to 1, 32 matrices, rows of 36",
+    ];
+    let file = |dtype: &str, values: &[Vec<f32>]| {
+        let bytes = |values: &[f32]| if dtype == "F32" { f32_bytes(values) } else { bf16_bytes(values) };
+        let tensors = shapes.iter().zip(values);
+        let tensors = tensors.map(|((name, shape), values)| tensor(name, dtype, shape, bytes(values)));
+        safetensors(&tensors.collect::<Vec<_>>())
+    };
+    for (dtype, chunk_log2) in [("F32", 17), ("F32", 10), ("BF16", 11)] {
+        let (base, tuned) = (file(dtype, &base), file(dtype, &tuned));
+        let options = options().with_chunk_log2(chunk_log2);
+        let (container, report) = roundtrip_with(&tuned, &[&base], &options);
+        let kinds: Vec<&str> = report.tensors.iter().map(|tensor| tensor.predictor).collect();
+        assert_eq!(kinds, ["lowrank"; 4], "{dtype}");
+        if dtype == "F32" {
+            for (tensor, rule) in report.tensors.iter().zip(rules) {
+                assert_eq!(tensor.rule.as_deref(), Some(rule), "{}", tensor.name);
+            }
+        }
+        assert_eq!(container[8], 4);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, &base).unwrap();
+        let opened = open(&container).unwrap();
+        deltaloom::unpack_in_place(opened, &path, &bases(&[]), &InPlaceOptions::default(), &Silent).unwrap();
+        assert!(std::fs::read(&path).unwrap() == tuned, "{dtype}");
+    }
+}
+
 #[test]
 fn rows_longer_than_a_chunk_take_no_factors() {
     const COLS: usize = 1100;

@@ -175,11 +175,11 @@ fn the_base_may_have_the_file_in_another_folder() {
     }
 }
 
-#[test]
-fn every_flipped_bit_is_found() {
-    let old = json(&tokens(&mut Random::new(5), 60), " ");
-    let base = Folder::new("vocab.json", old.as_bytes());
-    let tuned = Folder::new("vocab.json", old.replace("1,", "1 ,").as_bytes());
+/// Packs one state of a file against another one, and decodes the container with each of its bits
+/// flipped.
+fn assert_flipped_bits_are_found(old: &str, new: &str) {
+    let (base, tuned) =
+        (Folder::new("vocab.json", old.as_bytes()), Folder::new("vocab.json", new.as_bytes()));
     assert_eq!(tuned.pack(&[&base.path]).tensors[0].predictor, "text");
     let container = std::fs::read(tuned.container()).unwrap();
     let bases = Bases::open(std::slice::from_ref(&base.path), &Limits::default()).unwrap();
@@ -190,5 +190,44 @@ fn every_flipped_bit_is_found() {
         let unpacked = resolve(&flipped, &bases)
             .and_then(|resolved| deltaloom::unpack(&resolved, &back, &one_thread(), &Silent));
         assert!(unpacked.is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let old = json(&tokens(&mut Random::new(5), 60), " ");
+    assert_flipped_bits_are_found(&old, &old.replace("1,", "1 ,"));
+    let all = layouts();
+    assert_flipped_bits_are_found(&all[0], &all[3]);
+}
+
+/// A file of JSON and the same tokens in other layouts.
+fn layouts() -> Vec<String> {
+    let words = tokens(&mut Random::new(6), 3000);
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        words.iter().enumerate().map(|(i, word)| (format!("\u{120}{word}\u{fc}"), i.into())).collect();
+    let merges: Vec<&[String]> = words.chunks(2).collect();
+    let value = serde_json::json!({"model": {"vocab": vocab, "merges": merges}, "added": [{"id": 1}, {}]});
+    let compact = serde_json::to_string(&value).unwrap();
+    let pretty = serde_json::to_string_pretty(&value).unwrap();
+    let ascii = compact.replace('\u{120}', "\\u0120").replace('\u{fc}', "\\u00fc");
+    let windows = pretty.replace('\n', "\r\n").replace("  ", "\t");
+    vec![compact, pretty, ascii, windows]
+}
+
+#[test]
+fn another_layout_of_json_costs_little() {
+    let all = layouts();
+    for (i, old) in all.iter().enumerate() {
+        for new in all.iter().enumerate().filter(|(j, _)| i != *j).map(|(_, new)| new) {
+            for edited in [new.clone(), new.replace("99", "ninety-nine")] {
+                let (base, tuned) =
+                    (Folder::new("a.json", old.as_bytes()), Folder::new("a.json", edited.as_bytes()));
+                let report = tuned.pack(&[&base.path]);
+                assert_eq!(report.tensors[0].rule.as_deref(), Some("laid out anew"));
+                let most = if edited == *new { 420 } else { 3000 };
+                assert!(report.packed_bytes <= most, "{} bytes of {}", report.packed_bytes, edited.len());
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::codec::{Codec, Coding};
 use crate::container::{Container, Digest, PackedTensor};
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
-use crate::predict::{Predictor, cast};
+use crate::predict::{Predictor, Text, cast};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
@@ -29,7 +29,7 @@ pub struct ResolvedContainer {
     references: Vec<Vec<TensorSource>>,
     inputs: output::Inputs,
     /// References of patches that are patched themselves, by the numbers of the tensors.
-    patched: Mutex<VecDeque<(usize, Arc<Scratch>)>>,
+    patched: Mutex<VecDeque<(usize, Arc<Vec<u8>>)>>,
 }
 
 /// References of patches that are kept. Each has at most 8 MiB.
@@ -273,12 +273,14 @@ impl ResolvedContainer {
         let tensor = self.tensor(number);
         let (info, predictor) = tensor.predictor.coded(self.info(number));
         let has_chunks = predictor.has_chunks();
-        if let Some(chunk) = tensor.chunks.get(i).filter(|chunk| chunk.codec == Codec::Patch) {
+        if let (Predictor::Text(text), Some(chunk)) = (predictor, tensor.chunks.get(i))
+            && chunk.codec == Codec::Patch
+        {
             let payload = self.container.read_payload(tensor, &chunk.payload)?;
             let reference = self.references[number].first();
             let reference = reference.ok_or_else(|| Error::corrupt("a reference is missing"))?;
-            let read = |range| self.bytes_to_patch(number, reference, range);
-            let patched = patch::decode(&payload, reference.info().len_bytes(), read, out);
+            let read = |range| self.bytes_to_patch(number, text, reference, range);
+            let patched = patch::decode(&payload, text.patched_bytes(), read, out);
             return patched.map_err(|e| e.in_file(self.container.path()));
         }
         if !has_chunks || tensor.chunks[i].codec.uses_prediction() {
@@ -303,15 +305,17 @@ impl ResolvedContainer {
 
     /// Bytes of the reference that a chunk of a tensor is a patch of. Every chunk needs nearly all
     /// of it, so one that is patched itself is decoded once: otherwise each step of a chain would
-    /// multiply the work.
+    /// multiply the work. One that is laid out anew is laid out once.
     fn bytes_to_patch<'a>(
         &self,
         number: usize,
+        text: &Text,
         reference: &'a TensorSource,
         range: Range<u64>,
     ) -> Result<Bytes<'a>> {
         let len_bytes = reference.info().len_bytes();
-        if !reference.is_patched() || len_bytes > MOST_PREFIX_BYTES {
+        let is_kept = reference.is_patched() && len_bytes <= MOST_PREFIX_BYTES;
+        if !is_kept && text.layout.is_none() {
             return reference.bytes(range);
         }
         let mut kept = self.patched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -319,8 +323,11 @@ impl ResolvedContainer {
         let whole = match known {
             Some(whole) => whole,
             None => {
-                let mut whole = Scratch::of_len(to_usize(len_bytes));
-                reference.read_into(0, &mut whole)?;
+                let read = || reference.read(0, to_usize(len_bytes));
+                let whole = match text.laid_out(read)? {
+                    Some(laid_out) => laid_out,
+                    None => read()?,
+                };
                 let whole = Arc::new(whole);
                 if kept.len() == PATCHED_COUNT {
                     kept.pop_front();

@@ -54,7 +54,8 @@ pub enum Finding {
     LowRank {
         /// The ancestor.
         ancestor: String,
-        /// Number of singular values above those that rounding causes.
+        /// Number of singular values above those that rounding causes. The largest one, if the
+        /// tensor is a stack of matrices.
         rank: usize,
         /// Unexplained remainder, see above.
         residual: f64,

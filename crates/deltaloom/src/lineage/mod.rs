@@ -302,6 +302,10 @@ impl<'a> Study<'a> {
         let places: Vec<usize> = origin.references.iter().filter_map(place_of).collect();
         let Some(first) = places.first().copied() else { return Ok(None) };
         let ancestor = self.name(others[first].ancestor);
+        let low_rank = |rank: usize| {
+            let relative_l2 = moments.relative_l2(first);
+            Finding::LowRank { ancestor: self.name(others[first].ancestor), rank, residual, relative_l2 }
+        };
         Ok(match &origin.predictor {
             Predictor::Blend(blend) => match &blend.weights()[..] {
                 [factor] => Some(Finding::Rescaled { ancestor, factor: *factor, residual }),
@@ -316,10 +320,8 @@ impl<'a> Study<'a> {
                     Some(Finding::Blend { parts: parts.into_iter().map(part).collect(), residual })
                 }
             },
-            Predictor::LowRank { rank, .. } => {
-                let relative_l2 = moments.relative_l2(first);
-                Some(Finding::LowRank { ancestor, rank: *rank, residual, relative_l2 })
-            }
+            Predictor::LowRank { rank, .. } => Some(low_rank(*rank)),
+            Predictor::LowRanks(products) => products.ranks.iter().max().map(|rank| low_rank(*rank)),
             _ => None,
         })
     }

@@ -46,6 +46,22 @@ impl Placed {
     }
 }
 
+/// Cuts runs at the end of those before them. Where rows begin close to each other, a run may have
+/// been moved past the next one, or its start past its end.
+fn keep_apart(runs: &mut Vec<Placed>) {
+    let mut end = 0;
+    runs.retain_mut(|run| {
+        let start = run.target.start.max(end);
+        let is_long = run.target.end >= start + LEAST_PIECE;
+        if is_long {
+            run.from += start - run.target.start;
+            run.target.start = start;
+            end = run.target.end;
+        }
+        is_long
+    });
+}
+
 /// What is covered: a tensor row by row, or the codes of a matrix column by column.
 pub(super) enum Target<'a> {
     Rows(Subject<'a>),
@@ -83,18 +99,7 @@ impl Cover<'_> {
             is_same
         });
         self.meet(&mut runs)?;
-        // Where rows begin close to each other, a run may have been moved past the next one.
-        let mut end = 0;
-        runs.retain_mut(|run| {
-            let start = run.target.start.max(end);
-            let is_long = run.target.end >= start + LEAST_PIECE;
-            if is_long {
-                run.from += start - run.target.start;
-                run.target.start = start;
-                end = run.target.end;
-            }
-            is_long
-        });
+        keep_apart(&mut runs);
         Ok(runs)
     }
 
@@ -269,5 +274,22 @@ impl Cover<'_> {
                 && after.is_none_or(|run| *place < run.target.end && run.place_of(*place).is_some())
         };
         candidates.into_iter().flatten().find(fits).unwrap_or(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_do_not_overlap_and_none_has_a_negative_length() {
+        #[expect(clippy::reversed_empty_ranges, reason = "what two rows that begin close together leave")]
+        let ranges = [0..100, 80..200, 150..210, 230..205, 190..260, 300..400];
+        let mut runs: Vec<Placed> =
+            ranges.map(|target| Placed { target, sequence: 0, from: 1000 }).into_iter().collect();
+        keep_apart(&mut runs);
+        let left: Vec<(Range<u64>, u64)> = runs.into_iter().map(|run| (run.target, run.from)).collect();
+        let expected = [(0..100, 1000), (100..200, 1020), (200..260, 1010), (300..400, 1000)];
+        assert_eq!(left, expected);
     }
 }

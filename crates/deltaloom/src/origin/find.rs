@@ -304,10 +304,9 @@ pub(crate) fn computed(
         if let Some(origin) = scaled::fit(subject, sample, reference, &of_reference, progress)? {
             return Ok(Some(origin));
         }
-        if low_rank::score(info.number(), sample, &of_reference)
-            && let Some(origin) = low_rank::fit(subject, reference, grid, progress)?
-        {
-            return Ok(Some(origin));
+        let product = low_rank::fit(subject, sample, reference, &of_reference, grid, progress)?;
+        if product.is_some() {
+            return Ok(product);
         }
     }
     Ok(None)

@@ -25,6 +25,7 @@ mod find;
 mod fingerprints;
 mod heads;
 pub(crate) mod identical;
+mod json;
 mod layouts;
 mod least_squares;
 mod lines;
@@ -72,6 +73,8 @@ pub(crate) struct Origin {
     pub(crate) own_payload: Option<FoundPayload>,
     /// Of a file that is packed as patches: the part of the reference for each chunk.
     pub(crate) prefixes: Vec<Range<u64>>,
+    /// The reference of patches, if it is laid out anew.
+    pub(crate) laid_out: Option<Vec<u8>>,
 }
 
 impl Origin {
@@ -88,6 +91,7 @@ impl Origin {
             reference_digests: None,
             own_payload: None,
             prefixes: Vec::new(),
+            laid_out: None,
         }
     }
 
@@ -105,6 +109,7 @@ impl Origin {
             reference_digests: Some(reference_digests),
             own_payload: None,
             prefixes: Vec::new(),
+            laid_out: None,
         }
     }
 

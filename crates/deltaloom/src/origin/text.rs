@@ -1,11 +1,12 @@
 //! A small file that is a new state of a file of a base: a tokenizer with one token more, a
-//! configuration, a log that grew. It is packed as patches, whatever the two lengths are.
+//! configuration, a log that grew. It is packed as patches, whatever the two lengths are. If the
+//! state is JSON in another layout, the file of the base is laid out like it first.
 
 use std::ops::Range;
 
 use super::anchors::{Anchors, Sequence};
 use super::subject::Subject;
-use super::{Origin, codes, reference_name};
+use super::{Origin, codes, json, reference_name};
 use crate::bases::{Bases, TensorSource, predict_into};
 use crate::checkpoint::Contents;
 use crate::codec::patch::{self, MOST_PREFIX_BYTES};
@@ -13,7 +14,9 @@ use crate::entropy::frame;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::plan::{self, Preset};
-use crate::predict::{Predictor, Text};
+use crate::predict::json::Layout;
+use crate::predict::{MOST_LAID_OUT, Predictor, Text};
+use crate::scratch::Bytes;
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
 /// Patches are looked for in text up to this size, and in other bytes up to that one: what changes
@@ -91,52 +94,98 @@ pub(super) fn fit(
     if least <= LITTLE_BYTES {
         return Ok(None);
     }
+    let layout = layout_of(subject)?;
     let mut best = None;
     for source in counterparts(info, files) {
-        let prefixes = prefixes(subject, grid, source)?;
-        let mut bytes = 0;
-        for chunk in &chunks {
-            let target = read_chunk(subject, grid, *chunk)?;
-            bytes += encode(source, &prefixes[to_usize(*chunk)], &target, Preset::Default)?
-                .map_or(target.len(), |patch| patch.len()) as u64;
-        }
-        let text = Text { name: reference_name(info, source), len_bytes: source.info().len_bytes() };
-        let predictor = Predictor::Text(text);
-        let cost = scaled(bytes, grid, &chunks) + index_bytes(&predictor);
-        // What is simpler to read wins a tie.
-        if cost + cost / 32 + 8 < least {
-            least = cost;
-            best = Some(Origin { prefixes, ..Origin::coded(predictor, vec![source.clone()]) });
+        let laid_out = laid_out(source, layout.as_ref())?;
+        for laid_out in std::iter::once(None).chain(laid_out.map(Some)) {
+            let len_bytes = source.info().len_bytes();
+            let new = layout.zip(laid_out.as_ref()).map(|(layout, text)| (layout, text.len() as u64));
+            let text = Text { name: reference_name(info, source), len_bytes, layout: new };
+            let predictor = Predictor::Text(text);
+            let prefixes = prefixes(subject, grid, source, laid_out.as_deref())?;
+            let mut bytes = 0;
+            for chunk in &chunks {
+                let target = read_chunk(subject, grid, *chunk)?;
+                let prefix = &prefixes[to_usize(*chunk)];
+                bytes += encode(source, laid_out.as_deref(), prefix, &target, Preset::Default)?
+                    .map_or(target.len(), |patch| patch.len()) as u64;
+            }
+            let cost = scaled(bytes, grid, &chunks) + index_bytes(&predictor);
+            // What is simpler to read wins a tie.
+            if cost + cost / 32 + 8 < least {
+                least = cost;
+                best = Some(Origin { prefixes, laid_out, ..Origin::coded(predictor, vec![source.clone()]) });
+            }
         }
     }
     best.map(Origin::with_reference_digests).transpose()
 }
 
-/// The patch of a chunk, if zstd has one.
+/// The layout of a file of JSON.
+fn layout_of(subject: &Subject<'_>) -> Result<Option<Layout>> {
+    let len_bytes = subject.info().len_bytes();
+    if len_bytes > MOST_LAID_OUT {
+        return Ok(None);
+    }
+    Ok(json::layout_of(&subject.read(0, to_usize(len_bytes))?))
+}
+
+/// A file of a base in this layout, if that makes a difference.
+fn laid_out(source: &TensorSource, layout: Option<&Layout>) -> Result<Option<Vec<u8>>> {
+    let len_bytes = source.info().len_bytes();
+    let Some(layout) = layout.filter(|_| len_bytes <= MOST_LAID_OUT) else { return Ok(None) };
+    let text = source.read(0, to_usize(len_bytes))?;
+    if json::layout_of(&text).is_none_or(|own| own == *layout) {
+        return Ok(None);
+    }
+    Ok(layout.apply(&text, to_usize(MOST_LAID_OUT)).filter(|text| !text.is_empty()))
+}
+
+/// The patch of a chunk, if zstd has one. `laid_out` is what it applies to if it is not the file.
 pub(crate) fn encode(
     source: &TensorSource,
+    laid_out: Option<&[u8]>,
     prefix: &Range<u64>,
     target: &[u8],
     preset: Preset,
 ) -> Result<Option<Vec<u8>>> {
-    let bytes = source.bytes(prefix.clone())?;
+    let bytes = match laid_out {
+        Some(text) => Bytes::Held(&text[to_usize(prefix.start)..to_usize(prefix.end)]),
+        None => source.bytes(prefix.clone())?,
+    };
     Ok(patch::encode(&bytes, prefix.start, target, preset.patch_level()))
 }
 
 /// The part of a file of a base for every chunk: all of it, or if it is long, the part around the
 /// bytes that both have.
-fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> Result<Vec<Range<u64>>> {
-    let (info, len_bytes) = (subject.info(), source.info().len_bytes());
+fn prefixes(
+    subject: &Subject<'_>,
+    grid: &ChunkGrid,
+    source: &TensorSource,
+    laid_out: Option<&[u8]>,
+) -> Result<Vec<Range<u64>>> {
+    let info = subject.info();
+    let len_bytes = laid_out.map_or(source.info().len_bytes(), |text| text.len() as u64);
     if len_bytes <= MOST_PREFIX_BYTES {
         return Ok(vec![0..len_bytes; to_usize(grid.chunk_count())]);
     }
-    let reference = Sequence { subject: Subject::Source(source), own: None, is_transposed: false };
-    let anchors = Anchors::new(vec![reference])?;
-    // The place in a file that grew or shrank evenly, such as one that was laid out anew.
-    let even = |at: u64| {
-        let scaled = u128::from(at) * u128::from(len_bytes) / u128::from(info.len_bytes().max(1));
+    let even = |chunk: u64| {
+        let place = grid.chunk_bytes(chunk);
+        // The place in a file that grew or shrank evenly, such as one that was laid out anew.
+        let middle = u128::from((place.start + place.end) / 2);
+        let scaled = middle * u128::from(len_bytes) / u128::from(info.len_bytes().max(1));
         u64::try_from(scaled).unwrap_or(len_bytes)
     };
+    let part = |middle: u64| {
+        let start = middle.saturating_sub(PART_BYTES / 2).min(len_bytes - PART_BYTES);
+        start..start + PART_BYTES
+    };
+    if laid_out.is_some() {
+        return Ok((0..grid.chunk_count()).map(|chunk| part(even(chunk))).collect());
+    }
+    let reference = Sequence { subject: Subject::Source(source), own: None, is_transposed: false };
+    let anchors = Anchors::new(vec![reference])?;
     let of_chunk = |chunk: u64| {
         let place = grid.chunk_bytes(chunk);
         let bytes = subject.read(place.start, to_usize(place.end - place.start))?;
@@ -147,11 +196,10 @@ fn prefixes(subject: &Subject<'_>, grid: &ChunkGrid, source: &TensorSource) -> R
         })?;
         let middle = places.len() / 2;
         let middle = match places.is_empty() {
-            true => even((place.start + place.end) / 2),
+            true => even(chunk),
             false => *places.select_nth_unstable(middle).1,
         };
-        let start = middle.saturating_sub(PART_BYTES / 2).min(len_bytes - PART_BYTES);
-        Ok(start..start + PART_BYTES)
+        Ok(part(middle))
     };
     (0..grid.chunk_count()).map(of_chunk).collect()
 }

@@ -406,7 +406,8 @@ impl<'a> Packer<'a> {
             let place = grid.chunk_bytes(chunk);
             let target = &target[to_usize(place.start - start)..to_usize(place.end - start)];
             let prefix = &choice.prefixes[to_usize(chunk)];
-            Ok(text::encode(reference, prefix, target, self.preset)?.map(Scratch::from))
+            let laid_out = choice.laid_out.as_deref();
+            Ok(text::encode(reference, laid_out, prefix, target, self.preset)?.map(Scratch::from))
         };
         group.chunks.clone().into_par_iter().map(patch).collect()
     }

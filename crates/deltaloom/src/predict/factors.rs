@@ -1,5 +1,7 @@
-//! Two factors in integers, and their bytes; docs/format.md section 3.1.
+//! Two factors in integers, and their bytes; docs/format.md sections 3.1 and 3.10.
 //! How they were found is not known here.
+
+use std::slice;
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::bits::{BitReader, BitWriter};
@@ -8,7 +10,9 @@ use deltaloom_kernels::product::{ProductRule, RightFactor};
 
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
-use crate::limits::narrow;
+use crate::limits::{narrow, to_usize};
+use crate::scratch::Scratch;
+use crate::tensor::ChunkGrid;
 
 const MAX_PARAMETER: u32 = 31;
 /// Largest unary part of a Rice code.
@@ -97,23 +101,102 @@ impl Factors {
     }
 }
 
-/// Factors in the form that predicting needs.
+/// The matrices of a tensor that products are added to. They have the same size and follow each
+/// other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Products<'a> {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// 0 for a matrix that has no product.
+    pub(crate) ranks: &'a [usize],
+    /// Whether the payload says how long the factors of each matrix are.
+    pub(crate) has_lengths: bool,
+}
+
+impl<'a> Products<'a> {
+    /// One product, added to the whole tensor.
+    pub(crate) fn of_matrix(grid: &ChunkGrid, rank: &'a usize) -> Self {
+        let (rows, cols) = (to_usize(grid.rows), to_usize(grid.cols));
+        Self { rows, cols, ranks: slice::from_ref(rank), has_lengths: false }
+    }
+
+    /// The factors of all matrices from their payload.
+    fn parse(&self, payload: &[u8]) -> Result<Vec<Option<Factors>>> {
+        if !self.has_lengths {
+            let factors = |rank: &usize| Factors::parse(payload, *rank, self.rows, self.cols).map(Some);
+            return self.ranks.iter().map(factors).collect();
+        }
+        let mut reader = ByteReader::new(payload, "the factors of a tensor");
+        let factors = |rank: &usize| {
+            if *rank == 0 {
+                return Ok(None);
+            }
+            let len_bytes = reader.size()?;
+            Factors::parse(reader.take(len_bytes)?, *rank, self.rows, self.cols).map(Some)
+        };
+        let factors = self.ranks.iter().map(factors).collect::<Result<Vec<_>>>()?;
+        if reader.rest().is_empty() { Ok(factors) } else { Err(Error::corrupt("factors are too long")) }
+    }
+}
+
+/// Factors in the form that predicting needs: for each matrix of a tensor, if it has any.
 pub(crate) struct ReadyFactors {
-    factors: Factors,
-    right: RightFactor,
+    /// Rows of a matrix.
+    rows: usize,
+    row_bytes: usize,
+    matrices: Vec<Option<(Factors, RightFactor)>>,
 }
 
 impl ReadyFactors {
-    pub(crate) fn new(factors: Factors, number: Number) -> Result<Self> {
-        let right = factors.right_factor(number)?;
-        Ok(Self { factors, right })
+    /// `factors` are those of the matrices of `rows` and `cols` in order.
+    pub(crate) fn new(
+        number: Number,
+        (rows, cols): (usize, usize),
+        factors: Vec<Option<Factors>>,
+    ) -> Result<Self> {
+        let ready = |factors: Option<Factors>| {
+            let ready = |factors: Factors| factors.right_factor(number).map(|right| (factors, right));
+            factors.map(ready).transpose()
+        };
+        let matrices = factors.into_iter().map(ready).collect::<Result<_>>()?;
+        Ok(Self { rows, row_bytes: cols * number.bytes(), matrices })
     }
 
-    /// Turns rows of the reference into their prediction. `first` is the number of the first row.
-    pub(crate) fn apply(&self, first: usize, values: &mut [u8]) {
-        let Factors { rule, rank, left, .. } = &self.factors;
-        let rows = values.len() / self.right.row_bytes();
-        self.right.predict(*rule, &left[first * rank..(first + rows) * rank], values);
+    pub(crate) fn parse(number: Number, products: &Products<'_>, payload: &[u8]) -> Result<Self> {
+        Self::new(number, (products.rows, products.cols), products.parse(payload)?)
+    }
+
+    /// Turns elements of the reference into their prediction. `start` is the first one's byte in
+    /// the tensor.
+    pub(crate) fn apply(&self, start: u64, values: &mut [u8]) {
+        if values.is_empty() {
+            return;
+        }
+        let row_bytes = self.row_bytes as u64;
+        let (first, before) = (to_usize(start / row_bytes), to_usize(start % row_bytes));
+        let after = before + values.len();
+        if before == 0 && after.is_multiple_of(self.row_bytes) {
+            return self.apply_to_rows(first, values);
+        }
+        // Chunks end where rows of the grid do, and those may be parts of rows of a matrix.
+        let mut rows = Scratch::of_len(after.next_multiple_of(self.row_bytes));
+        rows.fill(0);
+        rows[before..after].copy_from_slice(values);
+        self.apply_to_rows(first, &mut rows);
+        values.copy_from_slice(&rows[before..after]);
+    }
+
+    fn apply_to_rows(&self, mut first: usize, mut values: &mut [u8]) {
+        while !values.is_empty() {
+            let (matrix, row) = (first / self.rows, first % self.rows);
+            let rows = (values.len() / self.row_bytes).min(self.rows - row);
+            let (now, later) = values.split_at_mut(rows * self.row_bytes);
+            if let Some((factors, right)) = &self.matrices[matrix] {
+                let rank = factors.rank;
+                right.predict(factors.rule, &factors.left[row * rank..(row + rows) * rank], now);
+            }
+            (first, values) = (first + rows, later);
+        }
     }
 }
 

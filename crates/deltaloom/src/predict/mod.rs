@@ -11,6 +11,10 @@ mod blocks;
 pub(crate) mod cast;
 mod factors;
 mod fields;
+mod inputs;
+pub(crate) mod json;
+mod kind;
+mod low_ranks;
 pub(crate) mod names;
 pub(crate) mod number;
 mod quantised;
@@ -29,12 +33,14 @@ pub(crate) use blocks::{
 pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
-pub(crate) use factors::{Factors, MAX_FACTORS_RANK, ReadyFactors};
+pub(crate) use factors::{Factors, MAX_FACTORS_RANK, Products, ReadyFactors};
 pub(crate) use fields::Place;
+pub(crate) use inputs::{Input, OwnPayload, ReadInputs};
+pub(crate) use low_ranks::{LowRanks, MAX_MATRICES};
 pub use number::{Element, load};
 pub(crate) use number::{load_singles, store_singles_or};
 pub(crate) use quantised::{Groups, NF4, Numbers, Operand, Order, Packing, Quantised, Ties, Values};
-pub(crate) use text::Text;
+pub(crate) use text::{MOST_LAID_OUT, Text};
 pub(crate) use view::{MAX_PIECES, MAX_VIEWED, MOST_HELD, Piece, View, Viewed};
 
 use std::borrow::Cow;
@@ -45,6 +51,7 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::scratch::Bytes;
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
+use kind::Kind;
 
 /// Where the prediction of a tensor comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,168 +101,17 @@ pub(crate) enum Predictor {
     Adapters(Box<Adapters>),
     /// The numbers that codes stand for, or the codes of numbers.
     Quantised(Box<Quantised>),
-    /// All bits zero, as `Zero`. Chunks may be patches of a file of a base, of any length.
+    /// All bits zero, as `Zero`. Chunks may be patches of a file of a base, of any length, perhaps
+    /// laid out anew.
     Text(Text),
     /// Blocks with codes and scales, or the numbers that they stand for.
     Blocks(Box<Blocks>),
+    /// As `LowRank`, with a product for each of the matrices that the tensor consists of.
+    LowRanks(Box<LowRanks>),
 }
 
 /// Most ancestors of a reference that a history has.
 pub(crate) const MAX_HOPS: usize = 16;
-
-/// A tensor that a prediction needs. `None` stands for the name of the predicted tensor.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Input<'a> {
-    /// A tensor of a base with the dtype and shape of the predicted one.
-    Base(&'a Option<String>),
-    /// An F32 tensor of a base with the shape of the predicted one.
-    Master(&'a Option<String>),
-    /// One of the two factors of an adapter.
-    Factor(&'a Adapter, usize),
-    /// One of the factors of several adapters.
-    FactorOf(&'a Adapters, usize),
-    /// A tensor of a base with its own dtype and shape.
-    Shaped(&'a Option<String>, &'a DType, &'a [u64]),
-    /// Another tensor of the same container, by number.
-    Own(usize),
-    /// The same with its own dtype and shape.
-    OwnShaped(usize, &'a DType, &'a [u64]),
-}
-
-impl Input<'_> {
-    /// Name, dtype and shape of an input from a base, if the predicted tensor is `info`.
-    fn reference(self, info: &TensorInfo) -> Option<TensorInfo> {
-        let name_or_own = |name: &Option<String>| name.as_ref().unwrap_or(&info.name).clone();
-        Some(match self {
-            Self::Base(name) => TensorInfo { name: name_or_own(name), ..info.clone() },
-            Self::Master(name) => TensorInfo::sized(name_or_own(name), DType::F32, info.shape.clone()),
-            Self::Factor(adapter, which) => adapter.factor(which, info),
-            Self::FactorOf(adapters, which) => adapters.factor(which),
-            Self::Shaped(name, dtype, shape) => {
-                TensorInfo::sized(name_or_own(name), dtype.clone(), shape.to_vec())
-            }
-            Self::Own(_) | Self::OwnShaped(..) => return None,
-        })
-    }
-}
-
-/// Reads the inputs of a prediction, by their places in [`Predictor::inputs`].
-pub(crate) trait ReadInputs<'a> {
-    /// Bytes of an input: borrowed if they are in memory.
-    fn bytes(&self, input: usize, range: Range<u64>) -> Result<Bytes<'a>>;
-
-    /// Fills `out` with bytes of an input from `start` on.
-    fn read_into(&mut self, input: usize, start: u64, out: &mut [u8]) -> Result<()>;
-
-    /// Whether an input must be decoded, so that any part of it costs a chunk.
-    fn is_decoded(&self, input: usize) -> bool;
-
-    /// The factors in the container.
-    fn factors(&self) -> Result<&ReadyFactors>;
-
-    /// The scales in the container.
-    fn scales(&self) -> Result<&StoredScales>;
-}
-
-/// What a prediction has in the container besides its fields and the residual.
-pub(crate) enum OwnPayload {
-    Factors(ReadyFactors),
-    Scales(StoredScales),
-}
-
-/// Which predictor it is, as files and reports name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Zero,
-    Reference,
-    Identical,
-    Tied,
-    Cast,
-    CastInternal,
-    LowRank,
-    Adapter,
-    Blend,
-    Companion,
-    Adam,
-    History,
-    View,
-    Converted,
-    Adapters,
-    Quantised,
-    Text,
-    Blocks,
-}
-
-impl Kind {
-    const ALL: [Self; 18] = [
-        Self::Zero,
-        Self::Reference,
-        Self::Identical,
-        Self::Tied,
-        Self::Cast,
-        Self::CastInternal,
-        Self::LowRank,
-        Self::Adapter,
-        Self::Blend,
-        Self::Companion,
-        Self::Adam,
-        Self::History,
-        Self::View,
-        Self::Converted,
-        Self::Adapters,
-        Self::Quantised,
-        Self::Text,
-        Self::Blocks,
-    ];
-
-    /// Its id in files, the first version of the format that has it, and its name in reports.
-    fn facts(self) -> (u8, u16, &'static str) {
-        match self {
-            Self::Zero => (0, 1, "zero"),
-            Self::Reference => (1, 1, "reference"),
-            Self::Identical => (2, 1, "identical"),
-            Self::Tied => (3, 1, "tied"),
-            Self::Cast => (4, 1, "cast"),
-            Self::CastInternal => (5, 1, "cast"),
-            Self::LowRank => (6, 2, "lowrank"),
-            Self::Adapter => (7, 2, "adapter"),
-            Self::Blend => (8, 2, "blend"),
-            Self::Companion => (9, 2, "companion"),
-            Self::Adam => (10, 2, "adam"),
-            Self::History => (11, 3, "history"),
-            Self::View => (12, 4, "view"),
-            Self::Converted => (13, 4, "converted"),
-            Self::Adapters => (14, 4, "adapters"),
-            Self::Quantised => (15, 4, "quantised"),
-            Self::Text => (16, 4, "text"),
-            Self::Blocks => (17, 4, "blocks"),
-        }
-    }
-
-    fn of_id(id: u8, version: u16) -> Result<Self> {
-        let is_wanted = |kind: &Self| {
-            let (own, since, _) = kind.facts();
-            own == id && since <= version
-        };
-        let found = Self::ALL.into_iter().find(is_wanted);
-        found.ok_or_else(|| Error::corrupt(format!("predictor {id} does not exist")))
-    }
-
-    /// Whether a tensor can have it.
-    fn fits(self, info: &TensorInfo, grid: &ChunkGrid) -> bool {
-        let is_computed = || Element::of(&info.dtype).is_some();
-        match self {
-            Self::Cast | Self::CastInternal => cast::is_target(&info.dtype),
-            Self::LowRank => is_computed() && grid.is_matrix,
-            Self::Adapter => is_computed() && info.shape.len() == 2 && grid.is_matrix,
-            Self::Blend | Self::Adapters => is_computed(),
-            Self::Adam => info.dtype == DType::F32,
-            Self::View => info.dtype.number().is_some(),
-            Self::Text => info.dtype == DType::U8,
-            _ => true,
-        }
-    }
-}
 
 impl Predictor {
     fn of_kind(&self) -> Kind {
@@ -276,8 +132,10 @@ impl Predictor {
             Self::Converted(..) => Kind::Converted,
             Self::Adapters(_) => Kind::Adapters,
             Self::Quantised(_) => Kind::Quantised,
-            Self::Text(_) => Kind::Text,
+            Self::Text(Text { layout: None, .. }) => Kind::Text,
+            Self::Text(_) => Kind::LaidOut,
             Self::Blocks(_) => Kind::Blocks,
+            Self::LowRanks(_) => Kind::LowRanks,
         }
     }
 
@@ -307,6 +165,7 @@ impl Predictor {
             Self::Quantised(quantised) => quantised.push_to(meta),
             Self::Text(text) => text.push_to(meta),
             Self::Blocks(blocks) => blocks.push_to(meta),
+            Self::LowRanks(products) => products.push_to(meta),
             Self::Converted(dtype, inner) => {
                 meta.push(view::dtype_id(dtype));
                 inner.push_to(meta);
@@ -351,8 +210,10 @@ impl Predictor {
             },
             Kind::View => Self::View(Box::new(View::parse(meta, info)?)),
             Kind::Quantised => Self::Quantised(Box::new(Quantised::parse(meta, info)?)),
-            Kind::Text => Self::Text(Text::parse(meta)?),
+            Kind::Text => Self::Text(Text::parse(meta, false)?),
+            Kind::LaidOut => Self::Text(Text::parse(meta, true)?),
             Kind::Blocks => Self::Blocks(Box::new(Blocks::parse(meta, info)?)),
+            Kind::LowRanks => Self::LowRanks(Box::new(LowRanks::parse(meta, info)?)),
             Kind::Converted => {
                 let dtype = view::of_dtype_id(meta.u8()?, &info.dtype).filter(|dtype| *dtype != info.dtype);
                 let dtype = dtype.filter(|dtype| cast::converts(dtype, &info.dtype));
@@ -380,10 +241,20 @@ impl Predictor {
         if let Self::Converted(dtype, _) = self { Some(dtype) } else { None }
     }
 
+    /// The products whose factors are a payload of the tensor. `info` describes the tensor, and
+    /// `grid` its chunks.
+    fn products(&self, info: &TensorInfo, grid: &ChunkGrid) -> Option<Products<'_>> {
+        match self {
+            Self::LowRank { rank, .. } => Some(Products::of_matrix(grid, rank)),
+            Self::LowRanks(products) => Some(products.products(info)),
+            _ => None,
+        }
+    }
+
     /// Whether the prediction needs a payload of the tensor.
     pub(crate) fn has_payload(&self) -> bool {
         match self {
-            Self::LowRank { .. } => true,
+            Self::LowRank { .. } | Self::LowRanks(_) => true,
             Self::Blocks(blocks) => blocks.has_payload(),
             Self::Converted(_, inner) => inner.has_payload(),
             _ => false,
@@ -397,11 +268,10 @@ impl Predictor {
         info: &TensorInfo,
         grid: &ChunkGrid,
     ) -> Result<OwnPayload> {
+        if let Some(products) = self.products(info, grid) {
+            return ReadyFactors::parse(info.number(), &products, &bytes).map(OwnPayload::Factors);
+        }
         match self {
-            Self::LowRank { rank, .. } => {
-                let factors = Factors::parse(&bytes, *rank, to_usize(grid.rows), to_usize(grid.cols))?;
-                Ok(OwnPayload::Factors(ReadyFactors::new(factors, info.number())?))
-            }
             Self::Blocks(blocks) => Ok(OwnPayload::Scales(blocks.stored_scales(info, bytes)?)),
             Self::Converted(_, inner) => inner.parse_payload(bytes, info, grid),
             _ => Err(fields::bad("payload")),
@@ -427,6 +297,7 @@ impl Predictor {
             Self::Converted(_, inner) => inner.part_count(),
             Self::Quantised(quantised) => quantised.part_count() as u64,
             Self::Blocks(blocks) => blocks.part_count() as u64,
+            Self::LowRanks(products) => products.ranks.len() as u64,
             _ => 0,
         }
     }
@@ -437,6 +308,7 @@ impl Predictor {
             Self::Reference(_)
             | Self::Identical(_)
             | Self::LowRank { .. }
+            | Self::LowRanks(_)
             | Self::Adapter(_)
             | Self::Adapters(_)
             | Self::Blend(_) => true,
@@ -457,6 +329,7 @@ impl Predictor {
             Self::Reference(name) | Self::Identical(name) | Self::LowRank { reference: name, .. } => {
                 vec![Input::Base(name)]
             }
+            Self::LowRanks(products) => vec![Input::Base(&products.reference)],
             Self::History { reference, hops } => vec![Input::Base(reference); hops + 1],
             Self::Cast(name) => vec![Input::Master(name)],
             Self::Adapter(adapter) => {
@@ -537,9 +410,9 @@ impl Predictor {
             Self::Cast(_) | Self::CastInternal(_) => {
                 cast::round_into(&info.dtype, &inputs.bytes(0, 2 * range.start..2 * range.end)?, out);
             }
-            Self::LowRank { .. } => {
+            Self::LowRank { .. } | Self::LowRanks(_) => {
                 inputs.read_into(0, start, out)?;
-                inputs.factors()?.apply(to_usize(rows_of(info, &range).start), out);
+                inputs.factors()?.apply(start, out);
             }
             Self::Adapter(adapter) => {
                 inputs.read_into(0, start, out)?;
@@ -579,6 +452,7 @@ impl Predictor {
             Self::Zero
             | Self::Reference(_)
             | Self::LowRank { .. }
+            | Self::LowRanks(_)
             | Self::Adapter(_)
             | Self::Adapters(_)
             | Self::Blend(_)
@@ -601,6 +475,7 @@ impl Predictor {
             | Self::Reference(_)
             | Self::Identical(_)
             | Self::LowRank { .. }
+            | Self::LowRanks(_)
             | Self::Adapter(_)
             | Self::Adapters(_)
             | Self::Blend(_)
@@ -653,6 +528,8 @@ impl Predictor {
     pub(crate) fn rule(&self) -> Option<String> {
         match self {
             Self::LowRank { rank, .. } => Some(format!("rank {rank}")),
+            Self::LowRanks(products) => Some(products.to_string()),
+            Self::Text(Text { layout: Some(_), .. }) => Some("laid out anew".to_owned()),
             Self::Adapter(adapter) => Some(adapter.to_string()),
             Self::Adapters(adapters) => Some(adapters.to_string()),
             Self::Blend(blend) => Some(blend.to_string()),
@@ -680,19 +557,4 @@ fn rows_of(info: &TensorInfo, range: &Range<u64>) -> Range<u64> {
     let cols = info.shape.last().copied().unwrap_or(1).max(1);
     let row_bytes = cols * info.number().bytes() as u64;
     range.start / row_bytes..range.end / row_bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_those_of_the_format() {
-        for (id, kind) in (0u8..).zip(Kind::ALL) {
-            assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
-        }
-        assert!(Kind::of_id(18, u16::MAX).is_err());
-        assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
-        assert!(Kind::of_id(14, 3).is_err());
-    }
 }
