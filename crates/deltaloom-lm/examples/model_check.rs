@@ -1,6 +1,7 @@
 //! Checks a real model against itself: `just check-model` runs it on lm12m.
 //!
-//! - The loss on sequences of 256 token ids has the same bits in chunks of 1, 7 and 256.
+//! - The loss on sequences of 256 token ids has the same bits in chunks of 1, 7 and 256, and on
+//!   every instruction set of the machine.
 //! - Logits of fine-tunes, packed, have the bits of the same fine-tunes loaded as models: in every
 //!   resident form, in batches that mix them, on 1 and 2 threads.
 //!
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, PackOptions, Silent, with_threads};
 use deltaloom_compute::{Form, Run};
+use deltaloom_kernels::isa::{Isa, isa, lower_to};
 use deltaloom_lm::layer::{MemoryOptions, TenantId};
 use deltaloom_lm::model::{Chunk, Model, PerplexityOptions, perplexity};
 use deltaloom_lm::tenancy::{FamilyOptions, Forms};
@@ -71,6 +73,17 @@ fn main() -> Fallible<()> {
     if losses.iter().any(|loss| *loss != losses[0]) {
         return Err("the loss depends on the chunks".into());
     }
+    let best = isa();
+    let options = PerplexityOptions::new(WINDOW).with_chunks(WINDOW, 1);
+    for set in Isa::available() {
+        lower_to(set);
+        let found = perplexity(&mut model, Model::BASE, ids, &options, &Run::default(), |_| Ok(()))?;
+        if found.loss.to_bits() != losses[0] {
+            return Err(format!("the loss with {} is {}", set.name(), found.loss).into());
+        }
+        report(&format!("{}: the same bits", set.name()));
+    }
+    lower_to(best);
 
     let mut expected = Vec::new();
     let mut packed = Vec::new();
