@@ -1,5 +1,5 @@
-//! Two states of a small file, each half of the input: the second is packed as patches of the first,
-//! which may be laid out anew, and must come back.
+//! Two states of a small file, each half of the input: the second is packed as patches of the
+//! first, which may be laid out anew, and must come back.
 
 #![no_main]
 
