@@ -59,6 +59,7 @@ RATIOS = {
     "m_passthrough_scaled": ("scaled", "about", 1000, True),
     "tokenizer_grown": ("files", MEASURED, 3200, True),
     "tokenizer_renumbered": ("files", MEASURED, 84, True),
+    "json_reformatted": ("files", "about", 1000, True),
     "opaque_shifted": ("files", MEASURED, 6.65, True),
     "hub_cache_repo": ("files", MEASURED, 11.4, True),
     "near_copies_in_one_file": ("copies", MEASURED, 2.65, False),
@@ -90,6 +91,8 @@ RATIOS = {
     "q_nvfp4_pair": ("codes", MEASURED, 9.49, False),
     "q_opaque_dtypes_pair": ("codes", MEASURED, 41.6, False),
     "lora_rank_cliff": ("rank", "about", 9, True),
+    "conv_merged": ("rank", "about", 30, True),
+    "experts_merged": ("rank", "about", 40, True),
 }
 # The same with adapters, which are given as well.
 RATIOS |= {

@@ -1,5 +1,5 @@
-//! Two states of a small file, each half of the input: the second is packed as patches of the first,
-//! which may be laid out anew, and must come back.
+//! Two states of a small file, each half of the input: the second is packed as patches of the
+//! first, which may be laid out anew, and must come back.
 
 #![no_main]
 
@@ -18,6 +18,9 @@ fn folder(root: &Path, name: &str, bytes: &[u8]) -> Checkpoint {
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (old, new) = bytes.split_at(bytes.len() / 2);
+    if new.is_empty() {
+        return;
+    }
     let root = tempfile::tempdir().expect("a temporary folder");
     let (base, tuned) = (folder(root.path(), "base", old), folder(root.path(), "tuned", new));
     let mut bases = Bases::default();

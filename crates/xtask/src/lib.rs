@@ -11,6 +11,7 @@ mod files;
 pub mod golden;
 pub mod history;
 pub mod instructions;
+mod merged_twice;
 pub mod merges;
 pub mod readme;
 pub mod rooms;

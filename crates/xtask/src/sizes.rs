@@ -14,7 +14,7 @@ use deltaloom::{
 use serde::{Deserialize, Serialize};
 
 use crate::golden::{Entry, Manifest};
-use crate::{Mode, root, say};
+use crate::{Mode, merged_twice, root, say};
 
 /// File of the recorded sizes.
 pub const SIZES: &str = "docs/benchmarks/sizes.json";
@@ -34,8 +34,8 @@ struct Pair {
     name: &'static str,
     weights: Weights,
     base: Option<&'static str>,
-    /// Folder of a LoRA adapter that is also a base.
-    adapter: Option<&'static str>,
+    /// Folders of LoRA adapters that are also bases.
+    adapters: &'static [&'static str],
     tuned: &'static str,
     goal_ratio: Option<f64>,
     preset: Preset,
@@ -47,7 +47,7 @@ const fn lm12m(
     tuned: &'static str,
     goal_ratio: Option<f64>,
 ) -> Pair {
-    Pair { name, weights: Weights::Lm12m, base, adapter: None, tuned, goal_ratio, preset: Preset::Default }
+    Pair { name, weights: Weights::Lm12m, base, adapters: &[], tuned, goal_ratio, preset: Preset::Default }
 }
 
 const fn demo(name: &'static str, base: Option<&'static str>, tuned: &'static str) -> Pair {
@@ -55,7 +55,7 @@ const fn demo(name: &'static str, base: Option<&'static str>, tuned: &'static st
         name,
         weights: Weights::Demo,
         base,
-        adapter: None,
+        adapters: &[],
         tuned,
         goal_ratio: None,
         preset: Preset::Default,
@@ -64,7 +64,7 @@ const fn demo(name: &'static str, base: Option<&'static str>, tuned: &'static st
 
 /// The same pair, with the adapter of lm12m's merged LoRA as a base.
 const fn with_adapter(pair: Pair) -> Pair {
-    Pair { adapter: Some("ft_lora_merged"), ..pair }
+    Pair { adapters: &["ft_lora_merged"], ..pair }
 }
 
 /// The same pair with the slowest preset.
@@ -72,7 +72,7 @@ const fn at_max(pair: Pair) -> Pair {
     Pair { preset: Preset::Max, ..pair }
 }
 
-const PAIRS: [Pair; 17] = [
+const PAIRS: [Pair; 18] = [
     lm12m(
         "fine-tune, BF16 parameters",
         Some("base/model.safetensors"),
@@ -136,6 +136,15 @@ const PAIRS: [Pair; 17] = [
         "slices/ft_lora_merged.fp32.safetensors",
         Some(1000.0),
     )),
+    Pair {
+        adapters: &["ft_lora_merged", "merged_twice/second"],
+        ..lm12m(
+            "two LoRAs, merged in turn, adapters given",
+            Some("base/model.safetensors"),
+            "merged_twice/model.safetensors",
+            Some(1000.0),
+        )
+    },
 ];
 
 /// One pair and its sizes.
@@ -187,6 +196,7 @@ impl Pair {
     /// The path of one of its files, below the data folder.
     fn path(&self, data: &Path, file: &str) -> PathBuf {
         match self.weights {
+            Weights::Lm12m if file.starts_with(merged_twice::FOLDER) => merged_twice::path(file),
             Weights::Lm12m => data.join("lm12m").join(file),
             Weights::Demo => root().join("assets/demo").join(file),
         }
@@ -199,11 +209,11 @@ impl Pair {
     fn open_bases(&self, data: &Path) -> Result<Bases> {
         let paths: Vec<PathBuf> = self.base.iter().map(|base| self.path(data, base)).collect();
         let mut bases = Bases::default();
-        let adapter = self.adapter.map(|adapter| self.path(data, adapter));
-        adapter.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
+        let adapters: Vec<PathBuf> = self.adapters.iter().map(|adapter| self.path(data, adapter)).collect();
+        adapters.iter().try_for_each(|adapter| bases.push_adapter(adapter, &Limits::default()))?;
         bases.push_paths(&paths, &Limits::default())?;
         // Named by their paths relative to their own folder.
-        let given = paths.iter().zip(self.base).chain(adapter.iter().zip(self.adapter));
+        let given = paths.iter().zip(self.base).chain(adapters.iter().zip(self.adapters.iter().copied()));
         bases.set_names(given.map(|(path, name)| (path.as_path(), name)))?;
         Ok(bases)
     }
@@ -279,6 +289,9 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
     if !with_lm12m {
         let note = "note: the lm12m weights are absent (no lm12m/ in {}): only the demo weights are measured";
         say(&note.replace("{}", &data.display().to_string()))?;
+    }
+    if with_lm12m {
+        merged_twice::make(&data.join("lm12m"))?;
     }
     let before = recorded().ok();
     let old = |pair: &Pair| {
@@ -375,6 +388,7 @@ fn write(sizes: Vec<Size>) -> Result<()> {
 pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let data = data.canonicalize().with_context(|| data.display().to_string())?;
+    merged_twice::make(&data.join("lm12m"))?;
     let mut manifest = Manifest::default();
     for (number, pair) in PAIRS
         .iter()
@@ -396,7 +410,7 @@ pub fn write_pairs(folder: &Path, data: &Path) -> Result<()> {
                 .base
                 .map(str::to_owned)
                 .into_iter()
-                .chain(pair.adapter.map(|adapter| format!("{adapter}/adapter_model.safetensors")))
+                .chain(pair.adapters.iter().map(|adapter| format!("{adapter}/adapter_model.safetensors")))
                 .map(|base| path(&base))
                 .collect(),
             covers: pair.name.to_owned(),

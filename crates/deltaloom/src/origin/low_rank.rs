@@ -99,8 +99,8 @@ impl Pair<'_> {
         Ok((self.subject.read(offset, len_bytes)?, self.reference.read(offset, len_bytes)?))
     }
 
-    /// About the rank of a product that one of the matrices seems to have; 0 if it is one of several
-    /// and has hardly changed.
+    /// About the rank of a product that one of the matrices seems to have; 0 if it is one of
+    /// several and has hardly changed.
     fn expected_rank(&self, matrix: u64) -> Result<Option<usize>> {
         let Layout { shape, rows, count, .. } = self.layout;
         if count > 1 {

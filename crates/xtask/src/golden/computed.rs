@@ -151,3 +151,36 @@ fn low_rank() -> Case {
     }
     Case::new("low_rank", "updates of rank 2, without their factors", &tuned, &[&base])
 }
+
+/// Added products in tensors that are no matrices; since version 4. Rows of the matrices end
+/// within chunks.
+pub(super) fn low_ranks() -> Case {
+    let mut random = Random::new(45);
+    let shapes: [(&str, &str, &[usize], usize); 3] = [
+        ("conv", "BF16", &[40, 8, 2, 2], 40 * COLS),
+        ("experts", "F32", &[3, ROWS, COLS], ROWS * COLS),
+        ("kernel", "F16", &[20, 16, 2, 2], 40 * COLS),
+    ];
+    let (mut base, mut tuned) = (Vec::new(), Vec::new());
+    for (name, dtype, shape, matrix) in shapes {
+        let elems = shape.iter().product();
+        let values = singles(&mut random, elems, 0.02);
+        let mut merged = values.clone();
+        for (i, part) in merged.chunks_exact_mut(matrix).enumerate().filter(|(i, _)| *i != 1) {
+            let left = singles(&mut random, ROWS * RANK, 0.2);
+            let right = singles(&mut random, RANK * COLS, 0.02);
+            // The first matrix gets rank 2, the third rank 1.
+            let of_rank = |(at, x): (usize, &f32)| if at % RANK < 2 - i / 2 { *x } else { 0.0 };
+            let left: Vec<f32> = left.iter().enumerate().map(of_rank).collect();
+            let update = product(&left, &right, |u, v, sum| sum + u * v);
+            part.iter_mut().zip(update).for_each(|(x, d)| *x += d);
+        }
+        let file = |values: &[f32]| {
+            let bytes = tensor(name, dtype, [1, elems], values).bytes;
+            Tensor::new(name, dtype, shape, bytes)
+        };
+        base.push(file(&values));
+        tuned.push(file(&merged));
+    }
+    Case::new("low_ranks", "products added to convolutions and to experts", &tuned, &[&base])
+}

@@ -5,6 +5,7 @@
 
 use super::blocks::blocks;
 use super::cases::{Case, Input};
+use super::computed::low_ranks;
 use super::merges::merges;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s};
 use super::quantised::{nibbles, quantised};
@@ -24,6 +25,8 @@ pub(super) fn since_4() -> Vec<Case> {
         merges(),
         texts(),
         blocks(),
+        low_ranks(),
+        layouts(),
     ]
 }
 
@@ -89,6 +92,36 @@ fn texts() -> Case {
         ("trainer_state.json", lines(",\n", &mut (100..170))),
     ]);
     let case = Case::new("texts", "files that are patches of files of a base", &[], &[]);
+    Case { original, bases: vec![base], ..case }
+}
+
+/// Files of JSON with the tokens of others in another layout, with escapes of all kinds.
+fn layouts() -> Case {
+    let token = |i: u32| format!("t{}\u{e9}\u{1f600}", i * i % 7919);
+    let lines =
+        |separator: &str, lines: &mut dyn Iterator<Item = String>| lines.collect::<Vec<_>>().join(separator);
+    let vocab = |token: &dyn Fn(u32) -> String, separator: &str, colon: &str| {
+        lines(separator, &mut (0..200).map(|i| format!("\"{}\"{colon}{i}", token(i))))
+    };
+    let ascii = |i: u32| token(i).replace('\u{e9}', "\\u00e9").replace('\u{1f600}', "\\ud83d\\ude00");
+    let odd = r#""\ud800x","\q","a\/b","\u007f""#;
+    let records = |colon: &str, comma: &str, separator: &str| {
+        let record = |i: u32| format!("{{\"id\"{colon}{}{comma}\"on\"{colon}[true{comma}null]}}", i * 7);
+        lines(separator, &mut (0..80).map(record))
+    };
+    let base = Input::Directory(vec![
+        ("records.json", format!("[{}]", records(": ", ", ", ", ")).into_bytes()),
+        ("tokens.json", format!("{{{}, \"odd\": [{odd}]}}", vocab(&token, ", ", ": ")).into_bytes()),
+        ("vocab.json", format!("{{\n  {}\n}}\n", vocab(&ascii, ",\n  ", ": ")).into_bytes()),
+    ]);
+    let odd = "\"\\ud800x\",\r\n\t\t\"\\q\",\r\n\t\t\"a/b\",\r\n\t\t\"\\u007f\"";
+    let tokens = vocab(&ascii, ",\r\n\t", ":");
+    let original = Input::Directory(vec![
+        ("records.json", format!("[\n{}\n]\n", records(":", ",", ",\n")).into_bytes()),
+        ("tokens.json", format!("{{\r\n\t{tokens},\r\n\t\"odd\":[\r\n\t\t{odd}\r\n\t]\r\n}}").into_bytes()),
+        ("vocab.json", format!("{{{}}}", vocab(&token, ",", ":")).into_bytes()),
+    ]);
+    let case = Case::new("layouts", "patches of texts that are laid out anew", &[], &[]);
     Case { original, bases: vec![base], ..case }
 }
 
