@@ -5,3 +5,4 @@
 
 pub mod layer;
 pub mod tenancy;
+pub mod text;
