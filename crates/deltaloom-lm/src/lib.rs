@@ -4,5 +4,6 @@
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
 pub mod layer;
+pub mod sample;
 pub mod tenancy;
 pub mod text;
