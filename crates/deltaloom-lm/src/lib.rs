@@ -3,6 +3,7 @@
 //!
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
+pub mod evaluate;
 pub mod layer;
 pub mod sample;
 pub mod tenancy;

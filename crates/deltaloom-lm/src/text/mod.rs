@@ -12,4 +12,5 @@ pub use detokenize::{Detokenizer, Pieces, Position};
 pub use input::{TextInput, read_text_input};
 pub use stop::{Stop, StopStrings, Stopped};
 pub use template::{ChatTemplate, Conversation};
+pub(crate) use tokenizer::read_small;
 pub use tokenizer::{Special, SpecialTokens, Tokenizer};
