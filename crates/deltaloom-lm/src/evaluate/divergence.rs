@@ -196,7 +196,7 @@ impl Spread {
 /// Between the two nearest of sorted numbers, as numpy's `percentile` does it.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in the list")]
+    #[expect(clippy::cast_possible_truncation, reason = "a place in the list")]
     let below = place as usize;
     let above = (below + 1).min(sorted.len() - 1);
     let (low, high) = (sorted[below], sorted[above]);

@@ -77,9 +77,9 @@ impl Sampler {
         }
         if *presence_penalty != 0.0 || *frequency_penalty != 0.0 {
             for (id, count) in self.seen.answer() {
-                let count = f64::from(count);
-                let penalty = f64::from(*presence_penalty) + f64::from(*frequency_penalty) * count;
-                change(&mut self.logits, id, |logit| (f64::from(logit) - penalty) as f32);
+                // Exact: no sequence has 2^24 tokens.
+                let times = count as f32;
+                change(&mut self.logits, id, |logit| logit - (presence_penalty + frequency_penalty * times));
             }
         }
     }

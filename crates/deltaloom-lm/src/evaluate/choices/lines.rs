@@ -23,8 +23,7 @@ fn item(line: &str) -> Result<Item, String> {
     let list = of(&["choices", "endings"])?;
     // AI2's files have objects of lists.
     let list = if list.is_object() { &list["text"] } else { list };
-    let texts: Option<Vec<&str>> =
-        list.as_array().map(|list| list.iter().map(Value::as_str).collect()).flatten();
+    let texts: Option<Vec<&str>> = list.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
     let texts =
         texts.filter(|texts| texts.len() > 1).ok_or("does not have two or more choices that are texts")?;
     let right = right(of(&["answer", "gold", "label", "answerKey"])?, &texts)?;
