@@ -125,6 +125,10 @@ check-page *files:
 check-layer:
     tools/check_layer.sh
 
+# The loss of lm12m as a model in chunks of any size, and its packed fine-tunes against the dense ones, bit for bit
+check-model:
+    tools/check_model.sh
+
 # Read example event files with TensorBoard's own reader
 check-tensorboard:
     tools/report.sh tensorboard

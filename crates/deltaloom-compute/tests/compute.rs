@@ -363,3 +363,31 @@ fn activations_in_bf16_are_multiplied_as_their_numbers() {
     packed.matmul_bf16(&x, &mut y, &Run::default()).unwrap();
     assert_eq!(y, expected);
 }
+
+#[test]
+fn rows_are_gathered_from_every_form() {
+    for weight in [WeightType::Bf16, WeightType::F32] {
+        let pair = Pair::new(91, 300, 70, weight, 6);
+        let (resolved, numbers) = (pair.container(), pair.numbers(&pair.tuned));
+        let rows = [7, 299, 0, 7, 150, 151];
+        let expected: Vec<f32> =
+            rows.iter().flat_map(|row| numbers[row * 70..][..70].iter().copied()).collect();
+        for form in FORMS {
+            let matrix = pair.packed(&resolved, form);
+            let mut out = vec![f32::NAN; 6 * 70];
+            matrix.gather(&rows, &mut out).unwrap();
+            assert_eq!(bits(&out), bits(&expected), "{form:?}");
+            matrix.gather(&[], &mut []).unwrap();
+            assert!(matches!(matrix.gather(&[300], &mut out[..70]), Err(Error::InvalidArgument(_))));
+            assert!(matches!(matrix.gather(&rows, &mut out[1..]), Err(Error::InvalidArgument(_))));
+        }
+        let base = PackedMatrix::from_dense(
+            &pair.dense(&pair.base),
+            &pair.dense(&pair.base),
+            Choice::Form(Form::Base),
+        );
+        let mut out = vec![0.0; 70];
+        base.unwrap().gather(&[299], &mut out).unwrap();
+        assert_eq!(bits(&out), bits(&pair.numbers(&pair.base)[299 * 70..]));
+    }
+}

@@ -5,6 +5,7 @@
 
 pub mod evaluate;
 pub mod layer;
+pub mod model;
 pub mod sample;
 pub mod tenancy;
 pub mod text;

@@ -345,11 +345,11 @@ fn run(family: &mut Family, steps: &[Vec<usize>]) -> [u64; 2] {
 
 #[test]
 fn tenants_in_turn_leave_what_is_there_and_requests_bring_what_they_need() {
-    // Two of eight tenants fit. The key matrices are the base's, which leaves six matrices in each
-    // of two layers.
+    // Two of eight tenants fit, beside the vectors of all: four of 64 numbers each. The key
+    // matrices are the base's, which leaves six matrices in each of two layers.
     let mut family = with_tenants(
         FamilyOptions::default()
-            .with_budget(all_bytes() / 2 + 2000)
+            .with_budget(all_bytes() / 2 + 6 * 4 * 64 * 4 + 1280)
             .with_forms(Forms::All(Form::Csr))
             .with_prefetch(0),
         8,

@@ -1,6 +1,7 @@
 //! A matrix of a fine-tune in one of its resident forms, and the choice of a form. [`crate::dense`]
 //! multiplies rows.
 
+mod gather;
 mod shared;
 mod sizes;
 

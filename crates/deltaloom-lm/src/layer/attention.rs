@@ -8,17 +8,26 @@ use std::iter;
 use rayon::prelude::*;
 
 use super::batch::Batch;
-use super::config::Mask;
+use super::config::{Heads, LayerConfig};
+use super::plan::{AttentionPlan, Reach};
 use super::vector::{add_scaled, dot};
 
-/// Number and size of the heads.
+/// The attention of a layer, without its weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) query: usize,
-    /// A divisor of `query`: consecutive queries share one.
-    pub(super) key_value: usize,
-    pub(super) size: usize,
-    pub(super) mask: Mask,
+pub(super) struct Attention {
+    pub(super) heads: Heads,
+    pub(super) reach: Reach,
+    /// The factor of scores.
+    pub(super) scale: f32,
+}
+
+impl Attention {
+    pub(super) fn of(config: &LayerConfig) -> Self {
+        let heads =
+            Heads { query: config.query_heads, key_value: config.key_value_heads, size: config.head_size };
+        let AttentionPlan { reach, scale, .. } = config.attention;
+        Self { heads, reach, scale: scale.of(config.head_size) }
+    }
 }
 
 /// Queries, keys or values: they begin at `first` in each token's row.
@@ -30,30 +39,31 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn head(&self, token: usize, head: usize, size: usize) -> &'a [f32] {
+    pub(super) fn head(&self, token: usize, head: usize, size: usize) -> &'a [f32] {
         let start = token * self.stride + self.first + head * size;
         &self.values[start..start + size]
     }
 }
 
-/// For every token and head, the mean of values weighted by softmax of query times key over the
-/// square root of the head's size: `[tokens, heads x size]`.
+/// For every token and head, the mean of values weighted by softmax of query times key times the
+/// scale, among whole sequences: `[tokens, heads x size]`.
 pub(super) fn attend(
-    heads: &Heads,
+    attention: &Attention,
     batch: &Batch,
     query: Part<'_>,
     key: Part<'_>,
     value: Part<'_>,
 ) -> Vec<f32> {
+    let Attention { heads, reach, scale } = *attention;
     let width = heads.query * heads.size;
-    let scale = 1.0 / (heads.size as f32).sqrt();
     let mut out = vec![0.0; batch.tokens() * width];
     let seen: Vec<_> = batch
         .places()
         .flat_map(|(_, place)| {
-            place.clone().map(move |token| match heads.mask {
-                Mask::Causal => place.start..token + 1,
-                Mask::Full => place.clone(),
+            place.clone().map(move |token| match reach {
+                Reach::Causal => place.start..token + 1,
+                Reach::Window { tokens } => place.start.max((token + 1).saturating_sub(tokens))..token + 1,
+                Reach::Full => place.clone(),
             })
         })
         .collect();
@@ -81,15 +91,12 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score *= factor);
 }
 
-/// Cosine and sine for every token and every pair of elements of a head: `[tokens, size / 2]`. In
-/// FP32, which the models were trained with.
-pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 2]> {
-    let single = |number: usize| number as f32;
-    let rates: Vec<f32> =
-        (0..size / 2).map(|pair| 1.0 / libm::powf(theta, single(2 * pair) / single(size))).collect();
-    let turns = |position: usize| {
+/// Cosine and sine for every token and every pair of elements of a head: `[tokens, pairs]`. In
+/// FP32, which the models were trained with. `rates` are radians per position.
+pub(crate) fn turns(rates: &[f32], batch: &Batch) -> Vec<[f32; 2]> {
+    let of_token = |position: usize| {
         rates.iter().map(move |rate| {
-            let (sin, cos) = libm::sincosf(single(position) * rate);
+            let (sin, cos) = libm::sincosf(position as f32 * rate);
             [cos, sin]
         })
     };
@@ -97,7 +104,7 @@ pub(super) fn rotary_table(theta: f32, size: usize, batch: &Batch) -> Vec<[f32; 
         .sequences()
         .iter()
         .flat_map(|sequence| sequence.position..sequence.position + sequence.tokens)
-        .flat_map(turns)
+        .flat_map(of_token)
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! The shape of a layer: widths, heads, norms and functions. It holds no weights;
 //! [`super::LayerNames`] finds the shape from the tensors of a checkpoint.
 
+use super::plan::{AttentionPlan, Reach, check_epsilon};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
@@ -54,19 +55,9 @@ pub enum FeedForward {
     SwiGlu,
 }
 
-/// Which tokens of its sequence a token attends to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Mask {
-    /// Itself and those before it.
-    Causal,
-    /// All of them.
-    Full,
-}
-
 /// A pre-norm layer.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct LayerConfig {
     /// Number of elements of a token.
     pub width: usize,
@@ -84,13 +75,63 @@ pub struct LayerConfig {
     pub projection: Projection,
     /// The feed-forward network.
     pub feed_forward: FeedForward,
-    /// Base of the wavelengths of rotary positions; `None` if the layer has no positions.
-    pub rotary_theta: Option<f32>,
-    /// What tokens attend to.
-    pub mask: Mask,
+    /// Positions, and what tokens attend to.
+    pub attention: AttentionPlan,
+}
+
+/// Number and size of a layer's heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Number of query heads.
+    pub query: usize,
+    /// Number of key heads and of value heads.
+    pub key_value: usize,
+    /// Number of elements of a head.
+    pub size: usize,
 }
 
 impl LayerConfig {
+    /// A layer of a decoder: RMSNorm, separate projections, SwiGLU, causal attention without
+    /// positions.
+    #[must_use]
+    pub fn new(width: usize, heads: Heads, hidden_width: usize) -> Self {
+        Self {
+            width,
+            query_heads: heads.query,
+            key_value_heads: heads.key_value,
+            head_size: heads.size,
+            hidden_width,
+            norm: Norm::RmsNorm { epsilon: 1e-6 },
+            projection: Projection::Separate,
+            feed_forward: FeedForward::SwiGlu,
+            attention: AttentionPlan::new(Reach::Causal),
+        }
+    }
+
+    /// Sets both norms.
+    #[must_use]
+    pub fn with_norm(self, norm: Norm) -> Self {
+        Self { norm, ..self }
+    }
+
+    /// Sets the matrices of attention.
+    #[must_use]
+    pub fn with_projection(self, projection: Projection) -> Self {
+        Self { projection, ..self }
+    }
+
+    /// Sets the feed-forward network.
+    #[must_use]
+    pub fn with_feed_forward(self, feed_forward: FeedForward) -> Self {
+        Self { feed_forward, ..self }
+    }
+
+    /// Sets positions, and what tokens attend to.
+    #[must_use]
+    pub fn with_attention(self, attention: AttentionPlan) -> Self {
+        Self { attention, ..self }
+    }
+
     /// Number of elements of all queries of a token.
     #[must_use]
     pub fn query_width(&self) -> usize {
@@ -142,7 +183,10 @@ impl LayerConfig {
         let norms =
             [VectorRole::Norm1Weight, VectorRole::Norm1Bias, VectorRole::Norm2Weight, VectorRole::Norm2Bias];
         let biases = self.matrices().into_iter().map(|role| (role.bias(), self.shape(role)[0]));
-        norms.map(|role| (role, self.width)).into_iter().chain(biases).collect()
+        let of_heads =
+            [VectorRole::QueryNormWeight, VectorRole::KeyNormWeight].map(|role| (role, self.head_size));
+        let of_heads = of_heads.into_iter().filter(|_| self.attention.qk_norm.is_some());
+        norms.map(|role| (role, self.width)).into_iter().chain(biases).chain(of_heads).collect()
     }
 
     /// Checks that such a layer can exist.
@@ -171,17 +215,10 @@ impl LayerConfig {
             ));
         }
         let (Norm::LayerNorm { epsilon } | Norm::RmsNorm { epsilon }) = self.norm;
-        if !(epsilon >= 0.0 && epsilon.is_finite()) {
-            return wrong(format!("the epsilon of a norm is {epsilon}: must be finite and not negative"));
+        check_epsilon(epsilon)?;
+        if self.attention.qk_norm.is_some() && self.projection == Projection::Fused {
+            return wrong("a norm of queries and keys needs separate projections".to_owned());
         }
-        match self.rotary_theta {
-            Some(theta) if !(theta > 0.0 && theta.is_finite()) => {
-                wrong(format!("the theta of rotary positions is {theta}: must be finite and positive"))
-            }
-            Some(_) if !self.head_size.is_multiple_of(2) => {
-                wrong(format!("rotary positions need an even head size, not {}", self.head_size))
-            }
-            _ => Ok(()),
-        }
+        self.attention.check(self.head_size)
     }
 }

@@ -8,9 +8,13 @@ mod activation;
 mod attention;
 mod batch;
 mod config;
+pub(crate) mod family;
 mod names;
 mod norm;
 mod packed;
+mod paged;
+mod pages;
+mod plan;
 mod vector;
 mod weights;
 
@@ -23,15 +27,22 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 pub use batch::{Batch, Sequence, TenantId};
-pub use config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
+pub use config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
+pub use pages::{KvType, Memory, MemoryOptions, SequenceId};
+pub use plan::{AttentionPlan, Positions, QkNorm, Reach, Scale, Table};
 pub use weights::{LayerWeights, MatrixRole, VectorRole};
 
 use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
 
-use attention::{Heads, Part};
+use attention::{Attention, Part};
+
+pub(crate) use attention::turns;
+pub(crate) use names::check_shape;
+pub(crate) use norm::{Affine, apply as apply_norm};
+pub(crate) use pages::Past;
 
 /// Computes the layer's output `[tokens, width]` for `x` of the same shape, row-major, with the
 /// tokens of `batch` one after another.
@@ -49,34 +60,52 @@ pub fn forward(
     x: &[f32],
     run: &Run<'_>,
 ) -> Result<Vec<f32>> {
-    config.check()?;
-    if batch.tokens().checked_mul(config.width) != Some(x.len()) {
-        return Err(Error::InvalidArgument(format!(
-            "activations have {} elements, which do not fit {} tokens of width {}",
-            x.len(),
-            batch.tokens(),
-            config.width
-        )));
-    }
-    if x.is_empty() {
-        return Ok(Vec::new());
-    }
-    let layer = Layer { config, weights, batch, run };
-    let attended = layer.attention(&layer.norm([VectorRole::Norm1Weight, VectorRole::Norm1Bias], x)?)?;
-    let y = vector::sum(x, &attended);
-    let fed = layer.feed_forward(&layer.norm([VectorRole::Norm2Weight, VectorRole::Norm2Bias], &y)?)?;
-    Ok(vector::sum(&y, &fed))
+    let rates = rates(config);
+    Layer { config, weights, batch, run, turns: &turns(&rates, batch) }.forward(x, None)
 }
 
-/// One call of [`forward`].
-struct Layer<'a> {
-    config: &'a LayerConfig,
-    weights: &'a dyn LayerWeights,
-    batch: &'a Batch,
-    run: &'a Run<'a>,
+/// Radians per position of the layer's rotary positions; none for a layer without.
+pub(crate) fn rates(config: &LayerConfig) -> Vec<f32> {
+    match config.attention.positions {
+        Positions::None => Vec::new(),
+        Positions::Rotary { theta, table } => table.rates(theta, config.head_size),
+    }
+}
+
+/// A layer with its weights, in one step.
+pub(crate) struct Layer<'a> {
+    pub(crate) config: &'a LayerConfig,
+    pub(crate) weights: &'a dyn LayerWeights,
+    pub(crate) batch: &'a Batch,
+    pub(crate) run: &'a Run<'a>,
+    /// What [`turns`] gives for the layer's [`rates`] and the batch.
+    pub(crate) turns: &'a [[f32; 2]],
 }
 
 impl Layer<'_> {
+    /// The output for `x`, which is `[tokens, width]`. With `past`, the tokens continue sequences:
+    /// their keys and values go to pages, and attention reads them only from there, so that it
+    /// makes no difference in how many steps a sequence is computed.
+    pub(crate) fn forward(&self, x: &[f32], past: Option<Past<'_>>) -> Result<Vec<f32>> {
+        self.config.check()?;
+        if self.batch.tokens().checked_mul(self.config.width) != Some(x.len()) {
+            return Err(Error::InvalidArgument(format!(
+                "activations have {} elements, which do not fit {} tokens of width {}",
+                x.len(),
+                self.batch.tokens(),
+                self.config.width
+            )));
+        }
+        if x.is_empty() {
+            return Ok(Vec::new());
+        }
+        let attended =
+            self.attention(&self.norm([VectorRole::Norm1Weight, VectorRole::Norm1Bias], x)?, past)?;
+        let y = vector::sum(x, &attended);
+        let fed = self.feed_forward(&self.norm([VectorRole::Norm2Weight, VectorRole::Norm2Bias], &y)?)?;
+        Ok(vector::sum(&y, &fed))
+    }
+
     fn norm(&self, [weight, bias]: [VectorRole; 2], x: &[f32]) -> Result<Vec<f32>> {
         let width = self.config.width;
         let mut out = vec![0.0; x.len()];
@@ -89,7 +118,7 @@ impl Layer<'_> {
         Ok(out)
     }
 
-    fn attention(&self, x: &[f32]) -> Result<Vec<f32>> {
+    fn attention(&self, x: &[f32], past: Option<Past<'_>>) -> Result<Vec<f32>> {
         let config = self.config;
         let (queries, keys) = (config.query_width(), config.key_value_width());
         let mut parts = match config.projection {
@@ -104,22 +133,20 @@ impl Layer<'_> {
                 value: self.linear(MatrixRole::Value, x)?,
             },
         };
-        let heads = Heads {
-            query: config.query_heads,
-            key_value: config.key_value_heads,
-            size: config.head_size,
-            mask: config.mask,
-        };
-        if let Some(theta) = config.rotary_theta {
-            let table = attention::rotary_table(theta, config.head_size, self.batch);
+        if let Some(QkNorm { epsilon }) = config.attention.qk_norm {
+            parts.query = self.norm_heads(epsilon, VectorRole::QueryNormWeight, queries, &parts.query)?;
+            parts.key = self.norm_heads(epsilon, VectorRole::KeyNormWeight, keys, &parts.key)?;
+        }
+        if !self.turns.is_empty() {
+            let rotate = |stride, width, values: &mut [f32]| {
+                attention::rotate(self.turns, config.head_size, stride, width, values);
+            };
             match &mut parts.fused {
                 // Queries and keys are adjacent in a row.
-                Some(fused) => {
-                    attention::rotate(&table, config.head_size, config.fused_width(), queries + keys, fused);
-                }
+                Some(fused) => rotate(config.fused_width(), queries + keys, fused),
                 None => {
-                    attention::rotate(&table, config.head_size, queries, queries, &mut parts.query);
-                    attention::rotate(&table, config.head_size, keys, keys, &mut parts.key);
+                    rotate(queries, queries, &mut parts.query);
+                    rotate(keys, keys, &mut parts.key);
                 }
             }
         }
@@ -132,8 +159,28 @@ impl Layer<'_> {
             None => [(&parts.query, queries), (&parts.key, keys), (&parts.value, keys)]
                 .map(|(values, stride)| Part { values, stride, first: 0 }),
         };
-        let attended = attention::attend(&heads, self.batch, query, key, value);
+        let attention = Attention::of(config);
+        let attended = match past {
+            None => attention::attend(&attention, self.batch, query, key, value),
+            Some(past) => {
+                past.memory.store(past.layer, past.sequences, self.batch, key, value);
+                paged::attend(&attention, &past, self.batch, query)
+            }
+        };
         self.linear(MatrixRole::Output, &attended)
+    }
+
+    /// Normalises every head of queries or keys, which have `width` elements per token.
+    fn norm_heads(&self, epsilon: f32, role: VectorRole, width: usize, x: &[f32]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; x.len()];
+        for (tenant, tokens) in self.tenants() {
+            let weight = self.vector(role, tenant, self.config.head_size)?;
+            let place = tokens.start * width..tokens.end * width;
+            let affine = norm::Affine { weight: weight.as_deref(), bias: None };
+            let (x, out) = (&x[place.clone()], &mut out[place]);
+            norm::apply(Norm::RmsNorm { epsilon }, affine, self.config.head_size, x, out);
+        }
+        Ok(out)
     }
 
     fn feed_forward(&self, x: &[f32]) -> Result<Vec<f32>> {

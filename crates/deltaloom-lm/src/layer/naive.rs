@@ -38,8 +38,13 @@ impl Tenant {
             (role, values.iter().map(|x| x * scale).collect())
         };
         let vector = |(role, len): (VectorRole, usize)| {
-            let about =
-                if matches!(role, VectorRole::Norm1Weight | VectorRole::Norm2Weight) { 1.0 } else { 0.0 };
+            let about = match role {
+                VectorRole::Norm1Weight
+                | VectorRole::Norm2Weight
+                | VectorRole::QueryNormWeight
+                | VectorRole::KeyNormWeight => 1.0,
+                _ => 0.0,
+            };
             let values = random(seed + 100 + role as u64, len);
             (role, values.iter().map(|x| about + 0.2 * x).collect())
         };
@@ -125,7 +130,19 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
         }
     };
     let size = config.head_size;
-    if let Some(theta) = config.rotary_theta {
+    let head_norm = |weight: VectorRole, rows: &mut Rows| {
+        let Some(QkNorm { epsilon }) = config.attention.qk_norm else { return };
+        for head in rows.iter_mut().flat_map(|row| row.chunks_mut(size)) {
+            let spread = head.iter().map(|x| x * x).sum::<f64>() / size as f64;
+            for (i, x) in head.iter_mut().enumerate() {
+                let weight = weights.vectors.get(&weight).map_or(1.0, |vector| f64::from(vector[i]));
+                *x *= weight / (spread + f64::from(epsilon)).sqrt();
+            }
+        }
+    };
+    head_norm(VectorRole::QueryNormWeight, &mut q);
+    head_norm(VectorRole::KeyNormWeight, &mut k);
+    if let Positions::Rotary { theta, .. } = config.attention.positions {
         // As a complex number: element i of a head is the real part, element i + size / 2 the
         // imaginary part.
         let turn = |rows: &mut Rows| {
@@ -147,16 +164,21 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     let group = config.query_heads / config.key_value_heads;
     let mut attended: Rows = vec![vec![0.0; queries]; x.len()];
     for t in 0..x.len() {
-        let last = if config.mask == Mask::Causal { t + 1 } else { x.len() };
+        let (first, last) = match config.attention.reach {
+            Reach::Causal => (0, t + 1),
+            Reach::Window { tokens } => ((t + 1).saturating_sub(tokens), t + 1),
+            Reach::Full => (0, x.len()),
+        };
         for h in 0..config.query_heads {
             let (own, shared) = (h * size, h / group * size);
             let score = |s: usize| -> f64 {
                 (0..size).map(|i| q[t][own + i] * k[s][shared + i]).sum::<f64>() / (size as f64).sqrt()
             };
-            let weight: Vec<f64> = (0..last).map(|s| score(s).exp()).collect();
+            let weight: Vec<f64> = (first..last).map(|s| score(s).exp()).collect();
             let total: f64 = weight.iter().sum();
             for i in 0..size {
-                attended[t][own + i] = (0..last).map(|s| weight[s] / total * v[s][shared + i]).sum();
+                attended[t][own + i] =
+                    (first..last).map(|s| weight[s - first] / total * v[s][shared + i]).sum();
             }
         }
     }

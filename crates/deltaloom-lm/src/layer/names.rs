@@ -1,14 +1,14 @@
 //! Recognises a layer among the tensors of a checkpoint: PyTorch's `TransformerEncoderLayer` and
-//! Hugging Face's LLaMA.
+//! the families of Hugging Face that [`super::family`] knows.
 //!
 //! It reads only names, shapes and `config.json`. A layer with an unknown tensor is refused,
 //! because it is unclear what it computes.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-use super::config::{FeedForward, Gelu, LayerConfig, Mask, Norm, Projection};
+use super::config::{FeedForward, Gelu, LayerConfig, Norm, Projection};
+use super::family::{Convention, Described, LLAMA};
+use super::plan::{AttentionPlan, Reach};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Missing, Result};
 
@@ -51,17 +51,6 @@ pub struct LayerNames {
     vectors: BTreeMap<VectorRole, String>,
 }
 
-/// Names in a kind of layer, without the prefix that all names of a layer share.
-struct Convention {
-    kind: &'static str,
-    /// The name that identifies the convention.
-    sign: &'static str,
-    matrices: &'static [(MatrixRole, &'static str)],
-    vectors: &'static [(VectorRole, &'static str)],
-    /// Tensors that can be computed from the configuration.
-    ignored: &'static [&'static str],
-}
-
 const PYTORCH: Convention = Convention {
     kind: "PyTorch's TransformerEncoderLayer",
     sign: "self_attn.in_proj_weight",
@@ -71,7 +60,8 @@ const PYTORCH: Convention = Convention {
         (MatrixRole::Up, "linear1.weight"),
         (MatrixRole::Down, "linear2.weight"),
     ],
-    vectors: &[
+    vectors: &[],
+    optional: &[
         (VectorRole::Norm1Weight, "norm1.weight"),
         (VectorRole::Norm1Bias, "norm1.bias"),
         (VectorRole::QkvBias, "self_attn.in_proj_bias"),
@@ -82,32 +72,6 @@ const PYTORCH: Convention = Convention {
         (VectorRole::DownBias, "linear2.bias"),
     ],
     ignored: &[],
-};
-
-const LLAMA: Convention = Convention {
-    kind: "Hugging Face's LLaMA",
-    sign: "self_attn.q_proj.weight",
-    matrices: &[
-        (MatrixRole::Query, "self_attn.q_proj.weight"),
-        (MatrixRole::Key, "self_attn.k_proj.weight"),
-        (MatrixRole::Value, "self_attn.v_proj.weight"),
-        (MatrixRole::Output, "self_attn.o_proj.weight"),
-        (MatrixRole::Up, "mlp.up_proj.weight"),
-        (MatrixRole::Gate, "mlp.gate_proj.weight"),
-        (MatrixRole::Down, "mlp.down_proj.weight"),
-    ],
-    vectors: &[
-        (VectorRole::Norm1Weight, "input_layernorm.weight"),
-        (VectorRole::QueryBias, "self_attn.q_proj.bias"),
-        (VectorRole::KeyBias, "self_attn.k_proj.bias"),
-        (VectorRole::ValueBias, "self_attn.v_proj.bias"),
-        (VectorRole::OutputBias, "self_attn.o_proj.bias"),
-        (VectorRole::Norm2Weight, "post_attention_layernorm.weight"),
-        (VectorRole::UpBias, "mlp.up_proj.bias"),
-        (VectorRole::GateBias, "mlp.gate_proj.bias"),
-        (VectorRole::DownBias, "mlp.down_proj.bias"),
-    ],
-    ignored: &["self_attn.rotary_emb.inv_freq"],
 };
 
 impl LayerNames {
@@ -122,20 +86,43 @@ impl LayerNames {
         hints: &LayerHints<'_>,
     ) -> Result<(LayerConfig, Self)> {
         let tensors: BTreeMap<&str, &[u64]> = tensors.into_iter().collect();
-        for convention in [&PYTORCH, &LLAMA] {
-            if let Some(prefix) = find_prefix(convention, &tensors, hints.layer)? {
-                let layer = Found { convention, prefix, tensors: &tensors };
-                let config = match convention.kind {
-                    kind if kind == PYTORCH.kind => layer.pytorch_config(hints)?,
-                    _ => layer.llama_config(hints)?,
-                };
-                config.check()?;
-                let names = layer.names(&config)?;
-                return Ok((config, names));
-            }
+        if let Some(prefix) = find_prefix(&PYTORCH, &tensors, hints.layer)? {
+            let layer = Found { convention: &PYTORCH, prefix, tensors: &tensors };
+            let config = layer.pytorch_config(hints)?;
+            config.check()?;
+            return Ok((config.clone(), layer.names(&config)?));
         }
-        let kinds = [PYTORCH.kind, LLAMA.kind].join(" or ");
-        Err(Error::not_found(Missing::Layer, format!("a transformer layer with the names of {kinds}")))
+        // All families of Hugging Face have this sign.
+        let Some(prefix) = find_prefix(LLAMA, &tensors, hints.layer)? else {
+            let kinds = [PYTORCH.kind, LLAMA.kind].join(" or ");
+            let what = format!("a transformer layer with the names of {kinds}");
+            return Err(Error::not_found(Missing::Layer, what));
+        };
+        let text = hints.config.ok_or_else(|| {
+            let what = format!("the tensors of {} are not enough: config.json is needed", LLAMA.kind);
+            Error::InvalidArgument(what)
+        })?;
+        let described = Described::parse(text)?;
+        let layer = Found { convention: &described.architecture.names, prefix, tensors: &tensors };
+        let [_, width] = layer.size("self_attn.q_proj.weight")?;
+        let [hidden_width, _] = layer.size("mlp.up_proj.weight")?;
+        let config = described.layer(hints.layer, width, hidden_width)?;
+        Ok((config.clone(), layer.names(&config)?))
+    }
+
+    /// Finds the tensors of a layer whose configuration is known. `prefix` is what its names begin
+    /// with.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for tensors that are missing; [`Error::InvalidArgument`] for those of
+    /// other shapes, and for tensors that such a layer does not have.
+    pub(crate) fn find(
+        convention: &Convention,
+        prefix: &str,
+        tensors: &BTreeMap<&str, &[u64]>,
+        config: &LayerConfig,
+    ) -> Result<Self> {
+        Found { convention, prefix, tensors }.names(config)
     }
 
     /// Tensor of a matrix.
@@ -194,7 +181,7 @@ fn find_prefix<'a>(
 
 /// A layer whose names are known.
 struct Found<'a> {
-    convention: &'static Convention,
+    convention: &'a Convention,
     prefix: &'a str,
     tensors: &'a BTreeMap<&'a str, &'a [u64]>,
 }
@@ -210,19 +197,21 @@ impl Found<'_> {
             names.matrices.insert(*role, name);
         }
         let lengths = config.vectors();
-        for (role, suffix) in self.convention.vectors {
+        let Convention { vectors, optional, .. } = self.convention;
+        for (role, suffix) in vectors.iter().chain(*optional) {
             let name = self.name(suffix);
-            let (Some(shape), Some((_, len))) =
-                (self.tensors.get(name.as_str()), lengths.iter().find(|(other, _)| other == role))
-            else {
-                continue;
+            let shape = match self.tensors.get(name.as_str()) {
+                Some(shape) => *shape,
+                None if optional.iter().any(|(other, _)| other == role) => continue,
+                None => self.shape(&name)?,
             };
+            let Some((_, len)) = lengths.iter().find(|(other, _)| other == role) else { continue };
             check_shape(&name, shape, &[*len])?;
             names.vectors.insert(*role, name);
         }
         let known = |suffix: &str| {
             let matrices = self.convention.matrices.iter().map(|(_, name)| *name);
-            let vectors = self.convention.vectors.iter().map(|(_, name)| *name);
+            let vectors = vectors.iter().chain(*optional).map(|(_, name)| *name);
             matrices.chain(vectors).chain(self.convention.ignored.iter().copied()).any(|name| name == suffix)
         };
         // A file with a single layer without a prefix may have any other tensors.
@@ -284,99 +273,14 @@ impl Found<'_> {
             norm: Norm::LayerNorm { epsilon: 1e-5 },
             projection: Projection::Fused,
             feed_forward: FeedForward::Gelu(Gelu::Erf),
-            rotary_theta: None,
-            mask: Mask::Full,
-        })
-    }
-
-    fn llama_config(&self, hints: &LayerHints<'_>) -> Result<LayerConfig> {
-        let text = hints.config.ok_or_else(|| {
-            let what =
-                format!("the tensors of {} are not enough: config.json is needed", self.convention.kind);
-            Error::InvalidArgument(what)
-        })?;
-        let settings: LlamaSettings =
-            serde_json::from_str(text).map_err(|e| Error::InvalidArgument(format!("config.json: {e}")))?;
-        settings.check()?;
-        let [query_width, width] = self.size("self_attn.q_proj.weight")?;
-        let [hidden_width, _] = self.size("mlp.up_proj.weight")?;
-        let query_heads = settings.num_attention_heads;
-        if query_heads == 0 || !query_width.is_multiple_of(query_heads) {
-            let what =
-                format!("queries of {query_width} elements cannot be divided into {query_heads} heads");
-            return Err(Error::InvalidArgument(what));
-        }
-        Ok(LayerConfig {
-            width,
-            query_heads,
-            key_value_heads: settings.num_key_value_heads.unwrap_or(query_heads),
-            head_size: settings.head_dim.unwrap_or(query_width / query_heads),
-            hidden_width,
-            norm: Norm::RmsNorm { epsilon: settings.rms_norm_eps },
-            projection: Projection::Separate,
-            feed_forward: FeedForward::SwiGlu,
-            rotary_theta: Some(settings.theta()),
-            mask: Mask::Causal,
+            attention: AttentionPlan::new(Reach::Full),
         })
     }
 }
 
-fn check_shape(name: &str, shape: &[u64], expected: &[usize]) -> Result<()> {
+pub(crate) fn check_shape(name: &str, shape: &[u64], expected: &[usize]) -> Result<()> {
     if shape.iter().copied().eq(expected.iter().map(|size| *size as u64)) {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!("tensor {name:?} has shape {shape:?}, the layer needs {expected:?}")))
-}
-
-/// The settings that are read from a LLaMA's `config.json`. Absent settings have the defaults of
-/// transformers.
-#[derive(Debug, Deserialize)]
-struct LlamaSettings {
-    model_type: String,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    #[serde(default = "default_epsilon")]
-    rms_norm_eps: f32,
-    rope_theta: Option<f32>,
-    rope_scaling: Option<Rotary>,
-    /// Where transformers stores them from version 5 on.
-    rope_parameters: Option<Rotary>,
-    hidden_act: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Rotary {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f32>,
-}
-
-fn default_epsilon() -> f32 {
-    1e-6
-}
-
-impl LlamaSettings {
-    fn check(&self) -> Result<()> {
-        let rotary = [&self.rope_scaling, &self.rope_parameters].into_iter().flatten();
-        let scaled = rotary.filter_map(|it| it.rope_type.as_deref()).find(|kind| *kind != "default");
-        let refused = if self.model_type != "llama" {
-            Some(("model_type", self.model_type.as_str()))
-        } else if let Some(activation) = self.hidden_act.as_deref().filter(|name| *name != "silu") {
-            Some(("hidden_act", activation))
-        } else {
-            scaled.map(|kind| ("rope_type", kind))
-        };
-        match refused {
-            Some((setting, value)) => {
-                Err(Error::InvalidArgument(format!("config.json: {setting} {value:?} is not supported")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn theta(&self) -> f32 {
-        let nested = self.rope_parameters.as_ref().and_then(|it| it.rope_theta);
-        nested.or(self.rope_theta).unwrap_or(10_000.0)
-    }
 }

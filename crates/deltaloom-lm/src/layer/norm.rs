@@ -6,13 +6,13 @@ use super::vector::sum_of;
 
 /// The factors of a normalised token, and the numbers added to it then.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Affine<'a> {
-    pub(super) weight: Option<&'a [f32]>,
-    pub(super) bias: Option<&'a [f32]>,
+pub(crate) struct Affine<'a> {
+    pub(crate) weight: Option<&'a [f32]>,
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 /// Normalises each token of `width` elements from `x` into `out`.
-pub(super) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out: &mut [f32]) {
+pub(crate) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out: &mut [f32]) {
     let count = width as f32;
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let (mean, epsilon) = match norm {

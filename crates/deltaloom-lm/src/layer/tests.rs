@@ -21,8 +21,7 @@ fn pytorch() -> LayerConfig {
         norm: Norm::LayerNorm { epsilon: 1e-5 },
         projection: Projection::Fused,
         feed_forward: FeedForward::Gelu(Gelu::Erf),
-        rotary_theta: None,
-        mask: Mask::Full,
+        attention: AttentionPlan::new(Reach::Full),
     }
 }
 
@@ -38,15 +37,25 @@ fn llama() -> LayerConfig {
         norm: Norm::RmsNorm { epsilon: 1e-6 },
         projection: Projection::Separate,
         feed_forward: FeedForward::SwiGlu,
-        rotary_theta: Some(10_000.0),
-        mask: Mask::Causal,
+        attention: rotary(10_000.0),
     }
+}
+
+fn rotary(theta: f32) -> AttentionPlan {
+    AttentionPlan::new(Reach::Causal).with_positions(Positions::Rotary { theta, table: Table::Default })
+}
+
+/// With a window, and with norms of queries and keys.
+fn qwen3() -> LayerConfig {
+    let plan = AttentionPlan { reach: Reach::Window { tokens: 5 }, ..rotary(1e6) };
+    llama().with_attention(plan.with_qk_norm(Some(QkNorm { epsilon: 1e-6 })))
 }
 
 fn configs() -> Vec<LayerConfig> {
     let mixed =
         LayerConfig { projection: Projection::Fused, feed_forward: FeedForward::Gelu(Gelu::Tanh), ..llama() };
-    vec![pytorch(), llama(), mixed, LayerConfig { mask: Mask::Causal, ..pytorch() }]
+    let causal = pytorch().with_attention(AttentionPlan::new(Reach::Causal));
+    vec![pytorch(), llama(), mixed, causal, qwen3()]
 }
 
 fn weights(config: &LayerConfig, tenants: u64) -> Dense {
@@ -171,7 +180,7 @@ fn nan_stays_in_what_can_see_it() {
         let is_nan: Vec<bool> =
             out.chunks(config.width).map(|token| token.iter().all(|x| x.is_nan())).collect();
         let finite = out.chunks(config.width).map(|token| token.iter().all(|x| x.is_finite()));
-        let early = config.mask == Mask::Full;
+        let early = config.attention.reach == Reach::Full;
         assert_eq!(is_nan, [early, early, true, true, false, false, false, false]);
         assert!(finite.eq(is_nan.iter().map(|is_nan| !is_nan)));
     }
@@ -205,8 +214,9 @@ fn wrong_shapes_are_told() {
         LayerConfig { query_heads: 1 << 20, head_size: 1 << 20, key_value_heads: 1, ..config.clone() },
         LayerConfig { hidden_width: usize::MAX, ..config.clone() },
         LayerConfig { norm: Norm::RmsNorm { epsilon: f32::NAN }, ..config.clone() },
-        LayerConfig { rotary_theta: Some(0.0), ..config.clone() },
-        LayerConfig { rotary_theta: Some(1e4), head_size: 3, ..config.clone() },
+        LayerConfig { attention: rotary(0.0), ..config.clone() },
+        LayerConfig { attention: rotary(1e4), head_size: 3, ..config.clone() },
+        LayerConfig { projection: Projection::Fused, ..qwen3() },
     ];
     for config in impossible {
         assert!(matches!(config.check(), Err(Error::InvalidArgument(_))), "{config:?}");

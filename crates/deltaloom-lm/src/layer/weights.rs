@@ -60,6 +60,8 @@ pub enum VectorRole {
     QueryBias,
     KeyBias,
     ValueBias,
+    QueryNormWeight,
+    KeyNormWeight,
     OutputBias,
     Norm2Weight,
     Norm2Bias,

@@ -1,41 +1,129 @@
-//! The layers of the base, in memory or mapped.
+//! The weights of the base, in memory or mapped: those of its layers and, for a whole model, those
+//! around them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::layer::{LayerConfig, LayerNames, MatrixRole};
+use crate::layer::{LayerConfig, LayerNames, MatrixRole, VectorRole};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Missing, Result};
-use deltaloom_compute::DenseMatrix;
+use deltaloom_compute::{DenseMatrix, PatchedVector};
 
-/// A layer of the base.
-pub(super) struct Layer {
-    pub(super) config: LayerConfig,
-    pub(super) names: LayerNames,
-    pub(super) base: BTreeMap<MatrixRole, DenseMatrix>,
+/// A matrix of a model by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum MatrixPlace {
+    /// A row for each token of the vocabulary.
+    Embedding,
+    Layer(usize, MatrixRole),
+    /// From the last norm to the vocabulary, if it is not the embedding.
+    Head,
 }
 
-impl Layer {
-    pub(super) fn open(checkpoint: &Arc<Checkpoint>, config: LayerConfig, names: LayerNames) -> Result<Self> {
-        config.check()?;
+/// A vector of a model by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum VectorPlace {
+    Layer(usize, VectorRole),
+    /// The weight of the norm before the head.
+    FinalNorm,
+}
+
+/// The tensors of a model outside its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GlobalNames {
+    /// A row for each token of the vocabulary.
+    pub embedding: String,
+    /// The weight of the norm before the head.
+    pub final_norm: String,
+    /// From that norm to the vocabulary; `None` if the embedding is used again.
+    pub head: Option<String>,
+}
+
+/// A base.
+pub(super) struct Base {
+    pub(super) layers: Vec<LayerConfig>,
+    pub(super) matrices: BTreeMap<MatrixPlace, Named<DenseMatrix>>,
+    pub(super) vectors: BTreeMap<VectorPlace, Named<Arc<[f32]>>>,
+    /// The matrices that multiply activations, in the order of their use.
+    pub(super) order: Vec<MatrixPlace>,
+}
+
+/// A tensor with its name.
+pub(super) struct Named<T> {
+    pub(super) name: String,
+    pub(super) values: T,
+}
+
+impl Base {
+    pub(super) fn open(
+        checkpoint: &Arc<Checkpoint>,
+        layers: Vec<(LayerConfig, LayerNames)>,
+        globals: Option<&GlobalNames>,
+    ) -> Result<Self> {
         let tensors: BTreeMap<&str, (usize, &TensorInfo)> =
             checkpoint.tensors().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
-        let mut base = BTreeMap::new();
-        for role in config.matrices() {
-            let unnamed =
-                || Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"));
-            let name = names.matrix(role).ok_or_else(unnamed)?;
+        let find = |name: &str| {
             let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
-            let (member, info) = *tensors.get(name).ok_or_else(missing)?;
-            let matrix = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
-            let (shape, [rows, cols]) = (matrix.shape(), config.shape(role));
-            if [shape.rows, shape.cols] != [rows, cols] {
-                let what = format!("tensor {name:?} has shape {shape:?}, the layer needs [{rows}, {cols}]");
-                return Err(Error::InvalidArgument(what));
+            tensors.get(name).copied().ok_or_else(missing)
+        };
+        let matrix = |name: &str| -> Result<Named<DenseMatrix>> {
+            let (member, info) = find(name)?;
+            let values = DenseMatrix::of_checkpoint(checkpoint, member, info)?;
+            Ok(Named { name: name.to_owned(), values })
+        };
+        let vector = |name: &str| -> Result<Named<Arc<[f32]>>> {
+            let (member, info) = find(name)?;
+            let values = PatchedVector::of_checkpoint(checkpoint, member, info)?.values().into();
+            Ok(Named { name: name.to_owned(), values })
+        };
+        let mut base = Self {
+            layers: Vec::new(),
+            matrices: BTreeMap::new(),
+            vectors: BTreeMap::new(),
+            order: Vec::new(),
+        };
+        for (number, (config, names)) in layers.into_iter().enumerate() {
+            config.check()?;
+            for role in config.matrices() {
+                let unnamed = || {
+                    Error::not_found(Missing::Layer, format!("the name of the matrix {role:?} of the layer"))
+                };
+                let found = matrix(names.matrix(role).ok_or_else(unnamed)?)?;
+                let (shape, [rows, cols]) = (found.values.shape(), config.shape(role));
+                if [shape.rows, shape.cols] != [rows, cols] {
+                    let name = &found.name;
+                    let what =
+                        format!("tensor {name:?} has shape {shape:?}, the layer needs [{rows}, {cols}]");
+                    return Err(Error::InvalidArgument(what));
+                }
+                base.order.push(MatrixPlace::Layer(number, role));
+                base.matrices.insert(MatrixPlace::Layer(number, role), found);
             }
-            base.insert(role, matrix);
+            for (role, name) in names.vectors() {
+                base.vectors.insert(VectorPlace::Layer(number, role), vector(name)?);
+            }
+            base.layers.push(config);
         }
-        Ok(Self { config, names, base })
+        if let Some(names) = globals {
+            base.matrices.insert(MatrixPlace::Embedding, matrix(&names.embedding)?);
+            base.vectors.insert(VectorPlace::FinalNorm, vector(&names.final_norm)?);
+            if let Some(head) = &names.head {
+                base.matrices.insert(MatrixPlace::Head, matrix(head)?);
+            }
+            base.order.push(base.head());
+        }
+        Ok(base)
+    }
+
+    /// The matrix that gives logits.
+    pub(super) fn head(&self) -> MatrixPlace {
+        let has_own = self.matrices.contains_key(&MatrixPlace::Head);
+        if has_own { MatrixPlace::Head } else { MatrixPlace::Embedding }
+    }
+
+    /// Number of elements of a matrix.
+    pub(super) fn elems(&self, place: MatrixPlace) -> u128 {
+        let shape = self.matrices.get(&place).map(|matrix| matrix.values.shape());
+        shape.map_or(0, |shape| shape.rows as u128 * shape.cols as u128)
     }
 }

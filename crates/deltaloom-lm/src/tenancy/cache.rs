@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::layer::{MatrixRole, TenantId};
+use super::base::MatrixPlace;
+use crate::layer::TenantId;
 use deltaloom_compute::PackedMatrix;
 
 /// A matrix of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) tenant: TenantId,
-    pub(super) layer: usize,
-    pub(super) role: MatrixRole,
+    pub(super) place: MatrixPlace,
 }
 
 /// Memory in use, and the work done for it. Counts start with the family.
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     fn key(tenant: usize) -> Key {
-        Key { tenant: TenantId::new(tenant), layer: 0, role: MatrixRole::Up }
+        Key { tenant: TenantId::new(tenant), place: MatrixPlace::Embedding }
     }
 
     fn tenants(cache: &Cache) -> Vec<usize> {

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::base::Layer;
+use super::base::{Base, GlobalNames, MatrixPlace};
 use super::cache::{Cache, Residency};
 use super::prefetch::Prefetcher;
 use super::running::RunningBatch;
 use super::tenant::Tenant;
-use crate::layer::{Batch, LayerConfig, LayerNames, MatrixRole, TenantId, forward};
+use crate::layer::{Batch, LayerConfig, LayerNames, TenantId, forward};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, Form, Run};
@@ -68,7 +68,7 @@ impl FamilyOptions {
 
 /// One base and its tenants.
 pub struct Family {
-    pub(super) layers: Vec<Layer>,
+    pub(super) base: Base,
     pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(super) cache: Mutex<Cache>,
     pub(super) prefetcher: Option<Prefetcher>,
@@ -94,18 +94,40 @@ impl Family {
         layers: Vec<(LayerConfig, LayerNames)>,
         options: FamilyOptions,
     ) -> Result<Self> {
+        Self::of(path, checkpoint.into(), layers, None, options)
+    }
+
+    /// The same for a whole model, with the matrices and the norm around its layers.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_model(
+        path: &Path,
+        checkpoint: Arc<Checkpoint>,
+        layers: Vec<(LayerConfig, LayerNames)>,
+        globals: &GlobalNames,
+        options: FamilyOptions,
+    ) -> Result<Self> {
+        Self::of(path, checkpoint, layers, Some(globals), options)
+    }
+
+    fn of(
+        path: &Path,
+        checkpoint: Arc<Checkpoint>,
+        layers: Vec<(LayerConfig, LayerNames)>,
+        globals: Option<&GlobalNames>,
+        options: FamilyOptions,
+    ) -> Result<Self> {
         if options.forms == Forms::All(Form::Base) {
             return Err(Error::InvalidArgument(
                 "form `base` is not possible for tenants, because they differ from the base".into(),
             ));
         }
-        let checkpoint = Arc::new(checkpoint);
-        let open = |(config, names)| Layer::open(&checkpoint, config, names);
-        let layers = layers.into_iter().map(open).collect::<Result<_>>()?;
+        let base = Base::open(&checkpoint, layers, globals)?;
         let mut bases = Bases::default();
         bases.push_checkpoint(path, checkpoint);
         Ok(Self {
-            layers,
+            base,
             tenants: BTreeMap::new(),
             cache: Mutex::new(Cache::new(options.budget_bytes)),
             prefetcher: (options.prefetch > 0).then(|| Prefetcher::new(options.prefetch)),
@@ -117,21 +139,45 @@ impl Family {
         })
     }
 
-    /// Adds a fine-tune that is packed against the base. Its bytes stay where they are, which is
-    /// mapped if [`Container::open`] has opened it. Vectors are decoded now, matrices on demand.
+    /// Adds a fine-tune that is packed against the base: [`Self::prepare`], then [`Self::admit`].
     ///
-    /// Returns the id for its tokens, which no other tenant will ever have.
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn add(&mut self, container: Container) -> Result<TenantId> {
+        Ok(self.admit(self.prepare(container)?))
+    }
+
+    /// Checks a fine-tune that is packed against the base, finds its tensors and decodes its
+    /// vectors, while batches of others may run. Its bytes stay where they are, which is mapped if
+    /// [`Container::open`] has opened it. Matrices are decoded on demand.
     ///
     /// # Errors
     /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and
-    /// [`Error::InvalidArgument`] if it does not have the base's layers; errors of decoding.
-    pub fn add(&mut self, container: Container) -> Result<TenantId> {
-        let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.layers)?;
+    /// [`Error::InvalidArgument`] if it does not have the base's tensors; errors of decoding.
+    pub fn prepare(&self, container: Container) -> Result<PreparedTenant> {
+        let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.base)?;
+        Ok(PreparedTenant(tenant))
+    }
+
+    /// Adds a prepared fine-tune of this base, which takes microseconds.
+    ///
+    /// Returns the id for its tokens, which no other tenant will ever have.
+    pub fn admit(&mut self, prepared: PreparedTenant) -> TenantId {
+        let PreparedTenant(tenant) = prepared;
         self.cache().add_vectors(tenant.vector_bytes());
         let id = TenantId::new(self.next_tenant);
         self.next_tenant += 1;
         self.tenants.insert(id, Arc::new(tenant));
-        Ok(id)
+        id
+    }
+
+    /// Adds the base itself as a tenant. It takes no memory.
+    ///
+    /// # Errors
+    /// Those of reading the base.
+    pub fn add_base(&mut self) -> Result<TenantId> {
+        let tenant = Tenant::of_base(&self.base)?;
+        Ok(self.admit(PreparedTenant(tenant)))
     }
 
     /// Removes a tenant and everything that it has in memory.
@@ -154,7 +200,7 @@ impl Family {
 
     /// The shapes of the layers.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &LayerConfig> {
-        self.layers.iter().map(|layer| &layer.config)
+        self.base.layers.iter()
     }
 
     /// Number of matrices of all tenants in each form, among those that have been decoded.
@@ -180,7 +226,7 @@ impl Family {
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown tenant.
-    pub fn start<'a>(&'a mut self, batch: &'a Batch) -> Result<RunningBatch<'a>> {
+    pub fn start(&mut self, batch: &Batch) -> Result<RunningBatch<'_>> {
         let now: BTreeSet<TenantId> =
             batch.sequences().iter().filter(|s| s.tokens > 0).map(|sequence| sequence.tenant).collect();
         if let Some(tenant) = now.iter().find(|tenant| !self.tenants.contains_key(tenant)) {
@@ -214,19 +260,27 @@ impl Family {
 
     /// The choice for a matrix that has no form yet. Its share of the budget is its fraction of the
     /// matrix elements of all tenants.
-    pub(super) fn wanted(&self, layer: usize, role: MatrixRole) -> Choice {
+    pub(super) fn wanted(&self, place: MatrixPlace) -> Choice {
         if let Forms::All(form) = self.options.forms {
             return Choice::Form(form);
         }
-        let elems =
-            |config: &LayerConfig, role| config.shape(role).iter().map(|n| *n as u128).product::<u128>();
-        let all = self
-            .layers()
-            .flat_map(|config| config.matrices().into_iter().map(move |role| elems(config, role)));
-        let all = (all.sum::<u128>() * self.tenants.len() as u128).max(1);
-        let of_matrix = self.layers.get(layer).map_or(0, |layer| elems(&layer.config, role));
+        let of_base: u128 = self.base.order.iter().map(|place| self.base.elems(*place)).sum();
+        let tenants = self.tenants.values().filter(|tenant| !tenant.is_base()).count();
+        let all = (of_base * tenants as u128).max(1);
+        let of_matrix = self.base.elems(place);
         let budget = self.cache().matrix_budget();
         Choice::Budget(u64::try_from(u128::from(budget).saturating_mul(of_matrix) / all).unwrap_or(budget))
+    }
+}
+
+/// A fine-tune that is checked and ready to be admitted to the family that has prepared it.
+pub struct PreparedTenant(Tenant);
+
+impl PreparedTenant {
+    /// Whether its container has a tensor of this name.
+    #[must_use]
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.0.has_tensor(name)
     }
 }
 

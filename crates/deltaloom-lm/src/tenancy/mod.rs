@@ -16,7 +16,8 @@ mod prefetch;
 mod running;
 mod tenant;
 
+pub use base::GlobalNames;
 pub use cache::Residency;
 pub use estimate::{LoadedTenant, ModelSizes, TenantBytes};
-pub use family::{Family, FamilyOptions, Forms};
+pub use family::{Family, FamilyOptions, Forms, PreparedTenant};
 pub use running::{RunningBatch, RunningLayer};

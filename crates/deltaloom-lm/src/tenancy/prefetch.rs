@@ -22,7 +22,7 @@ pub(super) struct Job {
 impl Job {
     /// Runs the job. `None` for a matrix that the tenant does not have.
     pub(super) fn run(&self) -> Option<Result<Loaded>> {
-        let slot = self.tenant.slot(self.key.layer, self.key.role)?;
+        let slot = self.tenant.slot(self.key.place)?;
         Some(self.tenant.load(slot, self.wanted))
     }
 }

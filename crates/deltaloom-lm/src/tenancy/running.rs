@@ -14,11 +14,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::base::Layer;
+use super::base::{MatrixPlace, VectorPlace};
 use super::cache::Key;
 use super::family::{Family, unknown};
 use super::prefetch::Job;
@@ -33,12 +34,8 @@ const STEPS_AHEAD: usize = 2;
 /// A running batch. It ends when this value is dropped.
 pub struct RunningBatch<'a> {
     family: &'a Family,
-    batch: &'a Batch,
-    /// Number of tokens of each tenant, with tenants in the order of their first token.
-    groups: Vec<(TenantId, usize)>,
-    /// Where each token of these groups is in the batch; `None` if the batch is already in this
-    /// order.
-    places: Option<Vec<usize>>,
+    batch: Batch,
+    groups: Groups,
     /// Its tenants, with the previous batch in which each ran.
     before: BTreeMap<TenantId, Option<u64>>,
 }
@@ -46,36 +43,117 @@ pub struct RunningBatch<'a> {
 /// The weights of one layer for a batch.
 pub struct RunningLayer<'a> {
     running: &'a RunningBatch<'a>,
-    layer: &'a Layer,
     number: usize,
 }
 
-impl<'a> RunningBatch<'a> {
-    pub(super) fn new(family: &'a Family, batch: &'a Batch, before: BTreeMap<TenantId, Option<u64>>) -> Self {
-        let mut groups: Vec<(TenantId, usize)> = Vec::new();
+/// Tokens by tenant.
+struct Groups {
+    /// Number of tokens of each tenant, with tenants in the order of their first token.
+    counts: Vec<(TenantId, usize)>,
+    /// Where each token of these groups is; `None` if they are already in this order.
+    places: Option<Vec<usize>>,
+}
+
+impl Groups {
+    /// Groups runs of consecutive tokens.
+    fn of(runs: impl Iterator<Item = (TenantId, Range<usize>)>) -> Self {
+        let mut counts: Vec<(TenantId, usize)> = Vec::new();
         let mut order = Vec::new();
-        for (sequence, tokens) in batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
-            let group = groups.iter().position(|(tenant, _)| *tenant == sequence.tenant);
+        for (tenant, tokens) in runs.filter(|(_, tokens)| !tokens.is_empty()) {
+            let group = counts.iter().position(|(other, _)| *other == tenant);
             let group = group.unwrap_or_else(|| {
-                groups.push((sequence.tenant, 0));
-                groups.len() - 1
+                counts.push((tenant, 0));
+                counts.len() - 1
             });
-            groups[group].1 += tokens.len();
+            counts[group].1 += tokens.len();
             order.push((group, tokens));
         }
         let is_grouped = order.is_sorted_by_key(|(group, _)| *group);
-        // Sequences of a tenant keep their order.
+        // Runs of a tenant keep their order.
         order.sort_by_key(|(group, _)| *group);
         let places = (!is_grouped).then(|| order.into_iter().flat_map(|(_, tokens)| tokens).collect());
-        let running = Self { family, batch, groups, places, before };
+        Self { counts, places }
+    }
+
+    fn tokens(&self) -> usize {
+        self.counts.iter().map(|(_, tokens)| tokens).sum()
+    }
+}
+
+impl<'a> RunningBatch<'a> {
+    pub(super) fn new(family: &'a Family, batch: &Batch, before: BTreeMap<TenantId, Option<u64>>) -> Self {
+        let groups = Groups::of(batch.places().map(|(sequence, tokens)| (sequence.tenant, tokens)));
+        let running = Self { family, batch: batch.clone(), groups, before };
         running.prefetch_from(0);
         running
+    }
+
+    /// Its tokens.
+    #[must_use]
+    pub fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// The rows of these tokens in the embedding of each one's tenant: `[tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another number of tokens than the batch has, or one that is
+    /// not in the vocabulary; [`Error::NotFound`] without an embedding; errors of decoding.
+    pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let place = MatrixPlace::Embedding;
+        let base = self.family.base.matrices.get(&place).ok_or_else(|| missing(place))?;
+        let width = base.values.shape().cols;
+        if ids.len() != self.batch.tokens() {
+            let what = format!("{} ids for {} tokens", ids.len(), self.batch.tokens());
+            return Err(Error::InvalidArgument(what));
+        }
+        let mut out = vec![0.0; ids.len() * width];
+        for (sequence, tokens) in self.batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
+            let key = Key { tenant: sequence.tenant, place };
+            // Few rows are needed, so nothing is kept for them. A tied head may be in memory.
+            let kept = self.family.cache().get(&key);
+            let matrix = match kept {
+                Some(matrix) => matrix,
+                None => Arc::clone(self.slot(&key)?.direct()),
+            };
+            let rows: Vec<usize> = ids[tokens.clone()].iter().map(|id| *id as usize).collect();
+            matrix.gather(&rows, &mut out[tokens.start * width..tokens.end * width])?;
+        }
+        Ok(out)
+    }
+
+    /// The weight of the norm before the head.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant, or without such a norm.
+    pub fn final_norm(&self, tenant: TenantId) -> Result<&[f32]> {
+        let found = self.family.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
+        let missing = || Error::not_found(Missing::Tensor, "the norm before the head".to_owned());
+        found.vector(VectorPlace::FinalNorm).ok_or_else(missing)
+    }
+
+    /// Logits of some activations after the last norm, `[tokens, vocabulary]`. `tenants` has one
+    /// for each of them; all must be in the batch.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for another tenant, or without a head; [`Error::InvalidArgument`] for
+    /// other lengths; errors of decoding.
+    pub fn logits(&self, tenants: &[TenantId], x: &[f32], run: &Run<'_>) -> Result<Vec<f32>> {
+        if let Some(tenant) = tenants.iter().find(|tenant| !self.before.contains_key(tenant)) {
+            return Err(unknown(*tenant));
+        }
+        let head = self.family.base.head();
+        let base = self.family.base.matrices.get(&head).ok_or_else(|| missing(head))?;
+        let mut y = vec![0.0; tenants.len() * base.values.shape().rows];
+        let groups = Groups::of(tenants.iter().enumerate().map(|(i, tenant)| (*tenant, i..i + 1)));
+        self.multiply(head, &groups, x, &mut y, run)?;
+        Ok(y)
     }
 
     /// Number of layers.
     #[must_use]
     pub fn layers(&self) -> usize {
-        self.family.layers.len()
+        self.family.base.layers.len()
     }
 
     /// The weights of a layer.
@@ -83,16 +161,15 @@ impl<'a> RunningBatch<'a> {
     /// # Errors
     /// [`Error::NotFound`] for an unknown layer number.
     pub fn layer(&self, number: usize) -> Result<RunningLayer<'_>> {
-        let missing = || Error::not_found(Missing::Layer, format!("layer {number} of the family"));
-        let layer = self.family.layers.get(number).ok_or_else(missing)?;
-        Ok(RunningLayer { running: self, layer, number })
+        if number >= self.layers() {
+            return Err(Error::not_found(Missing::Layer, format!("layer {number} of the family")));
+        }
+        Ok(RunningLayer { running: self, number })
     }
 
     fn slot(&self, key: &Key) -> Result<&Slot> {
-        let missing =
-            || Error::not_found(Missing::Layer, format!("the matrix {:?} of layer {}", key.role, key.layer));
         let tenant = self.family.tenants.get(&key.tenant).ok_or_else(|| unknown(key.tenant))?;
-        tenant.slot(key.layer, key.role).ok_or_else(missing)
+        tenant.slot(key.place).ok_or_else(|| missing(key.place))
     }
 
     /// Whether a matrix of this many bytes should be kept in memory.
@@ -110,8 +187,8 @@ impl<'a> RunningBatch<'a> {
     }
 
     /// One matrix of every group.
-    fn matrices(&self, layer: usize, role: MatrixRole) -> Result<Vec<Arc<PackedMatrix>>> {
-        let keys = self.groups.iter().map(|(tenant, _)| Key { tenant: *tenant, layer, role });
+    fn matrices(&self, place: MatrixPlace, groups: &Groups) -> Result<Vec<Arc<PackedMatrix>>> {
+        let keys = groups.counts.iter().map(|(tenant, _)| Key { tenant: *tenant, place });
         let keys: Vec<Key> = keys.collect();
         let mut found: Vec<Option<Arc<PackedMatrix>>> = Vec::with_capacity(keys.len());
         for key in &keys {
@@ -207,20 +284,17 @@ impl<'a> RunningBatch<'a> {
 
     fn job(&self, key: &Key) -> Option<Job> {
         let tenant = Arc::clone(self.family.tenants.get(&key.tenant)?);
-        Some(Job { key: *key, tenant, wanted: self.family.wanted(key.layer, key.role) })
+        Some(Job { key: *key, tenant, wanted: self.family.wanted(key.place) })
     }
 
     /// Requests prefetching for the next matrices, as far as they are predictable. `step` counts
     /// matrices through all layers.
     fn prefetch_from(&self, step: usize) {
         let Some(prefetcher) = &self.family.prefetcher else { return };
-        let layers = self.family.layers.iter().enumerate();
-        let steps = layers
-            .flat_map(|(number, layer)| layer.config.matrices().into_iter().map(move |role| (number, role)));
         let mut jobs = Vec::new();
-        for (layer, role) in steps.skip(step).take(STEPS_AHEAD) {
-            for (tenant, _) in &self.groups {
-                let key = Key { tenant: *tenant, layer, role };
+        for place in self.family.base.order.iter().skip(step).take(STEPS_AHEAD) {
+            for (tenant, _) in &self.groups.counts {
+                let key = Key { tenant: *tenant, place: *place };
                 let Ok(slot) = self.slot(&key) else { continue };
                 let is_wanted = match slot.chosen() {
                     Some(chosen) => chosen.form != Form::Tiles && self.is_welcome(&key, chosen.bytes),
@@ -232,6 +306,41 @@ impl<'a> RunningBatch<'a> {
             }
         }
         prefetcher.ask(jobs);
+    }
+
+    /// Multiplies tokens with a matrix of each one's tenant.
+    fn multiply(
+        &self,
+        place: MatrixPlace,
+        groups: &Groups,
+        x: &[f32],
+        y: &mut [f32],
+        run: &Run<'_>,
+    ) -> Result<()> {
+        let base = &self.family.base.matrices.get(&place).ok_or_else(|| missing(place))?.values;
+        let matrices = self.matrices(place, groups)?;
+        let step = self.family.base.order.iter().position(|other| *other == place);
+        self.prefetch_from(step.map_or(0, |step| step + 1));
+        let segments = groups.counts.iter().zip(&matrices);
+        let segments: Vec<Segment<'_>> =
+            segments.map(|((_, tokens), matrix)| Segment { tokens: *tokens, matrix }).collect();
+        let shape = base.shape();
+        let fits = |len: usize, width: usize| groups.tokens().checked_mul(width) == Some(len);
+        let Some(places) =
+            groups.places.as_ref().filter(|_| fits(x.len(), shape.cols) && fits(y.len(), shape.rows))
+        else {
+            return matmul_shared(base, &segments, x, y, run);
+        };
+        let token = |place: &usize| &x[place * shape.cols..][..shape.cols];
+        let grouped: Vec<f32> = run.time(Phase::Load, || places.iter().flat_map(token).copied().collect());
+        let mut products = vec![0.0; y.len()];
+        matmul_shared(base, &segments, &grouped, &mut products, run)?;
+        run.time(Phase::Finish, || {
+            for (place, product) in places.iter().zip(products.chunks_exact(shape.rows)) {
+                y[place * shape.rows..][..shape.rows].copy_from_slice(product);
+            }
+        });
+        Ok(())
     }
 }
 
@@ -247,56 +356,32 @@ impl RunningLayer<'_> {
     /// Its shape.
     #[must_use]
     pub fn config(&self) -> &LayerConfig {
-        &self.layer.config
-    }
-
-    /// Number of matrices before this one, through all layers.
-    fn step(&self, role: MatrixRole) -> usize {
-        let before = &self.running.family.layers[..self.number];
-        let before: usize = before.iter().map(|layer| layer.config.matrices().len()).sum();
-        before + self.layer.config.matrices().iter().position(|other| *other == role).unwrap_or(0)
+        &self.running.family.base.layers[self.number]
     }
 }
 
 impl LayerWeights for RunningLayer<'_> {
     fn matmul(&self, role: MatrixRole, batch: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let running = self.running;
-        if batch != running.batch {
+        if *batch != running.batch {
             return Err(Error::InvalidArgument("this is another batch than the one that was started".into()));
         }
-        let missing = || Error::not_found(Missing::Layer, format!("the matrix {role:?} of the layer"));
-        let base = self.layer.base.get(&role).ok_or_else(missing)?;
-        let matrices = running.matrices(self.number, role)?;
-        running.prefetch_from(self.step(role) + 1);
-        let segments: Vec<Segment<'_>> = running
-            .groups
-            .iter()
-            .zip(&matrices)
-            .map(|((_, tokens), matrix)| Segment { tokens: *tokens, matrix })
-            .collect();
-        let shape = base.shape();
-        let fits = |len: usize, width: usize| batch.tokens().checked_mul(width) == Some(len);
-        let Some(places) =
-            running.places.as_ref().filter(|_| fits(x.len(), shape.cols) && fits(y.len(), shape.rows))
-        else {
-            return matmul_shared(base, &segments, x, y, run);
-        };
-        let token = |place: &usize| &x[place * shape.cols..][..shape.cols];
-        let grouped: Vec<f32> = run.time(Phase::Load, || places.iter().flat_map(token).copied().collect());
-        let mut products = vec![0.0; y.len()];
-        matmul_shared(base, &segments, &grouped, &mut products, run)?;
-        run.time(Phase::Finish, || {
-            for (place, product) in places.iter().zip(products.chunks_exact(shape.rows)) {
-                y[place * shape.rows..][..shape.rows].copy_from_slice(product);
-            }
-        });
-        Ok(())
+        running.multiply(MatrixPlace::Layer(self.number, role), &running.groups, x, y, run)
     }
 
     fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
         let tenant = self.running.family.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
-        Ok(tenant.vector(self.number, role).map(Cow::Owned))
+        Ok(tenant.vector(VectorPlace::Layer(self.number, role)).map(Cow::Borrowed))
     }
+}
+
+fn missing(place: MatrixPlace) -> Error {
+    let what = match place {
+        MatrixPlace::Embedding => "the embedding of the model".to_owned(),
+        MatrixPlace::Head => "the head of the model".to_owned(),
+        MatrixPlace::Layer(layer, role) => format!("the matrix {role:?} of layer {layer}"),
+    };
+    Error::not_found(Missing::Layer, what)
 }
 
 fn dense_bytes(matrix: &PackedMatrix) -> u64 {

@@ -4,20 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::base::Layer;
-use crate::layer::{MatrixRole, VectorRole};
+use super::base::{Base, MatrixPlace, Named, VectorPlace};
 use deltaloom::{Error, ResolvedContainer, Result};
-use deltaloom_compute::{Choice, Form, MatrixShape, PackedMatrix, PatchedVector};
+use deltaloom_compute::{Choice, DenseMatrix, Form, MatrixShape, PackedMatrix, PatchedVector};
 
-/// A container opened against the base, layer by layer.
+/// A container opened against the base, or the base itself.
 pub(super) struct Tenant {
-    resolved: Arc<ResolvedContainer>,
-    layers: Vec<TenantLayer>,
-}
-
-struct TenantLayer {
-    matrices: BTreeMap<MatrixRole, Slot>,
-    vectors: BTreeMap<VectorRole, PatchedVector>,
+    /// `None` for the base itself.
+    resolved: Option<Arc<ResolvedContainer>>,
+    matrices: BTreeMap<MatrixPlace, Slot>,
+    /// In FP32. Those that do not differ are the base's.
+    vectors: BTreeMap<VectorPlace, Arc<[f32]>>,
+    vector_bytes: u64,
 }
 
 /// A matrix of the tenant.
@@ -44,37 +42,79 @@ pub(super) struct Loaded {
 
 impl Tenant {
     /// Finds all tensors and decodes the vectors.
-    pub(super) fn open(resolved: ResolvedContainer, layers: &[Layer]) -> Result<Self> {
+    pub(super) fn open(resolved: ResolvedContainer, base: &Base) -> Result<Self> {
         let resolved = Arc::new(resolved);
-        let layers = layers.iter().map(|layer| TenantLayer::open(&resolved, layer)).collect::<Result<_>>()?;
-        Ok(Self { resolved, layers })
+        let mut matrices = BTreeMap::new();
+        for (place, of_base) in &base.matrices {
+            let name = &of_base.name;
+            let direct = PackedMatrix::open(&resolved, name, Choice::Form(Form::Tiles))?;
+            check_shape(name, direct.shape(), of_base.values.shape())?;
+            matrices.insert(*place, Slot::new(name, direct));
+        }
+        let (mut vectors, mut vector_bytes) = (BTreeMap::new(), 0);
+        for (place, of_base) in &base.vectors {
+            let values = PatchedVector::open(&resolved, &of_base.name)?.values();
+            if values.len() != of_base.values.len() {
+                return Err(Error::InvalidArgument(format!(
+                    "tensor {:?} has {} elements, not the {} of its base",
+                    of_base.name,
+                    values.len(),
+                    of_base.values.len()
+                )));
+            }
+            let is_of_base = values.iter().zip(&*of_base.values).all(|(a, b)| a.to_bits() == b.to_bits());
+            vectors.insert(*place, if is_of_base { Arc::clone(&of_base.values) } else { values.into() });
+            vector_bytes += if is_of_base { 0 } else { 4 * of_base.values.len() as u64 };
+        }
+        Ok(Self { resolved: Some(resolved), matrices, vectors, vector_bytes })
     }
 
-    pub(super) fn slot(&self, layer: usize, role: MatrixRole) -> Option<&Slot> {
-        self.layers.get(layer)?.matrices.get(&role)
+    /// The base as a tenant, which takes no memory.
+    pub(super) fn of_base(base: &Base) -> Result<Self> {
+        let slot = |(place, matrix): (&MatrixPlace, &Named<DenseMatrix>)| {
+            let direct = PackedMatrix::from_dense(&matrix.values, &matrix.values, Choice::Form(Form::Base))?;
+            Ok((*place, Slot::new(&matrix.name, direct)))
+        };
+        let matrices = base.matrices.iter().map(slot).collect::<Result<_>>()?;
+        let vectors = base.vectors.iter().map(|(place, vector)| (*place, Arc::clone(&vector.values)));
+        Ok(Self { resolved: None, matrices, vectors: vectors.collect(), vector_bytes: 0 })
+    }
+
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.resolved.as_ref().is_some_and(|resolved| resolved.find(name).is_ok())
+    }
+
+    pub(super) fn is_base(&self) -> bool {
+        self.resolved.is_none()
+    }
+
+    pub(super) fn slot(&self, place: MatrixPlace) -> Option<&Slot> {
+        self.matrices.get(&place)
     }
 
     /// The known forms of matrices.
     pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
-        let slots = self.layers.iter().flat_map(|layer| layer.matrices.values());
-        slots.filter_map(|slot| {
+        self.matrices.values().filter_map(|slot| {
             if slot.direct.form() == Form::Base { Some(Form::Base) } else { Some(slot.chosen()?.form) }
         })
     }
 
-    pub(super) fn vector(&self, layer: usize, role: VectorRole) -> Option<Vec<f32>> {
-        self.layers.get(layer)?.vectors.get(&role).map(PatchedVector::values)
+    pub(super) fn vector(&self, place: VectorPlace) -> Option<&[f32]> {
+        self.vectors.get(&place).map(|values| &**values)
     }
 
+    /// Bytes of the vectors that are not the base's.
     pub(super) fn vector_bytes(&self) -> u64 {
-        let vectors = self.layers.iter().flat_map(|layer| layer.vectors.values());
-        vectors.map(PatchedVector::resident_bytes).sum()
+        self.vector_bytes
     }
 
     /// Decodes a matrix into the chosen form, or chooses one. A matrix that cannot have the form
     /// gets the next one that holds any bits, or else stays in the container.
     pub(super) fn load(&self, slot: &Slot, wanted: Choice) -> Result<Loaded> {
-        let open = |choice| PackedMatrix::open_shared(&self.resolved, &slot.name, choice);
+        let Some(resolved) = &self.resolved else {
+            return Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes: 0 });
+        };
+        let open = |choice| PackedMatrix::open_shared(resolved, &slot.name, choice);
         if let Some(chosen) = slot.chosen.get() {
             return Ok(Loaded { matrix: Arc::new(open(Choice::Form(chosen.form))?), decodes: 1 });
         }
@@ -98,23 +138,6 @@ impl Tenant {
     }
 }
 
-impl TenantLayer {
-    fn open(resolved: &Arc<ResolvedContainer>, layer: &Layer) -> Result<Self> {
-        let mut matrices = BTreeMap::new();
-        for (role, base) in &layer.base {
-            // The base has them all.
-            let Some(name) = layer.names.matrix(*role) else { continue };
-            let direct = PackedMatrix::open(resolved, name, Choice::Form(Form::Tiles))?;
-            check_shape(name, direct.shape(), base.shape())?;
-            let slot = Slot { name: name.to_owned(), direct: Arc::new(direct), chosen: OnceLock::new() };
-            matrices.insert(*role, slot);
-        }
-        let open = |(role, name): (VectorRole, &str)| Ok((role, PatchedVector::open(resolved, name)?));
-        let vectors = layer.names.vectors().map(open).collect::<Result<_>>()?;
-        Ok(Self { matrices, vectors })
-    }
-}
-
 fn check_shape(name: &str, found: MatrixShape, base: MatrixShape) -> Result<()> {
     if found == base {
         return Ok(());
@@ -126,6 +149,10 @@ fn check_shape(name: &str, found: MatrixShape, base: MatrixShape) -> Result<()> 
 }
 
 impl Slot {
+    fn new(name: &str, direct: PackedMatrix) -> Self {
+        Self { name: name.to_owned(), direct: Arc::new(direct), chosen: OnceLock::new() }
+    }
+
     pub(super) fn direct(&self) -> &Arc<PackedMatrix> {
         &self.direct
     }

@@ -1,0 +1,23 @@
+//! Mistral: LLaMA with a sliding window in every layer.
+
+use super::llama::{IGNORED, MATRICES, SIGN};
+use super::{Architecture, Convention, VectorRole};
+
+pub(super) const MISTRAL: Architecture = Architecture {
+    model_type: "mistral",
+    names: Convention {
+        kind: "Hugging Face's Mistral",
+        sign: SIGN,
+        matrices: MATRICES,
+        vectors: &[
+            (VectorRole::Norm1Weight, "input_layernorm.weight"),
+            (VectorRole::Norm2Weight, "post_attention_layernorm.weight"),
+        ],
+        optional: &[],
+        ignored: IGNORED,
+    },
+    key_value_heads: Some(8),
+    head_size: None,
+    has_qk_norm: false,
+    reach: |settings, number| settings.reach(number, settings.sliding_window, |_| true),
+};

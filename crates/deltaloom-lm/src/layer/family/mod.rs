@@ -1,0 +1,162 @@
+//! Families of models by their `config.json`: one table of names and one function of settings
+//! each. What a family cannot express is refused by name.
+//!
+//! [`super::names`] finds the tensors; nothing here reads weights.
+
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+mod settings;
+
+use super::config::{Heads, LayerConfig, Norm};
+use super::plan::{AttentionPlan, QkNorm, Reach};
+use super::weights::{MatrixRole, VectorRole};
+use deltaloom::{Error, Result};
+
+pub(crate) use settings::Settings;
+
+/// The most layers of a model.
+const MAX_LAYERS: usize = 4096;
+/// The most tokens of a vocabulary.
+const MAX_VOCABULARY: usize = 1 << 24;
+
+/// Names in a kind of layer, without the prefix that all names of a layer share.
+pub(crate) struct Convention {
+    pub(crate) kind: &'static str,
+    /// The name that identifies the convention.
+    pub(crate) sign: &'static str,
+    pub(crate) matrices: &'static [(MatrixRole, &'static str)],
+    /// Vectors that every such layer has.
+    pub(crate) vectors: &'static [(VectorRole, &'static str)],
+    /// Vectors that it may have.
+    pub(crate) optional: &'static [(VectorRole, &'static str)],
+    /// Tensors that can be computed from the configuration.
+    pub(crate) ignored: &'static [&'static str],
+}
+
+/// Names of the tensors outside the layers.
+pub(crate) struct GlobalNames {
+    /// Before the number of a layer.
+    pub(crate) layers: &'static str,
+    pub(crate) embedding: &'static str,
+    pub(crate) final_norm: &'static str,
+    pub(crate) head: &'static str,
+}
+
+/// The names of all families here.
+pub(crate) const GLOBALS: GlobalNames = GlobalNames {
+    layers: "model.layers.",
+    embedding: "model.embed_tokens.weight",
+    final_norm: "model.norm.weight",
+    head: "lm_head.weight",
+};
+
+/// A family: what its transformers class does where `config.json` is silent.
+pub(crate) struct Architecture {
+    /// In `config.json`.
+    pub(crate) model_type: &'static str,
+    pub(crate) names: Convention,
+    /// Number of key heads, if it is not said; `None` for that of query heads.
+    key_value_heads: Option<usize>,
+    /// Size of a head, if it is not said; `None` for the width over the number of heads.
+    head_size: Option<usize>,
+    has_qk_norm: bool,
+    /// What a layer sees.
+    reach: fn(&Settings, usize) -> Result<Reach>,
+}
+
+/// Its sign and its name stand for all families of Hugging Face.
+pub(crate) const LLAMA: &Convention = &llama::NAMES;
+
+/// All of them.
+const ARCHITECTURES: [&Architecture; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+
+/// Sizes outside the layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) width: usize,
+    pub(crate) hidden_width: usize,
+    pub(crate) layers: usize,
+    pub(crate) vocabulary: usize,
+}
+
+/// A `config.json` of a known family.
+pub(crate) struct Described {
+    pub(crate) architecture: &'static Architecture,
+    pub(crate) settings: Settings,
+}
+
+impl Described {
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] says which setting is wrong or not supported.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let settings: Settings = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let known = ARCHITECTURES.into_iter().find(|it| it.model_type == settings.model_type);
+        let architecture = known.ok_or_else(|| unsupported("model_type", &settings.model_type))?;
+        settings.check()?;
+        Ok(Self { architecture, settings })
+    }
+
+    /// The sizes outside the layers, all of which must be there.
+    pub(crate) fn sizes(&self) -> Result<Sizes> {
+        let within = |name: &str, size: Option<usize>, most: usize| match size {
+            Some(size) if (1..=most).contains(&size) => Ok(size),
+            Some(size) => Err(wrong(format!("{name} is {size}: must be from 1 to {most}"))),
+            None => Err(wrong(format!("{name} is missing"))),
+        };
+        let it = &self.settings;
+        Ok(Sizes {
+            width: within("hidden_size", it.hidden_size, 1 << 24)?,
+            hidden_width: within("intermediate_size", it.intermediate_size, 1 << 24)?,
+            layers: within("num_hidden_layers", it.num_hidden_layers, MAX_LAYERS)?,
+            vocabulary: within("vocab_size", it.vocab_size, MAX_VOCABULARY)?,
+        })
+    }
+
+    pub(crate) fn norm(&self) -> Norm {
+        Norm::RmsNorm { epsilon: self.settings.rms_norm_eps }
+    }
+
+    /// Layer `number` of this width.
+    pub(crate) fn layer(&self, number: usize, width: usize, hidden_width: usize) -> Result<LayerConfig> {
+        let Self { architecture, settings } = self;
+        let query = settings.num_attention_heads;
+        let size = settings.head_dim.or(architecture.head_size).map_or_else(
+            || match query {
+                0 => Err(wrong("num_attention_heads is 0".to_owned())),
+                _ if width.is_multiple_of(query) => Ok(width / query),
+                _ => Err(wrong(format!("a width of {width} cannot be divided into {query} heads"))),
+            },
+            Ok,
+        )?;
+        let key_value = settings.num_key_value_heads.or(architecture.key_value_heads).unwrap_or(query);
+        let qk_norm = architecture.has_qk_norm.then_some(QkNorm { epsilon: settings.rms_norm_eps });
+        let plan = AttentionPlan::new((architecture.reach)(settings, number)?)
+            .with_positions(settings.positions()?)
+            .with_qk_norm(qk_norm);
+        let config = LayerConfig::new(width, Heads { query, key_value, size }, hidden_width)
+            .with_norm(self.norm())
+            .with_attention(plan);
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// A setting that makes no sense.
+fn wrong(what: String) -> Error {
+    Error::InvalidArgument(format!("config.json: {what}"))
+}
+
+/// A setting that nothing here can compute.
+fn unsupported(setting: &str, value: &str) -> Error {
+    let why = match value {
+        value if value.contains("moe") || value == "mixtral" => ": a mixture of experts",
+        "deepseek_v2" | "deepseek_v3" => ": multi-head latent attention",
+        value if value.contains("mamba") => ": a state-space model",
+        _ => "",
+    };
+    wrong(format!("{setting} {value:?} is not supported{why}"))
+}

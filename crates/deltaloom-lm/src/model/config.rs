@@ -1,0 +1,213 @@
+//! A model by its `config.json`, and its tensors by name. It reads no weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::layer::family::{Described, GLOBALS};
+use crate::layer::{LayerConfig, LayerNames, Norm, check_shape};
+use crate::tenancy::GlobalNames;
+use deltaloom::{Error, Missing, Result};
+
+/// What a model computes.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// The name of its family.
+    pub model_type: String,
+    /// Its layers, first to last.
+    pub layers: Vec<LayerConfig>,
+    /// Number of elements of a token.
+    pub width: usize,
+    /// Number of tokens that it knows.
+    pub vocabulary: usize,
+    /// The norm before the head.
+    pub final_norm: Norm,
+    /// Whether the embedding is also the head.
+    pub has_tied_head: bool,
+    /// Number of positions that it was trained for, if that is said.
+    pub max_positions: Option<usize>,
+}
+
+/// The tensors of a model.
+pub(super) struct ModelNames {
+    pub(super) layers: Vec<(LayerConfig, LayerNames)>,
+    pub(super) globals: GlobalNames,
+}
+
+impl ModelConfig {
+    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2 or Qwen3.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] names a setting that is missing, makes no sense or is not
+    /// supported.
+    pub fn parse(text: &str) -> Result<Self> {
+        let described = Described::parse(text)?;
+        let sizes = described.sizes()?;
+        let layer = |number| described.layer(number, sizes.width, sizes.hidden_width);
+        Ok(Self {
+            model_type: described.architecture.model_type.to_owned(),
+            layers: (0..sizes.layers).map(layer).collect::<Result<_>>()?,
+            width: sizes.width,
+            vocabulary: sizes.vocabulary,
+            final_norm: described.norm(),
+            has_tied_head: described.settings.tie_word_embeddings.unwrap_or(false),
+            max_positions: described.settings.max_position_embeddings,
+        })
+    }
+
+    /// Finds all tensors among these with their shapes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a missing one; [`Error::InvalidArgument`] for one of another shape,
+    /// or that such a model does not have.
+    pub(super) fn names(&self, text: &str, tensors: &BTreeMap<&str, &[u64]>) -> Result<ModelNames> {
+        let convention = &Described::parse(text)?.architecture.names;
+        let prefix = |number: usize| format!("{}{number}.", GLOBALS.layers);
+        let layer = |(number, config): (usize, &LayerConfig)| {
+            Ok((config.clone(), LayerNames::find(convention, &prefix(number), tensors, config)?))
+        };
+        let layers = self.layers.iter().enumerate().map(layer).collect::<Result<_>>()?;
+        let global = |name: &str, shape: &[usize]| -> Result<String> {
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the model"));
+            check_shape(name, tensors.get(name).copied().ok_or_else(missing)?, shape)?;
+            Ok(name.to_owned())
+        };
+        let rows = [self.vocabulary, self.width];
+        let embedding = global(GLOBALS.embedding, &rows)?;
+        let final_norm = global(GLOBALS.final_norm, &rows[1..])?;
+        let head = (!self.has_tied_head).then(|| global(GLOBALS.head, &rows)).transpose()?;
+        // Tensors of layers below the last were checked with their layer.
+        let prefixes: BTreeSet<String> = (0..self.layers.len()).map(prefix).collect();
+        let is_of_layer = |name: &str| {
+            let end = name.strip_prefix(GLOBALS.layers).and_then(|rest| rest.find('.'));
+            end.is_some_and(|end| prefixes.contains(&name[..=GLOBALS.layers.len() + end]))
+        };
+        let known = [GLOBALS.embedding, GLOBALS.final_norm, GLOBALS.head];
+        if let Some(name) = tensors.keys().find(|name| !known.contains(*name) && !is_of_layer(name)) {
+            return Err(Error::InvalidArgument(format!(
+                "tensor {name:?} is not part of a model of {} with {} layers, so it is unclear what this \
+                 model computes",
+                convention.kind,
+                self.layers.len()
+            )));
+        }
+        Ok(ModelNames { layers, globals: GlobalNames { embedding, final_norm, head } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Positions, Reach, Table};
+
+    const TEXT: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": true}"#;
+
+    fn changed(from: &str, to: &str) -> String {
+        assert!(TEXT.contains(from), "{from}");
+        TEXT.replace(from, to)
+    }
+
+    fn positions(config: &ModelConfig) -> Positions {
+        config.layers[0].attention.positions
+    }
+
+    #[test]
+    fn settings_are_read_in_both_styles() {
+        let config = ModelConfig::parse(TEXT).unwrap();
+        assert_eq!((config.layers.len(), config.width, config.vocabulary), (2, 64, 100));
+        assert!(config.has_tied_head && config.max_positions.is_none());
+        assert_eq!(config.layers[1].head_size, 16);
+        let theta = "\"rope_theta\": 10000.0";
+        let linear = Positions::Rotary { theta: 1e4, table: Table::Linear { factor: 2.0 } };
+        for style in [
+            r#""rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#,
+            r#""rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}"#,
+        ] {
+            assert_eq!(positions(&ModelConfig::parse(&changed(theta, style)).unwrap()), linear);
+        }
+        let llama3 = r#""rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#;
+        let table = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192.0 };
+        let found = ModelConfig::parse(&changed(theta, llama3)).unwrap();
+        assert_eq!(positions(&found), Positions::Rotary { theta: 5e5, table });
+        let none = changed(theta, r#""rope_theta": 1e6, "rope_scaling": null"#);
+        let plain = Positions::Rotary { theta: 1e6, table: Table::Default };
+        assert_eq!(positions(&ModelConfig::parse(&none).unwrap()), plain);
+    }
+
+    #[test]
+    fn windows_are_those_of_transformers() {
+        let reaches = |kind: &str, settings: &str| -> Vec<Reach> {
+            let text = changed("\"llama\"", &format!("\"{kind}\", {settings}"));
+            ModelConfig::parse(&text).unwrap().layers.iter().map(|layer| layer.attention.reach).collect()
+        };
+        let window = Reach::Window { tokens: 9 };
+        assert_eq!(reaches("mistral", "\"sliding_window\": 9"), [window; 2]);
+        assert_eq!(reaches("mistral", "\"sliding_window\": null"), [Reach::Causal; 2]);
+        assert_eq!(reaches("llama", "\"sliding_window\": 9"), [Reach::Causal; 2]);
+        let on = "\"sliding_window\": 9, \"use_sliding_window\": true";
+        assert_eq!(reaches("qwen2", "\"sliding_window\": 9"), [Reach::Causal; 2]);
+        assert_eq!(reaches("qwen2", on), [Reach::Causal; 2]);
+        assert_eq!(reaches("qwen2", &format!("{on}, \"max_window_layers\": 1")), [Reach::Causal, window]);
+        let types = format!("{on}, \"layer_types\": [\"sliding_attention\", \"full_attention\"]");
+        assert_eq!(reaches("qwen3", &types), [window, Reach::Causal]);
+    }
+
+    #[test]
+    fn bad_settings_are_refused_by_name() {
+        let huge = "99999999999999999999999999";
+        let sizes = [
+            "\"hidden_size\": 64",
+            "\"intermediate_size\": 96",
+            "\"num_hidden_layers\": 2",
+            "\"num_attention_heads\": 4",
+            "\"num_key_value_heads\": 2",
+            "\"vocab_size\": 100",
+        ];
+        for size in sizes {
+            let name = size.split('"').nth(1).unwrap();
+            for bad in ["0", "-1", "9007199254740993", huge, "\"2\"", "1.5", "[]"] {
+                let text = changed(size, &format!("\"{name}\": {bad}"));
+                assert!(matches!(ModelConfig::parse(&text), Err(Error::InvalidArgument(_))), "{name} {bad}");
+            }
+            if name != "num_key_value_heads" {
+                let text = changed(size, &format!("\"other_{name}\": 1"));
+                let error = ModelConfig::parse(&text).unwrap_err().to_string();
+                assert!(error.contains(name), "{error}");
+            }
+        }
+        let rope = "\"rope_theta\": 10000.0";
+        for (from, to, words) in [
+            ("\"llama\"", "\"gemma3_text\"", "model_type \"gemma3_text\""),
+            ("\"llama\"", "\"mixtral\"", "a mixture of experts"),
+            ("\"llama\"", "\"qwen3_moe\"", "a mixture of experts"),
+            ("\"llama\"", "\"deepseek_v3\"", "multi-head latent attention"),
+            ("\"llama\"", "\"llama\", \"num_local_experts\": 8", "num_local_experts"),
+            ("\"llama\"", "\"llama\", \"kv_lora_rank\": 8", "multi-head latent attention"),
+            ("\"llama\"", "\"llama\", \"quantization_config\": {}", "quantised weights"),
+            ("\"silu\"", "\"gelu\"", "hidden_act \"gelu\""),
+            ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "cannot share 3"),
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": 6", "divided into 6 heads"),
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": 4, \"head_dim\": 5", "even head size"),
+            ("\"rms_norm_eps\": 1e-5", "\"rms_norm_eps\": -1", "epsilon"),
+            (rope, "\"rope_theta\": 0", "theta"),
+            (rope, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}", "rope_type \"yarn\""),
+            (rope, "\"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2}", "\"dynamic\""),
+            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\"}", "factor of rotary positions is missing"),
+            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -2}", "positive"),
+            (rope, "\"rope_parameters\": {\"full_attention\": {}}", "differ between layers"),
+            (rope, "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"),
+        ] {
+            let error = ModelConfig::parse(&changed(from, to)).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}, not {words}");
+        }
+        let window = changed("\"llama\"", "\"mistral\", \"sliding_window\": 0");
+        assert!(ModelConfig::parse(&window).unwrap_err().to_string().contains("window of 0"));
+        let types = changed("\"llama\"", "\"qwen3\", \"layer_types\": [\"linear_attention\"]");
+        assert!(ModelConfig::parse(&types).unwrap_err().to_string().contains("linear_attention"));
+        for text in ["", "[]", "{}", "{\"model_type\": 3}"] {
+            assert!(matches!(ModelConfig::parse(text), Err(Error::InvalidArgument(_))), "{text}");
+        }
+    }
+}

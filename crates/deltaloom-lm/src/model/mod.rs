@@ -1,0 +1,220 @@
+//! A language model whose weights stay packed: a base, its fine-tunes as tenants, and the keys and
+//! values of the sequences that they compute.
+//!
+//! [`Model::forward`] takes the next tokens of any sequences of any tenants. In
+//! [`deltaloom_compute::Mode::BitExact`] each token gets the same bits whatever the chunks,
+//! batches, threads and resident forms: those of its dense fine-tune, computed alone.
+//!
+//! It knows token ids, not text, and chooses none.
+
+mod config;
+mod convert;
+mod gguf;
+mod hidden;
+mod perplexity;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use config::ModelConfig;
+pub use hidden::Hidden;
+pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
+
+use crate::layer::{Batch, Layer, Memory, MemoryOptions, Past, Sequence, SequenceId, TenantId, rates, turns};
+use crate::tenancy::{Family, FamilyOptions, PreparedTenant, Residency};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{Container, Error, Limits, Result};
+use deltaloom_compute::Run;
+
+/// A model and its fine-tunes.
+pub struct Model {
+    config: ModelConfig,
+    family: Family,
+    base: Arc<Checkpoint>,
+    /// Radians per position; each layer has the number of its own.
+    rates: Vec<Vec<f32>>,
+    rates_of_layers: Vec<usize>,
+}
+
+/// The next tokens of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk<'a> {
+    /// The sequence that they continue.
+    pub sequence: SequenceId,
+    /// Their ids.
+    pub tokens: &'a [u32],
+}
+
+impl Model {
+    /// The tenant that is the base itself.
+    pub const BASE: TenantId = TenantId::ONLY;
+
+    /// Opens a directory of Hugging Face, and reads its weights into memory: BF16 and F32 as they
+    /// are, F16 widened to F32. A file must be a GGUF file; its weights become F32.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what is wrong with the files, as [`Checkpoint::open`] and
+    /// [`Self::of_checkpoint`] have it.
+    pub fn open(path: &Path, options: FamilyOptions) -> Result<Self> {
+        if path.is_file() {
+            let (text, checkpoint) = gguf::read(&std::fs::read(path).map_err(Error::io(path))?)?;
+            return Self::of_checkpoint(path, checkpoint, &text, options);
+        }
+        let config = path.join("config.json");
+        let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
+        let checkpoint = Checkpoint::open(path, &Limits::default())?.into_memory()?;
+        Self::of_checkpoint(path, checkpoint, &text, options)
+    }
+
+    /// A model whose files are in memory or mapped, with the text of its `config.json`. `path` is
+    /// for messages.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a configuration that is not supported, and for tensors of
+    /// other shapes or types; [`Error::NotFound`] for missing ones.
+    pub fn of_checkpoint(
+        path: &Path,
+        checkpoint: Checkpoint,
+        config_text: &str,
+        options: FamilyOptions,
+    ) -> Result<Self> {
+        let config = ModelConfig::parse(config_text)?;
+        let checkpoint = Arc::new(convert::widened(checkpoint)?);
+        let mut tensors = BTreeMap::new();
+        for (_, info) in checkpoint.weights() {
+            if tensors.insert(info.name.as_str(), info.shape.as_slice()).is_some() {
+                let what = format!("tensor {:?} is in two files of the model", info.name);
+                return Err(Error::InvalidArgument(what));
+            }
+        }
+        let names = config.names(config_text, &tensors)?;
+        if config.has_tied_head {
+            convert::check_tied(&checkpoint, &names.globals.embedding)?;
+        }
+        let mut family =
+            Family::of_model(path, Arc::clone(&checkpoint), names.layers, &names.globals, options)?;
+        family.add_base()?;
+        let mut rates_by_layer: Vec<Vec<f32>> = Vec::new();
+        let number_of = |layer| {
+            let rates = rates(layer);
+            let known = rates_by_layer.iter().position(|other| *other == rates);
+            known.unwrap_or_else(|| {
+                rates_by_layer.push(rates);
+                rates_by_layer.len() - 1
+            })
+        };
+        let rates_of_layers = config.layers.iter().map(number_of).collect();
+        Ok(Self { config, family, base: checkpoint, rates: rates_by_layer, rates_of_layers })
+    }
+
+    /// What it computes.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The base.
+    #[must_use]
+    pub fn base(&self) -> &Arc<Checkpoint> {
+        &self.base
+    }
+
+    /// Checks a fine-tune that is packed against the base, while others run.
+    ///
+    /// # Errors
+    /// As [`Family::prepare`]; [`Error::InvalidArgument`] for a fine-tune with a head of its own
+    /// where that of the base is tied.
+    pub fn prepare(&self, container: Container) -> Result<PreparedTenant> {
+        let prepared = self.family.prepare(container)?;
+        if self.config.has_tied_head && prepared.has_tensor(convert::HEAD) {
+            let head = convert::HEAD;
+            let what = format!("the fine-tune has a tensor {head:?}, and the head of its base is tied");
+            return Err(Error::InvalidArgument(what));
+        }
+        Ok(prepared)
+    }
+
+    /// Adds a prepared fine-tune.
+    pub fn admit(&mut self, prepared: PreparedTenant) -> TenantId {
+        self.family.admit(prepared)
+    }
+
+    /// Removes a fine-tune and what it has in memory. Its sequences stay in their [`Memory`] until
+    /// they end, and cannot go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant; [`Error::InvalidArgument`] for the base.
+    pub fn retire(&mut self, tenant: TenantId) -> Result<()> {
+        if tenant == Self::BASE {
+            return Err(Error::InvalidArgument("the base of a model cannot be retired".to_owned()));
+        }
+        self.family.remove(tenant)
+    }
+
+    /// Memory of the fine-tunes in use, and the work done for it.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.family.residency()
+    }
+
+    /// Memory for sequences of this model.
+    #[must_use]
+    pub fn memory(&self, options: MemoryOptions) -> Memory {
+        Memory::new(&self.config.layers, options)
+    }
+
+    /// Computes the next tokens of some sequences through all layers, and keeps their keys and
+    /// values. Nothing is kept if it fails.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a token that is not in the vocabulary, a sequence that is not
+    /// in `memory` or comes twice, or the memory of another model; [`Error::LimitExceeded`] if
+    /// `memory` is too small; [`Error::NotFound`] for a tenant that was retired; errors of
+    /// decoding.
+    pub fn forward(
+        &mut self,
+        memory: &mut Memory,
+        chunks: &[Chunk<'_>],
+        run: &Run<'_>,
+    ) -> Result<Hidden<'_>> {
+        self.check(memory, chunks)?;
+        let ids: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
+        let sequences: Vec<SequenceId> = chunks.iter().map(|chunk| chunk.sequence).collect();
+        let more: Vec<_> = chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())).collect();
+        let part = |chunk: &Chunk<'_>| {
+            let (tenant, position) = (memory.tenant(chunk.sequence)?, memory.tokens(chunk.sequence)?);
+            Ok(Sequence { tenant, tokens: chunk.tokens.len(), position })
+        };
+        let batch = Batch::new(chunks.iter().map(part).collect::<Result<_>>()?)?;
+        let running = self.family.start(&batch)?;
+        memory.reserve(&more)?;
+        let mut x = running.embed(&ids)?;
+        let turns: Vec<Vec<[f32; 2]>> = self.rates.iter().map(|rates| turns(rates, &batch)).collect();
+        for (number, rates) in self.rates_of_layers.iter().enumerate() {
+            let weights = running.layer(number)?;
+            let config = weights.config();
+            let layer = Layer { config, weights: &weights, batch: &batch, run, turns: &turns[*rates] };
+            x = layer.forward(&x, Some(Past { memory, sequences: &sequences, layer: number }))?;
+        }
+        memory.advance(&more);
+        Ok(Hidden::new(running, &self.config, x))
+    }
+
+    fn check(&self, memory: &Memory, chunks: &[Chunk<'_>]) -> Result<()> {
+        let wrong = |what: String| Err(Error::InvalidArgument(what));
+        if !memory.fits(self.config.layers.iter()) {
+            return wrong("this memory was made for another model".to_owned());
+        }
+        let mut seen = BTreeSet::new();
+        if chunks.iter().any(|chunk| !seen.insert(chunk.sequence)) {
+            return wrong("a sequence comes twice in a batch".to_owned());
+        }
+        let vocabulary = self.config.vocabulary;
+        let mut tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        match tokens.find(|token| **token as usize >= vocabulary) {
+            Some(token) => wrong(format!("token {token} is not in a vocabulary of {vocabulary}")),
+            None => Ok(()),
+        }
+    }
+}
