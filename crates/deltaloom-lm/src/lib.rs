@@ -4,6 +4,7 @@
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
 pub mod evaluate;
+pub mod generate;
 pub mod layer;
 pub mod model;
 pub mod sample;
