@@ -3,6 +3,10 @@
 //!
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
+pub mod evaluate;
+pub mod generate;
 pub mod layer;
 pub mod model;
+pub mod sample;
 pub mod tenancy;
+pub mod text;

@@ -1,0 +1,267 @@
+//! How far a model is from another on the same text: Kullback-Leibler divergence of its
+//! probabilities, position by position, and what llama.cpp's `--kl-divergence` lists beside it.
+
+use deltaloom::{Error, Result};
+use serde::Serialize;
+
+use super::share::Share;
+use crate::sample::LogProbs;
+
+/// Adds up positions.
+#[derive(Debug, Clone, Default)]
+pub struct Divergence {
+    divergences: Vec<f64>,
+    /// Change of the probability of the token that follows.
+    changes: Vec<f64>,
+    /// Losses of both models on that token, in nats.
+    losses: Vec<[f64; 2]>,
+    same_top: u64,
+}
+
+/// The distribution of a number over positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Standard error of the mean; 0 for one position.
+    pub standard_error: f64,
+    /// Largest.
+    pub maximum: f64,
+    /// 99.9 % are not larger; and so on.
+    pub p99_9: f64,
+    /// 99 %.
+    pub p99: f64,
+    /// 95 %.
+    pub p95: f64,
+    /// 90 %.
+    pub p90: f64,
+    /// 75 %.
+    pub p75: f64,
+    /// Half.
+    pub median: f64,
+    /// 25 %.
+    pub p25: f64,
+    /// 10 %.
+    pub p10: f64,
+    /// 5 %.
+    pub p5: f64,
+    /// 1 %.
+    pub p1: f64,
+    /// 0.1 %.
+    pub p0_1: f64,
+    /// Smallest.
+    pub minimum: f64,
+}
+
+/// A base and a student on one text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DivergenceReport {
+    /// Mean divergence of the student from the base, in nats. The same as `kl.mean`.
+    pub mean_kl: f64,
+    /// Divergences of positions, in nats.
+    pub kl: Spread,
+    /// Student's less base's probability of the token that follows.
+    pub probability_change: Spread,
+    /// Root of its mean square.
+    pub probability_change_rms: f64,
+    /// Positions where both have the same most probable token.
+    pub same_top: Share,
+    /// Mean losses, in nats.
+    pub base_loss: f64,
+    /// Of the student.
+    pub student_loss: f64,
+    /// Perplexities.
+    pub base_perplexity: f64,
+    /// Of the student.
+    pub student_perplexity: f64,
+    /// Student's perplexity as a multiple of the base's.
+    pub perplexity_ratio: f64,
+    /// Natural logarithm of that.
+    pub log_perplexity_ratio: f64,
+    /// Its standard error.
+    pub log_perplexity_ratio_error: f64,
+    /// Correlation of both losses; `None` if one of them never changes.
+    pub loss_correlation: Option<f64>,
+    /// Positions.
+    pub tokens: u64,
+}
+
+impl Divergence {
+    /// Adds a position from the logits of both models and the id that follows.
+    ///
+    /// # Errors
+    /// Logits are broken or of two lengths; `next` is no id.
+    pub fn add(&mut self, base: &[f32], student: &[f32], next: u32) -> Result<()> {
+        if base.len() != student.len() || next as usize >= base.len() {
+            return Err(Error::InvalidArgument(format!(
+                "{} and {} logits for id {next}: both models must have the same ids",
+                base.len(),
+                student.len()
+            )));
+        }
+        let (p, q) = (LogProbs::new(base)?, LogProbs::new(student)?);
+        let mut divergence = 0.0;
+        for id in (0..).take(base.len()) {
+            let (of_base, of_student) = (p.of(id), q.of(id));
+            // What the base rules out adds nothing. Equal logarithms add exactly 0.
+            if of_base > f64::NEG_INFINITY {
+                divergence += libm::exp(of_base) * (of_base - of_student);
+            }
+        }
+        // Rounding may leave a little less than 0.
+        self.divergences.push(divergence.max(0.0));
+        let (of_base, of_student) = (p.of(next), q.of(next));
+        self.changes.push(libm::exp(of_student) - libm::exp(of_base));
+        self.losses.push([-of_base, -of_student]);
+        self.same_top += u64::from(p.best() == q.best());
+        Ok(())
+    }
+
+    /// All positions so far; `None` if there are none.
+    #[must_use]
+    pub fn report(&self) -> Option<DivergenceReport> {
+        let tokens = self.divergences.len();
+        let kl = Spread::of(&self.divergences)?;
+        let of = |model: usize| self.losses.iter().map(move |pair| pair[model]);
+        let [base_loss, student_loss] = [0, 1].map(|model| mean(of(model), tokens));
+        let ratios: Vec<f64> = self.losses.iter().map(|[base, student]| student - base).collect();
+        let ratio = Spread::of(&ratios)?;
+        Some(DivergenceReport {
+            mean_kl: kl.mean,
+            kl,
+            probability_change: Spread::of(&self.changes)?,
+            probability_change_rms: mean(self.changes.iter().map(|change| change * change), tokens).sqrt(),
+            same_top: Share::new(self.same_top, tokens as u64)?,
+            base_loss,
+            student_loss,
+            base_perplexity: libm::exp(base_loss),
+            student_perplexity: libm::exp(student_loss),
+            perplexity_ratio: libm::exp(ratio.mean),
+            log_perplexity_ratio: ratio.mean,
+            log_perplexity_ratio_error: ratio.standard_error,
+            loss_correlation: correlation(&self.losses, [base_loss, student_loss]),
+            tokens: tokens as u64,
+        })
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>, count: usize) -> f64 {
+    values.sum::<f64>() / count as f64
+}
+
+fn correlation(losses: &[[f64; 2]], [base, student]: [f64; 2]) -> Option<f64> {
+    let [mut both, mut of_base, mut of_student] = [0.0; 3];
+    for [x, y] in losses {
+        let (x, y) = (x - base, y - student);
+        both += x * y;
+        of_base += x * x;
+        of_student += y * y;
+    }
+    let product = of_base.sqrt() * of_student.sqrt();
+    (product > 0.0 && product.is_finite()).then(|| both / product)
+}
+
+impl Spread {
+    /// Of some numbers; `None` if there are none.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let (minimum, maximum) = (*sorted.first()?, *sorted.last()?);
+        let count = values.len();
+        let mean = mean(values.iter().copied(), count);
+        let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+        let freedom = (count - 1).max(1) as f64;
+        let at = |share: f64| percentile(&sorted, share);
+        Some(Self {
+            mean,
+            standard_error: (squares / freedom / count as f64).sqrt(),
+            maximum,
+            p99_9: at(0.999),
+            p99: at(0.99),
+            p95: at(0.95),
+            p90: at(0.9),
+            p75: at(0.75),
+            median: at(0.5),
+            p25: at(0.25),
+            p10: at(0.1),
+            p5: at(0.05),
+            p1: at(0.01),
+            p0_1: at(0.001),
+            minimum,
+        })
+    }
+}
+
+/// Between the two nearest of sorted numbers, as numpy's `percentile` does it.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let place = share * (sorted.len() - 1) as f64;
+    #[expect(clippy::cast_possible_truncation, reason = "a place in the list")]
+    let below = place as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    let (low, high) = (sorted[below], sorted[above]);
+    // Equal numbers, infinite ones too, have nothing between them.
+    if low == high { low } else { low + (high - low) * (place - below as f64) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn report(base: &[f32], student: &[f32], next: u32) -> DivergenceReport {
+        let mut divergence = Divergence::default();
+        divergence.add(base, student, next).unwrap();
+        divergence.report().unwrap()
+    }
+
+    #[test]
+    fn divergence_is_that_of_the_definition() {
+        // Probabilities 1/2, 1/4, 1/4 and 1/4, 1/2, 1/4.
+        let (two, one) = (2_f32.ln(), 0.0);
+        let found = report(&[two, one, one], &[one, two, one], 0);
+        assert!((found.mean_kl - 0.25 * 2_f64.ln()).abs() < 1e-7);
+        assert!((found.probability_change.mean + 0.25).abs() < 1e-7);
+        assert!((found.perplexity_ratio - 2.0).abs() < 1e-6);
+        assert_eq!((found.same_top.right, found.tokens), (0, 1));
+        assert_eq!(found.loss_correlation, None);
+    }
+
+    #[test]
+    fn what_only_the_base_allows_is_infinitely_far() {
+        assert_eq!(report(&[0.0, 0.0], &[0.0, f32::NEG_INFINITY], 0).mean_kl, f64::INFINITY);
+        assert!(report(&[0.0, f32::NEG_INFINITY], &[0.0, 0.0], 0).mean_kl.is_finite());
+    }
+
+    #[test]
+    fn broken_logits_are_errors() {
+        let mut divergence = Divergence::default();
+        assert!(divergence.add(&[0.0], &[0.0, 1.0], 0).is_err());
+        assert!(divergence.add(&[0.0], &[0.0], 1).is_err());
+        assert!(divergence.add(&[f32::NAN], &[0.0], 0).is_err());
+        assert_eq!(divergence.report(), None);
+    }
+
+    #[test]
+    fn percentiles_are_those_of_numpy() {
+        let values: Vec<f64> = (0..=10).map(f64::from).rev().collect();
+        let spread = Spread::of(&values).unwrap();
+        assert_eq!((spread.minimum, spread.median, spread.maximum, spread.mean), (0.0, 5.0, 10.0, 5.0));
+        assert!((spread.p90 - 9.0).abs() < 1e-12 && (spread.p25 - 2.5).abs() < 1e-12);
+        assert!((spread.p99_9 - 9.99).abs() < 1e-12);
+        assert_eq!(Spread::of(&[3.0]).unwrap().standard_error, 0.0);
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_model_is_not_far_from_itself(logits in proptest::collection::vec(-90.0_f32..90.0, 1..80), next: u8) {
+            let next = u32::from(next) % u32::try_from(logits.len()).unwrap();
+            let found = report(&logits, &logits, next);
+            prop_assert_eq!(found.mean_kl, 0.0);
+            prop_assert_eq!(found.log_perplexity_ratio, 0.0);
+            prop_assert_eq!(found.probability_change_rms, 0.0);
+            prop_assert_eq!(found.same_top.value, 1.0);
+        }
+    }
+}
