@@ -14,7 +14,7 @@ struct Case {
 }
 
 const TEMPLATES: [(&str, &str); 4] = [
-    ("smollm2", include_str!("../../../../../tools/chat_templates/smollm2.jinja")),
+    ("chatml", include_str!("../../../../../tools/chat_templates/chatml.jinja")),
     ("tools", include_str!("../../../../../tools/chat_templates/tools.jinja")),
     ("thinking", include_str!("../../../../../tools/chat_templates/thinking.jinja")),
     ("turns", include_str!("../../../../../tools/chat_templates/turns.jinja")),
