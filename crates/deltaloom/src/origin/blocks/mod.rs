@@ -2,8 +2,8 @@
 //! stand for, as GGUF files have them.
 //! Writers of GGUF rename tensors. So candidates are those of the right shape, and the numbers of a
 //! few rows tell which one it is. The first and the last row stay where they are when rows of heads
-//! are paired. GGUF also stacks the experts of a layer in one tensor: then each slice of a tensor is
-//! compared on its own.
+//! are paired. GGUF also stacks the experts of a layer in one tensor: then each slice of a tensor
+//! is compared on its own.
 
 mod fit;
 mod parts;
@@ -110,8 +110,8 @@ fn nearest<'a, 'b>(
     Ok(best.map(|(_, size, candidate)| (size, candidate)))
 }
 
-/// What has the blocks or numbers of a subject: a tensor, a slice of one, or else a slice for each of
-/// its own.
+/// What has the blocks or numbers of a subject: a tensor, a slice of one, or else a slice for each
+/// of its own.
 fn other_side(
     subject: &Subject<'_>,
     candidates: &HashMap<Size, Vec<Candidate<'_>>>,

@@ -1,5 +1,5 @@
-//! The scales of blocks as a payload of the tensor: those bytes of each block that are not codes, in
-//! planes; docs/format.md section 3.9. What chose the scales is not known, so they are data.
+//! The scales of blocks as a payload of the tensor: those bytes of each block that are not codes,
+//! in planes; docs/format.md section 3.9. What chose the scales is not known, so they are data.
 
 use std::ops::Range;
 
