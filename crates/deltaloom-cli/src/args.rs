@@ -4,6 +4,10 @@
 pub(crate) mod demo;
 #[cfg(feature = "compute")]
 pub(crate) mod estimate;
+#[cfg(feature = "compute")]
+pub(crate) mod eval;
+#[cfg(feature = "compute")]
+pub(crate) mod generate;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
 pub(crate) mod series;
@@ -84,6 +88,10 @@ pub(crate) enum Command {
     Bench(BenchArguments),
     #[cfg(feature = "compute")]
     Estimate(estimate::EstimateArguments),
+    #[cfg(feature = "compute")]
+    Eval(eval::EvalArguments),
+    #[cfg(feature = "compute")]
+    Generate(Box<generate::GenerateArguments>),
     Series(series::SeriesArguments),
     #[cfg(feature = "lab")]
     Lab(lab::LabArguments),

@@ -59,8 +59,9 @@ pub(crate) fn open_bases(arguments: &BaseArguments) -> Result<Bases> {
 #[cfg(feature = "compute")]
 #[expect(unsafe_code, reason = "the one place of the program that maps files")]
 pub(crate) fn mapped(checkpoint: Checkpoint) -> deltaloom::Result<Checkpoint> {
-    // SAFETY: docs/cli.md requires of whoever runs `estimate` and `lab` that the files of the
-    // models stay as they are until the command ends. Nothing in this program writes to them.
+    // SAFETY: docs/cli.md requires of whoever runs `estimate`, `eval`, `generate` and `lab` that
+    // the files of the models stay as they are until the command ends. Nothing in this program
+    // writes to them.
     unsafe { checkpoint.into_mapped() }
 }
 

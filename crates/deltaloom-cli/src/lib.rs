@@ -2,8 +2,9 @@
 //! standard output, everything else to standard error. [`failure`] and docs/cli.md list the exit
 //! codes.
 //!
-//! Imports go one way: from `commands` to `inputs`, `pages`, `target`, `store`, `failure`, `hints`,
-//! `progress`, `signals`, `ui`, `args`, `values` and `assets`. Commands do not import each other.
+//! Imports go one way: from `commands` to `models`, `inputs`, `pages`, `target`, `store`,
+//! `failure`, `hints`, `progress`, `signals`, `ui`, `args`, `values` and `assets`. Commands do not
+//! import each other.
 
 mod args;
 #[cfg(feature = "demo")]
@@ -12,6 +13,8 @@ mod commands;
 mod failure;
 mod hints;
 mod inputs;
+#[cfg(feature = "compute")]
+mod models;
 #[cfg(feature = "report")]
 mod pages;
 mod progress;
@@ -80,6 +83,10 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         Command::Bench(arguments) => commands::bench::run(arguments),
         #[cfg(feature = "compute")]
         Command::Estimate(arguments) => commands::estimate::run(arguments),
+        #[cfg(feature = "compute")]
+        Command::Eval(arguments) => commands::eval::run(arguments),
+        #[cfg(feature = "compute")]
+        Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
         #[cfg(feature = "lab")]
         Command::Lab(arguments) => commands::lab::run(arguments),

@@ -334,9 +334,10 @@ fn help_is_as_reviewed() {
     let scratch = Scratch::new();
     let series = "init add ls log show plot health get prune repack gc verify watch flush";
     let series = series.split(' ').map(|command| format!("series {command}"));
-    let others = "pack unpack inspect verify diff lineage cat bench series estimate lab demo"
+    let others = "pack unpack inspect verify diff lineage cat bench series estimate eval generate lab demo"
         .split(' ')
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .chain(["perplexity", "divergence", "choices", "generate"].map(|part| format!("eval {part}")));
     let lab = "layer matmul positions simhash tenants tpde";
     let lab = lab.split(' ').map(|experiment| format!("lab {experiment}"));
     let commands = [String::new()].into_iter().chain(others).chain(series).chain(lab);

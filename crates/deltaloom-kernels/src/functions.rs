@@ -1,6 +1,6 @@
 //! Functions of vectors that language models need: exponentials, softmax, SiLU, GELU, attention,
-//! sums and maxima. Each has one order of additions and no fused ones, so it has the same bits on every
-//! instruction set.
+//! sums and maxima. Each has one order of additions and no fused ones, so it has the same bits on
+//! every instruction set.
 //!
 //! Sums go through 16 lanes: element `i` belongs to lane `i mod 16`; then lane `j` adds lane
 //! `j + 8`, and so on with 4, 2 and 1.

@@ -20,8 +20,8 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 
 ### Warnings
 
-`pack`, `unpack`, `verify`, `diff`, `lineage`, `bench` and `estimate` report problems with their inputs in a list
-`warnings`. Each entry has a `kind`, and `index`, the path of an index of shards, or `folder`, the path of a folder:
+`pack`, `unpack`, `verify`, `diff`, `lineage`, `bench`, `estimate` and `eval` report problems with their inputs in a
+list `warnings`. Each entry has a `kind`, and `index`, the path of an index of shards, or `folder`, the path of a folder:
 
 | kind | problem | keys |
 |---|---|---|
@@ -258,6 +258,66 @@ Each of `rows` has:
 | `encode_seconds`, `decode_seconds` | time of each round, in order |
 
 [ADR 0014](adr/0014-bench-baselines.md) explains what is timed, and the choice of compressors.
+
+### eval perplexity
+
+| key | value |
+|---|---|
+| `loss` | mean negative logarithm of the probabilities, in nats per token |
+| `perplexity` | exponential of `loss` |
+| `standard_error` | of `loss`, from the differences between windows; null for one window |
+| `bits_per_byte` | of a text: `loss` in bits, times its tokens, over its bytes; null for token ids |
+| `digest` | BLAKE3-256 of the file |
+| `tokens`, `windows` | number of scored tokens, and of windows |
+| `window_tokens`, `stride_tokens` | size of a window, and from its start to that of the next |
+| `model_type` | family of the model, as config.json names it |
+| `seconds`, `tokens_per_second` | elapsed time, and computed tokens per second |
+
+### eval divergence
+
+| key | value |
+|---|---|
+| `mean_kl` | mean Kullback-Leibler divergence of the student from the base, in nats |
+| `kl`, `probability_change` | divergences, and changes of the probability of the next token of the text: `mean`, its `standard_error`, `maximum`, percentiles from `p99_9` to `p0_1` with `median`, `minimum` |
+| `probability_change_rms` | root of the mean square of the changes |
+| `same_top` | share of positions where both have the same most probable token |
+| `base_loss`, `student_loss` | mean losses in nats per token |
+| `base_perplexity`, `student_perplexity`, `perplexity_ratio` | their exponentials, and the student's as a multiple of the base's |
+| `log_perplexity_ratio`, `log_perplexity_ratio_error` | natural logarithm of the ratio, and its standard error |
+| `loss_correlation` | of both losses over positions; null if one never changes |
+| `tokens`, `window_tokens` | scored positions, and tokens of a window |
+| `digest` | BLAKE3-256 of the text |
+| `seconds` | elapsed time |
+
+A share has `value`, `right` and `of`, and `low` and `high`, the ends of its interval of 95 %.
+
+### eval choices
+
+| key | value |
+|---|---|
+| `acc`, `acc_norm` | shares of right choices, by sums of log-probabilities and by sums for each character |
+| `kind` | `score` from 500 items on, else `sample` |
+| `groups` | both shares of each part, such as a subject, if there are several |
+| `files` | the files that were read, each with `path` and `digest`, its BLAKE3-256 |
+| `seconds` | elapsed time |
+
+### eval generate
+
+| key | value |
+|---|---|
+| `strict`, `flexible` | shares of right answers: the first number behind `####`, and the last number |
+| `kind`, `files`, `seconds` | as for `eval choices` |
+
+### generate
+
+| key | value |
+|---|---|
+| `text`, `ids` | what was generated, and its token ids |
+| `finish` | `stop`, `length` (`--max-tokens`), `context` (no more positions) or `cancelled` |
+| `prompt_tokens`, `tokens` | number of tokens |
+| `model_type` | family of the model, as config.json names it |
+| `open_seconds`, `prompt_seconds`, `seconds` | time to open the model, to compute the prompt, and to generate |
+| `prompt_tokens_per_second`, `tokens_per_second` | speeds |
 
 ## Exit codes
 

@@ -64,8 +64,11 @@ fn scale_of(config: &[u8]) -> Result<f32> {
     Ok((number("lora_alpha")? / number("r")?) as f32)
 }
 
-/// The bytes of every tensor in its file, and its shape.
-fn places(file: &[u8]) -> Result<BTreeMap<String, (Range<usize>, Vec<usize>)>> {
+/// The bytes of a tensor in its file, and its shape.
+type Place = (Range<usize>, Vec<usize>);
+
+/// Where every tensor is.
+fn places(file: &[u8]) -> Result<BTreeMap<String, Place>> {
     let (header, data) = files::split(file)?;
     let start = file.len() - data.len();
     let entries = header.as_object().context("no header")?.iter().filter(|(name, _)| *name != "__metadata__");

@@ -8,6 +8,10 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 #[cfg(feature = "compute")]
 pub(crate) mod estimate;
+#[cfg(feature = "compute")]
+pub(crate) mod eval;
+#[cfg(feature = "compute")]
+pub(crate) mod generate;
 pub(crate) mod help;
 pub(crate) mod inspect;
 #[cfg(feature = "lab")]

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use deltaloom_compute::Form;
+use deltaloom_lm::layer::KvType;
 
 /// The form in which a fine-tune's matrices are kept in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,16 @@ pub(crate) enum CacheType {
     Bf16,
     /// 4 bytes per number
     F32,
+}
+
+impl CacheType {
+    /// What the library calls it.
+    pub(crate) fn kv_type(self) -> KvType {
+        match self {
+            Self::Bf16 => KvType::Bf16,
+            Self::F32 => KvType::F32,
+        }
+    }
 }
 
 /// A fraction of a whole.

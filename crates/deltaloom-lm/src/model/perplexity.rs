@@ -161,10 +161,9 @@ fn losses(
             let end = (start + options.chunk).min(window.end);
             chunks.push(Chunk { sequence: sequences[number], tokens: &ids[start..end] });
             // Token i gives the probability of token i + 1.
-            for target in (start + 1).max(window.scored)..(end + 1).min(window.end) {
-                next.push((before + target - 1 - start, ids[target]));
-                owners.push(number);
-            }
+            let targets = (start + 1).max(window.scored)..(end + 1).min(window.end);
+            owners.resize(owners.len() + targets.len(), number);
+            next.extend(targets.map(|target| (before + target - 1 - start, ids[target])));
             before += end - start;
         }
         if before == 0 {

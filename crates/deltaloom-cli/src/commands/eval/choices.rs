@@ -1,0 +1,80 @@
+//! `deltaloom eval choices`: multiple choice.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use deltaloom::{Error, Progress as _};
+use deltaloom_compute::Run;
+use deltaloom_lm::evaluate::{Choices, ChoicesReport, Share, read_choices, score_choices};
+use deltaloom_lm::layer::MemoryOptions;
+use deltaloom_lm::text::Tokenizer;
+use serde::Serialize;
+
+use super::{File, files, share};
+use crate::args::eval::ChoicesArguments;
+use crate::models::{self, Opened};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    result: ChoicesReport,
+    files: Vec<File>,
+    seconds: f64,
+}
+
+pub(crate) fn run(arguments: &ChoicesArguments) -> Result<Answer> {
+    let bar = Bar::new("computing");
+    let (report, warnings) = models::on_threads(arguments.threads.count, || {
+        let model = &arguments.model;
+        let opened = models::open(&model.model, model.base.as_deref(), model.tenant.as_deref())?;
+        report(arguments, opened, &bar)
+    })?;
+    bar.finish();
+    if arguments.json {
+        inputs::print_json(&report, &warnings)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn report(
+    arguments: &ChoicesArguments,
+    opened: Opened,
+    bar: &Bar,
+) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+    let Opened { mut model, tenant, folder, warnings } = opened;
+    let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
+    let mut found = read_choices(&arguments.file, usize::from(arguments.shots))?;
+    if let Some(limit) = arguments.limit {
+        found.items.truncate(usize::try_from(limit)?);
+    }
+    let start = Instant::now();
+    bar.start(found.items.iter().map(|item| item.context.len() as u64).sum());
+    let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
+    let mut choices = Choices::default();
+    for item in &found.items {
+        let sums = score_choices(&mut model, tenant, &tokenizer, item, memory, &Run::default())?;
+        choices.add(item, &sums)?;
+        bar.advance(item.context.len() as u64);
+        if bar.is_cancelled() {
+            return Err(Error::Cancelled.into());
+        }
+    }
+    let result = choices.report().context("no items")?;
+    Ok((Report { result, files: files(&found.files), seconds: start.elapsed().as_secs_f64() }, warnings))
+}
+
+fn describe(report: &Report) -> String {
+    let ChoicesReport { acc, acc_norm, kind, groups } = &report.result;
+    let mut text = format!("acc       {}\nacc_norm  {}\n", share(acc), share(acc_norm));
+    for (name, [acc, acc_norm]) in groups {
+        let part = |share: &Share| ui::percent(share.value, 1);
+        let items = ui::count(acc.of, "item");
+        text.push_str(&format!("  {}: {}, {} ({items})\n", ui::printable(name), part(acc), part(acc_norm)));
+    }
+    text.push_str(&format!("a {kind} from {}\n", ui::count(acc.of, "item")));
+    text
+}

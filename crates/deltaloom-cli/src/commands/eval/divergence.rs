@@ -1,0 +1,100 @@
+//! `deltaloom eval divergence`: how far a fine-tune is from its base.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use deltaloom::{Error, Progress as _};
+use deltaloom_compute::Run;
+use deltaloom_lm::evaluate::{DivergenceReport, compare};
+use deltaloom_lm::layer::MemoryOptions;
+use deltaloom_lm::model::Model;
+use serde::Serialize;
+
+use crate::args::eval::DivergenceArguments;
+use crate::models::{self, Opened};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
+
+/// Bytes of an id in memory, for the progress.
+const ID_BYTES: u64 = size_of::<u32>() as u64;
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    result: DivergenceReport,
+    window_tokens: usize,
+    /// BLAKE3-256 of the text.
+    digest: String,
+    seconds: f64,
+}
+
+pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
+    let bar = Bar::new("computing");
+    let (report, warnings) = models::on_threads(arguments.threads.count, || {
+        let opened = models::open(&arguments.base, None, None)?;
+        report(arguments, opened, &bar)
+    })?;
+    bar.finish();
+    if arguments.json {
+        inputs::print_json(&report, &warnings)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn report(
+    arguments: &DivergenceArguments,
+    opened: Opened,
+    bar: &Bar,
+) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+    let Opened { mut model, folder, warnings, .. } = opened;
+    let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
+    let is_base = arguments.student == arguments.base;
+    let student = if is_base { Model::BASE } else { models::admit(&mut model, &arguments.student)? };
+    let trained = model.config().max_positions.unwrap_or(usize::MAX);
+    let window = usize::try_from(arguments.window)?.min(trained);
+    let start = Instant::now();
+    bar.start(text.ids.len() as u64 * ID_BYTES);
+    let progress = |tokens: usize| {
+        bar.advance(tokens as u64 * ID_BYTES);
+        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    };
+    let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
+    let tenants = [Model::BASE, student];
+    let found = compare(&mut model, tenants, &text.ids, window, memory, &Run::default(), progress)?;
+    let result = found.report().context("no token was scored")?;
+    let digest = text.digest.to_hex().to_string();
+    Ok((Report { result, window_tokens: window, digest, seconds: start.elapsed().as_secs_f64() }, warnings))
+}
+
+fn describe(report: &Report) -> String {
+    let DivergenceReport { kl, probability_change: change, same_top, .. } = &report.result;
+    let number = |value: f64| format!("{value:.6}");
+    let rows = [
+        ("mean KL", format!("{} ± {}", number(kl.mean), number(kl.standard_error))),
+        ("maximum KL", number(kl.maximum)),
+        ("99.9 % KL", number(kl.p99_9)),
+        ("99 % KL", number(kl.p99)),
+        ("median KL", number(kl.median)),
+        ("10 % KL", number(kl.p10)),
+        ("1 % KL", number(kl.p1)),
+        ("minimum KL", number(kl.minimum)),
+        ("mean Δp", ui::percent(change.mean, 3)),
+        ("99 % Δp", ui::percent(change.p99, 3)),
+        ("median Δp", ui::percent(change.median, 3)),
+        ("1 % Δp", ui::percent(change.p1, 3)),
+        ("RMS Δp", ui::percent(report.result.probability_change_rms, 3)),
+        ("same top token", ui::percent(same_top.value, 3)),
+        ("perplexity of the base", number(report.result.base_perplexity)),
+        ("perplexity of the student", number(report.result.student_perplexity)),
+        ("ln of their ratio", {
+            let [ratio, error] =
+                [report.result.log_perplexity_ratio, report.result.log_perplexity_ratio_error];
+            format!("{} ± {}", number(ratio), number(error))
+        }),
+    ];
+    let mut text: String = rows.iter().map(|(name, value)| format!("{name:26} {value}\n")).collect();
+    text.push_str(&format!("{}, KL in nats\n", ui::count(report.result.tokens, "token")));
+    text
+}

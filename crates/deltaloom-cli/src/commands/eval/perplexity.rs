@@ -1,0 +1,106 @@
+//! `deltaloom eval perplexity`: the loss of a model on token ids.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use deltaloom::{Error, Progress as _};
+use deltaloom_compute::Run;
+use deltaloom_lm::layer::MemoryOptions;
+use deltaloom_lm::model::{Perplexity, PerplexityOptions, perplexity};
+use serde::Serialize;
+
+use crate::args::eval::PerplexityArguments;
+use crate::models::{self, Opened};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
+
+/// The longest window by default.
+const WINDOW: usize = 1024;
+/// Bytes of an id in memory, for the progress.
+const ID_BYTES: u64 = size_of::<u32>() as u64;
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    result: Perplexity,
+    /// Of a text: bits of its tokens, for each of its bytes.
+    bits_per_byte: Option<f64>,
+    /// BLAKE3-256 of the file.
+    digest: String,
+    window_tokens: usize,
+    stride_tokens: usize,
+    model_type: String,
+    seconds: f64,
+    tokens_per_second: f64,
+}
+
+pub(crate) fn run(arguments: &PerplexityArguments) -> Result<Answer> {
+    let bar = Bar::new("computing");
+    let (report, warnings) = models::on_threads(arguments.threads.count, || {
+        let opened = models::open(&arguments.model, arguments.base.as_deref(), arguments.tenant.as_deref())?;
+        report(arguments, opened, &bar)
+    })?;
+    bar.finish();
+    if arguments.json {
+        inputs::print_json(&report, &warnings)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(Answer::Yes)
+}
+
+fn report(
+    arguments: &PerplexityArguments,
+    opened: Opened,
+    bar: &Bar,
+) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+    let Opened { mut model, tenant, folder, warnings } = opened;
+    let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
+    let ids = text.ids.as_slice();
+    let size = |number: Option<u32>| number.map(usize::try_from).transpose();
+    let trained = model.config().max_positions.unwrap_or(WINDOW);
+    let window = size(arguments.window)?.unwrap_or(trained.clamp(2, WINDOW));
+    let stride = size(arguments.stride)?.unwrap_or(window);
+    let chunk = usize::try_from(arguments.chunk)?;
+    let options = PerplexityOptions::new(window)
+        .with_stride(stride)
+        .with_chunks(chunk, (512 / chunk.min(window)).clamp(1, 8))
+        .with_memory(MemoryOptions::default().with_kv(arguments.kv.kv_type()));
+    let start = Instant::now();
+    let total = options.work(ids.len());
+    bar.start(total as u64 * ID_BYTES);
+    let progress = |tokens: usize| {
+        bar.advance(tokens as u64 * ID_BYTES);
+        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    };
+    let result = perplexity(&mut model, tenant, ids, &options, &Run::default(), progress)
+        .with_context(|| arguments.tokens.display().to_string())?;
+    let seconds = start.elapsed().as_secs_f64();
+    let bits_per_token = result.loss / std::f64::consts::LN_2;
+    let bytes = text.text_bytes.filter(|bytes| *bytes > 0);
+    let report = Report {
+        bits_per_byte: bytes.map(|bytes| bits_per_token * ids.len() as f64 / bytes as f64),
+        digest: text.digest.to_string(),
+        result,
+        window_tokens: window,
+        stride_tokens: stride,
+        model_type: model.config().model_type.clone(),
+        seconds,
+        tokens_per_second: total as f64 / seconds,
+    };
+    Ok((report, warnings))
+}
+
+fn describe(report: &Report) -> String {
+    let Perplexity { loss, perplexity, tokens, windows, standard_error, .. } = &report.result;
+    let per_byte = report.bits_per_byte.map_or(String::new(), |bits| format!(", {bits:.4} bits per byte"));
+    let error = standard_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+    format!(
+        "loss {loss:.4}{error} nats per token, perplexity {perplexity:.3}{per_byte}\n{}, {} of {} every {}, {:.0} tokens per second\n",
+        ui::count(*tokens as u64, "token"),
+        ui::count(*windows as u64, "window"),
+        report.window_tokens,
+        report.stride_tokens,
+        report.tokens_per_second
+    )
+}

@@ -1,0 +1,82 @@
+//! Opens language models, fine-tunes, and texts for them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use deltaloom::checkpoint::Warning;
+use deltaloom::{Container, Limits};
+use deltaloom_lm::layer::TenantId;
+use deltaloom_lm::model::Model;
+use deltaloom_lm::tenancy::FamilyOptions;
+use deltaloom_lm::text::{TextInput, Tokenizer, read_text_input};
+
+use crate::inputs;
+
+/// A model with the tenant to compute, and problems with its files.
+pub(crate) struct Opened {
+    pub(crate) model: Model,
+    pub(crate) tenant: TenantId,
+    /// Where the base is, and its tokenizer.
+    pub(crate) folder: PathBuf,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Opens a folder, or a container of a fine-tune on top of its base. `tenant` is a container of a
+/// fine-tune of the folder.
+pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
+    let is_container = path.is_file() && Container::is_container(path)?;
+    let (folder, tenant) = match (is_container, base) {
+        (true, Some(base)) => (base, Some(path)),
+        (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
+        (false, Some(_)) => bail!("{}: --base is for a container, and this is none", path.display()),
+        (false, None) => (path, tenant),
+    };
+    let (mut model, warnings) = of_files(folder)?;
+    let tenant = match tenant {
+        None => Model::BASE,
+        Some(path) => admit(&mut model, path)?,
+    };
+    let beside = if folder.is_file() { folder.parent().unwrap_or(folder) } else { folder };
+    Ok(Opened { model, tenant, folder: beside.to_owned(), warnings })
+}
+
+/// The model in a folder, which is mapped, or in a GGUF file, which is read.
+fn of_files(path: &Path) -> Result<(Model, Vec<Warning>)> {
+    let options = FamilyOptions::default();
+    if path.is_file() {
+        let model = Model::open(path, options).with_context(|| path.display().to_string())?;
+        return Ok((model, Vec::new()));
+    }
+    let (checkpoint, warnings) = inputs::open_checkpoint(path, &[])?;
+    let config = path.join("config.json");
+    let text = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
+    let model = Model::of_checkpoint(path, inputs::mapped(checkpoint)?, &text, options)?;
+    Ok((model, warnings))
+}
+
+/// Works on this many threads; 0 for all.
+pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    deltaloom::with_threads(count, || Ok(work()))?
+}
+
+/// Adds a fine-tune.
+pub(crate) fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
+    let prepared = model.prepare(Container::open(path, &Limits::default())?)?;
+    Ok(model.admit(prepared))
+}
+
+/// Reads a text, or token ids, for a model in `folder`. At most `limit` ids count.
+pub(crate) fn text(path: &Path, model: &Model, folder: &Path, limit: Option<u64>) -> Result<TextInput> {
+    let is_ids = path.extension().is_some_and(|extension| extension == "u16" || extension == "u32");
+    let rows = model.config().vocabulary;
+    let tokenizer = if is_ids { None } else { Some(Tokenizer::open(folder, rows)?) };
+    let mut text = read_text_input(path, tokenizer.as_ref(), rows)?;
+    if let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok())
+        && limit < text.ids.len()
+    {
+        text.ids.truncate(limit);
+        // What is left of the text is not known.
+        text.text_bytes = None;
+    }
+    Ok(text)
+}
