@@ -9,7 +9,7 @@ use super::{Activations, BLOCK, BLOCK_BYTES, Line, ROWS, ROWS_AT_ONCE, TILE, WEI
 /// Bytes of a sum.
 const SUM: usize = 4;
 /// From so many uses on, rows that are not aligned are copied first: they load at half the speed.
-const MOST_UNALIGNED: usize = 2;
+const MOST_UNALIGNED: usize = 6;
 
 /// What `ldtilecfg` reads.
 #[repr(C, align(64))]

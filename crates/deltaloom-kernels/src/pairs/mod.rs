@@ -257,7 +257,11 @@ fn block(weights: &[u8], cols: usize, at: usize) -> [[u8; BLOCK_BYTES]; ROWS] {
     let mut block = [[0; BLOCK_BYTES]; ROWS];
     let bytes = at * WEIGHT..cols.min(at + BLOCK) * WEIGHT;
     for (block, row) in block.iter_mut().zip(weights.chunks_exact(cols * WEIGHT)) {
-        block[..bytes.len()].copy_from_slice(&row[bytes.clone()]);
+        let row = &row[bytes.clone()];
+        match row.first_chunk() {
+            Some(whole) => *block = *whole,
+            None => block[..row.len()].copy_from_slice(row),
+        }
     }
     block
 }
