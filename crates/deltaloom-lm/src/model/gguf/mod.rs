@@ -94,7 +94,7 @@ fn numbers(bytes: &[u8], header: &Header, name: &str, tensor: &Tensor) -> Result
     let found = len.and_then(|len| reader::data(bytes, header, tensor, len));
     let found =
         found.ok_or_else(|| wrong(format!("tensor {name:?} ends behind the file or within a block")))?;
-    Ok(kind.numbers(found))
+    kind.numbers(found)
 }
 
 /// Rows of pairs, which llama.cpp has next to each other, as the two halves of each head.

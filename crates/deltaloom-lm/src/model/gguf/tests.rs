@@ -7,6 +7,7 @@ use super::super::{Chunk, Model};
 use super::*;
 use crate::layer::MemoryOptions;
 use crate::tenancy::FamilyOptions;
+use deltaloom::checkpoint::gguf::BlockKind;
 use deltaloom::{Error, Limits};
 use deltaloom_compute::Run;
 
@@ -145,7 +146,7 @@ fn a_file_computes_what_its_model_computes() {
         let original = Checkpoint::open(&folder, &Limits::default()).unwrap();
         let mut wide = Safetensors::default();
         for (member, info) in original.weights() {
-            let numbers = Kind::Bf16.numbers(&original.read_tensor(member, info).unwrap());
+            let numbers = Kind::Bf16.numbers(&original.read_tensor(member, info).unwrap()).unwrap();
             wide.push(&info.name, "F32", &info.shape, numbers.into_iter().map(f32::to_le_bytes));
         }
         let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
@@ -160,17 +161,18 @@ fn blocks_are_their_numbers() {
     let scale = half::f16::from_f32(0.5).to_le_bytes();
     let least = half::f16::from_f32(-3.0).to_le_bytes();
     let codes: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap() | 0xa0);
-    let check = |kind: Kind, block: &[u8], first: f32, last: f32| {
+    let check = |kind: BlockKind, block: &[u8], first: f32, last: f32| {
+        let kind = Kind::Blocks(kind);
         assert_eq!(kind.bytes(64), Some(2 * block.len() as u64));
-        let numbers = kind.numbers(&[block, block].concat());
+        let numbers = kind.numbers(&[block, block].concat()).unwrap();
         assert_eq!((numbers.len(), numbers[0], numbers[1 + 32], numbers[31]), (64, first, numbers[1], last));
     };
-    check(Kind::Q4_0, &[&scale[..], &codes].concat(), -4.0, 1.0);
-    check(Kind::Q4_1, &[&scale[..], &least, &codes].concat(), -3.0, 2.0);
-    check(Kind::Q5_0, &[&scale[..], &[1, 0, 0, 0x80], &codes].concat(), 0.0, 5.0);
+    check(BlockKind::Q4_0, &[&scale[..], &codes].concat(), -4.0, 1.0);
+    check(BlockKind::Q4_1, &[&scale[..], &least, &codes].concat(), -3.0, 2.0);
+    check(BlockKind::Q5_0, &[&scale[..], &[1, 0, 0, 0x80], &codes].concat(), 0.0, 5.0);
     let bytes: [u8; 32] = std::array::from_fn(|i| if i == 0 { 0x80 } else { 3 });
-    check(Kind::Q8_0, &[&scale[..], &bytes].concat(), -64.0, 1.5);
-    assert_eq!((Kind::Q8_0.bytes(33), Kind::F32.bytes(u64::MAX)), (None, None));
+    check(BlockKind::Q8_0, &[&scale[..], &bytes].concat(), -64.0, 1.5);
+    assert_eq!((Kind::Blocks(BlockKind::Q8_0).bytes(33), Kind::F32.bytes(u64::MAX)), (None, None));
 }
 
 #[test]
