@@ -10,6 +10,7 @@ use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::FamilyOptions;
 use deltaloom_lm::text::{TextInput, Tokenizer, read_text_input};
 
+use crate::args::eval::ModelArguments;
 use crate::inputs;
 
 /// A model with the tenant to compute, and problems with its files.
@@ -38,6 +39,11 @@ pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> R
     };
     let beside = if folder.is_file() { folder.parent().unwrap_or(folder) } else { folder };
     Ok(Opened { model, tenant, folder: beside.to_owned(), warnings })
+}
+
+/// Opens what the options name.
+pub(crate) fn open_chosen(chosen: &ModelArguments) -> Result<Opened> {
+    open(&chosen.model, chosen.base.as_deref(), chosen.tenant.as_deref())
 }
 
 /// The model in a folder, which is mapped, or in a GGUF file, which is read.

@@ -1,10 +1,9 @@
 //! The options of `deltaloom generate`.
 
-use std::path::PathBuf;
-
 use clap::{Args, value_parser};
 
 use super::ThreadsArgument;
+use super::eval::ModelArguments;
 use crate::values::compute::CacheType;
 
 /// Let a language model continue a text, with its weights packed.
@@ -24,18 +23,11 @@ use crate::values::compute::CacheType;
   deltaloom generate tuned.loom \"Why is the sky blue?\" --base base/ --chat --max-tokens 64
   deltaloom generate base/ - --stop \"\\n\\n\" --json < prompt.txt")]
 pub(crate) struct GenerateArguments {
-    /// Model: a folder, or a container of a fine-tune
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
     /// Text to continue; - reads it from standard input
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: String,
-    /// Folder of the base of a container
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) base: Option<PathBuf>,
-    /// Compute a fine-tune of MODEL instead: its container
-    #[arg(long, value_name = "FILE", conflicts_with = "base")]
-    pub(crate) tenant: Option<PathBuf>,
     /// Ask PROMPT as a user, by the chat template of the model
     #[arg(long)]
     pub(crate) chat: bool,

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> Result<Answer> {
     let prompt = prompt(arguments)?;
     let (report, warnings) = models::on_threads(arguments.threads.count, || {
         let start = Instant::now();
-        let opened = models::open(&arguments.model, arguments.base.as_deref(), arguments.tenant.as_deref())?;
+        let opened = models::open_chosen(&arguments.model)?;
         report(arguments, opened, &prompt, start)
     })?;
     let is_cancelled = report.finish == Finish::Cancelled;
@@ -120,7 +120,7 @@ fn ids(arguments: &GenerateArguments, tokenizer: &Tokenizer, prompt: &str) -> Re
     }
     let special = tokenizer.special();
     let Some(source) = &special.chat_template else {
-        bail!("{}: the model has no chat template; leave out --chat", arguments.model.display());
+        bail!("{}: the model has no chat template; leave out --chat", arguments.model.model.display());
     };
     let template = ChatTemplate::parse(source, special.begin_text.as_deref(), special.end_text.as_deref())?;
     let text = template.render(&Conversation::of_user(arguments.system.as_deref(), prompt))?;

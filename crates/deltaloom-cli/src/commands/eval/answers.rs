@@ -11,11 +11,11 @@ use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::text::{Special, Stop, Tokenizer};
 use serde::Serialize;
 
-use super::{File, files, share};
+use super::{File, Measured, files, measure, share};
 use crate::args::eval::AnswersArguments;
 use crate::models::{self, Opened};
 use crate::progress::Bar;
-use crate::{Answer, inputs, ui};
+use crate::{Answer, ui};
 
 #[derive(Serialize)]
 struct Report {
@@ -29,32 +29,11 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &AnswersArguments) -> Result<Answer> {
-    let bar = Bar::new("computing");
-    let (report, warnings) = models::on_threads(arguments.threads.count, || {
-        let model = &arguments.model;
-        let opened = models::open(&model.model, model.base.as_deref(), model.tenant.as_deref())?;
-        report(arguments, opened, &bar)
-    })?;
-    bar.finish();
-    if arguments.json {
-        inputs::print_json(&report, &warnings)?;
-    } else {
-        let Report { strict, flexible, kind, .. } = &report;
-        let items = ui::count(strict.of, "problem");
-        ui::print(&format!(
-            "strict    {}\nflexible  {}\na {kind} from {items}\n",
-            share(strict),
-            share(flexible)
-        ))?;
-    }
-    Ok(Answer::Yes)
+    let open = || models::open_chosen(&arguments.model);
+    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
 }
 
-fn report(
-    arguments: &AnswersArguments,
-    opened: Opened,
-    bar: &Bar,
-) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+fn report(arguments: &AnswersArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
     let Opened { mut model, tenant, folder, warnings } = opened;
     let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
     let (mut problems, digest) = read_problems(&arguments.file)?;
@@ -94,4 +73,10 @@ fn report(
     let seconds = start.elapsed().as_secs_f64();
     let (strict, flexible, kind) = (share(strict)?, share(flexible)?, kind_of_number(count));
     Ok((Report { strict, flexible, kind, files: files(&read), seconds }, warnings))
+}
+
+fn describe(report: &Report) -> String {
+    let Report { strict, flexible, kind, .. } = report;
+    let items = ui::count(strict.of, "problem");
+    format!("strict    {}\nflexible  {}\na {kind} from {items}\n", share(strict), share(flexible))
 }

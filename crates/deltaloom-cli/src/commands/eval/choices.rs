@@ -10,11 +10,11 @@ use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::text::Tokenizer;
 use serde::Serialize;
 
-use super::{File, files, share};
+use super::{File, Measured, files, measure, share};
 use crate::args::eval::ChoicesArguments;
 use crate::models::{self, Opened};
 use crate::progress::Bar;
-use crate::{Answer, inputs, ui};
+use crate::{Answer, ui};
 
 #[derive(Serialize)]
 struct Report {
@@ -25,26 +25,11 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &ChoicesArguments) -> Result<Answer> {
-    let bar = Bar::new("computing");
-    let (report, warnings) = models::on_threads(arguments.threads.count, || {
-        let model = &arguments.model;
-        let opened = models::open(&model.model, model.base.as_deref(), model.tenant.as_deref())?;
-        report(arguments, opened, &bar)
-    })?;
-    bar.finish();
-    if arguments.json {
-        inputs::print_json(&report, &warnings)?;
-    } else {
-        ui::print(&describe(&report))?;
-    }
-    Ok(Answer::Yes)
+    let open = || models::open_chosen(&arguments.model);
+    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
 }
 
-fn report(
-    arguments: &ChoicesArguments,
-    opened: Opened,
-    bar: &Bar,
-) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+fn report(arguments: &ChoicesArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
     let Opened { mut model, tenant, folder, warnings } = opened;
     let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
     let mut found = read_choices(&arguments.file, usize::from(arguments.shots))?;

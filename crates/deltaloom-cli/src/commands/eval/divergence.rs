@@ -3,20 +3,18 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use deltaloom::{Error, Progress as _};
+use deltaloom::Progress as _;
 use deltaloom_compute::Run;
 use deltaloom_lm::evaluate::{DivergenceReport, compare};
 use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::model::Model;
 use serde::Serialize;
 
+use super::{ID_BYTES, Measured, counting, measure};
 use crate::args::eval::DivergenceArguments;
 use crate::models::{self, Opened};
 use crate::progress::Bar;
-use crate::{Answer, inputs, ui};
-
-/// Bytes of an id in memory, for the progress.
-const ID_BYTES: u64 = size_of::<u32>() as u64;
+use crate::{Answer, ui};
 
 #[derive(Serialize)]
 struct Report {
@@ -29,25 +27,11 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
-    let bar = Bar::new("computing");
-    let (report, warnings) = models::on_threads(arguments.threads.count, || {
-        let opened = models::open(&arguments.base, None, None)?;
-        report(arguments, opened, &bar)
-    })?;
-    bar.finish();
-    if arguments.json {
-        inputs::print_json(&report, &warnings)?;
-    } else {
-        ui::print(&describe(&report))?;
-    }
-    Ok(Answer::Yes)
+    let open = || models::open(&arguments.base, None, None);
+    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
 }
 
-fn report(
-    arguments: &DivergenceArguments,
-    opened: Opened,
-    bar: &Bar,
-) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+fn report(arguments: &DivergenceArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
     let Opened { mut model, folder, warnings, .. } = opened;
     let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
     let is_base = arguments.student == arguments.base;
@@ -56,13 +40,9 @@ fn report(
     let window = usize::try_from(arguments.window)?.min(trained);
     let start = Instant::now();
     bar.start(text.ids.len() as u64 * ID_BYTES);
-    let progress = |tokens: usize| {
-        bar.advance(tokens as u64 * ID_BYTES);
-        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    };
     let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
     let tenants = [Model::BASE, student];
-    let found = compare(&mut model, tenants, &text.ids, window, memory, &Run::default(), progress)?;
+    let found = compare(&mut model, tenants, &text.ids, window, memory, &Run::default(), counting(bar))?;
     let result = found.report().context("no token was scored")?;
     let digest = text.digest.to_hex().to_string();
     Ok((Report { result, window_tokens: window, digest, seconds: start.elapsed().as_secs_f64() }, warnings))

@@ -8,11 +8,16 @@ mod perplexity;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use deltaloom::checkpoint::Warning;
+use deltaloom::{Error, Progress as _};
 use deltaloom_lm::evaluate::Share;
 use serde::Serialize;
 
+use crate::args::ThreadsArgument;
 use crate::args::eval::{EvalArguments, EvalCommand};
-use crate::{Answer, ui};
+use crate::models::{self, Opened};
+use crate::progress::Bar;
+use crate::{Answer, inputs, ui};
 
 pub(crate) fn run(arguments: &EvalArguments) -> Result<Answer> {
     match &arguments.command {
@@ -20,6 +25,39 @@ pub(crate) fn run(arguments: &EvalArguments) -> Result<Answer> {
         EvalCommand::Divergence(arguments) => divergence::run(arguments),
         EvalCommand::Choices(arguments) => choices::run(arguments),
         EvalCommand::Generate(arguments) => answers::run(arguments),
+    }
+}
+
+/// What was measured, and problems with the files of the model.
+type Measured<R> = (R, Vec<Warning>);
+
+/// Opens a model, measures it with progress, and prints the report.
+fn measure<R: Serialize + Send>(
+    threads: &ThreadsArgument,
+    is_json: bool,
+    open: impl FnOnce() -> Result<Opened> + Send,
+    report: impl FnOnce(Opened, &Bar) -> Result<Measured<R>> + Send,
+    describe: impl FnOnce(&R) -> String,
+) -> Result<Answer> {
+    let bar = Bar::new("computing");
+    let (report, warnings) = models::on_threads(threads.count, || report(open()?, &bar))?;
+    bar.finish();
+    if is_json {
+        inputs::print_json(&report, &warnings)?;
+    } else {
+        ui::print(&describe(&report))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Bytes of an id in memory, for the progress.
+const ID_BYTES: u64 = size_of::<u32>() as u64;
+
+/// Counts tokens that were computed.
+fn counting(bar: &Bar) -> impl FnMut(usize) -> deltaloom::Result<()> {
+    |tokens| {
+        bar.advance(tokens as u64 * ID_BYTES);
+        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -3,21 +3,20 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use deltaloom::{Error, Progress as _};
+use deltaloom::Progress as _;
 use deltaloom_compute::Run;
 use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::model::{Perplexity, PerplexityOptions, perplexity};
 use serde::Serialize;
 
+use super::{ID_BYTES, Measured, counting, measure};
 use crate::args::eval::PerplexityArguments;
 use crate::models::{self, Opened};
 use crate::progress::Bar;
-use crate::{Answer, inputs, ui};
+use crate::{Answer, ui};
 
 /// The longest window by default.
 const WINDOW: usize = 1024;
-/// Bytes of an id in memory, for the progress.
-const ID_BYTES: u64 = size_of::<u32>() as u64;
 
 #[derive(Serialize)]
 struct Report {
@@ -35,25 +34,11 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &PerplexityArguments) -> Result<Answer> {
-    let bar = Bar::new("computing");
-    let (report, warnings) = models::on_threads(arguments.threads.count, || {
-        let opened = models::open(&arguments.model, arguments.base.as_deref(), arguments.tenant.as_deref())?;
-        report(arguments, opened, &bar)
-    })?;
-    bar.finish();
-    if arguments.json {
-        inputs::print_json(&report, &warnings)?;
-    } else {
-        ui::print(&describe(&report))?;
-    }
-    Ok(Answer::Yes)
+    let open = || models::open(&arguments.model, arguments.base.as_deref(), arguments.tenant.as_deref());
+    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
 }
 
-fn report(
-    arguments: &PerplexityArguments,
-    opened: Opened,
-    bar: &Bar,
-) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
+fn report(arguments: &PerplexityArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
     let Opened { mut model, tenant, folder, warnings } = opened;
     let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
     let ids = text.ids.as_slice();
@@ -69,11 +54,7 @@ fn report(
     let start = Instant::now();
     let total = options.work(ids.len());
     bar.start(total as u64 * ID_BYTES);
-    let progress = |tokens: usize| {
-        bar.advance(tokens as u64 * ID_BYTES);
-        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    };
-    let result = perplexity(&mut model, tenant, ids, &options, &Run::default(), progress)
+    let result = perplexity(&mut model, tenant, ids, &options, &Run::default(), counting(bar))
         .with_context(|| arguments.tokens.display().to_string())?;
     let seconds = start.elapsed().as_secs_f64();
     let bits_per_token = result.loss / std::f64::consts::LN_2;
