@@ -1,4 +1,5 @@
-//! Numbers of tensors in GGUF files. The library has the blocks; here is which of them are computed.
+//! Numbers of tensors in GGUF files. The library has the blocks; here is which of them are
+//! computed.
 
 use super::reader::wrong;
 use deltaloom::Result;
