@@ -14,7 +14,7 @@ use deltaloom_lm::layer::{KvType, MemoryOptions, TenantId};
 use deltaloom_lm::model::{Chunk, Model, PerplexityOptions, perplexity};
 use deltaloom_lm::tenancy::{FamilyOptions, Forms};
 
-const NAMES: [&str; 5] = ["llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+const NAMES: [&str; 6] = ["gemma3", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/assets/tiny").join(name)

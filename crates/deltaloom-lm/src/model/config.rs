@@ -17,6 +17,8 @@ pub struct ModelConfig {
     pub layers: Vec<LayerConfig>,
     /// Number of elements of a token.
     pub width: usize,
+    /// The factor of embeddings, if there is one.
+    pub embedding_scale: Option<f32>,
     /// Number of tokens that it knows.
     pub vocabulary: usize,
     /// The norm before the head.
@@ -34,7 +36,7 @@ pub(super) struct ModelNames {
 }
 
 impl ModelConfig {
-    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2 or Qwen3.
+    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2, Qwen3 or Gemma 3.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names a setting that is missing, makes no sense or is not
@@ -47,9 +49,10 @@ impl ModelConfig {
             model_type: described.architecture.model_type.to_owned(),
             layers: (0..sizes.layers).map(layer).collect::<Result<_>>()?,
             width: sizes.width,
+            embedding_scale: described.embedding_scale(sizes.width),
             vocabulary: sizes.vocabulary,
             final_norm: described.norm(),
-            has_tied_head: described.settings.tie_word_embeddings.unwrap_or(false),
+            has_tied_head: described.has_tied_head(),
             max_positions: described.settings.max_position_embeddings,
         })
     }
@@ -179,7 +182,8 @@ mod tests {
         }
         let rope = "\"rope_theta\": 10000.0";
         for (from, to, words) in [
-            ("\"llama\"", "\"gemma3_text\"", "model_type \"gemma3_text\""),
+            ("\"llama\"", "\"gemma3\"", "model_type \"gemma3\""),
+            ("\"llama\"", "\"gemma3_text\"", "hidden_act \"silu\""),
             ("\"llama\"", "\"mixtral\"", "a mixture of experts"),
             ("\"llama\"", "\"qwen3_moe\"", "a mixture of experts"),
             ("\"llama\"", "\"deepseek_v3\"", "multi-head latent attention"),

@@ -190,6 +190,9 @@ impl Model {
         let running = self.family.start(&batch)?;
         memory.reserve(&more)?;
         let mut x = running.embed(&ids)?;
+        if let Some(scale) = self.config.embedding_scale {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
         let turns: Vec<Vec<[f32; 2]>> = self.rates.iter().map(|rates| turns(rates, &batch)).collect();
         for (number, rates) in self.rates_of_layers.iter().enumerate() {
             let weights = running.layer(number)?;

@@ -3,14 +3,15 @@
 //!
 //! [`super::names`] finds the tensors; nothing here reads weights.
 
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
 mod settings;
 
-use super::config::{Heads, LayerConfig, Norm};
-use super::plan::{AttentionPlan, QkNorm, Reach};
+use super::config::{FeedForward, Gelu, Heads, LayerConfig, Norm};
+use super::plan::{AttentionPlan, Positions, Reach, Scale};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
@@ -61,16 +62,29 @@ pub(crate) struct Architecture {
     key_value_heads: Option<usize>,
     /// Size of a head, if it is not said; `None` for the width over the number of heads.
     head_size: Option<usize>,
-    has_qk_norm: bool,
+    design: Design,
     /// What a layer sees.
     reach: fn(&Settings, usize) -> Result<Reach>,
+}
+
+/// How the layers of a family differ from those of LLaMA.
+pub(crate) struct Design {
+    has_qk_norm: bool,
+    /// What Gemma has besides: norms on both sides of each network, with weights stored less 1;
+    /// GeGLU; a factor of embeddings; and rotary positions for each kind of reach.
+    is_gemma: bool,
+}
+
+impl Design {
+    const LLAMA: Self = Self { has_qk_norm: false, is_gemma: false };
 }
 
 /// Its sign and its name stand for all families of Hugging Face.
 pub(crate) const LLAMA: &Convention = &llama::NAMES;
 
 /// All of them.
-const ARCHITECTURES: [&Architecture; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+const ARCHITECTURES: [&Architecture; 5] =
+    [&gemma3::GEMMA3, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// Sizes outside the layers.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +110,11 @@ impl Described {
         let settings: Settings = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         let known = ARCHITECTURES.into_iter().find(|it| it.model_type == settings.model_type);
         let architecture = known.ok_or_else(|| unsupported("model_type", &settings.model_type))?;
-        settings.check()?;
-        Ok(Self { architecture, settings })
+        let activation = if architecture.design.is_gemma { "gelu_pytorch_tanh" } else { "silu" };
+        settings.check(activation)?;
+        let described = Self { architecture, settings };
+        described.positions(Reach::Causal)?;
+        Ok(described)
     }
 
     /// The sizes outside the layers, all of which must be there.
@@ -117,7 +134,29 @@ impl Described {
     }
 
     pub(crate) fn norm(&self) -> Norm {
-        Norm::RmsNorm { epsilon: self.settings.rms_norm_eps }
+        let epsilon = self.settings.rms_norm_eps;
+        match self.architecture.design.is_gemma {
+            true => Norm::ZeroCentredRmsNorm { epsilon },
+            false => Norm::RmsNorm { epsilon },
+        }
+    }
+
+    /// The factor of embeddings of this width.
+    pub(crate) fn embedding_scale(&self, width: usize) -> Option<f32> {
+        self.architecture.design.is_gemma.then(|| (width as f32).sqrt())
+    }
+
+    /// Whether the embedding is also the head.
+    pub(crate) fn has_tied_head(&self) -> bool {
+        self.settings.tie_word_embeddings.unwrap_or(self.architecture.design.is_gemma)
+    }
+
+    /// How positions enter a layer with this reach.
+    fn positions(&self, reach: Reach) -> Result<Positions> {
+        match self.architecture.design.is_gemma {
+            true => gemma3::positions(&self.settings, reach),
+            false => self.settings.positions(),
+        }
     }
 
     /// Layer `number` of this width.
@@ -133,13 +172,17 @@ impl Described {
             Ok,
         )?;
         let key_value = settings.num_key_value_heads.or(architecture.key_value_heads).unwrap_or(query);
-        let qk_norm = architecture.has_qk_norm.then_some(QkNorm { epsilon: settings.rms_norm_eps });
-        let plan = AttentionPlan::new((architecture.reach)(settings, number)?)
-            .with_positions(settings.positions()?)
-            .with_qk_norm(qk_norm);
-        let config = LayerConfig::new(width, Heads { query, key_value, size }, hidden_width)
-            .with_norm(self.norm())
-            .with_attention(plan);
+        let Design { has_qk_norm, is_gemma } = architecture.design;
+        let reach = (architecture.reach)(settings, number)?;
+        let mut plan = AttentionPlan::new(reach)
+            .with_positions(self.positions(reach)?)
+            .with_qk_norm(has_qk_norm.then_some(self.norm()));
+        let mut config = LayerConfig::new(width, Heads { query, key_value, size }, hidden_width);
+        if is_gemma {
+            plan = plan.with_scale(Scale::Constant(gemma3::scale(settings)));
+            config = config.with_post_norms(true).with_feed_forward(FeedForward::GeGlu(Gelu::Tanh));
+        }
+        let config = config.with_norm(self.norm()).with_attention(plan);
         config.check()?;
         Ok(config)
     }
