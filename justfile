@@ -145,6 +145,14 @@ bench-history folder *args:
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
 
+# Test the NEON kernels in an emulator (qemu-user, and a compiler for aarch64)
+test-aarch64 *args:
+    tools/aarch64.sh {{ args }}
+
+# Time SmolLM2 beside llama.cpp, mistral.rs and transformers: docs/benchmarks/lm.md (--rounds N)
+bench-lm *args:
+    tools/bench_lm.sh {{ args }}
+
 # Products in pair order on every instruction set of this machine: docs/benchmarks/products.md
 bench-products:
     cargo bench --quiet -p deltaloom-kernels --bench pairs > target/products.md

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 TOKENS = 50
 COMMON = dict(
@@ -50,6 +58,7 @@ MODELS = {
         rope_parameters=GEMMA_ROPE,
         query_pre_attn_scalar=20,
     ),
+    "gpt2": GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64),
 }
 
 
@@ -57,7 +66,7 @@ def randomise(model):
     """Weights of about the size that training gives, also of norms and biases, as BF16."""
     for name, value in model.named_parameters():
         noise = torch.randn(value.shape)
-        if "norm" in name:
+        if "norm" in name or "ln_" in name and name.endswith("weight"):
             # Gemma stores weights of norms less 1.
             value.data = (0 if model.config.model_type == "gemma3_text" else 1) + 0.2 * noise
         elif name.endswith("bias"):

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, value_parser};
+use deltaloom_compute::Run;
+use deltaloom_lm::layer::MemoryOptions;
 
 use super::ThreadsArgument;
-use crate::values::compute::CacheType;
+use crate::values::compute::{ActivationType, CacheType};
 
 /// Measure how well a language model predicts, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json and weights in BF16, F16 or FP32, of the
-/// families LLaMA, Mistral, Qwen2 and Qwen3; a GGUF file of LLaMA, Qwen2 or Qwen3 in F32, F16,
+/// families LLaMA, Mistral, Qwen2, Qwen3 and Gemma 3; a GGUF file of LLaMA, Qwen2 or Qwen3 in F32, F16,
 /// BF16, Q4_0, Q4_1, Q5_0 or Q8_0; or a container of a fine-tune, with --base. A folder is mapped:
 /// do not change its files while the command runs.
 #[derive(Debug, Args)]
@@ -50,18 +52,11 @@ pub(crate) enum EvalCommand {
   deltaloom eval perplexity base/ held-out.u16 --tenant tuned.loom
   deltaloom eval perplexity tuned.loom held-out.u16 --base base/ --kv f32")]
 pub(crate) struct PerplexityArguments {
-    /// Model: a folder, a GGUF file, or a container of a fine-tune
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
     /// A text file; or token ids: a file of little-endian 16-bit (.u16) or 32-bit (.u32) numbers
     #[arg(value_name = "TEXT")]
     pub(crate) tokens: PathBuf,
-    /// Folder of the base of a container
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) base: Option<PathBuf>,
-    /// Compute a fine-tune of MODEL instead: its container
-    #[arg(long, value_name = "FILE", conflicts_with = "base")]
-    pub(crate) tenant: Option<PathBuf>,
     /// Tokens of a window; default: what the model was trained for, at most 1024
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=16_777_216))]
     pub(crate) window: Option<u32>,
@@ -74,11 +69,8 @@ pub(crate) struct PerplexityArguments {
     /// Tokens of a window that are computed together
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=65_536))]
     pub(crate) chunk: u32,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -87,7 +79,7 @@ pub(crate) struct PerplexityArguments {
 /// A model, or a fine-tune of it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// Model: a folder, or a container of a fine-tune
+    /// Model: a folder, a GGUF file, or a container of a fine-tune
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Folder of the base of a container
@@ -96,6 +88,31 @@ pub(crate) struct ModelArguments {
     /// Compute a fine-tune of MODEL instead: its container
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub(crate) tenant: Option<PathBuf>,
+}
+
+/// How a model is computed.
+#[derive(Debug, Args)]
+pub(crate) struct ComputingArguments {
+    /// Data type of stored keys and values
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
+    kv: CacheType,
+    /// Data type of activations that are multiplied by BF16 weights
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = ActivationType::F32)]
+    activations: ActivationType,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+}
+
+impl ComputingArguments {
+    /// How keys and values are stored.
+    pub(crate) fn memory(&self) -> MemoryOptions {
+        MemoryOptions::default().with_kv(self.kv.kv_type())
+    }
+
+    /// How products are computed.
+    pub(crate) fn run(&self) -> Run<'static> {
+        Run::new(self.activations.mode())
+    }
 }
 
 /// Compute how far a fine-tune is from its base: Kullback-Leibler divergence on a text.
@@ -123,11 +140,8 @@ pub(crate) struct DivergenceArguments {
     /// Use only the first N ids
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(2..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -164,11 +178,8 @@ pub(crate) struct ChoicesArguments {
     /// Use only the first N questions
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -201,11 +212,8 @@ pub(crate) struct AnswersArguments {
     /// Use only the first N problems
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,

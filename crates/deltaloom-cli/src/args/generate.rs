@@ -2,14 +2,12 @@
 
 use clap::{Args, value_parser};
 
-use super::ThreadsArgument;
-use super::eval::ModelArguments;
-use crate::values::compute::CacheType;
+use super::eval::{ComputingArguments, ModelArguments};
 
 /// Let a language model continue a text, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json, tokenizer.json and weights in BF16, F16 or
-/// FP32, of the families LLaMA, Mistral, Qwen2 and Qwen3; a GGUF file with tokenizer.json beside
+/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3 and Gemma 3; a GGUF file with tokenizer.json beside
 /// it; or a container of a fine-tune, with --base. A folder is mapped: do not change its files
 /// while the command runs.
 ///
@@ -42,11 +40,8 @@ pub(crate) struct GenerateArguments {
     pub(crate) stop: Vec<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print the text at the end, with everything else, as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -190,6 +190,9 @@ impl Model {
         let running = self.family.start(&batch)?;
         memory.reserve(&more)?;
         let mut x = running.embed(&ids)?;
+        if self.config.has_position_table {
+            x.iter_mut().zip(running.positions()?).for_each(|(x, position)| *x += position);
+        }
         if let Some(scale) = self.config.embedding_scale {
             x.iter_mut().for_each(|x| *x *= scale);
         }

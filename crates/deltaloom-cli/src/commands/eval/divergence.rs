@@ -4,9 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::Progress as _;
-use deltaloom_compute::Run;
 use deltaloom_lm::evaluate::{DivergenceReport, compare};
-use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::model::Model;
 use serde::Serialize;
 
@@ -28,7 +26,13 @@ struct Report {
 
 pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
     let open = || models::open(&arguments.base, None, None);
-    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
+    measure(
+        &arguments.computing.threads,
+        arguments.json,
+        open,
+        |opened, bar| report(arguments, opened, bar),
+        describe,
+    )
 }
 
 fn report(arguments: &DivergenceArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
@@ -40,9 +44,10 @@ fn report(arguments: &DivergenceArguments, opened: Opened, bar: &Bar) -> Result<
     let window = usize::try_from(arguments.window)?.min(trained);
     let start = Instant::now();
     bar.start(text.ids.len() as u64 * ID_BYTES);
-    let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
+    let memory = arguments.computing.memory();
     let tenants = [Model::BASE, student];
-    let found = compare(&mut model, tenants, &text.ids, window, memory, &Run::default(), counting(bar))?;
+    let found =
+        compare(&mut model, tenants, &text.ids, window, memory, &arguments.computing.run(), counting(bar))?;
     let result = found.report().context("no token was scored")?;
     let digest = text.digest.to_hex().to_string();
     Ok((Report { result, window_tokens: window, digest, seconds: start.elapsed().as_secs_f64() }, warnings))

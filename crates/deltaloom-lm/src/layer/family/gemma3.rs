@@ -2,7 +2,7 @@
 //! keys, GeGLU, and a window in five of six layers, which have rotary positions of their own.
 
 use super::llama::{IGNORED, MATRICES, SIGN};
-use super::{Architecture, Convention, Design, Positions, Reach, Result, Settings, VectorRole};
+use super::{Architecture, Convention, Design, GLOBALS, Positions, Reach, Result, Settings, VectorRole};
 
 pub(super) const GEMMA3: Architecture = Architecture {
     model_type: "gemma3_text",
@@ -28,7 +28,8 @@ pub(super) const GEMMA3: Architecture = Architecture {
     },
     key_value_heads: Some(4),
     head_size: Some(256),
-    design: Design { has_qk_norm: true, is_gemma: true },
+    design: Design::Gemma,
+    globals: &GLOBALS,
     reach,
 };
 

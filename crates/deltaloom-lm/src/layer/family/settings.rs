@@ -14,16 +14,20 @@ use deltaloom::Result;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Settings {
     pub(super) model_type: String,
+    #[serde(alias = "n_embd")]
     pub(super) hidden_size: Option<usize>,
+    #[serde(alias = "n_inner")]
     pub(super) intermediate_size: Option<usize>,
+    #[serde(alias = "n_layer")]
     pub(super) num_hidden_layers: Option<usize>,
     pub(super) vocab_size: Option<usize>,
+    #[serde(alias = "n_head")]
     pub(super) num_attention_heads: usize,
     pub(super) num_key_value_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
-    #[serde(default = "default_epsilon")]
-    pub(super) rms_norm_eps: f32,
-    #[serde(alias = "hidden_activation")]
+    #[serde(alias = "rms_norm_eps", alias = "layer_norm_epsilon")]
+    pub(super) norm_epsilon: Option<f32>,
+    #[serde(alias = "hidden_activation", alias = "activation_function")]
     hidden_act: Option<String>,
     pub(super) query_pre_attn_scalar: Option<f32>,
     rope_local_base_freq: Option<f32>,
@@ -37,6 +41,7 @@ pub(crate) struct Settings {
     pub(super) max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
     pub(crate) tie_word_embeddings: Option<bool>,
+    #[serde(alias = "n_positions")]
     pub(crate) max_position_embeddings: Option<usize>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
@@ -56,10 +61,6 @@ struct Rotary {
     sliding_attention: Option<Box<Rotary>>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
-}
-
-fn default_epsilon() -> f32 {
-    1e-6
 }
 
 /// Settings of other kinds of models, and why they are refused.
@@ -90,11 +91,15 @@ impl Settings {
         if partial.is_some_and(|factor| factor != 1.0) {
             return Err(wrong("partial_rotary_factor is not supported".to_owned()));
         }
-        let is_bidirectional = self.others.get("use_bidirectional_attention");
-        if is_bidirectional.is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
+        if self.switch("use_bidirectional_attention") == Some(true) {
             return Err(wrong("use_bidirectional_attention is not supported".to_owned()));
         }
         Ok(())
+    }
+
+    /// A switch of a family, if it is set.
+    pub(super) fn switch(&self, name: &str) -> Option<bool> {
+        self.others.get(name).and_then(Value::as_bool)
     }
 
     /// How positions enter. Both styles of keys are read; the newer one wins.
