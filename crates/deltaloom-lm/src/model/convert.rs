@@ -3,28 +3,34 @@
 use std::sync::Arc;
 
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::tensor::DType;
+use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Limits, Result};
 
 /// The tensor of a head that is not tied.
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// The same checkpoint, or a copy in memory in which F16 is widened to F32, which is exact.
-pub(super) fn widened(checkpoint: Checkpoint) -> Result<Checkpoint> {
-    if checkpoint.weights().all(|(_, info)| info.dtype != DType::F16) {
-        return Ok(checkpoint);
-    }
+/// Whether tensors are in F16, which is not multiplied.
+pub(super) fn has_halves(checkpoint: &Checkpoint) -> bool {
+    checkpoint.weights().any(|(_, info)| info.dtype == DType::F16)
+}
+
+/// A copy in memory in which F16 is widened to F32, which is exact.
+pub(super) fn widened(checkpoint: &Checkpoint) -> Result<Checkpoint> {
     let mut file = Safetensors::default();
     for (member, info) in checkpoint.weights() {
-        let bytes = checkpoint.read_tensor(member, info)?;
-        if info.dtype == DType::F16 {
-            let numbers = bytes.as_chunks().0.iter().map(|half| half::f16::from_le_bytes(*half).to_f32());
-            file.push(&info.name, "F32", &info.shape, numbers.map(f32::to_le_bytes));
-        } else {
-            file.push(&info.name, &info.dtype.to_string(), &info.shape, [bytes]);
-        }
+        push_widened(&mut file, info, checkpoint.read_tensor(member, info)?);
     }
     file.checkpoint()
+}
+
+/// Adds a tensor, in F32 if it is in F16.
+pub(super) fn push_widened(file: &mut Safetensors, info: &TensorInfo, bytes: Vec<u8>) {
+    if info.dtype == DType::F16 {
+        let numbers = bytes.as_chunks().0.iter().map(|half| half::f16::from_le_bytes(*half).to_f32());
+        file.push(&info.name, "F32", &info.shape, numbers.map(f32::to_le_bytes));
+    } else {
+        file.push(&info.name, &info.dtype.to_string(), &info.shape, [bytes]);
+    }
 }
 
 /// Refuses a head beside one that is tied, unless both are the same.
