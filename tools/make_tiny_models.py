@@ -58,7 +58,7 @@ MODELS = {
         rope_parameters=GEMMA_ROPE,
         query_pre_attn_scalar=20,
     ),
-    "gpt2": GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+    "gpt2": GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=128),
 }
 
 

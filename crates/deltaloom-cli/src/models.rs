@@ -17,7 +17,7 @@ use crate::inputs;
 pub(crate) struct Opened {
     pub(crate) model: Model,
     pub(crate) tenant: TenantId,
-    /// Where the base is, and its tokenizer.
+    /// Where the base is, and its tokenizer: a folder, or a GGUF file.
     pub(crate) folder: PathBuf,
     pub(crate) warnings: Vec<Warning>,
 }
@@ -25,8 +25,7 @@ pub(crate) struct Opened {
 /// Opens a folder, or a container of a fine-tune on top of its base. `tenant` is a container of a
 /// fine-tune of the folder.
 pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
-    let is_container = path.is_file() && Container::is_container(path)?;
-    let (folder, tenant) = match (is_container, base) {
+    let (folder, tenant) = match (is_container(path)?, base) {
         (true, Some(base)) => (base, Some(path)),
         (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
         (false, Some(_)) => bail!("{}: --base is for a container, and this is none", path.display()),
@@ -37,8 +36,31 @@ pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> R
         None => Model::BASE,
         Some(path) => admit(&mut model, path)?,
     };
-    let beside = if folder.is_file() { folder.parent().unwrap_or(folder) } else { folder };
-    Ok(Opened { model, tenant, folder: beside.to_owned(), warnings })
+    Ok(Opened { model, tenant, folder: folder.to_owned(), warnings })
+}
+
+fn is_container(path: &Path) -> Result<bool> {
+    Ok(path.is_file() && Container::is_container(path)?)
+}
+
+/// A model to compare with a base.
+pub(crate) enum Compared {
+    /// A fine-tune of the base, or the base itself.
+    Tenant(TenantId),
+    Other(Box<Model>),
+}
+
+/// Opens a container of a fine-tune of `base` or another model.
+pub(crate) fn compared(base: &mut Opened, path: &Path) -> Result<Compared> {
+    if path == base.folder {
+        return Ok(Compared::Tenant(base.tenant));
+    }
+    if is_container(path)? {
+        return Ok(Compared::Tenant(admit(&mut base.model, path)?));
+    }
+    let (model, warnings) = of_files(path)?;
+    base.warnings.extend(warnings);
+    Ok(Compared::Other(Box::new(model)))
 }
 
 /// Opens what the options name.
@@ -71,7 +93,8 @@ pub(crate) fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
     Ok(model.admit(prepared))
 }
 
-/// Reads a text, or token ids, for a model in `folder`. At most `limit` ids count.
+/// Reads a text, or token ids, for a model in `folder`, which may be a GGUF file. At most `limit`
+/// ids count.
 pub(crate) fn text(path: &Path, model: &Model, folder: &Path, limit: Option<u64>) -> Result<TextInput> {
     let is_ids = path.extension().is_some_and(|extension| extension == "u16" || extension == "u32");
     let rows = model.config().vocabulary;

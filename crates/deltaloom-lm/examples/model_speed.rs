@@ -20,7 +20,7 @@ const CHUNK: usize = 256;
 /// Tokens before those whose decoding is timed.
 const CONTEXT: usize = 32;
 
-type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> Fallible<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -12,9 +12,10 @@ use crate::values::compute::{ActivationType, CacheType};
 /// Measure how well a language model predicts, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json and weights in BF16, F16 or FP32, of the
-/// families LLaMA, Mistral, Qwen2, Qwen3 and Gemma 3; a GGUF file of LLaMA, Qwen2 or Qwen3 in F32, F16,
-/// BF16, Q4_0, Q4_1, Q5_0 or Q8_0; or a container of a fine-tune, with --base. A folder is mapped:
-/// do not change its files while the command runs.
+/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of LLaMA, Mistral, Qwen2 or
+/// Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own tokenizer; or
+/// a container of a fine-tune, with --base. A folder is mapped: do not change its files while the
+/// command runs.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -115,20 +116,22 @@ impl ComputingArguments {
     }
 }
 
-/// Compute how far a fine-tune is from its base: Kullback-Leibler divergence on a text.
+/// Compute how far a model is from a base: Kullback-Leibler divergence on a text.
 ///
-/// Base and fine-tune are computed in the same batch, so no file of logits is needed. Besides the
+/// STUDENT is a container of a fine-tune of BASE, a folder or a GGUF file with the same token ids,
+/// or BASE again. Both are computed at once, so no file of logits is needed. Besides the
 /// divergence, in nats, the changes of probabilities of the tokens of the text are listed, how
 /// often both have the same most probable token, and the ratio of perplexities.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom eval divergence base/ tuned.loom --tokens held-out.txt
+  deltaloom eval divergence base/ quantised.gguf --tokens held-out.txt
   deltaloom eval divergence base/ tuned.loom --tokens held-out.u16 --limit 10000 --json")]
 pub(crate) struct DivergenceArguments {
-    /// Model: a folder
+    /// Model: a folder or a GGUF file
     #[arg(value_name = "BASE")]
     pub(crate) base: PathBuf,
-    /// Container of a fine-tune of it, or BASE again
+    /// Container of a fine-tune of it, or another model with the same token ids
     #[arg(value_name = "STUDENT")]
     pub(crate) student: PathBuf,
     /// A text file; or token ids: a file of little-endian 16-bit (.u16) or 32-bit (.u32) numbers

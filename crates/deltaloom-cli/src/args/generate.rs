@@ -7,9 +7,9 @@ use super::eval::{ComputingArguments, ModelArguments};
 /// Let a language model continue a text, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json, tokenizer.json and weights in BF16, F16 or
-/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3 and Gemma 3; a GGUF file with tokenizer.json beside
-/// it; or a container of a fine-tune, with --base. A folder is mapped: do not change its files
-/// while the command runs.
+/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of the first
+/// four with its own tokenizer, or tokenizer.json beside it; or a container of a fine-tune, with
+/// --base. A folder is mapped: do not change its files while the command runs.
 ///
 /// The text goes to standard output as it comes, and numbers to standard error. By default, each
 /// token is the most probable one. With a temperature, tokens are drawn: the same --seed gives the
@@ -19,6 +19,7 @@ use super::eval::{ComputingArguments, ModelArguments};
   deltaloom generate base/ \"It was a dark and stormy\"
   deltaloom generate base/ \"It was a dark and stormy\" --tenant tuned.loom --temperature 0.8 --seed 7
   deltaloom generate tuned.loom \"Why is the sky blue?\" --base base/ --chat --max-tokens 64
+  deltaloom generate model.gguf \"Why is the sky blue?\" --chat
   deltaloom generate base/ - --stop \"\\n\\n\" --json < prompt.txt")]
 pub(crate) struct GenerateArguments {
     #[command(flatten)]

@@ -141,7 +141,7 @@ impl Table {
     /// The default ones are computed in FP32, as the models were trained with them; what changes
     /// them is computed in F64.
     #[expect(clippy::cast_possible_truncation, reason = "the table is FP32")]
-    pub(super) fn rates(self, theta: f32, size: usize) -> Vec<f32> {
+    pub(crate) fn rates(self, theta: f32, size: usize) -> Vec<f32> {
         let single = |number: usize| number as f32;
         let default = (0..size / 2).map(|pair| 1.0 / libm::powf(theta, single(2 * pair) / single(size)));
         let changed = |rate: f32| match self {
