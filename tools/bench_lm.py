@@ -21,12 +21,18 @@ def make_models(gguf, work):
     folder, file = work / "smollm2-bf16", work / "smollm2-bf16.gguf"
     if not (folder / "done").exists():
         import torch
+        from safetensors.torch import save_file
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = dict(pretrained_model_name_or_path=str(gguf.parent), gguf_file=gguf.name)
         shutil.rmtree(folder, ignore_errors=True)
-        AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
         AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+        # The weights are plain numbers now.
+        vars(model.config).pop("quantization_config", None)
+        model.config.save_pretrained(folder)
+        weights = {name: value.contiguous() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "done").touch()
     if not file.exists():
         write_gguf(gguf, file)
