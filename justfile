@@ -127,8 +127,16 @@ check-layer:
     tools/check_layer.sh
 
 # The loss of lm12m as a model in chunks of any size, and its packed fine-tunes against the dense ones, bit for bit
-check-model:
+check-model: check-divergence check-smollm2
     tools/check_model.sh
+
+# SmolLM2 (GGUF) and lm12m beside transformers in FP32: logits, greedy text, perplexity, chat templates (--write PAGE); fetches torch
+check-smollm2 *args:
+    tools/check_smollm2.sh {{ args }}
+
+# `eval divergence` of lm12m and its rounding to 4 bits beside a computation in numpy
+check-divergence:
+    tools/check_divergence.sh
 
 # Read example event files with TensorBoard's own reader
 check-tensorboard:
