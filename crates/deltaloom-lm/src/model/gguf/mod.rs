@@ -56,10 +56,14 @@ pub(super) fn read(bytes: &[u8]) -> Result<(String, Checkpoint)> {
     let key = heads("num_key_value_heads").or(query);
     let is_turned = config.get("model_type").and_then(Json::as_str) == Some("llama");
     let mut file = Safetensors::default();
+    // Tensors that overlap would take more memory than the file can account for.
+    let mut left = bytes.len();
     for (name, tensor) in &header.tensors {
         let new_name =
             renamed(name).ok_or_else(|| wrong(format!("tensor {name:?} is not one of a known model")))?;
-        let mut numbers = numbers(bytes, &header, name, tensor)?;
+        let (kind, found) = stored(bytes, &header, name, tensor)?;
+        left = left.checked_sub(found.len()).ok_or_else(|| wrong("its tensors overlap".to_owned()))?;
+        let mut numbers = kind.numbers(found)?;
         let heads = match () {
             () if !is_turned => None,
             () if name.contains(".attn_q.") => query,
@@ -86,7 +90,8 @@ fn renamed(name: &str) -> Option<String> {
     matches!(kind, "weight" | "bias").then(|| format!("model.layers.{layer}.{new}.{kind}"))
 }
 
-fn numbers(bytes: &[u8], header: &Header, name: &str, tensor: &Tensor) -> Result<Vec<f32>> {
+/// The kind of a tensor, and its bytes.
+fn stored<'a>(bytes: &'a [u8], header: &Header, name: &str, tensor: &Tensor) -> Result<(Kind, &'a [u8])> {
     let kind = Kind::of(tensor.kind, name)?;
     let row = tensor.shape.last().copied().unwrap_or(1);
     let len = tensor.shape.iter().try_fold(1u64, |len, size| len.checked_mul(*size));
@@ -94,7 +99,7 @@ fn numbers(bytes: &[u8], header: &Header, name: &str, tensor: &Tensor) -> Result
     let found = len.and_then(|len| reader::data(bytes, header, tensor, len));
     let found =
         found.ok_or_else(|| wrong(format!("tensor {name:?} ends behind the file or within a block")))?;
-    kind.numbers(found)
+    Ok((kind, found))
 }
 
 /// Rows of pairs, which llama.cpp has next to each other, as the two halves of each head.

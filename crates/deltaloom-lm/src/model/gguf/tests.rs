@@ -207,6 +207,12 @@ fn files_that_lie_are_refused() {
     told(&changed(&|file| file.tensor("output.weight", 2, &[96, 33], &[0; 96])), "within a block");
     told(&changed(&|file| file.tensor("output.weight", 0, &[1 << 63, 8], &[0; 96])), "behind the file");
     told(&changed(&|file| file.tensor("output_norm.weight", 0, &[32], &[0; 128])), "comes twice");
+    let overlapping = |file: &mut File| {
+        let data = std::mem::take(&mut file.data);
+        file.tensor("output.weight", 0, &[96, 32], &[]);
+        file.data = data;
+    };
+    told(&changed(&overlapping), "overlap");
     told(&changed(&|file| file.value("llama.expert_count", 4, &8_u32.to_le_bytes())), "experts");
     told(&changed(&|file| file.value("llama.rope.dimension_count", 4, &4_u32.to_le_bytes())), "only 4 of 8");
     told(&changed(&|file| file.value("general.alignment", 4, &3_u32.to_le_bytes())), "alignment");
