@@ -45,6 +45,8 @@ ci-long: ci
     just fuzz open_archive 30
     just fuzz pickle 30
     just fuzz texts 30
+    just fuzz gguf 30
+    just fuzz config_json 30
 
 # Decode every golden container, and the lm12m pairs, with the Python reader
 reader:
@@ -149,7 +151,7 @@ make-series *args:
 bench-history folder *args:
     cargo run --release -p xtask -- history {{ folder }} {{ args }}
 
-# Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive, pickle or texts
+# Run a fuzz target, one of the files of fuzz/fuzz_targets
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
 
