@@ -2,6 +2,7 @@
 //! computed, and tokens are decoded one after another.
 //!
 //! Arguments: directory or GGUF file, tokens of the prompt, tokens to decode, threads. Prints JSON.
+#![expect(clippy::print_stdout, reason = "it reports measurements")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! Headers of safetensors files that lie are refused.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
