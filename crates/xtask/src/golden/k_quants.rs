@@ -1,4 +1,5 @@
-//! Golden cases for blocks of 256 numbers and for scales that are codes themselves or go by an index.
+//! Golden cases for blocks of 256 numbers, and for scales that are codes themselves or go by an
+//! index.
 //!
 //! Like all cases, they never change once their container is in the repository.
 
