@@ -88,7 +88,7 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
 }
 
 /// Adds a fine-tune.
-pub(crate) fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
+fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
     let prepared = model.prepare(Container::open(path, &Limits::default())?)?;
     Ok(model.admit(prepared))
 }

@@ -306,8 +306,8 @@ pub enum Error {
         /// The last one in the series.
         newest: u64,
     },
-    /// A store did not say whether it named a step that was added without a number. It may be there,
-    /// or appear later.
+    /// A store did not say whether it named a step that was added without a number. It may be
+    /// there, or appear later.
     #[error("it is unknown whether step {step} was added: {source}")]
     StepUnknown {
         /// The number that it has, or would have.

@@ -203,9 +203,9 @@ fn prefixes(
     (0..grid.chunk_count()).map(of_chunk).collect()
 }
 
-/// The place in a reference that corresponds to one in a file: as far from it as most of these pairs
-/// of equal places are from each other. A file has the same few words everywhere, but equal runs
-/// are at one distance.
+/// The place in a reference that corresponds to one in a file: as far from it as most of these
+/// pairs of equal places are from each other. A file has the same few words everywhere, but equal
+/// runs are at one distance.
 fn counterpart(place: u64, pairs: &[(u64, u64)]) -> Option<u64> {
     let most = pairs.iter().map(|(here, _)| *here).max()?;
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
