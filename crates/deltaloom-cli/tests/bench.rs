@@ -209,7 +209,7 @@ fn what_cannot_be_measured_is_refused() {
         ("bench tuned.loom --base base.safetensors", "restore it first"),
         ("bench tuned.safetensors --base tuned.loom", "restore it first"),
         ("bench notes.txt", "hint: "),
-        ("bench tuned.safetensors --rounds 0", "1..=1000"),
+        ("bench tuned.safetensors --rounds 0", "from 1 to 1000"),
         ("bench tuned.safetensors --preset best", "possible values"),
     ] {
         let error = scratch.refused(arguments);

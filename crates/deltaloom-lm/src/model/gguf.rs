@@ -1,6 +1,6 @@
 //! A GGUF file as a model of Hugging Face: its settings as `config.json`, its tensors under the
-//! names of Hugging Face, BF16 as it is and all others in FP32, with the rows of queries and keys in
-//! their order. So everything behind it has one kind of model.
+//! names of Hugging Face, BF16 as it is and all others in FP32, with the rows of queries and keys
+//! in their order. So everything behind it has one kind of model.
 
 use deltaloom::Result;
 use deltaloom::checkpoint::Checkpoint;

@@ -58,8 +58,8 @@ impl Model {
     pub const BASE: TenantId = TenantId::ONLY;
 
     /// Opens a directory of Hugging Face, and reads its weights into memory: BF16 and F32 as they
-    /// are, F16 widened to F32. A file must be a GGUF file; its BF16 weights stay BF16, and all others
-    /// become the F32 numbers that llama.cpp computes for them.
+    /// are, F16 widened to F32. A file must be a GGUF file; its BF16 weights stay BF16, and all
+    /// others become the F32 numbers that llama.cpp computes for them.
     ///
     /// # Errors
     /// [`Error::Io`]; what is wrong with the files, as [`Checkpoint::open`] and
@@ -151,8 +151,8 @@ impl Model {
         &self.base
     }
 
-    /// Checks a fine-tune that is packed against the base, while others run. One of a base in F16 or
-    /// of a GGUF file is decoded and packed again, in memory, against the widened weights.
+    /// Checks a fine-tune that is packed against the base, while others run. One of a base in F16
+    /// or of a GGUF file is decoded and packed again, in memory, against the widened weights.
     ///
     /// # Errors
     /// As [`Family::prepare`]; [`Error::InvalidArgument`] for a fine-tune with a head of its own

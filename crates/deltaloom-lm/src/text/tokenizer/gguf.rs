@@ -1,5 +1,5 @@
-//! The tokenizer in the metadata of a GGUF file, as the text of a `tokenizer.json`: so it is checked
-//! and used like any other. Byte-level BPE only; others are refused by name.
+//! The tokenizer in the metadata of a GGUF file, as the text of a `tokenizer.json`: so it is
+//! checked and used like any other. Byte-level BPE only; others are refused by name.
 
 use serde_json::{Value as Json, json};
 
