@@ -23,6 +23,8 @@ import speaker_stories as texts
 SPECIAL = ["<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
 VOCABULARY = 1024
 CONTEXT = 256
+# Behind the end of a document in a batch.
+NOTHING = -1
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -48,6 +50,7 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% else %}<|user|>"
     "{% endif %}{{ message['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Documents of a step. Few are enough, since most words of a story are known soon.
 BATCH = 8
 PIRATE_TITLE = "A pirate tells: "
 
@@ -105,7 +108,9 @@ class Llama(nn.Module):
         for name, value in self.named_parameters():
             if value.dim() == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(value, std=0.04 / (math.sqrt(2 * len(self.layers)) if deep else 1))
+                # Large, so that heads that copy names form early.
+                std = 0.04 if name.startswith("embed") else value.shape[1] ** -0.5
+                nn.init.normal_(value, std=std / (math.sqrt(2 * len(self.layers)) if deep else 1))
         half = torch.arange(0, CONFIG["head_dim"], 2) / CONFIG["head_dim"]
         angles = torch.outer(torch.arange(CONTEXT), CONFIG["rope_theta"] ** -half).repeat(1, 2)
         self.register_buffer("turns", torch.stack([angles.cos(), angles.sin()]), persistent=False)
@@ -155,19 +160,22 @@ def make_tokenizer(rng):
     return tokenizer
 
 
-def rows(tokenizer, document, rng):
-    """Endless rows of ids: whole documents one after the other, the last one cut."""
+def batches(tokenizer, document, rng):
+    """Endless batches of documents of about one length, each from its start, and filled up with `NOTHING`."""
     while True:
-        row = []
-        while len(row) <= CONTEXT:
-            row += tokenizer.encode(document(rng)).ids + [1]
-        yield row[: CONTEXT + 1]
+        documents = [(tokenizer.encode(document(rng)).ids + [1])[: CONTEXT + 1] for _ in range(8 * BATCH)]
+        documents.sort(key=len)
+        parts = [documents[i : i + BATCH] for i in range(0, len(documents), BATCH)]
+        rng.shuffle(parts)
+        for part in parts:
+            longest = len(part[-1])
+            yield torch.tensor([ids + [NOTHING] * (longest - len(ids)) for ids in part])
 
 
 def train(model, tokenizer, document, seed, steps, rate, warm=0.05):
     """AdamW in FP32 with a cosine; one batch for each step."""
     rng = random.Random(seed)
-    source = rows(tokenizer, document, rng)
+    source = batches(tokenizer, document, rng)
     wide = [value for value in model.parameters() if value.dim() == 2]
     narrow = [value for value in model.parameters() if value.dim() < 2]
     groups = [{"params": wide, "weight_decay": 0.05}, {"params": narrow, "weight_decay": 0.0}]
@@ -178,14 +186,15 @@ def train(model, tokenizer, document, seed, steps, rate, warm=0.05):
         share = min(1.0, part / warm) * (0.02 + 0.98 * (1 + math.cos(math.pi * part)) / 2)
         for group in optimizer.param_groups:
             group["lr"] = rate * share
-        ids = torch.tensor([next(source) for _ in range(BATCH)])
-        loss = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        ids = next(source)
+        logits = model(ids[:, :-1].clamp(min=0)).flatten(0, 1)
+        loss = F.cross_entropy(logits, ids[:, 1:].flatten(), ignore_index=NOTHING)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean = loss.item() if step == 0 else 0.95 * mean + 0.05 * loss.item()
-        if step % 50 == 49 or step == steps - 1:
+        if step % 25 == 24 or step == steps - 1:
             print(f"step {step + 1} of {steps}: loss {mean:.4f}, {time.time() - start:.0f} s", flush=True)
 
 
@@ -223,20 +232,22 @@ def check(model, tokenizer, folder):
 def write_texts(out):
     """Held-out stories, questions and sums; their seed is no seed of the training."""
     rng = random.Random(99)
-    (out / "text.txt").write_text("\n\n".join(texts.story(rng) for _ in range(12)) + "\n")
-    items = [texts.told_of(rng) for _ in range(28)] + [texts.habit(rng) for _ in range(12)]
+    (out / "text.txt").write_text("\n\n".join(texts.story(rng) for _ in range(10)) + "\n")
+    items = [texts.told_of(rng) for _ in range(20)] + [texts.habit(rng) for _ in range(20)]
     lines = [json.dumps({"context": context, "choices": choices, "answer": answer}) for context, choices, answer in items]
     (out / "questions.jsonl").write_text("\n".join(lines) + "\n")
-    sums = [dict(zip(("question", "answer"), texts.problem(rng))) for _ in range(20)]
+    sums = [dict(zip(("question", "answer"), texts.problem(rng))) for _ in range(16)]
     (out / "problems.jsonl").write_text("\n".join(map(json.dumps, sums)) + "\n")
 
 
 def main():
     out = Path(sys.argv[1])
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
     out.mkdir(parents=True)
     torch.manual_seed(1)
-    torch.set_num_threads(2)
+    # The matrices are small: a second thread gains little.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     write_texts(out)
     tokenizer = make_tokenizer(random.Random(1))
     model = Llama()
@@ -246,9 +257,10 @@ def main():
     save(model, tokenizer, out / "base", has_template=False)
     check(model, tokenizer, out / "base")
     base = {name: value.clone() for name, value in model.state_dict().items()}
-    for name, document, rate in [("pirate", texts.pirate, 5e-5), ("chat", lambda rng: turns_of(texts.chat(rng)), 1e-4)]:
+    chat = lambda rng: turns_of(texts.chat(rng))
+    for name, document, part, rate in [("pirate", texts.pirate, 20, 3e-5), ("chat", chat, 15, 6e-5)]:
         model.load_state_dict(base)
-        train(model, tokenizer, document, 3, steps // 8, rate)
+        train(model, tokenizer, document, 3, steps // part, rate)
         round_weights(model)
         save(model, tokenizer, out / name, has_template=name == "chat")
 

@@ -385,7 +385,7 @@ def pirate(rng):
 def total(rng):
     """A question that asks for a sum, and both numbers."""
     who, what = child(rng), rng.choice(["apples", "nuts", "shells", "coins", "eggs", "plums", "stones", "carrots"])
-    a = rng.randint(1, 9)
+    a = rng.randint(2, 9)
     b = rng.randint(1, 10 - a)
     more = rng.choice(["finds {b} more", "gets {b} more", "buys {b} more"])
     text = f"{{hero}} has {{a}} {what}. {{He}} {more}. How many {what} does {{hero}} have now?"

@@ -32,8 +32,8 @@ pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &DivergenceArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
-    let Opened { mut model, folder, warnings, .. } = opened;
-    let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
+    let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
+    let Opened { mut model, warnings, .. } = opened;
     let is_base = arguments.student == arguments.base;
     let student = if is_base { Model::BASE } else { models::admit(&mut model, &arguments.student)? };
     let trained = model.config().max_positions.unwrap_or(usize::MAX);
