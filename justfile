@@ -45,6 +45,8 @@ ci-long: ci
     just fuzz open_archive 30
     just fuzz pickle 30
     just fuzz texts 30
+    just fuzz gguf 30
+    just fuzz config_json 30
 
 # Decode every golden container, and the lm12m pairs, with the Python reader
 reader:
@@ -127,8 +129,16 @@ check-layer:
     tools/check_layer.sh
 
 # The loss of lm12m as a model in chunks of any size, and its packed fine-tunes against the dense ones, bit for bit
-check-model:
+check-model: check-divergence check-smollm2
     tools/check_model.sh
+
+# SmolLM2 (GGUF) and lm12m beside transformers in FP32: logits, greedy text, perplexity, chat templates (--write PAGE); fetches torch
+check-smollm2 *args:
+    tools/check_smollm2.sh {{ args }}
+
+# `eval divergence` of lm12m and its rounding to 4 bits beside a computation in numpy
+check-divergence:
+    tools/check_divergence.sh
 
 # Read example event files with TensorBoard's own reader
 check-tensorboard:
@@ -145,9 +155,17 @@ make-speaker out:
 bench-history folder *args:
     cargo run --release -p xtask -- history {{ folder }} {{ args }}
 
-# Run a fuzz target: open_container, decode_chunk, roundtrip, open_archive, pickle or texts
+# Run a fuzz target, one of the files of fuzz/fuzz_targets
 fuzz target seconds="30":
     tools/fuzz.sh {{ target }} {{ seconds }}
+
+# Test the NEON kernels in an emulator (qemu-user, and a compiler for aarch64)
+test-aarch64 *args:
+    tools/aarch64.sh {{ args }}
+
+# Time SmolLM2 beside llama.cpp, mistral.rs and transformers: docs/benchmarks/lm.md (--rounds N)
+bench-lm *args:
+    tools/bench_lm.sh {{ args }}
 
 # Products in pair order on every instruction set of this machine: docs/benchmarks/products.md
 bench-products:

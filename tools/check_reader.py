@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from loom_reader import base_digest
+from loom_files import base_digest
 
 READER = Path(__file__).with_name("loom_reader.py")
 

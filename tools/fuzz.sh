@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs one fuzz target for some seconds on its seeds: tools/fuzz.sh open_container|decode_chunk|roundtrip|open_archive|pickle|texts SECONDS
+# Runs one fuzz target for some seconds on its seeds: tools/fuzz.sh TARGET SECONDS, such as tools/fuzz.sh gguf 300.
+# The targets are the files of fuzz/fuzz_targets; what each does is said there.
 # Needs cargo-fuzz (`cargo install cargo-fuzz --locked`); a stable compiler will do.
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 TOKENS = 50
 COMMON = dict(
@@ -30,6 +38,10 @@ LLAMA3 = dict(
     original_max_position_embeddings=32,
 )
 LINEAR = dict(rope_type="linear", rope_theta=10000.0, factor=2.5)
+GEMMA_ROPE = {
+    "full_attention": dict(rope_type="linear", rope_theta=1000000.0, factor=2.0),
+    "sliding_attention": dict(rope_type="default", rope_theta=10000.0),
+}
 MODELS = {
     "llama3": LlamaConfig(**COMMON, rope_parameters=LLAMA3, attention_bias=True, mlp_bias=True),
     "llama_linear": LlamaConfig(**COMMON, rope_parameters=LINEAR, tie_word_embeddings=True),
@@ -38,6 +50,15 @@ MODELS = {
         **COMMON, use_sliding_window=True, sliding_window=20, max_window_layers=1, tie_word_embeddings=True
     ),
     "qwen3": Qwen3Config(**COMMON, head_dim=16),
+    "gemma3": Gemma3TextConfig(
+        **COMMON,
+        head_dim=16,
+        sliding_window=18,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters=GEMMA_ROPE,
+        query_pre_attn_scalar=20,
+    ),
+    "gpt2": GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=128),
 }
 
 
@@ -45,8 +66,9 @@ def randomise(model):
     """Weights of about the size that training gives, also of norms and biases, as BF16."""
     for name, value in model.named_parameters():
         noise = torch.randn(value.shape)
-        if "norm" in name:
-            value.data = 1 + 0.2 * noise
+        if "norm" in name or "ln_" in name and name.endswith("weight"):
+            # Gemma stores weights of norms less 1.
+            value.data = (0 if model.config.model_type == "gemma3_text" else 1) + 0.2 * noise
         elif name.endswith("bias"):
             value.data = 0.2 * noise
         else:

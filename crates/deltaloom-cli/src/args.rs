@@ -370,10 +370,10 @@ pub(crate) struct BenchArguments {
     #[arg(short = 'b', long = "base", value_name = "BASE")]
     pub(crate) bases: Vec<PathBuf>,
     /// Threads for deltaloom; 0 means one per core. The other compressors run on one thread
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_threads, allow_negative_numbers = true)]
     pub(crate) threads: usize,
     /// Number of timed rounds, after one warm-up round
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::measure::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = values::measure::parse_rounds)]
     pub(crate) rounds: usize,
     /// Measure only this row of the table; may be repeated
     #[arg(long, value_enum, value_name = "NAME")]
@@ -457,6 +457,6 @@ pub(crate) struct IdentityArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ThreadsArgument {
     /// Number of threads; 0 means one per core. Does not affect the result
-    #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = values::threads())]
+    #[arg(long = "threads", value_name = "N", default_value_t = 0, value_parser = values::parse_threads, allow_negative_numbers = true)]
     pub(crate) count: usize,
 }

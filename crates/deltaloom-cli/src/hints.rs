@@ -11,6 +11,9 @@ pub(crate) const USAGE: &str = "see the command's --help";
 
 /// One sentence, if there is advice.
 pub(crate) fn hint_of(error: &Error) -> Option<String> {
+    if let Error::StepUnknown { step, .. } = error {
+        return Some(format!("run the same command with --step {step}: then it is not added twice"));
+    }
     #[cfg(feature = "object-store")]
     if let Some(fault) = deltaloom_object_store::fault(error) {
         return fault.hint().map(str::to_owned);

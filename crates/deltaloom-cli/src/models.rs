@@ -58,18 +58,18 @@ fn bundled(_: &str) -> Result<Place> {
 pub(crate) struct Opened {
     pub(crate) model: Model,
     pub(crate) tenant: TenantId,
-    /// The base, and where its tokenizer is.
+    /// The base, and where its tokenizer is: a folder, or a GGUF file.
     base: Place,
+    /// What the user calls the base.
+    name: PathBuf,
     pub(crate) warnings: Vec<Warning>,
 }
 
 impl Opened {
     /// The tokenizer of the base, where the fine-tune does not carry files of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        let base = self.base.as_ref();
-        let folder = if base.is_file() { base.parent().unwrap_or(base) } else { base };
         let own = |name: &str, limit| self.model.file(self.tenant, name, limit);
-        Ok(Tokenizer::open_with(folder, self.model.config().vocabulary, &own)?)
+        Ok(Tokenizer::open_with(self.base.as_ref(), self.model.config().vocabulary, &own)?)
     }
 }
 
@@ -77,22 +77,43 @@ impl Opened {
 /// fine-tune of the folder.
 pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
     let given = place(path)?;
-    let (base, tenant) = match (is_container(given.as_ref())?, base) {
-        (true, Some(base)) => (place(base)?, Some(path)),
+    let (base, name, tenant) = match (is_container(given.as_ref())?, base) {
+        (true, Some(base)) => (place(base)?, base, Some(path)),
         (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
         (false, Some(_)) => bail!("{}: --base is for a container, and this is none", path.display()),
-        (false, None) => (given, tenant),
+        (false, None) => (given, path, tenant),
     };
     let (mut model, warnings) = of_files(base.as_ref())?;
     let tenant = match tenant {
         None => Model::BASE,
         Some(path) => admit(&mut model, path)?,
     };
-    Ok(Opened { model, tenant, base, warnings })
+    Ok(Opened { model, tenant, base, name: name.to_owned(), warnings })
 }
 
 fn is_container(path: &Path) -> Result<bool> {
     Ok(path.is_file() && Container::is_container(path)?)
+}
+
+/// A model to compare with a base.
+pub(crate) enum Compared {
+    /// A fine-tune of the base, or the base itself.
+    Tenant(TenantId),
+    Other(Box<Model>),
+}
+
+/// Opens a container of a fine-tune of `base` or another model.
+pub(crate) fn compared(base: &mut Opened, path: &Path) -> Result<Compared> {
+    if path == base.name {
+        return Ok(Compared::Tenant(base.tenant));
+    }
+    let student = place(path)?;
+    if is_container(student.as_ref())? {
+        return Ok(Compared::Tenant(admit(&mut base.model, path)?));
+    }
+    let (model, warnings) = of_files(student.as_ref())?;
+    base.warnings.extend(warnings);
+    Ok(Compared::Other(Box::new(model)))
 }
 
 /// Opens what the options name.
@@ -120,7 +141,7 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
 }
 
 /// Adds a fine-tune.
-pub(crate) fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
+fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
     let prepared = model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?;
     Ok(model.admit(prepared))
 }

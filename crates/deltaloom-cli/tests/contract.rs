@@ -62,6 +62,34 @@ fn exit_codes_say_whose_fault_it_is() {
     }
 }
 
+#[test]
+fn every_command_says_how_many_threads_are_allowed() {
+    let scratch = Scratch::with_small_pair();
+    for command in [
+        "pack",
+        "unpack",
+        "verify",
+        "diff",
+        "lineage",
+        "bench",
+        "estimate",
+        "generate",
+        "eval perplexity",
+        "series add",
+        "lab layer",
+        "lab matmul",
+        "lab tenants",
+    ] {
+        for number in ["=-1", " -1", "=1025", "=99999999999999999999", "=abc", "=1.5", "="] {
+            let ended = scratch.run(&format!("{command} --threads{number}"));
+            let message = "expected a number of threads from 1 to 1024, or 0 for one per core";
+            assert_eq!(ended.code, Some(2), "{command} {number}: {}", ended.err);
+            assert!(ended.err.contains(message), "{command} {number}: {}", ended.err);
+        }
+    }
+    scratch.ok("verify tuned.loom --base base.safetensors --threads 0");
+}
+
 /// A store that nobody serves, at a port of this machine that was free a moment ago.
 #[cfg(feature = "object-store")]
 #[test]

@@ -106,6 +106,35 @@ fn texts_serve_as_ids() {
     let tuned = run("tuned.loom", "text.u16");
     assert!(tuned["mean_kl"].as_f64().unwrap() > 0.0);
     assert!(scratch.ok("eval divergence model tuned.loom --tokens text.txt").text().contains("mean KL"));
+    // The fine-tune as a model of its own.
+    scratch.write("tuned/config.json", &scratch.read("model/config.json"));
+    let as_model = run("tuned", "text.u16");
+    assert_eq!((&as_model["mean_kl"], &as_model["same_top"]), (&tuned["mean_kl"], &tuned["same_top"]));
+    let other = String::from_utf8(scratch.read("model/config.json")).unwrap().replace("96", "95");
+    scratch.write("tuned/config.json", other.as_bytes());
+    let refused = scratch.run("eval divergence model tuned --tokens text.u16");
+    assert!(refused.code != Some(0) && refused.err.contains("[95, 32]"), "{}", refused.err);
+}
+
+#[test]
+fn a_gguf_file_is_a_model_with_its_tokenizer() {
+    let scratch = Scratch::new();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deltaloom-lm/tests/assets/tiny");
+    for name in ["mistral.gguf", "mistral/config.json", "mistral/model.safetensors"] {
+        scratch.write(name, &std::fs::read(assets.join(name)).unwrap());
+    }
+    scratch.write("text.txt", b"the path and the bath");
+    let text = scratch.ok("generate mistral.gguf bath --max-tokens 5 --json").json();
+    assert_eq!((&text["prompt_tokens"], &text["model_type"]), (&3.into(), &"mistral".into()));
+    // [bath]:
+    let chat = scratch.ok("generate mistral.gguf bath --max-tokens 5 --chat --json").json();
+    assert_eq!(chat["prompt_tokens"], 6);
+    for pair in ["mistral.gguf mistral", "mistral.gguf mistral.gguf"] {
+        let report = scratch.ok(&format!("eval divergence {pair} --tokens text.txt --json")).json();
+        assert_eq!((&report["mean_kl"], &report["tokens"]), (&0.0.into(), &16.into()), "{pair}");
+    }
+    let refused = scratch.run("eval divergence mistral mistral.gguf --tokens text.txt");
+    assert!(refused.code != Some(0) && refused.err.contains("tokenizer.json"), "{}", refused.err);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! to the target.
 //! For fitting only: the bounds may be off by one rounding where an octave begins.
 
+use std::ops::Neg;
+
 use crate::isa::per_isa;
 use crate::matrix::Scalar;
 use crate::number::Number;
@@ -36,7 +38,7 @@ pub fn differences<T: Bounded>(
 }
 
 /// What bounds need of the numbers that they are computed in.
-pub trait Bounded: Scalar {
+pub trait Bounded: Scalar + Neg<Output = Self> {
     /// See [`bounds`].
     fn bounds(
         number: Number,
@@ -55,11 +57,8 @@ pub trait Bounded: Scalar {
     /// its inverse. All numbers below 2^`least` have the spacing of those above it.
     fn spacing(self, least: i32, mantissa_bits: u32) -> (Self, Self);
 
-    /// The next integers: below and above.
+    /// The integer below the first, and the one above the second.
     fn floor_and_ceil(low: Self, high: Self) -> (Self, Self);
-
-    /// With the sign bit flipped, if the other one is negative.
-    fn times_sign_of(self, is_negative: bool) -> Self;
 }
 
 macro_rules! bounded {
@@ -120,11 +119,6 @@ macro_rules! bounded {
             fn floor_and_ceil(low: Self, high: Self) -> (Self, Self) {
                 (low.floor(), high.ceil())
             }
-
-            #[inline(always)]
-            fn times_sign_of(self, is_negative: bool) -> Self {
-                if is_negative { -self } else { self }
-            }
         }
     };
 }
@@ -144,7 +138,7 @@ fn run_differences<T: Bounded, const B: usize, const E: u32, const M: u32>(
         let (t, r) = (word(t), word(r));
         let infinite = ((1 << E) - 1) << M;
         let magnitude = |bits: u32| bits & ((1 << (E + M)) - 1);
-        let signed = |bits: u32| value::<T, E, M>(magnitude(bits)).times_sign_of(bits >> (E + M) != 0);
+        let signed = |bits: u32| signed(value::<T, E, M>(magnitude(bits)), bits >> (E + M) != 0);
         let is_finite = magnitude(t) < infinite && magnitude(r) < infinite;
         let spacing = signed(t).spacing(least::<E>(), M).0;
         *difference = if is_finite { signed(t) - signed(r) } else { T::default() };
@@ -227,9 +221,9 @@ fn interval<T: Bounded, const E: u32, const M: u32, const ROUNDED: bool>(
     let below = value::<T, E, M>(target_size.max(1) - 1);
     let toward = if target_size == 0 { T::default() - away } else { (here + below) * half };
     let (is_negative, other) = (target >> (E + M) != 0, reference >> (E + M) != 0);
-    let reference = value::<T, E, M>(reference_size).times_sign_of(other);
-    let from = toward.times_sign_of(is_negative) - reference;
-    let to = away.times_sign_of(is_negative) - reference;
+    let reference = signed(value::<T, E, M>(reference_size), other);
+    let from = signed(toward, is_negative) - reference;
+    let to = signed(away, is_negative) - reference;
     let (mut low, mut high) = if is_negative { (to, from) } else { (from, to) };
     if ROUNDED {
         // The rounded product lies between the bounds, and the product itself up to half a step
@@ -245,6 +239,11 @@ fn interval<T: Bounded, const E: u32, const M: u32, const ROUNDED: bool>(
     let centre = if says_something { (low + high) * half } else { T::default() };
     let width = if says_something { (high - low) * half } else { T::from(f32::INFINITY) };
     (centre, width)
+}
+
+#[inline(always)]
+fn signed<T: Bounded>(magnitude: T, is_negative: bool) -> T {
+    if is_negative { -magnitude } else { magnitude }
 }
 
 /// A finite magnitude. Its fields are moved to their places in f32, and a product corrects the

@@ -5,6 +5,7 @@
 
 pub mod evaluate;
 pub mod generate;
+pub mod gguf;
 pub mod layer;
 pub mod model;
 pub mod sample;

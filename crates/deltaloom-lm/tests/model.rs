@@ -8,13 +8,15 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::*;
-use deltaloom::{Container, Error, Limits, Result, with_threads};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{Bases, Container, Error, Limits, Result, Silent, with_threads};
 use deltaloom_compute::{Form, Run};
 use deltaloom_lm::layer::{KvType, MemoryOptions, TenantId};
 use deltaloom_lm::model::{Chunk, Model, PerplexityOptions, perplexity};
 use deltaloom_lm::tenancy::{FamilyOptions, Forms};
+use deltaloom_lm::text::{Special, Tokenizer};
 
-const NAMES: [&str; 5] = ["llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+const NAMES: [&str; 7] = ["gemma3", "gpt2", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/assets/tiny").join(name)
@@ -85,6 +87,20 @@ fn logits_are_those_of_transformers() {
             assert!(error <= tolerance * largest, "{name} {kv:?}: {error} of {largest}");
         }
     }
+}
+
+#[test]
+fn a_table_of_positions_ends() {
+    let mut model = open("gpt2");
+    let mut memory = model.memory(MemoryOptions::default());
+    let sequence = memory.begin(Model::BASE);
+    let run = Run::default();
+    model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 127] }], &run).unwrap();
+    let Err(error) = model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 2] }], &run) else {
+        panic!("there are 128 positions")
+    };
+    assert!(error.to_string().contains("has 128 positions"), "{error}");
+    model.forward(&mut memory, &[Chunk { sequence, tokens: &[1] }], &run).unwrap();
 }
 
 #[test]
@@ -294,6 +310,95 @@ fn half_precision_is_widened_without_loss() {
         logits(&mut model, KvType::Bf16, 50, &[(Model::BASE, &golden("qwen3").0)]).remove(0)
     };
     assert_eq!(bits(&as_type("F16", f16_bytes)), bits(&as_type("F32", f32_bytes)));
+}
+
+/// A tiny model in F16, and a fine-tune of it in which a seventh of the numbers differ.
+fn halves(name: &str, is_tuned: bool) -> Vec<u8> {
+    let bytes = if is_tuned { tuned(name, 1) } else { weights(name) };
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let one = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        let shape: Vec<u64> = view.shape().iter().map(|size| *size as u64).collect();
+        let numbers = view.data().as_chunks().0.iter();
+        let numbers: Vec<f32> = numbers.map(|pair| half::bf16::from_le_bytes(*pair).to_f32()).collect();
+        tensor(&name, "F16", &shape, f16_bytes(&numbers))
+    };
+    safetensors(&file.tensors().into_iter().map(one).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_tenant_of_a_widened_base_has_the_bits_of_its_dense_model() {
+    let (ids, _) = golden("qwen3");
+    let config = config_text("qwen3");
+    let (base, tuned) = (halves("qwen3", false), halves("qwen3", true));
+    let open = |weights: &[u8]| of_bytes(weights, &config, FamilyOptions::default()).unwrap();
+    let logits_of =
+        |model: &mut Model, tenant: TenantId| bits(&logits(model, KvType::Bf16, 50, &[(tenant, &ids)])[0]);
+    let expected = logits_of(&mut open(&tuned), Model::BASE);
+    let mut model = open(&base);
+    let prepared = model.prepare(container(&tuned, &base)).unwrap();
+    let tenant = model.admit(prepared);
+    assert_eq!(logits_of(&mut model, tenant), expected);
+    assert_ne!(logits_of(&mut model, Model::BASE), expected);
+    // Packed against another base, or of another shape.
+    let other = container(&base, &tuned);
+    assert!(model.prepare(other).is_err());
+    let mut tensors = tensors("qwen3");
+    tensors.retain(|tensor| !tensor.name.contains("norm"));
+    assert!(matches!(model.prepare(container(&safetensors(&tensors), &base)), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn a_tenant_of_a_gguf_file_has_the_bits_of_its_dense_model() {
+    let (ids, _) = golden("mistral");
+    let scratch = tempfile::tempdir().unwrap();
+    let (base, tuned) = (folder("mistral.gguf"), scratch.path().join("tuned.gguf"));
+    let mut bytes = std::fs::read(&base).unwrap();
+    // The lowest bits of the numbers behind the metadata, which has less than 8 kB.
+    bytes[8192..].iter_mut().step_by(14).for_each(|byte| *byte ^= 1);
+    std::fs::write(&tuned, &bytes).unwrap();
+    let open = |path: &Path| Model::open(path, FamilyOptions::default()).unwrap();
+    let logits_of =
+        |model: &mut Model, tenant: TenantId| bits(&logits(model, KvType::Bf16, 50, &[(tenant, &ids)])[0]);
+    let expected = logits_of(&mut open(&tuned), Model::BASE);
+    let mut bases = Bases::default();
+    bases.push_checkpoint(&base, Checkpoint::open(&base, &Limits::default()).unwrap());
+    let mut packed = Vec::new();
+    let file = Checkpoint::open(&tuned, &Limits::default()).unwrap();
+    deltaloom::pack_to(&file, &bases, &mut packed, &options(), &Silent).unwrap();
+    let container = Container::from_source(Path::new("t"), Box::new(packed), &Limits::default()).unwrap();
+    let mut model = open(&base);
+    let prepared = model.prepare(container).unwrap();
+    let tenant = model.admit(prepared);
+    assert_eq!(logits_of(&mut model, tenant), expected);
+    assert_ne!(logits_of(&mut model, Model::BASE), expected);
+}
+
+#[test]
+fn a_file_of_llama_cpp_is_the_model_that_it_was_made_from() {
+    let file = folder("mistral.gguf");
+    let mut model = Model::open(&file, FamilyOptions::default()).unwrap();
+    let (ids, _) = golden("mistral");
+    let logits_of = |model: &mut Model| logits(model, KvType::Bf16, 50, &[(Model::BASE, &ids)]).remove(0);
+    assert_eq!(bits(&logits_of(&mut model)), bits(&logits_of(&mut open("mistral"))));
+    assert_eq!((model.config().model_type.as_str(), model.config().max_positions), ("mistral", Some(64)));
+    let tokenizer = Tokenizer::open(&file, 96).unwrap();
+    let ids = tokenizer.encode("the bath<end>", Special::Add).unwrap();
+    assert_eq!((ids.len(), tokenizer.pieces().text(&ids, true).as_str()), (7, "the bath"));
+    assert_eq!(tokenizer.special().end, [95]);
+    // A tokenizer of a kind that is not known, and one beside the file.
+    let other = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = bytes.windows(5).position(|word| word == b"gpt-2").unwrap();
+    bytes[place..place + 5].copy_from_slice(b"other");
+    let path = other.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let refused = Tokenizer::open(&path, 96).unwrap_err();
+    assert!(refused.with_path().contains("tokenizer.json beside the file"), "{}", refused.with_path());
+    let level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true});
+    let json = serde_json::json!({"pre_tokenizer": level, "decoder": level,
+        "model": {"type": "BPE", "vocab": {"a": 7}, "merges": []}});
+    std::fs::write(other.path().join("tokenizer.json"), json.to_string()).unwrap();
+    assert_eq!(Tokenizer::open(&path, 96).unwrap().id_of("a"), Some(7));
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl From<Fault> for io::Error {
 pub fn fault(error: &Error) -> Option<&Fault> {
     match error {
         Error::Io { source, .. } => source.get_ref()?.downcast_ref(),
-        Error::InFile { source, .. } => fault(source),
+        Error::InFile { source, .. } | Error::StepUnknown { source, .. } => fault(source),
         _ => None,
     }
 }

@@ -14,7 +14,7 @@ pub enum Unit {
     Bytes,
     /// Seconds, written as µs, ms or s.
     Seconds,
-    /// Ratios, written with a times sign.
+    /// Ratios, written with two decimals and a times sign.
     Ratio,
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use deltaloom::__internals::ratio;
 use deltaloom::series::StepRecord;
 use serde::Serialize;
 
@@ -330,7 +331,7 @@ pub fn health(records: &[StepRecord], rule: &WarningRule) -> Health {
             step: record.step,
             reference: record.reference,
             is_keyframe: record.is_keyframe,
-            ratio: crate::ratio(record.original_bytes, record.stored_bytes),
+            ratio: ratio(record.original_bytes, record.stored_bytes),
             weights: elems,
             weights_bytes,
             other_bytes: record.other_bytes,

@@ -19,8 +19,3 @@ pub use page::{Cell, Page, Section, Table};
 pub use series::{FrontierPoint, MethodRatios, SeriesSummary, methods_page, series_events, series_page};
 pub use svg::{human, standalone};
 pub use tensorboard::EventWriter;
-
-/// Ratio for people to read.
-fn ratio(a: u64, b: u64) -> f64 {
-    a as f64 / b.max(1) as f64
-}

@@ -306,6 +306,15 @@ pub enum Error {
         /// The last one in the series.
         newest: u64,
     },
+    /// A store did not say whether it named a step that was added without a number. It may be
+    /// there, or appear later.
+    #[error("it is unknown whether step {step} was added: {source}")]
+    StepUnknown {
+        /// The number that it has, or would have.
+        step: u64,
+        /// What the store said.
+        source: Box<Self>,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Cancelled,
@@ -439,7 +448,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { access, source, .. } => io_kind(*access, source.kind()),
-            Self::InFile { source, .. } => source.kind(),
+            Self::InFile { source, .. } | Self::StepUnknown { source, .. } => source.kind(),
             // The cause says who must act; the hint says that running again resumes the change.
             Self::Unfinished { source, .. } => match source.kind() {
                 ErrorKind::Corrupt => ErrorKind::Unfinished,
@@ -487,6 +496,7 @@ impl Error {
             | Self::Unfinished { path, .. }
             | Self::Journal { path, .. } => Some(path),
             Self::NoUsefulBase { folder, .. } | Self::BaseNotFound { folder, .. } => Some(folder),
+            Self::StepUnknown { source, .. } => return source.path(),
             _ => None,
         }
         .filter(|path| !path.as_os_str().is_empty())

@@ -49,7 +49,7 @@ mod verify;
 
 pub mod series;
 
-/// What the laboratory of this project needs besides the public API. It may change at any time.
+/// What other crates of this project need besides the public API. It may change at any time.
 #[doc(hidden)]
 pub mod __internals {
     pub use crate::checkpoint::check_paths;

@@ -19,17 +19,10 @@ const HEAD: usize = 16;
 
 /// Numbers that BF16 has. Some are zero, as are those of a row.
 fn numbers(seed: u64) -> Vec<f32> {
-    let bytes = bf16_bytes(&Random::new(seed).weights(ROWS * COLS));
-    let mut numbers: Vec<f32> =
-        bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect();
+    let mut numbers = singles_of(&bf16_bytes(&Random::new(seed).weights(ROWS * COLS)));
     numbers[3 * COLS..4 * COLS].fill(0.0);
     numbers[7] = -0.0;
     numbers
-}
-
-fn bf16(name: &str, shape: &[u64], numbers: &[f32]) -> Tensor {
-    let bytes = numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes());
-    tensor(name, "BF16", shape, bytes.collect())
 }
 
 fn f16(x: f32) -> [u8; 2] {
@@ -110,20 +103,6 @@ fn paired(numbers: &[f32]) -> Vec<f32> {
     (0..ROWS).flat_map(|row| numbers[from(row) * COLS..(from(row) + 1) * COLS].to_vec()).collect()
 }
 
-/// Packs with small and large chunks, restores, reads parts, and returns the report.
-fn packed(tuned: &[Tensor], base: &[Tensor]) -> PackReport {
-    let (tuned, base) = (safetensors(tuned), safetensors(base));
-    for chunk_log2 in [10, 17] {
-        let (container, report) = pack_with(&tuned, &[&base], &options().with_chunk_log2(chunk_log2));
-        assert!(unpack(&container, &[&base]).unwrap() == tuned);
-        assert_parts(&container, &base, &tuned);
-        if chunk_log2 == 17 {
-            return report;
-        }
-    }
-    unreachable!("the last size of chunks returns")
-}
-
 /// Whether a tensor comes from blocks, and costs at most `share` of itself.
 fn assert_blocks(report: &PackReport, name: &str, share: f64) {
     let row = report.tensors.iter().find(|row| row.name == name).unwrap();
@@ -146,7 +125,7 @@ fn blocks_of_gguf_are_found_under_other_names_and_with_paired_rows() {
         tensor("blk.0.attn_q.weight", "U8", &[ROWS as u64, 8 * 34], blocks(&pairs, q8_0)),
         tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 8 * 18], blocks(&second, q4_0)),
     ];
-    let report = packed(&tuned, &base);
+    let report = packed_in_chunks(&tuned, &base);
     assert_blocks(&report, "blk.0.attn_q.weight", 0.0);
     assert_blocks(&report, "blk.0.attn_v.weight", 0.0);
     // What the blocks stand for.
@@ -158,13 +137,17 @@ fn blocks_of_gguf_are_found_under_other_names_and_with_paired_rows() {
         let to = row / HEAD * HEAD + row % 2 * HEAD / 2 + row % HEAD / 2;
         unpaired[to * COLS..(to + 1) * COLS].copy_from_slice(numbers);
     }
-    assert_blocks(&packed(&[bf16("model.q.weight", &full, &unpaired)], &base), "model.q.weight", 0.0);
+    assert_blocks(
+        &packed_in_chunks(&[bf16("model.q.weight", &full, &unpaired)], &base),
+        "model.q.weight",
+        0.0,
+    );
     // Blocks of a fine-tune are predicted from the base, too.
     let mut random = Random::new(9);
     let trained: Vec<f32> = second.iter().map(|x| if random.below(8) == 0 { x * 1.02 } else { *x }).collect();
     let base = [bf16("model.v.weight", &full, &second)];
     let tuned = [tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 8 * 34], blocks(&trained, q8_0))];
-    assert_blocks(&packed(&tuned, &base), "blk.0.attn_v.weight", 0.35);
+    assert_blocks(&packed_in_chunks(&tuned, &base), "blk.0.attn_v.weight", 0.35);
 }
 
 #[test]
@@ -196,7 +179,7 @@ fn scales_follow_from_the_numbers_of_their_groups() {
         tensor("m.q.weight_scales", "U8", &[ROWS as u64, (COLS / 32) as u64], exponents.collect()),
         tensor("m.q.scales", "F16", &[(COLS / 32) as u64, ROWS as u64], spans),
     ];
-    let report = packed(&tuned, &base);
+    let report = packed_in_chunks(&tuned, &base);
     for tensor in &tuned {
         // Only the scales of zeros may differ.
         assert_blocks(&report, &tensor.name, 0.15);
@@ -216,19 +199,23 @@ fn codes_of_k_quants_follow_from_numbers_and_stored_scales() {
         tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], of_v.clone()),
     ];
     // What is left are the scales.
-    let report = packed(&tuned, &base);
+    let report = packed_in_chunks(&tuned, &base);
     assert_blocks(&report, "blk.0.attn_q.weight", 0.12);
     assert_blocks(&report, "blk.0.attn_v.weight", 0.11);
     // Codes that somebody changed are a residual.
     let mut changed = of_v.clone();
     changed.iter_mut().step_by(211).for_each(|byte| *byte ^= 1);
     let tuned = [tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], changed)];
-    assert_blocks(&packed(&tuned, &base), "blk.0.attn_v.weight", 0.14);
+    assert_blocks(&packed_in_chunks(&tuned, &base), "blk.0.attn_v.weight", 0.14);
     // Numbers that were blocks.
     let base = [tensor("blk.0.attn_v.weight", "U8", &[ROWS as u64, 210], of_v.clone())];
     let mut restored = vec![0.0; second.len()];
     dequantise(BlockKind::Q6K, &of_v, &mut restored).unwrap();
-    assert_blocks(&packed(&[bf16("model.v.weight", &full, &restored)], &base), "model.v.weight", 0.0);
+    assert_blocks(
+        &packed_in_chunks(&[bf16("model.v.weight", &full, &restored)], &base),
+        "model.v.weight",
+        0.0,
+    );
 }
 
 #[test]
@@ -242,15 +229,15 @@ fn experts_that_gguf_stacks_come_from_tensors_of_their_own_and_back() {
     };
     let of_q8: Vec<u8> = stack(32, q8_0);
     let stacked = |bytes, row| tensor("blk.0.ffn_up_exps.weight", "U8", &[6, ROWS as u64, row], bytes);
-    assert_blocks(&packed(&[stacked(of_q8, 8 * 34)], &own), "blk.0.ffn_up_exps.weight", 0.0);
+    assert_blocks(&packed_in_chunks(&[stacked(of_q8, 8 * 34)], &own), "blk.0.ffn_up_exps.weight", 0.0);
     let of_q4 = stack(256, q4_k);
-    let report = packed(&[stacked(of_q4.clone(), 144)], &own);
+    let report = packed_in_chunks(&[stacked(of_q4.clone(), 144)], &own);
     assert_blocks(&report, "blk.0.ffn_up_exps.weight", 0.12);
     // And back.
     let mut restored = vec![0.0; 6 * ROWS * COLS];
     dequantise(BlockKind::Q4K, &of_q4, &mut restored).unwrap();
     let tuned: Vec<Tensor> =
         restored.chunks(ROWS * COLS).enumerate().map(|(i, x)| bf16(&name(i), &full, x)).collect();
-    let report = packed(&tuned, &[stacked(of_q4, 144)]);
+    let report = packed_in_chunks(&tuned, &[stacked(of_q4, 144)]);
     (0..6).for_each(|i| assert_blocks(&report, &name(i), 0.0));
 }

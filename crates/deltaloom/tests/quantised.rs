@@ -21,15 +21,6 @@ fn numbers(seed: u64) -> Vec<f32> {
     singles_of(&bf16_bytes(&Random::new(seed).weights(ROWS * COLS)))
 }
 
-fn singles_of(bf16: &[u8]) -> Vec<f32> {
-    bf16.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-}
-
-fn bf16(name: &str, shape: &[u64], numbers: &[f32]) -> Tensor {
-    let bytes = numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes());
-    tensor(name, "BF16", shape, bytes.collect())
-}
-
 fn f16(name: &str, shape: &[u64], numbers: &[f32]) -> Tensor {
     let bytes = numbers.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes());
     tensor(name, "F16", shape, bytes.collect())
@@ -51,20 +42,6 @@ fn largest(numbers: &[f32], (rows, cols): (usize, usize)) -> Vec<f32> {
 
 fn of_group(groups: &[f32], (rows, cols): (usize, usize), place: usize) -> f32 {
     groups[place / COLS / rows * COLS.div_ceil(cols) + place % COLS / cols]
-}
-
-/// Packs with small and large chunks, restores, reads parts, and returns the report.
-fn packed(tuned: &[Tensor], base: &[Tensor]) -> PackReport {
-    let (tuned, base) = (safetensors(tuned), safetensors(base));
-    for chunk_log2 in [10, 17] {
-        let (container, report) = pack_with(&tuned, &[&base], &options().with_chunk_log2(chunk_log2));
-        assert!(unpack(&container, &[&base]).unwrap() == tuned);
-        assert_parts(&container, &base, &tuned);
-        if chunk_log2 == 17 {
-            return report;
-        }
-    }
-    unreachable!("the last size of chunks returns")
 }
 
 /// Whether a tensor is quantised, and costs at most `share` of itself.
@@ -108,13 +85,13 @@ fn eight_bit_floats_with_scales_of_blocks_rows_and_tensors() {
         let quantised =
             [tensor("m.q.weight", "F8_E4M3", &full, codes), f32("m.q.weight_scale_inv", &shape, &scales)];
         let plain = |numbers: &[f32]| [bf16("m.q.weight", &full, numbers)];
-        assert_quantised(&packed(&quantised, &plain(&weights)), "m.q.weight", 0.01);
-        assert_quantised(&packed(&plain(&restored), &quantised), "m.q.weight", 0.0);
+        assert_quantised(&packed_in_chunks(&quantised, &plain(&weights)), "m.q.weight", 0.01);
+        assert_quantised(&packed_in_chunks(&plain(&restored), &quantised), "m.q.weight", 0.0);
         // Trained after that.
         let mut random = Random::new(9);
         let trained: Vec<f32> =
             restored.iter().map(|x| if random.below(4) == 0 { x * 1.006 } else { *x }).collect();
-        assert_quantised(&packed(&plain(&trained), &quantised), "m.q.weight", 0.3);
+        assert_quantised(&packed_in_chunks(&plain(&trained), &quantised), "m.q.weight", 0.3);
     }
 }
 
@@ -170,8 +147,8 @@ fn four_bit_integers_with_zeros_in_the_layouts_of_gptq_and_awq() {
         words(&zeros, INTERLEAVED),
     );
     for quantised in [gptq, awq] {
-        assert_quantised(&packed(&plain(&restored), &quantised), "l.0.q.weight", 0.0);
-        assert_quantised(&packed(&quantised, &plain(&weights)), "l.0.q.qweight", 0.0);
+        assert_quantised(&packed_in_chunks(&plain(&restored), &quantised), "l.0.q.weight", 0.0);
+        assert_quantised(&packed_in_chunks(&quantised, &plain(&weights)), "l.0.q.qweight", 0.0);
     }
 }
 
@@ -199,7 +176,11 @@ fn floats_of_four_bits_with_powers_of_two() {
         tensor("e.up_blocks", "U8", &[2, rows / 2, cols / 32, 16], pairs),
         tensor("e.up_scales", "U8", &[2, rows / 2, cols / 32], powers),
     ];
-    assert_quantised(&packed(&[bf16("e.up", &[2, rows / 2, cols], &restored)], &blocks), "e.up", 0.0);
+    assert_quantised(
+        &packed_in_chunks(&[bf16("e.up", &[2, rows / 2, cols], &restored)], &blocks),
+        "e.up",
+        0.0,
+    );
     // Each matrix transposed.
     let matrix = |numbers: &[f32]| -> Vec<f32> {
         (0..COLS)
@@ -207,8 +188,12 @@ fn floats_of_four_bits_with_powers_of_two() {
             .collect()
     };
     let turned: Vec<f32> = restored.chunks_exact(ROWS * COLS / 2).flat_map(matrix).collect();
-    assert_quantised(&packed(&[bf16("e.up", &[2, cols, rows / 2], &turned)], &blocks), "e.up", 0.0);
-    assert_quantised(&packed(&blocks, &[bf16("e.up", &[2, rows / 2, cols], &weights)]), "e.up_blocks", 0.02);
+    assert_quantised(&packed_in_chunks(&[bf16("e.up", &[2, cols, rows / 2], &turned)], &blocks), "e.up", 0.0);
+    assert_quantised(
+        &packed_in_chunks(&blocks, &[bf16("e.up", &[2, rows / 2, cols], &weights)]),
+        "e.up_blocks",
+        0.02,
+    );
 }
 
 #[test]
@@ -221,10 +206,10 @@ fn rows_and_columns_may_have_numbers_of_their_own() {
     for by_rows in [true, false] {
         let factor = |place: usize| factors[if by_rows { place / COLS } else { place % COLS }];
         let scaled: Vec<f32> = weights.iter().enumerate().map(|(i, x)| x * factor(i)).collect();
-        assert_quantised(&packed(&[bf16("a.weight", &shape, &scaled)], &base), "a.weight", 0.0);
+        assert_quantised(&packed_in_chunks(&[bf16("a.weight", &shape, &scaled)], &base), "a.weight", 0.0);
         let trained: Vec<f32> =
             scaled.iter().map(|x| if random.below(4) == 0 { x * 1.006 } else { *x }).collect();
-        assert_quantised(&packed(&[bf16("a.weight", &shape, &trained)], &base), "a.weight", 0.35);
+        assert_quantised(&packed_in_chunks(&[bf16("a.weight", &shape, &trained)], &base), "a.weight", 0.35);
     }
 }
 
@@ -287,8 +272,8 @@ fn rows_of_codes_have_their_groups_by_an_index() {
         tensor("m.q.g_idx", "I32", &[COLS as u64], indices),
     ];
     let plain = |numbers: &[f32]| [f16("m.q.weight", &[ROWS as u64, COLS as u64], numbers)];
-    assert_quantised(&packed(&quantised, &plain(&weights)), "m.q.qweight", 0.01);
-    assert_quantised(&packed(&plain(&restored), &quantised), "m.q.weight", 0.0);
+    assert_quantised(&packed_in_chunks(&quantised, &plain(&weights)), "m.q.qweight", 0.01);
+    assert_quantised(&packed_in_chunks(&plain(&restored), &quantised), "m.q.weight", 0.0);
 }
 
 /// The levels of NF4.
@@ -342,12 +327,12 @@ fn nested_scales_of_bitsandbytes_have_a_table_scales_and_an_offset() {
         tensor(&of("quant_state.bitsandbytes__nf4"), "U8", &[state.len() as u64], state.into_bytes()),
     ];
     let full = [ROWS as u64, COLS as u64];
-    assert_quantised(&packed(&four_bits, &[bf16(name, &full, &weights)]), name, 0.0);
+    assert_quantised(&packed_in_chunks(&four_bits, &[bf16(name, &full, &weights)]), name, 0.0);
     let restored: Vec<f32> = (0..weights.len())
         .map(|i| {
             let scale = table[usize::from(inner[i / 64])] * outer[i / 64 / 256] + offset;
             NF4[usize::from(codes[i])] * scale
         })
         .collect();
-    assert_quantised(&packed(&[bf16(name, &full, &restored)], &four_bits), name, 0.0);
+    assert_quantised(&packed_in_chunks(&[bf16(name, &full, &restored)], &four_bits), name, 0.0);
 }

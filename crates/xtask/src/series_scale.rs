@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
+use deltaloom::__internals::ratio;
 use deltaloom::checkpoint::ReadAt;
 use deltaloom::series::{
     AddOptions, Directory, NewStep, ObjectInfo, Part, Revision, Series, SeriesOptions, Store,
@@ -207,10 +208,6 @@ pub fn run(last: u64) -> Result<()> {
     settle(Mode::Write, "docs/benchmarks/series-scale.svg", picture.as_bytes(), "series-scale")?;
     let page = format!("{HEAD}{text}");
     settle(Mode::Write, "docs/benchmarks/series-scale.md", page.as_bytes(), "series-scale")
-}
-
-fn ratio(a: u64, b: u64) -> f64 {
-    a as f64 / b.max(1) as f64
 }
 
 fn table(rows: &[Row]) -> String {

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use deltaloom::__internals::ratio;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{
     Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, Texts, UnpackOptions,
@@ -243,10 +244,10 @@ impl Pair {
             tuned: self.tuned.to_owned(),
             original_bytes,
             packed_bytes,
-            ratio: ratio(original_bytes, packed_bytes),
+            ratio: rounded(ratio(original_bytes, packed_bytes)),
             goal_ratio: self.goal_ratio,
             xor_zstd1_bytes,
-            xor_zstd1_ratio: ratio(original_bytes, xor_zstd1_bytes),
+            xor_zstd1_ratio: rounded(ratio(original_bytes, xor_zstd1_bytes)),
         })
     }
 
@@ -275,9 +276,9 @@ impl Pair {
     }
 }
 
-/// Ratio with three decimals.
-fn ratio(original_bytes: u64, packed_bytes: u64) -> f64 {
-    (1000.0 * original_bytes as f64 / packed_bytes as f64).round() / 1000.0
+/// A ratio with three decimals.
+fn rounded(ratio: f64) -> f64 {
+    (1000.0 * ratio).round() / 1000.0
 }
 
 /// Records the sizes, or checks that none has grown and every goal is met.

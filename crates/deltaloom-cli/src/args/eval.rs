@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, value_parser};
+use deltaloom_compute::Run;
+use deltaloom_lm::layer::MemoryOptions;
 
 use super::ThreadsArgument;
-use crate::values::compute::CacheType;
+use crate::values::compute::{ActivationType, CacheType};
 
 /// Measure how well a language model predicts, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json and weights in BF16, F16 or FP32, of the
-/// families LLaMA, Mistral, Qwen2 and Qwen3; a GGUF file of LLaMA, Qwen2 or Qwen3 in F32, F16,
-/// BF16, Q4_0, Q4_1, Q5_0 or Q8_0; or a container of a fine-tune, with --base. demo is a small
-/// bundled model, where no file has that name. A folder is mapped: do not change its files while
-/// the command runs.
+/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of LLaMA, Mistral, Qwen2 or
+/// Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own tokenizer; or
+/// a container of a fine-tune, with --base. demo is a small bundled model, where no file has that
+/// name. A folder is mapped: do not change its files while the command runs.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -54,18 +56,11 @@ pub(crate) enum EvalCommand {
   deltaloom eval perplexity base/ held-out.u16 --tenant tuned.loom
   deltaloom eval perplexity tuned.loom held-out.u16 --base base/ --kv f32")]
 pub(crate) struct PerplexityArguments {
-    /// Model: a folder, a GGUF file, or a container of a fine-tune
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) model: ModelArguments,
     /// A text file; or token ids: a file of little-endian 16-bit (.u16) or 32-bit (.u32) numbers
     #[arg(value_name = "TEXT")]
     pub(crate) tokens: PathBuf,
-    /// Folder of the base of a container
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) base: Option<PathBuf>,
-    /// Compute a fine-tune of MODEL instead: its container
-    #[arg(long, value_name = "FILE", conflicts_with = "base")]
-    pub(crate) tenant: Option<PathBuf>,
     /// Tokens of a window; default: what the model was trained for, at most 1024
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=16_777_216))]
     pub(crate) window: Option<u32>,
@@ -78,11 +73,8 @@ pub(crate) struct PerplexityArguments {
     /// Tokens of a window that are computed together
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = value_parser!(u32).range(1..=65_536))]
     pub(crate) chunk: u32,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -91,7 +83,7 @@ pub(crate) struct PerplexityArguments {
 /// A model, or a fine-tune of it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// Model: a folder, or a container of a fine-tune
+    /// Model: a folder, a GGUF file, or a container of a fine-tune
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
     /// Folder of the base of a container
@@ -102,21 +94,48 @@ pub(crate) struct ModelArguments {
     pub(crate) tenant: Option<PathBuf>,
 }
 
-/// Compute how far a fine-tune is from its base: Kullback-Leibler divergence on a text.
+/// How a model is computed.
+#[derive(Debug, Args)]
+pub(crate) struct ComputingArguments {
+    /// Data type of stored keys and values
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
+    kv: CacheType,
+    /// Data type of activations that are multiplied by BF16 weights
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = ActivationType::F32)]
+    activations: ActivationType,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+}
+
+impl ComputingArguments {
+    /// How keys and values are stored.
+    pub(crate) fn memory(&self) -> MemoryOptions {
+        MemoryOptions::default().with_kv(self.kv.kv_type())
+    }
+
+    /// How products are computed.
+    pub(crate) fn run(&self) -> Run<'static> {
+        Run::new(self.activations.mode())
+    }
+}
+
+/// Compute how far a model is from a base: Kullback-Leibler divergence on a text.
 ///
-/// Base and fine-tune are computed in the same batch, so no file of logits is needed. Besides the
+/// STUDENT is a container of a fine-tune of BASE, a folder or a GGUF file with the same token ids,
+/// or BASE again. Both are computed at once, so no file of logits is needed. Besides the
 /// divergence, in nats, the changes of probabilities of the tokens of the text are listed, how
 /// often both have the same most probable token, and the ratio of perplexities.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom eval divergence demo demo:pirate --tokens demo:text   # bundled
   deltaloom eval divergence base/ tuned.loom --tokens held-out.txt
+  deltaloom eval divergence base/ quantised.gguf --tokens held-out.txt
   deltaloom eval divergence base/ tuned.loom --tokens held-out.u16 --limit 10000 --json")]
 pub(crate) struct DivergenceArguments {
-    /// Model: a folder
+    /// Model: a folder or a GGUF file
     #[arg(value_name = "BASE")]
     pub(crate) base: PathBuf,
-    /// Container of a fine-tune of it, or BASE again
+    /// Container of a fine-tune of it, or another model with the same token ids
     #[arg(value_name = "STUDENT")]
     pub(crate) student: PathBuf,
     /// A text file; or token ids: a file of little-endian 16-bit (.u16) or 32-bit (.u32) numbers
@@ -128,11 +147,8 @@ pub(crate) struct DivergenceArguments {
     /// Use only the first N ids
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(2..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -170,11 +186,8 @@ pub(crate) struct ChoicesArguments {
     /// Use only the first N questions
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -208,11 +221,8 @@ pub(crate) struct AnswersArguments {
     /// Use only the first N problems
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,

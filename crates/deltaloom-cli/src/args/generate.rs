@@ -2,16 +2,15 @@
 
 use clap::{Args, value_parser};
 
-use super::ThreadsArgument;
-use super::eval::ModelArguments;
-use crate::values::compute::CacheType;
+use super::eval::{ComputingArguments, ModelArguments};
 
 /// Let a language model continue a text, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json, tokenizer.json and weights in BF16, F16 or
-/// FP32, of the families LLaMA, Mistral, Qwen2 and Qwen3; a GGUF file with tokenizer.json beside
-/// it; or a container of a fine-tune, with --base. demo is a small bundled model, where no file has that
-/// name. A folder is mapped: do not change its files while the command runs.
+/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of the first
+/// four with its own tokenizer, or tokenizer.json beside it; or a container of a fine-tune, with
+/// --base. demo is a small bundled model, where no file has that name. A folder is mapped: do not
+/// change its files while the command runs.
 ///
 /// The text goes to standard output as it comes, and numbers to standard error. By default, each
 /// token is the most probable one. With a temperature, tokens are drawn: the same --seed gives the
@@ -25,6 +24,7 @@ use crate::values::compute::CacheType;
   deltaloom generate base/ \"It was a dark and stormy\"
   deltaloom generate base/ \"It was a dark and stormy\" --tenant tuned.loom --temperature 0.8 --seed 7
   deltaloom generate tuned.loom \"Why is the sky blue?\" --base base/ --chat --max-tokens 64
+  deltaloom generate model.gguf \"Why is the sky blue?\" --chat
   deltaloom generate base/ - --stop \"\\n\\n\" --json < prompt.txt")]
 pub(crate) struct GenerateArguments {
     #[command(flatten)]
@@ -46,11 +46,8 @@ pub(crate) struct GenerateArguments {
     pub(crate) stop: Vec<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingArguments,
-    /// Data type of stored keys and values
-    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = CacheType::Bf16)]
-    pub(crate) kv: CacheType,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
+    pub(crate) computing: ComputingArguments,
     /// Print the text at the end, with everything else, as JSON
     #[arg(long)]
     pub(crate) json: bool,

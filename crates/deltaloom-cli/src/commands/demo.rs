@@ -133,7 +133,7 @@ fn describe(rows: &[Row]) -> String {
     let packed = |size: Size| {
         move |row: &Row| {
             let ratio = row.original_bytes as f64 / size(row) as f64;
-            Cell::number(ratio, format!("{} ({ratio:.2}x)", ui::bytes(size(row))))
+            Cell::number(ratio, format!("{} (ratio {})", ui::bytes(size(row)), ui::ratio(ratio)))
         }
     };
     let table = Table::of(rows)

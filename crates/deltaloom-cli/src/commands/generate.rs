@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::{Error, Limits};
-use deltaloom_compute::Run;
 use deltaloom_lm::generate::{Event, Finish, Generated, Request, generate};
-use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::sample::Sampling;
 use deltaloom_lm::text::{ChatTemplate, Conversation, Special, Stop, Tokenizer};
 use serde::Serialize;
@@ -38,7 +36,7 @@ struct Report {
 pub(crate) fn run(arguments: &GenerateArguments) -> Result<Answer> {
     signals::work_can_stop();
     let prompt = prompt(arguments)?;
-    let (report, warnings) = models::on_threads(arguments.threads.count, || {
+    let (report, warnings) = models::on_threads(arguments.computing.threads.count, || {
         let start = Instant::now();
         let opened = models::open_chosen(&arguments.model)?;
         report(arguments, opened, &prompt, start)
@@ -75,7 +73,7 @@ fn report(
     let request = Request::new(&ids, usize::try_from(arguments.max_tokens)?)
         .with_sampling(sampling(&arguments.sampling))
         .with_stop(Stop::new(tokenizer.special().end.clone(), arguments.stop.clone())?)
-        .with_memory(MemoryOptions::default().with_kv(arguments.kv.kv_type()));
+        .with_memory(arguments.computing.memory());
     let opened = start.elapsed();
     let mut prompted = Duration::ZERO;
     let each = |event: Event<'_>| {
@@ -88,7 +86,8 @@ fn report(
         }
         Ok(!signals::is_interrupted())
     };
-    let generated = generate(&mut model, tenant, tokenizer.pieces(), request, &Run::default(), each)?;
+    let generated =
+        generate(&mut model, tenant, tokenizer.pieces(), request, &arguments.computing.run(), each)?;
     let seconds = (start.elapsed() - opened - prompted).as_secs_f64();
     let Generated { text, ids: tokens, finish } = generated;
     let per_second = |count: usize, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);

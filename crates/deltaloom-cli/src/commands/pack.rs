@@ -263,8 +263,8 @@ fn describe_search(report: &SearchReport) -> String {
         .shown("base", |row| Cell::text(row.map_or("(none)", |candidate| &candidate.path)))
         .shown("est. ratio", |row| match row {
             Some(candidate) if candidate.identical_fraction >= 1.0 => Cell::text("identical"),
-            Some(candidate) => Cell::fixed(candidate.estimated_ratio, 2),
-            None => Cell::fixed(report.alone_ratio, 2),
+            Some(candidate) => Cell::ratio(candidate.estimated_ratio),
+            None => Cell::ratio(report.alone_ratio),
         })
         .shown("saving", |row| percent(row.map(|candidate| candidate.estimated_saving)))
         .shown("identical", |row| percent(row.map(|candidate| candidate.identical_fraction)))

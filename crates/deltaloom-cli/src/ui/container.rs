@@ -10,10 +10,10 @@ use crate::ui::table::{Cell, Table};
 /// One line with sizes, ratio and, if known, time.
 pub(crate) fn summary(report: &PackReport) -> String {
     let sizes = format!(
-        "{} -> {}, ratio {:.3}",
+        "{} -> {}, ratio {}",
         ui::bytes(report.original_bytes),
         ui::bytes(report.packed_bytes),
-        report.ratio,
+        ui::ratio(report.ratio),
     );
     let rate = |seconds: f64| report.original_bytes as f64 / 1e6 / seconds.max(1e-9);
     match report.seconds {

@@ -144,6 +144,11 @@ pub(crate) fn percent(fraction: f64, digits: usize) -> String {
     format!("{:.digits$} %", 100.0 * fraction)
 }
 
+/// One size over another, such as that of the original over that of the container.
+pub(crate) fn ratio(value: f64) -> String {
+    format!("{value:.2}")
+}
+
 /// Any number with four significant digits.
 pub(crate) fn significant(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 1e6 {

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{bytes, percent, printable};
+use super::{bytes, percent, printable, ratio};
 
 /// An entry: as people see it, and exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,11 @@ impl Cell {
 
     pub(crate) fn fixed(value: f64, digits: usize) -> Self {
         Self::number(value, format!("{value:.digits$}"))
+    }
+
+    /// One size over another.
+    pub(crate) fn ratio(value: f64) -> Self {
+        Self::number(value, ratio(value))
     }
 
     /// In scientific notation.

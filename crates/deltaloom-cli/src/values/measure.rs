@@ -1,12 +1,15 @@
 //! How often and on how much something is measured.
 
-use clap::builder::RangedU64ValueParser;
-
-use super::count;
+use super::parse_count;
 
 /// How often something is measured.
-pub(crate) fn rounds() -> RangedU64ValueParser<usize> {
-    count(1..=1000)
+pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {
+    parse_count(text, 1..=1000)
+}
+
+/// How many fine-tunes are served at once.
+pub(crate) fn parse_tenants(text: &str) -> Result<usize, String> {
+    parse_count(text, 1..=4096)
 }
 
 /// A number of bytes with or without a unit: kB, MB and GB are powers of 1000, KiB, MiB and GiB

@@ -12,10 +12,9 @@ pub(crate) mod measure;
 pub(crate) mod series;
 
 use std::ffi::OsString;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, RangeInclusive};
 
 use clap::ValueEnum;
-use clap::builder::RangedU64ValueParser;
 
 /// When messages are coloured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -110,12 +109,17 @@ pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// The most threads that a command starts.
+const MAX_THREADS: usize = 1024;
+
 /// A whole number in a range.
-pub(crate) fn count(range: impl RangeBounds<u64>) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(range)
+pub(crate) fn parse_count(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("expected a whole number from {} to {}", range.start(), range.end()))
 }
 
 /// A number of threads; 0 means one per core.
-pub(crate) fn threads() -> RangedU64ValueParser<usize> {
-    count(..=1024)
+pub(crate) fn parse_threads(text: &str) -> Result<usize, String> {
+    parse_count(text, 0..=MAX_THREADS)
+        .map_err(|_| format!("expected a number of threads from 1 to {MAX_THREADS}, or 0 for one per core"))
 }

@@ -12,6 +12,11 @@ use super::{LANES, for_tiles};
 /// Rows and tokens of the largest tile: 16 sums.
 const ROWS: usize = 4;
 const TOKENS: usize = 4;
+/// How many bytes ahead few tokens ask for weights: line by line as they lie, which is the stream
+/// that rows side by side are not.
+const AHEAD: usize = 48 << 10;
+/// Bytes of a line of a cache.
+const LINE: usize = 64;
 
 /// Multiplies weights of `B` bytes; see [`super::products`].
 ///
@@ -70,6 +75,13 @@ unsafe fn tile<const B: usize, const R: usize, const T: usize>(
             let x = x.wrapping_add(t * cols + at);
             // SAFETY: token `t` has two whole vectors at `at`.
             *columns = unsafe { [_mm512_loadu_ps(x), _mm512_loadu_ps(x.add(LANES))] };
+        }
+        if tokens <= TOKENS {
+            for line in 0..R * 2 * LANES * B / LINE {
+                let next = weights.wrapping_add(AHEAD + at * R * B + line * LINE);
+                // To ask for what is not there does no harm.
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+            }
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: row `r` has two whole vectors at `at`.

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Activations, BLOCK, BLOCK_BYTES, LEAST_WEIGHT, ROWS, Turned, WEIGHT, block};
+use super::{Activations, BLOCK, BLOCK_BYTES, GROUPS_AHEAD, LEAST_WEIGHT, ROWS, Turned, WEIGHT, block};
 
 /// Columns that are multiplied at a time: four sums each.
 const COLUMNS: usize = 3;
@@ -29,12 +29,14 @@ unsafe fn add_all(weights: &[u8], x: &Activations, numbers: &[f32], sums: &mut [
     let mut least = _mm256_set1_epi16(-1);
     for at in (0..x.cols).step_by(BLOCK) {
         if is_whole && at + BLOCK <= x.cols {
+            let next = weights.as_ptr().wrapping_add(ROWS * (GROUPS_AHEAD * row_bytes + at * WEIGHT));
+            let weights = weights.as_ptr().wrapping_add(at * WEIGHT);
             // SAFETY: sixteen rows have a whole block from `at` on.
-            unsafe { turn(weights.as_ptr().add(at * WEIGHT), row_bytes, &mut turned, &mut least) };
+            unsafe { turn(weights, row_bytes, next, &mut turned, &mut least) };
         } else {
             let block = block(weights, x.cols, at);
             // SAFETY: a block has sixteen rows.
-            unsafe { turn(block.as_ptr().cast(), BLOCK_BYTES, &mut turned, &mut least) };
+            unsafe { turn(block.as_ptr().cast(), BLOCK_BYTES, std::ptr::null(), &mut turned, &mut least) };
         }
         let mut first = 0;
         while first < all {
@@ -114,11 +116,21 @@ unsafe fn add_column<const N: usize>(
 /// Turns and widens a block of sixteen rows, and keeps the smallest weights.
 ///
 /// # Safety
-/// Needs AVX2, and a block of each row; rows are `row_bytes` apart.
+/// Needs AVX2, and a block of each row; rows are `row_bytes` apart. `next` is soon needed.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn turn(weights: *const u8, row_bytes: usize, turned: &mut Turned, least: &mut __m256i) {
+unsafe fn turn(
+    weights: *const u8,
+    row_bytes: usize,
+    next: *const u8,
+    turned: &mut Turned,
+    least: &mut __m256i,
+) {
     let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+    for line in 0..ROWS {
+        // To ask for what is not there does no harm.
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * BLOCK_BYTES).cast());
+    }
     for half in 0..2 {
         for part in 0..2 {
             let mut rows = [_mm256_setzero_si256(); LANES];
@@ -127,9 +139,6 @@ unsafe fn turn(weights: *const u8, row_bytes: usize, turned: &mut Turned, least:
                 *row = unsafe {
                     _mm256_loadu_si256(weights.add((half * LANES + i) * row_bytes + part * 32).cast())
                 };
-                // Rows after these are next. To ask for what is not there does no harm.
-                let next = weights.wrapping_add((ROWS + half * LANES + i) * row_bytes + part * 32);
-                _mm_prefetch::<_MM_HINT_T0>(next.cast());
                 // Without the sign. 0 becomes the largest one.
                 let sizes = _mm256_sub_epi16(_mm256_add_epi16(*row, *row), _mm256_set1_epi16(1));
                 *least = _mm256_min_epu16(*least, sizes);

@@ -3,10 +3,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{Activations, BLOCK, BLOCK_BYTES, LEAST_WEIGHT, Line, ROWS, TILE, Turned, WEIGHT, block};
+use super::{
+    Activations, BLOCK, BLOCK_BYTES, GROUPS_AHEAD, LEAST_WEIGHT, Line, ROWS, TILE, Turned, WEIGHT, block,
+};
 
 /// Columns that are multiplied at a time: two sums each.
 const COLUMNS: usize = 12;
+/// So few columns are multiplied with weights that stay in registers.
+const FEW: usize = 6;
 
 /// See [`super::Body`].
 pub(super) fn add_products(weights: &[u8], x: &Activations, numbers: &[f32], sums: &mut [f32]) -> bool {
@@ -24,15 +28,43 @@ unsafe fn add_all(weights: &[u8], x: &Activations, numbers: &[f32], sums: &mut [
     let mut turned = Turned::new();
     let mut least = _mm512_set1_epi16(-1);
     for at in (0..x.cols).step_by(BLOCK) {
-        if is_whole && at + BLOCK <= x.cols {
+        let words = if is_whole && at + BLOCK <= x.cols {
+            let next = weights.as_ptr().wrapping_add(ROWS * (GROUPS_AHEAD * row_bytes + at * WEIGHT));
             let weights = weights.as_ptr().wrapping_add(at * WEIGHT);
             // SAFETY: sixteen rows have a whole block from `at` on.
-            unsafe { turn(weights, row_bytes, &mut turned, &mut least) };
+            unsafe { turned_words(weights, row_bytes, next, &mut least) }
         } else {
             let block = block(weights, x.cols, at);
             // SAFETY: a block has sixteen rows.
-            unsafe { turn(block.as_ptr().cast(), BLOCK_BYTES, &mut turned, &mut least) };
+            unsafe { turned_words(block.as_ptr().cast(), BLOCK_BYTES, std::ptr::null(), &mut least) }
+        };
+        if all <= FEW {
+            let pair = |number: usize| widened(words[number]);
+            let (numbers, sums) = (numbers.as_ptr().wrapping_add(at), sums.as_mut_ptr());
+            // SAFETY: there are that many columns, and sums for them.
+            unsafe {
+                match all {
+                    1 => add_columns::<1>(pair, numbers, padded, sums),
+                    2 => add_columns::<2>(pair, numbers, padded, sums),
+                    3 => add_columns::<3>(pair, numbers, padded, sums),
+                    4 => add_columns::<4>(pair, numbers, padded, sums),
+                    5 => add_columns::<5>(pair, numbers, padded, sums),
+                    _ => add_columns::<FEW>(pair, numbers, padded, sums),
+                };
+            }
+            continue;
         }
+        for (words, columns) in words.into_iter().zip(turned.0.as_chunks_mut::<2>().0) {
+            for (column, numbers) in columns.iter_mut().zip(widened(words)) {
+                // SAFETY: sixteen numbers are a vector.
+                unsafe { _mm512_storeu_ps(column.as_mut_ptr(), numbers) };
+            }
+        }
+        let pair = |number: usize| {
+            let [first, second] = &turned.0.as_chunks::<2>().0[number];
+            // SAFETY: sixteen numbers are a vector.
+            unsafe { [_mm512_loadu_ps(first.as_ptr()), _mm512_loadu_ps(second.as_ptr())] }
+        };
         let mut first = 0;
         while first < all {
             let numbers = numbers[first * padded..].as_ptr().wrapping_add(at);
@@ -40,11 +72,11 @@ unsafe fn add_all(weights: &[u8], x: &Activations, numbers: &[f32], sums: &mut [
             // SAFETY: there are that many columns from the first one on, and sums for them.
             first += unsafe {
                 match all - first {
-                    1 => add_columns::<1>(&turned, numbers, padded, sums),
-                    2 => add_columns::<2>(&turned, numbers, padded, sums),
-                    3..6 => add_columns::<3>(&turned, numbers, padded, sums),
-                    6..COLUMNS => add_columns::<6>(&turned, numbers, padded, sums),
-                    _ => add_columns::<COLUMNS>(&turned, numbers, padded, sums),
+                    1 => add_columns::<1>(pair, numbers, padded, sums),
+                    2 => add_columns::<2>(pair, numbers, padded, sums),
+                    3..6 => add_columns::<3>(pair, numbers, padded, sums),
+                    6..COLUMNS => add_columns::<6>(pair, numbers, padded, sums),
+                    _ => add_columns::<COLUMNS>(pair, numbers, padded, sums),
                 }
             };
         }
@@ -53,24 +85,24 @@ unsafe fn add_all(weights: &[u8], x: &Activations, numbers: &[f32], sums: &mut [
     _mm512_cmplt_epu16_mask(least, limit) == 0
 }
 
-/// Adds the products of a block with `N` columns. Returns `N`.
+/// Adds the products of a block with `N` columns. `pair` gives the weights of two columns of the
+/// block for sixteen rows. Returns `N`.
 ///
 /// # Safety
 /// Needs AVX-512, a block of numbers for each column, `padded` apart, and sixteen sums for each.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn add_columns<const N: usize>(
-    turned: &Turned,
+    pair: impl Fn(usize) -> [__m512; 2],
     numbers: *const f32,
     padded: usize,
     sums: *mut f32,
 ) -> usize {
     let (mut even, mut odd) = ([_mm512_setzero_ps(); N], [_mm512_setzero_ps(); N]);
-    for (pair, [first, second]) in turned.0.as_chunks::<2>().0.iter().enumerate() {
-        // SAFETY: sixteen numbers are a vector.
-        let (first, second) = unsafe { (_mm512_loadu_ps(first.as_ptr()), _mm512_loadu_ps(second.as_ptr())) };
+    for number in 0..BLOCK / 2 {
+        let [first, second] = pair(number);
         for n in 0..N {
-            let x = numbers.wrapping_add(n * padded + 2 * pair);
+            let x = numbers.wrapping_add(n * padded + 2 * number);
             // SAFETY: column `n` has a whole block.
             let x = unsafe { [_mm512_set1_ps(*x), _mm512_set1_ps(*x.add(1))] };
             even[n] = _mm512_fmadd_ps(first, x[0], even[n]);
@@ -88,33 +120,38 @@ unsafe fn add_columns<const N: usize>(
     N
 }
 
-/// Turns and widens a block of sixteen rows, and keeps the smallest weights.
+/// A block of sixteen rows, turned: words of two weights, each for all rows. It keeps the smallest
+/// weights.
 ///
 /// # Safety
-/// Needs AVX-512, and a block of each row; rows are `row_bytes` apart.
+/// Needs AVX-512, and a block of each row; rows are `row_bytes` apart. `next` is soon needed.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn turn(weights: *const u8, row_bytes: usize, turned: &mut Turned, least: &mut __m512i) {
+unsafe fn turned_words(
+    weights: *const u8,
+    row_bytes: usize,
+    next: *const u8,
+    least: &mut __m512i,
+) -> [__m512i; ROWS] {
     let mut rows = [_mm512_setzero_si512(); ROWS];
     for (i, row) in rows.iter_mut().enumerate() {
         // SAFETY: row `i` has a block here.
         *row = unsafe { _mm512_loadu_si512(weights.add(i * row_bytes).cast()) };
-        // Rows after these are next. To ask for what is not there does no harm.
-        _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add((ROWS + i) * row_bytes).cast());
+        // To ask for what is not there does no harm.
+        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(i * BLOCK_BYTES).cast());
         // Without the sign. 0 becomes the largest one.
         let sizes = _mm512_sub_epi16(_mm512_add_epi16(*row, *row), _mm512_set1_epi16(1));
         *least = _mm512_min_epu16(*least, sizes);
     }
+    words_of_all(rows)
+}
+
+/// The numbers of words of two weights.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widened(words: __m512i) -> [__m512; 2] {
     let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-    let columns = turned.0.as_chunks_mut::<2>().0.iter_mut();
-    for ([first, second], words) in columns.zip(words_of_all(rows)) {
-        let (low, high) = (_mm512_slli_epi32::<16>(words), _mm512_and_si512(words, upper));
-        // SAFETY: sixteen numbers are a vector.
-        unsafe {
-            _mm512_storeu_ps(first.as_mut_ptr(), _mm512_castsi512_ps(low));
-            _mm512_storeu_ps(second.as_mut_ptr(), _mm512_castsi512_ps(high));
-        }
-    }
+    [_mm512_slli_epi32::<16>(words), _mm512_and_si512(words, upper)].map(|half| _mm512_castsi512_ps(half))
 }
 
 /// Turns sixteen rows of sixteen words: a vector then has one word of every row.

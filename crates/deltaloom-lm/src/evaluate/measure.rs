@@ -13,15 +13,23 @@ use deltaloom_compute::Run;
 /// Bytes of logits of both models that are computed at a time.
 const LOGIT_BYTES: usize = 16 << 20;
 
-/// Compares a tenant with another on windows of `ids` that do not overlap. Both are computed in the
-/// same batch. Every id of a window but the first is scored. `progress` gets the number of ids.
+/// What is compared with a base.
+pub enum Student<'a> {
+    /// A fine-tune of it, computed in the same batch; or [`Model::BASE`], the base itself.
+    Tenant(TenantId),
+    /// Another model with the same ids.
+    Model(&'a mut Model),
+}
+
+/// Compares a base with a student on windows of `ids` that do not overlap. Every id of a window but
+/// the first is scored. `progress` gets the number of ids.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for fewer than two ids, a window below 2, and models that compute
-/// NaN; errors of [`Model::forward`] and of `progress`.
+/// [`Error::InvalidArgument`] for fewer than two ids, a window below 2, models of other numbers of
+/// ids, and models that compute NaN; errors of [`Model::forward`] and of `progress`.
 pub fn compare(
-    model: &mut Model,
-    [base, student]: [TenantId; 2],
+    base: &mut Model,
+    mut student: Student<'_>,
     ids: &[u32],
     window: usize,
     memory: MemoryOptions,
@@ -32,21 +40,47 @@ pub fn compare(
         let what = format!("{} ids in windows of {window}: at least 2 are needed", ids.len());
         return Err(Error::InvalidArgument(what));
     }
-    let vocabulary = model.config().vocabulary;
+    let vocabulary = base.config().vocabulary;
+    if let Student::Model(model) = &student
+        && model.config().vocabulary != vocabulary
+    {
+        return Err(Error::InvalidArgument(format!(
+            "the base has {vocabulary} ids and the student {}: both must have the same",
+            model.config().vocabulary
+        )));
+    }
     let at_a_time = (LOGIT_BYTES / size_of::<f32>() / 2 / vocabulary).max(1);
     let mut divergence = Divergence::default();
     for tokens in ids.chunks(window) {
-        let mut memory = model.memory(memory);
-        let sequences = [base, student].map(|tenant| memory.begin(tenant));
-        let hidden =
-            model.forward(&mut memory, &sequences.map(|sequence| Chunk { sequence, tokens }), run)?;
         let positions: Vec<usize> = (0..tokens.len() - 1).collect();
-        for some in positions.chunks(at_a_time) {
-            let both: Vec<usize> = some.iter().flat_map(|at| [*at, tokens.len() + at]).collect();
-            let logits = hidden.logits(&both, run)?;
-            for (at, pair) in some.iter().zip(logits.chunks_exact(2 * vocabulary)) {
-                let (of_base, of_student) = pair.split_at(vocabulary);
-                divergence.add(of_base, of_student, tokens[at + 1])?;
+        let mut add = |some: &[usize], of_base: &[f32], of_student: &[f32]| {
+            let pairs = of_base.chunks_exact(vocabulary).zip(of_student.chunks_exact(vocabulary));
+            let mut pairs = some.iter().zip(pairs);
+            pairs.try_for_each(|(at, (base, student))| divergence.add(base, student, tokens[at + 1]))
+        };
+        let mut of_base = base.memory(memory);
+        let sequence = of_base.begin(Model::BASE);
+        let chunk = Chunk { sequence, tokens };
+        match &mut student {
+            Student::Tenant(tenant) => {
+                let other = Chunk { sequence: of_base.begin(*tenant), tokens };
+                let hidden = base.forward(&mut of_base, &[chunk, other], run)?;
+                for some in positions.chunks(at_a_time) {
+                    let behind = some.iter().map(|at| tokens.len() + at);
+                    let both: Vec<usize> = some.iter().copied().chain(behind).collect();
+                    let logits = hidden.logits(&both, run)?;
+                    let (of_base, of_student) = logits.split_at(logits.len() / 2);
+                    add(some, of_base, of_student)?;
+                }
+            }
+            Student::Model(model) => {
+                let mut of_student = model.memory(memory);
+                let other = Chunk { sequence: of_student.begin(Model::BASE), tokens };
+                let base = base.forward(&mut of_base, &[chunk], run)?;
+                let student = model.forward(&mut of_student, &[other], run)?;
+                for some in positions.chunks(at_a_time) {
+                    add(some, &base.logits(some, run)?, &student.logits(some, run)?)?;
+                }
             }
         }
         progress(tokens.len())?;

@@ -10,5 +10,5 @@ mod share;
 pub use answers::{Answer, Problem, read_problems};
 pub use choices::{ChoiceFile, Choices, ChoicesReport, Item, read_choices};
 pub use divergence::{Divergence, DivergenceReport, Spread};
-pub use measure::{compare, score_choices};
+pub use measure::{Student, compare, score_choices};
 pub use share::{Share, kind_of_number};

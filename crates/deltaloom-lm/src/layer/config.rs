@@ -20,6 +20,20 @@ pub enum Norm {
         /// Added to the mean square.
         epsilon: f32,
     },
+    /// The same, with weights that are stored less 1: Gemma.
+    ZeroCentredRmsNorm {
+        /// Added to the mean square.
+        epsilon: f32,
+    },
+}
+
+impl Norm {
+    /// The number that is added before the root.
+    pub(super) fn epsilon(self) -> f32 {
+        let (Self::LayerNorm { epsilon } | Self::RmsNorm { epsilon } | Self::ZeroCentredRmsNorm { epsilon }) =
+            self;
+        epsilon
+    }
 }
 
 /// Whether queries, keys and values come from one matrix or from three.
@@ -53,9 +67,11 @@ pub enum FeedForward {
     Gelu(Gelu),
     /// `down(silu(gate(x)) * up(x))`.
     SwiGlu,
+    /// `down(gelu(gate(x)) * up(x))`.
+    GeGlu(Gelu),
 }
 
-/// A pre-norm layer.
+/// A pre-norm layer, which may have norms after attention and the feed-forward network as well.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct LayerConfig {
@@ -69,8 +85,11 @@ pub struct LayerConfig {
     pub head_size: usize,
     /// Number of elements of a token inside the feed-forward network.
     pub hidden_width: usize,
-    /// Both norms.
+    /// All norms across a token.
     pub norm: Norm,
+    /// Whether what attention and the feed-forward network give is normalised, too, before it is
+    /// added.
+    pub has_post_norms: bool,
     /// Matrices of attention.
     pub projection: Projection,
     /// The feed-forward network.
@@ -102,16 +121,23 @@ impl LayerConfig {
             head_size: heads.size,
             hidden_width,
             norm: Norm::RmsNorm { epsilon: 1e-6 },
+            has_post_norms: false,
             projection: Projection::Separate,
             feed_forward: FeedForward::SwiGlu,
             attention: AttentionPlan::new(Reach::Causal),
         }
     }
 
-    /// Sets both norms.
+    /// Sets the norms.
     #[must_use]
     pub fn with_norm(self, norm: Norm) -> Self {
         Self { norm, ..self }
+    }
+
+    /// Sets whether there are norms after attention and the feed-forward network.
+    #[must_use]
+    pub fn with_post_norms(self, has_post_norms: bool) -> Self {
+        Self { has_post_norms, ..self }
     }
 
     /// Sets the matrices of attention.
@@ -172,7 +198,9 @@ impl LayerConfig {
         };
         let feed_forward: &[MatrixRole] = match self.feed_forward {
             FeedForward::Gelu(_) => &[MatrixRole::Up, MatrixRole::Down],
-            FeedForward::SwiGlu => &[MatrixRole::Up, MatrixRole::Gate, MatrixRole::Down],
+            FeedForward::SwiGlu | FeedForward::GeGlu(_) => {
+                &[MatrixRole::Up, MatrixRole::Gate, MatrixRole::Down]
+            }
         };
         [attention, &[MatrixRole::Output], feed_forward].concat()
     }
@@ -186,7 +214,10 @@ impl LayerConfig {
         let of_heads =
             [VectorRole::QueryNormWeight, VectorRole::KeyNormWeight].map(|role| (role, self.head_size));
         let of_heads = of_heads.into_iter().filter(|_| self.attention.qk_norm.is_some());
-        norms.map(|role| (role, self.width)).into_iter().chain(biases).chain(of_heads).collect()
+        let after = [VectorRole::PostNorm1Weight, VectorRole::PostNorm2Weight].map(|role| (role, self.width));
+        let after = after.into_iter().filter(|_| self.has_post_norms);
+        let norms = norms.map(|role| (role, self.width)).into_iter();
+        norms.chain(after).chain(biases).chain(of_heads).collect()
     }
 
     /// Checks that such a layer can exist.
@@ -214,8 +245,7 @@ impl LayerConfig {
                 self.query_heads, self.head_size, self.key_value_heads
             ));
         }
-        let (Norm::LayerNorm { epsilon } | Norm::RmsNorm { epsilon }) = self.norm;
-        check_epsilon(epsilon)?;
+        check_epsilon(self.norm.epsilon())?;
         if self.attention.qk_norm.is_some() && self.projection == Projection::Fused {
             return wrong("a norm of queries and keys needs separate projections".to_owned());
         }

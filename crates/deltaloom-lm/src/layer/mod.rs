@@ -31,7 +31,7 @@ pub use config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
 pub use pages::{KvType, Memory, MemoryOptions, SequenceId};
-pub use plan::{AttentionPlan, Positions, QkNorm, Reach, Scale, Table};
+pub use plan::{AttentionPlan, Positions, Reach, Scale, Table};
 pub use weights::{LayerWeights, MatrixRole, VectorRole};
 
 use deltaloom::{Error, Result};
@@ -99,21 +99,37 @@ impl Layer<'_> {
         if x.is_empty() {
             return Ok(Vec::new());
         }
-        let attended =
-            self.attention(&self.norm([VectorRole::Norm1Weight, VectorRole::Norm1Bias], x)?, past)?;
+        let LayerConfig { norm, width, has_post_norms, .. } = *self.config;
+        let before = |weight, bias, x: &[f32]| self.norm(norm, width, weight, Some(bias), x);
+        let after = |weight, x: Vec<f32>| match has_post_norms {
+            true => self.norm(norm, width, weight, None, &x),
+            false => Ok(x),
+        };
+        let normed = before(VectorRole::Norm1Weight, VectorRole::Norm1Bias, x)?;
+        let attended = after(VectorRole::PostNorm1Weight, self.attention(&normed, past)?)?;
         let y = vector::sum(x, &attended);
-        let fed = self.feed_forward(&self.norm([VectorRole::Norm2Weight, VectorRole::Norm2Bias], &y)?)?;
+        let normed = before(VectorRole::Norm2Weight, VectorRole::Norm2Bias, &y)?;
+        let fed = after(VectorRole::PostNorm2Weight, self.feed_forward(&normed)?)?;
         Ok(vector::sum(&y, &fed))
     }
 
-    fn norm(&self, [weight, bias]: [VectorRole; 2], x: &[f32]) -> Result<Vec<f32>> {
-        let width = self.config.width;
+    /// Normalises parts of `size` elements: tokens, or heads of queries or keys.
+    fn norm(
+        &self,
+        norm: Norm,
+        size: usize,
+        weight: VectorRole,
+        bias: Option<VectorRole>,
+        x: &[f32],
+    ) -> Result<Vec<f32>> {
         let mut out = vec![0.0; x.len()];
+        let of_token = x.len() / self.batch.tokens();
         for (tenant, tokens) in self.tenants() {
-            let (weight, bias) = (self.vector(weight, tenant, width)?, self.vector(bias, tenant, width)?);
-            let place = tokens.start * width..tokens.end * width;
+            let weight = self.vector(weight, tenant, size)?;
+            let bias = bias.map(|bias| self.vector(bias, tenant, size)).transpose()?.flatten();
+            let place = tokens.start * of_token..tokens.end * of_token;
             let affine = norm::Affine { weight: weight.as_deref(), bias: bias.as_deref() };
-            norm::apply(self.config.norm, affine, width, &x[place.clone()], &mut out[place]);
+            norm::apply(norm, affine, size, &x[place.clone()], &mut out[place]);
         }
         Ok(out)
     }
@@ -133,9 +149,10 @@ impl Layer<'_> {
                 value: self.linear(MatrixRole::Value, x)?,
             },
         };
-        if let Some(QkNorm { epsilon }) = config.attention.qk_norm {
-            parts.query = self.norm_heads(epsilon, VectorRole::QueryNormWeight, queries, &parts.query)?;
-            parts.key = self.norm_heads(epsilon, VectorRole::KeyNormWeight, keys, &parts.key)?;
+        if let Some(norm) = config.attention.qk_norm {
+            let of_heads = |weight, x: &[f32]| self.norm(norm, config.head_size, weight, None, x);
+            parts.query = of_heads(VectorRole::QueryNormWeight, &parts.query)?;
+            parts.key = of_heads(VectorRole::KeyNormWeight, &parts.key)?;
         }
         if !self.turns.is_empty() {
             let rotate = |stride, width, values: &mut [f32]| {
@@ -170,26 +187,15 @@ impl Layer<'_> {
         self.linear(MatrixRole::Output, &attended)
     }
 
-    /// Normalises every head of queries or keys, which have `width` elements per token.
-    fn norm_heads(&self, epsilon: f32, role: VectorRole, width: usize, x: &[f32]) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; x.len()];
-        for (tenant, tokens) in self.tenants() {
-            let weight = self.vector(role, tenant, self.config.head_size)?;
-            let place = tokens.start * width..tokens.end * width;
-            let affine = norm::Affine { weight: weight.as_deref(), bias: None };
-            let (x, out) = (&x[place.clone()], &mut out[place]);
-            norm::apply(Norm::RmsNorm { epsilon }, affine, self.config.head_size, x, out);
-        }
-        Ok(out)
-    }
-
     fn feed_forward(&self, x: &[f32]) -> Result<Vec<f32>> {
         let mut hidden = self.linear(MatrixRole::Up, x)?;
         match self.config.feed_forward {
             FeedForward::Gelu(form) => activation::gelu(form, &mut hidden),
-            FeedForward::SwiGlu => {
-                let gate = self.linear(MatrixRole::Gate, x)?;
-                activation::swiglu(&gate, &mut hidden);
+            FeedForward::SwiGlu => activation::swiglu(&self.linear(MatrixRole::Gate, x)?, &mut hidden),
+            FeedForward::GeGlu(form) => {
+                let mut gate = self.linear(MatrixRole::Gate, x)?;
+                activation::gelu(form, &mut gate);
+                vector::multiply(&gate, &mut hidden);
             }
         }
         self.linear(MatrixRole::Down, &hidden)

@@ -41,6 +41,8 @@ impl Tenant {
             let about = match role {
                 VectorRole::Norm1Weight
                 | VectorRole::Norm2Weight
+                | VectorRole::PostNorm1Weight
+                | VectorRole::PostNorm2Weight
                 | VectorRole::QueryNormWeight
                 | VectorRole::KeyNormWeight => 1.0,
                 _ => 0.0,
@@ -97,27 +99,34 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
         };
         x.iter().map(|x| (0..rows).map(|row| one(x, row)).collect()).collect()
     };
-    let norm = |weight: VectorRole, bias: VectorRole, x: &Rows| -> Rows {
+    let scale = if let Scale::Constant(scale) = config.attention.scale {
+        f64::from(scale)
+    } else {
+        1.0 / (config.head_size as f64).sqrt()
+    };
+    let norm = |weight: VectorRole, bias: Option<VectorRole>, x: &Rows| -> Rows {
         let n = config.width as f64;
         let one = |x: &Vec<f64>| {
-            let (mean, epsilon) = match config.norm {
-                Norm::LayerNorm { epsilon } => (x.iter().sum::<f64>() / n, epsilon),
-                Norm::RmsNorm { epsilon } => (0.0, epsilon),
+            let (mean, epsilon, offset) = match config.norm {
+                Norm::LayerNorm { epsilon } => (x.iter().sum::<f64>() / n, epsilon, 0.0),
+                Norm::RmsNorm { epsilon } => (0.0, epsilon, 0.0),
+                Norm::ZeroCentredRmsNorm { epsilon } => (0.0, epsilon, 1.0),
             };
             let spread = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
             let at =
                 |role: &VectorRole, i: usize| weights.vectors.get(role).map(|vector| f64::from(vector[i]));
             (0..config.width)
                 .map(|i| {
-                    (x[i] - mean) / (spread + f64::from(epsilon)).sqrt() * at(&weight, i).unwrap_or(1.0)
-                        + at(&bias, i).unwrap_or(0.0)
+                    (x[i] - mean) / (spread + f64::from(epsilon)).sqrt()
+                        * (offset + at(&weight, i).unwrap_or(1.0 - offset))
+                        + bias.and_then(|bias| at(&bias, i)).unwrap_or(0.0)
                 })
                 .collect()
         };
         x.iter().map(one).collect()
     };
 
-    let normed = norm(VectorRole::Norm1Weight, VectorRole::Norm1Bias, &x);
+    let normed = norm(VectorRole::Norm1Weight, Some(VectorRole::Norm1Bias), &x);
     let (queries, keys) = (config.query_width(), config.key_value_width());
     let [mut q, mut k, v] = match config.projection {
         Projection::Fused => {
@@ -131,11 +140,15 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     };
     let size = config.head_size;
     let head_norm = |weight: VectorRole, rows: &mut Rows| {
-        let Some(QkNorm { epsilon }) = config.attention.qk_norm else { return };
+        let (epsilon, offset) = match config.attention.qk_norm {
+            Some(Norm::RmsNorm { epsilon }) => (epsilon, 0.0),
+            Some(Norm::ZeroCentredRmsNorm { epsilon }) => (epsilon, 1.0),
+            _ => return,
+        };
         for head in rows.iter_mut().flat_map(|row| row.chunks_mut(size)) {
             let spread = head.iter().map(|x| x * x).sum::<f64>() / size as f64;
             for (i, x) in head.iter_mut().enumerate() {
-                let weight = weights.vectors.get(&weight).map_or(1.0, |vector| f64::from(vector[i]));
+                let weight = weights.vectors.get(&weight).map_or(1.0, |vector| offset + f64::from(vector[i]));
                 *x *= weight / (spread + f64::from(epsilon)).sqrt();
             }
         }
@@ -172,7 +185,7 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
         for h in 0..config.query_heads {
             let (own, shared) = (h * size, h / group * size);
             let score = |s: usize| -> f64 {
-                (0..size).map(|i| q[t][own + i] * k[s][shared + i]).sum::<f64>() / (size as f64).sqrt()
+                (0..size).map(|i| q[t][own + i] * k[s][shared + i]).sum::<f64>() * scale
             };
             let weight: Vec<f64> = (first..last).map(|s| score(s).exp()).collect();
             let total: f64 = weight.iter().sum();
@@ -185,9 +198,13 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     let add = |a: &Rows, b: &Rows| -> Rows {
         a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
     };
-    let y = add(&x, &linear(MatrixRole::Output, &attended));
+    let after = |weight: VectorRole, x: Rows| match config.has_post_norms {
+        true => norm(weight, None, &x),
+        false => x,
+    };
+    let y = add(&x, &after(VectorRole::PostNorm1Weight, linear(MatrixRole::Output, &attended)));
 
-    let normed = norm(VectorRole::Norm2Weight, VectorRole::Norm2Bias, &y);
+    let normed = norm(VectorRole::Norm2Weight, Some(VectorRole::Norm2Bias), &y);
     let mut hidden = linear(MatrixRole::Up, &normed);
     match config.feed_forward {
         FeedForward::Gelu(form) => hidden.iter_mut().flatten().for_each(|x| *x *= normal_share(form, *x)),
@@ -196,8 +213,13 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
             let pairs = hidden.iter_mut().flatten().zip(gate.iter().flatten());
             pairs.for_each(|(x, gate)| *x *= gate / (1.0 + (-gate).exp()));
         }
+        FeedForward::GeGlu(form) => {
+            let gate = linear(MatrixRole::Gate, &normed);
+            let pairs = hidden.iter_mut().flatten().zip(gate.iter().flatten());
+            pairs.for_each(|(x, gate)| *x *= gate * normal_share(form, *gate));
+        }
     }
-    add(&y, &linear(MatrixRole::Down, &hidden)).concat()
+    add(&y, &after(VectorRole::PostNorm2Weight, linear(MatrixRole::Down, &hidden))).concat()
 }
 
 /// The fraction of the normal distribution below `x`: by its power series, or by tanh.

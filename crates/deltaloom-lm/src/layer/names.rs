@@ -271,6 +271,7 @@ impl Found<'_> {
             head_size: width / heads,
             hidden_width,
             norm: Norm::LayerNorm { epsilon: 1e-5 },
+            has_post_norms: false,
             projection: Projection::Fused,
             feed_forward: FeedForward::Gelu(Gelu::Erf),
             attention: AttentionPlan::new(Reach::Full),

@@ -18,13 +18,14 @@ pub(crate) fn apply(norm: Norm, affine: Affine<'_>, width: usize, x: &[f32], out
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let (mean, epsilon) = match norm {
             Norm::LayerNorm { epsilon } => (functions::sum(x) / count, epsilon),
-            Norm::RmsNorm { epsilon } => (0.0, epsilon),
+            Norm::RmsNorm { epsilon } | Norm::ZeroCentredRmsNorm { epsilon } => (0.0, epsilon),
         };
         let variance = functions::squares(x, mean) / count;
         let factor = 1.0 / (variance + epsilon).sqrt();
         out.iter_mut().zip(x).for_each(|(out, x)| *out = (x - mean) * factor);
         if let Some(weight) = affine.weight {
-            out.iter_mut().zip(weight).for_each(|(out, weight)| *out *= weight);
+            let offset = if let Norm::ZeroCentredRmsNorm { .. } = norm { 1.0 } else { 0.0 };
+            out.iter_mut().zip(weight).for_each(|(out, weight)| *out *= offset + weight);
         }
         if let Some(bias) = affine.bias {
             out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);

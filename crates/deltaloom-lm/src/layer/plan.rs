@@ -3,6 +3,7 @@
 
 use std::f64::consts::TAU;
 
+use super::config::Norm;
 use deltaloom::{Error, Result};
 
 /// The attention of one layer.
@@ -17,7 +18,7 @@ pub struct AttentionPlan {
     pub scale: Scale,
     /// The norm of every head of queries and keys, before positions enter; the layer's vectors
     /// hold its weights.
-    pub qk_norm: Option<QkNorm>,
+    pub qk_norm: Option<Norm>,
 }
 
 impl AttentionPlan {
@@ -35,15 +36,21 @@ impl AttentionPlan {
 
     /// Sets the norm of queries and keys.
     #[must_use]
-    pub fn with_qk_norm(self, qk_norm: Option<QkNorm>) -> Self {
+    pub fn with_qk_norm(self, qk_norm: Option<Norm>) -> Self {
         Self { qk_norm, ..self }
+    }
+
+    /// Sets the factor of scores.
+    #[must_use]
+    pub fn with_scale(self, scale: Scale) -> Self {
+        Self { scale, ..self }
     }
 
     /// Checks that the plan can be computed for heads of this size.
     pub(super) fn check(&self, head_size: usize) -> Result<()> {
         let wrong = |what: String| Err(Error::InvalidArgument(what));
-        if let Some(QkNorm { epsilon }) = self.qk_norm {
-            check_epsilon(epsilon)?;
+        if let Some(norm) = self.qk_norm {
+            check_epsilon(norm.epsilon())?;
         }
         if let Reach::Window { tokens: 0 } = self.reach {
             return wrong("a sliding window of 0 tokens shows nothing".to_owned());
@@ -134,7 +141,7 @@ impl Table {
     /// The default ones are computed in FP32, as the models were trained with them; what changes
     /// them is computed in F64.
     #[expect(clippy::cast_possible_truncation, reason = "the table is FP32")]
-    pub(super) fn rates(self, theta: f32, size: usize) -> Vec<f32> {
+    pub(crate) fn rates(self, theta: f32, size: usize) -> Vec<f32> {
         let single = |number: usize| number as f32;
         let default = (0..size / 2).map(|pair| 1.0 / libm::powf(theta, single(2 * pair) / single(size)));
         let changed = |rate: f32| match self {
@@ -188,13 +195,6 @@ impl Scale {
     }
 }
 
-/// The norm of queries and keys: the root of the mean square, with a weight per element of a head.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct QkNorm {
-    /// Added to the mean square.
-    pub epsilon: f32,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +225,7 @@ mod tests {
             rotary(1e4, Table::Linear { factor: 0.0 }),
             rotary(1e4, llama3),
             AttentionPlan::new(Reach::Window { tokens: 0 }),
-            AttentionPlan::new(Reach::Causal).with_qk_norm(Some(QkNorm { epsilon: -1.0 })),
+            AttentionPlan::new(Reach::Causal).with_qk_norm(Some(Norm::RmsNorm { epsilon: -1.0 })),
             AttentionPlan { scale: Scale::Constant(f32::NAN), ..AttentionPlan::new(Reach::Causal) },
         ] {
             assert!(matches!(plan.check(4), Err(Error::InvalidArgument(_))), "{plan:?}");

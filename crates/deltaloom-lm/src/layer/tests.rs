@@ -19,6 +19,7 @@ fn pytorch() -> LayerConfig {
         head_size: 6,
         hidden_width: 40,
         norm: Norm::LayerNorm { epsilon: 1e-5 },
+        has_post_norms: false,
         projection: Projection::Fused,
         feed_forward: FeedForward::Gelu(Gelu::Erf),
         attention: AttentionPlan::new(Reach::Full),
@@ -35,6 +36,7 @@ fn llama() -> LayerConfig {
         head_size: 4,
         hidden_width: 27,
         norm: Norm::RmsNorm { epsilon: 1e-6 },
+        has_post_norms: false,
         projection: Projection::Separate,
         feed_forward: FeedForward::SwiGlu,
         attention: rotary(10_000.0),
@@ -48,14 +50,22 @@ fn rotary(theta: f32) -> AttentionPlan {
 /// With a window, and with norms of queries and keys.
 fn qwen3() -> LayerConfig {
     let plan = AttentionPlan { reach: Reach::Window { tokens: 5 }, ..rotary(1e6) };
-    llama().with_attention(plan.with_qk_norm(Some(QkNorm { epsilon: 1e-6 })))
+    llama().with_attention(plan.with_qk_norm(Some(Norm::RmsNorm { epsilon: 1e-6 })))
+}
+
+/// With norms on both sides, whose weights are stored less 1.
+fn gemma() -> LayerConfig {
+    let norm = Norm::ZeroCentredRmsNorm { epsilon: 1e-6 };
+    let plan = rotary(1e6).with_qk_norm(Some(norm)).with_scale(Scale::Constant(0.3));
+    let config = llama().with_norm(norm).with_post_norms(true).with_attention(plan);
+    config.with_feed_forward(FeedForward::GeGlu(Gelu::Tanh))
 }
 
 fn configs() -> Vec<LayerConfig> {
     let mixed =
         LayerConfig { projection: Projection::Fused, feed_forward: FeedForward::Gelu(Gelu::Tanh), ..llama() };
     let causal = pytorch().with_attention(AttentionPlan::new(Reach::Causal));
-    vec![pytorch(), llama(), mixed, causal, qwen3()]
+    vec![pytorch(), llama(), mixed, causal, qwen3(), gemma()]
 }
 
 fn weights(config: &LayerConfig, tenants: u64) -> Dense {

@@ -1,8 +1,13 @@
-//! Sums of vectors of FP32. Products with weights are not computed here.
+//! Sums and products of vectors of FP32. Products with weights are not computed here.
 
 /// `y += x`.
 pub(super) fn add(x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
+}
+
+/// `y *= x`.
+pub(super) fn multiply(x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
 }
 
 /// `a + b`.

@@ -22,9 +22,9 @@ pub enum MatrixRole {
     Value,
     /// From attention back to the width of the layer.
     Output,
-    /// Into the feed-forward network; with SwiGLU, the factor of the gate.
+    /// Into the feed-forward network; with a gate, its factor.
     Up,
-    /// The gate of SwiGLU.
+    /// The gate of SwiGLU or GeGLU.
     Gate,
     /// Out of the feed-forward network.
     Down,
@@ -68,6 +68,8 @@ pub enum VectorRole {
     UpBias,
     GateBias,
     DownBias,
+    PostNorm1Weight,
+    PostNorm2Weight,
 }
 
 /// Weights of a layer, for one tenant or many.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layer::family::{Described, GLOBALS};
+use crate::layer::family::Described;
 use crate::layer::{LayerConfig, LayerNames, Norm, check_shape};
 use crate::tenancy::GlobalNames;
 use deltaloom::{Error, Missing, Result};
@@ -17,12 +17,16 @@ pub struct ModelConfig {
     pub layers: Vec<LayerConfig>,
     /// Number of elements of a token.
     pub width: usize,
+    /// The factor of embeddings, if there is one.
+    pub embedding_scale: Option<f32>,
     /// Number of tokens that it knows.
     pub vocabulary: usize,
     /// The norm before the head.
     pub final_norm: Norm,
     /// Whether the embedding is also the head.
     pub has_tied_head: bool,
+    /// Whether a row for its position is added to the embedding of each token.
+    pub has_position_table: bool,
     /// Number of positions that it was trained for, if that is said.
     pub max_positions: Option<usize>,
 }
@@ -34,7 +38,8 @@ pub(super) struct ModelNames {
 }
 
 impl ModelConfig {
-    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2 or Qwen3.
+    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2, Qwen3, Gemma 3
+    /// or GPT-2.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names a setting that is missing, makes no sense or is not
@@ -47,9 +52,11 @@ impl ModelConfig {
             model_type: described.architecture.model_type.to_owned(),
             layers: (0..sizes.layers).map(layer).collect::<Result<_>>()?,
             width: sizes.width,
+            embedding_scale: described.embedding_scale(sizes.width),
             vocabulary: sizes.vocabulary,
             final_norm: described.norm(),
-            has_tied_head: described.settings.tie_word_embeddings.unwrap_or(false),
+            has_tied_head: described.has_tied_head(),
+            has_position_table: described.architecture.globals.positions.is_some(),
             max_positions: described.settings.max_position_embeddings,
         })
     }
@@ -60,8 +67,9 @@ impl ModelConfig {
     /// [`Error::NotFound`] for a missing one; [`Error::InvalidArgument`] for one of another shape,
     /// or that such a model does not have.
     pub(super) fn names(&self, text: &str, tensors: &BTreeMap<&str, &[u64]>) -> Result<ModelNames> {
-        let convention = &Described::parse(text)?.architecture.names;
-        let prefix = |number: usize| format!("{}{number}.", GLOBALS.layers);
+        let architecture = Described::parse(text)?.architecture;
+        let (convention, known) = (&architecture.names, architecture.globals);
+        let prefix = |number: usize| format!("{}{number}.", known.layers);
         let layer = |(number, config): (usize, &LayerConfig)| {
             Ok((config.clone(), LayerNames::find(convention, &prefix(number), tensors, config)?))
         };
@@ -72,17 +80,21 @@ impl ModelConfig {
             Ok(name.to_owned())
         };
         let rows = [self.vocabulary, self.width];
-        let embedding = global(GLOBALS.embedding, &rows)?;
-        let final_norm = global(GLOBALS.final_norm, &rows[1..])?;
-        let head = (!self.has_tied_head).then(|| global(GLOBALS.head, &rows)).transpose()?;
+        let embedding = global(known.embedding, &rows)?;
+        let table = [self.max_positions.unwrap_or(0), self.width];
+        let positions = known.positions.map(|name| global(name, &table)).transpose()?;
+        let final_norm = global(known.final_norm, &rows[1..])?;
+        let final_norm_bias = known.final_norm_bias.map(|name| global(name, &rows[1..])).transpose()?;
+        let head = (!self.has_tied_head).then(|| global(known.head, &rows)).transpose()?;
         // Tensors of layers below the last were checked with their layer.
         let prefixes: BTreeSet<String> = (0..self.layers.len()).map(prefix).collect();
         let is_of_layer = |name: &str| {
-            let end = name.strip_prefix(GLOBALS.layers).and_then(|rest| rest.find('.'));
-            end.is_some_and(|end| prefixes.contains(&name[..=GLOBALS.layers.len() + end]))
+            let end = name.strip_prefix(known.layers).and_then(|rest| rest.find('.'));
+            end.is_some_and(|end| prefixes.contains(&name[..=known.layers.len() + end]))
         };
-        let known = [GLOBALS.embedding, GLOBALS.final_norm, GLOBALS.head];
-        if let Some(name) = tensors.keys().find(|name| !known.contains(*name) && !is_of_layer(name)) {
+        let mut globals = vec![known.embedding, known.final_norm, known.head];
+        globals.extend(known.positions.into_iter().chain(known.final_norm_bias));
+        if let Some(name) = tensors.keys().find(|name| !globals.contains(*name) && !is_of_layer(name)) {
             return Err(Error::InvalidArgument(format!(
                 "tensor {name:?} is not part of a model of {} with {} layers, so it is unclear what this \
                  model computes",
@@ -90,7 +102,8 @@ impl ModelConfig {
                 self.layers.len()
             )));
         }
-        Ok(ModelNames { layers, globals: GlobalNames { embedding, final_norm, head } })
+        let globals = GlobalNames { embedding, positions, final_norm, final_norm_bias, head };
+        Ok(ModelNames { layers, globals })
     }
 }
 
@@ -179,7 +192,8 @@ mod tests {
         }
         let rope = "\"rope_theta\": 10000.0";
         for (from, to, words) in [
-            ("\"llama\"", "\"gemma3_text\"", "model_type \"gemma3_text\""),
+            ("\"llama\"", "\"gemma3\"", "model_type \"gemma3\""),
+            ("\"llama\"", "\"gemma3_text\"", "hidden_act \"silu\""),
             ("\"llama\"", "\"mixtral\"", "a mixture of experts"),
             ("\"llama\"", "\"qwen3_moe\"", "a mixture of experts"),
             ("\"llama\"", "\"deepseek_v3\"", "multi-head latent attention"),

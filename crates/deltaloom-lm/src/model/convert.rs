@@ -2,29 +2,79 @@
 
 use std::sync::Arc;
 
+use crate::layer::family::Described;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::tensor::DType;
+use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Limits, Result};
 
 /// The tensor of a head that is not tied.
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// The same checkpoint, or a copy in memory in which F16 is widened to F32, which is exact.
-pub(super) fn widened(checkpoint: Checkpoint) -> Result<Checkpoint> {
-    if checkpoint.weights().all(|(_, info)| info.dtype != DType::F16) {
-        return Ok(checkpoint);
+/// What is done to the tensors of a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conversion {
+    /// Matrices are stored as [in, out], and names may begin with `transformer.`: GPT-2.
+    is_transposed: bool,
+}
+
+impl Conversion {
+    /// What a model with this `config.json` needs, if anything: F16 is not multiplied.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a configuration that is not supported.
+    pub(super) fn of(checkpoint: &Checkpoint, config_text: &str) -> Result<Option<Self>> {
+        let is_transposed = Described::parse(config_text)?.is_transposed();
+        let has_halves = checkpoint.weights().any(|(_, info)| info.dtype == DType::F16);
+        Ok((is_transposed || has_halves).then_some(Self { is_transposed }))
     }
-    let mut file = Safetensors::default();
-    for (member, info) in checkpoint.weights() {
-        let bytes = checkpoint.read_tensor(member, info)?;
-        if info.dtype == DType::F16 {
+
+    /// A converted copy in memory.
+    pub(super) fn checkpoint(self, checkpoint: &Checkpoint) -> Result<Checkpoint> {
+        let mut file = Safetensors::default();
+        for (member, info) in checkpoint.weights() {
+            self.push(&mut file, info, checkpoint.read_tensor(member, info)?);
+        }
+        file.checkpoint()
+    }
+
+    /// Adds a tensor: in F32 if it is in F16, which is exact, and turned if it has to be.
+    pub(super) fn push(self, file: &mut Safetensors, info: &TensorInfo, bytes: Vec<u8>) {
+        let (bytes, dtype) = if info.dtype == DType::F16 {
             let numbers = bytes.as_chunks().0.iter().map(|half| half::f16::from_le_bytes(*half).to_f32());
-            file.push(&info.name, "F32", &info.shape, numbers.map(f32::to_le_bytes));
+            (numbers.flat_map(f32::to_le_bytes).collect(), DType::F32)
         } else {
-            file.push(&info.name, &info.dtype.to_string(), &info.shape, [bytes]);
+            (bytes, info.dtype.clone())
+        };
+        let mut name = info.name.as_str();
+        if self.is_transposed {
+            name = name.strip_prefix("transformer.").unwrap_or(name);
+            if let ([rows, cols], true) = (&info.shape[..], is_turned(name)) {
+                let turned = transposed(&bytes, *rows, *cols);
+                return file.push(name, &dtype.to_string(), &[*cols, *rows], [turned]);
+            }
+        }
+        file.push(name, &dtype.to_string(), &info.shape, [bytes]);
+    }
+}
+
+/// Whether GPT-2 stores this matrix as [in, out].
+fn is_turned(name: &str) -> bool {
+    ["attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+/// A matrix of `rows` and `cols` of any type, turned.
+fn transposed(bytes: &[u8], rows: u64, cols: u64) -> Vec<u8> {
+    let (rows, cols) = (usize::try_from(rows).unwrap_or(0), usize::try_from(cols).unwrap_or(0));
+    let size = rows.checked_mul(cols).and_then(|elems| bytes.len().checked_div(elems)).unwrap_or(0);
+    let mut turned = Vec::with_capacity(bytes.len());
+    for col in 0..cols {
+        for row in 0..rows {
+            turned.extend_from_slice(&bytes[(row * cols + col) * size..][..size]);
         }
     }
-    file.checkpoint()
+    turned
 }
 
 /// Refuses a head beside one that is tied, unless both are the same.

@@ -1,7 +1,7 @@
 //! The tokens of a step after the last layer, and logits of those that are asked for. All logits of
 //! a step are never in memory at once, unless the caller collects them.
 
-use crate::layer::{Affine, TenantId, apply_norm};
+use crate::layer::{TenantId, apply_norm};
 use crate::model::ModelConfig;
 use crate::tenancy::RunningBatch;
 use deltaloom::{Error, Result};
@@ -53,7 +53,7 @@ impl<'a> Hidden<'a> {
         let width = self.config.width;
         let mut normed = vec![0.0; tokens.len() * width];
         for ((token, tenant), out) in tokens.iter().zip(&tenants).zip(normed.chunks_exact_mut(width)) {
-            let affine = Affine { weight: Some(self.running.final_norm(*tenant)?), bias: None };
+            let affine = self.running.final_norm(*tenant)?;
             apply_norm(self.config.final_norm, affine, width, &self.x[token * width..][..width], out);
         }
         self.running.logits(&tenants, &normed, run)

@@ -12,26 +12,33 @@ mod convert;
 mod gguf;
 mod hidden;
 mod perplexity;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::ModelConfig;
 pub use hidden::Hidden;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 
+use crate::gguf::Gguf;
 use crate::layer::{Batch, Layer, Memory, MemoryOptions, Past, Sequence, SequenceId, TenantId, rates, turns};
 use crate::tenancy::{Family, FamilyOptions, PreparedTenant, Residency};
+use convert::Conversion;
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Container, Error, Limits, Result};
 use deltaloom_compute::Run;
+use stored::Stored;
 
 /// A model and its fine-tunes.
 pub struct Model {
     config: ModelConfig,
     family: Family,
+    /// Where the base is, for messages and for fine-tunes of a GGUF file.
+    path: PathBuf,
     base: Arc<Checkpoint>,
+    stored: Stored,
     /// Radians per position; each layer has the number of its own.
     rates: Vec<Vec<f32>>,
     rates_of_layers: Vec<usize>,
@@ -51,20 +58,30 @@ impl Model {
     pub const BASE: TenantId = TenantId::ONLY;
 
     /// Opens a directory of Hugging Face, and reads its weights into memory: BF16 and F32 as they
-    /// are, F16 widened to F32. A file must be a GGUF file; its weights become F32.
+    /// are, F16 widened to F32. A file must be a GGUF file; its BF16 weights stay BF16, and all others
+    /// become the F32 numbers that llama.cpp computes for them.
     ///
     /// # Errors
     /// [`Error::Io`]; what is wrong with the files, as [`Checkpoint::open`] and
     /// [`Self::of_checkpoint`] have it.
     pub fn open(path: &Path, options: FamilyOptions) -> Result<Self> {
         if path.is_file() {
-            let (text, checkpoint) = gguf::read(&std::fs::read(path).map_err(Error::io(path))?)?;
-            return Self::of_checkpoint(path, checkpoint, &text, options);
+            return Self::of_gguf(path, &Gguf::open(path)?, options);
         }
         let config = path.join("config.json");
         let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
         let checkpoint = Checkpoint::open(path, &Limits::default())?.into_memory()?;
         Self::of_checkpoint(path, checkpoint, &text, options)
+    }
+
+    /// A model in a GGUF file. `path` is where it is, which fine-tunes need.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a model that is not supported; as [`Self::of_checkpoint`].
+    pub fn of_gguf(path: &Path, file: &Gguf, options: FamilyOptions) -> Result<Self> {
+        let (text, checkpoint) = gguf::read(file)?;
+        let model = Self::of_checkpoint(path, checkpoint, &text, options)?;
+        Ok(Self { stored: Stored::Gguf, ..model })
     }
 
     /// A model whose files are in memory or mapped, with the text of its `config.json`. `path` is
@@ -80,7 +97,13 @@ impl Model {
         options: FamilyOptions,
     ) -> Result<Self> {
         let config = ModelConfig::parse(config_text)?;
-        let checkpoint = Arc::new(convert::widened(checkpoint)?);
+        let (checkpoint, stored) = match Conversion::of(&checkpoint, config_text)? {
+            Some(conversion) => {
+                let converted = conversion.checkpoint(&checkpoint)?;
+                (Arc::new(converted), Stored::Converted(conversion, Arc::new(checkpoint)))
+            }
+            None => (Arc::new(checkpoint), Stored::Plain),
+        };
         let mut tensors = BTreeMap::new();
         for (_, info) in checkpoint.weights() {
             if tensors.insert(info.name.as_str(), info.shape.as_slice()).is_some() {
@@ -105,7 +128,15 @@ impl Model {
             })
         };
         let rates_of_layers = config.layers.iter().map(number_of).collect();
-        Ok(Self { config, family, base: checkpoint, rates: rates_by_layer, rates_of_layers })
+        Ok(Self {
+            config,
+            family,
+            path: path.to_owned(),
+            base: checkpoint,
+            stored,
+            rates: rates_by_layer,
+            rates_of_layers,
+        })
     }
 
     /// What it computes.
@@ -120,12 +151,14 @@ impl Model {
         &self.base
     }
 
-    /// Checks a fine-tune that is packed against the base, while others run.
+    /// Checks a fine-tune that is packed against the base, while others run. One of a base in F16 or
+    /// of a GGUF file is decoded and packed again, in memory, against the widened weights.
     ///
     /// # Errors
     /// As [`Family::prepare`]; [`Error::InvalidArgument`] for a fine-tune with a head of its own
     /// where that of the base is tied.
     pub fn prepare(&self, container: Container) -> Result<PreparedTenant> {
+        let container = self.stored.widened(container, &self.path, &self.base, &self.config)?;
         let prepared = self.family.prepare(container)?;
         if self.config.has_tied_head && prepared.has_tensor(convert::HEAD) {
             let head = convert::HEAD;
@@ -198,6 +231,12 @@ impl Model {
         let running = self.family.start(&batch)?;
         memory.reserve(&more)?;
         let mut x = running.embed(&ids)?;
+        if self.config.has_position_table {
+            x.iter_mut().zip(running.positions()?).for_each(|(x, position)| *x += position);
+        }
+        if let Some(scale) = self.config.embedding_scale {
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
         let turns: Vec<Vec<[f32; 2]>> = self.rates.iter().map(|rates| turns(rates, &batch)).collect();
         for (number, rates) in self.rates_of_layers.iter().enumerate() {
             let weights = running.layer(number)?;
@@ -217,6 +256,16 @@ impl Model {
         let mut seen = BTreeSet::new();
         if chunks.iter().any(|chunk| !seen.insert(chunk.sequence)) {
             return wrong("a sequence comes twice in a batch".to_owned());
+        }
+        if let (true, Some(positions)) = (self.config.has_position_table, self.config.max_positions) {
+            for chunk in chunks {
+                let tokens = memory.tokens(chunk.sequence)?.saturating_add(chunk.tokens.len());
+                if tokens > positions {
+                    return wrong(format!(
+                        "a sequence of {tokens} tokens: the model has {positions} positions"
+                    ));
+                }
+            }
         }
         let vocabulary = self.config.vocabulary;
         let mut tokens = chunks.iter().flat_map(|chunk| chunk.tokens);

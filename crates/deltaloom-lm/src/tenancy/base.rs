@@ -15,6 +15,8 @@ use deltaloom_compute::{DenseMatrix, PatchedVector};
 pub(super) enum MatrixPlace {
     /// A row for each token of the vocabulary.
     Embedding,
+    /// A row for each position.
+    Positions,
     Layer(usize, MatrixRole),
     /// From the last norm to the vocabulary, if it is not the embedding.
     Head,
@@ -26,6 +28,7 @@ pub(super) enum VectorPlace {
     Layer(usize, VectorRole),
     /// The weight of the norm before the head.
     FinalNorm,
+    FinalNormBias,
 }
 
 /// The tensors of a model outside its layers.
@@ -33,8 +36,12 @@ pub(super) enum VectorPlace {
 pub struct GlobalNames {
     /// A row for each token of the vocabulary.
     pub embedding: String,
+    /// A row for each position, which is added to the embedding.
+    pub positions: Option<String>,
     /// The weight of the norm before the head.
     pub final_norm: String,
+    /// Its bias.
+    pub final_norm_bias: Option<String>,
     /// From that norm to the vocabulary; `None` if the embedding is used again.
     pub head: Option<String>,
 }
@@ -107,6 +114,12 @@ impl Base {
         if let Some(names) = globals {
             base.matrices.insert(MatrixPlace::Embedding, matrix(&names.embedding)?);
             base.vectors.insert(VectorPlace::FinalNorm, vector(&names.final_norm)?);
+            if let Some(positions) = &names.positions {
+                base.matrices.insert(MatrixPlace::Positions, matrix(positions)?);
+            }
+            if let Some(bias) = &names.final_norm_bias {
+                base.vectors.insert(VectorPlace::FinalNormBias, vector(bias)?);
+            }
             if let Some(head) = &names.head {
                 base.matrices.insert(MatrixPlace::Head, matrix(head)?);
             }

@@ -24,7 +24,7 @@ use super::cache::Key;
 use super::family::{Family, unknown};
 use super::prefetch::Job;
 use super::tenant::{Loaded, Slot};
-use crate::layer::{Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, VectorRole};
+use crate::layer::{Affine, Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, VectorRole};
 use deltaloom::{Error, Missing, Result};
 use deltaloom_compute::{Form, PackedMatrix, Phase, Run, Segment, matmul_shared};
 
@@ -100,14 +100,32 @@ impl<'a> RunningBatch<'a> {
     /// [`Error::InvalidArgument`] for another number of tokens than the batch has, or one that is
     /// not in the vocabulary; [`Error::NotFound`] without an embedding; errors of decoding.
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
-        let place = MatrixPlace::Embedding;
-        let base = self.family.base.matrices.get(&place).ok_or_else(|| missing(place))?;
-        let width = base.values.shape().cols;
         if ids.len() != self.batch.tokens() {
             let what = format!("{} ids for {} tokens", ids.len(), self.batch.tokens());
             return Err(Error::InvalidArgument(what));
         }
-        let mut out = vec![0.0; ids.len() * width];
+        self.rows(MatrixPlace::Embedding, |_, tokens| ids[tokens].iter().map(|id| *id as usize).collect())
+    }
+
+    /// The rows of the positions of all tokens: `[tokens, width]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a position without a row; [`Error::NotFound`] without a table
+    /// of positions; errors of decoding.
+    pub fn positions(&self) -> Result<Vec<f32>> {
+        self.rows(MatrixPlace::Positions, |first, tokens| (first..first + tokens.len()).collect())
+    }
+
+    /// Rows of each token's tenant. `chosen` gets the position of the first token of a sequence,
+    /// and the places of its tokens in the batch.
+    fn rows(
+        &self,
+        place: MatrixPlace,
+        chosen: impl Fn(usize, Range<usize>) -> Vec<usize>,
+    ) -> Result<Vec<f32>> {
+        let base = self.family.base.matrices.get(&place).ok_or_else(|| missing(place))?;
+        let width = base.values.shape().cols;
+        let mut out = vec![0.0; self.batch.tokens() * width];
         for (sequence, tokens) in self.batch.places().filter(|(_, tokens)| !tokens.is_empty()) {
             let key = Key { tenant: sequence.tenant, place };
             // Few rows are needed, so nothing is kept for them. A tied head may be in memory.
@@ -116,20 +134,21 @@ impl<'a> RunningBatch<'a> {
                 Some(matrix) => matrix,
                 None => Arc::clone(self.slot(&key)?.direct()),
             };
-            let rows: Vec<usize> = ids[tokens.clone()].iter().map(|id| *id as usize).collect();
+            let rows = chosen(sequence.position, tokens.clone());
             matrix.gather(&rows, &mut out[tokens.start * width..tokens.end * width])?;
         }
         Ok(out)
     }
 
-    /// The weight of the norm before the head.
+    /// The weight of the norm before the head, and its bias if there is one.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown tenant, or without such a norm.
-    pub fn final_norm(&self, tenant: TenantId) -> Result<&[f32]> {
+    pub(crate) fn final_norm(&self, tenant: TenantId) -> Result<Affine<'_>> {
         let found = self.family.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
         let missing = || Error::not_found(Missing::Tensor, "the norm before the head".to_owned());
-        found.vector(VectorPlace::FinalNorm).ok_or_else(missing)
+        let weight = found.vector(VectorPlace::FinalNorm).ok_or_else(missing)?;
+        Ok(Affine { weight: Some(weight), bias: found.vector(VectorPlace::FinalNormBias) })
     }
 
     /// Logits of some activations after the last norm, `[tokens, vocabulary]`. `tenants` has one
@@ -378,6 +397,7 @@ impl LayerWeights for RunningLayer<'_> {
 fn missing(place: MatrixPlace) -> Error {
     let what = match place {
         MatrixPlace::Embedding => "the embedding of the model".to_owned(),
+        MatrixPlace::Positions => "the table of positions of the model".to_owned(),
         MatrixPlace::Head => "the head of the model".to_owned(),
         MatrixPlace::Layer(layer, role) => format!("the matrix {role:?} of layer {layer}"),
     };

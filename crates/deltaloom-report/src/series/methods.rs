@@ -7,7 +7,7 @@ use crate::figure::{
 };
 use crate::health::Health;
 use crate::page::{Cell, Section, Table};
-use crate::ratio;
+use deltaloom::__internals::ratio;
 use deltaloom::series::StepRecord;
 
 const EXACT: &str = "this series (exact)";

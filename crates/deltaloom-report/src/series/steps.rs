@@ -8,8 +8,8 @@ use super::{SeriesSummary, section, steps_axis, totals};
 use crate::figure::{Arrangement, Axis, Bar, Bars, Figure, Lines, Stacks, Unit};
 use crate::health::Health;
 use crate::page::{Cell, Section, Table};
-use crate::ratio;
 use crate::svg::human;
+use deltaloom::__internals::ratio;
 use deltaloom::series::StepRecord;
 
 pub(super) fn overview(summary: &SeriesSummary, health: &Health) -> Section {

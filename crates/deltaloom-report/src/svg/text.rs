@@ -126,7 +126,8 @@ fn scaled(unit: Unit, largest: f64) -> (f64, &'static str) {
     (1.0 / size, suffix)
 }
 
-/// Formats a value with three significant digits, or all digits of a whole number.
+/// Formats a value with three significant digits, or all digits of a whole number; a ratio with two
+/// decimals.
 #[must_use]
 pub fn human(value: f64, unit: Unit) -> String {
     written(value, unit, false)
@@ -148,7 +149,11 @@ fn written(value: f64, unit: Unit, is_round: bool) -> String {
         return format!("{}{suffix}", scientific(x));
     }
     let is_whole = (x - x.round()).abs() <= size * 1e-12;
-    let decimals = if is_whole { 0 } else { usize::try_from(2 - exponent10(size)).unwrap_or(0) };
+    let decimals = match unit {
+        Unit::Ratio => 2,
+        _ if is_whole => 0,
+        _ => usize::try_from(2 - exponent10(size)).unwrap_or(0),
+    };
     let text = grouped(x, decimals);
     let is_trimmed = is_round && text.contains('.');
     let text = if is_trimmed { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
@@ -199,8 +204,8 @@ mod tests {
             (25_086_448.0, Unit::Bytes, "25.1\u{a0}MB"),
             (999.0, Unit::Bytes, "999\u{a0}B"),
             (0.0042, Unit::Seconds, "4.20\u{a0}ms"),
-            (110.0, Unit::Ratio, "110×"),
-            (35.98, Unit::Ratio, "36.0×"),
+            (110.0, Unit::Ratio, "110.00×"),
+            (35.98, Unit::Ratio, "35.98×"),
             (0.07, Unit::Percent, "7\u{a0}%"),
             (f64::NAN, Unit::Ratio, "–"),
         ];

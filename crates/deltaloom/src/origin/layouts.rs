@@ -258,7 +258,7 @@ fn grouped(plain: &Layout, shape: Shape, siblings: &[Sibling<'_>]) -> Vec<Layout
     let (mut firsts, mut singles) = (Vec::new(), Vec::new());
     for which in plain.operand_candidates(siblings) {
         let info = siblings[which].info();
-        let is_exponent = info.dtype == DType::U8 || info.dtype.name() == "F8_E8M0";
+        let is_exponent = info.dtype.may_be_exponents();
         if !is_exponent && !is_number(&info.dtype) && !matches!(info.dtype, DType::F8E4M3 | DType::F8E5M2) {
             continue;
         }

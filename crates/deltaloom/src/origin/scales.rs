@@ -73,12 +73,9 @@ pub(super) fn find(
 }
 
 fn applies(info: &TensorInfo) -> bool {
-    let is_scale = layouts::is_number(&info.dtype) || info.dtype == DType::F8E4M3 || is_exponent(&info.dtype);
+    let is_scale =
+        layouts::is_number(&info.dtype) || info.dtype == DType::F8E4M3 || info.dtype.may_be_exponents();
     is_scale && info.len_bytes() >= LEAST_BYTES
-}
-
-fn is_exponent(dtype: &DType) -> bool {
-    *dtype == DType::U8 || dtype.name() == "F8_E8M0"
 }
 
 /// Some scales of a tensor.
@@ -119,7 +116,7 @@ impl<'a> Sample<'a> {
 
     /// The groups whose measures are most nearly multiples of the scales, with these measures.
     fn best_groups(&self, source: &TensorSource) -> Result<Option<(Scales, Vec<f32>)>> {
-        let is_exponent = is_exponent(&self.info.dtype);
+        let is_exponent = self.info.dtype.may_be_exponents();
         let mut best: Option<(f32, Scales, Vec<f32>)> = None;
         for scales in self.all_groups(source) {
             let measures = self.measures(&scales, source)?;
@@ -147,7 +144,8 @@ impl<'a> Sample<'a> {
             [] => return Vec::new(),
         };
         let batches = numbers.elems() / (rows * cols).max(1);
-        let measures = if is_exponent(&self.info.dtype) { &Measure::ALL[..1] } else { &Measure::ALL[..] };
+        let measures =
+            if self.info.dtype.may_be_exponents() { &Measure::ALL[..1] } else { &Measure::ALL[..] };
         let is_slow = source.is_in_container() && numbers.len_bytes() > MOST_HELD;
         let mut found = Vec::new();
         for is_transposed in [false, true] {
@@ -217,7 +215,7 @@ impl<'a> Sample<'a> {
             let with = |rounding| Scales { is_divided, factor, rounding, ..scales.clone() };
             roundings.iter().copied().map(with).collect::<Vec<_>>()
         };
-        let all = factors(is_exponent(&self.info.dtype), least, greatest);
+        let all = factors(self.info.dtype.may_be_exponents(), least, greatest);
         let all = all.into_iter().filter(|(_, factor)| factor.is_finite() && *factor > 0.0).flat_map(with);
         all.min_by_key(|scales| self.cost(scales, measures))
     }
@@ -256,7 +254,7 @@ fn factors(is_exponent: bool, least: f32, greatest: f32) -> Vec<(bool, f32)> {
 
 /// Scales as F32.
 fn singles(dtype: &DType, bytes: &[u8]) -> Vec<f32> {
-    if is_exponent(dtype) {
+    if dtype.may_be_exponents() {
         return bytes.iter().map(|byte| f32::from_bits(u32::from(*byte) << 23)).collect();
     }
     let size = to_usize(dtype.bits().unwrap_or(8) / 8);

@@ -2,6 +2,7 @@
 //! configuration, a log that grew. It is packed as patches, whatever the two lengths are. If the
 //! state is JSON in another layout, the file of the base is laid out like it first.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::anchors::{Anchors, Sequence};
@@ -25,6 +26,8 @@ const MOST_TEXT_BYTES: u64 = 256 << 20;
 const MOST_OTHER_BYTES: u64 = 4 << 20;
 /// Bytes of a longer reference that a chunk may refer to.
 const PART_BYTES: u64 = 4 << 20;
+/// Bytes by which insertions may move the parts of a run apart.
+const DRIFT: u64 = 1 << 16;
 /// Chunks that are packed to find out what patches cost.
 const SAMPLED: u64 = 4;
 /// Files of bases that are tried.
@@ -189,19 +192,27 @@ fn prefixes(
     let of_chunk = |chunk: u64| {
         let place = grid.chunk_bytes(chunk);
         let bytes = subject.read(place.start, to_usize(place.end - place.start))?;
-        let mut places = Vec::new();
-        anchors.for_each(&codes::of(info, &bytes), |_, equal| {
-            places.extend(equal.iter().map(|anchor| anchor.at));
+        let mut pairs = Vec::new();
+        anchors.for_each(&codes::of(info, &bytes), |at, equal| {
+            pairs.extend(equal.iter().map(|anchor| (place.start + at as u64, anchor.at)));
             Ok(())
         })?;
-        let middle = places.len() / 2;
-        let middle = match places.is_empty() {
-            true => even(chunk),
-            false => *places.select_nth_unstable(middle).1,
-        };
-        Ok(part(middle))
+        let middle = counterpart((place.start + place.end) / 2, &pairs);
+        Ok(part(middle.unwrap_or_else(|| even(chunk))))
     };
     (0..grid.chunk_count()).map(of_chunk).collect()
+}
+
+/// The place in a reference that corresponds to one in a file: as far from it as most of these
+/// pairs of equal places are from each other. A file has the same few words everywhere, but equal
+/// runs are at one distance.
+fn counterpart(place: u64, pairs: &[(u64, u64)]) -> Option<u64> {
+    let most = pairs.iter().map(|(here, _)| *here).max()?;
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    pairs.iter().for_each(|(here, there)| *counts.entry((there + most - here) / DRIFT).or_default() += 1);
+    let with_next = |bin: u64| counts.get(&bin).unwrap_or(&0) + counts.get(&(bin + 1)).unwrap_or(&0);
+    let (bin, _) = counts.keys().map(|bin| (*bin, with_next(*bin))).rev().max_by_key(|(_, count)| *count)?;
+    Some((place + (bin + 1) * DRIFT).saturating_sub(most))
 }
 
 /// Numbers of some evenly spaced chunks.
@@ -242,4 +253,23 @@ fn cost_of_other(subject: &Subject<'_>, grid: &ChunkGrid, chunks: &[u64], other:
         bits += plan::chunk_cost(info.number(), &target, &prediction, is_predicted);
     }
     Ok(scaled(bits / 8, grid, chunks) + index_bytes(&other.predictor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_told_from_words_that_occur_everywhere() {
+        // A run of 1 MB from 20 MB on is at 3 MB now, and each word is also at seven other places.
+        let run = (0..1000u64).map(|i| (3_000_000 + 1000 * i, 20_000_000 + 1010 * i));
+        let words = (0..7000u64).map(|i| (3_000_000 + i / 7 * 1000, i * i * 7919 % 30_000_000));
+        let pairs: Vec<(u64, u64)> = run.chain(words).collect();
+        let found = counterpart(3_500_000, &pairs).unwrap();
+        assert!((20_400_000..20_600_000).contains(&found), "{found}");
+        assert_eq!(counterpart(5, &[]), None);
+        // The file begins where the reference ends, and the reverse.
+        assert!(counterpart(0, &[(0, 9_000_000)]).unwrap().abs_diff(9_000_000) <= DRIFT);
+        assert_eq!(counterpart(0, &[(9_000_000, 0)]), Some(0));
+    }
 }

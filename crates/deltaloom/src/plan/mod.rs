@@ -8,6 +8,7 @@ mod history;
 mod magnitudes;
 mod points;
 mod preset;
+mod samples;
 mod tables;
 
 use deltaloom_kernels::fields::{FieldSplit, MAX_MODELLED_BITS, common_zero_bits, count_tops};
@@ -25,6 +26,8 @@ use crate::scratch::Scratch;
 
 pub(crate) use history::GroupHistory;
 pub use preset::Preset;
+pub(crate) use samples::{chunk_cost, cost_with_companion, cost_without_companion, is_clearly_near};
+pub use samples::{residual_cost, stand_alone_cost};
 pub(crate) use tables::SetPool;
 use tables::{Histogram, Row, TableRequest};
 
@@ -35,8 +38,6 @@ const MIXED_FROM_ELEMS: u64 = 2048;
 /// Elements of a sample of planes, and number of samples per group.
 const SAMPLE_ELEMS: usize = 2048;
 const SAMPLES: usize = 4;
-/// Elements that show whether residuals are small.
-const START_ELEMS: usize = 1024;
 
 /// Chunks of a tensor that are planned together.
 pub(crate) struct GroupInput<'a> {
@@ -496,84 +497,6 @@ fn window(tops: &[u32]) -> (u64, Counts) {
     counts[..direct].copy_from_slice(&tops[lowest..lowest + direct]);
     counts[ALPHABET - 1] += narrow::<u32>(total - best, "fewer elements than 2^32 in a group");
     (lowest as u64, counts)
-}
-
-/// Whether a sample is so similar to its prediction that nothing else can be cheaper: with one
-/// table, residuals take less than half of its size. Weights on their own never come near that.
-pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
-    ulp_cost(number, sample, prediction) < sample.len() as u64 * 4 * ONE_BIT
-}
-
-/// Bits in 1/65536 that an element may cost with a companion for the companion to pay, compared
-/// with its reference if it has one. `None` if it should have no companion.
-pub(crate) fn cost_without_companion(number: Number, sample: &[u8], reference: Option<&[u8]>) -> Option<u64> {
-    let ulps = reference.map(|reference| ulp_cost_of_start(number, sample, reference));
-    magnitudes::cost_without_companion(number, (sample, reference.unwrap_or(sample)), ulps)
-}
-
-/// Bits in 1/65536 of a sample's element with a companion. `None` if that tensor cannot be its
-/// companion.
-pub(crate) fn cost_with_companion(number: Number, sample: &[u8], companion: &[u8]) -> Option<u64> {
-    let ulps = ulp_cost_of_start(number, sample, companion);
-    magnitudes::cost_with_companion(number, (sample, companion), ulps)
-}
-
-/// Bits in 1/65536 of an element's residual, from as many elements as are enough to tell similar
-/// tensors from others.
-fn ulp_cost_of_start(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
-    let len_bytes = sample.len().min(START_ELEMS * number.bytes());
-    let elems = (len_bytes / number.bytes()).max(1) as u64;
-    ulp_cost(number, &sample[..len_bytes], &prediction[..len_bytes]) / elems
-}
-
-/// Bits in 1/65536 of residuals with one table.
-fn ulp_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
-    let residuals = UlpSymbols::of(number, sample, prediction);
-    let mut counts: Counts = [0; ALPHABET];
-    residuals.symbols.iter().for_each(|symbol| counts[usize::from(*symbol)] += 1);
-    table::own_table_cost(&counts) + residuals.raw_bits * ONE_BIT
-}
-
-/// Estimated bits in 1/65536 of a sample coded with its prediction, for comparing predictions.
-pub fn residual_cost(number: Number, sample: &[u8], prediction: &[u8]) -> u64 {
-    let group = sample_group(number, sample, prediction, true);
-    let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(number, &group.chunks), 0).cost;
-    magnitudes::sample_cost(&group).map_or(ulps, |scaled| scaled.min(ulps))
-}
-
-/// Estimated bits of a whole chunk, in the coding that [`draft`] would choose.
-pub(crate) fn chunk_cost(number: Number, target: &[u8], prediction: &[u8], is_predicted: bool) -> u64 {
-    let draft = draft(&sample_group(number, target, prediction, is_predicted), Preset::Default);
-    match draft.coding {
-        // Its estimate is from a small sample, in which a few changes may be missing.
-        Coding::Plain => codec::planes_sample_cost(number, target, prediction) * 8,
-        _ => draft.cost / ONE_BIT,
-    }
-}
-
-/// Estimated bits in 1/65536 of a sample coded on its own.
-pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
-    let zeros = vec![0; sample.len()];
-    let group = sample_group(number, sample, &zeros, false);
-    float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)
-}
-
-fn sample_group<'a>(
-    number: Number,
-    sample: &'a [u8],
-    prediction: &'a [u8],
-    is_predicted: bool,
-) -> GroupInput<'a> {
-    let chunks = vec![(sample, prediction)];
-    GroupInput {
-        number,
-        cols: 1,
-        is_matrix: false,
-        chunks,
-        is_predicted,
-        may_have_nibbles: false,
-        history: None,
-    }
 }
 
 #[cfg(test)]

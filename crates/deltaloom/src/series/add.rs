@@ -19,11 +19,11 @@ use super::content;
 use super::likeness::difference;
 use super::manifest::{Parts, StepEntry};
 use super::restored;
-use super::soundness::{self, Changed, Inspection};
+use super::soundness::{self, Inspection};
 use crate::bases::{Base, Bases};
 use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, Exclude, FileSource};
-use crate::container::{Container, Index};
+use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::options::setters;
 use crate::pack::{PackOptions, pack_and_see};
@@ -39,8 +39,8 @@ const KEYFRAME_ALLOWANCE: f64 = 1.03;
 /// chains irregular.
 const NEARER: f64 = 0.9;
 
-/// With more tensors than this whose prediction is computed, an entry does not have their shares.
-const MOST_COMPUTED: usize = 1024;
+/// How often an addition replaces the manifest without an answer before it gives up.
+const TRIES: usize = 3;
 
 /// A checkpoint to add.
 #[derive(Debug, Clone)]
@@ -135,6 +135,17 @@ pub struct Added {
     pub container: Option<PackReport>,
 }
 
+impl Added {
+    /// A step that was added now.
+    fn now(entry: StepEntry, closed: Option<BranchInfo>, packed: Option<PackedStep>) -> Self {
+        let container = packed.map(|packed| packed.report);
+        Self { entry, is_new: true, closed, meta_not_stored: BTreeMap::new(), container }
+    }
+}
+
+/// The entry of a replacement without an answer, and the branch that it closes.
+type Sent = (StepEntry, Option<BranchInfo>);
+
 /// A container that is ready to be stored, and its entry without the fields that depend on its
 /// neighbours.
 pub(super) struct PackedStep {
@@ -154,8 +165,9 @@ impl Series {
     /// # Errors
     /// [`Error::StepTaken`], [`Error::StepOutOfOrder`], [`Error::StepDiffers`]; what reading,
     /// packing and storing give. The series is unchanged then. The exception is an [`Error::Io`]
-    /// from replacing the manifest: the step may be there after it, or appear later. Repeat it with
-    /// the same step number; without one, the step may be added twice.
+    /// from replacing the manifest, which is tried three times: the step may be there after it,
+    /// or appear later. Repeat it with the same step number. Without one, the error is
+    /// [`Error::StepUnknown`], which has the number.
     pub fn add(&self, new: &NewStep, options: &AddOptions, progress: &dyn Progress) -> Result<Added> {
         let start = Instant::now();
         let catalog = self.main_line()?;
@@ -176,9 +188,32 @@ impl Series {
             self.check_likeness(&catalog, &checkpoint)?;
         }
         drop(catalog);
+        let mut sent = Vec::new();
+        let added = self.add_once((&checkpoint, parts), new, options, start, &mut sent, progress);
+        added.map_err(|why| match (new.step, sent.last()) {
+            (None, Some((entry, _))) => Error::StepUnknown { step: entry.step, source: Box::new(why) },
+            _ => why,
+        })
+    }
+
+    /// Packs and stores a checkpoint, and names it in the manifest. `sent` gets the entries of
+    /// replacements without an answer. Each may take effect until another writer is faster, so they
+    /// are looked for before anything is sent again.
+    fn add_once(
+        &self,
+        (checkpoint, parts): (&Checkpoint, Parts),
+        new: &NewStep,
+        options: &AddOptions,
+        start: Instant,
+        sent: &mut Vec<Sent>,
+        progress: &dyn Progress,
+    ) -> Result<Added> {
         let mut packed: Option<PackedStep> = None;
         loop {
             let mut catalog = self.main_line()?;
+            if let Some((entry, closed)) = arrived(&catalog, sent)? {
+                return Ok(Added::now(entry, closed, packed));
+            }
             // Another writer may have been faster with the same step.
             if let (Some(step), Some(ready)) = (new.step, &packed)
                 && let Some(entry) = catalog.find(step)?
@@ -207,7 +242,7 @@ impl Series {
                         }
                     };
                     let mut ready =
-                        self.pack_step(&checkpoint, parts, &candidates, &options.pack, progress)?;
+                        self.pack_step(checkpoint, parts, &candidates, &options.pack, progress)?;
                     self.count_constant(&catalog, &mut ready)?;
                     self.store.put_file(&ready.entry.key(), ready.file())?;
                     ready
@@ -225,17 +260,18 @@ impl Series {
             entry.seconds = start.elapsed().as_secs_f64();
             place(&mut entry, newest, catalog.manifest.next_ordinal());
             catalog.manifest.push(entry.clone(), &*self.store)?;
-            if self.replace_manifest(&mut catalog)? {
-                let container = Some(ready.report);
-                return Ok(Added {
-                    entry,
-                    is_new: true,
-                    closed,
-                    meta_not_stored: BTreeMap::new(),
-                    container,
-                });
-            }
+            let replaced = self.replace_manifest(&mut catalog);
             packed = Some(ready);
+            match replaced {
+                Ok(true) => return Ok(Added::now(entry, closed, packed)),
+                Ok(false) => {}
+                Err(why) => {
+                    sent.push((entry, closed));
+                    if sent.len() == TRIES {
+                        return Err(why);
+                    }
+                }
+            }
         }
     }
 
@@ -387,7 +423,7 @@ impl Series {
         let reference = chain.last();
         let oddities = inspection.finish(container.index(), reference.is_some_and(StepEntry::is_sound))?;
         let (changed_fraction, changed_of_computed) = match &before {
-            Some(before) => changes(checkpoint, container.index(), before)?,
+            Some(before) => soundness::changes(checkpoint, container.index(), before)?,
             None => (None, Vec::new()),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -499,6 +535,21 @@ pub(super) fn place(entry: &mut StepEntry, newest: Option<&StepEntry>, ordinal: 
     };
 }
 
+/// The entry of a replacement without an answer that did take effect.
+fn arrived(catalog: &Catalog<'_>, sent: &[Sent]) -> Result<Option<Sent>> {
+    for (mine, closed) in sent {
+        let found = catalog.find(mine.step)?;
+        // Pruning may have packed it again.
+        let is_mine = |entry: &StepEntry| {
+            (&entry.content, &entry.meta, entry.added_unix) == (&mine.content, &mine.meta, mine.added_unix)
+        };
+        if let Some(entry) = found.filter(is_mine) {
+            return Ok(Some((entry, closed.clone())));
+        }
+    }
+    Ok(None)
+}
+
 fn same_or_taken(entry: StepEntry, content: &str, new: &NewStep) -> Result<Added> {
     if entry.content == content {
         let mut meta_not_stored = new.meta.clone();
@@ -518,34 +569,4 @@ fn check_order(catalog: &Catalog<'_>, step: u64) -> Result<()> {
 /// Expected size of a checkpoint of this size on its own, estimated from the last keyframe.
 fn expected_keyframe_bytes(keyframe: &StepEntry, original_bytes: u64) -> f64 {
     original_bytes as f64 / keyframe.ratio()
-}
-
-/// How the weights differ from those of the reference: as a whole, if anything was compared, and
-/// the shares of the tensors whose prediction is computed, as [`StepEntry`] has them.
-fn changes(
-    checkpoint: &Checkpoint,
-    index: &Index,
-    before: &Checkpoint,
-) -> Result<(Option<f64>, Vec<Option<f64>>)> {
-    let computed = soundness::changed_of_computed(checkpoint, index, before)?;
-    let roles = index.roles();
-    let counted = index.tensors.iter().filter(|tensor| roles.is_weights(tensor.place));
-    let of_references = counted.filter(|tensor| tensor.predictor.is_reference());
-    let of_references = of_references.map(|tensor| Changed {
-        changed: tensor.changed,
-        elems: tensor.grid.rows.saturating_mul(tensor.grid.cols),
-    });
-    let (mut changed, mut elems) = (0, 0);
-    for tensor in of_references.chain(computed.iter().copied().flatten()) {
-        changed += tensor.changed;
-        elems += tensor.elems;
-    }
-    let share = |changed: u64, elems: u64| (elems > 0).then(|| changed as f64 / elems as f64);
-    let shares = computed.into_iter().map(|tensor| {
-        // Four digits, since every entry of the manifest may have hundreds of these.
-        let exact = tensor.and_then(|Changed { changed, elems }| share(changed, elems))?;
-        format!("{exact:.3e}").parse().ok()
-    });
-    let shares: Vec<Option<f64>> = shares.collect();
-    Ok((share(changed, elems), if shares.len() <= MOST_COMPUTED { shares } else { Vec::new() }))
 }

@@ -16,6 +16,8 @@ use crate::tensor::{DType, TensorInfo};
 
 /// Bytes that are read at a time if packing did not read a tensor.
 const BLOCK_BYTES: u64 = 1 << 20;
+/// With more tensors than this whose prediction is computed, an entry does not have their shares.
+const MOST_COMPUTED: usize = 1024;
 
 /// The bits of a word that tell whether it is a finite number, and their value if it is not.
 #[derive(Debug, Clone, Copy)]
@@ -257,6 +259,36 @@ pub(super) fn changed_of_computed<'a>(
         all.push(Some(found));
     }
     Ok(all)
+}
+
+/// How the weights differ from those of the reference: as a whole, if anything was compared, and
+/// the shares of the tensors whose prediction is computed, as [`super::StepEntry`] has them.
+pub(super) fn changes(
+    checkpoint: &Checkpoint,
+    index: &Index,
+    before: &Checkpoint,
+) -> Result<(Option<f64>, Vec<Option<f64>>)> {
+    let computed = changed_of_computed(checkpoint, index, before)?;
+    let roles = index.roles();
+    let counted = index.tensors.iter().filter(|tensor| roles.is_weights(tensor.place));
+    let of_references = counted.filter(|tensor| tensor.predictor.is_reference());
+    let of_references = of_references.map(|tensor| Changed {
+        changed: tensor.changed,
+        elems: tensor.grid.rows.saturating_mul(tensor.grid.cols),
+    });
+    let (mut changed, mut elems) = (0, 0);
+    for tensor in of_references.chain(computed.iter().copied().flatten()) {
+        changed += tensor.changed;
+        elems += tensor.elems;
+    }
+    let share = |changed: u64, elems: u64| (elems > 0).then(|| changed as f64 / elems as f64);
+    let shares = computed.into_iter().map(|tensor| {
+        // Four digits, since every entry of the manifest may have hundreds of these.
+        let exact = tensor.and_then(|Changed { changed, elems }| share(changed, elems))?;
+        format!("{exact:.3e}").parse().ok()
+    });
+    let shares: Vec<Option<f64>> = shares.collect();
+    Ok((share(changed, elems), if shares.len() <= MOST_COMPUTED { shares } else { Vec::new() }))
 }
 
 #[cfg(test)]

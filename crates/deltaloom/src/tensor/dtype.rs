@@ -101,6 +101,12 @@ impl DType {
             known => known.number().map(|number| u64::from(number.bits())),
         }
     }
+
+    /// Whether elements may be powers of two by their exponents, as scales of MX formats are
+    /// (E8M0). Writers store them as bytes, too.
+    pub(crate) fn may_be_exponents(&self) -> bool {
+        *self == Self::U8 || self.name() == "F8_E8M0"
+    }
 }
 
 impl fmt::Display for DType {

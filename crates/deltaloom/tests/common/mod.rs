@@ -286,3 +286,28 @@ pub(crate) fn assert_parts(container: &[u8], base: &[u8], tuned: &[u8]) {
         at += len;
     }
 }
+
+/// Numbers of BF16, widened.
+pub(crate) fn singles_of(bf16: &[u8]) -> Vec<f32> {
+    bf16.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
+}
+
+/// A tensor of these numbers, rounded to BF16.
+pub(crate) fn bf16(name: &str, shape: &[u64], numbers: &[f32]) -> Tensor {
+    let bytes = numbers.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes());
+    tensor(name, "BF16", shape, bytes.collect())
+}
+
+/// Packs with small and large chunks, restores, reads parts, and returns the report.
+pub(crate) fn packed_in_chunks(tuned: &[Tensor], base: &[Tensor]) -> PackReport {
+    let (tuned, base) = (safetensors(tuned), safetensors(base));
+    for chunk_log2 in [10, 17] {
+        let (container, report) = pack_with(&tuned, &[&base], &options().with_chunk_log2(chunk_log2));
+        assert!(unpack(&container, &[&base]).unwrap() == tuned);
+        assert_parts(&container, &base, &tuned);
+        if chunk_log2 == 17 {
+            return report;
+        }
+    }
+    unreachable!("the last size of chunks returns")
+}

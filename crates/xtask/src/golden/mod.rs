@@ -7,6 +7,7 @@ mod blocks;
 mod cases;
 mod computed;
 mod history;
+mod k_quants;
 mod merges;
 mod numbers;
 mod quantised;

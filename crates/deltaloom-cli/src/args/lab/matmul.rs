@@ -62,10 +62,10 @@ pub(crate) struct MatmulArguments {
     #[arg(long, value_enum, default_value_t = Modes::Fast)]
     pub(crate) mode: Modes,
     /// Number of timed rounds
-    #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::measure::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = values::measure::parse_rounds)]
     pub(crate) rounds: usize,
     /// Number of threads; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_threads, allow_negative_numbers = true)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) report: ReportArguments,

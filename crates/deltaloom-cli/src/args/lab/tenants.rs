@@ -36,7 +36,7 @@ pub(crate) struct TenantsArguments {
     #[arg(value_name = "TUNED")]
     pub(crate) tuned: Option<PathBuf>,
     /// Number of fine-tunes in the batch
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = values::count(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = values::measure::parse_tenants)]
     pub(crate) tenants: usize,
     /// Number of the layer in the model, from 0
     #[arg(long, value_name = "N", default_value_t = 0, requires = "base")]
@@ -54,7 +54,7 @@ pub(crate) struct TenantsArguments {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.13, conflicts_with = "base")]
     pub(crate) density: f64,
     /// Number of timed rounds; the median is reported
-    #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::measure::rounds())]
+    #[arg(long, value_name = "N", default_value_t = 21, value_parser = values::measure::parse_rounds)]
     pub(crate) rounds: usize,
     /// Number of requests to serve with too small a budget; 0 skips this part
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -69,7 +69,7 @@ pub(crate) struct TenantsArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Number of threads; 0 means one per core
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::threads())]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::parse_threads, allow_negative_numbers = true)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) report: ReportArguments,

@@ -129,7 +129,7 @@ impl Report {
             .shown("", |row| Cell::text(&*row.name))
             .shown("packed bytes", |row| Cell::count(row.packed_bytes))
             .shown("of original", |row| Cell::percent(row.packed_bytes as f64 / original, 2))
-            .shown("ratio", |row| Cell::fixed(original / row.packed_bytes.max(1) as f64, 3))
+            .shown("ratio", |row| Cell::ratio(original / row.packed_bytes.max(1) as f64))
             .shown("encode MB/s", |row| Cell::fixed(rate(&row.encode_seconds), 0))
             .shown("decode MB/s", |row| Cell::fixed(rate(&row.decode_seconds), 0))
             .shown("of memcpy", |row| {

@@ -4,10 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::{Error, Progress as _};
-use deltaloom_compute::Run;
 use deltaloom_lm::evaluate::{Answer as Found, Share, kind_of_number, read_problems};
 use deltaloom_lm::generate::{Event, Finish, Request, generate};
-use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::text::{Special, Stop};
 use serde::Serialize;
 
@@ -30,7 +28,13 @@ struct Report {
 
 pub(crate) fn run(arguments: &AnswersArguments) -> Result<Answer> {
     let open = || models::open_chosen(&arguments.model);
-    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
+    measure(
+        &arguments.computing.threads,
+        arguments.json,
+        open,
+        |opened, bar| report(arguments, opened, bar),
+        describe,
+    )
 }
 
 fn report(arguments: &AnswersArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
@@ -57,9 +61,10 @@ fn report(arguments: &AnswersArguments, opened: Opened, bar: &Bar) -> Result<Mea
         let ids = tokenizer.encode(&prompt, Special::Add)?;
         let request = Request::new(&ids, usize::try_from(arguments.max_tokens)?)
             .with_stop(Stop::new(tokenizer.special().end.clone(), vec!["Question:".to_owned()])?)
-            .with_memory(MemoryOptions::default().with_kv(arguments.kv.kv_type()));
+            .with_memory(arguments.computing.memory());
         let go_on = |_: Event<'_>| Ok(!bar.is_cancelled());
-        let text = generate(&mut model, tenant, tokenizer.pieces(), request, &Run::default(), go_on)?;
+        let text =
+            generate(&mut model, tenant, tokenizer.pieces(), request, &arguments.computing.run(), go_on)?;
         if text.finish == Finish::Cancelled {
             return Err(Error::Cancelled.into());
         }

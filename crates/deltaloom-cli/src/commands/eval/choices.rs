@@ -4,9 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::{Error, Progress as _};
-use deltaloom_compute::Run;
 use deltaloom_lm::evaluate::{Choices, ChoicesReport, Share, read_choices, score_choices};
-use deltaloom_lm::layer::MemoryOptions;
 use serde::Serialize;
 
 use super::{File, Measured, files, measure, share};
@@ -25,7 +23,13 @@ struct Report {
 
 pub(crate) fn run(arguments: &ChoicesArguments) -> Result<Answer> {
     let open = || models::open_chosen(&arguments.model);
-    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
+    measure(
+        &arguments.computing.threads,
+        arguments.json,
+        open,
+        |opened, bar| report(arguments, opened, bar),
+        describe,
+    )
 }
 
 fn report(arguments: &ChoicesArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
@@ -42,10 +46,10 @@ fn report(arguments: &ChoicesArguments, opened: Opened, bar: &Bar) -> Result<Mea
     }
     let start = Instant::now();
     bar.start(found.items.iter().map(|item| item.context.len() as u64).sum());
-    let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
+    let memory = arguments.computing.memory();
     let mut choices = Choices::default();
     for item in &found.items {
-        let sums = score_choices(&mut model, tenant, &tokenizer, item, memory, &Run::default())?;
+        let sums = score_choices(&mut model, tenant, &tokenizer, item, memory, &arguments.computing.run())?;
         choices.add(item, &sums)?;
         bar.advance(item.context.len() as u64);
         if bar.is_cancelled() {

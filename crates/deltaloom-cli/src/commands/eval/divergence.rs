@@ -1,18 +1,15 @@
-//! `deltaloom eval divergence`: how far a fine-tune is from its base.
+//! `deltaloom eval divergence`: how far a fine-tune, or another model, is from a base.
 
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::Progress as _;
-use deltaloom_compute::Run;
-use deltaloom_lm::evaluate::{DivergenceReport, compare};
-use deltaloom_lm::layer::MemoryOptions;
-use deltaloom_lm::model::Model;
+use deltaloom_lm::evaluate::{DivergenceReport, Student, compare};
 use serde::Serialize;
 
 use super::{ID_BYTES, Measured, counting, measure};
 use crate::args::eval::DivergenceArguments;
-use crate::models::{self, Opened};
+use crate::models::{self, Compared, Opened};
 use crate::progress::Bar;
 use crate::{Answer, ui};
 
@@ -28,21 +25,30 @@ struct Report {
 
 pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
     let open = || models::open(&arguments.base, None, None);
-    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
+    measure(
+        &arguments.computing.threads,
+        arguments.json,
+        open,
+        |opened, bar| report(arguments, opened, bar),
+        describe,
+    )
 }
 
-fn report(arguments: &DivergenceArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
+fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
+    let mut student = models::compared(&mut opened, &arguments.student)?;
     let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
     let Opened { mut model, warnings, .. } = opened;
-    let is_base = arguments.student == arguments.base;
-    let student = if is_base { Model::BASE } else { models::admit(&mut model, &arguments.student)? };
     let trained = model.config().max_positions.unwrap_or(usize::MAX);
     let window = usize::try_from(arguments.window)?.min(trained);
     let start = Instant::now();
     bar.start(text.ids.len() as u64 * ID_BYTES);
-    let memory = MemoryOptions::default().with_kv(arguments.kv.kv_type());
-    let tenants = [Model::BASE, student];
-    let found = compare(&mut model, tenants, &text.ids, window, memory, &Run::default(), counting(bar))?;
+    let memory = arguments.computing.memory();
+    let student = match &mut student {
+        Compared::Tenant(tenant) => Student::Tenant(*tenant),
+        Compared::Other(other) => Student::Model(other),
+    };
+    let found =
+        compare(&mut model, student, &text.ids, window, memory, &arguments.computing.run(), counting(bar))?;
     let result = found.report().context("no token was scored")?;
     let digest = text.digest.to_hex().to_string();
     Ok((Report { result, window_tokens: window, digest, seconds: start.elapsed().as_secs_f64() }, warnings))

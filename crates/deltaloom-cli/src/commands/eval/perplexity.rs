@@ -4,8 +4,6 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::Progress as _;
-use deltaloom_compute::Run;
-use deltaloom_lm::layer::MemoryOptions;
 use deltaloom_lm::model::{Perplexity, PerplexityOptions, perplexity};
 use serde::Serialize;
 
@@ -34,8 +32,14 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &PerplexityArguments) -> Result<Answer> {
-    let open = || models::open(&arguments.model, arguments.base.as_deref(), arguments.tenant.as_deref());
-    measure(&arguments.threads, arguments.json, open, |opened, bar| report(arguments, opened, bar), describe)
+    let open = || models::open_chosen(&arguments.model);
+    measure(
+        &arguments.computing.threads,
+        arguments.json,
+        open,
+        |opened, bar| report(arguments, opened, bar),
+        describe,
+    )
 }
 
 fn report(arguments: &PerplexityArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
@@ -50,11 +54,11 @@ fn report(arguments: &PerplexityArguments, opened: Opened, bar: &Bar) -> Result<
     let options = PerplexityOptions::new(window)
         .with_stride(stride)
         .with_chunks(chunk, (512 / chunk.min(window)).clamp(1, 8))
-        .with_memory(MemoryOptions::default().with_kv(arguments.kv.kv_type()));
+        .with_memory(arguments.computing.memory());
     let start = Instant::now();
     let total = options.work(ids.len());
     bar.start(total as u64 * ID_BYTES);
-    let result = perplexity(&mut model, tenant, ids, &options, &Run::default(), counting(bar))
+    let result = perplexity(&mut model, tenant, ids, &options, &arguments.computing.run(), counting(bar))
         .with_context(|| arguments.tokens.display().to_string())?;
     let seconds = start.elapsed().as_secs_f64();
     let bits_per_token = result.loss / std::f64::consts::LN_2;

@@ -95,11 +95,11 @@ fn describe_added(added: &Added) -> String {
         _ => "a keyframe".to_owned(),
     };
     format!(
-        "step {}: {} -> {}, ratio {:.2}, {against}, {:.2} s",
+        "step {}: {} -> {}, ratio {}, {against}, {:.2} s",
         entry.step,
         ui::bytes(entry.original_bytes),
         ui::bytes(entry.stored_bytes),
-        entry.ratio(),
+        ui::ratio(entry.ratio()),
         entry.seconds,
     )
 }
@@ -123,12 +123,12 @@ pub(super) fn describe(entry: &StepEntry) -> String {
     };
     let parts = if entry.parts.optimizer.is_some() { "model, optimizer" } else { "model" };
     let mut out = format!(
-        "step {}\n  added   {added} in {:.2} s\n  stored  {} of {}, ratio {:.2}, {rests}\n  object  {}\n  parts   {parts}\n",
+        "step {}\n  added   {added} in {:.2} s\n  stored  {} of {}, ratio {}, {rests}\n  object  {}\n  parts   {parts}\n",
         entry.step,
         entry.seconds,
         ui::bytes(entry.stored_bytes),
         ui::bytes(entry.original_bytes),
-        entry.ratio(),
+        ui::ratio(entry.ratio()),
         entry.object,
     );
     if !entry.is_sound() {

@@ -60,7 +60,7 @@ fn table(entries: &[StepEntry]) -> Table<'_, StepEntry> {
         .both("hops", "hops", |entry| Cell::count(entry.hops))
         .both("original", "original_bytes", |entry| Cell::bytes(entry.original_bytes))
         .both("stored", "stored_bytes", |entry| Cell::bytes(entry.stored_bytes))
-        .both("ratio", "ratio", |entry| Cell::fixed(entry.ratio(), 2))
+        .both("ratio", "ratio", |entry| Cell::ratio(entry.ratio()))
         .both("changed", "changed_fraction", |entry| {
             Cell::maybe(entry.changed_fraction, |share| Cell::percent(share, 2))
         })
@@ -149,15 +149,16 @@ fn totals(summary: &SeriesInfo) -> String {
     if totals.steps == 0 {
         return "the series has no steps yet; add one with `deltaloom series add`".to_owned();
     }
-    let deltas =
-        totals.delta_ratio().map_or_else(String::new, |ratio| format!("; without keyframes {ratio:.2}"));
+    let deltas = totals
+        .delta_ratio()
+        .map_or_else(String::new, |ratio| format!("; without keyframes {}", ui::ratio(ratio)));
     format!(
-        "{}, {}: {} -> {}, ratio {:.2}{deltas}",
+        "{}, {}: {} -> {}, ratio {}{deltas}",
         ui::count(totals.steps, "step"),
         ui::count(totals.keyframes, "keyframe"),
         ui::bytes(totals.original_bytes),
         ui::bytes(totals.stored_bytes),
-        totals.ratio(),
+        ui::ratio(totals.ratio()),
     )
 }
 

@@ -1,13 +1,14 @@
 //! LLaMA 1 to 3, and what has its names: SmolLM2.
 
-use super::{Architecture, Convention, MatrixRole, VectorRole};
+use super::{Architecture, Convention, Design, GLOBALS, MatrixRole, VectorRole};
 
 pub(super) const LLAMA: Architecture = Architecture {
     model_type: "llama",
     names: NAMES,
     key_value_heads: None,
     head_size: None,
-    has_qk_norm: false,
+    design: Design::Llama,
+    globals: &GLOBALS,
     reach: |settings, number| settings.reach(number, None, |_| false),
 };
 

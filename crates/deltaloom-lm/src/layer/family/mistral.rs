@@ -1,7 +1,7 @@
 //! Mistral: LLaMA with a sliding window in every layer.
 
 use super::llama::{IGNORED, MATRICES, SIGN};
-use super::{Architecture, Convention, VectorRole};
+use super::{Architecture, Convention, Design, GLOBALS, VectorRole};
 
 pub(super) const MISTRAL: Architecture = Architecture {
     model_type: "mistral",
@@ -18,6 +18,7 @@ pub(super) const MISTRAL: Architecture = Architecture {
     },
     key_value_heads: Some(8),
     head_size: None,
-    has_qk_norm: false,
+    design: Design::Llama,
+    globals: &GLOBALS,
     reach: |settings, number| settings.reach(number, settings.sliding_window, |_| true),
 };

@@ -3,14 +3,16 @@
 //!
 //! [`super::names`] finds the tensors; nothing here reads weights.
 
+mod gemma3;
+mod gpt2;
 mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
 mod settings;
 
-use super::config::{Heads, LayerConfig, Norm};
-use super::plan::{AttentionPlan, QkNorm, Reach};
+use super::config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
+use super::plan::{AttentionPlan, Positions, Reach, Scale};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
@@ -40,15 +42,20 @@ pub(crate) struct GlobalNames {
     /// Before the number of a layer.
     pub(crate) layers: &'static str,
     pub(crate) embedding: &'static str,
+    /// A row for each position.
+    pub(crate) positions: Option<&'static str>,
     pub(crate) final_norm: &'static str,
+    pub(crate) final_norm_bias: Option<&'static str>,
     pub(crate) head: &'static str,
 }
 
-/// The names of all families here.
-pub(crate) const GLOBALS: GlobalNames = GlobalNames {
+/// The names of the families that grew out of LLaMA.
+const GLOBALS: GlobalNames = GlobalNames {
     layers: "model.layers.",
     embedding: "model.embed_tokens.weight",
+    positions: None,
     final_norm: "model.norm.weight",
+    final_norm_bias: None,
     head: "lm_head.weight",
 };
 
@@ -61,16 +68,31 @@ pub(crate) struct Architecture {
     key_value_heads: Option<usize>,
     /// Size of a head, if it is not said; `None` for the width over the number of heads.
     head_size: Option<usize>,
-    has_qk_norm: bool,
+    design: Design,
+    pub(crate) globals: &'static GlobalNames,
     /// What a layer sees.
     reach: fn(&Settings, usize) -> Result<Reach>,
+}
+
+/// How the layers of a family are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Design {
+    Llama,
+    /// LLaMA with norms of queries and keys.
+    QkNorm,
+    /// The same with norms on both sides of each network, with weights stored less 1; GeGLU; a
+    /// factor of embeddings; and rotary positions for each kind of reach.
+    Gemma,
+    /// LayerNorm, one matrix for queries, keys and values, GELU, and a table of positions.
+    Gpt2,
 }
 
 /// Its sign and its name stand for all families of Hugging Face.
 pub(crate) const LLAMA: &Convention = &llama::NAMES;
 
 /// All of them.
-const ARCHITECTURES: [&Architecture; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+const ARCHITECTURES: [&Architecture; 6] =
+    [&gemma3::GEMMA3, &gpt2::GPT2, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// Sizes outside the layers.
 #[derive(Debug, Clone, Copy)]
@@ -96,8 +118,17 @@ impl Described {
         let settings: Settings = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         let known = ARCHITECTURES.into_iter().find(|it| it.model_type == settings.model_type);
         let architecture = known.ok_or_else(|| unsupported("model_type", &settings.model_type))?;
-        settings.check()?;
-        Ok(Self { architecture, settings })
+        settings.check(match architecture.design {
+            Design::Llama | Design::QkNorm => "silu",
+            Design::Gemma => "gelu_pytorch_tanh",
+            Design::Gpt2 => "gelu_new",
+        })?;
+        if architecture.design == Design::Gpt2 {
+            gpt2::check(&settings)?;
+        }
+        let described = Self { architecture, settings };
+        described.positions(Reach::Causal)?;
+        Ok(described)
     }
 
     /// The sizes outside the layers, all of which must be there.
@@ -110,14 +141,52 @@ impl Described {
         let it = &self.settings;
         Ok(Sizes {
             width: within("hidden_size", it.hidden_size, 1 << 24)?,
-            hidden_width: within("intermediate_size", it.intermediate_size, 1 << 24)?,
+            hidden_width: within("intermediate_size", self.hidden_width(), 1 << 24)?,
             layers: within("num_hidden_layers", it.num_hidden_layers, MAX_LAYERS)?,
             vocabulary: within("vocab_size", it.vocab_size, MAX_VOCABULARY)?,
         })
     }
 
     pub(crate) fn norm(&self) -> Norm {
-        Norm::RmsNorm { epsilon: self.settings.rms_norm_eps }
+        let epsilon = self.settings.norm_epsilon;
+        match self.architecture.design {
+            Design::Llama | Design::QkNorm => Norm::RmsNorm { epsilon: epsilon.unwrap_or(1e-6) },
+            Design::Gemma => Norm::ZeroCentredRmsNorm { epsilon: epsilon.unwrap_or(1e-6) },
+            Design::Gpt2 => Norm::LayerNorm { epsilon: epsilon.unwrap_or(1e-5) },
+        }
+    }
+
+    /// Whether matrices are stored as [in, out].
+    pub(crate) fn is_transposed(&self) -> bool {
+        self.architecture.design == Design::Gpt2
+    }
+
+    fn hidden_width(&self) -> Option<usize> {
+        let it = &self.settings;
+        match self.architecture.design {
+            Design::Gpt2 => it.intermediate_size.or(it.hidden_size?.checked_mul(4)),
+            _ => it.intermediate_size,
+        }
+    }
+
+    /// The factor of embeddings of this width.
+    pub(crate) fn embedding_scale(&self, width: usize) -> Option<f32> {
+        (self.architecture.design == Design::Gemma).then(|| (width as f32).sqrt())
+    }
+
+    /// Whether the embedding is also the head.
+    pub(crate) fn has_tied_head(&self) -> bool {
+        let default = matches!(self.architecture.design, Design::Gemma | Design::Gpt2);
+        self.settings.tie_word_embeddings.unwrap_or(default)
+    }
+
+    /// How positions enter a layer with this reach.
+    fn positions(&self, reach: Reach) -> Result<Positions> {
+        match self.architecture.design {
+            Design::Llama | Design::QkNorm => self.settings.positions(),
+            Design::Gemma => gemma3::positions(&self.settings, reach),
+            Design::Gpt2 => Ok(Positions::None),
+        }
     }
 
     /// Layer `number` of this width.
@@ -133,13 +202,23 @@ impl Described {
             Ok,
         )?;
         let key_value = settings.num_key_value_heads.or(architecture.key_value_heads).unwrap_or(query);
-        let qk_norm = architecture.has_qk_norm.then_some(QkNorm { epsilon: settings.rms_norm_eps });
-        let plan = AttentionPlan::new((architecture.reach)(settings, number)?)
-            .with_positions(settings.positions()?)
-            .with_qk_norm(qk_norm);
-        let config = LayerConfig::new(width, Heads { query, key_value, size }, hidden_width)
-            .with_norm(self.norm())
-            .with_attention(plan);
+        let reach = (architecture.reach)(settings, number)?;
+        let plan = AttentionPlan::new(reach).with_positions(self.positions(reach)?);
+        let config = LayerConfig::new(width, Heads { query, key_value, size }, hidden_width);
+        let config = config.with_norm(self.norm());
+        let config = match architecture.design {
+            Design::Llama => config.with_attention(plan),
+            Design::QkNorm => config.with_attention(plan.with_qk_norm(Some(self.norm()))),
+            Design::Gemma => {
+                let scale = Scale::Constant(gemma3::scale(settings));
+                let config = config.with_post_norms(true).with_feed_forward(FeedForward::GeGlu(Gelu::Tanh));
+                config.with_attention(plan.with_qk_norm(Some(self.norm())).with_scale(scale))
+            }
+            Design::Gpt2 => {
+                let config = config.with_projection(Projection::Fused).with_attention(plan);
+                config.with_feed_forward(FeedForward::Gelu(Gelu::Tanh))
+            }
+        };
         config.check()?;
         Ok(config)
     }

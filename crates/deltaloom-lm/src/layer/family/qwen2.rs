@@ -2,7 +2,7 @@
 //! layers if it is switched on.
 
 use super::llama::{IGNORED, MATRICES, SIGN};
-use super::{Architecture, Convention, Reach, Result, Settings, VectorRole};
+use super::{Architecture, Convention, Design, GLOBALS, Reach, Result, Settings, VectorRole};
 
 pub(super) const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
@@ -22,7 +22,8 @@ pub(super) const QWEN2: Architecture = Architecture {
     },
     key_value_heads: Some(32),
     head_size: None,
-    has_qk_norm: false,
+    design: Design::Llama,
+    globals: &GLOBALS,
     reach,
 };
 

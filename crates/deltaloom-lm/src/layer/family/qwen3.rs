@@ -2,7 +2,7 @@
 //! `attention_bias` adds them.
 
 use super::llama::{IGNORED, MATRICES, SIGN};
-use super::{Architecture, Convention, VectorRole, qwen2};
+use super::{Architecture, Convention, Design, GLOBALS, VectorRole, qwen2};
 
 pub(super) const QWEN3: Architecture = Architecture {
     model_type: "qwen3",
@@ -26,6 +26,7 @@ pub(super) const QWEN3: Architecture = Architecture {
     },
     key_value_heads: Some(32),
     head_size: Some(128),
-    has_qk_norm: true,
+    design: Design::QkNorm,
+    globals: &GLOBALS,
     reach: qwen2::reach,
 };

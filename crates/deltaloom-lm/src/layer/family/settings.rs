@@ -14,16 +14,24 @@ use deltaloom::Result;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Settings {
     pub(super) model_type: String,
+    #[serde(alias = "n_embd")]
     pub(super) hidden_size: Option<usize>,
+    #[serde(alias = "n_inner")]
     pub(super) intermediate_size: Option<usize>,
+    #[serde(alias = "n_layer")]
     pub(super) num_hidden_layers: Option<usize>,
     pub(super) vocab_size: Option<usize>,
+    #[serde(alias = "n_head")]
     pub(super) num_attention_heads: usize,
     pub(super) num_key_value_heads: Option<usize>,
     pub(super) head_dim: Option<usize>,
-    #[serde(default = "default_epsilon")]
-    pub(super) rms_norm_eps: f32,
+    #[serde(alias = "rms_norm_eps", alias = "layer_norm_epsilon")]
+    pub(super) norm_epsilon: Option<f32>,
+    #[serde(alias = "hidden_activation", alias = "activation_function")]
     hidden_act: Option<String>,
+    pub(super) query_pre_attn_scalar: Option<f32>,
+    rope_local_base_freq: Option<f32>,
+    pub(super) sliding_window_pattern: Option<usize>,
     rope_theta: Option<f32>,
     rope_scaling: Option<Rotary>,
     /// Where transformers stores them from version 5 on.
@@ -33,6 +41,7 @@ pub(crate) struct Settings {
     pub(super) max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
     pub(crate) tie_word_embeddings: Option<bool>,
+    #[serde(alias = "n_positions")]
     pub(crate) max_position_embeddings: Option<usize>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
@@ -48,16 +57,14 @@ struct Rotary {
     low_freq_factor: Option<f32>,
     high_freq_factor: Option<f32>,
     original_max_position_embeddings: Option<f32>,
+    full_attention: Option<Box<Rotary>>,
+    sliding_attention: Option<Box<Rotary>>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
-fn default_epsilon() -> f32 {
-    1e-6
-}
-
 /// Settings of other kinds of models, and why they are refused.
-const FOREIGN: [(&str, &str); 8] = [
+const FOREIGN: [(&str, &str); 9] = [
     ("num_local_experts", "a mixture of experts"),
     ("num_experts", "a mixture of experts"),
     ("n_routed_experts", "a mixture of experts"),
@@ -66,12 +73,13 @@ const FOREIGN: [(&str, &str); 8] = [
     ("quantization_config", "quantised weights"),
     ("no_rope_layers", "layers without positions"),
     ("attn_logit_softcapping", "capped scores"),
+    ("final_logit_softcapping", "capped logits"),
 ];
 
 impl Settings {
     /// Refuses what would be computed wrongly.
-    pub(super) fn check(&self) -> Result<()> {
-        if let Some(activation) = self.hidden_act.as_deref().filter(|name| *name != "silu") {
+    pub(super) fn check(&self, activation: &str) -> Result<()> {
+        if let Some(activation) = self.hidden_act.as_deref().filter(|name| *name != activation) {
             return Err(unsupported("hidden_act", activation));
         }
         for (name, why) in FOREIGN {
@@ -83,8 +91,15 @@ impl Settings {
         if partial.is_some_and(|factor| factor != 1.0) {
             return Err(wrong("partial_rotary_factor is not supported".to_owned()));
         }
-        self.positions()?;
+        if self.switch("use_bidirectional_attention") == Some(true) {
+            return Err(wrong("use_bidirectional_attention is not supported".to_owned()));
+        }
         Ok(())
+    }
+
+    /// A switch of a family, if it is set.
+    pub(super) fn switch(&self, name: &str) -> Option<bool> {
+        self.others.get(name).and_then(Value::as_bool)
     }
 
     /// How positions enter. Both styles of keys are read; the newer one wins.
@@ -92,7 +107,31 @@ impl Settings {
         let rotary = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = self.rope_parameters.as_ref().and_then(|it| it.rope_theta);
         let theta = theta.or(self.rope_theta).unwrap_or(10_000.0);
+        if rotary.is_some_and(|it| it.full_attention.is_some() || it.sliding_attention.is_some()) {
+            return Err(wrong("rotary positions that differ between layers are not supported".to_owned()));
+        }
         let table = rotary.map_or(Ok(Table::Default), |it| it.table(self.max_position_embeddings))?;
+        Ok(Positions::Rotary { theta, table })
+    }
+
+    /// How positions enter layers with or without a window, where each kind has settings of its
+    /// own. Old files scale only those without.
+    pub(super) fn positions_by_reach(&self, has_window: bool, thetas: [f32; 2]) -> Result<Positions> {
+        let both = self.rope_parameters.as_ref();
+        let (own, old_theta, old, default) = match has_window {
+            true => (
+                both.and_then(|it| it.sliding_attention.as_deref()),
+                self.rope_local_base_freq,
+                None,
+                thetas[0],
+            ),
+            false => {
+                let own = both.and_then(|it| it.full_attention.as_deref());
+                (own, self.rope_theta, self.rope_scaling.as_ref(), thetas[1])
+            }
+        };
+        let theta = own.and_then(|it| it.rope_theta).or(old_theta).unwrap_or(default);
+        let table = own.or(old).map_or(Ok(Table::Default), |it| it.table(self.max_position_embeddings))?;
         Ok(Positions::Rotary { theta, table })
     }
 

@@ -1,8 +1,9 @@
-//! `tokenizer.json` of Hugging Face: text to ids. The crate `tokenizers` does the work; what could
-//! make it panic or take memory without bound is refused before (`check.rs`). Decoding is our own
-//! (`detokenize.rs`).
+//! `tokenizer.json` of Hugging Face, or the same made from a GGUF file: text to ids. The crate
+//! `tokenizers` does the work; what could make it panic or take memory without bound is refused
+//! before (`check.rs`). Decoding is our own (`detokenize.rs`).
 
 mod check;
+mod gguf;
 mod special;
 
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::detokenize::Pieces;
+use crate::gguf::Gguf;
 use deltaloom::{Error, Limits, Result};
 pub use special::SpecialTokens;
 
@@ -45,24 +47,46 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a model: `tokenizer.json` and, if they are there,
-    /// `tokenizer_config.json`, `generation_config.json` and `config.json` of `folder`.
+    /// Reads the tokenizer of a model. Of a folder: `tokenizer.json` and, if they are there,
+    /// `tokenizer_config.json`, `generation_config.json` and `config.json`. Of a GGUF file: its
+    /// metadata or, if that cannot be used, the files beside it.
     ///
     /// `rows` is the number of rows of the model's embedding.
     ///
     /// # Errors
     /// A file cannot be read, is damaged or too large, or needs what is not supported; an id has no
     /// row in the embedding.
-    pub fn open(folder: &Path, rows: usize) -> Result<Self> {
-        Self::open_with(folder, rows, &|_, _| Ok(None))
+    pub fn open(model: &Path, rows: usize) -> Result<Self> {
+        Self::open_with(model, rows, &|_, _| Ok(None))
     }
 
-    /// As [`Self::open`], but each file that `own` has replaces that of `folder`: for a fine-tune
+    /// As [`Self::open`], but each file that `own` has replaces that of the folder: for a fine-tune
     /// whose container carries a tokenizer or a chat template of its own.
     ///
     /// # Errors
     /// As [`Self::open`], and those of `own`.
-    pub fn open_with(folder: &Path, rows: usize, own: ReadFile<'_>) -> Result<Self> {
+    pub fn open_with(model: &Path, rows: usize, own: ReadFile<'_>) -> Result<Self> {
+        if !model.is_file() {
+            return Self::open_folder(model, rows, own);
+        }
+        match (Self::of_gguf(&Gguf::open(model)?, rows), model.parent()) {
+            (Err(_), Some(folder)) if folder.join("tokenizer.json").is_file() => {
+                Self::open_folder(folder, rows, own)
+            }
+            (found, _) => found.map_err(|e| e.in_file(model)),
+        }
+    }
+
+    /// The tokenizer in the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] names the kind of a tokenizer that is not supported; as
+    /// [`Self::open`].
+    pub fn of_gguf(file: &Gguf, rows: usize) -> Result<Self> {
+        gguf::read(file, rows)
+    }
+
+    fn open_folder(folder: &Path, rows: usize, own: ReadFile<'_>) -> Result<Self> {
         let read = |name: &str, limit| match own(name, limit)? {
             None => read_small(&folder.join(name), limit),
             own => Ok(own),

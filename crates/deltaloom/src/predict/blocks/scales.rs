@@ -145,7 +145,7 @@ impl Scales {
 
     fn size(&self, info: &TensorInfo) -> Option<Size> {
         Element::of(&self.dtype)?;
-        if !is_exponent(&info.dtype) && !cast::converts(&DType::F32, &info.dtype) {
+        if !info.dtype.may_be_exponents() && !cast::converts(&DType::F32, &info.dtype) {
             return None;
         }
         let product = |shape: &[u64]| {
@@ -199,7 +199,7 @@ impl Scales {
             let scale = if self.is_divided { measure / self.factor } else { measure * self.factor };
             rounded(scale, self.rounding)
         };
-        if is_exponent(dtype) {
+        if dtype.may_be_exponents() {
             for (out, measure) in out.iter_mut().zip(measures) {
                 [*out, ..] = (scale(measure).to_bits() << 1).to_be_bytes();
             }
@@ -265,11 +265,6 @@ fn add_line(groups: &mut [Extremes], line: &[f32], start: u64, q: u64) {
         groups[group].add(now);
         (group, left, rest) = (group + 1, q, later);
     }
-}
-
-/// Whether elements are powers of two by their exponents.
-fn is_exponent(dtype: &DType) -> bool {
-    *dtype == DType::U8 || dtype.name() == "F8_E8M0"
 }
 
 impl fmt::Display for Scales {

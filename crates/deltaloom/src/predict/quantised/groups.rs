@@ -13,9 +13,6 @@ use crate::predict::{ReadInputs, fields};
 use crate::scratch::Scratch;
 use crate::tensor::DType;
 
-/// The dtype of powers of two, which safetensors files also store as U8.
-const E8M0: &str = "F8_E8M0";
-
 /// Numbers that groups of codes share.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Groups {
@@ -107,7 +104,7 @@ impl Groups {
                 let per_word = packing.per_word(&operand.dtype).ok_or_else(bad)?;
                 let is_exponent = kind == 1;
                 let has_numbers = match is_exponent {
-                    true => packing.bits == 0 && is_byte(&operand.dtype),
+                    true => packing.bits == 0 && operand.dtype.may_be_exponents(),
                     false => packing.bits != 0 || has_singles(&operand.dtype),
                 };
                 let found = product(&operand.shape).and_then(|words| words.checked_mul(per_word));
@@ -283,10 +280,6 @@ impl Loaded {
             (rest, left) = (later, groups.cols);
         }
     }
-}
-
-fn is_byte(dtype: &DType) -> bool {
-    *dtype == DType::U8 || dtype.name() == E8M0
 }
 
 /// Powers of two by their exponents; 255 is NaN.

@@ -17,7 +17,7 @@ pub(super) fn sizes(rows: &[TensorStatistics]) -> Table<'_, TensorStatistics> {
         .shown("elements", |row| Cell::count(row.sparsity.elems))
         .shown("bytes", |row| Cell::bytes(row.original_bytes))
         .shown("packed", |row| Cell::bytes(row.bytes.packed))
-        .shown("ratio", |row| Cell::fixed(row.ratio, 1))
+        .shown("ratio", |row| Cell::ratio(row.ratio))
         .shown("codec", |row| Cell::text(row.codec))
         .shown("changed", |row| fraction(row.sparsity.changed_elems, row.sparsity.elems))
         .shown("XOR non-zero", |row| fraction(row.sparsity.nonzero_bytes, row.original_bytes))

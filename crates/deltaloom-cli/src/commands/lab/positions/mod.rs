@@ -50,7 +50,8 @@ fn source(arguments: &PositionsArguments) -> Result<Source> {
 
 fn describe(report: &PositionsReport) -> String {
     let seed = report.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
-    let bound = report.entropy_ratio.map_or_else(String::new, |ratio| format!(", ratio {ratio:.2}"));
+    let bound =
+        report.entropy_ratio.map_or_else(String::new, |ratio| format!(", ratio {}", ui::ratio(ratio)));
     let of = match report.entropy_of {
         "pattern" => "entropy of the pattern",
         _ => "entropy of the bytes, assuming they are independent",

@@ -5,6 +5,7 @@ use deltaloom_report::{Arrangement, Axis, Bar, Bars, Figure, Page, Section, Unit
 
 use super::super::html::table;
 use super::table::methods;
+use crate::ui;
 
 pub(super) fn page(report: &PositionsReport) -> Page {
     let mut rows: Vec<_> = report.methods.iter().collect();
@@ -20,7 +21,7 @@ pub(super) fn page(report: &PositionsReport) -> Page {
         Section { heading: heading.to_owned(), text, figure: Some(figure), table: None }
     };
     let bound = report.entropy_ratio.map_or_else(String::new, |ratio| {
-        format!("The entropy of the {} allows a ratio of {ratio:.2}. ", report.entropy_of)
+        format!("The entropy of the {} allows a ratio of {}. ", report.entropy_of, ui::ratio(ratio))
     });
     let text = format!(
         "{bound}Coded bytes without headers. Methods in the group `baseline` compress the data itself."

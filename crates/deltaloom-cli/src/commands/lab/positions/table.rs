@@ -20,7 +20,7 @@ pub(super) fn methods<'a>(
         .both("coded bytes", "coded_bytes", |row| Cell::count(row.coded_bytes))
         .exact("container_bytes", |row| Cell::count(row.container_bytes))
         .exact("is_raw", |row| cells::yes(row.is_raw))
-        .both("ratio", "ratio", |row| Cell::fixed(row.ratio, 2))
+        .both("ratio", "ratio", |row| Cell::ratio(row.ratio))
         .both("extract s", "extract_seconds", seconds(|row| row.extract_seconds))
         .both("compress s", "compress_seconds", seconds(|row| row.compress_seconds))
         .both("decompress s", "decompress_seconds", seconds(|row| row.decompress_seconds))
