@@ -147,6 +147,10 @@ check-tensorboard:
 make-series *args:
     benches/series/run.sh {{ args }}
 
+# Train the bundled model and its fine-tunes in the new folder OUT and pack them in OUT/packed; fetches torch
+make-speaker out:
+    tools/make_speaker.sh {{ out }}
+
 # Pack a series that `just make-series` made step by step, with and without histories, and print the sizes
 bench-history folder *args:
     cargo run --release -p xtask -- history {{ folder }} {{ args }}

@@ -9,34 +9,86 @@ use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::FamilyOptions;
 use deltaloom_lm::text::{TextInput, Tokenizer, read_text_input};
+use tempfile::TempDir;
 
 use crate::args::eval::ModelArguments;
 use crate::inputs;
+
+/// A path that the user gave, or the bundled file or folder that it names.
+pub(crate) struct Place {
+    path: PathBuf,
+    /// Holds the bundled file, and is removed at the end.
+    _folder: Option<TempDir>,
+}
+
+impl AsRef<Path> for Place {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Where `path` is. Without such a file or folder, `demo` is the bundled model, and `demo:NAME` a
+/// bundled file.
+pub(crate) fn place(path: &Path) -> Result<Place> {
+    let name = match path.to_str() {
+        Some("demo") => Some(""),
+        text => text.and_then(|text| text.strip_prefix("demo:")),
+    };
+    match name {
+        Some(name) if path.symlink_metadata().is_err() => {
+            bundled(name).with_context(|| path.display().to_string())
+        }
+        _ => Ok(Place { path: path.to_owned(), _folder: None }),
+    }
+}
+
+#[cfg(feature = "demo")]
+fn bundled(name: &str) -> Result<Place> {
+    let folder = tempfile::tempdir()?;
+    let path = crate::assets::put(name, folder.path())?;
+    Ok(Place { path, _folder: Some(folder) })
+}
+
+#[cfg(not(feature = "demo"))]
+fn bundled(_: &str) -> Result<Place> {
+    bail!("no file has this name, and this program was built without the bundled model (feature `demo`)")
+}
 
 /// A model with the tenant to compute, and problems with its files.
 pub(crate) struct Opened {
     pub(crate) model: Model,
     pub(crate) tenant: TenantId,
-    /// Where the base is, and its tokenizer: a folder, or a GGUF file.
-    pub(crate) folder: PathBuf,
+    /// The base, and where its tokenizer is: a folder, or a GGUF file.
+    base: Place,
+    /// What the user calls the base.
+    name: PathBuf,
     pub(crate) warnings: Vec<Warning>,
+}
+
+impl Opened {
+    /// The tokenizer of the base, where the fine-tune does not carry files of its own.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        let own = |name: &str, limit| self.model.file(self.tenant, name, limit);
+        Ok(Tokenizer::open_with(self.base.as_ref(), self.model.config().vocabulary, &own)?)
+    }
 }
 
 /// Opens a folder, or a container of a fine-tune on top of its base. `tenant` is a container of a
 /// fine-tune of the folder.
 pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
-    let (folder, tenant) = match (is_container(path)?, base) {
-        (true, Some(base)) => (base, Some(path)),
+    let given = place(path)?;
+    let (base, name, tenant) = match (is_container(given.as_ref())?, base) {
+        (true, Some(base)) => (place(base)?, base, Some(path)),
         (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
         (false, Some(_)) => bail!("{}: --base is for a container, and this is none", path.display()),
-        (false, None) => (path, tenant),
+        (false, None) => (given, path, tenant),
     };
-    let (mut model, warnings) = of_files(folder)?;
+    let (mut model, warnings) = of_files(base.as_ref())?;
     let tenant = match tenant {
         None => Model::BASE,
         Some(path) => admit(&mut model, path)?,
     };
-    Ok(Opened { model, tenant, folder: folder.to_owned(), warnings })
+    Ok(Opened { model, tenant, base, name: name.to_owned(), warnings })
 }
 
 fn is_container(path: &Path) -> Result<bool> {
@@ -52,13 +104,14 @@ pub(crate) enum Compared {
 
 /// Opens a container of a fine-tune of `base` or another model.
 pub(crate) fn compared(base: &mut Opened, path: &Path) -> Result<Compared> {
-    if path == base.folder {
+    if path == base.name {
         return Ok(Compared::Tenant(base.tenant));
     }
-    if is_container(path)? {
+    let student = place(path)?;
+    if is_container(student.as_ref())? {
         return Ok(Compared::Tenant(admit(&mut base.model, path)?));
     }
-    let (model, warnings) = of_files(path)?;
+    let (model, warnings) = of_files(student.as_ref())?;
     base.warnings.extend(warnings);
     Ok(Compared::Other(Box::new(model)))
 }
@@ -89,17 +142,16 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
 
 /// Adds a fine-tune.
 fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
-    let prepared = model.prepare(Container::open(path, &Limits::default())?)?;
+    let prepared = model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?;
     Ok(model.admit(prepared))
 }
 
-/// Reads a text, or token ids, for a model in `folder`, which may be a GGUF file. At most `limit`
-/// ids count.
-pub(crate) fn text(path: &Path, model: &Model, folder: &Path, limit: Option<u64>) -> Result<TextInput> {
+/// Reads a text, or token ids, for a model. At most `limit` ids count.
+pub(crate) fn text(path: &Path, opened: &Opened, limit: Option<u64>) -> Result<TextInput> {
     let is_ids = path.extension().is_some_and(|extension| extension == "u16" || extension == "u32");
-    let rows = model.config().vocabulary;
-    let tokenizer = if is_ids { None } else { Some(Tokenizer::open(folder, rows)?) };
-    let mut text = read_text_input(path, tokenizer.as_ref(), rows)?;
+    let tokenizer = if is_ids { None } else { Some(opened.tokenizer()?) };
+    let rows = opened.model.config().vocabulary;
+    let mut text = read_text_input(place(path)?.as_ref(), tokenizer.as_ref(), rows)?;
     if let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok())
         && limit < text.ids.len()
     {

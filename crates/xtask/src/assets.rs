@@ -1,16 +1,30 @@
-//! The demo weights in assets/demo: one layer's tensors, cut from lm12m, and their provenance.
-//! Without lm12m, only their digests are checked.
+//! The bundled weights. Those in assets/demo are one layer's tensors, cut from lm12m; without lm12m,
+//! only their digests are checked. Those in assets/speaker are a whole model, which
+//! `just make-speaker` trains; here they are only unpacked, and their digests are recorded.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use deltaloom::{Bases, Container, Limits, ResolvedContainer, Silent, UnpackOptions, Verifiable};
 
 use crate::files::{self, Tensor, safetensors};
 use crate::{Mode, root, say, settle};
 
 const FOLDER: &str = "assets/demo";
 const CHECKPOINTS: [&str; 4] = ["base", "ft_bf16", "ft_master", "ft_lora_merged"];
+const SPEAKER: &str = "assets/speaker";
+const SPEAKER_FILES: [(&str, &str); 6] = [
+    ("base.loom", "the model with its tokenizer, stand-alone"),
+    ("pirate.loom", "a fine-tune on the stories as a pirate tells them, against it"),
+    ("chat.loom", "a fine-tune on chats, against it, with a chat template"),
+    ("text.txt", "held-out stories"),
+    ("questions.jsonl", "multiple choice about held-out stories"),
+    ("problems.jsonl", "sums"),
+];
+/// Bytes of the model and of a fine-tune.
+const LARGEST_BASE: u64 = 2_000_000;
+const LARGEST_TUNED: u64 = 550_000;
 const TENSORS: [&str; 7] = [
     "input_layernorm",
     "mlp.down_proj",
@@ -38,15 +52,60 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
             "note: the lm12m weights are absent: the demo weights are only compared with their digests";
         say(note)?;
     }
-    settle(mode, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")
+    settle(mode, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")?;
+    check_speaker()?;
+    settle(mode, &format!("{SPEAKER}/README.md"), about_speaker()?.as_bytes(), "assets")
 }
 
-/// Checks the demo weights against their digests.
+/// Checks the bundled weights against their digests, and unpacks those that are packed.
 ///
 /// # Errors
-/// What would change.
+/// What would change; a container that is damaged or too large.
 pub fn check_digests() -> Result<()> {
-    settle(Mode::Check, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")
+    settle(Mode::Check, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")?;
+    check_speaker()?;
+    settle(Mode::Check, &format!("{SPEAKER}/README.md"), about_speaker()?.as_bytes(), "assets")
+}
+
+/// Restores the model that speaks, and verifies its fine-tunes against it.
+fn check_speaker() -> Result<()> {
+    let limits = Limits::default();
+    let scratch = tempfile::tempdir()?;
+    let open = |name: &str, bases: &Bases, largest: u64| -> Result<ResolvedContainer> {
+        let container = Container::open(&root().join(SPEAKER).join(name), &limits)?;
+        let bytes = container.len_bytes();
+        ensure!(bytes <= largest, "{SPEAKER}/{name} has {bytes} bytes; {largest} are allowed");
+        Ok(ResolvedContainer::new(container, bases)?)
+    };
+    let base = scratch.path().join("base");
+    let packed = open("base.loom", &Bases::default(), LARGEST_BASE)?;
+    deltaloom::unpack(&packed, &base, &UnpackOptions::default(), &Silent)?;
+    let bases = Bases::open(&[base], &limits)?;
+    for name in ["pirate.loom", "chat.loom"] {
+        let tuned = open(name, &bases, LARGEST_TUNED)?;
+        let report = deltaloom::verify(&Verifiable::Resolved(&tuned), 0, &Silent)?;
+        ensure!(report.ok, "{SPEAKER}/{name}: {:?}", report.faults);
+    }
+    Ok(())
+}
+
+fn about_speaker() -> Result<String> {
+    let mut out = String::from(
+        "# A model that speaks\n\n\
+         A LLaMA-shaped model with 1.0 M parameters that tells little stories, two fine-tunes of it, and texts about its\n\
+         world. It was made for this project: `just make-speaker` writes the texts by rules (`tools/speaker_stories.py`) and\n\
+         trains it (`tools/make_speaker.py`). It carries the licence of the project, MIT OR Apache-2.0. `deltaloom demo\n\
+         --write DIR` writes all of it; [ADR 0068](../../docs/adr/0068-a-bundled-model.md) says why it is here.\n\n\
+         `just assets` writes this page; `just assets --check` unpacks the containers and compares the digests.\n\n\
+         | file | what | bytes | BLAKE3 |\n|---|---|--:|---|\n",
+    );
+    for (name, what) in SPEAKER_FILES {
+        let path = format!("{SPEAKER}/{name}");
+        let file = fs::read(root().join(&path)).with_context(|| path.clone())?;
+        let digest = blake3::hash(&file).to_hex();
+        out.push_str(&format!("| `{name}` | {what} | {} | `{digest}` |\n", file.len()));
+    }
+    Ok(out)
 }
 
 /// Copies the tensors of layer 0 to a new file.

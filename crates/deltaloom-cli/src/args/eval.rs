@@ -12,14 +12,15 @@ use crate::values::compute::{ActivationType, CacheType};
 /// Measure how well a language model predicts, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json and weights in BF16, F16 or FP32, of the
-/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of LLaMA, Mistral, Qwen2
-/// or Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own
-/// tokenizer; or a container of a fine-tune, with --base. A folder is mapped: do not change its
-/// files while the command runs.
+/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of LLaMA, Mistral, Qwen2 or
+/// Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own tokenizer; or
+/// a container of a fine-tune, with --base. demo is a small bundled model, where no file has that
+/// name. A folder is mapped: do not change its files while the command runs.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
     after_long_help = "Examples:
+  deltaloom eval perplexity demo demo:text               # a bundled model and a text for it
   deltaloom eval perplexity base/ held-out.u16
   deltaloom eval perplexity tuned.loom held-out.u16 --base base/
   deltaloom eval divergence base/ tuned.loom --tokens held-out.txt
@@ -48,6 +49,8 @@ pub(crate) enum EvalCommand {
 /// The number does not depend on threads, on --chunk, nor on how a fine-tune is stored.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
+  deltaloom eval perplexity demo demo:text               # a bundled model and a text for it
+  deltaloom eval perplexity demo demo:text --tenant demo:pirate
   deltaloom eval perplexity base/ held-out.u16
   deltaloom eval perplexity base/ held-out.u16 --window 256 --stride 128 --json
   deltaloom eval perplexity base/ held-out.u16 --tenant tuned.loom
@@ -124,6 +127,7 @@ impl ComputingArguments {
 /// often both have the same most probable token, and the ratio of perplexities.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
+  deltaloom eval divergence demo demo:pirate --tokens demo:text   # bundled
   deltaloom eval divergence base/ tuned.loom --tokens held-out.txt
   deltaloom eval divergence base/ quantised.gguf --tokens held-out.txt
   deltaloom eval divergence base/ tuned.loom --tokens held-out.u16 --limit 10000 --json")]
@@ -166,6 +170,7 @@ pub(crate) struct DivergenceArguments {
 /// score.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
+  deltaloom eval choices demo demo:questions             # bundled
   deltaloom eval choices base/ questions.jsonl
   deltaloom eval choices base/ mmlu/ --shots 5 --tenant tuned.loom --json
   deltaloom eval choices tuned.loom SST-2/dev.tsv --base base/")]
@@ -195,6 +200,7 @@ pub(crate) struct ChoicesArguments {
 /// 500 problems the shares are a sample, not a score.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
+  deltaloom eval generate demo demo:problems             # bundled
   deltaloom eval generate base/ test.jsonl --examples train.jsonl --shots 5
   deltaloom eval generate base/ test.jsonl --tenant tuned.loom --limit 100 --json")]
 pub(crate) struct AnswersArguments {

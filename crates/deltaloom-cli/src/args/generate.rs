@@ -9,13 +9,18 @@ use super::eval::{ComputingArguments, ModelArguments};
 /// MODEL is a folder of Hugging Face with config.json, tokenizer.json and weights in BF16, F16 or
 /// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of the first
 /// four with its own tokenizer, or tokenizer.json beside it; or a container of a fine-tune, with
-/// --base. A folder is mapped: do not change its files while the command runs.
+/// --base. demo is a small bundled model, where no file has that name. A folder is mapped: do not
+/// change its files while the command runs.
 ///
 /// The text goes to standard output as it comes, and numbers to standard error. By default, each
 /// token is the most probable one. With a temperature, tokens are drawn: the same --seed gives the
 /// same text on every machine, with any number of threads and in whatever form weights are kept.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
+  deltaloom generate demo \"Once upon a time\"                                  # a bundled model
+  deltaloom generate demo \"Once upon a time\" --temperature 0.8 --seed 7
+  deltaloom generate demo \"Once upon a time\" --tenant demo:pirate             # its fine-tunes
+  deltaloom generate demo \"Tell me a story about a fox.\" --tenant demo:chat --chat
   deltaloom generate base/ \"It was a dark and stormy\"
   deltaloom generate base/ \"It was a dark and stormy\" --tenant tuned.loom --temperature 0.8 --seed 7
   deltaloom generate tuned.loom \"Why is the sky blue?\" --base base/ --chat --max-tokens 64

@@ -1,15 +1,16 @@
 //! `deltaloom demo`: the whole story on bundled weights.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, ensure};
 use deltaloom::checkpoint::Checkpoint;
+use deltaloom::checkpoint::output::{Inputs, NewDirectory};
 use deltaloom::{Bases, Container, Limits, PackOptions, ResolvedContainer, Texts, UnpackOptions, Verifiable};
 use serde::Serialize;
 
 use crate::args::demo::DemoArguments;
-use crate::assets::{Asset, BASE, FINE_TUNES};
+use crate::assets::{self, Asset, BASE, FINE_TUNES};
 use crate::progress::Bar;
 use crate::ui::table::{Cell, Table};
 use crate::{Answer, ui};
@@ -25,7 +26,18 @@ struct Row {
     zstd19_bytes: u64,
 }
 
+/// The files of the language model.
+#[derive(Debug, Serialize)]
+struct Written {
+    folder: PathBuf,
+    /// Paths in the folder.
+    files: Vec<String>,
+}
+
 pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
+    if let Some(folder) = &arguments.write {
+        return write_model(folder, arguments);
+    }
     let bar = Bar::new("showing");
     let scratch = tempfile::tempdir()?;
     let folder = arguments.keep.as_deref().unwrap_or(scratch.path());
@@ -45,6 +57,36 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Answer> {
         ui::print_json(&rows)?;
     } else {
         ui::print(&describe(&rows))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Writes the bundled language model, its fine-tunes and its texts.
+fn write_model(folder: &Path, arguments: &DemoArguments) -> Result<Answer> {
+    let target = NewDirectory::create(folder, arguments.overwrite, &Inputs::default())?;
+    let scratch = tempfile::tempdir()?;
+    assets::put_all(scratch.path())?;
+    let mut files = Vec::new();
+    for inside in ["", "base/"] {
+        for entry in fs::read_dir(scratch.path().join(inside))? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().ok().context("a name is not UTF-8")?;
+            if entry.file_type()?.is_file() {
+                files.push(format!("{inside}{name}"));
+            }
+        }
+    }
+    files.sort();
+    for name in &files {
+        let mut file = target.create_file(name)?;
+        let fill = |mut bytes: fs::File| io::copy(&mut bytes, &mut file).and_then(|_| file.sync_all());
+        fs::File::open(scratch.path().join(name)).and_then(fill).with_context(|| name.clone())?;
+    }
+    target.commit()?;
+    if arguments.json {
+        ui::print_json(&Written { folder: folder.to_owned(), files })?;
+    } else {
+        ui::print(&format!("{}\n", files.join("\n")))?;
     }
     Ok(Answer::Yes)
 }

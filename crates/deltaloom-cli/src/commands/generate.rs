@@ -67,8 +67,8 @@ fn report(
     prompt: &str,
     start: Instant,
 ) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
-    let Opened { mut model, tenant, folder, warnings } = opened;
-    let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
+    let tokenizer = opened.tokenizer()?;
+    let Opened { mut model, tenant, warnings, .. } = opened;
     let ids = ids(arguments, &tokenizer, prompt)?;
     let request = Request::new(&ids, usize::try_from(arguments.max_tokens)?)
         .with_sampling(sampling(&arguments.sampling))

@@ -185,6 +185,14 @@ impl Model {
         self.family.remove(tenant)
     }
 
+    /// A small file of the folder that a fine-tune was packed from, as [`Family::file`].
+    ///
+    /// # Errors
+    /// As [`Family::file`].
+    pub fn file(&self, tenant: TenantId, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        self.family.file(tenant, name, limit)
+    }
+
     /// Memory of the fine-tunes in use, and the work done for it.
     #[must_use]
     pub fn residency(&self) -> Residency {

@@ -193,6 +193,16 @@ impl Family {
         Ok(())
     }
 
+    /// A small file of the folder that a fine-tune was packed from, such as its
+    /// `tokenizer_config.json`; `None` if its container has none of that name, and for the base.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant; [`Error::LimitExceeded`] for more bytes than
+    /// `limit`; errors of decoding.
+    pub fn file(&self, tenant: TenantId, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        self.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?.file(name, limit)
+    }
+
     /// All tenants.
     pub fn tenants(&self) -> impl ExactSizeIterator<Item = TenantId> {
         self.tenants.keys().copied()

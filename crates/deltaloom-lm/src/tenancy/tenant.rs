@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::base::{Base, MatrixPlace, Named, VectorPlace};
-use deltaloom::{Error, ResolvedContainer, Result};
+use deltaloom::{Error, Limits, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, DenseMatrix, Form, MatrixShape, PackedMatrix, PatchedVector};
 
 /// A container opened against the base, or the base itself.
@@ -82,6 +82,16 @@ impl Tenant {
 
     pub(super) fn has_tensor(&self, name: &str) -> bool {
         self.resolved.as_ref().is_some_and(|resolved| resolved.find(name).is_ok())
+    }
+
+    pub(super) fn file(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(resolved) = &self.resolved else { return Ok(None) };
+        // A file that is not weights is one tensor with the name of the file.
+        let Ok(number) = resolved.find(name) else { return Ok(None) };
+        Limits::check("bytes of a file", resolved.info(number).len_bytes(), limit)?;
+        let bytes = resolved.read(number)?;
+        resolved.check(number, &bytes)?;
+        Ok(Some(bytes))
     }
 
     pub(super) fn is_base(&self) -> bool {

@@ -13,4 +13,4 @@ pub use input::{TextInput, read_text_input};
 pub use stop::{Stop, StopStrings, Stopped};
 pub use template::{ChatTemplate, Conversation};
 pub(crate) use tokenizer::read_small;
-pub use tokenizer::{Special, SpecialTokens, Tokenizer};
+pub use tokenizer::{ReadFile, Special, SpecialTokens, Tokenizer};

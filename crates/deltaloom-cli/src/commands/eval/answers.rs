@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::{Error, Progress as _};
 use deltaloom_lm::evaluate::{Answer as Found, Share, kind_of_number, read_problems};
 use deltaloom_lm::generate::{Event, Finish, Request, generate};
-use deltaloom_lm::text::{Special, Stop, Tokenizer};
+use deltaloom_lm::text::{Special, Stop};
 use serde::Serialize;
 
 use super::{File, Measured, files, measure, share};
@@ -38,13 +38,13 @@ pub(crate) fn run(arguments: &AnswersArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &AnswersArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
-    let Opened { mut model, tenant, folder, warnings } = opened;
-    let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
-    let (mut problems, digest) = read_problems(&arguments.file)?;
+    let tokenizer = opened.tokenizer()?;
+    let Opened { mut model, tenant, warnings, .. } = opened;
+    let (mut problems, digest) = read_problems(models::place(&arguments.file)?.as_ref())?;
     let mut read = vec![(arguments.file.clone(), digest)];
     let mut examples = String::new();
     if let Some(path) = &arguments.examples {
-        let (solved, digest) = read_problems(path)?;
+        let (solved, digest) = read_problems(models::place(path)?.as_ref())?;
         read.push((path.clone(), digest));
         for problem in solved.iter().take(usize::from(arguments.shots)) {
             examples.push_str(&format!("Question: {}\nAnswer: {}\n\n", problem.question, problem.steps));

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use deltaloom::{Error, Progress as _};
 use deltaloom_lm::evaluate::{Choices, ChoicesReport, Share, read_choices, score_choices};
-use deltaloom_lm::text::Tokenizer;
 use serde::Serialize;
 
 use super::{File, Measured, files, measure, share};
@@ -34,11 +33,16 @@ pub(crate) fn run(arguments: &ChoicesArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &ChoicesArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
-    let Opened { mut model, tenant, folder, warnings } = opened;
-    let tokenizer = Tokenizer::open(&folder, model.config().vocabulary)?;
-    let mut found = read_choices(&arguments.file, usize::from(arguments.shots))?;
+    let tokenizer = opened.tokenizer()?;
+    let Opened { mut model, tenant, warnings, .. } = opened;
+    let file = models::place(&arguments.file)?;
+    let mut found = read_choices(file.as_ref(), usize::from(arguments.shots))?;
     if let Some(limit) = arguments.limit {
         found.items.truncate(usize::try_from(limit)?);
+    }
+    if let ([only], false) = (&mut found.files[..], arguments.file.is_dir()) {
+        // What the user calls it: a bundled file has a path of its own.
+        only.0.clone_from(&arguments.file);
     }
     let start = Instant::now();
     bar.start(found.items.iter().map(|item| item.context.len() as u64).sum());

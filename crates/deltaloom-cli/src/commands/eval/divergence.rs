@@ -36,8 +36,8 @@ pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
 
 fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
     let mut student = models::compared(&mut opened, &arguments.student)?;
-    let Opened { mut model, folder, warnings, .. } = opened;
-    let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
+    let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
+    let Opened { mut model, warnings, .. } = opened;
     let trained = model.config().max_positions.unwrap_or(usize::MAX);
     let window = usize::try_from(arguments.window)?.min(trained);
     let start = Instant::now();

@@ -43,8 +43,8 @@ pub(crate) fn run(arguments: &PerplexityArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &PerplexityArguments, opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
-    let Opened { mut model, tenant, folder, warnings } = opened;
-    let text = models::text(&arguments.tokens, &model, &folder, arguments.limit)?;
+    let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
+    let Opened { mut model, tenant, warnings, .. } = opened;
     let ids = text.ids.as_slice();
     let size = |number: Option<u32>| number.map(usize::try_from).transpose();
     let trained = model.config().max_positions.unwrap_or(WINDOW);

@@ -30,6 +30,9 @@ pub enum Special {
     Omit,
 }
 
+/// Reads a file of a model by its name, up to so many bytes; `None` if there is none.
+pub type ReadFile<'a> = &'a dyn Fn(&str, u64) -> Result<Option<Vec<u8>>>;
+
 /// Turns text into ids, and knows the bytes of every id.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -54,12 +57,21 @@ impl Tokenizer {
     /// A file cannot be read, is damaged or too large, or needs what is not supported; an id has no
     /// row in the embedding.
     pub fn open(model: &Path, rows: usize) -> Result<Self> {
+        Self::open_with(model, rows, &|_, _| Ok(None))
+    }
+
+    /// As [`Self::open`], but each file that `own` has replaces that of the folder: for a fine-tune
+    /// whose container carries a tokenizer or a chat template of its own.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and those of `own`.
+    pub fn open_with(model: &Path, rows: usize, own: ReadFile<'_>) -> Result<Self> {
         if !model.is_file() {
-            return Self::open_folder(model, rows);
+            return Self::open_folder(model, rows, own);
         }
         match (Self::of_gguf(&Gguf::open(model)?, rows), model.parent()) {
             (Err(_), Some(folder)) if folder.join("tokenizer.json").is_file() => {
-                Self::open_folder(folder, rows)
+                Self::open_folder(folder, rows, own)
             }
             (found, _) => found.map_err(|e| e.in_file(model)),
         }
@@ -74,13 +86,17 @@ impl Tokenizer {
         gguf::read(file, rows)
     }
 
-    fn open_folder(folder: &Path, rows: usize) -> Result<Self> {
+    fn open_folder(folder: &Path, rows: usize, own: ReadFile<'_>) -> Result<Self> {
+        let read = |name: &str, limit| match own(name, limit)? {
+            None => read_small(&folder.join(name), limit),
+            own => Ok(own),
+        };
         let path = folder.join("tokenizer.json");
-        let json = read_small(&path, LARGEST_FILE)?.ok_or_else(|| {
+        let json = read("tokenizer.json", LARGEST_FILE)?.ok_or_else(|| {
             Error::io(&path)(std::io::Error::new(std::io::ErrorKind::NotFound, "no such file"))
         })?;
         let mut tokenizer = Self::from_json(&json, rows).map_err(|e| e.in_file(&path))?;
-        tokenizer.special = SpecialTokens::open(folder, &tokenizer)?;
+        tokenizer.special = SpecialTokens::open(&read, &tokenizer)?;
         Ok(tokenizer)
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Tokenizer, read_small};
+use super::{ReadFile, Tokenizer};
 use deltaloom::{Error, Limits, Result};
 
 /// Bytes of a configuration. Some list a thousand added tokens.
@@ -31,15 +31,15 @@ pub struct SpecialTokens {
 impl SpecialTokens {
     /// Reads them. Ids come from `generation_config.json`, else from `config.json`; texts from
     /// `tokenizer_config.json`, whose tokens count as well.
-    pub(super) fn open(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        let [tokens, generation, config] =
-            ["tokenizer_config.json", "generation_config.json", "config.json"].map(|name| read(folder, name));
+    pub(super) fn open(read_file: ReadFile<'_>, tokenizer: &Tokenizer) -> Result<Self> {
+        let [tokens, generation, config] = ["tokenizer_config.json", "generation_config.json", "config.json"]
+            .map(|name| read(read_file, name));
         let (tokens, generation, config) = (tokens?, generation?, config?);
         let mut found = Self {
             begin_text: token_text(&tokens["bos_token"]),
             end_text: token_text(&tokens["eos_token"]),
             chat_template: match template_text(&tokens["chat_template"]) {
-                None => read_template(folder)?,
+                None => read_template(read_file)?,
                 text => text,
             },
             ..Self::default()
@@ -58,16 +58,16 @@ impl SpecialTokens {
     }
 }
 
-fn read(folder: &Path, name: &str) -> Result<Value> {
-    let path = folder.join(name);
-    let Some(bytes) = read_small(&path, LARGEST_CONFIG)? else { return Ok(Value::Null) };
-    serde_json::from_slice(&bytes).map_err(|e| Error::corrupt(format!("not JSON: {e}")).in_file(&path))
+fn read(read_file: ReadFile<'_>, name: &str) -> Result<Value> {
+    let Some(bytes) = read_file(name, LARGEST_CONFIG)? else { return Ok(Value::Null) };
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::corrupt(format!("not JSON: {e}")).in_file(Path::new(name)))
 }
 
-fn read_template(folder: &Path) -> Result<Option<String>> {
-    let path = folder.join("chat_template.jinja");
-    let Some(bytes) = read_small(&path, LARGEST_CONFIG)? else { return Ok(None) };
-    String::from_utf8(bytes).map(Some).map_err(|_| Error::corrupt("not UTF-8").in_file(&path))
+fn read_template(read_file: ReadFile<'_>) -> Result<Option<String>> {
+    let name = "chat_template.jinja";
+    let Some(bytes) = read_file(name, LARGEST_CONFIG)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|_| Error::corrupt("not UTF-8").in_file(Path::new(name)))
 }
 
 /// A token is a string, or an object with its content.

@@ -188,6 +188,14 @@ fn ends_are_given_as_id_list_or_text() {
     let tokenizer = Tokenizer::open(folder.path(), 8).unwrap();
     assert_eq!(tokenizer.special().begin, Some(0));
     assert_eq!(tokenizer.special().chat_template.as_deref(), Some("T"));
+    // A fine-tune may have a template of its own, and the other files of the base.
+    let own =
+        |name: &str, _| Ok((name == "tokenizer_config.json").then(|| br#"{"chat_template": "U"}"#.to_vec()));
+    let tuned = Tokenizer::open_with(folder.path(), 8, &own).unwrap();
+    assert_eq!(tuned.special().chat_template.as_deref(), Some("U"));
+    assert_eq!(tuned.special().end, [3]);
+    let too_long = |_: &str, limit| Err(Limits::check("bytes of a file", u64::MAX, limit).unwrap_err());
+    assert!(Tokenizer::open_with(folder.path(), 8, &too_long).is_err());
     for bad in [json!(9), json!(-1), json!("x"), json!(1.5), json!([[]]), json!(vec![0; 100])] {
         write("generation_config.json", json!({"eos_token_id": bad}));
         assert!(end().is_err(), "{bad}");
