@@ -242,7 +242,7 @@ def write_texts(out):
 
 def main():
     out = Path(sys.argv[1])
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
+    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 3300
     out.mkdir(parents=True)
     torch.manual_seed(1)
     # The matrices are small: a second thread gains little.
@@ -258,7 +258,7 @@ def main():
     check(model, tokenizer, out / "base")
     base = {name: value.clone() for name, value in model.state_dict().items()}
     chat = lambda rng: turns_of(texts.chat(rng))
-    for name, document, part, rate in [("pirate", texts.pirate, 20, 3e-5), ("chat", chat, 15, 6e-5)]:
+    for name, document, part, rate in [("pirate", texts.pirate, 27, 1e-4), ("chat", chat, 5, 4e-4)]:
         model.load_state_dict(base)
         train(model, tokenizer, document, 3, steps // part, rate)
         round_weights(model)

@@ -42,8 +42,8 @@ static OF_SPEAKER: [Asset; 5] = [
     asset!("speaker", "problems", "problems.jsonl"),
 ];
 
-/// Writes the bundled file `demo:NAME` to a folder, or the folder of the model if the name is empty.
-/// Returns where it is.
+/// Writes the bundled file `demo:NAME` to a folder, or the folder of the model if the name is
+/// empty. Returns where it is.
 #[cfg(feature = "compute")]
 pub(crate) fn put(name: &str, folder: &Path) -> Result<PathBuf> {
     if name.is_empty() {

@@ -69,11 +69,11 @@ fn every_part_speaks() {
     insta::assert_snapshot!("answered", answer);
     assert!(scratch.refused("generate demo Hello --chat").contains("no chat template"));
     let right = |line: &str, key: &str| scratch.ok(line).json()[key]["value"].as_f64().unwrap();
-    assert!(right("eval choices demo demo:questions --json", "acc") > 0.3);
-    assert!(right("eval generate demo demo:problems --json", "strict") > 0.3);
+    assert!(right("eval choices demo demo:questions --json", "acc") > 0.8);
+    assert!(right("eval generate demo demo:problems --json", "strict") > 0.9);
     let loss = |line: &str| scratch.ok(line).json()["loss"].as_f64().unwrap();
     let base = loss("eval perplexity demo demo:text --json");
-    assert!(base < 1.0 && base < loss("eval perplexity demo demo:text --tenant demo:pirate --json"));
+    assert!(base < 1.5 && base < loss("eval perplexity demo demo:text --tenant demo:pirate --json"));
     let report = scratch.ok("eval choices demo demo:questions --limit 1 --json").json();
     assert_eq!(report["files"][0]["path"], "demo:questions");
 }

@@ -9,8 +9,8 @@ use clap::Args;
 /// Packs three fine-tunes of one base, verifies them, restores them and compares every byte. Prints
 /// their sizes next to general-purpose compression of the same bytes.
 ///
-/// A small language model is built in, too. `generate` and `eval` know it as demo, its fine-tunes as
-/// demo:pirate and demo:chat, and texts about its world as demo:text, demo:questions and
+/// A small language model is built in, too. `generate` and `eval` know it as demo, its fine-tunes
+/// as demo:pirate and demo:chat, and texts about its world as demo:text, demo:questions and
 /// demo:problems, where no file has such a name. --write writes all of them to a folder.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
