@@ -174,8 +174,10 @@ def page(rows, command):
 def write(path, section):
     """Puts the section between its marks, or creates the page."""
     begin, end = "<!-- right -->\n", "<!-- /right -->\n"
-    old = path.read_text() if path.exists() else f"# Language models\n\n{begin}{end}"
-    before, rest = old.split(begin)
+    page = path.read_text() if path.exists() else "# Language models\n"
+    if begin not in page:
+        page = f"{page.rstrip()}\n\n{begin}{end}"
+    before, rest = page.split(begin)
     path.write_text(before + begin + section + end + rest.split(end)[1])
 
 

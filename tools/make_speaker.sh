@@ -1,21 +1,13 @@
 #!/usr/bin/env bash
 # Trains the bundled model and its fine-tunes in a new folder and packs them in its folder `packed`,
-# which becomes assets/speaker. Ten minutes on two idle cores; fetches torch into
-# target/speaker-venv.
+# which becomes assets/speaker. Ten minutes on an idle core; fetches torch (tools/torch.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=${1:?the folder to write is missing}
-requirements=tools/requirements-speaker.txt
-venv=target/speaker-venv
-if ! cmp -s "$requirements" "$venv/requirements.txt"; then
-    echo "making $venv"
-    python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    cp "$requirements" "$venv/requirements.txt"
-fi
+. tools/torch.sh
 cargo build --quiet --release -p deltaloom-cli
-"$venv/bin/python" tools/make_speaker.py "$out"
+"$python" tools/make_speaker.py "$out"
 mkdir "$out/packed"
 target/release/deltaloom pack "$out/base" -o "$out/packed/base.loom" --preset max
 for name in pirate chat; do
