@@ -75,8 +75,9 @@ impl Gguf {
 
     /// Reads metadata.
     ///
-    /// # Errors [`Error::InvalidArgument`] for what is no GGUF file, lies about its sizes, or has a
-    /// tensor of a type that is not computed; [`Error::LimitExceeded`] for too much metadata.
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what is no GGUF file, lies about its sizes, or has a tensor
+    /// of a type that is not computed; [`Error::LimitExceeded`] for too much metadata.
     pub fn from_source(source: Box<dyn ReadAt>) -> Result<Self> {
         let header = reader::read(&*source)?;
         Ok(Self { source, header })

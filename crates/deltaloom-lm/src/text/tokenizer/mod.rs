@@ -30,7 +30,8 @@ pub enum Special {
     Omit,
 }
 
-/// Reads a file of a model by its name, up to so many bytes; `None` if there is none.
+/// Reads a file of a model. It gets the file's name and the most bytes that it may have; `None`
+/// means that there is no such file.
 pub type ReadFile<'a> = &'a dyn Fn(&str, u64) -> Result<Option<Vec<u8>>>;
 
 /// Turns text into ids, and knows the bytes of every id.
