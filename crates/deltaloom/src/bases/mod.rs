@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::predict::names::Names;
 use crate::tensor::TensorInfo;
 
+pub use access::Changes;
 use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
 pub(crate) use modules::Modules;

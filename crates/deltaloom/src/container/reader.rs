@@ -174,9 +174,8 @@ impl Container {
 
     /// Reads a payload of a tensor and checks its CRC-32.
     pub(crate) fn read_payload(&self, tensor: &PackedTensor, entry: &PayloadEntry) -> Result<Bytes<'_>> {
-        let start = to_usize(entry.offset);
-        let held =
-            self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(entry.len_bytes)?));
+        let end = entry.offset.checked_add(entry.len_bytes as u64);
+        let held = end.and_then(|end| self.source.slice(entry.offset..end));
         let payload = match held {
             Some(payload) => Bytes::Held(payload),
             None => {
