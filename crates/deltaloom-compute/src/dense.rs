@@ -383,8 +383,8 @@ pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     (rows / at_once * at_once).clamp(at_once, shape.rows.max(at_once))
 }
 
-/// Rows of a panel for a product with rows that need not be made. Kernels read memory ahead, but not
-/// beyond the rows that they get, so these are many.
+/// Rows of a panel for a product with rows in place. No buffer has to stay in a cache, so each
+/// thread gets a few large panels.
 fn rows_in_place(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
     let least = panel_rows(shape, tokens, run);
     if is_blocked(shape, tokens, run) {
