@@ -292,6 +292,11 @@ impl Bases {
         self.push(Base::of_checkpoint(path, checkpoint));
     }
 
+    /// Adds the tensors of an opened container, which others may share; `path` is for messages.
+    pub fn push_container(&mut self, path: &Path, resolved: impl Into<Arc<ResolvedContainer>>) {
+        self.push(Base::of_container(path, resolved));
+    }
+
     /// Adds the tensors of a base, which others may share.
     pub(crate) fn push(&mut self, base: Base) {
         tracing::info!(base = %base.path.display(), tensors = base.tensors.len(), "opened a base");

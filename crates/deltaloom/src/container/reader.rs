@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::checkpoint::{FileSource, ReadAt, Wanted, explain};
+use crate::checkpoint::{FileSource, Member, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -152,6 +152,19 @@ impl Container {
     pub fn single_file(&self) -> Option<&str> {
         let member = self.index.members.first()?;
         (self.index.layout == crate::checkpoint::Layout::File).then_some(member.path.as_str())
+    }
+
+    /// The files of the checkpoint that was packed.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.index.members
+    }
+
+    /// BLAKE3 of the tensor with this number: tensors count from 0, file by file. `None` for a
+    /// number that no tensor has.
+    #[must_use]
+    pub fn digest(&self, number: usize) -> Option<blake3::Hash> {
+        self.index.tensors.get(number).map(|tensor| tensor.digest)
     }
 
     /// Number of the tensor with that name.
