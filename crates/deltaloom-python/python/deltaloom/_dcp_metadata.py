@@ -131,7 +131,7 @@ def to_json(metadata: Metadata, results: Sequence[Sequence[WriteResult]], bases:
         "values": values,
         "planner": encode(metadata.planner_data, where="the planner's data"),
     }
-    return json.dumps(described, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(described, allow_nan=False, separators=(",", ":"))
 
 
 def read(folder: Path, rank: int | None = None) -> Description:
@@ -253,7 +253,7 @@ def _check_planner_data(data: object, error: type[Exception], depth: int = 0) ->
         for part in parts:
             _check_planner_data(part, error, depth + 1)
         return
-    raise error(f"the planner's data holds {data!r:.60}; only texts, places, tuples, lists and dicts are stored")
+    raise error(f"the planner's data holds {data!r:.60}, not only texts, places, tuples, lists and dicts")
 
 
 def _list(value: object, where: str) -> list[Any]:

@@ -18,6 +18,8 @@ from typing import Any
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What :mod:`json` reads and writes."""
 
+HINT = "use numbers, texts, bytes, lists, tuples, dicts or tensors"
+
 MAX_DEPTH = 64
 """How deep values may be nested."""
 
@@ -83,8 +85,7 @@ def _encode(value: object, where: str, other: Keep | None, depth: int) -> Json:
     if kept is not None:
         return {"other": kept}
     raise TypeError(
-        f"{where} holds a {kind.__module__}.{kind.__qualname__}, which cannot be stored without pickle; "
-        "use numbers, texts, bytes, lists, tuples, dicts or tensors"
+        f"{where} holds a {kind.__module__}.{kind.__qualname__}, which cannot be stored without pickle ({HINT})"
     )
 
 

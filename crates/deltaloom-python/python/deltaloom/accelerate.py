@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, DistributedType
 
-from ._series_location import open_or_create
+from ._waiting import open_or_create
 from ._values import loads
 
 if TYPE_CHECKING:

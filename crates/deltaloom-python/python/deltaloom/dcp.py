@@ -42,7 +42,7 @@ from torch.futures import Future
 
 from . import _dcp_metadata as described
 from ._dcp_metadata import Part, Value
-from ._values import encode
+from ._values import HINT, encode
 
 __all__ = ["LoomStorageReader", "LoomStorageWriter", "LoomStream"]
 
@@ -63,8 +63,8 @@ class LoomStorageWriter(StorageWriter):
         overwrite: Replace a checkpoint that is at ``path``.
 
     Raises:
-        FileExistsError: From ``dcp.save``, if there is a checkpoint at ``path``.
-        TypeError: From ``dcp.save``, if a value cannot be stored without pickle.
+        CheckpointException: From ``dcp.save``, which wraps FileExistsError if there is a checkpoint at
+            ``path``, and TypeError if a value cannot be stored without pickle.
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class LoomStorageWriter(StorageWriter):
             raise ValueError(f"{self.path}: a checkpoint cannot be its own base")
         names = "deltaloom-dcp*.json" if self._rank is None else described.file_name(self._rank)
         if not self.overwrite and any(self.path.glob(names)):
-            raise FileExistsError(17, "there is a checkpoint already (overwrite=True replaces it)", str(self.path))
+            what = "there is a checkpoint already (overwrite=True replaces it)"
+            raise FileExistsError(17, what, str(self.path))
         self.path.mkdir(parents=True, exist_ok=True)
         return plan
 
@@ -174,8 +175,8 @@ class LoomStorageReader(StorageReader):
         threads: Threads of each rank. 0 for one per core.
 
     Raises:
-        FileNotFoundError: From ``dcp.load``, if the checkpoint or its base is not there.
-        ValueError: From ``dcp.load``, if a file is damaged or the base is another one.
+        CheckpointException: From ``dcp.load``, which wraps FileNotFoundError if the checkpoint or its
+            base is not there, and ValueError if a file is damaged or the base is another one.
     """
 
     def __init__(self, path: Path_, *, base: Path_ | None = None, threads: int = 0) -> None:
@@ -198,7 +199,9 @@ class LoomStorageReader(StorageReader):
         self._found = found
         return found.metadata
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
         if self._found is None or self._found.metadata is not metadata:
             raise ValueError(f"{self.path}: this metadata was not read from there")
 
@@ -218,7 +221,7 @@ class LoomStorageReader(StorageReader):
         for item in plan.items:
             place = found.metadata.storage_data[item.storage_index]
             if isinstance(place, Value) != (item.type == LoadItemType.BYTE_IO):
-                raise ValueError(f"{item.storage_index.fqn}: one of the checkpoint and the state is a tensor")
+                raise ValueError(f"{item.storage_index.fqn} is a tensor here and a value there")
             if isinstance(place, Value):
                 planner.load_bytes(item, place.as_torch_save(item.storage_index.fqn))
             else:
@@ -250,7 +253,7 @@ class LoomStorageReader(StorageReader):
 
 
 class LoomStream(StreamTransformExtension):
-    """Packs each item of ``FileSystemWriter`` by itself: ``FileSystemWriter(path, _extensions=[LoomStream()])``.
+    """Packs each item of torch's own ``FileSystemWriter(path, _extensions=[LoomStream()])``.
 
     It sees one item at a time, without a base, so a BF16 checkpoint shrinks to about two thirds and
     no difference is ever stored. Prefer :class:`LoomStorageWriter`. To read, torch must know it:
@@ -317,7 +320,8 @@ def _read(container: Any, item: ReadItem, name: str, metadata: Metadata, target:
         raise ValueError(f"{fqn}: the state has shape {list(target.shape)}, where {lengths} are read")
     part = container.get_slice(name)
     shape = list(part.get_shape())
-    if len(shape) != len(lengths) or any(o + n > end for o, n, end in zip(offsets, lengths, shape, strict=True)):
+    ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
+    if len(shape) != len(ends) or any(end > size for end, size in zip(ends, shape, strict=True)):
         raise ValueError(f"{fqn}: the container has shape {shape}, not that of the metadata")
     whole = lengths == shape
     direct = (
@@ -329,12 +333,12 @@ def _read(container: Any, item: ReadItem, name: str, metadata: Metadata, target:
         and target.numel() > 0
     )
     if direct:
-        rows = None if whole else slice(offsets[0], offsets[0] + lengths[0])
+        rows = None if whole else slice(offsets[0], ends[0])
         container.read_into(name, target.reshape(-1).view(torch.uint8).numpy(), rows)
     elif whole:
         target.copy_(container.get_tensor(name))
     else:
-        target.copy_(part[tuple(slice(o, o + n) for o, n in zip(offsets, lengths, strict=True))])
+        target.copy_(part[tuple(slice(start, end) for start, end in zip(offsets, ends, strict=True))])
 
 
 def _encoded(planner: SavePlanner, item: WriteItem) -> Any:
@@ -345,8 +349,7 @@ def _encoded(planner: SavePlanner, item: WriteItem) -> Any:
     try:
         value = torch.load(data, weights_only=True)
     except Exception as error:
-        what = f"{item.index.fqn} cannot be stored without pickle; use numbers, texts, bytes, lists, dicts or tensors"
-        raise TypeError(what) from error
+        raise TypeError(f"{item.index.fqn} cannot be stored without pickle ({HINT})") from error
     return encode(value, where=item.index.fqn)
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ._hub import resolve
-from ._series_location import open_or_create
+from ._waiting import open_or_create
 from ._values import decode, encode, loads
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ class SeriesCallback(Callback):
             return
         self._raise_failures()
         self._last_step = step
-        tensors = {name: value for name, value in pl_module.state_dict().items() if isinstance(value, torch.Tensor)}
+        state = pl_module.state_dict()
+        tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
         if self._optimizer:
             for number, optimizer in enumerate(trainer.optimizers):
                 tensors.update(_tensors(optimizer.state_dict(), f"optimizer_states.{number}"))
@@ -196,11 +197,14 @@ class SeriesCallback(Callback):
 
 
 def _tensors(state: object, place: str) -> dict[str, torch.Tensor]:
-    """All tensors in nested dicts and lists, by the path to them."""
+    """All tensors in nested dicts, by the path to them."""
     if isinstance(state, torch.Tensor):
         return {place: state}
-    items = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
-    return {name: tensor for key, held in items for name, tensor in _tensors(held, f"{place}.{key}").items()}
+    found: dict[str, torch.Tensor] = {}
+    if isinstance(state, Mapping):
+        for key, held in state.items():
+            found.update(_tensors(held, f"{place}.{key}"))
+    return found
 
 
 def _plain(value: Any) -> Any:

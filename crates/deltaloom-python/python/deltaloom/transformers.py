@@ -28,7 +28,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 
 from ._format import is_container
 from ._hub import resolve, resolve_model
-from ._series_location import open_or_create, waiting_folder
+from ._waiting import drain, open_or_create, snapshot, waiting_folder
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["SeriesCallback", "from_pretrained", "save_pretrained"]
 
 _MAX_OPAQUE_BYTES = 1 << 30
+_TENSOR_FILES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _OF_PACK = ("preset", "threads", "overwrite", "progress")
 
 
@@ -185,7 +186,7 @@ class SeriesCallback(TrainerCallback):
         series = self._open()
         # Files that wait are links: a run that goes back may write to them again.
         with _DRAINING:
-            series.drain(waiting_folder(args.output_dir, series))
+            drain(series, waiting_folder(str(args.output_dir), series))
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -194,10 +195,10 @@ class SeriesCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._raise_failures()
-        checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
         series = self._open()
-        waiting = waiting_folder(args.output_dir, series)
-        series.snapshot(
+        waiting = waiting_folder(str(args.output_dir), series)
+        snapshot(
             waiting,
             checkpoint,
             step=state.global_step,
@@ -227,7 +228,7 @@ class SeriesCallback(TrainerCallback):
 
     def _drain(self, series: Series, waiting: Path, checkpoint: Path) -> None:
         with _DRAINING:
-            series.drain(waiting)
+            drain(series, waiting)
         if self._delete_after:
             _delete(checkpoint, everything=self._optimizer)
 
@@ -284,12 +285,12 @@ def _write_opaque_files(packed: Any, folder: str) -> None:
     total = 0
     for name in packed.files():
         place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts or place.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+        if place.is_absolute() or ".." in place.parts or place.suffix in _TENSOR_FILES:
             continue
         data = packed.read_file(name)
         total += len(data)
         if total > _MAX_OPAQUE_BYTES:
-            raise ValueError("the files beside the weights take more than 1 GiB: unpack the container instead")
+            raise ValueError("the files beside the weights take more than 1 GiB: unpack the container")
         target = Path(folder, place)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
@@ -346,11 +347,10 @@ _FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "
 
 def _needs_tensors() -> bool:
     """DeepSpeed's third stage copies from the tensors themselves."""
-    try:
-        from transformers.integrations import is_deepspeed_zero3_enabled
-    except ImportError:
-        return False
-    return bool(is_deepspeed_zero3_enabled())
+    from transformers.integrations import deepspeed
+
+    module: Any = deepspeed
+    return bool(module.is_deepspeed_zero3_enabled())
 
 
 def _refuse_existing(target: Path) -> None:
