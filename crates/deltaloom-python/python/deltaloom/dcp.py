@@ -343,10 +343,10 @@ def _read(container: Any, item: ReadItem, name: str, metadata: Metadata, target:
 
 def _encoded(planner: SavePlanner, item: WriteItem) -> Any:
     """A value as JSON. Planners hand out ``torch.save`` of it, made a moment ago in this process."""
-    data = planner.resolve_data(item)
-    assert isinstance(data, io.BytesIO)
-    data.seek(0)
     try:
+        data = planner.resolve_data(item)
+        assert isinstance(data, io.BytesIO)
+        data.seek(0)
         value = torch.load(data, weights_only=True)
     except Exception as error:
         raise TypeError(f"{item.index.fqn} cannot be stored without pickle ({HINT})") from error

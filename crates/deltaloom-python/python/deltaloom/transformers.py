@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers.models.auto.auto_factory import _get_model_class
 
 from ._format import is_container
 from ._hub import resolve, resolve_model
@@ -87,7 +88,8 @@ def from_pretrained(
             kwargs["dtype"] = _first_float(tensors)
         if _needs_tensors():
             tensors = {name: part[...] for name, part in tensors.items()}
-        loaded = auto_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
+        model_class, config = _model_class(auto_class, config)
+        loaded = model_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.name_or_path = model.config.name_or_path = path
     return loaded  # type: ignore[no-any-return]
@@ -320,6 +322,20 @@ def _configuration(
         if kwargs.get("trust_remote_code"):
             raise ValueError(f"{path} has code of its own: unpack it, and load the folder with transformers")
     return config, {**rest, **of_model}
+
+
+def _model_class(auto_class: Any, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
+    """The class that an auto class stands for, which itself cannot load without a name."""
+    mapping = getattr(auto_class, "_model_mapping", None)
+    if mapping is None:
+        return auto_class, config
+    if type(config) not in mapping:
+        raise ValueError(f"{auto_class.__name__} does not know models with a {type(config).__name__}")
+    model_class = _get_model_class(config, mapping)
+    # The text part of a model of text and pictures, as the auto class takes it.
+    text = config.get_text_config()
+    is_part = text is not config and model_class.config_class is type(text)
+    return model_class, text if is_part else config
 
 
 _NOT_OF_CONFIG = ("dtype", "torch_dtype", "quantization_config", "generation_config", "state_dict")

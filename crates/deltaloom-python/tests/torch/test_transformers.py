@@ -21,7 +21,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     base, tuned = tmp_path / "base", tmp_path / "tuned"
     model = tiny.llama()
     for folder, one in ((base, model), (tuned, tiny.tuned(model))):
-        one.save_pretrained(folder, max_shard_size="30KB")
+        one.save_pretrained(folder, max_shard_size="20KB")
         tiny.tokenizer().save_pretrained(folder)
         assert len(list(folder.glob("model-*.safetensors"))) >= 3
     return base, tuned
@@ -63,7 +63,7 @@ def test_save_pretrained_packs_what_the_model_saves(folders: tuple[Path, Path], 
     packed, restored = tmp_path / "tuned.loom", tmp_path / "restored"
     model = LlamaForCausalLM.from_pretrained(tuned)
     report = save_pretrained(
-        model, packed, base=base, tokenizer=AutoTokenizer.from_pretrained(tuned), max_shard_size="30KB"
+        model, packed, base=base, tokenizer=AutoTokenizer.from_pretrained(tuned), max_shard_size="20KB"
     )
     assert report.packed_bytes == packed.stat().st_size < report.original_bytes
     deltaloom.unpack(packed, restored, base=base)

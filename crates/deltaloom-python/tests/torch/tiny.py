@@ -37,12 +37,20 @@ def llama(seed: int = 0, *, hidden: int = 32, layers: int = 2, tied: bool = Fals
         eos_token_id=2,
         pad_token_id=0,
     )
-    return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    return _in_bfloat16(config)
+
+
+def _in_bfloat16(config: LlamaConfig) -> LlamaForCausalLM:
+    # As loading makes it: to(torch.bfloat16) would also round the frequencies of the positions.
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return model
 
 
 def tuned(model: LlamaForCausalLM, seed: int = 1) -> LlamaForCausalLM:
     """A copy whose weights moved a little."""
-    copy = LlamaForCausalLM(model.config).to(torch.bfloat16).eval()
+    copy = _in_bfloat16(model.config)
     copy.load_state_dict(model.state_dict())
     torch.manual_seed(seed)
     with torch.no_grad():
