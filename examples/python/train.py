@@ -54,7 +54,8 @@ def newest_checkpoint(series: Path, output: Path) -> str | None:
     steps = Series.open(series).steps(last=1)
     if not steps:
         return None
-    target = output / "resumed" / f"checkpoint-{steps[-1].step}"
+    output.mkdir(parents=True, exist_ok=True)
+    target = output / f"resumed-{steps[-1].step}"
     Series.open(series).get(steps[-1].step, target, overwrite=True)
     return str(target)
 

@@ -198,6 +198,12 @@ class SeriesCallback(TrainerCallback):
             return
         self._raise_failures()
         checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
+        if not checkpoint.is_dir():
+            what = (
+                "the Trainer deleted this checkpoint before on_save: with save_total_limit, output_dir "
+                "must have no checkpoints of later steps"
+            )
+            raise FileNotFoundError(2, what, str(checkpoint))
         series = self._open()
         waiting = waiting_folder(str(args.output_dir), series)
         snapshot(

@@ -73,9 +73,17 @@ def test_a_checkpoint_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert saved.read_bytes().startswith(b"\x89LOOM")
     assert (tmp_path / "kept" / "last.ckpt").exists()
 
-    second = Module()
-    trainer(tmp_path / "b", 10, plugins=[io]).fit(second, rows(), ckpt_path=str(saved))
-    assert same_weights(first, second)
+    # Lightning's own checkpoint of the same step resumes to the same weights.
+    own = ModelCheckpoint(tmp_path / "own", every_n_train_steps=5, save_top_k=-1, filename="{step}")
+    torch.manual_seed(0)
+    trainer(tmp_path / "a", 10, own).fit(Module(), rows())
+    resumed = []
+    for path, plugins in ((saved, [io]), (tmp_path / "own" / "step=5.ckpt", None)):
+        module = Module()
+        trainer(tmp_path / "b", 10, plugins=plugins).fit(module, rows(), ckpt_path=str(path), weights_only=False)
+        assert not same_weights(module, start)
+        resumed.append(module)
+    assert same_weights(*resumed)
 
     loaded = io.load_checkpoint(saved)
     assert loaded["global_step"] == 5 and loaded["hyper_parameters"] == {"width": 32}

@@ -114,6 +114,14 @@ def test_a_failure_in_the_background_is_raised_and_the_step_waits(tmp_path: Path
     assert 5 in steps and training.waiting(tmp_path / "out") == set()
 
 
+def test_a_checkpoint_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    callback = SeriesCallback(tmp_path / "series", optimizer=True)
+    training.trainer(tmp_path / "out", [callback], steps=10).train()
+    again = training.trainer(tmp_path / "out", [callback], steps=10, save_total_limit=1)
+    with pytest.raises(FileNotFoundError, match="save_total_limit"):
+        again.train()
+
+
 def test_nothing_is_lost_by_ten_kills(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("training.py")), str(tmp_path), "10"],
