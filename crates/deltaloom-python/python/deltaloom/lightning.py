@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,7 +25,7 @@ from ._waiting import open_or_create
 from ._values import decode, encode, loads
 
 if TYPE_CHECKING:
-    from . import AsyncSaver, Base, Series, Step
+    from . import Base, Series, Step
 
 __all__ = ["LoomCheckpointIO", "SeriesCallback"]
 
@@ -128,7 +128,8 @@ class SeriesCallback(Callback):
     """Adds the weights to a series every ``every_n_steps`` optimizer steps, in the background.
 
     The training waits only while tensors are copied to host memory, and for the step before if that
-    is not packed yet. To resume a training, use checkpoints; a series is for looking back.
+    is not packed yet. To resume a training, use checkpoints; a series is for looking back. Steps that
+    a resumed training repeats with other content take their place; the old ones become a branch.
 
     Args:
         series: A series, or its folder or URL. It is created if it does not exist.
@@ -149,25 +150,27 @@ class SeriesCallback(Callback):
         self._every_n_steps = every_n_steps
         self._optimizer = optimizer
         self._last_step = 0
-        self._saver: AsyncSaver | None = None
-        self._saved: list[Future[Step]] = []
+        self._series: Series | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._running: Future[Step] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the series."""
-        from . import AsyncSaver
-
         self._last_step = trainer.global_step
         if trainer.is_global_zero:
-            self._saver = AsyncSaver(open_or_create(self._where))
+            self._series = open_or_create(self._where)
+            self._worker = ThreadPoolExecutor(1, "deltaloom-series")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds the step if it is its turn."""
         step = trainer.global_step
-        if self._saver is None or step == self._last_step or step % self._every_n_steps:
+        if self._series is None or self._worker is None:
             return
-        self._raise_failures()
+        if step == self._last_step or step % self._every_n_steps:
+            return
+        self._wait()
         self._last_step = step
         state = pl_module.state_dict()
         tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -175,25 +178,24 @@ class SeriesCallback(Callback):
             for number, optimizer in enumerate(trainer.optimizers):
                 tensors.update(_tensors(optimizer.state_dict(), f"optimizer_states.{number}"))
         meta = {name: f"{float(value):.10g}" for name, value in trainer.callback_metrics.items()}
-        self._saved.append(self._saver.save(tensors, step=step, meta=meta))
+        # The training goes on to change the tensors themselves.
+        copies = {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+        self._running = self._worker.submit(self._series.add, copies, step=step, meta=meta, rewind=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Waits until the series has every step."""
-        if self._saver is not None:
-            self._saver.wait()
-        self._raise_failures()
+        self._wait()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Closes the series, also after an exception."""
-        saver, self._saver = self._saver, None
-        if saver is not None:
-            saver.close()
+        """Ends the thread, also after an exception."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.shutdown(wait=True)
 
-    def _raise_failures(self) -> None:
-        done = [future for future in self._saved if future.done()]
-        self._saved = [future for future in self._saved if not future.done()]
-        for future in done:
-            future.result()
+    def _wait(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
 
 
 def _tensors(state: object, place: str) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, TrainerCallback
-from transformers.models.auto.auto_factory import _get_model_class
+from transformers.models.auto import auto_factory
 
 from ._format import is_container
 from ._hub import resolve, resolve_model
@@ -337,7 +337,8 @@ def _model_class(auto_class: Any, config: PreTrainedConfig) -> tuple[Any, PreTra
         return auto_class, config
     if type(config) not in mapping:
         raise ValueError(f"{auto_class.__name__} does not know models with a {type(config).__name__}")
-    model_class = _get_model_class(config, mapping)
+    factory: Any = auto_factory
+    model_class = factory._get_model_class(config, mapping)
     # The text part of a model of text and pictures, as the auto class takes it.
     text = config.get_text_config()
     is_part = text is not config and model_class.config_class is type(text)

@@ -130,5 +130,14 @@ def test_steps_go_to_a_series(tmp_path: Path) -> None:
         assert tiny.same_bits(last[name], value), name
     assert "optimizer_states.0.state.0.exp_avg" in last
     assert float(series.steps()[-1].meta["loss"]) > 0
+    # A training that starts again takes the place of the old one, which is kept.
+    torch.manual_seed(5)
+    again = Module(16)
+    trainer(tmp_path, 8, SeriesCallback(tmp_path / "other", every_n_steps=4)).fit(again, rows())
+    trainer(tmp_path, 4, SeriesCallback(tmp_path / "other", every_n_steps=4)).fit(again, rows())
+    other = Series.open(tmp_path / "other")
+    assert [step.step for step in other.steps()] == [4]
+    assert tiny.same_bits(other.load(4)["model.lm_head.weight"], again.model.lm_head.weight)
+    assert len(other.summary().branches) == 1
     with pytest.raises(ValueError, match="every_n_steps"):
         SeriesCallback(tmp_path / "series", every_n_steps=0)
