@@ -47,19 +47,6 @@ def tiny_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def newest_checkpoint(series: Path, output: Path) -> str | None:
-    """Restores the newest step of the series, if there is one."""
-    if not (series / "series.json").exists():
-        return None
-    steps = Series.open(series).steps(last=1)
-    if not steps:
-        return None
-    output.mkdir(parents=True, exist_ok=True)
-    target = output / f"resumed-{steps[-1].step}"
-    Series.open(series).get(steps[-1].step, target, overwrite=True)
-    return str(target)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=Path, default=Path("runs/tiny"), help="folder of the series")
@@ -78,7 +65,7 @@ def main() -> None:
     )
     callback = SeriesCallback(options.series, optimizer=True)
     trainer = Trainer(tiny_model(), arguments, train_dataset=Counting(), callbacks=[callback])
-    trainer.train(resume_from_checkpoint=newest_checkpoint(options.series, options.output))
+    trainer.train(resume_from_checkpoint=callback.newest_checkpoint(options.output))
     for step in Series.open(options.series).steps():
         print(f"step {step.step:4}  loss {step.meta.get('loss', '-'):>8}  {step.ratio:6.2f} times smaller")
 

@@ -177,6 +177,34 @@ class SeriesCallback(TrainerCallback):
         self._worker: ThreadPoolExecutor | None = None
         self._running: list[Future[None]] = []
 
+    def newest_checkpoint(self, output_dir: str | os.PathLike[str]) -> str | None:
+        """Restores the newest step, for ``trainer.train(resume_from_checkpoint=...)``.
+
+        Adds what waits since the last run first. Call it in one process, before the training.
+
+        Args:
+            output_dir: That of the training. The step is restored as its folder ``resumed``.
+
+        Returns:
+            The folder, or None if there is no step yet.
+
+        Raises:
+            ValueError: Without ``optimizer=True`` a step does not resume a training.
+        """
+        if not self._optimizer:
+            raise ValueError("a step resumes a training only with optimizer=True")
+        series = self._open()
+        with _DRAINING:
+            drain(series, waiting_folder(output_dir, series))
+        newest = series.newest
+        if newest is None:
+            return None
+        target = Path(output_dir, "resumed")
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        series.get(newest, target)
+        return str(target)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -196,7 +224,6 @@ class SeriesCallback(TrainerCallback):
         """Makes the checkpoint that was just saved wait for the series."""
         if not state.is_world_process_zero:
             return
-        self._raise_failures()
         checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
         if not checkpoint.is_dir():
             what = (
@@ -213,6 +240,8 @@ class SeriesCallback(TrainerCallback):
             meta=dict(self._meta(state)),
             exclude=() if self._optimizer else _STATE_FILES,
         )
+        # This step waits already, so a failure of an earlier one does not lose it.
+        self._raise_failures()
         if self._mode == "inline":
             self._drain(series, waiting, checkpoint)
             return

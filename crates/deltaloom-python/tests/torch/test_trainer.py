@@ -133,7 +133,7 @@ def test_nothing_is_lost_by_ten_kills(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert training.waiting(tmp_path / "output") == set()
     series = Series.open(tmp_path / "series")
-    assert [step.step for step in series.steps()] == list(range(5, 45, 5))
+    assert [step.step for step in series.steps()] == list(range(5, training.STEPS + 1, 5))
     series.verify(deep=True)
 
 

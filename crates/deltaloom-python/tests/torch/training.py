@@ -18,6 +18,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from deltaloom import Series
 from deltaloom.transformers import SeriesCallback
 
+STEPS = 150
+"""Steps of the training that is killed: more than it reaches before the last kill."""
+
 
 def trainer(
     output: Path, callbacks: list[TrainerCallback], *, steps: int = 40, every: int = 5, model: Any = None, **more: Any
@@ -75,14 +78,9 @@ def waiting(output: Path) -> set[int]:
 
 def run(output: Path, series: Path, notes: Path) -> None:
     """Trains, from the newest step that the series has."""
-    known = Series.open(series).steps() if (series / "series.json").exists() else []
-    resume = None
-    if known:
-        resume = output / "resumed" / f"checkpoint-{known[-1].step}-{os.getpid()}"
-        resume.parent.mkdir(parents=True, exist_ok=True)
-        Series.open(series).get(known[-1].step, resume)
     callback = Noting(series, optimizer=True, notes=notes)
-    trainer(output, [callback], save_total_limit=1).train(resume_from_checkpoint=str(resume) if resume else None)
+    resume = callback.newest_checkpoint(output)
+    trainer(output, [callback], steps=STEPS, save_total_limit=1).train(resume_from_checkpoint=resume)
 
 
 def main(folder: Path, kills: int) -> None:
@@ -99,7 +97,7 @@ def main(folder: Path, kills: int) -> None:
                 os._exit(1)
             os._exit(0)
         if kill < kills:
-            time.sleep(points.uniform(0.05, 1.2))
+            time.sleep(points.uniform(0.1, 1.5))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
