@@ -2,7 +2,6 @@
 //! programs. docs/cli.md lists the codes.
 
 use std::io;
-use std::process::ExitCode;
 
 use deltaloom::{Error, ErrorKind};
 use serde::Serialize;
@@ -81,8 +80,8 @@ impl Failure {
         }
     }
 
-    pub(crate) fn code(&self) -> ExitCode {
-        ExitCode::from(self.code)
+    pub(crate) fn code(&self) -> u8 {
+        self.code
     }
 }
 

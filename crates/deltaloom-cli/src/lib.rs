@@ -3,7 +3,7 @@
 //! codes.
 //!
 //! Imports go one way: from `commands` to `models`, `inputs`, `pages`, `target`, `store`,
-//! `failure`, `hints`, `progress`, `signals`, `ui`, `args`, `values` and `assets`. Commands do not
+//! `failure`, `hints`, `progress`, `signals`, `host`, `ui`, `args`, `values` and `assets`. Commands do not
 //! import each other.
 
 mod args;
@@ -12,6 +12,7 @@ mod assets;
 mod commands;
 mod failure;
 mod hints;
+mod host;
 mod inputs;
 #[cfg(feature = "compute")]
 mod models;
@@ -28,6 +29,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+pub use host::Host;
+
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
 use args::{Arguments, Command, GlobalArguments};
@@ -43,7 +46,18 @@ enum Answer {
 /// Runs the program on the arguments of the process.
 #[must_use]
 pub fn run() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().collect();
+    run_from(std::env::args_os(), Host::default()).into()
+}
+
+/// Runs the program on a command line, of which the first word is the name of the program, and
+/// returns its exit code. It writes to the standard output and error of the process. One run at a
+/// time.
+#[must_use]
+pub fn run_from(words: impl IntoIterator<Item = OsString>, host: Host) -> u8 {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let has_signals = host.is_interrupted.is_none();
+    host::begin(host, words.get(1..).unwrap_or_default());
+    signals::begin();
     let has_json = words.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let command = args::command().color(Color::of_words(&words).into());
     let parsed = command.try_get_matches_from(&words);
@@ -56,12 +70,12 @@ pub fn run() -> ExitCode {
     start_log(arguments.global.verbose);
     #[cfg(feature = "object-store")]
     deltaloom_object_store::when_slow(|| ui::note("waiting for an answer of the store"));
-    let ready = refuse_stdin(&found).and_then(|()| signals::watch(|| Failure::interrupted().say()));
-    let answer = ready.and_then(|()| dispatch(&arguments.command));
+    let watch = || if has_signals { signals::watch(|| Failure::interrupted().say()) } else { Ok(()) };
+    let answer = refuse_stdin(&found).and_then(|()| watch()).and_then(|()| dispatch(&arguments.command));
     match answer {
-        Ok(Answer::Yes) => ExitCode::SUCCESS,
-        Ok(Answer::No) => ExitCode::from(1),
-        Err(e) if ui::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Ok(Answer::Yes) => 0,
+        Ok(Answer::No) => 1,
+        Err(e) if ui::is_broken_pipe(&e) => 0,
         Err(e) => {
             let failure = Failure::new(&e);
             failure.say();
@@ -113,9 +127,9 @@ fn refuse_stdin(found: &ArgMatches) -> anyhow::Result<()> {
 }
 
 /// Help and version are data; mistakes are errors.
-fn answer_clap(error: &clap::Error, has_json: bool) -> ExitCode {
+fn answer_clap(error: &clap::Error, has_json: bool) -> u8 {
     if !error.use_stderr() {
-        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::from(failure::REFUSED) };
+        return if error.print().is_ok() { 0 } else { failure::REFUSED };
     }
     if has_json {
         ui::set_look(true, &GlobalArguments::default());
@@ -125,7 +139,7 @@ fn answer_clap(error: &clap::Error, has_json: bool) -> ExitCode {
         // Nothing can be reported if standard error is closed.
         let _ignored = error.print();
     }
-    ExitCode::from(failure::REFUSED)
+    failure::REFUSED
 }
 
 /// Logs to standard error: operations with one `-v`, decisions with two, everything with three.
@@ -141,7 +155,7 @@ fn start_log(verbose: u8) {
     let targets = Targets::new().with_default(others).with_target("deltaloom", ours);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ui::has_color());
     let log = tracing_subscriber::registry().with(targets).with(lines);
-    // It is set only here.
+    // It is set only here. A second run in this process keeps the log of the first.
     let _ignored = tracing::subscriber::set_global_default(log);
 }
 

@@ -5,12 +5,18 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::Result;
 
-use crate::ui;
+use crate::{host, ui};
 
 /// The first signal received; 0 if there was none.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Whether work is running that checks for signals and may have files to clean up.
 static CAN_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Forgets the signals of an earlier run.
+pub(crate) fn begin() {
+    SIGNAL.store(0, Ordering::SeqCst);
+    CAN_STOP.store(false, Ordering::SeqCst);
+}
 
 /// From now on, the first signal stops the work instead of the process.
 pub(crate) fn work_can_stop() {
@@ -19,7 +25,7 @@ pub(crate) fn work_can_stop() {
 
 /// Whether work should stop.
 pub(crate) fn is_interrupted() -> bool {
-    SIGNAL.load(Ordering::SeqCst) != 0
+    SIGNAL.load(Ordering::SeqCst) != 0 || host::is_interrupted()
 }
 
 /// 130 after Ctrl-C and 143 after SIGTERM, as in shells.
@@ -35,6 +41,10 @@ pub(crate) fn exit_code() -> u8 {
 #[cfg(unix)]
 pub(crate) fn watch(last_words: fn()) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    if WATCHED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGXFSZ])?;
     std::thread::spawn(move || {
         signals.forever().filter(|signal| *signal != SIGXFSZ).for_each(|signal| stop(signal, last_words));
@@ -45,8 +55,10 @@ pub(crate) fn watch(last_words: fn()) -> Result<()> {
 /// Other systems have one signal.
 #[cfg(not(unix))]
 pub(crate) fn watch(last_words: fn()) -> Result<()> {
-    ctrlc::set_handler(move || stop(2, last_words))?;
-    Ok(())
+    match ctrlc::set_handler(move || stop(2, last_words)) {
+        Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        watched => Ok(watched?),
+    }
 }
 
 fn stop(signal: i32, last_words: fn()) {

@@ -6,10 +6,11 @@ mod common;
 use common::{Scratch, asset, safetensors, tensors_of};
 use serde_json::{Value, json};
 
-const WITH_BASE: [&str; 10] = [
+const WITH_BASE: [&str; 11] = [
     "deltaloom",
     "deltaloom+digests",
     "in-place",
+    "changes",
     "memcpy",
     "zstd-1",
     "zstd-3",
@@ -92,7 +93,7 @@ fn presets_and_threads_are_those_of_pack() {
 fn rows_can_be_chosen_and_those_of_a_base_need_one() {
     let scratch = Scratch::with_small_pair();
     let alone = scratch.ok("bench tuned.safetensors --rounds 1 --json").json();
-    let needs_base = ["in-place", "xor+zstd-1", "bitx"];
+    let needs_base = ["in-place", "changes", "xor+zstd-1", "bitx"];
     let without: Vec<&str> = WITH_BASE.into_iter().filter(|name| !needs_base.contains(name)).collect();
     assert_eq!(names(&alone), without);
     let some =

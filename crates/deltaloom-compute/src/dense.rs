@@ -26,6 +26,8 @@ const BLOCKED_TOKENS: usize = 32;
 const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched and then multiplied row by row. It stays in the fastest cache.
 const PANEL_BYTES: usize = 16 << 10;
+/// Panels of rows in place for each thread: few, and enough for threads that do not start together.
+const PANELS_PER_THREAD: usize = 4;
 /// Panels begin at a line of a cache.
 const LINE_BYTES: usize = 64;
 
@@ -256,7 +258,10 @@ impl DenseMatrix {
     /// # Errors
     /// [`Error::InvalidArgument`] if the lengths do not fit.
     pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
-        multiply(self.shape, x, y, run, |rows, _| Ok(Rows::Ready(self.rows(rows))))
+        let tokens = self.shape.tokens(x, y)?;
+        let rows_per_panel = rows_in_place(self.shape, tokens, run);
+        let make = |rows, _: &mut Panel| Ok(Rows::Ready(self.rows(rows)));
+        multiply_by(self.shape, rows_per_panel, tokens, x, y, run, &make)
     }
 }
 
@@ -271,11 +276,12 @@ pub enum Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows in the matrix's own type, unless they are in FP32; `made` is the panel's memory.
-    fn bytes(self, made: &'a [u8]) -> Option<&'a [u8]> {
+    /// The rows in the matrix's own type, unless they are in FP32. The panel's memory has room for
+    /// `len` bytes of them; it is not touched for rows in place.
+    fn bytes(self, made: &'a mut Vec<u8>, len: usize) -> Option<&'a [u8]> {
         match self {
             Self::Ready(bytes) => Some(bytes),
-            Self::Patched => Some(made),
+            Self::Patched => Some(aligned(made, len)),
             Self::Widened => None,
         }
     }
@@ -298,7 +304,7 @@ impl Panel {
     /// Writes rows that were made in it, or in place, as FP32.
     pub(super) fn widen(&mut self, made: Rows<'_>, shape: MatrixShape, out: &mut [f32]) {
         let Self { bytes, numbers, .. } = self;
-        match made.bytes(aligned(bytes, out.len() * shape.weight.bytes())) {
+        match made.bytes(bytes, out.len() * shape.weight.bytes()) {
             Some(bytes) => dense::widen(shape.weight.weights(bytes), out),
             None => out.copy_from_slice(&numbers[..out.len()]),
         }
@@ -373,25 +379,30 @@ pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
         // The data that the product of a panel reads again and again grows with the tokens.
         PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
     };
-    // A multiple of the rows that the kernels multiply at a time.
-    let at_once = match shape.weight {
-        WeightType::Bf16 => pairs::ROWS_AT_ONCE,
-        WeightType::F32 => 16,
-    };
+    let at_once = rows_at_once(shape);
     (rows / at_once * at_once).clamp(at_once, shape.rows.max(at_once))
 }
 
-/// Multiplies rows that `make` provides panel by panel, from a range of rows and memory for them.
-pub(super) fn multiply<'a>(
-    shape: MatrixShape,
-    x: &[f32],
-    y: &mut [f32],
-    run: &Run<'_>,
-    make: impl Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync,
-) -> Result<()> {
-    let tokens = shape.tokens(x, y)?;
-    let rows_per_panel = panel_rows(shape, tokens, run);
-    multiply_by(shape, rows_per_panel, tokens, x, y, run, &make)
+/// Rows of a panel for a product with rows that need not be made. Kernels read memory ahead, but not
+/// beyond the rows that they get, so these are many.
+fn rows_in_place(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
+    let least = panel_rows(shape, tokens, run);
+    if is_blocked(shape, tokens, run) {
+        return least;
+    }
+    if !pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
+        return shape.rows.max(least);
+    }
+    let panels = rayon::current_num_threads() * PANELS_PER_THREAD;
+    shape.rows.div_ceil(panels).next_multiple_of(rows_at_once(shape)).max(least)
+}
+
+/// Rows that the kernels multiply at a time.
+fn rows_at_once(shape: MatrixShape) -> usize {
+    match shape.weight {
+        WeightType::Bf16 => pairs::ROWS_AT_ONCE,
+        WeightType::F32 => 16,
+    }
 }
 
 /// The same with a number of rows per panel chosen by the caller.
@@ -501,7 +512,7 @@ fn blocked<'a>(
         let (start, rows) = (number * rows_per_panel, y.nrows());
         let made = make(start..start + rows, panel)?;
         let Panel { bytes, numbers, .. } = panel;
-        if let Some(bytes) = made.bytes(aligned(bytes, rows * shape.row_bytes())) {
+        if let Some(bytes) = made.bytes(bytes, rows * shape.row_bytes()) {
             let numbers = grown(numbers, rows * cols);
             run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
         }
@@ -569,18 +580,21 @@ impl<'a> Columns<'a> {
         match self {
             Self::Numbers(x) => {
                 let rows = y.len() * cols / x.len();
-                match made.bytes(aligned(bytes, rows * shape.row_bytes())) {
+                match made.bytes(bytes, rows * shape.row_bytes()) {
                     Some(bytes) => dense::products(shape.weight.weights(bytes), cols, x, y),
                     None => dense::products(Weights::Numbers(&numbers[..rows * cols]), cols, x, y),
                 }
             }
             Self::Pairs(x) => {
                 let rows = y.len() / x.tokens();
-                let bytes = aligned(bytes, rows * shape.row_bytes());
+                let len = rows * shape.row_bytes();
                 if matches!(made, Rows::Widened) {
-                    dense::narrow(&numbers[..rows * cols], bytes);
+                    dense::narrow(&numbers[..rows * cols], aligned(bytes, len));
+                    return pairs::products(aligned(bytes, len), x, sums, y);
                 }
-                pairs::products(made.bytes(bytes).unwrap_or(bytes), x, sums, y);
+                if let Some(bytes) = made.bytes(bytes, len) {
+                    pairs::products(bytes, x, sums, y);
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod bits;
 pub mod bounds;
 #[cfg(feature = "lab")]
 pub mod carry;
+pub mod changes;
 pub mod dense;
 pub mod fields;
 pub mod functions;

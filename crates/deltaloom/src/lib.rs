@@ -75,7 +75,7 @@ pub mod __internals {
 pub use base_search::{
     BaseCandidate, BaseSearch, FoundBases, SearchReport, SkippedFile, find_base, find_needed_bases,
 };
-pub use bases::{Bases, ResolvedContainer};
+pub use bases::{Bases, Changes, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{BaseDigest, Container, NamedBase, PartBytes, Texts};
 pub use diff::{DiffReport, DiffTotal, TensorDiff, UlpHistogram, Uncompared, diff};

@@ -20,7 +20,6 @@ use crate::options::setters;
 use crate::pipeline;
 use crate::progress::{Progress, check_cancelled};
 use crate::scratch::Scratch;
-use crate::tensor::TensorInfo;
 
 /// Chunks that are decoded at a time for each thread, and at least in total. Enough to keep threads
 /// busy, and few enough that decoding, hashing and writing overlap.
@@ -318,39 +317,6 @@ fn decode_window(
     window.into_par_iter().map(decode).collect()
 }
 
-/// Byte range of rows, which are those of the first dimension of a tensor.
-fn bytes_of_rows(info: &TensorInfo, rows: &impl RangeBounds<u64>) -> Result<Range<u64>> {
-    let name = &info.name;
-    let Some(&count) = info.shape.first() else {
-        return Err(Error::InvalidArgument(format!("tensor {name:?} is a single number and has no rows")));
-    };
-    let start = match rows.start_bound() {
-        Bound::Included(start) => *start,
-        Bound::Excluded(before) => before.saturating_add(1),
-        Bound::Unbounded => 0,
-    };
-    let end = match rows.end_bound() {
-        Bound::Included(last) => last.saturating_add(1),
-        Bound::Excluded(end) => *end,
-        Bound::Unbounded => count,
-    };
-    if start > end.min(count) || end > count {
-        let asked = if rows.end_bound() == Bound::Unbounded {
-            format!("{start}.. was")
-        } else {
-            format!("{start}..{end} was")
-        };
-        let message = format!("tensor {name:?} has {count} rows, {asked} asked for");
-        return Err(Error::InvalidArgument(message));
-    }
-    if count > 0 && !info.len_bytes().is_multiple_of(count) {
-        let message = format!("the rows of tensor {name:?} of {} are not whole bytes", info.dtype);
-        return Err(Error::InvalidArgument(message));
-    }
-    let row_bytes = info.len_bytes().checked_div(count).unwrap_or(0);
-    Ok(start * row_bytes..end * row_bytes)
-}
-
 /// Writes the bytes of `rows` of one tensor, which are those of its first dimension. `..` stands
 /// for the whole tensor. Decodes only the chunks that hold these rows. A tensor that is read as a
 /// whole is checked against its digest.
@@ -368,7 +334,7 @@ pub fn read_tensor(
     let info = resolved.info(number);
     let bytes = match (rows.start_bound(), rows.end_bound()) {
         (Bound::Unbounded, Bound::Unbounded) => 0..info.len_bytes(),
-        _ => bytes_of_rows(info, &rows)?,
+        _ => info.bytes_of_rows(&rows)?,
     };
     // Piece by piece, so that a large tensor does not have to fit in memory.
     let grid = resolved.tensor(number).grid;

@@ -150,6 +150,51 @@ fn a_checkpoint_can_be_held_in_memory() {
     }
 }
 
+/// Puts the changes of some rows of a tensor into the bytes of its reference.
+fn patched(
+    resolved: &ResolvedContainer,
+    name: &str,
+    rows: Range<u64>,
+    reference: &[u8],
+    size: usize,
+) -> Vec<u8> {
+    let mut out = reference.to_vec();
+    let put = |changes: deltaloom::Changes<'_>| {
+        for (offset, value) in changes.offsets.iter().zip(changes.values.chunks_exact(size)) {
+            let at = usize::try_from(changes.first + u64::from(*offset)).unwrap() * size;
+            assert!(out[at..at + size] != *value, "an element that did not change");
+            out[at..at + size].copy_from_slice(value);
+        }
+        Ok(())
+    };
+    resolved.changes(resolved.find(name).unwrap(), rows, put).unwrap();
+    out
+}
+
+#[test]
+fn changes_turn_the_reference_into_the_tensor() {
+    let resolved = resolved();
+    let (of_base, of_tuned) = (data_of(&MODEL.base), &MODEL.tensors[1].bytes);
+    let reference = &of_base[..of_tuned.len()];
+    assert!(patched(&resolved, "reference", 0..100, reference, 2) == *of_tuned);
+    for rows in [0..0, 0..1, 17..83, 99..100] {
+        let bytes = usize::try_from(rows.start).unwrap() * 400..usize::try_from(rows.end).unwrap() * 400;
+        let mut expected = reference.to_vec();
+        expected[bytes.clone()].copy_from_slice(&of_tuned[bytes]);
+        assert!(patched(&resolved, "reference", rows, reference, 2) == expected);
+    }
+    let kept = &MODEL.tensors[3];
+    assert!(patched(&resolved, "identical", 0..5, &kept.bytes, 2) == kept.bytes);
+    let unused = |_: deltaloom::Changes<'_>| panic!("called");
+    assert!(resolved.changes(resolved.find("identical").unwrap(), .., unused).is_ok());
+    let no_reference = resolved.find("vector").unwrap();
+    assert!(matches!(resolved.changes(no_reference, .., |_| Ok(())), Err(Error::InvalidArgument(_))));
+    let number = resolved.find("reference").unwrap();
+    assert!(matches!(resolved.changes(number, 0..101, |_| Ok(())), Err(Error::InvalidArgument(_))));
+    assert!(matches!(resolved.changes(number, .., |_| Err(Error::Cancelled)), Err(Error::Cancelled)));
+    assert!(matches!(resolved.changes(1000, .., |_| Ok(())), Err(Error::InvalidArgument(_))));
+}
+
 proptest! {
     #[test]
     fn rows_are_slices_of_the_whole(which in 0..MODEL.tensors.len(), a in any::<u64>(), b in any::<u64>()) {
@@ -163,6 +208,13 @@ proptest! {
                 let row_bytes = tensor.bytes.len() as u64 / count.max(1);
                 let range = usize::try_from(rows.start * row_bytes).unwrap()..usize::try_from(rows.end * row_bytes).unwrap();
                 prop_assert!(is_whole_bytes && part == tensor.bytes[range]);
+                let resolved = resolved();
+                let number = resolved.find(&tensor.name).unwrap();
+                let mut out = vec![0x5a; part.len()];
+                resolved.read_rows_into(number, rows.clone(), &mut out).unwrap();
+                prop_assert!(out == part);
+                out.push(0);
+                prop_assert!(resolved.read_rows_into(number, rows, &mut out).is_err());
             }
             Err(e) => prop_assert!(!is_whole_bytes && matches!(e, Error::InvalidArgument(_)), "{e}"),
         }

@@ -13,6 +13,17 @@ use deltaloom::checkpoint::ReadAt;
 use deltaloom::series::*;
 use deltaloom::{Error, Result, Silent, UnpackOptions};
 
+fn path(input: &Input) -> &Path {
+    match input {
+        Input::Path(path) => path,
+        Input::Checkpoint(_) => panic!("not a path"),
+    }
+}
+
+fn model(step: &NewStep) -> &Path {
+    path(&step.model)
+}
+
 /// A training run: weights that drift in memory and an optimizer's state, saved the way a trainer
 /// saves them.
 struct Run {
@@ -82,7 +93,7 @@ impl Run {
         let loss = format!("{}", (self.step % 5) as f64 / 10.0);
         NewStep::new(model)
             .with_step(Some(self.step))
-            .with_optimizer(Some(optimizer))
+            .with_optimizer(Some(optimizer.into()))
             .with_meta(BTreeMap::from([("loss".into(), loss)]))
     }
 }
@@ -121,15 +132,15 @@ fn check_step(series: &Series, step: &NewStep) {
     let number = step.step.unwrap();
     let extract = |part, name: &str| series.extract(number, part, &at(name), &one_thread(), &Silent).unwrap();
     extract(Part::Model, "model");
-    assert!(tree(&at("model")) == tree(&step.model), "step {number}");
+    assert!(tree(&at("model")) == tree(model(&step)), "step {number}");
     if let Some(optimizer) = &step.optimizer {
         extract(Part::Optimizer, "optimizer");
         assert!(
-            std::fs::read(at("optimizer")).unwrap() == std::fs::read(optimizer).unwrap(),
+            std::fs::read(at("optimizer")).unwrap() == std::fs::read(path(optimizer)).unwrap(),
             "step {number}"
         );
         extract(Part::All, "all");
-        assert!(tree(&at("all/model")) == tree(&step.model), "step {number}");
+        assert!(tree(&at("all/model")) == tree(model(&step)), "step {number}");
         assert_eq!(tree(&at("all/optimizer")).len(), 1);
     }
 }
@@ -156,7 +167,7 @@ fn every_step_comes_back_within_its_hops() {
     assert_eq!(summary.totals.stored_bytes, entries.iter().map(|entry| entry.stored_bytes).sum::<u64>());
     let mut tensor = Vec::new();
     series.read_tensor(22, "exp_avg_sq.model.w", &mut tensor).unwrap();
-    assert!(data_of(&std::fs::read(steps[21].optimizer.as_ref().unwrap()).unwrap()).ends_with(&tensor));
+    assert!(data_of(&std::fs::read(path(steps[21].optimizer.as_ref().unwrap())).unwrap()).ends_with(&tensor));
     // The BF16 copy and its twin take nothing in addition to the master.
     let inspected = series.inspect(&entries[21]).unwrap();
     let predictors = predictors(&inspected);
@@ -436,11 +447,11 @@ fn what_waits_is_added_in_order_and_as_it_was() {
         run.next();
         let step = run.write(folder.path());
         let options = add_options().with_keyframe(run.step == 3);
-        pending.snapshot(&step, &options, &deltaloom::Limits::default(), &Silent).unwrap();
-        steps.push((step.clone(), tree(&step.model)));
+        pending.snapshot(&step, &options, Taking::Copies, &deltaloom::Limits::default(), &Silent).unwrap();
+        steps.push((step.clone(), tree(model(&step))));
         // The trainer keeps writing to the same place.
         if run.step == 1 {
-            std::fs::write(step.model.join("config.json"), "overwritten").unwrap();
+            std::fs::write(model(&step).join("config.json"), "overwritten").unwrap();
         }
     }
     assert_eq!(pending.count().unwrap(), 3);
@@ -460,8 +471,56 @@ fn what_waits_is_added_in_order_and_as_it_was() {
     }
     // A step that cannot be added keeps waiting, and so do those after it.
     let late = steps[2].0.clone().with_step(Some(2));
-    pending.snapshot(&late, &add_options(), &deltaloom::Limits::default(), &Silent).unwrap();
+    pending.snapshot(&late, &add_options(), Taking::Copies, &deltaloom::Limits::default(), &Silent).unwrap();
     let drained = pending.drain(&series, &add_options(), &Silent, |_| Ok(()));
     assert!(drained.unwrap_err().to_string().contains("000000000000"));
     assert_eq!(pending.count().unwrap(), 1);
+}
+
+/// A trainer that keeps only its last checkpoints removes the others at once.
+#[test]
+fn a_link_outlives_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = init(&folder.path().join("store"), 16, 8);
+    let pending = Pending::new(&folder.path().join("store/pending"));
+    let mut run = Run::new(6);
+    run.next();
+    let step = run.write(folder.path());
+    let files = tree(model(&step));
+    let limits = deltaloom::Limits::default();
+    pending.snapshot(&step, &add_options(), Taking::Links, &limits, &Silent).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let name = files.keys().next().unwrap();
+        assert_eq!(std::fs::metadata(model(&step).join(name)).unwrap().nlink(), 2);
+    }
+    std::fs::remove_dir_all(model(&step)).unwrap();
+    pending.drain(&series, &add_options(), &Silent, |_| Ok(())).unwrap();
+    let out = folder.path().join("out");
+    series.extract(step.step.unwrap(), Part::Model, &out, &one_thread(), &Silent).unwrap();
+    assert!(tree(&out) == files);
+}
+
+/// Tensors in memory are added as the file that they would be.
+#[test]
+fn a_step_may_be_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let series = init(&folder.path().join("store"), 16, 8);
+    let mut rng = Random::new(7);
+    let mut weights = rng.weights(6000);
+    for step in 0..3u64 {
+        weights.iter_mut().step_by(7).for_each(|weight| *weight *= 1.01);
+        let file = safetensors(&[tensor("w", "BF16", &[60, 100], bf16_bytes(&weights))]);
+        let new = NewStep::new(checkpoint(&file).unwrap()).with_step(Some(step));
+        let added = series.add(&new, &add_options(), &Silent).unwrap();
+        assert_eq!(added.entry.is_keyframe(), step == 0);
+        let out = folder.path().join(format!("{step}.safetensors"));
+        series.extract(step, Part::Model, &out, &one_thread(), &Silent).unwrap();
+        assert!(std::fs::read(out).unwrap() == file);
+        let waiting = Pending::new(&folder.path().join("pending"));
+        let limits = deltaloom::Limits::default();
+        let refused = waiting.snapshot(&new, &add_options(), Taking::Copies, &limits, &Silent);
+        assert!(matches!(refused, Err(Error::InvalidArgument(_))));
+    }
 }

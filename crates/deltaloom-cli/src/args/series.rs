@@ -168,6 +168,10 @@ pub(crate) struct AddArguments {
     /// for it
     #[arg(long)]
     pub(crate) background: bool,
+    /// With --background: link the files instead of copying them, which takes no time; for files
+    /// that may be removed or replaced, but that nobody writes to any more
+    #[arg(long, requires = "background")]
+    pub(crate) link: bool,
     /// Trade packing time for size
     #[arg(long, value_enum, default_value_t = Preset::Default)]
     pub(crate) preset: Preset,

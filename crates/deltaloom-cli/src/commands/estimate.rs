@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +16,7 @@ use crate::inputs::config_of;
 use crate::progress::Bar;
 use crate::ui::table::{Cell, Table};
 use crate::values::compute::{CacheType, FormName};
-use crate::{Answer, inputs, ui};
+use crate::{Answer, host, inputs, ui};
 
 /// The largest relative error of an estimate.
 const TOLERANCE: f64 = 0.1;
@@ -64,8 +64,7 @@ const EXACT_MEMORY: [(&str, &str); 2] = [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALL
 pub(crate) fn run(arguments: &EstimateArguments) -> Result<Answer> {
     if arguments.check && EXACT_MEMORY.iter().any(|(name, _)| std::env::var_os(name).is_none()) {
         // The allocator reads them when the process starts.
-        let mut command = Command::new(std::env::current_exe()?);
-        let status = command.args(std::env::args_os().skip(1)).envs(EXACT_MEMORY).status()?;
+        let status = host::same_again()?.envs(EXACT_MEMORY).status()?;
         return match status.code() {
             Some(0) => Ok(Answer::Yes),
             Some(1) => Ok(Answer::No),
@@ -205,7 +204,7 @@ fn containers(
 
 /// Packs in a process of its own, whose memory is not measured.
 fn pack_elsewhere(arguments: &EstimateArguments, tuned: &Path, output: std::path::PathBuf) -> Result<Source> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = host::program()?;
     command.arg("pack").arg(tuned).arg("--base").arg(&arguments.base).arg("-o").arg(&output);
     command.arg("--threads").arg(arguments.threads.count.to_string()).stdout(Stdio::null());
     if !command.status()?.success() {

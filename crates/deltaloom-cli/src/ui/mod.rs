@@ -5,7 +5,7 @@ pub(crate) mod nearest;
 pub(crate) mod table;
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::OnceLock;
+use std::sync::{PoisonError, RwLock};
 
 use anyhow::{Context as _, Result};
 use clap::builder::styling::{AnsiColor, Style};
@@ -14,7 +14,7 @@ use crate::args::GlobalArguments;
 use crate::values::{Color, ProgressStyle};
 
 /// How the program prints; constant during a run.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Look {
     /// Errors are also printed as JSON on standard output.
     pub(crate) json: bool,
@@ -23,16 +23,17 @@ pub(crate) struct Look {
     color: Color,
 }
 
-static LOOK: OnceLock<Look> = OnceLock::new();
+static LOOK: RwLock<Look> =
+    RwLock::new(Look { json: false, quiet: false, progress: ProgressStyle::Bar, color: Color::Auto });
 
-/// Sets how the program prints. Only the first call counts.
+/// Sets how the program prints.
 pub(crate) fn set_look(json: bool, arguments: &GlobalArguments) {
     let GlobalArguments { quiet, color, progress, .. } = *arguments;
-    let _ignored = LOOK.set(Look { json, quiet, progress, color });
+    *LOOK.write().unwrap_or_else(PoisonError::into_inner) = Look { json, quiet, progress, color };
 }
 
-pub(crate) fn look() -> &'static Look {
-    LOOK.get_or_init(Look::default)
+pub(crate) fn look() -> Look {
+    *LOOK.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether messages on standard error are coloured.

@@ -12,6 +12,8 @@ pub(crate) enum Row {
     DeltaloomDigests,
     /// deltaloom; decoding turns the base in memory into the fine-tune
     InPlace,
+    /// deltaloom; decoding finds the elements that differ from the base, and writes only those
+    Changes,
     /// A plain copy: the upper limit of speed
     Memcpy,
     /// zstd level 1
@@ -37,6 +39,6 @@ impl Row {
     }
 
     pub(crate) fn needs_base(self) -> bool {
-        matches!(self, Self::InPlace | Self::XorZstd1 | Self::Bitx)
+        matches!(self, Self::InPlace | Self::Changes | Self::XorZstd1 | Self::Bitx)
     }
 }

@@ -103,9 +103,13 @@ impl Prefetcher {
         let mut state = self.desk.lock();
         let State { results, working_on, .. } = &*state;
         let is_new = |job: &Job| !results.contains_key(&job.key) && *working_on != Some(job.key);
-        let jobs = jobs.into_iter().filter(is_new).collect();
+        let jobs: VecDeque<Job> = jobs.into_iter().filter(is_new).collect();
+        let has_jobs = !jobs.is_empty();
         state.jobs = jobs;
-        self.desk.changed.notify_all();
+        // Waking the thread for nothing takes as long as a small product.
+        if has_jobs {
+            self.desk.changed.notify_all();
+        }
     }
 
     /// Takes the result of a job, and waits for it if it is being decoded. A job that has not begun
@@ -127,7 +131,6 @@ impl Prefetcher {
         state.jobs.clear();
         state.results.clear();
         state.generation += 1;
-        self.desk.changed.notify_all();
     }
 
     /// Number of matrices decoded so far.

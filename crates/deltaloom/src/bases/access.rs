@@ -1,16 +1,34 @@
 //! What callers may ask of a container's tensors by number: how they are stored, and parts of them.
 //! Products on packed weights are built on this. A number is a tensor's place in
-//! [`ResolvedContainer::tensors`]; every method panics for a number that no tensor has.
+//! [`ResolvedContainer::tensors`]. Methods that give no error panic for a number that no tensor has.
 
+use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
+
+use deltaloom_kernels::changes::collect_changes;
+use rayon::prelude::*;
 
 use super::resolved::ResolvedContainer;
 use super::source::TensorSource;
 use crate::checkpoint::Checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::to_usize;
+use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::predict::Predictor;
+use crate::scratch::Scratch;
 use crate::tensor::TensorInfo;
+
+/// Elements of a chunk that differ from those of the tensor's reference, in order.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Changes<'a> {
+    /// The first element of the chunk, counted from the start of the tensor.
+    pub first: u64,
+    /// Their places, counted from `first`.
+    pub offsets: &'a [u32],
+    /// Their bytes, one element after another.
+    pub values: &'a [u8],
+}
 
 impl ResolvedContainer {
     /// The number of the tensor with this name.
@@ -74,6 +92,78 @@ impl ResolvedContainer {
         let mut bytes = vec![0; to_usize(self.info(number).len_bytes())];
         self.read_into(number, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Fills `out` with rows of a tensor, which are those of its first dimension. Decodes only the
+    /// chunks that hold them, on the threads of the current rayon pool, and checks their CRC-32.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an unknown number, rows that do not exist or are not whole
+    /// bytes, or a buffer of another length; what reading or decoding gives. `out` may be partly
+    /// written then.
+    pub fn read_rows_into(&self, number: usize, rows: impl RangeBounds<u64>, out: &mut [u8]) -> Result<()> {
+        self.check_number(number)?;
+        let range = self.info(number).bytes_of_rows(&rows)?;
+        let needed = range.end - range.start;
+        if out.len() as u64 != needed {
+            let given = out.len();
+            let fault = format!("the buffer has {given} bytes, {needed} are needed");
+            return Err(Error::InvalidArgument(fault));
+        }
+        let mut rest = out;
+        let mut parts = Vec::new();
+        for (_, place) in self.tensor(number).grid.cut(&range) {
+            let (part, after) = rest.split_at_mut(to_usize(place.end - place.start));
+            parts.push((place.start, part));
+            rest = after;
+        }
+        parts.into_par_iter().try_for_each(|(offset, part)| self.read_part_into(number, offset, part))
+    }
+
+    /// Calls `each` with the elements of some rows that differ from the tensor's reference, chunk by
+    /// chunk in order. Rows are those of the first dimension. Decodes only chunks that hold them, on
+    /// the threads of the current rayon pool, and nothing of a tensor that equals its reference.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an unknown number, rows that do not exist or are not whole
+    /// bytes, or a tensor without a reference of its dtype and shape; what decoding or `each` gives.
+    pub fn changes(
+        &self,
+        number: usize,
+        rows: impl RangeBounds<u64>,
+        mut each: impl FnMut(Changes<'_>) -> Result<()> + Send,
+    ) -> Result<()> {
+        self.check_number(number)?;
+        let info = self.info(number);
+        let range = info.bytes_of_rows(&rows)?;
+        let reference = self.references(number).iter().find(|reference| reference.is_like(info));
+        let Some(reference) = reference else {
+            let fault = format!("tensor {:?} has no reference of its dtype and shape", info.name);
+            return Err(Error::InvalidArgument(fault));
+        };
+        if self.is_identical(number) {
+            return Ok(());
+        }
+        let size = info.number().bytes();
+        let find = |place: &Range<u64>| {
+            let mut new = Scratch::of_len(to_usize(place.end - place.start));
+            self.read_part_into(number, place.start, &mut new)?;
+            let old = reference.bytes(place.clone())?;
+            let (mut offsets, mut values) = (Vec::new(), Vec::new());
+            collect_changes(size, 0, &old, &new, &mut offsets, &mut values);
+            Ok((place.start / size as u64, offsets, values))
+        };
+        let places: Vec<Range<u64>> = self.tensor(number).grid.cut(&range).map(|(_, place)| place).collect();
+        pipeline::overlapped(
+            places.chunks(WINDOW_CHUNKS),
+            |window| window.par_iter().map(find).collect::<Result<Vec<_>>>(),
+            |window| {
+                window
+                    .iter()
+                    .filter(|(_, offsets, _)| !offsets.is_empty())
+                    .try_for_each(|(first, offsets, values)| each(Changes { first: *first, offsets, values }))
+            },
+        )
     }
 
     /// Fills `out` with the bytes of a tensor from `offset` on. Decodes only the chunks that hold

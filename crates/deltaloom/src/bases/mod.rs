@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::predict::names::Names;
 use crate::tensor::TensorInfo;
 
+pub use access::Changes;
 use hashed::{Hashed, Kind};
 pub(crate) use history::Memo;
 pub(crate) use modules::Modules;
@@ -289,6 +290,11 @@ impl Bases {
     /// Adds the tensors of an opened checkpoint, which others may share; `path` is for messages.
     pub fn push_checkpoint(&mut self, path: &Path, checkpoint: impl Into<Arc<Checkpoint>>) {
         self.push(Base::of_checkpoint(path, checkpoint));
+    }
+
+    /// Adds the tensors of an opened container, which others may share; `path` is for messages.
+    pub fn push_container(&mut self, path: &Path, resolved: impl Into<Arc<ResolvedContainer>>) {
+        self.push(Base::of_container(path, resolved));
     }
 
     /// Adds the tensors of a base, which others may share.

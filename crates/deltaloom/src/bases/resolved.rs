@@ -142,7 +142,7 @@ impl ResolvedContainer {
         self.read_run_into(self.numbers(), out)
     }
 
-    fn check_number(&self, number: usize) -> Result<()> {
+    pub(super) fn check_number(&self, number: usize) -> Result<()> {
         if self.numbers().contains(&number) {
             return Ok(());
         }
@@ -372,18 +372,17 @@ impl ResolvedContainer {
         mut chunk_into: impl FnMut(usize, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
         let grid = self.tensor(number).grid;
-        let (start, end) = (offset, offset + out.len() as u64);
-        let rows = start / grid.row_bytes()..end.div_ceil(grid.row_bytes());
-        for i in grid.chunks_of_rows(&rows) {
+        for (i, held) in grid.cut(&(offset..offset + out.len() as u64)) {
             let place = grid.chunk_bytes(i);
-            let (from, to) = (start.max(place.start), end.min(place.end));
-            let part = &mut out[to_usize(from - start)..to_usize(to - start)];
-            if (from..to) == place {
+            let part = &mut out[to_usize(held.start - offset)..to_usize(held.end - offset)];
+            if held == place {
                 chunk_into(to_usize(i), part)?;
             } else {
                 let mut chunk = Scratch::of_len(to_usize(place.end - place.start));
                 chunk_into(to_usize(i), &mut chunk)?;
-                part.copy_from_slice(&chunk[to_usize(from - place.start)..to_usize(to - place.start)]);
+                part.copy_from_slice(
+                    &chunk[to_usize(held.start - place.start)..to_usize(held.end - place.start)],
+                );
             }
         }
         Ok(())

@@ -15,6 +15,7 @@ pub(crate) mod safetensors;
 pub(crate) mod shards;
 mod source;
 mod temporary;
+mod tensors;
 
 pub use crate::foreign::{Foreign, Wanted};
 pub use exclude::Exclude;
@@ -26,8 +27,10 @@ pub(crate) use roles::{have_weights, is_state_file};
 pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
+pub use tensors::NewTensor;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -206,6 +209,13 @@ pub struct Checkpoint {
     of_folder: Vec<Warning>,
 }
 
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let paths: Vec<&Path> = self.file_paths().collect();
+        f.debug_struct("Checkpoint").field("files", &paths).finish_non_exhaustive()
+    }
+}
+
 impl Checkpoint {
     /// Opens a safetensors file, a PyTorch archive, or a directory with everything in it but what
     /// [`LeftOut`] lists. Files of a directory that end in `.safetensors` must be valid. The others
@@ -242,6 +252,22 @@ impl Checkpoint {
     pub fn from_bytes(name: &str, bytes: impl ReadAt + 'static, limits: &Limits) -> Result<Self> {
         let source: Arc<dyn ReadAt> = Arc::new(bytes);
         Self::from_sources(Layout::File, vec![(name.to_owned(), PathBuf::from(name), source)], limits)
+    }
+
+    /// A single safetensors file of tensors that stay where they are: nothing is copied. Its header
+    /// is the one that safetensors 0.8 would write, with the entries of `metadata` in order.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a name twice, the name `__metadata__`, a dtype that
+    /// safetensors does not have, or a source of another length than dtype and shape give;
+    /// [`Error::LimitExceeded`].
+    pub fn from_tensors(
+        name: &str,
+        tensors: Vec<NewTensor>,
+        metadata: &BTreeMap<String, String>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        Self::from_bytes(name, tensors::Image::new(tensors, metadata, limits)?, limits)
     }
 
     fn open_directory(root: &Path, exclude: &[Exclude], limits: &Limits) -> Result<Self> {
@@ -328,8 +354,8 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] with the file's path.
     pub fn into_memory(mut self) -> Result<Self> {
-        for (path, source) in &mut self.sources {
-            if source.in_memory().is_none() {
+        for (member, (path, source)) in self.members.iter().zip(&mut self.sources) {
+            if !is_held(member, &**source) {
                 let mut bytes = vec![0; to_usize(source.len_bytes())];
                 source.read_at(0, &mut bytes).map_err(Error::io(&*path))?;
                 *source = Arc::new(bytes);
@@ -348,9 +374,9 @@ impl Checkpoint {
     /// [`Error::Io`] with the file's path.
     #[expect(unsafe_code, reason = "the caller makes the promise that mapping needs")]
     pub unsafe fn into_mapped(mut self) -> Result<Self> {
-        for (path, source) in &mut self.sources {
+        for (member, (path, source)) in self.members.iter().zip(&mut self.sources) {
             // An empty file has nothing to map.
-            if source.in_memory().is_none() && source.len_bytes() > 0 {
+            if !is_held(member, &**source) && source.len_bytes() > 0 {
                 // SAFETY: the caller promises that nobody changes the files.
                 *source = Arc::new(unsafe { MmapSource::open(path) }?);
             }
@@ -361,13 +387,12 @@ impl Checkpoint {
     /// The bytes of a tensor of member `member`, if its file is in memory.
     #[must_use]
     pub fn in_memory(&self, member: usize, tensor: &TensorInfo) -> Option<&[u8]> {
-        let bytes = self.sources[member].1.in_memory()?;
         let mut places = self.members[member].places_of(tensor, 0..tensor.len_bytes());
-        let place = places.next().unwrap_or(0..0);
-        if places.next().is_some() {
-            return None;
+        match (places.next(), places.next()) {
+            (None, _) => Some(&[]),
+            (Some(place), None) => self.sources[member].1.slice(place),
+            (Some(_), Some(_)) => None,
         }
-        bytes.get(to_usize(place.start)..to_usize(place.end))
     }
 
     /// The paths of its files.
@@ -508,6 +533,12 @@ impl Checkpoint {
         self.read(member, tensor, offset, &mut bytes)?;
         Ok(Bytes::Read(bytes))
     }
+}
+
+/// Whether all tensors of a file are in memory.
+fn is_held(member: &Member, source: &dyn ReadAt) -> bool {
+    let is_held = |place| source.slice(place).is_some();
+    member.tensors.iter().all(|tensor| member.places_of(tensor, 0..tensor.len_bytes()).all(is_held))
 }
 
 /// Reads the structure of a file. In a directory, what is not a safetensors file need not be

@@ -208,13 +208,34 @@ impl NewDirectory {
     /// # Errors
     /// As [`Self::check_file`]; [`Error::Io`].
     pub fn create_file(&self, member: &str) -> Result<File> {
-        self.check_file(member)?;
-        let path = self.temporary.path.path().join(member);
-        let named = self.path.join(member);
-        fs::create_dir_all(parent(&path)).map_err(Error::writing(&named))?;
-        let file = File::create_new(&path).map_err(Error::writing(&named))?;
+        let path = self.place_for(member)?;
+        let file = File::create_new(&path).map_err(Error::writing(self.path.join(member)))?;
         self.members.lock().unwrap_or_else(PoisonError::into_inner).push(member.to_owned());
         Ok(file)
+    }
+
+    /// Gives a file another name in it. Returns whether the file system could: not if it has no hard
+    /// links, or if the file is in another one. `member` must be a checked member path.
+    ///
+    /// # Errors
+    /// As [`Self::create_file`].
+    pub(crate) fn link_file(&self, member: &str, from: &Path) -> Result<bool> {
+        let path = self.place_for(member)?;
+        // A link to a link would lead nowhere once that is gone.
+        let real = from.canonicalize().map_err(Error::io(from))?;
+        if fs::hard_link(real, &path).is_err() {
+            return Ok(false);
+        }
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).push(member.to_owned());
+        Ok(true)
+    }
+
+    /// Where a new file is written, in a folder that is there.
+    fn place_for(&self, member: &str) -> Result<PathBuf> {
+        self.check_file(member)?;
+        let path = self.temporary.path.path().join(member);
+        fs::create_dir_all(parent(&path)).map_err(Error::writing(self.path.join(member)))?;
+        Ok(path)
     }
 
     /// Gives the files their names. They must have been synced.

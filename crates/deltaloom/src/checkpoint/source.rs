@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,8 +22,9 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// What the system says, or `UnexpectedEof`.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// All bytes, if they are in memory that nobody changes, so that no copy is needed.
-    fn in_memory(&self) -> Option<&[u8]> {
+    /// The bytes of a range, if they lie together in memory that nobody changes, so that no copy is
+    /// needed.
+    fn slice(&self, _range: Range<u64>) -> Option<&[u8]> {
         None
     }
     /// Whether the file at `path` is still the one that was opened, and unchanged: length, time of
@@ -199,8 +201,8 @@ impl ReadAt for MmapSource {
     }
 
     // Another process may write to a file behind a reference to it, unless that is ruled out.
-    fn in_memory(&self) -> Option<&[u8]> {
-        Some(&self.map[..])
+    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.map[..].slice(range)
     }
 
     fn is_unchanged(&self, path: &Path) -> io::Result<bool> {
@@ -220,8 +222,8 @@ impl ReadAt for [u8] {
         Ok(())
     }
 
-    fn in_memory(&self) -> Option<&[u8]> {
-        Some(self)
+    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.get(to_usize(range.start)..to_usize(range.end))
     }
 }
 
@@ -234,8 +236,8 @@ impl ReadAt for Vec<u8> {
         self.as_slice().read_at(offset, buffer)
     }
 
-    fn in_memory(&self) -> Option<&[u8]> {
-        Some(self)
+    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        self.as_slice().slice(range)
     }
 }
 
@@ -249,8 +251,8 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
         (**self).read_at(offset, buffer)
     }
 
-    fn in_memory(&self) -> Option<&[u8]> {
-        (**self).in_memory()
+    fn slice(&self, range: Range<u64>) -> Option<&[u8]> {
+        (**self).slice(range)
     }
 
     fn is_unchanged(&self, path: &Path) -> io::Result<bool> {

@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::checkpoint::{FileSource, ReadAt, Wanted, explain};
+use crate::checkpoint::{FileSource, Member, ReadAt, Wanted, explain};
 use crate::codec::{self, ChunkShape, Decoder};
 use crate::entropy::table::Frequencies;
 use crate::error::{Error, Missing, Result};
@@ -154,6 +154,19 @@ impl Container {
         (self.index.layout == crate::checkpoint::Layout::File).then_some(member.path.as_str())
     }
 
+    /// The files of the checkpoint that was packed.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.index.members
+    }
+
+    /// BLAKE3 of the tensor with this number: tensors count from 0, file by file. `None` for a
+    /// number that no tensor has.
+    #[must_use]
+    pub fn digest(&self, number: usize) -> Option<blake3::Hash> {
+        self.index.tensors.get(number).map(|tensor| tensor.digest)
+    }
+
     /// Number of the tensor with that name.
     ///
     /// # Errors
@@ -174,9 +187,8 @@ impl Container {
 
     /// Reads a payload of a tensor and checks its CRC-32.
     pub(crate) fn read_payload(&self, tensor: &PackedTensor, entry: &PayloadEntry) -> Result<Bytes<'_>> {
-        let start = to_usize(entry.offset);
-        let held =
-            self.source.in_memory().and_then(|bytes| bytes.get(start..start.checked_add(entry.len_bytes)?));
+        let end = entry.offset.checked_add(entry.len_bytes as u64);
+        let held = end.and_then(|end| self.source.slice(entry.offset..end));
         let payload = match held {
             Some(payload) => Bytes::Held(payload),
             None => {

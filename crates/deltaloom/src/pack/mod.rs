@@ -337,13 +337,16 @@ impl<'a> Packer<'a> {
         let mut loaded: Vec<LoadedGroup<'_>> =
             window.par_iter().map(|group| self.load(group)).collect::<Result<_>>()?;
         let patches: Vec<_> = loaded.iter_mut().map(|group| group.patches.take()).collect();
-        let draft = |(group, patches): (&LoadedGroup<'_>, _)| match patches {
-            Some(patches) => plan::draft_of_patches(patches),
-            None => plan::draft(&self.input(group), self.preset),
+        let draft = |(group, patches): (&LoadedGroup<'_>, _)| {
+            check_cancelled(self.progress)?;
+            Ok(match patches {
+                Some(patches) => plan::draft_of_patches(patches),
+                None => plan::draft(&self.input(group), self.preset),
+            })
         };
-        let draft_all = || loaded.par_iter().zip(patches).map(draft).collect::<Vec<Draft>>();
+        let draft_all = || loaded.par_iter().zip(patches).map(draft).collect::<Result<Vec<Draft>>>();
         let (drafts, ()) = rayon::join(draft_all, || digester.update(&loaded));
-        Ok(loaded.into_iter().zip(drafts).collect())
+        Ok(loaded.into_iter().zip(drafts?).collect())
     }
 
     fn encode_window(&self, drafted: Vec<(LoadedGroup<'_>, Draft)>, pool: &mut SetPool) -> Vec<EncodedGroup> {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -25,6 +25,7 @@ use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, Exclude, FileSource};
 use crate::container::Container;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::options::setters;
 use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
@@ -42,16 +43,59 @@ const NEARER: f64 = 0.9;
 /// How often an addition replaces the manifest without an answer before it gives up.
 const TRIES: usize = 3;
 
+/// Where a part of a step comes from.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A file or a directory.
+    Path(PathBuf),
+    /// An open checkpoint, such as one of tensors in memory.
+    Checkpoint(Checkpoint),
+}
+
+impl Input {
+    /// Opens a path, without what is excluded.
+    pub(super) fn open(&self, exclude: &[Exclude], limits: &Limits) -> Result<Checkpoint> {
+        match self {
+            Self::Path(path) => Checkpoint::open_without(path, exclude, limits),
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.clone()),
+        }
+    }
+}
+
+impl From<PathBuf> for Input {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&Path> for Input {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_path_buf())
+    }
+}
+
+impl From<&PathBuf> for Input {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
+    }
+}
+
+impl From<Checkpoint> for Input {
+    fn from(checkpoint: Checkpoint) -> Self {
+        Self::Checkpoint(checkpoint)
+    }
+}
+
 /// A checkpoint to add.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct NewStep {
     /// Its number. `None` for one more than the newest step when it is added.
     pub step: Option<u64>,
-    /// A safetensors file or a directory.
-    pub model: PathBuf,
-    /// The optimizer's state: a safetensors file or a directory.
-    pub optimizer: Option<PathBuf>,
+    /// The weights.
+    pub model: Input,
+    /// The optimizer's state.
+    pub optimizer: Option<Input>,
     /// What of these directories is left out.
     pub exclude: Vec<Exclude>,
     /// Texts by name, stored with the step.
@@ -63,7 +107,7 @@ pub struct NewStep {
 impl NewStep {
     /// The checkpoint at `model`, after the newest step.
     #[must_use]
-    pub fn new(model: impl Into<PathBuf>) -> Self {
+    pub fn new(model: impl Into<Input>) -> Self {
         Self {
             step: None,
             model: model.into(),
@@ -84,7 +128,7 @@ impl NewStep {
 
 setters!(NewStep {
     with_step(step: Option<u64>),
-    with_optimizer(optimizer: Option<PathBuf>),
+    with_optimizer(optimizer: Option<Input>),
     with_exclude(exclude: Vec<Exclude>),
     with_meta(meta: BTreeMap<String, String>),
     with_metrics(metrics: BTreeMap<String, String>),

@@ -1,11 +1,9 @@
 //! The content of a step, however it is packed: the digest of its files, and its parts.
 //! It packs nothing.
 
-use std::path::PathBuf;
-
 use rayon::prelude::*;
 
-use super::NewStep;
+use super::add::{Input, NewStep};
 use super::manifest::{PartLayout, Parts};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::container::{Digest, Index};
@@ -19,7 +17,7 @@ pub(crate) const OPTIMIZER: &str = "optimizer";
 
 /// Opens the files of a step as one checkpoint.
 pub(crate) fn open(new: &NewStep, limits: &Limits) -> Result<(Checkpoint, Parts)> {
-    let open = |path: &PathBuf| Checkpoint::open_without(path, &new.exclude, limits);
+    let open = |input: &Input| input.open(&new.exclude, limits);
     let model = open(&new.model)?;
     let optimizer = new.optimizer.as_ref().map(open).transpose()?;
     let layout = |part: &Checkpoint| match part.layout {

@@ -68,6 +68,16 @@ impl Series {
         unpack_selected_to(&resolved, &selection, out, options, progress)
     }
 
+    /// Opens a step, to read some of its tensors or to pack against it. Its files have the paths
+    /// `model/...` and `optimizer/...`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a step that does not exist; what reading gives.
+    pub fn open_step(&self, step: u64) -> Result<Arc<ResolvedContainer>> {
+        let catalog = self.catalog()?;
+        self.resolve(&catalog.chain(&catalog.get(step)?)?)
+    }
+
     /// Opens a step and selects the files of a part.
     fn open_part(&self, step: u64, part: Part) -> Result<(Arc<ResolvedContainer>, Selection)> {
         let catalog = self.catalog()?;

@@ -23,14 +23,14 @@ mod store;
 mod sweep;
 mod trainer;
 
-pub use add::{AddOptions, Added, NewStep};
+pub use add::{AddOptions, Added, Input, NewStep};
 pub use branch::BranchInfo;
 pub use directory::Directory;
 pub use extract::Part;
 pub use incoming::{Arrivals, Incoming, incoming, step_of_name};
 pub use keep::{KeepRules, KeptStep};
 pub use manifest::{PartLayout, Parts, SeriesOptions, StepEntry, Totals};
-pub use pending::Pending;
+pub use pending::{Pending, Taking};
 pub use rebuild::{BranchSteps, RebuildOptions, RebuildReport};
 pub use records::{StepRecord, TensorRecord};
 pub use store::{ObjectInfo, Revision, Store};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddOptions, Added, NewStep, Series};
+use super::{AddOptions, Added, Input, NewStep, Series};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::output::{Inputs, NewDirectory, sync_folder};
 use crate::error::{Error, Result};
@@ -20,6 +20,16 @@ const REQUEST: &str = "step.json";
 const MODEL: &str = "model";
 const OPTIMIZER: &str = "optimizer";
 const LOCK: &str = "lock";
+
+/// The path of a part. Only files can wait.
+fn path_of(input: &Input) -> Result<&Path> {
+    match input {
+        Input::Path(path) => Ok(path),
+        Input::Checkpoint(_) => {
+            Err(Error::InvalidArgument("a checkpoint in memory cannot wait in a folder".to_owned()))
+        }
+    }
+}
 
 /// The file that describes a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +50,17 @@ struct Request {
     optimizer_file: Option<String>,
 }
 
+/// How a snapshot takes the files of a checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Taking {
+    /// Copies them, and waits until the copies are on the disk.
+    #[default]
+    Copies,
+    /// Gives them another name, which takes no time and no space; copies where the file system
+    /// cannot. For files that may be removed or replaced, but that nobody writes to any more.
+    Links,
+}
+
 /// A folder of waiting checkpoints.
 #[derive(Debug, Clone)]
 pub struct Pending {
@@ -53,8 +74,8 @@ impl Pending {
         Self { folder: folder.to_path_buf() }
     }
 
-    /// Copies a checkpoint into the folder, completely and synced, or not at all.
-    /// [`Series::check_new`] tells in advance whether it can be added.
+    /// Takes a checkpoint into the folder, completely or not at all. [`Series::check_new`] tells in
+    /// advance whether it can be added.
     ///
     /// # Errors
     /// What is wrong with the checkpoint; what reading and writing give.
@@ -62,11 +83,14 @@ impl Pending {
         &self,
         new: &NewStep,
         options: &AddOptions,
+        taking: Taking,
         limits: &Limits,
         progress: &dyn Progress,
     ) -> Result<()> {
         fs::create_dir_all(&self.folder).map_err(Error::writing(&self.folder))?;
-        let parts = [Some((MODEL, &new.model)), new.optimizer.as_ref().map(|path| (OPTIMIZER, path))];
+        let model = path_of(&new.model)?;
+        let optimizer = new.optimizer.as_ref().map(path_of).transpose()?;
+        let parts = [Some((MODEL, model)), optimizer.map(|path| (OPTIMIZER, path))];
         let opened = parts.into_iter().flatten().map(|(name, path)| {
             Checkpoint::open_without(path, &new.exclude, limits).map(|checkpoint| (name, checkpoint))
         });
@@ -78,7 +102,12 @@ impl Pending {
         for (name, checkpoint) in &opened {
             for (from, member) in checkpoint.file_paths().zip(&*checkpoint.members) {
                 check_cancelled(progress)?;
-                let mut target = snapshot.create_file(&format!("{name}/{}", member.path))?;
+                let place = format!("{name}/{}", member.path);
+                if taking == Taking::Links && snapshot.link_file(&place, from)? {
+                    progress.advance(member.len_bytes());
+                    continue;
+                }
+                let mut target = snapshot.create_file(&place)?;
                 let mut source = File::open(from).map_err(Error::io(from))?;
                 let copied = io::copy(&mut source, &mut target).map_err(Error::writing(&self.folder))?;
                 target.sync_all().map_err(Error::writing(&self.folder))?;
@@ -96,8 +125,8 @@ impl Pending {
             rewind: options.rewind,
             branch: options.branch.clone(),
             meta: new.texts(),
-            model_file: file_name(&new.model),
-            optimizer_file: new.optimizer.as_deref().and_then(file_name),
+            model_file: file_name(model),
+            optimizer_file: optimizer.and_then(file_name),
         };
         let text = serde_json::to_vec(&request).map_err(|e| Error::InvalidArgument(e.to_string()))?;
         let mut target = snapshot.create_file(REQUEST)?;
@@ -188,8 +217,8 @@ fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
     let optimizer = snapshot.join(OPTIMIZER);
     let new = NewStep {
         step: request.step,
-        model: part(MODEL, &request.model_file),
-        optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file)),
+        model: part(MODEL, &request.model_file).into(),
+        optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file).into()),
         exclude: Vec::new(),
         meta: request.meta.clone(),
         metrics: BTreeMap::new(),

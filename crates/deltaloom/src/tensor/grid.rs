@@ -79,6 +79,17 @@ impl ChunkGrid {
         self.cols * self.element_bytes
     }
 
+    /// The chunks that hold any of a byte range of the tensor, each with the bytes that it holds.
+    pub(crate) fn cut(self, range: &Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> + use<> {
+        let (start, end) = (range.start, range.end);
+        let rows = start / self.row_bytes()..end.div_ceil(self.row_bytes());
+        let rows = if start == end { 0..0 } else { rows };
+        self.chunks_of_rows(&rows).map(move |i| {
+            let place = self.chunk_bytes(i);
+            (i, start.max(place.start)..end.min(place.end))
+        })
+    }
+
     /// Chunks that hold any of `rows`.
     #[must_use]
     pub fn chunks_of_rows(&self, rows: &Range<u64>) -> Range<u64> {

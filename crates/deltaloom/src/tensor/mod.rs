@@ -7,6 +7,8 @@ mod grid;
 pub use dtype::DType;
 pub use grid::ChunkGrid;
 
+use std::ops::{Bound, Range, RangeBounds};
+
 use crate::error::{Error, Result};
 use crate::limits::to_usize;
 
@@ -98,5 +100,43 @@ impl TensorInfo {
             "tensor {:?}: {} of shape {:?} does not take bytes {}..{}",
             self.name, self.dtype, self.shape, self.begin, self.end
         )))
+    }
+
+    /// Byte range of rows, which are those of the first dimension.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for rows that do not exist or are not whole bytes.
+    pub(crate) fn bytes_of_rows(&self, rows: &impl RangeBounds<u64>) -> Result<Range<u64>> {
+        let name = &self.name;
+        let Some(&count) = self.shape.first() else {
+            return Err(Error::InvalidArgument(format!(
+                "tensor {name:?} is a single number and has no rows"
+            )));
+        };
+        let start = match rows.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match rows.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => count,
+        };
+        if start > end.min(count) || end > count {
+            let asked = if rows.end_bound() == Bound::Unbounded {
+                format!("{start}.. was")
+            } else {
+                format!("{start}..{end} was")
+            };
+            let message = format!("tensor {name:?} has {count} rows, {asked} asked for");
+            return Err(Error::InvalidArgument(message));
+        }
+        if count > 0 && !self.len_bytes().is_multiple_of(count) {
+            let message = format!("the rows of tensor {name:?} of {} are not whole bytes", self.dtype);
+            return Err(Error::InvalidArgument(message));
+        }
+        let row_bytes = self.len_bytes().checked_div(count).unwrap_or(0);
+        Ok(start * row_bytes..end * row_bytes)
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<Answer> {
 /// The compressor that a row measures, unless it is deltaloom.
 fn baseline(row: Row) -> Option<Baseline> {
     Some(match row {
-        Row::Deltaloom | Row::DeltaloomDigests | Row::InPlace => return None,
+        Row::Deltaloom | Row::DeltaloomDigests | Row::InPlace | Row::Changes => return None,
         Row::Memcpy => Baseline::Memcpy,
         Row::Zstd1 => Baseline::Zstd(1),
         Row::Zstd3 => Baseline::Zstd(3),
@@ -137,8 +137,10 @@ fn measure(
             Some(coder) => encode(coder, &tensors, &mut frames, bar)?,
         };
         let encode_seconds = start.elapsed().as_secs_f64();
-        if subject.row == Row::InPlace {
-            ours.resolved()?.read_references_into(&mut out)?;
+        match subject.row {
+            Row::InPlace => ours.resolved()?.read_references_into(&mut out)?,
+            Row::Changes => read_plain_references(&ours.resolved()?, &mut out)?,
+            _ => {}
         }
         let start = Instant::now();
         match &mut subject.coder {
@@ -239,17 +241,50 @@ impl<'a> Ours<'a> {
         let resolved = self.resolved()?;
         match row {
             Row::InPlace => return Ok(resolved.apply_all(out)?),
-            Row::DeltaloomDigests => {}
+            Row::DeltaloomDigests | Row::Changes => {}
             _ => return Ok(resolved.read_all_into(out)?),
         }
         for (number, info) in resolved.tensors().enumerate() {
             let values =
                 out.split_off_mut(..usize::try_from(info.len_bytes())?).context("the output is too short")?;
-            resolved.read_into(number, values)?;
-            resolved.check(number, values)?;
+            if row == Row::DeltaloomDigests {
+                resolved.read_into(number, values)?;
+                resolved.check(number, values)?;
+            } else if resolved.plain_reference(number).is_some() {
+                change(&resolved, number, values)?;
+            } else {
+                resolved.read_into(number, values)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Fills `out` with the references that [`change`] starts from.
+fn read_plain_references(resolved: &ResolvedContainer, mut out: &mut [u8]) -> Result<()> {
+    for (number, info) in resolved.tensors().enumerate() {
+        let values =
+            out.split_off_mut(..usize::try_from(info.len_bytes())?).context("the output is too short")?;
+        if let Some((base, member, reference)) = resolved.plain_reference(number) {
+            base.read(member, reference, 0, values)?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns the reference of a tensor into the tensor, element by element.
+fn change(resolved: &ResolvedContainer, number: usize, values: &mut [u8]) -> Result<()> {
+    resolved.changes(number, .., |changes| {
+        let count = changes.offsets.len();
+        let size = changes.values.len().checked_div(count).unwrap_or(1);
+        for (offset, value) in changes.offsets.iter().zip(changes.values.chunks_exact(size)) {
+            // Places in memory are below 2^64.
+            let at = (changes.first as usize + *offset as usize) * size;
+            values[at..at + size].copy_from_slice(value);
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
 fn all(bases: &[(PathBuf, Checkpoint)]) -> Bases {

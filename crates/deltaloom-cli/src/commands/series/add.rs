@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use deltaloom::Limits;
-use deltaloom::series::{AddOptions, NewStep, Pending, Series};
+use deltaloom::series::{AddOptions, Input, NewStep, Pending, Series, Taking};
 
 use super::common::{metrics, pack_options, tell};
 use crate::args::series::{AddArguments, FlushArguments, store_and_input};
 use crate::progress::Bar;
 use crate::store::{is_url, open};
-use crate::{Answer, ui, values};
+use crate::{Answer, host, ui, values};
 
 pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     let (location, checkpoint) = store_and_input(&arguments.store, arguments.checkpoint.as_ref())?;
@@ -27,7 +27,7 @@ pub(super) fn add(arguments: &AddArguments) -> Result<Answer> {
     });
     let new = NewStep::new(checkpoint)
         .with_step(step)
-        .with_optimizer(arguments.optimizer.clone())
+        .with_optimizer(arguments.optimizer.as_ref().map(Input::from))
         .with_metrics(metrics)
         .with_exclude(arguments.exclude.patterns.clone())
         .with_meta(arguments.meta.iter().cloned().collect());
@@ -91,9 +91,10 @@ fn snapshot(
     location: &str,
 ) -> Result<()> {
     let bar = Bar::new("copying");
-    pending.snapshot(new, options, &Limits::default(), &bar)?;
+    let taking = if arguments.link { Taking::Links } else { Taking::Copies };
+    pending.snapshot(new, options, taking, &Limits::default(), &bar)?;
     bar.finish();
-    let mut command = Command::new(std::env::current_exe().context("cannot find the file of this program")?);
+    let mut command = host::program().context("cannot find the file of this program")?;
     command.args(["series", "flush", location]);
     command.args(["--threads", &arguments.threads.count.to_string()]);
     // The next flush or add meets the same fault and reports it.
