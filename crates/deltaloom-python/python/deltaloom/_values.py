@@ -160,7 +160,7 @@ def _pair(pair: list[Any], where: str) -> tuple[Any, Any]:
     return pair[0], pair[1]
 
 
-def _of_torch(kind: str, held: Json) -> object:
+def _of_torch(kind: str, held: Any) -> object:
     import torch
 
     if kind == "torch.dtype":
@@ -169,7 +169,7 @@ def _of_torch(kind: str, held: Json) -> object:
             raise TypeError("no dtype of torch")
         return dtype
     if kind == "torch.device":
-        return torch.device(held)  # type: ignore[arg-type]
+        return torch.device(held)
     if not isinstance(held, list) or not all(type(size) is int for size in held):
         raise TypeError("no size of torch")
     return torch.Size(held)

@@ -359,7 +359,7 @@ def _name(item: WriteItem) -> str:
     data = item.tensor_data
     assert data is not None
     if list(data.chunk.sizes) == list(data.size):
-        return item.index.fqn
+        return str(item.index.fqn)
     return f"{item.index.fqn}@{','.join(map(str, data.chunk.offsets))}"
 
 

@@ -92,7 +92,8 @@ def from_pretrained(
         loaded = model_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.name_or_path = model.config.name_or_path = path
-    return loaded  # type: ignore[no-any-return]
+    result: PreTrainedModel = loaded
+    return result
 
 
 def save_pretrained(
