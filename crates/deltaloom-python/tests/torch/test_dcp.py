@@ -254,6 +254,44 @@ def test_a_checkpoint_is_not_replaced_unless_asked(tmp_path: Path) -> None:
         dcp.save({}, storage_writer=LoomStorageWriter(tmp_path / "two", base=tmp_path / "two", overwrite=True))
 
 
+def fully_sharded(rank: int, ranks: int, folder: str, seed: int) -> None:
+    """Trains a model of FSDP2 and saves it with its optimizer; then loads it into another one."""
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.fsdp import fully_shard
+
+    def made(seed: int) -> tuple[Any, Any]:
+        torch.manual_seed(seed)
+        layers = [torch.nn.Linear(33, 20), torch.nn.Tanh(), torch.nn.Linear(20, 7)]
+        model = fully_shard(torch.nn.Sequential(*layers), mesh=init_device_mesh("cpu", (ranks,)))
+        return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+    def train(model: Any, optimizer: Any) -> torch.Tensor:
+        torch.manual_seed(9)
+        for _ in range(3):
+            loss = model(torch.randn(4, 33)).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.detach()
+
+    model, optimizer = made(seed)
+    train(model, optimizer)
+    weights, state = get_state_dict(model, optimizer)
+    dcp.save({"model": weights, "optimizer": state}, storage_writer=LoomStorageWriter(folder))
+    other, its_optimizer = made(seed + 1)
+    weights, state = get_state_dict(other, its_optimizer)
+    loaded = {"model": weights, "optimizer": state}
+    dcp.load(loaded, storage_reader=LoomStorageReader(folder))
+    set_state_dict(
+        other, its_optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"]
+    )
+    assert tiny.same_bits(train(model, optimizer), train(other, its_optimizer))
+
+
+def test_fsdp2_goes_on_with_the_same_loss(tmp_path: Path) -> None:
+    on_ranks(2, fully_sharded, str(tmp_path / "fsdp"), 1)
+
+
 def test_ranks_that_do_not_talk(tmp_path: Path) -> None:
     full = {"w": torch.arange(12.0).reshape(3, 4), "step": 3}
     writer = LoomStorageWriter(tmp_path / "alone")
