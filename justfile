@@ -171,3 +171,23 @@ bench-lm *args:
 bench-products:
     cargo bench --quiet -p deltaloom-kernels --bench pairs > target/products.md
     mv target/products.md docs/benchmarks/products.md
+
+# Build the wheel of the Python package, and its sources for pip, in target/wheels-python
+py-wheel:
+    tools/python.sh wheel
+
+# Build the wheel and test it with numpy (arguments of pytest, such as -k threads)
+py-test *args:
+    tools/python.sh -- {{ args }}
+
+# Check the types of the Python package (mypy --strict), and its stubs against the wheel
+py-lint:
+    tools/python.sh lint
+
+# Test the wheel with torch, where torch is (DELTALOOM_TORCH names a Python that has it)
+py-test-torch *args:
+    tools/python.sh torch {{ args }}
+
+# Measure the Python package: import, speed beside the program, memory, threads, Ctrl-C (FOLDER with base and tuned)
+py-bench *args:
+    tools/python.sh bench {{ args }}

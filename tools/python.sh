@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Builds the wheel of the Python package, and tests it in an environment of its own.
+#   tools/python.sh [--debug] [wheel | lint | bench | torch | -- PYTEST ARGUMENTS]
+# Without a word: the tests of the numpy layer, the types and, where torch is, the tests of that
+# layer. --debug builds without optimisation. DELTALOOM_TORCH names a Python that has torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+package=crates/deltaloom-python
+profile=(--release)
+if [ "${1:-}" = --debug ]; then
+    profile=(--profile dev)
+    shift
+fi
+what=${1:-all}
+shift || true
+
+requirements=$package/requirements-test.txt
+digest=$(sha256sum "$requirements" | cut -c1-12)
+venv=$PWD/target/venv-python-$digest
+if [ ! -e "$venv/complete" ]; then
+    echo "making $venv"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    touch "$venv/complete"
+fi
+
+wheels=$PWD/target/wheels-python
+rm -rf "$wheels"
+VIRTUAL_ENV=$venv "$venv/bin/maturin" build --quiet "${profile[@]}" --manifest-path "$package/Cargo.toml" \
+    --interpreter "$venv/bin/python" --out "$wheels"
+wheel=$(ls "$wheels"/deltaloom-*.whl)
+echo "$wheel: $(stat -c %s "$wheel") bytes"
+case "$wheel" in
+*-cp311-abi3-*) ;;
+*) echo "the wheel is not of the stable ABI of Python 3.11" && exit 1 ;;
+esac
+
+# The sources for pip, with the files that the program has built in: they lie outside of its crate.
+make_sdist() {
+    local made=$PWD/target/sdist-python
+    rm -rf "$made"
+    "$venv/bin/maturin" sdist --manifest-path "$package/Cargo.toml" --out "$made" >/dev/null 2>&1
+    "$venv/bin/python" - "$made"/deltaloom-*.tar.gz assets/demo assets/speaker <<'END'
+import sys, tarfile
+from pathlib import Path
+
+archive = Path(sys.argv[1])
+root = archive.name.removesuffix(".tar.gz")
+with tarfile.open(archive) as old:
+    entries = [(entry, old.extractfile(entry).read()) for entry in old if entry.isfile()]
+with tarfile.open(archive, "w:gz") as new:
+    from io import BytesIO
+    for entry, data in entries:
+        new.addfile(entry, BytesIO(data))
+    for folder in sys.argv[2:]:
+        new.add(folder, f"{root}/{folder}")
+END
+    cp "$made"/deltaloom-*.tar.gz "$wheels"
+}
+
+install() {
+    "$1" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
+}
+
+test_numpy() {
+    install "$venv/bin/python"
+    (cd "$package" && "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@")
+}
+
+lint() {
+    python3 tools/python_api.py --check
+    install "$venv/bin/python"
+    (cd "$package" && "$venv/bin/mypy")
+    "$venv/bin/stubtest" deltaloom._lib --ignore-disjoint-bases
+}
+
+# Another interpreter sees the wheel beside its own packages, which stay as they are.
+test_torch() {
+    local python=${DELTALOOM_TORCH:-target/torch-venv/bin/python}
+    if ! "$python" -c 'import torch, safetensors, pytest' 2>/dev/null; then
+        echo "skipped: torch, safetensors and pytest are not in $python (1 layer of tests)"
+        return
+    fi
+    local beside=$PWD/target/torch-python
+    rm -rf "$beside"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$beside" "$wheel"
+    python=$(realpath --no-symlinks "$python")
+    (cd "$package" && PYTHONPATH=$beside "$python" -m pytest -q -p no:cacheprovider --confcutdir=tests/torch tests/torch "$@")
+}
+
+case "$what" in
+all)
+    test_numpy
+    lint
+    test_torch
+    ;;
+--) test_numpy "$@" ;;
+wheel) make_sdist ;;
+lint) lint ;;
+torch) test_torch "$@" ;;
+bench)
+    install "$venv/bin/python"
+    "$venv/bin/python" benches/python/bench.py "$@"
+    ;;
+*)
+    sed -n '2,5s/^# //p' "$0"
+    exit 2
+    ;;
+esac
