@@ -1,7 +1,7 @@
-"""The metadata of a distributed checkpoint as JSON, ``deltaloom-dcp.json``.
+"""The metadata of a distributed checkpoint as JSON, `deltaloom-dcp.json`.
 
 It says where each part of each tensor is, and holds all values that are no tensors. It takes the
-place of torch's ``.metadata``, which is a pickle.
+place of torch's `.metadata`, which is a pickle.
 
 What it says is checked before anything is read by it: shapes, bounds, names of files, and that the
 parts of a tensor have as many elements as the tensor.
@@ -30,7 +30,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.storage import WriteResult
 
-from ._values import Json, decode, encode, loads
+from deltaloom._hub import SCHEME, resolve
+from deltaloom._values import Json, decode, encode, loads
 
 FORMAT = "deltaloom dcp"
 VERSION = 1
@@ -58,7 +59,7 @@ class Value:
     encoded: Json
 
     def as_torch_save(self, fqn: str) -> io.BytesIO:
-        """The bytes that a planner expects: ``torch.save`` of the value. They are made here; none of
+        """The bytes that a planner expects: `torch.save` of the value. They are made here; none of
         them were read from a file."""
         stream = io.BytesIO()
         torch.save(decode(self.encoded, where=fqn), stream)
@@ -71,7 +72,7 @@ class Description:
     """What the file says."""
 
     metadata: Metadata
-    """For the planner. Its ``storage_data`` maps each ``MetadataIndex`` to a part or a value."""
+    """For the planner. Its `storage_data` maps each `MetadataIndex` to a part or a value."""
     files: list[str]
     """Names of the containers."""
     bases: list[str]
@@ -88,7 +89,7 @@ def to_json(metadata: Metadata, results: Sequence[Sequence[WriteResult]], bases:
 
     Args:
         metadata: As the planner made it.
-        results: What each rank wrote. The ``storage_data`` is a :class:`Part` or a :class:`Value`.
+        results: What each rank wrote. The `storage_data` is a :class:`Part` or a :class:`Value`.
         bases: What the containers were packed against.
 
     Raises:
@@ -205,8 +206,6 @@ def containers(base: str, folder: Path | None = None) -> list[str]:
     Raises:
         ValueError: More than 256 checkpoints stand on each other.
     """
-    from ._hub import SCHEME, resolve
-
     found: list[str] = []
     seen: set[str] = set()
     waiting = [(base, folder)]
@@ -231,9 +230,7 @@ def containers(base: str, folder: Path | None = None) -> list[str]:
 
 
 def relative(base: str, folder: Path) -> str:
-    """``base`` as it is stored in the file of ``folder``: relative, so that both may be moved."""
-    from ._hub import SCHEME
-
+    """`base` as it is stored in the file of `folder`: relative, so that both may be moved."""
     if base.startswith(SCHEME):
         return base
     return PurePosixPath(Path(os.path.relpath(base, folder))).as_posix()

@@ -8,7 +8,7 @@ _MAGIC = b"\x89LOOM\r\n\x1a"
 
 
 def is_container(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a file that begins as a container does."""
+    """Whether `path` is a file that begins as a container does."""
     if not os.path.isfile(path):
         return False
     with open(path, "rb") as stream:

@@ -1,8 +1,8 @@
 """Finds a base model in the cache of Hugging Face.
 
-A base may be given as ``hf://org/name``, ``hf://org/name@revision``, or as the folder of a model or
-of a snapshot in the cache. Only ``hf://`` may download, and only what is not in the cache yet and
-when ``HF_HUB_OFFLINE`` is not set.
+A base may be given as `hf://org/name`, `hf://org/name@revision`, or as the folder of a model or
+of a snapshot in the cache. Only `hf://` may download, and only what is not in the cache yet and
+when `HF_HUB_OFFLINE` is not set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def resolve(base: Any) -> Any:
-    """Returns ``base`` with every name of a model replaced by the folder of its snapshot.
+    """Returns `base` with every name of a model replaced by the folder of its snapshot.
 
     Args:
         base: A base as all functions take it: a path, a sequence of paths, or anything else, which
@@ -24,8 +24,8 @@ def resolve(base: Any) -> Any:
 
     Raises:
         FileNotFoundError: A model is not in the cache and cannot be downloaded now.
-        ImportError: A name begins with ``hf://`` and huggingface_hub is not installed.
-        ValueError: A name is not of the form ``hf://org/name@revision``.
+        ImportError: A name begins with `hf://` and huggingface_hub is not installed.
+        ValueError: A name is not of the form `hf://org/name@revision`.
     """
     if isinstance(base, (list, tuple)):
         return [resolve(one) for one in base]
@@ -38,7 +38,7 @@ def resolve(base: Any) -> Any:
 
 
 def resolve_model(model: str | os.PathLike[str]) -> str:
-    """Returns the local folder or file of a model: a path, ``hf://org/name``, or ``org/name`` if the
+    """Returns the local folder or file of a model: a path, `hf://org/name`, or `org/name` if the
     cache has it.
 
     Raises:
@@ -59,7 +59,7 @@ def snapshot(name: str, revision: str | None, *, download: bool) -> str:
     """Returns the folder of a model's snapshot in the cache.
 
     Args:
-        name: ``org/name``.
+        name: `org/name`.
         revision: A branch, tag or commit. None for the main branch.
         download: Whether it may be downloaded if the cache does not have it.
     """
@@ -81,7 +81,7 @@ def snapshot(name: str, revision: str | None, *, download: bool) -> str:
 
 
 def _of_cache_folder(path: str) -> str | None:
-    """The newest snapshot of a model whose folder in the cache is ``path``, if it is such a folder."""
+    """The newest snapshot of a model whose folder in the cache is `path`, if it is such a folder."""
     folder = Path(path)
     snapshots = folder / "snapshots"
     if not folder.name.startswith("models--") or not snapshots.is_dir():

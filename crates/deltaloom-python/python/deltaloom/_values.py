@@ -27,17 +27,17 @@ _NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 Keep = Callable[[object, str], str | None]
-"""Gets a value that is no JSON and its place, such as ``optimizer_states.0.lr``. Returns the name
+"""Gets a value that is no JSON and its place, such as `optimizer_states.0.lr`. Returns the name
 under which the caller keeps it, or None."""
 
 
 def encode(value: object, *, where: str = "value", other: Keep | None = None) -> Json:
-    """Returns ``value`` as JSON.
+    """Returns `value` as JSON.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, list, tuple, dict, OrderedDict or set of
             such values, or a torch dtype, device or size.
-        where: Its place, for messages and ``other``.
+        where: Its place, for messages and `other`.
         other: Called with every value of another type. :func:`decode` gets the name that it returns.
 
     Raises:
@@ -95,7 +95,7 @@ def decode(value: Json, *, where: str = "value", other: Callable[[str], object] 
     Args:
         value: What :func:`encode` returned, after JSON.
         where: What messages call it.
-        other: Called with each name that the ``other`` of :func:`encode` returned.
+        other: Called with each name that the `other` of :func:`encode` returned.
 
     Raises:
         ValueError: It is none of the forms that :func:`encode` makes.

@@ -29,7 +29,7 @@ def open_or_create(series: Series | str | os.PathLike[str]) -> Series:
 
 
 def waiting_folder(output: str | os.PathLike[str], series: Series) -> Path:
-    """Where checkpoints in ``output`` wait for a series: beside them, so that links can be made.
+    """Where checkpoints in `output` wait for a series: beside them, so that links can be made.
 
     Its name has that of the series, so that nothing gets into another one.
     """
@@ -78,6 +78,6 @@ def drain(
         The steps that were added.
 
     Raises:
-        Exception: What ``Series.add`` raises for the first that fails. It and those after it wait on.
+        Exception: What `Series.add` raises for the first that fails. It and those after it wait on.
     """
     return _lib.drain(series._handle, os.fspath(waiting), preset, threads)

@@ -1,12 +1,12 @@
 """Keeps the models of an Accelerator's states in a series.
 
-::
+```python
+from deltaloom.accelerate import register
 
-    from deltaloom.accelerate import register
-
-    register(accelerator, "runs/7b")
-    accelerator.save_state("states/latest")     # the models go to the series
-    accelerator.load_state("states/latest")     # and come from it
+register(accelerator, "runs/7b")
+accelerator.save_state("states/latest")     # the models go to the series
+accelerator.load_state("states/latest")     # and come from it
+```
 
 Optimizers, schedulers and random states stay in the folder, as accelerate writes them.
 """
@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, DistributedType
 
-from ._waiting import open_or_create
-from ._values import loads
+from deltaloom import Series
+from deltaloom._values import loads
+from deltaloom._waiting import open_or_create
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-
-    from . import Series
 
 __all__ = ["register"]
 
@@ -38,9 +37,9 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEG
 def register(
     accelerator: Accelerator, series: Series | str | os.PathLike[str]
 ) -> tuple[RemovableHandle, RemovableHandle]:
-    """Makes ``save_state`` add the models to a series, and ``load_state`` take them from it.
+    """Makes `save_state` add the models to a series, and `load_state` take them from it.
 
-    In the folder of a state is then ``deltaloom-step.json``, which says which step it is, instead of
+    In the folder of a state is then `deltaloom-step.json`, which says which step it is, instead of
     the weights. Only the main process adds; all processes read.
 
     Args:
@@ -48,7 +47,7 @@ def register(
         series: A series, or its folder or URL. It is created if it does not exist.
 
     Returns:
-        Two handles; ``remove()`` of each undoes the part for saving or loading.
+        Two handles; `remove()` of each undoes the part for saving or loading.
 
     Raises:
         ValueError: accelerate writes sharded models itself: use :mod:`deltaloom.dcp` there.

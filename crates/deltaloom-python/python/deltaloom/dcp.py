@@ -1,14 +1,16 @@
-"""Storage for PyTorch's distributed checkpoints (``torch.distributed.checkpoint``).
+"""Storage for PyTorch's distributed checkpoints (`torch.distributed.checkpoint`).
 
-Each rank writes one container, ``rank-00000.loom`` and so on; ``deltaloom-dcp.json`` says where each
-part of each tensor is. Against ``base=``, an earlier checkpoint, only differences are stored. Any
-number of ranks may load, and each decodes only the rows that it needs. No pickle is written or read::
+Each rank writes one container, `rank-00000.loom` and so on; `deltaloom-dcp.json` says where each
+part of each tensor is. Against `base=`, an earlier checkpoint, only differences are stored. Any
+number of ranks may load, and each decodes only the rows that it needs. No pickle is written or read:
 
-    import torch.distributed.checkpoint as dcp
-    from deltaloom.dcp import LoomStorageReader, LoomStorageWriter
+```python
+import torch.distributed.checkpoint as dcp
+from deltaloom.dcp import LoomStorageReader, LoomStorageWriter
 
-    dcp.save(state, storage_writer=LoomStorageWriter("ckpt/step-200", base="ckpt/step-100"))
-    dcp.load(state, storage_reader=LoomStorageReader("ckpt/step-200"))
+dcp.save(state, storage_writer=LoomStorageWriter("ckpt/step-200", base="ckpt/step-100"))
+dcp.load(state, storage_reader=LoomStorageReader("ckpt/step-200"))
+```
 
 Values that are no tensors are stored as JSON: None, bool, int, float, str, bytes, lists, tuples,
 sets and dicts of them. Others are refused.
@@ -40,9 +42,11 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from . import _dcp_metadata as described
-from ._dcp_metadata import Part, Value
-from ._values import HINT, encode
+from deltaloom import _dcp_metadata as described
+from deltaloom import pack, safe_open, unpack
+from deltaloom._dcp_metadata import Part, Value
+from deltaloom._values import HINT, encode
+from deltaloom.torch import save_file
 
 __all__ = ["LoomStorageReader", "LoomStorageWriter", "LoomStream"]
 
@@ -53,18 +57,18 @@ class LoomStorageWriter(StorageWriter):
     """Writes a distributed checkpoint as containers.
 
     Args:
-        path: Folder of the checkpoint. ``checkpoint_id`` of ``dcp.save`` takes its place.
+        path: Folder of the checkpoint. `checkpoint_id` of `dcp.save` takes its place.
         base: What to store differences from: a checkpoint that was written by this class, with any
-            number of ranks, a safetensors file, a folder, or ``hf://org/name``. It must be there when
-            the checkpoint is loaded; its path is stored relative to ``path``.
-        preset: ``"default"`` or ``"max"``, which is slower and smaller.
+            number of ranks, a safetensors file, a folder, or `hf://org/name`. It must be there when
+            the checkpoint is loaded; its path is stored relative to `path`.
+        preset: `"default"` or `"max"`, which is slower and smaller.
         threads: Threads of each rank. 0 for one per core.
         sync_files: Sync the description and the folder. Containers are always synced.
-        overwrite: Replace a checkpoint that is at ``path``.
+        overwrite: Replace a checkpoint that is at `path`.
 
     Raises:
-        CheckpointException: From ``dcp.save``, which wraps FileExistsError if there is a checkpoint at
-            ``path``, and TypeError if a value cannot be stored without pickle.
+        CheckpointException: From `dcp.save`, which wraps FileExistsError if there is a checkpoint at
+            `path`, and TypeError if a value cannot be stored without pickle.
     """
 
     def __init__(
@@ -113,8 +117,6 @@ class LoomStorageWriter(StorageWriter):
         return [dataclasses.replace(plan, storage_data=first + i) for i, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        from .torch import save_file
-
         file = f"rank-{plan.storage_data:05}.loom"
         tensors: dict[str, torch.Tensor] = {}
         results = []
@@ -170,12 +172,12 @@ class LoomStorageReader(StorageReader):
     digest.
 
     Args:
-        path: Folder of the checkpoint. ``checkpoint_id`` of ``dcp.load`` takes its place.
+        path: Folder of the checkpoint. `checkpoint_id` of `dcp.load` takes its place.
         base: Where its base is, if that was moved.
         threads: Threads of each rank. 0 for one per core.
 
     Raises:
-        CheckpointException: From ``dcp.load``, which wraps FileNotFoundError if the checkpoint or its
+        CheckpointException: From `dcp.load`, which wraps FileNotFoundError if the checkpoint or its
             base is not there, and ValueError if a file is damaged or the base is another one.
     """
 
@@ -212,8 +214,6 @@ class LoomStorageReader(StorageReader):
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        from . import safe_open
-
         found = self._found
         if found is None:
             raise ValueError(f"{self.path}: its metadata was not read yet")
@@ -253,11 +253,11 @@ class LoomStorageReader(StorageReader):
 
 
 class LoomStream(StreamTransformExtension):
-    """Packs each item of torch's own ``FileSystemWriter(path, _extensions=[LoomStream()])``.
+    """Packs each item of torch's own `FileSystemWriter(path, _extensions=[LoomStream()])`.
 
     It sees one item at a time, without a base, so a BF16 checkpoint shrinks to about two thirds and
     no difference is ever stored. Prefer :class:`LoomStorageWriter`. To read, torch must know it:
-    ``FileSystemReader(path, _extension_registry=registry)`` after ``registry.register(LoomStream)``.
+    `FileSystemReader(path, _extension_registry=registry)` after `registry.register(LoomStream)`.
     """
 
     @staticmethod
@@ -277,8 +277,6 @@ class LoomStream(StreamTransformExtension):
         return _Packing(output)
 
     def transform_from(self, input: IO[bytes]) -> IO[bytes]:
-        from . import unpack
-
         with tempfile.TemporaryDirectory() as folder:
             packed, item = Path(folder, "item.loom"), Path(folder, "item")
             packed.write_bytes(input.read())
@@ -297,8 +295,6 @@ class _Packing(io.BytesIO):
         self._output: IO[bytes] | None = output
 
     def close(self) -> None:
-        from . import pack
-
         output, self._output = self._output, None
         if output is not None:
             # A folder holds any file: one that is no archive of torch is stored as its bytes.
@@ -312,7 +308,7 @@ class _Packing(io.BytesIO):
 
 
 def _read(container: Any, item: ReadItem, name: str, metadata: Metadata, target: torch.Tensor) -> None:
-    """Decodes the part of a tensor that an item asks for into ``target``."""
+    """Decodes the part of a tensor that an item asks for into `target`."""
     fqn = item.storage_index.fqn
     stored: Any = metadata.state_dict_metadata[fqn]
     lengths, offsets = list(item.lengths), list(item.storage_offsets)
@@ -342,7 +338,7 @@ def _read(container: Any, item: ReadItem, name: str, metadata: Metadata, target:
 
 
 def _encoded(planner: SavePlanner, item: WriteItem) -> Any:
-    """A value as JSON. Planners hand out ``torch.save`` of it, made a moment ago in this process."""
+    """A value as JSON. Planners hand out `torch.save` of it, made a moment ago in this process."""
     try:
         data = planner.resolve_data(item)
         assert isinstance(data, io.BytesIO)

@@ -1,11 +1,11 @@
 """Checkpoints of PyTorch Lightning in containers, and steps of a training in a series.
 
-::
+```python
+from deltaloom.lightning import LoomCheckpointIO, SeriesCallback
 
-    from deltaloom.lightning import LoomCheckpointIO, SeriesCallback
-
-    trainer = Trainer(plugins=[LoomCheckpointIO(base="base.safetensors")])
-    trainer = Trainer(callbacks=[SeriesCallback("runs/7b", every_n_steps=100)])
+trainer = Trainer(plugins=[LoomCheckpointIO(base="base.safetensors")])
+trainer = Trainer(callbacks=[SeriesCallback("runs/7b", every_n_steps=100)])
+```
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ._hub import resolve
-from ._waiting import open_or_create
-from ._values import decode, encode, loads
-
-if TYPE_CHECKING:
-    from . import Base, Series, Step
+from deltaloom import Base, Series, Step, safe_open
+from deltaloom._format import is_container
+from deltaloom._hub import resolve
+from deltaloom._values import decode, encode, loads
+from deltaloom._waiting import open_or_create
+from deltaloom.torch import load_file, save_file
 
 __all__ = ["LoomCheckpointIO", "SeriesCallback"]
 
@@ -41,8 +41,8 @@ class LoomCheckpointIO(TorchCheckpointIO):
     Args:
         base: What to store differences from, such as the weights that the training started with. It
             must be there when a checkpoint is loaded, so it cannot be a checkpoint that
-            ``save_top_k`` deletes.
-        preset: ``"default"`` or ``"max"``, which is slower and smaller.
+            `save_top_k` deletes.
+        preset: `"default"` or `"max"`, which is slower and smaller.
     """
 
     def __init__(self, *, base: Base | None = None, preset: Literal["default", "max"] = "default") -> None:
@@ -56,11 +56,9 @@ class LoomCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint. A file that is there is replaced when the new one is complete.
 
         Raises:
-            TypeError: ``storage_options`` are given, or a value cannot be stored without pickle.
-            ValueError: ``path`` is a URL.
+            TypeError: `storage_options` are given, or a value cannot be stored without pickle.
+            ValueError: `path` is a URL.
         """
-        from .torch import save_file
-
         if storage_options is not None:
             raise TypeError("LoomCheckpointIO takes no storage_options")
         path = os.fspath(path)
@@ -100,10 +98,6 @@ class LoomCheckpointIO(TorchCheckpointIO):
             FileNotFoundError: There is no such file.
             ValueError: It is damaged, or the base is another one.
         """
-        from . import safe_open
-        from ._format import is_container
-        from .torch import load_file
-
         path = os.fspath(path)
         if not is_container(path):
             own: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
@@ -125,7 +119,7 @@ class LoomCheckpointIO(TorchCheckpointIO):
 
 
 class SeriesCallback(Callback):
-    """Adds the weights to a series every ``every_n_steps`` optimizer steps, in the background.
+    """Adds the weights to a series every `every_n_steps` optimizer steps, in the background.
 
     The training waits only while tensors are copied to host memory, and for the step before if that
     is not packed yet. To resume a training, use checkpoints; a series is for looking back. Steps that

@@ -1,14 +1,14 @@
 """Models of Hugging Face transformers, and every checkpoint of a Trainer.
 
-::
+```python
+from transformers import AutoModelForCausalLM, Trainer
+from deltaloom.transformers import SeriesCallback, from_pretrained, save_pretrained
 
-    from transformers import AutoModelForCausalLM, Trainer
-    from deltaloom.transformers import SeriesCallback, from_pretrained, save_pretrained
+save_pretrained(model, "tuned.loom", base="./base-model", tokenizer=tokenizer)
+model = from_pretrained(AutoModelForCausalLM, "tuned.loom", base="./base-model")
 
-    save_pretrained(model, "tuned.loom", base="./base-model", tokenizer=tokenizer)
-    model = from_pretrained(AutoModelForCausalLM, "tuned.loom", base="./base-model")
-
-    trainer = Trainer(..., callbacks=[SeriesCallback("runs/7b", optimizer=True)])
+trainer = Trainer(..., callbacks=[SeriesCallback("runs/7b", optimizer=True)])
+```
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.models.auto import auto_factory
 
-from ._format import is_container
-from ._hub import resolve, resolve_model
-from ._waiting import drain, open_or_create, snapshot, waiting_folder
+from deltaloom import Base, ExistsError, PackReport, Series, pack, safe_open
+from deltaloom._format import is_container
+from deltaloom._hub import resolve, resolve_model
+from deltaloom._waiting import drain, open_or_create, snapshot, waiting_folder
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-    from . import Base, PackReport, Series
 
 __all__ = ["SeriesCallback", "from_pretrained", "save_pretrained"]
 
@@ -48,16 +47,16 @@ def from_pretrained(
 ) -> PreTrainedModel:
     """Loads a model from a container, without unpacking it to disk.
 
-    Tensors are decoded one by one while transformers takes them, in their stored dtypes; ``dtype=``
+    Tensors are decoded one by one while transformers takes them, in their stored dtypes; `dtype=`
     converts them as it does for any model. Configuration and generation settings come from the
     container, or from the base if the container has weights only.
 
     Args:
-        auto_class: ``AutoModelForCausalLM``, ``LlamaForCausalLM`` or any class with ``from_pretrained``.
-        container: A ``.loom`` container, or a model that is not packed: a folder, ``hf://org/name``,
-            or ``org/name`` if it is in the cache of Hugging Face.
-        base: The base model: a folder, a file, several of them, or ``hf://org/name@revision``.
-        **kwargs: As for ``auto_class.from_pretrained``: ``dtype``, ``device_map``, ``config`` and so on.
+        auto_class: `AutoModelForCausalLM`, `LlamaForCausalLM` or any class with `from_pretrained`.
+        container: A `.loom` container, or a model that is not packed: a folder, `hf://org/name`,
+            or `org/name` if it is in the cache of Hugging Face.
+        base: The base model: a folder, a file, several of them, or `hf://org/name@revision`.
+        **kwargs: As for `auto_class.from_pretrained`: `dtype`, `device_map`, `config` and so on.
 
     Returns:
         The model, in evaluation mode, with the bits that were packed.
@@ -66,10 +65,8 @@ def from_pretrained(
         BaseMismatchError: The base is missing or another one.
         CorruptError: The container is damaged.
         FileNotFoundError: There is no such file, or the cache does not have the model.
-        ValueError: There is no ``config.json``, or the model needs code of its own.
+        ValueError: There is no `config.json`, or the model needs code of its own.
     """
-    from . import safe_open
-
     path = resolve_model(container)
     if not is_container(path):
         model: PreTrainedModel = auto_class.from_pretrained(path, **kwargs)
@@ -106,26 +103,24 @@ def save_pretrained(
 ) -> PackReport:
     """Packs a model with its configuration, and its tokenizer if given, into one container.
 
-    The container restores the very files that ``model.save_pretrained`` writes, byte for byte. They
-    are written beside ``target`` first, so this needs room for the model once.
+    The container restores the very files that `model.save_pretrained` writes, byte for byte. They
+    are written beside `target` first, so this needs room for the model once.
 
     Args:
         model: The model.
-        target: The container to write, for example ``tuned.loom``.
-        base: What to store differences from: a folder, a file, several, or ``hf://org/name``.
+        target: The container to write, for example `tuned.loom`.
+        base: What to store differences from: a folder, a file, several, or `hf://org/name`.
         tokenizer: A tokenizer or processor, saved with it.
-        **kwargs: ``preset``, ``threads``, ``overwrite`` and ``progress`` as for :func:`deltaloom.pack`;
-            all others as for ``model.save_pretrained``, such as ``max_shard_size``.
+        **kwargs: `preset`, `threads`, `overwrite` and `progress` as for :func:`deltaloom.pack`;
+            all others as for `model.save_pretrained`, such as `max_shard_size`.
 
     Raises:
-        ExistsError: ``target`` exists and ``overwrite`` is not given.
+        ExistsError: `target` exists and `overwrite` is not given.
     """
-    from . import pack
-
     packing = {name: kwargs.pop(name) for name in _OF_PACK if name in kwargs}
     target = Path(target)
     if target.exists() and not packing.get("overwrite", False):
-        _refuse_existing(target)
+        raise ExistsError(17, "file exists (overwrite=True replaces it)", str(target))
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deltaloom-") as folder:
         model.save_pretrained(folder, **kwargs)
         if tokenizer is not None:
@@ -134,14 +129,14 @@ def save_pretrained(
 
 
 class SeriesCallback(TrainerCallback):
-    """Adds every checkpoint of a ``Trainer`` to a series.
+    """Adds every checkpoint of a `Trainer` to a series.
 
-    ``on_save`` links the files of the checkpoint into a waiting folder in ``output_dir`` and returns;
-    a thread packs them. So a step whose ``on_save`` returned survives a killed process: it is in the
-    series, or waits and is added when the training starts again. ``save_total_limit`` may delete the
+    `on_save` links the files of the checkpoint into a waiting folder in `output_dir` and returns;
+    a thread packs them. So a step whose `on_save` returned survives a killed process: it is in the
+    series, or waits and is added when the training starts again. `save_total_limit` may delete the
     original at once.
 
-    After ``resume_from_checkpoint`` the run may go back. Steps that the series has with the same
+    After `resume_from_checkpoint` the run may go back. Steps that the series has with the same
     content stay; if they differ, the old ones are kept as a branch of the series.
 
     Args:
@@ -149,12 +144,12 @@ class SeriesCallback(TrainerCallback):
         optimizer: Also store optimizer, scheduler, random states and the state of the Trainer, so
             that the restored folder resumes the training. Otherwise the series has the model only.
         meta: Returns texts to store with a step. By default the newest numbers of the log are stored.
-        mode: ``"background"``, or ``"inline"`` to pack within ``on_save``.
+        mode: `"background"`, or `"inline"` to pack within `on_save`.
         delete_after: Delete the files of a checkpoint once the series has them. Files that were not
-            stored stay. Needs ``load_best_model_at_end=False``.
+            stored stay. Needs `load_best_model_at_end=False`.
 
     Raises:
-        Exception: What failed in the thread is raised by the next ``on_save`` and at the end of the
+        Exception: What failed in the thread is raised by the next `on_save` and at the end of the
             training. The steps keep waiting.
     """
 
@@ -179,18 +174,18 @@ class SeriesCallback(TrainerCallback):
         self._running: list[Future[None]] = []
 
     def newest_checkpoint(self, output_dir: str | os.PathLike[str]) -> str | None:
-        """Restores the newest step, for ``trainer.train(resume_from_checkpoint=...)``.
+        """Restores the newest step, for `trainer.train(resume_from_checkpoint=...)`.
 
         Adds what waits since the last run first. Call it in one process, before the training.
 
         Args:
-            output_dir: That of the training. The step is restored as its folder ``resumed``.
+            output_dir: That of the training. The step is restored as its folder `resumed`.
 
         Returns:
             The folder, or None if there is no step yet.
 
         Raises:
-            ValueError: Without ``optimizer=True`` a step does not resume a training.
+            ValueError: Without `optimizer=True` a step does not resume a training.
         """
         if not self._optimizer:
             raise ValueError("a step resumes a training only with optimizer=True")
@@ -319,7 +314,7 @@ def _delete(checkpoint: Path, *, everything: bool) -> None:
 
 
 def _write_opaque_files(packed: Any, folder: str) -> None:
-    """Writes the small files of a container, such as ``config.json``, into a folder."""
+    """Writes the small files of a container, such as `config.json`, into a folder."""
     total = 0
     for name in packed.files():
         place = PurePosixPath(name)
@@ -404,9 +399,3 @@ def _needs_tensors() -> bool:
 
     module: Any = deepspeed
     return bool(module.is_deepspeed_zero3_enabled())
-
-
-def _refuse_existing(target: Path) -> None:
-    from . import ExistsError
-
-    raise ExistsError(17, "file exists (overwrite=True replaces it)", str(target))

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
-import torch
-from accelerate import Accelerator
 
-from deltaloom import Series
-from deltaloom.accelerate import register
+pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+import tiny  # noqa: E402
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+
+from deltaloom import Series  # noqa: E402
+from deltaloom.accelerate import register  # noqa: E402
 
 
 def prepared(count: int = 1) -> tuple[Accelerator, list[torch.nn.Module], list[torch.optim.Optimizer]]:

@@ -394,6 +394,7 @@ def test_bases_in_a_circle_end(tmp_path: Path) -> None:
 
 
 def test_the_state_of_an_optimizer_and_nested_values(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
     model = tiny.llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(2):

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-import torch
-import training
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from deltaloom import Series
-from deltaloom.transformers import SeriesCallback
+pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+import tiny  # noqa: E402
+import torch  # noqa: E402
+import training  # noqa: E402
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
+
+from deltaloom import Series  # noqa: E402
+from deltaloom.transformers import SeriesCallback  # noqa: E402
 
 
 class Copies(TrainerCallback):

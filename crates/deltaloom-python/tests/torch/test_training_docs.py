@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-import torch
-from safetensors.torch import save_file
-from torch.utils.data import DataLoader
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+import tiny  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[4]
 GUIDE = ROOT / "docs" / "python-training.md"

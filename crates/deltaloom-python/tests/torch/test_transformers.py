@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-import deltaloom
-from deltaloom.transformers import from_pretrained, save_pretrained
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+import tiny  # noqa: E402
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
+
+import deltaloom  # noqa: E402
+from deltaloom.transformers import from_pretrained, save_pretrained  # noqa: E402
 
 
 @pytest.fixture
