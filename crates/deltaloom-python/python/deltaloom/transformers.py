@@ -120,7 +120,7 @@ def save_pretrained(
     packing = {name: kwargs.pop(name) for name in _OF_PACK if name in kwargs}
     target = Path(target)
     if target.exists() and not packing.get("overwrite", False):
-        raise ExistsError(17, "file exists (overwrite=True replaces it)", str(target))
+        raise ExistsError(f"{target} exists; overwrite=True replaces it")
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deltaloom-") as folder:
         model.save_pretrained(folder, **kwargs)
         if tokenizer is not None:
