@@ -14,6 +14,7 @@ mod program;
 mod progress;
 mod report;
 mod series;
+mod waiting;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,6 +55,8 @@ mod _lib {
     use super::program::{run, version};
     #[pymodule_export]
     use super::series::Series;
+    #[pymodule_export]
+    use super::waiting::{drain, snapshot};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

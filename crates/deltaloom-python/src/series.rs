@@ -51,6 +51,12 @@ pub(crate) struct Series {
     series: deltaloom::series::Series,
 }
 
+impl Series {
+    pub(crate) fn opened(&self) -> &deltaloom::series::Series {
+        &self.series
+    }
+}
+
 #[pymethods]
 impl Series {
     /// Creates an empty series.

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
+from deltaloom._hub import resolve
+
 if TYPE_CHECKING:
     from deltaloom import _lib
 
@@ -24,24 +26,12 @@ class OpenBase(Protocol):
 Base: TypeAlias = Union[Path, Mapping[str, Any], OpenBase, Sequence["Base"]]
 """A path, a mapping of tensors, a Container, a Step of a Series, or a list of these."""
 
-_HUB = "hf://"
-
-
 def path_of(path: Path) -> str:
-    """A path as text. `hf://org/name@revision` is a folder in the cache of huggingface_hub."""
+    """A path as text. `hf://org/name@revision` is a folder in the cache of Hugging Face."""
     text = os.fsdecode(path)
     if "\0" in text:
         raise ValueError("a path has no zero character")
-    return _of_hub(text) if text.startswith(_HUB) else text
-
-
-def _of_hub(url: str) -> str:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ImportError(f"{url} needs huggingface_hub: pip install huggingface_hub") from error
-    name, _, revision = url.removeprefix(_HUB).partition("@")
-    return str(snapshot_download(name, revision=revision or None))
+    return str(resolve(text))
 
 
 def bases_of(base: Base | None) -> list[str | _lib.Tensors | _lib.Reader]:
