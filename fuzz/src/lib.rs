@@ -26,7 +26,8 @@ fn golden() -> Vec<PathBuf> {
     let files = |folder: PathBuf| {
         fs::read_dir(folder).expect("golden files").map(|entry| entry.expect("entry").path())
     };
-    files(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden")).flat_map(files).collect()
+    let versions = files(Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden"));
+    versions.filter(|path| path.is_dir()).flat_map(files).collect()
 }
 
 /// The bases of all golden containers, and their tensors by name with their digests.
