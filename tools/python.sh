@@ -68,6 +68,20 @@ test_numpy() {
     (cd "$package" && "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@")
 }
 
+# The stable ABI: later interpreters load the same wheel.
+test_others() {
+    local beside=$PWD/target/plain-python found=0 python
+    rm -rf "$beside"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$beside" "$wheel"
+    for python in python3.12 python3.13 python3.14; do
+        if "$python" -c '' 2>/dev/null; then
+            PYTHONPATH=$beside "$python" "$package/tests/plain.py" assets/demo
+            found=1
+        fi
+    done
+    [ "$found" = 1 ] || echo "skipped: no python3.12, 3.13 or 3.14 (1 layer of tests)"
+}
+
 lint() {
     python3 tools/python_api.py --check
     install "$venv/bin/python"
@@ -92,6 +106,7 @@ test_torch() {
 case "$what" in
 all)
     test_numpy
+    test_others
     lint
     test_torch
     ;;

@@ -3,8 +3,8 @@
 //! codes.
 //!
 //! Imports go one way: from `commands` to `models`, `inputs`, `pages`, `target`, `store`,
-//! `failure`, `hints`, `progress`, `signals`, `host`, `ui`, `args`, `values` and `assets`. Commands do not
-//! import each other.
+//! `failure`, `hints`, `progress`, `signals`, `host`, `ui`, `args`, `values` and `assets`. Commands
+//! do not import each other.
 
 mod args;
 #[cfg(feature = "demo")]

@@ -10,8 +10,6 @@ use deltaloom_kernels::dense::{self, Weights};
 use deltaloom_kernels::isa::{Isa, isa};
 use deltaloom_kernels::pairs::{self, Activations};
 use deltaloom_kernels::sparse::transpose;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 
 use crate::mode::Mode;
 use crate::timing::{Phase, Run};
@@ -19,11 +17,6 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Result};
 
-/// From this many tokens on, fast products use a blocked matrix product. With 16 tokens, widening
-/// the rows for it costs more than it gains; with 32, both take equally long.
-const BLOCKED_TOKENS: usize = 32;
-/// Numbers of a panel that is widened for a blocked product: 1 MiB.
-const BLOCKED_PANEL_ELEMS: usize = 1 << 18;
 /// Bytes of a panel that is patched and then multiplied row by row. It stays in the fastest cache.
 const PANEL_BYTES: usize = 16 << 10;
 /// Panels of rows in place for each thread: few, and enough for threads that do not start together.
@@ -259,7 +252,7 @@ impl DenseMatrix {
     /// [`Error::InvalidArgument`] if the lengths do not fit.
     pub fn matmul(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let tokens = self.shape.tokens(x, y)?;
-        let rows_per_panel = rows_in_place(self.shape, tokens, run);
+        let rows_per_panel = rows_in_place(self.shape, tokens);
         let make = |rows, _: &mut Panel| Ok(Rows::Ready(self.rows(rows)));
         multiply_by(self.shape, rows_per_panel, tokens, x, y, run, &make)
     }
@@ -365,31 +358,25 @@ fn are_in_pairs(shape: MatrixShape, run: &Run<'_>) -> bool {
     shape.weight == WeightType::Bf16 && (run.mode != Mode::Fast || isa() == Isa::Amx)
 }
 
-/// Whether this many tokens are multiplied in one blocked product.
-pub(super) fn is_blocked(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> bool {
-    run.mode == Mode::Fast && tokens >= BLOCKED_TOKENS && !are_in_pairs(shape, run)
+/// Whether products are added in another order than exact ones, so that sums may overflow where
+/// theirs do not.
+pub(super) fn may_overflow(shape: MatrixShape, run: &Run<'_>) -> bool {
+    shape.weight == WeightType::Bf16 && !are_in_pairs(shape, run)
 }
 
 /// Number of rows of a panel for this many tokens.
-pub fn panel_rows(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
+pub fn panel_rows(shape: MatrixShape, tokens: usize) -> usize {
     let row_bytes = shape.row_bytes().max(1);
-    let rows = if is_blocked(shape, tokens, run) {
-        BLOCKED_PANEL_ELEMS / shape.cols.max(1)
-    } else {
-        // The data that the product of a panel reads again and again grows with the tokens.
-        PANEL_BYTES * tokens.clamp(1, 8) / row_bytes
-    };
+    // The data that the product of a panel reads again and again grows with the tokens.
+    let rows = PANEL_BYTES * tokens.clamp(1, 8) / row_bytes;
     let at_once = rows_at_once(shape);
     (rows / at_once * at_once).clamp(at_once, shape.rows.max(at_once))
 }
 
-/// Rows of a panel for a product with rows that need not be made. Kernels read memory ahead, but not
-/// beyond the rows that they get, so these are many.
-fn rows_in_place(shape: MatrixShape, tokens: usize, run: &Run<'_>) -> usize {
-    let least = panel_rows(shape, tokens, run);
-    if is_blocked(shape, tokens, run) {
-        return least;
-    }
+/// Rows of a panel for a product with rows in place. No buffer has to stay in a cache, so each
+/// thread gets a few large panels.
+fn rows_in_place(shape: MatrixShape, tokens: usize) -> usize {
+    let least = panel_rows(shape, tokens);
     if !pays_threads(shape.rows.saturating_mul(shape.cols), tokens) {
         return shape.rows.max(least);
     }
@@ -419,14 +406,13 @@ pub fn multiply_by<'a>(
         y.fill(0.0);
         return Ok(());
     }
-    if is_blocked(shape, tokens, run) {
-        blocked(shape, rows_per_panel, tokens, x, y, run, make)?;
-        let exact = Run { mode: Mode::Exact, ..*run };
-        return redo_not_finite(shape, x, y, |x, y| {
-            multiply_by(shape, rows_per_panel, 1, x, y, &exact, make)
-        });
+    let part = Part { x, y: &mut *y, make: Box::new(make) };
+    multiply_parts(shape, rows_per_panel, vec![part], run)?;
+    if !may_overflow(shape, run) {
+        return Ok(());
     }
-    multiply_parts(shape, rows_per_panel, vec![Part { x, y, make: Box::new(make) }], run)
+    let exact = Run { mode: Mode::Exact, ..*run };
+    redo_not_finite(shape, x, y, |x, y| multiply_by(shape, rows_per_panel, 1, x, y, &exact, make))
 }
 
 /// Makes rows of a matrix.
@@ -487,43 +473,8 @@ pub(super) fn multiply_parts(
     Ok(())
 }
 
-/// Products of many tokens: each panel is widened, multiplied as a matrix, and written to its
-/// place.
-fn blocked<'a>(
-    shape: MatrixShape,
-    rows_per_panel: usize,
-    tokens: usize,
-    x: &[f32],
-    y: &mut [f32],
-    run: &Run<'_>,
-    make: &(dyn Fn(Range<usize>, &mut Panel) -> Result<Rows<'a>> + Sync),
-) -> Result<()> {
-    let cols = shape.cols;
-    let x = MatRef::from_column_major_slice(x, cols, tokens);
-    let mut rest = MatMut::from_column_major_slice_mut(y, shape.rows, tokens);
-    let mut parts = Vec::with_capacity(shape.rows.div_ceil(rows_per_panel));
-    while rest.nrows() > 0 {
-        let rows = rows_per_panel.min(rest.nrows());
-        let (part, after) = rest.split_at_row_mut(rows);
-        parts.push(part);
-        rest = after;
-    }
-    in_panels(shape, tokens, parts.into_iter(), |(number, y), panel| {
-        let (start, rows) = (number * rows_per_panel, y.nrows());
-        let made = make(start..start + rows, panel)?;
-        let Panel { bytes, numbers, .. } = panel;
-        if let Some(bytes) = made.bytes(bytes, rows * shape.row_bytes()) {
-            let numbers = grown(numbers, rows * cols);
-            run.time(Phase::Patch, || dense::widen(shape.weight.weights(bytes), numbers));
-        }
-        let weights = MatRef::from_row_major_slice(&numbers[..rows * cols], rows, cols);
-        run.time(Phase::Multiply, || matmul(y, Accum::Replace, weights, x, 1.0, Par::Seq));
-        Ok(())
-    })
-}
-
-/// Recomputes tokens whose results are not all finite. A blocked product may overflow on the way,
-/// but NaNs and infinities must be those of the dense product.
+/// Recomputes tokens whose results are not all finite. A sum in another order may overflow on the
+/// way, but NaNs and infinities must be those of the dense product.
 pub(super) fn redo_not_finite(
     shape: MatrixShape,
     x: &[f32],

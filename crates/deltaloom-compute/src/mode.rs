@@ -13,9 +13,8 @@ pub enum Mode {
     /// the work.
     Exact16,
     /// The last bits may differ: sparse differences are multiplied separately and added to the
-    /// product of the base, and many tokens may use a blocked matrix product. Every element stays
-    /// within [`crate::Tolerance::LIMIT`]. A token with a result that is not finite gets the exact
-    /// one.
+    /// product of the base, and products may be added in another order. Every element stays within
+    /// [`crate::Tolerance::LIMIT`]. A token with a result that is not finite gets the exact one.
     Fast,
 }
 

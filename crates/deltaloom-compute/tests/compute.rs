@@ -177,8 +177,7 @@ fn activations_and_weights_that_are_not_finite_give_what_the_dense_product_gives
                 }
                 let packed = opened.unwrap();
                 assert_eq!(bits(&product(&packed, &x, &Run::default())), bits(&dense), "{form:?}");
-                // Only the kind of a non-finite result is compared. If a sum overflows on the way,
-                // a blocked product may get an infinity of the other sign.
+                // Only the kind of a non-finite result is compared.
                 let fast = product(&packed, &x, &Run::new(Mode::Fast));
                 for (fast, dense) in fast.iter().zip(&dense) {
                     assert_eq!(fast.is_finite(), dense.is_finite(), "{form:?} {fast} {dense}");
@@ -366,7 +365,7 @@ fn times_are_those_of_the_phases_that_a_form_has() {
         product(&pair.packed(&resolved, form), &x, &Run::new(mode).timed_by(&timers));
         let times = timers.take();
         assert!(times.multiply > 0.0 && times.total() > times.multiply);
-        // Machines with a fast exact product have no blocked ones, which need neither.
+        // Products in the order of lanes read activations where they are.
         assert!(form == Form::Planes || (times.load > 0.0 && times.finish > 0.0));
         assert_eq!(times.decode > 0.0, form == Form::Tiles);
         assert!(form == Form::Csr || (times.patch > 0.0) == (form == Form::Planes));

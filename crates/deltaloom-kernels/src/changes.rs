@@ -3,7 +3,7 @@
 use crate::isa::per_isa;
 
 /// Elements that are compared at a time: one bit each.
-const BLOCK: usize = 64;
+const BLOCK: usize = u64::BITS as usize;
 
 per_isa! {
     /// Appends the places of the elements of `size` bytes in which `new` differs from `old`, and
@@ -61,7 +61,7 @@ fn run<const B: usize>(first: u32, old: &[u8], new: &[u8], places: &mut Vec<u32>
             }
         }
         // The last block may end above the largest place.
-        at = at.wrapping_add(BLOCK as u32);
+        at = at.wrapping_add(u64::BITS);
     }
 }
 

@@ -31,8 +31,8 @@ impl Input {
             return &[];
         }
         // SAFETY: the exporter keeps `len_bytes` contiguous bytes at `buf_ptr` until the buffer is
-        // released, which `self` does when it is dropped. The documentation of every call that takes
-        // a buffer requires that no thread writes to it until the call ends, as numpy does.
+        // released, which `self` does when it is dropped. The documentation of every call that
+        // takes a buffer requires that no thread writes to it until the call ends, as numpy does.
         unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), self.0.len_bytes()) }
     }
 }

@@ -57,8 +57,8 @@ impl Tensors {
 
 #[pymethods]
 impl Tensors {
-    /// A file `name` with tensors of name, dtype, shape and source, which is an object of bytes or a
-    /// function that gives the bytes of a range.
+    /// A file `name` with tensors of name, dtype, shape and source, which is an object of bytes or
+    /// a function that gives the bytes of a range.
     #[new]
     fn new(
         py: Python<'_>,

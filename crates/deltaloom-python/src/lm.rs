@@ -195,6 +195,7 @@ impl Model {
     }
 
     /// The loss on a text or on token ids, as JSON.
+    #[expect(clippy::too_many_arguments, reason = "the options of the Python function")]
     fn perplexity(
         &self,
         py: Python<'_>,

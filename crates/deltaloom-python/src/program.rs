@@ -19,8 +19,8 @@ static RUNNING: Mutex<()> = Mutex::new(());
 static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Runs the program on a command line, whose first word is its name, and returns the exit code.
-/// `start` are the words that start it again. With `signals`, it handles signals itself from now on;
-/// without, Python does.
+/// `start` are the words that start it again. With `signals`, it handles signals itself from now
+/// on; without, Python does.
 #[pyfunction]
 pub(crate) fn run(py: Python<'_>, words: Vec<OsString>, start: Vec<OsString>, signals: bool) -> PyResult<u8> {
     let busy = || PyRuntimeError::new_err("the program runs in this process already");
@@ -34,8 +34,8 @@ pub(crate) fn run(py: Python<'_>, words: Vec<OsString>, start: Vec<OsString>, si
     attend(py, || flushed(run_from(words, host)), |py| py.check_signals(), cancel)
 }
 
-/// What Rust does at the end of its own programs only. The code becomes that of a file that cannot be
-/// written, if standard output has gone.
+/// What Rust does at the end of its own programs only. The code becomes that of a file that cannot
+/// be written, if standard output has gone.
 fn flushed(code: u8) -> u8 {
     match std::io::stdout().flush() {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => CANNOT_WRITE,

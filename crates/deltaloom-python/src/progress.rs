@@ -71,8 +71,8 @@ pub(crate) fn run<T: Send>(
     Ok(done)
 }
 
-/// Runs `work` in another thread. Meanwhile the calling thread calls `look`, ten times a second, and
-/// `cancel` once if that fails.
+/// Runs `work` in another thread. Meanwhile the calling thread calls `look`, ten times a second,
+/// and `cancel` once if that fails.
 ///
 /// # Errors
 /// The error of `look`.
@@ -82,7 +82,7 @@ pub(crate) fn attend<T: Send>(
     look: impl Fn(Python<'_>) -> PyResult<()> + Send,
     cancel: impl Fn() + Send,
 ) -> PyResult<T> {
-    let attended = py.detach(move || {
+    py.detach(move || {
         thread::scope(|scope| {
             // Dropped when the work ends, however it ends.
             let (ended, end) = mpsc::channel::<()>();
@@ -106,6 +106,5 @@ pub(crate) fn attend<T: Send>(
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
-    });
-    attended
+    })
 }

@@ -132,7 +132,7 @@ fn check_step(series: &Series, step: &NewStep) {
     let number = step.step.unwrap();
     let extract = |part, name: &str| series.extract(number, part, &at(name), &one_thread(), &Silent).unwrap();
     extract(Part::Model, "model");
-    assert!(tree(&at("model")) == tree(model(&step)), "step {number}");
+    assert!(tree(&at("model")) == tree(model(step)), "step {number}");
     if let Some(optimizer) = &step.optimizer {
         extract(Part::Optimizer, "optimizer");
         assert!(
@@ -140,7 +140,7 @@ fn check_step(series: &Series, step: &NewStep) {
             "step {number}"
         );
         extract(Part::All, "all");
-        assert!(tree(&at("all/model")) == tree(model(&step)), "step {number}");
+        assert!(tree(&at("all/model")) == tree(model(step)), "step {number}");
         assert_eq!(tree(&at("all/optimizer")).len(), 1);
     }
 }

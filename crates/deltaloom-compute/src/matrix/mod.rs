@@ -146,7 +146,7 @@ impl PackedMatrix {
             out.copy_from_slice(tuned.rows(rows));
             Ok(())
         };
-        let rows_per_read = panel_rows(shape, 1, &Run::default());
+        let rows_per_read = panel_rows(shape, 1);
         let base = Some(base.clone());
         Source { shape, base, rows_per_read, read: &read, is_shared: false }.build(None, choice)
     }
@@ -244,7 +244,7 @@ impl PackedMatrix {
     pub(super) fn matmul_patched(&self, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
         let shape = self.shape;
         let tokens = shape.tokens(x, y)?;
-        let rows = panel_rows(shape, tokens, run).next_multiple_of(self.rows_at_once());
+        let rows = panel_rows(shape, tokens).next_multiple_of(self.rows_at_once());
         multiply_by(shape, rows, tokens, x, y, run, &|rows, panel| self.make_rows(rows, panel, run))
     }
 
@@ -410,8 +410,7 @@ impl Source<'_> {
             if changes.elems == 0 {
                 return Ok(Form::Base);
             }
-            let panel =
-                if self.is_shared { 0 } else { panel_rows(shape, 1, &Run::default()) * shape.row_bytes() };
+            let panel = if self.is_shared { 0 } else { panel_rows(shape, 1) * shape.row_bytes() };
             let panel = panel as u64;
             // If they are sparse enough, multiplying the differences is faster than patching rows,
             // and the product of the base is shared.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Form, PackedMatrix};
 use crate::dense::{
-    DenseMatrix, MatrixShape, Panel, Part, is_blocked, multiply_parts, panel_rows, pays_threads,
+    DenseMatrix, MatrixShape, Panel, Part, may_overflow, multiply_parts, panel_rows, pays_threads,
     redo_not_finite,
 };
 use crate::forms::Csr;
@@ -87,20 +87,25 @@ fn multiply_in_turn<'a>(
     parts: Vec<(&'a PackedMatrix, &'a [f32], &'a mut [f32])>,
     run: &'a Run<'a>,
 ) -> Result<()> {
-    let (small, large): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(matrix, _, y)| {
-        matrix.rows_at_once() == 1 && !is_blocked(shape, y.len() / shape.rows, run)
-    });
+    let (mut small, large): (Vec<_>, Vec<_>) =
+        parts.into_iter().partition(|(matrix, _, _)| matrix.rows_at_once() == 1);
     large.into_iter().try_for_each(|(matrix, x, y)| matrix.matmul_patched(x, y, run))?;
     if small.is_empty() {
         return Ok(());
     }
-    let rows = panel_rows(shape, 1, run);
-    let part = |(matrix, x, y): (&'a PackedMatrix, _, _)| Part {
-        x,
-        y,
-        make: Box::new(move |rows, panel: &mut Panel| matrix.make_rows(rows, panel, run)),
-    };
-    multiply_parts(shape, rows, small.into_iter().map(part).collect(), run)
+    let rows = panel_rows(shape, 1);
+    let parts = small.iter_mut().map(|(matrix, x, y)| {
+        let matrix = *matrix;
+        Part { x, y, make: Box::new(move |rows, panel: &mut Panel| matrix.make_rows(rows, panel, run)) }
+    });
+    multiply_parts(shape, rows, parts.collect(), run)?;
+    if !may_overflow(shape, run) {
+        return Ok(());
+    }
+    let exact = Run { mode: Mode::Exact, ..*run };
+    small.into_iter().try_for_each(|(matrix, x, y)| {
+        redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
+    })
 }
 
 /// The base's product for the tokens of all segments that share it.

@@ -102,7 +102,7 @@ impl Compressed {
         let shape = self.shape;
         let tokens = shape.tokens(x, y)?;
         // Whole pieces, and at least as many rows as a panel of our forms.
-        let rows = panel_rows(shape, tokens, run).next_multiple_of(self.piece_rows);
+        let rows = panel_rows(shape, tokens).next_multiple_of(self.piece_rows);
         multiply_by(shape, rows, tokens, x, y, run, &|rows, panel| {
             self.rows_into(rows.clone(), panel.bytes(rows.len() * shape.row_bytes()), run)?;
             Ok(Rows::Patched)

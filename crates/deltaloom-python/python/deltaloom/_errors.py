@@ -124,7 +124,8 @@ def error_of(kind: str, fields: dict[str, Any]) -> BaseException:
     path = None if path is None else os.fsdecode(path)
     error: BaseException
     if kind == "OSError":
-        error = OSError(fields["errno"], fields["detail"], path)
+        number = fields["errno"]
+        error = OSError(number, fields["detail"].removesuffix(f" (os error {number})"), path)
     elif kind == "FileNotFoundError":
         error = FileNotFoundError(2, fields["message"], path)
     elif kind == "ValueError":

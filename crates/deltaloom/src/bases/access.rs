@@ -1,6 +1,7 @@
 //! What callers may ask of a container's tensors by number: how they are stored, and parts of them.
 //! Products on packed weights are built on this. A number is a tensor's place in
-//! [`ResolvedContainer::tensors`]. Methods that give no error panic for a number that no tensor has.
+//! [`ResolvedContainer::tensors`]. Methods that give no error panic for a number that no tensor
+//! has.
 
 use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
@@ -120,13 +121,15 @@ impl ResolvedContainer {
         parts.into_par_iter().try_for_each(|(offset, part)| self.read_part_into(number, offset, part))
     }
 
-    /// Calls `each` with the elements of some rows that differ from the tensor's reference, chunk by
-    /// chunk in order. Rows are those of the first dimension. Decodes only chunks that hold them, on
-    /// the threads of the current rayon pool, and nothing of a tensor that equals its reference.
+    /// Calls `each` with the elements of some rows that differ from the tensor's reference, chunk
+    /// by chunk in order. Rows are those of the first dimension. Decodes only chunks that hold
+    /// them, on the threads of the current rayon pool, and nothing of a tensor that equals its
+    /// reference.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an unknown number, rows that do not exist or are not whole
-    /// bytes, or a tensor without a reference of its dtype and shape; what decoding or `each` gives.
+    /// bytes, or a tensor without a reference of its dtype and shape; what decoding or `each`
+    /// gives.
     pub fn changes(
         &self,
         number: usize,

@@ -214,8 +214,8 @@ impl NewDirectory {
         Ok(file)
     }
 
-    /// Gives a file another name in it. Returns whether the file system could: not if it has no hard
-    /// links, or if the file is in another one. `member` must be a checked member path.
+    /// Gives a file another name in it. Returns whether the file system could: not if it has no
+    /// hard links, or if the file is in another one. `member` must be a checked member path.
     ///
     /// # Errors
     /// As [`Self::create_file`].

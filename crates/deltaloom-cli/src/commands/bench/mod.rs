@@ -277,9 +277,10 @@ fn change(resolved: &ResolvedContainer, number: usize, values: &mut [u8]) -> Res
     resolved.changes(number, .., |changes| {
         let count = changes.offsets.len();
         let size = changes.values.len().checked_div(count).unwrap_or(1);
+        let too_long = |_| Error::corrupt("a tensor is longer than memory");
+        let first = usize::try_from(changes.first).map_err(too_long)?;
         for (offset, value) in changes.offsets.iter().zip(changes.values.chunks_exact(size)) {
-            // Places in memory are below 2^64.
-            let at = (changes.first as usize + *offset as usize) * size;
+            let at = (first + *offset as usize) * size;
             values[at..at + size].copy_from_slice(value);
         }
         Ok(())
