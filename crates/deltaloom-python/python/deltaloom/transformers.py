@@ -16,10 +16,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -145,8 +147,8 @@ class SeriesCallback(TrainerCallback):
             that the restored folder resumes the training. Otherwise the series has the model only.
         meta: Returns texts to store with a step. By default the newest numbers of the log are stored.
         mode: `"background"`, or `"inline"` to pack within `on_save`.
-        delete_after: Delete the files of a checkpoint once the series has them. Files that were not
-            stored stay. Needs `load_best_model_at_end=False`.
+        delete_after: Delete the files of a checkpoint once the series has them. Files that the series
+            does not have, or that changed since, stay. Needs `load_best_model_at_end=False`.
 
     Raises:
         Exception: What failed in the thread is raised by the next `on_save` and at the end of the
@@ -179,7 +181,8 @@ class SeriesCallback(TrainerCallback):
         Adds what waits since the last run first. Call it in one process, before the training.
 
         Args:
-            output_dir: That of the training. The step is restored as its folder `resumed`.
+            output_dir: That of the training. The step is restored in its folder
+                `.deltaloom-resumed`, where nothing but restored steps is kept.
 
         Returns:
             The folder, or None if there is no step yet.
@@ -195,8 +198,8 @@ class SeriesCallback(TrainerCallback):
         newest = series.newest
         if newest is None:
             return None
-        target = Path(output_dir, "resumed")
-        shutil.rmtree(target, ignore_errors=True)
+        target = Path(output_dir, _RESUMED, f"checkpoint-{newest.step}")
+        shutil.rmtree(target.parent, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         series.get(newest, target)
         return str(target)
@@ -238,12 +241,13 @@ class SeriesCallback(TrainerCallback):
         )
         # This step waits already, so a failure of an earlier one does not lose it.
         self._raise_failures()
+        saved = _Saved(state.global_step, checkpoint, _stamps(checkpoint) if self._delete_after else {})
         if self._mode == "inline":
-            self._drain(series, waiting, checkpoint)
+            self._drain(series, waiting, saved)
             return
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "deltaloom-series")
-        self._running.append(self._worker.submit(self._drain, series, waiting, checkpoint))
+        self._running.append(self._worker.submit(self._drain, series, waiting, saved))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -259,11 +263,12 @@ class SeriesCallback(TrainerCallback):
             self._series = open_or_create(self._where)
         return self._series
 
-    def _drain(self, series: Series, waiting: Path, checkpoint: Path) -> None:
+    def _drain(self, series: Series, waiting: Path, saved: _Saved) -> None:
         with _DRAINING:
             drain(series, waiting)
         if self._delete_after:
-            _delete(checkpoint, everything=self._optimizer)
+            with series.open_step(saved.step, "raw") as stored:
+                _delete(saved, stored.files())
 
     def _raise_failures(self) -> None:
         done = [future for future in self._running if future.done()]
@@ -274,6 +279,9 @@ class SeriesCallback(TrainerCallback):
 
 _DRAINING = threading.Lock()
 """Held while steps are packed, so that two callbacks of one process do not share the cores."""
+
+_RESUMED = ".deltaloom-resumed"
+"""Where steps are restored to resume from."""
 
 _STATE_FILES = (
     "optimizer*",
@@ -303,14 +311,44 @@ def _newest_numbers(state: TrainerState) -> dict[str, str]:
     }
 
 
-def _delete(checkpoint: Path, *, everything: bool) -> None:
-    """Deletes the files of a checkpoint that were stored, and its folder if that is then empty."""
-    if everything:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        return
-    for file in checkpoint.glob("*"):
-        if file.is_file() and not any(PurePosixPath(file.name).match(form) for form in _STATE_FILES):
+@dataclass(frozen=True)
+class _Saved:
+    """A checkpoint, and what its files were when it was saved."""
+
+    step: int
+    folder: Path
+    stamps: Mapping[str, tuple[int, int]]
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Size and time of change; None for what is no plain file any more."""
+    try:
+        found = file.lstat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    files = (file for file in folder.rglob("*") if not file.is_dir())
+    found = {file.relative_to(folder).as_posix(): _stamp(file) for file in files}
+    return {name: stamp for name, stamp in found.items() if stamp is not None}
+
+
+def _delete(saved: _Saved, stored: Iterable[str]) -> None:
+    """Deletes the files that the series has, if they are what was stored, and folders left empty."""
+    for name in stored:
+        file = saved.folder / name
+        stamp = saved.stamps.get(name)
+        if stamp is not None and _stamp(file) == stamp:
             file.unlink(missing_ok=True)
+    folders = [folder for folder in saved.folder.rglob("*") if folder.is_dir() and not folder.is_symlink()]
+    for folder in (*sorted(folders, reverse=True), saved.folder):
+        try:
+            folder.rmdir()
+        except OSError:
+            # It has other files.
+            continue
 
 
 def _write_opaque_files(packed: Any, folder: str) -> None:

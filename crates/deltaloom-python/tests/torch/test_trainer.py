@@ -17,7 +17,7 @@ import torch  # noqa: E402
 import training  # noqa: E402
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments  # noqa: E402
 
-from deltaloom import Series  # noqa: E402
+from deltaloom import Series, transformers  # noqa: E402
 from deltaloom.transformers import SeriesCallback  # noqa: E402
 
 
@@ -86,11 +86,52 @@ def test_delete_after_leaves_the_series_only(tmp_path: Path) -> None:
     training.trainer(tmp_path / "partly", [partly], steps=10).train()
     left = {file.name for file in (tmp_path / "partly" / "checkpoint-10").iterdir()}
     assert "model.safetensors" not in left and {"optimizer.pt", "rng_state.pth", "trainer_state.json"} <= left
+    with pytest.raises(ValueError, match="optimizer=True"):
+        partly.newest_checkpoint(tmp_path / "partly")
     best = TrainingArguments(
         str(tmp_path / "best"), load_best_model_at_end=True, save_strategy="steps", eval_strategy="steps", use_cpu=True
     )
     with pytest.raises(ValueError, match="has to read"):
         partly.on_train_begin(best, TrainerState(is_world_process_zero=True), TrainerControl())
+
+
+class Adding(TrainerCallback):
+    """Adds a file to a checkpoint after it was saved, and changes another."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        (folder / "scores.json").write_text("{}")
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text('{"edited": true}')
+
+
+def test_delete_after_keeps_what_the_series_does_not_have(tmp_path: Path) -> None:
+    callback = SeriesCallback(tmp_path / "series", optimizer=True, delete_after=True)
+    # The thread has to wait until the files were changed.
+    with transformers._DRAINING:
+        run = training.trainer(tmp_path / "out", [callback, Adding()], steps=5)
+        run.remove_callback(callback)
+        run.train()
+        state, control = run.state, TrainerControl()
+        checkpoint = tmp_path / "out" / "checkpoint-5"
+        (checkpoint / "scores.json").unlink()
+        callback.on_save(run.args, state, control)
+        Adding().on_save(run.args, state, control)
+    callback.on_train_end(run.args, state, control)
+    assert {file.name for file in checkpoint.iterdir()} == {"scores.json", "config.json"}
+    assert (checkpoint / "config.json").read_text() == '{"edited": true}'
+
+
+def test_resuming_leaves_other_folders_alone(tmp_path: Path) -> None:
+    callback = SeriesCallback(tmp_path / "series", optimizer=True)
+    training.trainer(tmp_path / "out", [callback], steps=5).train()
+    own = tmp_path / "out" / "resumed"
+    own.mkdir()
+    (own / "notes.txt").write_text("mine")
+    for _ in range(2):
+        folder = callback.newest_checkpoint(tmp_path / "out")
+        assert folder is not None and tiny.files(Path(folder)).keys() >= {"model.safetensors", "optimizer.pt"}
+    assert (own / "notes.txt").read_text() == "mine"
 
 
 class Damaging(TrainerCallback):
