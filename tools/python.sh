@@ -15,15 +15,9 @@ fi
 what=${1:-all}
 shift || true
 
+venv=$PWD/target/python-venv
 requirements=$package/requirements-test.txt
-digest=$(sha256sum "$requirements" | cut -c1-12)
-venv=$PWD/target/venv-python-$digest
-if [ ! -e "$venv/complete" ]; then
-    echo "making $venv"
-    python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
-    touch "$venv/complete"
-fi
+source tools/venv.sh
 
 wheels=$PWD/target/wheels-python
 rm -rf "$wheels"
