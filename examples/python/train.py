@@ -5,7 +5,7 @@
 
 Run it again with more steps, and it goes on from the newest step of the series. Then:
 
-    deltaloom series list runs/tiny
+    deltaloom series ls  runs/tiny
     deltaloom series get  runs/tiny --step 20 -o restored
 """
 
