@@ -78,13 +78,16 @@ import numpy as np
 from deltaloom.numpy import save_file
 rng = np.random.default_rng(0)
 big = {f"w{i}": rng.normal(0, 1, (2048, 2048)).astype(np.float32) for i in range(24)}
-sent = []
+sent, ready = [], threading.Event()
 def send():
+    # While a thread starts, an interrupt may end in a callback that ignores it.
+    ready.wait()
     sent.append(time.perf_counter())
     os.kill(os.getpid(), signal.SIGINT)
 def begun(done, total):
-    if not sent:
+    if not ready.is_set():
         threading.Thread(target=send).start()
+        ready.set()
 try:
     save_file(big, sys.argv[1], threads=1, preset="max", progress=begun)
 except KeyboardInterrupt:
