@@ -76,6 +76,8 @@ INTERRUPTED = """
 import signal, sys, threading, time, os
 import numpy as np
 from deltaloom.numpy import save_file
+# A process that was started in the background of a shell ignores the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 rng = np.random.default_rng(0)
 big = {f"w{i}": rng.normal(0, 1, (2048, 2048)).astype(np.float32) for i in range(24)}
 sent, ready = [], threading.Event()
