@@ -18,8 +18,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from deltaloom import Series
 from deltaloom.transformers import SeriesCallback
 
-STEPS = 150
-"""Steps of the training that is killed: more than it reaches before the last kill."""
+MANY = 100_000
+"""Steps of a training that is killed before its end."""
 
 
 def trainer(
@@ -76,11 +76,11 @@ def waiting(output: Path) -> set[int]:
     return {int(json.loads(path.read_text())["step"]) for path in found}
 
 
-def run(output: Path, series: Path, notes: Path) -> None:
-    """Trains, from the newest step that the series has."""
+def run(output: Path, series: Path, notes: Path, steps: int) -> None:
+    """Trains up to a step, from the newest one that the series has."""
     callback = Noting(series, optimizer=True, notes=notes)
     resume = callback.newest_checkpoint(output)
-    trainer(output, [callback], steps=STEPS, save_total_limit=1).train(resume_from_checkpoint=resume)
+    trainer(output, [callback], steps=steps, save_total_limit=1).train(resume_from_checkpoint=resume)
 
 
 def main(folder: Path, kills: int) -> None:
@@ -88,10 +88,11 @@ def main(folder: Path, kills: int) -> None:
     output, series, notes = folder / "output", folder / "series", folder / "notes"
     points = random.Random(11)
     for kill in range(kills + 1):
+        steps = MANY if kill < kills else max(noted(notes), default=0) + 20
         child = os.fork()
         if child == 0:
             try:
-                run(output, series, notes)
+                run(output, series, notes, steps)
             except BaseException as error:  # noqa: BLE001
                 print(f"run {kill}: {type(error).__name__}: {error}", flush=True)
                 os._exit(1)
