@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use deltaloom::checkpoint::{Checkpoint, Exclude, Foreign, Warning};
+use deltaloom::checkpoint::{Checkpoint, Exclude, Unread, Warning};
 use deltaloom::{
     Check, Container, Error, InPlaceOptions, Limits, PackOptions, Preset, ResolvedContainer, Result, Texts,
-    UnpackOptions, Verifiable, find_needed_bases, needs_base,
+    UnpackOptions, Verifiable, needs_base,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -53,27 +53,6 @@ struct Packed {
     unread: Option<Unread>,
 }
 
-/// Files of a folder that may contain weights but are stored unchanged.
-#[derive(Serialize)]
-struct Unread {
-    files: usize,
-    bytes: u64,
-    kinds: BTreeMap<Foreign, usize>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    reasons: BTreeMap<String, String>,
-}
-
-impl Unread {
-    fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        let unread = checkpoint.unread_files();
-        let mut kinds = BTreeMap::new();
-        unread.iter().filter_map(|file| file.kind).for_each(|kind| *kinds.entry(kind).or_default() += 1);
-        let (files, bytes) = (unread.len(), unread.iter().map(|file| file.bytes).sum());
-        let reasons = unread.into_iter().filter_map(|file| Some((file.path, file.why?))).collect();
-        (files > 0).then_some(Self { files, bytes, kinds, reasons })
-    }
-}
-
 /// Packs a file or folder against bases, or against the best base in a folder.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "the options of the program")]
@@ -96,7 +75,7 @@ pub(crate) fn pack(
     run(py, report.as_ref(), threads, |progress| {
         let limits = Limits::default();
         let mut exclude = exclude.iter().map(|pattern| pattern.parse()).collect::<Result<Vec<Exclude>>>()?;
-        exclude.extend(inside(&target, &source)?);
+        exclude.extend(Exclude::of_output(&target, &source)?);
         let checkpoint = Checkpoint::open_without(&source, &exclude, &limits)?;
         let mut warnings = checkpoint.warnings(&limits)?;
         let (bases, base_search) = match &folder {
@@ -114,16 +93,9 @@ pub(crate) fn pack(
         };
         warnings.extend_from_slice(bases.warnings());
         let report = deltaloom::pack(&checkpoint, &bases, &target, &options, progress)?;
-        let report = Packed { report, base_search, unread: Unread::of(&checkpoint) };
+        let report = Packed { report, base_search, unread: checkpoint.unread() };
         to_json(&Warned { report, warnings })
     })
-}
-
-/// The target as a path to leave out of the folder that it is in: it is there from an earlier call.
-fn inside(target: &Path, folder: &Path) -> Result<Option<Exclude>> {
-    let (Ok(target), Ok(folder)) = (target.canonicalize(), folder.canonicalize()) else { return Ok(None) };
-    let path = target.strip_prefix(&folder).ok().and_then(Path::to_str).filter(|path| !path.is_empty());
-    path.map(Exclude::of_path).transpose()
 }
 
 /// Packs tensors in memory into the file `target`.
@@ -169,15 +141,11 @@ pub(crate) fn pack_tensors_to_bytes<'py>(
 fn resolve(
     container: Container,
     bases: &Given,
-    folder: Option<&PathBuf>,
+    folder: Option<&Path>,
     threads: usize,
     progress: &dyn deltaloom::Progress,
 ) -> Result<(ResolvedContainer, Vec<Warning>)> {
-    let mut bases = bases.open()?;
-    if let Some(folder) = folder {
-        bases =
-            find_needed_bases(&container, None, bases, folder, &Limits::default(), threads, progress)?.bases;
-    }
+    let bases = bases.open_for(&container, folder, threads, progress)?;
     let warnings = bases.warnings().to_vec();
     Ok((ResolvedContainer::new(container, &bases)?, warnings))
 }
@@ -200,7 +168,7 @@ pub(crate) fn unpack(
     let options = UnpackOptions::default().with_threads(threads).with_overwrite(overwrite);
     run(py, report.as_ref(), threads, |progress| {
         let container = Container::open(&container, &Limits::default())?;
-        let (resolved, warnings) = resolve(container, &bases, folder.as_ref(), threads, progress)?;
+        let (resolved, warnings) = resolve(container, &bases, folder.as_deref(), threads, progress)?;
         let report = deltaloom::unpack(&resolved, &target, &options, progress)?;
         to_json(&Warned { report, warnings })
     })
@@ -258,7 +226,7 @@ pub(crate) fn verify(
             let report = deltaloom::verify(&Verifiable::Alone(&container), threads, progress)?;
             return to_json(&Warned { report, warnings: Vec::new() });
         }
-        let (resolved, warnings) = resolve(container, &bases, folder.as_ref(), threads, progress)?;
+        let (resolved, warnings) = resolve(container, &bases, folder.as_deref(), threads, progress)?;
         let report = deltaloom::verify(&Verifiable::Resolved(&resolved), threads, progress)?;
         to_json(&Warned { report, warnings })
     })

@@ -96,6 +96,16 @@ def test_a_container_inside_the_folder_does_not_pack_the_one_before(base: Arrays
     assert first.files == again.files == ("model.safetensors",)
 
 
+def test_a_file_of_the_folder_is_never_the_target(base: Arrays, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    safetensors.numpy.save_file(base, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(deltaloom.ExistsError):
+        deltaloom.pack(folder, folder / "config.json", overwrite=True)
+    assert (folder / "config.json").read_text() == "{}"
+
+
 def test_in_place(tuned_file: Path, base_file: Path, packed: Path, tmp_path: Path) -> None:
     target = tmp_path / "target.safetensors"
     target.write_bytes(base_file.read_bytes())

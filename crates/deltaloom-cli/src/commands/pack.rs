@@ -1,10 +1,10 @@
 //! `deltaloom pack`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use deltaloom::checkpoint::{Checkpoint, Exclude, Foreign};
+use deltaloom::checkpoint::{Checkpoint, Exclude, Foreign, Unread};
 use deltaloom::{AdapterReport, BaseSearch, Bases, Limits, PackOptions, PackReport, SearchReport, Texts};
 use serde::Serialize;
 
@@ -34,48 +34,24 @@ struct Report<'a> {
     unread: Option<&'a Unread>,
 }
 
-/// Files of a folder that may contain weights but are stored unchanged.
-#[derive(Serialize)]
-struct Unread {
-    files: usize,
-    bytes: u64,
-    /// Files of each known kind.
-    kinds: BTreeMap<Foreign, usize>,
-    /// Why files of a kind that can be read cannot be, by their paths.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    reasons: BTreeMap<String, String>,
-}
-
-impl Unread {
-    fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        let unread = checkpoint.unread_files();
-        let mut kinds = BTreeMap::new();
-        unread.iter().filter_map(|file| file.kind).for_each(|kind| *kinds.entry(kind).or_default() += 1);
-        let bytes = unread.iter().map(|file| file.bytes).sum();
-        let files = unread.len();
-        let reasons = unread.into_iter().filter_map(|file| Some((file.path, file.why?))).collect();
-        (files > 0).then_some(Self { files, bytes, kinds, reasons })
-    }
-
-    fn describe(&self) -> String {
-        let (files, size) = (self.files, ui::bytes(self.bytes));
-        let stored = if files == 1 {
-            format!(
-                "1 file ({size}) is not in a format of weights that deltaloom reads, and is packed as plain bytes"
-            )
-        } else {
-            format!(
-                "{files} files ({size}) are not in a format of weights that deltaloom reads, and are packed as plain bytes"
-            )
-        };
-        let kind =
-            |(kind, count): (&Foreign, &usize)| ui::count(*count as u64, &format!("{} file", kind.name()));
-        let kinds: Vec<String> = self.kinds.iter().map(kind).collect();
-        let stored = if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) };
-        match self.reasons.first_key_value() {
-            Some((path, why)) => format!("{stored} ({}: {})", ui::printable(path), ui::printable(why)),
-            None => stored,
-        }
+/// Files that may contain weights but are stored unchanged, in words.
+fn describe(unread: &Unread) -> String {
+    let (files, size) = (unread.files, ui::bytes(unread.bytes));
+    let stored = if files == 1 {
+        format!(
+            "1 file ({size}) is not in a format of weights that deltaloom reads, and is packed as plain bytes"
+        )
+    } else {
+        format!(
+            "{files} files ({size}) are not in a format of weights that deltaloom reads, and are packed as plain bytes"
+        )
+    };
+    let kind = |(kind, count): (&Foreign, &usize)| ui::count(*count as u64, &format!("{} file", kind.name()));
+    let kinds: Vec<String> = unread.kinds.iter().map(kind).collect();
+    let stored = if kinds.is_empty() { stored } else { format!("{stored}: {}", kinds.join(", ")) };
+    match unread.reasons.first_key_value() {
+        Some((path, why)) => format!("{stored} ({}: {})", ui::printable(path), ui::printable(why)),
+        None => stored,
     }
 }
 
@@ -87,10 +63,10 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     };
     let mut exclude = arguments.exclude.patterns.clone();
     if let Target::Path(output) = &target
-        && let Some(inside) = inside(output, path)
+        && let Some(inside) = Exclude::of_output(output, path)?
     {
-        ui::note(&format!("{} is left out of the folder that it is in", ui::printable(&inside)));
-        exclude.push(Exclude::of_path(&inside)?);
+        ui::note(&format!("{} is left out of the folder that it is in", ui::printable(inside.as_str())));
+        exclude.push(inside);
     }
     let (checkpoint, mut warnings) = inputs::open_checkpoint(path, &exclude)?;
     if !arguments.dry_run {
@@ -126,7 +102,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
     }
     bases.set_names(paths.iter().map(PathBuf::as_path).zip(names.iter().map(String::as_str)))?;
     let report = pack(&checkpoint, &bases, &target, texts, arguments)?;
-    let unread = Unread::of(&checkpoint);
+    let unread = checkpoint.unread();
     if arguments.json {
         let report = Report { pack: &report, base_search: search.as_ref(), unread: unread.as_ref() };
         inputs::print_report(&report, &warnings, &target)?;
@@ -135,7 +111,7 @@ pub(crate) fn run(arguments: &PackArguments) -> Result<Answer> {
         if let Some(portions) = ui::container::portions(&report) {
             ui::note(&portions);
         }
-        unread.iter().for_each(|unread| ui::note(&unread.describe()));
+        unread.iter().for_each(|unread| ui::note(&describe(unread)));
         stored_alone(&report).iter().for_each(|text| ui::note(text));
         report.adapters.iter().filter_map(unused).for_each(|text| ui::note(&text));
     }
@@ -175,15 +151,6 @@ fn unused(adapter: &AdapterReport) -> Option<String> {
     let more = if count > names.len() as u64 { ", .." } else { "" };
     let explain = if count == 1 { "explains" } else { "explain" };
     Some(format!("{path}: {count} of {modules} modules {explain} nothing: {}{more}", names.join(", ")))
-}
-
-/// The path in a folder of an output that is there, from an earlier run, so that no container packs
-/// the one before it.
-fn inside(output: &Path, folder: &Path) -> Option<String> {
-    let (output, folder) = (output.canonicalize().ok()?, folder.canonicalize().ok()?);
-    let path = output.strip_prefix(&folder).ok().filter(|path| path.extension() == Some("loom".as_ref()))?;
-    let parts: Option<Vec<&str>> = path.iter().map(std::ffi::OsStr::to_str).collect();
-    parts.map(|parts| parts.join("/"))
 }
 
 /// `x.safetensors` and the folder `x` become `x.loom` in the same folder.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use deltaloom_kernels::changes::collect_changes;
 use rayon::prelude::*;
 
-use super::resolved::ResolvedContainer;
+use super::resolved::{ResolvedContainer, wrong_length};
 use super::source::TensorSource;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -107,9 +107,7 @@ impl ResolvedContainer {
         let range = self.info(number).bytes_of_rows(&rows)?;
         let needed = range.end - range.start;
         if out.len() as u64 != needed {
-            let given = out.len();
-            let fault = format!("the buffer has {given} bytes, {needed} are needed");
-            return Err(Error::InvalidArgument(fault));
+            return Err(wrong_length(out.len() as u64, needed));
         }
         let mut rest = out;
         let mut parts = Vec::new();

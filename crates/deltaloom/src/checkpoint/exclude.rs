@@ -1,6 +1,7 @@
 //! Patterns of paths that a user wants to leave out of a folder.
 //! It lists nothing; [`super::folder`] does.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -28,6 +29,20 @@ impl Exclude {
         let pattern = Regex::new(&format!("^{}$", regex_lite::escape(path)));
         let pattern = pattern.map_err(|_| too_long(path))?;
         Ok(Self { text: path.to_owned(), pattern })
+    }
+
+    /// Fits the container `output`, if it is in `folder` from an earlier run: else each container
+    /// would pack the one before it. `None` for any other output.
+    ///
+    /// # Errors
+    /// As [`Self::of_path`].
+    pub fn of_output(output: &Path, folder: &Path) -> Result<Option<Self>> {
+        let (Ok(output), Ok(folder)) = (output.canonicalize(), folder.canonicalize()) else {
+            return Ok(None);
+        };
+        let path = output.strip_prefix(&folder).ok().filter(|path| path.extension() == Some("loom".as_ref()));
+        let parts: Option<Vec<&str>> = path.and_then(|path| path.iter().map(OsStr::to_str).collect());
+        parts.map(|parts| Self::of_path(&parts.join("/"))).transpose()
     }
 
     /// Whether a file or folder in `root` is left out. Names that are not UTF-8 can be, too.
@@ -130,6 +145,25 @@ mod tests {
         assert!(path.fits("a/*.loom") && !path.fits("a/b.loom") && !path.fits("b/a/*.loom"));
         for bad in ["", "/", "/a", "../a", "a/./b", "."] {
             assert!(bad.parse::<Exclude>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_container_in_the_folder_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("deep")).unwrap();
+        for name in ["config.json", "deep/old.loom"] {
+            std::fs::write(path(name), b"").unwrap();
+        }
+        let of = |name: &str, root: &str| {
+            let found = Exclude::of_output(&path(name), &path(root)).unwrap();
+            found.map(|found| found.as_str().to_owned())
+        };
+        assert_eq!(of("deep/old.loom", ".").as_deref(), Some("deep/old.loom"));
+        assert_eq!(of("deep/old.loom", "deep").as_deref(), Some("old.loom"));
+        for (name, root) in [("config.json", "."), ("new.loom", "."), ("deep/old.loom", "config.json")] {
+            assert_eq!(of(name, root), None, "{name} in {root}");
         }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod shards;
 mod source;
 mod temporary;
 mod tensors;
+mod unread;
 
 pub use crate::foreign::{Foreign, Wanted};
 pub use exclude::Exclude;
@@ -28,6 +29,7 @@ pub use shards::Warning;
 pub(crate) use source::journal_of;
 pub use source::{FileSource, MmapSource, ReadAt};
 pub use tensors::NewTensor;
+pub use unread::{Unread, UnreadFile};
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -40,8 +42,6 @@ use crate::limits::{Limits, to_usize};
 use crate::scratch::{Bytes, Scratch};
 use crate::tensor::{ChunkGrid, DType, TensorInfo};
 
-/// Files up to this size that hold no weights are not worth a message.
-const SMALL_FILE_BYTES: u64 = 64 << 10;
 /// Bytes that are hashed at a time.
 const HASH_BLOCK_BYTES: u64 = 1 << 20;
 /// The name of a safetensors file's tail, unless a tensor has that name.
@@ -171,20 +171,6 @@ impl Member {
             Contents::Safetensors(_) | Contents::Framed(_) => ChunkGrid::new(tensor, chunk_log2),
         }
     }
-}
-
-/// A file of a checkpoint that is stored as it is, although it may hold weights.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UnreadFile {
-    /// Its path in the checkpoint.
-    pub path: String,
-    /// Its size.
-    pub bytes: u64,
-    /// Its kind, if it can be told.
-    pub kind: Option<Foreign>,
-    /// Why it cannot be read, if its kind can be.
-    pub why: Option<String>,
 }
 
 /// The bytes behind the last tensor, as one more tensor with a name that is still free.
@@ -426,31 +412,6 @@ impl Checkpoint {
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
         self.members.iter().map(Member::len_bytes).sum()
-    }
-
-    /// Files whose weights are not read: weights in another format, and large files of any kind.
-    #[must_use]
-    pub fn unread_files(&self) -> Vec<UnreadFile> {
-        let opaque =
-            self.members.iter().zip(&self.sources).filter(|(member, _)| member.contents == Contents::Opaque);
-        let unread = |(member, (path, source)): (&Member, &(PathBuf, Arc<dyn ReadAt>))| {
-            let kind = explain::kind_of(&**source);
-            // One that can be read has no tensors.
-            let read = archive::read(&member.path, &**source, path, &Limits::default());
-            let why = match read {
-                Ok(Some(_)) => return None,
-                Ok(None) => None,
-                Err(Error::Unread { why, .. }) => Some(why),
-                Err(fault) => Some(fault.detail()),
-            };
-            Some(UnreadFile { path: member.path.clone(), bytes: member.len_bytes(), kind, why })
-        };
-        let is_told = |file: &UnreadFile| match file.kind {
-            // Tokenizers and the like.
-            Some(Foreign::ShardIndex | Foreign::Json) => false,
-            kind => file.bytes > SMALL_FILE_BYTES || kind.is_some_and(Foreign::is_weights),
-        };
-        opaque.filter_map(unread).filter(is_told).collect()
     }
 
     /// All tensors with the index of their member.

@@ -13,6 +13,8 @@ use crate::tensor::{DType, TensorInfo};
 
 /// Bytes before the header: its length.
 pub(crate) const LENGTH_BYTES: u64 = 8;
+/// The name under which a header has its texts.
+pub(super) const METADATA: &str = "__metadata__";
 /// First bytes of a lossy step, see docs/lossy.md. As the length of a header they would be far too
 /// large.
 pub const LOSSY_MAGIC: [u8; 8] = *b"\x89LOSSY\r\n";
@@ -40,7 +42,7 @@ impl<'de> Deserialize<'de> for Entries {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    if name == "__metadata__" {
+                    if name == METADATA {
                         map.next_value::<IgnoredAny>()?;
                     } else {
                         entries.push((name, map.next_value()?));

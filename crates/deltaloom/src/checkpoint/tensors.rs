@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use super::safetensors::LENGTH_BYTES;
+use super::safetensors::{LENGTH_BYTES, METADATA};
 use super::source::ReadAt;
 use crate::error::{Error, Result};
 use crate::limits::{Limits, to_usize};
@@ -39,8 +39,6 @@ const ORDER: [&str; 22] = [
     "I64",
     "U64",
 ];
-/// The name under which a header has its texts.
-const METADATA: &str = "__metadata__";
 
 /// A tensor for [`super::Checkpoint::from_tensors`].
 #[derive(Clone)]
