@@ -32,6 +32,11 @@ pub struct ResolvedContainer {
     patched: Mutex<VecDeque<(usize, Arc<Vec<u8>>)>>,
 }
 
+/// The error for a buffer that does not have the length of what is decoded into it.
+pub(super) fn wrong_length(given: u64, needed: u64) -> Error {
+    Error::InvalidArgument(format!("the buffer has {given} bytes, {needed} are needed"))
+}
+
 /// References of patches that are kept. Each has at most 8 MiB.
 const PATCHED_COUNT: usize = 4;
 
@@ -204,7 +209,7 @@ impl ResolvedContainer {
     ) -> Result<()> {
         let (given, needed) =
             (values.len() as u64, numbers.clone().map(|number| self.info(number).len_bytes()).sum::<u64>());
-        let wrong = || Error::InvalidArgument(format!("the buffer has {given} bytes, {needed} are needed"));
+        let wrong = || wrong_length(given, needed);
         if given != needed {
             return Err(wrong());
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -16,6 +16,7 @@ use super::branch::BranchInfo;
 use super::catalog::Catalog;
 use super::chain::{Candidates, LOOK_BACK};
 use super::content;
+use super::input::Input;
 use super::likeness::difference;
 use super::manifest::{Parts, StepEntry};
 use super::restored;
@@ -25,7 +26,6 @@ use crate::checkpoint::output::temporary_in;
 use crate::checkpoint::{Checkpoint, Exclude, FileSource};
 use crate::container::Container;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
 use crate::options::setters;
 use crate::pack::{PackOptions, pack_and_see};
 use crate::progress::Progress;
@@ -42,49 +42,6 @@ const NEARER: f64 = 0.9;
 
 /// How often an addition replaces the manifest without an answer before it gives up.
 const TRIES: usize = 3;
-
-/// Where a part of a step comes from.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A file or a directory.
-    Path(PathBuf),
-    /// An open checkpoint, such as one of tensors in memory.
-    Checkpoint(Checkpoint),
-}
-
-impl Input {
-    /// Opens a path, without what is excluded.
-    pub(super) fn open(&self, exclude: &[Exclude], limits: &Limits) -> Result<Checkpoint> {
-        match self {
-            Self::Path(path) => Checkpoint::open_without(path, exclude, limits),
-            Self::Checkpoint(checkpoint) => Ok(checkpoint.clone()),
-        }
-    }
-}
-
-impl From<PathBuf> for Input {
-    fn from(path: PathBuf) -> Self {
-        Self::Path(path)
-    }
-}
-
-impl From<&Path> for Input {
-    fn from(path: &Path) -> Self {
-        Self::Path(path.to_path_buf())
-    }
-}
-
-impl From<&PathBuf> for Input {
-    fn from(path: &PathBuf) -> Self {
-        Self::Path(path.clone())
-    }
-}
-
-impl From<Checkpoint> for Input {
-    fn from(checkpoint: Checkpoint) -> Self {
-        Self::Checkpoint(checkpoint)
-    }
-}
 
 /// A checkpoint to add.
 #[derive(Debug, Clone)]

@@ -3,7 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::add::{Input, NewStep};
+use super::add::NewStep;
+use super::input::Input;
 use super::manifest::{PartLayout, Parts};
 use crate::checkpoint::{Checkpoint, Contents, Layout, Member};
 use crate::container::{Digest, Index};

@@ -101,9 +101,7 @@ impl Series {
     /// [`Error::NotFound`] for a step or tensor that does not exist; what reading and decoding
     /// give.
     pub fn read_tensor(&self, step: u64, name: &str, out: &mut dyn Write) -> Result<()> {
-        let catalog = self.catalog()?;
-        let resolved = self.resolve(&catalog.chain(&catalog.get(step)?)?)?;
-        read_tensor(&resolved, name, .., out)
+        read_tensor(&*self.open_step(step)?, name, .., out)
     }
 
     /// Opens the last step of a chain that begins with a keyframe.
