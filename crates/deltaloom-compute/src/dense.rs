@@ -411,8 +411,7 @@ pub fn multiply_by<'a>(
     if !may_overflow(shape, run) {
         return Ok(());
     }
-    let exact = Run { mode: Mode::Exact, ..*run };
-    redo_not_finite(shape, x, y, |x, y| multiply_by(shape, rows_per_panel, 1, x, y, &exact, make))
+    redo_not_finite(shape, x, y, run, |x, y, run| multiply_by(shape, rows_per_panel, 1, x, y, run, make))
 }
 
 /// Makes rows of a matrix.
@@ -473,16 +472,18 @@ pub(super) fn multiply_parts(
     Ok(())
 }
 
-/// Recomputes tokens whose results are not all finite. A sum in another order may overflow on the
-/// way, but NaNs and infinities must be those of the dense product.
+/// Recomputes tokens whose results are not all finite, in the exact order. A sum in another order
+/// may overflow on the way, but NaNs and infinities must be those of the dense product.
 pub(super) fn redo_not_finite(
     shape: MatrixShape,
     x: &[f32],
     y: &mut [f32],
-    redo: impl Fn(&[f32], &mut [f32]) -> Result<()>,
+    run: &Run<'_>,
+    redo: impl Fn(&[f32], &mut [f32], &Run<'_>) -> Result<()>,
 ) -> Result<()> {
+    let exact = Run { mode: Mode::Exact, ..*run };
     let mut tokens = x.chunks_exact(shape.cols).zip(y.chunks_exact_mut(shape.rows));
-    tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y) })
+    tokens.try_for_each(|(x, y)| if y.iter().all(|y| y.is_finite()) { Ok(()) } else { redo(x, y, &exact) })
 }
 
 /// Whether threads share the work of a product of this many elements with this many tokens.
@@ -539,13 +540,16 @@ impl<'a> Columns<'a> {
             Self::Pairs(x) => {
                 let rows = y.len() / x.tokens();
                 let len = rows * shape.row_bytes();
-                if matches!(made, Rows::Widened) {
-                    dense::narrow(&numbers[..rows * cols], aligned(bytes, len));
-                    return pairs::products(aligned(bytes, len), x, sums, y);
-                }
-                if let Some(bytes) = made.bytes(bytes, len) {
-                    pairs::products(bytes, x, sums, y);
-                }
+                let weights = match made {
+                    Rows::Ready(weights) => weights,
+                    Rows::Patched => aligned(bytes, len),
+                    Rows::Widened => {
+                        let narrowed = aligned(bytes, len);
+                        dense::narrow(&numbers[..rows * cols], narrowed);
+                        narrowed
+                    }
+                };
+                pairs::products(weights, x, sums, y);
             }
         }
     }

@@ -47,10 +47,7 @@ impl Source {
             return Ok(Self::Plain(Arc::new(Checkpoint::open(path, &limits)?)));
         }
         let container = Container::open(path, &limits)?;
-        let mut bases = bases.open()?;
-        if let Some(folder) = folder {
-            bases = find_needed_bases(&container, None, bases, folder, &limits, threads, progress)?.bases;
-        }
+        let bases = bases.open_for(&container, folder, threads, progress)?;
         Ok(Self::Packed(Arc::new(ResolvedContainer::new(container, &bases)?)))
     }
 
@@ -222,6 +219,23 @@ impl Given {
         }
         bases.push_paths(&self.paths, &limits)?;
         Ok(bases)
+    }
+
+    /// Opens them all, and looks in `folder` for those that `container` needs besides.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; what searching gives.
+    pub(crate) fn open_for(
+        &self,
+        container: &Container,
+        folder: Option<&Path>,
+        threads: usize,
+        progress: &dyn Progress,
+    ) -> Result<Bases> {
+        let bases = self.open()?;
+        let Some(folder) = folder else { return Ok(bases) };
+        let limits = Limits::default();
+        Ok(find_needed_bases(container, None, bases, folder, &limits, threads, progress)?.bases)
     }
 
     /// Whether there is none.

@@ -49,8 +49,8 @@ impl Watch {
     }
 }
 
-/// Runs `work` on a pool of so many threads (0: one per core) that ends with the call. `report` is
-/// called with the bytes that are done and their total.
+/// Runs `work` on `threads` threads of its own, which end with the call; 0 means one per core.
+/// Calls `report` with the bytes that are done and their total.
 ///
 /// # Errors
 /// What `work` gives, as an exception; an exception of a signal handler or of `report`, which

@@ -102,9 +102,8 @@ fn multiply_in_turn<'a>(
     if !may_overflow(shape, run) {
         return Ok(());
     }
-    let exact = Run { mode: Mode::Exact, ..*run };
     small.into_iter().try_for_each(|(matrix, x, y)| {
-        redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
+        redo_not_finite(shape, x, y, run, |x, y, run| matrix.matmul_patched(x, y, run))
     })
 }
 
@@ -166,8 +165,7 @@ pub(super) fn add_differences(
         run.time(Phase::Multiply, || in_row_panels(csr, tokens, &columns, &mut by_row));
         run.time(Phase::Finish, || transpose(&by_row, shape.rows, tokens, y));
     }
-    let exact = Run { mode: Mode::Exact, ..*run };
-    redo_not_finite(shape, x, y, |x, y| matrix.matmul_patched(x, y, &exact))
+    redo_not_finite(shape, x, y, run, |x, y, run| matrix.matmul_patched(x, y, run))
 }
 
 /// Number of rows that a thread processes at a time.

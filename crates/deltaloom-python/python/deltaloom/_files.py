@@ -134,8 +134,13 @@ def framework_named(name: str) -> Framework[Any]:
 def framework_of(tensors: Mapping[str, Any]) -> Framework[Any]:
     """The library that tensors belong to."""
     first = next(iter(tensors.values()), None)
-    kinds = {kind.__module__.partition(".")[0] for kind in type(first).__mro__}
-    return framework_named("pt" if "torch" in kinds else "np")
+    return framework_named("pt" if library_of(first) == "pt" else "np")
+
+
+def library_of(value: Any) -> Literal["pt", "np", "raw"]:
+    """The library that a value belongs to, without importing any."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+    return "pt" if "torch" in kinds else "np" if "numpy" in kinds else "raw"
 
 
 def checkpoint_of(

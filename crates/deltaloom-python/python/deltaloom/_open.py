@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from deltaloom import _lib
-from deltaloom._files import framework_named, missing, numbers_of
+from deltaloom._files import framework_named, library_of, missing, numbers_of
 from deltaloom._inputs import Base, Path, bases_of, path_of
 
 if TYPE_CHECKING:
@@ -180,9 +180,7 @@ class Container:
         if isinstance(out, bytes | bytearray | memoryview):
             buffer: Buffer = memoryview(out).cast("B")
         else:
-            kinds = {kind.__module__.partition(".")[0] for kind in type(out).__mro__}
-            named = "pt" if "torch" in kinds else "np" if "numpy" in kinds else "raw"
-            buffer = framework_named(named).bytes_of(out, dtype)
+            buffer = framework_named(library_of(out)).bytes_of(out, dtype)
         if rows is None:
             self._open_reader.read([(number, buffer)], True, self._threads, None)
             return

@@ -104,7 +104,7 @@ class Model:
 
         Raises:
             BaseMismatchError: A container belongs to another base.
-            ValueError: The model is of a kind that is not supported.
+            ValueError: deltaloom does not run models of this family.
         """
         named = dict(tenants) if isinstance(tenants, Mapping) else {_stem(one): one for one in tenants}
         default = None

@@ -247,13 +247,13 @@ impl<'a> Ours<'a> {
         for (number, info) in resolved.tensors().enumerate() {
             let values =
                 out.split_off_mut(..usize::try_from(info.len_bytes())?).context("the output is too short")?;
-            if row == Row::DeltaloomDigests {
-                resolved.read_into(number, values)?;
-                resolved.check(number, values)?;
-            } else if resolved.plain_reference(number).is_some() {
+            if row == Row::Changes && resolved.plain_reference(number).is_some() {
                 change(&resolved, number, values)?;
-            } else {
-                resolved.read_into(number, values)?;
+                continue;
+            }
+            resolved.read_into(number, values)?;
+            if row == Row::DeltaloomDigests {
+                resolved.check(number, values)?;
             }
         }
         Ok(())
