@@ -1,0 +1,5 @@
+//! Makes a language model smaller and measures what that costs: low rank, factored embeddings,
+//! sparsity and quantisation, chosen by the divergence of real bytes. Everything here is lossy;
+//! `deltaloom` stays exact.
+
+pub mod recipe;

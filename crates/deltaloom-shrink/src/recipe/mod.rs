@@ -1,0 +1,1 @@
+//! Recipes: what to shrink, by how much, and how, as YAML.
