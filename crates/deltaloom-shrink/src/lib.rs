@@ -2,4 +2,10 @@
 //! sparsity and quantisation, chosen by the divergence of real bytes. Everything here is lossy;
 //! `deltaloom` stays exact.
 
+pub mod branches;
+pub mod forms;
+pub mod matrix;
+pub mod measure;
+pub mod network;
+pub mod pipeline;
 pub mod recipe;

@@ -2,6 +2,7 @@
 //! probabilities, position by position, and what llama.cpp's `--kl-divergence` lists beside it.
 
 use deltaloom::{Error, Result};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::share::Share;
@@ -10,12 +11,20 @@ use crate::sample::LogProbs;
 /// Adds up positions.
 #[derive(Debug, Clone, Default)]
 pub struct Divergence {
-    divergences: Vec<f64>,
+    points: Vec<Point>,
+    /// Number of positions at the end of each window.
+    ends: Vec<usize>,
+}
+
+/// Both models at one position.
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    divergence: f64,
     /// Change of the probability of the token that follows.
-    changes: Vec<f64>,
+    change: f64,
     /// Losses of both models on that token, in nats.
-    losses: Vec<[f64; 2]>,
-    same_top: u64,
+    losses: [f64; 2],
+    has_same_top: bool,
 }
 
 /// The distribution of a number over positions.
@@ -60,6 +69,9 @@ pub struct DivergenceReport {
     pub mean_kl: f64,
     /// Divergences of positions, in nats.
     pub kl: Spread,
+    /// Standard error of the mean from the differences between windows, whose positions depend on
+    /// each other; `None` for fewer than two windows.
+    pub kl_window_error: Option<f64>,
     /// Student's less base's probability of the token that follows.
     pub probability_change: Spread,
     /// Root of its mean square.
@@ -86,12 +98,8 @@ pub struct DivergenceReport {
     pub tokens: u64,
 }
 
-impl Divergence {
-    /// Adds a position from the logits of both models and the id that follows.
-    ///
-    /// # Errors
-    /// Logits are broken or of two lengths; `next` is no id.
-    pub fn add(&mut self, base: &[f32], student: &[f32], next: u32) -> Result<()> {
+impl Point {
+    fn of(base: &[f32], student: &[f32], next: u32) -> Result<Self> {
         if base.len() != student.len() || next as usize >= base.len() {
             return Err(Error::InvalidArgument(format!(
                 "{} and {} logits for id {next}: both models must have the same ids",
@@ -108,30 +116,74 @@ impl Divergence {
                 divergence += libm::exp(of_base) * (of_base - of_student);
             }
         }
-        // Rounding may leave a little less than 0.
-        self.divergences.push(divergence.max(0.0));
         let (of_base, of_student) = (p.of(next), q.of(next));
-        self.changes.push(libm::exp(of_student) - libm::exp(of_base));
-        self.losses.push([-of_base, -of_student]);
-        self.same_top += u64::from(p.best() == q.best());
+        Ok(Self {
+            // Rounding may leave a little less than 0.
+            divergence: divergence.max(0.0),
+            change: libm::exp(of_student) - libm::exp(of_base),
+            losses: [-of_base, -of_student],
+            has_same_top: p.best() == q.best(),
+        })
+    }
+}
+
+impl Divergence {
+    /// Adds a position from the logits of both models and the id that follows.
+    ///
+    /// # Errors
+    /// Logits are broken or of two lengths; `next` is no id.
+    pub fn add(&mut self, base: &[f32], student: &[f32], next: u32) -> Result<()> {
+        self.points.push(Point::of(base, student, next)?);
         Ok(())
+    }
+
+    /// Adds positions, one for each id of `next`, on all threads. Logits are `[positions, ids]`.
+    ///
+    /// # Errors
+    /// As [`Self::add`]; then nothing is added.
+    pub fn add_all(&mut self, base: &[f32], student: &[f32], next: &[u32]) -> Result<()> {
+        let ids = base.len().checked_div(next.len()).unwrap_or(0).max(1);
+        if ids * next.len() != base.len() || base.len() != student.len() {
+            let what = format!("{} and {} logits for {} positions", base.len(), student.len(), next.len());
+            return Err(Error::InvalidArgument(what));
+        }
+        let pairs = base.par_chunks_exact(ids).zip(student.par_chunks_exact(ids)).zip(next);
+        let points = pairs.map(|((base, student), next)| Point::of(base, student, *next));
+        self.points.extend(points.collect::<Result<Vec<_>>>()?);
+        Ok(())
+    }
+
+    /// Ends a window: the positions since the last one depend on each other.
+    pub fn end_window(&mut self) {
+        if self.ends.last().copied().unwrap_or(0) < self.points.len() {
+            self.ends.push(self.points.len());
+        }
+    }
+
+    /// Divergences of all positions so far, in nats.
+    pub fn divergences(&self) -> impl Iterator<Item = f64> {
+        self.points.iter().map(|point| point.divergence)
     }
 
     /// All positions so far; `None` if there are none.
     #[must_use]
     pub fn report(&self) -> Option<DivergenceReport> {
-        let tokens = self.divergences.len();
-        let kl = Spread::of(&self.divergences)?;
-        let of = |model: usize| self.losses.iter().map(move |pair| pair[model]);
+        let tokens = self.points.len();
+        let kl = Spread::of(&self.divergences().collect::<Vec<_>>())?;
+        let losses: Vec<[f64; 2]> = self.points.iter().map(|point| point.losses).collect();
+        let changes: Vec<f64> = self.points.iter().map(|point| point.change).collect();
+        let of = |model: usize| losses.iter().map(move |pair| pair[model]);
         let [base_loss, student_loss] = [0, 1].map(|model| mean(of(model), tokens));
-        let ratios: Vec<f64> = self.losses.iter().map(|[base, student]| student - base).collect();
+        let ratios: Vec<f64> = losses.iter().map(|[base, student]| student - base).collect();
         let ratio = Spread::of(&ratios)?;
+        let same_top = self.points.iter().filter(|point| point.has_same_top).count();
         Some(DivergenceReport {
             mean_kl: kl.mean,
+            kl_window_error: self.window_error(kl.mean),
             kl,
-            probability_change: Spread::of(&self.changes)?,
-            probability_change_rms: mean(self.changes.iter().map(|change| change * change), tokens).sqrt(),
-            same_top: Share::new(self.same_top, tokens as u64)?,
+            probability_change: Spread::of(&changes)?,
+            probability_change_rms: mean(changes.iter().map(|change| change * change), tokens).sqrt(),
+            same_top: Share::new(same_top as u64, tokens as u64)?,
             base_loss,
             student_loss,
             base_perplexity: libm::exp(base_loss),
@@ -139,9 +191,24 @@ impl Divergence {
             perplexity_ratio: libm::exp(ratio.mean),
             log_perplexity_ratio: ratio.mean,
             log_perplexity_ratio_error: ratio.standard_error,
-            loss_correlation: correlation(&self.losses, [base_loss, student_loss]),
+            loss_correlation: correlation(&losses, [base_loss, student_loss]),
             tokens: tokens as u64,
         })
+    }
+
+    /// Of a ratio of sums, because windows may differ in length.
+    fn window_error(&self, mean: f64) -> Option<f64> {
+        let windows = self.ends.len();
+        if windows < 2 || self.ends.last() != Some(&self.points.len()) {
+            return None;
+        }
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        let excess = |(start, end): (usize, usize)| -> f64 {
+            self.points[start..end].iter().map(|point| point.divergence - mean).sum()
+        };
+        let squares: f64 = starts.zip(self.ends.iter().copied()).map(|place| excess(place).powi(2)).sum();
+        let n = windows as f64;
+        Some((squares * n / (n - 1.0)).sqrt() / self.points.len() as f64)
     }
 }
 
@@ -251,6 +318,22 @@ mod tests {
         assert!((spread.p99_9 - 9.99).abs() < 1e-12);
         assert_eq!(Spread::of(&[3.0]).unwrap().standard_error, 0.0);
         assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn windows_give_an_error_of_their_own() {
+        let (near, far) = ([0.0, 0.0], [1.0, -1.0]);
+        let mut divergence = Divergence::default();
+        divergence.add_all(&[near, near].concat(), &[near, near].concat(), &[0, 1]).unwrap();
+        divergence.end_window();
+        assert_eq!(divergence.report().unwrap().kl_window_error, None);
+        divergence.add_all(&[near, near].concat(), &[far, far].concat(), &[0, 1]).unwrap();
+        divergence.end_window();
+        divergence.end_window();
+        let found = divergence.report().unwrap();
+        // Two windows with the means 0 and 2 m: the error of their mean m is m.
+        assert!((found.kl_window_error.unwrap() - found.mean_kl).abs() < 1e-12 && found.mean_kl > 0.1);
+        assert!(divergence.add_all(&[0.0; 3], &[0.0; 3], &[0, 1]).is_err());
     }
 
     proptest! {

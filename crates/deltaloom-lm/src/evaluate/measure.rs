@@ -54,9 +54,8 @@ pub fn compare(
     for tokens in ids.chunks(window) {
         let positions: Vec<usize> = (0..tokens.len() - 1).collect();
         let mut add = |some: &[usize], of_base: &[f32], of_student: &[f32]| {
-            let pairs = of_base.chunks_exact(vocabulary).zip(of_student.chunks_exact(vocabulary));
-            let mut pairs = some.iter().zip(pairs);
-            pairs.try_for_each(|(at, (base, student))| divergence.add(base, student, tokens[at + 1]))
+            let next: Vec<u32> = some.iter().map(|at| tokens[at + 1]).collect();
+            divergence.add_all(of_base, of_student, &next)
         };
         let mut of_base = base.memory(memory);
         let sequence = of_base.begin(Model::BASE);
@@ -83,6 +82,7 @@ pub fn compare(
                 }
             }
         }
+        divergence.end_window();
         progress(tokens.len())?;
     }
     Ok(divergence)

@@ -33,7 +33,7 @@ pub struct ModelConfig {
 
 /// The tensors of a model.
 pub(super) struct ModelNames {
-    pub(super) layers: Vec<(LayerConfig, LayerNames)>,
+    pub(super) layers: Vec<LayerNames>,
     pub(super) globals: GlobalNames,
 }
 
@@ -70,9 +70,7 @@ impl ModelConfig {
         let architecture = Described::parse(text)?.architecture;
         let (convention, known) = (&architecture.names, architecture.globals);
         let prefix = |number: usize| format!("{}{number}.", known.layers);
-        let layer = |(number, config): (usize, &LayerConfig)| {
-            Ok((config.clone(), LayerNames::find(convention, &prefix(number), tensors, config)?))
-        };
+        let layer = |(number, config)| LayerNames::find(convention, &prefix(number), tensors, config);
         let layers = self.layers.iter().enumerate().map(layer).collect::<Result<_>>()?;
         let global = |name: &str, shape: &[usize]| -> Result<String> {
             let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the model"));

@@ -11,23 +11,24 @@ mod config;
 mod convert;
 mod gguf;
 mod hidden;
+mod parts;
 mod perplexity;
 mod stored;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::ModelConfig;
 pub use hidden::Hidden;
+pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 
 use crate::gguf::Gguf;
 use crate::layer::{Batch, Layer, Memory, MemoryOptions, Past, Sequence, SequenceId, TenantId, rates, turns};
 use crate::tenancy::{Family, FamilyOptions, PreparedTenant, Residency};
-use convert::Conversion;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Container, Error, Limits, Result};
+use deltaloom::{Container, Error, Result};
 use deltaloom_compute::Run;
 use stored::Stored;
 
@@ -68,9 +69,7 @@ impl Model {
         if path.is_file() {
             return Self::of_gguf(path, &Gguf::open(path)?, options);
         }
-        let config = path.join("config.json");
-        let text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
-        let checkpoint = Checkpoint::open(path, &Limits::default())?.into_memory()?;
+        let (text, checkpoint) = parts::read_directory(path)?;
         Self::of_checkpoint(path, checkpoint, &text, options)
     }
 
@@ -96,27 +95,10 @@ impl Model {
         config_text: &str,
         options: FamilyOptions,
     ) -> Result<Self> {
-        let config = ModelConfig::parse(config_text)?;
-        let (checkpoint, stored) = match Conversion::of(&checkpoint, config_text)? {
-            Some(conversion) => {
-                let converted = conversion.checkpoint(&checkpoint)?;
-                (Arc::new(converted), Stored::Converted(conversion, Arc::new(checkpoint)))
-            }
-            None => (Arc::new(checkpoint), Stored::Plain),
-        };
-        let mut tensors = BTreeMap::new();
-        for (_, info) in checkpoint.weights() {
-            if tensors.insert(info.name.as_str(), info.shape.as_slice()).is_some() {
-                let what = format!("tensor {:?} is in two files of the model", info.name);
-                return Err(Error::InvalidArgument(what));
-            }
-        }
-        let names = config.names(config_text, &tensors)?;
-        if config.has_tied_head {
-            convert::check_tied(&checkpoint, &names.globals.embedding)?;
-        }
-        let mut family =
-            Family::of_model(path, Arc::clone(&checkpoint), names.layers, &names.globals, options)?;
+        let (parts, stored) = Parts::find(checkpoint, config_text)?;
+        let Parts { config, checkpoint, layers, globals, .. } = parts;
+        let layers = config.layers.iter().cloned().zip(layers).collect();
+        let mut family = Family::of_model(path, Arc::clone(&checkpoint), layers, &globals, options)?;
         family.add_base()?;
         let mut rates_by_layer: Vec<Vec<f32>> = Vec::new();
         let number_of = |layer| {

@@ -1,0 +1,363 @@
+//! Quantisation: to the nearest code, or with error feedback; at a fixed number of bits with steps
+//! per group of columns, or at a wanted entropy with one step per matrix or column.
+
+use deltaloom::{Error, Result};
+use half::f16;
+
+use super::{Statistics, feedback};
+use crate::forms::{Form, LARGEST_CODE, Quantised, Scales, Steps, half};
+use crate::matrix::Matrix;
+
+/// What steps are chosen for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// Codes of this many bits, 2 to 8, with a step per row and group of columns.
+    Fixed {
+        /// Bits of a code.
+        bits: u32,
+        /// Columns of a group.
+        group: usize,
+        /// Whether codes are as many below 0 as above.
+        is_symmetric: bool,
+    },
+    /// Codes with this entropy in bits per weight, tables of the coder included.
+    Entropy {
+        /// Bits per weight.
+        bits: f64,
+        /// Whether columns get steps of their own, so that each adds the same error to outputs
+        /// (WaterSIC, arXiv 2603.04956).
+        per_column: bool,
+    },
+}
+
+/// How a matrix is quantised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What steps are chosen for.
+    pub rate: Rate,
+    /// Whether columns make up for the errors of those before them.
+    pub feedback: bool,
+    /// The share of the mean diagonal that is added to second moments.
+    pub damping: f64,
+    /// Factors of the range of a group that are tried.
+    pub clips: Vec<f64>,
+    /// Whether each row gets the factor with the least error in outputs.
+    pub rescale: bool,
+}
+
+impl Settings {
+    /// Feedback, with the usual damping and clips.
+    #[must_use]
+    pub fn new(rate: Rate) -> Self {
+        let rescale = matches!(rate, Rate::Entropy { .. });
+        Self { rate, feedback: true, damping: 0.01, clips: vec![1.0, 0.93, 0.86, 0.79, 0.72], rescale }
+    }
+}
+
+/// Quantises a matrix `[out, in]`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for bits outside 2 to 8, groups of 0 columns, rates that are not
+/// positive, and inputs that are all 0 or not finite where feedback needs them.
+pub fn quantise(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> Result<Form> {
+    if weights.values().iter().all(|value| *value == 0.0) {
+        return Ok(Form::Zero);
+    }
+    let root = match settings.feedback {
+        false => None,
+        true => {
+            let found = inputs.inverse_root(settings.damping);
+            let what = || "the inputs of a matrix are all 0 or not finite".to_owned();
+            Some(found.ok_or_else(|| Error::InvalidArgument(what()))?.0)
+        }
+    };
+    match settings.rate {
+        Rate::Fixed { bits, group, is_symmetric } => {
+            if !(2..=8).contains(&bits) || group == 0 {
+                let what = format!("{bits} bits in groups of {group}: 2 to 8 bits in groups of 1 or more");
+                return Err(Error::InvalidArgument(what));
+            }
+            let ladder = Ladder { bits, is_symmetric: is_symmetric || bits == 8, clips: &settings.clips };
+            fixed(weights, root.as_ref(), &ladder, group)
+        }
+        Rate::Entropy { bits, per_column } => {
+            if !(bits > 0.0 && bits <= 8.0) {
+                let what = format!("{bits} bits per weight: more than 0 and at most 8 are possible");
+                return Err(Error::InvalidArgument(what));
+            }
+            entropy_coded(weights, inputs, root.as_ref(), settings, bits, per_column)
+        }
+    }
+}
+
+/// How codes of a group are placed.
+struct Ladder<'a> {
+    bits: u32,
+    is_symmetric: bool,
+    clips: &'a [f64],
+}
+
+/// The codes of a group: multiples of a step from `low` to `high`.
+#[derive(Clone, Copy)]
+struct Rungs {
+    step: f16,
+    low: f64,
+    high: f64,
+}
+
+impl Rungs {
+    fn code(self, value: f64) -> f64 {
+        (value / self.step.to_f64()).round().clamp(self.low, self.high)
+    }
+}
+
+impl Ladder<'_> {
+    /// The range with the least square error of some values.
+    fn fit(&self, values: &[f64]) -> Rungs {
+        let low = values.iter().copied().fold(0.0, f64::min);
+        let high = values.iter().copied().fold(0.0, f64::max);
+        let most = f64::from(2_u32.pow(self.bits) - 1);
+        let rungs = |clip: f64| {
+            if self.is_symmetric {
+                let top = (most - 1.0) / 2.0;
+                let step = half(high.max(-low) * clip / top);
+                return Rungs { step, low: -top, high: top };
+            }
+            let step = half((high - low) * clip / most);
+            let zero = (-low * clip / step.to_f64()).round().clamp(0.0, most);
+            Rungs { step, low: -zero, high: most - zero }
+        };
+        let error = |rungs: &Rungs| -> f64 {
+            values.iter().map(|value| (rungs.code(*value) * rungs.step.to_f64() - value).powi(2)).sum()
+        };
+        let mut best = rungs(1.0);
+        let mut least = error(&best);
+        for rungs in self.clips.iter().map(|clip| rungs(*clip)) {
+            let error = error(&rungs);
+            if error < least {
+                (best, least) = (rungs, error);
+            }
+        }
+        best
+    }
+}
+
+fn fixed(weights: &Matrix, root: Option<&Matrix>, ladder: &Ladder<'_>, group: usize) -> Result<Form> {
+    let mut weights = weights.clone();
+    let (rows, cols) = (weights.rows(), weights.cols());
+    let unit = Statistics::unknown(0).second_moment;
+    let each = |_, mut row: feedback::Row<'_>| {
+        let (mut codes, mut steps) = (Vec::with_capacity(cols), Vec::with_capacity(cols.div_ceil(group)));
+        for start in (0..cols).step_by(group) {
+            let end = (start + group).min(cols);
+            let rungs = ladder.fit(&row.values[start..end]);
+            steps.push(rungs.step);
+            for col in start..end {
+                let code = rungs.code(row.values[col]);
+                codes.push(to_code(code));
+                if root.is_some() {
+                    row.set(col, code * rungs.step.to_f64());
+                }
+            }
+        }
+        (codes, steps)
+    };
+    let done = feedback::rows(&mut weights, root.unwrap_or(&unit), each);
+    let (codes, steps): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    let steps = Steps::Groups { size: group, steps: steps.concat() };
+    Ok(Form::Quantised(Quantised::new(rows, cols, codes.concat(), steps.into())?))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "clamped")]
+fn to_code(code: f64) -> i8 {
+    code.clamp(-f64::from(LARGEST_CODE), f64::from(LARGEST_CODE)) as i8
+}
+
+/// Steps of columns relative to that of the matrix.
+fn column_factors(root: &Matrix) -> Vec<f16> {
+    let logs: Vec<f64> = root.diagonal().map(|value| libm::log(value)).collect();
+    let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
+    logs.iter().map(|log| half(libm::exp(log - mean))).collect()
+}
+
+fn entropy_coded(
+    weights: &Matrix,
+    inputs: &Statistics,
+    root: Option<&Matrix>,
+    settings: &Settings,
+    bits: f64,
+    per_column: bool,
+) -> Result<Form> {
+    let (rows, cols) = (weights.rows(), weights.cols());
+    let columns = root.filter(|_| per_column).map(column_factors);
+    let factors: Vec<f64> = match &columns {
+        Some(columns) => columns.iter().map(|factor| factor.to_f64()).collect(),
+        None => vec![1.0; cols],
+    };
+    let step = find_step(weights, root, &factors, bits);
+    let codes = codes_of(weights, root, &factors, step.to_f64());
+    let mut scales = Scales::from(Steps::Matrix(step)).with_columns(columns);
+    if settings.rescale {
+        let plain = Quantised::new(rows, cols, codes.clone(), scales.clone())?.decode();
+        let rounded = Matrix::of_f32(rows, cols, &plain).unwrap_or_else(|| Matrix::zeros(rows, cols));
+        scales = scales.with_rows(Some(row_factors(weights, &rounded, inputs, settings.damping)));
+    }
+    Ok(Form::Quantised(Quantised::new(rows, cols, codes, scales)?))
+}
+
+/// Codes of all rows, at this step times the factor of each column.
+fn codes_of(weights: &Matrix, root: Option<&Matrix>, factors: &[f64], step: f64) -> Vec<i8> {
+    let mut weights = weights.clone();
+    let unit = Statistics::unknown(0).second_moment;
+    let each = |_, mut row: feedback::Row<'_>| {
+        let of_col = |(col, factor): (usize, &f64)| {
+            let step = step * factor;
+            let code = to_code((row.values[col] / step).round());
+            if root.is_some() {
+                row.set(col, f64::from(code) * step);
+            }
+            code
+        };
+        factors.iter().enumerate().map(of_col).collect::<Vec<_>>()
+    };
+    feedback::rows(&mut weights, root.unwrap_or(&unit), each).concat()
+}
+
+/// Rows that steps are found on.
+const SAMPLE_ROWS: usize = 64;
+
+/// The step at which codes have the wanted entropy. A step twice as large takes about a bit from
+/// the entropy, so that a few secant steps are enough.
+fn find_step(weights: &Matrix, root: Option<&Matrix>, factors: &[f64], bits: f64) -> f16 {
+    let every = weights.rows().div_ceil(SAMPLE_ROWS).max(1);
+    let rows = (0..weights.rows()).step_by(every);
+    let values: Vec<f64> = rows.clone().flat_map(|row| weights.row(row)).copied().collect();
+    let sample = Matrix::new(rows.len(), weights.cols(), values).unwrap_or_else(|| weights.clone());
+    let squares = sample.values().iter().map(|value| value * value).sum::<f64>();
+    let deviation = (squares / sample.values().len().max(1) as f64).sqrt();
+    let rate =
+        |log_step: f64| entropy(&codes_of(&sample, root, factors, libm::exp2(log_step)), sample.cols());
+    // The entropy of a Gaussian of deviation 1 in steps of 1 is 2.05 bits.
+    let mut log = libm::log2(deviation) + 2.05 - bits;
+    let (mut low, mut high) = (log - 6.0, log + 6.0);
+    for _ in 0..24 {
+        let found = rate(log);
+        if (found - bits).abs() < 0.002 || high - low < 1e-3 {
+            break;
+        }
+        let bound = if found > bits { &mut low } else { &mut high };
+        *bound = log;
+        let newton = log + found - bits;
+        log = if newton > low && newton < high { newton } else { (low + high) / 2.0 };
+    }
+    half(libm::exp2(log))
+}
+
+/// Groups of columns of like spread that a coder has tables for.
+const GROUPS: usize = 16;
+
+/// Bits per code of codes with a table for each of 16 groups of columns of like spread. Tables are
+/// left out: a sample would count them too often.
+#[must_use]
+pub fn entropy(codes: &[i8], cols: usize) -> f64 {
+    let mut spreads = vec![(0_u64, 0); cols];
+    spreads.iter_mut().enumerate().for_each(|(col, spread)| spread.1 = col);
+    for row in codes.chunks_exact(cols.max(1)) {
+        spreads.iter_mut().zip(row).for_each(|(spread, code)| spread.0 += u64::from(code.unsigned_abs()));
+    }
+    spreads.sort_unstable();
+    let mut group_of = vec![0; cols];
+    let per_group = cols.div_ceil(GROUPS).max(1);
+    spreads.iter().enumerate().for_each(|(rank, (_, col))| group_of[*col] = rank / per_group);
+    let mut counts = vec![[0_u32; 256]; GROUPS];
+    for row in codes.chunks_exact(cols.max(1)) {
+        for (code, group) in row.iter().zip(&group_of) {
+            counts[*group][usize::from(code.cast_unsigned())] += 1;
+        }
+    }
+    let bits = counts.iter().map(|counts| {
+        let total: u32 = counts.iter().sum();
+        let of = |count: &u32| f64::from(*count) * libm::log2(f64::from(total) / f64::from(*count));
+        counts.iter().filter(|count| **count > 0).map(of).sum::<f64>()
+    });
+    bits.sum::<f64>() / codes.len().max(1) as f64
+}
+
+/// For each row the factor of `rounded` that brings its outputs nearest to those of `weights`.
+fn row_factors(weights: &Matrix, rounded: &Matrix, inputs: &Statistics, damping: f64) -> Vec<f16> {
+    let moment = inputs.second_moment.damped(damping);
+    let (of_weights, of_rounded) = (weights.times(&moment), rounded.times(&moment));
+    let factor = |row: usize| {
+        let dot = |a: &Matrix| -> f64 { a.row(row).iter().zip(rounded.row(row)).map(|(a, b)| a * b).sum() };
+        let (wanted, size) = (dot(&of_weights), dot(&of_rounded));
+        let factor = if size > 0.0 && wanted > 0.0 { wanted / size } else { 1.0 };
+        f16::from_f64(factor.clamp(0.25, 4.0))
+    };
+    (0..weights.rows()).map(factor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_matrices::{inputs, weights};
+    use super::*;
+
+    fn distortion(form: &Form, weights: &Matrix, inputs: &Statistics) -> f64 {
+        let decoded = form.decode(weights.rows(), weights.cols());
+        let decoded = Matrix::of_f32(weights.rows(), weights.cols(), &decoded).unwrap();
+        inputs.distortion(weights, &weights.plus(-1.0, &decoded))
+    }
+
+    #[test]
+    fn feedback_loses_less_than_the_nearest_codes() {
+        let (weights, inputs) = (weights(48, 96), inputs(96));
+        for bits in [2, 3, 4] {
+            let settings = Settings::new(Rate::Fixed { bits, group: 32, is_symmetric: false });
+            let nearest = Settings { feedback: false, ..settings.clone() };
+            let [with, without] = [settings, nearest].map(|settings| {
+                distortion(&quantise(&weights, &inputs, &settings).unwrap(), &weights, &inputs)
+            });
+            assert!(with < 0.7 * without, "{bits} bits: {with} and {without}");
+        }
+    }
+
+    #[test]
+    fn codes_have_the_wanted_entropy() {
+        let (weights, inputs) = (weights(256, 64), inputs(64));
+        for (bits, per_column) in [(3.0, false), (2.0, true), (1.2, true), (0.5, false)] {
+            let settings = Settings::new(Rate::Entropy { bits, per_column });
+            let Form::Quantised(found) = quantise(&weights, &inputs, &settings).unwrap() else { panic!() };
+            let found = entropy(found.codes(), 64);
+            assert!((found - bits).abs() < 0.1, "{bits}: {found}");
+        }
+    }
+
+    #[test]
+    fn columns_of_equal_error_lose_less() {
+        let (weights, inputs) = (weights(64, 96), inputs(96));
+        let [same, own] = [false, true].map(|per_column| {
+            let settings = Settings::new(Rate::Entropy { bits: 2.0, per_column });
+            distortion(&quantise(&weights, &inputs, &settings).unwrap(), &weights, &inputs)
+        });
+        assert!(own < same, "{own} and {same}");
+    }
+
+    #[test]
+    fn odd_matrices_are_quantised_or_refused() {
+        let settings = Settings::new(Rate::Fixed { bits: 3, group: 64, is_symmetric: false });
+        let zeros = Matrix::zeros(3, 5);
+        assert_eq!(quantise(&zeros, &inputs(5), &settings).unwrap(), Form::Zero);
+        for (rows, cols) in [(1, 7), (7, 1), (2, 65)] {
+            let form = quantise(&weights(rows, cols), &inputs(cols), &settings).unwrap();
+            assert!(form.decode(rows, cols).iter().all(|value| value.is_finite()));
+        }
+        let dead = Statistics { second_moment: Matrix::zeros(5, 5), tokens: 9 };
+        assert!(quantise(&weights(3, 5), &dead, &settings).is_err());
+        let bad = [
+            Rate::Fixed { bits: 1, group: 64, is_symmetric: true },
+            Rate::Entropy { bits: 0.0, per_column: true },
+        ];
+        for rate in bad {
+            assert!(quantise(&weights(3, 5), &inputs(5), &Settings::new(rate)).is_err());
+        }
+    }
+}

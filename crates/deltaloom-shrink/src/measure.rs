@@ -1,0 +1,152 @@
+//! How far a student is from its teacher, and how far a table is that knows only how often tokens
+//! occur: a student that is no nearer is useless.
+
+use deltaloom::{Error, Result};
+use deltaloom_lm::evaluate::{Divergence, DivergenceReport};
+
+use crate::network::Network;
+
+/// Tokens whose logits are computed at a time.
+const TOKENS_AT_ONCE: usize = 256;
+/// Windows that run through the layers together.
+const WINDOWS_AT_ONCE: usize = 8;
+
+/// A text, cut into windows.
+pub type Windows = Vec<Vec<u32>>;
+
+/// What a teacher computes for a text. Students are compared with it again and again.
+pub struct Reference {
+    teacher: Network,
+    windows: Windows,
+    /// The head's input for each window.
+    hidden: Vec<Vec<f32>>,
+}
+
+impl Reference {
+    /// Runs the teacher. `progress` gets numbers of tokens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no window of two tokens or more, and for unknown ids.
+    pub fn new(teacher: Network, windows: Windows, progress: &dyn Fn(usize) -> Result<()>) -> Result<Self> {
+        if windows.is_empty() || windows.iter().any(|window| window.len() < 2) {
+            return Err(Error::InvalidArgument("a window needs two tokens or more to measure".to_owned()));
+        }
+        let hidden = hidden(&teacher, &windows, progress)?;
+        Ok(Self { teacher, windows, hidden })
+    }
+
+    /// Number of tokens that a run of a student computes.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.windows.iter().map(Vec::len).sum()
+    }
+
+    /// Compares a student. Every token of a window but the first is scored.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a student that computes NaN, or has another vocabulary.
+    pub fn compare(&self, student: &Network, progress: &dyn Fn(usize) -> Result<()>) -> Result<Measured> {
+        let of_student = hidden(student, &self.windows, progress)?;
+        let width = student.parts().config.width;
+        let mut divergence = Divergence::default();
+        for ((window, teacher), hidden) in self.windows.iter().zip(&self.hidden).zip(&of_student) {
+            let scored = (window.len() - 1) * width;
+            let parts = teacher[..scored].chunks(TOKENS_AT_ONCE * width);
+            let parts = parts.zip(hidden[..scored].chunks(TOKENS_AT_ONCE * width));
+            for ((teacher, student_hidden), next) in parts.zip(window[1..].chunks(TOKENS_AT_ONCE)) {
+                let base = self.teacher.logits(teacher)?;
+                divergence.add_all(&base, &student.logits(student_hidden)?, next)?;
+            }
+            divergence.end_window();
+        }
+        Measured::new(&divergence)
+    }
+
+    /// Compares a table of the frequencies of tokens, with natural logarithms of probabilities.
+    ///
+    /// # Errors
+    /// As [`Self::compare`].
+    pub fn compare_table(&self, log_probs: &[f32]) -> Result<Measured> {
+        let width = self.teacher.parts().config.width;
+        let mut divergence = Divergence::default();
+        for (window, hidden) in self.windows.iter().zip(&self.hidden) {
+            let parts = hidden[..(window.len() - 1) * width].chunks(TOKENS_AT_ONCE * width);
+            for (hidden, next) in parts.zip(window[1..].chunks(TOKENS_AT_ONCE)) {
+                let base = self.teacher.logits(hidden)?;
+                divergence.add_all(&base, &log_probs.repeat(next.len()), next)?;
+            }
+            divergence.end_window();
+        }
+        Measured::new(&divergence)
+    }
+}
+
+fn hidden(
+    network: &Network,
+    windows: &Windows,
+    progress: &dyn Fn(usize) -> Result<()>,
+) -> Result<Vec<Vec<f32>>> {
+    let width = network.parts().config.width;
+    let mut all = Vec::with_capacity(windows.len());
+    for some in windows.chunks(WINDOWS_AT_ONCE) {
+        let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
+        let hidden = network.hidden(&sequences)?;
+        let mut rest = &hidden[..];
+        for window in some {
+            let (own, more) = rest.split_at(window.len() * width);
+            all.push(own.to_vec());
+            rest = more;
+        }
+        progress(some.iter().map(Vec::len).sum())?;
+    }
+    Ok(all)
+}
+
+/// A comparison.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Measured {
+    /// All of it.
+    #[serde(flatten)]
+    pub report: DivergenceReport,
+}
+
+impl Measured {
+    fn new(divergence: &Divergence) -> Result<Self> {
+        let nothing = || Error::InvalidArgument("no token was scored".to_owned());
+        Ok(Self { report: divergence.report().ok_or_else(nothing)? })
+    }
+
+    /// Mean divergence in nats per token.
+    #[must_use]
+    pub fn kl(&self) -> f64 {
+        self.report.mean_kl
+    }
+
+    /// The larger of its two standard errors: by tokens, and by windows.
+    #[must_use]
+    pub fn standard_error(&self) -> f64 {
+        self.report.kl.standard_error.max(self.report.kl_window_error.unwrap_or(0.0))
+    }
+}
+
+/// Natural logarithms of how often ids occur, each counted once more than it is seen times
+/// `smoothing`.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "logits are FP32")]
+pub fn frequency_table(windows: &Windows, vocabulary: usize, smoothing: f64) -> Vec<f32> {
+    let counts = frequencies(windows, vocabulary, smoothing);
+    counts.iter().map(|share| libm::log(*share) as f32).collect()
+}
+
+/// How often ids occur, as shares of 1.
+#[must_use]
+pub fn frequencies(windows: &Windows, vocabulary: usize, smoothing: f64) -> Vec<f64> {
+    let mut counts = vec![smoothing; vocabulary];
+    for id in windows.iter().flatten() {
+        if let Some(count) = counts.get_mut(*id as usize) {
+            *count += 1.0;
+        }
+    }
+    let total: f64 = counts.iter().sum();
+    counts.iter().map(|count| count / total).collect()
+}

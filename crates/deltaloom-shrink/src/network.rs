@@ -1,0 +1,230 @@
+//! A model that runs with any weights: those of a teacher, or those of a student that is being
+//! made, with the inputs of every matrix in sight.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use deltaloom::{Error, Missing, Result};
+use deltaloom_compute::{DenseMatrix, Mode, Run, WeightType};
+use deltaloom_lm::layer::{
+    self, Batch, LayerNames, LayerWeights, MatrixRole, Sequence, TenantId, VectorRole,
+};
+use deltaloom_lm::model::Parts;
+
+/// The tensor of a head that is not tied.
+pub const HEAD: &str = "lm_head.weight";
+
+/// A model with weights that can be replaced.
+#[derive(Clone)]
+pub struct Network {
+    parts: Arc<Parts>,
+    matrices: BTreeMap<String, DenseMatrix>,
+    vectors: Arc<BTreeMap<String, Vec<f32>>>,
+}
+
+/// What a matrix of a layer reads: matrices of one kind share their inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Input {
+    Attention,
+    Output,
+    FeedForward,
+    Down,
+}
+
+impl Input {
+    pub(crate) fn of(role: MatrixRole) -> Self {
+        match role {
+            MatrixRole::Output => Self::Output,
+            MatrixRole::Up | MatrixRole::Gate => Self::FeedForward,
+            MatrixRole::Down => Self::Down,
+            _ => Self::Attention,
+        }
+    }
+}
+
+impl Network {
+    /// The model itself.
+    ///
+    /// # Errors
+    /// As [`Parts::values`]; [`Error::InvalidArgument`] for matrices that are not BF16 or F32.
+    pub fn new(parts: Arc<Parts>) -> Result<Self> {
+        let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
+        for names in &parts.layers {
+            for (_, name) in names.matrices() {
+                matrices.insert(name.to_owned(), matrix(&parts, name)?);
+            }
+            for (_, name) in names.vectors() {
+                vectors.insert(name.to_owned(), parts.values(name)?);
+            }
+        }
+        for name in [Some(&parts.globals.embedding), parts.globals.head.as_ref()].into_iter().flatten() {
+            matrices.insert(name.clone(), matrix(&parts, name)?);
+        }
+        Ok(Self { parts, matrices, vectors: Arc::new(vectors) })
+    }
+
+    /// Its settings and names.
+    #[must_use]
+    pub fn parts(&self) -> &Arc<Parts> {
+        &self.parts
+    }
+
+    /// Rows and columns of a matrix.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn shape(&self, name: &str) -> Result<[usize; 2]> {
+        let shape = self.matrix(name)?.shape();
+        Ok([shape.rows, shape.cols])
+    }
+
+    fn matrix(&self, name: &str) -> Result<&DenseMatrix> {
+        let missing = || Error::not_found(Missing::Tensor, format!("matrix {name:?} of the model"));
+        self.matrices.get(name).ok_or_else(missing)
+    }
+
+    /// Values of a matrix in FP32, row by row.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let bytes = self.matrix(name)?.bytes();
+        Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    /// Replaces a matrix, or unties the head: `name` is then [`HEAD`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another number of values.
+    pub fn replace(&mut self, name: &str, [rows, cols]: [usize; 2], values: &[f32]) -> Result<()> {
+        self.matrices.insert(name.to_owned(), dense(rows, cols, values)?);
+        Ok(())
+    }
+
+    /// The name of the matrix that gives logits.
+    #[must_use]
+    pub fn head(&self) -> &str {
+        let head = self.parts.globals.head.as_deref().unwrap_or(HEAD);
+        if self.matrices.contains_key(head) { head } else { &self.parts.globals.embedding }
+    }
+
+    /// The first layer's input, for sequences from position 0 on.
+    ///
+    /// # Errors
+    /// As [`Parts::embed`].
+    pub fn embed(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+        self.parts.embed(&self.values(&self.parts.globals.embedding)?, sequences)
+    }
+
+    /// A layer, whose output is the next layer's input.
+    ///
+    /// # Errors
+    /// Errors of `weights`.
+    pub(crate) fn layer(
+        &self,
+        number: usize,
+        batch: &Batch,
+        x: &[f32],
+        weights: &dyn LayerWeights,
+    ) -> Result<Vec<f32>> {
+        layer::forward(&self.parts.config.layers[number], weights, batch, x, &run())
+    }
+
+    /// The weights of a layer.
+    pub(crate) fn weights(&self, number: usize) -> Weights<'_> {
+        Weights { network: self, names: &self.parts.layers[number], inputs: None }
+    }
+
+    /// The head's input `[tokens, width]` for sequences from position 0 on.
+    ///
+    /// # Errors
+    /// As [`Self::embed`]; errors of products.
+    pub fn hidden(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+        let batch = batch(sequences)?;
+        let mut x = self.embed(sequences)?;
+        for number in 0..self.parts.config.layers.len() {
+            x = self.layer(number, &batch, &x, &self.weights(number))?;
+        }
+        self.parts.final_norm(&x)
+    }
+
+    /// Logits `[tokens, vocabulary]` for what [`Self::hidden`] gives.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `hidden` has another width.
+    pub fn logits(&self, hidden: &[f32]) -> Result<Vec<f32>> {
+        let head = self.matrix(self.head())?;
+        let mut logits = vec![0.0; hidden.len() / self.parts.config.width * head.shape().rows];
+        head.matmul(hidden, &mut logits, &run())?;
+        Ok(logits)
+    }
+}
+
+/// Products that have the same bits everywhere.
+fn run() -> Run<'static> {
+    Run::new(Mode::Exact)
+}
+
+/// In FP32 whatever its type: exact products of BF16 weights take three times as long.
+fn matrix(parts: &Parts, name: &str) -> Result<DenseMatrix> {
+    match parts.shape(name)? {
+        [rows, cols] => dense(to_usize(*rows), to_usize(*cols), &parts.values(name)?),
+        shape => Err(Error::InvalidArgument(format!("tensor {name:?} has shape {shape:?}: no matrix"))),
+    }
+}
+
+fn to_usize(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
+
+/// A matrix in FP32.
+pub(crate) fn dense(rows: usize, cols: usize, values: &[f32]) -> Result<DenseMatrix> {
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    DenseMatrix::new(rows, cols, WeightType::F32, bytes)
+}
+
+/// Sequences from position 0 on.
+pub(crate) fn batch(sequences: &[&[u32]]) -> Result<Batch> {
+    let sequence = |ids: &&[u32]| Sequence { tenant: TenantId::ONLY, tokens: ids.len(), position: 0 };
+    Batch::new(sequences.iter().map(sequence).collect())
+}
+
+/// The weights of a layer, and what its matrices read.
+pub(crate) struct Weights<'a> {
+    network: &'a Network,
+    names: &'a LayerNames,
+    inputs: Option<RefCell<BTreeMap<Input, Vec<f32>>>>,
+}
+
+impl Weights<'_> {
+    /// Keeps the inputs of all matrices.
+    pub(crate) fn watched(self) -> Self {
+        Self { inputs: Some(RefCell::default()), ..self }
+    }
+
+    /// The inputs that were kept.
+    pub(crate) fn into_inputs(self) -> BTreeMap<Input, Vec<f32>> {
+        self.inputs.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    pub(crate) fn name(&self, role: MatrixRole) -> Result<&str> {
+        let missing = || Error::not_found(Missing::Tensor, format!("a matrix {role:?} of the layer"));
+        self.names.matrix(role).ok_or_else(missing)
+    }
+}
+
+impl LayerWeights for Weights<'_> {
+    fn matmul(&self, role: MatrixRole, _: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+        if let Some(inputs) = &self.inputs {
+            inputs.borrow_mut().entry(Input::of(role)).or_insert_with(|| x.to_vec());
+        }
+        self.network.matrix(self.name(role)?)?.matmul(x, y, run)
+    }
+
+    fn vector(&self, role: VectorRole, _: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        let name = self.names.vector(role);
+        Ok(name.and_then(|name| self.network.vectors.get(name)).map(|values| Cow::Borrowed(&values[..])))
+    }
+}

@@ -1,0 +1,263 @@
+//! Shrinks a model block by block. Each matrix is first fitted to the inputs that the student gives
+//! it, so that it makes up for what was lost before it, and then changed; its new form computes what
+//! the next matrix reads.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use deltaloom::{Error, Result};
+use deltaloom_compute::{DenseMatrix, Run};
+use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, TenantId, VectorRole};
+
+use crate::branches::{Statistics, low_rank, quantise, sparsity};
+use crate::forms::{FloatType, Form};
+use crate::matrix::{Matrix, moments};
+use crate::measure::Windows;
+use crate::network::{Input, Network, Weights, batch, dense};
+
+/// What is done to a matrix, in this order; each branch works on what those before it leave over.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Treatment {
+    /// Two factors.
+    pub low_rank: Option<LowRank>,
+    /// A sparse part.
+    pub sparse: Option<sparsity::Settings>,
+    /// Codes.
+    pub quantise: Option<quantise::Settings>,
+}
+
+/// Two factors of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LowRank {
+    /// How many columns the left one has.
+    pub rank: usize,
+    /// The power of the second moment of inputs that weighs them.
+    pub exponent: f64,
+    /// Type of the factors, if they are not quantised.
+    pub dtype: FloatType,
+    /// Whether the branches behind it get what it leaves over. Otherwise the factors are all, and
+    /// quantisation is theirs.
+    pub keep_residual: bool,
+}
+
+/// How blocks are done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Fits matrices to the inputs that the student gives them, with this damping; `None` does not.
+    pub correct: Option<f64>,
+}
+
+/// A matrix of a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its tensor.
+    pub name: &'a str,
+    /// Its layer.
+    pub layer: usize,
+    /// What it does there.
+    pub role: MatrixRole,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+}
+
+/// Applies a treatment to a matrix `[out, in]`.
+///
+/// # Errors
+/// As the branches.
+pub fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Form> {
+    let mut parts = Vec::new();
+    let mut left = weights.clone();
+    if let Some(LowRank { rank, exponent, dtype, keep_residual }) = treatment.low_rank {
+        let settings = low_rank::Settings { rank, exponent, dtype };
+        let form = low_rank::factor(&left, inputs, &settings)?;
+        if !keep_residual {
+            return match (&treatment.quantise, form) {
+                (Some(quantise), Form::LowRank { left, right, rank }) => {
+                    quantised_factors(&left, &right, rank, weights, inputs, quantise)
+                }
+                (_, form) => Ok(form),
+            };
+        }
+        left = without(&left, &form);
+        parts.push(form);
+    }
+    if let Some(settings) = &treatment.sparse {
+        let form = sparsity::sparsify(&left, inputs, settings)?;
+        left = without(&left, &form);
+        parts.push(form);
+    }
+    if let Some(settings) = &treatment.quantise {
+        parts.push(quantise::quantise(&left, inputs, settings)?);
+    }
+    Ok(Form::sum(parts))
+}
+
+fn without(weights: &Matrix, form: &Form) -> Matrix {
+    weights.plus(-1.0, &decoded(form, weights.rows(), weights.cols()))
+}
+
+/// A form as FP64.
+fn decoded(form: &Form, rows: usize, cols: usize) -> Matrix {
+    Matrix::of_f32(rows, cols, &form.decode(rows, cols)).unwrap_or_else(|| Matrix::zeros(rows, cols))
+}
+
+/// Codes for both factors. The right one reads the inputs, the left one what the right one gives.
+fn quantised_factors(
+    left: &Form,
+    right: &Form,
+    rank: usize,
+    weights: &Matrix,
+    inputs: &Statistics,
+    settings: &quantise::Settings,
+) -> Result<Form> {
+    let right = quantise::quantise(&decoded(right, rank, weights.cols()), inputs, settings)?;
+    let of_right = decoded(&right, rank, weights.cols());
+    let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
+    let between = Statistics { second_moment, tokens: inputs.tokens };
+    let left = quantise::quantise(&decoded(left, weights.rows(), rank), &between, settings)?;
+    Ok(Form::LowRank { left: Box::new(left), right: Box::new(right), rank })
+}
+
+/// Changes all matrices of the layers. `student` may have another embedding than `teacher`; it gets
+/// the new forms. `treatment` says what is done to a matrix, `None` keeps it. `progress` gets the
+/// number of matrices done.
+///
+/// # Errors
+/// As [`treat`]; errors of products, and of `progress`.
+pub fn shrink_layers(
+    teacher: &Network,
+    student: &mut Network,
+    calibration: &Windows,
+    treatment: &dyn Fn(Place<'_>) -> Option<Treatment>,
+    options: &Options,
+    progress: &dyn Fn(usize) -> Result<()>,
+) -> Result<BTreeMap<String, Form>> {
+    let sequences: Vec<&[u32]> = calibration.iter().map(Vec::as_slice).collect();
+    let batch = batch(&sequences)?;
+    let mut of_teacher = teacher.embed(&sequences)?;
+    let mut of_student = student.embed(&sequences)?;
+    let mut forms = BTreeMap::new();
+    for layer in 0..teacher.parts().config.layers.len() {
+        let watched = teacher.weights(layer).watched();
+        of_teacher = teacher.layer(layer, &batch, &of_teacher, &watched)?;
+        let work = Work {
+            weights: student.weights(layer),
+            network: student,
+            layer,
+            wanted: watched.into_inputs(),
+            treatment,
+            options,
+            progress,
+            done: RefCell::default(),
+            moments: RefCell::default(),
+        };
+        of_student = student.layer(layer, &batch, &of_student, &work)?;
+        let done = work.done.into_inner();
+        for (name, Done { form, shape, matrix }) in done {
+            student.replace(&name, shape, &values(&matrix))?;
+            forms.insert(name, form);
+        }
+    }
+    Ok(forms)
+}
+
+fn values(matrix: &DenseMatrix) -> Vec<f32> {
+    matrix.bytes().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// A matrix that was changed.
+struct Done {
+    form: Form,
+    shape: [usize; 2],
+    matrix: DenseMatrix,
+}
+
+/// The student's inputs of some matrices, and how they go with those of the teacher.
+struct Moments {
+    statistics: Statistics,
+    /// Mean over tokens of teacher's input times student's input, transposed.
+    cross: Option<Matrix>,
+}
+
+/// Weights of a layer that change when they are first used.
+struct Work<'a> {
+    weights: Weights<'a>,
+    network: &'a Network,
+    layer: usize,
+    /// Inputs of the teacher's matrices.
+    wanted: BTreeMap<Input, Vec<f32>>,
+    treatment: &'a dyn Fn(Place<'_>) -> Option<Treatment>,
+    options: &'a Options,
+    progress: &'a dyn Fn(usize) -> Result<()>,
+    done: RefCell<BTreeMap<String, Done>>,
+    moments: RefCell<Option<(Input, Moments)>>,
+}
+
+impl Work<'_> {
+    fn moments(&self, input: Input, x: &[f32], width: usize) -> Result<Moments> {
+        let tokens = x.len() / width.max(1);
+        let mean = |matrix: Matrix| Matrix::zeros(width, width).plus(1.0 / tokens.max(1) as f64, &matrix);
+        let statistics =
+            Statistics { second_moment: mean(moments(x, width, x, width)?), tokens: tokens as u64 };
+        let cross = match (self.options.correct, self.wanted.get(&input)) {
+            // Where nothing has changed yet, there is nothing to make up for.
+            (Some(_), Some(wanted)) if wanted != x => Some(mean(moments(wanted, width, x, width)?)),
+            _ => None,
+        };
+        Ok(Moments { statistics, cross })
+    }
+
+    fn change(&self, name: &str, role: MatrixRole, x: &[f32], run: &Run<'_>, y: &mut [f32]) -> Result<()> {
+        let shape = self.network.shape(name)?;
+        let [rows, cols] = shape;
+        let place = Place { name, layer: self.layer, role, shape };
+        let Some(treatment) = (self.treatment)(place) else {
+            return self.weights.matmul(role, &Batch::default(), x, y, run);
+        };
+        let input = Input::of(role);
+        let mut kept = self.moments.borrow_mut();
+        if kept.as_ref().is_none_or(|(other, _)| *other != input) {
+            *kept = Some((input, self.moments(input, x, cols)?));
+        }
+        let Some((_, Moments { statistics, cross })) = kept.as_ref() else { return Ok(()) };
+        let values = self.network.values(name)?;
+        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
+            return Err(Error::InvalidArgument(format!("tensor {name:?} has {bad}: it cannot be shrunk")));
+        }
+        let weights = Matrix::of_f32(rows, cols, &values).unwrap_or_else(|| Matrix::zeros(rows, cols));
+        let weights = match (cross, self.options.correct) {
+            (Some(cross), Some(damping)) => corrected(&weights, statistics, cross, damping),
+            _ => weights,
+        };
+        let form = treat(&weights, statistics, &treatment)
+            .map_err(|error| Error::InvalidArgument(format!("tensor {name:?}: {error}")))?;
+        let matrix = dense(rows, cols, &form.decode(rows, cols))?;
+        matrix.matmul(x, y, run)?;
+        self.done.borrow_mut().insert(name.to_owned(), Done { form, shape, matrix });
+        (self.progress)(1)
+    }
+}
+
+impl LayerWeights for Work<'_> {
+    fn matmul(&self, role: MatrixRole, _: &Batch, x: &[f32], y: &mut [f32], run: &Run<'_>) -> Result<()> {
+        let name = self.weights.name(role)?;
+        self.change(name, role, x, run, y)
+    }
+
+    fn vector(&self, role: VectorRole, tenant: TenantId) -> Result<Option<Cow<'_, [f32]>>> {
+        self.weights.vector(role, tenant)
+    }
+}
+
+/// The weights whose outputs for the student's inputs come nearest to those of `weights` for the
+/// teacher's: `W (C + l I) (H + l I)^-1`. With much damping they stay as they are.
+fn corrected(weights: &Matrix, inputs: &Statistics, cross: &Matrix, damping: f64) -> Matrix {
+    let moment = &inputs.second_moment;
+    let more = damping * moment.mean_diagonal();
+    let unit = Statistics::unknown(moment.rows()).second_moment;
+    match moment.plus(more, &unit).inverse() {
+        Some(inverse) => weights.times(&cross.plus(more, &unit)).times(&inverse),
+        None => weights.clone(),
+    }
+}
