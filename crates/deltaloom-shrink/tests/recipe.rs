@@ -34,13 +34,29 @@ fn the_default_recipe_is_the_default() {
 }
 
 #[test]
-fn the_default_recipe_names_every_field() {
-    let text = fs::read_to_string(project("recipes/default.yaml")).unwrap();
-    let written: serde_json::Value = serde_json::to_value(Recipe::default()).unwrap();
-    for (pointer, _) in leaves("", &written) {
-        let name = pointer.rsplit('.').next().unwrap();
-        assert!(text.contains(&format!("{name}:")), "{pointer} is missing");
+fn the_documents_have_every_field_with_its_default() {
+    let yaml = fs::read_to_string(project("recipes/default.yaml")).unwrap();
+    let page = fs::read_to_string(project("docs/recipes.md")).unwrap();
+    let mut fields = leaves("", &serde_json::to_value(Recipe::default()).unwrap());
+    for (name, default) in &fields {
+        let key = name.rsplit('.').next().unwrap();
+        assert!(yaml.contains(&format!("{key}:")), "{name} is missing");
+        let default = default.to_string().replace('"', "").replace(',', ", ");
+        let documented = documented(&page, name).map(|default| default.replace('"', ""));
+        assert_eq!(documented, Some(default), "{name}");
     }
+    fields.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(fields.len() > 120 && fields.windows(2).all(|pair| pair[0].0 != pair[1].0));
+}
+
+/// The default that `page` has for a field: its section is a heading, its row begins with its name.
+fn documented(page: &str, field: &str) -> Option<String> {
+    let (section, key) = field.rsplit_once('.').unwrap_or(("Outermost", field));
+    let sections = page.split("\n## ").filter(|part| {
+        part.lines().next().is_some_and(|heading| heading.split(", ").any(|name| name == section))
+    });
+    let row = sections.flat_map(str::lines).find_map(|line| line.strip_prefix(&format!("| `{key}` | `")));
+    row.and_then(|row| row.split_once('`')).map(|(default, _)| default.to_owned())
 }
 
 /// Dotted names of all values that hold no others.
@@ -134,6 +150,8 @@ fn what_multiplies_is_bounded() {
     assert!(parse(&many).unwrap_err().contains("too many values"));
     let key = format!("version: 1\n{}: 1", "k".repeat(900));
     assert!(parse(&key).unwrap_err().contains("is too long"));
+    let escape = parse("version: 1\n\"\\e[31m\": 1").unwrap_err();
+    assert!(!escape.contains(char::is_control) && escape.contains("not printable"), "{escape}");
 }
 
 #[test]

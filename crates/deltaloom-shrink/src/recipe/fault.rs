@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use deltaloom::Error;
 use serde::de::{self, Expected, Unexpected};
 
-/// An error of a recipe. It shows itself as `recipe.yaml:12: branches.lra.rank: 0 is below 1; hint:
-/// ...`.
+/// An error of a recipe. An example of how it is shown:
+/// `recipe.yaml:3: branches.lra.rnak: there is no such key; hint: did you mean rank?`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipeError {
     /// The recipe.

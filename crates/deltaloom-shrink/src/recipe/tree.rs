@@ -179,7 +179,7 @@ fn refused(error: YamlError) -> Fault {
             "too many values, aliases or levels for a recipe".to_owned()
         }
         YamlError::MultipleDocuments { .. } => "there are several documents".to_owned(),
-        other => format!("not YAML that can be read: {other}"),
+        other => format!("not YAML that can be read: {other}").replace(char::is_control, " "),
     };
     Fault::new("", what).at(error.location().map_or(0, |place| place.line()), "")
 }
@@ -243,8 +243,9 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Spanned<String>>()? {
-            if key.value.len() > KEY_BYTES {
-                return Err(A::Error::custom(format_args!("the key {} is too long", shown(&key.value))));
+            if key.value.len() > KEY_BYTES || key.value.contains(char::is_control) {
+                let what = format_args!("{} is too long for a key, or not printable", shown(&key.value));
+                return Err(A::Error::custom(what));
             }
             let node: Node = map.next_value()?;
             entries.push((key.value, Node { line: key.referenced.line(), ..node }));
