@@ -3,9 +3,12 @@
 //! `deltaloom` stays exact.
 
 pub mod branches;
+pub mod data;
 pub mod forms;
 pub mod matrix;
 pub mod measure;
 pub mod network;
 pub mod pipeline;
 pub mod recipe;
+pub mod run;
+pub mod student;

@@ -114,6 +114,21 @@ impl Matrix {
         Self { rows: self.rows, cols: count, values: values.collect() }
     }
 
+    /// Some columns, in this order.
+    #[must_use]
+    pub fn with_cols(&self, order: &[usize]) -> Self {
+        let values =
+            self.values.chunks_exact(self.cols.max(1)).flat_map(|row| order.iter().map(|col| row[*col]));
+        Self { rows: self.rows, cols: order.len(), values: values.collect() }
+    }
+
+    /// All elements times a factor.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.values.iter_mut().for_each(|value| *value *= factor);
+        self
+    }
+
     /// Each row times a factor.
     #[must_use]
     pub fn scaled_rows(&self, factors: impl IntoIterator<Item = f64>) -> Self {

@@ -11,7 +11,7 @@ use deltaloom_compute::{DenseMatrix, Run};
 use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, TenantId, VectorRole};
 
 use crate::branches::{Statistics, low_rank, quantise, sparsity};
-use crate::forms::{FloatType, Form};
+use crate::forms::Form;
 use crate::matrix::{Matrix, moments};
 use crate::measure::Windows;
 use crate::network::{Input, Network, Weights, batch, dense};
@@ -30,12 +30,8 @@ pub struct Treatment {
 /// Two factors of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LowRank {
-    /// How many columns the left one has.
-    pub rank: usize,
-    /// The power of the second moment of inputs that weighs them.
-    pub exponent: f64,
-    /// Type of the factors, if they are not quantised.
-    pub dtype: FloatType,
+    /// How they are found.
+    pub settings: low_rank::Settings,
     /// Whether the branches behind it get what it leaves over. Otherwise the factors are all, and
     /// quantisation is theirs.
     pub keep_residual: bool,
@@ -61,26 +57,23 @@ pub struct Place<'a> {
     pub shape: [usize; 2],
 }
 
-/// Applies a treatment to a matrix `[out, in]`.
-///
-/// # Errors
-/// As the branches.
-pub fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Form> {
+/// Applies a treatment to a matrix `[out, in]`; `None` keeps it.
+fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
     let mut parts = Vec::new();
     let mut left = weights.clone();
-    if let Some(LowRank { rank, exponent, dtype, keep_residual }) = treatment.low_rank {
-        let settings = low_rank::Settings { rank, exponent, dtype };
-        let form = low_rank::factor(&left, inputs, &settings)?;
-        if !keep_residual {
-            return match (&treatment.quantise, form) {
-                (Some(quantise), Form::LowRank { left, right, rank }) => {
-                    quantised_factors(&left, &right, rank, weights, inputs, quantise)
-                }
-                (_, form) => Ok(form),
-            };
+    if let Some(LowRank { settings, keep_residual }) = &treatment.low_rank
+        && let Some(form) = low_rank::factor(&left, inputs, settings)
+    {
+        match (&treatment.quantise, form) {
+            (Some(quantise), Form::LowRank { left, right, rank }) if !keep_residual => {
+                return quantised_factors(&left, &right, rank, weights, inputs, quantise).map(Some);
+            }
+            (_, form) if !keep_residual => return Ok(Some(form)),
+            (_, form) => {
+                left = without(&left, &form);
+                parts.push(form);
+            }
         }
-        left = without(&left, &form);
-        parts.push(form);
     }
     if let Some(settings) = &treatment.sparse {
         let form = sparsity::sparsify(&left, inputs, settings)?;
@@ -90,7 +83,7 @@ pub fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Re
     if let Some(settings) = &treatment.quantise {
         parts.push(quantise::quantise(&left, inputs, settings)?);
     }
-    Ok(Form::sum(parts))
+    Ok((!parts.is_empty()).then(|| Form::sum(parts)))
 }
 
 fn without(weights: &Matrix, form: &Form) -> Matrix {
@@ -124,7 +117,7 @@ fn quantised_factors(
 /// number of matrices done.
 ///
 /// # Errors
-/// As [`treat`]; errors of products, and of `progress`.
+/// As the branches; errors of products, and of `progress`.
 pub fn shrink_layers(
     teacher: &Network,
     student: &mut Network,
@@ -176,7 +169,7 @@ struct Done {
 /// The student's inputs of some matrices, and how they go with those of the teacher.
 struct Moments {
     statistics: Statistics,
-    /// Mean over tokens of teacher's input times student's input, transposed.
+    /// Mean over tokens of the teacher's input times the student's, `x y^T`.
     cross: Option<Matrix>,
 }
 
@@ -197,9 +190,9 @@ struct Work<'a> {
 impl Work<'_> {
     fn moments(&self, input: Input, x: &[f32], width: usize) -> Result<Moments> {
         let tokens = x.len() / width.max(1);
-        let mean = |matrix: Matrix| Matrix::zeros(width, width).plus(1.0 / tokens.max(1) as f64, &matrix);
-        let statistics =
-            Statistics { second_moment: mean(moments(x, width, x, width)?), tokens: tokens as u64 };
+        let mean = |matrix: Matrix| matrix.scaled(1.0 / tokens.max(1) as f64);
+        let second_moment = mean(moments(x, width, x, width)?);
+        let statistics = Statistics { second_moment, tokens: tokens as u64 };
         let cross = match (self.options.correct, self.wanted.get(&input)) {
             // Where nothing has changed yet, there is nothing to make up for.
             (Some(_), Some(wanted)) if wanted != x => Some(mean(moments(wanted, width, x, width)?)),
@@ -232,10 +225,14 @@ impl Work<'_> {
         };
         let form = treat(&weights, statistics, &treatment)
             .map_err(|error| Error::InvalidArgument(format!("tensor {name:?}: {error}")))?;
+        (self.progress)(1)?;
+        let Some(form) = form else {
+            return self.weights.matmul(role, &Batch::default(), x, y, run);
+        };
         let matrix = dense(rows, cols, &form.decode(rows, cols))?;
         matrix.matmul(x, y, run)?;
         self.done.borrow_mut().insert(name.to_owned(), Done { form, shape, matrix });
-        (self.progress)(1)
+        Ok(())
     }
 }
 

@@ -1,8 +1,6 @@
 //! Low rank: two factors, from singular vectors of the weights times a power of the second moment
 //! of their inputs. Exponent 0 is the plain decomposition, 1/2 that of SVD-LLM (arXiv 2403.07378).
 
-use deltaloom::{Error, Result};
-
 use super::Statistics;
 use crate::forms::{Dense, FloatType, Form};
 use crate::matrix::{Eigen, Matrix};
@@ -11,7 +9,7 @@ use crate::matrix::{Eigen, Matrix};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Columns of the left factor, rows of the right one.
-    pub rank: usize,
+    pub rank: Rank,
     /// The power of the second moment that weighs inputs, 0 to 1/2.
     pub exponent: f64,
     /// Type of the factors.
@@ -32,6 +30,43 @@ pub enum Criterion {
     SingularSum(f64),
 }
 
+/// How many columns the left factor gets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rank {
+    /// This many.
+    Fixed(usize),
+    /// As many as give factors with this part of the elements of the matrix.
+    Ratio(f64),
+    /// As many as a criterion finds, within bounds.
+    Found {
+        /// The criterion.
+        criterion: Criterion,
+        /// Least and largest rank, as shares of the rank whose factors have as many elements as
+        /// the matrix.
+        shares: [f64; 2],
+        /// Least rank.
+        least: usize,
+        /// Ranks are multiples of it.
+        multiple_of: usize,
+    },
+}
+
+impl Rank {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the matrix")]
+    fn of(self, rows: usize, cols: usize, energies: &[f64]) -> usize {
+        let even = (rows * cols) as f64 / (rows + cols).max(1) as f64;
+        match self {
+            Self::Fixed(rank) => rank,
+            Self::Ratio(ratio) => ((even / ratio) as usize).max(1),
+            Self::Found { criterion, shares, least, multiple_of } => {
+                let [low, high] = shares.map(|share| (share * even) as usize);
+                let found = rank_of(energies, criterion).max(least).max(low).min(high);
+                found / multiple_of.max(1) * multiple_of.max(1)
+            }
+        }
+    }
+}
+
 /// The eigenvectors of a second moment, which all exponents share.
 pub struct Whitening {
     eigen: Eigen,
@@ -48,7 +83,7 @@ impl Whitening {
     }
 
     /// The second moment to a power.
-    fn power(&self, exponent: f64) -> Matrix {
+    pub(super) fn power(&self, exponent: f64) -> Matrix {
         let least = self.eigen.values.first().copied().unwrap_or(0.0) * 1e-9;
         self.eigen.with_values(|value| libm::pow(value.max(least).max(f64::MIN_POSITIVE), exponent))
     }
@@ -136,26 +171,18 @@ pub fn largest_rank(rows: usize, cols: usize) -> usize {
     (rows * cols).saturating_sub(1) / (rows + cols).max(1)
 }
 
-/// Factors a matrix `[out, in]`.
-///
-/// # Errors
-/// [`Error::InvalidArgument`] for a rank of 0, and for one whose factors have as many elements as
-/// the matrix.
-pub fn factor(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> Result<Form> {
+/// Factors a matrix `[out, in]`; `None` if no rank that is wanted takes less than the matrix.
+#[must_use]
+pub fn factor(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> Option<Form> {
     let whitening = (settings.exponent != 0.0).then(|| Whitening::new(inputs));
     let whitening = whitening.as_ref().map(|whitening| (whitening, settings.exponent));
-    let [rows, cols] = [weights.rows(), weights.cols()];
-    let most = largest_rank(rows, cols);
-    if !(1..=most).contains(&settings.rank) {
-        return Err(Error::InvalidArgument(format!(
-            "rank {} of a matrix [{rows}, {cols}]: 1 to {most} take less than the matrix",
-            settings.rank
-        )));
-    }
-    Ok(form(&Spectrum::new(weights, whitening).factors(settings.rank), settings.dtype))
+    let most = largest_rank(weights.rows(), weights.cols());
+    let spectrum = Spectrum::new(weights, whitening);
+    let rank = settings.rank.of(weights.rows(), weights.cols(), &spectrum.energies);
+    (1..=most).contains(&rank).then(|| form(&spectrum.factors(rank), settings.dtype))
 }
 
-/// Factors as a form, the right one fitted to the rounded left one.
+/// Factors as a form.
 #[must_use]
 pub fn form([left, right]: &[Matrix; 2], dtype: FloatType) -> Form {
     let rank = left.cols();
@@ -178,7 +205,7 @@ mod tests {
         for (rows, cols) in [(40, 90), (90, 40), (50, 50)] {
             let (weights, inputs) = (weights(rows, cols), inputs(cols));
             let [plain, whitened] = [0.0, 0.5].map(|exponent| {
-                let settings = Settings { rank: 10, exponent, dtype: FloatType::F32 };
+                let settings = Settings { rank: Rank::Fixed(10), exponent, dtype: FloatType::F32 };
                 error(&factor(&weights, &inputs, &settings).unwrap(), &weights)
             });
             assert!(plain.dot(&plain) < whitened.dot(&whitened), "{rows} x {cols}");
@@ -208,9 +235,14 @@ mod tests {
     #[test]
     fn ranks_that_save_nothing_are_refused() {
         assert_eq!((largest_rank(320, 320), largest_rank(2, 2), largest_rank(1, 9)), (159, 0, 0));
-        for rank in [0, 25] {
-            let settings = Settings { rank, exponent: 0.0, dtype: FloatType::BF16 };
-            assert!(factor(&weights(50, 50), &inputs(50), &settings).is_err());
+        for (rank, is_possible) in [(0, false), (1, true), (24, true), (25, false)] {
+            let settings = Settings { rank: Rank::Fixed(rank), exponent: 0.0, dtype: FloatType::BF16 };
+            assert_eq!(factor(&weights(50, 50), &inputs(50), &settings).is_some(), is_possible);
         }
+        let criterion = Criterion::Energy(0.9);
+        let found = Rank::Found { criterion, shares: [0.05, 0.5], least: 4, multiple_of: 4 };
+        assert_eq!(found.of(50, 50, &[1.0; 50]), 12);
+        assert_eq!(found.of(50, 50, &[1.0]), 4);
+        assert_eq!(Rank::Ratio(4.0).of(320, 320, &[]), 40);
     }
 }

@@ -1,5 +1,6 @@
 //! Makers of forms: each takes a matrix and what its inputs look like, and gives a smaller form.
 
+pub mod embedding;
 pub mod low_rank;
 pub mod quantise;
 pub mod sparsity;

@@ -20,7 +20,8 @@ pub enum Rate {
         /// Whether codes are as many below 0 as above.
         is_symmetric: bool,
     },
-    /// Codes with this entropy in bits per weight, tables of the coder included.
+    /// Codes that take this many bits per weight when they are packed, with the tables of the
+    /// coder, steps and factors.
     Entropy {
         /// Bits per weight.
         bits: f64,
@@ -41,6 +42,8 @@ pub struct Settings {
     pub damping: f64,
     /// Factors of the range of a group that are tried.
     pub clips: Vec<f64>,
+    /// Whether columns with the largest inputs come first, instead of those on the left.
+    pub by_activation: bool,
     /// Whether each row gets the factor with the least error in outputs.
     pub rescale: bool,
 }
@@ -50,7 +53,8 @@ impl Settings {
     #[must_use]
     pub fn new(rate: Rate) -> Self {
         let rescale = matches!(rate, Rate::Entropy { .. });
-        Self { rate, feedback: true, damping: 0.01, clips: vec![1.0, 0.93, 0.86, 0.79, 0.72], rescale }
+        let clips = vec![1.0, 0.93, 0.86, 0.79, 0.72];
+        Self { rate, feedback: true, damping: 0.01, clips, by_activation: false, rescale }
     }
 }
 
@@ -63,14 +67,7 @@ pub fn quantise(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> R
     if weights.values().iter().all(|value| *value == 0.0) {
         return Ok(Form::Zero);
     }
-    let root = match settings.feedback {
-        false => None,
-        true => {
-            let found = inputs.inverse_root(settings.damping);
-            let what = || "the inputs of a matrix are all 0 or not finite".to_owned();
-            Some(found.ok_or_else(|| Error::InvalidArgument(what()))?.0)
-        }
-    };
+    let columns = Columns::new(inputs, settings)?;
     match settings.rate {
         Rate::Fixed { bits, group, is_symmetric } => {
             if !(2..=8).contains(&bits) || group == 0 {
@@ -78,15 +75,65 @@ pub fn quantise(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> R
                 return Err(Error::InvalidArgument(what));
             }
             let ladder = Ladder { bits, is_symmetric: is_symmetric || bits == 8, clips: &settings.clips };
-            fixed(weights, root.as_ref(), &ladder, group)
+            fixed(weights, &columns, &ladder, group)
         }
         Rate::Entropy { bits, per_column } => {
             if !(bits > 0.0 && bits <= 8.0) {
                 let what = format!("{bits} bits per weight: more than 0 and at most 8 are possible");
                 return Err(Error::InvalidArgument(what));
             }
-            entropy_coded(weights, inputs, root.as_ref(), settings, bits, per_column)
+            entropy_coded(weights, inputs, &columns, settings, bits, per_column)
         }
+    }
+}
+
+/// In which order columns are rounded, and how each makes up for those before it.
+struct Columns {
+    /// Columns of the matrix, in the order of their rounding.
+    order: Vec<usize>,
+    /// For second moments in this order; `None` without feedback.
+    root: Option<Matrix>,
+    /// Whether the order is not that of the matrix.
+    is_sorted: bool,
+}
+
+impl Columns {
+    fn new(inputs: &Statistics, settings: &Settings) -> Result<Self> {
+        let sizes: Vec<f64> = inputs.second_moment.diagonal().collect();
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        if !settings.feedback {
+            return Ok(Self { order, root: None, is_sorted: false });
+        }
+        if settings.by_activation {
+            order.sort_by(|a, b| sizes[*b].total_cmp(&sizes[*a]));
+        }
+        let moment = inputs.second_moment.with_cols(&order).transposed().with_cols(&order);
+        let sorted = Statistics { second_moment: moment, tokens: inputs.tokens };
+        let what = || "the inputs of a matrix are all 0 or not finite".to_owned();
+        let (root, _) =
+            sorted.inverse_root(settings.damping).ok_or_else(|| Error::InvalidArgument(what()))?;
+        Ok(Self { order, root: Some(root), is_sorted: settings.by_activation })
+    }
+
+    /// Calls `each` for every row, whose values are in this order, and gives its codes in the order
+    /// of the matrix.
+    fn rows<T: Send>(
+        &self,
+        weights: &Matrix,
+        each: impl Fn(usize, feedback::Row<'_>) -> (Vec<i8>, T) + Sync,
+    ) -> (Vec<i8>, Vec<T>) {
+        let mut sorted = weights.with_cols(&self.order);
+        let unit = Matrix::zeros(0, 0);
+        let done = feedback::rows(&mut sorted, self.root.as_ref().unwrap_or(&unit), each);
+        let mut codes = Vec::with_capacity(weights.values().len());
+        let mut rest = Vec::with_capacity(done.len());
+        for (sorted, more) in done {
+            let mut row = vec![0; sorted.len()];
+            self.order.iter().zip(sorted).for_each(|(col, code)| row[*col] = code);
+            codes.append(&mut row);
+            rest.push(more);
+        }
+        (codes, rest)
     }
 }
 
@@ -142,30 +189,30 @@ impl Ladder<'_> {
     }
 }
 
-fn fixed(weights: &Matrix, root: Option<&Matrix>, ladder: &Ladder<'_>, group: usize) -> Result<Form> {
-    let mut weights = weights.clone();
+fn fixed(weights: &Matrix, columns: &Columns, ladder: &Ladder<'_>, group: usize) -> Result<Form> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    let unit = Statistics::unknown(0).second_moment;
-    let each = |_, mut row: feedback::Row<'_>| {
-        let (mut codes, mut steps) = (Vec::with_capacity(cols), Vec::with_capacity(cols.div_ceil(group)));
-        for start in (0..cols).step_by(group) {
-            let end = (start + group).min(cols);
-            let rungs = ladder.fit(&row.values[start..end]);
-            steps.push(rungs.step);
-            for col in start..end {
-                let code = rungs.code(row.values[col]);
-                codes.push(to_code(code));
-                if root.is_some() {
-                    row.set(col, code * rungs.step.to_f64());
-                }
+    let groups = |row: &[f64]| -> Vec<Rungs> { row.chunks(group).map(|values| ladder.fit(values)).collect() };
+    let each = |number: usize, mut row: feedback::Row<'_>| {
+        // In the order of the matrix, a group is fitted to what its columns have taken over. In
+        // another one its columns come at different times.
+        let mut rungs = groups(weights.row(number));
+        let mut codes = Vec::with_capacity(cols);
+        for (at, col) in columns.order.iter().enumerate() {
+            if !columns.is_sorted && at % group == 0 {
+                rungs[at / group] = ladder.fit(&row.values[at..(at + group).min(cols)]);
+            }
+            let rungs = rungs[col / group];
+            let code = rungs.code(row.values[at]);
+            codes.push(to_code(code));
+            if columns.root.is_some() {
+                row.set(at, code * rungs.step.to_f64());
             }
         }
-        (codes, steps)
+        (codes, rungs.iter().map(|rungs| rungs.step).collect::<Vec<_>>())
     };
-    let done = feedback::rows(&mut weights, root.unwrap_or(&unit), each);
-    let (codes, steps): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    let (codes, steps) = columns.rows(weights, each);
     let steps = Steps::Groups { size: group, steps: steps.concat() };
-    Ok(Form::Quantised(Quantised::new(rows, cols, codes.concat(), steps.into())?))
+    Ok(Form::Quantised(Quantised::new(rows, cols, codes, steps.into())?))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped")]
@@ -173,30 +220,34 @@ fn to_code(code: f64) -> i8 {
     code.clamp(-f64::from(LARGEST_CODE), f64::from(LARGEST_CODE)) as i8
 }
 
-/// Steps of columns relative to that of the matrix.
-fn column_factors(root: &Matrix) -> Vec<f16> {
-    let logs: Vec<f64> = root.diagonal().map(|value| libm::log(value)).collect();
+/// Steps of columns relative to that of the matrix, in the order of the matrix.
+fn column_factors(columns: &Columns, root: &Matrix) -> Vec<f16> {
+    let logs: Vec<f64> = root.diagonal().map(libm::log).collect();
     let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
-    logs.iter().map(|log| half(libm::exp(log - mean))).collect()
+    let mut factors = vec![half(1.0); logs.len()];
+    columns.order.iter().zip(&logs).for_each(|(col, log)| factors[*col] = half(libm::exp(log - mean)));
+    factors
 }
 
 fn entropy_coded(
     weights: &Matrix,
     inputs: &Statistics,
-    root: Option<&Matrix>,
+    columns: &Columns,
     settings: &Settings,
     bits: f64,
     per_column: bool,
 ) -> Result<Form> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    let columns = root.filter(|_| per_column).map(column_factors);
-    let factors: Vec<f64> = match &columns {
-        Some(columns) => columns.iter().map(|factor| factor.to_f64()).collect(),
+    let factors = columns.root.as_ref().filter(|_| per_column).map(|root| column_factors(columns, root));
+    let wide: Vec<f64> = match &factors {
+        Some(factors) => factors.iter().map(|factor| factor.to_f64()).collect(),
         None => vec![1.0; cols],
     };
-    let step = find_step(weights, root, &factors, bits);
-    let codes = codes_of(weights, root, &factors, step.to_f64());
-    let mut scales = Scales::from(Steps::Matrix(step)).with_columns(columns);
+    let numbers = 1 + if factors.is_some() { cols } else { 0 } + if settings.rescale { rows } else { 0 };
+    let of_factors = 16.0 * numbers as f64 / (rows * cols) as f64;
+    let step = find_step(weights, columns, &wide, (bits - of_factors).max(0.05));
+    let codes = codes_of(weights, columns, &wide, step.to_f64());
+    let mut scales = Scales::from(Steps::Matrix(step)).with_columns(factors);
     if settings.rescale {
         let plain = Quantised::new(rows, cols, codes.clone(), scales.clone())?.decode();
         let rounded = Matrix::of_f32(rows, cols, &plain).unwrap_or_else(|| Matrix::zeros(rows, cols));
@@ -206,21 +257,19 @@ fn entropy_coded(
 }
 
 /// Codes of all rows, at this step times the factor of each column.
-fn codes_of(weights: &Matrix, root: Option<&Matrix>, factors: &[f64], step: f64) -> Vec<i8> {
-    let mut weights = weights.clone();
-    let unit = Statistics::unknown(0).second_moment;
+fn codes_of(weights: &Matrix, columns: &Columns, factors: &[f64], step: f64) -> Vec<i8> {
     let each = |_, mut row: feedback::Row<'_>| {
-        let of_col = |(col, factor): (usize, &f64)| {
-            let step = step * factor;
-            let code = to_code((row.values[col] / step).round());
-            if root.is_some() {
-                row.set(col, f64::from(code) * step);
+        let of_col = |(at, col): (usize, &usize)| {
+            let step = step * factors[*col];
+            let code = to_code((row.values[at] / step).round());
+            if columns.root.is_some() {
+                row.set(at, f64::from(code) * step);
             }
             code
         };
-        factors.iter().enumerate().map(of_col).collect::<Vec<_>>()
+        (columns.order.iter().enumerate().map(of_col).collect(), ())
     };
-    feedback::rows(&mut weights, root.unwrap_or(&unit), each).concat()
+    columns.rows(weights, each).0
 }
 
 /// Rows that steps are found on.
@@ -228,15 +277,19 @@ const SAMPLE_ROWS: usize = 64;
 
 /// The step at which codes have the wanted entropy. A step twice as large takes about a bit from
 /// the entropy, so that a few secant steps are enough.
-fn find_step(weights: &Matrix, root: Option<&Matrix>, factors: &[f64], bits: f64) -> f16 {
+fn find_step(weights: &Matrix, columns: &Columns, factors: &[f64], bits: f64) -> f16 {
     let every = weights.rows().div_ceil(SAMPLE_ROWS).max(1);
     let rows = (0..weights.rows()).step_by(every);
     let values: Vec<f64> = rows.clone().flat_map(|row| weights.row(row)).copied().collect();
     let sample = Matrix::new(rows.len(), weights.cols(), values).unwrap_or_else(|| weights.clone());
     let squares = sample.values().iter().map(|value| value * value).sum::<f64>();
     let deviation = (squares / sample.values().len().max(1) as f64).sqrt();
-    let rate =
-        |log_step: f64| entropy(&codes_of(&sample, root, factors, libm::exp2(log_step)), sample.cols());
+    let rate = |log_step: f64| {
+        let codes = codes_of(&sample, columns, factors, libm::exp2(log_step));
+        let Coded { codes: of_codes, tables } = coded(&codes, sample.cols());
+        // All rows have the tables of the sample.
+        of_codes / codes.len().max(1) as f64 + tables / weights.values().len() as f64
+    };
     // The entropy of a Gaussian of deviation 1 in steps of 1 is 2.05 bits.
     let mut log = libm::log2(deviation) + 2.05 - bits;
     let (mut low, mut high) = (log - 6.0, log + 6.0);
@@ -256,10 +309,14 @@ fn find_step(weights: &Matrix, root: Option<&Matrix>, factors: &[f64], bits: f64
 /// Groups of columns of like spread that a coder has tables for.
 const GROUPS: usize = 16;
 
-/// Bits per code of codes with a table for each of 16 groups of columns of like spread. Tables are
-/// left out: a sample would count them too often.
-#[must_use]
-pub fn entropy(codes: &[i8], cols: usize) -> f64 {
+/// Bits of codes with a table for each of 16 groups of columns, and of those tables.
+struct Coded {
+    codes: f64,
+    tables: f64,
+}
+
+/// What a coder makes of codes.
+fn coded(codes: &[i8], cols: usize) -> Coded {
     let mut spreads = vec![(0_u64, 0); cols];
     spreads.iter_mut().enumerate().for_each(|(col, spread)| spread.1 = col);
     for row in codes.chunks_exact(cols.max(1)) {
@@ -275,12 +332,15 @@ pub fn entropy(codes: &[i8], cols: usize) -> f64 {
             counts[*group][usize::from(code.cast_unsigned())] += 1;
         }
     }
-    let bits = counts.iter().map(|counts| {
+    let mut sum = Coded { codes: 0.0, tables: 0.0 };
+    for counts in &counts {
         let total: u32 = counts.iter().sum();
-        let of = |count: &u32| f64::from(*count) * libm::log2(f64::from(total) / f64::from(*count));
-        counts.iter().filter(|count| **count > 0).map(of).sum::<f64>()
-    });
-    bits.sum::<f64>() / codes.len().max(1) as f64
+        for count in counts.iter().filter(|count| **count > 0) {
+            sum.codes += f64::from(*count) * libm::log2(f64::from(total) / f64::from(*count));
+            sum.tables += 8.0;
+        }
+    }
+    sum
 }
 
 /// For each row the factor of `rounded` that brings its outputs nearest to those of `weights`.
@@ -323,10 +383,12 @@ mod tests {
     #[test]
     fn codes_have_the_wanted_entropy() {
         let (weights, inputs) = (weights(256, 64), inputs(64));
-        for (bits, per_column) in [(3.0, false), (2.0, true), (1.2, true), (0.5, false)] {
+        for (bits, per_column) in [(3.5, false), (2.5, true), (1.6, true), (0.9, false)] {
             let settings = Settings::new(Rate::Entropy { bits, per_column });
             let Form::Quantised(found) = quantise(&weights, &inputs, &settings).unwrap() else { panic!() };
-            let found = entropy(found.codes(), 64);
+            let Coded { codes, tables } = coded(found.codes(), 64);
+            let factors = 16 * (1 + 256 + if per_column { 64 } else { 0 });
+            let found = (codes + tables + f64::from(factors)) / (256.0 * 64.0);
             assert!((found - bits).abs() < 0.1, "{bits}: {found}");
         }
     }

@@ -462,6 +462,17 @@ impl Checkpoint {
         Ok(bytes)
     }
 
+    /// The bytes of file `member`, as a whole.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_file(&self, member: usize) -> Result<Vec<u8>> {
+        let (path, source) = &self.sources[member];
+        let mut bytes = vec![0; to_usize(source.len_bytes())];
+        source.read_at(0, &mut bytes).map_err(Error::io(path))?;
+        Ok(bytes)
+    }
+
     /// BLAKE3 of a tensor of member `member`. `hashed` gets the size of each block before it is
     /// read, and may stop the work.
     ///

@@ -1,0 +1,151 @@
+//! The embedding and the head of a student, before its layers.
+
+use std::collections::BTreeMap;
+
+use deltaloom::Result;
+
+use super::settings::Settings;
+use crate::branches::embedding::Directions;
+use crate::branches::{Statistics, low_rank, quantise};
+use crate::data::Texts;
+use crate::forms::{FloatType, Form};
+use crate::matrix::{Matrix, moments};
+use crate::measure::{Reference, frequencies};
+use crate::network::{HEAD, Network};
+use crate::recipe::{Head, Loaded, Weighting};
+
+/// Shares of the latent width that a separate head may get; the embedding gets the rest.
+const HEAD_SHARES: [f64; 3] = [0.25, 0.375, 0.5];
+/// Windows that shares are compared on.
+const COMPARED: usize = 8;
+
+/// Factors the embedding, and the head if it is another matrix or becomes one. `network` gets both.
+pub(super) fn factor(
+    loaded: &Loaded,
+    teacher: &Network,
+    network: &mut Network,
+    texts: &Texts,
+    settings: &Settings,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<BTreeMap<String, Form>> {
+    let branch = &loaded.recipe.branches.blt;
+    let parts = teacher.parts();
+    let name = parts.globals.embedding.as_str();
+    let [rows, width] = teacher.shape(name)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of the width")]
+    let reduced = |share: f64| ((1.0 - share) * width as f64).round() as usize;
+    let rank = branch.latent_dim.or(branch.embedding_reduction.map(reduced)).unwrap_or(width / 2);
+    let most = low_rank::largest_rank(rows, width);
+    if !(1..=most).contains(&rank) {
+        let what = format!("{rank} numbers for each row of {rows}x{width}");
+        let hint = Some(format!("1 to {most} take less than the embedding"));
+        return Err(loaded.error("branches.blt.latent_dim", what, hint).into());
+    }
+    let shares = match branch.weighting {
+        Weighting::Frequency => frequencies(&texts.seen, rows, branch.smoothing),
+        Weighting::None => vec![1.0; rows],
+    };
+    let table = matrix(teacher, name)?;
+    let of_table = Directions::new(&table, &shares, None);
+    let make = |directions: &Directions, of: &Matrix, rank: usize| -> Result<Form> {
+        let [left, right] = directions.factors(of, rank);
+        coded(&left, &right, settings)
+    };
+    let is_tied = parts.globals.head.is_none();
+    let mut forms = BTreeMap::new();
+    let put = |network: &mut Network, name: &str, form: &Form| {
+        network.replace(name, [rows, width], &form.decode(rows, width))
+    };
+    let head = parts.globals.head.as_deref().unwrap_or(HEAD);
+    match branch.head {
+        Head::SharedTable => {
+            let what = "a shared table is not built yet".to_owned();
+            return Err(loaded
+                .error("branches.blt.head", what, Some("use tied or separate".to_owned()))
+                .into());
+        }
+        Head::Tied => {
+            let form = make(&of_table, &table, rank)?;
+            put(network, name, &form)?;
+            forms.insert(name.to_owned(), form);
+        }
+        Head::Full => {
+            let form = make(&of_table, &table, rank)?;
+            if is_tied {
+                // The teacher's rows stay as the head.
+                forms.insert(
+                    HEAD.to_owned(),
+                    Form::Dense(crate::forms::Dense::new(FloatType::BF16, table.to_f32())),
+                );
+                network.replace(HEAD, [rows, width], &table.to_f32())?;
+            }
+            put(network, name, &form)?;
+            forms.insert(name.to_owned(), form);
+        }
+        Head::Separate => {
+            let of_head = if is_tied { table.clone() } else { matrix(teacher, head)? };
+            let inputs = head_inputs(teacher, texts, advance)?;
+            let directions = Directions::new(&of_head, &shares, Some(&inputs));
+            let compared = texts.calibrate.iter().rev().take(COMPARED).cloned().collect();
+            let reference = Reference::new(teacher.clone(), compared, advance)?;
+            let mut best: Option<(f64, [Form; 2])> = None;
+            for share in HEAD_SHARES {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a part of the rank"
+                )]
+                let of_rank = ((rank as f64 * share).round() as usize).max(1);
+                let pair = [
+                    make(&of_table, &table, rank.saturating_sub(of_rank).max(1))?,
+                    make(&directions, &of_head, of_rank)?,
+                ];
+                let mut tried = network.clone();
+                put(&mut tried, name, &pair[0])?;
+                put(&mut tried, head, &pair[1])?;
+                let kl = reference.compare(&tried, advance)?.kl();
+                if best.as_ref().is_none_or(|(least, _)| kl < *least) {
+                    best = Some((kl, pair));
+                }
+            }
+            if let Some((_, [of_table, of_head])) = best {
+                put(network, name, &of_table)?;
+                put(network, head, &of_head)?;
+                forms.insert(name.to_owned(), of_table);
+                forms.insert(head.to_owned(), of_head);
+            }
+        }
+    }
+    Ok(forms)
+}
+
+fn matrix(network: &Network, name: &str) -> Result<Matrix> {
+    let [rows, cols] = network.shape(name)?;
+    Ok(Matrix::of_f32(rows, cols, &network.values(name)?).unwrap_or_else(|| Matrix::zeros(rows, cols)))
+}
+
+/// What the head reads.
+fn head_inputs(
+    teacher: &Network,
+    texts: &Texts,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<Statistics> {
+    let sequences: Vec<&[u32]> = texts.calibrate.iter().map(Vec::as_slice).collect();
+    let hidden = teacher.hidden(&sequences)?;
+    let width = teacher.parts().config.width;
+    let tokens = hidden.len() / width.max(1);
+    advance(0)?;
+    let sum = moments(&hidden, width, &hidden, width)?;
+    Ok(Statistics { second_moment: sum.scaled(1.0 / tokens.max(1) as f64), tokens: tokens as u64 })
+}
+
+/// Factors as BF16, or as codes if the recipe quantises.
+fn coded(left: &Matrix, right: &Matrix, settings: &Settings) -> Result<Form> {
+    let Some(quantised) = &settings.quantise else {
+        return Ok(low_rank::form(&[left.clone(), right.clone()], FloatType::BF16));
+    };
+    // Nothing is known of the inputs of single tokens: all numbers of a row count alike.
+    let unknown = |matrix: &Matrix| Statistics::unknown(matrix.cols());
+    let code = |matrix: &Matrix| quantise::quantise(matrix, &unknown(matrix), quantised);
+    Ok(Form::LowRank { left: Box::new(code(left)?), right: Box::new(code(right)?), rank: left.cols() })
+}

@@ -1,0 +1,263 @@
+//! A recipe from start to end: reads the teacher and the texts, shrinks the embedding and then the
+//! layers, and measures the student by the bytes of its packed file.
+
+mod embedding;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deltaloom::checkpoint::output::Inputs;
+use deltaloom::{Error, Progress, Result};
+use deltaloom_lm::evaluate::DivergenceReport;
+use deltaloom_lm::model::Parts;
+use serde::Serialize;
+
+use crate::data::Texts;
+use crate::forms::Form;
+use crate::measure::{Measured, Reference, Windows, frequency_table};
+use crate::network::Network;
+use crate::pipeline::{Options, shrink_layers};
+use crate::recipe::{Branch, Loaded, PlannerMode};
+use crate::student::{self, Description, Student};
+use settings::Settings;
+
+/// Bytes that progress counts for each token that a model computes.
+const TOKEN_BYTES: u64 = size_of::<u32>() as u64;
+
+/// A student that was made, and what it costs.
+pub struct Made {
+    /// Its forms.
+    pub forms: BTreeMap<String, Form>,
+    /// What it is like.
+    pub report: Report,
+    /// Where the teacher is.
+    pub teacher: PathBuf,
+    /// Files that were read.
+    pub files: Vec<PathBuf>,
+    student: Student,
+    description: Description,
+}
+
+/// What a student is like.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Whether every target is met.
+    pub verdict: Verdict,
+    /// Bytes of the weights of the teacher.
+    pub teacher_bytes: u64,
+    /// Bytes of the packed weights of the student.
+    pub student_bytes: u64,
+    /// The one over the other.
+    pub ratio: f64,
+    /// Bits of the packed student for each weight of the teacher.
+    pub bits_per_weight: f64,
+    /// Divergence from the teacher on each text.
+    pub texts: Vec<OnText>,
+    /// Divergence of a table of token frequencies from the teacher, on the first text. A student
+    /// that is no nearer is useless.
+    pub table_kl: f64,
+    /// Forms of matrices and how many have each.
+    pub forms: BTreeMap<String, usize>,
+    /// What is doubtful.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a student is worth having.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Every target that the recipe has is met.
+    Feasible,
+    /// A target is missed.
+    Infeasible,
+    /// It is no nearer to the teacher than a table of token frequencies.
+    Useless,
+}
+
+/// A comparison on a text.
+#[derive(Debug, Clone, Serialize)]
+pub struct OnText {
+    /// Its file.
+    pub name: String,
+    /// Divergence in nats per token.
+    pub kl: f64,
+    /// Its standard error: the larger of those by tokens and by windows.
+    pub kl_error: f64,
+    /// All that was measured.
+    pub divergence: DivergenceReport,
+}
+
+impl Made {
+    /// Writes the student's directory.
+    ///
+    /// # Errors
+    /// As [`Student::write`].
+    pub fn write(&self, target: &Path, overwrite: bool, inputs: &Inputs) -> Result<()> {
+        self.student.write(target, &self.description, &self.teacher, overwrite, inputs)
+    }
+}
+
+/// Makes a student as a recipe says.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a recipe that does not fit the teacher or the texts, or that asks
+/// for what is not built yet; errors of reading; [`Error::Cancelled`].
+pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
+    loaded.ready()?;
+    let recipe = &loaded.recipe;
+    if recipe.planner.mode != PlannerMode::Fixed {
+        let what = "the planner is not built yet".to_owned();
+        let hint = Some("write planner: {mode: fixed}, and give the size of each branch".to_owned());
+        return Err(loaded.error("planner.mode", what, hint).into());
+    }
+    let path = loaded.path(recipe.teacher.model.as_deref().unwrap_or_default());
+    let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
+    let texts = Texts::read(loaded, &path, &parts)?;
+    let settings = Settings::new(loaded, &parts)?;
+    let teacher = Network::new(Arc::clone(&parts))?;
+    let tokens = |windows: &Windows| windows.iter().map(Vec::len).sum::<usize>();
+    let measured: usize = texts.evaluate.iter().map(|(_, windows)| tokens(windows)).sum();
+    let rounds = settings.exponents.len().max(1);
+    progress.start((tokens(&texts.calibrate) * 2 * rounds + 2 * measured) as u64 * TOKEN_BYTES);
+    let advance = |tokens: usize| {
+        progress.advance(tokens as u64 * TOKEN_BYTES);
+        if progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    };
+    let mut best: Option<(f64, Network, BTreeMap<String, Form>)> = None;
+    let chosen = settings.choose_on(&texts.calibrate);
+    let calibrate = texts.calibrate[..texts.calibrate.len() - chosen.len()].to_vec();
+    let reference = match rounds {
+        1 => None,
+        _ => Some(Reference::new(teacher.clone(), chosen.to_vec(), &advance)?),
+    };
+    let mut network = teacher.clone();
+    let mut of_embedding = BTreeMap::new();
+    if recipe.uses(Branch::Blt) {
+        of_embedding = embedding::factor(loaded, &teacher, &mut network, &texts, &settings, &advance)?;
+    }
+    for round in 0..rounds {
+        let (mut network, mut forms) = (network.clone(), of_embedding.clone());
+        let matrices: usize = parts.layers.iter().map(|names| names.matrices().count()).sum();
+        let share = 2 * tokens(&texts.calibrate) / matrices.max(1);
+        let options = Options { correct: recipe.correct.enabled.then_some(recipe.correct.damping) };
+        let treatment = |place: crate::pipeline::Place<'_>| settings.of(place, round);
+        forms.append(&mut shrink_layers(
+            &teacher,
+            &mut network,
+            &calibrate,
+            &treatment,
+            &options,
+            &|count| advance(count * share),
+        )?);
+        let kl = match &reference {
+            Some(reference) => reference.compare(&network, &|_| advance(0))?.kl(),
+            None => 0.0,
+        };
+        if best.as_ref().is_none_or(|(least, ..)| kl < *least) {
+            best = Some((kl, network, forms));
+        }
+    }
+    let Some((_, network, forms)) = best else {
+        return Err(Error::InvalidArgument("nothing was shrunk".to_owned()));
+    };
+    let student = Student::new(&teacher, &forms)?;
+    let origin = student::origin(&teacher)?;
+    let report = measure(loaded, &teacher, &network, &texts, &student, origin.bytes, &forms, &advance)?;
+    let description = Description {
+        schema: 1,
+        lossy: true,
+        tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
+        teacher: origin,
+        recipe: recipe.digest(),
+        texts: texts.used.clone(),
+        matrices: student.matrices().clone(),
+        measured: serde_json::to_value(&report).unwrap_or_default(),
+    };
+    Ok(Made { forms, report, teacher: path, files: texts.files, student, description })
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that a report is made of")]
+fn measure(
+    loaded: &Loaded,
+    teacher: &Network,
+    network: &Network,
+    texts: &Texts,
+    student: &Student,
+    teacher_bytes: u64,
+    forms: &BTreeMap<String, Form>,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<Report> {
+    let mut on_texts = Vec::new();
+    let mut table_kl = f64::INFINITY;
+    for (number, (name, windows)) in texts.evaluate.iter().enumerate() {
+        let reference = Reference::new(teacher.clone(), windows.clone(), advance)?;
+        let measured = reference.compare(network, advance)?;
+        if number == 0 {
+            let table = frequency_table(&texts.seen, teacher.parts().config.vocabulary, 0.1);
+            table_kl = reference.compare_table(&table)?.kl();
+        }
+        let (kl, kl_error) = (measured.kl(), measured.standard_error());
+        let Measured { report: divergence } = measured;
+        on_texts.push(OnText { name: name.clone(), kl, kl_error, divergence });
+    }
+    let weights: u64 =
+        teacher.parts().checkpoint.weights().map(|(_, info)| info.shape.iter().product::<u64>()).sum();
+    let student_bytes = student.packed_bytes()?;
+    let mut counts = BTreeMap::new();
+    forms.values().for_each(|form| *counts.entry(form.name()).or_insert(0) += 1);
+    let mut report = Report {
+        verdict: Verdict::Feasible,
+        teacher_bytes,
+        student_bytes,
+        ratio: teacher_bytes as f64 / student_bytes.max(1) as f64,
+        bits_per_weight: student_bytes as f64 * 8.0 / weights.max(1) as f64,
+        texts: on_texts,
+        table_kl,
+        forms: counts,
+        warnings: loaded.warnings.iter().chain(&texts.warnings).cloned().collect(),
+    };
+    report.verdict = verdict(loaded, &report);
+    Ok(report)
+}
+
+/// A recipe with fixed sizes has a target for bytes only if it says one.
+fn verdict(loaded: &Loaded, report: &Report) -> Verdict {
+    let targets = &loaded.recipe.targets;
+    let Some(OnText { kl, kl_error, .. }) = report.texts.first() else { return Verdict::Infeasible };
+    let bound = kl + normal_quantile(targets.kl.confidence) * kl_error;
+    if *kl >= report.table_kl {
+        return Verdict::Useless;
+    }
+    let is_met = [
+        targets.kl.limit.is_none_or(|limit| bound <= limit),
+        targets.compression_ratio.is_none_or(|ratio| report.ratio >= ratio),
+        targets.bytes.is_none_or(|bytes| report.student_bytes <= bytes),
+        targets.bits_per_weight.is_none_or(|bits| report.bits_per_weight <= bits),
+    ];
+    if is_met.contains(&false) { Verdict::Infeasible } else { Verdict::Feasible }
+}
+
+/// The number of standard errors below which a share of all normal deviations lies.
+fn normal_quantile(share: f64) -> f64 {
+    let below = |z: f64| 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2);
+    let (mut low, mut high) = (-9.0, 9.0);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        *(if below(middle) < share { &mut low } else { &mut high }) = middle;
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_tables() {
+        for (share, z) in [(0.5, 0.0), (0.95, 1.644_854), (0.975, 1.959_964)] {
+            assert!((normal_quantile(share) - z).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! A student on disk: a directory with the numbers of its forms in `student.safetensors`, and in
+//! `student.json` what they mean and what they cost. docs/student.md describes both.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use deltaloom::checkpoint::output::{Inputs, NewDirectory};
+use deltaloom::checkpoint::{Checkpoint, NewTensor};
+use deltaloom::tensor::{DType, TensorInfo};
+use deltaloom::{Access, Bases, Error, Limits, Missing, PackOptions, Result, Silent, pack_to};
+use serde::{Deserialize, Serialize};
+
+use crate::forms::{Form, FormRecord, Tensors};
+use crate::network::{HEAD, Network};
+
+/// The file of all numbers.
+pub const WEIGHTS: &str = "student.safetensors";
+/// The file that says what they mean.
+pub const DESCRIPTION: &str = "student.json";
+/// Bytes of `student.json` at most.
+const LARGEST_DESCRIPTION: u64 = 16 << 20;
+/// Elements of a matrix at most.
+const LARGEST_MATRIX: u64 = 1 << 34;
+
+/// What `student.json` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// Version of this description: 1.
+    pub schema: u32,
+    /// Always true: a student is not its teacher.
+    pub lossy: bool,
+    /// The program that wrote it.
+    pub tool: String,
+    /// What it was made from.
+    pub teacher: Origin,
+    /// How it was made: digest of the recipe.
+    pub recipe: String,
+    /// Texts that were used, with their digests.
+    #[serde(default)]
+    pub texts: Vec<UsedText>,
+    /// The forms of all matrices that were changed.
+    pub matrices: BTreeMap<String, MatrixRecord>,
+    /// What was measured; only for people.
+    #[serde(default)]
+    pub measured: serde_json::Value,
+}
+
+/// The weights that a student was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// BLAKE3-256 of its tensors: for each in the order of names, the name and its bytes.
+    pub digest: String,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+}
+
+/// A text that a student was calibrated or measured with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedText {
+    /// The name of its file.
+    pub name: String,
+    /// BLAKE3-256 of the file.
+    pub digest: String,
+    /// Tokens that matrices were fitted to.
+    pub calibrated: usize,
+    /// Tokens that the student was compared on.
+    pub evaluated: usize,
+}
+
+/// A matrix of a student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatrixRecord {
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// How it is stored.
+    pub form: FormRecord,
+}
+
+/// A student before it is written.
+pub struct Student {
+    /// The configuration: that of the teacher, with an untied head if it has one of its own.
+    config_text: String,
+    tensors: Vec<NewTensor>,
+    matrices: BTreeMap<String, MatrixRecord>,
+}
+
+impl Student {
+    /// A student of a teacher with new forms for some matrices. All other tensors stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a form of a matrix that the teacher does not have;
+    /// [`Error::InvalidArgument`] for a configuration that is not a JSON object.
+    pub fn new(teacher: &Network, forms: &BTreeMap<String, Form>) -> Result<Self> {
+        let parts = teacher.parts();
+        let mut written = Tensors::new();
+        let mut matrices = BTreeMap::new();
+        for (name, form) in forms {
+            let shape = match name.as_str() {
+                HEAD if parts.globals.head.is_none() => teacher.shape(&parts.globals.embedding)?,
+                _ => teacher.shape(name)?,
+            };
+            matrices
+                .insert(name.clone(), MatrixRecord { shape, form: form.write(name, shape, &mut written) });
+        }
+        let mut tensors = Vec::new();
+        for (member, info) in parts.checkpoint.weights() {
+            // A head beside one that is tied says the same again.
+            let is_double = info.name == HEAD && parts.config.has_tied_head;
+            if forms.contains_key(&info.name) || is_double {
+                continue;
+            }
+            let bytes = parts.checkpoint.read_tensor(member, info)?;
+            tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
+        }
+        for (name, part) in written {
+            let dtype = match part.dtype {
+                "I8" => DType::I8,
+                "U8" => DType::U8,
+                "F16" => DType::F16,
+                "BF16" => DType::BF16,
+                _ => DType::F32,
+            };
+            tensors.push(new_tensor(name, dtype, part.shape, part.bytes));
+        }
+        let is_untied = parts.config.has_tied_head && forms.contains_key(HEAD);
+        let config_text = if is_untied { untied(&parts.config_text)? } else { parts.config_text.clone() };
+        Ok(Self { config_text, tensors, matrices })
+    }
+
+    /// The weights as a file in memory.
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::from_tensors(WEIGHTS, self.tensors.clone(), &BTreeMap::new(), &Limits::default())
+    }
+
+    /// Bytes of its weights when they are packed, tables, index and digests included.
+    ///
+    /// # Errors
+    /// Errors of packing.
+    pub fn packed_bytes(&self) -> Result<u64> {
+        let mut counted = Counter(0);
+        pack_to(&self.checkpoint()?, &Bases::default(), &mut counted, &PackOptions::default(), &Silent)?;
+        Ok(counted.0)
+    }
+
+    /// What `student.json` is to say of its matrices.
+    #[must_use]
+    pub fn matrices(&self) -> &BTreeMap<String, MatrixRecord> {
+        &self.matrices
+    }
+
+    /// Writes the directory. `teacher` is where the tokenizer is, if that is a folder.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] without `overwrite`, [`Error::Protected`], [`Error::Io`].
+    pub fn write(
+        &self,
+        target: &Path,
+        description: &Description,
+        teacher: &Path,
+        overwrite: bool,
+        inputs: &Inputs,
+    ) -> Result<()> {
+        let folder = NewDirectory::create(target, overwrite, inputs)?;
+        let json = serde_json::to_string_pretty(description)
+            .map_err(|error| Error::InvalidArgument(format!("{DESCRIPTION} cannot be written: {error}")))?;
+        let put = |name: &str, bytes: &[u8]| put(&folder, target, name, bytes);
+        put(DESCRIPTION, json.as_bytes())?;
+        put("config.json", self.config_text.as_bytes())?;
+        for name in TOKENIZER_FILES {
+            match std::fs::read(teacher.join(name)) {
+                Ok(bytes) => put(name, &bytes)?,
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(Error::io(&teacher.join(name))(error)),
+            }
+        }
+        put(WEIGHTS, &self.checkpoint()?.read_file(0)?)?;
+        folder.commit()
+    }
+}
+
+/// Files of a tokenizer, and of how a model generates.
+const TOKENIZER_FILES: [&str; 8] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+];
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+fn put(folder: &NewDirectory, target: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let mut file = folder.create_file(name)?;
+    let path = target.join(name);
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| Error::Io {
+        path,
+        access: Access::Write,
+        source,
+    })
+}
+
+fn new_tensor(name: String, dtype: DType, shape: Vec<u64>, bytes: Vec<u8>) -> NewTensor {
+    NewTensor { name, dtype, shape, source: Arc::new(bytes) }
+}
+
+struct Counter(u64);
+
+impl std::io::Write for &mut Counter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A configuration whose head is not its embedding.
+fn untied(config_text: &str) -> Result<String> {
+    let wrong = |what: String| Error::InvalidArgument(format!("config.json: {what}"));
+    let mut config: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(config_text).map_err(|error| wrong(error.to_string()))?;
+    config.insert("tie_word_embeddings".to_owned(), false.into());
+    serde_json::to_string_pretty(&config).map_err(|error| wrong(error.to_string()))
+}
+
+/// Whether a directory is a student.
+#[must_use]
+pub fn is_student(path: &Path) -> bool {
+    path.join(DESCRIPTION).is_file()
+}
+
+/// Reads what a student says of itself.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::InvalidArgument`] for anything but a description of version 1.
+pub fn describe(path: &Path) -> Result<Description> {
+    use std::io::Read as _;
+    let file = path.join(DESCRIPTION);
+    let mut text = String::new();
+    let read =
+        std::fs::File::open(&file).and_then(|it| it.take(LARGEST_DESCRIPTION).read_to_string(&mut text));
+    read.map_err(Error::io(&file))?;
+    let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", file.display()));
+    let description: Description = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    if description.schema != 1 || !description.lossy {
+        return Err(wrong(format!("schema {} is not one that this version reads", description.schema)));
+    }
+    Ok(description)
+}
+
+/// The dense model that a student stands for: the text of its `config.json`, and its tensors, those
+/// of forms in F32.
+///
+/// # Errors
+/// As [`describe`]; [`Error::NotFound`] for missing tensors; [`Error::InvalidArgument`] for forms
+/// that do not fit their tensors.
+pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
+    let description = describe(path)?;
+    let config = path.join("config.json");
+    let config_text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
+    let file = path.join(WEIGHTS);
+    let weights = Checkpoint::open(&file, &Limits::default())?.into_memory()?;
+    let stored: BTreeMap<&str, (usize, &TensorInfo)> =
+        weights.weights().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
+    let find = |name: &str, dtype: &str, shape: &[usize]| -> Result<Vec<u8>> {
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the student"));
+        let (member, info) = *stored.get(name).ok_or_else(missing)?;
+        let is_same = info.shape.iter().copied().eq(shape.iter().map(|size| *size as u64));
+        if info.dtype.to_string() != dtype || !is_same {
+            return Err(Error::InvalidArgument(format!(
+                "tensor {name:?} is {} {:?}, and its form needs {dtype} {shape:?}",
+                info.dtype, info.shape
+            )));
+        }
+        weights.read_tensor(member, info)
+    };
+    let mut tensors = Vec::new();
+    for (name, MatrixRecord { shape: [rows, cols], form }) in &description.matrices {
+        let elements = (*rows as u64).checked_mul(*cols as u64).filter(|all| *all <= LARGEST_MATRIX);
+        if elements.is_none() {
+            return Err(Error::InvalidArgument(format!("matrix {name:?} is [{rows}, {cols}]: too large")));
+        }
+        let values = Form::read(form, name, [*rows, *cols], &find)?.decode(*rows, *cols);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = vec![*rows as u64, *cols as u64];
+        tensors.push(new_tensor(name.clone(), DType::F32, shape, bytes));
+    }
+    // What belongs to a form begins with its name and a dot; so may the tensors of a layer, but not
+    // behind the name of a matrix.
+    let is_of_form = |name: &str| {
+        description
+            .matrices
+            .keys()
+            .any(|matrix| name.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.')))
+    };
+    for (member, info) in weights.weights().filter(|(_, info)| !is_of_form(&info.name)) {
+        let bytes = weights.read_tensor(member, info)?;
+        tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
+    }
+    let checkpoint =
+        Checkpoint::from_tensors("model.safetensors", tensors, &BTreeMap::new(), &Limits::default())?;
+    Ok((config_text, checkpoint.into_memory()?))
+}
+
+/// Digest and bytes of the tensors of a model.
+///
+/// # Errors
+/// Errors of reading.
+pub fn origin(teacher: &Network) -> Result<Origin> {
+    let checkpoint = &teacher.parts().checkpoint;
+    let mut tensors: Vec<(usize, &TensorInfo)> = checkpoint.weights().collect();
+    tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+    let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+    for (member, info) in tensors {
+        let tensor = checkpoint.read_tensor(member, info)?;
+        hasher.update(info.name.as_bytes()).update(&tensor);
+        bytes += tensor.len() as u64;
+    }
+    Ok(Origin { digest: hasher.finalize().to_hex().to_string(), bytes })
+}
