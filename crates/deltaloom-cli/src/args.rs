@@ -11,6 +11,8 @@ pub(crate) mod generate;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
 pub(crate) mod series;
+#[cfg(feature = "shrink")]
+pub(crate) mod shrink;
 
 use std::path::PathBuf;
 
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     #[cfg(feature = "compute")]
     Generate(Box<generate::GenerateArguments>),
     Series(series::SeriesArguments),
+    #[cfg(feature = "shrink")]
+    Shrink(shrink::ShrinkArguments),
     #[cfg(feature = "lab")]
     Lab(lab::LabArguments),
     #[cfg(feature = "demo")]

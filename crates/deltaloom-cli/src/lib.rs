@@ -102,6 +102,8 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         #[cfg(feature = "compute")]
         Command::Generate(arguments) => commands::generate::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
+        #[cfg(feature = "shrink")]
+        Command::Shrink(arguments) => commands::shrink::run(arguments),
         #[cfg(feature = "lab")]
         Command::Lab(arguments) => commands::lab::run(arguments),
         #[cfg(feature = "demo")]

@@ -121,12 +121,18 @@ pub(crate) fn open_chosen(chosen: &ModelArguments) -> Result<Opened> {
     open(&chosen.model, chosen.base.as_deref(), chosen.tenant.as_deref())
 }
 
-/// The model in a folder, which is mapped, or in a GGUF file, which is read.
+/// The model in a folder, which is mapped, or in a GGUF file or a student, which is read.
 fn of_files(path: &Path) -> Result<(Model, Vec<Warning>)> {
     let options = FamilyOptions::default();
     if path.is_file() {
         let model = Model::open(path, options).with_context(|| path.display().to_string())?;
         return Ok((model, Vec::new()));
+    }
+    #[cfg(feature = "shrink")]
+    if deltaloom_shrink::student::is_student(path) {
+        let (text, checkpoint) =
+            deltaloom_shrink::student::open(path).with_context(|| path.display().to_string())?;
+        return Ok((Model::of_checkpoint(path, checkpoint, &text, options)?, Vec::new()));
     }
     let (checkpoint, warnings) = inputs::open_checkpoint(path, &[])?;
     let config = path.join("config.json");

@@ -161,22 +161,48 @@ impl Student {
         overwrite: bool,
         inputs: &Inputs,
     ) -> Result<()> {
-        let folder = NewDirectory::create(target, overwrite, inputs)?;
         let json = serde_json::to_string_pretty(description)
             .map_err(|error| Error::InvalidArgument(format!("{DESCRIPTION} cannot be written: {error}")))?;
-        let put = |name: &str, bytes: &[u8]| put(&folder, target, name, bytes);
-        put(DESCRIPTION, json.as_bytes())?;
-        put("config.json", self.config_text.as_bytes())?;
-        for name in TOKENIZER_FILES {
-            match std::fs::read(teacher.join(name)) {
-                Ok(bytes) => put(name, &bytes)?,
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(Error::io(&teacher.join(name))(error)),
-            }
-        }
-        put(WEIGHTS, &self.checkpoint()?.read_file(0)?)?;
-        folder.commit()
+        let weights = self.checkpoint()?.read_file(0)?;
+        let files = [
+            (DESCRIPTION, json.as_bytes()),
+            ("config.json", self.config_text.as_bytes()),
+            (WEIGHTS, &weights),
+        ];
+        write_directory(target, &files, teacher, overwrite, inputs)
     }
+}
+
+/// Writes the dense model that a student stands for, for other tools: its forms in F32, all other
+/// tensors as they are.
+///
+/// # Errors
+/// As [`open`] and [`Student::write`].
+pub fn materialise(student: &Path, target: &Path, overwrite: bool, inputs: &Inputs) -> Result<()> {
+    let (config_text, checkpoint) = open(student)?;
+    let weights = checkpoint.read_file(0)?;
+    let files = [("config.json", config_text.as_bytes()), ("model.safetensors", &weights[..])];
+    write_directory(target, &files, student, overwrite, inputs)
+}
+
+/// A directory of these files, and of the files of the tokenizer in another one.
+fn write_directory(
+    target: &Path,
+    files: &[(&str, &[u8])],
+    tokenizer: &Path,
+    overwrite: bool,
+    inputs: &Inputs,
+) -> Result<()> {
+    let folder = NewDirectory::create(target, overwrite, inputs)?;
+    for name in TOKENIZER_FILES {
+        match std::fs::read(tokenizer.join(name)) {
+            Ok(bytes) => put(&folder, target, name, &bytes)?,
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(Error::io(&tokenizer.join(name))(error)),
+        }
+    }
+    files.iter().try_for_each(|(name, bytes)| put(&folder, target, name, bytes))?;
+    folder.commit()
 }
 
 /// Files of a tokenizer, and of how a model generates.

@@ -19,5 +19,7 @@ pub(crate) mod lab;
 pub(crate) mod lineage;
 pub(crate) mod pack;
 pub(crate) mod series;
+#[cfg(feature = "shrink")]
+pub(crate) mod shrink;
 pub(crate) mod unpack;
 pub(crate) mod verify;

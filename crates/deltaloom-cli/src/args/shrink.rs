@@ -1,0 +1,138 @@
+//! The options of `deltaloom shrink`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use deltaloom_shrink::recipe::Overrides;
+
+use super::ThreadsArgument;
+
+/// Make a language model smaller, and measure what that costs. LOSSY: a student is not its teacher.
+///
+/// A recipe says what is done: low rank, factored embeddings, sparsity, quantisation. Each matrix is
+/// first fitted to the inputs that the student gives it, so that it makes up for what was lost before
+/// it. The cost is the divergence from the teacher (Kullback-Leibler, in nats per token) on text that
+/// nothing was fitted to, and the size is that of the packed file.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_long_help = "Examples:
+  deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
+  deltaloom eval divergence model/ student/ --tokens held-out.txt
+  deltaloom shrink materialise student/ -o dense/"
+)]
+pub(crate) struct ShrinkArguments {
+    #[command(subcommand)]
+    pub(crate) command: ShrinkCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ShrinkCommand {
+    Run(RunArguments),
+    Materialise(MaterialiseArguments),
+}
+
+/// Make a student by a recipe, measure it, and write its folder.
+///
+/// The student is a folder: student.safetensors with codes, steps and factors, student.json with
+/// what they mean and what was measured, the configuration and the tokenizer. `deltaloom eval` and
+/// `deltaloom generate` run it like any model, and `deltaloom pack` makes one file of it, whose size
+/// is the one reported here.
+///
+/// Texts that the recipe does not name are the files val_*.u16 beside the teacher: their last
+/// windows are measured, and the first ones fitted to. The folder is written whatever the verdict.
+/// The exit code is 0 if the student meets every target of the recipe, and 1 if it does not:
+/// \"infeasible\", or \"useless\" if a table of token frequencies is as near to the teacher.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
+  deltaloom shrink run recipe.yaml -o student/ --json
+  deltaloom shrink run recipe.yaml --teacher model.gguf --seq-len 512 --max-chunks 32 -o student/")]
+pub(crate) struct RunArguments {
+    /// Recipe: docs/recipes.md describes its fields
+    #[arg(value_name = "RECIPE", required_unless_present = "config")]
+    recipe: Option<PathBuf>,
+    /// The same as RECIPE
+    #[arg(long, value_name = "RECIPE", conflicts_with = "recipe")]
+    config: Option<PathBuf>,
+    /// Model to make smaller: a folder or a GGUF file; instead of the one in the recipe
+    #[arg(long, visible_alias = "teacher-model", value_name = "MODEL")]
+    teacher: Option<PathBuf>,
+    /// Another model to start from, which is not built yet
+    #[arg(long, visible_alias = "student-model", value_name = "MODEL", hide = true)]
+    student: Option<PathBuf>,
+    /// Bytes of the teacher over bytes of the student, instead of the target in the recipe
+    #[arg(long, value_name = "N")]
+    ratio: Option<f64>,
+    /// Text for distillation, which is not built yet
+    #[arg(long, value_name = "TEXT", hide = true)]
+    distill_data: Option<PathBuf>,
+    /// Text for fine-tuning, which is not built yet
+    #[arg(long, value_name = "TEXT", hide = true)]
+    finetune_data: Option<PathBuf>,
+    /// Tokens of a window; default: what the teacher was trained for, at most 2048
+    #[arg(long, value_name = "N")]
+    seq_len: Option<usize>,
+    /// From the start of a window to that of the next; default: the window
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+    /// Windows that run together
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Use at most N windows
+    #[arg(long, value_name = "N")]
+    max_chunks: Option<usize>,
+    /// Folder of the student, instead of the one in the recipe
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Replace the files of a student that exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl RunArguments {
+    /// The recipe.
+    pub(crate) fn recipe(&self) -> PathBuf {
+        self.recipe.as_ref().or(self.config.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// What replaces fields of the recipe.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            teacher: self.teacher.clone(),
+            student: self.student.clone(),
+            ratio: self.ratio,
+            distil_data: self.distill_data.clone(),
+            finetune_data: self.finetune_data.clone(),
+            seq_len: self.seq_len,
+            stride: self.stride,
+            batch_size: self.batch_size,
+            max_chunks: self.max_chunks,
+            output: self.output.clone(),
+        }
+    }
+}
+
+/// Write the dense model that a student stands for, for other tools.
+///
+/// Matrices of the student become FP32, everything else stays as it is. The same student gives the
+/// same bytes on every machine.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink materialise student/ -o dense/")]
+pub(crate) struct MaterialiseArguments {
+    /// Folder of a student
+    #[arg(value_name = "STUDENT")]
+    pub(crate) student: PathBuf,
+    /// Folder to write
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) output: PathBuf,
+    /// Replace the files of a model that exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
