@@ -7,9 +7,11 @@ use crate::tokens::{small_token, token_base};
 use crate::{DecodeError, Number, NumberKind};
 
 /// Elements of a block, of which all residuals are computed before their tokens.
-const BLOCK: usize = 256;
+const BLOCK: usize = 128;
 /// Elements whose raw bits are moved together: at most 4 of each.
 const RUN: usize = 8;
+/// Symbols below this one have no raw bits.
+const FIRST_WITH_RAW_BITS: u8 = 16;
 /// Symbols from this one on stand for more than 8 bits.
 const SYMBOLS: u8 = 48;
 /// Set in a run of which a residual has raw bits.
@@ -73,7 +75,7 @@ fn encode_body(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [
 fn has_raw_bits(run: &[u8]) -> bool {
     match run.first_chunk() {
         Some(eight) => u64::from_le_bytes(*eight) & WITH_RAW_BITS != 0,
-        None => run.iter().any(|z| *z >= 16),
+        None => run.iter().any(|z| *z >= FIRST_WITH_RAW_BITS),
     }
 }
 
@@ -94,12 +96,17 @@ fn apply_body(
     symbols: &[u8],
     raw: &mut BitReader<'_>,
 ) -> Result<(), DecodeError> {
-    if symbols.iter().fold(0, |most: u8, symbol| most.max(*symbol)) >= SYMBOLS {
-        return Err(DecodeError::BadSymbol);
-    }
     let signs = signs_of(number);
     let mut reader = raw.clone();
     for (values, symbols) in values.chunks_mut(BLOCK).zip(symbols.chunks(BLOCK)) {
+        let most = symbols.iter().fold(0, |most: u8, symbol| most.max(*symbol));
+        if most < FIRST_WITH_RAW_BITS {
+            add(values, symbols, signs);
+            continue;
+        }
+        if most >= SYMBOLS {
+            return Err(DecodeError::BadSymbol);
+        }
         // Symbols behind the end are 0, which takes no bits.
         let mut near = [0u8; BLOCK];
         near[..symbols.len()].copy_from_slice(symbols);
@@ -108,13 +115,19 @@ fn apply_body(
                 read_run(run, &mut reader);
             }
         }
-        for (value, z) in values.iter_mut().zip(&near) {
-            let d = (z >> 1) ^ (z & 1).wrapping_neg();
-            *value = value.wrapping_add(folded(d, *value, signs));
-        }
+        add(values, &near, signs);
     }
     *raw = reader;
     Ok(())
+}
+
+/// Adds residuals.
+#[inline(always)]
+fn add(values: &mut [u8], residuals: &[u8], signs: u8) {
+    for (value, z) in values.iter_mut().zip(residuals) {
+        let d = (z >> 1) ^ (z & 1).wrapping_neg();
+        *value = value.wrapping_add(folded(d, *value, signs));
+    }
 }
 
 /// Replaces symbols by residuals.
