@@ -7,13 +7,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
-use crate::Number;
-#[cfg(target_arch = "x86_64")]
-use crate::NumberKind;
 use crate::isa::per_isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, isa};
 use crate::number::{by_number, by_size, load};
+use crate::{Number, NumberKind};
 
 /// Key steps per octave, that is per step of the exponent.
 pub const KEY_STEPS_PER_OCTAVE: i32 = 4;
@@ -82,6 +80,14 @@ per_isa! {
 #[inline(always)]
 fn all_keys_body(rule: &KeyRule<'_>, prediction: &[u8], out: &mut [u8]) {
     let cols = rule.elems_of_row(out.len());
+    if rule.number.kind() != NumberKind::Float && rule.row_scales.is_empty() {
+        // All rows are alike.
+        assert_eq!(prediction.len(), out.len() * rule.number.bytes());
+        let (first, rest) = out.split_at_mut(cols.min(out.len()));
+        row_keys(rule, 0, rule.col_scales, &prediction[..first.len() * rule.number.bytes()], first);
+        rest.chunks_mut(cols).for_each(|row| row.copy_from_slice(&first[..row.len()]));
+        return;
+    }
     let rows = out.chunks_mut(cols).zip(prediction.chunks(cols * rule.number.bytes()));
     for (row, (out, values)) in rows.enumerate() {
         row_keys(rule, row, rule.col_scales, values, out);
@@ -103,6 +109,15 @@ fn row_keys(rule: &KeyRule<'_>, row: usize, col_scales: &[i32], values: &[u8], o
     }
     let base = rule.offset + rule.row_scales.get(row).copied().unwrap_or(0);
     assert_eq!(values.len(), out.len() * rule.number.bytes());
+    if rule.number.kind() != NumberKind::Float {
+        // Integers have no exponents.
+        if col_scales.is_empty() {
+            out.fill(key(0, base));
+        } else {
+            out.iter_mut().zip(col_scales).for_each(|(out, scale)| *out = key(0, base + scale));
+        }
+        return;
+    }
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx512
         && rule.number.kind() == NumberKind::Float
@@ -191,7 +206,7 @@ mod tests {
             let scale = |i: usize| (words[i % words.len()].cast_signed() >> 15) >> (16 - spread.min(16));
             let row_scales: Vec<i32> = (0..elems / cols).filter(|_| has_rows).map(scale).collect();
             let col_scales: Vec<i32> = (0..cols).filter(|_| has_cols).map(|i| scale(i + 7)).collect();
-            for number in [Number::float(8, 7), Number::float(5, 10), Number::float(8, 23), Number::float(4, 3), Number::float(11, 52)] {
+            for number in [Number::float(8, 7), Number::float(5, 10), Number::float(8, 23), Number::float(4, 3), Number::float(11, 52), Number::signed(8), Number::unsigned(32)] {
                 let prediction: Vec<u8> = words[..elems].iter()
                     .flat_map(|w| (u64::from(*w) << 32 | u64::from(*w)).to_le_bytes()[8 - number.bytes()..].to_vec()).collect();
                 let offset = if spread > 8 { offset } else { offset / 100 };

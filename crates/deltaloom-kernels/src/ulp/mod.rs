@@ -5,6 +5,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 #[cfg(target_arch = "x86_64")]
 mod changed;
 
@@ -106,6 +107,9 @@ fn near_residuals<const B: usize>(
 /// If the slices do not have the same number of elements.
 pub fn encode(number: Number, target: &[u8], prediction: &[u8], symbols: &mut [u8], raw: &mut BitWriter) {
     assert!(target.len() == symbols.len() * number.bytes() && target.len() == prediction.len());
+    if bytes::supports(number) {
+        return bytes::encode(number, target, prediction, symbols, raw);
+    }
     // Wider vectors gain nothing here, because one PEXT per 64 bits dominates the time.
     #[cfg(target_arch = "x86_64")]
     if isa() >= Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
@@ -250,6 +254,9 @@ pub fn apply(
     raw: &mut BitReader<'_>,
 ) -> Result<(), DecodeError> {
     assert_eq!(values.len(), symbols.len() * number.bytes());
+    if bytes::supports(number) {
+        return bytes::apply(number, values, symbols, raw);
+    }
     #[cfg(target_arch = "x86_64")]
     if isa() == Isa::Avx2 && number.kind() == NumberKind::Float && avx2::supports(number) {
         #[expect(unsafe_code, reason = "calling functions with detected target features")]

@@ -50,13 +50,13 @@ pub(super) fn encode(input: &ChunkInput<'_>, tables: &Encoder, scales: &GroupSca
     let mut contexts = Scratch::of_len(elems);
     scales.key_rule(&input.shape, input.row_scales).keys(input.prediction, &mut contexts);
     tables.map(&mut contexts, input.classes).ok()?;
-    let lanes = Lanes::choose(elems, input.estimated_bytes);
-    let of_input = || UlpSymbols::of(input.shape.number, input.target, input.prediction);
+    let mut push = |residuals: &UlpSymbols| {
+        let lanes = Lanes::choose_for_raw(elems, input.estimated_bytes, residuals.raw.len());
+        residuals.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts));
+    };
     match input.material {
-        Some(Material::Residuals(symbols)) => {
-            symbols.push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts));
-        }
-        _ => of_input().push_to(&mut payload, tables, lanes, Contexts::PerSymbol(&contexts)),
+        Some(Material::Residuals(residuals)) => push(residuals),
+        _ => push(&UlpSymbols::of(input.shape.number, input.target, input.prediction)),
     }
     Some(payload)
 }

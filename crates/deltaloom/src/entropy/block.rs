@@ -19,6 +19,9 @@ const FEW_BYTES_SYMBOLS: usize = 16 << 10;
 const FEW_BYTES: u64 = 2 << 10;
 /// From this estimated size on, two streams are used: the size of their states no longer matters.
 const TWO_STREAM_BYTES: u64 = 16 << 10;
+/// The same where the states carry nothing, which makes them larger by the words that they could
+/// carry.
+const TWO_BARE_STREAM_BYTES: u64 = 64 << 10;
 
 const _: () = assert!(LANES == 32, "the format has blocks of 1, 32 and 64 lanes");
 
@@ -41,6 +44,14 @@ impl Lanes {
             ..=FEW_BYTES_SYMBOLS if estimated_bytes < FEW_BYTES => Self::One,
             _ if estimated_bytes < TWO_STREAM_BYTES => Self::Wide,
             _ => Self::TwoWide,
+        }
+    }
+
+    /// The same, for a block with `raw_bytes` bytes of raw bits for its states to carry.
+    pub(crate) fn choose_for_raw(symbols: usize, estimated_bytes: u64, raw_bytes: usize) -> Self {
+        match Self::choose(symbols, estimated_bytes) {
+            Self::TwoWide if raw_bytes < 4 * LANES && estimated_bytes < TWO_BARE_STREAM_BYTES => Self::Wide,
+            lanes => lanes,
         }
     }
 
@@ -270,6 +281,9 @@ mod tests {
         assert_eq!([choose(4096, 1 << 20), choose(16_384, 2047)], [Lanes::One; 2]);
         assert_eq!([choose(4097, 2048), choose(16_385, 0), choose(1 << 17, 16_383)], [Lanes::Wide; 3]);
         assert_eq!(choose(1 << 17, 16_384), Lanes::TwoWide);
+        let with_raw = |bytes, raw_bytes| Lanes::choose_for_raw(1 << 17, bytes, raw_bytes);
+        assert_eq!([with_raw(16_384, 127), with_raw(16_383, 128)], [Lanes::Wide; 2]);
+        assert_eq!([with_raw(16_384, 128), with_raw(65_536, 0)], [Lanes::TwoWide; 2]);
     }
 
     #[test]

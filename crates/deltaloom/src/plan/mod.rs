@@ -3,6 +3,7 @@
 //! It encodes nothing; [`crate::codec`] does.
 
 mod cells;
+mod codes;
 mod grid;
 mod history;
 mod magnitudes;
@@ -193,6 +194,7 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
         }
     } else {
         offer(float_draft(group, true, changed));
+        offer(codes::draft(group, changed));
         // Estimates are not exact to the byte, and a real grid is clearly better.
         if let Some(grid) = grid::draft(group, changed)
             && grid.cost + grid.cost / 32 < best.cost
@@ -373,7 +375,16 @@ fn count_ulps(
 }
 
 fn ulp_draft(group: &GroupInput<'_>, symbols: &[Option<UlpSymbols>], scales: Scales, changed: u64) -> Draft {
-    let histogram = count_ulps(group, symbols, &scales, 1);
+    counted_ulp_draft(count_ulps(group, symbols, &scales, 1), symbols, scales, changed)
+}
+
+/// The same, with the counts of the symbols by their keys.
+fn counted_ulp_draft(
+    histogram: Histogram,
+    symbols: &[Option<UlpSymbols>],
+    scales: Scales,
+    changed: u64,
+) -> Draft {
     let own = tables::fit(&histogram, None);
     let raw_bits: u64 = symbols.iter().flatten().map(|chunk| chunk.raw_bits).sum();
     let cost = own.cost + raw_bits * ONE_BIT + scales_cost(&scales);

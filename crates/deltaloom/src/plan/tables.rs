@@ -125,6 +125,18 @@ impl Histogram {
         Self { rows }
     }
 
+    /// The same counts with other keys. `to` must not fall.
+    pub(super) fn with_keys(&self, to: impl Fn(u16) -> u16) -> Self {
+        let mut rows: Vec<(u16, Row)> = Vec::new();
+        for (key, row) in &self.rows {
+            match rows.last_mut() {
+                Some((last, joined)) if *last == to(*key) => *joined = joined.joined(row),
+                _ => rows.push((to(*key), row.clone())),
+            }
+        }
+        Self { rows }
+    }
+
     /// Calls `take` with every key of the two and its rows.
     fn merge<'a>(&'a self, other: &'a Self, mut take: impl FnMut(u16, &'a Row, Option<&'a Row>)) {
         let (mut a, mut b) = (self.rows.iter().peekable(), other.rows.iter().peekable());

@@ -4,13 +4,14 @@
 
 use super::cases::Case;
 use super::numbers::{Random, bf16s, f16s};
+use super::quantised;
 use crate::files::Tensor;
 
 const STEPS: usize = 5;
 
 /// Cases of format version 3, in the order in which they were added.
 pub(super) fn since_3() -> Vec<Case> {
-    vec![histories()]
+    vec![histories(), quantised::codes()]
 }
 
 /// Weights of which a third drifts so steadily that each changes every third step, and weights that

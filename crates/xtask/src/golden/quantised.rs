@@ -3,7 +3,7 @@
 //! Like all cases, they never change once their container is in the repository.
 
 use super::cases::Case;
-use super::numbers::{Random, bf16s, f8_e4m3s, f16s, f32s};
+use super::numbers::{Random, bf16s, f8_e4m3s, f16s, f32s, i8s};
 use crate::files::Tensor;
 
 const E2M1: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
@@ -103,6 +103,23 @@ pub(super) fn nibbles() -> Case {
     base.push(Tensor::new("v", "BF16", &[20, 30], bf16s(&values)));
     original.push(Tensor::new("v", "BF16", &[10, 60], bf16s(&values)));
     Case::new("nibbles", "words of 4-bit codes", &original, &[&base])
+}
+
+/// Small integers around 0 in columns of different spread.
+pub(super) fn codes() -> Case {
+    let mut random = Random::new(74);
+    let mut tensor = |name: &str, dtype: &'static str, rows: usize, cols: usize, spread: f64| {
+        let spreads: Vec<f64> = random.normals(cols, 0.7).iter().map(|x| spread * x.exp2()).collect();
+        let code = |(i, x): (usize, f64)| x * spreads[i % cols];
+        let values: Vec<f64> = random.normals(rows * cols, 1.0).into_iter().enumerate().map(code).collect();
+        Tensor::new(name, dtype, &[rows, cols], i8s(&values))
+    };
+    let tensors = [
+        tensor("rare", "I8", 200, 48, 0.3),
+        tensor("usual", "I8", 120, 80, 1.0),
+        tensor("wide", "U8", 100, 64, 6.0),
+    ];
+    Case::new("codes", "small integers by classes of columns", &tensors, &[])
 }
 
 fn largest(values: &[f64]) -> f64 {
