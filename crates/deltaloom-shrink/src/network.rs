@@ -48,7 +48,8 @@ impl Network {
     /// The model itself.
     ///
     /// # Errors
-    /// As [`Parts::values`]; [`Error::InvalidArgument`] for matrices that are not BF16 or F32.
+    /// As [`Parts::values`]; [`Error::InvalidArgument`] for weights that are not BF16 or F32, and for
+    /// NaN and infinities.
     pub fn new(parts: Arc<Parts>) -> Result<Self> {
         let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
         for names in &parts.layers {
@@ -56,8 +57,12 @@ impl Network {
                 matrices.insert(name.to_owned(), matrix(&parts, name)?);
             }
             for (_, name) in names.vectors() {
-                vectors.insert(name.to_owned(), parts.values(name)?);
+                vectors.insert(name.to_owned(), finite(&parts, name)?);
             }
+        }
+        let norm = [Some(&parts.globals.final_norm), parts.globals.final_norm_bias.as_ref()];
+        for name in norm.into_iter().flatten() {
+            finite(&parts, name)?;
         }
         for name in [Some(&parts.globals.embedding), parts.globals.head.as_ref()].into_iter().flatten() {
             matrices.insert(name.clone(), matrix(&parts, name)?);
@@ -170,8 +175,20 @@ fn run() -> Run<'static> {
 /// In FP32 whatever its type: exact products of BF16 weights take three times as long.
 fn matrix(parts: &Parts, name: &str) -> Result<DenseMatrix> {
     match parts.shape(name)? {
-        [rows, cols] => dense(to_usize(*rows), to_usize(*cols), &parts.values(name)?),
+        [rows, cols] => dense(to_usize(*rows), to_usize(*cols), &finite(parts, name)?),
         shape => Err(Error::InvalidArgument(format!("tensor {name:?} has shape {shape:?}: no matrix"))),
+    }
+}
+
+/// Values of a tensor, none of which is NaN or infinite.
+fn finite(parts: &Parts, name: &str) -> Result<Vec<f32>> {
+    let values = parts.values(name)?;
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(Error::InvalidArgument(format!(
+            "tensor {name:?} has {} at element {at}: such a model cannot be measured",
+            values[at]
+        ))),
     }
 }
 

@@ -215,9 +215,6 @@ impl Work<'_> {
         }
         let Some((_, Moments { statistics, cross })) = kept.as_ref() else { return Ok(()) };
         let values = self.network.values(name)?;
-        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-            return Err(Error::InvalidArgument(format!("tensor {name:?} has {bad}: it cannot be shrunk")));
-        }
         let weights = Matrix::of_f32(rows, cols, &values).unwrap_or_else(|| Matrix::zeros(rows, cols));
         let weights = match (cross, self.options.correct) {
             (Some(cross), Some(damping)) => corrected(&weights, statistics, cross, damping),

@@ -36,6 +36,8 @@ pub struct Description {
     pub teacher: Origin,
     /// How it was made: digest of the recipe.
     pub recipe: String,
+    /// BLAKE3-256 of `student.safetensors`.
+    pub weights: String,
     /// Texts that were used, with their digests.
     #[serde(default)]
     pub texts: Vec<UsedText>,
@@ -75,6 +77,17 @@ pub struct MatrixRecord {
     pub shape: [usize; 2],
     /// How it is stored.
     pub form: FormRecord,
+}
+
+/// What weights take in a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Bytes of the file, with index, tables and digests.
+    pub bytes: u64,
+    /// Those of them that are not payloads of tensors which stayed as they are.
+    pub shrunk: u64,
+    /// Weights that `shrunk` stands for.
+    pub shrunk_weights: u64,
 }
 
 /// A student before it is written.
@@ -133,14 +146,30 @@ impl Student {
         Checkpoint::from_tensors(WEIGHTS, self.tensors.clone(), &BTreeMap::new(), &Limits::default())
     }
 
-    /// Bytes of its weights when they are packed, tables, index and digests included.
+    /// What its weights take when they are packed.
     ///
     /// # Errors
     /// Errors of packing.
-    pub fn packed_bytes(&self) -> Result<u64> {
+    pub fn packed(&self) -> Result<Packed> {
         let mut counted = Counter(0);
-        pack_to(&self.checkpoint()?, &Bases::default(), &mut counted, &PackOptions::default(), &Silent)?;
-        Ok(counted.0)
+        let options = PackOptions::default();
+        let report = pack_to(&self.checkpoint()?, &Bases::default(), &mut counted, &options, &Silent)?;
+        let kept = report.tensors.iter().filter(|tensor| !self.is_of_form(&tensor.name));
+        let kept: u64 = kept.map(|tensor| tensor.packed_bytes).sum();
+        let weights = self.matrices.values().map(|matrix| matrix.shape.iter().product::<usize>() as u64);
+        Ok(Packed { bytes: counted.0, shrunk: counted.0.saturating_sub(kept), shrunk_weights: weights.sum() })
+    }
+
+    fn is_of_form(&self, tensor: &str) -> bool {
+        is_of_form(&self.matrices, tensor)
+    }
+
+    /// BLAKE3-256 of `student.safetensors`.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub fn weights_digest(&self) -> Result<String> {
+        Ok(blake3::hash(&self.checkpoint()?.read_file(0)?).to_hex().to_string())
     }
 
     /// What `student.json` is to say of its matrices.
@@ -161,9 +190,9 @@ impl Student {
         overwrite: bool,
         inputs: &Inputs,
     ) -> Result<()> {
+        let weights = self.checkpoint()?.read_file(0)?;
         let json = serde_json::to_string_pretty(description)
             .map_err(|error| Error::InvalidArgument(format!("{DESCRIPTION} cannot be written: {error}")))?;
-        let weights = self.checkpoint()?.read_file(0)?;
         let files = [
             (DESCRIPTION, json.as_bytes()),
             ("config.json", self.config_text.as_bytes()),
@@ -294,7 +323,12 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
     let config = path.join("config.json");
     let config_text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
     let file = path.join(WEIGHTS);
-    let weights = Checkpoint::open(&file, &Limits::default())?.into_memory()?;
+    let bytes = Checkpoint::open(&file, &Limits::default())?.read_file(0)?;
+    if blake3::hash(&bytes).to_hex().as_str() != description.weights {
+        let what = format!("it is not the file that {DESCRIPTION} describes: its digest differs");
+        return Err(Error::corrupt(what).in_file(&file));
+    }
+    let weights = Checkpoint::from_bytes(WEIGHTS, bytes, &Limits::default())?;
     let stored: BTreeMap<&str, (usize, &TensorInfo)> =
         weights.weights().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
     let find = |name: &str, dtype: &str, shape: &[usize]| -> Result<Vec<u8>> {
@@ -320,21 +354,21 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
         let shape = vec![*rows as u64, *cols as u64];
         tensors.push(new_tensor(name.clone(), DType::F32, shape, bytes));
     }
-    // What belongs to a form begins with its name and a dot; so may the tensors of a layer, but not
-    // behind the name of a matrix.
-    let is_of_form = |name: &str| {
-        description
-            .matrices
-            .keys()
-            .any(|matrix| name.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.')))
-    };
-    for (member, info) in weights.weights().filter(|(_, info)| !is_of_form(&info.name)) {
+    for (member, info) in weights.weights().filter(|(_, info)| !is_of_form(&description.matrices, &info.name))
+    {
         let bytes = weights.read_tensor(member, info)?;
         tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
     }
     let checkpoint =
         Checkpoint::from_tensors("model.safetensors", tensors, &BTreeMap::new(), &Limits::default())?;
     Ok((config_text, checkpoint.into_memory()?))
+}
+
+/// Whether a tensor belongs to the form of a matrix: its name is that of the matrix, a dot and more.
+fn is_of_form(matrices: &BTreeMap<String, MatrixRecord>, tensor: &str) -> bool {
+    let is_part =
+        |matrix: &String| tensor.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.'));
+    matrices.keys().any(is_part)
 }
 
 /// Digest and bytes of the tensors of a model.

@@ -51,12 +51,13 @@ fn describe(report: &Report, output: &Path) -> String {
         Verdict::Useless => "useless: no nearer to the teacher than a table of token frequencies",
     };
     let mut text = format!(
-        "LOSSY student in {}\n{} of {} ({}, {:.3} bits per weight)\n",
+        "LOSSY student in {}\n{} of {} ({}, {:.3} bits per weight; {:.3} for each weight that was shrunk)\n",
         output.display(),
         ui::bytes(report.student_bytes),
         ui::bytes(report.teacher_bytes),
         ui::ratio(report.ratio),
         report.bits_per_weight,
+        report.bits_per_shrunk_weight,
     );
     for on in &report.texts {
         let divergence = &on.divergence;

@@ -19,7 +19,7 @@ use crate::forms::Form;
 use crate::measure::{Measured, Reference, Windows, frequency_table};
 use crate::network::Network;
 use crate::pipeline::{Options, shrink_layers};
-use crate::recipe::{Branch, Loaded, PlannerMode};
+use crate::recipe::{Branch, Loaded, PlannerMode, Targets};
 use crate::student::{self, Description, Student};
 use settings::Settings;
 
@@ -53,6 +53,8 @@ pub struct Report {
     pub ratio: f64,
     /// Bits of the packed student for each weight of the teacher.
     pub bits_per_weight: f64,
+    /// Bits of the packed file, without tensors that stayed as they are, for each weight that did not.
+    pub bits_per_shrunk_weight: f64,
     /// Divergence from the teacher on each text.
     pub texts: Vec<OnText>,
     /// Divergence of a table of token frequencies from the teacher, on the first text. A student
@@ -171,6 +173,7 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
         tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
         teacher: origin,
         recipe: recipe.digest(),
+        weights: student.weights_digest()?,
         texts: texts.used.clone(),
         matrices: student.matrices().clone(),
         measured: serde_json::to_value(&report).unwrap_or_default(),
@@ -204,7 +207,8 @@ fn measure(
     }
     let weights: u64 =
         teacher.parts().checkpoint.weights().map(|(_, info)| info.shape.iter().product::<u64>()).sum();
-    let student_bytes = student.packed_bytes()?;
+    let packed = student.packed()?;
+    let student_bytes = packed.bytes;
     let mut counts = BTreeMap::new();
     forms.values().for_each(|form| *counts.entry(form.name()).or_insert(0) += 1);
     let mut report = Report {
@@ -213,18 +217,17 @@ fn measure(
         student_bytes,
         ratio: teacher_bytes as f64 / student_bytes.max(1) as f64,
         bits_per_weight: student_bytes as f64 * 8.0 / weights.max(1) as f64,
+        bits_per_shrunk_weight: packed.shrunk as f64 * 8.0 / packed.shrunk_weights.max(1) as f64,
         texts: on_texts,
         table_kl,
         forms: counts,
         warnings: loaded.warnings.iter().chain(&texts.warnings).cloned().collect(),
     };
-    report.verdict = verdict(loaded, &report);
+    report.verdict = verdict(&loaded.recipe.targets, &report);
     Ok(report)
 }
 
-/// A recipe with fixed sizes has a target for bytes only if it says one.
-fn verdict(loaded: &Loaded, report: &Report) -> Verdict {
-    let targets = &loaded.recipe.targets;
+fn verdict(targets: &Targets, report: &Report) -> Verdict {
     let Some(OnText { kl, kl_error, .. }) = report.texts.first() else { return Verdict::Infeasible };
     let bound = kl + normal_quantile(targets.kl.confidence) * kl_error;
     if *kl >= report.table_kl {
@@ -253,6 +256,41 @@ fn normal_quantile(share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use deltaloom_lm::evaluate::Divergence;
+
+    #[test]
+    fn bounds_of_measurements_are_compared_with_targets() {
+        let mut divergence = Divergence::default();
+        divergence.add(&[0.0, 1.0], &[0.0, 1.0], 0).unwrap();
+        let divergence = divergence.report().unwrap();
+        let on = OnText { name: String::new(), kl: 0.1, kl_error: 0.01, divergence };
+        let report = Report {
+            verdict: Verdict::Feasible,
+            teacher_bytes: 1000,
+            student_bytes: 100,
+            ratio: 10.0,
+            bits_per_weight: 1.6,
+            bits_per_shrunk_weight: 1.6,
+            texts: vec![on],
+            table_kl: 2.0,
+            forms: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        let with = |change: fn(&mut Targets)| {
+            let mut targets = Targets::default();
+            targets.kl.limit = Some(0.12);
+            change(&mut targets);
+            verdict(&targets, &report)
+        };
+        assert_eq!(with(|_| ()), Verdict::Feasible);
+        // The bound is 1.64 standard errors above the mean.
+        assert_eq!(with(|targets| targets.kl.limit = Some(0.116)), Verdict::Infeasible);
+        assert_eq!(with(|targets| targets.compression_ratio = Some(10.1)), Verdict::Infeasible);
+        assert_eq!(with(|targets| targets.bytes = Some(99)), Verdict::Infeasible);
+        assert_eq!(with(|targets| targets.bits_per_weight = Some(1.6)), Verdict::Feasible);
+        let useless = Report { table_kl: 0.1, ..report.clone() };
+        assert_eq!(verdict(&Targets::default(), &useless), Verdict::Useless);
+    }
 
     #[test]
     fn quantiles_are_those_of_tables() {

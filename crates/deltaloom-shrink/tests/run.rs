@@ -1,0 +1,238 @@
+//! Recipes on a small random model: what a student must be like whatever its forms.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deltaloom::checkpoint::output::Inputs;
+use deltaloom::checkpoint::{Checkpoint, NewTensor};
+use deltaloom::tensor::DType;
+use deltaloom::{Limits, Silent};
+use deltaloom_lm::model::Parts;
+use deltaloom_shrink::measure::Reference;
+use deltaloom_shrink::network::Network;
+use deltaloom_shrink::recipe::Recipe;
+use deltaloom_shrink::run::{Made, Verdict, run};
+use deltaloom_shrink::student;
+
+const WIDTH: u64 = 64;
+const HIDDEN: u64 = 96;
+const VOCABULARY: u64 = 256;
+
+/// Numbers that look random, the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
+    }
+}
+
+/// A teacher of two layers with a tied head, and texts beside it.
+fn teacher(folder: &Path) -> PathBuf {
+    let path = folder.join("teacher");
+    std::fs::create_dir(&path).unwrap();
+    let config = format!(
+        r#"{{"model_type": "llama", "hidden_size": {WIDTH}, "intermediate_size": {HIDDEN},
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": {VOCABULARY}, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
+        "max_position_embeddings": 32, "tie_word_embeddings": true}}"#
+    );
+    std::fs::write(path.join("config.json"), config).unwrap();
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, WIDTH]),
+        ("model.norm.weight".to_owned(), vec![WIDTH]),
+    ];
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("input_layernorm", vec![WIDTH]),
+            ("post_attention_layernorm", vec![WIDTH]),
+            ("self_attn.q_proj", vec![WIDTH, WIDTH]),
+            ("self_attn.k_proj", vec![WIDTH / 2, WIDTH]),
+            ("self_attn.v_proj", vec![WIDTH / 2, WIDTH]),
+            ("self_attn.o_proj", vec![WIDTH, WIDTH]),
+            ("mlp.gate_proj", vec![HIDDEN, WIDTH]),
+            ("mlp.up_proj", vec![HIDDEN, WIDTH]),
+            ("mlp.down_proj", vec![WIDTH, HIDDEN]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    let mut random = Random(1);
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let count = shape.iter().product::<u64>();
+        let value =
+            |random: &mut Random| if shape.len() == 1 { 1.0 + random.next() } else { random.next() / 2.0 };
+        let bytes: Vec<u8> =
+            (0..count).flat_map(|_| value(&mut random).to_le_bytes()[2..].to_vec()).collect();
+        NewTensor { name, dtype: DType::BF16, shape, source: Arc::new(bytes) }
+    });
+    let file =
+        Checkpoint::from_tensors("m", tensors.collect(), &BTreeMap::new(), &Limits::default()).unwrap();
+    std::fs::write(path.join("model.safetensors"), file.read_file(0).unwrap()).unwrap();
+    for (name, tokens, seed) in [("val_english.u16", 4096, 2), ("val_code.u16", 2048, 3)] {
+        let mut random = Random(seed);
+        // Small ids are frequent.
+        let id = |x: f32| ((x + 0.5).powi(3) * 255.0) as u16;
+        let ids: Vec<u8> = (0..tokens).flat_map(|_| id(random.next()).to_le_bytes()).collect();
+        std::fs::write(path.join(name), ids).unwrap();
+    }
+    path
+}
+
+fn made(folder: &Path, recipe: &str) -> deltaloom::Result<Made> {
+    let text = format!("version: 1\nteacher: {{model: teacher}}\nplanner: {{mode: fixed}}\n{recipe}");
+    run(&Recipe::parse(&text, &folder.join("recipe.yaml"))?, &Silent)
+}
+
+/// Recipes with the divergence that they stay below, and what their packed bytes stay below.
+const RECIPES: [(&str, f64, f64); 7] = [
+    ("branches: {quantise: {bits: 4}}", 0.1, 0.7),
+    ("branches: {quantise: {method: waterfill, rate: 3.0}}", 0.5, 0.7),
+    ("branches: {sparsity: {target_sparsity: 0.3}}", 0.3, 0.9),
+    ("branches: {sparsity: {pattern: \"2:4\", method: wanda}}", 0.8, 0.8),
+    ("branches: {lra: {ratio: 1.3, whitening: [0.0, 0.5], residual: keep}, quantise: {bits: 3}}", 0.1, 1.1),
+    ("branches: {blt: {latent_dim: 48, head: tied}, quantise: {bits: 6}}", 0.5, 0.7),
+    ("branches: {blt: {latent_dim: 50, head: separate}}", 1.0, 1.1),
+];
+
+#[test]
+fn a_student_on_disk_is_the_one_that_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = teacher(folder.path());
+    let network = Network::new(Arc::new(Parts::open(&path).unwrap())).unwrap();
+    let ids = std::fs::read(path.join("val_english.u16")).unwrap();
+    let ids: Vec<u32> = ids.as_chunks::<2>().0.iter().map(|id| u32::from(u16::from_le_bytes(*id))).collect();
+    let windows = ids[ids.len() - 64 * 32..].chunks(32).map(<[u32]>::to_vec).collect();
+    let reference = Reference::new(network.clone(), windows, &|_| Ok(())).unwrap();
+    assert_eq!(reference.compare(&network, &|_| Ok(())).unwrap().kl(), 0.0);
+    for (number, (recipe, kl, share)) in RECIPES.into_iter().enumerate() {
+        let made = made(folder.path(), recipe).unwrap();
+        let report = &made.report;
+        assert!(report.texts[0].kl < kl && report.texts[0].kl > 0.0, "{recipe}: {}", report.texts[0].kl);
+        assert!(
+            (report.student_bytes as f64) < share * report.teacher_bytes as f64,
+            "{recipe}: {}",
+            report.ratio
+        );
+        assert_eq!(
+            report.texts.iter().map(|text| &text.name[..]).collect::<Vec<_>>(),
+            ["val_english.u16", "val_code.u16"]
+        );
+        let target = folder.path().join(format!("student-{number}"));
+        made.write(&target, false, &Inputs::default()).unwrap();
+        assert!(made.write(&target, false, &Inputs::default()).is_err());
+        let (config, weights) = student::open(&target).unwrap();
+        let student = Network::new(Arc::new(Parts::of_checkpoint(weights, &config).unwrap())).unwrap();
+        let again = reference.compare(&student, &|_| Ok(())).unwrap();
+        assert_eq!(again.kl(), report.texts[0].kl, "{recipe}");
+        let dense = folder.path().join(format!("dense-{number}"));
+        student::materialise(&target, &dense, false, &Inputs::default()).unwrap();
+        let dense = Network::new(Arc::new(Parts::open(&dense).unwrap())).unwrap();
+        assert_eq!(reference.compare(&dense, &|_| Ok(())).unwrap().kl(), report.texts[0].kl, "{recipe}");
+    }
+}
+
+#[test]
+fn threads_change_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    for recipe in [RECIPES[1].0, RECIPES[4].0] {
+        let bytes = [1, 2, 3].map(|threads| {
+            let target = folder.path().join(format!("student-{threads}"));
+            let made = deltaloom::with_threads(threads, || made(folder.path(), recipe)).unwrap();
+            made.write(&target, true, &Inputs::default()).unwrap();
+            std::fs::read(target.join(student::WEIGHTS)).unwrap()
+        });
+        assert!(bytes[0] == bytes[1] && bytes[1] == bytes[2], "{recipe}");
+    }
+}
+
+#[test]
+fn verdicts_follow_targets() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let verdict = |targets: &str, branch: &str| {
+        let made = made(folder.path(), &format!("targets: {{{targets}}}\nbranches: {{{branch}}}")).unwrap();
+        made.report.verdict
+    };
+    let four = "quantise: {bits: 4}";
+    assert_eq!(verdict("kl: {limit: 0.5}", four), Verdict::Feasible);
+    assert_eq!(verdict("kl: {limit: 0.000001}", four), Verdict::Infeasible);
+    assert_eq!(verdict("compression_ratio: 100, kl: {limit: 0.5}", four), Verdict::Infeasible);
+}
+
+#[test]
+fn bad_texts_and_weights_are_errors_that_say_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = teacher(folder.path());
+    let error = |recipe: &str| made(folder.path(), recipe).map(|_| ()).unwrap_err().with_path();
+    let four = "branches: {quantise: {bits: 4}}";
+    let with = |data: &str| format!("data: {{{data}}}\n{four}");
+    std::fs::write(folder.path().join("short.u16"), [1, 0]).unwrap();
+    std::fs::write(folder.path().join("odd.u16"), [1, 0, 0]).unwrap();
+    std::fs::write(folder.path().join("large.u16"), vec![9; 4096]).unwrap();
+    let english = "{path: teacher/val_english.u16}";
+    for (data, words) in [
+        (format!("calibrate: {english}, evaluate: {english}"), "calibrated with, too"),
+        (format!("calibrate: {english}"), "neither"),
+        (format!("calibrate: {{path: short.u16}}, evaluate: {english}"), "less than a window"),
+        (format!("calibrate: {{path: odd.u16}}, evaluate: {english}"), "no whole number of ids"),
+        (format!("calibrate: {{path: large.u16}}, evaluate: {english}"), "id 2313"),
+        (format!("calibrate: {{path: none.u16}}, evaluate: {english}"), "none.u16"),
+        ("seq_len: 64".to_owned(), "32 positions"),
+        ("max_chunks: 0".to_owned(), "max_chunks"),
+    ] {
+        let found = error(&with(&data));
+        assert!(found.contains(words), "{data}: {found}");
+    }
+    for (recipe, words) in [
+        ("branches: {lra: {rank: 200}}", "rank 200"),
+        ("branches: {blt: {latent_dim: 64}}", "latent_dim"),
+        ("branches: {quantise: {bits: 4, method: awq}}", "AWQ is not built yet"),
+    ] {
+        let found = error(recipe);
+        assert!(found.contains(words), "{recipe}: {found}");
+    }
+    let weights = path.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let end = bytes.len() - 2;
+    bytes[end..].copy_from_slice(&[0xc0, 0x7f]);
+    std::fs::write(&weights, bytes).unwrap();
+    let found = error(four);
+    assert!(found.contains("NaN") && found.contains("\"model.norm.weight\""), "{found}");
+}
+
+#[test]
+fn a_damaged_student_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let target = folder.path().join("student");
+    made(folder.path(), RECIPES[0].0).unwrap().write(&target, false, &Inputs::default()).unwrap();
+    let file = target.join(student::WEIGHTS);
+    let whole = std::fs::read(&file).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 40) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(student::open(&target).is_err(), "byte {at}");
+    }
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    assert!(student::open(&target).is_err());
+    std::fs::write(&file, &whole).unwrap();
+    assert!(student::open(&target).is_ok());
+    let description = target.join(student::DESCRIPTION);
+    let text = std::fs::read_to_string(&description).unwrap();
+    for (from, to) in [
+        ("\"schema\": 1", "\"schema\": 2"),
+        ("\"lossy\": true", "\"lossy\": false"),
+        ("\"group\": 64", "\"group\": 0"),
+        ("\"group\": 64", "\"group\": 32"),
+        ("\"kind\": \"quantised\"", "\"kind\": \"unknown\""),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&description, text.replacen(from, to, 1)).unwrap();
+        assert!(student::open(&target).is_err(), "{from} to {to}");
+    }
+}
