@@ -111,8 +111,9 @@ impl Form {
     /// Reads a form `[rows, cols]` whose tensors `find` gives by name, dtype and shape.
     ///
     /// # Errors
-    /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, and for
-    /// forms that nest too deep; errors of `find`.
+    /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, for a rank
+    /// that is 0 or larger than the matrix, for values that are not finite, and for forms that nest
+    /// too deep; errors of `find`.
     pub fn read(
         record: &FormRecord,
         name: &str,
@@ -141,7 +142,12 @@ impl Form {
         };
         Ok(match record {
             FormRecord::Dense { dtype } => {
-                Self::Dense(Dense::of_bytes(*dtype, &get("values", dtype.name(), &[rows, cols])?))
+                let dense = Dense::of_bytes(*dtype, &get("values", dtype.name(), &[rows, cols])?);
+                // The bits of a NaN that follows from infinities differ between processors.
+                if let Some(value) = dense.values().iter().find(|value| !value.is_finite()) {
+                    return wrong(format!("{name:?} has the value {value}"));
+                }
+                Self::Dense(dense)
             }
             FormRecord::Quantised { group, column_factors, row_factors } => {
                 let codes = get("codes", "I8", &[rows, cols])?;
@@ -176,6 +182,10 @@ impl Form {
                     PatternRecord::NOfM { keep, of } => Pattern::NOfM { keep, of },
                 };
                 Self::Sparse(Sparse::new(rows, cols, pattern, bits, inner(values, "kept", [1, *count])?)?)
+            }
+            // So no factor takes more memory than the matrix.
+            FormRecord::LowRank { rank, .. } if !(1..=rows.min(cols)).contains(rank) => {
+                return wrong(format!("{name:?} is [{rows}, {cols}] and has rank {rank}"));
             }
             FormRecord::LowRank { rank, left, right } => Self::LowRank {
                 rank: *rank,
