@@ -9,7 +9,7 @@ mod sparse;
 
 pub use dense::{Dense, FloatType};
 pub use quantised::{LARGEST_CODE, Quantised, Scales, Steps, half};
-pub use record::{FormRecord, Part, PatternRecord, Tensors};
+pub use record::{Find, FormRecord, Part, PatternRecord, Tensors};
 pub use sparse::{Pattern, Sparse};
 
 use deltaloom::{Error, Result};

@@ -41,6 +41,9 @@ pub struct Part {
     pub bytes: Vec<u8>,
 }
 
+/// Gives the bytes of a tensor by its name, its dtype in safetensors and its shape.
+pub type Find<'a> = dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>> + 'a;
+
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Part>;
 
@@ -114,12 +117,7 @@ impl Form {
     /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, for a rank
     /// that is 0 or larger than the matrix, for values that are not finite, and for forms that nest
     /// too deep; errors of `find`.
-    pub fn read(
-        record: &FormRecord,
-        name: &str,
-        [rows, cols]: [usize; 2],
-        find: &dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>>,
-    ) -> Result<Self> {
+    pub fn read(record: &FormRecord, name: &str, [rows, cols]: [usize; 2], find: &Find<'_>) -> Result<Self> {
         Self::read_at(record, name, [rows, cols], find, 0)
     }
 
@@ -127,7 +125,7 @@ impl Form {
         record: &FormRecord,
         name: &str,
         [rows, cols]: [usize; 2],
-        find: &dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>>,
+        find: &Find<'_>,
         depth: usize,
     ) -> Result<Self> {
         if depth > DEEPEST {
