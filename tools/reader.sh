@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Has the Python reader decode every golden container and, where the lm12m weights are, the freshly packed lm12m pairs.
+# Another one decodes the golden student.
 # Needs python3 (3.11 or newer) with pip; makes its own virtual environment in target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,3 +16,4 @@ else
     echo "note: the lm12m weights are absent (no lm12m/ in $data): only golden containers are read"
 fi
 "$venv/bin/python" tools/check_reader.py "${manifests[@]}"
+"$venv/bin/python" tools/check_student_reader.py

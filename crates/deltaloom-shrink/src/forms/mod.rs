@@ -9,7 +9,7 @@ mod sparse;
 
 pub use dense::{Dense, FloatType};
 pub use quantised::{LARGEST_CODE, Quantised, Scales, Steps, half};
-pub use record::{FormRecord, Part, PatternRecord, Tensors};
+pub use record::{Find, FormRecord, Part, PatternRecord, Tensors};
 pub use sparse::{Pattern, Sparse};
 
 use deltaloom::{Error, Result};
@@ -51,7 +51,7 @@ impl Form {
             Self::Quantised(quantised) => quantised.decode(),
             Self::Sparse(sparse) => sparse.decode(),
             Self::LowRank { left, right, rank } => {
-                product(&left.decode(rows, *rank), &right.decode(*rank, cols), *rank, cols)
+                product(&left.decode(rows, *rank), &right.decode(*rank, cols), [rows, *rank, cols])
             }
             Self::Sum(parts) => {
                 let mut sum = vec![0.0; rows * cols];
@@ -89,12 +89,11 @@ impl Form {
     }
 }
 
-/// `left` times `right`, where `left` has `rank` columns and `right` has `cols`. Products of FP32
-/// numbers are exact in FP64, so a fused addition gives the same bits.
+/// `left` `[rows, rank]` times `right` `[rank, cols]`. Products of FP32 numbers are exact in FP64, so
+/// a fused addition gives the same bits.
 #[expect(clippy::cast_possible_truncation, reason = "rounded to the nearest")]
-fn product(left: &[f32], right: &[f32], rank: usize, cols: usize) -> Vec<f32> {
+fn product(left: &[f32], right: &[f32], [rows, rank, cols]: [usize; 3]) -> Vec<f32> {
     use rayon::prelude::*;
-    let rows = left.len().checked_div(rank).unwrap_or(0);
     let mut out = vec![0.0; rows * cols];
     let each = |sums: &mut Vec<f64>, (out, left): (&mut [f32], &[f32])| {
         sums.clear();

@@ -41,6 +41,9 @@ pub struct Part {
     pub bytes: Vec<u8>,
 }
 
+/// Gives the bytes of a tensor by its name, its dtype in safetensors and its shape.
+pub type Find<'a> = dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>> + 'a;
+
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Part>;
 
@@ -111,14 +114,10 @@ impl Form {
     /// Reads a form `[rows, cols]` whose tensors `find` gives by name, dtype and shape.
     ///
     /// # Errors
-    /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, and for
-    /// forms that nest too deep; errors of `find`.
-    pub fn read(
-        record: &FormRecord,
-        name: &str,
-        [rows, cols]: [usize; 2],
-        find: &dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>>,
-    ) -> Result<Self> {
+    /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, for a rank
+    /// that is 0 or larger than the matrix, for values that are not finite, and for forms that nest
+    /// too deep; errors of `find`.
+    pub fn read(record: &FormRecord, name: &str, [rows, cols]: [usize; 2], find: &Find<'_>) -> Result<Self> {
         Self::read_at(record, name, [rows, cols], find, 0)
     }
 
@@ -126,7 +125,7 @@ impl Form {
         record: &FormRecord,
         name: &str,
         [rows, cols]: [usize; 2],
-        find: &dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>>,
+        find: &Find<'_>,
         depth: usize,
     ) -> Result<Self> {
         if depth > DEEPEST {
@@ -141,7 +140,12 @@ impl Form {
         };
         Ok(match record {
             FormRecord::Dense { dtype } => {
-                Self::Dense(Dense::of_bytes(*dtype, &get("values", dtype.name(), &[rows, cols])?))
+                let dense = Dense::of_bytes(*dtype, &get("values", dtype.name(), &[rows, cols])?);
+                // The bits of a NaN that follows from infinities differ between processors.
+                if let Some(value) = dense.values().iter().find(|value| !value.is_finite()) {
+                    return wrong(format!("{name:?} has the value {value}"));
+                }
+                Self::Dense(dense)
             }
             FormRecord::Quantised { group, column_factors, row_factors } => {
                 let codes = get("codes", "I8", &[rows, cols])?;
@@ -176,6 +180,10 @@ impl Form {
                     PatternRecord::NOfM { keep, of } => Pattern::NOfM { keep, of },
                 };
                 Self::Sparse(Sparse::new(rows, cols, pattern, bits, inner(values, "kept", [1, *count])?)?)
+            }
+            // So no factor takes more memory than the matrix.
+            FormRecord::LowRank { rank, .. } if !(1..=rows.min(cols)).contains(rank) => {
+                return wrong(format!("{name:?} is [{rows}, {cols}] and has rank {rank}"));
             }
             FormRecord::LowRank { rank, left, right } => Self::LowRank {
                 rank: *rank,

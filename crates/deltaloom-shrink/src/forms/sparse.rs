@@ -54,7 +54,7 @@ impl Sparse {
         }
         let unused = u8::MAX.checked_shl(u32::try_from(cols % 8).unwrap_or(0)).unwrap_or(0);
         let of_row = cols.div_ceil(8).max(1);
-        if cols % 8 != 0 && bits.chunks_exact(of_row).any(|row| row[of_row - 1] & unused != 0) {
+        if !cols.is_multiple_of(8) && bits.chunks_exact(of_row).any(|row| row[of_row - 1] & unused != 0) {
             return wrong("a bit behind the last column is set");
         }
         let count = bits.iter().map(|byte| byte.count_ones() as usize).sum();
