@@ -155,10 +155,6 @@ impl Texts {
             warnings: Vec::new(),
             files: Vec::new(),
         };
-        if calibrate.len() == 1 {
-            let what = "one calibration text: what it lacks gets worse; a second kind of text helps";
-            all.warnings.push(what.to_owned());
-        }
         for text in calibrate {
             all.used.push(used(&text.name, &text.digest, &text.windows, &[]));
             all.seen.extend_from_slice(&text.windows);

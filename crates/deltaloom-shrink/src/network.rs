@@ -48,8 +48,8 @@ impl Network {
     /// The model itself.
     ///
     /// # Errors
-    /// As [`Parts::values`]; [`Error::InvalidArgument`] for weights that are not BF16 or F32, and for
-    /// NaN and infinities.
+    /// As [`Parts::values`]; [`Error::InvalidArgument`] for weights that are not BF16 or F32, and
+    /// for NaN and infinities.
     pub fn new(parts: Arc<Parts>) -> Result<Self> {
         let (mut matrices, mut vectors) = (BTreeMap::new(), BTreeMap::new());
         for names in &parts.layers {

@@ -1,6 +1,6 @@
-//! Shrinks a model block by block. Each matrix is first fitted to the inputs that the student gives
-//! it, so that it makes up for what was lost before it, and then changed; its new form computes what
-//! the next matrix reads.
+//! Shrinks a model block by block. Each matrix is first fitted to the inputs that the student
+//! gives it, so that it makes up for what was lost before it, and then changed; its new form
+//! computes what the next matrix reads.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

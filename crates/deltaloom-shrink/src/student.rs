@@ -1,7 +1,7 @@
 //! A student on disk: a directory with the numbers of its forms in `student.safetensors`, and in
 //! `student.json` what they mean and what they cost. docs/student.md describes both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use deltaloom::checkpoint::output::{Inputs, NewDirectory};
 use deltaloom::checkpoint::{Checkpoint, NewTensor};
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Access, Bases, Error, Limits, Missing, PackOptions, Result, Silent, pack_to};
+use deltaloom_lm::model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::forms::{Form, FormRecord, Tensors};
@@ -20,8 +21,6 @@ pub const WEIGHTS: &str = "student.safetensors";
 pub const DESCRIPTION: &str = "student.json";
 /// Bytes of `student.json` at most.
 const LARGEST_DESCRIPTION: u64 = 16 << 20;
-/// Elements of a matrix at most.
-const LARGEST_MATRIX: u64 = 1 << 34;
 
 /// What `student.json` says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -302,8 +301,9 @@ pub fn describe(path: &Path) -> Result<Description> {
     let file = path.join(DESCRIPTION);
     let mut text = String::new();
     let read =
-        std::fs::File::open(&file).and_then(|it| it.take(LARGEST_DESCRIPTION).read_to_string(&mut text));
+        std::fs::File::open(&file).and_then(|it| it.take(LARGEST_DESCRIPTION + 1).read_to_string(&mut text));
     read.map_err(Error::io(&file))?;
+    Limits::check("bytes of student.json", text.len() as u64, LARGEST_DESCRIPTION)?;
     let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", file.display()));
     let description: Description = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     if description.schema != 1 || !description.lossy {
@@ -343,13 +343,18 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
         }
         weights.read_tensor(member, info)
     };
+    // So that a small file cannot ask for much memory.
+    let shapes = shapes(&ModelConfig::parse(&config_text)?);
     let mut tensors = Vec::new();
     for (name, MatrixRecord { shape: [rows, cols], form }) in &description.matrices {
-        let elements = (*rows as u64).checked_mul(*cols as u64).filter(|all| *all <= LARGEST_MATRIX);
-        if elements.is_none() {
-            return Err(Error::InvalidArgument(format!("matrix {name:?} is [{rows}, {cols}]: too large")));
+        if !shapes.contains(&[*rows, *cols]) {
+            let what = format!("matrix {name:?} is [{rows}, {cols}], which the model does not have");
+            return Err(Error::InvalidArgument(what));
         }
         let values = Form::read(form, name, [*rows, *cols], &find)?.decode(*rows, *cols);
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::InvalidArgument(format!("matrix {name:?} has numbers that are not finite")));
+        }
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = vec![*rows as u64, *cols as u64];
         tensors.push(new_tensor(name.clone(), DType::F32, shape, bytes));
@@ -364,7 +369,15 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
     Ok((config_text, checkpoint.into_memory()?))
 }
 
-/// Whether a tensor belongs to the form of a matrix: its name is that of the matrix, a dot and more.
+/// Rows and columns of the matrices of a model.
+fn shapes(config: &ModelConfig) -> BTreeSet<[usize; 2]> {
+    let of_layers =
+        config.layers.iter().flat_map(|layer| layer.matrices().into_iter().map(|role| layer.shape(role)));
+    of_layers.chain([[config.vocabulary, config.width]]).collect()
+}
+
+/// Whether a tensor belongs to the form of a matrix: its name is that of the matrix, then a dot
+/// and more.
 fn is_of_form(matrices: &BTreeMap<String, MatrixRecord>, tensor: &str) -> bool {
     let is_part =
         |matrix: &String| tensor.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.'));

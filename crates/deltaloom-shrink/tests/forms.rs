@@ -1,5 +1,5 @@
-//! Students on disk: the golden student has the bytes that this version writes and the matrices that
-//! it decodes, bad records are refused, and any form comes back as it was.
+//! Students on disk: the golden student has the bytes that this version writes and the matrices
+//! that it decodes, bad records are refused, and any form comes back as it was.
 //! `UPDATE_STUDENTS=1` writes the golden student anew.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

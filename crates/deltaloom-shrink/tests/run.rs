@@ -1,4 +1,5 @@
 //! Recipes on a small random model: what a student must be like whatever its forms.
+#![expect(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -9,10 +9,10 @@ use super::ThreadsArgument;
 
 /// Make a language model smaller, and measure what that costs. LOSSY: a student is not its teacher.
 ///
-/// A recipe says what is done: low rank, factored embeddings, sparsity, quantisation. Each matrix is
-/// first fitted to the inputs that the student gives it, so that it makes up for what was lost before
-/// it. The cost is the divergence from the teacher (Kullback-Leibler, in nats per token) on text that
-/// nothing was fitted to, and the size is that of the packed file.
+/// A recipe says what is done: low rank, factored embeddings, sparsity, quantisation. Each matrix
+/// is first fitted to the inputs that the student gives it, so that it makes up for what was lost
+/// before it. The cost is the divergence from the teacher (Kullback-Leibler, in nats per token) on
+/// text that nothing was fitted to, and the size is that of the packed file.
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -28,7 +28,7 @@ pub(crate) struct ShrinkArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShrinkCommand {
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     Materialise(MaterialiseArguments),
 }
 
@@ -36,8 +36,8 @@ pub(crate) enum ShrinkCommand {
 ///
 /// The student is a folder: student.safetensors with codes, steps and factors, student.json with
 /// what they mean and what was measured, the configuration and the tokenizer. `deltaloom eval` and
-/// `deltaloom generate` run it like any model, and `deltaloom pack` makes one file of it, whose size
-/// is the one reported here.
+/// `deltaloom generate` run it like any model. `deltaloom pack` makes one file of it; the size
+/// reported here is that of its weights in such a file.
 ///
 /// Texts that the recipe does not name are the files val_*.u16 beside the teacher: their last
 /// windows are measured, and the first ones fitted to. The folder is written whatever the verdict.

@@ -28,6 +28,12 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
     let output = loaded.path(&loaded.recipe.output.dir);
     let teacher = loaded.recipe.teacher.model.as_deref().map(|teacher| loaded.path(teacher));
     // Before anything is computed, which takes long.
+    if let Some(teacher) = teacher.as_ref().and_then(|path| path.canonicalize().ok())
+        && output.canonicalize().is_ok_and(|output| output == teacher)
+    {
+        let why = "is the teacher".to_owned();
+        return Err(deltaloom::Error::Protected { path: output, why, is_input: true }.into());
+    }
     let inputs = target::inputs([Some(&path), teacher.as_ref()].into_iter().flatten());
     Target::Path(output.clone()).check(overwrite, &inputs)?;
     let bar = Bar::new("shrinking");

@@ -89,8 +89,8 @@ impl Form {
     }
 }
 
-/// `left` `[rows, rank]` times `right` `[rank, cols]`. Products of FP32 numbers are exact in FP64, so
-/// a fused addition gives the same bits.
+/// `left` `[rows, rank]` times `right` `[rank, cols]`. Products of FP32 numbers are exact in FP64,
+/// so a fused addition gives the same bits.
 #[expect(clippy::cast_possible_truncation, reason = "rounded to the nearest")]
 fn product(left: &[f32], right: &[f32], [rows, rank, cols]: [usize; 3]) -> Vec<f32> {
     use rayon::prelude::*;

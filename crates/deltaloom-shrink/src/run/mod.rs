@@ -53,7 +53,7 @@ pub struct Report {
     pub ratio: f64,
     /// Bits of the packed student for each weight of the teacher.
     pub bits_per_weight: f64,
-    /// Bits of the packed file, without tensors that stayed as they are, for each weight that did not.
+    /// The same without tensors that stayed as they are.
     pub bits_per_shrunk_weight: f64,
     /// Divergence from the teacher on each text.
     pub texts: Vec<OnText>,
@@ -116,6 +116,10 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
     }
     let path = loaded.path(recipe.teacher.model.as_deref().unwrap_or_default());
     let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
+    if parts.config.model_type == "gpt2" {
+        let what = "GPT-2 stores its matrices turned, which students do not have yet".to_owned();
+        return Err(loaded.error("teacher.model", what, None).into());
+    }
     let texts = Texts::read(loaded, &path, &parts)?;
     let settings = Settings::new(loaded, &parts)?;
     let teacher = Network::new(Arc::clone(&parts))?;
