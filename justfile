@@ -136,6 +136,11 @@ check-model: check-divergence check-smollm2
 check-smollm2 *args:
     tools/check_smollm2.sh {{ args }}
 
+# Students of lm12m by the recipes in recipes/goals, beside what is wanted; writes docs/benchmarks/shrink.md; needs the weights
+shrink-goals *args:
+    cargo build --release --quiet
+    python3 tools/shrink_goals.py {{ args }}
+
 # `eval divergence` of lm12m and its rounding to 4 bits beside a computation in numpy
 check-divergence:
     tools/check_divergence.sh

@@ -19,6 +19,8 @@ use crate::network::{Input, Network, Weights, batch, dense};
 /// What is done to a matrix, in this order; each branch works on what those before it leave over.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Treatment {
+    /// All elements become 0, and nothing else is done.
+    pub is_dropped: bool,
     /// Two factors.
     pub low_rank: Option<LowRank>,
     /// A sparse part.
@@ -59,6 +61,9 @@ pub struct Place<'a> {
 
 /// Applies a treatment to a matrix `[out, in]`; `None` keeps it.
 fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
+    if treatment.is_dropped {
+        return Ok(Some(Form::Zero));
+    }
     let mut parts = Vec::new();
     let mut left = weights.clone();
     if let Some(LowRank { settings, keep_residual }) = &treatment.low_rank

@@ -151,6 +151,29 @@ fn threads_change_no_byte() {
 }
 
 #[test]
+fn a_search_meets_the_size_and_loses_less_than_one_rate_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let search = |targets: &str| {
+        let text = format!(
+            "version: 1\nteacher: {{model: teacher}}\ntargets: {{{targets}}}\n\
+             planner: {{mode: search, repair: {{tokens: 512}}}}"
+        );
+        run(&Recipe::parse(&text, &folder.path().join("recipe.yaml")).unwrap(), &Silent).unwrap().report
+    };
+    let one_rate =
+        made(folder.path(), "branches: {quantise: {method: waterfill, rate: 3.0}}").unwrap().report;
+    let found = search(&format!("bytes: {}, kl: {{limit: null}}", one_rate.student_bytes));
+    assert!(found.student_bytes <= one_rate.student_bytes, "{}", found.student_bytes);
+    assert!(found.texts[0].kl < 0.5 * one_rate.texts[0].kl, "{}", found.texts[0].kl);
+    assert_eq!(found.verdict, Verdict::Feasible);
+    // Nothing is this small.
+    let least = search("bytes: 100");
+    assert_eq!(least.verdict, Verdict::Infeasible);
+    assert!(least.student_bytes < found.student_bytes / 4);
+}
+
+#[test]
 fn verdicts_follow_targets() {
     let folder = tempfile::tempdir().unwrap();
     teacher(folder.path());

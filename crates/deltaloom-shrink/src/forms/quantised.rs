@@ -100,6 +100,18 @@ impl Quantised {
         Ok(Self { rows, cols, codes, scales })
     }
 
+    /// The same codes, where each row is divided by a positive number.
+    #[must_use]
+    pub fn with_rows_divided(mut self, by: &[f64]) -> Self {
+        let rows = self.scales.rows.take();
+        let factor = |(row, by): (usize, &f64)| {
+            let known = rows.as_ref().and_then(|rows| rows.get(row)).map_or(1.0, |factor| factor.to_f64());
+            half(known / by)
+        };
+        self.scales.rows = Some(by.iter().enumerate().take(self.rows).map(factor).collect());
+        self
+    }
+
     /// Codes, row by row.
     #[must_use]
     pub fn codes(&self) -> &[i8] {

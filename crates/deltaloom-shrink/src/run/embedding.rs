@@ -12,7 +12,7 @@ use crate::forms::{FloatType, Form};
 use crate::matrix::{Matrix, moments};
 use crate::measure::{Reference, frequencies};
 use crate::network::{HEAD, Network};
-use crate::recipe::{Head, Loaded, Weighting};
+use crate::recipe::{Head, Loaded, RowCoding, Weighting};
 
 /// Shares of the latent width that a separate head may get; the embedding gets the rest.
 const HEAD_SHARES: [f64; 3] = [0.25, 0.375, 0.5];
@@ -117,6 +117,45 @@ pub(super) fn factor(
         }
     }
     Ok(forms)
+}
+
+/// Codes of an embedding or a head at a rate, where frequent tokens get more bits; 0 gives zeros.
+pub(super) fn quantised(
+    loaded: &Loaded,
+    teacher: &Network,
+    name: &str,
+    texts: &Texts,
+    rate: f64,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<Form> {
+    if rate == 0.0 {
+        return Ok(Form::Zero);
+    }
+    let branch = &loaded.recipe.branches.blt;
+    let table = matrix(teacher, name)?;
+    let inputs = if name == teacher.head() {
+        head_inputs(teacher, texts, advance)?
+    } else {
+        Statistics::unknown(table.cols())
+    };
+    let weights = match branch.rows {
+        RowCoding::None => vec![1.0; table.rows()],
+        RowCoding::Waterfill => row_weights(&frequencies(&texts.seen, table.rows(), branch.smoothing)),
+    };
+    let settings = quantise::Settings::new(quantise::Rate::Entropy { bits: rate, per_column: true });
+    let form = quantise::quantise(&table.scaled_rows(weights.iter().copied()), &inputs, &settings)?;
+    Ok(match form {
+        Form::Quantised(codes) => Form::Quantised(codes.with_rows_divided(&weights)),
+        form => form,
+    })
+}
+
+/// Errors of a row count by how often its token occurs, so that its step is one over the root of
+/// that.
+fn row_weights(shares: &[f64]) -> Vec<f64> {
+    let logs: Vec<f64> = shares.iter().map(|share| 0.5 * libm::log(*share)).collect();
+    let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
+    logs.iter().map(|log| libm::exp(log - mean).clamp(1.0 / 64.0, 64.0)).collect()
 }
 
 fn matrix(network: &Network, name: &str) -> Result<Matrix> {

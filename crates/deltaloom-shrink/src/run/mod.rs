@@ -2,6 +2,7 @@
 //! layers, and measures the student by the bytes of its packed file.
 
 mod embedding;
+mod search;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::network::Network;
 use crate::pipeline::{Options, shrink_layers};
 use crate::recipe::{Branch, Loaded, PlannerMode, Targets};
 use crate::student::{self, Description, Student};
+use search::Found;
 use settings::Settings;
 
 /// Bytes that progress counts for each token that a model computes.
@@ -109,9 +111,9 @@ impl Made {
 pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
     loaded.ready()?;
     let recipe = &loaded.recipe;
-    if recipe.planner.mode != PlannerMode::Fixed {
-        let what = "the planner is not built yet".to_owned();
-        let hint = Some("write planner: {mode: fixed}, and give the size of each branch".to_owned());
+    if recipe.planner.mode == PlannerMode::PublishedRules {
+        let what = "the rules of the published toolkit are not built yet".to_owned();
+        let hint = Some("use search; or fixed, with the size of each branch".to_owned());
         return Err(loaded.error("planner.mode", what, hint).into());
     }
     let path = loaded.path(recipe.teacher.model.as_deref().unwrap_or_default());
@@ -123,54 +125,31 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
     let texts = Texts::read(loaded, &path, &parts)?;
     let settings = Settings::new(loaded, &parts)?;
     let teacher = Network::new(Arc::clone(&parts))?;
-    let tokens = |windows: &Windows| windows.iter().map(Vec::len).sum::<usize>();
+    let origin = student::origin(&teacher)?;
     let measured: usize = texts.evaluate.iter().map(|(_, windows)| tokens(windows)).sum();
-    let rounds = settings.exponents.len().max(1);
-    progress.start((tokens(&texts.calibrate) * 2 * rounds + 2 * measured) as u64 * TOKEN_BYTES);
     let advance = |tokens: usize| {
         progress.advance(tokens as u64 * TOKEN_BYTES);
         if progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     };
-    let mut best: Option<(f64, Network, BTreeMap<String, Form>)> = None;
-    let chosen = settings.choose_on(&texts.calibrate);
-    let calibrate = texts.calibrate[..texts.calibrate.len() - chosen.len()].to_vec();
-    let reference = match rounds {
-        1 => None,
-        _ => Some(Reference::new(teacher.clone(), chosen.to_vec(), &advance)?),
-    };
-    let mut network = teacher.clone();
-    let mut of_embedding = BTreeMap::new();
-    if recipe.uses(Branch::Blt) {
-        of_embedding = embedding::factor(loaded, &teacher, &mut network, &texts, &settings, &advance)?;
-    }
-    for round in 0..rounds {
-        let (mut network, mut forms) = (network.clone(), of_embedding.clone());
-        let matrices: usize = parts.layers.iter().map(|names| names.matrices().count()).sum();
-        let share = 2 * tokens(&texts.calibrate) / matrices.max(1);
-        let options = Options { correct: recipe.correct.enabled.then_some(recipe.correct.damping) };
-        let treatment = |place: crate::pipeline::Place<'_>| settings.of(place, round);
-        forms.append(&mut shrink_layers(
-            &teacher,
-            &mut network,
-            &calibrate,
-            &treatment,
-            &options,
-            &|count| advance(count * share),
-        )?);
-        let kl = match &reference {
-            Some(reference) => reference.compare(&network, &|_| advance(0))?.kl(),
-            None => 0.0,
-        };
-        if best.as_ref().is_none_or(|(least, ..)| kl < *least) {
-            best = Some((kl, network, forms));
+    let Found { network, forms } = match recipe.planner.mode {
+        PlannerMode::Search => {
+            let budget = budget(&recipe.targets, &teacher, origin.bytes);
+            let work = search::work(loaded, &teacher, &texts) + 2 * measured;
+            progress.start(work as u64 * TOKEN_BYTES);
+            search::search(loaded, &teacher, &texts, &settings, budget, &advance)?
         }
-    }
-    let Some((_, network, forms)) = best else {
-        return Err(Error::InvalidArgument("nothing was shrunk".to_owned()));
+        _ => {
+            let rounds = settings.exponents.len().max(1);
+            progress.start((tokens(&texts.calibrate) * 2 * rounds + 2 * measured) as u64 * TOKEN_BYTES);
+            fixed(loaded, &teacher, &texts, &settings, &advance)?
+        }
     };
     let student = Student::new(&teacher, &forms)?;
-    let origin = student::origin(&teacher)?;
-    let report = measure(loaded, &teacher, &network, &texts, &student, origin.bytes, &forms, &advance)?;
+    let mut report = measure(loaded, &teacher, &network, &texts, &student, origin.bytes, &forms, &advance)?;
+    if recipe.planner.mode == PlannerMode::Search {
+        let what = "the planner chooses rates of quantisation; it does not try low rank and sparsity yet";
+        report.warnings.push(what.to_owned());
+    }
     let description = Description {
         schema: 1,
         lossy: true,
@@ -183,6 +162,68 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
         measured: serde_json::to_value(&report).unwrap_or_default(),
     };
     Ok(Made { forms, report, teacher: path, files: texts.files, student, description })
+}
+
+fn tokens(windows: &Windows) -> usize {
+    windows.iter().map(Vec::len).sum()
+}
+
+/// Bytes that the packed student may have; without a target, any.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
+fn budget(targets: &Targets, teacher: &Network, teacher_bytes: u64) -> u64 {
+    let of_ratio = targets.compression_ratio.map(|ratio| (teacher_bytes as f64 / ratio) as u64);
+    let of_bits = targets.bits_per_weight.map(|bits| (bits * weights(teacher) as f64 / 8.0) as u64);
+    targets.bytes.or(of_ratio).or(of_bits).unwrap_or(u64::MAX)
+}
+
+/// Number of weights of a model.
+fn weights(teacher: &Network) -> u64 {
+    teacher.parts().checkpoint.weights().map(|(_, info)| info.shape.iter().product::<u64>()).sum()
+}
+
+/// Makes the student whose sizes a recipe gives. Low rank tries each exponent, and the last windows
+/// of the calibration text choose.
+fn fixed(
+    loaded: &Loaded,
+    teacher: &Network,
+    texts: &Texts,
+    settings: &Settings,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<Found> {
+    let recipe = &loaded.recipe;
+    let rounds = settings.exponents.len().max(1);
+    let mut best: Option<(f64, Found)> = None;
+    let chosen = settings.choose_on(&texts.calibrate);
+    let calibrate = texts.calibrate[..texts.calibrate.len() - chosen.len()].to_vec();
+    let reference = match rounds {
+        1 => None,
+        _ => Some(Reference::new(teacher.clone(), chosen.to_vec(), advance)?),
+    };
+    let mut with_embedding = Found { network: teacher.clone(), forms: BTreeMap::new() };
+    if recipe.uses(Branch::Blt) {
+        let network = &mut with_embedding.network;
+        with_embedding.forms = embedding::factor(loaded, teacher, network, texts, settings, advance)?;
+    }
+    let matrices: usize = teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
+    let share = 2 * tokens(&texts.calibrate) / matrices.max(1);
+    let options = Options { correct: recipe.correct.enabled.then_some(recipe.correct.damping) };
+    for round in 0..rounds {
+        let mut found = with_embedding.clone();
+        let treatment = |place: crate::pipeline::Place<'_>| settings.of(place, round);
+        let progress = |count| advance(count * share);
+        let network = &mut found.network;
+        found
+            .forms
+            .append(&mut shrink_layers(teacher, network, &calibrate, &treatment, &options, &progress)?);
+        let kl = match &reference {
+            Some(reference) => reference.compare(&found.network, &|_| advance(0))?.kl(),
+            None => 0.0,
+        };
+        if best.as_ref().is_none_or(|(least, _)| kl < *least) {
+            best = Some((kl, found));
+        }
+    }
+    Ok(best.map_or(with_embedding, |(_, found)| found))
 }
 
 #[expect(clippy::too_many_arguments, reason = "all that a report is made of")]
@@ -209,8 +250,7 @@ fn measure(
         let Measured { report: divergence } = measured;
         on_texts.push(OnText { name: name.clone(), kl, kl_error, divergence });
     }
-    let weights: u64 =
-        teacher.parts().checkpoint.weights().map(|(_, info)| info.shape.iter().product::<u64>()).sum();
+    let weights = weights(teacher);
     let packed = student.packed()?;
     let student_bytes = packed.bytes;
     let mut counts = BTreeMap::new();

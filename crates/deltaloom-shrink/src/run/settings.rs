@@ -1,5 +1,7 @@
 //! From the fields of a recipe to what is done to each matrix.
 
+use std::collections::BTreeMap;
+
 use deltaloom::Result;
 use deltaloom_lm::layer::MatrixRole;
 use deltaloom_lm::model::Parts;
@@ -22,6 +24,7 @@ pub(super) struct Settings {
     sparse: Option<sparsity::Settings>,
     pub(super) quantise: Option<quantise::Settings>,
     protect: Vec<String>,
+    floors: BTreeMap<String, f64>,
 }
 
 impl Settings {
@@ -73,13 +76,13 @@ impl Settings {
             true => Some(quantised(&branches.quantise)),
         };
         let exponents = lra.as_ref().map(|lra| lra.whitening.clone()).unwrap_or_default();
-        let protect = recipe.planner.protect.clone();
-        Ok(Self { exponents, lra, sparse, quantise: quantised, protect })
+        let (protect, floors) = (recipe.planner.protect.clone(), recipe.planner.floor_bits.clone());
+        Ok(Self { exponents, lra, sparse, quantise: quantised, protect, floors })
     }
 
     /// What is done to a matrix in a round; `None` keeps it.
     pub(super) fn of(&self, place: Place<'_>, round: usize) -> Option<Treatment> {
-        if self.protect.iter().any(|pattern| matches(pattern, place.name)) {
+        if self.is_protected(place.name) {
             return None;
         }
         let low_rank = self.lra.as_ref().map(|lra| LowRank {
@@ -90,8 +93,20 @@ impl Settings {
             },
             keep_residual: lra.residual == Residual::Keep,
         });
-        let treatment = Treatment { low_rank, sparse: self.sparse, quantise: self.quantise.clone() };
+        let treatment =
+            Treatment { is_dropped: false, low_rank, sparse: self.sparse, quantise: self.quantise.clone() };
         (treatment != Treatment::default()).then_some(treatment)
+    }
+
+    /// Whether a tensor stays as it is.
+    pub(super) fn is_protected(&self, name: &str) -> bool {
+        self.protect.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Least bits per weight of a matrix.
+    pub(super) fn floor(&self, name: &str) -> f64 {
+        let floors = self.floors.iter().filter(|(pattern, _)| matches(pattern, name));
+        floors.map(|(_, bits)| *bits).fold(0.0, f64::max)
     }
 
     /// The last windows of the calibration text, if there is something to choose on them.
