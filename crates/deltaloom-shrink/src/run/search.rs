@@ -1,8 +1,8 @@
 //! Searches for the rate of each matrix: the embedding, and the matrices of the layers. What a rate
 //! costs is estimated tensor by tensor, and the estimate is corrected by one measurement of each.
 //! The rates of least estimated cost for a number of bits are those of equal slope (Shoham and
-//! Gersho, 1988). Errors of tensors do not add up exactly, so the joint student is measured, and its
-//! packed file decides whether the size is met.
+//! Gersho, 1988). Errors of tensors do not add up exactly, so the joint student is measured, and
+//! its packed file decides whether the size is met.
 
 use std::collections::BTreeMap;
 
