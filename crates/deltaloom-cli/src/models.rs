@@ -8,7 +8,7 @@ use deltaloom::{Container, Limits};
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::FamilyOptions;
-use deltaloom_lm::text::{TextInput, Tokenizer, read_text_input};
+use deltaloom_lm::text::{TextInput, Tokenizer, has_ids, read_text_input};
 use tempfile::TempDir;
 
 use crate::args::eval::ModelArguments;
@@ -154,8 +154,7 @@ fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
 
 /// Reads a text, or token ids, for a model. At most `limit` ids count.
 pub(crate) fn text(path: &Path, opened: &Opened, limit: Option<u64>) -> Result<TextInput> {
-    let is_ids = path.extension().is_some_and(|extension| extension == "u16" || extension == "u32");
-    let tokenizer = if is_ids { None } else { Some(opened.tokenizer()?) };
+    let tokenizer = if has_ids(path) { None } else { Some(opened.tokenizer()?) };
     let rows = opened.model.config().vocabulary;
     let mut text = read_text_input(place(path)?.as_ref(), tokenizer.as_ref(), rows)?;
     if let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use deltaloom::{Error, Result};
 use deltaloom_lm::model::Parts;
-use deltaloom_lm::text::{TextInput, Tokenizer, read_text_input};
+use deltaloom_lm::text::{TextInput, Tokenizer, has_ids, read_text_input};
 
 use crate::measure::Windows;
 use crate::recipe::{Loaded, Text};
@@ -20,7 +20,7 @@ const CALIBRATED: [usize; 2] = [48, 16];
 const LONGEST_WINDOW: usize = 2048;
 
 /// The texts of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Texts {
     /// Windows that matrices are fitted to.
     pub calibrate: Windows,
@@ -64,8 +64,7 @@ impl Texts {
         let vocabulary = parts.config.vocabulary;
         let tokenizer = std::cell::OnceCell::new();
         let cut = |path: PathBuf| -> Result<Cut> {
-            let is_ids = path.extension().is_some_and(|end| end == "u16" || end == "u32");
-            let found = match (is_ids, tokenizer.get()) {
+            let found = match (has_ids(&path), tokenizer.get()) {
                 (true, _) => None,
                 (false, Some(found)) => Some(found),
                 (false, None) => {
@@ -130,7 +129,7 @@ impl Texts {
             let what = format!("the recipe names no texts, and there are no files val_*.u16 in {folder}");
             return Err(Error::InvalidArgument(what));
         }
-        let mut all = Self::of(Vec::new(), Vec::new());
+        let mut all = Self::default();
         for (number, Cut { name, path, digest, mut windows }) in texts.into_iter().enumerate() {
             let kind = number.min(1);
             let measured =
@@ -147,14 +146,7 @@ impl Texts {
 
     /// Texts that are calibrated with, and others that are measured.
     fn of(calibrate: Vec<Cut>, measured: Vec<Cut>) -> Self {
-        let mut all = Self {
-            calibrate: Windows::new(),
-            evaluate: Vec::new(),
-            seen: Windows::new(),
-            used: Vec::new(),
-            warnings: Vec::new(),
-            files: Vec::new(),
-        };
+        let mut all = Self::default();
         for text in calibrate {
             all.used.push(used(&text.name, &text.digest, &text.windows, &[]));
             all.seen.extend_from_slice(&text.windows);

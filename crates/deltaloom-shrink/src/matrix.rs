@@ -38,10 +38,14 @@ impl Matrix {
         Self { rows, cols, values: vec![0.0; rows * cols] }
     }
 
-    /// A matrix of FP32 values; `None` unless there are `rows * cols`.
+    /// A matrix of FP32 values.
+    ///
+    /// # Panics
+    /// Unless there are `rows * cols`.
     #[must_use]
-    pub fn of_f32(rows: usize, cols: usize, values: &[f32]) -> Option<Self> {
-        Self::new(rows, cols, values.iter().map(|value| f64::from(*value)).collect())
+    pub fn of_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
+        assert_eq!(rows * cols, values.len(), "values of a matrix [{rows}, {cols}]");
+        Self { rows, cols, values: values.iter().map(|value| f64::from(*value)).collect() }
     }
 
     /// Its values in FP32.

@@ -1,6 +1,8 @@
 //! How far a student is from its teacher, and how far a table is that knows only how often tokens
 //! occur: a student that is no nearer is useless.
 
+use std::ops::Range;
+
 use deltaloom::{Error, Result};
 use deltaloom_lm::evaluate::{Divergence, DivergenceReport};
 
@@ -47,19 +49,7 @@ impl Reference {
     /// [`Error::InvalidArgument`] for a student that computes NaN, or has another vocabulary.
     pub fn compare(&self, student: &Network, progress: &dyn Fn(usize) -> Result<()>) -> Result<Measured> {
         let of_student = hidden(student, &self.windows, progress)?;
-        let width = student.parts().config.width;
-        let mut divergence = Divergence::default();
-        for ((window, teacher), hidden) in self.windows.iter().zip(&self.hidden).zip(&of_student) {
-            let scored = (window.len() - 1) * width;
-            let parts = teacher[..scored].chunks(TOKENS_AT_ONCE * width);
-            let parts = parts.zip(hidden[..scored].chunks(TOKENS_AT_ONCE * width));
-            for ((teacher, student_hidden), next) in parts.zip(window[1..].chunks(TOKENS_AT_ONCE)) {
-                let base = self.teacher.logits(teacher)?;
-                divergence.add_all(&base, &student.logits(student_hidden)?, next)?;
-            }
-            divergence.end_window();
-        }
-        Measured::new(&divergence)
+        self.score(|window, place| student.logits(&of_student[window][place]))
     }
 
     /// Compares a table of the frequencies of tokens, with natural logarithms of probabilities.
@@ -68,12 +58,19 @@ impl Reference {
     /// As [`Self::compare`].
     pub fn compare_table(&self, log_probs: &[f32]) -> Result<Measured> {
         let width = self.teacher.parts().config.width;
+        self.score(|_, place| Ok(log_probs.repeat(place.len() / width)))
+    }
+
+    /// Scores logits of a window, given by its number, for a place in the head's input of it.
+    fn score(&self, logits: impl Fn(usize, Range<usize>) -> Result<Vec<f32>>) -> Result<Measured> {
+        let width = self.teacher.parts().config.width;
         let mut divergence = Divergence::default();
-        for (window, hidden) in self.windows.iter().zip(&self.hidden) {
-            let parts = hidden[..(window.len() - 1) * width].chunks(TOKENS_AT_ONCE * width);
-            for (hidden, next) in parts.zip(window[1..].chunks(TOKENS_AT_ONCE)) {
-                let base = self.teacher.logits(hidden)?;
-                divergence.add_all(&base, &log_probs.repeat(next.len()), next)?;
+        for (number, (window, hidden)) in self.windows.iter().zip(&self.hidden).enumerate() {
+            for (part, next) in window[1..].chunks(TOKENS_AT_ONCE).enumerate() {
+                let start = part * TOKENS_AT_ONCE * width;
+                let place = start..start + next.len() * width;
+                let base = self.teacher.logits(&hidden[place.clone()])?;
+                divergence.add_all(&base, &logits(number, place)?, next)?;
             }
             divergence.end_window();
         }

@@ -11,10 +11,9 @@ use deltaloom_compute::{DenseMatrix, Mode, Run, WeightType};
 use deltaloom_lm::layer::{
     self, Batch, LayerNames, LayerWeights, MatrixRole, Sequence, TenantId, VectorRole,
 };
-use deltaloom_lm::model::Parts;
+use deltaloom_lm::model::{HEAD, Parts};
 
-/// The tensor of a head that is not tied.
-pub const HEAD: &str = "lm_head.weight";
+use crate::matrix::Matrix;
 
 /// A model with weights that can be replaced.
 #[derive(Clone)]
@@ -99,13 +98,27 @@ impl Network {
         Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
+    /// A matrix in FP64.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn wide(&self, name: &str) -> Result<Matrix> {
+        let [rows, cols] = self.shape(name)?;
+        Ok(Matrix::of_f32(rows, cols, &self.values(name)?))
+    }
+
     /// Replaces a matrix, or unties the head: `name` is then [`HEAD`].
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for another number of values.
     pub fn replace(&mut self, name: &str, [rows, cols]: [usize; 2], values: &[f32]) -> Result<()> {
-        self.matrices.insert(name.to_owned(), dense(rows, cols, values)?);
+        self.put(name, dense(rows, cols, values)?);
         Ok(())
+    }
+
+    /// The same for a matrix in FP32.
+    pub(crate) fn put(&mut self, name: &str, matrix: DenseMatrix) {
+        self.matrices.insert(name.to_owned(), matrix);
     }
 
     /// The name of the matrix that gives logits.

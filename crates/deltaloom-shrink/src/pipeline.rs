@@ -92,12 +92,7 @@ fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result
 }
 
 fn without(weights: &Matrix, form: &Form) -> Matrix {
-    weights.plus(-1.0, &decoded(form, weights.rows(), weights.cols()))
-}
-
-/// A form as FP64.
-fn decoded(form: &Form, rows: usize, cols: usize) -> Matrix {
-    Matrix::of_f32(rows, cols, &form.decode(rows, cols)).unwrap_or_else(|| Matrix::zeros(rows, cols))
+    weights.plus(-1.0, &form.matrix(weights.rows(), weights.cols()))
 }
 
 /// Codes for both factors. The right one reads the inputs, the left one what the right one gives.
@@ -109,11 +104,11 @@ fn quantised_factors(
     inputs: &Statistics,
     settings: &quantise::Settings,
 ) -> Result<Form> {
-    let right = quantise::quantise(&decoded(right, rank, weights.cols()), inputs, settings)?;
-    let of_right = decoded(&right, rank, weights.cols());
+    let right = quantise::quantise(&right.matrix(rank, weights.cols()), inputs, settings)?;
+    let of_right = right.matrix(rank, weights.cols());
     let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
     let between = Statistics { second_moment, tokens: inputs.tokens };
-    let left = quantise::quantise(&decoded(left, weights.rows(), rank), &between, settings)?;
+    let left = quantise::quantise(&left.matrix(weights.rows(), rank), &between, settings)?;
     Ok(Form::LowRank { left: Box::new(left), right: Box::new(right), rank })
 }
 
@@ -151,23 +146,17 @@ pub fn shrink_layers(
             moments: RefCell::default(),
         };
         of_student = student.layer(layer, &batch, &of_student, &work)?;
-        let done = work.done.into_inner();
-        for (name, Done { form, shape, matrix }) in done {
-            student.replace(&name, shape, &values(&matrix))?;
+        for (name, Done { form, matrix }) in work.done.into_inner() {
+            student.put(&name, matrix);
             forms.insert(name, form);
         }
     }
     Ok(forms)
 }
 
-fn values(matrix: &DenseMatrix) -> Vec<f32> {
-    matrix.bytes().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-}
-
 /// A matrix that was changed.
 struct Done {
     form: Form,
-    shape: [usize; 2],
     matrix: DenseMatrix,
 }
 
@@ -194,13 +183,13 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn moments(&self, input: Input, x: &[f32], width: usize) -> Result<Moments> {
-        let tokens = x.len() / width.max(1);
-        let mean = |matrix: Matrix| matrix.scaled(1.0 / tokens.max(1) as f64);
-        let second_moment = mean(moments(x, width, x, width)?);
-        let statistics = Statistics { second_moment, tokens: tokens as u64 };
+        let statistics = Statistics::of(x, width)?;
+        let tokens = statistics.tokens.max(1) as f64;
         let cross = match (self.options.correct, self.wanted.get(&input)) {
             // Where nothing has changed yet, there is nothing to make up for.
-            (Some(_), Some(wanted)) if wanted != x => Some(mean(moments(wanted, width, x, width)?)),
+            (Some(_), Some(wanted)) if wanted != x => {
+                Some(moments(wanted, width, x, width)?.scaled(1.0 / tokens))
+            }
             _ => None,
         };
         Ok(Moments { statistics, cross })
@@ -219,8 +208,7 @@ impl Work<'_> {
             *kept = Some((input, self.moments(input, x, cols)?));
         }
         let Some((_, Moments { statistics, cross })) = kept.as_ref() else { return Ok(()) };
-        let values = self.network.values(name)?;
-        let weights = Matrix::of_f32(rows, cols, &values).unwrap_or_else(|| Matrix::zeros(rows, cols));
+        let weights = self.network.wide(name)?;
         let weights = match (cross, self.options.correct) {
             (Some(cross), Some(damping)) => corrected(&weights, statistics, cross, damping),
             _ => weights,
@@ -233,7 +221,7 @@ impl Work<'_> {
         };
         let matrix = dense(rows, cols, &form.decode(rows, cols))?;
         matrix.matmul(x, y, run)?;
-        self.done.borrow_mut().insert(name.to_owned(), Done { form, shape, matrix });
+        self.done.borrow_mut().insert(name.to_owned(), Done { form, matrix });
         Ok(())
     }
 }

@@ -9,11 +9,11 @@ use deltaloom::checkpoint::output::{Inputs, NewDirectory};
 use deltaloom::checkpoint::{Checkpoint, NewTensor};
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Access, Bases, Error, Limits, Missing, PackOptions, Result, Silent, pack_to};
-use deltaloom_lm::model::ModelConfig;
+use deltaloom_lm::model::{HEAD, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::forms::{Form, FormRecord, Tensors};
-use crate::network::{HEAD, Network};
+use crate::network::Network;
 
 /// The file of all numbers.
 pub const WEIGHTS: &str = "student.safetensors";

@@ -8,7 +8,7 @@ use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Limits, Result};
 
 /// The tensor of a head that is not tied.
-pub(super) const HEAD: &str = "lm_head.weight";
+pub const HEAD: &str = "lm_head.weight";
 
 /// What is done to the tensors of a checkpoint.
 #[derive(Debug, Clone, Copy)]

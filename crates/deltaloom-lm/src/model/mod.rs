@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::ModelConfig;
+pub use convert::HEAD;
 pub use hidden::Hidden;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};

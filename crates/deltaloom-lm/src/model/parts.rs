@@ -13,8 +13,10 @@ use crate::gguf::Gguf;
 use crate::layer::{Affine, LayerNames, apply_norm};
 use crate::tenancy::GlobalNames;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::tensor::{DType, TensorInfo};
+use deltaloom::tensor::TensorInfo;
 use deltaloom::{Error, Limits, Missing, Result};
+use deltaloom_compute::WeightType;
+use deltaloom_kernels::dense;
 
 /// A model whose weights are in memory or mapped, as BF16 or F32.
 #[derive(Clone)]
@@ -89,17 +91,10 @@ impl Parts {
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let (member, info) = self.tensor(name)?;
         let bytes = self.checkpoint.read_tensor(member, info)?;
-        match info.dtype {
-            DType::BF16 => {
-                let numbers = bytes.as_chunks::<2>().0.iter();
-                Ok(numbers.map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)).collect())
-            }
-            DType::F32 => Ok(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-            _ => Err(Error::InvalidArgument(format!(
-                "tensor {name:?} has dtype {}: a model computes with BF16 or F32",
-                info.dtype
-            ))),
-        }
+        let weights = WeightType::of(info)?;
+        let mut values = vec![0.0; bytes.len() / weights.bytes()];
+        dense::widen(weights.weights(&bytes), &mut values);
+        Ok(values)
     }
 
     /// A tensor's file and header entry.

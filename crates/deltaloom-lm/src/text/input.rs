@@ -20,6 +20,12 @@ pub struct TextInput {
     pub digest: blake3::Hash,
 }
 
+/// Whether a file has token ids by its name, so that reading it needs no tokenizer.
+#[must_use]
+pub fn has_ids(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "u16" || extension == "u32")
+}
+
 /// Reads ids from a file. One whose name ends in `.u16` or `.u32` has little-endian ids, which must
 /// be below `rows`, the rows of the model's embedding. Any other is a text in UTF-8, for which the
 /// model needs a tokenizer.

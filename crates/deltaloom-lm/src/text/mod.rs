@@ -9,7 +9,7 @@ mod template;
 mod tokenizer;
 
 pub use detokenize::{Detokenizer, Pieces, Position};
-pub use input::{TextInput, read_text_input};
+pub use input::{TextInput, has_ids, read_text_input};
 pub use stop::{Stop, StopStrings, Stopped};
 pub use template::{ChatTemplate, Conversation};
 pub(crate) use tokenizer::read_small;

@@ -7,7 +7,8 @@ pub mod sparsity;
 
 mod feedback;
 
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, moments};
+use deltaloom::Result;
 
 /// The inputs `x` of a matrix.
 #[derive(Debug, Clone)]
@@ -22,6 +23,16 @@ pub struct Statistics {
 const DAMPINGS: [f64; 3] = [0.1, 1.0, 10.0];
 
 impl Statistics {
+    /// Of inputs `[tokens, width]`.
+    ///
+    /// # Errors
+    /// [`deltaloom::Error::InvalidArgument`] for another number of elements.
+    pub fn of(x: &[f32], width: usize) -> Result<Self> {
+        let tokens = x.len() / width.max(1);
+        let second_moment = moments(x, width, x, width)?.scaled(1.0 / tokens.max(1) as f64);
+        Ok(Self { second_moment, tokens: tokens as u64 })
+    }
+
     /// Inputs of which nothing is known: all alike.
     #[must_use]
     pub fn unknown(width: usize) -> Self {

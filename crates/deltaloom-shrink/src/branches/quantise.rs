@@ -250,7 +250,7 @@ fn entropy_coded(
     let mut scales = Scales::from(Steps::Matrix(step)).with_columns(factors);
     if settings.rescale {
         let plain = Quantised::new(rows, cols, codes.clone(), scales.clone())?.decode();
-        let rounded = Matrix::of_f32(rows, cols, &plain).unwrap_or_else(|| Matrix::zeros(rows, cols));
+        let rounded = Matrix::of_f32(rows, cols, &plain);
         scales = scales.with_rows(Some(row_factors(weights, &rounded, inputs, settings.damping)));
     }
     Ok(Form::Quantised(Quantised::new(rows, cols, codes, scales)?))
@@ -363,7 +363,7 @@ mod tests {
 
     fn distortion(form: &Form, weights: &Matrix, inputs: &Statistics) -> f64 {
         let decoded = form.decode(weights.rows(), weights.cols());
-        let decoded = Matrix::of_f32(weights.rows(), weights.cols(), &decoded).unwrap();
+        let decoded = Matrix::of_f32(weights.rows(), weights.cols(), &decoded);
         inputs.distortion(weights, &weights.plus(-1.0, &decoded))
     }
 

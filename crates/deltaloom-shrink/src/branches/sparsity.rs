@@ -3,9 +3,8 @@
 //! corrects the weights that stay.
 
 use deltaloom::{Error, Result};
-use rayon::prelude::*;
 
-use super::Statistics;
+use super::{Statistics, feedback};
 use crate::forms::{Dense, FloatType, Form, Pattern, Sparse};
 use crate::matrix::Matrix;
 
@@ -160,19 +159,10 @@ fn sparse_gpt(weights: &mut Matrix, root: &Matrix, settings: &Settings) -> Vec<b
         kept.chunks_exact_mut(cols).zip(chosen.chunks_exact(width)).for_each(|(kept, chosen)| {
             kept[start..end].copy_from_slice(chosen);
         });
-        let rows = weights.values_mut().par_chunks_exact_mut(cols).zip(chosen.par_chunks_exact(width));
-        rows.for_each(|(row, chosen)| {
-            for (col, chosen) in (start..end).zip(chosen) {
-                if !chosen {
-                    let of_col = &root.row(col)[col..];
-                    let error = row[col] / of_col[0];
-                    row[col] = 0.0;
-                    row[col + 1..]
-                        .iter_mut()
-                        .zip(&of_col[1..])
-                        .for_each(|(value, root)| *value -= error * root);
-                }
-            }
+        feedback::rows(weights, root, |number, mut row| {
+            let chosen = &chosen[number * width..][..width];
+            let dropped = (start..end).zip(chosen).filter(|(_, chosen)| !**chosen);
+            dropped.for_each(|(col, _)| row.set(col, 0.0));
         });
     }
     kept
@@ -194,7 +184,7 @@ mod tests {
             let form = sparsify(&weights, &inputs, &Settings { method, ..Settings::new(0.7) }).unwrap();
             let decoded = form.decode(40, 96);
             assert!((share_of_zeros(&decoded) - 0.7).abs() < 0.02, "{method:?}");
-            inputs.distortion(&weights, &weights.plus(-1.0, &Matrix::of_f32(40, 96, &decoded).unwrap()))
+            inputs.distortion(&weights, &weights.plus(-1.0, &Matrix::of_f32(40, 96, &decoded)))
         });
         assert!(lost[2] < 0.8 * lost[0].min(lost[1]), "{lost:?}");
     }

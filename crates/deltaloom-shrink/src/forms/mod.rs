@@ -9,9 +9,10 @@ mod sparse;
 
 pub use dense::{Dense, FloatType};
 pub use quantised::{LARGEST_CODE, Quantised, Scales, Steps, half};
-pub use record::{Find, FormRecord, Part, PatternRecord, Tensors};
+pub use record::{Find, FormRecord, Part, Tensors};
 pub use sparse::{Pattern, Sparse};
 
+use crate::matrix::Matrix;
 use deltaloom::{Error, Result};
 
 /// Parts of a sum, and factors of a product, nest at most this deep.
@@ -62,6 +63,12 @@ impl Form {
             }
             Self::Zero => vec![0.0; rows * cols],
         }
+    }
+
+    /// The matrix `[rows, cols]` in FP64.
+    #[must_use]
+    pub fn matrix(&self, rows: usize, cols: usize) -> Matrix {
+        Matrix::of_f32(rows, cols, &self.decode(rows, cols))
     }
 
     /// A name for reports, with the forms of its parts.

@@ -15,19 +15,10 @@ use super::{DEEPEST, Dense, FloatType, Form, Pattern, Quantised, Scales, Sparse,
 pub enum FormRecord {
     Dense { dtype: FloatType },
     Quantised { group: Option<usize>, column_factors: bool, row_factors: bool },
-    Sparse { pattern: PatternRecord, count: usize, values: Box<FormRecord> },
+    Sparse { pattern: Pattern, count: usize, values: Box<FormRecord> },
     LowRank { rank: usize, left: Box<FormRecord>, right: Box<FormRecord> },
     Sum { parts: Vec<FormRecord> },
     Zero,
-}
-
-/// A pattern in files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-#[expect(missing_docs, reason = "docs/student.md describes them")]
-pub enum PatternRecord {
-    Any,
-    NOfM { keep: usize, of: usize },
 }
 
 /// A tensor of a student: its dtype in safetensors, its shape and its little-endian bytes.
@@ -90,11 +81,11 @@ impl Form {
             Self::Sparse(sparse) => {
                 put("bits", "U8", &[rows, cols.div_ceil(8)], sparse.bits().to_vec());
                 let values = sparse.values().write(&format!("{name}.kept"), [1, sparse.count()], out);
-                let pattern = match sparse.pattern() {
-                    Pattern::Any => PatternRecord::Any,
-                    Pattern::NOfM { keep, of } => PatternRecord::NOfM { keep, of },
-                };
-                FormRecord::Sparse { pattern, count: sparse.count(), values: Box::new(values) }
+                FormRecord::Sparse {
+                    pattern: sparse.pattern(),
+                    count: sparse.count(),
+                    values: Box::new(values),
+                }
             }
             Self::LowRank { left, right, rank } => FormRecord::LowRank {
                 rank: *rank,
@@ -175,11 +166,7 @@ impl Form {
                 if set != *count {
                     return wrong(format!("{name:?} has {set} set bits and {count} values"));
                 }
-                let pattern = match *pattern {
-                    PatternRecord::Any => Pattern::Any,
-                    PatternRecord::NOfM { keep, of } => Pattern::NOfM { keep, of },
-                };
-                Self::Sparse(Sparse::new(rows, cols, pattern, bits, inner(values, "kept", [1, *count])?)?)
+                Self::Sparse(Sparse::new(rows, cols, *pattern, bits, inner(values, "kept", [1, *count])?)?)
             }
             // So no factor takes more memory than the matrix.
             FormRecord::LowRank { rank, .. } if !(1..=rows.min(cols)).contains(rank) => {

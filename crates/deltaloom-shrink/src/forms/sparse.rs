@@ -1,11 +1,13 @@
 //! Values at some places of a matrix.
 
 use deltaloom::Result;
+use serde::{Deserialize, Serialize};
 
 use super::{Form, wrong};
 
 /// Which places may have values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Pattern {
     /// Any.
     Any,

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use deltaloom::Result;
+use deltaloom_lm::model::HEAD;
 
 use super::settings::Settings;
 use crate::branches::embedding::Directions;
 use crate::branches::{Statistics, low_rank, quantise};
 use crate::data::Texts;
 use crate::forms::{FloatType, Form};
-use crate::matrix::{Matrix, moments};
+use crate::matrix::Matrix;
 use crate::measure::{Reference, frequencies};
-use crate::network::{HEAD, Network};
+use crate::network::Network;
 use crate::recipe::{Head, Loaded, RowCoding, Weighting};
 
 /// Shares of the latent width that a separate head may get; the embedding gets the rest.
@@ -45,7 +46,7 @@ pub(super) fn factor(
         Weighting::Frequency => frequencies(&texts.seen, rows, branch.smoothing),
         Weighting::None => vec![1.0; rows],
     };
-    let table = matrix(teacher, name)?;
+    let table = teacher.wide(name)?;
     let of_table = Directions::new(&table, &shares, None);
     let make = |directions: &Directions, of: &Matrix, rank: usize| -> Result<Form> {
         let [left, right] = directions.factors(of, rank);
@@ -83,8 +84,8 @@ pub(super) fn factor(
             forms.insert(name.to_owned(), form);
         }
         Head::Separate => {
-            let of_head = if is_tied { table.clone() } else { matrix(teacher, head)? };
-            let inputs = head_inputs(teacher, texts, advance)?;
+            let of_head = if is_tied { table.clone() } else { teacher.wide(head)? };
+            let inputs = head_inputs(teacher, texts)?;
             let directions = Directions::new(&of_head, &shares, Some(&inputs));
             let compared = texts.calibrate.iter().rev().take(COMPARED).cloned().collect();
             let reference = Reference::new(teacher.clone(), compared, advance)?;
@@ -119,35 +120,41 @@ pub(super) fn factor(
     Ok(forms)
 }
 
-/// Codes of an embedding or a head at a rate, where frequent tokens get more bits; 0 gives zeros.
-pub(super) fn quantised(
-    loaded: &Loaded,
-    teacher: &Network,
-    name: &str,
-    texts: &Texts,
-    rate: f64,
-    advance: &dyn Fn(usize) -> Result<()>,
-) -> Result<Form> {
-    if rate == 0.0 {
-        return Ok(Form::Zero);
+/// An embedding or a head, ready to be coded at any rate.
+pub(super) struct Table {
+    /// Its rows times their weights.
+    weighted: Matrix,
+    weights: Vec<f64>,
+    inputs: Statistics,
+}
+
+impl Table {
+    pub(super) fn new(loaded: &Loaded, teacher: &Network, name: &str, texts: &Texts) -> Result<Self> {
+        let branch = &loaded.recipe.branches.blt;
+        let table = teacher.wide(name)?;
+        let inputs = if name == teacher.head() {
+            head_inputs(teacher, texts)?
+        } else {
+            Statistics::unknown(table.cols())
+        };
+        let weights = match branch.rows {
+            RowCoding::None => vec![1.0; table.rows()],
+            RowCoding::Waterfill => row_weights(&frequencies(&texts.seen, table.rows(), branch.smoothing)),
+        };
+        Ok(Self { weighted: table.scaled_rows(weights.iter().copied()), weights, inputs })
     }
-    let branch = &loaded.recipe.branches.blt;
-    let table = matrix(teacher, name)?;
-    let inputs = if name == teacher.head() {
-        head_inputs(teacher, texts, advance)?
-    } else {
-        Statistics::unknown(table.cols())
-    };
-    let weights = match branch.rows {
-        RowCoding::None => vec![1.0; table.rows()],
-        RowCoding::Waterfill => row_weights(&frequencies(&texts.seen, table.rows(), branch.smoothing)),
-    };
-    let settings = quantise::Settings::new(quantise::Rate::Entropy { bits: rate, per_column: true });
-    let form = quantise::quantise(&table.scaled_rows(weights.iter().copied()), &inputs, &settings)?;
-    Ok(match form {
-        Form::Quantised(codes) => Form::Quantised(codes.with_rows_divided(&weights)),
-        form => form,
-    })
+
+    /// Codes at a rate, where frequent tokens get more bits; 0 gives zeros.
+    pub(super) fn coded(&self, rate: f64) -> Result<Form> {
+        if rate == 0.0 {
+            return Ok(Form::Zero);
+        }
+        let settings = quantise::Settings::new(quantise::Rate::Entropy { bits: rate, per_column: true });
+        Ok(match quantise::quantise(&self.weighted, &self.inputs, &settings)? {
+            Form::Quantised(codes) => Form::Quantised(codes.with_rows_divided(&self.weights)),
+            form => form,
+        })
+    }
 }
 
 /// Errors of a row count by how often its token occurs, so that its step is one over the root of
@@ -158,24 +165,10 @@ fn row_weights(shares: &[f64]) -> Vec<f64> {
     logs.iter().map(|log| libm::exp(log - mean).clamp(1.0 / 64.0, 64.0)).collect()
 }
 
-fn matrix(network: &Network, name: &str) -> Result<Matrix> {
-    let [rows, cols] = network.shape(name)?;
-    Ok(Matrix::of_f32(rows, cols, &network.values(name)?).unwrap_or_else(|| Matrix::zeros(rows, cols)))
-}
-
 /// What the head reads.
-fn head_inputs(
-    teacher: &Network,
-    texts: &Texts,
-    advance: &dyn Fn(usize) -> Result<()>,
-) -> Result<Statistics> {
+fn head_inputs(teacher: &Network, texts: &Texts) -> Result<Statistics> {
     let sequences: Vec<&[u32]> = texts.calibrate.iter().map(Vec::as_slice).collect();
-    let hidden = teacher.hidden(&sequences)?;
-    let width = teacher.parts().config.width;
-    let tokens = hidden.len() / width.max(1);
-    advance(0)?;
-    let sum = moments(&hidden, width, &hidden, width)?;
-    Ok(Statistics { second_moment: sum.scaled(1.0 / tokens.max(1) as f64), tokens: tokens as u64 })
+    Statistics::of(&teacher.hidden(&sequences)?, teacher.parts().config.width)
 }
 
 /// Factors as BF16, or as codes if the recipe quantises.

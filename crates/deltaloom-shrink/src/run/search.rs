@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use deltaloom::Result;
 use rayon::prelude::*;
 
-use super::embedding;
+use super::embedding::Table;
 use super::settings::Settings;
 use crate::branches::{Statistics, quantise};
 use crate::data::Texts;
 use crate::forms::Form;
-use crate::matrix::{Matrix, moments};
 use crate::measure::Reference;
 use crate::network::{Input, Network, batch};
 use crate::pipeline::{Options, Place, Treatment, shrink_layers};
@@ -71,12 +70,15 @@ pub(super) fn search(
     budget: u64,
     advance: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Found> {
-    let curves = curves(loaded, teacher, texts, settings, advance)?;
+    let tables = outside_layers(teacher).filter(|name| !settings.is_protected(name));
+    let tables = tables.map(|name| Ok((name, Table::new(loaded, teacher, name, texts)?)));
+    let tables: BTreeMap<&str, Table> = tables.collect::<Result<_>>()?;
+    let curves = curves(loaded, teacher, texts, settings, &tables, advance)?;
     let mut bits = budget as f64 * 8.0;
     let mut best: Option<(u64, Found)> = None;
     for _ in 0..ROUNDS {
         let rates = choose(&curves, bits);
-        let found = make(loaded, teacher, texts, &rates, advance)?;
+        let found = make(loaded, teacher, texts, &tables, &rates, advance)?;
         let bytes = Student::new(teacher, &found.forms)?.packed()?.bytes;
         let is_better = best.as_ref().is_none_or(|(known, _)| match (*known <= budget, bytes <= budget) {
             (true, true) => bytes > *known,
@@ -96,7 +98,7 @@ pub(super) fn search(
     }
     match best {
         Some((_, found)) => Ok(found),
-        None => make(loaded, teacher, texts, &BTreeMap::new(), advance),
+        None => make(loaded, teacher, texts, &tables, &BTreeMap::new(), advance),
     }
 }
 
@@ -110,6 +112,7 @@ fn make(
     loaded: &Loaded,
     teacher: &Network,
     texts: &Texts,
+    tables: &BTreeMap<&str, Table>,
     rates: &BTreeMap<String, f64>,
     advance: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Found> {
@@ -117,12 +120,12 @@ fn make(
     let options = Options { correct: correct.enabled.then_some(correct.damping) };
     let mut network = teacher.clone();
     let mut forms = BTreeMap::new();
-    for name in outside_layers(teacher) {
-        if let Some(rate) = rates.get(name) {
-            let form = embedding::quantised(loaded, teacher, name, texts, *rate, advance)?;
-            let shape = teacher.shape(name)?;
-            network.replace(name, shape, &form.decode(shape[0], shape[1]))?;
-            forms.insert(name.to_owned(), form);
+    for (name, table) in tables {
+        if let Some(rate) = rates.get(*name) {
+            let form = table.coded(*rate)?;
+            let [rows, cols] = teacher.shape(name)?;
+            network.replace(name, [rows, cols], &form.decode(rows, cols))?;
+            forms.insert((*name).to_owned(), form);
         }
     }
     let treatment = |place: Place<'_>| {
@@ -154,6 +157,7 @@ fn curves(
     teacher: &Network,
     texts: &Texts,
     settings: &Settings,
+    tables: &BTreeMap<&str, Table>,
     advance: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Vec<Curve>> {
     let len = texts.calibrate.first().map_or(1, Vec::len);
@@ -168,13 +172,11 @@ fn curves(
         Ok(reference.compare(&network, advance)?.kl())
     };
     let mut curves = Vec::new();
-    for name in outside_layers(teacher) {
-        let at =
-            |rate: &f64| cost(name, &embedding::quantised(loaded, teacher, name, texts, *rate, advance)?);
+    for (name, table) in tables {
         let [rows, cols] = teacher.shape(name)?;
-        let costs = SAMPLED.iter().map(at).collect::<Result<_>>()?;
+        let costs = SAMPLED.iter().map(|rate| cost(name, &table.coded(*rate)?)).collect::<Result<_>>()?;
         let floor = settings.floor(name);
-        curves.push(Curve { name: name.to_owned(), weights: rows * cols, floor, costs });
+        curves.push(Curve { name: (*name).to_owned(), weights: rows * cols, floor, costs });
     }
     // Matrices between those that are measured take the mean factor of these.
     let matrices: usize = teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
@@ -189,39 +191,35 @@ fn curves(
     for layer in 0..teacher.parts().config.layers.len() {
         let weights = teacher.weights(layer).watched();
         x = teacher.layer(layer, &batch, &x, &weights)?;
-        let inputs = weights.into_inputs();
+        let width = |x: &Vec<f32>| x.len() / batch.tokens().max(1);
+        let of_inputs = weights.into_inputs().into_iter();
+        let of_inputs = of_inputs.map(|(input, x)| Ok((input, Statistics::of(&x, width(&x))?)));
+        let of_inputs: BTreeMap<Input, Statistics> = of_inputs.collect::<Result<_>>()?;
         for (role, name) in teacher.parts().layers[layer].matrices() {
-            if settings.is_protected(name) {
+            let Some(inputs) = of_inputs.get(&Input::of(role)).filter(|_| !settings.is_protected(name))
+            else {
                 continue;
-            }
+            };
             let [rows, cols] = teacher.shape(name)?;
-            let values = teacher.values(name)?;
-            let matrix = Matrix::of_f32(rows, cols, &values).unwrap_or_else(|| Matrix::zeros(rows, cols));
-            let read = inputs.get(&Input::of(role)).map_or(&[][..], |x| x);
-            let tokens = (read.len() / cols.max(1)).max(1);
-            let second_moment = moments(read, cols, read, cols)?.scaled(1.0 / tokens as f64);
-            let statistics = Statistics { second_moment, tokens: tokens as u64 };
+            let matrix = teacher.wide(name)?;
             let at = |rate: &f64| -> Result<(f64, Form)> {
                 let form = match coded(*rate).quantise.filter(|_| *rate > 0.0) {
-                    Some(settings) => quantise::quantise(&matrix, &statistics, &settings)?,
+                    Some(settings) => quantise::quantise(&matrix, inputs, &settings)?,
                     None => Form::Zero,
                 };
-                let decoded = Matrix::of_f32(rows, cols, &form.decode(rows, cols));
-                let decoded = decoded.unwrap_or_else(|| Matrix::zeros(rows, cols));
-                Ok((statistics.distortion(&matrix, &matrix.plus(-1.0, &decoded)), form))
+                let error = matrix.plus(-1.0, &form.matrix(rows, cols));
+                Ok((inputs.distortion(&matrix, &error), form))
             };
-            let mut sampled: Vec<(f64, Form)> = SAMPLED.par_iter().map(at).collect::<Result<_>>()?;
-            let (distortion, form) = sampled.swap_remove(MEASURED);
-            if number % every == 0 && distortion > 0.0 {
-                factors.push(cost(name, &form)? / distortion);
+            let sampled: Vec<(f64, Form)> = SAMPLED.par_iter().map(at).collect::<Result<_>>()?;
+            let (distortion, form) = &sampled[MEASURED];
+            if number % every == 0 && *distortion > 0.0 {
+                factors.push(cost(name, form)? / distortion);
             }
             let factor = match factors.last() {
                 Some(own) if number % every == 0 => *own,
                 _ => factors.iter().sum::<f64>() / factors.len().max(1) as f64,
             };
             number += 1;
-            sampled.push((distortion, form));
-            sampled.swap(MEASURED, SAMPLED.len() - 1);
             let costs = sampled.iter().map(|(distortion, _)| factor * distortion).collect();
             let floor = settings.floor(name);
             curves.push(Curve { name: name.to_owned(), weights: rows * cols, floor, costs });
