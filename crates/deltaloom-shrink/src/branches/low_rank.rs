@@ -168,7 +168,9 @@ pub fn rank_of(energies: &[f64], criterion: Criterion) -> usize {
 /// The largest rank whose factors have fewer elements than the matrix.
 #[must_use]
 pub fn largest_rank(rows: usize, cols: usize) -> usize {
-    (rows * cols).saturating_sub(1) / (rows + cols).max(1)
+    let (rows, cols) = (rows as u128, cols as u128);
+    let rank = (rows * cols).saturating_sub(1) / (rows + cols).max(1);
+    usize::try_from(rank).unwrap_or(usize::MAX)
 }
 
 /// Factors a matrix `[out, in]`; `None` if no rank that is wanted takes less than the matrix.

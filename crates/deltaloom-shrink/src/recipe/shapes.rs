@@ -3,6 +3,7 @@
 use super::fault::RecipeError;
 use super::model::Pattern;
 use super::parse::Loaded;
+use crate::branches::low_rank;
 
 /// A matrix of the teacher that a branch may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +18,7 @@ impl Matrix {
     /// The largest rank whose two factors hold fewer numbers than the matrix.
     #[must_use]
     pub fn largest_rank(self) -> usize {
-        let (rows, columns) = (self.rows as u128, self.columns as u128);
-        let rank = (rows * columns).saturating_sub(1) / (rows + columns).max(1);
-        usize::try_from(rank).unwrap_or(usize::MAX)
+        low_rank::largest_rank(self.rows, self.columns)
     }
 }
 
