@@ -212,7 +212,7 @@ mod tests {
             });
             assert!(plain.dot(&plain) < whitened.dot(&whitened), "{rows} x {cols}");
             assert!(inputs.distortion(&weights, &whitened) < inputs.distortion(&weights, &plain));
-            // What is left of the energy is exactly what the other singular values have.
+            // The squared error is the sum of the energies that were left out.
             let spectrum = Spectrum::new(&weights, None);
             let rest: f64 = spectrum.energies[10..].iter().sum();
             assert!((plain.dot(&plain) - rest).abs() < 1e-4 * rest);

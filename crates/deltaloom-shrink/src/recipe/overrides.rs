@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::fault::RecipeError;
 use super::parse::Loaded;
 
-/// Options of a program. What is given replaces what the recipe says. Paths are relative to the
+/// Options of a program, which replace fields of the recipe. Their paths are relative to the
 /// working directory, not to the recipe.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
