@@ -120,6 +120,37 @@ fn unsigned_codes_around_0_and_several_groups_are_the_same() {
     assert_eq!((signed.len(), report.tensors[0].codec), (unsigned.len(), "ulp"));
 }
 
+/// All small integers resemble each other. Only copies, and codes of which a few differ, are near.
+#[test]
+fn codes_of_other_matrices_are_no_prediction() {
+    let options = PackOptions::default().with_threads(1);
+    let mut rng = Random::new(5);
+    for bits in [0.3, 1.45, 2.2] {
+        let sizes = [(320, 320), (320, 320), (864, 320), (320, 864), (320, 320), (864, 320)];
+        let mut matrices: Vec<_> = sizes
+            .iter()
+            .map(|size| (*size, bytes_of(&codes(&mut rng, Shape::Gaussian, *size, bits))))
+            .collect();
+        let alone: usize =
+            matrices.iter().map(|(size, codes)| packed_bytes(*size, codes.clone(), &options).0).sum();
+        let mut changed = matrices[0].1.clone();
+        changed.iter_mut().step_by(1001).for_each(|code| *code ^= 1);
+        matrices.push(((320, 320), changed));
+        let tensors: Vec<_> = matrices
+            .iter()
+            .enumerate()
+            .map(|(i, ((rows, cols), codes))| {
+                tensor(&format!("w{i}.codes"), "I8", &[*rows as u64, *cols as u64], codes.clone())
+            })
+            .collect();
+        let (packed, report) = roundtrip_with(&safetensors(&tensors), &[], &options);
+        let most = alone + alone / 100 + 2000;
+        assert!(packed.len() < most, "{bits} bits: {} bytes, alone {alone}", packed.len());
+        let predictors: Vec<_> = report.tensors.iter().map(|tensor| tensor.predictor).collect();
+        assert_eq!(predictors.iter().filter(|name| **name != "zero").count(), 1, "{predictors:?}");
+    }
+}
+
 #[test]
 fn words_of_flags_or_smaller_codes_are_left_alone() {
     let mut rng = Random::new(3);

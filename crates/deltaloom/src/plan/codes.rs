@@ -2,7 +2,7 @@
 //! in size decides which of them share a table; docs/adr/0074.
 //! It finds the classes of columns. The codes are residuals of 0, whose keys are the classes.
 
-use deltaloom_kernels::NumberKind;
+use deltaloom_kernels::{Number, NumberKind};
 
 use super::tables::Histogram;
 use super::{
@@ -22,11 +22,14 @@ const LEAST_OCTAVE: u64 = 24;
 /// Codes whose mean size in a sample is larger are not small: words of flags or of smaller codes.
 const MOST_MEAN: u64 = 24;
 
+/// Whether numbers may be small integers: those of 8 bits that are no floats.
+pub(super) fn may_be_codes(number: Number) -> bool {
+    number.kind() != NumberKind::Float && number.bits() == 8
+}
+
 /// The cheapest classes of columns. `None` if the elements are not small integers.
 pub(super) fn draft(group: &GroupInput<'_>, changed: u64) -> Option<Draft> {
-    let number = group.number;
-    let may_be_codes = number.kind() != NumberKind::Float && number.bits() == 8 && group.is_matrix;
-    if !may_be_codes || !has_small_codes(group) {
+    if !may_be_codes(group.number) || !group.is_matrix || !has_small_codes(group) {
         return None;
     }
     let symbols = symbolise(group);

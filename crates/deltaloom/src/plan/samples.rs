@@ -4,6 +4,7 @@
 use deltaloom_kernels::Number;
 use deltaloom_kernels::rans::ALPHABET;
 
+use super::codes::may_be_codes;
 use super::{GroupInput, Preset, draft, float_draft, magnitudes, plain_cost, symbolise, ulp_draft};
 use crate::codec::{self, Coding, UlpSymbols};
 use crate::entropy::log2::ONE_BIT;
@@ -15,8 +16,17 @@ const START_ELEMS: usize = 1024;
 
 /// Whether a sample is so similar to its prediction that nothing else can be cheaper: with one
 /// table, residuals take less than half of its size. Weights on their own never come near that.
+/// Small integers do, so with this prediction they must take less than half of what they take
+/// alone.
 pub(crate) fn is_clearly_near(number: Number, sample: &[u8], prediction: &[u8]) -> bool {
-    ulp_cost(number, sample, prediction) < sample.len() as u64 * 4 * ONE_BIT
+    let cost = ulp_cost(number, sample, prediction);
+    let is_far = || may_be_codes(number) && cost >= codes_cost(number, sample) / 2;
+    cost < sample.len() as u64 * 4 * ONE_BIT && !is_far()
+}
+
+/// Bits in 1/65536 of small integers without a prediction.
+fn codes_cost(number: Number, sample: &[u8]) -> u64 {
+    ulp_cost(number, sample, &vec![0; sample.len()])
 }
 
 /// Bits in 1/65536 that an element may cost with a companion for the companion to pay, compared
@@ -70,7 +80,8 @@ pub(crate) fn chunk_cost(number: Number, target: &[u8], prediction: &[u8], is_pr
 pub fn stand_alone_cost(number: Number, sample: &[u8]) -> u64 {
     let zeros = vec![0; sample.len()];
     let group = sample_group(number, sample, &zeros, false);
-    float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost)
+    let cost = float_draft(&group, true, 0).map_or_else(|| plain_cost(&group), |draft| draft.cost);
+    if may_be_codes(number) { cost.min(codes_cost(number, sample)) } else { cost }
 }
 
 fn sample_group<'a>(
