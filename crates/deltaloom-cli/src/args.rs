@@ -10,6 +10,8 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
+#[cfg(feature = "report")]
+pub(crate) mod page;
 pub(crate) mod series;
 #[cfg(feature = "shrink")]
 pub(crate) mod shrink;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::page::PageArguments;
+use super::super::page::PageArguments;
 use crate::args::ThreadsArgument;
 use crate::values::compute::FormName;
 use crate::values::measure::parse_size;

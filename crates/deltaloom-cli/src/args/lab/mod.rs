@@ -2,13 +2,14 @@
 
 pub(crate) mod layer;
 pub(crate) mod matmul;
-pub(crate) mod page;
 pub(crate) mod positions;
 pub(crate) mod simhash;
 pub(crate) mod tenants;
 pub(crate) mod tpde;
 
 use clap::{Args, Subcommand};
+
+use super::page::PageArguments;
 
 /// Compare other methods for storing and multiplying weights with deltaloom's own.
 ///
@@ -30,4 +31,17 @@ pub(crate) enum Experiment {
     SimHash(Box<simhash::SimHashArguments>),
     Tenants(Box<tenants::TenantsArguments>),
     Tpde(tpde::TpdeArguments),
+}
+
+/// How an experiment reports its results.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Print the report as JSON on standard output
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print the rows as CSV on standard output
+    #[arg(long)]
+    pub(crate) csv: bool,
+    #[command(flatten)]
+    pub(crate) page: PageArguments,
 }

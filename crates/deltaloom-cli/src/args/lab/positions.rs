@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::page::ReportArguments;
+use super::ReportArguments;
 use crate::args::ThreadsArgument;
 use crate::values::measure::parse_size;
 

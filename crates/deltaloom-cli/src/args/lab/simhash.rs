@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use deltaloom_lab::simhash::Pieces;
 
-use super::page::ReportArguments;
+use super::ReportArguments;
 use crate::args::ThreadsArgument;
 use crate::values::lab::{CorrectionName, HashOn, ProjectionName, parse_pieces, parse_shape};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::page::ReportArguments;
+use super::ReportArguments;
 use crate::values;
 use crate::values::lab::Budget;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::page::ReportArguments;
+use super::ReportArguments;
 use crate::args::ThreadsArgument;
 use crate::values::lab::{Adaptive, MethodForm, MethodName};
 

@@ -1,7 +1,6 @@
 //! `deltaloom lab`: compares other methods with ours.
 
 mod cells;
-mod html;
 mod layer;
 mod matmul;
 mod positions;

@@ -14,9 +14,9 @@ use deltaloom_lab::reference::{self, ReferenceCase};
 use deltaloom_lm::layer::LayerHints;
 use serde::Serialize;
 
-use super::html;
 use crate::args::lab::layer::LayerArguments;
 use crate::inputs::config_of;
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
@@ -33,7 +33,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    html::check(&arguments.page, &inputs)?;
+    pages::check(&arguments.page, &inputs)?;
     let options = LayerOptions {
         tokens: arguments.tokens.clone(),
         choices: choices(arguments),
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &LayerArguments) -> Result<Answer> {
     bar.finish();
     if arguments.page.html.is_some() {
         let page = page::page(&subject.name, &case, &report)?;
-        html::write_asked(|| page, &arguments.page, &inputs)?;
+        pages::write_asked(|| page, &arguments.page, &inputs)?;
     }
     if arguments.json {
         ui::print_json(&Printed { layer: &subject.name, report: &report })?;

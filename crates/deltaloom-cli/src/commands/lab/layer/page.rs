@@ -10,8 +10,8 @@ use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, HeatMap, Lines, Page, Section, Unit, Zoom,
 };
 
-use super::super::html::table as on_page;
 use super::table;
+use crate::pages::table as on_page;
 use crate::ui;
 use crate::ui::table::{Cell, Table};
 

@@ -11,15 +11,15 @@ use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Container, Limits};
 use deltaloom_lab::matmul::{self, MatmulOptions, MatmulReport, Pair, Way};
 
-use super::html;
 use crate::args::lab::matmul::MatmulArguments;
 use crate::inputs::mapped;
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
 pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    html::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let ways = arguments.forms.iter().map(|name| Way::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let options = MatmulOptions {
         tokens: arguments.tokens.clone(),
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &MatmulArguments) -> Result<Answer> {
     let bar = Bar::new("multiplying");
     let report = matmul::run(&pair, &options, &bar)?;
     bar.finish();
-    html::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

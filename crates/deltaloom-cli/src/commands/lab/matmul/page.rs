@@ -4,8 +4,8 @@
 use deltaloom_lab::matmul::{MatmulReport, ProductReport};
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Section, Unit};
 
-use super::super::html::table as on_page;
 use super::table;
+use crate::pages::table as on_page;
 
 pub(super) fn page(report: &MatmulReport) -> Page {
     let goals = Section {

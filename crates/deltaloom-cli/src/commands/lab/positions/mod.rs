@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use deltaloom_lab::positions::{self, Method, Pattern, PositionsReport, Source};
 
-use super::html;
 use crate::args::lab::positions::PositionsArguments;
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
@@ -17,7 +17,7 @@ const PATTERNS: [Pattern; 4] = [Pattern::Structured, Pattern::Random, Pattern::S
 
 pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
     let inputs = target::inputs([Path::new(&arguments.pattern)]);
-    html::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let source = source(arguments)?;
     let methods =
         arguments.methods.iter().map(|name| Method::named(name.trim())).collect::<Result<Vec<_>, _>>()?;
@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &PositionsArguments) -> Result<Answer> {
         positions::run(&source, &methods.concat(), &bar)
     })?;
     bar.finish();
-    html::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -3,8 +3,8 @@
 use deltaloom_lab::positions::{MethodReport, PositionsReport};
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Figure, Page, Section, Unit};
 
-use super::super::html::table;
 use super::table::methods;
+use crate::pages::table;
 use crate::ui;
 
 pub(super) fn page(report: &PositionsReport) -> Page {

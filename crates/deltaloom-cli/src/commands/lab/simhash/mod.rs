@@ -12,8 +12,8 @@ use deltaloom_lab::simhash::measure::{self, Comparison, SimHashReport};
 use deltaloom_lab::simhash::{IndexReport, IndexSettings, Matrix, index};
 use serde::Serialize;
 
-use super::html;
 use crate::args::lab::simhash::SimHashArguments;
+use crate::pages;
 use crate::progress::Bar;
 use crate::values::lab::HashOn;
 use crate::{Answer, target, ui};
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
         return run_index(arguments);
     }
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    html::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let subject = subject(arguments)?;
     let comparison = Comparison {
         bits: if arguments.bits.is_empty() { BITS.to_vec() } else { arguments.bits.clone() },
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &SimHashArguments) -> Result<Answer> {
     });
     bar.finish();
     let report = Report { report: report.with_context(|| subject.source.clone())?, source: subject.source };
-    html::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&report.source, &report.report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&report)?;
     } else if arguments.report.csv {

@@ -5,8 +5,8 @@ use deltaloom_report::{
     Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Point, Scatter, Section, Unit,
 };
 
-use super::super::html::table;
 use super::table::methods;
+use crate::pages::table;
 
 pub(super) fn page(source: &str, it: &SimHashReport) -> Page {
     let verdicts = it.verdicts.join("\n\n");

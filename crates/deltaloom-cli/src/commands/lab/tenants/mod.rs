@@ -14,9 +14,9 @@ use deltaloom_lab::tenants::{
 use deltaloom_lm::layer::LayerHints;
 use serde::Serialize;
 
-use super::html;
 use crate::args::lab::tenants::TenantsArguments;
 use crate::inputs::{config_of, mapped};
+use crate::pages;
 use crate::progress::Bar;
 use crate::{Answer, target, ui};
 
@@ -30,7 +30,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
     let inputs = target::inputs(arguments.base.iter().chain(&arguments.tuned));
-    html::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let files = match (&arguments.base, &arguments.tuned) {
         (Some(base), Some(tuned)) => Some((open(base)?, open(tuned)?)),
         _ => None,
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &TenantsArguments) -> Result<Answer> {
         Ok((report, whole.transpose()?))
     })?;
     bar.finish();
-    html::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&report), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         ui::print_json(&Printed { report: &report, whole_model: whole.as_ref() })?;
     } else if arguments.report.csv {

@@ -3,8 +3,8 @@
 use deltaloom_lab::tenants::TenantsReport;
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Curve, Drawn, Figure, Lines, Page, Section, Unit};
 
-use super::super::html::table;
 use super::table::{arrivals, memory as memory_table, pressure, ways};
+use crate::pages::table;
 
 pub(super) fn page(report: &TenantsReport) -> Page {
     let bars =

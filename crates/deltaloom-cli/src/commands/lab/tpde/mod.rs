@@ -14,8 +14,8 @@ use deltaloom::{Limits, Progress as _, UnpackOptions};
 use deltaloom_lab::lossy::{Laboratory, Method, Row, RowReport, StepCheck, verify_steps};
 use serde::Serialize;
 
-use super::html;
 use crate::args::lab::tpde::TpdeArguments;
+use crate::pages;
 use crate::progress::Bar;
 use crate::values::lab::MethodForm;
 use crate::{Answer, store, target, ui};
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
         return verify(arguments, folder);
     }
     let inputs = target::inputs(&arguments.checkpoints);
-    html::check(&arguments.report.page, &inputs)?;
+    pages::check(&arguments.report.page, &inputs)?;
     let rows = rows(arguments);
     let steps = Steps::open(&arguments.checkpoints)?;
     let mut laboratory = Laboratory::new(rows, arguments.output.as_deref(), arguments.threads.count)?;
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &TpdeArguments) -> Result<Answer> {
     }
     let rows = laboratory.finish()?;
     bar.finish();
-    html::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
+    pages::write_asked(|| page::page(&rows), &arguments.report.page, &inputs)?;
     if arguments.report.json {
         #[derive(Serialize)]
         struct Report<'a> {

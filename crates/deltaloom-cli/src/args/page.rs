@@ -1,4 +1,4 @@
-//! Where an experiment reports what it has measured.
+//! Where a command reports what it has measured.
 
 use std::path::PathBuf;
 
@@ -15,17 +15,4 @@ pub(crate) struct PageArguments {
     /// Replace an existing page and charts
     #[arg(long, requires = "html")]
     pub(crate) overwrite: bool,
-}
-
-/// How an experiment reports its results.
-#[derive(Debug, Args)]
-pub(crate) struct ReportArguments {
-    /// Print the report as JSON on standard output
-    #[arg(long, conflicts_with = "csv")]
-    pub(crate) json: bool,
-    /// Print the rows as CSV on standard output
-    #[arg(long)]
-    pub(crate) csv: bool,
-    #[command(flatten)]
-    pub(crate) page: PageArguments,
 }
