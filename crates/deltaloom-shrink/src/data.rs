@@ -37,6 +37,15 @@ pub struct Texts {
     pub files: Vec<PathBuf>,
 }
 
+/// Windows to calibrate with, divided.
+#[derive(Debug, Default, PartialEq)]
+pub struct Divided {
+    /// Those that matrices are fitted to.
+    pub fitted: Windows,
+    /// Those that students are compared on.
+    pub compared: Windows,
+}
+
 /// A text, cut.
 struct Cut {
     name: String,
@@ -109,6 +118,22 @@ impl Texts {
         }
         texts.check(loaded, parts)?;
         Ok(texts)
+    }
+
+    /// Divides the windows to calibrate with: `count` of them, evenly spread so that every text is
+    /// among them, to compare students on, and the others to fit these to. At least one of each.
+    #[must_use]
+    pub fn divided(&self, count: usize) -> Divided {
+        let all = &self.calibrate;
+        let count = count.clamp(1, all.len().saturating_sub(1).max(1));
+        let mut divided = Divided::default();
+        for (number, window) in all.iter().enumerate() {
+            // Where the multiple of count over all windows changes.
+            let is_compared = (number + 1) * count / all.len() > number * count / all.len();
+            let part = if is_compared { &mut divided.compared } else { &mut divided.fitted };
+            part.push(window.clone());
+        }
+        divided
     }
 
     /// The texts beside a teacher.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use deltaloom::{Error, Result};
 use deltaloom_lm::evaluate::{Divergence, DivergenceReport};
 
-use crate::network::Network;
+use crate::network::{Network, batch};
 
 /// Tokens whose logits are computed at a time.
 const TOKENS_AT_ONCE: usize = 256;
@@ -22,6 +22,8 @@ pub struct Reference {
     windows: Windows,
     /// The head's input for each window.
     hidden: Vec<Vec<f32>>,
+    /// What enters each layer, if that is kept: for each layer, for windows that run together.
+    layers: Vec<Vec<Vec<f32>>>,
 }
 
 impl Reference {
@@ -33,8 +35,27 @@ impl Reference {
         if windows.is_empty() || windows.iter().any(|window| window.len() < 2) {
             return Err(Error::InvalidArgument("a window needs two tokens or more to measure".to_owned()));
         }
-        let hidden = hidden(&teacher, &windows, progress)?;
-        Ok(Self { teacher, windows, hidden })
+        let hidden = hidden(&windows, |_, sequences| teacher.hidden(sequences), progress)?;
+        Ok(Self { teacher, windows, hidden, layers: Vec::new() })
+    }
+
+    /// Keeps what enters each layer of the teacher, so that students that differ from some layer on
+    /// need not be run from the start.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_layers(mut self) -> Result<Self> {
+        self.layers = vec![Vec::new(); self.teacher.parts().config.layers.len()];
+        for some in self.windows.chunks(WINDOWS_AT_ONCE) {
+            let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
+            let batch = batch(&sequences)?;
+            let mut x = self.teacher.embed(&sequences)?;
+            for (number, kept) in self.layers.iter_mut().enumerate() {
+                kept.push(x.clone());
+                x = self.teacher.layer(number, &batch, &x, &self.teacher.weights(number))?;
+            }
+        }
+        Ok(self)
     }
 
     /// Number of tokens that a run of a student computes.
@@ -48,8 +69,26 @@ impl Reference {
     /// # Errors
     /// [`Error::InvalidArgument`] for a student that computes NaN, or has another vocabulary.
     pub fn compare(&self, student: &Network, progress: &dyn Fn(usize) -> Result<()>) -> Result<Measured> {
-        let of_student = hidden(student, &self.windows, progress)?;
-        self.score(|window, place| student.logits(&of_student[window][place]))
+        let hidden = hidden(&self.windows, |_, sequences| student.hidden(sequences), progress)?;
+        self.score(|window, place| student.logits(&hidden[window][place]))
+    }
+
+    /// Compares a student whose layers before this one are those of the teacher, and its embedding.
+    ///
+    /// # Errors
+    /// As [`Self::compare`].
+    pub(crate) fn compare_from(
+        &self,
+        student: &Network,
+        layer: usize,
+        progress: &dyn Fn(usize) -> Result<()>,
+    ) -> Result<Measured> {
+        let Some(inputs) = self.layers.get(layer) else { return self.compare(student, progress) };
+        let run = |some: usize, sequences: &[&[u32]]| {
+            student.finish(layer, &batch(sequences)?, inputs[some].clone())
+        };
+        let hidden = hidden(&self.windows, run, progress)?;
+        self.score(|window, place| student.logits(&hidden[window][place]))
     }
 
     /// Compares a table of the frequencies of tokens, with natural logarithms of probabilities.
@@ -78,16 +117,17 @@ impl Reference {
     }
 }
 
+/// The head's input for each window. `run` gives it for some that run together, of this number.
 fn hidden(
-    network: &Network,
     windows: &Windows,
+    run: impl Fn(usize, &[&[u32]]) -> Result<Vec<f32>>,
     progress: &dyn Fn(usize) -> Result<()>,
 ) -> Result<Vec<Vec<f32>>> {
-    let width = network.parts().config.width;
     let mut all = Vec::with_capacity(windows.len());
-    for some in windows.chunks(WINDOWS_AT_ONCE) {
+    for (number, some) in windows.chunks(WINDOWS_AT_ONCE).enumerate() {
         let sequences: Vec<&[u32]> = some.iter().map(Vec::as_slice).collect();
-        let hidden = network.hidden(&sequences)?;
+        let hidden = run(number, &sequences)?;
+        let width = hidden.len() / some.iter().map(Vec::len).sum::<usize>().max(1);
         let mut rest = &hidden[..];
         for window in some {
             let (own, more) = rest.split_at(window.len() * width);

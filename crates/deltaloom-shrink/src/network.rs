@@ -160,10 +160,13 @@ impl Network {
     /// # Errors
     /// As [`Self::embed`]; errors of products.
     pub fn hidden(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let batch = batch(sequences)?;
-        let mut x = self.embed(sequences)?;
-        for number in 0..self.parts.config.layers.len() {
-            x = self.layer(number, &batch, &x, &self.weights(number))?;
+        self.finish(0, &batch(sequences)?, self.embed(sequences)?)
+    }
+
+    /// The head's input, from the input `x` of a layer on.
+    pub(crate) fn finish(&self, layer: usize, batch: &Batch, mut x: Vec<f32>) -> Result<Vec<f32>> {
+        for number in layer..self.parts.config.layers.len() {
+            x = self.layer(number, batch, &x, &self.weights(number))?;
         }
         self.parts.final_norm(&x)
     }

@@ -60,8 +60,10 @@ pub struct Place<'a> {
 }
 
 /// Applies a treatment to a matrix `[out, in]`; `None` keeps it.
-fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
-    if treatment.is_dropped {
+pub(crate) fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
+    // Behind a matrix of zeros nothing is read.
+    let is_unread = inputs.tokens > 0 && inputs.second_moment.values().iter().all(|value| *value == 0.0);
+    if treatment.is_dropped || is_unread {
         return Ok(Some(Form::Zero));
     }
     let mut parts = Vec::new();
@@ -71,7 +73,9 @@ fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result
     {
         match (&treatment.quantise, form) {
             (Some(quantise), Form::LowRank { left, right, rank }) if !keep_residual => {
-                return quantised_factors(&left, &right, rank, weights, inputs, quantise).map(Some);
+                let [rows, cols] = [weights.rows(), weights.cols()];
+                let factors = [left.matrix(rows, rank), right.matrix(rank, cols)];
+                return quantised_factors(&factors, inputs, quantise).map(Some);
             }
             (_, form) if !keep_residual => return Ok(Some(form)),
             (_, form) => {
@@ -95,20 +99,22 @@ fn without(weights: &Matrix, form: &Form) -> Matrix {
     weights.plus(-1.0, &form.matrix(weights.rows(), weights.cols()))
 }
 
-/// Codes for both factors. The right one reads the inputs, the left one what the right one gives.
-fn quantised_factors(
-    left: &Form,
-    right: &Form,
-    rank: usize,
-    weights: &Matrix,
+/// Codes for both factors `[out, rank]` and `[rank, in]`. The right one reads the inputs, the left
+/// one what the right one gives.
+pub(crate) fn quantised_factors(
+    [left, right]: &[Matrix; 2],
     inputs: &Statistics,
     settings: &quantise::Settings,
 ) -> Result<Form> {
-    let right = quantise::quantise(&right.matrix(rank, weights.cols()), inputs, settings)?;
-    let of_right = right.matrix(rank, weights.cols());
+    let (rank, cols) = (right.rows(), right.cols());
+    let right = quantise::quantise(right, inputs, settings)?;
+    let of_right = right.matrix(rank, cols);
+    if of_right.values().iter().all(|value| *value == 0.0) {
+        return Ok(Form::Zero);
+    }
     let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
     let between = Statistics { second_moment, tokens: inputs.tokens };
-    let left = quantise::quantise(&left.matrix(weights.rows(), rank), &between, settings)?;
+    let left = quantise::quantise(left, &between, settings)?;
     Ok(Form::LowRank { left: Box::new(left), right: Box::new(right), rank })
 }
 
@@ -131,7 +137,24 @@ pub fn shrink_layers(
     let mut of_teacher = teacher.embed(&sequences)?;
     let mut of_student = student.embed(&sequences)?;
     let mut forms = BTreeMap::new();
-    for layer in 0..teacher.parts().config.layers.len() {
+    let layers = teacher.parts().config.layers.len();
+    // Layers behind the last one of which a matrix is fitted need no inputs.
+    let mut fitted = 0;
+    for layer in 0..layers {
+        for (role, name) in teacher.parts().layers[layer].matrices() {
+            let shape = teacher.shape(name)?;
+            match treatment(Place { name, layer, role, shape }) {
+                Some(treatment) if treatment.is_dropped => {
+                    student.replace(name, shape, &vec![0.0; shape[0] * shape[1]])?;
+                    forms.insert(name.to_owned(), Form::Zero);
+                    progress(1)?;
+                }
+                Some(_) => fitted = layer + 1,
+                None => {}
+            }
+        }
+    }
+    for layer in 0..fitted {
         let watched = teacher.weights(layer).watched();
         of_teacher = teacher.layer(layer, &batch, &of_teacher, &watched)?;
         let work = Work {
@@ -199,7 +222,7 @@ impl Work<'_> {
         let shape = self.network.shape(name)?;
         let [rows, cols] = shape;
         let place = Place { name, layer: self.layer, role, shape };
-        let Some(treatment) = (self.treatment)(place) else {
+        let Some(treatment) = (self.treatment)(place).filter(|treatment| !treatment.is_dropped) else {
             return self.weights.matmul(role, &Batch::default(), x, y, run);
         };
         let input = Input::of(role);

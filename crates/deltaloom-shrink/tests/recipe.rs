@@ -240,12 +240,16 @@ fn a_bad_option_is_named() {
 }
 
 #[test]
-fn a_run_needs_a_size() {
-    let size = parse("version: 1\nteacher: {model: m}").unwrap().ready().unwrap_err();
+fn a_run_needs_a_size_or_a_limit() {
+    let ready = |rest: &str| parse(&format!("version: 1\nteacher: {{model: m}}\n{rest}")).unwrap().ready();
+    let size = ready("targets: {kl: {limit: null}}").unwrap_err();
     assert_eq!(
         size.to_string(),
-        "r.yaml: targets: no size is asked for; hint: give compression_ratio, bytes or bits_per_weight"
+        "r.yaml:3: targets: no size is asked for; hint: give compression_ratio, bytes, bits_per_weight or \
+         kl.limit"
     );
+    assert!(ready("targets: {kl: {limit: 0.1}}").is_ok());
+    assert!(ready("targets: {bytes: 99}\nplanner: {mode: published-rules}").is_err());
     let fixed = "version: 1\nteacher: {model: m}\nplanner: {mode: fixed}\nbranches: {quantise: {bits: 4}}";
     assert!(parse(fixed).unwrap().ready().is_ok());
 }

@@ -13,7 +13,7 @@ use deltaloom_lm::model::Parts;
 use deltaloom_shrink::measure::Reference;
 use deltaloom_shrink::network::Network;
 use deltaloom_shrink::recipe::Recipe;
-use deltaloom_shrink::run::{Made, Verdict, run};
+use deltaloom_shrink::run::{Made, Report, Verdict, curve, run};
 use deltaloom_shrink::student;
 
 const WIDTH: u64 = 64;
@@ -150,27 +150,93 @@ fn threads_change_no_byte() {
     }
 }
 
+/// What a planner makes on the small teacher.
+fn searched(folder: &Path, targets: &str, planner: &str) -> Report {
+    let text = format!(
+        "version: 1\nteacher: {{model: teacher}}\ntargets: {{{targets}}}\n\
+         planner: {{mode: search, repair: {{tokens: 256}}{planner}}}\n\
+         branches: {{lra: {{whitening: [0.125]}}}}"
+    );
+    run(&Recipe::parse(&text, &folder.join("recipe.yaml")).unwrap(), &Silent).unwrap().report
+}
+
 #[test]
 fn a_search_meets_the_size_and_loses_less_than_one_rate_for_all() {
     let folder = tempfile::tempdir().unwrap();
     teacher(folder.path());
-    let search = |targets: &str| {
-        let text = format!(
-            "version: 1\nteacher: {{model: teacher}}\ntargets: {{{targets}}}\n\
-             planner: {{mode: search, repair: {{tokens: 512}}}}"
-        );
-        run(&Recipe::parse(&text, &folder.path().join("recipe.yaml")).unwrap(), &Silent).unwrap().report
-    };
     let one_rate =
         made(folder.path(), "branches: {quantise: {method: waterfill, rate: 3.0}}").unwrap().report;
-    let found = search(&format!("bytes: {}, kl: {{limit: null}}", one_rate.student_bytes));
+    let found =
+        searched(folder.path(), &format!("bytes: {}, kl: {{limit: null}}", one_rate.student_bytes), "");
     assert!(found.student_bytes <= one_rate.student_bytes, "{}", found.student_bytes);
+    assert!(found.student_bytes as f64 > 0.97 * one_rate.student_bytes as f64, "{:?}", found.plan);
     assert!(found.texts[0].kl < 0.5 * one_rate.texts[0].kl, "{}", found.texts[0].kl);
     assert_eq!(found.verdict, Verdict::Feasible);
     // Nothing is this small.
-    let least = search("bytes: 100");
+    let least = searched(folder.path(), "bytes: 100", "");
     assert_eq!(least.verdict, Verdict::Infeasible);
     assert!(least.student_bytes < found.student_bytes / 4);
+    let plan = least.plan.unwrap();
+    assert_eq!((plan.budget, plan.least_bytes), (Some(100), least.student_bytes));
+    // More bytes are expected to cost less, and the limit lies between.
+    assert!(plan.curve.windows(2).all(|pair| pair[0].bytes > pair[1].bytes && pair[0].kl <= pair[1].kl));
+    assert!(plan.bytes_for_limit.unwrap() > plan.least_bytes);
+}
+
+#[test]
+fn without_a_size_the_smallest_student_within_the_limit_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let [near, far] = [0.01, 0.1].map(|limit| {
+        let report = searched(folder.path(), &format!("kl: {{limit: {limit}}}"), "");
+        assert!(report.texts[0].kl < 1.5 * limit, "{} of {limit}", report.texts[0].kl);
+        report.student_bytes
+    });
+    assert!(far < near, "{far} {near}");
+}
+
+#[test]
+fn a_planner_chooses_from_what_the_recipe_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let of = |candidates: &str| {
+        // All zeros would do for much of a model of random numbers.
+        let planner = format!(", candidates: [{candidates}], floor_bits: {{\"*\": 1}}");
+        let report = searched(folder.path(), "compression_ratio: 2, kl: {limit: null}", &planner);
+        assert!(report.ratio >= 2.0, "{candidates}: {}", report.ratio);
+        report.forms.into_keys().collect::<Vec<_>>().join(", ")
+    };
+    let low_rank = of("lra, blt");
+    assert!(
+        low_rank.contains("rank ") && !low_rank.split(", ").any(|form| form == "quantised"),
+        "{low_rank}"
+    );
+    let sparse = of("sparsity");
+    assert!(sparse.contains("sparse"), "{sparse}");
+    assert!(of("quantise").split(", ").all(|form| form == "quantised" || form == "zero"));
+}
+
+#[test]
+fn a_curve_has_both_planners_and_rules_say_what_they_change() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    let text = "version: 1\nteacher: {model: teacher}\ntargets: {compression_ratio: 60}\n\
+                planner: {mode: published-rules}\n\
+                branches: {lra: {rank: 16}, sparsity: {target_sparsity: 0.9}, kv: {cache_tokens: 8}}";
+    let loaded = Recipe::parse(text, &folder.path().join("recipe.yaml")).unwrap();
+    let found = curve(&loaded, &[4.0, 60.0], &Silent).unwrap();
+    let searched: Vec<&Report> = found.searched.iter().map(|point| &point.report).collect();
+    assert!(searched[0].student_bytes > searched[1].student_bytes);
+    assert!(searched[0].texts[0].kl < searched[1].texts[0].kl);
+    // The rules ignore the size: low rank and sparsity are what they are.
+    let by_rules: Vec<&Report> = found.published.iter().map(|point| &point.report).collect();
+    assert!(by_rules.iter().all(|report| report.verdict != Verdict::Feasible));
+    let made = run(&loaded, &Silent).unwrap().report;
+    assert_eq!(made.student_bytes, by_rules[1].student_bytes);
+    for words in ["lra.rank 16 becomes 8", "target_sparsity 0.9 becomes 0.95", "branches.kv is not applied"] {
+        assert!(made.warnings.iter().any(|warning| warning.contains(words)), "{words}: {:?}", made.warnings);
+    }
+    assert!(curve(&loaded, &[1.0], &Silent).is_err() && curve(&loaded, &[], &Silent).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use deltaloom_shrink::recipe::Overrides;
 
 use super::ThreadsArgument;
+use super::page::PageArguments;
 
 /// Make a language model smaller, and measure what that costs. LOSSY: a student is not its teacher.
 ///
@@ -18,6 +19,8 @@ use super::ThreadsArgument;
     arg_required_else_help = true,
     after_long_help = "Examples:
   deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
+  deltaloom shrink plan recipe.yaml --teacher model/ --ratio 10
+  deltaloom shrink curve recipe.yaml --teacher model/ --html curve.html
   deltaloom eval divergence model/ student/ --tokens held-out.txt
   deltaloom shrink materialise student/ -o dense/"
 )]
@@ -29,6 +32,8 @@ pub(crate) struct ShrinkArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShrinkCommand {
     Run(Box<RunArguments>),
+    Plan(Box<PlanArguments>),
+    Curve(Box<CurveArguments>),
     Materialise(MaterialiseArguments),
 }
 
@@ -49,6 +54,65 @@ pub(crate) enum ShrinkCommand {
   deltaloom shrink run recipe.yaml -o student/ --json
   deltaloom shrink run recipe.yaml --teacher model.gguf --seq-len 512 --max-chunks 32 -o student/")]
 pub(crate) struct RunArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    ratio: RatioArgument,
+    /// Folder of the student, instead of the one in the recipe
+    #[arg(short, long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Replace the files of a student that exists
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
+}
+
+/// Choose how to store each matrix, make the student and measure it, but write nothing.
+///
+/// The planner makes candidates of each matrix: codes at several rates, two factors, zeros. What a
+/// candidate costs is estimated from the error of its outputs and one measurement of each matrix.
+/// It then makes the student that should cost least within the size of the recipe, and measures it.
+///
+/// Printed are what each kind of matrix became, what other sizes should cost, the least possible
+/// size, and the verdict. The exit code is that of `shrink run`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink plan recipe.yaml --teacher model/ --ratio 10
+  deltaloom shrink plan recipes/thousand.yaml --teacher model/ --json")]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    ratio: RatioArgument,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
+}
+
+/// Make and measure a student for each of several ratios, but write none of them.
+///
+/// If the recipe gives branches a size (lra.rank, sparsity.target_sparsity and so on), a second
+/// curve shows what the published rules make of it: above a ratio of 10 low rank is on, above 50
+/// ranks are halved and sparsity grows by 5 points.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink curve recipe.yaml --teacher model/ --html curve.html
+  deltaloom shrink curve recipe.yaml --teacher model/ --ratios 4,8,16 --json")]
+pub(crate) struct CurveArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    /// Bytes of the teacher over bytes of a student
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,4,8,10,20,50,100,1000")]
+    pub(crate) ratios: Vec<f64>,
+    #[command(flatten)]
+    pub(crate) look: LookArguments,
+    #[command(flatten)]
+    pub(crate) page: PageArguments,
+}
+
+/// A recipe, and what replaces fields of it.
+#[derive(Debug, Args)]
+struct RecipeArguments {
     /// Recipe: docs/recipes.md describes its fields
     #[arg(value_name = "RECIPE", required_unless_present = "config")]
     recipe: Option<PathBuf>,
@@ -61,9 +125,6 @@ pub(crate) struct RunArguments {
     /// Another model to start from, which is not built yet
     #[arg(long, visible_alias = "student-model", value_name = "MODEL", hide = true)]
     student: Option<PathBuf>,
-    /// Bytes of the teacher over bytes of the student, instead of the target in the recipe
-    #[arg(long, value_name = "N")]
-    ratio: Option<f64>,
     /// Text for distillation, which is not built yet
     #[arg(long, value_name = "TEXT", hide = true)]
     distill_data: Option<PathBuf>,
@@ -82,12 +143,18 @@ pub(crate) struct RunArguments {
     /// Use at most N windows
     #[arg(long, value_name = "N")]
     max_chunks: Option<usize>,
-    /// Folder of the student, instead of the one in the recipe
-    #[arg(short, long, value_name = "FOLDER")]
-    output: Option<PathBuf>,
-    /// Replace the files of a student that exists
-    #[arg(long)]
-    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+struct RatioArgument {
+    /// Bytes of the teacher over bytes of the student, instead of the target in the recipe
+    #[arg(long, value_name = "N")]
+    ratio: Option<f64>,
+}
+
+/// How a command runs and reports.
+#[derive(Debug, Args)]
+pub(crate) struct LookArguments {
     #[command(flatten)]
     pub(crate) threads: ThreadsArgument,
     /// Print everything as JSON
@@ -95,26 +162,49 @@ pub(crate) struct RunArguments {
     pub(crate) json: bool,
 }
 
-impl RunArguments {
-    /// The recipe.
-    pub(crate) fn recipe(&self) -> PathBuf {
-        self.recipe.as_ref().or(self.config.as_ref()).cloned().unwrap_or_default()
-    }
+/// A recipe that a command names, and what replaces fields of it.
+pub(crate) struct Asked {
+    /// The recipe's file.
+    pub(crate) recipe: PathBuf,
+    /// What the command line says.
+    pub(crate) overrides: Overrides,
+}
 
-    /// What replaces fields of the recipe.
-    pub(crate) fn overrides(&self) -> Overrides {
-        Overrides {
-            teacher: self.teacher.clone(),
-            student: self.student.clone(),
-            ratio: self.ratio,
-            distil_data: self.distill_data.clone(),
-            finetune_data: self.finetune_data.clone(),
-            seq_len: self.seq_len,
-            stride: self.stride,
-            batch_size: self.batch_size,
-            max_chunks: self.max_chunks,
-            output: self.output.clone(),
+impl RecipeArguments {
+    fn asked(&self, ratio: Option<f64>, output: Option<PathBuf>) -> Asked {
+        Asked {
+            recipe: self.recipe.as_ref().or(self.config.as_ref()).cloned().unwrap_or_default(),
+            overrides: Overrides {
+                teacher: self.teacher.clone(),
+                student: self.student.clone(),
+                ratio,
+                distil_data: self.distill_data.clone(),
+                finetune_data: self.finetune_data.clone(),
+                seq_len: self.seq_len,
+                stride: self.stride,
+                batch_size: self.batch_size,
+                max_chunks: self.max_chunks,
+                output,
+            },
         }
+    }
+}
+
+impl RunArguments {
+    pub(crate) fn asked(&self) -> Asked {
+        self.recipe.asked(self.ratio.ratio, self.output.clone())
+    }
+}
+
+impl PlanArguments {
+    pub(crate) fn asked(&self) -> Asked {
+        self.recipe.asked(self.ratio.ratio, None)
+    }
+}
+
+impl CurveArguments {
+    pub(crate) fn asked(&self) -> Asked {
+        self.recipe.asked(None, None)
     }
 }
 

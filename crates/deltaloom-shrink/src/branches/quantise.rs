@@ -5,7 +5,7 @@ use deltaloom::{Error, Result};
 use half::f16;
 
 use super::{Statistics, feedback};
-use crate::forms::{Form, LARGEST_CODE, Quantised, Scales, Steps, half};
+use crate::forms::{CodedBits, Form, LARGEST_CODE, Quantised, Scales, Steps, half};
 use crate::matrix::Matrix;
 
 /// What steps are chosen for.
@@ -49,6 +49,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Entropy-coded codes of so many bits per weight, with a step for each column.
+    #[must_use]
+    pub fn coded(bits: f64) -> Self {
+        Self::new(Rate::Entropy { bits, per_column: true })
+    }
+
     /// Feedback, with the usual damping and clips.
     #[must_use]
     pub fn new(rate: Rate) -> Self {
@@ -286,7 +292,7 @@ fn find_step(weights: &Matrix, columns: &Columns, factors: &[f64], bits: f64) ->
     let deviation = (squares / sample.values().len().max(1) as f64).sqrt();
     let rate = |log_step: f64| {
         let codes = codes_of(&sample, columns, factors, libm::exp2(log_step));
-        let Coded { codes: of_codes, tables } = coded(&codes, sample.cols());
+        let CodedBits { codes: of_codes, tables } = CodedBits::of(&codes, sample.cols());
         // All rows have the tables of the sample.
         of_codes / codes.len().max(1) as f64 + tables / weights.values().len() as f64
     };
@@ -304,43 +310,6 @@ fn find_step(weights: &Matrix, columns: &Columns, factors: &[f64], bits: f64) ->
         log = if newton > low && newton < high { newton } else { (low + high) / 2.0 };
     }
     half(libm::exp2(log))
-}
-
-/// Groups of columns of like spread that a coder has tables for.
-const GROUPS: usize = 16;
-
-/// Bits of codes with a table for each of 16 groups of columns, and of those tables.
-struct Coded {
-    codes: f64,
-    tables: f64,
-}
-
-/// What a coder makes of codes.
-fn coded(codes: &[i8], cols: usize) -> Coded {
-    let mut spreads = vec![(0_u64, 0); cols];
-    spreads.iter_mut().enumerate().for_each(|(col, spread)| spread.1 = col);
-    for row in codes.chunks_exact(cols.max(1)) {
-        spreads.iter_mut().zip(row).for_each(|(spread, code)| spread.0 += u64::from(code.unsigned_abs()));
-    }
-    spreads.sort_unstable();
-    let mut group_of = vec![0; cols];
-    let per_group = cols.div_ceil(GROUPS).max(1);
-    spreads.iter().enumerate().for_each(|(rank, (_, col))| group_of[*col] = rank / per_group);
-    let mut counts = vec![[0_u32; 256]; GROUPS];
-    for row in codes.chunks_exact(cols.max(1)) {
-        for (code, group) in row.iter().zip(&group_of) {
-            counts[*group][usize::from(code.cast_unsigned())] += 1;
-        }
-    }
-    let mut sum = Coded { codes: 0.0, tables: 0.0 };
-    for counts in &counts {
-        let total: u32 = counts.iter().sum();
-        for count in counts.iter().filter(|count| **count > 0) {
-            sum.codes += f64::from(*count) * libm::log2(f64::from(total) / f64::from(*count));
-            sum.tables += 8.0;
-        }
-    }
-    sum
 }
 
 /// For each row the factor of `rounded` that brings its outputs nearest to those of `weights`.
@@ -386,7 +355,7 @@ mod tests {
         for (bits, per_column) in [(3.5, false), (2.5, true), (1.6, true), (0.9, false)] {
             let settings = Settings::new(Rate::Entropy { bits, per_column });
             let Form::Quantised(found) = quantise(&weights, &inputs, &settings).unwrap() else { panic!() };
-            let Coded { codes, tables } = coded(found.codes(), 64);
+            let CodedBits { codes, tables } = CodedBits::of(found.codes(), 64);
             let factors = 16 * (1 + 256 + if per_column { 64 } else { 0 });
             let found = (codes + tables + f64::from(factors)) / (256.0 * 64.0);
             assert!((found - bits).abs() < 0.1, "{bits}: {found}");

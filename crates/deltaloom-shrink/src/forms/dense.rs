@@ -25,6 +25,15 @@ impl FloatType {
         }
     }
 
+    /// Bits of a value.
+    #[must_use]
+    pub fn bits(self) -> usize {
+        match self {
+            Self::F32 => 32,
+            Self::BF16 | Self::F16 => 16,
+        }
+    }
+
     /// The nearest value of this type.
     #[must_use]
     pub fn round(self, value: f32) -> f32 {

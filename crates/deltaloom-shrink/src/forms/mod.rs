@@ -5,11 +5,13 @@
 mod dense;
 mod quantised;
 mod record;
+mod size;
 mod sparse;
 
 pub use dense::{Dense, FloatType};
 pub use quantised::{LARGEST_CODE, Quantised, Scales, Steps, half};
 pub use record::{Find, FormRecord, Part, Tensors};
+pub(crate) use size::CodedBits;
 pub use sparse::{Pattern, Sparse};
 
 use crate::matrix::Matrix;

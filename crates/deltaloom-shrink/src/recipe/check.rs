@@ -4,7 +4,8 @@ use std::ops::{Bound, RangeBounds};
 
 use super::fault::Fault;
 use super::model::{
-    Branch, Branches, Distortion, Kv, MergeMode, Mode, Pattern, PlannerMode, QuantiseMethod, Recipe, Switch,
+    Branch, Branches, Distortion, Kv, MergeMode, Mode, Pattern, PlannerMode, QuantiseMethod, Recipe,
+    SizeMeasure, Switch,
 };
 
 type Range = (Bound<f64>, Bound<f64>);
@@ -100,6 +101,7 @@ const NUMBERS: &[NumberRule] = number_rules! {
     branches.blt.latent_dim: COUNT,
     branches.blt.embedding_reduction: INSIDE,
     branches.blt.smoothing: NOT_NEGATIVE,
+    branches.blt.powers: SHARE,
     branches.sparsity.target_sparsity: BELOW_ONE,
     branches.quantise.bits: (Bound::Included(2.0), Bound::Included(8.0)),
     branches.quantise.rate: (Bound::Excluded(0.0), Bound::Included(16.0)),
@@ -177,6 +179,7 @@ const LATER: &[Later] = &[
     ("mode", |r| r.mode == Mode::Distil, TRAINING),
     ("student.model", |r| r.student.model.is_some(), NOT_BUILT),
     ("targets.retained_accuracy", |r| !by_published_rules(r) && r.targets.retained_accuracy.is_some(), TASKS),
+    ("planner.measure", |r| r.planner.measure != SizeMeasure::Disk, NOT_BUILT),
     ("planner.distortion", |r| r.planner.distortion == Distortion::Fisher, TRAINING),
     ("branches.lra.two_sided", |r| r.branches.lra.two_sided, TRAINING),
     ("branches.kv.enabled", |r| !by_published_rules(r) && r.branches.kv.enabled == Switch::On, NOT_BUILT),
@@ -205,6 +208,12 @@ const RELATIONS: &[Relation] = &[
         |r| r.data.stride.zip(r.data.seq_len).is_some_and(|(stride, seq_len)| stride > seq_len),
         "above seq_len, so tokens between windows would be left out",
         "leave it out for stride = seq_len",
+    ),
+    (
+        "branches.blt.powers",
+        |r| r.branches.blt.powers.is_empty(),
+        "no power is given",
+        "[0.0] weighs all rows alike",
     ),
     (
         "branches.lra.whitening",
@@ -402,9 +411,17 @@ pub(super) fn missing(recipe: &Recipe) -> Option<Fault> {
     if recipe.teacher.model.is_none() {
         return Some(Fault::new("teacher.model", "no teacher is named").hint("teacher: {model: FOLDER}"));
     }
-    if recipe.planner.mode != PlannerMode::Fixed && !sizes.contains(&true) {
-        let fault = Fault::new("targets", "no size is asked for");
-        return Some(fault.hint("give compression_ratio, bytes or bits_per_weight"));
+    let has_size = sizes.contains(&true);
+    match recipe.planner.mode {
+        // Without a size, the smallest student within the limit is looked for.
+        PlannerMode::Search if !has_size && targets.kl.limit.is_none() => {
+            let fault = Fault::new("targets", "no size is asked for");
+            Some(fault.hint("give compression_ratio, bytes, bits_per_weight or kl.limit"))
+        }
+        PlannerMode::PublishedRules if targets.compression_ratio.is_none() => {
+            let fault = Fault::new("targets", "the published rules need a ratio");
+            Some(fault.hint("give compression_ratio"))
+        }
+        _ => None,
     }
-    None
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use deltaloom::Result;
+use deltaloom::{Error, Result};
 use deltaloom_lm::model::HEAD;
 
+use super::candidates::Candidate;
 use super::settings::Settings;
 use crate::branches::embedding::Directions;
 use crate::branches::{Statistics, low_rank, quantise};
@@ -17,7 +18,7 @@ use crate::recipe::{Head, Loaded, RowCoding, Weighting};
 
 /// Shares of the latent width that a separate head may get; the embedding gets the rest.
 const HEAD_SHARES: [f64; 3] = [0.25, 0.375, 0.5];
-/// Windows that shares are compared on.
+/// Windows that shares and powers are compared on.
 const COMPARED: usize = 8;
 
 /// Factors the embedding, and the head if it is another matrix or becomes one. `network` gets both.
@@ -47,7 +48,13 @@ pub(super) fn factor(
         Weighting::None => vec![1.0; rows],
     };
     let table = teacher.wide(name)?;
-    let of_table = Directions::new(&table, &shares, None);
+    let of_table = |power: f64| {
+        let weights: Vec<f64> = shares.iter().map(|share| libm::pow(*share, power)).collect();
+        Directions::new(&table, &weights, None)
+    };
+    let power = branch.powers.first().copied().unwrap_or(1.0);
+    let powers = if branch.weighting == Weighting::Frequency { &branch.powers[..] } else { &[0.0] };
+    let reference = Reference::new(teacher.clone(), texts.divided(COMPARED).compared, advance)?;
     let make = |directions: &Directions, of: &Matrix, rank: usize| -> Result<Form> {
         let [left, right] = directions.factors(of, rank);
         coded(&left, &right, settings)
@@ -66,12 +73,23 @@ pub(super) fn factor(
                 .into());
         }
         Head::Tied => {
-            let form = make(&of_table, &table, rank)?;
-            put(network, name, &form)?;
-            forms.insert(name.to_owned(), form);
+            let mut best: Option<(f64, Form)> = None;
+            for power in powers {
+                let form = make(&of_table(*power), &table, rank)?;
+                let mut tried = network.clone();
+                put(&mut tried, name, &form)?;
+                let kl = reference.compare(&tried, advance)?.kl();
+                if best.as_ref().is_none_or(|(least, _)| kl < *least) {
+                    best = Some((kl, form));
+                }
+            }
+            if let Some((_, form)) = best {
+                put(network, name, &form)?;
+                forms.insert(name.to_owned(), form);
+            }
         }
         Head::Full => {
-            let form = make(&of_table, &table, rank)?;
+            let form = make(&of_table(power), &table, rank)?;
             if is_tied {
                 // The teacher's rows stay as the head.
                 forms.insert(
@@ -87,8 +105,7 @@ pub(super) fn factor(
             let of_head = if is_tied { table.clone() } else { teacher.wide(head)? };
             let inputs = head_inputs(teacher, texts)?;
             let directions = Directions::new(&of_head, &shares, Some(&inputs));
-            let compared = texts.calibrate.iter().rev().take(COMPARED).cloned().collect();
-            let reference = Reference::new(teacher.clone(), compared, advance)?;
+            let of_table = of_table(power);
             let mut best: Option<(f64, [Form; 2])> = None;
             for share in HEAD_SHARES {
                 #[expect(
@@ -120,37 +137,61 @@ pub(super) fn factor(
     Ok(forms)
 }
 
-/// An embedding or a head, ready to be coded at any rate.
+/// An embedding or a head, ready to become any candidate.
 pub(super) struct Table {
-    /// Its rows times their weights.
-    weighted: Matrix,
+    table: Matrix,
+    /// What errors of its rows count.
     weights: Vec<f64>,
+    directions: Directions,
     inputs: Statistics,
 }
+
+/// Bits of each number of a projection, of which there are few.
+const PROJECTION_RATE: f64 = 5.0;
 
 impl Table {
     pub(super) fn new(loaded: &Loaded, teacher: &Network, name: &str, texts: &Texts) -> Result<Self> {
         let branch = &loaded.recipe.branches.blt;
         let table = teacher.wide(name)?;
-        let inputs = if name == teacher.head() {
-            head_inputs(teacher, texts)?
-        } else {
-            Statistics::unknown(table.cols())
-        };
+        let is_head = name == teacher.head();
+        let inputs = if is_head { head_inputs(teacher, texts)? } else { Statistics::unknown(table.cols()) };
+        let shares = frequencies(&texts.seen, table.rows(), branch.smoothing);
         let weights = match branch.rows {
             RowCoding::None => vec![1.0; table.rows()],
-            RowCoding::Waterfill => row_weights(&frequencies(&texts.seen, table.rows(), branch.smoothing)),
+            RowCoding::Waterfill => row_weights(&shares),
         };
-        Ok(Self { weighted: table.scaled_rows(weights.iter().copied()), weights, inputs })
+        // A table that is the embedding too must serve rows as they are read.
+        let is_only_head = is_head && name != teacher.parts().globals.embedding;
+        let directions = Directions::new(&table, &shares, is_only_head.then_some(&inputs));
+        Ok(Self { table, weights, directions, inputs })
     }
 
-    /// Codes at a rate, where frequent tokens get more bits; 0 gives zeros.
-    pub(super) fn coded(&self, rate: f64) -> Result<Form> {
-        if rate == 0.0 {
-            return Ok(Form::Zero);
-        }
-        let settings = quantise::Settings::new(quantise::Rate::Entropy { bits: rate, per_column: true });
-        Ok(match quantise::quantise(&self.weighted, &self.inputs, &settings)? {
+    /// Its form as a candidate, in which frequent tokens get more bits.
+    pub(super) fn form(&self, candidate: Candidate) -> Result<Option<Form>> {
+        Ok(Some(match candidate {
+            Candidate::Kept => return Ok(None),
+            Candidate::Zero => Form::Zero,
+            Candidate::Codes { rate } => self.codes(&self.table, &self.inputs, rate)?,
+            Candidate::LowRank { rank, rate, .. } => {
+                let [left, right] = self.directions.factors(&self.table, rank);
+                let unknown = |matrix: &Matrix| Statistics::unknown(matrix.cols());
+                let right = quantise::quantise(
+                    &right,
+                    &unknown(&right),
+                    &quantise::Settings::coded(PROJECTION_RATE),
+                )?;
+                let left = self.codes(&left, &unknown(&left), rate)?;
+                Form::LowRank { left: Box::new(left), right: Box::new(right), rank }
+            }
+            Candidate::Sparse { .. } => {
+                return Err(Error::InvalidArgument("embeddings do not become sparse".to_owned()));
+            }
+        }))
+    }
+
+    fn codes(&self, rows: &Matrix, inputs: &Statistics, rate: f64) -> Result<Form> {
+        let weighted = rows.scaled_rows(self.weights.iter().copied());
+        Ok(match quantise::quantise(&weighted, inputs, &quantise::Settings::coded(rate))? {
             Form::Quantised(codes) => Form::Quantised(codes.with_rows_divided(&self.weights)),
             form => form,
         })

@@ -1,9 +1,11 @@
 //! A recipe from start to end: reads the teacher and the texts, shrinks the embedding and then the
 //! layers, and measures the student by the bytes of its packed file.
 
+mod candidates;
 mod embedding;
 mod search;
 mod settings;
+mod solve;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,14 +17,15 @@ use deltaloom_lm::evaluate::DivergenceReport;
 use deltaloom_lm::model::Parts;
 use serde::Serialize;
 
-use crate::data::Texts;
+use crate::data::{Divided, Texts};
 use crate::forms::Form;
 use crate::measure::{Measured, Reference, Windows, frequency_table};
 use crate::network::Network;
 use crate::pipeline::{Options, shrink_layers};
-use crate::recipe::{Branch, Loaded, PlannerMode, Targets};
-use crate::student::{self, Description, Student};
-use search::Found;
+use crate::recipe::{Branch, Loaded, PlannerMode, Switch, Targets, published_rules};
+use crate::student::{self, Description, Origin, Student};
+pub use search::{Chosen, Plan, Point};
+use search::{Found, Goal, Search};
 use settings::Settings;
 
 /// Bytes that progress counts for each token that a model computes.
@@ -66,6 +69,9 @@ pub struct Report {
     pub forms: BTreeMap<String, usize>,
     /// What is doubtful.
     pub warnings: Vec<String>,
+    /// How the planner chose forms, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
 }
 
 /// Whether a student is worth having.
@@ -103,77 +109,260 @@ impl Made {
     }
 }
 
+/// A recipe, with the model and the texts that it names.
+struct Prepared {
+    loaded: Loaded,
+    path: PathBuf,
+    teacher: Network,
+    origin: Origin,
+    texts: Texts,
+    settings: Settings,
+    warnings: Vec<String>,
+}
+
+impl Prepared {
+    /// Reads everything, and refuses what does not fit.
+    fn new(loaded: &Loaded) -> Result<Self> {
+        let (loaded, notes) = with_published_rules(loaded.clone());
+        loaded.ready()?;
+        let path = loaded.path(loaded.recipe.teacher.model.as_deref().unwrap_or_default());
+        let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
+        if parts.config.model_type == "gpt2" {
+            let what = "GPT-2 stores its matrices turned, which students do not have yet".to_owned();
+            return Err(loaded.error("teacher.model", what, None).into());
+        }
+        let texts = Texts::read(&loaded, &path, &parts)?;
+        let settings = Settings::new(&loaded, &parts)?;
+        let teacher = Network::new(Arc::clone(&parts))?;
+        let origin = student::origin(&teacher)?;
+        let warnings = loaded.warnings.iter().chain(&notes).chain(&texts.warnings).cloned().collect();
+        Ok(Self { loaded, path, teacher, origin, texts, settings, warnings })
+    }
+
+    fn measured_tokens(&self) -> usize {
+        self.texts.evaluate.iter().map(|(_, windows)| tokens(windows)).sum()
+    }
+
+    fn fixed_work(&self) -> usize {
+        2 * tokens(&self.texts.calibrate) * self.settings.exponents.len().max(1)
+    }
+
+    fn goal(&self, targets: &Targets) -> Goal {
+        match (budget(targets, &self.teacher, self.origin.bytes), targets.kl.limit) {
+            (Some(bytes), _) => Goal::Bytes(bytes),
+            (None, Some(limit)) => Goal::Kl(limit),
+            (None, None) => Goal::Bytes(u64::MAX),
+        }
+    }
+
+    /// Packs a student, measures it and compares it with targets.
+    fn finished(
+        &self,
+        found: Found,
+        plan: Option<Plan>,
+        targets: &Targets,
+        advance: &Advance<'_>,
+    ) -> Result<Made> {
+        let Found { network, forms } = found;
+        let student = Student::new(&self.teacher, &forms)?;
+        let mut report = self.measure(&network, &student, &forms, plan, advance)?;
+        report.verdict = verdict(targets, &report);
+        let description = Description {
+            schema: 1,
+            lossy: true,
+            tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
+            teacher: self.origin.clone(),
+            recipe: self.loaded.recipe.digest(),
+            weights: student.weights_digest()?,
+            texts: self.texts.used.clone(),
+            matrices: student.matrices().clone(),
+            measured: serde_json::to_value(&report).unwrap_or_default(),
+        };
+        let (teacher, files) = (self.path.clone(), self.texts.files.clone());
+        Ok(Made { forms, report, teacher, files, student, description })
+    }
+
+    fn measure(
+        &self,
+        network: &Network,
+        student: &Student,
+        forms: &BTreeMap<String, Form>,
+        plan: Option<Plan>,
+        advance: &Advance<'_>,
+    ) -> Result<Report> {
+        let Self { teacher, texts, .. } = self;
+        let mut on_texts = Vec::new();
+        let mut table_kl = f64::INFINITY;
+        for (number, (name, windows)) in texts.evaluate.iter().enumerate() {
+            let reference = Reference::new(teacher.clone(), windows.clone(), advance)?;
+            let measured = reference.compare(network, advance)?;
+            if number == 0 {
+                let table = frequency_table(&texts.seen, teacher.parts().config.vocabulary, 0.1);
+                table_kl = reference.compare_table(&table)?.kl();
+            }
+            let (kl, kl_error) = (measured.kl(), measured.standard_error());
+            let Measured { report: divergence } = measured;
+            on_texts.push(OnText { name: name.clone(), kl, kl_error, divergence });
+        }
+        let weights = weights(teacher);
+        let packed = student.packed()?;
+        let student_bytes = packed.bytes;
+        let mut counts = BTreeMap::new();
+        forms.values().for_each(|form| *counts.entry(form.name()).or_insert(0) += 1);
+        Ok(Report {
+            verdict: Verdict::Feasible,
+            teacher_bytes: self.origin.bytes,
+            student_bytes,
+            ratio: self.origin.bytes as f64 / student_bytes.max(1) as f64,
+            bits_per_weight: student_bytes as f64 * 8.0 / weights.max(1) as f64,
+            bits_per_shrunk_weight: packed.shrunk as f64 * 8.0 / packed.shrunk_weights.max(1) as f64,
+            texts: on_texts,
+            table_kl,
+            forms: counts,
+            warnings: self.warnings.clone(),
+            plan,
+        })
+    }
+}
+
+/// Counts tokens that were computed.
+type Advance<'a> = dyn Fn(usize) -> Result<()> + 'a;
+
+/// The recipe as the published toolkit's rules change it, if it asks for them, and what they change.
+fn with_published_rules(mut loaded: Loaded) -> (Loaded, Vec<String>) {
+    if loaded.recipe.planner.mode != PlannerMode::PublishedRules {
+        return (loaded, Vec::new());
+    }
+    let ratio = loaded.recipe.targets.compression_ratio.unwrap_or(1.0);
+    let (recipe, mut notes) = published_rules(loaded.recipe, ratio);
+    if recipe.branches.kv.enabled != Switch::Off && recipe.branches.has_size(Branch::Kv) {
+        notes.push("keys and values are not made smaller yet: branches.kv is not applied".to_owned());
+    }
+    loaded.recipe = recipe;
+    (loaded, notes)
+}
+
 /// Makes a student as a recipe says.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a recipe that does not fit the teacher or the texts, or that asks
 /// for what is not built yet; errors of reading; [`Error::Cancelled`].
 pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
-    loaded.ready()?;
-    let recipe = &loaded.recipe;
-    if recipe.planner.mode == PlannerMode::PublishedRules {
-        let what = "the rules of the published toolkit are not built yet".to_owned();
-        let hint = Some("use search; or fixed, with the size of each branch".to_owned());
-        return Err(loaded.error("planner.mode", what, hint).into());
+    let prepared = Prepared::new(loaded)?;
+    let Prepared { loaded, teacher, texts, settings, .. } = &prepared;
+    let (advance, targets) = (advance(progress), &loaded.recipe.targets);
+    let measured = 2 * prepared.measured_tokens();
+    if loaded.recipe.planner.mode != PlannerMode::Search {
+        start(progress, prepared.fixed_work() + measured);
+        let found = fixed(loaded, teacher, texts, settings, &advance)?;
+        return prepared.finished(found, None, targets, &advance);
     }
-    let path = loaded.path(recipe.teacher.model.as_deref().unwrap_or_default());
-    let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
-    if parts.config.model_type == "gpt2" {
-        let what = "GPT-2 stores its matrices turned, which students do not have yet".to_owned();
-        return Err(loaded.error("teacher.model", what, None).into());
+    start(progress, search::work(loaded, teacher, texts, 2) + measured);
+    let search = Search::new(loaded, teacher, texts, settings, &advance)?;
+    let (found, plan) = search.student(prepared.goal(targets), &advance)?;
+    let mut made = prepared.finished(found, Some(plan), targets, &advance)?;
+    let kl = made.report.texts.first().map_or(0.0, |text| text.kl);
+    if let Some(plan) = &mut made.report.plan {
+        search.add_curve(plan, kl, prepared.origin.bytes);
     }
-    let texts = Texts::read(loaded, &path, &parts)?;
-    let settings = Settings::new(loaded, &parts)?;
-    let teacher = Network::new(Arc::clone(&parts))?;
-    let origin = student::origin(&teacher)?;
-    let measured: usize = texts.evaluate.iter().map(|(_, windows)| tokens(windows)).sum();
-    let advance = |tokens: usize| {
+    made.description.measured = serde_json::to_value(&made.report).unwrap_or_default();
+    Ok(made)
+}
+
+/// What students of several sizes cost.
+#[derive(Debug, Clone, Serialize)]
+pub struct Curve {
+    /// Bytes of the weights of the teacher.
+    pub teacher_bytes: u64,
+    /// One student for each ratio that was asked for, as the planner chose it.
+    pub searched: Vec<OnCurve>,
+    /// The same by the rules of the published toolkit, if the recipe gives branches a size.
+    pub published: Vec<OnCurve>,
+    /// What is doubtful.
+    pub warnings: Vec<String>,
+}
+
+/// A student of a curve.
+#[derive(Debug, Clone, Serialize)]
+pub struct OnCurve {
+    /// Bytes of the teacher over bytes of the student, as asked for.
+    pub wanted: f64,
+    /// What the student is like.
+    pub report: Report,
+}
+
+/// Makes and measures students of several sizes; nothing is written. Candidates are made once.
+///
+/// # Errors
+/// As [`run`]; [`Error::InvalidArgument`] for a ratio that is not above 1.
+pub fn curve(loaded: &Loaded, ratios: &[f64], progress: &dyn Progress) -> Result<Curve> {
+    if ratios.is_empty() || !ratios.iter().all(|ratio| ratio.is_finite() && *ratio > 1.0) {
+        let what = "a curve needs ratios above 1, of bytes of the teacher over bytes of the student";
+        return Err(Error::InvalidArgument(what.to_owned()));
+    }
+    let with = |mode, ratio| {
+        let mut loaded = loaded.clone();
+        let targets = &mut loaded.recipe.targets;
+        (targets.compression_ratio, targets.bytes, targets.bits_per_weight) = (Some(ratio), None, None);
+        loaded.recipe.planner.mode = mode;
+        Prepared::new(&loaded)
+    };
+    let prepared = with(PlannerMode::Search, ratios[0])?;
+    let has_size = |branch: &Branch| *branch != Branch::Kv && loaded.recipe.branches.has_size(*branch);
+    let by_rules: Vec<Prepared> = match Branch::ALL.iter().any(has_size) {
+        true => {
+            ratios.iter().map(|ratio| with(PlannerMode::PublishedRules, *ratio)).collect::<Result<_>>()?
+        }
+        false => Vec::new(),
+    };
+    let Prepared { loaded, teacher, texts, settings, .. } = &prepared;
+    let advance = advance(progress);
+    let measured = 2 * prepared.measured_tokens();
+    let of_rules: usize = by_rules.iter().map(|prepared| prepared.fixed_work() + measured).sum();
+    start(
+        progress,
+        search::work(loaded, teacher, texts, 2 * ratios.len()) + ratios.len() * measured + of_rules,
+    );
+    let search = Search::new(loaded, teacher, texts, settings, &advance)?;
+    let mut searched = Vec::new();
+    for ratio in ratios {
+        let targets = Targets { compression_ratio: Some(*ratio), ..loaded.recipe.targets.clone() };
+        let (found, plan) = search.student(prepared.goal(&targets), &advance)?;
+        let report = prepared.finished(found, Some(plan), &targets, &advance)?.report;
+        searched.push(OnCurve { wanted: *ratio, report });
+    }
+    let mut published = Vec::new();
+    for (ratio, by_rules) in ratios.iter().zip(by_rules) {
+        let Prepared { loaded, teacher, texts, settings, .. } = &by_rules;
+        let found = fixed(loaded, teacher, texts, settings, &advance)?;
+        let report = by_rules.finished(found, None, &loaded.recipe.targets, &advance)?.report;
+        published.push(OnCurve { wanted: *ratio, report });
+    }
+    let (teacher_bytes, warnings) = (prepared.origin.bytes, prepared.warnings);
+    Ok(Curve { teacher_bytes, searched, published, warnings })
+}
+
+fn start(progress: &dyn Progress, tokens: usize) {
+    progress.start(tokens as u64 * TOKEN_BYTES);
+}
+
+fn advance(progress: &dyn Progress) -> impl Fn(usize) -> Result<()> + '_ {
+    move |tokens| {
         progress.advance(tokens as u64 * TOKEN_BYTES);
         if progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    };
-    let Found { network, forms } = match recipe.planner.mode {
-        PlannerMode::Search => {
-            let budget = budget(&recipe.targets, &teacher, origin.bytes);
-            let work = search::work(loaded, &teacher, &texts) + 2 * measured;
-            progress.start(work as u64 * TOKEN_BYTES);
-            search::search(loaded, &teacher, &texts, &settings, budget, &advance)?
-        }
-        _ => {
-            let rounds = settings.exponents.len().max(1);
-            progress.start((tokens(&texts.calibrate) * 2 * rounds + 2 * measured) as u64 * TOKEN_BYTES);
-            fixed(loaded, &teacher, &texts, &settings, &advance)?
-        }
-    };
-    let student = Student::new(&teacher, &forms)?;
-    let mut report = measure(loaded, &teacher, &network, &texts, &student, origin.bytes, &forms, &advance)?;
-    if recipe.planner.mode == PlannerMode::Search {
-        let what = "the planner chooses rates of quantisation; it does not try low rank and sparsity yet";
-        report.warnings.push(what.to_owned());
     }
-    let description = Description {
-        schema: 1,
-        lossy: true,
-        tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
-        teacher: origin,
-        recipe: recipe.digest(),
-        weights: student.weights_digest()?,
-        texts: texts.used.clone(),
-        matrices: student.matrices().clone(),
-        measured: serde_json::to_value(&report).unwrap_or_default(),
-    };
-    Ok(Made { forms, report, teacher: path, files: texts.files, student, description })
 }
 
 fn tokens(windows: &Windows) -> usize {
     windows.iter().map(Vec::len).sum()
 }
 
-/// Bytes that the packed student may have; without a target, any.
+/// Bytes that the packed student may have, if that is a target.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of bytes")]
-fn budget(targets: &Targets, teacher: &Network, teacher_bytes: u64) -> u64 {
+fn budget(targets: &Targets, teacher: &Network, teacher_bytes: u64) -> Option<u64> {
     let of_ratio = targets.compression_ratio.map(|ratio| (teacher_bytes as f64 / ratio) as u64);
     let of_bits = targets.bits_per_weight.map(|bits| (bits * weights(teacher) as f64 / 8.0) as u64);
-    targets.bytes.or(of_ratio).or(of_bits).unwrap_or(u64::MAX)
+    targets.bytes.or(of_ratio).or(of_bits)
 }
 
 /// Number of weights of a model.
@@ -181,8 +370,8 @@ fn weights(teacher: &Network) -> u64 {
     teacher.parts().checkpoint.weights().map(|(_, info)| info.shape.iter().product::<u64>()).sum()
 }
 
-/// Makes the student whose sizes a recipe gives. Low rank tries each exponent, and the last windows
-/// of the calibration text choose.
+/// Makes the student whose sizes a recipe gives. Low rank tries each exponent; a quarter of the
+/// calibration text, which matrices are not fitted to, chooses.
 fn fixed(
     loaded: &Loaded,
     teacher: &Network,
@@ -193,11 +382,12 @@ fn fixed(
     let recipe = &loaded.recipe;
     let rounds = settings.exponents.len().max(1);
     let mut best: Option<(f64, Found)> = None;
-    let chosen = settings.choose_on(&texts.calibrate);
-    let calibrate = texts.calibrate[..texts.calibrate.len() - chosen.len()].to_vec();
-    let reference = match rounds {
-        1 => None,
-        _ => Some(Reference::new(teacher.clone(), chosen.to_vec(), advance)?),
+    let (calibrate, reference) = match rounds {
+        1 => (texts.calibrate.clone(), None),
+        _ => {
+            let Divided { fitted, compared } = texts.divided(texts.calibrate.len() / 4);
+            (fitted, Some(Reference::new(teacher.clone(), compared, advance)?))
+        }
     };
     let mut with_embedding = Found { network: teacher.clone(), forms: BTreeMap::new() };
     if recipe.uses(Branch::Blt) {
@@ -224,51 +414,6 @@ fn fixed(
         }
     }
     Ok(best.map_or(with_embedding, |(_, found)| found))
-}
-
-#[expect(clippy::too_many_arguments, reason = "all that a report is made of")]
-fn measure(
-    loaded: &Loaded,
-    teacher: &Network,
-    network: &Network,
-    texts: &Texts,
-    student: &Student,
-    teacher_bytes: u64,
-    forms: &BTreeMap<String, Form>,
-    advance: &dyn Fn(usize) -> Result<()>,
-) -> Result<Report> {
-    let mut on_texts = Vec::new();
-    let mut table_kl = f64::INFINITY;
-    for (number, (name, windows)) in texts.evaluate.iter().enumerate() {
-        let reference = Reference::new(teacher.clone(), windows.clone(), advance)?;
-        let measured = reference.compare(network, advance)?;
-        if number == 0 {
-            let table = frequency_table(&texts.seen, teacher.parts().config.vocabulary, 0.1);
-            table_kl = reference.compare_table(&table)?.kl();
-        }
-        let (kl, kl_error) = (measured.kl(), measured.standard_error());
-        let Measured { report: divergence } = measured;
-        on_texts.push(OnText { name: name.clone(), kl, kl_error, divergence });
-    }
-    let weights = weights(teacher);
-    let packed = student.packed()?;
-    let student_bytes = packed.bytes;
-    let mut counts = BTreeMap::new();
-    forms.values().for_each(|form| *counts.entry(form.name()).or_insert(0) += 1);
-    let mut report = Report {
-        verdict: Verdict::Feasible,
-        teacher_bytes,
-        student_bytes,
-        ratio: teacher_bytes as f64 / student_bytes.max(1) as f64,
-        bits_per_weight: student_bytes as f64 * 8.0 / weights.max(1) as f64,
-        bits_per_shrunk_weight: packed.shrunk as f64 * 8.0 / packed.shrunk_weights.max(1) as f64,
-        texts: on_texts,
-        table_kl,
-        forms: counts,
-        warnings: loaded.warnings.iter().chain(&texts.warnings).cloned().collect(),
-    };
-    report.verdict = verdict(&loaded.recipe.targets, &report);
-    Ok(report)
 }
 
 fn verdict(targets: &Targets, report: &Report) -> Verdict {
@@ -319,6 +464,7 @@ mod tests {
             table_kl: 2.0,
             forms: BTreeMap::new(),
             warnings: Vec::new(),
+            plan: None,
         };
         let with = |change: fn(&mut Targets)| {
             let mut targets = Targets::default();

@@ -9,15 +9,45 @@ use deltaloom_lm::model::Parts;
 use crate::branches::low_rank::{self, Rank};
 use crate::branches::{quantise, sparsity};
 use crate::forms::{self, FloatType};
-use crate::measure::Windows;
 use crate::pipeline::{LowRank, Place, Treatment};
 use crate::recipe::{
-    Allocation, Branch, Criterion, Loaded, Lra, Matrix, MergeMode, Order, Pattern, Quantise, QuantiseMethod,
-    Rescale, Residual, Scope, Sparsity, SparsityMethod, check_shapes,
+    Allocation, Branch, Candidates, Criterion, Loaded, Lra, Matrix, MergeMode, Order, Pattern, Quantise,
+    QuantiseMethod, Recipe, Rescale, Residual, Scope, Sparsity, SparsityMethod, check_shapes,
 };
+
+/// The candidates of a search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowed {
+    /// Codes of any tensor.
+    pub(super) codes: bool,
+    /// Two factors of a matrix.
+    pub(super) low_rank: bool,
+    /// Zeros in a matrix.
+    pub(super) sparse: bool,
+    /// Two factors of the embedding and the head.
+    pub(super) tables: bool,
+}
+
+impl Allowed {
+    /// What a recipe names, of the branches that are on.
+    fn new(recipe: &Recipe) -> Self {
+        let listed = &recipe.planner.candidates;
+        let allows = |candidate, branch| {
+            recipe.uses(branch) && (listed.contains(&Candidates::Auto) || listed.contains(&candidate))
+        };
+        Self {
+            codes: allows(Candidates::Quantise, Branch::Quantise),
+            low_rank: allows(Candidates::Lra, Branch::Lra),
+            sparse: allows(Candidates::Sparsity, Branch::Sparsity),
+            tables: allows(Candidates::Blt, Branch::Blt),
+        }
+    }
+}
 
 /// What is done to matrices.
 pub(super) struct Settings {
+    /// What a search may choose from.
+    pub(super) candidates: Allowed,
     /// Powers of second moments that low rank tries, one in each round.
     pub(super) exponents: Vec<f64>,
     lra: Option<Lra>,
@@ -77,7 +107,8 @@ impl Settings {
         };
         let exponents = lra.as_ref().map(|lra| lra.whitening.clone()).unwrap_or_default();
         let (protect, floors) = (recipe.planner.protect.clone(), recipe.planner.floor_bits.clone());
-        Ok(Self { exponents, lra, sparse, quantise: quantised, protect, floors })
+        let candidates = Allowed::new(recipe);
+        Ok(Self { candidates, exponents, lra, sparse, quantise: quantised, protect, floors })
     }
 
     /// What is done to a matrix in a round; `None` keeps it.
@@ -107,12 +138,6 @@ impl Settings {
     pub(super) fn floor(&self, name: &str) -> f64 {
         let floors = self.floors.iter().filter(|(pattern, _)| matches(pattern, name));
         floors.map(|(_, bits)| *bits).fold(0.0, f64::max)
-    }
-
-    /// The last windows of the calibration text, if there is something to choose on them.
-    pub(super) fn choose_on<'a>(&self, calibrate: &'a Windows) -> &'a [Vec<u32>] {
-        let kept = if self.exponents.len() > 1 { calibrate.len() / 4 } else { 0 };
-        &calibrate[calibrate.len() - kept..]
     }
 }
 

@@ -204,6 +204,8 @@ section! {
         weighting: Weighting = Weighting::Frequency,
         /// Added to the count of every token.
         smoothing: f64 = 0.5,
+        /// Powers of frequencies that are tried as weights of rows.
+        powers: Vec<f64> = vec![1.0, 0.75, 0.5, 0.25],
         /// Stores the mean row apart.
         offset: bool = true,
         /// How the head goes with it.
