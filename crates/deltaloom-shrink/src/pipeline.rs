@@ -10,7 +10,8 @@ use deltaloom::{Error, Result};
 use deltaloom_compute::{DenseMatrix, Run};
 use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, TenantId, VectorRole};
 
-use crate::branches::{Statistics, low_rank, quantise, sparsity};
+use crate::branches::quantise::{self, Rate};
+use crate::branches::{Statistics, low_rank, sparsity};
 use crate::forms::Form;
 use crate::matrix::{Matrix, moments};
 use crate::measure::Windows;
@@ -25,6 +26,9 @@ pub struct Treatment {
     pub low_rank: Option<LowRank>,
     /// A sparse part.
     pub sparse: Option<sparsity::Settings>,
+    /// Whether the branch behind it gets what the sparse part leaves over. Otherwise the sparse part
+    /// is all, and quantisation is that of its values.
+    pub keep_unsparse: bool,
     /// Codes.
     pub quantise: Option<quantise::Settings>,
 }
@@ -60,7 +64,7 @@ pub struct Place<'a> {
 }
 
 /// Applies a treatment to a matrix `[out, in]`; `None` keeps it.
-fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
+pub(crate) fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result<Option<Form>> {
     if treatment.is_dropped {
         return Ok(Some(Form::Zero));
     }
@@ -74,6 +78,13 @@ fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result
                 return quantised_factors(&left, &right, rank, weights, inputs, quantise).map(Some);
             }
             (_, form) if !keep_residual => return Ok(Some(form)),
+            (Some(quantise), Form::LowRank { left: of_rows, right, rank })
+                if matches!(quantise.rate, Rate::Step { .. }) =>
+            {
+                let form = quantised_factors(&of_rows, &right, rank, weights, inputs, quantise)?;
+                left = without(&left, &form);
+                parts.push(form);
+            }
             (_, form) => {
                 left = without(&left, &form);
                 parts.push(form);
@@ -82,6 +93,10 @@ fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment) -> Result
     }
     if let Some(settings) = &treatment.sparse {
         let form = sparsity::sparsify(&left, inputs, settings)?;
+        if let (Some(settings), false) = (&treatment.quantise, treatment.keep_unsparse) {
+            parts.push(quantised_values(form, settings)?);
+            return Ok(Some(Form::sum(parts)));
+        }
         left = without(&left, &form);
         parts.push(form);
     }
@@ -104,12 +119,30 @@ fn quantised_factors(
     inputs: &Statistics,
     settings: &quantise::Settings,
 ) -> Result<Form> {
-    let right = quantise::quantise(&right.matrix(rank, weights.cols()), inputs, settings)?;
+    // Columns of the left factor are as large as their rows of the right one, which have length 1
+    // the other way round: one step is right for the right factor, and rows need no factors.
+    let settings = quantise::Settings { rescale: false, ..settings.clone() };
+    let right = quantise::quantise(&right.matrix(rank, weights.cols()), inputs, &settings.with_one_step())?;
     let of_right = right.matrix(rank, weights.cols());
     let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
     let between = Statistics { second_moment, tokens: inputs.tokens };
-    let left = quantise::quantise(&left.matrix(weights.rows(), rank), &between, settings)?;
+    let left = quantise::quantise(&left.matrix(weights.rows(), rank), &between, &settings)?;
+    if left == Form::Zero || right == Form::Zero {
+        return Ok(Form::Zero);
+    }
+    // A coder has tables for columns: those of both factors are singular vectors.
+    let right = match right {
+        Form::Quantised(codes) => codes.stored_turned(),
+        form => form,
+    };
     Ok(Form::LowRank { left: Box::new(left), right: Box::new(right), rank })
+}
+
+/// Codes for the values of a sparse part.
+fn quantised_values(form: Form, settings: &quantise::Settings) -> Result<Form> {
+    let Form::Sparse(sparse) = form else { return Ok(form) };
+    let values = quantise::nearest(&sparse.values().matrix(1, sparse.count()), settings)?;
+    Ok(Form::Sparse(sparse.with_values(values)))
 }
 
 /// Changes all matrices of the layers. `student` may have another embedding than `teacher`; it gets
@@ -213,12 +246,13 @@ impl Work<'_> {
             (Some(cross), Some(damping)) => corrected(&weights, statistics, cross, damping),
             _ => weights,
         };
-        let form = treat(&weights, statistics, &treatment)
+        let form = treat(&self.network.added(name, weights)?, statistics, &treatment)
             .map_err(|error| Error::InvalidArgument(format!("tensor {name:?}: {error}")))?;
         (self.progress)(1)?;
         let Some(form) = form else {
             return self.weights.matmul(role, &Batch::default(), x, y, run);
         };
+        let form = self.network.on_base(name, form)?;
         let matrix = dense(rows, cols, &form.decode(rows, cols))?;
         matrix.matmul(x, y, run)?;
         self.done.borrow_mut().insert(name.to_owned(), Done { form, matrix });

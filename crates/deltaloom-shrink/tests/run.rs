@@ -124,12 +124,12 @@ fn a_student_on_disk_is_the_one_that_was_measured() {
         let target = folder.path().join(format!("student-{number}"));
         made.write(&target, false, &Inputs::default()).unwrap();
         assert!(made.write(&target, false, &Inputs::default()).is_err());
-        let (config, weights) = student::open(&target).unwrap();
+        let (config, weights) = student::open(&target, None).unwrap();
         let student = Network::new(Arc::new(Parts::of_checkpoint(weights, &config).unwrap())).unwrap();
         let again = reference.compare(&student, &|_| Ok(())).unwrap();
         assert_eq!(again.kl(), report.texts[0].kl, "{recipe}");
         let dense = folder.path().join(format!("dense-{number}"));
-        student::materialise(&target, &dense, false, &Inputs::default()).unwrap();
+        student::materialise(&target, None, &dense, false, &Inputs::default()).unwrap();
         let dense = Network::new(Arc::new(Parts::open(&dense).unwrap())).unwrap();
         assert_eq!(reference.compare(&dense, &|_| Ok(())).unwrap().kl(), report.texts[0].kl, "{recipe}");
     }
@@ -240,12 +240,12 @@ fn a_damaged_student_is_refused() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         std::fs::write(&file, &bytes).unwrap();
-        assert!(student::open(&target).is_err(), "byte {at}");
+        assert!(student::open(&target, None).is_err(), "byte {at}");
     }
     std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
-    assert!(student::open(&target).is_err());
+    assert!(student::open(&target, None).is_err());
     std::fs::write(&file, &whole).unwrap();
-    assert!(student::open(&target).is_ok());
+    assert!(student::open(&target, None).is_ok());
     let description = target.join(student::DESCRIPTION);
     let text = std::fs::read_to_string(&description).unwrap();
     for (from, to) in [
@@ -257,6 +257,6 @@ fn a_damaged_student_is_refused() {
     ] {
         assert!(text.contains(from), "{from}");
         std::fs::write(&description, text.replacen(from, to, 1)).unwrap();
-        assert!(student::open(&target).is_err(), "{from} to {to}");
+        assert!(student::open(&target, None).is_err(), "{from} to {to}");
     }
 }

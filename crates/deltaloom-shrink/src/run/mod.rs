@@ -36,6 +36,8 @@ pub struct Made {
     pub report: Report,
     /// Where the teacher is.
     pub teacher: PathBuf,
+    /// Where its base is.
+    pub base: Option<PathBuf>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
     student: Student,
@@ -124,8 +126,15 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
     }
     let texts = Texts::read(loaded, &path, &parts)?;
     let settings = Settings::new(loaded, &parts)?;
-    let teacher = Network::new(Arc::clone(&parts))?;
-    let origin = student::origin(&teacher)?;
+    let mut teacher = Network::new(Arc::clone(&parts))?;
+    let base = recipe.teacher.base.as_deref().map(|base| loaded.path(base));
+    let mut of_base = None;
+    if let Some(path) = &base {
+        let base = Arc::new(Parts::open(path).map_err(|error| error.in_file(path))?);
+        of_base = Some(student::origin(&base)?.digest);
+        teacher = teacher.with_base(base).map_err(|error| no_base(loaded, &error))?;
+    }
+    let origin = student::origin(&parts)?;
     let measured: usize = texts.evaluate.iter().map(|(_, windows)| tokens(windows)).sum();
     let advance = |tokens: usize| {
         progress.advance(tokens as u64 * TOKEN_BYTES);
@@ -155,13 +164,21 @@ pub fn run(loaded: &Loaded, progress: &dyn Progress) -> Result<Made> {
         lossy: true,
         tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
         teacher: origin,
+        base: of_base,
+        from_base: student.from_base().clone(),
         recipe: recipe.digest(),
         weights: student.weights_digest()?,
         texts: texts.used.clone(),
         matrices: student.matrices().clone(),
         measured: serde_json::to_value(&report).unwrap_or_default(),
     };
-    Ok(Made { forms, report, teacher: path, files: texts.files, student, description })
+    Ok(Made { forms, report, teacher: path, base, files: texts.files, student, description })
+}
+
+/// A base that the teacher is no fine-tune of.
+fn no_base(loaded: &Loaded, error: &Error) -> Error {
+    let hint = Some("name the model that the teacher was tuned from".to_owned());
+    loaded.error("teacher.base", error.to_string(), hint).into()
 }
 
 fn tokens(windows: &Windows) -> usize {
@@ -202,7 +219,7 @@ fn fixed(
     let mut with_embedding = Found { network: teacher.clone(), forms: BTreeMap::new() };
     if recipe.uses(Branch::Blt) {
         let network = &mut with_embedding.network;
-        with_embedding.forms = embedding::factor(loaded, teacher, network, texts, settings, advance)?;
+        with_embedding.forms = embedding::shrink(loaded, teacher, network, texts, settings, advance)?;
     }
     let matrices: usize = teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
     let share = 2 * tokens(&texts.calibrate) / matrices.max(1);
