@@ -123,12 +123,15 @@ fn quantised_factors(
     // the other way round: one step is right for the right factor, and rows need no factors.
     let settings = quantise::Settings { rescale: false, ..settings.clone() };
     let right = quantise::quantise(&right.matrix(rank, weights.cols()), inputs, &settings.with_one_step())?;
+    if right == Form::Zero {
+        return Ok(right);
+    }
     let of_right = right.matrix(rank, weights.cols());
     let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
     let between = Statistics { second_moment, tokens: inputs.tokens };
     let left = quantise::quantise(&left.matrix(weights.rows(), rank), &between, &settings)?;
-    if left == Form::Zero || right == Form::Zero {
-        return Ok(Form::Zero);
+    if left == Form::Zero {
+        return Ok(left);
     }
     // A coder has tables for columns: those of both factors are singular vectors.
     let right = match right {

@@ -26,21 +26,24 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
     loaded.recipe.output.overwrite |= arguments.overwrite;
     let overwrite = loaded.recipe.output.overwrite;
     let output = loaded.path(&loaded.recipe.output.dir);
-    let teacher = loaded.recipe.teacher.model.as_deref().map(|teacher| loaded.path(teacher));
+    let model = |path: &Option<String>| path.as_deref().map(|path| loaded.path(path));
+    let (teacher, base) = (model(&loaded.recipe.teacher.model), model(&loaded.recipe.teacher.base));
     // Before anything is computed, which takes long.
-    if let Some(teacher) = teacher.as_ref().and_then(|path| path.canonicalize().ok())
-        && output.canonicalize().is_ok_and(|output| output == teacher)
-    {
-        let why = "is the teacher".to_owned();
-        return Err(deltaloom::Error::Protected { path: output, why, is_input: true }.into());
+    for (model, why) in [(&teacher, "is the teacher"), (&base, "is the base")] {
+        if let Some(model) = model.as_ref().and_then(|path| path.canonicalize().ok())
+            && output.canonicalize().is_ok_and(|output| output == model)
+        {
+            let why = why.to_owned();
+            return Err(deltaloom::Error::Protected { path: output, why, is_input: true }.into());
+        }
     }
-    let inputs = target::inputs([Some(&path), teacher.as_ref()].into_iter().flatten());
+    let inputs = target::inputs([Some(&path), teacher.as_ref(), base.as_ref()].into_iter().flatten());
     Target::Path(output.clone()).check(overwrite, &inputs)?;
     let bar = Bar::new("shrinking");
     let made = models::on_threads(arguments.threads.count, || Ok(run::run(&loaded, &bar)?))?;
     bar.finish();
     made.report.warnings.iter().for_each(|warning| ui::warn(warning));
-    let inputs = target::inputs([&path, &made.teacher].into_iter().chain(&made.files));
+    let inputs = target::inputs([&path, &made.teacher].into_iter().chain(&made.base).chain(&made.files));
     made.write(&output, overwrite, &inputs)?;
     if arguments.json {
         ui::print_json(&made.report)?;
@@ -87,13 +90,14 @@ fn describe(report: &Report, output: &Path) -> String {
 }
 
 fn materialise(arguments: &MaterialiseArguments) -> Result<Answer> {
-    let MaterialiseArguments { student, output, overwrite } = arguments;
+    let MaterialiseArguments { student, base, output, overwrite } = arguments;
     if !student::is_student(student) {
         bail!("{}: there is no {} in it, so it is no student", student.display(), student::DESCRIPTION);
     }
-    let inputs = target::inputs([student]);
+    models::check_base(student, base.as_deref())?;
+    let inputs = target::inputs([student].into_iter().chain(base));
     Target::Path(output.clone()).check(*overwrite, &inputs)?;
-    student::materialise(student, output, *overwrite, &inputs)
+    student::materialise(student, base.as_deref(), output, *overwrite, &inputs)
         .with_context(|| student.display().to_string())?;
     ui::note(&format!("wrote the dense model of a LOSSY student to {}", output.display()));
     Ok(Answer::Yes)
