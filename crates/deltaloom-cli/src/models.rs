@@ -74,7 +74,7 @@ impl Opened {
 }
 
 /// Opens a folder, or a container of a fine-tune on top of its base. A student of a fine-tune may
-/// need a base as well. `tenant` is a container of a fine-tune of the folder.
+/// need a base as well. `tenant` is a container of a fine-tune of the folder, or a student of one.
 pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
     let given = place(path)?;
     let (opened, name, tenant, of_student) = match (is_container(given.as_ref())?, base) {
@@ -82,12 +82,27 @@ pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> R
         (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
         (false, of_student) => (given, path, tenant, of_student),
     };
+    #[cfg(feature = "shrink")]
+    if let Some(path) = tenant.filter(|path| needs_base(path)) {
+        return with_student(opened, name, path);
+    }
     let (mut model, warnings) = of_files(opened.as_ref(), of_student)?;
     let tenant = match tenant {
         None => Model::BASE,
         Some(path) => admit(&mut model, path)?,
     };
     Ok(Opened { model, tenant, base: opened, name: name.to_owned(), warnings })
+}
+
+/// Opens a base with a student of a fine-tune of it.
+#[cfg(feature = "shrink")]
+fn with_student(base: Place, name: &Path, path: &Path) -> Result<Opened> {
+    let found = deltaloom_shrink::student::tenant(path, base.as_ref());
+    let deltaloom_shrink::student::Tenant { config_text, base: widened, container } =
+        found.with_context(|| path.display().to_string())?;
+    let mut model = Model::of_checkpoint(base.as_ref(), widened, &config_text, FamilyOptions::default())?;
+    let tenant = model.admit(model.prepare(container)?);
+    Ok(Opened { model, tenant, base, name: name.to_owned(), warnings: Vec::new() })
 }
 
 fn is_container(path: &Path) -> Result<bool> {

@@ -79,6 +79,14 @@ fn a_student_of_a_fine_tune_needs_its_base() {
     assert!(bytes * 4 < report["teacher_bytes"].as_u64().unwrap(), "{bytes}");
     let with_base = "--base speaker/base";
     assert!(scratch.ok(&format!("generate student Once --max-tokens 4 {with_base}")).text().len() > 3);
+    // A tenant of its base has the same bits.
+    let perplexity = |model: &str| {
+        scratch.ok(&format!("eval perplexity {model} held-out.txt --limit 200 --json")).json()["loss"].clone()
+    };
+    let alone = perplexity(&format!("student {with_base}"));
+    assert_eq!(perplexity("speaker/base --tenant student"), alone);
+    assert_ne!(perplexity("speaker/base"), alone);
+    assert!(scratch.run("generate pirate Once --tenant student").err.contains("expected BLAKE3"));
     scratch.ok(&format!("shrink materialise student {with_base} -o dense"));
     let same = format!("eval divergence student dense {with_base} --tokens held-out.txt --limit 200 --json");
     assert_eq!(scratch.ok(&same).json()["mean_kl"].as_f64(), Some(0.0));

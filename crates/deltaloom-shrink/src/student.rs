@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::forms::{Form, FormRecord, Source, Tensors};
 use crate::network::Network;
 
+mod tenant;
+
+pub use tenant::{Tenant, tenant};
+
 /// The file of all numbers.
 pub const WEIGHTS: &str = "student.safetensors";
 /// The file that says what they mean.
