@@ -47,7 +47,7 @@ pub(crate) enum ShrinkCommand {
 #[command(after_long_help = "Examples:
   deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
   deltaloom shrink run recipe.yaml -o student/ --json
-  deltaloom shrink run recipes/deltas/ours4.yaml --teacher tuned/ --base base/ -o student/
+  deltaloom shrink run recipes/deltas/ours2.yaml --teacher tuned/ --base base/ -o student/
   deltaloom shrink run recipe.yaml --teacher model.gguf --seq-len 512 --max-chunks 32 -o student/")]
 pub(crate) struct RunArguments {
     /// Recipe: docs/recipes.md describes its fields
