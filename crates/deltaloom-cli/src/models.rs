@@ -149,10 +149,14 @@ fn check_no_base(path: &Path, base: Option<&Path>) -> Result<()> {
 }
 
 /// Whether this is a student of a fine-tune.
+#[cfg(feature = "shrink")]
 pub(crate) fn needs_base(path: &Path) -> bool {
-    #[cfg(feature = "shrink")]
-    return deltaloom_shrink::student::describe(path).is_ok_and(|student| student.base.is_some());
-    #[cfg(not(feature = "shrink"))]
+    deltaloom_shrink::student::describe(path).is_ok_and(|student| student.base.is_some())
+}
+
+/// Without the feature there are no students.
+#[cfg(not(feature = "shrink"))]
+pub(crate) fn needs_base(_: &Path) -> bool {
     false
 }
 
