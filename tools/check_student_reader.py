@@ -1,5 +1,5 @@
-"""Runs student_reader.py over the golden student: its matrices must have the bits that are kept beside it, and students
-that docs/student.md forbids must be refused."""
+"""Runs student_reader.py over the golden students: their matrices must have the bits that are kept beside them, and
+students that docs/student.md forbids must be refused."""
 import json
 import shutil
 import sys
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import student_reader
 
-GOLDEN = Path(__file__).parents[1] / "crates/deltaloom-shrink/tests/students/forms"
+STUDENTS = Path(__file__).parents[1] / "crates/deltaloom-shrink/tests/students"
+GOLDEN, ON_BASE = STUDENTS / "forms", STUDENTS / "base"
 # Changes of the description: keys on the path to a value, and the new value.
 FORBIDDEN = [
     (["schema"], 2), (["lossy"], False),
@@ -26,40 +27,57 @@ FORBIDDEN = [
     (["matrices", "rank.codes.weight", "form", "rank"], 7),
     (["matrices", "sum.deepest.weight", "form", "parts", 0, "parts", 0, "parts", 0, "parts", 0],
      {"kind": "sum", "parts": [{"kind": "zero"}]}),
+    (["matrices", "zero.weight", "form", "kind"], "base"), (["base"], "0" * 64), (["from_base"], ["norm.weight"]),
+]
+FORBIDDEN_ON_BASE = [
+    (["base"], "0" * 64), (["from_base"], ["f32.weight"]), (["from_base"], ["other.weight"]),
+    (["from_base"], ["f32.weight.codes"]),
+    (["matrices", "turned.weight", "form"], {"kind": "base"}),
+    (["matrices", "bf16.weight", "form", "parts", 1, "left"], {"kind": "base"}),
+    (["matrices", "f32.weight", "shape"], [21, 6]),
 ]
 
 
-def is_refused(change, folder):
+def is_refused(change, golden, base, folder):
     keys, value = change
-    student = json.loads((GOLDEN / "student.json").read_text())
+    student = json.loads((golden / "student.json").read_text())
     place = student
     for key in keys[:-1]:
         place = place[key]
     place[keys[-1]] = value
     (folder / "student.json").write_text(json.dumps(student))
     try:
-        student_reader.read(folder)
+        student_reader.read(folder, base)
     except ValueError:
         return True
     return False
 
 
-def main():
-    faults = []
-    decoded = student_reader.Tensors(GOLDEN / "decoded.safetensors")
-    found = student_reader.read(GOLDEN)
+def faults_of(golden, base, forbidden):
+    decoded = student_reader.Tensors(golden / "decoded.safetensors")
+    found = student_reader.read(golden, base)
     if found.keys() != decoded.header.keys():
-        faults.append("it has other matrices")
+        yield "it has other matrices"
     for name, values in found.items():
         if values.tobytes() != decoded.find(name, "F32", list(values.shape)).tobytes():
-            faults.append(f"{name} decodes to other bits")
+            yield f"{name} decodes to other bits"
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(GOLDEN / "student.safetensors", folder)
-        faults += [f"not refused: {change}" for change in FORBIDDEN if not is_refused(change, Path(folder))]
-    for fault in faults:
-        print(f"FAILED {GOLDEN}: {fault}")
+        shutil.copy(golden / "student.safetensors", folder)
+        for change in forbidden:
+            if not is_refused(change, golden, base, Path(folder)):
+                yield f"not refused: {change}"
+        unchanged = ["schema"], 1
+        if not is_refused(unchanged, golden, ON_BASE / "base" if base is None else None, Path(folder)):
+            yield "not refused: a base, or none"
+
+
+def main():
+    students = [(GOLDEN, None, FORBIDDEN), (ON_BASE, ON_BASE / "base", FORBIDDEN_ON_BASE)]
+    faults = [(golden, fault) for golden, *rest in students for fault in faults_of(golden, *rest)]
+    for golden, fault in faults:
+        print(f"FAILED {golden}: {fault}")
     if not faults:
-        print(f"{len(found)} matrices of a student read alike, {len(FORBIDDEN)} bad students refused")
+        print(f"{len(students)} students read alike, {len(FORBIDDEN + FORBIDDEN_ON_BASE)} bad ones refused")
     return 1 if faults else 0
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Has the Python reader decode every golden container and, where the lm12m weights are, the freshly packed lm12m pairs.
-# Another one decodes the golden student.
+# Another one decodes the golden students.
 # Needs python3 (3.11 or newer) with pip; makes its own virtual environment in target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."

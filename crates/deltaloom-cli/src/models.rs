@@ -73,22 +73,36 @@ impl Opened {
     }
 }
 
-/// Opens a folder, or a container of a fine-tune on top of its base. `tenant` is a container of a
-/// fine-tune of the folder.
+/// Opens a folder, or a container of a fine-tune on top of its base. A student of a fine-tune may
+/// need a base as well. `tenant` is a container of a fine-tune of the folder, or a student of one.
 pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> Result<Opened> {
     let given = place(path)?;
-    let (base, name, tenant) = match (is_container(given.as_ref())?, base) {
-        (true, Some(base)) => (place(base)?, base, Some(path)),
+    let (opened, name, tenant, of_student) = match (is_container(given.as_ref())?, base) {
+        (true, Some(base)) => (place(base)?, base, Some(path), None),
         (true, None) => bail!("{}: a container needs its base: --base FOLDER", path.display()),
-        (false, Some(_)) => bail!("{}: --base is for a container, and this is none", path.display()),
-        (false, None) => (given, path, tenant),
+        (false, of_student) => (given, path, tenant, of_student),
     };
-    let (mut model, warnings) = of_files(base.as_ref())?;
+    #[cfg(feature = "shrink")]
+    if let Some(path) = tenant.filter(|path| needs_base(path)) {
+        return with_student(opened, name, path);
+    }
+    let (mut model, warnings) = of_files(opened.as_ref(), of_student)?;
     let tenant = match tenant {
         None => Model::BASE,
         Some(path) => admit(&mut model, path)?,
     };
-    Ok(Opened { model, tenant, base, name: name.to_owned(), warnings })
+    Ok(Opened { model, tenant, base: opened, name: name.to_owned(), warnings })
+}
+
+/// Opens a base with a student of a fine-tune of it.
+#[cfg(feature = "shrink")]
+fn with_student(base: Place, name: &Path, path: &Path) -> Result<Opened> {
+    let found = deltaloom_shrink::student::tenant(path, base.as_ref());
+    let deltaloom_shrink::student::Tenant { config_text, base: widened, container } =
+        found.with_context(|| path.display().to_string())?;
+    let mut model = Model::of_checkpoint(base.as_ref(), widened, &config_text, FamilyOptions::default())?;
+    let tenant = model.admit(model.prepare(container)?);
+    Ok(Opened { model, tenant, base, name: name.to_owned(), warnings: Vec::new() })
 }
 
 fn is_container(path: &Path) -> Result<bool> {
@@ -102,16 +116,18 @@ pub(crate) enum Compared {
     Other(Box<Model>),
 }
 
-/// Opens a container of a fine-tune of `base` or another model.
-pub(crate) fn compared(base: &mut Opened, path: &Path) -> Result<Compared> {
+/// Opens a container of a fine-tune of `base` or another model. A student of a fine-tune needs
+/// `of_student`.
+pub(crate) fn compared(base: &mut Opened, path: &Path, of_student: Option<&Path>) -> Result<Compared> {
     if path == base.name {
         return Ok(Compared::Tenant(base.tenant));
     }
     let student = place(path)?;
     if is_container(student.as_ref())? {
+        check_no_base(path, of_student)?;
         return Ok(Compared::Tenant(admit(&mut base.model, path)?));
     }
-    let (model, warnings) = of_files(student.as_ref())?;
+    let (model, warnings) = of_files(student.as_ref(), of_student)?;
     base.warnings.extend(warnings);
     Ok(Compared::Other(Box::new(model)))
 }
@@ -121,19 +137,64 @@ pub(crate) fn open_chosen(chosen: &ModelArguments) -> Result<Opened> {
     open(&chosen.model, chosen.base.as_deref(), chosen.tenant.as_deref())
 }
 
-/// The model in a folder, which is mapped, or in a GGUF file or a student, which is read.
-fn of_files(path: &Path) -> Result<(Model, Vec<Warning>)> {
+/// A base is given for what has none.
+fn check_no_base(path: &Path, base: Option<&Path>) -> Result<()> {
+    match base {
+        Some(_) => bail!(
+            "{}: --base is for a container and for a student of a fine-tune, and this is neither",
+            path.display()
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Whether this is a student of a fine-tune.
+#[cfg(feature = "shrink")]
+pub(crate) fn needs_base(path: &Path) -> bool {
+    deltaloom_shrink::student::describe(path).is_ok_and(|student| student.base.is_some())
+}
+
+/// Without the feature there are no students.
+#[cfg(not(feature = "shrink"))]
+pub(crate) fn needs_base(_: &Path) -> bool {
+    false
+}
+
+/// Whether a student has the base that it needs, and no other model has one.
+#[cfg(feature = "shrink")]
+pub(crate) fn check_base(path: &Path, base: Option<&Path>) -> Result<()> {
+    let describe = || deltaloom_shrink::student::describe(path);
+    match describe().with_context(|| path.display().to_string())?.base {
+        None => check_no_base(path, base),
+        Some(digest) if base.is_none() => bail!(
+            "{}: a student of a fine-tune needs the base that it was made with: --base FOLDER \
+             (the BLAKE3 of its tensors is {})",
+            path.display(),
+            crate::ui::printable(&digest)
+        ),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The model in a folder, which is mapped, or in a GGUF file or a student, which is read. A student
+/// of a fine-tune needs a base.
+fn of_files(path: &Path, base: Option<&Path>) -> Result<(Model, Vec<Warning>)> {
     let options = FamilyOptions::default();
     if path.is_file() {
+        check_no_base(path, base)?;
         let model = Model::open(path, options).with_context(|| path.display().to_string())?;
         return Ok((model, Vec::new()));
     }
     #[cfg(feature = "shrink")]
     if deltaloom_shrink::student::is_student(path) {
+        check_base(path, base)?;
+        let base = base.map(place).transpose()?;
+        let base = base.as_ref().map(AsRef::as_ref);
         let (text, checkpoint) =
-            deltaloom_shrink::student::open(path).with_context(|| path.display().to_string())?;
+            deltaloom_shrink::student::open(path, base).with_context(|| path.display().to_string())?;
         return Ok((Model::of_checkpoint(path, checkpoint, &text, options)?, Vec::new()));
     }
+    check_no_base(path, base)?;
     let (checkpoint, warnings) = inputs::open_checkpoint(path, &[])?;
     let config = path.join("config.json");
     let text = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;

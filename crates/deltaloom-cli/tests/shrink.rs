@@ -67,3 +67,61 @@ fn what_exists_stays_and_misses_are_answers() {
     scratch.fails(2, &format!("{run} -o student"));
     scratch.ok(&format!("{run} -o student --overwrite"));
 }
+
+#[test]
+fn a_student_of_a_fine_tune_needs_its_base() {
+    let scratch = scratch();
+    scratch.ok("unpack speaker/pirate.loom --base speaker/base -o pirate");
+    std::fs::write(scratch.path().join("delta.yaml"), DELTA).unwrap();
+    let run = "shrink run delta.yaml --teacher pirate --base speaker/base";
+    let report = scratch.ok(&format!("{run} -o student --json")).json();
+    let bytes = report["student_bytes"].as_u64().unwrap();
+    assert!(bytes * 4 < report["teacher_bytes"].as_u64().unwrap(), "{bytes}");
+    let with_base = "--base speaker/base";
+    assert!(scratch.ok(&format!("generate student Once --max-tokens 4 {with_base}")).text().len() > 3);
+    // A tenant of its base has the same bits.
+    let perplexity = |model: &str| {
+        scratch.ok(&format!("eval perplexity {model} held-out.txt --limit 200 --json")).json()["loss"].clone()
+    };
+    let alone = perplexity(&format!("student {with_base}"));
+    assert_eq!(perplexity("speaker/base --tenant student"), alone);
+    assert_ne!(perplexity("speaker/base"), alone);
+    assert!(scratch.run("generate pirate Once --tenant student").err.contains("expected BLAKE3"));
+    scratch.ok(&format!("shrink materialise student {with_base} -o dense"));
+    let same = format!("eval divergence student dense {with_base} --tokens held-out.txt --limit 200 --json");
+    assert_eq!(scratch.ok(&same).json()["mean_kl"].as_f64(), Some(0.0));
+    let near = format!("eval divergence pirate student {with_base} --tokens held-out.txt --limit 200 --json");
+    let far = "eval divergence pirate speaker/base --tokens held-out.txt --limit 200 --json";
+    let kl = |command: &str| scratch.ok(command).json()["mean_kl"].as_f64().unwrap();
+    assert!(kl(&near) < kl(far), "{}", kl(&near));
+    scratch.ok("pack student -o student.loom");
+    assert!(scratch.ok("inspect student.loom").text().contains(", needs base "));
+    // Without its base, with another one, and with one that nothing needs.
+    for command in
+        ["generate student Once", "shrink materialise student -o d", "eval perplexity student held-out.txt"]
+    {
+        let refused = scratch.fails(2, command);
+        assert!(refused.contains("needs the base") && refused.contains("--base FOLDER"), "{refused}");
+        let other = scratch.run(&format!("{command} --base pirate"));
+        assert!(other.code != Some(0) && other.err.contains("expected BLAKE3"), "{}", other.err);
+    }
+    let refused = scratch.fails(2, "shrink materialise dense --base speaker/base -o d");
+    assert!(refused.contains("no student"), "{refused}");
+    scratch.ok("shrink run recipe.yaml --teacher speaker/base -o whole");
+    for command in ["generate whole Once", "shrink materialise whole -o d", "generate dense Once"] {
+        let refused = scratch.fails(2, &format!("{command} {with_base}"));
+        assert!(refused.contains("this is neither"), "{refused}");
+    }
+    // The base is no output, and must be there.
+    scratch.fails(2, &format!("{run} -o speaker/base --overwrite"));
+    assert!(scratch.path().join("speaker/base/config.json").is_file());
+    scratch.fails(3, "shrink run delta.yaml --teacher pirate --base none -o d");
+}
+
+const DELTA: &str = "\
+version: 1
+data: {calibrate: {path: fit.txt}, evaluate: {path: held-out.txt}, seq_len: 64}
+targets: {kl: {limit: null}}
+planner: {mode: fixed}
+branches: {quantise: {method: waterfill, rate: 1.0}, blt: {method: layers}}
+";

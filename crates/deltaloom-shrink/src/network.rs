@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use deltaloom::{Error, Missing, Result};
@@ -13,6 +13,7 @@ use deltaloom_lm::layer::{
 };
 use deltaloom_lm::model::{HEAD, Parts};
 
+use crate::forms::Form;
 use crate::matrix::Matrix;
 
 /// A model with weights that can be replaced.
@@ -21,6 +22,8 @@ pub struct Network {
     parts: Arc<Parts>,
     matrices: BTreeMap<String, DenseMatrix>,
     vectors: Arc<BTreeMap<String, Vec<f32>>>,
+    /// The model that it is a fine-tune of.
+    base: Option<Arc<Network>>,
 }
 
 /// What a matrix of a layer reads: matrices of one kind share their inputs.
@@ -66,7 +69,55 @@ impl Network {
         for name in [Some(&parts.globals.embedding), parts.globals.head.as_ref()].into_iter().flatten() {
             matrices.insert(name.clone(), matrix(&parts, name)?);
         }
-        Ok(Self { parts, matrices, vectors: Arc::new(vectors) })
+        Ok(Self { parts, matrices, vectors: Arc::new(vectors), base: None })
+    }
+
+    /// The same model as a fine-tune of a base: its matrices are stored as what they add to those
+    /// of the base.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the first tensor, by name, that only one of them has or that
+    /// has other shapes; as [`Self::new`].
+    pub fn with_base(self, base: Arc<Parts>) -> Result<Self> {
+        if let Some(what) = difference(&shapes(&base), &shapes(&self.parts)) {
+            return Err(Error::InvalidArgument(what));
+        }
+        Ok(Self { base: Some(Arc::new(Self::new(base)?)), ..self })
+    }
+
+    /// The model that it is a fine-tune of.
+    #[must_use]
+    pub fn base(&self) -> Option<&Self> {
+        self.base.as_deref()
+    }
+
+    /// What the base has as this matrix, row by row.
+    fn of_base(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let base = self.base().filter(|base| base.matrices.contains_key(name));
+        base.map(|base| base.values(name)).transpose()
+    }
+
+    /// What a form of a matrix has to give if the matrix is to be `weights`: what these add to the
+    /// matrix of the base. Without a base it is `weights`. [`Self::on_base`] is the way back.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn added(&self, name: &str, weights: Matrix) -> Result<Matrix> {
+        Ok(match self.of_base(name)? {
+            Some(base) => weights.plus(-1.0, &Matrix::of_f32(weights.rows(), weights.cols(), &base)),
+            None => weights,
+        })
+    }
+
+    /// A form of what a matrix adds to that of the base as a form of the matrix.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn on_base(&self, name: &str, form: Form) -> Result<Form> {
+        Ok(match self.of_base(name)? {
+            Some(base) => Form::sum(vec![Form::Base(base.into()), form]),
+            None => form,
+        })
     }
 
     /// Its settings and names.
@@ -181,6 +232,24 @@ impl Network {
         head.matmul(hidden, &mut logits, &run())?;
         Ok(logits)
     }
+}
+
+/// Shapes of all tensors by name.
+fn shapes(parts: &Parts) -> BTreeMap<&str, &[u64]> {
+    parts.checkpoint.weights().map(|(_, info)| (info.name.as_str(), &info.shape[..])).collect()
+}
+
+/// The first tensor in which a base and a fine-tune of it differ, in words.
+fn difference(base: &BTreeMap<&str, &[u64]>, tuned: &BTreeMap<&str, &[u64]>) -> Option<String> {
+    let names: BTreeSet<&str> = base.keys().chain(tuned.keys()).copied().collect();
+    names.into_iter().find_map(|name| match (base.get(name), tuned.get(name)) {
+        (Some(base), Some(tuned)) if base == tuned => None,
+        (Some(base), Some(tuned)) => {
+            Some(format!("tensor {name:?} is {base:?}, and {tuned:?} in the teacher"))
+        }
+        (Some(_), None) => Some(format!("it has a tensor {name:?}, and the teacher has none")),
+        (None, _) => Some(format!("it has no tensor {name:?}, and the teacher has one")),
+    })
 }
 
 /// Products that have the same bits everywhere.

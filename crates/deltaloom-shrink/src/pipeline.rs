@@ -10,7 +10,8 @@ use deltaloom::{Error, Result};
 use deltaloom_compute::{DenseMatrix, Run};
 use deltaloom_lm::layer::{Batch, LayerWeights, MatrixRole, TenantId, VectorRole};
 
-use crate::branches::{Statistics, low_rank, quantise, sparsity};
+use crate::branches::quantise::{self, Rate};
+use crate::branches::{Statistics, low_rank, sparsity};
 use crate::forms::Form;
 use crate::matrix::{Matrix, moments};
 use crate::measure::Windows;
@@ -25,6 +26,9 @@ pub struct Treatment {
     pub low_rank: Option<LowRank>,
     /// A sparse part.
     pub sparse: Option<sparsity::Settings>,
+    /// Whether the branch behind it gets what the sparse part leaves over. Otherwise the sparse part
+    /// is all, and quantisation is that of its values.
+    pub keep_unsparse: bool,
     /// Codes.
     pub quantise: Option<quantise::Settings>,
 }
@@ -78,6 +82,15 @@ pub(crate) fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment
                 return quantised_factors(&factors, inputs, quantise).map(Some);
             }
             (_, form) if !keep_residual => return Ok(Some(form)),
+            (Some(quantise), Form::LowRank { left: of_rows, right, rank })
+                if matches!(quantise.rate, Rate::Step { .. }) =>
+            {
+                let [rows, cols] = [weights.rows(), weights.cols()];
+                let factors = [of_rows.matrix(rows, rank), right.matrix(rank, cols)];
+                let form = quantised_factors(&factors, inputs, quantise)?;
+                left = without(&left, &form);
+                parts.push(form);
+            }
             (_, form) => {
                 left = without(&left, &form);
                 parts.push(form);
@@ -86,6 +99,10 @@ pub(crate) fn treat(weights: &Matrix, inputs: &Statistics, treatment: &Treatment
     }
     if let Some(settings) = &treatment.sparse {
         let form = sparsity::sparsify(&left, inputs, settings)?;
+        if let (Some(settings), false) = (&treatment.quantise, treatment.keep_unsparse) {
+            parts.push(quantised_values(form, settings)?);
+            return Ok(Some(Form::sum(parts)));
+        }
         left = without(&left, &form);
         parts.push(form);
     }
@@ -106,16 +123,34 @@ pub(crate) fn quantised_factors(
     inputs: &Statistics,
     settings: &quantise::Settings,
 ) -> Result<Form> {
+    // Columns of the left factor are as large as their rows of the right one, which have length 1
+    // the other way round: one step is right for the right factor, and rows need no factors.
+    let settings = quantise::Settings { rescale: false, ..settings.clone() };
     let (rank, cols) = (right.rows(), right.cols());
-    let right = quantise::quantise(right, inputs, settings)?;
+    let right = quantise::quantise(right, inputs, &settings.with_one_step())?;
     let of_right = right.matrix(rank, cols);
     if of_right.values().iter().all(|value| *value == 0.0) {
         return Ok(Form::Zero);
     }
     let second_moment = of_right.times(&inputs.second_moment).times(&of_right.transposed());
     let between = Statistics { second_moment, tokens: inputs.tokens };
-    let left = quantise::quantise(left, &between, settings)?;
+    let left = quantise::quantise(left, &between, &settings)?;
+    if left == Form::Zero {
+        return Ok(left);
+    }
+    // A coder has tables for columns: those of both factors are singular vectors.
+    let right = match right {
+        Form::Quantised(codes) => codes.stored_turned(),
+        form => form,
+    };
     Ok(Form::LowRank { left: Box::new(left), right: Box::new(right), rank })
+}
+
+/// Codes for the values of a sparse part.
+fn quantised_values(form: Form, settings: &quantise::Settings) -> Result<Form> {
+    let Form::Sparse(sparse) = form else { return Ok(form) };
+    let values = quantise::nearest(&sparse.values().matrix(1, sparse.count()), settings)?;
+    Ok(Form::Sparse(sparse.with_values(values)))
 }
 
 /// Changes all matrices of the layers. `student` may have another embedding than `teacher`; it gets
@@ -236,12 +271,13 @@ impl Work<'_> {
             (Some(cross), Some(damping)) => corrected(&weights, statistics, cross, damping),
             _ => weights,
         };
-        let form = treat(&weights, statistics, &treatment)
+        let form = treat(&self.network.added(name, weights)?, statistics, &treatment)
             .map_err(|error| Error::InvalidArgument(format!("tensor {name:?}: {error}")))?;
         (self.progress)(1)?;
         let Some(form) = form else {
             return self.weights.matmul(role, &Batch::default(), x, y, run);
         };
+        let form = self.network.on_base(name, form)?;
         let matrix = dense(rows, cols, &form.decode(rows, cols))?;
         matrix.matmul(x, y, run)?;
         self.done.borrow_mut().insert(name.to_owned(), Done { form, matrix });

@@ -9,11 +9,15 @@ use deltaloom::checkpoint::output::{Inputs, NewDirectory};
 use deltaloom::checkpoint::{Checkpoint, NewTensor};
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Access, Bases, Error, Limits, Missing, PackOptions, Result, Silent, pack_to};
-use deltaloom_lm::model::{HEAD, ModelConfig};
+use deltaloom_lm::model::{HEAD, ModelConfig, Parts};
 use serde::{Deserialize, Serialize};
 
-use crate::forms::{Form, FormRecord, Tensors};
+use crate::forms::{Form, FormRecord, Source, Tensors};
 use crate::network::Network;
+
+mod tenant;
+
+pub use tenant::{Tenant, tenant};
 
 /// The file of all numbers.
 pub const WEIGHTS: &str = "student.safetensors";
@@ -33,6 +37,13 @@ pub struct Description {
     pub tool: String,
     /// What it was made from.
     pub teacher: Origin,
+    /// The model that it needs, because it stores only what the teacher adds to it: the digest of
+    /// its tensors, as of those of the teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Tensors that are those of the base.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub from_base: BTreeSet<String>,
     /// How it was made: digest of the recipe.
     pub recipe: String,
     /// BLAKE3-256 of `student.safetensors`.
@@ -95,10 +106,12 @@ pub struct Student {
     config_text: String,
     tensors: Vec<NewTensor>,
     matrices: BTreeMap<String, MatrixRecord>,
+    from_base: BTreeSet<String>,
 }
 
 impl Student {
-    /// A student of a teacher with new forms for some matrices. All other tensors stay as they are.
+    /// A student of a teacher with new forms for some matrices. All other tensors stay as they are,
+    /// and are not stored if the teacher's base has the same.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a form of a matrix that the teacher does not have;
@@ -115,7 +128,7 @@ impl Student {
             matrices
                 .insert(name.clone(), MatrixRecord { shape, form: form.write(name, shape, &mut written) });
         }
-        let mut tensors = Vec::new();
+        let (mut tensors, mut from_base) = (Vec::new(), BTreeSet::new());
         for (member, info) in parts.checkpoint.weights() {
             // A head beside one that is tied says the same again.
             let is_double = info.name == HEAD && parts.config.has_tied_head;
@@ -123,6 +136,14 @@ impl Student {
                 continue;
             }
             let bytes = parts.checkpoint.read_tensor(member, info)?;
+            if let Some(base) = teacher.base() {
+                let (member, of_base) = base.parts().tensor(&info.name)?;
+                let is_alike = info.dtype == of_base.dtype && info.shape == of_base.shape;
+                if is_alike && base.parts().checkpoint.read_tensor(member, of_base)? == bytes {
+                    from_base.insert(info.name.clone());
+                    continue;
+                }
+            }
             tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
         }
         for (name, part) in written {
@@ -137,7 +158,7 @@ impl Student {
         }
         let is_untied = parts.config.has_tied_head && forms.contains_key(HEAD);
         let config_text = if is_untied { untied(&parts.config_text)? } else { parts.config_text.clone() };
-        Ok(Self { config_text, tensors, matrices })
+        Ok(Self { config_text, tensors, matrices, from_base })
     }
 
     /// The weights as a file in memory.
@@ -177,6 +198,12 @@ impl Student {
         &self.matrices
     }
 
+    /// Tensors that `student.json` is to say are those of the base.
+    #[must_use]
+    pub fn from_base(&self) -> &BTreeSet<String> {
+        &self.from_base
+    }
+
     /// Writes the directory. `teacher` is where the tokenizer is, if that is a folder.
     ///
     /// # Errors
@@ -202,12 +229,18 @@ impl Student {
 }
 
 /// Writes the dense model that a student stands for, for other tools: its forms in F32, all other
-/// tensors as they are.
+/// tensors as they are. `base` is as for [`open`].
 ///
 /// # Errors
 /// As [`open`] and [`Student::write`].
-pub fn materialise(student: &Path, target: &Path, overwrite: bool, inputs: &Inputs) -> Result<()> {
-    let (config_text, checkpoint) = open(student)?;
+pub fn materialise(
+    student: &Path,
+    base: Option<&Path>,
+    target: &Path,
+    overwrite: bool,
+    inputs: &Inputs,
+) -> Result<()> {
+    let (config_text, checkpoint) = open(student, base)?;
     let weights = checkpoint.read_file(0)?;
     let files = [("config.json", config_text.as_bytes()), ("model.safetensors", &weights[..])];
     write_directory(target, &files, student, overwrite, inputs)
@@ -313,13 +346,22 @@ pub fn describe(path: &Path) -> Result<Description> {
 }
 
 /// The dense model that a student stands for: the text of its `config.json`, and its tensors, those
-/// of forms in F32.
+/// of forms in F32. `base` is the model that it stores differences from, if it has one: a folder or
+/// a GGUF file.
 ///
 /// # Errors
-/// As [`describe`]; [`Error::NotFound`] for missing tensors; [`Error::InvalidArgument`] for forms
-/// that do not fit their tensors.
-pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
+/// As [`describe`] and [`Parts::open`]; [`Error::BaseMismatch`] for another base;
+/// [`Error::InvalidArgument`] without one that is needed, and for one that is not;
+/// [`Error::NotFound`] for missing tensors; [`Error::InvalidArgument`] for forms that do not fit
+/// their tensors.
+pub fn open(path: &Path, base: Option<&Path>) -> Result<(String, Checkpoint)> {
     let description = describe(path)?;
+    let base = match (base, &description.base) {
+        (None, None) => None,
+        (Some(base), Some(digest)) => Some(open_base(base, digest)?),
+        (None, Some(_)) => return wrong(path, "it stores differences from a base, and none is given"),
+        (Some(_), None) => return wrong(path, "a base is given, and it stores no differences from one"),
+    };
     let config = path.join("config.json");
     let config_text = std::fs::read_to_string(&config).map_err(Error::io(&config))?;
     let file = path.join(WEIGHTS);
@@ -351,7 +393,9 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
             let what = format!("matrix {name:?} is [{rows}, {cols}], which the model does not have");
             return Err(Error::InvalidArgument(what));
         }
-        let values = Form::read(form, name, [*rows, *cols], &find)?.decode(*rows, *cols);
+        let of_base = base.as_ref().map(|base| of_base(base, name, [*rows, *cols])).transpose()?.flatten();
+        let source = Source { find: &find, base: of_base.as_ref() };
+        let values = Form::read(form, name, [*rows, *cols], &source)?.decode(*rows, *cols);
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::InvalidArgument(format!("matrix {name:?} has numbers that are not finite")));
         }
@@ -364,9 +408,39 @@ pub fn open(path: &Path) -> Result<(String, Checkpoint)> {
         let bytes = weights.read_tensor(member, info)?;
         tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
     }
+    for name in &description.from_base {
+        let Some(base) = base.as_ref().filter(|_| !tensors.iter().any(|tensor| tensor.name == *name)) else {
+            return wrong(path, &format!("tensor {name:?} is said to be that of a base, and is not"));
+        };
+        let (member, info) = base.tensor(name)?;
+        let bytes = base.checkpoint.read_tensor(member, info)?;
+        tensors.push(new_tensor(name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
+    }
     let checkpoint =
         Checkpoint::from_tensors("model.safetensors", tensors, &BTreeMap::new(), &Limits::default())?;
     Ok((config_text, checkpoint.into_memory()?))
+}
+
+fn wrong<T>(path: &Path, what: &str) -> Result<T> {
+    Err(Error::InvalidArgument(format!("{}: {what}", path.display())))
+}
+
+/// Opens the base of a student, and refuses another one.
+fn open_base(path: &Path, expected: &str) -> Result<Parts> {
+    let base = Parts::open(path).map_err(|error| error.in_file(path))?;
+    let found = origin(&base)?.digest;
+    if found == expected {
+        return Ok(base);
+    }
+    let found = format!("{} has {found}", path.display());
+    let (tensor, expected) = (WEIGHTS.to_owned(), expected.to_owned());
+    Err(Error::BaseMismatch { tensor, expected, found, needed: String::new() })
+}
+
+/// Values of a matrix of the base; `None` if it has none of this shape.
+fn of_base(base: &Parts, name: &str, [rows, cols]: [usize; 2]) -> Result<Option<Arc<[f32]>>> {
+    let is_there = base.shape(name).is_ok_and(|shape| *shape == [rows as u64, cols as u64]);
+    is_there.then(|| base.values(name).map(Arc::from)).transpose()
 }
 
 /// Rows and columns of the matrices of a model.
@@ -388,8 +462,8 @@ fn is_of_form(matrices: &BTreeMap<String, MatrixRecord>, tensor: &str) -> bool {
 ///
 /// # Errors
 /// Errors of reading.
-pub fn origin(teacher: &Network) -> Result<Origin> {
-    let checkpoint = &teacher.parts().checkpoint;
+pub fn origin(model: &Parts) -> Result<Origin> {
+    let checkpoint = &model.checkpoint;
     let mut tensors: Vec<(usize, &TensorInfo)> = checkpoint.weights().collect();
     tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);

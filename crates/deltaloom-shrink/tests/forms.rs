@@ -11,7 +11,7 @@ use deltaloom::checkpoint::{Checkpoint, Contents, NewTensor};
 use deltaloom::tensor::{DType, TensorInfo};
 use deltaloom::{Error, Limits, Result};
 use deltaloom_shrink::forms::{
-    Dense, FloatType, Form, FormRecord, Part, Pattern, Quantised, Scales, Sparse, Steps, Tensors,
+    Dense, FloatType, Form, FormRecord, Part, Pattern, Quantised, Scales, Source, Sparse, Steps, Tensors,
 };
 use half::f16;
 use proptest::prelude::*;
@@ -23,6 +23,10 @@ struct Student {
     schema: u32,
     lossy: bool,
     tool: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    from_base: Vec<String>,
     matrices: BTreeMap<String, MatrixRecord>,
 }
 
@@ -152,34 +156,108 @@ fn part([rows, cols]: [usize; 2], values: &[f32]) -> Part {
     Part { dtype: "F32", shape: vec![rows as u64, cols as u64], bytes: floats(values) }
 }
 
+/// A base: tensors of each type, and what they are in F32.
+fn golden_base() -> BTreeMap<String, (Part, Arc<[f32]>)> {
+    let types = [("f32", FloatType::F32), ("bf16", FloatType::BF16), ("f16", FloatType::F16)];
+    let shape = SHAPE.map(|size| size as u64).to_vec();
+    let tensor = |(number, (name, dtype)): (u32, (&str, FloatType))| {
+        let mut written = Tensors::new();
+        let form = dense(dtype, 80 + number, SHAPE[0] * SHAPE[1]);
+        form.write("m", SHAPE, &mut written);
+        let part = Part { shape: shape.clone(), ..written.remove("m.values").unwrap() };
+        (format!("{name}.weight"), (part, form.decode(SHAPE[0], SHAPE[1]).into()))
+    };
+    (0..).zip(types).map(tensor).collect()
+}
+
+/// Forms on that base, by the name of its tensor; the last one has none.
+fn forms_on_base() -> BTreeMap<String, Form> {
+    let [rows, cols] = SHAPE;
+    let base = golden_base();
+    let on = |name: &str| Form::Base(Arc::clone(&base[&format!("{name}.weight")].1));
+    let turned = |seed, [rows, cols]: [usize; 2]| {
+        Form::Turned(Box::new(codes(seed, [cols, rows], None, [true, false])))
+    };
+    let factors = low_rank(3, codes(91, [rows, 3], None, [true, false]), turned(93, [3, cols]));
+    let inner = Form::Sum(vec![on("f16"), dense(FloatType::F16, 95, rows * cols)]);
+    let forms = [
+        ("f32", on("f32")),
+        ("bf16", Form::Sum(vec![on("bf16"), factors])),
+        ("f16", Form::Sum(vec![inner, Form::Zero])),
+        ("turned", turned(96, SHAPE)),
+    ];
+    forms.into_iter().map(|(name, form)| (format!("{name}.weight"), form)).collect()
+}
+
+/// The digest of a base by docs/student.md.
+fn digest(base: &BTreeMap<String, (Part, Arc<[f32]>)>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, (part, values)) in base {
+        let widened = floats(values);
+        hasher.update(name.as_bytes());
+        hasher.update(if part.dtype == "F16" { &widened } else { &part.bytes });
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// The files of the golden student with a base.
+fn golden_files_with_base() -> Vec<(&'static str, Vec<u8>)> {
+    let mut base = golden_base();
+    base.insert("norm.weight".to_owned(), (part([1, 21], &[1.5; 21]), [1.5; 21].into()));
+    let from_base = vec!["norm.weight".to_owned()];
+    let [weights, json, decoded] = files_of(forms_on_base(), Some((digest(&base), from_base)));
+    let base = base.into_iter().map(|(name, (part, _))| (name, part)).collect();
+    vec![weights, json, decoded, ("base/model.safetensors", file(base))]
+}
+
 /// The files of the golden student.
 fn golden_files() -> [(&'static str, Vec<u8>); 3] {
+    files_of(golden_forms(), None)
+}
+
+/// The files of a student; with a base, whose digest and kept tensors are given.
+fn files_of(
+    forms: BTreeMap<String, Form>,
+    base: Option<(String, Vec<String>)>,
+) -> [(&'static str, Vec<u8>); 3] {
     let mut tensors = Tensors::new();
     let (mut matrices, mut decoded) = (BTreeMap::new(), Tensors::new());
-    for (name, form) in golden_forms() {
+    for (name, form) in forms {
         decoded.insert(name.clone(), part(SHAPE, &form.decode(SHAPE[0], SHAPE[1])));
         let form = form.write(&name, SHAPE, &mut tensors);
         matrices.insert(name, MatrixRecord { shape: SHAPE, form });
     }
-    tensors.insert("norm.weight".to_owned(), part([1, 21], &[1.0; 21]));
-    let student = Student { schema: 1, lossy: true, tool: "tests/forms.rs".to_owned(), matrices };
+    let (base, from_base) = base.unzip();
+    if base.is_none() {
+        tensors.insert("norm.weight".to_owned(), part([1, 21], &[1.0; 21]));
+    }
+    let from_base = from_base.unwrap_or_default();
+    let tool = "tests/forms.rs".to_owned();
+    let student = Student { schema: 1, lossy: true, tool, base, from_base, matrices };
     let json = serde_json::to_vec_pretty(&student).unwrap();
     [("student.safetensors", file(tensors)), ("student.json", json), ("decoded.safetensors", file(decoded))]
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/students/forms").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/students").join(name)
 }
 
 #[test]
 fn the_golden_student_is_written_again_and_read() {
-    for (name, bytes) in golden_files() {
+    check_golden("forms", &golden_files(), &golden_forms());
+    check_golden("base", &golden_files_with_base(), &forms_on_base());
+}
+
+fn check_golden(student: &str, files: &[(&str, Vec<u8>)], expected: &BTreeMap<String, Form>) {
+    let golden = |name: &str| golden(student).join(name);
+    for (name, bytes) in files {
         if std::env::var_os("UPDATE_STUDENTS").is_some() {
-            std::fs::write(golden(name), &bytes).unwrap();
+            std::fs::create_dir_all(golden(name).parent().unwrap()).unwrap();
+            std::fs::write(golden(name), bytes).unwrap();
         }
-        assert!(std::fs::read(golden(name)).unwrap() == bytes, "{name} differs");
+        assert!(std::fs::read(golden(name)).unwrap() == *bytes, "{name} differs");
     }
-    let open = |name| {
+    let open = |name: &str| {
         let opened = Checkpoint::open(&golden(name), &Limits::default()).unwrap();
         let tensor = |(member, info): (usize, &TensorInfo)| {
             let bytes = opened.read_tensor(member, info).unwrap();
@@ -195,10 +273,11 @@ fn the_golden_student_is_written_again_and_read() {
         Ok(bytes.clone())
     };
     let student: Student = serde_json::from_slice(&std::fs::read(golden("student.json")).unwrap()).unwrap();
-    let expected = golden_forms();
+    let base = golden_base();
     assert!(student.matrices.keys().eq(expected.keys()));
     for (name, MatrixRecord { shape, form }) in &student.matrices {
-        let read = Form::read(form, name, *shape, &find).unwrap();
+        let base = base.get(name).map(|(_, values)| values);
+        let read = Form::read(form, name, *shape, &Source { find: &find, base }).unwrap();
         assert_eq!(&read, &expected[name], "{name}");
         assert!(floats(&read.decode(shape[0], shape[1])) == decoded[name].2, "{name} decodes to other bits");
     }
@@ -207,12 +286,13 @@ fn the_golden_student_is_written_again_and_read() {
 /// Reads a form whose tensors are in memory.
 fn read(record: &FormRecord, shape: [usize; 2], tensors: &Tensors) -> Result<Form> {
     let wrong = |name: &str| Error::InvalidArgument(format!("{name} is not there"));
-    Form::read(record, "m", shape, &|name, dtype, shape| {
+    let find = |name: &str, dtype: &str, shape: &[usize]| {
         let part = tensors.get(name).ok_or_else(|| wrong(name))?;
         let shape = shape.iter().map(|size| *size as u64);
         let is_same = part.dtype == dtype && part.shape.iter().copied().eq(shape);
         if is_same { Ok(part.bytes.clone()) } else { Err(wrong(name)) }
-    })
+    };
+    Form::read(record, "m", shape, &Source { find: &find, base: None })
 }
 
 /// What reading says of a form that was changed after it was written.
@@ -288,6 +368,12 @@ fn records_that_do_not_fit_are_refused() {
     }
     let strange = changed(&forms["codes.all.weight"], |json, _| json["zero_points"] = json!(true));
     assert!(strange.contains("unknown field"));
+    // A base that is not there, or that is not the whole matrix.
+    let on_base = &forms_on_base()["f32.weight"];
+    assert!(changed(on_base, |_, _| ()).contains("is that of a base"));
+    let inside = |json: &mut serde_json::Value, _: &mut _| json["left"] = json!({"kind": "base"});
+    let rank = low_rank(6, Form::Zero, dense(FloatType::F32, 21, SHAPE[0] * SHAPE[1]));
+    assert!(changed(&rank, inside).contains("is that of a base"));
     let deeper = Form::Sum(vec![forms["sum.deepest.weight"].clone()]);
     assert!(changed(&deeper, |_, _| ()).contains("nest deeper than 4"));
 }
@@ -318,6 +404,7 @@ fn any_form(rows: usize, cols: usize, depth: u32) -> BoxedStrategy<Form> {
             .prop_map(move |(left, right)| low_rank(rank, left, right))
     });
     let sum = prop::collection::vec(any_form(rows, cols, depth - 1), 0..3).prop_map(Form::Sum);
+    let turned = any_form(cols, rows, depth - 1).prop_map(|form| Form::Turned(Box::new(form)));
     let pattern = prop_oneof![
         Just(Pattern::Any),
         (1..4usize, 1..6usize).prop_map(|(keep, more)| Pattern::NOfM { keep, of: keep + more }),
@@ -326,7 +413,7 @@ fn any_form(rows: usize, cols: usize, depth: u32) -> BoxedStrategy<Form> {
     let places = (pattern, kept, any::<u16>()).prop_map(move |(pattern, kept, seed)| {
         sparse([rows, cols], pattern, kept, |count| codes(seed.into(), [1, count], Some(3), [true; 2]))
     });
-    prop_oneof![2 => leaf, 1 => product, 1 => sum, 1 => places].boxed()
+    prop_oneof![2 => leaf, 1 => product, 1 => sum, 1 => turned, 1 => places].boxed()
 }
 
 proptest! {

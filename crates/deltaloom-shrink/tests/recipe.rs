@@ -72,8 +72,9 @@ fn leaves(name: &str, value: &serde_json::Value) -> Vec<(String, serde_json::Val
 
 #[test]
 fn the_recipes_of_the_project_can_be_read() {
-    let all = [yaml_files(&project("recipes")), yaml_files(&project("recipes/goals"))].concat();
-    assert_eq!(all.len(), 7 + 17);
+    let folders = ["recipes", "recipes/goals", "recipes/deltas"];
+    let all = folders.map(|folder| yaml_files(&project(folder))).concat();
+    assert_eq!(all.len(), 7 + 17 + 6);
     for path in all {
         let loaded = Recipe::read(&path).unwrap_or_else(|error| panic!("{error}"));
         let name = path.file_stem().unwrap().to_str().unwrap();
@@ -211,6 +212,7 @@ fn options_replace_what_the_recipe_says() {
     let text = "version: 1\ntargets: {bytes: 5000}\noutput: {dir: there}";
     let options = Overrides {
         teacher: Some("model".into()),
+        base: Some("of".into()),
         ratio: Some(20.0),
         seq_len: Some(64),
         stride: Some(32),
@@ -220,8 +222,9 @@ fn options_replace_what_the_recipe_says() {
     let loaded = parse(text).unwrap();
     assert!(loaded.ready().unwrap_err().to_string().contains("teacher.model: no teacher is named"));
     let loaded = options.apply(loaded).unwrap();
-    assert!(loaded.ready().is_ok());
     let recipe = &loaded.recipe;
+    let of = std::path::absolute("of").unwrap();
+    assert_eq!(recipe.teacher.base.as_deref(), of.to_str());
     assert_eq!((recipe.targets.bytes, recipe.targets.compression_ratio), (None, Some(20.0)));
     assert_eq!((recipe.data.seq_len, recipe.data.stride), (Some(64), Some(32)));
     assert_eq!(loaded.path(&recipe.output.dir), std::path::absolute("here").unwrap());
@@ -252,6 +255,20 @@ fn a_run_needs_a_size_or_a_limit() {
     assert!(ready("targets: {bytes: 99}\nplanner: {mode: published-rules}").is_err());
     let fixed = "version: 1\nteacher: {model: m}\nplanner: {mode: fixed}\nbranches: {quantise: {bits: 4}}";
     assert!(parse(fixed).unwrap().ready().is_ok());
+}
+
+#[test]
+fn a_base_is_for_fixed_recipes() {
+    let ready = |text: &str| {
+        let loaded = parse(&format!("version: 1\n{text}")).unwrap();
+        loaded.ready().map_err(|error| error.to_string())
+    };
+    let fixed = "planner: {mode: fixed}\nbranches: {blt: {method: base}}";
+    assert_eq!(ready(&format!("teacher: {{model: m, base: b}}\n{fixed}")), Ok(()));
+    let without = ready(&format!("teacher: {{model: m}}\n{fixed}")).unwrap_err();
+    assert!(without.contains("r.yaml:4: branches.blt.method: base, and the teacher has none"), "{without}");
+    let searched = ready("teacher: {model: m, base: b}\ntargets: {bytes: 5}").unwrap_err();
+    assert!(searched.contains("planner.mode: only fixed makes students of a base yet"), "{searched}");
 }
 
 #[test]

@@ -124,12 +124,12 @@ fn a_student_on_disk_is_the_one_that_was_measured() {
         let target = folder.path().join(format!("student-{number}"));
         made.write(&target, false, &Inputs::default()).unwrap();
         assert!(made.write(&target, false, &Inputs::default()).is_err());
-        let (config, weights) = student::open(&target).unwrap();
+        let (config, weights) = student::open(&target, None).unwrap();
         let student = Network::new(Arc::new(Parts::of_checkpoint(weights, &config).unwrap())).unwrap();
         let again = reference.compare(&student, &|_| Ok(())).unwrap();
         assert_eq!(again.kl(), report.texts[0].kl, "{recipe}");
         let dense = folder.path().join(format!("dense-{number}"));
-        student::materialise(&target, &dense, false, &Inputs::default()).unwrap();
+        student::materialise(&target, None, &dense, false, &Inputs::default()).unwrap();
         let dense = Network::new(Arc::new(Parts::open(&dense).unwrap())).unwrap();
         assert_eq!(reference.compare(&dense, &|_| Ok(())).unwrap().kl(), report.texts[0].kl, "{recipe}");
     }
@@ -306,12 +306,12 @@ fn a_damaged_student_is_refused() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         std::fs::write(&file, &bytes).unwrap();
-        assert!(student::open(&target).is_err(), "byte {at}");
+        assert!(student::open(&target, None).is_err(), "byte {at}");
     }
     std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
-    assert!(student::open(&target).is_err());
+    assert!(student::open(&target, None).is_err());
     std::fs::write(&file, &whole).unwrap();
-    assert!(student::open(&target).is_ok());
+    assert!(student::open(&target, None).is_ok());
     let description = target.join(student::DESCRIPTION);
     let text = std::fs::read_to_string(&description).unwrap();
     for (from, to) in [
@@ -323,6 +323,190 @@ fn a_damaged_student_is_refused() {
     ] {
         assert!(text.contains(from), "{from}");
         std::fs::write(&description, text.replacen(from, to, 1)).unwrap();
-        assert!(student::open(&target).is_err(), "{from} to {to}");
+        assert!(student::open(&target, None).is_err(), "{from} to {to}");
     }
+}
+
+/// A fine-tune of the teacher: all matrices but those of the second layer's MLP moved a little.
+fn tuned(folder: &Path) -> PathBuf {
+    let (base, path) = (folder.join("teacher"), folder.join("tuned"));
+    let mut random = Random(9);
+    copied(&base, &path, |name, bytes| {
+        if name.contains("norm") || name.contains("1.mlp") {
+            return;
+        }
+        for pair in bytes.chunks_exact_mut(2) {
+            let value = f32::from_le_bytes([0, 0, pair[0], pair[1]]) + random.next() / 10.0;
+            pair.copy_from_slice(&value.to_le_bytes()[2..]);
+        }
+    });
+    path
+}
+
+/// A copy of a model in which `change` gets each tensor by its name.
+fn copied(from: &Path, to: &Path, mut change: impl FnMut(&str, &mut Vec<u8>)) {
+    std::fs::create_dir(to).unwrap();
+    for entry in from.read_dir().unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let opened = Checkpoint::open(&from.join("model.safetensors"), &Limits::default()).unwrap();
+    let tensor = |(member, info): (usize, &deltaloom::tensor::TensorInfo)| {
+        let mut bytes = opened.read_tensor(member, info).unwrap();
+        change(&info.name, &mut bytes);
+        let (name, dtype, shape) = (info.name.clone(), info.dtype.clone(), info.shape.clone());
+        NewTensor { name, dtype, shape, source: Arc::new(bytes) }
+    };
+    let tensors = opened.weights().map(tensor).filter(|tensor| tensor.source.len_bytes() > 0).collect();
+    let file = Checkpoint::from_tensors("m", tensors, &BTreeMap::new(), &Limits::default()).unwrap();
+    std::fs::write(to.join("model.safetensors"), file.read_file(0).unwrap()).unwrap();
+}
+
+fn made_on_base(folder: &Path, base: &str, recipe: &str) -> deltaloom::Result<Made> {
+    let text =
+        format!("version: 1\nteacher: {{model: tuned, base: {base}}}\nplanner: {{mode: fixed}}\n{recipe}");
+    run(&Recipe::parse(&text, &folder.join("recipe.yaml"))?, &Silent)
+}
+
+/// Recipes for deltas with the divergence that they stay below, as a share of what the base alone
+/// has, and what their packed bytes stay below.
+const DELTAS: [(&str, f64, f64); 6] = [
+    ("branches: {quantise: {method: waterfill, rate: 2.5}, blt: {method: layers}}", 0.2, 0.25),
+    ("branches: {quantise: {method: waterfill, step: 0.02, rescale: none}, blt: {method: layers}}", 0.2, 0.3),
+    ("branches: {quantise: {method: rtn, bits: 1}, blt: {method: layers}}", 0.7, 0.12),
+    (
+        "branches: {sparsity: {pattern: 6:8, residual: drop}, quantise: {bits: 4}, blt: {method: layers}}",
+        0.9,
+        0.2,
+    ),
+    (
+        "branches: {lra: {rank: 4, whitening: 0.5, residual: keep}, \
+         quantise: {step: 0.02, threshold: 0.6}, blt: {method: layers}}",
+        0.3,
+        0.3,
+    ),
+    ("branches: {lra: {rank: 12, whitening: 0.5}, quantise: {bits: 6}, blt: {method: base}}", 1.1, 0.2),
+];
+
+#[test]
+fn a_delta_on_disk_is_the_student_that_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = teacher(folder.path());
+    tuned(folder.path());
+    let nothing = "branches: {blt: {method: base}, sparsity: {target_sparsity: 0.999}}";
+    let of_base = made_on_base(folder.path(), "teacher", nothing).unwrap().report.texts[0].kl;
+    assert!(of_base > 0.01, "{of_base}");
+    let network = Network::new(Arc::new(Parts::open(&folder.path().join("tuned")).unwrap())).unwrap();
+    let ids = std::fs::read(base.join("val_english.u16")).unwrap();
+    let ids: Vec<u32> = ids.as_chunks::<2>().0.iter().map(|id| u32::from(u16::from_le_bytes(*id))).collect();
+    let windows = ids[ids.len() - 64 * 32..].chunks(32).map(<[u32]>::to_vec).collect();
+    let reference = Reference::new(network, windows, &|_| Ok(())).unwrap();
+    for (number, (recipe, share, bytes)) in DELTAS.into_iter().enumerate() {
+        let made = made_on_base(folder.path(), "teacher", recipe).unwrap();
+        let report = &made.report;
+        let found = report.texts[0].kl / of_base;
+        assert!(found < share, "{recipe}: {found} of the base's divergence");
+        let found = report.student_bytes as f64 / report.teacher_bytes as f64;
+        assert!(found < bytes, "{recipe}: {found} of the bytes");
+        let target = folder.path().join(format!("student-{number}"));
+        made.write(&target, false, &Inputs::default()).unwrap();
+        // Norms are those of the base.
+        let description = student::describe(&target).unwrap();
+        assert_eq!(description.from_base.len(), 5, "{recipe}");
+        let (config, weights) = student::open(&target, Some(&base)).unwrap();
+        let student = Network::new(Arc::new(Parts::of_checkpoint(weights, &config).unwrap())).unwrap();
+        assert_eq!(reference.compare(&student, &|_| Ok(())).unwrap().kl(), report.texts[0].kl, "{recipe}");
+        let dense = folder.path().join(format!("dense-{number}"));
+        student::materialise(&target, Some(&base), &dense, false, &Inputs::default()).unwrap();
+        let dense = Network::new(Arc::new(Parts::open(&dense).unwrap())).unwrap();
+        assert_eq!(reference.compare(&dense, &|_| Ok(())).unwrap().kl(), report.texts[0].kl, "{recipe}");
+    }
+}
+
+#[test]
+fn a_delta_of_nothing_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = teacher(folder.path());
+    copied(&base, &folder.path().join("tuned"), |_, _| ());
+    let recipe = format!("correct: {{enabled: false}}\n{}", DELTAS[0].0);
+    let made = made_on_base(folder.path(), "teacher", &recipe).unwrap();
+    assert_eq!(made.report.texts[0].kl, 0.0);
+    assert_eq!(made.report.forms, BTreeMap::from([("base".to_owned(), 15)]));
+    assert!(made.report.student_bytes < 500, "{}", made.report.student_bytes);
+}
+
+#[test]
+fn low_rates_are_met() {
+    let folder = tempfile::tempdir().unwrap();
+    teacher(folder.path());
+    tuned(folder.path());
+    let bytes = |rate: f64| {
+        let recipe =
+            format!("branches: {{quantise: {{method: waterfill, rate: {rate}}}, blt: {{method: layers}}}}");
+        made_on_base(folder.path(), "teacher", &recipe).unwrap().report.student_bytes as f64
+    };
+    // What the container takes besides codes.
+    let rest = 3_000.0;
+    let weights = 76_800.0;
+    for rate in [0.15, 0.3, 0.6] {
+        let wanted = rate * weights / 8.0;
+        assert!(bytes(rate) < 1.2 * wanted + rest, "{rate}: {} bytes, {wanted} wanted", bytes(rate));
+    }
+}
+
+#[test]
+fn bases_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = teacher(folder.path());
+    tuned(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    let error = |base: &str, recipe: &str| {
+        made_on_base(folder.path(), base, recipe).map(|_| ()).unwrap_err().with_path()
+    };
+    copied(&base, &path("smaller"), |name, bytes| {
+        if name.contains("layers.1") {
+            bytes.clear();
+        }
+    });
+    let config = path("smaller").join("config.json");
+    let one_layer = std::fs::read_to_string(&config).unwrap().replace("layers\": 2", "layers\": 1");
+    std::fs::write(&config, one_layer).unwrap();
+    copied(&base, &path("moved"), |name, bytes| {
+        if name == "model.norm.weight" {
+            bytes[0] ^= 1;
+        }
+    });
+    let recipe = DELTAS[0].0;
+    assert!(error("none", recipe).contains("none/config.json"), "{}", error("none", recipe));
+    let missing = error("smaller", recipe);
+    assert!(
+        missing.contains("teacher.base: it has no tensor \"model.layers.1.input_layernorm.weight\""),
+        "{missing}"
+    );
+    let untied = error("teacher", "branches: {blt: {latent_dim: 8}}");
+    assert!(untied.contains("branches.blt.head: separate gives a head of its own"), "{untied}");
+    // A student opens with its own base only.
+    let delta = made_on_base(folder.path(), "teacher", recipe).unwrap();
+    delta.write(&path("delta"), false, &Inputs::default()).unwrap();
+    let open = |student: &str, base: Option<&str>| {
+        let base = base.map(path);
+        student::open(&path(student), base.as_deref()).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert!(open("delta", None).unwrap_err().contains("none is given"));
+    assert!(open("delta", Some("moved")).unwrap_err().contains("expected BLAKE3"));
+    assert!(open("delta", Some("tuned")).unwrap_err().contains("expected BLAKE3"));
+    assert_eq!(open("delta", Some("teacher")), Ok(()));
+    let description = path("delta").join(student::DESCRIPTION);
+    let text = std::fs::read_to_string(&description).unwrap();
+    for (from, to) in [
+        ("\"model.norm.weight\"", "\"model.nothing.weight\""),
+        ("\"model.norm.weight\"", "\"model.embed_tokens.weight\""),
+        ("\"base\": \"", "\"bases\": \""),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&description, text.replacen(from, to, 1)).unwrap();
+        assert!(open("delta", Some("teacher")).is_err(), "{from} to {to}");
+    }
+    made(folder.path(), RECIPES[0].0).unwrap().write(&path("whole"), false, &Inputs::default()).unwrap();
+    assert!(open("whole", Some("teacher")).unwrap_err().contains("a base is given"));
 }

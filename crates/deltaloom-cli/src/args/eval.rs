@@ -86,10 +86,11 @@ pub(crate) struct ModelArguments {
     /// Model: a folder, a GGUF file, or a container of a fine-tune
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
-    /// Folder of the base of a container
+    /// Folder of the base of a container, or of a student of a fine-tune
     #[arg(long, value_name = "FOLDER")]
     pub(crate) base: Option<PathBuf>,
-    /// Compute a fine-tune of MODEL instead: its container
+    /// Compute a fine-tune of MODEL instead: its container, or a student of it that has MODEL as its
+    /// base
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub(crate) tenant: Option<PathBuf>,
 }
@@ -130,6 +131,7 @@ impl ComputingArguments {
   deltaloom eval divergence demo demo:pirate --tokens demo:text   # bundled
   deltaloom eval divergence base/ tuned.loom --tokens held-out.txt
   deltaloom eval divergence base/ quantised.gguf --tokens held-out.txt
+  deltaloom eval divergence tuned/ student/ --base base/ --tokens held-out.txt
   deltaloom eval divergence base/ tuned.loom --tokens held-out.u16 --limit 10000 --json")]
 pub(crate) struct DivergenceArguments {
     /// Model: a folder or a GGUF file
@@ -138,6 +140,9 @@ pub(crate) struct DivergenceArguments {
     /// Container of a fine-tune of it, or another model with the same token ids
     #[arg(value_name = "STUDENT")]
     pub(crate) student: PathBuf,
+    /// Folder of the base of a student of a fine-tune (`shrink run --base`)
+    #[arg(long = "base", value_name = "FOLDER")]
+    pub(crate) base_of_student: Option<PathBuf>,
     /// A text file; or token ids: a file of little-endian 16-bit (.u16) or 32-bit (.u32) numbers
     #[arg(long, value_name = "TEXT")]
     pub(crate) tokens: PathBuf,

@@ -52,6 +52,7 @@ pub(crate) enum ShrinkCommand {
 #[command(after_long_help = "Examples:
   deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
   deltaloom shrink run recipe.yaml -o student/ --json
+  deltaloom shrink run recipes/deltas/ours2.yaml --teacher tuned/ --base base/ -o student/
   deltaloom shrink run recipe.yaml --teacher model.gguf --seq-len 512 --max-chunks 32 -o student/")]
 pub(crate) struct RunArguments {
     #[command(flatten)]
@@ -122,6 +123,10 @@ struct RecipeArguments {
     /// Model to make smaller: a folder or a GGUF file; instead of the one in the recipe
     #[arg(long, visible_alias = "teacher-model", value_name = "MODEL")]
     teacher: Option<PathBuf>,
+    /// Model that the teacher is a fine-tune of: only what the teacher adds to it is stored, and the
+    /// student needs it, too; instead of the one in the recipe
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
     /// Another model to start from, which is not built yet
     #[arg(long, visible_alias = "student-model", value_name = "MODEL", hide = true)]
     student: Option<PathBuf>,
@@ -176,6 +181,7 @@ impl RecipeArguments {
             recipe: self.recipe.as_ref().or(self.config.as_ref()).cloned().unwrap_or_default(),
             overrides: Overrides {
                 teacher: self.teacher.clone(),
+                base: self.base.clone(),
                 student: self.student.clone(),
                 ratio,
                 distil_data: self.distill_data.clone(),
@@ -214,11 +220,15 @@ impl CurveArguments {
 /// same bytes on every machine.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
-  deltaloom shrink materialise student/ -o dense/")]
+  deltaloom shrink materialise student/ -o dense/
+  deltaloom shrink materialise student/ --base base/ -o dense/")]
 pub(crate) struct MaterialiseArguments {
     /// Folder of a student
     #[arg(value_name = "STUDENT")]
     pub(crate) student: PathBuf,
+    /// Model that a student of a fine-tune was made with
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<PathBuf>,
     /// Folder to write
     #[arg(short, long, value_name = "FOLDER")]
     pub(crate) output: PathBuf,

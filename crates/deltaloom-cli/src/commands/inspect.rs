@@ -42,6 +42,9 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Answer> {
 struct Student {
     lossy: bool,
     teacher: Teacher,
+    /// The digest of the base that it needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
     measured: Measurement,
 }
 
@@ -85,6 +88,9 @@ impl Student {
             None => "an unknown teacher".to_owned(),
         };
         let mut label = format!("LOSSY student of {teacher}");
+        if let Some(base) = self.base.as_deref().and_then(|base| base.get(..16)) {
+            label.push_str(&format!(", needs base {}", ui::printable(base)));
+        }
         if let Some(OnText { name, kl, kl_error }) = self.measured.texts.first() {
             let name = ui::printable(name);
             label.push_str(&format!(", KL {kl:.4} ± {kl_error:.4} nats per token on {name}"));

@@ -6,6 +6,7 @@ pub mod quantise;
 pub mod sparsity;
 
 mod feedback;
+mod ladder;
 
 use crate::matrix::{Matrix, moments};
 use deltaloom::Result;

@@ -4,6 +4,7 @@
 use deltaloom::{Error, Result};
 use half::f16;
 
+use super::ladder::{Ladder, Rungs};
 use super::{Statistics, feedback};
 use crate::forms::{CodedBits, Form, LARGEST_CODE, Quantised, Scales, Steps, half};
 use crate::matrix::Matrix;
@@ -11,7 +12,7 @@ use crate::matrix::Matrix;
 /// What steps are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
-    /// Codes of this many bits, 2 to 8, with a step per row and group of columns.
+    /// Codes of this many bits, 1 to 8, with a step per row and group of columns. One bit is a sign.
     Fixed {
         /// Bits of a code.
         bits: u32,
@@ -27,6 +28,14 @@ pub enum Rate {
         bits: f64,
         /// Whether columns get steps of their own, so that each adds the same error to outputs
         /// (WaterSIC, arXiv 2603.04956).
+        per_column: bool,
+    },
+    /// Entropy-coded codes with the same error in the outputs of any matrix, so that bits go where
+    /// they matter.
+    Step {
+        /// The step, as what a code of 1 adds to outputs when the columns behind it make up for it.
+        step: f64,
+        /// Whether columns get steps of their own. Factors of columns are quarters of an octave.
         per_column: bool,
     },
 }
@@ -46,6 +55,9 @@ pub struct Settings {
     pub by_activation: bool,
     /// Whether each row gets the factor with the least error in outputs.
     pub rescale: bool,
+    /// Share of a step above which an entropy-coded weight does not become 0, and so on for larger
+    /// codes: 1/2 is the nearest code, and more takes fewer bits.
+    pub threshold: f64,
 }
 
 impl Settings {
@@ -60,14 +72,24 @@ impl Settings {
     pub fn new(rate: Rate) -> Self {
         let rescale = matches!(rate, Rate::Entropy { .. });
         let clips = vec![1.0, 0.93, 0.86, 0.79, 0.72];
-        Self { rate, feedback: true, damping: 0.01, clips, by_activation: false, rescale }
+        Self { rate, feedback: true, damping: 0.01, clips, by_activation: false, rescale, threshold: 0.5 }
+    }
+
+    /// The same without steps of columns.
+    pub(crate) fn with_one_step(&self) -> Self {
+        let rate = match self.rate {
+            Rate::Fixed { .. } => self.rate,
+            Rate::Entropy { bits, .. } => Rate::Entropy { bits, per_column: false },
+            Rate::Step { step, .. } => Rate::Step { step, per_column: false },
+        };
+        Self { rate, ..self.clone() }
     }
 }
 
 /// Quantises a matrix `[out, in]`.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for bits outside 2 to 8, groups of 0 columns, rates that are not
+/// [`Error::InvalidArgument`] for bits outside 1 to 8, groups of 0 columns, rates that are not
 /// positive, and inputs that are all 0 or not finite where feedback needs them.
 pub fn quantise(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> Result<Form> {
     if weights.values().iter().all(|value| *value == 0.0) {
@@ -76,21 +98,36 @@ pub fn quantise(weights: &Matrix, inputs: &Statistics, settings: &Settings) -> R
     let columns = Columns::new(inputs, settings)?;
     match settings.rate {
         Rate::Fixed { bits, group, is_symmetric } => {
-            if !(2..=8).contains(&bits) || group == 0 {
-                let what = format!("{bits} bits in groups of {group}: 2 to 8 bits in groups of 1 or more");
-                return Err(Error::InvalidArgument(what));
-            }
-            let ladder = Ladder { bits, is_symmetric: is_symmetric || bits == 8, clips: &settings.clips };
-            fixed(weights, &columns, &ladder, group)
+            fixed(weights, &columns, &Ladder::new(bits, is_symmetric, &settings.clips)?, group)
         }
-        Rate::Entropy { bits, per_column } => {
-            if !(bits > 0.0 && bits <= 8.0) {
-                let what = format!("{bits} bits per weight: more than 0 and at most 8 are possible");
-                return Err(Error::InvalidArgument(what));
-            }
-            entropy_coded(weights, inputs, &columns, settings, bits, per_column)
+        Rate::Entropy { bits, .. } if !(bits > 0.0 && bits <= 8.0) => {
+            wrong(format!("{bits} bits per weight: more than 0 and at most 8 are possible"))
+        }
+        Rate::Step { step, .. } if !(step > 0.0 && step.is_finite()) => {
+            wrong(format!("a step of {step}: it must be above 0"))
+        }
+        Rate::Entropy { per_column, .. } | Rate::Step { per_column, .. } => {
+            entropy_coded(weights, inputs, &columns, settings, per_column)
         }
     }
+}
+
+/// Quantises a row of values, of whose inputs nothing is known, to the nearest codes of fixed bits.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] as [`quantise`], and for entropy-coded codes.
+pub fn nearest(values: &Matrix, settings: &Settings) -> Result<Form> {
+    let columns = Columns { order: (0..values.cols()).collect(), root: None, is_sorted: false };
+    match settings.rate {
+        Rate::Fixed { bits, group, is_symmetric } => {
+            fixed(values, &columns, &Ladder::new(bits, is_symmetric, &settings.clips)?, group)
+        }
+        _ => wrong("values of a sparse matrix have codes of fixed bits".to_owned()),
+    }
+}
+
+fn wrong<T>(what: String) -> Result<T> {
+    Err(Error::InvalidArgument(what))
 }
 
 /// In which order columns are rounded, and how each makes up for those before it.
@@ -143,60 +180,11 @@ impl Columns {
     }
 }
 
-/// How codes of a group are placed.
-struct Ladder<'a> {
-    bits: u32,
-    is_symmetric: bool,
-    clips: &'a [f64],
-}
-
-/// The codes of a group: multiples of a step from `low` to `high`.
-#[derive(Clone, Copy)]
-struct Rungs {
-    step: f16,
-    low: f64,
-    high: f64,
-}
-
-impl Rungs {
-    fn code(self, value: f64) -> f64 {
-        (value / self.step.to_f64()).round().clamp(self.low, self.high)
-    }
-}
-
-impl Ladder<'_> {
-    /// The range with the least square error of some values.
-    fn fit(&self, values: &[f64]) -> Rungs {
-        let low = values.iter().copied().fold(0.0, f64::min);
-        let high = values.iter().copied().fold(0.0, f64::max);
-        let most = f64::from(2_u32.pow(self.bits) - 1);
-        let rungs = |clip: f64| {
-            if self.is_symmetric {
-                let top = (most - 1.0) / 2.0;
-                let step = half(high.max(-low) * clip / top);
-                return Rungs { step, low: -top, high: top };
-            }
-            let step = half((high - low) * clip / most);
-            let zero = (-low * clip / step.to_f64()).round().clamp(0.0, most);
-            Rungs { step, low: -zero, high: most - zero }
-        };
-        let error = |rungs: &Rungs| -> f64 {
-            values.iter().map(|value| (rungs.code(*value) * rungs.step.to_f64() - value).powi(2)).sum()
-        };
-        let mut best = rungs(1.0);
-        let mut least = error(&best);
-        for rungs in self.clips.iter().map(|clip| rungs(*clip)) {
-            let error = error(&rungs);
-            if error < least {
-                (best, least) = (rungs, error);
-            }
-        }
-        best
-    }
-}
-
 fn fixed(weights: &Matrix, columns: &Columns, ladder: &Ladder<'_>, group: usize) -> Result<Form> {
     let (rows, cols) = (weights.rows(), weights.cols());
+    if group == 0 {
+        return wrong("a group of 0 columns".to_owned());
+    }
     let groups = |row: &[f64]| -> Vec<Rungs> { row.chunks(group).map(|values| ladder.fit(values)).collect() };
     let each = |number: usize, mut row: feedback::Row<'_>| {
         // In the order of the matrix, a group is fitted to what its columns have taken over. In
@@ -226,12 +214,22 @@ fn to_code(code: f64) -> i8 {
     code.clamp(-f64::from(LARGEST_CODE), f64::from(LARGEST_CODE)) as i8
 }
 
-/// Steps of columns relative to that of the matrix, in the order of the matrix.
-fn column_factors(columns: &Columns, root: &Matrix) -> Vec<f16> {
-    let logs: Vec<f64> = root.diagonal().map(libm::log).collect();
-    let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
+/// Steps of columns for the same error in outputs, as logarithms to base 2 in the order of rounding.
+fn log_steps(columns: &Columns, inputs: &Statistics) -> Vec<f64> {
+    match &columns.root {
+        Some(root) => root.diagonal().map(libm::log2).collect(),
+        None => inputs.second_moment.diagonal().map(|size| -0.5 * libm::log2(size.max(1e-30))).collect(),
+    }
+}
+
+/// Steps of columns relative to their mean, in the order of the matrix. Those of a grid take few
+/// bits.
+fn column_factors(columns: &Columns, logs: &[f64], mean: f64, grid: Option<f64>) -> Vec<f16> {
     let mut factors = vec![half(1.0); logs.len()];
-    columns.order.iter().zip(&logs).for_each(|(col, log)| factors[*col] = half(libm::exp(log - mean)));
+    for (col, log) in columns.order.iter().zip(logs) {
+        let log = grid.map_or(log - mean, |grid| ((log - mean) * grid).round() / grid);
+        factors[*col] = half(libm::exp2(log));
+    }
     factors
 }
 
@@ -240,21 +238,36 @@ fn entropy_coded(
     inputs: &Statistics,
     columns: &Columns,
     settings: &Settings,
-    bits: f64,
     per_column: bool,
 ) -> Result<Form> {
     let (rows, cols) = (weights.rows(), weights.cols());
-    let factors = columns.root.as_ref().filter(|_| per_column).map(|root| column_factors(columns, root));
+    let logs = log_steps(columns, inputs);
+    let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
+    let grid = matches!(settings.rate, Rate::Step { .. }).then_some(4.0);
+    // Factors that take more than half of the bits are not worth it.
+    let of_factors = |numbers: usize| 16.0 * numbers as f64 / (rows * cols).max(1) as f64;
+    let most = if let Rate::Entropy { bits, .. } = settings.rate { bits / 2.0 } else { f64::INFINITY };
+    let has_factors = per_column && columns.root.is_some() && of_factors(1 + cols) <= most;
+    let of_columns = if has_factors { cols } else { 0 };
+    let has_rows = settings.rescale && of_factors(1 + of_columns + rows) <= most;
+    let factors = has_factors.then(|| column_factors(columns, &logs, mean, grid));
     let wide: Vec<f64> = match &factors {
         Some(factors) => factors.iter().map(|factor| factor.to_f64()).collect(),
         None => vec![1.0; cols],
     };
-    let numbers = 1 + if factors.is_some() { cols } else { 0 } + if settings.rescale { rows } else { 0 };
-    let of_factors = 16.0 * numbers as f64 / (rows * cols) as f64;
-    let step = find_step(weights, columns, &wide, (bits - of_factors).max(0.05));
-    let codes = codes_of(weights, columns, &wide, step.to_f64());
+    let of_factors = of_factors(1 + of_columns + if has_rows { rows } else { 0 });
+    let coder = Coder { columns, factors: &wide, threshold: settings.threshold };
+    let step = match settings.rate {
+        Rate::Step { step, .. } => half(step * libm::exp2(mean)),
+        Rate::Entropy { bits, .. } => find_step(weights, &coder, (bits - of_factors).max(bits / 4.0)),
+        Rate::Fixed { .. } => half(1.0),
+    };
+    let codes = coder.codes(weights, step.to_f64());
+    if codes.iter().all(|code| *code == 0) {
+        return Ok(Form::Zero);
+    }
     let mut scales = Scales::from(Steps::Matrix(step)).with_columns(factors);
-    if settings.rescale {
+    if has_rows {
         let plain = Quantised::new(rows, cols, codes.clone(), scales.clone())?.decode();
         let rounded = Matrix::of_f32(rows, cols, &plain);
         scales = scales.with_rows(Some(row_factors(weights, &rounded, inputs, settings.damping)));
@@ -262,20 +275,32 @@ fn entropy_coded(
     Ok(Form::Quantised(Quantised::new(rows, cols, codes, scales)?))
 }
 
-/// Codes of all rows, at this step times the factor of each column.
-fn codes_of(weights: &Matrix, columns: &Columns, factors: &[f64], step: f64) -> Vec<i8> {
-    let each = |_, mut row: feedback::Row<'_>| {
-        let of_col = |(at, col): (usize, &usize)| {
-            let step = step * factors[*col];
-            let code = to_code((row.values[at] / step).round());
-            if columns.root.is_some() {
-                row.set(at, f64::from(code) * step);
-            }
-            code
+/// Makes codes at steps of the same proportions.
+struct Coder<'a> {
+    columns: &'a Columns,
+    /// Steps of columns relative to that of the matrix.
+    factors: &'a [f64],
+    threshold: f64,
+}
+
+impl Coder<'_> {
+    /// Codes of all rows, at this step times the factor of each column.
+    fn codes(&self, weights: &Matrix, step: f64) -> Vec<i8> {
+        let Self { columns, factors, threshold } = self;
+        let each = |_, mut row: feedback::Row<'_>| {
+            let of_col = |(at, col): (usize, &usize)| {
+                let step = step * factors[*col];
+                let value = row.values[at] / step;
+                let code = to_code((value.abs() + 1.0 - threshold).floor().copysign(value));
+                if columns.root.is_some() {
+                    row.set(at, f64::from(code) * step);
+                }
+                code
+            };
+            (columns.order.iter().enumerate().map(of_col).collect(), ())
         };
-        (columns.order.iter().enumerate().map(of_col).collect(), ())
-    };
-    columns.rows(weights, each).0
+        columns.rows(weights, each).0
+    }
 }
 
 /// Rows that steps are found on.
@@ -283,7 +308,7 @@ const SAMPLE_ROWS: usize = 64;
 
 /// The step at which codes have the wanted entropy. A step twice as large takes about a bit from
 /// the entropy, so that a few secant steps are enough.
-fn find_step(weights: &Matrix, columns: &Columns, factors: &[f64], bits: f64) -> f16 {
+fn find_step(weights: &Matrix, coder: &Coder<'_>, bits: f64) -> f16 {
     let every = weights.rows().div_ceil(SAMPLE_ROWS).max(1);
     let rows = (0..weights.rows()).step_by(every);
     let values: Vec<f64> = rows.clone().flat_map(|row| weights.row(row)).copied().collect();
@@ -291,7 +316,7 @@ fn find_step(weights: &Matrix, columns: &Columns, factors: &[f64], bits: f64) ->
     let squares = sample.values().iter().map(|value| value * value).sum::<f64>();
     let deviation = (squares / sample.values().len().max(1) as f64).sqrt();
     let rate = |log_step: f64| {
-        let codes = codes_of(&sample, columns, factors, libm::exp2(log_step));
+        let codes = coder.codes(&sample, libm::exp2(log_step));
         let CodedBits { codes: of_codes, tables } = CodedBits::of(&codes, sample.cols());
         // All rows have the tables of the sample.
         of_codes / codes.len().max(1) as f64 + tables / weights.values().len() as f64
@@ -384,7 +409,9 @@ mod tests {
         let dead = Statistics { second_moment: Matrix::zeros(5, 5), tokens: 9 };
         assert!(quantise(&weights(3, 5), &dead, &settings).is_err());
         let bad = [
-            Rate::Fixed { bits: 1, group: 64, is_symmetric: true },
+            Rate::Fixed { bits: 0, group: 64, is_symmetric: true },
+            Rate::Fixed { bits: 3, group: 0, is_symmetric: true },
+            Rate::Step { step: 0.0, per_column: true },
             Rate::Entropy { bits: 0.0, per_column: true },
         ];
         for rate in bad {

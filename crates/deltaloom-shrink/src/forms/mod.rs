@@ -10,9 +10,11 @@ mod sparse;
 
 pub use dense::{Dense, FloatType};
 pub use quantised::{LARGEST_CODE, Quantised, Scales, Steps, half};
-pub use record::{Find, FormRecord, Part, Tensors};
+pub use record::{Find, FormRecord, Part, Source, Tensors};
 pub(crate) use size::CodedBits;
 pub use sparse::{Pattern, Sparse};
+
+use std::sync::Arc;
 
 use crate::matrix::Matrix;
 use deltaloom::{Error, Result};
@@ -39,10 +41,14 @@ pub enum Form {
         /// Columns of `left`, rows of `right`.
         rank: usize,
     },
+    /// The rows of another form are the columns.
+    Turned(Box<Form>),
     /// Parts that are added in their order.
     Sum(Vec<Form>),
     /// All elements are 0.
     Zero,
+    /// The matrix of that name of a base, row by row.
+    Base(Arc<[f32]>),
 }
 
 impl Form {
@@ -56,6 +62,7 @@ impl Form {
             Self::LowRank { left, right, rank } => {
                 product(&left.decode(rows, *rank), &right.decode(*rank, cols), [rows, *rank, cols])
             }
+            Self::Turned(form) => turned(&form.decode(cols, rows), rows),
             Self::Sum(parts) => {
                 let mut sum = vec![0.0; rows * cols];
                 for part in parts {
@@ -64,6 +71,7 @@ impl Form {
                 sum
             }
             Self::Zero => vec![0.0; rows * cols],
+            Self::Base(values) => values.to_vec(),
         }
     }
 
@@ -81,8 +89,10 @@ impl Form {
             Self::Quantised(_) => "quantised".to_owned(),
             Self::Sparse(sparse) => format!("sparse ({})", sparse.pattern().name()),
             Self::LowRank { rank, left, .. } => format!("rank {rank} ({})", left.name()),
+            Self::Turned(form) => form.name(),
             Self::Sum(parts) => parts.iter().map(Self::name).collect::<Vec<_>>().join(" + "),
             Self::Zero => "zero".to_owned(),
+            Self::Base(_) => "base".to_owned(),
         }
     }
 
@@ -96,6 +106,11 @@ impl Form {
             _ => Self::Sum(parts),
         }
     }
+}
+
+/// A matrix `[cols, rows]` as `[rows, cols]`.
+fn turned(values: &[f32], rows: usize) -> Vec<f32> {
+    (0..rows).flat_map(|row| values.iter().skip(row).step_by(rows.max(1))).copied().collect()
 }
 
 /// `left` `[rows, rank]` times `right` `[rank, cols]`. Products of FP32 numbers are exact in FP64,

@@ -3,7 +3,7 @@
 use deltaloom::Result;
 use half::f16;
 
-use super::wrong;
+use super::{Form, wrong};
 
 /// Codes are from its negative to this.
 pub const LARGEST_CODE: i8 = 127;
@@ -110,6 +110,17 @@ impl Quantised {
         };
         self.scales.rows = Some(by.iter().enumerate().take(self.rows).map(factor).collect());
         self
+    }
+
+    /// The same matrix, stored with rows as columns. With steps of groups it stays as it is.
+    #[must_use]
+    pub fn stored_turned(self) -> Form {
+        let Scales { steps: Steps::Matrix(_), .. } = self.scales else { return Form::Quantised(self) };
+        let of_col = |col: usize| self.codes.iter().skip(col).step_by(self.cols).copied();
+        let codes = (0..self.cols).flat_map(of_col).collect();
+        let Scales { steps, columns, rows } = self.scales;
+        let scales = Scales { steps, columns: rows, rows: columns };
+        Form::Turned(Box::new(Form::Quantised(Self { rows: self.cols, cols: self.rows, codes, scales })))
     }
 
     /// Codes, row by row.

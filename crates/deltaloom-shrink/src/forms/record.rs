@@ -1,6 +1,7 @@
 //! Forms in files: what `student.json` says of a form, and the tensors that hold its numbers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use deltaloom::Result;
 use half::f16;
@@ -17,8 +18,10 @@ pub enum FormRecord {
     Quantised { group: Option<usize>, column_factors: bool, row_factors: bool },
     Sparse { pattern: Pattern, count: usize, values: Box<FormRecord> },
     LowRank { rank: usize, left: Box<FormRecord>, right: Box<FormRecord> },
+    Turned { form: Box<FormRecord> },
     Sum { parts: Vec<FormRecord> },
     Zero,
+    Base,
 }
 
 /// A tensor of a student: its dtype in safetensors, its shape and its little-endian bytes.
@@ -34,6 +37,15 @@ pub struct Part {
 
 /// Gives the bytes of a tensor by its name, its dtype in safetensors and its shape.
 pub type Find<'a> = dyn Fn(&str, &str, &[usize]) -> Result<Vec<u8>> + 'a;
+
+/// What a form is read from.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Gives the tensors of the student.
+    pub find: &'a Find<'a>,
+    /// The base's matrix of the same name and shape, row by row.
+    pub base: Option<&'a Arc<[f32]>>,
+}
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Part>;
@@ -92,6 +104,9 @@ impl Form {
                 left: Box::new(left.write(&format!("{name}.left"), [rows, *rank], out)),
                 right: Box::new(right.write(&format!("{name}.right"), [*rank, cols], out)),
             },
+            Self::Turned(form) => FormRecord::Turned {
+                form: Box::new(form.write(&format!("{name}.turned"), [cols, rows], out)),
+            },
             Self::Sum(parts) => {
                 let part = |(number, part): (usize, &Self)| {
                     part.write(&format!("{name}.{number}"), [rows, cols], out)
@@ -99,35 +114,39 @@ impl Form {
                 FormRecord::Sum { parts: parts.iter().enumerate().map(part).collect() }
             }
             Self::Zero => FormRecord::Zero,
+            Self::Base(_) => FormRecord::Base,
         }
     }
 
-    /// Reads a form `[rows, cols]` whose tensors `find` gives by name, dtype and shape.
+    /// Reads a form `[rows, cols]`.
     ///
     /// # Errors
     /// [`deltaloom::Error::InvalidArgument`] for a record that does not fit its tensors, for a rank
-    /// that is 0 or larger than the matrix, for values that are not finite, and for forms that nest
-    /// too deep; errors of `find`.
-    pub fn read(record: &FormRecord, name: &str, [rows, cols]: [usize; 2], find: &Find<'_>) -> Result<Self> {
-        Self::read_at(record, name, [rows, cols], find, 0)
+    /// that is 0 or larger than the matrix, for values that are not finite, for forms that nest too
+    /// deep, and for a base that is not there; errors of `source.find`.
+    pub fn read(record: &FormRecord, name: &str, shape: [usize; 2], source: &Source<'_>) -> Result<Self> {
+        Self::read_at(record, name, shape, *source, 0)
     }
 
     fn read_at(
         record: &FormRecord,
         name: &str,
         [rows, cols]: [usize; 2],
-        find: &Find<'_>,
+        source: Source<'_>,
         depth: usize,
     ) -> Result<Self> {
         if depth > DEEPEST {
             return wrong(format!("forms of {name:?} nest deeper than {DEEPEST}"));
         }
-        let get = |end: &str, dtype: &str, shape: &[usize]| find(&format!("{name}.{end}"), dtype, shape);
+        let get =
+            |end: &str, dtype: &str, shape: &[usize]| (source.find)(&format!("{name}.{end}"), dtype, shape);
         let numbers = |bytes: Vec<u8>| -> Vec<f16> {
             bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect()
         };
         let inner = |record: &FormRecord, end: &str, shape| {
-            Self::read_at(record, &format!("{name}.{end}"), shape, find, depth + 1)
+            // Only a whole matrix is that of the base: the form itself, or a part of a sum.
+            let source = Source { base: None, ..source };
+            Self::read_at(record, &format!("{name}.{end}"), shape, source, depth + 1)
         };
         Ok(match record {
             FormRecord::Dense { dtype } => {
@@ -177,12 +196,24 @@ impl Form {
                 left: Box::new(inner(left, "left", [rows, *rank])?),
                 right: Box::new(inner(right, "right", [*rank, cols])?),
             },
+            FormRecord::Turned { form } => Self::Turned(Box::new(inner(form, "turned", [cols, rows])?)),
             FormRecord::Sum { parts } => {
-                let part =
-                    |(number, part): (usize, &FormRecord)| inner(part, &number.to_string(), [rows, cols]);
+                let part = |(number, part): (usize, &FormRecord)| {
+                    Self::read_at(part, &format!("{name}.{number}"), [rows, cols], source, depth + 1)
+                };
                 Self::Sum(parts.iter().enumerate().map(part).collect::<Result<_>>()?)
             }
             FormRecord::Zero => Self::Zero,
+            FormRecord::Base => match source.base {
+                Some(values) if rows.checked_mul(cols) == Some(values.len()) => {
+                    Self::Base(Arc::clone(values))
+                }
+                _ => {
+                    return wrong(format!(
+                        "{name:?} is that of a base, which has no such matrix [{rows}, {cols}]"
+                    ));
+                }
+            },
         })
     }
 }

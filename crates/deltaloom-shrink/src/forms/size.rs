@@ -63,7 +63,8 @@ impl Form {
                 left.coded_bits([rows, *rank]) + right.coded_bits([*rank, cols])
             }
             Self::Sum(parts) => parts.iter().map(|part| part.coded_bits([rows, cols])).sum(),
-            Self::Zero => 0.0,
+            Self::Turned(form) => form.coded_bits([cols, rows]),
+            Self::Base(_) | Self::Zero => 0.0,
         }
     }
 }

@@ -85,6 +85,12 @@ impl Sparse {
         self.bits[row * self.cols.div_ceil(8) + col / 8] >> (col % 8) & 1 == 1
     }
 
+    /// The same places with other values, as one row of as many.
+    #[must_use]
+    pub fn with_values(self, values: Form) -> Self {
+        Self { values: Box::new(values), ..self }
+    }
+
     /// Which places may have values.
     #[must_use]
     pub fn pattern(&self) -> Pattern {

@@ -4,8 +4,8 @@ use std::ops::{Bound, RangeBounds};
 
 use super::fault::Fault;
 use super::model::{
-    Branch, Branches, Distortion, Kv, MergeMode, Mode, Pattern, PlannerMode, QuantiseMethod, Recipe,
-    SizeMeasure, Switch,
+    Blt, BltMethod, Branch, Branches, Distortion, Kv, MergeMode, Mode, Pattern, PlannerMode, Quantise,
+    QuantiseMethod, Recipe, Residual, SizeMeasure, Switch,
 };
 
 type Range = (Bound<f64>, Bound<f64>);
@@ -103,8 +103,10 @@ const NUMBERS: &[NumberRule] = number_rules! {
     branches.blt.smoothing: NOT_NEGATIVE,
     branches.blt.powers: SHARE,
     branches.sparsity.target_sparsity: BELOW_ONE,
-    branches.quantise.bits: (Bound::Included(2.0), Bound::Included(8.0)),
+    branches.quantise.bits: (Bound::Included(1.0), Bound::Included(8.0)),
     branches.quantise.rate: (Bound::Excluded(0.0), Bound::Included(16.0)),
+    branches.quantise.step: POSITIVE,
+    branches.quantise.threshold: (Bound::Included(0.5), Bound::Excluded(1.0)),
     branches.quantise.group: COUNT,
     branches.quantise.clip_search: PART,
     branches.quantise.damping: NOT_NEGATIVE,
@@ -163,6 +165,7 @@ const EXCLUSIVE: &[&[Given]] = &[
     &[
         ("branches.quantise.bits", |r| r.branches.quantise.bits.is_some()),
         ("branches.quantise.rate", |r| r.branches.quantise.rate.is_some()),
+        ("branches.quantise.step", |r| r.branches.quantise.step.is_some()),
     ],
 ];
 
@@ -260,6 +263,24 @@ const RELATIONS: &[Relation] = &[
         "give rate instead",
     ),
     (
+        "branches.sparsity.residual",
+        |r| {
+            let Quantise { rate, step, .. } = &r.branches.quantise;
+            r.branches.sparsity.residual == Residual::Drop && (rate.is_some() || step.is_some())
+        },
+        "drop, and values of a sparse matrix have codes of fixed bits",
+        "give branches.quantise.bits",
+    ),
+    (
+        "branches.blt.method",
+        |r| {
+            let Blt { method, latent_dim, embedding_reduction, .. } = &r.branches.blt;
+            *method != BltMethod::Factors && (latent_dim.is_some() || embedding_reduction.is_some())
+        },
+        "only factors have a width",
+        "leave latent_dim and embedding_reduction out",
+    ),
+    (
         "branches.quantise.clip_search",
         |r| r.branches.quantise.clip_search.is_empty(),
         "no share is given",
@@ -311,7 +332,7 @@ const RELATIONS: &[Relation] = &[
         "planner.mode",
         |r| r.planner.mode == PlannerMode::Fixed && !Branch::ALL.iter().any(|&branch| r.uses(branch)),
         "fixed, and no branch has a size",
-        "give branches.quantise.bits or rate, lra.rank or ratio, blt.latent_dim, or sparsity.target_sparsity",
+        "give branches.quantise.bits, rate or step, lra.rank or ratio, blt.latent_dim, or sparsity.target_sparsity",
     ),
 ];
 
@@ -410,6 +431,14 @@ pub(super) fn missing(recipe: &Recipe) -> Option<Fault> {
         [targets.compression_ratio.is_some(), targets.bytes.is_some(), targets.bits_per_weight.is_some()];
     if recipe.teacher.model.is_none() {
         return Some(Fault::new("teacher.model", "no teacher is named").hint("teacher: {model: FOLDER}"));
+    }
+    if recipe.branches.blt.method == BltMethod::Base && recipe.teacher.base.is_none() {
+        let fault = Fault::new("branches.blt.method", "base, and the teacher has none");
+        return Some(fault.hint("teacher: {base: FOLDER}"));
+    }
+    if recipe.teacher.base.is_some() && recipe.planner.mode != PlannerMode::Fixed {
+        let fault = Fault::new("planner.mode", "only fixed makes students of a base yet");
+        return Some(fault.hint("planner: {mode: fixed}"));
     }
     let has_size = sizes.contains(&true);
     match recipe.planner.mode {

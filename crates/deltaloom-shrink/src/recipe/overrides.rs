@@ -11,6 +11,8 @@ use super::parse::Loaded;
 pub struct Overrides {
     /// The model that is made smaller.
     pub teacher: Option<PathBuf>,
+    /// The model that the teacher is a fine-tune of.
+    pub base: Option<PathBuf>,
     /// Another model to start from.
     pub student: Option<PathBuf>,
     /// Bytes of the teacher over bytes of the student. It replaces any size that the recipe asks
@@ -44,6 +46,7 @@ impl Overrides {
         let mut dir = self.output.is_some().then(String::new);
         let paths = [
             ("--teacher", "teacher.model", self.teacher, &mut recipe.teacher.model),
+            ("--base", "teacher.base", self.base, &mut recipe.teacher.base),
             ("--student", "student.model", self.student, &mut recipe.student.model),
             ("--distill-data", "data.distil.path", self.distil_data, &mut data.distil.path),
             ("--finetune-data", "data.finetune.path", self.finetune_data, &mut data.finetune.path),

@@ -10,19 +10,53 @@ use super::settings::Settings;
 use crate::branches::embedding::Directions;
 use crate::branches::{Statistics, low_rank, quantise};
 use crate::data::Texts;
-use crate::forms::{FloatType, Form};
+use crate::forms::{Dense, FloatType, Form};
 use crate::matrix::Matrix;
 use crate::measure::{Reference, frequencies};
 use crate::network::Network;
-use crate::recipe::{Head, Loaded, RowCoding, Weighting};
+use crate::pipeline::treat;
+use crate::recipe::{BltMethod, Head, Loaded, RowCoding, Weighting};
 
 /// Shares of the latent width that a separate head may get; the embedding gets the rest.
 const HEAD_SHARES: [f64; 3] = [0.25, 0.375, 0.5];
 /// Windows that shares and powers are compared on.
 const COMPARED: usize = 8;
 
-/// Factors the embedding, and the head if it is another matrix or becomes one. `network` gets both.
-pub(super) fn factor(
+/// Changes the embedding, and the head if it is another matrix or becomes one. `network` gets both.
+pub(super) fn shrink(
+    loaded: &Loaded,
+    teacher: &Network,
+    network: &mut Network,
+    texts: &Texts,
+    settings: &Settings,
+    advance: &dyn Fn(usize) -> Result<()>,
+) -> Result<BTreeMap<String, Form>> {
+    let method = loaded.recipe.branches.blt.method;
+    if method == BltMethod::Factors {
+        return factor(loaded, teacher, network, texts, settings, advance);
+    }
+    let globals = &teacher.parts().globals;
+    let mut forms = BTreeMap::new();
+    for name in [Some(&globals.embedding), globals.head.as_ref()].into_iter().flatten() {
+        let form = match settings.table_treatment() {
+            _ if settings.is_protected(name) => None,
+            Some(treatment) if method == BltMethod::Layers => {
+                let inputs = table_inputs(teacher, name, texts)?;
+                treat(&teacher.added(name, teacher.wide(name)?)?, &inputs, &treatment)?
+            }
+            _ if method == BltMethod::Base => Some(Form::Zero),
+            _ => None,
+        };
+        let Some(form) = form else { continue };
+        let (form, [rows, width]) = (teacher.on_base(name, form)?, teacher.shape(name)?);
+        network.replace(name, [rows, width], &form.decode(rows, width))?;
+        forms.insert(name.clone(), form);
+    }
+    Ok(forms)
+}
+
+/// Factors them.
+fn factor(
     loaded: &Loaded,
     teacher: &Network,
     network: &mut Network,
@@ -47,7 +81,12 @@ pub(super) fn factor(
         Weighting::Frequency => frequencies(&texts.seen, rows, branch.smoothing),
         Weighting::None => vec![1.0; rows],
     };
-    let table = teacher.wide(name)?;
+    let is_tied = parts.globals.head.is_none();
+    if teacher.base().is_some() && is_tied && branch.head != Head::Tied {
+        let what = format!("{} gives a head of its own, and that of the base is tied", branch.head.name());
+        return Err(loaded.error("branches.blt.head", what, Some("use tied".to_owned())).into());
+    }
+    let table = teacher.added(name, teacher.wide(name)?)?;
     let of_table = |power: f64| {
         let weights: Vec<f64> = shares.iter().map(|share| libm::pow(*share, power)).collect();
         Directions::new(&table, &weights, None)
@@ -59,10 +98,12 @@ pub(super) fn factor(
         let [left, right] = directions.factors(of, rank);
         coded(&left, &right, settings)
     };
-    let is_tied = parts.globals.head.is_none();
     let mut forms = BTreeMap::new();
-    let put = |network: &mut Network, name: &str, form: &Form| {
-        network.replace(name, [rows, width], &form.decode(rows, width))
+    let mut put = |network: &mut Network, name: &str, form: Form| -> Result<()> {
+        let form = teacher.on_base(name, form)?;
+        network.replace(name, [rows, width], &form.decode(rows, width))?;
+        forms.insert(name.to_owned(), form);
+        Ok(())
     };
     let head = parts.globals.head.as_deref().unwrap_or(HEAD);
     match branch.head {
@@ -77,32 +118,25 @@ pub(super) fn factor(
             for power in powers {
                 let form = make(&of_table(*power), &table, rank)?;
                 let mut tried = network.clone();
-                put(&mut tried, name, &form)?;
+                put(&mut tried, name, form.clone())?;
                 let kl = reference.compare(&tried, advance)?.kl();
                 if best.as_ref().is_none_or(|(least, _)| kl < *least) {
                     best = Some((kl, form));
                 }
             }
             if let Some((_, form)) = best {
-                put(network, name, &form)?;
-                forms.insert(name.to_owned(), form);
+                put(network, name, form)?;
             }
         }
         Head::Full => {
-            let form = make(&of_table(power), &table, rank)?;
             if is_tied {
                 // The teacher's rows stay as the head.
-                forms.insert(
-                    HEAD.to_owned(),
-                    Form::Dense(crate::forms::Dense::new(FloatType::BF16, table.to_f32())),
-                );
-                network.replace(HEAD, [rows, width], &table.to_f32())?;
+                put(network, HEAD, Form::Dense(Dense::new(FloatType::BF16, table.to_f32())))?;
             }
-            put(network, name, &form)?;
-            forms.insert(name.to_owned(), form);
+            put(network, name, make(&of_table(power), &table, rank)?)?;
         }
         Head::Separate => {
-            let of_head = if is_tied { table.clone() } else { teacher.wide(head)? };
+            let of_head = if is_tied { table.clone() } else { teacher.added(head, teacher.wide(head)?)? };
             let inputs = head_inputs(teacher, texts)?;
             let directions = Directions::new(&of_head, &shares, Some(&inputs));
             let of_table = of_table(power);
@@ -119,18 +153,16 @@ pub(super) fn factor(
                     make(&directions, &of_head, of_rank)?,
                 ];
                 let mut tried = network.clone();
-                put(&mut tried, name, &pair[0])?;
-                put(&mut tried, head, &pair[1])?;
+                put(&mut tried, name, pair[0].clone())?;
+                put(&mut tried, head, pair[1].clone())?;
                 let kl = reference.compare(&tried, advance)?.kl();
                 if best.as_ref().is_none_or(|(least, _)| kl < *least) {
                     best = Some((kl, pair));
                 }
             }
             if let Some((_, [of_table, of_head])) = best {
-                put(network, name, &of_table)?;
-                put(network, head, &of_head)?;
-                forms.insert(name.to_owned(), of_table);
-                forms.insert(head.to_owned(), of_head);
+                put(network, name, of_table)?;
+                put(network, head, of_head)?;
             }
         }
     }
@@ -154,7 +186,7 @@ impl Table {
         let branch = &loaded.recipe.branches.blt;
         let table = teacher.wide(name)?;
         let is_head = name == teacher.head();
-        let inputs = if is_head { head_inputs(teacher, texts)? } else { Statistics::unknown(table.cols()) };
+        let inputs = table_inputs(teacher, name, texts)?;
         let shares = frequencies(&texts.seen, table.rows(), branch.smoothing);
         let weights = match branch.rows {
             RowCoding::None => vec![1.0; table.rows()],
@@ -204,6 +236,12 @@ fn row_weights(shares: &[f64]) -> Vec<f64> {
     let logs: Vec<f64> = shares.iter().map(|share| 0.5 * libm::log(*share)).collect();
     let mean = logs.iter().sum::<f64>() / logs.len().max(1) as f64;
     logs.iter().map(|log| libm::exp(log - mean).clamp(1.0 / 64.0, 64.0)).collect()
+}
+
+/// What the head reads. Nothing is known of what an embedding alone reads.
+fn table_inputs(teacher: &Network, name: &str, texts: &Texts) -> Result<Statistics> {
+    let [_, width] = teacher.shape(name)?;
+    if name == teacher.head() { head_inputs(teacher, texts) } else { Ok(Statistics::unknown(width)) }
 }
 
 /// What the head reads.

@@ -39,6 +39,8 @@ pub struct Made {
     pub report: Report,
     /// Where the teacher is.
     pub teacher: PathBuf,
+    /// Where its base is.
+    pub base: Option<PathBuf>,
     /// Files that were read.
     pub files: Vec<PathBuf>,
     student: Student,
@@ -113,6 +115,8 @@ impl Made {
 struct Prepared {
     loaded: Loaded,
     path: PathBuf,
+    /// Where the base of the teacher is, and the digest of its weights.
+    base: Option<(PathBuf, String)>,
     teacher: Network,
     origin: Origin,
     texts: Texts,
@@ -133,10 +137,17 @@ impl Prepared {
         }
         let texts = Texts::read(&loaded, &path, &parts)?;
         let settings = Settings::new(&loaded, &parts)?;
-        let teacher = Network::new(Arc::clone(&parts))?;
-        let origin = student::origin(&teacher)?;
+        let mut teacher = Network::new(Arc::clone(&parts))?;
+        let mut base = None;
+        if let Some(of_recipe) = &loaded.recipe.teacher.base {
+            let path = loaded.path(of_recipe);
+            let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
+            base = Some((path, student::origin(&parts)?.digest));
+            teacher = teacher.with_base(parts).map_err(|error| no_base(&loaded, &error))?;
+        }
+        let origin = student::origin(&parts)?;
         let warnings = loaded.warnings.iter().chain(&notes).chain(&texts.warnings).cloned().collect();
-        Ok(Self { loaded, path, teacher, origin, texts, settings, warnings })
+        Ok(Self { loaded, path, base, teacher, origin, texts, settings, warnings })
     }
 
     fn measured_tokens(&self) -> usize {
@@ -172,6 +183,8 @@ impl Prepared {
             lossy: true,
             tool: concat!("deltaloom ", env!("CARGO_PKG_VERSION")).to_owned(),
             teacher: self.origin.clone(),
+            base: self.base.as_ref().map(|(_, digest)| digest.clone()),
+            from_base: student.from_base().clone(),
             recipe: self.loaded.recipe.digest(),
             weights: student.weights_digest()?,
             texts: self.texts.used.clone(),
@@ -179,7 +192,8 @@ impl Prepared {
             measured: serde_json::to_value(&report).unwrap_or_default(),
         };
         let (teacher, files) = (self.path.clone(), self.texts.files.clone());
-        Ok(Made { forms, report, teacher, files, student, description })
+        let base = self.base.as_ref().map(|(path, _)| path.clone());
+        Ok(Made { forms, report, teacher, base, files, student, description })
     }
 
     fn measure(
@@ -223,6 +237,12 @@ impl Prepared {
             plan,
         })
     }
+}
+
+/// A base that the teacher is no fine-tune of.
+fn no_base(loaded: &Loaded, error: &Error) -> Error {
+    let hint = Some("name the model that the teacher was tuned from".to_owned());
+    loaded.error("teacher.base", error.to_string(), hint).into()
 }
 
 /// Counts tokens that were computed.
@@ -392,7 +412,7 @@ fn fixed(
     let mut with_embedding = Found { network: teacher.clone(), forms: BTreeMap::new() };
     if recipe.uses(Branch::Blt) {
         let network = &mut with_embedding.network;
-        with_embedding.forms = embedding::factor(loaded, teacher, network, texts, settings, advance)?;
+        with_embedding.forms = embedding::shrink(loaded, teacher, network, texts, settings, advance)?;
     }
     let matrices: usize = teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
     let share = 2 * tokens(&texts.calibrate) / matrices.max(1);

@@ -52,6 +52,7 @@ pub(super) struct Settings {
     pub(super) exponents: Vec<f64>,
     lra: Option<Lra>,
     sparse: Option<sparsity::Settings>,
+    keep_unsparse: bool,
     pub(super) quantise: Option<quantise::Settings>,
     protect: Vec<String>,
     floors: BTreeMap<String, f64>,
@@ -108,25 +109,36 @@ impl Settings {
         let exponents = lra.as_ref().map(|lra| lra.whitening.clone()).unwrap_or_default();
         let (protect, floors) = (recipe.planner.protect.clone(), recipe.planner.floor_bits.clone());
         let candidates = Allowed::new(recipe);
-        Ok(Self { candidates, exponents, lra, sparse, quantise: quantised, protect, floors })
+        let keep_unsparse = branches.sparsity.residual == Residual::Keep;
+        Ok(Self { candidates, exponents, lra, sparse, keep_unsparse, quantise: quantised, protect, floors })
     }
 
     /// What is done to a matrix in a round; `None` keeps it.
     pub(super) fn of(&self, place: Place<'_>, round: usize) -> Option<Treatment> {
-        if self.is_protected(place.name) {
-            return None;
-        }
+        if self.is_protected(place.name) { None } else { self.treatment(place.role, round) }
+    }
+
+    /// What is done in a round to a matrix that is not protected.
+    pub(super) fn treatment(&self, role: MatrixRole, round: usize) -> Option<Treatment> {
         let low_rank = self.lra.as_ref().map(|lra| LowRank {
             settings: low_rank::Settings {
-                rank: rank(lra, place.role),
+                rank: rank(lra, role),
                 exponent: self.exponents.get(round).copied().unwrap_or(0.0),
                 dtype: FloatType::BF16,
             },
             keep_residual: lra.residual == Residual::Keep,
         });
+        let (sparse, quantise) = (self.sparse, self.quantise.clone());
         let treatment =
-            Treatment { is_dropped: false, low_rank, sparse: self.sparse, quantise: self.quantise.clone() };
-        (treatment != Treatment::default()).then_some(treatment)
+            Treatment { low_rank, sparse, keep_unsparse: self.keep_unsparse, quantise, is_dropped: false };
+        let is_any = self.lra.is_some() || self.sparse.is_some() || self.quantise.is_some();
+        is_any.then_some(treatment)
+    }
+
+    /// What is done to an embedding like a matrix of a layer, in the first round: its guard is that
+    /// of the MLP.
+    pub(super) fn table_treatment(&self) -> Option<Treatment> {
+        self.treatment(MatrixRole::Up, 0)
     }
 
     /// Whether a tensor stays as it is.
@@ -188,16 +200,15 @@ fn sparse(branch: &Sparsity) -> sparsity::Settings {
 }
 
 fn quantised(branch: &Quantise) -> quantise::Settings {
-    let rate = match (branch.bits, branch.rate) {
+    let per_column = branch.method == QuantiseMethod::Waterfill;
+    let rate = match (branch.bits, branch.step) {
         (Some(bits), _) => quantise::Rate::Fixed {
             bits: u32::try_from(bits).unwrap_or(u32::MAX),
             group: branch.group,
             is_symmetric: branch.symmetric,
         },
-        (None, rate) => quantise::Rate::Entropy {
-            bits: rate.unwrap_or(4.0),
-            per_column: branch.method == QuantiseMethod::Waterfill,
-        },
+        (None, Some(step)) => quantise::Rate::Step { step, per_column },
+        (None, None) => quantise::Rate::Entropy { bits: branch.rate.unwrap_or(4.0), per_column },
     };
     quantise::Settings {
         feedback: branch.method != QuantiseMethod::Rtn,
@@ -205,6 +216,7 @@ fn quantised(branch: &Quantise) -> quantise::Settings {
         clips: branch.clip_search.clone(),
         by_activation: branch.order == Order::Activation,
         rescale: branch.rescale == Rescale::Rows && branch.bits.is_none(),
+        threshold: branch.threshold,
         ..quantise::Settings::new(rate)
     }
 }

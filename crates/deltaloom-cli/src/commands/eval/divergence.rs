@@ -24,7 +24,10 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
-    let open = || models::open(&arguments.base, None, None);
+    let open = || {
+        let base = arguments.base_of_student.as_deref().filter(|_| models::needs_base(&arguments.base));
+        models::open(&arguments.base, base, None)
+    };
     measure(
         &arguments.computing.threads,
         arguments.json,
@@ -35,7 +38,10 @@ pub(crate) fn run(arguments: &DivergenceArguments) -> Result<Answer> {
 }
 
 fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Result<Measured<Report>> {
-    let mut student = models::compared(&mut opened, &arguments.student)?;
+    let of_student = arguments.base_of_student.as_deref();
+    let of_student =
+        of_student.filter(|_| models::needs_base(&arguments.student) || !models::needs_base(&arguments.base));
+    let mut student = models::compared(&mut opened, &arguments.student, of_student)?;
     let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
     let Opened { mut model, warnings, .. } = opened;
     let trained = model.config().max_positions.unwrap_or(usize::MAX);

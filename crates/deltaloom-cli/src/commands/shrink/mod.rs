@@ -26,38 +26,42 @@ pub(crate) fn run(arguments: &ShrinkArguments) -> Result<Answer> {
     }
 }
 
-/// A recipe, its file and the teacher that it names.
+/// A recipe, its file and the models that it names.
 struct Read {
     loaded: Loaded,
     recipe: PathBuf,
     teacher: Option<PathBuf>,
+    base: Option<PathBuf>,
 }
 
 fn read(Asked { recipe, overrides }: Asked) -> Result<Read> {
     let loaded = overrides.apply(Recipe::read(&recipe)?).map_err(deltaloom::Error::from)?;
-    let teacher = loaded.recipe.teacher.model.as_deref().map(|teacher| loaded.path(teacher));
-    Ok(Read { loaded, recipe, teacher })
+    let model = |path: &Option<String>| path.as_deref().map(|path| loaded.path(path));
+    let (teacher, base) = (model(&loaded.recipe.teacher.model), model(&loaded.recipe.teacher.base));
+    Ok(Read { loaded, recipe, teacher, base })
 }
 
 fn make(arguments: &RunArguments) -> Result<Answer> {
-    let Read { mut loaded, recipe, teacher } = read(arguments.asked())?;
+    let Read { mut loaded, recipe, teacher, base } = read(arguments.asked())?;
     loaded.recipe.output.overwrite |= arguments.overwrite;
     let overwrite = loaded.recipe.output.overwrite;
     let output = loaded.path(&loaded.recipe.output.dir);
     // Before anything is computed, which takes long.
-    if let Some(teacher) = teacher.as_ref().and_then(|path| path.canonicalize().ok())
-        && output.canonicalize().is_ok_and(|output| output == teacher)
-    {
-        let why = "is the teacher".to_owned();
-        return Err(deltaloom::Error::Protected { path: output, why, is_input: true }.into());
+    for (model, why) in [(&teacher, "is the teacher"), (&base, "is the base")] {
+        if let Some(model) = model.as_ref().and_then(|path| path.canonicalize().ok())
+            && output.canonicalize().is_ok_and(|output| output == model)
+        {
+            let why = why.to_owned();
+            return Err(deltaloom::Error::Protected { path: output, why, is_input: true }.into());
+        }
     }
-    let inputs = target::inputs([Some(&recipe), teacher.as_ref()].into_iter().flatten());
+    let inputs = target::inputs([Some(&recipe), teacher.as_ref(), base.as_ref()].into_iter().flatten());
     Target::Path(output.clone()).check(overwrite, &inputs)?;
     let bar = Bar::new("shrinking");
     let made = models::on_threads(arguments.look.threads.count, || Ok(run::run(&loaded, &bar)?))?;
     bar.finish();
     made.report.warnings.iter().for_each(|warning| ui::warn(warning));
-    let inputs = target::inputs([&recipe, &made.teacher].into_iter().chain(&made.files));
+    let inputs = target::inputs([&recipe, &made.teacher].into_iter().chain(&made.base).chain(&made.files));
     made.write(&output, overwrite, &inputs)?;
     if arguments.look.json {
         ui::print_json(&made.report)?;
@@ -84,8 +88,8 @@ fn plan(arguments: &PlanArguments) -> Result<Answer> {
 }
 
 fn curve(arguments: &CurveArguments) -> Result<Answer> {
-    let Read { loaded, recipe, teacher } = read(arguments.asked())?;
-    let inputs = target::inputs([Some(&recipe), teacher.as_ref()].into_iter().flatten());
+    let Read { loaded, recipe, teacher, base } = read(arguments.asked())?;
+    let inputs = target::inputs([Some(&recipe), teacher.as_ref(), base.as_ref()].into_iter().flatten());
     pages::check(&arguments.page, &inputs)?;
     let bar = Bar::new("shrinking");
     let ratios = &arguments.ratios;
@@ -106,13 +110,14 @@ fn answer(verdict: Verdict) -> Answer {
 }
 
 fn materialise(arguments: &MaterialiseArguments) -> Result<Answer> {
-    let MaterialiseArguments { student, output, overwrite } = arguments;
+    let MaterialiseArguments { student, base, output, overwrite } = arguments;
     if !student::is_student(student) {
         bail!("{}: there is no {} in it, so it is no student", student.display(), student::DESCRIPTION);
     }
-    let inputs = target::inputs([student]);
+    models::check_base(student, base.as_deref())?;
+    let inputs = target::inputs([student].into_iter().chain(base));
     Target::Path(output.clone()).check(*overwrite, &inputs)?;
-    student::materialise(student, output, *overwrite, &inputs)
+    student::materialise(student, base.as_deref(), output, *overwrite, &inputs)
         .with_context(|| student.display().to_string())?;
     ui::note(&format!("wrote the dense model of a LOSSY student to {}", output.display()));
     Ok(Answer::Yes)

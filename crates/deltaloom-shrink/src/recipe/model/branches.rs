@@ -191,11 +191,25 @@ words! {
     }
 }
 
+words! {
+    /// What is done to the embedding.
+    BltMethod {
+        /// It is factored.
+        Factors = "factors",
+        /// What the other branches do to the matrices of the layers.
+        Layers = "layers",
+        /// It becomes that of the base.
+        Base = "base",
+    }
+}
+
 section! {
     /// Embedding factorisation. It is not Meta's Byte Latent Transformer.
     Blt {
         /// Whether it is done.
         enabled: Switch = Switch::Auto,
+        /// What is done: all settings but `enabled` and `smoothing` are for factors.
+        method: BltMethod = BltMethod::Factors,
         /// Width of the rows that are stored. Excludes `embedding_reduction`.
         latent_dim: Option<usize> = None,
         /// 1 - `latent_dim` / width of the model. Excludes `latent_dim`.
@@ -307,6 +321,9 @@ section! {
         allocation: Allocation = Allocation::Planner,
         /// Where Wanda compares weights.
         scope: Scope = Scope::Matrix,
+        /// What becomes of the part that it leaves over. `drop`: nothing, and quantisation is that of
+        /// the weights that stay.
+        residual: Residual = Residual::Keep,
     }
 }
 
@@ -351,10 +368,15 @@ section! {
         enabled: Switch = Switch::Auto,
         /// How weights are rounded.
         method: QuantiseMethod = QuantiseMethod::Feedback,
-        /// Fixed bits of a code. Excludes `rate`. With neither, the planner gives a rate.
+        /// Fixed bits of a code, and 1 for signs. Excludes `rate`. With neither, the planner gives a
+        /// rate.
         bits: Option<usize> = None,
         /// Bits per weight of entropy-coded codes, tables and scales counted. Excludes `bits`.
         rate: Option<f64> = None,
+        /// What an entropy-coded code of 1 adds to outputs. Excludes `bits` and `rate`.
+        step: Option<f64> = None,
+        /// Share of a step that a weight needs to become the next entropy-coded code.
+        threshold: f64 = 0.5,
         /// Weights of a row that share a step. Fixed bits only.
         group: usize = 64,
         /// Whether steps have no offset.
@@ -424,12 +446,19 @@ impl Branches {
         match branch {
             Branch::Lra => self.lra.rank.is_some() || self.lra.ratio.is_some(),
             Branch::Kv => self.kv.rank.is_some() || self.kv.share.is_some() || self.kv.cache_tokens.is_some(),
-            Branch::Blt => self.blt.latent_dim.is_some() || self.blt.embedding_reduction.is_some(),
+            Branch::Blt => {
+                self.blt.method != BltMethod::Factors
+                    || self.blt.latent_dim.is_some()
+                    || self.blt.embedding_reduction.is_some()
+            }
             Branch::Sparsity => {
                 self.sparsity.target_sparsity.is_some()
                     || matches!(self.sparsity.pattern, Pattern::Blocks { .. })
             }
-            Branch::Quantise => self.quantise.bits.is_some() || self.quantise.rate.is_some(),
+            Branch::Quantise => {
+                let Quantise { bits, rate, step, .. } = &self.quantise;
+                bits.is_some() || rate.is_some() || step.is_some()
+            }
         }
     }
 }

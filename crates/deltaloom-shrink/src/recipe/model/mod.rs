@@ -6,8 +6,8 @@ mod rest;
 use std::collections::BTreeMap;
 
 pub use branches::{
-    Allocation, Blt, Branches, Criterion, Grouping, Guard, Head, Kv, KvAlign, KvAs, Lra, Order, Pattern,
-    Quantise, QuantiseMethod, Randomised, Rescale, Residual, Rope, RowCoding, Scope, Sparsity,
+    Allocation, Blt, BltMethod, Branches, Criterion, Grouping, Guard, Head, Kv, KvAlign, KvAs, Lra, Order,
+    Pattern, Quantise, QuantiseMethod, Randomised, Rescale, Residual, Rope, RowCoding, Scope, Sparsity,
     SparsityMethod, Weighting,
 };
 pub use rest::{
@@ -116,6 +116,9 @@ section! {
     Teacher {
         /// A folder, a file or a container. The program's `--teacher` replaces it.
         model: Option<String> = None,
+        /// The model that it is a fine-tune of: what it adds to this is made smaller. The program's
+        /// `--base` replaces it.
+        base: Option<String> = None,
         /// The numbers in which it runs.
         dtype: Dtype = Dtype::F32,
     }
