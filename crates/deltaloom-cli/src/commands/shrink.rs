@@ -1,5 +1,12 @@
 //! `deltaloom shrink`: students of a model, and what they cost.
 
+mod ablate;
+mod eval;
+mod page;
+mod quick_test;
+mod samples;
+mod summary;
+
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -15,16 +22,19 @@ use crate::{Answer, models, ui};
 pub(crate) fn run(arguments: &ShrinkArguments) -> Result<Answer> {
     match &arguments.command {
         ShrinkCommand::Run(arguments) => make(arguments),
+        ShrinkCommand::Eval(arguments) => eval::run(arguments),
+        ShrinkCommand::Ablate(arguments) => ablate::run(arguments),
         ShrinkCommand::Materialise(arguments) => materialise(arguments),
+        ShrinkCommand::QuickTest(arguments) => quick_test::run(arguments),
     }
 }
 
 fn make(arguments: &RunArguments) -> Result<Answer> {
     let path = arguments.recipe();
     let loaded = Recipe::read(&path)?;
-    let mut loaded = arguments.overrides().apply(loaded).map_err(deltaloom::Error::from)?;
-    loaded.recipe.output.overwrite |= arguments.overwrite;
-    let overwrite = loaded.recipe.output.overwrite;
+    let loaded = arguments.overrides().apply(loaded).map_err(deltaloom::Error::from)?;
+    // The option is no part of the recipe, whose digest the student bears.
+    let overwrite = loaded.recipe.output.overwrite || arguments.overwrite;
     let output = loaded.path(&loaded.recipe.output.dir);
     let teacher = loaded.recipe.teacher.model.as_deref().map(|teacher| loaded.path(teacher));
     // Before anything is computed, which takes long.
@@ -42,6 +52,7 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
     made.report.warnings.iter().for_each(|warning| ui::warn(warning));
     let inputs = target::inputs([&path, &made.teacher].into_iter().chain(&made.files));
     made.write(&output, overwrite, &inputs)?;
+    models::on_threads(arguments.threads.count, || summary::write(&loaded, &made, &output, overwrite))?;
     if arguments.json {
         ui::print_json(&made.report)?;
     } else {
@@ -51,11 +62,6 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
 }
 
 fn describe(report: &Report, output: &Path) -> String {
-    let verdict = match report.verdict {
-        Verdict::Feasible => "feasible: every target is met",
-        Verdict::Infeasible => "infeasible: a target is missed",
-        Verdict::Useless => "useless: no nearer to the teacher than a table of token frequencies",
-    };
     let mut text = format!(
         "LOSSY student in {}\n{} of {} ({}, {:.3} bits per weight; {:.3} for each weight that was shrunk)\n",
         output.display(),
@@ -81,9 +87,17 @@ fn describe(report: &Report, output: &Path) -> String {
     for (form, count) in &report.forms {
         text.push_str(&format!("{count:>4} x {form}\n"));
     }
-    text.push_str(verdict);
+    text.push_str(verdict(report.verdict));
     text.push('\n');
     text
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Feasible => "feasible: every target is met",
+        Verdict::Infeasible => "infeasible: a target is missed",
+        Verdict::Useless => "useless: no nearer to the teacher than a table of token frequencies",
+    }
 }
 
 fn materialise(arguments: &MaterialiseArguments) -> Result<Answer> {
