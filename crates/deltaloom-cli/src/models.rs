@@ -68,6 +68,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Where the base is.
+    #[cfg(feature = "shrink")]
     pub(crate) fn path(&self) -> &Path {
         self.base.as_ref()
     }

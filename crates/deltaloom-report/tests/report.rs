@@ -209,6 +209,6 @@ fn a_page_is_markdown_too() {
     assert_eq!(
         page.markdown(),
         "# A title\n\n## Sizes\n\nOf `all`.\n\n| name | size |\n| --- | ---: |\n\
-         | a\\|b \\*c\\* | 12.3 kB |\n| plain | – |\n"
+         | a\\|b \\*c\\* | 12.3\u{a0}kB |\n| plain | – |\n"
     );
 }

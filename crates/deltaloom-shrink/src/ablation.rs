@@ -101,8 +101,8 @@ impl Ablation {
 /// does not exist. `each` is told of every result, and how many there are.
 ///
 /// # Errors
-/// As [`run::run`]; [`Error::InvalidArgument`] for a recipe that leaves sizes to the planner; errors
-/// of writing to `state`.
+/// As [`run::run`]; [`Error::InvalidArgument`] for a recipe that leaves sizes to the planner;
+/// errors of writing to `state`.
 pub fn ablate(
     loaded: &Loaded,
     state: Option<&Path>,
@@ -170,7 +170,7 @@ struct Kept {
 /// A folder of results.
 struct State<'a> {
     folder: &'a Path,
-    /// What all of them depend on besides the recipe: the program, the teacher's weights, the texts.
+    /// What all of them depend on besides the recipe: the program, the teacher, the texts.
     common: String,
 }
 

@@ -156,8 +156,8 @@ impl RecipeArguments {
 /// matrices, factors and other values.
 ///
 /// Texts that are not named are the files val_*.u16 beside the teacher, of which the last windows
-/// are measured, as `deltaloom shrink run` does it. It gives the same numbers but for roundings in the
-/// last digits, because it adds up in another order.
+/// are measured, as `deltaloom shrink run` does it. It gives the same numbers but for roundings in
+/// the last digits, because it adds up in another order.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom shrink eval model/ student/
