@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Has the Python reader decode every golden container and, where the lm12m weights are, the freshly packed lm12m pairs.
-# Another one decodes the golden students.
+# Another one decodes the golden students, and the upload of histories is tried with a stand-in for wandb.
 # Needs python3 (3.11 or newer) with pip; makes its own virtual environment in target/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,3 +17,4 @@ else
 fi
 "$venv/bin/python" tools/check_reader.py "${manifests[@]}"
 "$venv/bin/python" tools/check_student_reader.py
+"$venv/bin/python" tools/check_wandb_upload.py

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::Warning;
-use deltaloom::{Container, Limits};
+use deltaloom::{Container, Error, Limits, Progress as _};
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::FamilyOptions;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::args::eval::ModelArguments;
 use crate::inputs;
+use crate::progress::Bar;
 
 /// A path that the user gave, or the bundled file or folder that it names.
 pub(crate) struct Place {
@@ -66,6 +67,12 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// Where the base is.
+    #[cfg(feature = "shrink")]
+    pub(crate) fn path(&self) -> &Path {
+        self.base.as_ref()
+    }
+
     /// The tokenizer of the base, where the fine-tune does not carry files of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         let own = |name: &str, limit| self.model.file(self.tenant, name, limit);
@@ -226,4 +233,15 @@ pub(crate) fn text(path: &Path, opened: &Opened, limit: Option<u64>) -> Result<T
         text.text_bytes = None;
     }
     Ok(text)
+}
+
+/// Bytes of an id in memory, for the progress.
+pub(crate) const ID_BYTES: u64 = size_of::<u32>() as u64;
+
+/// Counts tokens that were computed.
+pub(crate) fn counting(bar: &Bar) -> impl FnMut(usize) -> deltaloom::Result<()> {
+    |tokens| {
+        bar.advance(tokens as u64 * ID_BYTES);
+        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
 }

@@ -125,3 +125,181 @@ targets: {kl: {limit: null}}
 planner: {mode: fixed}
 branches: {quantise: {method: waterfill, rate: 1.0}, blt: {method: layers}}
 ";
+/// Two measurements of one student on one text: they add up in another order.
+fn assert_same(found: &serde_json::Value, made: &serde_json::Value) {
+    assert_eq!(found["name"], made["name"]);
+    assert_eq!(found["divergence"]["tokens"], made["divergence"]["tokens"]);
+    for key in ["kl", "kl_error"] {
+        let [found, made] = [found, made].map(|report| report[key].as_f64().unwrap());
+        assert!((found / made - 1.0).abs() < 1e-5, "{key}: {found} {made}");
+    }
+}
+
+#[test]
+fn a_student_is_measured_as_when_it_was_made() {
+    let scratch = scratch();
+    let made = scratch.ok("shrink run recipe.yaml --teacher speaker/base -o student --json").json();
+    let eval = "shrink eval speaker/base student --tokens held-out.txt --window 64";
+    let report = scratch.ok(&format!("{eval} --json")).json();
+    let on = &report["texts"][0];
+    assert_eq!((&on["name"], &report["window_tokens"]), (&"held-out.txt".into(), &64.into()));
+    assert_same(on, &made["texts"][0]);
+    let last = scratch.ok(&format!("{eval} --last 3 --json")).json();
+    assert_eq!(
+        (&last["texts"][0]["windows"], &last["texts"][0]["divergence"]["tokens"]),
+        (&3.into(), &189.into())
+    );
+    assert!(on["divergence"]["reverse_kl"].as_f64().unwrap() > 0.0);
+    assert!(report["seen_tokens"].is_null() && on["by_frequency"].is_null());
+    // Bytes are split twice, and each split is all of them.
+    let sizes = &report["sizes"];
+    assert_eq!(sizes, &made["sizes"]);
+    assert_eq!(sizes["bytes"], made["student_bytes"]);
+    assert_eq!(report["ratio"], made["ratio"]);
+    for split in ["by_place", "by_kind"] {
+        let sum: u64 = sizes[split].as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), sizes["bytes"].as_u64(), "{split}");
+    }
+    assert!(sizes["by_place"]["mlp"].as_u64() > sizes["by_place"]["index"].as_u64());
+    assert!(sizes["by_kind"]["codes"].as_u64() > sizes["by_kind"]["steps"].as_u64());
+    // By how often tokens were seen.
+    let split = scratch.ok(&format!("{eval} --seen fit.txt --json")).json();
+    let groups = &split["texts"][0]["by_frequency"];
+    let tokens = |group: &serde_json::Value| group["tokens"].as_u64().unwrap();
+    let sum: u64 = groups.as_object().unwrap().values().map(tokens).sum();
+    assert_eq!(Some(sum), on["divergence"]["tokens"].as_u64());
+    assert!(tokens(&groups["common"]) > sum / 2 && tokens(&groups["unseen"]) > 0, "{groups}");
+    let text = scratch.ok(&format!("{eval} --seen fit.txt"));
+    assert!(
+        text.text().starts_with("LOSSY student: ") && text.text().contains("\n  unseen "),
+        "{}",
+        text.text()
+    );
+    // A model is not far from itself.
+    let itself = scratch.ok("shrink eval speaker/base speaker/base --tokens held-out.txt --json").json();
+    let divergence = &itself["texts"][0]["divergence"];
+    assert_eq!((divergence["mean_kl"].as_f64(), divergence["reverse_kl"].as_f64()), (Some(0.0), Some(0.0)));
+    assert_eq!((divergence["top5_overlap"].as_f64(), itself["sizes"].is_null()), (Some(1.0), true));
+    // There are no texts beside this teacher.
+    assert!(scratch.refused("shrink eval speaker/base student").contains("--tokens"));
+    assert!(scratch.refused(&format!("{eval}00")).contains("positions"));
+}
+
+#[test]
+fn texts_beside_a_teacher_are_measured_as_when_its_student_was_made() {
+    let scratch = Scratch::new();
+    deltaloom_shrink::synthetic::write(&scratch.path().join("model")).unwrap();
+    scratch.write("recipe.yaml", b"version: 1\nplanner: {mode: fixed}\nbranches: {quantise: {bits: 4}}\n");
+    let made = scratch.run("shrink run recipe.yaml --teacher model -o student --json").json();
+    let report = scratch.ok("shrink eval model student --json").json();
+    for number in 0..2 {
+        assert_same(&report["texts"][number], &made["texts"][number]);
+    }
+    let groups = report["texts"][0]["by_frequency"].as_object().unwrap();
+    assert!(groups.len() > 1 && report["seen_tokens"].as_u64().unwrap() > 1000);
+    let last = scratch.ok("shrink eval model student --last 3 --json").json();
+    assert_eq!((&last["texts"][0]["windows"], &last["texts"][1]["windows"]), (&3.into(), &3.into()));
+}
+
+/// Names of the files in a folder, sorted.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = folder.read_dir().unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_report_lies_beside_a_student() {
+    let scratch = scratch();
+    let run = "shrink run recipe.yaml --teacher speaker/base -o student";
+    scratch.ok(run);
+    let folder = scratch.path().join("student/report");
+    let files = [
+        "events.out.tfevents.0000000000.deltaloom",
+        "history.jsonl",
+        "summary.html",
+        "summary.json",
+        "summary.md",
+    ];
+    assert_eq!(names(&folder), files);
+    let read = |name: &str| String::from_utf8(scratch.read(&format!("student/report/{name}"))).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read("summary.json")).unwrap();
+    assert_eq!((&json["report"]["verdict"], &json["compliance"]["kl"]), (&"feasible".into(), &true.into()));
+    // Both speak, after the same words of the text.
+    let words = json["samples"]["prompt"].as_str().unwrap();
+    let text = std::fs::read_to_string(scratch.path().join("held-out.txt")).unwrap();
+    assert!(text.contains(words.trim()), "{words}");
+    assert!(
+        json["samples"]["teacher"].as_str().unwrap().len() > 40 && json["samples"]["student"].is_string()
+    );
+    let matrices = json["report"]["sizes"]["matrices"].as_object().unwrap();
+    let lines: Vec<serde_json::Value> =
+        read("history.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), matrices.len() + 2);
+    assert!(lines.iter().enumerate().all(|(step, line)| line["step"] == step));
+    for page in [read("summary.html"), read("summary.md")] {
+        for word in ["LOSSY student of base", "overlap of the top 5", "quantised", "attention", "feasible"] {
+            assert!(page.contains(word), "{word}");
+        }
+    }
+    assert!(read("summary.md").rfind("Verdict") > read("summary.md").rfind("student"));
+    let events = scratch.read(&format!("student/report/{}", files[0]));
+    let has = |tag: &str| events.windows(tag.len()).any(|part| part == tag.as_bytes());
+    for tag in
+        ["compression/ratio/disk", "compression/branch/mlp/bytes", "compression/compliance/kl", "eval/top1"]
+    {
+        assert!(has(tag), "{tag}");
+    }
+    // The student works as without it, and is the same.
+    scratch.ok("pack student -o student.loom");
+    scratch.ok("unpack student.loom -o again");
+    scratch.ok("shrink materialise student -o dense");
+    scratch.ok("shrink eval student again --tokens held-out.txt");
+    let weights = scratch.read("student/student.json");
+    // Only these files are replaced, and with the same bytes.
+    scratch.write("student/report/mine.txt", b"mine");
+    scratch.write("student/report/summary.md", b"old");
+    let before = scratch.tree();
+    scratch.fails(2, run);
+    scratch.ok(&format!("{run} --overwrite"));
+    assert!(read("mine.txt") == "mine" && scratch.read("student/student.json") == weights);
+    assert!(read("summary.md").len() > 100);
+    let changed: Vec<_> = scratch.tree().into_iter().filter(|(path, bytes)| before[path] != *bytes).collect();
+    assert_eq!(changed.len(), 1, "{:?}", changed[0].0);
+    // Logs are for those who want them.
+    let recipe = format!("{RECIPE}logging: {{tensorboard: false, jsonl: false}}\n");
+    scratch.write("recipe.yaml", recipe.as_bytes());
+    scratch.ok("shrink run recipe.yaml --teacher speaker/base -o other");
+    assert_eq!(names(&scratch.path().join("other/report")), files[2..]);
+}
+
+#[test]
+fn branches_are_told_apart() {
+    let scratch = Scratch::new();
+    deltaloom_shrink::synthetic::write(&scratch.path().join("model")).unwrap();
+    let recipe = "version: 1\nplanner: {mode: fixed}\nbranches: {lra: {ratio: 1.3}, quantise: {bits: 4}}\n";
+    scratch.write("recipe.yaml", recipe.as_bytes());
+    let run = "shrink ablate recipe.yaml --teacher model --state results";
+    let ended = scratch.ok(&format!("{run} --json"));
+    let found = ended.json();
+    assert_eq!(found["branches"], serde_json::json!(["lra", "quantise"]));
+    assert!(ended.err.contains("4 of 4: lra, quantise: ratio "), "{}", ended.err);
+    assert_eq!(scratch.path().join("results").read_dir().unwrap().count(), 4);
+    // The second time, nothing is computed.
+    let again = scratch.ok(&format!("{run} --json --progress json"));
+    assert!(again.json() == found && again.err.contains("\"total_bytes\":0"), "{}", again.err);
+    let text = scratch.ok(run).text().to_owned();
+    assert!(text.contains("packing alone") && text.contains("off"), "{text}");
+    scratch.write("search.yaml", b"version: 1\ntargets: {compression_ratio: 4}\n");
+    assert!(scratch.refused("shrink ablate search.yaml --teacher model").contains("planner.mode"));
+}
+
+#[test]
+fn everything_works_on_a_model_that_is_made_up() {
+    let scratch = Scratch::new();
+    let text = scratch.ok("shrink quick-test").text().to_owned();
+    assert!(text.lines().count() == 8 && text.lines().all(|line| line.ends_with("  ok")), "{text}");
+    assert_eq!(scratch.tree().len(), 0);
+}

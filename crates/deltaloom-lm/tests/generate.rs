@@ -158,6 +158,7 @@ fn a_model_has_no_divergence_from_itself() {
     let report = itself.report().unwrap();
     assert_eq!((report.mean_kl, report.kl.maximum, report.tokens), (0.0, 0.0, 47));
     assert_eq!((report.same_top.value, report.log_perplexity_ratio), (1.0, 0.0));
+    assert_eq!((report.reverse_kl, report.top5_overlap), (0.0, 1.0));
     assert_eq!(other.report().unwrap(), report);
     for (ids, window) in [(&ids[..1], 20), (&ids[..], 1)] {
         let itself = Student::Tenant(Model::BASE);

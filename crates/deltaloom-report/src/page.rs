@@ -41,6 +41,16 @@ impl Cell {
         value.map_or(Self::Empty, |value| Self::Value(value, unit))
     }
 
+    /// For people.
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Value(value, unit) => human(*value, *unit),
+            Self::Written { shown, .. } => shown.clone(),
+            Self::Empty => "–".to_owned(),
+        }
+    }
+
     fn csv(&self) -> String {
         match self {
             Self::Text(text) if text.contains([',', '"', '\n', '\r']) => {
@@ -86,6 +96,25 @@ impl Table {
         out
     }
 
+    fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let is_number = |column: usize| {
+            self.rows
+                .iter()
+                .any(|row| matches!(row.get(column), Some(Cell::Value(..) | Cell::Written { .. })))
+        };
+        let rule = |(column, _)| if is_number(column) { "---:" } else { "---" }.to_owned();
+        let mut out = line(self.columns.iter().map(|name| in_markdown(name)).collect());
+        out.push_str(&line(self.columns.iter().enumerate().map(rule).collect()));
+        for row in self.rows.iter().take(ROWS) {
+            out.push_str(&line(row.iter().map(|cell| in_markdown(&cell.shown())).collect()));
+        }
+        if self.rows.len() > ROWS {
+            let _ = writeln!(out, "\n{} more rows are left out.", self.rows.len() - ROWS);
+        }
+        out
+    }
+
     fn html(&self) -> String {
         let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
         for (i, name) in self.columns.iter().enumerate() {
@@ -112,16 +141,8 @@ impl Table {
             }
             out.push_str("<tr>");
             for cell in row {
-                let _ = match cell {
-                    Cell::Text(text) => write!(out, "<td>{}</td>", escape(text)),
-                    Cell::Value(value, unit) => {
-                        write!(out, "<td class=\"n\">{}</td>", escape(&human(*value, *unit)))
-                    }
-                    Cell::Written { shown, .. } => {
-                        write!(out, "<td class=\"n\">{}</td>", escape(shown))
-                    }
-                    Cell::Empty => write!(out, "<td class=\"n\">–</td>"),
-                };
+                let class = if matches!(cell, Cell::Text(_)) { "" } else { " class=\"n\"" };
+                let _ = write!(out, "<td{class}>{}</td>", escape(&cell.shown()));
             }
             out.push_str("</tr>\n");
         }
@@ -176,6 +197,24 @@ impl Page {
             section.write(name, &mut out);
         }
         out.push_str("</main>\n</body>\n</html>\n");
+        out
+    }
+
+    /// The page as Markdown, without its pictures. Long tables are cut as in HTML.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let mut out = format!("# {}\n", self.title);
+        let mut add = |text: &str| {
+            if !text.trim().is_empty() {
+                let _ = write!(out, "\n{}\n", text.trim());
+            }
+        };
+        add(&self.subtitle);
+        for section in &self.sections {
+            add(&format!("## {}", section.heading));
+            add(&section.text);
+            add(&section.table.as_ref().map(Table::markdown).unwrap_or_default());
+        }
         out
     }
 
@@ -247,6 +286,19 @@ impl Section {
         }
         out.push_str("</section>\n");
     }
+}
+
+/// A text in a cell of a table in Markdown: in one line, and nothing in it is markup.
+fn in_markdown(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '|' | '\\' | '`' | '*' | '_' | '<' | '[' | '&' | '~' => out.extend(['\\', c]),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn paragraphs(text: &str) -> String {

@@ -193,3 +193,22 @@ fn events_have_every_step_and_layer() {
     assert_eq!(count("series/changed_fraction"), 19, "all but the keyframe");
     assert_eq!(count("changed_fraction/model.layers.1"), 19);
 }
+
+#[test]
+fn a_page_is_markdown_too() {
+    let mut table = Table::new(&["name", "size"]);
+    table.rows.push(vec![Cell::text("a|b\n*c*"), Cell::Value(12_345.0, Unit::Bytes)]);
+    table.rows.push(vec![Cell::text("plain"), Cell::Empty]);
+    let section = Section {
+        heading: "Sizes".to_owned(),
+        text: "Of `all`.".to_owned(),
+        table: Some(table),
+        ..Section::default()
+    };
+    let page = Page { title: "A title".to_owned(), subtitle: String::new(), sections: vec![section] };
+    assert_eq!(
+        page.markdown(),
+        "# A title\n\n## Sizes\n\nOf `all`.\n\n| name | size |\n| --- | ---: |\n\
+         | a\\|b \\*c\\* | 12.3\u{a0}kB |\n| plain | – |\n"
+    );
+}

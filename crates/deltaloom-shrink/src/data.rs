@@ -138,27 +138,18 @@ impl Texts {
 
     /// The texts beside a teacher.
     fn beside(teacher: &Path, cut: impl Fn(PathBuf) -> Result<Cut>) -> Result<Self> {
-        let folder = if teacher.is_file() { teacher.parent().unwrap_or(Path::new("")) } else { teacher };
-        let is_text = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("val_") && name.ends_with(".u16")
-        };
-        let entries = folder.read_dir().map_err(Error::io(folder))?;
-        let mut paths: Vec<PathBuf> =
-            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_text).collect();
-        paths.sort();
+        let paths = files_beside(teacher)?;
         let mut texts = paths.into_iter().map(cut).collect::<Result<Vec<Cut>>>()?;
         texts.sort_by_key(|text| std::cmp::Reverse(text.windows.len()));
         if texts.is_empty() {
-            let folder = folder.display();
+            let folder = folder_of(teacher).display();
             let what = format!("the recipe names no texts, and there are no files val_*.u16 in {folder}");
             return Err(Error::InvalidArgument(what));
         }
         let mut all = Self::default();
         for (number, Cut { name, path, digest, mut windows }) in texts.into_iter().enumerate() {
             let kind = number.min(1);
-            let measured =
-                windows.split_off(windows.len().saturating_sub(EVALUATED[kind].min(windows.len() / 2)));
+            let measured = windows.split_off(windows.len() - measured_windows(number, windows.len()));
             let calibrated = windows.len().min(CALIBRATED[kind]);
             all.used.push(used(&name, &digest, &windows[..calibrated], &measured));
             all.calibrate.extend_from_slice(&windows[..calibrated]);
@@ -212,6 +203,34 @@ impl Texts {
         }
         Ok(())
     }
+}
+
+fn folder_of(teacher: &Path) -> &Path {
+    if teacher.is_file() { teacher.parent().unwrap_or(Path::new("")) } else { teacher }
+}
+
+/// The files `val_*.u16` beside a teacher, in the order of their names.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn files_beside(teacher: &Path) -> Result<Vec<PathBuf>> {
+    let folder = folder_of(teacher);
+    let is_text = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("val_") && name.ends_with(".u16")
+    };
+    let entries = folder.read_dir().map_err(Error::io(folder))?;
+    let mut paths: Vec<PathBuf> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_text).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// How many windows at the end of a text beside a teacher are measured. Texts are numbered from the
+/// longest one, which is 0.
+#[must_use]
+pub fn measured_windows(text: usize, windows: usize) -> usize {
+    EVALUATED[text.min(1)].min(windows / 2)
 }
 
 fn used(name: &str, digest: &str, calibrated: &[Vec<u32>], measured: &[Vec<u32>]) -> UsedText {

@@ -2,6 +2,8 @@
 //! sparsity and quantisation, chosen by the divergence of real bytes. Everything here is lossy;
 //! `deltaloom` stays exact.
 
+pub mod ablation;
+pub mod attribution;
 pub mod branches;
 pub mod data;
 pub mod forms;
@@ -11,4 +13,6 @@ pub mod network;
 pub mod pipeline;
 pub mod recipe;
 pub mod run;
+pub mod sizes;
 pub mod student;
+pub mod synthetic;

@@ -90,7 +90,7 @@ pub struct MatrixRecord {
 }
 
 /// What weights take in a packed file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Bytes of the file, with index, tables and digests.
     pub bytes: u64,
@@ -98,6 +98,8 @@ pub struct Packed {
     pub shrunk: u64,
     /// Weights that `shrunk` stands for.
     pub shrunk_weights: u64,
+    /// Tensors with the bytes of their payloads.
+    pub tensors: Vec<(String, u64)>,
 }
 
 /// A student before it is written.
@@ -171,17 +173,7 @@ impl Student {
     /// # Errors
     /// Errors of packing.
     pub fn packed(&self) -> Result<Packed> {
-        let mut counted = Counter(0);
-        let options = PackOptions::default();
-        let report = pack_to(&self.checkpoint()?, &Bases::default(), &mut counted, &options, &Silent)?;
-        let kept = report.tensors.iter().filter(|tensor| !self.is_of_form(&tensor.name));
-        let kept: u64 = kept.map(|tensor| tensor.packed_bytes).sum();
-        let weights = self.matrices.values().map(|matrix| matrix.shape.iter().product::<usize>() as u64);
-        Ok(Packed { bytes: counted.0, shrunk: counted.0.saturating_sub(kept), shrunk_weights: weights.sum() })
-    }
-
-    fn is_of_form(&self, tensor: &str) -> bool {
-        is_of_form(&self.matrices, tensor)
+        packed(&self.checkpoint()?, &self.matrices)
     }
 
     /// BLAKE3-256 of `student.safetensors`.
@@ -226,6 +218,26 @@ impl Student {
         ];
         write_directory(target, &files, teacher, overwrite, inputs)
     }
+}
+
+/// What a file of weights takes when it is packed.
+///
+/// # Errors
+/// Errors of packing.
+pub fn packed(weights: &Checkpoint, matrices: &BTreeMap<String, MatrixRecord>) -> Result<Packed> {
+    let mut counted = Counter(0);
+    let report = pack_to(weights, &Bases::default(), &mut counted, &PackOptions::default(), &Silent)?;
+    let tensors = report.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.packed_bytes));
+    let tensors: Vec<(String, u64)> = tensors.collect();
+    let kept = tensors.iter().filter(|(name, _)| matrix_of(matrices, name).is_none());
+    let kept: u64 = kept.map(|(_, bytes)| bytes).sum();
+    let shrunk_weights = matrices.values().map(|matrix| matrix.shape.iter().product::<usize>() as u64);
+    Ok(Packed {
+        bytes: counted.0,
+        shrunk: counted.0.saturating_sub(kept),
+        shrunk_weights: shrunk_weights.sum(),
+        tensors,
+    })
 }
 
 /// Writes the dense model that a student stands for, for other tools: its forms in F32, all other
@@ -403,8 +415,8 @@ pub fn open(path: &Path, base: Option<&Path>) -> Result<(String, Checkpoint)> {
         let shape = vec![*rows as u64, *cols as u64];
         tensors.push(new_tensor(name.clone(), DType::F32, shape, bytes));
     }
-    for (member, info) in weights.weights().filter(|(_, info)| !is_of_form(&description.matrices, &info.name))
-    {
+    let kept = weights.weights().filter(|(_, info)| matrix_of(&description.matrices, &info.name).is_none());
+    for (member, info) in kept {
         let bytes = weights.read_tensor(member, info)?;
         tensors.push(new_tensor(info.name.clone(), info.dtype.clone(), info.shape.clone(), bytes));
     }
@@ -428,7 +440,7 @@ fn wrong<T>(path: &Path, what: &str) -> Result<T> {
 /// Opens the base of a student, and refuses another one.
 fn open_base(path: &Path, expected: &str) -> Result<Parts> {
     let base = Parts::open(path).map_err(|error| error.in_file(path))?;
-    let found = origin(&base)?.digest;
+    let found = origin(&base.checkpoint)?.digest;
     if found == expected {
         return Ok(base);
     }
@@ -450,20 +462,19 @@ fn shapes(config: &ModelConfig) -> BTreeSet<[usize; 2]> {
     of_layers.chain([[config.vocabulary, config.width]]).collect()
 }
 
-/// Whether a tensor belongs to the form of a matrix: its name is that of the matrix, then a dot
-/// and more.
-fn is_of_form(matrices: &BTreeMap<String, MatrixRecord>, tensor: &str) -> bool {
+/// The matrix to whose form a tensor belongs: the name of the tensor is that of the matrix, then a
+/// dot and more.
+pub(crate) fn matrix_of<'a>(matrices: &'a BTreeMap<String, MatrixRecord>, tensor: &str) -> Option<&'a str> {
     let is_part =
-        |matrix: &String| tensor.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.'));
-    matrices.keys().any(is_part)
+        |matrix: &&String| tensor.strip_prefix(matrix.as_str()).is_some_and(|it| it.starts_with('.'));
+    matrices.keys().find(is_part).map(String::as_str)
 }
 
 /// Digest and bytes of the tensors of a model.
 ///
 /// # Errors
 /// Errors of reading.
-pub fn origin(model: &Parts) -> Result<Origin> {
-    let checkpoint = &model.checkpoint;
+pub fn origin(checkpoint: &Checkpoint) -> Result<Origin> {
     let mut tensors: Vec<(usize, &TensorInfo)> = checkpoint.weights().collect();
     tensors.sort_by(|a, b| a.1.name.cmp(&b.1.name));
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);

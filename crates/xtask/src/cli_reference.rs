@@ -279,6 +279,9 @@ Each of `rows` has:
 |---|---|
 | `mean_kl` | mean Kullback-Leibler divergence of the student from the base, in nats |
 | `kl`, `probability_change` | divergences, and changes of the probability of the next token of the text: `mean`, its `standard_error`, `maximum`, percentiles from `p99_9` to `p0_1` with `median`, `minimum` |
+| `kl_window_error` | standard error of the mean from the differences between windows; null for fewer than two |
+| `reverse_kl`, `reverse_kl_error` | mean divergence of the base from the student, in nats, and its standard error |
+| `top5_overlap` | mean share of the five most probable tokens of the base that are among the five of the student |
 | `probability_change_rms` | root of the mean square of the changes |
 | `same_top` | share of positions where both have the same most probable token |
 | `base_loss`, `student_loss` | mean losses in nats per token |
@@ -318,6 +321,41 @@ A share has `value`, `right` and `of`, and `low` and `high`, the ends of its int
 | `model_type` | family of the model, as config.json names it |
 | `open_seconds`, `prompt_seconds`, `seconds` | time to open the model, to compute the prompt, and to generate |
 | `prompt_tokens_per_second`, `tokens_per_second` | speeds |
+
+### shrink run
+
+| key | value |
+|---|---|
+| `verdict` | `feasible`, `infeasible` or `useless` |
+| `teacher_bytes`, `student_bytes`, `ratio` | bytes of the weights of the teacher, of the packed student, and the one over the other |
+| `bits_per_weight`, `bits_per_shrunk_weight` | bits of the packed student for each weight, and without tensors that stayed as they are |
+| `texts` | for each text `name`, `kl`, `kl_error`, and `divergence` with the keys of `eval divergence` |
+| `table_kl` | divergence of a table of token frequencies |
+| `sizes` | `bytes` of the packed student, and how they are split: `by_place` and `by_kind`, which both add up to them, and those of `matrices` |
+| `forms` | forms of matrices, and how many have each |
+| `warnings` | what is doubtful |
+
+### shrink eval
+
+| key | value |
+|---|---|
+| `texts` | for each text `name`, `digest` (BLAKE3-256), `windows`, `kl`, `kl_error`, `divergence` with the keys of `eval divergence`, and `by_frequency`: for `unseen`, `rare` and `common` tokens `tokens`, `kl` and `kl_error`; null if there is no text to count tokens in |
+| `sizes`, `teacher_bytes`, `ratio` | as for `shrink run`; null for a model that is no student |
+| `seen_tokens`, `window_tokens` | tokens that were counted, and tokens of a window |
+| `seconds` | elapsed time |
+
+### shrink ablate
+
+| key | value |
+|---|---|
+| `branches` | the branches that the recipe uses |
+| `subsets` | a student for each subset: its `branches`, `student_bytes`, `ratio`, `kl`, `kl_error`; the branch of bit i is on where the number of the student has this bit |
+| `packing_ratio`, `ratio`, `kl` | ratio without any branch, and ratio and divergence with all |
+| `contributions` | for each `branch` its Shapley values `ln_ratio` and `kl`, and `factor`, the exponential of the first; factors times `packing_ratio` give `ratio` |
+
+### shrink quick-test
+
+A list of steps with `name`, `ratio`, `kl` and `ok`.
 
 ## Exit codes
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 use deltaloom_shrink::recipe::Overrides;
 
 use super::ThreadsArgument;
@@ -21,7 +21,9 @@ use super::page::PageArguments;
   deltaloom shrink run recipes/goals/int4.yaml --teacher model/ -o student/
   deltaloom shrink plan recipe.yaml --teacher model/ --ratio 10
   deltaloom shrink curve recipe.yaml --teacher model/ --html curve.html
-  deltaloom eval divergence model/ student/ --tokens held-out.txt
+  deltaloom shrink eval model/ student/ --tokens held-out.txt
+  deltaloom shrink ablate recipe.yaml --teacher model/ --state results/
+  deltaloom shrink quick-test                            # no model needed
   deltaloom shrink materialise student/ -o dense/"
 )]
 pub(crate) struct ShrinkArguments {
@@ -34,7 +36,10 @@ pub(crate) enum ShrinkCommand {
     Run(Box<RunArguments>),
     Plan(Box<PlanArguments>),
     Curve(Box<CurveArguments>),
+    Eval(MeasureArguments),
+    Ablate(Box<AblateArguments>),
     Materialise(MaterialiseArguments),
+    QuickTest(QuickTestArguments),
 }
 
 /// Make a student by a recipe, measure it, and write its folder.
@@ -212,6 +217,110 @@ impl CurveArguments {
     pub(crate) fn asked(&self) -> Asked {
         self.recipe.asked(None, None)
     }
+}
+
+impl AblateArguments {
+    pub(crate) fn asked(&self) -> Asked {
+        self.recipe.asked(self.ratio.ratio, None)
+    }
+}
+
+/// Measure how far a student is from its teacher, and where its bytes are.
+///
+/// The divergence is that of `deltaloom eval divergence` on each text: Kullback-Leibler, in nats
+/// per token, in both directions, how often both have the same most probable token, and how many of
+/// the five most probable they share. It is also given for tokens by how often they were seen in a
+/// text that is not measured: unseen, rare (less often than if all ids of the model were equally
+/// frequent) or common; the token that counts is the one to be predicted. Windows do not overlap,
+/// and what is left over behind the last one is not measured.
+///
+/// Bytes are those of the student's weights when they are packed: for the embedding with the head,
+/// attention, the MLP, and tensors that stayed as they are; and for codes, steps, bits of sparse
+/// matrices, factors and other values.
+///
+/// Texts that are not named are the files val_*.u16 beside the teacher, of which the last windows
+/// are measured, as `deltaloom shrink run` does it. It gives the same numbers but for roundings in
+/// the last digits, because it adds up in another order.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink eval model/ student/
+  deltaloom shrink eval model/ student/ --tokens held-out.txt --seen training.txt
+  deltaloom shrink eval model/ student/ --tokens prose.u16 --tokens code.u16 --last 64 --json")]
+pub(crate) struct MeasureArguments {
+    /// Model that the student was made from: a folder or a GGUF file
+    #[arg(value_name = "TEACHER")]
+    pub(crate) teacher: PathBuf,
+    /// Folder of a student, or another model with the same token ids
+    #[arg(value_name = "STUDENT")]
+    pub(crate) student: PathBuf,
+    /// Model that a student of a fine-tune was made with
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<PathBuf>,
+    /// Text to measure on, or token ids in a .u16 or .u32 file; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) tokens: Vec<PathBuf>,
+    /// Measure only the last N windows of each text
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) last: Option<u32>,
+    /// Tokens of a window; default: what the teacher was trained for, at most 2048
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=16_777_216))]
+    pub(crate) window: Option<u32>,
+    /// Text in which tokens are counted; default: what is not measured of the files val_*.u16
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) seen: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Find out what each branch of a recipe contributes to size and divergence.
+///
+/// A student is made and measured for every subset of the branches that the recipe uses (blt, lra,
+/// sparsity, quantise): 2, 4, 8 or 16 students. No student is written. A branch gets the mean of
+/// what it adds over all orders in which branches can be switched on, its Shapley value. So the
+/// parts add up: factors of the ratio multiply to the ratio, and parts of the divergence, in nats
+/// per token, sum to the divergence. A part may be negative, if a branch makes it easier for
+/// others.
+///
+/// The recipe must give the size of each branch (planner.mode: fixed). With --state, every result
+/// is kept in a folder, and found again by a digest of the recipe, the teacher and the texts: a run
+/// that was stopped goes on where it was.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink ablate recipe.yaml --teacher model/
+  deltaloom shrink ablate recipe.yaml --teacher model/ --state results/ --json")]
+pub(crate) struct AblateArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
+    #[command(flatten)]
+    ratio: RatioArgument,
+    /// Folder where results are kept and found again
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Try every branch and the search on a tiny made-up model, in a few seconds.
+///
+/// The model has random weights from a fixed seed. It is written to a temporary folder, which is
+/// removed at the end; nothing is downloaded. Each line is a step, with the ratio of bytes and the
+/// divergence from the teacher, in nats per token. The exit code is 0 if all went well, and 2 if a
+/// step failed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  deltaloom shrink quick-test")]
+pub(crate) struct QuickTestArguments {
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgument,
+    /// Print everything as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Write the dense model that a student stands for, for other tools.

@@ -1,12 +1,17 @@
 //! How far a model is from another on the same text: Kullback-Leibler divergence of its
 //! probabilities, position by position, and what llama.cpp's `--kl-divergence` lists beside it.
 
+use std::collections::BTreeMap;
+
 use deltaloom::{Error, Result};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::share::Share;
 use crate::sample::LogProbs;
+
+/// How many of the most probable tokens are compared.
+const TOP: usize = 5;
 
 /// Adds up positions.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +25,12 @@ pub struct Divergence {
 #[derive(Debug, Clone, Copy)]
 struct Point {
     divergence: f64,
+    /// The same the other way round: of the base from the student.
+    reverse: f64,
+    /// Share of the most probable tokens of one that are also among those of the other.
+    overlap: f64,
+    /// The token that follows.
+    next: u32,
     /// Change of the probability of the token that follows.
     change: f64,
     /// Losses of both models on that token, in nats.
@@ -62,6 +73,17 @@ pub struct Spread {
     pub minimum: f64,
 }
 
+/// Positions of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Group {
+    /// How many.
+    pub tokens: u64,
+    /// Mean divergence of the student from the base, in nats.
+    pub kl: f64,
+    /// Its standard error.
+    pub kl_error: f64,
+}
+
 /// A base and a student on one text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DivergenceReport {
@@ -72,6 +94,14 @@ pub struct DivergenceReport {
     /// Standard error of the mean from the differences between windows, whose positions depend on
     /// each other; `None` for fewer than two windows.
     pub kl_window_error: Option<f64>,
+    /// Mean divergence of the base from the student, in nats: it is large where the student finds
+    /// likely what the base does not.
+    pub reverse_kl: f64,
+    /// Its standard error.
+    pub reverse_kl_error: f64,
+    /// Mean share of the five most probable tokens of the base that are among the five of the
+    /// student.
+    pub top5_overlap: f64,
     /// Student's less base's probability of the token that follows.
     pub probability_change: Spread,
     /// Root of its mean square.
@@ -108,21 +138,29 @@ impl Point {
             )));
         }
         let (p, q) = (LogProbs::new(base)?, LogProbs::new(student)?);
-        let mut divergence = 0.0;
+        let (mut divergence, mut reverse) = (0.0, 0.0);
         for id in (0..).take(base.len()) {
             let (of_base, of_student) = (p.of(id), q.of(id));
-            // What the base rules out adds nothing. Equal logarithms add exactly 0.
+            // What a model rules out adds nothing to its sum. Equal logarithms add exactly 0.
             if of_base > f64::NEG_INFINITY {
                 divergence += libm::exp(of_base) * (of_base - of_student);
             }
+            if of_student > f64::NEG_INFINITY {
+                reverse += libm::exp(of_student) * (of_student - of_base);
+            }
         }
+        let [of_p, of_q] = [p.top(TOP), q.top(TOP)];
+        let shared = of_p.iter().filter(|one| of_q.iter().any(|other| other.id == one.id)).count();
         let (of_base, of_student) = (p.of(next), q.of(next));
         Ok(Self {
             // Rounding may leave a little less than 0.
             divergence: divergence.max(0.0),
+            reverse: reverse.max(0.0),
+            overlap: shared as f64 / of_p.len() as f64,
+            next,
             change: libm::exp(of_student) - libm::exp(of_base),
             losses: [-of_base, -of_student],
-            has_same_top: p.best() == q.best(),
+            has_same_top: of_p.first().map(|best| best.id) == of_q.first().map(|best| best.id),
         })
     }
 }
@@ -165,6 +203,20 @@ impl Divergence {
         self.points.iter().map(|point| point.divergence)
     }
 
+    /// Divergences of positions by the kind of the token that follows.
+    #[must_use]
+    pub fn by_kind<K: Ord>(&self, kind: impl Fn(u32) -> K) -> BTreeMap<K, Group> {
+        let mut groups: BTreeMap<K, Vec<f64>> = BTreeMap::new();
+        for point in &self.points {
+            groups.entry(kind(point.next)).or_default().push(point.divergence);
+        }
+        let group = |values: &[f64]| {
+            let Spread { mean, standard_error, .. } = Spread::of(values)?;
+            Some(Group { tokens: values.len() as u64, kl: mean, kl_error: standard_error })
+        };
+        groups.into_iter().filter_map(|(kind, values)| Some((kind, group(&values)?))).collect()
+    }
+
     /// All positions so far; `None` if there are none.
     #[must_use]
     pub fn report(&self) -> Option<DivergenceReport> {
@@ -176,11 +228,15 @@ impl Divergence {
         let [base_loss, student_loss] = [0, 1].map(|model| mean(of(model), tokens));
         let ratios: Vec<f64> = losses.iter().map(|[base, student]| student - base).collect();
         let ratio = Spread::of(&ratios)?;
+        let reverse = Spread::of(&self.points.iter().map(|point| point.reverse).collect::<Vec<_>>())?;
         let same_top = self.points.iter().filter(|point| point.has_same_top).count();
         Some(DivergenceReport {
             mean_kl: kl.mean,
             kl_window_error: self.window_error(kl.mean),
             kl,
+            reverse_kl: reverse.mean,
+            reverse_kl_error: reverse.standard_error,
+            top5_overlap: mean(self.points.iter().map(|point| point.overlap), tokens),
             probability_change: Spread::of(&changes)?,
             probability_change_rms: mean(changes.iter().map(|change| change * change), tokens).sqrt(),
             same_top: Share::new(same_top as u64, tokens as u64)?,
@@ -290,8 +346,45 @@ mod tests {
         assert!((found.mean_kl - 0.25 * 2_f64.ln()).abs() < 1e-7);
         assert!((found.probability_change.mean + 0.25).abs() < 1e-7);
         assert!((found.perplexity_ratio - 2.0).abs() < 1e-6);
+        // The two are each other's mirror image.
+        assert!((found.reverse_kl - found.mean_kl).abs() < 1e-12);
         assert_eq!((found.same_top.right, found.tokens), (0, 1));
         assert_eq!(found.loss_correlation, None);
+    }
+
+    #[test]
+    fn the_reverse_divergence_is_that_of_the_models_in_turn() {
+        let (base, student) = ([1.0, 0.0, -2.0, 0.5], [0.0, 0.3, 1.0, -1.0]);
+        let (there, back) = (report(&base, &student, 1), report(&student, &base, 1));
+        assert_eq!((there.reverse_kl, there.mean_kl), (back.mean_kl, back.reverse_kl));
+        assert!(there.mean_kl != there.reverse_kl);
+    }
+
+    #[test]
+    fn the_overlap_counts_shared_tokens_in_any_order() {
+        let of = |ids: [usize; 5]| {
+            let mut logits = [0.0; 9];
+            ids.iter().zip(1_i16..).for_each(|(id, logit)| logits[*id] = f32::from(logit));
+            logits
+        };
+        let overlap = |a, b| report(&of(a), &of(b), 0).top5_overlap;
+        assert_eq!(overlap([0, 1, 2, 3, 4], [4, 3, 2, 1, 0]), 1.0);
+        assert_eq!(overlap([0, 1, 2, 3, 4], [4, 5, 6, 7, 8]), 0.2);
+        // Fewer than five tokens.
+        assert_eq!(report(&[0.0, 1.0], &[1.0, 0.0], 0).top5_overlap, 1.0);
+    }
+
+    #[test]
+    fn groups_are_those_of_the_tokens_that_follow() {
+        let mut divergence = Divergence::default();
+        let (near, far) = ([0.0; 3], [1.0, -1.0, 0.0]);
+        divergence.add(&near, &near, 0).unwrap();
+        divergence.add(&near, &far, 1).unwrap();
+        divergence.add(&near, &far, 2).unwrap();
+        let groups = divergence.by_kind(|id| id > 0);
+        assert_eq!((groups[&false].tokens, groups[&false].kl), (1, 0.0));
+        assert_eq!((groups[&true].tokens, groups[&true].kl_error), (2, 0.0));
+        assert!((groups[&true].kl * 2.0 / 3.0 - divergence.report().unwrap().mean_kl).abs() < 1e-12);
     }
 
     #[test]
@@ -341,7 +434,8 @@ mod tests {
         fn a_model_is_not_far_from_itself(logits in proptest::collection::vec(-90.0_f32..90.0, 1..80), next: u8) {
             let next = u32::from(next) % u32::try_from(logits.len()).unwrap();
             let found = report(&logits, &logits, next);
-            prop_assert_eq!(found.mean_kl, 0.0);
+            prop_assert_eq!((found.mean_kl, found.reverse_kl), (0.0, 0.0));
+            prop_assert_eq!(found.top5_overlap, 1.0);
             prop_assert_eq!(found.log_perplexity_ratio, 0.0);
             prop_assert_eq!(found.probability_change_rms, 0.0);
             prop_assert_eq!(found.same_top.value, 1.0);

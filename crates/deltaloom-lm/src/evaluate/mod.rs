@@ -4,11 +4,13 @@
 mod answers;
 mod choices;
 mod divergence;
+mod frequency;
 mod measure;
 mod share;
 
 pub use answers::{Answer, Problem, read_problems};
 pub use choices::{ChoiceFile, Choices, ChoicesReport, Item, read_choices};
-pub use divergence::{Divergence, DivergenceReport, Spread};
+pub use divergence::{Divergence, DivergenceReport, Group, Spread};
+pub use frequency::{Frequency, Seen};
 pub use measure::{Student, compare, score_choices};
 pub use share::{Share, kind_of_number};

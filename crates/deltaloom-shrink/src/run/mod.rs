@@ -23,6 +23,7 @@ use crate::measure::{Measured, Reference, Windows, frequency_table};
 use crate::network::Network;
 use crate::pipeline::{Options, shrink_layers};
 use crate::recipe::{Branch, Loaded, PlannerMode, Switch, Targets, published_rules};
+use crate::sizes::Sizes;
 use crate::student::{self, Description, Origin, Student};
 pub use search::{Chosen, Plan, Point};
 use search::{Found, Goal, Search};
@@ -67,6 +68,8 @@ pub struct Report {
     /// Divergence of a table of token frequencies from the teacher, on the first text. A student
     /// that is no nearer is useless.
     pub table_kl: f64,
+    /// Where the bytes of the packed student are.
+    pub sizes: Sizes,
     /// Forms of matrices and how many have each.
     pub forms: BTreeMap<String, usize>,
     /// What is doubtful.
@@ -142,10 +145,10 @@ impl Prepared {
         if let Some(of_recipe) = &loaded.recipe.teacher.base {
             let path = loaded.path(of_recipe);
             let parts = Arc::new(Parts::open(&path).map_err(|error| error.in_file(&path))?);
-            base = Some((path, student::origin(&parts)?.digest));
+            base = Some((path, student::origin(&parts.checkpoint)?.digest));
             teacher = teacher.with_base(parts).map_err(|error| no_base(&loaded, &error))?;
         }
-        let origin = student::origin(&parts)?;
+        let origin = student::origin(&parts.checkpoint)?;
         let warnings = loaded.warnings.iter().chain(&notes).chain(&texts.warnings).cloned().collect();
         Ok(Self { loaded, path, base, teacher, origin, texts, settings, warnings })
     }
@@ -232,6 +235,7 @@ impl Prepared {
             bits_per_shrunk_weight: packed.shrunk as f64 * 8.0 / packed.shrunk_weights.max(1) as f64,
             texts: on_texts,
             table_kl,
+            sizes: Sizes::new(teacher.parts(), student.matrices(), &packed),
             forms: counts,
             warnings: self.warnings.clone(),
             plan,
@@ -437,18 +441,27 @@ fn fixed(
 }
 
 fn verdict(targets: &Targets, report: &Report) -> Verdict {
-    let Some(OnText { kl, kl_error, .. }) = report.texts.first() else { return Verdict::Infeasible };
-    let bound = kl + normal_quantile(targets.kl.confidence) * kl_error;
+    let Some(OnText { kl, .. }) = report.texts.first() else { return Verdict::Infeasible };
     if *kl >= report.table_kl {
         return Verdict::Useless;
     }
-    let is_met = [
-        targets.kl.limit.is_none_or(|limit| bound <= limit),
-        targets.compression_ratio.is_none_or(|ratio| report.ratio >= ratio),
-        targets.bytes.is_none_or(|bytes| report.student_bytes <= bytes),
-        targets.bits_per_weight.is_none_or(|bits| report.bits_per_weight <= bits),
+    let all_met = compliance(targets, report).into_values().all(|is_met| is_met);
+    if all_met { Verdict::Feasible } else { Verdict::Infeasible }
+}
+
+/// The targets that a recipe has, by their names in it, and whether each is met.
+#[must_use]
+pub fn compliance(targets: &Targets, report: &Report) -> BTreeMap<&'static str, bool> {
+    let bound = report.texts.first().map_or(f64::INFINITY, |OnText { kl, kl_error, .. }| {
+        kl + normal_quantile(targets.kl.confidence) * kl_error
+    });
+    let found = [
+        ("kl", targets.kl.limit.map(|limit| bound <= limit)),
+        ("compression_ratio", targets.compression_ratio.map(|ratio| report.ratio >= ratio)),
+        ("bytes", targets.bytes.map(|bytes| report.student_bytes <= bytes)),
+        ("bits_per_weight", targets.bits_per_weight.map(|bits| report.bits_per_weight <= bits)),
     ];
-    if is_met.contains(&false) { Verdict::Infeasible } else { Verdict::Feasible }
+    found.into_iter().filter_map(|(name, is_met)| Some((name, is_met?))).collect()
 }
 
 /// The number of standard errors below which a share of all normal deviations lies.
@@ -482,6 +495,7 @@ mod tests {
             bits_per_shrunk_weight: 1.6,
             texts: vec![on],
             table_kl: 2.0,
+            sizes: Sizes::default(),
             forms: BTreeMap::new(),
             warnings: Vec::new(),
             plan: None,

@@ -7,9 +7,9 @@ use deltaloom::Progress as _;
 use deltaloom_lm::evaluate::{DivergenceReport, Student, compare};
 use serde::Serialize;
 
-use super::{ID_BYTES, Measured, counting, measure};
+use super::{Measured, measure};
 use crate::args::eval::DivergenceArguments;
-use crate::models::{self, Compared, Opened};
+use crate::models::{self, Compared, ID_BYTES, Opened, counting};
 use crate::progress::Bar;
 use crate::{Answer, ui};
 
@@ -65,6 +65,10 @@ fn describe(report: &Report) -> String {
     let number = |value: f64| format!("{value:.6}");
     let rows = [
         ("mean KL", format!("{} ± {}", number(kl.mean), number(kl.standard_error))),
+        ("mean reverse KL", {
+            let DivergenceReport { reverse_kl, reverse_kl_error, .. } = &report.result;
+            format!("{} ± {}", number(*reverse_kl), number(*reverse_kl_error))
+        }),
         ("maximum KL", number(kl.maximum)),
         ("99.9 % KL", number(kl.p99_9)),
         ("99 % KL", number(kl.p99)),
@@ -78,6 +82,7 @@ fn describe(report: &Report) -> String {
         ("1 % Δp", ui::percent(change.p1, 3)),
         ("RMS Δp", ui::percent(report.result.probability_change_rms, 3)),
         ("same top token", ui::percent(same_top.value, 3)),
+        ("overlap of the top 5", ui::percent(report.result.top5_overlap, 3)),
         ("perplexity of the base", number(report.result.base_perplexity)),
         ("perplexity of the student", number(report.result.student_perplexity)),
         ("ln of their ratio", {

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use deltaloom::checkpoint::Warning;
-use deltaloom::{Error, Progress as _};
 use deltaloom_lm::evaluate::Share;
 use serde::Serialize;
 
@@ -48,17 +47,6 @@ fn measure<R: Serialize + Send>(
         ui::print(&describe(&report))?;
     }
     Ok(Answer::Yes)
-}
-
-/// Bytes of an id in memory, for the progress.
-const ID_BYTES: u64 = size_of::<u32>() as u64;
-
-/// Counts tokens that were computed.
-fn counting(bar: &Bar) -> impl FnMut(usize) -> deltaloom::Result<()> {
-    |tokens| {
-        bar.advance(tokens as u64 * ID_BYTES);
-        if bar.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    }
 }
 
 /// A file of the user, and its BLAKE3-256.

@@ -7,9 +7,9 @@ use deltaloom::Progress as _;
 use deltaloom_lm::model::{Perplexity, PerplexityOptions, perplexity};
 use serde::Serialize;
 
-use super::{ID_BYTES, Measured, counting, measure};
+use super::{Measured, measure};
 use crate::args::eval::PerplexityArguments;
-use crate::models::{self, Opened};
+use crate::models::{self, ID_BYTES, Opened, counting};
 use crate::progress::Bar;
 use crate::{Answer, ui};
 

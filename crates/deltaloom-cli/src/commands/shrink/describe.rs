@@ -41,7 +41,7 @@ pub(super) fn report(report: &Report, head: &str) -> String {
     text
 }
 
-fn verdict(verdict: Verdict) -> &'static str {
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Feasible => "feasible: every target is met",
         Verdict::Infeasible => "infeasible: a target is missed",

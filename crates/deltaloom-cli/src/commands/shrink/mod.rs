@@ -1,7 +1,13 @@
 //! `deltaloom shrink`: students of a model, and what they cost.
 
+mod ablate;
+mod curve;
 mod describe;
+mod eval;
 mod page;
+mod quick_test;
+mod samples;
+mod summary;
 
 use std::path::PathBuf;
 
@@ -22,7 +28,10 @@ pub(crate) fn run(arguments: &ShrinkArguments) -> Result<Answer> {
         ShrinkCommand::Run(arguments) => make(arguments),
         ShrinkCommand::Plan(arguments) => plan(arguments),
         ShrinkCommand::Curve(arguments) => curve(arguments),
+        ShrinkCommand::Eval(arguments) => eval::run(arguments),
+        ShrinkCommand::Ablate(arguments) => ablate::run(arguments),
         ShrinkCommand::Materialise(arguments) => materialise(arguments),
+        ShrinkCommand::QuickTest(arguments) => quick_test::run(arguments),
     }
 }
 
@@ -42,9 +51,9 @@ fn read(Asked { recipe, overrides }: Asked) -> Result<Read> {
 }
 
 fn make(arguments: &RunArguments) -> Result<Answer> {
-    let Read { mut loaded, recipe, teacher, base } = read(arguments.asked())?;
-    loaded.recipe.output.overwrite |= arguments.overwrite;
-    let overwrite = loaded.recipe.output.overwrite;
+    let Read { loaded, recipe, teacher, base } = read(arguments.asked())?;
+    // The option is no part of the recipe, whose digest the student bears.
+    let overwrite = loaded.recipe.output.overwrite || arguments.overwrite;
     let output = loaded.path(&loaded.recipe.output.dir);
     // Before anything is computed, which takes long.
     for (model, why) in [(&teacher, "is the teacher"), (&base, "is the base")] {
@@ -63,6 +72,7 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
     made.report.warnings.iter().for_each(|warning| ui::warn(warning));
     let inputs = target::inputs([&recipe, &made.teacher].into_iter().chain(&made.base).chain(&made.files));
     made.write(&output, overwrite, &inputs)?;
+    models::on_threads(arguments.look.threads.count, || summary::write(&loaded, &made, &output, overwrite))?;
     if arguments.look.json {
         ui::print_json(&made.report)?;
     } else {
@@ -96,7 +106,7 @@ fn curve(arguments: &CurveArguments) -> Result<Answer> {
     let curve = models::on_threads(arguments.look.threads.count, || Ok(run::curve(&loaded, ratios, &bar)?))?;
     bar.finish();
     curve.warnings.iter().for_each(|warning| ui::warn(warning));
-    pages::write_asked(|| page::of_curve(&curve), &arguments.page, &inputs)?;
+    pages::write_asked(|| curve::page(&curve), &arguments.page, &inputs)?;
     if arguments.look.json {
         ui::print_json(&curve)?;
     } else {

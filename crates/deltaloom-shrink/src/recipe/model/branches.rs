@@ -440,6 +440,17 @@ impl Branches {
         }) = to;
     }
 
+    /// Gives `branch` its default settings: for one that is off, they mean nothing.
+    pub fn forget(&mut self, branch: Branch) {
+        match branch {
+            Branch::Lra => self.lra = Lra::default(),
+            Branch::Kv => self.kv = Kv::default(),
+            Branch::Blt => self.blt = Blt::default(),
+            Branch::Sparsity => self.sparsity = Sparsity::default(),
+            Branch::Quantise => self.quantise = Quantise::default(),
+        }
+    }
+
     /// Whether the recipe says how far `branch` goes.
     #[must_use]
     pub fn has_size(&self, branch: Branch) -> bool {
