@@ -125,20 +125,6 @@ def student(found: ctypes.CDLL, base: Path, folder: Path, kind: str, joined: boo
     ).save(folder)
 
 
-# Kind, whether rows are joined, what the embedding is stored in, and whether there is an importance matrix. Without
-# joined rows, kinds below 4 bits fall back to much the same types, and Q6_K is Q8_0.
-PLAIN = ["Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K"]
-JOINED = ["Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "IQ3_XXS", "Q2_K", "IQ2_M", "IQ2_XS", "IQ2_XXS"]
-CASES = [
-    *((kind, False, "BF16", False) for kind in PLAIN),
-    *((kind, False, "BF16", True) for kind in PLAIN[1:]),
-    *((kind, True, "BF16", True) for kind in JOINED),
-    *((kind, True, "BF16", False) for kind in ("Q4_K_M", "Q3_K_M", "Q2_K")),
-    *((kind, False, "chosen", True) for kind in PLAIN),
-    *((kind, True, "chosen", True) for kind in JOINED if kind not in ("Q5_K_M", "IQ2_XS")),
-]
-
-
 if __name__ == "__main__":
     base, folder, case = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     student(library(Path(sys.argv[4])), base, folder, *case)

@@ -50,7 +50,7 @@ def calibration(base: Path) -> np.ndarray:
 
 
 def evaluation(base: Path, folder: Path) -> list[Path]:
-    """Files with the ids that are measured on."""
+    """Files with the ids that are measured on, for the program."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, _, last in TEXTS:

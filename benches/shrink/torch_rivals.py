@@ -103,7 +103,7 @@ def gptqmodel(base: Path, folder: Path, bits: int) -> None:
     narrow = {r"+:.*down_proj.*": {"group_size": NARROW}}
     config = QuantizeConfig(bits=bits, group_size=GROUP, dynamic=narrow, device="cpu")
     source = with_tokenizer(base, folder)
-    model = GPTQModel.load(str(source), config, device="cpu", dtype=torch.float32)
+    model = GPTQModel.load(str(source), config, dtype=torch.float32)
     model.quantize(examples(base), batch_size=8)
     model.save(str(folder / "own"))
     del model
@@ -148,7 +148,10 @@ def compressor(base: Path, folder: Path, method: str, bits: int | None) -> None:
             weights = {"num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": group}
             return {"targets": targets, "weights": weights}
 
-        groups = {"wide": scheme(GROUP, ["re:.*(q|k|v|o|gate|up)_proj$"]), "narrow": scheme(NARROW, ["re:.*down_proj$"])}
+        groups = {
+            "wide": scheme(GROUP, ["re:.*(q|k|v|o|gate|up)_proj$"]),
+            "narrow": scheme(NARROW, ["re:.*down_proj$"]),
+        }
         recipe = {"GPTQ": GPTQModifier, "RTN": QuantizationModifier}[method](config_groups=groups, ignore=["lm_head"])
         text, note = f"{method}, {bits} bits, groups of {GROUP}", NOTE_NARROW
     else:
@@ -156,7 +159,8 @@ def compressor(base: Path, folder: Path, method: str, bits: int | None) -> None:
         text = "SparseGPT, 50 % zeros" if method == "0:0" else f"SparseGPT, {method}"
     rows = calibration(base).astype(np.int64)
     data = Dataset.from_dict({"input_ids": rows.tolist(), "attention_mask": np.ones_like(rows).tolist()})
-    model = load(base)
+    # In BF16, the dtype of its scales and of the values that it keeps.
+    model = load(base, torch.bfloat16)
     oneshot(
         model=model, dataset=data, recipe=recipe, max_seq_length=256, num_calibration_samples=len(rows),
         shuffle_calibration_samples=False, batch_size=16,
@@ -168,7 +172,7 @@ def compressor(base: Path, folder: Path, method: str, bits: int | None) -> None:
             from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 
             weights = module.quantization_scheme.weights
-            weight = fake_quantize(weight, module.weight_scale, module.weight_zero_point, weights)
+            weight = fake_quantize(weight.float(), module.weight_scale.float(), module.weight_zero_point, weights)
         matrices[name] = weight.detach().clone()
     model.save_pretrained(folder / "own", save_compressed=True)
     finish(base, folder, "llm-compressor", text, matrices, folder / "own" / "model.safetensors", note)
@@ -225,17 +229,6 @@ RIVALS = {
     "optimum-quanto": quanto,
     "torchao": torchao,
 }
-CASES = [
-    *(("hqq", bits, axis) for bits in (4, 3, 2) for axis in (0, 1)),
-    *(("gptqmodel", bits) for bits in (4, 3, 2)),
-    *(("auto-round", bits) for bits in (4, 3, 2)),
-    *(("llm-compressor", "GPTQ", bits) for bits in (4, 3, 2)),
-    ("llm-compressor", "0:0", None),
-    ("llm-compressor", "2:4", None),
-    *(("optimum-quanto", bits) for bits in (4, 2)),
-    *(("torchao", bits, "affine") for bits in (4, 3, 2)),
-    *(("torchao", bits, "hqq_scale_only") for bits in (4, 3, 2)),
-]
 
 if __name__ == "__main__":
     torch.manual_seed(0)
