@@ -17,7 +17,8 @@ FTYPES = {
     "Q8_0": 7, "Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "IQ4_XS": 30, "Q3_K_M": 12, "IQ3_XXS": 23, "Q2_K": 10,
     "IQ2_M": 29, "IQ2_XS": 20, "IQ2_XXS": 19,
 }  # fmt: skip
-BF16, KEEP = 30, 43  # numbers in ggml_type; the second means that none is asked for
+# Its number in ggml_type.
+BF16 = 30
 
 
 class Importance(ctypes.Structure):
@@ -79,10 +80,11 @@ def importance(base: Path, path: Path) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
-def quantise(found: ctypes.CDLL, source: Path, target: Path, ftype: int, embedding: int, weights: dict | None) -> None:
+def quantise(found: ctypes.CDLL, source: Path, target: Path, ftype: int, keep: bool, weights: dict | None) -> None:
     parameters = found.llama_model_quantize_default_params()
     parameters.nthread, parameters.ftype = 1, ftype
-    parameters.token_embedding_type = embedding
+    if keep:
+        parameters.token_embedding_type = BF16
     if weights:
         entries = (Importance * (len(weights) + 1))()
         for entry, (name, data) in zip(entries, weights.items()):
@@ -107,7 +109,7 @@ def student(found: ctypes.CDLL, base: Path, folder: Path, kind: str, joined: boo
         for name, data in importance(base, shared / "importance.npz").items():
             weights[renamed(name)] = np.tile(data, rows_joined(name, data.shape)) if joined else data
     file = folder / f"{kind}.gguf"
-    quantise(found, source, file, FTYPES[kind], BF16 if embedding == "BF16" else KEEP, weights)
+    quantise(found, source, file, FTYPES[kind], embedding == "BF16", weights)
     tensors, sizes = read_gguf(base, file)
     write_dense(base, folder / "dense", tensors)
     types = Counter(kind for name, (kind, _) in sizes.items() if is_matrix(name))

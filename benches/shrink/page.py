@@ -19,8 +19,9 @@ read the order of the methods, not the size of the harm.
 - **Text to fit to**: 48 English and 16 Python windows of 256 tokens for everyone who uses text. The
   measured text is none of it.
 - **Ours, equal bytes** is the KL of our curve at the bytes of that row, between two of our students
-  (KL by its logarithm). **Ratio** is the rival's KL over it: above 1, we are better. A dash means
-  that none of our students is that large or that small.
+  (KL by its logarithm). Beside a rival that is larger than all of ours and worse than the largest, it
+  is the KL of that one. **Ratio** is the rival's KL over it: above 1, we are better. A dash means that
+  it is not measured, or that no student of ours compares.
 - **Our bytes** is what our curve needs for the KL of that row, as a share of the row's bytes.
 - **Packed** is the rival's file after `deltaloom pack`, which is exact and codes its entropy. The last
   ratio is at those bytes: a fair second look, since our students are packed files.
@@ -46,6 +47,11 @@ class Curve:
                 share = (size - small) / (large - small)
                 return math.exp((1 - share) * math.log(high) + share * math.log(low))
         return None
+
+    def below(self, size: int, kl: float) -> float | None:
+        """The KL of our largest student, if it is smaller than a rival and better."""
+        found = [point for point in self.points[-1:] if point[0] < size and point[1] < kl]
+        return found[0][1] if found else None
 
     def bytes_for(self, kl: float) -> float | None:
         for (small, high), (large, low) in zip(self.points, self.points[1:]):
@@ -83,10 +89,11 @@ def table(rows: list, weights: int, sizes) -> tuple[list[str], list[str]]:
         if row.ours:
             lines.append(f"| **deltaloom** | {row.method} | {start} | | | | | | |")
             continue
-        at = english.at(size)
-        first, second = factor(row.kl[0], at), factor(row.kl[1], python.at(size))
+        at = english.at(size) or english.below(size, row.kl[0][0])
+        second = row.kl[1] and (python.at(size) or python.below(size, row.kl[1][0]))
+        first, second = factor(row.kl[0], at), factor(row.kl[1], second)
         need = english.bytes_for(row.kl[0][0])
-        third = factor(row.kl[0], english.at(packed))
+        third = factor(row.kl[0], english.at(packed) or english.below(packed, row.kl[0][0]))
         for name, found in ("English", first), ("Python", second), ("English, packed", third):
             if found is not None:
                 better += found > 1
