@@ -141,6 +141,10 @@ shrink-goals *args:
     cargo build --release --quiet
     python3 tools/shrink_goals.py {{ args }}
 
+# Students of lm12m that rivals make, beside ours; writes docs/benchmarks/shrink-peers.md; fetches torch and rivals, builds llama.cpp
+bench-shrink-peers *args:
+    benches/shrink/run.sh {{ args }}
+
 # `eval divergence` of lm12m and its rounding to 4 bits beside a computation in numpy
 check-divergence:
     tools/check_divergence.sh
