@@ -26,8 +26,8 @@ pub struct Treatment {
     pub low_rank: Option<LowRank>,
     /// A sparse part.
     pub sparse: Option<sparsity::Settings>,
-    /// Whether the branch behind it gets what the sparse part leaves over. Otherwise the sparse part
-    /// is all, and quantisation is that of its values.
+    /// Whether the branch behind it gets what the sparse part leaves over. Otherwise the sparse
+    /// part is all, and quantisation is that of its values.
     pub keep_unsparse: bool,
     /// Codes.
     pub quantise: Option<quantise::Settings>,

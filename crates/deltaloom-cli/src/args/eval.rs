@@ -89,8 +89,8 @@ pub(crate) struct ModelArguments {
     /// Folder of the base of a container, or of a student of a fine-tune
     #[arg(long, value_name = "FOLDER")]
     pub(crate) base: Option<PathBuf>,
-    /// Compute a fine-tune of MODEL instead: its container, or a student of it that has MODEL as its
-    /// base
+    /// Compute a fine-tune of MODEL instead: its container, or a student of it that has MODEL as
+    /// its base
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub(crate) tenant: Option<PathBuf>,
 }

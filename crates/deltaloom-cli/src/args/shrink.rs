@@ -128,8 +128,8 @@ struct RecipeArguments {
     /// Model to make smaller: a folder or a GGUF file; instead of the one in the recipe
     #[arg(long, visible_alias = "teacher-model", value_name = "MODEL")]
     teacher: Option<PathBuf>,
-    /// Model that the teacher is a fine-tune of: only what the teacher adds to it is stored, and the
-    /// student needs it, too; instead of the one in the recipe
+    /// Model that the teacher is a fine-tune of: only what the teacher adds to it is stored, and
+    /// the student needs it, too; instead of the one in the recipe
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
     /// Another model to start from, which is not built yet

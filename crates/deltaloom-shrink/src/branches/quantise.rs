@@ -12,7 +12,8 @@ use crate::matrix::Matrix;
 /// What steps are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
-    /// Codes of this many bits, 1 to 8, with a step per row and group of columns. One bit is a sign.
+    /// Codes of this many bits, 1 to 8, with a step per row and group of columns. One bit is a
+    /// sign.
     Fixed {
         /// Bits of a code.
         bits: u32,
@@ -214,7 +215,8 @@ fn to_code(code: f64) -> i8 {
     code.clamp(-f64::from(LARGEST_CODE), f64::from(LARGEST_CODE)) as i8
 }
 
-/// Steps of columns for the same error in outputs, as logarithms to base 2 in the order of rounding.
+/// Steps of columns for the same error in outputs, as logarithms to base 2 in the order of
+/// rounding.
 fn log_steps(columns: &Columns, inputs: &Statistics) -> Vec<f64> {
     match &columns.root {
         Some(root) => root.diagonal().map(libm::log2).collect(),

@@ -252,7 +252,8 @@ fn no_base(loaded: &Loaded, error: &Error) -> Error {
 /// Counts tokens that were computed.
 type Advance<'a> = dyn Fn(usize) -> Result<()> + 'a;
 
-/// The recipe as the published toolkit's rules change it, if it asks for them, and what they change.
+/// The recipe as the published toolkit's rules change it, if it asks for them, and what they
+/// change.
 fn with_published_rules(mut loaded: Loaded) -> (Loaded, Vec<String>) {
     if loaded.recipe.planner.mode != PlannerMode::PublishedRules {
         return (loaded, Vec::new());

@@ -30,8 +30,8 @@ const HALVINGS: usize = 60;
 /// Natural logarithms of the least and the largest price of a bit, in nats per token.
 const PRICES: [f64; 2] = [-60.0, 10.0];
 
-/// A choice for each tensor: of least cost together, among those that take at most `bits`. With less
-/// than the smallest choices take, it is these.
+/// A choice for each tensor: of least cost together, among those that take at most `bits`. With
+/// less than the smallest choices take, it is these.
 ///
 /// The choices of least cost plus price times bits are best for the bits that they take (Everett,
 /// 1963). Bits that are left over then go where they save most.

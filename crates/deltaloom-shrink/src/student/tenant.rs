@@ -24,8 +24,8 @@ pub struct Tenant {
 /// Makes a student of a fine-tune a tenant of its base, with the bits of [`open`].
 ///
 /// # Errors
-/// As [`open`]; [`Error::InvalidArgument`] if the student has other settings than its base; errors of
-/// packing.
+/// As [`open`]; [`Error::InvalidArgument`] if the student has other settings than its base; errors
+/// of packing.
 pub fn tenant(path: &Path, base: &Path) -> Result<Tenant> {
     let (text, student) = open(path, Some(base))?;
     let student = Parts::of_checkpoint(student, &text)?;

@@ -26,8 +26,13 @@ pub(super) struct Samples {
 }
 
 /// Lets both continue words from near the end of a text, which is what was measured. `None` without
-/// a tokenizer: then nobody could read it.
-pub(super) fn samples(teacher: &Path, student: &Path, text: &Path) -> Result<Option<Samples>> {
+/// a tokenizer: then nobody could read it. `base` is that of a student of a fine-tune.
+pub(super) fn samples(
+    teacher: &Path,
+    student: &Path,
+    base: Option<&Path>,
+    text: &Path,
+) -> Result<Option<Samples>> {
     let opened = models::open(teacher, None, None)?;
     let Ok(tokenizer) = opened.tokenizer() else { return Ok(None) };
     let ids = models::text(text, &opened, None)?.ids;
@@ -37,7 +42,7 @@ pub(super) fn samples(teacher: &Path, student: &Path, text: &Path) -> Result<Opt
         return Ok(None);
     }
     let of_teacher = continued(opened, &tokenizer, prompt)?;
-    let of_student = continued(models::open(student, None, None)?, &tokenizer, prompt)?;
+    let of_student = continued(models::open(student, base, None)?, &tokenizer, prompt)?;
     let prompt = tokenizer.pieces().text(prompt, true);
     Ok(Some(Samples { prompt, teacher: of_teacher, student: of_student }))
 }

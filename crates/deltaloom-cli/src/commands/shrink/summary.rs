@@ -65,7 +65,8 @@ fn sampled(made: &Made, output: &Path) -> Result<Option<Samples>> {
     let is_it =
         |path: &&std::path::PathBuf| path.file_name().is_some_and(|own| own.to_string_lossy() == *name);
     match made.files.iter().find(is_it) {
-        Some(text) => samples(&made.teacher, output, text).with_context(|| text.display().to_string()),
+        Some(text) => samples(&made.teacher, output, made.base.as_deref(), text)
+            .with_context(|| text.display().to_string()),
         None => Ok(None),
     }
 }

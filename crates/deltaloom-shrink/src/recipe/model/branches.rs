@@ -321,8 +321,8 @@ section! {
         allocation: Allocation = Allocation::Planner,
         /// Where Wanda compares weights.
         scope: Scope = Scope::Matrix,
-        /// What becomes of the part that it leaves over. `drop`: nothing, and quantisation is that of
-        /// the weights that stay.
+        /// What becomes of the part that it leaves over. `drop`: nothing, and quantisation is that
+        /// of the weights that stay.
         residual: Residual = Residual::Keep,
     }
 }
@@ -368,8 +368,8 @@ section! {
         enabled: Switch = Switch::Auto,
         /// How weights are rounded.
         method: QuantiseMethod = QuantiseMethod::Feedback,
-        /// Fixed bits of a code, and 1 for signs. Excludes `rate`. With neither, the planner gives a
-        /// rate.
+        /// Fixed bits of a code, and 1 for signs. Excludes `rate`. With neither, the planner gives
+        /// a rate.
         bits: Option<usize> = None,
         /// Bits per weight of entropy-coded codes, tables and scales counted. Excludes `bits`.
         rate: Option<f64> = None,
