@@ -41,9 +41,11 @@ GOALS = [
 ]
 
 
-def run(program: str, name: str, model: pathlib.Path, results: pathlib.Path) -> dict:
+def run(program: str, name: str, model: pathlib.Path, results: pathlib.Path, only_stored: bool) -> dict | None:
     """The report of a recipe. One that is there already is read."""
     stored = results / f"{name}.json"
+    if only_stored and not stored.is_file():
+        return None
     if not stored.is_file():
         recipe = RECIPES / f"{name}.yaml"
         if not recipe.is_file():
@@ -63,7 +65,8 @@ def texts(report: dict) -> str:
 
 
 def page(reports: dict[str, dict]) -> str:
-    scale = {name: reports[name]["texts"][0]["kl"] / old for name, old in ANCHORS.items()}
+    anchors = {name: old for name, old in ANCHORS.items() if name in reports}
+    scale = {name: reports[name]["texts"][0]["kl"] / old for name, old in anchors.items()}
     lines = [
         "# Smaller models: what they cost",
         "",
@@ -75,13 +78,16 @@ def page(reports: dict[str, dict]) -> str:
         "weight that did not. The numbers do not depend on threads or processor.",
         "",
         "A goal was set on other windows. It is scaled by what an anchor costs here over what it cost there: "
-        + ", ".join(f"{name} {reports[name]['texts'][0]['kl']:.5f} over {old}" for name, old in ANCHORS.items())
+        + ", ".join(f"{name} {reports[name]['texts'][0]['kl']:.5f} over {old}" for name, old in anchors.items())
         + ".",
         "",
         "| recipe | what | bytes | bits | KL, English | KL, Python | goal | scaled | met |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for name, what, goal, anchor in GOALS:
+        if name not in reports or anchor not in scale:
+            lines.append(f"| {name} | {what} | | | not measured | | {goal} | | |")
+            continue
         report = reports[name]
         scaled = goal * scale[anchor]
         met = "yes" if report["texts"][0]["kl"] <= scaled else "**no**"
@@ -89,7 +95,7 @@ def page(reports: dict[str, dict]) -> str:
         lines.append(
             f"| {name} | {what} | {report['student_bytes']:,} | {bits:.3f} | {texts(report)} | {goal} | {scaled:.5f} | {met} |"
         )
-    for name in ANCHORS:
+    for name in anchors:
         if not any(name == goal[0] for goal in GOALS):
             report = reports[name]
             bits = report["bits_per_shrunk_weight"]
@@ -102,6 +108,7 @@ def main() -> None:
     parser.add_argument("--program", default=str(ROOT / "target/release/deltaloom"))
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "target/shrink-goals", help="reports and students")
     parser.add_argument("--output", type=pathlib.Path, default=PAGE)
+    parser.add_argument("--stored", action="store_true", help="run nothing: only reports that are there")
     arguments = parser.parse_args()
     model = pathlib.Path(os.environ.get("DELTALOOM_DATA", "")) / "lm12m" / "base"
     if not model.is_dir():
@@ -110,8 +117,10 @@ def main() -> None:
     names = list(dict.fromkeys([*ANCHORS, *(goal[0] for goal in GOALS)]))
     reports = {}
     for name in names:
-        reports[name] = run(arguments.program, name, model, arguments.results)
-        print(name, texts(reports[name]), flush=True)
+        report = run(arguments.program, name, model, arguments.results, arguments.stored)
+        if report is not None:
+            reports[name] = report
+            print(name, texts(report), flush=True)
     arguments.output.write_text(page(reports))
 
 

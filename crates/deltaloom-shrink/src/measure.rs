@@ -13,6 +13,9 @@ const TOKENS_AT_ONCE: usize = 256;
 /// Windows that run through the layers together.
 const WINDOWS_AT_ONCE: usize = 8;
 
+/// Logits of a teacher that are kept at most: 256 MB of them.
+const MOST_LOGITS: usize = 1 << 26;
+
 /// A text, cut into windows.
 pub type Windows = Vec<Vec<u32>>;
 
@@ -24,6 +27,8 @@ pub struct Reference {
     hidden: Vec<Vec<f32>>,
     /// What enters each layer, if that is kept: for each layer, for windows that run together.
     layers: Vec<Vec<Vec<f32>>>,
+    /// Logits of the teacher in their order, if they are kept.
+    logits: Vec<Vec<f32>>,
 }
 
 impl Reference {
@@ -36,11 +41,11 @@ impl Reference {
             return Err(Error::InvalidArgument("a window needs two tokens or more to measure".to_owned()));
         }
         let hidden = hidden(&windows, |_, sequences| teacher.hidden(sequences), progress)?;
-        Ok(Self { teacher, windows, hidden, layers: Vec::new() })
+        Ok(Self { teacher, windows, hidden, layers: Vec::new(), logits: Vec::new() })
     }
 
     /// Keeps what enters each layer of the teacher, so that students that differ from some layer on
-    /// need not be run from the start.
+    /// need not be run from the start, and its logits if they are not too many.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -54,6 +59,12 @@ impl Reference {
                 kept.push(x.clone());
                 x = self.teacher.layer(number, &batch, &x, &self.teacher.weights(number))?;
             }
+        }
+        let config = &self.teacher.parts().config;
+        if self.tokens().saturating_mul(config.vocabulary) <= MOST_LOGITS {
+            let places =
+                self.places().map(|(window, place, _)| self.teacher.logits(&self.hidden[window][place]));
+            self.logits = places.collect::<Result<_>>()?;
         }
         Ok(self)
     }
@@ -100,19 +111,36 @@ impl Reference {
         self.score(|_, place| Ok(log_probs.repeat(place.len() / width)))
     }
 
+    /// Tokens that are scored together: the number of their window, their place in the head's input
+    /// of it, and the tokens that follow them.
+    fn places(&self) -> impl Iterator<Item = (usize, Range<usize>, &[u32])> {
+        let width = self.teacher.parts().config.width;
+        self.windows.iter().enumerate().flat_map(move |(number, window)| {
+            window[1..].chunks(TOKENS_AT_ONCE).enumerate().map(move |(part, next)| {
+                let start = part * TOKENS_AT_ONCE * width;
+                (number, start..start + next.len() * width, next)
+            })
+        })
+    }
+
     /// Scores logits of a window, given by its number, for a place in the head's input of it.
     fn score(&self, logits: impl Fn(usize, Range<usize>) -> Result<Vec<f32>>) -> Result<Measured> {
-        let width = self.teacher.parts().config.width;
         let mut divergence = Divergence::default();
-        for (number, (window, hidden)) in self.windows.iter().zip(&self.hidden).enumerate() {
-            for (part, next) in window[1..].chunks(TOKENS_AT_ONCE).enumerate() {
-                let start = part * TOKENS_AT_ONCE * width;
-                let place = start..start + next.len() * width;
-                let base = self.teacher.logits(&hidden[place.clone()])?;
-                divergence.add_all(&base, &logits(number, place)?, next)?;
+        let mut of_window = 0;
+        for (part, (number, place, next)) in self.places().enumerate() {
+            if number != of_window {
+                divergence.end_window();
+                of_window = number;
             }
-            divergence.end_window();
+            let student = logits(number, place.clone())?;
+            match self.logits.get(part) {
+                Some(base) => divergence.add_all(base, &student, next)?,
+                None => {
+                    divergence.add_all(&self.teacher.logits(&self.hidden[number][place])?, &student, next)?
+                }
+            }
         }
+        divergence.end_window();
         Measured::new(&divergence)
     }
 }
