@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use deltaloom::Result;
+use deltaloom::{Error, Result};
 use serde::Serialize;
 
 use super::candidates::{Candidate, Work, measurements};
@@ -27,6 +27,8 @@ const NEAR_ENOUGH: f64 = 0.995;
 /// Ratios of the curve of a plan.
 const RATIOS: [f64; 12] = [2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 50.0, 100.0, 200.0, 1000.0];
 const BITS: f64 = 8.0;
+/// Nats per token above which what is expected of a student is not trusted.
+const MUCH: f64 = 1.0;
 
 /// A student: its weights, and their forms.
 #[derive(Clone)]
@@ -92,6 +94,8 @@ pub(super) struct Search<'a> {
     fitted: Windows,
     tables: BTreeMap<&'a str, Table>,
     tensors: Vec<Tensor>,
+    /// The same, where the embedding and the head are not all zeros.
+    alive: Vec<Tensor>,
     reference: Reference,
     /// Packed bytes if every tensor has its smallest form.
     least: u64,
@@ -129,7 +133,11 @@ impl<'a> Search<'a> {
         let reference = Reference::new(teacher.clone(), compared, advance)?.with_layers()?;
         let work = Work { loaded, teacher, texts, settings, tables: &tables, reference: &reference, advance };
         let tensors = work.tensors()?;
-        let mut search = Self { loaded, teacher, texts, fitted, tables, tensors, reference, least: 0 };
+        let mut alive = tensors.clone();
+        for tensor in alive.iter_mut().filter(|tensor| tables.contains_key(tensor.name.as_str())) {
+            tensor.choices.retain(|choice| choice.candidate != Candidate::Zero);
+        }
+        let mut search = Self { loaded, teacher, texts, fitted, tables, tensors, alive, reference, least: 0 };
         let smallest = solve(&search.tensors, 0.0);
         let smallest = if smallest.iter().all(|choice| choice.candidate == Candidate::Zero) {
             search.tensors.iter().map(|tensor| (tensor.name.clone(), Form::Zero)).collect()
@@ -138,6 +146,14 @@ impl<'a> Search<'a> {
         };
         search.least = search.packed(&smallest)?;
         Ok(search)
+    }
+
+    /// The choices of least cost that take at most so many bits. Where there is room for anything
+    /// else, the embedding is not all zeros: no matrix behind it would be read then, which the sum of
+    /// their costs does not know.
+    fn choose(&self, bits: f64) -> Vec<&Choice> {
+        let alive = solve(&self.alive, bits);
+        if taken(&alive) <= bits { alive } else { solve(&self.tensors, bits) }
     }
 
     fn packed(&self, forms: &BTreeMap<String, Form>) -> Result<u64> {
@@ -175,10 +191,7 @@ impl<'a> Search<'a> {
     pub(super) fn add_curve(&self, plan: &mut Plan, kl: f64, teacher_bytes: u64) {
         let factor = if plan.expected_kl > 0.0 { kl / plan.expected_kl } else { 1.0 };
         let sizes = RATIOS.map(|ratio| bytes_of(teacher_bytes as f64 / ratio));
-        let point = |bytes: u64| Point {
-            bytes,
-            kl: factor * cost(&solve(&self.tensors, self.bits_in(bytes as f64))),
-        };
+        let point = |bytes: u64| Point { bytes, kl: factor * cost(&self.choose(self.bits_in(bytes as f64))) };
         plan.curve = sizes.into_iter().filter(|bytes| *bytes >= self.least).map(point).collect();
         let limit = self.loaded.recipe.targets.kl.limit;
         plan.bytes_for_limit = limit.map(|limit| {
@@ -189,7 +202,7 @@ impl<'a> Search<'a> {
 
     /// Bits of forms that a packed file has room for.
     fn bits_in(&self, bytes: f64) -> f64 {
-        let smallest = taken(&solve(&self.tensors, 0.0));
+        let smallest = taken(&self.choose(0.0));
         (bytes - self.least as f64) * BITS + smallest
     }
 
@@ -206,7 +219,7 @@ impl<'a> Search<'a> {
         let mut is_rehearsal = few.len() < all.len();
         for round in 0..ROUNDS {
             is_rehearsal &= round + 2 < ROUNDS;
-            let chosen = solve(&self.tensors, bits);
+            let chosen = self.choose(bits);
             let calibrate = if is_rehearsal { &few } else { all };
             let student =
                 self.make(&chosen, calibrate, &|done| advance(if is_rehearsal { 0 } else { done }))?;
@@ -236,10 +249,20 @@ impl<'a> Search<'a> {
             let wanted = budget as f64 * (1.0 + NEAR_ENOUGH) / 2.0;
             bits += (wanted - bytes as f64) * BITS;
         }
-        let (_, tried) = match best {
-            Some(best) => best,
-            None => (0, self.smallest(advance)?),
+        let mut tried = match best {
+            Some((_, tried)) => tried,
+            None => self.smallest(advance)?,
         };
+        // Sums of large costs say little: nothing at all can be nearer than what is left of a model.
+        if cost(&tried.chosen) > MUCH {
+            let smallest = self.smallest(advance)?;
+            let kl = |tried: &Tried<'_>| {
+                Ok::<f64, Error>(self.reference.compare(&tried.student.network, &|_| advance(0))?.kl())
+            };
+            if kl(&smallest)? < kl(&tried)? {
+                tried = smallest;
+            }
+        }
         Ok(Tried { made, ..tried })
     }
 
@@ -250,7 +273,7 @@ impl<'a> Search<'a> {
         let mut best: Option<((bool, f64), Tried<'_>)> = None;
         let mut made = Vec::new();
         for _ in 0..ROUNDS {
-            let chosen = solve(&self.tensors, bits_for(&self.tensors, limit / factor));
+            let chosen = self.choose(bits_for(&self.tensors, limit / factor));
             let student = self.make(&chosen, &self.fitted, advance)?;
             let measured = self.reference.compare(&student.network, &|_| advance(0))?;
             let bound = self.loaded.recipe.targets.kl.confidence;
@@ -276,7 +299,7 @@ impl<'a> Search<'a> {
     }
 
     fn smallest(&self, advance: &dyn Fn(usize) -> Result<()>) -> Result<Tried<'_>> {
-        let chosen = solve(&self.tensors, 0.0);
+        let chosen = self.choose(0.0);
         let student = self.make(&chosen, &self.texts.calibrate, advance)?;
         Ok(Tried { student, chosen, made: Vec::new() })
     }
