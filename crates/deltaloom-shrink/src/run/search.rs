@@ -149,8 +149,8 @@ impl<'a> Search<'a> {
     }
 
     /// The choices of least cost that take at most so many bits. Where there is room for anything
-    /// else, the embedding is not all zeros: no matrix behind it would be read then, which the sum of
-    /// their costs does not know.
+    /// else, the embedding is not all zeros: no matrix behind it would be read then, which the sum
+    /// of their costs does not know.
     fn choose(&self, bits: f64) -> Vec<&Choice> {
         let alive = solve(&self.alive, bits);
         if taken(&alive) <= bits { alive } else { solve(&self.tensors, bits) }
@@ -253,7 +253,7 @@ impl<'a> Search<'a> {
             Some((_, tried)) => tried,
             None => self.smallest(advance)?,
         };
-        // Sums of large costs say little: nothing at all can be nearer than what is left of a model.
+        // Sums of large costs say little: zeros can be nearer than what is left of a model.
         if cost(&tried.chosen) > MUCH {
             let smallest = self.smallest(advance)?;
             let kl = |tried: &Tried<'_>| {
