@@ -231,12 +231,13 @@ impl<'a> Search<'a> {
                     (false, false) => bytes < *known,
                     (known, new) => !known && new,
                 });
-            let is_same = made.len() > 1 && chosen == before;
+            let is_same = chosen == before;
             before.clone_from(&chosen);
             let is_near = bytes <= budget && bytes as f64 >= NEAR_ENOUGH * budget as f64;
             let is_least = bytes > budget && bytes <= self.least;
             if is_rehearsal && (is_near || is_same || is_least) {
                 is_rehearsal = false;
+                before.clear();
                 continue;
             }
             if !is_rehearsal && is_better {
