@@ -240,7 +240,7 @@ fn a_report_lies_beside_a_student() {
     assert_eq!(lines.len(), matrices.len() + 2);
     assert!(lines.iter().enumerate().all(|(step, line)| line["step"] == step));
     for page in [read("summary.html"), read("summary.md")] {
-        for word in ["LOSSY student of base", "overlap of the top 5", "quantised", "attention", "feasible"] {
+        for word in ["LOSSY student of base", "top-5 overlap", "quantised", "attention", "feasible"] {
             assert!(page.contains(word), "{word}");
         }
     }

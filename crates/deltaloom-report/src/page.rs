@@ -339,6 +339,7 @@ th,td{padding:.25em 1.1em .25em 0;text-align:left;border-bottom:1px solid #e3e7e
 th{font-weight:600;white-space:nowrap}
 th.n,td.n{text-align:right;white-space:nowrap}
 td{overflow-wrap:anywhere}
+td:first-child:not(.n){min-width:12ch}
 @media (prefers-color-scheme:dark){
 body{background:#15191e;color:#e4e8ec}
 header p,td.more,nav,summary{color:#a7b1bb}

@@ -64,10 +64,10 @@ fn divergence(report: &Report) -> Section {
         "KL",
         "±",
         "reverse KL",
-        "same top token",
-        "overlap of the top 5",
+        "same top",
+        "top-5 overlap",
         "perplexity",
-        "of the teacher",
+        "teacher's",
     ];
     let mut table = Table::new(&names);
     for on in &report.texts {
