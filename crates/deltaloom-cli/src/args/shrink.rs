@@ -61,12 +61,10 @@ pub(crate) enum ShrinkCommand {
   deltaloom shrink run recipe.yaml --teacher model.gguf --seq-len 512 --max-chunks 32 -o student/")]
 pub(crate) struct RunArguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
-    #[command(flatten)]
-    ratio: RatioArgument,
+    pub(crate) recipe: SizedRecipeArguments,
     /// Folder of the student, instead of the one in the recipe
     #[arg(short, long, value_name = "FOLDER")]
-    output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     /// Replace the files of a student that exists
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -88,9 +86,7 @@ pub(crate) struct RunArguments {
   deltaloom shrink plan recipes/thousand.yaml --teacher model/ --json")]
 pub(crate) struct PlanArguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
-    #[command(flatten)]
-    ratio: RatioArgument,
+    pub(crate) recipe: SizedRecipeArguments,
     #[command(flatten)]
     pub(crate) look: LookArguments,
 }
@@ -106,7 +102,7 @@ pub(crate) struct PlanArguments {
   deltaloom shrink curve recipe.yaml --teacher model/ --ratios 4,8,16 --json")]
 pub(crate) struct CurveArguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
+    pub(crate) recipe: RecipeArguments,
     /// Bytes of the teacher over bytes of a student
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "2,4,8,10,20,50,100,1000")]
     pub(crate) ratios: Vec<f64>,
@@ -118,7 +114,7 @@ pub(crate) struct CurveArguments {
 
 /// A recipe, and what replaces fields of it.
 #[derive(Debug, Args)]
-struct RecipeArguments {
+pub(crate) struct RecipeArguments {
     /// Recipe: docs/recipes.md describes its fields
     #[arg(value_name = "RECIPE", required_unless_present = "config")]
     recipe: Option<PathBuf>,
@@ -155,8 +151,11 @@ struct RecipeArguments {
     max_chunks: Option<usize>,
 }
 
+/// The same, with a size.
 #[derive(Debug, Args)]
-struct RatioArgument {
+pub(crate) struct SizedRecipeArguments {
+    #[command(flatten)]
+    recipe: RecipeArguments,
     /// Bytes of the teacher over bytes of the student, instead of the target in the recipe
     #[arg(long, value_name = "N")]
     ratio: Option<f64>,
@@ -181,47 +180,32 @@ pub(crate) struct Asked {
 }
 
 impl RecipeArguments {
-    fn asked(&self, ratio: Option<f64>, output: Option<PathBuf>) -> Asked {
+    /// What is asked for.
+    pub(crate) fn asked(&self) -> Asked {
         Asked {
             recipe: self.recipe.as_ref().or(self.config.as_ref()).cloned().unwrap_or_default(),
             overrides: Overrides {
                 teacher: self.teacher.clone(),
                 base: self.base.clone(),
                 student: self.student.clone(),
-                ratio,
+                ratio: None,
                 distil_data: self.distill_data.clone(),
                 finetune_data: self.finetune_data.clone(),
                 seq_len: self.seq_len,
                 stride: self.stride,
                 batch_size: self.batch_size,
                 max_chunks: self.max_chunks,
-                output,
+                output: None,
             },
         }
     }
 }
 
-impl RunArguments {
-    pub(crate) fn asked(&self) -> Asked {
-        self.recipe.asked(self.ratio.ratio, self.output.clone())
-    }
-}
-
-impl PlanArguments {
-    pub(crate) fn asked(&self) -> Asked {
-        self.recipe.asked(self.ratio.ratio, None)
-    }
-}
-
-impl CurveArguments {
-    pub(crate) fn asked(&self) -> Asked {
-        self.recipe.asked(None, None)
-    }
-}
-
-impl AblateArguments {
-    pub(crate) fn asked(&self) -> Asked {
-        self.recipe.asked(self.ratio.ratio, None)
+impl SizedRecipeArguments {
+    /// What is asked for, and where the student goes.
+    pub(crate) fn asked(&self, output: Option<PathBuf>) -> Asked {
+        let Asked { recipe, overrides } = self.recipe.asked();
+        Asked { recipe, overrides: Overrides { ratio: self.ratio, output, ..overrides } }
     }
 }
 
@@ -269,10 +253,7 @@ pub(crate) struct MeasureArguments {
     #[arg(long, value_name = "TEXT")]
     pub(crate) seen: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
-    /// Print everything as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) look: LookArguments,
 }
 
 /// Find out what each branch of a recipe contributes to size and divergence.
@@ -293,17 +274,12 @@ pub(crate) struct MeasureArguments {
   deltaloom shrink ablate recipe.yaml --teacher model/ --state results/ --json")]
 pub(crate) struct AblateArguments {
     #[command(flatten)]
-    recipe: RecipeArguments,
-    #[command(flatten)]
-    ratio: RatioArgument,
+    pub(crate) recipe: SizedRecipeArguments,
     /// Folder where results are kept and found again
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
-    /// Print everything as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) look: LookArguments,
 }
 
 /// Try every branch and the search on a tiny made-up model, in a few seconds.
@@ -317,10 +293,7 @@ pub(crate) struct AblateArguments {
   deltaloom shrink quick-test")]
 pub(crate) struct QuickTestArguments {
     #[command(flatten)]
-    pub(crate) threads: ThreadsArgument,
-    /// Print everything as JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) look: LookArguments,
 }
 
 /// Write the dense model that a student stands for, for other tools.

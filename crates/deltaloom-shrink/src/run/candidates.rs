@@ -50,6 +50,8 @@ const RANKS: [f64; 3] = [0.1, 0.25, 0.5];
 const FACTOR_RATE: f64 = 3.0;
 /// Shares of zeros.
 const ZEROS: [f64; 4] = [0.5, 0.75, 0.9, 0.97];
+/// Candidates of the embedding or the head: zeros, codes and factors.
+const OF_TABLE: usize = 1 + RATES.len() + RANKS.len();
 /// How much worse than codes of as many bits another candidate may look and still be measured.
 const WORSE: f64 = 2.0;
 /// Windows that errors are computed on.
@@ -108,11 +110,12 @@ impl Candidate {
 
 /// Measurements that [`Work::tensors`] makes of a whole student, about.
 pub(super) fn measurements(loaded: &Loaded, teacher: &Network, tables: usize) -> usize {
-    let of_tables = tables * (1 + RATES.len() + RANKS.len());
+    let of_tables = tables * OF_TABLE;
     (matrices(teacher) + of_tables).min(loaded.recipe.planner.evaluations.max(of_tables))
 }
 
-fn matrices(teacher: &Network) -> usize {
+/// Number of matrices of the layers.
+pub(super) fn matrices(teacher: &Network) -> usize {
     teacher.parts().layers.iter().map(|names| names.matrices().count()).sum()
 }
 
@@ -124,7 +127,7 @@ impl Work<'_> {
             tensors.push(self.of_table(name, table)?);
         }
         // Matrices between those that are measured take the mean factor of these.
-        let of_tables = self.tables.len() * (1 + RATES.len() + RANKS.len());
+        let of_tables = self.tables.len() * OF_TABLE;
         let allowed = self.loaded.recipe.planner.evaluations.saturating_sub(of_tables);
         let every = matrices(self.teacher).div_ceil(allowed.max(1)).max(1);
         let mut factors = Vec::new();

@@ -25,6 +25,7 @@ use crate::pipeline::{Options, shrink_layers};
 use crate::recipe::{Branch, Loaded, PlannerMode, Switch, Targets, published_rules};
 use crate::sizes::Sizes;
 use crate::student::{self, Description, Origin, Student};
+use candidates::matrices;
 pub use search::{Chosen, Plan, Point};
 use search::{Found, Goal, Search};
 use settings::Settings;
@@ -419,8 +420,7 @@ fn fixed(
         let network = &mut with_embedding.network;
         with_embedding.forms = embedding::shrink(loaded, teacher, network, texts, settings, advance)?;
     }
-    let matrices: usize = teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
-    let share = 2 * tokens(&texts.calibrate) / matrices.max(1);
+    let share = 2 * tokens(&texts.calibrate) / matrices(teacher).max(1);
     let options = Options { correct: recipe.correct.enabled.then_some(recipe.correct.damping) };
     for round in 0..rounds {
         let mut found = with_embedding.clone();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use deltaloom::{Error, Result};
 use serde::Serialize;
 
-use super::candidates::{Candidate, Work, measurements};
+use super::candidates::{Candidate, Work, matrices, measurements};
 use super::embedding::Table;
 use super::settings::Settings;
 use super::solve::{Choice, Tensor, bits_for, cost, solve, taken};
@@ -138,13 +138,7 @@ impl<'a> Search<'a> {
             tensor.choices.retain(|choice| choice.candidate != Candidate::Zero);
         }
         let mut search = Self { loaded, teacher, texts, fitted, tables, tensors, alive, reference, least: 0 };
-        let smallest = solve(&search.tensors, 0.0);
-        let smallest = if smallest.iter().all(|choice| choice.candidate == Candidate::Zero) {
-            search.tensors.iter().map(|tensor| (tensor.name.clone(), Form::Zero)).collect()
-        } else {
-            search.make(&smallest, &texts.calibrate, &|_| advance(0))?.forms
-        };
-        search.least = search.packed(&smallest)?;
+        search.least = search.packed(&search.smallest(&|_| advance(0))?.student.forms)?;
         Ok(search)
     }
 
@@ -330,9 +324,8 @@ impl<'a> Search<'a> {
             }
         }
         let treatment = |place: Place<'_>| chosen.get(place.name)?.treatment();
-        let matrices: usize = self.teacher.parts().layers.iter().map(|names| names.matrices().count()).sum();
         let tokens: usize = calibrate.iter().map(Vec::len).sum();
-        let share = 2 * tokens / matrices.max(1);
+        let share = 2 * tokens / matrices(self.teacher).max(1);
         forms.append(&mut shrink_layers(
             self.teacher,
             &mut network,

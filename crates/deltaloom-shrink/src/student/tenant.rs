@@ -34,11 +34,14 @@ pub fn tenant(path: &Path, base: &Path) -> Result<Tenant> {
         return wrong(path, "it has other settings than its base");
     }
     let mut bases = Bases::default();
-    bases.push_checkpoint(base, Arc::new(widened(&parts)?));
+    let wide = Arc::new(widened(&parts)?);
+    bases.push_checkpoint(base, Arc::clone(&wide));
     let mut packed = Vec::new();
     pack_to(&widened(&student)?, &bases, &mut packed, &PackOptions::default(), &Silent)?;
     let container = Container::from_source(path, Box::new(packed), &Limits::default())?;
-    Ok(Tenant { base: widened(&parts)?, config_text: parts.config_text, container })
+    drop(bases);
+    let base = Arc::try_unwrap(wide).or_else(|_| widened(&parts))?;
+    Ok(Tenant { base, config_text: parts.config_text, container })
 }
 
 /// The tensors of a model in F32.

@@ -13,11 +13,11 @@ use crate::ui::table::{Cell, Table};
 use crate::{Answer, models, ui};
 
 pub(super) fn run(arguments: &AblateArguments) -> Result<Answer> {
-    let Read { loaded, .. } = read(arguments.asked())?;
+    let Read { loaded, .. } = read(arguments.recipe.asked(None))?;
     loaded.warnings.iter().for_each(|warning| ui::warn(warning));
     let bar = Bar::new("ablating");
     let state = arguments.state.as_deref();
-    let found = models::on_threads(arguments.threads.count, || {
+    let found = models::on_threads(arguments.look.threads.count, || {
         let (start, done) = (Instant::now(), Counter::new(0));
         let each = |subset: &Subset, of: usize| {
             done.set(done.get() + 1);
@@ -26,7 +26,7 @@ pub(super) fn run(arguments: &AblateArguments) -> Result<Answer> {
         Ok(ablate(&loaded, state, &bar, &each)?)
     })?;
     bar.finish();
-    if arguments.json {
+    if arguments.look.json {
         ui::print_json(&found)?;
     } else {
         ui::print(&describe(&found))?;

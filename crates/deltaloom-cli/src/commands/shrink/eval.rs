@@ -59,9 +59,9 @@ struct Text {
 
 pub(super) fn run(arguments: &MeasureArguments) -> Result<Answer> {
     let bar = Bar::new("computing");
-    let (report, warnings) = models::on_threads(arguments.threads.count, || report(arguments, &bar))?;
+    let (report, warnings) = models::on_threads(arguments.look.threads.count, || report(arguments, &bar))?;
     bar.finish();
-    if arguments.json {
+    if arguments.look.json {
         inputs::print_json(&report, &warnings)?;
     } else {
         ui::print(&describe(&report))?;

@@ -51,7 +51,7 @@ fn read(Asked { recipe, overrides }: Asked) -> Result<Read> {
 }
 
 fn make(arguments: &RunArguments) -> Result<Answer> {
-    let Read { loaded, recipe, teacher, base } = read(arguments.asked())?;
+    let Read { loaded, recipe, teacher, base } = read(arguments.recipe.asked(arguments.output.clone()))?;
     // The option is no part of the recipe, whose digest the student bears.
     let overwrite = loaded.recipe.output.overwrite || arguments.overwrite;
     let output = loaded.path(&loaded.recipe.output.dir);
@@ -83,7 +83,7 @@ fn make(arguments: &RunArguments) -> Result<Answer> {
 }
 
 fn plan(arguments: &PlanArguments) -> Result<Answer> {
-    let Read { loaded, .. } = read(arguments.asked())?;
+    let Read { loaded, .. } = read(arguments.recipe.asked(None))?;
     let bar = Bar::new("planning");
     let made = models::on_threads(arguments.look.threads.count, || Ok(run::run(&loaded, &bar)?))?;
     bar.finish();
@@ -98,7 +98,7 @@ fn plan(arguments: &PlanArguments) -> Result<Answer> {
 }
 
 fn curve(arguments: &CurveArguments) -> Result<Answer> {
-    let Read { loaded, recipe, teacher, base } = read(arguments.asked())?;
+    let Read { loaded, recipe, teacher, base } = read(arguments.recipe.asked())?;
     let inputs = target::inputs([Some(&recipe), teacher.as_ref(), base.as_ref()].into_iter().flatten());
     pages::check(&arguments.page, &inputs)?;
     let bar = Bar::new("shrinking");

@@ -58,17 +58,8 @@ fn fixed(value: f64, digits: usize) -> Cell {
 }
 
 fn divergence(report: &Report) -> Section {
-    let names = [
-        "text",
-        "tokens",
-        "KL",
-        "±",
-        "reverse KL",
-        "same top",
-        "top-5 overlap",
-        "perplexity",
-        "teacher's",
-    ];
+    let names =
+        ["text", "tokens", "KL", "±", "reverse KL", "same top", "top-5 overlap", "perplexity", "teacher's"];
     let mut table = Table::new(&names);
     for on in &report.texts {
         let it = &on.divergence;

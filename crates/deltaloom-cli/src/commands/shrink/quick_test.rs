@@ -37,9 +37,10 @@ struct Step {
 pub(super) fn run(arguments: &QuickTestArguments) -> Result<Answer> {
     let folder = tempfile::tempdir()?;
     let bar = Bar::new("testing");
-    let steps = models::on_threads(arguments.threads.count, || steps(folder.path(), &bar, arguments.json))?;
+    let steps =
+        models::on_threads(arguments.look.threads.count, || steps(folder.path(), &bar, arguments.look.json))?;
     bar.finish();
-    if arguments.json {
+    if arguments.look.json {
         ui::print_json(&steps)?;
     }
     let failed: Vec<&str> = steps.iter().filter(|step| !step.ok).map(|step| step.name).collect();
