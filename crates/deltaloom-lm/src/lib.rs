@@ -3,6 +3,7 @@
 //!
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
+pub mod engine;
 pub mod evaluate;
 pub mod generate;
 pub mod gguf;

@@ -15,6 +15,7 @@ mod packed;
 mod paged;
 mod pages;
 mod plan;
+mod prefix;
 mod vector;
 mod weights;
 

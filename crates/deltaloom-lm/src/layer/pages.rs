@@ -3,13 +3,18 @@
 //!
 //! Sequences grow only at their end, in steps: room is reserved before a step, keys and values are
 //! stored layer by layer, and the tokens count when the step has succeeded.
+//!
+//! A full page is never written again. So sequences that begin with the same tokens may share the
+//! pages of those ([`super::prefix`]).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::attention::Part;
 use super::batch::{Batch, TenantId};
 use super::config::{Heads, LayerConfig};
 use super::plan::Reach;
+use super::prefix::{Chain, Prefixes};
 use deltaloom::{Error, Result};
 
 /// Number of positions of a page.
@@ -72,6 +77,7 @@ pub struct Memory {
     sequences: BTreeMap<SequenceId, Sequence>,
     next: u64,
     used_bytes: u64,
+    prefixes: Prefixes,
 }
 
 /// What a layer keeps of every sequence.
@@ -93,18 +99,20 @@ struct Sequence {
     tenant: TenantId,
     tokens: usize,
     layers: Vec<Pages>,
+    /// Names its full pages to others; `None` if it shares none.
+    chain: Option<Chain>,
 }
 
 /// The pages of one layer, without the first ones that nobody will see again.
 #[derive(Debug, Default)]
 struct Pages {
     dropped: usize,
-    pages: VecDeque<Page>,
+    pages: VecDeque<Arc<Page>>,
 }
 
 /// Keys as `[head][position][size]`, then values.
 #[derive(Debug)]
-enum Page {
+pub(super) enum Page {
     Bf16(Box<[u16]>),
     F32(Box<[f32]>),
 }
@@ -173,26 +181,60 @@ impl Memory {
             },
         };
         let layers = layers.into_iter().map(kept).collect();
-        Self { options, layers, sequences: BTreeMap::new(), next: 0, used_bytes: 0 }
+        Self {
+            options,
+            layers,
+            sequences: BTreeMap::new(),
+            next: 0,
+            used_bytes: 0,
+            prefixes: Prefixes::default(),
+        }
     }
 
-    /// Begins an empty sequence of a tenant.
+    /// Begins an empty sequence of a tenant, which shares nothing.
     pub fn begin(&mut self, tenant: TenantId) -> SequenceId {
-        let id = SequenceId(self.next);
-        self.next += 1;
         let layers = self.layers.iter().map(|_| Pages::default()).collect();
-        self.sequences.insert(id, Sequence { tenant, tokens: 0, layers });
+        self.insert(Sequence { tenant, tokens: 0, layers, chain: None })
+    }
+
+    /// Begins a sequence that shares full pages with others of the same `key`, which must stand for
+    /// everything but the ids on which keys and values depend. It has the longest start of `ids` that
+    /// is in memory, but never all of them; [`Self::tokens`] tells how many.
+    pub fn begin_shared(&mut self, tenant: TenantId, key: blake3::Hash, ids: &[u32]) -> SequenceId {
+        let mut chain = Chain::new(key);
+        let mut layers: Vec<Pages> = self.layers.iter().map(|_| Pages::default()).collect();
+        let whole = ids.len().saturating_sub(1) / PAGE_POSITIONS;
+        for block in ids.chunks(PAGE_POSITIONS).take(whole) {
+            let Some(pages) = self.prefixes.get(chain.after(block)) else { break };
+            layers.iter_mut().zip(pages).for_each(|(layer, page)| layer.pages.push_back(Arc::clone(page)));
+            chain.push(block);
+        }
+        let tokens = chain.full_blocks() * PAGE_POSITIONS;
+        let id = self.insert(Sequence { tenant, tokens, layers, chain: Some(chain) });
+        self.drop_unseen(id);
         id
     }
 
-    /// Ends a sequence and gives its pages back.
+    fn insert(&mut self, sequence: Sequence) -> SequenceId {
+        let id = SequenceId(self.next);
+        self.next += 1;
+        self.sequences.insert(id, sequence);
+        id
+    }
+
+    /// Ends a sequence and gives its pages back. Those that it shares stay until their memory is
+    /// needed.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a sequence that is not there.
     pub fn end(&mut self, id: SequenceId) -> Result<()> {
         let sequence = self.sequences.remove(&id).ok_or_else(unknown)?;
-        for (pages, kept) in sequence.layers.iter().zip(&self.layers) {
-            self.used_bytes -= pages.pages.len() as u64 * page_bytes(self.options.kv, *kept);
+        for (pages, kept) in sequence.layers.into_iter().zip(&self.layers) {
+            let bytes = page_bytes(self.options.kv, *kept);
+            self.used_bytes -= pages.pages.into_iter().map(|page| freed(page, bytes)).sum::<u64>();
+        }
+        if let Some(chain) = sequence.chain {
+            self.prefixes.used(&chain);
         }
         Ok(())
     }
@@ -219,6 +261,31 @@ impl Memory {
         self.used_bytes
     }
 
+    /// Most bytes of all pages.
+    #[must_use]
+    pub fn budget_bytes(&self) -> Option<u64> {
+        self.options.budget_bytes
+    }
+
+    /// Bytes of the pages of one sequence of this many tokens. `None` if it overflows.
+    #[must_use]
+    pub fn bytes_of(&self, tokens: usize) -> Option<u64> {
+        let pages = tokens.div_ceil(PAGE_POSITIONS) as u64;
+        let of_layer = |kept: &Kept| pages.checked_mul(page_bytes(self.options.kv, *kept));
+        self.layers.iter().try_fold(0_u64, |sum, kept| sum.checked_add(of_layer(kept)?))
+    }
+
+    /// Whether these sequences may grow by so many tokens.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a sequence that is not there.
+    pub fn has_room(&self, more: &[(SequenceId, usize)]) -> Result<bool> {
+        let needed = self.needed(more)?;
+        Ok(self
+            .excess(needed)
+            .is_none_or(|excess| self.prefixes.victims(excess, self.page_sizes()).is_some()))
+    }
+
     /// Whether it was made for layers like these.
     pub(crate) fn fits<'a>(&self, layers: impl ExactSizeIterator<Item = &'a LayerConfig>) -> bool {
         layers.len() == self.layers.len()
@@ -229,7 +296,38 @@ impl Memory {
 
     /// Makes room for more tokens of some sequences, or changes nothing.
     pub(crate) fn reserve(&mut self, more: &[(SequenceId, usize)]) -> Result<()> {
-        let mut needed = self.used_bytes;
+        let needed = self.needed(more)?;
+        if let Some(excess) = self.excess(needed) {
+            let Some(victims) = self.prefixes.victims(excess, self.page_sizes()) else {
+                let what = "the size of keys and values in bytes";
+                let limit = self.options.budget_bytes.unwrap_or(u64::MAX);
+                return Err(Error::LimitExceeded {
+                    what,
+                    found: self.used_bytes.saturating_add(needed),
+                    limit,
+                });
+            };
+            for pages in victims.into_iter().filter_map(|victim| self.prefixes.remove(victim)) {
+                for (page, kept) in pages.into_iter().zip(&self.layers) {
+                    self.used_bytes -= freed(page, page_bytes(self.options.kv, *kept));
+                }
+            }
+        }
+        for (id, tokens) in more {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let end = sequence.tokens + tokens;
+            for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
+                let page = || Arc::new(Page::new(self.options.kv, kept.page_elems()));
+                pages.pages.extend((0..pages.missing(end)).map(|_| page()));
+            }
+        }
+        self.used_bytes += needed;
+        Ok(())
+    }
+
+    /// Bytes of the pages that so many more tokens need.
+    fn needed(&self, more: &[(SequenceId, usize)]) -> Result<u64> {
+        let mut needed = 0_u64;
         for (id, tokens) in more {
             let sequence = self.sequences.get(id).ok_or_else(unknown)?;
             let end = sequence.tokens.checked_add(*tokens).filter(|end| *end <= MAX_POSITIONS);
@@ -238,25 +336,22 @@ impl Memory {
                 found: sequence.tokens.saturating_add(*tokens) as u64,
                 limit: MAX_POSITIONS as u64,
             })?;
-            for (pages, kept) in sequence.layers.iter().zip(&self.layers) {
-                let new = pages.missing(end) as u64;
-                needed = needed.saturating_add(new.saturating_mul(page_bytes(self.options.kv, *kept)));
+            for (pages, bytes) in sequence.layers.iter().zip(self.page_sizes()) {
+                needed = needed.saturating_add((pages.missing(end) as u64).saturating_mul(bytes));
             }
         }
-        if let Some(limit) = self.options.budget_bytes.filter(|limit| needed > *limit) {
-            let what = "the size of keys and values in bytes";
-            return Err(Error::LimitExceeded { what, found: needed, limit });
-        }
-        for (id, tokens) in more {
-            let Some(sequence) = self.sequences.get_mut(id) else { continue };
-            let end = sequence.tokens + tokens;
-            for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
-                let new = (0..pages.missing(end)).map(|_| Page::new(self.options.kv, kept.page_elems()));
-                pages.pages.extend(new);
-            }
-        }
-        self.used_bytes = needed;
-        Ok(())
+        Ok(needed)
+    }
+
+    /// By how many bytes the budget would be exceeded; `None` if it would not be.
+    fn excess(&self, needed: u64) -> Option<u64> {
+        let excess = self.used_bytes.saturating_add(needed).saturating_sub(self.options.budget_bytes?);
+        (excess > 0).then_some(excess)
+    }
+
+    /// Bytes of a page of each layer.
+    fn page_sizes(&self) -> impl Iterator<Item = u64> + Clone {
+        self.layers.iter().map(|kept| page_bytes(self.options.kv, *kept))
     }
 
     /// Writes keys and values of a batch whose sequences continue those of the memory. They must
@@ -275,6 +370,7 @@ impl Memory {
                 &mut self.sequences.get_mut(id).expect("a step has only known sequences").layers[layer];
             for (token, position) in place.zip(sequence.position..) {
                 let page = &mut pages.pages[position / PAGE_POSITIONS - pages.dropped];
+                let page = Arc::get_mut(page).expect("a page that is not full belongs to one sequence");
                 for head in 0..key_value {
                     let start = (head * PAGE_POSITIONS + position % PAGE_POSITIONS) * size;
                     page.write(start, key.head(token, head, size));
@@ -284,18 +380,35 @@ impl Memory {
         }
     }
 
-    /// Counts the tokens of a step, and gives back pages that nobody will see again.
-    pub(crate) fn advance(&mut self, more: &[(SequenceId, usize)]) {
+    /// Counts the tokens of a step, lets others share the pages that became full, and gives back
+    /// those that nobody will see again.
+    pub(crate) fn advance(&mut self, more: &[(SequenceId, &[u32])]) {
         for (id, tokens) in more {
-            let Some(sequence) = self.sequences.get_mut(id) else { continue };
-            sequence.tokens += tokens;
-            for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
-                let Some(window) = kept.window else { continue };
-                let first = (sequence.tokens + 1).saturating_sub(window) / PAGE_POSITIONS;
-                while pages.dropped < first && pages.pages.pop_front().is_some() {
-                    pages.dropped += 1;
-                    self.used_bytes -= page_bytes(self.options.kv, *kept);
-                }
+            let Some(Sequence { tokens: count, chain, layers, .. }) = self.sequences.get_mut(id) else {
+                continue;
+            };
+            *count += tokens.len();
+            if let Some(chain) = chain {
+                chain.grow(tokens, |number, digest| {
+                    let page = |pages: &Pages| Arc::clone(&pages.pages[number - pages.dropped]);
+                    self.prefixes.insert(digest, layers.iter().map(page));
+                });
+            }
+            self.drop_unseen(*id);
+        }
+    }
+
+    /// Gives back the pages of a sequence that are outside of the windows.
+    fn drop_unseen(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return };
+        for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
+            let Some(window) = kept.window else { continue };
+            let first = (sequence.tokens + 1).saturating_sub(window) / PAGE_POSITIONS;
+            while pages.dropped < first
+                && let Some(page) = pages.pages.pop_front()
+            {
+                pages.dropped += 1;
+                self.used_bytes -= freed(page, page_bytes(self.options.kv, *kept));
             }
         }
     }
@@ -324,6 +437,11 @@ impl Pages {
     fn missing(&self, tokens: usize) -> usize {
         tokens.div_ceil(PAGE_POSITIONS).saturating_sub(self.dropped + self.pages.len())
     }
+}
+
+/// The bytes that a page gives back if nobody else has it.
+fn freed(page: Arc<Page>, bytes: u64) -> u64 {
+    Arc::into_inner(page).map_or(0, |_| bytes)
 }
 
 fn page_bytes(kv: KvType, kept: Kept) -> u64 {

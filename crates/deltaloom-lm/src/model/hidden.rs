@@ -34,6 +34,12 @@ impl<'a> Hidden<'a> {
         self.tenants.len()
     }
 
+    /// Number of logits of a token.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
     /// The tokens before the last norm, `[tokens, width]`.
     #[must_use]
     pub fn values(&self) -> &[f32] {

@@ -156,6 +156,12 @@ impl Model {
         self.family.admit(prepared)
     }
 
+    /// Whether it has this fine-tune, or the base.
+    #[must_use]
+    pub fn has_tenant(&self, tenant: TenantId) -> bool {
+        self.family.has(tenant)
+    }
+
     /// Removes a fine-tune and what it has in memory. Its sequences stay in their [`Memory`] until
     /// they end, and cannot go on.
     ///
@@ -227,7 +233,8 @@ impl Model {
             let layer = Layer { config, weights: &weights, batch: &batch, run, turns: &turns[*rates] };
             x = layer.forward(&x, Some(Past { memory, sequences: &sequences, layer: number }))?;
         }
-        memory.advance(&more);
+        let grown: Vec<_> = chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens)).collect();
+        memory.advance(&grown);
         Ok(Hidden::new(running, &self.config, x))
     }
 

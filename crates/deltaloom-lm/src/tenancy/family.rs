@@ -208,6 +208,12 @@ impl Family {
         self.tenants.keys().copied()
     }
 
+    /// Whether there is such a tenant.
+    #[must_use]
+    pub fn has(&self, tenant: TenantId) -> bool {
+        self.tenants.contains_key(&tenant)
+    }
+
     /// The shapes of the layers.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &LayerConfig> {
         self.base.layers.iter()
