@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::layer::{MemoryOptions, TenantId};
 use crate::model::{Chunk, Model};
 use crate::sample::{Sampler, Sampling};
-use crate::text::{Detokenizer, Pieces, Position, Stop, Stopped};
+use crate::text::{Detokenizer, Pieces, Position, Stop, StopStrings, Stopped};
 use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
 
@@ -157,15 +157,15 @@ pub fn generate(
 }
 
 /// A text, and what is held back of it.
-struct Growing<'a> {
+struct Growing {
     ids: Vec<u32>,
     text: String,
     detokenizer: Detokenizer,
-    strings: crate::text::StopStrings<'a>,
+    strings: StopStrings,
 }
 
-impl<'a> Growing<'a> {
-    fn new(stop: &'a Stop) -> Self {
+impl Growing {
+    fn new(stop: &Stop) -> Self {
         let detokenizer = Detokenizer::new(Position::After, true);
         Self { ids: Vec::new(), text: String::new(), detokenizer, strings: stop.strings() }
     }

@@ -4,6 +4,8 @@
 //! Of several matches, that which ends first counts, and of those the longest. So the text does not
 //! depend on how it was split.
 
+use std::sync::Arc;
+
 use deltaloom::{Error, Limits, Result};
 
 /// Stop strings of a request, and their bytes together.
@@ -14,7 +16,7 @@ const MOST_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stop {
     ids: Vec<u32>,
-    strings: Vec<String>,
+    strings: Arc<[String]>,
 }
 
 impl Stop {
@@ -31,7 +33,7 @@ impl Stop {
         }
         ids.sort_unstable();
         ids.dedup();
-        Ok(Self { ids, strings })
+        Ok(Self { ids, strings: strings.into() })
     }
 
     /// Whether this id ends the text. It gives no text itself.
@@ -42,8 +44,8 @@ impl Stop {
 
     /// Starts to look for the strings.
     #[must_use]
-    pub fn strings(&self) -> StopStrings<'_> {
-        StopStrings { strings: &self.strings, held: String::new() }
+    pub fn strings(&self) -> StopStrings {
+        StopStrings { strings: Arc::clone(&self.strings), held: String::new() }
     }
 }
 
@@ -58,19 +60,21 @@ pub enum Stopped<'a> {
 
 /// Looks for stop strings in a stream of text.
 #[derive(Debug, Clone)]
-pub struct StopStrings<'a> {
-    strings: &'a [String],
+pub struct StopStrings {
+    strings: Arc<[String]>,
     /// What may become one of them.
     held: String,
 }
 
-impl<'a> StopStrings<'a> {
+impl StopStrings {
     /// Appends to `out` what is certainly text before a stop string.
-    pub fn push(&mut self, text: &str, out: &mut String) -> Stopped<'a> {
+    pub fn push(&mut self, text: &str, out: &mut String) -> Stopped<'_> {
         let known = self.held.len();
         self.held.push_str(text);
-        if let Some(found) = self.first_match(known) {
-            return self.stop(found, out);
+        if let Some((start, number)) = self.first_match(known) {
+            out.push_str(&self.held[..start]);
+            self.held.clear();
+            return Stopped::By(&self.strings[number]);
         }
         let kept = self.longest_start();
         let released = self.held.len() - kept;
@@ -85,19 +89,14 @@ impl<'a> StopStrings<'a> {
         self.held.clear();
     }
 
-    fn stop(&mut self, (start, string): (usize, &'a str), out: &mut String) -> Stopped<'a> {
-        out.push_str(&self.held[..start]);
-        self.held.clear();
-        Stopped::By(string)
-    }
-
-    /// Start of the first match that ends behind the first `known` bytes.
-    fn first_match(&self, known: usize) -> Option<(usize, &'a str)> {
+    /// Start and number of the first match that ends behind the first `known` bytes.
+    fn first_match(&self, known: usize) -> Option<(usize, usize)> {
         let held = self.held.as_bytes();
         (known + 1..=held.len()).find_map(|end| {
-            let here = self.strings.iter().filter(|string| held[..end].ends_with(string.as_bytes()));
-            let longest = here.max_by_key(|string| string.len())?;
-            Some((end - longest.len(), longest.as_str()))
+            let strings = self.strings.iter().enumerate();
+            let here = strings.filter(|(_, string)| held[..end].ends_with(string.as_bytes()));
+            let (number, longest) = here.max_by_key(|(_, string)| string.len())?;
+            Some((end - longest.len(), number))
         })
     }
 

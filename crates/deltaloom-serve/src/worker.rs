@@ -1,0 +1,242 @@
+//! The thread of the engine: it owns the engine, takes commands between steps, and sleeps when
+//! there is nothing to compute. It catches nothing: if it ends, everybody who waits is told.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use deltaloom_lm::engine::{Engine, Refused, Request, RequestId, Sink, Status};
+use deltaloom_lm::layer::TenantId;
+use deltaloom_lm::tenancy::PreparedTenant;
+use tokio::sync::oneshot;
+
+use crate::error::{Failure, Result};
+use crate::metrics::Metrics;
+
+/// Submissions that wait for the end of a step.
+const MOST_SUBMISSIONS: usize = 1024;
+
+/// How often requests are looked at whose receivers take nothing: one of them may have left.
+const PARKED: Duration = Duration::from_millis(500);
+
+/// A request with where its events go.
+pub(crate) type Submission = (Request, Box<dyn Sink>);
+
+/// What the thread does between steps.
+enum Command {
+    Submit(Vec<Submission>, oneshot::Sender<Result<(), Refused>>),
+    Admit(PreparedTenant, SyncSender<deltaloom::Result<TenantId>>),
+    Retire(TenantId),
+    Prepare(deltaloom::Container, SyncSender<deltaloom::Result<PreparedTenant>>),
+    /// A receiver takes more.
+    Wake,
+}
+
+/// What is known about the engine without asking it.
+#[derive(Debug, Default)]
+struct Seen {
+    status: Mutex<Status>,
+    /// Tokens per second while it computes, as bits of an `f64`.
+    speed: AtomicU64,
+    submissions: AtomicUsize,
+}
+
+/// Sends commands to the thread. Clones share it; it ends after the last one.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    commands: Sender<Command>,
+    seen: Arc<Seen>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(crate) fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (commands, receiver) = channel();
+        let seen = Arc::new(Seen::default());
+        seen.note(&engine);
+        let worker = Self { commands, seen: Arc::clone(&seen) };
+        let thread = std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || run(engine, &receiver, &seen, &metrics))?;
+        Ok((worker, thread))
+    }
+
+    /// Submits requests: all or none.
+    pub(crate) async fn submit(&self, requests: Vec<Submission>) -> Result<()> {
+        if self.seen.submissions.fetch_add(1, Ordering::Relaxed) >= MOST_SUBMISSIONS {
+            self.seen.submissions.fetch_sub(1, Ordering::Relaxed);
+            return Err(Failure::full("too many requests arrive", 1));
+        }
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Submit(requests, reply));
+        if sent.is_err() {
+            return Err(Failure::engine_gone());
+        }
+        match answer.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refused)) => Err(self.explain(refused)),
+            Err(_) => Err(Failure::engine_gone()),
+        }
+    }
+
+    /// Adds a fine-tune. Blocks for up to a step.
+    pub(crate) fn admit(&self, prepared: PreparedTenant) -> Result<TenantId> {
+        let (reply, answer) = sync_channel(1);
+        self.commands.send(Command::Admit(prepared, reply)).map_err(|_| Failure::engine_gone())?;
+        Ok(answer.recv().map_err(|_| Failure::engine_gone())??)
+    }
+
+    /// Removes a fine-tune.
+    pub(crate) fn retire(&self, tenant: TenantId) {
+        // Without a thread there is nothing to remove.
+        let _ = self.commands.send(Command::Retire(tenant));
+    }
+
+    pub(crate) fn prepare(&self, c: deltaloom::Container) -> deltaloom::Result<PreparedTenant> {
+        let (reply, answer) = sync_channel(1);
+        let _ = self.commands.send(Command::Prepare(c, reply));
+        answer.recv().unwrap()
+    }
+
+    /// Says that a receiver takes more, or nothing ever again.
+    pub(crate) fn wake(&self) {
+        let _ = self.commands.send(Command::Wake);
+    }
+
+    /// The engine's state after its last step.
+    pub(crate) fn status(&self) -> Status {
+        *self.seen.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn explain(&self, refused: Refused) -> Failure {
+        let message = refused.to_string();
+        match refused {
+            Refused::Full { tokens, .. } => {
+                let speed = f64::from_bits(self.seen.speed.load(Ordering::Relaxed));
+                Failure::full(message, seconds(tokens, speed))
+            }
+            Refused::TooLong { .. } => Failure::field("prompt", message).with_code("context_length_exceeded"),
+            Refused::UnknownTenant(_) => Failure::model_not_found("that was just removed"),
+            Refused::Invalid(error) => Failure::from(error),
+            _ => Failure::from(deltaloom::Error::InvalidArgument(message)),
+        }
+    }
+}
+
+/// Seconds until so many tokens are computed, rounded up.
+fn seconds(tokens: usize, speed: f64) -> u64 {
+    if speed <= 0.0 {
+        return 1;
+    }
+    let seconds = (tokens as f64 / speed).ceil();
+    #[expect(clippy::cast_possible_truncation, reason = "between 1 and 60")]
+    let seconds = seconds.clamp(1.0, 60.0) as u64;
+    seconds
+}
+
+impl Seen {
+    fn note(&self, engine: &Engine) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = engine.status();
+    }
+
+    /// Mixes a step into the speed: half of it is that of the last ten steps.
+    fn measure(&self, tokens: usize, took: Duration) {
+        let seconds = took.as_secs_f64();
+        if tokens == 0 || seconds <= 0.0 {
+            return;
+        }
+        let (now, before) = (tokens as f64 / seconds, f64::from_bits(self.speed.load(Ordering::Relaxed)));
+        let mixed = if before > 0.0 { 0.93 * before + 0.07 * now } else { now };
+        self.speed.store(mixed.to_bits(), Ordering::Relaxed);
+    }
+}
+
+fn run(mut engine: Engine, commands: &Receiver<Command>, seen: &Seen, metrics: &Metrics) {
+    loop {
+        if engine.is_idle() {
+            seen.note(&engine);
+            let status = engine.status();
+            let next = if status.running + status.waiting == 0 {
+                commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                commands.recv_timeout(PARKED)
+            };
+            match next {
+                Ok(command) => obey(&mut engine, command, seen),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(command) => obey(&mut engine, command, seen),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        let start = Instant::now();
+        let report = engine.step();
+        let took = start.elapsed();
+        metrics.step(&report, took);
+        for failure in &report.failures {
+            tracing::error!(%failure, "a step failed");
+        }
+        seen.measure(report.prefill_tokens + report.decode_tokens, took);
+        seen.note(&engine);
+    }
+}
+
+fn obey(engine: &mut Engine, command: Command, seen: &Seen) {
+    match command {
+        Command::Submit(requests, reply) => {
+            seen.submissions.fetch_sub(1, Ordering::Relaxed);
+            let result = submit(engine, requests);
+            seen.note(engine);
+            // Who has gone needs no answer, and the sinks tell the engine.
+            let _ = reply.send(result);
+        }
+        Command::Admit(prepared, reply) => {
+            let _ = reply.send(engine.admit(prepared));
+        }
+        Command::Retire(tenant) => {
+            if let Err(error) = engine.retire(tenant) {
+                tracing::warn!(%tenant, %error, "a fine-tune cannot be removed");
+            }
+        }
+        Command::Prepare(container, reply) => {
+            let _ = reply.send(engine.model().prepare(container));
+        }
+        Command::Wake => {}
+    }
+}
+
+fn submit(engine: &mut Engine, requests: Vec<Submission>) -> Result<(), Refused> {
+    let mut accepted: Vec<RequestId> = Vec::new();
+    for (request, sink) in requests {
+        match engine.submit(request, sink) {
+            Ok(id) => accepted.push(id),
+            Err(refused) => {
+                for id in accepted {
+                    engine.cancel(id);
+                }
+                return Err(refused);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_takes_from_a_second_to_a_minute() {
+        assert_eq!(seconds(100, 0.0), 1);
+        assert_eq!(seconds(100, 30.0), 4);
+        assert_eq!(seconds(usize::MAX, 1.0), 60);
+        assert_eq!(seconds(0, 10.0), 1);
+    }
+}
