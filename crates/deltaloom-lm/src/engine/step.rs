@@ -179,30 +179,52 @@ impl Engine {
         }
     }
 
-    /// Computes what is planned. If that fails, tenants are tried one by one, so that one's failure
-    /// is not another's.
+    /// Computes what is planned. If a tenant's weights cannot be decoded, the tenants are tried one by
+    /// one, so that one's failure is not another's. A panic fails all of them.
     fn compute(&mut self, planned: &[(Candidate, usize)], report: &mut StepReport) {
         if planned.is_empty() {
             return;
         }
         let failure = match catch_unwind(AssertUnwindSafe(|| self.forward(planned))) {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => {
+                let tenants = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant);
+                if tenants.clone().count() > 1 {
+                    for of_one in tenants {
+                        let again = self.again(of_one);
+                        self.compute(&again, report);
+                    }
+                    return;
+                }
+                error.to_string()
+            }
             Err(panic) => {
                 report.has_panicked = true;
                 let what = panic.downcast_ref::<String>().map(String::as_str);
-                let what = what.or(panic.downcast_ref::<&str>().copied()).unwrap_or("of unknown reason");
-                Error::InvalidArgument(format!("a step panicked: {what}"))
+                let what = what.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given");
+                format!("a step panicked: {what}")
             }
         };
-        let tenants: Vec<_> = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant).collect();
-        if tenants.len() > 1 {
-            return tenants.into_iter().for_each(|of_one| self.compute(of_one, report));
-        }
-        report.failures.push(failure.to_string());
         for (candidate, _) in planned {
-            self.fail(candidate.request, Error::InvalidArgument(failure.to_string()));
+            self.fail(candidate.request, Error::InvalidArgument(failure.clone()));
         }
+        report.failures.push(failure);
+    }
+
+    /// The same requests after a failed step, which may have stored keys and values without drawing.
+    fn again(&mut self, planned: &[(Candidate, usize)]) -> Vec<(Candidate, usize)> {
+        let mut again = Vec::with_capacity(planned.len());
+        for (candidate, _) in planned {
+            let id = candidate.request;
+            self.preempt(id);
+            if self.start(id, false)
+                && let Some(candidate) =
+                    self.requests.get(&id).and_then(|active| self.candidate((&id, active)))
+            {
+                again.push((candidate, candidate.left.min(self.options.step_tokens)));
+            }
+        }
+        again
     }
 
     fn fail(&mut self, id: RequestId, error: Error) {
@@ -216,7 +238,6 @@ impl Engine {
         let now = Instant::now();
         let (mut parts, mut place) = (Vec::with_capacity(planned.len()), 0);
         for (candidate, tokens) in planned {
-            // A request that failed in the first attempt has ended.
             let Some(active) = self.requests.get_mut(&candidate.request) else { continue };
             let Some(sequence) = active.sequence else { continue };
             let start = self.memory.tokens(sequence)?;
