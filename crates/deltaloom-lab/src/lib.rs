@@ -14,6 +14,7 @@ pub mod layer;
 pub mod load;
 pub mod lossy;
 pub mod matmul;
+pub mod mixed;
 pub mod positions;
 mod products;
 pub mod reference;

@@ -7,6 +7,7 @@
 //! It knows token ids, not text, and is synchronous: the caller submits, cancels and calls
 //! [`Engine::step`] on one thread.
 
+mod budget;
 mod plan;
 mod request;
 mod step;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 pub use crate::generate::Finish;
+pub use budget::MemoryBudget;
 pub use request::{Constraint, Event, Flow, Refused, Request, Salt, Scored, Sink, Usage, Want};
 
 use crate::layer::{Memory, MemoryOptions, SequenceId, TenantId};
