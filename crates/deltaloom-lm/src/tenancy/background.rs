@@ -1,7 +1,8 @@
-//! A thread that decodes matrices ahead of their use, a few at a time, while others are multiplied.
+//! A thread that decodes matrices while others are multiplied: the next ones of a running batch, or
+//! those of a tenant whose request waits.
 //!
-//! [`super::running`] decides what it decodes and what is kept. Results do not depend on its
-//! progress.
+//! [`super::running`] and [`super::expected`] decide what it decodes and what is kept. Results do
+//! not depend on its progress.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,8 +10,9 @@ use std::thread::JoinHandle;
 
 use super::cache::Key;
 use super::tenant::{Loaded, Tenant};
+use crate::layer::TenantId;
 use deltaloom::Result;
-use deltaloom_compute::Choice;
+use deltaloom_compute::{Choice, Form};
 
 /// A matrix to decode.
 pub(super) struct Job {
@@ -27,8 +29,17 @@ impl Job {
     }
 }
 
+/// How much may wait to be taken. The last result may go beyond.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ahead {
+    /// A number of matrices.
+    Matrices(usize),
+    /// Bytes of their forms.
+    Bytes(u64),
+}
+
 /// The thread, which ends when this value is dropped.
-pub(super) struct Prefetcher {
+pub(super) struct Background {
     desk: Arc<Desk>,
     worker: Option<JoinHandle<()>>,
 }
@@ -36,19 +47,46 @@ pub(super) struct Prefetcher {
 struct Desk {
     state: Mutex<State>,
     changed: Condvar,
-    /// Most results that wait to be taken.
-    ahead: usize,
+    ahead: Ahead,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// `None` if nobody wants the current result any more.
     working_on: Option<Key>,
     results: BTreeMap<Key, Result<Loaded>>,
-    /// Incremented when everything is forgotten.
-    generation: u64,
-    prefetched: u64,
+    /// Number of matrices decoded so far.
+    decoded: u64,
     is_closed: bool,
+}
+
+impl State {
+    fn knows(&self, key: &Key) -> bool {
+        self.results.contains_key(key)
+            || self.working_on == Some(*key)
+            || self.jobs.iter().any(|job| job.key == *key)
+    }
+
+    fn is_full(&self, ahead: Ahead) -> bool {
+        let bytes = |result: &Result<Loaded>| match result {
+            Ok(loaded) if loaded.matrix.form() != Form::Tiles => loaded.matrix.resident_bytes(),
+            _ => 0,
+        };
+        match ahead {
+            Ahead::Matrices(count) => self.results.len() >= count,
+            Ahead::Bytes(limit) => {
+                !self.results.is_empty() && self.results.values().map(bytes).sum::<u64>() >= limit
+            }
+        }
+    }
+
+    /// Forgets what belongs to these keys. A result that is being computed will be dropped.
+    fn forget(&mut self, is_meant: impl Fn(&Key) -> bool) {
+        self.jobs.retain(|job| !is_meant(&job.key));
+        self.results.retain(|key, _| !is_meant(key));
+        self.working_on = self.working_on.filter(|key| !is_meant(key));
+    }
 }
 
 impl Desk {
@@ -63,7 +101,7 @@ impl Desk {
     fn work(&self) {
         let mut state = self.lock();
         while !state.is_closed {
-            if state.results.len() >= self.ahead {
+            if state.is_full(self.ahead) {
                 state = self.wait(state);
                 continue;
             }
@@ -71,14 +109,13 @@ impl Desk {
                 state = self.wait(state);
                 continue;
             };
-            let generation = state.generation;
             state.working_on = Some(job.key);
             drop(state);
             let result = job.run();
             state = self.lock();
-            state.working_on = None;
-            if let Some(result) = result.filter(|_| state.generation == generation) {
-                state.prefetched += 1;
+            let is_wanted = state.working_on.take() == Some(job.key);
+            if let Some(result) = result.filter(|_| is_wanted) {
+                state.decoded += 1;
                 state.results.insert(job.key, result);
             }
             self.changed.notify_all();
@@ -86,28 +123,35 @@ impl Desk {
     }
 }
 
-impl Prefetcher {
-    /// Starts the thread. If that fails, nothing is prefetched.
-    pub(super) fn new(ahead: usize) -> Self {
+impl Background {
+    /// Starts the thread. If that fails, nothing is decoded ahead.
+    pub(super) fn new(name: &str, ahead: Ahead) -> Self {
         let desk = Arc::new(Desk { state: Mutex::default(), changed: Condvar::new(), ahead });
         let own = Arc::clone(&desk);
-        let worker = std::thread::Builder::new().name("prefetch".into()).spawn(move || own.work()).ok();
+        let worker = std::thread::Builder::new().name(name.into()).spawn(move || own.work()).ok();
         Self { desk, worker }
     }
 
     /// Replaces the waiting jobs; the current one continues.
-    pub(super) fn ask(&self, jobs: Vec<Job>) {
+    pub(super) fn replace(&self, jobs: Vec<Job>) {
+        self.desk.lock().jobs.clear();
+        self.add(jobs);
+    }
+
+    /// Adds jobs after those that wait, unless they are known.
+    pub(super) fn add(&self, jobs: Vec<Job>) {
         if self.worker.is_none() {
             return;
         }
         let mut state = self.desk.lock();
-        let State { results, working_on, .. } = &*state;
-        let is_new = |job: &Job| !results.contains_key(&job.key) && *working_on != Some(job.key);
-        let jobs: VecDeque<Job> = jobs.into_iter().filter(is_new).collect();
-        let has_jobs = !jobs.is_empty();
-        state.jobs = jobs;
+        let before = state.jobs.len();
+        for job in jobs {
+            if !state.knows(&job.key) {
+                state.jobs.push_back(job);
+            }
+        }
         // Waking the thread for nothing takes as long as a small product.
-        if has_jobs {
+        if state.jobs.len() > before {
             self.desk.changed.notify_all();
         }
     }
@@ -125,21 +169,40 @@ impl Prefetcher {
         result
     }
 
-    /// Forgets everything; the current result will be dropped.
+    /// Takes all results.
+    pub(super) fn take_all(&self) -> BTreeMap<Key, Result<Loaded>> {
+        let results = std::mem::take(&mut self.desk.lock().results);
+        if !results.is_empty() {
+            self.desk.changed.notify_all();
+        }
+        results
+    }
+
+    /// Whether something of a tenant waits to be decoded or taken.
+    pub(super) fn has(&self, tenant: TenantId) -> bool {
+        let state = self.desk.lock();
+        let mut keys = state.jobs.iter().map(|job| &job.key).chain(state.results.keys());
+        keys.any(|key| key.tenant == tenant) || state.working_on.is_some_and(|key| key.tenant == tenant)
+    }
+
+    /// Forgets everything of a tenant.
+    pub(super) fn forget(&self, tenant: TenantId) {
+        self.desk.lock().forget(|key| key.tenant == tenant);
+        self.desk.changed.notify_all();
+    }
+
+    /// Forgets everything.
     pub(super) fn cancel(&self) {
-        let mut state = self.desk.lock();
-        state.jobs.clear();
-        state.results.clear();
-        state.generation += 1;
+        self.desk.lock().forget(|_| true);
     }
 
     /// Number of matrices decoded so far.
-    pub(super) fn prefetched(&self) -> u64 {
-        self.desk.lock().prefetched
+    pub(super) fn decoded(&self) -> u64 {
+        self.desk.lock().decoded
     }
 }
 
-impl Drop for Prefetcher {
+impl Drop for Background {
     fn drop(&mut self) {
         self.cancel();
         self.desk.lock().is_closed = true;
