@@ -108,7 +108,7 @@ fn with_student(base: Place, name: &Path, path: &Path) -> Result<Opened> {
     let deltaloom_shrink::student::Tenant { config_text, base: widened, container } =
         found.with_context(|| path.display().to_string())?;
     let mut model = Model::of_checkpoint(base.as_ref(), widened, &config_text, FamilyOptions::default())?;
-    let tenant = model.admit(model.prepare(container)?);
+    let tenant = model.admit(model.prepare(container)?)?;
     Ok(Opened { model, tenant, base, name: name.to_owned(), warnings: Vec::new() })
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
 /// Adds a fine-tune.
 fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
     let prepared = model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?;
-    Ok(model.admit(prepared))
+    Ok(model.admit(prepared)?)
 }
 
 /// Reads a text, or token ids, for a model. At most `limit` ids count.

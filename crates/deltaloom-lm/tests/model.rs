@@ -127,7 +127,7 @@ fn a_tenant_has_the_bits_of_its_dense_model() {
                 let mut tenants = vec![Model::BASE];
                 for tuned in &fine_tunes {
                     let prepared = model.prepare(container(tuned, &base)).unwrap();
-                    tenants.push(model.admit(prepared));
+                    tenants.push(model.admit(prepared).unwrap());
                 }
                 // Tenants in turn, and the base between them.
                 let order = [1, 0, 2, 1];
@@ -299,7 +299,7 @@ fn a_tenant_of_a_widened_base_has_the_bits_of_its_dense_model() {
     let expected = logits_of(&mut open(&tuned), Model::BASE);
     let mut model = open(&base);
     let prepared = model.prepare(container(&tuned, &base)).unwrap();
-    let tenant = model.admit(prepared);
+    let tenant = model.admit(prepared).unwrap();
     assert_eq!(logits_of(&mut model, tenant), expected);
     assert_ne!(logits_of(&mut model, Model::BASE), expected);
     // Packed against another base, or of another shape.
@@ -310,6 +310,43 @@ fn a_tenant_of_a_widened_base_has_the_bits_of_its_dense_model() {
     tensors.retain(|tensor| !tensor.name.contains("norm"));
     let found = model.prepare(container(&safetensors(&tensors), &base));
     assert!(matches!(found, Err(Error::NotFound { .. } | Error::InvalidArgument(_))));
+}
+
+#[test]
+fn a_digest_is_that_of_the_dense_model_and_files_come_with_a_fine_tune() {
+    for (name, base, tuned) in [
+        ("qwen2", weights("qwen2"), tuned("qwen2", 1)),
+        ("qwen3", halves("qwen3", false), halves("qwen3", true)),
+    ] {
+        let open = |weights: &[u8]| of_bytes(weights, &config_text(name), FamilyOptions::default()).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("model.safetensors"), &tuned).unwrap();
+        std::fs::write(scratch.path().join("extra.json"), "{}").unwrap();
+        let folder = Checkpoint::open(scratch.path(), &Limits::default()).unwrap();
+        let mut bases = Bases::default();
+        bases.push_checkpoint(Path::new("base"), checkpoint(&base).unwrap());
+        let mut packed = Vec::new();
+        deltaloom::pack_to(&folder, &bases, &mut packed, &options(), &Silent).unwrap();
+        let mut model = open(&base);
+        let preparer = model.preparer();
+        let prepare = move |bytes: Vec<u8>| {
+            let limits = Limits::default();
+            preparer.prepare(Container::from_source(Path::new("t"), Box::new(bytes), &limits).unwrap())
+        };
+        let prepared = std::thread::spawn(move || prepare(packed).unwrap()).join().unwrap();
+        let digest = prepared.digest();
+        assert_eq!(digest, open(&tuned).digest(Model::BASE).unwrap(), "{name}");
+        assert!(prepared.changed_matrices() > 0);
+        assert_eq!(prepared.file("extra.json", 2).unwrap().as_deref(), Some(&b"{}"[..]));
+        assert!(matches!(prepared.file("extra.json", 1), Err(Error::LimitExceeded { .. })));
+        let tenant = model.admit(prepared).unwrap();
+        assert_eq!(model.digest(tenant).unwrap(), digest);
+        assert_eq!(model.file(tenant, "extra.json", 2).unwrap().as_deref(), Some(&b"{}"[..]));
+        // A fine-tune without a difference.
+        let same = model.prepare(container(&base, &base)).unwrap();
+        assert_eq!((same.digest(), same.changed_matrices()), (model.digest(Model::BASE).unwrap(), 0));
+        assert_ne!(same.digest(), digest);
+    }
 }
 
 #[test]
@@ -333,7 +370,7 @@ fn a_tenant_of_a_gguf_file_has_the_bits_of_its_dense_model() {
     let container = Container::from_source(Path::new("t"), Box::new(packed), &Limits::default()).unwrap();
     let mut model = open(&base);
     let prepared = model.prepare(container).unwrap();
-    let tenant = model.admit(prepared);
+    let tenant = model.admit(prepared).unwrap();
     assert_eq!(logits_of(&mut model, tenant), expected);
     assert_ne!(logits_of(&mut model, Model::BASE), expected);
 }
