@@ -138,7 +138,7 @@ pub fn run(base: &Path, options: &MixedOptions, progress: &dyn Progress) -> Resu
         let container =
             Container::from_source(Path::new("a fine-tune"), Box::new(bytes), &Limits::default())?;
         let prepared = model.prepare(container)?;
-        tenants.push(model.admit(prepared));
+        tenants.push(model.admit(prepared)?);
         dense.engines.push(engine(open(tuned, Forms::ByShare)?)?);
         dense.tenants.push(vec![Model::BASE]);
         progress.advance(1);

@@ -178,7 +178,7 @@ fn family(name: &str, options: FamilyOptions, count: u64) -> (Model, Vec<TenantI
     for seed in 1..=count {
         let tuned = tuned(name, seed);
         let prepared = model.prepare(container(&tuned, &base)).unwrap();
-        tenants.push(model.admit(prepared));
+        tenants.push(model.admit(prepared).unwrap());
         denses.push(dense(&tuned));
     }
     (model, tenants, denses)
@@ -380,6 +380,29 @@ fn a_damaged_tenant_fails_alone() {
     assert!(bad.failure().is_some());
     run(&mut engine);
     assert_eq!(inbox.outcome(), expected.outcome());
+}
+
+#[test]
+fn a_tenant_whose_file_changes_is_served_no_more() {
+    let base = weights("qwen2");
+    let (bytes, _) = pack(&tuned("qwen2", 3), &[&base]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let mut engine = engine(EngineOptions::default());
+    let container = Container::open(file.path(), &Limits::default()).unwrap();
+    let prepared = engine.model().prepare(container).unwrap();
+    let tenant = engine.admit(prepared).unwrap();
+    let (_, good) = submit(&mut engine, Request::new(TenantId::new(1), vec![1, 2], 6));
+    let (_, bad) = submit(&mut engine, Request::new(tenant, vec![1, 2], 6));
+    engine.step();
+    assert_eq!(bad.failure(), None);
+    std::fs::write(file.path(), [&bytes[..], &[0]].concat()).unwrap();
+    let report = engine.step();
+    assert!(report.failures[0].contains("changed"), "{report:?}");
+    assert!(bad.failure().unwrap().contains("changed"));
+    assert!(!engine.model().has_tenant(tenant));
+    run(&mut engine);
+    assert_eq!(good.outcome().finish, Some(Finish::Length));
 }
 
 /// Allows a few ids, ends after a count, and panics if it is told to.

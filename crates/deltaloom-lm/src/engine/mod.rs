@@ -258,7 +258,7 @@ impl Engine {
     /// # Errors
     /// As [`Model::admit`].
     pub fn admit(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
-        Ok(self.model.admit(prepared))
+        self.model.admit(prepared)
     }
 
     /// Takes no more requests for a fine-tune, and removes it when those that run have ended.
@@ -271,6 +271,14 @@ impl Engine {
             return Ok(());
         }
         self.model.retire(tenant)
+    }
+
+    /// Keeps a fine-tune in memory, as [`Model::pin`].
+    ///
+    /// # Errors
+    /// As [`Model::pin`].
+    pub fn pin(&mut self, tenant: TenantId, is_pinned: bool) -> Result<()> {
+        self.model.pin(tenant, is_pinned)
     }
 
     /// Requests of a tenant that have not ended.
@@ -313,10 +321,12 @@ impl Engine {
         }
         let sampler =
             Sampler::new(request.sampling.clone(), config.vocabulary, &request.prompt, request.choice);
+        let sampler = sampler.map_err(Refused::Invalid)?;
+        self.model.expect(tenant).map_err(Refused::Invalid)?;
         let id = RequestId(self.next);
         self.next += 1;
         let active = Active {
-            sampler: sampler.map_err(Refused::Invalid)?,
+            sampler,
             tokens: request.prompt.clone(),
             sequence: None,
             scored: if request.want.prompt.is_some() { 1 } else { tokens },

@@ -1,5 +1,6 @@
 //! One step: whose turn it is, the products, and what comes of them.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use super::plan::plan;
 use super::{Active, Candidate, Engine, Event, Finish, Flow, RequestId, Scored, StepLimits, StepReport};
-use crate::layer::{KvType, SequenceId};
+use crate::layer::{KvType, SequenceId, TenantId};
 use crate::model::Chunk;
 use crate::sample::LogProbs;
 use deltaloom::{Error, Result};
@@ -34,7 +35,9 @@ impl Engine {
     /// reach the receivers, too: one tenant's do not touch the others.
     pub fn step(&mut self) -> StepReport {
         let mut report = StepReport::default();
+        self.model.take_expected();
         self.sweep();
+        self.drop_changed(&mut report);
         self.start_waiting();
         let planned = self.planned(&mut report);
         report.tenants = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant).count();
@@ -71,6 +74,31 @@ impl Engine {
         }
     }
 
+    /// Fails the requests of fine-tunes whose files have changed, before anything is computed with
+    /// them. They are served no more.
+    fn drop_changed(&mut self, report: &mut StepReport) {
+        let tenants: BTreeSet<TenantId> =
+            self.requests.values().map(|active| active.request.tenant).collect();
+        for tenant in tenants {
+            let Some(path) = self.model.changed_file(tenant) else { continue };
+            report.failures.push(Error::Changed { path: path.clone() }.to_string());
+            self.retiring.insert(tenant);
+            let ids = self.requests.iter().filter(|(_, active)| active.request.tenant == tenant);
+            let ids: Vec<RequestId> = ids.map(|(id, _)| *id).collect();
+            ids.into_iter().for_each(|id| self.fail(id, Error::Changed { path: path.clone() }));
+        }
+    }
+
+    /// Whether a request waits until its tenant was decoded in the background. It does only while
+    /// others have work.
+    fn is_held_back(&self, tenant: TenantId) -> bool {
+        self.model.is_expected(tenant)
+            && self.requests.values().any(|active| {
+                let other = active.request.tenant;
+                active.parked.is_none() && other != tenant && !self.model.is_expected(other)
+            })
+    }
+
     /// Gives sequences to waiting requests while there is room.
     fn start_waiting(&mut self) {
         self.served.keep(self.requests.values().map(|active| (active.request.tenant, active.request.owner)));
@@ -82,6 +110,7 @@ impl Engine {
         };
         waiting.sort_by_key(rank);
         let mut running = self.requests.len() - waiting.len();
+        waiting.retain(|id| self.requests.get(id).is_some_and(|it| !self.is_held_back(it.request.tenant)));
         for id in waiting {
             if running >= self.options.sequences || !self.start(id, running == 0) {
                 return;
@@ -117,8 +146,11 @@ impl Engine {
     /// What keys and values depend on besides the ids, and who may share them.
     fn key(&self, active: &Active) -> Hash {
         let mut hasher = blake3::Hasher::new_derive_key("deltaloom 2026-11 keys and values of a prefix");
-        let tenant = active.request.tenant.number() as u64;
-        hasher.update(&tenant.to_le_bytes());
+        match self.model.digest(active.request.tenant) {
+            Ok(weights) => hasher.update(weights.as_bytes()),
+            // Nobody else has this number.
+            Err(_) => hasher.update(&active.request.tenant.number().to_le_bytes()),
+        };
         hasher.update(match self.options.memory.kv {
             KvType::Bf16 => b"bf16",
             KvType::F32 => b"f32 ",
@@ -160,14 +192,16 @@ impl Engine {
 
     fn candidate(&self, (id, active): (&RequestId, &Active)) -> Option<Candidate> {
         let computed = self.memory.tokens(active.sequence?).ok()?;
+        if active.parked.is_some() || self.is_held_back(active.request.tenant) {
+            return None;
+        }
         let request = &active.request;
-        let candidate = Candidate {
+        Some(Candidate {
             request: *id,
             tenant: request.tenant,
             owner: request.owner,
             left: active.tokens.len() - computed,
-        };
-        active.parked.is_none().then_some(candidate)
+        })
     }
 
     fn preempt(&mut self, id: RequestId) {

@@ -107,6 +107,20 @@ impl Model {
         self.family.changed_files()
     }
 
+    /// The file of a fine-tune if it has changed, as [`tenancy::Family::changed_files`] finds it.
+    #[must_use]
+    pub fn changed_file(&self, tenant: TenantId) -> Option<PathBuf> {
+        self.family.changed_file(tenant)
+    }
+
+    /// Changes the budget of the fine-tunes, as [`tenancy::Family::set_budget`].
+    ///
+    /// # Errors
+    /// As [`tenancy::Family::set_budget`].
+    pub fn set_budget(&mut self, budget_bytes: u64) -> Result<()> {
+        self.family.set_budget(budget_bytes)
+    }
+
     /// Has a tenant decoded in the background, as [`tenancy::Family::expect`].
     ///
     /// # Errors

@@ -228,6 +228,25 @@ impl Family {
         self.tenants.iter().filter_map(of).collect()
     }
 
+    /// The file of a tenant if it has changed, as [`Self::changed_files`] finds it.
+    #[must_use]
+    pub fn changed_file(&self, tenant: TenantId) -> Option<PathBuf> {
+        self.tenants.get(&tenant).filter(|tenant| !tenant.is_base())?.changed_file()
+    }
+
+    /// Changes the budget, before any tenant is in memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if one is.
+    pub fn set_budget(&mut self, budget_bytes: u64) -> Result<()> {
+        if self.tenants.values().any(|tenant| !tenant.is_base()) {
+            return Err(Error::InvalidArgument("the budget of a family with fine-tunes".to_owned()));
+        }
+        self.options.budget_bytes = budget_bytes;
+        self.cache = Mutex::new(Cache::new(budget_bytes));
+        Ok(())
+    }
+
     /// Removes a tenant and everything that it has in memory.
     ///
     /// # Errors
