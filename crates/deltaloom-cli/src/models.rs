@@ -60,7 +60,7 @@ pub(crate) struct Opened {
     pub(crate) model: Model,
     pub(crate) tenant: TenantId,
     /// The base, and where its tokenizer is: a folder, or a GGUF file.
-    base: Place,
+    pub(crate) base: Place,
     /// What the user calls the base.
     name: PathBuf,
     pub(crate) warnings: Vec<Warning>,
@@ -212,6 +212,24 @@ fn of_files(path: &Path, base: Option<&Path>) -> Result<(Model, Vec<Warning>)> {
 /// Works on this many threads; 0 for all.
 pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     deltaloom::with_threads(count, || Ok(work()))?
+}
+
+/// The containers of a folder, by the stems of their names.
+pub(crate) fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "loom")
+            && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+        {
+            found.push((stem.to_owned(), path));
+        }
+    }
+    if found.is_empty() {
+        bail!("{}: no containers (.loom) in this folder", folder.display());
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Adds a fine-tune.

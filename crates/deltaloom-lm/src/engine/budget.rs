@@ -43,6 +43,32 @@ impl MemoryBudget {
         Ok(Self { step_bytes, kv_bytes, tenant_bytes })
     }
 
+    /// Without a limit for fine-tunes: keys and values get `kv_bytes`, or what one sequence of the
+    /// full context needs if that is more.
+    #[must_use]
+    pub fn unlimited(config: &ModelConfig, step_tokens: usize, memory: MemoryOptions, kv_bytes: u64) -> Self {
+        let step_bytes = step_bytes(config, step_tokens);
+        let kv_bytes = kv_bytes.max(Self::sequence_bytes(config, memory));
+        Self { step_bytes, kv_bytes, tenant_bytes: u64::MAX }
+    }
+
+    /// Gives keys and values this many bytes. Fine-tunes have what is left.
+    ///
+    /// # Errors
+    /// [`Error::LimitExceeded`] if it is more than both have.
+    pub fn with_kv(self, kv_bytes: u64) -> Result<Self> {
+        if self.tenant_bytes == u64::MAX {
+            return Ok(Self { kv_bytes, ..self });
+        }
+        let both = self.kv_bytes + self.tenant_bytes;
+        let tenant_bytes = both.checked_sub(kv_bytes).ok_or(Error::LimitExceeded {
+            what: "the memory in bytes for keys and values",
+            found: kv_bytes,
+            limit: both,
+        })?;
+        Ok(Self { kv_bytes, tenant_bytes, ..self })
+    }
+
     /// Bytes of the keys and values of a sequence that fills the context; of a page each if the model
     /// names no context.
     #[must_use]
@@ -95,5 +121,11 @@ mod tests {
         let large = of(1 << 30).unwrap();
         assert_eq!(large.step_bytes + large.kv_bytes + large.tenant_bytes, 1 << 30);
         assert_eq!(large.kv_bytes, ((1 << 30) - step) / 100 * 30);
+        let other = large.with_kv(5000).unwrap();
+        assert_eq!((other.kv_bytes, other.tenant_bytes), (5000, (1 << 30) - step - 5000));
+        assert!(large.with_kv(1 << 30).is_err());
+        let unlimited = MemoryBudget::unlimited(&config, 256, MemoryOptions::default(), 10);
+        assert_eq!((unlimited.kv_bytes, unlimited.tenant_bytes), (one, u64::MAX));
+        assert_eq!(unlimited.with_kv(20).unwrap().kv_bytes, 20);
     }
 }

@@ -13,8 +13,10 @@ mod request;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 
 pub use crate::generate::Finish;
@@ -49,6 +51,8 @@ pub struct EngineOptions {
     pub mode: Mode,
     /// How long a request stays whose receiver takes nothing.
     pub patience: Duration,
+    /// Threads of its own; with 0 those of whoever calls it.
+    pub threads: usize,
 }
 
 impl Default for EngineOptions {
@@ -62,6 +66,7 @@ impl Default for EngineOptions {
             memory: MemoryOptions::default().with_budget(Some(256 << 20)),
             mode: Mode::Exact,
             patience: Duration::from_secs(30),
+            threads: 0,
         }
     }
 }
@@ -101,6 +106,12 @@ impl EngineOptions {
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Sets how many threads it has of its own.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
     }
 }
 
@@ -157,6 +168,7 @@ pub struct Engine {
     model: Model,
     memory: Memory,
     options: EngineOptions,
+    threads: Option<Arc<ThreadPool>>,
     /// Most tokens of a sequence.
     limit: TokenLimit,
     requests: BTreeMap<RequestId, Active>,
@@ -214,8 +226,8 @@ impl Engine {
     /// Serves a model.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a limit of 0, and for a budget in which keys and values of not
-    /// even one page fit.
+    /// [`Error::InvalidArgument`] for a limit of 0, and if there are no threads;
+    /// [`Error::LimitExceeded`] for a budget in which keys and values of not even one page fit.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let EngineOptions { step_tokens, step_tenants, sequences, .. } = options;
         if [step_tokens, step_tenants, sequences].contains(&0) {
@@ -226,10 +238,17 @@ impl Engine {
         let memory = model.memory(options.memory);
         let positions = model.config().max_positions.unwrap_or(usize::MAX);
         let limit = TokenLimit::of(&memory, positions)?;
+        let pool = || {
+            let named = |number| format!("engine {number}");
+            ThreadPoolBuilder::new().num_threads(options.threads).thread_name(named).build()
+        };
+        let threads = (options.threads > 0).then(pool).transpose();
+        let threads = threads.map_err(|e| Error::InvalidArgument(format!("threads of the engine: {e}")))?;
         Ok(Self {
             model,
             memory,
             options,
+            threads: threads.map(Arc::new),
             limit,
             requests: BTreeMap::new(),
             retiring: BTreeSet::new(),

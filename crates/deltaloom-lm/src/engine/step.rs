@@ -34,6 +34,13 @@ impl Engine {
     /// Computes the next tokens of the requests whose turn it is, and tells their receivers. Failures
     /// reach the receivers, too: one tenant's do not touch the others.
     pub fn step(&mut self) -> StepReport {
+        match self.threads.clone() {
+            Some(threads) => threads.install(|| self.step_here()),
+            None => self.step_here(),
+        }
+    }
+
+    fn step_here(&mut self) -> StepReport {
         let mut report = StepReport::default();
         self.model.take_expected();
         self.sweep();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, ResolvedContainer, Silent, UnpackOptions};
 use deltaloom_lab::load::{self, Checked, LoadOptions, LoadReport, Quantiles};
@@ -25,7 +25,7 @@ struct Printed<'a> {
 
 pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
     signals::work_can_stop();
-    let containers = arguments.tenants.as_deref().map(containers).transpose()?.unwrap_or_default();
+    let containers = arguments.tenants.as_deref().map(models::containers).transpose()?.unwrap_or_default();
     let mut names: Vec<String> = arguments.model.clone();
     names.extend(containers.iter().map(|(name, _)| name.clone()));
     let key = arguments.key.as_deref().map(read_key).transpose()?;
@@ -70,24 +70,6 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
 fn read_key(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(text.trim().to_owned())
-}
-
-/// The containers of a folder by the stems of their names.
-fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "loom")
-            && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
-        {
-            found.push((stem.to_owned(), path));
-        }
-    }
-    if found.is_empty() {
-        bail!("{}: no containers (.loom) in this folder", folder.display());
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// Folders of dense models, which are removed at the end.
