@@ -60,7 +60,7 @@ pub(crate) struct Opened {
     pub(crate) model: Model,
     pub(crate) tenant: TenantId,
     /// The base, and where its tokenizer is: a folder, or a GGUF file.
-    base: Place,
+    pub(crate) base: Place,
     /// What the user calls the base.
     name: PathBuf,
     pub(crate) warnings: Vec<Warning>,
@@ -108,7 +108,7 @@ fn with_student(base: Place, name: &Path, path: &Path) -> Result<Opened> {
     let deltaloom_shrink::student::Tenant { config_text, base: widened, container } =
         found.with_context(|| path.display().to_string())?;
     let mut model = Model::of_checkpoint(base.as_ref(), widened, &config_text, FamilyOptions::default())?;
-    let tenant = model.admit(model.prepare(container)?);
+    let tenant = model.admit(model.prepare(container)?)?;
     Ok(Opened { model, tenant, base, name: name.to_owned(), warnings: Vec::new() })
 }
 
@@ -214,10 +214,28 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
     deltaloom::with_threads(count, || Ok(work()))?
 }
 
+/// The containers of a folder, by the stems of their names.
+pub(crate) fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "loom")
+            && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+        {
+            found.push((stem.to_owned(), path));
+        }
+    }
+    if found.is_empty() {
+        bail!("{}: no containers (.loom) in this folder", folder.display());
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Adds a fine-tune.
 fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
     let prepared = model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?;
-    Ok(model.admit(prepared))
+    Ok(model.admit(prepared)?)
 }
 
 /// Reads a text, or token ids, for a model. At most `limit` ids count.

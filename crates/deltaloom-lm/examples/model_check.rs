@@ -110,7 +110,7 @@ fn main() -> Fallible<()> {
             let source = Box::new(bytes.clone());
             let container = Container::from_source("packed".as_ref(), source, &Limits::default())?;
             let prepared = model.prepare(container)?;
-            tenants.push(model.admit(prepared));
+            tenants.push(model.admit(prepared)?);
         }
         // Every fine-tune twice, with the base between.
         let order: Vec<usize> = (0..tenants.len()).chain(0..tenants.len()).collect();

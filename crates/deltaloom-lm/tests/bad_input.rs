@@ -59,7 +59,7 @@ fn packed(tuned: &[u8]) -> Vec<u8> {
 fn admit(model: &mut Model, bytes: Vec<u8>) -> Result<TenantId> {
     let container = Container::from_source(Path::new("tenant"), Box::new(bytes), &Limits::default())?;
     let prepared = model.prepare(container)?;
-    Ok(model.admit(prepared))
+    model.admit(prepared)
 }
 
 fn ids() -> Vec<u32> {

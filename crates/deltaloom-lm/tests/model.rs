@@ -4,35 +4,21 @@
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
 mod common;
+mod tiny;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::*;
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Bases, Container, Error, Limits, Result, Silent, with_threads};
+use deltaloom::{Bases, Container, Error, Limits, Silent, with_threads};
 use deltaloom_compute::{Form, Run};
 use deltaloom_lm::layer::{KvType, MemoryOptions, TenantId};
 use deltaloom_lm::model::{Chunk, Model, PerplexityOptions, perplexity};
 use deltaloom_lm::tenancy::{FamilyOptions, Forms};
 use deltaloom_lm::text::{Special, Tokenizer};
+use tiny::*;
 
 const NAMES: [&str; 7] = ["gemma3", "gpt2", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/assets/tiny").join(name)
-}
-
-fn config_text(name: &str) -> String {
-    std::fs::read_to_string(folder(name).join("config.json")).unwrap()
-}
-
-fn weights(name: &str) -> Vec<u8> {
-    std::fs::read(folder(name).join("model.safetensors")).unwrap()
-}
-
-fn of_bytes(weights: &[u8], config: &str, options: FamilyOptions) -> Result<Model> {
-    Model::of_checkpoint(Path::new("model"), checkpoint(weights)?, config, options)
-}
 
 fn open(name: &str) -> Model {
     Model::open(&folder(name), FamilyOptions::default()).unwrap()
@@ -122,29 +108,6 @@ fn chunks_batches_and_threads_change_no_bit() {
     }
 }
 
-/// A fine-tune in which a seventh of the elements of every tensor differ, but of one matrix none.
-fn tuned(name: &str, seed: u64) -> Vec<u8> {
-    let bytes = weights(name);
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut random = Random::new(seed);
-    let mut names = file.names();
-    names.sort_unstable();
-    let tensors = names.into_iter().map(|name| {
-        let of_base = file.tensor(name).unwrap();
-        let step = |_: usize| if random.below(7) == 0 { 1 + random.below(20).cast_signed() } else { 0 };
-        let is_same = name.contains("layers.1.self_attn.k_proj");
-        let bytes = if is_same { of_base.data().to_vec() } else { stepped(of_base.data(), 2, step) };
-        let shape: Vec<u64> = of_base.shape().iter().map(|size| *size as u64).collect();
-        tensor(name, "BF16", &shape, bytes)
-    });
-    safetensors(&tensors.collect::<Vec<_>>())
-}
-
-fn container(tuned: &[u8], base: &[u8]) -> Container {
-    let (bytes, _) = pack(tuned, &[base]);
-    Container::from_source(Path::new("tenant"), Box::new(bytes), &Limits::default()).unwrap()
-}
-
 #[test]
 fn a_tenant_has_the_bits_of_its_dense_model() {
     for name in NAMES {
@@ -164,7 +127,7 @@ fn a_tenant_has_the_bits_of_its_dense_model() {
                 let mut tenants = vec![Model::BASE];
                 for tuned in &fine_tunes {
                     let prepared = model.prepare(container(tuned, &base)).unwrap();
-                    tenants.push(model.admit(prepared));
+                    tenants.push(model.admit(prepared).unwrap());
                 }
                 // Tenants in turn, and the base between them.
                 let order = [1, 0, 2, 1];
@@ -336,7 +299,7 @@ fn a_tenant_of_a_widened_base_has_the_bits_of_its_dense_model() {
     let expected = logits_of(&mut open(&tuned), Model::BASE);
     let mut model = open(&base);
     let prepared = model.prepare(container(&tuned, &base)).unwrap();
-    let tenant = model.admit(prepared);
+    let tenant = model.admit(prepared).unwrap();
     assert_eq!(logits_of(&mut model, tenant), expected);
     assert_ne!(logits_of(&mut model, Model::BASE), expected);
     // Packed against another base, or of another shape.
@@ -347,6 +310,43 @@ fn a_tenant_of_a_widened_base_has_the_bits_of_its_dense_model() {
     tensors.retain(|tensor| !tensor.name.contains("norm"));
     let found = model.prepare(container(&safetensors(&tensors), &base));
     assert!(matches!(found, Err(Error::NotFound { .. } | Error::InvalidArgument(_))));
+}
+
+#[test]
+fn a_digest_is_that_of_the_dense_model_and_files_come_with_a_fine_tune() {
+    for (name, base, tuned) in [
+        ("qwen2", weights("qwen2"), tuned("qwen2", 1)),
+        ("qwen3", halves("qwen3", false), halves("qwen3", true)),
+    ] {
+        let open = |weights: &[u8]| of_bytes(weights, &config_text(name), FamilyOptions::default()).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("model.safetensors"), &tuned).unwrap();
+        std::fs::write(scratch.path().join("extra.json"), "{}").unwrap();
+        let folder = Checkpoint::open(scratch.path(), &Limits::default()).unwrap();
+        let mut bases = Bases::default();
+        bases.push_checkpoint(Path::new("base"), checkpoint(&base).unwrap());
+        let mut packed = Vec::new();
+        deltaloom::pack_to(&folder, &bases, &mut packed, &options(), &Silent).unwrap();
+        let mut model = open(&base);
+        let preparer = model.preparer();
+        let prepare = move |bytes: Vec<u8>| {
+            let limits = Limits::default();
+            preparer.prepare(Container::from_source(Path::new("t"), Box::new(bytes), &limits).unwrap())
+        };
+        let prepared = std::thread::spawn(move || prepare(packed).unwrap()).join().unwrap();
+        let digest = prepared.digest();
+        assert_eq!(digest, open(&tuned).digest(Model::BASE).unwrap(), "{name}");
+        assert!(prepared.changed_matrices() > 0);
+        assert_eq!(prepared.file("extra.json", 2).unwrap().as_deref(), Some(&b"{}"[..]));
+        assert!(matches!(prepared.file("extra.json", 1), Err(Error::LimitExceeded { .. })));
+        let tenant = model.admit(prepared).unwrap();
+        assert_eq!(model.digest(tenant).unwrap(), digest);
+        assert_eq!(model.file(tenant, "extra.json", 2).unwrap().as_deref(), Some(&b"{}"[..]));
+        // A fine-tune without a difference.
+        let same = model.prepare(container(&base, &base)).unwrap();
+        assert_eq!((same.digest(), same.changed_matrices()), (model.digest(Model::BASE).unwrap(), 0));
+        assert_ne!(same.digest(), digest);
+    }
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_tenant_of_a_gguf_file_has_the_bits_of_its_dense_model() {
     let container = Container::from_source(Path::new("t"), Box::new(packed), &Limits::default()).unwrap();
     let mut model = open(&base);
     let prepared = model.prepare(container).unwrap();
-    let tenant = model.admit(prepared);
+    let tenant = model.admit(prepared).unwrap();
     assert_eq!(logits_of(&mut model, tenant), expected);
     assert_ne!(logits_of(&mut model, Model::BASE), expected);
 }

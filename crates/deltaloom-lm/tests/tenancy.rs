@@ -17,7 +17,7 @@ use deltaloom_lm::layer::{
     Batch, LayerConfig, LayerHints, LayerNames, LayerWeights, MatrixRole, Sequence, TenantId, VectorRole,
     forward,
 };
-use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms};
+use deltaloom_lm::tenancy::{Family, FamilyOptions, Forms, TenantResidency};
 use half::bf16;
 
 const WIDTH: u64 = 64;
@@ -368,4 +368,131 @@ fn tenants_in_turn_leave_what_is_there_and_requests_bring_what_they_need() {
     let before = family.residency().evictions;
     let [hits, uses] = run(&mut family, &vec![vec![0, 1, 2, 3, 4, 5, 6, 7]; 5]);
     assert!(4 * hits >= uses && family.residency().evictions == before);
+}
+
+/// Takes what is decoded in the background for a tenant until all is there.
+fn settle(family: &mut Family, tenant: TenantId) {
+    while family.is_expected(tenant) {
+        family.take_expected();
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_waiting_tenant_is_decoded_while_others_run() {
+    let csr = FamilyOptions::default().with_forms(Forms::All(Form::Csr)).with_prefetch(0);
+    let mut family = with_tenants(csr.with_budget(all_bytes() / 2 + 6 * 4 * 64 * 4 + 1280), 8);
+    let resident =
+        |family: &Family, of| family.tenant_residency(TenantId::new(of)).unwrap().resident_matrices;
+    family.expect(TenantId::new(0)).unwrap();
+    settle(&mut family, TenantId::new(0));
+    assert_eq!((resident(&family, 0), family.residency().prefetched), (12, 12));
+    assert_eq!(run(&mut family, &[vec![0]]), [12, 12]);
+    // Nothing is left to do for what is in memory.
+    family.expect(TenantId::new(0)).unwrap();
+    assert!(!family.is_expected(TenantId::new(0)));
+    // Without room, one that never ran is multiplied from its container.
+    run(&mut family, &[vec![1]]);
+    family.expect(TenantId::new(5)).unwrap();
+    settle(&mut family, TenantId::new(5));
+    assert_eq!((resident(&family, 5), family.residency().evictions), (0, 0));
+    let one = batch(&[(5, 3)]);
+    let x = tokens(1, &one);
+    let y = family.forward(&one, &x, &Run::default()).unwrap();
+    assert_eq!(bits(&y), bits(&expected(&[0, 1, 2, 3, 4, 5], &one, &x)));
+    assert_eq!(family.tenant_residency(TenantId::new(5)).unwrap().uses.direct, 12);
+    // It ran after those in memory, and takes their place when it comes again. Then it stays for
+    // its request.
+    run(&mut family, &[vec![2]]);
+    family.expect(TenantId::new(5)).unwrap();
+    settle(&mut family, TenantId::new(5));
+    assert_eq!(resident(&family, 5), 12);
+    assert_eq!(resident(&family, 0) + resident(&family, 1), 12);
+    assert_eq!(run(&mut family, &[vec![2], vec![5]])[0], 12);
+    // Who leaves is not built any more.
+    family.expect(TenantId::new(6)).unwrap();
+    family.remove(TenantId::new(6)).unwrap();
+    assert!(!family.is_expected(TenantId::new(6)) && family.expect(TenantId::new(6)).is_err());
+}
+
+#[test]
+fn expecting_changes_no_bit() {
+    let (all, cases) = (all_bytes(), cases());
+    for forms in [Forms::ByShare, Forms::All(Form::Planes), Forms::All(Form::Tiles)] {
+        for (number, budget_bytes) in [u64::MAX, all / 2, all / 9, 0].into_iter().enumerate() {
+            let options = FamilyOptions::default().with_budget(budget_bytes).with_forms(forms);
+            let mut family = with_tenants(options.with_prefetch(number % 2), 4);
+            for (turn, (batch, x, expected)) in cases.iter().enumerate() {
+                (0..4).for_each(|tenant| family.expect(TenantId::new(tenant)).unwrap());
+                if turn % 2 == 1 {
+                    (0..4).for_each(|tenant| settle(&mut family, TenantId::new(tenant)));
+                }
+                let y = family.forward(batch, x, &Run::default()).unwrap();
+                assert_eq!(bits(&y), bits(expected), "{forms:?} {budget_bytes} {batch:?}");
+                let residency = family.residency();
+                assert!(residency.matrix_bytes <= budget_bytes.saturating_sub(residency.vector_bytes));
+            }
+        }
+    }
+}
+
+#[test]
+fn uses_are_counted_for_each_tenant_and_pins_hold() {
+    let options = FamilyOptions::default().with_forms(Forms::All(Form::Csr)).with_prefetch(0);
+    let mut family = with_tenants(options.with_budget(all_bytes() / 3), 4);
+    let pinned = TenantId::new(3);
+    family.pin(pinned, true).unwrap();
+    run(&mut family, &[vec![0, 1], vec![0, 1], vec![3], vec![2], vec![0, 2], vec![0, 1, 2, 3], vec![1]]);
+    let found: Vec<_> = (0..4).map(|of| family.tenant_residency(TenantId::new(of)).unwrap()).collect();
+    assert_eq!((found[3].resident_matrices, found[3].uses.evictions, found[3].is_pinned), (12, 0, true));
+    assert!(found[..3].iter().all(|tenant| !tenant.is_pinned && tenant.changed_matrices == 12));
+    let sum = |of: fn(&TenantResidency) -> u64| found.iter().map(of).sum::<u64>();
+    let all = family.residency();
+    assert_eq!(sum(|tenant| tenant.resident_bytes), all.matrix_bytes + all.vector_bytes);
+    assert_eq!(sum(|tenant| tenant.uses.hits), all.hits);
+    assert_eq!(sum(|tenant| tenant.uses.misses), all.misses);
+    assert_eq!(sum(|tenant| tenant.uses.direct), all.direct);
+    assert_eq!(sum(|tenant| tenant.uses.evictions), all.evictions);
+    assert!(all.evictions > 0 && all.direct > 0);
+    let json = serde_json::to_value(&found[3]).unwrap();
+    assert_eq!((&json["forms"]["csr"], &json["forms"]["base"]), (&12.into(), &2.into()));
+    assert_eq!(json["misses"], found[3].uses.misses);
+    family.pin(pinned, false).unwrap();
+    run(&mut family, &[vec![0], vec![1], vec![0], vec![1]]);
+    assert!(family.tenant_residency(pinned).unwrap().uses.evictions > 0);
+    assert!(family.pin(TenantId::new(9), true).is_err());
+    assert!(family.tenant_residency(TenantId::new(9)).is_err());
+}
+
+#[test]
+fn a_file_that_changes_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut family = family(FamilyOptions::default());
+    let (bytes, _) = pack(&safetensors(&model(Some(1))), &[&safetensors(&model(None))]);
+    let paths = ["longer", "replaced", "gone", "same"].map(|name| scratch.path().join(name));
+    for path in &paths {
+        std::fs::write(path, &bytes).unwrap();
+        family.add(Container::open(path, &Limits::default()).unwrap()).unwrap();
+    }
+    family.add(container(2)).unwrap();
+    family.add_base().unwrap();
+    assert_eq!(family.changed_files(), []);
+    std::fs::write(&paths[0], [&bytes[..], &[0]].concat()).unwrap();
+    let other = scratch.path().join("other");
+    std::fs::write(&other, &bytes).unwrap();
+    std::fs::rename(&other, &paths[1]).unwrap();
+    std::fs::remove_file(&paths[2]).unwrap();
+    let changed: Vec<_> = (0..3).map(|of| (TenantId::new(of), paths[of].clone())).collect();
+    assert_eq!(family.changed_files(), changed);
+}
+
+#[test]
+fn a_fine_tune_that_was_prepared_for_another_family_is_refused() {
+    let (mut one, other) = (family(FamilyOptions::default()), family(FamilyOptions::default()));
+    let preparer = other.preparer();
+    let prepared = std::thread::spawn(move || preparer.prepare(container(1)).unwrap()).join().unwrap();
+    assert!(
+        matches!(one.admit(prepared), Err(Error::InvalidArgument(what)) if what.contains("another base"))
+    );
+    assert_eq!(one.tenants().len(), 0);
 }

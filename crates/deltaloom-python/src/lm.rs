@@ -70,7 +70,7 @@ impl Opened {
         let mut ids = vec![(None, deltaloom_lm::model::Model::BASE)];
         for (name, path) in tenants {
             let prepared = model.prepare(Container::open(path, &Limits::default())?)?;
-            ids.push((Some(name.clone()), model.admit(prepared)));
+            ids.push((Some(name.clone()), model.admit(prepared)?));
         }
         let speaker = |(name, tenant)| {
             let own = |file: &str, limit: u64| model.file(tenant, file, limit);

@@ -174,6 +174,17 @@ impl TenantsCase {
     }
 }
 
+/// A fine-tune of a whole base in which the fraction `density` of the weights is a few ULPs away.
+pub(crate) fn fine_tune(base: &Checkpoint, tenant: usize, density: f64, seed: u64) -> Result<Checkpoint> {
+    if !(0.0..=1.0).contains(&density) {
+        return Err(Error::InvalidArgument(format!("fraction {density}: must be between 0 and 1")));
+    }
+    let names: Vec<&str> = base.weights().map(|(_, info)| info.name.as_str()).collect();
+    let base = parts(base, &names)?;
+    let tensors = base.iter().map(|part| (part.name.clone(), perturbed(part, tenant, density, seed)));
+    checkpoint(&base, &tensors.collect())
+}
+
 /// Reads these tensors of a checkpoint.
 fn parts(checkpoint: &Checkpoint, wanted: &[&str]) -> Result<Vec<Part>> {
     let read = |name: &&str| {

@@ -10,6 +10,7 @@ mod rivals;
 mod whole;
 
 pub use case::TenantsCase;
+pub(crate) use case::fine_tune;
 pub use requests::{Arrivals, PressureReport, RequestOptions};
 pub use whole::{WholeModel, whole_model};
 

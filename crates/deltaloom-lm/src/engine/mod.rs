@@ -7,16 +7,20 @@
 //! It knows token ids, not text, and is synchronous: the caller submits, cancels and calls
 //! [`Engine::step`] on one thread.
 
+mod budget;
 mod plan;
 mod request;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 
 pub use crate::generate::Finish;
+pub use budget::MemoryBudget;
 pub use request::{Constraint, Event, Flow, Refused, Request, Salt, Scored, Sink, Usage, Want};
 
 use crate::layer::{Memory, MemoryOptions, SequenceId, TenantId};
@@ -47,6 +51,8 @@ pub struct EngineOptions {
     pub mode: Mode,
     /// How long a request stays whose receiver takes nothing.
     pub patience: Duration,
+    /// Threads of its own; with 0 those of whoever calls it.
+    pub threads: usize,
 }
 
 impl Default for EngineOptions {
@@ -60,6 +66,7 @@ impl Default for EngineOptions {
             memory: MemoryOptions::default().with_budget(Some(256 << 20)),
             mode: Mode::Exact,
             patience: Duration::from_secs(30),
+            threads: 0,
         }
     }
 }
@@ -99,6 +106,12 @@ impl EngineOptions {
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Sets how many threads it has of its own.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
     }
 }
 
@@ -155,6 +168,7 @@ pub struct Engine {
     model: Model,
     memory: Memory,
     options: EngineOptions,
+    threads: Option<Arc<ThreadPool>>,
     /// Most tokens of a sequence.
     limit: TokenLimit,
     requests: BTreeMap<RequestId, Active>,
@@ -212,8 +226,8 @@ impl Engine {
     /// Serves a model.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a limit of 0, and for a budget in which keys and values of not
-    /// even one page fit.
+    /// [`Error::InvalidArgument`] for a limit of 0, and if there are no threads;
+    /// [`Error::LimitExceeded`] for a budget in which keys and values of not even one page fit.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let EngineOptions { step_tokens, step_tenants, sequences, .. } = options;
         if [step_tokens, step_tenants, sequences].contains(&0) {
@@ -224,10 +238,17 @@ impl Engine {
         let memory = model.memory(options.memory);
         let positions = model.config().max_positions.unwrap_or(usize::MAX);
         let limit = TokenLimit::of(&memory, positions)?;
+        let pool = || {
+            let named = |number| format!("engine {number}");
+            ThreadPoolBuilder::new().num_threads(options.threads).thread_name(named).build()
+        };
+        let threads = (options.threads > 0).then(pool).transpose();
+        let threads = threads.map_err(|e| Error::InvalidArgument(format!("threads of the engine: {e}")))?;
         Ok(Self {
             model,
             memory,
             options,
+            threads: threads.map(Arc::new),
             limit,
             requests: BTreeMap::new(),
             retiring: BTreeSet::new(),
@@ -256,7 +277,7 @@ impl Engine {
     /// # Errors
     /// As [`Model::admit`].
     pub fn admit(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
-        Ok(self.model.admit(prepared))
+        self.model.admit(prepared)
     }
 
     /// Takes no more requests for a fine-tune, and removes it when those that run have ended.
@@ -269,6 +290,14 @@ impl Engine {
             return Ok(());
         }
         self.model.retire(tenant)
+    }
+
+    /// Keeps a fine-tune in memory, as [`Model::pin`].
+    ///
+    /// # Errors
+    /// As [`Model::pin`].
+    pub fn pin(&mut self, tenant: TenantId, is_pinned: bool) -> Result<()> {
+        self.model.pin(tenant, is_pinned)
     }
 
     /// Requests of a tenant that have not ended.
@@ -311,10 +340,12 @@ impl Engine {
         }
         let sampler =
             Sampler::new(request.sampling.clone(), config.vocabulary, &request.prompt, request.choice);
+        let sampler = sampler.map_err(Refused::Invalid)?;
+        self.model.expect(tenant).map_err(Refused::Invalid)?;
         let id = RequestId(self.next);
         self.next += 1;
         let active = Active {
-            sampler: sampler.map_err(Refused::Invalid)?,
+            sampler,
             tokens: request.prompt.clone(),
             sequence: None,
             scored: if request.want.prompt.is_some() { 1 } else { tokens },

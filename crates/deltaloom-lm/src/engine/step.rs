@@ -1,5 +1,6 @@
 //! One step: whose turn it is, the products, and what comes of them.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use super::plan::plan;
 use super::{Active, Candidate, Engine, Event, Finish, Flow, RequestId, Scored, StepLimits, StepReport};
-use crate::layer::{KvType, SequenceId};
+use crate::layer::{KvType, SequenceId, TenantId};
 use crate::model::Chunk;
 use crate::sample::LogProbs;
 use deltaloom::{Error, Result};
@@ -33,8 +34,17 @@ impl Engine {
     /// Computes the next tokens of the requests whose turn it is, and tells their receivers. Failures
     /// reach the receivers, too: one tenant's do not touch the others.
     pub fn step(&mut self) -> StepReport {
+        match self.threads.clone() {
+            Some(threads) => threads.install(|| self.step_here()),
+            None => self.step_here(),
+        }
+    }
+
+    fn step_here(&mut self) -> StepReport {
         let mut report = StepReport::default();
+        self.model.take_expected();
         self.sweep();
+        self.drop_changed(&mut report);
         self.start_waiting();
         let planned = self.planned(&mut report);
         report.tenants = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant).count();
@@ -71,6 +81,31 @@ impl Engine {
         }
     }
 
+    /// Fails the requests of fine-tunes whose files have changed, before anything is computed with
+    /// them. They are served no more.
+    fn drop_changed(&mut self, report: &mut StepReport) {
+        let tenants: BTreeSet<TenantId> =
+            self.requests.values().map(|active| active.request.tenant).collect();
+        for tenant in tenants {
+            let Some(path) = self.model.changed_file(tenant) else { continue };
+            report.failures.push(Error::Changed { path: path.clone() }.to_string());
+            self.retiring.insert(tenant);
+            let ids = self.requests.iter().filter(|(_, active)| active.request.tenant == tenant);
+            let ids: Vec<RequestId> = ids.map(|(id, _)| *id).collect();
+            ids.into_iter().for_each(|id| self.fail(id, Error::Changed { path: path.clone() }));
+        }
+    }
+
+    /// Whether a request waits until its tenant was decoded in the background. It does only while
+    /// others have work.
+    fn is_held_back(&self, tenant: TenantId) -> bool {
+        self.model.is_expected(tenant)
+            && self.requests.values().any(|active| {
+                let other = active.request.tenant;
+                active.parked.is_none() && other != tenant && !self.model.is_expected(other)
+            })
+    }
+
     /// Gives sequences to waiting requests while there is room.
     fn start_waiting(&mut self) {
         self.served.keep(self.requests.values().map(|active| (active.request.tenant, active.request.owner)));
@@ -82,6 +117,7 @@ impl Engine {
         };
         waiting.sort_by_key(rank);
         let mut running = self.requests.len() - waiting.len();
+        waiting.retain(|id| self.requests.get(id).is_some_and(|it| !self.is_held_back(it.request.tenant)));
         for id in waiting {
             if running >= self.options.sequences || !self.start(id, running == 0) {
                 return;
@@ -117,8 +153,11 @@ impl Engine {
     /// What keys and values depend on besides the ids, and who may share them.
     fn key(&self, active: &Active) -> Hash {
         let mut hasher = blake3::Hasher::new_derive_key("deltaloom 2026-11 keys and values of a prefix");
-        let tenant = active.request.tenant.number() as u64;
-        hasher.update(&tenant.to_le_bytes());
+        match self.model.digest(active.request.tenant) {
+            Ok(weights) => hasher.update(weights.as_bytes()),
+            // Nobody else has this number.
+            Err(_) => hasher.update(&active.request.tenant.number().to_le_bytes()),
+        };
         hasher.update(match self.options.memory.kv {
             KvType::Bf16 => b"bf16",
             KvType::F32 => b"f32 ",
@@ -160,14 +199,16 @@ impl Engine {
 
     fn candidate(&self, (id, active): (&RequestId, &Active)) -> Option<Candidate> {
         let computed = self.memory.tokens(active.sequence?).ok()?;
+        if active.parked.is_some() || self.is_held_back(active.request.tenant) {
+            return None;
+        }
         let request = &active.request;
-        let candidate = Candidate {
+        Some(Candidate {
             request: *id,
             tenant: request.tenant,
             owner: request.owner,
             left: active.tokens.len() - computed,
-        };
-        active.parked.is_none().then_some(candidate)
+        })
     }
 
     fn preempt(&mut self, id: RequestId) {
@@ -179,30 +220,52 @@ impl Engine {
         }
     }
 
-    /// Computes what is planned. If that fails, tenants are tried one by one, so that one's failure
-    /// is not another's.
+    /// Computes what is planned. If a tenant's weights cannot be decoded, the tenants are tried one by
+    /// one, so that one's failure is not another's. A panic fails all of them.
     fn compute(&mut self, planned: &[(Candidate, usize)], report: &mut StepReport) {
         if planned.is_empty() {
             return;
         }
         let failure = match catch_unwind(AssertUnwindSafe(|| self.forward(planned))) {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => {
+                let tenants = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant);
+                if tenants.clone().count() > 1 {
+                    for of_one in tenants {
+                        let again = self.again(of_one);
+                        self.compute(&again, report);
+                    }
+                    return;
+                }
+                error.to_string()
+            }
             Err(panic) => {
                 report.has_panicked = true;
                 let what = panic.downcast_ref::<String>().map(String::as_str);
-                let what = what.or(panic.downcast_ref::<&str>().copied()).unwrap_or("of unknown reason");
-                Error::InvalidArgument(format!("a step panicked: {what}"))
+                let what = what.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason was given");
+                format!("a step panicked: {what}")
             }
         };
-        let tenants: Vec<_> = planned.chunk_by(|a, b| a.0.tenant == b.0.tenant).collect();
-        if tenants.len() > 1 {
-            return tenants.into_iter().for_each(|of_one| self.compute(of_one, report));
-        }
-        report.failures.push(failure.to_string());
         for (candidate, _) in planned {
-            self.fail(candidate.request, Error::InvalidArgument(failure.to_string()));
+            self.fail(candidate.request, Error::InvalidArgument(failure.clone()));
         }
+        report.failures.push(failure);
+    }
+
+    /// The same requests after a failed step, which may have stored keys and values without drawing.
+    fn again(&mut self, planned: &[(Candidate, usize)]) -> Vec<(Candidate, usize)> {
+        let mut again = Vec::with_capacity(planned.len());
+        for (candidate, _) in planned {
+            let id = candidate.request;
+            self.preempt(id);
+            if self.start(id, false)
+                && let Some(candidate) =
+                    self.requests.get(&id).and_then(|active| self.candidate((&id, active)))
+            {
+                again.push((candidate, candidate.left.min(self.options.step_tokens)));
+            }
+        }
+        again
     }
 
     fn fail(&mut self, id: RequestId, error: Error) {
@@ -216,7 +279,6 @@ impl Engine {
         let now = Instant::now();
         let (mut parts, mut place) = (Vec::with_capacity(planned.len()), 0);
         for (candidate, tokens) in planned {
-            // A request that failed in the first attempt has ended.
             let Some(active) = self.requests.get_mut(&candidate.request) else { continue };
             let Some(sequence) = active.sequence else { continue };
             let start = self.memory.tokens(sequence)?;

@@ -14,9 +14,10 @@ mod hidden;
 mod parts;
 mod perplexity;
 mod stored;
+mod tenants;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use config::ModelConfig;
@@ -24,23 +25,21 @@ pub use convert::HEAD;
 pub use hidden::Hidden;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
+pub use tenants::Preparer;
 
 use crate::gguf::Gguf;
 use crate::layer::{Batch, Layer, Memory, MemoryOptions, Past, Sequence, SequenceId, TenantId, rates, turns};
-use crate::tenancy::{Family, FamilyOptions, PreparedTenant, Residency};
+use crate::tenancy::{Family, FamilyOptions};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Container, Error, Result};
+use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
 use stored::Stored;
 
 /// A model and its fine-tunes.
 pub struct Model {
-    config: ModelConfig,
+    config: Arc<ModelConfig>,
     family: Family,
-    /// Where the base is, for messages and for fine-tunes of a GGUF file.
-    path: PathBuf,
-    base: Arc<Checkpoint>,
-    stored: Stored,
+    preparer: Preparer,
     /// Radians per position; each layer has the number of its own.
     rates: Vec<Vec<f32>>,
     rates_of_layers: Vec<usize>,
@@ -80,8 +79,9 @@ impl Model {
     /// [`Error::InvalidArgument`] for a model that is not supported; as [`Self::of_checkpoint`].
     pub fn of_gguf(path: &Path, file: &Gguf, options: FamilyOptions) -> Result<Self> {
         let (text, checkpoint) = gguf::read(file)?;
-        let model = Self::of_checkpoint(path, checkpoint, &text, options)?;
-        Ok(Self { stored: Stored::Gguf, ..model })
+        let mut model = Self::of_checkpoint(path, checkpoint, &text, options)?;
+        model.preparer.stored = Arc::new(Stored::Gguf);
+        Ok(model)
     }
 
     /// A model whose files are in memory or mapped, with the text of its `config.json`. `path` is
@@ -111,15 +111,15 @@ impl Model {
             })
         };
         let rates_of_layers = config.layers.iter().map(number_of).collect();
-        Ok(Self {
-            config,
-            family,
-            path: path.to_owned(),
+        let config = Arc::new(config);
+        let preparer = Preparer {
+            family: family.preparer(),
+            config: Arc::clone(&config),
+            path: path.into(),
             base: checkpoint,
-            stored,
-            rates: rates_by_layer,
-            rates_of_layers,
-        })
+            stored: Arc::new(stored),
+        };
+        Ok(Self { config, family, preparer, rates: rates_by_layer, rates_of_layers })
     }
 
     /// What it computes.
@@ -131,61 +131,7 @@ impl Model {
     /// The base.
     #[must_use]
     pub fn base(&self) -> &Arc<Checkpoint> {
-        &self.base
-    }
-
-    /// Checks a fine-tune that is packed against the base, while others run. One of a base in F16
-    /// or of a GGUF file is decoded and packed again, in memory, against the widened weights.
-    ///
-    /// # Errors
-    /// As [`Family::prepare`]; [`Error::InvalidArgument`] for a fine-tune with a head of its own
-    /// where that of the base is tied.
-    pub fn prepare(&self, container: Container) -> Result<PreparedTenant> {
-        let container = self.stored.widened(container, &self.path, &self.base, &self.config)?;
-        let prepared = self.family.prepare(container)?;
-        if self.config.has_tied_head && prepared.has_tensor(convert::HEAD) {
-            let head = convert::HEAD;
-            let what = format!("the fine-tune has a tensor {head:?}, and the head of its base is tied");
-            return Err(Error::InvalidArgument(what));
-        }
-        Ok(prepared)
-    }
-
-    /// Adds a prepared fine-tune.
-    pub fn admit(&mut self, prepared: PreparedTenant) -> TenantId {
-        self.family.admit(prepared)
-    }
-
-    /// Whether it has this fine-tune, or the base.
-    #[must_use]
-    pub fn has_tenant(&self, tenant: TenantId) -> bool {
-        self.family.has(tenant)
-    }
-
-    /// Removes a fine-tune and what it has in memory. Its sequences stay in their [`Memory`] until
-    /// they end, and cannot go on.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for an unknown tenant; [`Error::InvalidArgument`] for the base.
-    pub fn retire(&mut self, tenant: TenantId) -> Result<()> {
-        if tenant == Self::BASE {
-            return Err(Error::InvalidArgument("the base of a model cannot be retired".to_owned()));
-        }
-        self.family.remove(tenant)
-    }
-
-    /// A small file of the folder that a fine-tune was packed from, as [`Family::file`].
-    ///
-    /// # Errors
-    /// As [`Family::file`].
-    pub fn file(&self, tenant: TenantId, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        self.family.file(tenant, name, limit)
-    }
-
-    /// Memory of the fine-tunes in use, and the work done for it.
-    #[must_use]
-    pub fn residency(&self) -> Residency {
-        self.family.residency()
+        &self.preparer.base
     }
 
     /// Memory for sequences of this model.

@@ -27,33 +27,39 @@ pub(super) enum Stored {
 }
 
 impl Stored {
-    /// The container of the same fine-tune against the widened `base`, which is at `path`.
+    /// The container of the same fine-tune against the widened `base`, which is at `path`. If that
+    /// is another one, it has only weights, and the original comes with it.
     pub(super) fn widened(
         &self,
         container: Container,
         path: &Path,
         base: &Arc<Checkpoint>,
         config: &ModelConfig,
-    ) -> Result<Container> {
+    ) -> Result<(Container, Option<Arc<ResolvedContainer>>)> {
         let against = |checkpoint: &Arc<Checkpoint>| {
             let mut bases = Bases::default();
             bases.push_checkpoint(path, Arc::clone(checkpoint));
             bases
         };
-        let tuned = match self {
-            Self::Plain => return Ok(container),
+        let resolve = |container, stored| ResolvedContainer::new(container, &against(stored)).map(Arc::new);
+        let (tuned, original) = match self {
+            Self::Plain => return Ok((container, None)),
             Self::Converted(conversion, stored) => {
-                of_converted(&ResolvedContainer::new(container, &against(stored))?, *conversion, stored)?
+                let original = resolve(container, stored)?;
+                (of_converted(&original, *conversion, stored)?, original)
             }
             Self::Gguf => {
                 let stored = Arc::new(Checkpoint::open(path, &Limits::default())?);
                 let base_bytes = std::fs::metadata(path).map_err(Error::io(path))?.len();
-                of_gguf(&ResolvedContainer::new(container, &against(&stored))?, base_bytes, config)?
+                let original = resolve(container, &stored)?;
+                (of_gguf(&original, base_bytes, config)?, original)
             }
         };
         let mut packed = Vec::new();
         pack_to(&tuned, &against(base), &mut packed, &PackOptions::default(), &Silent)?;
-        Container::from_source(Path::new("the fine-tune, widened"), Box::new(packed), &Limits::default())
+        let name = Path::new("the fine-tune, widened");
+        let widened = Container::from_source(name, Box::new(packed), &Limits::default())?;
+        Ok((widened, Some(original)))
     }
 }
 

@@ -2,8 +2,11 @@
 //! around them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use rayon::prelude::*;
+
+use super::digest;
 use crate::layer::{LayerConfig, LayerNames, MatrixRole, VectorRole};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::tensor::TensorInfo;
@@ -48,6 +51,9 @@ pub struct GlobalNames {
 
 /// A base.
 pub(super) struct Base {
+    checkpoint: Arc<Checkpoint>,
+    /// Computed when it is first asked for.
+    digest: OnceLock<blake3::Hash>,
     pub(super) layers: Vec<LayerConfig>,
     pub(super) matrices: BTreeMap<MatrixPlace, Named<DenseMatrix>>,
     pub(super) vectors: BTreeMap<VectorPlace, Named<Arc<[f32]>>>,
@@ -67,8 +73,7 @@ impl Base {
         layers: Vec<(LayerConfig, LayerNames)>,
         globals: Option<&GlobalNames>,
     ) -> Result<Self> {
-        let tensors: BTreeMap<&str, (usize, &TensorInfo)> =
-            checkpoint.tensors().map(|(member, info)| (info.name.as_str(), (member, info))).collect();
+        let tensors = by_name(checkpoint);
         let find = |name: &str| {
             let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
             tensors.get(name).copied().ok_or_else(missing)
@@ -84,6 +89,8 @@ impl Base {
             Ok(Named { name: name.to_owned(), values })
         };
         let mut base = Self {
+            checkpoint: Arc::clone(checkpoint),
+            digest: OnceLock::new(),
             layers: Vec::new(),
             matrices: BTreeMap::new(),
             vectors: BTreeMap::new(),
@@ -134,9 +141,46 @@ impl Base {
         if has_own { MatrixPlace::Head } else { MatrixPlace::Embedding }
     }
 
+    /// The names of its tensors, sorted.
+    pub(super) fn names(&self) -> Vec<&str> {
+        let matrices = self.matrices.values().map(|matrix| matrix.name.as_str());
+        let mut names: Vec<&str> =
+            matrices.chain(self.vectors.values().map(|vector| vector.name.as_str())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The digest of its weights, as [`digest::of_weights`]. The first call reads all of them, on
+    /// all threads.
+    pub(super) fn digest(&self) -> Result<blake3::Hash> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(*digest);
+        }
+        let tensors = by_name(&self.checkpoint);
+        let hash = |name: &str| {
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the base"));
+            let (member, info) = tensors.get(name).ok_or_else(missing)?;
+            self.checkpoint.digest(*member, info, |_| Ok(()))
+        };
+        let names = self.names();
+        let digests = names.par_iter().map(|name| hash(name)).collect::<Result<Vec<_>>>()?;
+        let found = digest::of_weights(names.into_iter().zip(digests));
+        Ok(*self.digest.get_or_init(|| found))
+    }
+
+    /// As [`Checkpoint::check_unchanged`]. Files in memory never change.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        self.checkpoint.check_unchanged()
+    }
+
     /// Number of elements of a matrix.
     pub(super) fn elems(&self, place: MatrixPlace) -> u128 {
         let shape = self.matrices.get(&place).map(|matrix| matrix.values.shape());
         shape.map_or(0, |shape| shape.rows as u128 * shape.cols as u128)
     }
+}
+
+fn by_name(checkpoint: &Checkpoint) -> BTreeMap<&str, (usize, &TensorInfo)> {
+    checkpoint.tensors().map(|(member, info)| (info.name.as_str(), (member, info))).collect()
 }

@@ -2,17 +2,18 @@
 //! batches.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::background::{Ahead, Background};
 use super::base::{Base, GlobalNames, MatrixPlace};
-use super::cache::{Cache, Residency};
-use super::prefetch::Prefetcher;
+use super::cache::{Cache, Key, Residency, TenantResidency};
+use super::prepare::{PreparedTenant, Preparer};
 use super::running::RunningBatch;
 use super::tenant::Tenant;
 use crate::layer::{Batch, LayerConfig, LayerNames, TenantId, forward};
 use deltaloom::checkpoint::Checkpoint;
-use deltaloom::{Bases, Container, Error, Missing, ResolvedContainer, Result};
+use deltaloom::{Bases, Container, Error, Missing, Result};
 use deltaloom_compute::{Choice, Form, Run};
 
 /// In which forms matrices of tenants are stored in memory.
@@ -68,16 +69,22 @@ impl FamilyOptions {
 
 /// One base and its tenants.
 pub struct Family {
-    pub(super) base: Base,
+    /// Of the base, for messages.
+    path: PathBuf,
+    pub(super) base: Arc<Base>,
+    preparer: Preparer,
     pub(super) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(super) cache: Mutex<Cache>,
-    pub(super) prefetcher: Option<Prefetcher>,
+    pub(super) prefetcher: Option<Background>,
+    /// For tenants whose requests wait. Starts with the first.
+    pub(super) builder: Option<Background>,
     /// Number of batches so far.
-    batches: u64,
+    pub(super) batches: u64,
     /// The last batch in which each tenant ran.
     pub(super) last_batches: BTreeMap<TenantId, u64>,
-    bases: Bases,
-    options: FamilyOptions,
+    /// The number of batches when a request for each tenant came last.
+    pub(super) expected: BTreeMap<TenantId, u64>,
+    pub(super) options: FamilyOptions,
     next_tenant: usize,
 }
 
@@ -126,49 +133,49 @@ impl Family {
         let base = Base::open(&checkpoint, layers, globals)?;
         let mut bases = Bases::default();
         bases.push_checkpoint(path, checkpoint);
+        let preparer = Preparer::new(base, bases);
         Ok(Self {
-            base,
+            path: path.to_owned(),
+            base: Arc::clone(&preparer.base),
+            preparer,
             tenants: BTreeMap::new(),
             cache: Mutex::new(Cache::new(options.budget_bytes)),
-            prefetcher: (options.prefetch > 0).then(|| Prefetcher::new(options.prefetch)),
+            prefetcher: (options.prefetch > 0)
+                .then(|| Background::new("prefetch", Ahead::Matrices(options.prefetch))),
+            builder: None,
             batches: 0,
             last_batches: BTreeMap::new(),
-            bases,
+            expected: BTreeMap::new(),
             options,
             next_tenant: 0,
         })
     }
 
-    /// Adds a fine-tune that is packed against the base: [`Self::prepare`], then [`Self::admit`].
-    ///
-    /// # Errors
-    /// As [`Self::prepare`].
-    pub fn add(&mut self, container: Container) -> Result<TenantId> {
-        Ok(self.admit(self.prepare(container)?))
+    /// What checks fine-tunes for this family, on any thread.
+    #[must_use]
+    pub fn preparer(&self) -> Preparer {
+        self.preparer.clone()
     }
 
-    /// Checks a fine-tune that is packed against the base, finds its tensors and decodes its
-    /// vectors, while batches of others may run. Its bytes stay where they are, which is mapped if
-    /// [`Container::open`] has opened it. Matrices are decoded on demand.
+    /// Adds a fine-tune that is packed against the base: [`Preparer::prepare`], then
+    /// [`Self::admit`].
     ///
     /// # Errors
-    /// [`Error::BaseMismatch`] before anything is decoded; [`Error::NotFound`] and
-    /// [`Error::InvalidArgument`] if it does not have the base's tensors; errors of decoding.
-    pub fn prepare(&self, container: Container) -> Result<PreparedTenant> {
-        let tenant = Tenant::open(ResolvedContainer::new(container, &self.bases)?, &self.base)?;
-        Ok(PreparedTenant(tenant))
+    /// As [`Preparer::prepare`].
+    pub fn add(&mut self, container: Container) -> Result<TenantId> {
+        self.admit(self.preparer.prepare(container)?)
     }
 
     /// Adds a prepared fine-tune of this base, which takes microseconds.
     ///
     /// Returns the id for its tokens, which no other tenant will ever have.
-    pub fn admit(&mut self, prepared: PreparedTenant) -> TenantId {
-        let PreparedTenant(tenant) = prepared;
-        self.cache().add_vectors(tenant.vector_bytes());
-        let id = TenantId::new(self.next_tenant);
-        self.next_tenant += 1;
-        self.tenants.insert(id, Arc::new(tenant));
-        id
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that was prepared for another family.
+    pub fn admit(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
+        let foreign = || Error::InvalidArgument("the fine-tune was prepared for another base".into());
+        let tenant = prepared.into_tenant_of(&self.base).ok_or_else(foreign)?;
+        Ok(self.insert(tenant))
     }
 
     /// Adds the base itself as a tenant. It takes no memory.
@@ -177,7 +184,67 @@ impl Family {
     /// Those of reading the base.
     pub fn add_base(&mut self) -> Result<TenantId> {
         let tenant = Tenant::of_base(&self.base)?;
-        Ok(self.admit(PreparedTenant(tenant)))
+        Ok(self.insert(tenant))
+    }
+
+    fn insert(&mut self, tenant: Tenant) -> TenantId {
+        self.cache().add_vectors(tenant.vector_bytes());
+        let id = TenantId::new(self.next_tenant);
+        self.next_tenant += 1;
+        self.tenants.insert(id, Arc::new(tenant));
+        id
+    }
+
+    /// BLAKE3 over the names of all weights of a tenant and their digests, which is the same for a
+    /// container and for a base of equal weights. That of the base is computed by the first call,
+    /// which reads all weights on all threads.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant; those of reading the base.
+    pub fn digest(&self, tenant: TenantId) -> Result<blake3::Hash> {
+        self.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?.digest(&self.base)
+    }
+
+    /// The tenants whose file has changed since it was opened, or cannot be asked, with its path.
+    /// It takes microseconds for each, so it may be called between batches.
+    ///
+    /// The system tells the length, the time of change, and the identity of the file that has the
+    /// name. Bytes that change without these (within the grain of the clock, through a mapping that
+    /// was not yet written back, or with the time set back) are not found here. A chunk of a
+    /// container that is read later is also compared with its checksum. What has been decoded does
+    /// not change, and a base in memory neither. If the files of a base are mapped, bytes may have
+    /// been used before this call, and a base that is made shorter ends the process.
+    #[must_use]
+    pub fn changed_files(&self) -> Vec<(TenantId, PathBuf)> {
+        let base = match self.base.check_unchanged() {
+            Ok(()) => None,
+            Err(Error::Changed { path }) => Some(path),
+            Err(_) => Some(self.path.clone()),
+        };
+        let of = |(id, tenant): (&TenantId, &Arc<Tenant>)| {
+            let changed = if tenant.is_base() { base.clone() } else { tenant.changed_file() };
+            Some((*id, changed?))
+        };
+        self.tenants.iter().filter_map(of).collect()
+    }
+
+    /// The file of a tenant if it has changed, as [`Self::changed_files`] finds it.
+    #[must_use]
+    pub fn changed_file(&self, tenant: TenantId) -> Option<PathBuf> {
+        self.tenants.get(&tenant).filter(|tenant| !tenant.is_base())?.changed_file()
+    }
+
+    /// Changes the budget, before any tenant is in memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if one is.
+    pub fn set_budget(&mut self, budget_bytes: u64) -> Result<()> {
+        if self.tenants.values().any(|tenant| !tenant.is_base()) {
+            return Err(Error::InvalidArgument("the budget of a family with fine-tunes".to_owned()));
+        }
+        self.options.budget_bytes = budget_bytes;
+        self.cache = Mutex::new(Cache::new(budget_bytes));
+        Ok(())
     }
 
     /// Removes a tenant and everything that it has in memory.
@@ -187,6 +254,10 @@ impl Family {
     pub fn remove(&mut self, tenant: TenantId) -> Result<()> {
         let removed = self.tenants.remove(&tenant).ok_or_else(|| unknown(tenant))?;
         self.last_batches.remove(&tenant);
+        self.expected.remove(&tenant);
+        if let Some(builder) = &self.builder {
+            builder.forget(tenant);
+        }
         let mut cache = self.cache();
         cache.remove_tenant(tenant);
         cache.remove_vectors(removed.vector_bytes());
@@ -233,8 +304,36 @@ impl Family {
     #[must_use]
     pub fn residency(&self) -> Residency {
         let mut residency = self.cache().residency;
-        residency.prefetched = self.prefetcher.as_ref().map_or(0, Prefetcher::prefetched);
+        residency.prefetched =
+            [&self.prefetcher, &self.builder].into_iter().flatten().map(Background::decoded).sum();
         residency
+    }
+
+    /// What a tenant has in memory, and the work done for it. The base has nothing of its own.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant.
+    pub fn tenant_residency(&self, tenant: TenantId) -> Result<TenantResidency> {
+        let found = self.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
+        let mut residency = self.cache().of_tenant(tenant);
+        residency.resident_bytes += found.vector_bytes();
+        residency.changed_matrices = found.changed_matrices();
+        for form in found.forms() {
+            *residency.forms.entry(form).or_default() += 1;
+        }
+        Ok(residency)
+    }
+
+    /// Keeps the matrices of a tenant in memory from their next use on, or lets them be evicted
+    /// again. They take the place of any that is not pinned or in use, and count in the budget, so
+    /// that others have less.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown tenant.
+    pub fn pin(&mut self, tenant: TenantId, is_pinned: bool) -> Result<()> {
+        self.tenants.get(&tenant).ok_or_else(|| unknown(tenant))?;
+        self.cache().pin(tenant, is_pinned);
+        Ok(())
     }
 
     /// Begins a batch. The memory of its tenants stays until it ends. Only one batch runs at a
@@ -274,6 +373,16 @@ impl Family {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether matrices may be evicted for one of this tenant, which ran last in the batch `before`:
+    /// those of tenants that have been idle for as long, and all if it is pinned.
+    pub(super) fn may_go_for(&self, tenant: TenantId, before: Option<u64>) -> impl Fn(&Key) -> bool {
+        let is_pinned = self.cache().is_pinned(tenant);
+        move |other| {
+            let last = self.last_batches.get(&other.tenant).max(self.expected.get(&other.tenant));
+            is_pinned || before.is_some_and(|before| last.is_none_or(|last| *last <= before))
+        }
+    }
+
     /// The choice for a matrix that has no form yet. Its share of the budget is its fraction of the
     /// matrix elements of all tenants.
     pub(super) fn wanted(&self, place: MatrixPlace) -> Choice {
@@ -286,17 +395,6 @@ impl Family {
         let of_matrix = self.base.elems(place);
         let budget = self.cache().matrix_budget();
         Choice::Budget(u64::try_from(u128::from(budget).saturating_mul(of_matrix) / all).unwrap_or(budget))
-    }
-}
-
-/// A fine-tune that is checked and ready to be admitted to the family that has prepared it.
-pub struct PreparedTenant(Tenant);
-
-impl PreparedTenant {
-    /// Whether its container has a tensor of this name.
-    #[must_use]
-    pub fn has_tensor(&self, name: &str) -> bool {
-        self.0.has_tensor(name)
     }
 }
 

@@ -8,16 +8,20 @@
 //! [`Family::start`] begins a batch of tokens of any tenants and provides the weights of every
 //! layer for [`crate::layer::forward`]; [`Family::forward`] does this for all layers.
 
+mod background;
 mod base;
 mod cache;
+mod digest;
 mod estimate;
+mod expected;
 mod family;
-mod prefetch;
+mod prepare;
 mod running;
 mod tenant;
 
 pub use base::GlobalNames;
-pub use cache::Residency;
+pub use cache::{Residency, TenantResidency, Uses};
 pub use estimate::{LoadedTenant, ModelSizes, TenantBytes};
-pub use family::{Family, FamilyOptions, Forms, PreparedTenant};
+pub use family::{Family, FamilyOptions, Forms};
+pub use prepare::{PreparedTenant, Preparer};
 pub use running::{RunningBatch, RunningLayer};

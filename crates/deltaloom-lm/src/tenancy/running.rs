@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::background::Job;
 use super::base::{MatrixPlace, VectorPlace};
-use super::cache::Key;
+use super::cache::{Key, Use};
 use super::family::{Family, unknown};
-use super::prefetch::Job;
-use super::tenant::{Loaded, Slot};
+use super::tenant::{Slot, dense_bytes};
 use crate::layer::{Affine, Batch, LayerConfig, LayerWeights, MatrixRole, TenantId, VectorRole};
 use deltaloom::{Error, Missing, Result};
 use deltaloom_compute::{Form, PackedMatrix, Phase, Run, Segment, matmul_shared};
@@ -193,16 +193,15 @@ impl<'a> RunningBatch<'a> {
 
     /// Whether a matrix of this many bytes should be kept in memory.
     fn is_welcome(&self, key: &Key, bytes: u64) -> bool {
-        let cache = self.family.cache();
-        cache.has_room(bytes) || cache.can_make_room(bytes, |other| self.may_go(other, key))
+        let may_go = self.may_go_for(key.tenant);
+        self.family.cache().can_make_room(bytes, may_go)
     }
 
-    /// Whether one matrix may be evicted for another.
-    fn may_go(&self, key: &Key, other: &Key) -> bool {
-        let last = self.family.last_batches.get(&key.tenant);
-        let before = self.before.get(&other.tenant).copied().flatten();
-        !self.before.contains_key(&key.tenant)
-            && before.is_some_and(|before| last.is_none_or(|last| *last <= before))
+    /// Whether matrices may be evicted for one of this tenant.
+    fn may_go_for(&self, tenant: TenantId) -> impl Fn(&Key) -> bool {
+        let before = self.before.get(&tenant).copied().flatten();
+        let may_go = self.family.may_go_for(tenant, before);
+        move |other| !self.before.contains_key(&other.tenant) && may_go(other)
     }
 
     /// One matrix of every group.
@@ -216,12 +215,9 @@ impl<'a> RunningBatch<'a> {
                 Form::Base => Some(Arc::clone(slot.direct())),
                 _ => self.family.cache().get(key),
             });
-            let is_base = slot.direct().form() == Form::Base;
-            let residency = &mut self.family.cache().residency;
-            match found.last() {
-                Some(Some(_)) if is_base => {}
-                Some(Some(_)) => residency.hits += 1,
-                _ => residency.misses += 1,
+            if slot.direct().form() != Form::Base {
+                let is_there = found.last().is_some_and(Option::is_some);
+                self.family.cache().count(key.tenant, if is_there { Use::Hit } else { Use::Miss });
             }
         }
         let missing =
@@ -262,7 +258,8 @@ impl<'a> RunningBatch<'a> {
     }
 
     fn reserve(&self, key: &Key, bytes: u64) -> bool {
-        self.family.cache().reserve(*key, bytes, |other| self.may_go(other, key))
+        let may_go = self.may_go_for(key.tenant);
+        self.family.cache().reserve(*key, bytes, may_go)
     }
 
     fn keep_or_leave(&self, key: &Key, bytes: u64, matrix: Arc<PackedMatrix>) -> Result<Arc<PackedMatrix>> {
@@ -276,9 +273,9 @@ impl<'a> RunningBatch<'a> {
     /// Uses a matrix from its container, decoded during the product.
     fn leave(&self, key: &Key) -> Result<Arc<PackedMatrix>> {
         let direct = Arc::clone(self.slot(key)?.direct());
-        let residency = &mut self.family.cache().residency;
-        residency.direct += 1;
-        residency.decoded_bytes += dense_bytes(&direct);
+        let mut cache = self.family.cache();
+        cache.count(key.tenant, Use::Direct);
+        cache.residency.decoded_bytes += dense_bytes(&direct);
         Ok(direct)
     }
 
@@ -291,14 +288,15 @@ impl<'a> RunningBatch<'a> {
     }
 
     fn load(&self, key: &Key) -> Result<Arc<PackedMatrix>> {
-        let prefetched = self.family.prefetcher.as_ref().and_then(|prefetcher| prefetcher.take(key));
+        let mut threads = [&self.family.prefetcher, &self.family.builder].into_iter().flatten();
+        let prefetched = threads.find_map(|thread| thread.take(key));
         let is_prefetched = prefetched.is_some();
         let loaded = prefetched.or_else(|| self.job(key)?.run());
-        let Loaded { matrix, decodes } = loaded.unwrap_or_else(|| Err(unknown(key.tenant)))?;
+        let loaded = loaded.unwrap_or_else(|| Err(unknown(key.tenant)))?;
         let residency = &mut self.family.cache().residency;
         residency.prefetch_hits += u64::from(is_prefetched);
-        residency.decoded_bytes += decodes * dense_bytes(&matrix);
-        Ok(matrix)
+        residency.decoded_bytes += loaded.decoded_bytes();
+        Ok(loaded.matrix)
     }
 
     fn job(&self, key: &Key) -> Option<Job> {
@@ -324,7 +322,7 @@ impl<'a> RunningBatch<'a> {
                 }
             }
         }
-        prefetcher.ask(jobs);
+        prefetcher.replace(jobs);
     }
 
     /// Multiplies tokens with a matrix of each one's tenant.
@@ -402,9 +400,4 @@ fn missing(place: MatrixPlace) -> Error {
         MatrixPlace::Layer(layer, role) => format!("the matrix {role:?} of layer {layer}"),
     };
     Error::not_found(Missing::Layer, what)
-}
-
-fn dense_bytes(matrix: &PackedMatrix) -> u64 {
-    let shape = matrix.shape();
-    (shape.rows * shape.cols * shape.weight.bytes()) as u64
 }

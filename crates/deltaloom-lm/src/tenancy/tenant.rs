@@ -2,16 +2,20 @@
 //! Whether a matrix is in memory is not known here.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::base::{Base, MatrixPlace, Named, VectorPlace};
-use deltaloom::{Error, Limits, ResolvedContainer, Result};
+use super::digest;
+use deltaloom::{Error, Limits, Missing, ResolvedContainer, Result};
 use deltaloom_compute::{Choice, DenseMatrix, Form, MatrixShape, PackedMatrix, PatchedVector};
 
 /// A container opened against the base, or the base itself.
 pub(super) struct Tenant {
     /// `None` for the base itself.
     resolved: Option<Arc<ResolvedContainer>>,
+    /// The container that it was made from, if that is another one.
+    original: Option<Arc<ResolvedContainer>>,
     matrices: BTreeMap<MatrixPlace, Slot>,
     /// In FP32. Those that do not differ are the base's.
     vectors: BTreeMap<VectorPlace, Arc<[f32]>>,
@@ -40,6 +44,19 @@ pub(super) struct Loaded {
     pub(super) decodes: u64,
 }
 
+impl Loaded {
+    /// Dense bytes of all that was decoded for it.
+    pub(super) fn decoded_bytes(&self) -> u64 {
+        self.decodes * dense_bytes(&self.matrix)
+    }
+}
+
+/// Bytes of a matrix with all its elements.
+pub(super) fn dense_bytes(matrix: &PackedMatrix) -> u64 {
+    let shape = matrix.shape();
+    (shape.rows * shape.cols * shape.weight.bytes()) as u64
+}
+
 impl Tenant {
     /// Finds all tensors and decodes the vectors.
     pub(super) fn open(resolved: ResolvedContainer, base: &Base) -> Result<Self> {
@@ -66,7 +83,7 @@ impl Tenant {
             vectors.insert(*place, if is_of_base { Arc::clone(&of_base.values) } else { values.into() });
             vector_bytes += if is_of_base { 0 } else { 4 * of_base.values.len() as u64 };
         }
-        Ok(Self { resolved: Some(resolved), matrices, vectors, vector_bytes })
+        Ok(Self { resolved: Some(resolved), original: None, matrices, vectors, vector_bytes })
     }
 
     /// The base as a tenant, which takes no memory.
@@ -77,7 +94,39 @@ impl Tenant {
         };
         let matrices = base.matrices.iter().map(slot).collect::<Result<_>>()?;
         let vectors = base.vectors.iter().map(|(place, vector)| (*place, Arc::clone(&vector.values)));
-        Ok(Self { resolved: None, matrices, vectors: vectors.collect(), vector_bytes: 0 })
+        Ok(Self { resolved: None, original: None, matrices, vectors: vectors.collect(), vector_bytes: 0 })
+    }
+
+    pub(super) fn with_files(self, original: Arc<ResolvedContainer>) -> Self {
+        Self { original: Some(original), ..self }
+    }
+
+    /// The container as it was given.
+    fn given(&self) -> Option<&Arc<ResolvedContainer>> {
+        self.original.as_ref().or(self.resolved.as_ref())
+    }
+
+    /// The digest of its weights, from those that its container has of its tensors.
+    pub(super) fn digest(&self, base: &Base) -> Result<blake3::Hash> {
+        let Some(resolved) = &self.resolved else { return base.digest() };
+        let names = base.names();
+        let digests = names.iter().map(|name| {
+            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the fine-tune"));
+            resolved.container().digest(resolved.find(name)?).ok_or_else(missing)
+        });
+        let digests = digests.collect::<Result<Vec<_>>>()?;
+        Ok(digest::of_weights(names.into_iter().zip(digests)))
+    }
+
+    /// Number of matrices that differ from those of the base.
+    pub(super) fn changed_matrices(&self) -> usize {
+        self.matrices.values().filter(|slot| slot.direct.form() != Form::Base).count()
+    }
+
+    /// Its file, if that has changed or cannot be asked.
+    pub(super) fn changed_file(&self) -> Option<PathBuf> {
+        let container = self.given()?.container();
+        container.check_unchanged().is_err().then(|| container.path().to_owned())
     }
 
     pub(super) fn has_tensor(&self, name: &str) -> bool {
@@ -85,7 +134,7 @@ impl Tenant {
     }
 
     pub(super) fn file(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(resolved) = &self.resolved else { return Ok(None) };
+        let Some(resolved) = self.given() else { return Ok(None) };
         // A file that is not weights is one tensor with the name of the file.
         let Ok(number) = resolved.find(name) else { return Ok(None) };
         Limits::check("bytes of a file", resolved.info(number).len_bytes(), limit)?;

@@ -120,6 +120,19 @@ impl Container {
         self.source.len_bytes()
     }
 
+    /// Checks that the file has not changed since it was opened, as far as the system tells: its
+    /// length, its time of change, and that no other file has its name. Bytes that were changed
+    /// without a trace are found by the checksum of their chunk.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Io`].
+    pub fn check_unchanged(&self) -> Result<()> {
+        if self.source.is_unchanged(&self.path).map_err(Error::io(&self.path))? {
+            return Ok(());
+        }
+        Err(Error::Changed { path: self.path.clone() })
+    }
+
     /// Stored sizes of its parts.
     #[must_use]
     pub fn part_bytes(&self) -> PartBytes {

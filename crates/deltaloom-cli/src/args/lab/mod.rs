@@ -1,7 +1,9 @@
 //! The options of `deltaloom lab`.
 
 pub(crate) mod layer;
+pub(crate) mod load;
 pub(crate) mod matmul;
+pub(crate) mod mixed;
 pub(crate) mod positions;
 pub(crate) mod simhash;
 pub(crate) mod tenants;
@@ -25,7 +27,9 @@ pub(crate) struct LabArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
     Layer(layer::LayerArguments),
+    Load(load::LoadArguments),
     Matmul(matmul::MatmulArguments),
+    Mixed(mixed::MixedArguments),
     Positions(positions::PositionsArguments),
     #[command(name = "simhash")]
     SimHash(Box<simhash::SimHashArguments>),

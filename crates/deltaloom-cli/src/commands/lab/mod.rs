@@ -2,7 +2,9 @@
 
 mod cells;
 mod layer;
+mod load;
 mod matmul;
+mod mixed;
 mod positions;
 mod simhash;
 mod tenants;
@@ -16,6 +18,8 @@ use crate::args::lab::{Experiment, LabArguments};
 pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
         Experiment::Layer(arguments) => layer::run(arguments),
+        Experiment::Load(arguments) => load::run(arguments),
+        Experiment::Mixed(arguments) => mixed::run(arguments),
         Experiment::Matmul(arguments) => matmul::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tenants(arguments) => tenants::run(arguments),
