@@ -61,11 +61,11 @@ impl App {
         engine: EngineOptions,
         options: ServeOptions,
     ) -> Result<Arc<Self>> {
-        let digest = blake3::hash(b"base");
+        let digest = model.digest(Model::BASE)?;
         let bytes = model.base().weights().map(|(_, info)| info.len_bytes()).sum();
-        let vocabulary = model.config().vocabulary;
+        let (vocabulary, preparer) = (model.config().vocabulary, model.preparer());
         let engine = Engine::new(model, engine)?;
-        let base = Base { digest, bytes, vocabulary, context: engine.context() };
+        let base = Base { digest, bytes, vocabulary, context: engine.context(), preparer };
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::new(&mut registry));
         let (worker, thread) =

@@ -2,14 +2,15 @@
 //! may change to another fine-tune; requests that have the old one finish with it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::shim::Preparer;
 use deltaloom::{Container, Error, ErrorKind, Limits};
 use deltaloom_lm::layer::TenantId;
-use deltaloom_lm::model::Model;
+use deltaloom_lm::model::{Model, Preparer};
 use deltaloom_lm::text::{ChatTemplate, Special, Tokenizer};
 
 use crate::error::{Failure, Kind, Result};
@@ -55,11 +56,12 @@ pub(crate) struct Tenant {
     pub(crate) created: u64,
     pub(crate) packed_bytes: u64,
     pub(crate) pinned: bool,
+    /// Seconds since 1970; 0 before the first request.
+    last_used: AtomicU64,
     worker: Worker,
 }
 
 /// All fine-tunes.
-#[derive(Debug)]
 pub(crate) struct Catalog {
     base_path: PathBuf,
     base_name: String,
@@ -81,6 +83,13 @@ pub(crate) struct Base {
     pub(crate) bytes: u64,
     pub(crate) vocabulary: usize,
     pub(crate) context: usize,
+    pub(crate) preparer: Preparer,
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog").field("base", &self.base_name).finish_non_exhaustive()
+    }
 }
 
 impl Catalog {
@@ -107,6 +116,7 @@ impl Catalog {
             created: now(),
             packed_bytes: base.bytes,
             pinned: true,
+            last_used: AtomicU64::new(0),
             worker: worker.clone(),
         };
         Ok(Self {
@@ -115,7 +125,7 @@ impl Catalog {
             base: Arc::new(tenant),
             vocabulary: base.vocabulary,
             context: base.context,
-            preparer: Preparer(worker.clone()),
+            preparer: base.preparer,
             worker,
             folder,
             tenants: RwLock::default(),
@@ -205,16 +215,20 @@ impl Catalog {
         let text = self.text_of(&|file, limit| prepared.file(file, limit)).map_err(|error| {
             Failure::new(Kind::Unprocessable, error.with_path()).with_code("bad_tokenizer")
         })?;
+        if prepared.changed_matrices() == 0 {
+            tracing::warn!(name, "no matrix of this fine-tune differs from its base");
+        }
         let digest = prepared.digest();
         let tenant = Arc::new(Tenant {
             name: name.to_owned(),
-            id: self.worker.admit(prepared.0)?,
+            id: self.worker.admit(prepared, pinned)?,
             digest,
             fingerprint: fingerprint(digest),
             text,
             created: now(),
             packed_bytes,
             pinned,
+            last_used: AtomicU64::new(0),
             worker: self.worker.clone(),
         });
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
@@ -307,6 +321,16 @@ impl Text {
 }
 
 impl Tenant {
+    /// Notes that a request came.
+    pub(crate) fn touch(&self) {
+        self.last_used.store(now(), Ordering::Relaxed);
+    }
+
+    /// When the last request came, in seconds since 1970.
+    pub(crate) fn last_used(&self) -> Option<u64> {
+        Some(self.last_used.load(Ordering::Relaxed)).filter(|time| *time > 0)
+    }
+
     /// Requests that have it. The catalog itself does not count.
     pub(crate) fn in_flight(tenant: &Arc<Self>) -> usize {
         // One more is the caller's.

@@ -11,7 +11,6 @@ mod options;
 mod routes;
 mod scrape;
 mod server;
-mod shim;
 mod stream;
 mod text;
 mod wire;

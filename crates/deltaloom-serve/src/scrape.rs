@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use deltaloom_lm::tenancy::TenantResidency;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -11,6 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::catalog::Catalog;
+use crate::wire::State;
 use crate::worker::Worker;
 
 /// Looks up numbers.
@@ -51,29 +53,54 @@ impl Collector for Scrape {
             ("prefix_cache_queries", "Tokens of prompts that were looked for", status.prefix_tokens),
             ("prefix_cache_hits", "Those that were in memory", status.prefix_hit_tokens),
             ("num_preemptions", "Requests whose memory was given to others", status.preemptions),
-            ("matrix_hits", "Uses of a matrix in memory", residency.hits),
-            ("matrix_misses", "Uses of a matrix that was not", residency.misses),
-            ("matrix_direct", "Uses that were multiplied from the container", residency.direct),
-            ("matrix_evictions", "Matrices that went for others", residency.evictions),
             ("decoded_bytes", "Dense bytes of everything decoded", residency.decoded_bytes),
         ] {
             let name = format!("deltaloom:{name}");
             let descriptor = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(descriptor)?;
         }
-        let help = "Fine-tunes that are served";
-        let name = "deltaloom:tenant_loaded";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for tenant in self.catalog.tenants() {
-            let labels =
-                [("tenant", tenant.name.as_str()), ("pinned", if tenant.pinned { "true" } else { "false" })];
-            ConstGauge::new(1_u64).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        self.encode_tenants(&mut encoder)
     }
 }
 
 impl Scrape {
+    /// Series of each fine-tune. They go with it, since they are made of those that there are.
+    fn encode_tenants(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (tenants, residents) = (self.catalog.tenants(), self.worker.residents());
+        let found: Vec<(&str, bool, TenantResidency)> = tenants
+            .iter()
+            .map(|it| (it.name.as_str(), it.pinned, residents.get(&it.id).cloned().unwrap_or_default()))
+            .collect();
+        let (name, help) = ("deltaloom:tenant_loaded", "Fine-tunes that are served");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (tenant, is_pinned, residency) in &found {
+            let pinned = if *is_pinned { "true" } else { "false" };
+            let labels = [("tenant", *tenant), ("state", State::of(residency).name()), ("pinned", pinned)];
+            ConstGauge::new(1_u64).encode(family.encode_family(&labels)?)?;
+        }
+        let (name, help) = ("deltaloom:tenant_resident_bytes", "Bytes in memory");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (tenant, _, residency) in &found {
+            let labels = [("tenant", *tenant)];
+            ConstGauge::new(residency.resident_bytes).encode(family.encode_family(&labels)?)?;
+        }
+        let counters: [(&str, &str, fn(&TenantResidency) -> u64); 4] = [
+            ("tenant_hits", "Uses of a matrix in memory", |it| it.uses.hits),
+            ("tenant_misses", "Uses of a matrix that was not", |it| it.uses.misses),
+            ("tenant_direct", "Uses that were multiplied from the container", |it| it.uses.direct),
+            ("tenant_evictions", "Matrices that went for others", |it| it.uses.evictions),
+        ];
+        for (name, help, value) in counters {
+            let name = format!("deltaloom:{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for (tenant, _, residency) in &found {
+                let labels = [("tenant", *tenant)];
+                ConstCounter::new(value(residency)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn mapped_bytes(&self) -> u64 {
         let tenants: u64 = self.catalog.tenants().iter().map(|tenant| tenant.packed_bytes).sum();
         self.catalog.base().packed_bytes.saturating_add(tenants)

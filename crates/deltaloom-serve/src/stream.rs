@@ -122,6 +122,7 @@ pub(crate) async fn start(
     }
     drop(sender);
     app.worker.submit(submissions).await?;
+    tenant.touch();
     usage.total_tokens = usage.prompt_tokens;
     Ok(Running {
         app: Arc::clone(app),

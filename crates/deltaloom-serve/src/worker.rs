@@ -1,6 +1,7 @@
 //! The thread of the engine: it owns the engine, takes commands between steps, and sleeps when
 //! there is nothing to compute. It catches nothing: if it ends, everybody who waits is told.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use deltaloom_lm::engine::{Engine, Refused, Request, RequestId, Sink, Status};
 use deltaloom_lm::layer::TenantId;
-use deltaloom_lm::tenancy::PreparedTenant;
+use deltaloom_lm::tenancy::{PreparedTenant, TenantResidency};
 use tokio::sync::oneshot;
 
 use crate::error::{Failure, Result};
@@ -21,15 +22,21 @@ const MOST_SUBMISSIONS: usize = 1024;
 /// How often requests are looked at whose receivers take nothing: one of them may have left.
 const PARKED: Duration = Duration::from_millis(500);
 
+/// How often the memory of fine-tunes is looked at while steps follow each other.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What each fine-tune has in memory.
+pub(crate) type Residents = BTreeMap<TenantId, TenantResidency>;
+
 /// A request with where its events go.
 pub(crate) type Submission = (Request, Box<dyn Sink>);
 
 /// What the thread does between steps.
 enum Command {
     Submit(Vec<Submission>, oneshot::Sender<Result<(), Refused>>),
-    Admit(PreparedTenant, SyncSender<deltaloom::Result<TenantId>>),
+    /// A fine-tune, and whether its matrices are pinned.
+    Admit(PreparedTenant, bool, SyncSender<deltaloom::Result<TenantId>>),
     Retire(TenantId),
-    Prepare(deltaloom::Container, SyncSender<deltaloom::Result<PreparedTenant>>),
     /// A receiver takes more.
     Wake,
 }
@@ -38,6 +45,7 @@ enum Command {
 #[derive(Debug, Default)]
 struct Seen {
     status: Mutex<Status>,
+    residents: Mutex<Arc<Residents>>,
     /// Tokens per second while it computes, as bits of an `f64`.
     speed: AtomicU64,
     submissions: AtomicUsize,
@@ -55,11 +63,11 @@ impl Worker {
     pub(crate) fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let seen = Arc::new(Seen::default());
-        seen.note(&engine);
         let worker = Self { commands, seen: Arc::clone(&seen) };
+        let thread = Thread { engine, tenants: Vec::new(), seen, looked: Instant::now() };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run(engine, &receiver, &seen, &metrics))?;
+            .spawn(move || thread.run(&receiver, &metrics))?;
         Ok((worker, thread))
     }
 
@@ -82,9 +90,10 @@ impl Worker {
     }
 
     /// Adds a fine-tune. Blocks for up to a step.
-    pub(crate) fn admit(&self, prepared: PreparedTenant) -> Result<TenantId> {
+    pub(crate) fn admit(&self, prepared: PreparedTenant, is_pinned: bool) -> Result<TenantId> {
         let (reply, answer) = sync_channel(1);
-        self.commands.send(Command::Admit(prepared, reply)).map_err(|_| Failure::engine_gone())?;
+        let command = Command::Admit(prepared, is_pinned, reply);
+        self.commands.send(command).map_err(|_| Failure::engine_gone())?;
         Ok(answer.recv().map_err(|_| Failure::engine_gone())??)
     }
 
@@ -92,12 +101,6 @@ impl Worker {
     pub(crate) fn retire(&self, tenant: TenantId) {
         // Without a thread there is nothing to remove.
         let _ = self.commands.send(Command::Retire(tenant));
-    }
-
-    pub(crate) fn prepare(&self, c: deltaloom::Container) -> deltaloom::Result<PreparedTenant> {
-        let (reply, answer) = sync_channel(1);
-        let _ = self.commands.send(Command::Prepare(c, reply));
-        answer.recv().unwrap()
     }
 
     /// Says that a receiver takes more, or nothing ever again.
@@ -108,6 +111,11 @@ impl Worker {
     /// The engine's state after its last step.
     pub(crate) fn status(&self) -> Status {
         *self.seen.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What fine-tunes had in memory a moment ago.
+    pub(crate) fn residents(&self) -> Arc<Residents> {
+        Arc::clone(&self.seen.residents.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn explain(&self, refused: Refused) -> Failure {
@@ -141,6 +149,11 @@ impl Seen {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = engine.status();
     }
 
+    fn has_requests(&self) -> bool {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.running + status.waiting > 0
+    }
+
     /// Mixes a step into the speed: half of it is that of the last ten steps.
     fn measure(&self, tokens: usize, took: Duration) {
         let seconds = took.as_secs_f64();
@@ -153,62 +166,97 @@ impl Seen {
     }
 }
 
-fn run(mut engine: Engine, commands: &Receiver<Command>, seen: &Seen, metrics: &Metrics) {
-    loop {
-        if engine.is_idle() {
-            seen.note(&engine);
-            let status = engine.status();
-            let next = if status.running + status.waiting == 0 {
-                commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                commands.recv_timeout(PARKED)
-            };
-            match next {
-                Ok(command) => obey(&mut engine, command, seen),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
+/// The engine with what is noted about it.
+struct Thread {
+    engine: Engine,
+    tenants: Vec<TenantId>,
+    seen: Arc<Seen>,
+    /// When the memory of fine-tunes was last looked at.
+    looked: Instant,
+}
+
+impl Thread {
+    fn run(mut self, commands: &Receiver<Command>, metrics: &Metrics) {
         loop {
-            match commands.try_recv() {
-                Ok(command) => obey(&mut engine, command, seen),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return,
+            if self.engine.is_idle() {
+                self.look();
+                let next = if self.seen.has_requests() {
+                    commands.recv_timeout(PARKED)
+                } else {
+                    commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
+                };
+                match next {
+                    Ok(command) => self.obey(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            self.step(metrics);
         }
+    }
+
+    fn step(&mut self, metrics: &Metrics) {
         let start = Instant::now();
-        let report = engine.step();
+        let report = self.engine.step();
         let took = start.elapsed();
         metrics.step(&report, took);
         for failure in &report.failures {
             tracing::error!(%failure, "a step failed");
         }
-        seen.measure(report.prefill_tokens + report.decode_tokens, took);
-        seen.note(&engine);
+        self.seen.measure(report.prefill_tokens + report.decode_tokens, took);
+        self.seen.note(&self.engine);
+        if self.looked.elapsed() >= LOOK {
+            self.look();
+        }
     }
-}
 
-fn obey(engine: &mut Engine, command: Command, seen: &Seen) {
-    match command {
-        Command::Submit(requests, reply) => {
-            seen.submissions.fetch_sub(1, Ordering::Relaxed);
-            let result = submit(engine, requests);
-            seen.note(engine);
-            // Who has gone needs no answer, and the sinks tell the engine.
-            let _ = reply.send(result);
-        }
-        Command::Admit(prepared, reply) => {
-            let _ = reply.send(engine.admit(prepared));
-        }
-        Command::Retire(tenant) => {
-            if let Err(error) = engine.retire(tenant) {
-                tracing::warn!(%tenant, %error, "a fine-tune cannot be removed");
+    /// Notes all that is known about the engine.
+    fn look(&mut self) {
+        let one = |tenant: &TenantId| Some((*tenant, self.engine.model().tenant_residency(*tenant).ok()?));
+        let residents = Arc::new(self.tenants.iter().filter_map(one).collect());
+        *self.seen.residents.lock().unwrap_or_else(PoisonError::into_inner) = residents;
+        self.seen.note(&self.engine);
+        self.looked = Instant::now();
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(requests, reply) => {
+                self.seen.submissions.fetch_sub(1, Ordering::Relaxed);
+                let result = submit(&mut self.engine, requests);
+                self.seen.note(&self.engine);
+                // Who has gone needs no answer, and the sinks tell the engine.
+                let _ = reply.send(result);
             }
+            Command::Admit(prepared, is_pinned, reply) => {
+                let admitted = self.admit(prepared, is_pinned);
+                self.look();
+                let _ = reply.send(admitted);
+            }
+            Command::Retire(tenant) => {
+                self.tenants.retain(|other| *other != tenant);
+                if let Err(error) = self.engine.retire(tenant) {
+                    tracing::warn!(%tenant, %error, "a fine-tune cannot be removed");
+                }
+            }
+            Command::Wake => {}
         }
-        Command::Prepare(container, reply) => {
-            let _ = reply.send(engine.model().prepare(container));
+    }
+
+    fn admit(&mut self, prepared: PreparedTenant, is_pinned: bool) -> deltaloom::Result<TenantId> {
+        let tenant = self.engine.admit(prepared)?;
+        if is_pinned {
+            self.engine.pin(tenant, true)?;
         }
-        Command::Wake => {}
+        self.tenants.push(tenant);
+        Ok(tenant)
     }
 }
 

@@ -8,17 +8,17 @@ use axum::http::{Response, StatusCode};
 use crate::call::{Call, blocking, json};
 use crate::catalog::Tenant;
 use crate::error::{Failure, Result};
-use crate::wire::{Lora, NewTenant, TenantEntry, TenantList, Unloaded};
+use crate::wire::{Lora, NewTenant, State, TenantEntry, TenantList, Unloaded};
 
 pub(super) async fn list(call: Call) -> Result<Response<Body>> {
-    let tenants = call.app.catalog.tenants().iter().map(entry).collect();
+    let tenants = call.app.catalog.tenants().iter().map(|tenant| entry(&call, tenant)).collect();
     Ok(json(StatusCode::OK, &TenantList { tenants }))
 }
 
 pub(super) async fn load(call: Call) -> Result<Response<Body>> {
     let NewTenant { name, path, pinned, replace } = call.body.read()?;
     let tenant = load_from(&call, name, path, pinned.unwrap_or(false), replace.unwrap_or(false)).await?;
-    Ok(json(StatusCode::CREATED, &entry(&tenant)))
+    Ok(json(StatusCode::CREATED, &entry(&call, &tenant)))
 }
 
 pub(super) async fn remove(call: Call) -> Result<Response<Body>> {
@@ -77,7 +77,8 @@ fn unload(call: &Call, name: &str, force: bool) -> Result<Unloaded> {
     Ok(Unloaded { name: name.to_owned(), in_flight })
 }
 
-fn entry(tenant: &Arc<Tenant>) -> TenantEntry {
+fn entry(call: &Call, tenant: &Arc<Tenant>) -> TenantEntry {
+    let residency = call.app.worker.residents().get(&tenant.id).cloned().unwrap_or_default();
     TenantEntry {
         name: tenant.name.clone(),
         digest: tenant.digest.to_hex().to_string(),
@@ -85,5 +86,13 @@ fn entry(tenant: &Arc<Tenant>) -> TenantEntry {
         created: tenant.created,
         in_flight: Tenant::in_flight(tenant),
         pinned: tenant.pinned,
+        state: State::of(&residency),
+        resident_bytes: residency.resident_bytes,
+        forms: residency.forms.iter().map(|(form, count)| (form.name(), *count)).collect(),
+        hits: residency.uses.hits,
+        misses: residency.uses.misses,
+        direct: residency.uses.direct,
+        evictions: residency.uses.evictions,
+        last_used: tenant.last_used(),
     }
 }

@@ -6,7 +6,7 @@ use axum::http::{Response, StatusCode};
 use crate::call::{Call, json};
 use crate::catalog::Tenant;
 use crate::error::Result;
-use crate::wire::{ModelEntry, ModelList, ModelMeta};
+use crate::wire::{ModelEntry, ModelList, ModelMeta, State};
 
 pub(super) async fn list(call: Call) -> Result<Response<Body>> {
     let catalog = &call.app.catalog;
@@ -21,6 +21,8 @@ pub(super) async fn one(call: Call) -> Result<Response<Body>> {
 }
 
 fn entry(call: &Call, tenant: &Tenant) -> ModelEntry {
+    let residents = call.app.worker.residents();
+    let resident = residents.get(&tenant.id);
     ModelEntry {
         id: tenant.name.clone(),
         object: "model",
@@ -31,6 +33,8 @@ fn entry(call: &Call, tenant: &Tenant) -> ModelEntry {
         meta: ModelMeta {
             weights_digest: tenant.digest.to_hex().to_string(),
             packed_bytes: tenant.packed_bytes,
+            resident_bytes: resident.map_or(0, |resident| resident.resident_bytes),
+            state: resident.map_or(State::Mapped, State::of),
             pinned: tenant.pinned,
         },
     }

@@ -1,7 +1,11 @@
 //! Fine-tunes that come and go.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::State;
 
 /// A fine-tune to load.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -45,6 +49,21 @@ pub(crate) struct TenantEntry {
     /// Requests that run or wait.
     pub(crate) in_flight: usize,
     pub(crate) pinned: bool,
+    pub(crate) state: State,
+    /// Bytes in memory, beside the base and the container.
+    pub(crate) resident_bytes: u64,
+    /// Number of matrices in each form, among those that are the base's or have been decoded.
+    pub(crate) forms: BTreeMap<&'static str, usize>,
+    /// Uses of a matrix in memory.
+    pub(crate) hits: u64,
+    /// Uses of a matrix that was not.
+    pub(crate) misses: u64,
+    /// Those that were multiplied directly from the container.
+    pub(crate) direct: u64,
+    /// Matrices that went for others.
+    pub(crate) evictions: u64,
+    /// Seconds since 1970; absent before the first request.
+    pub(crate) last_used: Option<u64>,
 }
 
 /// A fine-tune that goes.

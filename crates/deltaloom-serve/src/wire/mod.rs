@@ -23,7 +23,7 @@ pub(crate) use chat::{
 pub(crate) use completions::{
     Completion, CompletionChoice, CompletionRequest, LogProbs, Prompt, TopLogProbs,
 };
-pub(crate) use models::{ModelEntry, ModelList, ModelMeta, Status};
+pub(crate) use models::{ModelEntry, ModelList, ModelMeta, State, Status};
 pub(crate) use sampling::{Common, Parameters, StreamOptions};
 pub(crate) use tokens::{Detokenize, Detokenized, Tokenize, Tokenized, TokenizerInfo};
 

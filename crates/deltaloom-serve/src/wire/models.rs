@@ -1,5 +1,6 @@
 //! What is served, and whether it is.
 
+use deltaloom_lm::tenancy::TenantResidency;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -26,6 +27,36 @@ pub(crate) struct ModelEntry {
     pub(crate) meta: ModelMeta,
 }
 
+/// Where the weights of a fine-tune are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// In the mapped file.
+    Mapped,
+    /// Some are in memory.
+    Partly,
+    /// All that differ from the base are in memory.
+    Resident,
+}
+
+impl State {
+    pub(crate) fn of(residency: &TenantResidency) -> Self {
+        match (residency.resident_matrices, residency.changed_matrices) {
+            (0, changed) if changed > 0 => Self::Mapped,
+            (resident, changed) if resident < changed => Self::Partly,
+            _ => Self::Resident,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mapped => "mapped",
+            Self::Partly => "partly",
+            Self::Resident => "resident",
+        }
+    }
+}
+
 /// What else is known.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ModelMeta {
@@ -33,6 +64,9 @@ pub(crate) struct ModelMeta {
     pub(crate) weights_digest: String,
     /// Bytes of the container, or of the base's weights.
     pub(crate) packed_bytes: u64,
+    /// Bytes in memory, beside the base and the container.
+    pub(crate) resident_bytes: u64,
+    pub(crate) state: State,
     pub(crate) pinned: bool,
 }
 
