@@ -7,13 +7,14 @@ use std::time::Duration;
 use axum::body::Body as HttpBody;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Response, StatusCode, Uri};
+use deltaloom_lm::model::Model;
 use deltaloom_lm::text::Special;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use crate::app::App;
-use crate::catalog::{Tenant, Text, now};
+use crate::catalog::{BASE, Tenant, Text, now};
 use crate::error::{Failure, Kind, Result};
 use crate::keys::Client;
 use crate::stream::Running;
@@ -47,11 +48,16 @@ impl Call {
     /// The fine-tune with a name that the client may use.
     pub(crate) fn tenant(&self, name: &str) -> Result<Arc<Tenant>> {
         let tenant = self.app.catalog.find(name).ok_or_else(|| Failure::model_not_found(name))?;
-        if self.client.may_use(&tenant.name) || self.client.may_use(name) {
+        if self.may_use(&tenant) {
             return Ok(tenant);
         }
         let message = format!("this key may not use the model {name:?}");
         Err(Failure::new(Kind::Permission, message).with_param("model").with_code("model_not_allowed"))
+    }
+
+    /// Whether the client may use a fine-tune. The base has two names.
+    pub(crate) fn may_use(&self, tenant: &Tenant) -> bool {
+        self.client.may_use(&tenant.name) || (tenant.id == Model::BASE && self.client.may_use(BASE))
     }
 }
 

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,7 @@ use crate::error::{Failure, Kind, Result};
 use crate::worker::Worker;
 
 /// Another name of the base.
-const BASE: &str = "base";
+pub(crate) const BASE: &str = "base";
 /// Names of files that decide how text and ids belong together.
 const TEXT_FILES: [&str; 5] = [
     "tokenizer.json",
@@ -58,8 +59,13 @@ pub(crate) struct Tenant {
     pub(crate) pinned: bool,
     /// Seconds since 1970; 0 before the first request.
     last_used: AtomicU64,
+    in_flight: AtomicUsize,
     worker: Worker,
 }
+
+/// A request of a fine-tune that runs or waits, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Tenant>);
 
 /// All fine-tunes.
 pub(crate) struct Catalog {
@@ -117,6 +123,7 @@ impl Catalog {
             packed_bytes: base.bytes,
             pinned: true,
             last_used: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
             worker: worker.clone(),
         };
         Ok(Self {
@@ -229,6 +236,7 @@ impl Catalog {
             packed_bytes,
             pinned,
             last_used: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
             worker: self.worker.clone(),
         });
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
@@ -321,20 +329,37 @@ impl Text {
 }
 
 impl Tenant {
-    /// Notes that a request came.
-    pub(crate) fn touch(&self) {
-        self.last_used.store(now(), Ordering::Relaxed);
-    }
-
     /// When the last request came, in seconds since 1970.
     pub(crate) fn last_used(&self) -> Option<u64> {
         Some(self.last_used.load(Ordering::Relaxed)).filter(|time| *time > 0)
     }
 
-    /// Requests that have it. The catalog itself does not count.
-    pub(crate) fn in_flight(tenant: &Arc<Self>) -> usize {
-        // One more is the caller's.
-        Arc::strong_count(tenant).saturating_sub(2)
+    /// Requests that run or wait.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl InFlight {
+    /// Counts a request of this fine-tune, which it keeps.
+    pub(crate) fn new(tenant: Arc<Tenant>) -> Self {
+        tenant.in_flight.fetch_add(1, Ordering::Relaxed);
+        tenant.last_used.store(now(), Ordering::Relaxed);
+        Self(tenant)
+    }
+}
+
+impl Deref for InFlight {
+    type Target = Tenant;
+
+    fn deref(&self) -> &Tenant {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a server behaves.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use crate::keys::Keys;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ServeOptions {
+    /// Where it listens. Port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Whether other machines may ask without keys.
+    pub is_open: bool,
     /// Fine-tunes by name.
     pub tenants: Vec<(String, PathBuf)>,
     /// A folder of containers: each is a fine-tune with the stem of its file as name. Only from
@@ -41,6 +46,8 @@ pub struct ServeOptions {
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            is_open: false,
             tenants: Vec::new(),
             folder: None,
             keys: Keys::default(),
@@ -72,6 +79,10 @@ macro_rules! setters {
 }
 
 setters! {
+    /// Listens there.
+    with_address(address: SocketAddr);
+    /// Lets other machines ask without keys.
+    with_open(is_open: bool);
     /// Serves fine-tunes by name.
     with_tenants(tenants: Vec<(String, PathBuf)>);
     /// Serves the containers of a folder.

@@ -70,8 +70,7 @@ impl Server {
     /// time is over.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an address of other machines without keys; the engine has
-    /// ended.
+    /// The engine has ended by itself.
     pub async fn run(&self, listener: TcpListener) -> Result<()> {
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(self.app.options.connections));
@@ -119,28 +118,28 @@ impl Server {
     }
 }
 
-/// Serves a model at an address until the process is asked to end: the first signal drains, the
-/// second ends at once. `ready` gets the address, with the port that was chosen if it was 0.
+/// Serves a model until the process is asked to end: the first signal drains, the second ends at
+/// once. `ready` gets the address, with the port that the system chose if it was 0.
 ///
 /// # Errors
-/// As [`Server::new`] and [`Server::run`]; the address cannot be used; one of other machines
-/// without keys, unless `is_open` says that this is meant.
+/// As [`Server::new`] and [`Server::run`]; the address cannot be used, or other machines can reach
+/// it without keys and [`ServeOptions::is_open`] does not say that this is meant.
 pub fn serve(
     model: Model,
     path: &Path,
     engine: EngineOptions,
     options: ServeOptions,
-    (address, is_open): (SocketAddr, bool),
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    check_address(address.ip(), options.keys.is_empty(), is_open)?;
+    let address = options.address;
+    check_address(address.ip(), options.keys.is_empty(), options.is_open)?;
     let server = Server::new(model, path, engine, options)?;
-    let failed = Error::io(Path::new("the network"));
+    let network = || Error::io(Path::new("the network"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(Error::io(Path::new("threads of the server")))?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        ready(listener.local_addr().map_err(Error::io(Path::new("the network")))?);
+        let listener = TcpListener::bind(address).await.map_err(network())?;
+        ready(listener.local_addr().map_err(network())?);
         tokio::select! {
             result = server.run(listener) => result,
             () = two_signals(&server) => Ok(()),

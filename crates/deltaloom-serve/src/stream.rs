@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::app::{App, Counted};
-use crate::catalog::Tenant;
+use crate::catalog::{InFlight, Tenant};
 use crate::error::{Failure, Kind, Result};
 use crate::keys::{Client, Running as OfKey};
 use crate::text::{HALF_FULL, Piece, TextSink, What, pieces};
@@ -47,7 +47,7 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Running {
     app: Arc<App>,
-    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) tenant: InFlight,
     pieces: mpsc::Receiver<Piece>,
     choices: Vec<Choice>,
     usage: Usage,
@@ -93,6 +93,7 @@ pub(crate) async fn start(
     ends.sort_unstable();
     ends.dedup();
     let (ends, salt): (Arc<[u32]>, _) = (ends.into(), salt(client, parameters.salt.as_deref()));
+    let tenant = InFlight::new(tenant);
     let stop = Stop::new(Vec::new(), parameters.stop)?;
     let (sender, receiver) = pieces(choices);
     let mut submissions = Vec::with_capacity(choices);
@@ -122,7 +123,6 @@ pub(crate) async fn start(
     }
     drop(sender);
     app.worker.submit(submissions).await?;
-    tenant.touch();
     usage.total_tokens = usage.prompt_tokens;
     Ok(Running {
         app: Arc::clone(app),

@@ -71,20 +71,19 @@ async fn load_from(
 fn unload(call: &Call, name: &str, force: bool) -> Result<Unloaded> {
     let tenant = call.app.catalog.remove(name, force)?;
     call.app.metrics.forget(name);
-    // The catalog has it no more.
-    let in_flight = Arc::strong_count(&tenant) - 1;
+    let in_flight = tenant.in_flight();
     tracing::info!(name, in_flight, "a fine-tune was removed");
     Ok(Unloaded { name: name.to_owned(), in_flight })
 }
 
-fn entry(call: &Call, tenant: &Arc<Tenant>) -> TenantEntry {
+fn entry(call: &Call, tenant: &Tenant) -> TenantEntry {
     let residency = call.app.worker.residents().get(&tenant.id).cloned().unwrap_or_default();
     TenantEntry {
         name: tenant.name.clone(),
         digest: tenant.digest.to_hex().to_string(),
         packed_bytes: tenant.packed_bytes,
         created: tenant.created,
-        in_flight: Tenant::in_flight(tenant),
+        in_flight: tenant.in_flight(),
         pinned: tenant.pinned,
         state: State::of(&residency),
         resident_bytes: residency.resident_bytes,

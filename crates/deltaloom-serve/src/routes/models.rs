@@ -11,7 +11,7 @@ use crate::wire::{ModelEntry, ModelList, ModelMeta, State};
 pub(super) async fn list(call: Call) -> Result<Response<Body>> {
     let catalog = &call.app.catalog;
     let all = std::iter::once(catalog.base().clone()).chain(catalog.tenants());
-    let data = all.filter(|tenant| call.client.may_use(&tenant.name)).map(|tenant| entry(&call, &tenant));
+    let data = all.filter(|tenant| call.may_use(tenant)).map(|tenant| entry(&call, &tenant));
     Ok(json(StatusCode::OK, &ModelList { object: "list", data: data.collect() }))
 }
 
