@@ -13,6 +13,8 @@ pub(crate) mod lab;
 #[cfg(feature = "report")]
 pub(crate) mod page;
 pub(crate) mod series;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 #[cfg(feature = "shrink")]
 pub(crate) mod shrink;
 
@@ -96,6 +98,8 @@ pub(crate) enum Command {
     Eval(eval::EvalArguments),
     #[cfg(feature = "compute")]
     Generate(Box<generate::GenerateArguments>),
+    #[cfg(feature = "serve")]
+    Serve(Box<serve::ServeArguments>),
     Series(series::SeriesArguments),
     #[cfg(feature = "shrink")]
     Shrink(shrink::ShrinkArguments),

@@ -101,6 +101,8 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         Command::Eval(arguments) => commands::eval::run(arguments),
         #[cfg(feature = "compute")]
         Command::Generate(arguments) => commands::generate::run(arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => commands::serve::run(arguments),
         Command::Series(arguments) => commands::series::run(arguments),
         #[cfg(feature = "shrink")]
         Command::Shrink(arguments) => commands::shrink::run(arguments),

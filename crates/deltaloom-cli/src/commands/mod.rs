@@ -19,6 +19,8 @@ pub(crate) mod lab;
 pub(crate) mod lineage;
 pub(crate) mod pack;
 pub(crate) mod series;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 #[cfg(feature = "shrink")]
 pub(crate) mod shrink;
 pub(crate) mod unpack;
