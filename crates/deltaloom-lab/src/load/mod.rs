@@ -1,5 +1,5 @@
-//! Load on a server of many fine-tunes, what its clients see, and whether every answer is that of the
-//! dense fine-tune.
+//! Load on a server of many fine-tunes, what its clients see, and whether every answer is that of
+//! the dense fine-tune.
 //!
 //! It sends completions of token ids to a server on this machine, never to another. Requests are
 //! generated from a seed: which model, which prompt, how many tokens.

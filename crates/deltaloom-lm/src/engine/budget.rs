@@ -69,8 +69,8 @@ impl MemoryBudget {
         Ok(Self { kv_bytes, tenant_bytes, ..self })
     }
 
-    /// Bytes of the keys and values of a sequence that fills the context; of a page each if the model
-    /// names no context.
+    /// Bytes of the keys and values of a sequence that fills the context; of a page each if the
+    /// model names no context.
     #[must_use]
     pub fn sequence_bytes(config: &ModelConfig, memory: MemoryOptions) -> u64 {
         let memory = Memory::new(&config.layers, memory);

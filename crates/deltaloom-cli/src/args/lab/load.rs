@@ -8,11 +8,12 @@ use clap::{Args, value_parser};
 /// Put load on a server of this machine, and compare every answer with the dense fine-tune.
 ///
 /// `deltaloom serve` must run. Requests are completions of token ids with random lengths, half of
-/// them greedy; many of their prompts begin alike. --rate sends them at random times, whether earlier
-/// ones are answered or not; without it, each client sends its next request when it has an answer.
+/// them greedy; many of their prompts begin alike. --rate sends them at random times, whether
+/// earlier ones are answered or not; without it, each client sends its next request when it has an
+/// answer.
 ///
-/// With --base, every answer is computed again on the dense fine-tune alone. Exit code 1 if an id or
-/// a bit of a probability differs, or if an answer failed with anything but 429 or 503.
+/// With --base, every answer is computed again on the dense fine-tune alone. Exit code 1 if an id
+/// or a bit of a probability differs, or if an answer failed with anything but 429 or 503.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab load --model pirate --model chat --seconds 10
