@@ -116,13 +116,12 @@ impl Engine {
             (rank, *id)
         };
         waiting.sort_by_key(rank);
-        let mut running = self.requests.len() - waiting.len();
+        let running = self.requests.len() - waiting.len();
         waiting.retain(|id| self.requests.get(id).is_some_and(|it| !self.is_held_back(it.request.tenant)));
-        for id in waiting {
-            if running >= self.options.sequences || !self.start(id, running == 0) {
+        for (running, id) in (running..self.options.sequences).zip(waiting) {
+            if !self.start(id, running == 0) {
                 return;
             }
-            running += 1;
         }
     }
 
