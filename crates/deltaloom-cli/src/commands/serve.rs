@@ -42,10 +42,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     let Opened { model, base, .. } = opened;
     describe(&model, &arguments.base, &budget);
     let names = names(arguments, &places)?;
-    let address = SocketAddr::new(arguments.host, arguments.port);
     let ready = |address: SocketAddr| announce(arguments, address, names, &budget);
-    let at = (address, arguments.access.no_key);
-    deltaloom_serve::serve(model, base.as_ref(), engine, options, at, ready)?;
+    deltaloom_serve::serve(model, base.as_ref(), engine, options, ready)?;
     ui::note("all requests have ended");
     Ok(Answer::Yes)
 }
@@ -60,7 +58,7 @@ fn named(tenant: &Tenant) -> Result<(String, Place)> {
 }
 
 fn options(arguments: &ServeArguments, tenants: Vec<(String, PathBuf)>) -> Result<ServeOptions> {
-    let AccessArguments { keys, admin_key, open_metrics, allow_origin, .. } = &arguments.access;
+    let AccessArguments { keys, admin_key, open_metrics, allow_origin, no_key } = &arguments.access;
     let LimitArguments { max_per_key, request_seconds, drain_seconds, strict, .. } = arguments.limits;
     let keys = match keys {
         None => Keys::default(),
@@ -75,6 +73,8 @@ fn options(arguments: &ServeArguments, tenants: Vec<(String, PathBuf)>) -> Resul
     let admin_key = admin_key.as_deref().map(admin_key_in).transpose()?;
     let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
     Ok(ServeOptions::default()
+        .with_address(SocketAddr::new(arguments.host, arguments.port))
+        .with_open(*no_key)
         .with_tenants(tenants)
         .with_folder(arguments.tenants.clone())
         .with_keys(keys)
