@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use deltaloom::{Container, Error, ErrorKind, Limits};
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::{Model, Preparer};
-use deltaloom_lm::text::{ChatTemplate, Special, Tokenizer};
+use deltaloom_lm::text::{ChatTemplate, ReadFile, Special, Tokenizer};
 
 use crate::error::{Failure, Kind, Result};
 use crate::worker::Worker;
@@ -266,10 +266,7 @@ impl Catalog {
     }
 
     /// The text of a fine-tune: that of the base, or of another with the same files, or a new one.
-    fn text_of(
-        &self,
-        own: &dyn Fn(&str, u64) -> deltaloom::Result<Option<Vec<u8>>>,
-    ) -> deltaloom::Result<Arc<Text>> {
+    fn text_of(&self, own: ReadFile<'_>) -> deltaloom::Result<Arc<Text>> {
         let mut hasher = blake3::Hasher::new();
         let mut is_same = true;
         for name in TEXT_FILES {

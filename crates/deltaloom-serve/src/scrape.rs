@@ -15,6 +15,9 @@ use crate::catalog::Catalog;
 use crate::wire::State;
 use crate::worker::Worker;
 
+/// A number of a fine-tune.
+type Count = fn(&TenantResidency) -> u64;
+
 /// Looks up numbers.
 #[derive(Debug)]
 pub(crate) struct Scrape {
@@ -84,7 +87,7 @@ impl Scrape {
             let labels = [("tenant", *tenant)];
             ConstGauge::new(residency.resident_bytes).encode(family.encode_family(&labels)?)?;
         }
-        let counters: [(&str, &str, fn(&TenantResidency) -> u64); 4] = [
+        let counters: [(&str, &str, Count); 4] = [
             ("tenant_hits", "Uses of a matrix in memory", |it| it.uses.hits),
             ("tenant_misses", "Uses of a matrix that was not", |it| it.uses.misses),
             ("tenant_direct", "Uses that were multiplied from the container", |it| it.uses.direct),
