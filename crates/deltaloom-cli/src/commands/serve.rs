@@ -31,6 +31,11 @@ struct Listening {
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     signals::work_can_stop();
+    let AccessArguments { keys, no_key, .. } = &arguments.access;
+    if !arguments.host.is_loopback() && keys.is_none() && !no_key {
+        let host = arguments.host;
+        bail!("--host {host}: other machines could ask; add --keys FILE, or --no-key to let all of them");
+    }
     let places = arguments.tenant.iter().map(named).collect::<Result<Vec<(String, Place)>>>()?;
     let tenants = places.iter().map(|(name, place)| (name.clone(), place.as_ref().to_owned())).collect();
     let options = options(arguments, tenants)?;
