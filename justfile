@@ -69,6 +69,10 @@ sizes *check:
 readme-numbers *check:
     {{ xtask }} readme-numbers {{ check }}
 
+# Write docs/api.md (--check: compare)
+api *check:
+    {{ xtask }} api {{ check }}
+
 # Write docs/cli.md (--check: compare)
 cli-reference *check:
     {{ xtask }} cli-reference {{ check }}
@@ -131,6 +135,18 @@ check-layer:
 # The loss of lm12m as a model in chunks of any size, and its packed fine-tunes against the dense ones, bit for bit
 check-model: check-divergence check-smollm2
     tools/check_model.sh
+
+# The openai package and curl against `deltaloom serve`; fetches the package
+check-clients:
+    tools/clients.sh clients
+
+# lm-evaluation-harness against `deltaloom serve`: its numbers must be those of `deltaloom eval`; fetches it
+check-harness:
+    tools/clients.sh harness
+
+# 16 fine-tunes of lm12m behind `deltaloom serve`: exactness, memory, budgets, overload; writes docs/benchmarks/serving.md
+bench-serve:
+    tools/clients.sh serve
 
 # SmolLM2 (GGUF) and lm12m beside transformers in FP32: logits, greedy text, perplexity, chat templates (--write PAGE); fetches torch
 check-smollm2 *args:

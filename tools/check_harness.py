@@ -52,10 +52,10 @@ def evaluated(program: str, *arguments: str) -> dict:
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def harness(url: str, tasks: pathlib.Path, model: str, window: int) -> dict:
+def harness(url: str, tasks: pathlib.Path, model: str, longest: int) -> dict:
     """Runs both tasks: eight prompts a request, four requests at a time."""
     out = tasks / f"{model}.json"
-    settings = f"model={model},base_url={url}/v1/completions,tokenizer_backend=remote,num_concurrent=4,max_length={window}"
+    settings = f"model={model},base_url={url}/v1/completions,tokenizer_backend=remote,num_concurrent=4,max_length={longest}"
     command = [sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", settings]
     command += ["--tasks", "loom_choices,loom_text", "--include_path", str(tasks), "--batch_size", "8"]
     command += ["--output_path", str(out)]
@@ -68,11 +68,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", default="target/release/deltaloom")
     program = parser.parse_args().program
-    # Windows of the harness have so many tokens and the one before.
-    window = 127
-    text = (ASSETS / "text.txt").read_text()[:20_000]
+    # Windows of the harness have two tokens less, and the one before.
+    longest = 200
+    scored = longest - 2
     with tempfile.TemporaryDirectory() as folder, serving(program, "demo", "--tenant", "demo:pirate") as url:
         tasks = pathlib.Path(folder)
+        # Whole windows: the last one would see more than the others.
+        tokenize = {"prompt": (ASSETS / "text.txt").read_text()[:20_000], "add_special_tokens": False}
+        ids = post(f"{url}/tokenize", tokenize)["tokens"]
+        text = post(f"{url}/detokenize", {"tokens": ids[: len(ids) // scored * scored]})["prompt"]
         (tasks / "text.jsonl").write_text(json.dumps({"text": text}) + "\n")
         (tasks / "choices.yaml").write_text(CHOICES.format(data=ASSETS / "questions.jsonl"))
         (tasks / "text.yaml").write_text(TEXT.format(data=tasks / "text.jsonl"))
@@ -81,12 +85,13 @@ def main() -> None:
         # The harness puts this before a text.
         ids = post(f"{url}/tokenize", {"prompt": end, "add_special_tokens": False})["tokens"]
         ids += post(f"{url}/tokenize", {"prompt": text, "add_special_tokens": False})["tokens"]
+        assert len(ids) % scored == 1
         ids_file = tasks / "text.u32"
         ids_file.write_bytes(b"".join(number.to_bytes(4, "little") for number in ids))
         for model, tenant in (("base", []), ("pirate", ["--tenant", "demo:pirate"])):
-            found = harness(url, tasks, model, window)
+            found = harness(url, tasks, model, longest)
             choices = evaluated(program, "choices", "demo", "demo:questions", *tenant)
-            windows = ["--window", str(window + 1), "--stride", str(window)]
+            windows = ["--window", str(scored + 1), "--stride", str(scored)]
             loss = evaluated(program, "perplexity", "demo", str(ids_file), *windows, *tenant)["loss"]
             expected = {
                 "acc": choices["acc"]["value"],

@@ -97,7 +97,7 @@ fn texts_end_at_ids_strings_and_the_context() {
     let prompt = tokenizer.encode("Once upon", Special::Add).unwrap();
     let sampling = || Sampling { temperature: 1.5, seed: 5, ..Sampling::default() };
     let whole = run(&mut model, &tokenizer, Request::new(&prompt, 1000).with_sampling(sampling()));
-    assert_eq!((whole.finish.clone(), whole.ids.len()), (Finish::Context, POSITIONS - prompt.len()));
+    assert_eq!((whole.finish, whole.ids.len()), (Finish::Context, POSITIONS - prompt.len()));
     // At the first place of its tenth id.
     let last = whole.ids[9];
     let place = whole.ids.iter().position(|id| *id == last).unwrap();

@@ -43,8 +43,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the engine and loads all fine-tunes. The base's tokenizer is at `path`: a folder, or a
-    /// GGUF file.
+    /// Starts the engine and loads all fine-tunes. The base's tokenizer is at `path`: a folder, or
+    /// a GGUF file.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for options that make no sense, for a model without a tokenizer,

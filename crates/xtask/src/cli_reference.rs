@@ -121,6 +121,27 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 `published_bytes` and `loss`. With `--verify`, the report is a list of files with `path`, `step`, `lossless`, `checked`,
 `bound`, `max_error` and `faults`.
 
+### lab mixed
+
+| key | value |
+|---|---|
+| `isa`, `threads`, `tenants` | instruction set, and numbers of threads and fine-tunes |
+| `base_bytes`, `tenant_bytes` | sizes of the base, and of all fine-tunes in memory without it |
+| `tokens_per_second`, `dense_tokens_per_second`, `base_tokens_per_second` | of one engine for all, of an engine for each dense fine-tune, and of the base alone with as many texts |
+| `different_texts` | texts that differ from those of the dense fine-tunes; 0 unless `--fast` |
+
+### lab load
+
+| key | value |
+|---|---|
+| `seconds`, `requests`, `tokens_per_second` | time from the first request to the last answer, number of requests, generated tokens per second |
+| `statuses` | number of answers by HTTP status; 0 is a connection that failed |
+| `not_sent` | arrivals that found no free client (`--rate`) |
+| `failures` | what went wrong besides 429 and 503, the first five |
+| `first_token`, `between_tokens`, `whole` | seconds from sending to the first token, between tokens, and of whole answers: `p50`, `p99` and `max` |
+| `models` | by name: `answered` requests and their `tokens` |
+| `checked` | with `--base`: `answers` and `tokens` that were computed again, how many answers are `different`, and the `first` of them; else null |
+
 ### series ls, log
 
 | key | value |
@@ -321,6 +342,16 @@ A share has `value`, `right` and `of`, and `low` and `high`, the ends of its int
 | `model_type` | family of the model, as config.json names it |
 | `open_seconds`, `prompt_seconds`, `seconds` | time to open the model, to compute the prompt, and to generate |
 | `prompt_tokens_per_second`, `tokens_per_second` | speeds |
+
+### serve
+
+One value, as soon as the server listens; everything else is in its [answers](api.md).
+
+| key | value |
+|---|---|
+| `url`, `address` | where it listens |
+| `tenants` | names of the fine-tunes |
+| `tenant_bytes`, `kv_bytes`, `step_bytes` | memory for fine-tunes (null: no limit), for keys and values, and for a step |
 
 ### shrink run
 

@@ -1,6 +1,7 @@
 //! Makes the generated files of this repository, and checks that they are up to date. It codes
 //! nothing itself: containers come from the library, help texts from the program.
 
+pub mod api;
 pub mod assets;
 pub mod breakdown;
 pub mod cli_reference;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::{
-    Mode, assets, breakdown, cli_reference, comments, corpus, golden, history, instructions, merges, readme,
-    rooms, series_scale, sizes,
+    Mode, api, assets, breakdown, cli_reference, comments, corpus, golden, history, instructions, merges,
+    readme, rooms, series_scale, sizes,
 };
 
 /// Makes the generated files of this repository; with --check, only reports whether they are up to
@@ -30,6 +30,8 @@ enum Command {
     Sizes(DataArguments),
     /// Write the table of ratios in the README from the recorded sizes
     ReadmeNumbers(CheckArgument),
+    /// Write docs/api.md from the routes of the server
+    Api(CheckArgument),
     /// Write docs/cli.md from the definitions behind --help
     CliReference(CheckArgument),
     /// Cut the demo weights from lm12m
@@ -132,6 +134,7 @@ fn main() -> Result<()> {
         Command::Sizes(arguments) => sizes::run(arguments.check.mode(), &arguments.data.folder),
         Command::ReadmeNumbers(arguments) => readme::run(arguments.mode()),
         Command::CliReference(arguments) => cli_reference::run(arguments.mode()),
+        Command::Api(arguments) => api::run(arguments.mode()),
         Command::Assets(arguments) => assets::run(arguments.check.mode(), &arguments.data.folder),
         Command::Corpus(arguments) => corpus::run(arguments.mode()),
         Command::Instructions(arguments) => instructions::run(arguments.mode()),

@@ -10,11 +10,11 @@ use crate::values::measure::parse_size;
 
 /// Serve a model and many fine-tunes of it by the API of OpenAI.
 ///
-/// BASE is a folder of Hugging Face or a GGUF file, as for `generate`; demo is a small bundled model,
-/// where no file has that name. Fine-tunes are containers that were packed against it. The name of
-/// each is the stem of its file, which requests have as "model". The base is in memory once, and
-/// every fine-tune as its difference; tokens of all fine-tunes are computed in one batch. A
-/// fine-tune gets the same text whoever else is in the batch.
+/// BASE is a folder of Hugging Face or a GGUF file, as for `generate`; demo is a small bundled
+/// model, where no file has that name. Fine-tunes are containers that were packed against it. The
+/// name of each is the stem of its file, which requests have as "model". The base is in memory
+/// once, and every fine-tune as its difference; tokens of all fine-tunes are computed in one batch.
+/// A fine-tune gets the same text whoever else is in the batch.
 ///
 /// The server listens on this machine only, unless --host says otherwise: that needs keys. At / is
 /// a page to try it, and at /openapi.json a description of every endpoint.

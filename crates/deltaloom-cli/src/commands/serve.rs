@@ -31,6 +31,11 @@ struct Listening {
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     signals::work_can_stop();
+    let AccessArguments { keys, no_key, .. } = &arguments.access;
+    if !arguments.host.is_loopback() && keys.is_none() && !no_key {
+        let host = arguments.host;
+        bail!("--host {host}: other machines could ask; add --keys FILE, or --no-key to let all of them");
+    }
     let places = arguments.tenant.iter().map(named).collect::<Result<Vec<(String, Place)>>>()?;
     let tenants = places.iter().map(|(name, place)| (name.clone(), place.as_ref().to_owned())).collect();
     let options = options(arguments, tenants)?;
@@ -58,7 +63,7 @@ fn named(tenant: &Tenant) -> Result<(String, Place)> {
 }
 
 fn options(arguments: &ServeArguments, tenants: Vec<(String, PathBuf)>) -> Result<ServeOptions> {
-    let AccessArguments { keys, admin_key, open_metrics, allow_origin, no_key } = &arguments.access;
+    let AccessArguments { keys, admin_key, no_key, open_metrics, allow_origin } = &arguments.access;
     let LimitArguments { max_per_key, request_seconds, drain_seconds, strict, .. } = arguments.limits;
     let keys = match keys {
         None => Keys::default(),

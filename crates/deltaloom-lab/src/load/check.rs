@@ -69,16 +69,23 @@ fn dense_engine(folder: &Path) -> Result<Engine> {
     Engine::new(Model::open(folder, FamilyOptions::default())?, EngineOptions::default().with_sequences(1))
 }
 
-/// Keeps ids and probabilities.
+/// Ids with the logarithms of their probabilities, and why there are no more.
+#[derive(Default)]
+struct Text {
+    tokens: Vec<(u32, f64)>,
+    failure: Option<Error>,
+}
+
+/// Keeps a text.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<(Vec<(u32, f64)>, Option<Error>)>>);
+struct Kept(Arc<Mutex<Text>>);
 
 impl Sink for Kept {
     fn push(&mut self, event: Event) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Token { scored: Some(scored), .. } => kept.0.push((scored.id, scored.log_prob)),
-            Event::Failed(error) => kept.1 = Some(error),
+            Event::Token { scored: Some(scored), .. } => kept.tokens.push((scored.id, scored.log_prob)),
+            Event::Failed(error) => kept.failure = Some(error),
             _ => {}
         }
     }
@@ -101,8 +108,8 @@ fn alone(engine: &mut Engine, planned: &Planned) -> Result<Vec<(u32, f64)>> {
         engine.step();
     }
     let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
-    match kept.1.take() {
+    match kept.failure.take() {
         Some(error) => Err(error),
-        None => Ok(std::mem::take(&mut kept.0)),
+        None => Ok(std::mem::take(&mut kept.tokens)),
     }
 }

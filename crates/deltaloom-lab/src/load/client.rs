@@ -32,15 +32,7 @@ impl Client {
 
     /// Sends a request and reads its answer. It never fails: the answer says what went wrong.
     pub(super) async fn complete(&mut self, planned: Planned) -> Answer {
-        let mut answer = Answer {
-            planned,
-            status: 0,
-            failure: None,
-            tokens: Vec::new(),
-            first: None,
-            gaps: Vec::new(),
-            total: Duration::ZERO,
-        };
+        let mut answer = Answer::of(planned);
         let start = Instant::now();
         let done = tokio::time::timeout(LONGEST_REQUEST, self.try_complete(&mut answer, start)).await;
         answer.total = start.elapsed();

@@ -1,11 +1,12 @@
-//! Load on a server of many fine-tunes, what its clients see, and whether every answer is that of the
-//! dense fine-tune.
+//! Load on a server of many fine-tunes, what its clients see, and whether every answer is that of
+//! the dense fine-tune.
 //!
 //! It sends completions of token ids to a server on this machine, never to another. Requests are
 //! generated from a seed: which model, which prompt, how many tokens.
 
 mod check;
 mod client;
+mod direct;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 
 pub use check::{Checked, check};
 use client::Client;
+pub use direct::direct;
 pub use plan::Planned;
 use plan::Planner;
 
@@ -249,6 +251,21 @@ async fn open(
         }
     }
     not_sent
+}
+
+impl Answer {
+    /// Before anything has come.
+    fn of(planned: Planned) -> Self {
+        Self {
+            planned,
+            status: 0,
+            failure: None,
+            tokens: Vec::new(),
+            first: None,
+            gaps: Vec::new(),
+            total: Duration::ZERO,
+        }
+    }
 }
 
 impl Quantiles {

@@ -29,16 +29,16 @@ impl MemoryBudget {
     /// full context needs if that is more.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] if a step and one sequence do not fit.
+    /// [`Error::InvalidArgument`] if a step and one sequence do not fit.
     pub fn of(bytes: u64, config: &ModelConfig, step_tokens: usize, memory: MemoryOptions) -> Result<Self> {
         let step_bytes = step_bytes(config, step_tokens);
         let left = bytes.saturating_sub(step_bytes);
         let one = Self::sequence_bytes(config, memory);
         let kv_bytes = (left / 100 * MEMORY_PERCENT).max(one);
-        let tenant_bytes = left.checked_sub(kv_bytes).ok_or(Error::LimitExceeded {
-            what: "the memory in bytes that a step and one sequence need",
-            found: step_bytes.saturating_add(one),
-            limit: bytes,
+        let tenant_bytes = left.checked_sub(kv_bytes).ok_or_else(|| {
+            let needed = step_bytes.saturating_add(one);
+            let what = format!("a budget of {bytes} bytes: a step and one sequence need {needed}");
+            Error::InvalidArgument(what)
         })?;
         Ok(Self { step_bytes, kv_bytes, tenant_bytes })
     }
@@ -55,22 +55,21 @@ impl MemoryBudget {
     /// Gives keys and values this many bytes. Fine-tunes have what is left.
     ///
     /// # Errors
-    /// [`Error::LimitExceeded`] if it is more than both have.
+    /// [`Error::InvalidArgument`] if it is more than both have.
     pub fn with_kv(self, kv_bytes: u64) -> Result<Self> {
         if self.tenant_bytes == u64::MAX {
             return Ok(Self { kv_bytes, ..self });
         }
         let both = self.kv_bytes + self.tenant_bytes;
-        let tenant_bytes = both.checked_sub(kv_bytes).ok_or(Error::LimitExceeded {
-            what: "the memory in bytes for keys and values",
-            found: kv_bytes,
-            limit: both,
+        let tenant_bytes = both.checked_sub(kv_bytes).ok_or_else(|| {
+            let what = format!("{kv_bytes} bytes for keys and values: the budget has {both}");
+            Error::InvalidArgument(what)
         })?;
         Ok(Self { kv_bytes, tenant_bytes, ..self })
     }
 
-    /// Bytes of the keys and values of a sequence that fills the context; of a page each if the model
-    /// names no context.
+    /// Bytes of the keys and values of a sequence that fills the context; of a page each if the
+    /// model names no context.
     #[must_use]
     pub fn sequence_bytes(config: &ModelConfig, memory: MemoryOptions) -> u64 {
         let memory = Memory::new(&config.layers, memory);

@@ -226,8 +226,8 @@ impl Engine {
     /// Serves a model.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a limit of 0, and if there are no threads;
-    /// [`Error::LimitExceeded`] for a budget in which keys and values of not even one page fit.
+    /// [`Error::InvalidArgument`] for a limit of 0, if there are no threads, and for a budget in
+    /// which keys and values of not even one page fit.
     pub fn new(model: Model, options: EngineOptions) -> Result<Self> {
         let EngineOptions { step_tokens, step_tenants, sequences, .. } = options;
         if [step_tokens, step_tenants, sequences].contains(&0) {
@@ -428,11 +428,9 @@ impl TokenLimit {
             if fits(middle) { fit = middle } else { too_many = middle }
         }
         if fit == 0 {
-            return Err(Error::LimitExceeded {
-                what: "the bytes of keys and values of one page",
-                found: memory.bytes_of(1).unwrap_or(u64::MAX),
-                limit: memory.budget_bytes().unwrap_or(0),
-            });
+            let (one, budget) = (memory.bytes_of(1).unwrap_or(u64::MAX), memory.budget_bytes().unwrap_or(0));
+            let what = format!("{budget} bytes for keys and values: one page needs {one}");
+            return Err(Error::InvalidArgument(what));
         }
         Ok(Self { tokens: fit, by: "into the memory for keys and values" })
     }

@@ -1,7 +1,7 @@
 //! Which tokens a step computes. Every sequence that generates gets one token; what is left of the
 //! step goes to prompts, in pieces, to whom got least so far: first by tenant, then by owner, then
-//! by arrival. So nobody who sends many or long prompts holds up the others (counters of tokens as in
-//! Sheng et al., "Fairness in Serving Large Language Models", 2024).
+//! by arrival. So nobody who sends many or long prompts holds up the others (counters of tokens as
+//! in Sheng et al., "Fairness in Serving Large Language Models", 2024).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +79,8 @@ impl Served {
         *owner = owner.saturating_add(tokens as u64);
     }
 
-    /// The tenants of the next step: those who were left out for too long, then those who got least.
+    /// The tenants of the next step: those who were left out for too long, then those who got
+    /// least.
     fn choose(&mut self, with_work: BTreeSet<TenantId>, most: usize) -> BTreeSet<TenantId> {
         let rank = |tenant: &TenantId| {
             let of = self.tenants.get(tenant);

@@ -31,8 +31,8 @@ struct Part {
 }
 
 impl Engine {
-    /// Computes the next tokens of the requests whose turn it is, and tells their receivers. Failures
-    /// reach the receivers, too: one tenant's do not touch the others.
+    /// Computes the next tokens of the requests whose turn it is, and tells their receivers.
+    /// Failures reach the receivers, too: one tenant's do not touch the others.
     pub fn step(&mut self) -> StepReport {
         match self.threads.clone() {
             Some(threads) => threads.install(|| self.step_here()),
@@ -116,17 +116,17 @@ impl Engine {
             (rank, *id)
         };
         waiting.sort_by_key(rank);
-        let mut running = self.requests.len() - waiting.len();
+        let running = self.requests.len() - waiting.len();
         waiting.retain(|id| self.requests.get(id).is_some_and(|it| !self.is_held_back(it.request.tenant)));
-        for id in waiting {
-            if running >= self.options.sequences || !self.start(id, running == 0) {
+        for (running, id) in (running..self.options.sequences).zip(waiting) {
+            if !self.start(id, running == 0) {
                 return;
             }
-            running += 1;
         }
     }
 
-    /// Begins the sequence of a request, if there is room for it beside the others or if it must run.
+    /// Begins the sequence of a request, if there is room for it beside the others or if it must
+    /// run.
     fn start(&mut self, id: RequestId, must: bool) -> bool {
         let mut more: Vec<(SequenceId, usize)> =
             self.requests.values().filter_map(|active| Some((active.sequence?, HEADROOM))).collect();
@@ -220,8 +220,8 @@ impl Engine {
         }
     }
 
-    /// Computes what is planned. If a tenant's weights cannot be decoded, the tenants are tried one by
-    /// one, so that one's failure is not another's. A panic fails all of them.
+    /// Computes what is planned. If a tenant's weights cannot be decoded, the tenants are tried one
+    /// by one, so that one's failure is not another's. A panic fails all of them.
     fn compute(&mut self, planned: &[(Candidate, usize)], report: &mut StepReport) {
         if planned.is_empty() {
             return;
@@ -252,7 +252,8 @@ impl Engine {
         report.failures.push(failure);
     }
 
-    /// The same requests after a failed step, which may have stored keys and values without drawing.
+    /// The same requests after a failed step, which may have stored keys and values without
+    /// drawing.
     fn again(&mut self, planned: &[(Candidate, usize)]) -> Vec<(Candidate, usize)> {
         let mut again = Vec::with_capacity(planned.len());
         for (candidate, _) in planned {

@@ -198,8 +198,8 @@ impl Memory {
     }
 
     /// Begins a sequence that shares full pages with others of the same `key`, which must stand for
-    /// everything but the ids on which keys and values depend. It has the longest start of `ids` that
-    /// is in memory, but never all of them; [`Self::tokens`] tells how many.
+    /// everything but the ids on which keys and values depend. It has the longest start of `ids`
+    /// that is in memory, but never all of them; [`Self::tokens`] tells how many.
     pub fn begin_shared(&mut self, tenant: TenantId, key: blake3::Hash, ids: &[u32]) -> SequenceId {
         let mut chain = Chain::new(key);
         let mut layers: Vec<Pages> = self.layers.iter().map(|_| Pages::default()).collect();

@@ -1,8 +1,9 @@
-//! Full pages by the tokens that lead to them, so that sequences with the same start compute it once.
+//! Full pages by the tokens that lead to them, so that sequences with the same start compute it
+//! once.
 //!
-//! A block is the pages of all layers for 32 positions. Its name is the BLAKE3 of the name before it
-//! and of its 32 ids; the first follows the key of the sequence. A hit changes no bit of an exact
-//! run: the pages hold what the sequence would have computed.
+//! A block is the pages of all layers for 32 positions. Its name is the BLAKE3 of the name before
+//! it and of its 32 ids; the first follows the key of the sequence. A hit changes no bit of an
+//! exact run: the pages hold what the sequence would have computed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

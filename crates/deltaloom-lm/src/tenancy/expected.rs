@@ -21,8 +21,8 @@ const WAITING_SHARE: u64 = 8;
 
 impl Family {
     /// Has the matrices of a tenant decoded in the background, because a request for it waits. No
-    /// bit of an exact run depends on it. Nothing happens for what is in memory, and for what has no
-    /// room: that will be multiplied from its container.
+    /// bit of an exact run depends on it. Nothing happens for what is in memory, and for what has
+    /// no room: that will be multiplied from its container.
     ///
     /// Decoded matrices wait for [`Self::take_expected`]. They may take an eighth of the budget and
     /// one matrix in addition to it.

@@ -373,8 +373,8 @@ impl Family {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether matrices may be evicted for one of this tenant, which ran last in the batch `before`:
-    /// those of tenants that have been idle for as long, and all if it is pinned.
+    /// Whether matrices may be evicted for one of this tenant, which ran last in the batch
+    /// `before`: those of tenants that have been idle for as long, and all if it is pinned.
     pub(super) fn may_go_for(&self, tenant: TenantId, before: Option<u64>) -> impl Fn(&Key) -> bool {
         let is_pinned = self.cache().is_pinned(tenant);
         move |other| {

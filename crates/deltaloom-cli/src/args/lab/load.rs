@@ -5,19 +5,23 @@ use std::path::PathBuf;
 
 use clap::{Args, value_parser};
 
+use crate::values;
+
 /// Put load on a server of this machine, and compare every answer with the dense fine-tune.
 ///
 /// `deltaloom serve` must run. Requests are completions of token ids with random lengths, half of
-/// them greedy; many of their prompts begin alike. --rate sends them at random times, whether earlier
-/// ones are answered or not; without it, each client sends its next request when it has an answer.
+/// them greedy; many of their prompts begin alike. --rate sends them at random times, whether
+/// earlier ones are answered or not; without it, each client sends its next request when it has an
+/// answer.
 ///
-/// With --base, every answer is computed again on the dense fine-tune alone. Exit code 1 if an id or
-/// a bit of a probability differs, or if an answer failed with anything but 429 or 503.
+/// With --base, every answer is computed again on the dense fine-tune alone. Exit code 1 if an id
+/// or a bit of a probability differs, or if an answer failed with anything but 429 or 503.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom lab load --model pirate --model chat --seconds 10
   deltaloom lab load --model a --model b --clients 64 --rate 20 --zipf 1 --json
-  deltaloom lab load --base base/ --tenants tuned/ --requests 1000")]
+  deltaloom lab load --base base/ --tenants tuned/ --requests 1000
+  deltaloom lab load --base base/ --tenants tuned/ --requests 1000 --direct")]
 pub(crate) struct LoadArguments {
     /// Where the server listens: an address of this machine
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
@@ -31,6 +35,16 @@ pub(crate) struct LoadArguments {
     /// Ask for every container in this folder
     #[arg(long, value_name = "FOLDER")]
     pub(crate) tenants: Option<PathBuf>,
+    /// Put the load on an engine of this process instead of a server: what HTTP costs is the
+    /// difference
+    #[arg(long, requires = "base", conflicts_with_all = ["address", "key", "rate"])]
+    pub(crate) direct: bool,
+    /// Threads of the engine of --direct; 0 means one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = values::parse_threads, allow_negative_numbers = true, requires = "direct")]
+    pub(crate) threads: usize,
+    /// With --direct: run the load twice, and report the second time, when fine-tunes are in memory
+    #[arg(long, requires = "direct")]
+    pub(crate) warm: bool,
     /// File of the key to send
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,

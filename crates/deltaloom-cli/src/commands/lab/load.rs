@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Bases, Container, Limits, ResolvedContainer, Silent, UnpackOptions};
-use deltaloom_lab::load::{self, Checked, LoadOptions, LoadReport, Quantiles};
+use deltaloom_lab::load::{self, Answer as Answered, Checked, LoadOptions, LoadReport, Quantiles};
+use deltaloom_lm::engine::{Engine, EngineOptions};
+use deltaloom_lm::model::Model;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -44,8 +46,13 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
         seed: arguments.seed,
     };
     let bar = Bar::new("answers");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (report, answers) = runtime.block_on(load::run(&options, &bar))?;
+    let (report, answers) = match &arguments.base {
+        Some(base) if arguments.direct => directly(base, &containers, arguments, &options, &bar)?,
+        _ => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(load::run(&options, &bar))?
+        }
+    };
     bar.finish();
     let checked = match &arguments.base {
         None => None,
@@ -65,6 +72,29 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
     }
     let is_right = report.failures.is_empty() && checked.is_none_or(|checked| checked.different == 0);
     Ok(if is_right { Answer::Yes } else { Answer::No })
+}
+
+/// The load on an engine of this process.
+fn directly(
+    base: &Path,
+    containers: &[(String, PathBuf)],
+    arguments: &LoadArguments,
+    options: &LoadOptions,
+    bar: &Bar,
+) -> Result<(LoadReport, Vec<Answered>)> {
+    let mut opened = models::open(base, None, None)?;
+    let mut tenants = BTreeMap::from([("base".to_owned(), Model::BASE)]);
+    for (name, path) in containers {
+        let prepared = opened.model.prepare(Container::open(path, &Limits::default())?)?;
+        tenants.insert(name.clone(), opened.model.admit(prepared)?);
+    }
+    let mut engine = Engine::new(opened.model, EngineOptions::default().with_threads(arguments.threads))?;
+    if arguments.warm {
+        // Other prompts, so that theirs are not in memory.
+        let others = LoadOptions { seed: !options.seed, ..options.clone() };
+        load::direct(&mut engine, &tenants, &others, bar)?;
+    }
+    Ok(load::direct(&mut engine, &tenants, options, bar)?)
 }
 
 fn read_key(path: &Path) -> Result<String> {
