@@ -2,9 +2,8 @@
 //! server still takes requests.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use deltaloom::{Error, Result};
 use deltaloom_lm::engine::{Engine, EngineOptions};
@@ -30,7 +29,6 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registry: Registry,
     life: Life,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Whether the server ends.
@@ -68,8 +66,7 @@ impl App {
         let base = Base { digest, bytes, vocabulary, context: engine.context(), preparer };
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::new(&mut registry));
-        let (worker, thread) =
-            Worker::start(engine, Arc::clone(&metrics)).map_err(Error::io(Path::new("a thread")))?;
+        let worker = Worker::start(engine, Arc::clone(&metrics)).map_err(Error::io(Path::new("a thread")))?;
         let catalog = Arc::new(Catalog::new(path, base, options.folder.as_deref(), worker.clone())?);
         let mut tenants = catalog.in_folder()?;
         tenants.extend(options.tenants.iter().cloned());
@@ -86,8 +83,7 @@ impl App {
             ended: watch::Sender::new(()),
         };
         let admin_key = options.admin_key.as_ref().map(|key| blake3::hash(key.as_bytes()));
-        let thread = Mutex::new(Some(thread));
-        Ok(Arc::new(Self { options, admin_key, catalog, worker, metrics, registry, life, thread }))
+        Ok(Arc::new(Self { options, admin_key, catalog, worker, metrics, registry, life }))
     }
 
     /// Counts a request, unless the server ends.
@@ -108,12 +104,15 @@ impl App {
         self.life.is_draining.load(Ordering::SeqCst)
     }
 
-    /// Waits until the server was asked to end and no request runs. Those that run for longer than
-    /// they may are told to end.
+    /// Waits until the engine has ended, or until the server was asked to end and no request runs.
+    /// Those that run for longer than they may are told to end.
     pub(crate) async fn wait_for_end(&self) {
         let mut ended = self.life.ended.subscribe();
         // The sender lives as long as this does, so waiting cannot fail.
-        let _ = ended.wait_for(|()| self.is_draining()).await;
+        tokio::select! {
+            _ = ended.wait_for(|()| self.is_draining()) => {}
+            () = self.worker.ended() => return,
+        }
         let none = |(): &()| self.life.running.load(Ordering::SeqCst) == 0;
         if timeout(self.options.drain_time, ended.wait_for(none)).await.is_err() {
             self.life.end.send_replace(true);
@@ -123,12 +122,6 @@ impl App {
     /// Becomes true when requests must end.
     pub(crate) fn ending(&self) -> watch::Receiver<bool> {
         self.life.end.subscribe()
-    }
-
-    /// Whether the engine's thread still runs.
-    pub(crate) fn has_engine(&self) -> bool {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 }
 

@@ -30,6 +30,8 @@ use crate::routes::router;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 64 << 10;
+/// Threads that make ids of text, and load fine-tunes.
+const TEXT_THREADS: usize = 8;
 /// Time for responses on their way when everything else has ended.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -97,7 +99,7 @@ impl Server {
         if timeout(CLOSE_TIME, graceful.shutdown()).await.is_err() {
             tracing::warn!("some connections did not close");
         }
-        if self.app.has_engine() {
+        if self.app.worker.is_alive() {
             Ok(())
         } else {
             Err(Error::InvalidArgument("the engine has ended by itself: this is a defect".to_owned()))
@@ -135,7 +137,11 @@ pub fn serve(
     check_address(address.ip(), options.keys.is_empty(), options.is_open)?;
     let server = Server::new(model, path, engine, options)?;
     let network = || Error::io(Path::new("the network"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(TEXT_THREADS)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(Error::io(Path::new("threads of the server")))?;
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await.map_err(network())?;

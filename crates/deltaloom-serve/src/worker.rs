@@ -1,17 +1,17 @@
 //! The thread of the engine: it owns the engine, takes commands between steps, and sleeps when
-//! there is nothing to compute. It catches nothing: if it ends, everybody who waits is told.
+//! there is nothing to compute. The engine survives a panic in a step. After a second one within a
+//! minute the thread ends, everybody who waits is told, and the server ends.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use deltaloom_lm::engine::{Engine, Refused, Request, RequestId, Sink, Status};
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::tenancy::{PreparedTenant, TenantResidency};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::error::{Failure, Result};
 use crate::metrics::Metrics;
@@ -24,6 +24,9 @@ const PARKED: Duration = Duration::from_millis(500);
 
 /// How often the memory of fine-tunes is looked at while steps follow each other.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Two panics of steps within this time end the server.
+const BETWEEN_PANICS: Duration = Duration::from_secs(60);
 
 /// What each fine-tune has in memory.
 pub(crate) type Residents = BTreeMap<TenantId, TenantResidency>;
@@ -56,19 +59,24 @@ struct Seen {
 pub(crate) struct Worker {
     commands: Sender<Command>,
     seen: Arc<Seen>,
+    /// Closed when the thread has ended.
+    is_alive: watch::Receiver<()>,
 }
 
 impl Worker {
     /// Starts the thread.
-    pub(crate) fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub(crate) fn start(engine: Engine, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let (commands, receiver) = channel();
         let seen = Arc::new(Seen::default());
-        let worker = Self { commands, seen: Arc::clone(&seen) };
-        let thread = Thread { engine, tenants: Vec::new(), seen, looked: Instant::now() };
-        let thread = std::thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || thread.run(&receiver, &metrics))?;
-        Ok((worker, thread))
+        let (alive, is_alive) = watch::channel(());
+        let worker = Self { commands, seen: Arc::clone(&seen), is_alive };
+        let thread = Thread { engine, tenants: Vec::new(), seen, looked: Instant::now(), panicked: None };
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            // Tells when it is dropped, however the thread ends.
+            let _alive = alive;
+            thread.run(&receiver, &metrics);
+        })?;
+        Ok(worker)
     }
 
     /// Submits requests: all or none.
@@ -101,6 +109,17 @@ impl Worker {
     pub(crate) fn retire(&self, tenant: TenantId) {
         // Without a thread there is nothing to remove.
         let _ = self.commands.send(Command::Retire(tenant));
+    }
+
+    /// Whether the thread runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.is_alive.has_changed().is_ok()
+    }
+
+    /// Waits until the thread has ended.
+    pub(crate) async fn ended(&self) {
+        // Nothing is ever sent.
+        let _ = self.is_alive.clone().changed().await;
     }
 
     /// Says that a receiver takes more, or nothing ever again.
@@ -173,6 +192,7 @@ struct Thread {
     seen: Arc<Seen>,
     /// When the memory of fine-tunes was last looked at.
     looked: Instant,
+    panicked: Option<Instant>,
 }
 
 impl Thread {
@@ -198,11 +218,15 @@ impl Thread {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            self.step(metrics);
+            if !self.step(metrics) {
+                tracing::error!("the engine has panicked twice within a minute");
+                return;
+            }
         }
     }
 
-    fn step(&mut self, metrics: &Metrics) {
+    /// Whether it may go on after a step.
+    fn step(&mut self, metrics: &Metrics) -> bool {
         let start = Instant::now();
         let report = self.engine.step();
         let took = start.elapsed();
@@ -215,6 +239,8 @@ impl Thread {
         if self.looked.elapsed() >= LOOK {
             self.look();
         }
+        let before = if report.has_panicked { self.panicked.replace(start) } else { None };
+        before.is_none_or(|before| start.duration_since(before) >= BETWEEN_PANICS)
     }
 
     /// Notes all that is known about the engine.

@@ -8,7 +8,7 @@ use crate::error::{Failure, Result};
 use crate::wire::Status;
 
 pub(super) async fn health(call: Call) -> Result<Response<Body>> {
-    if call.app.has_engine() {
+    if call.app.worker.is_alive() {
         Ok(json(StatusCode::OK, &Status { status: "ok" }))
     } else {
         Err(Failure::engine_gone())

@@ -23,7 +23,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts as _, RawPathParams};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, HOST, HeaderValue, ORIGIN, VARY,
 };
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use axum::routing::{MethodFilter, on};
@@ -173,7 +173,7 @@ async fn around(
     let (method, headers) = (request.method().clone(), request.headers().clone());
     let client = client(&app, row.access, &headers);
     let name = client.as_ref().map_or("?", Client::name).to_owned();
-    let answer = match client {
+    let answer = match client.and_then(|client| check_origin(&app, &method, &headers).map(|()| client)) {
         Ok(client) => answer(&app, row, client, id.clone(), request).await,
         Err(failure) => Err(failure),
     };
@@ -257,6 +257,16 @@ async fn refuse(app: Arc<App>, kind: Kind, request: Request<Body>) -> Result<Res
 fn is_allowed(app: &App, headers: &HeaderMap) -> bool {
     let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
     origin.is_some() && origin == app.options.origin.as_deref()
+}
+
+/// Refuses what a page of another origin asks a browser to do here, where keys may not be needed.
+fn check_origin(app: &App, method: &Method, headers: &HeaderMap) -> Result<()> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let is_own = text(ORIGIN).and_then(|origin| origin.split_once("://")).map(|(_, host)| host) == text(HOST);
+    if *method == Method::GET || !headers.contains_key(ORIGIN) || is_own || is_allowed(app, headers) {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Permission, "pages of this origin may not ask").with_code("origin_not_allowed"))
 }
 
 /// Adds what every response has.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::{Asked, Files};
 use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::http::Request;
 use deltaloom_lm::engine::EngineOptions;
 use deltaloom_serve::{Keys, ServeOptions};
 use http_body_util::BodyExt as _;
@@ -113,6 +113,61 @@ async fn the_time_of_a_request_may_end() {
     assert!(!stream.text.contains("[DONE]"));
 }
 
+#[tokio::test]
+async fn many_clients_get_an_answer_or_are_told_to_wait() {
+    let files = Files::new();
+    let engine = EngineOptions::default().with_sequences(4).with_waiting(8, 1000);
+    let server = files.server_with(engine, ServeOptions::default());
+    let body = json!({"model": "pirate", "prompt": "The", "max_tokens": 8});
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let (server, body) = (server.0.clone(), Body::from(body.to_string()));
+            let request = Request::post("/v1/completions").body(body).unwrap();
+            tokio::spawn(async move { server.answer(request).await.status().as_u16() })
+        })
+        .collect();
+    let mut found = std::collections::BTreeMap::<u16, usize>::new();
+    for status in asked {
+        *found.entry(status.await.unwrap()).or_default() += 1;
+    }
+    assert!(found.keys().copied().eq([200, 429]), "{found:?}");
+    assert!(found[&200] >= 8);
+    wait_for_nothing(&server).await;
+}
+
+#[tokio::test]
+async fn who_leaves_after_any_event_is_cancelled() {
+    let files = Files::new();
+    let server = files.server();
+    for events in 0..4 {
+        let request = Request::post("/v1/completions").body(Body::from(long(true).to_string())).unwrap();
+        let mut body = server.0.answer(request).await.into_body();
+        for _ in 0..events {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        wait_for_nothing(&server).await;
+    }
+    let metrics = server.get("/metrics").await.text;
+    assert_eq!(metric(&metrics, "deltaloom:requests_cancelled_total"), 4.0);
+}
+
+/// Waits until the engine has no request. Its state is noted after each step.
+async fn wait_for_nothing(server: &Asked) {
+    while requests(server).await > 0.0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Requests that run or wait.
+async fn requests(server: &Asked) -> f64 {
+    let metrics = server.get("/metrics").await.text;
+    ["running", "waiting"]
+        .map(|kind| metric(&metrics, &format!("deltaloom:num_requests_{kind}")))
+        .iter()
+        .sum()
+}
+
 /// Serves a socket.
 async fn listen(server: &Asked) -> (SocketAddr, JoinHandle<deltaloom::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -211,16 +266,11 @@ async fn who_closes_a_socket_is_cancelled() {
     body["n"] = json!(64);
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(post(&body).as_bytes()).await.unwrap();
-    let is_running = async || {
-        let metrics = server.request(Method::GET, "/metrics", None, b"").await.text;
-        let sum =
-            ["running", "waiting"].map(|kind| metric(&metrics, &format!("deltaloom:num_requests_{kind}")));
+    while requests(&server).await == 0.0 {
         tokio::task::yield_now().await;
-        sum.iter().sum::<f64>() > 0.0
-    };
-    while !is_running().await {}
+    }
     drop(stream);
-    while is_running().await {}
+    wait_for_nothing(&server).await;
     let metrics = server.get("/metrics").await.text;
     assert_eq!(metric(&metrics, "deltaloom:requests_cancelled_total"), 1.0);
     server.0.drain();

@@ -132,6 +132,8 @@ async fn other_origins_are_only_answered_if_allowed() {
     };
     let allowed = server.send(request("GET", "https://page.example")).await;
     assert_eq!(allowed.headers["access-control-allow-origin"], "https://page.example");
+    let own = Request::post("/tokenize").header("origin", "http://a:1").header("host", "a:1");
+    assert!(server.send(own.body(Body::from(r#"{"prompt": "a"}"#)).unwrap()).await.status.is_success());
     let before = server.send(request("OPTIONS", "https://page.example")).await;
     assert_eq!(before.status, 204);
     assert!(before.headers.contains_key("access-control-allow-headers"));
@@ -139,5 +141,8 @@ async fn other_origins_are_only_answered_if_allowed() {
         let reply = server.send(request("GET", origin)).await;
         assert!(reply.status.is_success() && !reply.headers.contains_key("access-control-allow-origin"));
         server.send(request("OPTIONS", origin)).await.error(405);
+        let post = Request::post("/tokenize").header("origin", origin).header("host", "127.0.0.1:8080");
+        let body = Body::from(r#"{"prompt": "a"}"#);
+        assert_eq!(server.send(post.body(body).unwrap()).await.error(403)["code"], "origin_not_allowed");
     }
 }
