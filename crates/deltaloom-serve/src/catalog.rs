@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use deltaloom::{Container, Error, ErrorKind, Limits};
@@ -15,6 +15,7 @@ use deltaloom_lm::model::{Model, Preparer};
 use deltaloom_lm::text::{ChatTemplate, ReadFile, Special, Tokenizer};
 
 use crate::error::{Failure, Kind, Result};
+use crate::grammar::{Grammar, Shape, Style, Vocabulary};
 use crate::worker::Worker;
 
 /// Another name of the base.
@@ -42,6 +43,10 @@ pub(crate) struct Text {
     pub(crate) template: Result<ChatTemplate, String>,
     /// Ids that end texts.
     pub(crate) ends: Arc<[u32]>,
+    /// How calls of functions are written.
+    pub(crate) style: Style,
+    /// Made for the first grammar.
+    vocabulary: OnceLock<Option<Vocabulary>>,
 }
 
 /// A fine-tune, or the base. It is removed from the engine when nobody has it any more.
@@ -303,7 +308,19 @@ impl Text {
             },
         );
         let ends = special.end.clone().into();
-        Self { tokenizer, template, ends }
+        let style = Style::of_template(special.chat_template.as_deref().unwrap_or_default());
+        Self { tokenizer, template, ends, style, vocabulary: OnceLock::new() }
+    }
+
+    /// What lets only texts of a shape through. May take a second for the first of a tokenizer.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::grammar`]; 400 for a tokenizer that is too large for grammars.
+    pub(crate) fn grammar(&self, shape: &Shape) -> Result<Grammar> {
+        let make = || Vocabulary::new(self.tokenizer.pieces(), &self.ends).ok();
+        let vocabulary = self.vocabulary.get_or_init(make).as_ref();
+        let too_large = || Failure::field(shape.param(), "the vocabulary of this model is too large");
+        vocabulary.ok_or_else(too_large)?.grammar(shape)
     }
 
     /// The ids of a text. One that starts with nothing starts with the id that starts texts.

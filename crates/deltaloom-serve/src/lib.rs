@@ -5,6 +5,7 @@ mod app;
 mod call;
 mod catalog;
 mod error;
+mod grammar;
 mod keys;
 mod metrics;
 mod options;

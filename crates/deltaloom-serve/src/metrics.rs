@@ -172,7 +172,9 @@ impl Metrics {
         {
             times.remove(&label);
         }
-        for reason in [FinishReason::Stop, FinishReason::Length, FinishReason::Cancelled] {
+        for reason in
+            [FinishReason::Stop, FinishReason::Length, FinishReason::ToolCalls, FinishReason::Cancelled]
+        {
             let labels = SuccessLabels { model_name: model.to_owned(), finished_reason: reason.name() };
             self.success.remove(&labels);
         }

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::Response;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use bytes::Bytes;
-use deltaloom_lm::engine::{Request, Sink, Usage as Took, Want};
+use deltaloom_lm::engine::{Constraint, Request, Sink, Usage as Took, Want};
 use deltaloom_lm::text::Stop;
 use futures_util::stream;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::app::{App, Counted};
 use crate::catalog::{InFlight, Tenant};
 use crate::error::{Failure, Kind, Result};
+use crate::grammar::Grammar;
 use crate::keys::{Client, Running as OfKey};
 use crate::text::{HALF_FULL, Piece, TextSink, What, pieces};
 use crate::wire::{FinishReason, Parameters, PromptDetails, Usage};
@@ -39,6 +40,8 @@ pub(crate) struct Job {
     /// Most tokens of a text; what the context has room for if absent.
     pub(crate) max_tokens: Option<usize>,
     pub(crate) want: Want,
+    /// What texts must look like, if anything.
+    pub(crate) grammar: Option<Grammar>,
     /// The field that has the prompts, for messages.
     pub(crate) param: &'static str,
 }
@@ -74,7 +77,7 @@ pub(crate) async fn start(
     deadline: Option<Instant>,
     job: Job,
 ) -> Result<Running> {
-    let Job { tenant, prompts, mut parameters, max_tokens, want, param } = job;
+    let Job { tenant, prompts, mut parameters, max_tokens, want, grammar, param } = job;
     let n = parameters.n;
     let choices = prompts.len().saturating_mul(n);
     if choices > MOST_CHOICES {
@@ -110,6 +113,7 @@ pub(crate) async fn start(
             request.want = want;
             request.salt = salt;
             request.owner = client.number();
+            request.constraint = grammar.as_ref().map(Constraint::copy);
             let sink = TextSink::new(
                 submissions.len(),
                 choices,

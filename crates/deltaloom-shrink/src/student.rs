@@ -325,7 +325,7 @@ impl std::io::Write for &mut Counter {
 /// A configuration whose head is not its embedding.
 fn untied(config_text: &str) -> Result<String> {
     let wrong = |what: String| Error::InvalidArgument(format!("config.json: {what}"));
-    let mut config: serde_json::Map<String, serde_json::Value> =
+    let mut config: BTreeMap<String, serde_json::Value> =
         serde_json::from_str(config_text).map_err(|error| wrong(error.to_string()))?;
     config.insert("tie_word_embeddings".to_owned(), false.into());
     serde_json::to_string_pretty(&config).map_err(|error| wrong(error.to_string()))

@@ -178,6 +178,11 @@ impl Background {
         results
     }
 
+    /// Whether a matrix waits to be decoded or taken, or is being decoded.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.desk.lock().knows(key)
+    }
+
     /// Whether something of a tenant waits to be decoded or taken.
     pub(super) fn has(&self, tenant: TenantId) -> bool {
         let state = self.desk.lock();

@@ -317,7 +317,9 @@ impl<'a> RunningBatch<'a> {
                     Some(chosen) => chosen.form != Form::Tiles && self.is_welcome(&key, chosen.bytes),
                     None => slot.direct().form() != Form::Base,
                 };
-                if is_wanted && !self.family.cache().has(&key) {
+                // What is built for a waiting request need not be decoded twice.
+                let is_built = self.family.builder.as_ref().is_some_and(|builder| builder.knows(&key));
+                if is_wanted && !is_built && !self.family.cache().has(&key) {
                     jobs.extend(self.job(&key));
                 }
             }

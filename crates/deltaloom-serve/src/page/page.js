@@ -31,7 +31,9 @@ async function ask(path, options = {}) {
   const response = await fetch(path, { headers: headers(), ...options });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  const error = new Error(body?.error?.message ?? `${response.status} ${response.statusText}`);
+  const { message, code } = body?.error ?? { message: `${response.status} ${response.statusText}` };
+  const hint = code === "template_failed" ? ' Choose "text to continue".' : "";
+  const error = new Error(`${message}${hint}`);
   error.status = response.status;
   throw error;
 }

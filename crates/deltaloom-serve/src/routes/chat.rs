@@ -6,17 +6,17 @@ use axum::body::Body;
 use axum::http::Response;
 use deltaloom_lm::engine::Want;
 use deltaloom_lm::text::Special;
-use serde_json::json;
 
 use super::{messages, scores};
 use crate::call::{Call, on_text, timed, with_tenant};
 use crate::catalog::{Tenant, Text, now};
 use crate::error::{Failure, Result};
+use crate::grammar::{CallReader, Part, Shape, Style, Tools};
 use crate::stream::{self, Job, Step};
 use crate::text::{Piece, What};
 use crate::wire::{
-    Chat, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogProbs, Common, Delta, FinishReason,
-    Reply, Role, StreamOptions, Usage,
+    CalledFunction, Chat, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogProbs, Common,
+    Delta, FinishReason, FunctionDelta, Reply, Role, StreamOptions, ToolCall, ToolCallDelta, Usage,
 };
 
 pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
@@ -25,11 +25,17 @@ pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
     let tenant = call.tenant(&common.model)?;
     let parameters = common.check(call.app.catalog.vocabulary)?;
     let logprobs = check(&own)?;
+    let (tools, shape) = asked_for(&own, tenant.text.style)?;
+    let has_tools = tools.is_some();
     let max_tokens = own.max_completion_tokens.or(parameters.max_tokens);
     if max_tokens == Some(0) {
         return Err(Failure::field("max_completion_tokens", "must be at least 1"));
     }
-    let prompt = on_text(&tenant, move |text| prompt(text, &own)).await?;
+    let prompt = on_text(&tenant, move |text| prompt(text, &own, has_tools)).await?;
+    let grammar = match shape {
+        Some(shape) => Some(on_text(&tenant, move |text| text.grammar(&shape)).await?),
+        None => None,
+    };
     let (stream, token_ids, n) = (parameters.stream, parameters.token_ids, parameters.n);
     let prompt_ids = token_ids.then(|| prompt.clone());
     let job = Job {
@@ -38,6 +44,7 @@ pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
         parameters,
         max_tokens,
         want: Want { prompt: None, tokens: logprobs },
+        grammar,
         param: "messages",
     };
     let mut running = stream::start(&call.app, &call.client, call.deadline, job).await?;
@@ -46,6 +53,7 @@ pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
         created: now(),
         tenant: Arc::clone(&tenant),
         has_started: vec![false; n],
+        readers: vec![tools.map(|tools| tools.reader()); n],
         has_logprobs: logprobs.is_some(),
         token_ids,
     };
@@ -74,18 +82,6 @@ pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
 
 /// Checks the fields of a chat; the number of ranked tokens.
 fn check(own: &Chat) -> Result<Option<u8>> {
-    let unsupported =
-        |param: &str, message: &str| Err(Failure::field(param, message).with_code("unsupported"));
-    let has_tools = own.tools.as_ref().is_some_and(|tools| !tools.is_empty());
-    match own.tool_choice.as_ref().map(|choice| choice.as_str().unwrap_or_default()) {
-        Some("none") => {}
-        Some("auto") | None if !has_tools => {}
-        Some(_) => return unsupported("tool_choice", "only \"none\" is supported"),
-        None => return unsupported("tools", "are only supported with tool_choice \"none\""),
-    }
-    if own.response_format.as_ref().is_some_and(|format| *format != json!({"type": "text"})) {
-        return unsupported("response_format", "only text is supported");
-    }
     match (own.logprobs.unwrap_or(false), own.top_logprobs) {
         (false, Some(_)) => Err(Failure::field("top_logprobs", "is only allowed with logprobs")),
         (false, None) => Ok(None),
@@ -93,8 +89,21 @@ fn check(own: &Chat) -> Result<Option<u8>> {
     }
 }
 
+/// The functions that may be called, and what the answer must look like.
+fn asked_for(own: &Chat, style: Style) -> Result<(Option<Tools>, Option<Shape>)> {
+    let tools = own.tools.as_deref().unwrap_or_default();
+    let tools = Tools::of_request(tools, own.tool_choice.as_ref(), style)?;
+    let format = own.response_format.as_ref().map(Shape::of_response_format).transpose()?.flatten();
+    match (tools.as_ref().and_then(Tools::shape).cloned(), format) {
+        (Some(_), Some(_)) => {
+            Err(Failure::field("response_format", "an answer cannot be both a call and of a format"))
+        }
+        (call, format) => Ok((tools, call.or(format))),
+    }
+}
+
 /// The ids of a conversation.
-fn prompt(text: &Text, own: &Chat) -> Result<Vec<u32>> {
+fn prompt(text: &Text, own: &Chat, has_tools: bool) -> Result<Vec<u32>> {
     let is_continued = own.continue_final_message.unwrap_or(false);
     let add = own.add_generation_prompt.unwrap_or(!is_continued);
     if is_continued && add {
@@ -102,7 +111,8 @@ fn prompt(text: &Text, own: &Chat) -> Result<Vec<u32>> {
         return Err(Failure::field("add_generation_prompt", message));
     }
     let last = is_continued.then(|| messages::last_of_assistant(&own.messages)).transpose()?;
-    let rendered = messages::render(text, &own.messages, own.chat_template_kwargs.as_ref(), add)?;
+    let tools = own.tools.as_deref().filter(|_| has_tools).unwrap_or_default();
+    let rendered = messages::render(text, &own.messages, tools, own.chat_template_kwargs.as_ref(), add)?;
     let end = match last.as_deref().map(str::trim) {
         None => rendered.len(),
         // What the template adds behind the last message would end it.
@@ -119,6 +129,8 @@ struct Format {
     created: u64,
     tenant: Arc<Tenant>,
     has_started: Vec<bool>,
+    /// Of each choice, if functions may be called.
+    readers: Vec<Option<CallReader>>,
     has_logprobs: bool,
     token_ids: bool,
 }
@@ -127,7 +139,7 @@ impl Format {
     fn empty(&self, index: usize) -> ChatChoice {
         ChatChoice {
             index,
-            message: Reply { role: Role::Assistant, content: String::new(), refusal: None },
+            message: Reply { role: Role::Assistant, content: None, refusal: None, tool_calls: Vec::new() },
             logprobs: self.has_logprobs.then(ChatLogProbs::default),
             finish_reason: FinishReason::Cancelled,
             token_ids: self.token_ids.then(Vec::new),
@@ -155,10 +167,16 @@ impl Format {
     /// The part of an answer that a piece brings.
     fn choice(&mut self, piece: Piece) -> Option<ChatChunkChoice> {
         let Piece { choice: index, what } = piece;
-        let (token, content, finish_reason) = match what {
+        let (token, text, finish_reason) = match what {
             What::Token { id, text, scored, finish } => (Some((id, scored)), text, finish),
             What::End { text, finish } => (None, text, Some(finish)),
             What::Prompt(_) | What::Done(_) | What::Failed(_) => return None,
+        };
+        let (content, tool_calls) = self.calls(index, text, finish_reason.is_some());
+        let has_calls = self.readers.get(index)?.as_ref().is_some_and(CallReader::has_calls);
+        let finish_reason = match finish_reason {
+            Some(FinishReason::Stop) if has_calls => Some(FinishReason::ToolCalls),
+            reason => reason,
         };
         let has_started = std::mem::replace(self.has_started.get_mut(index)?, true);
         let token_ids = self.token_ids.then(|| token.iter().map(|(id, _)| *id).collect());
@@ -166,7 +184,7 @@ impl Format {
         let tokens = scored.iter().map(|scored| scores::chat_token(&self.tenant.text, scored)).collect();
         Some(ChatChunkChoice {
             index,
-            delta: Delta { role: (!has_started).then_some(Role::Assistant), content },
+            delta: Delta { role: (!has_started).then_some(Role::Assistant), content, tool_calls },
             logprobs: self.has_logprobs.then_some(ChatLogProbs { content: tokens }),
             finish_reason,
             token_ids,
@@ -174,10 +192,54 @@ impl Format {
     }
 }
 
+impl Format {
+    /// What is text and what are calls.
+    fn calls(&mut self, choice: usize, text: String, is_end: bool) -> (String, Vec<ToolCallDelta>) {
+        let Some(Some(reader)) = self.readers.get_mut(choice) else { return (text, Vec::new()) };
+        let mut parts = reader.push(&text);
+        if is_end {
+            parts.extend(reader.finish());
+        }
+        let (mut content, mut calls) = (String::new(), Vec::new());
+        for part in parts {
+            let (index, name, arguments) = match part {
+                Part::Content(text) => {
+                    content.push_str(&text);
+                    continue;
+                }
+                Part::Call { index, name } => (index, Some(name), String::new()),
+                Part::Arguments { index, text } => (index, None, text),
+            };
+            calls.push(ToolCallDelta {
+                index,
+                id: name.is_some().then(|| format!("call-{}-{choice}-{index}", self.id)),
+                kind: name.is_some().then_some("function"),
+                function: FunctionDelta { name, arguments },
+            });
+        }
+        (content, calls)
+    }
+}
+
 impl ChatChoice {
     /// Adds a later piece.
     fn append(&mut self, piece: ChatChunkChoice) {
-        self.message.content.push_str(&piece.delta.content);
+        let Delta { content, tool_calls, .. } = piece.delta;
+        for call in tool_calls {
+            let FunctionDelta { name, arguments } = call.function;
+            match (name, self.message.tool_calls.get_mut(call.index)) {
+                (_, Some(known)) => known.function.arguments.push_str(&arguments),
+                (Some(name), None) => self.message.tool_calls.push(ToolCall {
+                    id: call.id.unwrap_or_default(),
+                    kind: "function",
+                    function: CalledFunction { name, arguments },
+                }),
+                (None, None) => {}
+            }
+        }
+        if !content.is_empty() || (piece.finish_reason.is_some() && self.message.tool_calls.is_empty()) {
+            self.message.content.get_or_insert_default().push_str(&content);
+        }
         if let (Some(known), Some(new)) = (&mut self.logprobs, piece.logprobs) {
             known.content.extend(new.content);
         }

@@ -44,6 +44,7 @@ pub(super) async fn answer(call: Call) -> Result<Response<Body>> {
     let prompts = on_text(&tenant, move |text| prepare(text, own.prompt, add, echo, vocabulary)).await?;
     let (stream, token_ids, n) = (parameters.stream, parameters.token_ids, parameters.n);
     let job = Job {
+        grammar: None,
         tenant: Arc::clone(&tenant),
         prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
         parameters,

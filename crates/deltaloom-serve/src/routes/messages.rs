@@ -12,10 +12,11 @@ use crate::wire::{Content, Message, Role, Variables};
 /// Messages of a conversation.
 const MOST_MESSAGES: usize = 4096;
 
-/// The text that the chat template makes of messages, with the start of an answer or without.
+/// The text that the chat template makes of messages and tools, with the start of an answer or without.
 pub(super) fn render(
     text: &Text,
     messages: &[Message],
+    tools: &[Value],
     variables: Option<&Variables>,
     add: bool,
 ) -> Result<String> {
@@ -23,6 +24,9 @@ pub(super) fn render(
     let template = text.template.as_ref().map_err(|error| failed(error.clone()))?;
     let messages = Value::Array(for_template(messages)?).to_string();
     let mut conversation = Conversation::from_json(&messages)?.with_answer(add);
+    if !tools.is_empty() {
+        conversation = conversation.with_tools(&json!(tools).to_string())?;
+    }
     if let Some(variables) = variables {
         conversation = conversation.with_variables(&json!(variables).to_string())?;
     }

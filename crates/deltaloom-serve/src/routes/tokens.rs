@@ -24,7 +24,7 @@ pub(super) async fn tokenize(call: Call) -> Result<Response<Body>> {
         let tokens = match (own.prompt.or(own.content), own.messages) {
             (Some(prompt), None) => text.encode(&prompt, special(add.unwrap_or(true)))?,
             (None, Some(messages)) => {
-                let rendered = messages::render(text, &messages, None, true)?;
+                let rendered = messages::render(text, &messages, &[], None, true)?;
                 text.encode(&rendered, special(add.unwrap_or(false)))?
             }
             _ => return Err(Failure::field("prompt", "give either a prompt or messages")),

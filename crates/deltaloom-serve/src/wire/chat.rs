@@ -20,11 +20,12 @@ pub(crate) struct Chat {
     pub(crate) logprobs: Option<bool>,
     /// The most probable tokens that are listed at each place, from 0 to 20.
     pub(crate) top_logprobs: Option<u8>,
-    /// Functions that the model may call. Only with `tool_choice: "none"`.
+    /// Functions that the model may call, each with a name and the JSON schema of its parameters.
     pub(crate) tools: Option<Vec<Value>>,
-    /// Only `"none"`.
+    /// `"none"`, `"auto"` (if absent), `"required"`, or a function with its name.
     pub(crate) tool_choice: Option<Value>,
-    /// Only `{"type": "text"}`.
+    /// `{"type": ..}` of `text` (if absent), `json_object`, `json_schema` with `json_schema.schema`,
+    /// `regex` with `pattern`, or `grammar` with a `grammar` in Lark of llguidance.
     pub(crate) response_format: Option<Value>,
     /// More variables of the chat template.
     pub(crate) chat_template_kwargs: Option<Variables>,
@@ -118,9 +119,31 @@ pub(crate) struct ChatChoice {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Reply {
     pub(crate) role: Role,
-    pub(crate) content: String,
+    /// Null if functions are called and nothing else is said.
+    pub(crate) content: Option<String>,
     /// Always null.
     pub(crate) refusal: Option<String>,
+    /// Functions that the model calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a function.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ToolCall {
+    pub(crate) id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub(crate) kind: &'static str,
+    pub(crate) function: CalledFunction,
+}
+
+/// The function of a call.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct CalledFunction {
+    pub(crate) name: String,
+    /// JSON, as the model wrote it.
+    pub(crate) arguments: String,
 }
 
 /// An event of a stream.
@@ -159,6 +182,33 @@ pub(crate) struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<Role>,
     pub(crate) content: String,
+    /// Parts of calls of functions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<ToolCallDelta>,
+}
+
+/// A part of a call of a function.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ToolCallDelta {
+    /// Number of the call in the answer.
+    pub(crate) index: usize,
+    /// In the first part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    /// `function`, in the first part.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) function: FunctionDelta,
+}
+
+/// What is new of a call.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct FunctionDelta {
+    /// In the first part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// More of the arguments.
+    pub(crate) arguments: String,
 }
 
 /// Probabilities of an answer.

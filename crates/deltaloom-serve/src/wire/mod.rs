@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::error::{Failure, Kind, Result};
 pub(crate) use admin::{Lora, NewTenant, TenantEntry, TenantList, Unloaded};
 pub(crate) use chat::{
-    Chat, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogProbs, ChatToken, Content, Delta,
-    Message, Ranking, Reply, Role, Variables,
+    CalledFunction, Chat, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogProbs, ChatToken,
+    Content, Delta, FunctionDelta, Message, Ranking, Reply, Role, ToolCall, ToolCallDelta, Variables,
 };
 pub(crate) use completions::{
     Completion, CompletionChoice, CompletionRequest, LogProbs, Prompt, TopLogProbs,
@@ -93,6 +93,8 @@ pub(crate) enum FinishReason {
     Stop,
     /// It has as many tokens as were allowed, or as the model has positions.
     Length,
+    /// Functions are called.
+    ToolCalls,
     /// The server ended it.
     Cancelled,
 }
@@ -102,6 +104,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
             Self::Cancelled => "cancelled",
         }
     }

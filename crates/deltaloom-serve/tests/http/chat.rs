@@ -81,10 +81,7 @@ async fn what_cannot_be_done_is_said() {
     let server = files.server();
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
     for (fields, param) in [
-        (json!({"tools": tools}), "tools"),
-        (json!({"tools": tools, "tool_choice": "auto"}), "tool_choice"),
         (json!({"tool_choice": {"type": "function"}}), "tool_choice"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
         (json!({"max_tokens": 0}), "max_completion_tokens"),

@@ -8,4 +8,5 @@ mod chat;
 mod completions;
 mod life;
 mod other;
+mod shapes;
 mod support;
