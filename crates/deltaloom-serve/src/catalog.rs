@@ -270,6 +270,15 @@ impl Catalog {
         }
     }
 
+    /// Takes out a fine-tune that the engine has dropped, unless its name is another's by now.
+    pub(crate) fn forget(&self, gone: &Tenant) {
+        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        if tenants.get(&gone.name).is_some_and(|tenant| tenant.id == gone.id) {
+            tracing::warn!(name = gone.name, "a fine-tune is gone: its file has changed on disk");
+            tenants.remove(&gone.name);
+        }
+    }
+
     /// The text of a fine-tune: that of the base, or of another with the same files, or a new one.
     fn text_of(&self, own: ReadFile<'_>) -> deltaloom::Result<Arc<Text>> {
         let mut hasher = blake3::Hasher::new();

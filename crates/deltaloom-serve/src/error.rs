@@ -15,6 +15,8 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Bytes of a message. Parts of requests are quoted in messages.
 const LONGEST_MESSAGE: usize = 1000;
 
+const MODEL_GONE: &str = "model_gone";
+
 /// The kinds of errors, by status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -132,6 +134,17 @@ impl Failure {
         let message = format!("the model {name:?} does not exist");
         Self { param: Some("model".to_owned()), ..Self::new(Kind::NotFound, message) }
             .with_code("model_not_found")
+    }
+
+    /// The engine has dropped a fine-tune that the request had found.
+    pub(crate) fn model_gone() -> Self {
+        let message = "the model was removed, or its file has changed on disk";
+        Self { param: Some("model".to_owned()), ..Self::new(Kind::NotFound, message) }.with_code(MODEL_GONE)
+    }
+
+    /// Whether it is [`Self::model_gone`].
+    pub(crate) fn is_model_gone(&self) -> bool {
+        self.code == Some(MODEL_GONE)
     }
 
     pub(crate) fn with_code(self, code: &'static str) -> Self {

@@ -126,7 +126,13 @@ pub(crate) async fn start(
         }
     }
     drop(sender);
-    app.worker.submit(submissions).await?;
+    if let Err(failure) = app.worker.submit(submissions).await {
+        if failure.is_model_gone() {
+            app.catalog.forget(&tenant);
+            app.metrics.forget(&tenant.name);
+        }
+        return Err(failure);
+    }
     usage.total_tokens = usage.prompt_tokens;
     Ok(Running {
         app: Arc::clone(app),

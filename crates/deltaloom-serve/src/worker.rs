@@ -145,7 +145,7 @@ impl Worker {
                 Failure::full(message, seconds(tokens, speed))
             }
             Refused::TooLong { .. } => Failure::field("prompt", message).with_code("context_length_exceeded"),
-            Refused::UnknownTenant(_) => Failure::model_not_found("that was just removed"),
+            Refused::UnknownTenant(_) => Failure::model_gone(),
             Refused::Invalid(error) => Failure::from(error),
             _ => Failure::from(deltaloom::Error::InvalidArgument(message)),
         }

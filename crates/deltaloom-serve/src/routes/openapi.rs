@@ -1,5 +1,6 @@
 //! The table of routes for others to read: an OpenAPI document, and the page docs/api.md.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use axum::body::Body;
@@ -39,20 +40,20 @@ pub(super) fn fields(of: &[SchemaOf]) -> Vec<Field> {
     let mut generator = generator();
     let schemas: Vec<Value> = of.iter().map(|schema| schema(&mut generator).into()).collect();
     let definitions = generator.take_definitions(true);
-    let mut found = Vec::new();
-    for schema in &schemas {
-        let object = resolve(schema, &definitions);
-        let required = object["required"].as_array().cloned().unwrap_or_default();
-        for (name, field) in object["properties"].as_object().into_iter().flatten() {
-            found.push(Field {
-                name: name.clone(),
-                kind: kind(field),
-                is_required: required.iter().any(|other| other == name),
-                does: describe(field, &definitions),
-            });
-        }
-    }
-    found
+    schemas.iter().flat_map(|schema| fields_of(schema, &definitions)).collect()
+}
+
+/// The fields of an object, or of one that a reference means.
+fn fields_of(schema: &Value, definitions: &Map<String, Value>) -> Vec<Field> {
+    let object = resolve(schema, definitions);
+    let required = object["required"].as_array();
+    let field = |(name, field): (&String, &Value)| Field {
+        name: name.clone(),
+        kind: kind(field),
+        is_required: required.is_some_and(|list| list.iter().any(|other| other == name)),
+        does: describe(field, definitions),
+    };
+    object["properties"].as_object().into_iter().flatten().map(field).collect()
 }
 
 /// The object that a reference means.
@@ -64,7 +65,9 @@ fn resolve<'a>(schema: &'a Value, definitions: &'a Map<String, Value>) -> &'a Va
 /// What a field says about itself, or its type.
 fn describe(field: &Value, definitions: &Map<String, Value>) -> String {
     let own = field["description"].as_str();
-    let of_type = || resolve(field, definitions)["description"].as_str();
+    // A field that may be null is any of its type and null.
+    let kind = field["anyOf"].as_array().and_then(|any| any.first()).unwrap_or(field);
+    let of_type = || resolve(kind, definitions)["description"].as_str();
     own.or_else(of_type).unwrap_or_default().replace('\n', " ")
 }
 
@@ -169,6 +172,7 @@ pub fn api_markdown() -> String {
     for Route { method, path, does, access, .. } in ROUTES {
         let _ = writeln!(text, "| `{method} {path}` | {does} | {} |", security(*access));
     }
+    let mut shown = BTreeSet::new();
     for route in ROUTES {
         let (takes, gives) = (fields(route.takes), answers(route.gives));
         if takes.is_empty() && gives.is_empty() {
@@ -176,22 +180,48 @@ pub fn api_markdown() -> String {
         }
         let _ = writeln!(text, "\n## `{} {}`\n\n{}", route.method, route.path, route.does);
         push_table(&mut text, "request", &takes);
-        for (title, fields) in gives {
-            push_table(&mut text, title, &fields);
+        for (title, schema) in gives {
+            push_table(&mut text, title, &fields(&[schema]));
+            shown.extend(name_of(schema));
         }
+        shown.extend(route.takes.iter().filter_map(|schema| name_of(*schema)));
     }
+    push_types(&mut text, &shown);
     text
 }
 
-fn answers(gives: Gives) -> Vec<(&'static str, Vec<Field>)> {
-    match gives {
-        Gives::Json(answer) => vec![("answer", fields(&[answer]))],
-        Gives::JsonOrEvents(answer, event) => {
-            let (answer, event) = (fields(&[answer]), fields(&[event]));
-            let is_same = answer == event;
-            let events = (!is_same).then_some(("event", event));
-            std::iter::once(("answer", answer)).chain(events).collect()
+/// Types that others have fields of, without those that are `shown` already.
+fn push_types(text: &mut String, shown: &BTreeSet<String>) {
+    let mut generator = generator();
+    for route in ROUTES {
+        let gives = answers(route.gives).into_iter().map(|(_, schema)| schema);
+        route.takes.iter().copied().chain(gives).for_each(|schema| drop(schema(&mut generator)));
+    }
+    let definitions = generator.take_definitions(true);
+    text.push_str("\n## Types\n");
+    for (name, schema) in definitions.iter().filter(|(name, _)| !shown.contains(*name)) {
+        let _ = writeln!(text, "\n### `{name}`\n\n{}", describe(schema, &definitions));
+        push_table(text, "field", &fields_of(schema, &definitions));
+        for any in [&schema["anyOf"], &schema["oneOf"]].into_iter().filter_map(Value::as_array).flatten() {
+            let _ = writeln!(text, "- {}: {}", kind(any), describe(any, &definitions));
         }
+    }
+}
+
+/// The name of a type.
+fn name_of(schema: SchemaOf) -> Option<String> {
+    let schema: Value = schema(&mut generator()).into();
+    Some(schema["$ref"].as_str()?.strip_prefix(SCHEMAS)?.to_owned())
+}
+
+/// The types of an answer.
+fn answers(gives: Gives) -> Vec<(&'static str, SchemaOf)> {
+    match gives {
+        Gives::Json(answer) => vec![("answer", answer)],
+        Gives::JsonOrEvents(answer, event) if name_of(answer) == name_of(event) => {
+            vec![("answer and event", answer)]
+        }
+        Gives::JsonOrEvents(answer, event) => vec![("answer", answer), ("event", event)],
         Gives::Other(_) | Gives::Nothing => Vec::new(),
     }
 }
@@ -202,7 +232,7 @@ fn push_table(text: &mut String, title: &str, fields: &[Field]) {
     }
     let _ = writeln!(text, "\n| {title} | type | meaning |\n|---|---|---|");
     for Field { name, kind, is_required, does } in fields {
-        let mark = if *is_required && title == "request" { "*" } else { "" };
+        let mark = if *is_required && (title == "request" || title == "field") { "*" } else { "" };
         let _ = writeln!(
             text,
             "| `{name}`{mark} | {} | {} |",

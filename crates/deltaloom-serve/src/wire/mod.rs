@@ -160,6 +160,27 @@ mod tests {
         assert_eq!(refused::<Common>("[]"), "");
     }
 
+    /// A body with one byte changed is refused or accepted, and nothing else.
+    #[test]
+    fn changed_bytes_do_no_harm() {
+        let completion = r#"{"model":"m","prompt":[1,2],"n":2,"stop":["a"],"logit_bias":{"1":-5},"seed":7}"#;
+        let chat = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text","text":"a"}]}]}"#;
+        let mut accepted = 0;
+        for body in [completion, chat].map(str::as_bytes) {
+            for place in 0..body.len() {
+                for byte in *b"\0 \"'[]{}:,-.09eEtfn\\\x80\xff" {
+                    let mut changed = body.to_vec();
+                    changed[place] = byte;
+                    let Ok(fields) = Body::parse(&changed) else { continue };
+                    let checked = fields.read::<Common>().and_then(|common| common.check(100));
+                    let read = fields.read::<CompletionRequest>().is_ok() || fields.read::<Chat>().is_ok();
+                    accepted += usize::from(checked.is_ok() && read);
+                }
+            }
+        }
+        assert!(accepted > 0);
+    }
+
     #[test]
     fn null_is_absent() {
         let body = Body::parse(br#"{"model":"m","stop":null,"seed":null,"n":null}"#).unwrap();
