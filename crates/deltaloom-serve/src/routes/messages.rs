@@ -12,7 +12,8 @@ use crate::wire::{Content, Message, Role, Variables};
 /// Messages of a conversation.
 const MOST_MESSAGES: usize = 4096;
 
-/// The text that the chat template makes of messages and tools, with the start of an answer or without.
+/// The text that the chat template makes of messages and tools, with the start of an answer or
+/// without.
 pub(super) fn render(
     text: &Text,
     messages: &[Message],

@@ -24,8 +24,9 @@ pub(crate) struct Chat {
     pub(crate) tools: Option<Vec<Value>>,
     /// `"none"`, `"auto"` (if absent), `"required"`, or a function with its name.
     pub(crate) tool_choice: Option<Value>,
-    /// `{"type": ..}` of `text` (if absent), `json_object`, `json_schema` with `json_schema.schema`,
-    /// `regex` with `pattern`, or `grammar` with a `grammar` in Lark of llguidance.
+    /// `{"type": ..}` of `text` (if absent), `json_object`, `json_schema` with
+    /// `json_schema.schema`, `regex` with `pattern`, or `grammar` with a `grammar` in Lark of
+    /// llguidance.
     pub(crate) response_format: Option<Value>,
     /// More variables of the chat template.
     pub(crate) chat_template_kwargs: Option<Variables>,
