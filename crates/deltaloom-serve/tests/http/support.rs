@@ -1,10 +1,12 @@
 //! A server of the bundled model and its two fine-tunes, which is asked without a socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use deltaloom::{Bases, Container, Limits, ResolvedContainer, Silent, UnpackOptions};
+use deltaloom::checkpoint::Checkpoint;
+use deltaloom::{Bases, Container, Limits, PackOptions, Preset, ResolvedContainer, Silent, UnpackOptions};
 use deltaloom_lm::engine::EngineOptions;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::FamilyOptions;
@@ -19,17 +21,50 @@ pub(crate) struct Files {
     folder: TempDir,
 }
 
+/// Files by their paths.
+type Contents = Vec<(PathBuf, Vec<u8>)>;
+
+/// The model and its fine-tunes. The bundled ones are as small as can be, which takes long to
+/// decode: so they are packed again, once.
+fn contents() -> &'static Contents {
+    static CONTENTS: OnceLock<Contents> = OnceLock::new();
+    CONTENTS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let restore = |name: &str, bases: &Bases, to: &Path| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/speaker").join(name);
+            let container = Container::open(&path, &Limits::default()).unwrap();
+            let resolved = ResolvedContainer::new(container, bases).unwrap();
+            deltaloom::unpack(&resolved, to, &UnpackOptions::default(), &Silent).unwrap();
+        };
+        let base = folder.path().join("speaker");
+        restore("base.loom", &Bases::default(), &base);
+        let mut bases = Bases::default();
+        bases.push_checkpoint(&base, Checkpoint::open(&base, &Limits::default()).unwrap());
+        let mut contents: Contents = std::fs::read_dir(&base)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|it| (Path::new("speaker").join(it.file_name()), std::fs::read(it.path()).unwrap()))
+            .collect();
+        for name in ["pirate.loom", "chat.loom"] {
+            let tuned = folder.path().join(name);
+            restore(name, &bases, &tuned);
+            let tuned = Checkpoint::open(&tuned, &Limits::default()).unwrap();
+            let options = PackOptions::default().with_preset(Preset::Fast);
+            let mut packed = Vec::new();
+            deltaloom::pack_to(&tuned, &bases, &mut packed, &options, &Silent).unwrap();
+            contents.push((Path::new("tenants").join(name), packed));
+        }
+        contents
+    })
+}
+
 impl Files {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/speaker");
-        let container = Container::open(&assets.join("base.loom"), &Limits::default()).unwrap();
-        let resolved = ResolvedContainer::new(container, &Bases::default()).unwrap();
-        let base = folder.path().join("speaker");
-        deltaloom::unpack(&resolved, &base, &UnpackOptions::default(), &Silent).unwrap();
-        std::fs::create_dir(folder.path().join("tenants")).unwrap();
-        for name in ["pirate.loom", "chat.loom"] {
-            std::fs::copy(assets.join(name), folder.path().join("tenants").join(name)).unwrap();
+        for (path, bytes) in contents() {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
         }
         Self { folder }
     }
