@@ -82,8 +82,9 @@ impl Layer {
         for parameter in &self.parameters {
             let begin = data.len();
             data.extend(parameter.values.iter().flat_map(|value| value.to_le_bytes()));
+            // In this order whether maps of JSON are sorted or keep it.
             let entry =
-                json!({"dtype": "F32", "shape": parameter.shape, "data_offsets": [begin, data.len()]});
+                json!({"data_offsets": [begin, data.len()], "dtype": "F32", "shape": parameter.shape});
             header.insert(parameter.name, entry);
         }
         let header = serde_json::to_vec(&header).map_err(|e| Error::InvalidArgument(e.to_string()))?;
