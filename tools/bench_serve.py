@@ -263,8 +263,8 @@ def page(found: dict) -> str:
         "# Serving many fine-tunes of one base",
         "",
         "Written by `just bench-serve` (tools/bench_serve.py): 16 generated fine-tunes of lm12m (12.5 M parameters, BF16),",
-        f"which change {found['changed']:.0%} of its weights by one ULP. Machine: {found['machine']}, {found['isa']}, two threads.",
-        "Speeds are ratios within one run.",
+        f"which change {found['changed']:.0%} of its weights by one ULP. Machine: {found['machine']}, {found['isa']}, two threads, with a load of",
+        f"{found['load']:.1f} from other work at the start. Speeds are ratios within one run.",
         "",
         "| what | goal | measured | met |",
         "|---|--:|--:|---|",
@@ -308,7 +308,7 @@ def main() -> None:
         sys.exit(f"{base} is absent: set DELTALOOM_DATA to the folder of the weights")
     folder = arguments.work / "tenants"
     make_tenants(program, base, folder, changed)
-    found: dict = {"machine": cpu(), "changed": changed}
+    found: dict = {"machine": cpu(), "changed": changed, "load": os.getloadavg()[0]}
     found["exact"] = mixed(program, base, "--changed", str(changed), "--form", "bitmap")
     found["fast"] = mixed(program, base, "--changed", "0.03", "--form", "csr", "--fast")
     found["isa"] = found["exact"]["isa"]
