@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{Scratch, asset, safetensors, tensors_of};
 use serde_json::{Value, json};
 
@@ -38,7 +40,10 @@ fn json_has_its_keys_and_the_sizes_are_those_of_pack() {
     assert!(before == scratch.tree(), "nothing is written");
     assert_eq!(ended.err, "");
     let report = ended.json();
-    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let keys = |value: &Value| {
+        let keys: BTreeSet<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.into_iter().collect::<Vec<_>>().join(" ")
+    };
     assert_eq!(
         keys(&report),
         "bases deltaloom dtype_bytes file machine original_bytes rounds rows threads warnings"
