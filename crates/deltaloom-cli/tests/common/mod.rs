@@ -240,15 +240,15 @@ pub(crate) type Tensor<'a> = (&'a str, &'a str, &'a [u64], Vec<u8>);
 
 /// A safetensors file of these tensors.
 pub(crate) fn safetensors(tensors: &[Tensor<'_>]) -> Vec<u8> {
-    let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
+    let (mut header, mut data) = (BTreeMap::new(), Vec::new());
     for (name, dtype, shape, bytes) in tensors {
         let end = data.len() + bytes.len();
-        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [data.len(), end]});
-        header.insert((*name).to_owned(), entry);
+        // In this order whether maps of JSON are sorted or keep it.
+        let entry = json!({"data_offsets": [data.len(), end], "dtype": dtype, "shape": shape});
+        header.insert(*name, entry);
         data.extend_from_slice(bytes);
     }
-    with_header(&Value::Object(header).to_string(), &data)
+    with_header(&serde_json::to_string(&header).unwrap(), &data)
 }
 
 /// A file with any header before its data.
@@ -259,7 +259,7 @@ pub(crate) fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
 /// Names, shapes and bytes of the tensors of a BF16 file, in the order of their names.
 pub(crate) fn tensors_of(file: &[u8]) -> Vec<(String, Vec<u64>, Vec<u8>)> {
     let header_end = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
-    let header: serde_json::Map<String, Value> = serde_json::from_slice(&file[8..header_end]).unwrap();
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&file[8..header_end]).unwrap();
     let tensor = |(name, entry): (String, Value)| {
         assert_eq!(entry["dtype"], "BF16");
         let offset =

@@ -103,12 +103,12 @@ pub(crate) fn tensor(name: &str, dtype: &str, shape: &[u64], bytes: Vec<u8>) -> 
 
 /// A safetensors file with these tensors in order.
 pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
-    let mut header = serde_json::Map::new();
-    let mut data = Vec::new();
+    let (mut header, mut data) = (BTreeMap::new(), Vec::new());
     for tensor in tensors {
         let begin = data.len();
         data.extend_from_slice(&tensor.bytes);
-        let entry = serde_json::json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, data.len()]});
+        // In this order whether maps of JSON are sorted or keep it.
+        let entry = serde_json::json!({"data_offsets": [begin, data.len()], "dtype": tensor.dtype, "shape": tensor.shape});
         assert!(header.insert(tensor.name.clone(), entry).is_none(), "{:?} twice", tensor.name);
     }
     file(&serde_json::to_string(&header).unwrap(), &data)
