@@ -131,8 +131,8 @@ def pressure(program: str, base: pathlib.Path, folder: pathlib.Path, needed: int
     rows = []
     requests = ["--requests", "160", "--clients", "4", "--seconds", "3000", "--max-tokens", "32", "--tenants", str(folder)]
     for over in (1, 4, 8):
-        # Steps, and keys and values, have their own.
-        limits = [] if over == 1 else ["--memory", f"{40_000_000 + 60_000_000 + needed // over}B", "--kv-memory", "60MB"]
+        # A step of lm12m takes 36.7 MB; keys and values have their own.
+        limits = [] if over == 1 else ["--memory", f"{36_700_000 + 60_000_000 + needed // over}B", "--kv-memory", "60MB"]
         with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *limits) as url:
             load(program, url, *requests)
             report = load(program, url, *requests, "--seed", "1")
