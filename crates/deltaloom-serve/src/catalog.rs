@@ -219,7 +219,7 @@ impl Catalog {
             }
             _ => Failure::field("path", error.to_string()).with_code("not_a_container"),
         })?;
-        let packed_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let packed_bytes = container.len_bytes();
         let prepared = self.preparer.prepare(container).map_err(|error| {
             let code = if error.kind() == ErrorKind::WrongBase { "base_mismatch" } else { "shape_mismatch" };
             Failure::new(Kind::Unprocessable, error.to_string()).with_param("path").with_code(code)

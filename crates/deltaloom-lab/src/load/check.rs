@@ -30,7 +30,7 @@ pub struct Checked {
 /// Compares answers with those of dense models, which are folders by the name of their model.
 ///
 /// # Errors
-/// Those of opening a model; [`Error::NotFound`] for an answer of another model;
+/// Those of opening a model; [`Error::InvalidArgument`] for an answer of another model;
 /// [`Error::Cancelled`].
 pub fn check(
     dense: &BTreeMap<String, std::path::PathBuf>,

@@ -4,11 +4,9 @@
 use serde::Serialize;
 
 use crate::layer::{Memory, MemoryOptions};
-use crate::model::ModelConfig;
+use crate::model::{LOGIT_BYTES, ModelConfig};
 use deltaloom::{Error, Result};
 
-/// Logits of a step at a time, and a copy of them.
-const LOGIT_BYTES: u64 = 2 * (16 << 20);
 /// Part of what a step leaves that keys and values get, in percent.
 const MEMORY_PERCENT: u64 = 30;
 
@@ -94,7 +92,8 @@ fn step_bytes(config: &ModelConfig, tokens: usize) -> u64 {
         attention.max(feed_forward)
     };
     let widest = config.layers.iter().map(of_layer).max().unwrap_or(0);
-    let logits = LOGIT_BYTES.max((config.vocabulary as u64).saturating_mul(8));
+    // Those that are computed at a time, and a copy of them.
+    let logits = (2 * LOGIT_BYTES as u64).max((config.vocabulary as u64).saturating_mul(8));
     widest.saturating_mul(4).saturating_mul(tokens as u64).saturating_add(logits)
 }
 

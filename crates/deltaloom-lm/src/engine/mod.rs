@@ -285,7 +285,7 @@ impl Engine {
     /// # Errors
     /// As [`Model::retire`].
     pub fn retire(&mut self, tenant: TenantId) -> Result<()> {
-        if self.has_requests(tenant) && tenant != Model::BASE {
+        if self.in_flight(tenant) > 0 && tenant != Model::BASE {
             self.retiring.insert(tenant);
             return Ok(());
         }
@@ -304,10 +304,6 @@ impl Engine {
     #[must_use]
     pub fn in_flight(&self, tenant: TenantId) -> usize {
         self.requests.values().filter(|active| active.request.tenant == tenant).count()
-    }
-
-    fn has_requests(&self, tenant: TenantId) -> bool {
-        self.requests.values().any(|active| active.request.tenant == tenant)
     }
 
     /// Accepts a request. Its receiver gets events in later steps.
@@ -405,7 +401,7 @@ impl Engine {
             let _ended = self.memory.end(sequence);
         }
         let tenant = active.request.tenant;
-        if self.retiring.contains(&tenant) && !self.has_requests(tenant) {
+        if self.retiring.contains(&tenant) && self.in_flight(tenant) == 0 {
             self.retiring.remove(&tenant);
             let _removed = self.model.retire(tenant);
         }

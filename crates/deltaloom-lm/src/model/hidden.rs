@@ -10,7 +10,7 @@ use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
 /// Bytes of logits that are computed at a time, unless one token has more.
-const LOGIT_BYTES: usize = 16 << 20;
+pub(crate) const LOGIT_BYTES: usize = 16 << 20;
 
 /// Tokens of a step after the last layer. The step ends when this value is dropped.
 pub struct Hidden<'a> {

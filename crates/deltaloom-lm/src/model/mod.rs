@@ -23,6 +23,7 @@ use std::sync::Arc;
 pub use config::ModelConfig;
 pub use convert::HEAD;
 pub use hidden::Hidden;
+pub(crate) use hidden::LOGIT_BYTES;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 pub use tenants::Preparer;

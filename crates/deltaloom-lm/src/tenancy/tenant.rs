@@ -14,6 +14,9 @@ use deltaloom_compute::{Choice, DenseMatrix, Form, MatrixShape, PackedMatrix, Pa
 pub(super) struct Tenant {
     /// `None` for the base itself.
     resolved: Option<Arc<ResolvedContainer>>,
+    /// Of its weights, from the digests that its container has of its tensors. That of the base is
+    /// the base's.
+    digest: Option<blake3::Hash>,
     /// The container that it was made from, if that is another one.
     original: Option<Arc<ResolvedContainer>>,
     matrices: BTreeMap<MatrixPlace, Slot>,
@@ -83,7 +86,8 @@ impl Tenant {
             vectors.insert(*place, if is_of_base { Arc::clone(&of_base.values) } else { values.into() });
             vector_bytes += if is_of_base { 0 } else { 4 * of_base.values.len() as u64 };
         }
-        Ok(Self { resolved: Some(resolved), original: None, matrices, vectors, vector_bytes })
+        let digest = Some(digest_of(&resolved, base)?);
+        Ok(Self { resolved: Some(resolved), digest, original: None, matrices, vectors, vector_bytes })
     }
 
     /// The base as a tenant, which takes no memory.
@@ -94,7 +98,8 @@ impl Tenant {
         };
         let matrices = base.matrices.iter().map(slot).collect::<Result<_>>()?;
         let vectors = base.vectors.iter().map(|(place, vector)| (*place, Arc::clone(&vector.values)));
-        Ok(Self { resolved: None, original: None, matrices, vectors: vectors.collect(), vector_bytes: 0 })
+        let vectors = vectors.collect();
+        Ok(Self { resolved: None, digest: None, original: None, matrices, vectors, vector_bytes: 0 })
     }
 
     pub(super) fn with_files(self, original: Arc<ResolvedContainer>) -> Self {
@@ -106,16 +111,9 @@ impl Tenant {
         self.original.as_ref().or(self.resolved.as_ref())
     }
 
-    /// The digest of its weights, from those that its container has of its tensors.
+    /// The digest of its weights.
     pub(super) fn digest(&self, base: &Base) -> Result<blake3::Hash> {
-        let Some(resolved) = &self.resolved else { return base.digest() };
-        let names = base.names();
-        let digests = names.iter().map(|name| {
-            let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the fine-tune"));
-            resolved.container().digest(resolved.find(name)?).ok_or_else(missing)
-        });
-        let digests = digests.collect::<Result<Vec<_>>>()?;
-        Ok(digest::of_weights(names.into_iter().zip(digests)))
+        self.digest.map_or_else(|| base.digest(), Ok)
     }
 
     /// Number of matrices that differ from those of the base.
@@ -195,6 +193,16 @@ impl Tenant {
             Err(e) => Err(e),
         }
     }
+}
+
+fn digest_of(resolved: &ResolvedContainer, base: &Base) -> Result<blake3::Hash> {
+    let names = base.names();
+    let digests = names.iter().map(|name| {
+        let missing = || Error::not_found(Missing::Tensor, format!("tensor {name:?} of the fine-tune"));
+        resolved.container().digest(resolved.find(name)?).ok_or_else(missing)
+    });
+    let digests = digests.collect::<Result<Vec<_>>>()?;
+    Ok(digest::of_weights(names.into_iter().zip(digests)))
 }
 
 fn check_shape(name: &str, found: MatrixShape, base: MatrixShape) -> Result<()> {
