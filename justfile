@@ -144,6 +144,10 @@ check-clients:
 check-harness:
     tools/clients.sh harness
 
+# Fine-tunes of lm12m come and go under `deltaloom serve` for half an hour (--minutes N): nothing may stay behind
+check-endurance *args:
+    tools/clients.sh endurance {{ args }}
+
 # 16 fine-tunes of lm12m behind `deltaloom serve`: exactness, memory, budgets, overload; writes docs/benchmarks/serving.md
 bench-serve:
     tools/clients.sh serve

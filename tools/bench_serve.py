@@ -18,7 +18,7 @@ import urllib.request
 
 import numpy
 
-from loom_server import serving
+from loom_server import metric, serving
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks" / "serving.md"
@@ -57,36 +57,12 @@ def make_tenants(program: str, base: pathlib.Path, folder: pathlib.Path, changed
 
 def load(program: str, url: str | None, *arguments: str) -> dict:
     """The load of `arguments` on a server, or on an engine without one."""
-    command = [program, "lab", "load", "--vocabulary", VOCABULARY, "--json", "--quiet"]
+    command = [program, "lab", "serve", "--vocabulary", VOCABULARY, "--json", "--quiet"]
     where = ["--direct", "--threads", "2"] if url is None else ["--address", url.removeprefix("http://")]
     ended = subprocess.run([*command, *where, *arguments], stdout=subprocess.PIPE, text=True)
     if ended.returncode not in (0, 1):
         sys.exit(f"{arguments}: the load ended with {ended.returncode}")
     return json.loads(ended.stdout)
-
-
-def server_pid(url: str) -> int:
-    """The process that listens at the port."""
-    port = int(url.rsplit(":", 1)[1])
-    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
-            inode = f"socket:[{fields[9]}]"
-            for link in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
-                try:
-                    if os.readlink(link) == inode:
-                        return int(link.parts[2])
-                except OSError:
-                    continue
-    sys.exit(f"nobody listens at {url}")
-
-
-def anonymous_bytes(pid: int) -> int:
-    """Memory that is no mapped file."""
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def post(url: str, path: str, body: dict) -> dict:
@@ -100,6 +76,14 @@ def resident_bytes(url: str) -> int:
         return sum(model["meta"]["resident_bytes"] for model in json.load(answer)["data"])
 
 
+def estimated_bytes(program: str, base: pathlib.Path, folder: pathlib.Path) -> int:
+    """Bytes of all fine-tunes in the form that the server gives them, as `deltaloom estimate` says."""
+    tuned = [argument for path in sorted(folder.glob("*.loom")) for argument in ("--tuned", str(path))]
+    command = [program, "estimate", str(base), "--tenants", str(TENANTS), *tuned, "--json"]
+    report = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return TENANTS * next(form["tenant_bytes"] for form in report["forms"] if form["form"] == "bitmap")
+
+
 def exactness(program: str, base: pathlib.Path, folder: pathlib.Path) -> list[dict]:
     rows = []
     budgets = ["--memory", "120MB", "--kv-memory", "3MB"]
@@ -109,7 +93,8 @@ def exactness(program: str, base: pathlib.Path, folder: pathlib.Path) -> list[di
         ("2 threads, steps of 1 token", ["--threads", "2", "--step-tokens", "1"]),
         ("memory for a few fine-tunes and sequences", ["--threads", "2", *budgets]),
     ):
-        with serving(program, str(base), "--tenants", str(folder), *options) as url:
+        with serving(program, str(base), "--tenants", str(folder), *options) as server:
+            url = server.url
             requests = ["--requests", "250", "--clients", "24", "--seconds", "3000"]
             report = load(program, url, *requests, "--base", str(base), "--tenants", str(folder))
             with urllib.request.urlopen(f"{url}/metrics") as answer:
@@ -120,20 +105,15 @@ def exactness(program: str, base: pathlib.Path, folder: pathlib.Path) -> list[di
     return rows
 
 
-def metric(text: str, name: str) -> float:
-    """The sum of a metric over its labels."""
-    lines = [line for line in text.splitlines() if line.startswith(f"deltaloom:{name}")]
-    return sum(float(line.split()[-1]) for line in lines)
-
-
-def pressure(program: str, base: pathlib.Path, folder: pathlib.Path, needed: int) -> list[dict]:
+def pressure(program: str, base: pathlib.Path, folder: pathlib.Path, needed: int, step_bytes: int) -> list[dict]:
     """Random requests with less and less memory for fine-tunes."""
     rows = []
     requests = ["--requests", "160", "--clients", "4", "--seconds", "3000", "--max-tokens", "32", "--tenants", str(folder)]
     for over in (1, 4, 8):
-        # A step of lm12m takes 36.7 MB; keys and values have their own.
-        limits = [] if over == 1 else ["--memory", f"{36_700_000 + 60_000_000 + needed // over}B", "--kv-memory", "60MB"]
-        with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *limits) as url:
+        # The budget has the step, keys and values, and what is left for fine-tunes.
+        limits = [] if over == 1 else ["--memory", f"{step_bytes + 60_000_000 + needed // over}B", "--kv-memory", "60MB"]
+        with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *limits) as server:
+            url = server.url
             load(program, url, *requests)
             report = load(program, url, *requests, "--seed", "1")
         longest = report["whole"]["max"] / max(report["whole"]["p50"], 1e-9)
@@ -147,7 +127,8 @@ def cold(program: str, base: pathlib.Path, folder: pathlib.Path) -> dict:
     prompt = list(range(100, 164))
     # Few tokens, so that loading takes the time and not the prompt.
     body = {"prompt": prompt[:4], "max_tokens": 1, "ignore_eos": True}
-    with serving(program, str(base), "--tenants", str(folder), "--threads", "2") as url:
+    with serving(program, str(base), "--tenants", str(folder), "--threads", "2") as server:
+        url = server.url
         stop, gaps = threading.Event(), {"alone": [], "beside": []}
         phase = ["alone"]
 
@@ -188,10 +169,10 @@ def cold(program: str, base: pathlib.Path, folder: pathlib.Path) -> dict:
 
 def overload(program: str, base: pathlib.Path, folder: pathlib.Path) -> dict:
     limits = ["--max-running", "16", "--max-waiting", "64", *SMALL]
-    with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *limits) as url:
-        pid = server_pid(url)
+    with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *limits) as server:
+        url = server.url
         load(program, url, "--requests", "100", "--clients", "16", "--seconds", "600", "--tenants", str(folder))
-        before, health, stop = anonymous_bytes(pid), [], threading.Event()
+        before, health, stop = server.anonymous_bytes(), [], threading.Event()
 
         def ask() -> None:
             while not stop.wait(0.05):
@@ -204,7 +185,7 @@ def overload(program: str, base: pathlib.Path, folder: pathlib.Path) -> dict:
         report = load(program, url, "--clients", "1000", "--seconds", "20", "--tenants", str(folder))
         stop.set()
         asking.join()
-        after = anonymous_bytes(pid)
+        after = server.anonymous_bytes()
     health.sort()
     return {
         "statuses": report["statuses"],
@@ -219,7 +200,8 @@ def overhead(program: str, base: pathlib.Path, folder: pathlib.Path) -> dict:
     """The same requests over HTTP and without, in turns; every fine-tune is in memory."""
     requests = ["--requests", "160", "--clients", "16", "--seconds", "3000", "--tenants", str(folder)]
     speeds: dict[str, list[float]] = {"http": [], "engine": []}
-    with serving(program, str(base), "--tenants", str(folder), "--threads", "2") as url:
+    with serving(program, str(base), "--tenants", str(folder), "--threads", "2") as server:
+        url = server.url
         load(program, url, *requests, "--seed", "99")
         for seed in range(5):
             # An engine of its own is cold: its first run does not count.
@@ -252,6 +234,7 @@ def page(found: dict) -> str:
     ratio = exact["tokens_per_second"] / exact["dense_tokens_per_second"]
     fast_ratio = fast["tokens_per_second"] / fast["dense_tokens_per_second"]
     share = memory["anonymous"] / (memory["dense"] * (TENANTS - 1))
+    estimate = abs(memory["estimated"] / memory["resident"] - 1)
     full, four, eight = found["pressure"]
     slower = [full["tokens_per_second"] / case["tokens_per_second"] for case in (four, eight)]
     refused = any(set(case["statuses"]) - {"200"} for case in found["pressure"])
@@ -272,6 +255,7 @@ def page(found: dict) -> str:
         row("16 fine-tunes, a text each, exact: over 16 dense copies in the same engine", "1.8", f"{ratio:.2f}", ratio >= 1.8),
         row("the same with 3 % changed, fast", "5", f"{fast_ratio:.2f}", fast_ratio >= 5),
         row("memory without mapped files, over 15 dense copies", "0.35", f"{share:.2f}", share <= 0.35),
+        row("bytes of fine-tunes by `deltaloom estimate`: off by", "5 %", f"{100 * estimate:.1f} %", estimate <= 0.05),
         row("fine-tunes 4 times over their budget: times slower", "3.5", f"{slower[0]:.2f}", slower[0] <= 3.5),
         row("8 times", "7", f"{slower[1]:.2f}", slower[1] <= 7),
         row("the longest request there, over the median", "10", f"{eight['longest']:.1f}", eight["longest"] <= 10),
@@ -313,12 +297,14 @@ def main() -> None:
     found["fast"] = mixed(program, base, "--changed", "0.03", "--form", "csr", "--fast")
     found["isa"] = found["exact"]["isa"]
     found["exactness"] = exactness(program, base, folder)
-    with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *SMALL) as url:
+    with serving(program, str(base), "--tenants", str(folder), "--threads", "2", *SMALL) as server:
+        url = server.url
         load(program, url, "--requests", "200", "--clients", "16", "--seconds", "3000", "--tenants", str(folder))
         resident = resident_bytes(url)
-        anonymous = anonymous_bytes(server_pid(url))
-        found["memory"] = {"resident": resident, "anonymous": anonymous, "dense": (base / "model.safetensors").stat().st_size}
-    found["pressure"] = pressure(program, base, folder, resident)
+        anonymous = server.anonymous_bytes()
+        estimated = estimated_bytes(program, base, folder)
+        found["memory"] = {"resident": resident, "estimated": estimated, "anonymous": anonymous, "dense": (base / "model.safetensors").stat().st_size}
+    found["pressure"] = pressure(program, base, folder, resident, server.announced["step_bytes"])
     found["cold"] = cold(program, base, folder)
     found["overload"] = overload(program, base, folder)
     found["overhead"] = overhead(program, base, folder)

@@ -80,7 +80,8 @@ def check_errors(url: str) -> None:
 
 def check_retries(program: str, tenants: list[str]) -> None:
     """Of many requests at a time some are refused, and the package asks again."""
-    with serving(program, "demo", *tenants, "--max-running", "1", "--max-waiting", "2") as url:
+    with serving(program, "demo", *tenants, "--max-running", "1", "--max-waiting", "2") as server:
+        url = server.url
 
         def ask(retries: int) -> bool:
             api = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=retries)
@@ -134,7 +135,8 @@ def main() -> None:
     parser.add_argument("--program", default="target/release/deltaloom")
     program = parser.parse_args().program
     tenants = ["--tenant", "demo:pirate", "--tenant", "demo:chat"]
-    with serving(program, "demo", *tenants) as url:
+    with serving(program, "demo", *tenants) as server:
+        url = server.url
         for check in (check_completions, check_chat, check_errors, check_curl):
             check(url)
             print(check.__name__, "ok", flush=True)

@@ -71,7 +71,8 @@ def main() -> None:
     # Windows of the harness have two tokens less, and the one before.
     longest = 200
     scored = longest - 2
-    with tempfile.TemporaryDirectory() as folder, serving(program, "demo", "--tenant", "demo:pirate") as url:
+    with tempfile.TemporaryDirectory() as folder, serving(program, "demo", "--tenant", "demo:pirate") as server:
+        url = server.url
         tasks = pathlib.Path(folder)
         # Whole windows: the last one would see more than the others.
         tokenize = {"prompt": (ASSETS / "text.txt").read_text()[:20_000], "add_special_tokens": False}

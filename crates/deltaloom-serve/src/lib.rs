@@ -20,4 +20,4 @@ mod worker;
 pub use keys::Keys;
 pub use options::ServeOptions;
 pub use routes::api_markdown;
-pub use server::{Server, serve};
+pub use server::{Server, listen, serve};

@@ -1,7 +1,7 @@
 //! The sockets: connections are accepted, limited and closed, and the server ends when it is asked
 //! to. Only HTTP/1, so that nobody can flood it with resets of streams.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -120,21 +120,34 @@ impl Server {
     }
 }
 
+/// Listens at the address of the options. Clients that come before [`serve`] wait.
+///
+/// # Errors
+/// The address cannot be used, or other machines can reach it without keys and
+/// [`ServeOptions::is_open`] does not say that this is meant.
+pub fn listen(options: &ServeOptions) -> Result<net::TcpListener> {
+    let address = options.address;
+    check_address(address.ip(), options.keys.is_empty(), options.is_open)?;
+    let failed = || Error::io(address.to_string());
+    let listener = net::TcpListener::bind(address).map_err(failed())?;
+    // For the runtime.
+    listener.set_nonblocking(true).map_err(failed())?;
+    Ok(listener)
+}
+
 /// Serves a model until the process is asked to end: the first signal drains, the second ends at
 /// once. `ready` gets the address, with the port that the system chose if it was 0.
 ///
 /// # Errors
-/// As [`Server::new`] and [`Server::run`]; the address cannot be used, or other machines can reach
-/// it without keys and [`ServeOptions::is_open`] does not say that this is meant.
+/// As [`Server::new`] and [`Server::run`].
 pub fn serve(
+    listener: net::TcpListener,
     model: Model,
     path: &Path,
     engine: EngineOptions,
     options: ServeOptions,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
-    let address = options.address;
-    check_address(address.ip(), options.keys.is_empty(), options.is_open)?;
     let server = Server::new(model, path, engine, options)?;
     let network = || Error::io(Path::new("the network"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -144,7 +157,7 @@ pub fn serve(
         .build();
     let runtime = runtime.map_err(Error::io(Path::new("threads of the server")))?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await.map_err(network())?;
+        let listener = TcpListener::from_std(listener).map_err(network())?;
         ready(listener.local_addr().map_err(network())?);
         tokio::select! {
             result = server.run(listener) => result,

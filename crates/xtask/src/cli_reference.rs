@@ -130,7 +130,7 @@ Each of `steps` has `step`, `in_bytes`, `out_bytes`, `elems`, `kept_elems`, `kep
 | `tokens_per_second`, `dense_tokens_per_second`, `base_tokens_per_second` | of one engine for all, of an engine for each dense fine-tune, and of the base alone with as many texts |
 | `different_texts` | texts that differ from those of the dense fine-tunes; 0 unless `--fast` |
 
-### lab load
+### lab serve
 
 | key | value |
 |---|---|

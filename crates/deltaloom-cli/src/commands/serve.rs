@@ -1,10 +1,12 @@
 //! `deltaloom serve`: a model and its fine-tunes behind the API of OpenAI.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use deltaloom::Error;
 use deltaloom_lm::engine::{EngineOptions, MemoryBudget};
 use deltaloom_lm::model::{Model, ModelConfig};
 use deltaloom_serve::{Keys, ServeOptions};
@@ -39,6 +41,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     let places = arguments.tenant.iter().map(named).collect::<Result<Vec<(String, Place)>>>()?;
     let tenants = places.iter().map(|(name, place)| (name.clone(), place.as_ref().to_owned())).collect();
     let options = options(arguments, tenants)?;
+    // Before a model is loaded for nothing.
+    let listener = listen(&options)?;
     let mut opened = models::open(&arguments.base, None, None)?;
     inputs::warn(&opened.warnings);
     let budget = budget(arguments, opened.model.config())?;
@@ -48,7 +52,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     describe(&model, &arguments.base, &budget);
     let names = names(arguments, &places)?;
     let ready = |address: SocketAddr| announce(arguments, address, names, &budget);
-    deltaloom_serve::serve(model, base.as_ref(), engine, options, ready)?;
+    deltaloom_serve::serve(listener, model, base.as_ref(), engine, options, ready)?;
     ui::note("all requests have ended");
     Ok(Answer::Yes)
 }
@@ -60,6 +64,16 @@ fn named(tenant: &Tenant) -> Result<(String, Place)> {
     let name = tenant.name.clone().or_else(stem);
     let name = name.with_context(|| format!("{}: give it a name: NAME=FILE", tenant.path.display()))?;
     Ok((name, place))
+}
+
+fn listen(options: &ServeOptions) -> Result<TcpListener> {
+    let address = options.address;
+    deltaloom_serve::listen(options).map_err(|error| match &error {
+        Error::Io { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            anyhow!("another program listens at {address}: choose another --port, or 0 for any")
+        }
+        _ => error.into(),
+    })
 }
 
 fn options(arguments: &ServeArguments, tenants: Vec<(String, PathBuf)>) -> Result<ServeOptions> {

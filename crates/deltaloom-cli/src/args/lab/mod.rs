@@ -1,10 +1,10 @@
 //! The options of `deltaloom lab`.
 
 pub(crate) mod layer;
-pub(crate) mod load;
 pub(crate) mod matmul;
 pub(crate) mod mixed;
 pub(crate) mod positions;
+pub(crate) mod serve;
 pub(crate) mod simhash;
 pub(crate) mod tenants;
 pub(crate) mod tpde;
@@ -27,10 +27,10 @@ pub(crate) struct LabArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Experiment {
     Layer(layer::LayerArguments),
-    Load(load::LoadArguments),
     Matmul(matmul::MatmulArguments),
     Mixed(mixed::MixedArguments),
     Positions(positions::PositionsArguments),
+    Serve(serve::ServeArguments),
     #[command(name = "simhash")]
     SimHash(Box<simhash::SimHashArguments>),
     Tenants(Box<tenants::TenantsArguments>),

@@ -2,10 +2,10 @@
 
 mod cells;
 mod layer;
-mod load;
 mod matmul;
 mod mixed;
 mod positions;
+mod serve;
 mod simhash;
 mod tenants;
 mod tpde;
@@ -18,12 +18,12 @@ use crate::args::lab::{Experiment, LabArguments};
 pub(crate) fn run(arguments: &LabArguments) -> Result<Answer> {
     match &arguments.experiment {
         Experiment::Layer(arguments) => layer::run(arguments),
-        Experiment::Load(arguments) => load::run(arguments),
         Experiment::Mixed(arguments) => mixed::run(arguments),
         Experiment::Matmul(arguments) => matmul::run(arguments),
         Experiment::Positions(arguments) => positions::run(arguments),
         Experiment::Tenants(arguments) => tenants::run(arguments),
         Experiment::Tpde(arguments) => tpde::run(arguments),
+        Experiment::Serve(arguments) => serve::run(arguments),
         Experiment::SimHash(arguments) => simhash::run(arguments),
     }
 }

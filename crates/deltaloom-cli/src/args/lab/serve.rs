@@ -1,4 +1,4 @@
-//! The options of `deltaloom lab load`.
+//! The options of `deltaloom lab serve`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use crate::values;
 /// or a bit of a probability differs, or if an answer failed with anything but 429 or 503.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
-  deltaloom lab load --model pirate --model chat --seconds 10
-  deltaloom lab load --model a --model b --clients 64 --rate 20 --zipf 1 --json
-  deltaloom lab load --base base/ --tenants tuned/ --requests 1000
-  deltaloom lab load --base base/ --tenants tuned/ --requests 1000 --direct")]
-pub(crate) struct LoadArguments {
+  deltaloom lab serve --model pirate --model chat --seconds 10
+  deltaloom lab serve --model a --model b --clients 64 --rate 20 --zipf 1 --json
+  deltaloom lab serve --base base/ --tenants tuned/ --requests 1000
+  deltaloom lab serve --base base/ --tenants tuned/ --requests 1000 --direct")]
+pub(crate) struct ServeArguments {
     /// Where the server listens: an address of this machine
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8000")]
     pub(crate) address: SocketAddr,

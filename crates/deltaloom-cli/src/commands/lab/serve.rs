@@ -1,4 +1,4 @@
-//! `deltaloom lab load`: load on a server, and answers compared with dense fine-tunes.
+//! `deltaloom lab serve`: load on a server, and answers compared with dense fine-tunes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use deltaloom_lm::model::Model;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::args::lab::load::LoadArguments;
+use crate::args::lab::serve::ServeArguments;
 use crate::models;
 use crate::progress::Bar;
 use crate::{Answer, signals, ui};
@@ -25,7 +25,7 @@ struct Printed<'a> {
     checked: Option<&'a Checked>,
 }
 
-pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
+pub(crate) fn run(arguments: &ServeArguments) -> Result<Answer> {
     signals::work_can_stop();
     let containers = arguments.tenants.as_deref().map(models::containers).transpose()?.unwrap_or_default();
     let mut names: Vec<String> = arguments.model.clone();
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &LoadArguments) -> Result<Answer> {
 fn directly(
     base: &Path,
     containers: &[(String, PathBuf)],
-    arguments: &LoadArguments,
+    arguments: &ServeArguments,
     options: &LoadOptions,
     bar: &Bar,
 ) -> Result<(LoadReport, Vec<Answered>)> {
