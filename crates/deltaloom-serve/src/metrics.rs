@@ -1,6 +1,7 @@
 //! Numbers for Prometheus. Where vLLM has a metric, ours has its name with another prefix. Series
 //! of a fine-tune go when it is removed.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use deltaloom_lm::engine::{StepReport, Usage};
@@ -33,6 +34,11 @@ struct KindLabel {
     kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: &'static str,
+}
+
 type Times = Family<ModelLabel, Histogram>;
 
 /// What is counted while requests and steps come and go.
@@ -53,6 +59,7 @@ pub(crate) struct Metrics {
     step_tenants: Histogram,
     iteration_tokens: Histogram,
     step_tokens: Family<KindLabel, Counter>,
+    phases: Family<PhaseLabel, Counter<f64, AtomicU64>>,
     panics: Counter,
 }
 
@@ -85,6 +92,7 @@ impl Metrics {
             step_tenants: counts(),
             iteration_tokens: counts(),
             step_tokens: Family::default(),
+            phases: Family::default(),
             panics: Counter::default(),
         };
         add(registry, "prompt_tokens", "Tokens of prompts", &metrics.prompt_tokens);
@@ -102,6 +110,7 @@ impl Metrics {
         add(registry, "step_tenants", "Fine-tunes of a step", &metrics.step_tenants);
         add(registry, "iteration_tokens_total", "Tokens of a step", &metrics.iteration_tokens);
         add(registry, "step_tokens", "Tokens of steps", &metrics.step_tokens);
+        add(registry, "engine_phase_seconds", "Products, summed over threads", &metrics.phases);
         add(registry, "engine_panics", "Defects that ended requests", &metrics.panics);
         metrics
     }
@@ -116,6 +125,16 @@ impl Metrics {
         }
         for (kind, tokens) in [("prefill", report.prefill_tokens), ("decode", report.decode_tokens)] {
             self.step_tokens.get_or_create(&KindLabel { kind }).inc_by(tokens as u64);
+        }
+        let phases = &report.phases;
+        for (phase, seconds) in [
+            ("load", phases.load),
+            ("decode", phases.decode),
+            ("patch", phases.patch),
+            ("multiply", phases.multiply),
+            ("finish", phases.finish),
+        ] {
+            self.phases.get_or_create(&PhaseLabel { phase }).inc_by(seconds);
         }
         self.panics.inc_by(u64::from(report.has_panicked));
     }

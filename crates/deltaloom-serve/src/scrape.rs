@@ -62,7 +62,8 @@ impl Collector for Scrape {
             let descriptor = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(descriptor)?;
         }
-        let labels = [("version", env!("CARGO_PKG_VERSION")), ("order", "pair")];
+        let labels =
+            [("version", env!("CARGO_PKG_VERSION")), ("order", "pair"), ("isa", deltaloom::isa_name())];
         let (name, help) = ("deltaloom:build_info", "What computes");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         ConstGauge::new(1_u64).encode(family.encode_family(&labels)?)?;

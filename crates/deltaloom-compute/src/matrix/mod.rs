@@ -70,7 +70,22 @@ pub enum Choice {
     Budget(u64),
 }
 
-/// A matrix of a fine-tune, [out, in], that is multiplied without ever being in memory as a whole.
+/// A matrix of at most so many bytes is decoded once, into memory, while its form is chosen.
+const DECODED_ONCE_BYTES: usize = 64 << 20;
+
+impl Choice {
+    /// How often a matrix of this shape is decoded until it has a form.
+    #[must_use]
+    pub fn decodes(self, shape: MatrixShape) -> u64 {
+        match self {
+            Self::Form(Form::Tiles) => 0,
+            Self::Budget(_) if shape.len_bytes() > DECODED_ONCE_BYTES => 2,
+            Self::Form(_) | Self::Budget(_) => 1,
+        }
+    }
+}
+
+/// A matrix of a fine-tune, [out, in], that is multiplied without being in memory as a whole.
 /// Clones share only base and container.
 #[derive(Debug, Clone)]
 pub struct PackedMatrix {
@@ -123,9 +138,22 @@ impl PackedMatrix {
             return Ok(Self { shape, base: Some(base), stored: Stored::Base });
         }
         let tiles = Tiles::new(Arc::clone(resolved), number);
-        let read = |rows: Range<usize>, out: &mut [u8]| tiles.rows_into(shape, rows, out);
-        let source = Source { shape, base, rows_per_read: tiles.rows_per_tile(), read: &read, is_shared };
-        source.build(Some(&tiles), choice).map_err(|e| match e {
+        let from_tiles = |rows: Range<usize>, out: &mut [u8]| tiles.rows_into(shape, rows, out);
+        let rows_per_read = tiles.rows_per_tile();
+        let source = Source { shape, base, rows_per_read, read: &from_tiles, is_shared };
+        let is_chosen_in_memory = matches!(choice, Choice::Budget(_)) && choice.decodes(shape) == 1;
+        let built = if is_chosen_in_memory {
+            let mut decoded = vec![0; shape.len_bytes()];
+            source.read_all(&mut decoded)?;
+            let from_memory = |rows: Range<usize>, out: &mut [u8]| {
+                out.copy_from_slice(&decoded[rows.start * shape.row_bytes()..rows.end * shape.row_bytes()]);
+                Ok(())
+            };
+            Source { read: &from_memory, ..source }.build(Some(&tiles), choice)
+        } else {
+            source.build(Some(&tiles), choice)
+        };
+        built.map_err(|e| match e {
             Error::InvalidArgument(what) => Error::InvalidArgument(format!("tensor {name:?}: {what}")),
             other => other,
         })

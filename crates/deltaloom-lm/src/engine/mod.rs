@@ -28,7 +28,7 @@ use crate::model::Model;
 use crate::sample::Sampler;
 use crate::tenancy::{PreparedTenant, Residency};
 use deltaloom::{Error, Result};
-use deltaloom_compute::Mode;
+use deltaloom_compute::{Mode, Timers, Times};
 use plan::{Candidate, Served, StepLimits};
 
 /// What an engine may use.
@@ -135,6 +135,8 @@ pub struct StepReport {
     pub failures: Vec<String>,
     /// Whether code panicked, which is a defect of the engine.
     pub has_panicked: bool,
+    /// Where the time of products went, summed over threads.
+    pub phases: Times,
 }
 
 /// The state of an engine.
@@ -179,6 +181,7 @@ pub struct Engine {
     prefix_tokens: u64,
     prefix_hit_tokens: u64,
     preemptions: u64,
+    timers: Timers,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -257,6 +260,7 @@ impl Engine {
             prefix_tokens: 0,
             prefix_hit_tokens: 0,
             preemptions: 0,
+            timers: Timers::default(),
         })
     }
 

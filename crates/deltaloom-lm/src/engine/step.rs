@@ -54,6 +54,7 @@ impl Engine {
             *count += tokens;
         }
         self.compute(&planned, &mut report);
+        report.phases = self.timers.take();
         report
     }
 
@@ -276,7 +277,7 @@ impl Engine {
     }
 
     fn forward(&mut self, planned: &[(Candidate, usize)]) -> Result<()> {
-        let run = Run::new(self.options.mode);
+        let run = Run::new(self.options.mode).timed_by(&self.timers);
         let now = Instant::now();
         let (mut parts, mut place) = (Vec::with_capacity(planned.len()), 0);
         for (candidate, tokens) in planned {

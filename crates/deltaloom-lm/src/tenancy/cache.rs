@@ -39,8 +39,8 @@ pub struct Residency {
     pub direct: u64,
     /// Matrices that were evicted for others.
     pub evictions: u64,
-    /// Dense bytes of everything decoded, to be kept or multiplied. Choosing a form decodes once
-    /// more.
+    /// Dense bytes of everything decoded, to be kept or multiplied. Choosing the form of a
+    /// large matrix decodes it once more.
     pub decoded_bytes: u64,
     /// Matrices decoded in the background before their use.
     pub prefetched: u64,

@@ -178,8 +178,7 @@ impl Tenant {
         if wanted == Choice::Form(Form::Tiles) {
             return Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes: 0 });
         }
-        // Choosing decodes once to count.
-        let decodes = if matches!(wanted, Choice::Budget(_)) { 2 } else { 1 };
+        let decodes = wanted.decodes(slot.direct.shape());
         match open(wanted) {
             Ok(matrix) if matrix.form() != Form::Tiles => {
                 return Ok(Loaded { matrix: Arc::new(matrix), decodes });
@@ -188,8 +187,8 @@ impl Tenant {
             Err(e) => return Err(e),
         }
         match open(Choice::Form(Form::Planes)) {
-            Ok(matrix) => Ok(Loaded { matrix: Arc::new(matrix), decodes }),
-            Err(Error::InvalidArgument(_)) => Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes: 1 }),
+            Ok(matrix) => Ok(Loaded { matrix: Arc::new(matrix), decodes: decodes + 1 }),
+            Err(Error::InvalidArgument(_)) => Ok(Loaded { matrix: Arc::clone(&slot.direct), decodes }),
             Err(e) => Err(e),
         }
     }
