@@ -1,8 +1,15 @@
 #!/usr/bin/env bash
-# Runs tools/field.py with the release program; passes its arguments on. Needs what tools/reader.sh needs.
+# Runs tools/field.py with the release program, or after --debug with target/debug/deltaloom, which must be built.
+# Passes its other arguments on. Needs what tools/reader.sh needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 source tools/venv.sh
-cargo build --quiet --release -p deltaloom-cli
-"$venv/bin/python" tools/field.py target/release/deltaloom "$@"
+program=target/release/deltaloom
+if [ "${1:-}" = --debug ]; then
+    program=target/debug/deltaloom
+    shift
+else
+    cargo build --quiet --release -p deltaloom-cli
+fi
+"$venv/bin/python" tools/field.py "$program" "$@"
