@@ -71,8 +71,8 @@ impl DriftFactor {
         self.cols * self.number.bytes()
     }
 
-    /// Turns `values`, whole rows of the reference, into their prediction, with the rows of the left
-    /// factor from `first` on.
+    /// Turns `values`, whole rows of the reference, into their prediction, with the rows of the
+    /// left factor from `first` on.
     ///
     /// # Panics
     /// If the left factor does not have these rows.
@@ -110,8 +110,8 @@ impl DriftFactor {
         }
     }
 
-    /// Computes all panels of all rows. `predict` turns a reference and its sum of products into the
-    /// prediction in the low bits.
+    /// Computes all panels of all rows. `predict` turns a reference and its sum of products into
+    /// the prediction in the low bits.
     #[inline(always)]
     fn panels_of<const R: usize, const B: usize>(
         &self,

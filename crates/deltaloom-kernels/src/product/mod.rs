@@ -366,7 +366,7 @@ pub(crate) fn select(is_first: bool, first: u32, second: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
-    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
 }
 
 /// The value of a finite F16: its fields move to where f32 has them, and a product, which is exact,

@@ -1,14 +1,14 @@
 //! Factors of the strongest part of a difference that is only nearly low rank, such as training
 //! leaves. What they cost is weighed against what they save.
-//! Sources: Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53 (2011);
-//! the sparse start is that of Clarkson and Woodruff, "Low rank approximation and regression in input
-//! sparsity time", STOC 2013.
+//! Sources: Halko, Martinsson and Tropp, "Finding structure with randomness", SIAM Review 53
+//! (2011); the sparse start is that of Clarkson and Woodruff, "Low rank approximation and
+//! regression in input sparsity time", STOC 2013.
 
 use std::ops::Range;
 
 use deltaloom_kernels::matrix::{Scalar as _, Strided};
 
-use super::algebra::{eigen, gram, orthonormalise};
+use super::algebra::{eigen, gram, straighten};
 use super::range::signs;
 use super::{ReadRows, Shape, refine};
 use crate::entropy::log2::{self, ONE_BIT};
@@ -17,9 +17,11 @@ use crate::plan;
 use crate::predict::{DriftFactors, Element, MAX_NUMBER, ReadyFactors, load_singles};
 use crate::progress::{Progress, check_cancelled};
 
-/// Directions that are searched: a part of the shorter side, within bounds.
-const SIDES_PER_DIRECTION: usize = 6;
-const DIRECTIONS: std::ops::RangeInclusive<usize> = 16..=64;
+/// Directions that are searched: a part of the elements for each number of a pair of factors,
+/// within bounds. A multiple of what products take at once.
+const ELEMS_PER_NUMBER: usize = 4;
+const AT_ONCE: usize = 8;
+const DIRECTIONS: std::ops::RangeInclusive<usize> = 16..=56;
 /// The last directions of a search are not the best ones.
 const OVERSAMPLING: usize = 4;
 /// Ranks are multiples of this.
@@ -29,11 +31,9 @@ const KEPT_ELEMS: usize = 1 << 21;
 /// Elements of a block of rows.
 const BLOCK_ELEMS: usize = 1 << 16;
 /// Elements on which costs are compared.
-const COSTED_ELEMS: usize = 1 << 15;
+const COSTED_ELEMS: usize = 1 << 14;
 /// Steps are multiples of a unit, of which the largest step has so many.
 const LARGEST_STEP: f64 = 127.0;
-/// Factors must save this part of the cost, as estimates go.
-const LEAST_SAVING: u64 = 64;
 /// Entropy of a normal number of a variance of 1 in steps of 1, in 1/65536 bits: the logarithm of
 /// the root of 2 pi e.
 const NORMAL_BITS: i64 = 134_147;
@@ -41,9 +41,9 @@ const NORMAL_BITS: i64 = 134_147;
 /// The strongest directions of a difference.
 struct Directions {
     count: usize,
-    /// Rows of `count`: orthonormal columns.
+    /// Orthonormal runs, `count` of them, each with a number for every row.
     left: Vec<f32>,
-    /// Rows of `count`: orthonormal columns.
+    /// The same for every column.
     right: Vec<f32>,
     singular: Vec<f64>,
     /// Sum of the squares of all differences.
@@ -51,55 +51,55 @@ struct Directions {
 }
 
 /// Factors that make a tensor and its residual together smaller than the tensor with its reference
-/// alone, if there are any. A few passes over all rows are made.
+/// alone, if there are any that save one part in `least_saving`. All rows are read a few times.
 pub(crate) fn fit_drift(
     shape: Shape,
     element: Element,
+    least_saving: u64,
     read: ReadRows<'_>,
     progress: &dyn Progress,
 ) -> Result<Option<DriftFactors>> {
     let Some(found) = directions(shape, element, read, progress)? else { return Ok(None) };
     let most = (found.count - OVERSAMPLING) / RANK_STEP * RANK_STEP;
-    let step = (shape.rows * shape.cols).div_ceil(COSTED_ELEMS).max(1).min(shape.rows.div_ceil(8));
-    let (target, reference) = shape.read_every(step, read)?;
-    let sampled = shape.rows.div_ceil(step) as u64;
-    let whole = |cost: u64| cost * shape.rows as u64 / sampled;
-    let alone = whole(plan::residual_cost(shape.number, &target, &reference));
-    let of_rank = |rank: usize| -> Result<Option<(u64, DriftFactors)>> {
-        check_cancelled(progress)?;
-        let Some(factors) = found.factors(shape, rank) else { return Ok(None) };
-        let rows = shape.rows;
-        let left = factors.left.chunks_exact(rows).flat_map(|column| column.iter().step_by(step)).copied();
-        let of_sample = DriftFactors { left: left.collect(), ..factors.clone() };
-        let ready = ReadyFactors::of_drift(shape.number, (rows.div_ceil(step), shape.cols), &of_sample)?;
-        let mut prediction = reference.clone();
-        ready.apply(0, &mut prediction);
-        let cost = whole(plan::residual_cost(shape.number, &target, &prediction)) + factors.cost();
-        Ok(Some((cost, factors)))
-    };
-    // Costs fall and then rise, so downhill from a guess finds the least.
     let guess = found.guess(shape, most);
     if guess == 0 {
         return Ok(None);
     }
-    let mut best = of_rank(guess)?.map(|(cost, factors)| (cost, guess, factors));
+    let step = (shape.rows * shape.cols).div_ceil(COSTED_ELEMS).max(1).min(shape.rows.div_ceil(8));
+    let (target, reference) = shape.read_every(step, read)?;
+    let sampled = shape.rows.div_ceil(step);
+    let whole = |cost: u64| cost * shape.rows as u64 / sampled as u64;
+    let residual_of_rank = |rank: usize| -> Result<Option<u64>> {
+        check_cancelled(progress)?;
+        let Some(factors) = found.factors(shape, rank, step) else { return Ok(None) };
+        let ready = ReadyFactors::of_drift(shape.number, (sampled, shape.cols), &factors)?;
+        let mut prediction = reference.clone();
+        ready.apply(0, &mut prediction);
+        Ok(Some(whole(plan::residual_cost(shape.number, &target, &prediction))))
+    };
+    let of_rank = |rank: usize| -> Result<Option<u64>> {
+        Ok(residual_of_rank(rank)?.map(|cost| cost.saturating_add_signed(found.cost(shape, rank))))
+    };
+    // Costs fall and then rise, so downhill from a guess finds the least.
+    let mut best = of_rank(guess)?.map(|cost| (cost, guess));
     for is_up in [false, true] {
         let mut stride = 2 * RANK_STEP;
-        while let Some((least, rank, _)) = &best {
+        while let Some((least, rank)) = best {
             let next = if is_up { rank + stride } else { rank.saturating_sub(stride) };
             let tried = if (RANK_STEP..=most).contains(&next) { of_rank(next)? } else { None };
-            match tried.filter(|(cost, _)| cost < least) {
-                Some((cost, factors)) => best = Some((cost, next, factors)),
+            match tried.filter(|cost| *cost < least) {
+                Some(cost) => best = Some((cost, next)),
                 None if stride > RANK_STEP => stride = RANK_STEP,
                 None => break,
             }
         }
-        if best.as_ref().is_none_or(|(_, rank, _)| *rank != guess) {
+        if best.is_none_or(|(_, rank)| rank != guess) {
             break;
         }
     }
-    let is_better = |(cost, ..): &(u64, usize, DriftFactors)| *cost < alone - alone / LEAST_SAVING;
-    Ok(best.filter(is_better).map(|(.., factors)| factors))
+    let alone = whole(plan::residual_cost(shape.number, &target, &reference));
+    let best = best.filter(|(cost, _)| *cost < alone - alone / least_saving);
+    Ok(best.and_then(|(_, rank)| found.factors(shape, rank, 1)))
 }
 
 /// Calls `take` with the first row of each block and its differences. One that is not finite counts
@@ -146,7 +146,8 @@ fn directions(
     progress: &dyn Progress,
 ) -> Result<Option<Directions>> {
     let (rows, cols) = (shape.rows, shape.cols);
-    let count = (rows.min(cols) / SIDES_PER_DIRECTION).clamp(*DIRECTIONS.start(), *DIRECTIONS.end());
+    let count = rows * cols / (rows + cols) / ELEMS_PER_NUMBER / AT_ONCE * AT_ONCE;
+    let count = count.clamp(*DIRECTIONS.start(), *DIRECTIONS.end());
     let kept = rows * cols <= KEPT_ELEMS;
     let mut whole = Vec::new();
     // A first guess: sums of rows with random signs.
@@ -165,7 +166,7 @@ fn directions(
         return Ok(None);
     }
     let mut columns = refine::transposed(&sums, count);
-    orthonormalise(&mut columns, count);
+    straighten(&mut columns, count);
     let mut left = vec![0f32; rows * count];
     let mut multiply = |first: usize, block: &[f32]| {
         let out = &mut left[first * count..][..block.len() / cols * count];
@@ -176,7 +177,7 @@ fn directions(
     } else {
         for_blocks(shape, element, read, progress, multiply)?
     }
-    orthonormalise(&mut left, count);
+    straighten(&mut left, count);
     columns.fill(0.0);
     let mut multiply = |first: usize, block: &[f32]| {
         let rows = block.len() / cols;
@@ -204,6 +205,7 @@ fn directions(
     };
     let inverse = |k: usize| if singular[k] > 0.0 { 1.0 / singular[k] } else { 0.0 };
     let (left, right) = (turned(&left, &|_| 1.0), turned(&columns, &inverse));
+    let (left, right) = (refine::transposed(&left, rows), refine::transposed(&right, cols));
     Ok(Some(Directions { count, left, right, singular, energy }))
 }
 
@@ -224,27 +226,33 @@ impl Directions {
         left * (1.0 + rank as f64 * (1.0 / rows + 1.0 / cols))
     }
 
+    /// About how many bits the numbers of the first `rank` directions take, in 1/65536: those of
+    /// normal numbers.
+    fn cost(&self, shape: Shape, rank: usize) -> i64 {
+        let left = self.left_by(shape, rank);
+        let numbers = |side: usize| {
+            let of_one = |s: &f64| (log2_of(s * s / (12.0 * left * side as f64)) / 2 + NORMAL_BITS).max(0);
+            side as i64 * self.singular[..rank].iter().map(of_one).sum::<i64>()
+        };
+        numbers(shape.rows) + numbers(shape.cols)
+    }
+
     /// The rank that would cost least if nothing were rounded to a dtype. 0 if none saves anything.
     fn guess(&self, shape: Shape, most: usize) -> usize {
         let whole = self.left_by(shape, 0);
         let elems = (shape.rows * shape.cols) as i64;
-        let cost = |rank: &usize| {
-            let left = self.left_by(shape, *rank);
-            let numbers = |side: usize| {
-                let of_one =
-                    |s: &f64| (log2_of(s * s / (12.0 * left * side as f64)) / 2 + NORMAL_BITS).max(0);
-                side as i64 * self.singular[..*rank].iter().map(of_one).sum::<i64>()
-            };
-            let saved = elems * (log2_of(whole / left) / 2);
-            numbers(shape.rows) + numbers(shape.cols) - saved
+        let cost = |rank: usize| {
+            let saved = elems * (log2_of(whole / self.left_by(shape, rank)) / 2);
+            self.cost(shape, rank) - saved
         };
         let ranks = (RANK_STEP..=most).step_by(RANK_STEP).filter(|rank| self.singular[rank - 1] > 0.0);
-        ranks.map(|rank| (cost(&rank), rank)).min().filter(|(cost, _)| *cost < 0).map_or(0, |(_, rank)| rank)
+        ranks.map(|rank| (cost(rank), rank)).min().filter(|(cost, _)| *cost < 0).map_or(0, |(_, rank)| rank)
     }
 
-    /// Rounded factors of the first directions. A number is as coarse as costs least: the steps of a
-    /// column are such that its errors are as large as those of every other one.
-    fn factors(&self, shape: Shape, rank: usize) -> Option<DriftFactors> {
+    /// Rounded factors of the first directions, for every `step`th row. A number is as coarse as
+    /// costs least: the steps of a column are such that its errors are as large as those of every
+    /// other one.
+    fn factors(&self, shape: Shape, rank: usize, step: usize) -> Option<DriftFactors> {
         let error = 12.0 * self.left_by(shape, rank);
         let largest = error / self.singular[rank - 1];
         let unit = f32::rounded(largest / LARGEST_STEP);
@@ -253,23 +261,27 @@ impl Directions {
         }
         let mut steps = Vec::with_capacity(rank);
         let (mut left, mut right) = (Vec::new(), Vec::new());
-        for (k, singular) in self.singular[..rank].iter().enumerate() {
+        let runs = self.left.chunks_exact(shape.rows).zip(self.right.chunks_exact(shape.cols));
+        for (singular, (of_rows, of_cols)) in self.singular[..rank].iter().zip(runs) {
             let multiple = (error / singular / f64::from(unit)).round().clamp(1.0, LARGEST_STEP);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 127")]
             steps.push(multiple as u16);
-            let inverse = (singular / (multiple * f64::from(unit))).sqrt();
-            let rounded = |x: &f32| {
-                let number = (f64::from(*x) * inverse).round();
-                #[expect(clippy::cast_possible_truncation, reason = "within the bounds")]
-                (number.abs() <= f64::from(MAX_NUMBER)).then_some(number as i16)
-            };
-            let column = |rows: &[f32]| {
-                rows.iter().skip(k).step_by(self.count).map(rounded).collect::<Option<Vec<_>>>()
-            };
-            left.extend(column(&self.left)?);
-            right.extend(column(&self.right)?);
+            let inverse = f32::rounded((singular / (multiple * f64::from(unit))).sqrt());
+            left.extend(of_rows.iter().step_by(step).map(|x| integer(*x * inverse)));
+            right.extend(of_cols.iter().map(|x| integer(*x * inverse)));
         }
         let factors = DriftFactors { unit, steps, left, right };
         factors.is_bounded().then_some(factors)
     }
+}
+
+/// The nearest integer, ties to even. What is too large for factors comes out as a number that they
+/// cannot have.
+fn integer(x: f32) -> i16 {
+    // A sum with this has no bits below the point.
+    const SHIFT: f32 = 1.5 * (1u32 << 23) as f32;
+    const TOO_LARGE: f32 = MAX_NUMBER as f32 + 1.0;
+    #[expect(clippy::cast_possible_truncation, reason = "within the bounds")]
+    let rounded = ((x.clamp(-TOO_LARGE, TOO_LARGE) + SHIFT) - SHIFT) as i32;
+    if rounded.abs() > MAX_NUMBER { i16::MIN } else { rounded as i16 }
 }

@@ -11,24 +11,36 @@ use crate::entropy::log2::ONE_BIT;
 use crate::error::Result;
 use crate::limits::to_usize;
 use crate::lowrank::{self, Shape};
-use crate::plan;
+use crate::plan::{self, Preset};
 use crate::predict::{Element, OwnPayload, Predictor, ReadyFactors};
 use crate::progress::Progress;
 use crate::sample;
 use crate::tensor::ChunkGrid;
 
-/// Of a sample, at least this part must differ, and an element must cost this much, in 1/65536 bits.
+/// Of a sample, at least this part must differ, and an element must cost this much, in 1/65536
+/// bits.
 /// Otherwise most weights stay, and a product would move them.
 const LEAST_CHANGED_OF: usize = 2;
 const LEAST_BITS: u64 = 2 * ONE_BIT;
+/// One part in so many must be saved, as estimates go. Mixed contexts learn a part of what factors
+/// know, so that these save less with them.
+const LEAST_SAVING: u64 = 64;
+const LEAST_SAVING_AT_MAX: u64 = 8;
 
-/// The origin with factors, if it is a reference and they pay. `grid` is the tensor's chunk grid.
+/// The origin with factors, if it is a reference and they pay; preset fast does not look. `grid` is
+/// the tensor's chunk grid.
 pub(crate) fn improved(
     subject: Subject<'_>,
     origin: Origin,
     grid: &ChunkGrid,
+    preset: Preset,
     progress: &dyn Progress,
 ) -> Result<Origin> {
+    let least_saving = match preset {
+        Preset::Fast => return Ok(origin),
+        Preset::Default => LEAST_SAVING,
+        Preset::Max => LEAST_SAVING_AT_MAX,
+    };
     let (Predictor::Reference(name), [reference]) = (&origin.predictor, &origin.references[..]) else {
         return Ok(origin);
     };
@@ -44,7 +56,9 @@ pub(crate) fn improved(
         let len_bytes = to_usize(len_bytes);
         Ok((subject.read(start, len_bytes)?, reference.read(start, len_bytes)?))
     };
-    let Some(factors) = lowrank::fit_drift(shape, element, &read, progress)? else { return Ok(origin) };
+    let Some(factors) = lowrank::fit_drift(shape, element, least_saving, &read, progress)? else {
+        return Ok(origin);
+    };
     let Some(bytes) = factors.to_bytes() else { return Ok(origin) };
     let size = (to_usize(grid.rows), to_usize(grid.cols));
     let ready = Arc::new(OwnPayload::Factors(ReadyFactors::of_drift(info.number(), size, &factors)?));

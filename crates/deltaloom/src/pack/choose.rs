@@ -24,11 +24,8 @@ pub(super) fn choose(
     let with_ancestors =
         |(origin, (_, info)): (Origin, &(usize, &TensorInfo))| history::with_ancestors(origin, info, bases);
     let origins = origins.into_par_iter().zip(tensors).map(with_ancestors).collect::<Result<Vec<_>>>()?;
-    if preset == Preset::Fast {
-        return Ok(origins);
-    }
     let with_drift = |((origin, grid), &(member, info)): ((Origin, &ChunkGrid), &(usize, &TensorInfo))| {
-        drift::improved(Subject::Member { checkpoint, member, info }, origin, grid, progress)
+        drift::improved(Subject::Member { checkpoint, member, info }, origin, grid, preset, progress)
     };
     origins.into_par_iter().zip(grids).zip(tensors).map(with_drift).collect()
 }

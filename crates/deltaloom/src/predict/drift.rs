@@ -16,8 +16,8 @@ use crate::entropy::table::{self, Counts, MAX_TABLES, TableSet};
 use crate::error::{Error, Result};
 use crate::limits::narrow;
 
-/// Largest step, and largest magnitude of a number of the left factor, or of a step times one of the
-/// right factor.
+/// Largest step, and largest magnitude of a number of the left factor, or of a step times one of
+/// the right factor.
 pub(crate) const MAX_NUMBER: i32 = 32767;
 /// Sums of products are below this: they are exact in 32 bits.
 const MAX_SUM: i64 = 1 << 31;
@@ -71,14 +71,6 @@ impl DriftFactors {
     /// The length of each column of the left factor, and of each row of the right one, in order.
     fn lengths(&self) -> impl Iterator<Item = usize> {
         self.runs().map(<[i16]>::len)
-    }
-
-    /// About how many bits its numbers take, in 1/65536.
-    pub(crate) fn cost(&self) -> u64 {
-        let coded = self.symbols();
-        let (classes, _) = self.tables(&coded);
-        let tables: u64 = classes.iter().map(|(_, counts)| table::own_table_cost(counts)).sum();
-        tables + (coded.raw.len_bits() + 24 * self.rank() as u64) * ONE_BIT
     }
 
     /// Counts of the symbols of keys that share a table, with the first key of each.
