@@ -113,7 +113,8 @@ macro_rules! scalar {
                         add_product_body::<$type, { 2 * $cols }>(a, b, cols, out);
                     }
                     if crate::isa::isa() >= crate::isa::Isa::Avx512 {
-                        // SAFETY: `isa` returns Avx512 or more only if it has detected these features.
+                        // SAFETY: `isa` returns Avx512 or more only if it has detected
+                        // these features.
                         #[expect(unsafe_code, reason = "calling a function with detected target features")]
                         return unsafe { with_avx512(a, b, cols, out) };
                     }

@@ -26,6 +26,8 @@ const LEAST_BITS: u64 = 2 * ONE_BIT;
 /// know, so that these save less with them.
 const LEAST_SAVING: u64 = 64;
 const LEAST_SAVING_AT_MAX: u64 = 8;
+/// Mixed contexts code smaller tensors as well.
+const LEAST_ELEMS_AT_MAX: u64 = 1 << 16;
 
 /// The origin with factors, if it is a reference and they pay; preset fast does not look. `grid` is
 /// the tensor's chunk grid.
@@ -39,6 +41,7 @@ pub(crate) fn improved(
     let least_saving = match preset {
         Preset::Fast => return Ok(origin),
         Preset::Default => LEAST_SAVING,
+        Preset::Max if subject.info().elems() < LEAST_ELEMS_AT_MAX => return Ok(origin),
         Preset::Max => LEAST_SAVING_AT_MAX,
     };
     let (Predictor::Reference(name), [reference]) = (&origin.predictor, &origin.references[..]) else {

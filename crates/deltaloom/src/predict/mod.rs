@@ -108,8 +108,8 @@ pub(crate) enum Predictor {
     Text(Text),
     /// Blocks with codes and scales, or the numbers that they stand for.
     Blocks(Box<Blocks>),
-    /// A tensor of a base plus a product of two factors that explains a part of the difference. They
-    /// are in the container. `None` means that its name is the same.
+    /// A tensor of a base plus a product of two factors that explains a part of the difference.
+    /// They are in the container. `None` means that its name is the same.
     Drift {
         /// Name of that tensor.
         reference: Option<String>,
