@@ -1,4 +1,4 @@
-"""Predictions that are computed (docs/format.md sections 3.1 to 3.6), for the plain reader in loom_reader.py.
+"""Predictions that are computed (docs/format.md sections 3.1 to 3.6 and 3.12), for the plain reader in loom_reader.py.
 
 Elements come and go as unsigned numbers; the arithmetic is numpy's, which rounds every operation and fuses none.
 """
@@ -7,7 +7,7 @@ import numpy as np
 
 DTYPES = ["F32", "BF16", "F16"]  # by the ids of roundings and adapter dtypes
 VIEWED = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2"]  # by the ids of views and conversions, minus 1
-LOW_RANK, ADAPTER, BLEND, ADAM, VIEW, ADAPTERS, LOW_RANKS = 6, 7, 8, 10, 12, 14, 18
+LOW_RANK, ADAPTER, BLEND, ADAM, VIEW, ADAPTERS, LOW_RANKS, DRIFT = 6, 7, 8, 10, 12, 14, 18, 20
 
 def must(ok, what):
     if not ok:
@@ -199,6 +199,11 @@ def read_fields(cur, predictor, t, payloads, tensors):
         r.rank = cur.varint()
         must(1 <= r.rank <= 256, "bad rank")
         t.factors = payloads.take(cur.varint())
+    elif predictor == DRIFT:
+        t.references = [own()]
+        r.rank = cur.varint()
+        must(1 <= r.rank <= min(256, t.cols, t.n // t.cols), "bad rank")
+        t.factors = payloads.take(cur.varint())
     elif predictor == LOW_RANKS:
         t.references = [own()]
         r.width, count = cur.varint(), cur.varint()
@@ -270,6 +275,18 @@ def add_product(t, reference, rows, cols, rank, factors):
         out = narrow((x.astype(real) + p.reshape(-1)).astype(np.float32), t.dtype)
     return np.where(np.isfinite(x), out, reference)
 
+def drift(t, reference):
+    """t.drift has the unit, the steps, and the numbers in the order of the file."""
+    (unit, steps, numbers), rank, rows = t.drift, t.rule.rank, t.n // t.cols
+    u = numbers[:rows * rank].reshape(rank, rows)
+    w = numbers[rows * rank:].reshape(rank, t.cols) * steps[:, None]
+    largest = [np.abs(x).max(1) for x in (u, w)]
+    must(max(x.max() for x in largest) <= 32767 and steps.max() <= 32767 and sum(largest[0] * largest[1]) < 1 << 31, "factors are too large")
+    p = u.T @ w
+    with np.errstate(over="ignore", invalid="ignore"):
+        out = widen(reference, t.dtype) + p.astype(np.float32).reshape(-1) * unit
+    return finite_or(out, t.dtype, reference)
+
 def adapter(t, reference, a, b):
     r = t.rule
     a, b = widen(a, r.dtype).reshape(r.rank, -1), widen(b, r.dtype).reshape(-1, r.rank)
@@ -330,5 +347,5 @@ def adam(t, *inputs):
     return finite_or(out, t.dtype, inputs[0])
 
 def predict(t, references):
-    rules = {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view, ADAPTERS: adapters, LOW_RANKS: low_ranks}
+    rules = {LOW_RANK: low_rank, ADAPTER: adapter, BLEND: blend, ADAM: adam, VIEW: view, ADAPTERS: adapters, LOW_RANKS: low_ranks, DRIFT: drift}
     return rules[t.predictor](t, *references)

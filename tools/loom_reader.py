@@ -17,7 +17,7 @@ from zstandard import DICT_TYPE_RAWCONTENT, ZstdCompressionDict, ZstdDecompresso
 
 ZERO, REFERENCE, IDENTICAL, TIED, CAST, CAST_INTERNAL, COMPANION = *range(6), 9
 COMPUTED, CONVERTED = (computed.LOW_RANK, computed.ADAPTER, computed.BLEND, computed.ADAM, computed.VIEW,
-                       computed.ADAPTERS, computed.LOW_RANKS), 13
+                       computed.ADAPTERS, computed.LOW_RANKS, computed.DRIFT), 13
 SAME, CONSTANT, RAW, PLANES, FLOAT, ULP, SPARSE, MIXED, GRID, SCALED, PATCH = range(11)  # from FLOAT on they belong to the family codec - 3
 NIBBLES = 8  # a family whose codecs are ULP and SPARSE
 TEXT, LAID_OUT = 16, 19
@@ -106,6 +106,21 @@ def read_residuals(cur, slots, tables, kind):
     symbols, carry = read_block(cur, slots, tables)
     widths = np.array(raw)[symbols]
     return symbols, np.array(lead, np.uint64)[symbols] << widths.astype(np.uint64) | read_fields(cur, carry, widths)
+
+def read_drift(t):
+    """Unit, steps and numbers of a product of small integers (section 3.12)."""
+    cur, rank, rows = Bytes(t.factors), t.rule.rank, t.n // t.cols
+    must((rows + t.cols) * rank <= 8 * len(t.factors), "too few bytes of factors")
+    unit = np.frombuffer(cur.take(4), "<f4")[0]
+    must(2.0 ** -126 <= unit < 2.0 ** 56, "a bad unit")
+    steps = np.array([cur.varint() for _ in range(rank)])
+    must(steps.min() >= 1, "a step is 0")
+    keys = np.repeat(np.frombuffer(cur.take(2 * rank), np.uint8), [rows] * rank + [t.cols] * rank)
+    first, slots = read_table_set(cur)
+    must(isinstance(first, list), "tables serve cells")
+    symbols, z = read_residuals(cur, slots, np.searchsorted(first, keys, side="right") - 1, Type(16))
+    must((symbols < 176).all() and (z < 65536).all() and not cur.read(1), "bad numbers")
+    return unit, steps, unzigzag(z.astype(np.int64))
 
 def apply_residuals(kind, p, exponents, symbols, z):
     """The elements, from the predictions p, their exponents, and what read_residuals gives (section 8)."""
@@ -350,7 +365,7 @@ def read_loom(data):
     sets = [read_table_set(tables) for _ in range(meta.varint())]
     for t in tensors:
         read_tensor(t, meta, sets, tensors, payloads)
-        must(t.predictor <= (LAID_OUT if data[8] >= 4 else history.HISTORY), "unknown predictor")
+        must(t.predictor <= (computed.DRIFT if data[8] >= 4 else history.HISTORY), "unknown predictor")
         t.digest = checks.take(32) if t.predictor not in (IDENTICAL, TIED) else None
         ancestors = len(t.references) - 1 if t.predictor == history.HISTORY else 0  # only 8 bytes of their digests
         t.reference_digests = [checks.take(8 if ancestors and i else 32) for i in range(len(t.references))]
@@ -393,6 +408,7 @@ def values(t, bases):
         elif t.predictor == LAID_OUT:
             references = [np.frombuffer(texts.laid_out(references[0].tobytes(), *t.layout), np.uint8)]
         elif t.predictor != TEXT:
+            t.drift = read_drift(t) if t.predictor == computed.DRIFT else None
             p = references[0] if as_it_is else computed.predict(t, references + targets)
     classes_of = lambda begin, end: lambda kind: history.CLASSES[kind]([r[begin:end] for r in references], t.kind)
     parts = [decode_chunk(t, g, codec, p[begin:end].astype(np.uint64), Bytes(payload), classes_of(begin, end), references)

@@ -14,6 +14,7 @@ pub mod bounds;
 pub mod carry;
 pub mod changes;
 pub mod dense;
+pub mod drift;
 pub mod fields;
 pub mod functions;
 #[cfg(feature = "lab")]

@@ -103,8 +103,26 @@ macro_rules! scalar {
     ($type:ident, $cols:literal, $nearest:expr) => {
         mod $type {
             use super::*;
+            pub(super) fn add_product_rows(a: Strided<'_, $type>, b: &[$type], cols: usize, out: &mut [$type]) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(
+                        enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,bmi1,bmi2,lzcnt,popcnt"
+                    )]
+                    fn with_avx512(a: Strided<'_, $type>, b: &[$type], cols: usize, out: &mut [$type]) {
+                        add_product_body::<$type, { 2 * $cols }>(a, b, cols, out);
+                    }
+                    if crate::isa::isa() >= crate::isa::Isa::Avx512 {
+                        // SAFETY: `isa` returns Avx512 or more only if it has detected
+                        // these features.
+                        #[expect(unsafe_code, reason = "calling a function with detected target features")]
+                        return unsafe { with_avx512(a, b, cols, out) };
+                    }
+                }
+                add_product_narrow(a, b, cols, out);
+            }
             per_isa! {
-                pub(super) fn add_product_rows(a: Strided<'_, $type>, b: &[$type], cols: usize, out: &mut [$type]) =
+                fn add_product_narrow(a: Strided<'_, $type>, b: &[$type], cols: usize, out: &mut [$type]) =
                     add_product_body::<$type, $cols>;
             }
             per_isa! {
@@ -223,6 +241,7 @@ fn add_tile_rows<T: Scalar, const COLS: usize>(
     let mut done = 0;
     if out.len() == TILE_ROWS * cols {
         done = add_tiles::<T, COLS>(packed, b, cols, done, out);
+        done = add_tiles::<T, 16>(packed, b, cols, done, out);
         done = add_tiles::<T, 8>(packed, b, cols, done, out);
         done = add_tiles::<T, 4>(packed, b, cols, done, out);
     }

@@ -55,7 +55,7 @@ list `warnings`. Each entry has a `kind`, and `index`, the path of an index of s
 | `tensors` | list of tensors in file order; a file that is not weights is one tensor, named by its path |
 
 The kinds of predictor are `zero`, `reference`, `identical`, `tied`, `cast`, `lowrank`, `adapter`, `adapters`, `blend`,
-`companion`, `adam`, `history`, `view`, `converted`, `quantised`, `text` and `blocks`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
+`companion`, `adam`, `history`, `view`, `converted`, `quantised`, `text`, `blocks` and `drift`. The codecs are `same`, `constant`, `raw`, `planes`, `float`, `ulp`, `sparse`, `mixed`, `grid`, `scaled` and `patch`.
 Each of `tensors` has:
 
 | key | value |

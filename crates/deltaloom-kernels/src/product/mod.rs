@@ -358,28 +358,28 @@ fn f32_rounded_product(reference: u32, product: f64) -> u32 {
 
 /// Selects by arithmetic: the choice is effectively random, so a branch would be mispredicted.
 #[inline(always)]
-fn select(is_first: bool, first: u32, second: u32) -> u32 {
+pub(crate) fn select(is_first: bool, first: u32, second: u32) -> u32 {
     second ^ (first ^ second) & u32::from(is_first).wrapping_neg()
 }
 
 /// Rounds a number that is not NaN to BF16.
 #[inline(always)]
-fn bf16_bits(value: f32) -> u32 {
+pub(crate) fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
-    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
 }
 
 /// The value of a finite F16: its fields move to where f32 has them, and a product, which is exact,
 /// corrects the bias.
 #[inline(always)]
-fn f16_value(bits: u32) -> f32 {
+pub(crate) fn f16_value(bits: u32) -> f32 {
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
 /// Rounds a number that is not NaN to F16.
 #[inline(always)]
-fn f16_bits(value: f32) -> u32 {
+pub(crate) fn f16_bits(value: f32) -> u32 {
     const HALF: u32 = 126 << 23;
     let bits = value.to_bits();
     let magnitude = bits & 0x7fff_ffff;

@@ -200,21 +200,24 @@ fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
 /// Replaces rows of `n` elements by rows whose columns are orthonormal and span the same space.
 /// Uses a Cholesky factor of their products, twice.
 pub(super) fn orthonormalise<T: Scalar>(rows: &mut Vec<T>, n: usize) {
-    for _ in 0..2 {
-        let mut factor = gram(rows, n);
-        factorise(&mut factor, n);
-        // Column i of the inverse of L^T is row i of that of L.
-        let mut turn = vec![T::default(); n * n];
-        for i in 0..n {
-            let mut column = vec![0.0; n];
-            column[i] = 1.0;
-            solve_lower(&factor, &mut column);
-            turn[i * n..(i + 1) * n].iter_mut().zip(column).for_each(|(out, x)| *out = T::rounded(x));
-        }
-        let mut out = vec![T::default(); rows.len()];
-        T::add_product(Strided::rows(rows, n), &turn, n, n, &mut out);
-        *rows = out;
+    (0..2).for_each(|_| straighten(rows, n));
+}
+
+/// The same by a Cholesky factor once: the columns are orthonormal as far as they were independent.
+pub(super) fn straighten<T: Scalar>(rows: &mut Vec<T>, n: usize) {
+    let mut factor = gram(rows, n);
+    factorise(&mut factor, n);
+    // Column i of the inverse of L^T is row i of that of L.
+    let mut turn = vec![T::default(); n * n];
+    for i in 0..n {
+        let mut column = vec![0.0; n];
+        column[i] = 1.0;
+        solve_lower(&factor, &mut column);
+        turn[i * n..(i + 1) * n].iter_mut().zip(column).for_each(|(out, x)| *out = T::rounded(x));
     }
+    let mut out = vec![T::default(); rows.len()];
+    T::add_product(Strided::rows(rows, n), &turn, n, n, &mut out);
+    *rows = out;
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod algebra;
 mod bounds;
 mod detect;
+mod drift;
 mod quantise;
 mod range;
 mod refine;
@@ -22,6 +23,7 @@ use crate::predict::{Factors, MAX_FACTORS_RANK};
 use crate::progress::{Progress, check_cancelled};
 use bounds::Bounds;
 pub(crate) use detect::expected_rank;
+pub(crate) use drift::fit_drift;
 use refine::Left;
 
 /// Some rows of a tensor and of its reference, in order, as little-endian rows of `cols` elements.

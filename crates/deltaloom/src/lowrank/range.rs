@@ -119,7 +119,7 @@ impl<T: Bounded> Space<T> {
 
 /// 1 and -1 from the bits of splitmix64: G. Steele, D. Lea, C. Flood, "Fast splittable pseudorandom
 /// number generators", OOPSLA 2014.
-fn signs<T: Bounded>(count: usize) -> Vec<T> {
+pub(super) fn signs<T: Bounded>(count: usize) -> Vec<T> {
     let mut state = 0u64;
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -20,6 +20,7 @@ mod companion;
 pub(crate) mod content;
 pub(crate) mod converted;
 mod cover;
+pub(crate) mod drift;
 mod equality;
 mod find;
 mod fingerprints;

@@ -6,7 +6,8 @@ use super::history;
 use crate::bases::Bases;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::origin::{self, Origin};
+use crate::origin::{self, Origin, Subject, drift};
+use crate::plan::Preset;
 use crate::progress::Progress;
 use crate::tensor::{ChunkGrid, TensorInfo};
 
@@ -16,10 +17,15 @@ pub(super) fn choose(
     bases: &Bases,
     tensors: &[(usize, &TensorInfo)],
     grids: &[ChunkGrid],
+    preset: Preset,
     progress: &dyn Progress,
 ) -> Result<Vec<Origin>> {
     let origins = origin::find(checkpoint, bases, tensors, grids, progress)?;
     let with_ancestors =
         |(origin, (_, info)): (Origin, &(usize, &TensorInfo))| history::with_ancestors(origin, info, bases);
-    origins.into_par_iter().zip(tensors).map(with_ancestors).collect()
+    let origins = origins.into_par_iter().zip(tensors).map(with_ancestors).collect::<Result<Vec<_>>>()?;
+    let with_drift = |((origin, grid), &(member, info)): ((Origin, &ChunkGrid), &(usize, &TensorInfo))| {
+        drift::improved(Subject::Member { checkpoint, member, info }, origin, grid, preset, progress)
+    };
+    origins.into_par_iter().zip(grids).zip(tensors).map(with_drift).collect()
 }

@@ -179,7 +179,7 @@ fn pack_windows(
         checkpoint.members[member].grid(info, u32::from(options.chunk_log2))
     };
     let grids: Vec<ChunkGrid> = tensors.iter().map(grid_of).collect();
-    let choices = choose::choose(checkpoint, bases, &tensors, &grids, progress)?;
+    let choices = choose::choose(checkpoint, bases, &tensors, &grids, options.preset, progress)?;
     progress.start(checkpoint.members.iter().map(Member::data_bytes).sum());
     // Tensors without chunks are done.
     let done = choices.iter().zip(&tensors).filter(|(choice, _)| !choice.predictor.has_chunks());

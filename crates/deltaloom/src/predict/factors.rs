@@ -5,9 +5,11 @@ use std::slice;
 
 use deltaloom_kernels::Number;
 use deltaloom_kernels::bits::{BitReader, BitWriter};
+use deltaloom_kernels::drift::{DriftFactor, DriftRows};
 pub(crate) use deltaloom_kernels::product::MAX_RANK as MAX_FACTORS_RANK;
 use deltaloom_kernels::product::{ProductRule, RightFactor};
 
+use super::drift::DriftFactors;
 use crate::entropy::bytes::ByteReader;
 use crate::error::{Error, Result};
 use crate::limits::{narrow, to_usize};
@@ -144,7 +146,13 @@ pub(crate) struct ReadyFactors {
     /// Rows of a matrix.
     rows: usize,
     row_bytes: usize,
-    matrices: Vec<Option<(Factors, RightFactor)>>,
+    matrices: Vec<Option<Product>>,
+}
+
+/// The product that is added to a matrix.
+enum Product {
+    LowRank(Factors, RightFactor),
+    Drift(DriftRows, DriftFactor),
 }
 
 impl ReadyFactors {
@@ -155,10 +163,22 @@ impl ReadyFactors {
         factors: Vec<Option<Factors>>,
     ) -> Result<Self> {
         let ready = |factors: Option<Factors>| {
-            let ready = |factors: Factors| factors.right_factor(number).map(|right| (factors, right));
+            let ready =
+                |factors: Factors| factors.right_factor(number).map(|right| Product::LowRank(factors, right));
             factors.map(ready).transpose()
         };
         let matrices = factors.into_iter().map(ready).collect::<Result<_>>()?;
+        Ok(Self { rows, row_bytes: cols * number.bytes(), matrices })
+    }
+
+    /// The factors of the only matrix, of `rows` and `cols`.
+    pub(crate) fn of_drift(
+        number: Number,
+        (rows, cols): (usize, usize),
+        factors: &DriftFactors,
+    ) -> Result<Self> {
+        let (left, right) = factors.ready(number)?;
+        let matrices = vec![Some(Product::Drift(left, right))];
         Ok(Self { rows, row_bytes: cols * number.bytes(), matrices })
     }
 
@@ -191,9 +211,13 @@ impl ReadyFactors {
             let (matrix, row) = (first / self.rows, first % self.rows);
             let rows = (values.len() / self.row_bytes).min(self.rows - row);
             let (now, later) = values.split_at_mut(rows * self.row_bytes);
-            if let Some((factors, right)) = &self.matrices[matrix] {
-                let rank = factors.rank;
-                right.predict(factors.rule, &factors.left[row * rank..(row + rows) * rank], now);
+            match &self.matrices[matrix] {
+                Some(Product::LowRank(factors, right)) => {
+                    let rank = factors.rank;
+                    right.predict(factors.rule, &factors.left[row * rank..(row + rows) * rank], now);
+                }
+                Some(Product::Drift(left, right)) => right.predict(left, row, now),
+                None => {}
             }
             (first, values) = (first + rows, later);
         }

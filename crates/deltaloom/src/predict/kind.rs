@@ -29,10 +29,11 @@ pub(super) enum Kind {
     Blocks,
     LowRanks,
     LaidOut,
+    Drift,
 }
 
 impl Kind {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Zero,
         Self::Reference,
         Self::Identical,
@@ -53,6 +54,7 @@ impl Kind {
         Self::Blocks,
         Self::LowRanks,
         Self::LaidOut,
+        Self::Drift,
     ];
 
     /// Its id in files, the first version of the format that has it, and its name in reports.
@@ -78,6 +80,7 @@ impl Kind {
             Self::Blocks => (17, 4, "blocks"),
             Self::LowRanks => (18, 4, "lowrank"),
             Self::LaidOut => (19, 4, "text"),
+            Self::Drift => (20, 4, "drift"),
         }
     }
 
@@ -95,7 +98,7 @@ impl Kind {
         let is_computed = || Element::of(&info.dtype).is_some();
         match self {
             Self::Cast | Self::CastInternal => cast::is_target(&info.dtype),
-            Self::LowRank => is_computed() && grid.is_matrix,
+            Self::LowRank | Self::Drift => is_computed() && grid.is_matrix,
             Self::Adapter => is_computed() && info.shape.len() == 2 && grid.is_matrix,
             Self::Blend | Self::Adapters | Self::LowRanks => is_computed(),
             Self::Adam => info.dtype == DType::F32,
@@ -115,8 +118,8 @@ mod tests {
         for (id, kind) in (0u8..).zip(Kind::ALL) {
             assert_eq!((kind.facts().0, Kind::of_id(id, u16::MAX).unwrap()), (id, kind));
         }
-        assert!(Kind::of_id(20, u16::MAX).is_err());
+        assert!(Kind::of_id(21, u16::MAX).is_err());
         assert!(Kind::of_id(6, 1).is_err() && Kind::of_id(11, 2).is_err() && Kind::of_id(12, 3).is_err());
-        assert!(Kind::of_id(14, 3).is_err());
+        assert!(Kind::of_id(14, 3).is_err() && Kind::of_id(20, 3).is_err());
     }
 }

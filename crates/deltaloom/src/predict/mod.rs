@@ -9,6 +9,7 @@ mod adapters;
 mod blend;
 mod blocks;
 pub(crate) mod cast;
+mod drift;
 mod factors;
 mod fields;
 mod inputs;
@@ -33,6 +34,7 @@ pub(crate) use blocks::{
 pub(crate) use adam::ADAM_INPUTS;
 pub(crate) use adapter::MAX_RANK;
 pub(crate) use blend::MAX_REFERENCES;
+pub(crate) use drift::{DriftFactors, MAX_NUMBER};
 pub(crate) use factors::{Factors, MAX_FACTORS_RANK, Products, ReadyFactors};
 pub(crate) use fields::Place;
 pub(crate) use inputs::{Input, OwnPayload, ReadInputs};
@@ -106,6 +108,14 @@ pub(crate) enum Predictor {
     Text(Text),
     /// Blocks with codes and scales, or the numbers that they stand for.
     Blocks(Box<Blocks>),
+    /// A tensor of a base plus a product of two factors that explains a part of the difference.
+    /// They are in the container. `None` means that its name is the same.
+    Drift {
+        /// Name of that tensor.
+        reference: Option<String>,
+        /// Columns of the left factor, rows of the right one.
+        rank: usize,
+    },
     /// As `LowRank`, with a product for each of the matrices that the tensor consists of.
     LowRanks(Box<LowRanks>),
 }
@@ -136,6 +146,7 @@ impl Predictor {
             Self::Text(_) => Kind::LaidOut,
             Self::Blocks(_) => Kind::Blocks,
             Self::LowRanks(_) => Kind::LowRanks,
+            Self::Drift { .. } => Kind::Drift,
         }
     }
 
@@ -154,7 +165,9 @@ impl Predictor {
             Self::Tied(tensor) | Self::CastInternal(tensor) | Self::Companion(tensor) => {
                 push_varint(meta, *tensor as u64);
             }
-            Self::LowRank { reference, rank: count } | Self::History { reference, hops: count } => {
+            Self::LowRank { reference, rank: count }
+            | Self::Drift { reference, rank: count }
+            | Self::History { reference, hops: count } => {
                 fields::push_name(meta, reference);
                 push_varint(meta, *count as u64);
             }
@@ -200,6 +213,11 @@ impl Predictor {
                 reference: fields::name(meta)?,
                 rank: to_usize(fields::within(meta, 1..=MAX_FACTORS_RANK as u64, "rank")?),
             },
+            Kind::Drift => {
+                let most = grid.rows.min(grid.cols).min(MAX_FACTORS_RANK as u64);
+                let reference = fields::name(meta)?;
+                Self::Drift { reference, rank: to_usize(fields::within(meta, 1..=most, "rank")?) }
+            }
             Kind::Adapter => Self::Adapter(Box::new(Adapter::parse(meta)?)),
             Kind::Blend => Self::Blend(Box::new(Blend::parse(meta)?)),
             Kind::Companion => Self::Companion(meta.size()?),
@@ -254,7 +272,7 @@ impl Predictor {
     /// Whether the prediction needs a payload of the tensor.
     pub(crate) fn has_payload(&self) -> bool {
         match self {
-            Self::LowRank { .. } | Self::LowRanks(_) => true,
+            Self::LowRank { .. } | Self::LowRanks(_) | Self::Drift { .. } => true,
             Self::Blocks(blocks) => blocks.has_payload(),
             Self::Converted(_, inner) => inner.has_payload(),
             _ => false,
@@ -272,6 +290,11 @@ impl Predictor {
             return ReadyFactors::parse(info.number(), &products, &bytes).map(OwnPayload::Factors);
         }
         match self {
+            Self::Drift { rank, .. } => {
+                let (rows, cols) = (to_usize(grid.rows), to_usize(grid.cols));
+                let factors = DriftFactors::parse(&bytes, *rank, rows, cols)?;
+                ReadyFactors::of_drift(info.number(), (rows, cols), &factors).map(OwnPayload::Factors)
+            }
             Self::Blocks(blocks) => Ok(OwnPayload::Scales(blocks.stored_scales(info, bytes)?)),
             Self::Converted(_, inner) => inner.parse_payload(bytes, info, grid),
             _ => Err(fields::bad("payload")),
@@ -326,9 +349,10 @@ impl Predictor {
     pub(crate) fn inputs(&self) -> Vec<Input<'_>> {
         match self {
             Self::Zero => Vec::new(),
-            Self::Reference(name) | Self::Identical(name) | Self::LowRank { reference: name, .. } => {
-                vec![Input::Base(name)]
-            }
+            Self::Reference(name)
+            | Self::Identical(name)
+            | Self::LowRank { reference: name, .. }
+            | Self::Drift { reference: name, .. } => vec![Input::Base(name)],
             Self::LowRanks(products) => vec![Input::Base(&products.reference)],
             Self::History { reference, hops } => vec![Input::Base(reference); hops + 1],
             Self::Cast(name) => vec![Input::Master(name)],
@@ -410,7 +434,7 @@ impl Predictor {
             Self::Cast(_) | Self::CastInternal(_) => {
                 cast::round_into(&info.dtype, &inputs.bytes(0, 2 * range.start..2 * range.end)?, out);
             }
-            Self::LowRank { .. } | Self::LowRanks(_) => {
+            Self::LowRank { .. } | Self::LowRanks(_) | Self::Drift { .. } => {
                 inputs.read_into(0, start, out)?;
                 inputs.factors()?.apply(start, out);
             }
@@ -453,6 +477,7 @@ impl Predictor {
             | Self::Reference(_)
             | Self::LowRank { .. }
             | Self::LowRanks(_)
+            | Self::Drift { .. }
             | Self::Adapter(_)
             | Self::Adapters(_)
             | Self::Blend(_)
@@ -476,6 +501,7 @@ impl Predictor {
             | Self::Identical(_)
             | Self::LowRank { .. }
             | Self::LowRanks(_)
+            | Self::Drift { .. }
             | Self::Adapter(_)
             | Self::Adapters(_)
             | Self::Blend(_)
@@ -527,7 +553,7 @@ impl Predictor {
     /// The rule of a computed prediction, for people.
     pub(crate) fn rule(&self) -> Option<String> {
         match self {
-            Self::LowRank { rank, .. } => Some(format!("rank {rank}")),
+            Self::LowRank { rank, .. } | Self::Drift { rank, .. } => Some(format!("rank {rank}")),
             Self::LowRanks(products) => Some(products.to_string()),
             Self::Text(Text { layout: Some(_), .. }) => Some("laid out anew".to_owned()),
             Self::Adapter(adapter) => Some(adapter.to_string()),

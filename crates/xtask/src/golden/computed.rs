@@ -184,3 +184,25 @@ pub(super) fn low_ranks() -> Case {
     }
     Case::new("low_ranks", "products added to convolutions and to experts", &tuned, &[&base])
 }
+
+/// Products that explain a part of each change, in every dtype; since version 4.
+pub(super) fn drift() -> Case {
+    const SIDES: [usize; 2] = [72, 64];
+    let mut random = Random::new(87);
+    let (mut base, mut tuned) = (Vec::new(), Vec::new());
+    for (name, dtype) in [("single", "F32"), ("brain", "BF16"), ("half", "F16")] {
+        let elems = SIDES[0] * SIDES[1];
+        let values = singles(&mut random, elems, 0.02);
+        let (left, right) = (random.normals(SIDES[0] * 2, 1.0), random.normals(2 * SIDES[1], 0.004));
+        let rest = random.normals(elems, 0.001);
+        let change = |at: usize| {
+            let (i, j) = (at / SIDES[1], at % SIDES[1]);
+            left[2 * i] * right[j] + left[2 * i + 1] * right[SIDES[1] + j] + rest[at]
+        };
+        let trained: Vec<f32> =
+            values.iter().enumerate().map(|(at, x)| (f64::from(*x) + change(at)) as f32).collect();
+        base.push(tensor(name, dtype, SIDES, &values));
+        tuned.push(tensor(name, dtype, SIDES, &trained));
+    }
+    Case::new("drift", "products that explain a part of a change", &tuned, &[&base])
+}

@@ -5,7 +5,7 @@
 
 use super::blocks::blocks;
 use super::cases::{Case, Input};
-use super::computed::low_ranks;
+use super::computed::{drift, low_ranks};
 use super::k_quants::{k_quants, nested};
 use super::merges::merges;
 use super::numbers::{Random, bf16s, f8_e4m3s, f8_e5m2s, f16s, f32s};
@@ -30,6 +30,7 @@ pub(super) fn since_4() -> Vec<Case> {
         layouts(),
         k_quants(),
         nested(),
+        drift(),
     ]
 }
 
