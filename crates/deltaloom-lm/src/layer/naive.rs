@@ -140,7 +140,7 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     };
     let size = config.head_size;
     let head_norm = |weight: VectorRole, rows: &mut Rows| {
-        let (epsilon, offset) = match config.attention.qk_norm {
+        let (epsilon, offset) = match config.attention.qk_norm.as_ref().map(|it| it.norm) {
             Some(Norm::RmsNorm { epsilon }) => (epsilon, 0.0),
             Some(Norm::ZeroCentredRmsNorm { epsilon }) => (epsilon, 1.0),
             _ => return,
@@ -179,8 +179,9 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     for t in 0..x.len() {
         let (first, last) = match config.attention.reach {
             Reach::Causal => (0, t + 1),
-            Reach::Window { tokens } => ((t + 1).saturating_sub(tokens), t + 1),
+            Reach::Window { tokens, .. } => ((t + 1).saturating_sub(tokens), t + 1),
             Reach::Full => (0, x.len()),
+            Reach::Chunk { tokens } => (((position + t) / tokens * tokens).saturating_sub(position), t + 1),
         };
         for h in 0..config.query_heads {
             let (own, shared) = (h * size, h / group * size);

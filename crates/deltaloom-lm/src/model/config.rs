@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layer::family::Described;
-use crate::layer::{LayerConfig, LayerNames, Norm, check_shape};
+use crate::layer::{AttentionPlan, LayerConfig, LayerNames, Norm, Positions, Reach, check_shape};
 use crate::tenancy::GlobalNames;
 use deltaloom::{Error, Missing, Result};
 
@@ -61,6 +61,44 @@ impl ModelConfig {
         })
     }
 
+    /// The attention of each layer, first to last.
+    pub fn attention(&self) -> impl ExactSizeIterator<Item = &AttentionPlan> {
+        self.layers.iter().map(|layer| &layer.attention)
+    }
+
+    /// Replaces the attention of all layers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another number of plans than layers, and for a plan that such
+    /// a layer cannot have: encoders' attention, norms with vectors where it has none or without
+    /// where it has them, rotary positions beside a table of positions, or positions that are to
+    /// stay within the trained length and do not.
+    pub fn with_attention(mut self, plans: Vec<AttentionPlan>) -> Result<Self> {
+        let wrong = |what: String| Err(Error::InvalidArgument(what));
+        if plans.len() != self.layers.len() {
+            return wrong(format!("{} plans of attention for {} layers", plans.len(), self.layers.len()));
+        }
+        for (number, (layer, plan)) in self.layers.iter_mut().zip(plans).enumerate() {
+            if plan.reach == Reach::Full {
+                return wrong(format!("layer {number}: tokens of a decoder cannot see those behind them"));
+            }
+            if self.has_position_table && plan.positions != Positions::None {
+                return wrong(format!("layer {number}: the model has a table of positions, not rotary ones"));
+            }
+            let had_norms = layer.has_head_norms();
+            layer.attention = plan;
+            if layer.has_head_norms() != had_norms {
+                let what = if had_norms { "has" } else { "has no" };
+                return wrong(format!("layer {number} {what} vectors for norms of queries and keys"));
+            }
+            layer.check()?;
+            if let Some(trained) = self.max_positions {
+                layer.attention.check_trained(trained)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Finds all tensors among these with their shapes.
     ///
     /// # Errors
@@ -108,7 +146,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Positions, Reach, Table};
+    use crate::layer::Table;
 
     const TEXT: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5,
@@ -120,7 +158,7 @@ mod tests {
     }
 
     fn positions(config: &ModelConfig) -> Positions {
-        config.layers[0].attention.positions
+        config.layers[0].attention.positions.clone()
     }
 
     #[test]
@@ -130,7 +168,7 @@ mod tests {
         assert!(config.has_tied_head && config.max_positions.is_none());
         assert_eq!(config.layers[1].head_size, 16);
         let theta = "\"rope_theta\": 10000.0";
-        let linear = Positions::Rotary { theta: 1e4, table: Table::Linear { factor: 2.0 } };
+        let linear = Positions::rotary(1e4, Table::Linear { factor: 2.0 });
         for style in [
             r#""rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#,
             r#""rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}"#,
@@ -139,11 +177,11 @@ mod tests {
         }
         let llama3 = r#""rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#;
-        let table = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192.0 };
+        let table = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192 };
         let found = ModelConfig::parse(&changed(theta, llama3)).unwrap();
-        assert_eq!(positions(&found), Positions::Rotary { theta: 5e5, table });
+        assert_eq!(positions(&found), Positions::rotary(5e5, table));
         let none = changed(theta, r#""rope_theta": 1e6, "rope_scaling": null"#);
-        let plain = Positions::Rotary { theta: 1e6, table: Table::Default };
+        let plain = Positions::rotary(1e6, Table::Default);
         assert_eq!(positions(&ModelConfig::parse(&none).unwrap()), plain);
     }
 
@@ -153,7 +191,7 @@ mod tests {
             let text = changed("\"llama\"", &format!("\"{kind}\", {settings}"));
             ModelConfig::parse(&text).unwrap().layers.iter().map(|layer| layer.attention.reach).collect()
         };
-        let window = Reach::Window { tokens: 9 };
+        let window = Reach::Window { tokens: 9, sinks: 0 };
         assert_eq!(reaches("mistral", "\"sliding_window\": 9"), [window; 2]);
         assert_eq!(reaches("mistral", "\"sliding_window\": null"), [Reach::Causal; 2]);
         assert_eq!(reaches("llama", "\"sliding_window\": 9"), [Reach::Causal; 2]);
