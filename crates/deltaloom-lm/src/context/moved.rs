@@ -136,7 +136,7 @@ fn is_query_or_key(name: &str) -> bool {
 }
 
 /// Numbers from the smallest value to the largest; equal values by their number.
-fn ranking(values: &[f64]) -> Vec<usize> {
+pub(super) fn ranking(values: &[f64]) -> Vec<usize> {
     let mut numbers: Vec<usize> = (0..values.len()).collect();
     numbers.sort_by(|a, b| values[*a].total_cmp(&values[*b]).then(a.cmp(b)));
     numbers

@@ -26,7 +26,7 @@ pub use hidden::Hidden;
 pub(crate) use hidden::LOGIT_BYTES;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
-pub use tenants::Preparer;
+pub use tenants::{PLAN_FILE, Preparer};
 
 use crate::gguf::Gguf;
 use crate::layer::{

@@ -3,6 +3,7 @@
 //! It only reads and checks the file. [`super::resolve`] finds the layers and makes plans.
 
 mod change;
+mod rope;
 mod select;
 
 use std::path::{Path, PathBuf};
@@ -11,10 +12,40 @@ use deltaloom::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::yaml::{self, Fault, Node, RecipeError, typed};
-pub use change::{
-    By, Change, Law, Map, MapKind, NormSetting, Place, ReachSetting, Rope, RopeKind, ScaleSetting,
-};
+pub use change::{Change, Law, Map, MapKind, NormSetting, Place, ReachSetting, ScaleSetting};
+pub use rope::{By, Rope, RopeKind, RopeNumbers};
 pub use select::{Frozen, Measure, Of, RandomLayers, Select, Selection, Sensitivity};
+
+/// Reads a word, or a section with keys. A word is a section with only its first key.
+macro_rules! word_or_section {
+    ($name:ident, $word:ty) => {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Either;
+                impl<'de> serde::de::Visitor<'de> for Either {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a word, or a section with keys")
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<$name, E> {
+                        use serde::de::IntoDeserializer as _;
+                        let word: serde::de::value::StrDeserializer<'_, E> = word.into_deserializer();
+                        Ok($name::of_word(<$word>::deserialize(word)?))
+                    }
+
+                    fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<$name, M::Error> {
+                        $name::of_section(serde::de::value::MapAccessDeserializer::new(map))
+                    }
+                }
+                deserializer.deserialize_any(Either)
+            }
+        }
+    };
+}
+
+use word_or_section;
 
 /// A recipe as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
