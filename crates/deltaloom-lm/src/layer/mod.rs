@@ -26,6 +26,8 @@ mod weights;
 #[cfg(test)]
 mod naive;
 #[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;

@@ -44,6 +44,8 @@ pub struct Model {
     family: Family,
     preparer: Preparer,
     rotary: RotaryOfLayers,
+    /// Names the attention of all layers.
+    plans: blake3::Hash,
 }
 
 /// Rotary positions; each layer has the number of its own.
@@ -66,6 +68,11 @@ impl RotaryOfLayers {
         let numbers = config.layers.iter().map(number_of).collect();
         Self { all, numbers }
     }
+}
+
+fn name_of_plans(config: &ModelConfig) -> blake3::Hash {
+    let plans: Vec<&AttentionPlan> = config.attention().collect();
+    blake3::hash(format!("{plans:?}").as_bytes())
 }
 
 /// The next tokens of a sequence.
@@ -124,7 +131,7 @@ impl Model {
         let layers = config.layers.iter().cloned().zip(layers).collect();
         let mut family = Family::of_model(path, Arc::clone(&checkpoint), layers, &globals, options)?;
         family.add_base()?;
-        let rotary = RotaryOfLayers::of(&config);
+        let (rotary, plans) = (RotaryOfLayers::of(&config), name_of_plans(&config));
         let config = Arc::new(config);
         let preparer = Preparer {
             family: family.preparer(),
@@ -133,7 +140,7 @@ impl Model {
             base: checkpoint,
             stored: Arc::new(stored),
         };
-        Ok(Self { config, family, preparer, rotary })
+        Ok(Self { config, family, preparer, rotary, plans })
     }
 
     /// Replaces the attention of all layers; weights stay. Memory and sequences of before are those
@@ -143,9 +150,14 @@ impl Model {
     /// As [`ModelConfig::with_attention`].
     pub fn with_attention(mut self, plans: Vec<AttentionPlan>) -> Result<Self> {
         let config = Arc::new(ModelConfig::clone(&self.config).with_attention(plans)?);
-        self.rotary = RotaryOfLayers::of(&config);
+        (self.rotary, self.plans) = (RotaryOfLayers::of(&config), name_of_plans(&config));
         self.preparer.config = Arc::clone(&config);
         Ok(Self { config, ..self })
+    }
+
+    /// Names the attention of all layers within this process: keys and values depend on it.
+    pub(crate) fn plans(&self) -> blake3::Hash {
+        self.plans
     }
 
     /// The attention of each layer, first to last.
