@@ -1,13 +1,16 @@
 //! How often and on how much something is measured.
 
+#[cfg(feature = "lab")]
 use super::parse_count;
 
 /// How often something is measured.
+#[cfg(feature = "lab")]
 pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {
     parse_count(text, 1..=1000)
 }
 
 /// How many fine-tunes are served at once.
+#[cfg(feature = "lab")]
 pub(crate) fn parse_tenants(text: &str) -> Result<usize, String> {
     parse_count(text, 1..=4096)
 }
