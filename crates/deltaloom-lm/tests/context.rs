@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../../deltaloom/tests/common/mod.rs"]
-#[expect(dead_code, reason = "shared with other tests")]
 mod common;
 #[expect(dead_code, reason = "shared with other tests")]
 mod tiny;
@@ -114,7 +113,9 @@ fn a_copy_goes_on_as_its_original() {
             let alone = memory.begin(Model::BASE);
             let expected = step(&mut model, &mut memory, &[(alone, &ids)]).remove(0);
             assert!(found[..] == expected[expected.len() - found.len()..], "{plan:?} {start}");
-            [one, two, alone].map(|id| memory.end(id).unwrap());
+            for id in [one, two, alone] {
+                memory.end(id).unwrap();
+            }
             assert_eq!(memory.used_bytes(), 0);
         }
     }

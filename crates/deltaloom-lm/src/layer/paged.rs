@@ -25,6 +25,7 @@ struct Tile {
 }
 
 /// What the tokens of a tile see.
+#[derive(Default)]
 struct View {
     pieces: Vec<Piece>,
     /// The ways in which keys turn: the number of a table, and a map of positions.
@@ -35,6 +36,8 @@ struct View {
     blocks: Vec<usize>,
     /// The most keys that a token sees.
     stride: usize,
+    /// The factor of scores, `[tokens, query heads]`.
+    scales: Vec<f32>,
 }
 
 /// A span of a token of the tile.
@@ -59,8 +62,7 @@ impl Piece {
 
 impl View {
     fn of(attention: &Attention<'_>, tile: &Tile) -> Self {
-        let mut view =
-            Self { pieces: Vec::new(), ways: Vec::new(), turns: Vec::new(), blocks: Vec::new(), stride: 0 };
+        let mut view = Self::default();
         for (token, position) in tile.positions.clone().enumerate() {
             let table = attention.late.map_or(0, |rotary| rotary.table(position));
             let mut before = 0;
@@ -79,6 +81,7 @@ impl View {
                 before += keys;
             }
             view.stride = view.stride.max(before);
+            view.scales.extend((0..attention.heads.query).map(|head| attention.scale(head, position)));
         }
         let mut ranges: Vec<Range<usize>> = view.pieces.iter().map(|piece| piece.keys.clone()).collect();
         ranges.sort_unstable_by_key(|keys| keys.start);
@@ -225,7 +228,7 @@ impl TileHead<'_> {
                         None => query.head(self.tile.token + piece.token, head, size),
                         Some(_) => &queries[(number * group + of_group) * size..][..size],
                     };
-                    let scale = self.attention.scale(head, self.tile.positions.start + piece.token);
+                    let scale = view.scales[piece.token * self.attention.heads.query + head];
                     let row = (piece.token * group + of_group) * view.stride;
                     functions::scores(query, keys, scale, &mut scores[row..][places.clone()]);
                 }

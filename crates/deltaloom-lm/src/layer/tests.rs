@@ -331,7 +331,7 @@ fn unknown_layers_are_refused() {
     for (setting, other, words) in [
         ("\"llama\"", "\"gemma\"", "model_type \"gemma\""),
         ("\"silu\"", "\"gelu\"", "hidden_act \"gelu\""),
-        ("\"head_dim\": 4", "\"rope_scaling\": {\"type\": \"yarn\"}", "rope_type \"yarn\""),
+        ("\"head_dim\": 4", "\"rope_scaling\": {\"type\": \"axial\"}", "rope_type \"axial\""),
         ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 0", "key and value heads"),
         ("\"head_dim\": 4", "\"head_dim\": 6", "has shape"),
         ("6", "x", "config.json"),

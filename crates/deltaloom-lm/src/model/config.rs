@@ -310,7 +310,14 @@ mod tests {
             let error = changed(&plan).unwrap_err().to_string();
             assert!(error.contains(words), "{error}, not {words}");
         }
-        assert!(config.clone().with_attention(vec![plain]).unwrap_err().to_string().contains("for 2 layers"));
+        assert!(
+            config
+                .clone()
+                .with_attention(vec![plain.clone()])
+                .unwrap_err()
+                .to_string()
+                .contains("for 2 layers")
+        );
         let text = r#"{"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9,
             "n_positions": 64, "activation_function": "gelu_new"}"#;
         let gpt2 = ModelConfig::parse(text).unwrap();
@@ -377,7 +384,7 @@ mod tests {
             (rope, "\"rope_theta\": 0", "theta"),
             (rope, "\"rope_scaling\": {\"type\": \"axial\", \"factor\": 2}", "rope_type \"axial\""),
             (rope, "\"rope_scaling\": {\"rope_type\": \"linear\"}", "factor of rotary positions is missing"),
-            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -2}", "positive"),
+            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -2}", "must be from 1"),
             (rope, "\"rope_parameters\": {\"full_attention\": {}}", "differ between layers"),
             (rope, "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"),
         ] {
