@@ -244,7 +244,7 @@ fn a_container_runs_its_recipe() {
 fn layers_are_found_by_change_and_by_cost() {
     let scratch = scratch();
     let mut tuned = scratch.read("model/model.safetensors");
-    // The last tensor of the file by name is of the last layer or the final norm: change the middle.
+    // The embedding and the head come first, so this is in a layer.
     let middle = tuned.len() / 2;
     tuned[middle] ^= 1;
     scratch.write("tuned.safetensors", &tuned);
@@ -259,6 +259,12 @@ fn layers_are_found_by_change_and_by_cost() {
         "cheap.yaml",
         b"context: 1\ntrained: 32\nlayers: [ { select: { sensitivity: { text: ids.u16, tokens: 96, count: 1 } }, rope: none } ]\n",
     );
+    let words = "context test model --text ids.u16 --trained 32 --lengths 32 --sequences 3 --passages 0";
+    let report = scratch.ok(&format!("{words} --recipe cheap.yaml --json")).json();
+    let choice = &report["controls"][0];
+    // Of three layers, two are others.
+    assert_eq!((choice["controls"].as_array().unwrap().len(), &choice["name"]), (2, &"cheap".into()));
+    assert_eq!((&choice["rank"], choice["p_value"].as_f64().unwrap()), (&1.into(), 1.0 / 3.0));
     let applied = scratch.ok("context apply model --recipe cheap.yaml -o cheap.loom --json").json();
     let chosen = applied["selections"][0][0].as_u64().unwrap();
     let costs: Vec<f64> = (0..3)

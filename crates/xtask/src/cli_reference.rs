@@ -299,6 +299,7 @@ ends of its interval of 95 %.
 | `lengths` | list of `tokens`, `starts` (where sequences begin), `buckets` (first position, and behind the last), `unchanged`, `truncation` and `trained_length` (windows that do not overlap), each with `loss` and its `buckets`, and `methods` |
 | `lengths[].methods` | list of `name`, `loss`, `buckets`, `differences` (estimates by bucket: the loss less that of truncation), `gain` (estimate behind the trained length: truncation less the method; null inside), `word` (`extends`, `harmless`, `unclear`, `degrades`), `key_tokens` (`tokens`, `perplexity`, `truncation_perplexity`; null if there are none) |
 | `price` | list of `name`, `tokens`, `loss`, `difference` (estimate: the loss less that of the model as it is, within the trained length) |
+| `controls` | for each recipe with `frozen` or `sensitivity`: `name`, `loss` within the trained length, the losses of `controls` (random layers, as many), its `rank` and `p_value` |
 | `copies`, `no_copies` | list of `name`, `gap_tokens`, `passage_tokens`, `passages`, `gain` (estimate); why there are none, else absent |
 | `retrieval` | list of `name` (`truncation` is one), `tokens`, `texts`, `forced_choice` and `exact` (shares with interval), `by_depth` (right choices); empty without `--retrieval` |
 | `memory` | list of `name`, `tokens`, `formula_bytes`, `counted_bytes` of keys and values |

@@ -124,10 +124,10 @@ pub(crate) struct TestArguments {
 /// Write a container that runs a model with a recipe.
 ///
 /// The container has no weights: every tensor is that of the base. deltaloom_context.json in it has
-/// the plan of every layer. Commands that open the container as a model, with --base, run that plan,
-/// and `unpack` restores a folder of Hugging Face that they open, too. Other programs do not know
-/// the plan. With --export, a folder is written in the words of transformers, or an error lists what
-/// these cannot say.
+/// the plan of every layer. Commands that open the container as a model, with --base, run that
+/// plan, and `unpack` restores a folder of Hugging Face that they open, too. Other programs do not
+/// know the plan. With --export, a folder is written in the words of transformers, or an error
+/// lists what these cannot say.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom context apply base/ --recipe long.yaml -o longer.loom

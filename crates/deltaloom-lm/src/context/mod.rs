@@ -16,6 +16,6 @@ pub mod tester;
 pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, with_plans_of};
 pub use export::{ExportFamily, export};
 pub use moved::{Moved, MovedLayer, moved, stillest};
-pub use resolve::{Finder, Resolved, resolve, trained_tokens};
+pub use resolve::{Finder, Resolved, controls, resolve, trained_tokens};
 pub use sensitivity::{Measured, least, sensitivities};
 pub use statistics::{Estimate, Word};

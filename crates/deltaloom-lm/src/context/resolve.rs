@@ -4,8 +4,8 @@ use deltaloom::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{
-    self, Change, Frozen, Law as LawWord, Loaded, Map, MapKind, Place, ReachSetting, Rope, RopeKind,
-    ScaleSetting, Select, Sensitivity,
+    self, Change, Controls, Frozen, Law as LawWord, Loaded, Map, MapKind, Place, ReachSetting, Rope,
+    RopeKind, ScaleSetting, Select, Sensitivity,
 };
 use super::statistics::some_of;
 use crate::layer::{
@@ -111,6 +111,70 @@ pub fn resolve(
         selections,
         layers,
     })
+}
+
+/// Resolutions with random layers, as many, in place of those that were found by a fine-tune or by
+/// their cost: what the choice is compared with. Empty without such an entry, or if the recipe
+/// wants none.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn controls(
+    loaded: &Loaded,
+    config: &ModelConfig,
+    plans: &[AttentionPlan],
+    resolved: &Resolved,
+) -> Result<Vec<Resolved>> {
+    let is_found = |entry: &recipe::Entry| match &entry.select {
+        Select::Rule(rule) => rule.frozen.is_some() || rule.sensitivity.is_some(),
+        Select::List(_) => false,
+    };
+    let recipe = &loaded.recipe;
+    if recipe.controls == Some(Controls::None) || !recipe.layers.iter().any(is_found) {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<Resolved> = Vec::new();
+    for seed in 0..CONTROLS {
+        let control = resolve(loaded, config, plans, &mut Random { layers: plans.len(), seed, entry: 0 })?;
+        let is_new = |other: &Resolved| other.layers != control.layers;
+        if is_new(resolved) && found.iter().all(is_new) {
+            found.push(control);
+        }
+    }
+    Ok(found)
+}
+
+/// Most random choices.
+const CONTROLS: u64 = 16;
+
+/// Finds random layers.
+struct Random {
+    layers: usize,
+    seed: u64,
+    entry: u64,
+}
+
+impl Random {
+    fn some(&mut self, count: u64) -> Vec<usize> {
+        self.entry += 1;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        some_of(self.layers, count, self.seed.wrapping_add(self.entry << 32))
+    }
+}
+
+impl Finder for Random {
+    fn frozen(&mut self, _: &Loaded, frozen: &Frozen) -> Result<Vec<usize>> {
+        Ok(self.some(frozen.count))
+    }
+
+    fn sensitivity(
+        &mut self,
+        _: &Loaded,
+        sensitivity: &Sensitivity,
+        _: &[[AttentionPlan; 2]],
+    ) -> Result<Vec<usize>> {
+        Ok(self.some(sensitivity.count))
+    }
 }
 
 struct Context<'a> {

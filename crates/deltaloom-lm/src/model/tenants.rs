@@ -11,7 +11,7 @@ use crate::tenancy::{self, PreparedTenant, Residency, TenantResidency};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Container, Error, Result};
 
-/// The file of a folder or a container that has plans of attention: [`crate::context`] reads it.
+/// The file of a folder or a container that has plans of attention; the room `context` reads it.
 pub const PLAN_FILE: &str = "deltaloom_context.json";
 
 /// Checks fine-tunes of a model. It borrows nothing, so that another thread may check while the

@@ -68,7 +68,7 @@ fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>) -> Result<(Report, Vec
     let recipe = serde_json::to_value(&loaded[0].recipe)?;
     let run = arguments.computing.run();
     // The model stays open until its folder is read again: a bundled one is removed with it.
-    let Prepared { resolved, opened: _opened } =
+    let Prepared { resolved, opened: _opened, .. } =
         recipes::prepare(opened, loaded, None, arguments.computing.memory(), &run)?;
     let resolved = resolved.into_iter().next().context("a recipe")?;
     let changed_layers = plans.iter().zip(&resolved.layers).filter(|(before, after)| before != after).count();

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &LimitArguments) -> Result<Answer> {
         let plans: Vec<AttentionPlan> = opened.model.attention().cloned().collect();
         let memory = arguments.computing.memory();
         let run = arguments.computing.run();
-        let Prepared { opened, resolved } = recipes::prepare(opened, loaded, None, memory, &run)?;
+        let Prepared { opened, resolved, .. } = recipes::prepare(opened, loaded, None, memory, &run)?;
         let config = opened.model.config();
         let of = |plans: &[AttentionPlan]| limit(config, plans, memory.kv, arguments.memory);
         let changed = resolved.first().map_or(&plans, |resolved| &resolved.layers);

@@ -16,6 +16,9 @@ pub(super) fn page(report: &Report) -> Page {
     );
     let mut sections: Vec<Section> = result.lengths.iter().map(length).collect();
     sections.extend([price(result), copies(result)]);
+    if !result.controls.is_empty() {
+        sections.push(controls(result));
+    }
     if !result.retrieval.is_empty() {
         sections.push(retrieval(result));
     }
@@ -89,6 +92,21 @@ fn price(result: &TestReport) -> Section {
         ]);
     }
     section("Price of short texts", "What a method costs within the trained length.", table)
+}
+
+fn controls(result: &TestReport) -> Section {
+    let mut table = Table::new(&["method", "place", "of", "p"]);
+    for choice in &result.controls {
+        table.rows.push(vec![
+            Cell::text(&*choice.name),
+            Cell::Value(choice.rank as f64, Unit::Count),
+            Cell::Value((choice.controls.len() + 1) as f64, Unit::Count),
+            fixed(choice.p_value),
+        ]);
+    }
+    let text = "Where a choice of layers stands among random ones of as many, by the loss within the trained length, and \
+                how probable so good a place is by chance. Depth may explain it as well.";
+    section("Choices of layers", text, table)
 }
 
 fn copies(result: &TestReport) -> Section {

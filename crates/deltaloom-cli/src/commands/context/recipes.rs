@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::{Bases, Limits, Silent};
 use deltaloom_compute::Run;
 use deltaloom_lm::context::recipe::{Frozen, Loaded, Of, Recipe, Sensitivity};
-use deltaloom_lm::context::{Finder, Measured, Resolved, moved, resolve, sensitivities, stillest};
+use deltaloom_lm::context::{Finder, Measured, Resolved, controls, moved, resolve, sensitivities, stillest};
 use deltaloom_lm::layer::{AttentionPlan, MemoryOptions};
 
 use crate::models::{self, Opened};
@@ -16,6 +16,8 @@ use crate::{inputs, ui};
 pub(super) struct Prepared {
     pub(super) opened: Opened,
     pub(super) resolved: Vec<Resolved>,
+    /// Of each recipe, the same with random layers.
+    pub(super) controls: Vec<Vec<Resolved>>,
 }
 
 /// Reads recipes: what is wrong in one is said before a model is opened.
@@ -35,12 +37,15 @@ pub(super) fn prepare(
         (opened.model.config().clone(), opened.model.attention().cloned().collect::<Vec<_>>());
     let mut files = Files { opened: Some(opened), memory, run };
     let mut resolved = Vec::with_capacity(recipes.len());
+    let mut others = Vec::with_capacity(recipes.len());
     for mut loaded in recipes {
         loaded.recipe.trained = trained.or(loaded.recipe.trained);
-        resolved.push(resolve(&loaded, &config, &plans, &mut files)?);
+        let found = resolve(&loaded, &config, &plans, &mut files)?;
+        others.push(controls(&loaded, &config, &plans, &found)?);
+        resolved.push(found);
     }
     let opened = files.opened.context("a model that failed")?;
-    Ok(Prepared { opened, resolved })
+    Ok(Prepared { opened, resolved, controls: others })
 }
 
 /// Finds layers with files and the model itself.

@@ -66,7 +66,8 @@ fn measure(
     let text = models::text(&arguments.text, &opened, None)?;
     let trained_length = arguments.trained.map(u64::from);
     let trained = trained_tokens(opened.model.config(), trained_length)?;
-    let Prepared { opened, resolved } = recipes::prepare(opened, recipes, trained_length, memory, &run)?;
+    let Prepared { opened, resolved, controls } =
+        recipes::prepare(opened, recipes, trained_length, memory, &run)?;
     let lengths = arguments.lengths.iter().map(|length| usize::try_from(*length));
     let options = TestOptions::new(
         trained,
@@ -77,9 +78,12 @@ fn measure(
     .with_rounds(usize::try_from(arguments.rounds)?)
     .with_retrieval(arguments.retrieval.map(TaskName::task))
     .with_seed(arguments.seed);
-    let method = |resolved: &Resolved| Method::new(resolved.name.clone(), resolved.layers.clone());
-    let methods: Vec<Method> = resolved.iter().map(method).collect();
-    bar.start(options.work(methods.len()) as u64 * ID_BYTES);
+    let method = |(resolved, controls): (&Resolved, Vec<Resolved>)| {
+        Method::new(resolved.name.clone(), resolved.layers.clone())
+            .with_controls(controls.into_iter().map(|control| control.layers).collect())
+    };
+    let methods: Vec<Method> = resolved.iter().zip(controls).map(method).collect();
+    bar.start(options.work(&methods) as u64 * ID_BYTES);
     let model_type = opened.model.config().model_type.clone();
     let tokenizer = arguments.retrieval.map(|_| opened.tokenizer()).transpose()?;
     let on = Text { ids: &text.ids, tokenizer: tokenizer.as_ref() };
@@ -132,6 +136,15 @@ fn describe(report: &TestReport) -> String {
     for price in report.price.iter().skip(1) {
         let cost = with_error(&price.difference);
         text.push_str(&format!("price of {} at {} tokens: {cost}\n", price.name, price.tokens));
+    }
+    for choice in &report.controls {
+        text.push_str(&format!(
+            "layers of {}: place {} of {} beside random ones (p {:.2}); depth may explain it\n",
+            choice.name,
+            choice.rank,
+            choice.controls.len() + 1,
+            choice.p_value
+        ));
     }
     for copies in &report.copies {
         text.push_str(&format!(

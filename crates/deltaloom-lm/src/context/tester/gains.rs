@@ -1,6 +1,6 @@
 //! From losses to gains over truncation.
 
-use super::report::{EffectiveLength, KeyTokens, KvBytes, Length, Losses, MethodLosses, Price};
+use super::report::{Controlled, EffectiveLength, KeyTokens, KvBytes, Length, Losses, MethodLosses, Price};
 use super::retrieval::Retrieval;
 use super::{TestOptions, starts};
 use crate::context::statistics::{Estimate, Word};
@@ -22,6 +22,8 @@ pub(super) struct Found {
     /// Gains by gap, then by passage.
     pub(super) copies: Vec<Vec<f64>>,
     pub(super) kv: KvBytes,
+    /// Losses inside the trained length of what it is compared with.
+    pub(super) others: Vec<ByTarget>,
 }
 
 /// Positions that are reported together: halves of the trained length, then whole ones up to four
@@ -134,6 +136,21 @@ pub(super) fn prices(found: &[Found], options: &TestOptions) -> Vec<Price> {
         }
     };
     found.iter().map(price).collect()
+}
+
+/// Where a choice of layers stands among random ones.
+pub(super) fn controlled(found: &Found, options: &TestOptions) -> Option<Controlled> {
+    let loss = |losses: &ByTarget| mean(&means(losses, [0, options.inside()]));
+    let own = loss(&found.inside);
+    let others: Vec<f64> = found.others.iter().map(loss).collect();
+    let better = others.iter().filter(|other| **other <= own).count();
+    (!others.is_empty()).then(|| Controlled {
+        name: found.name.clone(),
+        loss: own,
+        rank: 1 + better,
+        p_value: (1 + better) as f64 / (1 + others.len()) as f64,
+        controls: others,
+    })
 }
 
 /// Share of the facts found at half the trained length that must be found, too.

@@ -13,7 +13,8 @@ use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
 
 pub use report::{
-    Copies, EffectiveLength, KeyTokens, KvBytes, Length, Losses, MethodLosses, Price, Speed, TestReport,
+    Controlled, Copies, EffectiveLength, KeyTokens, KvBytes, Length, Losses, MethodLosses, Price, Speed,
+    TestReport,
 };
 
 use super::losses::{Measuring, losses, truncated, whole, work};
@@ -39,13 +40,21 @@ pub struct Method {
     pub name: String,
     /// One plan per layer.
     pub plans: Vec<AttentionPlan>,
+    /// Plans with other layers, as many: what a choice of layers is compared with.
+    pub controls: Vec<Vec<AttentionPlan>>,
 }
 
 impl Method {
     /// A method.
     #[must_use]
     pub fn new(name: String, plans: Vec<AttentionPlan>) -> Self {
-        Self { name, plans }
+        Self { name, plans, controls: Vec::new() }
+    }
+
+    /// Sets what it is compared with.
+    #[must_use]
+    pub fn with_controls(self, controls: Vec<Vec<AttentionPlan>>) -> Self {
+        Self { controls, ..self }
     }
 }
 
@@ -147,15 +156,18 @@ impl TestOptions {
 
     /// Number of tokens that [`test`] computes, for its progress.
     #[must_use]
-    pub fn work(&self, methods: usize) -> usize {
-        let runs = methods + 1;
+    pub fn work(&self, methods: &[Method]) -> usize {
+        let runs = methods.len() + 1;
+        let controls: usize = methods.iter().map(|method| method.controls.len()).sum();
         let stride = (self.trained / 2).max(1);
         let length = |tokens: &usize| {
             runs * tokens
                 + work(&truncated(*tokens, self.trained, stride))
                 + work(&truncated(*tokens, self.trained, self.trained))
         };
-        let losses = self.sequences * (self.lengths.iter().map(length).sum::<usize>() + runs * self.inside());
+        let inside = if self.lengths.contains(&self.inside()) { 0 } else { runs };
+        let losses = self.sequences
+            * (self.lengths.iter().map(length).sum::<usize>() + (inside + controls) * self.inside());
         let asked: usize = match self.retrieval {
             Some(_) => self.asked().map(|tokens| retrieval::work(tokens, self.sequences)).sum(),
             None => 0,
@@ -247,14 +259,24 @@ pub fn test(
     for method in &methods {
         model = model.with_attention(method.plans.clone())?;
         let mut of = |tokens: usize| losses(&mut model, &sequences(tokens), &whole(tokens), &how, progress);
-        let by_length = options.lengths.iter().map(|tokens| of(*tokens)).collect::<Result<_>>()?;
-        let inside = of(options.inside())?;
+        let by_length = options.lengths.iter().map(|tokens| of(*tokens)).collect::<Result<Vec<_>>>()?;
+        let inside = match options.lengths.iter().position(|tokens| *tokens == options.inside()) {
+            Some(at) => by_length[at].clone(),
+            None => of(options.inside())?,
+        };
         let copies = passages.measure(&mut model, &how, progress)?;
+        let mut others = Vec::with_capacity(method.controls.len());
+        for plans in &method.controls {
+            model = model.with_attention(plans.clone())?;
+            let tokens = options.inside();
+            others.push(losses(&mut model, &sequences(tokens), &whole(tokens), &how, progress)?);
+        }
+        model = model.with_attention(method.plans.clone())?;
         for (tokens, texts) in &planted {
             asked.push(retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, &how, progress)?);
         }
         let kv = speed::bytes(&mut model, &ids[..options.longest()], &how)?;
-        found.push(Found { name: method.name.clone(), by_length, inside, copies, kv });
+        found.push(Found { name: method.name.clone(), by_length, inside, copies, kv, others });
     }
     let speed = speed::measure(model, &methods, &ids[..options.longest()], options.rounds, &how, progress)?;
     let lengths = gains::lengths(&base, &found, options, ids.len());
@@ -265,6 +287,7 @@ pub fn test(
         retrieval: asked,
         lengths,
         price: gains::prices(&found, options),
+        controls: found.iter().filter_map(|found| gains::controlled(found, options)).collect(),
         copies: passages.report(&found, options),
         no_copies,
         memory: found.iter().map(|found| found.kv.clone().named(&found.name)).collect(),

@@ -17,6 +17,8 @@ pub struct TestReport {
     pub lengths: Vec<Length>,
     /// What each method costs in texts of the trained length, or shorter if all lengths are.
     pub price: Vec<Price>,
+    /// Choices of layers beside random ones, as many, within the trained length.
+    pub controls: Vec<Controlled>,
     /// What an earlier copy of a passage gains.
     pub copies: Vec<Copies>,
     /// Why there are no copies.
@@ -108,6 +110,22 @@ pub struct Price {
     pub loss: f64,
     /// Its loss less that of the unchanged model.
     pub difference: Estimate,
+}
+
+/// A choice of layers beside random ones.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Controlled {
+    /// The method.
+    pub name: String,
+    /// Its loss within the trained length.
+    pub loss: f64,
+    /// The losses of the random choices.
+    pub controls: Vec<f64>,
+    /// Its place among them: 1 is the best.
+    pub rank: usize,
+    /// How probable so good a place is by chance. Depth may explain it as well as the choice does.
+    pub p_value: f64,
 }
 
 /// What an earlier copy of a passage gains: the loss with another passage there, less the loss.
