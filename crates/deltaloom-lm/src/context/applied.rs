@@ -9,7 +9,7 @@ use super::resolve::Resolved;
 use super::tester::kv_bytes;
 use crate::layer::{AttentionPlan, KvType, TenantId};
 use crate::model::{Model, ModelConfig, PLAN_FILE};
-use crate::tenancy::PreparedTenant;
+use crate::tenancy::{FamilyOptions, PreparedTenant};
 
 /// The name of the file that has the plans.
 pub const CONTEXT_FILE: &str = PLAN_FILE;
@@ -66,6 +66,15 @@ pub fn admit(mut model: Model, prepared: PreparedTenant) -> Result<(Model, Tenan
             Ok((model.with_attention(plans)?, tenant))
         }
     }
+}
+
+/// Opens a folder or a GGUF file, and runs the plans that the folder has, if it does.
+///
+/// # Errors
+/// As [`Model::open`] and [`with_plans_of`].
+pub fn open(path: &Path, options: FamilyOptions) -> Result<Model> {
+    let model = Model::open(path, options)?;
+    if path.is_dir() { with_plans_of(model, path) } else { Ok(model) }
 }
 
 /// Gives a model the plans that its folder has, if it does.

@@ -13,7 +13,7 @@ mod sensitivity;
 mod statistics;
 pub mod tester;
 
-pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, with_plans_of};
+pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, open, with_plans_of};
 pub use export::{ExportFamily, export};
 pub use moved::{Moved, MovedLayer, moved, stillest};
 pub use resolve::{Finder, Resolved, controls, resolve, trained_tokens};
