@@ -156,6 +156,11 @@ bench-serve:
 check-smollm2 *args:
     tools/check_smollm2.sh {{ args }}
 
+# Plans of attention for longer context on lm12m and lm12t, beside truncation; writes docs/benchmarks/context.md; needs the weights
+context-goals *args:
+    cargo build --release -p deltaloom-cli
+    python3 tools/context_goals.py target/release/deltaloom --data {{ env("DELTALOOM_DATA", "../shared/data") }} {{ args }}
+
 # Students of lm12m by the recipes in recipes/goals, beside what is wanted; writes docs/benchmarks/shrink.md; needs the weights
 shrink-goals *args:
     cargo build --release --quiet

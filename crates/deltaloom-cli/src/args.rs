@@ -1,5 +1,7 @@
 //! All commands and options: the one place where flags are defined.
 
+#[cfg(feature = "compute")]
+pub(crate) mod context;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
 #[cfg(feature = "compute")]
@@ -92,6 +94,8 @@ pub(crate) enum Command {
     Cat(CatArguments),
     #[cfg(feature = "lab")]
     Bench(BenchArguments),
+    #[cfg(feature = "compute")]
+    Context(context::ContextArguments),
     #[cfg(feature = "compute")]
     Estimate(estimate::EstimateArguments),
     #[cfg(feature = "compute")]

@@ -96,6 +96,8 @@ fn dispatch(command: &Command) -> anyhow::Result<Answer> {
         #[cfg(feature = "lab")]
         Command::Bench(arguments) => commands::bench::run(arguments),
         #[cfg(feature = "compute")]
+        Command::Context(arguments) => commands::context::run(arguments),
+        #[cfg(feature = "compute")]
         Command::Estimate(arguments) => commands::estimate::run(arguments),
         #[cfg(feature = "compute")]
         Command::Eval(arguments) => commands::eval::run(arguments),

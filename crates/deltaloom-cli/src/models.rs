@@ -7,7 +7,7 @@ use deltaloom::checkpoint::Warning;
 use deltaloom::{Container, Error, Limits, Progress as _};
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
-use deltaloom_lm::tenancy::FamilyOptions;
+use deltaloom_lm::tenancy::{FamilyOptions, PreparedTenant};
 use deltaloom_lm::text::{TextInput, Tokenizer, has_ids, read_text_input};
 use tempfile::TempDir;
 
@@ -73,6 +73,16 @@ impl Opened {
         self.base.as_ref()
     }
 
+    /// Replaces the model.
+    pub(crate) fn with_model<R>(
+        self,
+        replace: impl FnOnce(Model) -> deltaloom::Result<(Model, R)>,
+    ) -> deltaloom::Result<(Self, R)> {
+        let Self { model, tenant, base, name, warnings } = self;
+        let (model, result) = replace(model)?;
+        Ok((Self { model, tenant, base, name, warnings }, result))
+    }
+
     /// The tokenizer of the base, where the fine-tune does not carry files of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         let own = |name: &str, limit| self.model.file(self.tenant, name, limit);
@@ -96,7 +106,12 @@ pub(crate) fn open(path: &Path, base: Option<&Path>, tenant: Option<&Path>) -> R
     let (mut model, warnings) = of_files(opened.as_ref(), of_student)?;
     let tenant = match tenant {
         None => Model::BASE,
-        Some(path) => admit(&mut model, path)?,
+        Some(path) => {
+            let prepared = prepare(&model, path)?;
+            let found;
+            (model, found) = deltaloom_lm::context::admit(model, prepared)?;
+            found
+        }
     };
     Ok(Opened { model, tenant, base: opened, name: name.to_owned(), warnings })
 }
@@ -206,7 +221,7 @@ fn of_files(path: &Path, base: Option<&Path>) -> Result<(Model, Vec<Warning>)> {
     let config = path.join("config.json");
     let text = std::fs::read_to_string(&config).with_context(|| config.display().to_string())?;
     let model = Model::of_checkpoint(path, inputs::mapped(checkpoint)?, &text, options)?;
-    Ok((model, warnings))
+    Ok((deltaloom_lm::context::with_plans_of(model, path)?, warnings))
 }
 
 /// Works on this many threads; 0 for all.
@@ -234,8 +249,12 @@ pub(crate) fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// Adds a fine-tune.
 fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
-    let prepared = model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?;
+    let prepared = prepare(model, path)?;
     Ok(model.admit(prepared)?)
+}
+
+fn prepare(model: &Model, path: &Path) -> Result<PreparedTenant> {
+    Ok(model.prepare(Container::open(place(path)?.as_ref(), &Limits::default())?)?)
 }
 
 /// Reads a text, or token ids, for a model. At most `limit` ids count.

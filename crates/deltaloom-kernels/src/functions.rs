@@ -242,6 +242,29 @@ fn add_weighted_body(weights: &[f32], values: &[f32], out: &mut [f32]) {
     }
 }
 
+per_isa! {
+    /// Turns vectors, [vectors, size]: element i of each and element i + size / 2 are a pair, by
+    /// the cosines and then the sines in the row of `rows`, [rows, size], that `places` says.
+    ///
+    /// # Panics
+    /// If there is no such row, or there are more places than vectors.
+    pub fn turn(rows: &[f32], places: &[usize], vectors: &[f32], out: &mut [f32]) = turn_body;
+}
+
+#[inline(always)]
+fn turn_body(rows: &[f32], places: &[usize], vectors: &[f32], out: &mut [f32]) {
+    let Some(size) = vectors.len().checked_div(places.len()).filter(|size| *size > 0) else { return };
+    let both = vectors.chunks_exact(size).zip(out.chunks_exact_mut(size));
+    for (place, (vector, out)) in places.iter().zip(both) {
+        let (cos, sin) = rows[place * size..][..size].split_at(size / 2);
+        let ((a, b), (x, y)) = (vector.split_at(size / 2), out.split_at_mut(size / 2));
+        for i in 0..size / 2 {
+            x[i] = a[i] * cos[i] - b[i] * sin[i];
+            y[i] = b[i] * cos[i] + a[i] * sin[i];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,9 +307,12 @@ mod tests {
                 scores(&x[..size], &x[size..], 0.25, &mut products);
                 let mut sums = vec![1.0; size];
                 add_weighted(&products, &x, &mut sums);
+                let half = x.len() / 4 * 2;
+                let mut turned = vec![0.0; half];
+                turn(&x, &[1], &x[..half], &mut turned);
                 let vectors = [
                     map(&exp), map(&softmax), map(&gelu_tanh), map(&|y| silu_gate(&x, y)), numbers.to_vec(),
-                    products, sums,
+                    products, sums, turned,
                 ];
                 let bits = |x: &f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
                 vectors.iter().flatten().map(bits).collect::<Vec<_>>()

@@ -3,6 +3,7 @@
 //!
 //! `deltaloom` parses the containers, and `deltaloom-compute` multiplies.
 
+pub mod context;
 pub mod engine;
 pub mod evaluate;
 pub mod generate;
@@ -12,3 +13,4 @@ pub mod model;
 pub mod sample;
 pub mod tenancy;
 pub mod text;
+pub mod yaml;

@@ -66,7 +66,7 @@ struct Options {
 
 impl Opened {
     fn open(path: &Path, tenants: &BTreeMap<String, PathBuf>) -> Result<Self> {
-        let mut model = deltaloom_lm::model::Model::open(path, FamilyOptions::default())?;
+        let mut model = deltaloom_lm::context::open(path, FamilyOptions::default())?;
         let mut ids = vec![(None, deltaloom_lm::model::Model::BASE)];
         for (name, path) in tenants {
             let prepared = model.prepare(Container::open(path, &Limits::default())?)?;

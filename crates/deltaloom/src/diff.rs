@@ -37,6 +37,18 @@ pub struct TensorDiff {
     pub ulp_histogram: Option<UlpHistogram>,
     /// L2 norm of the difference over that of the first. `None` if it is not a number.
     pub relative_l2: Option<f64>,
+    /// What [`Self::relative_l2`] is made of, to add up several tensors. `None` without floats.
+    #[serde(skip)]
+    pub squares: Option<Squares>,
+}
+
+/// Sums of squares of a tensor.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Squares {
+    /// Of the first.
+    pub first: f64,
+    /// Of the difference.
+    pub difference: f64,
 }
 
 /// Weights that could not be compared.
@@ -147,6 +159,7 @@ impl Compared {
                 changed_fraction: None,
                 ulp_histogram: None,
                 relative_l2: None,
+                squares: None,
             },
             number: source.info().number(),
             role: *role,
@@ -169,6 +182,10 @@ impl Compared {
         compared.diff.changed_fraction = Some(ratio(elems - unchanged, elems));
         compared.diff.ulp_histogram = Some(histogram(&distances));
         compared.diff.relative_l2 = relative_l2(&distances, unchanged == elems);
+        compared.diff.squares = (compared.number.kind() == NumberKind::Float).then(|| Squares {
+            first: distances.first_squares,
+            difference: if unchanged == elems { 0.0 } else { distances.difference_squares },
+        });
         compared.distances = Some(distances);
         Ok(compared)
     }

@@ -78,7 +78,7 @@ pub use base_search::{
 pub use bases::{Bases, Changes, ResolvedContainer};
 pub use codec::Codec;
 pub use container::{BaseDigest, Container, NamedBase, PartBytes, Texts};
-pub use diff::{DiffReport, DiffTotal, TensorDiff, UlpHistogram, Uncompared, diff};
+pub use diff::{DiffReport, DiffTotal, Squares, TensorDiff, UlpHistogram, Uncompared, diff};
 pub use error::{Access, Error, ErrorKind, Missing, Result};
 pub use in_place::{Check, InPlaceOptions, InPlaceReport, unpack_in_place};
 pub use inspect::{inspect, needs_base};

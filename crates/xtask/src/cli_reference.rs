@@ -20,7 +20,7 @@ do not remove one or change its meaning. Sizes are in bytes, times in seconds. F
 
 ### Warnings
 
-`pack`, `unpack`, `verify`, `diff`, `lineage`, `bench`, `estimate` and `eval` report problems with their inputs in a
+`pack`, `unpack`, `verify`, `diff`, `lineage`, `bench`, `context`, `estimate` and `eval` report problems with their inputs in a
 list `warnings`. Each entry has a `kind`, and `index`, the path of an index of shards, or `folder`, the path of a folder:
 
 | kind | problem | keys |
@@ -279,6 +279,49 @@ Each of `rows` has:
 | `encode_seconds`, `decode_seconds` | time of each round, in order |
 
 [ADR 0014](adr/0014-bench-baselines.md) explains what is timed, and the choice of compressors.
+
+### context layers
+
+| key | value |
+|---|---|
+| `layers` | list by number: `layer`, `relative_l2` (L2 norm of the change over that of the base, of all its matrices), `relative_l2_qk` (of queries and keys; null if they are not apart), `changed_fraction` |
+| `by_all`, `by_qk` | numbers of the layers, the one that moved least first, by either measure |
+| `rank_correlation` | rank correlation (Spearman) of both measures; null for one layer |
+
+### context test
+Losses are in nats per token. An estimate has `mean`, `standard_error` (null for one sequence), and `low` and `high`, the
+ends of its interval of 95 %.
+
+| key | value |
+|---|---|
+| `model_type`, `digest`, `kv`, `seed`, `seconds` | family of the model; BLAKE3-256 of the text; type of stored keys and values; seed; elapsed time |
+| `trained_tokens` | length that the model was trained for |
+| `lengths` | list of `tokens`, `starts` (where sequences begin), `buckets` (first position, and behind the last), `unchanged`, `truncation` and `trained_length` (windows that do not overlap), each with `loss` and its `buckets`, and `methods` |
+| `lengths[].methods` | list of `name`, `loss`, `buckets`, `differences` (estimates by bucket: the loss less that of truncation), `gain` (estimate behind the trained length: truncation less the method; null inside), `word` (`extends`, `harmless`, `unclear`, `degrades`), `key_tokens` (`tokens`, `perplexity`, `truncation_perplexity`; null if there are none) |
+| `price` | list of `name`, `tokens`, `loss`, `difference` (estimate: the loss less that of the model as it is, within the trained length) |
+| `controls` | for each recipe with `frozen` or `sensitivity`: `name`, `loss` within the trained length, the losses of `controls` (random layers, as many), its `rank` and `p_value` |
+| `copies`, `no_copies` | list of `name`, `gap_tokens`, `passage_tokens`, `passages`, `gain` (estimate); why there are none, else absent |
+| `retrieval` | list of `name` (`truncation` is one), `tokens`, `texts`, `forced_choice` and `exact` (shares with interval), `by_depth` (right choices); empty without `--retrieval` |
+| `memory` | list of `name`, `tokens`, `formula_bytes`, `counted_bytes` of keys and values |
+| `speed` | list of `name`, `tokens`, `prefill_tokens_per_second`, `prefill_ratio`, `decode_tokens_per_second`, `decode_ratio`; ratios are over the model as it is; empty without `--rounds` |
+| `effective_length` | list of `name`, `tokens` (null if there is none), `reason` |
+| `recipes` | for each recipe, its `name`, `version`, `required`, `trained_tokens`, `target_tokens`, `selections` (layers of each entry) and `layers` (one plan each) |
+
+### context apply
+
+| key | value |
+|---|---|
+| `packed_bytes` | size of the container; null if only a folder was exported |
+| `changed_layers` | number of layers whose plan differs |
+| `name`, `version`, `required`, `trained_tokens`, `target_tokens`, `selections`, `layers` | as in `recipes` of `context test` |
+
+### context limit
+
+| key | value |
+|---|---|
+| `memory_bytes`, `trained_tokens` | memory for keys and values; trained length, null if it is not known |
+| `tokens`, `bytes`, `ends_by` | most tokens of a sequence, their bytes, and what they end by: `memory`, `table` (of positions) or `positions` (the largest that is computed) |
+| `unchanged` | the same of the model without the recipe |
 
 ### eval perplexity
 

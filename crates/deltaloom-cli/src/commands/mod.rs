@@ -3,6 +3,8 @@
 #[cfg(feature = "lab")]
 pub(crate) mod bench;
 pub(crate) mod cat;
+#[cfg(feature = "compute")]
+pub(crate) mod context;
 #[cfg(feature = "demo")]
 pub(crate) mod demo;
 pub(crate) mod diff;

@@ -2,6 +2,8 @@
 
 use clap::ValueEnum;
 use deltaloom_compute::{Form, Mode};
+use deltaloom_lm::context::ExportFamily;
+use deltaloom_lm::context::tester::Task;
 use deltaloom_lm::layer::KvType;
 
 /// The form in which a fine-tune's matrices are kept in memory.
@@ -76,5 +78,46 @@ pub(crate) fn parse_fraction(text: &str) -> Result<f64, String> {
         Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),
         Ok(_) => Err("expected a number from 0 to 1".to_owned()),
         Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Facts that are planted in a text and asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TaskName {
+    /// Eight keys with a number each
+    Multikey,
+    /// One number
+    Passkey,
+    /// Eight numbers that are handed on twice
+    Tracking,
+}
+
+impl TaskName {
+    /// What the library calls it.
+    pub(crate) fn task(self) -> Task {
+        match self {
+            Self::Multikey => Task::Multikey,
+            Self::Passkey => Task::Passkey,
+            Self::Tracking => Task::Tracking,
+        }
+    }
+}
+
+/// A family of transformers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyName {
+    /// One table of positions for all layers
+    Llama,
+    /// The same, and layers without positions
+    Smollm3,
+}
+
+impl FamilyName {
+    /// What the library calls it.
+    pub(crate) fn family(self) -> ExportFamily {
+        match self {
+            Self::Llama => ExportFamily::Llama,
+            Self::Smollm3 => ExportFamily::SmolLm3,
+        }
     }
 }

@@ -1,13 +1,16 @@
 //! How often and on how much something is measured.
 
+#[cfg(feature = "lab")]
 use super::parse_count;
 
 /// How often something is measured.
+#[cfg(feature = "lab")]
 pub(crate) fn parse_rounds(text: &str) -> Result<usize, String> {
     parse_count(text, 1..=1000)
 }
 
 /// How many fine-tunes are served at once.
+#[cfg(feature = "lab")]
 pub(crate) fn parse_tenants(text: &str) -> Result<usize, String> {
     parse_count(text, 1..=4096)
 }
@@ -19,9 +22,9 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit_bytes: u64 = match unit.trim() {
         "" | "B" => 1,
-        "kB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
+        "k" | "kB" => 1000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,

@@ -7,7 +7,7 @@ pub(crate) mod bench;
 pub(crate) mod compute;
 #[cfg(feature = "lab")]
 pub(crate) mod lab;
-#[cfg(feature = "lab")]
+#[cfg(feature = "compute")]
 pub(crate) mod measure;
 pub(crate) mod series;
 

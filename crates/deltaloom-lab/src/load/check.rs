@@ -66,7 +66,10 @@ pub fn check(
 }
 
 fn dense_engine(folder: &Path) -> Result<Engine> {
-    Engine::new(Model::open(folder, FamilyOptions::default())?, EngineOptions::default().with_sequences(1))
+    Engine::new(
+        deltaloom_lm::context::open(folder, FamilyOptions::default())?,
+        EngineOptions::default().with_sequences(1),
+    )
 }
 
 /// Ids with the logarithms of their probabilities, and why there are no more.

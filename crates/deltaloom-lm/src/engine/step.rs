@@ -159,6 +159,7 @@ impl Engine {
             // Nobody else has this number.
             Err(_) => hasher.update(&active.request.tenant.number().to_le_bytes()),
         };
+        hasher.update(self.model.plans().as_bytes());
         hasher.update(match self.options.memory.kv {
             KvType::Bf16 => b"bf16",
             KvType::F32 => b"f32 ",

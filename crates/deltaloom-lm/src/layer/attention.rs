@@ -1,32 +1,30 @@
-//! Attention of grouped heads within each sequence, and rotary positions (Su et al., 2021) in the
-//! half-split convention of Hugging Face's LLaMA.
+//! Attention of grouped heads within each sequence.
 //!
 //! The layer computes the projections to and from the heads.
 
-use std::{iter, slice};
+use std::slice;
 
 use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
 use super::batch::Batch;
-use super::config::{Heads, LayerConfig};
+use super::config::Heads;
 use super::plan::{AttentionPlan, Reach};
+use super::rotary::Rotary;
 
 /// The attention of a layer, without its weights.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attention {
+pub(super) struct Attention<'a> {
     pub(super) heads: Heads,
-    pub(super) reach: Reach,
-    /// The factor of scores.
-    pub(super) scale: f32,
+    pub(super) plan: &'a AttentionPlan,
+    /// What turns queries and keys when they are read, if they have not turned.
+    pub(super) late: Option<&'a Rotary>,
 }
 
-impl Attention {
-    pub(super) fn of(config: &LayerConfig) -> Self {
-        let heads =
-            Heads { query: config.query_heads, key_value: config.key_value_heads, size: config.head_size };
-        let AttentionPlan { reach, scale, .. } = config.attention;
-        Self { heads, reach, scale: scale.of(config.head_size) }
+impl Attention<'_> {
+    /// The factor of the scores of a query.
+    pub(super) fn scale(&self, head: usize, position: usize) -> f32 {
+        self.plan.query_scale(self.heads, head, position)
     }
 }
 
@@ -46,73 +44,45 @@ impl<'a> Part<'a> {
 }
 
 /// For every token and head, the mean of values weighted by softmax of query times key times the
-/// scale, among whole sequences: `[tokens, heads x size]`.
+/// scale, among whole sequences: `[tokens, heads x size]`. Queries and keys have turned.
 pub(super) fn attend(
-    attention: &Attention,
+    attention: &Attention<'_>,
     batch: &Batch,
     query: Part<'_>,
     key: Part<'_>,
     value: Part<'_>,
 ) -> Vec<f32> {
-    let Attention { heads, reach, scale } = *attention;
+    let Attention { heads, plan, .. } = *attention;
     let width = heads.query * heads.size;
     let mut out = vec![0.0; batch.tokens() * width];
+    // The position of each token, and the tokens that it sees.
     let seen: Vec<_> = batch
         .places()
-        .flat_map(|(_, place)| {
-            place.clone().map(move |token| match reach {
-                Reach::Causal => place.start..token + 1,
-                Reach::Window { tokens } => place.start.max((token + 1).saturating_sub(tokens))..token + 1,
-                Reach::Full => place.clone(),
+        .flat_map(|(sequence, place)| {
+            place.clone().zip(sequence.position..).map(move |(token, position)| {
+                let first = plan.first_seen(position).saturating_sub(sequence.position) + place.start;
+                let seen = if plan.reach == Reach::Full { place.clone() } else { first..token + 1 };
+                (position, seen)
             })
         })
         .collect();
     let each = |scores: &mut Vec<f32>, (token, out): (usize, &mut [f32])| {
+        let (position, seen) = &seen[token];
         for (head, out) in out.chunks_exact_mut(heads.size).enumerate() {
             let shared = head / (heads.query / heads.key_value);
             let query = query.head(token, head, heads.size);
-            scores.resize(seen[token].len(), 0.0);
-            for (at, score) in seen[token].clone().zip(scores.iter_mut()) {
+            let scale = attention.scale(head, *position);
+            scores.resize(seen.len(), 0.0);
+            for (at, score) in seen.clone().zip(scores.iter_mut()) {
                 let score = slice::from_mut(score);
                 functions::scores(query, key.head(at, shared, heads.size), scale, score);
             }
             functions::softmax(scores);
-            for (at, weight) in seen[token].clone().zip(scores.iter()) {
+            for (at, weight) in seen.clone().zip(scores.iter()) {
                 functions::add_weighted(slice::from_ref(weight), value.head(at, shared, heads.size), out);
             }
         }
     };
     out.par_chunks_mut(width).enumerate().with_min_len(4).for_each_init(Vec::new, each);
     out
-}
-
-/// Cosine and sine for every token and every pair of elements of a head: `[tokens, pairs]`. In
-/// FP32, which the models were trained with. `rates` are radians per position.
-pub(crate) fn turns(rates: &[f32], batch: &Batch) -> Vec<[f32; 2]> {
-    let of_token = |position: usize| {
-        rates.iter().map(move |rate| {
-            let (sin, cos) = libm::sincosf(position as f32 * rate);
-            [cos, sin]
-        })
-    };
-    batch
-        .sequences()
-        .iter()
-        .flat_map(|sequence| sequence.position..sequence.position + sequence.tokens)
-        .flat_map(of_token)
-        .collect()
-}
-
-/// Rotates the heads in the first `width` of each `stride` elements: element `i` of a head and
-/// element `i + size / 2` form a pair.
-pub(super) fn rotate(table: &[[f32; 2]], size: usize, stride: usize, width: usize, values: &mut [f32]) {
-    let half = size / 2;
-    for (row, turns) in iter::zip(values.chunks_exact_mut(stride), table.chunks_exact(half)) {
-        for head in row[..width].chunks_exact_mut(size) {
-            let (low, high) = head.split_at_mut(half);
-            for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(turns) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
-        }
-    }
 }

@@ -1,13 +1,13 @@
 //! The shape of a layer: widths, heads, norms and functions. It holds no weights;
 //! [`super::LayerNames`] finds the shape from the tensors of a checkpoint.
 
-use super::plan::{AttentionPlan, Reach, check_epsilon};
+use super::plan::{AttentionPlan, Gain, Reach, check_epsilon};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
 /// How tokens are normalised before attention and before the feed-forward network.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Norm {
     /// Subtracts the mean and divides by the standard deviation.
@@ -213,11 +213,22 @@ impl LayerConfig {
         let biases = self.matrices().into_iter().map(|role| (role.bias(), self.shape(role)[0]));
         let of_heads =
             [VectorRole::QueryNormWeight, VectorRole::KeyNormWeight].map(|role| (role, self.head_size));
-        let of_heads = of_heads.into_iter().filter(|_| self.attention.qk_norm.is_some());
+        let of_heads = of_heads.into_iter().filter(|_| self.has_head_norms());
         let after = [VectorRole::PostNorm1Weight, VectorRole::PostNorm2Weight].map(|role| (role, self.width));
         let after = after.into_iter().filter(|_| self.has_post_norms);
         let norms = norms.map(|role| (role, self.width)).into_iter();
         norms.chain(after).chain(biases).chain(of_heads).collect()
+    }
+
+    /// Whether the layer's vectors hold norms of queries and keys.
+    pub(crate) fn has_head_norms(&self) -> bool {
+        self.attention.qk_norm.as_ref().is_some_and(|norm| norm.gain == Gain::Weights)
+    }
+
+    /// Its heads.
+    #[must_use]
+    pub fn heads(&self) -> Heads {
+        Heads { query: self.query_heads, key_value: self.key_value_heads, size: self.head_size }
     }
 
     /// Checks that such a layer can exist.
@@ -249,6 +260,6 @@ impl LayerConfig {
         if self.attention.qk_norm.is_some() && self.projection == Projection::Fused {
             return wrong("a norm of queries and keys needs separate projections".to_owned());
         }
-        self.attention.check(self.head_size)
+        self.attention.check(self.heads())
     }
 }

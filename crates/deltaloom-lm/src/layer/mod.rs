@@ -12,15 +12,21 @@ pub(crate) mod family;
 mod names;
 mod norm;
 mod packed;
+mod page;
 mod paged;
 mod pages;
 mod plan;
 mod prefix;
+mod rotary;
+mod spans;
+mod table;
 mod vector;
 mod weights;
 
 #[cfg(test)]
 mod naive;
+#[cfg(test)]
+mod plan_tests;
 #[cfg(test)]
 mod tests;
 
@@ -31,19 +37,22 @@ pub use batch::{Batch, Sequence, TenantId};
 pub use config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
-pub use pages::{KvType, Memory, MemoryOptions, SequenceId};
-pub use plan::{AttentionPlan, Positions, Reach, Scale, Table};
+pub use page::KvType;
+pub use pages::{Memory, MemoryOptions, SequenceId};
+pub use plan::{AttentionPlan, Gain, Law, NormPlace, PositionMap, Positions, QkNorm, Reach, Scale};
+pub use table::{By, Table};
 pub use weights::{LayerWeights, MatrixRole, VectorRole};
 
 use deltaloom::{Error, Result};
 use deltaloom_compute::Run;
 
 use attention::{Attention, Part};
+use rotary::Turning;
 
-pub(crate) use attention::turns;
 pub(crate) use names::check_shape;
 pub(crate) use norm::{Affine, apply as apply_norm};
 pub(crate) use pages::Past;
+pub(crate) use rotary::Rotary;
 
 /// Computes the layer's output `[tokens, width]` for `x` of the same shape, row-major, with the
 /// tokens of `batch` one after another.
@@ -52,8 +61,9 @@ pub(crate) use pages::Past;
 /// of threads changes no bit.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for an invalid configuration, `x` of another shape, or a vector of
-/// another length; errors of `weights`.
+/// [`Error::InvalidArgument`] for an invalid configuration, for positions that depend on the query
+/// (only [`crate::model::Model`] computes those), `x` of another shape, or a vector of another
+/// length; errors of `weights`.
 pub fn forward(
     config: &LayerConfig,
     weights: &dyn LayerWeights,
@@ -61,16 +71,9 @@ pub fn forward(
     x: &[f32],
     run: &Run<'_>,
 ) -> Result<Vec<f32>> {
-    let rates = rates(config);
-    Layer { config, weights, batch, run, turns: &turns(&rates, batch) }.forward(x, None)
-}
-
-/// Radians per position of the layer's rotary positions; none for a layer without.
-pub(crate) fn rates(config: &LayerConfig) -> Vec<f32> {
-    match config.attention.positions {
-        Positions::None => Vec::new(),
-        Positions::Rotary { theta, table } => table.rates(theta, config.head_size),
-    }
+    let rotary = Rotary::of(config);
+    let early = rotary.early(batch);
+    Layer { config, weights, batch, run, turning: rotary.turning(&early) }.forward(x, None)
 }
 
 /// A layer with its weights, in one step.
@@ -79,8 +82,7 @@ pub(crate) struct Layer<'a> {
     pub(crate) weights: &'a dyn LayerWeights,
     pub(crate) batch: &'a Batch,
     pub(crate) run: &'a Run<'a>,
-    /// What [`turns`] gives for the layer's [`rates`] and the batch.
-    pub(crate) turns: &'a [[f32; 2]],
+    pub(crate) turning: Turning<'a>,
 }
 
 impl Layer<'_> {
@@ -101,9 +103,9 @@ impl Layer<'_> {
             return Ok(Vec::new());
         }
         let LayerConfig { norm, width, has_post_norms, .. } = *self.config;
-        let before = |weight, bias, x: &[f32]| self.norm(norm, width, weight, Some(bias), x);
+        let before = |weight, bias, x: &[f32]| self.norm(norm, width, Some(weight), Some(bias), x);
         let after = |weight, x: Vec<f32>| match has_post_norms {
-            true => self.norm(norm, width, weight, None, &x),
+            true => self.norm(norm, width, Some(weight), None, &x),
             false => Ok(x),
         };
         let normed = before(VectorRole::Norm1Weight, VectorRole::Norm1Bias, x)?;
@@ -119,15 +121,18 @@ impl Layer<'_> {
         &self,
         norm: Norm,
         size: usize,
-        weight: VectorRole,
+        weight: Option<VectorRole>,
         bias: Option<VectorRole>,
         x: &[f32],
     ) -> Result<Vec<f32>> {
         let mut out = vec![0.0; x.len()];
         let of_token = x.len() / self.batch.tokens();
         for (tenant, tokens) in self.tenants() {
-            let weight = self.vector(weight, tenant, size)?;
-            let bias = bias.map(|bias| self.vector(bias, tenant, size)).transpose()?.flatten();
+            let vector = |role: Option<VectorRole>| match role {
+                Some(role) => self.vector(role, tenant, size),
+                None => Ok(None),
+            };
+            let (weight, bias) = (vector(weight)?, vector(bias)?);
             let place = tokens.start * of_token..tokens.end * of_token;
             let affine = norm::Affine { weight: weight.as_deref(), bias: bias.as_deref() };
             norm::apply(norm, affine, size, &x[place.clone()], &mut out[place]);
@@ -150,14 +155,18 @@ impl Layer<'_> {
                 value: self.linear(MatrixRole::Value, x)?,
             },
         };
-        if let Some(norm) = config.attention.qk_norm {
-            let of_heads = |weight, x: &[f32]| self.norm(norm, config.head_size, weight, None, x);
+        if let Some(norm) = &config.attention.qk_norm {
+            let before = norm.before_turning(config.attention.attention_factor());
+            let of_heads = |role, x: &[f32]| {
+                let weight = Some(role).filter(|_| norm.gain == Gain::Weights);
+                self.norm(before, config.head_size, weight, None, x)
+            };
             parts.query = of_heads(VectorRole::QueryNormWeight, &parts.query)?;
             parts.key = of_heads(VectorRole::KeyNormWeight, &parts.key)?;
         }
-        if !self.turns.is_empty() {
+        if let Turning::Early(turns) = self.turning {
             let rotate = |stride, width, values: &mut [f32]| {
-                attention::rotate(self.turns, config.head_size, stride, width, values);
+                rotary::rotate(turns, config.head_size, stride, width, values);
             };
             match &mut parts.fused {
                 // Queries and keys are adjacent in a row.
@@ -177,10 +186,15 @@ impl Layer<'_> {
             None => [(&parts.query, queries), (&parts.key, keys), (&parts.value, keys)]
                 .map(|(values, stride)| Part { values, stride, first: 0 }),
         };
-        let attention = Attention::of(config);
-        let attended = match past {
-            None => attention::attend(&attention, self.batch, query, key, value),
-            Some(past) => {
+        let late = if let Turning::Late(rotary) = self.turning { Some(rotary) } else { None };
+        let attention = Attention { heads: config.heads(), plan: &config.attention, late };
+        let attended = match (past, late) {
+            (None, Some(_)) => {
+                let what = "these positions depend on the query: attention to them needs a memory";
+                return Err(Error::InvalidArgument(what.to_owned()));
+            }
+            (None, None) => attention::attend(&attention, self.batch, query, key, value),
+            (Some(past), _) => {
                 past.memory.store(past.layer, past.sequences, self.batch, key, value);
                 paged::attend(&attention, &past, self.batch, query)
             }

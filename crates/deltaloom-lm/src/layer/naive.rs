@@ -139,59 +139,84 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
         }
     };
     let size = config.head_size;
-    let head_norm = |weight: VectorRole, rows: &mut Rows| {
-        let (epsilon, offset) = match config.attention.qk_norm {
+    let plan = &config.attention;
+    let norm_of_heads = plan.qk_norm.as_ref();
+    let head_norm = |weight: VectorRole, head: &mut [f64]| {
+        let (epsilon, offset) = match norm_of_heads.map(|it| it.norm) {
             Some(Norm::RmsNorm { epsilon }) => (epsilon, 0.0),
             Some(Norm::ZeroCentredRmsNorm { epsilon }) => (epsilon, 1.0),
             _ => return,
         };
-        for head in rows.iter_mut().flat_map(|row| row.chunks_mut(size)) {
-            let spread = head.iter().map(|x| x * x).sum::<f64>() / size as f64;
-            for (i, x) in head.iter_mut().enumerate() {
-                let weight = weights.vectors.get(&weight).map_or(1.0, |vector| offset + f64::from(vector[i]));
-                *x *= weight / (spread + f64::from(epsilon)).sqrt();
-            }
+        let vector = weights.vectors.get(&weight).filter(|_| config.has_head_norms());
+        let spread = head.iter().map(|x| x * x).sum::<f64>() / size as f64;
+        for (i, x) in head.iter_mut().enumerate() {
+            let weight = vector.map_or(1.0, |vector| offset + f64::from(vector[i]));
+            *x *= weight / (spread + f64::from(epsilon)).sqrt();
         }
     };
-    head_norm(VectorRole::QueryNormWeight, &mut q);
-    head_norm(VectorRole::KeyNormWeight, &mut k);
-    if let Positions::Rotary { theta, .. } = config.attention.positions {
-        // As a complex number: element i of a head is the real part, element i + size / 2 the
-        // imaginary part.
-        let turn = |rows: &mut Rows| {
-            for (t, row) in rows.iter_mut().enumerate() {
-                for head in row.chunks_mut(size) {
-                    for i in 0..size / 2 {
-                        let angle =
-                            (position + t) as f64 * f64::from(theta).powf(-2.0 * i as f64 / size as f64);
-                        let (re, im) = (head[i], head[i + size / 2]);
-                        head[i] = re * angle.cos() - im * angle.sin();
-                        head[i + size / 2] = re * angle.sin() + im * angle.cos();
-                    }
-                }
-            }
-        };
-        turn(&mut q);
-        turn(&mut k);
+    let is_after = norm_of_heads.is_some_and(|norm| norm.place == NormPlace::After);
+    if !is_after {
+        q.iter_mut()
+            .flat_map(|row| row.chunks_mut(size))
+            .for_each(|q| head_norm(VectorRole::QueryNormWeight, q));
+        k.iter_mut()
+            .flat_map(|row| row.chunks_mut(size))
+            .for_each(|k| head_norm(VectorRole::KeyNormWeight, k));
     }
+    // As a complex number: element i of a head is the real part, element i + size / 2 the
+    // imaginary part.
+    let turned = |weight: VectorRole, head: &[f64], at: usize, number: usize| -> Vec<f64> {
+        let mut head = head.to_vec();
+        if let Positions::Rotary { theta, table, .. } = &plan.positions {
+            let factor = table.attention_factor();
+            let rates = table.rates(*theta, size, number);
+            for i in 0..size / 2 {
+                let rate = match table {
+                    Table::Default => f64::from(*theta).powf(-2.0 * i as f64 / size as f64),
+                    _ => f64::from(rates[i]),
+                };
+                let angle = at as f64 * rate;
+                let (re, im) = (head[i], head[i + size / 2]);
+                head[i] = factor * (re * angle.cos() - im * angle.sin());
+                head[i + size / 2] = factor * (re * angle.sin() + im * angle.cos());
+            }
+        }
+        if is_after {
+            head_norm(weight, &mut head);
+        }
+        head
+    };
     let group = config.query_heads / config.key_value_heads;
     let mut attended: Rows = vec![vec![0.0; queries]; x.len()];
     for t in 0..x.len() {
-        let (first, last) = match config.attention.reach {
-            Reach::Causal => (0, t + 1),
-            Reach::Window { tokens } => ((t + 1).saturating_sub(tokens), t + 1),
-            Reach::Full => (0, x.len()),
+        let number = match &plan.positions {
+            Positions::Rotary { table, .. } => table.number(position + t),
+            Positions::None => 0,
         };
+        let seen: Vec<(usize, [usize; 2])> =
+            (0..x.len()).filter_map(|s| Some((s, pair(plan, position + t, position + s)?))).collect();
         for h in 0..config.query_heads {
             let (own, shared) = (h * size, h / group * size);
-            let score = |s: usize| -> f64 {
-                (0..size).map(|i| q[t][own + i] * k[s][shared + i]).sum::<f64>() * scale
+            let gain = match norm_of_heads.map(|norm| &norm.gain) {
+                Some(Gain::Calibrated(gains)) => f64::from(gains[h]),
+                _ => 1.0,
             };
-            let weight: Vec<f64> = (first..last).map(|s| score(s).exp()).collect();
+            let n = (position + t + 1) as f64;
+            let law = match plan.law {
+                None => 1.0,
+                Some(Law::LogLength { trained }) => (n.ln() / (trained as f64).ln()).max(1.0),
+                Some(Law::Floor { every, slope }) => 1.0 + slope * (1.0 + (n / every as f64).floor()).ln(),
+            };
+            let score = |(s, [of_query, of_key]): (usize, [usize; 2])| -> f64 {
+                let q = turned(VectorRole::QueryNormWeight, &q[t][own..own + size], of_query, number);
+                let k = turned(VectorRole::KeyNormWeight, &k[s][shared..shared + size], of_key, number);
+                (0..size).map(|i| q[i] * k[i]).sum::<f64>() * scale * gain * law
+            };
+            let weight: Vec<f64> = seen.iter().map(|seen| score(*seen).exp()).collect();
             let total: f64 = weight.iter().sum();
             for i in 0..size {
                 attended[t][own + i] =
-                    (first..last).map(|s| weight[s - first] / total * v[s][shared + i]).sum();
+                    seen.iter().zip(&weight).map(|((s, _), weight)| weight / total * v[*s][shared + i]).sum();
             }
         }
     }
@@ -220,6 +245,40 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
         }
     }
     add(&y, &after(VectorRole::PostNorm2Weight, linear(MatrixRole::Down, &hidden))).concat()
+}
+
+/// The positions of query `i` and key `j` by the formulas of each method; `None` if it does not see
+/// the key.
+fn pair(plan: &AttentionPlan, i: usize, j: usize) -> Option<[usize; 2]> {
+    let is_seen = match plan.reach {
+        Reach::Full => true,
+        Reach::Causal => j <= i,
+        Reach::Window { tokens, sinks } => j <= i && (i - j < tokens || j < sinks),
+        Reach::Chunk { tokens } => j <= i && i / tokens == j / tokens,
+    };
+    let own = [i, j];
+    let Positions::Rotary { map, .. } = plan.positions else { return is_seen.then_some(own) };
+    let positions = match (map, plan.reach) {
+        (PositionMap::Identity, Reach::Window { tokens, sinks }) if j < sinks => {
+            [i.min(sinks + tokens - 1), j]
+        }
+        (PositionMap::Identity, _) => own,
+        (PositionMap::Grouped { group, neighbours }, _) if i >= j + neighbours => {
+            [i / group + neighbours - neighbours / group, j / group]
+        }
+        (PositionMap::DualChunk { chunk, local, saturate }, _) => {
+            let most = saturate.unwrap_or(chunk + local);
+            let query = match (i / chunk).saturating_sub(j / chunk) {
+                0 => i % chunk,
+                1 => (i % chunk + chunk).min(most),
+                _ => most,
+            };
+            [query, j % chunk]
+        }
+        (PositionMap::Clipped { at }, _) if i >= j + at => [at, 0],
+        (PositionMap::Grouped { .. } | PositionMap::Clipped { .. }, _) => own,
+    };
+    is_seen.then_some(positions)
 }
 
 /// The fraction of the normal distribution below `x`: by its power series, or by tanh.

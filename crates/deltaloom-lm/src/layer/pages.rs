@@ -7,13 +7,14 @@
 //! A full page is never written again. So sequences that begin with the same tokens may share the
 //! pages of those ([`super::prefix`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::attention::Part;
 use super::batch::{Batch, TenantId};
 use super::config::{Heads, LayerConfig};
-use super::plan::Reach;
+use super::page::{KvType, Page, Pages};
+use super::plan::AttentionPlan;
 use super::prefix::{Chain, Prefixes};
 use deltaloom::{Error, Result};
 
@@ -21,25 +22,6 @@ use deltaloom::{Error, Result};
 pub(crate) const PAGE_POSITIONS: usize = 32;
 /// Positions are exact in FP32 up to here.
 const MAX_POSITIONS: usize = 1 << 24;
-
-/// The type of stored keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KvType {
-    /// Rounded to BF16, ties to even.
-    #[default]
-    Bf16,
-    /// As they are computed.
-    F32,
-}
-
-impl KvType {
-    fn bytes(self) -> u64 {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,16 +63,25 @@ pub struct Memory {
 }
 
 /// What a layer keeps of every sequence.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Kept {
     heads: Heads,
-    /// How many tokens a token sees; `None` for all.
-    window: Option<usize>,
+    plan: AttentionPlan,
 }
 
 impl Kept {
-    fn page_elems(self) -> usize {
+    fn page_elems(&self) -> usize {
         2 * self.heads.key_value * PAGE_POSITIONS * self.heads.size
+    }
+
+    /// Number of pages with sinks.
+    fn sinks(&self) -> usize {
+        self.plan.sinks().div_ceil(PAGE_POSITIONS)
+    }
+
+    /// The first page that a sequence of this many tokens needs behind the sinks.
+    fn first(&self, tokens: usize) -> usize {
+        self.plan.first_seen(tokens) / PAGE_POSITIONS
     }
 }
 
@@ -101,60 +92,6 @@ struct Sequence {
     layers: Vec<Pages>,
     /// Names its full pages to others; `None` if it shares none.
     chain: Option<Chain>,
-}
-
-/// The pages of one layer, without the first ones that nobody will see again.
-#[derive(Debug, Default)]
-struct Pages {
-    dropped: usize,
-    pages: VecDeque<Arc<Page>>,
-}
-
-/// Keys as `[head][position][size]`, then values.
-#[derive(Debug)]
-pub(super) enum Page {
-    Bf16(Box<[u16]>),
-    F32(Box<[f32]>),
-}
-
-impl Page {
-    fn new(kv: KvType, elems: usize) -> Self {
-        match kv {
-            KvType::Bf16 => Self::Bf16(vec![0; elems].into()),
-            KvType::F32 => Self::F32(vec![0.0; elems].into()),
-        }
-    }
-
-    fn write(&mut self, start: usize, values: &[f32]) {
-        match self {
-            Self::Bf16(page) => {
-                let page = page[start..].iter_mut().zip(values);
-                page.for_each(|(to, from)| *to = rounded(*from));
-            }
-            Self::F32(page) => page[start..start + values.len()].copy_from_slice(values),
-        }
-    }
-
-    fn read(&self, start: usize, out: &mut [f32]) {
-        match self {
-            Self::Bf16(page) => {
-                let page = page[start..].iter().zip(out);
-                page.for_each(|(from, to)| *to = f32::from_bits(u32::from(*from) << 16));
-            }
-            Self::F32(page) => out.copy_from_slice(&page[start..start + out.len()]),
-        }
-    }
-}
-
-/// The nearest BF16 number, ties to even. A NaN stays one.
-fn rounded(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let high = (bits >> 16) as u16;
-    if x.is_nan() {
-        return high | 0x40;
-    }
-    let is_up = bits & 0xffff > 0x8000 || (bits & 0xffff == 0x8000 && high & 1 == 1);
-    high + u16::from(is_up)
 }
 
 /// Where the tokens of a step find those before them, for one layer.
@@ -169,17 +106,7 @@ impl Memory {
     /// Memory for a model with these layers. It allocates pages as sequences grow.
     #[must_use]
     pub fn new<'a>(layers: impl IntoIterator<Item = &'a LayerConfig>, options: MemoryOptions) -> Self {
-        let kept = |config: &LayerConfig| Kept {
-            heads: Heads {
-                query: config.query_heads,
-                key_value: config.key_value_heads,
-                size: config.head_size,
-            },
-            window: match config.attention.reach {
-                Reach::Window { tokens } => Some(tokens),
-                Reach::Causal | Reach::Full => None,
-            },
-        };
+        let kept = |config: &LayerConfig| Kept { heads: config.heads(), plan: config.attention.clone() };
         let layers = layers.into_iter().map(kept).collect();
         Self {
             options,
@@ -206,7 +133,9 @@ impl Memory {
         let whole = ids.len().saturating_sub(1) / PAGE_POSITIONS;
         for block in ids.chunks(PAGE_POSITIONS).take(whole) {
             let Some(pages) = self.prefixes.get(chain.after(block)) else { break };
-            layers.iter_mut().zip(pages).for_each(|(layer, page)| layer.pages.push_back(Arc::clone(page)));
+            for ((layer, page), kept) in layers.iter_mut().zip(pages).zip(&self.layers) {
+                layer.push(Arc::clone(page), kept.sinks());
+            }
             chain.push(block);
         }
         let tokens = chain.full_blocks() * PAGE_POSITIONS;
@@ -222,6 +151,27 @@ impl Memory {
         id
     }
 
+    /// Begins a copy of a sequence, which shares its full pages. Both may go on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a sequence that is not there; [`Error::LimitExceeded`] if the
+    /// budget does not have the last page of each layer.
+    pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId> {
+        let tokens = self.tokens(id)?;
+        let last = (!tokens.is_multiple_of(PAGE_POSITIONS)).then_some(tokens / PAGE_POSITIONS);
+        let needed = if last.is_some() { self.page_sizes().sum() } else { 0 };
+        self.make_room(needed)?;
+        let Sequence { tenant, layers, chain, .. } = self.sequences.get(&id).ok_or_else(unknown)?;
+        let (tenant, mut layers, chain) = (*tenant, layers.clone(), chain.clone());
+        if let Some(last) = last {
+            for pages in &mut layers {
+                let page = pages.get_mut(last);
+                *page = Arc::new(Page::clone(page));
+            }
+        }
+        Ok(self.insert(Sequence { tenant, tokens, layers, chain }))
+    }
+
     /// Ends a sequence and gives its pages back. Those that it shares stay until their memory is
     /// needed.
     ///
@@ -230,8 +180,8 @@ impl Memory {
     pub fn end(&mut self, id: SequenceId) -> Result<()> {
         let sequence = self.sequences.remove(&id).ok_or_else(unknown)?;
         for (pages, kept) in sequence.layers.into_iter().zip(&self.layers) {
-            let bytes = page_bytes(self.options.kv, *kept);
-            self.used_bytes -= pages.pages.into_iter().map(|page| freed(page, bytes)).sum::<u64>();
+            let bytes = page_bytes(self.options.kv, kept);
+            self.used_bytes -= pages.into_all().map(|page| freed(page, bytes)).sum::<u64>();
         }
         if let Some(chain) = sequence.chain {
             self.prefixes.used(&chain);
@@ -267,11 +217,24 @@ impl Memory {
         self.options.budget_bytes
     }
 
-    /// Bytes of the pages of one sequence of this many tokens. `None` if it overflows.
+    /// The most bytes of the pages of one sequence of this many tokens: while they are computed in
+    /// one step, those that nobody will see again are there as well. `None` if it overflows.
     #[must_use]
     pub fn bytes_of(&self, tokens: usize) -> Option<u64> {
-        let pages = tokens.div_ceil(PAGE_POSITIONS) as u64;
-        let of_layer = |kept: &Kept| pages.checked_mul(page_bytes(self.options.kv, *kept));
+        self.bytes_from(tokens, |_| 0)
+    }
+
+    /// Bytes of the pages of one sequence of this many tokens that are kept for the next one.
+    /// `None` if it overflows.
+    #[must_use]
+    pub fn kept_bytes(&self, tokens: usize) -> Option<u64> {
+        let dropped = |kept: &Kept| kept.first(tokens).saturating_sub(kept.sinks());
+        self.bytes_from(tokens, |kept| dropped(kept).min(tokens.div_ceil(PAGE_POSITIONS)))
+    }
+
+    fn bytes_from(&self, tokens: usize, dropped: impl Fn(&Kept) -> usize) -> Option<u64> {
+        let pages = |kept: &Kept| (tokens.div_ceil(PAGE_POSITIONS) - dropped(kept)) as u64;
+        let of_layer = |kept: &Kept| pages(kept).checked_mul(page_bytes(self.options.kv, kept));
         self.layers.iter().try_fold(0_u64, |sum, kept| sum.checked_add(of_layer(kept)?))
     }
 
@@ -289,14 +252,29 @@ impl Memory {
     /// Whether it was made for layers like these.
     pub(crate) fn fits<'a>(&self, layers: impl ExactSizeIterator<Item = &'a LayerConfig>) -> bool {
         layers.len() == self.layers.len()
-            && layers.zip(&self.layers).all(|(config, kept)| {
-                (config.key_value_heads, config.head_size) == (kept.heads.key_value, kept.heads.size)
-            })
+            && layers
+                .zip(&self.layers)
+                .all(|(config, kept)| config.heads() == kept.heads && config.attention == kept.plan)
     }
 
     /// Makes room for more tokens of some sequences, or changes nothing.
     pub(crate) fn reserve(&mut self, more: &[(SequenceId, usize)]) -> Result<()> {
         let needed = self.needed(more)?;
+        self.make_room(needed)?;
+        for (id, tokens) in more {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let end = sequence.tokens + tokens;
+            for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
+                for _ in 0..pages.missing(end) {
+                    pages.push(Arc::new(Page::new(self.options.kv, kept.page_elems())), kept.sinks());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts so many more bytes, and gives back what nobody uses if the budget needs it.
+    fn make_room(&mut self, needed: u64) -> Result<()> {
         if let Some(excess) = self.excess(needed) {
             let Some(victims) = self.prefixes.victims(excess, self.page_sizes()) else {
                 let what = "the size of keys and values in bytes";
@@ -309,16 +287,8 @@ impl Memory {
             };
             for pages in victims.into_iter().filter_map(|victim| self.prefixes.remove(victim)) {
                 for (page, kept) in pages.into_iter().zip(&self.layers) {
-                    self.used_bytes -= freed(page, page_bytes(self.options.kv, *kept));
+                    self.used_bytes -= freed(page, page_bytes(self.options.kv, kept));
                 }
-            }
-        }
-        for (id, tokens) in more {
-            let Some(sequence) = self.sequences.get_mut(id) else { continue };
-            let end = sequence.tokens + tokens;
-            for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
-                let page = || Arc::new(Page::new(self.options.kv, kept.page_elems()));
-                pages.pages.extend((0..pages.missing(end)).map(|_| page()));
             }
         }
         self.used_bytes += needed;
@@ -351,7 +321,7 @@ impl Memory {
 
     /// Bytes of a page of each layer.
     fn page_sizes(&self) -> impl Iterator<Item = u64> + Clone {
-        self.layers.iter().map(|kept| page_bytes(self.options.kv, *kept))
+        self.layers.iter().map(|kept| page_bytes(self.options.kv, kept))
     }
 
     /// Writes keys and values of a batch whose sequences continue those of the memory. They must
@@ -369,8 +339,8 @@ impl Memory {
             let pages =
                 &mut self.sequences.get_mut(id).expect("a step has only known sequences").layers[layer];
             for (token, position) in place.zip(sequence.position..) {
-                let page = &mut pages.pages[position / PAGE_POSITIONS - pages.dropped];
-                let page = Arc::get_mut(page).expect("a page that is not full belongs to one sequence");
+                let page = Arc::get_mut(pages.get_mut(position / PAGE_POSITIONS))
+                    .expect("a page that is not full belongs to one sequence");
                 for head in 0..key_value {
                     let start = (head * PAGE_POSITIONS + position % PAGE_POSITIONS) * size;
                     page.write(start, key.head(token, head, size));
@@ -390,7 +360,7 @@ impl Memory {
             *count += tokens.len();
             if let Some(chain) = chain {
                 chain.grow(tokens, |number, digest| {
-                    let page = |pages: &Pages| Arc::clone(&pages.pages[number - pages.dropped]);
+                    let page = |pages: &Pages| Arc::clone(pages.get(number));
                     self.prefixes.insert(digest, layers.iter().map(page));
                 });
             }
@@ -402,14 +372,9 @@ impl Memory {
     fn drop_unseen(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
-            let Some(window) = kept.window else { continue };
-            let first = (sequence.tokens + 1).saturating_sub(window) / PAGE_POSITIONS;
-            while pages.dropped < first
-                && let Some(page) = pages.pages.pop_front()
-            {
-                pages.dropped += 1;
-                self.used_bytes -= freed(page, page_bytes(self.options.kv, *kept));
-            }
+            let bytes = page_bytes(self.options.kv, kept);
+            let dropped = pages.drop_below(kept.first(sequence.tokens));
+            self.used_bytes -= dropped.map(|page| freed(page, bytes)).sum::<u64>();
         }
     }
 
@@ -419,7 +384,7 @@ impl Memory {
         let pages = &self.sequences.get(&place.sequence).expect("a step has only known sequences").layers;
         let pages = &pages[place.layer];
         let half = if place.is_value { key_value } else { 0 };
-        pages.pages[block - pages.dropped].read((half + place.head) * PAGE_POSITIONS * size, out);
+        pages.get(block).read((half + place.head) * PAGE_POSITIONS * size, out);
     }
 }
 
@@ -432,19 +397,12 @@ pub(super) struct Place {
     pub(super) is_value: bool,
 }
 
-impl Pages {
-    /// Number of pages to add for a sequence of this many tokens.
-    fn missing(&self, tokens: usize) -> usize {
-        tokens.div_ceil(PAGE_POSITIONS).saturating_sub(self.dropped + self.pages.len())
-    }
-}
-
 /// The bytes that a page gives back if nobody else has it.
 fn freed(page: Arc<Page>, bytes: u64) -> u64 {
     Arc::into_inner(page).map_or(0, |_| bytes)
 }
 
-fn page_bytes(kv: KvType, kept: Kept) -> u64 {
+fn page_bytes(kv: KvType, kept: &Kept) -> u64 {
     kept.page_elems() as u64 * kv.bytes()
 }
 

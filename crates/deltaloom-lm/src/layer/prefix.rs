@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use blake3::Hash;
 
-use super::pages::{PAGE_POSITIONS, Page};
+use super::page::Page;
+use super::pages::PAGE_POSITIONS;
 
 /// The names of the blocks of one sequence.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Chain {
     key: Hash,
     full: Vec<Hash>,

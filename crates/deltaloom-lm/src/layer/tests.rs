@@ -44,19 +44,19 @@ fn llama() -> LayerConfig {
 }
 
 fn rotary(theta: f32) -> AttentionPlan {
-    AttentionPlan::new(Reach::Causal).with_positions(Positions::Rotary { theta, table: Table::Default })
+    AttentionPlan::new(Reach::Causal).with_positions(Positions::rotary(theta, Table::Default))
 }
 
 /// With a window, and with norms of queries and keys.
 fn qwen3() -> LayerConfig {
-    let plan = AttentionPlan { reach: Reach::Window { tokens: 5 }, ..rotary(1e6) };
-    llama().with_attention(plan.with_qk_norm(Some(Norm::RmsNorm { epsilon: 1e-6 })))
+    let plan = AttentionPlan { reach: Reach::Window { tokens: 5, sinks: 0 }, ..rotary(1e6) };
+    llama().with_attention(plan.with_qk_norm(Some(QkNorm::of_weights(Norm::RmsNorm { epsilon: 1e-6 }))))
 }
 
 /// With norms on both sides, whose weights are stored less 1.
 fn gemma() -> LayerConfig {
     let norm = Norm::ZeroCentredRmsNorm { epsilon: 1e-6 };
-    let plan = rotary(1e6).with_qk_norm(Some(norm)).with_scale(Scale::Constant(0.3));
+    let plan = rotary(1e6).with_qk_norm(Some(QkNorm::of_weights(norm))).with_scale(Scale::Constant(0.3));
     let config = llama().with_norm(norm).with_post_norms(true).with_attention(plan);
     config.with_feed_forward(FeedForward::GeGlu(Gelu::Tanh))
 }
@@ -331,7 +331,7 @@ fn unknown_layers_are_refused() {
     for (setting, other, words) in [
         ("\"llama\"", "\"gemma\"", "model_type \"gemma\""),
         ("\"silu\"", "\"gelu\"", "hidden_act \"gelu\""),
-        ("\"head_dim\": 4", "\"rope_scaling\": {\"type\": \"yarn\"}", "rope_type \"yarn\""),
+        ("\"head_dim\": 4", "\"rope_scaling\": {\"type\": \"axial\"}", "rope_type \"axial\""),
         ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 0", "key and value heads"),
         ("\"head_dim\": 4", "\"head_dim\": 6", "has shape"),
         ("6", "x", "config.json"),

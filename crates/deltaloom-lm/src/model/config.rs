@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layer::family::Described;
-use crate::layer::{LayerConfig, LayerNames, Norm, check_shape};
+use crate::layer::{AttentionPlan, LayerConfig, LayerNames, Norm, Positions, Reach, check_shape};
 use crate::tenancy::GlobalNames;
 use deltaloom::{Error, Missing, Result};
 
@@ -61,6 +61,44 @@ impl ModelConfig {
         })
     }
 
+    /// The attention of each layer, first to last.
+    pub fn attention(&self) -> impl ExactSizeIterator<Item = &AttentionPlan> {
+        self.layers.iter().map(|layer| &layer.attention)
+    }
+
+    /// Replaces the attention of all layers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for another number of plans than layers, and for a plan that such
+    /// a layer cannot have: encoders' attention, norms with vectors where it has none or without
+    /// where it has them, rotary positions beside a table of positions, or positions that are to
+    /// stay within the trained length and do not.
+    pub fn with_attention(mut self, plans: Vec<AttentionPlan>) -> Result<Self> {
+        let wrong = |what: String| Err(Error::InvalidArgument(what));
+        if plans.len() != self.layers.len() {
+            return wrong(format!("{} plans of attention for {} layers", plans.len(), self.layers.len()));
+        }
+        for (number, (layer, plan)) in self.layers.iter_mut().zip(plans).enumerate() {
+            if plan.reach == Reach::Full {
+                return wrong(format!("layer {number}: tokens of a decoder cannot see those behind them"));
+            }
+            if self.has_position_table && plan.positions != Positions::None {
+                return wrong(format!("layer {number}: the model has a table of positions, not rotary ones"));
+            }
+            let had_norms = layer.has_head_norms();
+            layer.attention = plan;
+            if layer.has_head_norms() != had_norms {
+                let what = if had_norms { "has" } else { "has no" };
+                return wrong(format!("layer {number} {what} vectors for norms of queries and keys"));
+            }
+            layer.check()?;
+            if let Some(trained) = self.max_positions {
+                layer.attention.check_trained(trained)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Finds all tensors among these with their shapes.
     ///
     /// # Errors
@@ -108,7 +146,7 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Positions, Reach, Table};
+    use crate::layer::{By, PositionMap, Table};
 
     const TEXT: &str = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5,
@@ -120,7 +158,7 @@ mod tests {
     }
 
     fn positions(config: &ModelConfig) -> Positions {
-        config.layers[0].attention.positions
+        config.layers[0].attention.positions.clone()
     }
 
     #[test]
@@ -130,7 +168,7 @@ mod tests {
         assert!(config.has_tied_head && config.max_positions.is_none());
         assert_eq!(config.layers[1].head_size, 16);
         let theta = "\"rope_theta\": 10000.0";
-        let linear = Positions::Rotary { theta: 1e4, table: Table::Linear { factor: 2.0 } };
+        let linear = Positions::rotary(1e4, Table::Linear { factor: 2.0 });
         for style in [
             r#""rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#,
             r#""rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}"#,
@@ -139,12 +177,152 @@ mod tests {
         }
         let llama3 = r#""rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
             "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#;
-        let table = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192.0 };
+        let table = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192 };
         let found = ModelConfig::parse(&changed(theta, llama3)).unwrap();
-        assert_eq!(positions(&found), Positions::Rotary { theta: 5e5, table });
+        assert_eq!(positions(&found), Positions::rotary(5e5, table));
         let none = changed(theta, r#""rope_theta": 1e6, "rope_scaling": null"#);
-        let plain = Positions::Rotary { theta: 1e6, table: Table::Default };
+        let plain = Positions::rotary(1e6, Table::Default);
         assert_eq!(positions(&ModelConfig::parse(&none).unwrap()), plain);
+    }
+
+    /// With 512 positions.
+    fn scaled(settings: &str) -> Result<ModelConfig> {
+        let rope = "\"rope_theta\": 10000.0";
+        ModelConfig::parse(&changed(rope, &format!("{rope}, \"max_position_embeddings\": 512, {settings}")))
+    }
+
+    #[test]
+    fn every_type_of_positions_is_read() {
+        let ones = serde_json::to_string(&[1.0; 8]).unwrap();
+        let longrope = format!("\"short_factor\": {ones}, \"long_factor\": {ones}");
+        let original = "\"original_max_position_embeddings\": 256";
+        let yarn = |beta_fast, factor, truncate| Table::Yarn {
+            factor,
+            trained: 256,
+            beta_fast,
+            beta_slow: 1.0,
+            attention_factor: None,
+            mscale: None,
+            mscale_all_dim: None,
+            truncate,
+        };
+        let ones = vec![1.0; 8];
+        let long = Table::Longrope {
+            short: ones.clone(),
+            long: ones,
+            trained: 256,
+            factor: 2.0,
+            attention_factor: None,
+            by: By::Query,
+        };
+        for (kind, settings, table) in [
+            ("default", "\"factor\": 9", Table::Default),
+            ("dynamic", "\"factor\": 2", Table::Dynamic { factor: 2.0, trained: 512, by: By::Query }),
+            ("yarn", original, yarn(32.0, 2.0, true)),
+            (
+                "yarn",
+                &format!("{original}, \"factor\": 4, \"beta_fast\": 16, \"mscale\": 0, \"truncate\": false"),
+                yarn(16.0, 4.0, false),
+            ),
+            ("longrope", &format!("{original}, {longrope}"), long.clone()),
+            ("su", &format!("{original}, {longrope}"), long),
+            ("proportional", "\"partial_rotary_factor\": 0.25", Table::Proportional { share: 0.25 }),
+        ] {
+            for style in [
+                format!("\"rope_scaling\": {{\"rope_type\": \"{kind}\", {settings}}}"),
+                format!("\"rope_scaling\": {{\"type\": \"{kind}\", {settings}}}"),
+                format!("\"rope_parameters\": {{\"rope_type\": \"{kind}\", {settings}}}"),
+            ] {
+                let found = positions(&scaled(&style).unwrap());
+                assert_eq!(found, Positions::rotary(1e4, table.clone()), "{style}");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_positions_are_refused_before_weights_are_read() {
+        let many = format!("[{}1]", "1,".repeat(100_000));
+        let longrope = |list: &str| {
+            format!(
+                "\"type\": \"longrope\", \"factor\": 2, \"short_factor\": {list}, \"long_factor\": {list}"
+            )
+        };
+        let llama3 = "\"type\": \"llama3\", \"low_freq_factor\": 4, \"high_freq_factor\": 1";
+        for (settings, words) in [
+            ("\"type\": \"linear\", \"factor\": 0.5", "factor is 0.5"),
+            ("\"type\": \"linear\", \"factor\": 1e30", "must be from 1"),
+            ("\"type\": \"linear\", \"factor\": \"2\"", "invalid type"),
+            ("\"type\": \"dynamic\", \"factor\": 0", "factor is 0"),
+            ("\"type\": \"yarn\", \"factor\": 2, \"beta_fast\": 0.5", "beta_fast"),
+            (
+                "\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 0",
+                "trained length is 0",
+            ),
+            (
+                "\"type\": \"yarn\", \"factor\": 2, \"original_max_position_embeddings\": 513",
+                "above max_position_embeddings",
+            ),
+            (&format!("{llama3}, \"factor\": 2"), "high factor"),
+            (&longrope("[1, 1]"), "a head has 8 pairs"),
+            (&longrope("[1, 1, 1, 1, 1, 1, 1, 0]"), "must be finite and positive"),
+            (&longrope("[1, 1, 1, 1, 1, 1, 1, 1e99]"), "must be finite and positive"),
+            (&longrope(&many), "at most 4096"),
+            ("\"type\": \"longrope\", \"factor\": 2", "short_factor of rotary positions is missing"),
+            ("\"type\": \"proportional\"", "partial_rotary_factor of rotary positions is missing"),
+            ("\"type\": \"proportional\", \"partial_rotary_factor\": 1.5", "share of 1.5"),
+            ("\"type\": \"proportional\", \"partial_rotary_factor\": 0.3", "share of 0.3"),
+            ("\"type\": \"proportional\", \"partial_rotary_factor\": 0.5, \"factor\": 2", "a factor of"),
+            ("\"type\": \"default\", \"rope_theta\": 5e5", "rope_theta is"),
+        ] {
+            for key in ["rope_scaling", "rope_parameters"] {
+                let error = scaled(&format!("\"{key}\": {{{settings}}}")).unwrap_err().to_string();
+                assert!(error.contains(words), "{error}, not {words}");
+            }
+        }
+        let both = |factor| {
+            scaled(&format!(
+                "\"rope_scaling\": {{\"type\": \"linear\", \"factor\": 2}},
+                 \"rope_parameters\": {{\"rope_type\": \"linear\", \"factor\": {factor}}}"
+            ))
+        };
+        assert!(both(2).is_ok() && both(3).unwrap_err().to_string().contains("different things"));
+    }
+
+    #[test]
+    fn plans_must_fit_the_model() {
+        let config = scaled("\"use_cache\": true").unwrap();
+        let plain = AttentionPlan::new(Reach::Causal);
+        let of_map =
+            |map| plain.clone().with_positions(Positions::Rotary { theta: 1e4, table: Table::Default, map });
+        let of_weights = crate::layer::QkNorm::of_weights(Norm::RmsNorm { epsilon: 1e-6 });
+        let changed = |plan: &AttentionPlan| config.clone().with_attention(vec![plan.clone(); 2]);
+        let dual = PositionMap::DualChunk { chunk: 448, local: 64, saturate: None };
+        for good in [plain.clone(), of_map(PositionMap::Clipped { at: 511 }), of_map(dual)] {
+            assert!(changed(&good).unwrap().attention().all(|plan| *plan == good));
+        }
+        for (plan, words) in [
+            (AttentionPlan::new(Reach::Full), "cannot see those behind"),
+            (AttentionPlan::new(Reach::Chunk { tokens: 0 }), "chunks of 0 tokens"),
+            (plain.clone().with_qk_norm(Some(of_weights)), "has no vectors"),
+            (of_map(PositionMap::Clipped { at: 512 }), "was trained for 512"),
+            (of_map(PositionMap::Grouped { group: 4, neighbours: 512 }), "was trained for 512"),
+        ] {
+            let error = changed(&plan).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}, not {words}");
+        }
+        assert!(
+            config
+                .clone()
+                .with_attention(vec![plain.clone()])
+                .unwrap_err()
+                .to_string()
+                .contains("for 2 layers")
+        );
+        let text = r#"{"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 9,
+            "n_positions": 64, "activation_function": "gelu_new"}"#;
+        let gpt2 = ModelConfig::parse(text).unwrap();
+        let error = gpt2.with_attention(vec![of_map(PositionMap::Identity)]).unwrap_err().to_string();
+        assert!(error.contains("a table of positions"), "{error}");
     }
 
     #[test]
@@ -153,7 +331,7 @@ mod tests {
             let text = changed("\"llama\"", &format!("\"{kind}\", {settings}"));
             ModelConfig::parse(&text).unwrap().layers.iter().map(|layer| layer.attention.reach).collect()
         };
-        let window = Reach::Window { tokens: 9 };
+        let window = Reach::Window { tokens: 9, sinks: 0 };
         assert_eq!(reaches("mistral", "\"sliding_window\": 9"), [window; 2]);
         assert_eq!(reaches("mistral", "\"sliding_window\": null"), [Reach::Causal; 2]);
         assert_eq!(reaches("llama", "\"sliding_window\": 9"), [Reach::Causal; 2]);
@@ -204,10 +382,9 @@ mod tests {
             ("\"num_attention_heads\": 4", "\"num_attention_heads\": 4, \"head_dim\": 5", "even head size"),
             ("\"rms_norm_eps\": 1e-5", "\"rms_norm_eps\": -1", "epsilon"),
             (rope, "\"rope_theta\": 0", "theta"),
-            (rope, "\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}", "rope_type \"yarn\""),
-            (rope, "\"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2}", "\"dynamic\""),
+            (rope, "\"rope_scaling\": {\"type\": \"axial\", \"factor\": 2}", "rope_type \"axial\""),
             (rope, "\"rope_scaling\": {\"rope_type\": \"linear\"}", "factor of rotary positions is missing"),
-            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -2}", "positive"),
+            (rope, "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -2}", "must be from 1"),
             (rope, "\"rope_parameters\": {\"full_attention\": {}}", "differ between layers"),
             (rope, "\"partial_rotary_factor\": 0.5", "partial_rotary_factor"),
         ] {

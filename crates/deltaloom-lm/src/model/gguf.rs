@@ -206,9 +206,9 @@ fn scaling(file: &Gguf, family: &str, theta: f64, size: u64) -> Result<Option<Js
 /// The factors of LLaMA 3.1, of which a file has the result: its three constants are those of all
 /// published models, and the result must be that of a factor with them.
 fn llama3(file: &Gguf, tensor: &Tensor, theta: f64, size: u64) -> Result<Option<Json>> {
-    const LOW: f32 = 1.0;
-    const HIGH: f32 = 4.0;
-    const TRAINED: f32 = 8192.0;
+    const LOW: f64 = 1.0;
+    const HIGH: f64 = 4.0;
+    const TRAINED: usize = 8192;
     let refused = || {
         wrong(format!("{ROPE_FREQS} has other factors than LLaMA 3.1 (1, 4, 8192), which are not supported"))
     };
@@ -219,8 +219,8 @@ fn llama3(file: &Gguf, tensor: &Tensor, theta: f64, size: u64) -> Result<Option<
         return Err(refused());
     }
     #[expect(clippy::cast_possible_truncation, reason = "the setting is FP32")]
-    let rates = |table: Table| table.rates(theta as f32, found.len() * 2);
-    let table = Table::Llama3 { factor, low: LOW, high: HIGH, trained: TRAINED };
+    let rates = |table: Table| table.rates(theta as f32, found.len() * 2, 0);
+    let table = Table::Llama3 { factor: factor.into(), low: LOW, high: HIGH, trained: TRAINED };
     let pairs = rates(Table::Default).into_iter().zip(rates(table));
     let is_near =
         |((plain, changed), found): ((f32, f32), &f32)| (plain / changed / found - 1.0).abs() < 1e-4;

@@ -183,9 +183,9 @@ fn positions_are_scaled_by_settings_or_by_a_tensor() {
         }),
         Table::Default
     );
-    let llama3 = Table::Llama3 { factor: 32.0, low: 1.0, high: 4.0, trained: 8192.0 };
+    let llama3 = Table::Llama3 { factor: 32.0, low: 1.0, high: 4.0, trained: 8192 };
     let factors = |table: Table| -> Vec<u8> {
-        let pairs = Table::Default.rates(1e4, 8).into_iter().zip(table.rates(1e4, 8));
+        let pairs = Table::Default.rates(1e4, 8, 0).into_iter().zip(table.rates(1e4, 8, 0));
         pairs.flat_map(|(plain, changed)| (plain / changed).to_le_bytes()).collect()
     };
     assert_eq!(table(&|file| file.tensor(ROPE_FREQS, 0, &[4], &factors(Table::Default))), Table::Default);
@@ -214,9 +214,9 @@ fn positions_are_scaled_by_settings_or_by_a_tensor() {
 #[test]
 fn factors_of_llama_3_are_found() {
     let mut file = settings("llama", 32, 48, 128, 1);
-    let llama3 = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192.0 };
+    let llama3 = Table::Llama3 { factor: 8.0, low: 1.0, high: 4.0, trained: 8192 };
     let theta = 500_000.0;
-    let pairs = Table::Default.rates(theta, 128).into_iter().zip(llama3.rates(theta, 128));
+    let pairs = Table::Default.rates(theta, 128, 0).into_iter().zip(llama3.rates(theta, 128, 0));
     let factors: Vec<u8> = pairs.flat_map(|(plain, changed)| (plain / changed).to_le_bytes()).collect();
     file.tensor(ROPE_FREQS, 0, &[64], &factors);
     let found = scaling(&file.open().unwrap(), "llama", theta.into(), 128).unwrap().unwrap();
@@ -227,7 +227,7 @@ fn factors_of_llama_3_are_found() {
 #[test]
 fn windows_and_sizes_are_read() {
     let window = plan(|file| file.integer("llama.attention.sliding_window", 9)).unwrap();
-    assert_eq!(window.reach, Reach::Window { tokens: 9 });
+    assert_eq!(window.reach, Reach::Window { tokens: 9, sinks: 0 });
     assert_eq!(plan(|_| ()).unwrap().reach, Reach::Causal);
     let told = |change: &dyn Fn(&mut Writer), words: &str| {
         let error = plan(change).unwrap_err().to_string();

@@ -26,10 +26,12 @@ pub use hidden::Hidden;
 pub(crate) use hidden::LOGIT_BYTES;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
-pub use tenants::Preparer;
+pub use tenants::{PLAN_FILE, Preparer};
 
 use crate::gguf::Gguf;
-use crate::layer::{Batch, Layer, Memory, MemoryOptions, Past, Sequence, SequenceId, TenantId, rates, turns};
+use crate::layer::{
+    AttentionPlan, Batch, Layer, Memory, MemoryOptions, Past, Rotary, Sequence, SequenceId, TenantId,
+};
 use crate::tenancy::{Family, FamilyOptions};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Error, Result};
@@ -41,9 +43,36 @@ pub struct Model {
     config: Arc<ModelConfig>,
     family: Family,
     preparer: Preparer,
-    /// Radians per position; each layer has the number of its own.
-    rates: Vec<Vec<f32>>,
-    rates_of_layers: Vec<usize>,
+    rotary: RotaryOfLayers,
+    /// Names the attention of all layers.
+    plans: blake3::Hash,
+}
+
+/// Rotary positions; each layer has the number of its own.
+struct RotaryOfLayers {
+    all: Vec<Rotary>,
+    numbers: Vec<usize>,
+}
+
+impl RotaryOfLayers {
+    fn of(config: &ModelConfig) -> Self {
+        let mut all: Vec<Rotary> = Vec::new();
+        let number_of = |layer| {
+            let rotary = Rotary::of(layer);
+            let known = all.iter().position(|other| other.is_like(&rotary));
+            known.unwrap_or_else(|| {
+                all.push(rotary);
+                all.len() - 1
+            })
+        };
+        let numbers = config.layers.iter().map(number_of).collect();
+        Self { all, numbers }
+    }
+}
+
+fn name_of_plans(config: &ModelConfig) -> blake3::Hash {
+    let plans: Vec<&AttentionPlan> = config.attention().collect();
+    blake3::hash(format!("{plans:?}").as_bytes())
 }
 
 /// The next tokens of a sequence.
@@ -61,7 +90,8 @@ impl Model {
 
     /// Opens a directory of Hugging Face, and reads its weights into memory: BF16 and F32 as they
     /// are, F16 widened to F32. A file must be a GGUF file; its BF16 weights stay BF16, and all
-    /// others become the F32 numbers that llama.cpp computes for them.
+    /// others become the F32 numbers that llama.cpp computes for them. It ignores plans of attention
+    /// that the folder has; [`crate::context::open`] runs them.
     ///
     /// # Errors
     /// [`Error::Io`]; what is wrong with the files, as [`Checkpoint::open`] and
@@ -102,16 +132,7 @@ impl Model {
         let layers = config.layers.iter().cloned().zip(layers).collect();
         let mut family = Family::of_model(path, Arc::clone(&checkpoint), layers, &globals, options)?;
         family.add_base()?;
-        let mut rates_by_layer: Vec<Vec<f32>> = Vec::new();
-        let number_of = |layer| {
-            let rates = rates(layer);
-            let known = rates_by_layer.iter().position(|other| *other == rates);
-            known.unwrap_or_else(|| {
-                rates_by_layer.push(rates);
-                rates_by_layer.len() - 1
-            })
-        };
-        let rates_of_layers = config.layers.iter().map(number_of).collect();
+        let (rotary, plans) = (RotaryOfLayers::of(&config), name_of_plans(&config));
         let config = Arc::new(config);
         let preparer = Preparer {
             family: family.preparer(),
@@ -120,7 +141,35 @@ impl Model {
             base: checkpoint,
             stored: Arc::new(stored),
         };
-        Ok(Self { config, family, preparer, rates: rates_by_layer, rates_of_layers })
+        Ok(Self { config, family, preparer, rotary, plans })
+    }
+
+    /// Replaces the attention of all layers; weights stay. Memory and sequences of before are those
+    /// of another model.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::with_attention`].
+    pub fn with_attention(mut self, plans: Vec<AttentionPlan>) -> Result<Self> {
+        let config = Arc::new(ModelConfig::clone(&self.config).with_attention(plans)?);
+        (self.rotary, self.plans) = (RotaryOfLayers::of(&config), name_of_plans(&config));
+        self.preparer.config = Arc::clone(&config);
+        Ok(Self { config, ..self })
+    }
+
+    /// Names the attention of all layers within this process: keys and values depend on it.
+    pub(crate) fn plans(&self) -> blake3::Hash {
+        self.plans
+    }
+
+    /// The attention of each layer, first to last.
+    pub fn attention(&self) -> impl ExactSizeIterator<Item = &AttentionPlan> {
+        self.config.attention()
+    }
+
+    /// Number of positions that it was trained for, if that is said.
+    #[must_use]
+    pub fn trained_length(&self) -> Option<usize> {
+        self.config.max_positions
     }
 
     /// What it computes.
@@ -173,11 +222,15 @@ impl Model {
         if let Some(scale) = self.config.embedding_scale {
             x.iter_mut().for_each(|x| *x *= scale);
         }
-        let turns: Vec<Vec<[f32; 2]>> = self.rates.iter().map(|rates| turns(rates, &batch)).collect();
-        for (number, rates) in self.rates_of_layers.iter().enumerate() {
+        let longest = batch.sequences().iter().map(|it| it.position + it.tokens).max().unwrap_or(0);
+        self.rotary.all.iter_mut().for_each(|rotary| rotary.prepare(longest));
+        let early: Vec<Vec<[f32; 2]>> = self.rotary.all.iter().map(|rotary| rotary.early(&batch)).collect();
+        for (number, rotary) in self.rotary.numbers.iter().enumerate() {
             let weights = running.layer(number)?;
-            let config = weights.config();
-            let layer = Layer { config, weights: &weights, batch: &batch, run, turns: &turns[*rates] };
+            // The family knows only shapes.
+            let config = &self.config.layers[number];
+            let turning = self.rotary.all[*rotary].turning(&early[*rotary]);
+            let layer = Layer { config, weights: &weights, batch: &batch, run, turning };
             x = layer.forward(&x, Some(Past { memory, sequences: &sequences, layer: number }))?;
         }
         let grown: Vec<_> = chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens)).collect();

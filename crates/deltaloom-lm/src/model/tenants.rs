@@ -11,6 +11,9 @@ use crate::tenancy::{self, PreparedTenant, Residency, TenantResidency};
 use deltaloom::checkpoint::Checkpoint;
 use deltaloom::{Container, Error, Result};
 
+/// The file of a folder or a container that has plans of attention; the room `context` reads it.
+pub const PLAN_FILE: &str = "deltaloom_context.json";
+
 /// Checks fine-tunes of a model. It borrows nothing, so that another thread may check while the
 /// model computes.
 #[derive(Clone)]
@@ -62,8 +65,23 @@ impl Model {
     /// Adds a prepared fine-tune, which takes microseconds.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for one that was prepared for another model.
+    /// [`Error::InvalidArgument`] for one that was prepared for another model, and for one with plans
+    /// of attention of its own.
     pub fn admit(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
+        if prepared.has_tensor(PLAN_FILE) {
+            return Err(Error::InvalidArgument(format!(
+                "it has plans of attention of its own ({PLAN_FILE}), and all fine-tunes of a model share \
+                 those of the model: open its container as the model"
+            )));
+        }
+        self.family.admit(prepared)
+    }
+
+    /// The same, whether or not it has plans of its own. Who calls this gives them to the model.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one that was prepared for another model.
+    pub(crate) fn admit_with_plans(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
         self.family.admit(prepared)
     }
 

@@ -13,3 +13,4 @@ mod seen;
 pub use chain::Sampler;
 pub use logprob::{LogProbs, Ranked, check_logits};
 pub use params::Sampling;
+pub(crate) use random::uniform;

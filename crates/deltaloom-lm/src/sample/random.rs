@@ -3,7 +3,7 @@
 //! not depend on what was drawn before or on which machine.
 
 /// A number from 0 up to but not including 1, with 53 bits, for a position of a request.
-pub(super) fn uniform(seed: u64, request: u64, position: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, request: u64, position: u64) -> f64 {
     let [low, high, ..] = philox(halves(position, request), halves_of(seed));
     let bits = (u64::from(high) << 32 | u64::from(low)) >> 11;
     bits as f64 / (1_u64 << 53) as f64

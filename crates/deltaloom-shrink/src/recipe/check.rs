@@ -2,11 +2,11 @@
 
 use std::ops::{Bound, RangeBounds};
 
-use super::fault::Fault;
 use super::model::{
     Blt, BltMethod, Branch, Branches, Distortion, Kv, MergeMode, Mode, Pattern, PlannerMode, Quantise,
     QuantiseMethod, Recipe, Residual, SizeMeasure, Switch,
 };
+use deltaloom_lm::yaml::Fault;
 
 type Range = (Bound<f64>, Bound<f64>);
 

@@ -4,16 +4,13 @@
 //! [`Loaded::ready`] checks that nothing is missing. Every error has its line and its field.
 
 mod check;
-mod fault;
 mod model;
 mod overrides;
 mod parse;
 mod published;
 mod shapes;
-mod tree;
-mod typed;
 
-pub use fault::RecipeError;
+pub use deltaloom_lm::yaml::RecipeError;
 pub use model::*;
 pub use overrides::Overrides;
 pub use parse::Loaded;

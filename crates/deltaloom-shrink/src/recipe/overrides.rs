@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::fault::RecipeError;
+use super::RecipeError;
 use super::parse::Loaded;
 
 /// Options of a program, which replace fields of the recipe. Their paths are relative to the

@@ -1,19 +1,12 @@
 //! From text to a checked recipe.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use deltaloom::{Access, Error, Result};
+use deltaloom::Result;
+use deltaloom_lm::yaml::{self, Fault, Node, RecipeError, Value, typed};
 
-use super::fault::{Fault, RecipeError};
 use super::model::Recipe;
-use super::tree::{Node, Value};
-use super::typed::typed;
 use super::{check, published};
-
-/// Largest recipe in bytes.
-const LIMIT: u64 = 1 << 20;
 
 /// A recipe that was read and checked.
 #[derive(Debug, Clone)]
@@ -32,19 +25,9 @@ impl Recipe {
     /// Reads the recipe at `path`, of at most 1 MiB. Paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::InvalidArgument`] for a [`RecipeError`].
+    /// [`deltaloom::Error::Io`] if it cannot be read, [`deltaloom::Error::InvalidArgument`] for a [`RecipeError`].
     pub fn read(path: &Path) -> Result<Loaded> {
-        let failed = |source| Error::Io { path: path.to_owned(), access: Access::Read, source };
-        let mut bytes = Vec::new();
-        File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes)).map_err(failed)?;
-        let text = match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => {
-                // What is too long may be cut inside a character.
-                let what = if error.as_bytes().len() as u64 > LIMIT { TOO_LONG } else { "not UTF-8" };
-                return Err(Fault::new("", what).in_file(path.to_owned()).into());
-            }
-        };
+        let text = yaml::read(path)?;
         Ok(Self::parse(&text, path)?)
     }
 
@@ -55,9 +38,7 @@ impl Recipe {
     /// What is not YAML, not a recipe, contradicts itself, or is not built yet.
     pub fn parse(text: &str, path: &Path) -> Result<Loaded, RecipeError> {
         let in_file = |fault: Fault| fault.in_file(path.to_owned());
-        if text.len() as u64 > LIMIT {
-            return Err(in_file(Fault::new("", TOO_LONG)));
-        }
+        yaml::check_length(text).map_err(in_file)?;
         let mut tree = Node::parse(text).map_err(in_file)?;
         let notes = published::translate(&mut tree).map_err(in_file)?;
         version(&tree).map_err(in_file)?;
@@ -72,8 +53,6 @@ impl Recipe {
         Ok(loaded)
     }
 }
-
-const TOO_LONG: &str = "longer than 1 MiB";
 
 fn version(tree: &Node) -> Result<(), Fault> {
     match tree.get("version") {

@@ -1,8 +1,7 @@
 //! The spelling of the published toolkit, and its rules for high ratios.
 
-use super::fault::Fault;
 use super::model::{Recipe, Switch};
-use super::tree::{Node, Value};
+use deltaloom_lm::yaml::{Fault, Node, Value};
 
 /// What a key of the published toolkit means here.
 enum Meaning {

@@ -1,6 +1,6 @@
 //! What can be refused once the shapes of the teacher are known.
 
-use super::fault::RecipeError;
+use super::RecipeError;
 use super::model::Pattern;
 use super::parse::Loaded;
 use crate::branches::low_rank;

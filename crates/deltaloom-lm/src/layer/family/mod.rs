@@ -12,7 +12,7 @@ mod qwen3;
 mod settings;
 
 use super::config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
-use super::plan::{AttentionPlan, Positions, Reach, Scale};
+use super::plan::{AttentionPlan, Positions, QkNorm, Reach, Scale};
 use super::weights::{MatrixRole, VectorRole};
 use deltaloom::{Error, Result};
 
@@ -208,11 +208,13 @@ impl Described {
         let config = config.with_norm(self.norm());
         let config = match architecture.design {
             Design::Llama => config.with_attention(plan),
-            Design::QkNorm => config.with_attention(plan.with_qk_norm(Some(self.norm()))),
+            Design::QkNorm => config.with_attention(plan.with_qk_norm(Some(QkNorm::of_weights(self.norm())))),
             Design::Gemma => {
                 let scale = Scale::Constant(gemma3::scale(settings));
                 let config = config.with_post_norms(true).with_feed_forward(FeedForward::GeGlu(Gelu::Tanh));
-                config.with_attention(plan.with_qk_norm(Some(self.norm())).with_scale(scale))
+                config.with_attention(
+                    plan.with_qk_norm(Some(QkNorm::of_weights(self.norm()))).with_scale(scale),
+                )
             }
             Design::Gpt2 => {
                 let config = config.with_projection(Projection::Fused).with_attention(plan);

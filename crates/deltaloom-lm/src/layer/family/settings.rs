@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{unsupported, wrong};
-use crate::layer::plan::{Positions, Reach, Table};
+use crate::layer::plan::{Positions, Reach};
+use crate::layer::table::{By, Table};
 use deltaloom::Result;
 
 /// What is read.
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) tie_word_embeddings: Option<bool>,
     #[serde(alias = "n_positions")]
     pub(crate) max_position_embeddings: Option<usize>,
+    /// Where Phi-3 has that of its rotary positions.
+    original_max_position_embeddings: Option<usize>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
@@ -53,10 +56,21 @@ struct Rotary {
     #[serde(alias = "type")]
     rope_type: Option<String>,
     rope_theta: Option<f32>,
-    factor: Option<f32>,
-    low_freq_factor: Option<f32>,
-    high_freq_factor: Option<f32>,
-    original_max_position_embeddings: Option<f32>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<usize>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    attention_factor: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
+    truncate: Option<bool>,
+    #[serde(default, deserialize_with = "short_list")]
+    short_factor: Option<Vec<f32>>,
+    #[serde(default, deserialize_with = "short_list")]
+    long_factor: Option<Vec<f32>>,
+    partial_rotary_factor: Option<f64>,
     full_attention: Option<Box<Rotary>>,
     sliding_attention: Option<Box<Rotary>>,
     #[serde(flatten)]
@@ -102,16 +116,27 @@ impl Settings {
         self.others.get(name).and_then(Value::as_bool)
     }
 
-    /// How positions enter. Both styles of keys are read; the newer one wins.
+    /// How positions enter. Both styles of keys are read, and must not disagree.
     pub(super) fn positions(&self) -> Result<Positions> {
-        let rotary = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = self.rope_parameters.as_ref().and_then(|it| it.rope_theta);
-        let theta = theta.or(self.rope_theta).unwrap_or(10_000.0);
-        if rotary.is_some_and(|it| it.full_attention.is_some() || it.sliding_attention.is_some()) {
+        let (new, old) = (self.rope_parameters.as_ref(), self.rope_scaling.as_ref());
+        let by_layer = |it: &&Rotary| it.full_attention.is_some() || it.sliding_attention.is_some();
+        if new.into_iter().chain(old).any(|it| by_layer(&it)) {
             return Err(wrong("rotary positions that differ between layers are not supported".to_owned()));
         }
-        let table = rotary.map_or(Ok(Table::Default), |it| it.table(self.max_position_embeddings))?;
-        Ok(Positions::Rotary { theta, table })
+        let thetas = [new.and_then(|it| it.rope_theta), old.and_then(|it| it.rope_theta), self.rope_theta];
+        let mut said = thetas.into_iter().flatten();
+        let theta = said.next();
+        if let Some(other) = said.find(|other| Some(*other) != theta) {
+            return Err(wrong(format!("rope_theta is {} and {other}", theta.unwrap_or_default())));
+        }
+        let table = |it: Option<&Rotary>| it.map(|it| it.table(self)).transpose();
+        let table = match (table(new)?, table(old)?) {
+            (Some(new), Some(old)) if new != old => {
+                return Err(wrong("rope_parameters and rope_scaling say different things".to_owned()));
+            }
+            (new, old) => new.or(old).unwrap_or(Table::Default),
+        };
+        Ok(Positions::rotary(theta.unwrap_or(10_000.0), table))
     }
 
     /// How positions enter layers with or without a window, where each kind has settings of its
@@ -131,8 +156,8 @@ impl Settings {
             }
         };
         let theta = own.and_then(|it| it.rope_theta).or(old_theta).unwrap_or(default);
-        let table = own.or(old).map_or(Ok(Table::Default), |it| it.table(self.max_position_embeddings))?;
-        Ok(Positions::Rotary { theta, table })
+        let table = own.or(old).map_or(Ok(Table::Default), |it| it.table(self))?;
+        Ok(Positions::rotary(theta, table))
     }
 
     /// What layer `number` sees in a model with windows of this many tokens in some layers.
@@ -154,39 +179,114 @@ impl Settings {
         };
         match (has_window, window) {
             (false, _) => Ok(Reach::Causal),
-            (true, Some(tokens)) => Ok(Reach::Window { tokens }),
+            (true, Some(tokens)) => Ok(Reach::Window { tokens, sinks: 0 }),
             (true, None) => Err(wrong("sliding_window is missing".to_owned())),
         }
     }
 }
 
 impl Rotary {
-    fn table(&self, max_positions: Option<usize>) -> Result<Table> {
+    fn table(&self, settings: &Settings) -> Result<Table> {
         if self.others.values().any(Value::is_object) {
             return Err(wrong("rotary positions that differ between layers are not supported".to_owned()));
         }
-        let partial = self.others.get("partial_rotary_factor").and_then(Value::as_f64);
-        if partial.is_some_and(|factor| factor != 1.0) {
+        let kind = self.rope_type.as_deref().unwrap_or("default");
+        let partial = self.partial_rotary_factor.filter(|share| *share != 1.0);
+        if partial.is_some() && kind != "proportional" {
             return Err(wrong("partial_rotary_factor is not supported".to_owned()));
         }
-        let needed = |name: &str, value: Option<f32>| {
-            value.ok_or_else(|| wrong(format!("{name} of rotary positions is missing")))
+        let missing = |name: &str| wrong(format!("{name} of rotary positions is missing"));
+        let needed = |name: &str, value: Option<f64>| value.ok_or_else(|| missing(name));
+        let list = |name: &str, list: &Option<Vec<f32>>| list.clone().ok_or_else(|| missing(name));
+        let most = settings.max_position_embeddings;
+        let original = self.original_max_position_embeddings.or(settings.original_max_position_embeddings);
+        let trained = || {
+            let trained = original.or(most).ok_or_else(|| missing("original_max_position_embeddings"))?;
+            match most {
+                Some(most) if trained > most => Err(wrong(format!(
+                    "original_max_position_embeddings is {trained}: above max_position_embeddings, {most}"
+                ))),
+                _ => Ok(trained),
+            }
         };
         let factor = || needed("factor", self.factor);
-        match self.rope_type.as_deref().unwrap_or("default") {
+        // What transformers computes where it is not said.
+        let ratio = || match (self.factor, original, most) {
+            (Some(factor), _, _) => Ok(factor),
+            (None, Some(original), Some(most)) => Ok(most as f64 / original as f64),
+            _ => factor(),
+        };
+        // transformers takes 0 for nothing.
+        let set = |value: Option<f64>| value.filter(|value| *value != 0.0);
+        match kind {
             "default" => Ok(Table::Default),
             "linear" => Ok(Table::Linear { factor: factor()? }),
-            "llama3" => {
-                let trained = self.original_max_position_embeddings;
-                let trained = trained.or(max_positions.map(|positions| positions as f32));
-                Ok(Table::Llama3 {
-                    factor: factor()?,
-                    low: needed("low_freq_factor", self.low_freq_factor)?,
-                    high: needed("high_freq_factor", self.high_freq_factor)?,
-                    trained: needed("original_max_position_embeddings", trained)?,
-                })
+            "dynamic" => Ok(Table::Dynamic { factor: factor()?, trained: trained()?, by: By::Query }),
+            "yarn" => Ok(Table::Yarn {
+                factor: ratio()?,
+                trained: trained()?,
+                beta_fast: self.beta_fast.unwrap_or(32.0),
+                beta_slow: self.beta_slow.unwrap_or(1.0),
+                attention_factor: self.attention_factor,
+                mscale: set(self.mscale),
+                mscale_all_dim: set(self.mscale_all_dim),
+                truncate: self.truncate.unwrap_or(true),
+            }),
+            // The older name of the same.
+            "longrope" | "su" => Ok(Table::Longrope {
+                short: list("short_factor", &self.short_factor)?,
+                long: list("long_factor", &self.long_factor)?,
+                trained: trained()?,
+                factor: ratio()?,
+                attention_factor: self.attention_factor,
+                by: By::Query,
+            }),
+            "llama3" => Ok(Table::Llama3 {
+                factor: factor()?,
+                low: needed("low_freq_factor", self.low_freq_factor)?,
+                high: needed("high_freq_factor", self.high_freq_factor)?,
+                trained: trained()?,
+            }),
+            "proportional" if self.factor.is_some_and(|factor| factor != 1.0) => {
+                Err(wrong("a factor of proportional rotary positions is not supported".to_owned()))
             }
+            "proportional" => Ok(Table::Proportional {
+                share: needed("partial_rotary_factor", self.partial_rotary_factor)?,
+            }),
             other => Err(unsupported("rope_type", other)),
         }
     }
+}
+
+/// Reads a list of numbers, which is refused before it fills the memory.
+fn short_list<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<Vec<f32>>, D::Error> {
+    /// More pairs than any head has.
+    const MOST: usize = 4096;
+    struct List;
+    impl<'de> serde::de::Visitor<'de> for List {
+        type Value = Option<Vec<f32>>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {MOST} numbers")
+        }
+
+        fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut from: A,
+        ) -> std::result::Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(number) = from.next_element()? {
+                if list.len() == MOST {
+                    return Err(serde::de::Error::invalid_length(MOST + 1, &self));
+                }
+                list.push(number);
+            }
+            Ok(Some(list))
+        }
+    }
+    from.deserialize_any(List)
 }

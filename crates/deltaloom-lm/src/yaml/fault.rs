@@ -49,28 +49,39 @@ impl From<RecipeError> for Error {
 
 /// An error before its file is known. `field` is dotted; `line` is 0 until the place is known.
 #[derive(Debug, Default)]
-pub(super) struct Fault {
-    pub(super) line: u64,
-    pub(super) field: String,
-    pub(super) what: String,
-    pub(super) hint: Option<String>,
+pub struct Fault {
+    /// Its line, from 1.
+    pub line: u64,
+    /// Its dotted name.
+    pub field: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub hint: Option<String>,
 }
 
 impl Fault {
-    pub(super) fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
+    /// Without a place.
+    #[must_use]
+    pub fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self { field: field.into(), what: what.into(), ..Self::default() }
     }
 
-    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 
     /// Gives it a place, unless it has one.
-    pub(super) fn at(self, line: u64, field: &str) -> Self {
+    #[must_use]
+    pub fn at(self, line: u64, field: &str) -> Self {
         if self.field.is_empty() { Self { line, field: field.to_owned(), ..self } } else { self }
     }
 
-    pub(super) fn in_file(self, path: PathBuf) -> RecipeError {
+    /// Adds the file.
+    #[must_use]
+    pub fn in_file(self, path: PathBuf) -> RecipeError {
         let line = (self.line > 0).then_some(self.line);
         RecipeError { path, line, field: self.field, what: self.what, hint: self.hint }
     }

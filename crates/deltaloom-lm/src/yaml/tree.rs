@@ -14,29 +14,38 @@ const KEY_BYTES: usize = 256;
 
 /// A value and where it is.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub struct Node {
     /// Line of its key, or of itself in a list. 0: it is not in the file.
-    pub(super) line: u64,
+    pub line: u64,
     /// The dotted name under which it was written, where that is not its place in the tree.
-    pub(super) written: Option<String>,
-    pub(super) value: Value,
+    pub written: Option<String>,
+    /// What it holds.
+    pub value: Value,
 }
 
 /// What a node holds.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub enum Value {
+    /// No value.
     Nothing,
+    /// True or false.
     Flag(bool),
+    /// A whole number.
     Whole(i128),
+    /// Another number.
     Number(f64),
+    /// A text.
     Text(String),
+    /// Items.
     List(Vec<Node>),
+    /// Keys with their values, in the order of the file.
     Map(Vec<(String, Node)>),
 }
 
 impl Value {
     /// What it is, for a message.
-    pub(super) fn shown(&self) -> String {
+    #[must_use]
+    pub fn shown(&self) -> String {
         match self {
             Self::Nothing => "nothing".to_owned(),
             Self::Flag(flag) => flag.to_string(),
@@ -50,12 +59,17 @@ impl Value {
 }
 
 impl Node {
-    pub(super) fn new(line: u64, written: &str, value: Value) -> Self {
+    /// A value that was written under another name than that of its place.
+    #[must_use]
+    pub fn new(line: u64, written: &str, value: Value) -> Self {
         Self { line, written: Some(written.to_owned()), value }
     }
 
     /// Reads a document. Its size, depth, aliases and duplicate keys are checked.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// What is not YAML, or more than a recipe needs.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
         let options: Options = serde_saphyr::options! {
             budget: serde_saphyr::budget! {
                 max_events: 20_000,
@@ -80,7 +94,8 @@ impl Node {
     }
 
     /// The node of a dotted name.
-    pub(super) fn get(&self, field: &str) -> Option<&Self> {
+    #[must_use]
+    pub fn get(&self, field: &str) -> Option<&Self> {
         field.split('.').try_fold(self, Self::child)
     }
 
@@ -91,7 +106,8 @@ impl Node {
 
     /// Where `field` is, or the nearest section of it that is there: its line, and its name as
     /// written.
-    pub(super) fn place(&self, field: &str) -> (u64, String) {
+    #[must_use]
+    pub fn place(&self, field: &str) -> (u64, String) {
         let (mut node, mut line, mut written) = (Some(self), 0, String::new());
         for name in field.split('.') {
             node = node.and_then(|node| node.child(name));
@@ -102,7 +118,7 @@ impl Node {
     }
 
     /// Takes the node of a dotted name out of the tree.
-    pub(super) fn take(&mut self, field: &str) -> Option<Self> {
+    pub fn take(&mut self, field: &str) -> Option<Self> {
         let Value::Map(entries) = &mut self.value else { return None };
         let (name, rest) = field.split_once('.').map_or((field, None), |(name, rest)| (name, Some(rest)));
         let at = entries.iter().position(|(key, _)| key == name)?;
@@ -113,14 +129,17 @@ impl Node {
     }
 
     /// Says that `option` gave the setting `field`, and not the file.
-    pub(super) fn mark(&mut self, field: &str, option: &str) {
+    pub fn mark(&mut self, field: &str, option: &str) {
         self.take(field);
         // It can only fail where a value is in the place of a section, and that was refused before.
         self.put(field, Self::new(0, option, Value::Nothing)).ok();
     }
 
     /// Puts `node` at a dotted name, in sections that are made for it. Two sections become one.
-    pub(super) fn put(&mut self, field: &str, node: Self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// A setting that is there already, and a value in the place of a section.
+    pub fn put(&mut self, field: &str, node: Self) -> Result<(), Fault> {
         if matches!(self.value, Value::Nothing) {
             self.value = Value::Map(Vec::new());
         }

@@ -7,8 +7,11 @@ use serde::{Deserialize, forward_to_deserialize_any};
 use super::fault::Fault;
 use super::tree::{Node, Value, named};
 
-/// Reads `root` as a `T`.
-pub(super) fn typed<'a, T: Deserialize<'a>>(root: &'a Node) -> Result<T, Fault> {
+/// Reads `root` as a `T`. Lists of one may be written without brackets.
+///
+/// # Errors
+/// The first value that does not fit, with its place.
+pub fn typed<'a, T: Deserialize<'a>>(root: &'a Node) -> Result<T, Fault> {
     T::deserialize(At { node: root, field: String::new() })
 }
 
@@ -72,9 +75,17 @@ impl<'de> Deserializer<'de> for At<'de> {
         identifier ignored_any
     }
 
-    /// Settings name their types, so nothing asks for this.
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
-        self.wrong("a setting")
+    /// For settings that are a word or a section.
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match &self.node.value {
+            Value::Nothing => visitor.visit_unit(),
+            Value::Flag(flag) => visitor.visit_bool(*flag),
+            Value::Whole(_) => self.deserialize_u64(visitor),
+            Value::Number(_) => self.deserialize_f64(visitor),
+            Value::Text(_) => self.deserialize_str(visitor),
+            Value::List(_) => self.deserialize_seq(visitor),
+            Value::Map(_) => self.deserialize_map(visitor),
+        }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
