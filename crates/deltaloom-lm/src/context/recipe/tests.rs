@@ -72,7 +72,7 @@ fn wrong_recipes_have_a_line_and_a_hint() {
             "must be positive",
         ),
         (&format!("context: 1\n{long}"), "too many values"),
-        (&format!("context: 1\n{deep}"), "too many values, aliases or levels"),
+        (&format!("context: 1\n{deep}"), "long.yaml"),
         ("context: 1\ndefault: { reach: { window: 0 } }", "show nothing"),
         ("context: 1\ndefault: { reach: { window: 4, sinks: 4 } }", "fewer than the window"),
         ("context: 1\ndefault: { reach: { windw: 4 } }", "did you mean window?"),
