@@ -141,9 +141,9 @@ fn main() -> Fallible<()> {
             println!("{name:<26} {}", found.join(" "));
             continue;
         }
-        // In turns with the unchanged model; the least of five is the least disturbed.
+        // In turns with the unchanged model; the least of three is the least disturbed.
         let (mut own, mut other) = ([f64::MAX; 2], [f64::MAX; 2]);
-        for _ in 0..5 {
+        for _ in 0..3 {
             for (model, least) in [(&mut model, &mut own), (&mut plain, &mut other)] {
                 let found = seconds(model, &ids)?;
                 least.iter_mut().zip(found).for_each(|(least, found)| *least = least.min(found));
