@@ -37,7 +37,8 @@ pub struct TensorDiff {
     pub ulp_histogram: Option<UlpHistogram>,
     /// L2 norm of the difference over that of the first. `None` if it is not a number.
     pub relative_l2: Option<f64>,
-    /// What [`Self::relative_l2`] is made of, to add up several tensors. `None` without floats.
+    /// What [`Self::relative_l2`] is made of, to add up several tensors. `None` without floats, and
+    /// if it is not finite.
     #[serde(skip)]
     pub squares: Option<Squares>,
 }
@@ -49,6 +50,12 @@ pub struct Squares {
     pub first: f64,
     /// Of the difference.
     pub difference: f64,
+}
+
+impl Squares {
+    fn is_finite(&self) -> bool {
+        self.first.is_finite() && self.difference.is_finite()
+    }
 }
 
 /// Weights that could not be compared.
@@ -182,10 +189,11 @@ impl Compared {
         compared.diff.changed_fraction = Some(ratio(elems - unchanged, elems));
         compared.diff.ulp_histogram = Some(histogram(&distances));
         compared.diff.relative_l2 = relative_l2(&distances, unchanged == elems);
-        compared.diff.squares = (compared.number.kind() == NumberKind::Float).then(|| Squares {
-            first: distances.first_squares,
-            difference: if unchanged == elems { 0.0 } else { distances.difference_squares },
-        });
+        if compared.number.kind() == NumberKind::Float {
+            let difference = if unchanged == elems { 0.0 } else { distances.difference_squares };
+            let squares = Squares { first: distances.first_squares, difference };
+            compared.diff.squares = Some(squares).filter(Squares::is_finite);
+        }
         compared.distances = Some(distances);
         Ok(compared)
     }

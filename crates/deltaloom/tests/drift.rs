@@ -1,6 +1,5 @@
 //! Products that explain a part of what training changed: every dtype, special values, threads,
 //! parts, changing a file in place, and damage.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -105,8 +105,9 @@ fn step(
         }
         chunks.push(Chunk { sequence: *sequence, tokens: &ids[start..end] });
         // Token i gives the probability of token i + 1.
-        for target in (start + 1).max(window.scored)..=end {
-            next.push((before + target - 1 - start, ids[target]));
+        let scored = (start + 1).max(window.scored).min(end + 1)..end + 1;
+        for (target, id) in scored.clone().zip(&ids[scored]) {
+            next.push((before + target - 1 - start, *id));
             targets.push(target);
         }
         before += end - start;

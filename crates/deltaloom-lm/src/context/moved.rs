@@ -62,8 +62,9 @@ pub fn moved(report: &DiffReport) -> Result<Moved> {
         let Some(layer) = layer_of(&tensor.name) else { continue };
         let Some(squares) = tensor.squares else {
             return wrong(format!(
-                "{:?} is in only one of the two, or has another shape or dtype in the second: \
-                 only a fine-tune of the same shape can be compared layer by layer",
+                "{:?} is in only one of the two, has another shape or dtype in the second, or \
+                 numbers that are not finite: only a fine-tune of the same shape can be compared \
+                 layer by layer",
                 tensor.name
             ));
         };

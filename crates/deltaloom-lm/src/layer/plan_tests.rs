@@ -1,5 +1,5 @@
-//! Attention from pages against the formulas of each method, pair by pair, and the same bits however
-//! a sequence is computed.
+//! Attention from pages against the formulas of each method, pair by pair, and the same bits
+//! however a sequence is computed.
 
 use proptest::prelude::*;
 

@@ -265,7 +265,7 @@ mod tests {
             (&format!("{llama3}, \"factor\": 2"), "high factor"),
             (&longrope("[1, 1]"), "a head has 8 pairs"),
             (&longrope("[1, 1, 1, 1, 1, 1, 1, 0]"), "must be finite and positive"),
-            (&longrope("[1, 1, 1, 1, 1, 1, 1, 1e99]"), "must be finite and positive"),
+            (&longrope("[1, 1, 1, 1, 1, 1, 1, -1]"), "must be finite and positive"),
             (&longrope(&many), "at most 4096"),
             ("\"type\": \"longrope\", \"factor\": 2", "short_factor of rotary positions is missing"),
             ("\"type\": \"proportional\"", "partial_rotary_factor of rotary positions is missing"),

@@ -90,8 +90,8 @@ impl Model {
 
     /// Opens a directory of Hugging Face, and reads its weights into memory: BF16 and F32 as they
     /// are, F16 widened to F32. A file must be a GGUF file; its BF16 weights stay BF16, and all
-    /// others become the F32 numbers that llama.cpp computes for them. It ignores plans of attention
-    /// that the folder has; [`crate::context::open`] runs them.
+    /// others become the F32 numbers that llama.cpp computes for them. It ignores plans of
+    /// attention that the folder has; [`crate::context::open`] runs them.
     ///
     /// # Errors
     /// [`Error::Io`]; what is wrong with the files, as [`Checkpoint::open`] and

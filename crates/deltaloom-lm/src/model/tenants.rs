@@ -65,8 +65,8 @@ impl Model {
     /// Adds a prepared fine-tune, which takes microseconds.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for one that was prepared for another model, and for one with plans
-    /// of attention of its own.
+    /// [`Error::InvalidArgument`] for one that was prepared for another model, and for one with
+    /// plans of attention of its own.
     pub fn admit(&mut self, prepared: PreparedTenant) -> Result<TenantId> {
         if prepared.has_tensor(PLAN_FILE) {
             return Err(Error::InvalidArgument(format!(

@@ -25,7 +25,8 @@ impl Recipe {
     /// Reads the recipe at `path`, of at most 1 MiB. Paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`deltaloom::Error::Io`] if it cannot be read, [`deltaloom::Error::InvalidArgument`] for a [`RecipeError`].
+    /// [`deltaloom::Error::Io`] if it cannot be read, [`deltaloom::Error::InvalidArgument`] for a
+    /// [`RecipeError`].
     pub fn read(path: &Path) -> Result<Loaded> {
         let text = yaml::read(path)?;
         Ok(Self::parse(&text, path)?)

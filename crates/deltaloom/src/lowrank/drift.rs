@@ -281,7 +281,11 @@ fn integer(x: f32) -> i16 {
     // A sum with this has no bits below the point.
     const SHIFT: f32 = 1.5 * (1u32 << 23) as f32;
     const TOO_LARGE: f32 = MAX_NUMBER as f32 + 1.0;
-    #[expect(clippy::cast_possible_truncation, reason = "within the bounds")]
-    let rounded = ((x.clamp(-TOO_LARGE, TOO_LARGE) + SHIFT) - SHIFT) as i32;
-    if rounded.abs() > MAX_NUMBER { i16::MIN } else { rounded as i16 }
+    let rounded = (x.clamp(-TOO_LARGE, TOO_LARGE) + SHIFT) - SHIFT;
+    if rounded.abs() >= TOO_LARGE {
+        return i16::MIN;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "below what is too large")]
+    let integer = rounded as i16;
+    integer
 }

@@ -199,6 +199,7 @@ pub(super) fn drift() -> Case {
             let (i, j) = (at / SIDES[1], at % SIDES[1]);
             left[2 * i] * right[j] + left[2 * i + 1] * right[SIDES[1] + j] + rest[at]
         };
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to F32 is intended")]
         let trained: Vec<f32> =
             values.iter().enumerate().map(|(at, x)| (f64::from(*x) + change(at)) as f32).collect();
         base.push(tensor(name, dtype, SIDES, &values));

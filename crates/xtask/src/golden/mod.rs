@@ -40,7 +40,7 @@ const MANIFEST: &str = "manifest.json";
 /// BLAKE3 of what each original is packed into today.
 const PACKED_AGAIN: &str = "assets/golden/packed_again.json";
 /// Most bytes of all containers, originals and bases of a folder together.
-const MAX_BYTES: u64 = 600_000;
+const MAX_BYTES: u64 = 640_000;
 
 /// One container; paths are relative to its folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
