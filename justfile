@@ -156,6 +156,10 @@ bench-serve:
 check-smollm2 *args:
     tools/check_smollm2.sh {{ args }}
 
+# lm12m with recipes of attention, exported for transformers, beside transformers in FP32; fetches torch
+check-context:
+    tools/check_context.sh
+
 # Plans of attention for longer context on lm12m and lm12t, beside truncation; writes docs/benchmarks/context.md; needs the weights
 context-goals *args:
     cargo build --release -p deltaloom-cli

@@ -104,7 +104,7 @@ fn main() -> Fallible<()> {
     let number = |name: &str| questions[name].as_u64().and_then(|number| usize::try_from(number).ok());
     let ids =
         |name: &str| -> Fallible<Vec<Vec<u32>>> { Ok(serde_json::from_value(Value::Array(list(name)))?) };
-    let mut model = Model::open(path, FamilyOptions::default())?;
+    let mut model = deltaloom_lm::context::open(path, FamilyOptions::default())?;
 
     if questions["weights"] == true {
         std::fs::write(out.join("weights.safetensors"), weights(&model)?)?;

@@ -61,10 +61,12 @@ pub fn moved(report: &DiffReport) -> Result<Moved> {
     for tensor in report.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
         let Some(layer) = layer_of(&tensor.name) else { continue };
         let Some(squares) = tensor.squares else {
+            if tensor.changed_fraction.is_some() {
+                return wrong(format!("weights of layer {layer} are not finite numbers"));
+            }
             return wrong(format!(
-                "{:?} is in only one of the two, has another shape or dtype in the second, or \
-                 numbers that are not finite: only a fine-tune of the same shape can be compared \
-                 layer by layer",
+                "{:?} is in only one of the two, or has another shape or dtype in the second: \
+                 only a fine-tune of the same shape can be compared layer by layer",
                 tensor.name
             ));
         };
