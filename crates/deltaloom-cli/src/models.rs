@@ -230,6 +230,7 @@ pub(crate) fn on_threads<T: Send>(count: usize, work: impl FnOnce() -> Result<T>
 }
 
 /// The containers of a folder, by the stems of their names.
+#[cfg(feature = "serve")]
 pub(crate) fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {

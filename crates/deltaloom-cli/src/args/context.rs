@@ -109,9 +109,11 @@ pub(crate) struct TestArguments {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Also write the results as one self-contained HTML page
+    #[cfg(feature = "report")]
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
     /// Replace an existing page
+    #[cfg(feature = "report")]
     #[arg(long, requires = "report")]
     pub(crate) overwrite: bool,
     #[command(flatten)]

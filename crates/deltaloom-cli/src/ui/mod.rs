@@ -132,6 +132,11 @@ pub(crate) fn count(number: u64, word: &str) -> String {
     format!("{number} {word}{}", if number == 1 { "" } else { "s" })
 }
 
+/// Numbers one after another.
+pub(crate) fn list(numbers: &[impl ToString]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Bytes for people: exact below 10,000, otherwise three significant digits.
 pub(crate) fn bytes(count: u64) -> String {
     if count < 10_000 {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::resolve::Resolved;
 use super::tester::kv_bytes;
-use crate::layer::{AttentionPlan, KvType, TenantId};
+use crate::layer::{AttentionPlan, KvType, MAX_POSITIONS, TenantId};
 use crate::model::{Model, ModelConfig, PLAN_FILE};
 use crate::tenancy::{FamilyOptions, PreparedTenant};
 
@@ -132,17 +132,14 @@ impl End {
     }
 }
 
-/// The largest position that is computed.
-const POSITIONS: usize = 1 << 24;
-
 /// How many tokens fit in so many bytes of keys and values.
 #[must_use]
 pub fn limit(config: &ModelConfig, plans: &[AttentionPlan], kv: KvType, memory_bytes: u64) -> Limit {
     let bytes = |tokens: usize| kv_bytes(config, plans, tokens, kv);
     let fits = |tokens: usize| bytes(tokens).is_some_and(|bytes| bytes <= memory_bytes);
     let (end, ends_by) = match config.max_positions.filter(|_| config.has_position_table) {
-        Some(end) if end < POSITIONS => (end, End::Table),
-        _ => (POSITIONS, End::Positions),
+        Some(end) if end < MAX_POSITIONS => (end, End::Table),
+        _ => (MAX_POSITIONS, End::Positions),
     };
     if fits(end) {
         return Limit { tokens: end, ends_by, bytes: bytes(end).unwrap_or(u64::MAX) };

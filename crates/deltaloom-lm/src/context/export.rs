@@ -103,6 +103,7 @@ fn scaling(
     let theta = f64::from(theta);
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    put("rope_type", json!(table.name()));
     let new_theta = match table {
         _ if layers == 0 => return Err("no layers"),
         Table::Default => return Ok((theta, Value::Null)),
@@ -111,12 +112,10 @@ fn scaling(
             return Ok((theta * factor.powf(size / (size - 2.0)), Value::Null));
         }
         Table::Linear { factor } => {
-            put("rope_type", json!("linear"));
             put("factor", json!(factor));
             theta
         }
         Table::Llama3 { factor, low, high, trained } => {
-            put("rope_type", json!("llama3"));
             put("factor", json!(factor));
             put("low_freq_factor", json!(low));
             put("high_freq_factor", json!(high));
@@ -133,7 +132,6 @@ fn scaling(
             mscale_all_dim,
             truncate,
         } => {
-            put("rope_type", json!("yarn"));
             put("factor", json!(factor));
             put("original_max_position_embeddings", json!(trained));
             put("beta_fast", json!(beta_fast));
@@ -156,12 +154,10 @@ fn scaling(
             );
         }
         Table::Dynamic { factor, .. } => {
-            put("rope_type", json!("dynamic"));
             put("factor", json!(factor));
             theta
         }
         Table::Longrope { short, long, trained, factor, attention_factor, .. } => {
-            put("rope_type", json!("longrope"));
             put("short_factor", json!(short));
             put("long_factor", json!(long));
             put("factor", json!(factor));

@@ -8,14 +8,17 @@ use crate::layer::{MemoryOptions, SequenceId, TenantId};
 use crate::model::{Chunk, Model};
 
 /// Tokens of a step.
-const STEP: usize = 512;
+pub(super) const STEP: usize = 512;
 
-/// How losses are computed.
+/// How a model is measured.
 #[derive(Clone, Copy)]
-pub(super) struct Measuring<'a> {
-    pub(super) tenant: TenantId,
-    pub(super) memory: MemoryOptions,
-    pub(super) run: &'a Run<'a>,
+pub struct Measuring<'a> {
+    /// Which fine-tune.
+    pub tenant: TenantId,
+    /// How keys and values are stored.
+    pub memory: MemoryOptions,
+    /// How products are computed.
+    pub run: &'a Run<'a>,
 }
 
 /// A part of a sequence that is computed from an empty memory, and the first target that counts.

@@ -15,7 +15,8 @@ pub mod tester;
 
 pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, open, with_plans_of};
 pub use export::{ExportFamily, export};
+pub use losses::Measuring;
 pub use moved::{Moved, MovedLayer, moved, stillest};
 pub use resolve::{Finder, Resolved, controls, resolve, trained_tokens};
-pub use sensitivity::{Measured, least, sensitivities};
+pub use sensitivity::{least, sensitivities};
 pub use statistics::{Estimate, Word};

@@ -9,7 +9,8 @@ use super::recipe::{
 };
 use super::statistics::some_of;
 use crate::layer::{
-    AttentionPlan, By, Gain, Law, Norm, NormPlace, PositionMap, Positions, QkNorm, Reach, Table,
+    AttentionPlan, By, Gain, Law, MAX_POSITIONS, Norm, NormPlace, PositionMap, Positions, QkNorm, Reach,
+    Table,
 };
 use crate::model::ModelConfig;
 
@@ -55,9 +56,6 @@ pub struct Resolved {
     pub layers: Vec<AttentionPlan>,
 }
 
-/// The most tokens of any number.
-const MOST: usize = 1 << 24;
-
 /// The length that a model was trained for: what `trained` says, else its configuration.
 ///
 /// # Errors
@@ -65,7 +63,7 @@ const MOST: usize = 1 << 24;
 pub fn trained_tokens(config: &ModelConfig, trained: Option<u64>) -> Result<usize> {
     let given = trained.and_then(|trained| usize::try_from(trained).ok());
     let found = given.or(config.max_positions);
-    found.filter(|tokens| (2..=MOST).contains(tokens)).ok_or_else(|| {
+    found.filter(|tokens| (2..=MAX_POSITIONS).contains(tokens)).ok_or_else(|| {
         Error::InvalidArgument(
             "the trained length is not known: config.json has no max_position_embeddings from 2 to 2^24, and \
              the recipe no `trained`"

@@ -1,24 +1,12 @@
 //! What it costs to replace the plan of one layer, measured on a text.
 
 use deltaloom::{Error, Result};
-use deltaloom_compute::Run;
 
 use super::losses::{Measuring, losses, whole};
 use super::moved::{ranking, stillest};
 use super::tester::starts;
-use crate::layer::{AttentionPlan, MemoryOptions, TenantId};
+use crate::layer::AttentionPlan;
 use crate::model::Model;
-
-/// How a model is measured.
-#[derive(Clone, Copy)]
-pub struct Measured<'a> {
-    /// Which fine-tune.
-    pub tenant: TenantId,
-    /// How keys and values are stored.
-    pub memory: MemoryOptions,
-    /// How products are computed.
-    pub run: &'a Run<'a>,
-}
 
 /// For each layer, the loss with its second plan less that with the first one, in nats per token.
 /// All other layers have their first plan. Sequences have `trained` tokens, and about `tokens` all
@@ -32,7 +20,7 @@ pub fn sensitivities(
     tokens: usize,
     trained: usize,
     plans: &[[AttentionPlan; 2]],
-    how: &Measured<'_>,
+    how: &Measuring<'_>,
 ) -> Result<(Model, Vec<f64>)> {
     let count = (tokens / trained).max(1);
     if ids.len() < trained + count {
@@ -41,12 +29,11 @@ pub fn sensitivities(
     }
     let starts = starts(ids.len(), trained, count);
     let sequences: Vec<&[u32]> = starts.iter().map(|start| &ids[*start..=start + trained]).collect();
-    let how = Measuring { tenant: how.tenant, memory: how.memory, run: how.run };
     let before: Vec<AttentionPlan> = plans.iter().map(|[before, _]| before.clone()).collect();
     let original: Vec<AttentionPlan> = model.attention().cloned().collect();
     let loss = |model: Model, plans: Vec<AttentionPlan>| -> Result<(Model, f64)> {
         let mut model = model.with_attention(plans)?;
-        let found = losses(&mut model, &sequences, &whole(trained), &how, &mut |_| Ok(()))?;
+        let found = losses(&mut model, &sequences, &whole(trained), how, &mut |_| Ok(()))?;
         let sum: f64 = found.iter().flatten().sum();
         Ok((model, sum / (count * trained) as f64))
     };

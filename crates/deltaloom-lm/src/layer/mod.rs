@@ -53,6 +53,7 @@ pub(crate) use names::check_shape;
 pub(crate) use norm::{Affine, apply as apply_norm};
 pub(crate) use pages::Past;
 pub(crate) use rotary::Rotary;
+pub(crate) use table::MAX_POSITIONS;
 
 /// Computes the layer's output `[tokens, width]` for `x` of the same shape, row-major, with the
 /// tokens of `batch` one after another.

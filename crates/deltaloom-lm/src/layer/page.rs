@@ -16,7 +16,17 @@ pub enum KvType {
 }
 
 impl KvType {
-    pub(super) fn bytes(self) -> u64 {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// Bytes of a number.
+    pub(crate) fn bytes(self) -> u64 {
         match self {
             Self::Bf16 => 2,
             Self::F32 => 4,

@@ -16,12 +16,11 @@ use super::config::{Heads, LayerConfig};
 use super::page::{KvType, Page, Pages};
 use super::plan::AttentionPlan;
 use super::prefix::{Chain, Prefixes};
+use super::table::MAX_POSITIONS;
 use deltaloom::{Error, Result};
 
 /// Number of positions of a page.
 pub(crate) const PAGE_POSITIONS: usize = 32;
-/// Positions are exact in FP32 up to here.
-const MAX_POSITIONS: usize = 1 << 24;
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, Default)]

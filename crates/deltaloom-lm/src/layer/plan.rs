@@ -2,11 +2,8 @@
 //! a query sees, and [`super::rotary`] computes the turns.
 
 use super::config::{Heads, Norm};
-use super::table::Table;
+use super::table::{MAX_POSITIONS, Table};
 use deltaloom::{Error, Result};
-
-/// The most tokens of any number here: positions are exact in FP32 up to there.
-const MOST: usize = 1 << 24;
 
 /// The attention of one layer.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -67,20 +64,22 @@ impl AttentionPlan {
     /// Checks that the plan can be computed for these heads.
     pub(super) fn check(&self, heads: Heads) -> Result<()> {
         let wrong = |what: String| Err(Error::InvalidArgument(what));
-        let is_length = |tokens: usize| (1..=MOST).contains(&tokens);
+        let is_length = |tokens: usize| (1..=MAX_POSITIONS).contains(&tokens);
         if let Some(norm) = &self.qk_norm {
             norm.check(heads.query)?;
         }
         match self.reach {
             Reach::Causal | Reach::Full => (),
             Reach::Window { tokens, .. } if !is_length(tokens) => {
-                return wrong(format!("a sliding window of {tokens} tokens: must be from 1 to {MOST}"));
+                return wrong(format!(
+                    "a sliding window of {tokens} tokens: must be from 1 to {MAX_POSITIONS}"
+                ));
             }
             Reach::Window { tokens, sinks } if sinks >= tokens => {
                 return wrong(format!("{sinks} sinks need a larger window than {tokens} tokens"));
             }
             Reach::Chunk { tokens } if !is_length(tokens) => {
-                return wrong(format!("chunks of {tokens} tokens: must be from 1 to {MOST}"));
+                return wrong(format!("chunks of {tokens} tokens: must be from 1 to {MAX_POSITIONS}"));
             }
             Reach::Window { .. } | Reach::Chunk { .. } => (),
         }
@@ -90,7 +89,7 @@ impl AttentionPlan {
             return wrong(format!("the scale of attention is {scale}: must be finite"));
         }
         match self.law {
-            Some(Law::LogLength { trained }) if !(2..=MOST).contains(&trained) => {
+            Some(Law::LogLength { trained }) if !(2..=MAX_POSITIONS).contains(&trained) => {
                 return wrong(format!("a scale by the logarithm of length over that of {trained} tokens"));
             }
             Some(Law::Floor { every, slope }) if !is_length(every) || !(0.0..=1e3).contains(&slope) => {
@@ -242,12 +241,12 @@ pub enum PositionMap {
 
 impl PositionMap {
     fn check(self) -> Result<()> {
-        let is_length = |tokens: usize| (1..=MOST).contains(&tokens);
+        let is_length = |tokens: usize| (1..=MAX_POSITIONS).contains(&tokens);
         let is_right = match self {
             Self::Identity => true,
             Self::Grouped { group, neighbours } => is_length(group) && is_length(neighbours),
             Self::DualChunk { chunk, local, saturate } => {
-                let saturates = saturate.is_none_or(|most| (chunk..=MOST).contains(&most));
+                let saturates = saturate.is_none_or(|most| (chunk..=MAX_POSITIONS).contains(&most));
                 is_length(chunk) && is_length(local) && local <= chunk && saturates
             }
             Self::Clipped { at } => is_length(at),

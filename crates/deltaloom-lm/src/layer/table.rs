@@ -5,8 +5,8 @@ use std::f64::consts::TAU;
 
 use deltaloom::{Error, Result};
 
-/// The largest factor and the largest length.
-const MOST: usize = 1 << 24;
+/// The most tokens of any number, and the largest factor: positions are exact in FP32 up to there.
+pub(crate) const MAX_POSITIONS: usize = 1 << 24;
 
 /// How fast pairs of elements turn. Settings have the meaning that they have in transformers.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -121,7 +121,7 @@ impl Table {
         let wrong = |what: &str| {
             Err(Error::InvalidArgument(format!("rotary positions of type {}: {what}", self.name())))
         };
-        let is_within = |number: f64, least: f64| number >= least && number <= MOST as f64;
+        let is_within = |number: f64, least: f64| number >= least && number <= MAX_POSITIONS as f64;
         let is_positive = |number: f64| number > 0.0 && number.is_finite();
         let (factor, trained, by) = match *self {
             Self::Linear { factor } | Self::Ntk { factor } => (factor, None, By::Query),
@@ -134,15 +134,15 @@ impl Table {
             Self::Default | Self::Proportional { .. } | Self::Custom(_) => (1.0, None, By::Query),
         };
         if !is_within(factor, 1.0) {
-            return wrong(&format!("the factor is {factor}: must be from 1 to {MOST}"));
+            return wrong(&format!("the factor is {factor}: must be from 1 to {MAX_POSITIONS}"));
         }
-        if let Some(trained) = trained.filter(|trained| !(2..=MOST).contains(trained)) {
-            return wrong(&format!("the trained length is {trained}: must be from 2 to {MOST}"));
+        if let Some(trained) = trained.filter(|trained| !(2..=MAX_POSITIONS).contains(trained)) {
+            return wrong(&format!("the trained length is {trained}: must be from 2 to {MAX_POSITIONS}"));
         }
         if let By::Sequence { tokens } = by
-            && !(1..=MOST).contains(&tokens)
+            && !(1..=MAX_POSITIONS).contains(&tokens)
         {
-            return wrong(&format!("the length is {tokens} tokens: must be from 1 to {MOST}"));
+            return wrong(&format!("the length is {tokens} tokens: must be from 1 to {MAX_POSITIONS}"));
         }
         match self {
             Self::Yarn { beta_fast, beta_slow, attention_factor, mscale, mscale_all_dim, .. } => {
@@ -201,7 +201,7 @@ impl Table {
     }
 
     /// Its name in transformers.
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::Linear { .. } => "linear",

@@ -1,6 +1,7 @@
 //! `deltaloom context apply`: a container that runs a model with a recipe.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::{Checkpoint, Warning};
@@ -94,6 +95,18 @@ fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>) -> Result<(Report, Vec
     Ok((Report { packed_bytes, changed_layers, resolved }, warnings))
 }
 
+/// What a recipe leaves as it is in the folder of a model: paths and names.
+fn kept(folder: &Path) -> Result<Vec<(PathBuf, OsString)>> {
+    let mut kept = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        if name != CONFIG && name != CONTEXT_FILE {
+            kept.push((path, name));
+        }
+    }
+    Ok(kept)
+}
+
 /// Copies the folder with another configuration. It gets its name when it is complete.
 fn write_folder(folder: &Path, config: &Map<String, Value>, out: &Path) -> Result<()> {
     let parent = match out.parent() {
@@ -101,11 +114,8 @@ fn write_folder(folder: &Path, config: &Map<String, Value>, out: &Path) -> Resul
         _ => Path::new("."),
     };
     let new = tempfile::Builder::new().prefix(".deltaloom-").tempdir_in(parent)?;
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        if name != CONFIG && name != CONTEXT_FILE && path.is_file() {
-            std::fs::copy(&path, new.path().join(name)).with_context(|| out.display().to_string())?;
-        }
+    for (path, name) in kept(folder)?.into_iter().filter(|(path, _)| path.is_file()) {
+        std::fs::copy(&path, new.path().join(name)).with_context(|| out.display().to_string())?;
     }
     std::fs::write(new.path().join(CONFIG), serde_json::to_string_pretty(config)? + "\n")?;
     std::fs::rename(new.path(), out).with_context(|| out.display().to_string())?;
@@ -122,12 +132,9 @@ fn write(
 ) -> Result<u64> {
     let limits = Limits::default();
     let changed = tempfile::tempdir()?;
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-        if name != CONFIG && name != CONTEXT_FILE {
-            let real = path.canonicalize().with_context(|| path.display().to_string())?;
-            link(&real, &changed.path().join(name))?;
-        }
+    for (path, name) in kept(folder)? {
+        let real = path.canonicalize().with_context(|| path.display().to_string())?;
+        link(&real, &changed.path().join(name))?;
     }
     // For people and programs that read the configuration and not the other file.
     config

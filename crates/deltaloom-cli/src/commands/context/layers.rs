@@ -40,10 +40,9 @@ fn describe(report: &Moved) -> String {
         .shown("rel. L2", |layer| Cell::fixed(layer.relative_l2, 4))
         .shown("of q and k", |layer| Cell::maybe(layer.relative_l2_qk, |norm| Cell::fixed(norm, 4)))
         .shown("changed", |layer| Cell::percent(layer.changed_fraction, 2));
-    let list = |numbers: &[usize]| numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let mut text = format!("{}\nleast moved first: {}\n", table.text(), list(&report.by_all));
+    let mut text = format!("{}\nleast moved first: {}\n", table.text(), ui::list(&report.by_all));
     if let Some(by_qk) = &report.by_qk {
-        text.push_str(&format!("by queries and keys: {}", list(by_qk)));
+        text.push_str(&format!("by queries and keys: {}", ui::list(by_qk)));
         if let Some(correlation) = report.rank_correlation {
             text.push_str(&format!(" (rank correlation {correlation:.2})"));
         }

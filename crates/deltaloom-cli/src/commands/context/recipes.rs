@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use deltaloom::{Bases, Limits, Silent};
 use deltaloom_compute::Run;
 use deltaloom_lm::context::recipe::{Frozen, Loaded, Of, Recipe, Sensitivity};
-use deltaloom_lm::context::{Finder, Measured, Resolved, controls, moved, resolve, sensitivities, stillest};
+use deltaloom_lm::context::{Finder, Measuring, Resolved, controls, moved, resolve, sensitivities, stillest};
 use deltaloom_lm::layer::{AttentionPlan, MemoryOptions};
 
 use crate::models::{self, Opened};
@@ -63,14 +63,12 @@ impl Finder for Files<'_> {
         let count = usize::try_from(frozen.count).unwrap_or(usize::MAX);
         let by_all = stillest(&moved.by_all, count);
         let by_qk = moved.by_qk.as_ref().map(|ranking| stillest(ranking, count));
-        let numbers =
-            |layers: &[usize]| layers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         if let Some(by_qk) = by_qk.as_ref().filter(|by_qk| **by_qk != by_all) {
             ui::warn(&format!(
                 "{}: layers {} moved least, but by queries and keys alone {}",
                 path.display(),
-                numbers(&by_all),
-                numbers(by_qk)
+                ui::list(&by_all),
+                ui::list(by_qk)
             ));
         }
         if moved.layers.iter().all(|layer| layer.changed_fraction > 0.0) {
@@ -97,7 +95,7 @@ impl Finder for Files<'_> {
         let text = models::text(&path, &opened, None).map_err(library_error)?;
         let tokens = usize::try_from(sensitivity.tokens).unwrap_or(usize::MAX);
         let trained = deltaloom_lm::context::trained_tokens(opened.model.config(), loaded.recipe.trained)?;
-        let how = Measured { tenant: opened.tenant, memory: self.memory, run: self.run };
+        let how = Measuring { tenant: opened.tenant, memory: self.memory, run: self.run };
         let (opened, costs) =
             opened.with_model(|model| sensitivities(model, &text.ids, tokens, trained, plans, &how))?;
         self.opened = Some(opened);

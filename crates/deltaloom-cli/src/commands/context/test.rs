@@ -3,15 +3,13 @@
 use anyhow::{Context as _, Result};
 use deltaloom::Progress as _;
 use deltaloom_lm::context::tester::{Method, TestOptions, TestReport, Text, test};
-use deltaloom_lm::context::{Estimate, Resolved, trained_tokens};
-use deltaloom_lm::layer::KvType;
+use deltaloom_lm::context::{Estimate, Measuring, Resolved, trained_tokens};
 use serde::Serialize;
 
 use super::recipes::{self, Prepared};
 use crate::args::context::TestArguments;
 use crate::models::{self, ID_BYTES, counting};
 use crate::progress::Bar;
-use crate::target::{self, Target};
 use crate::ui::table::{Cell, Table};
 use crate::values::compute::TaskName;
 use crate::{Answer, inputs, ui};
@@ -30,11 +28,15 @@ pub(super) struct Report {
 
 pub(crate) fn run(arguments: &TestArguments) -> Result<Answer> {
     let recipes = recipes::read(&arguments.recipes)?;
-    let model = &arguments.model;
-    let paths = [&model.model, &arguments.text].into_iter().chain(&arguments.recipes);
-    let files = target::inputs(paths.chain(&model.base).chain(&model.tenant));
+    #[cfg(feature = "report")]
+    let files = {
+        let model = &arguments.model;
+        let paths = [&model.model, &arguments.text].into_iter().chain(&arguments.recipes);
+        crate::target::inputs(paths.chain(&model.base).chain(&model.tenant))
+    };
+    #[cfg(feature = "report")]
     if let Some(page) = &arguments.report {
-        Target::new(page).check(arguments.overwrite, &files)?;
+        crate::target::Target::new(page).check(arguments.overwrite, &files)?;
     }
     let bar = Bar::new("computing");
     let (report, warnings) = models::on_threads(arguments.computing.threads.count, || {
@@ -88,15 +90,13 @@ fn measure(
     let tokenizer = arguments.retrieval.map(|_| opened.tokenizer()).transpose()?;
     let on = Text { ids: &text.ids, tokenizer: tokenizer.as_ref() };
     let mut progress = counting(bar);
-    let result = test(opened.model, opened.tenant, on, &methods, &options, memory, &run, &mut progress)
+    let how = Measuring { tenant: opened.tenant, memory, run: &run };
+    let result = test(opened.model, on, &methods, &options, &how, &mut progress)
         .with_context(|| arguments.text.display().to_string())?;
     Ok(Report {
         model_type,
         digest: text.digest.to_string(),
-        kv: match memory.kv {
-            KvType::Bf16 => "bf16",
-            KvType::F32 => "f32",
-        },
+        kv: memory.kv.name(),
         result,
         recipes: resolved,
         seconds: start.elapsed().as_secs_f64(),

@@ -102,15 +102,14 @@ fn tell(report: &RebuildReport, dry_run: bool, json: bool) -> Result<Answer> {
 
 /// The removed steps. If there are many, consecutive ones are listed as ranges.
 fn named(report: &RebuildReport) -> String {
-    let steps = |steps: &[u64]| steps.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if report.dropped.len() <= LISTED {
         let word = if report.dropped.len() == 1 { "step" } else { "steps" };
-        return format!("{word} {}", steps(&report.dropped));
+        return format!("{word} {}", ui::list(&report.dropped));
     }
     let follows = |a: &u64, b: &u64| !report.kept_steps.iter().any(|kept| (*a..*b).contains(&kept.step));
     let runs = report.dropped.chunk_by(follows).map(|run| match run {
         [first, .., last] if run.len() > 2 => format!("{first} to {last} ({} steps)", run.len()),
-        few => steps(few),
+        few => ui::list(few),
     });
     format!("steps {}", runs.collect::<Vec<_>>().join(", "))
 }

@@ -10,7 +10,6 @@ mod retrieval;
 mod speed;
 
 use deltaloom::{Error, Result};
-use deltaloom_compute::Run;
 
 pub use report::{
     Controlled, Copies, EffectiveLength, KeyTokens, KvBytes, Length, Losses, MethodLosses, Price, Speed,
@@ -18,7 +17,7 @@ pub use report::{
 };
 
 use super::losses::{Measuring, losses, truncated, whole, work};
-use crate::layer::{AttentionPlan, MemoryOptions, TenantId};
+use crate::layer::AttentionPlan;
 use crate::model::Model;
 use crate::text::Tokenizer;
 pub use retrieval::{Retrieval, Task};
@@ -191,15 +190,12 @@ pub fn starts(ids: usize, tokens: usize, count: usize) -> Vec<usize> {
 /// [`Error::InvalidArgument`] for a text that is too short, ids that are not in the vocabulary,
 /// lengths that a table of positions does not have, plans that do not fit, and NaN; errors of
 /// [`Model::forward`].
-#[expect(clippy::too_many_arguments, reason = "a model, a text, and how")]
 pub fn test(
     mut model: Model,
-    tenant: TenantId,
     text: Text<'_>,
     methods: &[Method],
     options: &TestOptions,
-    memory: MemoryOptions,
-    run: &Run<'_>,
+    how: &Measuring<'_>,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<TestReport> {
     let ids = text.ids;
@@ -212,7 +208,6 @@ pub fn test(
             options.longest()
         )));
     }
-    let how = Measuring { tenant, memory, run };
     let unchanged = Method::new(UNCHANGED.to_owned(), model.attention().cloned().collect());
     let methods: Vec<&Method> = std::iter::once(&unchanged).chain(methods).collect();
     let (passages, no_copies) = match Passages::find(ids, options) {
@@ -227,13 +222,7 @@ pub fn test(
     for tokens in &options.lengths {
         let sequences = sequences(*tokens);
         let mut of = |stride: usize| {
-            losses(
-                &mut model,
-                &sequences,
-                &truncated(*tokens, options.trained, stride.max(1)),
-                &how,
-                progress,
-            )
+            losses(&mut model, &sequences, &truncated(*tokens, options.trained, stride.max(1)), how, progress)
         };
         base.push([of(options.trained / 2)?, of(options.trained)?]);
     }
@@ -253,32 +242,32 @@ pub fn test(
     }
     let mut asked = Vec::new();
     for (tokens, texts) in &planted {
-        asked.push(retrieval::ask(&mut model, TRUNCATION, *tokens, texts, options.trained, &how, progress)?);
+        asked.push(retrieval::ask(&mut model, TRUNCATION, *tokens, texts, options.trained, how, progress)?);
     }
     let mut found: Vec<Found> = Vec::new();
     for method in &methods {
         model = model.with_attention(method.plans.clone())?;
-        let mut of = |tokens: usize| losses(&mut model, &sequences(tokens), &whole(tokens), &how, progress);
+        let mut of = |tokens: usize| losses(&mut model, &sequences(tokens), &whole(tokens), how, progress);
         let by_length = options.lengths.iter().map(|tokens| of(*tokens)).collect::<Result<Vec<_>>>()?;
         let inside = match options.lengths.iter().position(|tokens| *tokens == options.inside()) {
             Some(at) => by_length[at].clone(),
             None => of(options.inside())?,
         };
-        let copies = passages.measure(&mut model, &how, progress)?;
+        let copies = passages.measure(&mut model, how, progress)?;
         let mut others = Vec::with_capacity(method.controls.len());
         for plans in &method.controls {
             model = model.with_attention(plans.clone())?;
             let tokens = options.inside();
-            others.push(losses(&mut model, &sequences(tokens), &whole(tokens), &how, progress)?);
+            others.push(losses(&mut model, &sequences(tokens), &whole(tokens), how, progress)?);
         }
         model = model.with_attention(method.plans.clone())?;
         for (tokens, texts) in &planted {
-            asked.push(retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, &how, progress)?);
+            asked.push(retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, how, progress)?);
         }
-        let kv = speed::bytes(&mut model, &ids[..options.longest()], &how)?;
+        let kv = speed::bytes(&mut model, &ids[..options.longest()], how)?;
         found.push(Found { name: method.name.clone(), by_length, inside, copies, kv, others });
     }
-    let speed = speed::measure(model, &methods, &ids[..options.longest()], options.rounds, &how, progress)?;
+    let speed = speed::measure(model, &methods, &ids[..options.longest()], options.rounds, how, progress)?;
     let lengths = gains::lengths(&base, &found, options, ids.len());
     Ok(TestReport {
         trained_tokens: options.trained,

@@ -5,17 +5,16 @@ use deltaloom::{Error, Result};
 use serde::Serialize;
 
 use super::Measuring;
+use crate::context::losses::STEP;
 use crate::context::statistics::places;
 use crate::evaluate::Share;
 use crate::layer::{Memory, SequenceId};
 use crate::model::{Chunk, Model};
+use crate::sample::LogProbs;
 use crate::text::{Special, Tokenizer};
 
 /// Facts of a text, and answers to choose from.
 const FACTS: usize = 8;
-/// Tokens of a step.
-const STEP: usize = 512;
-
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -220,15 +219,16 @@ fn answer_of(
         let hidden = model.forward(memory, &[Chunk { sequence: asked, tokens: question }], how.run)?;
         hidden.logits(&[question.len() - 1], how.run)?
     };
+    let next = LogProbs::new(&logits)?;
     let mut best = (f64::NEG_INFINITY, 0);
     for (number, answer) in answers.iter().enumerate() {
         let copy = memory.fork(asked)?;
-        let mut sum = log_prob(&logits, answer[0]);
+        let mut sum = next.of(answer[0]);
         if answer.len() > 1 {
             let tokens = &answer[..answer.len() - 1];
             let hidden = model.forward(memory, &[Chunk { sequence: copy, tokens }], how.run)?;
-            let next: Vec<(usize, u32)> = answer[1..].iter().copied().enumerate().collect();
-            sum += hidden.log_probs(&next, how.run)?.iter().sum::<f64>();
+            let rest: Vec<(usize, u32)> = answer[1..].iter().copied().enumerate().collect();
+            sum += hidden.log_probs(&rest, how.run)?.iter().sum::<f64>();
         }
         memory.end(copy)?;
         if sum > best.0 {
@@ -236,23 +236,12 @@ fn answer_of(
         }
     }
     let longest = answers.iter().map(Vec::len).max().unwrap_or(0);
-    let mut written = vec![largest(&logits)];
+    let mut written = vec![next.best()];
     while written.len() < longest {
         let last = [written[written.len() - 1]];
         let hidden = model.forward(memory, &[Chunk { sequence: asked, tokens: &last }], how.run)?;
-        written.push(largest(&hidden.logits(&[0], how.run)?));
+        written.push(LogProbs::new(&hidden.logits(&[0], how.run)?)?.best());
     }
     memory.end(asked)?;
     Ok(Found { choice: best.1, written })
-}
-
-fn log_prob(logits: &[f32], id: u32) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-    f64::from(logits[id as usize] - most) - sum.ln()
-}
-
-fn largest(logits: &[f32]) -> u32 {
-    let best = |best: (f32, u32), (id, logit): (u32, &f32)| if *logit > best.0 { (*logit, id) } else { best };
-    (0..).zip(logits).fold((f32::NEG_INFINITY, 0), best).1
 }

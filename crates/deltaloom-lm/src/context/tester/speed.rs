@@ -6,11 +6,10 @@ use deltaloom::Result;
 
 use super::report::{KvBytes, Speed};
 use super::{Measuring, Method, TestOptions};
+use crate::context::losses::STEP;
 use crate::layer::{AttentionPlan, KvType, Memory, Reach, SequenceId};
 use crate::model::{Chunk, Model, ModelConfig};
 
-/// Tokens of a step of reading.
-const STEP: usize = 512;
 /// Tokens that are computed one at a time.
 const DECODED: usize = 16;
 
@@ -27,14 +26,10 @@ fn seen_tokens(plan: &AttentionPlan, tokens: usize) -> usize {
 /// Bytes of keys and values that `tokens` tokens need. `None` if it overflows.
 #[must_use]
 pub fn kv_bytes(config: &ModelConfig, plans: &[AttentionPlan], tokens: usize, kv: KvType) -> Option<u64> {
-    let number_bytes = match kv {
-        KvType::Bf16 => 2,
-        KvType::F32 => 4,
-    };
     config.layers.iter().zip(plans).try_fold(0_u64, |sum, (layer, plan)| {
         let of_token = (2 * layer.key_value_heads as u64).checked_mul(layer.head_size as u64)?;
         let tokens = seen_tokens(plan, tokens) as u64;
-        sum.checked_add(of_token.checked_mul(number_bytes)?.checked_mul(tokens)?)
+        sum.checked_add(of_token.checked_mul(kv.bytes())?.checked_mul(tokens)?)
     })
 }
 
