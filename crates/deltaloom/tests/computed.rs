@@ -21,12 +21,7 @@ fn three(random: &mut Random) -> [Vec<f32>; 3] {
 }
 
 fn matrix(dtype: &str, values: &[f32]) -> Vec<u8> {
-    let bytes = match dtype {
-        "BF16" => bf16_bytes(values),
-        "F16" => f16_bytes(values),
-        _ => f32_bytes(values),
-    };
-    safetensors(&[tensor("w", dtype, &[ROWS as u64, COLS as u64], bytes)])
+    safetensors(&[tensor("w", dtype, &[ROWS as u64, COLS as u64], bytes_of(dtype, values))])
 }
 
 fn rounded(dtype: &str, values: &[f32]) -> Vec<f32> {

@@ -11,12 +11,7 @@ const COLS: usize = 128;
 const RANK: usize = 4;
 
 fn matrix(dtype: &str, values: &[f32]) -> Vec<u8> {
-    let bytes = match dtype {
-        "BF16" => bf16_bytes(values),
-        "F16" => f16_bytes(values),
-        _ => f32_bytes(values),
-    };
-    safetensors(&[tensor("w", dtype, &[ROWS as u64, COLS as u64], bytes)])
+    safetensors(&[tensor("w", dtype, &[ROWS as u64, COLS as u64], bytes_of(dtype, values))])
 }
 
 /// Weights, and the same after training: a product that is four times as strong as the rest.

@@ -72,8 +72,7 @@ impl<'a> ByteReader<'a> {
 
     /// A signed varint in zigzag order.
     pub fn zigzag(&mut self) -> Result<i64> {
-        let v = self.varint()?;
-        Ok((v >> 1).cast_signed() ^ -(v & 1).cast_signed())
+        self.varint().map(from_zigzag)
     }
 
     /// A length and as many bytes of UTF-8.
@@ -113,7 +112,17 @@ pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// Appends what [`ByteReader::zigzag`] reads.
 pub fn push_zigzag(out: &mut Vec<u8>, value: i64) {
-    push_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
+    push_varint(out, to_zigzag(value));
+}
+
+/// Small numbers of both signs as small numbers: 0, -1, 1, -2, ...
+pub fn to_zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
+
+/// What [`to_zigzag`] was given.
+pub fn from_zigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
 }
 
 /// Appends what [`ByteReader::text`] reads.

@@ -6,4 +6,5 @@ pub mod bytes;
 pub mod frame;
 pub mod log2;
 pub(crate) mod rice;
+pub(crate) mod rows;
 pub mod table;

@@ -5,8 +5,9 @@
 
 use std::cmp::Ordering;
 
-use super::tables::{Fit, Histogram, KeyRun, join_neighbours};
+use super::tables::{Fit, Histogram};
 use crate::entropy::log2::ONE_BIT;
+use crate::entropy::rows::{KeyRun, join_neighbours};
 use crate::entropy::table::CellRun;
 
 /// Bits that a run of cells takes in the index after compression.
@@ -16,7 +17,7 @@ const SIGNED_SYMBOLS: u8 = 15;
 
 /// Tables for the cells of a histogram.
 pub(super) fn fit_cells(histogram: &Histogram) -> Fit {
-    let in_order = KeyRun::of(histogram);
+    let in_order = histogram.runs();
     let mut by_likeness: Vec<(Likeness, KeyRun)> =
         in_order.iter().map(|run| (Likeness::of(run), run.clone())).collect();
     by_likeness.sort_by(|a, b| a.0.cmp(&b.0));

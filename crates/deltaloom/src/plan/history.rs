@@ -7,10 +7,11 @@ use deltaloom_kernels::rans::ALPHABET;
 use rayon::prelude::*;
 
 use super::cells::fit_cells;
-use super::tables::{Histogram, Row, TableRequest};
+use super::tables::{Histogram, TableRequest};
 use super::{Draft, GroupInput, group_scales, row_scales_of, scales_cost};
 use crate::codec::{Coding, HistoryKind, UlpSymbols};
 use crate::entropy::log2::ONE_BIT;
+use crate::entropy::rows::Row;
 use crate::limits::narrow;
 use crate::residual::scales::{self, Scales};
 use crate::scratch::Scratch;

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use crate::codec::{self, ChunkShape, Coding, GroupScales, HistoryKind, Material, Nibbles, UlpSymbols};
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
+use crate::entropy::rows::Row;
 use crate::entropy::table::{self, Counts};
 use crate::limits::narrow;
 use crate::residual::scales::{self, Pair, Scales};
@@ -30,7 +31,7 @@ pub use preset::Preset;
 pub(crate) use samples::{chunk_cost, cost_with_companion, cost_without_companion, is_clearly_near};
 pub use samples::{residual_cost, stand_alone_cost};
 pub(crate) use tables::SetPool;
-use tables::{Histogram, Row, TableRequest};
+use tables::{Histogram, TableRequest};
 
 /// Sparse is tried below one change in this many elements.
 const SPARSE_BELOW: u64 = 16;

@@ -8,13 +8,10 @@ use deltaloom_kernels::keys::KEYS;
 use deltaloom_kernels::rans::ALPHABET;
 
 use super::cells::{cell_runs, cells_bits, fit_cells};
-use crate::entropy::log2::{self, n_log2};
-use crate::entropy::table::{self, Counts, TableSet};
-use crate::limits::narrow;
+use crate::entropy::log2;
+use crate::entropy::rows::{KeyRun, Row, join_neighbours};
+use crate::entropy::table::{self, TableSet};
 
-/// Writers stay below the format's limit: more tables than this no longer fit the cache of
-/// decoders.
-const MAX_TABLES: usize = 32;
 /// Number of the newest table sets that a group may reuse.
 const RECENT_SETS: usize = 4;
 
@@ -38,80 +35,6 @@ pub(crate) fn count(add: impl FnOnce(&mut [u32])) -> Histogram {
     })
 }
 
-/// The symbols that occur, in rising order, with their counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
-    counts: Vec<(u8, u32)>,
-}
-
-impl Row {
-    /// From a count per symbol.
-    pub(crate) fn new(counts: &[u32]) -> Self {
-        Self { counts: (0..=u8::MAX).zip(counts.iter().copied()).filter(|(_, count)| *count > 0).collect() }
-    }
-
-    pub(super) fn counts(&self) -> &[(u8, u32)] {
-        &self.counts
-    }
-
-    fn joined(&self, other: &Self) -> Self {
-        let mut counts = Vec::with_capacity(self.counts.len() + other.counts.len());
-        self.merge(other, |symbol, count| counts.push((symbol, count)));
-        Self { counts }
-    }
-
-    /// Calls `take` with every symbol of the two and the sum of its counts, in rising order.
-    fn merge(&self, other: &Self, mut take: impl FnMut(u8, u32)) {
-        let (mut a, mut b) = (self.counts.iter().peekable(), other.counts.iter().peekable());
-        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
-            let order = x.0.cmp(&y.0);
-            let count = match order {
-                Ordering::Less => x.1,
-                Ordering::Greater => y.1,
-                Ordering::Equal => x.1 + y.1,
-            };
-            take(x.0.min(y.0), count);
-            a.next_if(|_| order.is_le());
-            b.next_if(|_| order.is_ge());
-        }
-        a.chain(b).for_each(|(symbol, count)| take(*symbol, *count));
-    }
-
-    fn entropy(&self) -> u64 {
-        let mut sum = EntropySum::default();
-        self.counts.iter().for_each(|(_, count)| sum.add(*count));
-        sum.entropy()
-    }
-
-    /// How many more bits the two cost together than separately, in 1/65536 bits.
-    fn joining_loses(&self, other: &Self) -> u64 {
-        let mut joined = EntropySum::default();
-        self.merge(other, |_, count| joined.add(count));
-        joined.entropy().saturating_sub(self.entropy() + other.entropy())
-    }
-
-    /// Cost with a table of its own, which is included.
-    fn cost(&self) -> u64 {
-        table::own_table_cost_of(self.counts.iter().map(|(_, count)| *count))
-    }
-
-    /// Cost of both with one table, which is included.
-    fn joined_cost(&self, other: &Self) -> u64 {
-        let (mut sum, mut used) = (EntropySum::default(), 0);
-        self.merge(other, |_, count| {
-            sum.add(count);
-            used += 1;
-        });
-        sum.entropy() + table::table_bits(used) * log2::ONE_BIT
-    }
-
-    fn to_counts(&self) -> Counts {
-        let mut counts = [0; ALPHABET];
-        self.counts.iter().for_each(|(symbol, count)| counts[usize::from(*symbol)] = *count);
-        counts
-    }
-}
-
 /// Counts of the symbols of every key that occurs, keys in rising order. In histories the keys are
 /// cells: 256 * class + key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,6 +46,11 @@ impl Histogram {
     /// From rows in rising order of their keys.
     pub(super) fn of_rows(rows: Vec<(u16, Row)>) -> Self {
         Self { rows }
+    }
+
+    /// One run for each key.
+    pub(super) fn runs(&self) -> Vec<KeyRun> {
+        self.rows.iter().map(|(key, row)| KeyRun::new(*key, row.clone())).collect()
     }
 
     /// The same counts with other keys. `to` must not fall.
@@ -169,44 +97,6 @@ impl Histogram {
     }
 }
 
-/// Entropy of counts that arrive one after another.
-#[derive(Default)]
-struct EntropySum {
-    total: u64,
-    parts: u64,
-}
-
-impl EntropySum {
-    fn add(&mut self, count: u32) {
-        self.total += u64::from(count);
-        self.parts += n_log2(u64::from(count));
-    }
-
-    fn entropy(&self) -> u64 {
-        n_log2(self.total).saturating_sub(self.parts)
-    }
-}
-
-/// Keys that share a table: adjacent keys, or any cells.
-#[derive(Debug, Clone)]
-pub(super) struct KeyRun {
-    pub(super) cells: Vec<u16>,
-    pub(super) row: Row,
-    pub(super) cost: u64,
-}
-
-impl KeyRun {
-    /// One run for each key.
-    pub(super) fn of(histogram: &Histogram) -> Vec<Self> {
-        let run = |(key, row): &(u16, Row)| Self { cells: vec![*key], row: row.clone(), cost: row.cost() };
-        histogram.rows.iter().map(run).collect()
-    }
-
-    fn first_key(&self) -> u8 {
-        narrow(self.cells[0], "cells without classes are keys")
-    }
-}
-
 /// Tables that fit a histogram, and the cost of coding it with them, tables included, in 1/65536
 /// bits.
 #[derive(Debug, Clone)]
@@ -220,29 +110,9 @@ pub(crate) struct Fit {
 
 /// Joins adjacent keys while that saves bits. `gaps` gets a table in front of the others.
 pub(crate) fn fit(histogram: &Histogram, gaps: Option<&Row>) -> Fit {
-    let runs = join_neighbours(KeyRun::of(histogram));
+    let runs = join_neighbours(histogram.runs());
     let cost = runs.iter().map(|run| run.cost).chain(gaps.map(Row::cost)).sum();
     Fit { gaps: gaps.cloned(), runs, serves_cells: false, cost }
-}
-
-/// Joins adjacent runs while that saves bits, or while there are too many.
-pub(super) fn join_neighbours(mut runs: Vec<KeyRun>) -> Vec<KeyRun> {
-    let mut joined_costs: Vec<u64> = runs.windows(2).map(|w| w[0].row.joined_cost(&w[1].row)).collect();
-    loop {
-        let saving =
-            |i: usize| (runs[i].cost + runs[i + 1].cost).cast_signed() - joined_costs[i].cast_signed();
-        // The first of the largest, so that the result depends only on the counts.
-        let best = (0..joined_costs.len()).rev().max_by_key(|i| saving(*i));
-        let Some(best) = best.filter(|best| saving(*best) > 0 || runs.len() > MAX_TABLES) else { break };
-        let next = runs.remove(best + 1);
-        runs[best].row = runs[best].row.joined(&next.row);
-        runs[best].cells.extend(next.cells);
-        runs[best].cost = joined_costs.remove(best);
-        for i in [best.checked_sub(1), Some(best)].into_iter().flatten().filter(|i| i + 1 < runs.len()) {
-            joined_costs[i] = runs[i].row.joined_cost(&runs[i + 1].row);
-        }
-    }
-    runs
 }
 
 impl Fit {
@@ -271,7 +141,7 @@ impl Fit {
     /// Bits of the tables themselves.
     pub(crate) fn table_bits(&self) -> u64 {
         let rows = self.gaps.iter().chain(self.runs.iter().map(|run| &run.row));
-        let of_tables: u64 = rows.map(|row| table::table_bits(row.counts.len())).sum();
+        let of_tables: u64 = rows.map(|row| table::table_bits(row.counts().len())).sum();
         of_tables + if self.serves_cells { cells_bits(&self.runs) } else { 0 }
     }
 }
@@ -283,9 +153,9 @@ fn cost_with(histogram: &Histogram, gaps: Option<&Row>, set: &TableSet) -> Optio
         _ => set.cell_map().as_flattened().into(),
     };
     let gap_cost =
-        gaps.map_or(Some(0), |gaps| table::coded_cost(gaps.counts.iter().copied(), set.tables.first()?))?;
+        gaps.map_or(Some(0), |gaps| table::coded_cost(gaps.counts().iter().copied(), set.tables.first()?))?;
     let row_cost = |(key, row): &(u16, Row)| {
-        table::coded_cost(row.counts.iter().copied(), set.tables.get(usize::from(map[usize::from(*key)]))?)
+        table::coded_cost(row.counts().iter().copied(), set.tables.get(usize::from(map[usize::from(*key)]))?)
     };
     histogram.rows.iter().map(row_cost).try_fold(gap_cost, |sum, cost| Some(sum + cost?))
 }
@@ -435,6 +305,7 @@ impl Cluster<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entropy::rows::WRITTEN_TABLES;
 
     fn histogram(rows: &[(u8, &[u32])]) -> Histogram {
         count(|counters| {
@@ -488,13 +359,13 @@ mod tests {
             .map(|k| (k, (0..60).map(|s| if s == k / 2 { 1_000_000 } else { 1 }).collect()))
             .collect();
         let borrowed: Vec<(u8, &[u32])> = rows.iter().map(|(k, c)| (*k, &c[..])).collect();
-        assert_eq!(request(&borrowed).own.set().tables.len(), MAX_TABLES);
+        assert_eq!(request(&borrowed).own.set().tables.len(), WRITTEN_TABLES);
     }
 
     #[test]
     fn gap_tables_come_first() {
         let histogram = histogram(&[(0, &[5]), (200, &[0, 0, 0, 50_000])]);
-        let gaps = Row { counts: vec![(4, 7)] };
+        let gaps = Row::new(&[0, 0, 0, 0, 7]);
         let set = fit(&histogram, Some(&gaps)).set();
         assert_eq!(set.first_keys[0], 1);
         assert_eq!(set.tables[0][4], 4096);

@@ -10,9 +10,10 @@ use deltaloom_kernels::tokens::{read_token, token};
 
 use super::factors::MAX_FACTORS_RANK;
 use crate::entropy::block::{self, Lanes};
-use crate::entropy::bytes::{ByteReader, push_varint};
+use crate::entropy::bytes::{ByteReader, from_zigzag, push_varint, to_zigzag};
 use crate::entropy::log2::{self, ONE_BIT};
-use crate::entropy::table::{self, Counts, MAX_TABLES, TableSet};
+use crate::entropy::rows::{KeyRun, Row, join_neighbours};
+use crate::entropy::table::{self, Counts, TableSet};
 use crate::error::{Error, Result};
 use crate::limits::narrow;
 
@@ -60,7 +61,7 @@ impl DriftFactors {
         for run in self.runs() {
             coded.keys.push(key(run));
             for number in run {
-                let token = token(fold(*number));
+                let token = token(to_zigzag((*number).into()));
                 coded.symbols.push(token.symbol);
                 coded.raw.push(token.raw, token.raw_bits);
             }
@@ -73,8 +74,8 @@ impl DriftFactors {
         self.runs().map(<[i16]>::len)
     }
 
-    /// Counts of the symbols of keys that share a table, with the first key of each.
-    fn tables(&self, coded: &Symbols) -> (Vec<(u8, Counts)>, TableSet) {
+    /// Keys that share a table, in rising order.
+    fn runs_of_keys(&self, coded: &Symbols) -> Vec<KeyRun> {
         let mut by_key: Vec<Option<Box<Counts>>> = vec![None; usize::from(u8::MAX) + 1];
         let mut rest = &coded.symbols[..];
         for (key, len) in coded.keys.iter().zip(self.lengths()) {
@@ -83,21 +84,18 @@ impl DriftFactors {
             run.iter().for_each(|symbol| counts[usize::from(*symbol)] += 1);
             rest = later;
         }
-        let classes = (0..=u8::MAX).zip(by_key).filter_map(|(key, counts)| Some((key, *counts?))).collect();
-        let classes = joined(classes);
-        let first_keys = classes.iter().skip(1).map(|(key, _)| *key).collect();
-        let set = TableSet::of_keys(
-            first_keys,
-            classes.iter().map(|(_, counts)| table::normalise(counts)).collect(),
-        );
-        (classes, set)
+        let runs = (0..).zip(by_key).filter_map(|(key, counts)| Some(KeyRun::new(key, Row::new(&*counts?))));
+        join_neighbours(runs.collect())
     }
 
     /// The bytes that [`Self::parse`] reads. `None` if they are so few that a reader refuses them.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
         let coded = self.symbols();
-        let (classes, set) = self.tables(&coded);
-        let bits: u64 = classes.iter().map(|(_, counts)| table::own_table_cost(counts) / ONE_BIT).sum();
+        let runs = self.runs_of_keys(&coded);
+        let first_keys = runs.iter().skip(1).map(KeyRun::first_key).collect();
+        let frequencies = runs.iter().map(|run| table::normalise(&run.row.to_counts())).collect();
+        let set = TableSet::of_keys(first_keys, frequencies);
+        let bits: u64 = runs.iter().map(|run| run.cost / ONE_BIT).sum();
         let mut out = self.unit.to_le_bytes().to_vec();
         self.steps.iter().for_each(|step| push_varint(&mut out, (*step).into()));
         out.extend_from_slice(&coded.keys);
@@ -136,7 +134,8 @@ impl DriftFactors {
         let mut bits = raw.bits();
         let mut numbers = Vec::with_capacity(count);
         for symbol in symbols {
-            numbers.push(unfold(read_token(symbol, &mut bits)?).ok_or_else(bad)?);
+            let number = from_zigzag(read_token(symbol, &mut bits)?);
+            numbers.push(i16::try_from(number).map_err(|_| bad())?);
         }
         raw.finish(bits)?;
         let right = numbers.split_off(rows * rank);
@@ -183,33 +182,6 @@ fn contexts(set: &TableSet, keys: &[u8], lengths: impl Iterator<Item = usize>) -
 fn key(run: &[i16]) -> u8 {
     let sum: u64 = run.iter().map(|x| u64::from(x.unsigned_abs())).sum();
     narrow(log2::log2(1 + 16 * sum / run.len().max(1) as u64) >> KEY_SHIFT, "at most 4 times 20")
-}
-
-/// Joins neighbours while that saves bits, or while there are too many.
-fn joined(mut classes: Vec<(u8, Counts)>) -> Vec<(u8, Counts)> {
-    let both = |a: &Counts, b: &Counts| -> Counts { std::array::from_fn(|symbol| a[symbol] + b[symbol]) };
-    let cost = |counts: &Counts| table::own_table_cost(counts).cast_signed();
-    loop {
-        let saving =
-            |pair: &[(u8, Counts)]| cost(&pair[0].1) + cost(&pair[1].1) - cost(&both(&pair[0].1, &pair[1].1));
-        let best =
-            classes.windows(2).map(saving).enumerate().max_by_key(|(i, saving)| (*saving, usize::MAX - i));
-        let Some((i, _)) = best.filter(|(_, saving)| *saving > 0 || classes.len() > MAX_TABLES) else {
-            return classes;
-        };
-        let (_, next) = classes.remove(i + 1);
-        classes[i].1 = both(&classes[i].1, &next);
-    }
-}
-
-fn fold(number: i16) -> u64 {
-    let number = i32::from(number);
-    u64::from(((number << 1) ^ (number >> 31)).cast_unsigned())
-}
-
-fn unfold(z: u64) -> Option<i16> {
-    let number = (z >> 1).cast_signed() ^ -(z & 1).cast_signed();
-    i16::try_from(number).ok()
 }
 
 #[cfg(test)]

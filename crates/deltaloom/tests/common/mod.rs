@@ -66,6 +66,15 @@ pub(crate) fn moments(rng: &mut Random, rows: usize, cols: usize) -> (Vec<f32>, 
     (first, second)
 }
 
+/// Rounded to BF16 or F16, or else as they are.
+pub(crate) fn bytes_of(dtype: &str, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        "BF16" => bf16_bytes(values),
+        "F16" => f16_bytes(values),
+        _ => f32_bytes(values),
+    }
+}
+
 pub(crate) fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
