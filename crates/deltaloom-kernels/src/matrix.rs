@@ -261,31 +261,35 @@ fn add_tile_rows<T: Scalar, const COLS: usize>(
 #[inline(always)]
 fn add_tiles<T: Scalar, const COLS: usize>(
     packed: &[[T; TILE_ROWS]],
-    b: &[T],
+    b_rows: &[T],
     cols: usize,
     first: usize,
     out: &mut [T],
 ) -> usize {
     let mut col = first;
     while col + COLS <= cols {
-        let mut sums = [[T::default(); COLS]; TILE_ROWS];
-        for (sums, out) in sums.iter_mut().zip(out.chunks_exact(cols)) {
-            sums.copy_from_slice(&out[col..][..COLS]);
+        let sums = std::array::from_fn(|row| out[row * cols + col..].first_chunk().copied());
+        let [Some(mut a), Some(mut b), Some(mut c), Some(mut d)] = sums else { break };
+        for (factors, run) in packed.iter().zip(b_rows.chunks_exact(cols)) {
+            let Some(run) = run[col..].first_chunk::<COLS>() else { break };
+            add_run(&mut a, factors[0], run);
+            add_run(&mut b, factors[1], run);
+            add_run(&mut c, factors[2], run);
+            add_run(&mut d, factors[3], run);
         }
-        for (factors, b) in packed.iter().zip(b.chunks_exact(cols)) {
-            let Some(run) = b[col..].first_chunk::<COLS>() else { break };
-            for (sums, factor) in sums.iter_mut().zip(factors) {
-                for c in 0..COLS {
-                    sums[c] += *factor * run[c];
-                }
-            }
-        }
-        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(cols)) {
-            out[col..][..COLS].copy_from_slice(sums);
+        for (row, sums) in [a, b, c, d].iter().enumerate() {
+            out[row * cols + col..][..COLS].copy_from_slice(sums);
         }
         col += COLS;
     }
     col
+}
+
+#[inline(always)]
+fn add_run<T: Scalar, const COLS: usize>(sums: &mut [T; COLS], factor: T, run: &[T; COLS]) {
+    for c in 0..COLS {
+        sums[c] += factor * run[c];
+    }
 }
 
 #[inline(always)]
