@@ -55,6 +55,13 @@ impl Lanes {
         }
     }
 
+    /// About how many bytes of a block's states hold nothing. A state holds a carried word, if there
+    /// is one, and on average a byte of symbols.
+    pub(crate) fn idle_bytes(self, symbol_bytes: u64, raw_bytes: u64) -> u64 {
+        let lanes = self.count() as u64;
+        4 * lanes - raw_bytes.min(2 * lanes) - symbol_bytes.min(lanes)
+    }
+
     fn from_byte(byte: u8) -> Result<Self> {
         match byte {
             1 => Ok(Self::One),
@@ -284,6 +291,13 @@ mod tests {
         let with_raw = |bytes, raw_bytes| Lanes::choose_for_raw(1 << 17, bytes, raw_bytes);
         assert_eq!([with_raw(16_384, 127), with_raw(16_383, 128)], [Lanes::Wide; 2]);
         assert_eq!([with_raw(16_384, 128), with_raw(65_536, 0)], [Lanes::TwoWide; 2]);
+    }
+
+    #[test]
+    fn states_that_carry_nothing_are_idle() {
+        assert_eq!(Lanes::Wide.idle_bytes(0, 0), 128);
+        assert_eq!(Lanes::Wide.idle_bytes(1 << 20, 10), 128 - 32 - 10);
+        assert_eq!(Lanes::One.idle_bytes(100, 100), 1);
     }
 
     #[test]

@@ -18,11 +18,12 @@ use deltaloom_kernels::{Number, NumberKind, keys, tokens, ulp};
 use rayon::prelude::*;
 
 use crate::codec::{self, ChunkShape, Coding, GroupScales, HistoryKind, Material, Nibbles, UlpSymbols};
+use crate::entropy::block::Lanes;
 use crate::entropy::log2::{self, ONE_BIT};
 use crate::entropy::rice;
 use crate::entropy::rows::Row;
 use crate::entropy::table::{self, Counts};
-use crate::limits::narrow;
+use crate::limits::{narrow, to_usize};
 use crate::residual::scales::{self, Pair, Scales};
 use crate::scratch::Scratch;
 
@@ -150,6 +151,37 @@ impl Draft {
         self.cost - self.request().map_or(0, |request| request.own.table_bits() * ONE_BIT)
     }
 
+    /// Bits of states that hold nothing, of codings that differ in the number of their blocks and
+    /// symbols. Estimated for chunks with equal numbers of changes, in 1/65536.
+    fn cost_of_states(&self, group: &GroupInput<'_>) -> u64 {
+        let chunks = (group.changed_chunks().len() as u64).max(1);
+        let bytes = self.cost / ONE_BIT / 8 / chunks;
+        let idle = match self.coding {
+            Coding::Sparse(_) => {
+                let symbols = to_usize(self.changed / chunks);
+                // Half of the bytes for each block; about a fourth of them are raw bits. Lanes and
+                // numbers of words are written twice, and the changes are counted.
+                2 * Lanes::choose(symbols, bytes / 2).idle_bytes(bytes / 4, bytes / 4) + 4
+            }
+            Coding::Ulp(_) | Coding::History { .. } => {
+                let raw = |material: &Option<Material>| match material {
+                    Some(Material::Residuals(symbols)) => symbols.raw_bits,
+                    _ => 0,
+                };
+                let raw_bytes = self.material.iter().map(raw).sum::<u64>() / 8 / chunks;
+                let elems = to_usize(group.elems() / (group.chunks.len() as u64).max(1));
+                let lanes = Lanes::choose_for_raw(elems, bytes, to_usize(raw_bytes));
+                lanes.idle_bytes(bytes.saturating_sub(raw_bytes), raw_bytes)
+            }
+            _ => 0,
+        };
+        idle * chunks * 8 * ONE_BIT
+    }
+
+    fn rounding_cost(&self) -> u64 {
+        self.request().map_or(0, |request| request.own.rounding_cost())
+    }
+
     fn request(&self) -> Option<&TableRequest> {
         match &self.tables {
             DraftTables::Shared(request) => Some(request),
@@ -210,7 +242,11 @@ pub(crate) fn draft(group: &GroupInput<'_>, preset: Preset) -> Draft {
     if changed * SPARSE_BELOW < group.elems() {
         let sparse = sparse_draft(group, scales::uniform(group.number, &group.chunks), changed);
         // Decoding a sparse chunk takes time only for its changes, which is worth a few bytes.
-        if sparse.cost < best.cost + best.cost / 64 {
+        let is_cheap = sparse.cost < best.cost + best.cost / 64;
+        // Where little changes, states and rounded frequencies may be most of a block. What they
+        // cost is known roughly.
+        let with_overhead = |draft: &Draft| draft.cost + draft.cost_of_states(group) + draft.rounding_cost();
+        if is_cheap || with_overhead(&sparse) < with_overhead(&best) / 16 * 15 {
             best = sparse;
         }
     }
@@ -525,6 +561,27 @@ mod tests {
         assert_eq!(counts[255], 1);
         assert!((845..=900).contains(&lowest), "{lowest}");
         assert_eq!(window(&[5; 256]).1[255], 5);
+    }
+
+    #[test]
+    fn a_few_changes_among_many_elements_are_sparse() {
+        // Exponents say where changes are, so that residuals of all elements have less entropy.
+        let prediction: Vec<u8> = (0..1 << 17).flat_map(|i: u32| [0x40, 0x38 + (i % 8) as u8]).collect();
+        let mut target = prediction.clone();
+        (0..66).for_each(|k| target[16 * (k * k * 7919 + k * 31 & 0x3fff)] ^= 1);
+        let group = GroupInput {
+            number: Number::float(8, 7),
+            cols: 512,
+            is_matrix: true,
+            chunks: vec![(&target[..], &prediction[..])],
+            is_predicted: true,
+            may_have_nibbles: false,
+            history: None,
+        };
+        let draft = draft(&group, Preset::Default);
+        assert!(matches!(draft.coding, Coding::Sparse(_)), "{:?}", draft.coding);
+        let ulps = ulp_draft(&group, &symbolise(&group), scales::uniform(group.number, &group.chunks), 66);
+        assert!(ulps.cost < draft.cost, "{} {}", ulps.cost, draft.cost);
     }
 
     #[test]

@@ -138,6 +138,16 @@ impl Fit {
         set
     }
 
+    /// What the frequencies of the tables, whole parts of 4096, cost beyond the entropy, in 1/65536
+    /// bits. It matters where nearly all symbols are the same.
+    pub(crate) fn rounding_cost(&self) -> u64 {
+        let of = |row: &Row| {
+            let coded = table::coded_cost(row.counts().iter().copied(), &table::normalise(&row.to_counts()));
+            coded.unwrap_or(0).saturating_sub(row.entropy())
+        };
+        self.gaps.iter().chain(self.runs.iter().map(|run| &run.row)).map(of).sum()
+    }
+
     /// Bits of the tables themselves.
     pub(crate) fn table_bits(&self) -> u64 {
         let rows = self.gaps.iter().chain(self.runs.iter().map(|run| &run.row));
