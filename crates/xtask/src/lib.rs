@@ -18,6 +18,7 @@ pub mod readme;
 pub mod rooms;
 pub mod series_scale;
 pub mod sizes;
+pub mod wire;
 
 use std::fs;
 use std::io::Write as _;

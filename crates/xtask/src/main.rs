@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::{
     Mode, api, assets, breakdown, cli_reference, comments, corpus, golden, history, instructions, merges,
-    readme, rooms, series_scale, sizes,
+    readme, rooms, series_scale, sizes, wire,
 };
 
 /// Makes the generated files of this repository; with --check, only reports whether they are up to
@@ -53,6 +53,8 @@ enum Command {
     },
     /// Pack a series step by step, with and without histories, and print the sizes of the steps
     History(HistoryArguments),
+    /// Print what a training step takes in the formats that steps are sent in, and in a container
+    Wire(WireArguments),
     /// Pack the lm12m pairs into a folder, with a manifest for the Python reader
     Pairs(PairsArguments),
 }
@@ -62,6 +64,17 @@ struct CheckArgument {
     /// Change nothing; exit code 1 if something would change
     #[arg(long)]
     check: bool,
+}
+
+#[derive(Debug, Args)]
+struct WireArguments {
+    /// The weights before the step, a safetensors file
+    base: PathBuf,
+    /// The weights after it, with the same header
+    step: PathBuf,
+    /// Percentages of changed elements; fewer changes than the step has are drawn from it
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [3.0, 1.0, 0.05])]
+    changed: Vec<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +158,7 @@ fn main() -> Result<()> {
             let keep = keep.as_deref();
             history::run(&history::Series { folder: &folder, chain, stride, steps, chunk_log2, plain, keep })
         }
+        Command::Wire(arguments) => wire::run(&arguments.base, &arguments.step, &arguments.changed),
         Command::Pairs(arguments) => sizes::write_pairs(&arguments.target, &arguments.data.folder),
     }
 }
