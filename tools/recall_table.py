@@ -71,7 +71,7 @@ def main():
         rows, clear = rows_of(report)
         questions = of(report, "unchanged", LONG)["forced_choice"]["of"]
         parts.append(f"## {task}: {questions} questions in {texts} texts\n\n{table(columns, rows)}\n"
-                     f"Clear of truncation: {', '.join(clear) or 'none'}.\n")
+                     f"Clear of truncation: {'; '.join(clear) or 'none'}.\n")
     multikey = {"retrieval": measured["multikey"]}
     inside, plain = of(multikey, "unchanged", TRAINED)["forced_choice"], of(multikey, "unchanged", LONG)["forced_choice"]
     blind = of(multikey, BLIND, LONG)["forced_choice"]
