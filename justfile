@@ -165,6 +165,11 @@ context-goals *args:
     cargo build --release -p deltaloom-cli
     python3 tools/context_goals.py target/release/deltaloom --data {{ env("DELTALOOM_DATA", "../shared/data") }} {{ args }}
 
+# Facts that plans of attention find on the synthetic model of assets/recall; writes docs/benchmarks/recall.md
+recall-table *args:
+    cargo build --release -p deltaloom-cli
+    python3 tools/recall_table.py target/release/deltaloom {{ args }}
+
 # Students of lm12m by the recipes in recipes/goals, beside what is wanted; writes docs/benchmarks/shrink.md; needs the weights
 shrink-goals *args:
     cargo build --release --quiet
@@ -188,6 +193,10 @@ make-series *args:
 # Train the bundled model and its fine-tunes in the new folder OUT and pack them in OUT/packed; fetches torch
 make-speaker out:
     tools/make_speaker.sh {{ out }}
+
+# Train the synthetic model that recalls in the new folder OUT and pack it as OUT/recall.loom; fetches torch
+train-recall out *args:
+    tools/train_recall.sh {{ out }} {{ args }}
 
 # Pack a series that `just make-series` made step by step, with and without histories, and print the sizes
 bench-history folder *args:

@@ -1,9 +1,10 @@
 //! The bundled weights. Those in assets/demo are one layer's tensors, cut from lm12m; without
 //! lm12m, only their digests are checked. Those in assets/speaker are a whole model, which `just
-//! make-speaker` trains; here they are only unpacked, and their digests are recorded.
+//! make-speaker` trains, and that in assets/recall is one that `just train-recall` trains; here they
+//! are only unpacked, and their digests are recorded.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use deltaloom::{Bases, Container, Limits, ResolvedContainer, Silent, UnpackOptions, Verifiable};
@@ -22,7 +23,9 @@ const SPEAKER_FILES: [(&str, &str); 6] = [
     ("questions.jsonl", "multiple choice about held-out stories"),
     ("problems.jsonl", "sums"),
 ];
-/// Bytes of the model and of a fine-tune.
+const RECALL: &str = "assets/recall";
+const RECALL_FILE: &str = "recall.loom";
+/// Bytes of a model and of a fine-tune.
 const LARGEST_BASE: u64 = 2_000_000;
 const LARGEST_TUNED: u64 = 900_000;
 const TENSORS: [&str; 7] = [
@@ -52,9 +55,7 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
             "note: the lm12m weights are absent: the demo weights are only compared with their digests";
         say(note)?;
     }
-    settle(mode, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")?;
-    check_speaker()?;
-    settle(mode, &format!("{SPEAKER}/README.md"), about_speaker()?.as_bytes(), "assets")
+    settle_digests(mode)
 }
 
 /// Checks the bundled weights against their digests, and unpacks those that are packed.
@@ -62,27 +63,40 @@ pub fn run(mode: Mode, data: &Path) -> Result<()> {
 /// # Errors
 /// What would change; a container that is damaged or too large.
 pub fn check_digests() -> Result<()> {
-    settle(Mode::Check, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")?;
+    settle_digests(Mode::Check)
+}
+
+fn settle_digests(mode: Mode) -> Result<()> {
+    settle(mode, &format!("{FOLDER}/README.md"), provenance()?.as_bytes(), "assets")?;
     check_speaker()?;
-    settle(Mode::Check, &format!("{SPEAKER}/README.md"), about_speaker()?.as_bytes(), "assets")
+    settle(mode, &format!("{SPEAKER}/README.md"), about_speaker()?.as_bytes(), "assets")?;
+    restored(RECALL, RECALL_FILE, tempfile::tempdir()?.path())?;
+    settle(mode, &format!("{RECALL}/README.md"), about_recall()?.as_bytes(), "assets")
+}
+
+/// A container of a folder, if it is not larger than it may be.
+fn opened(folder: &str, name: &str, bases: &Bases, largest: u64) -> Result<ResolvedContainer> {
+    let container = Container::open(&root().join(folder).join(name), &Limits::default())?;
+    let bytes = container.len_bytes();
+    ensure!(bytes <= largest, "{folder}/{name} has {bytes} bytes; {largest} are allowed");
+    Ok(ResolvedContainer::new(container, bases)?)
+}
+
+/// Restores a model that is packed without a base to the new folder `to`/base.
+fn restored(folder: &str, name: &str, to: &Path) -> Result<PathBuf> {
+    let packed = opened(folder, name, &Bases::default(), LARGEST_BASE)?;
+    let base = to.join("base");
+    deltaloom::unpack(&packed, &base, &UnpackOptions::default(), &Silent)?;
+    Ok(base)
 }
 
 /// Restores the model that speaks, and verifies its fine-tunes against it.
 fn check_speaker() -> Result<()> {
-    let limits = Limits::default();
     let scratch = tempfile::tempdir()?;
-    let open = |name: &str, bases: &Bases, largest: u64| -> Result<ResolvedContainer> {
-        let container = Container::open(&root().join(SPEAKER).join(name), &limits)?;
-        let bytes = container.len_bytes();
-        ensure!(bytes <= largest, "{SPEAKER}/{name} has {bytes} bytes; {largest} are allowed");
-        Ok(ResolvedContainer::new(container, bases)?)
-    };
-    let base = scratch.path().join("base");
-    let packed = open("base.loom", &Bases::default(), LARGEST_BASE)?;
-    deltaloom::unpack(&packed, &base, &UnpackOptions::default(), &Silent)?;
-    let bases = Bases::open(&[base], &limits)?;
+    let base = restored(SPEAKER, "base.loom", scratch.path())?;
+    let bases = Bases::open(&[base], &Limits::default())?;
     for name in ["pirate.loom", "chat.loom"] {
-        let tuned = open(name, &bases, LARGEST_TUNED)?;
+        let tuned = opened(SPEAKER, name, &bases, LARGEST_TUNED)?;
         let report = deltaloom::verify(&Verifiable::Resolved(&tuned), 0, &Silent)?;
         ensure!(report.ok, "{SPEAKER}/{name}: {:?}", report.faults);
     }
@@ -100,12 +114,31 @@ fn about_speaker() -> Result<String> {
          | file | what | bytes | BLAKE3 |\n|---|---|--:|---|\n",
     );
     for (name, what) in SPEAKER_FILES {
-        let path = format!("{SPEAKER}/{name}");
-        let file = fs::read(root().join(&path)).with_context(|| path.clone())?;
-        let digest = blake3::hash(&file).to_hex();
-        out.push_str(&format!("| `{name}` | {what} | {} | `{digest}` |\n", file.len()));
+        out.push_str(&row(SPEAKER, name, what)?);
     }
     Ok(out)
+}
+
+fn about_recall() -> Result<String> {
+    let row = row(RECALL, RECALL_FILE, "the model with its tokenizer, stand-alone")?;
+    Ok(format!(
+        "# A synthetic model that recalls\n\n\
+         A LLaMA-shaped model with 0.8 M parameters that finds numbers in its context of 256 tokens and can do little else:\n\
+         it was trained on facts in the words of `deltaloom context test --retrieval`, on copies of random tokens, and a\n\
+         little on text. It is **synthetic**: it tests the tester, and its numbers say nothing about other models. It was\n\
+         made for this project by `just train-recall` (`tools/train_recall.py`), and carries the licence of the project, MIT\n\
+         OR Apache-2.0. [ADR 0042](../../docs/adr/0042-a-model-that-recalls.md) says why it is here.\n\n\
+         `just assets` writes this page; `just assets --check` unpacks the container and compares its digest.\n\n\
+         | file | what | bytes | BLAKE3 |\n|---|---|--:|---|\n{row}"
+    ))
+}
+
+/// A row of a table of files.
+fn row(folder: &str, name: &str, what: &str) -> Result<String> {
+    let path = format!("{folder}/{name}");
+    let file = fs::read(root().join(&path)).with_context(|| path.clone())?;
+    let digest = blake3::hash(&file).to_hex();
+    Ok(format!("| `{name}` | {what} | {} | `{digest}` |\n", file.len()))
 }
 
 /// Copies the tensors of layer 0 to a new file.
@@ -142,10 +175,7 @@ fn provenance() -> Result<String> {
         "`base` with a LoRA of rank 8 merged in BF16",
     ];
     for (name, what) in CHECKPOINTS.iter().zip(what) {
-        let path = format!("{FOLDER}/{name}.safetensors");
-        let file = fs::read(root().join(&path)).with_context(|| path.clone())?;
-        let digest = blake3::hash(&file).to_hex();
-        out.push_str(&format!("| `{name}.safetensors` | {what} | {} | `{digest}` |\n", file.len()));
+        out.push_str(&row(FOLDER, &format!("{name}.safetensors"), what)?);
     }
     Ok(out)
 }

@@ -301,7 +301,7 @@ ends of its interval of 95 %.
 | `price` | list of `name`, `tokens`, `loss`, `difference` (estimate: the loss less that of the model as it is, within the trained length) |
 | `controls` | for each recipe with `frozen` or `sensitivity`: `name`, `loss` within the trained length, the losses of `controls` (random layers, as many), its `rank` and `p_value` |
 | `copies`, `no_copies` | list of `name`, `gap_tokens`, `passage_tokens`, `passages`, `gain` (estimate); why there are none, else absent |
-| `retrieval` | list of `name` (`truncation` is one), `tokens`, `texts`, `forced_choice` and `exact` (shares with interval), `by_depth` (right choices); empty without `--retrieval` |
+| `retrieval` | list of `name` (`truncation` is one), `tokens`, `texts`, `forced_choice` and `exact` (shares with interval), `by_depth` and `by_text` (right choices), `gain` (estimate: the share less that of truncation in the same texts; null for truncation); empty without `--retrieval` |
 | `memory` | list of `name`, `tokens`, `formula_bytes`, `counted_bytes` of keys and values |
 | `speed` | list of `name`, `tokens`, `prefill_tokens_per_second`, `prefill_ratio`, `decode_tokens_per_second`, `decode_ratio`; ratios are over the model as it is; empty without `--rounds` |
 | `effective_length` | list of `name`, `tokens` (null if there is none), `reason` |

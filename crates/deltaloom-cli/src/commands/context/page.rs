@@ -4,7 +4,7 @@ use deltaloom_lm::context::tester::{Length, TestReport};
 use deltaloom_lm::evaluate::Share;
 use deltaloom_report::{Arrangement, Axis, Bar, Bars, Cell, Figure, Page, Section, Table, Unit};
 
-use super::test::{Report, with_error};
+use super::test::{Report, clear_of_truncation, with_error, with_points};
 
 pub(super) fn page(report: &Report) -> Page {
     let result = &report.result;
@@ -124,7 +124,7 @@ fn copies(result: &TestReport) -> Section {
 }
 
 fn retrieval(result: &TestReport) -> Section {
-    let mut table = Table::new(&["method", "tokens", "chosen", "interval", "written"]);
+    let mut table = Table::new(&["method", "tokens", "chosen", "interval", "over truncation", "written"]);
     for row in &result.retrieval {
         let percent = |share: Share| Cell::Value(share.value, Unit::Percent);
         let interval =
@@ -134,12 +134,17 @@ fn retrieval(result: &TestReport) -> Section {
             Cell::Value(row.tokens as f64, Unit::Count),
             row.forced_choice.map_or(Cell::Empty, percent),
             row.forced_choice.map_or(Cell::Empty, interval),
+            row.gain.map_or(Cell::Empty, |gain| written(gain.mean, with_points(&gain))),
             row.exact.map_or(Cell::Empty, percent),
         ]);
     }
-    let text = "Facts that were planted in the text: how often the right one of eight answers was the most probable \
-                (12.5 % by chance), with its interval of 95 %, and how often the model wrote it.";
-    section("Retrieval", text, table)
+    let text = format!(
+        "Facts that were planted in the text: how often the right one of eight answers was the most probable one \
+         (12.5 % by chance), with its interval of 95 %, by how many points that is above truncation in the same texts, \
+         and how often the model wrote it. {}",
+        clear_of_truncation(result).join(" ")
+    );
+    section("Retrieval", text.trim_end(), table)
 }
 
 fn memory(result: &TestReport) -> Section {

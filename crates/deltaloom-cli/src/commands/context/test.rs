@@ -109,6 +109,27 @@ pub(super) fn with_error(estimate: &Estimate) -> String {
     format!("{:+.3}{error}", estimate.mean)
 }
 
+/// A gain of shares in points with its interval.
+pub(super) fn with_points(gain: &Estimate) -> String {
+    let [mean, low, high] = [gain.mean, gain.low, gain.high].map(|share| 100.0 * share);
+    format!("{mean:+.0} ({low:+.0} to {high:+.0}) points")
+}
+
+/// Which methods find more than truncation, one sentence for each length behind the trained one.
+pub(super) fn clear_of_truncation(report: &TestReport) -> Vec<String> {
+    let of = |tokens: usize| {
+        let clear = report.retrieval.iter().filter(|row| row.tokens == tokens && row.is_clear());
+        let names: Vec<&str> = clear.map(|row| row.name.as_str()).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        format!("Finds more than truncation in {tokens} tokens, with 95 % confidence: {names}.")
+    };
+    let lengths = report.lengths.iter().map(|length| length.tokens);
+    let is_asked = |tokens: &usize| {
+        *tokens > report.trained_tokens && report.retrieval.iter().any(|row| row.tokens == *tokens)
+    };
+    lengths.filter(is_asked).map(of).collect()
+}
+
 fn describe(report: &TestReport) -> String {
     let mut text = String::new();
     for length in &report.lengths {
@@ -158,13 +179,18 @@ fn describe(report: &TestReport) -> String {
         let share = |share: Option<deltaloom_lm::evaluate::Share>| {
             share.map_or_else(String::new, |share| format!("{} of {}", share.right, share.of))
         };
+        let gain =
+            row.gain.map_or_else(String::new, |gain| format!(", {} over truncation", with_points(&gain)));
         text.push_str(&format!(
-            "facts in {} tokens, {}: {} chosen, {} written\n",
+            "facts in {} tokens, {}: {} chosen{gain}, {} written\n",
             row.tokens,
             row.name,
             share(row.forced_choice),
             share(row.exact)
         ));
+    }
+    for sentence in clear_of_truncation(report) {
+        text.push_str(&format!("{sentence}\n"));
     }
     for kv in &report.memory {
         text.push_str(&format!(

@@ -244,6 +244,7 @@ pub fn test(
     for (tokens, texts) in &planted {
         asked.push(retrieval::ask(&mut model, TRUNCATION, *tokens, texts, options.trained, how, progress)?);
     }
+    let by_truncation = asked.clone();
     let mut found: Vec<Found> = Vec::new();
     for method in &methods {
         model = model.with_attention(method.plans.clone())?;
@@ -261,8 +262,9 @@ pub fn test(
             others.push(losses(&mut model, &sequences(tokens), &whole(tokens), how, progress)?);
         }
         model = model.with_attention(method.plans.clone())?;
-        for (tokens, texts) in &planted {
-            asked.push(retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, how, progress)?);
+        for ((tokens, texts), truncation) in planted.iter().zip(&by_truncation) {
+            let found = retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, how, progress)?;
+            asked.push(found.compared(truncation, options.seed));
         }
         let kv = speed::bytes(&mut model, &ids[..options.longest()], how)?;
         found.push(Found { name: method.name.clone(), by_length, inside, copies, kv, others });

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Measuring;
 use crate::context::losses::STEP;
-use crate::context::statistics::places;
+use crate::context::statistics::{Estimate, places};
 use crate::evaluate::Share;
 use crate::layer::{Memory, SequenceId};
 use crate::model::{Chunk, Model};
@@ -42,8 +42,30 @@ pub struct Retrieval {
     pub exact: Option<Share>,
     /// Right choices by depth, first in the text first.
     pub by_depth: Vec<u64>,
+    /// Right choices by text.
+    pub by_text: Vec<u64>,
     /// Texts.
     pub texts: usize,
+    /// The share of right choices less that of truncation in the same texts; `None` for truncation.
+    pub gain: Option<Estimate>,
+}
+
+impl Retrieval {
+    /// If more is found than with truncation, with 95 % confidence.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.gain.is_some_and(|gain| gain.low > 0.0)
+    }
+
+    /// Compares with `truncation`, which was asked the same questions.
+    pub(super) fn compared(self, truncation: &Self, seed: u64) -> Self {
+        let share = |of: &Self| -> Vec<f64> {
+            let questions = of.forced_choice.map_or(1, |share| share.of) as f64 / of.texts.max(1) as f64;
+            of.by_text.iter().map(|right| *right as f64 / questions).collect()
+        };
+        let gain = Estimate::paired(&share(&self), &share(truncation), seed);
+        Self { gain: Some(gain), ..self }
+    }
 }
 
 /// A text with facts.
@@ -168,8 +190,9 @@ pub(super) fn ask(
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Retrieval> {
     let (mut chosen, mut exact, mut all) = (0, 0, 0);
-    let mut by_depth = vec![0; FACTS];
+    let (mut by_depth, mut by_text) = (vec![0; FACTS], Vec::with_capacity(texts.len()));
     for text in texts {
+        let before = chosen;
         let longest = text.questions.iter().map(|(_, question, _)| question.len()).max().unwrap_or(0);
         let ids = &text.ids[text.ids.len().saturating_sub(keep.saturating_sub(longest))..];
         let mut memory = model.memory(how.memory);
@@ -186,6 +209,7 @@ pub(super) fn ask(
             }
             exact += u64::from(found.written.starts_with(&text.answers[*answer]));
         }
+        by_text.push(chosen - before);
         progress(text.ids.len())?;
     }
     Ok(Retrieval {
@@ -194,7 +218,9 @@ pub(super) fn ask(
         forced_choice: Share::new(chosen, all),
         exact: Share::new(exact, all),
         by_depth,
+        by_text,
         texts: texts.len(),
+        gain: None,
     })
 }
 
