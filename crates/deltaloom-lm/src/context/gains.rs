@@ -32,7 +32,7 @@ pub fn gains(
 ) -> Result<Vec<Vec<f32>>> {
     let window = trained.min(tokens).max(1);
     let count = (tokens / window).max(1);
-    if ids.len() < window + count {
+    if ids.len() < window.saturating_mul(count).saturating_add(2) {
         let what = format!("{} token ids: {count} sequences of {window} need more", ids.len());
         return Err(Error::InvalidArgument(what));
     }
