@@ -14,6 +14,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    OPTConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -59,6 +60,14 @@ MODELS = {
         query_pre_attn_scalar=20,
     ),
     "gpt2": GPT2Config(vocab_size=96, n_embd=32, n_layer=3, n_head=4, n_positions=128),
+    "opt": OPTConfig(
+        vocab_size=96,
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+    ),
 }
 
 
@@ -66,11 +75,11 @@ def randomise(model):
     """Weights of about the size that training gives, also of norms and biases, as BF16."""
     for name, value in model.named_parameters():
         noise = torch.randn(value.shape)
-        if "norm" in name or "ln_" in name and name.endswith("weight"):
+        if name.endswith("bias"):
+            value.data = 0.2 * noise
+        elif "norm" in name or "ln_" in name:
             # Gemma stores weights of norms less 1.
             value.data = (0 if model.config.model_type == "gemma3_text" else 1) + 0.2 * noise
-        elif name.endswith("bias"):
-            value.data = 0.2 * noise
         else:
             value.data = noise * 1.5 / value.shape[-1] ** 0.5
         value.data = value.data.to(torch.bfloat16).to(torch.float32)

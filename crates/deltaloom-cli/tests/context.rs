@@ -84,8 +84,12 @@ fn layers_of_other_models_are_refused() {
 
 /// With a tiny model, ids for it and recipes.
 fn scratch() -> Scratch {
+    scratch_of("llama3")
+}
+
+fn scratch_of(name: &str) -> Scratch {
     let scratch = Scratch::new();
-    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deltaloom-lm/tests/assets/tiny/llama3");
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deltaloom-lm/tests/assets/tiny").join(name);
     for name in ["config.json", "model.safetensors"] {
         scratch.write(&format!("model/{name}"), &std::fs::read(assets.join(name)).unwrap());
     }
@@ -185,6 +189,13 @@ fn recipes_that_do_not_fit_the_model_are_refused() {
         ("target: 99999\ndefault: { map: { type: self_extend, group: 2, window: 8 } }", "reach"),
         ("default: { rope: { type: longrope, short_factor: [1], long_factor: [1] } }", "factors"),
         ("default: { rope: { type: dynamic, factor: 1, by: sequence } }", "target"),
+        ("target: 256\npositions: { extend: tile }", "no table of positions: it turns queries and keys"),
+        ("positions: { extend: tile }", "it needs `target`"),
+        ("default: { qk_norm: { place: before, gain: calibrated, text: nothing.u16 } }", "nothing.u16"),
+        (
+            "default: { qk_norm: { place: before, gain: calibrated, text: ids.u16, tokens: 9999 } }",
+            "need more",
+        ),
     ] {
         scratch.write("bad.yaml", format!("context: 1\ntrained: 64\n{recipe}\n").as_bytes());
         for command in ["test model --text ids.u16 --lengths 8 --sequences 1", "apply model -o new.loom"] {
@@ -279,6 +290,124 @@ fn layers_are_found_by_change_and_by_cost() {
         .collect();
     let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(costs[usize::try_from(chosen).unwrap()], least, "{costs:?}");
+}
+
+#[test]
+fn tables_of_positions_go_on() {
+    for name in ["gpt2", "opt"] {
+        let scratch = scratch_of(name);
+        // 128 positions; the copies need 272.
+        let mut words =
+            "context test model --text ids.u16 --lengths 64,200 --sequences 2 --passages 2 --rounds 1 \
+                         --kv f32 --json"
+                .to_owned();
+        let ended = scratch.run(&words);
+        assert!(ended.code != Some(0) && ended.err.contains("ends at 128"), "{}", ended.err);
+        for rule in ["repeat", "interpolate", "tile", "hierarchical"] {
+            let recipe = format!("context: 1\ntarget: 300\npositions: {{ extend: {rule} }}\n");
+            scratch.write(&format!("{rule}.yaml"), recipe.as_bytes());
+            words.push_str(&format!(" --recipe {rule}.yaml"));
+        }
+        let report = scratch.ok(&words).json();
+        let long = &report["lengths"][1];
+        // The model as it is ends at its table, so that it is truncation there.
+        assert_eq!(long["methods"][0]["buckets"], long["truncation"]["buckets"]);
+        assert_eq!(long["methods"][0]["gain"]["mean"], 0.0);
+        let loss = |method: usize| long["methods"][method]["loss"].as_f64().unwrap();
+        let price = |method: usize| report["price"][method]["difference"]["mean"].as_f64().unwrap();
+        assert!((1..5).all(|method| loss(method).is_finite() && loss(method) != loss(0)), "{long}");
+        assert_eq!([1, 3, 4].map(price), [0.0; 3]);
+        assert_ne!(price(2), 0.0);
+        assert_eq!(report["recipes"][0]["positions"]["extend"], "repeat");
+        assert_eq!(
+            (&report["memory"][0]["tokens"], &report["memory"][1]["tokens"]),
+            (&128.into(), &200.into())
+        );
+
+        let applied =
+            scratch.ok("context apply model --recipe hierarchical.yaml -o longer.loom --json").json();
+        assert_eq!((&applied["changed_layers"], &applied["positions"]["target"]), (&0.into(), &300.into()));
+        assert!(applied["packed_bytes"].as_u64().unwrap() < 16 << 10, "{applied}");
+        let loss = |arguments: &str| {
+            scratch.ok(&format!("eval perplexity {arguments} --window 300 --json")).json()["loss"].clone()
+        };
+        let found = loss("longer.loom ids.u16 --base model");
+        scratch.ok("unpack longer.loom --base model -o restored");
+        assert_eq!(loss("restored ids.u16"), found);
+        let ended = scratch.run("eval perplexity model ids.u16 --window 300");
+        assert!(ended.code != Some(0) && ended.err.contains("128 positions"), "{}", ended.err);
+        let limit = scratch.ok("context limit model --memory 1GB --recipe tile.yaml --json").json();
+        assert_eq!((&limit["tokens"], &limit["ends_by"]), (&300.into(), &"table".into()));
+        assert_eq!(limit["unchanged"]["tokens"], 128);
+        let export = "context apply model --recipe tile.yaml --export folder --as llama";
+        let ended = scratch.run(export);
+        assert!(
+            ended.code != Some(0) && ended.err.contains("a table of positions that goes on"),
+            "{}",
+            ended.err
+        );
+
+        for (recipe, words) in [
+            ("positions: { extend: tile }", "it needs `target`"),
+            ("target: 128\npositions: { extend: tile }", "no extension"),
+            ("target: 20000\npositions: { extend: hierarchical }", "ends at 16384"),
+            ("target: 99999999\npositions: { extend: repeat }", "at most"),
+            ("target: 256\npositions: { extend: tiles }", "did you mean tile?"),
+            ("target: 256\npositions: { extnd: tile }", "did you mean extend?"),
+            ("target: 256\npositions: {}", "extend"),
+            ("default: { rope: { type: linear, factor: 2 } }", "adds positions once"),
+            ("default: { rope: none }", "adds positions once"),
+            ("layers: [ { select: [0], map: { type: rerope, window: 8 } } ]", "adds positions once"),
+        ] {
+            scratch.write("bad.yaml", format!("context: 1\n{recipe}\n").as_bytes());
+            let ended = scratch.run("context apply model --recipe bad.yaml -o new.loom");
+            assert!(ended.code != Some(0) && ended.err.contains(words), "{recipe}: {}", ended.err);
+        }
+        assert!(!scratch.path().join("new.loom").exists());
+    }
+}
+
+#[test]
+fn gains_of_norms_are_measured_and_stored() {
+    let scratch = scratch();
+    for place in ["before", "after"] {
+        let recipe = format!(
+            "context: 1\ntrained: 64\ndefault: {{ qk_norm: {{ place: {place}, gain: calibrated, text: ids.u16, tokens: 256 }} }}\n"
+        );
+        scratch.write("gain.yaml", recipe.as_bytes());
+        let applied =
+            scratch.ok("context apply model --recipe gain.yaml -o gain.loom --overwrite --json").json();
+        assert!(applied["packed_bytes"].as_u64().unwrap() < 16 << 10, "{applied}");
+        assert_eq!(applied["changed_layers"], 3);
+        for layer in applied["layers"].as_array().unwrap() {
+            let gains = layer["qk_norm"]["gain"]["calibrated"].as_array().unwrap();
+            assert!(gains.len() == 4 && gains.iter().all(|gain| gain.as_f64().unwrap() > 0.0), "{layer}");
+        }
+        let words = "context test model --text ids.u16 --lengths 64 --sequences 4 --passages 0 --json";
+        scratch.write("one.yaml", format!("context: 1\ndefault: {{ qk_norm: {place} }}\n").as_bytes());
+        let report = scratch.ok(&format!("{words} --recipe gain.yaml --recipe one.yaml")).json();
+        assert_eq!(report["recipes"][0]["layers"], applied["layers"]);
+        assert_ne!(report["price"][1]["loss"], report["price"][2]["loss"]);
+    }
+    // Random layers have the gains of the same text.
+    scratch.write(
+        "some.yaml",
+        b"context: 1\ntrained: 32\nlayers: [ { select: { sensitivity: { text: ids.u16, tokens: 64, count: 1 } }, \
+          qk_norm: { place: before, gain: calibrated, text: ids.u16, tokens: 64 } } ]\n",
+    );
+    let words =
+        "context test model --text ids.u16 --trained 32 --lengths 32 --sequences 2 --passages 0 --json";
+    let report = scratch.ok(&format!("{words} --recipe some.yaml")).json();
+    assert_eq!(report["controls"][0]["controls"].as_array().unwrap().len(), 2);
+
+    // Norms of its own, and one matrix of queries, keys and values.
+    for (name, words) in [("qwen3", "was trained with a norm"), ("gpt2", "separate projections")] {
+        let scratch = scratch_of(name);
+        let recipe = "context: 1\ndefault: { qk_norm: { place: before, gain: calibrated, text: ids.u16, tokens: 64 } }\n";
+        scratch.write("gain.yaml", recipe.as_bytes());
+        let ended = scratch.run("context apply model --recipe gain.yaml -o gain.loom");
+        assert!(ended.code != Some(0) && ended.err.contains(words), "{}", ended.err);
+    }
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub fn generate(
     mut each: impl FnMut(Event<'_>) -> Result<bool>,
 ) -> Result<Generated> {
     let Request { prompt, sampling, stop, max_tokens, memory } = request;
-    let positions = model.config().max_positions.unwrap_or(usize::MAX);
+    let positions = model.config().longest().unwrap_or(usize::MAX);
     if prompt.is_empty() || prompt.len() > positions {
         let what = format!("a prompt of {} tokens: the model takes from 1 to {positions}", prompt.len());
         return Err(Error::InvalidArgument(what));

@@ -187,7 +187,7 @@ fn family(name: &str, options: FamilyOptions, count: u64) -> (Model, Vec<TenantI
 #[test]
 fn every_request_has_the_tokens_and_probabilities_of_its_dense_model() {
     let (mut preempted, mut hits) = (0, 0);
-    for name in ["gemma3", "gpt2", "qwen2"] {
+    for name in ["gemma3", "gpt2", "opt", "qwen2"] {
         for (round, step_tokens, step_tenants, pages, threads) in
             [(0, 256, 16, 1000, 1), (1, 1, 1, 5, 2), (2, 33, 2, 6, 1), (3, 7, 16, 8, 2), (4, 256, 2, 12, 2)]
         {

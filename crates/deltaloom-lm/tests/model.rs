@@ -18,7 +18,7 @@ use deltaloom_lm::tenancy::{FamilyOptions, Forms};
 use deltaloom_lm::text::{Special, Tokenizer};
 use tiny::*;
 
-const NAMES: [&str; 7] = ["gemma3", "gpt2", "llama3", "llama_linear", "mistral", "qwen2", "qwen3"];
+const NAMES: [&str; 8] = ["gemma3", "gpt2", "llama3", "llama_linear", "mistral", "opt", "qwen2", "qwen3"];
 
 fn open(name: &str) -> Model {
     Model::open(&folder(name), FamilyOptions::default()).unwrap()
@@ -71,22 +71,65 @@ fn logits_are_those_of_transformers() {
             let found = logits(&mut model, kv, ids.len(), &[(Model::BASE, &ids)]);
             let error = found[0].iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(error <= tolerance * largest, "{name} {kv:?}: {error} of {largest}");
+            let best = |logits: &[f32]| -> Vec<usize> {
+                let tokens = logits.chunks_exact(logits.len() / ids.len());
+                let best = tokens.map(|it| it.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)));
+                best.flatten().map(|(id, _)| id).collect()
+            };
+            assert!(kv == KvType::Bf16 || best(&found[0]) == best(&expected), "{name}");
         }
     }
 }
 
 #[test]
 fn a_table_of_positions_ends() {
-    let mut model = open("gpt2");
-    let mut memory = model.memory(MemoryOptions::default());
-    let sequence = memory.begin(Model::BASE);
-    let run = Run::default();
-    model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 127] }], &run).unwrap();
-    let Err(error) = model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 2] }], &run) else {
-        panic!("there are 128 positions")
-    };
-    assert!(error.to_string().contains("has 128 positions"), "{error}");
-    model.forward(&mut memory, &[Chunk { sequence, tokens: &[1] }], &run).unwrap();
+    for name in ["gpt2", "opt"] {
+        let mut model = open(name);
+        let mut memory = model.memory(MemoryOptions::default());
+        let sequence = memory.begin(Model::BASE);
+        let run = Run::default();
+        model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 127] }], &run).unwrap();
+        let Err(error) = model.forward(&mut memory, &[Chunk { sequence, tokens: &[1; 2] }], &run) else {
+            panic!("there are 128 positions")
+        };
+        assert!(error.to_string().contains("has 128 positions"), "{error}");
+        model.forward(&mut memory, &[Chunk { sequence, tokens: &[1] }], &run).unwrap();
+    }
+}
+
+/// The error of an OPT with these settings in place of its own.
+fn refused(from: &str, to: &str) -> String {
+    let config = config_text("opt");
+    assert!(config.contains(from), "{from}");
+    let refused = of_bytes(&weights("opt"), &config.replace(from, to), FamilyOptions::default());
+    refused.err().unwrap().to_string()
+}
+
+#[test]
+fn settings_of_opt_that_are_not_built_are_refused_by_name() {
+    let positions = "\"max_position_embeddings\": 128,";
+    for (from, to, words) in [
+        ("\"do_layer_norm_before\": true", "\"do_layer_norm_before\": false", "do_layer_norm_before"),
+        ("\"do_layer_norm_before\": true", "\"do_layer_norm_before\": \"no\"", "do_layer_norm_before"),
+        ("layer_norm\": false", "layer_norm\": true", "_remove_final_layer_norm"),
+        ("\"enable_bias\": true", "\"enable_bias\": false", "enable_bias"),
+        ("affine\": true", "affine\": false", "layer_norm_elementwise_affine"),
+        ("\"word_embed_proj_dim\": 32", "\"word_embed_proj_dim\": 16", "word_embed_proj_dim: 16"),
+        ("\"relu\"", "\"gelu\"", "hidden_act \"gelu\""),
+        (positions, "", "max_position_embeddings"),
+        (positions, "\"max_position_embeddings\": 0,", "max_position_embeddings"),
+        (positions, "\"max_position_embeddings\": 130,", "[132, 32]"),
+        (positions, "\"max_position_embeddings\": 4294967296,", "max_position_embeddings"),
+        ("\"ffn_dim\": 48", "\"ffn_dim\": 64", "fc1.weight"),
+    ] {
+        let error = refused(from, to);
+        assert!(error.contains(words), "{error}, not {words}");
+    }
+    // A bias that is not there.
+    let mut tensors = tensors("opt");
+    tensors.retain(|tensor| !tensor.name.ends_with("layers.1.fc1.bias"));
+    let found = of_bytes(&safetensors(&tensors), &config_text("opt"), FamilyOptions::default());
+    assert!(matches!(found, Err(Error::NotFound { .. })));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::values::compute::{ActivationType, CacheType};
 /// Measure how well a language model predicts, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json and weights in BF16, F16 or FP32, of the
-/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of LLaMA, Mistral, Qwen2
-/// or Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own
+/// families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2 and OPT; a GGUF file of LLaMA, Mistral,
+/// Qwen2 or Qwen3 in F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS, with its own
 /// tokenizer; or a container of a fine-tune, with --base. demo is a small bundled model, where no
 /// file has that name. A folder is mapped: do not change its files while the command runs.
 #[derive(Debug, Args)]

@@ -7,10 +7,10 @@ use super::eval::{ComputingArguments, ModelArguments};
 /// Let a language model continue a text, with its weights packed.
 ///
 /// MODEL is a folder of Hugging Face with config.json, tokenizer.json and weights in BF16, F16 or
-/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3 and GPT-2; a GGUF file of the first
-/// four with its own tokenizer, or tokenizer.json beside it; or a container of a fine-tune, with
-/// --base. demo is a small bundled model, where no file has that name. A folder is mapped: do not
-/// change its files while the command runs.
+/// FP32, of the families LLaMA, Mistral, Qwen2, Qwen3, Gemma 3, GPT-2 and OPT; a GGUF file of the
+/// first four with its own tokenizer, or tokenizer.json beside it; or a container of a fine-tune,
+/// with --base. demo is a small bundled model, where no file has that name. A folder is mapped: do
+/// not change its files while the command runs.
 ///
 /// The text goes to standard output as it comes, and numbers to standard error. By default, each
 /// token is the most probable one. With a temperature, tokens are drawn: the same --seed gives the

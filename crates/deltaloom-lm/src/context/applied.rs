@@ -61,9 +61,9 @@ pub fn admit(mut model: Model, prepared: PreparedTenant) -> Result<(Model, Tenan
             Ok((model, tenant))
         }
         Some(bytes) => {
-            let plans = Applied::parse(&bytes)?.plan.layers;
+            let plan = Applied::parse(&bytes)?.plan;
             let tenant = model.admit_with_plans(prepared)?;
-            Ok((model.with_attention(plans)?, tenant))
+            Ok((plan.on(model)?, tenant))
         }
     }
 }
@@ -90,7 +90,7 @@ pub fn with_plans_of(model: Model, folder: &Path) -> Result<Model> {
             deltaloom::Limits::check("bytes of deltaloom_context.json", found.len(), LARGEST)?;
             let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
             let applied = Applied::parse(&bytes).map_err(|error| error.in_file(folder))?;
-            model.with_attention(applied.plan.layers)
+            applied.plan.on(model)
         }
     }
 }
@@ -137,8 +137,8 @@ impl End {
 pub fn limit(config: &ModelConfig, plans: &[AttentionPlan], kv: KvType, memory_bytes: u64) -> Limit {
     let bytes = |tokens: usize| kv_bytes(config, plans, tokens, kv);
     let fits = |tokens: usize| bytes(tokens).is_some_and(|bytes| bytes <= memory_bytes);
-    let (end, ends_by) = match config.max_positions.filter(|_| config.has_position_table) {
-        Some(end) if end < MAX_POSITIONS => (end, End::Table),
+    let (end, ends_by) = match config.position_table {
+        Some(table) if table.end() < MAX_POSITIONS => (table.end(), End::Table),
         _ => (MAX_POSITIONS, End::Positions),
     };
     if fits(end) {

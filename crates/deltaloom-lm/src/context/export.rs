@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::layer::{AttentionPlan, By, PositionMap, Positions, Reach, Scale, Table};
+use super::resolve::Resolved;
+use crate::layer::{By, PositionMap, Positions, Reach, Scale, Table};
 
 /// A family of transformers that a model is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +21,14 @@ pub enum ExportFamily {
 /// Everything that the family cannot say.
 pub fn export(
     config: &Map<String, Value>,
-    plans: &[AttentionPlan],
-    trained: usize,
+    resolved: &Resolved,
     family: ExportFamily,
 ) -> Result<Map<String, Value>, Vec<String>> {
+    let (plans, trained) = (&resolved.layers[..], resolved.trained_tokens);
     let mut faults = Vec::new();
+    if resolved.positions.is_some() {
+        faults.push("a table of positions that goes on".to_owned());
+    }
     if config.get("model_type").and_then(Value::as_str) != Some("llama") {
         faults.push("the model is not a LLaMA".to_owned());
     }
@@ -175,6 +179,8 @@ fn scaling(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::AttentionPlan;
+    use crate::model::{Extend, Extension};
 
     fn config() -> Map<String, Value> {
         let text =
@@ -186,22 +192,46 @@ mod tests {
         AttentionPlan::new(Reach::Causal).with_positions(Positions::rotary(1e4, table))
     }
 
+    fn resolved(plans: &[AttentionPlan]) -> Resolved {
+        Resolved {
+            version: 1,
+            required: true,
+            name: "long".to_owned(),
+            trained_tokens: 256,
+            target_tokens: None,
+            selections: Vec::new(),
+            positions: None,
+            layers: plans.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_table_that_goes_on_is_not_exported() {
+        let positions = Some(Extension { extend: Extend::Tile, target: 512 });
+        let resolved = Resolved { positions, ..resolved(&[AttentionPlan::new(Reach::Causal)]) };
+        for family in [ExportFamily::Llama, ExportFamily::SmolLm3] {
+            let faults = export(&Map::new(), &resolved, family).unwrap_err().join("; ");
+            assert!(faults.contains("not a LLaMA") && faults.contains("a table of positions"), "{faults}");
+        }
+    }
+
     #[test]
     fn one_means_with_positions() {
         let llama3 = || plan(Table::Llama3 { factor: 4.0, low: 1.0, high: 4.0, trained: 256 });
         let plans = [llama3(), AttentionPlan::new(Reach::Causal), llama3()];
-        let found = export(&config(), &plans, 256, ExportFamily::SmolLm3).unwrap();
+        let found = export(&config(), &resolved(&plans), ExportFamily::SmolLm3).unwrap();
         assert_eq!(found["no_rope_layers"], json!([1, 0, 1]));
         assert_eq!((&found["model_type"], &found["pad_token_id"]), (&json!("smollm3"), &Value::Null));
         assert_eq!(found["rope_scaling"]["rope_type"], "llama3");
         assert_eq!(found["rope_scaling"]["original_max_position_embeddings"], 256);
-        let faults = export(&config(), &plans, 256, ExportFamily::Llama).unwrap_err();
+        let faults = export(&config(), &resolved(&plans), ExportFamily::Llama).unwrap_err();
         assert_eq!(faults, ["layer 1: no positions (smollm3 has them)"]);
     }
 
     #[test]
     fn a_larger_theta_needs_no_type() {
-        let found = export(&config(), &[plan(Table::Ntk { factor: 4.0 })], 256, ExportFamily::Llama).unwrap();
+        let found =
+            export(&config(), &resolved(&[plan(Table::Ntk { factor: 4.0 })]), ExportFamily::Llama).unwrap();
         let theta = found["rope_theta"].as_f64().unwrap();
         // The last pair of 32 is slower by the factor.
         assert!((theta.powf(62.0 / 64.0) / 1e4_f64.powf(62.0 / 64.0) - 4.0).abs() < 1e-9, "{theta}");
@@ -220,13 +250,13 @@ mod tests {
             }),
             plan(Table::Dynamic { factor: 1.0, trained: 256, by: By::Query }),
         ];
-        let faults = export(&config(), &plans, 256, ExportFamily::Llama).unwrap_err().join("; ");
+        let faults = export(&config(), &resolved(&plans), ExportFamily::Llama).unwrap_err().join("; ");
         for words in
             ["layer 0: no positions", "layer 0: chunks", "layer 1: a map", "layer 1: a window", "2 tables"]
         {
             assert!(faults.contains(words), "{faults}, not {words}");
         }
-        let faults = export(&config(), &plans[2..], 256, ExportFamily::Llama).unwrap_err();
+        let faults = export(&config(), &resolved(&plans[2..]), ExportFamily::Llama).unwrap_err();
         assert!(faults[0].contains("by: query"), "{faults:?}");
     }
 }

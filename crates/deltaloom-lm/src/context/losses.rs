@@ -51,6 +51,15 @@ pub(super) fn truncated(tokens: usize, trained: usize, stride: usize) -> Vec<Win
     windows
 }
 
+/// The windows of a sequence of `tokens` targets that a model reads as it is: all at once, or those
+/// of truncation where its table of positions ends before.
+pub(super) fn readable(model: &Model, tokens: usize, trained: usize) -> Vec<Window> {
+    match model.config().position_table {
+        Some(table) if table.end() < tokens => truncated(tokens, trained, trained / 2),
+        _ => whole(tokens),
+    }
+}
+
 /// Number of tokens that are computed for these windows.
 pub(super) fn work(windows: &[Window]) -> usize {
     windows.iter().map(|window| window.end - 1 - window.start).sum()

@@ -5,6 +5,7 @@
 
 mod applied;
 mod export;
+mod gains;
 mod losses;
 mod moved;
 pub mod recipe;
@@ -15,6 +16,7 @@ pub mod tester;
 
 pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, open, with_plans_of};
 pub use export::{ExportFamily, export};
+pub use gains::gains;
 pub use losses::Measuring;
 pub use moved::{Moved, MovedLayer, moved, stillest};
 pub use resolve::{Finder, Resolved, controls, resolve, trained_tokens};

@@ -4,15 +4,15 @@ use deltaloom::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{
-    self, Change, Controls, Frozen, Law as LawWord, Loaded, Map, MapKind, Place, ReachSetting, Rope,
-    RopeKind, ScaleSetting, Select, Sensitivity,
+    self, Change, Controls, Frozen, Law as LawWord, Loaded, Map, MapKind, NormSetting, Place, ReachSetting,
+    Rope, RopeKind, ScaleSetting, Select, Sensitivity, TableSetting,
 };
 use super::statistics::some_of;
 use crate::layer::{
     AttentionPlan, By, Gain, Law, MAX_POSITIONS, Norm, NormPlace, PositionMap, Positions, QkNorm, Reach,
     Table,
 };
-use crate::model::ModelConfig;
+use crate::model::{Extension, Model, ModelConfig};
 
 /// Finds layers that a recipe does not name: what needs files or a model.
 pub trait Finder {
@@ -33,6 +33,13 @@ pub trait Finder {
         sensitivity: &Sensitivity,
         plans: &[[AttentionPlan; 2]],
     ) -> Result<Vec<usize>>;
+
+    /// For each layer, the gains of query heads with which `norm` keeps the size of scores on some
+    /// tokens of this text.
+    ///
+    /// # Errors
+    /// A text that cannot be read, or a model that cannot have such a norm.
+    fn gains(&mut self, loaded: &Loaded, text: &str, tokens: u64, norm: &QkNorm) -> Result<Vec<Vec<f32>>>;
 }
 
 /// A recipe for one model.
@@ -52,8 +59,21 @@ pub struct Resolved {
     pub target_tokens: Option<usize>,
     /// The layers of each entry of the recipe.
     pub selections: Vec<Vec<usize>>,
+    /// How the table of positions goes on, if the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<Extension>,
     /// One plan per layer.
     pub layers: Vec<AttentionPlan>,
+}
+
+impl Resolved {
+    /// The model with these plans.
+    ///
+    /// # Errors
+    /// As [`Model::with_attention`] and [`Model::with_extension`].
+    pub fn on(&self, model: Model) -> Result<Model> {
+        model.with_attention(self.layers.clone())?.with_extension(self.positions)
+    }
 }
 
 /// The length that a model was trained for: what `trained` says, else its configuration.
@@ -86,7 +106,13 @@ pub fn resolve(
     let recipe = &loaded.recipe;
     let trained = trained_tokens(config, recipe.trained)?;
     let target = recipe.target.and_then(|target| usize::try_from(target).ok());
-    let context = Context { loaded, config, trained, target };
+    let mut context = Context { loaded, config, trained, target, gains: Vec::new() };
+    let current = config.position_table.and_then(|table| table.extension);
+    let positions = match recipe.positions {
+        Some(setting) => Some(context.extension(setting)?),
+        None => current,
+    };
+    context.calibrate(plans, finder)?;
     let all = (0..plans.len()).collect::<Vec<_>>();
     let mut changes = vec![Change::default(); plans.len()];
     context.apply("default", &recipe.default, &all, &mut changes)?;
@@ -102,18 +128,19 @@ pub fn resolve(
     let layers = changed.collect::<Result<Vec<_>>>()?;
     Ok(Resolved {
         version: 1,
-        required: layers != plans,
+        required: layers != plans || positions != current,
         name: loaded.name(),
         trained_tokens: trained,
         target_tokens: target,
         selections,
+        positions,
         layers,
     })
 }
 
 /// Resolutions with random layers, as many, in place of those that were found by a fine-tune or by
 /// their cost: what the choice is compared with. Empty without such an entry, or if the recipe
-/// wants none.
+/// wants none. Only for gains is `finder` asked.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -122,6 +149,7 @@ pub fn controls(
     config: &ModelConfig,
     plans: &[AttentionPlan],
     resolved: &Resolved,
+    finder: &mut dyn Finder,
 ) -> Result<Vec<Resolved>> {
     let is_found = |entry: &recipe::Entry| match &entry.select {
         Select::Rule(rule) => rule.frozen.is_some() || rule.sensitivity.is_some(),
@@ -133,7 +161,8 @@ pub fn controls(
     }
     let mut found: Vec<Resolved> = Vec::new();
     for seed in 0..CONTROLS {
-        let control = resolve(loaded, config, plans, &mut Random { layers: plans.len(), seed, entry: 0 })?;
+        let mut random = Random { layers: plans.len(), seed, entry: 0, finder };
+        let control = resolve(loaded, config, plans, &mut random)?;
         let is_new = |other: &Resolved| other.layers != control.layers;
         if is_new(resolved) && found.iter().all(is_new) {
             found.push(control);
@@ -146,13 +175,15 @@ pub fn controls(
 const CONTROLS: u64 = 16;
 
 /// Finds random layers.
-struct Random {
+struct Random<'a> {
     layers: usize,
     seed: u64,
     entry: u64,
+    /// For what is no choice of layers.
+    finder: &'a mut dyn Finder,
 }
 
-impl Random {
+impl Random<'_> {
     fn some(&mut self, count: u64) -> Vec<usize> {
         self.entry += 1;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
@@ -160,7 +191,7 @@ impl Random {
     }
 }
 
-impl Finder for Random {
+impl Finder for Random<'_> {
     fn frozen(&mut self, _: &Loaded, frozen: &Frozen) -> Result<Vec<usize>> {
         Ok(self.some(frozen.count))
     }
@@ -173,6 +204,10 @@ impl Finder for Random {
     ) -> Result<Vec<usize>> {
         Ok(self.some(sensitivity.count))
     }
+
+    fn gains(&mut self, loaded: &Loaded, text: &str, tokens: u64, norm: &QkNorm) -> Result<Vec<Vec<f32>>> {
+        self.finder.gains(loaded, text, tokens, norm)
+    }
 }
 
 struct Context<'a> {
@@ -180,6 +215,8 @@ struct Context<'a> {
     config: &'a ModelConfig,
     trained: usize,
     target: Option<usize>,
+    /// Of each norm with calibrated gains, those of all layers.
+    gains: Vec<(NormSetting, Vec<Vec<f32>>)>,
 }
 
 impl Context<'_> {
@@ -187,9 +224,45 @@ impl Context<'_> {
         Err(self.loaded.error(field, what).into())
     }
 
+    /// Measures the gains that the recipe wants, each once.
+    fn calibrate(&mut self, plans: &[AttentionPlan], finder: &mut dyn Finder) -> Result<()> {
+        let recipe = &self.loaded.recipe;
+        let norms = recipe.layers.iter().map(|entry| &entry.qk_norm).chain([&recipe.default.qk_norm]);
+        for setting in norms.flatten() {
+            let Some((text, tokens)) = setting.calibration() else { continue };
+            if self.gains.iter().any(|(other, _)| other == setting) {
+                continue;
+            }
+            if plans.iter().any(|plan| plan.qk_norm.is_some()) {
+                return self.wrong("qk_norm", TRAINED_NORM);
+            }
+            let found = finder.gains(self.loaded, text, tokens, &norm_of(setting, Gain::One))?;
+            if found.len() != plans.len() {
+                return self.wrong("qk_norm.gain", "gains of another number of layers");
+            }
+            self.gains.push((setting.clone(), found));
+        }
+        Ok(())
+    }
+
+    /// The extension of the model's table to the target.
+    fn extension(&self, setting: TableSetting) -> Result<Extension> {
+        const FIELD: &str = "positions.extend";
+        let Some(table) = self.config.position_table else {
+            let what = "this model has no table of positions: it turns queries and keys, see rope";
+            return self.wrong(FIELD, what);
+        };
+        let target = self.target.unwrap_or(0);
+        let extension = Extension { extend: setting.extend, target };
+        match table.with_extension(Some(extension)) {
+            Ok(_) => Ok(extension),
+            Err(error) => self.wrong(FIELD, error.to_string()),
+        }
+    }
+
     /// Puts a change on top of those of some layers.
     fn apply(&self, field: &str, change: &Change, layers: &[usize], changes: &mut [Change]) -> Result<()> {
-        if self.config.has_position_table && (change.rope.is_some() || change.map.is_some()) {
+        if self.config.position_table.is_some() && (change.rope.is_some() || change.map.is_some()) {
             return self
                 .wrong(field, "this model adds positions once, to the embedding: it has no rope and no map");
         }
@@ -279,19 +352,13 @@ impl Context<'_> {
         if let Some(scale) = change.scale {
             plan.law = Some(self.law(scale));
         }
-        if let Some(norm) = change.qk_norm {
+        if let Some(norm) = &change.qk_norm {
             if plan.qk_norm.is_some() {
-                return self.wrong(&field, "qk_norm: the model was trained with a norm of queries and keys");
+                return self.wrong(&field, TRAINED_NORM);
             }
-            let place = match norm.place {
-                Place::Before => NormPlace::Before,
-                Place::After => NormPlace::After,
-            };
-            plan.qk_norm = Some(QkNorm {
-                norm: Norm::RmsNorm { epsilon: single(norm.epsilon) },
-                place,
-                gain: Gain::One,
-            });
+            let gains = self.gains.iter().find(|(setting, _)| setting == norm);
+            let gain = gains.map_or(Gain::One, |(_, of_layers)| Gain::Calibrated(of_layers[layer].clone()));
+            plan.qk_norm = Some(norm_of(norm, gain));
         }
         let check = || {
             self.config.layers[layer].clone().with_attention(plan.clone()).check()?;
@@ -401,6 +468,17 @@ impl Context<'_> {
             },
         }
     }
+}
+
+/// Why a model with norms gets no others.
+const TRAINED_NORM: &str = "qk_norm: the model was trained with a norm of queries and keys";
+
+fn norm_of(setting: &NormSetting, gain: Gain) -> QkNorm {
+    let place = match setting.place {
+        Place::Before => NormPlace::Before,
+        Place::After => NormPlace::After,
+    };
+    QkNorm { norm: Norm::RmsNorm { epsilon: single(setting.epsilon) }, place, gain }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "plans are FP32")]

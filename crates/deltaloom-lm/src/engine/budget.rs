@@ -71,7 +71,7 @@ impl MemoryBudget {
     #[must_use]
     pub fn sequence_bytes(config: &ModelConfig, memory: MemoryOptions) -> u64 {
         let memory = Memory::new(&config.layers, memory);
-        memory.bytes_of(config.max_positions.unwrap_or(1)).unwrap_or(u64::MAX)
+        memory.bytes_of(config.longest().unwrap_or(1)).unwrap_or(u64::MAX)
     }
 }
 

@@ -239,7 +239,7 @@ impl Engine {
             ));
         }
         let memory = model.memory(options.memory);
-        let positions = model.config().max_positions.unwrap_or(usize::MAX);
+        let positions = model.config().longest().unwrap_or(usize::MAX);
         let limit = TokenLimit::of(&memory, positions)?;
         let pool = || {
             let named = |number| format!("engine {number}");

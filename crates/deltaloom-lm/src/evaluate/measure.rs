@@ -101,7 +101,7 @@ pub fn score_choices(
     memory: MemoryOptions,
     run: &Run<'_>,
 ) -> Result<Vec<f64>> {
-    let positions = model.config().max_positions.unwrap_or(usize::MAX);
+    let positions = model.config().longest().unwrap_or(usize::MAX);
     let before = tokenizer.encode(&item.context, Special::Add)?.len();
     let mut sequences = Vec::with_capacity(item.choices.len());
     for choice in &item.choices {

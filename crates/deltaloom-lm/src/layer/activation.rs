@@ -1,5 +1,5 @@
-//! The nonlinear functions of feed-forward networks: GELU (Hendrycks and Gimpel, 2016) and SwiGLU
-//! (Shazeer, 2020).
+//! The nonlinear functions of feed-forward networks: GELU (Hendrycks and Gimpel, 2016), ReLU and
+//! SwiGLU (Shazeer, 2020).
 //!
 //! `erf` comes from the crate libm, which gives the same bits on every machine. That of the system
 //! need not.
@@ -19,6 +19,11 @@ pub(super) fn gelu(form: Gelu, x: &mut [f32]) {
         Gelu::Erf => run.iter_mut().for_each(erf),
         Gelu::Tanh => functions::gelu_tanh(run),
     });
+}
+
+/// Takes 0 for what is negative. NaN stays.
+pub(super) fn relu(x: &mut [f32]) {
+    x.iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0);
 }
 
 /// `x *= silu(gate)`.

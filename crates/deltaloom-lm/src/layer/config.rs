@@ -65,6 +65,8 @@ pub enum Gelu {
 pub enum FeedForward {
     /// `down(gelu(up(x)))`.
     Gelu(Gelu),
+    /// `down(max(up(x), 0))`.
+    Relu,
     /// `down(silu(gate(x)) * up(x))`.
     SwiGlu,
     /// `down(gelu(gate(x)) * up(x))`.
@@ -197,7 +199,7 @@ impl LayerConfig {
             Projection::Separate => &[MatrixRole::Query, MatrixRole::Key, MatrixRole::Value],
         };
         let feed_forward: &[MatrixRole] = match self.feed_forward {
-            FeedForward::Gelu(_) => &[MatrixRole::Up, MatrixRole::Down],
+            FeedForward::Gelu(_) | FeedForward::Relu => &[MatrixRole::Up, MatrixRole::Down],
             FeedForward::SwiGlu | FeedForward::GeGlu(_) => {
                 &[MatrixRole::Up, MatrixRole::Gate, MatrixRole::Down]
             }

@@ -141,7 +141,28 @@ impl Layer<'_> {
         Ok(out)
     }
 
-    fn attention(&self, x: &[f32], past: Option<Past<'_>>) -> Result<Vec<f32>> {
+    /// Queries `[tokens, query_width]` and keys `[tokens, key_value_width]` of the layer's input, as
+    /// attention multiplies them but for the factor of scores.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for one matrix of all three, and for positions that depend on the
+    /// query; as [`Self::forward`].
+    pub(crate) fn queries_and_keys(&self, x: &[f32]) -> Result<[Vec<f32>; 2]> {
+        let LayerConfig { norm, width, .. } = *self.config;
+        let normed = self.norm(norm, width, Some(VectorRole::Norm1Weight), Some(VectorRole::Norm1Bias), x)?;
+        match (self.parts(&normed)?, self.turning) {
+            (Parts { fused: None, query, key, .. }, Turning::Early(_) | Turning::Never) => Ok([query, key]),
+            _ => Err(Error::InvalidArgument(
+                "queries and keys are only apart where they have matrices of their own and positions that \
+                 do not depend on the query"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The projections of normalised tokens, with norms of their heads, and turned if that does not
+    /// depend on the query.
+    fn parts(&self, x: &[f32]) -> Result<Parts> {
         let config = self.config;
         let (queries, keys) = (config.query_width(), config.key_value_width());
         let mut parts = match config.projection {
@@ -178,6 +199,13 @@ impl Layer<'_> {
                 }
             }
         }
+        Ok(parts)
+    }
+
+    fn attention(&self, x: &[f32], past: Option<Past<'_>>) -> Result<Vec<f32>> {
+        let config = self.config;
+        let (queries, keys) = (config.query_width(), config.key_value_width());
+        let parts = self.parts(x)?;
         let [query, key, value] = match &parts.fused {
             Some(fused) => [0, queries, queries + keys].map(|first| Part {
                 values: fused,
@@ -207,6 +235,7 @@ impl Layer<'_> {
         let mut hidden = self.linear(MatrixRole::Up, x)?;
         match self.config.feed_forward {
             FeedForward::Gelu(form) => activation::gelu(form, &mut hidden),
+            FeedForward::Relu => activation::relu(&mut hidden),
             FeedForward::SwiGlu => activation::swiglu(&self.linear(MatrixRole::Gate, x)?, &mut hidden),
             FeedForward::GeGlu(form) => {
                 let mut gate = self.linear(MatrixRole::Gate, x)?;

@@ -233,6 +233,7 @@ pub(super) fn forward_f64(config: &LayerConfig, weights: &Tenant, position: usiz
     let mut hidden = linear(MatrixRole::Up, &normed);
     match config.feed_forward {
         FeedForward::Gelu(form) => hidden.iter_mut().flatten().for_each(|x| *x *= normal_share(form, *x)),
+        FeedForward::Relu => hidden.iter_mut().flatten().for_each(|x| *x = if *x > 0.0 { *x } else { 0.0 }),
         FeedForward::SwiGlu => {
             let gate = linear(MatrixRole::Gate, &normed);
             let pairs = hidden.iter_mut().flatten().zip(gate.iter().flatten());

@@ -51,6 +51,13 @@ pub struct LayerNames {
     vectors: BTreeMap<VectorRole, String>,
 }
 
+impl Convention {
+    /// The name of a matrix, empty if such a layer does not have it.
+    fn matrix(&self, role: MatrixRole) -> &'static str {
+        self.matrices.iter().find(|(other, _)| *other == role).map_or("", |(_, name)| name)
+    }
+}
+
 const PYTORCH: Convention = Convention {
     kind: "PyTorch's TransformerEncoderLayer",
     sign: "self_attn.in_proj_weight",
@@ -105,7 +112,7 @@ impl LayerNames {
         let described = Described::parse(text)?;
         let layer = Found { convention: &described.architecture.names, prefix, tensors: &tensors };
         let [_, width] = layer.size("self_attn.q_proj.weight")?;
-        let [hidden_width, _] = layer.size("mlp.up_proj.weight")?;
+        let [hidden_width, _] = layer.size(layer.convention.matrix(MatrixRole::Up))?;
         let config = described.layer(hints.layer, width, hidden_width)?;
         Ok((config.clone(), layer.names(&config)?))
     }

@@ -171,7 +171,7 @@ impl AttentionPlan {
     }
 
     /// The first token that those from this position on will see, and the sinks before it.
-    pub(super) fn first_seen(&self, position: usize) -> usize {
+    pub(crate) fn first_seen(&self, position: usize) -> usize {
         match self.reach {
             Reach::Causal | Reach::Full => 0,
             Reach::Window { tokens, .. } => (position + 1).saturating_sub(tokens),

@@ -65,7 +65,9 @@ fn configs() -> Vec<LayerConfig> {
     let mixed =
         LayerConfig { projection: Projection::Fused, feed_forward: FeedForward::Gelu(Gelu::Tanh), ..llama() };
     let causal = pytorch().with_attention(AttentionPlan::new(Reach::Causal));
-    vec![pytorch(), llama(), mixed, causal, qwen3(), gemma()]
+    let opt = llama().with_norm(Norm::LayerNorm { epsilon: 1e-5 }).with_feed_forward(FeedForward::Relu);
+    let opt = opt.with_attention(AttentionPlan::new(Reach::Causal));
+    vec![pytorch(), llama(), mixed, causal, qwen3(), gemma(), opt]
 }
 
 fn weights(config: &LayerConfig, tenants: u64) -> Dense {

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::positions::{Extension, PositionTable};
 use crate::layer::family::Described;
-use crate::layer::{AttentionPlan, LayerConfig, LayerNames, Norm, Positions, Reach, check_shape};
+use crate::layer::{
+    AttentionPlan, LayerConfig, LayerNames, MAX_POSITIONS, Norm, Positions, Reach, check_shape,
+};
 use crate::tenancy::GlobalNames;
 use deltaloom::{Error, Missing, Result};
 
@@ -25,8 +28,8 @@ pub struct ModelConfig {
     pub final_norm: Norm,
     /// Whether the embedding is also the head.
     pub has_tied_head: bool,
-    /// Whether a row for its position is added to the embedding of each token.
-    pub has_position_table: bool,
+    /// The table with a row for each position, which is added to the embedding of a token there.
+    pub position_table: Option<PositionTable>,
     /// Number of positions that it was trained for, if that is said.
     pub max_positions: Option<usize>,
 }
@@ -38,8 +41,8 @@ pub(super) struct ModelNames {
 }
 
 impl ModelConfig {
-    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2, Qwen3, Gemma 3
-    /// or GPT-2.
+    /// Reads the text of a Hugging Face `config.json`, of LLaMA, Mistral, Qwen2, Qwen3, Gemma 3,
+    /// GPT-2 or OPT.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names a setting that is missing, makes no sense or is not
@@ -48,6 +51,14 @@ impl ModelConfig {
         let described = Described::parse(text)?;
         let sizes = described.sizes()?;
         let layer = |number| described.layer(number, sizes.width, sizes.hidden_width);
+        let max_positions = described.settings.max_position_embeddings;
+        let globals = described.architecture.globals;
+        let table = || match max_positions {
+            Some(positions @ 1..=MAX_POSITIONS) => Ok(PositionTable::new(positions, globals.first_position)),
+            _ => Err(Error::InvalidArgument(format!(
+                "config.json: a table of positions needs max_position_embeddings from 1 to {MAX_POSITIONS}"
+            ))),
+        };
         Ok(Self {
             model_type: described.architecture.model_type.to_owned(),
             layers: (0..sizes.layers).map(layer).collect::<Result<_>>()?,
@@ -56,8 +67,8 @@ impl ModelConfig {
             vocabulary: sizes.vocabulary,
             final_norm: described.norm(),
             has_tied_head: described.has_tied_head(),
-            has_position_table: described.architecture.globals.positions.is_some(),
-            max_positions: described.settings.max_position_embeddings,
+            position_table: globals.positions.map(|_| table()).transpose()?,
+            max_positions,
         })
     }
 
@@ -82,7 +93,7 @@ impl ModelConfig {
             if plan.reach == Reach::Full {
                 return wrong(format!("layer {number}: tokens of a decoder cannot see those behind them"));
             }
-            if self.has_position_table && plan.positions != Positions::None {
+            if self.position_table.is_some() && plan.positions != Positions::None {
                 return wrong(format!("layer {number}: the model has a table of positions, not rotary ones"));
             }
             let had_norms = layer.has_head_norms();
@@ -97,6 +108,30 @@ impl ModelConfig {
             }
         }
         Ok(self)
+    }
+
+    /// Replaces how the table of positions goes on behind its last row.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a model without such a table, and as
+    /// [`PositionTable::with_extension`].
+    pub fn with_extension(mut self, extension: Option<Extension>) -> Result<Self> {
+        self.position_table = match (self.position_table, extension) {
+            (Some(table), extension) => Some(table.with_extension(extension)?),
+            (None, None) => None,
+            (None, Some(_)) => {
+                let what = "the model has no table of positions that could be extended".to_owned();
+                return Err(Error::InvalidArgument(what));
+            }
+        };
+        Ok(self)
+    }
+
+    /// Number of tokens that a sequence may have, by its settings: where a table of positions ends,
+    /// else the trained length. `None` if that is not said.
+    #[must_use]
+    pub fn longest(&self) -> Option<usize> {
+        self.position_table.map(|table| table.end()).or(self.max_positions)
     }
 
     /// Finds all tensors among these with their shapes.
@@ -117,7 +152,7 @@ impl ModelConfig {
         };
         let rows = [self.vocabulary, self.width];
         let embedding = global(known.embedding, &rows)?;
-        let table = [self.max_positions.unwrap_or(0), self.width];
+        let table = [self.position_table.map_or(0, |table| table.rows()), self.width];
         let positions = known.positions.map(|name| global(name, &table)).transpose()?;
         let final_norm = global(known.final_norm, &rows[1..])?;
         let final_norm_bias = known.final_norm_bias.map(|name| global(name, &rows[1..])).transpose()?;

@@ -13,6 +13,7 @@ mod gguf;
 mod hidden;
 mod parts;
 mod perplexity;
+mod positions;
 mod stored;
 mod tenants;
 
@@ -26,6 +27,7 @@ pub use hidden::Hidden;
 pub(crate) use hidden::LOGIT_BYTES;
 pub use parts::Parts;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
+pub use positions::{Extend, Extension, PositionTable};
 pub use tenants::{PLAN_FILE, Preparer};
 
 use crate::gguf::Gguf;
@@ -44,7 +46,7 @@ pub struct Model {
     family: Family,
     preparer: Preparer,
     rotary: RotaryOfLayers,
-    /// Names the attention of all layers.
+    /// Names the attention of all layers, and the table of positions.
     plans: blake3::Hash,
 }
 
@@ -72,7 +74,7 @@ impl RotaryOfLayers {
 
 fn name_of_plans(config: &ModelConfig) -> blake3::Hash {
     let plans: Vec<&AttentionPlan> = config.attention().collect();
-    blake3::hash(format!("{plans:?}").as_bytes())
+    blake3::hash(format!("{plans:?} {:?}", config.position_table).as_bytes())
 }
 
 /// The next tokens of a sequence.
@@ -156,6 +158,18 @@ impl Model {
         Ok(Self { config, ..self })
     }
 
+    /// Replaces how the table of positions goes on behind its last row, of which every fine-tune has
+    /// its own. Memory and sequences of before are those of another model.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::with_extension`].
+    pub fn with_extension(mut self, extension: Option<Extension>) -> Result<Self> {
+        let config = Arc::new(ModelConfig::clone(&self.config).with_extension(extension)?);
+        self.plans = name_of_plans(&config);
+        self.preparer.config = Arc::clone(&config);
+        Ok(Self { config, ..self })
+    }
+
     /// Names the attention of all layers within this process: keys and values depend on it.
     pub(crate) fn plans(&self) -> blake3::Hash {
         self.plans
@@ -204,6 +218,17 @@ impl Model {
         chunks: &[Chunk<'_>],
         run: &Run<'_>,
     ) -> Result<Hidden<'_>> {
+        self.forward_seen(memory, chunks, run, |_, _, _| Ok(()))
+    }
+
+    /// The same; `see` gets the number of each layer, the layer and its input before it runs.
+    pub(crate) fn forward_seen(
+        &mut self,
+        memory: &mut Memory,
+        chunks: &[Chunk<'_>],
+        run: &Run<'_>,
+        mut see: impl FnMut(usize, &Layer<'_>, &[f32]) -> Result<()>,
+    ) -> Result<Hidden<'_>> {
         self.check(memory, chunks)?;
         let ids: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let sequences: Vec<SequenceId> = chunks.iter().map(|chunk| chunk.sequence).collect();
@@ -216,8 +241,9 @@ impl Model {
         let running = self.family.start(&batch)?;
         memory.reserve(&more)?;
         let mut x = running.embed(&ids)?;
-        if self.config.has_position_table {
-            x.iter_mut().zip(running.positions()?).for_each(|(x, position)| *x += position);
+        if let Some(table) = &self.config.position_table {
+            let positions = batch.sequences().iter().flat_map(|it| it.position..it.position + it.tokens);
+            table.add(positions, |rows| running.positions(rows), &mut x)?;
         }
         if let Some(scale) = self.config.embedding_scale {
             x.iter_mut().for_each(|x| *x *= scale);
@@ -231,6 +257,7 @@ impl Model {
             let config = &self.config.layers[number];
             let turning = self.rotary.all[*rotary].turning(&early[*rotary]);
             let layer = Layer { config, weights: &weights, batch: &batch, run, turning };
+            see(number, &layer, &x)?;
             x = layer.forward(&x, Some(Past { memory, sequences: &sequences, layer: number }))?;
         }
         let grown: Vec<_> = chunks.iter().map(|chunk| (chunk.sequence, chunk.tokens)).collect();
@@ -247,7 +274,8 @@ impl Model {
         if chunks.iter().any(|chunk| !seen.insert(chunk.sequence)) {
             return wrong("a sequence comes twice in a batch".to_owned());
         }
-        if let (true, Some(positions)) = (self.config.has_position_table, self.config.max_positions) {
+        if let Some(table) = &self.config.position_table {
+            let positions = table.end();
             for chunk in chunks {
                 let tokens = memory.tokens(chunk.sequence)?.saturating_add(chunk.tokens.len());
                 if tokens > positions {

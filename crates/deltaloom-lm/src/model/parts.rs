@@ -114,26 +114,25 @@ impl Parts {
     /// longer than the table of positions.
     pub fn embed(&self, embedding: &[f32], sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let (width, vocabulary) = (self.config.width, self.config.vocabulary);
-        let positions = self.globals.positions.as_deref().map(|name| self.values(name)).transpose()?;
-        let scale = self.config.embedding_scale.unwrap_or(1.0);
         let mut x = Vec::with_capacity(sequences.iter().map(|ids| ids.len()).sum::<usize>() * width);
-        for ids in sequences {
-            for (position, id) in ids.iter().enumerate() {
-                let row = embedding.get(*id as usize * width..).and_then(|rest| rest.get(..width));
-                let row = row.ok_or_else(|| {
-                    Error::InvalidArgument(format!("token {id} is not in a vocabulary of {vocabulary}"))
-                })?;
-                match &positions {
-                    None => x.extend(row.iter().map(|x| x * scale)),
-                    Some(table) => {
-                        let table = table.get(position * width..).and_then(|rest| rest.get(..width));
-                        let table = table.ok_or_else(|| {
-                            Error::InvalidArgument(format!("the model has no position {position}"))
-                        })?;
-                        x.extend(row.iter().zip(table).map(|(x, at)| (x + at) * scale));
-                    }
-                }
-            }
+        for id in sequences.iter().copied().flatten() {
+            let row = embedding.get(*id as usize * width..).and_then(|rest| rest.get(..width));
+            x.extend(row.ok_or_else(|| {
+                Error::InvalidArgument(format!("token {id} is not in a vocabulary of {vocabulary}"))
+            })?);
+        }
+        if let (Some(table), Some(name)) = (&self.config.position_table, &self.globals.positions) {
+            let values = self.values(name)?;
+            let row = |row: &usize| {
+                let found = values.get(row * width..).and_then(|rest| rest.get(..width));
+                found
+                    .ok_or_else(|| Error::InvalidArgument(format!("the table of positions has no row {row}")))
+            };
+            let gather = |rows: &[usize]| Ok(rows.iter().map(row).collect::<Result<Vec<_>>>()?.concat());
+            table.add(sequences.iter().flat_map(|ids| 0..ids.len()), gather, &mut x)?;
+        }
+        if let Some(scale) = self.config.embedding_scale {
+            x.iter_mut().for_each(|x| *x *= scale);
         }
         Ok(x)
     }

@@ -104,25 +104,25 @@ impl<'a> RunningBatch<'a> {
             let what = format!("{} ids for {} tokens", ids.len(), self.batch.tokens());
             return Err(Error::InvalidArgument(what));
         }
-        self.rows(MatrixPlace::Embedding, |_, tokens| ids[tokens].iter().map(|id| *id as usize).collect())
+        self.rows(MatrixPlace::Embedding, |tokens| ids[tokens].iter().map(|id| *id as usize).collect())
     }
 
-    /// The rows of the positions of all tokens: `[tokens, width]`.
+    /// These rows of the table of positions of each token's tenant: `[tokens, width]`.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a position without a row; [`Error::NotFound`] without a table
-    /// of positions; errors of decoding.
-    pub fn positions(&self) -> Result<Vec<f32>> {
-        self.rows(MatrixPlace::Positions, |first, tokens| (first..first + tokens.len()).collect())
+    /// [`Error::InvalidArgument`] for another number of rows than the batch has tokens, or one that
+    /// is not there; [`Error::NotFound`] without a table of positions; errors of decoding.
+    pub fn positions(&self, rows: &[usize]) -> Result<Vec<f32>> {
+        if rows.len() != self.batch.tokens() {
+            let what = format!("{} positions for {} tokens", rows.len(), self.batch.tokens());
+            return Err(Error::InvalidArgument(what));
+        }
+        self.rows(MatrixPlace::Positions, |tokens| rows[tokens].to_vec())
     }
 
-    /// Rows of each token's tenant. `chosen` gets the position of the first token of a sequence,
-    /// and the places of its tokens in the batch.
-    fn rows(
-        &self,
-        place: MatrixPlace,
-        chosen: impl Fn(usize, Range<usize>) -> Vec<usize>,
-    ) -> Result<Vec<f32>> {
+    /// Rows of each token's tenant. `chosen` gets the places of the tokens of a sequence in the
+    /// batch.
+    fn rows(&self, place: MatrixPlace, chosen: impl Fn(Range<usize>) -> Vec<usize>) -> Result<Vec<f32>> {
         let base = self.family.base.matrices.get(&place).ok_or_else(|| missing(place))?;
         let width = base.values.shape().cols;
         let mut out = vec![0.0; self.batch.tokens() * width];
@@ -134,7 +134,7 @@ impl<'a> RunningBatch<'a> {
                 Some(matrix) => matrix,
                 None => Arc::clone(self.slot(&key)?.direct()),
             };
-            let rows = chosen(sequence.position, tokens.clone());
+            let rows = chosen(tokens.clone());
             matrix.gather(&rows, &mut out[tokens.start * width..tokens.end * width])?;
         }
         Ok(out)

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::{Checkpoint, Warning};
-use deltaloom::{Bases, Limits, PackOptions};
+use deltaloom::{Bases, Limits, PackOptions, Silent};
 use deltaloom_lm::context::recipe::Loaded;
 use deltaloom_lm::context::{Applied, CONTEXT_FILE, Resolved, export};
+use deltaloom_lm::layer::{Gain, QkNorm};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -17,6 +18,9 @@ use crate::models;
 use crate::progress::Bar;
 use crate::target::{self, Target};
 use crate::{Answer, inputs, ui};
+
+/// Most bytes of a container with gains.
+const LARGEST: usize = 16 << 10;
 
 /// The configuration of Hugging Face.
 const CONFIG: &str = "config.json";
@@ -73,13 +77,13 @@ fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>) -> Result<(Report, Vec
         recipes::prepare(opened, loaded, None, arguments.computing.memory(), &run)?;
     let resolved = resolved.into_iter().next().context("a recipe")?;
     let changed_layers = plans.iter().zip(&resolved.layers).filter(|(before, after)| before != after).count();
-    if changed_layers == 0 {
-        bail!("{}: it changes no layer of this model", arguments.recipe.display());
+    if !resolved.required {
+        bail!("{}: it changes no layer of this model, and no table", arguments.recipe.display());
     }
     let text = std::fs::read_to_string(folder.join(CONFIG))?;
     let config: Map<String, Value> = serde_json::from_str(&text)?;
     if let (Some(out), Some(family)) = (&arguments.export, arguments.family) {
-        let exported = export(&config, &resolved.layers, resolved.trained_tokens, family.family());
+        let exported = export(&config, &resolved, family.family());
         let exported = exported.map_err(|faults| {
             anyhow::anyhow!("transformers cannot say this as that family: {}", faults.join("; "))
         })?;
@@ -145,6 +149,15 @@ fn write(
     let bases = Bases::open(&[folder.to_owned()], &limits)?;
     let checkpoint = Checkpoint::open(changed.path(), &limits)?;
     let options = PackOptions::default().with_overwrite(overwrite);
+    let is_calibrated = |norm: &QkNorm| matches!(norm.gain, Gain::Calibrated(_));
+    if applied.plan.layers.iter().any(|plan| plan.qk_norm.as_ref().is_some_and(is_calibrated)) {
+        // A number for each head of each layer may be too many: said before a file is written.
+        let mut packed = Vec::new();
+        deltaloom::pack_to(&checkpoint, &bases, &mut packed, &options, &Silent)?;
+        if packed.len() > LARGEST {
+            bail!("with its gains the container would have {} bytes: at most {LARGEST}", packed.len());
+        }
+    }
     let report = deltaloom::pack(&checkpoint, &bases, output, &options, &bar)?;
     bar.finish();
     Ok(report.packed_bytes)

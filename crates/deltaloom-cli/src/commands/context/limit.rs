@@ -3,6 +3,7 @@
 use anyhow::Result;
 use deltaloom_lm::context::{Limit, limit, trained_tokens};
 use deltaloom_lm::layer::AttentionPlan;
+use deltaloom_lm::model::ModelConfig;
 use serde::Serialize;
 
 use super::recipes::{self, Prepared};
@@ -31,13 +32,18 @@ pub(crate) fn run(arguments: &LimitArguments) -> Result<Answer> {
         let run = arguments.computing.run();
         let Prepared { opened, resolved, .. } = recipes::prepare(opened, loaded, None, memory, &run)?;
         let config = opened.model.config();
-        let of = |plans: &[AttentionPlan]| limit(config, plans, memory.kv, arguments.memory);
-        let changed = resolved.first().map_or(&plans, |resolved| &resolved.layers);
+        let of =
+            |config: &ModelConfig, plans: &[AttentionPlan]| limit(config, plans, memory.kv, arguments.memory);
+        let unchanged = of(config, &plans);
+        let changed = match resolved.first() {
+            Some(it) => of(&config.clone().with_extension(it.positions)?, &it.layers),
+            None => unchanged,
+        };
         let report = Report {
             memory_bytes: arguments.memory,
             trained_tokens: trained_tokens(config, None).ok(),
-            limit: of(changed),
-            unchanged: of(&plans),
+            limit: changed,
+            unchanged,
         };
         anyhow::Ok((report, warnings))
     })?;

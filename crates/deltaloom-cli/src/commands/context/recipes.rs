@@ -6,8 +6,11 @@ use anyhow::{Context as _, Result};
 use deltaloom::{Bases, Limits, Silent};
 use deltaloom_compute::Run;
 use deltaloom_lm::context::recipe::{Frozen, Loaded, Of, Recipe, Sensitivity};
-use deltaloom_lm::context::{Finder, Measuring, Resolved, controls, moved, resolve, sensitivities, stillest};
-use deltaloom_lm::layer::{AttentionPlan, MemoryOptions};
+use deltaloom_lm::context::{
+    Finder, Measuring, Resolved, controls, gains, moved, resolve, sensitivities, stillest, trained_tokens,
+};
+use deltaloom_lm::layer::{AttentionPlan, MemoryOptions, QkNorm};
+use deltaloom_lm::model::Model;
 
 use crate::models::{self, Opened};
 use crate::{inputs, ui};
@@ -35,13 +38,13 @@ pub(super) fn prepare(
 ) -> Result<Prepared> {
     let (config, plans) =
         (opened.model.config().clone(), opened.model.attention().cloned().collect::<Vec<_>>());
-    let mut files = Files { opened: Some(opened), memory, run };
+    let mut files = Files { opened: Some(opened), memory, run, gains: Vec::new() };
     let mut resolved = Vec::with_capacity(recipes.len());
     let mut others = Vec::with_capacity(recipes.len());
     for mut loaded in recipes {
         loaded.recipe.trained = trained.or(loaded.recipe.trained);
         let found = resolve(&loaded, &config, &plans, &mut files)?;
-        others.push(controls(&loaded, &config, &plans, &found)?);
+        others.push(controls(&loaded, &config, &plans, &found, &mut files)?);
         resolved.push(found);
     }
     let opened = files.opened.context("a model that failed")?;
@@ -54,6 +57,16 @@ struct Files<'a> {
     opened: Option<Opened>,
     memory: MemoryOptions,
     run: &'a Run<'a>,
+    /// Gains that were measured.
+    gains: Vec<Measured>,
+}
+
+/// Gains of a norm on some tokens of a text.
+struct Measured {
+    text: PathBuf,
+    tokens: u64,
+    norm: QkNorm,
+    gains: Vec<Vec<f32>>,
 }
 
 impl Finder for Files<'_> {
@@ -89,16 +102,11 @@ impl Finder for Files<'_> {
         sensitivity: &Sensitivity,
         plans: &[[AttentionPlan; 2]],
     ) -> deltaloom::Result<Vec<usize>> {
-        let failed = || deltaloom::Error::InvalidArgument("a model that failed".to_owned());
-        let opened = self.opened.take().ok_or_else(failed)?;
         let path = loaded.path(&sensitivity.text);
-        let text = models::text(&path, &opened, None).map_err(library_error)?;
         let tokens = usize::try_from(sensitivity.tokens).unwrap_or(usize::MAX);
-        let trained = deltaloom_lm::context::trained_tokens(opened.model.config(), loaded.recipe.trained)?;
-        let how = Measuring { tenant: opened.tenant, memory: self.memory, run: self.run };
-        let (opened, costs) =
-            opened.with_model(|model| sensitivities(model, &text.ids, tokens, trained, plans, &how))?;
-        self.opened = Some(opened);
+        let costs = self.on_text(loaded, &path, |model, ids, trained, how| {
+            sensitivities(model, ids, tokens, trained, plans, how)
+        })?;
         let count = usize::try_from(sensitivity.count).unwrap_or(usize::MAX);
         let shown: Vec<String> = costs.iter().map(|cost| format!("{cost:+.4}")).collect();
         ui::note(&format!(
@@ -108,9 +116,51 @@ impl Finder for Files<'_> {
         ));
         Ok(deltaloom_lm::context::least(&costs, count))
     }
+
+    fn gains(
+        &mut self,
+        loaded: &Loaded,
+        text: &str,
+        tokens: u64,
+        norm: &QkNorm,
+    ) -> deltaloom::Result<Vec<Vec<f32>>> {
+        let text = loaded.path(text);
+        let known = |it: &&Measured| it.text == text && it.tokens == tokens && it.norm == *norm;
+        if let Some(measured) = self.gains.iter().find(known) {
+            return Ok(measured.gains.clone());
+        }
+        let count = usize::try_from(tokens).unwrap_or(usize::MAX);
+        let found = self.on_text(loaded, &text, |mut model, ids, trained, how| {
+            let found = gains(&mut model, ids, count, trained, norm, how)?;
+            Ok((model, found))
+        })?;
+        for (layer, gains) in found.iter().enumerate() {
+            let shown: Vec<String> = gains.iter().map(|gain| format!("{gain:.2}")).collect();
+            ui::note(&format!("gains of layer {layer}: {}", shown.join(" ")));
+        }
+        self.gains.push(Measured { text, tokens, norm: norm.clone(), gains: found.clone() });
+        Ok(found)
+    }
 }
 
 impl Files<'_> {
+    /// Measures something with the model on a text. After an error the model is gone.
+    fn on_text<T>(
+        &mut self,
+        loaded: &Loaded,
+        path: &Path,
+        measure: impl FnOnce(Model, &[u32], usize, &Measuring<'_>) -> deltaloom::Result<(Model, T)>,
+    ) -> deltaloom::Result<T> {
+        let failed = || deltaloom::Error::InvalidArgument("a model that failed".to_owned());
+        let opened = self.opened.take().ok_or_else(failed)?;
+        let text = models::text(path, &opened, None).map_err(library_error)?;
+        let trained = trained_tokens(opened.model.config(), loaded.recipe.trained)?;
+        let how = Measuring { tenant: opened.tenant, memory: self.memory, run: self.run };
+        let (opened, found) = opened.with_model(|model| measure(model, &text.ids, trained, &how))?;
+        self.opened = Some(opened);
+        Ok(found)
+    }
+
     fn compare(&self, path: &Path) -> deltaloom::Result<deltaloom_lm::context::Moved> {
         let limits = Limits::default();
         let Some(opened) = &self.opened else { return Err(deltaloom::Error::Cancelled) };

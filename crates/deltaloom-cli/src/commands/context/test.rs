@@ -82,6 +82,7 @@ fn measure(
     .with_seed(arguments.seed);
     let method = |(resolved, controls): (&Resolved, Vec<Resolved>)| {
         Method::new(resolved.name.clone(), resolved.layers.clone())
+            .with_positions(resolved.positions)
             .with_controls(controls.into_iter().map(|control| control.layers).collect())
     };
     let methods: Vec<Method> = resolved.iter().zip(controls).map(method).collect();

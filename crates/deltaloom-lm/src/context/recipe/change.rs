@@ -244,13 +244,33 @@ impl ScaleSetting {
 }
 
 /// A norm of every head of queries and keys: an experiment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NormSetting {
     /// Before or after positions enter.
     pub place: Place,
     /// Added to the mean square.
     pub epsilon: f64,
+    /// What normalised queries are multiplied by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gain: Option<GainSetting>,
+    /// Of a calibrated gain: a file of token ids (.u16 or .u32), or of text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Of a calibrated gain: how many tokens are read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+}
+
+/// What normalised queries are multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum GainSetting {
+    /// Nothing.
+    One,
+    /// A number for each head with which scores keep their size.
+    Calibrated,
 }
 
 /// Where a norm is.
@@ -270,6 +290,12 @@ struct NormSection {
     place: Place,
     #[serde(default)]
     epsilon: Option<f64>,
+    #[serde(default)]
+    gain: Option<GainSetting>,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    tokens: Option<u64>,
 }
 
 word_or_section!(NormSetting, Place);
@@ -278,19 +304,34 @@ impl NormSetting {
     const EPSILON: f64 = 1e-6;
 
     fn of_word(place: Place) -> Self {
-        Self { place, epsilon: Self::EPSILON }
+        Self { place, epsilon: Self::EPSILON, gain: None, text: None, tokens: None }
     }
 
     fn of_section<'de, D: Deserializer<'de>>(section: D) -> Result<Self, D::Error> {
-        let NormSection { place, epsilon } = NormSection::deserialize(section)?;
-        Ok(Self { place, epsilon: epsilon.unwrap_or(Self::EPSILON) })
+        let NormSection { place, epsilon, gain, text, tokens } = NormSection::deserialize(section)?;
+        Ok(Self { place, epsilon: epsilon.unwrap_or(Self::EPSILON), gain, text, tokens })
     }
 
-    fn check(self) -> Result<(), Fault> {
-        if (0.0..=1.0).contains(&self.epsilon) {
-            return Ok(());
+    /// The text of a calibrated gain, and how many of its tokens are read.
+    #[must_use]
+    pub fn calibration(&self) -> Option<(&str, u64)> {
+        let is_calibrated = self.gain == Some(GainSetting::Calibrated);
+        self.text.as_deref().filter(|_| is_calibrated).map(|text| (text, self.tokens.unwrap_or(4096)))
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        let wrong = |field: &str, what: &str| Err(Fault::new(format!("qk_norm.{field}"), what));
+        let foreign = "only a calibrated gain has it";
+        match (self.gain == Some(GainSetting::Calibrated), &self.text, self.tokens) {
+            _ if !(0.0..=1.0).contains(&self.epsilon) => {
+                wrong("epsilon", &format!("{} is not from 0 to 1", self.epsilon))
+            }
+            (false, Some(_), _) => wrong("text", foreign),
+            (false, _, Some(_)) => wrong("tokens", foreign),
+            (true, None, _) => wrong("text", "missing: what a calibrated gain is measured on"),
+            (true, _, Some(0)) => wrong("tokens", "must be 1 or more"),
+            _ => Ok(()),
         }
-        Err(Fault::new("qk_norm.epsilon", format!("{} is not from 0 to 1", self.epsilon)))
     }
 }
 
@@ -303,7 +344,7 @@ impl Change {
             map: later.map.or(self.map),
             reach: later.reach.or(self.reach),
             scale: later.scale.or(self.scale),
-            qk_norm: later.qk_norm.or(self.qk_norm),
+            qk_norm: later.qk_norm.clone().or_else(|| self.qk_norm.clone()),
         }
     }
 
@@ -312,7 +353,7 @@ impl Change {
         self.map.map_or(Ok(()), Map::check)?;
         self.reach.map_or(Ok(()), ReachSetting::check)?;
         self.scale.map_or(Ok(()), ScaleSetting::check)?;
-        self.qk_norm.map_or(Ok(()), NormSetting::check)?;
+        self.qk_norm.as_ref().map_or(Ok(()), NormSetting::check)?;
         let maps = self.map.is_some_and(|map| map.kind != MapKind::Identity);
         if maps && self.rope.as_ref().is_some_and(|rope| rope.kind == RopeKind::None) {
             return Err(Fault::new("map", "there are no positions to map: rope is none"));

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use deltaloom::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Extend;
 use crate::yaml::{self, Fault, Node, RecipeError, typed};
-pub use change::{Change, Law, Map, MapKind, NormSetting, Place, ReachSetting, ScaleSetting};
+pub use change::{Change, GainSetting, Law, Map, MapKind, NormSetting, Place, ReachSetting, ScaleSetting};
 pub use rope::{By, Rope, RopeKind, RopeNumbers};
 pub use select::{Frozen, Measure, Of, RandomLayers, Select, Selection, Sensitivity};
 
@@ -63,6 +64,9 @@ pub struct Recipe {
     /// Number of tokens that the model was trained for, where its configuration does not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trained: Option<u64>,
+    /// How a table of positions goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positions: Option<TableSetting>,
     /// For all layers.
     pub default: Change,
     /// For some layers; later entries win.
@@ -70,6 +74,15 @@ pub struct Recipe {
     /// Selections of as many other layers, to compare with one that was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controls: Option<Controls>,
+}
+
+/// How a table of positions goes on behind its last row, up to the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TableSetting {
+    /// The rule.
+    pub extend: Extend,
 }
 
 /// A change of some layers.
@@ -152,7 +165,7 @@ impl Recipe {
     /// Whether every layer stays as it is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.default == Change::default() && self.layers.is_empty()
+        self.default == Change::default() && self.layers.is_empty() && self.positions.is_none()
     }
 }
 
@@ -183,7 +196,7 @@ impl Loaded {
     }
 
     fn check(&self) -> Result<(), RecipeError> {
-        let Recipe { context, target, trained, default, layers, .. } = &self.recipe;
+        let Recipe { context, target, trained, positions, default, layers, .. } = &self.recipe;
         match context {
             1 => {}
             0 => return Err(self.placed(Fault::new("context", "missing").hint("begin with context: 1"))),
@@ -195,6 +208,9 @@ impl Loaded {
             {
                 return Err(self.error(field, format!("{number} tokens: from 1 to 2^31")));
             }
+        }
+        if positions.is_some() && target.is_none() {
+            return Err(self.error("positions.extend", "how far is not said: it needs `target`"));
         }
         let in_section = |section: &str, fault: Fault| {
             let field = format!("{section}.{}", fault.field);

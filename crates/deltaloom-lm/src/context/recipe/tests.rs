@@ -9,6 +9,7 @@ fn all_settings_are_read() {
     let loaded = parse(
         "context: 1
 target: 1024
+positions: { extend: interpolate }
 default: { rope: { type: yarn, factor: 4 }, reach: causal }
 layers:
   - { select: { every: 4 }, rope: none, scale: { type: floor, every: 256, slope: 0.1 } }
@@ -16,7 +17,7 @@ layers:
   - { select: { sensitivity: { text: calib.u16, count: 2 } }, rope: none }
   - { select: { random: { count: 2, seed: 7 } }, map: { type: self_extend, group: 8, window: 128 } }
   - { select: [0, 1, 2], reach: { chunk: 256 }, qk_norm: before }
-  - { select: [3], reach: { window: 252, sinks: 4 }, qk_norm: { place: after, epsilon: 1e-5 } }
+  - { select: [3], reach: { window: 252, sinks: 4 }, qk_norm: { place: after, gain: calibrated, text: calib.u16 } }
 ",
     )
     .unwrap();
@@ -30,7 +31,11 @@ layers:
     assert_eq!(layers[0].scale.unwrap().law, Law::Floor);
     assert_eq!(layers[3].map.unwrap().group, Some(8));
     assert_eq!(layers[4].select, Select::List(vec![0, 1, 2]));
-    assert_eq!(layers[4].qk_norm, Some(NormSetting { place: Place::Before, epsilon: 1e-6 }));
+    let norm = layers[4].qk_norm.as_ref().unwrap();
+    assert_eq!((norm.place, norm.epsilon, norm.calibration()), (Place::Before, 1e-6, None));
+    let norm = layers[5].qk_norm.as_ref().unwrap();
+    assert_eq!((norm.place, norm.calibration()), (Place::After, Some(("calib.u16", 4096))));
+    assert_eq!(loaded.recipe.positions.unwrap().extend, Extend::Interpolate);
     assert_eq!(layers[5].reach, Some(ReachSetting::Window { tokens: 252, sinks: 4 }));
     let Select::Rule(rule) = &layers[2].select else { panic!("a rule") };
     assert_eq!(rule.sensitivity.as_ref().unwrap().tokens, 4096);
@@ -82,6 +87,19 @@ fn wrong_recipes_have_a_line_and_a_hint() {
         ("context: 1\ndefault: { map: rerope, rope: none }", "map.window"),
         ("context: 1\ndefault: { map: { type: rerope, window: 4 }, rope: none }", "no positions to map"),
         ("context: 1\ndefault: { scale: { type: floor } }", "scale.every"),
+        ("context: 1\ntarget: 9\npositions: { extend: tils }", "did you mean tile?"),
+        ("context: 1\npositions: { extend: tile }", "it needs `target`"),
+        ("context: 1\ndefault: { qk_norm: { place: before, gain: calibrated } }", "qk_norm.text: missing"),
+        ("context: 1\ndefault: { qk_norm: { place: before, text: a } }", "only a calibrated gain has it"),
+        (
+            "context: 1\ndefault: { qk_norm: { place: before, gain: one, tokens: 9 } }",
+            "only a calibrated gain",
+        ),
+        (
+            "context: 1\ndefault: { qk_norm: { place: before, gain: calibrated, text: a, tokens: 0 } }",
+            "1 or more",
+        ),
+        ("context: 1\ndefault: { qk_norm: { place: before, epsilon: 2 } }", "not from 0 to 1"),
         ("context: 1\nlayers: [ { select: [], rope: none } ]", "no layer"),
         ("context: 1\nlayers: [ { select: [0] } ]", "changes nothing"),
         ("context: 1\nlayers: [ { select: { every: 0 }, rope: none } ]", "1 or more"),

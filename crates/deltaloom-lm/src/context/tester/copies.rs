@@ -5,7 +5,7 @@ use deltaloom::Result;
 
 use super::gains::Found;
 use super::report::Copies;
-use super::{Measuring, TestOptions, losses, whole};
+use super::{Measuring, TestOptions, losses, readable};
 use crate::context::statistics::{Estimate, places};
 use crate::model::Model;
 
@@ -62,14 +62,16 @@ impl Passages {
     pub(super) fn measure(
         &self,
         model: &mut Model,
+        trained: usize,
         how: &Measuring<'_>,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Vec<f64>>> {
         let mut gains = Vec::new();
         for (gap, texts) in &self.texts {
             let targets = tokens(*gap) - 1;
+            let windows = readable(model, targets, trained);
             let mut loss = |text: &[u32]| -> Result<f64> {
-                let found = losses(model, &[text], &whole(targets), how, progress)?;
+                let found = losses(model, &[text], &windows, how, progress)?;
                 let last = &found[0][targets - (PASSAGE - FIRST)..];
                 Ok(last.iter().sum::<f64>() / last.len() as f64)
             };

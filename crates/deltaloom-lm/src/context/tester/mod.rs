@@ -16,9 +16,9 @@ pub use report::{
     TestReport,
 };
 
-use super::losses::{Measuring, losses, truncated, whole, work};
+use super::losses::{Measuring, losses, readable, truncated, whole, work};
 use crate::layer::AttentionPlan;
-use crate::model::Model;
+use crate::model::{Extension, Model};
 use crate::text::Tokenizer;
 pub use retrieval::{Retrieval, Task};
 pub use speed::kv_bytes;
@@ -39,6 +39,8 @@ pub struct Method {
     pub name: String,
     /// One plan per layer.
     pub plans: Vec<AttentionPlan>,
+    /// How the table of positions goes on, if the model has one.
+    pub positions: Option<Extension>,
     /// Plans with other layers, as many: what a choice of layers is compared with.
     pub controls: Vec<Vec<AttentionPlan>>,
 }
@@ -47,13 +49,24 @@ impl Method {
     /// A method.
     #[must_use]
     pub fn new(name: String, plans: Vec<AttentionPlan>) -> Self {
-        Self { name, plans, controls: Vec::new() }
+        Self { name, plans, positions: None, controls: Vec::new() }
+    }
+
+    /// Sets how the table of positions goes on.
+    #[must_use]
+    pub fn with_positions(self, positions: Option<Extension>) -> Self {
+        Self { positions, ..self }
     }
 
     /// Sets what it is compared with.
     #[must_use]
     pub fn with_controls(self, controls: Vec<Vec<AttentionPlan>>) -> Self {
         Self { controls, ..self }
+    }
+
+    /// The model with some of its plans.
+    fn on(&self, model: Model, plans: &[AttentionPlan]) -> Result<Model> {
+        model.with_attention(plans.to_vec())?.with_extension(self.positions)
     }
 }
 
@@ -200,16 +213,22 @@ pub fn test(
 ) -> Result<TestReport> {
     let ids = text.ids;
     options.check(ids.len())?;
-    if let (true, Some(end)) = (model.config().has_position_table, model.config().max_positions)
-        && options.longest() > end
-    {
-        return Err(Error::InvalidArgument(format!(
-            "{} tokens: the table of positions of this model ends at {end}",
-            options.longest()
-        )));
-    }
-    let unchanged = Method::new(UNCHANGED.to_owned(), model.attention().cloned().collect());
+    let table = model.config().position_table;
+    let unchanged = Method::new(UNCHANGED.to_owned(), model.attention().cloned().collect())
+        .with_positions(table.and_then(|table| table.extension));
     let methods: Vec<&Method> = std::iter::once(&unchanged).chain(methods).collect();
+    // Beyond its table, the model as it is can only be truncated: it needs another one beside it.
+    for method in methods.iter().skip(usize::from(methods.len() > 1)) {
+        let end = table.map(|table| method.positions.map_or(table.positions, |it| it.target));
+        if let Some(end) = end.filter(|end| options.longest() > *end) {
+            return Err(Error::InvalidArgument(format!(
+                "{}: the table of positions ends at {end}, and {} tokens are to be tested",
+                method.name,
+                options.longest()
+            )));
+        }
+    }
+    let timed = table.map_or(usize::MAX, |table| table.end()).min(options.longest());
     let (passages, no_copies) = match Passages::find(ids, options) {
         Ok(passages) => (passages, None),
         Err(reason) => (Passages::default(), Some(reason)),
@@ -247,29 +266,33 @@ pub fn test(
     let by_truncation = asked.clone();
     let mut found: Vec<Found> = Vec::new();
     for method in &methods {
-        model = model.with_attention(method.plans.clone())?;
-        let mut of = |tokens: usize| losses(&mut model, &sequences(tokens), &whole(tokens), how, progress);
+        model = method.on(model, &method.plans)?;
+        let mut of = |tokens: usize| {
+            let windows = readable(&model, tokens, options.trained);
+            losses(&mut model, &sequences(tokens), &windows, how, progress)
+        };
         let by_length = options.lengths.iter().map(|tokens| of(*tokens)).collect::<Result<Vec<_>>>()?;
         let inside = match options.lengths.iter().position(|tokens| *tokens == options.inside()) {
             Some(at) => by_length[at].clone(),
             None => of(options.inside())?,
         };
-        let copies = passages.measure(&mut model, how, progress)?;
+        let copies = passages.measure(&mut model, options.trained, how, progress)?;
         let mut others = Vec::with_capacity(method.controls.len());
         for plans in &method.controls {
-            model = model.with_attention(plans.clone())?;
+            model = method.on(model, plans)?;
             let tokens = options.inside();
             others.push(losses(&mut model, &sequences(tokens), &whole(tokens), how, progress)?);
         }
-        model = model.with_attention(method.plans.clone())?;
+        model = method.on(model, &method.plans)?;
         for ((tokens, texts), truncation) in planted.iter().zip(&by_truncation) {
             let found = retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, how, progress)?;
             asked.push(found.compared(truncation, options.seed));
         }
-        let kv = speed::bytes(&mut model, &ids[..options.longest()], how)?;
+        let read = model.config().position_table.map_or(usize::MAX, |table| table.end());
+        let kv = speed::bytes(&mut model, &ids[..options.longest().min(read)], how)?;
         found.push(Found { name: method.name.clone(), by_length, inside, copies, kv, others });
     }
-    let speed = speed::measure(model, &methods, &ids[..options.longest()], options.rounds, how, progress)?;
+    let speed = speed::measure(model, &methods, &ids[..timed], options.rounds, how, progress)?;
     let lengths = gains::lengths(&base, &found, options, ids.len());
     Ok(TestReport {
         trained_tokens: options.trained,

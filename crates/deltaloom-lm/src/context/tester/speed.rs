@@ -90,7 +90,7 @@ pub(super) fn measure(
     let mut times = vec![[Vec::new(), Vec::new()]; methods.len()];
     for round in 0..=rounds {
         for (method, times) in methods.iter().zip(&mut times) {
-            model = model.with_attention(method.plans.clone())?;
+            model = method.on(model, &method.plans)?;
             let mut memory = model.memory(how.memory);
             let sequence = memory.begin(how.tenant);
             let start = Instant::now();

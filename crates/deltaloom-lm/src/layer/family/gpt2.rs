@@ -1,9 +1,7 @@
 //! GPT-2: LayerNorm, one matrix for queries, keys and values, GELU, and a table of positions. Its
 //! matrices are stored as [in, out]; [`crate::model`] turns them.
 
-use super::{
-    Architecture, Convention, Design, GlobalNames, MatrixRole, Reach, Result, Settings, VectorRole, wrong,
-};
+use super::{Architecture, Convention, Design, GlobalNames, MatrixRole, Reach, Result, Settings, VectorRole};
 
 pub(super) const GPT2: Architecture = Architecture {
     model_type: "gpt2",
@@ -37,6 +35,7 @@ pub(super) const GPT2: Architecture = Architecture {
         layers: "h.",
         embedding: "wte.weight",
         positions: Some("wpe.weight"),
+        first_position: 0,
         final_norm: "ln_f.weight",
         final_norm_bias: Some("ln_f.bias"),
         head: "lm_head.weight",
@@ -46,14 +45,9 @@ pub(super) const GPT2: Architecture = Architecture {
 
 /// Refuses switches that change what attention computes.
 pub(super) fn check(settings: &Settings) -> Result<()> {
-    for (name, usual) in [
+    settings.check_switches(&[
         ("scale_attn_weights", true),
         ("scale_attn_by_inverse_layer_idx", false),
         ("add_cross_attention", false),
-    ] {
-        if settings.switch(name).is_some_and(|value| value != usual) {
-            return Err(wrong(format!("{name}: {} is not supported", !usual)));
-        }
-    }
-    Ok(())
+    ])
 }

@@ -7,6 +7,7 @@ mod gemma3;
 mod gpt2;
 mod llama;
 mod mistral;
+mod opt;
 mod qwen2;
 mod qwen3;
 mod settings;
@@ -44,6 +45,8 @@ pub(crate) struct GlobalNames {
     pub(crate) embedding: &'static str,
     /// A row for each position.
     pub(crate) positions: Option<&'static str>,
+    /// The row of position 0 in it.
+    pub(crate) first_position: usize,
     pub(crate) final_norm: &'static str,
     pub(crate) final_norm_bias: Option<&'static str>,
     pub(crate) head: &'static str,
@@ -54,6 +57,7 @@ const GLOBALS: GlobalNames = GlobalNames {
     layers: "model.layers.",
     embedding: "model.embed_tokens.weight",
     positions: None,
+    first_position: 0,
     final_norm: "model.norm.weight",
     final_norm_bias: None,
     head: "lm_head.weight",
@@ -85,14 +89,16 @@ enum Design {
     Gemma,
     /// LayerNorm, one matrix for queries, keys and values, GELU, and a table of positions.
     Gpt2,
+    /// LayerNorm, biases, ReLU, and a table of positions.
+    Opt,
 }
 
 /// Its sign and its name stand for all families of Hugging Face.
 pub(crate) const LLAMA: &Convention = &llama::NAMES;
 
 /// All of them.
-const ARCHITECTURES: [&Architecture; 6] =
-    [&gemma3::GEMMA3, &gpt2::GPT2, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
+const ARCHITECTURES: [&Architecture; 7] =
+    [&gemma3::GEMMA3, &gpt2::GPT2, &llama::LLAMA, &mistral::MISTRAL, &opt::OPT, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// Sizes outside the layers.
 #[derive(Debug, Clone, Copy)]
@@ -122,9 +128,12 @@ impl Described {
             Design::Llama | Design::QkNorm => "silu",
             Design::Gemma => "gelu_pytorch_tanh",
             Design::Gpt2 => "gelu_new",
+            Design::Opt => "relu",
         })?;
-        if architecture.design == Design::Gpt2 {
-            gpt2::check(&settings)?;
+        match architecture.design {
+            Design::Gpt2 => gpt2::check(&settings)?,
+            Design::Opt => opt::check(&settings)?,
+            Design::Llama | Design::QkNorm | Design::Gemma => {}
         }
         let described = Self { architecture, settings };
         described.positions(Reach::Causal)?;
@@ -153,6 +162,8 @@ impl Described {
             Design::Llama | Design::QkNorm => Norm::RmsNorm { epsilon: epsilon.unwrap_or(1e-6) },
             Design::Gemma => Norm::ZeroCentredRmsNorm { epsilon: epsilon.unwrap_or(1e-6) },
             Design::Gpt2 => Norm::LayerNorm { epsilon: epsilon.unwrap_or(1e-5) },
+            // transformers reads no other.
+            Design::Opt => Norm::LayerNorm { epsilon: 1e-5 },
         }
     }
 
@@ -176,7 +187,7 @@ impl Described {
 
     /// Whether the embedding is also the head.
     pub(crate) fn has_tied_head(&self) -> bool {
-        let default = matches!(self.architecture.design, Design::Gemma | Design::Gpt2);
+        let default = matches!(self.architecture.design, Design::Gemma | Design::Gpt2 | Design::Opt);
         self.settings.tie_word_embeddings.unwrap_or(default)
     }
 
@@ -185,7 +196,7 @@ impl Described {
         match self.architecture.design {
             Design::Llama | Design::QkNorm => self.settings.positions(),
             Design::Gemma => gemma3::positions(&self.settings, reach),
-            Design::Gpt2 => Ok(Positions::None),
+            Design::Gpt2 | Design::Opt => Ok(Positions::None),
         }
     }
 
@@ -220,6 +231,7 @@ impl Described {
                 let config = config.with_projection(Projection::Fused).with_attention(plan);
                 config.with_feed_forward(FeedForward::Gelu(Gelu::Tanh))
             }
+            Design::Opt => config.with_attention(plan).with_feed_forward(FeedForward::Relu),
         };
         config.check()?;
         Ok(config)

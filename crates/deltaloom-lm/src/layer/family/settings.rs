@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     pub(super) model_type: String,
     #[serde(alias = "n_embd")]
     pub(super) hidden_size: Option<usize>,
-    #[serde(alias = "n_inner")]
+    #[serde(alias = "n_inner", alias = "ffn_dim")]
     pub(super) intermediate_size: Option<usize>,
     #[serde(alias = "n_layer")]
     pub(super) num_hidden_layers: Option<usize>,
@@ -109,6 +109,22 @@ impl Settings {
             return Err(wrong("use_bidirectional_attention is not supported".to_owned()));
         }
         Ok(())
+    }
+
+    /// Refuses switches that do not have these values, where they are set.
+    pub(super) fn check_switches(&self, usual: &[(&str, bool)]) -> Result<()> {
+        let set = |name: &str| self.others.get(name).filter(|value| !value.is_null());
+        for (name, usual) in usual {
+            if set(name).is_some_and(|value| *value != Value::Bool(*usual)) {
+                return Err(wrong(format!("{name} is not supported but as {usual}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// A number of a family, if it is set.
+    pub(super) fn number(&self, name: &str) -> Option<f64> {
+        self.others.get(name).and_then(Value::as_f64)
     }
 
     /// A switch of a family, if it is set.
