@@ -32,9 +32,8 @@ pub(crate) fn run(arguments: &LimitArguments) -> Result<Answer> {
         let run = arguments.computing.run();
         let Prepared { opened, resolved, .. } = recipes::prepare(opened, loaded, None, memory, &run)?;
         let config = opened.model.config();
-        let of = |config: &ModelConfig, plans: &[AttentionPlan]| {
-            limit(config, plans, memory.kv, arguments.memory)
-        };
+        let of =
+            |config: &ModelConfig, plans: &[AttentionPlan]| limit(config, plans, memory.kv, arguments.memory);
         let unchanged = of(config, &plans);
         let changed = match resolved.first() {
             Some(it) => of(&config.clone().with_extension(it.positions)?, &it.layers),
