@@ -10,17 +10,17 @@ use super::tester::starts;
 use crate::layer::{Layer, LayerConfig, QkNorm};
 use crate::model::{Chunk, Model};
 
-/// Sums over the pairs of a query and a key that it sees: squares of their products as they are, and
-/// with the norm.
+/// Sums over the pairs of a query and a key that it sees: squares of their products as they are,
+/// and with the norm.
 type Squares = [f64; 2];
 
 /// For each layer, a gain of each query head: the root of the mean square of the products of
-/// queries and keys as the model has them, over that with `norm`. About `tokens` tokens are read, in
-/// sequences of at most `trained`. Gains have four digits.
+/// queries and keys as the model has them, over that with `norm`. About `tokens` tokens are read,
+/// in sequences of at most `trained`. Gains have four digits.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a text that is too short, for layers that cannot have such a norm,
-/// for positions that depend on the query, and for products that are all 0 or not finite; errors of
+/// [`Error::InvalidArgument`] for a text that is too short, for layers that cannot have such a
+/// norm, for positions that depend on the query, and for products that are all 0 or not finite; errors of
 /// [`Model::forward`].
 pub fn gains(
     model: &mut Model,
