@@ -119,6 +119,7 @@ class Series:
         *,
         step: int | None = None,
         optimizer: Path | Mapping[str, Any] | None = None,
+        previous: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
         keyframe: bool = False,
         force: bool = False,
@@ -133,6 +134,9 @@ class Series:
             model: A file, a folder, or tensors by name, which nothing may change until it returns.
             step: Its number; None for the one after the newest.
             optimizer: The optimizer's state, given in the same forms.
+            previous: The tensors of an earlier step, as they were given when that was added. If this
+                step is stored against that one, they are read instead of decoding it into a temporary
+                file. They are compared with its digests: others only cost the time for that.
             meta: Texts and numbers that are stored with it, such as the loss.
             keyframe: Store it without the help of another step.
             force: Add it even if its tensors are not those of the step before.
@@ -148,9 +152,10 @@ class Series:
         """
         weights = _part(model, "model.safetensors")
         state = None if optimizer is None else _part(optimizer, "optimizer.safetensors")
+        held = None if previous is None else _tensors(previous, "model.safetensors")
         with reporting(progress, "adding") as report:
             json_text = self._handle.add(
-                weights, step, state, texts_of(meta), keyframe, force, rewind, preset, threads, report
+                weights, step, state, held, texts_of(meta), keyframe, force, rewind, preset, threads, report
             )
         added = json.loads(json_text)
         return self.find(added["step"]) or Step(added, self)
