@@ -235,6 +235,14 @@ py-lint:
 py-test-torch *args:
     tools/python.sh torch {{ args }}
 
-# Measure the Python package: import, speed beside the program, memory, threads, Ctrl-C (FOLDER with base and tuned)
+# Throw damaged bytes and odd calls at the Python package, by chance and led by atheris
+py-fuzz seconds="30" *args:
+    tools/python.sh fuzz {{ seconds }} {{ args }}
+
+# Measure the memory of a model of transformers, loaded plain and from a container (--check: compare with the goal)
+py-memory *args:
+    tools/python.sh memory {{ args }}
+
+# Measure the Python package: import, speed beside the program, memory, threads, Ctrl-C (--megabytes N,N; FOLDER with base and tuned)
 py-bench *args:
     tools/python.sh bench {{ args }}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel of the Python package, and tests it in an environment of its own.
-#   tools/python.sh [--debug] [wheel | lint | bench | torch | -- PYTEST ARGUMENTS]
+#   tools/python.sh [--debug] [wheel | lint | bench | memory | fuzz | torch | -- PYTEST ARGUMENTS]
 # Without a word: the tests of the numpy layer, the types and, where torch is, the tests of that
 # layer. --debug builds without optimisation. DELTALOOM_TORCH names a Python that has torch.
 set -euo pipefail
@@ -8,14 +8,17 @@ cd "$(dirname "$0")/.."
 
 package=crates/deltaloom-python
 profile=(--release)
+program=$PWD/target/release/deltaloom
 if [ "${1:-}" = --debug ]; then
     profile=(--profile dev)
+    program=$PWD/target/debug/deltaloom
     shift
 fi
 what=${1:-all}
 shift || true
 
 venv=$PWD/target/python-venv
+torch=$(realpath --no-symlinks "${DELTALOOM_TORCH:-target/torch-venv/bin/python}")
 requirements=$package/requirements-test.txt
 source tools/venv.sh
 
@@ -57,9 +60,11 @@ install() {
     "$1" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
 }
 
+# The script of the wheel is compared with the program.
 test_numpy() {
     install "$venv/bin/python"
-    (cd "$package" && "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@")
+    cargo build --quiet "${profile[@]}" -p deltaloom-cli
+    (cd "$package" && DELTALOOM_PROGRAM="$program" "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@")
 }
 
 # The stable ABI: later interpreters load the same wheel.
@@ -84,17 +89,19 @@ lint() {
 }
 
 # Another interpreter sees the wheel beside its own packages, which stay as they are.
-test_torch() {
-    local python=${DELTALOOM_TORCH:-target/torch-venv/bin/python}
-    if ! "$python" -c 'import torch, safetensors, pytest' 2>/dev/null; then
-        echo "skipped: torch, safetensors and pytest are not in $python (1 layer of tests)"
+with_torch() {
+    if ! "$torch" -c 'import torch, safetensors, pytest' 2>/dev/null; then
+        echo "skipped: torch, safetensors and pytest are not in $torch (1 layer of tests)"
         return
     fi
-    local beside=$PWD/target/torch-python
+    local beside=${venv%/*}/torch-python
     rm -rf "$beside"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$beside" "$wheel"
-    python=$(realpath --no-symlinks "$python")
-    (cd "$package" && PYTHONPATH=$beside "$python" -m pytest -q -p no:cacheprovider --confcutdir=tests/torch tests/torch "$@")
+    PYTHONPATH=$beside "$torch" "$@"
+}
+
+test_torch() {
+    (cd "$package" && with_torch -m pytest -q -p no:cacheprovider --confcutdir=tests/torch tests/torch "$@")
 }
 
 case "$what" in
@@ -108,6 +115,17 @@ all)
 wheel) make_sdist ;;
 lint) lint ;;
 torch) test_torch "$@" ;;
+memory) with_torch tools/py_memory.py "$@" ;;
+fuzz)
+    install "$venv/bin/python"
+    "$venv/bin/python" tools/py_fuzz.py "$@"
+    # Not every Python has a wheel of it.
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris==3.0.0; then
+        "$venv/bin/python" tools/py_fuzz.py "$@" --atheris
+    else
+        echo "skipped: atheris cannot be installed (1 of 2 ways to change inputs)"
+    fi
+    ;;
 bench)
     install "$venv/bin/python"
     "$venv/bin/python" benches/python/bench.py "$@"

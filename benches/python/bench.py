@@ -1,9 +1,9 @@
 """Measures the Python package: import, load and save beside the program, memory, threads, Ctrl-C.
 
-    just py-bench [--rounds N] [FOLDER]
+    just py-bench [--rounds N] [--megabytes N,N] [FOLDER]
 
-FOLDER has base.safetensors and tuned.safetensors (default: files that are made here, which say
-little about ratios). Medians of the rounds; use an otherwise idle machine.
+FOLDER has base.safetensors and tuned.safetensors (default: pairs of 32 and 400 MB that are made
+here, which say little about ratios). Medians of the rounds; use an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -106,60 +106,107 @@ def interrupted(work) -> float:
     return float("nan")
 
 
-def made(folder: Path) -> None:
+def made(folder: Path, megabytes: int) -> Path:
+    """A pair of BF16 matrices in a new folder."""
+    import ml_dtypes
     import numpy as np
     import safetensors.numpy
 
+    folder.mkdir()
     rng = np.random.default_rng(0)
-    base = {f"w{i}": rng.normal(0, 0.02, (1024, 1024)).astype(np.float32) for i in range(8)}
-    tuned = {name: array + rng.normal(0, 1e-5, array.shape).astype(np.float32) for name, array in base.items()}
+    base, tuned = {}, {}
+    for number in range(max(1, round(megabytes / 8.4))):
+        weights = rng.standard_normal((2048, 2048), np.float32) * np.float32(0.02)
+        name, base[name] = f"w{number}", weights.astype(ml_dtypes.bfloat16)
+        weights += rng.standard_normal(weights.shape, np.float32) * np.float32(1e-5)
+        tuned[name] = weights.astype(ml_dtypes.bfloat16)
     safetensors.numpy.save_file(base, folder / "base.safetensors")
     safetensors.numpy.save_file(tuned, folder / "tuned.safetensors")
+    return folder
+
+
+def of_bench(base: Path, plain: Path, rounds: int) -> float:
+    """Seconds of decoding with digests, by the program's own measurement."""
+    words = ["bench", plain, "--base", base, "--only", "deltaloom+digests", "--threads", "0", "--rounds", rounds, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deltaloom", *map(str, words)], capture_output=True, text=True, check=True
+    )
+    return statistics.median(json.loads(done.stdout)["rows"][0]["decode_seconds"])
+
+
+def pair(folder: Path, scratch: Path, rounds: int) -> None:
+    """Loads and saves a pair: speeds beside the program's, and memory."""
+    from deltaloom import main as program
+    from deltaloom.numpy import load_file, save_file
+
+    base, plain = folder / "base.safetensors", folder / "tuned.safetensors"
+    packed, target, fast = scratch / "tuned.loom", scratch / "out.loom", Path("/dev/shm/deltaloom-out")
+    tensors = load_file(plain)
+    size = sum(array.nbytes for array in tensors.values())
+    ratio = save_file(tensors, packed, base=base, overwrite=True).ratio
+    print(f"\n{size / 1e6:.1f} MB, ratio {ratio:.2f}")
+
+    def unpack() -> None:
+        words = ["unpack", str(packed), "--base", str(base), "-o", str(fast), "--overwrite", "--quiet"]
+        assert program(words) == 0
+
+    try:
+        load = size / median(rounds, lambda: load_file(packed, base=base))
+        unpacked = size / median(rounds, unpack)
+    finally:
+        fast.unlink(missing_ok=True)
+    bench = size / of_bench(base, plain, rounds)
+    print(
+        f"load_file {load / 1e6:.0f} MB/s; the program's bench {bench / 1e6:.0f} ({load / bench:.2f} of it), "
+        f"its unpack {unpacked / 1e6:.0f} ({load / unpacked:.2f})"
+    )
+    save = size / median(rounds, lambda: save_file(tensors, target, base=base, overwrite=True))
+    print(f"save_file {save / 1e6:.0f} MB/s")
+    for what, most in (("load", 64), ("save", 300)):
+        peak = in_process(PEAK, str(packed), str(base), str(plain), str(target), what)
+        beyond = (peak["kb"] * 1024 - (peak["bytes"] if what == "load" else 0)) / 1e6
+        of = "the result" if what == "load" else "the tensors"
+        print(f"{what}: peak memory {beyond:.0f} MB beyond {of}, {most} wanted")
+
+
+def threads(folder: Path, scratch: Path, rounds: int) -> None:
+    """What other threads and Ctrl-C get while one thread works."""
+    from deltaloom.numpy import load_file, save_file
+
+    base, packed, target = folder / "base.safetensors", scratch / "tuned.loom", scratch / "out.loom"
+    tensors = load_file(folder / "tuned.safetensors")
+    save_file(tensors, packed, base=base, overwrite=True)
+
+    def save() -> None:
+        save_file(tensors, target, base=base, overwrite=True, threads=1)
+
+    share = counted(lambda: [load_file(packed, base=base, threads=1) for _ in range(3)])
+    print(f"\na counting thread keeps {share:.0%} of its speed while one thread loads")
+    print(f"a counting thread keeps {counted(save):.0%} of its speed while one thread saves")
+    waits = [interrupted(lambda: [save() for _ in range(9)]) for _ in range(rounds)]
+    print(f"Ctrl-C is answered within {max(waits) * 1000:.0f} ms")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--megabytes", default="32,400", help="sizes of the pairs that are made")
     arguments = parser.parse_args()
-    from deltaloom import main as program
-    from deltaloom.numpy import load_file, save_file
-
+    rounds = arguments.rounds
+    print(f"{os.cpu_count()} cores, medians of {rounds}")
+    imported = [in_process(IMPORT) for _ in range(rounds)]
+    seconds = statistics.median(one["s"] for one in imported)
+    print(f"import: {seconds * 1000:.0f} ms, clean: {imported[0]['clean']}")
     with tempfile.TemporaryDirectory() as made_in:
-        folder = arguments.folder or Path(made_in)
-        if arguments.folder is None:
-            made(folder)
-        base, plain = folder / "base.safetensors", folder / "tuned.safetensors"
-        packed, target = Path(made_in) / "tuned.loom", Path(made_in) / "out.loom"
-        tensors = load_file(plain)
-        size = sum(array.nbytes for array in tensors.values())
-        ratio = save_file(tensors, packed, base=base).ratio
-        imported = [in_process(IMPORT) for _ in range(arguments.rounds)]
-        print(f"{size / 1e6:.1f} MB, ratio {ratio:.2f}, {os.cpu_count()} cores, medians of {arguments.rounds}")
-        print(f"import: {statistics.median(one['s'] for one in imported) * 1000:.0f} ms, clean: {imported[0]['clean']}")
-
-        def unpack() -> None:
-            words = ["unpack", str(packed), "--base", str(base), "-o", "/dev/shm/deltaloom-out", "--overwrite"]
-            assert program([*words, "--quiet"]) == 0
-
-        load = median(arguments.rounds, lambda: load_file(packed, base=base))
-        save = median(arguments.rounds, lambda: save_file(tensors, target, base=base, overwrite=True))
-        print(f"load_file {size / load / 1e6:.0f} MB/s, program's unpack {size / median(arguments.rounds, unpack) / 1e6:.0f} MB/s")
-        print(f"save_file {size / save / 1e6:.0f} MB/s")
-        Path("/dev/shm/deltaloom-out").unlink(missing_ok=True)
-        for what in ("load", "save"):
-            peak = in_process(PEAK, str(packed), str(base), str(plain), str(target), what)
-            beyond = peak["kb"] * 1024 - (peak["bytes"] if what == "load" else 0)
-            print(f"{what}: peak memory {beyond / 1e6:.0f} MB beyond {'the result' if what == 'load' else 'the tensors'}")
-        share = counted(lambda: [load_file(packed, base=base, threads=1) for _ in range(3)])
-        print(f"a counting thread keeps {share:.0%} of its speed while one thread loads")
-        share = counted(lambda: save_file(tensors, target, base=base, overwrite=True, threads=1))
-        print(f"a counting thread keeps {share:.0%} of its speed while one thread saves")
-        waits = [
-            interrupted(lambda: [save_file(tensors, target, base=base, overwrite=True, threads=1) for _ in range(9)])
-            for _ in range(arguments.rounds)
-        ]
-        print(f"Ctrl-C is answered within {max(waits) * 1000:.0f} ms")
+        scratch = Path(made_in)
+        if arguments.folder is not None:
+            folders = [arguments.folder]
+        else:
+            folders = [made(scratch / size, int(size)) for size in arguments.megabytes.split(",")]
+        for folder in folders:
+            pair(folder, scratch, rounds)
+        threads(folders[0], scratch, rounds)
 
 
 if __name__ == "__main__":

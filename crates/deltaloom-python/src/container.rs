@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use deltaloom::checkpoint::{Checkpoint, Contents, Foreign, Member};
 use deltaloom::tensor::TensorInfo;
 use deltaloom::{
-    Bases, Container, Error, Limits, Progress, ResolvedContainer, Result, TensorReport, find_needed_bases,
+    Bases, Changes, Container, Error, Limits, Progress, ResolvedContainer, Result, TensorReport,
+    find_needed_bases,
 };
-use pyo3::exceptions::{PyIndexError, PyKeyError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rayon::prelude::*;
@@ -252,6 +253,48 @@ struct Place {
     tensor: usize,
 }
 
+/// Elements of a tensor that differ from others.
+struct Changed {
+    /// Bytes of one.
+    size: usize,
+    places: Vec<u8>,
+    values: Vec<u8>,
+}
+
+impl Changed {
+    /// Those that differ from `old`. `None` if they take more than half of the tensor's bytes.
+    fn find(
+        resolved: &ResolvedContainer,
+        number: usize,
+        old: &[u8],
+        verify: bool,
+        progress: &dyn Progress,
+    ) -> Result<Option<Self>> {
+        let size = resolved.info(number).number().bytes();
+        let is_wide = i32::try_from(old.len() / size).is_err();
+        let mut found = Self { size, places: Vec::new(), values: Vec::new() };
+        let mut is_dense = false;
+        let each = |changes: Changes<'_>| {
+            for offset in changes.offsets {
+                let place = (changes.first + u64::from(*offset)).to_le_bytes();
+                found.places.extend_from_slice(if is_wide { &place } else { &place[..4] });
+            }
+            found.values.extend_from_slice(changes.values);
+            is_dense = found.places.len() + found.values.len() > old.len() / 2;
+            // Nothing more is needed of a dense one.
+            if is_dense || progress.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        };
+        let digest = match resolved.changes_from(number, old, each) {
+            Err(_) if is_dense => return Ok(None),
+            digest => digest?,
+        };
+        if verify {
+            resolved.check_digest(number, digest)?;
+        }
+        Ok(Some(found))
+    }
+}
+
 /// The texts in a header of safetensors.
 #[derive(Deserialize)]
 struct Header {
@@ -439,6 +482,29 @@ impl Reader {
         run(py, None, threads, move |progress| {
             self.source.read_rows(place, rows.0..rows.1, out.bytes(), progress)
         })
+    }
+
+    /// What differs between a tensor of a container and `old`, bytes of its size: the size of an
+    /// element, the places of those that differ as integers of 32 bits (64 beyond 2^31 elements),
+    /// and their bytes. `None` if that takes more than half of the tensor's bytes.
+    #[expect(clippy::type_complexity, reason = "a tuple of Python")]
+    fn changes<'py>(
+        &self,
+        py: Python<'py>,
+        number: usize,
+        old: Bound<'_, PyAny>,
+        verify: bool,
+        threads: usize,
+    ) -> PyResult<Option<(usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
+        let (place, old) = (self.place(number)?, Input::of(&old)?);
+        let Source::Packed(resolved) = &self.source else {
+            return Err(PyValueError::new_err("the file is not packed, so it has no changes"));
+        };
+        let found = run(py, None, threads, |progress| {
+            Changed::find(resolved, place.number, old.bytes(), verify, progress)
+        })?;
+        let bytes = |bytes: &[u8]| PyBytes::new(py, bytes);
+        Ok(found.map(|found| (found.size, bytes(&found.places), bytes(&found.values))))
     }
 
     /// What the index of a container says of a tensor, as JSON. `None` for plain files.

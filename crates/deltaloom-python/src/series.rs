@@ -94,6 +94,7 @@ impl Series {
         model: Bound<'_, PyAny>,
         step: Option<u64>,
         optimizer: Option<Bound<'_, PyAny>>,
+        previous: Option<Bound<'_, Tensors>>,
         meta: BTreeMap<String, String>,
         keyframe: bool,
         force: bool,
@@ -112,6 +113,7 @@ impl Series {
         let new = NewStep::new(model)
             .with_step(step)
             .with_optimizer(optimizer)
+            .with_previous(previous.map(|held| (**held.get().checkpoint()).clone()))
             .with_metrics(metrics)
             .with_meta(meta);
         let options = AddOptions::default()

@@ -202,3 +202,20 @@ def test_a_folder_of_hugging_face(base: Arrays, tuned: Arrays, tmp_path: Path) -
     deltaloom.unpack(tmp_path / "tuned.loom", tmp_path / "out", base=tmp_path / "base")
     for file in (tmp_path / "tuned").iterdir():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_name_in_several_files(base: Arrays, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file, value in (("a", 1.0), ("b", 2.0)):
+        tensors = {"state": np.full((4, 3), value, np.float32), file: np.ones(2, np.float32)}
+        safetensors.numpy.save_file(tensors, folder / f"{file}.safetensors")
+    deltaloom.pack(folder, tmp_path / "m.loom")
+    for source in (folder, tmp_path / "m.loom"):
+        with safe_open(source, "np") as f:
+            assert f.keys() == ["a", "a.safetensors:state", "b", "b.safetensors:state"]
+            assert f.get_tensor("b.safetensors:state")[0, 0] == 2.0
+            assert f.get_slice("a.safetensors:state")[1:2].tolist() == [[1.0] * 3]
+            assert f.get_slice("b.safetensors:state")[...].shape == (4, 3)
+            with pytest.raises(KeyError):
+                f.get_tensor("state")

@@ -54,6 +54,22 @@ def test_steps_come_back(series: Series, steps: list[Arrays], tmp_path: Path) ->
     assert series.verify(deep=True)
 
 
+def test_tensors_of_the_step_before_are_not_decoded(tmp_path: Path, big: Arrays) -> None:
+    later = tuned_from(big, 3, 1e-5)
+    plain, held = (Series.init(tmp_path / name) for name in ("plain", "held"))
+    for series, previous in ((plain, None), (held, big)):
+        series.add(big, step=1)
+        series.add(later, step=2, previous=previous)
+    assert [step.object for step in plain.steps()] == [step.object for step in held.steps()]
+    # Tensors that are not those of the step do no harm.
+    held.add(big, step=3, previous=big)
+    plain.add(big, step=3)
+    assert plain.newest is not None and held.newest is not None
+    assert plain.newest.object == held.newest.object
+    with pytest.raises(TypeError):
+        held.add(big, step=4, previous="model.safetensors")  # type: ignore[arg-type]
+
+
 def test_optimizer_and_files(series: Series, steps: list[Arrays], tmp_path: Path) -> None:
     moments = {"exp_avg.embed": np.zeros((257, 64), np.float32)}
     path = tmp_path / "m.safetensors"

@@ -195,6 +195,40 @@ fn changes_turn_the_reference_into_the_tensor() {
     assert!(matches!(resolved.changes(1000, .., |_| Ok(())), Err(Error::InvalidArgument(_))));
 }
 
+#[test]
+fn changes_from_any_values_give_the_tensor() {
+    let resolved = resolved();
+    let mut rng = Random::new(9);
+    for tensor in &MODEL.tensors {
+        let number = resolved.find(&tensor.name).unwrap();
+        let size = match tensor.dtype.as_str() {
+            "F32" => 4,
+            "F4" => 1,
+            _ => 2,
+        };
+        let mut values = tensor.bytes.clone();
+        let moved: Vec<usize> = (0..values.len() / size).filter(|_| rng.below(10) == 0).collect();
+        moved.iter().for_each(|at| values[at * size] ^= 1);
+        let (mut patched, mut count) = (values.clone(), 0);
+        let put = |changes: deltaloom::Changes<'_>| {
+            count += changes.offsets.len();
+            for (offset, value) in changes.offsets.iter().zip(changes.values.chunks_exact(size)) {
+                let at = usize::try_from(changes.first + u64::from(*offset)).unwrap() * size;
+                patched[at..at + size].copy_from_slice(value);
+            }
+            Ok(())
+        };
+        let digest = resolved.changes_from(number, &values, put).unwrap();
+        assert_eq!(Some(digest), resolved.container().digest(number), "{}", tensor.name);
+        assert!(patched == tensor.bytes && count == moved.len(), "{}", tensor.name);
+    }
+    let unused = |_: deltaloom::Changes<'_>| panic!("called");
+    assert!(matches!(resolved.changes_from(1000, &[], unused), Err(Error::InvalidArgument(_))));
+    assert!(matches!(resolved.changes_from(0, &[0; 3], unused), Err(Error::InvalidArgument(_))));
+    let stop = |_: deltaloom::Changes<'_>| Err(Error::Cancelled);
+    assert!(matches!(resolved.changes_from(0, &MODEL.tensors[0].bytes, stop), Err(Error::Cancelled)));
+}
+
 proptest! {
     #[test]
     fn rows_are_slices_of_the_whole(which in 0..MODEL.tensors.len(), a in any::<u64>(), b in any::<u64>()) {

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::*;
-use deltaloom::checkpoint::ReadAt;
+use deltaloom::checkpoint::{Checkpoint, ReadAt};
 use deltaloom::series::*;
-use deltaloom::{Error, Result, Silent, UnpackOptions};
+use deltaloom::{Error, Limits, Progress, Result, Silent, UnpackOptions};
 
 fn path(input: &Input) -> &Path {
     match input {
@@ -503,6 +503,52 @@ fn a_link_outlives_the_checkpoint() {
 }
 
 /// Tensors in memory are added as the file that they would be.
+/// Sums up the bytes that operations announce.
+#[derive(Default)]
+struct Announced(AtomicU64);
+
+impl Progress for Announced {
+    fn start(&self, total_bytes: u64) {
+        self.0.fetch_add(total_bytes, Ordering::Relaxed);
+    }
+
+    fn advance(&self, _bytes: u64) {}
+}
+
+#[test]
+fn a_model_that_is_held_is_not_decoded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |step: &NewStep| Checkpoint::open(model(step), &Limits::default()).unwrap();
+    let bytes = |model: &Checkpoint| model.tensors().map(|(_, info)| info.len_bytes()).sum::<u64>();
+    let added = |series: &Series, step: &NewStep| {
+        let announced = Announced::default();
+        let entry = series.add(step, &add_options(), &announced).unwrap().entry;
+        (entry.object, announced.0.into_inner())
+    };
+    let (plain, held) = (init(&folder.path().join("a"), 8, 8), init(&folder.path().join("b"), 8, 8));
+    let (mut run, mut before, mut first) = (Run::new(3), None, None);
+    for _ in 0..6 {
+        run.next();
+        let step = run.write(folder.path());
+        let (object, all) = added(&plain, &step);
+        let (same, fewer) = added(&held, &step.clone().with_previous(before.clone()));
+        assert_eq!(object, same);
+        assert_eq!(all - fewer, before.as_ref().map_or(0, bytes));
+        before = Some(open(&step));
+        first = first.or_else(|| before.clone());
+    }
+    // Files that are not those of the step are of no use, and do no harm.
+    run.next();
+    let step = run.write(folder.path());
+    let (object, all) = added(&plain, &step);
+    let (same, with_another) = added(&held, &step.with_previous(first));
+    assert_eq!((object, all), (same, with_another + UNCHANGED_BYTES));
+    assert_clean(&held);
+}
+
+/// `config.json` and `empty`, which every step has.
+const UNCHANGED_BYTES: u64 = 13;
+
 #[test]
 fn a_step_may_be_in_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -230,12 +230,13 @@ def load(
 
 
 def numbers_of(reader: _lib.Reader) -> dict[str, int]:
-    """The number of each tensor by its name."""
-    numbers: dict[str, int] = {}
-    for number, (name, *_) in enumerate(reader.tensors()):
-        if numbers.setdefault(name, number) != number:
-            raise ValueError(f"tensor {name!r} is in several files")
-    return numbers
+    """The number of each tensor by its name, or by `file:name` where several files have the name."""
+    listed = reader.tensors()
+    counts = Counter(name for name, *_ in listed)
+    return {
+        name if counts[name] == 1 else f"{file}:{name}": number
+        for number, (name, _, _, _, file) in enumerate(listed)
+    }
 
 
 def read(

@@ -50,6 +50,9 @@ class Reader:
         self, wanted: Sequence[tuple[int, Buffer]], verify: bool, threads: int, report: _Report | None
     ) -> None: ...
     def read_rows(self, number: int, rows: tuple[int, int], out: Buffer, threads: int) -> None: ...
+    def changes(
+        self, number: int, old: Buffer, verify: bool, threads: int
+    ) -> tuple[int, bytes, bytes] | None: ...
     def describe(self, number: int) -> str | None: ...
 
 @final
@@ -65,6 +68,7 @@ class Series:
         model: str | Tensors,
         step: int | None,
         optimizer: str | Tensors | None,
+        previous: Tensors | None,
         meta: Mapping[str, str],
         keyframe: bool,
         force: bool,

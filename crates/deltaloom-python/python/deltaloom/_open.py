@@ -106,7 +106,7 @@ class Container:
         return len(self._numbers)
 
     def keys(self) -> list[str]:
-        """The names of the tensors, sorted."""
+        """The names of the tensors, sorted: `file:name` where several files have a name."""
         return sorted(self._numbers)
 
     def offset_keys(self) -> list[str]:
@@ -160,7 +160,7 @@ class Container:
 
     def get_slice(self, name: str) -> LoomSlice:
         """A tensor of which parts are read when they are asked for."""
-        return LoomSlice(self, self._number(name))
+        return LoomSlice(self, name, self._number(name))
 
     def read_into(self, name: str, out: Buffer | Any, rows: slice | None = None) -> None:
         """Reads a tensor, or some of its rows, into memory that is there. Nothing is allocated.
@@ -245,10 +245,11 @@ class LoomSlice:
     only: a digest needs the whole tensor.
     """
 
-    def __init__(self, container: Container, number: int) -> None:
+    def __init__(self, container: Container, name: str, number: int) -> None:
         self._container = container
+        self._name = name
         self._number = number
-        self._name, self._dtype, self._shape = container._listed[number][:3]
+        _, self._dtype, self._shape, _, _ = container._listed[number]
 
     def get_shape(self) -> list[int]:
         """The dimensions of the whole tensor."""

@@ -188,4 +188,6 @@ class ApplyReport(Report):
     _title = "applied weights"
     tensors: int
     changed_tensors: int
+    changed_elements: int
+    staged_bytes: int
     bytes: int

@@ -15,6 +15,7 @@ from deltaloom._inputs import Path, path_of, texts_of
 from deltaloom._open import Container, FrameworkName
 from deltaloom._program import main
 from deltaloom._progress import Progress, reporting
+from deltaloom._ranks import is_first
 from deltaloom._reports import Report, UnpackReport, VerifyReport
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Series:
         *,
         step: int | None = None,
         optimizer: Path | Mapping[str, Any] | None = None,
+        previous: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
         keyframe: bool = False,
         force: bool = False,
@@ -132,6 +134,9 @@ class Series:
             model: A file, a folder, or tensors by name, which nothing may change until it returns.
             step: Its number; None for the one after the newest.
             optimizer: The optimizer's state, given in the same forms.
+            previous: The tensors of an earlier step, as they were given when that was added. If this
+                step is stored against that one, they are read instead of decoding it into a temporary
+                file. They are compared with its digests: others only cost the time for that.
             meta: Texts and numbers that are stored with it, such as the loss.
             keyframe: Store it without the help of another step.
             force: Add it even if its tensors are not those of the step before.
@@ -147,9 +152,10 @@ class Series:
         """
         weights = _part(model, "model.safetensors")
         state = None if optimizer is None else _part(optimizer, "optimizer.safetensors")
+        held = None if previous is None else _tensors(previous, "model.safetensors")
         with reporting(progress, "adding") as report:
             json_text = self._handle.add(
-                weights, step, state, texts_of(meta), keyframe, force, rewind, preset, threads, report
+                weights, step, state, held, texts_of(meta), keyframe, force, rewind, preset, threads, report
             )
         added = json.loads(json_text)
         return self.find(added["step"]) or Step(added, self)
@@ -308,15 +314,28 @@ class Page:
         return f'<iframe style="{style}" srcdoc="{html.escape(self.text)}"></iframe>'
 
 
+def _cancelled() -> Future[Step]:
+    """The future of a step that is not added."""
+    from concurrent.futures import Future
+
+    skipped: Future[Step] = Future()
+    skipped.cancel()
+    return skipped
+
+
 def _number(step: int | Step) -> int:
     return step.step if isinstance(step, Step) else step
 
 
 def _part(part: Path | Mapping[str, Any], name: str) -> str | _lib.Tensors:
     """A part of a step: a path, or a file of tensors in memory."""
-    if isinstance(part, Mapping):
-        return checkpoint_of(framework_of(part), part, name, None)
-    return path_of(part)
+    return _tensors(part, name) if isinstance(part, Mapping) else path_of(part)
+
+
+def _tensors(tensors: Mapping[str, Any], name: str) -> _lib.Tensors:
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"tensors by name are needed, not {type(tensors).__name__}")
+    return checkpoint_of(framework_of(tensors), tensors, name, None)
 
 
 class AsyncSaver:
@@ -333,12 +352,16 @@ class AsyncSaver:
     An error of that thread is raised by the next `save`, by `wait` and by `close`. When the
     interpreter ends, steps that wait are still added. A forked process has no thread to add them.
 
+    Where torch.distributed runs, only rank 0 adds: on the others, `save` gives a future that is
+    cancelled, and nothing is copied. They need not wait, unless they read the step afterwards.
+
     Args:
         series: The series, or where it is.
         max_pending: Steps that may wait or be in work, each with a copy of its tensors.
         on_full: What `save` does then: "wait", "skip" (a future that is cancelled), or "error".
         preset: "max" takes longer and is smaller.
         threads: How many work on a step; 0 means one per core.
+        every_rank: Add on every rank of torch.distributed, each to a series of its own.
     """
 
     def __init__(
@@ -349,12 +372,16 @@ class AsyncSaver:
         on_full: Literal["wait", "skip", "error"] = "wait",
         preset: Preset = "default",
         threads: int = 0,
+        every_rank: bool = False,
     ) -> None:
         if max_pending < 1:
             raise ValueError("max_pending is at least 1")
         if on_full not in ("wait", "skip", "error"):
             raise ValueError(f'on_full {on_full!r} does not exist: "wait", "skip" and "error" do')
-        self._series = series if isinstance(series, Series) else Series.open(series)
+        # None on ranks that do not add.
+        self._series: Series | None = None
+        if every_rank or is_first():
+            self._series = series if isinstance(series, Series) else Series.open(series)
         self._on_full = on_full
         self._preset: Preset = preset
         self._threads = threads
@@ -376,19 +403,18 @@ class AsyncSaver:
         """
         self._raise_errors()
         texts = texts_of(meta)
+        series = self._series
+        if series is None:
+            return _cancelled()
         if not self._room.acquire(blocking=self._on_full == "wait"):
             if self._on_full == "error":
                 raise RuntimeError("too many steps wait to be added")
-            from concurrent.futures import Future
-
-            skipped: Future[Step] = Future()
-            skipped.cancel()
-            return skipped
+            return _cancelled()
         try:
             framework, items = framework_of(tensors), list(tensors.items())
             framework.check(items)
             copied = {name: framework.copied(tensor) for name, tensor in items}
-            future = self._pool.submit(self._add, copied, step, texts)
+            future = self._pool.submit(self._add, series, copied, step, texts)
         except BaseException:
             self._room.release()
             raise
@@ -396,9 +422,9 @@ class AsyncSaver:
             self._futures = [other for other in self._futures if not other.done()] + [future]
         return future
 
-    def _add(self, tensors: Mapping[str, Any], step: int, meta: Mapping[str, str]) -> Step:
+    def _add(self, series: Series, tensors: Mapping[str, Any], step: int, meta: Mapping[str, str]) -> Step:
         try:
-            return self._series.add(
+            return series.add(
                 tensors, step=step, meta=meta, preset=self._preset, threads=self._threads
             )
         except BaseException as error:

@@ -14,7 +14,7 @@ part at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
@@ -458,7 +458,8 @@ def apply_(
     """Turns the tensors of a base into those of a fine-tune, in memory.
 
     Everything is decoded before the first tensor changes, so an error leaves all of them as they
-    were. That needs memory for the tensors that change.
+    were. Until then, only elements that change are held, with their places: 6 bytes for one of BF16.
+    Tensors of which so much changes that this would take over half of them are held as they are.
 
     Args:
         tensors: The base that the container was packed against, by the names of the fine-tune.
@@ -471,7 +472,7 @@ def apply_(
     Raises:
         BaseMismatchError: The tensors are not the base.
         KeyError: The container has a tensor that is not among them.
-        ValueError: A tensor has another dtype or shape.
+        ValueError: A tensor has another dtype or shape; the file is not packed.
     """
     if verify not in ("before", "none"):
         raise ValueError(f'verify {verify!r} does not exist: "before" and "none" do')
@@ -479,33 +480,94 @@ def apply_(
     numbers, listed = _files.numbers_of(reader), reader.tensors()
     if absent := [name for name in numbers if name not in tensors]:
         raise _lacking([], absent)
-    framework = _Torch()
-    staged: dict[str, torch.Tensor] = {}
+    staged: list[_Staged] = []
     with reporting(progress, "applying") as report:
         for name, number in numbers.items():
             _, dtype, shape, size, _ = listed[number]
-            new, out = framework.empty(dtype, shape, size)
-            old = tensors[name]
-            if new.dtype != old.dtype or new.shape != old.shape:
-                found = f"{old.dtype} {list(old.shape)}"
-                raise ValueError(f"{name!r} is {found}, and {new.dtype} {list(new.shape)} in the container")
-            reader.read([(number, out)], verify == "before", threads, None)
-            if not _are_same(new, old):
-                staged[name] = new
+            _check_like(name, tensors[name], dtype, shape)
+            one = _stage(reader, (number, dtype, shape, size), tensors[name], verify == "before", threads)
+            if one.changed:
+                staged.append(one)
             if report is not None:
                 report(number + 1, len(listed))
     with torch.no_grad():
-        for name, new in staged.items():
-            tensors[name].copy_(new)
+        for one in staged:
+            one.put()
     return ApplyReport(
         {
             "tensors": len(listed),
             "changed_tensors": len(staged),
-            "bytes": sum(new.numel() * new.element_size() for new in staged.values()),
+            "changed_elements": sum(one.changed for one in staged),
+            "staged_bytes": sum(one.held_bytes for one in staged),
+            "bytes": sum(one.tensor.numel() * one.tensor.element_size() for one in staged),
         }
     )
 
 
-def _are_same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors have the same bits; NaN may have many."""
-    return a.numel() == 0 or bool(torch.equal(_flat(a), _flat(_host(b.detach()))))
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of a size, as which elements of any dtype are copied."""
+
+
+class _Staged(NamedTuple):
+    """What a tensor becomes: all of it, or elements at places."""
+
+    tensor: torch.Tensor
+    changed: int
+    values: torch.Tensor
+    places: torch.Tensor | None
+
+    @property
+    def held_bytes(self) -> int:
+        held = (self.values,) if self.places is None else (self.places, self.values)
+        return sum(one.numel() * one.element_size() for one in held)
+
+    def put(self) -> None:
+        """Changes the tensor, which cannot fail for what is in the container."""
+        if self.places is None:
+            self.tensor.copy_(self.values)
+            return
+        target = self.tensor.detach()
+        whole = target if target.is_contiguous() else target.contiguous()
+        elements = _flat(whole).view(self.values.dtype)
+        elements[self.places.to(whole.device).long()] = self.values.to(whole.device)
+        if whole is not target:
+            target.copy_(whole)
+
+
+def _check_like(name: str, tensor: torch.Tensor, dtype: str, shape: Sequence[int]) -> None:
+    _check_kind(name, tensor)
+    kind = _DTYPES.get(dtype)
+    sizes = [*shape[:-1], shape[-1] // 2] if dtype == _PAIRS and shape else list(shape)
+    if tensor.dtype != kind or list(tensor.shape) != sizes:
+        found = f"{tensor.dtype} {list(tensor.shape)}"
+        raise ValueError(f"{name!r} is {found}, and {kind} {sizes} in the container")
+
+
+def _stage(
+    reader: _lib.Reader,
+    place: tuple[int, str, Sequence[int], int],
+    old: torch.Tensor,
+    verify: bool,
+    threads: int,
+) -> _Staged:
+    number, dtype, shape, size = place
+    changes = reader.changes(number, _bytes(_host(old.detach())), verify, threads)
+    if changes is not None:
+        element, places, values = changes
+        count = len(values) // element
+        if not count:
+            return _Staged(old, 0, torch.empty(0), None)
+        wide = torch.int32 if len(places) == 4 * count else torch.int64
+        held = _words(places, wide)
+        # Elements of a dtype that has no codec of its own, as complex ones, come byte by byte.
+        changed = torch.unique(held // (old.element_size() // element)).numel()
+        return _Staged(old, changed, _words(values, _WORDS[element]), held)
+    new, out = FRAMEWORK.empty(dtype, shape, size)
+    reader.read([(number, out)], verify, threads, None)
+    word = _WORDS[min(old.element_size(), 8)]
+    differs = _flat(new).view(word) != _flat(_host(old.detach())).view(word)
+    return _Staged(old, int(differs.sum()), new, None)
+
+
+def _words(data: bytes, dtype: torch.dtype) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=dtype)

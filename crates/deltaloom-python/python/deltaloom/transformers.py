@@ -32,6 +32,7 @@ from transformers.models.auto import auto_factory
 from deltaloom import Base, ExistsError, PackReport, Series, pack, safe_open
 from deltaloom._format import is_container
 from deltaloom._hub import resolve, resolve_model
+from deltaloom._ranks import from_first, wait_for_all
 from deltaloom._waiting import drain, open_or_create, snapshot, waiting_folder
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ class SeriesCallback(TrainerCallback):
     series, or waits and is added when the training starts again. `save_total_limit` may delete the
     original at once.
 
+    With several processes, all have the callback. Rank 0 stores the checkpoint once every rank has
+    written its part of it.
+
     After `resume_from_checkpoint` the run may go back. Steps that the series has with the same
     content stay; if they differ, the old ones are kept as a branch of the series.
 
@@ -178,7 +182,8 @@ class SeriesCallback(TrainerCallback):
     def newest_checkpoint(self, output_dir: str | os.PathLike[str]) -> str | None:
         """Restores the newest step, for `trainer.train(resume_from_checkpoint=...)`.
 
-        Adds what waits since the last run first. Call it in one process, before the training.
+        Adds what waits since the last run first. With several processes, all call it, once they have
+        their `TrainingArguments`: rank 0 restores, and the others wait for it.
 
         Args:
             output_dir: That of the training. The step is restored in its folder
@@ -192,6 +197,9 @@ class SeriesCallback(TrainerCallback):
         """
         if not self._optimizer:
             raise ValueError("a step resumes a training only with optimizer=True")
+        return from_first(lambda: self._restore_newest(output_dir))
+
+    def _restore_newest(self, output_dir: str | os.PathLike[str]) -> str | None:
         series = self._open()
         with _DRAINING:
             drain(series, waiting_folder(output_dir, series))
@@ -221,6 +229,8 @@ class SeriesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Makes the checkpoint that was just saved wait for the series."""
+        # Every rank writes its random state into the checkpoint.
+        wait_for_all()
         if not state.is_world_process_zero:
             return
         checkpoint = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
@@ -413,11 +423,20 @@ _NOT_OF_CONFIG = ("dtype", "torch_dtype", "quantization_config", "generation_con
 
 def _weights(packed: Any) -> dict[str, Any]:
     """The tensors of the model by name, not decoded yet. Those of an optimizer are left out."""
-    return {name: packed.get_slice(name) for name in packed.keys() if _is_weight(packed, name)}
+    found: dict[str, Any] = {}
+    for key in packed.keys():
+        file = packed.info(key).file
+        # What the key of a name that an optimizer has, too, begins with.
+        name = key.removeprefix(f"{file}:")
+        if not _is_weight(file):
+            continue
+        if name in found:
+            raise ValueError(f"tensor {name!r} is in several files")
+        found[name] = packed.get_slice(key)
+    return found
 
 
-def _is_weight(packed: Any, name: str) -> bool:
-    file = getattr(packed.info(name), "file", "")
+def _is_weight(file: str) -> bool:
     return not PurePosixPath(file).name.startswith(("optimizer", "scheduler", "rng_state", "training_args"))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,9 +12,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
+from ranks import on_ranks
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -110,24 +107,6 @@ def async_on(rank: int, ranks: int, folder: str, step: int, base: str | None) ->
         future = dcp.async_save(state, storage_writer=writer, async_checkpointer_type=kind)
         future.result()
         load_on(rank, ranks, f"{folder}-{number}", step, base)
-
-
-def _start(rank: int, ranks: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    try:
-        function(rank, ranks, *arguments)
-    finally:
-        dist.destroy_process_group()
-
-
-def on_ranks(ranks: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Runs a function on some ranks, which talk over loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_start, (ranks, port, function, arguments), nprocs=ranks)
 
 
 def test_two_ranks_save_and_one_and_three_load(tmp_path: Path) -> None:

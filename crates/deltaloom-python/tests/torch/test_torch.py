@@ -241,6 +241,35 @@ def test_applying_in_memory(base: Tensors, tuned: Tensors, tmp_path: Path) -> No
     assert all(same(weights[name], base[name]) for name in base)
 
 
+def test_applying_holds_what_changes(tmp_path: Path) -> None:
+    base = {
+        "a": (torch.randn(64, 4096) * 0.02).to(torch.bfloat16),
+        "b": torch.randn(100, 300),
+        "c": torch.randn(5000).to(torch.complex64),
+        "same": torch.randn(2000),
+        "dense": torch.randn(400),
+    }
+    tuned = {name: tensor.clone() for name, tensor in base.items()}
+    where = {"a": torch.randperm(64 * 4096)[:2000], "b": torch.randperm(30_000)[:70], "c": torch.arange(9)}
+    for name, places in where.items():
+        tuned[name].view(-1)[places] *= 1.5
+    tuned["dense"] += 1
+    save_file(tuned, tmp_path / "t.loom", base=base)
+    weights = {name: tensor.clone() for name, tensor in base.items()}
+    # One that does not lie together, and one with another owner.
+    weights["b"] = base["b"].t().contiguous().t()
+    weights["a"] = torch.nn.Parameter(weights["a"])
+    assert not weights["b"].is_contiguous()
+    before = {name: tensor.data_ptr() for name, tensor in weights.items()}
+    report = apply_(weights, tmp_path / "t.loom")
+    changed = sum(int((tuned[name] != base[name]).sum()) for name in ("a", "b", "c", "dense"))
+    held = 6 * int((tuned["a"] != base["a"]).sum()) + 8 * 70 + 4 * 400
+    assert (report.changed_tensors, report.changed_elements) == (4, changed)
+    assert held < report.staged_bytes <= held + 5 * 8 * 9 < 0.04 * sum(t.nbytes for t in base.values())
+    assert all(same(weights[name].detach(), tuned[name]) for name in tuned)
+    assert before == {name: tensor.data_ptr() for name, tensor in weights.items()}
+
+
 def test_series_and_saver(base: Tensors, tuned: Tensors, tmp_path: Path) -> None:
     series = deltaloom.Series.init(tmp_path / "run")
     with deltaloom.AsyncSaver(series) as saver:

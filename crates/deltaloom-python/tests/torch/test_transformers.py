@@ -98,6 +98,18 @@ def test_weights_alone_take_the_configuration_of_the_base(tmp_path: Path) -> Non
     assert tiny.same_bits(tiny.logits(loaded), tiny.logits(other))
 
 
+def test_states_with_the_names_of_weights_are_left_out(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = tiny.llama()
+    model.save_pretrained(tmp_path / "model")
+    state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    save_file(state, tmp_path / "model" / "optimizer.safetensors")
+    deltaloom.pack(tmp_path / "model", tmp_path / "model.loom")
+    loaded = from_pretrained(AutoModelForCausalLM, tmp_path / "model.loom")
+    assert tiny.same_bits(tiny.logits(loaded), tiny.logits(model))
+
+
 def test_arguments_reach_transformers(folders: tuple[Path, Path], tmp_path: Path) -> None:
     base, tuned = folders
     packed = tmp_path / "tuned.loom"

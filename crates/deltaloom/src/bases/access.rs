@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::limits::to_usize;
 use crate::pipeline::{self, WINDOW_CHUNKS};
 use crate::predict::Predictor;
-use crate::scratch::Scratch;
+use crate::scratch::{Bytes, Scratch};
 use crate::tensor::TensorInfo;
 
 /// Elements of a chunk that differ from those of the tensor's reference, in order.
@@ -145,24 +145,68 @@ impl ResolvedContainer {
         if self.is_identical(number) {
             return Ok(());
         }
-        let size = info.number().bytes();
+        self.each_change(
+            number,
+            &range,
+            |place| reference.bytes(place),
+            |_, changes| {
+                if changes.offsets.is_empty() { Ok(()) } else { each(changes) }
+            },
+        )
+    }
+
+    /// Calls `each` with the elements of a tensor that differ from `values`, which has its length,
+    /// for every chunk in order. Returns the digest of the tensor that was decoded, for
+    /// [`Self::check_digest`]. `values` need not be a reference of it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an unknown number or `values` of another length; what
+    /// decoding or `each` gives.
+    pub fn changes_from(
+        &self,
+        number: usize,
+        values: &[u8],
+        mut each: impl FnMut(Changes<'_>) -> Result<()> + Send,
+    ) -> Result<blake3::Hash> {
+        self.check_number(number)?;
+        let needed = self.info(number).len_bytes();
+        if values.len() as u64 != needed {
+            return Err(wrong_length(values.len() as u64, needed));
+        }
+        let mut hasher = blake3::Hasher::new();
+        let held = |place: Range<u64>| Ok(Bytes::Held(&values[to_usize(place.start)..to_usize(place.end)]));
+        self.each_change(number, &(0..needed), held, |new, changes| {
+            hasher.update(new);
+            each(changes)
+        })?;
+        Ok(hasher.finalize())
+    }
+
+    /// Calls `each` with the bytes of every chunk in a range, and with their elements that differ
+    /// from those that `old` gives.
+    fn each_change<'a>(
+        &self,
+        number: usize,
+        range: &Range<u64>,
+        old: impl Fn(Range<u64>) -> Result<Bytes<'a>> + Sync,
+        mut each: impl FnMut(&[u8], Changes<'_>) -> Result<()> + Send,
+    ) -> Result<()> {
+        let size = self.info(number).number().bytes();
         let find = |place: &Range<u64>| {
             let mut new = Scratch::of_len(to_usize(place.end - place.start));
             self.read_part_into(number, place.start, &mut new)?;
-            let old = reference.bytes(place.clone())?;
             let (mut offsets, mut values) = (Vec::new(), Vec::new());
-            collect_changes(size, 0, &old, &new, &mut offsets, &mut values);
-            Ok((place.start / size as u64, offsets, values))
+            collect_changes(size, 0, &old(place.clone())?, &new, &mut offsets, &mut values);
+            Ok((place.start / size as u64, offsets, values, new))
         };
-        let places: Vec<Range<u64>> = self.tensor(number).grid.cut(&range).map(|(_, place)| place).collect();
+        let places: Vec<Range<u64>> = self.tensor(number).grid.cut(range).map(|(_, place)| place).collect();
         pipeline::overlapped(
             places.chunks(WINDOW_CHUNKS),
             |window| window.par_iter().map(find).collect::<Result<Vec<_>>>(),
             |window| {
-                window
-                    .iter()
-                    .filter(|(_, offsets, _)| !offsets.is_empty())
-                    .try_for_each(|(first, offsets, values)| each(Changes { first: *first, offsets, values }))
+                window.iter().try_for_each(|(first, offsets, values, new)| {
+                    each(new, Changes { first: *first, offsets, values })
+                })
             },
         )
     }

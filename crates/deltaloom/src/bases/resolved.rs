@@ -231,11 +231,15 @@ impl ResolvedContainer {
     /// # Errors
     /// [`Error::DigestMismatch`]; [`Error::InvalidArgument`] for an unknown number.
     pub fn check(&self, number: usize, bytes: &[u8]) -> Result<()> {
-        self.check_number(number)?;
         self.check_digest(number, blake3::hash(bytes))
     }
 
-    pub(crate) fn check_digest(&self, number: usize, found: Digest) -> Result<()> {
+    /// Checks that this is the digest of the packed tensor with this number.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_digest(&self, number: usize, found: blake3::Hash) -> Result<()> {
+        self.check_number(number)?;
         let expected = self.tensor(number).digest;
         if found == expected {
             return Ok(());

@@ -299,6 +299,11 @@ impl Checkpoint {
         Self::of_members(members, sources, limits)
     }
 
+    /// The path and the source of a member, to read it as part of another checkpoint.
+    pub(crate) fn source(&self, member: usize) -> (PathBuf, Arc<dyn ReadAt>) {
+        self.sources[member].clone()
+    }
+
     fn from_sources(
         layout: Layout,
         files: Vec<(String, PathBuf, Arc<dyn ReadAt>)>,

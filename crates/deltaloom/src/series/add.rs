@@ -53,6 +53,10 @@ pub struct NewStep {
     pub model: Input,
     /// The optimizer's state.
     pub optimizer: Option<Input>,
+    /// The model of an earlier step, as it was given when that was added. If the new step is stored
+    /// against that one, it is read here instead of being decoded. What it holds is compared with
+    /// the digests of the series: another checkpoint only costs the time for that.
+    pub previous: Option<Checkpoint>,
     /// What of these directories is left out.
     pub exclude: Vec<Exclude>,
     /// Texts by name, stored with the step.
@@ -69,6 +73,7 @@ impl NewStep {
             step: None,
             model: model.into(),
             optimizer: None,
+            previous: None,
             exclude: Vec::new(),
             meta: BTreeMap::new(),
             metrics: BTreeMap::new(),
@@ -86,6 +91,7 @@ impl NewStep {
 setters!(NewStep {
     with_step(step: Option<u64>),
     with_optimizer(optimizer: Option<Input>),
+    with_previous(previous: Option<Checkpoint>),
     with_exclude(exclude: Vec<Exclude>),
     with_meta(meta: BTreeMap<String, String>),
     with_metrics(metrics: BTreeMap<String, String>),
@@ -146,6 +152,15 @@ impl Added {
 
 /// The entry of a replacement without an answer, and the branch that it closes.
 type Sent = (StepEntry, Option<BranchInfo>);
+
+/// What is packed as a step.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) parts: Parts,
+    /// Files of the step that it may be packed against.
+    pub(super) previous: Option<&'a Checkpoint>,
+}
 
 /// A container that is ready to be stored, and its entry without the fields that depend on its
 /// neighbours.
@@ -242,8 +257,12 @@ impl Series {
                             Candidates::new(catalog.last(LOOK_BACK)?, options, &chain_of)?
                         }
                     };
-                    let mut ready =
-                        self.pack_step(checkpoint, parts, &candidates, &options.pack, progress)?;
+                    let previous = new.previous.clone();
+                    let previous = previous
+                        .map(|held| Checkpoint::side_by_side(vec![(content::MODEL, held)], &self.limits))
+                        .transpose()?;
+                    let source = Source { checkpoint, parts, previous: previous.as_ref() };
+                    let mut ready = self.pack_step(source, &candidates, &options.pack, progress)?;
                     self.count_constant(&catalog, &mut ready)?;
                     self.store.put_file(&ready.entry.key(), ready.file())?;
                     ready
@@ -349,18 +368,17 @@ impl Series {
     /// older one. If a keyframe is almost as small, on its own.
     pub(super) fn pack_step(
         &self,
-        checkpoint: &Checkpoint,
-        parts: Parts,
+        source: Source<'_>,
         candidates: &Candidates<'_>,
         options: &PackOptions,
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
-        let mut packed = self.pack_against(checkpoint, parts, candidates.chain.clone(), options, progress)?;
+        let mut packed = self.pack_against(source, candidates.chain.clone(), options, progress)?;
         if packed.chain.is_empty() || (packed.pays() && candidates.is_usual(1.0 / packed.entry.ratio())) {
             return Ok(packed);
         }
-        if let Some(chain) = self.nearer(checkpoint, candidates)? {
-            let other = self.pack_against(checkpoint, parts, chain, options, progress)?;
+        if let Some(chain) = self.nearer(source.checkpoint, candidates)? {
+            let other = self.pack_against(source, chain, options, progress)?;
             if other.entry.stored_bytes < packed.entry.stored_bytes {
                 packed = other;
             }
@@ -368,7 +386,7 @@ impl Series {
         if packed.pays() {
             return Ok(packed);
         }
-        let alone = self.pack_against(checkpoint, parts, Vec::new(), options, progress)?;
+        let alone = self.pack_against(source, Vec::new(), options, progress)?;
         let keyframe_pays = alone.stored_bytes() <= KEYFRAME_ALLOWANCE * packed.stored_bytes();
         Ok(if keyframe_pays { alone } else { packed })
     }
@@ -401,14 +419,14 @@ impl Series {
 
     fn pack_against(
         &self,
-        checkpoint: &Checkpoint,
-        parts: Parts,
+        source: Source<'_>,
         chain: Vec<StepEntry>,
         options: &PackOptions,
         progress: &dyn Progress,
     ) -> Result<PackedStep> {
+        let Source { checkpoint, parts, previous } = source;
         let (bases, before) = match chain.last() {
-            Some(_) => self.bases_of(&chain, options.threads, progress)?,
+            Some(_) => self.bases_of(&chain, previous, options.threads, progress)?,
             None => (Bases::default(), None),
         };
         let mut file = self.new_file()?;
@@ -451,16 +469,17 @@ impl Series {
     }
 
     /// The last step of a chain, decoded, as a base, with the steps below it as its history. Also
-    /// returns that step.
+    /// returns that step. Its files that `previous` has are not decoded.
     fn bases_of(
         &self,
         chain: &[StepEntry],
+        previous: Option<&Checkpoint>,
         threads: usize,
         progress: &dyn Progress,
     ) -> Result<(Bases, Option<Checkpoint>)> {
         let (mut bases, resolved) = self.open_chain(chain)?;
-        let reference =
-            restored::checkpoint(&resolved, &self.scratch_folder(), &self.limits, threads, progress)?;
+        let folder = self.scratch_folder();
+        let reference = restored::checkpoint(&resolved, previous, &folder, &self.limits, threads, progress)?;
         bases.push_checkpoint(resolved.container().path(), reference.clone());
         let newest_first: Vec<PathBuf> = chain.iter().rev().map(|entry| self.path(entry)).collect();
         bases.set_history(&newest_first)?;
@@ -486,7 +505,7 @@ impl Series {
         progress: &dyn Progress,
     ) -> Result<Checkpoint> {
         let resolved = self.resolve(chain)?;
-        restored::checkpoint(&resolved, &self.scratch_folder(), &self.limits, threads, progress)
+        restored::checkpoint(&resolved, None, &self.scratch_folder(), &self.limits, threads, progress)
     }
 }
 

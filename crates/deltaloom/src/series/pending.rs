@@ -219,6 +219,7 @@ fn read_request(snapshot: &Path) -> Result<(NewStep, Request)> {
         step: request.step,
         model: part(MODEL, &request.model_file).into(),
         optimizer: optimizer.is_dir().then(|| part(OPTIMIZER, &request.optimizer_file).into()),
+        previous: None,
         exclude: Vec::new(),
         meta: request.meta.clone(),
         metrics: BTreeMap::new(),

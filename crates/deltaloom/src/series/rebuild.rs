@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::Series;
-use super::add::place;
+use super::add::{Source, place};
 use super::branch::Branch;
 use super::catalog::{Catalog, no_step};
 use super::chain::{Candidates, LOOK_BACK};
@@ -236,7 +236,8 @@ impl Series {
         options: &PackOptions,
     ) -> Result<Packed> {
         let checkpoint = self.restore(&catalog.chain(entry)?, options.threads, &Silent)?;
-        let packed = self.pack_step(&checkpoint, entry.parts, candidates, options, &Silent)?;
+        let source = Source { checkpoint: &checkpoint, parts: entry.parts, previous: None };
+        let packed = self.pack_step(source, candidates, options, &Silent)?;
         if packed.entry().content != entry.content {
             return Err(Error::corrupt(format!(
                 "step {} does not match the content that was added",
