@@ -7,6 +7,7 @@ mod applied;
 mod export;
 mod losses;
 mod moved;
+mod probe;
 pub mod recipe;
 mod resolve;
 mod sensitivity;
@@ -17,6 +18,7 @@ pub use applied::{Applied, CONTEXT_FILE, End, Limit, admit, limit, open, with_pl
 pub use export::{ExportFamily, export};
 pub use losses::Measuring;
 pub use moved::{Moved, MovedLayer, moved, stillest};
+pub use probe::{Outcome, Probed, longest, probe};
 pub use resolve::{Finder, Resolved, controls, resolve, trained_tokens};
 pub use sensitivity::{least, sensitivities};
 pub use statistics::{Estimate, Word};
