@@ -170,6 +170,19 @@ recall-table *args:
     cargo build --release -p deltaloom-cli
     python3 tools/recall_table.py target/release/deltaloom {{ args }}
 
+# What plans of attention cost in time and memory on lm12m; writes docs/benchmarks/context-speed.md; use an idle machine
+context-speed *args:
+    cargo build --release -p deltaloom-cli
+    python3 tools/context_speed.py target/release/deltaloom --data {{ env("DELTALOOM_DATA", "../shared/data") }} {{ args }}
+
+# Keys and values of 32,768 tokens in a file: the bits of memory, and 64 MB resident; --tokens and --layers make it shorter
+context-kv-file *args:
+    tools/context_kv_file.sh {{ args }}
+
+# Plans of attention on SmolLM2 at 4,096 to 16,384 tokens, with facts to find; --small tries it; fetches the model
+context-smollm2 *args:
+    tools/context_smollm2.sh {{ args }}
+
 # Students of lm12m by the recipes in recipes/goals, beside what is wanted; writes docs/benchmarks/shrink.md; needs the weights
 shrink-goals *args:
     cargo build --release --quiet

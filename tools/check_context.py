@@ -23,6 +23,9 @@ CASES = [
     ("longrope", "llama", None),
     ("another theta", "llama", "default: { rope: { type: default, rope_theta: 40000 } }"),
     ("every 4th layer without positions", "smollm3", "layers: [{ select: { every: 4 }, rope: none }]"),
+    ("windows on two layers", "smollm3", "layers: [{ select: [2, 5], reach: { window: 128 } }]"),
+    ("windows without positions, every 4th", "smollm3",
+     "layers: [{ select: { every: 4 }, rope: none, reach: { window: 200 } }]"),
     ("two layers without positions, a table for the others", "smollm3",
      "default: { rope: { type: yarn, factor: 4 } }\nlayers: [{ select: [0, 1], rope: none }]"),
 ]

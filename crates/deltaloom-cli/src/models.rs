@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::Warning;
 use deltaloom::{Container, Error, Limits, Progress as _};
+use deltaloom_lm::context::CONTEXT_FILE;
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::{FamilyOptions, PreparedTenant};
 use deltaloom_lm::text::{TextInput, Tokenizer, has_ids, read_text_input};
 use tempfile::TempDir;
 
-use crate::args::eval::ModelArguments;
+use crate::args::eval::{KvFileArguments, ModelArguments};
 use crate::inputs;
 use crate::progress::Bar;
 
@@ -83,6 +84,13 @@ impl Opened {
         Ok((Self { model, tenant, base, name, warnings }, result))
     }
 
+    /// Keeps keys and values in a file, if one is named.
+    pub(crate) fn with_kv_file(self, kv_file: &KvFileArguments) -> deltaloom::Result<Self> {
+        let Some(path) = &kv_file.path else { return Ok(self) };
+        let replace = |model: Model| Ok((model.with_kv_file(path, kv_file.memory_bytes)?, ()));
+        Ok(self.with_model(replace)?.0)
+    }
+
     /// The tokenizer of the base, where the fine-tune does not carry files of its own.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
         let own = |name: &str, limit| self.model.file(self.tenant, name, limit);
@@ -135,7 +143,8 @@ fn is_container(path: &Path) -> Result<bool> {
 pub(crate) enum Compared {
     /// A fine-tune of the base, or the base itself.
     Tenant(TenantId),
-    Other(Box<Model>),
+    /// A tenant of another model: one with plans of attention of its own, or the model itself.
+    Other(Box<Model>, TenantId),
 }
 
 /// Opens a container of a fine-tune of `base` or another model. A student of a fine-tune needs
@@ -147,11 +156,18 @@ pub(crate) fn compared(base: &mut Opened, path: &Path, of_student: Option<&Path>
     let student = place(path)?;
     if is_container(student.as_ref())? {
         check_no_base(path, of_student)?;
-        return Ok(Compared::Tenant(admit(&mut base.model, path)?));
+        let prepared = prepare(&base.model, path)?;
+        if !prepared.has_tensor(CONTEXT_FILE) {
+            return Ok(Compared::Tenant(base.model.admit(prepared)?));
+        }
+        let (own, _) = of_files(base.base.as_ref(), None)?;
+        let prepared = prepare(&own, path)?;
+        let (own, tenant) = deltaloom_lm::context::admit(own, prepared)?;
+        return Ok(Compared::Other(Box::new(own), tenant));
     }
     let (model, warnings) = of_files(student.as_ref(), of_student)?;
     base.warnings.extend(warnings);
-    Ok(Compared::Other(Box::new(model)))
+    Ok(Compared::Other(Box::new(model), Model::BASE))
 }
 
 /// Opens what the options name.
@@ -246,12 +262,6 @@ pub(crate) fn containers(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Adds a fine-tune.
-fn admit(model: &mut Model, path: &Path) -> Result<TenantId> {
-    let prepared = prepare(model, path)?;
-    Ok(model.admit(prepared)?)
 }
 
 fn prepare(model: &Model, path: &Path) -> Result<PreparedTenant> {

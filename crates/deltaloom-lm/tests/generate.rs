@@ -153,7 +153,7 @@ fn a_model_has_no_divergence_from_itself() {
     let ids: Vec<u32> = (0..50).map(|i| i * i % 96).collect();
     let (memory, run) = (MemoryOptions::default(), Run::default());
     let mut same = open();
-    let [itself, other] = [Student::Tenant(Model::BASE), Student::Model(&mut same)]
+    let [itself, other] = [Student::Tenant(Model::BASE), Student::Other(&mut same, Model::BASE)]
         .map(|student| compare(&mut model, student, &ids, 20, memory, &run, |_| Ok(())).unwrap());
     let report = itself.report().unwrap();
     assert_eq!((report.mean_kl, report.kl.maximum, report.tokens), (0.0, 0.0, 47));

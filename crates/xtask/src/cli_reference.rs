@@ -322,6 +322,7 @@ ends of its interval of 95 %.
 | `memory_bytes`, `trained_tokens` | memory for keys and values; trained length, null if it is not known |
 | `tokens`, `bytes`, `ends_by` | most tokens of a sequence, their bytes, and what they end by: `memory`, `table` (of positions) or `positions` (the largest that is computed) |
 | `unchanged` | the same of the model without the recipe |
+| `measured` | null without `--measure`; `longest` (the longest sequence that was computed, or null) and `tried`, in order. Both have `tokens`, `kv_bytes`, `peak_bytes` (the most memory of its process, null where the system does not tell) and `not_finite_at` (null, or the token before which a step had logits that are not finite); those that were tried also `seconds` and `outcome`: `worked`, `no_memory`, `not_finite` or `failed`, with its `reason` |
 
 ### eval perplexity
 

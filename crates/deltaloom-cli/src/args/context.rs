@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, value_parser};
 
-use super::eval::{ComputingArguments, ModelArguments};
+use super::eval::{ComputingArguments, KvFileArguments, ModelArguments};
 use super::{BaseArguments, ThreadsArgument};
 use crate::values::compute::{FamilyName, TaskName};
 
@@ -118,6 +118,8 @@ pub(crate) struct TestArguments {
     pub(crate) overwrite: bool,
     #[command(flatten)]
     pub(crate) computing: ComputingArguments,
+    #[command(flatten)]
+    pub(crate) kv_file: KvFileArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -165,21 +167,34 @@ pub(crate) struct ApplyArguments {
 /// Compute how many tokens fit in memory.
 ///
 /// It is arithmetic: bytes of keys and values, which windows and chunks bound, and the end of a
-/// table of positions. Nothing runs, and that a number of tokens fits does not mean that the model
-/// makes use of them: `context test` measures that.
+/// table of positions. With --measure, sequences are computed as well, each in a process of its
+/// own: their length doubles until one needs more memory in all, then the range is halved down to a
+/// sixteenth. Linux tells the memory of a process; elsewhere only keys and values are limited. That
+/// a number of tokens fits does not mean that the model makes use of them: `context test` measures
+/// that.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   deltaloom context limit base/ --memory 8G
-  deltaloom context limit base/ --recipe long.yaml --memory 512M --kv f32 --json")]
+  deltaloom context limit base/ --recipe long.yaml --memory 512M --kv f32 --json
+  deltaloom context limit base/ --memory 2G --measure --up-to 16384")]
 pub(crate) struct LimitArguments {
     #[command(flatten)]
     pub(crate) model: ModelArguments,
     /// What tokens attend to, as YAML (docs/context.md)
     #[arg(long, value_name = "RECIPE")]
     pub(crate) recipe: Option<PathBuf>,
-    /// Memory for keys and values
+    /// Memory for keys and values; with --measure, also for all of a process
     #[arg(long, value_name = "BYTES", value_parser = crate::values::measure::parse_size)]
     pub(crate) memory: u64,
+    /// Compute sequences as well, each in a process of its own
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// With --measure: the most tokens of a sequence
+    #[arg(long, value_name = "N", default_value_t = 32_768, requires = "measure", value_parser = value_parser!(u32).range(1..=16_777_216))]
+    pub(crate) up_to: u32,
+    /// Compute a sequence of this many tokens in this process, for --measure
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) probe: Option<u32>,
     #[command(flatten)]
     pub(crate) computing: ComputingArguments,
     /// Print everything as JSON

@@ -8,6 +8,7 @@ use deltaloom_lm::layer::MemoryOptions;
 
 use super::ThreadsArgument;
 use crate::values::compute::{ActivationType, CacheType};
+use crate::values::measure::parse_size;
 
 /// Measure how well a language model predicts, with its weights packed.
 ///
@@ -75,6 +76,8 @@ pub(crate) struct PerplexityArguments {
     pub(crate) chunk: u32,
     #[command(flatten)]
     pub(crate) computing: ComputingArguments,
+    #[command(flatten)]
+    pub(crate) kv_file: KvFileArguments,
     /// Print everything as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -93,6 +96,17 @@ pub(crate) struct ModelArguments {
     /// its base
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     pub(crate) tenant: Option<PathBuf>,
+}
+
+/// Where keys and values are.
+#[derive(Debug, Args)]
+pub(crate) struct KvFileArguments {
+    /// Keep keys and values in this file, which must not exist and goes at the end
+    #[arg(long = "kv-file", value_name = "FILE")]
+    pub(crate) path: Option<PathBuf>,
+    /// With --kv-file: how much of them stays in memory
+    #[arg(long = "kv-memory", value_name = "BYTES", default_value = "64MB", requires = "path", value_parser = parse_size)]
+    pub(crate) memory_bytes: u64,
 }
 
 /// How a model is computed.

@@ -2,7 +2,7 @@
 
 use clap::{Args, value_parser};
 
-use super::eval::{ComputingArguments, ModelArguments};
+use super::eval::{ComputingArguments, KvFileArguments, ModelArguments};
 
 /// Let a language model continue a text, with its weights packed.
 ///
@@ -48,6 +48,8 @@ pub(crate) struct GenerateArguments {
     pub(crate) sampling: SamplingArguments,
     #[command(flatten)]
     pub(crate) computing: ComputingArguments,
+    #[command(flatten)]
+    pub(crate) kv_file: KvFileArguments,
     /// Print the text at the end, with everything else, as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> Result<Answer> {
     let prompt = prompt(arguments)?;
     let (report, warnings) = models::on_threads(arguments.computing.threads.count, || {
         let start = Instant::now();
-        let opened = models::open_chosen(&arguments.model)?;
+        let opened = models::open_chosen(&arguments.model)?.with_kv_file(&arguments.kv_file)?;
         report(arguments, opened, &prompt, start)
     })?;
     let is_cancelled = report.finish == Finish::Cancelled;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::resolve::Resolved;
-use crate::layer::{By, PositionMap, Positions, Reach, Scale, Table};
+use crate::layer::{AttentionPlan, By, PositionMap, Positions, Reach, Scale, Table};
 
 /// A family of transformers that a model is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ use crate::layer::{By, PositionMap, Positions, Reach, Scale, Table};
 pub enum ExportFamily {
     /// One table for all layers.
     Llama,
-    /// The same, and layers without positions.
+    /// The same, layers without positions, and windows of one size.
     SmolLm3,
 }
 
@@ -25,16 +25,14 @@ pub fn export(
     family: ExportFamily,
 ) -> Result<Map<String, Value>, Vec<String>> {
     let (plans, trained) = (&resolved.layers[..], resolved.trained_tokens);
-    let mut faults = Vec::new();
-    if resolved.positions.is_some() {
-        faults.push("a table of positions that goes on".to_owned());
-    }
-    if config.get("model_type").and_then(Value::as_str) != Some("llama") {
-        faults.push("the model is not a LLaMA".to_owned());
-    }
+    let mut of_layers: Vec<(&'static str, Vec<usize>)> = Vec::new();
     let mut tables: Vec<(f32, &Table)> = Vec::new();
+    let mut windows: Vec<usize> = Vec::new();
     for (number, plan) in plans.iter().enumerate() {
-        let mut cannot = |what: &str| faults.push(format!("layer {number}: {what}"));
+        let mut cannot = |what: &'static str| match of_layers.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, layers)) => layers.push(number),
+            None => of_layers.push((what, vec![number])),
+        };
         match &plan.positions {
             Positions::Rotary { theta, table, map } => {
                 if *map != PositionMap::Identity {
@@ -49,7 +47,13 @@ pub fn export(
         }
         match plan.reach {
             Reach::Causal => {}
-            Reach::Window { .. } => cannot("a window"),
+            Reach::Window { .. } if family == ExportFamily::Llama => cannot("a window (smollm3 has them)"),
+            Reach::Window { tokens, sinks: 0 } => {
+                if !windows.contains(&tokens) {
+                    windows.push(tokens);
+                }
+            }
+            Reach::Window { .. } => cannot("a window with sinks"),
             _ => cannot("chunks"),
         }
         if plan.law.is_some() {
@@ -61,6 +65,16 @@ pub fn export(
         if plan.scale != Scale::OfHeadSize {
             cannot("a constant scale");
         }
+    }
+    let mut faults: Vec<String> = of_layers.iter().map(|(what, layers)| of(layers, what)).collect();
+    if config.get("model_type").and_then(Value::as_str) != Some("llama") {
+        faults.insert(0, "the model is not a LLaMA".to_owned());
+    }
+    if resolved.positions.is_some() {
+        faults.push("a table of positions that goes on".to_owned());
+    }
+    if windows.len() > 1 {
+        faults.push(format!("{} sizes of windows: there is one for all layers", windows.len()));
     }
     if tables.len() > 1 {
         faults.push(format!("{} tables of positions: there is one for all layers", tables.len()));
@@ -85,14 +99,23 @@ pub fn export(
         config.insert("no_rope_layers".to_owned(), json!(with));
         config.insert("model_type".to_owned(), json!("smollm3"));
         config.insert("architectures".to_owned(), json!(["SmolLM3ForCausalLM"]));
-        config.insert("use_sliding_window".to_owned(), json!(false));
-        config.insert("layer_types".to_owned(), json!(vec!["full_attention"; plans.len()]));
+        let has_window = |plan: &AttentionPlan| matches!(plan.reach, Reach::Window { .. });
+        let kind = |plan| if has_window(plan) { "sliding_attention" } else { "full_attention" };
+        config.insert("use_sliding_window".to_owned(), json!(!windows.is_empty()));
+        config.insert("sliding_window".to_owned(), json!(windows.first()));
+        config.insert("layer_types".to_owned(), json!(plans.iter().map(kind).collect::<Vec<_>>()));
         // Its own defaults are ids of another vocabulary.
         for name in ["pad_token_id", "bos_token_id", "eos_token_id"] {
             config.entry(name).or_insert(Value::Null);
         }
     }
     Ok(config)
+}
+
+/// What some layers have.
+fn of(layers: &[usize], what: &str) -> String {
+    let numbers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+    format!("layer{} {}: {what}", if layers.len() == 1 { "" } else { "s" }, numbers.join(", "))
 }
 
 /// The theta and `rope_scaling` of a table.
@@ -179,7 +202,6 @@ fn scaling(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::AttentionPlan;
     use crate::model::{Extend, Extension};
 
     fn config() -> Map<String, Value> {
@@ -229,6 +251,20 @@ mod tests {
     }
 
     #[test]
+    fn windows_of_one_size_are_sliding_attention() {
+        let window = |tokens| AttentionPlan::new(Reach::Window { tokens, sinks: 0 });
+        let plans = [plan(Table::Default), window(128)];
+        let found = export(&config(), &resolved(&plans), ExportFamily::SmolLm3).unwrap();
+        assert_eq!(found["layer_types"], json!(["full_attention", "sliding_attention"]));
+        assert_eq!((&found["use_sliding_window"], &found["sliding_window"]), (&json!(true), &json!(128)));
+        let found = export(&config(), &resolved(&plans[..1]), ExportFamily::SmolLm3).unwrap();
+        assert_eq!((&found["use_sliding_window"], &found["sliding_window"]), (&json!(false), &Value::Null));
+        let faults =
+            export(&config(), &resolved(&[window(9), window(8)]), ExportFamily::SmolLm3).unwrap_err();
+        assert_eq!(faults, ["2 sizes of windows: there is one for all layers"]);
+    }
+
+    #[test]
     fn a_larger_theta_needs_no_type() {
         let found =
             export(&config(), &resolved(&[plan(Table::Ntk { factor: 4.0 })]), ExportFamily::Llama).unwrap();
@@ -248,15 +284,25 @@ mod tests {
                 table: Table::Default,
                 map,
             }),
+            AttentionPlan::new(Reach::Window { tokens: 9, sinks: 2 }),
             plan(Table::Dynamic { factor: 1.0, trained: 256, by: By::Query }),
         ];
         let faults = export(&config(), &resolved(&plans), ExportFamily::Llama).unwrap_err().join("; ");
-        for words in
-            ["layer 0: no positions", "layer 0: chunks", "layer 1: a map", "layer 1: a window", "2 tables"]
-        {
+        for words in [
+            "layers 0, 2: no positions",
+            "layer 0: chunks",
+            "layer 1: a map",
+            "layers 1, 2: a window",
+            "2 tables",
+        ] {
             assert!(faults.contains(words), "{faults}, not {words}");
         }
-        let faults = export(&config(), &resolved(&plans[2..]), ExportFamily::Llama).unwrap_err();
+        let faults = export(&config(), &resolved(&plans[..3]), ExportFamily::SmolLm3).unwrap_err();
+        assert_eq!(
+            faults,
+            ["layer 0: chunks", "layer 1: a map of positions", "layer 2: a window with sinks"]
+        );
+        let faults = export(&config(), &resolved(&plans[3..]), ExportFamily::Llama).unwrap_err();
         assert!(faults[0].contains("by: query"), "{faults:?}");
     }
 }

@@ -17,8 +17,8 @@ const LOGIT_BYTES: usize = 16 << 20;
 pub enum Student<'a> {
     /// A fine-tune of it, computed in the same batch; or [`Model::BASE`], the base itself.
     Tenant(TenantId),
-    /// Another model with the same ids.
-    Model(&'a mut Model),
+    /// A tenant of another model with the same ids.
+    Other(&'a mut Model, TenantId),
 }
 
 /// Compares a base with a student on windows of `ids` that do not overlap. Every id of a window but
@@ -41,7 +41,7 @@ pub fn compare(
         return Err(Error::InvalidArgument(what));
     }
     let vocabulary = base.config().vocabulary;
-    if let Student::Model(model) = &student
+    if let Student::Other(model, _) = &student
         && model.config().vocabulary != vocabulary
     {
         return Err(Error::InvalidArgument(format!(
@@ -72,9 +72,9 @@ pub fn compare(
                     add(some, of_base, of_student)?;
                 }
             }
-            Student::Model(model) => {
+            Student::Other(model, tenant) => {
                 let mut of_student = model.memory(memory);
-                let other = Chunk { sequence: of_student.begin(Model::BASE), tokens };
+                let other = Chunk { sequence: of_student.begin(*tenant), tokens };
                 let base = base.forward(&mut of_base, &[chunk], run)?;
                 let student = model.forward(&mut of_student, &[other], run)?;
                 for some in positions.chunks(at_a_time) {

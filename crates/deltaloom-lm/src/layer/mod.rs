@@ -9,6 +9,7 @@ mod attention;
 mod batch;
 mod config;
 pub(crate) mod family;
+mod kv_file;
 mod names;
 mod norm;
 mod packed;
@@ -17,6 +18,7 @@ mod paged;
 mod pages;
 mod plan;
 mod prefix;
+mod resident;
 mod rotary;
 mod spans;
 mod table;
@@ -35,6 +37,7 @@ use std::ops::Range;
 
 pub use batch::{Batch, Sequence, TenantId};
 pub use config::{FeedForward, Gelu, Heads, LayerConfig, Norm, Projection};
+pub use kv_file::KvFile;
 pub use names::{LayerHints, LayerNames};
 pub use packed::PackedLayer;
 pub use page::KvType;
@@ -224,8 +227,8 @@ impl Layer<'_> {
             }
             (None, None) => attention::attend(&attention, self.batch, query, key, value),
             (Some(past), _) => {
-                past.memory.store(past.layer, past.sequences, self.batch, key, value);
-                paged::attend(&attention, &past, self.batch, query)
+                past.memory.store(past.layer, past.sequences, self.batch, key, value)?;
+                paged::attend(&attention, &past, self.batch, query)?
             }
         };
         self.linear(MatrixRole::Output, &attended)

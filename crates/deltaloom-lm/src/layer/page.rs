@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use deltaloom::Result;
+
+use super::kv_file::FilePage;
 use super::pages::PAGE_POSITIONS;
 
 /// The type of stored keys and values.
@@ -26,7 +29,7 @@ impl KvType {
     }
 
     /// Bytes of a number.
-    pub(crate) fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Bf16 => 2,
             Self::F32 => 4,
@@ -34,11 +37,13 @@ impl KvType {
     }
 }
 
-/// Keys as `[head][position][size]`, then values.
-#[derive(Debug, Clone)]
+/// Keys as `[head][position][size]`, then values. Those of one head are a part.
+#[derive(Debug)]
 pub(super) enum Page {
     Bf16(Box<[u16]>),
     F32(Box<[f32]>),
+    /// Numbers of this type, little-endian.
+    File(KvType, FilePage),
 }
 
 impl Page {
@@ -49,25 +54,58 @@ impl Page {
         }
     }
 
-    pub(super) fn write(&mut self, start: usize, values: &[f32]) {
+    /// Another page with the same values.
+    pub(super) fn copy(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Bf16(page) => Self::Bf16(page.clone()),
+            Self::F32(page) => Self::F32(page.clone()),
+            Self::File(kv, page) => Self::File(*kv, page.copy()?),
+        })
+    }
+
+    /// Writes the values of a part at one position of the page.
+    pub(super) fn write(&mut self, part: usize, position: usize, values: &[f32]) -> Result<()> {
+        let start = (part * PAGE_POSITIONS + position) * values.len();
         match self {
             Self::Bf16(page) => {
                 let page = page[start..].iter_mut().zip(values);
                 page.for_each(|(to, from)| *to = rounded(*from));
             }
             Self::F32(page) => page[start..start + values.len()].copy_from_slice(values),
+            Self::File(KvType::Bf16, page) => {
+                let bytes = values.iter().flat_map(|value| rounded(*value).to_le_bytes());
+                page.write(part, 2 * position * values.len(), bytes)?;
+            }
+            Self::File(KvType::F32, page) => {
+                let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+                page.write(part, 4 * position * values.len(), bytes)?;
+            }
         }
+        Ok(())
     }
 
-    pub(super) fn read(&self, start: usize, out: &mut [f32]) {
+    /// Reads a part: `[32, size]`.
+    pub(super) fn read(&self, part: usize, out: &mut [f32]) -> Result<()> {
+        let start = part * out.len();
         match self {
-            Self::Bf16(page) => {
-                let page = page[start..].iter().zip(out);
-                page.for_each(|(from, to)| *to = f32::from_bits(u32::from(*from) << 16));
-            }
+            Self::Bf16(page) => widen(page[start..].iter().copied(), out),
             Self::F32(page) => out.copy_from_slice(&page[start..start + out.len()]),
+            Self::File(KvType::Bf16, page) => {
+                widen(page.read(part)?.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)), out);
+            }
+            Self::File(KvType::F32, page) => {
+                let bytes = page.read(part)?;
+                let values = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                out.iter_mut().zip(values).for_each(|(to, from)| *to = from);
+            }
         }
+        Ok(())
     }
+}
+
+/// Reads BF16 numbers.
+fn widen(numbers: impl Iterator<Item = u16>, out: &mut [f32]) {
+    out.iter_mut().zip(numbers).for_each(|(to, from)| *to = f32::from_bits(u32::from(from) << 16));
 }
 
 /// The nearest BF16 number, ties to even. A NaN stays one.

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use deltaloom::Result;
 use deltaloom_kernels::functions;
 use rayon::prelude::*;
 
@@ -104,8 +105,13 @@ struct Scratch {
 }
 
 /// For every token and head, the mean of values weighted by softmax of query times key times the
-/// scale: `[tokens, heads x size]`.
-pub(super) fn attend(attention: &Attention<'_>, past: &Past<'_>, batch: &Batch, query: Part<'_>) -> Vec<f32> {
+/// scale: `[tokens, heads x size]`. Only pages in a file fail.
+pub(super) fn attend(
+    attention: &Attention<'_>,
+    past: &Past<'_>,
+    batch: &Batch,
+    query: Part<'_>,
+) -> Result<Vec<f32>> {
     let width = attention.heads.query * attention.heads.size;
     let mut out = vec![0.0; batch.tokens() * width];
     let mut tiles = Vec::new();
@@ -122,13 +128,13 @@ pub(super) fn attend(attention: &Attention<'_>, past: &Past<'_>, batch: &Batch, 
     }
     let each = |scratch: &mut Scratch, (tile, out): (Tile, &mut [f32])| {
         let view = View::of(attention, &tile);
-        for head in 0..attention.heads.key_value {
+        (0..attention.heads.key_value).try_for_each(|head| {
             let of_head = TileHead { attention, past, tile: &tile, view: &view, head };
-            of_head.attend(query, scratch, out);
-        }
+            of_head.attend(query, scratch, out)
+        })
     };
-    tiles.into_par_iter().for_each_init(Scratch::default, each);
-    out
+    tiles.into_par_iter().try_for_each_init(Scratch::default, each)?;
+    Ok(out)
 }
 
 /// The queries of one tile that share a key head.
@@ -150,7 +156,7 @@ impl TileHead<'_> {
         Place { sequence: self.tile.sequence, layer: self.past.layer, head: self.head, is_value }
     }
 
-    fn attend(&self, query: Part<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+    fn attend(&self, query: Part<'_>, scratch: &mut Scratch, out: &mut [f32]) -> Result<()> {
         let (heads, view, group) = (self.attention.heads, self.view, self.group());
         let rows = self.tile.positions.len() * group;
         scratch.scores.clear();
@@ -159,7 +165,7 @@ impl TileHead<'_> {
         scratch.turned.resize(PAGE_POSITIONS * heads.size, 0.0);
         self.turn_queries(query, &mut scratch.queries);
         for block in &view.blocks {
-            self.score(query, *block, scratch);
+            self.score(query, *block, scratch)?;
         }
         let Scratch { page, scores, .. } = scratch;
         let mut seen = vec![0; self.tile.positions.len()];
@@ -169,7 +175,7 @@ impl TileHead<'_> {
         }
         let width = heads.query * heads.size;
         for block in &view.blocks {
-            self.past.memory.read(self.place(true), *block, page);
+            self.past.memory.read(self.place(true), *block, page)?;
             for piece in &view.pieces {
                 let Some((keys, places)) = piece.within(*block) else { continue };
                 let values = &page[keys.start % PAGE_POSITIONS * heads.size..];
@@ -180,6 +186,7 @@ impl TileHead<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// The queries of all pieces as they turn: `[pieces, group, size]`. Nothing if they have.
@@ -200,10 +207,10 @@ impl TileHead<'_> {
     }
 
     /// The scores of all queries with the keys of a block.
-    fn score(&self, query: Part<'_>, block: usize, scratch: &mut Scratch) {
+    fn score(&self, query: Part<'_>, block: usize, scratch: &mut Scratch) -> Result<()> {
         let (size, view, group) = (self.attention.heads.size, self.view, self.group());
         let Scratch { page, turned, places, queries, scores } = scratch;
-        self.past.memory.read(self.place(false), block, page);
+        self.past.memory.read(self.place(false), block, page)?;
         for (way, (table, map)) in view.ways.iter().enumerate() {
             let pieces = view.pieces.iter().enumerate().filter(|(_, piece)| piece.way == way);
             let within = pieces.filter_map(|(number, piece)| Some((number, piece, piece.within(block)?)));
@@ -234,5 +241,6 @@ impl TileHead<'_> {
                 }
             }
         }
+        Ok(())
     }
 }

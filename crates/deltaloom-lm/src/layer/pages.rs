@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::attention::Part;
 use super::batch::{Batch, TenantId};
 use super::config::{Heads, LayerConfig};
+use super::kv_file::KvFile;
 use super::page::{KvType, Page, Pages};
 use super::plan::AttentionPlan;
 use super::prefix::{Chain, Prefixes};
@@ -59,6 +60,8 @@ pub struct Memory {
     next: u64,
     used_bytes: u64,
     prefixes: Prefixes,
+    /// Has the pages, if they are not in memory.
+    file: Option<Arc<KvFile>>,
 }
 
 /// What a layer keeps of every sequence.
@@ -71,6 +74,18 @@ struct Kept {
 impl Kept {
     fn page_elems(&self) -> usize {
         2 * self.heads.key_value * PAGE_POSITIONS * self.heads.size
+    }
+
+    fn new_page(&self, kv: KvType, file: Option<&Arc<KvFile>>) -> Page {
+        match file {
+            None => Page::new(kv, self.page_elems()),
+            Some(file) => Page::File(kv, file.page(2 * self.heads.key_value, self.part_bytes(kv))),
+        }
+    }
+
+    /// Bytes of the keys of one head in a page.
+    fn part_bytes(&self, kv: KvType) -> usize {
+        PAGE_POSITIONS * self.heads.size * kv.bytes()
     }
 
     /// Number of pages with sinks.
@@ -114,7 +129,14 @@ impl Memory {
             next: 0,
             used_bytes: 0,
             prefixes: Prefixes::default(),
+            file: None,
         }
+    }
+
+    /// Keeps the pages in a file. It changes no bit of what is computed.
+    #[must_use]
+    pub fn with_file(self, file: Option<Arc<KvFile>>) -> Self {
+        Self { file, ..self }
     }
 
     /// Begins an empty sequence of a tenant, which shares nothing.
@@ -154,7 +176,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a sequence that is not there; [`Error::LimitExceeded`] if the
-    /// budget does not have the last page of each layer.
+    /// budget does not have the last page of each layer; those of a file.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId> {
         let tokens = self.tokens(id)?;
         let last = (!tokens.is_multiple_of(PAGE_POSITIONS)).then_some(tokens / PAGE_POSITIONS);
@@ -163,10 +185,12 @@ impl Memory {
         let Sequence { tenant, layers, chain, .. } = self.sequences.get(&id).ok_or_else(unknown)?;
         let (tenant, mut layers, chain) = (*tenant, layers.clone(), chain.clone());
         if let Some(last) = last {
-            for pages in &mut layers {
+            let copied: Result<()> = layers.iter_mut().try_for_each(|pages| {
                 let page = pages.get_mut(last);
-                *page = Arc::new(Page::clone(page));
-            }
+                *page = Arc::new(page.copy()?);
+                Ok(())
+            });
+            copied.inspect_err(|_| self.used_bytes -= needed)?;
         }
         Ok(self.insert(Sequence { tenant, tokens, layers, chain }))
     }
@@ -265,7 +289,8 @@ impl Memory {
             let end = sequence.tokens + tokens;
             for (pages, kept) in sequence.layers.iter_mut().zip(&self.layers) {
                 for _ in 0..pages.missing(end) {
-                    pages.push(Arc::new(Page::new(self.options.kv, kept.page_elems())), kept.sinks());
+                    let page = kept.new_page(self.options.kv, self.file.as_ref());
+                    pages.push(Arc::new(page), kept.sinks());
                 }
             }
         }
@@ -324,7 +349,7 @@ impl Memory {
     }
 
     /// Writes keys and values of a batch whose sequences continue those of the memory. They must
-    /// have room.
+    /// have room. Only a file fails.
     pub(super) fn store(
         &mut self,
         layer: usize,
@@ -332,7 +357,7 @@ impl Memory {
         batch: &Batch,
         key: Part<'_>,
         value: Part<'_>,
-    ) {
+    ) -> Result<()> {
         let Heads { key_value, size, .. } = self.layers[layer].heads;
         for ((sequence, place), id) in batch.places().zip(ids) {
             let pages =
@@ -340,13 +365,14 @@ impl Memory {
             for (token, position) in place.zip(sequence.position..) {
                 let page = Arc::get_mut(pages.get_mut(position / PAGE_POSITIONS))
                     .expect("a page that is not full belongs to one sequence");
+                let position = position % PAGE_POSITIONS;
                 for head in 0..key_value {
-                    let start = (head * PAGE_POSITIONS + position % PAGE_POSITIONS) * size;
-                    page.write(start, key.head(token, head, size));
-                    page.write(key_value * PAGE_POSITIONS * size + start, value.head(token, head, size));
+                    page.write(head, position, key.head(token, head, size))?;
+                    page.write(key_value + head, position, value.head(token, head, size))?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Counts the tokens of a step, lets others share the pages that became full, and gives back
@@ -377,13 +403,14 @@ impl Memory {
         }
     }
 
-    /// The keys of a head in block `block` of a sequence, or its values: `[32, size]`.
-    pub(super) fn read(&self, place: Place, block: usize, out: &mut [f32]) {
-        let Heads { key_value, size, .. } = self.layers[place.layer].heads;
+    /// The keys of a head in block `block` of a sequence, or its values: `[32, size]`. Only a file
+    /// fails.
+    pub(super) fn read(&self, place: Place, block: usize, out: &mut [f32]) -> Result<()> {
+        let key_value = self.layers[place.layer].heads.key_value;
         let pages = &self.sequences.get(&place.sequence).expect("a step has only known sequences").layers;
         let pages = &pages[place.layer];
         let half = if place.is_value { key_value } else { 0 };
-        pages.get(block).read((half + place.head) * PAGE_POSITIONS * size, out);
+        pages.get(block).read(half + place.head, out)
     }
 }
 
@@ -402,7 +429,7 @@ fn freed(page: Arc<Page>, bytes: u64) -> u64 {
 }
 
 fn page_bytes(kv: KvType, kept: &Kept) -> u64 {
-    kept.page_elems() as u64 * kv.bytes()
+    kept.page_elems() as u64 * kv.bytes() as u64
 }
 
 fn unknown() -> Error {

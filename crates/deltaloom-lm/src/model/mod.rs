@@ -32,7 +32,7 @@ pub use tenants::{PLAN_FILE, Preparer};
 
 use crate::gguf::Gguf;
 use crate::layer::{
-    AttentionPlan, Batch, Layer, Memory, MemoryOptions, Past, Rotary, Sequence, SequenceId, TenantId,
+    AttentionPlan, Batch, KvFile, Layer, Memory, MemoryOptions, Past, Rotary, Sequence, SequenceId, TenantId,
 };
 use crate::tenancy::{Family, FamilyOptions};
 use deltaloom::checkpoint::Checkpoint;
@@ -48,6 +48,8 @@ pub struct Model {
     rotary: RotaryOfLayers,
     /// Names the attention of all layers, and the table of positions.
     plans: blake3::Hash,
+    /// Where memories keep their pages, if not in memory.
+    kv_file: Option<Arc<KvFile>>,
 }
 
 /// Rotary positions; each layer has the number of its own.
@@ -143,7 +145,7 @@ impl Model {
             base: checkpoint,
             stored: Arc::new(stored),
         };
-        Ok(Self { config, family, preparer, rotary, plans })
+        Ok(Self { config, family, preparer, rotary, plans, kv_file: None })
     }
 
     /// Replaces the attention of all layers; weights stay. Memory and sequences of before are those
@@ -168,6 +170,24 @@ impl Model {
         self.plans = name_of_plans(&config);
         self.preparer.config = Arc::clone(&config);
         Ok(Self { config, ..self })
+    }
+
+    /// Keeps keys and values in a file from now on: those of every memory that is made by
+    /// [`Self::memory`], with the parts that were used last in memory up to `resident_bytes`.
+    /// It changes no bit. The file goes with the model and these memories.
+    ///
+    /// # Errors
+    /// As [`KvFile::create`]; those of reading the weights, for their digest.
+    pub fn with_kv_file(self, path: &Path, resident_bytes: u64) -> Result<Self> {
+        let weights = self.family.digest(Self::BASE)?;
+        let kv_file = Some(KvFile::create(path, weights, self.plans, resident_bytes)?);
+        Ok(Self { kv_file, ..self })
+    }
+
+    /// The file with keys and values.
+    #[must_use]
+    pub fn kv_file(&self) -> Option<&KvFile> {
+        self.kv_file.as_deref()
     }
 
     /// Names the attention of all layers within this process: keys and values depend on it.
@@ -201,7 +221,7 @@ impl Model {
     /// Memory for sequences of this model.
     #[must_use]
     pub fn memory(&self, options: MemoryOptions) -> Memory {
-        Memory::new(&self.config.layers, options)
+        Memory::new(&self.config.layers, options).with_file(self.kv_file.clone())
     }
 
     /// Computes the next tokens of some sequences through all layers, and keeps their keys and

@@ -1,9 +1,12 @@
 //! `deltaloom context apply`: a container that runs a model with a recipe.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use deltaloom::checkpoint::output::{Inputs, NewDirectory};
 use deltaloom::checkpoint::{Checkpoint, Warning};
 use deltaloom::{Bases, Limits, PackOptions, Silent};
 use deltaloom_lm::context::recipe::Loaded;
@@ -47,7 +50,7 @@ pub(crate) fn run(arguments: &ApplyArguments) -> Result<Answer> {
         target.check(arguments.overwrite && !is_folder, &files)?;
     }
     let (report, warnings) =
-        models::on_threads(arguments.computing.threads.count, || apply(arguments, loaded))?;
+        models::on_threads(arguments.computing.threads.count, || apply(arguments, loaded, &files))?;
     if arguments.json {
         inputs::print_json(&report, &warnings)?;
     } else {
@@ -62,7 +65,7 @@ pub(crate) fn run(arguments: &ApplyArguments) -> Result<Answer> {
     Ok(Answer::Yes)
 }
 
-fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>) -> Result<(Report, Vec<Warning>)> {
+fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>, files: &Inputs) -> Result<(Report, Vec<Warning>)> {
     let opened = models::open(&arguments.model, None, None)?;
     let folder = opened.base.as_ref().to_owned();
     if !folder.join(CONFIG).is_file() {
@@ -87,7 +90,7 @@ fn apply(arguments: &ApplyArguments, loaded: Vec<Loaded>) -> Result<(Report, Vec
         let exported = exported.map_err(|faults| {
             anyhow::anyhow!("transformers cannot say this as that family: {}", faults.join("; "))
         })?;
-        write_folder(&folder, &exported, out)?;
+        write_folder(&folder, &exported, out, files)?;
     }
     let packed_bytes = match &arguments.output {
         None => None,
@@ -111,19 +114,24 @@ fn kept(folder: &Path) -> Result<Vec<(PathBuf, OsString)>> {
     Ok(kept)
 }
 
-/// Copies the folder with another configuration. It gets its name when it is complete.
-fn write_folder(folder: &Path, config: &Map<String, Value>, out: &Path) -> Result<()> {
-    let parent = match out.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
+/// Copies what a checkpoint has of the folder, with another configuration. It gets its name when it
+/// is complete and synced.
+fn write_folder(folder: &Path, config: &Map<String, Value>, out: &Path, inputs: &Inputs) -> Result<()> {
+    let checkpoint = Checkpoint::open(folder, &Limits::default())?;
+    let new = NewDirectory::create(out, false, inputs)?;
+    let write = |name: &str, from: &mut dyn Read| {
+        let mut to = new.create_file(name)?;
+        let written = std::io::copy(from, &mut to).and_then(|_| to.sync_all());
+        written.with_context(|| out.join(name).display().to_string())
     };
-    let new = tempfile::Builder::new().prefix(".deltaloom-").tempdir_in(parent)?;
-    for (path, name) in kept(folder)?.into_iter().filter(|(path, _)| path.is_file()) {
-        std::fs::copy(&path, new.path().join(name)).with_context(|| out.display().to_string())?;
+    let names = checkpoint.members.iter().map(|member| &*member.path);
+    for name in names.filter(|name| *name != CONFIG && *name != CONTEXT_FILE) {
+        let path = folder.join(name);
+        write(name, &mut File::open(&path).with_context(|| path.display().to_string())?)?;
     }
-    std::fs::write(new.path().join(CONFIG), serde_json::to_string_pretty(config)? + "\n")?;
-    std::fs::rename(new.path(), out).with_context(|| out.display().to_string())?;
-    Ok(())
+    let config = serde_json::to_string_pretty(config)? + "\n";
+    write(CONFIG, &mut config.as_bytes())?;
+    Ok(new.commit()?)
 }
 
 /// Packs the folder with the plan against itself.

@@ -5,6 +5,7 @@ mod layers;
 mod limit;
 #[cfg(feature = "report")]
 mod page;
+mod probe;
 mod recipes;
 mod test;
 

@@ -110,6 +110,10 @@ fn controls(result: &TestReport) -> Section {
 }
 
 fn copies(result: &TestReport) -> Section {
+    if let Some(reason) = &result.no_copies {
+        let text = format!("Not measured: {reason}.");
+        return Section { heading: "Copies".to_owned(), text, figure: None, table: None };
+    }
     let mut table = Table::new(&["method", "gap", "gain"]);
     for copies in &result.copies {
         table.rows.push(vec![

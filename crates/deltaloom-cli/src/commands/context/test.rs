@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<Answer> {
     }
     let bar = Bar::new("computing");
     let (report, warnings) = models::on_threads(arguments.computing.threads.count, || {
-        let opened = models::open_chosen(&arguments.model)?;
+        let opened = models::open_chosen(&arguments.model)?.with_kv_file(&arguments.kv_file)?;
         let warnings = opened.warnings.clone();
         measure(arguments, opened, recipes, &bar).map(|report| (report, warnings))
     })?;

@@ -51,7 +51,7 @@ fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Res
     let memory = arguments.computing.memory();
     let student = match &mut student {
         Compared::Tenant(tenant) => Student::Tenant(*tenant),
-        Compared::Other(other) => Student::Model(other),
+        Compared::Other(other, tenant) => Student::Other(other, *tenant),
     };
     let found =
         compare(&mut model, student, &text.ids, window, memory, &arguments.computing.run(), counting(bar))?;

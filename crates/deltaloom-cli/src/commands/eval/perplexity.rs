@@ -32,7 +32,7 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &PerplexityArguments) -> Result<Answer> {
-    let open = || models::open_chosen(&arguments.model);
+    let open = || Ok(models::open_chosen(&arguments.model)?.with_kv_file(&arguments.kv_file)?);
     measure(
         &arguments.computing.threads,
         arguments.json,

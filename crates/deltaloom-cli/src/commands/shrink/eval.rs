@@ -97,7 +97,7 @@ fn report(arguments: &MeasureArguments, bar: &Bar) -> Result<(Report, Vec<deltal
     for Text { name, digest, ids } in texts {
         let student = match &mut student {
             Compared::Tenant(tenant) => Student::Tenant(*tenant),
-            Compared::Other(other) => Student::Model(other),
+            Compared::Other(other, tenant) => Student::Other(other, *tenant),
         };
         let found = compare(&mut model, student, &ids, window, memory, &exact, counting(bar))
             .with_context(|| name.clone())?;

@@ -29,7 +29,7 @@ pub fn kv_bytes(config: &ModelConfig, plans: &[AttentionPlan], tokens: usize, kv
     config.layers.iter().zip(plans).try_fold(0_u64, |sum, (layer, plan)| {
         let of_token = (2 * layer.key_value_heads as u64).checked_mul(layer.head_size as u64)?;
         let tokens = seen_tokens(plan, tokens) as u64;
-        sum.checked_add(of_token.checked_mul(kv.bytes())?.checked_mul(tokens)?)
+        sum.checked_add(of_token.checked_mul(kv.bytes() as u64)?.checked_mul(tokens)?)
     })
 }
 
