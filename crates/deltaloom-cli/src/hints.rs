@@ -29,7 +29,7 @@ pub(crate) fn hint_of(error: &Error) -> Option<String> {
         Error::Protected { is_input: true, .. } => {
             "choose another --output; to turn a base into its fine-tune, use `unpack --in-place BASE`"
         }
-        Error::Protected { .. } => "choose another --output, or `-` for standard output",
+        Error::Protected { .. } => "choose another path; where one file is written, `-` is standard output",
         Error::UnsupportedName { .. } => "rename the file; --exclude leaves out files of the checkpoint",
         Error::Changed { .. } => "run the command again when nothing is writing to the file",
         Error::BaseMismatch { .. } => {

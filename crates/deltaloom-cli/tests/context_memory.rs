@@ -1,5 +1,4 @@
 //! Keys and values in a file, the longest sequence that memory holds, and folders for transformers.
-#![expect(clippy::unwrap_used, reason = "a helper that fails should fail the test")]
 
 mod common;
 

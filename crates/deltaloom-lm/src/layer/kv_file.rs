@@ -56,9 +56,8 @@ impl KvFile {
     /// last stay in memory, up to `resident_bytes`, but at least one.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] for a file of another kind; [`Error::Protected`] for a link, a
-    /// folder, a device, a file of another model, and one that another process uses;
-    /// [`Error::Io`].
+    /// [`Error::Protected`] for a file of another kind, a link, a folder, a device, a file of
+    /// another model, and one that another process uses; [`Error::Io`].
     pub fn create(path: &Path, weights: Hash, plans: Hash, resident_bytes: u64) -> Result<Arc<Self>> {
         let header = [&MAGIC[..], weights.as_bytes(), plans.as_bytes()].concat();
         let file = claim(path, &header)?;
@@ -197,7 +196,7 @@ fn claim(path: &Path, header: &[u8]) -> Result<File> {
     };
     let mut file = match options.create_new(is_new).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(Error::AlreadyExists { path: path.to_owned() });
+            return Err(protected("was made by another process a moment ago"));
         }
         opened => opened.map_err(Error::writing(path))?,
     };
@@ -211,7 +210,7 @@ fn claim(path: &Path, header: &[u8]) -> Result<File> {
         let read = file.by_ref().take(header.len() as u64).read_to_end(&mut found);
         read.map_err(Error::io(path))?;
         if !found.starts_with(MAGIC) {
-            return Err(Error::AlreadyExists { path: path.to_owned() });
+            return Err(protected("exists and has something else than keys and values"));
         }
         if found != header {
             return Err(protected("has keys and values of another model"));

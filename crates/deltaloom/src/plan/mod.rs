@@ -568,7 +568,7 @@ mod tests {
         // Exponents say where changes are, so that residuals of all elements have less entropy.
         let prediction: Vec<u8> = (0..1 << 17).flat_map(|i: u32| [0x40, 0x38 + (i % 8) as u8]).collect();
         let mut target = prediction.clone();
-        (0..66).for_each(|k| target[16 * (k * k * 7919 + k * 31 & 0x3fff)] ^= 1);
+        (0..66).for_each(|k| target[16 * ((k * k * 7919 + k * 31) & 0x3fff)] ^= 1);
         let group = GroupInput {
             number: Number::float(8, 7),
             cols: 512,
