@@ -1,7 +1,8 @@
 //! Computes a sequence with keys and values in memory or in a file, for `just context-kv-file`.
 //!
-//! Arguments: MODEL (a folder), tokens, and, for a file, its path and the bytes that stay in memory.
-//! Prints JSON: the BLAKE3 of the logits of the last token, and the most memory of this process.
+//! Arguments: MODEL (a folder), tokens, and, for a file, its path and the bytes that stay in
+//! memory. Prints JSON: the BLAKE3 of the logits of the last token, and the most memory of this
+//! process.
 #![expect(clippy::print_stdout, reason = "it reports measurements")]
 
 use std::path::Path;

@@ -158,10 +158,12 @@ pub fn serve(
     let runtime = runtime.map_err(Error::io(Path::new("threads of the server")))?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener).map_err(network())?;
+        // Whoever is told that the server is ready may ask it to end at once.
+        let mut signals = Signals::catch();
         ready(listener.local_addr().map_err(network())?);
         tokio::select! {
             result = server.run(listener) => result,
-            () = two_signals(&server) => Ok(()),
+            () = two_signals(&server, &mut signals) => Ok(()),
         }
     })
 }
@@ -175,32 +177,54 @@ fn check_address(address: IpAddr, no_keys: bool, is_open: bool) -> Result<()> {
 }
 
 /// Ends at the second signal. The first drains.
-async fn two_signals(server: &Server) {
-    signal().await;
+async fn two_signals(server: &Server, signals: &mut Signals) {
+    signals.next().await;
     server.drain();
-    signal().await;
+    signals.next().await;
 }
 
+/// Signals that ask the process to end, from [`Self::catch`] on. Those that cannot be caught end it
+/// by the system's rule.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let next = async |kind| match signal(kind) {
-        Ok(mut signal) => {
-            signal.recv().await;
+struct Signals([Option<tokio::signal::unix::Signal>; 2]);
+
+#[cfg(unix)]
+impl Signals {
+    fn catch() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self([SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).ok()))
+    }
+
+    async fn next(&mut self) {
+        async fn one(signal: &mut Option<tokio::signal::unix::Signal>) {
+            match signal {
+                Some(signal) => {
+                    signal.recv().await;
+                }
+                None => std::future::pending().await,
+            }
         }
-        // Without it the process ends by the system's rule.
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = next(SignalKind::terminate()) => {}
-        () = next(SignalKind::interrupt()) => {}
+        let Self([terminate, interrupt]) = self;
+        tokio::select! {
+            () = one(terminate) => {}
+            () = one(interrupt) => {}
+        }
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn catch() -> Self {
+        Self
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bundled weights. Those in assets/demo are one layer's tensors, cut from lm12m; without
 //! lm12m, only their digests are checked. Those in assets/speaker are a whole model, which `just
-//! make-speaker` trains, and that in assets/recall is one that `just train-recall` trains; here they
-//! are only unpacked, and their digests are recorded.
+//! make-speaker` trains, and that in assets/recall is one that `just train-recall` trains; here
+//! they are only unpacked, and their digests are recorded.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,8 @@ type Squares = [f64; 2];
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] for a text that is too short, for layers that cannot have such a
-/// norm, for positions that depend on the query, and for products that are all 0 or not finite; errors of
-/// [`Model::forward`].
+/// norm, for positions that depend on the query, and for products that are all 0 or not finite;
+/// errors of [`Model::forward`].
 pub fn gains(
     model: &mut Model,
     ids: &[u32],

@@ -144,8 +144,8 @@ impl Layer<'_> {
         Ok(out)
     }
 
-    /// Queries `[tokens, query_width]` and keys `[tokens, key_value_width]` of the layer's input, as
-    /// attention multiplies them but for the factor of scores.
+    /// Queries `[tokens, query_width]` and keys `[tokens, key_value_width]` of the layer's input,
+    /// as attention multiplies them but for the factor of scores.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for one matrix of all three, and for positions that depend on the

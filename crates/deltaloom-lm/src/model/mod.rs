@@ -160,8 +160,8 @@ impl Model {
         Ok(Self { config, ..self })
     }
 
-    /// Replaces how the table of positions goes on behind its last row, of which every fine-tune has
-    /// its own. Memory and sequences of before are those of another model.
+    /// Replaces how the table of positions goes on behind its last row, of which every fine-tune
+    /// has its own. Memory and sequences of before are those of another model.
     ///
     /// # Errors
     /// As [`ModelConfig::with_extension`].

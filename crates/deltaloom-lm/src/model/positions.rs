@@ -118,8 +118,8 @@ impl PositionTable {
         Blend { base: row(blend.base), to: row(blend.to), from: row(blend.from), ..blend }
     }
 
-    /// Adds its rows to `x`, the embeddings `[tokens, width]` of tokens at these positions. `gather`
-    /// gives rows of the tensor by number, `[tokens, width]`.
+    /// Adds its rows to `x`, the embeddings `[tokens, width]` of tokens at these positions.
+    /// `gather` gives rows of the tensor by number, `[tokens, width]`.
     pub(crate) fn add(
         &self,
         positions: impl Iterator<Item = usize>,

@@ -55,8 +55,8 @@ impl Lanes {
         }
     }
 
-    /// About how many bytes of a block's states hold nothing. A state holds a carried word, if there
-    /// is one, and on average a byte of symbols.
+    /// About how many bytes of a block's states hold nothing. A state holds a carried word, if
+    /// there is one, and on average a byte of symbols.
     pub(crate) fn idle_bytes(self, symbol_bytes: u64, raw_bytes: u64) -> u64 {
         let lanes = self.count() as u64;
         4 * lanes - raw_bytes.min(2 * lanes) - symbol_bytes.min(lanes)

@@ -147,6 +147,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f64>()
 }
 
+/// The length of (x, y), from operations that give the same bits everywhere, which `hypot` does
+/// not. Squares of sums of squares of f32 do not overflow.
+fn root_of_squares(x: f64, y: f64) -> f64 {
+    (x * x + y * y).sqrt()
+}
+
 /// QL with implicit shifts on a symmetric tridiagonal matrix (EISPACK's imtql2). Replaces
 /// `diagonal` by the eigenvalues. The rotations are applied to the rows of `vectors`, too.
 fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
@@ -163,13 +169,13 @@ fn implicit_ql(diagonal: &mut [f64], beside: &mut [f64], vectors: &mut [f64]) {
                 break;
             }
             let mut g = (diagonal[l + 1] - diagonal[l]) / (2.0 * beside[l]);
-            let r = g.hypot(1.0);
+            let r = root_of_squares(g, 1.0);
             g = diagonal[m] - diagonal[l] + beside[l] / (g + r.copysign(g));
             let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
             let mut is_cut = false;
             for i in (l..m).rev() {
                 let (f, b) = (s * beside[i], c * beside[i]);
-                let r = f.hypot(g);
+                let r = root_of_squares(f, g);
                 beside[i + 1] = r;
                 if r == 0.0 {
                     diagonal[i + 1] -= p;

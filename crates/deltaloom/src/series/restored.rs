@@ -38,8 +38,8 @@ impl ReadAt for Section {
     }
 }
 
-/// For each file of a container, the number of the same file in a checkpoint. Hashes those that look
-/// the same, on the threads of the current rayon pool.
+/// For each file of a container, the number of the same file in a checkpoint. Hashes those that
+/// look the same, on the threads of the current rayon pool.
 fn held_members(
     resolved: &ResolvedContainer,
     held: &Checkpoint,
