@@ -63,7 +63,8 @@ install() {
 # The script of the wheel is compared with the program.
 test_numpy() {
     install "$venv/bin/python"
-    cargo build --quiet "${profile[@]}" -p deltaloom-cli
+    # Of the workspace, so that it has the features of what is built already.
+    cargo build --quiet "${profile[@]}" --workspace --bin deltaloom
     (cd "$package" && DELTALOOM_PROGRAM="$program" "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@")
 }
 
