@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use deltaloom::checkpoint::Warning;
 use deltaloom::{Container, Error, Limits, Progress as _};
 use deltaloom_lm::context::CONTEXT_FILE;
+use deltaloom_lm::evaluate::Student;
 use deltaloom_lm::layer::TenantId;
 use deltaloom_lm::model::Model;
 use deltaloom_lm::tenancy::{FamilyOptions, PreparedTenant};
@@ -145,6 +146,16 @@ pub(crate) enum Compared {
     Tenant(TenantId),
     /// A tenant of another model: one with plans of attention of its own, or the model itself.
     Other(Box<Model>, TenantId),
+}
+
+impl Compared {
+    /// What is compared with the base.
+    pub(crate) fn student(&mut self) -> Student<'_> {
+        match self {
+            Self::Tenant(tenant) => Student::Tenant(*tenant),
+            Self::Other(model, tenant) => Student::Other(model, *tenant),
+        }
+    }
 }
 
 /// Opens a container of a fine-tune of `base` or another model. A student of a fine-tune needs

@@ -137,8 +137,8 @@ impl End {
 pub fn limit(config: &ModelConfig, plans: &[AttentionPlan], kv: KvType, memory_bytes: u64) -> Limit {
     let bytes = |tokens: usize| kv_bytes(config, plans, tokens, kv);
     let fits = |tokens: usize| bytes(tokens).is_some_and(|bytes| bytes <= memory_bytes);
-    let (end, ends_by) = match config.position_table {
-        Some(table) if table.end() < MAX_POSITIONS => (table.end(), End::Table),
+    let (end, ends_by) = match config.table_end() {
+        end if end < MAX_POSITIONS => (end, End::Table),
         _ => (MAX_POSITIONS, End::Positions),
     };
     if fits(end) {

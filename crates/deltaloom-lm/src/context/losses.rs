@@ -54,10 +54,10 @@ pub(super) fn truncated(tokens: usize, trained: usize, stride: usize) -> Vec<Win
 /// The windows of a sequence of `tokens` targets that a model reads as it is: all at once, or those
 /// of truncation where its table of positions ends before.
 pub(super) fn readable(model: &Model, tokens: usize, trained: usize) -> Vec<Window> {
-    match model.config().position_table {
-        Some(table) if table.end() < tokens => truncated(tokens, trained, trained / 2),
-        _ => whole(tokens),
+    if model.config().table_end() < tokens {
+        return truncated(tokens, trained, trained / 2);
     }
+    whole(tokens)
 }
 
 /// Number of tokens that are computed for these windows.

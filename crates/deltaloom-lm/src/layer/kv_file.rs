@@ -112,7 +112,8 @@ impl KvFile {
         Ok(with(state.resident.insert(place, part)))
     }
 
-    /// Lets the oldest parts go until so many more bytes fit.
+    /// Removes the parts that were used longest ago until `more` bytes fit; writes those that
+    /// changed.
     fn make_room(&self, state: &mut State, more: u64) -> Result<()> {
         while state.resident.bytes().saturating_add(more) > self.resident_bytes {
             let Some(Frame { place, bytes, is_changed, .. }) = state.resident.oldest() else { break };

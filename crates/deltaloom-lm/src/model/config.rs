@@ -134,6 +134,13 @@ impl ModelConfig {
         self.position_table.map(|table| table.end()).or(self.max_positions)
     }
 
+    /// Number of positions that the table has, with those that are computed; no end without a
+    /// table.
+    #[must_use]
+    pub fn table_end(&self) -> usize {
+        self.position_table.map_or(usize::MAX, |table| table.end())
+    }
+
     /// Finds all tensors among these with their shapes.
     ///
     /// # Errors

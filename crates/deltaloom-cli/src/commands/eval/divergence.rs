@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use deltaloom::Progress as _;
-use deltaloom_lm::evaluate::{DivergenceReport, Student, compare};
+use deltaloom_lm::evaluate::{DivergenceReport, compare};
 use serde::Serialize;
 
 use super::{Measured, measure};
 use crate::args::eval::DivergenceArguments;
-use crate::models::{self, Compared, ID_BYTES, Opened, counting};
+use crate::models::{self, ID_BYTES, Opened, counting};
 use crate::progress::Bar;
 use crate::{Answer, ui};
 
@@ -41,7 +41,7 @@ fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Res
     let of_student = arguments.base_of_student.as_deref();
     let of_student =
         of_student.filter(|_| models::needs_base(&arguments.student) || !models::needs_base(&arguments.base));
-    let mut student = models::compared(&mut opened, &arguments.student, of_student)?;
+    let mut compared = models::compared(&mut opened, &arguments.student, of_student)?;
     let text = models::text(&arguments.tokens, &opened, arguments.limit)?;
     let Opened { mut model, warnings, .. } = opened;
     let trained = model.config().max_positions.unwrap_or(usize::MAX);
@@ -49,12 +49,15 @@ fn report(arguments: &DivergenceArguments, mut opened: Opened, bar: &Bar) -> Res
     let start = Instant::now();
     bar.start(text.ids.len() as u64 * ID_BYTES);
     let memory = arguments.computing.memory();
-    let student = match &mut student {
-        Compared::Tenant(tenant) => Student::Tenant(*tenant),
-        Compared::Other(other, tenant) => Student::Other(other, *tenant),
-    };
-    let found =
-        compare(&mut model, student, &text.ids, window, memory, &arguments.computing.run(), counting(bar))?;
+    let found = compare(
+        &mut model,
+        compared.student(),
+        &text.ids,
+        window,
+        memory,
+        &arguments.computing.run(),
+        counting(bar),
+    )?;
     let result = found.report().context("no token was scored")?;
     let digest = text.digest.to_hex().to_string();
     Ok((Report { result, window_tokens: window, digest, seconds: start.elapsed().as_secs_f64() }, warnings))

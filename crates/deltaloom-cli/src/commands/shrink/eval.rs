@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use deltaloom::Progress as _;
 use deltaloom_compute::{Mode, Run};
-use deltaloom_lm::evaluate::{DivergenceReport, Frequency, Group, Seen, Student, compare};
+use deltaloom_lm::evaluate::{DivergenceReport, Frequency, Group, Seen, compare};
 use deltaloom_lm::layer::{KvType, MemoryOptions};
 use deltaloom_shrink::data;
 use deltaloom_shrink::sizes::Sizes;
@@ -15,7 +15,7 @@ use deltaloom_shrink::student;
 use serde::Serialize;
 
 use crate::args::shrink::MeasureArguments;
-use crate::models::{self, Compared, ID_BYTES, Opened, counting};
+use crate::models::{self, ID_BYTES, Opened, counting};
 use crate::progress::Bar;
 use crate::{Answer, inputs, ui};
 
@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &MeasureArguments) -> Result<Answer> {
 fn report(arguments: &MeasureArguments, bar: &Bar) -> Result<(Report, Vec<deltaloom::checkpoint::Warning>)> {
     let start = Instant::now();
     let mut opened = models::open(&arguments.teacher, None, None)?;
-    let mut student = models::compared(&mut opened, &arguments.student, arguments.base.as_deref())?;
+    let mut compared = models::compared(&mut opened, &arguments.student, arguments.base.as_deref())?;
     let trained = opened.model.config().max_positions.unwrap_or(LONGEST_WINDOW);
     let window = arguments.window.map(usize::try_from).transpose()?;
     let window = window.unwrap_or(trained.min(LONGEST_WINDOW));
@@ -95,11 +95,7 @@ fn report(arguments: &MeasureArguments, bar: &Bar) -> Result<(Report, Vec<deltal
     let (memory, exact) = (MemoryOptions::default().with_kv(KvType::F32), Run::new(Mode::Exact));
     let mut on_texts = Vec::new();
     for Text { name, digest, ids } in texts {
-        let student = match &mut student {
-            Compared::Tenant(tenant) => Student::Tenant(*tenant),
-            Compared::Other(other, tenant) => Student::Other(other, *tenant),
-        };
-        let found = compare(&mut model, student, &ids, window, memory, &exact, counting(bar))
+        let found = compare(&mut model, compared.student(), &ids, window, memory, &exact, counting(bar))
             .with_context(|| name.clone())?;
         let divergence = found.report().context("no token was scored")?;
         on_texts.push(OnText {

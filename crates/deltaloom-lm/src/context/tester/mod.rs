@@ -228,7 +228,7 @@ pub fn test(
             )));
         }
     }
-    let timed = table.map_or(usize::MAX, |table| table.end()).min(options.longest());
+    let timed = model.config().table_end().min(options.longest());
     let (passages, no_copies) = match Passages::find(ids, options) {
         Ok(passages) => (passages, None),
         Err(reason) => (Passages::default(), Some(reason)),
@@ -288,8 +288,8 @@ pub fn test(
             let found = retrieval::ask(&mut model, &method.name, *tokens, texts, usize::MAX, how, progress)?;
             asked.push(found.compared(truncation, options.seed));
         }
-        let read = model.config().position_table.map_or(usize::MAX, |table| table.end());
-        let kv = speed::bytes(&mut model, &ids[..options.longest().min(read)], how)?;
+        let read = options.longest().min(model.config().table_end());
+        let kv = speed::bytes(&mut model, &ids[..read], how)?;
         found.push(Found { name: method.name.clone(), by_length, inside, copies, kv, others });
     }
     let speed = speed::measure(model, &methods, &ids[..timed], options.rounds, how, progress)?;

@@ -196,8 +196,7 @@ pub(super) fn ask(
         let longest = text.questions.iter().map(|(_, question, _)| question.len()).max().unwrap_or(0);
         // Answers need positions, too.
         let answers = text.answers.iter().map(Vec::len).max().unwrap_or(0);
-        let end = model.config().position_table.map_or(usize::MAX, |table| table.end());
-        let keep = keep.min(end.saturating_sub(answers));
+        let keep = keep.min(model.config().table_end().saturating_sub(answers));
         let ids = &text.ids[text.ids.len().saturating_sub(keep.saturating_sub(longest))..];
         let mut memory = model.memory(how.memory);
         let sequence = memory.begin(how.tenant);
